@@ -1,0 +1,96 @@
+"""Every error that dni-deploy raises on purpose, and the exit code of each kind.
+
+    DniError                        exit
+    ├── UsageError (ValueError)      2    the command or call is off: an option, an output that exists
+    │   └── CoefficientsError        2    an alpha that is not one number per member, >= 0, summing to 1
+    ├── InputError (ValueError)      3    a file is missing, damaged or not what it says
+    │   ├── CheckpointError          3
+    │   ├── BundleError              3
+    │   └── PictureError             3
+    ├── MismatchError (ValueError)   4    each input is sound, but they do not fit together
+    ├── RefusedError                 5    reading it would run its code, or follow a path out of its folder
+    ├── LimitError                   6    too large: memory, disk, size limits
+    ├── EnvironmentProblem           7    something is not installed, or a device or driver is absent
+    │   └── EngineError              7    an engine could not be built, refitted or verified
+    └── PartialResult                8    some of the inputs were done and some were not
+
+Exit 1 is a bug of ours, 130 is Ctrl-C. A message is one sentence or two: what, where, expected and got, what to do, and
+what is on disk now where that is in doubt.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+
+class DniError(Exception):
+    """Base of all errors raised on purpose; str() is a whole message for the user."""
+
+    exit_code = 1
+
+
+class UsageError(DniError, ValueError):
+    exit_code = 2
+
+
+class CoefficientsError(UsageError):
+    """An alpha that cannot be used with this family."""
+
+
+class InputError(DniError, ValueError):
+    exit_code = 3
+
+
+class CheckpointError(InputError):
+    """A checkpoint file that cannot be read as tensors under names."""
+
+
+class BundleError(InputError):
+    """A bundle or plan that is incomplete, damaged or of an unknown version."""
+
+
+class PictureError(InputError):
+    """A picture file that cannot be decoded, or that would lose content by being decoded."""
+
+
+class MismatchError(DniError, ValueError):
+    """Sound inputs that do not fit together, such as members of different architectures."""
+
+    exit_code = 4
+
+
+class RefusedError(DniError):
+    """A file that is refused unread, because reading it could run code or leave its folder."""
+
+    exit_code = 5
+
+
+class LimitError(DniError):
+    """A size beyond what this machine or a stated limit allows."""
+
+    exit_code = 6
+
+
+class EnvironmentProblem(DniError):
+    """A package, device or driver that is needed and absent."""
+
+    exit_code = 7
+
+
+class EngineError(EnvironmentProblem):
+    """An engine that could not be built, refitted or verified."""
+
+
+class PartialResult(DniError):
+    """A job over several inputs that finished only some of them."""
+
+    exit_code = 8
+
+
+def shown(name: object, limit: int = 200) -> str:
+    """A name from outside (file, tensor, key) made safe for one line of a terminal: control and bidi characters escaped."""
+    safe = "".join(
+        character if unicodedata.category(character)[0] != "C" else character.encode("unicode_escape").decode()
+        for character in str(name)
+    )
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
