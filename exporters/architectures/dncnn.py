@@ -1,7 +1,9 @@
 """DnCNN: a plain residual denoiser, with or without BatchNorm (Zhang et al., TIP 2017).
 
-Keys follow the public checkpoints: `model.0.weight`, ... (KAIR) or `dncnn.0.weight`, ... (the common PyTorch port).
-The layers' positions in the Sequential say where a BatchNorm stands, so every hyper-parameter is read off the keys.
+Keys follow the public checkpoints: `model.0.weight`, ... (KAIR) or `dncnn.0.weight`, ... (the common PyTorch ports).
+The layers' positions in the Sequential say where a BatchNorm stands, so every hyper-parameter is read off the keys,
+except BatchNorm's eps. The biases tell whose file it is, and with that the eps: KAIR, with a bias in front of every
+BatchNorm, and the authors' port, with one in the first convolution only, use 1e-4; all others PyTorch's 1e-5.
 """
 
 from __future__ import annotations
@@ -9,11 +11,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dni_deploy.errors import MismatchError
+from dni_deploy.signature import Signature
+from exporters.architectures.architecture import Architecture, Shapes, needed, positions
+
 
 class DnCNN(nn.Module):
     """x (N, C, H, W) in [0, 1] -> x minus the predicted noise, same shape.
 
-    depth counts convolutions; `batch_norm` puts one behind every inner convolution, which then has no bias.
+    depth        counts convolutions.
+    batch_norm   puts one behind every inner convolution.
+    inner_bias   whether inner convolutions have a bias; None: where no BatchNorm follows.
+    biases       whether the first and the last convolution have one.
     """
 
     def __init__(
@@ -23,19 +32,23 @@ class DnCNN(nn.Module):
         depth: int = 17,
         *,
         batch_norm: bool = True,
-        inner_bias: bool = False,
+        inner_bias: bool | None = None,
         prefix: str = "model",
+        biases: tuple[bool, bool] = (True, True),
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+        inner_bias = not batch_norm if inner_bias is None else inner_bias
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=biases[0]), nn.ReLU(inplace=True)]
         for _ in range(depth - 2):
-            layers.append(nn.Conv2d(width, width, 3, padding=1, bias=inner_bias or not batch_norm))
+            layers.append(nn.Conv2d(width, width, 3, padding=1, bias=inner_bias))
             if batch_norm:
-                layers.append(nn.BatchNorm2d(width))
+                layers.append(nn.BatchNorm2d(width, eps=eps))
             layers.append(nn.ReLU(inplace=True))
-        layers.append(nn.Conv2d(width, channels, 3, padding=1))
+        layers.append(nn.Conv2d(width, channels, 3, padding=1, bias=biases[1]))
         self.prefix = prefix
         self.add_module(prefix, nn.Sequential(*layers))
+        self.signature = Signature(channels, channels, radius=depth)
 
     def forward(self, x: Tensor) -> Tensor:
         noise: Tensor = self.get_submodule(self.prefix)(x)
@@ -53,3 +66,23 @@ def initialise(net: nn.Module, generator: torch.Generator | None = None) -> nn.M
     with torch.no_grad():
         last.weight.mul_(0.1)
     return net
+
+
+def propose(shapes: Shapes) -> DnCNN:
+    prefix = "dncnn" if "dncnn.0.weight" in shapes else "model"
+    width, channels = needed(shapes, f"{prefix}.0.weight", 4)[:2]
+    places = positions(shapes, prefix)
+    batch_norm = f"{prefix}.3.running_var" in shapes
+    step = 3 if batch_norm else 2
+    inner, odd = divmod(places[-1] - 2, step)
+    if odd or inner < 1:
+        raise MismatchError(f"a last convolution at position {places[-1]} is none of {2 + step}, {2 + 2 * step}, ...")
+    biases = (f"{prefix}.0.bias" in shapes, f"{prefix}.{places[-1]}.bias" in shapes)
+    inner_bias = f"{prefix}.2.bias" in shapes
+    eps = 1e-4 if batch_norm and (inner_bias or biases == (True, False)) else 1e-5
+    return DnCNN(
+        channels, width, inner + 2, batch_norm=batch_norm, inner_bias=inner_bias, prefix=prefix, biases=biases, eps=eps
+    )
+
+
+ARCHITECTURE = Architecture("dncnn", "DnCNN denoiser", propose)

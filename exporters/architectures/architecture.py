@@ -1,0 +1,119 @@
+"""Architecture: one kind of network, recognised by the names and shapes of a state dict alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dni_deploy.errors import MismatchError, shown
+from dni_deploy.signature import Signature
+from exporters.architectures.measure import measure
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network whose every hyper-parameter is read off the names and shapes of its state dict.
+
+    propose     names and shapes -> a network that may have them; raises MismatchError where even that is impossible.
+                The network carries its Signature as the attribute `signature`; else one is measured.
+    canonical   drops entries that the network never reads (it renames nothing: a bundle has the file's own names).
+    abstract    whether the network can be proposed on the meta device, where weights cost neither memory nor time.
+    """
+
+    name: str
+    title: str
+    propose: Callable[[Shapes], nn.Module]
+    canonical: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    abstract: bool = True
+
+    def difference(self, shapes: Shapes) -> str | None:
+        """What keeps these names and shapes from being this architecture, in a few words; None if nothing does."""
+        try:
+            return _difference(self._network(shapes), self.canonical(shapes))
+        except MismatchError as error:
+            return str(error)
+
+    def matches(self, shapes: Shapes) -> bool:
+        return self.difference(shapes) is None
+
+    def build(self, tensors: Mapping[str, np.ndarray]) -> nn.Module:
+        """The network in eval mode with copies of these tensors, floats as float32, in need of no gradient.
+
+        Raises MismatchError with the first name or shape that differs; `num_batches_tracked` is ignored.
+        """
+        shapes = shapes_of(tensors)
+        try:
+            net = self._network(shapes)
+            difference = _difference(net, self.canonical(shapes))
+        except MismatchError as error:
+            difference = str(error)
+        if difference is not None:
+            raise MismatchError(f"These tensors are not a network of architecture '{self.name}' ({self.title}): {difference}.")
+        state = {
+            key: torch.tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else None)
+            for key, array in self.canonical(tensors).items()
+        }
+        state.update({key: torch.tensor(0) for key in net.state_dict() if _is_counter(key)})
+        net.load_state_dict({key: state[key] for key in net.state_dict()}, assign=self.abstract)
+        return net.eval().requires_grad_(False)
+
+    def signature(self, net: nn.Module) -> Signature:
+        """The signature that the network carries, or else one measured by running it on small inputs."""
+        carried = getattr(net, "signature", None)
+        return carried if isinstance(carried, Signature) else measure(net)
+
+    def _network(self, shapes: Shapes) -> nn.Module:
+        with torch.device("meta") if self.abstract else contextlib.nullcontext():
+            return self.propose(self.canonical(shapes))
+
+
+def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Shape]:
+    return {key: tuple(array.shape) for key, array in tensors.items()}
+
+
+def needed(shapes: Shapes, key: str, axes: int) -> Shape:
+    """The shape under `key`; raises MismatchError if it is missing, has another number of axes or an empty one."""
+    if key not in shapes:
+        raise MismatchError(f"'{shown(key)}' is missing")
+    shape = shapes[key]
+    if len(shape) != axes or 0 in shape:
+        raise MismatchError(f"'{shown(key)}' has shape {shape} where {axes} axes, none empty, were expected")
+    return shape
+
+
+def counted(shapes: Shapes, pattern: str, first: int = 0) -> int:
+    """How many of pattern.format(first), pattern.format(first + 1), ... are there without a gap."""
+    count = 0
+    while pattern.format(first + count) in shapes:
+        count += 1
+    return count
+
+
+def positions(keys: Iterable[str], prefix: str) -> list[int]:
+    """The positions N of a Sequential's layers under `prefix.N.*`, in rising order."""
+    found = (key[len(prefix) + 1 :].split(".", 1)[0] for key in keys if key.startswith(prefix + "."))
+    return sorted({int(position) for position in found if position.isascii() and position.isdigit() and len(position) < 6})
+
+
+def _is_counter(key: str) -> bool:
+    return key.rsplit(".", 1)[-1] == "num_batches_tracked"
+
+
+def _difference(net: nn.Module, shapes: Shapes) -> str | None:
+    wanted = {key: tuple(value.shape) for key, value in net.state_dict().items() if not _is_counter(key)}
+    for key, shape in wanted.items():
+        if key not in shapes:
+            return f"'{shown(key)}' is missing"
+        if shapes[key] != shape:
+            return f"'{shown(key)}' has shape {shapes[key]} instead of {shape}"
+    surplus = [key for key in shapes if key not in wanted and not _is_counter(key)]
+    return f"'{shown(surplus[0])}' has no place in it" if surplus else None

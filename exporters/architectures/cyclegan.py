@@ -1,0 +1,109 @@
+"""CycleGAN's ResNet generator, with InstanceNorm or BatchNorm (Zhu et al., ICCV 2017).
+
+One Sequential `model`: a 7 x 7 convolution, two that halve the size, residual blocks from position 10 on, two transposed
+convolutions, a 7 x 7 convolution, tanh. InstanceNorm has no tensors here, and then the convolutions have biases; files
+saved by PyTorch before 0.4 hold running statistics for it that nothing reads. Dropout inside the blocks (as in pix2pix)
+does nothing at inference but moves the second convolution from position 5 to 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from dni_deploy.signature import Signature
+from exporters.architectures import reach
+from exporters.architectures.architecture import Architecture, Shapes, counted, needed
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, width: int, batch_norm: bool, dropout: bool) -> None:
+        super().__init__()
+        layers = [nn.ReflectionPad2d(1), *_normalised(nn.Conv2d(width, width, 3, bias=not batch_norm), batch_norm), nn.ReLU()]
+        if dropout:
+            layers.append(nn.Dropout(0.5))
+        layers += [nn.ReflectionPad2d(1), *_normalised(nn.Conv2d(width, width, 3, bias=not batch_norm), batch_norm)]
+        self.conv_block = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed: Tensor = self.conv_block(x)
+        return x + changed
+
+
+class ResnetGenerator(nn.Module):
+    """x (N, C, H, W) in [-1, 1] -> (N, C', H, W) in [-1, 1]; H and W multiples of 4."""
+
+    def __init__(
+        self,
+        channels: int = 3,
+        width: int = 64,
+        blocks: int = 9,
+        *,
+        batch_norm: bool = False,
+        dropout: bool = False,
+        output_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        outputs = channels if output_channels is None else output_channels
+        bias = not batch_norm
+        layers: list[nn.Module] = [
+            nn.ReflectionPad2d(3),
+            *_normalised(nn.Conv2d(channels, width, 7, bias=bias), batch_norm),
+            nn.ReLU(),
+        ]
+        for factor in (1, 2):
+            down = nn.Conv2d(width * factor, width * factor * 2, 3, stride=2, padding=1, bias=bias)
+            layers += [*_normalised(down, batch_norm), nn.ReLU()]
+        layers += [ResnetBlock(width * 4, batch_norm, dropout) for _ in range(blocks)]
+        for factor in (4, 2):
+            up = nn.ConvTranspose2d(width * factor, width * factor // 2, 3, 2, padding=1, output_padding=1, bias=bias)
+            layers += [*_normalised(up, batch_norm), nn.ReLU()]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, outputs, 7), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+        self.signature = Signature(
+            channels, outputs, multiple=4, low=-1.0, high=1.0, radius=_radius(blocks) if batch_norm else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.model(x)
+        return y
+
+
+def _normalised(layer: nn.Conv2d | nn.ConvTranspose2d, batch_norm: bool) -> list[nn.Module]:
+    return [layer, nn.BatchNorm2d(layer.out_channels) if batch_norm else nn.InstanceNorm2d(layer.out_channels)]
+
+
+def _radius(blocks: int) -> int:
+    down, up = [reach.convolution(3, 2)] * 2, [reach.transposed(3, 2, 1)] * 2
+    steps = [reach.convolution(7), *down, *[reach.convolution(3)] * (2 * blocks), *up, reach.convolution(7)]
+    return reach.radius(steps, multiple=4)
+
+
+def canonical(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the running statistics of an InstanceNorm: those that no weight stands beside."""
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return {
+        key: value
+        for key, value in tensors.items()
+        if not (key.startswith("model.") and key.endswith(statistics) and f"{key.rpartition('.')[0]}.weight" not in tensors)
+    }
+
+
+def propose(shapes: Shapes) -> ResnetGenerator:
+    width, channels = needed(shapes, "model.1.weight", 4)[:2]
+    needed(shapes, "model.10.conv_block.1.weight", 4)
+    blocks = counted(shapes, "model.{}.conv_block.1.weight", first=10)
+    outputs = needed(shapes, f"model.{10 + blocks + 7}.weight", 4)[0]
+    return ResnetGenerator(
+        channels,
+        width,
+        blocks,
+        batch_norm="model.2.running_var" in shapes,
+        dropout="model.10.conv_block.6.weight" in shapes and "model.10.conv_block.5.weight" not in shapes,
+        output_channels=outputs,
+    )
+
+
+ARCHITECTURE = Architecture("cyclegan", "ResNet generator of CycleGAN", propose, canonical)
