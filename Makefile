@@ -1,0 +1,52 @@
+# make          this list
+# The first verb that needs it installs into .venv; nothing but python3 and make has to be there.
+# A Linux machine without an NVIDIA GPU saves gigabytes with  make demo TORCH_INDEX=<the CPU index of PyTorch's install page>
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+INDEX  := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs format clean
+
+help:
+	@echo "make demo    see it work: pictures, a plot and a page with a slider in dni-demo/"
+	@echo "make test    run the tests"
+	@echo "make check   ruff and mypy"
+	@echo "make bench   time it against the alternatives, on this machine"
+	@echo "make docs    write docs/cli.md anew from the commands' help"
+	@echo "make format  ruff format"
+	@echo "make clean   remove .venv"
+	@echo
+	@echo "PYTHON=python3.12 chooses the Python, VENV=dir the folder; TORCH_INDEX=url an index for PyTorch."
+
+$(BIN)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[all,test]'
+	@touch $@
+
+demo: $(BIN)/.ready
+	$(BIN)/dni-deploy demo --force
+
+test: $(BIN)/.ready
+	$(BIN)/python -m pytest -q -m "not slow"
+
+check: $(BIN)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/.ready
+	$(BIN)/ruff format .
+
+bench: $(BIN)/.ready
+	$(BIN)/python -m benchmarks
+
+docs: $(BIN)/.ready
+	$(BIN)/python docs/generate_cli.py
+
+clean:
+	rm -rf $(VENV)

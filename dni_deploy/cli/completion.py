@@ -1,0 +1,31 @@
+"""`dni-deploy completion`: the completion script of a shell."""
+
+from __future__ import annotations
+
+import click
+
+from dni_deploy.cli import options
+from dni_deploy.cli.group import PROGRAM
+from dni_deploy.cli.surface import Surface
+
+
+@options.command(
+    "completion",
+    """
+    eval "$(dni-deploy completion bash)"
+    dni-deploy completion zsh > ~/.zfunc/_dni-deploy
+    dni-deploy completion fish > ~/.config/fish/completions/dni-deploy.fish
+    """,
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def command(surface: Surface, shell: str) -> None:
+    """Print the completion script of a shell, to be evaluated or saved where that shell looks."""
+    from click.shell_completion import get_completion_class
+
+    from dni_deploy.cli.invoke import COMPLETE, group
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # the three are click's own
+    script = kind(group, {}, PROGRAM, COMPLETE).source()
+    if not surface.result("completion", {"shell": shell, "script": script}):
+        click.echo(script)

@@ -1,0 +1,61 @@
+"""`dni-deploy export`: checkpoints in, one bundle out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dni_deploy.bays import open_door
+from dni_deploy.cli import options
+from dni_deploy.cli.surface import Surface, facts
+
+
+@options.command(
+    "export",
+    """
+    dni-deploy export psnr=psnr.pth gan=gan.pth -o sr.dni
+    dni-deploy export n20.safetensors n40.safetensors n60.safetensors -o denoise.dni
+    dni-deploy export day.pth night.pth -o scene.dni --range -1..1
+    dni-deploy export a=a.pth b=b.pth -o mine.dni --arch my_package.nets:build
+    """,
+)
+@click.argument("members", nargs=-1, required=True, metavar="NAME=PATH...")
+@options.output("The bundle to write, a folder named *.dni.")
+@click.option("--arch", default="auto", show_default=True, help="An architecture's name, or package.module:factory.")
+@click.option("--opset", type=click.IntRange(17, 64), help="ONNX opset of the graph.  [default: 18]")
+@click.option("--range", "value_range", metavar="LO..HI", help="What stands for black and white; -1..1 for many GANs.")
+@click.option("--residual/--no-residual", default=None, help="Does the network give the noise instead of the picture?")
+@options.force
+def command(
+    surface: Surface,
+    members: tuple[str, ...],
+    output: Path,
+    arch: str,
+    opset: int | None,
+    value_range: str | None,
+    residual: bool | None,
+    force: bool,
+) -> None:
+    """Make one bundle from the checkpoints of a family.
+
+    A bundle is a folder: one ONNX graph, each member's weights without loss, and a manifest with a SHA-256 of each
+    file. A PATH without a name takes the file's stem. Checkpoints are read without running any code in them.
+    """
+    chosen = {} if opset is None else {"opset": opset}
+    family, values = options.members(members), options.value_range(value_range)
+    verb = open_door("dni_deploy.verbs.export").export
+    with surface.progress() as progress:
+        bundle = verb(
+            family, output, arch=arch, value_range=values, residual=residual, force=force, progress=progress, **chosen
+        )
+    fields = {
+        "bundle": str(output),
+        "digest": bundle.digest,
+        "architecture": bundle.architecture,
+        "members": list(bundle.members),
+        "signature": bundle.signature.to_json(),
+        "tensors": len(bundle.weight_names),
+    }
+    if not surface.result("export", fields):
+        facts({**fields, "members": ", ".join(bundle.members), "signature": None})

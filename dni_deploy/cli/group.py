@@ -1,0 +1,74 @@
+"""The group: the table of commands, the front page and main().
+
+The front page is answered here, without click (30 ms) or anything else, so that the first thing a person types
+comes back as fast as Python itself starts. Everything else goes to `invoke.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import dni_deploy
+
+PROGRAM = "dni-deploy"
+
+COMMANDS = {
+    "export": "Make one bundle from the checkpoints of a family.",
+    "inspect": "Show what a bundle holds.",
+    "check": "Tell whether checkpoints blend, before anything is exported.",
+    "build": "Build the engine for this machine ahead of time.",
+    "refit": "Write the model blended at one alpha.",
+    "run": "Process pictures at one alpha.",
+    "sweep": "Process one picture at many alphas: a strip and a page with a slider.",
+    "bench": "Time an alpha change and a frame, against the alternatives.",
+    "doctor": "Tell what is installed, which engines can run, and why not.",
+    "demo": "See it work: noise a photograph, sweep alpha, write the pictures.",
+    "completion": "Print the completion script of a shell.",
+}
+"""Every command, in the order of the work, with its one line; `cli/NAME.py` holds it as `command`."""
+
+OPTIONS = {
+    "-q, --quiet": "No progress and no notes.",
+    "-v, --verbose": "More notes on stderr; twice for all of them.",
+    "--debug": "Show the traceback of an error.",
+    "--version": "Print the version.",
+    "-h, --help": "Print this page, or a command's own.",
+}
+
+
+def front_page() -> str:
+    """What `dni-deploy -h` prints: click's group shows the same text, so there is one source."""
+    lines = [
+        f"Usage: {PROGRAM} [OPTIONS] COMMAND [ARGS]...",
+        "",
+        "  Blend the checkpoints of one network family inside a running engine, live.",
+        "",
+        "Commands:",
+        *(f"  {name:<11} {line}" for name, line in COMMANDS.items()),
+        "",
+        "Options:",
+        *(f"  {name:<14} {line}" for name, line in OPTIONS.items()),
+        "",
+        "Examples:",
+        f"  {PROGRAM} demo",
+        f"  {PROGRAM} export psnr=psnr.pth gan=gan.pth -o sr.dni",
+        f"  {PROGRAM} run sr.dni in.png -o out.png --alpha psnr=0.35,gan=0.65",
+        "",
+        f"  {PROGRAM} COMMAND -h tells more. Exit codes: docs/errors.md.",
+    ]
+    return "\n".join(lines)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. `args` defaults to those of the process."""
+    args = sys.argv[1:] if args is None else args
+    if args in ([], ["-h"], ["--help"], ["--version"]) and sys.stdout is not None:
+        print(f"{PROGRAM} {dni_deploy.__version__}" if args == ["--version"] else front_page())
+        return 0
+    from dni_deploy.cli.invoke import invoke
+
+    return invoke(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

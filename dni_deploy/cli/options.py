@@ -1,0 +1,107 @@
+"""Options: what several commands share, spelled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dni_deploy.cli.group import COMMANDS
+from dni_deploy.cli.surface import Surface
+from dni_deploy.errors import UsageError, shown
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+ENGINES = ("auto", "onnxruntime")
+
+
+class Command(click.Command):
+    """A command whose help ends with examples, printed as written."""
+
+    def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            for line in self.examples.strip().splitlines():
+                formatter.write(f"  {line.strip()}\n")
+
+
+def command(name: str, examples: str) -> Callable[[Function], click.Command]:
+    """Make a function the command `name`: its docstring is the help, `examples` one command line per line."""
+
+    def wrap(function: Function) -> click.Command:
+        settings = {"help_option_names": ["-h", "--help"]}
+        made = click.command(name, cls=Command, short_help=COMMANDS[name], examples=examples, context_settings=settings)(
+            click.pass_obj(function)
+        )
+        made.params += [
+            _flag("--json", "json", "One JSON object on stdout."),
+            _flag("-q/--quiet", "quiet", "No progress, no notes."),
+        ]
+        made.params += [_flag("--debug", "debug", "Show the traceback of an error.")]
+        return made
+
+    return wrap
+
+
+def _flag(spelling: str, field: str, text: str) -> click.Option:
+    def keep(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        surface = ctx.find_object(Surface)
+        if value and surface is not None:
+            setattr(surface, field, True)
+
+    return click.Option(spelling.split("/"), is_flag=True, expose_value=False, callback=keep, is_eager=True, help=text)
+
+
+alpha = click.option(
+    "--alpha",
+    required=True,
+    metavar="ALPHA",
+    help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member.",
+)
+extrapolate = click.option(
+    "--extrapolate", is_flag=True, help="Allow shares outside 0 to 1, as far as every variance stays positive."
+)
+engine = click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="What runs the network.")
+threads = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads of the engine; 0: one per core.")
+force = click.option("--force", is_flag=True, help="Replace an output that exists.")
+tile = click.option("--tile", type=click.IntRange(16, 2**16), help="Process in square tiles of this many input pixels.")
+overlap = click.option("--overlap", type=click.IntRange(0, 2**14), help="Input pixels that neighbouring tiles share.")
+bundle = click.argument("bundle", type=PATH)
+
+
+def output(text: str, *, required: bool = True, default: str | None = None) -> Callable[[Function], Function]:
+    return click.option("-o", "--output", type=PATH, required=required, default=default, show_default=True, help=text)
+
+
+def members(arguments: tuple[str, ...]) -> dict[str, Path]:
+    """NAME=PATH arguments as a family: a bare PATH takes the file's stem as its name. Raises UsageError on a name given twice."""
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if not equals or Path(argument).exists() or "/" in name:
+            name, path = Path(argument).stem, argument
+        if not path:
+            raise UsageError(f"{shown(argument)!r} names a member and no file; write NAME=PATH.")
+        if name in found:
+            raise UsageError(f"Two members are named {shown(name)!r}; write NAME=PATH to give each its own name.")
+        found[name] = Path(path)
+    return found
+
+
+def value_range(text: str | None) -> tuple[float, float] | None:
+    """LO..HI as two numbers: what stands for black and white. Raises UsageError."""
+    if text is None:
+        return None
+    low, dots, high = text.partition("..")
+    try:
+        pair = (float(low), float(high))
+    except ValueError:
+        raise UsageError(f"--range {shown(text)} is not LO..HI, such as 0..1 or -1..1.") from None
+    if not dots or not pair[0] < pair[1] or pair[1] - pair[0] == float("inf"):
+        raise UsageError(f"--range {shown(text)} is not LO..HI with LO below HI, such as 0..1 or -1..1.")
+    return pair

@@ -1,0 +1,32 @@
+"""`dni-deploy refit`: the model blended at one alpha."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dni_deploy.bays import open_door
+from dni_deploy.cli import options
+from dni_deploy.cli.surface import Surface, outline
+
+
+@options.command(
+    "refit",
+    """
+    dni-deploy refit sr.dni --alpha 0.35 -o blended.onnx
+    dni-deploy refit sr.dni --alpha psnr=0.35,gan=0.65 -o blended.safetensors
+    """,
+)
+@options.bundle
+@options.alpha
+@options.output("The file to write: .onnx (self-contained) or .safetensors (a checkpoint).")
+@options.extrapolate
+@options.force
+def command(surface: Surface, bundle: Path, alpha: str, output: Path, extrapolate: bool, force: bool) -> None:
+    """Write the model blended at one alpha, for other tools.
+
+    A session needs no such file: it changes alpha while it runs.
+    """
+    report = open_door("dni_deploy.verbs.refit").refit(bundle, alpha, output, force=force, extrapolate=extrapolate)
+    fields = report.to_json()
+    if not surface.result("refit", fields):
+        outline(fields)

@@ -1,0 +1,67 @@
+"""`dni-deploy run`: pictures through the network at one alpha."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dni_deploy.bays import open_door
+from dni_deploy.cli import options
+from dni_deploy.cli.surface import Surface, outline
+
+
+@options.command(
+    "run",
+    """
+    dni-deploy run sr.dni in.png -o out.png --alpha 0.35
+    dni-deploy run sr.dni photos/ -o done/ --alpha psnr=0.35,gan=0.65
+    dni-deploy run sr.dni large.png -o out.png --alpha 0.5 --tile 512
+    """,
+)
+@options.bundle
+@click.argument("inputs", nargs=-1, required=True, type=options.PATH)
+@options.output("The picture to write, or a folder for several.")
+@options.alpha
+@options.engine
+@options.tile
+@options.overlap
+@options.threads
+@options.extrapolate
+@options.force
+def command(
+    surface: Surface,
+    bundle: Path,
+    inputs: tuple[Path, ...],
+    output: Path,
+    alpha: str,
+    engine: str,
+    tile: int | None,
+    overlap: int | None,
+    threads: int,
+    extrapolate: bool,
+    force: bool,
+) -> None:
+    """Process pictures, or folders of them, at one alpha.
+
+    Transparency, EXIF rotation and colour profile are kept. Where some pictures fail, the others are still done and
+    the exit code is 8.
+    """
+    verb = open_door("dni_deploy.verbs.run").run
+    with surface.progress() as progress:
+        report = verb(
+            bundle,
+            inputs,
+            output,
+            alpha,
+            engine=engine,
+            tile=tile,
+            overlap=overlap,
+            threads=threads,
+            extrapolate=extrapolate,
+            force=force,
+            progress=progress,
+        )
+    fields = report.to_json()
+    if not surface.result("run", fields):
+        outline(fields)
