@@ -1,0 +1,292 @@
+"""Manifest: what a bundle holds, with the SHA-256 of every file."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from dni_deploy.errors import BundleError, LimitError, RefusedError, shown
+from dni_deploy.signature import Signature
+
+FORMAT = "dni-deploy bundle"
+VERSION = 1
+MANIFEST = "manifest.json"
+SIZE_LIMIT = 4 << 20
+"""Bytes; about 200 for each tensor of the largest network we know (8,000 tensors)."""
+DEPTH_LIMIT = 32
+MEMBER_LIMIT = 16
+FILE_NAME = re.compile(r"[A-Za-z0-9._-]+-([0-9a-f]{16})\.(onnx|safetensors|bin)", re.ASCII)
+MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of the bundle: its name in the folder (never a path), its SHA-256 in hex, its size in bytes."""
+
+    file: str
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, stem: str, suffix: str, sha256: str, size: int) -> StoredFile:
+        """The content-addressed name: stem, the first 16 hex digits, suffix."""
+        return cls(f"{stem}-{sha256[:16]}.{suffix}", sha256, size)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.file, "sha256": self.sha256, "size": self.size}
+
+    @classmethod
+    def from_json(cls, fields: object, where: str, suffix: str) -> StoredFile:
+        """Raises RefusedError on any name that is not one of ours, so there is no path to follow."""
+        read = _fields(fields, where, {"file", "sha256", "size"})
+        name, digest = _text(read["file"], f"{where}.file"), _text(read["sha256"], f"{where}.sha256")
+        match = FILE_NAME.fullmatch(name)
+        if match is None or match[2] != suffix:
+            raise RefusedError(
+                f"The manifest's {where} names the file {shown(name)!r}, which is not a name that a bundle may hold."
+            )
+        if SHA256.fullmatch(digest) is None or digest[:16] != match[1]:
+            raise BundleError(f"The manifest's {where} has a SHA-256 that does not go with the file name {shown(name)!r}.")
+        return cls(name, digest, _count(read["size"], f"{where}.size", 1 << 48))
+
+
+@dataclass(frozen=True)
+class MemberEntry:
+    """One member: its file, the name of the checkpoint it was read from, that file's SHA-256, and its float dtypes."""
+
+    name: str
+    stored: StoredFile
+    source: str
+    source_sha256: str
+    dtype: str
+
+    def to_json(self) -> dict[str, Any]:
+        about = {"name": self.name, "source": self.source, "source_sha256": self.source_sha256, "dtype": self.dtype}
+        return {**about, **self.stored.to_json()}
+
+    @classmethod
+    def from_json(cls, fields: object, where: str) -> MemberEntry:
+        read = _fields(fields, where, {"name", "source", "source_sha256", "dtype", "file", "sha256", "size"})
+        name = _text(read["name"], f"{where}.name")
+        if MEMBER_NAME.fullmatch(name) is None:
+            raise BundleError(f"The manifest's {where} is called {shown(name)!r}, which is not a member's name.")
+        stored = StoredFile.from_json({key: read[key] for key in ("file", "sha256", "size")}, where, "safetensors")
+        rest = (_text(read[key], f"{where}.{key}") for key in ("source", "source_sha256", "dtype"))
+        return cls(name, stored, *rest)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A blended initializer of the graph: its name, which is the state-dict key, and its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, fields: object, where: str) -> Weight:
+        read = _fields(fields, where, {"name", "shape"})
+        shape = tuple(_count(size, f"{where}.shape", 1 << 31) for size in _list(read["shape"], f"{where}.shape"))
+        return cls(_text(read["name"], f"{where}.name"), shape)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The bundle's table of contents.
+
+    architecture  its name, as in `--arch`.
+    signature     what goes in and comes out.
+    opset         of the graph's default domain.
+    members       in family order, 2 to 16.
+    graph         the ONNX file; its weights are named by state-dict keys.
+    weights_file  float32 weights of the first member for the graph, where the member's own file has another dtype; or None.
+    weights       the blended initializers in graph order.
+    unused        float keys that the network's forward never reads; blended in checkpoints, absent from the graph.
+    tied          name -> the name it shares its values with.
+    graph_facts   how the graph came to be: versions, the probe's error.
+    """
+
+    architecture: str
+    signature: Signature
+    opset: int
+    members: tuple[MemberEntry, ...]
+    graph: StoredFile
+    weights: tuple[Weight, ...]
+    weights_file: StoredFile | None = None
+    unused: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+    graph_facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """Every file beside the manifest itself."""
+        extra = () if self.weights_file is None else (self.weights_file,)
+        return (self.graph, *extra, *(member.stored for member in self.members))
+
+    def to_bytes(self) -> bytes:
+        """UTF-8 JSON, keys sorted: the same manifest gives the same bytes. Raises LimitError beyond SIZE_LIMIT."""
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "architecture": self.architecture,
+            "signature": self.signature.to_json(),
+            "opset": self.opset,
+            "members": [member.to_json() for member in self.members],
+            "graph": self.graph.to_json(),
+            "weights_file": None if self.weights_file is None else self.weights_file.to_json(),
+            "weights": [weight.to_json() for weight in self.weights],
+            "unused": list(self.unused),
+            "tied": dict(self.tied),
+            "graph_facts": dict(self.graph_facts),
+        }
+        data = json.dumps(document, sort_keys=True, indent=2, allow_nan=False).encode("ascii") + b"\n"
+        if len(data) > SIZE_LIMIT:
+            raise LimitError(
+                f"The manifest would be {len(data)} bytes, more than {SIZE_LIMIT}: too many tensors for one bundle."
+            )
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Read and check every field.
+
+        Raises BundleError (not ours, damaged, another version), RefusedError (a file name that is not of a bundle),
+        LimitError (over SIZE_LIMIT).
+        """
+        document = _parsed(data)
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise BundleError(f"The manifest is not that of a bundle: its 'format' is not {FORMAT!r}.")
+        version = document.get("version")
+        if type(version) is not int or version != VERSION:
+            raise BundleError(
+                f"The bundle is of version {shown(version, 20)}, this program reads version {VERSION}; "
+                "export it again, or use the program that wrote it."
+            )
+        read = _fields(document, "top level", {"format", "version", *cls.__dataclass_fields__})
+        members = _list(read["members"], "members")
+        if not 2 <= len(members) <= MEMBER_LIMIT:
+            raise BundleError(f"The manifest has {len(members)} members; a family has 2 to {MEMBER_LIMIT}.")
+        names = _list(read["unused"], "unused")
+        tied = _fields(read["tied"], "tied")
+        manifest = cls(
+            architecture=_text(read["architecture"], "architecture"),
+            signature=_signature(read["signature"]),
+            opset=_count(read["opset"], "opset", 1 << 15),
+            members=tuple(MemberEntry.from_json(entry, f"members[{index}]") for index, entry in enumerate(members)),
+            graph=StoredFile.from_json(read["graph"], "graph", "onnx"),
+            weights=tuple(
+                Weight.from_json(entry, f"weights[{index}]") for index, entry in enumerate(_list(read["weights"], "weights"))
+            ),
+            weights_file=None
+            if read["weights_file"] is None
+            else StoredFile.from_json(read["weights_file"], "weights_file", "bin"),
+            unused=tuple(_text(name, f"unused[{index}]") for index, name in enumerate(names)),
+            tied={name: _text(other, f"tied[{shown(name)!r}]") for name, other in tied.items()},
+            graph_facts=_fields(read["graph_facts"], "graph_facts"),
+        )
+        _refuse_twice([member.name for member in manifest.members], "members")
+        _refuse_twice([stored.file for stored in manifest.files], "files")
+        _refuse_twice([weight.name for weight in manifest.weights] + list(manifest.unused), "weights")
+        return manifest
+
+
+def _parsed(data: bytes) -> object:
+    if len(data) > SIZE_LIMIT:
+        raise LimitError(f"The manifest is {len(data)} bytes; more than {SIZE_LIMIT} are not read.")
+    depth = 0
+    for token in _TOKENS.finditer(data):  # the parser itself would recurse, and how far differs between Pythons
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token[0], 0)
+        if depth > DEPTH_LIMIT:
+            raise BundleError(f"The manifest is nested deeper than {DEPTH_LIMIT} levels.")
+    try:
+        document: object = json.loads(
+            data.decode("utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_short,
+            object_pairs_hook=_once,
+        )
+    except UnicodeDecodeError:
+        raise BundleError("The manifest is not UTF-8 text; it is damaged or not that of a bundle.") from None
+    except BundleError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"The manifest is not whole JSON ({shown(error, 80)}); it is damaged or cut.") from None
+    return document
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise BundleError(f"The manifest has {word}, which is not a JSON number.")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise BundleError(f"The manifest has the number {shown(digits, 20)}, which is too large.")
+    return number
+
+
+def _short(digits: str) -> int:
+    if len(digits) > 20:
+        raise BundleError(f"The manifest has a whole number of {len(digits)} digits.")
+    return int(digits)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        _refuse_twice([key for key, _ in pairs], "an object")
+    return read
+
+
+def _refuse_twice(names: list[str], where: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise BundleError(f"The manifest names {shown(name)!r} twice in {where}.")
+        seen.add(name)
+
+
+def _fields(value: object, where: str, names: set[str] | None = None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BundleError(f"The manifest's {where} is not an object.")
+    if names is not None and set(value) != names:
+        unknown, missing = sorted(set(value) - names), sorted(names - set(value))
+        what = f"has the unknown field {shown(unknown[0])!r}" if unknown else f"lacks the field {missing[0]!r}"
+        raise BundleError(f"The manifest's {where} {what}.")
+    return value
+
+
+def _list(value: object, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise BundleError(f"The manifest's {where} is not a list.")
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise BundleError(f"The manifest's {where} is not text.")
+    return value
+
+
+def _count(value: object, where: str, limit: int) -> int:
+    if type(value) is not int or not 0 <= value < limit:
+        raise BundleError(f"The manifest's {where} is {shown(value, 40)}, not a whole number from 0 to {limit - 1}.")
+    return value
+
+
+def _signature(fields: object) -> Signature:
+    try:
+        return Signature.from_json(fields)
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError("The manifest's 'signature' has a value of the wrong type.") from None

@@ -1,0 +1,249 @@
+"""Publish: a file or folder that appears whole or not at all.
+
+What is being written lives beside its target under a temporary name, is flushed to the disk, and then takes the target's
+name in one step; the folder is flushed last. A crash, a full disk or a kill leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+
+from dni_deploy.errors import DniError, InputError, LimitError, UsageError, shown
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG})
+"""What the system says when there is no room: disk, quota, file size."""
+
+NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV})
+NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
+STALE_SECONDS = 86400
+"""After a day a temporary name of another machine, or of a recycled process number, is nobody's."""
+
+
+@contextmanager
+def publish_file(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """Give a temporary path to write to; leaving the block puts that file at `path`.
+
+    The temporary name keeps the suffix of `path` and lies in its folder. An exception in the block, Ctrl-C included,
+    removes it and leaves `path` as it was. A symbolic link at `path` is replaced, not followed.
+    Raises UsageError (the target exists and `force` is off, is not a file, has no folder), LimitError (no room),
+    InputError (not allowed, read-only, a failing disk); each says what is on disk now.
+    """
+    target = _target(path)
+    existed = _exists(target, force)
+    if existed and not stat.S_ISREG(os.lstat(target).st_mode) and not os.path.islink(target):
+        raise UsageError(f"{shown(target)} is not a file, so it cannot be replaced by one. Nothing was written.")
+    _remove_stale(target)
+    temporary = _temporary(target)
+    try:
+        yield temporary
+        with _explained(target, existed):
+            _sync(temporary)
+            _put(temporary, target, force)
+    except OSError as error:
+        if error.errno in FULL or error.filename == os.fspath(temporary):
+            raise _error(error, target, existed) from error
+        raise
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+    with _explained(target, None):
+        _sync_folder(target.parent)
+
+
+@contextmanager
+def publish_folder(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """Give a new temporary folder to fill; leaving the block gives it the name `path`.
+
+    Only a new folder can be published: with `force` an empty one at `path` is taken over, one with files in it never is.
+    Raises as publish_file does.
+    """
+    target = _target(path)
+    existed = _exists(target, force)
+    if existed and (os.path.islink(target) or not target.is_dir() or any(os.scandir(target))):
+        raise UsageError(f"{shown(target)} exists and is not an empty folder; remove it or name another. Nothing was written.")
+    _remove_stale(target)
+    temporary = _temporary(target)
+    try:
+        with _explained(target, existed):
+            os.mkdir(temporary)
+        yield temporary
+        with _explained(target, existed):
+            for folder, _, names in os.walk(temporary, topdown=False):
+                for name in names:
+                    _sync(Path(folder, name))
+                _sync_folder(Path(folder))
+            if os.name == "nt" and existed:
+                os.rmdir(target)
+            # Never replaces anything but an empty folder: rename fails on a file and on a folder with files.
+            os.rename(temporary, target)
+    except OSError as error:
+        if error.errno in FULL or str(error.filename or "").startswith(os.fspath(temporary)):
+            raise _error(error, target, existed) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    with _explained(target, None):
+        _sync_folder(target.parent)
+
+
+def publish_bytes(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
+    """Publish a file with this content."""
+    with publish_file(path, force=force) as temporary:
+        write_bytes(temporary, data)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a new file to the end, however the system cuts the writes; for temporary paths. Raises OSError naming it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            written = os.write(descriptor, rest[: 1 << 30])
+            if written <= 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(path))
+            rest = rest[written:]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+    finally:
+        os.close(descriptor)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if target.name in ("", ".."):
+        raise UsageError(f"{shown(path)!r} is not the name of something to write. Nothing was written.")
+    if not target.parent.is_dir():
+        raise UsageError(f"The folder {shown(target.parent)} does not exist, so {shown(target.name)} cannot be written there.")
+    return target
+
+
+def _exists(target: Path, force: bool) -> bool:
+    existed = os.path.lexists(target)
+    if existed and target.is_dir() and not target.is_symlink() and not force:
+        raise UsageError(f"{shown(target)} is a folder that exists; name another. Nothing was written.")
+    if existed and not force:
+        raise UsageError(f"{shown(target)} exists; give --force to replace it. Nothing was written.")
+    return existed
+
+
+def _host() -> str:
+    """Tells machines and containers apart: a process number means something on its own machine only."""
+    return sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:6]
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}-{_host()}-{secrets.token_hex(4)}.part{target.suffix}")
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what a killed process left of this same target."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"(\d+)-([0-9a-f]{6})-[0-9a-f]{8}\.part" + re.escape(target.suffix))
+    with suppress(OSError):
+        for name in os.listdir(target.parent):
+            match = pattern.fullmatch(name)
+            if match is None:
+                continue
+            left = target.with_name(name)
+            with suppress(OSError):
+                old = time.time() - os.lstat(left).st_mtime > STALE_SECONDS
+                if old or (match[2] == _host() and not _alive(int(match[1]))):
+                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() and not left.is_symlink() else os.unlink(left)
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":  # there, signal 0 ends the process instead of asking for it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    # Opened again, because a library may have written it; Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _put(temporary: Path, target: Path, force: bool) -> None:
+    """Give the file its name; without force never over a file that appeared since the check."""
+    if force:
+        os.replace(temporary, target)
+        return
+    try:
+        if os.name == "nt":
+            os.rename(temporary, target)
+            return
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            _put_without_links(temporary, target)
+    except FileExistsError:
+        raise UsageError(
+            f"{shown(target)} was made by somebody else meanwhile and is left as it is. Nothing was written."
+        ) from None
+
+
+def _put_without_links(temporary: Path, target: Path) -> None:
+    """Hold the name with an empty file first; for file systems such as FAT."""
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(target)
+        raise
+
+
+@contextmanager
+def _explained(target: Path, existed: bool | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _error(error, target, existed) from error
+
+
+def _error(error: OSError, target: Path, existed: bool | None) -> DniError:
+    """One sentence for the system's error; existed None: the new one is in place already, only the flush failed."""
+    state = {
+        True: "The old one is untouched.",
+        False: "Nothing was written.",
+        None: "The new one is in place, but may be lost if the machine stops now.",
+    }[existed]
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in FULL:
+        return LimitError(f"There is no room to write {shown(target)} ({reason}); free some space and try again. {state}")
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"The name {shown(target.name)} is too long for this disk; choose a shorter one. {state}")
+    return InputError(f"{shown(target)} could not be written ({reason}). {state}")
