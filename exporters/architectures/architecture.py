@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ class Architecture:
 
     propose     names and shapes -> a network that may have them; raises MismatchError where even that is impossible.
                 The network carries its Signature as the attribute `signature`; else one is measured.
-    canonical   drops entries that the network never reads (it renames nothing: a bundle has the file's own names).
+    canonical   drops entries that the network never reads; names stay the file's own.
     abstract    whether the network can be proposed on the meta device, where weights cost neither memory nor time.
     """
 
@@ -72,8 +71,15 @@ class Architecture:
         return carried if isinstance(carried, Signature) else measure(net)
 
     def _network(self, shapes: Shapes) -> nn.Module:
-        with torch.device("meta") if self.abstract else contextlib.nullcontext():
+        if not self.abstract:
             return self.propose(self.canonical(shapes))
+        try:
+            with torch.device("meta"):
+                return self.propose(self.canonical(shapes))
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, MismatchError):
+                raise
+            raise MismatchError(f"no network has such shapes ({shown(error)})") from error  # sizes from a damaged file
 
 
 def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Shape]:

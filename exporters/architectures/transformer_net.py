@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
 from exporters.architectures.architecture import Architecture, Shapes, counted, needed
 
@@ -91,6 +92,8 @@ def canonical(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 def propose(shapes: Shapes) -> TransformerNet:
     first, channels, kernel, _ = needed(shapes, "conv1.conv2d.weight", 4)
+    if kernel % 2 == 0:
+        raise MismatchError(f"a kernel of {kernel} is not odd")
     second, third = (needed(shapes, f"conv{number}.conv2d.weight", 4)[0] for number in (2, 3))
     blocks = counted(shapes, "res{}.conv1.conv2d.weight", first=1)
     return TransformerNet(channels, (first, second, third), blocks, kernel)
