@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from dni_deploy.errors import DniError, InputError, MismatchError, UsageError, shown
+from dni_deploy.graph_weights import fill
 from dni_deploy.signature import Signature
-from exporters.bind import fill
 from exporters.opset17 import to_opset17
 from exporters.rename import rename, used_values
 
@@ -147,7 +147,8 @@ def _finish(
     del graph.graph.input[1:]
     for name, tensor in tensors.items():
         if name in used:
-            fill(graph.graph.initializer.add(name=name), tensor.contiguous().numpy())
+            initializer = graph.graph.initializer.add(name=name, dims=tensor.shape, data_type=onnx.TensorProto.FLOAT)
+            fill(initializer, tensor.contiguous().numpy())
     dynamic = (0,) if signature.kind == "latent" else (0, 2, 3)
     output = graph.graph.output[0]
     for value, prefix in ((picture, ""), (output, f"{OUTPUT}_")):
