@@ -65,7 +65,7 @@ def bundle_files(
         graph=stored,
         weights=tuple(Weight(initializer.name, tuple(initializer.dims)) for initializer in initializers),
         weights_file=weights_file,
-        unused=tuple(name for name in family.float_keys if name not in used),
+        unused=tuple(name for name in family.float_keys if name not in used and name not in tied),
         tied=tied,
         graph_facts=graph_facts,
     )

@@ -1,0 +1,148 @@
+"""inspect: what a bundle holds."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from onnx import ModelProto
+
+from dni_deploy.bundle import Bundle
+from dni_deploy.signature import Signature
+
+VIEWS = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand"})
+"""Operators that only hand a weight on; its role is that at their consumer."""
+
+ROLES: Mapping[tuple[str, int], str] = {
+    ("Conv", 1): "convolution weight",
+    ("Conv", 2): "convolution bias",
+    ("ConvTranspose", 1): "transposed convolution weight",
+    ("ConvTranspose", 2): "transposed convolution bias",
+    ("Gemm", 1): "linear weight",
+    ("Gemm", 2): "linear bias",
+    ("MatMul", 0): "linear weight",
+    ("MatMul", 1): "linear weight",
+    ("BatchNormalization", 1): "BatchNorm gamma",
+    ("BatchNormalization", 2): "BatchNorm beta",
+    ("BatchNormalization", 3): "BatchNorm mean",
+    ("BatchNormalization", 4): "BatchNorm variance",
+    ("InstanceNormalization", 1): "InstanceNorm gamma",
+    ("InstanceNormalization", 2): "InstanceNorm beta",
+    ("GroupNormalization", 1): "GroupNorm gamma",
+    ("GroupNormalization", 2): "GroupNorm beta",
+    ("LayerNormalization", 1): "LayerNorm gamma",
+    ("LayerNormalization", 2): "LayerNorm beta",
+    ("PRelu", 1): "PReLU slope",
+    ("Gather", 0): "embedding",
+    ("Mul", 0): "scale",
+    ("Mul", 1): "scale",
+    ("Add", 0): "shift",
+    ("Add", 1): "shift",
+}
+
+
+@dataclass(frozen=True)
+class MemberRow:
+    """One member: name, checkpoint it came from, float dtypes, bytes of its file."""
+
+    name: str
+    source: str
+    dtype: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class WeightRow:
+    """One blended initializer: name, shape, and what the graph uses it for."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The bundle at a glance.
+
+    size         bytes of all its files, the manifest apart.
+    parameters   numbers that are blended at a change of alpha, per member.
+    operators    operator -> how often the graph has it, most frequent first.
+    digest       SHA-256 of the manifest, hex.
+    probe_error  largest relative error that export measured against PyTorch; None if it did not say.
+    unused       float keys of the checkpoints that the network's forward never reads.
+    tied         names that share another one's values.
+    """
+
+    path: str
+    architecture: str
+    digest: str
+    size: int
+    opset: int
+    signature: Signature
+    members: tuple[MemberRow, ...]
+    parameters: int
+    operators: dict[str, int]
+    weights: tuple[WeightRow, ...]
+    unused: tuple[str, ...]
+    tied: dict[str, str]
+    graph_facts: dict[str, Any]
+    probe_error: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect(bundle_path: str | os.PathLike[str]) -> Inspection:
+    """Check every file of the bundle and describe it. Raises what Bundle.open raises."""
+    bundle = Bundle.open(bundle_path)
+    manifest, graph = bundle.manifest, bundle.graph()
+    role = roles(graph, bundle.weight_names)
+    error = manifest.graph_facts.get("probe_error")
+    return Inspection(
+        path=os.fspath(bundle.path),
+        architecture=bundle.architecture,
+        digest=bundle.digest,
+        size=sum(stored.size for stored in manifest.files),
+        opset=manifest.opset,
+        signature=bundle.signature,
+        members=tuple(
+            MemberRow(member.name, member.source, member.dtype, member.stored.size, member.stored.sha256)
+            for member in manifest.members
+        ),
+        parameters=sum(prod(weight.shape) for weight in manifest.weights),
+        operators=dict(Counter(node.op_type for node in graph.graph.node).most_common()),
+        weights=tuple(WeightRow(weight.name, weight.shape, role[weight.name]) for weight in manifest.weights),
+        unused=manifest.unused,
+        tied=dict(manifest.tied),
+        graph_facts=dict(manifest.graph_facts),
+        probe_error=float(error) if isinstance(error, (int, float)) else None,
+    )
+
+
+def roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, str]:
+    """What each of these initializers is to the operator that uses it, seen through reshapes and the like.
+
+    "unused" if nothing does; several uses are joined by " and ".
+    """
+    consumers: dict[str, list[tuple[Any, int]]] = {}
+    for node in graph.graph.node:
+        for index, name in enumerate(node.input):
+            consumers.setdefault(name, []).append((node, index))
+    found = {}
+    for name in names:
+        seen, queue, uses = {name}, [name], []
+        while queue:
+            for node, index in consumers.get(queue.pop(), []):
+                if node.op_type in VIEWS and index == 0:
+                    handed_on = [output for output in node.output if output not in seen]
+                    seen.update(handed_on)
+                    queue += handed_on
+                else:
+                    uses.append(ROLES.get((node.op_type, index), f"{node.op_type} input {index}"))
+        found[name] = " and ".join(sorted(set(uses))) or "unused"
+    return found

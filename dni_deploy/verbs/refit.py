@@ -1,0 +1,153 @@
+"""refit: write the network at one alpha, for programs that cannot blend."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from dni_deploy.blend import blend_float64
+from dni_deploy.bundle import Bundle
+from dni_deploy.coefficients import Alpha, Coefficients
+from dni_deploy.errors import CoefficientsError, LimitError, UsageError, shown
+from dni_deploy.publish import publish_file, write_bytes
+from dni_deploy.variance import VarianceGuard, variance_names
+
+PROTOBUF_LIMIT = (1 << 31) - 1
+"""Bytes in one ONNX file; protobuf's own limit."""
+
+
+@dataclass(frozen=True)
+class RefitReport:
+    """What was written, and how far it is from the first member.
+
+    shares           member -> its share.
+    tensors          how many float tensors were written; `tensors_changed` of them differ from the first member's.
+    numbers          how many numbers those hold; `numbers_changed` of them differ.
+    largest_change   of one number, with the tensor it is in (None where nothing changed).
+    """
+
+    output: str
+    shares: dict[str, float]
+    tensors: int
+    tensors_changed: int
+    numbers: int
+    numbers_changed: int
+    largest_change: float
+    largest_change_in: str | None
+    seconds: float
+    sha256: str
+    size: int
+
+    @property
+    def coefficients(self) -> Coefficients:
+        return Coefficients(tuple(self.shares), tuple(self.shares.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def refit(
+    bundle_path: str | os.PathLike[str],
+    alpha: Alpha,
+    output: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    extrapolate: bool = False,
+) -> RefitReport:
+    """Blend in float64, round once, and write the result.
+
+    output  NAME.onnx: one self-contained file with float32 weights. NAME.safetensors: a checkpoint with every tensor of the
+            first member, floats blended and in its dtypes, integers as they are. Both say members, shares and the bundle's
+            digest in their metadata.
+    Raises UsageError (another suffix, an output that exists), CoefficientsError (alpha, or a BatchNorm variance that it
+    makes 0 or negative), LimitError (no room), and what Bundle.open raises.
+    """
+    start = time.perf_counter()
+    target = Path(output)
+    if target.suffix not in (".onnx", ".safetensors"):
+        raise UsageError(f"{shown(target)}: refit writes NAME.onnx or NAME.safetensors, not {shown(target.suffix)!r}.")
+    bundle = Bundle.open(bundle_path)
+    coefficients = Coefficients.parse(alpha, bundle.members, extrapolate=extrapolate)
+    with publish_file(target, force=force) as temporary:  # first of all, so that an existing output costs no blend
+        members = [bundle.tensors(member) for member in bundle.members]
+        keys = [name for name, tensor in members[0].items() if tensor.dtype.kind == "f"]
+        VarianceGuard(members, variance_names(keys, bundle.graph())).check(coefficients)
+        floats = [{name: tensors[name] for name in keys} for tensors in members]
+        blended = blend_float64(floats, coefficients.array())
+        about = {
+            "members": list(coefficients.members),
+            "shares": list(coefficients.shares),
+            "bundle_sha256": bundle.digest,
+            "architecture": bundle.architecture,
+        }
+        if target.suffix == ".onnx":
+            rounded = {name: _rounded(name, blended[name], np.dtype(np.float32)) for name in bundle.weight_names}
+            data = _onnx(bundle, rounded, about)
+        else:
+            rounded = {name: _rounded(name, blended[name], members[0][name].dtype) for name in keys}
+            data = save({**members[0], **rounded}, {"dni_deploy": json.dumps(about)})
+        changed = _changes(rounded, members[0])
+        write_bytes(temporary, data)
+    return RefitReport(
+        output=os.fspath(target),
+        shares=dict(zip(coefficients.members, coefficients.shares, strict=True)),
+        **changed,
+        seconds=time.perf_counter() - start,
+        sha256=sha256(data).hexdigest(),
+        size=len(data),
+    )
+
+
+def _rounded(name: str, values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        rounded = values.astype(dtype)
+    if not np.isfinite(rounded).all():
+        count = int(np.count_nonzero(~np.isfinite(rounded)))
+        raise CoefficientsError(
+            f"At this alpha {count} numbers of {shown(name)!r} are beyond the range of {dtype}; bring the shares closer to 0 to 1."
+        )
+    return rounded
+
+
+def _onnx(bundle: Bundle, weights: Mapping[str, NDArray[np.float32]], about: Mapping[str, Any]) -> bytes:
+    size = sum(values.nbytes for values in weights.values())
+    if size > PROTOBUF_LIMIT - (16 << 20):
+        raise LimitError(f"The network has {size} bytes of weights, more than one ONNX file holds; write NAME.safetensors.")
+    model = bundle.graph_with(weights)
+    for key, value in about.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = f"dni_deploy.{key}", value if isinstance(value, str) else json.dumps(value)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _changes(written: Mapping[str, NDArray[Any]], first: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Compared in the dtype that is written, so that rounding float16 up to float32 is no change."""
+    tensors = numbers = 0
+    largest, where = 0.0, None
+    for name, values in written.items():
+        before = first[name].astype(values.dtype)
+        count = int(np.count_nonzero(values != before))
+        tensors += count > 0
+        numbers += count
+        change = float(np.abs(values.astype(np.float64) - before).max(initial=0.0))
+        if change > largest:
+            largest, where = change, name
+    return {
+        "tensors": len(written),
+        "tensors_changed": tensors,
+        "numbers": sum(values.size for values in written.values()),
+        "numbers_changed": numbers,
+        "largest_change": largest,
+        "largest_change_in": where,
+    }
