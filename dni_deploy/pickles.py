@@ -1,0 +1,405 @@
+"""Pickle stream: read as plain data, by a machine of our own that has nothing to call.
+
+A pickle is a program: it may name any importable function and call it. This machine knows the names that tensors are
+saved with, answers each of them with data, and refuses every other name before anything is imported. It is an
+allow-list; scanners with deny-lists have been got around again and again (CVE-2025-10155 to 10157), and
+`torch.load(weights_only=True)` itself has had holes (CVE-2025-32434, CVE-2026-24747).
+"""
+
+from __future__ import annotations
+
+import pickletools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from dni_deploy.errors import CheckpointError, LimitError, RefusedError, shown
+
+OPERATIONS = 3_000_000
+"""Steps of one pickle: about 60 a tensor are usual, so this is beyond 20,000 tensors, and a few seconds."""
+
+
+class Readable(Protocol):
+    """Bytes in order; read(count) must not allocate more than there is."""
+
+    def read(self, count: int = -1, /) -> bytes: ...
+
+    def readline(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A run of numbers in the file: element type as torch calls it ("float32", "untyped"), record key, count of elements."""
+
+    dtype: str
+    key: str
+    count: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as a view of a storage: offset and strides in elements. Nothing is checked against the file yet."""
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A tensor of a kind that cannot be blended: "sparse", "quantized", "meta", ..."""
+
+    kind: str
+
+
+class Opaque:
+    """Something that is no tensor, such as a NumPy scalar or a device: data that nobody here reads."""
+
+
+@dataclass(frozen=True)
+class Global:
+    """A name that the pickle refers to, such as torch._utils._rebuild_tensor_v2. Nothing is imported for it."""
+
+    name: str
+
+
+_STORAGES = {
+    "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64", "Int": "int32",
+    "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "ComplexFloat": "complex64", "Untyped": "untyped",
+    "ComplexDouble": "complex128", "QInt8": "qint8", "QInt32": "qint32", "QUInt8": "quint8", "QUInt4x2": "quint4x2",
+    "QUInt2x4": "quint2x4",
+}  # fmt: skip
+STORAGE_CLASSES = {
+    f"{package}.{kind}Storage": dtype
+    for package in ("torch", "torch.cuda", "torch.storage")
+    for kind, dtype in _STORAGES.items()
+}
+_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_INERT = {
+    "torch.Tensor", "torch.nn.parameter.Parameter", "torch.device", "torch.serialization._get_layout", "torch.Size",
+    "collections.OrderedDict", "collections.defaultdict", "collections.Counter", "_codecs.encode",
+    "numpy.dtype", "numpy.ndarray", *(f"{module}.{name}" for module in _NUMPY for name in ("scalar", "_reconstruct")),
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__")
+      for name in ("set", "frozenset", "dict", "list", "tuple", "bytearray", "complex", "int", "float", "bool", "str")),
+    *(f"torch.per_{name}" for name in ("tensor_affine", "channel_affine", "tensor_symmetric", "channel_symmetric")),
+}  # fmt: skip
+_DTYPE = re.compile(r"torch\.(q?u?int\d+(x\d+)?|b?float\d+(_\w+)?|complex\d+|bool|half|double|long|short|float|int)")
+_DOTTED = re.compile(r"[A-Za-z_][\w.]*\.[\w.<>]+")
+
+
+def read_pickle(stream: Readable, where: str) -> Any:
+    """The next pickle of the stream as dicts, lists, tuples, numbers, strings, StoredTensor and Unusable.
+
+    where  the file as the user knows it, already safe to print.
+    Raises RefusedError for a name outside the
+    allow-list, LimitError for too many steps, CheckpointError for anything that is not a pickle of data.
+    """
+    machine = _Machine(where)
+    operations: Iterator[Any] = pickletools.genops(cast(Any, stream))
+    for step, (opcode, argument, _) in enumerate(operations):
+        if step >= OPERATIONS:
+            raise machine.too_long()
+        if opcode.name == "STOP":
+            return machine.stack.pop()
+        try:
+            machine.run(opcode.name, argument)
+        except _Refused as refused:
+            raise _refusal(where, refused.name, operations) from None
+    raise CheckpointError(f"{where} has a pickle without an end; the file is cut short.")
+
+
+class _Refused(Exception):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _refusal(where: str, name: str, rest: Iterator[Any]) -> Exception:
+    if not _DOTTED.fullmatch(name):
+        return CheckpointError(f"{where} is not a checkpoint: neither a torch file nor safetensors.")
+    whole_module = name.startswith("torch.nn.") or _mentions_module(rest)
+    if whole_module:
+        return RefusedError(
+            f"{where} is a whole pickled module ({shown(name, 60)!r}), and reading it would run its code. "
+            "Nothing was run. Save net.state_dict() instead."
+        )
+    return RefusedError(
+        f"{where} would run code when read: it asks for {shown(name, 60)!r}. Nothing was run. "
+        "If you trust its author, ask for a plain state dict or .safetensors."
+    )
+
+
+def _mentions_module(rest: Iterator[Any]) -> bool:
+    try:
+        for step, (_, argument, _) in enumerate(rest):
+            if isinstance(argument, str) and (argument.startswith("torch.nn.modules") or argument == "_parameters"):
+                return True
+            if step > OPERATIONS:
+                return False
+    except Exception:  # what follows the refused name may be anything
+        return False
+    return False
+
+
+class _Machine:
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.copied = 0
+
+    def too_long(self) -> LimitError:
+        return LimitError(f"{self.where} has a pickle of more than {OPERATIONS:,} steps; no checkpoint needs that many.")
+
+    def call(self, function: Any, arguments: Any) -> None:
+        """A call may copy its arguments, and a pickle can repeat it cheaply: what is copied counts as steps."""
+        if not isinstance(arguments, tuple):
+            raise ValueError("not a call")
+        self.copied += sum(len(item) for item in (arguments, *arguments) if isinstance(item, (list, tuple, dict, str, bytes)))
+        if self.copied > OPERATIONS:
+            raise self.too_long()
+        self.stack.append(_call(function, arguments))
+
+    def run(self, name: str, argument: Any) -> None:
+        if name in _PUSH_ARGUMENT:
+            self.stack.append(argument)
+        elif name in _PUSH_NEW:
+            self.stack.append(_PUSH_NEW[name]())
+        elif name in ("PROTO", "FRAME"):
+            return
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self.memo[int(argument)] = self.stack[-1]
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = self.stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self.stack.append(self.memo[int(argument)])
+        elif name == "GLOBAL":
+            self.stack.append(_named(*argument.split(" ", 1)))
+        else:
+            step: Callable[[], None] | None = getattr(self, f"_{name.lower()}", None)
+            if step is not None:
+                step()
+            elif name == "INST":
+                self.call(_named(*argument.split(" ", 1)), tuple(self._since_mark()))
+            elif name in ("EXT1", "EXT2", "EXT4"):
+                raise _Refused("copyreg.extension")
+            else:
+                raise CheckpointError(f"{self.where} has the pickle operation {name}, which no checkpoint needs.")
+
+    def _since_mark(self) -> list[Any]:
+        mark = self.marks.pop()
+        items = self.stack[mark:]
+        del self.stack[mark:]
+        return items
+
+    def _mark(self) -> None:
+        self.marks.append(len(self.stack))
+
+    def _pop(self) -> None:
+        if self.marks and self.marks[-1] == len(self.stack):
+            self.marks.pop()
+        else:
+            self.stack.pop()
+
+    def _pop_mark(self) -> None:
+        self._since_mark()
+
+    def _dup(self) -> None:
+        self.stack.append(self.stack[-1])
+
+    def _stack_global(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self.stack.append(_named(_text(module), _text(name)))
+
+    def _tuple(self) -> None:
+        self.stack.append(tuple(self._since_mark()))
+
+    def _tuple1(self) -> None:
+        self.stack[-1:] = [(self.stack[-1],)]
+
+    def _tuple2(self) -> None:
+        self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
+
+    def _tuple3(self) -> None:
+        self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
+
+    def _list(self) -> None:
+        self.stack.append(self._since_mark())
+
+    _frozenset = _list
+
+    def _dict(self) -> None:
+        items = self._since_mark()
+        self.stack.append(_pairs(zip(items[::2], items[1::2], strict=True)))
+
+    def _append(self) -> None:
+        item = self.stack.pop()
+        _extend(self.stack[-1], [item])
+
+    def _appends(self) -> None:
+        items = self._since_mark()
+        _extend(self.stack[-1], items)
+
+    _additems = _appends
+
+    def _setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _update(self.stack[-1], [(key, value)])
+
+    def _setitems(self) -> None:
+        items = self._since_mark()
+        _update(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+
+    def _reduce(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.call(function, arguments)
+
+    _newobj = _reduce
+
+    def _newobj_ex(self) -> None:
+        self.stack.pop()
+        self._reduce()
+
+    def _obj(self) -> None:
+        items = self._since_mark()
+        self.call(items[0], tuple(items[1:]))
+
+    def _build(self) -> None:
+        self.stack.pop()  # the state of an OrderedDict is torch's `_metadata`: versions of layers, no numbers
+
+    def _binpersid(self) -> None:
+        self.stack.append(_storage(self.stack.pop()))
+
+
+_PUSH_ARGUMENT = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE",
+    "BINUNICODE8",
+}  # fmt: skip
+_PUSH_NEW: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": lambda: [],
+    "EMPTY_SET": lambda: [],
+    "EMPTY_TUPLE": lambda: (),
+    "EMPTY_DICT": lambda: {},
+}
+
+
+def _named(module: str, name: str) -> Global:
+    full = f"{module}.{name}"
+    if full in _INERT or full in _CALLS or full in _KINDS or full in STORAGE_CLASSES or _DTYPE.fullmatch(full):
+        return Global(full)
+    raise _Refused(full)
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    if not isinstance(function, Global):
+        raise ValueError("not a call")
+    if function.name in _KINDS:
+        return Unusable(_KINDS[function.name])
+    handler: Callable[..., Any] = _CALLS.get(function.name, _inert)
+    return handler(*arguments)
+
+
+def _inert(*_: Any) -> Any:
+    return Opaque()
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a name")
+    return value
+
+
+def _pairs(pairs: Any = ()) -> dict[Any, Any]:
+    made: dict[Any, Any] = {}
+    _update(made, pairs)
+    return made
+
+
+def _update(target: Any, pairs: Any) -> None:
+    if not isinstance(target, dict):
+        if isinstance(target, (Unusable, Opaque)):
+            return
+        raise ValueError("not a dict")
+    for key, value in pairs:
+        if isinstance(key, (str, int, float, bytes, type(None))):  # nothing that hashes by recursion
+            target[key] = value
+
+
+def _extend(target: Any, items: list[Any]) -> None:
+    if isinstance(target, list):
+        target.extend(items)
+    elif not isinstance(target, (Unusable, Opaque)):
+        raise ValueError("not a list")
+
+
+def _storage(identity: Any) -> Storage:
+    if isinstance(identity, tuple) and identity and identity[0] == "module":
+        raise _Refused("torch.nn.Module")
+    if not isinstance(identity, tuple) or not 5 <= len(identity) <= 6 or identity[0] != "storage":
+        raise ValueError("not a storage")
+    kind, key, count = identity[1], identity[2], identity[4]
+    if not isinstance(kind, Global) or kind.name not in STORAGE_CLASSES or type(count) is not int or count < 0:
+        raise ValueError("not a storage")
+    if len(identity) == 6 and identity[5] is not None:
+        raise ValueError("a storage view of torch 0.1")
+    return Storage(STORAGE_CLASSES[kind.name], str(_text(key)), count)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any, dtype: str = "") -> StoredTensor | Unusable:
+    if not isinstance(storage, Storage) or len(shape) != len(strides) or len(shape) > 16:
+        raise ValueError("not a tensor")
+    if not all(type(number) is int and 0 <= number < 2**62 for number in (offset, *shape, *strides)):
+        raise ValueError("not a tensor")
+    if len(more) > 2 and more[2]:
+        return Unusable("conjugated or negated")
+    return StoredTensor(storage, dtype or storage.dtype, offset, tuple(shape), tuple(strides))
+
+
+def _tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> StoredTensor | Unusable:
+    dtype = more[2]  # of the types that have no storage class of their own, such as uint16 and float8
+    if not isinstance(storage, Storage) or storage.dtype != "untyped" or not isinstance(dtype, Global):
+        raise ValueError("not a tensor")
+    return _tensor(storage, offset, shape, strides, *more[:2], *more[3:], dtype=dtype.name.removeprefix("torch."))
+
+
+def _typed(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
+    if not isinstance(kind, Global) or kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
+        return Unusable("subclassed")
+    if not isinstance(function, Global) or not function.name.startswith("torch._utils._rebuild_"):
+        return Unusable("subclassed")
+    return _call(function, arguments)
+
+
+def _encode(text: Any, encoding: Any = "latin1", *_: Any) -> bytes:
+    return _text(text).encode("latin1")
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+    "torch._tensor._rebuild_from_type_v2": _typed,
+    "torch.Size": lambda size=(): tuple(size),
+    "collections.OrderedDict": _pairs,
+    "collections.defaultdict": lambda *_: {},
+    "_codecs.encode": _encode,
+}
+_KINDS = {
+    "torch._utils._rebuild_sparse_tensor": "sparse",
+    "torch._utils._rebuild_sparse_csr_tensor": "sparse",
+    "torch._utils._rebuild_qtensor": "quantized",
+    "torch._utils._rebuild_meta_tensor_no_storage": "meta",
+    "torch._utils._rebuild_nested_tensor": "nested",
+    "torch._utils._rebuild_wrapper_subclass": "subclassed",
+    "torch._utils._rebuild_device_tensor_from_numpy": "device",
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": "device",
+}
