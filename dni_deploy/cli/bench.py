@@ -30,8 +30,9 @@ def command(surface: Surface, bundle: Path, shape: str | None, repeats: int | No
     All rows are taken in one run, interleaved, on this machine.
     """
     chosen = {} if repeats is None else {"repeats": repeats}
+    size = _shape(shape)
     verb = open_door("dni_deploy.verbs.bench").bench
-    report = verb(bundle, shape=_shape(shape), output=output, force=force, **chosen)
+    report = verb(bundle, shape=size, output=output, force=force, **chosen)
     fields = report.to_json()
     if not surface.result("bench", fields):
         outline(fields)

@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+
+import click
 
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, outline
+from dni_deploy.cli.surface import Surface, facts, size, table
+from dni_deploy.signature import Signature
 
 
 @options.command(
     "inspect",
     """
     dni-deploy inspect sr.dni
+    dni-deploy inspect sr.dni --tensors
     dni-deploy inspect sr.dni --json
     """,
 )
 @options.bundle
-def command(surface: Surface, bundle: Path) -> None:
+@click.option("--tensors", is_flag=True, help="List every blended tensor.")
+def command(surface: Surface, bundle: Path, tensors: bool) -> None:
     """Show what a bundle holds: members, network, tensors, files.
 
     Every file is compared with its SHA-256 in the manifest first.
     """
-    report = open_door("dni_deploy.verbs.inspect").inspect(bundle)
-    fields = report.to_json()
-    if not surface.result("inspect", fields):
-        outline(fields)
+    found = open_door("dni_deploy.verbs.inspect").inspect(bundle)
+    if surface.result("inspect", found.to_json()):
+        return
+    facts(
+        {
+            "bundle": found.path,
+            "digest": found.digest,
+            "architecture": found.architecture,
+            "frames": frames(found.signature),
+            "opset": found.opset,
+            "size": size(found.size),
+            "blended": f"{found.parameters:,} numbers in {len(found.weights)} tensors",
+            "operators": ", ".join(f"{count} {name}" for name, count in found.operators.items()),
+            "unused tensors": len(found.unused) or None,
+            "shared tensors": len(found.tied) or None,
+            "probe error": None if found.probe_error is None else f"{found.probe_error:.2g} of PyTorch's output",
+        }
+    )
+    click.echo()
+    rows = [(member.name, member.dtype, size(member.size), member.source) for member in found.members]
+    table(["member", "dtype", "size", "from"], rows)
+    click.echo()
+    if tensors:
+        shapes = [("x".join(map(str, weight.shape)) or "scalar", weight) for weight in found.weights]
+        table(["tensor", "shape", "role"], [(weight.name, shape, weight.role) for shape, weight in shapes])
+    else:
+        table(
+            ["tensors", "role"],
+            [(count, role) for role, count in Counter(weight.role for weight in found.weights).most_common()],
+        )
+
+
+def frames(signature: Signature) -> str:
+    """A signature in a few words: 3 -> 3 channels, x4, values 0..1."""
+    if signature.kind == "latent":
+        return f"{signature.input_channels} numbers of noise -> a picture of {signature.output_channels} channels"
+    parts = [f"{signature.input_channels} -> {signature.output_channels} channels", f"x{signature.scale}"]
+    parts.append(f"values {signature.low:g}..{signature.high:g}")
+    parts += ["the network gives the noise"] if signature.residual else []
+    parts += [f"sides in multiples of {signature.multiple}"] if signature.multiple > 1 else []
+    return ", ".join(parts)

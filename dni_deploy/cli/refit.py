@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, outline
+from dni_deploy.cli.surface import Surface, facts, size, span
 
 
 @options.command(
@@ -26,7 +26,16 @@ def command(surface: Surface, bundle: Path, alpha: str, output: Path, extrapolat
 
     A session needs no such file: it changes alpha while it runs.
     """
-    report = open_door("dni_deploy.verbs.refit").refit(bundle, alpha, output, force=force, extrapolate=extrapolate)
-    fields = report.to_json()
-    if not surface.result("refit", fields):
-        outline(fields)
+    done = open_door("dni_deploy.verbs.refit").refit(bundle, alpha, output, force=force, extrapolate=extrapolate)
+    if surface.result("refit", done.to_json()):
+        return
+    largest = f"{done.largest_change:.4g} in {done.largest_change_in}" if done.largest_change_in else "none"
+    facts(
+        {
+            "wrote": f"{done.output} ({size(done.size)})",
+            "alpha": done.coefficients,
+            "changed": f"{done.numbers_changed:,} of {done.numbers:,} numbers in {done.tensors_changed} of {done.tensors} tensors",
+            "largest change": largest,
+            "took": span(done.seconds),
+        }
+    )

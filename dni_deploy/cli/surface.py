@@ -65,7 +65,7 @@ class Surface:
 
 def facts(pairs: Mapping[str, object]) -> None:
     """Print one `name  value` line each; those whose value is None or empty are left out."""
-    kept = {name: str(value) for name, value in pairs.items() if value is not None and str(value)}
+    kept = {name: shown(value, 1000) for name, value in pairs.items() if value is not None and str(value)}
     width = max((len(name) for name in kept), default=0)
     for name, value in kept.items():
         click.echo(f"{name:<{width}}  {value}")

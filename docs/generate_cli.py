@@ -1,0 +1,48 @@
+"""Write docs/cli.md from the commands' own help; with --check, only tell whether it is up to date."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from dni_deploy.cli.group import COMMANDS, PROGRAM, front_page
+
+TARGET = Path(__file__).with_name("cli.md")
+
+
+def reference() -> str:
+    """The whole page: the front page, then each command's help, at 80 columns."""
+    parts = [
+        "# The command line",
+        "",
+        "Written by `make docs` from the commands' own help.",
+        "",
+        "```text",
+        front_page(),
+        "```",
+    ]
+    for name in COMMANDS:
+        command = import_module(f"dni_deploy.cli.{name}").command
+        context = click.Context(command, info_name=f"{PROGRAM} {name}", max_content_width=80, terminal_width=80)
+        parts += ["", f"## {name}", "", "```text", command.get_help(context).rstrip(), "```"]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> int:
+    text = reference()
+    if "--check" not in sys.argv:
+        TARGET.write_text(text, encoding="utf-8")
+        return 0
+    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
+        return 0
+    print("docs/cli.md is not what the commands say; run: make docs")
+    return 1
+
+
+if __name__ == "__main__":
+    os.environ.pop("COLUMNS", None)
+    sys.exit(main())
