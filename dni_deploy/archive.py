@@ -198,11 +198,12 @@ class LegacyArchive:
         system = read_pickle(intake, where)
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise CheckpointError(f"{where} was not written on a little-endian machine; save it again on one.")
-        self.value = read_pickle(intake, where)
+        storages: dict[str, Storage] = {}
+        self.value = read_pickle(intake, where, storages)
         keys = read_pickle(intake, where)
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
             raise CheckpointError(f"{where} is damaged: its list of storages is not a list of names.")
-        self._found = self._locate(keys, _storages(self.value))
+        self._found = self._locate(keys, storages)
         self._kept: dict[str, bytes] = {}
 
     def array(self, tensor: StoredTensor, name: str) -> NDArray[Any]:
@@ -241,20 +242,3 @@ class LegacyArchive:
                 f"{self._where} has {self._file.size - self._file.tell():,} bytes after its end; download it again."
             )
         return found
-
-
-def _storages(value: Any) -> dict[str, Storage]:
-    """Every storage that a value refers to, by key; iterative, each container looked at once."""
-    found: dict[str, Storage] = {}
-    seen: set[int] = set()
-    todo = [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, StoredTensor):
-            found[item.storage.key] = item.storage
-        elif isinstance(item, Storage):
-            found[item.key] = item
-        elif isinstance(item, (dict, list, tuple)) and id(item) not in seen:
-            seen.add(id(item))
-            todo.extend(item.values() if isinstance(item, dict) else item)
-    return found

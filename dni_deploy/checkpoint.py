@@ -35,6 +35,9 @@ WRAPPERS = (
 )  # fmt: skip
 """In order of preference. `params_ema` before `params`: where a file has both, the averaged weights are the ones meant for use."""
 
+WRAPPING = 3
+"""How many wrappers may lie inside each other."""
+
 _FLOATS = {np.dtype(kind) for kind in ("float16", "float32", "float64")}
 _KEPT = _FLOATS | {np.dtype(kind) for kind in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
 
@@ -135,7 +138,7 @@ def _unwrap(
     while not any(is_tensor(item) for item in value.values()):
         holders = _holders(value, is_tensor)
         known = [name for name in WRAPPERS if name in holders]
-        if not known and len(holders) != 1:
+        if len(path) > WRAPPING or (not known and len(holders) != 1):
             raise CheckpointError(f"{where} has no single set of tensors; {_listed(holders)}. Choose one with key=.")
         taken = known[0] if known else holders[0]
         if len(holders) > 1:
@@ -148,17 +151,20 @@ def _unwrap(
     return {name: item for name, item in value.items() if is_tensor(item)}, ".".join(path) or None, notes
 
 
-def _holders(value: Any, is_tensor: Callable[[Any], bool], depth: int = 3) -> list[str]:
-    """Names of the entries that are, or hold, names to tensors."""
-    if not isinstance(value, Mapping) or not depth:
+def _holders(value: Any, is_tensor: Callable[[Any], bool]) -> list[str]:
+    """Names of the entries that are, or hold within WRAPPING levels, names to tensors."""
+    known: dict[tuple[int, int], bool] = {}  # a pickle may refer to one dict from everywhere, even from inside itself
+
+    def holds(item: Any, depth: int) -> bool:
+        if not isinstance(item, Mapping) or not depth:
+            return False
+        if (id(item), depth) not in known:
+            known[id(item), depth] = any(is_tensor(inner) or holds(inner, depth - 1) for inner in item.values())
+        return known[id(item), depth]
+
+    if not isinstance(value, Mapping):
         return []
-    return [
-        name
-        for name, item in value.items()
-        if isinstance(name, str)
-        and isinstance(item, Mapping)
-        and (any(is_tensor(inner) for inner in item.values()) or _holders(item, is_tensor, depth - 1))
-    ]
+    return [name for name, item in value.items() if isinstance(name, str) and holds(item, WRAPPING)]
 
 
 def _listed(names: list[str]) -> str:

@@ -65,8 +65,10 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[Intake]:
     """
     name = shown(os.fspath(path), 100)
     try:
-        _check_kind(os.stat(path).st_mode, name)  # before opening: opening a device can have effects, a pipe can block
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        kind = os.stat(path).st_mode  # before opening: opening a device can have effects, and opening a pipe can block
+        descriptor = (
+            os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)) if stat.S_ISREG(kind) else -1
+        )
     except FileNotFoundError:
         raise CheckpointError(f"{name} does not exist.") from None
     except PermissionError:
@@ -74,9 +76,12 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[Intake]:
     except (OSError, ValueError) as problem:
         reason = os.strerror(problem.errno) if isinstance(problem, OSError) and problem.errno else "not a file name"
         raise CheckpointError(f"{name} cannot be opened: {reason}.") from None
+    if descriptor < 0:
+        raise _not_a_file(kind, name)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
-        _check_kind(status.st_mode, name)
+        if not stat.S_ISREG(status.st_mode):
+            raise _not_a_file(status.st_mode, name)
         if status.st_size > _memory():
             raise LimitError(f"{name} has {status.st_size:,} bytes, more than this machine's memory of {_memory():,}.")
         intake = Intake(file, name, status.st_size)
@@ -84,11 +89,10 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[Intake]:
         yield intake
 
 
-def _check_kind(mode: int, name: str) -> None:
+def _not_a_file(mode: int, name: str) -> CheckpointError:
     if stat.S_ISDIR(mode):
-        raise CheckpointError(f"{name} is a folder; give the checkpoint file in it.")
-    if not stat.S_ISREG(mode):
-        raise CheckpointError(f"{name} is a pipe, socket or device; give a file.")
+        return CheckpointError(f"{name} is a folder; give the checkpoint file in it.")
+    return CheckpointError(f"{name} is a pipe, socket or device; give a file.")
 
 
 def _check_head(intake: Intake) -> None:

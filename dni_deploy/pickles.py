@@ -90,14 +90,15 @@ _DTYPE = re.compile(r"torch\.(q?u?int\d+(x\d+)?|b?float\d+(_\w+)?|complex\d+|boo
 _DOTTED = re.compile(r"[A-Za-z_][\w.]*\.[\w.<>]+")
 
 
-def read_pickle(stream: Readable, where: str) -> Any:
+def read_pickle(stream: Readable, where: str, storages: dict[str, Storage] | None = None) -> Any:
     """The next pickle of the stream as dicts, lists, tuples, numbers, strings, StoredTensor and Unusable.
 
-    where  the file as the user knows it, already safe to print.
+    where     the file as the user knows it, already safe to print.
+    storages  filled, where given, with every storage that the pickle mentions, by key.
     Raises RefusedError for a name outside the
     allow-list, LimitError for too many steps, CheckpointError for anything that is not a pickle of data.
     """
-    machine = _Machine(where)
+    machine = _Machine(where, {} if storages is None else storages)
     operations: Iterator[Any] = pickletools.genops(cast(Any, stream))
     for step, (opcode, argument, _) in enumerate(operations):
         if step >= OPERATIONS:
@@ -144,8 +145,9 @@ def _mentions_module(rest: Iterator[Any]) -> bool:
 
 
 class _Machine:
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, storages: dict[str, Storage]) -> None:
         self.where = where
+        self.storages = storages
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -271,7 +273,10 @@ class _Machine:
         self.stack.pop()  # the state of an OrderedDict is torch's `_metadata`: versions of layers, no numbers
 
     def _binpersid(self) -> None:
-        self.stack.append(_storage(self.stack.pop()))
+        storage = _storage(self.stack.pop())
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise ValueError("one storage in two ways")
+        self.stack.append(storage)
 
 
 _PUSH_ARGUMENT = {
@@ -283,10 +288,10 @@ _PUSH_NEW: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
     "NEWFALSE": lambda: False,
-    "EMPTY_LIST": lambda: [],
-    "EMPTY_SET": lambda: [],
+    "EMPTY_LIST": list,
+    "EMPTY_SET": list,
     "EMPTY_TUPLE": lambda: (),
-    "EMPTY_DICT": lambda: {},
+    "EMPTY_DICT": dict,
 }
 
 
