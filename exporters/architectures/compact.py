@@ -52,7 +52,7 @@ def propose(shapes: Shapes) -> SRVGGNetCompact:
         raise MismatchError("'body.1.weight', the slopes of a PReLU, is missing, and other activations cannot be told apart")
     outputs = needed(shapes, f"body.{layers[-1]}.weight", 4)[0]
     scale = math.isqrt(outputs // channels)
-    if layers[-1] % 2 or channels * scale**2 != outputs or scale < 1:
+    if layers[-1] % 2 or layers[-1] >= 2 * len(layers) or channels * scale**2 != outputs or scale < 1:
         raise MismatchError(f"a last convolution at position {layers[-1]} with {outputs} outputs makes no pixel shuffle")
     return SRVGGNetCompact(channels, width, layers[-1] // 2 - 1, scale)
 

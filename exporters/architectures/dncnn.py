@@ -75,7 +75,7 @@ def propose(shapes: Shapes) -> DnCNN:
     batch_norm = f"{prefix}.3.running_var" in shapes
     step = 3 if batch_norm else 2
     inner, odd = divmod(places[-1] - 2, step)
-    if odd or inner < 1:
+    if odd or not 1 <= inner <= len(places):  # a gap: a damaged file must not ask for a network of any depth
         raise MismatchError(f"a last convolution at position {places[-1]} is none of {2 + step}, {2 + 2 * step}, ...")
     biases = (f"{prefix}.0.bias" in shapes, f"{prefix}.{places[-1]}.bias" in shapes)
     inner_bias = f"{prefix}.2.bias" in shapes
