@@ -18,7 +18,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from dni_deploy.errors import DniError, InputError, MismatchError, UsageError, shown
+from dni_deploy.errors import DniError, InputError, LimitError, MismatchError, UsageError, shown
 from dni_deploy.graph_weights import fill
 from dni_deploy.signature import Signature
 from exporters.opset17 import to_opset17
@@ -29,6 +29,8 @@ LOWEST_OPSET = 17
 """TensorRT 8.6 reads opset 17; nothing that the supported engines need is older."""
 EXPORTER_OPSET = 18
 """The lowest opset in which the exporter writes (torch 2.13); 17 is made from it."""
+SIZE_LIMIT = (1 << 31) - (16 << 20)
+"""Bytes of weights: protobuf's limit for one message, less 16 MiB for the rest of the graph."""
 AXES = ("n", "c", "h", "w")
 
 
@@ -68,7 +70,8 @@ def lift(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_OPSET) -
     """Export the network with every float weight as a named initializer and nothing computed from weights ahead of time.
 
     net: float32, on the CPU; it is put into eval mode. The graph's bytes depend on the network alone, not on the machine.
-    Raises UsageError (opset), MismatchError (the signature does not fit) and InputError (the exporter cannot read it).
+    Raises UsageError (opset), MismatchError (the signature does not fit) InputError (the exporter cannot read it) and
+    LimitError (2 GiB of weights).
     """
     if opset < LOWEST_OPSET:
         raise UsageError(f"Opset {opset} is too old; the lowest is {LOWEST_OPSET}.")
@@ -79,7 +82,8 @@ def lift(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_OPSET) -
     _check_forward(net, x, signature)
     lifted = _LiftedNetwork(net, tuple(tensors)).eval()
     values = tuple(tensor.clone() for tensor in tensors.values())
-    shapes = (dynamic, tuple({} for _ in values))
+    fixed: dict[int, Any] = {}
+    shapes = (dynamic, tuple(fixed for _ in values))
     try:
         with _quiet(), _without_inplace(net, x):
             program = torch.onnx.export(
@@ -167,6 +171,11 @@ def _finish(
 
 
 def _check_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if size > SIZE_LIMIT:
+        raise LimitError(
+            f"The network {_class_name(net)} has {size} bytes of weights, more than one ONNX file holds ({SIZE_LIMIT})."
+        )
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             raise InputError(

@@ -14,14 +14,14 @@ from dni_deploy.errors import UsageError, shown
 
 IR_VERSION = 8
 """The file format version that came with opset 17 (ONNX 1.12)."""
-SAME_UNLESS = {
-    "Pad": {"inputs": 3},
-    "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch", "axes": None},
-    "ScatterElements": {"reduction": (b"none", b"add", b"mul")},
-    "ScatterND": {"reduction": (b"none", b"add", b"mul")},
-    "LpPool": {"dilations": None, "ceil_mode": 0},
+NEW_ATTRIBUTES: dict[str, dict[str, tuple[object, ...]]] = {
+    "Pad": {},
+    "Resize": {"antialias": (0,), "keep_aspect_ratio_policy": (b"stretch",), "axes": ()},
+    "LpPool": {"dilations": (), "ceil_mode": (0,)},
 }
 """What opset 18 added, with the values at which it means nothing."""
+OLD_REDUCTIONS = (b"none", b"add", b"mul")
+"""Of ScatterElements and ScatterND; opset 18 added max and min."""
 REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 
 
@@ -42,8 +42,13 @@ def to_opset17(graph: onnx.ModelProto) -> onnx.ModelProto:
             if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
                 raise _no_form(node)
             continue
-        if node.op_type in SAME_UNLESS:
-            _drop_unused(node)
+        if node.op_type in NEW_ATTRIBUTES:
+            _drop_neutral(node)
+        elif node.op_type in ("ScatterElements", "ScatterND"):
+            if any(
+                onnx.helper.get_attribute_value(it) not in OLD_REDUCTIONS for it in node.attribute if it.name == "reduction"
+            ):
+                raise _no_form(node)
         elif node.op_type == "Split":
             _drop(node, "num_outputs")
         elif node.op_type.removeprefix("Reduce") in REDUCTIONS:
@@ -56,19 +61,14 @@ def to_opset17(graph: onnx.ModelProto) -> onnx.ModelProto:
     return older
 
 
-def _drop_unused(node: onnx.NodeProto) -> None:
-    new = SAME_UNLESS[node.op_type]
-    for attribute in node.attribute:
-        if attribute.name in new:
-            neutral = new[attribute.name]
-            allowed = neutral if isinstance(neutral, tuple) else (neutral,)
-            if onnx.helper.get_attribute_value(attribute) not in allowed:
-                raise _no_form(node)
-    if len([name for name in node.input if name]) > int(new.get("inputs", 9)):
+def _drop_neutral(node: onnx.NodeProto) -> None:
+    if node.op_type == "Pad" and any(node.input[3:]):  # the new fourth input: axes
         raise _no_form(node)
-    for name, neutral in new.items():
-        if not isinstance(neutral, tuple):
-            _drop(node, name)
+    new = NEW_ATTRIBUTES[node.op_type]
+    for attribute in [attribute for attribute in node.attribute if attribute.name in new]:
+        if onnx.helper.get_attribute_value(attribute) not in new[attribute.name]:
+            raise _no_form(node)
+        node.attribute.remove(attribute)
 
 
 def _axes_to_attribute(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> None:
