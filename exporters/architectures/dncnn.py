@@ -4,6 +4,7 @@ Keys follow the public checkpoints: `model.0.weight`, ... (KAIR) or `dncnn.0.wei
 The layers' positions in the Sequential say where a BatchNorm stands, so every hyper-parameter is read off the keys,
 except BatchNorm's eps. The biases tell whose file it is, and with that the eps: KAIR, with a bias in front of every
 BatchNorm, and the authors' port, with one in the first convolution only, use 1e-4; all others PyTorch's 1e-5.
+Dilation does not show either: IRCNN's seven dilated convolutions look like a DnCNN of depth 7, so give IRCNN by --arch.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ Three ways of naming the same layers are in circulation. A network is built unde
     old ESRGAN   model.0     model.1.sub.N.RDB1.conv1.0   model.1.sub.M   model.3   model.8  model.10   (positions for x4)
 
 Every enlarging convolution doubles the size. x2 and x1 of BasicSR keep the two of x4 and fold 2 x 2 or 4 x 4 pixels of the
-input into channels first, which shows in the first convolution's input channels.
+input into channels first, which shows in the first convolution's input channels. One that triples the size (the rare x3
+of the old style) looks like one that doubles it, so give such a file by --arch.
 """
 
 from __future__ import annotations
