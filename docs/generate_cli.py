@@ -27,7 +27,7 @@ def reference() -> str:
     ]
     for name in COMMANDS:
         command = import_module(f"dni_deploy.cli.{name}").command
-        context = click.Context(command, info_name=f"{PROGRAM} {name}", max_content_width=80, terminal_width=80)
+        context = click.Context(command, info_name=f"{PROGRAM} {name}", terminal_width=80, **command.context_settings)
         parts += ["", f"## {name}", "", "```text", command.get_help(context).rstrip(), "```"]
     return "\n".join(parts) + "\n"
 

@@ -287,9 +287,9 @@ def test_json_is_all_there_is(capsys: Capture) -> None:
     assert (told["schema"], told["command"]) == (1, "doctor")
 
 
-def test_json_refuses_numbers_that_are_none() -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        Surface(json=True).result("x", {"psnr": float("nan")})
+def test_json_has_no_infinity(capsys: Capture) -> None:
+    Surface(json=True).result("x", {"psnr": [float("inf"), 31.5], "by": {"name": float("nan")}})
+    assert json.loads(capsys.readouterr().out) == {"schema": 1, "command": "x", "psnr": [None, 31.5], "by": {"name": None}}
 
 
 def test_member_arguments(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
+from dni_deploy.bays import open_door
 from dni_deploy.cli.group import COMMANDS
 from dni_deploy.cli.surface import Surface
 from dni_deploy.errors import UsageError, shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
-ENGINES = ("auto", "onnxruntime")
 
 
 class Command(click.Command):
@@ -66,7 +66,23 @@ alpha = click.option(
 extrapolate = click.option(
     "--extrapolate", is_flag=True, help="Allow shares outside 0 to 1, as far as every variance stays positive."
 )
-engine = click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="What runs the network.")
+
+
+def _known_engine(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    known = ("auto", *open_door("engines").ENGINES)
+    if name not in known:
+        raise click.BadParameter(f"there is no engine '{name}'; there are {', '.join(known)}.", ctx, param)
+    return name
+
+
+engine = click.option(
+    "--engine",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    callback=_known_engine,
+    help="What runs the network: onnxruntime, or one to compare it with.",
+)
 threads = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads of the engine; 0: one per core.")
 force = click.option("--force", is_flag=True, help="Replace an output that exists.")
 tile = click.option("--tile", type=click.IntRange(16, 2**16), help="Process in square tiles of this many input pixels.")

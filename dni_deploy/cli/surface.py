@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ class Surface:
         """Print the JSON object if that is what was asked for; tells whether it did."""
         if self.json:
             body = {"schema": SCHEMA, "command": command, **{key: value for key, value in fields.items() if key != "schema"}}
-            click.echo(json.dumps(body, indent=2, allow_nan=False, default=str))
+            click.echo(json.dumps(_finite(body), indent=2, allow_nan=False, default=str))
         return self.json
 
     def note(self, sentence: str) -> None:
@@ -61,6 +62,15 @@ class Surface:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=None)
             yield lambda done, total, what: bar.update(task, completed=done, total=total, description=shown(what, 60))
+
+
+def _finite(value: object) -> object:
+    """JSON has no infinity and no NaN (the PSNR of equal pictures is infinite): they become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def facts(pairs: Mapping[str, object]) -> None:
