@@ -1,0 +1,67 @@
+"""Blend: theta = sum of share_i * theta_i (Eq. 2 of the DNI paper), always from the pristine members.
+
+Two forms of the one rule: `blend_float64` is the truth, tensor by tensor; `blend_rows` is the fast one, for members that lie as
+rows of one float32 matrix. In both a one-hot share copies the member, bit for bit, and a member whose share is 0 is not
+read at all (0 * NaN would be NaN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHUNK = 65_536
+"""Columns per matrix-vector product. BLAS writes the output once to clear it and again to add: 256 KiB of output stay in the
+second-level cache between the two, which makes the whole blend 1.5 to 1.6 times a plain copy instead of 2.0 to 2.5."""
+
+
+def blend_rows(members: NDArray[np.float32], shares: NDArray[np.float64], out: NDArray[np.float32]) -> None:
+    """Write the blend of the rows into `out`: members float32 (N, P), shares float64 (N,), out float32 (P,).
+
+    Moves (n + 1) * 4 * P bytes for n non-zero shares. The same shares always give the same bytes.
+    """
+    used = np.flatnonzero(shares)
+    if len(used) == 1 and shares[used[0]] == 1.0:
+        np.copyto(out, members[used[0]])
+        return
+    if len(used) < len(members):
+        if len(used) == 0:
+            out.fill(0)
+            return
+        # Fancy indexing would copy the rows; rows that are a slice of the matrix stay a view.
+        step = used[1] - used[0] if len(used) > 1 else 1
+        if not np.all(np.diff(used) == step):
+            _accumulate(members, shares, used, out)
+            return
+        members, shares = members[used[0] : used[-1] + 1 : step], shares[used]
+    weights = shares.astype(np.float32)
+    for start in range(0, out.size, CHUNK):
+        columns = slice(start, start + CHUNK)
+        np.matmul(weights, members[:, columns], out=out[columns])
+
+
+def _accumulate(
+    members: NDArray[np.float32], shares: NDArray[np.float64], used: NDArray[np.intp], out: NDArray[np.float32]
+) -> None:
+    scratch = np.empty(min(CHUNK, out.size), np.float32)
+    for start in range(0, out.size, CHUNK):
+        part = out[start : start + CHUNK]
+        product = scratch[: part.size]
+        np.multiply(members[used[0], start : start + CHUNK], np.float32(shares[used[0]]), out=part)
+        for row in used[1:]:
+            np.multiply(members[row, start : start + CHUNK], np.float32(shares[row]), out=product)
+            part += product
+
+
+def blend_float64(members: Sequence[Mapping[str, NDArray[Any]]], shares: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The blend of raw tensors in float64, fresh arrays under the first member's names: the truth that engines are held to."""
+    used = [index for index, share in enumerate(shares) if share != 0.0]
+    return {
+        name: np.asarray(sum(members[index][name].astype(np.float64) * shares[index] for index in used), np.float64)
+        if not (len(used) == 1 and shares[used[0]] == 1.0)
+        else members[used[0]][name].astype(np.float64)
+        for name in members[0]
+    }

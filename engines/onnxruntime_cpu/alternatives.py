@@ -1,0 +1,117 @@
+"""The two other ways to give ONNX Runtime new weights without a new session, as engines to compare with.
+
+InputsEngine: every weight is an input of the graph. Always right, but the optimized convolution layouts need constant
+weights, so each frame is slower. GraphEngine: the members are constants, alpha is an input, and the graph itself
+blends; the frame pays for the blend as well, every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from dni_deploy.blend import blend_rows
+from dni_deploy.errors import EngineError
+from engines.onnxruntime_cpu import runtime
+from engines.onnxruntime_cpu.arena import aligned
+
+Members = Sequence[Mapping[str, NDArray[Any]]]
+
+
+class _FedEngine:
+    """One session; a slot is what is fed beside the picture."""
+
+    name: str
+    road: str
+
+    def __init__(self, model: onnx.ModelProto, threads: int, slots: int) -> None:
+        self.slots = slots
+        self._session: ort.InferenceSession | None = runtime.session(model, threads)
+        self._feeds: list[dict[str, NDArray[np.float32]] | None] = [None] * slots
+        self._input: str = self._session.get_inputs()[0].name
+
+    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        feed = self._feeds[slot]
+        if self._session is None or feed is None:
+            raise EngineError(f"Slot {slot} has no weights; refit it first.")
+        result: NDArray[np.float32] = self._session.run(None, {self._input: x, **feed})[0]
+        return result
+
+    def close(self) -> None:
+        self._session = None
+
+
+class InputsEngine(_FedEngine):
+    """Weights as graph inputs, bound to views of one blended array per slot."""
+
+    name = "onnxruntime-inputs"
+    road = "the weights are inputs of the graph"
+
+    def __init__(self, graph: onnx.ModelProto, names: Sequence[str], members: Members, *, threads: int, slots: int) -> None:
+        model = onnx.ModelProto()
+        model.CopyFrom(graph)
+        _take_out(model, names)
+        shapes = [members[0][name].shape for name in names]
+        model.graph.input.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in zip(names, shapes, strict=True)
+        )
+        super().__init__(model, threads, slots)
+        self._rows = _rows(names, members)
+        self._flats = [aligned(self._rows.shape[1:]) for _ in range(slots)]
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        self._views = [
+            {name: part.reshape(shape) for name, shape, part in zip(names, shapes, np.split(flat, ends[:-1]), strict=True)}
+            for flat in self._flats
+        ]
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        blend_rows(self._rows, coefficients, self._flats[slot])
+        self._feeds[slot] = self._views[slot]
+
+
+class GraphEngine(_FedEngine):
+    """Alpha as a graph input: per weight one matrix product of alpha (1, N) and the members' rows (N, P) inside the graph."""
+
+    name = "onnxruntime-graph"
+    road = "alpha is an input of the graph, which blends at every frame"
+
+    def __init__(self, graph: onnx.ModelProto, names: Sequence[str], members: Members, *, threads: int, slots: int) -> None:
+        model = onnx.ModelProto()
+        model.CopyFrom(graph)
+        _take_out(model, names)
+        nodes = []
+        for name in names:
+            rows, shape = f"{name}@members", f"{name}@shape"
+            stacked = np.stack([tensors[name].astype(np.float32).reshape(-1) for tensors in members])
+            model.graph.initializer.append(numpy_helper.from_array(stacked, rows))
+            model.graph.initializer.append(numpy_helper.from_array(np.array(members[0][name].shape, np.int64), shape))
+            nodes.append(helper.make_node("MatMul", ["alpha", rows], [f"{name}@flat"]))
+            nodes.append(helper.make_node("Reshape", [f"{name}@flat", shape], [name]))
+        nodes += list(model.graph.node)
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        model.graph.input.append(helper.make_tensor_value_info("alpha", TensorProto.FLOAT, (1, len(members))))
+        super().__init__(model, threads, slots)
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        self._feeds[slot] = {"alpha": coefficients.astype(np.float32).reshape(1, -1)}
+
+
+def _take_out(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    taken = set(names)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in taken]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _rows(names: Sequence[str], members: Members) -> NDArray[np.float32]:
+    rows = aligned((len(members), sum(members[0][name].size for name in names)))
+    for row, tensors in zip(rows, members, strict=True):
+        np.concatenate([tensors[name].astype(np.float32).reshape(-1) for name in names], out=row)
+    return rows

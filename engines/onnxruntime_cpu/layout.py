@@ -1,0 +1,144 @@
+"""Layout: where each number of each lowered weight lies in the optimized graph, found out by asking ONNX Runtime.
+
+ONNX Runtime reorders, pads and renames weights when it optimizes. Instead of knowing its rules, we let it optimize a graph
+whose weights hold their own *addresses*, and read the addresses back from the result. Each element of each optimized
+initializer then names the one element of the lowered weights that it is a copy of, or is padding. Three passes: which
+weight, and the low and the high part of the place in it (float32 holds whole numbers exactly up to 2^24 only). If anything else than
+copying and padding happened to a weight, an address comes back damaged and the in-place road is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from dni_deploy.errors import EngineError
+from engines.onnxruntime_cpu import runtime
+from engines.onnxruntime_cpu.recipes import Recipes
+
+LOW = 4096
+ALIGNMENT = 16
+"""Floats: each optimized weight begins on a 64-byte line."""
+
+
+class NotInPlace(EngineError):
+    """This graph cannot be refitted in place; str() says why."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One optimized initializer: its place in the arena."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The optimized graph and the map of its weights.
+
+    optimized  the graph, its weights without data.
+    slots      the optimized weights in arena order.
+    gather     int64 (P,): for each float of the arena 1 + its index in the concatenated lowered weights, or 0 for padding.
+    offsets    where each lowered weight begins in that concatenation (without the 1).
+    """
+
+    optimized: onnx.ModelProto
+    slots: tuple[Slot, ...]
+    gather: NDArray[np.int64]
+    offsets: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        """P, the arena's length in floats."""
+        return int(self.gather.size)
+
+    def row(self, values: dict[str, NDArray[np.float32]], out: NDArray[np.float32]) -> None:
+        """Lay one set of lowered weights out as the optimized graph wants them: `out` float32 (P,)."""
+        flat = np.concatenate([np.zeros(1, np.float32), *(values[name].reshape(-1) for name in self.offsets)])
+        np.take(flat, self.gather, out=out)
+
+    def places(self, name: str, size: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Where a lowered weight lies: arena positions, and the element of the weight at each."""
+        first = self.offsets[name] + 1
+        positions = np.flatnonzero((self.gather >= first) & (self.gather < first + size))
+        return positions, self.gather[positions] - first
+
+
+def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
+    """Optimize the lowered graph and find its layout. Raises NotInPlace where a weight was not just moved."""
+    names = list(recipes.linear)
+    sizes = np.array([int(np.prod(recipes.linear[name].shape)) for name in names], np.int64)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    # A half keeps the marks apart from the whole numbers that constants of a graph mostly are.
+    marks = _optimized(lowered, recipes, lambda index, size: np.full(size, index + LOW + 0.5))
+    lows = _optimized(lowered, recipes, lambda index, size: np.arange(size) % LOW + LOW + 0.5)
+    highs = _optimized(lowered, recipes, lambda index, size: np.arange(size) // LOW + LOW + 0.5)
+    structure = _structure(marks)
+    if _structure(lows) != structure or _structure(highs) != structure:
+        raise NotInPlace("ONNX Runtime optimizes this graph differently for different weights")
+
+    slots, gathers, position = [], [], 0
+    parts = (_weights(marks), _weights(lows), _weights(highs))
+    for name in parts[0]:
+        mark, low, high = (part[name] for part in parts)
+        if np.array_equal(mark, low) and np.array_equal(mark, high) and not np.any(mark >= LOW + 0.5):
+            continue  # a constant of the graph
+        used = mark != 0
+        which, place_low, place_high = (np.where(used, part - LOW - 0.5, 0) for part in (mark, low, high))
+        place = place_high * LOW + place_low
+        whole = all(np.array_equal(part, np.floor(part)) for part in (which, place_low, place_high))
+        if not whole or which.min() < 0 or which.max() >= len(names) or np.any((place < 0) | (place >= sizes[which.astype(np.int64)])):
+            raise NotInPlace(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
+        index = np.where(used, starts[which.astype(np.int64)] + place.astype(np.int64) + 1, 0)
+        padding = -index.size % ALIGNMENT
+        gathers.append(np.concatenate([index.reshape(-1), np.zeros(padding, np.int64)]))
+        slots.append(Slot(name, mark.shape, position, position + index.size))
+        position += index.size + padding
+    gather = np.concatenate(gathers) if gathers else np.zeros(0, np.int64)
+    seen = np.zeros(int(starts[-1]) + 1, np.bool_)
+    seen[gather] = True
+    missing = [name for name, start, size in zip(names, starts, sizes, strict=False) if not seen[start + 1 : start + size + 1].all()]
+    if missing:
+        raise NotInPlace(f"ONNX Runtime leaves out {len(missing)} weights, first {missing[0]!r}")
+    movable = {slot.name for slot in slots}
+    for tensor in marks.graph.initializer:
+        if tensor.name in movable:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+    return Layout(marks, tuple(slots), gather, dict(zip(names, (int(start) for start in starts), strict=False)))
+
+
+def _optimized(
+    lowered: onnx.ModelProto, recipes: Recipes, fill: Callable[[int, int], NDArray[np.generic]]
+) -> onnx.ModelProto:
+    values = {}
+    for index, (name, recipe) in enumerate(recipes.linear.items()):
+        values[name] = fill(index, int(np.prod(recipe.shape))).astype(np.float32).reshape(recipe.shape)
+    return runtime.optimize(runtime.bind(lowered, values))
+
+
+def _weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float64]]:
+    """Every float32 initializer, in float64 so that arithmetic on addresses is exact."""
+    return {
+        tensor.name: numpy_helper.to_array(tensor).astype(np.float64)
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    }
+
+
+def _structure(model: onnx.ModelProto) -> bytes:
+    """Nodes and the initializers' names, types and shapes: all but the values."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for tensor in bare.graph.initializer:
+        tensor.ClearField("raw_data")
+        tensor.ClearField("float_data")
+    return bare.SerializeToString(deterministic=True)

@@ -1,0 +1,27 @@
+"""Lowering: rewrite the bundle's graph so that ONNX Runtime keeps it in its blocked layout, and say how its weights are made.
+
+Each pass is one file with one function `rewrite(draft)`; `PASSES` is their order. To add one, add a file, a line here and
+a test that shows the same output and how many reorders are gone.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from engines.onnxruntime_cpu.lowering import batch_norm, prelu, scalar_mul
+from engines.onnxruntime_cpu.lowering.draft import Draft
+from engines.onnxruntime_cpu.recipes import Recipes
+
+PASSES = (batch_norm.rewrite, scalar_mul.rewrite, prelu.rewrite)
+
+
+def lower(graph: onnx.ModelProto, weights: tuple[str, ...]) -> tuple[onnx.ModelProto, Recipes]:
+    """The lowered graph and its recipes.
+
+    graph    the bundle's; the initializers named in `weights` need no data. It is not changed.
+    Returns  a graph whose weights are float32 initializers named as in the recipes, without data.
+    """
+    draft = Draft.of(graph, weights)
+    for rewrite in PASSES:
+        rewrite(draft)
+    return draft.finish()

@@ -1,0 +1,52 @@
+"""PRelu: x + (1 - s) * relu(-x), with two depthwise convolutions.
+
+PRelu throws ONNX Runtime out of its blocked layout: a reorder before and one after every activation. This form stays
+inside; the first convolution (by -1) takes the Relu with it and the second the Add, so the activation is passed twice. For
+x < 0 it gives x - (1 - s) * x, which is s * x to within one rounding of x. It is linear in the slope s.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from engines.onnxruntime_cpu.lowering.draft import BLOCK, Draft
+from engines.onnxruntime_cpu.recipes import Linear
+
+
+def rewrite(draft: Draft) -> None:
+    nodes: list[onnx.NodeProto] = []
+    producers = draft.producers()
+    for node in draft.nodes:
+        slope = _slope(draft, node, producers)
+        channels = draft.channels.get(node.input[0], 0) if slope else 0
+        if slope is None or channels == 0 or channels % BLOCK:
+            nodes.append(node)
+            continue
+        x, y = node.input[0], node.output[0]
+        minus = draft.add_constant(f"times -1.0 x{channels}", np.full((channels, 1, 1, 1), -1, np.float32))
+        gain = f"{slope}@gain"
+        draft.recipes.linear[gain] = Linear(slope, (channels, 1, 1, 1), factor=-1.0, offset=1.0)
+        nodes += [
+            draft.depthwise(x, minus, None, f"{y}@negated", channels),
+            helper.make_node("Relu", [f"{y}@negated"], [f"{y}@negative"], name=f"{y}@negative"),
+            draft.depthwise(f"{y}@negative", gain, None, f"{y}@bend", channels),
+            helper.make_node("Add", [f"{y}@bend", x], [y], name=y),
+        ]
+    draft.nodes = nodes
+
+
+def _slope(draft: Draft, node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> str | None:
+    """The weight that holds the slopes, looking through a Reshape; one per channel or one for all."""
+    if node.op_type != "PRelu":
+        return None
+    name = node.input[1]
+    through = producers.get(name)
+    if through is not None and through.op_type in ("Reshape", "Unsqueeze"):
+        name = through.input[0]
+    recipe = draft.recipes.linear.get(name)
+    if recipe is None:
+        return None
+    size = int(np.prod(recipe.shape))
+    return name if size in (1, draft.channels.get(node.input[0])) else None

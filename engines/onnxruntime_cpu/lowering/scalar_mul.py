@@ -1,0 +1,63 @@
+"""Mul by a constant scalar: taken into the convolution before it, or a depthwise convolution.
+
+A residual scaling such as RRDBNet's `0.2 *` outside a convolution makes ONNX Runtime leave its blocked layout and come back: two reorders of
+the whole activation. A constant factor is linear, so it may go into the weights; where no convolution stands before
+it, a depthwise one stays inside the layout and takes the following Add with it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from engines.onnxruntime_cpu.lowering.draft import BLOCK, Draft
+
+
+def rewrite(draft: Draft) -> None:
+    nodes: list[onnx.NodeProto] = []
+    consumers, producers = draft.consumers(), draft.producers()
+    scaled_by_fold = {fold.weight for fold in draft.recipes.folds}
+    for node in draft.nodes:
+        factor, x = _factor(draft, node)
+        if factor is None:
+            nodes.append(node)
+            continue
+        before = producers.get(x)
+        if (
+            before is not None
+            and before.op_type in ("Conv", "ConvTranspose")
+            and before in nodes
+            and consumers[x] == 1
+            and all(
+                name in draft.recipes.linear and consumers[name] == 1 and name not in scaled_by_fold for name in before.input[1:]
+            )
+        ):
+            for name in before.input[1:]:
+                recipe = draft.recipes.linear[name]
+                draft.recipes.linear[name] = replace(recipe, factor=recipe.factor * factor, offset=recipe.offset * factor)
+            scaled = helper.make_node(before.op_type, list(before.input), list(node.output), name=before.name)
+            scaled.attribute.extend(before.attribute)
+            nodes[nodes.index(before)] = scaled
+            producers[node.output[0]] = scaled
+        elif (channels := draft.channels.get(x, 0)) and channels % BLOCK == 0:
+            weight = draft.add_constant(f"times {factor!r} x{channels}", np.full((channels, 1, 1, 1), factor, np.float32))
+            nodes.append(draft.depthwise(x, weight, None, node.output[0], channels))
+        else:
+            nodes.append(node)
+    draft.nodes = nodes
+
+
+def _factor(draft: Draft, node: onnx.NodeProto) -> tuple[float | None, str]:
+    """The constant scalar of a Mul and the name of its other input; None where the node is not of that kind."""
+    if node.op_type == "Mul":
+        for scalar, x in (node.input, reversed(node.input)):
+            value = draft.constant(scalar)
+            if value is not None and value.size == 1 and value.ndim <= 4 and value.dtype == np.float32:
+                factor = float(value.reshape(-1)[0])
+                if math.isfinite(factor):
+                    return factor, x
+    return None, ""

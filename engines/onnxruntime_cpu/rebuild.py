@@ -1,0 +1,52 @@
+"""RebuildEngine: a new ONNX Runtime session for every alpha. Always right, and what a graph falls back to that cannot be refitted in place.
+
+It is also what other tools do for each new value, so the benchmark runs it as a row of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from dni_deploy.blend import blend_float64
+from dni_deploy.errors import EngineError
+from engines.onnxruntime_cpu import runtime
+
+
+class RebuildEngine:
+    """An Engine (see engines/engine.py). graph: the bundle's; members: per member the family's tensors by name."""
+
+    name = "onnxruntime-rebuild"
+
+    def __init__(
+        self,
+        graph: onnx.ModelProto,
+        members: Sequence[Mapping[str, NDArray[Any]]],
+        *,
+        threads: int = 0,
+        slots: int = 2,
+        reason: str = "asked for",
+    ) -> None:
+        self.slots = slots
+        self.road = f"a new session for every alpha ({reason})"
+        self._graph, self._members, self._threads = graph, members, threads
+        self._sessions: list[ort.InferenceSession | None] = [None] * slots
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        self._sessions[slot] = None
+        blended = blend_float64(self._members, coefficients)
+        self._sessions[slot] = runtime.session(runtime.bind(self._graph, blended), self._threads)
+
+    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        session = self._sessions[slot]
+        if session is None:
+            raise EngineError(f"Slot {slot} has no whole set of weights; refit it first.")
+        return runtime.run(session, x)
+
+    def close(self) -> None:
+        self._sessions = [None] * self.slots

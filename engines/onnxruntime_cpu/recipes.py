@@ -1,0 +1,98 @@
+"""Recipes: how each weight of the lowered graph is made from the family's tensors.
+
+Two kinds. A `Linear` weight is factor * tensor + offset, so it may be computed once per member and then blended as it
+stands (the offset too, because shares sum to 1). A `Fold` is not linear: BatchNorm's gamma / sqrt(var + eps) must be
+computed from the *blended* statistics at every change of alpha (promise 2), and then scales rows that were blended before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Linear:
+    """factor * tensors[source] + offset, reshaped (and broadcast, for a single PReLU slope) to `shape`.
+
+    source None stands for zeros, so that the offset alone remains.
+    """
+
+    source: str | None
+    shape: tuple[int, ...]
+    factor: float = 1.0
+    offset: float = 0.0
+
+    def value(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """float32 `shape`, contiguous; computed in float64 and rounded once, a plain copy where there is nothing to compute."""
+        if self.source is None:
+            return np.full(self.shape, self.offset, np.float32)
+        tensor = tensors[self.source]
+        if self.factor != 1.0 or self.offset != 0.0:
+            tensor = tensor.astype(np.float64) * self.factor + self.offset
+        if tensor.size == 1:
+            tensor = np.broadcast_to(tensor.reshape(1), self.shape)
+        return np.ascontiguousarray(tensor, np.float32).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One BatchNorm folded into the convolution before it: W *= s per output channel, b = s * bias + beta - s * mean.
+
+    weight, bias         lowered weights that it scales and writes; axis is the output channel's axis in `weight`.
+    gamma ... variance   the family's tensors, (C,) each; gamma and beta None where the layer has none.
+    convolution_bias     the convolution's own bias, or None.
+    factor               a constant that the layer's output is multiplied by.
+    """
+
+    weight: str
+    axis: int
+    bias: str
+    gamma: str | None
+    beta: str | None
+    mean: str
+    variance: str
+    epsilon: float
+    convolution_bias: str | None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The family's tensors that it reads, without the missing ones."""
+        names = (self.gamma, self.beta, self.mean, self.variance, self.convolution_bias)
+        return tuple(name for name in names if name is not None)
+
+    def scale_and_shift(self, tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """float64 (C,) each, from blended tensors."""
+        scale = 1.0 / np.sqrt(tensors[self.variance].astype(np.float64) + self.epsilon)
+        if self.gamma is not None:
+            scale = scale * tensors[self.gamma]
+        shift = -scale * tensors[self.mean]
+        if self.convolution_bias is not None:
+            shift = shift + scale * tensors[self.convolution_bias]
+        if self.beta is not None:
+            shift = shift + tensors[self.beta]
+        return scale, shift
+
+
+@dataclass
+class Recipes:
+    """Everything that the lowered graph's weights are made of: Linear weights by name, and the Folds that follow them."""
+
+    linear: dict[str, Linear] = field(default_factory=dict)
+    folds: list[Fold] = field(default_factory=list)
+
+    def values(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """Every lowered weight for one set of the family's tensors, folds applied: what a fresh build would hold."""
+        weights = {name: recipe.value(tensors) for name, recipe in self.linear.items()}
+        for fold in self.folds:
+            scale, shift = fold.scale_and_shift(tensors)
+            weight = weights[fold.weight]
+            along = [1] * weight.ndim
+            along[fold.axis] = -1
+            weights[fold.weight] = weight * scale.astype(np.float32).reshape(along)
+            weights[fold.bias] = shift.astype(np.float32)
+        return weights

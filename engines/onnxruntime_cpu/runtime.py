@@ -1,0 +1,113 @@
+"""The few calls to ONNX Runtime: a session, a session's optimized graph, and a live session over memory of ours."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from dni_deploy.errors import EngineError
+
+PROVIDERS = ["CPUExecutionProvider"]
+VALUE_DEPENDENT = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantSharing")
+"""Optimizers that look at the weights' values or are not linear in them. The lowering has done what the first three would do."""
+
+
+def options(threads: int = 0) -> ort.SessionOptions:
+    """Session options with this many intra-op threads (0: one per physical core), errors only."""
+    session_options = ort.SessionOptions()
+    session_options.intra_op_num_threads = threads
+    session_options.inter_op_num_threads = 1
+    session_options.log_severity_level = 3
+    return session_options
+
+
+def session(model: onnx.ModelProto, threads: int = 0) -> ort.InferenceSession:
+    """A stock session with constant weights and every optimization: what other tools run."""
+    return _open(model, options(threads))
+
+
+def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as ONNX Runtime rewrites it for this CPU, weights reordered, no value-dependent fusion."""
+    with tempfile.TemporaryDirectory(prefix="dni-deploy-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        session_options = options(1)
+        session_options.optimized_model_filepath = os.fspath(path)
+        # Constants of any size stay inside the file, so that it is one protobuf.
+        session_options.add_session_config_entry("session.disable_prepacking", "1")
+        _open(model, session_options, disabled_optimizers=list(VALUE_DEPENDENT))
+        return onnx.load(path)
+
+
+class LiveSession:
+    """A session whose weights lie in memory of ours, and which sees every change of it at the next run.
+
+    Optimization and pre-packing are off: the first would copy or fold the weights, the second repack them, and then a
+    change would silently have no effect. The graph has been optimized before. `arrays` are referenced for
+    the session's life: ONNX Runtime does not keep them alive, and dropping one is a crash.
+    """
+
+    def __init__(self, optimized: onnx.ModelProto, arrays: Mapping[str, NDArray[np.float32]], threads: int = 0) -> None:
+        session_options = options(threads)
+        session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session_options.add_session_config_entry("session.disable_prepacking", "1")
+        self._kept = [(array, ort.OrtValue.ortvalue_from_numpy(array)) for array in arrays.values()]
+        for name, (_, value) in zip(arrays, self._kept, strict=True):
+            session_options.add_initializer(name, value)
+        model = onnx.ModelProto()
+        model.CopyFrom(optimized)
+        for tensor in model.graph.initializer:
+            if tensor.name in arrays:  # the file format wants data, even for what is replaced
+                tensor.raw_data = bytes(arrays[tensor.name].nbytes)
+        self._session: ort.InferenceSession | None = _open(model, session_options)
+        self._input: str = self._session.get_inputs()[0].name
+
+    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 (N, C, H, W) -> float32 (N, C', H', W'), a fresh array."""
+        if self._session is None:
+            raise EngineError("The engine is closed.")
+        return run(self._session, x, self._input)
+
+    def close(self) -> None:
+        self._session = None
+        self._kept.clear()
+
+
+def run(opened: ort.InferenceSession, x: NDArray[np.float32], name: str | None = None) -> NDArray[np.float32]:
+    """One inference; ONNX Runtime's own errors become EngineError in one sentence."""
+    try:
+        result: NDArray[np.float32] = opened.run(None, {name or opened.get_inputs()[0].name: x})[0]
+    except Exception as error:  # its exceptions share no base class but RuntimeError and Exception
+        raise EngineError(f"ONNX Runtime could not run an input of shape {x.shape}: {_sentence(error)}") from error
+    return result
+
+
+def bind(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """A copy of the model with these float32 values in the initializers of the same names."""
+    bound = onnx.ModelProto()
+    bound.CopyFrom(model)
+    for tensor in bound.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[tensor.name], np.float32), tensor.name))
+    return bound
+
+
+def _open(model: onnx.ModelProto, session_options: ort.SessionOptions, **more: Any) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(model.SerializeToString(), session_options, providers=PROVIDERS, **more)
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime {ort.__version__} could not open the network: {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of a library's message, without its source paths."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text.rsplit(" : ", 1)[-1][:200]
