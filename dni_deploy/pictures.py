@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from dni_deploy.errors import DniError, InputError, LimitError, PictureError, UsageError, shown
 from dni_deploy.frames import Frame
@@ -146,7 +146,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             raise
         except (Image.DecompressionBombError, MemoryError) as error:
             raise LimitError(f"The picture {name} is too large; the limit is {PIXEL_LIMIT:,} pixels of output.") from error
-        except Image.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             empty = os.fstat(file.fileno()).st_size == 0
             what = "is empty" if empty else "is not a PNG, JPEG, WebP, TIFF or BMP picture, or its header is damaged"
             raise PictureError(f"{name} {what}.") from error
@@ -168,12 +168,12 @@ def _check_depth(path: Path, image: Image.Image) -> None:
     """Refuse what Pillow would squeeze into 8 bits without a word."""
     bits = 8
     if image.format == "PNG":
-        file = image.fp
-        assert file is not None  # open until load
-        place = file.tell()
-        file.seek(24)  # the depth in IHDR, behind signature 8, length 4, name 4, width 4, height 4
-        bits = file.read(1)[0]
-        file.seek(place)
+        assert isinstance(image, ImageFile.ImageFile)
+        assert image.fp is not None  # open until load
+        place = image.fp.tell()
+        image.fp.seek(24)  # the depth in IHDR, behind signature 8, length 4, name 4, width 4, height 4
+        bits = image.fp.read(1)[0]
+        image.fp.seek(place)
     elif image.format == "TIFF":
         bits = max(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]  # BitsPerSample
     if bits > 8 or image.mode not in EIGHT_BIT_MODES:

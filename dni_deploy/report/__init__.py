@@ -1,0 +1,1 @@
+"""Reports: contact sheet, page and plot."""
