@@ -1,4 +1,4 @@
-"""Manifest: what a bundle holds, with the SHA-256 of every file."""
+"""Manifest: what a bundle holds, with the SHA-256 of every file and of itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, NoReturn
 
 from dni_deploy.errors import BundleError, LimitError, RefusedError, shown
@@ -34,9 +35,9 @@ class StoredFile:
     size: int
 
     @classmethod
-    def of(cls, stem: str, suffix: str, sha256: str, size: int) -> StoredFile:
+    def of(cls, stem: str, suffix: str, digest: str, size: int) -> StoredFile:
         """The content-addressed name: stem, the first 16 hex digits, suffix."""
-        return cls(f"{stem}-{sha256[:16]}.{suffix}", sha256, size)
+        return cls(f"{stem}-{digest[:16]}.{suffix}", digest, size)
 
     def to_json(self) -> dict[str, Any]:
         return {"file": self.file, "sha256": self.sha256, "size": self.size}
@@ -132,7 +133,10 @@ class Manifest:
         return (self.graph, *extra, *(member.stored for member in self.members))
 
     def to_bytes(self) -> bytes:
-        """UTF-8 JSON, keys sorted: the same manifest gives the same bytes. Raises LimitError beyond SIZE_LIMIT."""
+        """JSON, keys sorted: the same manifest gives the same bytes. Raises LimitError beyond SIZE_LIMIT.
+
+        `manifest_sha256` is that of the same bytes without this field, so that a changed manifest is noticed too.
+        """
         document = {
             "format": FORMAT,
             "version": VERSION,
@@ -147,7 +151,8 @@ class Manifest:
             "tied": dict(self.tied),
             "graph_facts": dict(self.graph_facts),
         }
-        data = json.dumps(document, sort_keys=True, indent=2, allow_nan=False).encode("ascii") + b"\n"
+        document["manifest_sha256"] = sha256(_dumped(document)).hexdigest()
+        data = _dumped(document)
         if len(data) > SIZE_LIMIT:
             raise LimitError(
                 f"The manifest would be {len(data)} bytes, more than {SIZE_LIMIT}: too many tensors for one bundle."
@@ -170,7 +175,7 @@ class Manifest:
                 f"The bundle is of version {shown(version, 20)}, this program reads version {VERSION}; "
                 "export it again, or use the program that wrote it."
             )
-        read = _fields(document, "top level", {"format", "version", *cls.__dataclass_fields__})
+        read = _fields(document, "top level", {"format", "version", "manifest_sha256", *cls.__dataclass_fields__})
         members = _list(read["members"], "members")
         if not 2 <= len(members) <= MEMBER_LIMIT:
             raise BundleError(f"The manifest has {len(members)} members; a family has 2 to {MEMBER_LIMIT}.")
@@ -195,7 +200,14 @@ class Manifest:
         _refuse_twice([member.name for member in manifest.members], "members")
         _refuse_twice([stored.file for stored in manifest.files], "files")
         _refuse_twice([weight.name for weight in manifest.weights] + list(manifest.unused), "weights")
+        body = {key: value for key, value in read.items() if key != "manifest_sha256"}
+        if sha256(_dumped(body)).hexdigest() != read["manifest_sha256"] or _dumped(read) != data:
+            raise BundleError("The manifest does not fit its own SHA-256: it was changed or damaged; copy or export it again.")
         return manifest
+
+
+def _dumped(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, indent=2, allow_nan=False).encode("ascii") + b"\n"
 
 
 def _parsed(data: bytes) -> object:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from dni_deploy.bundle import Bundle, write_bundle
+from dni_deploy.checkpoint import Checkpoint
+from dni_deploy.family import Family
 from dni_deploy.signature import Signature
 
 SIGNATURE = Signature(input_channels=1, output_channels=2, radius=1)
@@ -57,19 +61,17 @@ def graph(opset: int = 17) -> onnx.ModelProto:
     return helper.make_model(described, opset_imports=[helper.make_opsetid("", opset)], ir_version=8, producer_name="pico")
 
 
-def family(count: int = 2, dtype: Any = np.float32, **changed: dict[str, NDArray[Any]]) -> Any:
-    """Members a, b, c with seeds 0, 1, 2; what a bundle needs of a Family, without reading files."""
-    members = []
+def family(count: int = 2, dtype: Any = np.float32, **changed: dict[str, NDArray[Any]]) -> Family:
+    """Members a, b, c with seeds 0, 1, 2; `a={"conv.bias": ...}` changes tensors of member a."""
+    members = {}
     for seed, name in enumerate("abc"[:count]):
-        held = {**tensors(seed, dtype), **changed.get(name, {})}
-        checkpoint = SimpleNamespace(tensors=held, source=f"/home/somebody/{name}.pth", sha256=f"{seed}" * 64)
-        members.append(SimpleNamespace(name=name, checkpoint=checkpoint))
-    return SimpleNamespace(members=tuple(members), float_keys=tuple(SHAPES), names=tuple("abc"[:count]), shapes=dict(SHAPES))
+        checkpoint = Checkpoint.of({**tensors(seed, dtype), **changed.get(name, {})})
+        members[name] = replace(checkpoint, source=f"/home/somebody/{name}.pth", sha256=f"{seed}" * 64)
+    return Family.of(members)
 
 
-def write(path: Any, *, force: bool = False, count: int = 2, dtype: Any = np.float32, **changed: Any) -> Any:
-    from dni_deploy.bundle import write_bundle
-
+def write(path: Path, *, force: bool = False, count: int = 2, dtype: Any = np.float32, **changed: Any) -> Bundle:
+    """The bundle of `graph` and `family` at that path."""
     facts = {"torch": "none", "probe_error": 0.0}
     members = family(count, dtype, **changed)
     return write_bundle(path, graph(), members, SIGNATURE, architecture="pico", graph_facts=facts, force=force)
