@@ -8,6 +8,7 @@ import click
 
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
+from dni_deploy.cli.inspect import frames
 from dni_deploy.cli.surface import Surface, facts
 
 
@@ -58,4 +59,13 @@ def command(
         "tensors": len(bundle.weight_names),
     }
     if not surface.result("export", fields):
-        facts({**fields, "members": ", ".join(bundle.members), "signature": None})
+        facts(
+            {
+                "wrote": output,
+                "architecture": bundle.architecture,
+                "members": ", ".join(bundle.members),
+                "frames": frames(bundle.signature),
+                "blended": f"{len(bundle.weight_names)} tensors",
+                "digest": bundle.digest,
+            }
+        )

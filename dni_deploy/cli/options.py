@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,6 +92,11 @@ bundle = click.argument("bundle", type=PATH)
 
 def output(text: str, *, required: bool = True, default: str | None = None) -> Callable[[Function], Function]:
     return click.option("-o", "--output", type=PATH, required=required, default=default, show_default=True, help=text)
+
+
+def shares(alpha: Mapping[str, float]) -> str:
+    """Names with their shares, for people."""
+    return ", ".join(f"{shown(name)}={share:.6g}" for name, share in alpha.items())
 
 
 def members(arguments: tuple[str, ...]) -> dict[str, Path]:

@@ -8,7 +8,7 @@ import click
 
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, outline
+from dni_deploy.cli.surface import Surface, facts, span, table
 
 
 @options.command(
@@ -62,6 +62,16 @@ def command(
             force=force,
             progress=progress,
         )
-    fields = report.to_json()
-    if not surface.result("run", fields):
-        outline(fields)
+    if surface.result("run", report.to_json()):
+        return
+    facts(
+        {
+            "alpha": options.shares(report.alpha),
+            "engine": report.engine,
+            "took": span(report.seconds),
+            "skipped": f"{report.skipped} files that are no pictures" if report.skipped else None,
+        }
+    )
+    click.echo()
+    rows = [(row.output, f"{row.width}x{row.height}", row.tiles, span(row.seconds), row.notes) for row in report.pictures]
+    table(["wrote", "size", "tiles", "network", "notes"], rows)

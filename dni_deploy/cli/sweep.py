@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, outline
+from dni_deploy.cli.surface import Surface, facts, span, table
+
+if TYPE_CHECKING:
+    from dni_deploy.verbs.sweep import SweepReport
 
 
 @options.command(
@@ -27,6 +31,8 @@ from dni_deploy.cli.surface import Surface, outline
 @click.option("--html", type=options.PATH, help="Write one self-contained page with a slider here.")
 @click.option("--plot", type=options.PATH, help="Write PSNR against alpha here; needs --reference.")
 @options.engine
+@options.tile
+@options.overlap
 @options.threads
 @options.force
 def command(
@@ -39,10 +45,15 @@ def command(
     html: Path | None,
     plot: Path | None,
     engine: str,
+    tile: int | None,
+    overlap: int | None,
     threads: int,
     force: bool,
 ) -> None:
-    """Process one picture at many alphas: a contact sheet, and a page with a slider."""
+    """Process one picture at many alphas: a contact sheet, and a page with a slider.
+
+    Two members: alpha goes from 0 to 1, the first member's share. More: from each member to the next.
+    """
     verb = open_door("dni_deploy.verbs.sweep").sweep
     with surface.progress() as progress:
         report = verb(
@@ -54,10 +65,31 @@ def command(
             html=html,
             plot=plot,
             engine=engine,
+            tile=tile,
+            overlap=overlap,
             threads=threads,
             force=force,
             progress=progress,
         )
-    fields = report.to_json()
-    if not surface.result("sweep", fields):
-        outline(fields)
+    if surface.result("sweep", report.to_json()):
+        return
+    show(report)
+    facts({"wrote": ", ".join(report.files)})
+
+
+def show(report: SweepReport) -> None:
+    """The table of a sweep, and what it found."""
+    from dni_deploy.measures import decibels
+
+    scored = report.best is not None
+    rows = [
+        [f"{share:.4g}" for share in row.shares]
+        + ([decibels(row.psnr) if row.psnr is not None else "-"] if scored else [])
+        + [span(row.change_seconds), span(row.frame_seconds), "best" if index == report.best else ""]
+        for index, row in enumerate(report.rows)
+    ]
+    table([*report.members, *(["PSNR"] if scored else []), "change", "frame", ""], rows)
+    click.echo()
+    facts({"engine": report.engine, "change of alpha": span(report.change_seconds), "frame": span(report.frame_seconds)})
+    if scored:
+        click.echo(report.finding())
