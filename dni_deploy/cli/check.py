@@ -40,8 +40,9 @@ def command(surface: Surface, members: tuple[str, ...], image: Path | None, html
     click.echo()
     rows = [(row.pair, row.layer, "x".join(map(str, row.shape)), row.filters, *_spread(row.quantiles)) for row in report.layers]
     table(["pair", "layer", "shape", "filters", "median", "5 %", "95 %"], rows)
+    click.echo()
     for line in (*report.reasons, *report.advice, *report.notes):
-        click.echo(f"\n{shown(line, 1000)}")
+        click.echo(shown(line, 1000))
     if report.report:
         click.echo()
         facts({"wrote": report.report})
