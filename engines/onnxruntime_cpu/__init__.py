@@ -24,8 +24,7 @@ def open_in_place(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine
         lowered, recipes = lower(graph, bundle.weight_names)
         engine = InPlaceEngine(find_layout(lowered, recipes), recipes, members, threads=threads, slots=slots)
         verify_blend(engine, graph, members, bundle.signature)
-        for _ in verify_effect(engine, bundle.signature):
-            pass
+        verify_effect(engine, bundle.signature)
     except NotInPlace as reason:
         return RebuildEngine(graph, members, threads=threads, slots=slots, reason=str(reason))
     return engine

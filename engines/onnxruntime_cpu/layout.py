@@ -2,9 +2,9 @@
 
 ONNX Runtime reorders, pads and renames weights when it optimizes. Instead of knowing its rules, we let it optimize a graph
 whose weights hold their own *addresses*, and read the addresses back from the result. Each element of each optimized
-initializer then names the one element of the lowered weights that it is a copy of, or is padding. Three passes: which
-weight, and the low and the high part of the place in it (float32 holds whole numbers exactly up to 2^24 only). If anything else than
-copying and padding happened to a weight, an address comes back damaged and the in-place road is refused.
+initializer then names the one element of the lowered weights that it is a copy of, or is padding. Two passes: which
+weight, and which element of it. If anything else than copying and padding happened to a weight, an address comes back damaged
+and the in-place road is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from dni_deploy.errors import EngineError
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.recipes import Recipes
 
-LOW = 4096
+MARK = 4096.5
+"""Weight number k is filled with k + MARK: halves keep the marks apart from the elements' addresses, which are whole numbers."""
+
+LARGEST = 2**24 - 1
+"""Elements per weight: float32 holds whole numbers exactly up to 2^24."""
+
 ALIGNMENT = 16
 """Floats: each optimized weight begins on a 64-byte line."""
 
@@ -77,27 +82,29 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
     names = list(recipes.linear)
     sizes = np.array([int(np.prod(recipes.linear[name].shape)) for name in names], np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    # A half keeps the marks apart from the whole numbers that constants of a graph mostly are.
-    marks = _optimized(lowered, recipes, lambda index, size: np.full(size, index + LOW + 0.5))
-    lows = _optimized(lowered, recipes, lambda index, size: np.arange(size) % LOW + LOW + 0.5)
-    highs = _optimized(lowered, recipes, lambda index, size: np.arange(size) // LOW + LOW + 0.5)
-    structure = _structure(marks)
-    if _structure(lows) != structure or _structure(highs) != structure:
+    if sizes.max(initial=0) > LARGEST:
+        raise NotInPlace(f"weight {names[int(sizes.argmax())]!r} has more than {LARGEST} elements")
+    marks = _optimized(lowered, recipes, lambda index, size: np.full(size, index + MARK, np.float32))
+    places = _optimized(lowered, recipes, lambda index, size: np.arange(1, size + 1, dtype=np.float32))
+    if _structure(marks) != _structure(places):
         raise NotInPlace("ONNX Runtime optimizes this graph differently for different weights")
 
     slots, gathers, position = [], [], 0
-    parts = (_weights(marks), _weights(lows), _weights(highs))
-    for name in parts[0]:
-        mark, low, high = (part[name] for part in parts)
-        if np.array_equal(mark, low) and np.array_equal(mark, high) and not np.any(mark >= LOW + 0.5):
+    placed = _weights(places)
+    # Equal shapes side by side: what is scaled by a BatchNorm is then scaled in one go (row_scale.py).
+    for name, mark in sorted(_weights(marks).items(), key=lambda weight: weight[1].shape):
+        place = placed[name]
+        if np.array_equal(mark, place):
             continue  # a constant of the graph
         used = mark != 0
-        which, place_low, place_high = (np.where(used, part - LOW - 0.5, 0) for part in (mark, low, high))
-        place = place_high * LOW + place_low
-        whole = all(np.array_equal(part, np.floor(part)) for part in (which, place_low, place_high))
-        if not whole or which.min() < 0 or which.max() >= len(names) or np.any((place < 0) | (place >= sizes[which.astype(np.int64)])):
+        which, element = np.where(used, mark - np.float32(MARK), 0), np.where(used, place - 1, 0)
+        whole = np.array_equal(which, np.floor(which)) and np.array_equal(element, np.floor(element))
+        if not whole or which.min() < 0 or which.max() >= len(names):
             raise NotInPlace(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
-        index = np.where(used, starts[which.astype(np.int64)] + place.astype(np.int64) + 1, 0)
+        owner = which.astype(np.int64)
+        if element.min() < 0 or np.any(element >= sizes[owner]):
+            raise NotInPlace(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
+        index = np.where(used, starts[owner] + element.astype(np.int64) + 1, 0)
         padding = -index.size % ALIGNMENT
         gathers.append(np.concatenate([index.reshape(-1), np.zeros(padding, np.int64)]))
         slots.append(Slot(name, mark.shape, position, position + index.size))
@@ -105,7 +112,9 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
     gather = np.concatenate(gathers) if gathers else np.zeros(0, np.int64)
     seen = np.zeros(int(starts[-1]) + 1, np.bool_)
     seen[gather] = True
-    missing = [name for name, start, size in zip(names, starts, sizes, strict=False) if not seen[start + 1 : start + size + 1].all()]
+    missing = [
+        name for name, start, size in zip(names, starts, sizes, strict=False) if not seen[start + 1 : start + size + 1].all()
+    ]
     if missing:
         raise NotInPlace(f"ONNX Runtime leaves out {len(missing)} weights, first {missing[0]!r}")
     movable = {slot.name for slot in slots}
@@ -116,29 +125,29 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
     return Layout(marks, tuple(slots), gather, dict(zip(names, (int(start) for start in starts), strict=False)))
 
 
-def _optimized(
-    lowered: onnx.ModelProto, recipes: Recipes, fill: Callable[[int, int], NDArray[np.generic]]
-) -> onnx.ModelProto:
-    values = {}
-    for index, (name, recipe) in enumerate(recipes.linear.items()):
-        values[name] = fill(index, int(np.prod(recipe.shape))).astype(np.float32).reshape(recipe.shape)
+def _optimized(lowered: onnx.ModelProto, recipes: Recipes, fill: Callable[[int, int], NDArray[np.float32]]) -> onnx.ModelProto:
+    values = {
+        name: fill(index, int(np.prod(recipe.shape))).reshape(recipe.shape)
+        for index, (name, recipe) in enumerate(recipes.linear.items())
+    }
     return runtime.optimize(runtime.bind(lowered, values))
 
 
-def _weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float64]]:
-    """Every float32 initializer, in float64 so that arithmetic on addresses is exact."""
+def _weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """Every float32 initializer."""
     return {
-        tensor.name: numpy_helper.to_array(tensor).astype(np.float64)
+        tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
         if tensor.data_type == onnx.TensorProto.FLOAT
     }
 
 
-def _structure(model: onnx.ModelProto) -> bytes:
-    """Nodes and the initializers' names, types and shapes: all but the values."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    for tensor in bare.graph.initializer:
-        tensor.ClearField("raw_data")
-        tensor.ClearField("float_data")
-    return bare.SerializeToString(deterministic=True)
+def _structure(model: onnx.ModelProto) -> tuple[list[bytes], list[tuple[str, int, tuple[int, ...]]]]:
+    """All but the values: nodes without their names and order, which ONNX Runtime gives by chance, and initializers' shapes."""
+    nodes = []
+    for node in model.graph.node:
+        unnamed = onnx.NodeProto()
+        unnamed.CopyFrom(node)
+        unnamed.ClearField("name")
+        nodes.append(unnamed.SerializeToString(deterministic=True))
+    return sorted(nodes), sorted((t.name, t.data_type, tuple(t.dims)) for t in model.graph.initializer)

@@ -46,7 +46,6 @@ class Fold:
     weight, bias         lowered weights that it scales and writes; axis is the output channel's axis in `weight`.
     gamma ... variance   the family's tensors, (C,) each; gamma and beta None where the layer has none.
     convolution_bias     the convolution's own bias, or None.
-    factor               a constant that the layer's output is multiplied by.
     """
 
     weight: str
@@ -59,23 +58,23 @@ class Fold:
     epsilon: float
     convolution_bias: str | None
 
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The family's tensors that it reads, without the missing ones."""
-        names = (self.gamma, self.beta, self.mean, self.variance, self.convolution_bias)
-        return tuple(name for name in names if name is not None)
+    def statistics(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """What it needs of one member, linear in the tensors: float64 (5, C), variance + eps, gamma, beta, mean, bias."""
+        variance = tensors[self.variance].astype(np.float64) + self.epsilon
+        others = [(self.gamma, 1.0), (self.beta, 0.0), (self.mean, 0.0), (self.convolution_bias, 0.0)]
+        rows = [np.full(variance.shape, empty) if name is None else tensors[name] for name, empty in others]
+        return np.stack([variance, *rows]).astype(np.float64)
 
-    def scale_and_shift(self, tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """float64 (C,) each, from blended tensors."""
-        scale = 1.0 / np.sqrt(tensors[self.variance].astype(np.float64) + self.epsilon)
-        if self.gamma is not None:
-            scale = scale * tensors[self.gamma]
-        shift = -scale * tensors[self.mean]
-        if self.convolution_bias is not None:
-            shift = shift + scale * tensors[self.convolution_bias]
-        if self.beta is not None:
-            shift = shift + tensors[self.beta]
-        return scale, shift
+
+def scale_and_shift(statistics: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of blended statistics (5, C): scale = gamma / sqrt(var + eps), shift = beta + scale * (bias - mean); float64 (C,) each.
+
+    Not finite where a variance is not positive.
+    """
+    variance, gamma, beta, mean, bias = statistics
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = gamma / np.sqrt(variance)
+        return scale, beta + scale * (bias - mean)
 
 
 @dataclass
@@ -89,7 +88,7 @@ class Recipes:
         """Every lowered weight for one set of the family's tensors, folds applied: what a fresh build would hold."""
         weights = {name: recipe.value(tensors) for name, recipe in self.linear.items()}
         for fold in self.folds:
-            scale, shift = fold.scale_and_shift(tensors)
+            scale, shift = scale_and_shift(fold.statistics(tensors))
             weight = weights[fold.weight]
             along = [1] * weight.ndim
             along[fold.axis] = -1

@@ -22,11 +22,11 @@ VALUE_DEPENDENT = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantSh
 
 
 def options(threads: int = 0) -> ort.SessionOptions:
-    """Session options with this many intra-op threads (0: one per physical core), errors only."""
+    """Session options with this many intra-op threads (0: one per physical core), silent."""
     session_options = ort.SessionOptions()
     session_options.intra_op_num_threads = threads
     session_options.inter_op_num_threads = 1
-    session_options.log_severity_level = 3
+    session_options.log_severity_level = 4  # every error is raised as well
     return session_options
 
 
@@ -45,6 +45,14 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
         session_options.add_session_config_entry("session.disable_prepacking", "1")
         _open(model, session_options, disabled_optimizers=list(VALUE_DEPENDENT))
         return onnx.load(path)
+
+
+def constant_session(optimized: onnx.ModelProto) -> ort.InferenceSession:
+    """An already optimized graph with constant weights, run by the same kernels as a live session: same bits."""
+    session_options = options()
+    session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session_options.add_session_config_entry("session.disable_prepacking", "1")
+    return _open(optimized, session_options)
 
 
 class LiveSession:

@@ -68,8 +68,14 @@ class Draft:
         return helper.make_node("Conv", inputs, [output], name=output, group=channels, kernel_shape=[1, 1])
 
     def finish(self) -> tuple[onnx.ModelProto, Recipes]:
-        """The graph with what its nodes still use; weights that no node uses any more leave the recipes."""
-        used = {name for node in self.nodes for name in node.input}
+        """The graph with what its outputs still need; weights that no node reads any more leave the recipes."""
+        used = set(self.outputs)
+        kept = []
+        for node in reversed(self.nodes):  # nodes are in topological order
+            if used.intersection(node.output):
+                used.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
         recipes = Recipes({name: recipe for name, recipe in self.recipes.linear.items() if name in used}, self.recipes.folds)
         graph = self.model.graph
         del graph.node[:], graph.initializer[:], graph.value_info[:]

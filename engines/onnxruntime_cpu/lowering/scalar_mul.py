@@ -33,7 +33,8 @@ def rewrite(draft: Draft) -> None:
             and before in nodes
             and consumers[x] == 1
             and all(
-                name in draft.recipes.linear and consumers[name] == 1 and name not in scaled_by_fold for name in before.input[1:]
+                name in draft.recipes.linear and consumers[name] == 1 and name not in scaled_by_fold
+                for name in before.input[1:]
             )
         ):
             for name in before.input[1:]:
