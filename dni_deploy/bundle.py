@@ -18,7 +18,7 @@ from safetensors.numpy import load
 
 from dni_deploy import graph_weights
 from dni_deploy.bundle_files import bundle_files
-from dni_deploy.errors import BundleError, MismatchError, RefusedError, UsageError, shown
+from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError, RefusedError, UsageError, shown
 from dni_deploy.manifest import MANIFEST, Manifest
 from dni_deploy.publish import publish_bytes, publish_folder, write_bytes
 from dni_deploy.signature import Signature
@@ -176,23 +176,27 @@ def write_bundle(
 
 def _replace(folder: Path, *parts: Any) -> None:
     try:
-        old = Bundle._read_manifest(folder).manifest
+        old = Bundle._read_manifest(folder)
     except (BundleError, RefusedError) as error:
         raise UsageError(
             f"--force replaces a bundle only, and this is none that can be read. {error} Nothing was written."
         ) from None
-    kept = {stored.file for stored in old.files}
-    written: list[str] = []
+    kept = {stored.file for stored in old.manifest.files}
+    written = set()
     with _alone(folder):
         try:
             for name, data in bundle_files(*parts):
+                written.add(name)
                 publish_bytes(folder / name, data, force=True)
-                written.append(name)
-        except BaseException:
-            if MANIFEST not in written:
-                _remove(folder, set(written) - kept)
+        except BaseException as error:
+            # Whether the old manifest still stands is for the disk to say: the fault may lie between its replacement and us.
+            with suppress(BundleError, RefusedError):
+                if Bundle._read_manifest(folder).digest == old.digest:
+                    _remove(folder, written - kept - {MANIFEST})
+                    if isinstance(error, (LimitError, InputError)):
+                        raise type(error)(f"{error} The bundle {shown(folder)} is as it was.") from error
             raise
-        _remove(folder, kept - set(written))
+        _remove(folder, kept - written)
 
 
 def _remove(folder: Path, names: set[str]) -> None:
@@ -209,7 +213,11 @@ def _alone(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # a folder that one may write to and not list
+        yield
+        return
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -51,7 +51,7 @@ def publish_file(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
             _sync(temporary)
             _put(temporary, target, force)
     except OSError as error:
-        if error.errno in FULL or error.filename == os.fspath(temporary):
+        if error.errno in FULL or str(error.filename) == os.fspath(temporary):
             raise _error(error, target, existed) from error
         raise
     finally:
@@ -105,18 +105,19 @@ def publish_bytes(path: str | os.PathLike[str], data: bytes, *, force: bool = Fa
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a new file to the end, however the system cuts the writes; for temporary paths. Raises OSError naming it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            written = os.write(descriptor, rest[: 1 << 30])
-            if written <= 0:
-                raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(path))
-            rest = rest[written:]
-    except OSError as error:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            rest = memoryview(data)
+            while rest:
+                written = os.write(descriptor, rest[: 1 << 30])
+                if written <= 0:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                rest = rest[written:]
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # write and close do not name the file themselves
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-    finally:
-        os.close(descriptor)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

@@ -121,9 +121,9 @@ def test_the_graph_keeps_its_constants_and_nothing_of_the_weights(whole: Bundle)
 
 def test_graph_with_refuses_what_does_not_fit(whole: Bundle) -> None:
     weights = whole.weights("a")
-    with pytest.raises(MismatchError, match="'bn.bias'"):
+    with pytest.raises(MismatchError, match=r"'bn\.bias'"):
         whole.graph_with({name: values for name, values in weights.items() if name != "bn.bias"})
-    with pytest.raises(MismatchError, match="'bn.bias'"):
+    with pytest.raises(MismatchError, match=r"'bn\.bias'"):
         whole.graph_with({**weights, "bn.bias": np.zeros(3, np.float32)})
 
 

@@ -1,0 +1,72 @@
+"""inspect: what a bundle is said to hold is what it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from dni_deploy.errors import BundleError
+from dni_deploy.verbs.inspect import inspect, roles
+from tests import pico_bundle as pico
+
+
+def test_a_pico_bundle(tmp_path: Path) -> None:
+    bundle = pico.write(tmp_path / "x.dni", dtype=np.float16)
+    found = inspect(bundle.path)
+    assert (found.architecture, found.opset, found.signature) == ("pico", 17, pico.SIGNATURE)
+    assert found.digest == bundle.digest
+    assert found.probe_error == 0.0
+    assert found.operators == {"Conv": 1, "BatchNormalization": 1, "PRelu": 1, "Mul": 1}
+    assert found.parameters == 18 + 2 + 4 * 2 + 2
+    assert found.unused == ("spare.weight",)
+    assert [(member.name, member.source, member.dtype) for member in found.members] == [
+        ("a", "a.pth", "float16"),
+        ("b", "b.pth", "float16"),
+    ]
+    files = sum((bundle.path / name).stat().st_size for name in os.listdir(bundle.path) if name != "manifest.json")
+    assert found.size == files
+    assert {row.name: row.role for row in found.weights} == {
+        "conv.weight": "convolution weight",
+        "conv.bias": "convolution bias",
+        "bn.weight": "BatchNorm gamma",
+        "bn.bias": "BatchNorm beta",
+        "bn.running_mean": "BatchNorm mean",
+        "bn.running_var": "BatchNorm variance",
+        "prelu.weight": "PReLU slope",
+    }
+    assert [row.shape for row in found.weights] == [pico.SHAPES[name] for name in pico.USED]
+    assert json.loads(json.dumps(found.to_json()))["weights"][0]["shape"] == [2, 1, 3, 3]
+
+
+def test_roles_are_seen_through_views_and_joined() -> None:
+    nodes = [
+        helper.make_node("Transpose", ["linear"], ["turned"]),
+        helper.make_node("MatMul", ["x", "turned"], ["y"]),
+        helper.make_node("Unsqueeze", ["slope", "axes"], ["wide"]),
+        helper.make_node("PRelu", ["y", "wide"], ["z"]),
+        helper.make_node("Add", ["z", "shared"], ["s"]),
+        helper.make_node("Mul", ["shared", "s"], ["t"]),
+        helper.make_node("Resize", ["t", "odd"], ["r"]),
+    ]
+    value = helper.make_tensor_value_info("r", TensorProto.FLOAT, None)
+    model = helper.make_model(helper.make_graph(nodes, "roles", [], [value]))
+    assert roles(model, ("linear", "slope", "shared", "odd", "idle")) == {
+        "linear": "linear weight",
+        "slope": "PReLU slope",
+        "shared": "scale and shift",
+        "odd": "Resize input 1",
+        "idle": "unused",
+    }
+
+
+def test_a_damaged_bundle_is_not_described(tmp_path: Path) -> None:
+    bundle = pico.write(tmp_path / "x.dni")
+    path = bundle.path / bundle.manifest.graph.file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match="cut or changed"):
+        inspect(bundle.path)
