@@ -26,7 +26,7 @@ LONGEST = 1600
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The page may load nothing at all, wherever it is put."""
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 240, 46, 14, 16, 34
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 48, 12, 16, 36
 """Of the chart, in its own units."""
 
 
@@ -87,7 +87,7 @@ def page(
         images.append(f'<img class="over" id="second" alt="" src="{_uri(shots[-1].frame, lossless)}" hidden>')
     images.append(f'<img class="over" id="input" alt="Input" src="{_uri(before, lossless)}">')
     told = f"<b>{escape(shots[start].alpha)}</b><br>{escape(str(rows[start]['network']))}"
-    widest = max(shots[0].frame.shape[1], 480)
+    widest = max(shots[0].frame.shape[1], 640)
     quality = "without loss" if lossless else "as JPEG of quality 95"
     return f"""<!doctype html>
 <html lang="en">

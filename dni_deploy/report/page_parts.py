@@ -14,7 +14,8 @@ h2{font-size:1.05rem;margin:0 0 .5rem}
 p{margin:0 0 1rem}
 .lead,.soft{color:var(--soft)}
 .desk{display:grid;gap:1.25rem;grid-template-columns:minmax(0,1fr)}
-@media (min-width:60rem){.desk{grid-template-columns:minmax(0,3fr) minmax(18rem,2fr);align-items:start}}
+@media (min-width:60rem){.desk{grid-template-columns:minmax(0,3fr) minmax(18rem,2fr);align-items:start}
+figure.card{position:sticky;top:1rem}}
 .card{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:1rem}
 figure{margin:0}
 .stage{position:relative;overflow:hidden;border-radius:.35rem;background:var(--line);max-width:min(100%,var(--widest));margin:0 auto}
@@ -31,18 +32,18 @@ input:focus-visible,summary:focus-visible{outline:3px solid var(--second);outlin
 .ends span{overflow-wrap:anywhere}
 output{display:block;font-size:1.15rem;font-variant-numeric:tabular-nums;min-height:3.4em;overflow-wrap:anywhere}
 output b{color:var(--mark)}
-fieldset{border:0;padding:0;margin:0 0 1rem}
+legend{padding:0}fieldset{border:0;padding:0;margin:0 0 1rem}
 fieldset label{display:inline-flex;align-items:center;gap:.4rem;min-height:2.25rem;margin-right:1rem;font-weight:400;cursor:pointer}
 fieldset input{accent-color:var(--mark);width:1.1rem;height:1.1rem}
 svg{display:block;width:100%;height:auto}
-svg text{fill:var(--soft);font-size:12px}
+svg text{fill:var(--soft);font-size:14px}
 svg .grid{stroke:var(--line)}svg .curve{fill:none;stroke:var(--mark);stroke-width:2.5}
 svg .other{fill:none;stroke:var(--second);stroke-width:2;stroke-dasharray:6 5}
 svg .level{stroke:var(--soft);stroke-dasharray:2 4}
 svg .now{fill:var(--mark);stroke:var(--card);stroke-width:2}
 dl{display:grid;grid-template-columns:auto 1fr;gap:.25rem 1rem;margin:0}
 dt{color:var(--soft)}dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
-.stack>*+*{margin-top:1.25rem}
+svg+p{margin:.25rem 0 0}.stack>*+*{margin-top:1.25rem}
 details{margin-top:1.25rem}summary{cursor:pointer;font-weight:600;padding:.4rem 0}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}

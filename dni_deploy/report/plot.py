@@ -41,23 +41,22 @@ def plot_psnr(
         points = [(x, y) for x, y in zip(positions, values, strict=True) if math.isfinite(y)]
         if not points:
             continue
-        style = {"color": "#b8420e", "marker": "o", "markersize": 4} if number == 0 else {"linestyle": "--"}
+        style = {"color": "#b8420e", "marker": "o", "markersize": 4} if number == 0 else {"color": "#3b6ea5", "linestyle": "--"}
         axes.plot(*zip(*points, strict=True), label=name, **style)
         if number == 0:
             x, y = max(points, key=lambda point: point[1])
+            share = (x - positions[0]) / (positions[-1] - positions[0])  # near an end the text goes inwards
             axes.annotate(
                 f"{y:.2f} dB at {x:g}",
                 (x, y),
                 textcoords="offset points",
                 xytext=(0, 9),
-                ha="center",
+                ha="left" if share < 0.15 else "right" if share > 0.85 else "center",
                 color="#b8420e",
             )
     for number, (name, level) in enumerate((levels or {}).items()):
         if math.isfinite(level):
-            axes.axhline(
-                level, color=("#3b6ea5", "#6b7280", "#2f7d5b")[number % 3], linestyle=":", label=f"{name} ({level:.2f} dB)"
-            )
+            axes.axhline(level, color=("#4b5563", "#2f7d5b")[number % 2], linestyle=":", label=f"{name} ({level:.2f} dB)")
     if ticks:
         axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set(xlabel=axis, ylabel="PSNR (dB)", title=title)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dni_deploy.bays import open_door
 from dni_deploy.bundle import Bundle
@@ -216,9 +217,9 @@ def measure(
     )
 
 
-def blended_pixels(start: Frame, end: Frame, share: float) -> Frame:
-    """What DNI is compared with: the outputs of the two ends averaged pixel by pixel; `share` is that of `end`."""
-    return np.rint((1 - share) * start.astype(np.float32) + share * end.astype(np.float32)).astype(np.uint8)
+def blended_pixels(start: Frame, end: Frame, share: float) -> NDArray[np.float32]:
+    """What DNI is compared with: the outputs of the two ends averaged pixel by pixel, unrounded; `share` is that of `end`."""
+    return np.float32(1 - share) * start + np.float32(share) * end
 
 
 def best_of(rows: Sequence[Row]) -> int | None:

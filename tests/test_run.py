@@ -1,0 +1,176 @@
+"""run: files, folders, and what goes wrong with some of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dni_deploy.errors import CoefficientsError, EngineError, InputError, LimitError, PartialResult, PictureError, UsageError
+from dni_deploy.signature import Signature
+from dni_deploy.verbs import run as verb
+from dni_deploy.verbs.run import run
+from tests.frame_session import Dimmer, opener
+
+
+@pytest.fixture
+def dimmer(monkeypatch: pytest.MonkeyPatch) -> Dimmer:
+    """Member a keeps the picture, member b makes it black."""
+    engine = Dimmer((1.0, 0.0))
+    monkeypatch.setattr(verb, "open_session", opener(engine, ("a", "b")))
+    return engine
+
+
+def picture(path: Path, width: int = 8, height: int = 6, seed: int = 0) -> np.ndarray:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def opened(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def test_one_picture(tmp_path: Path, dimmer: Dimmer) -> None:
+    pixels = picture(tmp_path / "in.png")
+    report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 0.5)
+    assert np.array_equal(opened(tmp_path / "out.png"), np.rint(pixels / 2).astype(np.uint8))  # np.rint: half to even
+    assert report.alpha == {"a": 0.5, "b": 0.5}
+    assert (report.pictures[0].width, report.pictures[0].height, report.pictures[0].tiles) == (8, 6, 1)
+    assert dimmer.closed == 1
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_another_format_and_a_folder_for_one_picture(tmp_path: Path, dimmer: Dimmer) -> None:
+    pixels = picture(tmp_path / "in.png")
+    run("x.dni", str(tmp_path / "in.png"), str(tmp_path / "out.bmp"), "a=1")
+    assert np.array_equal(opened(tmp_path / "out.bmp"), pixels)
+    (tmp_path / "folder").mkdir()
+    run("x.dni", tmp_path / "in.png", tmp_path / "folder", 1)
+    assert np.array_equal(opened(tmp_path / "folder" / "in.png"), pixels)
+
+
+def test_folders_are_read_one_level_deep(tmp_path: Path, dimmer: Dimmer) -> None:
+    source = tmp_path / "in"
+    (source / "deeper").mkdir(parents=True)
+    picture(source / "deeper" / "x.png")
+    (source / "notes.txt").write_text("no picture")
+    (source / ".hidden.png").write_text("no picture")
+    wanted = {f"{name}.png": picture(source / f"{name}.png", seed=seed) for seed, name in enumerate("cab")}
+    picture(tmp_path / "single.png", seed=9)
+    calls: list[tuple[int, int, str]] = []
+    report = run("x.dni", [source, tmp_path / "single.png"], tmp_path / "out", 1, progress=lambda *call: calls.append(call))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png", "single.png"]
+    assert all(np.array_equal(opened(tmp_path / "out" / name), pixels) for name, pixels in wanted.items())
+    assert report.skipped == 1
+    assert [call[:2] for call in calls] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert dimmer.refits == 1
+
+
+def test_tiles(tmp_path: Path, dimmer: Dimmer) -> None:
+    pixels = picture(tmp_path / "in.png", 100, 40)
+    report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1, tile=32, overlap=4)
+    assert report.pictures[0].tiles == 8  # 4 across (24 new columns each), 2 down
+    assert np.array_equal(opened(tmp_path / "out.png"), pixels)
+
+
+def test_scale_and_transparency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "open_session", opener(Dimmer((1.0, 0.0), scale=2), ("a", "b")))
+    rgba = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    rgba[..., 3] = 200
+    Image.fromarray(rgba).save(tmp_path / "in.png")
+    run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1)
+    out = opened(tmp_path / "out.png")
+    assert out.shape == (10, 14, 4)
+    assert (out[..., 3] == 200).all()
+
+
+def test_outputs_are_looked_at_before_work_starts(tmp_path: Path, dimmer: Dimmer) -> None:
+    source, goal = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    goal.mkdir()
+    for name in ("a.png", "b.png"):
+        picture(source / name)
+    (goal / "b.png").write_bytes(b"precious")
+    with pytest.raises(UsageError, match=r"b\.png exists"):
+        run("x.dni", source, goal, 1)
+    assert [path.name for path in goal.iterdir()] == ["b.png"]
+    assert dimmer.refits == 0
+    run("x.dni", source, goal, 1, force=True)
+    assert opened(goal / "b.png").shape == (6, 8, 3)
+
+
+def test_an_input_is_never_replaced(tmp_path: Path, dimmer: Dimmer) -> None:
+    picture(tmp_path / "in.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "in.png")
+    for goal in (tmp_path / "in.png", tmp_path / "link.png", tmp_path):
+        with pytest.raises(UsageError, match="is an input"):
+            run("x.dni", tmp_path / "in.png", goal, 1, force=True)
+
+
+def test_two_inputs_for_one_output(tmp_path: Path, dimmer: Dimmer) -> None:
+    for folder, name in (("one", "a.png"), ("two", "A.png")):
+        (tmp_path / folder).mkdir()
+        picture(tmp_path / folder / name)
+    with pytest.raises(UsageError, match="would both be written"):
+        run("x.dni", [tmp_path / "one", tmp_path / "two"], tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_that_are_not_there(tmp_path: Path, dimmer: Dimmer) -> None:
+    (tmp_path / "empty").mkdir()
+    picture(tmp_path / "in.png")
+    with pytest.raises(InputError, match="does not exist"):
+        run("x.dni", tmp_path / "none.png", tmp_path / "out.png", 1)
+    with pytest.raises(InputError, match="holds no picture"):
+        run("x.dni", tmp_path / "empty", tmp_path / "out", 1)
+    with pytest.raises(UsageError, match="no input"):
+        run("x.dni", [], tmp_path / "out", 1)
+    with pytest.raises(UsageError, match="no picture format"):
+        run("x.dni", tmp_path / "in.png", tmp_path / "out.gif", 1)
+    with pytest.raises(UsageError, match="does not exist"):
+        run("x.dni", tmp_path / "in.png", tmp_path / "nowhere" / "out.png", 1)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="is a file"):
+        run("x.dni", [tmp_path / "in.png", tmp_path / "in.png"], tmp_path / "file", 1)
+    with pytest.raises(CoefficientsError):
+        run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1.5)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_failure_leaves_the_others_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Dimmer((1.0, 0.0), broken=11)
+    monkeypatch.setattr(verb, "open_session", opener(engine, ("a", "b")))
+    source = tmp_path / "in"
+    source.mkdir()
+    picture(source / "a.png")
+    (source / "b.png").write_bytes(b"<html>")
+    picture(source / "c.png", width=11)  # the network gives a NaN for it
+    picture(source / "d.png")
+    with pytest.raises(PartialResult, match=r"2 of 4 pictures were done.*2 failed\. First: .*b\.png is not a PNG"):
+        run("x.dni", source, tmp_path / "out", 1)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.png"]
+    assert engine.closed == 1
+
+
+def test_alone_or_all_failing_the_error_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "open_session", opener(Dimmer((1.0, 0.0), broken=11), ("a", "b")))
+    picture(tmp_path / "c.png", width=11)
+    with pytest.raises(EngineError, match="NaN"):
+        run("x.dni", tmp_path / "c.png", tmp_path / "out.png", 1)
+    for name in ("x.png", "y.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(PictureError, match="None of 2 pictures"):
+        run("x.dni", [tmp_path / "x.png", tmp_path / "y.png"], tmp_path / "out", 1)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_too_large_at_this_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "open_session", opener(Dimmer((1.0,) * 2, scale=4), ("a", "b"), Signature(scale=4, radius=0)))
+    Image.new("L", (2501, 2500)).save(tmp_path / "in.png")
+    with pytest.raises(LimitError, match="scale 4"):
+        run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1)
