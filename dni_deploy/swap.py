@@ -4,7 +4,7 @@
     with frame() as live:   the newest requested value is live before the frame begins, and its slot stays untouched until it ends
 
 The blend happens at the frame boundary, not in the request: a slider that sends a thousand values between two frames costs
-one blend. `live` is one immutable tuple, taken once per frame; that is the single point at which a change becomes visible. A slot
+one blend. `live` is one immutable object, taken once per frame; that is the single point at which a change becomes visible. A slot
 with a frame in it is pinned and is never refitted.
 """
 
@@ -13,12 +13,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
 
-class Live(NamedTuple, Generic[Value]):
+@dataclass(frozen=True)
+class Live(Generic[Value]):
     """What a frame is made with: the generation grows by one at each swap and never goes back."""
 
     generation: int
