@@ -29,7 +29,11 @@ def read_file(folder: Path, stored: StoredFile | None, *, keep: bool = True) -> 
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
-        what = "it is not a bundle" if stored is None else "the bundle is incomplete; copy or export it again"
+        what = (
+            "it is not a bundle"
+            if stored is None
+            else "the bundle is incomplete, or was replaced since it was opened; open it, copy it or export it again"
+        )
         raise BundleError(f"{shown(folder)} has no {shown(path.name)}: {what}.") from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO) or os.path.islink(path) or (stored and path.is_dir()):
