@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
 from dni_deploy.cli.surface import Surface, outline
@@ -15,20 +13,23 @@ from dni_deploy.cli.surface import Surface, outline
     "build",
     """
     dni-deploy build sr.dni
-    dni-deploy build sr.dni --engine onnxruntime -o sr.plan
+    dni-deploy build sr.dni --engine onnxruntime --force
     """,
 )
 @options.bundle
-@click.option("-o", "--output", type=options.PATH, help="The plan to write; inside the bundle when left out.")
 @options.engine
 @options.threads
 @options.force
-def command(surface: Surface, bundle: Path, output: Path | None, engine: str, threads: int, force: bool) -> None:
+def command(surface: Surface, bundle: Path, engine: str, threads: int, force: bool) -> None:
     """Build the engine for this machine ahead of time.
 
-    The optimized network is kept on disk, so that a session opens without optimizing again.
+    The plan is written inside the bundle: a session then opens without optimizing again. Every weight is changed alone, in the
+    running engine, and has to change the output.
     """
-    report = open_door("dni_deploy.verbs.build").build(bundle, engine=engine, output=output, force=force, threads=threads)
+    with surface.progress() as progress:
+        report = open_door("dni_deploy.verbs.build").build(
+            bundle, engine=engine, force=force, threads=threads, progress=progress
+        )
     fields = report.to_json()
     if not surface.result("build", fields):
         outline(fields)

@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from dni_deploy.bundle import Bundle
+from dni_deploy.errors import UsageError, shown
+from dni_deploy.progress import MaybeProgress, tell
 from engines.engine import Engine
 from engines.onnxruntime_cpu.alternatives import GraphEngine, InputsEngine
 from engines.onnxruntime_cpu.in_place import InPlaceEngine
 from engines.onnxruntime_cpu.layout import NotInPlace, find_layout
 from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.plan import plan_path, read_plan, write_plan
 from engines.onnxruntime_cpu.rebuild import RebuildEngine
-from engines.onnxruntime_cpu.verify import verify_blend, verify_effect
+from engines.onnxruntime_cpu.verify import verify_blend, verify_each, verify_effect
 
 
 def open_in_place(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:
-    """The engine for a bundle: verified in place, or the rebuilding one with its reason in `road`."""
-    graph = bundle.graph()
-    members = _members(bundle)
+    """The engine for a bundle: verified in place, or the rebuilding one with its reason in `road`.
+
+    The layout comes from the bundle's plan for this machine where `dni-deploy build` wrote one; else it is found anew.
+    """
+    graph, members = bundle.graph(), _members(bundle)
     try:
         lowered, recipes = lower(graph, bundle.weight_names)
-        engine = InPlaceEngine(find_layout(lowered, recipes), recipes, members, threads=threads, slots=slots)
+        layout = read_plan(bundle) or find_layout(lowered, recipes)
+        engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=slots)
         verify_blend(engine, graph, members, bundle.signature)
         verify_effect(engine, bundle.signature)
     except NotInPlace as reason:
         return RebuildEngine(graph, members, threads=threads, slots=slots, reason=str(reason))
     return engine
+
+
+def build_plan(
+    bundle: Bundle, *, threads: int = 0, force: bool = False, progress: MaybeProgress = None
+) -> tuple[Path, float, int]:
+    """Find the layout, verify it weight by weight, and write it as the bundle's plan for this machine.
+
+    Returns the plan's path, the relative error against a rebuilt session, and the number of live weights.
+    Raises NotInPlace (the engine will rebuild, there is nothing to write), UsageError if the plan exists.
+    """
+    path = plan_path(bundle)
+    if path.exists() and not force:
+        raise UsageError(f"{shown(path)} exists; give --force to build it again. Nothing was written.")
+    graph, members = bundle.graph(), _members(bundle)
+    tell(progress, 0, 1, "optimizing the graph")
+    lowered, recipes = lower(graph, bundle.weight_names)
+    layout = find_layout(lowered, recipes)
+    engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=1)
+    try:
+        tell(progress, 0, 1, "comparing a blend with a rebuilt session")
+        error = verify_blend(engine, graph, members, bundle.signature)
+        verify_effect(engine, bundle.signature)
+        for done, total in verify_each(engine, bundle.signature):
+            tell(progress, done, total, "changing each weight in place")
+    finally:
+        engine.close()
+    return write_plan(bundle, layout, force=force), error, len(layout.slots)
 
 
 def open_rebuild(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:

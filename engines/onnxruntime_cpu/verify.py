@@ -66,7 +66,7 @@ def verify_effect(engine: InPlaceEngine, signature: Signature) -> None:
     shares = np.full(len(engine.blender.rows), 1.0 / len(engine.blender.rows))
     for slot, arena in enumerate(engine.arenas):
         engine.refit(slot, shares)
-        x, before = _smallest(signature, lambda probe, slot=slot: engine.infer(slot, probe))  # type: ignore[misc]
+        x, before = _smallest(signature, lambda probe, slot=slot: engine.infer(slot, probe))
         arena.flat *= rng.uniform(0.5, 1.5, arena.flat.shape).astype(np.float32)
         arena.flat += rng.uniform(0.0, 1e-3, arena.flat.shape).astype(np.float32)
         opened = runtime.constant_session(runtime.bind(engine.layout.optimized, arena.views))

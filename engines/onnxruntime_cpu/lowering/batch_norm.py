@@ -45,7 +45,7 @@ def rewrite(draft: Draft) -> None:
             nodes.append(node)  # not a picture: ONNX Runtime's own node reads the raw blended tensors, which is exact
             continue
         draft.recipes.linear[bias] = Linear(None, (channels,))
-        draft.recipes.folds.append(Fold(weight, axis, bias, **statistics, convolution_bias=own_bias))  # type: ignore[arg-type]
+        draft.recipes.folds.append(Fold(weight, axis, bias, **statistics, convolution_bias=own_bias))
     draft.nodes = nodes
 
 
