@@ -6,11 +6,13 @@ comes back as fast as Python itself starts. Everything else goes to `invoke.py`.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import dni_deploy
 
 PROGRAM = "dni-deploy"
+COMPLETE = "_DNI_DEPLOY_COMPLETE"
 
 COMMANDS = {
     "export": "Make one bundle from the checkpoints of a family.",
@@ -28,8 +30,8 @@ COMMANDS = {
 """Every command, in the order of the work, with its one line; `cli/NAME.py` holds it as `command`."""
 
 OPTIONS = {
-    "-q, --quiet": "No progress and no notes.",
-    "-v, --verbose": "More notes on stderr; twice for all of them.",
+    "-q, --quiet": "No progress on stderr.",
+    "-v, --verbose": "Log to stderr, twice for details.",
     "--debug": "Show the traceback of an error.",
     "--version": "Print the version.",
     "-h, --help": "Print this page, or a command's own.",
@@ -54,7 +56,7 @@ def front_page() -> str:
         f"  {PROGRAM} export psnr=psnr.pth gan=gan.pth -o sr.dni",
         f"  {PROGRAM} run sr.dni in.png -o out.png --alpha psnr=0.35,gan=0.65",
         "",
-        f"  {PROGRAM} COMMAND -h tells more. Exit codes: docs/errors.md.",
+        f"  {PROGRAM} COMMAND -h tells more. Every option has a variable, such as DNI_RUN_THREADS for run --threads.",
     ]
     return "\n".join(lines)
 
@@ -62,7 +64,8 @@ def front_page() -> str:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. `args` defaults to those of the process."""
     args = sys.argv[1:] if args is None else args
-    if args in ([], ["-h"], ["--help"], ["--version"]) and sys.stdout is not None:
+    asked = COMPLETE not in os.environ  # else it is the shell that asks, for a completion
+    if asked and args in ([], ["-h"], ["--help"], ["--version"]) and sys.stdout is not None:
         print(f"{PROGRAM} {dni_deploy.__version__}" if args == ["--version"] else front_page())
         return 0
     from dni_deploy.cli.invoke import invoke

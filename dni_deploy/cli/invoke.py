@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from typing import NoReturn
 
@@ -16,11 +17,10 @@ from click.shell_completion import shell_complete
 
 from dni_deploy import __version__
 from dni_deploy.bays import missing
-from dni_deploy.cli.group import COMMANDS, PROGRAM, front_page
+from dni_deploy.cli.group import COMMANDS, COMPLETE, PROGRAM, front_page
 from dni_deploy.cli.surface import Surface
 from dni_deploy.errors import DniError, InputError, LimitError, shown
 
-COMPLETE = "_DNI_DEPLOY_COMPLETE"
 STOPPED, TERMINATED, PIPE_CLOSED = 130, 143, 141
 
 
@@ -65,7 +65,8 @@ def invoke(args: list[str]) -> int:
             stream.reconfigure(
                 errors="backslashreplace"
             )  # a name that the terminal's encoding cannot show is no reason to fail
-    signal.signal(signal.SIGTERM, _terminate)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         with group.make_context(PROGRAM, list(args), obj=surface) as context:
             group.invoke(context)

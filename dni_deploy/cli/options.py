@@ -40,7 +40,7 @@ def command(name: str, examples: str) -> Callable[[Function], click.Command]:
         )
         made.params += [
             _flag("--json", "json", "One JSON object on stdout."),
-            _flag("-q/--quiet", "quiet", "No progress, no notes."),
+            _flag("-q/--quiet", "quiet", "No progress on stderr."),
         ]
         made.params += [_flag("--debug", "debug", "Show the traceback of an error.")]
         return made

@@ -22,7 +22,7 @@ SCHEMA = 1
 
 @dataclass
 class Surface:
-    """json: one JSON object on stdout and nothing else. quiet: no progress, no notes. debug: tracebacks."""
+    """json: one JSON object on stdout and nothing else. quiet: no progress. debug: tracebacks."""
 
     json: bool = False
     quiet: bool = False
@@ -34,10 +34,6 @@ class Surface:
             body = {"schema": SCHEMA, "command": command, **{key: value for key, value in fields.items() if key != "schema"}}
             click.echo(json.dumps(_finite(body), indent=2, allow_nan=False, default=str))
         return self.json
-
-    def note(self, sentence: str) -> None:
-        if not self.quiet and sentence:
-            click.echo(sentence, err=True)
 
     def fail(self, kind: str, sentence: str, exit_code: int) -> int:
         """Print an error and return its exit code. Lines of the sentence stay lines; control characters are escaped."""
