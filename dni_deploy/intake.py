@@ -122,5 +122,5 @@ def is_safetensors(intake: Intake) -> bool:
     """By content; for a file called .safetensors also when only its header length is off, so that the error is about that."""
     length = int.from_bytes(intake.head[:8], "little")
     by_content = intake.head[8:9] == b"{" and 2 <= length <= intake.size - 8
-    other = intake.head.startswith((b"PK\x03\x04", b"\x80"))
+    other = intake.head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
     return by_content or (not other and intake.name.lower().endswith(".safetensors"))
