@@ -80,3 +80,17 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, code: int) -> None
     told = doctor().machine["gpu"]
     assert ("CUDA 12.8, 1 device" in told) == (code == 0)
     assert ("CUDA error 100" in told) == (code == 100)
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"DNI_CACHE": "x"}, {"XDG_CACHE_HOME": "/x"}, {"XDG_CACHE_HOME": "relative"}], ids=str
+)
+def test_the_cache_is_where_export_keeps_it(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from exporters.cache import cache_folder
+
+    for name in ("DNI_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert doctor().machine["cache"] == str(cache_folder())

@@ -147,7 +147,7 @@ def _machine(driver: str) -> dict[str, str]:
         "cores": str(_cores()),
         "memory": _memory(),
         "gpu": driver,
-        "cache": str(_cache()),
+        "cache": _cache(),
     }
 
 
@@ -173,9 +173,18 @@ def _memory() -> str:
         return "unknown"
 
 
-def _cache() -> Path:
-    """Where graphs and tried settings are kept: DNI_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("DNI_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dni-deploy")
+def _cache() -> str:
+    """Where `exporters.cache` keeps its graphs; told here a second time, because that module needs torch."""
+    own = os.environ.get("DNI_CACHE")
+    parent = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    if own:
+        return own
+    if parent and os.path.isabs(parent):
+        return str(Path(parent) / "dni-deploy")
+    try:
+        return str(Path.home() / ".cache" / "dni-deploy")
+    except RuntimeError:
+        return "none, there is no home folder"
 
 
 def _advice(found: dict[str, str]) -> tuple[str, ...]:
