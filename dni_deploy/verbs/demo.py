@@ -18,8 +18,9 @@ from dni_deploy.frames import Frame, from_network, to_network
 from dni_deploy.measures import psnr
 from dni_deploy.pictures import Picture, read_picture, write_picture
 from dni_deploy.progress import MaybeProgress, tell
+from dni_deploy.report.sweep_report import SweepReport
 from dni_deploy.verbs.export import export
-from dni_deploy.verbs.sweep import SweepReport, sweep
+from dni_deploy.verbs.sweep import sweep
 from exporters.architectures import find
 
 NOISE = 40

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
-import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,108 +15,21 @@ from dni_deploy.bays import open_door
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import MismatchError, UsageError, shown
 from dni_deploy.frames import Frame
-from dni_deploy.measures import decibels, json_number, psnr
+from dni_deploy.measures import psnr
 from dni_deploy.pictures import Picture, output_format, read_picture, write_picture
 from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.publish import publish_bytes
-from dni_deploy.report.page import Shot, check_page_name, page
-from dni_deploy.report.sheet import contact_sheet
+from dni_deploy.report.page import check_page_name
+from dni_deploy.report.sweep_report import Row, SweepReport, best_of, shares_text
+from dni_deploy.report.sweep_views import draw_page, draw_plot, draw_sheet
 from dni_deploy.session import Session, open_session
 from dni_deploy.tiling import run_tiled
+
+__all__ = ["Row", "SweepReport", "sweep"]
 
 MOST_STEPS = 1001
 MOST_PIXELS = 4 * 10**8
 """Of all outputs together, which are held in memory (3 bytes each) until the sheet is drawn."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One alpha: shares in family order, PSNR in dB (None without a reference), and what it took.
-
-    pixels_psnr     the PSNR of blending the two ends' pixels at this alpha instead; None unless there are two members.
-    change_seconds  the change of alpha in the running engine, blend and refit together.
-    frame_seconds   the frame that followed, the change not counted.
-    """
-
-    shares: tuple[float, ...]
-    psnr: float | None
-    pixels_psnr: float | None
-    change_seconds: float
-    frame_seconds: float
-
-
-@dataclass(frozen=True)
-class SweepReport:
-    """members, engine; one row for each alpha in the order of the sweep; the best row's index; the files that were written."""
-
-    members: tuple[str, ...]
-    engine: str
-    rows: tuple[Row, ...]
-    best: int | None
-    files: tuple[str, ...]
-
-    @property
-    def change_seconds(self) -> float:
-        """Median over the rows but the first, whose alpha may have been live already."""
-        return statistics.median(row.change_seconds for row in self.rows[1:])
-
-    @property
-    def frame_seconds(self) -> float:
-        """Median over the rows but the first, which warms the engine up."""
-        return statistics.median(row.frame_seconds for row in self.rows[1:])
-
-    @property
-    def interior(self) -> bool | None:
-        """Whether the best row is a blend, not a member by itself; None without a reference."""
-        return None if self.best is None else max(self.rows[self.best].shares) < 1
-
-    @property
-    def gain(self) -> float | None:
-        """How many dB the best row is above the best member alone; None without a reference."""
-        if self.best is None:
-            return None
-        best = self.rows[self.best].psnr
-        ends = [row.psnr for row in self.rows if max(row.shares) == 1 and row.psnr is not None]
-        if best is None or not ends or math.isinf(best):
-            return None
-        return best - max(ends)
-
-    def finding(self) -> str:
-        """One sentence: where the best alpha is and what it gains."""
-        if self.best is None:
-            return "Without a reference there is no best alpha."
-        row = self.rows[self.best]
-        where = f"{decibels(row.psnr if row.psnr is not None else math.nan)} at {shares_text(self.members, row.shares)}"
-        if not self.interior:
-            return f"The best is an end of the sweep, {where}; no blend on this grid is better."
-        if self.gain is None:
-            return f"The best is a blend, {where}."
-        return f"The best is a blend, {where}, {self.gain:.2f} dB above the better member alone."
-
-    def to_json(self) -> dict[str, Any]:
-        best = None if self.best is None else self.rows[self.best]
-        return {
-            "members": list(self.members),
-            "engine": self.engine,
-            "best_alpha": None if best is None else dict(zip(self.members, best.shares, strict=True)),
-            "best_psnr": None if best is None else json_number(best.psnr),
-            "best_is_a_blend": self.interior,
-            "gain_db": json_number(self.gain),
-            "finding": self.finding() if best is not None else None,
-            "change_ms": self.change_seconds * 1e3,
-            "frame_ms": self.frame_seconds * 1e3,
-            "files": list(self.files),
-            "rows": [
-                {
-                    "alpha": dict(zip(self.members, row.shares, strict=True)),
-                    **({} if row.psnr is None else {"psnr": json_number(row.psnr), "identical": math.isinf(row.psnr)}),
-                    **({} if row.pixels_psnr is None else {"pixels_psnr": json_number(row.pixels_psnr)}),
-                    "change_ms": row.change_seconds * 1e3,
-                    "frame_ms": row.frame_seconds * 1e3,
-                }
-                for row in self.rows
-            ],
-        }
 
 
 def sweep(
@@ -162,11 +71,11 @@ def sweep(
         title
         or f"{Path(picture).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
     )
-    write_picture(output, Picture(_sheet(frames, report, heading)), force=force)
+    write_picture(output, Picture(draw_sheet(frames, report, heading)), force=force)
     if html is not None:
-        publish_bytes(html, _page(frames, report, source.rgb, heading, levels).encode(), force=force)
+        publish_bytes(html, draw_page(frames, report, source.rgb, heading, levels).encode(), force=force)
     if plot is not None:
-        _plot(plot, report, heading, levels, force)
+        draw_plot(plot, report, heading, levels, force)
     tell(progress, len(path), len(path), "done")
     return report
 
@@ -219,20 +128,8 @@ def measure(
 
 def blended_pixels(start: Frame, end: Frame, share: float) -> NDArray[np.float32]:
     """What DNI is compared with: the outputs of the two ends averaged pixel by pixel, unrounded; `share` is that of `end`."""
-    return np.float32(1 - share) * start + np.float32(share) * end
-
-
-def best_of(rows: Sequence[Row]) -> int | None:
-    """Index of the highest PSNR; None without a reference."""
-    if any(row.psnr is None for row in rows):
-        return None
-    return max(range(len(rows)), key=lambda index: rows[index].psnr or 0.0)
-
-
-def shares_text(members: Sequence[str], shares: Sequence[float]) -> str:
-    """Both names with their shares, on every surface: "N20 0.35, N60 0.65". Of more than two members only those with a share."""
-    named = [(name, share) for name, share in zip(members, shares, strict=True) if share or len(members) == 2]
-    return ", ".join(f"{name} {share:.4g}" for name, share in named)
+    blend: NDArray[np.float32] = np.float32(1 - share) * start + np.float32(share) * end
+    return blend
 
 
 def _check_outputs(
@@ -276,65 +173,3 @@ def _check_sizes(session: Session, frame: Frame, clean: Frame | None, count: int
             f"{count} outputs of {width}x{height} pixels are more than a sweep holds ({MOST_PIXELS:,}); take fewer steps or a part "
             "of the picture. Nothing was written."
         )
-
-
-def _sheet(frames: Sequence[Frame], report: SweepReport, heading: str) -> Frame:
-    labels = [
-        [shares_text(report.members, row.shares), *([] if row.psnr is None else [decibels(row.psnr)])] for row in report.rows
-    ]
-    if len(report.members) == 2:
-        labels = [[f"alpha {row.shares[0]:.4g}", *lines] for row, lines in zip(report.rows, labels, strict=True)]
-    return contact_sheet(frames, labels, best=report.best, caption=heading)
-
-
-def _page(frames: Sequence[Frame], report: SweepReport, before: Frame, heading: str, levels: Mapping[str, float] | None) -> str:
-    members, rows = report.members, report.rows
-    two = len(members) == 2
-    shots = [
-        Shot(
-            frame,
-            (f"alpha {row.shares[0]:.4g}: " if two else "") + shares_text(members, row.shares),
-            row.psnr,
-            row.pixels_psnr,
-        )
-        for frame, row in zip(frames, rows, strict=True)
-    ]
-    lead = (
-        f"Move the slider: {len(rows)} settings of alpha, each computed by one {report.engine} engine whose weights were changed "
-        "in place. It was never rebuilt. "
-    )
-    return page(
-        shots,
-        before,
-        title=heading,
-        lead=lead + (report.finding() if report.best is not None else ""),
-        ends=(f"all {members[1 if two else 0]}", f"all {members[0 if two else -1]}"),
-        best=report.best,
-        blend_pixels=two,
-        levels=levels,
-        facts={
-            "one change of alpha": f"{report.change_seconds * 1e3:.2f} ms (median)",
-            "one frame": f"{report.frame_seconds * 1e3:.0f} ms (median), {frames[0].shape[1]} x {frames[0].shape[0]} pixels",
-            "engine": report.engine,
-        },
-    )
-
-
-def _plot(
-    path: str | os.PathLike[str], report: SweepReport, heading: str, levels: Mapping[str, float] | None, force: bool
-) -> None:
-    rows, members = report.rows, report.members
-    curves = {"blended weights": [math.nan if row.psnr is None else row.psnr for row in rows]}
-    ticks = None
-    if len(members) == 2:
-        positions = [row.shares[0] for row in rows]
-        curves["blended pixels"] = [math.nan if row.pixels_psnr is None else row.pixels_psnr for row in rows]
-        axis = f"alpha (share of {members[0]}; the rest is {members[1]})"
-    else:
-        way = (len(rows) - 1) / (len(members) - 1)
-        positions = [index / way for index in range(len(rows))]
-        ticks = {float(index): name for index, name in enumerate(members)}
-        axis = "from member to member"
-    open_door("dni_deploy.report.plot").plot_psnr(
-        path, positions, curves, levels=levels, title=heading, axis=axis, ticks=ticks, force=force
-    )
