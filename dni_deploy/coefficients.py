@@ -51,10 +51,14 @@ class Coefficients:
             shares = _from_text(alpha, names)
         elif isinstance(alpha, Mapping):
             shares = _from_names(alpha, names)
-        elif isinstance(alpha, Sequence) or (isinstance(alpha, np.ndarray) and alpha.ndim == 1):
+        elif (isinstance(alpha, Sequence) and not isinstance(alpha, (bytes, bytearray))) or (
+            isinstance(alpha, np.ndarray) and alpha.ndim == 1
+        ):
             shares = [_number(share) for share in alpha]
             if len(shares) != len(names):
-                raise CoefficientsError(f"Alpha has {len(shares)} numbers, the family has {len(names)} members: {_list(names)}.")
+                raise CoefficientsError(
+                    f"Alpha has {len(shares)} numbers, the family has {len(names)} members: {_list(names)}."
+                )
         else:
             shares = _from_number(_number(alpha), names)
         return cls(names, _checked(shares, names, extrapolate))
@@ -111,9 +115,13 @@ def _from_number(share: float, names: tuple[str, ...]) -> Sequence[float]:
 
 def _number(share: object) -> float:
     try:
-        return float(share)  # type: ignore[arg-type]
+        if not isinstance(share, (bytes, bytearray)):
+            return float(share)  # type: ignore[arg-type]
+    except OverflowError:
+        raise CoefficientsError("An integer in alpha is larger than any float; a share is from 0 to 1.") from None
     except (TypeError, ValueError):
-        raise CoefficientsError(f"{shown(repr(share))} in alpha is not a number.") from None
+        pass
+    raise CoefficientsError(f"{shown(repr(share))} in alpha is not a number.")
 
 
 def _checked(shares: Sequence[float], names: tuple[str, ...], extrapolate: bool) -> tuple[float, ...]:
@@ -126,9 +134,10 @@ def _checked(shares: Sequence[float], names: tuple[str, ...], extrapolate: bool)
             )
     total = math.fsum(shares)
     if abs(total - 1.0) > SUM_TOLERANCE:
-        raise CoefficientsError(f"The shares sum to {total:.9g} and must sum to 1: " + ", ".join(
-            f"{shown(name)}={share:g}" for name, share in zip(names, shares, strict=True)
-        ))
+        raise CoefficientsError(
+            f"The shares sum to {total:.9g} and must sum to 1: "
+            + ", ".join(f"{shown(name)}={share:g}" for name, share in zip(names, shares, strict=True))
+        )
     return tuple(float(share) for share in shares)
 
 

@@ -87,10 +87,13 @@ class PartialResult(DniError):
     exit_code = 8
 
 
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
 def shown(name: object, limit: int = 200) -> str:
-    """A name from outside (file, tensor, key) made safe for one line of a terminal: control and bidi characters escaped."""
+    """A name from outside (file, tensor, key) made safe for one line: control and bidi characters and line ends escaped."""
     safe = "".join(
-        character if unicodedata.category(character)[0] != "C" else character.encode("unicode_escape").decode()
-        for character in str(name)
+        character if unicodedata.category(character) not in _UNSAFE else character.encode("unicode_escape").decode()
+        for character in str(name)[: limit + 1]
     )
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any, Literal, Union
+from typing import Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from dni_deploy.agreement import Drift, LayerIndex, drifts, filter_layers, layer
 from dni_deploy.bays import open_door
 from dni_deploy.bundle import Bundle
 from dni_deploy.checkpoint import Checkpoint
-from dni_deploy.correlation import BLENDS, UNRELATED
 from dni_deploy.errors import EnvironmentProblem, MismatchError, UsageError, shown
 from dni_deploy.family import Family
 from dni_deploy.midpoint import Midpoint, midpoint, probe_input
@@ -23,8 +22,8 @@ from dni_deploy.pictures import read_picture
 from dni_deploy.publish import publish_bytes
 from dni_deploy.report.check_page import check_page
 from dni_deploy.signature import Signature
+from dni_deploy.verdict import Verdict, judged
 
-Verdict = Literal["blends well", "blends with care", "will not blend"]
 Source = Union[str, "os.PathLike[str]", Bundle, Family, Mapping[str, Any]]
 Run = Callable[[Mapping[str, float]], NDArray[np.float32]]
 
@@ -94,7 +93,7 @@ def check(
         if indices:
             medians[name] = float(np.median(indices))
     middles, architecture, note = _probe(family, bundle, pairs, picture)
-    verdict, reasons, advice = _judged(rows, medians, middles)
+    verdict, reasons, advice = judged(rows, medians, middles)
     notes = (*family.notes, *([note] if note else []))
     overall = min(medians.values(), default=None)
     made = CheckReport(
@@ -216,58 +215,3 @@ def _midpoints(
         midpoint(_pair(first, second), ends[first], output({first: 0.5, second: 0.5}), ends[second], span)
         for first, second in pairs
     ]
-
-
-def _judged(
-    rows: list[LayerIndex], medians: Mapping[str, float], middles: list[Midpoint]
-) -> tuple[Verdict, tuple[str, ...], tuple[str, ...]]:
-    reasons, advice = [], []
-    told = [(row, row.median) for row in rows if row.median is not None]
-    low = sorted(((median, row) for row, median in told if median < BLENDS), key=lambda item: item[0])
-    unrelated = [pair for pair, median in medians.items() if median < UNRELATED]
-    for pair, median in medians.items():
-        side = "below" if median < UNRELATED else "at or above" if median >= BLENDS else "above"
-        bound = UNRELATED if median < BLENDS else BLENDS
-        meaning = {
-            UNRELATED: "where unrelated networks lie" if median < UNRELATED else "of unrelated networks",
-            BLENDS: "of families that blend",
-        }[bound]
-        reasons.append(f"{pair}: the median correlation of all filters is {median:.3f}, {side} the {bound:g} {meaning}.")
-    if low:
-        worst = ", ".join(f"{row.layer} {median:.3f}" for median, row in low[:3])
-        reasons.append(f"{len(low)} of {len(told)} layers have a median below {BLENDS:g}; lowest: {worst}.")
-    for middle in middles:
-        reasons.append(_said(middle))
-    collapsed = [middle.pair for middle in middles if middle.collapsed]
-    departed = [middle.pair for middle in middles if middle.departed and not middle.collapsed]
-    if unrelated:
-        advice.append(
-            "Fine-tune one member from the other, or all from one ancestor: networks trained apart order their filters apart."
-        )
-    elif low:
-        advice.append(
-            "Look at a sweep before relying on it; fine-tuning for fewer steps, or at a lower rate, keeps the layers alike."
-        )
-    if collapsed and not unrelated:
-        advice.append(
-            f"Between {', '.join(collapsed)} the picture is lost halfway; train them jointly or fine-tune in smaller steps."
-        )
-    if departed:
-        advice.append(f"Between {', '.join(departed)} look at a sweep: the middle is not between the ends.")
-    if unrelated or collapsed:
-        return "will not blend", tuple(reasons), tuple(advice)
-    if low or departed or not told:
-        if not told:
-            reasons.append("No layer has filters that could be compared.")
-        return "blends with care", tuple(reasons), tuple(advice)
-    return "blends well", tuple(reasons), tuple(advice)
-
-
-def _said(middle: Midpoint) -> str:
-    if not middle.finite:
-        return f"{middle.pair}: halfway, or at an end, the output has NaN or infinite numbers."
-    state = "collapses" if middle.collapsed else "leaves what is between the ends" if middle.departed else "holds"
-    return (
-        f"{middle.pair}: halfway the picture {state}: it is {middle.error:.3f} of its contrast away from the mean of the ends, "
-        f"brightness {middle.brightness:+.3f}, contrast {middle.contrast:.2f} of theirs."
-    )
