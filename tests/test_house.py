@@ -31,6 +31,7 @@ LEVELS = {
     "dni_deploy.cli": 4,
     "dni_deploy.__main__": 4,
     "dni_deploy.verbs": 3,
+    "dni_deploy.bench": 2,
     "dni_deploy.session": 2,
     "dni_deploy.report": 2,
     "engines": 1,
@@ -227,6 +228,14 @@ def test_each_command_is_documented(name: str) -> None:
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.opts} has no help"
+
+
+def test_no_module_hides_a_public_name() -> None:
+    """Importing dni_deploy.NAME would put the module where `dni_deploy.NAME` should be the function."""
+    import dni_deploy
+
+    hidden = [name for name in dni_deploy.__all__ if f"dni_deploy.{name}" in files() and name != "__version__"]
+    assert not hidden, f"give these modules another name: {hidden}"
 
 
 def test_each_command_is_a_library_verb() -> None:

@@ -8,7 +8,7 @@ import click
 
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, outline
+from dni_deploy.cli.surface import Surface, facts, table
 from dni_deploy.errors import UsageError, shown
 
 
@@ -23,8 +23,17 @@ from dni_deploy.errors import UsageError, shown
 @click.option("--shape", metavar="NxCxHxW", help="Shape of the input.")
 @click.option("--repeats", type=click.IntRange(1, 10_000), help="How often each figure is taken.")
 @click.option("-o", "--output", type=options.PATH, help="Write the result as JSON here.")
+@options.threads
 @options.force
-def command(surface: Surface, bundle: Path, shape: str | None, repeats: int | None, output: Path | None, force: bool) -> None:
+def command(
+    surface: Surface,
+    bundle: Path,
+    shape: str | None,
+    repeats: int | None,
+    output: Path | None,
+    threads: int,
+    force: bool,
+) -> None:
     """Time an alpha change, the first frame after it and a steady frame, against the other ways to change alpha.
 
     All rows are taken in one run, interleaved, on this machine.
@@ -32,10 +41,43 @@ def command(surface: Surface, bundle: Path, shape: str | None, repeats: int | No
     chosen = {} if repeats is None else {"repeats": repeats}
     size = _shape(shape)
     verb = open_door("dni_deploy.verbs.bench").bench
-    report = verb(bundle, shape=size, output=output, force=force, **chosen)
-    fields = report.to_json()
-    if not surface.result("bench", fields):
-        outline(fields)
+    with surface.progress() as progress:
+        report = verb(bundle, shape=size, threads=threads, output=output, force=force, progress=progress, **chosen)
+    if surface.result("bench", report.to_json()):
+        return
+    facts(
+        {
+            "bundle": report.bundle,
+            "network": f"{report.architecture}, {report.parameters:,} numbers blended, {report.members} members",
+            "input": "x".join(map(str, report.shape)),
+            "rounds": report.rounds,
+            "threads": report.threads,
+            **report.machine,
+        }
+    )
+    click.echo("\nmilliseconds, medians of one interleaved run:")
+    headers = ["", "change", "first frame", "both", "steady", "memory MB", "how"]
+    rows = [
+        [
+            row.name,
+            *(_ms(value) for value in (row.change_ms, row.first_ms, row.changed_ms, row.steady_ms)),
+            _ms(row.memory_mb),
+            row.title,
+        ]
+        for row in report.rows
+    ]
+    table(headers, rows)
+    click.echo()
+    table(["ratio", "median"], [(name, f"{value:.3g}") for name, value in report.ratios.items()])
+    for name, reason in report.skipped.items():
+        click.echo(f"\n{name} was left out: {shown(reason, 1000)}")
+    if output is not None:
+        click.echo()
+        facts({"wrote": output})
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

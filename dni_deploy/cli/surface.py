@@ -101,34 +101,6 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         click.echo("  ".join(line).rstrip())
 
 
-def outline(fields: Mapping[str, Any]) -> None:
-    """Print a report's fields: plain values as facts, then each list of objects as a table under its name."""
-    tables = {
-        name: value
-        for name, value in fields.items()
-        if isinstance(value, list | tuple) and value and isinstance(value[0], dict)
-    }
-    facts({name: _plain(value) for name, value in fields.items() if name not in tables and name != "schema"})
-    for name, rows in tables.items():
-        headers = list(rows[0])
-        click.echo(f"\n{name}")
-        table(headers, [[_plain(row.get(header)) for header in headers] for row in rows])
-
-
-def _plain(value: object) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{shown(key)}={_plain(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(str(_plain(item)) for item in value)
-    return shown(value, 1000)
-
-
 def size(count: float) -> str:
     """A number of bytes for people: 3.4 MB."""
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -146,6 +118,8 @@ def span(seconds: float) -> str:
 
 
 def _is_number(cell: str) -> bool:
+    if cell == "-":
+        return True
     try:
         float(cell.rstrip("%x").removesuffix(" ms"))
     except ValueError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy import __version__
+from dni_deploy.machine import cores, cpu, memory
 
 PACKAGES = (
     ("numpy", "everything"),
@@ -22,7 +23,7 @@ PACKAGES = (
     ("pillow", "pictures"),
     ("onnxruntime", "engine onnxruntime"),
     ("onnxruntime-gpu", "engine onnxruntime-gpu"),
-    ("torch", "export, .pth files"),
+    ("torch", "export"),
     ("onnxscript", "export"),
     ("spandrel", "more architectures"),
     ("matplotlib", "plots"),
@@ -31,9 +32,6 @@ PACKAGES = (
     ("polygraphy", "engine tensorrt"),
 )
 """Distribution and what it opens."""
-
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_tile", "neon", "asimd")
-"""The CPU's instruction sets that change how ONNX Runtime lays out weights."""
 
 
 @dataclass(frozen=True)
@@ -137,40 +135,18 @@ def _driver() -> str:
 
 
 def _machine(driver: str) -> dict[str, str]:
-    name, flags = _cpu()
+    (name, flags), whole = cpu(), memory()
     return {
         "dni-deploy": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
         "cpu": name,
         "instruction sets": ", ".join(flags) or "none known",
-        "cores": str(_cores()),
-        "memory": _memory(),
+        "cores": str(cores()),
+        "memory": f"{whole / 2**30:.1f} GiB" if whole else "unknown",
         "gpu": driver,
         "cache": _cache(),
     }
-
-
-def _cpu() -> tuple[str, tuple[str, ...]]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine(), ()
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    known = {key.strip(): value.strip() for key, value in fields.items()}
-    have = set((known.get("flags") or known.get("Features") or "").split())
-    return known.get("model name") or platform.machine(), tuple(flag for flag in FLAGS if flag in have)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-    except (AttributeError, ValueError, OSError):
-        return "unknown"
 
 
 def _cache() -> str:
@@ -192,7 +168,7 @@ def _advice(found: dict[str, str]) -> tuple[str, ...]:
     if not found["onnxruntime"] and not found["onnxruntime-gpu"]:
         lines.append("To run bundles on this CPU: pip install 'dni-deploy[cpu]'")
     if not found["torch"] or not found["onnxscript"]:
-        lines.append("To export and to read .pth files: pip install 'dni-deploy[export]'")
+        lines.append("To export: pip install 'dni-deploy[export]'")
     if not found["matplotlib"]:
         lines.append("For plots: pip install 'dni-deploy[report]'")
     return tuple(lines)
