@@ -4,8 +4,9 @@
 
 Data: photographs and textures that ship inside scikit-image, cut to patches, flipped and turned. `TEST_PHOTOGRAPHS` never
 enter training. Noise is Gaussian with sigma = level / 255: the paper says variance, but its visible noise and DnCNN's
-convention are sigma. Noisy pixels are clipped to [0, 1], as a picture file clips them. Seeds are fixed. On a CPU with bfloat16 units the three trainings take under an hour on two cores; with a
-CUDA device, minutes. Weights are written as float16 safetensors, and the PSNR that is printed is that of the rounded weights.
+convention are sigma. Noisy pixels are clipped to [0, 1], as a picture file clips them. Seeds are fixed. On a CPU with
+bfloat16 units the three trainings take under an hour on two cores; with a CUDA device, minutes. Weights are written as
+float16 safetensors, and the PSNR that is printed is that of the rounded weights.
 """
 
 from __future__ import annotations
@@ -94,7 +95,10 @@ def train(net: nn.Module, level: int, steps: int, rate: float, pictures: list[Te
         mean_loss += (loss.item() - mean_loss) / min(step, 100)
         if step % 200 == 0 or step == steps:
             rest = (time.monotonic() - started) / step * (steps - step)
-            print(f"  N{level} step {step}/{steps}  training PSNR {-10 * math.log10(mean_loss):.2f} dB  {rest:.0f} s left", flush=True)
+            print(
+                f"  N{level} step {step}/{steps}  training PSNR {-10 * math.log10(mean_loss):.2f} dB  {rest:.0f} s left",
+                flush=True,
+            )
 
 
 @torch.no_grad()
@@ -115,15 +119,15 @@ def psnr(net: nn.Module, level: int, seed: int = 1) -> float:
 
 def rounded(net: nn.Module) -> dict[str, Tensor]:
     """The state dict in float16; the integer batch counters are left out, inference never reads them."""
-    return {
-        key: value.to("cpu").half().contiguous() for key, value in net.state_dict().items() if value.is_floating_point()
-    }
+    return {key: value.to("cpu").half().contiguous() for key, value in net.state_dict().items() if value.is_floating_point()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for n20.safetensors, n40..., n60...")
-    parser.add_argument("--steps", type=int, nargs=3, default=(7000, 3000, 3000), metavar="STEPS", help="steps for N20, N40, N60")
+    parser.add_argument(
+        "--steps", type=int, nargs=3, default=(7000, 3000, 3000), metavar="STEPS", help="steps for N20, N40, N60"
+    )
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
 

@@ -41,6 +41,9 @@ ENGINES: dict[str, EngineEntry] = {
     "onnxruntime-rebuild": EngineEntry(
         "engines.onnxruntime_cpu:open_rebuild", "onnxruntime", "cpu", "ONNX Runtime on the CPU, a new session per alpha"
     ),
+    "onnxruntime-constant": EngineEntry(
+        "engines.onnxruntime_cpu:open_constant", "onnxruntime", "cpu", "ONNX Runtime on the CPU, first member only, for timing"
+    ),
     "onnxruntime-inputs": EngineEntry(
         "engines.onnxruntime_cpu:open_inputs", "onnxruntime", "cpu", "ONNX Runtime on the CPU, weights as graph inputs"
     ),

@@ -11,7 +11,7 @@ from dni_deploy.bundle import Bundle
 from dni_deploy.errors import UsageError, shown
 from dni_deploy.progress import MaybeProgress, tell
 from engines.engine import Engine
-from engines.onnxruntime_cpu.alternatives import GraphEngine, InputsEngine
+from engines.onnxruntime_cpu.alternatives import ConstantEngine, GraphEngine, InputsEngine
 from engines.onnxruntime_cpu.in_place import InPlaceEngine
 from engines.onnxruntime_cpu.layout import NotInPlace, find_layout
 from engines.onnxruntime_cpu.lowering import lower
@@ -67,6 +67,11 @@ def build_plan(
 def open_rebuild(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:
     """A new session for every alpha."""
     return RebuildEngine(bundle.graph(), _members(bundle), threads=threads, slots=slots)
+
+
+def open_constant(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:
+    """The first member with constant weights; alpha cannot change."""
+    return ConstantEngine(bundle.graph(), bundle.weight_names, _members(bundle), threads=threads, slots=slots)
 
 
 def open_inputs(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:

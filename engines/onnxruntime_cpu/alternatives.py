@@ -1,5 +1,6 @@
-"""The two other ways to give ONNX Runtime new weights without a new session, as engines to compare with.
+"""The other ways to run a family in ONNX Runtime, as engines to compare with.
 
+ConstantEngine: the first member as constants, alpha is stuck; the speed that the others are held against.
 InputsEngine: every weight is an input of the graph. Always right, but the optimized convolution layouts need constant
 weights, so each frame is slower. GraphEngine: the members are constants, alpha is an input, and the graph itself
 blends; the frame pays for the blend as well, every time.
@@ -45,6 +46,20 @@ class _FedEngine:
 
     def close(self) -> None:
         self._session = None
+
+
+class ConstantEngine(_FedEngine):
+    """A stock session on the first member. refit does nothing: for speed comparisons only."""
+
+    name = "onnxruntime-constant"
+    road = "constant weights: the first member, whatever alpha is"
+
+    def __init__(self, graph: onnx.ModelProto, names: Sequence[str], members: Members, *, threads: int, slots: int) -> None:
+        super().__init__(runtime.bind(graph, {name: members[0][name] for name in names}), threads, slots)
+        self._feeds = [{}] * slots
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        pass
 
 
 class InputsEngine(_FedEngine):

@@ -14,11 +14,13 @@ import platform
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -44,7 +46,7 @@ def write_plan(bundle: Bundle, layout: Layout, *, force: bool = False) -> Path:
         "slots": [[slot.name, list(slot.shape), slot.start, slot.stop] for slot in layout.slots],
         "offsets": list(layout.offsets.items()),
     }
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "optimized": np.frombuffer(layout.optimized.SerializeToString(deterministic=True), np.uint8),
         "gather": layout.gather.astype(np.int64),
     }
@@ -81,7 +83,7 @@ def read_plan(bundle: Bundle) -> Layout | None:
         raise damaged from None
 
 
-def _digest(header: str, tensors: dict[str, np.ndarray]) -> str:  # type: ignore[type-arg]
+def _digest(header: str, tensors: dict[str, NDArray[Any]]) -> str:
     digest = sha256(header.encode())
     for name in sorted(tensors):
         digest.update(tensors[name].tobytes())

@@ -1,8 +1,8 @@
 """Mul by a constant scalar: taken into the convolution before it, or a depthwise convolution.
 
-A residual scaling such as RRDBNet's `0.2 *` outside a convolution makes ONNX Runtime leave its blocked layout and come back: two reorders of
-the whole activation. A constant factor is linear, so it may go into the weights; where no convolution stands before
-it, a depthwise one stays inside the layout and takes the following Add with it.
+A residual scaling such as RRDBNet's `0.2 *` makes ONNX Runtime leave its blocked layout and come back: two reorders of the
+whole activation. A constant factor is linear, so it may go into the weights; where no convolution stands before it, a
+depthwise one stays inside the layout and takes the following Add with it.
 """
 
 from __future__ import annotations

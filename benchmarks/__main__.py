@@ -1,0 +1,67 @@
+"""Time the four networks on this machine's CPU, ours against the other ways, and write the results.
+
+python -m benchmarks                       all four, into benchmarks/results/cpu.json, docs/benchmarks.md and its plot
+python -m benchmarks dncnn --repeats 5     one, printed only
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.networks import NETWORKS, family
+from benchmarks.page import write_page
+from dni_deploy.publish import publish_bytes
+from dni_deploy.verbs.bench import bench
+from dni_deploy.verbs.export import export
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "cpu.json"
+
+
+@click.command()
+@click.argument("networks", nargs=-1, type=click.Choice(list(NETWORKS)))
+@click.option("--repeats", type=click.IntRange(3), default=20, show_default=True, help="Rounds per network.")
+@click.option("--memory/--no-memory", default=True, help="Measure resident memory, each row in a process of its own.")
+def main(networks: tuple[str, ...], repeats: int, memory: bool) -> None:
+    """Time the networks; without arguments all four, and keep the result."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in networks or NETWORKS:
+            network = NETWORKS[name]
+            bundle = Path(folder) / f"{name}.dni"
+            click.echo(f"{network.title}: exporting", err=True)
+            export(family(name), bundle, arch="auto")
+            click.echo(f"{network.title}: timing {repeats} rounds at {'x'.join(map(str, network.shape))}", err=True)
+            report = bench(bundle, shape=network.shape, repeats=repeats, memory=memory)
+            found[name] = {"title": network.title, **report.to_json()}
+            for row in report.rows:
+                click.echo(f"  {row.name:<10} steady {row.steady_ms:8.1f} ms   change {row.change_ms or 0:8.2f} ms")
+            for ratio, value in report.ratios.items():
+                click.echo(f"  {value:9.3f}  {ratio}")
+    if not networks:
+        result = {"schema": 1, "commit": _commit(), "networks": found}
+        RESULTS.parent.mkdir(exist_ok=True)
+        publish_bytes(RESULTS, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(), force=True)
+        write_page(result, ROOT / "docs")
+        click.echo(f"wrote {RESULTS.relative_to(ROOT)}, docs/benchmarks.md and docs/images/benchmarks.svg", err=True)
+
+
+def _commit() -> str:
+    """The commit that was measured, with a mark where the working tree differs from it."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answer.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Bench: the ways to change alpha on one machine, timed in one run, interleaved."""
