@@ -132,7 +132,10 @@ def _checked(shares: Sequence[float], names: tuple[str, ...], extrapolate: bool)
             raise CoefficientsError(
                 f"The share of {shown(name)!r} is {share:g}, outside 0 to 1; extrapolation has to be asked for (--extrapolate)."
             )
-    total = math.fsum(shares)
+    try:
+        total = math.fsum(shares)
+    except OverflowError:  # of finite numbers, by extrapolation
+        total = math.inf
     if abs(total - 1.0) > SUM_TOLERANCE:
         raise CoefficientsError(
             f"The shares sum to {total:.9g} and must sum to 1: "

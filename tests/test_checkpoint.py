@@ -266,6 +266,7 @@ HEADERS: dict[str, tuple[bytes, type[DniError], str]] = {
     "a path as a name": (SAFE({"../../etc/x": E()}, bytes(8)), CheckpointError, "paths"),
     "a name of 1 MB": (SAFE({"x" * 10**6: E()}, bytes(8)), CheckpointError, "1,000,000"),
     "bidi in a name": (SAFE({"a\u202eb": E()}, bytes(8)), CheckpointError, "control"),
+    "a line end in a name": (SAFE({"a\u2028b": E()}, bytes(8)), CheckpointError, "control"),
     "escapes in a bad name": (SAFE({"\x1b[31m\n" + "y" * 10**5: 3}), CheckpointError, "fields"),
 }  # fmt: skip
 

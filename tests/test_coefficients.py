@@ -122,6 +122,8 @@ def test_extrapolation_has_to_be_asked_for() -> None:
             Coefficients.parse(alpha, TWO, extrapolate=True)
     with pytest.raises(CoefficientsError, match="sum to 3"):
         Coefficients.parse([1.5, 1.5], TWO, extrapolate=True)
+    with pytest.raises(CoefficientsError, match="sum to inf"):
+        Coefficients.parse([1e308, 1e308], TWO, extrapolate=True)
     beyond = Coefficients.parse(1.5, TWO, extrapolate=True)
     with pytest.raises(CoefficientsError, match="outside"):
         Coefficients.parse(beyond, TWO)
