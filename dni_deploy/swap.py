@@ -35,7 +35,9 @@ class Swap(Generic[Value]):
         self._refit = refit
         self._pins = [0] * slots
         self._changed = threading.Condition()
+        self._mailbox = threading.Lock()  # held for an assignment, never for a refit: a request must not wait for one
         self._wanted: Value = first
+        self._kept: Value = first
         refit(0, first)
         self._live: Live[Value] | None = Live(1, 0, first)
         self._generation = 1
@@ -51,8 +53,9 @@ class Swap(Generic[Value]):
         return self._generation
 
     def request(self, value: Value) -> None:
-        """Make `value` the one for every frame that begins after this returns. Never waits for a frame."""
-        self._wanted = value
+        """Make `value` the one for every frame that begins after this returns. Never waits for a frame or a refit."""
+        with self._mailbox:
+            self._wanted = value
 
     @contextmanager
     def frame(self) -> Iterator[Live[Value]]:
@@ -88,16 +91,16 @@ class Swap(Generic[Value]):
         return free[0] if free else None
 
     def _swap(self, slot: int, wanted: Value) -> Live[Value]:
-        before = self._live
         try:
             self._refit(slot, wanted)
         except BaseException:
-            if before is not None:
-                if self._wanted is wanted:
-                    self._wanted = before.value
-                if before.slot == slot:
-                    self._live = None  # the only slot is half written: the next frame refits it whole
+            with self._mailbox:
+                if self._wanted is wanted:  # a request that came meanwhile stays
+                    self._wanted = self._kept
+            if self._live is not None and self._live.slot == slot:
+                self._live = None  # the only slot is half written: the next frame refits it whole
             raise
+        self._kept = wanted
         self._generation += 1
         self._live = Live(self._generation, slot, wanted)
         return self._live
