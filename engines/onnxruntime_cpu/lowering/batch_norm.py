@@ -28,7 +28,8 @@ def rewrite(draft: Draft) -> None:
             "epsilon": next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5),
         }  # fmt: skip
         channels = draft.recipes.linear[mean].shape[0]
-        bias = f"{mean}@fold"
+        # By the node too: a BatchNorm that the network uses twice is folded twice, into different convolutions.
+        bias = f"{mean}@shift of {node.output[0]}"
         before = producers.get(x)
         if before is not None and _can_fold(draft, before, consumers):
             weight = before.input[1]
@@ -38,7 +39,7 @@ def rewrite(draft: Draft) -> None:
             folded.attribute.extend(before.attribute)
             nodes[nodes.index(before)] = folded
         elif draft.channels.get(x) == channels:
-            weight, own_bias, axis = f"{mean}@scale", None, 0
+            weight, own_bias, axis = f"{mean}@scale of {node.output[0]}", None, 0
             draft.recipes.linear[weight] = Linear(None, (channels, 1, 1, 1), offset=1.0)
             nodes.append(draft.depthwise(x, weight, bias, node.output[0], channels))
         else:

@@ -76,7 +76,10 @@ class Draft:
                 used.update(node.input)
                 kept.append(node)
         self.nodes = kept[::-1]
-        recipes = Recipes({name: recipe for name, recipe in self.recipes.linear.items() if name in used}, self.recipes.folds)
+        recipes = Recipes(
+            {name: recipe for name, recipe in self.recipes.linear.items() if name in used},
+            [fold for fold in self.recipes.folds if fold.weight in used],
+        )
         graph = self.model.graph
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self.nodes)

@@ -26,7 +26,7 @@ def rewrite(draft: Draft) -> None:
             continue
         x, y = node.input[0], node.output[0]
         minus = draft.add_constant(f"times -1.0 x{channels}", np.full((channels, 1, 1, 1), -1, np.float32))
-        gain = f"{slope}@gain"
+        gain = f"{slope}@gain x{channels}"  # one slope may serve activations of several widths
         draft.recipes.linear[gain] = Linear(slope, (channels, 1, 1, 1), factor=-1.0, offset=1.0)
         nodes += [
             draft.depthwise(x, minus, None, f"{y}@negated", channels),
