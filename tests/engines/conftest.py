@@ -1,0 +1,71 @@
+"""What the engines' tests share: pico families with their graphs, each lifted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from dni_deploy.signature import Signature
+from tests.exporters.pico import PICO, pico_family, pico_net
+
+Tensors = dict[str, NDArray[Any]]
+
+SAME_GRAPH = ("rrdbnet_esrgan", "rrdbnet_old")
+"""They differ from "rrdbnet" in the names of their keys alone, which is nothing to an engine."""
+NAMES = tuple(name for name in PICO if name not in SAME_GRAPH)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bundle's content: the graph (weights without data), the weights' names, and three members with these weights."""
+
+    name: str
+    graph: onnx.ModelProto
+    weights: tuple[str, ...]
+    members: list[Tensors]
+    signature: Signature
+    shapes: tuple[tuple[int, int, int, int], ...]
+
+    def inputs(self, seed: int = 0) -> list[NDArray[np.float32]]:
+        """One input of each shape, within the network's range."""
+        random = np.random.default_rng(seed)
+        return [random.uniform(self.signature.low, self.signature.high, shape).astype(np.float32) for shape in self.shapes]
+
+
+@pytest.fixture(scope="session")
+def pico_case() -> Callable[[str], Case]:
+    """The case of a pico architecture, made at its first use."""
+    made: dict[str, Case] = {}
+
+    def give(name: str) -> Case:
+        if name not in made:
+            made[name] = _case(name)
+        return made[name]
+
+    return give
+
+
+def _case(name: str) -> Case:
+    from dni_deploy.graph_weights import strip
+    from exporters.architectures import find
+    from exporters.cache import cached_lift
+
+    states = pico_family(name, 3)
+    architecture = find(PICO[name].architecture, states[0])
+    net = architecture.build(states[0])
+    assert type(net) is type(pico_net(name))
+    signature = architecture.signature(net)
+    lifted, _ = cached_lift(architecture.name, net, signature)
+    graph = onnx.ModelProto()
+    graph.CopyFrom(lifted.graph)
+    for initializer in graph.graph.initializer:
+        if initializer.name in lifted.names:
+            strip(initializer)
+    members = [{key: state[key] for key in lifted.names} for state in states]
+    return Case(name, graph, lifted.names, members, signature, PICO[name].shapes)
