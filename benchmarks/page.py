@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from dni_deploy.publish import publish_bytes
+from dni_deploy.report.bench_plot import plot_bench
 
 GOALS: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (
     (
@@ -47,7 +44,8 @@ def write_page(result: Mapping[str, Any], folder: Path) -> None:
     """Write benchmarks.md and images/benchmarks.svg into `folder`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     publish_bytes(folder / "benchmarks.md", page(result).encode(), force=True)
-    publish_bytes(folder / "images" / "benchmarks.svg", plot(result), force=True)
+    titled = {network["title"].split(",")[0]: network["rows"] for network in result["networks"].values()}
+    plot_bench(folder / "images" / "benchmarks.svg", titled, force=True)
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -99,35 +97,3 @@ def _ratio(ratios: Mapping[str, float], name: str) -> float | None:
         below = ratios.get("steady frame, ours / inputs")
         return None if below is None else 1 / below
     return ratios.get(name)
-
-
-def plot(result: Mapping[str, Any]) -> bytes:
-    """Two panels: the steady frame of each way, ours = 1; and the alpha change on a logarithmic scale. SVG."""
-    networks = result["networks"]
-    names = [row["name"] for row in next(iter(networks.values()))["rows"]]
-    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    places, width = np.arange(len(networks)), 0.8 / len(names)
-    for number, name in enumerate(names):
-        steady, change = [], []
-        for network in networks.values():
-            rows = {row["name"]: row for row in network["rows"]}
-            row, ours = rows.get(name), rows["in place"]
-            steady.append(row["steady_ms"] / ours["steady_ms"] if row else np.nan)
-            change.append(row["change_ms"] if row and row["change_ms"] is not None else np.nan)
-        offset = (number - (len(names) - 1) / 2) * width
-        colour = ("#b8420e", "#4b5563", "#3b6ea5", "#2f7d5b", "#8a6d3b", "#7a4a8c")[number % 6]
-        left.bar(places + offset, steady, width, label=name, color=colour)
-        right.bar(places + offset, change, width, color=colour)
-    titles = [network["title"].split(",")[0] for network in networks.values()]
-    for axes in (left, right):
-        axes.set_xticks(places, titles, fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    left.axhline(1, color="black", linewidth=0.6)
-    left.set_ylabel("steady frame, ours = 1")
-    right.set_yscale("log")
-    right.set_ylabel("alpha change, ms")
-    figure.legend(loc="outside upper center", ncols=len(names), fontsize=8, frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()

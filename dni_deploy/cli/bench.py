@@ -16,6 +16,7 @@ from dni_deploy.errors import UsageError, shown
     "bench",
     """
     dni-deploy bench sr.dni
+    dni-deploy bench sr.dni --plot bench.svg -o bench.json
     dni-deploy bench sr.dni --shape 1x3x256x256 --json
     """,
 )
@@ -23,6 +24,7 @@ from dni_deploy.errors import UsageError, shown
 @click.option("--shape", metavar="NxCxHxW", help="Shape of the input.")
 @click.option("--repeats", type=click.IntRange(1, 10_000), help="How often each figure is taken.")
 @click.option("-o", "--output", type=options.PATH, help="Write the result as JSON here.")
+@click.option("--plot", type=options.PATH, help="Draw the result here, .png, .svg or .pdf.")
 @options.threads
 @options.force
 def command(
@@ -31,6 +33,7 @@ def command(
     shape: str | None,
     repeats: int | None,
     output: Path | None,
+    plot: Path | None,
     threads: int,
     force: bool,
 ) -> None:
@@ -42,7 +45,7 @@ def command(
     size = _shape(shape)
     verb = open_door("dni_deploy.verbs.bench").bench
     with surface.progress() as progress:
-        report = verb(bundle, shape=size, threads=threads, output=output, force=force, progress=progress, **chosen)
+        report = verb(bundle, shape=size, threads=threads, output=output, plot=plot, force=force, progress=progress, **chosen)
     if surface.result("bench", report.to_json()):
         return
     facts(
@@ -71,9 +74,9 @@ def command(
     table(["ratio", "median"], [(name, f"{value:.3g}") for name, value in report.ratios.items()])
     for name, reason in report.skipped.items():
         click.echo(f"\n{name} was left out: {shown(reason, 1000)}")
-    if output is not None:
-        click.echo()
-        facts({"wrote": output})
+    for path in (output, plot):
+        if path is not None:
+            facts({"wrote": path})
 
 
 def _ms(value: float | None) -> str:

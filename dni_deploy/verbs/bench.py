@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dni_deploy import __version__
+from dni_deploy.bays import open_door
 from dni_deploy.bench.memory import resident_bytes
 from dni_deploy.bench.rows import Row, available, copy_row
 from dni_deploy.bench.timing import Samples, interleaved, ratio
@@ -74,6 +75,7 @@ def bench(
     memory: bool = True,
     threads: int = 0,
     output: str | os.PathLike[str] | None = None,
+    plot: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: MaybeProgress = None,
 ) -> BenchReport:
@@ -81,10 +83,13 @@ def bench(
 
     shape    of the input, (N, C, H, W); default one picture of 256 x 256, or of 64 x 64 for a network that enlarges.
     repeats  rounds that count; each round runs every row once.
-    output   also write the report as JSON here; refused before the work if it exists and `force` is off.
+    output   also write the report as JSON here; refused before the work if it exists and `force` is off. plot: the same, as a picture.
     """
-    if output is not None and os.path.lexists(output) and not force:
-        raise UsageError(f"{shown(output)} exists; give --force to replace it. Nothing was written.")
+    for path in (output, plot):
+        if path is not None and os.path.lexists(path) and not force:
+            raise UsageError(f"{shown(path)} exists; give --force to replace it. Nothing was written.")
+    if plot is not None:
+        open_door("dni_deploy.report.plot").check_plot_name(plot)
     bundle = Bundle.open(bundle_path)
     chosen = [row for row in available() if rows is None or row.name in rows]
     size = tuple(shape) if shape is not None else _default_shape(bundle)
@@ -134,6 +139,9 @@ def bench(
     if output is not None:
         text = json.dumps({"schema": 1, "command": "bench", **report.to_json()}, indent=2, allow_nan=False)
         publish_bytes(output, (text + "\n").encode(), force=force)
+    if plot is not None:
+        rows_json = {report.architecture: [asdict(row) for row in report.rows]}
+        open_door("dni_deploy.report.bench_plot").plot_bench(plot, rows_json, force=force)
     return report
 
 
