@@ -43,3 +43,17 @@ def resident() -> int | None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError, AttributeError):
         return None
+
+
+def cache_folder() -> Path | None:
+    """$DNI_CACHE, or `dni-deploy` in the system's cache folder; None where there is no home to hold one."""
+    own = os.environ.get("DNI_CACHE")
+    if own:
+        return Path(own)
+    parent = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    if parent and os.path.isabs(parent):  # the XDG specification: a relative path is to be ignored
+        return Path(parent) / "dni-deploy"
+    try:
+        return Path.home() / ".cache" / "dni-deploy"
+    except RuntimeError:
+        return None

@@ -1,8 +1,8 @@
 """Session: a network that is running, and its alpha.
 
-    with dni.open_session("sr.dni", alpha=0.35) as session:
-        out = session(frame)
-        session.alpha = {"psnr": 0.2, "gan": 0.8}      # from any thread; the next frame has it
+with dni.open_session("sr.dni", alpha=0.35) as session:
+    out = session(frame)
+    session.alpha = {"psnr": 0.2, "gan": 0.8}      # from any thread; the next frame has it
 """
 
 from __future__ import annotations
@@ -151,7 +151,11 @@ def open_session(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     members = opened.members
-    first = Coefficients.one_hot(members[0], members) if alpha is None else Coefficients.parse(alpha, members, extrapolate=extrapolate)
+    first = (
+        Coefficients.one_hot(members[0], members)
+        if alpha is None
+        else Coefficients.parse(alpha, members, extrapolate=extrapolate)
+    )
     guard = None
     if extrapolate:
         tensors = [opened.weights(member) for member in members]

@@ -43,7 +43,9 @@ class Signature:
             raise BundleError("The manifest's 'signature' does not have the fields of this version.")
         whole = (fields["input_channels"], fields["output_channels"], fields["scale"], fields["multiple"])
         if not all(type(number) is int and 0 < number < 2**16 for number in whole):
-            raise BundleError("The manifest's 'signature' has a channel count, scale or multiple that is not a positive number.")
+            raise BundleError(
+                "The manifest's 'signature' has a channel count, scale or multiple that is not a positive number."
+            )
         if fields["kind"] not in ("image", "latent") or type(fields["residual"]) is not bool:
             raise BundleError("The manifest's 'signature' has an unknown 'kind' or 'residual'.")
         return cls(**{**fields, "low": float(fields["low"]), "high": float(fields["high"])})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import DniError
 from dni_deploy.graph_weights import fill_all, strip
+from dni_deploy.machine import cache_folder
 from dni_deploy.publish import publish_bytes
 from dni_deploy.signature import Signature
 from exporters import lift as lift_module
@@ -52,20 +52,6 @@ def cached_lift(
     if entry is not None:
         _write(entry, lifted)
     return lifted, False
-
-
-def cache_folder() -> Path | None:
-    """$DNI_CACHE, or `dni-deploy` in the system's cache folder; None where there is no home to hold one."""
-    own = os.environ.get("DNI_CACHE")
-    if own:
-        return Path(own)
-    parent = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    if parent and os.path.isabs(parent):  # the XDG specification: a relative path is to be ignored
-        return Path(parent) / "dni-deploy"
-    try:
-        return Path.home() / ".cache" / "dni-deploy"
-    except RuntimeError:
-        return None
 
 
 def cache_key(architecture: str, net: nn.Module, signature: Signature, opset: int) -> str:

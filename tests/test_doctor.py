@@ -87,7 +87,7 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, code: int) -> None
 )
 def test_the_cache_is_where_export_keeps_it(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from exporters.cache import cache_folder
+    from dni_deploy.machine import cache_folder
 
     for name in ("DNI_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

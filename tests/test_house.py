@@ -31,7 +31,7 @@ LEVELS = {
     "dni_deploy.cli": 4,
     "dni_deploy.__main__": 4,
     "dni_deploy.verbs": 3,
-    "dni_deploy.bench": 2,
+    "dni_deploy.benchmark": 2,
     "dni_deploy.session": 2,
     "dni_deploy.report": 2,
     "engines": 1,

@@ -17,9 +17,9 @@ import numpy as np
 
 from dni_deploy import __version__
 from dni_deploy.bays import open_door
-from dni_deploy.bench.memory import resident_bytes
-from dni_deploy.bench.rows import Row, available, copy_row
-from dni_deploy.bench.timing import Samples, interleaved, ratio
+from dni_deploy.benchmark.memory import resident_bytes
+from dni_deploy.benchmark.rows import Row, available, copy_row
+from dni_deploy.benchmark.timing import Samples, interleaved, ratio
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import DniError, UsageError, shown
 from dni_deploy.machine import cores, cpu

@@ -51,7 +51,9 @@ def build(
     chosen = choose(engine)
     if chosen != "onnxruntime":
         raise UsageError(f"The engine {chosen} has nothing to build ahead; build is for onnxruntime.")
-    from engines.onnxruntime_cpu import InPlaceEngine, NotInPlace, build_plan
+    from engines.onnxruntime_cpu import build_plan
+    from engines.onnxruntime_cpu.in_place import InPlaceEngine
+    from engines.onnxruntime_cpu.layout import NotInPlace
 
     try:
         plan, error, weights = build_plan(bundle, threads=threads, force=force, progress=progress)

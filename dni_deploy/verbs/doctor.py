@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import platform
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from dni_deploy import __version__
-from dni_deploy.machine import cores, cpu, memory
+from dni_deploy.machine import cache_folder, cores, cpu, memory
 
 PACKAGES = (
     ("numpy", "everything"),
@@ -145,22 +143,8 @@ def _machine(driver: str) -> dict[str, str]:
         "cores": str(cores()),
         "memory": f"{whole / 2**30:.1f} GiB" if whole else "unknown",
         "gpu": driver,
-        "cache": _cache(),
+        "cache": str(cache_folder() or "none, there is no home folder"),
     }
-
-
-def _cache() -> str:
-    """Where `exporters.cache` keeps its graphs; told here a second time, because that module needs torch."""
-    own = os.environ.get("DNI_CACHE")
-    parent = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    if own:
-        return own
-    if parent and os.path.isabs(parent):
-        return str(Path(parent) / "dni-deploy")
-    try:
-        return str(Path.home() / ".cache" / "dni-deploy")
-    except RuntimeError:
-        return "none, there is no home folder"
 
 
 def _advice(found: dict[str, str]) -> tuple[str, ...]:

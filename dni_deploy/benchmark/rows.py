@@ -35,7 +35,7 @@ def _engine(name: str) -> Callable[[Bundle, int], Engine]:
 
 
 def _torch(bundle: Bundle, threads: int) -> Engine:
-    from dni_deploy.bench.torch_eager import TorchEager
+    from dni_deploy.benchmark.torch_eager import TorchEager
 
     return TorchEager(bundle, threads)
 

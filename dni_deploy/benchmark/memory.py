@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
-from dni_deploy.bench.rows import available
+from dni_deploy.benchmark.rows import available
 from dni_deploy.bundle import Bundle
 from dni_deploy.machine import resident
 
