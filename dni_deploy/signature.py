@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -48,4 +49,9 @@ class Signature:
             )
         if fields["kind"] not in ("image", "latent") or type(fields["residual"]) is not bool:
             raise BundleError("The manifest's 'signature' has an unknown 'kind' or 'residual'.")
+        low, high, radius = fields["low"], fields["high"], fields["radius"]
+        if not all(type(end) in (int, float) and math.isfinite(end) for end in (low, high)) or not low < high:
+            raise BundleError("The manifest's 'signature' has a value range that is not two numbers, the smaller one first.")
+        if radius is not None and (type(radius) is not int or radius < 0):
+            raise BundleError("The manifest's 'signature' has a 'radius' that is not a number of pixels.")
         return cls(**{**fields, "low": float(fields["low"]), "high": float(fields["high"])})

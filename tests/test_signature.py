@@ -1,0 +1,37 @@
+"""Signature: what goes into and out of a network survives JSON, and nothing else gets in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dni_deploy.errors import BundleError
+from dni_deploy.signature import Signature
+
+EXAMPLES = (Signature(), Signature(1, 1, radius=17, residual=True), Signature(scale=4, low=-1.0), Signature(100, kind="latent"))
+
+
+@pytest.mark.parametrize("signature", EXAMPLES)
+def test_it_survives_json(signature: Signature) -> None:
+    assert Signature.from_json(json.loads(json.dumps(signature.to_json()))) == signature
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("input_channels", 0), ("input_channels", 2**16), ("output_channels", True), ("scale", 2.0), ("scale", "2"),
+        ("multiple", -1), ("low", "0"), ("low", None), ("low", float("nan")), ("low", 1.0), ("high", float("inf")),
+        ("high", [1]), ("residual", 1), ("radius", -1), ("radius", 1.5), ("kind", "video"), ("kind", None),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(BundleError, match="signature"):
+        Signature.from_json({**Signature().to_json(), field: value})
+
+
+@pytest.mark.parametrize("fields", [None, [], {}, {**Signature().to_json(), "extra": 1}])
+def test_other_fields_are_refused(fields: Any) -> None:
+    with pytest.raises(BundleError, match="signature"):
+        Signature.from_json(fields)
