@@ -22,7 +22,8 @@ from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.recipes import Recipes
 
 MARK = 4096.5
-"""Weight number k is filled with k + MARK: halves keep the marks apart from the elements' addresses, which are whole numbers."""
+"""Weight number k is filled with -(k + MARK): halves keep the marks apart from the elements' addresses, which are whole numbers,
+and the sign shows what treats negative weights in another way, such as Abs or Relu."""
 
 LARGEST = 2**24 - 1
 """Elements per weight: float32 holds whole numbers exactly up to 2^24."""
@@ -84,7 +85,7 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
     starts = np.concatenate([[0], np.cumsum(sizes)])
     if sizes.max(initial=0) > LARGEST:
         raise NotInPlace(f"weight {names[int(sizes.argmax())]!r} has more than {LARGEST} elements")
-    marks = _optimized(lowered, recipes, lambda index, size: np.full(size, index + MARK, np.float32))
+    marks = _optimized(lowered, recipes, lambda index, size: np.full(size, -(index + MARK), np.float32))
     places = _optimized(lowered, recipes, lambda index, size: np.arange(1, size + 1, dtype=np.float32))
     if _structure(marks) != _structure(places):
         raise NotInPlace("ONNX Runtime optimizes this graph differently for different weights")
@@ -97,7 +98,7 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
         if np.array_equal(mark, place):
             continue  # a constant of the graph
         used = mark != 0
-        which, element = np.where(used, mark - np.float32(MARK), 0), np.where(used, place - 1, 0)
+        which, element = np.where(used, -mark - np.float32(MARK), 0), np.where(used, place - 1, 0)
         whole = np.array_equal(which, np.floor(which)) and np.array_equal(element, np.floor(element))
         if not whole or which.min() < 0 or which.max() >= len(names):
             raise NotInPlace(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
