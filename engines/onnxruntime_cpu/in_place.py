@@ -52,6 +52,10 @@ class InPlaceEngine:
             raise EngineError(f"Slot {slot} has no whole set of weights; refit it first.")
         return self._sessions[slot].run(x)
 
+    def invalidate(self) -> None:
+        """Say that the weights have been tampered with: every slot needs a refit."""
+        self._usable = [False] * self.slots
+
     def close(self) -> None:
         for session in self._sessions:
             session.close()

@@ -75,6 +75,7 @@ def verify_effect(engine: InPlaceEngine, signature: Signature) -> None:
             raise NotInPlace("changed weights give no usable output, so that their effect cannot be verified")
         if not np.array_equal(engine.infer(slot, x), expected):
             raise NotInPlace("ONNX Runtime does not see a change of its weights in place")
+    engine.invalidate()
 
 
 def verify_each(engine: InPlaceEngine, signature: Signature) -> Iterator[tuple[int, int]]:
