@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from dni_deploy.bundle import Bundle, write_bundle
+from dni_deploy.checkpoint import Checkpoint
+from dni_deploy.family import Family
 from dni_deploy.signature import Signature
+from engines.onnxruntime_cpu.in_place import InPlaceEngine
+from engines.onnxruntime_cpu.layout import find_layout
+from engines.onnxruntime_cpu.lowering import lower
 from tests.exporters.pico import PICO, pico_family, pico_net
 
 Tensors = dict[str, NDArray[Any]]
@@ -36,6 +43,18 @@ class Case:
         """One input of each shape, within the network's range."""
         random = np.random.default_rng(seed)
         return [random.uniform(self.signature.low, self.signature.high, shape).astype(np.float32) for shape in self.shapes]
+
+
+def in_place(case: Case, members: Sequence[Tensors] | None = None, *, threads: int = 1, slots: int = 2) -> InPlaceEngine:
+    """The in-place engine, not yet verified."""
+    lowered, recipes = lower(case.graph, case.weights)
+    return InPlaceEngine(find_layout(lowered, recipes), recipes, members or case.members, threads=threads, slots=slots)
+
+
+def write(case: Case, path: Path, members: int = 2) -> Bundle:
+    """The case as a bundle on disk, members a, b, c."""
+    family = Family.of(dict(zip("abc", map(Checkpoint.of, case.members[:members]), strict=False)))
+    return write_bundle(path, case.graph, family, case.signature, architecture=case.name, graph_facts={})
 
 
 @pytest.fixture(scope="session")

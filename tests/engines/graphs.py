@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -283,7 +283,7 @@ def weight_norm() -> Case:
     """A convolution whose weight is the product of two: blending the product is not the product of the blends."""
     hand = Hand()
     direction, length = hand.weight("v", (8, 3, 3, 3), -0.4, 0.4), hand.weight("g", (8, 1, 1, 1), 0.5, 1.5)
-    product = hand.node("Mul", [direction, length])
+    product = hand.node("Mul", [direction, length], 8)
     return hand.case(hand.node("Conv", ["x", product], 8, kernel_shape=[3, 3], pads=[1] * 4), name="weight_norm")
 
 
@@ -294,6 +294,15 @@ def clamped_weight(op: str) -> Case:
     return hand.case(hand.node("Conv", ["x", weight], 8, kernel_shape=[3, 3], pads=[1] * 4), name="clamped")
 
 
-def filled(members: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-    """Float32 copies."""
-    return {name: np.asarray(tensor, np.float32) for name, tensor in members.items()}
+TAGS = 64
+
+
+def tags() -> Case:
+    """64 convolutions of one weight each, side by side: for x = 1 the output is the 64 weights. Member k has k everywhere."""
+    hand = Hand(1)
+    outputs = [hand.conv("x", 1, weight=f"layer{number}", kernel=1, bias=False) for number in range(TAGS)]
+    case = hand.case(hand.node("Concat", outputs, TAGS, axis=1), name="tags")
+    for number, member in enumerate(case.members):
+        for tensor in member.values():
+            tensor[...] = number
+    return case
