@@ -147,7 +147,7 @@ def open_session(
     threads      per inference; 0 leaves it to the engine.
     slots        sets of weights: with 2, the next alpha is blended while frames of the last one still run.
     extrapolate  allow shares outside 0 to 1, as far as every BatchNorm variance stays positive.
-    Raises BundleError, CoefficientsError, EngineError, EnvironmentProblem.
+    Raises UsageError, BundleError, CoefficientsError, EngineError, EnvironmentProblem.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     members = opened.members
@@ -161,4 +161,9 @@ def open_session(
         tensors = [opened.weights(member) for member in members]
         guard = VarianceGuard(tensors, variance_names(opened.weight_names, opened.graph()))
         guard.check(first)
-    return Session(load_engine(opened, engine, threads=threads, slots=slots), members, opened.signature, first, guard=guard)
+    loaded = load_engine(opened, engine, threads=threads, slots=slots)
+    try:
+        return Session(loaded, members, opened.signature, first, guard=guard)
+    except BaseException:
+        loaded.close()  # its first refit failed, and nobody else knows of it
+        raise

@@ -78,7 +78,14 @@ def installed(entry: EngineEntry) -> bool:
 
 
 def load_engine(bundle: Bundle, name: str = "auto", *, threads: int = 0, slots: int = 2) -> Engine:
-    """Open the bundle in an engine; every slot still needs its first refit. The caller closes it."""
+    """Open the bundle in an engine; every slot still needs its first refit. The caller closes it.
+
+    Raises UsageError (name, slots, threads), EnvironmentProblem (not installed), EngineError (the network cannot be opened).
+    """
+    if not isinstance(slots, int) or slots < 1:
+        raise UsageError(f"slots is how many sets of weights an engine holds, a whole number from 1; got {shown(slots)}.")
+    if not isinstance(threads, int) or threads < 0:
+        raise UsageError(f"threads is a whole number, 0 for the engine's own choice; got {shown(threads)}.")
     module, function = ENGINES[choose(name)].opener.split(":")
     engine: Engine = getattr(importlib.import_module(module), function)(bundle, threads=threads, slots=slots)
     return engine

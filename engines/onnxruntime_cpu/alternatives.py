@@ -41,8 +41,7 @@ class _FedEngine:
         feed = self._feeds[slot]
         if self._session is None or feed is None:
             raise EngineError(f"Slot {slot} has no weights; refit it first.")
-        result: NDArray[np.float32] = self._session.run(None, {self._input: x, **feed})[0]
-        return result
+        return runtime.run(self._session, x, self._input, feed)
 
     def close(self) -> None:
         self._session = None

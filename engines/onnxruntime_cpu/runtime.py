@@ -89,10 +89,15 @@ class LiveSession:
         self._kept.clear()
 
 
-def run(opened: ort.InferenceSession, x: NDArray[np.float32], name: str | None = None) -> NDArray[np.float32]:
-    """One inference; ONNX Runtime's own errors become EngineError in one sentence."""
+def run(
+    opened: ort.InferenceSession,
+    x: NDArray[np.float32],
+    name: str | None = None,
+    others: Mapping[str, NDArray[np.float32]] | None = None,
+) -> NDArray[np.float32]:
+    """One inference on x and the other inputs; ONNX Runtime's own errors become EngineError in one sentence."""
     try:
-        result: NDArray[np.float32] = opened.run(None, {name or opened.get_inputs()[0].name: x})[0]
+        result: NDArray[np.float32] = opened.run(None, {name or opened.get_inputs()[0].name: x, **(others or {})})[0]
     except Exception as error:  # its exceptions share no base class but RuntimeError and Exception
         raise EngineError(f"ONNX Runtime could not run an input of shape {x.shape}: {_sentence(error)}") from error
     return result
