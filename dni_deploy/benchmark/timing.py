@@ -35,17 +35,21 @@ def interleaved(
 ) -> dict[str, Samples]:
     """Run every engine once per round: change alpha, a frame, a second frame, and the plain copy where there is one.
 
-    The order turns by one each round: nobody always comes after the same neighbour. The first round is not counted. Alpha is
-    another random point inside the simplex in every round, the same for all.
+    Each turn begins with a frame that is not counted: worker threads of the engine before spin for some 20 ms after their last frame
+    and would slow the first frame of the next one by a third. The order turns by one each round. The first round is not
+    counted. Alpha is another random point inside the simplex in every round, the same for all.
     """
     rng = np.random.default_rng(seed)
     names = list(engines)
     samples = {name: Samples() for name in names}
+    for engine in engines.values():
+        engine.refit(0, np.full(members, 1 / members))
     for number in range(rounds + 1):
         tell(progress, number, rounds + 1, "timing")
         shares = rng.dirichlet(np.ones(members))
         for name in names[number % len(names) :] + names[: number % len(names)]:
             engine, kept = engines[name], samples[name]
+            engine.infer(0, x)
             times = [time.perf_counter()]
             engine.refit(0, shares)
             times.append(time.perf_counter())

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dni_deploy.bundle import Bundle
-from dni_deploy.errors import UsageError, shown
+from dni_deploy.errors import EngineError, UsageError, shown
 from dni_deploy.progress import MaybeProgress, tell
 from engines.engine import Engine
 from engines.onnxruntime_cpu.alternatives import ConstantEngine, GraphEngine, InputsEngine
@@ -26,14 +26,17 @@ def open_in_place(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine
     The layout comes from the bundle's plan for this machine where `dni-deploy build` wrote one; else it is found anew.
     """
     graph, members = bundle.graph(), _members(bundle)
+    engine = None
     try:
         lowered, recipes = lower(graph, bundle.weight_names)
         layout = read_plan(bundle) or find_layout(lowered, recipes)
         engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=slots)
         verify_blend(engine, graph, members, bundle.signature)
         verify_effect(engine, bundle.signature)
-    except NotInPlace as reason:
-        return RebuildEngine(graph, members, threads=threads, slots=slots, reason=str(reason))
+    except EngineError as reason:
+        if engine is not None:
+            engine.close()
+        return RebuildEngine(graph, members, threads=threads, slots=slots, reason=str(reason).rstrip("."))
     return engine
 
 

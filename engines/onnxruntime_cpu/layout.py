@@ -19,6 +19,7 @@ from onnx import numpy_helper
 
 from dni_deploy.errors import EngineError
 from engines.onnxruntime_cpu import runtime
+from engines.onnxruntime_cpu.blocked_prelu import restore_prelu
 from engines.onnxruntime_cpu.recipes import Recipes
 
 MARK = 4096.5
@@ -123,6 +124,7 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
         if tensor.name in movable:
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")
+    restore_prelu(marks, movable, runtime.block_size())
     return Layout(marks, tuple(slots), gather, dict(zip(names, (int(start) for start in starts), strict=False)))
 
 

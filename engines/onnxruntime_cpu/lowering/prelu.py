@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.onnxruntime_cpu.lowering.draft import BLOCK, Draft
+from engines.onnxruntime_cpu.lowering.draft import Draft
 from engines.onnxruntime_cpu.recipes import Linear
 
 
@@ -21,7 +21,7 @@ def rewrite(draft: Draft) -> None:
     for node in draft.nodes:
         slope = _slope(draft, node, producers)
         channels = draft.channels.get(node.input[0], 0) if slope else 0
-        if slope is None or channels == 0 or channels % BLOCK:
+        if slope is None or not draft.blocks(channels):
             nodes.append(node)
             continue
         x, y = node.input[0], node.output[0]

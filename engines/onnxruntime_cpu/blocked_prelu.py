@@ -1,0 +1,99 @@
+"""Blocked PRelu: put PRelu back into the optimized graph, on tensors that stay in the blocked layout.
+
+The lowering writes PRelu as x + gain * relu(-x), gain = 1 - slope, because ONNX Runtime would leave its blocked layout for a
+PRelu. What comes out of the optimizer are two depthwise convolutions, two passes over the activation. A blocked tensor (N, C, H, W) lies
+in memory as (N, C / block, H, W, block); looked at as (N, C / block, H, W * block), which moves nothing, one PRelu whose slopes are
+repeated W times does the same in one pass.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from engines.onnxruntime_cpu.runtime import BLOCKED_DOMAIN
+
+
+def restore_prelu(optimized: onnx.ModelProto, live: Collection[str], block: int) -> int:
+    """Replace each pair of depthwise convolutions that is a PRelu, in place; returns how many there were.
+
+    live   initializers that are weights: a gain must be one of them.
+    block  channels that lie side by side in this machine's blocked layout.
+    """
+    graph = optimized.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in live}
+    producers = {name: node for node in graph.node for name in node.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    nodes: list[onnx.NodeProto] = []
+    found: list[onnx.NodeProto] = []
+    for node in graph.node:
+        bend = producers.get(node.input[0]) if _is_bend(node, live) else None
+        if bend is None or readers[bend.output[0]] != 1 or bend.input[0] != node.input[3] or not _is_mirror(bend, constants):
+            nodes.append(node)
+            continue
+        nodes.remove(bend)
+        nodes += _prelu(graph, node, block)
+        found.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return len(found)
+
+
+def _is_bend(node: onnx.NodeProto, live: Collection[str]) -> bool:
+    """A blocked depthwise convolution by a live weight onto a sum: gain * relu(-x) + x."""
+    return (
+        _is_pointwise(node)
+        and len(node.input) == 4
+        and not node.input[2]
+        and node.input[1] in live
+        and not any(attribute.name == "activation" for attribute in node.attribute)
+    )
+
+
+def _is_mirror(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    """A blocked depthwise convolution by -1 with a Relu: relu(-x)."""
+    activation = [attribute.s for attribute in node.attribute if attribute.name == "activation"]
+    weight = constants.get(node.input[1]) if len(node.input) == 2 else None
+    return (
+        _is_pointwise(node)
+        and activation == [b"Relu"]
+        and weight is not None
+        and bool(np.all(numpy_helper.to_array(weight) == -1))
+    )
+
+
+def _is_pointwise(node: onnx.NodeProto) -> bool:
+    kernel = [tuple(attribute.ints) for attribute in node.attribute if attribute.name == "kernel_shape"]
+    group = [attribute.i for attribute in node.attribute if attribute.name == "group"]
+    return node.op_type == "Conv" and node.domain == BLOCKED_DOMAIN and kernel == [(1, 1)] and group[:1] > [1]
+
+
+def _prelu(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> list[onnx.NodeProto]:
+    x, gain, y = node.input[3], node.input[1], node.output[0]
+    channels = next(attribute.i for attribute in node.attribute if attribute.name == "group")
+    groups = channels // block
+
+    def whole(name: str, numbers: list[int]) -> str:
+        name = f"{y}@{name}"
+        graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
+        return name
+
+    graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), f"{y}@one"))
+    return [
+        helper.make_node("Sub", [f"{y}@one", gain], [f"{y}@slope"]),
+        helper.make_node("Reshape", [f"{y}@slope", whole("blocked", [groups, 1, 1, block])], [f"{y}@slopes"]),
+        helper.make_node("Shape", [x], [f"{y}@width"], start=3, end=4),
+        helper.make_node(
+            "Concat", [whole("groups", [groups, 1]), f"{y}@width", whole("block", [block])], [f"{y}@wide"], axis=0
+        ),
+        helper.make_node("Expand", [f"{y}@slopes", f"{y}@wide"], [f"{y}@expanded"]),
+        helper.make_node("Reshape", [f"{y}@expanded", whole("row", [groups, 1, -1])], [f"{y}@rows"]),
+        # In a Reshape, 0 keeps that dimension; -1 is what remains.
+        helper.make_node("Reshape", [x, whole("split", [0, groups, 0, -1])], [f"{y}@x"]),
+        helper.make_node("PRelu", [f"{y}@x", f"{y}@rows"], [f"{y}@y"]),
+        helper.make_node("Reshape", [f"{y}@y", whole("joined", [0, channels, 0, -1])], [y]),
+    ]
