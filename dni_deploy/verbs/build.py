@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dni_deploy.bundle import Bundle
-from dni_deploy.errors import UsageError
+from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.progress import MaybeProgress
 from engines import choose
 
@@ -53,11 +53,10 @@ def build(
         raise UsageError(f"The engine {chosen} has nothing to build ahead; build is for onnxruntime.")
     from engines.onnxruntime_cpu import build_plan
     from engines.onnxruntime_cpu.in_place import InPlaceEngine
-    from engines.onnxruntime_cpu.layout import NotInPlace
 
     try:
         plan, error, weights = build_plan(bundle, threads=threads, force=force, progress=progress)
-    except NotInPlace as reason:
+    except EngineError as reason:
         road = f"a new session for every alpha ({reason}); there is nothing to build ahead"
         return BuildReport(chosen, None, road, 0, None, time.perf_counter() - started)
     return BuildReport(chosen, str(plan), InPlaceEngine.road, weights, error, time.perf_counter() - started)

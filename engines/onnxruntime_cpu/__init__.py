@@ -13,7 +13,7 @@ from dni_deploy.progress import MaybeProgress, tell
 from engines.engine import Engine
 from engines.onnxruntime_cpu.alternatives import ConstantEngine, GraphEngine, InputsEngine
 from engines.onnxruntime_cpu.in_place import InPlaceEngine
-from engines.onnxruntime_cpu.layout import NotInPlace, find_layout
+from engines.onnxruntime_cpu.layout import find_layout
 from engines.onnxruntime_cpu.lowering import lower
 from engines.onnxruntime_cpu.plan import plan_path, read_plan, write_plan
 from engines.onnxruntime_cpu.rebuild import RebuildEngine

@@ -7,6 +7,7 @@ initializer, because it copied, folded or repacked it at load.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def verify_blend(
     engine.refit(0, shares)
     error = np.inf
     for sides in (PROBE_SIDES, PROBE_SIDES[-2:]):  # InstanceNorm over a few pixels magnifies rounding: ask a larger picture too
-        x, expected = _smallest(signature, lambda probe: runtime.run(reference, probe), sides)
+        x, expected = _smallest(signature, partial(runtime.run, reference), sides)
         got = engine.infer(0, x)
         error = float(np.abs(got - expected).max() / max(float(np.abs(expected).max()), 1e-30))
         if error <= TOLERANCE:
@@ -68,7 +69,7 @@ def verify_effect(engine: InPlaceEngine, signature: Signature) -> None:
     shares = np.full(len(engine.blender.rows), 1.0 / len(engine.blender.rows))
     for slot, arena in enumerate(engine.arenas):
         engine.refit(slot, shares)
-        x, before = _smallest(signature, lambda probe, slot=slot: engine.infer(slot, probe))
+        x, before = _smallest(signature, partial(engine.infer, slot))
         arena.flat *= rng.uniform(0.5, 1.5, arena.flat.shape).astype(np.float32)
         arena.flat += rng.uniform(0.0, 1e-3, arena.flat.shape).astype(np.float32)
         opened = runtime.constant_session(runtime.bind(engine.layout.optimized, arena.views))
@@ -88,7 +89,7 @@ def verify_each(engine: InPlaceEngine, signature: Signature) -> Iterator[tuple[i
     """
     shares = np.full(len(engine.blender.rows), 1.0 / len(engine.blender.rows))
     engine.refit(0, shares)
-    x, before = _smallest(signature, lambda probe: engine.infer(0, probe))
+    x, before = _smallest(signature, partial(engine.infer, 0))
     rng = np.random.default_rng(0)
     views = engine.arenas[0].views
     for done, (name, view) in enumerate(views.items(), 1):
