@@ -186,7 +186,7 @@ def _input(bundle: Bundle, shape: tuple[int, ...]) -> NDArray[np.float32]:
         :, : shape[2], : shape[3]
     ]
     picture = signature.low + (signature.high - signature.low) * filled
-    return np.ascontiguousarray(np.broadcast_to(picture, shape), np.float32)
+    return np.array(np.broadcast_to(picture, shape), np.float32)  # a copy: PyTorch wants to be able to write to it
 
 
 def _result(row: Row, samples: Samples, memory: int | None, road: str) -> RowResult:
