@@ -20,12 +20,15 @@ class Linear:
     """factor * tensors[source] + offset, reshaped (and broadcast, for a single PReLU slope) to `shape`.
 
     source None stands for zeros, so that the offset alone remains.
+    step    above 1: the weight or bias of a convolution that computes step x step output pixels at once; each kernel is
+            copied to as many places of a larger one, output by output (lowering/narrow_output.py).
     """
 
     source: str | None
     shape: tuple[int, ...]
     factor: float = 1.0
     offset: float = 0.0
+    step: int = 1
 
     def value(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """float32 `shape`, contiguous; computed in float64 and rounded once, a plain copy where there is nothing to compute."""
@@ -34,9 +37,23 @@ class Linear:
         tensor = tensors[self.source]
         if self.factor != 1.0 or self.offset != 0.0:
             tensor = tensor.astype(np.float64) * self.factor + self.offset
+        if self.step > 1:
+            return _stepped(np.asarray(tensor, np.float32), self.step)
         if tensor.size == 1:
             tensor = np.broadcast_to(tensor.reshape(1), self.shape)
         return np.ascontiguousarray(tensor, np.float32).reshape(self.shape)
+
+
+def _stepped(tensor: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    """(O, I, H, W) -> (O * step^2, I, H + step - 1, W + step - 1), the kernel moved by each (row, column) of a step; (O,) repeated."""
+    if tensor.ndim == 1:
+        return np.repeat(tensor, step * step)
+    outputs, inputs, height, width = tensor.shape
+    larger = np.zeros((outputs, step, step, inputs, height + step - 1, width + step - 1), np.float32)
+    for row in range(step):
+        for column in range(step):
+            larger[:, row, column, :, row : row + height, column : column + width] = tensor
+    return larger.reshape(-1, *larger.shape[3:])
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import onnx
 
-from engines.onnxruntime_cpu.lowering import batch_norm, prelu, scalar_mul
+from engines.onnxruntime_cpu.lowering import batch_norm, narrow_output, prelu, scalar_mul
 from engines.onnxruntime_cpu.lowering.draft import Draft
 from engines.onnxruntime_cpu.recipes import Recipes
 
-PASSES = (batch_norm.rewrite, scalar_mul.rewrite, prelu.rewrite)
+PASSES = (batch_norm.rewrite, scalar_mul.rewrite, prelu.rewrite, narrow_output.rewrite)
 
 
 def lower(graph: onnx.ModelProto, weights: tuple[str, ...]) -> tuple[onnx.ModelProto, Recipes]:
