@@ -2,7 +2,7 @@
 
 with dni.open_session("sr.dni", alpha=0.35) as session:
     out = session(frame)
-    session.alpha = {"psnr": 0.2, "gan": 0.8}      # from any thread; the next frame has it
+    session.alpha = {"psnr": 0.2, "gan": 0.8}  # from any thread; the next frame has it
 """
 
 from __future__ import annotations

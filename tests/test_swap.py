@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -23,15 +23,6 @@ PATIENCE = 20.0
 """Seconds until a thread that has not come back counts as a deadlock."""
 
 Weights = list[list[int]]
-
-
-@pytest.fixture
-def nervous() -> Iterator[None]:
-    """The interpreter changes threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 class WithoutSlots(Swap[int]):

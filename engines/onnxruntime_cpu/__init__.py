@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 from numpy.typing import NDArray
 
 from dni_deploy.bundle import Bundle
@@ -26,16 +27,12 @@ def open_in_place(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine
     The layout comes from the bundle's plan for this machine where `dni-deploy build` wrote one; else it is found anew.
     """
     graph, members = bundle.graph(), _members(bundle)
-    engine = None
     try:
         lowered, recipes = lower(graph, bundle.weight_names)
         layout = read_plan(bundle) or find_layout(lowered, recipes)
         engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=slots)
-        verify_blend(engine, graph, members, bundle.signature)
-        verify_effect(engine, bundle.signature)
+        _verify(engine, bundle, graph, members)
     except EngineError as reason:
-        if engine is not None:
-            engine.close()
         return RebuildEngine(graph, members, threads=threads, slots=slots, reason=str(reason).rstrip("."))
     return engine
 
@@ -56,15 +53,25 @@ def build_plan(
     lowered, recipes = lower(graph, bundle.weight_names)
     layout = find_layout(lowered, recipes)
     engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=1)
+    tell(progress, 0, 1, "comparing a blend with a rebuilt session")
+    error = _verify(engine, bundle, graph, members)
     try:
-        tell(progress, 0, 1, "comparing a blend with a rebuilt session")
-        error = verify_blend(engine, graph, members, bundle.signature)
-        verify_effect(engine, bundle.signature)
         for done, total in verify_each(engine, bundle.signature):
             tell(progress, done, total, "changing each weight in place")
     finally:
         engine.close()
     return write_plan(bundle, layout, force=force), error, len(layout.slots)
+
+
+def _verify(engine: InPlaceEngine, bundle: Bundle, graph: onnx.ModelProto, members: list[dict[str, NDArray[Any]]]) -> float:
+    """What every in-place engine passes before its first frame; the blend's relative error. An engine that fails is closed."""
+    try:
+        error = verify_blend(engine, graph, members, bundle.signature)
+        verify_effect(engine, bundle.signature)
+    except BaseException:
+        engine.close()
+        raise
+    return error
 
 
 def open_rebuild(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:

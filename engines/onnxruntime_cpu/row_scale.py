@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
 
@@ -36,10 +37,15 @@ class BlockedRows:
     columns: NDArray[np.intp]
     inner: int
 
-    def multiply(self, scale: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        outer = self.columns.size // self.inner
+    @cached_property
+    def _shape(self) -> tuple[int, int, int]:
+        """(outer, depth, repeat): repeat is how often the inner channels are repeated to one run."""
         depth = (self.stop - self.start) // self.columns.size
         repeat = max(r for r in range(1, min(depth, max(1, RUN // self.inner)) + 1) if depth % r == 0)
+        return self.columns.size // self.inner, depth, repeat
+
+    def multiply(self, scale: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        outer, depth, repeat = self._shape
         runs = np.tile(scale[self.columns].reshape(outer, 1, self.inner), (1, 1, repeat))
         weights = out[self.start : self.stop].reshape(outer, depth // repeat, self.inner * repeat)
         weights *= runs

@@ -65,7 +65,7 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
         path = Path(folder) / "optimized.onnx"
         session_options = options(1)
         session_options.optimized_model_filepath = os.fspath(path)
-        # Constants of any size stay inside the file, so that it is one protobuf.
+        # Nothing runs in this session, so nothing needs to be packed for it.
         session_options.add_session_config_entry("session.disable_prepacking", "1")
         _open(model, session_options, disabled_optimizers=list(VALUE_DEPENDENT))
         return onnx.load(path)

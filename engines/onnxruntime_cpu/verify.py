@@ -1,7 +1,7 @@
 """Verify an in-place engine before its first frame: it computes the blend, and every weight that it holds has an effect.
 
-A slider that silently does nothing is the worst failure there is: ONNX Runtime at its default options ignores every change of a registered
-initializer, because it copied, folded or repacked it at load.
+A slider that silently does nothing is the worst failure there is, and ONNX Runtime makes it easy: at its default options it copies, folds
+or repacks the weights of a graph at load, and does not see what happens to the memory they came from.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -173,14 +172,6 @@ def test_ten_thousand_changes_leave_no_trace() -> None:
 
 
 # ----- the tag model on ONNX Runtime's own threads (see tests/test_swap.py)
-
-
-@pytest.fixture
-def nervous() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def tag_model(
