@@ -16,8 +16,8 @@ from dni_deploy.blend import blend_rows
 from dni_deploy.errors import EngineError
 from engines.onnxruntime_cpu.arena import aligned
 from engines.onnxruntime_cpu.layout import Layout
-from engines.onnxruntime_cpu.recipes import Recipes, scale_and_shift
 from engines.onnxruntime_cpu.row_scale import fold_runs
+from engines.recipes import Recipes, scale_and_shift
 
 
 class Blender:

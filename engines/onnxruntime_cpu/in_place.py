@@ -16,8 +16,8 @@ from dni_deploy.errors import EngineError
 from engines.onnxruntime_cpu.arena import Arena
 from engines.onnxruntime_cpu.blender import Blender
 from engines.onnxruntime_cpu.layout import Layout
-from engines.onnxruntime_cpu.recipes import Recipes
 from engines.onnxruntime_cpu.runtime import LiveSession
+from engines.recipes import Recipes
 
 
 class InPlaceEngine:

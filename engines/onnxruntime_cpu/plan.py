@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,10 @@ from dni_deploy.errors import BundleError, shown
 from dni_deploy.machine import cpu
 from dni_deploy.publish import publish_bytes
 from engines.onnxruntime_cpu.layout import Layout, Slot
+from engines.source import fingerprint
 
 FORMAT = "dni-deploy plan for onnxruntime, version 1"
+SOURCE = ("onnxruntime_cpu", "lowering", "recipes.py")
 
 
 def plan_path(bundle: Bundle) -> Path:
@@ -93,15 +94,7 @@ def _digest(header: str, tensors: dict[str, NDArray[Any]]) -> str:
 def _key(bundle: Bundle) -> str:
     """Hash of everything that the layout depends on."""
     facts = [
-        FORMAT, bundle.manifest.graph.sha256, list(bundle.weight_names), ort.__version__, platform.machine(), cpu()[1], _source(),
+        FORMAT, bundle.manifest.graph.sha256, list(bundle.weight_names), ort.__version__, platform.machine(), cpu()[1],
+        fingerprint(*SOURCE),
     ]  # fmt: skip
     return sha256(json.dumps(facts).encode()).hexdigest()
-
-
-@lru_cache(maxsize=1)
-def _source() -> str:
-    """Hash of this package's own source: another lowering may give another layout."""
-    digest = sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.onnxruntime_cpu.layout import Layout
-from engines.onnxruntime_cpu.recipes import Recipes
+from engines.recipes import Recipes
 
 RUN = 1024
 """Floats per run, at most."""

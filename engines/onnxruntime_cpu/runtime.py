@@ -45,6 +45,11 @@ def block_size() -> int:
     return int(np.flatnonzero(np.diff(flat) != 1)[0]) + 1
 
 
+def blocks(channels: int) -> bool:
+    """Whether an activation of so many channels can stay in the blocked layout on this machine."""
+    return block_size() > 0 and channels > 0 and channels % block_size() == 0
+
+
 def options(threads: int = 0) -> ort.SessionOptions:
     """Session options with this many intra-op threads (0: one per physical core), silent."""
     session_options = ort.SessionOptions()

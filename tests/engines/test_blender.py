@@ -14,7 +14,7 @@ from engines.onnxruntime_cpu.arena import aligned
 from engines.onnxruntime_cpu.blender import Blender
 from engines.onnxruntime_cpu.layout import Layout, find_layout
 from engines.onnxruntime_cpu.lowering import lower
-from engines.onnxruntime_cpu.recipes import Recipes
+from engines.recipes import Recipes
 from tests.engines.conftest import NAMES, Case
 from tests.engines.graphs import HAND
 

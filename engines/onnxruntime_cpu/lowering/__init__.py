@@ -1,16 +1,17 @@
 """Lowering: rewrite the bundle's graph so that ONNX Runtime keeps it in its blocked layout, and say how its weights are made.
 
-Each pass is one file with one function `rewrite(draft)`; `PASSES` is their order. To add one, add a file, a line here and
-a test that shows the same output and how many reorders are gone.
+Each pass is one file with one function `rewrite(draft)`; `PASSES` is their order; passes that serve other engines too lie in
+engines/lowering. To add one, add a file, a line here and a test that shows the same output and how many reorders are gone.
 """
 
 from __future__ import annotations
 
 import onnx
 
-from engines.onnxruntime_cpu.lowering import batch_norm, narrow_output, prelu, scalar_mul
-from engines.onnxruntime_cpu.lowering.draft import Draft
-from engines.onnxruntime_cpu.recipes import Recipes
+from engines.lowering import batch_norm
+from engines.lowering.draft import Draft
+from engines.onnxruntime_cpu.lowering import narrow_output, prelu, scalar_mul
+from engines.recipes import Recipes
 
 PASSES = (batch_norm.rewrite, scalar_mul.rewrite, prelu.rewrite, narrow_output.rewrite)
 

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from engines.lowering.draft import Draft
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.lowering.draft import Draft
 
 STEP = 2
 
@@ -50,7 +50,7 @@ def _is_narrow(draft: Draft, node: onnx.NodeProto) -> bool:
     return (
         len(kernel) == 2
         and min(kernel) > 1
-        and draft.blocks(inputs)
+        and runtime.blocks(inputs)
         and outputs * STEP * STEP <= runtime.block_size()
         and all(_numbers(node, name, default) == default for name, default in plain.items())
     )

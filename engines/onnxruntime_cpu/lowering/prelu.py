@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.onnxruntime_cpu.lowering.draft import Draft
-from engines.onnxruntime_cpu.recipes import Linear
+from engines.lowering.draft import Draft
+from engines.onnxruntime_cpu import runtime
+from engines.recipes import Linear
 
 
 def rewrite(draft: Draft) -> None:
@@ -21,7 +22,7 @@ def rewrite(draft: Draft) -> None:
     for node in draft.nodes:
         slope = _slope(draft, node, producers)
         channels = draft.channels.get(node.input[0], 0) if slope else 0
-        if slope is None or not draft.blocks(channels):
+        if slope is None or not runtime.blocks(channels):
             nodes.append(node)
             continue
         x, y = node.input[0], node.output[0]

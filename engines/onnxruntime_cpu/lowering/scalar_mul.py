@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.onnxruntime_cpu.lowering.draft import Draft
+from engines.lowering.draft import Draft
+from engines.onnxruntime_cpu import runtime
 
 
 def rewrite(draft: Draft) -> None:
@@ -44,7 +45,7 @@ def rewrite(draft: Draft) -> None:
             scaled.attribute.extend(before.attribute)
             nodes[nodes.index(before)] = scaled
             producers[node.output[0]] = scaled
-        elif draft.blocks(channels := draft.channels.get(x, 0)):
+        elif runtime.blocks(channels := draft.channels.get(x, 0)):
             weight = draft.add_constant(f"times {factor!r} x{channels}", np.full((channels, 1, 1, 1), factor, np.float32))
             nodes.append(draft.depthwise(x, weight, None, node.output[0], channels))
         else:

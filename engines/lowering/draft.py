@@ -10,8 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.recipes import Linear, Recipes
+from engines.recipes import Linear, Recipes
 
 
 @dataclass
@@ -52,10 +51,6 @@ class Draft:
         """A constant initializer's value, or None for anything else."""
         tensor = self.constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
-
-    def blocks(self, channels: int) -> bool:
-        """Whether an activation of so many channels can stay in the blocked layout on this machine."""
-        return runtime.block_size() > 0 and channels > 0 and channels % runtime.block_size() == 0
 
     def add_constant(self, name: str, value: NDArray[np.generic]) -> str:
         """Keep a constant under this name (once) and return the name."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from engines.onnxruntime_cpu.lowering.draft import Draft
-from engines.onnxruntime_cpu.recipes import Fold, Linear
+from engines.lowering.draft import Draft
+from engines.recipes import Fold, Linear
 
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
 
