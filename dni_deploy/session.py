@@ -24,6 +24,7 @@ from dni_deploy.swap import Swap
 from dni_deploy.variance import VarianceGuard, variance_names
 from engines import load_engine
 from engines.engine import Engine
+from engines.options import EngineOptions
 
 
 class Stamped(NamedTuple):
@@ -138,17 +139,18 @@ def open_session(
     engine: str = "auto",
     alpha: Alpha | None = None,
     threads: int = 0,
-    slots: int = 2,
+    slots: int | None = None,
     extrapolate: bool = False,
 ) -> Session:
     """Open a bundle, load an engine for it and set the first alpha (default: the first member alone).
 
     engine       "auto" or a name from engines.ENGINES.
     threads      per inference; 0 leaves it to the engine.
-    slots        sets of weights: with 2, the next alpha is blended while frames of the last one still run.
+    slots        sets of weights: with 2, the next alpha is blended while frames of the last one still run; None: the engine's own number.
     extrapolate  allow shares outside 0 to 1, as far as every BatchNorm variance stays positive.
     Raises UsageError, BundleError, CoefficientsError, EngineError, EnvironmentProblem.
     """
+    options = EngineOptions(threads=threads, slots=slots)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     members = opened.members
     first = (
@@ -161,7 +163,7 @@ def open_session(
         tensors = [opened.weights(member) for member in members]
         guard = VarianceGuard(tensors, variance_names(opened.weight_names, opened.graph()))
         guard.check(first)
-    loaded = load_engine(opened, engine, threads=threads, slots=slots)
+    loaded = load_engine(opened, engine, options)
     try:
         return Session(loaded, members, opened.signature, first, guard=guard)
     except BaseException:

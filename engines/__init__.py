@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dni_deploy.errors import EnvironmentProblem, UsageError, shown
+from dni_deploy.progress import MaybeProgress
+from engines import obstacles
+from engines.options import BuildOptions, EngineOptions
 
 if TYPE_CHECKING:
     from dni_deploy.bundle import Bundle
@@ -21,71 +25,144 @@ DISTRIBUTION = "dni-deploy"
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """One line of the list: where to open the engine, and which package and extra it needs.
+    """One line of the list.
 
-    opener  "module:function"; the function takes (bundle, threads=, slots=) and returns an Engine.
-    auto    whether `--engine auto` may choose it: the others exist to be compared with.
+    opener    "module:function" that takes (bundle, options: EngineOptions) and returns an Engine.
+    title     what it is, in a few words.
+    obstacle  why it cannot run here, one sentence without a full stop, or None: asked with the bundle, or with None for the
+              machine alone.
+    builder   "module:function" that takes (bundle, options: BuildOptions, progress) and returns a Built; None where
+              there is nothing to build ahead.
+    auto      whether `--engine auto` may choose it: the others exist to be compared with.
     """
 
     opener: str
-    package: str
-    extra: str
     title: str
+    obstacle: obstacles.Obstacle
+    builder: str | None = None
     auto: bool = False
 
 
-ENGINES: dict[str, EngineEntry] = {
+@dataclass(frozen=True)
+class Built:
+    """What a builder made.
+
+    plan      the file, or None where the engine will do without one (`road` says why).
+    weights   how many weights of the network change with alpha, and were verified to.
+    error     the verification's largest relative error against the reference, or None.
+    """
+
+    plan: Path | None
+    road: str
+    weights: int
+    error: float | None
+
+
+# The order is that of `auto`.
+ENGINES: Mapping[str, EngineEntry] = {
+    "tensorrt": EngineEntry(
+        "engines.trt:open_refit",
+        "TensorRT, weights blended on the GPU and refitted",
+        obstacles.tensorrt("refit"),
+        "engines.trt:build_refit",
+        True,
+    ),
+    "onnxruntime-gpu": EngineEntry(
+        "engines.onnxruntime_gpu:open_bound",
+        "ONNX Runtime on the GPU, weights blended in the memory that it reads",
+        obstacles.onnxruntime_gpu,
+        None,
+        True,
+    ),
     "onnxruntime": EngineEntry(
-        "engines.onnxruntime_cpu:open_in_place", "onnxruntime", "cpu", "ONNX Runtime on the CPU, weights blended in place", True
+        "engines.onnxruntime_cpu:open_in_place",
+        "ONNX Runtime on the CPU, weights blended in place",
+        obstacles.onnxruntime,
+        "engines.onnxruntime_cpu:build_plan",
+        True,
+    ),
+    "tensorrt-inputs": EngineEntry(
+        "engines.trt:open_inputs",
+        "TensorRT, weights as inputs of the network",
+        obstacles.tensorrt("inputs"),
+        "engines.trt:build_inputs",
+    ),
+    "tensorrt-graph": EngineEntry(
+        "engines.trt:open_graph",
+        "TensorRT, alpha as an input, blend in the network",
+        obstacles.tensorrt("graph"),
+        "engines.trt:build_graph",
+    ),
+    "tensorrt-constant": EngineEntry(
+        "engines.trt:open_constant",
+        "TensorRT, first member only, for timing",
+        obstacles.tensorrt("constant"),
+        "engines.trt:build_constant",
     ),
     "onnxruntime-rebuild": EngineEntry(
-        "engines.onnxruntime_cpu:open_rebuild", "onnxruntime", "cpu", "ONNX Runtime on the CPU, a new session per alpha"
+        "engines.onnxruntime_cpu:open_rebuild", "ONNX Runtime on the CPU, a new session per alpha", obstacles.onnxruntime
     ),
     "onnxruntime-constant": EngineEntry(
-        "engines.onnxruntime_cpu:open_constant", "onnxruntime", "cpu", "ONNX Runtime on the CPU, first member only, for timing"
+        "engines.onnxruntime_cpu:open_constant", "ONNX Runtime on the CPU, first member only, for timing", obstacles.onnxruntime
     ),
     "onnxruntime-inputs": EngineEntry(
-        "engines.onnxruntime_cpu:open_inputs", "onnxruntime", "cpu", "ONNX Runtime on the CPU, weights as graph inputs"
+        "engines.onnxruntime_cpu:open_inputs", "ONNX Runtime on the CPU, weights as graph inputs", obstacles.onnxruntime
     ),
     "onnxruntime-graph": EngineEntry(
-        "engines.onnxruntime_cpu:open_in_graph", "onnxruntime", "cpu", "ONNX Runtime on the CPU, alpha as a graph input"
+        "engines.onnxruntime_cpu:open_in_graph", "ONNX Runtime on the CPU, alpha as a graph input", obstacles.onnxruntime
     ),
 }
 
 
-def choose(name: str = "auto") -> str:
-    """The engine's name that `auto` stands for here, or `name` itself. Raises UsageError, EnvironmentProblem."""
+@dataclass(frozen=True)
+class Choice:
+    """An engine's name, and why it is the one: "asked for", or what stood in the way of those that auto prefers."""
+
+    name: str
+    why: str
+
+
+def choose(name: str = "auto", bundle: Bundle | None = None) -> Choice:
+    """The engine that `auto` stands for here, or `name` itself. Raises UsageError (unknown), EnvironmentProblem (cannot run)."""
     if name == "auto":
+        passed: list[str] = []
         for candidate, entry in ENGINES.items():
-            if entry.auto and installed(entry):
-                return candidate
-        raise EnvironmentProblem(
-            "No engine can run: install ONNX Runtime with pip install 'dni-deploy[cpu]'; `dni-deploy doctor` tells more."
-        )
+            if not entry.auto:
+                continue
+            obstacle = entry.obstacle(bundle)
+            if obstacle is None:
+                return Choice(candidate, "; ".join(passed) or "the first choice")
+            passed.append(f"not {candidate}: {obstacle}")
+        raise EnvironmentProblem(f"No engine can run here; {'; '.join(passed)}. `dni-deploy doctor` tells more.")
     if name not in ENGINES:
         raise UsageError(f"There is no engine {shown(name)!r}; there are auto, {', '.join(ENGINES)}.")
-    entry = ENGINES[name]
-    if not installed(entry):
-        raise EnvironmentProblem(
-            f"The engine {name} needs the package {entry.package}: pip install 'dni-deploy[{entry.extra}]'."
-        )
-    return name
+    obstacle = ENGINES[name].obstacle(bundle)
+    if obstacle is not None:
+        raise EnvironmentProblem(f"The engine {name} cannot run here: {obstacle}.")
+    return Choice(name, "asked for")
 
 
-def installed(entry: EngineEntry) -> bool:
-    """Whether the package is there; it is not imported."""
-    return importlib.util.find_spec(entry.package) is not None
-
-
-def load_engine(bundle: Bundle, name: str = "auto", *, threads: int = 0, slots: int = 2) -> Engine:
+def load_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> Engine:
     """Open the bundle in an engine; every slot still needs its first refit. The caller closes it.
 
-    Raises UsageError (name, slots, threads), EnvironmentProblem (not installed), EngineError (the network cannot be opened).
+    Raises UsageError (name), EnvironmentProblem (cannot run here), EngineError (the network cannot be opened).
     """
-    if not isinstance(slots, int) or slots < 1:
-        raise UsageError(f"slots is how many sets of weights an engine holds, a whole number from 1; got {shown(slots)}.")
-    if not isinstance(threads, int) or threads < 0:
-        raise UsageError(f"threads is a whole number, 0 for the engine's own choice; got {shown(threads)}.")
-    module, function = ENGINES[choose(name)].opener.split(":")
-    engine: Engine = getattr(importlib.import_module(module), function)(bundle, threads=threads, slots=slots)
+    engine: Engine = _function(ENGINES[choose(name, bundle).name].opener)(bundle, options or EngineOptions())
     return engine
+
+
+def build_engine(bundle: Bundle, name: str, options: BuildOptions, progress: MaybeProgress = None) -> Built:
+    """Build ahead of time what the engine opens later. `name` is an engine's own, not auto.
+
+    Raises UsageError (nothing to build, or it exists and `force` is off), EnvironmentProblem, EngineError, LimitError.
+    """
+    entry = ENGINES[name]
+    if entry.builder is None:
+        raise UsageError(f"The engine {name} has nothing to build ahead.")
+    built: Built = _function(entry.builder)(bundle, options, progress)
+    return built
+
+
+def _function(name: str):  # type: ignore[no-untyped-def]  # any of the openers and builders above
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)

@@ -24,12 +24,35 @@ class Engine(Protocol):
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         """Put the blend into the slot, always computed from the pristine members: float64 (N,), in family order.
 
-        Returns when the next infer on that slot sees it. Raises EngineError, and the slot is then unusable
-        until a whole refit succeeds.
+        Returns when the next infer on that slot is certain to see it; on a GPU the work itself may still be in its queue (see
+        `finish`). Raises EngineError, and the slot is then unusable until a whole refit succeeds.
         """
+
+    def finish(self, slot: int) -> None:
+        """Wait until the slot's newest refit has ended, so that a frame on it waits for nothing. Raises as `refit` does."""
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The raw network: float32 (N, C, H, W) -> float32 (N, C', H', W'), a fresh array. May be called from any thread."""
 
     def close(self) -> None:
         """Free everything. No infer may be running. Calling it again does nothing."""
+
+
+class DeviceEngine(Engine, Protocol):
+    """An Engine on a GPU. infer is place, enqueue, fetch; apart, they can be timed and overlapped.
+
+    Each slot has one stream, and its refit, place, enqueue and fetch are queued on it in the order of the calls.
+    Calls for one slot come from one thread at a time.
+    """
+
+    def stream_handle(self, slot: int) -> int:
+        """The slot's CUstream, for events and timing. The engine owns it."""
+
+    def place(self, slot: int, x: NDArray[np.float32]) -> None:
+        """Queue the upload of an input: float32 (N, C, H, W), read before this returns. Raises UsageError outside the profile."""
+
+    def enqueue(self, slot: int) -> None:
+        """Queue one run of the network on the input that was placed last. Raises EngineError."""
+
+    def fetch(self, slot: int) -> NDArray[np.float32]:
+        """Wait for what is queued and return the newest output, a fresh float32 (N, C', H', W')."""

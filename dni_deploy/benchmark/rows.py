@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dni_deploy.bundle import Bundle
 from engines import load_engine
 from engines.engine import Engine
+from engines.options import EngineOptions
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Row:
 
 
 def _engine(name: str) -> Callable[[Bundle, int], Engine]:
-    return lambda bundle, threads: load_engine(bundle, name, threads=threads, slots=1)
+    return lambda bundle, threads: load_engine(bundle, name, EngineOptions(threads=threads, slots=1))
 
 
 def _torch(bundle: Bundle, threads: int) -> Engine:

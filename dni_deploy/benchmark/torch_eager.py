@@ -39,6 +39,9 @@ class TorchEager:
         }
         self._net.load_state_dict(blended, strict=False)
 
+    def finish(self, slot: int) -> None:
+        pass
+
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
             result: NDArray[np.float32] = self._net(torch.from_numpy(x)).numpy()

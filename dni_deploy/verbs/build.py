@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dni_deploy.bundle import Bundle
-from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.progress import MaybeProgress
-from engines import choose
+from engines import build_engine, choose
+from engines.options import BuildOptions
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,7 @@ def build(
     """
     started = time.perf_counter()
     bundle = Bundle.open(bundle_path)
-    chosen = choose(engine)
-    if chosen != "onnxruntime":
-        raise UsageError(f"The engine {chosen} has nothing to build ahead; build is for onnxruntime.")
-    from engines.onnxruntime_cpu import build_plan
-    from engines.onnxruntime_cpu.in_place import InPlaceEngine
-
-    try:
-        plan, error, weights = build_plan(bundle, threads=threads, force=force, progress=progress)
-    except EngineError as reason:
-        road = f"a new session for every alpha ({reason}); there is nothing to build ahead"
-        return BuildReport(chosen, None, road, 0, None, time.perf_counter() - started)
-    return BuildReport(chosen, str(plan), InPlaceEngine.road, weights, error, time.perf_counter() - started)
+    name = choose(engine).name
+    built = build_engine(bundle, name, BuildOptions(threads=threads, force=force), progress)
+    plan = None if built.plan is None else str(built.plan)
+    return BuildReport(name, plan, built.road, built.weights, built.error, time.perf_counter() - started)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -11,22 +10,27 @@ from numpy.typing import NDArray
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import EngineError, UsageError, shown
 from dni_deploy.progress import MaybeProgress, tell
+from engines import Built
 from engines.engine import Engine
 from engines.onnxruntime_cpu.alternatives import ConstantEngine, GraphEngine, InputsEngine
 from engines.onnxruntime_cpu.in_place import InPlaceEngine
-from engines.onnxruntime_cpu.layout import find_layout
+from engines.onnxruntime_cpu.layout import NotInPlace, find_layout
 from engines.onnxruntime_cpu.lowering import lower
 from engines.onnxruntime_cpu.plan import plan_path, read_plan, write_plan
 from engines.onnxruntime_cpu.rebuild import RebuildEngine
 from engines.onnxruntime_cpu.verify import verify_blend, verify_each, verify_effect
+from engines.options import BuildOptions, EngineOptions
+
+SLOTS = 2
 
 
-def open_in_place(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:
+def open_in_place(bundle: Bundle, options: EngineOptions) -> Engine:
     """The engine for a bundle: verified in place, or the rebuilding one with its reason in `road`.
 
     The layout comes from the bundle's plan for this machine where `dni-deploy build` wrote one; else it is found anew.
     """
     graph, members = bundle.graph(), _members(bundle)
+    threads, slots = options.threads, options.slots or SLOTS
     try:
         lowered, recipes = lower(graph, bundle.weight_names)
         layout = read_plan(bundle) or find_layout(lowered, recipes)
@@ -37,22 +41,27 @@ def open_in_place(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine
     return engine
 
 
-def build_plan(
-    bundle: Bundle, *, threads: int = 0, force: bool = False, progress: MaybeProgress = None
-) -> tuple[Path, float, int]:
+def build_plan(bundle: Bundle, options: BuildOptions, progress: MaybeProgress = None) -> Built:
     """Find the layout, verify it weight by weight, and write it as the bundle's plan for this machine.
 
-    Returns the plan's path, the relative error against a rebuilt session, and the number of live weights.
-    Raises NotInPlace (the engine will rebuild, there is nothing to write), UsageError if the plan exists.
+    Where a graph forbids it there is no plan, and `road` says why. Raises UsageError if the plan exists.
     """
     path = plan_path(bundle)
-    if path.exists() and not force:
+    if path.exists() and not options.force:
         raise UsageError(f"{shown(path)} exists; give --force to build it again. Nothing was written.")
+    try:
+        return _built(bundle, options, progress)
+    except NotInPlace as reason:
+        road = f"a new session for every alpha ({str(reason).rstrip('.')}); there is nothing to build ahead"
+        return Built(None, road, 0, None)
+
+
+def _built(bundle: Bundle, options: BuildOptions, progress: MaybeProgress) -> Built:
     graph, members = bundle.graph(), _members(bundle)
     tell(progress, 0, 1, "optimizing the graph")
     lowered, recipes = lower(graph, bundle.weight_names)
     layout = find_layout(lowered, recipes)
-    engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=1)
+    engine = InPlaceEngine(layout, recipes, members, threads=options.threads, slots=1)
     tell(progress, 0, 1, "comparing a blend with a rebuilt session")
     error = _verify(engine, bundle, graph, members)
     try:
@@ -60,7 +69,7 @@ def build_plan(
             tell(progress, done, total, "changing each weight in place")
     finally:
         engine.close()
-    return write_plan(bundle, layout, force=force), error, len(layout.slots)
+    return Built(write_plan(bundle, layout, force=options.force), InPlaceEngine.road, len(layout.slots), error)
 
 
 def _verify(engine: InPlaceEngine, bundle: Bundle, graph: onnx.ModelProto, members: list[dict[str, NDArray[Any]]]) -> float:
@@ -74,24 +83,30 @@ def _verify(engine: InPlaceEngine, bundle: Bundle, graph: onnx.ModelProto, membe
     return error
 
 
-def open_rebuild(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:
+def open_rebuild(bundle: Bundle, options: EngineOptions) -> Engine:
     """A new session for every alpha."""
-    return RebuildEngine(bundle.graph(), _members(bundle), threads=threads, slots=slots)
+    return RebuildEngine(bundle.graph(), _members(bundle), threads=options.threads, slots=options.slots or SLOTS)
 
 
-def open_constant(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:
+def open_constant(bundle: Bundle, options: EngineOptions) -> Engine:
     """The first member with constant weights; alpha cannot change."""
-    return ConstantEngine(bundle.graph(), bundle.weight_names, _members(bundle), threads=threads, slots=slots)
+    return ConstantEngine(
+        bundle.graph(), bundle.weight_names, _members(bundle), threads=options.threads, slots=options.slots or SLOTS
+    )
 
 
-def open_inputs(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:
+def open_inputs(bundle: Bundle, options: EngineOptions) -> Engine:
     """Weights as graph inputs."""
-    return InputsEngine(bundle.graph(), bundle.weight_names, _members(bundle), threads=threads, slots=slots)
+    return InputsEngine(
+        bundle.graph(), bundle.weight_names, _members(bundle), threads=options.threads, slots=options.slots or SLOTS
+    )
 
 
-def open_in_graph(bundle: Bundle, *, threads: int = 0, slots: int = 2) -> Engine:
+def open_in_graph(bundle: Bundle, options: EngineOptions) -> Engine:
     """Alpha as a graph input."""
-    return GraphEngine(bundle.graph(), bundle.weight_names, _members(bundle), threads=threads, slots=slots)
+    return GraphEngine(
+        bundle.graph(), bundle.weight_names, _members(bundle), threads=options.threads, slots=options.slots or SLOTS
+    )
 
 
 def _members(bundle: Bundle) -> list[dict[str, NDArray[Any]]]:

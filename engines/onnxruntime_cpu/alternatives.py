@@ -37,6 +37,9 @@ class _FedEngine:
         self._feeds: list[dict[str, NDArray[np.float32]] | None] = [None] * slots
         self._input: str = self._session.get_inputs()[0].name
 
+    def finish(self, slot: int) -> None:
+        pass
+
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         feed = self._feeds[slot]
         if self._session is None or feed is None:

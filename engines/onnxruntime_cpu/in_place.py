@@ -47,6 +47,9 @@ class InPlaceEngine:
         self.blender.blend(coefficients, self.arenas[slot].flat)
         self._usable[slot] = True
 
+    def finish(self, slot: int) -> None:
+        pass
+
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         if not self._usable[slot]:
             raise EngineError(f"Slot {slot} has no whole set of weights; refit it first.")

@@ -42,6 +42,9 @@ class RebuildEngine:
         blended = blend_float64(self._members, coefficients)
         self._sessions[slot] = runtime.session(runtime.bind(self._graph, blended), self._threads)
 
+    def finish(self, slot: int) -> None:
+        pass
+
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         session = self._sessions[slot]
         if session is None:

@@ -14,6 +14,7 @@ from dni_deploy.errors import EngineError, EnvironmentProblem, UsageError
 from engines import ENGINES, choose, load_engine
 from engines.engine import Engine
 from engines.onnxruntime_cpu import layout, runtime
+from engines.options import EngineOptions
 from tests.engines.conftest import Case, write
 from tests.engines.graphs import HAND, Hand, clamped_weight, weight_norm
 
@@ -36,7 +37,7 @@ def opened(request: pytest.FixtureRequest, cases: dict[str, tuple[Case, Bundle]]
 
 @pytest.fixture(params=BLENDING)
 def engine(request: pytest.FixtureRequest, opened: tuple[Case, Bundle]) -> Iterator[Engine]:
-    engine = load_engine(opened[1], request.param, threads=1)
+    engine = load_engine(opened[1], request.param, EngineOptions(threads=1))
     assert engine.name == request.param
     yield engine
     engine.close()
@@ -87,8 +88,8 @@ def test_every_engine_says_in_a_sentence_that_an_input_does_not_fit(engine: Engi
 
 
 def test_auto_is_the_one_in_place(cases: dict[str, tuple[Case, Bundle]]) -> None:
-    assert choose("auto") == "onnxruntime"
-    engine = load_engine(cases["hand"][1], threads=1)
+    assert choose("auto").name == "onnxruntime"
+    engine = load_engine(cases["hand"][1], options=EngineOptions(threads=1))
     assert engine.name == "onnxruntime"
     assert engine.road.startswith("in place")
     with pytest.raises(EngineError, match="Slot 0"):  # the verification's weights are not left in it
@@ -98,7 +99,7 @@ def test_auto_is_the_one_in_place(cases: dict[str, tuple[Case, Bundle]]) -> None
 def test_an_unknown_engine_and_an_absent_package_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"no engine 'vulkan'.*onnxruntime-rebuild"):
         choose("vulkan")
-    monkeypatch.setattr("engines.installed", lambda entry: False)
+    monkeypatch.setattr("engines.obstacles.find_spec", lambda name: None)
     with pytest.raises(EnvironmentProblem, match=r"pip install 'dni-deploy\[cpu\]'"):
         choose("onnxruntime")
     with pytest.raises(EnvironmentProblem, match=r"No engine can run"):
@@ -110,7 +111,7 @@ def test_an_unknown_engine_and_an_absent_package_are_told(monkeypatch: pytest.Mo
 
 def rebuilt(case: Case, path: Path) -> Engine:
     """The engine that `auto` gives; its outputs are right and it is the rebuilding one."""
-    engine = load_engine(write(case, path, 3), threads=1)
+    engine = load_engine(write(case, path, 3), options=EngineOptions(threads=1))
     assert engine.name == "onnxruntime-rebuild"
     for slot, shares in enumerate(([0.2, 0.3, 0.5], [0.5, 0.0, 0.5])):
         engine.refit(slot, np.array(shares))

@@ -1,0 +1,57 @@
+"""Obstacles: why an engine cannot run on this machine, asked without importing it.
+
+Each answers with one sentence, without a full stop, that ends in what to do; None where nothing stands in the way. The driver
+is asked before any GPU package is touched: TensorRT's own classes crash without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from engines.cuda import driver
+
+if TYPE_CHECKING:
+    from dni_deploy.bundle import Bundle
+
+Obstacle = Callable[["Bundle | None"], "str | None"]
+
+
+def onnxruntime(bundle: Bundle | None) -> str | None:
+    return _packages(("onnxruntime",), "cpu")
+
+
+def onnxruntime_gpu(bundle: Bundle | None) -> str | None:
+    obstacle = driver.obstacle() or _packages(("onnxruntime", "pycuda"), "gpu")
+    if obstacle:
+        return obstacle
+    from onnxruntime import get_available_providers
+
+    if "CUDAExecutionProvider" not in get_available_providers():
+        return (
+            "this onnxruntime has no CUDA provider: pip uninstall -y onnxruntime, then pip install --force-reinstall "
+            "onnxruntime-gpu"
+        )
+    return None
+
+
+def tensorrt(kind: str) -> Obstacle:
+    """kind: of the plan that the engine opens, as in engines/trt/plan.py."""
+
+    def obstacle(bundle: Bundle | None) -> str | None:
+        found = driver.obstacle() or _packages(("tensorrt", "pycuda", "polygraphy"), "tensorrt")
+        if found or bundle is None:
+            return found
+        from engines.trt.plan import find_plan
+
+        if find_plan(bundle, kind) is None:
+            return "no plan is built for this GPU and this TensorRT: dni-deploy build --engine tensorrt"
+        return None
+
+    return obstacle
+
+
+def _packages(names: tuple[str, ...], extra: str) -> str | None:
+    missing = [name for name in names if find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed: pip install 'dni-deploy[{extra}]'" if missing else None
