@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
+from tests.fakes.gpu import FakeGpu, install
+
 REPORTED = ("numpy", "onnx", "onnxruntime", "torch", "onnxscript", "safetensors", "pillow")
 
 
@@ -42,3 +44,15 @@ def nervous() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    """A stand-in for a GPU with pycuda and TensorRT; afterwards nothing may have been used wrongly or left behind.
+
+    Parametrize it indirectly with the version of TensorRT, or with a dict of install's options.
+    """
+    chosen = getattr(request, "param", {})
+    fake = install(monkeypatch, **({"tensorrt": chosen} if isinstance(chosen, str) else chosen))
+    yield fake
+    fake.check()

@@ -1,0 +1,232 @@
+"""libcuda: the driver's own functions, as ctypes would give them, for what pycuda does not wrap (questions, graph capture).
+
+Each returns a CUresult and writes its answers through byref() arguments. A graph keeps the work that was queued while the
+stream was captured; a launch queues it again as one piece. What TensorRT had captured uses the weights of the engine at the
+launch, or those at the capture: nothing is promised, so `FakeGpu.trt.graphs_see_refits` chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.fakes import gpu as machine
+from tests.fakes.pycuda_driver import ATTRIBUTES
+from tests.fakes.streams import LEGACY, Work
+
+INVALID_VALUE, NOT_INITIALIZED, INVALID_CONTEXT, INVALID_HANDLE, NOT_READY, CAPTURE_UNSUPPORTED = 1, 3, 201, 400, 600, 900
+PRIMARY = 0xC0DE
+NAMES = {
+    0: b"CUDA_SUCCESS",
+    1: b"CUDA_ERROR_INVALID_VALUE",
+    201: b"CUDA_ERROR_INVALID_CONTEXT",
+    400: b"CUDA_ERROR_INVALID_HANDLE",
+}
+
+
+class Function:
+    """A function of a CDLL: argtypes and restype can be set on it."""
+
+    def __init__(self, call: Callable[..., int]) -> None:
+        self.call = call
+        self.argtypes: Any = None
+        self.restype: Any = None
+
+    def __call__(self, *args: Any) -> int:
+        if self.argtypes is not None and len(args) < len(self.argtypes):
+            raise TypeError(f"this function takes at least {len(self.argtypes)} arguments ({len(args)} given)")
+        return self.call(*args)
+
+
+class Graph(list[Work]):
+    """The work that was captured."""
+
+
+class ExecutableGraph(list[Work]):
+    """The same, ready to be launched."""
+
+
+def _number(value: Any) -> int:
+    return int(getattr(value, "value", value) or 0)
+
+
+def _give(reference: Any, value: Any) -> None:
+    getattr(reference, "_obj", reference).value = value
+
+
+class Library:
+    """Attributes are looked up as on a CDLL: a name that libcuda lacks is an AttributeError."""
+
+    def __init__(self, gpu: machine.FakeGpu) -> None:
+        self._gpu = gpu
+        self._next = 0x6A0000
+        for name in dir(type(self)):
+            if name.startswith("_cu"):
+                setattr(self, name[1:], Function(getattr(self, name)))
+        # CUDA 13's headers call the newer name of the same function
+        self.cuEventElapsedTime_v2 = Function(self._cuEventElapsedTime)
+
+    def _cuInit(self, flags: Any) -> int:
+        self._gpu.initialized = True
+        return 0
+
+    def _cuDeviceGetCount(self, count: Any) -> int:
+        _give(count, 1)
+        return 0
+
+    def _cuDriverGetVersion(self, version: Any) -> int:
+        _give(version, self._gpu.driver_version)
+        return 0
+
+    def _cuDeviceGetName(self, name: Any, size: Any, device: Any) -> int:
+        name.value = machine.NAME.encode()[: _number(size) - 1]
+        return 0
+
+    def _cuDeviceGetAttribute(self, value: Any, attribute: Any, device: Any) -> int:
+        known = {**ATTRIBUTES, 75: self._gpu.capability[0], 76: self._gpu.capability[1]}
+        if _number(attribute) not in known:
+            return INVALID_VALUE
+        _give(value, known[_number(attribute)])
+        return 0
+
+    def _cuGetErrorName(self, code: Any, name: Any) -> int:
+        _give(name, NAMES.get(_number(code), b"CUDA_ERROR_UNKNOWN"))
+        return 0
+
+    def _cuGetErrorString(self, code: Any, text: Any) -> int:
+        return self._cuGetErrorName(code, text)
+
+    def _cuStreamBeginCapture_v2(self, stream: Any, mode: Any) -> int:
+        queue = self._queue(stream)
+        if isinstance(queue, int):
+            return queue
+        if queue.handle == LEGACY or queue.captured is not None or _number(mode) not in (0, 1, 2):
+            return CAPTURE_UNSUPPORTED if queue.handle == LEGACY else INVALID_VALUE
+        queue.captured = []
+        self._gpu.capturing.add(queue.handle)
+        return 0
+
+    def _cuStreamIsCapturing(self, stream: Any, status: Any) -> int:
+        queue = self._queue(stream)
+        if isinstance(queue, int):
+            return queue
+        _give(status, int(queue.captured is not None))
+        return 0
+
+    def _cuStreamEndCapture(self, stream: Any, graph: Any) -> int:
+        queue = self._queue(stream)
+        if isinstance(queue, int):
+            return queue
+        if queue.captured is None:
+            return INVALID_VALUE
+        _give(graph, self._keep(Graph(queue.captured)))
+        queue.captured = None
+        self._gpu.capturing.discard(queue.handle)
+        return 0
+
+    def _cuGraphInstantiateWithFlags(self, executable: Any, graph: Any, flags: Any) -> int:
+        held = self._gpu.graphs.get(_number(graph))
+        if not isinstance(held, Graph):
+            return INVALID_HANDLE
+        _give(executable, self._keep(ExecutableGraph(held)))
+        return 0
+
+    def _cuGraphLaunch(self, executable: Any, stream: Any) -> int:
+        held, queue = self._gpu.graphs.get(_number(executable)), self._queue(stream)
+        if isinstance(queue, int):
+            return queue
+        if not isinstance(held, ExecutableGraph):
+            self._gpu.report("cuGraphLaunch: the graph was destroyed or never made")
+            return INVALID_HANDLE
+        for work in held:
+            if work.kind == "execute" and self._gpu.trt is not None:
+                self._gpu.trt.launched(queue, work)
+            self._gpu.scheduler.add(queue, Work(f"{work.label} in a graph", work.run, work.owner, work.kind))
+        return 0
+
+    def _cuGraphExecDestroy(self, executable: Any) -> int:
+        return 0 if isinstance(self._gpu.graphs.pop(_number(executable), None), ExecutableGraph) else INVALID_HANDLE
+
+    def _cuGraphDestroy(self, graph: Any) -> int:
+        return 0 if isinstance(self._gpu.graphs.pop(_number(graph), None), Graph) else INVALID_HANDLE
+
+    def _cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> int:
+        if not self._gpu.initialized:
+            return NOT_INITIALIZED
+        self._gpu.retained += 1
+        _give(context, PRIMARY)
+        return 0
+
+    def _cuDevicePrimaryCtxRelease_v2(self, device: Any) -> int:
+        self._gpu.released += 1
+        return 0
+
+    def _cuCtxPushCurrent_v2(self, context: Any) -> int:
+        if _number(context) != PRIMARY:
+            return INVALID_CONTEXT
+        self._gpu.push(PRIMARY)
+        return 0
+
+    def _cuCtxPopCurrent_v2(self, context: Any) -> int:
+        if not self._gpu.has_context():
+            return INVALID_CONTEXT
+        self._gpu.pop()
+        _give(context, PRIMARY)
+        return 0
+
+    def _cuStreamSynchronize(self, stream: Any) -> int:
+        queue = self._queue(stream)
+        if isinstance(queue, int):
+            return queue
+        if queue.captured is not None:
+            return CAPTURE_UNSUPPORTED
+        self._gpu.scheduler.drain(queue)
+        return 0
+
+    def _cuEventCreate(self, event: Any, flags: Any) -> int:
+        if not self._gpu.has_context():
+            return INVALID_CONTEXT
+        self._next += 0x10
+        self._gpu.events[self._next] = None
+        _give(event, self._next)
+        return 0
+
+    def _cuEventRecord(self, event: Any, stream: Any) -> int:
+        queue = self._queue(stream)
+        if isinstance(queue, int) or _number(event) not in self._gpu.events:
+            return INVALID_HANDLE
+        self._gpu.events[_number(event)] = self._gpu.scheduler.record(queue)
+        return 0
+
+    def _cuEventSynchronize(self, event: Any) -> int:
+        record = self._gpu.events.get(_number(event))
+        if record is not None:
+            self._gpu.scheduler.drain_record(record)
+        return 0
+
+    def _cuEventElapsedTime(self, milliseconds: Any, start: Any, end: Any) -> int:
+        first, last = self._gpu.events.get(_number(start)), self._gpu.events.get(_number(end))
+        if first is None or last is None:
+            return INVALID_HANDLE
+        if not (first.done and last.done):
+            return NOT_READY
+        _give(milliseconds, (last.at - first.at) * 1e3)
+        return 0
+
+    def _cuEventDestroy_v2(self, event: Any) -> int:
+        if _number(event) not in self._gpu.events:
+            return INVALID_HANDLE
+        del self._gpu.events[_number(event)]
+        return 0
+
+    def _queue(self, stream: Any) -> Any:
+        if not self._gpu.initialized:
+            return NOT_INITIALIZED
+        if not self._gpu.has_context():
+            return INVALID_CONTEXT
+        return self._gpu.scheduler.find(_number(stream), "libcuda") or INVALID_HANDLE
+
+    def _keep(self, graph: Graph | ExecutableGraph) -> int:
+        self._next += 0x10
+        self._gpu.graphs[self._next] = graph
+        return self._next

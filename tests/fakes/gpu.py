@@ -1,0 +1,158 @@
+"""GPU: a machine with an NVIDIA GPU, pycuda and TensorRT, none of which is there.
+
+`install` puts the stand-ins where Python looks for the real ones. What they are used wrongly for is collected in
+`FakeGpu.violations`; `FakeGpu.check` fails on them and on what was left behind.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.fakes.memory import Allocation, Memory
+from tests.fakes.streams import Queue, Scheduler
+
+NAME = "Fake H200"
+
+
+class FakeGpu:
+    """One machine, from `install` until the test ends.
+
+    memory, scheduler   see there.
+    violations          one sentence each; `check` fails on them.
+    trt                 the fake TensorRT's own state and switches (tests/fakes/tensorrt.py, class State); None without it.
+    nvcc                False: there is no compiler.
+    launches            how often each kernel was launched; `kernel`, if set, runs instead of the host-compiled one.
+    """
+
+    def __init__(self, tensorrt: str, seed: int | None, eager: bool) -> None:
+        self.tensorrt = tensorrt
+        self.capability = (9, 0)
+        self.driver_version = 13000
+        self.violations: list[str] = []
+        self.memory = Memory(self.report)
+        self.scheduler = Scheduler(self.report, seed, eager)
+        self.initialized = False
+        self.nvcc = True
+        self.kernel: Any = None
+        self.launches: Counter[str] = Counter()
+        self.retained = 0
+        self.released = 0
+        self.pushed: Counter[int] = Counter()
+        self.stacks = threading.local()
+        self.capturing: set[int] = set()
+        self.graphs: dict[int, Any] = {}
+        self.events: dict[int, Any] = {}
+        self.trt: Any = None
+
+    def report(self, sentence: str) -> None:
+        self.violations.append(sentence)
+
+    def stack(self) -> list[Any]:
+        """This thread's contexts, the current one last."""
+        if not hasattr(self.stacks, "contexts"):
+            self.stacks.contexts = []
+        contexts: list[Any] = self.stacks.contexts
+        return contexts
+
+    def push(self, context: Any) -> None:
+        self.stack().append(context)
+        self.pushed[threading.get_ident()] += 1
+
+    def pop(self) -> None:
+        self.stack().pop()
+        self.pushed[threading.get_ident()] -= 1
+
+    def has_context(self) -> bool:
+        return bool(self.stack())
+
+    def allocate(self, nbytes: int, kind: str) -> Allocation:
+        with self.scheduler.lock:
+            return self.memory.allocate(nbytes, kind)
+
+    def queue_of(self, handle: int, what: str) -> Queue | None:
+        return self.scheduler.find(handle, what)
+
+    def leaks(self) -> list[str]:
+        """What is left: memory, contexts pushed or retained, graphs, TensorRT's objects."""
+        left = [f"{one} was never freed" for one in self.memory.living()]
+        for thread, count in self.pushed.items():
+            if count:
+                left.append(f"thread {thread} pushed {count} contexts that were never popped")
+        if self.retained != self.released:
+            left.append(f"the primary context was retained {self.retained} times and released {self.released} times")
+        left += [f"event {handle:#x} was never destroyed" for handle in self.events]
+        left += [f"CUDA {type(graph).__name__} {handle:#x} was never destroyed" for handle, graph in self.graphs.items()]
+        if self.trt is not None:
+            left += self.trt.leaks()
+        return left
+
+    def check(self) -> None:
+        """Fails where anything was used wrongly, work is still queued, or something was left behind."""
+        self.memory.look_at_guards()
+        pending = [
+            f"{len(queue.work)} pieces of work are still queued" for queue in self.scheduler.queues.values() if queue.work
+        ]
+        found = self.violations + pending + self.leaks()
+        assert not found, "the fake GPU was used wrongly:\n" + "\n".join(found)
+
+
+CURRENT: FakeGpu | None = None
+
+
+def current() -> FakeGpu:
+    """The machine that is installed. Fails outside a test that installed one."""
+    if CURRENT is None:
+        raise RuntimeError("no fake GPU is installed: the test lacks the `gpu` fixture or has ended")
+    return CURRENT
+
+
+def module(name: str, package: bool = False) -> ModuleType:
+    """An empty module as the import system would have made it."""
+    made = ModuleType(name)
+    made.__spec__ = ModuleSpec(name, None, is_package=package)
+    if package:
+        made.__path__ = []
+    return made
+
+
+PYCUDA = module("pycuda", package=True)
+DRIVER = module("pycuda.driver")
+COMPILER = module("pycuda.compiler")
+TENSORRT = module("tensorrt", package=True)
+"""Always the same objects, so that modules that imported them once keep working in later tests."""
+
+PYCUDA.driver = DRIVER  # type: ignore[attr-defined]
+PYCUDA.compiler = COMPILER  # type: ignore[attr-defined]
+PYCUDA.VERSION = (2026, 1)  # type: ignore[attr-defined]
+PYCUDA.VERSION_TEXT = "2026.1"  # type: ignore[attr-defined]
+
+
+def install(
+    monkeypatch: pytest.MonkeyPatch, *, tensorrt: str | None = "11.4", seed: int | None = None, eager: bool = False
+) -> FakeGpu:
+    """The machine, until monkeypatch is undone. tensorrt: "11.4", "10.16", "8.6" or None for a machine without it."""
+    from engines.cuda import driver
+    from tests.fakes import cuda_library, pycuda_compiler, pycuda_driver
+
+    made = FakeGpu(tensorrt or "", seed, eager)
+    monkeypatch.setattr(sys.modules[__name__], "CURRENT", made)
+    pycuda_driver.fill(DRIVER)
+    pycuda_compiler.fill(COMPILER)
+    modules = {"pycuda": PYCUDA, "pycuda.driver": DRIVER, "pycuda.compiler": COMPILER}
+    if tensorrt is not None:
+        from tests.fakes import tensorrt as fake
+
+        made.trt = fake.fill(TENSORRT, tensorrt, made)
+        modules["tensorrt"] = TENSORRT
+    for name, each in modules.items():
+        monkeypatch.setitem(sys.modules, name, each)
+    library = cuda_library.Library(made)
+    monkeypatch.setattr(driver, "library", lambda: library)
+    return made

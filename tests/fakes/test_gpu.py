@@ -1,0 +1,245 @@
+"""The fake GPU itself: what is wrong on a real one is refused or reported here, and what is right passes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.fakes.gpu import FakeGpu, install
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    """Without TensorRT, and unlike `gpu` not checked afterwards: these tests do wrong on purpose."""
+    return install(monkeypatch, tensorrt=None)
+
+
+@contextmanager
+def context() -> Iterator[ModuleType]:
+    import pycuda.driver as cuda
+
+    cuda.init()
+    primary = cuda.Device(0).retain_primary_context()
+    primary.push()
+    yield cuda
+    cuda.Context.pop()
+    primary.detach()
+
+
+def only(fake: FakeGpu, words: str) -> None:
+    assert len(fake.violations) == 1, fake.violations
+    assert words in fake.violations[0]
+
+
+def test_right_use_leaves_nothing(fake: FakeGpu) -> None:
+    with context() as cuda:
+        memory, stream = cuda.mem_alloc(12), cuda.Stream(1)
+        host = cuda.pagelocked_empty((3,), np.float32)
+        host[:] = (1, 2, 3)
+        cuda.memcpy_htod_async(memory, host, stream)
+        back = np.empty(3, np.float32)
+        cuda.memcpy_dtoh_async(back, memory, stream)
+        assert back.tolist() != [1, 2, 3]  # nothing has made the stream move yet
+        stream.synchronize()
+        assert back.tolist() == [1, 2, 3]
+        memory.free()
+        host.base.free()
+    fake.check()
+
+
+def test_no_context_on_this_thread(fake: FakeGpu) -> None:
+    errors: list[BaseException] = []
+    with context() as cuda:
+
+        def run() -> None:
+            try:
+                cuda.mem_alloc(4)
+            except cuda.LogicError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert "invalid device context" in str(errors[0])
+
+
+def test_before_init(fake: FakeGpu) -> None:
+    import pycuda.driver as cuda
+
+    with pytest.raises(cuda.LogicError, match="initialization error"):
+        cuda.Device(0)
+
+
+@pytest.mark.parametrize("late", ["free", "beyond", "other"])
+def test_copy_to_memory_that_is_not_there(fake: FakeGpu, late: str) -> None:
+    with context() as cuda:
+        memory, stream = cuda.mem_alloc(12), cuda.Stream(1)
+        address = int(memory) + {"free": 0, "beyond": 4, "other": 1 << 40}[late]
+        cuda.memcpy_htod_async(address, np.zeros(3, np.float32), stream)
+        if late == "free":
+            memory.free()
+        stream.synchronize()
+    only(fake, {"free": "after it was freed", "beyond": "beyond its end", "other": "no device memory"}[late])
+
+
+def test_page_locked_memory_freed_before_the_copy(fake: FakeGpu) -> None:
+    with context() as cuda:
+        memory, stream = cuda.mem_alloc(12), cuda.Stream(1)
+        host = cuda.pagelocked_empty(3, np.float32)
+        cuda.memcpy_htod_async(memory, host, stream)
+        host.base.free()
+        stream.synchronize()
+        memory.free()
+    only(fake, "page-locked memory of 12 bytes")
+
+
+def test_freed_memory_is_poison_and_leaks_are_listed(fake: FakeGpu) -> None:
+    with context() as cuda:
+        memory, other = cuda.mem_alloc(8), cuda.mem_alloc(8)
+        cuda.memcpy_htod(memory, np.ones(2, np.float32))
+        fake.scheduler.drain_all()
+        view = fake.memory.find(int(memory)).bytes.view(np.float32)  # type: ignore[union-attr]
+        assert view.tolist() == [1, 1]
+        memory.free()
+        assert np.isnan(view).all()
+        with pytest.raises(cuda.LogicError):
+            memory.free()
+        assert fake.leaks()[0].startswith("device memory of 8 bytes")
+        other.free()
+    assert fake.leaks() == []
+
+
+def test_context_left_behind(fake: FakeGpu) -> None:
+    import pycuda.driver as cuda
+
+    cuda.init()
+    cuda.Device(0).retain_primary_context().push()
+    assert any("never popped" in leak for leak in fake.leaks())
+    assert any("released 0 times" in leak for leak in fake.leaks())
+
+
+def test_plain_htod_does_not_wait_for_other_streams(fake: FakeGpu) -> None:
+    """The copy from pageable memory may still be on its way when the call returns."""
+    with context() as cuda:
+        memory, stream = cuda.mem_alloc(4), cuda.Stream(1)
+        cuda.memcpy_htod(memory, np.ones(1, np.float32))
+        back = np.empty(1, np.float32)
+        cuda.memcpy_dtoh_async(back, memory, stream)
+        stream.synchronize()
+        assert np.isnan(back[0])
+        cuda.Context.synchronize()
+        cuda.memcpy_dtoh(back, memory)
+        assert back[0] == 1
+        memory.free()
+    fake.check()
+
+
+def test_wait_is_for_the_record_made_before_it(fake: FakeGpu) -> None:
+    with context() as cuda:
+        first, second, event = cuda.Stream(1), cuda.Stream(1), cuda.Event()
+        memory = cuda.mem_alloc(4)
+        back = np.zeros(1, np.int32)
+        second.wait_for_event(event)  # no record yet: waits for nothing
+        cuda.memset_d8_async(memory, 1, 4, first)
+        event.record(first)
+        cuda.memcpy_dtoh_async(back, memory, second)
+        second.synchronize()
+        assert back[0] == -1
+        second.wait_for_event(event)
+        cuda.memset_d8_async(memory, 2, 4, first)
+        event.record(first)  # later record: not what second waits for
+        cuda.memcpy_dtoh_async(back, memory, second)
+        second.synchronize()
+        assert back[0] == 0x01010101
+        cuda.Context.synchronize()
+        memory.free()
+    fake.check()
+
+
+def test_chance_finds_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[Any] = set()
+    for seed in range(40):
+        fake = install(monkeypatch, tensorrt=None, seed=seed)
+        with context() as cuda:
+            first, second, memory = cuda.Stream(1), cuda.Stream(1), cuda.mem_alloc(1)
+            back = np.zeros(1, np.uint8)
+            cuda.memset_d8_async(memory, 1, 1, first)
+            cuda.memcpy_dtoh_async(back, memory, second)
+            second.synchronize()
+            seen.add(int(back[0]))
+            first.synchronize()
+            memory.free()
+        fake.check()
+    assert seen == {1, 255}
+
+
+def test_numpy_integers_are_refused(fake: FakeGpu) -> None:
+    with context() as cuda, pytest.raises(TypeError, match="int64 for an int"):
+        cuda.mem_alloc(np.int64(4))
+
+
+def test_kernel_arguments(fake: FakeGpu) -> None:
+    """One struct by value; pointers in it are looked at when the kernel runs; a write outside is seen."""
+    from tests.fakes.pycuda_driver import Function
+
+    seen: list[bytes] = []
+
+    def kernel(name: str, grid: Any, block: Any, data: bytes) -> None:
+        seen.append(data)
+        found = fake.memory.find(int(np.frombuffer(data, np.uint64)[0]))
+        assert found is not None
+        found.memory[found.start + found.nbytes] = 0
+
+    fake.kernel = kernel
+    with context() as cuda:
+        memory = cuda.mem_alloc(8)
+        struct = np.zeros((), [("pointer", "u8"), ("count", "u4"), ("pad", "u4")])
+        struct["pointer"] = int(memory)
+        Function("any")(struct[()], block=(32, 1, 1), grid=(1, 1))
+        with pytest.raises(TypeError, match="invalid type on parameter #0"):
+            Function("any")(struct.tobytes(), block=(32, 1, 1), grid=(1, 1))
+        cuda.Context.synchronize()
+        assert seen == [struct.tobytes()]
+        memory.free()
+        only(fake, "wrote outside")
+        fake.violations.clear()
+        Function("any")(struct[()], block=(32, 1, 1), grid=(1, 1))
+        cuda.Context.synchronize()
+    assert "after it was freed" in fake.violations[0]
+
+
+def test_graph_replays_what_was_captured(fake: FakeGpu) -> None:
+    import ctypes
+
+    from engines.cuda import driver
+
+    library: Any = driver.library()
+    with context() as cuda:
+        stream, memory = cuda.Stream(1), cuda.mem_alloc(2)
+        graph, ready = ctypes.c_void_p(), ctypes.c_void_p()
+        handle = ctypes.c_void_p(stream.handle)
+        assert library.cuStreamBeginCapture_v2(handle, 0) == 0
+        cuda.memset_d8_async(memory, 7, 1, stream)
+        with pytest.raises(cuda.LogicError, match="capturing"):
+            cuda.mem_alloc(4)
+        fake.violations.clear()
+        assert library.cuStreamEndCapture(handle, ctypes.byref(graph)) == 0
+        assert library.cuGraphInstantiateWithFlags(ctypes.byref(ready), graph, ctypes.c_ulonglong(0)) == 0
+        assert library.cuGraphDestroy(graph) == 0
+        back = np.zeros(2, np.uint8)
+        cuda.memcpy_dtoh(back, memory)
+        assert back.tolist() == [255, 255]
+        assert library.cuGraphLaunch(ready, handle) == 0
+        stream.synchronize()
+        cuda.memcpy_dtoh(back, memory)
+        assert back.tolist() == [7, 255]
+        assert any("never destroyed" in leak for leak in fake.leaks())
+        assert library.cuGraphExecDestroy(ready) == 0
+        memory.free()
+    fake.check()
