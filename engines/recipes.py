@@ -20,8 +20,9 @@ class Linear:
     """factor * tensors[source] + offset, reshaped (and broadcast, for a single PReLU slope) to `shape`.
 
     source None stands for zeros, so that the offset alone remains.
-    step    above 1: the weight or bias of a convolution that computes step x step output pixels at once; each kernel is
-            copied to as many places of a larger one, output by output (lowering/narrow_output.py).
+    permutation  of the source's axes, before it is reshaped; None where they stay.
+    step         above 1: the weight or bias of a convolution that computes step x step output pixels at once; each kernel
+                 is copied to as many places of a larger one, output by output (lowering/narrow_output.py).
     """
 
     source: str | None
@@ -29,12 +30,15 @@ class Linear:
     factor: float = 1.0
     offset: float = 0.0
     step: int = 1
+    permutation: tuple[int, ...] | None = None
 
     def value(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """float32 `shape`, contiguous; computed in float64 and rounded once, a plain copy where there is nothing to compute."""
         if self.source is None:
             return np.full(self.shape, self.offset, np.float32)
         tensor = tensors[self.source]
+        if self.permutation is not None:
+            tensor = tensor.transpose(self.permutation)
         if self.factor != 1.0 or self.offset != 0.0:
             tensor = tensor.astype(np.float64) * self.factor + self.offset
         if self.step > 1:
@@ -60,7 +64,8 @@ def _stepped(tensor: NDArray[np.float32], step: int) -> NDArray[np.float32]:
 class Fold:
     """One BatchNorm folded into the convolution before it: W *= s per output channel, b = s * bias + beta - s * mean.
 
-    weight, bias         lowered weights that it scales and writes; axis is the output channel's axis in `weight`.
+    weight, bias         lowered weights that it scales and writes; axis is the output channel's axis in `weight`, and `bias`
+                         has one number per channel, in whatever shape its recipe says.
     gamma ... variance   the family's tensors, (C,) each; gamma and beta None where the layer has none.
     convolution_bias     the convolution's own bias, or None.
     """
@@ -110,5 +115,5 @@ class Recipes:
             along = [1] * weight.ndim
             along[fold.axis] = -1
             weights[fold.weight] = weight * scale.astype(np.float32).reshape(along)
-            weights[fold.bias] = shift.astype(np.float32)
+            weights[fold.bias] = shift.astype(np.float32).reshape(weights[fold.bias].shape)
         return weights

@@ -1,4 +1,4 @@
-"""BatchNormalization: folded into the convolution before it, or a depthwise convolution of its own.
+"""BatchNormalization: folded into the convolution before it, or a scale and a shift of its own.
 
 Stock fusion multiplies the weights once, at load; blending such weights is wrong by 0.5 to 9 %, because gamma /
 sqrt(var + eps) is not linear. Here the fold is a recipe that is computed again from the blended tensors at every change.
@@ -6,6 +6,9 @@ sqrt(var + eps) is not linear. Here the fold is a recipe that is computed again 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -14,44 +17,85 @@ from engines.recipes import Fold, Linear
 
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
 
+Alone = Callable[[Draft, onnx.NodeProto, str, str, int], list[onnx.NodeProto]]
+"""(draft, BatchNormalization, scale, shift, channels) -> nodes that apply the two weights, whose recipes it adds; [] where it cannot."""
 
-def rewrite(draft: Draft) -> None:
+
+def depthwise(draft: Draft, node: onnx.NodeProto, scale: str, shift: str, channels: int) -> list[onnx.NodeProto]:
+    """A depthwise 1x1 convolution, which ONNX Runtime keeps in its blocked layout on the CPU. Pictures only."""
+    if draft.channels.get(node.input[0]) != channels:
+        return []
+    draft.recipes.linear[scale] = Linear(None, (channels, 1, 1, 1), offset=1.0)
+    draft.recipes.linear[shift] = Linear(None, (channels,))
+    return [draft.depthwise(node.input[0], scale, shift, node.output[0], channels)]
+
+
+def elementwise(draft: Draft, node: onnx.NodeProto, scale: str, shift: str, channels: int) -> list[onnx.NodeProto]:
+    """Mul and Add, which a GPU's compiler fuses with their neighbours; a depthwise convolution it would run by itself."""
+    rank = len(draft.shapes.get(node.input[0], ()))
+    if rank < 2:
+        return []
+    shape = (channels, *[1] * (rank - 2))
+    draft.recipes.linear[scale] = Linear(None, shape, offset=1.0)
+    draft.recipes.linear[shift] = Linear(None, shape)
+    x, y = node.input[0], node.output[0]
+    scaled = f"{y}@scaled"
+    return [
+        helper.make_node("Mul", [x, scale], [scaled], name=scaled),
+        helper.make_node("Add", [scaled, shift], [y], name=y),
+    ]
+
+
+def rewrite(draft: Draft, alone: Alone = depthwise) -> None:
+    """`alone` is for a BatchNormalization without a convolution to go into; where it cannot either, the node stays."""
     nodes: list[onnx.NodeProto] = []
     consumers, producers = draft.consumers(), draft.producers()
     for node in draft.nodes:
-        if node.op_type != "BatchNormalization" or not _has_weights(draft, node):
+        statistics = _statistics(draft, node) if node.op_type == "BatchNormalization" and len(node.output) == 1 else None
+        if statistics is None:
             nodes.append(node)
             continue
-        x, gamma, beta, mean, variance = node.input
-        statistics = {
-            "gamma": gamma, "beta": beta, "mean": mean, "variance": variance,
-            "epsilon": next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5),
-        }  # fmt: skip
+        x, mean = node.input[0], node.input[3]
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
         channels = draft.recipes.linear[mean].shape[0]
         # By the node too: a BatchNorm that the network uses twice is folded twice, into different convolutions.
         bias = f"{mean}@shift of {node.output[0]}"
         before = producers.get(x)
         if before is not None and _can_fold(draft, before, consumers):
             weight = before.input[1]
-            own_bias = before.input[2] if len(before.input) > 2 else None
+            own_bias = _family_tensor(draft, before.input[2]) if len(before.input) > 2 and before.input[2] else None
             axis = OUTPUT_AXIS[before.op_type]
             folded = helper.make_node(before.op_type, [before.input[0], weight, bias], [node.output[0]], name=before.name)
             folded.attribute.extend(before.attribute)
             nodes[nodes.index(before)] = folded
-        elif draft.channels.get(x) == channels:
-            weight, own_bias, axis = f"{mean}@scale of {node.output[0]}", None, 0
-            draft.recipes.linear[weight] = Linear(None, (channels, 1, 1, 1), offset=1.0)
-            nodes.append(draft.depthwise(x, weight, bias, node.output[0], channels))
+            draft.recipes.linear[bias] = Linear(None, (channels,))
         else:
-            nodes.append(node)  # not a picture: ONNX Runtime's own node reads the raw blended tensors, which is exact
-            continue
-        draft.recipes.linear[bias] = Linear(None, (channels,))
-        draft.recipes.folds.append(Fold(weight, axis, bias, **statistics, convolution_bias=own_bias))
+            weight, own_bias, axis = f"{mean}@scale of {node.output[0]}", None, 0
+            apart = alone(draft, node, weight, bias, channels)
+            if not apart:
+                nodes.append(node)  # it reads the raw blended tensors, which is exact
+                continue
+            nodes += apart
+        draft.recipes.folds.append(Fold(weight, axis, bias, *statistics, epsilon, own_bias))
     draft.nodes = nodes
 
 
-def _has_weights(draft: Draft, node: onnx.NodeProto) -> bool:
-    return all(name in draft.recipes.linear for name in node.input[1:]) and len(node.output) == 1
+def _statistics(draft: Draft, node: onnx.NodeProto) -> tuple[str | None, str | None, str, str] | None:
+    """The family's gamma, beta, mean and variance. A gamma of ones and a beta of zeros are constants that say there is none."""
+    gamma, beta, mean, variance = (_family_tensor(draft, name) for name in node.input[1:])
+    if mean is None or variance is None:
+        return None
+    for name, found, neutral in ((node.input[1], gamma, 1.0), (node.input[2], beta, 0.0)):
+        constant = draft.constant(name)
+        if found is None and (constant is None or not np.array_equal(constant, np.full(constant.shape, neutral))):
+            return None
+    return gamma, beta, mean, variance
+
+
+def _family_tensor(draft: Draft, name: str) -> str | None:
+    """The tensor that a one-dimensional weight is a plain copy of."""
+    recipe = draft.recipes.linear.get(name)
+    return recipe.source if recipe is not None and recipe == Linear(recipe.source, recipe.shape[:1]) else None
 
 
 def _can_fold(draft: Draft, before: onnx.NodeProto, consumers: dict[str, int]) -> bool:
@@ -61,4 +105,6 @@ def _can_fold(draft: Draft, before: onnx.NodeProto, consumers: dict[str, int]) -
     if before.op_type == "ConvTranspose" and any(a.name == "group" and a.i != 1 for a in before.attribute):
         return False
     own = [name for name in before.input[1:] if name]
-    return all(name in draft.recipes.linear and consumers[name] == 1 for name in own)
+    return all(name in draft.recipes.linear and consumers[name] == 1 for name in own) and all(
+        _family_tensor(draft, name) is not None for name in own[1:]
+    )

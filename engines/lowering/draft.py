@@ -15,13 +15,17 @@ from engines.recipes import Linear, Recipes
 
 @dataclass
 class Draft:
-    """nodes are edited in place; recipes hold every weight, constants every other initializer."""
+    """nodes are edited in place; recipes hold every weight, constants every other initializer.
+
+    shapes  of every value whose rank ONNX can infer, None for what is not known before a run.
+    """
 
     model: onnx.ModelProto
     nodes: list[onnx.NodeProto]
     recipes: Recipes
     constants: dict[str, TensorProto]
     channels: dict[str, int]
+    shapes: dict[str, tuple[int | None, ...]]
     outputs: frozenset[str]
 
     @classmethod
@@ -30,12 +34,14 @@ class Draft:
         recipes = Recipes({i.name: Linear(i.name, tuple(i.dims)) for i in graph.graph.initializer if i.name in names})
         model = onnx.ModelProto()
         model.CopyFrom(graph)
+        shapes = _shapes(graph)
         return cls(
             model,
             list(model.graph.node),
             recipes,
             {i.name: i for i in model.graph.initializer if i.name not in names},
-            _channels(graph),
+            {name: shape[1] for name, shape in shapes.items() if len(shape) == 4 and shape[1] is not None},
+            shapes,
             frozenset(value.name for value in graph.graph.output),
         )
 
@@ -87,12 +93,10 @@ class Draft:
         return self.model, recipes
 
 
-def _channels(graph: onnx.ModelProto) -> dict[str, int]:
-    """The second dimension of every rank-4 value whose shape ONNX can infer."""
+def _shapes(graph: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     inferred = onnx.shape_inference.infer_shapes(graph).graph
-    found = {}
-    for value in (*inferred.value_info, *inferred.input, *inferred.output):
-        dims = value.type.tensor_type.shape.dim
-        if len(dims) == 4 and dims[1].HasField("dim_value"):
-            found[value.name] = dims[1].dim_value
-    return found
+    return {
+        value.name: tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim)
+        for value in (*inferred.value_info, *inferred.input, *inferred.output)
+        if value.type.tensor_type.HasField("shape")
+    }

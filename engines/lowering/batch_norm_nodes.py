@@ -1,0 +1,58 @@
+"""BatchNormalization as plain arithmetic inside the graph, on the raw tensors: exact whatever they are, computed at every frame.
+
+For what no recipe covers, and for graphs that blend by themselves. A parser that finds constants in a BatchNormalization
+would fold them under names of its own, so none may be left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from dni_deploy.errors import EngineError, shown
+from engines.lowering.draft import Draft
+
+
+def rewrite(draft: Draft) -> None:
+    """scale = gamma / sqrt(var + eps), shift = beta - mean * scale, y = x * scale + shift. Raises EngineError (rank unknown)."""
+    nodes: list[onnx.NodeProto] = []
+    for node in draft.nodes:
+        nodes += _arithmetic(draft, node) if node.op_type == "BatchNormalization" else [node]
+    draft.nodes = nodes
+
+
+def _arithmetic(draft: Draft, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    x, y = node.input[0], node.output[0]
+    rank = len(draft.shapes.get(x, ()))
+    if rank < 2 or len(node.output) != 1:
+        raise EngineError(f"The graph's BatchNormalization {shown(y)!r} has an input of unknown rank, or more than one output.")
+    gamma, beta, mean, variance = (_along(draft, name, rank) for name in node.input[1:])
+    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    added = draft.add_constant(f"epsilon {epsilon!r}", np.array(epsilon, np.float32))
+    steps = [
+        ("Add", [variance, added], "sum"), ("Sqrt", [f"{y}@sum"], "root"), ("Div", [gamma, f"{y}@root"], "scale"),
+        ("Mul", [mean, f"{y}@scale"], "moved"), ("Sub", [beta, f"{y}@moved"], "shift"), ("Mul", [x, f"{y}@scale"], "scaled"),
+    ]  # fmt: skip
+    return [
+        *(helper.make_node(op, inputs, [f"{y}@{out}"], name=f"{y}@{out}") for op, inputs, out in steps),
+        helper.make_node("Add", [f"{y}@scaled", f"{y}@shift"], [y], name=y),
+    ]
+
+
+def _along(draft: Draft, name: str, rank: int) -> str:
+    """The tensor (C,) under another name and shape, so that it lies along the channels: (C, 1, 1) for a picture."""
+    ones = (1,) * (rank - 2)
+    recipe = draft.recipes.linear.get(name)
+    if not ones:
+        return name
+    along = f"{name}@along {rank}"
+    if recipe is not None:
+        draft.recipes.linear[along] = replace(recipe, shape=recipe.shape + ones)
+        return along
+    constant = draft.constant(name)
+    if constant is None:
+        raise EngineError(f"The graph computes {shown(name)!r}, a parameter of a BatchNormalization, by itself.")
+    return draft.add_constant(along, constant.reshape(constant.shape + ones))
