@@ -1,0 +1,47 @@
+// Launcher: runs a kernel of blend.cu on the host, one block and one thread after the other.
+#include "blend.cu"
+
+namespace {
+template <typename Arguments, typename Kernel>
+int run(Kernel kernel, unsigned grid, unsigned block, const void *args) {
+    Arguments arguments;
+    std::memcpy(&arguments, args, sizeof(arguments));
+    gridDim = {grid, 1, 1};
+    blockDim = {block, 1, 1};
+    misaligned = false;
+    for (unsigned b = 0; b < grid; ++b)
+        for (unsigned t = 0; t < block; ++t) {
+            blockIdx = {b, 0, 0};
+            threadIdx = {t, 0, 0};
+            kernel(arguments);
+        }
+    return misaligned ? 716 : 0;  // CUDA_ERROR_MISALIGNED_ADDRESS
+}
+}  // namespace
+
+extern "C" {
+// 0, or a CUDA error's number: 500 for an unknown name. `args` holds the kernel's one struct.
+int host_launch(const char *kernel, unsigned grid, unsigned block, const void *args) {
+#define LAUNCH(name, M, O, N, SCALED) \
+    if (!std::strcmp(kernel, #name)) return run<Blend>(name, grid, block, args);
+    FOR_KERNELS(LAUNCH)
+    if (!std::strcmp(kernel, "fold")) return run<Fold>(fold, grid, block, args);
+    return 500;  // CUDA_ERROR_NOT_FOUND
+}
+
+// How many bytes a kernel's struct takes, 0 for an unknown name.
+unsigned long host_argument_bytes(const char *kernel) {
+#define SIZE(name, M, O, N, SCALED) \
+    if (!std::strcmp(kernel, #name)) return sizeof(Blend);
+    FOR_KERNELS(SIZE)
+    return std::strcmp(kernel, "fold") ? 0 : sizeof(Fold);
+}
+
+// How many numbers one block of `block` threads takes at once, 0 for an unknown name.
+unsigned long host_tile(const char *kernel, unsigned block) {
+#define TILE(name, M, O, N, SCALED) \
+    if (!std::strcmp(kernel, #name)) return (unsigned long)block * Shape<M, O, N, SCALED>::packs * Shape<M, O, N, SCALED>::width;
+    FOR_KERNELS(TILE)
+    return std::strcmp(kernel, "fold") ? 0 : block;
+}
+}
