@@ -42,7 +42,7 @@ def elementwise(draft: Draft, node: onnx.NodeProto, scale: str, shift: str, chan
     scaled = f"{y}@scaled"
     return [
         helper.make_node("Mul", [x, scale], [scaled], name=scaled),
-        helper.make_node("Add", [scaled, shift], [y], name=y),
+        helper.make_node("Add", [scaled, shift], [y], name=f"{y}@shifted"),
     ]
 
 

@@ -38,7 +38,7 @@ def _arithmetic(draft: Draft, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     ]  # fmt: skip
     return [
         *(helper.make_node(op, inputs, [f"{y}@{out}"], name=f"{y}@{out}") for op, inputs, out in steps),
-        helper.make_node("Add", [f"{y}@scaled", f"{y}@shift"], [y], name=y),
+        helper.make_node("Add", [f"{y}@scaled", f"{y}@shift"], [y], name=f"{y}@shifted"),
     ]
 
 

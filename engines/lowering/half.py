@@ -65,7 +65,7 @@ class _Conversion:
         }
         self.read: dict[str, int] = {}  # initializer's name now -> its type
         self.sources: dict[str, str] = {}  # initializer's name now -> its name before
-        self.names = set(self.before) | {name for node in graph.graph.node for name in node.output}
+        self.names = set(self.before) | {name for node in graph.graph.node for name in (node.name, *node.output)}
         self.nodes: list[onnx.NodeProto] = []
 
     def run(self) -> tuple[onnx.ModelProto, Recipes]:
@@ -142,7 +142,7 @@ class _Conversion:
         else:
             assert other is not None  # nodes are in topological order
             found = name if name in self.outputs else self._fresh(f"{name}@{suffix}")
-            self.nodes.append(helper.make_node("Cast", [other], [found], name=found, to=kind))
+            self.nodes.append(helper.make_node("Cast", [other], [found], name=self._fresh(f"Cast to {found}"), to=kind))
         self.versions[name, kind] = found
         return found
 

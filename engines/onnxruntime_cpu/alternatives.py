@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from dni_deploy.blend import blend_rows
 from dni_deploy.errors import EngineError
+from engines.graphs import ALPHA, alpha_as_input, weights_as_inputs
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.arena import aligned
 
@@ -71,14 +71,8 @@ class InputsEngine(_FedEngine):
     road = "the weights are inputs of the graph"
 
     def __init__(self, graph: onnx.ModelProto, names: Sequence[str], members: Members, *, threads: int, slots: int) -> None:
-        model = onnx.ModelProto()
-        model.CopyFrom(graph)
-        _take_out(model, names)
         shapes = [members[0][name].shape for name in names]
-        model.graph.input.extend(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in zip(names, shapes, strict=True)
-        )
-        super().__init__(model, threads, slots)
+        super().__init__(weights_as_inputs(graph, names), threads, slots)
         self._rows = _rows(names, members)
         self._flats = [aligned(self._rows.shape[1:]) for _ in range(slots)]
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
@@ -99,32 +93,10 @@ class GraphEngine(_FedEngine):
     road = "alpha is an input of the graph, which blends at every frame"
 
     def __init__(self, graph: onnx.ModelProto, names: Sequence[str], members: Members, *, threads: int, slots: int) -> None:
-        model = onnx.ModelProto()
-        model.CopyFrom(graph)
-        _take_out(model, names)
-        nodes = []
-        for name in names:
-            rows, shape = f"{name}@members", f"{name}@shape"
-            stacked = np.stack([tensors[name].astype(np.float32).reshape(-1) for tensors in members])
-            model.graph.initializer.append(numpy_helper.from_array(stacked, rows))
-            model.graph.initializer.append(numpy_helper.from_array(np.array(members[0][name].shape, np.int64), shape))
-            nodes.append(helper.make_node("MatMul", ["alpha", rows], [f"{name}@flat"]))
-            nodes.append(helper.make_node("Reshape", [f"{name}@flat", shape], [name]))
-        nodes += list(model.graph.node)
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
-        model.graph.input.append(helper.make_tensor_value_info("alpha", TensorProto.FLOAT, (1, len(members))))
-        super().__init__(model, threads, slots)
+        super().__init__(alpha_as_input(graph, names, members), threads, slots)
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        self._feeds[slot] = {"alpha": coefficients.astype(np.float32).reshape(1, -1)}
-
-
-def _take_out(model: onnx.ModelProto, names: Sequence[str]) -> None:
-    taken = set(names)
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in taken]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+        self._feeds[slot] = {ALPHA: coefficients.astype(np.float32).reshape(1, -1)}
 
 
 def _rows(names: Sequence[str], members: Members) -> NDArray[np.float32]:
