@@ -1,0 +1,200 @@
+"""Blender: computes the blended weights on the device, always from the pristine members, straight into a slot's arena."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pycuda.driver as cuda
+from numpy.typing import NDArray
+
+from dni_deploy.errors import EngineError, LimitError
+from engines.cuda.buffer import Buffer
+from engines.cuda.device import Device
+from engines.cuda.kernels import BLEND, BLOCK, FOLD, MAX_MEMBERS, Kernels, grid, name, tile
+from engines.cuda.layout import DeviceLayout, Region
+from engines.recipes import Recipes
+
+HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
+
+
+class Live:
+    """One slot's blended weights: an arena in the layout. The caller frees `buffer`."""
+
+    def __init__(self, device: Device, layout: DeviceLayout) -> None:
+        self.layout = layout
+        self.buffer = Buffer(device, layout.nbytes)
+
+    def pointer(self, name: str) -> int:
+        """The weight's address."""
+        return self.buffer.pointer + self.layout.offset(name)
+
+    def free(self) -> None:
+        """Nothing queued may still use it. Calling it again does nothing."""
+        self.buffer.free()
+
+
+class Members:
+    """The pristine members on the device: per region and member one flat array, and what the BatchNorms need.
+
+    members: per member the family's tensors by name; they are copied and not kept. A region is float16 where every tensor that
+    is copied into it is, float32 otherwise.
+    """
+
+    def __init__(
+        self, device: Device, layout: DeviceLayout, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]
+    ) -> None:
+        if not 1 <= len(members) <= MAX_MEMBERS:
+            raise LimitError(f"The blend kernel takes 1 to {MAX_MEMBERS} members; this family has {len(members)}.")
+        self.layout = layout
+        self.count = len(members)
+        self.regions: list[tuple[Region, np.dtype[Any], list[int]]] = []
+        self.lines: dict[Region, int] = {}
+        self.statistics: list[int] = []
+        self.places = 0
+        self.variance: NDArray[np.float64] | None = None
+        self._buffers: list[Buffer] = []
+        try:
+            self._upload(device, recipes, members)
+        except BaseException:
+            self.free()
+            raise
+
+    def _upload(self, device: Device, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        for region in self.layout.regions:
+            if region.kind == "shift" or region.count == 0:
+                continue
+            dtype = _dtype(region, recipes, members)
+            row = np.zeros(region.count, dtype)
+            pointers = []
+            for tensors in members:
+                for weight, start in region.starts:
+                    row[start : start + self.layout.count(weight)] = recipes.linear[weight].value(tensors).reshape(-1)
+                pointers.append(self._add(device, row))
+            self.regions.append((region, dtype, pointers))
+            if region.kind == "fold":
+                self.lines[region] = self._add(device, self.layout.lines(region))
+        if self.layout.channels:
+            rows = [
+                np.ascontiguousarray(np.concatenate([fold.statistics(tensors) for fold in self.layout.folds], axis=1))
+                for tensors in members
+            ]
+            self.statistics = [self._add(device, row) for row in rows]
+            self.places = self._add(device, self.layout.places())
+            self.variance = np.stack([row[0] for row in rows])
+
+    def _add(self, device: Device, array: NDArray[Any]) -> int:
+        buffer = Buffer(device, array.nbytes)
+        self._buffers.append(buffer)
+        buffer.upload(array)
+        return buffer.pointer
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory that they take."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    def free(self) -> None:
+        """Nothing queued may still use them. Calling it again does nothing."""
+        for buffer in self._buffers:
+            buffer.free()
+
+
+def _dtype(region: Region, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> np.dtype[Any]:
+    """float16 where that keeps every number of every member as it is."""
+    linear = [recipes.linear[name] for name, _ in region.starts]
+    sources = [recipe.source for recipe in linear if recipe.source is not None]
+    plain = all(recipe.factor == 1.0 and float(np.float16(recipe.offset)) == recipe.offset for recipe in linear)
+    plain = plain and all(recipe.offset == 0.0 for recipe in linear if recipe.source is not None)
+    copied = all(tensors[source].dtype == HALF for tensors in members for source in sources)
+    return HALF if sources and plain and copied else SINGLE
+
+
+class _Launch:
+    """What a region's kernel is launched with; only output, members and shares change from call to call."""
+
+    def __init__(self, kernels: Kernels, members: Members, region: Region, dtype: np.dtype[Any], pointers: list[int]) -> None:
+        scaled = region.kind == "fold"
+        self.offset = region.offset
+        self.pointers = np.array(pointers, np.uint64)
+        self.bytes_per_member = region.count * dtype.itemsize
+        self.bytes_besides = region.count * region.dtype.itemsize + (region.count // 8 if scaled else 0)
+        self.template = np.zeros((), BLEND)
+        self.template["count"] = region.count
+        self.template["lines"] = members.lines.get(region, 0)
+        # By the number of members that are read.
+        self.functions = [
+            kernels.function(name(dtype, region.dtype, max(n, 1), scaled=scaled)) for n in range(members.count + 1)
+        ]
+        self.grids = [grid(region.count, tile(dtype, n, scaled=scaled)) for n in range(members.count + 1)]
+
+
+class DeviceBlender:
+    """Blends members into live arenas of the same layout, on whatever stream. It owns no memory, and any thread may use it."""
+
+    def __init__(self, device: Device, members: Members) -> None:
+        kernels = Kernels(device)
+        layout = members.layout
+        self._members = members
+        self._scale_offset = layout.scale_offset
+        self._launches = [_Launch(kernels, members, *region) for region in members.regions]
+        self._fold = kernels.function("fold") if layout.channels else None
+        self._fold_template = np.zeros((), FOLD)
+        self._fold_template["count"] = layout.channels
+        self._fold_template["places"] = members.places
+        self._fold_grid = grid(layout.channels, BLOCK[0])
+        self._statistics = np.array(members.statistics, np.uint64)
+        # A variance that is not positive in a member itself is looked at whatever the shares are.
+        self._doubtful = members.variance is not None and not bool((members.variance > 0).all())
+
+    def blend(self, shares: NDArray[np.float64], live: Live, stream: cuda.Stream) -> None:
+        """Queue the blend of the members by float64 (N,) shares: at most one kernel per region and one for all BatchNorms.
+
+        It allocates nothing and waits for nothing. A member whose share is 0 is not read; a single share of 1 copies the
+        member's numbers as they are. Raises EngineError (a blended variance that is not positive), and then nothing was
+        queued, or where the driver refuses a launch, and then the arena is to be blended again.
+        """
+        used = np.flatnonzero(shares)
+        count = len(used)
+        if shares.shape != (self._members.count,) or count == 0:
+            raise EngineError(f"{shares.shape} shares, {count} of them not 0, for {self._members.count} members.")
+        self._check_variance(shares, used)
+        chosen = shares[used]
+        arena = live.buffer.pointer
+        if arena == 0:
+            raise EngineError("The slot's weights were freed.")
+        try:
+            if self._fold is not None:
+                struct = self._fold_template.copy()
+                struct["live"] = arena
+                struct["scale"] = arena + self._scale_offset
+                struct["members"] = count
+                struct["member"][:count] = self._statistics[used]
+                struct["share"][:count] = chosen
+                self._fold(struct[()], block=BLOCK, grid=self._fold_grid, stream=stream)
+            narrow = chosen.astype(np.float32)
+            for launch in self._launches:
+                struct = launch.template.copy()
+                struct["out"] = arena + launch.offset
+                struct["scale"] = arena + self._scale_offset
+                struct["members"] = count
+                struct["member"][:count] = launch.pointers[used]
+                struct["share"][:count] = narrow
+                launch.functions[count](struct[()], block=BLOCK, grid=launch.grids[count], stream=stream)
+        except cuda.Error as error:
+            raise EngineError(f"The blend could not be queued: {error}.") from error
+
+    def bytes_moved(self, shares: NDArray[np.float64]) -> int:
+        """Bytes that a blend by these shares reads and writes."""
+        used = int(np.count_nonzero(shares))
+        folds = self._members.layout.channels * (used * 40 + 16)
+        return folds + sum(used * launch.bytes_per_member + launch.bytes_besides for launch in self._launches)
+
+    def _check_variance(self, shares: NDArray[np.float64], used: NDArray[np.intp]) -> None:
+        variance = self._members.variance
+        # Between variances that are positive lies nothing else; outside 0..1 there is.
+        if variance is None or (not self._doubtful and shares.min() >= 0.0):
+            return
+        if not bool((shares[used] @ variance[used] > 0).all()):
+            raise EngineError("A BatchNorm's blended variance is not positive at this alpha.")

@@ -1,0 +1,96 @@
+"""Device: one GPU and its primary context, the one that TensorRT, ONNX Runtime and PyTorch use as well.
+
+A second context in the process breaks those, so none is ever made. pycuda keeps a stack of contexts per thread, and a thread
+that ends with one on its stack ends the process: hence `with device:` around everything, on whatever thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from types import TracebackType
+from typing import Any
+
+import pycuda.driver as cuda
+
+from dni_deploy.errors import EngineError, EnvironmentProblem
+from engines.cuda import driver
+
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: does not wait for the default stream, nor it for us."""
+
+
+class Device:
+    """A GPU with its primary context retained. `with device:` makes it current on this thread; it may be nested.
+
+    All that is made on it is used, and freed, within such blocks, and before `close`.
+
+    name            as the driver says it.
+    capability      (major, minor).
+    service         a stream for set-up work, which then waits for nobody's frames.
+    modules         loaded machine code by key, so that it is loaded once (kernels.py).
+    """
+
+    @classmethod
+    def open(cls, index: int = 0) -> Device:
+        """Raises EnvironmentProblem where there is no driver or no such GPU."""
+        obstacle = driver.obstacle()
+        if obstacle is not None:
+            raise EnvironmentProblem(f"No GPU can be used: {obstacle}.")
+        try:
+            cuda.init()
+            count = cuda.Device.count()
+            if not 0 <= index < count:
+                raise EnvironmentProblem(f"There is no GPU number {index}: the driver counts {count}, from 0.")
+            return cls(cuda.Device(index))
+        except cuda.Error as error:
+            raise EnvironmentProblem(f"GPU number {index} cannot be used: {error}.") from error
+
+    def __init__(self, device: cuda.Device) -> None:
+        self.name: str = device.name()
+        self.capability: tuple[int, int] = tuple(device.compute_capability())
+        self.modules: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._context = device.retain_primary_context()
+        with self:
+            self.service: cuda.Stream | None = self.stream()
+
+    @property
+    def architecture(self) -> str:
+        """As nvcc calls it, such as "sm_90"."""
+        return "sm_{}{}".format(*self.capability)
+
+    def stream(self) -> cuda.Stream:
+        """A new stream. Drop the last reference to it within `with device:`."""
+        return cuda.Stream(NON_BLOCKING)
+
+    def free_bytes(self) -> int:
+        """Memory that nobody uses now."""
+        return int(cuda.mem_get_info()[0])
+
+    def __enter__(self) -> Device:
+        if self._closed:
+            raise EngineError(f"The GPU {self.name} was closed.")
+        self._context.push()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        cuda.Context.pop()
+
+    def close(self) -> None:
+        """Release the context; not within `with device:`. Everything on it is freed by then. Calling it again does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._context.push()
+        self.service = None
+        self.modules.clear()
+        # While it is current: pycuda releases it from elsewhere only on the thread that retained it.
+        self._context.detach()
+        # pycuda takes it off its own stack, but CUDA "does not pop the context in any circumstances" when a primary one is
+        # released (cuDevicePrimaryCtxRelease): left there, a context that may be gone would stay this thread's current one.
+        cuda_library = driver.library()
+        if cuda_library is not None and cuda.Context.get_current() is None:
+            cuda_library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))

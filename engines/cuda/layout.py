@@ -1,0 +1,141 @@
+"""Layout: where each weight of a lowered graph lies in a live arena.
+
+Weights that are blended in one go lie side by side, in regions by what happens to them and by dtype; every weight begins
+on a multiple of 128 numbers, which is at least 256 bytes. Behind the regions come the BatchNorms' scales, which only kernels read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.errors import EngineError, LimitError, shown
+from engines.recipes import Fold
+
+if TYPE_CHECKING:
+    from engines.lowering.gpu import Lowered, Weight
+
+LINE = 128
+"""Numbers; as in blend.cu."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Weights side by side. The arena's bytes from `offset` on, `count` numbers with the padding.
+
+    kind    "linear" (blended), "fold" (blended, then times a BatchNorm's scale), "shift" (a BatchNorm's own doing).
+    starts  (name, first number) of each weight.
+    """
+
+    kind: str
+    dtype: np.dtype[Any]
+    offset: int
+    count: int
+    starts: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class DeviceLayout:
+    """names in the order of lowered.weights; nbytes of a whole arena; scale_offset, bytes, and channels of the scales in it."""
+
+    names: tuple[str, ...]
+    regions: tuple[Region, ...]
+    weights: dict[str, Weight]
+    offsets: dict[str, int]
+    folds: tuple[Fold, ...]
+    channels: int
+    scale_offset: int
+    nbytes: int
+
+    @classmethod
+    def of(cls, lowered: Lowered) -> DeviceLayout:
+        """Raises EngineError where a fold does not fit its weights, LimitError where a weight is too large for the kernel."""
+        weights = {weight.name: weight for weight in lowered.weights}
+        folds = tuple(lowered.recipes.folds)
+        kinds = _kinds(weights, folds)
+        regions: list[Region] = []
+        offsets: dict[str, int] = {}
+        position = 0
+        for key in sorted({(kinds[weight.name], weight.dtype.itemsize, weight.dtype) for weight in lowered.weights}, key=str):
+            kind, size, dtype = key
+            starts, first = [], 0
+            for weight in lowered.weights:
+                if (kinds[weight.name], weight.dtype) == (kind, dtype):
+                    if weight.count >= 2**31:
+                        raise LimitError(
+                            f"The weight {shown(weight.name)!r} has {weight.count} numbers; at most 2^31 - 1 can be."
+                        )
+                    starts.append((weight.name, first))
+                    offsets[weight.name] = position + first * size
+                    first += -(-weight.count // LINE) * LINE
+            regions.append(Region(kind, dtype, position, first, tuple(starts)))
+            position += first * size
+        channels = sum(weights[fold.bias].count for fold in folds)
+        return cls(
+            tuple(weights),
+            tuple(regions),
+            weights,
+            offsets,
+            folds,
+            channels,
+            position,
+            position + -(-channels * 4 // 256) * 256,
+        )
+
+    def offset(self, name: str) -> int:
+        """Bytes from the arena's begin, a multiple of 256."""
+        return self.offsets[name]
+
+    def count(self, name: str) -> int:
+        """Numbers in the weight."""
+        return self.weights[name].count
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self.weights[name].dtype
+
+    def lines(self, region: Region) -> NDArray[np.uint32]:
+        """For each 128 numbers of a "fold" region, uint32 (count / 128, 4): first scale, inner, channels, place in its weight.
+
+        Number i of a weight belongs to the output channel (i / inner) % channels.
+        """
+        table = np.zeros((region.count // LINE, 4), np.uint32)
+        firsts = dict(zip((fold.weight for fold in self.folds), self._firsts(), strict=True))
+        axes = {fold.weight: fold.axis for fold in self.folds}
+        for name, start in region.starts:
+            shape = self.weights[name].shape
+            rows = table[start // LINE : (start + self.count(name) + LINE - 1) // LINE]
+            rows[:, :3] = firsts[name], prod(shape[axes[name] + 1 :]), shape[axes[name]]
+            rows[:, 3] = np.arange(len(rows), dtype=np.uint32) * LINE
+        return table
+
+    def places(self) -> NDArray[np.uint64]:
+        """For each channel of each fold, uint64 (channels,): where its shift goes, byte offset * 2 + 1 where it is a float16."""
+        places = [
+            ((self.offset(fold.bias) + np.arange(self.count(fold.bias)) * size) * 2 + (size == 2)).astype(np.uint64)
+            for fold in self.folds
+            for size in (self.dtype(fold.bias).itemsize,)
+        ]
+        return np.concatenate(places) if places else np.zeros(0, np.uint64)
+
+    def _firsts(self) -> list[int]:
+        counts = [self.count(fold.bias) for fold in self.folds]
+        return [sum(counts[:index]) for index in range(len(counts))]
+
+
+def _kinds(weights: dict[str, Weight], folds: tuple[Fold, ...]) -> dict[str, str]:
+    kinds = dict.fromkeys(weights, "linear")
+    for fold in folds:
+        for name, kind in ((fold.weight, "fold"), (fold.bias, "shift")):
+            if kinds.get(name) != "linear":
+                raise EngineError(
+                    f"A BatchNorm is to be folded into {shown(name)!r}, which is no weight of the graph or folded twice."
+                )
+            kinds[name] = kind
+        shape = weights[fold.weight].shape
+        if fold.axis >= len(shape) or shape[fold.axis] != weights[fold.bias].count:
+            raise EngineError(f"The channels of {shown(fold.weight)!r}, {shape}, are not those of its BatchNorm.")
+    return kinds
