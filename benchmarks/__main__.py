@@ -7,13 +7,13 @@ python -m benchmarks dncnn --repeats 5     one, printed only
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks.commit import described
 from benchmarks.networks import NETWORKS, family
 from benchmarks.page import write_page
 from dni_deploy.publish import publish_bytes
@@ -45,22 +45,11 @@ def main(networks: tuple[str, ...], repeats: int, memory: bool) -> None:
             for ratio, value in report.ratios.items():
                 click.echo(f"  {value:9.3f}  {ratio}")
     if not networks:
-        result = {"schema": 1, "commit": _commit(), "networks": found}
+        result = {"schema": 1, "commit": described(ROOT), "networks": found}
         RESULTS.parent.mkdir(exist_ok=True)
         publish_bytes(RESULTS, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(), force=True)
         write_page(result, ROOT / "docs")
         click.echo(f"wrote {RESULTS.relative_to(ROOT)}, docs/benchmarks.md and docs/images/benchmarks.svg", err=True)
-
-
-def _commit() -> str:
-    """The commit that was measured, with a mark where the working tree differs from it."""
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return answer.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,180 @@
+"""Case: one network at one shape and precision: every way opened, checked, and then all timed together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gpu.check import Agreement, agreement, fault
+from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.prepared import ALPHAS, Prepared, expected_outputs, random_input
+from benchmarks.gpu.schedule import Opened, Samples, interleaved, ratio
+from benchmarks.gpu.ways import Way, build_plan, has_plan
+from dni_deploy.bundle import Bundle
+from dni_deploy.errors import DniError, EngineError, shown
+from engines.engine import DeviceEngine
+
+INPUTS = 3
+OPENING_SHARE = 0.7
+"""Of the time for a case, after which nothing more is opened: what is open must still be timed."""
+HURRIED = 0.3
+"""Of the seconds of timing, for figures that a later and longer timing replaces."""
+
+
+def run_case(
+    prepared: Prepared,
+    folder: Path,
+    bundle: Bundle,
+    shape: tuple[int, int],
+    precision: str,
+    ways: Sequence[Way],
+    clock: Clock,
+    *,
+    may_build: bool = True,
+    seconds: float = 20.0,
+    budget: float = 1e9,
+    say: Callable[[str], None] = lambda text: None,
+    keep: Callable[[dict[str, Any]], None] = lambda case: None,
+) -> dict[str, Any]:
+    """The case as JSON.
+
+    folder     where `prepared` came from.  shape: height and width of the input.
+    may_build  whether a plan that is missing is built; else its rows are skipped.
+    seconds    of timing, all ways together.  budget: seconds for everything; ways that it does not reach are skipped, and said so.
+    keep       is given the case as far as it is, timed in a hurry, before each way whose opening is slow and may be killed.
+    """
+    began = time.monotonic()
+    full = (1, prepared.signature.input_channels, *shape)
+    inputs = [random_input(prepared.signature, full, seed) for seed in range(INPUTS)]
+    expected, reference = _expected(prepared, folder, bundle, inputs[0], ways)
+    skipped: dict[str, str] = {}
+    agreements: dict[str, Agreement] = {}
+    opened: dict[str, Opened] = {}
+
+    def told(seconds: float) -> dict[str, Any]:
+        say(f"timing {', '.join(opened) or 'nothing'}")
+        samples = interleaved(opened, inputs, len(bundle.members), clock, seconds) if opened else {}
+        return {
+            "network": prepared.name,
+            "title": prepared.title,
+            "parameters": prepared.parameters,
+            "members": len(bundle.members),
+            "shape": list(full),
+            "precision": precision,
+            "clock": clock.name,
+            "reference": reference,
+            "rows": [
+                {
+                    "name": way.name,
+                    "title": way.title,
+                    "road": opened[way.name].engine.road,
+                    "agreement": agreements[way.name].to_json(),
+                    **figures(samples[way.name]),
+                }
+                for way in ways
+                if way.name in samples
+            ],
+            "ratios": ratios(samples),
+            "wrong": {name: found.to_json() for name, found in agreements.items() if name not in samples},
+            "skipped": dict(skipped),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+    with ExitStack() as closing:
+        for way in ways:
+            obstacle = way.obstacle()
+            if obstacle is None and time.monotonic() - began > budget * OPENING_SHARE:
+                obstacle = "not reached in the time that was given"
+            if obstacle is not None:
+                skipped[way.name] = obstacle
+                continue
+            if way.slow and opened:
+                keep(told(seconds * HURRIED))
+            say(f"opening {way.name}")
+            try:
+                engine = _open(way, bundle, precision, may_build)
+                closing.callback(engine.close)
+                agreements[way.name] = agreement(engine, expected, changes=way.changes)
+                wrong = fault(agreements[way.name], precision)
+                if wrong is None:
+                    engine.infer(0, inputs[0])  # at the shape that is timed: what is chosen or compiled per shape is done here
+                else:
+                    engine.close()
+            except (
+                Exception
+            ) as error:  # PyTorch's and pycuda's own have no common base; a row that fails is named with its reason
+                if not isinstance(error, (DniError, RuntimeError, MemoryError, OSError)) and not _foreign(error):
+                    raise
+                wrong = _sentence(error)
+            if wrong is None:
+                opened[way.name] = Opened(engine, way.changes, way.ahead)
+            else:
+                skipped[way.name] = wrong
+                say(f"  {way.name}: {wrong}")
+        return told(seconds)
+
+
+def _open(way: Way, bundle: Bundle, precision: str, may_build: bool) -> DeviceEngine:
+    if way.engine is not None and may_build:
+        build_plan(bundle, way.engine, precision)
+    elif way.engine is not None and not has_plan(bundle, way.engine, precision):
+        raise EngineError("its plan was not built in the time that was given")
+    return way.open(bundle, precision)
+
+
+def figures(samples: Samples) -> dict[str, Any]:
+    """Medians in milliseconds, None where alpha cannot change; quartiles of the steady frame; a frame with a change over one without."""
+
+    def median(series: list[float]) -> float | None:
+        return float(np.median(series)) * 1e3 if series else None
+
+    quartiles = np.percentile(samples.steady, (25, 75)) * 1e3
+    return {
+        "rounds": len(samples.steady),
+        **{f"{name}_ms": median(series) for name, series in vars(samples).items()},
+        "steady_quartiles_ms": [float(value) for value in quartiles],
+        "changed_over_steady": ratio(samples.host_changed, samples.host_steady) if samples.host_changed else None,
+    }
+
+
+def ratios(samples: dict[str, Samples]) -> dict[str, float]:
+    """ "steady, A / B" for every two ways, round by round."""
+    return {
+        f"steady, {above} / {below}": ratio(samples[above].steady, samples[below].steady)
+        for above in samples
+        for below in samples
+        if above != below
+    }
+
+
+def _expected(
+    prepared: Prepared, folder: Path, bundle: Bundle, x: NDArray[np.float32], ways: Sequence[Way]
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """What to compare with: PyTorch in float64 on this GPU at the case's own shape where it can, else what was prepared."""
+    if any(way.name.startswith("torch-") and way.obstacle() is None for way in ways):
+        import torch
+
+        from benchmarks.gpu.torch_peers import expected_at
+
+        try:
+            return expected_at(bundle, x, dict(ALPHAS)), {"by": "PyTorch, float64, this GPU", "shape": list(x.shape)}
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    stored = expected_outputs(folder, prepared.name)
+    return stored, {"by": "PyTorch, float64, prepared on a CPU", "shape": list(stored["x"].shape)}
+
+
+def _foreign(error: Exception) -> bool:
+    return type(error).__module__.split(".")[0] in ("pycuda", "tensorrt", "torch", "onnxruntime", "polygraphy")
+
+
+def _sentence(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    return shown(text if isinstance(error, DniError) else f"{type(error).__name__}: {text}", 300)

@@ -1,0 +1,82 @@
+"""Ceilings: what this GPU does at best, measured in the same run: a copy in its memory, and a large matrix product."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+import numpy as np
+import pycuda.driver as cuda
+
+from benchmarks.gpu.clock import Clock
+from engines.cuda.buffer import Buffer
+from engines.cuda.device import Device
+
+COPY_BYTES = 1 << 30
+SIDE = 8192
+
+
+class Copy:
+    """Copies from one half of device memory that holds random numbers to another; `run` queues one. Free it explicitly."""
+
+    def __init__(self, device: Device, nbytes: int, stream: cuda.Stream, seed: int = 0) -> None:
+        self.nbytes, self._stream = nbytes, stream
+        self._source, self._target = Buffer(device, nbytes), Buffer(device, nbytes)
+        piece = np.random.default_rng(seed).integers(0, 256, min(nbytes, 1 << 24), np.uint8)
+        for start in range(0, nbytes, piece.nbytes):
+            cuda.memcpy_htod(self._source.pointer + start, piece[: nbytes - start])
+
+    @property
+    def bytes_moved(self) -> int:
+        """Read and written."""
+        return 2 * self.nbytes
+
+    def run(self) -> None:
+        cuda.memcpy_dtod_async(self._target.pointer, self._source.pointer, self.nbytes, self._stream)
+
+    def free(self) -> None:
+        self._source.free()
+        self._target.free()
+
+
+def copy_rate(device: Device, clock: Clock, nbytes: int = COPY_BYTES, rounds: int = 15) -> float:
+    """Bytes per second of a large copy, read plus written: the median of the rounds. The caller holds the device."""
+    stream = device.stream()
+    copy = Copy(device, nbytes, stream)
+    seconds = []
+    for _ in range(rounds + 2):
+        clock.forget()
+        first = clock.mark(stream.handle)
+        for _ in range(4):
+            copy.run()
+        second = clock.mark(stream.handle)
+        clock.wait(stream.handle)
+        seconds.append(clock.between(first, second) / 4)
+    copy.free()
+    return copy.bytes_moved / max(float(np.median(seconds[2:])), 1e-9)
+
+
+def matrix_rates(side: int = SIDE, rounds: int = 10) -> dict[str, float]:
+    """Operations per second of a large product of random numbers through PyTorch by precision, TF32 off; empty without PyTorch."""
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    import torch
+
+    from benchmarks.gpu.torch_peers import DTYPES, strict_float32
+
+    if not torch.cuda.is_available():
+        return {}
+    strict_float32()
+    rates = {}
+    for name, dtype in DTYPES.items():
+        left, right = (torch.randn(side, side, device="cuda").to(dtype) for _ in range(2))
+        seconds = []
+        for _ in range(rounds + 2):
+            first, second = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            first.record()
+            left @ right
+            second.record()
+            second.synchronize()
+            seconds.append(first.elapsed_time(second) / 1e3)
+        rates[name] = 2 * math.pow(side, 3) / float(np.median(seconds[2:]))
+    return rates

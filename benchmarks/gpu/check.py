@@ -1,0 +1,83 @@
+"""Check: whether a way computes what PyTorch computes, before any time is taken of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gpu.prepared import ALPHAS
+from engines.engine import Engine
+
+LIMITS = {"fp32": 1e-4, "fp16": 5e-3}
+"""Of the output's largest value. float32 in another order of summing differs by 1e-7 to 1e-5 over hundreds of layers, and TF32
+by 3e-4; float16 rounds each activation by up to 5e-4. The smallest mistake that was ever seen is 5e-3 in float32."""
+LOWEST_PSNR = 50.0
+"""Of float16, in dB."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a way's output compares with the float64 network's.
+
+    shape      of the input that was compared.
+    error      largest difference over the reference's largest value, the worst of the alphas.
+    psnr       of the same, peak over root mean square, in dB, the worst; None where the outputs are equal to the bit.
+    returns    A -> B -> A gave A's very bits again; None where alpha cannot change.
+    """
+
+    shape: tuple[int, ...]
+    error: float
+    psnr: float | None
+    returns: bool | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def agreement(engine: Engine, expected: Mapping[str, NDArray[Any]], *, changes: bool) -> Agreement:
+    """Run every slot at each of ALPHAS (a constant way at the first member only) and compare.
+
+    expected: "x" and the outputs by name of ALPHAS, as in prepared.py. Raises what the engine raises.
+    """
+    x = np.ascontiguousarray(expected["x"], np.float32)
+    names = ["mixed", "second", "first"] if changes else ["first"]
+    errors, ratios, returns = [], [], []
+    for slot in range(engine.slots):
+        outputs = {}
+        for name in names:
+            engine.refit(slot, np.array(ALPHAS[name]))
+            outputs[name] = engine.infer(slot, x)
+            error, ratio = _difference(outputs[name], expected[name])
+            errors.append(error)
+            ratios.append(ratio)
+        if changes:
+            engine.refit(slot, np.array(ALPHAS["mixed"]))
+            returns.append(np.array_equal(engine.infer(slot, x), outputs["mixed"]))
+    lowest = min(ratios)
+    return Agreement(x.shape, max(errors), None if lowest == np.inf else lowest, all(returns) if changes else None)
+
+
+def fault(found: Agreement, precision: str) -> str | None:
+    """Why a way with this agreement gets no time, one sentence without a full stop, or None."""
+    limit = LIMITS[precision]
+    if not found.error <= limit:
+        return f"wrong: it differs from PyTorch by {found.error:.1e} of the range, allowed are {limit:g}"
+    if precision == "fp16" and found.psnr is not None and not found.psnr >= LOWEST_PSNR:
+        return f"wrong: {found.psnr:.1f} dB against PyTorch, asked for are {LOWEST_PSNR:g}"
+    return None
+
+
+def _difference(got: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
+    """Largest error over the largest expected value, and the PSNR in dB; NaN counts as infinitely wrong."""
+    if got.shape != expected.shape:
+        return float("inf"), float("-inf")
+    difference = np.subtract(got, expected, dtype=np.float32)
+    if not np.isfinite(difference).all():
+        return float("inf"), float("-inf")
+    peak = max(float(np.abs(expected).max()), 1e-30)
+    root = float(np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
+    return float(np.abs(difference).max()) / peak, 20 * np.log10(peak / root) if root else float("inf")

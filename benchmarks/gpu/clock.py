@@ -1,0 +1,123 @@
+"""Clock: when a point of a stream was reached, by CUDA events; through libcuda, since an engine gives its stream as a bare handle.
+
+pycuda can record an event on streams of its own only, and PyTorch is not there where TensorRT is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from types import TracebackType
+from typing import Any, Protocol
+
+from dni_deploy.errors import EnvironmentProblem
+from engines.cuda import driver
+
+_POINTER = ctypes.c_void_p
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cuDevicePrimaryCtxRetain": (ctypes.POINTER(_POINTER), ctypes.c_int),
+    "cuDevicePrimaryCtxRelease_v2": (ctypes.c_int,),
+    "cuCtxPushCurrent_v2": (_POINTER,),
+    "cuCtxPopCurrent_v2": (ctypes.POINTER(_POINTER),),
+    "cuEventCreate": (ctypes.POINTER(_POINTER), ctypes.c_uint),
+    "cuEventRecord": (_POINTER, _POINTER),
+    "cuEventSynchronize": (_POINTER,),
+    "cuEventElapsedTime": (ctypes.POINTER(ctypes.c_float), _POINTER, _POINTER),
+    "cuEventDestroy_v2": (_POINTER,),
+    "cuStreamSynchronize": (_POINTER,),
+}
+
+
+class Clock(Protocol):
+    """name: as results tell it. A mark is valid until `forget`."""
+
+    name: str
+
+    def mark(self, stream: int) -> Any:
+        """A mark that the stream sets when everything queued on it before has ended. Waits for nothing."""
+
+    def wait(self, stream: int) -> None:
+        """Until the stream is empty."""
+
+    def between(self, first: Any, second: Any) -> float:
+        """Seconds from one mark to the other, waiting for both to be reached."""
+
+    def forget(self) -> None:
+        """The marks made so far may be used again."""
+
+
+class EventClock:
+    """A Clock of CUDA events, resolution about half a microsecond. It holds the device's primary context current meanwhile."""
+
+    name = "CUDA events"
+
+    def __init__(self, device: int = 0) -> None:
+        obstacle, library = driver.obstacle(), driver.library()  # the first also starts the driver
+        if obstacle or library is None:
+            raise EnvironmentProblem(f"Nothing can be timed on a GPU: {obstacle}.")
+        self._calls = {name: getattr(library, name) for name in _SIGNATURES}
+        for name, types in _SIGNATURES.items():
+            self._calls[name].argtypes, self._calls[name].restype = types, ctypes.c_int
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context := _POINTER()), device)
+        self._call("cuCtxPushCurrent_v2", context)
+        self._device = device
+        self._events: list[ctypes.c_void_p] = []
+        self._used = 0
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = self._calls[name](*arguments)
+        if code:
+            raise EnvironmentProblem(f"{name} failed with CUDA error {code}.")
+
+    def mark(self, stream: int) -> Any:
+        if self._used == len(self._events):
+            event = _POINTER()
+            self._call("cuEventCreate", ctypes.byref(event), 0)
+            self._events.append(event)
+        event = self._events[self._used]
+        self._used += 1
+        self._call("cuEventRecord", event, stream)
+        return event
+
+    def wait(self, stream: int) -> None:
+        self._call("cuStreamSynchronize", stream)
+
+    def between(self, first: Any, second: Any) -> float:
+        milliseconds = ctypes.c_float()
+        for event in (first, second):
+            self._call("cuEventSynchronize", event)
+        self._call("cuEventElapsedTime", ctypes.byref(milliseconds), first, second)
+        return milliseconds.value / 1e3
+
+    def forget(self) -> None:
+        self._used = 0
+
+    def close(self) -> None:
+        while self._events:
+            self._call("cuEventDestroy_v2", self._events.pop())
+        self._call("cuCtxPopCurrent_v2", ctypes.byref(_POINTER()))
+        self._call("cuDevicePrimaryCtxRelease_v2", self._device)
+
+    def __enter__(self) -> EventClock:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class HostClock:
+    """A Clock for engines that finish their work in the call: tests use it. On a GPU it would time the queueing."""
+
+    name = "host"
+
+    def mark(self, stream: int) -> float:
+        return time.perf_counter()
+
+    def wait(self, stream: int) -> None:
+        return
+
+    def between(self, first: float, second: float) -> float:
+        return second - first
+
+    def forget(self) -> None:
+        return

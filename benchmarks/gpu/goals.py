@@ -1,0 +1,133 @@
+"""Goals: what the GPU road set out to reach, as ratios, and what a result says about each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks.gpu.ways import OURS
+
+TUNED = [720, 1280]
+"""Height and width that the goals are about."""
+NO_STALL = ("tensorrt-ahead", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
+"""The modes in which a change is to cost a frame nothing: two engines, or no refit."""
+NO_REFIT = ("tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
+COMPILED = ("torch-compile", "torch-autotune")
+Goal = dict[str, Any]
+
+
+def goals(result: Mapping[str, Any]) -> list[Goal]:
+    """One entry per figure and network: figure, what, goal, direction, measured, reached, and across: two processes, not one."""
+    return [
+        *_kernel(result),
+        *_change(result),
+        *_stall(result),
+        *_refittable(result),
+        *_peers(result),
+        *_agreement(result),
+    ]
+
+
+def _goal(figure: str, what: str, direction: str, goal: float, measured: float, across: bool = False) -> Goal:
+    reached = measured <= goal if direction == "at most" else measured >= goal
+    return {
+        "figure": figure,
+        "what": what,
+        "direction": direction,
+        "goal": goal,
+        "measured": measured,
+        "reached": reached,
+        "across": across,
+    }
+
+
+def _kernel(result: Mapping[str, Any]) -> Iterator[Goal]:
+    for figure in result["kernel"]:
+        if figure["network"] in ("rrdb", "large"):
+            lowest = 0.9 if figure["network"] == "large" else 0.6
+            yield _goal(
+                "blend kernel's bytes per second / device copy", figure["label"], "at least", lowest, figure["over_copy"]
+            )
+
+
+def _change(result: Mapping[str, Any]) -> Iterator[Goal]:
+    kernels = {
+        (figure["part"], figure["network"], figure["precision"]): (figure["replayed_us"] or figure["launched_us"]) / 1e3
+        for figure in result["kernel"]
+        if figure["as_in_cases"]
+    }
+    for case in _tuned(result):
+        kernel = kernels.get((case["part"], case["network"], case["precision"]))
+        found = [row for row in case["rows"] if row["name"] in NO_REFIT and row["change_ms"] is not None]
+        if kernel and found:
+            best = min(found, key=lambda row: row["change_ms"])
+            what = f"{case['title']}, {case['precision']}, {best['name']}"
+            yield _goal("whole alpha change, no refit / blend kernel", what, "at most", 1.5, best["change_ms"] / kernel)
+
+
+def _stall(result: Mapping[str, Any]) -> Iterator[Goal]:
+    for case in _tuned(result):
+        found = [row for row in case["rows"] if row["name"] in NO_STALL and row["changed_over_steady"] is not None]
+        if found:
+            best = min(found, key=lambda row: row["changed_over_steady"])
+            what = f"{case['title']}, {case['precision']}, {best['name']}"
+            yield _goal(
+                "frame with a change before every frame / steady frame", what, "at most", 1.02, best["changed_over_steady"]
+            )
+
+
+def _refittable(result: Mapping[str, Any]) -> Iterator[Goal]:
+    for case in _tuned(result):
+        value = case["ratios"].get("steady, tensorrt / tensorrt-constant")
+        if value is not None:
+            what = f"{case['title']}, {case['precision']}"
+            yield _goal("refittable / non-refittable TensorRT engine, steady frame", what, "at most", 1.05, value)
+
+
+def _peers(result: Mapping[str, Any]) -> Iterator[Goal]:
+    """Ours and PyTorch's may come from two processes, since TensorRT 8.6 and PyTorch do not fit one: then medians are divided."""
+    rows: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for case in _tuned(result):
+        if case["precision"] == "fp16":
+            rows.setdefault(case["title"], []).extend((case, row) for row in case["rows"])
+    for title, found in rows.items():
+        ours = [pair for pair in found if pair[1]["name"] in OURS]
+        compiled = [pair for pair in found if pair[1]["name"] in COMPILED]
+        if not ours or not compiled:
+            continue
+        (our_case, our), (their_case, their) = (min(pairs, key=lambda it: it[1]["steady_ms"]) for pairs in (ours, compiled))
+        within = our_case["ratios"].get(f"steady, {our['name']} / {their['name']}")
+        value = within if within is not None else our["steady_ms"] / their["steady_ms"]
+        what = f"{title}, {our['name']} / {their['name']}"
+        across = our_case["part"] != their_case["part"]
+        yield _goal(
+            "our fastest mode / torch.compile with CUDA graphs, steady frame, fp16", what, "at most", 0.8, value, across
+        )
+
+
+def _agreement(result: Mapping[str, Any]) -> Iterator[Goal]:
+    for precision, limit in (("fp32", 1e-4), ("fp16", 5e-3)):
+        found = [
+            (agreement, name, case["title"])
+            for case in result["cases"]
+            if case["precision"] == precision
+            for name, agreement in [*((row["name"], row["agreement"]) for row in case["rows"]), *case["wrong"].items()]
+            if name in OURS
+        ]
+        if found:
+            worst, name, title = max(found, key=lambda it: it[0]["error"])
+            yield _goal(
+                f"largest error against PyTorch, of the range, {precision}",
+                f"{title}, {name}",
+                "at most",
+                limit,
+                worst["error"],
+            )
+        ratios = [(agreement["psnr"], name, title) for agreement, name, title in found if agreement["psnr"] is not None]
+        if precision == "fp16" and ratios:
+            ratio, name, title = min(ratios)
+            yield _goal("lowest PSNR against PyTorch, dB, fp16", f"{title}, {name}", "at least", 50.0, ratio)
+
+
+def _tuned(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from (case for case in result["cases"] if case["shape"][2:] == TUNED)

@@ -1,0 +1,164 @@
+"""Kernel: how fast the blend kernel moves its bytes, against a plain copy of the same run.
+
+Sets of members and live weights are taken in turn, so many that together they are far larger than the second-level cache: otherwise
+repeated blends of a small family would be served from it. Two figures for each: launched one by one, where the host's time
+per launch shows for small families, and replayed as a CUDA graph, which is the GPU's own time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import onnx
+import pycuda.driver as cuda
+from numpy.typing import NDArray
+
+from benchmarks.gpu.ceilings import Copy
+from benchmarks.gpu.clock import Clock
+from dni_deploy.blend import blend_float64
+from dni_deploy.errors import DniError, EngineError
+from engines.cuda import capture
+from engines.cuda.blender import DeviceBlender, Live, Members
+from engines.cuda.device import Device
+from engines.cuda.layout import DeviceLayout
+from engines.lowering.gpu import Lowered, Weight
+from engines.recipes import Linear, Recipes
+
+ROTATED = 1 << 29
+"""Bytes that a rotation goes through at least: the largest second-level cache today is an eighth of it."""
+SET_LIMIT = 16
+PER_MARK = 4e-3
+"""Seconds of work between two marks, a thousand times the events' resolution."""
+TOLERANCE = {np.dtype(np.float32): 4e-6, np.dtype(np.float16): 1.5e-3}
+"""Of each tensor's largest value: one rounding to float16 is 5e-4; float32 sums over 16 members and a fold's square root, 1e-6."""
+
+
+def synthetic(parameters: int, precision: str, tensors: int = 100) -> Lowered:
+    """A family of plain tensors, as many numbers in all, for the kernel alone: it has no graph."""
+    shape = (-(-parameters // tensors),)
+    names = [f"t{number}" for number in range(tensors)]
+    dtype = np.dtype(np.float16 if precision == "fp16" else np.float32)
+    recipes = Recipes({name: Linear(name, shape) for name in names}, [])
+    return Lowered(onnx.ModelProto(), recipes, tuple(Weight(name, shape, dtype) for name in names))
+
+
+def random_members(lowered: Lowered, members: int, dtype: Any = np.float32, seed: int = 0) -> list[dict[str, NDArray[Any]]]:
+    """Uniform numbers in -1..1 for a synthetic family."""
+    rng = np.random.default_rng(seed)
+    return [
+        {weight.name: (rng.random(weight.shape, np.float32) * 2 - 1).astype(dtype) for weight in lowered.weights}
+        for _ in range(members)
+    ]
+
+
+def measure(
+    device: Device,
+    lowered: Lowered,
+    members: Sequence[Mapping[str, NDArray[Any]]],
+    clock: Clock,
+    copy_bytes_per_second: float,
+    rounds: int = 15,
+) -> dict[str, Any]:
+    """The figures of one family as JSON. The caller holds the device. Raises EngineError where the blend is wrong."""
+    shares = np.arange(1.0, len(members) + 1)
+    shares /= shares.sum()
+    layout = DeviceLayout.of(lowered)
+    stream = device.stream()
+    with ExitStack() as owned:
+        blenders: list[DeviceBlender] = []
+        lives: list[Live] = []
+        sets = 2
+        while len(blenders) < sets:
+            uploaded = Members(device, layout, lowered.recipes, list(members))
+            owned.callback(uploaded.free)
+            blenders.append(DeviceBlender(device, uploaded))
+            lives.append(Live(device, layout))
+            owned.callback(lives[-1].buffer.free)
+            sets = min(max(2, -(-ROTATED // blenders[0].bytes_moved(shares))), SET_LIMIT)
+        bytes_moved = blenders[0].bytes_moved(shares)
+        copies = [Copy(device, -(-bytes_moved // 2), stream, seed) for seed in range(sets)]
+        for copy in copies:
+            owned.callback(copy.free)
+
+        blends = [
+            lambda blender=blender, live=live: blender.blend(shares, live, stream)
+            for blender, live in zip(blenders, lives, strict=True)
+        ]
+        blends[0]()
+        stream.synchronize()
+        error = _error(lowered, members, shares, lives[0])
+        launched, replayed = _times(blends, stream, clock, rounds)
+        copied = _times([copy.run for copy in copies], stream, clock, rounds)
+    seconds = replayed or launched
+    return {
+        "members": len(members),
+        "parameters": sum(weight.count for weight in lowered.weights),
+        "tensors": len(lowered.weights),
+        "member_bytes": sum(int(tensor.nbytes) for tensor in members[0].values()),
+        "bytes": bytes_moved,
+        "sets": sets,
+        "error": error,
+        "launched_us": launched * 1e6,
+        "replayed_us": None if replayed is None else replayed * 1e6,
+        "bytes_per_second": bytes_moved / seconds,
+        "over_copy": bytes_moved / seconds / copy_bytes_per_second,
+        "over_copy_of_same_bytes": (copied[1] or copied[0]) / seconds,
+    }
+
+
+def _times(calls: Sequence[Callable[[], None]], stream: cuda.Stream, clock: Clock, rounds: int) -> tuple[float, float | None]:
+    """Median seconds of one call, launched one by one and replayed as a graph of all of them; None where that cannot be recorded."""
+
+    def launch() -> None:
+        for call in calls:
+            call()
+
+    launched = _median(launch, stream, clock, rounds) / len(calls)
+    try:
+        capture.begin(stream.handle)
+        launch()
+        graph = capture.end()
+    except DniError:
+        return launched, None
+    replayed = _median(lambda: graph.launch(stream.handle), stream, clock, rounds) / len(calls)
+    graph.close()
+    return launched, replayed
+
+
+def _median(work: Callable[[], None], stream: cuda.Stream, clock: Clock, rounds: int) -> float:
+    repeats = 1
+    seconds: list[float] = []
+    while len(seconds) < rounds:
+        clock.forget()
+        first = clock.mark(stream.handle)
+        for _ in range(repeats):
+            work()
+        second = clock.mark(stream.handle)
+        clock.wait(stream.handle)
+        passed = clock.between(first, second)
+        if passed < PER_MARK and repeats < 10_000 and not seconds:
+            repeats *= 4
+            continue
+        seconds.append(passed / repeats)
+    return max(float(np.median(seconds[1:] or seconds)), 1e-9)
+
+
+def _error(lowered: Lowered, members: Sequence[Mapping[str, NDArray[Any]]], shares: NDArray[np.float64], live: Live) -> float:
+    """Largest error of any weight over that weight's largest value, against the float64 blend of the raw tensors."""
+    blended = lowered.recipes.values(blend_float64(members, shares))
+    worst = 0.0
+    for weight in lowered.weights:
+        got = np.empty(weight.shape, weight.dtype)
+        cuda.memcpy_dtoh(got, live.pointer(weight.name))
+        expected = blended[weight.name]
+        peak = max(float(np.abs(expected).max()), 1e-30)
+        error = float(np.abs(np.subtract(got, expected, dtype=np.float64)).max()) / peak
+        if not error <= TOLERANCE[weight.dtype]:
+            raise EngineError(
+                f"The blend is wrong on this GPU: {weight.name} differs from float64 by {error:.1e} of its range."
+            )
+        worst = max(worst, error)
+    return worst

@@ -1,0 +1,71 @@
+"""Machine: the GPU, its driver and the packages, as a reader needs them to judge the figures."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+import shutil
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+
+from dni_deploy import __version__
+from dni_deploy.machine import cores, cpu
+from engines.cuda import driver
+
+PACKAGES = ("tensorrt", "polygraphy", "pycuda", "torch", "triton", "onnxruntime-gpu", "onnxruntime", "onnx", "numpy")
+
+
+def machine(device: int = 0) -> dict[str, str]:
+    """By name, in the order in which they are shown. The date is UTC."""
+    facts: dict[str, str] = {}
+    answer = driver.ask()
+    if isinstance(answer, driver.Driver) and device < len(answer.devices):
+        name, capability = answer.devices[device]
+        facts["gpu"] = name
+        facts["compute capability"] = ".".join(map(str, capability))
+        facts["cuda of the driver"] = ".".join(map(str, answer.version))
+    facts["driver"] = _smi("driver_version", device) or "unknown"
+    memory = _smi("memory.total", device)
+    if memory:
+        facts["gpu memory"] = memory
+    facts["cpu"] = f"{cpu()[0]}, {cores()} cores"
+    for package in PACKAGES:
+        found = _version(package)
+        if found:
+            facts[package] = found
+    facts["python"] = platform.python_version()
+    facts["dni-deploy"] = __version__
+    facts["date"] = datetime.now(timezone.utc).date().isoformat()
+    return facts
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        pass
+    if "-" in package or importlib.util.find_spec(package) is None:
+        return None
+    try:  # unpacked beside the interpreter, without its metadata
+        return str(importlib.import_module(package).__version__)
+    except (ImportError, AttributeError):
+        return None
+
+
+def _smi(field: str, device: int) -> str | None:
+    """One field of nvidia-smi, which only reads here."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", f"--id={device}", f"--query-gpu={field}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

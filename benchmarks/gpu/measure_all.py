@@ -1,0 +1,124 @@
+"""Measure all, the most telling figures first, within a time: every case in a process of its own, so that a crash costs that case alone.
+
+    python -m benchmarks.gpu.measure_all --prepared FOLDER --budget 540 -o gpu.json
+
+What is finished is in the output at once; a kill loses what was under way. Plans stay in --work, and what the output already has is not
+measured again, so a second call goes on where the first one ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.commit import described
+from benchmarks.gpu import result as results
+from benchmarks.gpu.ways import WAYS
+from engines import ENGINES
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARE = 0.5
+"""Of the time that is left, which one task may take at most."""
+GRACE = 20.0
+"""Seconds that a task may run over before it is ended."""
+BUILT = tuple(dict.fromkeys(way.engine for way in WAYS if way.engine is not None and ENGINES[way.engine].builder is not None))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One process. arguments: of benchmarks.gpu_latency. case: what it adds to the result, or None; kernel likewise."""
+
+    name: str
+    arguments: tuple[str, ...]
+    case: tuple[str, tuple[int, int], str] | None = None
+    kernel: bool = False
+
+
+def tasks(plans: bool) -> Iterator[Task]:
+    """In the order of what they tell. plans: whether TensorRT can build here."""
+    yield Task("kernel", ("--rows", "kernel"), kernel=True)
+    for precision in ("fp16", "fp32"):
+        for network in ("rrdb", "compact", "dncnn", "transformer"):
+            for engine in BUILT if plans else ():
+                arguments = (network, "--precision", precision, "--rows", engine, "--build-only")
+                yield Task(f"plan {network} {precision} {engine}", arguments)
+            yield _case(network, (720, 1280), precision)
+    for shape in ((256, 256), (1080, 1920)):
+        for precision in ("fp16", "fp32"):
+            for network in ("rrdb", "compact", "dncnn", "transformer"):
+                yield _case(network, shape, precision)
+
+
+def _case(network: str, shape: tuple[int, int], precision: str) -> Task:
+    size = f"{shape[1]}x{shape[0]}"
+    rows = ",".join(way.name for way in WAYS)
+    arguments = (network, "--shape", size, "--precision", precision, "--rows", rows, "--no-build")
+    return Task(f"{network} {size} {precision}", arguments, case=(network, shape, precision))
+
+
+def has(result: results.Result | None, task: Task) -> bool:
+    """Whether the output already holds what the task would add."""
+    if result is None:
+        return False
+    if task.kernel:
+        return any(figure["network"] == "large" for figure in result["kernel"])
+    found = ((case["network"], tuple(case["shape"][2:]), case["precision"]) for case in result["cases"] if case["rows"])
+    return task.case is not None and task.case in found
+
+
+def run(task: Task, common: tuple[str, ...], output: Path, left: float) -> results.Result | None:
+    """Do it in a process; what it wrote before it ended or was ended, or None."""
+    limit = max(30.0, left * SHARE)
+    command = [sys.executable, "-m", "benchmarks.gpu_latency", *task.arguments, *common]
+    command += ["--budget", f"{limit:.0f}", "--output", str(output)]
+    try:
+        code = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=min(limit + GRACE, left), check=False
+        ).returncode
+        if code:
+            print(f"{task.name}: ended with {code}", file=sys.stderr, flush=True)
+    except subprocess.TimeoutExpired:
+        print(f"{task.name}: ended after {limit + GRACE:.0f} s", file=sys.stderr, flush=True)
+    return results.read(output) if output.exists() else None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepared", type=Path, required=True, help="what benchmarks.gpu_latency --prepare wrote")
+    parser.add_argument("--budget", type=float, default=1500.0, help="seconds for everything (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of timing per case (default %(default)s)")
+    parser.add_argument("--work", type=Path, help="keep bundles and plans here for a second call")
+    parser.add_argument("--commit", help="what was measured, where there is no git")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON")
+    given = parser.parse_args(arguments)
+    ends = time.monotonic() + given.budget
+    whole = results.read(given.output) if given.output.exists() else None
+    with tempfile.TemporaryDirectory(prefix="dni-bench-") as folder:
+        scratch = Path(folder)
+        common = ["--prepared", str(given.prepared), "--work", str(given.work or scratch / "work")]
+        common += ["--commit", given.commit or described(ROOT), "--seconds", str(given.seconds)]
+        for number, task in enumerate(tasks(ENGINES["tensorrt"].obstacle(None) is None)):
+            left = ends - time.monotonic()
+            if left < GRACE:
+                print(f"no time left for {task.name} and what follows", file=sys.stderr, flush=True)
+                break
+            if has(whole, task):
+                continue
+            print(f"[{left:.0f} s left] {task.name}", file=sys.stderr, flush=True)
+            found = run(task, tuple(common), scratch / f"{number}.json", left)
+            if found is not None:
+                whole = results.merged([found] if whole is None else [whole, found])
+                results.write(given.output, whole)
+    if whole is not None:
+        print(results.short_table(whole))
+    return 0 if whole is not None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

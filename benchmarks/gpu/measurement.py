@@ -1,0 +1,150 @@
+"""Measurement: what one process measures, written down after every figure."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu import result as results
+from benchmarks.gpu.case import run_case
+from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.prepared import Prepared
+from benchmarks.gpu.ways import Way, build_plan
+from dni_deploy.bundle import Bundle
+from dni_deploy.errors import DniError
+
+LARGE = 100_000_000
+"""Numbers per member of the large family, which has no network."""
+
+
+@dataclass
+class Measurement:
+    """prepared, work: folders. shapes: (height, width). ends: of time.monotonic, when to begin nothing more.
+
+    may_build  whether plans that are missing are built; else their rows are skipped.
+    seconds    of timing per case.  output: JSON, or None.
+    """
+
+    prepared: Path
+    work: Path
+    result: results.Result
+    output: Path | None = None
+    ends: float = field(default_factory=lambda: time.monotonic() + 1e9)
+    may_build: bool = True
+    seconds: float = 12.0
+
+    def left(self) -> float:
+        return self.ends - time.monotonic()
+
+    def network(self, name: str) -> Prepared:
+        return Prepared.load(self.prepared, name)
+
+    def bundle(self, prepared: Prepared) -> Bundle:
+        return prepared.bundle(self.work / f"{prepared.name}.dni")
+
+    def build(self, names: Sequence[str], precisions: Sequence[str], ways: Sequence[Way]) -> None:
+        """The plans that the ways need, and nothing else."""
+        for name in names:
+            bundle = self.bundle(self.network(name))
+            for precision in precisions:
+                for engine in dict.fromkeys(way.engine for way in ways if way.engine is not None):
+                    if self.left() <= 0:
+                        return
+                    began = time.monotonic()
+                    try:
+                        build_plan(bundle, engine, precision)
+                        say(f"{name} {precision} {engine}: {time.monotonic() - began:.0f} s")
+                    except DniError as error:
+                        say(f"{name} {precision} {engine}: {error}")
+
+    def cases(
+        self,
+        names: Sequence[str],
+        shapes: Sequence[tuple[int, int]],
+        precisions: Sequence[str],
+        ways: Sequence[Way],
+        clock: Clock,
+    ) -> None:
+        """Every network at every shape and precision, while there is time."""
+        for shape in shapes:
+            for precision in precisions:
+                for name in names:
+                    if not ways or self.left() <= 0:
+                        return
+                    say(f"{name} {shape[1]}x{shape[0]} {precision}")
+                    prepared = self.network(name)
+                    case = run_case(
+                        prepared,
+                        self.prepared,
+                        self.bundle(prepared),
+                        shape,
+                        precision,
+                        ways,
+                        clock,
+                        may_build=self.may_build,
+                        seconds=self.seconds,
+                        budget=self.left(),
+                        say=say,
+                        keep=self._keep,
+                    )
+                    self._keep(case)
+
+    def kernel(self, names: Sequence[str], precisions: Sequence[str], clock: Clock, large: int = LARGE) -> None:
+        """The ceilings, and the blend kernel for every network's weights and for a large family."""
+        from benchmarks.gpu.ceilings import copy_rate, matrix_rates
+        from benchmarks.gpu.kernel import measure, random_members, synthetic
+        from engines.cuda.device import Device
+        from engines.lowering.gpu import lower_for_gpu
+
+        device = Device.open(0)
+        try:
+            with device:
+                say("ceilings")
+                copy = copy_rate(device, clock)
+                self.result["parts"][0]["ceilings"] = {"copy": copy, "products": matrix_rates()}
+                self.write()
+                for name in names:
+                    say(f"kernel, {name}")
+                    prepared = self.network(name)
+                    members = list(prepared.states().values())
+                    for precision in precisions:
+                        lowered = lower_for_gpu(prepared.graph, tuple(prepared.shapes), precision)
+                        figures = measure(device, lowered, members, clock, copy)
+                        self._kernel(prepared.title, name, precision, "fp32", figures)
+                        if precision == "fp16" and name == "rrdb":
+                            halves = [{key: value.astype("float16") for key, value in member.items()} for member in members]
+                            figures = measure(device, lowered, halves, clock, copy)
+                            self._kernel(prepared.title, name, precision, "fp16", figures)
+                for precision in precisions if large and self.left() > 0 else ():
+                    say(f"kernel, {large} numbers")
+                    lowered = synthetic(large, precision)
+                    many = random_members(lowered, 4, lowered.weights[0].dtype)
+                    figures = measure(device, lowered, many, clock, copy)
+                    self._kernel(f"{large / 1e6:g} M parameters", "large", precision, precision, figures)
+        finally:
+            device.close()
+
+    def _keep(self, case: dict[str, Any]) -> None:
+        """A case, in place of what was known of it before."""
+        self.result["cases"].append({"part": 0, **case})
+        merged = results.merged([self.result])
+        self.result["cases"] = merged["cases"]
+        self.write()
+
+    def _kernel(self, title: str, network: str, precision: str, members: str, figures: dict[str, Any]) -> None:
+        label = f"{title}, {precision} from {figures['members']} {members} members"
+        facts = {"part": 0, "label": label, "network": network, "precision": precision, "as_in_cases": members == "fp32"}
+        self.result["kernel"].append({**facts, **figures})
+        self.write()
+
+    def write(self) -> None:
+        if self.output is not None:
+            results.write(self.output, results.merged([self.result]))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

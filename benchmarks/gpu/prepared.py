@@ -1,0 +1,117 @@
+"""Prepared: a network as a graph without weights, and what its float64 output is, for machines without PyTorch or a registry.
+
+Three small files: NAME.onnx (names and shapes of the weights, no numbers), NAME.json, NAME.npz (an input and the expected outputs).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from benchmarks.gpu.random_weights import State, digest, family
+from dni_deploy.bundle import Bundle, write_bundle
+from dni_deploy.errors import InputError, shown
+from dni_deploy.family import Family
+from dni_deploy.publish import publish_bytes, publish_file
+from dni_deploy.signature import Signature
+
+ALPHAS: dict[str, tuple[float, float]] = {"mixed": (0.35, 0.65), "second": (0.0, 1.0), "first": (1.0, 0.0)}
+"""Shares at which outputs are compared; the networks of this benchmark have two members."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One network.
+
+    title         for tables.
+    architecture  as in exporters.architectures.
+    seed          of the members, which `states` makes anew; `weights_sha256` says whether they are the same everywhere.
+    graph         opset 17, weights without data.
+    """
+
+    name: str
+    title: str
+    architecture: str
+    signature: Signature
+    seed: int
+    shapes: dict[str, tuple[int, ...]]
+    weights_sha256: str
+    graph: onnx.ModelProto
+
+    @property
+    def parameters(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.shapes.values())
+
+    def states(self) -> dict[str, State]:
+        """The members. Raises InputError where this NumPy draws other numbers than the one that made the expected outputs."""
+        states = family(self.shapes, seed=self.seed)
+        if digest(states) != self.weights_sha256:
+            raise InputError(f"The random weights of {self.name} come out differently here; run --prepare with this NumPy.")
+        return states
+
+    def bundle(self, folder: Path) -> Bundle:
+        """A real bundle at that path, written unless it is there. The graph's weights get the first member's numbers."""
+        if (folder / "manifest.json").is_file():
+            return Bundle.open(folder)
+        members = Family.of(dict(self.states()))
+        facts = {"made by": "benchmarks.gpu_latency"}
+        return write_bundle(folder, self.graph, members, self.signature, architecture=self.architecture, graph_facts=facts)
+
+    def save(self, folder: Path, expected: dict[str, NDArray[Any]]) -> None:
+        """Write the three files. expected: "x" and an output for each of ALPHAS."""
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "schema": 1,
+            "title": self.title,
+            "architecture": self.architecture,
+            "signature": self.signature.to_json(),
+            "seed": self.seed,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "weights_sha256": self.weights_sha256,
+        }
+        publish_bytes(folder / f"{self.name}.onnx", self.graph.SerializeToString(deterministic=True), force=True)
+        publish_bytes(folder / f"{self.name}.json", (json.dumps(facts, indent=1) + "\n").encode(), force=True)
+        with publish_file(folder / f"{self.name}.npz", force=True) as path, path.open("wb") as file:
+            np.savez_compressed(file, **expected)  # type: ignore[arg-type]  # its stub takes every keyword for allow_pickle
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> Prepared:
+        """Raises InputError if the files are not there."""
+        try:
+            facts = json.loads((folder / f"{name}.json").read_bytes())
+            graph = onnx.ModelProto.FromString((folder / f"{name}.onnx").read_bytes())
+        except OSError:
+            raise InputError(
+                f"{shown(name)} is not prepared in {shown(folder)}; where PyTorch is: "
+                f"python -m benchmarks.gpu_latency --prepare {shown(folder)}"
+            ) from None
+        shapes = {key: tuple(shape) for key, shape in facts["shapes"].items()}
+        return cls(
+            name,
+            facts["title"],
+            facts["architecture"],
+            Signature.from_json(facts["signature"]),
+            facts["seed"],
+            shapes,
+            facts["weights_sha256"],
+            graph,
+        )
+
+
+def expected_outputs(folder: Path, name: str) -> dict[str, NDArray[np.float32]]:
+    """ "x" and the outputs by name of ALPHAS that `save` wrote."""
+    with np.load(folder / f"{name}.npz") as stored:
+        return {key: stored[key] for key in stored.files}
+
+
+def random_input(signature: Signature, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    """Uniform over the network's range, float32. Noise, because a GPU's clocks fall with what its wires switch: zeros flatter."""
+    noise = np.random.default_rng(seed).random(shape, np.float32)
+    result: NDArray[np.float32] = np.float32(signature.low) + np.float32(signature.high - signature.low) * noise
+    return result

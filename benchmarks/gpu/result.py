@@ -1,0 +1,103 @@
+"""Result: the benchmark's JSON: parts of different processes and machines put together, and the goals that follow from them.
+
+schema   1
+parts    [{commit, machine, ceilings}]: where figures come from; every figure names its part
+kernel   [{part, label, network, precision, ...}], as kernel.py gives them
+cases    [{part, network, shape, precision, rows, ratios, skipped, ...}], as case.py gives them
+goals    what was to be reached, and what was
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.goals import goals
+from dni_deploy.errors import InputError, shown
+from dni_deploy.publish import publish_bytes
+
+SCHEMA = 1
+Result = dict[str, Any]
+
+
+def empty(machine: Mapping[str, str], commit: str) -> Result:
+    part = {"commit": commit, "machine": dict(machine), "ceilings": None}
+    return {"schema": SCHEMA, "parts": [part], "kernel": [], "cases": []}
+
+
+def merged(results: Iterable[Result]) -> Result:
+    """All figures in one. Parts of one machine, date and commit become one; of two measurements of one thing the later counts."""
+    parts: list[dict[str, Any]] = []
+    kernel: dict[tuple[Any, ...], dict[str, Any]] = {}
+    cases: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for result in results:
+        numbers = []
+        for part in result["parts"]:
+            alike = (known for known in parts if (known["commit"], known["machine"]) == (part["commit"], part["machine"]))
+            known = next(alike, None)
+            if known is None:
+                parts.append(known := {**part})
+            known["ceilings"] = part["ceilings"] or known["ceilings"]
+            numbers.append(parts.index(known))
+        for figure in result["kernel"]:
+            number = numbers[figure.get("part", 0)]
+            kernel[number, figure["label"]] = {**figure, "part": number}
+        for case in result["cases"]:
+            number = numbers[case.get("part", 0)]
+            cases[number, case["network"], tuple(case["shape"]), case["precision"]] = {**case, "part": number}
+    whole = {"schema": SCHEMA, "parts": parts, "kernel": list(kernel.values()), "cases": list(cases.values())}
+    return {**whole, "goals": goals(whole)}
+
+
+def read(path: Path) -> Result:
+    """Raises InputError: not there, or not a result of this schema."""
+    try:
+        result = json.loads(path.read_bytes())
+    except OSError:
+        raise InputError(f"{shown(path)} is not there.") from None
+    except ValueError:
+        raise InputError(f"{shown(path)} is not JSON.") from None
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA or "cases" not in result:
+        raise InputError(f"{shown(path)} is not a result of the GPU benchmark, schema {SCHEMA}.")
+    return result
+
+
+def write(path: Path, result: Result) -> None:
+    """The whole file or the one before: a kill in between loses nothing that was written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    publish_bytes(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode(), force=True)
+
+
+def short_table(result: Result) -> str:
+    """What was measured, in few lines, for the end of a log."""
+    lines = []
+    for part in result["parts"]:
+        if part["ceilings"]:
+            products = "".join(
+                f", {name} product {rate / 1e12:.0f} TFLOP/s" for name, rate in part["ceilings"]["products"].items()
+            )
+            lines.append(f"copy {part['ceilings']['copy'] / 1e12:.2f} TB/s{products}")
+    for figure in result["kernel"]:
+        lines.append(
+            f"kernel {figure['label']}: {figure['launched_us']:.1f} us launched, {figure['replayed_us'] or 0:.1f} us replayed, "
+            f"{figure['bytes_per_second'] / 1e12:.2f} TB/s, {figure['over_copy']:.2f} of the copy"
+        )
+    for case in result["cases"]:
+        lines.append(f"{case['network']} {_size(case['shape'])} {case['precision']}  ({case['seconds']} s)")
+        for row in case["rows"]:
+            cells = [row["steady_ms"], row["change_ms"], row["first_ms"], row["host_change_ms"], row["changed_over_steady"]]
+            shown_cells = "  ".join("       -" if cell is None else f"{cell:8.3f}" for cell in cells)
+            lines.append(f"  {row['name']:<24}{shown_cells}  error {row['agreement']['error']:.1e}")
+        lines += [f"  {name:<24}{why}" for name, why in case["skipped"].items()]
+    if result["cases"]:
+        lines.insert(0, "rows: steady, change, first frame after, change on an idle GPU (ms), frame with a change / frame")
+    for goal in result.get("goals", []):
+        mark = "reached" if goal["reached"] else "MISSED "
+        lines.append(f"{mark}  {goal['measured']:.3g} ({goal['direction']} {goal['goal']:g})  {goal['figure']}: {goal['what']}")
+    return "\n".join(lines)
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[3]}x{shape[2]}"

@@ -1,0 +1,156 @@
+"""Schedule: every way in turn, round after round, so that a GPU whose clocks move disturbs all alike.
+
+A turn of one way, on its stream:
+
+    frame . frame . change . frame . frame        queued at once; dots are marks, so the GPU never waits for the host in between
+    change, finish                                on an idle GPU, by the host's clock
+    frame                                         by the host's clock, up to its end
+    frame with a change before it                 likewise; a way with two slots changes the idle one while the frame runs
+
+The last two are what a Session does without the pictures' way in and out: one frame at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gpu.clock import Clock
+from engines.engine import DeviceEngine
+
+FEWEST, MOST = 3, 60
+"""Rounds that count."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine to be timed. changes: whether alpha can change; ahead: whether its idle slot is changed while a frame runs."""
+
+    engine: DeviceEngine
+    changes: bool = True
+    ahead: bool = False
+
+
+@dataclass
+class Samples:
+    """Seconds by the GPU's events, one entry per round: `host_` ones by the host's clock.
+
+    change        the change alone, behind a frame.        first    the frame after it.
+    steady        a frame behind a frame.                  host_change   the call and its end, on an idle GPU.
+    host_steady   one frame from the call to its end.      host_changed  the same with a change before it.
+    host_frame    the upload of the input, a frame, the download of the output.
+    """
+
+    change: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    steady: list[float] = field(default_factory=list)
+    host_change: list[float] = field(default_factory=list)
+    host_steady: list[float] = field(default_factory=list)
+    host_changed: list[float] = field(default_factory=list)
+    host_frame: list[float] = field(default_factory=list)
+
+
+def interleaved(
+    ways: Mapping[str, Opened],
+    inputs: Sequence[NDArray[np.float32]],
+    members: int,
+    clock: Clock,
+    seconds: float,
+    *,
+    seed: int = 0,
+) -> dict[str, Samples]:
+    """Time all ways for about so many seconds: at least FEWEST rounds, at most MOST, and one that does not count.
+
+    inputs: several pictures of one shape, taken in turn. Alpha is another random point in every turn's change, the same for all.
+    """
+    rng = np.random.default_rng(seed)
+    names = list(ways)
+    samples = {name: Samples() for name in names}
+    for way in ways.values():
+        for slot in range(way.engine.slots):
+            way.engine.refit(slot, np.full(members, 1 / members))
+            way.engine.place(slot, inputs[0])
+            way.engine.enqueue(slot)
+            way.engine.finish(slot)
+            clock.wait(way.engine.stream_handle(slot))
+    began = time.perf_counter()
+    for number in range(MOST + 1):
+        shares = rng.dirichlet(np.ones(members), 3)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            kept = samples[name] if number else Samples()
+            _turn(ways[name], inputs[number % len(inputs)], shares, clock, kept)
+        if number == 0:
+            began = time.perf_counter()
+        elif number >= FEWEST and time.perf_counter() - began >= seconds:
+            break
+    return samples
+
+
+def _turn(way: Opened, x: NDArray[np.float32], shares: NDArray[np.float64], clock: Clock, kept: Samples) -> None:
+    engine = way.engine
+    stream = engine.stream_handle(0)
+    clock.forget()
+    engine.place(0, x)
+    engine.enqueue(0)
+    marks: list[Any] = [clock.mark(stream)]
+    engine.enqueue(0)
+    marks.append(clock.mark(stream))
+    if way.changes:
+        engine.refit(0, shares[0])
+        marks.append(clock.mark(stream))
+        engine.enqueue(0)
+        marks.append(clock.mark(stream))
+    engine.enqueue(0)
+    clock.wait(stream)
+    kept.steady.append(clock.between(marks[0], marks[1]))
+    if way.changes:
+        kept.change.append(clock.between(marks[1], marks[2]))
+        kept.first.append(clock.between(marks[2], marks[3]))
+        started = time.perf_counter()
+        engine.refit(0, shares[1])
+        engine.finish(0)
+        kept.host_change.append(time.perf_counter() - started)
+    kept.host_steady.append(_frame(engine, 0, clock))
+    if way.changes:
+        kept.host_changed.append(_ahead(engine, shares[2], clock) if way.ahead else _before(engine, shares[2], clock))
+    started = time.perf_counter()
+    engine.place(0, x)
+    engine.enqueue(0)
+    engine.fetch(0)
+    kept.host_frame.append(time.perf_counter() - started)
+
+
+def _frame(engine: DeviceEngine, slot: int, clock: Clock) -> float:
+    started = time.perf_counter()
+    engine.enqueue(slot)
+    clock.wait(engine.stream_handle(slot))
+    return time.perf_counter() - started
+
+
+def _before(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> float:
+    """A frame with a change before it, in the one slot."""
+    started = time.perf_counter()
+    engine.refit(0, shares)
+    engine.enqueue(0)
+    clock.wait(engine.stream_handle(0))
+    return time.perf_counter() - started
+
+
+def _ahead(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> float:
+    """A frame of slot 0 while slot 1 is changed, both to their end: the next frame would be slot 1's, without a wait."""
+    started = time.perf_counter()
+    engine.enqueue(0)
+    engine.refit(1, shares)
+    clock.wait(engine.stream_handle(0))
+    engine.finish(1)
+    return time.perf_counter() - started
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median of the ratios round by round."""
+    return float(np.median(np.divide(above, below)))

@@ -1,0 +1,245 @@
+"""TorchPeer: PyTorch on the GPU as good as one can have it, as a DeviceEngine.
+
+Its weights are views of one flat tensor that is blended in place, two members by one torch.lerp over everything. They are channels-last
+where eager frames are faster that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dni_deploy.blend import blend_float64
+from dni_deploy.bundle import Bundle
+from dni_deploy.errors import EngineError, MismatchError
+from exporters.architectures import find
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+ALIGNMENT = 256
+"""Bytes at which each tensor begins, as cudaMalloc would give them."""
+WARM_UP = 4
+"""Frames before the first that counts: torch.compile compiles in the first, records in the second."""
+
+
+class TorchPeer:
+    """A DeviceEngine (see engines/engine.py) of one slot. float32 in and out; mode "eager", "graph" (the eager network as a CUDA
+    graph), "reduce-overhead" or "max-autotune" (torch.compile). TF32 is off in the whole process, cuDNN may choose by trial."""
+
+    slots = 1
+
+    def __init__(self, bundle: Bundle, precision: str, mode: str) -> None:
+        strict_float32()
+        self.name = f"torch-{mode}"
+        self.road = "the weights are views of one flat tensor that is blended in place"
+        self._bundle, self._mode, self._dtype = bundle, mode, DTYPES[precision]
+        self._stream = torch.cuda.Stream()
+        self._shape: tuple[int, ...] = ()
+        self._frame: Callable[[], Tensor] | None = None
+        self._weights: Flat | None = None
+        self._x = self._y = torch.empty(0)
+        self._shares = np.full(len(bundle.members), 1 / len(bundle.members))
+
+    def stream_handle(self, slot: int) -> int:
+        return int(self._stream.cuda_stream)
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        """Queue the blend; before the first input its shape is not known, and the blend follows with it."""
+        self._shares = coefficients
+        if self._weights is not None:
+            with torch.cuda.stream(self._stream):
+                self._weights.blend(coefficients)
+
+    def finish(self, slot: int) -> None:
+        self._stream.synchronize()
+
+    @torch.no_grad()
+    def place(self, slot: int, x: NDArray[np.float32]) -> None:
+        if x.shape != self._shape:
+            self._open(x)
+        with torch.cuda.stream(self._stream):
+            self._x.copy_(torch.from_numpy(x))  # from pageable memory: read when it returns
+
+    @torch.no_grad()
+    def enqueue(self, slot: int) -> None:
+        if self._frame is None:
+            raise EngineError("There is no input yet.")
+        with torch.cuda.stream(self._stream):
+            self._y = self._frame()
+
+    def fetch(self, slot: int) -> NDArray[np.float32]:
+        with torch.cuda.stream(self._stream):
+            fetched = self._y.to("cpu", torch.float32, memory_format=torch.contiguous_format)
+        self._stream.synchronize()
+        output: NDArray[np.float32] = np.array(fetched.numpy())
+        return output
+
+    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.place(slot, x)
+        self.enqueue(slot)
+        return self.fetch(slot)
+
+    def close(self) -> None:
+        self._frame = self._weights = None
+        self._x = self._y = torch.empty(0)
+        self._shape = ()
+        if self._mode not in ("eager", "graph"):
+            torch.compiler.reset()
+        torch.cuda.empty_cache()
+
+    def _open(self, x: NDArray[np.float32]) -> None:
+        """Build the network for this shape: both memory formats are tried, and a graph is recorded or compiled for the better one."""
+        self._frame = self._weights = None
+        self._shape = x.shape
+        self._x = torch.from_numpy(x).cuda()
+        net, self._weights = min((self._network(last, x) for last in (False, True)), key=lambda it: it[0])[1:]
+        self._weights.blend(self._shares)
+        torch.cuda.synchronize()
+        with torch.cuda.stream(self._stream):
+            self._frame = self._prepared(net)
+        torch.cuda.synchronize()
+
+    def _network(self, channels_last: bool, x: NDArray[np.float32]) -> tuple[float, nn.Module, Flat]:
+        """Seconds of an eager frame, the network, its weights."""
+        tensors = [self._bundle.weights(member) for member in self._bundle.members]
+        net = Float32Ends(build(self._bundle), self._dtype, channels_last).cuda()
+        weights = Flat(net.net, tensors, self._dtype, channels_last)
+        weights.blend(self._shares)
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        for _ in range(2):
+            net(self._x)
+        first.record()
+        for _ in range(3):
+            net(self._x)
+        last.record()
+        last.synchronize()
+        return first.elapsed_time(last) / 3e3, net, weights
+
+    def _prepared(self, net: nn.Module) -> Callable[[], Tensor]:
+        """The frame as a call, warm. Runs on the current stream."""
+        run = _compiled(net, self._x, self._mode) if self._mode not in ("eager", "graph") else _eager(net, self._x)
+        for _ in range(WARM_UP):
+            run()
+        return _recorded(run, self._stream) if self._mode == "graph" else run
+
+
+def _eager(net: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        y: Tensor = net(x)
+        return y
+
+    return run
+
+
+def _compiled(net: nn.Module, x: Tensor, mode: str) -> Callable[[], Tensor]:
+    torch._dynamo.mark_static_address(x)  # or the input is copied once more per frame
+    compiled = torch.compile(net, mode=mode, dynamic=False)
+
+    def run() -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        y: Tensor = compiled(x)
+        return y
+
+    return run
+
+
+def _recorded(run: Callable[[], Tensor], stream: torch.cuda.Stream) -> Callable[[], Tensor]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        y = run()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return y
+
+    return replay
+
+
+class Float32Ends(nn.Module):
+    """The network in its own type between a float32 input and a float32 output, as our plans have it."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype, channels_last: bool) -> None:
+        super().__init__()
+        self.net = net.to(dtype).eval()
+        self.dtype = dtype
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x.to(self.dtype, memory_format=self.format)).float()
+        return y
+
+
+class Flat:
+    """The network's weights as views of `live`, and the members laid out like it: (N, P), on the network's device and in its type."""
+
+    def __init__(self, net: nn.Module, members: list[dict[str, NDArray[Any]]], dtype: torch.dtype, channels_last: bool) -> None:
+        weights = {name: tensor for name, tensor in net.state_dict(keep_vars=True).items() if name in members[0]}
+        if set(weights) != set(members[0]):
+            raise MismatchError("The architecture does not have the bundle's weights.")
+        step = ALIGNMENT // torch.empty(0, dtype=dtype).element_size()
+        places, total = {}, 0
+        for name, weight in weights.items():
+            places[name] = total
+            total += -(-weight.numel() // step) * step
+        device = next(iter(weights.values())).device
+        self.live = torch.zeros(total, dtype=dtype, device=device)
+        self.members = torch.zeros((len(members), total), dtype=dtype, device=device)
+        for name, weight in weights.items():
+            shape = tuple(weight.shape)
+            for row, member in zip(self.members, members, strict=True):
+                _view(row, places[name], shape, channels_last).copy_(torch.from_numpy(np.array(member[name], np.float32)))
+            weight.data = _view(self.live, places[name], shape, channels_last)
+
+    @torch.no_grad()
+    def blend(self, shares: NDArray[np.float64]) -> None:
+        """Queue the blend on the current stream; one-hot shares copy."""
+        used = np.flatnonzero(shares)
+        if len(used) == 1 and shares[used[0]] == 1.0:
+            self.live.copy_(self.members[used[0]])
+        elif len(self.members) == 2:
+            torch.lerp(self.members[1], self.members[0], float(shares[0]), out=self.live)
+        else:
+            torch.mul(self.members[0], float(shares[0]), out=self.live)
+            for row, share in zip(self.members[1:], shares[1:], strict=True):
+                self.live.add_(row, alpha=float(share))
+
+
+def _view(flat: Tensor, place: int, shape: tuple[int, ...], channels_last: bool) -> Tensor:
+    part = flat[place : place + int(np.prod(shape))]
+    if channels_last and len(shape) == 4:
+        outputs, inputs, height, width = shape
+        return part.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+    return part.view(shape)
+
+
+def strict_float32() -> None:
+    """No TF32 anywhere in this process; cuDNN tries its algorithms and keeps the fastest."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+
+
+def build(bundle: Bundle) -> nn.Module:
+    """The bundle's network, with the first member's weights."""
+    tensors = bundle.tensors(bundle.members[0])
+    return find(bundle.architecture, tensors).build(tensors).eval()
+
+
+def expected_at(bundle: Bundle, x: NDArray[np.float32], alphas: dict[str, tuple[float, ...]]) -> dict[str, NDArray[np.float32]]:
+    """ "x" and the float64 network's output on the GPU for each alpha, rounded to float32. Raises torch.cuda.OutOfMemoryError."""
+    members = [bundle.weights(member) for member in bundle.members]
+    net = build(bundle).double().cuda()
+    outputs = {"x": x}
+    with torch.inference_mode():
+        placed = torch.from_numpy(x).cuda().double()
+        for name, shares in alphas.items():
+            blended = blend_float64(members, np.array(shares))
+            net.load_state_dict({key: torch.from_numpy(value) for key, value in blended.items()}, strict=False)
+            outputs[name] = net(placed).float().cpu().numpy()
+    del net, placed
+    torch.cuda.empty_cache()
+    return outputs
