@@ -21,8 +21,9 @@ from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.frames import Frame, from_network, to_network
 from dni_deploy.signature import Signature
 from dni_deploy.swap import Swap
+from dni_deploy.swap_ahead import SwapAhead
 from dni_deploy.variance import VarianceGuard, variance_names
-from engines import load_engine
+from engines import open_engine
 from engines.engine import Engine
 from engines.options import EngineOptions
 
@@ -46,18 +47,27 @@ class Session:
         first: Coefficients,
         *,
         guard: VarianceGuard | None = None,
+        ahead: bool = False,
+        why: str = "",
     ) -> None:
         """guard: given where extrapolation is allowed; it then refuses what would make a BatchNorm variance negative.
 
-        `change_seconds` is how long the newest change of alpha took in the engine, blend and refit together.
+        ahead: as in open_session. `why` says how the engine came to be the one.
+        `change_seconds` is how long the newest change of alpha took in the engine, blend and refit together; on a GPU and
+        without `ahead`, how long it took to queue them.
         """
         self.engine = engine
+        self.why = why
         self.members = members
         self.signature = signature
         self._guard = guard
         self._closed = False
         self.change_seconds = 0.0
-        self._swap: Swap[Coefficients] = Swap(engine.slots, self._refit, self._checked(first))
+        self._swap: Swap[Coefficients] | SwapAhead[Coefficients]
+        if ahead:
+            self._swap = SwapAhead(engine.slots, self._refit_whole, self._checked(first))
+        else:
+            self._swap = Swap(engine.slots, self._refit, self._checked(first))
 
     @property
     def alpha(self) -> Coefficients:
@@ -66,7 +76,7 @@ class Session:
 
     @alpha.setter
     def alpha(self, alpha: Alpha) -> None:
-        """Checked at once, blended when the next frame begins; of values set in between, the last one counts.
+        """Checked at once, blended when the next frame begins (with `ahead`: now, beside the frames); the last one set counts.
 
         Raises CoefficientsError; the coefficients then stay as they were.
         """
@@ -83,6 +93,26 @@ class Session:
         started = time.perf_counter()
         self.engine.refit(slot, coefficients.array())
         self.change_seconds = time.perf_counter() - started
+
+    def _refit_whole(self, slot: int, coefficients: Coefficients) -> None:
+        """In the thread of SwapAhead: a frame on the slot shall wait for nothing."""
+        started = time.perf_counter()
+        self.engine.refit(slot, coefficients.array())
+        self.engine.finish(slot)
+        self.change_seconds = time.perf_counter() - started
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Have the newest alpha blended and refitted to the end now, so that the next frame has it and waits for nothing.
+
+        Needed by nobody who only shows frames. Returns False if that took more than `timeout` seconds (of `ahead`'s thread;
+        without it, the work is done here and the timeout has no meaning). Raises what a frame would.
+        """
+        self._open()
+        if isinstance(self._swap, SwapAhead) and not self._swap.settle(timeout):
+            return False
+        with self._swap.frame() as live:
+            self.engine.finish(live.slot)
+        return True
 
     def _checked(self, alpha: Alpha) -> Coefficients:
         coefficients = Coefficients.parse(alpha, self.members, extrapolate=self._guard is not None)
@@ -121,9 +151,14 @@ class Session:
             raise EngineError("The session is closed.")
 
     def close(self) -> None:
-        """Free the engine. No frame may be running. Calling it again does nothing."""
+        """Free the engine. No frame may be running. Calling it again does nothing.
+
+        Raises EngineError where a refit of `ahead` does not end; the engine is not freed under it then.
+        """
         if not self._closed:
             self._closed = True
+            if isinstance(self._swap, SwapAhead):
+                self._swap.close()
             self.engine.close()
 
     def __enter__(self) -> Session:
@@ -141,6 +176,10 @@ def open_session(
     threads: int = 0,
     slots: int | None = None,
     extrapolate: bool = False,
+    ahead: bool = False,
+    precision: str | None = None,
+    cuda_graph: bool = False,
+    device: int = 0,
 ) -> Session:
     """Open a bundle, load an engine for it and set the first alpha (default: the first member alone).
 
@@ -148,9 +187,17 @@ def open_session(
     threads      per inference; 0 leaves it to the engine.
     slots        sets of weights: with 2, the next alpha is blended while frames of the last one still run; None: the engine's own number.
     extrapolate  allow shares outside 0 to 1, as far as every BatchNorm variance stays positive.
+    ahead        refit in a thread of its own, as soon as alpha is set: no frame waits for a refit, and a change shows at the first
+                 frame after its refit has ended. Without it the next frame that starts has the change, and waits for it. Takes 2 slots.
+    precision    "fp32" or "fp16", on a GPU; None: that of the newest plan, or fp32.
+    cuda_graph   replay frames as a CUDA graph where the engine can.
+    device       the GPU's number, as the driver counts.
     Raises UsageError, BundleError, CoefficientsError, EngineError, EnvironmentProblem.
     """
-    options = EngineOptions(threads=threads, slots=slots)
+    if ahead and slots == 1:
+        raise UsageError("ahead needs 2 slots: one for frames, one to refit meanwhile; got slots=1.")
+    slots = 2 if ahead and slots is None else slots
+    options = EngineOptions(threads=threads, slots=slots, precision=precision, cuda_graph=cuda_graph, device=device)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     members = opened.members
     first = (
@@ -163,9 +210,9 @@ def open_session(
         tensors = [opened.weights(member) for member in members]
         guard = VarianceGuard(tensors, variance_names(opened.weight_names, opened.graph()))
         guard.check(first)
-    loaded = load_engine(opened, engine, options)
+    loaded, choice = open_engine(opened, engine, options)
     try:
-        return Session(loaded, members, opened.signature, first, guard=guard)
+        return Session(loaded, members, opened.signature, first, guard=guard, ahead=ahead, why=choice.why)
     except BaseException:
         loaded.close()  # its first refit failed, and nobody else knows of it
         raise

@@ -1,17 +1,17 @@
 """Engines: how a bundle runs. To add one, write `engines/<name>/` with an `open` function, add a line to ENGINES and a test.
 
-`load_engine` is the only door; an engine's packages are imported when it is asked for and not before.
+`open_engine` is the only door; an engine's packages are imported when it is asked for and not before.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from dni_deploy.errors import EnvironmentProblem, UsageError, shown
+from dni_deploy.errors import DniError, EngineError, EnvironmentProblem, UsageError, shown
 from dni_deploy.progress import MaybeProgress
 from engines import obstacles
 from engines.options import BuildOptions, EngineOptions
@@ -34,6 +34,7 @@ class EngineEntry:
     builder   "module:function" that takes (bundle, options: BuildOptions, progress) and returns a Built; None where
               there is nothing to build ahead.
     auto      whether `--engine auto` may choose it: the others exist to be compared with.
+    takes     what the builder makes use of, of "threads", "precision", "profile", "strip" and "device"; anything else is refused.
     """
 
     opener: str
@@ -41,6 +42,7 @@ class EngineEntry:
     obstacle: obstacles.Obstacle
     builder: str | None = None
     auto: bool = False
+    takes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ ENGINES: Mapping[str, EngineEntry] = {
         obstacles.tensorrt("refit"),
         "engines.trt:build_refit",
         True,
+        ("precision", "profile", "strip", "device"),
     ),
     "onnxruntime-gpu": EngineEntry(
         "engines.onnxruntime_gpu:open_bound",
@@ -80,24 +83,28 @@ ENGINES: Mapping[str, EngineEntry] = {
         obstacles.onnxruntime,
         "engines.onnxruntime_cpu:build_plan",
         True,
+        ("threads",),
     ),
     "tensorrt-inputs": EngineEntry(
         "engines.trt:open_inputs",
         "TensorRT, weights as inputs of the network",
         obstacles.tensorrt("inputs"),
         "engines.trt:build_inputs",
+        takes=("precision", "profile", "device"),
     ),
     "tensorrt-graph": EngineEntry(
         "engines.trt:open_graph",
         "TensorRT, alpha as an input, blend in the network",
         obstacles.tensorrt("graph"),
         "engines.trt:build_graph",
+        takes=("precision", "profile", "device"),
     ),
     "tensorrt-constant": EngineEntry(
         "engines.trt:open_constant",
         "TensorRT, first member only, for timing",
         obstacles.tensorrt("constant"),
         "engines.trt:build_constant",
+        takes=("precision", "profile", "device"),
     ),
     "onnxruntime-rebuild": EngineEntry(
         "engines.onnxruntime_cpu:open_rebuild", "ONNX Runtime on the CPU, a new session per alpha", obstacles.onnxruntime
@@ -122,33 +129,70 @@ class Choice:
     why: str
 
 
+class Opened(NamedTuple):
+    """An engine, and how it came to be the one."""
+
+    engine: Engine
+    choice: Choice
+
+
 def choose(name: str = "auto", bundle: Bundle | None = None) -> Choice:
     """The engine that `auto` stands for here, or `name` itself. Raises UsageError (unknown), EnvironmentProblem (cannot run)."""
-    if name == "auto":
-        passed: list[str] = []
-        for candidate, entry in ENGINES.items():
-            if not entry.auto:
-                continue
-            obstacle = entry.obstacle(bundle)
-            if obstacle is None:
-                return Choice(candidate, "; ".join(passed) or "the first choice")
-            passed.append(f"not {candidate}: {obstacle}")
-        raise EnvironmentProblem(f"No engine can run here; {'; '.join(passed)}. `dni-deploy doctor` tells more.")
-    if name not in ENGINES:
-        raise UsageError(f"There is no engine {shown(name)!r}; there are auto, {', '.join(ENGINES)}.")
-    obstacle = ENGINES[name].obstacle(bundle)
-    if obstacle is not None:
-        raise EnvironmentProblem(f"The engine {name} cannot run here: {obstacle}.")
-    return Choice(name, "asked for")
+    if name != "auto":
+        return _asked_for(name, bundle)
+    passed: dict[str, str] = {}
+    for candidate in _candidates(bundle, passed):
+        return Choice(candidate, _why(passed))
+    raise _none(passed)
+
+
+def choose_builder(name: str = "auto") -> Choice:
+    """The engine that `build` builds for: `name`, or the first of auto's that can run here and has something to build.
+
+    That no plan is built yet is no obstacle to building one. Raises as `choose` does, and UsageError for an engine that has
+    nothing to build.
+    """
+    if name != "auto":
+        choice = _asked_for(name, None)
+        if ENGINES[name].builder is None:
+            others = ", ".join(other for other, entry in ENGINES.items() if entry.builder)
+            raise UsageError(f"The engine {name} has nothing to build ahead; these have: {others}.")
+        return choice
+    passed: dict[str, str] = {}
+    for candidate in _candidates(None, passed):
+        if ENGINES[candidate].builder is not None:
+            return Choice(candidate, _why(passed))
+        passed[candidate] = "it has nothing to build ahead"
+    raise _none(passed)
+
+
+def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> Opened:
+    """Open the bundle in an engine; every slot still needs its first refit. The caller closes it.
+
+    auto passes over what this machine lacks, and `why` says so: an obstacle, a package that does not import, an EnvironmentProblem
+    from the opener. It does not pass over an EngineError: that engine opened here and then failed or computed something else than
+    the reference. Whoever has a GPU shall hear of that, and not wonder why frames are slow; `--engine` names another one.
+    Neither does it pass over a damaged plan (BundleError, RefusedError): that one is to be built again.
+    Raises UsageError (name), EnvironmentProblem (cannot run here), EngineError (the network cannot be opened).
+    """
+    options = options or EngineOptions()
+    if name != "auto":
+        choice = _asked_for(name, bundle)
+        return Opened(_open(name, bundle, options), choice)
+    passed: dict[str, str] = {}
+    for candidate in _candidates(bundle, passed):
+        try:
+            return Opened(_open(candidate, bundle, options), Choice(candidate, _why(passed)))
+        except EngineError as error:
+            raise type(error)(f"{error} This is what auto chose; name another one with --engine to do without it.") from error
+        except EnvironmentProblem as error:
+            passed[candidate] = str(error).removeprefix(_cannot(candidate)).rstrip(".")
+    raise _none(passed)
 
 
 def load_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> Engine:
-    """Open the bundle in an engine; every slot still needs its first refit. The caller closes it.
-
-    Raises UsageError (name), EnvironmentProblem (cannot run here), EngineError (the network cannot be opened).
-    """
-    engine: Engine = _function(ENGINES[choose(name, bundle).name].opener)(bundle, options or EngineOptions())
-    return engine
+    """The engine of `open_engine` alone."""
+    return open_engine(bundle, name, options).engine
 
 
 def build_engine(bundle: Bundle, name: str, options: BuildOptions, progress: MaybeProgress = None) -> Built:
@@ -159,10 +203,73 @@ def build_engine(bundle: Bundle, name: str, options: BuildOptions, progress: May
     entry = ENGINES[name]
     if entry.builder is None:
         raise UsageError(f"The engine {name} has nothing to build ahead.")
-    built: Built = _function(entry.builder)(bundle, options, progress)
+    built: Built = _function(name, entry.builder)(bundle, options, progress)
     return built
 
 
-def _function(name: str):  # type: ignore[no-untyped-def]  # any of the openers and builders above
+def refuse_unused(name: str, given: Iterable[str]) -> None:
+    """Raise UsageError where the engine's builder has no use for an option that was given; names as in EngineEntry.takes."""
+    unused = [option for option in given if option not in ENGINES[name].takes]
+    if unused:
+        users = [other for other, entry in ENGINES.items() if set(unused) <= set(entry.takes)]
+        raise UsageError(
+            f"Building for the engine {name} has no use for {' and '.join(unused)}"
+            + (f"; that is for {', '.join(users)}." if users else ".")
+        )
+
+
+def _asked_for(name: str, bundle: Bundle | None) -> Choice:
+    if name not in ENGINES:
+        raise UsageError(f"There is no engine {shown(name)!r}; there are auto, {', '.join(ENGINES)}.")
+    obstacle = ENGINES[name].obstacle(bundle)
+    if obstacle is not None:
+        raise EnvironmentProblem(f"{_cannot(name)}{obstacle}.")
+    return Choice(name, "asked for")
+
+
+def _candidates(bundle: Bundle | None, passed: dict[str, str]) -> Iterator[str]:
+    """auto's engines without an obstacle, best first; `passed` gets the reasons of the others, by name, as they are met."""
+    for name, entry in ENGINES.items():
+        if not entry.auto:
+            continue
+        try:
+            obstacle = entry.obstacle(bundle)
+        except DniError as error:  # a plan that cannot be read, say: a reason like any other, and the next one may run
+            obstacle = str(error).rstrip(".")
+        except Exception as error:  # a broken package must not take those down that work
+            obstacle = f"looking for it failed with {type(error).__name__}: {shown(error)}"
+        if obstacle is None:
+            yield name
+        else:
+            passed[name] = obstacle
+
+
+def _why(passed: Mapping[str, str]) -> str:
+    """One clause for each reason, with all engines that it kept away: "not a and b: reason; not c: reason"."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in passed.items():
+        reasons.setdefault(reason, []).append(name)
+    return "; ".join(f"not {' and '.join(names)}: {reason}" for reason, names in reasons.items()) or "the first choice"
+
+
+def _cannot(name: str) -> str:
+    return f"The engine {name} cannot run here: "
+
+
+def _none(passed: Mapping[str, str]) -> EnvironmentProblem:
+    return EnvironmentProblem(f"No engine can run here; {_why(passed)}. `dni-deploy doctor` tells more.")
+
+
+def _open(name: str, bundle: Bundle, options: EngineOptions) -> Engine:
+    engine: Engine = _function(name, ENGINES[name].opener)(bundle, options)
+    return engine
+
+
+def _function(engine: str, name: str):  # type: ignore[no-untyped-def]  # any of the openers and builders above
+    """Raises EnvironmentProblem where a package of the engine does not import: a library that it links is missing, say."""
     module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    try:
+        home = importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        raise EnvironmentProblem(f"{_cannot(engine)}{type(error).__name__}, {shown(error).rstrip('.')}.") from error
+    return getattr(home, function)

@@ -1,13 +1,15 @@
 """Obstacles: why an engine cannot run on this machine, asked without importing it.
 
 Each answers with one sentence, without a full stop, that ends in what to do; None where nothing stands in the way. The driver
-is asked before any GPU package is touched: TensorRT's own classes crash without one.
+is asked before any GPU package is touched: TensorRT's own classes crash without one. No package is imported to find out, because
+a broken one can take the process with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.cuda import driver
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from dni_deploy.bundle import Bundle
 
 Obstacle = Callable[["Bundle | None"], "str | None"]
+
+CUDA_PROVIDER = ("libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll")
+"""What onnxruntime-gpu brings and onnxruntime does not, in the package's folder `capi`."""
 
 
 def onnxruntime(bundle: Bundle | None) -> str | None:
@@ -26,9 +31,9 @@ def onnxruntime_gpu(bundle: Bundle | None) -> str | None:
     obstacle = driver.obstacle() or _packages(("onnxruntime", "pycuda"), "gpu")
     if obstacle:
         return obstacle
-    from onnxruntime import get_available_providers
-
-    if "CUDAExecutionProvider" not in get_available_providers():
+    spec = find_spec("onnxruntime")
+    folders = [Path(folder) / "capi" for folder in (spec.submodule_search_locations if spec else None) or ()]
+    if not any((folder / name).exists() for folder in folders for name in CUDA_PROVIDER):
         return (
             "this onnxruntime has no CUDA provider: pip uninstall -y onnxruntime, then pip install --force-reinstall "
             "onnxruntime-gpu"

@@ -29,6 +29,9 @@ class Dimmer:
         self.set[slot] = float(coefficients @ self.factors)
         self.refits += 1
 
+    def finish(self, slot: int) -> None:
+        pass
+
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         y = (x * np.float32(self.set[slot])).repeat(self.scale, axis=2).repeat(self.scale, axis=3)
         if x.shape[3] == self.broken:

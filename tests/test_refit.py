@@ -116,7 +116,7 @@ def test_the_report_counts_what_changed(tmp_path: Path) -> None:
 
 
 def test_what_refit_refuses_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"NAME\.onnx or NAME\.safetensors, not '\.pth'"):
+    with pytest.raises(UsageError, match=r"NAME\.onnx or NAME\.safetensors, and NAME\.plan .*, not '\.pth'"):
         refit(bundle.path, {"a": 1}, tmp_path / "out.pth")
     with pytest.raises(CoefficientsError, match="this family has 3"):
         refit(bundle.path, 0.5, tmp_path / "out.onnx")

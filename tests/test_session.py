@@ -19,6 +19,8 @@ from dni_deploy.errors import BundleError, CoefficientsError, EngineError, Usage
 from dni_deploy.frames import Frame, from_network, to_network
 from dni_deploy.session import Session, open_session
 from dni_deploy.signature import Signature
+from engines import Choice, Opened
+from engines.options import EngineOptions
 from tests.engines.conftest import write
 from tests.engines.graphs import HAND
 from tests.frame_session import Dimmer
@@ -248,7 +250,7 @@ def test_an_alpha_that_the_engine_refuses_leaves_the_old_one_in_force(slots: int
 def test_a_first_alpha_that_the_engine_refuses_closes_the_engine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Fragile((0.5, 1.0, 2.0))
     engine.refused = (1.0,)
-    monkeypatch.setattr("dni_deploy.session.load_engine", lambda *given, **named: engine)
+    monkeypatch.setattr("dni_deploy.session.open_engine", lambda *given: Opened(engine, Choice("fragile", "asked for")))
     with pytest.raises(EngineError, match="no"):
         open_session(bundle)
     assert engine.closed == 1
@@ -374,3 +376,163 @@ def test_frames_of_many_threads_on_one_engine(session: Session) -> None:
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert not wrong
+
+
+# ----- ahead of time
+
+
+class Slow(Dimmer):
+    """Its refit goes into a queue, and only finish lets it through: as on a GPU."""
+
+    def __init__(self, *factors: float) -> None:
+        super().__init__(factors)
+        self.queued: dict[int, float] = {}
+        self.go = threading.Event()
+        self.go.set()
+        self.order: list[str] = []
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        self.queued[slot] = float(coefficients @ self.factors)
+        self.refits += 1
+
+    def finish(self, slot: int) -> None:
+        assert self.go.wait(PATIENCE)
+        self.set[slot] = self.queued.get(slot, self.set[slot])
+        self.order.append("finish")
+
+    def close(self) -> None:
+        self.order.append("close")
+        super().close()
+
+
+def slow_ahead() -> tuple[Session, Slow]:
+    engine = Slow(0.0, 1.0)
+    return Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (0.0, 1.0)), ahead=True), engine
+
+
+def test_ahead_no_frame_waits_and_the_change_shows_when_it_is_ready() -> None:
+    session, engine = slow_ahead()
+    with session:
+        x = np.full((4, 4, 3), 200, np.uint8)
+        engine.go.clear()
+        session.alpha = 0.5
+        for _ in range(3):
+            stamped = session.render(x)
+            assert (stamped.generation, stamped.coefficients.shares) == (1, (0.0, 1.0))
+            assert (stamped.output == 200).all()
+        assert session.alpha.shares == (0.5, 0.5)  # what was set last, though no frame has it yet
+        assert not session.settle(0.01)
+        engine.go.set()
+        assert session.settle(PATIENCE)
+        stamped = session.render(x)
+        assert (stamped.generation, stamped.coefficients.shares) == (2, (0.5, 0.5))
+        assert (stamped.output == 100).all()
+        assert session.change_seconds > 0
+
+
+def test_ahead_a_refused_alpha_is_told_once_by_the_next_frame() -> None:
+    engine = Fragile((0.5, 1.0))
+    engine.refused = (0.25,)
+    with Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (1.0, 0.0)), ahead=True) as session:
+        before = session(frame())
+        session.alpha = 0.25
+        with pytest.raises(EngineError, match="no"):
+            session.settle(PATIENCE)
+        assert session.alpha.shares == (1.0, 0.0)
+        np.testing.assert_array_equal(session(frame()), before)
+        session.alpha = 0.5
+        assert session.settle(PATIENCE)
+        assert session.render(frame()).coefficients.shares == (0.5, 0.5)
+
+
+def test_ahead_the_refit_ends_before_the_engine_is_closed() -> None:
+    session, engine = slow_ahead()
+    engine.order.clear()
+    engine.go.clear()
+    session.alpha = 0.5
+    timer = threading.Timer(0.1, engine.go.set)
+    timer.start()
+    while engine.refits < 2:
+        time.sleep(0.001)
+    session.close()
+    session.close()
+    assert engine.order == ["finish", "close"]
+    with pytest.raises(EngineError, match="closed"):
+        session(frame())
+    with pytest.raises(EngineError, match="closed"):
+        session.settle()
+
+
+def test_ahead_needs_two_slots(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="2 slots"):
+        open_session(bundle, ahead=True, slots=1)
+    engine = Dimmer((0.5, 1.0, 2.0))
+    engine.slots = 1  # whatever it was asked for
+    asked: list[EngineOptions] = []
+
+    def open_engine(bundle: Bundle, name: str, options: EngineOptions) -> Opened:
+        asked.append(options)
+        return Opened(engine, Choice("dimmer", "asked for"))
+
+    monkeypatch.setattr("dni_deploy.session.open_engine", open_engine)
+    with pytest.raises(UsageError, match="2 sets of weights"):
+        open_session(bundle, ahead=True, precision="fp16", cuda_graph=True, device=3)
+    assert asked == [EngineOptions(slots=2, precision="fp16", cuda_graph=True, device=3)]
+    assert engine.closed == 1
+
+
+def test_ahead_gives_the_same_pictures(bundle: Bundle) -> None:
+    x = frame()
+    with open_session(bundle, threads=1) as plain, open_session(bundle, threads=1, ahead=True) as ahead:
+        assert ahead.why == plain.why != ""
+        for shares in ([0.2, 0.3, 0.5], [0.0, 1.0, 0.0], [0.2, 0.3, 0.5]):
+            plain.alpha = ahead.alpha = shares
+            assert plain.settle()
+            assert ahead.settle(PATIENCE)
+            np.testing.assert_array_equal(ahead(x), plain(x))
+
+
+def test_ahead_stamps_are_true_while_threads_change_alpha() -> None:
+    session, _ = slow_ahead()
+    x = np.full((4, 4, 3), 200, np.uint8)
+    stop, wrong = threading.Event(), list[object]()
+
+    def look() -> None:
+        newest = 0
+        while not stop.is_set():
+            stamped = session.render(x)
+            expected = np.rint(np.float32(200) / np.float32(255) * np.float32(stamped.coefficients.shares[1]) * 255)
+            if stamped.generation < newest or (stamped.output != expected).any():
+                wrong.append(stamped)
+            newest = stamped.generation
+
+    def slide(seed: int) -> None:
+        for step in np.random.default_rng(seed).integers(0, 41, 500):
+            session.alpha = 1 - step / 40
+
+    threads = [threading.Thread(target=look, daemon=True) for _ in range(2)]
+    writers = [threading.Thread(target=slide, args=(seed,), daemon=True) for seed in range(3)]
+    for thread in (*threads, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join(PATIENCE)
+    assert session.settle(PATIENCE)
+    stop.set()
+    for thread in (*threads, *writers):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert not wrong
+    session.alpha = 0.25
+    assert session.settle(PATIENCE)
+    assert (session(x) == 150).all()
+    session.close()
+
+
+def test_settle_has_the_next_frame_wait_for_nothing() -> None:
+    engine = Slow(0.0, 1.0)
+    session = Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (0.0, 1.0)))
+    session.alpha = 0.5
+    assert engine.order == []
+    assert session.settle()
+    assert engine.order == ["finish"]
+    assert session.generation == 2

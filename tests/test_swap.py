@@ -174,10 +174,13 @@ def test_broken_designs_are_caught(
 
 
 class Schedule:
-    """Runs actors as threads of which one moves at a time, from pause to pause, in an order that is given by a list of choices."""
+    """Runs actors as threads of which one moves at a time, from pause to pause, in an order that is given by a list of choices.
 
-    def __init__(self, choices: list[int]) -> None:
-        self.choices, self.widths = choices, list[int]()
+    pick: of so many, the one to move where the list has ended.
+    """
+
+    def __init__(self, choices: list[int], pick: Callable[[int], int] = lambda width: 0) -> None:
+        self.choices, self.widths, self.pick = choices, list[int](), pick
         self._back = threading.Semaphore(0)
         self._go: dict[str, threading.Semaphore] = {}
         self._until: dict[str, Callable[[], bool]] = {}
@@ -211,7 +214,7 @@ class Schedule:
             able = [name for name in actors if name in self._until and self._until[name]()]
             assert able, f"deadlock after {self.choices[:step]}: {list(self._until)} wait for each other"
             if step == len(self.choices):
-                self.choices.append(0)
+                self.choices.append(self.pick(len(able)))
             self.widths.append(len(able))
             self._go[able[self.choices[step]]].release()
             assert self._back.acquire(timeout=PATIENCE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
+
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
 from dni_deploy.cli.surface import Surface, facts, span
@@ -13,31 +15,64 @@ from dni_deploy.cli.surface import Surface, facts, span
     "build",
     """
     dni-deploy build sr.dni
-    dni-deploy build sr.dni --force
+    dni-deploy build sr.dni --engine tensorrt --precision fp16 --opt 1x3x720x1280
+    dni-deploy build sr.dni --engine tensorrt --min 1x3x64x64 --opt 1x3x256x256 --max 1x3x1080x1920
     """,
 )
 @options.bundle
 @options.engine
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="TensorRT: of weights and arithmetic.  [default: fp32]")
+@click.option("--min", "smallest", metavar="NxCxHxW", help="TensorRT: the smallest input.  [default: 32x32 pixels]")
+@click.option("--opt", "tuned", metavar="NxCxHxW", help="TensorRT: the input to tune for; alone, the only one.")
+@click.option("--max", "largest", metavar="NxCxHxW", help="TensorRT: the largest input.  [default: 1920x1088 pixels]")
+@click.option("--strip", is_flag=True, help="TensorRT: a plan without weights, small; they get in when it is opened.")
+@click.option("--device", type=click.IntRange(0, 255), help="TensorRT: the number of the GPU to build for, from 0.")
 @options.threads
 @options.force
-def command(surface: Surface, bundle: Path, engine: str, threads: int, force: bool) -> None:
-    """Build the engine for this machine ahead of time, and verify it weight by weight.
+def command(
+    surface: Surface,
+    bundle: Path,
+    engine: str,
+    precision: str | None,
+    smallest: str | None,
+    tuned: str | None,
+    largest: str | None,
+    strip: bool,
+    device: int | None,
+    threads: int,
+    force: bool,
+) -> None:
+    """Build the engine for this machine ahead of time, and verify it.
 
-    The optimized network is kept inside the bundle, so that a session opens without optimizing again. The bundle's
-    own files stay as they are.
+    The optimized network is kept inside the bundle, as a plan, so that a session opens without optimizing again. TensorRT
+    needs a plan to run at all; auto builds for TensorRT where it can run. The bundle's own files stay as they are.
     """
     verb = open_door("dni_deploy.verbs.build").build
     with surface.progress() as progress:
-        report = verb(bundle, engine=engine, threads=threads, force=force, progress=progress)
+        report = verb(
+            bundle,
+            engine=engine,
+            precision=precision,
+            smallest=smallest,
+            tuned=tuned,
+            largest=largest,
+            strip=strip,
+            device=device,
+            threads=threads,
+            force=force,
+            progress=progress,
+        )
     if surface.result("build", report.to_json()):
         return
     facts(
         {
-            "engine": report.engine,
+            "engine": options.engine_told(report.engine, report.engine_why),
             "wrote": report.plan or "nothing",
+            "precision": report.precision,
+            "input": report.profile,
             "road": report.road,
-            "verified": f"{report.weights} weights, each by a change of its own" if report.weights else None,
-            "error": None if report.error is None else f"{report.error:.2g} against a session built anew",
+            "verified": f"{report.weights} weights" if report.weights else None,
+            "error": None if report.error is None else f"{report.error:.2g} against the reference",
             "took": span(report.seconds),
         }
     )

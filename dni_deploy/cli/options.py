@@ -77,13 +77,32 @@ def _known_engine(ctx: click.Context, param: click.Parameter, name: str) -> str:
 
 engine = click.option(
     "--engine",
-    metavar="NAME",
+    metavar="auto|NAME",
     default="auto",
     show_default=True,
     callback=_known_engine,
-    help="What runs the network: onnxruntime, or one to compare it with.",
+    help="What runs the network: tensorrt, onnxruntime-gpu, onnxruntime, or one to compare them with (`dni-deploy doctor` "
+    "lists all); auto takes the first of these that can run here, and tells which and why.",
 )
+precision = click.option(
+    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of a GPU engine; on the CPU all is fp32.  [default: the plan's]"
+)
+device = click.option("--device", type=click.IntRange(0, 255), default=0, help="The number of the GPU, from 0.")
 threads = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads of the engine; 0: one per core.")
+
+
+def runs(function: Function) -> Function:
+    """What every command that runs a network takes: engine, precision, device, threads."""
+    for option in (threads, device, precision, engine):
+        function = option(function)
+    return function
+
+
+def engine_told(name: str, why: str) -> str:
+    """The engine, and why it is the one, on one line."""
+    return f"{name} ({why})" if why else name
+
+
 force = click.option("--force", is_flag=True, help="Replace an output that exists.")
 tile = click.option("--tile", type=click.IntRange(16, 2**16), help="Process in square tiles of this many input pixels.")
 overlap = click.option("--overlap", type=click.IntRange(0, 2**14), help="Input pixels that neighbouring tiles share.")

@@ -23,10 +23,9 @@ from dni_deploy.cli.surface import Surface, facts, span, table
 @click.argument("inputs", nargs=-1, required=True, type=options.PATH)
 @options.output("The picture to write, or a folder for several.")
 @options.alpha
-@options.engine
+@options.runs
 @options.tile
 @options.overlap
-@options.threads
 @options.extrapolate
 @options.force
 def command(
@@ -36,6 +35,8 @@ def command(
     output: Path,
     alpha: str,
     engine: str,
+    precision: str | None,
+    device: int,
     tile: int | None,
     overlap: int | None,
     threads: int,
@@ -55,6 +56,8 @@ def command(
             output,
             alpha,
             engine=engine,
+            precision=precision,
+            device=device,
             tile=tile,
             overlap=overlap,
             threads=threads,
@@ -67,7 +70,7 @@ def command(
     facts(
         {
             "alpha": options.shares(report.alpha),
-            "engine": report.engine,
+            "engine": options.engine_told(report.engine, report.engine_why),
             "took": span(report.seconds),
             "skipped": f"{report.skipped} files that are no pictures" if report.skipped else None,
         }

@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 @click.option("--reference", type=options.PATH, help="The clean picture: adds PSNR and the best alpha.")
 @click.option("--html", type=options.PATH, help="Write one self-contained page with a slider here.")
 @click.option("--plot", type=options.PATH, help="Write PSNR against alpha here; needs --reference.")
-@options.engine
+@options.runs
 @options.tile
 @options.overlap
-@options.threads
 @options.force
 def command(
     surface: Surface,
@@ -45,6 +44,8 @@ def command(
     html: Path | None,
     plot: Path | None,
     engine: str,
+    precision: str | None,
+    device: int,
     tile: int | None,
     overlap: int | None,
     threads: int,
@@ -65,6 +66,8 @@ def command(
             html=html,
             plot=plot,
             engine=engine,
+            precision=precision,
+            device=device,
             tile=tile,
             overlap=overlap,
             threads=threads,
@@ -90,6 +93,12 @@ def show(report: SweepReport) -> None:
     ]
     table([*report.members, *(["PSNR"] if scored else []), "change", "frame", ""], rows)
     click.echo()
-    facts({"engine": report.engine, "change of alpha": span(report.change_seconds), "frame": span(report.frame_seconds)})
+    facts(
+        {
+            "engine": options.engine_told(report.engine, report.engine_why),
+            "change of alpha": span(report.change_seconds),
+            "frame": span(report.frame_seconds),
+        }
+    )
     if scored:
         click.echo(report.finding())

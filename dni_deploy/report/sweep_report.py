@@ -29,13 +29,17 @@ class Row:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """members, engine; one row for each alpha in the order of the sweep; the best row's index; the files that were written."""
+    """members, engine; one row for each alpha in the order of the sweep; the best row's index; the files that were written.
+
+    engine_why: how the engine came to be the one.
+    """
 
     members: tuple[str, ...]
     engine: str
     rows: tuple[Row, ...]
     best: int | None
     files: tuple[str, ...]
+    engine_why: str = ""
 
     @property
     def change_seconds(self) -> float:
@@ -80,6 +84,7 @@ class SweepReport:
         return {
             "members": list(self.members),
             "engine": self.engine,
+            "engine_why": self.engine_why,
             "best_alpha": None if best is None else dict(zip(self.members, best.shares, strict=True)),
             "best_psnr": None if best is None else json_number(best.psnr),
             "best_is_a_blend": self.interior,

@@ -1,4 +1,4 @@
-"""build: optimize a bundle for this machine ahead of time, and verify it weight by weight."""
+"""build: optimize a bundle for this machine ahead of time, and verify it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dni_deploy.bundle import Bundle
+from dni_deploy.profiles import Profile, Shape
 from dni_deploy.progress import MaybeProgress
-from engines import build_engine, choose
+from engines import ENGINES, build_engine, choose_builder, refuse_unused
 from engines.options import BuildOptions
 
 
@@ -17,17 +18,22 @@ from engines.options import BuildOptions
 class BuildReport:
     """What was built.
 
-    plan     the file that was written, or None where the engine has none to write.
-    road     how weights will reach the running network.
-    weights  live weights, each of which was changed alone and changed the output.
-    error    relative error of a mixed blend against a rebuilt session.
+    engine_why  how the engine came to be the one.
+    plan        the file that was written, or None where the engine has none to write.
+    road        how weights will reach the running network.
+    weights     live weights, each of which was verified to reach the output.
+    error       largest relative error of the verification against its reference, or None.
+    precision, profile   of the plan; None where the engine has no use for them.
     """
 
     engine: str
+    engine_why: str
     plan: str | None
     road: str
     weights: int
     error: float | None
+    precision: str | None
+    profile: str | None
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -38,17 +44,50 @@ def build(
     bundle_path: str | os.PathLike[str],
     *,
     engine: str = "auto",
+    precision: str | None = None,
+    smallest: str | Shape | None = None,
+    tuned: str | Shape | None = None,
+    largest: str | Shape | None = None,
+    strip: bool = False,
+    device: int | None = None,
     threads: int = 0,
     force: bool = False,
     progress: MaybeProgress = None,
 ) -> BuildReport:
     """Write the bundle's plan for this machine, inside the bundle; sessions then open without optimizing again.
 
-    Raises BundleError, EnvironmentProblem, UsageError (the plan exists, or the engine has none), LimitError (no room).
+    engine     a name, or auto: the best one that can run here and has something to build.
+    precision  "fp32" (default) or "fp16".  smallest, tuned, largest: input shapes as in Profile.of.  strip: a plan without
+               weights, which get into it when it is opened.  device: the GPU's number.  All of these for TensorRT alone.
+    Raises BundleError, EnvironmentProblem, UsageError (the plan exists, the engine has none, it has no use for an option that
+    was given, no such shape), EngineError (not what the reference computes), LimitError (no room).
     """
     started = time.perf_counter()
+    choice = choose_builder(engine)
+    shapes = (smallest, tuned, largest)
+    given = {
+        "threads": threads != 0,
+        "precision": precision is not None,
+        "profile": any(shape is not None for shape in shapes),
+        "strip": strip,
+        "device": device is not None,
+    }
+    refuse_unused(choice.name, [name for name, is_given in given.items() if is_given])
     bundle = Bundle.open(bundle_path)
-    name = choose(engine).name
-    built = build_engine(bundle, name, BuildOptions(threads=threads, force=force), progress)
-    plan = None if built.plan is None else str(built.plan)
-    return BuildReport(name, plan, built.road, built.weights, built.error, time.perf_counter() - started)
+    takes = ENGINES[choice.name].takes
+    profile = Profile.of(bundle.signature, *shapes) if "profile" in takes else None
+    options = BuildOptions(
+        threads=threads, precision=precision or "fp32", profile=profile, strip=strip, device=device or 0, force=force
+    )
+    built = build_engine(bundle, choice.name, options, progress)
+    return BuildReport(
+        engine=choice.name,
+        engine_why=choice.why,
+        plan=None if built.plan is None else str(built.plan),
+        road=built.road,
+        weights=built.weights,
+        error=built.error,
+        precision=options.precision if "precision" in takes else None,
+        profile=None if profile is None else str(profile),
+        seconds=time.perf_counter() - started,
+    )

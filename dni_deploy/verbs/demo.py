@@ -71,6 +71,7 @@ class DemoReport:
             "export_s": self.export_seconds,
             "seconds": self.seconds,
             "engine": found["engine"],
+            "engine_why": found["engine_why"],
             "output": self.output,
             "files": list(self.files),
             "rows": found["rows"],

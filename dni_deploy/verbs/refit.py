@@ -15,12 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from dni_deploy.bays import open_door
 from dni_deploy.blend import blend_float64
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import CoefficientsError, LimitError, UsageError, shown
 from dni_deploy.publish import publish_file, write_bytes
 from dni_deploy.variance import VarianceGuard, variance_names
+
+ENGINES = (".plan", ".engine")
+"""What other programs call a serialized TensorRT engine."""
 
 PROTOBUF_LIMIT = (1 << 31) - 1
 """Bytes in one ONNX file; protobuf's own limit."""
@@ -61,6 +65,7 @@ def refit(
     alpha: Alpha,
     output: str | os.PathLike[str],
     *,
+    precision: str | None = None,
     force: bool = False,
     extrapolate: bool = False,
 ) -> RefitReport:
@@ -68,14 +73,25 @@ def refit(
 
     output  NAME.onnx: one self-contained file with float32 weights. NAME.safetensors: a checkpoint with every tensor of the
             first member, floats blended and in its dtypes, integers as they are. Both say members, shares and the bundle's
-            digest in their metadata.
+            digest in their metadata. NAME.plan or NAME.engine: a plain TensorRT engine with the blend in it, for programs that
+            load engines themselves; made from the bundle's plan, so it runs on this kind of GPU and this TensorRT alone.
+    precision  "fp32" or "fp16": which of the bundle's plans to take for a TensorRT engine; None: the newest.
     Raises UsageError (another suffix, an output that exists), CoefficientsError (alpha, or a BatchNorm variance that it
-    makes 0 or negative), LimitError (no room), and what Bundle.open raises.
+    makes 0 or negative), LimitError (no room), EnvironmentProblem (no TensorRT, no GPU, no plan), EngineError (a refit that
+    failed), and what Bundle.open raises.
     """
     start = time.perf_counter()
     target = Path(output)
-    if target.suffix not in (".onnx", ".safetensors"):
-        raise UsageError(f"{shown(target)}: refit writes NAME.onnx or NAME.safetensors, not {shown(target.suffix)!r}.")
+    suffix = target.suffix
+    if suffix not in (".onnx", ".safetensors", *ENGINES):
+        raise UsageError(
+            f"{shown(target)}: refit writes NAME.onnx or NAME.safetensors, and NAME.plan or NAME.engine for TensorRT, "
+            f"not {shown(suffix)!r}."
+        )
+    if precision is not None and suffix not in ENGINES:
+        raise UsageError(
+            f"A precision is for TensorRT engines, NAME.plan or NAME.engine; {shown(target)} holds the blend as it is."
+        )
     bundle = Bundle.open(bundle_path)
     coefficients = Coefficients.parse(alpha, bundle.members, extrapolate=extrapolate)
     with publish_file(target, force=force) as temporary:  # first of all, so that an existing output costs no blend
@@ -90,9 +106,9 @@ def refit(
             "bundle_sha256": bundle.digest,
             "architecture": bundle.architecture,
         }
-        if target.suffix == ".onnx":
+        if suffix != ".safetensors":
             rounded = {name: _rounded(name, blended[name], np.dtype(np.float32)) for name in bundle.weight_names}
-            data = _onnx(bundle, rounded, about)
+            data = _onnx(bundle, rounded, about) if suffix == ".onnx" else _engine(bundle, coefficients.array(), precision)
         else:
             rounded = {name: _rounded(name, blended[name], members[0][name].dtype) for name in keys}
             data = save({**members[0], **rounded}, {"dni_deploy": json.dumps(about)})
@@ -128,6 +144,13 @@ def _onnx(bundle: Bundle, weights: Mapping[str, NDArray[np.float32]], about: Map
         entry = model.metadata_props.add()
         entry.key, entry.value = f"dni_deploy.{key}", value if isinstance(value, str) else json.dumps(value)
     data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _engine(bundle: Bundle, shares: NDArray[np.float64], precision: str | None) -> bytes:
+    """The bundle's TensorRT plan with this blend in it, as TensorRT serializes it."""
+    open_door("engines").choose("tensorrt", bundle)
+    data: bytes = open_door("engines.trt").serialize_refitted(bundle, shares, precision=precision)
     return data
 
 

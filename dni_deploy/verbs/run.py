@@ -45,11 +45,13 @@ class PictureRow:
 class RunReport:
     """What was done: alpha by name, the engine, one row for each picture, and whole seconds without opening the engine.
 
+    engine_why: how the engine came to be the one.
     skipped: files of the input folders that are no pictures by their name.
     """
 
     alpha: dict[str, float]
     engine: str
+    engine_why: str
     pictures: tuple[PictureRow, ...]
     skipped: int
     seconds: float
@@ -65,6 +67,8 @@ def run(
     alpha: Alpha,
     *,
     engine: str = "auto",
+    precision: str | None = None,
+    device: int = 0,
     tile: int | None = None,
     overlap: int | None = None,
     threads: int = 0,
@@ -77,6 +81,7 @@ def run(
     inputs   a file, a folder, or several; of a folder, the pictures directly in it (by suffix), in order of their names.
     output   for a single file, the picture to write (its suffix is the format); else, or if such a folder exists, a folder
              that is made where needed and gets each picture under its own name.
+    engine, precision, device   as in open_session.
     tile, overlap   input pixels, as in run_tiled; None: 512 of the output, and the network's radius.
     force    replace outputs that exist; an input is never replaced.
     Raises before anything is done: UsageError (outputs that exist, coincide or have no known format), InputError (an input is
@@ -84,7 +89,15 @@ def run(
     done, and then PartialResult tells how many and the first; where all fail, the first one's error.
     """
     jobs, skipped = plan(inputs, output, force)
-    with open_session(bundle_path, engine=engine, alpha=alpha, threads=threads, extrapolate=extrapolate) as session:
+    with open_session(
+        bundle_path,
+        engine=engine,
+        alpha=alpha,
+        threads=threads,
+        extrapolate=extrapolate,
+        precision=precision,
+        device=device,
+    ) as session:
         started = time.perf_counter()
         rows: list[PictureRow] = []
         failures: list[DniError] = []
@@ -99,7 +112,7 @@ def run(
                 failures.append(InputError(f"{shown(error.filename or job.target)}: {error.strerror}."))
         tell(progress, len(jobs), len(jobs), "done")
         shares = dict(zip(session.members, session.alpha.shares, strict=True))
-        report = RunReport(shares, session.engine.name, tuple(rows), skipped, time.perf_counter() - started)
+        report = RunReport(shares, session.engine.name, session.why, tuple(rows), skipped, time.perf_counter() - started)
     if failures and len(failures) == len(jobs):
         raise (
             failures[0] if len(jobs) == 1 else type(failures[0])(f"None of {len(jobs)} pictures was done. First: {failures[0]}")

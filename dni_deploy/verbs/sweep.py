@@ -42,6 +42,8 @@ def sweep(
     html: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
     engine: str = "auto",
+    precision: str | None = None,
+    device: int = 0,
     tile: int | None = None,
     overlap: int | None = None,
     threads: int = 0,
@@ -55,6 +57,7 @@ def sweep(
     Two members: alpha 0 to 1, the first member's share. More members: from each to the next, in family order, with `steps`
     alphas on each way (where two ways meet, the member stands once).
     reference   a clean picture of the output's size: adds PSNR and the best alpha.  html, plot: files to write.
+    engine, precision, device   as in open_session.
     title, levels: a heading, and PSNR values by name to draw as lines for comparison.
     Raises UsageError (outputs that exist or have no known format, steps out of 2 to 1001, a plot without a reference),
     MismatchError (the reference's size), and what read_picture and open_session raise; nothing is written then.
@@ -62,11 +65,11 @@ def sweep(
     outputs = _check_outputs(output, html, plot, reference, steps, force)
     source = read_picture(picture)
     clean = None if reference is None else read_picture(reference).rgb
-    with open_session(bundle_path, engine=engine, threads=threads) as session:
+    with open_session(bundle_path, engine=engine, threads=threads, precision=precision, device=device) as session:
         path = alphas(len(session.members), steps)
         _check_sizes(session, source.rgb, clean, len(path))
         frames, rows = measure(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
-        report = SweepReport(session.members, session.engine.name, rows, best_of(rows), outputs)
+        report = SweepReport(session.members, session.engine.name, rows, best_of(rows), outputs, session.why)
     heading = (
         title
         or f"{Path(picture).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
@@ -110,10 +113,10 @@ def measure(
         generation = session.generation
         started = time.perf_counter()
         session.alpha = shares
+        session.settle()  # on a GPU the change would else be queued, and counted as the frame's
+        changed = time.perf_counter()
         frames.append(run_tiled(session, frame, session.signature, tile, overlap))
-        seconds = time.perf_counter() - started
-        change = session.change_seconds if session.generation != generation else 0.0
-        taken.append((change, seconds - change))
+        taken.append((changed - started if session.generation != generation else 0.0, time.perf_counter() - changed))
     return frames, tuple(
         Row(
             shares,
