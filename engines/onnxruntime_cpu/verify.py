@@ -20,22 +20,13 @@ from dni_deploy.signature import Signature
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.in_place import InPlaceEngine
 from engines.onnxruntime_cpu.layout import NotInPlace
+from engines.probe import mixed_shares, probe_input, relative_error
 
 TOLERANCE = 1e-4
 """Of the output's largest value: float32 sums in another order differ by 1e-7 to 1e-5 over hundreds of layers, while the
 smallest mistake that was ever seen (BatchNorm folded before blending) is 5e-3."""
 
 PROBE_SIDES = (4, 8, 16, 32, 64)
-
-
-def probe_input(signature: Signature, side: int, seed: int = 0) -> NDArray[np.float32]:
-    """A random input within the network's range: float32 (1, C, side, side), or (1, C, 1, 1) for a latent."""
-    rng = np.random.default_rng(seed)
-    if signature.kind == "latent":
-        return rng.standard_normal((1, signature.input_channels, 1, 1)).astype(np.float32)
-    side = -(-side // signature.multiple) * signature.multiple
-    span = signature.high - signature.low
-    return (signature.low + span * rng.random((1, signature.input_channels, side, side))).astype(np.float32)
 
 
 def verify_blend(
@@ -45,15 +36,14 @@ def verify_blend(
 
     Returns the relative error. Raises NotInPlace where it is above TOLERANCE. Leaves slot 0 refitted.
     """
-    shares = np.linspace(1.0, 2.0, len(members))
-    shares /= shares.sum()
+    shares = mixed_shares(len(members))
     reference = runtime.session(runtime.bind(graph, blend_float64(members, shares)))
     engine.refit(0, shares)
     error = np.inf
     for sides in (PROBE_SIDES, PROBE_SIDES[-2:]):  # InstanceNorm over a few pixels magnifies rounding: ask a larger picture too
         x, expected = _smallest(signature, partial(runtime.run, reference), sides)
         got = engine.infer(0, x)
-        error = float(np.abs(got - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+        error = relative_error(got, expected)
         if error <= TOLERANCE:
             return error
     raise NotInPlace(f"the blended optimized weights give another picture than a rebuilt session, by {error:.1e}")

@@ -1,12 +1,261 @@
-"""Plan: a built TensorRT engine on disk, with the header that says what it was built from and for."""
+"""Plan: a built TensorRT engine on disk, with the header that says what it was built from and for.
+
+    magic line | length of the header, 8 bytes | header, JSON | SHA-256 of header and engine, 32 bytes | engine
+
+TensorRT loads an engine as it is, machine code included, so a plan is as good as a program: it is refused where somebody else could
+have written it (as ssh does with its keys), and where a byte has changed.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from dni_deploy.bundle import Bundle
+from dni_deploy.errors import BundleError, EnvironmentProblem, MismatchError, RefusedError, shown
+from dni_deploy.profiles import Profile
+from dni_deploy.publish import publish_file
+from engines.cuda import driver
+from engines.source import fingerprint
+
+MAGIC = b"dni-deploy plan for tensorrt, version 1\n"
+KINDS = ("refit", "inputs", "graph", "constant")
+SOURCE = ("lowering", "recipes.py", "graphs.py", "trt/builder.py")
+"""Our own code that decides what is in a plan."""
+HEADER_LIMIT = 1 << 24
 
 
-def find_plan(bundle: Bundle, kind: str, precision: str | None = None) -> Path | None:
-    """The bundle's newest plan of this kind for this GPU and this TensorRT, or None."""
-    raise NotImplementedError
+@dataclass(frozen=True)
+class Target:
+    """What a plan fits: the bundle's graph, this machine's GPU and TensorRT, and our own code.
+
+    members  digests of the members' files where the plan holds their weights, else empty: a "refit" or "inputs" plan
+             serves every family on the same graph.
+    """
+
+    kind: str
+    graph: str
+    names: str
+    members: tuple[str, ...]
+    tensorrt: str
+    gpu: str
+    capability: tuple[int, int]
+    source: str
+
+    @classmethod
+    def of(cls, bundle: Bundle, kind: str, device: int = 0) -> Target:
+        """What a plan of this kind must be for, here and now. Raises EnvironmentProblem where there is no such GPU."""
+        found = driver.ask()
+        if isinstance(found, str):
+            raise EnvironmentProblem(f"TensorRT cannot run here: {found}.")
+        if device >= len(found.devices):
+            raise EnvironmentProblem(f"There is no GPU number {device}; the driver sees {len(found.devices)}, from 0.")
+        import tensorrt  # late: it takes a second, and most bundles have no plan at all
+
+        manifest = bundle.manifest
+        holds = kind in ("graph", "constant")
+        return cls(
+            kind=kind,
+            graph=manifest.graph.sha256,
+            names=sha256("\0".join(bundle.weight_names).encode()).hexdigest(),
+            members=tuple(member.stored.sha256 for member in manifest.members) if holds else (),
+            tensorrt=str(tensorrt.__version__),
+            gpu=found.devices[device][0],
+            capability=found.devices[device][1],
+            source=fingerprint(*SOURCE),
+        )
+
+
+@dataclass(frozen=True)
+class Header:
+    """target: what it fits. lowered: digest of the graph that TensorRT got. weights: name, type and count of each that changes."""
+
+    target: Target
+    precision: str
+    profile: Profile
+    strip: bool
+    lowered: str
+    weights: tuple[tuple[str, str, int], ...]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Header:
+        """Raises ValueError, KeyError or TypeError where it is none."""
+        fields = json.loads(data)
+        target, profile = fields["target"], fields["profile"]
+        target["members"], target["capability"] = tuple(target["members"]), tuple(target["capability"])
+        return cls(
+            target=Target(**target),
+            precision=str(fields["precision"]),
+            profile=Profile(*(_shape(profile[name]) for name in ("smallest", "tuned", "largest"))),
+            strip=bool(fields["strip"]),
+            lowered=str(fields["lowered"]),
+            weights=tuple((str(name), str(dtype), int(count)) for name, dtype, count in fields["weights"]),
+        )
+
+    @property
+    def key(self) -> str:
+        """Sixteen hex digits that tell it from every other plan of the bundle."""
+        told = asdict(self)
+        told.pop("weights")  # the lowered graph has them
+        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A header, and the serialized engine that belongs to it."""
+
+    header: Header
+    engine: bytes
+
+
+def _shape(sizes: Any) -> tuple[int, int, int, int]:
+    batch, channels, height, width = map(int, sizes)
+    return batch, channels, height, width
+
+
+def plan_path(bundle: Bundle, header: Header) -> Path:
+    """Where the plan with this header is, or would be."""
+    return bundle.path / "plans" / f"tensorrt-{header.target.kind}-{header.precision}-{header.key}.plan"
+
+
+def find_plan(bundle: Bundle, kind: str, precision: str | None = None, device: int = 0) -> Path | None:
+    """The bundle's newest plan of this kind (and precision) for this GPU and this TensorRT, or None. Not read but for its header.
+
+    TensorRT is imported only where there is a plan to compare with it; the driver must have been asked before.
+    """
+    paths = list((bundle.path / "plans").glob(f"tensorrt-{kind}-*.plan"))
+    if not paths:
+        return None
+    target = Target.of(bundle, kind, device)
+    fitting = [
+        (changed, path)
+        for path, changed, header in _headers(paths)
+        if header.target == target and precision in (None, header.precision)
+    ]
+    return max(fitting)[1] if fitting else None
+
+
+def _headers(paths: list[Path]) -> Iterator[tuple[Path, int, Header]]:
+    """Path, time of change and header of each that has one."""
+    for path in paths:
+        try:
+            descriptor = _open(path)
+        except OSError:
+            continue
+        with os.fdopen(descriptor, "rb") as file:
+            try:
+                if file.read(len(MAGIC)) != MAGIC:
+                    continue
+                length = int.from_bytes(file.read(8), "little")
+                if length <= HEADER_LIMIT:
+                    yield path, os.fstat(file.fileno()).st_mtime_ns, Header.from_bytes(file.read(length))
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                continue
+
+
+def write_plan(bundle: Bundle, plan: Plan, *, force: bool = False) -> Path:
+    """Write the plan, readable and writable by us alone. Raises UsageError (exists), LimitError (no room), InputError."""
+    path = plan_path(bundle, plan.header)
+    path.parent.mkdir(exist_ok=True)
+    header = plan.header.to_bytes()
+    with publish_file(path, force=force) as temporary:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+                file.write(MAGIC + len(header).to_bytes(8, "little") + header + _digest(header, plan.engine))
+                file.write(plan.engine)
+        except OSError as error:  # write and close do not name the file themselves
+            raise OSError(error.errno, error.strerror, os.fspath(temporary)) from error
+    return path
+
+
+def read_plan(path: Path, target: Target) -> Plan:
+    """The plan at this path, checked before TensorRT sees a byte of it.
+
+    Raises RefusedError (somebody else may have written it), BundleError (not a plan, or damaged), MismatchError (it is for
+    another graph, GPU or TensorRT).
+    """
+    try:
+        descriptor = _open(path)
+    except FileNotFoundError:
+        raise BundleError(f"{shown(path)} does not exist; build it with dni-deploy build.") from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise RefusedError(f"{shown(path)} is a link or no plain file, and a plan is a program: refused.") from None
+        raise BundleError(f"{shown(path)} cannot be read ({error.strerror}).") from None
+    with os.fdopen(descriptor, "rb") as file:
+        _check_ownership(path, os.fstat(file.fileno()))
+        data = file.read()
+    if not data.startswith(MAGIC):
+        raise BundleError(f"{shown(path)} is not a plan that this version of dni-deploy wrote; remove it and build again.")
+    start = len(MAGIC) + 8
+    length = int.from_bytes(data[len(MAGIC) : start], "little")
+    header, digest, engine = data[start : start + length], data[start + length :][:32], data[start + length + 32 :]
+    if length > HEADER_LIMIT or digest != _digest(header, engine):
+        raise BundleError(f"{shown(path)} is damaged; build it again with dni-deploy build --force.")
+    try:
+        plan = Plan(Header.from_bytes(header), engine)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BundleError(f"{shown(path)} is damaged; build it again with dni-deploy build --force.") from None
+    _check_target(path, plan.header.target, target)
+    return plan
+
+
+def _open(path: Path) -> int:
+    """Open for reading, never a link and never waiting on a pipe."""
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    return os.open(path, flags)
+
+
+def _check_ownership(path: Path, about: os.stat_result) -> None:
+    """Of the open file, so that it cannot be exchanged in between."""
+    if not stat.S_ISREG(about.st_mode):
+        raise RefusedError(f"{shown(path)} is not a plain file, and a plan is a program: refused.")
+    if not hasattr(os, "geteuid"):  # Windows has other means, and a profile folder of one's own
+        return
+    if about.st_uid not in (os.geteuid(), 0):
+        raise RefusedError(
+            f"{shown(path)} belongs to user {about.st_uid}, and a plan is a program: refused; build your own with dni-deploy build."
+        )
+    if about.st_mode & 0o022:
+        raise RefusedError(
+            f"{shown(path)} can be written by others (mode {stat.S_IMODE(about.st_mode):04o}), and a plan is a program: refused; "
+            "build it again, or, if you trust it, chmod 600."
+        )
+
+
+def _check_target(path: Path, built: Target, here: Target) -> None:
+    for what, one, other in (
+        ("for the engine of kind", built.kind, here.kind),
+        ("for the GPU", f"{built.gpu} ({_dotted(built)})", f"{here.gpu} ({_dotted(here)})"),
+        ("by TensorRT", built.tensorrt, here.tensorrt),
+    ):
+        if one != other:
+            raise MismatchError(
+                f"{shown(path)} was built {what} {shown(one)}, and this is {shown(other)}; build it again with dni-deploy build."
+            )
+    if built != here:
+        what = {True: "another bundle", False: "another version of dni-deploy"}[built.source == here.source]
+        raise MismatchError(f"{shown(path)} was built from {what}; build it again with dni-deploy build.")
+
+
+def _dotted(target: Target) -> str:
+    return ".".join(map(str, target.capability))
+
+
+def _digest(header: bytes, engine: bytes) -> bytes:
+    digest = sha256(header)
+    digest.update(engine)
+    return digest.digest()

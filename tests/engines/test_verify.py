@@ -20,7 +20,8 @@ from engines.onnxruntime_cpu.arena import aligned
 from engines.onnxruntime_cpu.in_place import InPlaceEngine
 from engines.onnxruntime_cpu.layout import Layout, NotInPlace, Slot, find_layout
 from engines.onnxruntime_cpu.lowering import lower
-from engines.onnxruntime_cpu.verify import TOLERANCE, probe_input, verify_blend, verify_each, verify_effect
+from engines.onnxruntime_cpu.verify import TOLERANCE, verify_blend, verify_each, verify_effect
+from engines.probe import probe_input
 from engines.recipes import Recipes
 from tests.engines.conftest import NAMES, Case, in_place
 from tests.engines.graphs import HAND

@@ -1,0 +1,57 @@
+"""Building: a bundle's plan for this GPU and this TensorRT: built, verified through the engine that will run it, then written."""
+
+from __future__ import annotations
+
+import os
+
+from dni_deploy.bundle import Bundle
+from dni_deploy.errors import UsageError, shown
+from dni_deploy.profiles import Profile
+from dni_deploy.progress import MaybeProgress, tell
+from engines import Built
+from engines.cuda.device import Device
+from engines.options import BuildOptions, EngineOptions
+from engines.trt.builder import Order, build
+from engines.trt.engines import ENGINES
+from engines.trt.features import features
+from engines.trt.network import Network
+from engines.trt.plan import Header, Plan, Target, plan_path, write_plan
+from engines.trt.verify import Reference, verify_first, verify_members
+
+
+def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: MaybeProgress = None) -> Built:
+    """Minutes for a large network. Nothing is written where the verification fails.
+
+    Raises UsageError (it exists and force is off, or the profile does not fit), EngineError, EnvironmentProblem, LimitError.
+    """
+    found = features()
+    precision, profile = options.precision, options.profile or Profile.of(bundle.signature)
+    tell(progress, 0, 1, "lowering the graph")
+    network = Network.of(bundle, kind, found.graph_precision(precision))
+    header = Header(
+        target=Target.of(bundle, kind, options.device),
+        precision=precision,
+        profile=profile,
+        strip=options.strip and kind == "refit",
+        lowered=network.lowered.digest(),
+        weights=network.weights,
+    )
+    path = plan_path(bundle, header)
+    if os.path.lexists(path) and not options.force:
+        raise UsageError(f"{shown(path)} exists; give --force to build it again. Nothing was written.")
+    order = Order(network.model(), profile, precision, network.names if kind == "refit" else (), header.strip)
+    device = Device.open(options.device)
+    try:
+        with device:
+            plan = Plan(header, build(order, found, progress))
+    finally:
+        device.close()
+    tell(progress, 0, 1, "comparing with ONNX Runtime")
+    engine = ENGINES[kind](network, plan, EngineOptions(slots=1, device=options.device), found)
+    try:
+        reference = Reference(bundle, network.members, profile)
+        verify = verify_first if kind == "constant" else verify_members
+        error = verify(engine, reference, precision)
+    finally:
+        engine.close()
+    return Built(write_plan(bundle, plan, force=options.force), engine.road, len(network.names) if engine.blends else 0, error)

@@ -1,0 +1,70 @@
+"""Network: what TensorRT is given of a bundle, in each of the four ways to run a family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from dni_deploy.bundle import Bundle
+from dni_deploy.errors import EngineError, shown
+from engines.graphs import alpha_as_input, weights_as_inputs
+from engines.lowering.gpu import Lowered, lower_for_gpu, overflowing
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """kind: "refit", "inputs", "graph" or "constant". lowered: the bundle's graph for a GPU, with how its weights are made."""
+
+    kind: str
+    lowered: Lowered
+    members: Sequence[Tensors]
+
+    @classmethod
+    def of(cls, bundle: Bundle, kind: str, graph_precision: str) -> Network:
+        """graph_precision: of the graph that TensorRT reads, "fp32" or "fp16". Raises EngineError where float16 cannot hold a weight."""
+        members = [bundle.weights(member) for member in bundle.members]
+        # A graph that blends by itself cannot know of a fold.
+        lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, graph_precision, fold=kind != "graph")
+        if graph_precision == "fp16":
+            beyond = overflowing(lowered, members)
+            if beyond:
+                raise EngineError(
+                    f"{len(beyond)} weights may go beyond 65504, the largest float16, first {shown(beyond[0])!r}; "
+                    "build with --precision fp32."
+                )
+        return cls(kind, lowered, members)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The weights that change with alpha, in the graph's order."""
+        return tuple(weight.name for weight in self.lowered.weights)
+
+    @property
+    def weights(self) -> tuple[tuple[str, str, int], ...]:
+        """Name, type and count of each."""
+        return tuple((weight.name, str(weight.dtype), weight.count) for weight in self.lowered.weights)
+
+    def model(self) -> onnx.ModelProto:
+        """The graph to build, with data in every initializer."""
+        lowered = self.lowered
+        if self.kind == "inputs":
+            return weights_as_inputs(lowered.graph, self.names)
+        if self.kind == "graph":
+            return alpha_as_input(lowered.graph, self.names, [lowered.recipes.values(tensors) for tensors in self.members])
+        return lowered.bound(lowered.recipes.values(self.members[0]))
+
+    def constants(self) -> dict[str, NDArray[Any]]:
+        """What the graph holds besides the weights, by the names under which TensorRT may ask for it back at a refit."""
+        graph, weights = self.lowered.graph.graph, set(self.names)
+        found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name not in weights}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        return found

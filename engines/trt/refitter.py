@@ -1,0 +1,115 @@
+"""Refitter: hands a slot's blended weights to its engine.
+
+From TensorRT 9.1 on, the engine is told once where in device memory each weight lies; from then on a refit is one call that is
+queued behind the blend. Before (8.6), weights pass through page-locked host memory, and the call waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorrt as trt
+from numpy.typing import NDArray
+
+from dni_deploy.errors import EngineError, shown
+from engines.trt.features import Features
+from engines.trt.messages import failed, messages
+from engines.trt.weights import Source
+
+TYPES = {np.dtype(np.float32): "FLOAT", np.dtype(np.float16): "HALF"}
+FRESH = 256
+"""Refits on host weights after which a new trt.Refitter is made: the binding keeps a reference per weight and call for its
+life (keep_alive in pyCore.cpp), 700 of them per refit for RRDBNet."""
+
+
+class Refitter:
+    """For one engine and one set of weights that lie still. The caller holds the device.
+
+    source     where the blended weights lie, under every name that shall be supplied.
+    constants  the graph's other initializers: a TensorRT that makes every constant refittable wants all of them back.
+    Raises EngineError where the engine's weights and ours are not the same ones, by name, count and type.
+    """
+
+    def __init__(
+        self, engine: Any, source: Source, constants: Mapping[str, NDArray[Any]], features: Features, stream: Any
+    ) -> None:
+        self._engine, self._source, self._features, self._stream = engine, source, features, stream
+        self._refits = 0
+        self._refitter: Any = trt.Refitter(engine, messages())
+        wanted = list(self._refitter.get_all_weights())
+        _same_names(wanted, source.names, constants)
+        # Kept: TensorRT reads them at each refit, from where they lie.
+        self._constants = {name: np.array(constants[name]).reshape(-1) for name in wanted if name in constants}
+        if features.device_weights:
+            for name in source.names:
+                self._set_device(name)
+            for name, value in self._constants.items():
+                self._set_host(name, value)
+
+    def refit(self) -> None:
+        """Queue a refit of every weight with what the stream has in `source` by then; on 8.6 it is over when this returns.
+
+        Raises EngineError; some weights may have changed then, and only a whole refit makes the engine usable again.
+        """
+        if not self._features.device_weights:
+            self._refit_host()
+        elif not self._refitter.refit_cuda_engine_async(self._stream.handle):
+            raise failed("refit the engine")
+
+    def trust(self) -> None:
+        """Leave out TensorRT's own look at the values from now on, which costs time at every refit. After a verified refit only."""
+        if self._features.device_weights:
+            self._refitter.weights_validation = False
+
+    def close(self) -> None:
+        self._refitter = None
+        self._engine = None
+
+    def _set_device(self, name: str) -> None:
+        dtype, count = self._source.dtype(name), self._source.count(name)
+        kind = getattr(trt.DataType, TYPES[dtype])
+        if self._features.prototype:
+            prototype = self._refitter.get_weights_prototype(name)
+            if prototype.dtype != kind or prototype.size != count:
+                raise EngineError(
+                    f"The plan has the weight {shown(name)!r} as {prototype.size} numbers of {prototype.dtype}, "
+                    f"and the bundle as {count} of {dtype}; build the plan again."
+                )
+        weights = trt.Weights(kind, self._source.pointer(name), count)
+        if not self._refitter.set_named_weights(name, weights, trt.TensorLocation.DEVICE):
+            raise failed(f"take the weight {shown(name)!r} ({count} of {dtype}) from device memory")
+
+    def _set_host(self, name: str, value: NDArray[Any]) -> None:
+        if not self._refitter.set_named_weights(name, trt.Weights(value)):
+            raise failed(f"take the weight {shown(name)!r} ({value.size} of {value.dtype})")
+
+    def _refit_host(self) -> None:
+        self._refits += 1
+        if self._refits % FRESH == 0:
+            self._refitter = None
+            self._refitter = trt.Refitter(self._engine, messages())
+        for name, value in self._source.on_host(self._stream).items():  # waits for the blend
+            self._set_host(name, value)
+        for name, value in self._constants.items():
+            self._set_host(name, value)
+        if not self._refitter.refit_cuda_engine():
+            raise failed("refit the engine")
+
+
+def _same_names(wanted: Sequence[str], supplied: Sequence[str], constants: Mapping[str, NDArray[Any]]) -> None:
+    """Every weight that changes must be one that the engine takes, and every weight that it takes one that we have."""
+    lacking = [name for name in supplied if name not in set(wanted)]
+    unknown = [name for name in wanted if name not in set(supplied) and name not in constants]
+    if lacking or unknown:
+        told = []
+        if lacking:
+            told.append(f"{len(lacking)} of the bundle's {len(supplied)} weights are not in it, first {_some(lacking)}")
+        if unknown:
+            told.append(f"{len(unknown)} of its weights are not the bundle's, first {_some(unknown)}")
+        raise EngineError(f"The plan's weights are not the bundle's: {'; '.join(told)}. Build the plan again.")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(repr(shown(name)) for name in names[:3])
