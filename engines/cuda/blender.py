@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from dni_deploy.errors import EngineError, LimitError
 from engines.cuda.buffer import Buffer
 from engines.cuda.device import Device
-from engines.cuda.kernels import BLEND, BLOCK, FOLD, MAX_MEMBERS, Kernels, grid, name, tile
+from engines.cuda.kernels import BLEND, BLOCK, FOLD, HEAD, MAX_MEMBERS, TAIL, Kernels, grid, name, tile
 from engines.cuda.layout import DeviceLayout, Region
 from engines.recipes import Recipes
 
@@ -112,22 +114,27 @@ def _dtype(region: Region, recipes: Recipes, members: Sequence[Mapping[str, NDAr
 
 
 class _Launch:
-    """What a region's kernel is launched with; only output, members and shares change from call to call."""
+    """What a region's kernel is launched with. Only addresses of the arena, members and shares change from call to call."""
 
     def __init__(self, kernels: Kernels, members: Members, region: Region, dtype: np.dtype[Any], pointers: list[int]) -> None:
         scaled = region.kind == "fold"
-        self.offset = region.offset
-        self.pointers = np.array(pointers, np.uint64)
+        self.offset, self.count, self.lines = region.offset, region.count, members.lines.get(region, 0)
+        self.addresses = _addresses(pointers)
         self.bytes_per_member = region.count * dtype.itemsize
         self.bytes_besides = region.count * region.dtype.itemsize + (region.count // 8 if scaled else 0)
-        self.template = np.zeros((), BLEND)
-        self.template["count"] = region.count
-        self.template["lines"] = members.lines.get(region, 0)
-        # By the number of members that are read.
-        self.functions = [
-            kernels.function(name(dtype, region.dtype, max(n, 1), scaled=scaled)) for n in range(members.count + 1)
-        ]
-        self.grids = [grid(region.count, tile(dtype, n, scaled=scaled)) for n in range(members.count + 1)]
+        # By the number of members that are read, from 1.
+        counts = range(1, members.count + 1)
+        self.functions = [None, *(kernels.function(name(dtype, region.dtype, n, scaled=scaled), BLEND) for n in counts)]
+        self.grids = [None, *(grid(region.count, tile(dtype, n, scaled=scaled)) for n in counts)]
+
+
+def _addresses(pointers: list[int]) -> list[bytes]:
+    return [pointer.to_bytes(8, sys.byteorder) for pointer in pointers]
+
+
+def _chosen(addresses: list[bytes], used: list[int]) -> bytes:
+    """The addresses of the members that are read, in the space for all of them."""
+    return b"".join([addresses[index] for index in used]).ljust(8 * MAX_MEMBERS, b"\0")
 
 
 class DeviceBlender:
@@ -139,12 +146,9 @@ class DeviceBlender:
         self._members = members
         self._scale_offset = layout.scale_offset
         self._launches = [_Launch(kernels, members, *region) for region in members.regions]
-        self._fold = kernels.function("fold") if layout.channels else None
-        self._fold_template = np.zeros((), FOLD)
-        self._fold_template["count"] = layout.channels
-        self._fold_template["places"] = members.places
+        self._fold = kernels.function("fold", FOLD) if layout.channels else None
         self._fold_grid = grid(layout.channels, BLOCK[0])
-        self._statistics = np.array(members.statistics, np.uint64)
+        self._statistics = _addresses(members.statistics)
         # A variance that is not positive in a member itself is looked at whatever the shares are.
         self._doubtful = members.variance is not None and not bool((members.variance > 0).all())
 
@@ -155,33 +159,29 @@ class DeviceBlender:
         member's numbers as they are. Raises EngineError (a blended variance that is not positive), and then nothing was
         queued, or where the driver refuses a launch, and then the arena is to be blended again.
         """
-        used = np.flatnonzero(shares)
+        # Plain bytes and lists: with NumPy's records this would take longer than the kernel of a small network.
+        each = shares.tolist()
+        used = [index for index, share in enumerate(each) if share != 0.0]
         count = len(used)
-        if shares.shape != (self._members.count,) or count == 0:
-            raise EngineError(f"{shares.shape} shares, {count} of them not 0, for {self._members.count} members.")
-        self._check_variance(shares, used)
-        chosen = shares[used]
+        if len(each) != self._members.count or count == 0:
+            raise EngineError(f"{len(each)} shares, {count} of them not 0, for {self._members.count} members.")
         arena = live.buffer.pointer
         if arena == 0:
             raise EngineError("The slot's weights were freed.")
+        self._check_variance(shares, each, used)
+        chosen = [each[index] for index in used]
+        scale, tail = arena + self._scale_offset, TAIL.pack(count, 0)
         try:
             if self._fold is not None:
-                struct = self._fold_template.copy()
-                struct["live"] = arena
-                struct["scale"] = arena + self._scale_offset
-                struct["members"] = count
-                struct["member"][:count] = self._statistics[used]
-                struct["share"][:count] = chosen
-                self._fold(struct[()], block=BLOCK, grid=self._fold_grid, stream=stream)
-            narrow = chosen.astype(np.float32)
+                head = HEAD.pack(arena, self._members.places, scale, self._members.layout.channels)
+                doubles = struct.pack(f"={count}d", *chosen).ljust(8 * MAX_MEMBERS, b"\0")
+                data = np.void(b"".join((head, _chosen(self._statistics, used), doubles, tail)))
+                self._fold.prepared_async_call(self._fold_grid, BLOCK, stream, data)
+            singles = struct.pack(f"={count}f", *chosen).ljust(4 * MAX_MEMBERS, b"\0")
             for launch in self._launches:
-                struct = launch.template.copy()
-                struct["out"] = arena + launch.offset
-                struct["scale"] = arena + self._scale_offset
-                struct["members"] = count
-                struct["member"][:count] = launch.pointers[used]
-                struct["share"][:count] = narrow
-                launch.functions[count](struct[()], block=BLOCK, grid=launch.grids[count], stream=stream)
+                head = HEAD.pack(arena + launch.offset, launch.lines, scale, launch.count)
+                data = np.void(b"".join((head, _chosen(launch.addresses, used), singles, tail)))
+                launch.functions[count].prepared_async_call(launch.grids[count], BLOCK, stream, data)
         except cuda.Error as error:
             raise EngineError(f"The blend could not be queued: {error}.") from error
 
@@ -191,10 +191,10 @@ class DeviceBlender:
         folds = self._members.layout.channels * (used * 40 + 16)
         return folds + sum(used * launch.bytes_per_member + launch.bytes_besides for launch in self._launches)
 
-    def _check_variance(self, shares: NDArray[np.float64], used: NDArray[np.intp]) -> None:
+    def _check_variance(self, shares: NDArray[np.float64], each: list[float], used: list[int]) -> None:
         variance = self._members.variance
         # Between variances that are positive lies nothing else; outside 0..1 there is.
-        if variance is None or (not self._doubtful and shares.min() >= 0.0):
+        if variance is None or (not self._doubtful and min(each) >= 0.0):
             return
         if not bool((shares[used] @ variance[used] > 0).all()):
             raise EngineError("A BatchNorm's blended variance is not positive at this alpha.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -56,7 +57,8 @@ FOLD = np.dtype(
         ("padding", "u4"),
     ]
 )
-"""The kernels' only arguments; see blend.cu."""
+"""The kernels' only arguments; see blend.cu. Both are: head, members' addresses, shares, tail."""
+HEAD, TAIL = struct.Struct("=4Q"), struct.Struct("=2I")
 
 
 def short(dtype: np.dtype[Any]) -> str:
@@ -88,10 +90,13 @@ class Kernels:
             device.modules[key] = cuda.module_from_buffer(machine_code(device.architecture))
         self._module = device.modules[key]
 
-    def function(self, name: str) -> Any:
-        """function(struct, block=, grid=, stream=). Raises EngineError."""
+    def function(self, name: str, argument: np.dtype[Any]) -> Any:
+        """A kernel for `prepared_async_call(grid, BLOCK, stream, argument)`, which is a numpy.void. Raises EngineError.
+
+        The prepared call takes less than half the time of the plain one, which looks at its arguments anew.
+        """
         try:
-            return self._module.get_function(name)
+            return self._module.get_function(name).prepare([f"{argument.itemsize}s"])
         except cuda.Error as error:
             raise EngineError(f"The compiled blend.cu has no kernel {name!r}: {error}.") from error
 
