@@ -8,6 +8,7 @@ launch, or those at the capture: nothing is promised, so `FakeGpu.trt.graphs_see
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tests.fakes import gpu as machine
@@ -141,7 +142,7 @@ class Library:
         for work in held:
             if work.kind == "execute" and self._gpu.trt is not None:
                 self._gpu.trt.launched(queue, work)
-            self._gpu.scheduler.add(queue, Work(f"{work.label} in a graph", work.run, work.owner, work.kind))
+            self._gpu.scheduler.add(queue, replace(work, label=f"{work.label} in a graph"))
         return 0
 
     def _cuGraphExecDestroy(self, executable: Any) -> int:

@@ -14,7 +14,6 @@ from tests.fakes import pycuda_driver
 
 MAGIC = b"\x7fELF fake cubin\n"
 SOURCE = Path(__file__).parents[2] / "engines" / "cuda" / "blend.cu"
-KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
 ARCHITECTURE = re.compile(r"sm_\d+[af]?")
 
 
@@ -51,7 +50,9 @@ def compile(
         raise pycuda_driver.CompileError(f"nvcc compilation failed: {arch} is not an architecture", [nvcc])
     if source != SOURCE.read_text(encoding="utf-8"):
         raise pycuda_driver.CompileError("the fake compiler knows engines/cuda/blend.cu and nothing else", [nvcc])
-    content = {"arch": arch, "kernels": KERNEL.findall(source)}
+    from tests.engines.cuda import host
+
+    content = {"arch": arch, "kernels": host.kernels()}
     text = json.dumps(content).encode()
     return MAGIC + hashlib.sha256(text).digest() + text
 

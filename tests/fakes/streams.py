@@ -31,7 +31,10 @@ class Record:
 
 @dataclass(eq=False)
 class Work:
-    """run is called once, in whatever thread makes the queue move. `owner` is the object whose work it is (a TensorRT engine)."""
+    """run is called once, in whatever thread makes the queue move.
+
+    owner      the object whose work it is (a TensorRT engine); context: a weak reference to that engine's context.
+    """
 
     label: str
     run: Callable[[], None]
@@ -39,6 +42,7 @@ class Work:
     kind: str = ""
     after: Record | None = None
     number: int = -1
+    context: Any = None
 
 
 @dataclass(eq=False)

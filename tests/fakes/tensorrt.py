@@ -1,10 +1,152 @@
-"""TensorRT: nothing yet."""
+"""TensorRT: a stand-in with the classes, enums and rules of 8.6, 10.16 or 11.4, whose engines run on the CPU.
+
+What is wrong is answered as TensorRT answers it (False, None, a TypeError, a sentence in the log); what TensorRT leaves
+undefined is reported to the fake GPU. Every call is kept, to be held against the real bindings (tests/fakes/trt/record.py).
+"""
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from tests.fakes.trt import engine, enums, network, record, refitter, values
 
-def fill(module: ModuleType, version: str, gpu: Any) -> None:
-    return None
+VERSIONS = {"8.6": "8.6.1", "10.16": "10.16.1.11", "11.4": "11.4.0.106"}
+CLASSES = (
+    values.ILogger,
+    values.Logger,
+    values.IProgressMonitor,
+    values.Dims,
+    values.IHostMemory,
+    values.Weights,
+    network.ITensor,
+    network.ILayer,
+    network.INetworkDefinition,
+    network.ParserError,
+    network.OnnxParser,
+    network.IOptimizationProfile,
+    network.ITimingCache,
+    network.IBuilderConfig,
+    network.Builder,
+    engine.Runtime,
+    engine.ICudaEngine,
+    engine.IExecutionContext,
+    refitter.Refitter,
+)
+FROM_10 = ("IProgressMonitor",)
+"""Classes that 8.6 lacks."""
+
+TYPES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int64": "INT64", "int8": "INT8", "bool": "BOOL"}
+
+
+class State:
+    """Switches for tests, and counts.
+
+    graphs_see_refits   whether a captured graph uses the weights of the latest refit, or those at the capture.
+    evaluator           a function (inputs, weights) -> outputs by name, to be used instead of ONNX Runtime, with `shapes`.
+    fail                {"set": k} or {"execute": k}: the k-th next such call fails, counting from 0; {"refit": k}: the next refit
+                        stops after k weights and answers False.
+    """
+
+    def __init__(self, gpu: Any, version: str) -> None:
+        self.gpu, self.version = gpu, version
+        self.graphs_see_refits = True
+        self.evaluator: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None = None
+        self.shapes: Callable[[dict[str, tuple[int, ...]]], dict[str, tuple[int, ...]]] | None = None
+        self.fail: dict[str, int] = {}
+        self.builds = self.contexts = self.executions = 0
+        self._alive: list[tuple[str, weakref.ref[Any]]] = []
+
+    def alive(self, kind: str, made: Any) -> None:
+        self._alive.append((kind, weakref.ref(made)))
+
+    def leaks(self) -> list[str]:
+        """TensorRT's objects that are still there."""
+        left = Counter(kind for kind, made in self._alive if made() is not None)
+        return [f"{count} {kind} were never released" for kind, count in left.items()]
+
+    def needs_context(self, call: str) -> bool:
+        if self.gpu.has_context():
+            self.gpu.scheduler.tick()
+            return True
+        self.gpu.report(f"{call} without a current CUDA context on this thread")
+        return False
+
+    def take(self, call: str) -> bool:
+        """Whether this call is to fail."""
+        left = self.fail.get(call)
+        if left is None:
+            return False
+        if left == 0:
+            del self.fail[call]
+            return True
+        self.fail[call] = left - 1
+        return False
+
+    def take_refit(self) -> int | None:
+        return self.fail.pop("refit", None)
+
+    def evaluator_of(self, held: Any) -> Any:
+        return _Given(self.evaluator, self.shapes) if self.evaluator is not None else held.evaluator
+
+    def launched(self, queue: Any, work: Any) -> None:
+        """A captured execution is launched: the rules of a plain one hold."""
+        context = work.context()
+        if context is None:
+            self.gpu.report("a CUDA graph is launched and the execution context in it was destroyed")
+        else:
+            context._look(queue)
+
+
+class _Given:
+    def __init__(self, run: Any, shapes: Any) -> None:
+        self.run, self.shapes = run, shapes
+
+
+_built: dict[str, dict[str, Any]] = {}
+_shared: dict[type, type] = {}
+
+
+def fill(module: ModuleType, version: str, gpu: Any) -> State:
+    """Give the stand-in module the names of this version, and take away those of the last."""
+    if version not in _built:
+        _built[version] = _content(version)
+    for name in [name for name in vars(module) if not name.startswith("__")]:
+        delattr(module, name)
+    module.__version__ = VERSIONS[version]  # type: ignore[attr-defined]
+    vars(module).update(_built[version])
+    record.Recording.version = version
+    return State(gpu, version)
+
+
+def _content(version: str) -> dict[str, Any]:
+    content: dict[str, Any] = {"nptype": values.nptype, "volume": values.volume}
+    for name in enums.TABLE:
+        members = enums.members(name, version)
+        if members is not None:
+            content[name] = values.Enum(name, members, module="tensorrt")  # type: ignore[call-arg]
+            content[name]._fake = True
+    severity = content.pop("Severity")
+    for name, kind in TYPES.items():
+        if kind in content["DataType"].__members__:
+            content[name] = content["DataType"][kind]
+    built: dict[type, type] = {}
+    for cls in CLASSES:
+        if version == "8.6" and cls.__name__ in FROM_10:
+            continue
+        if cls in (values.ILogger, values.IProgressMonitor):  # users inherit from them once, and change versions later
+            if cls not in _shared:
+                _shared[cls] = record.version_of(cls, version, built)
+            made = _shared[cls]
+        else:
+            made = record.version_of(cls, version, built)
+        built[cls] = content[cls.__name__] = made
+    content["ILogger"].Severity = getattr(content["ILogger"], "Severity", severity)
+    content["Logger"].Severity = content["ILogger"].Severity
+    for member in content["ILogger"].Severity:
+        setattr(content["Logger"], member.name, member)
+    content["init_libnvinfer_plugins"] = lambda logger, namespace: True
+    return content

@@ -1,0 +1,103 @@
+"""Record: which calls were made of the fake TensorRT, so that they can be held against the real bindings' signatures.
+
+Also what makes one version's classes out of those here: an attribute marked `since` or `until` is absent in other versions.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Call(NamedTuple):
+    """kinds: of the arguments, by position; names: of those given by name. A property that was set is a call of kind "set"."""
+
+    owner: str
+    name: str
+    kinds: tuple[str, ...]
+    named: tuple[tuple[str, str], ...] = ()
+    kind: str = "call"
+
+
+CALLS: dict[str, set[Call]] = defaultdict(set)
+"""By version ("11.4"), since the process began."""
+
+
+class Recording:
+    """version: where calls go; None switches it off (the stress of 20,000 schedules needs none)."""
+
+    version: str | None = None
+
+
+def kind_of(value: Any) -> str:
+    for base in type(value).__mro__:
+        if vars(base).get("_fake"):
+            return base.__name__
+    return type(value).__name__
+
+
+def since(version: int) -> Callable[[T], T]:
+    """A method, or the getter of a property, that is new in a major version."""
+    return lambda what: _mark(what, "_since", version)
+
+
+def until(version: int) -> Callable[[T], T]:
+    """The last major version that has it."""
+    return lambda what: _mark(what, "_until", version)
+
+
+def _mark(what: T, name: str, version: int) -> T:
+    setattr(what, name, version)
+    return what
+
+
+def _has(what: Any, version: str) -> bool:
+    function = what.fget if isinstance(what, property) else what
+    major = float(version)
+    return getattr(function, "_since", 0) <= major < getattr(function, "_until", 99) + 1
+
+
+def version_of(cls: type, version: str, built: dict[type, type]) -> type:
+    """The class as this version has it, every public call recorded. `built`: what was made before, bases first."""
+    content = {}
+    for name, value in vars(cls).items():
+        if name in ("__dict__", "__weakref__") or not _has(value, version):
+            continue
+        content[name] = _recorded(cls.__name__, name, value)
+    bases = tuple(built.get(base, base) for base in cls.__bases__)
+    made = type(cls)(cls.__name__, bases, content)
+    made._fake = True  # type: ignore[attr-defined]
+    made.__module__ = "tensorrt"
+    return made
+
+
+def _recorded(owner: str, name: str, value: Any) -> Any:
+    if isinstance(value, property):
+        if value.fset is None:
+            return value
+        return property(value.fget, _setter(owner, name, value.fset), doc=value.__doc__)
+    if not inspect.isfunction(value) or (name.startswith("_") and name != "__init__"):
+        return value
+
+    @functools.wraps(value)
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        if Recording.version is not None:
+            named = tuple(sorted((key, kind_of(each)) for key, each in options.items()))
+            CALLS[Recording.version].add(Call(owner, name, tuple(map(kind_of, args)), named))
+        return value(self, *args, **options)
+
+    return call
+
+
+def _setter(owner: str, name: str, function: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    def call(self: Any, value: Any) -> None:
+        if Recording.version is not None:
+            CALLS[Recording.version].add(Call(owner, name, (kind_of(value),), kind="set"))
+        function(self, value)
+
+    return call
