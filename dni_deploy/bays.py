@@ -16,7 +16,7 @@ EXTRAS = {
     "onnxruntime": "cpu",
     "tensorrt": "tensorrt",
     "polygraphy": "tensorrt",
-    "pycuda": "tensorrt",
+    "pycuda": "gpu",
     "matplotlib": "report",
     "spandrel": "spandrel",
     "torchvision": "spandrel",

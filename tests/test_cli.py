@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -340,6 +341,14 @@ def test_missing_packages_are_ours_or_not() -> None:
     assert bays.missing(ModuleNotFoundError("x")) is None
     told = bays.missing(ModuleNotFoundError("x", name="onnxruntime.capi"))
     assert "dni-deploy[cpu]" in str(told)
+
+
+def test_every_package_is_in_the_extra_that_is_named_for_it() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for package, extra in bays.EXTRAS.items():
+        if package != "torchvision":  # spandrel brings it
+            listed = re.findall(rf"^{extra} = \[(.*)\]$", text, re.M)
+            assert re.search(rf'"{package}(-gpu)?[<>=]', *listed), f"{extra} lacks {package}"
 
 
 def test_unknown_names_are_attribute_errors() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
+import shutil
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dni_deploy.verbs import doctor as home
-from dni_deploy.verbs.doctor import doctor
+from dni_deploy.verbs.doctor import EngineState, doctor
+from engines import ENGINES, obstacles
+from engines.cuda import driver
 
 
 def versions(monkeypatch: pytest.MonkeyPatch, **installed: str) -> None:
@@ -28,11 +31,18 @@ def test_this_machine() -> None:
     assert report.machine["memory"].endswith("GiB")
 
 
-def test_engines_of_later_versions_do_not_claim_to_run() -> None:
-    states = {state.name: state for state in doctor().engines}
-    assert not states["tensorrt"].runs
-    assert "not in this version" in states["tensorrt"].why
-    assert not states["onnxruntime-gpu"].runs
+def test_all_engines_are_told_and_a_reason_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "library", lambda: None)
+    report = doctor()
+    states = {state.name: state for state in report.engines}
+    assert list(states) == list(ENGINES)
+    assert states["tensorrt"] == EngineState("tensorrt", False, "no NVIDIA driver on this machine (libcuda.so.1 not found)")
+    assert {state.why for name, state in states.items() if name.startswith(("tensorrt-", "onnxruntime-gpu"))} == {"as tensorrt"}
+    assert states["onnxruntime-inputs"].runs
+    assert states["onnxruntime-inputs"].why.startswith("to compare with: ")
+    [line] = [line for line in report.advice if "GPU" in line]
+    assert line.startswith("There is no NVIDIA GPU to use here: no NVIDIA driver")
+    assert "Bundles run on the CPU" in line
 
 
 def test_two_runtimes_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +56,8 @@ def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch)
     report = doctor()
     assert not any(state.runs for state in report.engines)
-    assert report.engines[0].why == "not installed"
+    [state] = [state for state in report.engines if state.name == "onnxruntime"]
+    assert state.why == "not installed"
     assert [line for line in report.advice if "dni-deploy[cpu]" in line]
     assert [line for line in report.advice if "dni-deploy[export]" in line]
     assert report.to_json()["packages"]["numpy"] is None
@@ -57,29 +68,106 @@ def test_a_runtime_that_crashes_at_import_is_told(monkeypatch: pytest.MonkeyPatc
     crashed = subprocess.CompletedProcess([], -11, stdout="", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *args, **options: crashed)
     report = doctor()
-    assert not report.engines[0].runs
-    assert report.engines[0].why == "the import ended with signal 11"
+    [state] = [state for state in report.engines if state.name == "onnxruntime"]
+    assert not state.runs
+    assert state.why == "the import ended with signal 11"
     assert len(report.warnings) == 1
 
 
-@pytest.mark.parametrize("code", [0, 100])
-def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    class Cuda:
-        def cuInit(self, flags: int) -> int:
-            return code
+class Cuda:
+    """libcuda with these GPUs."""
 
-        def cuDeviceGetCount(self, count: Any) -> int:
-            count._obj.value = 1
-            return 0
+    def __init__(self, *gpus: tuple[str, int, int], code: int = 0, version: int = 13000) -> None:
+        self.gpus, self.code, self.version = gpus, code, version
 
-        def cuDriverGetVersion(self, number: Any) -> int:
-            number._obj.value = 12080
-            return 0
+    def cuInit(self, flags: int) -> int:
+        return self.code
 
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Cuda())
-    told = doctor().machine["gpu"]
-    assert ("CUDA 12.8, 1 device" in told) == (code == 0)
-    assert ("CUDA error 100" in told) == (code == 100)
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = len(self.gpus)
+        return 0
+
+    def cuDriverGetVersion(self, number: Any) -> int:
+        number._obj.value = self.version
+        return 0
+
+    def cuDeviceGetName(self, name: Any, length: int, index: int) -> int:
+        name.value = self.gpus[index][0].encode()
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, index: int) -> int:
+        value._obj.value = self.gpus[index][{75: 1, 76: 2}[attribute]]
+        return 0
+
+
+H200 = ("NVIDIA H200", 9, 0)
+
+
+def with_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, nvcc: str | None = "/usr/bin/nvcc", **installed: str) -> Any:
+    """The report of a machine with this driver, whose packages are all to be found, and these versions of them."""
+    monkeypatch.setattr(driver, "library", lambda: cuda)
+    monkeypatch.setattr(shutil, "which", lambda name: nvcc)
+    monkeypatch.setattr(obstacles, "_packages", lambda names, extra: None)
+    monkeypatch.setattr(home, "_providers", lambda: (("CUDAExecutionProvider", "CPUExecutionProvider"), ""))
+    versions(monkeypatch, **installed)
+    return doctor()
+
+
+def test_a_gpu_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(obstacles, "CUDA_PROVIDER", (".",))  # the folder `capi` itself: any onnxruntime has that
+    report = with_gpu(
+        monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", pycuda="2026.1", polygraphy="0.53.6",
+        onnxruntime_gpu="1.31.1", torch="2.13", onnxscript="0.7", matplotlib="3.11",
+    )  # fmt: skip
+    assert report.machine["gpu"] == (
+        "0: NVIDIA H200 (compute capability 9.0), 1: NVIDIA T4 (compute capability 7.5); NVIDIA driver for CUDA 13.0"
+    )
+    assert report.machine["nvcc"] == "/usr/bin/nvcc"
+    states = {state.name: state for state in report.engines}
+    assert all(state.runs for state in states.values())
+    assert states["tensorrt"].why == "TensorRT 11.4.0 on NVIDIA H200; each bundle needs a plan: dni-deploy build"
+    assert states["onnxruntime-gpu"].why == "onnxruntime-gpu 1.31.1 on NVIDIA H200"
+    assert states["onnxruntime"].why.startswith("onnxruntime-gpu 1.31.1 on the CPU")
+    assert (report.warnings, report.advice) == ((), ())
+
+
+def test_a_gpu_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = with_gpu(monkeypatch, Cuda(H200), None, onnxruntime="1.32.0")
+    assert "NVIDIA H200 (compute capability 9.0); NVIDIA driver for CUDA 13.0" in report.machine["gpu"]
+    assert report.machine["nvcc"] == "not on the PATH"
+    [warning] = report.warnings
+    assert "nvcc is not on the PATH" in warning
+    first = "pip uninstall -y onnxruntime && pip install "
+    assert f"For TensorRT on NVIDIA H200: {first}'dni-deploy[tensorrt]'" in report.advice
+    assert f"For ONNX Runtime on NVIDIA H200: {first}'dni-deploy[gpu]'" in report.advice
+
+
+@pytest.mark.parametrize(("gpu", "version"), [(H200, 12080), (("NVIDIA GeForce GTX 1080", 6, 1), 13000)])
+def test_what_is_too_old_for_cuda_13_is_told(monkeypatch: pytest.MonkeyPatch, gpu: tuple[str, int, int], version: int) -> None:
+    report = with_gpu(monkeypatch, Cuda(gpu, version=version))
+    [line] = [line for line in report.advice if "TensorRT" in line]
+    assert "tensorrt-cu12" in line
+    assert f"compute capability {gpu[1]}.{gpu[2]}" in line
+
+
+@pytest.mark.parametrize(("cuda", "said"), [(Cuda(code=100), "CUDA error 100"), (Cuda(), "sees none")])
+def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, said: str) -> None:
+    report = with_gpu(monkeypatch, cuda, None)
+    assert [line for line in report.advice if said in line and "There is no NVIDIA GPU" in line]
+    assert not report.warnings
+    assert not {state.name: state for state in report.engines}["tensorrt"].runs
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-cu13", "tensorrt-cu12"])
+def test_the_version_of_tensorrt_is_read_and_not_imported(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def found(distribution: str) -> str:
+        if distribution != name:
+            raise PackageNotFoundError
+        return "11.4.0"
+
+    monkeypatch.setattr(home, "version", found)
+    assert home._version("tensorrt") == "11.4.0"
+    assert home._version("pycuda") == ""
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from dni_deploy.errors import BundleError
-from dni_deploy.verbs.inspect import inspect, roles
+from dni_deploy.verbs.inspect import PLAN, inspect, roles
 from tests import pico_bundle as pico
 
 
@@ -70,3 +70,28 @@ def test_a_damaged_bundle_is_not_described(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleError, match="cut or changed"):
         inspect(bundle.path)
+
+
+def test_plans_are_listed_by_their_names(tmp_path: Path) -> None:
+    bundle = pico.write(tmp_path / "x.dni")
+    assert inspect(bundle.path).plans == ()
+    folder = bundle.path / "plans"
+    folder.mkdir()
+    key = "0123456789abcdef"
+    for name in (f"tensorrt-refit-fp16-{key}.plan", f"tensorrt-inputs-fp32-{key}.plan", f"onnxruntime-{key}.plan"):
+        (folder / name).write_bytes(b"12345")
+    for name in ("notes.txt", "tensorrt-refit-fp16-0.plan", f"tensorrt-refit-fp16-{key}.plan.tmp"):
+        (folder / name).touch()
+    (folder / f"tensorrt-graph-fp16-{key}.plan").mkdir()
+    assert [(plan.engine, plan.precision, plan.size) for plan in inspect(bundle.path).plans] == [
+        ("onnxruntime", "fp32", 5),
+        ("tensorrt-inputs", "fp32", 5),
+        ("tensorrt", "fp16", 5),
+    ]
+    assert json.loads(json.dumps(inspect(bundle.path).to_json()))["plans"][2]["engine"] == "tensorrt"
+
+
+def test_the_engines_names_for_their_plans_are_known(tmp_path: Path) -> None:
+    from engines.onnxruntime_cpu.plan import plan_path
+
+    assert PLAN.fullmatch(plan_path(pico.write(tmp_path / "x.dni")).name)

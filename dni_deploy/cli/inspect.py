@@ -24,7 +24,7 @@ from dni_deploy.signature import Signature
 @options.bundle
 @click.option("--tensors", is_flag=True, help="List every blended tensor.")
 def command(surface: Surface, bundle: Path, tensors: bool) -> None:
-    """Show what a bundle holds: members, network, tensors, files.
+    """Show what a bundle holds: members, network, tensors, and the plans that were built from it.
 
     Every file is compared with its SHA-256 in the manifest first.
     """
@@ -50,6 +50,10 @@ def command(surface: Surface, bundle: Path, tensors: bool) -> None:
     rows = [(member.name, member.dtype, size(member.size), member.source) for member in found.members]
     table(["member", "dtype", "size", "from"], rows)
     click.echo()
+    if found.plans:
+        built = [(plan.file, plan.engine, plan.precision, size(plan.size)) for plan in found.plans]
+        table(["plan", "engine", "precision", "size"], built)
+        click.echo()
     if tensors:
         shapes = [("x".join(map(str, weight.shape)) or "scalar", weight) for weight in found.weights]
         table(["tensor", "shape", "role"], [(weight.name, shape, weight.role) for shape, weight in shapes])

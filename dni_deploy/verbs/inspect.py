@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
@@ -45,6 +47,12 @@ ROLES: Mapping[tuple[str, int], str] = {
 }
 
 
+PLAN = re.compile(
+    r"(?:(?P<runtime>onnxruntime)|tensorrt-(?P<kind>refit|inputs|graph|constant)-(?P<precision>fp32|fp16))-[0-9a-f]{16}\.plan"
+)
+"""What the engines call their plans."""
+
+
 @dataclass(frozen=True)
 class MemberRow:
     """One member: name, checkpoint it came from, float dtypes, bytes of its file."""
@@ -66,16 +74,27 @@ class WeightRow:
 
 
 @dataclass(frozen=True)
+class PlanRow:
+    """One plan in the bundle, by its file's name: the engine that opens it, its precision, bytes. It may be another machine's."""
+
+    file: str
+    engine: str
+    precision: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Inspection:
     """The bundle at a glance.
 
-    size         bytes of all its files, the manifest apart.
+    size         bytes of all its files, the manifest and the plans apart.
     parameters   numbers that are blended at a change of alpha, per member.
     operators    operator -> how often the graph has it, most frequent first.
     digest       SHA-256 of the manifest, hex.
     probe_error  largest relative error that export measured against PyTorch; None if it did not say.
     unused       float keys of the checkpoints that the network's forward never reads.
     tied         names that share another one's values.
+    plans        engines that were built from it, which are no part of it.
     """
 
     path: str
@@ -92,6 +111,7 @@ class Inspection:
     tied: dict[str, str]
     graph_facts: dict[str, Any]
     probe_error: float | None
+    plans: tuple[PlanRow, ...]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -121,7 +141,24 @@ def inspect(bundle_path: str | os.PathLike[str]) -> Inspection:
         tied=dict(manifest.tied),
         graph_facts=dict(manifest.graph_facts),
         probe_error=float(error) if isinstance(error, (int, float)) else None,
+        plans=plans(bundle.path),
     )
+
+
+def plans(bundle_path: Path) -> tuple[PlanRow, ...]:
+    """The plans in a bundle's folder, by name; nothing of them is read. Files with other names are left out."""
+    try:
+        files = sorted(entry for entry in (bundle_path / "plans").iterdir() if entry.is_file())
+    except OSError:
+        return ()
+    found = []
+    for file in files:
+        match = PLAN.fullmatch(file.name)
+        if match:
+            kind = match["kind"]
+            engine = match["runtime"] or ("tensorrt" if kind == "refit" else f"tensorrt-{kind}")
+            found.append(PlanRow(file.name, engine, match["precision"] or "fp32", file.stat().st_size))
+    return tuple(found)
 
 
 def roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, str]:
