@@ -128,7 +128,7 @@ def run(
     try:
         result: NDArray[np.float32] = opened.run(None, {name or opened.get_inputs()[0].name: x, **(others or {})})[0]
     except Exception as error:  # its exceptions share no base class but RuntimeError and Exception
-        raise EngineError(f"ONNX Runtime could not run an input of shape {x.shape}: {_sentence(error)}") from error
+        raise EngineError(f"ONNX Runtime could not run an input of shape {x.shape}: {sentence(error)}") from error
     return result
 
 
@@ -146,10 +146,10 @@ def _open(model: onnx.ModelProto, session_options: ort.SessionOptions, **more: A
     try:
         return ort.InferenceSession(model.SerializeToString(), session_options, providers=PROVIDERS, **more)
     except Exception as error:
-        raise EngineError(f"ONNX Runtime {ort.__version__} could not open the network: {_sentence(error)}") from error
+        raise EngineError(f"ONNX Runtime {ort.__version__} could not open the network: {sentence(error)}") from error
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """The first line of a library's message, without its source paths."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return text.rsplit(" : ", 1)[-1][:200]

@@ -1,1 +1,44 @@
-"""ONNX Runtime on the GPU: the weights are graph inputs, bound to memory that the blend writes."""
+"""ONNX Runtime on the GPU: weights as inputs of the graph, bound to the memory into which they are blended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dni_deploy.errors import EngineError, shown
+from engines.options import EngineOptions
+
+if TYPE_CHECKING:
+    from dni_deploy.bundle import Bundle
+    from engines.engine import DeviceEngine
+
+
+def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
+    """The engine, compared with ONNX Runtime on the CPU; every slot still needs its first refit.
+
+    Raises EngineError (it cannot be opened, a weight does not fit float16, or it computes something else), EnvironmentProblem (no
+    GPU), LimitError (no room on it).
+    """
+    from dni_deploy.profiles import Profile
+    from engines.lowering.gpu import lower_for_gpu, overflowing
+    from engines.onnxruntime_gpu.bound import BoundEngine
+    from engines.trt.verify import Reference, verify_mixed
+
+    precision = options.precision or "fp32"
+    lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, precision)
+    members = [bundle.weights(member) for member in bundle.members]
+    too_large = overflowing(lowered, members)
+    if too_large:
+        raise EngineError(
+            f"{len(too_large)} weights of this family go beyond what float16 holds (65504), first {shown(too_large[0])!r}; use fp32."
+        )
+    engine = BoundEngine(lowered, members, options)
+    replay = engine.replay
+    try:
+        engine.replay = False  # a graph would be captured for the probe's shape
+        verify_mixed(engine, Reference(bundle, members, Profile.of(bundle.signature)), precision)
+        engine.replay = replay
+        engine.invalidate()
+    except BaseException:
+        engine.close()
+        raise
+    return engine

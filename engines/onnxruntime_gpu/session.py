@@ -1,0 +1,70 @@
+"""Session: ONNX Runtime's CUDA provider on a stream of ours.
+
+Looked up in ONNX Runtime's sources and pull requests, up to 1.32; versions from 1.20 on are taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+
+import onnx
+import onnxruntime as ort
+
+from dni_deploy.errors import EngineError
+from engines.onnxruntime_cpu import runtime
+
+CUDA = "CUDAExecutionProvider"
+
+
+def provider_options(index: int, stream: int, *, replay: bool) -> dict[str, str]:
+    """What the CUDA provider is told. index: the GPU's number. stream: a CUstream. replay: run as CUDA graphs."""
+    return {
+        "device_id": str(index),
+        # Kernels and copies of the session go into this stream and no other; has_user_compute_stream follows from it (pull
+        # request 19229). A blend that is queued there before a run is therefore seen by the run, without any waiting.
+        "user_compute_stream": str(stream),
+        # On by default, and off by 3.5e-4 in a convolution: as much as a wrong weight (pull requests 19357 and 19426).
+        "use_tf32": "0",
+        # The default. Each convolution's algorithms are timed once per shape of its input: the first frame of a new size is slow.
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        # The default doubles the arena at each growth, and the weights' memory, which is ours, would not fit beside it.
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_cuda_graph": "1" if replay else "0",
+    }
+
+
+def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, str], threads: int) -> ort.InferenceSession:
+    """Raises EngineError: the network cannot be opened, or the provider's libraries cannot be loaded."""
+    if provider == CUDA and hasattr(ort, "preload_dlls"):  # from 1.21 on: finds CUDA and cuDNN in NVIDIA's own wheels
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, which may not even be needed
+            ort.preload_dlls()
+    try:
+        session = ort.InferenceSession(
+            model.SerializeToString(),
+            runtime.options(threads),
+            providers=[(provider, dict(options))],
+            enable_fallback=0,
+        )
+    except Exception as error:  # its exceptions share no base class but RuntimeError and Exception
+        raise EngineError(
+            f"ONNX Runtime {ort.__version__} could not open the network on the GPU: {runtime.sentence(error)}"
+        ) from error
+    # A provider whose libraries are not found is left out with a warning, and the network would run on the CPU.
+    if session.get_providers()[0] != provider:
+        raise EngineError(
+            f"ONNX Runtime {ort.__version__} could not load its CUDA provider: it needs the CUDA and cuDNN that it was built for, "
+            "such as those of pip install 'onnxruntime-gpu[cuda,cudnn]'."
+        )
+    return session
+
+
+def run_options(graph: int | None) -> ort.RunOptions:
+    """For a run that returns when it is queued. graph: the number of the CUDA graph that it is captured in or replayed from, if any."""
+    made = ort.RunOptions()
+    # Without it a run ends with a wait for the stream (CUDAExecutionProvider::OnRunEnd).
+    made.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    # A graph has the addresses and shapes of its first run; -1 is no graph.
+    made.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
+    return made
