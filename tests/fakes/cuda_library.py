@@ -7,6 +7,7 @@ launch, or those at the capture: nothing is promised, so `FakeGpu.trt.graphs_see
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -104,7 +105,7 @@ class Library:
         if queue.handle == LEGACY or queue.captured is not None or _number(mode) not in (0, 1, 2):
             return CAPTURE_UNSUPPORTED if queue.handle == LEGACY else INVALID_VALUE
         queue.captured = []
-        self._gpu.capturing.add(queue.handle)
+        self._gpu.capturing[queue.handle] = (threading.get_ident(), _number(mode))
         return 0
 
     def _cuStreamIsCapturing(self, stream: Any, status: Any) -> int:
@@ -122,7 +123,7 @@ class Library:
             return INVALID_VALUE
         _give(graph, self._keep(Graph(queue.captured)))
         queue.captured = None
-        self._gpu.capturing.discard(queue.handle)
+        self._gpu.capturing.pop(queue.handle, None)
         return 0
 
     def _cuGraphInstantiateWithFlags(self, executable: Any, graph: Any, flags: Any) -> int:

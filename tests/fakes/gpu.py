@@ -45,8 +45,9 @@ class FakeGpu:
         self.retained = 0
         self.released = 0
         self.pushed: Counter[int] = Counter()
+        self.pycuda_pushed: Counter[int] = Counter()
         self.stacks = threading.local()
-        self.capturing: set[int] = set()
+        self.capturing: dict[int, tuple[int, int]] = {}
         self.graphs: dict[int, Any] = {}
         self.events: dict[int, Any] = {}
         self.trt: Any = None
@@ -55,7 +56,7 @@ class FakeGpu:
         self.violations.append(sentence)
 
     def stack(self) -> list[Any]:
-        """This thread's contexts, the current one last."""
+        """CUDA's own stack of contexts on this thread, the current one last. pycuda keeps another one beside it."""
         if not hasattr(self.stacks, "contexts"):
             self.stacks.contexts = []
         contexts: list[Any] = self.stacks.contexts
@@ -68,6 +69,11 @@ class FakeGpu:
     def pop(self) -> None:
         self.stack().pop()
         self.pushed[threading.get_ident()] -= 1
+
+    def capture_forbids(self) -> bool:
+        """Whether waiting and allocating are forbidden now: in mode "global" on every thread, in "thread local" on the capturing one."""
+        here = threading.get_ident()
+        return any(mode == 0 or (mode == 1 and thread == here) for thread, mode in self.capturing.values())
 
     def has_context(self) -> bool:
         return bool(self.stack())
@@ -84,7 +90,10 @@ class FakeGpu:
         left = [f"{one} was never freed" for one in self.memory.living()]
         for thread, count in self.pushed.items():
             if count:
-                left.append(f"thread {thread} pushed {count} contexts that were never popped")
+                left.append(f"thread {thread} has {count} contexts on CUDA's stack that were never popped")
+        for thread, count in self.pycuda_pushed.items():
+            if count:
+                left.append(f"thread {thread} has {count} contexts on pycuda's stack: that ends the process")
         if self.retained != self.released:
             left.append(f"the primary context was retained {self.retained} times and released {self.released} times")
         left += [f"event {handle:#x} was never destroyed" for handle in self.events]

@@ -6,6 +6,7 @@ or a Stream for a stream; so does this.
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable
 from types import ModuleType
@@ -87,7 +88,7 @@ def _gpu(call: str, context: bool = True) -> machine.FakeGpu:
 
 def _waits(gpu: machine.FakeGpu, call: str) -> None:
     """A call that waits for the device, or allocates: not allowed while a graph is being captured."""
-    if gpu.capturing:
+    if gpu.capture_forbids():
         gpu.report(f"{call} while a CUDA graph is being captured")
         raise LogicError(f"{call} failed: operation not permitted when stream is capturing")
 
@@ -186,7 +187,11 @@ class Device:
 
 
 class Context:
-    """A primary context, retained once. Only a call on the thread that retained it releases it, as in pycuda."""
+    """A primary context, retained once.
+
+    pycuda keeps a stack of its own, of which only the top is on CUDA's. Releasing takes a context off pycuda's and leaves it on
+    CUDA's; where it is not current, only the thread that retained it releases it.
+    """
 
     def __init__(self, gpu: machine.FakeGpu) -> None:
         self._gpu, self._valid, self._thread = gpu, True, threading.get_ident()
@@ -194,31 +199,45 @@ class Context:
     def push(self) -> None:
         if not self._valid:
             raise LogicError("cuCtxPushCurrent failed: invalid device context")
+        if _stack(self._gpu):
+            self._gpu.pop()
         self._gpu.push(self)
+        _stack(self._gpu).append(self)
+        self._gpu.pycuda_pushed[threading.get_ident()] += 1
 
     @staticmethod
     def pop() -> None:
         gpu = machine.current()
-        if not gpu.stack():
+        if not _stack(gpu):
             raise LogicError("context::pop failed: invalid device context - cannot pop non-current context")
         gpu.pop()
+        _drop(gpu)
+        current = Context.get_current()
+        if current is not None:
+            gpu.push(current)
 
     def detach(self) -> None:
         if not self._valid:
             raise LogicError("context::detach failed: invalid device context - cannot detach from invalid context")
+        active = Context.get_current() is self
         self._valid = False
-        stack = self._gpu.stack()
-        if stack and stack[-1] is self:
-            self._gpu.pop()
-        elif self._thread != threading.get_ident():
-            self._gpu.report("Context.detach on another thread than retained it does nothing: the context leaks")
-            return
+        if not active:
+            if self._thread != threading.get_ident():
+                self._gpu.report("Context.detach on another thread than retained it does nothing: the context leaks")
+                return
+            self._gpu.push(self)
         self._gpu.released += 1
+        current = Context.get_current()
+        if active and current is not None:
+            self._gpu.push(current)
 
     @staticmethod
     def get_current() -> Context | None:
-        stack = machine.current().stack()
-        return stack[-1] if stack else None
+        """The top of pycuda's stack, from which released contexts drop off."""
+        gpu = machine.current()
+        while _stack(gpu) and not _stack(gpu)[-1]._valid:
+            _drop(gpu)
+        return _stack(gpu)[-1] if _stack(gpu) else None
 
     @staticmethod
     def get_device() -> Device:
@@ -230,6 +249,18 @@ class Context:
         gpu = _gpu("cuCtxSynchronize")
         _waits(gpu, "cuCtxSynchronize")
         gpu.scheduler.drain_all()
+
+
+def _stack(gpu: machine.FakeGpu) -> list[Context]:
+    if not hasattr(gpu.stacks, "pycuda"):
+        gpu.stacks.pycuda = []
+    contexts: list[Context] = gpu.stacks.pycuda
+    return contexts
+
+
+def _drop(gpu: machine.FakeGpu) -> None:
+    _stack(gpu).pop()
+    gpu.pycuda_pushed[threading.get_ident()] -= 1
 
 
 class Stream:
@@ -542,7 +573,11 @@ class Function:
     def prepared_async_call(self, grid: Any, block: Any, stream: Any, *args: Any, shared_size: int = 0) -> None:
         if len(args) != len(self._format):
             raise TypeError(f"{len(self._format)} arguments were prepared, {len(args)} given")
-        self._launch(grid, block, stream, [_argument(arg, index) for index, arg in enumerate(args)])
+        data = [_argument(arg, index) for index, arg in enumerate(args)]
+        for kind, packed in zip(self._format, data, strict=True):
+            if isinstance(kind, str) and struct.calcsize(kind) != len(packed):
+                raise TypeError(f"{kind} was prepared, {len(packed)} bytes given")
+        self._launch(grid, block, stream, data)
 
     def _launch(self, grid: Any, block: Any, stream: Any, arguments: list[bytes]) -> None:
         gpu = _gpu("cuLaunchKernel")
@@ -571,7 +606,7 @@ def kernel(gpu: machine.FakeGpu, name: str, grid: tuple[int, ...], block: tuple[
         if gpu.kernel is None:
             from tests.engines.cuda import host
 
-            host.launch(name, grid, block, data)
+            host.launch(name, int(np.prod(grid)), int(np.prod(block)), data)
         else:
             gpu.kernel(name, grid, block, data)
 

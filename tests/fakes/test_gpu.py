@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fakes.gpu import FakeGpu, install
+from tests.fakes.gpu import FakeGpu, current, install
 
 
 @pytest.fixture
@@ -28,8 +28,9 @@ def context() -> Iterator[ModuleType]:
     primary = cuda.Device(0).retain_primary_context()
     primary.push()
     yield cuda
-    cuda.Context.pop()
-    primary.detach()
+    primary.detach()  # while it is current; CUDA's own stack keeps it then
+    assert cuda.Context.get_current() is None
+    current().pop()
 
 
 def only(fake: FakeGpu, words: str) -> None:

@@ -121,7 +121,6 @@ class Bench:
     def close(self) -> None:
         for one in self.allocations:
             one.free()
-        self.cuda.Context.pop()
         self.primary.detach()
 
 

@@ -124,7 +124,7 @@ class Refitter:
         gpu = machine.current()
         if not gpu.trt.needs_context("refit_cuda_engine"):
             return False
-        if gpu.capturing:
+        if gpu.capture_forbids():
             gpu.report("refit_cuda_engine while a CUDA graph is being captured")
             return False
         if any(True for _ in gpu.scheduler.pending(self._held)):
@@ -146,7 +146,7 @@ class Refitter:
         queue = gpu.queue_of(int(stream_handle), "refit_cuda_engine_async")
         if queue is None:
             return False
-        if gpu.capturing:
+        if queue.captured is not None or gpu.capture_forbids():
             gpu.report("refit_cuda_engine_async while a CUDA graph is being captured")
             return False
         if any(other is not queue for other, _ in gpu.scheduler.pending(self._held)):
