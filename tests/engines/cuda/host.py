@@ -51,9 +51,15 @@ def build() -> ctypes.CDLL:
     loaded.host_launch.restype = ctypes.c_int
     for name in ("host_argument_bytes", "host_tile"):
         getattr(loaded, name).restype = ctypes.c_ulong
+    loaded.host_kernels.restype = ctypes.c_char_p
     loaded.host_argument_bytes.argtypes = [ctypes.c_char_p]
     loaded.host_tile.argtypes = [ctypes.c_char_p, ctypes.c_uint]
     return loaded
+
+
+def kernels() -> list[str]:
+    """The names of all kernels."""
+    return build().host_kernels().decode().split()
 
 
 def launch(name: str, grid: int, block: int, arguments: bytes) -> None:

@@ -29,6 +29,12 @@ int host_launch(const char *kernel, unsigned grid, unsigned block, const void *a
     return 500;  // CUDA_ERROR_NOT_FOUND
 }
 
+// The kernels' names with a space behind each.
+const char *host_kernels() {
+#define NAME(name, M, O, N, SCALED) #name " "
+    return FOR_KERNELS(NAME) "fold ";
+}
+
 // How many bytes a kernel's struct takes, 0 for an unknown name.
 unsigned long host_argument_bytes(const char *kernel) {
 #define SIZE(name, M, O, N, SCALED) \
