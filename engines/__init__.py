@@ -29,8 +29,7 @@ class EngineEntry:
 
     opener    "module:function" that takes (bundle, options: EngineOptions) and returns an Engine.
     title     what it is, in a few words.
-    obstacle  why it cannot run here, one sentence without a full stop, or None: asked with the bundle, or with None for the
-              machine alone.
+    obstacle  why it cannot run here, one sentence without a full stop, or None; see obstacles.py.
     builder   "module:function" that takes (bundle, options: BuildOptions, progress) and returns a Built; None where
               there is nothing to build ahead.
     auto      whether `--engine auto` may choose it: the others exist to be compared with.
@@ -136,12 +135,12 @@ class Opened(NamedTuple):
     choice: Choice
 
 
-def choose(name: str = "auto", bundle: Bundle | None = None) -> Choice:
+def choose(name: str = "auto", bundle: Bundle | None = None, device: int = 0) -> Choice:
     """The engine that `auto` stands for here, or `name` itself. Raises UsageError (unknown), EnvironmentProblem (cannot run)."""
     if name != "auto":
-        return _asked_for(name, bundle)
+        return _asked_for(name, bundle, device)
     passed: dict[str, str] = {}
-    for candidate in _candidates(bundle, passed):
+    for candidate in _candidates(bundle, device, passed):
         return Choice(candidate, _why(passed))
     raise _none(passed)
 
@@ -153,13 +152,13 @@ def choose_builder(name: str = "auto") -> Choice:
     nothing to build.
     """
     if name != "auto":
-        choice = _asked_for(name, None)
+        choice = _asked_for(name, None, 0)
         if ENGINES[name].builder is None:
             others = ", ".join(other for other, entry in ENGINES.items() if entry.builder)
             raise UsageError(f"The engine {name} has nothing to build ahead; these have: {others}.")
         return choice
     passed: dict[str, str] = {}
-    for candidate in _candidates(None, passed):
+    for candidate in _candidates(None, 0, passed):
         if ENGINES[candidate].builder is not None:
             return Choice(candidate, _why(passed))
         passed[candidate] = "it has nothing to build ahead"
@@ -177,10 +176,10 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
     """
     options = options or EngineOptions()
     if name != "auto":
-        choice = _asked_for(name, bundle)
+        choice = _asked_for(name, bundle, options.device)
         return Opened(_open(name, bundle, options), choice)
     passed: dict[str, str] = {}
-    for candidate in _candidates(bundle, passed):
+    for candidate in _candidates(bundle, options.device, passed):
         try:
             return Opened(_open(candidate, bundle, options), Choice(candidate, _why(passed)))
         except EngineError as error:
@@ -218,30 +217,38 @@ def refuse_unused(name: str, given: Iterable[str]) -> None:
         )
 
 
-def _asked_for(name: str, bundle: Bundle | None) -> Choice:
+def _asked_for(name: str, bundle: Bundle | None, device: int) -> Choice:
     if name not in ENGINES:
         raise UsageError(f"There is no engine {shown(name)!r}; there are auto, {', '.join(ENGINES)}.")
-    obstacle = ENGINES[name].obstacle(bundle)
+    obstacle = _obstacle(name, bundle, device)
     if obstacle is not None:
         raise EnvironmentProblem(f"{_cannot(name)}{obstacle}.")
     return Choice(name, "asked for")
 
 
-def _candidates(bundle: Bundle | None, passed: dict[str, str]) -> Iterator[str]:
+def _candidates(bundle: Bundle | None, device: int, passed: dict[str, str]) -> Iterator[str]:
     """auto's engines without an obstacle, best first; `passed` gets the reasons of the others, by name, as they are met."""
     for name, entry in ENGINES.items():
         if not entry.auto:
             continue
         try:
-            obstacle = entry.obstacle(bundle)
+            obstacle = _obstacle(name, bundle, device)
         except DniError as error:  # a plan that cannot be read, say: a reason like any other, and the next one may run
             obstacle = str(error).rstrip(".")
-        except Exception as error:  # a broken package must not take those down that work
-            obstacle = f"looking for it failed with {type(error).__name__}: {shown(error)}"
         if obstacle is None:
             yield name
         else:
             passed[name] = obstacle
+
+
+def _obstacle(name: str, bundle: Bundle | None, device: int) -> str | None:
+    """As EngineEntry.obstacle. A package that breaks while it is looked at is one: it must not take those down that work."""
+    try:
+        return ENGINES[name].obstacle(bundle, device)
+    except DniError:
+        raise
+    except Exception as error:
+        return f"looking at it failed with {type(error).__name__}, {shown(error).rstrip('.')}"
 
 
 def _why(passed: Mapping[str, str]) -> str:

@@ -7,27 +7,31 @@ a broken one can take the process with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from engines.cuda import driver
 
 if TYPE_CHECKING:
     from dni_deploy.bundle import Bundle
 
-Obstacle = Callable[["Bundle | None"], "str | None"]
+
+class Obstacle(Protocol):
+    """Asked with the bundle and the number of the GPU that it shall run on, or with None for the machine alone."""
+
+    def __call__(self, bundle: Bundle | None, device: int = 0) -> str | None: ...
+
 
 CUDA_PROVIDER = ("libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll")
 """What onnxruntime-gpu brings and onnxruntime does not, in the package's folder `capi`."""
 
 
-def onnxruntime(bundle: Bundle | None) -> str | None:
+def onnxruntime(bundle: Bundle | None, device: int = 0) -> str | None:
     return _packages(("onnxruntime",), "cpu")
 
 
-def onnxruntime_gpu(bundle: Bundle | None) -> str | None:
+def onnxruntime_gpu(bundle: Bundle | None, device: int = 0) -> str | None:
     obstacle = driver.obstacle() or _packages(("onnxruntime", "pycuda"), "gpu")
     if obstacle:
         return obstacle
@@ -44,14 +48,15 @@ def onnxruntime_gpu(bundle: Bundle | None) -> str | None:
 def tensorrt(kind: str) -> Obstacle:
     """kind: of the plan that the engine opens, as in engines/trt/plan.py."""
 
-    def obstacle(bundle: Bundle | None) -> str | None:
+    def obstacle(bundle: Bundle | None, device: int = 0) -> str | None:
         found = driver.obstacle() or _packages(("tensorrt", "pycuda", "polygraphy"), "tensorrt")
         if found or bundle is None:
             return found
         from engines.trt.plan import find_plan
 
-        if find_plan(bundle, kind) is None:
-            return "no plan is built for this GPU and this TensorRT: dni-deploy build --engine tensorrt"
+        if find_plan(bundle, kind, device=device) is None:
+            engine = "tensorrt" if kind == "refit" else f"tensorrt-{kind}"
+            return f"no plan is built for this GPU and this TensorRT: dni-deploy build --engine {engine}"
         return None
 
     return obstacle

@@ -44,7 +44,7 @@ class Rack:
         self.opened: list[str] = []
 
         def entry(name: str) -> EngineEntry:
-            def obstacle(bundle: object) -> Any:
+            def obstacle(bundle: object, device: int = 0) -> Any:
                 found = self.obstacles[name]
                 if isinstance(found, Exception):
                     raise found
@@ -166,7 +166,7 @@ def test_building_does_not_need_what_it_builds(rack: Rack) -> None:
 def test_a_package_that_does_not_import_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken_engine.py").write_text("raise ImportError('libnvinfer.so.11: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
-    entry = replace(ENGINES["tensorrt"], opener="broken_engine:open", obstacle=lambda bundle: None)
+    entry = replace(ENGINES["tensorrt"], opener="broken_engine:open", obstacle=lambda bundle, device=0: None)
     monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "tensorrt": entry, "onnxruntime-gpu": entry})
     with pytest.raises(
         EnvironmentProblem, match=r"^The engine tensorrt cannot run here: ImportError, libnvinfer.so.11: cannot"
