@@ -137,9 +137,10 @@ class TensorRTEngine:
     # What opening needs.
 
     def accept(self) -> None:
-        """After the verification: its weights are nobody's, so every slot waits for its first refit."""
+        """After the verification: its weights and its picture are nobody's, so every slot waits for its first refit and frame."""
         for at in self.all:
             at.unusable = NEVER
+            at.run.forget()
 
     def probe_replay(self, x: NDArray[np.float32]) -> None:
         """Find out whether frames can be replayed as a CUDA graph here, and whether a replay sees weights that came after it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,14 @@ def build(order: Order, features: Features, progress: MaybeProgress = None) -> b
             config = _config(order, features, watch)(builder, network)
             if order.refit and features.individual:
                 _mark(network, config, order.refit)
+            _load_timing(config, features)
             serialized = bytes(EngineBytesFromNetwork((builder, network, parser), config=config)())
             _save_timing(config, features)
     except PolygraphyException as error:
         if watch is not None and watch.stopped is not None:
             raise watch.stopped from None
+        if not messages().errors:
+            messages().errors.append(str(error))
         raise failed("build the engine") from error
     return serialized
 
@@ -109,8 +111,6 @@ def _config(order: Order, features: Features, watch: Any) -> CreateConfig:
         more["fp16"] = order.precision == "fp16"
     if watch is not None:
         more["progress_monitor"] = watch
-    with suppress(OSError, AttributeError):  # no cache yet, or no folder for one
-        more["load_timing_cache"] = BytesIO(_timing_cache(features).read_bytes())  # type: ignore[union-attr]
     return CreateConfig(
         profiles=[profile],
         refittable=bool(order.refit) and not features.individual,
@@ -146,6 +146,15 @@ def _timing_cache(features: Features) -> Path | None:
     """Of this TensorRT; it tells by itself which GPU each entry is for."""
     folder = cache_folder()
     return None if folder is None else folder / "tensorrt" / f"timing-{features.version}.cache"
+
+
+def _load_timing(config: Any, features: Features) -> None:
+    """Not by Polygraphy, which wants a path and makes a lock file beside it. A damaged or foreign one is not used."""
+    path = _timing_cache(features)
+    with suppress(OSError):
+        cache = None if path is None else config.create_timing_cache(path.read_bytes())
+        if cache is not None:
+            config.set_timing_cache(cache, False)
 
 
 def _save_timing(config: Any, features: Features) -> None:

@@ -15,7 +15,8 @@ from engines.trt.builder import Order, build
 from engines.trt.engines import ENGINES
 from engines.trt.features import features
 from engines.trt.network import Network
-from engines.trt.plan import Header, Plan, Target, plan_path, write_plan
+from engines.trt.plan import Header, Plan, plan_path, write_plan
+from engines.trt.target import Target
 from engines.trt.verify import Reference, verify_first, verify_members
 
 

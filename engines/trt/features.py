@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dni_deploy.errors import EngineError
+from dni_deploy.errors import EnvironmentProblem
 from engines.cuda import driver
 
 NUMPY = int(np.__version__.partition(".")[0])
@@ -75,15 +75,15 @@ class Features:
 
 
 def features() -> Features:
-    """Of the TensorRT that is installed. Raises EngineError where no GPU is behind it: its classes crash then."""
+    """Of the TensorRT that is installed. Raises EnvironmentProblem where no GPU is behind it: its classes crash then."""
     obstacle = driver.obstacle()
     if obstacle:
-        raise EngineError(f"TensorRT cannot run here: {obstacle}.")
+        raise EnvironmentProblem(f"TensorRT cannot run here: {obstacle}.")
     import tensorrt as trt
 
     found = Features.of(trt)
     if not found.device_weights and NUMPY >= 2:
-        raise EngineError(
+        raise EnvironmentProblem(
             f"TensorRT {found.version} reads the arrays of NumPy 2 wrong, without an error, so that weights would be lost; "
             "pip install 'numpy<2' or a newer TensorRT."
         )

@@ -13,7 +13,8 @@ from engines.trt.base import TensorRTEngine
 from engines.trt.engines import ENGINES, RefitEngine
 from engines.trt.features import features
 from engines.trt.network import Network
-from engines.trt.plan import Plan, Target, find_plan, read_plan
+from engines.trt.plan import Plan, find_plan, read_plan
+from engines.trt.target import Target
 from engines.trt.verify import TOLERANCE, Reference, verify_first, verify_mixed
 
 

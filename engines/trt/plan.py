@@ -19,58 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy.bundle import Bundle
-from dni_deploy.errors import BundleError, EnvironmentProblem, MismatchError, RefusedError, shown
+from dni_deploy.errors import BundleError, RefusedError, shown
 from dni_deploy.profiles import Profile
 from dni_deploy.publish import publish_file
-from engines.cuda import driver
-from engines.source import fingerprint
+from engines.trt.target import Target
 
 MAGIC = b"dni-deploy plan for tensorrt, version 1\n"
-KINDS = ("refit", "inputs", "graph", "constant")
-SOURCE = ("lowering", "recipes.py", "graphs.py", "trt/builder.py")
-"""Our own code that decides what is in a plan."""
 HEADER_LIMIT = 1 << 24
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a plan fits: the bundle's graph, this machine's GPU and TensorRT, and our own code.
-
-    members  digests of the members' files where the plan holds their weights, else empty: a "refit" or "inputs" plan
-             serves every family on the same graph.
-    """
-
-    kind: str
-    graph: str
-    names: str
-    members: tuple[str, ...]
-    tensorrt: str
-    gpu: str
-    capability: tuple[int, int]
-    source: str
-
-    @classmethod
-    def of(cls, bundle: Bundle, kind: str, device: int = 0) -> Target:
-        """What a plan of this kind must be for, here and now. Raises EnvironmentProblem where there is no such GPU."""
-        found = driver.ask()
-        if isinstance(found, str):
-            raise EnvironmentProblem(f"TensorRT cannot run here: {found}.")
-        if device >= len(found.devices):
-            raise EnvironmentProblem(f"There is no GPU number {device}; the driver sees {len(found.devices)}, from 0.")
-        import tensorrt  # late: it takes a second, and most bundles have no plan at all
-
-        manifest = bundle.manifest
-        holds = kind in ("graph", "constant")
-        return cls(
-            kind=kind,
-            graph=manifest.graph.sha256,
-            names=sha256("\0".join(bundle.weight_names).encode()).hexdigest(),
-            members=tuple(member.stored.sha256 for member in manifest.members) if holds else (),
-            tensorrt=str(tensorrt.__version__),
-            gpu=found.devices[device][0],
-            capability=found.devices[device][1],
-            source=fingerprint(*SOURCE),
-        )
 
 
 @dataclass(frozen=True)
@@ -207,7 +162,7 @@ def read_plan(path: Path, target: Target) -> Plan:
         plan = Plan(Header.from_bytes(header), engine)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BundleError(f"{shown(path)} is damaged; build it again with dni-deploy build --force.") from None
-    _check_target(path, plan.header.target, target)
+    plan.header.target.check(target, shown(path))
     return plan
 
 
@@ -234,25 +189,6 @@ def _check_ownership(path: Path, about: os.stat_result) -> None:
             f"{shown(path)} can be written by others (mode {stat.S_IMODE(about.st_mode):04o}), and a plan is a program: refused; "
             "build it again, or, if you trust it, chmod 600."
         )
-
-
-def _check_target(path: Path, built: Target, here: Target) -> None:
-    for what, one, other in (
-        ("for the engine of kind", built.kind, here.kind),
-        ("for the GPU", f"{built.gpu} ({_dotted(built)})", f"{here.gpu} ({_dotted(here)})"),
-        ("by TensorRT", built.tensorrt, here.tensorrt),
-    ):
-        if one != other:
-            raise MismatchError(
-                f"{shown(path)} was built {what} {shown(one)}, and this is {shown(other)}; build it again with dni-deploy build."
-            )
-    if built != here:
-        what = {True: "another bundle", False: "another version of dni-deploy"}[built.source == here.source]
-        raise MismatchError(f"{shown(path)} was built from {what}; build it again with dni-deploy build.")
-
-
-def _dotted(target: Target) -> str:
-    return ".".join(map(str, target.capability))
 
 
 def _digest(header: bytes, engine: bytes) -> bytes:

@@ -14,14 +14,18 @@ import tensorrt as trt
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, shown
+from dni_deploy.machine import cores
 from engines.trt.features import Features
 from engines.trt.messages import failed, messages
 from engines.trt.weights import Source
 
 TYPES = {np.dtype(np.float32): "FLOAT", np.dtype(np.float16): "HALF"}
-FRESH = 256
+FRESH = 64
 """Refits on host weights after which a new trt.Refitter is made: the binding keeps a reference per weight and call for its
 life (keep_alive in pyCore.cpp), 700 of them per refit for RRDBNet."""
+
+THREADS = 8
+"""For a refit from host weights: beyond a few, copying is bound by memory."""
 
 
 class Refitter:
@@ -37,7 +41,7 @@ class Refitter:
     ) -> None:
         self._engine, self._source, self._features, self._stream = engine, source, features, stream
         self._refits = 0
-        self._refitter: Any = trt.Refitter(engine, messages())
+        self._refitter = self._made()
         wanted = list(self._refitter.get_all_weights())
         _same_names(wanted, source.names, constants)
         # Kept: TensorRT reads them at each refit, from where they lie.
@@ -67,6 +71,12 @@ class Refitter:
         self._refitter = None
         self._engine = None
 
+    def _made(self) -> Any:
+        refitter = trt.Refitter(self._engine, messages())
+        if not self._features.device_weights:
+            refitter.max_threads = min(cores(), THREADS)
+        return refitter
+
     def _set_device(self, name: str) -> None:
         dtype, count = self._source.dtype(name), self._source.count(name)
         kind = getattr(trt.DataType, TYPES[dtype])
@@ -89,7 +99,7 @@ class Refitter:
         self._refits += 1
         if self._refits % FRESH == 0:
             self._refitter = None
-            self._refitter = trt.Refitter(self._engine, messages())
+            self._refitter = self._made()
         for name, value in self._source.on_host(self._stream).items():  # waits for the blend
             self._set_host(name, value)
         for name, value in self._constants.items():

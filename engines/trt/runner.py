@@ -128,6 +128,10 @@ class Runner:
         self._stream.synchronize()
         return np.array(held)
 
+    def forget(self) -> None:
+        """Forget the frame that was placed last and its output; the next one is to be placed anew."""
+        self._placed, self._ran = None, False
+
     def release(self) -> None:
         """Let go of context and engine, which TensorRT wants freed before what lies under them. Nothing may be queued."""
         self.retire()

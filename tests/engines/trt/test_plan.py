@@ -1,0 +1,198 @@
+"""Plan: what comes back is what was written, and whatever else lies there is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dni_deploy.bundle import Bundle
+from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
+from dni_deploy.profiles import Profile
+from engines.trt.plan import MAGIC, Header, Plan, find_plan, plan_path, read_plan, write_plan
+from engines.trt.target import Target
+from tests.fakes.gpu import FakeGpu
+
+pytestmark = pytest.mark.usefixtures("gpu")
+PROFILE = Profile((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
+
+
+def plan(bundle: Bundle, kind: str = "refit", precision: str = "fp32", engine: bytes = b"engine" * 1000) -> Plan:
+    weights = (("conv.weight", "float32", 216), ("конв\n", "float16", 3))
+    return Plan(Header(Target.of(bundle, kind), precision, PROFILE, False, "0" * 64, weights), engine)
+
+
+def test_round_trip(bundle: Bundle) -> None:
+    made = plan(bundle)
+    path = write_plan(bundle, made)
+    assert path == plan_path(bundle, made.header)
+    assert path.parent == bundle.path / "plans"
+    assert path.name.startswith("tensorrt-refit-fp32-")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read_plan(path, Target.of(bundle, "refit")) == made
+    assert find_plan(bundle, "refit") == path
+    Bundle.open(bundle.path)  # plans are no part of what a bundle's manifest counts
+
+
+def test_the_mode_does_not_depend_on_the_umask(bundle: Bundle) -> None:
+    before = os.umask(0)
+    try:
+        assert stat.S_IMODE(write_plan(bundle, plan(bundle)).stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_the_header_is_pinned(bundle: Bundle) -> None:
+    """Plans of an older version would otherwise be read as something else."""
+    data = write_plan(bundle, plan(bundle)).read_bytes()
+    assert data.startswith(b"dni-deploy plan for tensorrt, version 1\n")
+    length = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 8], "little")
+    header = json.loads(data[len(MAGIC) + 8 :][:length])
+    assert set(header) == {"target", "precision", "profile", "strip", "lowered", "weights"}
+    assert set(header["target"]) == {"kind", "graph", "names", "members", "tensorrt", "gpu", "capability", "source"}
+
+
+def test_an_existing_one_is_kept(bundle: Bundle) -> None:
+    path = write_plan(bundle, plan(bundle))
+    with pytest.raises(UsageError, match="exists"):
+        write_plan(bundle, plan(bundle, engine=b"another"))
+    assert read_plan(path, Target.of(bundle, "refit")).engine == plan(bundle).engine
+    assert write_plan(bundle, plan(bundle, engine=b"another"), force=True) == path
+    assert read_plan(path, Target.of(bundle, "refit")).engine == b"another"
+
+
+def test_every_changed_byte_is_seen(bundle: Bundle) -> None:
+    path = write_plan(bundle, plan(bundle, engine=b"tiny"))
+    whole, target = path.read_bytes(), Target.of(bundle, "refit")
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x20]) + whole[at + 1 :])
+        with pytest.raises(BundleError):
+            read_plan(path, target)
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(BundleError):
+            read_plan(path, target)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_writable_by_others(bundle: Bundle, mode: int) -> None:
+    path = write_plan(bundle, plan(bundle))
+    path.chmod(mode)
+    with pytest.raises(RefusedError, match="written by others"):
+        read_plan(path, Target.of(bundle, "refit"))
+
+
+def test_another_users(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_plan(bundle, plan(bundle))
+    target = Target.of(bundle, "refit")
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    if owner == 0:  # what root wrote is anybody's
+        assert read_plan(path, target)
+        os.chown(path, 12345, 12345)
+    with pytest.raises(RefusedError, match="belongs to user"):
+        read_plan(path, target)
+
+
+def test_a_link_and_a_pipe(bundle: Bundle) -> None:
+    path = write_plan(bundle, plan(bundle))
+    target = Target.of(bundle, "refit")
+    link = path.with_name("tensorrt-refit-fp32-link.plan")
+    link.symlink_to(path)
+    with pytest.raises(RefusedError, match="link"):
+        read_plan(link, target)
+    pipe = path.with_name("tensorrt-refit-fp32-pipe.plan")
+    os.mkfifo(pipe)
+    with pytest.raises(RefusedError, match="plain file"):
+        read_plan(pipe, target)
+    assert find_plan(bundle, "refit") == path
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 4096, b"ftrt" + os.urandom(64)])
+def test_foreign_files(bundle: Bundle, content: bytes) -> None:
+    path = bundle.path / "plans" / "tensorrt-refit-fp32-0.plan"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(BundleError, match="not a plan"):
+        read_plan(path, Target.of(bundle, "refit"))
+    assert find_plan(bundle, "refit") is None
+
+
+def test_none(bundle: Bundle) -> None:
+    assert find_plan(bundle, "refit") is None
+    with pytest.raises(BundleError, match="does not exist"):
+        read_plan(bundle.path / "plans" / "tensorrt-refit-fp32-0.plan", Target.of(bundle, "refit"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("gpu", "NVIDIA T4", "for the GPU"),
+        ("capability", (7, 5), "7.5"),
+        ("tensorrt", "9.9.9", "by TensorRT 9.9.9"),
+        ("kind", "inputs", "of kind inputs"),
+        ("graph", "1" * 64, "another bundle"),
+        ("names", "1" * 64, "another bundle"),
+        ("source", "1" * 64, "another version"),
+    ],
+)
+def test_for_something_else(bundle: Bundle, field: str, value: object, words: str) -> None:
+    made = plan(bundle)
+    target = replace(made.header.target, **{field: value})  # type: ignore[arg-type]
+    path = write_plan(bundle, Plan(replace(made.header, target=target), made.engine))
+    with pytest.raises(MismatchError, match=words) as told:
+        read_plan(path, Target.of(bundle, "refit"))
+    assert "build it again" in str(told.value)
+    assert find_plan(bundle, "refit") is None
+
+
+def test_plans_with_weights_belong_to_a_family(bundle: Bundle) -> None:
+    """A refit plan serves every family on the graph; one that holds members' weights serves these members."""
+    assert Target.of(bundle, "refit").members == Target.of(bundle, "inputs").members == ()
+    assert len(Target.of(bundle, "graph").members) == len(Target.of(bundle, "constant").members) == 3
+
+
+def test_the_newest_that_fits(bundle: Bundle) -> None:
+    single, half = write_plan(bundle, plan(bundle)), write_plan(bundle, plan(bundle, precision="fp16"))
+    wider = plan(bundle)
+    wide = write_plan(bundle, Plan(replace(wider.header, profile=Profile((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 99, 99))), b""))
+    foreign = plan(bundle)
+    other = write_plan(bundle, Plan(replace(foreign.header, target=replace(foreign.header.target, gpu="other")), b""))
+    assert len({single, half, wide, other}) == 4
+    for age, path in enumerate((other, half, wide, single)):
+        os.utime(path, ns=(10**18 - age, 10**18 - age))
+    assert find_plan(bundle, "refit") == half
+    assert find_plan(bundle, "refit", "fp32") == wide
+    assert find_plan(bundle, "refit", "fp16") == half
+    assert find_plan(bundle, "inputs") is None
+
+
+@pytest.mark.parametrize("gpu", ["10.16"], indirect=True)
+def test_no_such_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
+    with pytest.raises(DniError, match="no GPU number 3"):
+        Target.of(bundle, "refit", device=3)
+
+
+def test_a_full_disk_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DniError, match="no room"):
+        write_plan(bundle, plan(bundle))
+    assert list((bundle.path / "plans").iterdir()) == []
+
+
+def test_paths_are_shown_safely(tmp_path: Path, bundle: Bundle) -> None:
+    path = tmp_path / "evil\n\x1b[31m.plan"
+    path.write_bytes(b"x")
+    path.chmod(0o600)
+    with pytest.raises(BundleError) as told:
+        read_plan(path, Target.of(bundle, "refit"))
+    assert "\n" not in str(told.value)
+    assert "\x1b" not in str(told.value)

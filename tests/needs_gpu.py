@@ -1,0 +1,23 @@
+"""Needs GPU: skip a test where there is no GPU or no package for it; with DNI_REQUIRE_GPU=1 that is a failure instead."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import pytest
+
+from engines.cuda import driver
+
+REQUIRE = "DNI_REQUIRE_GPU"
+
+
+def need_gpu(*packages: str) -> None:
+    """packages: by their import names. Asks the driver first: without one, TensorRT's classes crash."""
+    missing = [name for name in packages if find_spec(name) is None]
+    reason = driver.obstacle() or (f"{' and '.join(missing)} not installed" if missing else None)
+    if reason is None:
+        return
+    if os.environ.get(REQUIRE) == "1":
+        pytest.fail(f"{REQUIRE}=1, and {reason}")
+    pytest.skip(reason)
