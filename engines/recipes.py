@@ -44,7 +44,7 @@ class Linear:
         if self.step > 1:
             return _stepped(np.asarray(tensor, np.float32), self.step)
         if tensor.size == 1:
-            tensor = np.broadcast_to(tensor.reshape(1), self.shape)
+            tensor = np.broadcast_to(tensor.reshape(()), self.shape)
         return np.ascontiguousarray(tensor, np.float32).reshape(self.shape)
 
 

@@ -40,6 +40,12 @@ def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, st
     if provider == CUDA and hasattr(ort, "preload_dlls"):  # from 1.21 on: finds CUDA and cuDNN in NVIDIA's own wheels
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, which may not even be needed
             ort.preload_dlls()
+    absent = (
+        f"ONNX Runtime {ort.__version__} could not load its CUDA provider: it needs the CUDA and cuDNN that it was built for, "
+        "such as those of pip install 'onnxruntime-gpu[cuda,cudnn]'."
+    )
+    if provider not in ort.get_available_providers():
+        raise EngineError(absent)
     try:
         session = ort.InferenceSession(
             model.SerializeToString(),
@@ -53,10 +59,7 @@ def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, st
         ) from error
     # A provider whose libraries are not found is left out with a warning, and the network would run on the CPU.
     if session.get_providers()[0] != provider:
-        raise EngineError(
-            f"ONNX Runtime {ort.__version__} could not load its CUDA provider: it needs the CUDA and cuDNN that it was built for, "
-            "such as those of pip install 'onnxruntime-gpu[cuda,cudnn]'."
-        )
+        raise EngineError(absent)
     return session
 
 
