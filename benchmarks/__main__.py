@@ -2,6 +2,9 @@
 
 python -m benchmarks                       all four, into benchmarks/results/cpu.json, docs/benchmarks.md and its plot
 python -m benchmarks dncnn --repeats 5     one, printed only
+python -m benchmarks --page                the page and the plot again, from benchmarks/results/
+
+GPUs have a benchmark of their own: benchmarks.gpu_latency.
 """
 
 from __future__ import annotations
@@ -22,14 +25,19 @@ from dni_deploy.verbs.export import export
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "cpu.json"
+GPU_RESULTS = RESULTS.with_name("gpu.json")
 
 
 @click.command()
 @click.argument("networks", nargs=-1, type=click.Choice(list(NETWORKS)))
 @click.option("--repeats", type=click.IntRange(3), default=20, show_default=True, help="Rounds per network.")
 @click.option("--memory/--no-memory", default=True, help="Measure resident memory, each row in a process of its own.")
-def main(networks: tuple[str, ...], repeats: int, memory: bool) -> None:
+@click.option("--page", "only_page", is_flag=True, help="Time nothing; write the page from the results that are there.")
+def main(networks: tuple[str, ...], repeats: int, memory: bool, only_page: bool) -> None:
     """Time the networks; without arguments all four, and keep the result."""
+    if only_page:
+        _page(json.loads(RESULTS.read_bytes()))
+        return
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in networks or NETWORKS:
@@ -48,8 +56,13 @@ def main(networks: tuple[str, ...], repeats: int, memory: bool) -> None:
         result = {"schema": 1, "commit": described(ROOT), "networks": found}
         RESULTS.parent.mkdir(exist_ok=True)
         publish_bytes(RESULTS, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(), force=True)
-        write_page(result, ROOT / "docs")
-        click.echo(f"wrote {RESULTS.relative_to(ROOT)}, docs/benchmarks.md and docs/images/benchmarks.svg", err=True)
+        _page(result)
+        click.echo(f"wrote {RESULTS.relative_to(ROOT)}", err=True)
+
+
+def _page(result: dict[str, Any]) -> None:
+    write_page(result, json.loads(GPU_RESULTS.read_bytes()) if GPU_RESULTS.exists() else None, ROOT / "docs")
+    click.echo("wrote docs/benchmarks.md and docs/images/benchmarks.svg", err=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_page import gpu_lines
 from dni_deploy.publish import publish_bytes
 from dni_deploy.report.bench_plot import plot_bench
 
@@ -40,19 +41,24 @@ GOALS: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (
 """(text, ratio of the report, direction, goal by network): what this release set out to reach."""
 
 
-def write_page(result: Mapping[str, Any], folder: Path) -> None:
-    """Write benchmarks.md and images/benchmarks.svg into `folder`."""
+def write_page(result: Mapping[str, Any], gpu: Mapping[str, Any] | None, folder: Path) -> None:
+    """Write benchmarks.md and images/benchmarks.svg into `folder`. gpu: the GPU benchmark's result, or None."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    publish_bytes(folder / "benchmarks.md", page(result).encode(), force=True)
+    publish_bytes(folder / "benchmarks.md", page(result, gpu).encode(), force=True)
     titled = {network["title"].split(",")[0]: network["rows"] for network in result["networks"].values()}
     plot_bench(folder / "images" / "benchmarks.svg", titled, force=True)
 
 
-def page(result: Mapping[str, Any]) -> str:
+def page(result: Mapping[str, Any], gpu: Mapping[str, Any] | None = None) -> str:
+    """The whole page, Markdown."""
+    return "\n".join(["# Benchmarks", "", *_cpu_lines(result), "", *gpu_lines(gpu)]).rstrip() + "\n"
+
+
+def _cpu_lines(result: Mapping[str, Any]) -> list[str]:
     networks = result["networks"]
     machine = next(iter(networks.values()))["machine"]
     lines = [
-        "# Benchmarks on a CPU",
+        "## On a CPU",
         "",
         "Made by `python -m benchmarks` from benchmarks/results/cpu.json; do not edit by hand.",
         "",
@@ -63,7 +69,7 @@ def page(result: Mapping[str, Any]) -> str:
         "",
         "![Frame times and alpha changes](images/benchmarks.svg)",
         "",
-        "## Against what was set out to be reached",
+        "### Against what was set out to be reached",
         "",
         "| figure | network | goal | measured |",
         "|---|---|---|---|",
@@ -78,7 +84,7 @@ def page(result: Mapping[str, Any]) -> str:
         shape = "x".join(map(str, network["shape"]))
         lines += [
             "",
-            f"## {network['title']}, {shape}, {network['parameters'] / 1e6:.2f} M parameters, {network['members']} members",
+            f"### {network['title']}, {shape}, {network['parameters'] / 1e6:.2f} M parameters, {network['members']} members",
             "",
             f"Medians of {network['rounds']} rounds, {network['threads']} threads.",
             "",
@@ -89,7 +95,7 @@ def page(result: Mapping[str, Any]) -> str:
             cells = (row["change_ms"], row["first_ms"], row["steady_ms"], row["memory_mb"])
             lines.append(f"| {row['title']} | " + " | ".join("-" if cell is None else f"{cell:.4g}" for cell in cells) + " |")
         lines += [f"\nNot run: {name}, {why}" for name, why in network["skipped"].items()]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _ratio(ratios: Mapping[str, float], name: str) -> float | None:

@@ -15,7 +15,7 @@ from benchmarks.gpu.check import Agreement, agreement, fault
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.prepared import ALPHAS, Prepared, expected_outputs, random_input
 from benchmarks.gpu.schedule import Opened, Samples, interleaved, ratio
-from benchmarks.gpu.ways import Way, build_plan, has_plan
+from benchmarks.gpu.ways import Way, build_plan, has_plan, torch_obstacle
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import DniError, EngineError, shown
 from engines.engine import DeviceEngine
@@ -52,7 +52,7 @@ def run_case(
     began = time.monotonic()
     full = (1, prepared.signature.input_channels, *shape)
     inputs = [random_input(prepared.signature, full, seed) for seed in range(INPUTS)]
-    expected, reference = _expected(prepared, folder, bundle, inputs[0], ways)
+    expected, reference = _expected(prepared, folder, bundle, inputs[0])
     skipped: dict[str, str] = {}
     agreements: dict[str, Agreement] = {}
     opened: dict[str, Opened] = {}
@@ -154,10 +154,10 @@ def ratios(samples: dict[str, Samples]) -> dict[str, float]:
 
 
 def _expected(
-    prepared: Prepared, folder: Path, bundle: Bundle, x: NDArray[np.float32], ways: Sequence[Way]
+    prepared: Prepared, folder: Path, bundle: Bundle, x: NDArray[np.float32]
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
     """What to compare with: PyTorch in float64 on this GPU at the case's own shape where it can, else what was prepared."""
-    if any(way.name.startswith("torch-") and way.obstacle() is None for way in ways):
+    if torch_obstacle() is None:
         import torch
 
         from benchmarks.gpu.torch_peers import expected_at

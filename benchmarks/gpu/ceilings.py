@@ -24,7 +24,7 @@ class Copy:
         self._source, self._target = Buffer(device, nbytes), Buffer(device, nbytes)
         piece = np.random.default_rng(seed).integers(0, 256, min(nbytes, 1 << 24), np.uint8)
         for start in range(0, nbytes, piece.nbytes):
-            cuda.memcpy_htod(self._source.pointer + start, piece[: nbytes - start])
+            self._source.upload(piece[: nbytes - start], offset=start)
 
     @property
     def bytes_moved(self) -> int:

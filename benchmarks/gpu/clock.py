@@ -45,6 +45,9 @@ class Clock(Protocol):
     def forget(self) -> None:
         """The marks made so far may be used again."""
 
+    def now(self) -> float:
+        """Seconds by the host's clock."""
+
 
 class EventClock:
     """A Clock of CUDA events, resolution about half a microsecond. It holds the device's primary context current meanwhile."""
@@ -92,6 +95,9 @@ class EventClock:
     def forget(self) -> None:
         self._used = 0
 
+    def now(self) -> float:
+        return time.perf_counter()
+
     def close(self) -> None:
         while self._events:
             self._call("cuEventDestroy_v2", self._events.pop())
@@ -103,21 +109,3 @@ class EventClock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-class HostClock:
-    """A Clock for engines that finish their work in the call: tests use it. On a GPU it would time the queueing."""
-
-    name = "host"
-
-    def mark(self, stream: int) -> float:
-        return time.perf_counter()
-
-    def wait(self, stream: int) -> None:
-        return
-
-    def between(self, first: float, second: float) -> float:
-        return second - first
-
-    def forget(self) -> None:
-        return

@@ -76,7 +76,7 @@ def measure(
             owned.callback(uploaded.free)
             blenders.append(DeviceBlender(device, uploaded))
             lives.append(Live(device, layout))
-            owned.callback(lives[-1].buffer.free)
+            owned.callback(lives[-1].free)
             sets = min(max(2, -(-ROTATED // blenders[0].bytes_moved(shares))), SET_LIMIT)
         bytes_moved = blenders[0].bytes_moved(shares)
         copies = [Copy(device, -(-bytes_moved // 2), stream, seed) for seed in range(sets)]
@@ -120,8 +120,9 @@ def _times(calls: Sequence[Callable[[], None]], stream: cuda.Stream, clock: Cloc
     try:
         capture.begin(stream.handle)
         launch()
-        graph = capture.end()
+        graph = capture.end(stream.handle)
     except DniError:
+        capture.abandon()
         return launched, None
     replayed = _median(lambda: graph.launch(stream.handle), stream, clock, rounds) / len(calls)
     graph.close()
@@ -152,7 +153,7 @@ def _error(lowered: Lowered, members: Sequence[Mapping[str, NDArray[Any]]], shar
     worst = 0.0
     for weight in lowered.weights:
         got = np.empty(weight.shape, weight.dtype)
-        cuda.memcpy_dtoh(got, live.pointer(weight.name))
+        live.buffer.download(got, offset=live.layout.offset(weight.name))
         expected = blended[weight.name]
         peak = max(float(np.abs(expected).max()), 1e-30)
         error = float(np.abs(np.subtract(got, expected, dtype=np.float64)).max()) / peak

@@ -44,6 +44,7 @@ class Measurement:
         return Prepared.load(self.prepared, name)
 
     def bundle(self, prepared: Prepared) -> Bundle:
+        self.work.mkdir(parents=True, exist_ok=True)
         return prepared.bundle(self.work / f"{prepared.name}.dni")
 
     def build(self, names: Sequence[str], precisions: Sequence[str], ways: Sequence[Way]) -> None:

@@ -12,7 +12,6 @@ The last two are what a Session does without the pictures' way in and out: one f
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,15 +77,15 @@ def interleaved(
             way.engine.enqueue(slot)
             way.engine.finish(slot)
             clock.wait(way.engine.stream_handle(slot))
-    began = time.perf_counter()
+    began = clock.now()
     for number in range(MOST + 1):
         shares = rng.dirichlet(np.ones(members), 3)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             kept = samples[name] if number else Samples()
             _turn(ways[name], inputs[number % len(inputs)], shares, clock, kept)
         if number == 0:
-            began = time.perf_counter()
-        elif number >= FEWEST and time.perf_counter() - began >= seconds:
+            began = clock.now()
+        elif number >= FEWEST and clock.now() - began >= seconds:
             break
     return samples
 
@@ -111,44 +110,44 @@ def _turn(way: Opened, x: NDArray[np.float32], shares: NDArray[np.float64], cloc
     if way.changes:
         kept.change.append(clock.between(marks[1], marks[2]))
         kept.first.append(clock.between(marks[2], marks[3]))
-        started = time.perf_counter()
+        started = clock.now()
         engine.refit(0, shares[1])
         engine.finish(0)
-        kept.host_change.append(time.perf_counter() - started)
+        kept.host_change.append(clock.now() - started)
     kept.host_steady.append(_frame(engine, 0, clock))
     if way.changes:
         kept.host_changed.append(_ahead(engine, shares[2], clock) if way.ahead else _before(engine, shares[2], clock))
-    started = time.perf_counter()
+    started = clock.now()
     engine.place(0, x)
     engine.enqueue(0)
     engine.fetch(0)
-    kept.host_frame.append(time.perf_counter() - started)
+    kept.host_frame.append(clock.now() - started)
 
 
 def _frame(engine: DeviceEngine, slot: int, clock: Clock) -> float:
-    started = time.perf_counter()
+    started = clock.now()
     engine.enqueue(slot)
     clock.wait(engine.stream_handle(slot))
-    return time.perf_counter() - started
+    return clock.now() - started
 
 
 def _before(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> float:
     """A frame with a change before it, in the one slot."""
-    started = time.perf_counter()
+    started = clock.now()
     engine.refit(0, shares)
     engine.enqueue(0)
     clock.wait(engine.stream_handle(0))
-    return time.perf_counter() - started
+    return clock.now() - started
 
 
 def _ahead(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> float:
     """A frame of slot 0 while slot 1 is changed, both to their end: the next frame would be slot 1's, without a wait."""
-    started = time.perf_counter()
+    started = clock.now()
     engine.enqueue(0)
     engine.refit(1, shares)
     clock.wait(engine.stream_handle(0))
     engine.finish(1)
-    return time.perf_counter() - started
+    return clock.now() - started
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:

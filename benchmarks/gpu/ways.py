@@ -69,10 +69,11 @@ def _torch(name: str, title: str, mode: str) -> Way:
 
         return TorchPeer(bundle, precision, mode)
 
-    return Way(name, title, open_way, _torch_obstacle, slow=mode not in ("eager", "graph"))
+    return Way(name, title, open_way, torch_obstacle, slow=mode not in ("eager", "graph"))
 
 
-def _torch_obstacle() -> str | None:
+def torch_obstacle() -> str | None:
+    """Why PyTorch cannot compute on a GPU here, or None."""
     if importlib.util.find_spec("torch") is None:
         return "torch not installed"
     import torch

@@ -8,13 +8,13 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
-from dni_deploy.benchmark.rows import available
+from dni_deploy.benchmark.rows import ROWS
 from dni_deploy.bundle import Bundle
 from dni_deploy.machine import resident
 
 
 def resident_bytes(bundle_path: str, row: str, shape: tuple[int, ...], threads: int) -> int | None:
-    """Growth of resident memory by opening the row, one alpha change and two frames; None where it cannot be told.
+    """Growth of resident memory by opening a row that is not on a GPU, one alpha change and two frames; None where it cannot be told.
 
     The packages that the row needs are loaded before the first reading.
     """
@@ -27,7 +27,7 @@ def resident_bytes(bundle_path: str, row: str, shape: tuple[int, ...], threads: 
 
 
 def _measure(bundle_path: str, name: str, shape: tuple[int, ...], threads: int) -> int | None:
-    row = next(row for row in available() if row.name == name)
+    row = next(row for row in ROWS if row.name == name)
     bundle = Bundle.open(bundle_path)
     import onnxruntime  # noqa: F401
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.bundle import Bundle
-from engines import load_engine
+from engines import ENGINES, load_engine
 from engines.engine import Engine
 from engines.options import EngineOptions
 
@@ -23,16 +23,23 @@ class Row:
     title     what it does, in a few words.
     changes   False where alpha cannot change: the constant-weight session that the others are held against.
     open      (bundle, threads) -> an Engine with one slot.
+    obstacle  why it cannot run here, one sentence without a full stop, or None.
+    gpu       whether it computes on one: its weights are not in resident memory.
     """
 
     name: str
     title: str
     changes: bool
     open: Callable[[Bundle, int], Engine]
+    obstacle: Callable[[Bundle], str | None]
+    gpu: bool = False
 
 
-def _engine(name: str) -> Callable[[Bundle, int], Engine]:
-    return lambda bundle, threads: load_engine(bundle, name, EngineOptions(threads=threads, slots=1))
+def _row(name: str, title: str, engine: str, *, changes: bool = True, gpu: bool = False) -> Row:
+    def open_row(bundle: Bundle, threads: int) -> Engine:
+        return load_engine(bundle, engine, EngineOptions(threads=threads, slots=1))
+
+    return Row(name, title, changes, open_row, lambda bundle: ENGINES[engine].obstacle(bundle), gpu)
 
 
 def _torch(bundle: Bundle, threads: int) -> Engine:
@@ -41,19 +48,23 @@ def _torch(bundle: Bundle, threads: int) -> Engine:
     return TorchEager(bundle, threads)
 
 
+def _torch_obstacle(bundle: Bundle) -> str | None:
+    return None if importlib.util.find_spec("torch") else "torch not installed: pip install 'dni-deploy[export]'"
+
+
 ROWS = (
-    Row("in place", "ours: weights blended in place under the running session", True, _engine("onnxruntime")),
-    Row("constant", "stock ONNX Runtime session with constant weights", False, _engine("onnxruntime-constant")),
-    Row("rebuild", "a new ONNX Runtime session for every alpha", True, _engine("onnxruntime-rebuild")),
-    Row("inputs", "ONNX Runtime, weights as graph inputs", True, _engine("onnxruntime-inputs")),
-    Row("in graph", "ONNX Runtime, alpha as a graph input, blend in the graph", True, _engine("onnxruntime-graph")),
-    Row("torch", "PyTorch eager, blended state dict and load_state_dict", True, _torch),
+    _row("in place", "ours: weights blended in place under the running session", "onnxruntime"),
+    _row("tensorrt", "ours: TensorRT, weights blended on the GPU and refitted", "tensorrt", gpu=True),
+    _row("ort gpu", "ours: ONNX Runtime on the GPU, weights blended where it reads them", "onnxruntime-gpu", gpu=True),
+    _row("constant", "stock ONNX Runtime session with constant weights", "onnxruntime-constant", changes=False),
+    _row("rebuild", "a new ONNX Runtime session for every alpha", "onnxruntime-rebuild"),
+    _row("inputs", "ONNX Runtime, weights as graph inputs", "onnxruntime-inputs"),
+    _row("in graph", "ONNX Runtime, alpha as a graph input, blend in the graph", "onnxruntime-graph"),
+    _row("trt constant", "TensorRT with constant weights", "tensorrt-constant", changes=False, gpu=True),
+    _row("trt inputs", "TensorRT, weights as inputs of the network", "tensorrt-inputs", gpu=True),
+    _row("trt in graph", "TensorRT, alpha as an input, blend in the network", "tensorrt-graph", gpu=True),
+    Row("torch", "PyTorch eager, blended state dict and load_state_dict", True, _torch, _torch_obstacle),
 )
-
-
-def available() -> tuple[Row, ...]:
-    """The rows that can run here: PyTorch's only where it is installed."""
-    return tuple(row for row in ROWS if row.name != "torch" or importlib.util.find_spec("torch") is not None)
 
 
 def copy_row(engine: Engine) -> Callable[[], None] | None:

@@ -52,6 +52,7 @@ def interleaved(
             engine.infer(0, x)
             times = [time.perf_counter()]
             engine.refit(0, shares)
+            engine.finish(0)
             times.append(time.perf_counter())
             engine.infer(0, x)
             times.append(time.perf_counter())

@@ -72,8 +72,11 @@ def command(
     table(headers, rows)
     click.echo()
     table(["ratio", "median"], [(name, f"{value:.3g}") for name, value in report.ratios.items()])
+    reasons: dict[str, list[str]] = {}
     for name, reason in report.skipped.items():
-        click.echo(f"\n{name} was left out: {shown(reason, 1000)}")
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        click.echo(f"\nleft out: {', '.join(names)}: {shown(reason, 1000)}")
     for path in (output, plot):
         if path is not None:
             facts({"wrote": path})

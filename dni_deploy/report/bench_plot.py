@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dni_deploy.publish import publish_bytes
 from dni_deploy.report.plot import check_plot_name
 
-COLOURS = ("#b8420e", "#4b5563", "#3b6ea5", "#2f7d5b", "#8a6d3b", "#7a4a8c")
+COLOURS = (
+    "#b8420e", "#4b5563", "#3b6ea5", "#2f7d5b", "#8a6d3b", "#7a4a8c", "#c98a1b", "#1f8a8a", "#a3476b", "#6b7f2a", "#5a5ac0",
+)  # fmt: skip
 
 
 def plot_bench(
@@ -49,9 +52,10 @@ def plot_bench(
     left.set_ylabel(f"steady frame, {names[0]} = 1")
     right.set_yscale("log")
     right.set_ylabel("alpha change, ms")
-    figure.legend(loc="outside upper center", ncols=len(names), fontsize=8, frameon=False)
+    figure.legend(loc="outside upper center", ncols=min(len(names), 6), fontsize=8, frameon=False)
     suffix = Path(path).suffix[1:].lower()
     out = io.BytesIO()
     undated = {"Date": None} if suffix == "svg" else None  # the same figures give the same file
-    figure.savefig(out, format=suffix, dpi=120, metadata=undated)
+    with rc_context({"svg.hashsalt": "dni-deploy"}):  # or its ids are drawn anew each time
+        figure.savefig(out, format=suffix, dpi=120, metadata=undated)
     publish_bytes(path, out.getvalue(), force=force)

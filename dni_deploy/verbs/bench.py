@@ -21,15 +21,16 @@ from PIL import Image
 from dni_deploy import __version__
 from dni_deploy.bays import open_door
 from dni_deploy.benchmark.memory import resident_bytes
-from dni_deploy.benchmark.rows import Row, available, copy_row
+from dni_deploy.benchmark.rows import ROWS, Row, copy_row
 from dni_deploy.benchmark.timing import Samples, interleaved, ratio
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import DniError, UsageError, shown
 from dni_deploy.machine import cores, cpu
 from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.publish import publish_bytes
+from engines.cuda import driver
 
-OURS, STOCK = "in place", "constant"
+OURS, STOCK, ON_GPU = "in place", "constant", ("tensorrt", "ort gpu")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def bench(
     if plot is not None:
         open_door("dni_deploy.report.plot").check_plot_name(plot)
     bundle = Bundle.open(bundle_path)
-    chosen = [row for row in available() if rows is None or row.name in rows]
+    chosen = [row for row in ROWS if rows is None or row.name in rows]
     size = tuple(shape) if shape is not None else _default_shape(bundle)
     signature = bundle.signature
     if len(size) != 4 or size[1] != signature.input_channels:
@@ -109,6 +110,10 @@ def bench(
         for number, row in enumerate(chosen):
             tell(progress, number, len(chosen), f"opening {row.name}")
             try:
+                obstacle = row.obstacle(bundle)
+                if obstacle is not None:
+                    skipped[row.name] = obstacle
+                    continue
                 engine = row.open(bundle, threads)
             except (DniError, MemoryError) as error:
                 skipped[row.name] = str(error) or type(error).__name__
@@ -123,7 +128,7 @@ def bench(
     results = []
     for number, row in enumerate(row for row in chosen if row.name in samples):
         tell(progress, number, len(samples), f"memory of {row.name}")
-        used = resident_bytes(os.fspath(bundle_path), row.name, size, threads) if memory else None
+        used = resident_bytes(os.fspath(bundle_path), row.name, size, threads) if memory and not row.gpu else None
         results.append(_result(row, samples[row.name], used, roads[row.name]))
     report = BenchReport(
         bundle=Path(bundle_path).name,
@@ -151,7 +156,11 @@ def machine() -> dict[str, str]:
     """What a reader needs to judge the figures: processor, cores, versions, date."""
     name, flags = cpu()
     facts = {"cpu": name, "instruction sets": ", ".join(flags), "cores": str(cores()), "system": platform.system()}
-    for package in ("onnxruntime", "torch", "numpy"):
+    graphics = driver.ask()
+    if isinstance(graphics, driver.Driver) and graphics.devices:
+        facts["gpu"] = shown(graphics.devices[0][0])
+        facts["cuda of the driver"] = ".".join(map(str, graphics.version))
+    for package in ("onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "torch", "numpy"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
@@ -214,9 +223,15 @@ def _ratios(samples: dict[str, Samples]) -> dict[str, float]:
     found = {"frame with a change / steady frame": ratio(changed, ours.steady)}
     if ours.copy:
         found["alpha change / plain copy of the same bytes"] = ratio(ours.change, ours.copy)
+    for name in ON_GPU:
+        if name in samples:
+            changed = [change + first for change, first in zip(samples[name].change, samples[name].first, strict=True)]
+            found[f"frame with a change / steady frame, {name}"] = ratio(changed, samples[name].steady)
+    if "tensorrt" in samples and "trt constant" in samples:
+        found["steady frame, tensorrt / trt constant"] = ratio(samples["tensorrt"].steady, samples["trt constant"].steady)
     for name, other in samples.items():
         if name != OURS:
             found[f"steady frame, ours / {name}"] = ratio(ours.steady, other.steady)
-            if name != STOCK:
+            if name not in (STOCK, "trt constant"):
                 found[f"alpha change, {name} / ours"] = ratio(other.change, ours.change)
     return found
