@@ -29,9 +29,10 @@ def begin(stream_handle: int) -> None:
 
 def end(stream_handle: int | None = None) -> Graph:
     """The graph of what was queued since `begin` (on this stream). Raises EngineError, and then nothing is captured any more."""
-    handle, _capturing.handle = getattr(_capturing, "handle", None), None
+    handle = getattr(_capturing, "handle", None)
     if handle is None or stream_handle not in (None, handle):
-        raise EngineError("No CUDA graph is being captured on this thread.")
+        raise EngineError("No CUDA graph of this stream is being captured on this thread.")
+    _capturing.handle = None
     graph = ctypes.c_void_p()
     _call("cuStreamEndCapture", ctypes.c_void_p(handle), ctypes.byref(graph))
     if not graph.value:

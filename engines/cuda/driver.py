@@ -7,7 +7,10 @@ interpreter where there is no driver.
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 LIBRARY = "libcuda.so.1"
 
@@ -55,3 +58,13 @@ def obstacle() -> str | None:
     if isinstance(answer, str):
         return answer
     return None if answer.devices else "the NVIDIA driver is there and sees no GPU"
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler: "nvcc" where the PATH has it, else its path in the toolkit's usual places, or None."""
+    if shutil.which("nvcc"):
+        return "nvcc"
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+        if home and os.access(Path(home, "bin", "nvcc"), os.X_OK):
+            return str(Path(home, "bin", "nvcc"))
+    return None

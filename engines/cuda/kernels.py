@@ -7,7 +7,6 @@ used: another owner, other writers or a wrong SHA-256 mean compiling again.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import struct
 from contextlib import suppress
@@ -22,11 +21,15 @@ import pycuda.driver as cuda
 from dni_deploy.errors import DniError, EngineError, EnvironmentProblem, shown
 from dni_deploy.machine import cache_folder
 from dni_deploy.publish import publish_file, write_bytes
+from engines.cuda import driver
 from engines.cuda.device import Device
 
 SOURCE = Path(__file__).with_name("blend.cu")
 OPTIONS = ("-std=c++17", "-fmad=false")
 """No fused operations but those that are written as such, so that the host's compiler gives the same bits."""
+
+TOOLKIT = "/usr/local/cuda"
+"""Where NVIDIA's installers put it, without adding it to the PATH."""
 
 BLOCK = (256, 1, 1)
 MAX_MEMBERS = 32
@@ -103,7 +106,7 @@ class Kernels:
 
 def machine_code(architecture: str) -> bytes:
     """blend.cu for an architecture such as "sm_90", from the cache or compiled. Raises EnvironmentProblem, EngineError."""
-    nvcc = _nvcc()
+    nvcc = driver.nvcc()
     if nvcc is None:
         raise EnvironmentProblem(
             "The CUDA compiler nvcc is not on the PATH, and the blend kernel is compiled at first use: install the CUDA toolkit "
@@ -131,16 +134,6 @@ def machine_code(architecture: str) -> bytes:
         raise EnvironmentProblem(f"The CUDA compiler {shown(nvcc)} could not be run: {shown(error)}.") from error
     _write(key, code)
     return code
-
-
-def _nvcc() -> str | None:
-    found = shutil.which("nvcc")
-    if found:
-        return "nvcc"
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
-        if home and os.access(Path(home, "bin", "nvcc"), os.X_OK):
-            return str(Path(home, "bin", "nvcc"))
-    return None
 
 
 def _path(key: str) -> Path | None:
