@@ -63,6 +63,7 @@ def describe(kind):
     return {
         "methods": methods,
         "properties": properties,
+        "attributes": dir(kind),
         "members": None if members is None else {name: int(value) for name, value in members.items()},
         "bases": [base.__name__ for base in kind.__mro__],
     }
@@ -88,7 +89,17 @@ def missing(version: str) -> str | None:
 
 @cache
 def read(version: str) -> dict[str, Any]:
-    """{"version", "classes": {name: {"methods": {name: docstring}, "properties": {name: writable}, "members", "bases"}}, ...}."""
+    """Classes and functions of one version.
+
+    {"version", "names", "functions": {name: docstring}, "classes": {name: {"methods": {name: docstring}, "properties": {name:
+    writable}, "attributes": [name], "members": {name: number} or None, "bases": [name]}}}
+    """
+    content: dict[str, Any] = json.loads(run(version, READ))
+    return content
+
+
+def run(version: str, code: str) -> str:
+    """What a program prints that imports these bindings as tensorrt_bindings, and this repository."""
     with TemporaryDirectory() as folder:
         source = Path(folder) / "stub.c"
         source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in SYMBOLS))
@@ -98,9 +109,9 @@ def read(version: str) -> dict[str, Any]:
             command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{target}", "-o", str(Path(folder) / target), str(source)]
             subprocess.run(command, check=True, capture_output=True)
         bindings = Path(os.environ[FOLDER]) / version
-        environment = {**os.environ, "LD_LIBRARY_PATH": folder, "PYTHONPATH": str(bindings)}
-        done = subprocess.run([sys.executable, "-c", READ], env=environment, capture_output=True, text=True)
+        found = os.pathsep.join((str(bindings), str(Path(__file__).parents[3])))
+        environment = {**os.environ, "LD_LIBRARY_PATH": folder, "PYTHONPATH": found}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the bindings of {version} do not import: {done.stderr[-2000:]}")
-    content: dict[str, Any] = json.loads(done.stdout)
-    return content
+    return done.stdout

@@ -24,6 +24,9 @@ class Call(NamedTuple):
     kind: str = "call"
 
 
+MADE_BY_USERS = ("Builder", "Dims", "ILogger", "IProgressMonitor", "Logger", "OnnxParser", "Refitter", "Runtime", "Weights")
+"""Classes with a constructor; objects of the others come out of calls."""
+
 CALLS: dict[str, set[Call]] = defaultdict(set)
 """By version ("11.4"), since the process began."""
 
@@ -81,7 +84,7 @@ def _recorded(owner: str, name: str, value: Any) -> Any:
         if value.fset is None:
             return value
         return property(value.fget, _setter(owner, name, value.fset), doc=value.__doc__)
-    if not inspect.isfunction(value) or (name.startswith("_") and name != "__init__"):
+    if not inspect.isfunction(value) or (name.startswith("_") and (name != "__init__" or owner not in MADE_BY_USERS)):
         return value
 
     @functools.wraps(value)
