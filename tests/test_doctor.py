@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -106,7 +105,7 @@ H200 = ("NVIDIA H200", 9, 0)
 def with_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, nvcc: str | None = "/usr/bin/nvcc", **installed: str) -> Any:
     """The report of a machine with this driver, whose packages are all to be found, and these versions of them."""
     monkeypatch.setattr(driver, "library", lambda: cuda)
-    monkeypatch.setattr(shutil, "which", lambda name: nvcc)
+    monkeypatch.setattr(driver, "nvcc", lambda: nvcc)
     monkeypatch.setattr(obstacles, "_packages", lambda names, extra: None)
     monkeypatch.setattr(home, "_providers", lambda: (("CUDAExecutionProvider", "CPUExecutionProvider"), ""))
     versions(monkeypatch, **installed)
@@ -134,9 +133,9 @@ def test_a_gpu_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_a_gpu_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     report = with_gpu(monkeypatch, Cuda(H200), None, onnxruntime="1.32.0")
     assert "NVIDIA H200 (compute capability 9.0); NVIDIA driver for CUDA 13.0" in report.machine["gpu"]
-    assert report.machine["nvcc"] == "not on the PATH"
+    assert report.machine["nvcc"] == "not found"
     [warning] = report.warnings
-    assert "nvcc is not on the PATH" in warning
+    assert warning.startswith("nvcc was not found")
     first = "pip uninstall -y onnxruntime && pip install "
     assert f"For TensorRT on NVIDIA H200: {first}'dni-deploy[tensorrt]'" in report.advice
     assert f"For ONNX Runtime on NVIDIA H200: {first}'dni-deploy[gpu]'" in report.advice
@@ -156,6 +155,19 @@ def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, sai
     assert [line for line in report.advice if said in line and "There is no NVIDIA GPU" in line]
     assert not report.warnings
     assert not {state.name: state for state in report.engines}["tensorrt"].runs
+
+
+def test_nvcc_is_looked_for_where_toolkits_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.setattr(driver, "TOOLKIT", str(tmp_path / "none"))
+    assert driver.nvcc() is None
+    compiler = tmp_path / "cuda" / "bin" / "nvcc"
+    compiler.parent.mkdir(parents=True)
+    compiler.touch(0o755)
+    assert driver.nvcc() == str(compiler)
+    monkeypatch.setenv("PATH", str(compiler.parent))
+    assert driver.nvcc() == "nvcc"
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-cu13", "tensorrt-cu12"])

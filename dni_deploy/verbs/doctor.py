@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -76,7 +75,7 @@ def doctor() -> DoctorReport:
     found = {name: _version(name) for name, _ in PACKAGES}
     runtimes = [name for name in ("onnxruntime", "onnxruntime-gpu") if found[name]]
     providers, trouble = _providers() if runtimes else ((), "not installed")
-    gpu, nvcc = driver.ask(), shutil.which("nvcc")
+    gpu, nvcc = driver.ask(), driver.nvcc()
     warnings = []
     if len(runtimes) == 2:
         warnings.append(
@@ -87,8 +86,8 @@ def doctor() -> DoctorReport:
         warnings.append(f"{runtimes[0]} is installed and cannot be imported: {trouble}")
     if _usable(gpu) and not nvcc:
         warnings.append(
-            "nvcc is not on the PATH; it compiles the blend kernel when that is used first. Install NVIDIA's CUDA toolkit, "
-            "of which the compiler alone is enough."
+            "nvcc was not found; it compiles the blend kernel when that is used first. Install NVIDIA's CUDA toolkit, of which "
+            "the compiler alone is enough, or set CUDA_HOME to its folder."
         )
     return DoctorReport(
         machine=_machine(gpu, nvcc),
@@ -172,7 +171,7 @@ def _machine(gpu: Driver | str, nvcc: str | None) -> dict[str, str]:
         "cores": str(cores()),
         "memory": f"{whole / 2**30:.1f} GiB" if whole else "unknown",
         "gpu": _gpu(gpu),
-        "nvcc": nvcc or "not on the PATH",
+        "nvcc": "on the PATH" if nvcc == "nvcc" else nvcc or "not found",
         "cache": str(cache_folder() or "none, there is no home folder"),
     }
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIBRARY = "libcuda.so.1"
+TOOLKIT = "/usr/local/cuda"
+"""Where NVIDIA's installers put nvcc, without adding it to the PATH."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def nvcc() -> str | None:
     """The CUDA compiler: "nvcc" where the PATH has it, else its path in the toolkit's usual places, or None."""
     if shutil.which("nvcc"):
         return "nvcc"
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), TOOLKIT):
         if home and os.access(Path(home, "bin", "nvcc"), os.X_OK):
             return str(Path(home, "bin", "nvcc"))
     return None

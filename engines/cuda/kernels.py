@@ -28,9 +28,6 @@ SOURCE = Path(__file__).with_name("blend.cu")
 OPTIONS = ("-std=c++17", "-fmad=false")
 """No fused operations but those that are written as such, so that the host's compiler gives the same bits."""
 
-TOOLKIT = "/usr/local/cuda"
-"""Where NVIDIA's installers put it, without adding it to the PATH."""
-
 BLOCK = (256, 1, 1)
 MAX_MEMBERS = 32
 LINE = 128

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import onnx
 import onnxruntime as ort
 
-from dni_deploy.errors import EngineError
+from dni_deploy.errors import EngineError, EnvironmentProblem
 from engines.onnxruntime_cpu import runtime
 
 CUDA = "CUDAExecutionProvider"
@@ -36,7 +36,7 @@ def provider_options(index: int, stream: int, *, replay: bool) -> dict[str, str]
 
 
 def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, str], threads: int) -> ort.InferenceSession:
-    """Raises EngineError: the network cannot be opened, or the provider's libraries cannot be loaded."""
+    """Raises EngineError (the network cannot be opened), EnvironmentProblem (the provider's libraries cannot be loaded)."""
     if provider == CUDA and hasattr(ort, "preload_dlls"):  # from 1.21 on: finds CUDA and cuDNN in NVIDIA's own wheels
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, which may not even be needed
             ort.preload_dlls()
@@ -45,7 +45,7 @@ def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, st
         "such as those of pip install 'onnxruntime-gpu[cuda,cudnn]'."
     )
     if provider not in ort.get_available_providers():
-        raise EngineError(absent)
+        raise EnvironmentProblem(absent)
     try:
         session = ort.InferenceSession(
             model.SerializeToString(),
@@ -59,7 +59,7 @@ def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, st
         ) from error
     # A provider whose libraries are not found is left out with a warning, and the network would run on the CPU.
     if session.get_providers()[0] != provider:
-        raise EngineError(absent)
+        raise EnvironmentProblem(absent)
     return session
 
 

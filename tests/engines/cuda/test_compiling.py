@@ -91,12 +91,12 @@ def test_a_cache_that_cannot_be_written(compiled: list[str], tmp_path: Path) -> 
 
 
 def test_no_compiler(compiled: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from engines.cuda import kernels
+    from engines.cuda import driver, kernels
 
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "no"))
     monkeypatch.delenv("CUDA_PATH", raising=False)
-    monkeypatch.setattr(kernels, "TOOLKIT", str(tmp_path / "none"))
+    monkeypatch.setattr(driver, "TOOLKIT", str(tmp_path / "none"))
     with pytest.raises(EnvironmentProblem, match=r"nvcc is not on the PATH.*install the CUDA toolkit"):
         kernels.machine_code("sm_90")
 

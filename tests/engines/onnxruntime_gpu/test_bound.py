@@ -229,7 +229,7 @@ def test_a_provider_that_is_not_there_is_an_error(gpu: FakeGpu, case: Case, tmp_
     """ONNX Runtime would run on the CPU with a warning."""
     from engines.onnxruntime_gpu import open_bound
 
-    with pytest.raises(EngineError, match="could not load its CUDA provider"):
+    with pytest.raises(EnvironmentProblem, match="could not load its CUDA provider"):
         open_bound(write(case, tmp_path / "x.dni", 2), EngineOptions(threads=1))
 
 
