@@ -96,7 +96,11 @@ class Kernels:
         The prepared call takes less than half the time of the plain one, which looks at its arguments anew.
         """
         try:
-            return self._module.get_function(name).prepare([f"{argument.itemsize}s"])
+            found = self._module.get_function(name)
+            # Any question loads it. Left to the first launch (CUDA's lazy loading), that one may wait for all running work, and fails in
+            # a capture.
+            found.get_attribute(cuda.function_attribute.NUM_REGS)
+            return found.prepare([f"{argument.itemsize}s"])
         except cuda.Error as error:
             raise EngineError(f"The compiled blend.cu has no kernel {name!r}: {error}.") from error
 
