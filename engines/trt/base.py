@@ -29,6 +29,7 @@ from engines.trt.network import Network
 from engines.trt.plan import Plan
 from engines.trt.refitter import Refitter
 from engines.trt.runner import Runner
+from engines.trt.unwind import drop_variables
 from engines.trt.weights import Source
 
 NEVER = "it has no weights yet"
@@ -83,6 +84,8 @@ class TensorRTEngine:
                 self._runtime = trt.Runtime(messages())
                 self.fill(plan, self._device)
         except BaseException as error:
+            with self._device:
+                drop_variables(error)
             self.close()
             if isinstance(error, cuda.Error):
                 raise _gpu_error(error) from error
@@ -161,7 +164,8 @@ class TensorRTEngine:
                 self.refit(0, last)
                 replayed = self.infer(0, x)
                 run.keeps = False
-                run.refitted()
+                with self.held():
+                    run.refitted()
                 fresh = self.infer(0, x)
                 # Where the last member's picture is the first one's, nothing was seen.
                 keeps = np.array_equal(replayed, fresh) and not np.array_equal(fresh, plain)

@@ -13,10 +13,11 @@ from engines.cuda.device import Device
 from engines.options import BuildOptions, EngineOptions
 from engines.trt.builder import Order, build
 from engines.trt.engines import ENGINES
-from engines.trt.features import features
+from engines.trt.features import Features, features
 from engines.trt.network import Network
 from engines.trt.plan import Header, Plan, plan_path, write_plan
 from engines.trt.target import Target
+from engines.trt.unwind import drop_variables
 from engines.trt.verify import Reference, verify_first, verify_members
 
 
@@ -44,7 +45,7 @@ def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: Maybe
     device = Device.open(options.device)
     try:
         with device:
-            plan = Plan(header, build(order, found, progress))
+            plan = Plan(header, _built(order, found, progress))
     finally:
         device.close()
     tell(progress, 0, 1, "comparing with ONNX Runtime")
@@ -56,3 +57,11 @@ def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: Maybe
     finally:
         engine.close()
     return Built(write_plan(bundle, plan, force=options.force), engine.road, len(network.names) if engine.blends else 0, error)
+
+
+def _built(order: Order, found: Features, progress: MaybeProgress) -> bytes:
+    try:
+        return build(order, found, progress)
+    except BaseException as error:
+        drop_variables(error)
+        raise

@@ -1,0 +1,34 @@
+"""On a GPU: the program of on_gpu.py, in a process without stand-ins; and with them, so that it is known to run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.engines.trt.conftest import VERSIONS
+from tests.fakes.gpu import FakeGpu
+from tests.needs_gpu import need_gpu
+
+
+@pytest.mark.gpu
+def test_engines_on_this_gpu() -> None:
+    need_gpu("tensorrt", "pycuda", "polygraphy", "onnxruntime")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engines.trt.on_gpu"],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
+def test_the_program_itself(gpu: FakeGpu, tmp_path: Path) -> None:
+    from tests.engines.trt.on_gpu import run
+
+    assert len(list(run(tmp_path))) >= 2 * 2 * 14
