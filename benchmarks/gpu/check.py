@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -80,4 +81,4 @@ def _difference(got: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float
         return float("inf"), float("-inf")
     peak = max(float(np.abs(expected).max()), 1e-30)
     root = float(np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
-    return float(np.abs(difference).max()) / peak, 20 * np.log10(peak / root) if root else float("inf")
+    return float(np.abs(difference).max()) / peak, 20 * math.log10(peak / root) if root else float("inf")

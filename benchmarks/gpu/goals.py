@@ -35,8 +35,8 @@ def _goal(figure: str, what: str, direction: str, goal: float, measured: float, 
         "what": what,
         "direction": direction,
         "goal": goal,
-        "measured": measured,
-        "reached": reached,
+        "measured": float(measured),
+        "reached": bool(reached),
         "across": across,
     }
 

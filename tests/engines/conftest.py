@@ -19,7 +19,11 @@ from dni_deploy.signature import Signature
 from engines.onnxruntime_cpu.in_place import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
 from engines.onnxruntime_cpu.lowering import lower
-from tests.exporters.pico import PICO, pico_family, pico_net
+
+try:
+    from tests.exporters.pico import PICO, pico_family, pico_net
+except ModuleNotFoundError:  # without PyTorch there are the graphs made by hand: the GPU machine with TensorRT has no PyTorch
+    PICO = {}
 
 Tensors = dict[str, NDArray[Any]]
 
