@@ -155,6 +155,12 @@ def test_one_member_with_share_one_is_copied(dtype: str, shift: int) -> None:
     assert got.tobytes() == bits.tobytes()
 
 
+@pytest.mark.parametrize(("stored", "dtype"), PAIRS)
+def test_one_member_with_another_share_is_not(stored: str, dtype: str) -> None:
+    (member,) = random(1001, 1, stored)
+    assert np.array_equal(blend([member], [0.5], dtype), (member.astype(np.float32) / 2).astype(dtype))
+
+
 def test_float16_to_float32_and_back_as_numpy() -> None:
     """All float16 there are, and the float32 around each, where rounding is decided; NaNs stay NaNs."""
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
