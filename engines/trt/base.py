@@ -23,6 +23,7 @@ from engines.cuda.buffer import Buffer
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
 from engines.options import EngineOptions
+from engines.probe import mixed_shares
 from engines.trt.features import Features
 from engines.trt.messages import failed, messages, sentence
 from engines.trt.network import Network
@@ -138,6 +139,12 @@ class TensorRTEngine:
             return at.run.fetch()
 
     # What opening needs.
+
+    @property
+    def checked(self) -> NDArray[np.float64]:
+        """The shares at which an opened plan is compared with ONNX Runtime."""
+        count = len(self.network.members)
+        return mixed_shares(count) if self.blends else np.eye(count)[0]
 
     def accept(self) -> None:
         """After the verification: its weights and its picture are nobody's, so every slot waits for its first refit and frame."""

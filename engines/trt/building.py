@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import UsageError, shown
@@ -15,10 +16,10 @@ from engines.trt.builder import Order, build
 from engines.trt.engines import ENGINES
 from engines.trt.features import Features, features
 from engines.trt.network import Network
-from engines.trt.plan import Header, Plan, plan_path, write_plan
+from engines.trt.plan import Header, Plan, Sample, plan_path, write_plan
 from engines.trt.target import Target
 from engines.trt.unwind import drop_variables
-from engines.trt.verify import Reference, verify_first, verify_members
+from engines.trt.verify import Reference, sampled, verify_at, verify_members
 
 
 def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: MaybeProgress = None) -> Built:
@@ -52,10 +53,14 @@ def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: Maybe
     engine = ENGINES[kind](network, plan, EngineOptions(slots=1, device=options.device), found)
     try:
         reference = Reference(bundle, network.members, profile)
-        verify = verify_first if kind == "constant" else verify_members
-        error = verify(engine, reference, precision)
+        if engine.blends:
+            error = verify_members(engine, reference, precision)
+        else:
+            error = verify_at(engine, engine.checked, reference, precision)
+        expected = sampled(reference.expected(engine.checked))
     finally:
         engine.close()
+    plan = replace(plan, header=replace(header, sample=Sample.of(bundle, expected)))
     return Built(write_plan(bundle, plan, force=options.force), engine.road, len(network.names) if engine.blends else 0, error)
 
 

@@ -1,4 +1,4 @@
-"""Opening: a bundle's newest plan as a running engine, compared with ONNX Runtime before its first frame."""
+"""Opening: a bundle's newest plan as a running engine, compared with what ONNX Runtime computes before its first frame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.trt.features import features
 from engines.trt.network import Network
 from engines.trt.plan import Plan, find_plan, read_plan
 from engines.trt.target import Target
-from engines.trt.verify import TOLERANCE, Reference, verify_first, verify_mixed
+from engines.trt.verify import TOLERANCE, Reference, verify_at
 
 
 def open_engine(bundle: Bundle, kind: str, options: EngineOptions) -> TensorRTEngine:
@@ -40,8 +40,8 @@ def open_engine(bundle: Bundle, kind: str, options: EngineOptions) -> TensorRTEn
     engine = ENGINES[kind](network, plan, options, found)
     try:
         reference = Reference(bundle, network.members, plan.header.profile)
-        verify = verify_first if kind == "constant" else verify_mixed
-        verify(engine, reference, precision)
+        sample = plan.header.sample.values_for(bundle) if plan.header.sample else None
+        verify_at(engine, engine.checked, reference, precision, sample)
         if options.cuda_graph:
             engine.probe_replay(reference.x)
         engine.accept()

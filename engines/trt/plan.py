@@ -12,11 +12,15 @@ import errno
 import json
 import os
 import stat
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import BundleError, RefusedError, shown
@@ -29,8 +33,32 @@ HEADER_LIMIT = 1 << 24
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Some numbers of the output that ONNX Runtime expects of this plan with these members (their files' digests).
+
+    values: float32 in base64.
+    """
+
+    members: tuple[str, ...]
+    values: str
+
+    @classmethod
+    def of(cls, bundle: Bundle, values: NDArray[np.float32]) -> Sample:
+        return cls(_members(bundle), b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode())
+
+    def values_for(self, bundle: Bundle) -> NDArray[np.float32] | None:
+        """float32 (S,), or None where the bundle's members are others."""
+        if self.members != _members(bundle):
+            return None
+        return np.frombuffer(b64decode(self.values), "<f4").astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Header:
-    """target: what it fits. lowered: digest of the graph that TensorRT got. weights: name, type and count of each that changes."""
+    """target: what it fits. lowered: digest of the graph that TensorRT got. weights: name, type and count of each that changes.
+
+    sample: what opening compares the plan's first output with, from its verification; None before that.
+    """
 
     target: Target
     precision: str
@@ -38,6 +66,7 @@ class Header:
     strip: bool
     lowered: str
     weights: tuple[tuple[str, str, int], ...]
+    sample: Sample | None = None
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
@@ -46,7 +75,7 @@ class Header:
     def from_bytes(cls, data: bytes) -> Header:
         """Raises ValueError, KeyError or TypeError where it is none."""
         fields = json.loads(data)
-        target, profile = fields["target"], fields["profile"]
+        target, profile, sample = fields["target"], fields["profile"], fields["sample"]
         target["members"], target["capability"] = tuple(target["members"]), tuple(target["capability"])
         return cls(
             target=Target(**target),
@@ -55,13 +84,14 @@ class Header:
             strip=bool(fields["strip"]),
             lowered=str(fields["lowered"]),
             weights=tuple((str(name), str(dtype), int(count)) for name, dtype, count in fields["weights"]),
+            sample=None if sample is None else Sample(tuple(sample["members"]), str(sample["values"])),
         )
 
     @property
     def key(self) -> str:
         """Sixteen hex digits that tell it from every other plan of the bundle."""
         told = asdict(self)
-        told.pop("weights")  # the lowered graph has them
+        del told["weights"], told["sample"]  # the lowered graph has the first, and the second comes later
         return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -71,6 +101,10 @@ class Plan:
 
     header: Header
     engine: bytes
+
+
+def _members(bundle: Bundle) -> tuple[str, ...]:
+    return tuple(member.stored.sha256 for member in bundle.manifest.members)
 
 
 def _shape(sizes: Any) -> tuple[int, int, int, int]:

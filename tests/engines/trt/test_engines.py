@@ -278,6 +278,35 @@ def test_build_again(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
+@pytest.mark.parametrize("name", [*KINDS, "tensorrt-constant"])
+def test_opening_needs_no_reference(name: str, bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan keeps some of the output that ONNX Runtime expected: at 720p the CPU would take minutes for it."""
+    build(bundle, name)
+
+    def refuse(*given: Any) -> Any:
+        raise AssertionError("ONNX Runtime was asked")
+
+    monkeypatch.setattr("engines.trt.verify.Reference.expected", refuse)
+    with opened(bundle, name):
+        pass
+
+
+@everywhere
+def test_a_plan_for_another_family(gpu: FakeGpu, tmp_path: Path) -> None:
+    """A refit plan serves every family on the graph; it is then compared anew."""
+    case = CASES["bn"]()
+    one, other = write(case, tmp_path / "one.dni", members=2), write(case, tmp_path / "other.dni", members=3)
+    assert one.manifest.graph == other.manifest.graph
+    plan = build(one).plan
+    (other.path / "plans").mkdir()
+    (other.path / "plans" / plan.name).write_bytes(plan.read_bytes())
+    (other.path / "plans" / plan.name).chmod(0o600)
+    with opened(other) as engine:
+        engine.refit(0, np.array([0, 0, 1.0]))
+        assert relative_error(engine.infer(0, picture()), truth(other, [0, 0, 1], picture())) <= 1e-5
+
+
+@everywhere
 def test_no_plan(bundle: Bundle, gpu: FakeGpu) -> None:
     from engines.trt import open_inputs, open_refit
 

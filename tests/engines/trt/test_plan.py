@@ -8,13 +8,16 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
 from dni_deploy.profiles import Profile
-from engines.trt.plan import MAGIC, Header, Plan, find_plan, plan_path, read_plan, write_plan
+from engines.trt.plan import MAGIC, Header, Plan, Sample, find_plan, plan_path, read_plan, write_plan
 from engines.trt.target import Target
+from tests.engines.conftest import write
+from tests.engines.trt.conftest import bn
 from tests.fakes.gpu import FakeGpu
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -23,7 +26,8 @@ PROFILE = Profile((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
 
 def plan(bundle: Bundle, kind: str = "refit", precision: str = "fp32", engine: bytes = b"engine" * 1000) -> Plan:
     weights = (("conv.weight", "float32", 216), ("конв\n", "float16", 3))
-    return Plan(Header(Target.of(bundle, kind), precision, PROFILE, False, "0" * 64, weights), engine)
+    sample = Sample.of(bundle, np.arange(3, dtype=np.float32))
+    return Plan(Header(Target.of(bundle, kind), precision, PROFILE, False, "0" * 64, weights, sample), engine)
 
 
 def test_round_trip(bundle: Bundle) -> None:
@@ -52,7 +56,7 @@ def test_the_header_is_pinned(bundle: Bundle) -> None:
     assert data.startswith(b"dni-deploy plan for tensorrt, version 1\n")
     length = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 8], "little")
     header = json.loads(data[len(MAGIC) + 8 :][:length])
-    assert set(header) == {"target", "precision", "profile", "strip", "lowered", "weights"}
+    assert set(header) == {"target", "precision", "profile", "strip", "lowered", "weights", "sample"}
     assert set(header["target"]) == {"kind", "graph", "names", "members", "tensorrt", "gpu", "capability", "source"}
 
 
@@ -155,6 +159,16 @@ def test_plans_with_weights_belong_to_a_family(bundle: Bundle) -> None:
     """A refit plan serves every family on the graph; one that holds members' weights serves these members."""
     assert Target.of(bundle, "refit").members == Target.of(bundle, "inputs").members == ()
     assert len(Target.of(bundle, "graph").members) == len(Target.of(bundle, "constant").members) == 3
+
+
+def test_a_sample_is_the_familys(bundle: Bundle, tmp_path: Path) -> None:
+    sample = plan(bundle).header.sample
+    assert sample is not None
+    kept = sample.values_for(bundle)
+    assert kept is not None
+    assert kept.dtype == np.float32
+    assert kept.tolist() == [0, 1, 2]
+    assert sample.values_for(write(bn(), tmp_path / "two.dni", members=2)) is None
 
 
 def test_the_newest_that_fits(bundle: Bundle) -> None:

@@ -16,7 +16,8 @@ from dni_deploy.profiles import Profile
 from dni_deploy.signature import Signature
 from engines import load_engine
 from engines.onnxruntime_cpu import runtime
-from engines.trt.verify import TOLERANCE, Reference, probe_shape, psnr, verify_first, verify_members, verify_mixed
+from engines.probe import mixed_shares
+from engines.trt.verify import SAMPLE, TOLERANCE, Reference, probe_shape, psnr, sampled, verify_at, verify_members, verify_mixed
 from tests.engines.trt.conftest import profile
 from tests.engines.trt.test_engines import build, everywhere
 from tests.fakes.gpu import FakeGpu
@@ -79,6 +80,11 @@ def ends_only(members: list[Any], shares: Shares, history: list[Shares]) -> dict
     return {**values, "bn2.weight": blended * np.sqrt(values["bn2.running_var"] + 1e-5)}
 
 
+def verify_sample(engine: Any, reference: Reference, precision: str) -> float:
+    """Against what a plan keeps of the expected output."""
+    return verify_at(engine, mixed_shares(3), reference, precision, sampled(reference.expected(mixed_shares(3))))
+
+
 def reference(bundle: Bundle) -> Reference:
     return Reference(bundle, [bundle.weights(name) for name in bundle.members], profile(bundle))
 
@@ -94,9 +100,23 @@ def test_a_sound_engine_passes(precision: str, bundle: Bundle) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("weights", [constant, dropped_bias, ends_only])
 def test_another_picture(weights: Any, precision: str, bundle: Bundle) -> None:
-    for verify in (verify_members, verify_mixed):
+    for verify in (verify_members, verify_mixed, verify_sample):
         with pytest.raises(EngineError, match=r"another picture at .* than ONNX Runtime"):
             verify(Stub(bundle, weights), reference(bundle), precision)
+
+
+def test_a_sample_is_small_and_spread() -> None:
+    whole = np.arange(100_000, dtype=np.float32)
+    some = sampled(whole.reshape(1, 1, 100, 1000))
+    assert SAMPLE / 2 < some.size <= SAMPLE
+    assert (some[0], some[-1]) == (0, pytest.approx(whole[-1], rel=1e-3))
+    assert np.array_equal(sampled(whole[:77]), whole[:77])
+
+
+def test_another_shape_than_the_sample(bundle: Bundle) -> None:
+    wrong = np.zeros(5, np.float32)
+    with pytest.raises(EngineError, match="another picture"):
+        verify_at(Stub(bundle, sound), mixed_shares(3), reference(bundle), "fp32", wrong)
 
 
 def test_what_stays_behind(bundle: Bundle) -> None:
@@ -105,7 +125,7 @@ def test_what_stays_behind(bundle: Bundle) -> None:
 
 
 def test_the_first_member_alone(bundle: Bundle) -> None:
-    assert verify_first(Stub(bundle, constant), reference(bundle), "fp32") == 0.0
+    assert verify_at(Stub(bundle, constant), np.eye(3)[0], reference(bundle), "fp32") == 0.0
 
 
 def test_pixels_that_are_no_numbers(bundle: Bundle) -> None:
