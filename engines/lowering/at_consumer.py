@@ -3,6 +3,9 @@
 An Identity, Cast, Reshape, Unsqueeze, Squeeze, Flatten or Transpose between a weight and its consumer is folded away at load while
 weights are constants. Where they may change it would run at every frame, and TensorRT would take the convolution for one whose
 kernel is computed. All of them only move elements, so they go into the recipe.
+
+Weights and constants of elementwise operators get the rank of the result: TensorRT asks for equal ranks, and its parser would put
+a Shuffle between, which a refittable engine cannot fold away either.
 """
 
 from __future__ import annotations
@@ -11,10 +14,13 @@ from collections import defaultdict
 from dataclasses import replace
 from math import prod
 
+import numpy as np
 import onnx
 
 from engines.lowering.draft import Draft
 from engines.recipes import Linear
+
+ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "PRelu", "Min", "Max"))
 
 
 def rewrite(draft: Draft) -> None:
@@ -30,10 +36,12 @@ def rewrite(draft: Draft) -> None:
             forms[node.output[0]] = moved
             continue
         nodes.append(node)
+        rank = len(draft.shapes.get(node.output[0], ())) if node.op_type in ELEMENTWISE else 0
         for position, value in enumerate(node.input):
             if value not in forms:
+                node.input[position] = _constant(draft, value, rank)
                 continue
-            form = _fitted(node, position, forms[value])
+            form = replace(forms[value], shape=_of_rank(forms[value].shape, rank))
             source = form.source
             assert source is not None  # no pass before this one makes weights of its own
             if form not in taken[source]:
@@ -97,8 +105,14 @@ def _transposed(recipe: Linear, axes: tuple[int, ...], source: tuple[int, ...]) 
     return replace(recipe, shape=shape, permutation=tuple(before[axis] for axis in axes))
 
 
-def _fitted(node: onnx.NodeProto, position: int, recipe: Linear) -> Linear:
-    """PRelu's slopes as (C, 1, 1), which means the same in front of any batch."""
-    if node.op_type == "PRelu" and position == 1 and len(recipe.shape) == 4 and recipe.shape[0] == 1:
-        return replace(recipe, shape=recipe.shape[1:])
-    return recipe
+def _of_rank(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """With ones in front, which broadcast to the same."""
+    return (1,) * (rank - len(shape)) + shape
+
+
+def _constant(draft: Draft, name: str, rank: int) -> str:
+    """The name of the constant in this rank; of anything else the name itself."""
+    value = draft.constant(name)
+    if value is None or value.dtype != np.float32 or value.ndim >= rank:
+        return name
+    return draft.add_constant(f"{name}@rank {rank}", value.reshape(_of_rank(value.shape, rank)))

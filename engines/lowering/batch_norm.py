@@ -17,33 +17,35 @@ from engines.recipes import Fold, Linear
 
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
 
-Alone = Callable[[Draft, onnx.NodeProto, str, str, int], list[onnx.NodeProto]]
-"""(draft, BatchNormalization, scale, shift, channels) -> nodes that apply the two weights, whose recipes it adds; [] where it cannot."""
+Alone = Callable[[Draft, onnx.NodeProto, str, str, int], tuple[list[onnx.NodeProto], int]]
+"""(draft, BatchNormalization, scale, shift, channels) -> nodes that apply the two weights, whose recipes it adds, and the scale's
+axis of channels; no nodes where it cannot."""
 
 
-def depthwise(draft: Draft, node: onnx.NodeProto, scale: str, shift: str, channels: int) -> list[onnx.NodeProto]:
+def depthwise(draft: Draft, node: onnx.NodeProto, scale: str, shift: str, channels: int) -> tuple[list[onnx.NodeProto], int]:
     """A depthwise 1x1 convolution, which ONNX Runtime keeps in its blocked layout on the CPU. Pictures only."""
     if draft.channels.get(node.input[0]) != channels:
-        return []
+        return [], 0
     draft.recipes.linear[scale] = Linear(None, (channels, 1, 1, 1), offset=1.0)
     draft.recipes.linear[shift] = Linear(None, (channels,))
-    return [draft.depthwise(node.input[0], scale, shift, node.output[0], channels)]
+    return [draft.depthwise(node.input[0], scale, shift, node.output[0], channels)], 0
 
 
-def elementwise(draft: Draft, node: onnx.NodeProto, scale: str, shift: str, channels: int) -> list[onnx.NodeProto]:
+def elementwise(draft: Draft, node: onnx.NodeProto, scale: str, shift: str, channels: int) -> tuple[list[onnx.NodeProto], int]:
     """Mul and Add, which a GPU's compiler fuses with their neighbours; a depthwise convolution it would run by itself."""
     rank = len(draft.shapes.get(node.input[0], ()))
     if rank < 2:
-        return []
-    shape = (channels, *[1] * (rank - 2))
+        return [], 0
+    shape = (1, channels, *[1] * (rank - 2))
     draft.recipes.linear[scale] = Linear(None, shape, offset=1.0)
     draft.recipes.linear[shift] = Linear(None, shape)
     x, y = node.input[0], node.output[0]
     scaled = f"{y}@scaled"
-    return [
+    nodes = [
         helper.make_node("Mul", [x, scale], [scaled], name=scaled),
         helper.make_node("Add", [scaled, shift], [y], name=f"{y}@shifted"),
     ]
+    return nodes, 1
 
 
 def rewrite(draft: Draft, alone: Alone = depthwise) -> None:
@@ -70,8 +72,8 @@ def rewrite(draft: Draft, alone: Alone = depthwise) -> None:
             nodes[nodes.index(before)] = folded
             draft.recipes.linear[bias] = Linear(None, (channels,))
         else:
-            weight, own_bias, axis = f"{mean}@scale of {node.output[0]}", None, 0
-            apart = alone(draft, node, weight, bias, channels)
+            weight, own_bias = f"{mean}@scale of {node.output[0]}", None
+            apart, axis = alone(draft, node, weight, bias, channels)
             if not apart:
                 nodes.append(node)  # it reads the raw blended tensors, which is exact
                 continue

@@ -31,7 +31,7 @@ def _arithmetic(draft: Draft, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         raise EngineError(f"The graph's BatchNormalization {shown(y)!r} has an input of unknown rank, or more than one output.")
     gamma, beta, mean, variance = (_along(draft, name, rank) for name in node.input[1:])
     epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-    added = draft.add_constant(f"epsilon {epsilon!r}", np.array(epsilon, np.float32))
+    added = draft.add_constant(f"epsilon {epsilon!r} of rank {rank}", np.full((1,) * rank, epsilon, np.float32))
     steps = [
         ("Add", [variance, added], "sum"), ("Sqrt", [f"{y}@sum"], "root"), ("Div", [gamma, f"{y}@root"], "scale"),
         ("Mul", [mean, f"{y}@scale"], "moved"), ("Sub", [beta, f"{y}@moved"], "shift"), ("Mul", [x, f"{y}@scale"], "scaled"),
@@ -43,16 +43,12 @@ def _arithmetic(draft: Draft, node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _along(draft: Draft, name: str, rank: int) -> str:
-    """The tensor (C,) under another name and shape, so that it lies along the channels: (C, 1, 1) for a picture."""
-    ones = (1,) * (rank - 2)
-    recipe = draft.recipes.linear.get(name)
-    if not ones:
-        return name
+    """The tensor (C,) under another name and shape, so that it lies along the channels: (1, C, 1, 1) for a picture."""
     along = f"{name}@along {rank}"
+    recipe, constant = draft.recipes.linear.get(name), draft.constant(name)
     if recipe is not None:
-        draft.recipes.linear[along] = replace(recipe, shape=recipe.shape + ones)
+        draft.recipes.linear[along] = replace(recipe, shape=(1, *recipe.shape, *[1] * (rank - 2)))
         return along
-    constant = draft.constant(name)
     if constant is None:
         raise EngineError(f"The graph computes {shown(name)!r}, a parameter of a BatchNormalization, by itself.")
-    return draft.add_constant(along, constant.reshape(constant.shape + ones))
+    return draft.add_constant(along, constant.reshape(1, -1, *[1] * (rank - 2)))

@@ -25,8 +25,9 @@ KEPT = frozenset((
     "InstanceNormalization", "GroupNormalization", "LayerNormalization", "MeanVarianceNormalization", "LpNormalization",
     "BatchNormalization", "GlobalAveragePool", "GlobalLpPool", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2",
     "ReduceProd", "ReduceLogSum", "ReduceLogSumExp", "CumSum", "Einsum",
-    # Functions that leave the range of a half within it, or whose argument has to be exact: a pixel's place in a grid.
-    "Exp", "Log", "Pow", "Softmax", "LogSoftmax", "GridSample", "AffineGrid",
+    # Functions that leave the range of a half within it (a variance of 1e-6, before its root), or whose argument has to be exact:
+    # a pixel's place in a grid.
+    "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Softmax", "LogSoftmax", "GridSample", "AffineGrid",
 ))  # fmt: skip
 """Operators that stay float32, with a Cast of the activations before and behind them and float32 weights of their own."""
 

@@ -116,6 +116,17 @@ def test_weights_are_read_by_those_who_use_them(case: Case, precision: str) -> N
     assert all(recipe.source in case.weights for name, recipe in lowered.recipes.linear.items() if name not in written)
 
 
+def test_elementwise_operands_have_the_rank_of_the_result(case: Case, precision: str) -> None:
+    """TensorRT's parser would put a Shuffle between, and a refittable engine runs it at every frame."""
+    lowered = lower_for_gpu(case.graph, case.weights, precision)
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
+    ranks = {tensor.name: len(tensor.dims) for tensor in lowered.graph.graph.initializer if tensor.data_type in floats}
+    for node in lowered.graph.graph.node:
+        if node.op_type in ("Add", "Sub", "Mul", "Div", "PRelu"):
+            own = {ranks[name] for name in node.input if name in ranks and node.input[0] not in ranks}
+            assert own <= {2 if case.name == "hand" and case.shapes[0][2:] == () else 4}
+
+
 def types_of(model: onnx.ModelProto) -> dict[str, int]:
     graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
     found = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
@@ -177,7 +188,7 @@ def test_slopes_of_a_prelu(pico_case: Callable[[str], Case]) -> None:
     shapes = {weight.name: weight.shape for weight in lowered.weights}
     slopes = [node.input[1] for node in lowered.graph.graph.node if node.op_type == "PRelu"]
     assert slopes == ["body.1.weight", "body.3.weight", "body.5.weight", "body.7.weight"]
-    assert {shapes[name] for name in slopes} == {(8, 1, 1)}
+    assert {shapes[name] for name in slopes} == {(1, 8, 1, 1)}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +236,7 @@ def test_a_transposed_weight(precision: str) -> None:
     hand, y = linear()
     lowered = check(hand.case(y, rank=2), precision)
     assert [node.op_type for node in lowered.graph.graph.node if node.op_type != "Cast"] == ["MatMul", "Add"]
-    assert {weight.name: weight.shape for weight in lowered.weights} == {"fc.weight": (6, 10), "fc.bias": (10,)}
+    assert {weight.name: weight.shape for weight in lowered.weights} == {"fc.weight": (6, 10), "fc.bias": (1, 10)}
     assert lowered.recipes.linear["fc.weight"].permutation == (1, 0)
 
 
@@ -247,7 +258,7 @@ def test_axes_that_come_and_go(precision: str) -> None:
     y = hand.node("Add", [hand.node("Mul", [hand.conv("x", 3), wide]), moved])
     lowered = check(hand.case(y), precision)
     shapes = {weight.name: weight.shape for weight in lowered.weights}
-    assert shapes["scale"] == shapes["shift"] == (3, 1, 1)
+    assert shapes["scale"] == shapes["shift"] == (1, 3, 1, 1)
     assert lowered.recipes.linear["shift"].permutation is None
 
 
