@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -589,7 +590,7 @@ class Function:
             gpu.report(f"kernel {name}: takes one struct by value, was given {len(arguments)} arguments")
         if len(data) > LARGEST_ARGUMENTS:
             raise LogicError("cuLaunchKernel failed: invalid argument")
-        threads = int(np.prod(block))
+        threads = prod(block)
         if threads > 1024 or (len(block) > 2 and block[2] > 64) or any(size > 65535 for size in grid[1:]):
             raise LogicError(f"cuLaunchKernel failed: invalid argument - {grid} blocks of {block}")
         run = kernel(gpu, name, tuple(grid), tuple(block), data)
@@ -606,7 +607,7 @@ def kernel(gpu: machine.FakeGpu, name: str, grid: tuple[int, ...], block: tuple[
         if gpu.kernel is None:
             from tests.engines.cuda import host
 
-            host.launch(name, int(np.prod(grid)), int(np.prod(block)), data)
+            host.launch(name, prod(grid), prod(block), data)
         else:
             gpu.kernel(name, grid, block, data)
 

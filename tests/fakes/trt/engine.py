@@ -8,6 +8,7 @@ before its weights are there, an address that is not aligned.
 from __future__ import annotations
 
 import weakref
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -327,6 +328,6 @@ def _run(held: Held, shapes: dict[str, tuple[int, ...]], addresses: dict[str, in
 
 def _view(held: Held, name: str, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> NDArray[Any] | None:
     kind = np.dtype(nptype(held.io[name][0]))
-    count = int(np.prod(shapes[name], dtype=np.int64))
+    count = prod(shapes[name])
     view = machine.current().memory.view(addresses[name], count * kind.itemsize, f"execute_async_v3, tensor {name}")
     return None if view is None else view.view(kind).reshape(shapes[name])

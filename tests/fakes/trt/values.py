@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tests.fakes import gpu as machine
 from tests.fakes.trt.record import since
 
-NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "BOOL": np.bool_, "UINT8": np.uint8}
-NUMPY_LATER = {"INT64": np.int64}
+NUMPY: dict[str, Any] = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "UINT8": np.uint8, "BOOL": np.bool_}
+NUMPY |= {"INT32": np.int32, "INT64": np.int64}
 ONNX = {1: "FLOAT", 10: "HALF", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 2: "UINT8", 11: "FLOAT"}
 """ONNX's element types; a double becomes a float."""
 
@@ -32,15 +32,14 @@ def trt() -> Any:
 
 
 def nptype(trt_type: Any) -> type:
-    known = {**NUMPY, **NUMPY_LATER}
-    if trt_type.name not in known:
+    if trt_type.name not in NUMPY:
         raise TypeError(f"Could not resolve TensorRT datatype to an equivalent numpy datatype: {trt_type}")
-    return known[trt_type.name]  # type: ignore[return-value]
+    return NUMPY[trt_type.name]  # type: ignore[no-any-return]
 
 
 def dtype_of(kind: np.dtype[Any]) -> Any:
     """The DataType of a NumPy dtype."""
-    for name, each in {**NUMPY, **NUMPY_LATER}.items():
+    for name, each in NUMPY.items():
         if np.dtype(each) == kind and name in trt().DataType.__members__:
             return trt().DataType[name]
     raise TypeError(f"Could not convert NumPy dtype {kind} to TensorRT")
