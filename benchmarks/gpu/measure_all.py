@@ -20,7 +20,9 @@ from pathlib import Path
 from benchmarks.commit import described
 from benchmarks.gpu import result as results
 from benchmarks.gpu.ways import WAYS
+from dni_deploy.errors import EnvironmentProblem
 from engines import ENGINES
+from engines.cuda import driver
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARE = 0.5
@@ -97,6 +99,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commit", help="what was measured, where there is no git")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON")
     given = parser.parse_args(arguments)
+    obstacle = driver.obstacle()
+    if obstacle is not None:
+        print(f"Error: Nothing can be measured on a GPU: {obstacle}.", file=sys.stderr)
+        return EnvironmentProblem.exit_code
     ends = time.monotonic() + given.budget
     whole = results.read(given.output) if given.output.exists() else None
     with tempfile.TemporaryDirectory(prefix="dni-bench-") as folder:

@@ -90,13 +90,27 @@ def short_table(result: Result) -> str:
             cells = [row["steady_ms"], row["change_ms"], row["first_ms"], row["host_change_ms"], row["changed_over_steady"]]
             shown_cells = "  ".join("       -" if cell is None else f"{cell:8.3f}" for cell in cells)
             lines.append(f"  {row['name']:<24}{shown_cells}  error {row['agreement']['error']:.1e}")
-        lines += [f"  {name:<24}{why}" for name, why in case["skipped"].items()]
+    lines += [f"not run: {why}: {', '.join(names)}" for why, names in _reasons(result["cases"]).items()]
     if result["cases"]:
         lines.insert(0, "rows: steady, change, first frame after, change on an idle GPU (ms), frame with a change / frame")
     for goal in result.get("goals", []):
         mark = "reached" if goal["reached"] else "MISSED "
         lines.append(f"{mark}  {goal['measured']:.3g} ({goal['direction']} {goal['goal']:g})  {goal['figure']}: {goal['what']}")
     return "\n".join(lines)
+
+
+def _reasons(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Ways by why they were left out, with the case where it is not all of them."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for case in cases:
+        for name, why in case["skipped"].items():
+            found.setdefault(why[:160], {}).setdefault(name, []).append(
+                f"{case['network']} {_size(case['shape'])} {case['precision']}"
+            )
+    return {
+        why: [name if len(where) == len(cases) else f"{name} ({'; '.join(where)})" for name, where in names.items()]
+        for why, names in found.items()
+    }
 
 
 def _size(shape: Sequence[int]) -> str:
