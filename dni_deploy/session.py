@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from types import TracebackType
 from typing import NamedTuple
 
@@ -68,6 +69,8 @@ class Session:
             self._swap = SwapAhead(engine.slots, self._refit_whole, self._checked(first))
         else:
             self._swap = Swap(engine.slots, self._refit, self._checked(first))
+        # A session that is forgotten, or still open when the program ends: a GPU's objects are to be freed in order all the same.
+        self._finalizer = weakref.finalize(self, engine.close)
 
     @property
     def alpha(self) -> Coefficients:
@@ -157,9 +160,11 @@ class Session:
         """
         if not self._closed:
             self._closed = True
+            finalizer = self._finalizer.detach()
             if isinstance(self._swap, SwapAhead):
                 self._swap.close()
-            self.engine.close()
+            if finalizer is not None:
+                self.engine.close()
 
     def __enter__(self) -> Session:
         return self

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +29,7 @@ from tests.engines.graphs import HAND
 from tests.frame_session import Dimmer
 
 PATIENCE = 20.0
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +278,27 @@ def test_the_context_closes_after_an_error_too() -> None:
     with pytest.raises(ZeroDivisionError), session:
         _ = 1 / 0
     assert engine.closed == 1
+
+
+def test_a_forgotten_session_closes_its_engine() -> None:
+    session, engine = dimmer(0.5, 1.0)
+    session(frame())
+    del session
+    gc.collect()
+    assert engine.closed == 1
+
+
+def test_a_session_that_is_open_when_the_program_ends(tmp_path: Path) -> None:
+    code = (
+        "from tests.test_session import Dimmer, Session, Signature, Coefficients\n"
+        "class Told(Dimmer):\n    def close(self): print('closed', flush=True)\n"
+        "first = Coefficients.one_hot('a', ('a', 'b'))\n"
+        "plain = Session(Told((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first)\n"
+        "ahead = Session(Told((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first, ahead=True)\n"
+        "ahead.alpha = 0.5"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\nclosed\n", "")
 
 
 @pytest.mark.parametrize("options", [{"slots": 0}, {"slots": -1}, {"threads": -1}, {"slots": 1.5}, {"threads": "2"}])
