@@ -153,7 +153,7 @@ def test_a_serialized_engine_for_other_programs(gpu: FakeGpu, bundle: Bundle, tm
 def test_a_verification_that_fails_is_not_hidden_by_auto(gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
 
-    from engines.trt import verify
+    from engines import verify
 
     monkeypatch.setitem(verify.TOLERANCE, "fp32", -1.0)  # nothing is good enough
     with pytest.raises(EngineError, match="what auto chose"):
