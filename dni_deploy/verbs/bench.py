@@ -24,7 +24,7 @@ from dni_deploy.benchmark.memory import resident_bytes
 from dni_deploy.benchmark.rows import ROWS, Row, copy_row
 from dni_deploy.benchmark.timing import Samples, interleaved, ratio
 from dni_deploy.bundle import Bundle
-from dni_deploy.errors import DniError, UsageError, shown
+from dni_deploy.errors import DniError, EnvironmentProblem, UsageError, shown
 from dni_deploy.machine import cores, cpu
 from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.publish import publish_bytes
@@ -88,6 +88,7 @@ def bench(
     shape    of the input, (N, C, H, W); default one picture of 256 x 256, or of 64 x 64 for a network that enlarges. The shipped
              photograph fills it.
     repeats  rounds that count; each round runs every row once.
+    rows     names of the rows to open; default all.
     output   also write the report as JSON here; refused before the work if it exists and `force` is off. plot: the same, as a picture.
     """
     for path in (output, plot):
@@ -123,6 +124,8 @@ def bench(
             copy = copy_row(engine)
             if copy is not None:
                 copies[row.name] = copy
+        if not engines:
+            raise EnvironmentProblem(f"Nothing can be timed here; {'; '.join(f'{n}: {why}' for n, why in skipped.items())}.")
         roads = {name: engine.road for name, engine in engines.items()}
         samples = interleaved(engines, copies, x, len(bundle.members), repeats, progress=progress)
     results = []
