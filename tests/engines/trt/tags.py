@@ -98,6 +98,7 @@ class Schedule:
         try:
             for slot in used:
                 self.refit(slot, chance)
+                self.place(slot, chance)
             for _ in range(calls):
                 action = chance.choice(self.actions(only is None))
                 action(chance.choice(used), chance)
