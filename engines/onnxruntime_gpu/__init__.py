@@ -21,7 +21,7 @@ def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     from dni_deploy.profiles import Profile
     from engines.lowering.gpu import lower_for_gpu, overflowing
     from engines.onnxruntime_gpu.bound import BoundEngine
-    from engines.trt.verify import Reference, verify_mixed
+    from engines.verify import Reference, verify_mixed
 
     precision = options.precision or "fp32"
     lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, precision)

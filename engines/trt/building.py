@@ -19,7 +19,7 @@ from engines.trt.network import Network
 from engines.trt.plan import Header, Plan, Sample, plan_path, write_plan
 from engines.trt.target import Target
 from engines.trt.unwind import drop_variables
-from engines.trt.verify import Reference, sampled, verify_at, verify_members
+from engines.verify import Reference, sampled, verify_at, verify_members
 
 
 def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: MaybeProgress = None) -> Built:

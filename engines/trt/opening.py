@@ -15,7 +15,7 @@ from engines.trt.features import features
 from engines.trt.network import Network
 from engines.trt.plan import Plan, find_plan, read_plan
 from engines.trt.target import Target
-from engines.trt.verify import TOLERANCE, Reference, verify_at
+from engines.verify import TOLERANCE, Reference, verify_at
 
 
 def open_engine(bundle: Bundle, kind: str, options: EngineOptions) -> TensorRTEngine:

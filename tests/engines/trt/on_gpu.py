@@ -34,7 +34,7 @@ from engines.options import BuildOptions, EngineOptions
 from engines.probe import relative_error
 from engines.trt import serialize_refitted
 from engines.trt.features import features
-from engines.trt.verify import TOLERANCE
+from engines.verify import TOLERANCE
 from tests import pico_bundle
 
 KINDS = ("tensorrt", "tensorrt-inputs", "tensorrt-graph")

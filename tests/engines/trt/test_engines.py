@@ -286,7 +286,7 @@ def test_opening_needs_no_reference(name: str, bundle: Bundle, gpu: FakeGpu, mon
     def refuse(*given: Any) -> Any:
         raise AssertionError("ONNX Runtime was asked")
 
-    monkeypatch.setattr("engines.trt.verify.Reference.expected", refuse)
+    monkeypatch.setattr("engines.verify.Reference.expected", refuse)
     with opened(bundle, name):
         pass
 

@@ -17,7 +17,7 @@ from dni_deploy.signature import Signature
 from engines import load_engine
 from engines.onnxruntime_cpu import runtime
 from engines.probe import mixed_shares
-from engines.trt.verify import SAMPLE, TOLERANCE, Reference, probe_shape, psnr, sampled, verify_at, verify_members, verify_mixed
+from engines.verify import SAMPLE, TOLERANCE, Reference, probe_shape, psnr, sampled, verify_at, verify_members, verify_mixed
 from tests.engines.trt.conftest import profile
 from tests.engines.trt.test_engines import build, everywhere
 from tests.fakes.gpu import FakeGpu

@@ -1,6 +1,6 @@
-"""Verify: a TensorRT engine computes what ONNX Runtime computes on the CPU at the same alpha, before its first frame.
+"""Verify: an engine on a GPU computes what ONNX Runtime computes on the CPU at the same alpha, before its first frame.
 
-A refit that is wrong says nothing: TensorRT 11.3 can drop a GEMM's bias in a refittable engine, old weights were seen to stay behind
+Weights that are wrong say nothing: TensorRT 11.3 can drop a GEMM's bias in a refittable engine, old weights were seen to stay behind
 after A -> B -> A (TensorRT issue 3628), and what the parser folds at build time is silently not refitted.
 """
 
