@@ -84,7 +84,9 @@ def test_the_install_lines_are_those_of_make_and_ci() -> None:
     assert set(re.findall(r"`make (\w+)", README) + re.findall(r"^make (\w+)$", README, re.M)) <= set(made)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/errors.md", "docs/gpu.md", "docs/bundle-format.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/errors.md", "docs/gpu.md", "docs/bundle-format.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("http")]
