@@ -25,7 +25,7 @@ OPTIONS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-W
 def build() -> ctypes.CDLL:
     """The compiled kernels: `host_launch(name, grid, block, args)`. Compiled once per source into the temporary folder.
 
-    Skips the test where there is no host compiler (a failure with DNI_REQUIRE_CXX=1, which CI sets).
+    Skips the test where there is no host compiler; with DNI_REQUIRE_CXX=1 that is a failure.
     """
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if compiler is None:
