@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engines.engine import Engine
 
 DISTRIBUTION = "dni-deploy"
+ASKED = "asked for"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ ENGINES: Mapping[str, EngineEntry] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine's name, and why it is the one: "asked for", or what stood in the way of those that auto prefers."""
+    """An engine's name, and why it is the one: ASKED, or what stood in the way of those that auto prefers."""
 
     name: str
     why: str
@@ -206,15 +207,14 @@ def build_engine(bundle: Bundle, name: str, options: BuildOptions, progress: May
     return built
 
 
-def refuse_unused(name: str, given: Iterable[str]) -> None:
+def refuse_unused(choice: Choice, given: Iterable[str]) -> None:
     """Raise UsageError where the engine's builder has no use for an option that was given; names as in EngineEntry.takes."""
-    unused = [option for option in given if option not in ENGINES[name].takes]
+    unused = [option for option in given if option not in ENGINES[choice.name].takes]
     if unused:
         users = [other for other, entry in ENGINES.items() if set(unused) <= set(entry.takes)]
-        raise UsageError(
-            f"Building for the engine {name} has no use for {' and '.join(unused)}"
-            + (f"; that is for {', '.join(users)}." if users else ".")
-        )
+        told = f"Building for the engine {choice.name} has no use for {' and '.join(unused)}"
+        told += f"; that is for {', '.join(users)}." if users else "."
+        raise UsageError(told if choice.why == ASKED else f"{told} It was taken because: {choice.why}.")
 
 
 def _asked_for(name: str, bundle: Bundle | None, device: int) -> Choice:
@@ -223,7 +223,7 @@ def _asked_for(name: str, bundle: Bundle | None, device: int) -> Choice:
     obstacle = _obstacle(name, bundle, device)
     if obstacle is not None:
         raise EnvironmentProblem(f"{_cannot(name)}{obstacle}.")
-    return Choice(name, "asked for")
+    return Choice(name, ASKED)
 
 
 def _candidates(bundle: Bundle | None, device: int, passed: dict[str, str]) -> Iterator[str]:

@@ -72,7 +72,7 @@ def build(
         "strip": strip,
         "device": device is not None,
     }
-    refuse_unused(choice.name, [name for name, is_given in given.items() if is_given])
+    refuse_unused(choice, [name for name, is_given in given.items() if is_given])
     bundle = Bundle.open(bundle_path)
     takes = ENGINES[choice.name].takes
     profile = Profile.of(bundle.signature, *shapes) if "profile" in takes else None

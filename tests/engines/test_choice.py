@@ -175,14 +175,16 @@ def test_a_package_that_does_not_import_is_told(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_options_without_use_are_refused() -> None:
-    refuse_unused("tensorrt", ["precision", "profile", "strip", "device"])
-    refuse_unused("onnxruntime", ["threads"])
+    refuse_unused(Choice("tensorrt", "asked for"), ["precision", "profile", "strip", "device"])
+    refuse_unused(Choice("onnxruntime", "asked for"), ["threads"])
     with pytest.raises(
         UsageError, match=r"for the engine onnxruntime has no use for precision and strip; that is for tensorrt\.$"
     ):
-        refuse_unused("onnxruntime", ["precision", "strip"])
-    with pytest.raises(UsageError, match=r"no use for threads; that is for onnxruntime\."):
-        refuse_unused("tensorrt", ["threads"])
+        refuse_unused(Choice("onnxruntime", "asked for"), ["precision", "strip"])
+    with pytest.raises(
+        UsageError, match=r"no use for threads; that is for onnxruntime\. It was taken because: the first choice\.$"
+    ):
+        refuse_unused(Choice("tensorrt", "the first choice"), ["threads"])
 
 
 # ----- obstacles
