@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from dni_deploy.errors import EngineError, shown
-from engines.lowering import at_consumer, batch_norm, batch_norm_nodes
+from engines.lowering import at_consumer, batch_norm, batch_norm_nodes, constant_nodes
 from engines.lowering.draft import Draft
 from engines.lowering.half import LARGEST_HALF, to_half
 from engines.options import check_precision
@@ -90,6 +90,7 @@ def lower_for_gpu(graph: onnx.ModelProto, weight_names: tuple[str, ...], precisi
                 f"The graph's node {shown(node.name)!r} ({node.op_type}) holds another graph; no GPU engine reads that."
             )
     draft = Draft.of(graph, weight_names)
+    constant_nodes.rewrite(draft)
     at_consumer.rewrite(draft)
     if fold:
         batch_norm.rewrite(draft, batch_norm.elementwise)

@@ -7,6 +7,7 @@ word (an epsilon of 1e-8 becomes 6e-8), and rounds the arithmetic on shapes that
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,10 +80,13 @@ class _Conversion:
         used = {name for node in self.nodes for name in node.input} | self.outputs
         initializers = []
         linear = {}
+        versions: dict[str, list[str]] = defaultdict(list)
+        for name, source in self.sources.items():
+            versions[source].append(name)
         for tensor in self.initializers.values():
             if tensor.data_type != FLOAT and tensor.name in used:
                 initializers.append(tensor)
-            for name in [name for name, source in self.sources.items() if source == tensor.name]:
+            for name in versions[tensor.name]:
                 initializers.append(self._initializer(name, tensor))
                 if tensor.name in self.linear:
                     linear[name] = self.linear[tensor.name]

@@ -6,6 +6,7 @@ The blend kernel is the real one, compiled for the host, and the weights that ON
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_it_computes_the_blend(gpu: FakeGpu, case: Case, precision: str) -> None
                 assert got.dtype == np.float32
                 assert got.shape == wanted.shape
                 assert np.abs(got - wanted).max() <= TOLERANCE[precision] * np.ptp(wanted)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("case", ["compact", "dncnn_bn"], indirect=True)
+def test_members_in_float16(gpu: FakeGpu, case: Case, precision: str) -> None:
+    halves = [{name: value.astype(np.float16) for name, value in tensors.items()} for tensors in case.members]
+    case = replace(case, members=halves)
+    engine = make(case, precision)
+    try:
+        engine.refit(0, np.array([0.5, 0.2, 0.3]))
+        for x in case.inputs():
+            wanted = expected(case, [0.5, 0.2, 0.3], x)
+            assert np.abs(engine.infer(0, x) - wanted).max() <= TOLERANCE[precision] * np.ptp(wanted)
     finally:
         engine.close()
 
