@@ -1,15 +1,17 @@
 """TensorRT: a plan built once, and its weights refitted from device memory while it runs.
 
-Imports are inside the functions: `engines.trt.plan` is asked for plans where TensorRT need not be loaded.
+Nothing of TensorRT is imported here: `engines.trt.plan` is asked for plans where it need not be loaded.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dni_deploy.errors import EnvironmentProblem, shown
 from dni_deploy.progress import MaybeProgress
 from engines.options import BuildOptions, EngineOptions
 
@@ -21,58 +23,42 @@ if TYPE_CHECKING:
 
 def open_refit(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     """Weights blended on the GPU and refitted into the running engine."""
-    from engines.trt.opening import open_engine
-
-    return open_engine(bundle, "refit", options)
+    return _open(bundle, "refit", options)
 
 
 def open_inputs(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     """Weights as inputs of the network."""
-    from engines.trt.opening import open_engine
-
-    return open_engine(bundle, "inputs", options)
+    return _open(bundle, "inputs", options)
 
 
 def open_graph(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     """Alpha as an input of the network, which blends by itself."""
-    from engines.trt.opening import open_engine
-
-    return open_engine(bundle, "graph", options)
+    return _open(bundle, "graph", options)
 
 
 def open_constant(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     """The first member alone, not refittable; alpha cannot change."""
-    from engines.trt.opening import open_engine
-
-    return open_engine(bundle, "constant", options)
+    return _open(bundle, "constant", options)
 
 
 def build_refit(bundle: Bundle, options: BuildOptions, progress: MaybeProgress = None) -> Built:
     """Build, verify and write the plan that `open_refit` opens. Raises UsageError if it exists and force is off, EngineError."""
-    from engines.trt.building import build_plan
-
-    return build_plan(bundle, "refit", options, progress)
+    return _build(bundle, "refit", options, progress)
 
 
 def build_inputs(bundle: Bundle, options: BuildOptions, progress: MaybeProgress = None) -> Built:
     """The same for `open_inputs`."""
-    from engines.trt.building import build_plan
-
-    return build_plan(bundle, "inputs", options, progress)
+    return _build(bundle, "inputs", options, progress)
 
 
 def build_graph(bundle: Bundle, options: BuildOptions, progress: MaybeProgress = None) -> Built:
     """The same for `open_graph`."""
-    from engines.trt.building import build_plan
-
-    return build_plan(bundle, "graph", options, progress)
+    return _build(bundle, "graph", options, progress)
 
 
 def build_constant(bundle: Bundle, options: BuildOptions, progress: MaybeProgress = None) -> Built:
     """The same for `open_constant`."""
-    from engines.trt.building import build_plan
-
-    return build_plan(bundle, "constant", options, progress)
+    return _build(bundle, "constant", options, progress)
 
 
 def serialize_refitted(bundle: Bundle, shares: NDArray[np.float64], precision: str | None = None) -> bytes:
@@ -80,6 +66,23 @@ def serialize_refitted(bundle: Bundle, shares: NDArray[np.float64], precision: s
 
     It is what TensorRT serializes, without a header of ours. Raises EnvironmentProblem where no plan is built, EngineError.
     """
-    from engines.trt.opening import serialized
+    data: bytes = _part("opening").serialized(bundle, shares, precision)
+    return data
 
-    return serialized(bundle, shares, precision)
+
+def _open(bundle: Bundle, kind: str, options: EngineOptions) -> DeviceEngine:
+    engine: DeviceEngine = _part("opening").open_engine(bundle, kind, options)
+    return engine
+
+
+def _build(bundle: Bundle, kind: str, options: BuildOptions, progress: MaybeProgress) -> Built:
+    built: Built = _part("building").build_plan(bundle, kind, options, progress)
+    return built
+
+
+def _part(name: str) -> Any:
+    """A module of this package. Raises EnvironmentProblem where a package that it needs, or a library of one, is not there."""
+    try:
+        return import_module(f"engines.trt.{name}")
+    except (ImportError, OSError) as error:
+        raise EnvironmentProblem(f"TensorRT cannot run here: {type(error).__name__}, {shown(error).rstrip('.')}.") from error

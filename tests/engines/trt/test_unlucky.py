@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from dni_deploy.bundle import Bundle
-from dni_deploy.errors import DniError, EngineError, LimitError
+from dni_deploy.errors import DniError, EngineError, EnvironmentProblem, LimitError
 from engines import build_engine, load_engine
 from engines.lowering.gpu import Lowered
 from engines.options import BuildOptions, EngineOptions
+from engines.trt import build_refit, open_refit, serialize_refitted
 from engines.trt.plan import Plan, read_plan, write_plan
 from engines.trt.target import Target
 from tests.engines.conftest import Case, write
@@ -189,3 +190,26 @@ def test_slots_beyond(bundle: Bundle, gpu: FakeGpu) -> None:
     with pytest.raises(IndexError):
         engine.refit(1, np.array([1.0, 0, 0]))
     engine.close()
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("libnvinfer.so.11: cannot open\nshared object file"), OSError("no such library")]
+)
+def test_a_package_that_does_not_import(
+    error: Exception, bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that it links is missing, say: what is lacking is told, and `auto` goes on to the next engine."""
+
+    def refuse(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr("engines.trt.import_module", refuse)
+    for call in (
+        lambda: build_refit(bundle, BuildOptions()),
+        lambda: open_refit(bundle, EngineOptions()),
+        lambda: serialize_refitted(bundle, np.array([1.0, 0, 0])),
+    ):
+        with pytest.raises(EnvironmentProblem, match=f"TensorRT cannot run here: {type(error).__name__}, ") as told:
+            call()
+        assert not isinstance(told.value, EngineError)
+        assert "\n" not in str(told.value)
