@@ -104,7 +104,7 @@ def _run(given: argparse.Namespace) -> int:
             seconds=given.seconds,
         )
         if given.build_only:
-            measurement.build(networks, precisions, chosen(rows))
+            measurement.build(networks, shapes, precisions, chosen(rows))
             return 0
         clock = kept.enter_context(EventClock())
         made["parts"][0]["machine"] = machine()

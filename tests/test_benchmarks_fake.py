@@ -60,7 +60,7 @@ def test_every_mode_of_ours(gpu: FakeGpu, prepared: Path, tmp_path: Path, monkey
         measurement.may_build = False
         measurement.cases(["pico"], [(64, 64)], ["fp32"], chosen(("tensorrt", "tensorrt-constant")), clock)
         assert set(made["cases"][0]["skipped"].values()) == {"its plan was not built in the time that was given"}
-        measurement.build(["pico"], ["fp32"], WAYS)
+        measurement.build(["pico"], [(64, 64)], ["fp32"], WAYS)
         measurement.cases(["pico"], [(64, 64)], ["fp32"], WAYS, clock)
     (case,) = results.read(tmp_path / "o.json")["cases"]  # the second took the first one's place
     rows = {row["name"]: row for row in case["rows"]}

@@ -266,7 +266,7 @@ def test_the_most_telling_comes_first_and_what_is_there_is_not_done_again(
     assert len(plain) == 25
     planned = list(measure_all.tasks(plans=True))
     assert [task.name for task in planned[1:5]] == [
-        f"plan rrdb fp16 {name}" for name in ("tensorrt", "tensorrt-constant", "tensorrt-inputs", "tensorrt-graph")
+        f"plan rrdb 1280x720 fp16 {name}" for name in ("tensorrt", "tensorrt-constant", "tensorrt-inputs", "tensorrt-graph")
     ]
     for task in planned:  # every command line is one that is understood
         gpu_latency.parser().parse_args(list(task.arguments))

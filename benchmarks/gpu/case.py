@@ -15,7 +15,7 @@ from benchmarks.gpu.check import Agreement, agreement, fault
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.prepared import ALPHAS, Prepared, expected_outputs, random_input
 from benchmarks.gpu.schedule import Opened, Samples, interleaved, ratio
-from benchmarks.gpu.ways import Way, build_plan, has_plan, torch_obstacle
+from benchmarks.gpu.ways import Way, build_plan, has_plan, largest, torch_obstacle
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import DniError, EngineError, shown
 from engines.engine import DeviceEngine
@@ -98,7 +98,7 @@ def run_case(
                 keep(told(seconds * HURRIED))
             say(f"opening {way.name}")
             try:
-                engine = _open(way, bundle, precision, may_build)
+                engine = _open(way, bundle, precision, shape, may_build)
                 closing.callback(engine.close)
                 agreements[way.name] = agreement(engine, expected, changes=way.changes)
                 wrong = fault(agreements[way.name], precision)
@@ -120,9 +120,9 @@ def run_case(
         return told(seconds)
 
 
-def _open(way: Way, bundle: Bundle, precision: str, may_build: bool) -> DeviceEngine:
+def _open(way: Way, bundle: Bundle, precision: str, shape: tuple[int, int], may_build: bool) -> DeviceEngine:
     if way.engine is not None and may_build:
-        build_plan(bundle, way.engine, precision)
+        build_plan(bundle, way.engine, precision, largest(shape))
     elif way.engine is not None and not has_plan(bundle, way.engine, precision):
         raise EngineError("its plan was not built in the time that was given")
     return way.open(bundle, precision)

@@ -79,6 +79,7 @@ def _difference(got: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float
     difference = np.subtract(got, expected, dtype=np.float32)
     if not np.isfinite(difference).all():
         return float("inf"), float("-inf")
-    peak = max(float(np.abs(expected).max()), 1e-30)
-    root = float(np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
-    return float(np.abs(difference).max()) / peak, 20 * math.log10(peak / root) if root else float("inf")
+    peak = max(float(expected.max()), -float(expected.min()), 1e-30)
+    flat = (difference / peak).reshape(-1)
+    root = math.sqrt(float(np.dot(flat, flat)) / flat.size) * peak
+    return max(float(difference.max()), -float(difference.min())) / peak, 20 * math.log10(peak / root) if root else float("inf")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.commit import described
 from benchmarks.gpu import result as results
-from benchmarks.gpu.ways import WAYS
+from benchmarks.gpu.ways import WAYS, largest
 from dni_deploy.errors import EnvironmentProblem
 from engines import ENGINES
 from engines.cuda import driver
@@ -45,16 +45,18 @@ class Task:
 def tasks(plans: bool) -> Iterator[Task]:
     """In the order of what they tell. plans: whether TensorRT can build here."""
     yield Task("kernel", ("--rows", "kernel"), kernel=True)
-    for precision in ("fp16", "fp32"):
-        for network in ("rrdb", "compact", "dncnn", "transformer"):
-            for engine in BUILT if plans else ():
-                arguments = (network, "--precision", precision, "--rows", engine, "--build-only")
-                yield Task(f"plan {network} {precision} {engine}", arguments)
-            yield _case(network, (720, 1280), precision)
-    for shape in ((256, 256), (1080, 1920)):
+    for shape in ((720, 1280), (256, 256), (1080, 1920)):
         for precision in ("fp16", "fp32"):
             for network in ("rrdb", "compact", "dncnn", "transformer"):
+                if plans and largest(shape) == shape:  # smaller ones use the plans of the first shape
+                    yield from (_plan(network, shape, precision, engine) for engine in BUILT)
                 yield _case(network, shape, precision)
+
+
+def _plan(network: str, shape: tuple[int, int], precision: str, engine: str) -> Task:
+    size = f"{shape[1]}x{shape[0]}"
+    arguments = (network, "--shape", size, "--precision", precision, "--rows", engine, "--build-only")
+    return Task(f"plan {network} {size} {precision} {engine}", arguments)
 
 
 def _case(network: str, shape: tuple[int, int], precision: str) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from benchmarks.gpu import result as results
 from benchmarks.gpu.case import run_case
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.prepared import Prepared
-from benchmarks.gpu.ways import Way, build_plan
+from benchmarks.gpu.ways import Way, build_plan, largest
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import DniError
 
@@ -43,21 +44,24 @@ class Measurement:
     def network(self, name: str) -> Prepared:
         return Prepared.load(self.prepared, name)
 
-    def bundle(self, prepared: Prepared) -> Bundle:
+    def bundle(self, prepared: Prepared, shape: tuple[int, int]) -> Bundle:
+        """One for each size of plan."""
         self.work.mkdir(parents=True, exist_ok=True)
-        return prepared.bundle(self.work / f"{prepared.name}.dni")
+        return prepared.bundle(self.work / "{}-{}x{}.dni".format(prepared.name, *largest(shape)))
 
-    def build(self, names: Sequence[str], precisions: Sequence[str], ways: Sequence[Way]) -> None:
+    def build(
+        self, names: Sequence[str], shapes: Sequence[tuple[int, int]], precisions: Sequence[str], ways: Sequence[Way]
+    ) -> None:
         """The plans that the ways need, and nothing else."""
-        for name in names:
-            bundle = self.bundle(self.network(name))
+        for name, upto in itertools.product(names, dict.fromkeys(map(largest, shapes))):
+            bundle = self.bundle(self.network(name), upto)
             for precision in precisions:
                 for engine in dict.fromkeys(way.engine for way in ways if way.engine is not None):
                     if self.left() <= 0:
                         return
                     began = time.monotonic()
                     try:
-                        build_plan(bundle, engine, precision)
+                        build_plan(bundle, engine, precision, upto)
                         say(f"{name} {precision} {engine}: {time.monotonic() - began:.0f} s")
                     except DniError as error:
                         say(f"{name} {precision} {engine}: {error}")
@@ -81,7 +85,7 @@ class Measurement:
                     case = run_case(
                         prepared,
                         self.prepared,
-                        self.bundle(prepared),
+                        self.bundle(prepared, shape),
                         shape,
                         precision,
                         ways,

@@ -2,7 +2,8 @@
 
 A turn of one way, on its stream:
 
-    frame . frame . change . frame . frame        queued at once; dots are marks, so the GPU never waits for the host in between
+    frames . frame . change . frame . frame       queued at once, dots are marks: behind LEAD seconds of frames the GPU does not
+                                                  wait for the host to queue the rest
     change, finish                                on an idle GPU, by the host's clock
     frame                                         by the host's clock, up to its end
     frame with a change before it                 likewise; a way with two slots changes the idle one while the frame runs
@@ -12,6 +13,7 @@ The last two are what a Session does without the pictures' way in and out: one f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +26,10 @@ from engines.engine import DeviceEngine
 
 FEWEST, MOST = 3, 60
 """Rounds that count."""
+PATIENCE = 4
+"""Times the seconds that were given, after which the fewest rounds are not waited for."""
+LEAD, LEADING = 5e-3, 20
+"""Seconds of frames, and at most so many, that are queued before the first mark."""
 
 
 @dataclass(frozen=True)
@@ -63,39 +69,44 @@ def interleaved(
     *,
     seed: int = 0,
 ) -> dict[str, Samples]:
-    """Time all ways for about so many seconds: at least FEWEST rounds, at most MOST, and one that does not count.
+    """Time all ways for about so many seconds: FEWEST to MOST rounds, fewer where even those take far longer, and one that does not count.
 
     inputs: several pictures of one shape, taken in turn. Alpha is another random point in every turn's change, the same for all.
     """
     rng = np.random.default_rng(seed)
     names = list(ways)
     samples = {name: Samples() for name in names}
-    for way in ways.values():
+    leads = {}
+    for name, way in ways.items():
         for slot in range(way.engine.slots):
             way.engine.refit(slot, np.full(members, 1 / members))
             way.engine.place(slot, inputs[0])
             way.engine.enqueue(slot)
             way.engine.finish(slot)
             clock.wait(way.engine.stream_handle(slot))
+        leads[name] = min(max(math.ceil(LEAD / max(_frame(way.engine, 0, clock), 1e-6)), 1), LEADING)
     began = clock.now()
     for number in range(MOST + 1):
         shares = rng.dirichlet(np.ones(members), 3)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             kept = samples[name] if number else Samples()
-            _turn(ways[name], inputs[number % len(inputs)], shares, clock, kept)
+            _turn(ways[name], leads[name], inputs[number % len(inputs)], shares, clock, kept)
         if number == 0:
             began = clock.now()
-        elif number >= FEWEST and clock.now() - began >= seconds:
+            continue
+        passed = clock.now() - began
+        if passed >= (seconds if number >= FEWEST else seconds * PATIENCE):
             break
     return samples
 
 
-def _turn(way: Opened, x: NDArray[np.float32], shares: NDArray[np.float64], clock: Clock, kept: Samples) -> None:
+def _turn(way: Opened, lead: int, x: NDArray[np.float32], shares: NDArray[np.float64], clock: Clock, kept: Samples) -> None:
     engine = way.engine
     stream = engine.stream_handle(0)
     clock.forget()
     engine.place(0, x)
-    engine.enqueue(0)
+    for _ in range(lead):
+        engine.enqueue(0)
     marks: list[Any] = [clock.mark(stream)]
     engine.enqueue(0)
     marks.append(clock.mark(stream))

@@ -41,7 +41,7 @@ class TorchPeer:
         self._shape: tuple[int, ...] = ()
         self._frame: Callable[[], Tensor] | None = None
         self._weights: Flat | None = None
-        self._x = self._y = torch.empty(0)
+        self._x = self._y = self._staged = self._fetched = torch.empty(0)
         self._shares = np.full(len(bundle.members), 1 / len(bundle.members))
 
     def stream_handle(self, slot: int) -> int:
@@ -61,8 +61,10 @@ class TorchPeer:
     def place(self, slot: int, x: NDArray[np.float32]) -> None:
         if x.shape != self._shape:
             self._open(x)
+        self._stream.synchronize()  # the last upload may still read the staging memory
+        self._staged.copy_(torch.from_numpy(x))
         with torch.cuda.stream(self._stream):
-            self._x.copy_(torch.from_numpy(x))  # from pageable memory: read when it returns
+            self._x.copy_(self._staged, non_blocking=True)
 
     @torch.no_grad()
     def enqueue(self, slot: int) -> None:
@@ -72,10 +74,12 @@ class TorchPeer:
             self._y = self._frame()
 
     def fetch(self, slot: int) -> NDArray[np.float32]:
+        if self._fetched.shape != self._y.shape:
+            self._fetched = torch.empty(self._y.shape, pin_memory=True)
         with torch.cuda.stream(self._stream):
-            fetched = self._y.to("cpu", torch.float32, memory_format=torch.contiguous_format)
+            self._fetched.copy_(self._y, non_blocking=True)
         self._stream.synchronize()
-        output: NDArray[np.float32] = np.array(fetched.numpy())
+        output: NDArray[np.float32] = np.array(self._fetched.numpy())
         return output
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -85,10 +89,8 @@ class TorchPeer:
 
     def close(self) -> None:
         self._frame = self._weights = None
-        self._x = self._y = torch.empty(0)
+        self._x = self._y = self._staged = self._fetched = torch.empty(0)
         self._shape = ()
-        if self._mode not in ("eager", "graph"):
-            torch.compiler.reset()
         torch.cuda.empty_cache()
 
     def _open(self, x: NDArray[np.float32]) -> None:
@@ -96,6 +98,7 @@ class TorchPeer:
         self._frame = self._weights = None
         self._shape = x.shape
         self._x = torch.from_numpy(x).cuda()
+        self._staged = torch.empty(x.shape, pin_memory=True)
         net, self._weights = min((self._network(last, x) for last in (False, True)), key=lambda it: it[0])[1:]
         self._weights.blend(self._shares)
         torch.cuda.synchronize()
@@ -136,8 +139,10 @@ def _eager(net: nn.Module, x: Tensor) -> Callable[[], Tensor]:
 
 
 def _compiled(net: nn.Module, x: Tensor, mode: str) -> Callable[[], Tensor]:
+    # After 8 networks of one class Dynamo would run the next one eagerly and only log it.
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
     torch._dynamo.mark_static_address(x)  # or the input is copied once more per frame
-    compiled = torch.compile(net, mode=mode, dynamic=False)
+    compiled = torch.compile(net, mode=mode, dynamic=False, fullgraph=True)
 
     def run() -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()

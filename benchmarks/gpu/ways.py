@@ -12,6 +12,8 @@ from engines import ENGINES, build_engine, load_engine
 from engines.engine import DeviceEngine
 from engines.options import BuildOptions, EngineOptions
 
+SMALLEST, TUNED = (64, 64), (720, 1280)
+"""Not the product's own full HD: the memory of eight contexts at x4, float32 and full HD is more than any GPU has."""
 OURS = ("tensorrt-ahead", "tensorrt", "tensorrt-replay", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
 """The modes of ours that follow alpha without a rebuild; the in-graph blend is an alternative that they are held against."""
 
@@ -48,10 +50,18 @@ def has_plan(bundle: Bundle, engine: str, precision: str) -> bool:
     return find_plan(bundle, kind, precision) is not None
 
 
-def build_plan(bundle: Bundle, engine: str, precision: str) -> None:
-    """Build the engine's plan for every shape from 32x32 to 1920x1088, tuned for 1280x720, unless it is there."""
-    if not has_plan(bundle, engine, precision):
-        build_engine(bundle, engine, BuildOptions(precision=precision, profile=Profile.of(bundle.signature)))
+def largest(shape: tuple[int, int]) -> tuple[int, int]:
+    """Height and width that a plan is built up to, and tuned for, so that it takes this shape."""
+    return TUNED if shape[0] <= TUNED[0] and shape[1] <= TUNED[1] else shape
+
+
+def build_plan(bundle: Bundle, engine: str, precision: str, upto: tuple[int, int]) -> None:
+    """Build the engine's plan for SMALLEST to `upto`, tuned for that, unless the bundle has one. One size of plan per bundle."""
+    if has_plan(bundle, engine, precision):
+        return
+    channels = bundle.signature.input_channels
+    profile = Profile.of(bundle.signature, (1, channels, *SMALLEST), (1, channels, *upto), (1, channels, *upto))
+    build_engine(bundle, engine, BuildOptions(precision=precision, profile=profile))
 
 
 def _ours(name: str, title: str, engine: str, *, slots: int = 1, replay: bool = False, changes: bool = True) -> Way:
