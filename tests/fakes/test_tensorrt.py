@@ -154,10 +154,12 @@ def test_build_refit_run(bench: Bench, kind: int) -> None:
     assert refitter.get_all_weights() == ["w", "b", "slope"]
     for value in (2.0, 3.0, 2.0):
         bench.give(refitter, value, helper.tensor_dtype_to_np_dtype(kind))
+        survives = bench.fake.tensorrt != "8.6"
+        context, out = bench.context(engine, X) if survives else (None, 0)
         assert refit(bench, refitter, stream)
-        context, out = bench.context(engine, X)
+        context, out = (context, out) if survives else bench.context(engine, X)
         assert context.execute_async_v3(stream.handle)
-        if bench.fake.tensorrt != "8.6":
+        if survives:
             assert np.isnan(bench.fetch(out, (1,))[0]) or bench.fetch(out, (1,))[0] == 0  # still queued
         stream.synchronize()
         # exact in both types: small whole numbers
@@ -284,7 +286,7 @@ def test_refit_reads_device_weights_when_it_runs(bench: Bench) -> None:
 
 @newest
 def test_refit_next_to_pending_work(bench: Bench) -> None:
-    _, refitter, context, _ = ready(bench)
+    engine, refitter, context, _ = ready(bench)
     stream, other, event = bench.cuda.Stream(1), bench.cuda.Stream(1), bench.cuda.Event()
     assert context.execute_async_v3(stream.handle)
     refitter.refit_cuda_engine_async(other.handle)
@@ -299,6 +301,8 @@ def test_refit_next_to_pending_work(bench: Bench) -> None:
     assert "a refit of its engine is pending" in bench.fake.violations.pop()
     bench.cuda.Context.synchronize()
     refitter.refit_cuda_engine_async(stream.handle)
+    engine.create_execution_context()
+    assert "create_execution_context while a refit" in bench.fake.violations.pop()
     event.record(stream)
     other.wait_for_event(event)
     context.execute_async_v3(other.handle)

@@ -40,11 +40,11 @@ def places() -> Iterator[tuple[str, str, int]]:
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(function, ast.FunctionDef):
                 continue
-            for node in ast.walk(function):
-                if isinstance(node, ast.Attribute) and node.attr == "synchronize":
-                    name = f"{path.stem}.{function.name}"
-                    seen[name] = seen.get(name, 0) + 1
-                    yield name if seen[name] == 1 else f"{name} {seen[name]}", str(path), node.lineno
+            found = (node for node in ast.walk(function) if isinstance(node, ast.Attribute) and node.attr == "synchronize")
+            for line in sorted(node.lineno for node in found):
+                name = f"{path.stem}.{function.name}"
+                seen[name] = seen.get(name, 0) + 1
+                yield name if seen[name] == 1 else f"{name} {seen[name]}", str(path), line
 
 
 PLACES = sorted(places())

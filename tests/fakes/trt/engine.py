@@ -35,6 +35,8 @@ class Held:
             self.weights[name] = np.array(values[name])
         self.missing = set(content.refittable) if content.stripped else set()
         self.refits = 0
+        self.kept: dict[int, dict[str, NDArray[Any]]] = {}
+        self.keep(0)
         self.evaluator = Evaluator(content.model, content.refittable)
         self.io: dict[str, Any] = {}
         for tensor in (*content.model.inputs(), *content.model.proto.graph.output):
@@ -42,6 +44,12 @@ class Held:
             shape = tuple(size.dim_value if size.HasField("dim_value") else -1 for size in kind.shape.dim)
             self.io[tensor.name] = (trt().DataType[ONNX[kind.elem_type]], shape)
         self.inputs = {one.name for one in content.model.inputs()}
+
+    def keep(self, refit: int) -> None:
+        """What the weights are after so many refits, for graphs that were captured then and see no later ones."""
+        if not machine.current().trt.graphs_see_refits:
+            self.kept[refit] = {name: np.array(value) for name, value in self.weights.items()}
+            self.kept.pop(refit - 8, None)
 
 
 class Runtime:
@@ -158,6 +166,8 @@ class ICudaEngine:
             return None
         if (args or options) and state.version == "8.6":
             raise TypeError("create_execution_context(): incompatible function arguments")
+        if any(work.kind == "refit" for _, work in machine.current().scheduler.pending(self._held)):
+            state.gpu.report("create_execution_context while a refit of its engine is pending: nothing promises what it sees")
         return trt().IExecutionContext(self)
 
     @since(10)
@@ -272,14 +282,15 @@ class IExecutionContext:
             self._ran = dict(self._shapes)
             self._look(queue)
         use_frozen = queue.captured is not None and not state.graphs_see_refits
-        frozen = {name: np.array(value) for name, value in self._held.weights.items()} if use_frozen else {}
+        refits = self._held.refits
         shapes, addresses = {**self._shapes, **self._out()}, dict(self._addresses)
         held, context = self._held, weakref.ref(self)
 
         def run() -> None:
             if context() is None:
                 gpu.report("an execution context was destroyed while its work was pending")
-            _run(held, shapes, addresses, frozen if use_frozen else held.weights)
+            seen = held.kept.get(refits, held.kept[min(held.kept)]) if use_frozen else held.weights
+            _run(held, shapes, addresses, seen)
 
         gpu.scheduler.add(queue, Work("execute_async_v3", run, held, "execute", context=context))
         return True

@@ -136,6 +136,7 @@ class Refitter:
             self._held.refits += 1
             for name in names:
                 self._apply(name, None)
+            self._held.keep(self._held.refits)
         return whole
 
     @since(9)
@@ -155,6 +156,7 @@ class Refitter:
             return False
         names, whole = self._reach()
         self._held.refits += 1
+        number = self._held.refits
         copies = {name: self._read(name) for name in names if not self._given[name][1]}
         size = -(-len(names) // PIECES) or 1
         for begin in range(0, len(names), size):
@@ -163,6 +165,8 @@ class Refitter:
             def run(piece: list[str] = piece) -> None:
                 for name in piece:
                     self._apply(name, copies.get(name))
+                if piece[-1] == names[-1]:
+                    self._held.keep(number)
 
             gpu.scheduler.add(queue, Work("refit_cuda_engine_async", run, self._held, "refit"))
         return whole
