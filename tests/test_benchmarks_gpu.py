@@ -147,6 +147,7 @@ def test_a_way_that_is_wrong_or_absent_gets_no_time(
     assert all(engine.closed for engine in engines)
     # Before the slow one is opened, the others are safe.
     assert [row["name"] for row in kept[0]["rows"]] == ["tensorrt", "tensorrt-constant", "tensorrt-ahead"]
+    assert "not reached" in kept[0]["skipped"]["torch-compile"]
     json.dumps(made, allow_nan=False)
 
 
@@ -275,6 +276,38 @@ def test_the_most_telling_comes_first_and_what_is_there_is_not_done_again(
     )
     done = [task.name for task in planned if measure_all.has(whole, task)]
     assert done == ["kernel", "rrdb 1280x720 fp16"]
+
+
+def test_all_of_it_goes_on_where_it_ended(
+    case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def run(task: measure_all.Task, common: tuple[str, ...], output: Path, left: float) -> Any:
+        if len(done) == 4:
+            return None  # it crashed
+        done.append(task.name)
+        made = results.empty({"gpu": "Known"}, "c")
+        if task.kernel:
+            made["kernel"] = [figure("large", "l", 1.0)]
+        elif task.case is not None:
+            network, shape, precision = task.case
+            made["cases"] = [{**case[0], "network": network, "shape": [1, 3, *shape], "precision": precision}]
+        return made
+
+    monkeypatch.setattr(measure_all, "run", run)
+    monkeypatch.setattr(measure_all.driver, "obstacle", lambda: None)
+    command = ["--prepared", str(tmp_path), "-o", str(tmp_path / "o.json"), "--commit", "c"]
+    assert measure_all.main(command) == 0
+    assert done == ["kernel", "rrdb 1280x720 fp16", "compact 1280x720 fp16", "dncnn 1280x720 fp16"]
+    assert len(results.read(tmp_path / "o.json")["cases"]) == 3
+    done.clear()
+    assert measure_all.main(command) == 0
+    assert done[0] == "transformer 1280x720 fp16"
+    assert len(results.read(tmp_path / "o.json")["cases"]) == 7
+    done.clear()
+    assert measure_all.main([*command, "--budget", "1"]) == 0
+    assert not done  # no time left
 
 
 def test_what_cannot_run_here_is_named(capsys: pytest.CaptureFixture[str]) -> None:

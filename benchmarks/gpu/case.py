@@ -23,6 +23,7 @@ from engines.engine import DeviceEngine
 INPUTS = 3
 OPENING_SHARE = 0.7
 """Of the time for a case, after which nothing more is opened: what is open must still be timed."""
+UNREACHED = "not reached in the time that was given"
 HURRIED = 0.3
 """Of the seconds of timing, for figures that a later and longer timing replaces."""
 
@@ -82,7 +83,7 @@ def run_case(
             ],
             "ratios": ratios(samples),
             "wrong": {name: found.to_json() for name, found in agreements.items() if name not in samples},
-            "skipped": dict(skipped),
+            "skipped": skipped | {way.name: UNREACHED for way in ways if way.name not in samples and way.name not in skipped},
             "seconds": round(time.monotonic() - began, 1),
         }
 
@@ -90,7 +91,7 @@ def run_case(
         for way in ways:
             obstacle = way.obstacle()
             if obstacle is None and time.monotonic() - began > budget * OPENING_SHARE:
-                obstacle = "not reached in the time that was given"
+                obstacle = UNREACHED
             if obstacle is not None:
                 skipped[way.name] = obstacle
                 continue

@@ -49,9 +49,11 @@ def _version(package: str) -> str | None:
     if "-" in package or importlib.util.find_spec(package) is None:
         return None
     try:  # unpacked beside the interpreter, without its metadata
-        return str(importlib.import_module(package).__version__)
-    except (ImportError, AttributeError):
+        module = importlib.import_module(package)
+    except ImportError:
         return None
+    found = getattr(module, "__version__", None) or getattr(module, "VERSION_TEXT", None)
+    return None if found is None else str(found)
 
 
 def _smi(field: str, device: int) -> str | None:
