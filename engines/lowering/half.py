@@ -97,7 +97,7 @@ class _Conversion:
 
     def _convert(self, node: onnx.NodeProto) -> None:
         moving = self.picture.intersection(node.input)
-        if moving:
+        if moving and node.op_type not in ("Shape", "Size"):
             self.picture.update(node.output)
         schema = _schema(node, self.opsets)
         halves = self._halves(node, schema) if moving and schema is not None else frozenset[str]()
@@ -146,7 +146,7 @@ class _Conversion:
             self.read[found], self.sources[found] = kind, name
         else:
             assert other is not None  # nodes are in topological order
-            found = name if name in self.outputs else self._fresh(f"{name}@{suffix}")
+            found = name if kind == FLOAT and name in self.outputs else self._fresh(f"{name}@{suffix}")
             self.nodes.append(helper.make_node("Cast", [other], [found], name=self._fresh(f"Cast to {found}"), to=kind))
         self.versions[name, kind] = found
         return found

@@ -328,12 +328,20 @@ def test_bounds_of_a_clip_are_constants_of_its_type() -> None:
     assert {types_of(lowered.graph)[name] for name in clip.input} == {TensorProto.FLOAT16}
 
 
-def test_an_output_that_is_read_inside_too(precision: str) -> None:
+def test_arithmetic_on_shapes_stays_float32() -> None:
+    """A Resize to 3/2 of the size, computed in the graph: a half would be off by pixels from 2048 on."""
     hand = Hand()
-    y = hand.conv("x", 3)
-    case = hand.case(y)
-    case.graph.graph.node.append(helper.make_node("Relu", [y], ["unread"]))
-    check(case, precision)
+    shape = hand.node("Slice", [hand.node("Shape", ["x"]), *(hand.constant(f"s{n}", np.array([n], np.int64)) for n in (2, 4))])
+    sides = hand.node("Cast", [shape], to=int(TensorProto.FLOAT))
+    larger = hand.node("Mul", [sides, hand.constant("factor", np.array(1.5, np.float32))])
+    batch = hand.node("Slice", [hand.node("Shape", ["x"]), *(hand.constant(f"s{n}", np.array([n], np.int64)) for n in (0, 2))])
+    sizes = hand.node("Concat", [batch, hand.node("Cast", [larger], to=int(TensorProto.INT64))], axis=0)
+    y = hand.node("Resize", [hand.conv("x", 3), "", "", sizes], 3, mode="nearest")
+    lowered = check(hand.case(y), "fp16")
+    types = types_of(lowered.graph)
+    assert types[larger] == TensorProto.FLOAT
+    resize = next(node for node in lowered.graph.graph.node if node.op_type == "Resize")
+    assert types[resize.input[0]] == types[resize.output[0]] == TensorProto.FLOAT16
 
 
 def test_weights_beyond_a_half_are_named() -> None:
