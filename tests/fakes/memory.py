@@ -6,6 +6,7 @@ given out again and a late access is told from a wrong one. Guard bands around e
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable
@@ -48,6 +49,7 @@ class Memory:
         self.total = total
         self.used = 0
         self.peak = 0
+        self._lock = threading.RLock()
         self._addresses: list[int] = []
         self._by_address: dict[int, Allocation] = {}
         self._kept: deque[Allocation] = deque()
@@ -59,33 +61,36 @@ class Memory:
         address = -(-(base + GUARD) // ALIGNMENT) * ALIGNMENT
         made = Allocation(address, nbytes, kind, memory, address - base)
         made.bytes[:] = POISON
-        insort(self._addresses, address)
-        self._by_address[address] = made
-        if kind == "device":
-            self.used += nbytes
-            self.peak = max(self.peak, self.used)
+        with self._lock:
+            insort(self._addresses, address)
+            self._by_address[address] = made
+            if kind == "device":
+                self.used += nbytes
+                self.peak = max(self.peak, self.used)
         return made
 
     def free(self, allocation: Allocation) -> None:
         self._look_at_guards(allocation)
-        allocation.freed = True
-        allocation.bytes[:] = POISON
-        if allocation.kind == "device":
-            self.used -= allocation.nbytes
-        self._kept.append(allocation)
-        self._kept_bytes += allocation.nbytes
-        while self._kept_bytes > KEPT:
-            oldest = self._kept.popleft()
-            self._kept_bytes -= oldest.nbytes
-            self._addresses.remove(oldest.address)
-            del self._by_address[oldest.address]
+        with self._lock:
+            allocation.freed = True
+            allocation.bytes[:] = POISON
+            if allocation.kind == "device":
+                self.used -= allocation.nbytes
+            self._kept.append(allocation)
+            self._kept_bytes += allocation.nbytes
+            while self._kept_bytes > KEPT:
+                oldest = self._kept.popleft()
+                self._kept_bytes -= oldest.nbytes
+                self._addresses.remove(oldest.address)
+                del self._by_address[oldest.address]
 
     def find(self, address: int) -> Allocation | None:
         """The allocation, living or freed, that holds the address."""
-        place = bisect_right(self._addresses, address) - 1
-        if place < 0:
-            return None
-        found = self._by_address[self._addresses[place]]
+        with self._lock:
+            place = bisect_right(self._addresses, address) - 1
+            if place < 0:
+                return None
+            found = self._by_address[self._addresses[place]]
         return found if address < found.address + max(found.nbytes, 1) else None
 
     def view(self, address: int, nbytes: int, what: str, kind: str = "device") -> NDArray[np.uint8] | None:

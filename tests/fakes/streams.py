@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,18 +149,20 @@ class Scheduler:
             for queue in list(self.queues.values()):
                 self.drain(queue)
 
-    def pending(self, owner: object) -> Iterator[tuple[Queue, Work]]:
+    def pending(self, owner: object) -> list[tuple[Queue, Work]]:
         """What is queued for the owner and has not run."""
-        for queue in list(self.queues.values()):
-            for work in queue.work:
-                if work.owner is owner:
-                    yield queue, work
+        with self.lock:
+            return [(queue, work) for queue in self.queues.values() for work in queue.work if work.owner is owner]
 
     def ordered(self, queue: Queue, other: Queue, work: Work) -> bool:
         """Whether new work of `queue` is certain to run after `work`, which is pending in `other`."""
-        seen, left = {id(queue)}, [queue]
         if queue is other:
             return True
+        with self.lock:
+            return self._ordered(queue, other, work)
+
+    def _ordered(self, queue: Queue, other: Queue, work: Work) -> bool:
+        seen, left = {id(queue)}, [queue]
         while left:
             for each in left.pop().work:
                 record = each.after

@@ -127,7 +127,7 @@ class Refitter:
         if gpu.capture_forbids():
             gpu.report("refit_cuda_engine while a CUDA graph is being captured")
             return False
-        if any(True for _ in gpu.scheduler.pending(self._held)):
+        if gpu.scheduler.pending(self._held):
             gpu.report("refit_cuda_engine while work of its engine is pending: undefined")
         if self._refused("refitCudaEngine"):
             return False
