@@ -228,8 +228,10 @@ def test_goals_and_page_follow_from_the_result(
     text = page(cpu_result(), whole)
     assert "## On a GPU" in text
     assert "**0.50**, not reached" in text
-    assert "| the way tensorrt | 2 | 8 | 8 | 2 | 1.25 |" in text
-    assert "Not run: onnxruntime-gpu: there is none." in text
+    assert "| the way tensorrt | 1 | 2 | 8 | 8 | 2 | 1.25 |" in text
+    assert "| the way torch-compile | 2 | " in text
+    assert text.count("### Pico, 1280x720, fp16") == 1  # both parts in one table
+    assert text.count("Without onnxruntime-gpu: there is none.") == 2  # told once for each part
     assert "(two runs)" in text
 
 

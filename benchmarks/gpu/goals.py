@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.gpu.ways import OURS
+from benchmarks.gpu.ways import OURS, TUNED
 
-TUNED = [720, 1280]
-"""Height and width that the goals are about."""
 NO_STALL = ("tensorrt-ahead", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
 """The modes in which a change is to cost a frame nothing: two engines, or no refit."""
 NO_REFIT = ("tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
@@ -130,4 +128,4 @@ def _agreement(result: Mapping[str, Any]) -> Iterator[Goal]:
 
 
 def _tuned(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from (case for case in result["cases"] if case["shape"][2:] == TUNED)
+    yield from (case for case in result["cases"] if tuple(case["shape"][2:]) == TUNED)
