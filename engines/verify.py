@@ -30,6 +30,11 @@ PSNR = 50.0
 """Decibels that float16 must reach besides: on the average of all pixels its roundings are far smaller than in the worst one, a
 wrong weight is not."""
 
+NOISE, SPREAD = 56.0, 8.0
+"""A float16 network may err more in its worst pixel where that is rounding for certain: at so many decibels, and by no more than so
+many times the root of the mean square. CycleGAN's 19 InstanceNorms give 60 dB and 5 to 7e-3, which is 6 times; a mistake that is
+as small on the average and confined to some place would be 20 times and more."""
+
 SIDE = 64
 """Of the probe, where the profile takes it: InstanceNorm over fewer pixels magnifies roundings, and more cost the CPU seconds."""
 
@@ -123,13 +128,20 @@ def _check(
 ) -> float:
     error = relative_error(got, expected)
     decibels = psnr(got, expected)
-    if error <= TOLERANCE[precision] and (precision == "fp32" or decibels >= PSNR):
+    if _accepted(error, decibels, precision):
         return error
     told = ", ".join(f"{shown(name)}={share:.3g}" for name, share in zip(names, shares, strict=True) if share)
     raise EngineError(
         f"The engine gives another picture at {told} than ONNX Runtime: it differs by {error:.1e} of the largest value and "
         f"{decibels:.0f} dB, where {TOLERANCE[precision]:.0e}{f' and {PSNR:.0f} dB' if precision == 'fp16' else ''} are allowed."
     )
+
+
+def _accepted(error: float, decibels: float, precision: str) -> bool:
+    if precision == "fp32" or decibels < PSNR:
+        return precision == "fp32" and error <= TOLERANCE["fp32"]
+    mean = 10 ** (-decibels / 20)  # the root of the mean square, as a share of the peak, as `error` is
+    return error <= TOLERANCE["fp16"] or (decibels >= NOISE and error <= SPREAD * mean)
 
 
 def psnr(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

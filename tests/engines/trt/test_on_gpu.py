@@ -27,6 +27,7 @@ def test_engines_on_this_gpu() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
 def test_the_program_itself(gpu: FakeGpu, tmp_path: Path) -> None:
     from tests.engines.trt.on_gpu import run
