@@ -274,6 +274,19 @@ def test_blend_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyte
     catch(gpu, tmp_path)
 
 
+@pytest.mark.parametrize("copy", ["upload", "download"])
+def test_pictures_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: str) -> None:
+    from engines.cuda.buffer import Buffer
+
+    whole = getattr(Buffer, copy)
+
+    def elsewhere(self: Any, array: NDArray[Any], stream: Any = None, offset: int = 0) -> None:
+        whole(self, array, stream and self._service, offset)
+
+    monkeypatch.setattr(Buffer, copy, elsewhere)
+    catch(gpu, tmp_path)
+
+
 def test_finish_that_does_not_wait(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.trt.base import TensorRTEngine
 
