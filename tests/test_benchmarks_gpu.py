@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from benchmarks import gpu_latency
 from benchmarks.gpu import measure_all, ways
 from benchmarks.gpu import result as results
 from benchmarks.gpu.case import run_case
-from benchmarks.gpu.check import Agreement, fault
+from benchmarks.gpu.check import Agreement, agreement, fault
 from benchmarks.gpu.measurement import Measurement
 from benchmarks.gpu.prepare import prepare
 from benchmarks.gpu.prepared import Prepared, expected_outputs
 from benchmarks.gpu.random_weights import STEP, family
-from benchmarks.gpu.torch_peers import Flat, Float32Ends
+from benchmarks.gpu.torch_peers import Flat, Float32Ends, TorchPeer, expected_at
 from benchmarks.gpu.ways import Way
 from benchmarks.page import page
 from dni_deploy.blend import blend_float64
@@ -356,6 +357,46 @@ def test_three_members_in_torch() -> None:
     flat.blend(shares)
     truth = blend_float64(members, shares)["weight"]
     assert np.abs(net.weight.detach().numpy() - truth).max() <= 1e-6  # three float32 roundings of numbers up to 3
+
+
+class Elsewhere:
+    """A stream and an event of a GPU that is this CPU."""
+
+    cuda_stream = 7
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        pass
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, other: Elsewhere) -> float:
+        return 1.0
+
+
+def test_pytorchs_row_is_an_engine(prepared: tuple[Path, Prepared], bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the device: tests/gpu/test_torch_there.py has that, with graphs and compilation."""
+    empty = torch.empty
+    monkeypatch.setattr(torch.cuda, "Stream", Elsewhere)
+    monkeypatch.setattr(torch.cuda, "Event", Elsewhere)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.Tensor, "cuda", torch.Tensor.clone)
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
+    monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **more: empty(*shape, **more))
+    expected = expected_outputs(prepared[0], "pico")
+    peer = TorchPeer(bundle, "fp32", "eager")
+    found = agreement(peer, expected, changes=True)
+    assert fault(found, "fp32") is None
+    assert found.returns
+    assert peer.stream_handle(0) == 7
+    assert peer.infer(0, expected["x"][..., :32, :48].copy()).shape[2:] == (32, 48)
+    peer.close()
+    again = expected_at(bundle, expected["x"], {"mixed": (0.35, 0.65)})
+    np.testing.assert_allclose(again["mixed"], expected["mixed"], rtol=1e-6, atol=1e-6)  # float64 both, rounded once
 
 
 def test_every_way_is_one_of_our_engines_or_pytorchs() -> None:
