@@ -179,6 +179,9 @@ class TensorRTEngine:
         except EngineError as error:
             keeps, self._replay = False, False
             self.road += f"; without CUDA graphs, because {str(error).rstrip('.')}"
+        if self._replay:
+            kept = "kept over refits" if keeps else "captured again after each refit"
+            self.road += f"; frames are replayed as CUDA graphs{f', {kept}' if self.blends else ''}"
         for at in self.all:
             at.run.replay, at.run.keeps = self._replay, keeps
             with self.held():

@@ -15,7 +15,7 @@ import pycuda.driver as cuda
 import tensorrt as trt
 from numpy.typing import NDArray
 
-from dni_deploy.errors import EngineError, UsageError
+from dni_deploy.errors import EngineError, UsageError, shown
 from dni_deploy.profiles import Profile
 from engines.cuda.buffer import Buffer, Staging
 from engines.cuda.capture import Graph, abandon, begin, end
@@ -73,7 +73,7 @@ class Runner:
             raise failed("make an execution context", "There may be too little GPU memory for this profile.")
         for name, address in self._fixed.items():
             if not self._context.set_tensor_address(name, address):
-                raise failed(f"take the input {name!r} from where it lies")
+                raise failed(f"take the input {shown(name)!r} from where it lies")
 
     def retire(self) -> None:
         """Drop the execution context and what was captured with it."""
@@ -93,6 +93,7 @@ class Runner:
                 f"The plan takes inputs of {self._profile}; got {'x'.join(map(str, x.shape))}. Build one for larger frames with "
                 "dni-deploy build --max, or run in tiles with --tile."
             )
+        self._placed = None  # until it is whole
         self._grow("in", x.nbytes)
         if self._uploaded is not None:
             self._uploaded.synchronize()  # the last upload may still read the staging memory
@@ -159,7 +160,7 @@ class Runner:
         self._grow("out", int(np.prod(self._result)) * 4)
         for name, buffer in ((self._input, "in"), (self._output, "out")):
             if not self._context.set_tensor_address(name, self._buffers[buffer].pointer):
-                raise failed(f"use the memory for {name!r}")
+                raise failed(f"use the memory for {shown(name)!r}")
         self._shape = shape
 
     def _capture(self, handle: int) -> None:
@@ -187,11 +188,11 @@ class Runner:
         if held is not None and held.nbytes >= nbytes:
             return
         if held is not None:
+            self._forget_graph()
+            self._shape = None
             self._stream.synchronize()
             del self._buffers[name]
             held.free()
-            self._forget_graph()
-            self._shape = None
         self._buffers[name] = Buffer(self._device, nbytes)
 
 
@@ -203,8 +204,8 @@ def _picture_and_result(engine: Any, fixed: Mapping[str, int]) -> tuple[str, str
     pictures = [name for name in inputs if name not in fixed]
     missing = [name for name in fixed if name not in inputs]
     if len(pictures) != 1 or not outputs or missing:
-        raise EngineError(f"The plan has the inputs {', '.join(inputs)} and not those of the bundle; build it again.")
+        raise EngineError(f"The plan has the inputs {shown(', '.join(inputs))} and not those of the bundle; build it again.")
     for name in (pictures[0], outputs[0]):
         if engine.get_tensor_dtype(name) != trt.DataType.FLOAT:
-            raise EngineError(f"The plan has {name!r} in another type than float32; build it again.")
+            raise EngineError(f"The plan has {shown(name)!r} in another type than float32; build it again.")
     return pictures[0], outputs[0]

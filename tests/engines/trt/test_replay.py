@@ -43,6 +43,7 @@ def test_kept_over_a_refit_only_where_that_was_seen(sees: bool, bundle: Bundle, 
     with opened(bundle, cuda_graph=True) as engine:
         run = engine.all[0].run
         assert run.keeps is sees
+        assert ("kept over refits" if sees else "captured again after each refit") in engine.road
         engine.refit(0, np.array([1.0, 0, 0]))
         engine.infer(0, picture())
         engine.infer(0, picture())

@@ -184,6 +184,26 @@ def test_closing_with_work_queued(bundle: Bundle, gpu: FakeGpu) -> None:
     engine.close()
 
 
+@everywhere
+def test_no_room_for_a_larger_frame(bundle: Bundle, gpu: FakeGpu) -> None:
+    """The frame is refused, and smaller ones go on."""
+    build(bundle)
+    engine: Any = load_engine(bundle, "tensorrt")
+    engine.refit(0, np.array([1.0, 0, 0]))
+    small, large = picture(0, 8, 8), picture(0, 24, 24)
+    expected = engine.infer(0, small)
+    total, gpu.memory.total = gpu.memory.total, gpu.memory.used - 1
+    engine.all[0].run._buffers["in"].nbytes = small.nbytes  # as if nothing larger had come yet
+    with pytest.raises(LimitError, match="free"):
+        engine.place(0, large)
+    with pytest.raises(EngineError, match="No input was placed"):
+        engine.enqueue(0)
+    gpu.memory.total = total
+    assert np.array_equal(engine.infer(0, small), expected)
+    assert engine.infer(0, large).shape == (1, 3, 24, 24)
+    engine.close()
+
+
 def test_slots_beyond(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     engine = load_engine(bundle, "tensorrt")
