@@ -48,7 +48,7 @@ def launch(name: str, grid: int, block: int, arguments: bytes) -> None:
                 back.append((address, buffer, shift, nbytes))
         stream = device.stream()
         function = kernels.Kernels(device).function(name, kind)
-        function.prepared_async_call((grid, 1), (min(block, LARGEST_BLOCK), 1, 1), stream, struct)
+        function.prepared_async_call((grid, 1), (min(block, LARGEST_BLOCK), 1, 1), stream, np.void(struct.tobytes()))
         stream.synchronize()
         for address, buffer, shift, nbytes in back:
             result = np.empty(nbytes, np.uint8)
