@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.fakes import gpu as machine
-from tests.fakes.pycuda_driver import ATTRIBUTES
+from tests.fakes.pycuda.context import ATTRIBUTES
 from tests.fakes.streams import LEGACY, Work
 
 INVALID_VALUE, NOT_INITIALIZED, INVALID_CONTEXT, INVALID_HANDLE, NOT_READY, CAPTURE_UNSUPPORTED = 1, 3, 201, 400, 600, 900

@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from tests.fakes import gpu as machine
-from tests.fakes import pycuda_driver
+from tests.fakes.pycuda.checks import CompileError
+from tests.fakes.pycuda.context import Context
 
 MAGIC = b"\x7fELF fake cubin\n"
 SOURCE = Path(__file__).parents[2] / "engines" / "cuda" / "blend.cu"
@@ -45,11 +46,11 @@ def compile(
     if cache_dir is not False:
         gpu.report("compile: pycuda's own cache is trusted without a check: cache_dir=False belongs there")
     if arch is None:
-        arch = "sm_{}{}".format(*pycuda_driver.Context.get_device().compute_capability())
+        arch = "sm_{}{}".format(*Context.get_device().compute_capability())
     if not ARCHITECTURE.fullmatch(arch):
-        raise pycuda_driver.CompileError(f"nvcc compilation failed: {arch} is not an architecture", [nvcc])
+        raise CompileError(f"nvcc compilation failed: {arch} is not an architecture", [nvcc])
     if source != SOURCE.read_text(encoding="utf-8"):
-        raise pycuda_driver.CompileError("the fake compiler knows engines/cuda/blend.cu and nothing else", [nvcc])
+        raise CompileError("the fake compiler knows engines/cuda/blend.cu and nothing else", [nvcc])
     from tests.engines.cuda import host
 
     content = {"arch": arch, "kernels": host.kernels()}

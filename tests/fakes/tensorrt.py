@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from tests.fakes.trt import engine, enums, network, record, refitter, values
+from tests.fakes.trt import builder, config, context, engine, enums, network, parser, record, refitter, values
 
 VERSIONS = {"8.6": "8.6.1", "10.16": "10.16.1.11", "11.4": "11.4.0.106"}
 CLASSES = (
@@ -25,15 +25,15 @@ CLASSES = (
     network.ITensor,
     network.ILayer,
     network.INetworkDefinition,
-    network.ParserError,
-    network.OnnxParser,
-    network.IOptimizationProfile,
-    network.ITimingCache,
-    network.IBuilderConfig,
-    network.Builder,
+    parser.ParserError,
+    parser.OnnxParser,
+    config.IOptimizationProfile,
+    config.ITimingCache,
+    config.IBuilderConfig,
+    builder.Builder,
     engine.Runtime,
     engine.ICudaEngine,
-    engine.IExecutionContext,
+    context.IExecutionContext,
     refitter.Refitter,
 )
 FROM_10 = ("IProgressMonitor",)

@@ -187,7 +187,7 @@ def test_numpy_integers_are_refused(fake: FakeGpu) -> None:
 
 def test_kernel_arguments(fake: FakeGpu) -> None:
     """One struct by value; pointers in it are looked at when the kernel runs; a write outside is seen."""
-    from tests.fakes.pycuda_driver import Function
+    from tests.fakes.pycuda.kernel import Function
 
     seen: list[bytes] = []
 

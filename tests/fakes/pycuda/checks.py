@@ -1,0 +1,78 @@
+"""Checks: pycuda's errors, and what every call of it looks at first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.fakes import gpu as machine
+
+
+class Error(Exception):
+    pass
+
+
+class MemoryError(Error):
+    pass
+
+
+class LogicError(Error):
+    pass
+
+
+class LaunchError(Error):
+    pass
+
+
+class RuntimeError(Error):
+    pass
+
+
+class CompileError(Error):
+    def __init__(self, msg: str, command_line: list[str], stdout: str | None = None, stderr: str | None = None) -> None:
+        super().__init__(msg)
+        self.msg, self.command_line, self.stdout, self.stderr = msg, command_line, stdout, stderr
+
+
+def driver(call: str, context: bool = True) -> machine.FakeGpu:
+    """The machine, for a call that needs the driver, and mostly a context on this thread."""
+    gpu = machine.current()
+    if not gpu.initialized:
+        raise LogicError(f"{call} failed: initialization error")
+    if context and not gpu.has_context():
+        raise LogicError(f"{call} failed: invalid device context")
+    if context and gpu.retained == gpu.released:
+        gpu.report(f"{call}: the primary context was released and is still used")
+    gpu.scheduler.tick()
+    return gpu
+
+
+def no_capture(gpu: machine.FakeGpu, call: str) -> None:
+    """A call that waits for the device, or allocates: not allowed while a graph is being captured."""
+    if gpu.capture_forbids():
+        gpu.report(f"{call} while a CUDA graph is being captured")
+        raise LogicError(f"{call} failed: operation not permitted when stream is capturing")
+
+
+def integer(value: Any, call: str) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"Python argument types in {call} did not match C++ signature: {type(value).__name__} for an int")
+    if not 0 <= value < 1 << 64:
+        raise OverflowError(f"{call}: {value} does not fit an unsigned 64-bit integer")
+    return value
+
+
+def host_bytes(value: Any, writable: bool) -> NDArray[np.uint8]:
+    """The bytes of anything with a contiguous buffer."""
+    held = memoryview(value)
+    if not held.contiguous:
+        raise ValueError("ndarray is not contiguous")
+    if writable and held.readonly:
+        raise ValueError("buffer source array is read-only")
+    if held.nbytes == 0:
+        return np.empty(0, np.uint8)
+    if isinstance(value, np.ndarray):
+        return value.reshape(-1, order="A").view(np.uint8)
+    return np.frombuffer(held.cast("B"), np.uint8)
