@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     whole = results.read(given.output) if given.output.exists() else None
     with tempfile.TemporaryDirectory(prefix="dni-bench-") as folder:
         scratch = Path(folder)
-        common = ["--prepared", str(given.prepared), "--work", str(given.work or scratch / "work")]
+        common = ["--prepared", str(given.prepared.resolve()), "--work", str((given.work or scratch / "work").resolve())]
         common += ["--commit", given.commit or described(ROOT), "--seconds", str(given.seconds)]
         for number, task in enumerate(tasks(ENGINES["tensorrt"].obstacle(None) is None)):
             left = ends - time.monotonic()
