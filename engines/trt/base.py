@@ -25,7 +25,7 @@ from engines.cuda.layout import DeviceLayout
 from engines.options import EngineOptions
 from engines.probe import mixed_shares
 from engines.trt.features import Features
-from engines.trt.messages import failed, messages, sentence
+from engines.trt.messages import begin, failed, messages, sentence
 from engines.trt.network import Network
 from engines.trt.plan import Plan
 from engines.trt.refitter import Refitter
@@ -81,7 +81,7 @@ class TensorRTEngine:
         self._device: Device | None = Device.open(options.device)
         try:
             with self._device:
-                messages().errors.clear()
+                begin()
                 self._runtime = trt.Runtime(messages())
                 self.fill(plan, self._device)
         except BaseException as error:

@@ -22,7 +22,7 @@ from dni_deploy.profiles import Profile
 from dni_deploy.progress import MaybeProgress
 from dni_deploy.publish import publish_bytes
 from engines.trt.features import Features
-from engines.trt.messages import failed, messages, sentence
+from engines.trt.messages import begin, failed, messages, sentence
 from engines.trt.monitor import monitor
 
 
@@ -51,12 +51,15 @@ def build(order: Order, features: Features, progress: MaybeProgress = None) -> b
     """
     _check(order, features)
     watch = monitor(progress) if features.progress else None
-    messages().errors.clear()
+    begin()
     try:
         with _quiet():
-            builder, network = CreateNetwork(strongly_typed=features.strongly_typed)()
+            kind = {"explicit_batch": features.explicit_batch, "strongly_typed": features.strongly_typed}
+            builder, network = CreateNetwork(**kind)()  # told in full: older Polygraphys know nothing of newer TensorRTs
             parser = _parse(network, order.model, features)  # it owns the weights until the engine is built
-            config = _config(order, features, watch)(builder, network)
+            config = _config(order, features)(builder, network)
+            if watch is not None:
+                config.progress_monitor = watch
             if order.refit and features.individual:
                 _mark(network, config, order.refit)
             _load_timing(config, features)
@@ -101,7 +104,7 @@ def _parse(network: Any, model: onnx.ModelProto, features: Features) -> Any:
     return parser
 
 
-def _config(order: Order, features: Features, watch: Any) -> CreateConfig:
+def _config(order: Order, features: Features) -> CreateConfig:
     profile = TensorRTProfile()
     profile.add(order.model.graph.input[0].name, min=order.profile.smallest, opt=order.profile.tuned, max=order.profile.largest)
     more: dict[str, Any] = {}
@@ -109,12 +112,11 @@ def _config(order: Order, features: Features, watch: Any) -> CreateConfig:
         more["tactic_sources"] = [trt.TacticSource.EDGE_MASK_CONVOLUTIONS, trt.TacticSource.JIT_CONVOLUTIONS]
     if not features.strongly_typed:
         more["fp16"] = order.precision == "fp16"
-    if watch is not None:
-        more["progress_monitor"] = watch
+    if order.strip:
+        more["strip_plan"] = True
     return CreateConfig(
         profiles=[profile],
         refittable=bool(order.refit) and not features.individual,
-        strip_plan=order.strip,
         tf32=False,  # its 10 bits of mantissa err by 1e-4 to 1e-3, and would hide a wrong refit (RefitObserver sample, 11.3)
         profiling_verbosity=trt.ProfilingVerbosity.LAYER_NAMES_ONLY,
         **more,

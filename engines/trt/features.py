@@ -25,6 +25,7 @@ class Features:
     prototype           the engine tells type and count of each weight that it expects (10.0).
     individual          weights are made refittable one by one, so that all else can still be folded (10.5).
     strip               a plan can be written without its weights (9.3).
+    explicit_batch      a network is to be told that its batch is a dimension (before 10).
     strongly_typed      the graph's own types are used; before, half precision is a flag of the builder.
     native_instancenorm the parser wants to be told to keep InstanceNormalization refittable; later ones do by themselves.
     narrow_tactics      tactics from cuBLAS and cuDNN are to be left out: they are neither needed nor always there.
@@ -38,6 +39,7 @@ class Features:
     prototype: bool
     individual: bool
     strip: bool
+    explicit_batch: bool
     strongly_typed: bool
     native_instancenorm: bool
     narrow_tactics: bool
@@ -50,7 +52,8 @@ class Features:
         """trt: the tensorrt module."""
         refitter = trt.Refitter
         strongly_typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-        # No attribute tells of these two. Contexts: NvInferRuntime.h of 8.6, IRefitter; opset: onnx-tensorrt 8.6, operators.md.
+        # No attribute tells of three: 10 still has the flag for explicit batches. Contexts: NvInferRuntime.h of 8.6, IRefitter.
+        # Opset: onnx-tensorrt 8.6, operators.md.
         major = int(trt.__version__.partition(".")[0])
         return cls(
             version=str(trt.__version__),
@@ -59,6 +62,7 @@ class Features:
             individual=hasattr(trt.BuilderFlag, "REFIT_INDIVIDUAL")
             and hasattr(trt.INetworkDefinition, "mark_weights_refittable"),
             strip=hasattr(trt.BuilderFlag, "STRIP_PLAN"),
+            explicit_batch=major < 10,
             strongly_typed=strongly_typed,
             native_instancenorm=not strongly_typed
             and hasattr(trt, "OnnxParserFlag")

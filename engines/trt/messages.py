@@ -32,10 +32,18 @@ def messages() -> Messages:
     return Messages()
 
 
+def begin() -> None:
+    """Forget what TensorRT complained of before, at the begin of something that may fail."""
+    messages().errors.clear()
+
+
 def failed(what: str, hint: str = "") -> EngineError:
-    """The error for something that TensorRT would not do: "TensorRT could not <what>: <its newest error>." It is then forgotten."""
+    """The error for something that TensorRT would not do: "TensorRT could not <what>: <its error>." It is then forgotten.
+
+    Of several errors since `begin` it is the first: the later ones say that what called it failed too.
+    """
     errors = messages().errors
-    told = f": {sentence(errors[-1])}" if errors else ""
+    told = f": {sentence(errors[0])}" if errors else ""
     errors.clear()
     return EngineError(f"TensorRT {trt.__version__} could not {what}{told}.{f' {hint}' if hint else ''}")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dni_deploy.errors import EngineError, shown
 from dni_deploy.machine import cores
 from engines.trt.features import Features
-from engines.trt.messages import failed, messages
+from engines.trt.messages import begin, failed, messages
 from engines.trt.weights import Source
 
 TYPES = {np.dtype(np.float32): "FLOAT", np.dtype(np.float16): "HALF"}
@@ -57,6 +57,7 @@ class Refitter:
 
         Raises EngineError; some weights may have changed then, and only a whole refit makes the engine usable again.
         """
+        begin()
         if not self._features.device_weights:
             self._refit_host()
         elif not self._refitter.refit_cuda_engine_async(self._stream.handle):

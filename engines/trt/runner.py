@@ -20,6 +20,7 @@ from dni_deploy.profiles import Profile
 from engines.cuda.buffer import Buffer, Staging
 from engines.cuda.capture import Graph, abandon, begin, end
 from engines.cuda.device import Device
+from engines.trt import messages
 from engines.trt.messages import failed
 
 
@@ -68,6 +69,7 @@ class Runner:
     def renew(self) -> None:
         """A new execution context, for a TensorRT whose contexts do not outlive a refit. Nothing may be queued."""
         self.retire()
+        messages.begin()
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise failed("make an execution context", "There may be too little GPU memory for this profile.")
@@ -109,6 +111,7 @@ class Runner:
         """Queue one run on the frame that was placed last. Raises EngineError."""
         if self._context is None or self._placed is None:
             raise EngineError("No input was placed; place one first.")
+        messages.begin()
         if self._placed != self._shape:
             self._set_shape(self._placed)
         handle = self._stream.handle

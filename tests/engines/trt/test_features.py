@@ -17,7 +17,7 @@ from tests.fakes.gpu import FakeGpu
     [
         ("11.4", {"device_weights", "prototype", "individual", "strip", "strongly_typed", "progress", "contexts_survive"}),
         ("10.16", {"device_weights", "prototype", "individual", "strip", "strongly_typed", "progress", "contexts_survive"}),
-        ("8.6", {"native_instancenorm", "narrow_tactics"}),
+        ("8.6", {"native_instancenorm", "narrow_tactics", "explicit_batch"}),
     ],
     indirect=["gpu"],
 )
