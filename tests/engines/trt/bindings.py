@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -84,7 +85,7 @@ def missing(version: str) -> str | None:
         return f"{FOLDER} is not set"
     if not (Path(folder) / version / "tensorrt_bindings").is_dir():
         return f"{FOLDER} has no {version}"
-    return None
+    return None if shutil.which("gcc") else "there is no gcc for the stub libraries"
 
 
 @cache

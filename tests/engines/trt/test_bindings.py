@@ -92,6 +92,8 @@ def drive(gpu: FakeGpu, folder: Path) -> Iterator[str]:
                     engine.finish(slot)
                     engine.infer(slot, picture())
                     engine.infer(slot, picture())
+                if kind == "refit":
+                    engine.serialize(0)
             finally:
                 engine.close()
         yield f"{kind} {precision}"
