@@ -186,7 +186,37 @@ def test_nan_is_wrong(prepared: tuple[Path, Prepared], bundle: Bundle) -> None:
     way = Way("tensorrt", "NaN", lambda bundle, precision: NaNs(machine, bundle), lambda: None)
     made = run_case(prepared[1], prepared[0], bundle, (64, 64), "fp16", [way], KnownClock(machine))
     assert "wrong" in made["skipped"]["tensorrt"]
-    results.merged([{**results.empty({}, "c"), "cases": [made]}])
+    json.dumps(results.merged([{**results.empty({}, "c"), "cases": [made]}]), allow_nan=False)
+
+
+class Fragile(KnownEngine):
+    left = 25
+
+    def enqueue(self, slot: int) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("out of order")
+        super().enqueue(slot)
+
+
+@pytest.mark.parametrize("left", [0, 1, 25])
+def test_one_that_fails_while_it_is_timed_costs_itself_alone(
+    prepared: tuple[Path, Prepared], bundle: Bundle, left: int
+) -> None:
+    machine, engines, said = Machine(), list[KnownEngine](), list[str]()
+
+    def fragile(bundle: Bundle, precision: str) -> Fragile:
+        engines.append(Fragile(machine, bundle))
+        engines[-1].left = left  # type: ignore[attr-defined]
+        return engines[-1]  # type: ignore[return-value]
+
+    ways = [Way("tensorrt", "breaks", fragile, lambda: None), known(machine, "onnxruntime-gpu", engines)]
+    made = run_case(prepared[1], prepared[0], bundle, (64, 64), "fp32", ways, KnownClock(machine), seconds=1.0, say=said.append)
+    assert [row["name"] for row in made["rows"]] == ["onnxruntime-gpu"]
+    assert made["skipped"]["tensorrt"] == "failed while it was timed: ValueError: out of order"
+    assert any("Traceback" in text for text in said)
+    assert all(engine.closed for engine in engines)
+    assert len(made["ratios"]) == 0
 
 
 def figure(network: str, label: str, over: float, **more: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -60,7 +61,11 @@ def run_case(
 
     def told(seconds: float) -> dict[str, Any]:
         say(f"timing {', '.join(opened) or 'nothing'}")
-        samples = interleaved(opened, inputs, len(bundle.members), clock, seconds) if opened else {}
+        lost: dict[str, Exception] = {}
+        samples = interleaved(opened, inputs, len(bundle.members), clock, seconds, lost=lost)
+        for name, error in lost.items():
+            skipped[name] = f"failed while it was timed: {_sentence(error, say)}"
+            del opened[name]
         return {
             "network": prepared.name,
             "title": prepared.title,
@@ -107,12 +112,8 @@ def run_case(
                     engine.infer(0, inputs[0])  # at the shape that is timed: what is chosen or compiled per shape is done here
                 else:
                     engine.close()
-            except (
-                Exception
-            ) as error:  # PyTorch's and pycuda's own have no common base; a row that fails is named with its reason
-                if not isinstance(error, (DniError, RuntimeError, MemoryError, OSError)) and not _foreign(error):
-                    raise
-                wrong = _sentence(error)
+            except Exception as error:  # of PyTorch, pycuda or ours: a row that fails is named, and the others go on
+                wrong = _sentence(error, say)
             if wrong is None:
                 opened[way.name] = Opened(engine, way.changes, way.ahead)
             else:
@@ -171,11 +172,10 @@ def _expected(
     return stored, {"by": "PyTorch, float64, prepared on a CPU", "shape": list(stored["x"].shape)}
 
 
-def _foreign(error: Exception) -> bool:
-    return type(error).__module__.split(".")[0] in ("pycuda", "tensorrt", "torch", "onnxruntime", "polygraphy")
-
-
-def _sentence(error: BaseException) -> str:
+def _sentence(error: Exception, say: Callable[[str], None]) -> str:
+    """What goes into the result; all there is to know of an error that is not ours goes to the log."""
+    if isinstance(error, DniError):
+        return shown(error, 300)
+    say("".join(traceback.format_exception(error)))
     lines = str(error).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
-    return shown(text if isinstance(error, DniError) else f"{type(error).__name__}: {text}", 300)
+    return shown(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__, 300)

@@ -14,8 +14,9 @@ The last two are what a Session does without the pictures' way in and out: one f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,29 +69,41 @@ def interleaved(
     seconds: float,
     *,
     seed: int = 0,
+    lost: dict[str, Exception] | None = None,
 ) -> dict[str, Samples]:
     """Time all ways for about so many seconds: FEWEST to MOST rounds, fewer where even those take far longer, and one that does not count.
 
     inputs: several pictures of one shape, taken in turn. Alpha is another random point in every turn's change, the same for all.
+    lost: gets the ways that failed, which have no samples then; without it the first failure is raised.
     """
     rng = np.random.default_rng(seed)
-    names = list(ways)
-    samples = {name: Samples() for name in names}
-    leads = {}
-    for name, way in ways.items():
-        for slot in range(way.engine.slots):
-            way.engine.refit(slot, np.full(members, 1 / members))
-            way.engine.place(slot, inputs[0])
-            way.engine.enqueue(slot)
-            way.engine.finish(slot)
-            clock.wait(way.engine.stream_handle(slot))
-        leads[name] = min(max(math.ceil(LEAD / max(_frame(way.engine, 0, clock), 1e-6)), 1), LEADING)
+    samples: dict[str, Samples] = {}
+    leads: dict[str, int] = {}
+
+    def attempt(name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            if lost is None:
+                raise
+            lost[name] = error
+            samples.pop(name, None)
+
+    def start(name: str) -> None:
+        leads[name] = _warm(ways[name].engine, inputs[0], members, clock)
+        samples[name] = Samples()
+
+    for name in ways:
+        attempt(name, partial(start, name))
     began = clock.now()
     for number in range(MOST + 1):
         shares = rng.dirichlet(np.ones(members), 3)
+        names = list(samples)
+        if not names:
+            break
         for name in names[number % len(names) :] + names[: number % len(names)]:
             kept = samples[name] if number else Samples()
-            _turn(ways[name], leads[name], inputs[number % len(inputs)], shares, clock, kept)
+            attempt(name, partial(_turn, ways[name], leads[name], inputs[number % len(inputs)], shares, clock, kept))
         if number == 0:
             began = clock.now()
             continue
@@ -98,6 +111,17 @@ def interleaved(
         if passed >= (seconds if number >= FEWEST else seconds * PATIENCE):
             break
     return samples
+
+
+def _warm(engine: DeviceEngine, x: NDArray[np.float32], members: int, clock: Clock) -> int:
+    """Give every slot weights, an input and a first frame; how many frames take LEAD seconds."""
+    for slot in range(engine.slots):
+        engine.refit(slot, np.full(members, 1 / members))
+        engine.place(slot, x)
+        engine.enqueue(slot)
+        engine.finish(slot)
+        clock.wait(engine.stream_handle(slot))
+    return min(max(math.ceil(LEAD / max(_frame(engine, 0, clock), 1e-6)), 1), LEADING)
 
 
 def _turn(way: Opened, lead: int, x: NDArray[np.float32], shares: NDArray[np.float64], clock: Clock, kept: Samples) -> None:
