@@ -12,7 +12,8 @@
     ├── LimitError                   6    too large: memory, disk, size limits
     ├── EnvironmentProblem           7    something is not installed, or a device or driver is absent
     │   └── EngineError              7    an engine could not be built, refitted or verified
-    └── PartialResult                8    some of the inputs were done and some were not
+    ├── PartialResult                8    some of the inputs were done and some were not
+    └── BusyError                    9    what only one may have, such as a port, is taken
 
 Exit 1 is a bug of ours, 130 is Ctrl-C. A message is one sentence or two: what, where, expected and got, what to do, and
 what is on disk now where that is in doubt.
@@ -85,6 +86,12 @@ class PartialResult(DniError):
     """A job over several inputs that finished only some of them."""
 
     exit_code = 8
+
+
+class BusyError(DniError):
+    """Something that only one may have, such as a port, is taken."""
+
+    exit_code = 9
 
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
