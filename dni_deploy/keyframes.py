@@ -185,14 +185,21 @@ def from_json(fields: object) -> Written:
     interpolation = fields.get("interpolation")
     written = Written(members=None if members is None else tuple(members), interpolation=interpolation, loop=loop)
     for index, keyframe in enumerate(fields["keyframes"]):
-        if not isinstance(keyframe, dict) or "alpha" not in keyframe or ("time" in keyframe) == ("frame" in keyframe):
+        if not isinstance(keyframe, dict) or "alpha" not in keyframe:
             raise UsageError(f'Keyframe {index + 1} is not an object with "alpha" and either "time" or "frame".')
-        unit = "seconds" if "time" in keyframe else "frames"
-        value = keyframe["time" if unit == "seconds" else "frame"]
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise UsageError(f"Keyframe {index + 1}: {shown(value, 60)} is not a time.")
-        written.add(numbered(index, value if isinstance(value, str) else repr(value), unit), keyframe["alpha"])
+        written.add(json_moment(index, keyframe), keyframe["alpha"])
     return written
+
+
+def json_moment(index: int, keyframe: dict[str, Any]) -> Moment:
+    """The "time" or the "frame" of a keyframe; it has one of the two. Raises UsageError, naming the keyframe."""
+    if ("time" in keyframe) == ("frame" in keyframe):
+        raise UsageError(f'Keyframe {index + 1} is to have either "time" or "frame".')
+    unit = "seconds" if "time" in keyframe else "frames"
+    value = keyframe["time" if unit == "seconds" else "frame"]
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise UsageError(f"Keyframe {index + 1}: {shown(value, 60)} is not a time.")
+    return numbered(index, value if isinstance(value, str) else repr(value), unit)
 
 
 def from_csv(text: str) -> Written:

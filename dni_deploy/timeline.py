@@ -78,7 +78,7 @@ class AlphaTimeline:
         """
         written = Written(interpolation=interpolation, loop=loop)
         for index, (time, alpha) in enumerate(keyframes):
-            written.add(_moment(index, time), alpha)
+            written.add(moment_of(index, time), alpha)
         return cls._built(written, members, None, None, fps, extrapolate)
 
     @classmethod
@@ -128,7 +128,7 @@ class AlphaTimeline:
     @classmethod
     def constant(cls, coefficients: Coefficients) -> AlphaTimeline:
         """The same coefficients at all times."""
-        return cls(coefficients.members, "seconds", _frozen([0.0]), _frozen([coefficients.shares]))
+        return cls(coefficients.members, "seconds", frozen([0.0]), frozen([coefficients.shares]))
 
     @classmethod
     def _built(
@@ -149,26 +149,15 @@ class AlphaTimeline:
         again = bool(written.loop if loop is None else loop)
         if again and len(written.moments) < 2:
             raise UsageError("A timeline that loops needs at least 2 keyframes; this one has 1.")
-        unit, times = _times(written.moments, fps)
-        return cls(names, unit, _frozen(times), _frozen(_shares(written, names, extrapolate)), kind, again)
+        unit, times = rising(written.moments, fps)
+        return cls(names, unit, frozen(times), frozen(_shares(written, names, extrapolate)), kind, again)
 
     def at(self, seconds: float, frame: int) -> Coefficients:
         """The coefficients of a frame; they sum to 1 as the keyframes do. Raises UsageError where the time is not a number."""
-        position = float(frame) if self.unit == "frames" else float(seconds)
-        if not math.isfinite(position):
-            raise UsageError(f"The time of frame {frame} is {position}; it must be a finite number.")
-        first, last = float(self.times[0]), float(self.times[-1])
-        if self.loop and position >= last:
-            position = first + math.fmod(position - first, last - first)
-        after = int(np.searchsorted(self.times, position, "right"))
-        start = self.shares[max(after - 1, 0)].tolist()
-        if after in (0, len(self.times)) or self.interpolation == "hold":
-            return Coefficients(self.members, tuple(start))
-        left, right = float(self.times[after - 1]), float(self.times[after])
-        way = (position - left) / (right - left)
-        if self.interpolation == "smooth":
-            way = way * way * (3.0 - 2.0 * way)
-        return Coefficients(self.members, between(start, self.shares[after].tolist(), way))
+        left, right, way = located(self, seconds, frame)
+        start = self.shares[left].tolist()
+        shares = tuple(start) if left == right else between(start, self.shares[right].tolist(), way)
+        return Coefficients(self.members, shares)
 
     def to_json(self) -> dict[str, Any]:
         """As `read` takes it; numbers come back bit for bit."""
@@ -189,7 +178,39 @@ class AlphaTimeline:
         }
 
 
-def _moment(index: int, time: float | str) -> Moment:
+class Track(Protocol):
+    """What has keyframes: the fields of AlphaTimeline of the same names."""
+
+    @property
+    def unit(self) -> str: ...
+    @property
+    def times(self) -> NDArray[np.float64]: ...
+    @property
+    def interpolation(self) -> str: ...
+    @property
+    def loop(self) -> bool: ...
+
+
+def located(track: Track, seconds: float, frame: int) -> tuple[int, int, float]:
+    """The keyframe before, the one after (the same one where a value holds), and the part of the way between them, 0 to 1."""
+    position = float(frame) if track.unit == "frames" else float(seconds)
+    if not math.isfinite(position):
+        raise UsageError(f"The time of frame {frame} is {position}; it must be a finite number.")
+    times = track.times
+    first, last = float(times[0]), float(times[-1])
+    if track.loop and position >= last:
+        position = first + math.fmod(position - first, last - first)
+    after = int(np.searchsorted(times, position, "right"))
+    before = max(after - 1, 0)
+    if after in (0, len(times)) or track.interpolation == "hold":
+        return before, before, 0.0
+    left, right = float(times[before]), float(times[after])
+    way = (position - left) / (right - left)
+    return before, after, way * way * (3.0 - 2.0 * way) if track.interpolation == "smooth" else way
+
+
+def moment_of(index: int, time: float | str) -> Moment:
+    """Seconds, or a text as read_moment takes it. Raises UsageError, naming the keyframe."""
     if isinstance(time, str):
         return numbered(index, time)
     try:
@@ -199,7 +220,8 @@ def _moment(index: int, time: float | str) -> Moment:
         raise UsageError(f"Keyframe {index + 1}: {reason}") from None
 
 
-def _times(moments: Sequence[Moment], fps: float | None) -> tuple[str, list[float]]:
+def rising(moments: Sequence[Moment], fps: float | None) -> tuple[str, list[float]]:
+    """The moments in one unit, and which. Raises UsageError: they do not rise, or are mixed and fps is not known."""
     units = {moment.unit for moment in moments}
     unit, times = moments[0].unit, [moment.value for moment in moments]
     if len(units) > 1:
@@ -237,7 +259,8 @@ def _shares(written: Written, members: tuple[str, ...], extrapolate: bool) -> li
     return found
 
 
-def _frozen(values: Sequence[Any]) -> NDArray[np.float64]:
+def frozen(values: Sequence[Any]) -> NDArray[np.float64]:
+    """A float64 array that nobody can write to."""
     array = np.array(values, np.float64)
     array.setflags(write=False)
     return array

@@ -1,0 +1,64 @@
+"""Alpha input: whatever a user may give for alpha over time, as one AlphaSource."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dni_deploy.alpha_log import AlphaLog
+from dni_deploy.curves import AlphaCurve, is_curve
+from dni_deploy.errors import InputError, UsageError, shown
+from dni_deploy.keyframes import as_text, load_json, read_bytes
+from dni_deploy.plane_path import PlanePath
+from dni_deploy.timeline import AlphaSource, AlphaTimeline
+
+SUFFIXES = (".json", ".csv", ".jsonl")
+
+
+def open_source(
+    alpha: str | os.PathLike[str],
+    members: Sequence[str],
+    *,
+    fps: float | None = None,
+    interpolation: str | None = None,
+    loop: bool | None = None,
+    extrapolate: bool = False,
+) -> AlphaSource:
+    """Read what stands behind --alpha.
+
+    "0.35", "psnr=0.3,gan=0.7"                      one alpha for all frames
+    "0:gan=0, 2.5s:gan=1"                           a timeline
+    "sine(period=4s, from=psnr, to=gan)"            a curve without end
+    a path that ends in .json, .csv or .jsonl       keyframes, or a way through a plane; keyframes; a performance's side file
+
+    fps             the frame rate, for what mixes seconds and frames.
+    interpolation, loop   go before what the timeline itself says; a curve and a side file have no use for them.
+    Raises UsageError, CoefficientsError, InputError, MismatchError, LimitError: one sentence that names the place.
+    """
+    if isinstance(alpha, str) and not alpha.strip().lower().endswith(SUFFIXES):
+        if is_curve(alpha):
+            _no_use(interpolation, loop, "A curve")
+            return AlphaCurve.parse(alpha, members, fps=fps, extrapolate=extrapolate)
+        return AlphaTimeline.parse(alpha, members, fps=fps, interpolation=interpolation, loop=loop, extrapolate=extrapolate)
+    path = Path(alpha.strip() if isinstance(alpha, str) else alpha)
+    if path.suffix.lower() == ".jsonl":
+        _no_use(interpolation, loop, "The side file of a performance")
+        return AlphaLog.read(path, members)
+    if path.suffix.lower() == ".json" and _is_path(path):
+        _no_use(interpolation, loop, "A way through a plane")
+        return PlanePath.read(path, members, fps=fps)
+    return AlphaTimeline.read(path, members, fps=fps, interpolation=interpolation, loop=loop, extrapolate=extrapolate)
+
+
+def _is_path(path: Path) -> bool:
+    try:
+        fields = load_json(as_text(read_bytes(path)))
+    except UsageError as error:
+        raise InputError(f"{shown(path)}: {error}") from None
+    return isinstance(fields, dict) and "plane" in fields
+
+
+def _no_use(interpolation: str | None, loop: bool | None, what: str) -> None:
+    if interpolation is not None or loop is not None:
+        raise UsageError(f"{what} has its own course; an interpolation or a loop cannot be given with it.")
