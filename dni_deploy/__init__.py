@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` w
     from dni_deploy.verbs.refit import refit as refit
     from dni_deploy.verbs.run import run as run
     from dni_deploy.verbs.sweep import sweep as sweep
+    from dni_deploy.verbs.video import video as video
 
 _HOMES = {
     "Bundle": "dni_deploy.bundle",
@@ -48,6 +49,7 @@ _HOMES = {
     "refit": "dni_deploy.verbs.refit",
     "run": "dni_deploy.verbs.run",
     "sweep": "dni_deploy.verbs.sweep",
+    "video": "dni_deploy.verbs.video",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -35,6 +35,7 @@ LEVELS = {
     "dni_deploy.session": 2,
     "dni_deploy.report": 2,
     "dni_deploy.live": 2,
+    "dni_deploy.film": 2,
     "engines": 1,
     "exporters": 1,
     "dni_deploy": 0,

@@ -22,6 +22,7 @@ COMMANDS = {
     "refit": "Write the model blended at one alpha.",
     "run": "Process pictures at one alpha.",
     "sweep": "Process one picture at many alphas: a strip and a page with a slider.",
+    "video": "Process a film, alpha over time, sound and timestamps kept.",
     "bench": "Time an alpha change and a frame, against the alternatives.",
     "doctor": "Tell what is installed, which engines can run, and why not.",
     "demo": "See it work: noise a photograph, sweep alpha, write the pictures.",

@@ -1,0 +1,113 @@
+"""`dni-deploy video`: a film through the network, alpha over time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dni_deploy.bays import open_door
+from dni_deploy.cli import options
+from dni_deploy.cli.surface import Surface, facts, span
+
+
+@options.command(
+    "video",
+    """
+    dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.35
+    dni-deploy video sr.dni in.mkv -o out.mkv --alpha "0:gan=0, 2.5s:gan=1, 4s:gan=0.3"
+    dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha show.json --crf 20 --preset medium --alpha-log played.jsonl
+    """,
+)
+@options.bundle
+@click.argument("film", metavar="IN", type=options.PATH)
+@options.output("The film to write: .mp4, .m4v, .mov, .mkv or .webm.")
+@click.option(
+    "--alpha",
+    required=True,
+    metavar="ALPHA",
+    help='An alpha as for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or the file of one, .json or .csv; or an alpha log, .jsonl.',
+)
+@options.runs
+@options.tile
+@options.overlap
+@options.extrapolate
+@click.option("--codec", default="libx264", show_default=True, metavar="NAME", help="An encoder of FFmpeg, such as h264_nvenc.")
+@click.option("--crf", type=click.IntRange(0, 63), help="Quality, lower is better.  [default: 18 for libx264 and libx265]")
+@click.option("--preset", metavar="NAME", help="Speed of the encoder.  [default: veryfast for libx264 and libx265]")
+@click.option("--hwaccel", metavar="NAME", help="Decode on hardware, such as cuda.")
+@click.option(
+    "--segment",
+    type=click.IntRange(1, 100_000),
+    default=250,
+    show_default=True,
+    help="Frames of a segment: a stopped run goes on behind its last whole one.",
+)
+@click.option("--resume/--fresh", "resume", default=True, help="Go on with a run that was stopped (default), or start anew.")
+@click.option("--alpha-log", type=options.PATH, help="Write every frame's time, generation and alpha here.")
+@options.force
+def command(
+    surface: Surface,
+    bundle: Path,
+    film: Path,
+    output: Path,
+    alpha: str,
+    engine: str,
+    precision: str | None,
+    device: int,
+    tile: int | None,
+    overlap: int | None,
+    threads: int,
+    extrapolate: bool,
+    codec: str,
+    crf: int | None,
+    preset: str | None,
+    hwaccel: str | None,
+    segment: int,
+    resume: bool,
+    alpha_log: Path | None,
+    force: bool,
+) -> None:
+    """Process a film, with one alpha or with alpha over time.
+
+    Sound, subtitles, chapters and every timestamp are kept. OUT appears when it is complete; a run that is stopped goes on
+    when the same command is given again. Where frames of the film are damaged, the others are done and the exit code is 8.
+    """
+    verb = open_door("dni_deploy.verbs.video").video
+    with surface.progress() as progress:
+        report = verb(
+            bundle,
+            film,
+            output,
+            alpha,
+            engine=engine,
+            precision=precision,
+            device=device,
+            tile=tile,
+            overlap=overlap,
+            threads=threads,
+            extrapolate=extrapolate,
+            codec=codec,
+            crf=crf,
+            preset=preset,
+            hwaccel=hwaccel,
+            segment=segment,
+            fresh=not resume,
+            alpha_log=alpha_log,
+            force=force,
+            progress=progress,
+        )
+    if surface.result("video", report.to_json()):
+        return
+    done = report.frames - report.kept
+    facts(
+        {
+            "wrote": report.output,
+            "size": f"{report.width}x{report.height}, {report.codec}",
+            "frames": f"{report.frames}, {report.kept} of them by the run before" if report.kept else report.frames,
+            "engine": options.engine_told(report.engine, report.engine_why),
+            "took": f"{span(report.seconds)}, {done / report.seconds:.1f} frames/s",
+        }
+    )
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)

@@ -1,0 +1,141 @@
+"""Clips: small films made of scikit-image's photographs by panning and zooming, with every property a test may want."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from skimage import data
+
+WIDTH, HEIGHT, FRAMES, RATE = 64, 48, 20, 25
+MATRIX = {"bt709": 1, "bt601": 6, "bt2020": 9, None: 2}
+
+
+def picture(index: int, width: int = WIDTH, height: int = HEIGHT, photograph: str = "astronaut") -> NDArray[np.uint8]:
+    """One frame: a window over a photograph that moves right and down and grows; uint8 (height, width, 3)."""
+    whole = getattr(data, photograph)()
+    side = 160 + 2 * (index % 60)
+    left, top = (3 * index) % (whole.shape[1] - side), (2 * index) % (whole.shape[0] - side)
+    window = Image.fromarray(whole).resize((width, height), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+    return np.asarray(window)
+
+
+@dataclass
+class Clip:
+    """What a film is to be; `write` makes it.
+
+    times     timestamps in ticks of `time_base`; None: evenly, `frames` of them.
+    audio     an encoder's name, or None; subtitles: an encoder's name, or None.
+    sizes     width and height from a frame number on, for films whose size changes.
+    """
+
+    width: int = WIDTH
+    height: int = HEIGHT
+    frames: int = FRAMES
+    times: Sequence[int] | None = None
+    time_base: Fraction = Fraction(1, 12800)
+    codec: str = "libx264"
+    pixels: str = "yuv420p"
+    matrix: str | None = "bt709"
+    full: bool = False
+    aspect: Fraction | None = None
+    rotation: int = 0
+    audio: str | None = "aac"
+    options: dict[str, str] | None = None
+    gop: int = 8
+
+    def write(self, path: Path) -> Path:
+        with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as output:
+            options = {"crf": "10", "preset": "ultrafast", "bf": "2"} if self.codec.startswith("libx26") else {}
+            video: Any = output.add_stream(self.codec, rate=RATE, options={**options, **(self.options or {})})
+            context = video.codec_context
+            video.width, video.height, video.pix_fmt = self.width, self.height, self.pixels
+            context.time_base, context.gop_size = self.time_base, self.gop
+            context.colorspace, context.color_range = MATRIX[self.matrix], 2 if self.full else 1
+            if self.matrix is not None:
+                context.color_primaries, context.color_trc = 1, 1
+            if self.aspect is not None:
+                context.sample_aspect_ratio = self.aspect
+            sound: Any = output.add_stream(self.audio, rate=48000, layout="stereo") if self.audio else None
+            times = self.times or [int(index / RATE / self.time_base) for index in range(self.frames)]
+            for index, pts in enumerate(times):
+                frame = self._frame(index)
+                frame.pts, frame.time_base = pts, self.time_base
+                output.mux(video.encode(frame))
+            output.mux(video.encode(None))
+            if sound is not None:
+                for chunk in _sound(float(times[-1] * self.time_base) + 1 / RATE):
+                    output.mux(sound.encode(chunk))
+                output.mux(sound.encode(None))
+        return path
+
+    def _frame(self, index: int) -> av.VideoFrame:
+        rgb = av.VideoFrame.from_ndarray(picture(index, self.width, self.height), format="rgb24")
+        names = {"bt709": "ITU709", "bt601": "ITU601", "bt2020": "BT2020", None: "ITU601"}
+        if self.pixels in ("rgb24", "bgr24", "gbrp", "bgr0"):
+            return rgb.reformat(format=self.pixels)
+        return rgb.reformat(
+            format=self.pixels,
+            dst_colorspace=names[self.matrix],
+            src_color_range="JPEG",
+            dst_color_range="JPEG" if self.full else "MPEG",
+        )
+
+
+def _sound(seconds: float) -> Iterator[av.AudioFrame]:
+    """A tone that climbs, in frames of 1024 samples."""
+    for start in range(0, int(seconds * 48000), 1024):
+        phase = np.arange(start, start + 1024) / 48000
+        wave = (0.3 * np.sin(2 * np.pi * (220 + 200 * phase) * phase)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
+        yield frame
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A film as a player sees it: frames, their times in seconds, tags of the first one, and each other stream's checksum."""
+
+    frames: tuple[NDArray[np.uint8], ...]
+    times: tuple[Fraction, ...]
+    tags: dict[str, Any]
+    others: tuple[str, ...]
+    packets: str
+
+
+def see(path: Path) -> Seen:
+    """Decode a film with PyAV's own means: frames as RGB by their tags."""
+    frames, times, tags = [], [], {}
+    with av.open(str(path)) as given:
+        stream = given.streams.video[0]
+        for frame in given.decode(stream):
+            assert frame.pts is not None
+            tags = tags or {
+                "matrix": int(frame.colorspace),
+                "range": int(frame.color_range),
+                "primaries": int(frame.color_primaries),
+                "transfer": int(frame.color_trc),
+                "aspect": stream.sample_aspect_ratio,
+                "rotation": frame.rotation,
+                "pixels": frame.format.name,
+            }
+            frames.append(frame.to_ndarray(format="rgb24"))
+            times.append(frame.pts * frame.time_base)
+    with av.open(str(path)) as given:
+        sums = {stream.index: sha256() for stream in given.streams}
+        for packet in given.demux():
+            if packet.dts is not None:
+                assert packet.pts is not None
+                told = [Fraction(value) * packet.time_base for value in (packet.pts, packet.dts, packet.duration)]
+                sums[packet.stream.index].update(f"{told[0]} {told[1]} {told[2]} {packet.is_keyframe}".encode() + bytes(packet))
+        video = sums[given.streams.video[0].index].hexdigest()
+        others = tuple(sums[other.index].hexdigest() for other in given.streams if other.type != "video")
+        return Seen(tuple(frames), tuple(times), tags, others, video)
