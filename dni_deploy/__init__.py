@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` w
     from dni_deploy.verbs.demo import demo as demo
     from dni_deploy.verbs.doctor import doctor as doctor
     from dni_deploy.verbs.export import export as export
+    from dni_deploy.verbs.filter import filter as filter
     from dni_deploy.verbs.inspect import inspect as inspect
     from dni_deploy.verbs.refit import refit as refit
     from dni_deploy.verbs.run import run as run
@@ -44,6 +45,7 @@ _HOMES = {
     "demo": "dni_deploy.verbs.demo",
     "doctor": "dni_deploy.verbs.doctor",
     "export": "dni_deploy.verbs.export",
+    "filter": "dni_deploy.verbs.filter",
     "inspect": "dni_deploy.verbs.inspect",
     "open_session": "dni_deploy.session",
     "refit": "dni_deploy.verbs.refit",

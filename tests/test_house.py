@@ -36,6 +36,8 @@ LEVELS = {
     "dni_deploy.report": 2,
     "dni_deploy.live": 2,
     "dni_deploy.film": 2,
+    "dni_deploy.pipes": 2,
+    "dni_deploy.vapoursynth": 2,
     "engines": 1,
     "exporters": 1,
     "dni_deploy": 0,

@@ -21,6 +21,7 @@ COMMANDS = {
     "build": "Build the engine for this machine ahead of time.",
     "refit": "Write the model blended at one alpha.",
     "run": "Process pictures at one alpha.",
+    "filter": "Filter raw video from a pipe into a pipe, alpha live or over time.",
     "sweep": "Process one picture at many alphas: a strip and a page with a slider.",
     "video": "Process a film, alpha over time, sound and timestamps kept.",
     "bench": "Time an alpha change and a frame, against the alternatives.",

@@ -1,0 +1,117 @@
+"""`dni-deploy filter`: raw video from a pipe into a pipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from dni_deploy.bays import open_door
+from dni_deploy.cli import options
+from dni_deploy.cli.surface import SCHEMA, Surface, span
+from dni_deploy.errors import shown
+
+
+@options.command(
+    "filter",
+    """
+    dni-deploy filter sr.dni --alpha 0.35 < in.y4m > out.y4m
+    dni-deploy filter sr.dni --format rgb24 --size 640x360 --fps 25 --alpha "0:gan=0, 2.5s:gan=1" < in.rgb > out.rgb
+    dni-deploy filter sr.dni --alpha gan=0 --osc 9123 --alpha-log show.log < in.y4m > out.y4m
+    """,
+)
+@options.bundle
+@click.option(
+    "--format",
+    type=click.Choice(["y4m", "rgb24"]),
+    default="y4m",
+    show_default=True,
+    help="What stdin is and stdout becomes: y4m of 8 bit (4:2:0, 4:2:2, 4:4:4, mono), or bare RGB frames of --size.",
+)
+@click.option("--size", metavar="WxH", help="Of rgb24 frames, such as 640x360.")
+@click.option("--fps", metavar="N", help="Frames per second, 25 or 30000/1001, where the stream does not say.")
+@click.option(
+    "--matrix",
+    type=click.Choice(["auto", "709", "601"]),
+    default="auto",
+    show_default=True,
+    help="The colour matrix of y4m, which does not say it; auto: 709 from 720 lines on, else 601, in and out each.",
+)
+@click.option(
+    "--alpha",
+    metavar="ALPHA",
+    help='As for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or a file of keyframes.  [default: the first member alone]',
+)
+@click.option("--osc", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by OSC on this port of loopback.")
+@click.option("--http", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by HTTP on this port of loopback.")
+@click.option("--slew", type=click.FloatRange(0, min_open=True), help="The most that a live share may move in a second.")
+@click.option("--alpha-log", type=options.PATH, help="Write alpha and generation of every frame here, to be played again.")
+@click.option("--stamp/--no-stamp", default=True, help="Write them into each y4m frame's line, too, as a comment (default).")
+@options.runs
+@options.extrapolate
+@options.force
+def command(
+    surface: Surface,
+    bundle: Path,
+    format: str,
+    size: str | None,
+    fps: str | None,
+    matrix: str,
+    alpha: str | None,
+    osc: int | None,
+    http: int | None,
+    slew: float | None,
+    alpha_log: Path | None,
+    stamp: bool,
+    engine: str,
+    precision: str | None,
+    device: int,
+    threads: int,
+    extrapolate: bool,
+    force: bool,
+) -> None:
+    """Filter raw video between other programs: stdin to stdout.
+
+    Nothing but video is written to stdout; notes, and the object of --json, go to stderr. Where whoever reads stdout
+    goes away it ends with exit code 0. A stream that is cut in the middle of a frame has its whole frames passed on,
+    and the exit code is 8.
+    """
+
+    def note(sentence: str) -> None:
+        if not surface.quiet and not surface.json:
+            click.echo(f"dni-deploy: {shown(sentence, 1000)}", err=True)
+
+    verb = open_door("dni_deploy.verbs.filter").filter
+    with open_door("dni_deploy.pipes.stream").standard_streams() as (source, sink):
+        report = verb(
+            bundle,
+            source,
+            sink,
+            format=format,
+            size=size,
+            fps=fps,
+            matrix=matrix,
+            alpha=alpha,
+            osc=osc,
+            http=http,
+            slew=slew,
+            alpha_log=alpha_log,
+            force=force,
+            stamp=stamp,
+            engine=engine,
+            precision=precision,
+            device=device,
+            threads=threads,
+            extrapolate=extrapolate,
+            note=note,
+        )
+    if surface.json:
+        click.echo(json.dumps({"schema": SCHEMA, "command": "filter", **report.to_json()}), err=True)
+        return
+    pace = f", {report.frames / report.seconds:.0f} frames per second" if report.seconds else ""
+    gone = "; whoever read them went away" if report.closed_by == "sink" else ""
+    note(
+        f"{report.frames} frames {report.size} to {report.output_size} in {span(report.seconds)}{pace}, "
+        f"alpha {options.shares(report.alpha)}, {report.engine}{gone}."
+    )
