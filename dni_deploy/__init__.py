@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` w
     from dni_deploy.verbs.inspect import inspect as inspect
     from dni_deploy.verbs.refit import refit as refit
     from dni_deploy.verbs.run import run as run
+    from dni_deploy.verbs.serve import serve as serve
     from dni_deploy.verbs.sweep import sweep as sweep
     from dni_deploy.verbs.video import video as video
 
@@ -50,6 +51,7 @@ _HOMES = {
     "open_session": "dni_deploy.session",
     "refit": "dni_deploy.verbs.refit",
     "run": "dni_deploy.verbs.run",
+    "serve": "dni_deploy.verbs.serve",
     "sweep": "dni_deploy.verbs.sweep",
     "video": "dni_deploy.verbs.video",
 }

@@ -32,6 +32,7 @@ LEVELS = {
     "dni_deploy.__main__": 4,
     "dni_deploy.verbs": 3,
     "dni_deploy.benchmark": 2,
+    "dni_deploy.preview": 2,
     "dni_deploy.session": 2,
     "dni_deploy.report": 2,
     "dni_deploy.live": 2,

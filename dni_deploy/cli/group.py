@@ -24,6 +24,7 @@ COMMANDS = {
     "filter": "Filter raw video from a pipe into a pipe, alpha live or over time.",
     "sweep": "Process one picture at many alphas: a strip and a page with a slider.",
     "video": "Process a film, alpha over time, sound and timestamps kept.",
+    "serve": "Show it live in the browser, with a slider for alpha.",
     "bench": "Time an alpha change and a frame, against the alternatives.",
     "doctor": "Tell what is installed, which engines can run, and why not.",
     "demo": "See it work: noise a photograph, sweep alpha, write the pictures.",

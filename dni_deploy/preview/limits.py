@@ -1,0 +1,33 @@
+"""Limits: how much and how long a client of the page may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes in bytes, times in seconds; tests make them smaller.
+
+    clients      pages that may watch at once (OBS, a desk, a phone); the next one is told to come back later.
+    connections  open connections in all, beyond which requests get 503.
+    message      one text message on the WebSocket.
+    body         JSON by HTTP.  picture: an uploaded picture.
+    headers      of one request.
+    request      until a request's headers are whole, and the longest wait for the next part of a body.
+    send         until a client must have taken what was sent; then it is cut off.
+    ping, pong   how often an idle client is asked whether it is still there, and how long it may take to answer.
+    shutdown     until everything has ended after Ctrl-C.
+    """
+
+    clients: int = 8
+    connections: int = 64
+    message: int = 1 << 16
+    body: int = 1 << 20
+    picture: int = 1 << 26
+    headers: int = 1 << 16
+    request: float = 10.0
+    send: float = 4.0
+    ping: float = 2.0
+    pong: float = 3.0
+    shutdown: float = 2.0

@@ -1,0 +1,131 @@
+// Controls: a slider for two members, a pad for three or four, a slider for each member of more. All of them say the same thing.
+const SVG = "http://www.w3.org/2000/svg";
+
+export function sharesText(members, shares) {
+  return members.map((name, index) => `${name} ${shares[index].toFixed(2)}`).join(", ");
+}
+
+function made(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  Object.assign(element, properties);
+  element.append(...children);
+  return element;
+}
+
+// Each builder returns {show(shares)}; `send` gets an object for the server and the moment of the event.
+export function build(place, facts, send) {
+  place.replaceChildren();
+  const parts = facts.plane ? [pad(place, facts, send), details(place, facts, send)]
+    : facts.members.length === 2 ? [slider(place, facts, send)] : [sliders(place, facts, send)];
+  return { show: shares => parts.forEach(part => part.show(shares)) };
+}
+
+function slider(place, { members }, send) {
+  const input = made("input", { type: "range", id: "alpha", min: 0, max: 1, step: 0.01 });
+  const ends = made("div", { className: "ends" }, made("span", { textContent: `all ${members[1]}` }), made("span", { textContent: `all ${members[0]}` }));
+  place.append(made("label", { htmlFor: "alpha", textContent: `alpha, the share of ${members[0]}` }), input, ends);
+  const tell = share => input.setAttribute("aria-valuetext", sharesText(members, [share, 1 - share]));
+  input.addEventListener("input", event => {
+    tell(input.valueAsNumber);
+    send({ alpha: input.valueAsNumber }, event.timeStamp);
+  });
+  return { show(shares) { input.value = shares[0]; tell(shares[0]); } };
+}
+
+function sliders(place, { members }, send) {
+  const rows = members.map((name, index) => {
+    const input = made("input", { type: "range", id: `share-${index}`, min: 0, max: 1, step: 0.01 });
+    const number = made("span", { ariaHidden: "true" });
+    place.append(made("div", { className: "member" }, made("label", { htmlFor: input.id, textContent: name }), number, input));
+    input.addEventListener("input", event => send({ share: { member: name, value: input.valueAsNumber } }, event.timeStamp));
+    return { input, number };
+  });
+  return {
+    show(shares) {
+      rows.forEach(({ input, number }, index) => {
+        input.value = shares[index];
+        number.textContent = shares[index].toFixed(2);
+        input.setAttribute("aria-valuetext", `${members[index]} ${shares[index].toFixed(2)}`);
+      });
+    },
+  };
+}
+
+function details(place, facts, send) {
+  const box = made("div");
+  place.append(made("details", {}, made("summary", { textContent: "One slider for each member" }), box));
+  return sliders(box, facts, send);
+}
+
+// The pad: x from left to right, y from top to bottom, both 0 to 1, drawn with a margin so that the knob stays inside.
+function pad(place, { members, plane }, send) {
+  const margin = 0.06, size = 1 + 2 * margin;
+  const names = Object.keys(plane);
+  const box = made("div", { className: "pad", id: "pad", tabIndex: 0 });
+  box.setAttribute("role", "slider");
+  box.setAttribute("aria-label", "Control plane, two-dimensional: arrow keys move, with Shift in large steps");
+  box.setAttribute("aria-valuemin", 0);
+  box.setAttribute("aria-valuemax", 100);
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `${-margin} ${-margin} ${size} ${size}`);
+  svg.setAttribute("aria-hidden", "true");
+  const shape = (tag, className, attributes) => {
+    const element = document.createElementNS(SVG, tag);
+    element.setAttribute("class", className);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    svg.append(element);
+    return element;
+  };
+  const corners = names.map(name => plane[name]);
+  const around = corners.length === 3 ? corners : [[0, 0], [1, 0], [1, 1], [0, 1]];
+  shape("polygon", "area", { points: around.map(([x, y]) => `${x},${y}`).join(" ") });
+  if (corners.length !== 3) shape("path", "cross", { d: "M.5 0V1M0 .5H1" });
+  corners.forEach(([x, y]) => shape("circle", "place", { cx: x, cy: y, r: 0.014 }));
+  const knob = shape("circle", "knob", { cx: 0.5, cy: 0.5, r: 0.045 });
+  box.append(svg);
+  names.forEach(name => {
+    const [x, y] = plane[name];
+    const tag = made("span", { className: "at", textContent: name });
+    const across = 100 * (x + margin) / size, down = 100 * (y + margin) / size;
+    if (x > 0.66) tag.style.right = `${100 - across + 4}%`; else if (x < 0.34) tag.style.left = `${across + 4}%`;
+    else { tag.style.left = `${across}%`; tag.style.transform = "translateX(-50%)"; }
+    if (y > 0.5) tag.style.bottom = `${100 - down + (x >= 0.34 && x <= 0.66 ? 6 : 2)}%`; else tag.style.top = `${down + 2}%`;
+    box.append(tag);
+  });
+  place.append(box);
+  let point = [0.5, 0.5], mine = false;
+  const draw = () => {
+    knob.setAttribute("cx", point[0]);
+    knob.setAttribute("cy", point[1]);
+    box.setAttribute("aria-valuenow", Math.round(100 * point[0]));
+  };
+  const go = (x, y, moment) => {
+    point = [Math.min(1, Math.max(0, x)), Math.min(1, Math.max(0, y))];
+    mine = true;
+    draw();
+    send({ point }, moment);
+  };
+  const follow = event => {
+    const room = svg.getBoundingClientRect();
+    go((event.clientX - room.left) / room.width * size - margin, (event.clientY - room.top) / room.height * size - margin, event.timeStamp);
+  };
+  box.addEventListener("pointerdown", event => { box.setPointerCapture(event.pointerId); box.focus({ preventScroll: true }); follow(event); });
+  box.addEventListener("pointermove", event => { if (box.hasPointerCapture(event.pointerId)) follow(event); });
+  box.addEventListener("keydown", event => {
+    const step = event.shiftKey || event.key.startsWith("Page") ? 0.1 : 0.02;
+    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], PageUp: [0, -1], PageDown: [0, 1] }[event.key];
+    if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    go(Math.round(100 * (point[0] + step * move[0])) / 100, Math.round(100 * (point[1] + step * move[1])) / 100, event.timeStamp);
+  });
+  return {
+    // Where somebody else set alpha, the knob goes to the members' centre of gravity, which is that point for both kinds of planes.
+    show(shares, own) {
+      box.setAttribute("aria-valuetext", sharesText(members, shares));
+      if (own && mine) return;
+      mine = false;
+      point = [0, 1].map(axis => names.reduce((sum, name) => sum + plane[name][axis] * shares[members.indexOf(name)], 0));
+      draw();
+    },
+  };
+}

@@ -1,0 +1,306 @@
+// Page: asks the server for frames, two at a time, draws them, and tells it what the person wants. Nothing comes from elsewhere.
+import { build, sharesText } from "./controls.js";
+import { Recorder } from "./recorder.js";
+
+const at = id => document.getElementById(id);
+const query = new URLSearchParams(location.search), token = query.get("token");
+if (query.get("view") === "clean") document.documentElement.classList.add("clean");
+// The secret leaves the address bar and the history; the cookie that came with the page stands for it.
+if (token) { query.delete("token"); history.replaceState(null, "", location.pathname + (query.size ? `?${query}` : "")); }
+
+const IN_FLIGHT = 2, KINDS = ["blend", "before", "pixels"], CANVAS = { blend: at("picture"), before: at("before"), pixels: at("pixels") };
+const state = { facts: null, socket: null, controls: null, recorder: null, shares: [], ticket: 0, told: 0, drawn: 0, asked: 0, view: "blend",
+  wait: 500, playing: null, dragging: 0, news: {}, heardAt: 0 };
+const sent = new Map();
+// For tests and benchmarks: what was drawn and how long it took.
+const stats = window.dni = { frames: 0, sequence: 0, shares: [], frame: 0, latencies: [], times: [] };
+
+function connect() {
+  const socket = state.socket = new WebSocket(`ws://${location.host}/frames${token ? `?token=${encodeURIComponent(token)}` : ""}`);
+  socket.binaryType = "arraybuffer";
+  socket.onmessage = event => typeof event.data === "string" ? word(JSON.parse(event.data)) : frame(event.data);
+  socket.onclose = event => {
+    if (state.socket !== socket) return;
+    complain(event.code === 1013 ? `The server has enough pages open: ${event.reason}.`
+      : "The server does not answer. If it was started again, open the address that it printed.");
+    setTimeout(connect, state.wait);
+    state.wait = Math.min(5000, state.wait * 1.6);
+  };
+}
+
+function tell(message) {
+  if (state.socket && state.socket.readyState === WebSocket.OPEN) state.socket.send(JSON.stringify(message));
+}
+
+function ask() {
+  while (state.asked < IN_FLIGHT && !document.hidden) { state.asked += 1; tell({ next: true }); }
+}
+
+function word(message) {
+  if (message.hello) begin(message.hello);
+  if (message.news) news(message.news);
+  if (message.problem) complain(message.problem, 6000);
+}
+
+function begin(facts) {
+  state.wait = 500;
+  state.drawn = 0;
+  state.asked = 0;
+  sent.clear();
+  complain("");
+  const same = state.facts && JSON.stringify(state.facts.members) === JSON.stringify(facts.members);
+  state.facts = facts;
+  state.shares = facts.alpha;
+  if (!same) {
+    state.recorder = new Recorder(facts.members);
+    state.controls = build(at("controls"), facts, move);
+  }
+  at("title").textContent = document.title = facts.name;
+  at("lead").textContent = `${facts.members.join(", ")}: blended live`;
+  at("m-engine").textContent = facts.engine;
+  show(state.shares, false);
+  look(state.view);
+  ask();
+}
+
+function news(facts) {
+  state.news = facts;
+  at("source").textContent = `Showing ${facts.source}.`;
+  at("hold").setAttribute("aria-pressed", facts.hold);
+  at("hold").hidden = !facts.moves;
+  at("follow").hidden = !state.facts.timeline || facts.follow;
+  at("tag-pixels").textContent = facts.pixels === "opening" ? "blended pixels: opening the members…" : "blended pixels";
+  complain(facts.problem || "");
+}
+
+// ---- frames
+
+function frame(buffer) {
+  const view = new DataView(buffer);
+  if (view.getUint32(0, false) !== 0x444e4931 || view.getUint8(4) !== 1) { complain("The server speaks another version; reload the page."); return; }
+  const members = view.getUint8(5), count = view.getUint8(6), flags = view.getUint8(7);
+  const head = { sequence: view.getUint32(8, true), generation: view.getUint32(12, true), frame: view.getUint32(16, true),
+    ticket: view.getUint32(20, true), network: view.getFloat32(28, true), change: view.getFloat32(32, true), mine: (flags & 1) > 0 };
+  let place = 44;
+  head.shares = Array.from({ length: members }, (_, index) => view.getFloat32(place + 4 * index, true));
+  place += 4 * members;
+  const table = Array.from({ length: count }, (_, index) => [KINDS[view.getUint32(place + 8 * index, true)], view.getUint32(place + 8 * index + 4, true)]);
+  place += 8 * count;
+  const jobs = table.map(([kind, length]) => {
+    const part = new Blob([new Uint8Array(buffer, place, length)], { type: "image/jpeg" });
+    place += length;
+    return createImageBitmap(part).then(bitmap => [kind, bitmap]);
+  });
+  const socket = state.socket;
+  Promise.all(jobs).then(pictures => draw(head, pictures), () => complain("A picture could not be decoded.", 4000)).finally(() => {
+    if (state.socket === socket) { state.asked = Math.max(0, state.asked - 1); ask(); }
+  });
+}
+
+function draw(head, pictures) {
+  const stale = head.sequence <= state.drawn;
+  for (const [kind, bitmap] of pictures) {
+    const canvas = CANVAS[kind];
+    if (!stale) {
+      if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) { canvas.width = bitmap.width; canvas.height = bitmap.height; }
+      canvas.getContext("2d", { alpha: false }).drawImage(bitmap, 0, 0);
+    }
+    bitmap.close();
+  }
+  if (stale) return;
+  state.drawn = head.sequence;
+  const now = performance.now();
+  if (head.ticket !== state.told) {
+    for (const [ticket, moment] of sent) if (ticket <= head.ticket) { stats.latencies.push(now - moment); sent.delete(ticket); }
+    if (stats.latencies.length > 1000) stats.latencies.splice(0, 500);
+    state.told = head.ticket;
+  }
+  stats.times.push(now);
+  if (stats.times.length > 600) stats.times.splice(0, 300);
+  Object.assign(stats, { frames: stats.frames + 1, sequence: head.sequence, shares: head.shares, frame: head.frame, generation: head.generation });
+  Object.assign(CANVAS.blend.dataset, { sequence: head.sequence, generation: head.generation, shares: head.shares.map(share => share.toFixed(3)).join(" ") });
+  if (head.change > 0) state.change = head.change;
+  state.network = head.network;
+  show(head.shares, head.mine);
+  if (state.recorder.note(head.shares, now)) told();
+}
+
+function show(shares, mine) {
+  state.shares = shares;
+  at("told").replaceChildren(...state.facts.members.flatMap((name, index) => {
+    const strong = document.createElement("b");
+    strong.textContent = shares[index].toFixed(2);
+    return [index ? " · " : "", `${name} `, strong];
+  }));
+  // A control that is being moved is ahead of the picture; it is not pulled back.
+  if (performance.now() - state.dragging > 400) state.controls.show(shares, mine);
+}
+
+// ---- what the person does
+
+function move(message, moment) {
+  if (state.playing) play();
+  state.dragging = performance.now();
+  set(message, moment);
+  clearTimeout(state.hush);
+  state.hush = setTimeout(() => { state.controls.show(state.shares, true); say(sharesText(state.facts.members, state.shares)); }, 700);
+}
+
+function set(message, moment = performance.now()) {
+  state.ticket += 1;
+  sent.set(state.ticket, moment);
+  if (sent.size > 500) sent.delete(sent.keys().next().value);
+  tell({ ...message, ticket: state.ticket });
+}
+
+function say(text) { at("said").textContent = text; }
+
+function complain(text, soon = 0) {
+  clearTimeout(state.forget);
+  at("problem").textContent = text;
+  at("problem").hidden = !text;
+  if (soon) state.forget = setTimeout(() => complain(state.news.problem || ""), soon);
+}
+
+function look(view) {
+  state.view = view;
+  const split = view === "split", pixels = view === "pixels";
+  at("stage").dataset.view = view;
+  for (const id of ["before", "edge", "tag-left", "tag-right", "cutter"]) at(id).hidden = !split;
+  for (const id of ["beside", "tag-blend"]) at(id).hidden = !pixels;
+  document.querySelector(`input[name=view][value=${view}]`).checked = true;
+  tell({ views: split ? ["before"] : pixels ? ["pixels"] : [] });
+}
+
+function cut(percent) {
+  percent = Math.min(100, Math.max(0, Math.round(percent)));
+  at("cut").value = percent;
+  at("cut").setAttribute("aria-valuetext", `${percent} percent of the width shows the picture before the network`);
+  at("stage").style.setProperty("--cut", `${percent}%`);
+}
+
+function hold() { tell({ hold: at("hold").getAttribute("aria-pressed") !== "true" }); }
+
+function record() {
+  const recorder = state.recorder;
+  if (!recorder) return;
+  if (state.playing) play();
+  if (recorder.recording) recorder.stop(performance.now()); else recorder.start(state.shares, performance.now());
+  at("record").setAttribute("aria-pressed", recorder.recording);
+  at("record-text").textContent = recorder.recording ? "Stop" : "Record";
+  at("play").disabled = recorder.recording;
+  at("export").hidden = recorder.recording;
+  told();
+  say(recorder.recording ? "Recording." : `Recorded ${recorder.length.toFixed(1)} seconds.`);
+}
+
+function told() {
+  const { keyframes, length, recording } = state.recorder;
+  const count = `${keyframes.length} keyframe${keyframes.length === 1 ? "" : "s"}`;
+  at("take").textContent = recording ? `Recording: ${count}.` : `${count} in ${length.toFixed(1)} s.`;
+}
+
+function play() {
+  if (state.playing) {
+    cancelAnimationFrame(state.playing);
+    state.playing = null;
+  } else if (state.recorder && !state.recorder.recording && state.recorder.keyframes.length) {
+    let started = performance.now();
+    const step = now => {
+      const seconds = Math.max(0, (now - started) / 1000), { length } = state.recorder;
+      set({ alpha: state.recorder.at(seconds) });
+      if (seconds >= length) {
+        if (!at("loop").checked || length === 0) { state.playing = null; at("play").setAttribute("aria-pressed", false); return; }
+        started = now;
+      }
+      state.playing = requestAnimationFrame(step);
+    };
+    state.playing = requestAnimationFrame(step);
+  }
+  at("play").setAttribute("aria-pressed", Boolean(state.playing));
+}
+
+function save() {
+  const text = JSON.stringify(state.recorder.toJSON(at("loop").checked), null, 2) + "\n";
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  link.download = "alpha.json";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  say("Saved alpha.json.");
+}
+
+async function copy() {
+  const text = state.recorder.toText(at("loop").checked);
+  try {
+    await navigator.clipboard.writeText(text);
+    at("take").textContent = "Copied; paste it behind --alpha, in quotes.";
+  } catch {
+    at("take").textContent = text;
+    getSelection().selectAllChildren(at("take"));
+  }
+  say(at("take").textContent);
+}
+
+async function upload(file) {
+  if (!file) return;
+  if (state.facts && file.size > state.facts.upload) { complain(`${file.name} is larger than ${Math.round(state.facts.upload / 1048576)} MiB.`, 6000); return; }
+  try {
+    const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
+    const answer = await fetch("picture", { method: "PUT", body: file, headers });
+    const told = await answer.json();
+    if (answer.ok) say(`Showing ${file.name}.`); else complain(told.error, 8000);
+  } catch { complain("The picture could not be sent.", 6000); }
+}
+
+// ---- listeners
+
+document.querySelectorAll("input[name=view]").forEach(choice => choice.addEventListener("change", () => look(choice.value)));
+at("cut").addEventListener("input", () => cut(at("cut").valueAsNumber));
+at("hold").addEventListener("click", hold);
+at("record").addEventListener("click", record);
+at("play").addEventListener("click", play);
+at("save").addEventListener("click", save);
+at("copy").addEventListener("click", copy);
+at("follow").addEventListener("click", () => tell({ follow: true }));
+at("file").addEventListener("change", () => { upload(at("file").files[0]); at("file").value = ""; });
+const drag = event => {
+  if (state.view !== "split" || (event.type === "pointermove" && !at("drop").hasPointerCapture(event.pointerId))) return;
+  if (event.type === "pointerdown") at("drop").setPointerCapture(event.pointerId);
+  const room = at("drop").getBoundingClientRect();
+  cut(100 * (event.clientX - room.left) / room.width);
+};
+at("drop").addEventListener("pointerdown", drag);
+at("drop").addEventListener("pointermove", drag);
+for (const type of ["dragover", "drop", "dragleave"]) addEventListener(type, event => {
+  event.preventDefault();
+  document.body.classList.toggle("over", type === "dragover");
+  if (type === "drop") upload(event.dataTransfer.files[0]);
+});
+addEventListener("keydown", event => {
+  const kind = event.target.tagName === "INPUT" ? event.target.type : event.target.tagName;
+  if (event.ctrlKey || event.metaKey || event.altKey || ["text", "TEXTAREA"].includes(kind)) return;
+  const key = event.key.toLowerCase();
+  if (key === " ") { if (["BUTTON", "SUMMARY", "radio", "checkbox", "file"].includes(kind)) return; event.preventDefault(); if (state.news.moves) hold(); }
+  else if (event.repeat) return;
+  else if (key === "r") record();
+  else if (key === "p") play();
+  else if (key === "v") { const all = ["blend", "split", "pixels"]; look(all[(all.indexOf(state.view) + 1) % 3]); say(`View: ${state.view}`); }
+});
+document.addEventListener("visibilitychange", ask);
+
+setInterval(() => {
+  if (!state.facts) return;
+  const now = performance.now(), recent = stats.times.filter(time => now - time < 1000);
+  const still = !state.news.moves || state.news.hold;
+  at("rate").textContent = recent.length > 1 ? `${recent.length} frames/s` : still ? "still picture" : "0 frames/s";
+  const last = stats.latencies.slice(-30).sort((one, other) => one - other), middle = last[last.length >> 1];
+  at("delay").textContent = last.length ? `control to picture ${middle.toFixed(0)} ms` : "";
+  at("m-delay").textContent = last.length ? `${middle.toFixed(0)} ms, at most ${last[last.length - 1].toFixed(0)} ms` : "–";
+  at("m-network").textContent = state.network === undefined ? "–" : `${state.network.toFixed(1)} ms`;
+  at("m-change").textContent = state.change === undefined ? "–" : `${state.change.toFixed(2)} ms`;
+  at("m-size").textContent = `${CANVAS.blend.width} × ${CANVAS.blend.height}`;
+}, 500);
+
+cut(50);
+connect();
