@@ -24,6 +24,10 @@ EXTRAS = {
     "starlette": "serve",
     "uvicorn": "serve",
     "websockets": "serve",
+    "vapoursynth": "vapoursynth",
+    "pythonosc": "live",
+    "mido": "midi",
+    "rtmidi": "midi",
 }
 """The extra that brings a package, by the name it is imported under."""
 
