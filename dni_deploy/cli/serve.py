@@ -15,7 +15,7 @@ from dni_deploy.cli import options
 from dni_deploy.cli.surface import Surface, span
 
 if TYPE_CHECKING:
-    from dni_deploy.serve.server import PageServer
+    from dni_deploy.preview.server import PageServer
     from dni_deploy.verbs.serve import Serving
 
 
