@@ -15,6 +15,7 @@ from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.curves import AlphaCurve
 from dni_deploy.errors import UsageError
 from dni_deploy.live.cell import AlphaCell
+from dni_deploy.plane_path import PlanePath
 from dni_deploy.timeline import AlphaSource, AlphaTimeline
 
 StreamAlpha = Union[Alpha, AlphaSource, "os.PathLike[str]", None]
@@ -32,8 +33,8 @@ class Control:
 
     @property
     def live(self) -> bool:
-        """Whether alpha can be set from outside, so that the same frame made again may be another picture."""
-        return isinstance(self.source, AlphaCell)
+        """Whether the same frame made again may be another picture: alpha is set from outside, or by who knows what."""
+        return not isinstance(self.source, AlphaTimeline | AlphaCurve | PlanePath)
 
     def at(self, frame: int) -> Coefficients:
         """The coefficients of a frame, whose time is its number over the frame rate."""
@@ -63,7 +64,9 @@ def source_of(
     else:
         source = AlphaTimeline.of([(0.0, alpha)], members, extrapolate=extrapolate)
     if rate is None and not is_constant(source) and _unit(source) == "seconds":
-        raise UsageError("The alpha counts seconds and there is no frame rate; give --fps, or count frames (75f).")
+        raise UsageError(
+            "The alpha counts seconds and there is no frame rate; give one (--fps, AssumeFPS), or count frames (75f)."
+        )
     Coefficients.parse(source.at(0.0, 0), members, extrapolate=extrapolate)
     return source
 
@@ -108,6 +111,6 @@ def open_control(
         if isinstance(source, AlphaCell):
             for port, module, name in ((osc, "osc", "OscFeeder"), (http, "http", "HttpFeeder")):
                 if port is not None:
-                    feeder = stack.enter_context(getattr(open_door(f"dni_deploy.live.{module}"), name)(source, port))
+                    feeder = stack.enter_context(getattr(open_door(f"dni_deploy.live.{module}"), name)(source, port, tell=note))
                     note(f"Alpha is set live by {module.upper()} on port {feeder.port} of loopback.")
         yield Control(source, rate)

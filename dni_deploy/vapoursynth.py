@@ -1,0 +1,129 @@
+"""VapourSynth: the network as a filter of clips, with alpha over time or live.
+
+import vapoursynth as vs
+from dni_deploy.vapoursynth import dni
+
+clip = dni(clip, "sr.dni", alpha="0:gan=0, 2.5s:gan=1")     # RGB24 or RGBS
+clip = dni(clip, "sr.dni", alpha=0.5, osc=9123)             # /dni/alpha moves it while it plays
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from contextlib import ExitStack
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import vapoursynth as vs
+
+from dni_deploy.bundle import Bundle
+from dni_deploy.errors import LimitError, UsageError
+from dni_deploy.frames import check_signature
+from dni_deploy.pictures import PIXEL_LIMIT
+from dni_deploy.pipes.control import Control, StreamAlpha, open_control
+from dni_deploy.pipes.planes import render_planes
+from dni_deploy.session import Session, open_session
+
+
+def dni(
+    clip: Any,
+    bundle: Bundle | str | os.PathLike[str],
+    alpha: StreamAlpha = None,
+    osc: int | None = None,
+    engine: str = "auto",
+    *,
+    http: int | None = None,
+    slew: float | None = None,
+    threads: int = 0,
+    precision: str | None = None,
+    device: int = 0,
+    extrapolate: bool = False,
+) -> Any:
+    """A clip as it comes out of the network, `scale` times as wide and high.
+
+    clip        of constant format and size, RGB24 or RGBS. RGBS goes through without rounding.
+    alpha       an alpha; a timeline or curve as text, by the clip's frame numbers and its frame rate; a file of keyframes;
+                an AlphaSource; None: the first member alone.
+    osc, http   ports on loopback (0: any, told by the core's log): alpha can then be set while the clip plays, and frames are
+                not cached, since VapourSynth would show those that it has with the alpha of then. slew: as AlphaCell.
+    engine, threads, precision, device, extrapolate   as in open_session.
+    Each frame has the properties dni_alpha (the shares in family order) and dni_generation; the others are kept.
+    The session and the ports are closed when nobody holds the clip any more.
+    Raises UsageError (another format: says how to convert), LimitError, MismatchError, and what open_session raises.
+    """
+    _check(clip)
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    check_signature(opened.signature)
+    width, height = clip.width * opened.signature.scale, clip.height * opened.signature.scale
+    if width * height > PIXEL_LIMIT:
+        raise LimitError(f"The clip would have {width}x{height} pixels, more than the limit of {PIXEL_LIMIT:,}.")
+    rate = Fraction(clip.fps) or None  # 0: frames of their own durations
+    with ExitStack() as stack:
+        control = stack.enter_context(
+            open_control(opened.members, alpha, rate=rate, osc=osc, http=http, slew=slew, extrapolate=extrapolate, note=_log)
+        )
+        session = stack.enter_context(
+            open_session(
+                opened,
+                engine=engine,
+                alpha=control.at(0),
+                threads=threads,
+                extrapolate=extrapolate,
+                precision=precision,
+                device=device,
+            )
+        )
+        function = _Filter(session, control, clip.format.id)
+        weakref.finalize(function, stack.pop_all().close)
+    # A frame of the output's size to write into; one is made and lent to every request.
+    blank = vs.core.std.BlankClip(clip, width=width, height=height, keep=True)
+    made = vs.core.std.ModifyFrame(blank, [clip, blank], function)
+    if control.live:
+        vs.core.std.SetVideoCache(made, mode=0)
+    return made
+
+
+class _Filter:
+    """What ModifyFrame calls for each frame; owned by the clip. The lock: setting alpha and rendering belong together."""
+
+    def __init__(self, session: Session, control: Control, format_id: int) -> None:
+        self.session, self.control, self.whole = session, control, format_id == vs.RGB24
+        self._lock = threading.Lock()
+
+    def __call__(self, n: int, f: list[Any]) -> Any:
+        source, target = f[0], f[1].copy()
+        planes = [np.asarray(source[plane]) for plane in range(3)]
+        with self._lock:
+            self.session.alpha = coefficients = self.control.at(n)
+            if self.whole:
+                pictured = self.session.render(np.stack(planes, axis=-1)).output.transpose(2, 0, 1)
+            else:
+                pictured = render_planes(self.session, np.stack(planes))
+            generation = self.session.generation
+        for plane in range(3):
+            np.asarray(target[plane])[:] = pictured[plane]
+        for name, value in source.props.items():
+            target.props[name] = value
+        target.props["dni_alpha"] = list(coefficients.shares)
+        target.props["dni_generation"] = generation
+        return target
+
+
+def _check(clip: Any) -> None:
+    if not isinstance(clip, vs.VideoNode):
+        raise UsageError(f"dni takes a video clip; got {type(clip).__name__}.")
+    if clip.format is None or not clip.width or not clip.height:
+        raise UsageError("The clip changes its format or size on the way; bring it to one with core.resize before dni.")
+    if clip.format.id not in (vs.RGB24, vs.RGBS):
+        matrix = ', matrix_in_s="709"' if clip.format.color_family == vs.YUV else ""
+        raise UsageError(
+            f"The clip is {clip.format.name}, and dni takes RGB24 or RGBS; "
+            f"convert it first: core.resize.Bicubic(clip, format=vs.RGBS{matrix})."
+        )
+
+
+def _log(sentence: str) -> None:
+    vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, f"dni: {sentence}")
