@@ -92,6 +92,7 @@ class _Server(ThreadingMixIn, TCPServer):
     """At most CONNECTIONS threads; each ends by itself."""
 
     daemon_threads = True
+    request_queue_size = 4 * CONNECTIONS
 
     def __init__(self, feeder: HttpFeeder, listening: socket.socket) -> None:
         super().__init__(listening.getsockname(), _Handler, bind_and_activate=False)
