@@ -30,7 +30,8 @@ def open_source(
     "0.35", "psnr=0.3,gan=0.7"                      one alpha for all frames
     "0:gan=0, 2.5s:gan=1"                           a timeline
     "sine(period=4s, from=psnr, to=gan)"            a curve without end
-    a path that ends in .json, .csv or .jsonl       keyframes, or a way through a plane; keyframes; a performance's side file
+    a path that ends in .json, .csv or .jsonl       a file: JSON of keyframes, of a way through a
+                                                    plane, or of a curve; CSV; a performance's side file
 
     fps             the frame rate, for what mixes seconds and frames.
     interpolation, loop   go before what the timeline itself says; a curve and a side file have no use for them.
@@ -45,18 +46,22 @@ def open_source(
     if path.suffix.lower() == ".jsonl":
         _no_use(interpolation, loop, "The side file of a performance")
         return AlphaLog.read(path, members)
-    if path.suffix.lower() == ".json" and _is_path(path):
-        _no_use(interpolation, loop, "A way through a plane")
-        return PlanePath.read(path, members, fps=fps)
+    if path.suffix.lower() == ".json":
+        try:
+            fields = load_json(as_text(read_bytes(path)))
+        except UsageError as error:
+            raise InputError(f"{shown(path)}: {error}") from None
+        kinds = {"plane": "A way through a plane", "curve": "A curve"}
+        kind = next((key for key in kinds if isinstance(fields, dict) and key in fields), None)
+        if kind is not None:
+            _no_use(interpolation, loop, kinds[kind])
+            try:
+                if kind == "plane":
+                    return PlanePath.from_json(fields, members, fps=fps)
+                return AlphaCurve.from_json(fields, members, fps=fps, extrapolate=extrapolate)
+            except UsageError as error:
+                raise InputError(f"{shown(path)}: {error}") from None
     return AlphaTimeline.read(path, members, fps=fps, interpolation=interpolation, loop=loop, extrapolate=extrapolate)
-
-
-def _is_path(path: Path) -> bool:
-    try:
-        fields = load_json(as_text(read_bytes(path)))
-    except UsageError as error:
-        raise InputError(f"{shown(path)}: {error}") from None
-    return isinstance(fields, dict) and "plane" in fields
 
 
 def _no_use(interpolation: str | None, loop: bool | None, what: str) -> None:

@@ -9,10 +9,11 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dni_deploy.coefficients import Coefficients
 from dni_deploy.errors import CoefficientsError, UsageError, shown
-from dni_deploy.keyframes import Moment, read_moment
+from dni_deploy.keyframes import SCHEMA, Moment, read_moment
 from dni_deploy.simplex import completed, mixed
 
 SHAPES: dict[str, Callable[[float], float]] = {
@@ -96,6 +97,30 @@ class AlphaCurve:
                 raise UsageError("The curve mixes seconds and frames, and the frame rate is not known; use one of the two.")
             period, offset = _in_seconds(period, fps), _in_seconds(offset, fps)
         return cls(shape, ends[0], ends[1], period, phase, offset)
+
+    @classmethod
+    def from_json(
+        cls, fields: object, members: Sequence[str], *, fps: float | None = None, extrapolate: bool = False
+    ) -> AlphaCurve:
+        """{"schema": 1, "curve": "sine(period=4s, from=psnr, to=gan)"}. Raises UsageError, CoefficientsError."""
+        text = fields.get("curve") if isinstance(fields, dict) else None
+        if not isinstance(fields, dict) or not isinstance(text, str):
+            raise UsageError('a curve is an object with a text "curve".')
+        if fields.get("schema", SCHEMA) != SCHEMA:
+            raise UsageError(f"its schema is {shown(fields['schema'], 40)}; this version reads {SCHEMA}.")
+        return cls.parse(text, members, fps=fps, extrapolate=extrapolate)
+
+    def to_json(self) -> dict[str, Any]:
+        """As from_json takes it; numbers come back bit for bit."""
+        return {"schema": SCHEMA, "curve": str(self)}
+
+    def __str__(self) -> str:
+        start, end = (",".join(map(repr, point.shares)) for point in (self.start, self.end))
+        period, offset = (
+            f"{moment.value!r}s" if moment.unit == "seconds" else f"{int(moment.value)}f"
+            for moment in (self.period, self.offset)
+        )
+        return f"{self.shape}(period={period}, from={start}, to={end}, phase={self.phase!r}, offset={offset})"
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -221,6 +221,7 @@ def test_every_kind_is_found(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(AlphaTimeline.parse("0:a=1, 1:b=1", THREE).to_json()))
     (tmp_path / "t.CSV").write_text("time,a,b,c\n0,0,1,0\n")
     (tmp_path / "p.json").write_text(json.dumps(PlanePath.of(ControlPlane.default(THREE), [(0, (0, 0))]).to_json()))
+    (tmp_path / "c.json").write_text(json.dumps(AlphaCurve.parse("sine(period=1, from=a, to=b)", THREE).to_json()))
     written(tmp_path / "l.jsonl", performance(3))
     kinds: list[tuple[Any, type]] = [
         ("a=0.5,b=0.5", AlphaTimeline),
@@ -229,6 +230,7 @@ def test_every_kind_is_found(tmp_path: Path) -> None:
         (str(tmp_path / "t.json"), AlphaTimeline),
         (tmp_path / "t.CSV", AlphaTimeline),
         (tmp_path / "p.json", PlanePath),
+        (tmp_path / "c.json", AlphaCurve),
         (str(tmp_path / "l.jsonl"), AlphaTimeline),
     ]
     for given_, kind in kinds:
@@ -247,6 +249,9 @@ def test_what_has_its_own_course(tmp_path: Path) -> None:
     for given_ in ("sine(period=1, from=a, to=b)", tmp_path / "l.jsonl", tmp_path / "p.json"):
         with pytest.raises(UsageError, match="its own course"):
             open_source(given_, THREE, interpolation="hold")
+    (tmp_path / "c.json").write_text('{"curve": "sine(period=0, from=a, to=b)"}')
+    with pytest.raises(InputError, match=r"c\.json: The period"):
+        open_source(tmp_path / "c.json", THREE)
     with pytest.raises(InputError, match="does not exist"):
         open_source("absent.json", THREE)
     (tmp_path / "bad.json").write_text("{")

@@ -77,6 +77,22 @@ def test_every_point_is_on_the_simplex(shape: str, period: float, phase: float, 
     assert Coefficients.parse(point, THREE) == point
 
 
+@given(
+    st.sampled_from(sorted(SHAPES)), st.floats(1e-3, 1e6), st.floats(-10, 10), st.floats(0, 1e6), st.floats(0, 1), st.booleans()
+)
+def test_json_there_and_back(shape: str, period: float, phase: float, offset: float, share: float, frames: bool) -> None:
+    times = f"period={int(period) + 1}f, offset={int(offset)}f" if frames else f"period={period!r}, offset={offset!r}"
+    curve = AlphaCurve.parse(f"{shape}({times}, phase={phase!r}, from=psnr={share!r}, to=gan)", TWO)
+    assert AlphaCurve.from_json(curve.to_json(), TWO) == curve
+    assert is_curve(str(curve))
+
+
+@pytest.mark.parametrize("fields", [None, 3, {}, {"curve": 3}, {"curve": "x"}, {"schema": 2, "curve": "sine(period=1)"}])
+def test_json_that_goes_wrong(fields: object) -> None:
+    with pytest.raises(UsageError):
+        AlphaCurve.from_json(fields, TWO)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
