@@ -26,6 +26,11 @@ LET_GO_SECONDS = 1.0
 """How long a reader that still waits for a stalled source is waited for when all else is done; it is a daemon."""
 
 
+GLANCE_SECONDS = 0.1
+"""Waits are cut into pieces of this length: a signal that the system gives to another thread does not wake the main one, and
+Python runs its handler there alone, between two waits."""
+
+
 class Belt(Generic[Item]):
     """A queue of bounded length that either side can close."""
 
@@ -38,7 +43,7 @@ class Belt(Generic[Item]):
     def put(self, item: Item) -> bool:
         """Waits for room. False: it is closed, and the item was not taken."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._items) < self._length)
+            self._wait(lambda: self._closed or len(self._items) < self._length)
             if not self._closed:
                 self._items.append(item)
                 self._changed.notify_all()
@@ -47,10 +52,14 @@ class Belt(Generic[Item]):
     def get(self) -> list[Item]:
         """Waits for the next item: [item], or [] where the belt is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._items)
+            self._wait(lambda: self._closed or bool(self._items))
             taken = [self._items.popleft()] if self._items else []
             self._changed.notify_all()
             return taken
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        while not self._changed.wait_for(ready, GLANCE_SECONDS):
+            pass
 
     def close(self, *, drop: bool = False) -> None:
         """Nothing more is taken; what lies on it can still be fetched, unless it is dropped."""
@@ -68,6 +77,11 @@ class _Worker(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._work, self._finish = work, finish
         self.error: BaseException | None = None
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        while self.is_alive():
+            self.join(GLANCE_SECONDS)
 
     def run(self) -> None:
         try:
@@ -117,10 +131,10 @@ def pump(source: Iterable[In], effect: Callable[[In, int], Out], sink: Callable[
         ahead.close(drop=True)
         behind.close(drop=not isinstance(error, Exception))
         if isinstance(error, Exception):  # what was made before it is handed over; Ctrl-C waits for nobody
-            writer.join()
+            writer.wait()
         raise
     behind.close()
-    writer.join()
+    writer.wait()
     reader.join(LET_GO_SECONDS)
     closed = isinstance(writer.error, Downstream)
     for worker in (writer, reader):
