@@ -33,8 +33,7 @@ class Clip:
     """What a film is to be; `write` makes it.
 
     times     timestamps in ticks of `time_base`; None: evenly, `frames` of them.
-    audio     an encoder's name, or None; subtitles: an encoder's name, or None.
-    sizes     width and height from a frame number on, for films whose size changes.
+    audio     an encoder's name, or None.
     """
 
     width: int = WIDTH
@@ -47,7 +46,6 @@ class Clip:
     matrix: str | None = "bt709"
     full: bool = False
     aspect: Fraction | None = None
-    rotation: int = 0
     audio: str | None = "aac"
     options: dict[str, str] | None = None
     gop: int = 8
@@ -64,17 +62,17 @@ class Clip:
                 context.color_primaries, context.color_trc = 1, 1
             if self.aspect is not None:
                 context.sample_aspect_ratio = self.aspect
-            sound: Any = output.add_stream(self.audio, rate=48000, layout="stereo") if self.audio else None
+            voice: Any = output.add_stream(self.audio, rate=48000, layout="stereo") if self.audio else None
             times = self.times or [int(index / RATE / self.time_base) for index in range(self.frames)]
             for index, pts in enumerate(times):
                 frame = self._frame(index)
                 frame.pts, frame.time_base = pts, self.time_base
                 output.mux(video.encode(frame))
             output.mux(video.encode(None))
-            if sound is not None:
-                for chunk in _sound(float(times[-1] * self.time_base) + 1 / RATE):
-                    output.mux(sound.encode(chunk))
-                output.mux(sound.encode(None))
+            if voice is not None:
+                for chunk in sound(float(times[-1] * self.time_base) + 1 / RATE):
+                    output.mux(voice.encode(chunk))
+                output.mux(voice.encode(None))
         return path
 
     def _frame(self, index: int) -> av.VideoFrame:
@@ -90,7 +88,7 @@ class Clip:
         )
 
 
-def _sound(seconds: float) -> Iterator[av.AudioFrame]:
+def sound(seconds: float) -> Iterator[av.AudioFrame]:
     """A tone that climbs, in frames of 1024 samples."""
     for start in range(0, int(seconds * 48000), 1024):
         phase = np.arange(start, start + 1024) / 48000
@@ -98,6 +96,28 @@ def _sound(seconds: float) -> Iterator[av.AudioFrame]:
         frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]), format="fltp", layout="stereo")
         frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
         yield frame
+
+
+def with_subtitles(source: Path, target: Path) -> Path:
+    """The same packets and two lines of text; a chapter and a title, too."""
+    lines = "1\n00:00:00,100 --> 00:00:00,300\nfirst\n\n2\n00:00:00,400 --> 00:00:00,700\nsecond\n"
+    text = source.with_suffix(".srt")
+    text.write_text(lines)
+    with av.open(str(source)) as film, av.open(str(text)) as words, av.open(str(target), "w") as output:
+        copies = {
+            (given.name, stream.index): output.add_stream_from_template(stream)
+            for given in (film, words)
+            for stream in given.streams
+        }
+        copies[(words.name, 0)].metadata["language"] = "eng"
+        output.metadata["title"] = "a title"
+        output.set_chapters([{"id": 1, "start": 0, "end": 400, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}])
+        for given in (words, film):
+            for packet in given.demux():
+                if packet.dts is not None:
+                    packet.stream = copies[(given.name, packet.stream_index)]
+                    output.mux(packet)
+    return target
 
 
 @dataclass(frozen=True)

@@ -113,20 +113,19 @@ class Encoder:
     """One segment's encoder. Belongs to one thread."""
 
     def __init__(self, chosen: EncoderSettings, target: Target, *, header: bool) -> None:
-        """header: the container keeps the encoder's header. Raises EnvironmentProblem, UsageError."""
+        """header: the container keeps the encoder's header.
+
+        Raises UsageError (options that it does not take), EnvironmentProblem (it does not work here, or not at this size).
+        """
         try:
-            context = av.CodecContext.create(chosen.codec, "w")
-            assert isinstance(context, VideoCodecContext)
-            target.prepare(context)
-            context.options = chosen.options
-            context.flags |= Flags.closed_gop.value
-            if header:
-                context.flags |= Flags.global_header.value
-            context.open()
-        except av.error.FFmpegError as error:
+            context = _opened(chosen.codec, chosen.options, target, header)
+        except (av.error.FFmpegError, ValueError) as error:
+            told = ", ".join(f"{name} {shown(value)}" for name, value in chosen.options.items())
+            if chosen.options and _works(chosen.codec, target):
+                raise UsageError(f"The encoder {shown(chosen.codec)} does not take {told}.") from error
             raise EnvironmentProblem(
                 f"The encoder {shown(chosen.codec)} could not be opened here for {target.width}x{target.height} "
-                f"with {_told(chosen)} ({shown(error.strerror)}); try another --codec or other options."
+                f"({shown(getattr(error, 'strerror', error))}); try another --codec."
             ) from error
         self._context = context
         self._from_rgb = FromRgb(target.colour, PIXELS)
@@ -150,5 +149,22 @@ class Encoder:
             raise EnvironmentProblem(f"The encoder {shown(self._chosen.codec)} failed ({shown(error.strerror)}).") from error
 
 
-def _told(chosen: EncoderSettings) -> str:
-    return ", ".join(f"{name} {shown(value)}" for name, value in chosen.options.items()) or "its own options"
+def _opened(codec: str, options: dict[str, str], target: Target, header: bool) -> VideoCodecContext:
+    context = av.CodecContext.create(codec, "w")
+    assert isinstance(context, VideoCodecContext)
+    target.prepare(context)
+    context.options = options
+    context.flags |= Flags.closed_gop.value
+    if header:
+        context.flags |= Flags.global_header.value
+    context.open()
+    return context
+
+
+def _works(codec: str, target: Target) -> bool:
+    """Whether it is the options that it does not like."""
+    try:
+        _opened(codec, {}, target, False)
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True

@@ -19,7 +19,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from dni_deploy.errors import EnvironmentProblem, InputError, LimitError, UsageError, shown
-from dni_deploy.film.encoder import EncoderSettings, Target, add_video
+from dni_deploy.film.encoder import Encoder, EncoderSettings, Target, add_video
 from dni_deploy.film.segments import Encoded, Segment
 from dni_deploy.film.source import Source, open_source
 from dni_deploy.publish import FULL
@@ -45,6 +45,8 @@ def check_output(path: Path, source: Source, chosen: EncoderSettings, target: Ta
     """
     name = container_format(path)
     with open_source(source.path) as given, av.open(os.devnull, "w", format=name) as output:
+        header = bool(output.format.flags & av.format.Flags.global_header.value)
+        Encoder(chosen, target, header=header)
         try:
             add_video(output, chosen, target)
         except ValueError as error:
@@ -55,10 +57,10 @@ def check_output(path: Path, source: Source, chosen: EncoderSettings, target: Ta
         except (av.error.FFmpegError, ValueError) as error:
             kinds = ", ".join(sorted({stream.type for stream in copies.values()})) or "none"
             raise EnvironmentProblem(
-                f"No {name} file could be begun with {shown(chosen.codec)} at {target.width}x{target.height} and the film's other "
-                f"streams ({kinds}): {shown(getattr(error, 'strerror', error))}. Try .mkv, another --codec or other options."
+                f"A {name} file could not be begun with {shown(chosen.codec)} and the film's other streams ({kinds}): "
+                f"{shown(getattr(error, 'strerror', error))}. Try .mkv."
             ) from error
-        return bool(output.format.flags & av.format.Flags.global_header.value)
+        return header
 
 
 def join(path: Path, name: str, segments: Sequence[Segment], source: Source, chosen: EncoderSettings, target: Target) -> None:

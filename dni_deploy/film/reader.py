@@ -37,22 +37,26 @@ class Picture(NamedTuple):
 
 @dataclass
 class Losses:
-    """What a film lost: packets and frames that were damaged, and those that its head tells of and that are not there.
+    """What a film lost.
 
-    moved: timestamps that were absent or not later than the one before, and were set one tick after it.
+    found     whether anything was.
+    damaged   packets that could not be decoded, and frames that were damaged.
+    missing   frames that should be there by what the film says of itself, and that are not.
+    moved     timestamps that were absent or not later than the one before, and were set after it.
     """
 
+    found: bool = False
     damaged: int = 0
     missing: int = 0
     moved: int = 0
-    ended_early: bool = False
 
     @property
     def frames(self) -> int:
-        return self.damaged + self.missing
+        """How many frames, about."""
+        return max(self.damaged, self.missing)
 
     def __bool__(self) -> bool:
-        return self.frames > 0 or self.ended_early
+        return self.found
 
 
 class Reader:
@@ -63,6 +67,7 @@ class Reader:
         self.source, self.skip, self.hwaccel = source, skip, hwaccel
         self.losses = Losses()
         self._last: int | None = None
+        self._torn: list[int] = []
         self._step = max(1, round(1 / (source.rate * source.time_base)))
 
     def __iter__(self) -> Iterator[Picture]:
@@ -79,28 +84,28 @@ class Reader:
                 if index >= self.skip:
                     yield Picture(index, pts, int(frame.duration or 0), to_rgb(frame))
                 index += 1
+        if self.losses.found:
+            self.losses.missing = max(0, self.source.frames - index)
 
     def _good(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-        seen, end = 0, Fraction(0)
-        beyond = _beyond(container, stream, self.source)
+        end = Fraction(0)
+        torn = _Torn() if "matroska" in container.format.name else None
         for packet in self._packets(container):
             end = max(end, _end(packet))
+            if torn is not None and torn.before(packet, stream.index):
+                self._torn.append(packet.pts or 0)
             if packet.stream_index != stream.index:
                 continue
-            if packet.size:
-                seen += 1
             if packet.is_corrupt:
-                self.losses.damaged += 1
+                self._damage()
                 continue
-            yield from self._decoded(packet, stream)
-        if beyond:
-            self.losses.missing = max(0, beyond - self.losses.damaged)
-            self.losses.ended_early = True
-        elif _short(container, end, self.source):
-            self.losses.ended_early = True
-            assert container.duration is not None
-            left = Fraction(container.duration, av.time_base) - end
-            self.losses.missing = max(0, stream.frames - seen if stream.frames else round(left * self.source.rate))
+            yield from self._decoded(packet)
+        if _beyond(container, stream, self.source) or _short(container, end, self.source):
+            self.losses.found = True
+
+    def _damage(self) -> None:
+        self.losses.found = True
+        self.losses.damaged += 1
 
     def _packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
         """Every packet of every stream; a place that cannot be read is passed over."""
@@ -116,21 +121,21 @@ class Reader:
                 if isinstance(error, MemoryError):
                     raise LimitError("There is not enough memory to decode the film.") from error
                 errors += 1
-                self.losses.ended_early = True
+                self.losses.found = True
                 packets = container.demux()
 
-    def _decoded(self, packet: Packet[Any], stream: VideoStream) -> Iterator[VideoFrame]:
+    def _decoded(self, packet: Packet[Any]) -> Iterator[VideoFrame]:
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise LimitError("There is not enough memory to decode the film.") from error
-            self.losses.damaged += 1
+            self._damage()
             return
         for frame in frames:
             assert isinstance(frame, VideoFrame)
             if frame.is_corrupt:
-                self.losses.damaged += 1
+                self._damage()
             else:
                 yield frame
 
@@ -145,6 +150,10 @@ class Reader:
         elif self._last is not None and pts <= self._last:
             pts = self._last + 1
             self.losses.moved += 1
+        elif self._torn and self._last is not None and pts - self._last > 1.5 * self._step:
+            # Bytes that hold no packet may be anything; where frames are missing as well, it is a hole.
+            self.losses.found |= any(self._last < torn for torn in self._torn)
+        self._torn = [torn for torn in self._torn if torn > pts]
         self._last = pts
         return pts
 
@@ -164,12 +173,34 @@ def _end(packet: Packet[Any]) -> Fraction:
     return (time + (packet.duration or 0)) * packet.time_base
 
 
-def _beyond(container: InputContainer, stream: VideoStream, source: Source) -> int:
-    """How many frames lie, by the index of an MP4, behind the end of the file."""
+class _Torn:
+    """Tells where bytes were passed over between two packets of a Matroska file, which looks for the next whole cluster by itself."""
+
+    SLACK = 1024
+    """Bytes that headers of blocks and clusters may take."""
+
+    def __init__(self) -> None:
+        self._end: int | None = None
+        self._pending = False
+
+    def before(self, packet: Packet[Any], index: int) -> bool:
+        """Whether there was such a place since the last packet of the stream `index`; asked for every packet of the file."""
+        if packet.pos is None or packet.pos < 0:
+            return False
+        self._pending |= self._end is not None and packet.pos - self._end > self.SLACK
+        self._end = packet.pos + packet.size
+        if packet.stream_index != index:
+            return False
+        told, self._pending = self._pending, False
+        return told
+
+
+def _beyond(container: InputContainer, stream: VideoStream, source: Source) -> bool:
+    """Whether frames lie, by the index of an MP4, behind the end of the file."""
     if "mov" not in container.format.name:
-        return 0
+        return False
     size = os.stat(source.path).st_size
-    return sum(entry.pos + entry.size > size for entry in stream.index_entries)
+    return any(entry.pos + entry.size > size for entry in stream.index_entries)
 
 
 def _short(container: InputContainer, end: Fraction, source: Source) -> bool:

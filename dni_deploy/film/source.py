@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-from av.codec.hwaccel import HWAccel
+from av.codec.hwaccel import HWAccel, HWDeviceType, hwdevices_available
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
@@ -80,7 +80,13 @@ def open_source(path: Path, hwaccel: str | None = None) -> Iterator[InputContain
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
         container = av.open(f"file:{path.absolute()}", options=options, hwaccel=_hardware(hwaccel), metadata_errors="replace")
+    except RuntimeError as error:  # PyAV's own: the codec is not one that this hardware decodes
+        raise EnvironmentProblem(
+            f"The hardware decoder {shown(hwaccel)!r} does not decode {shown(path)}; leave --hwaccel out."
+        ) from error
     except av.error.FFmpegError as error:
+        if isinstance(error, av.error.EOFError):
+            raise InputError(f"{shown(path)} ends before its first frame.") from error
         if hwaccel is not None and not isinstance(error, av.error.InvalidDataError):
             raise EnvironmentProblem(
                 f"The hardware decoder {shown(hwaccel)!r} could not be opened here ({shown(error.strerror)}); leave --hwaccel out."
@@ -118,11 +124,12 @@ def _check(path: Path) -> None:
 def _hardware(name: str | None) -> HWAccel | None:
     if name is None:
         return None
-    try:
-        return HWAccel(name, allow_software_fallback=False)
-    except (ValueError, KeyError):
-        known = ", ".join(av.codec.hwaccel.hwdevices_available())
-        raise UsageError(f"There is no hardware decoder {shown(name)!r}; this PyAV knows {known}.") from None
+    known = ", ".join(hwdevices_available())
+    if name not in HWDeviceType.__members__:
+        raise UsageError(f"There is no hardware decoder {shown(name)!r}; this PyAV has {known}.")
+    if name not in hwdevices_available():
+        raise EnvironmentProblem(f"This PyAV was built without the hardware decoder {shown(name)!r}; it has {known}.")
+    return HWAccel(name, allow_software_fallback=False)
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:

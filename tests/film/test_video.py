@@ -6,12 +6,14 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from dni_deploy.alpha_log import AlphaLog
+from dni_deploy.errors import UsageError
 from dni_deploy.film.job import work_folder
-from tests.clips import Clip, see
+from tests.clips import Clip, see, with_subtitles
 from tests.film.conftest import Make
 from tests.frame_session import Dimmer
 
@@ -68,6 +70,21 @@ def test_everything_is_kept(tmp_path: Path, make: Make, clip: Clip) -> None:
     assert min(map(psnr, before.frames, after.frames)) > LOSSY
     assert not work_folder(tmp_path / "out.mp4").exists()
     json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_subtitles_chapters_and_titles_are_kept(tmp_path: Path, make: Make) -> None:
+    source = with_subtitles(Clip().write(tmp_path / "bare.mkv"), tmp_path / "in.mkv")
+    make(source, tmp_path / "out.mkv")
+    before, after = see(source), see(tmp_path / "out.mkv")
+    assert len(after.others) == 2
+    assert after.others == before.others
+    assert after.times == before.times
+    with av.open(str(tmp_path / "out.mkv")) as film:
+        assert film.metadata["title"] == "a title"
+        assert film.streams[2].language == "eng"
+        assert [chapter["metadata"]["title"] for chapter in film.chapters()] == ["one"]
+    with pytest.raises(UsageError, match=r"cannot hold stream 2 .*subtitle.*\.mkv"):
+        make(source, tmp_path / "out.mp4")
 
 
 def test_alpha_over_time(tmp_path: Path, make: Make, engine: Dimmer) -> None:
