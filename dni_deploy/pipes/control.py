@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Union
 
 from dni_deploy.alpha_input import open_source
-from dni_deploy.bays import open_door
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.curves import AlphaCurve
 from dni_deploy.errors import UsageError
 from dni_deploy.live.cell import AlphaCell
+from dni_deploy.live.feeders import open_feeders
 from dni_deploy.plane_path import PlanePath
 from dni_deploy.timeline import AlphaSource, AlphaTimeline
 
@@ -95,22 +95,22 @@ def open_control(
 ) -> Iterator[Control]:
     """The control of one stream; leaving the block closes its ports.
 
-    osc, http: ports on loopback; `alpha` is then where the cell begins, and must not change by itself. note: is told the ports.
+    osc, http   ports on loopback; `alpha` is then where the cell begins, and must not change by itself.
+    slew        of that cell, as AlphaCell.
+    note        is told the ports, and what a message has wrong.
     Raises UsageError, BusyError (a port is taken), EnvironmentProblem (python-osc is not installed; names the extra), and what
     source_of does.
     """
     source = source_of(alpha, members, rate=rate, extrapolate=extrapolate)
     live = osc is not None or http is not None
-    if slew is not None and not (live or isinstance(source, AlphaCell)):
+    if slew is not None and (not live or isinstance(source, AlphaCell)):
         raise UsageError("A slew limit is for live alpha; give a port with it (--osc, --http), or leave it out.")
     if live and not isinstance(source, AlphaCell):
         if not is_constant(source):
             raise UsageError("An alpha over time and a live one exclude each other; give one alpha to start from.")
         source = AlphaCell(members, source.at(0.0, 0), slew=slew, extrapolate=extrapolate)
-    with ExitStack() as stack:
-        if isinstance(source, AlphaCell):
-            for port, module, name in ((osc, "osc", "OscFeeder"), (http, "http", "HttpFeeder")):
-                if port is not None:
-                    feeder = stack.enter_context(getattr(open_door(f"dni_deploy.live.{module}"), name)(source, port, tell=note))
-                    note(f"Alpha is set live by {module.upper()} on port {feeder.port} of loopback.")
+    if isinstance(source, AlphaCell):
+        with open_feeders(source, osc=osc, http=http, note=note, tell=note):
+            yield Control(source, rate)
+    else:
         yield Control(source, rate)

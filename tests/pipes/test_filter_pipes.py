@@ -235,7 +235,7 @@ def test_live_alpha(way: str, bundles: Any, tmp_path: Path) -> None:
         pytest.importorskip("pythonosc", reason="OSC needs python-osc (extra `live`)")
     log = tmp_path / "show.jsonl"
     with running(bundles[1], *RGB, f"--{way}", "0", "--alpha-log", os.fspath(log), "--alpha", "same=1") as child:
-        said = re.search(rb"port (\d+)", child.stderr.readline())
+        said = re.search(rb"(?:port |127\.0\.0\.1:)(\d+)", child.stderr.readline())
         assert said
         send = (by_osc if way == "osc" else by_http)(int(said[1]))
         made = []
