@@ -46,6 +46,7 @@ class Client:
         self._problems = 0
         self._replies: deque[str] = deque(maxlen=4)
         self._wake = asyncio.Event()
+        self._ended = False
 
     async def serve(self, hello: dict[str, Any]) -> None:
         """Say hello, then listen and send until either side ends it. Raises nothing."""
@@ -64,6 +65,8 @@ class Client:
                 for task in done:
                     task.result()
             finally:
+                self._ended = True  # wait_for of Python 3.10 and 3.11 may lose a cancellation
+                self._wake.set()
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -126,7 +129,7 @@ class Client:
         return self.cell.update(lambda point: with_share(point, share["member"], share["value"]), self.source)
 
     async def _send(self) -> None:
-        while True:
+        while not self._ended:
             self._wake.clear()
             while self._replies:
                 await self._timed(self.socket.send_json({"problem": self._replies.popleft()}))

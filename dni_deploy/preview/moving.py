@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -10,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
-from dni_deploy.errors import EnvironmentProblem, InputError, shown
+from dni_deploy.errors import DniError, EnvironmentProblem, InputError, shown
+from dni_deploy.film.colour import Colour, ToRgb
+from dni_deploy.film.source import look, open_source, video_stream
 from dni_deploy.frames import Frame
 from dni_deploy.preview.sources import Shot, fit
 
@@ -25,10 +30,6 @@ POLL = 0.002
 GAP = 2.0
 """Seconds: a jump in time that is longer, because nobody watched, is not made up for by decoding everything between."""
 
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,y4m,yuv4mpegpipe,nut,gif"
-ASKED = {"protocol_whitelist": "none", "format_whitelist": CONTAINERS}
-"""Containers that hold their own data; a playlist that names other files or addresses is no source, and nothing is fetched."""
-
 
 class LoopedVideo:
     """The frames of a video file over and over, each at its time; a slow page skips frames, and never slows the film.
@@ -40,7 +41,7 @@ class LoopedVideo:
 
     def __init__(self, path: str | os.PathLike[str], size: tuple[int, int]) -> None:
         self.name = shown(Path(path).name, 60)
-        self._path, self._size = path, size
+        self._film, self._size = look(Path(path)), size
         self._stop = threading.Event()
         self._decoded: queue.Queue[tuple[float, Frame]] = queue.Queue(AHEAD)
         self._frames = self._endless()
@@ -97,6 +98,8 @@ class LoopedVideo:
                         continue
                 if self._stop.is_set():
                     return
+        except DniError:
+            return  # the file went away: its last picture stays
         finally:
             self._frames.close()  # type: ignore[attr-defined]
 
@@ -115,26 +118,30 @@ class LoopedVideo:
             begun += last + step
 
     def _once(self) -> Iterator[tuple[float, Frame]]:
+        """The film from its beginning to its end; what is damaged is passed over."""
+        film, first = self._film, None
+        to_rgb = ToRgb(film.colour, film.rotation)
+        with open_source(film.path) as container:
+            stream = video_stream(container, film.path)
+            stream.thread_type = "AUTO"
+            for index, frame in enumerate(_decoded(container, stream)):
+                seconds = frame.time if frame.time is not None else float(index / film.rate)
+                first = seconds if first is None else first
+                yield max(0.0, seconds - first), pixels(frame, self._size, to_rgb, film.rotation)
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    packets = container.demux(stream)
+    while True:
         try:
-            with open(self._path, "rb") as file, av.open(file, options=ASKED) as container:
-                if not container.streams.video:
-                    raise InputError(f"{self.name} has no video.")
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                rate = float(stream.average_rate or 25)
-                first: float | None = None
-                for index, frame in enumerate(container.decode(stream)):
-                    seconds = frame.time if frame.time is not None else index / rate
-                    first = seconds if first is None else first
-                    yield max(0.0, seconds - first), pixels(frame, self._size)
-        except (av.FFmpegError, OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
-                raise InputError(f"{self.name} cannot be read ({error.strerror}).") from error
-            if self._number == 0 and not hasattr(self, "_shot"):
-                raise InputError(f"{self.name} is no video that can be decoded, or it is damaged.") from error
-            # Damaged later on: the good frames are the loop.
+            packet = next(packets)
+        except (StopIteration, av.error.FFmpegError):
+            return
+        with contextlib.suppress(av.error.FFmpegError):
+            for frame in packet.decode():
+                assert isinstance(frame, VideoFrame)
+                if not frame.is_corrupt:
+                    yield frame
 
 
 class Camera:
@@ -150,7 +157,9 @@ class Camera:
         try:
             self._container: Any = av.open(device, format="v4l2", options={"framerate": "30"}, timeout=5.0)
             self._frames = self._container.decode(video=0)
-            self._shot = Shot(pixels(next(self._frames), size), 0)
+            first = next(self._frames)
+            self._to_rgb = ToRgb(Colour.of(first))
+            self._shot = Shot(pixels(first, size, self._to_rgb), 0)
         except (av.FFmpegError, OSError, StopIteration, ValueError, IndexError) as error:
             raise EnvironmentProblem(f"The camera {device} gives no pictures ({shown(error, 100)}).") from error
         self._size, self._given = size, 0
@@ -179,15 +188,15 @@ class Camera:
                 if self._stop.is_set():
                     return
                 number += 1
-                self._shot = Shot(pixels(frame, self._size), number)
+                self._shot = Shot(pixels(frame, self._size, self._to_rgb), number)
         except (av.FFmpegError, OSError):
             return  # unplugged: its last picture stays
 
 
-def pixels(frame: av.VideoFrame, size: tuple[int, int]) -> Frame:
-    """A decoded frame as RGB, fitted into size, upright as its rotation says, in its own array."""
-    turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-    box = size if turns % 2 == 0 else (size[1], size[0])
+def pixels(frame: VideoFrame, size: tuple[int, int], to_rgb: ToRgb, rotation: int = 0) -> Frame:
+    """A decoded frame as RGB, upright and fitted into size; an array of its own. It is made small first, which costs less."""
+    box = size if rotation // 90 % 2 == 0 else (size[1], size[0])
     width, height = fit(frame.width, frame.height, box)
-    array = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-    return np.ascontiguousarray(np.rot90(array, turns) if turns else array)
+    if (width, height) != (frame.width, frame.height):
+        frame = frame.reformat(width=width, height=height)
+    return to_rgb(frame)

@@ -121,7 +121,7 @@ def serve(
         closing.pop_all()  # the source is the stage's now
         stack.callback(stage.close)
         if osc is not None:
-            stack.enter_context(open_door("dni_deploy.live.osc").OscFeeder(cell, osc))
+            stack.enter_context(open_door("dni_deploy.live.osc").OscFeeder(cell, osc, plane=pad))
         facts = {
             "members": list(opened.members),
             "plane": None if pad is None else {name: list(place) for name, place in pad.places},
