@@ -17,8 +17,11 @@ MEMBERS = ("same", "half")
 FACTORS = {"same": 1.0, "half": 0.5}
 
 
-def write(path: Path, scale: int = 1) -> Bundle:
-    """A 1x1 convolution from 3 channels to 3 * scale^2, then DepthToSpace: every pixel becomes scale x scale equal ones."""
+def write(path: Path, scale: int = 1, names: tuple[str, str] = MEMBERS) -> Bundle:
+    """The members under these names.
+
+    A 1x1 convolution from 3 channels to 3 * scale^2, then DepthToSpace: every pixel becomes scale x scale equal ones.
+    """
     copies = scale * scale
     eye = np.repeat(np.eye(3, dtype=np.float32), copies, axis=0).reshape(3 * copies, 3, 1, 1)
     nodes = [
@@ -33,7 +36,12 @@ def write(path: Path, scale: int = 1) -> Bundle:
         [numpy_helper.from_array(np.ones_like(eye), "conv.weight")],
     )
     graph = helper.make_model(described, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="dimmer")
-    family = Family.of({name: Checkpoint.of({"conv.weight": eye * np.float32(FACTORS[name])}) for name in MEMBERS})
+    family = Family.of(
+        {
+            name: Checkpoint.of({"conv.weight": eye * np.float32(FACTORS[member])})
+            for name, member in zip(names, MEMBERS, strict=True)
+        }
+    )
     signature = Signature(radius=0, scale=scale)
     facts = {"torch": "none", "probe_error": 0.0}
     return write_bundle(path, graph, family, signature, architecture="dimmer", graph_facts=facts)
