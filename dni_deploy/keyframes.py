@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,13 +60,17 @@ def checked_moment(moment: Moment) -> Moment:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: moments and alphas of one length, and what the file says besides; None where it says nothing."""
+    """What was written: moments and alphas of one length, and what the file says besides; None where it says nothing.
+
+    timed: False for one alpha without a time.
+    """
 
     moments: list[Moment] = field(default_factory=list)
     alphas: list[Alpha] = field(default_factory=list)
     members: tuple[str, ...] | None = None
     interpolation: str | None = None
     loop: bool | None = None
+    timed: bool = True
 
     def add(self, moment: Moment, alpha: Alpha) -> None:
         if len(self.moments) >= KEYFRAME_LIMIT:
@@ -92,6 +96,7 @@ def from_text(text: str) -> Written:
     if not body.strip():
         raise UsageError('The timeline is empty; write for example "0:gan=0, 2.5s:gan=1".')
     if ":" not in body:
+        written = replace(written, timed=False)
         written.add(Moment(0.0, "seconds"), body)
         return written
     shares: list[str] = []

@@ -254,7 +254,7 @@ def _shares(written: Written, members: tuple[str, ...], extrapolate: bool) -> li
         try:
             shares = completed(alpha, own, extrapolate=extrapolate).shares
         except CoefficientsError as error:
-            raise CoefficientsError(f"Keyframe {index + 1} at {moment}: {error}") from None
+            raise CoefficientsError(f"Keyframe {index + 1} at {moment}: {error}" if written.timed else str(error)) from None
         found.append(tuple(shares[place] for place in order))
     return found
 

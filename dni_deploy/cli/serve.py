@@ -32,10 +32,16 @@ if TYPE_CHECKING:
 @click.argument("source", required=False, type=options.PATH)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; another one needs a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="The port; 0 takes a free one.")
-@click.option("--alpha", metavar="ALPHA", help="To begin with, or over time: shares with times.  [default: equal shares]")
+@click.option(
+    "--alpha",
+    metavar="ALPHA",
+    help="To begin with, or over time: a timeline, a curve or a file, as for video.  [default: equal shares]",
+)
 @click.option("--plane", type=options.PATH, help="A JSON file with the members' places in the control plane.")
 @click.option("--slew", type=float, help="How far a share may move in a second.  [default: at once]")
 @click.option("--osc", type=click.IntRange(1, 65535), help="Take alpha by OSC on this UDP port, too.")
+@click.option("--midi", metavar="CC", help="Take alpha by MIDI, too: 1, 1@NAME of the input, or 20=psnr,21=gan.")
+@click.option("--lines", is_flag=True, help="Take alpha by lines on stdin, too, such as gan=0.7.")
 @click.option("--camera", type=click.IntRange(0, 63), help="Show the camera of this number instead of a file.")
 @click.option("--size", default="640x360", show_default=True, help="Pictures are made small enough for this.")
 @click.option("--quality", type=click.IntRange(1, 95), default=80, show_default=True, help="Of the JPEGs that the page gets.")
@@ -53,6 +59,8 @@ def command(
     plane: Path | None,
     slew: float | None,
     osc: int | None,
+    midi: str | None,
+    lines: bool,
     camera: int | None,
     size: str,
     quality: int,
@@ -93,6 +101,8 @@ def command(
         plane=plane,
         slew=slew,
         osc=osc,
+        midi=midi,
+        lines=sys.stdin if lines else None,
         camera=camera,
         size=size,
         quality=quality,

@@ -8,14 +8,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from dni_deploy.bays import open_door
+from dni_deploy import alpha_input
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import EngineError, UsageError, shown
 from dni_deploy.frames import check_signature
 from dni_deploy.live.cell import AlphaCell
+from dni_deploy.live.feeders import open_feeders
 from dni_deploy.plane import ControlPlane
 from dni_deploy.preview.app import Desk
 from dni_deploy.preview.limits import Limits
@@ -24,7 +25,7 @@ from dni_deploy.preview.server import PageServer, checked_token, is_loopback, li
 from dni_deploy.preview.sources import open_source, read_size
 from dni_deploy.preview.stage import Stage
 from dni_deploy.session import Session, open_session
-from dni_deploy.timeline import AlphaTimeline
+from dni_deploy.timeline import AlphaSource, AlphaTimeline
 
 FASTEST = 240
 
@@ -67,6 +68,8 @@ def serve(
     plane: str | os.PathLike[str] | None = None,
     slew: float | None = None,
     osc: int | None = None,
+    midi: str | None = None,
+    lines: IO[Any] | None = None,
     camera: int | None = None,
     size: str = "640x360",
     quality: int = 80,
@@ -83,9 +86,9 @@ def serve(
 
     source   a picture or a video file, which is played over and over; None: the camera, or the photograph of dni-deploy.
     host, port   where to listen; only this machine can come in unless host says otherwise, which takes a token. Port 0: any.
-    alpha    to begin with; a text with times ("0:gan=0, 2.5s:gan=1; loop") is followed until somebody moves a control.
+    alpha    to begin with; over time, as alpha_input.open_source reads it, it is followed until somebody moves a control.
     plane    a JSON file with the members' places; None: a triangle for three members, the corners for four.
-    slew     how far a share may move in a second; None: at once.   osc: a UDP port that takes alpha by OSC.
+    slew     how far a share may move in a second; None: at once.   osc, midi, lines: as in open_feeders.
     size     pictures are made small enough for it before the network.  quality: of the JPEGs, 1 to 95.  fps: the most in a second.
     started  called in this thread when the page answers.
     engine, precision, device, threads   as in open_session.
@@ -120,12 +123,11 @@ def serve(
         stage = Stage(live, cell, pictures, pixels=blend, timeline=timeline, quality=quality, fps=fps)
         closing.pop_all()  # the source is the stage's now
         stack.callback(stage.close)
-        if osc is not None:
-            stack.enter_context(open_door("dni_deploy.live.osc").OscFeeder(cell, osc, plane=pad))
+        stack.enter_context(open_feeders(cell, osc=osc, midi=midi, lines=lines, plane=pad))
         facts = {
             "members": list(opened.members),
             "plane": None if pad is None else {name: list(place) for name, place in pad.places},
-            "timeline": None if timeline is None else timeline.to_json(),
+            "timeline": timeline is not None,
             "engine": live.engine.name,
             "name": shown(Path(os.fspath(bundle)).name if not isinstance(bundle, Bundle) else "bundle", 80),
             "scale": opened.signature.scale,
@@ -154,11 +156,12 @@ def serve(
     return ServeReport(made, time.perf_counter() - begun)
 
 
-def _beginning(alpha: Alpha | None, members: tuple[str, ...]) -> tuple[Coefficients, AlphaTimeline | None]:
-    """The first coefficients, and the timeline where one was given."""
-    if isinstance(alpha, str) and ":" in alpha:
-        timeline = AlphaTimeline.parse(alpha, members)
-        return timeline.at(0.0, 0), timeline
+def _beginning(alpha: Alpha | None, members: tuple[str, ...]) -> tuple[Coefficients, AlphaSource | None]:
+    """The first coefficients, and alpha over time where it was given."""
+    if isinstance(alpha, str):
+        source = alpha_input.open_source(alpha, members)
+        constant = isinstance(source, AlphaTimeline) and len(source.times) == 1
+        return source.at(0.0, 0), None if constant else source
     if alpha is None:
         share = 1 / len(members)
         return Coefficients.parse([share] * (len(members) - 1) + [1 - share * (len(members) - 1)], members), None
