@@ -10,7 +10,7 @@ if (token) { query.delete("token"); history.replaceState(null, "", location.path
 
 const IN_FLIGHT = 2, KINDS = ["blend", "before", "pixels"], CANVAS = { blend: at("picture"), before: at("before"), pixels: at("pixels") };
 const state = { facts: null, socket: null, controls: null, recorder: null, shares: [], ticket: 0, told: 0, drawn: 0, asked: 0, view: "blend",
-  wait: 500, playing: null, dragging: 0, news: {}, heardAt: 0 };
+  wait: 500, playing: null, dragging: -1e9, news: {} };
 const sent = new Map();
 // For tests and benchmarks: what was drawn and how long it took.
 const stats = window.dni = { frames: 0, sequence: 0, shares: [], frame: 0, latencies: [], times: [] };
