@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,16 @@ WIDTH, HEIGHT, FRAMES, RATE = 64, 48, 20, 25
 MATRIX = {"bt709": 1, "bt601": 6, "bt2020": 9, None: 2}
 
 
-def picture(index: int, width: int = WIDTH, height: int = HEIGHT, photograph: str = "astronaut") -> NDArray[np.uint8]:
+@cache
+def photograph(name: str) -> NDArray[np.uint8]:
+    """One of scikit-image's, uint8 (H, W, 3), read once."""
+    pixels: NDArray[np.uint8] = getattr(data, name)()
+    return pixels
+
+
+def picture(index: int, width: int = WIDTH, height: int = HEIGHT, of: str = "astronaut") -> NDArray[np.uint8]:
     """One frame: a window over a photograph that moves right and down and grows; uint8 (height, width, 3)."""
-    whole = getattr(data, photograph)()
+    whole = photograph(of)
     side = 160 + 2 * (index % 60)
     left, top = (3 * index) % (whole.shape[1] - side), (2 * index) % (whole.shape[0] - side)
     window = Image.fromarray(whole).resize((width, height), Image.Resampling.BILINEAR, (left, top, left + side, top + side))

@@ -18,11 +18,13 @@ from dni_deploy.errors import UsageError, shown
     dni-deploy bench sr.dni
     dni-deploy bench sr.dni --plot bench.svg -o bench.json
     dni-deploy bench sr.dni --shape 1x3x256x256 --json
+    dni-deploy bench sr.dni --video in.mp4 --repeats 300
     """,
 )
 @options.bundle
 @click.option("--shape", metavar="NxCxHxW", help="Shape of the input.")
 @click.option("--repeats", type=click.IntRange(1, 10_000), help="How often each figure is taken.")
+@click.option("--video", type=options.PATH, metavar="FILM", help="Time the stages of this film's frames, --repeats of them.")
 @click.option("-o", "--output", type=options.PATH, help="Write the result as JSON here.")
 @click.option("--plot", type=options.PATH, help="Draw the result here, .png, .svg or .pdf.")
 @options.threads
@@ -32,6 +34,7 @@ def command(
     bundle: Path,
     shape: str | None,
     repeats: int | None,
+    video: Path | None,
     output: Path | None,
     plot: Path | None,
     threads: int,
@@ -39,8 +42,16 @@ def command(
 ) -> None:
     """Time an alpha change, the first frame after it and a steady frame, against the other ways to change alpha.
 
-    All rows are taken in one run, interleaved, on this machine.
+    All rows are taken in one run, interleaved, on this machine. With --video: decode, change, frame, encode and the slider's
+    delay over a film's frames.
     """
+    if video is not None:
+        if shape is not None or output is not None or plot is not None:
+            raise UsageError(
+                "--video takes its shape from the film, and prints; --shape, --output and --plot are for the other rows."
+            )
+        _film(surface, bundle, video, repeats, threads)
+        return
     chosen = {} if repeats is None else {"repeats": repeats}
     size = _shape(shape)
     verb = open_door("dni_deploy.verbs.bench").bench
@@ -80,6 +91,26 @@ def command(
     for path in (output, plot):
         if path is not None:
             facts({"wrote": path})
+
+
+def _film(surface: Surface, bundle: Path, video: Path, frames: int | None, threads: int) -> None:
+    chosen = {} if frames is None else {"frames": frames}
+    verb = open_door("dni_deploy.benchmark.video").bench_video
+    with surface.progress() as progress:
+        report = verb(bundle, video, threads=threads, progress=progress, **chosen)
+    if surface.result("bench", report.to_json()):
+        return
+    facts(
+        {
+            "bundle": report.bundle,
+            "film": f"{report.film}, {'x'.join(map(str, report.size))} to {'x'.join(map(str, report.output_size))}",
+            "frames": report.frames,
+            "engine": report.engine,
+            "frame with a change / without": f"{report.changed_over_steady:.3g}, median of pairs",
+        }
+    )
+    click.echo("\nmilliseconds per frame, one stage after the other:")
+    table(["", "p50", "p95", "p99"], [[stage.name, _ms(stage.p50), _ms(stage.p95), _ms(stage.p99)] for stage in report.stages])
 
 
 def _ms(value: float | None) -> str:
