@@ -45,6 +45,8 @@ from dni_deploy.errors import shown
 )
 @click.option("--osc", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by OSC on this port of loopback.")
 @click.option("--http", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by HTTP on this port of loopback.")
+@click.option("--midi", metavar="CC", help="Set alpha live by MIDI: 1, 1@NAME of the input, or 20=psnr,21=gan.")
+@click.option("--plane", type=options.PATH, help="A JSON file with the members' places, for live points of a control plane.")
 @click.option("--slew", type=click.FloatRange(0, min_open=True), help="The most that a live share may move in a second.")
 @click.option("--alpha-log", type=options.PATH, help="Write alpha and generation of every frame here, to be played again.")
 @click.option("--stamp/--no-stamp", default=True, help="Write them into each y4m frame's line, too, as a comment (default).")
@@ -61,6 +63,8 @@ def command(
     alpha: str | None,
     osc: int | None,
     http: int | None,
+    midi: str | None,
+    plane: Path | None,
     slew: float | None,
     alpha_log: Path | None,
     stamp: bool,
@@ -95,6 +99,8 @@ def command(
             alpha=alpha,
             osc=osc,
             http=http,
+            midi=midi,
+            plane=plane,
             slew=slew,
             alpha_log=alpha_log,
             force=force,

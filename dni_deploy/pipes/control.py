@@ -15,6 +15,7 @@ from dni_deploy.curves import AlphaCurve
 from dni_deploy.errors import UsageError
 from dni_deploy.live.cell import AlphaCell
 from dni_deploy.live.feeders import open_feeders
+from dni_deploy.plane import ControlPlane
 from dni_deploy.plane_path import PlanePath
 from dni_deploy.timeline import AlphaSource, AlphaTimeline
 
@@ -89,28 +90,30 @@ def open_control(
     rate: Fraction | None = None,
     osc: int | None = None,
     http: int | None = None,
+    midi: str | None = None,
+    plane: ControlPlane | None = None,
     slew: float | None = None,
     extrapolate: bool = False,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> Iterator[Control]:
     """The control of one stream; leaving the block closes its ports.
 
-    osc, http   ports on loopback; `alpha` is then where the cell begins, and must not change by itself.
+    osc, http, midi, plane   as in open_feeders; `alpha` is then where the cell begins, and must not change by itself.
     slew        of that cell, as AlphaCell.
     note        is told the ports, and what a message has wrong.
     Raises UsageError, BusyError (a port is taken), EnvironmentProblem (python-osc is not installed; names the extra), and what
     source_of does.
     """
     source = source_of(alpha, members, rate=rate, extrapolate=extrapolate)
-    live = osc is not None or http is not None
+    live = osc is not None or http is not None or midi is not None
     if slew is not None and (not live or isinstance(source, AlphaCell)):
-        raise UsageError("A slew limit is for live alpha; give a port with it (--osc, --http), or leave it out.")
+        raise UsageError("A slew limit is for live alpha; give a port with it (--osc, --http, --midi), or leave it out.")
     if live and not isinstance(source, AlphaCell):
         if not is_constant(source):
             raise UsageError("An alpha over time and a live one exclude each other; give one alpha to start from.")
         source = AlphaCell(members, source.at(0.0, 0), slew=slew, extrapolate=extrapolate)
     if isinstance(source, AlphaCell):
-        with open_feeders(source, osc=osc, http=http, note=note, tell=note):
+        with open_feeders(source, osc=osc, http=http, midi=midi, plane=plane, note=note, tell=note):
             yield Control(source, rate)
     else:
         yield Control(source, rate)

@@ -20,6 +20,7 @@ from dni_deploy.pipes.lane import Lane, Picture, parse_rate
 from dni_deploy.pipes.loop import pump
 from dni_deploy.pipes.rgb24 import Rgb24Lane
 from dni_deploy.pipes.stream import Downstream, Readable, Writable, flush, write_whole
+from dni_deploy.plane import ControlPlane
 from dni_deploy.session import Session, Stamped, open_session
 
 FORMATS = ("y4m", "rgb24")
@@ -74,6 +75,8 @@ def filter(
     alpha: StreamAlpha = None,
     osc: int | None = None,
     http: int | None = None,
+    midi: str | None = None,
+    plane: str | os.PathLike[str] | None = None,
     slew: float | None = None,
     alpha_log: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -95,6 +98,7 @@ def filter(
     alpha          an alpha; a timeline or a curve as text; a file of keyframes, or a log to play again; an AlphaSource;
                    None: the first member alone.
     osc, http      ports on loopback for live alpha (0: any, told by `note`); `alpha` is then where it starts. slew: as AlphaCell.
+    midi           controllers for live alpha, as open_feeders reads them. plane: a JSON file with what live points mean.
     alpha_log      a side file with alpha and generation of every frame that was written; force: replace one that exists.
     stamp          y4m: write generation and shares into each frame's line, as the comment XDNI=generation:share,share.
     engine, precision, device, threads, extrapolate   as in open_session.
@@ -118,6 +122,8 @@ def filter(
                 rate=lane.rate,
                 osc=osc,
                 http=http,
+                midi=midi,
+                plane=None if plane is None else ControlPlane.read(plane, bundle.members),
                 slew=slew,
                 extrapolate=extrapolate,
                 note=tell,
