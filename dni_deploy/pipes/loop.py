@@ -49,17 +49,17 @@ class Belt(Generic[Item]):
                 self._changed.notify_all()
             return not self._closed
 
-    def get(self) -> list[Item]:
-        """Waits for the next item: [item], or [] where the belt is closed and empty."""
+    def get(self, glance: Callable[[], None] = lambda: None) -> list[Item]:
+        """Waits for the next item: [item], or [] where the belt is closed and empty. `glance` is called while it waits."""
         with self._changed:
-            self._wait(lambda: self._closed or bool(self._items))
+            self._wait(lambda: self._closed or bool(self._items), glance)
             taken = [self._items.popleft()] if self._items else []
             self._changed.notify_all()
             return taken
 
-    def _wait(self, ready: Callable[[], bool]) -> None:
+    def _wait(self, ready: Callable[[], bool], glance: Callable[[], None] = lambda: None) -> None:
         while not self._changed.wait_for(ready, GLANCE_SECONDS):
-            pass
+            glance()
 
     def close(self, *, drop: bool = False) -> None:
         """Nothing more is taken; what lies on it can still be fetched, unless it is dropped."""
@@ -92,10 +92,16 @@ class _Worker(threading.Thread):
             self._finish()
 
 
-def pump(source: Iterable[In], effect: Callable[[In, int], Out], sink: Callable[[Out], None]) -> tuple[int, bool]:
+def pump(
+    source: Iterable[In],
+    effect: Callable[[In, int], Out],
+    sink: Callable[[Out], None],
+    glance: Callable[[], None] = lambda: None,
+) -> tuple[int, bool]:
     """Take every item of `source` through `effect` (item, number) in the caller's thread, and hand it to `sink`, in order.
 
-    Returns how many were handed over whole, and whether it ended because `sink` raised Downstream.
+    glance: called by the sink's thread every now and then while it has nothing to hand over.
+    Returns how many were handed over whole, and whether it ended because `sink` or `glance` raised Downstream.
     Raises what the three raise; whatever came before the error has been handed over, unless it is the sink's own.
     """
     ahead: Belt[In] = Belt(READ_AHEAD)
@@ -109,7 +115,7 @@ def pump(source: Iterable[In], effect: Callable[[In, int], Out], sink: Callable[
 
     def write() -> None:
         nonlocal written
-        while taken := behind.get():
+        while taken := behind.get(glance):
             sink(taken[0])
             written += 1
 

@@ -94,6 +94,17 @@ def flush(sink: Any) -> None:
         raise _write_error(error) from error
 
 
+def look_downstream(sink: Writable) -> None:
+    """Raises Downstream where the reader of a pipe or socket has gone away; what is neither of them has none."""
+    try:
+        look = select.poll()
+        look.register(sink.fileno(), 0)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in look.poll(0)):
+            raise Downstream
+    except (OSError, AttributeError):  # no descriptor behind it; or Windows, where there is no poll
+        return
+
+
 def _write_error(error: OSError) -> Exception:
     if error.errno in CLOSED:
         return Downstream()

@@ -19,7 +19,7 @@ from dni_deploy.pipes.control import Control, StreamAlpha, open_control
 from dni_deploy.pipes.lane import Lane, Picture, parse_rate
 from dni_deploy.pipes.loop import pump
 from dni_deploy.pipes.rgb24 import Rgb24Lane
-from dni_deploy.pipes.stream import Downstream, Readable, Writable, flush, write_whole
+from dni_deploy.pipes.stream import Downstream, Readable, Writable, flush, look_downstream, write_whole
 from dni_deploy.plane import ControlPlane
 from dni_deploy.session import Session, Stamped, open_session
 
@@ -193,7 +193,7 @@ def _run(lane: Lane, session: Session, control: Control, sink: Writable, log: Al
     except Downstream:
         closed = True
     if not closed:
-        written, closed = pump(arriving(), effect, hand_on)
+        written, closed = pump(arriving(), effect, hand_on, lambda: look_downstream(sink))
     if not written and not closed:
         raise InputError("The stream ended before its first frame; see what the program before the pipe says.")
     scaled = f"{lane.width * lane.scale}x{lane.height * lane.scale}"

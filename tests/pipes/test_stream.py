@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dni_deploy.errors import InputError, LimitError
-from dni_deploy.pipes.stream import Downstream, flush, read_line, read_whole, write_whole
+from dni_deploy.pipes.stream import Downstream, flush, look_downstream, read_line, read_whole, write_whole
 
 
 class Dribble:
@@ -97,3 +97,15 @@ def test_reads_that_fail() -> None:
     closed.close()
     with pytest.raises(InputError, match="closed file"):
         read_whole(closed, bytearray(1))
+
+
+def test_looking_downstream() -> None:
+    reading, writing = os.pipe()
+    with io.FileIO(writing, "wb") as sink:
+        look_downstream(sink)
+        os.close(reading)
+        with pytest.raises(Downstream):
+            look_downstream(sink)
+    look_downstream(io.BytesIO())
+    with open(os.devnull, "wb") as file:
+        look_downstream(file)
