@@ -1,0 +1,221 @@
+"""Measure the live page in headless Chromium: from a slider event to the picture that shows it, and frames in a second.
+
+    python -m benchmarks.page_latency -o page.json
+    python -m benchmarks.page_latency --width 24 --depth 8 --scale 2 --events 100
+
+`dni-deploy serve` runs as a process of its own, the browser as another. A slider event is a DOM event on the page; its picture is the
+first one drawn whose stamp knows of it. Needs PyTorch (for the Compact network), playwright and a Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from benchmarks.commit import described
+from dni_deploy.bundle import write_bundle
+from dni_deploy.checkpoint import Checkpoint
+from dni_deploy.errors import EnvironmentProblem
+from dni_deploy.family import Family
+from dni_deploy.machine import cores, cpu
+from dni_deploy.pictures import read_picture
+from dni_deploy.signature import Signature
+from dni_deploy.verbs.export import export
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+]  # fmt: skip
+
+MOVE = """async events => {
+  const slider = document.getElementById('alpha'), found = [];
+  for (let index = 0; index < events; index += 1) {
+    const before = dni.latencies.length;
+    slider.value = (index * 37 % 100) / 100;
+    slider.dispatchEvent(new Event('input', { bubbles: true }));
+    while (dni.latencies.length === before) await new Promise(done => setTimeout(done, 1));
+    found.push(dni.latencies[dni.latencies.length - 1]);
+    await new Promise(done => setTimeout(done, Math.random() * 60));
+  }
+  return found;
+}"""
+
+WATCH = """async seconds => {
+  const from = dni.frames, began = performance.now(), start = dni.times.length;
+  await new Promise(done => setTimeout(done, seconds * 1000));
+  const times = dni.times.slice(-Math.min(dni.frames - from, 250));
+  return { rate: (dni.frames - from) * 1000 / (performance.now() - began), gaps: times.slice(1).map((time, index) => time - times[index]) };
+}"""
+
+
+def film(path: Path, width: int, height: int, rate: int, count: int = 120) -> None:
+    """A pan over the photograph, encoded so that decoding costs little."""
+    photograph = read_picture(ROOT / "dni_deploy" / "data" / "astronaut.png").rgb
+    wide = np.tile(photograph, (1 + height // photograph.shape[0], 2 + width // photograph.shape[1], 1))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
+        for index in range(count):
+            left = index * 2 % photograph.shape[1]
+            frame = np.ascontiguousarray(wide[:height, left : left + width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def identity(path: Path) -> None:
+    """A bundle of two members that leave the picture as it is: one convolution of 1x1."""
+    weight = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "conv.weight"], ["y"])],
+        "identity",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, "H", "W"])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3, "H", "W"])],
+        [numpy_helper.from_array(weight, "conv.weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    members = {name: Checkpoint.of({"conv.weight": weight * factor}) for name, factor in (("same", 1.0), ("dark", 0.5))}
+    facts = {"torch": "none", "probe_error": 0.0}
+    write_bundle(path, model, Family.of(members), Signature(radius=0), architecture="identity", graph_facts=facts)
+
+
+def compact(path: Path, width: int, depth: int, scale: int) -> None:
+    """A bundle of two Compact networks with random weights; speed does not depend on training."""
+    import torch
+    from safetensors.torch import save_file
+
+    from exporters.architectures.compact import SRVGGNetCompact
+
+    files = {}
+    for number in range(2):
+        torch.manual_seed(0)
+        state = SRVGGNetCompact(width=width, depth=depth, scale=scale).state_dict()
+        torch.manual_seed(number + 1)
+        moved = {key: (value + 0.01 * torch.randn_like(value)).contiguous() for key, value in state.items()}
+        files[f"m{number}"] = path.with_name(f"m{number}.safetensors")
+        save_file(moved, files[f"m{number}"])
+    export(files, path)
+
+
+@contextmanager
+def page_of(bundle: Path, source: Path, size: str, browser: Any, threads: int) -> Iterator[Any]:
+    """The page of a server that runs beside this process, when it has drawn its first picture."""
+    command = [
+        sys.executable,
+        "-m",
+        "dni_deploy",
+        "serve",
+        str(bundle),
+        str(source),
+        "--port",
+        "0",
+        "--size",
+        size,
+        "--fps",
+        "240",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen([*command, "--threads", str(threads), "-q"], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert child.stdout is not None
+        url = child.stdout.readline().strip()
+        if not url:
+            raise EnvironmentProblem("dni-deploy serve did not start.")
+        tab = browser.new_page(viewport={"width": 1280, "height": 844})
+        tab.goto(url)
+        while not tab.evaluate("dni.frames > 1"):
+            time.sleep(0.02)
+        yield tab
+        tab.close()
+    finally:
+        child.terminate()
+        child.wait(10)
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Linear between neighbours, as numpy does."""
+    return round(float(np.quantile(values, share)), 2)
+
+
+def measure(given: argparse.Namespace, folder: Path, browser: Any) -> dict[str, Any]:
+    film(folder / "slow.mp4", 320, 180, 60)
+    film(folder / "fast.mp4", 640, 360, 120)
+    identity(folder / "identity.dni")
+    compact(folder / "compact.dni", given.width, given.depth, given.scale)
+    load = os.getloadavg()[0]
+    with page_of(folder / "compact.dni", folder / "slow.mp4", "320x180", browser, given.threads) as tab:
+        steady = tab.evaluate(WATCH, given.seconds)
+        taken = tab.evaluate(MOVE, given.events)
+        network = tab.locator("#m-network").inner_text()
+    frame = statistics.median(steady["gaps"])
+    goal = 2 * frame + 30
+    latency = {
+        "network": f"Compact {given.width}x{given.depth}, x{given.scale}, 320x180 in",
+        "frame_ms": round(frame, 2),
+        "network_told_by_page": network,
+        "events": len(taken),
+        **{f"p{round(100 * share)}_ms": quantile(taken, share) for share in (0.5, 0.95, 0.99)},
+        "goal_p95_ms": round(goal, 2),
+        "reached": quantile(taken, 0.95) <= goal,
+        "load_before": load,
+    }
+    load = os.getloadavg()[0]
+    with page_of(folder / "identity.dni", folder / "fast.mp4", "640x360", browser, given.threads) as tab:
+        watched = [tab.evaluate(WATCH, given.seconds)["rate"] for _ in range(3)]
+    rate = {
+        "picture": "640x360 JPEG, quality 80, identity, film of 120 frames/s",
+        "frames_per_second": [round(one, 1) for one in watched],
+    }
+    return {"latency": latency, "rate": {**rate, "goal": 60, "reached": max(watched) >= 60, "load_before": load}}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=64, help="features of the Compact network")
+    parser.add_argument("--depth", type=int, default=16, help="its convolutions")
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--events", type=int, default=60, help="slider events")
+    parser.add_argument("--seconds", type=float, default=4.0, help="that frames are counted for")
+    parser.add_argument("--threads", type=int, default=0, help="of the engine")
+    parser.add_argument("-o", "--output", type=Path, help="JSON; default: printed")
+    given = parser.parse_args(arguments)
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        found = measure(given, Path(name), browser)
+        browser.close()
+    result = {
+        "schema": 1,
+        "commit": described(ROOT),
+        "cpu": cpu()[0],
+        "cores": cores(),
+        "load_after": os.getloadavg()[0],
+        **found,
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    if given.output is not None:
+        given.output.write_text(text, encoding="utf-8")
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
