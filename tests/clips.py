@@ -107,7 +107,7 @@ def sound(seconds: float) -> Iterator[av.AudioFrame]:
 
 
 def with_subtitles(source: Path, target: Path) -> Path:
-    """The same packets and two lines of text; a chapter and a title, too."""
+    """The same packets and two lines of text; a chapter, a title and an attached file, too."""
     lines = "1\n00:00:00,100 --> 00:00:00,300\nfirst\n\n2\n00:00:00,400 --> 00:00:00,700\nsecond\n"
     text = source.with_suffix(".srt")
     text.write_text(lines)
@@ -118,6 +118,7 @@ def with_subtitles(source: Path, target: Path) -> Path:
             for stream in given.streams
         }
         copies[(words.name, 0)].metadata["language"] = "eng"
+        output.add_attachment("font.ttf", "application/x-truetype-font", b"no font" * 9)
         output.metadata["title"] = "a title"
         output.set_chapters([{"id": 1, "start": 0, "end": 400, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}])
         for given in (words, film):
@@ -165,5 +166,5 @@ def see(path: Path) -> Seen:
                 told = [Fraction(value) * packet.time_base for value in (packet.pts, packet.dts, packet.duration)]
                 sums[packet.stream.index].update(f"{told[0]} {told[1]} {told[2]} {packet.is_keyframe}".encode() + bytes(packet))
         video = sums[given.streams.video[0].index].hexdigest()
-        others = tuple(sums[other.index].hexdigest() for other in given.streams if other.type != "video")
+        others = tuple(sums[other.index].hexdigest() for other in given.streams if other.type in ("audio", "subtitle"))
         return Seen(tuple(frames), tuple(times), tags, others, video)

@@ -38,6 +38,10 @@ def container_format(path: Path) -> str:
         ) from None
 
 
+HOLDS_FILES = "matroska"
+"""The only one of them that has a place for attachments, such as fonts."""
+
+
 def check_output(path: Path, source: Source, chosen: EncoderSettings, target: Target) -> bool:
     """See, in memory, that such a container takes all the streams; tells whether it keeps the encoder's header.
 
@@ -96,7 +100,7 @@ def _copies(output: OutputContainer, given: InputContainer, source: Source, name
     made: dict[int, Stream] = {}
     for index in source.kept:
         stream = given.streams[index]
-        if stream.type == "attachment" and name != "matroska":
+        if stream.type == "attachment" and name != HOLDS_FILES:
             continue
         try:
             made[index] = output.add_stream_from_template(stream)

@@ -22,6 +22,8 @@ from dni_deploy.frames import Frame
 TRUSTED_ENDS = ("matroska", "mov", "flv", "avi")
 """Formats whose head says how long the film is; the others' duration is a guess from the end of the file itself."""
 
+TIMED = ("video", "audio", "subtitle")
+
 NEVER_ENDS = 1000
 """So many packets in a row that cannot be read, and the rest is given up."""
 
@@ -94,7 +96,7 @@ class Reader:
             end = max(end, _end(packet))
             if torn is not None and torn.before(packet, stream.index):
                 self._torn.append(packet.pts or 0)
-            if packet.stream_index != stream.index:
+            if packet.stream.index != stream.index:
                 continue
             if packet.is_corrupt:
                 self._damage()
@@ -108,9 +110,10 @@ class Reader:
         self.losses.damaged += 1
 
     def _packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
-        """Every packet of every stream; a place that cannot be read is passed over."""
+        """Every packet of every stream that has times; a place that cannot be read is passed over."""
         errors = 0
-        packets = container.demux()
+        timed = [stream for stream in container.streams if stream.type in TIMED]
+        packets = container.demux(*timed)
         while errors < NEVER_ENDS:
             try:
                 for packet in packets:
@@ -122,7 +125,7 @@ class Reader:
                     raise LimitError("There is not enough memory to decode the film.") from error
                 errors += 1
                 self.losses.found = True
-                packets = container.demux()
+                packets = container.demux(*timed)
 
     def _decoded(self, packet: Packet[Any]) -> Iterator[VideoFrame]:
         try:

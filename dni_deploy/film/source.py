@@ -49,7 +49,7 @@ class Source:
     rate       frames per second on average, for the encoder and for guesses; never for timestamps.
     frames     how many there are, as far as the file says or its duration lets guess; 0 unknown.
     aspect     width over height of a pixel as it is shown, or None.
-    kept       indices of the streams that are copied; dropped: the others, in words.
+    kept       indices of the streams that are copied, as far as the output can hold them; attachments: how many of them are files.
     notes      what a reader should know about how the film was taken, one phrase each.
     """
 
@@ -66,6 +66,7 @@ class Source:
     aspect: Fraction | None
     colour: Colour
     kept: tuple[int, ...]
+    attachments: int
     notes: tuple[str, ...]
 
 
@@ -173,6 +174,7 @@ def look(path: Path, hwaccel: str | None = None) -> Source:
             aspect=1 / aspect if aspect and turned else aspect,
             colour=colour,
             kept=kept,
+            attachments=sum(container.streams[index].type == "attachment" for index in kept),
             notes=tuple(_notes(container, stream, first, colour, rotation, kept)),
         )
 

@@ -23,7 +23,7 @@ from dni_deploy.film import encoder
 from dni_deploy.film.colour import even_size
 from dni_deploy.film.encoder import Target
 from dni_deploy.film.job import Job, has_logged, identity, open_job
-from dni_deploy.film.join import check_output, container_format, join
+from dni_deploy.film.join import HOLDS_FILES, check_output, container_format, join
 from dni_deploy.film.pipeline import Effect, Settings, process
 from dni_deploy.film.reader import Losses
 from dni_deploy.film.source import Source, look
@@ -164,7 +164,7 @@ def video(
             engine_why=session.why,
             codec=codec,
             seconds=time.perf_counter() - started,
-            notes=(*source.notes, *_notes(source, scale, target, losses)),
+            notes=(*source.notes, *_notes(source, scale, target, losses, name)),
         )
     if losses:
         raise PartialResult(_told(film, goal, report.frames, losses))
@@ -254,10 +254,12 @@ def _cleared(job: Job) -> Iterator[None]:
         raise
 
 
-def _notes(source: Source, scale: int, target: Target, losses: Losses) -> Iterator[str]:
+def _notes(source: Source, scale: int, target: Target, losses: Losses, container: str) -> Iterator[str]:
     size = (source.width * scale, source.height * scale)
     if even_size(*size) != size:
         yield f"{size[0]}x{size[1]} is odd: the last {_sides(size)} repeated once, so that 4:2:0 can hold it"
+    if source.attachments and container != HOLDS_FILES:
+        yield f"{source.attachments} attached files are left out: {container} has no place for them, .mkv has"
     if losses.moved:
         yield f"{losses.moved} timestamps were absent or not later than the one before, and were set after it"
 

@@ -82,9 +82,24 @@ def test_subtitles_chapters_and_titles_are_kept(tmp_path: Path, make: Make) -> N
     with av.open(str(tmp_path / "out.mkv")) as film:
         assert film.metadata["title"] == "a title"
         assert film.streams[2].language == "eng"
+        assert film.streams.attachments[0].data == b"no font" * 9
         assert [chapter["metadata"]["title"] for chapter in film.chapters()] == ["one"]
     with pytest.raises(UsageError, match=r"cannot hold stream 2 .*subtitle.*\.mkv"):
         make(source, tmp_path / "out.mp4")
+
+
+def test_attached_files_that_find_no_place_are_told(tmp_path: Path, make: Make) -> None:
+    source = with_subtitles(Clip().write(tmp_path / "bare.mkv"), tmp_path / "full.mkv")
+    with av.open(str(source)) as given, av.open(str(tmp_path / "in.mkv"), "w") as output:
+        copies = {
+            stream.index: output.add_stream_from_template(stream) for stream in given.streams if stream.type != "subtitle"
+        }
+        for packet in given.demux(*(stream for stream in given.streams if stream.type in ("video", "audio"))):
+            if packet.dts is not None:
+                packet.stream = copies[packet.stream.index]
+                output.mux(packet)
+    report = make(tmp_path / "in.mkv", tmp_path / "out.mp4")
+    assert any("1 attached files are left out" in note for note in report.notes)
 
 
 def test_alpha_over_time(tmp_path: Path, make: Make, engine: Dimmer) -> None:
