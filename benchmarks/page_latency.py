@@ -44,7 +44,8 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
 
-MOVE = """async events => {
+# Events come at any moment of a frame: right after one was drawn, the next has just begun, and the wait would be the longest.
+MOVE = """async ([events, frame]) => {
   const slider = document.getElementById('alpha'), found = [];
   for (let index = 0; index < events; index += 1) {
     const before = dni.latencies.length;
@@ -52,7 +53,7 @@ MOVE = """async events => {
     slider.dispatchEvent(new Event('input', { bubbles: true }));
     while (dni.latencies.length === before) await new Promise(done => setTimeout(done, 1));
     found.push(dni.latencies[dni.latencies.length - 1]);
-    await new Promise(done => setTimeout(done, Math.random() * 60));
+    await new Promise(done => setTimeout(done, Math.random() * 2 * frame));
   }
   return found;
 }"""
@@ -161,9 +162,9 @@ def measure(given: argparse.Namespace, folder: Path, browser: Any) -> dict[str, 
     load = os.getloadavg()[0]
     with page_of(folder / "compact.dni", folder / "slow.mp4", "320x180", browser, given.threads) as tab:
         steady = tab.evaluate(WATCH, given.seconds)
-        taken = tab.evaluate(MOVE, given.events)
+        frame = statistics.median(steady["gaps"])
+        taken = tab.evaluate(MOVE, [given.events, frame])
         network = tab.locator("#m-network").inner_text()
-    frame = statistics.median(steady["gaps"])
     goal = 2 * frame + 30
     latency = {
         "network": f"Compact {given.width}x{given.depth}, x{given.scale}, 320x180 in",
