@@ -29,7 +29,7 @@ def completed(alpha: Alpha, members: Sequence[str], *, extrapolate: bool = False
             rest = 1.0 - math.fsum(float(share) for share in named.values())
         except (TypeError, ValueError, OverflowError):
             rest = math.nan  # the sentence for it is that of parse
-        if math.isfinite(rest) and (extrapolate or rest >= 0.0):
+        if math.isfinite(rest) and (extrapolate or 0.0 <= rest <= 1.0):
             alpha = {**named, left_out[0]: rest}  # type: ignore[dict-item]
     return Coefficients.parse(alpha, members, extrapolate=extrapolate)
 

@@ -127,6 +127,12 @@ def test_going_on_gives_the_same_file(tmp_path: Path, keep: int, tail: bytes) ->
     assert path.read_bytes() == whole
 
 
+def test_what_is_dropped_is_gone_at_once(tmp_path: Path) -> None:
+    path = written(tmp_path / "part.jsonl", performance(10))
+    AlphaLog.resume(path, THREE, "digest", frames=4).close()
+    assert path.read_bytes() == written(tmp_path / "four.jsonl", performance(10)[:4]).read_bytes()
+
+
 def test_going_on_with_something_else(tmp_path: Path) -> None:
     path = written(tmp_path / "live.jsonl", performance(3))
     before = path.read_bytes()

@@ -112,6 +112,36 @@ def test_no_jump(points: list[tuple[float, float]], point: tuple[float, float], 
     assert np.max(np.abs(moved - shares)) <= step / height * 2 + 1e-5  # INSIDE, as above
 
 
+@pytest.mark.parametrize("count", [5, 6, 7, 12, 16])
+def test_on_the_borders_between_triangles(count: int) -> None:
+    """Rounding puts such a point outside of both its triangles; it must not be taken for one outside of the plane."""
+    names = tuple(f"m{index}" for index in range(count))
+    made = ControlPlane.default(names)
+    places = np.array([place for _, place in made.places])
+    for one, other in combinations(range(count), 2):
+        for way in np.linspace(0, 1, 41):
+            point = (1 - way) * places[one] + way * places[other]
+            back = made.at(float(point[0]), float(point[1])).array() @ places
+            assert np.linalg.norm(back - point) < 1e-5  # INSIDE, as above
+
+
+def test_places_that_are_almost_on_a_line() -> None:
+    """The first three miss one line by a rounding, and their triangle has no area in floats: it is passed over, without a gap."""
+    line = [(0.8, 0.9), (0.7000000000000001, 0.6000000000000001), (0.6000000000000001, 0.3000000000000001)]
+    for more in ([(0.1, 0.5)], [(0.1, 0.5), (1.0, 0.4)]):
+        names = tuple("abcde"[: 3 + len(more)])
+        made = ControlPlane.of(dict(zip(names, line + more, strict=True)), names)
+        corners = np.array(line + more)
+        mixtures = np.random.default_rng(0).dirichlet([1] * len(corners), 500)
+        on_it = np.array([[1 - way, 0, way] for way in np.linspace(0, 1, 200)]) @ corners[:3]
+        for x, y in np.concatenate([mixtures @ corners, on_it]).tolist():
+            assert np.linalg.norm(made.at(x, y).array() @ corners - (x, y)) < 1e-5
+
+
+def test_the_shorter_joint_is_taken() -> None:
+    assert triangles([(0.0, 0.5), (1.0, 0.5), (0.5, 0.4), (0.5, 0.6)]) == [(0, 2, 3), (1, 2, 3)]
+
+
 @given(layouts)
 def test_triangles_cover_the_hull_without_overlap(points: list[tuple[float, float]]) -> None:
     """Their areas add up to the hull's, exactly, and so do the triangles' that a fan from the hull's corners has."""

@@ -122,6 +122,15 @@ def test_update_changes_what_is_wanted() -> None:
     assert live.setting.sequence == 2
 
 
+def test_update_goes_from_what_is_wanted_not_from_where_a_slew_limit_is() -> None:
+    live = cell(slew=0.1)
+    live.read(0.0)
+    live.set(0.5, now=0.0)
+    live.read(0.1)
+    live.update(lambda wanted: Coefficients.parse(wanted.shares[0] / 2, TWO), now=0.1)
+    assert live.read(0.2).wanted.shares == (0.25, 0.75)
+
+
 def test_subscribers_and_waiting() -> None:
     live, seen = cell(), []
     end = live.subscribe(seen.append)
