@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from dni_deploy.errors import InputError, shown
 from dni_deploy.frames import Frame
@@ -48,6 +48,11 @@ class Colour:
         full = int(frame.color_range) == FULL or frame.format.name.startswith("yuvj")
         if matrix == UNSPECIFIED:
             return cls(usual, full, primaries, transfer, not frame.format.name.startswith("gray"))
+        if matrix in SCALER and SCALER[matrix] not in Colorspace.__members__:
+            raise InputError(
+                f"The film's colour matrix is {SCALER[matrix]}, which PyAV knows from version 18 on (Python 3.11); convert the film to "
+                "BT.709 first."
+            )
         if matrix not in SCALER:
             raise InputError(
                 f"The film's colour matrix is number {matrix} of AVCOL_SPC, which cannot be turned into RGB here; "
