@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import NamedTuple
 
-from dni_deploy.errors import EngineError, LimitError
+from dni_deploy.errors import EngineError, InputError, LimitError, shown
 from dni_deploy.film.channel import Broken, Channel
 from dni_deploy.film.encoder import Encoder, EncoderSettings, Target
 from dni_deploy.film.job import Job
@@ -17,6 +17,7 @@ from dni_deploy.film.segments import AlphaRow, EncodingLost, SegmentWriter
 from dni_deploy.film.source import Source
 from dni_deploy.frames import Frame
 from dni_deploy.progress import MaybeProgress, tell
+from dni_deploy.publish import FULL
 from dni_deploy.session import Stamped
 
 Effect = Callable[[Frame, float, int], Stamped]
@@ -31,6 +32,10 @@ TOLD_EVERY = 0.1
 
 PATIENCE = 60.0
 """Seconds that a thread gets to finish the frame it is at when the run is over."""
+
+
+class WorkFolderError(InputError):
+    """The work folder cannot be written; the film itself is not at fault, so what is done stays."""
 
 
 class Finished(NamedTuple):
@@ -149,6 +154,12 @@ def _write(made: Iterable[Finished], job: Job, settings: Settings) -> None:
         if writer is not None and encoder is not None:
             _close(job, writer, encoder)
             writer = None
+    except OSError as error:
+        kind = LimitError if error.errno in FULL else WorkFolderError
+        raise kind(
+            f"The work folder {shown(job.folder)} could not be written ({error.strerror}); its whole segments stay, and the same "
+            "command goes on behind them."
+        ) from error
     finally:
         if writer is not None:
             writer.discard()

@@ -24,7 +24,7 @@ from dni_deploy.film.colour import even_size
 from dni_deploy.film.encoder import Target
 from dni_deploy.film.job import Job, has_logged, identity, open_job
 from dni_deploy.film.join import HOLDS_FILES, check_output, container_format, join
-from dni_deploy.film.pipeline import Effect, Settings, process
+from dni_deploy.film.pipeline import Effect, Settings, WorkFolderError, process
 from dni_deploy.film.reader import Losses
 from dni_deploy.film.source import Source, look
 from dni_deploy.frames import Frame, check_signature
@@ -241,7 +241,7 @@ def _cleared(job: Job) -> Iterator[None]:
     """Remove the job where going on with it would fail again; what a stop, a full disk or a device broke off stays."""
     try:
         yield
-    except (LimitError, EnvironmentProblem, OSError):
+    except (LimitError, EnvironmentProblem, WorkFolderError, OSError):
         if not job.segments:
             job.remove()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dni_deploy.errors import BusyError, EngineError, UsageError
+from dni_deploy.errors import BusyError, EngineError, InputError, LimitError, UsageError
 from dni_deploy.film.job import open_job, work_folder
-from dni_deploy.film.segments import open_segment
+from dni_deploy.film.segments import SegmentWriter, open_segment
 from tests.clips import Clip
 from tests.film.conftest import Make
 from tests.frame_session import Dimmer
@@ -103,6 +104,25 @@ def test_a_damaged_segment_is_made_again(tmp_path: Path, make: Make, engine: Dim
     assert open_segment(first) is None
     assert make(source, output).kept == 0
     assert output.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, LimitError), (errno.EIO, InputError)])
+def test_a_full_or_failing_disk_keeps_the_whole_segments(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    source = Clip(audio=None).write(tmp_path / "in.mp4")
+    real = SegmentWriter._write
+
+    def write(writer: SegmentWriter, data: bytes) -> None:
+        if writer._first == 16:
+            raise OSError(number, os.strerror(number))
+        real(writer, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentWriter, "_write", write)
+        with pytest.raises(kind, match=os.strerror(number)):
+            make(source, tmp_path / "out.mp4")
+    assert make(source, tmp_path / "out.mp4").kept == 16
 
 
 def test_two_runs_on_one_output(tmp_path: Path, make: Make) -> None:
