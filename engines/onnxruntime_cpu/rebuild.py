@@ -40,7 +40,7 @@ class RebuildEngine:
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         self._sessions[slot] = None
         blended = blend_float64(self._members, coefficients)
-        self._sessions[slot] = runtime.session(runtime.bind(self._graph, blended), self._threads)
+        self._sessions[slot] = runtime.session(runtime.bind(self._graph, blended), self._threads, rest=True)
 
     def finish(self, slot: int) -> None:
         pass

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
 from dni_deploy.blend import blend_float64
@@ -141,3 +144,25 @@ def test_a_weight_without_effect(tmp_path: Path) -> None:
     hand = Hand()
     y = hand.node("Add", [hand.times(hand.node("Relu", [hand.conv("x", 3, weight="dead")]), 0.0), "x"])
     assert "no usable output" in rebuilt(hand.case(y, name="dead"), tmp_path / "x.dni").road
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-rebuild"])
+def test_sessions_that_take_turns_leave_each_other_the_cores(
+    name: str, cases: dict[str, tuple[Case, Bundle]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that spin on after a frame would take a core from the other slot's session. Not timed: what is asked for is looked at."""
+    opened, asked = runtime._open, []
+
+    def spy(model: onnx.ModelProto, options: ort.SessionOptions, **named: Any) -> ort.InferenceSession:
+        try:
+            asked.append(options.get_session_config_entry("session.force_spinning_stop"))
+        except RuntimeError:  # not among its entries
+            asked.append("")
+        return opened(model, options, **named)
+
+    monkeypatch.setattr(runtime, "_open", spy)
+    engine = load_engine(cases["compact"][1], name, EngineOptions(slots=2))
+    for slot in range(2):
+        engine.refit(slot, np.array([0.2, 0.3, 0.5]))
+    engine.close()
+    assert asked.count("1") == 2
