@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dni_deploy.alpha_log import AlphaLog
+from dni_deploy.coefficients import Alpha
 from dni_deploy.curves import AlphaCurve, is_curve
 from dni_deploy.errors import InputError, UsageError, shown
 from dni_deploy.keyframes import as_text, load_json, read_bytes
@@ -14,6 +15,29 @@ from dni_deploy.plane_path import PlanePath
 from dni_deploy.timeline import AlphaSource, AlphaTimeline
 
 SUFFIXES = (".json", ".csv", ".jsonl")
+
+
+def as_source(
+    alpha: Alpha | AlphaSource | str | os.PathLike[str],
+    members: Sequence[str],
+    *,
+    fps: float | None = None,
+    extrapolate: bool = False,
+) -> AlphaSource:
+    """Whatever a caller may give: an AlphaSource as it is, text or a path as open_source takes them, or one alpha for all frames.
+
+    Raises what open_source does.
+    """
+    if isinstance(alpha, str | os.PathLike):
+        return open_source(alpha, members, fps=fps, extrapolate=extrapolate)
+    if hasattr(alpha, "at"):
+        return alpha
+    return AlphaTimeline.of([(0.0, alpha)], members, extrapolate=extrapolate)
+
+
+def is_constant(source: AlphaSource) -> bool:
+    """Whether it is the same for every frame."""
+    return isinstance(source, AlphaTimeline) and len(source.times) == 1
 
 
 def open_source(

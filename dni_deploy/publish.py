@@ -58,7 +58,7 @@ def publish_file(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
         with suppress(OSError):
             os.unlink(temporary)
     with _explained(target, None):
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def publish_folder(path: str | os.PathLike[str], *, force: bool = False) -> Iter
             for folder, _, names in os.walk(temporary, topdown=False):
                 for name in names:
                     _sync(Path(folder, name))
-                _sync_folder(Path(folder))
+                sync_folder(Path(folder))
             if os.name == "nt" and existed:
                 os.rmdir(target)
             # Never replaces anything but an empty folder: rename fails on a file and on a folder with files.
@@ -94,7 +94,7 @@ def publish_folder(path: str | os.PathLike[str], *, force: bool = False) -> Iter
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     with _explained(target, None):
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
 
 def publish_bytes(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
@@ -183,7 +183,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Flush the folder's list of names, on systems and file systems that can."""
     if os.name == "nt":  # folders cannot be opened there
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -21,7 +21,7 @@ FULL = 2
 """Of AVCOL_RANGE_*: black is 0 and white 255; else 16 and 235."""
 
 HD_LINES = 720
-"""From this height on an untagged film is taken for BT.709, below for BT.601, as players do."""
+"""From this height on untagged video is taken for BT.709, below for BT.601, as players do."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy.errors import BusyError, InputError, UsageError, shown
-from dni_deploy.film.segments import Segment, SegmentWriter, open_segment, segment_path, sync_folder
-from dni_deploy.publish import FULL, write_bytes
+from dni_deploy.film.segments import Segment, SegmentWriter, open_segment, segment_path
+from dni_deploy.publish import FULL, sync_folder, write_bytes
 
 try:
     import fcntl

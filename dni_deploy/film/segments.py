@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from av.packet import Packet
 
+from dni_deploy.publish import sync_folder
+
 HEAD = struct.Struct("<qBI")
 """Of each packet: timestamp in ticks, whether it is a key frame, number of bytes."""
 
@@ -176,14 +178,3 @@ def _foot(file: BinaryIO, size: int) -> dict[str, Any]:
 
 def _row(row: list[Any]) -> AlphaRow:
     return AlphaRow(row[0], row[1], tuple(row[2]))
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the folder's list of names."""
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

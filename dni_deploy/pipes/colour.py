@@ -13,10 +13,9 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
+from dni_deploy.film.colour import HD_LINES
 from dni_deploy.frames import Frame
 from dni_deploy.pipes.y4m import CHROMA, plane_sizes
-
-HD_LINES = 720
 
 FORMATS = {(2, 2): "yuv420p", (2, 1): "yuv422p", (1, 1): "yuv444p", None: "yuv444p"}
 """swscale's format for each sharing of chroma. Grey goes with flat chroma: swscale takes "gray" for full range always."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import Union
 
-from dni_deploy.alpha_input import open_source
+from dni_deploy.alpha_input import as_source, is_constant
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.curves import AlphaCurve
 from dni_deploy.errors import UsageError
@@ -55,26 +55,15 @@ def source_of(
 
     Raises UsageError (times in seconds and no rate), CoefficientsError (for other members), and what open_source does.
     """
-    source: AlphaSource
     if alpha is None:
         return AlphaTimeline.constant(Coefficients.one_hot(members[0], members))
-    if isinstance(alpha, str | os.PathLike):
-        source = open_source(alpha, members, fps=None if rate is None else float(rate), extrapolate=extrapolate)
-    elif hasattr(alpha, "at"):
-        source = alpha
-    else:
-        source = AlphaTimeline.of([(0.0, alpha)], members, extrapolate=extrapolate)
+    source = as_source(alpha, members, fps=None if rate is None else float(rate), extrapolate=extrapolate)
     if rate is None and not is_constant(source) and _unit(source) == "seconds":
         raise UsageError(
             "The alpha counts seconds and there is no frame rate; give one (--fps, AssumeFPS), or count frames (75f)."
         )
     Coefficients.parse(source.at(0.0, 0), members, extrapolate=extrapolate)
     return source
-
-
-def is_constant(source: AlphaSource) -> bool:
-    """Whether it is the same for every frame."""
-    return isinstance(source, AlphaTimeline) and len(source.times) == 1
 
 
 def _unit(source: AlphaSource) -> str | None:

@@ -25,7 +25,7 @@ from dni_deploy.preview.server import PageServer, checked_token, is_loopback, li
 from dni_deploy.preview.sources import open_source, read_size
 from dni_deploy.preview.stage import Stage
 from dni_deploy.session import Session, open_session
-from dni_deploy.timeline import AlphaSource, AlphaTimeline
+from dni_deploy.timeline import AlphaSource
 
 FASTEST = 240
 
@@ -160,8 +160,7 @@ def _beginning(alpha: Alpha | None, members: tuple[str, ...]) -> tuple[Coefficie
     """The first coefficients, and alpha over time where it was given."""
     if isinstance(alpha, str):
         source = alpha_input.open_source(alpha, members)
-        constant = isinstance(source, AlphaTimeline) and len(source.times) == 1
-        return source.at(0.0, 0), None if constant else source
+        return source.at(0.0, 0), None if alpha_input.is_constant(source) else source
     if alpha is None:
         share = 1 / len(members)
         return Coefficients.parse([share] * (len(members) - 1) + [1 - share * (len(members) - 1)], members), None

@@ -32,7 +32,7 @@ from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.publish import publish_file
 from dni_deploy.session import Session, Stamped, open_session
 from dni_deploy.tiling import run_tiled
-from dni_deploy.timeline import AlphaSource, AlphaTimeline
+from dni_deploy.timeline import AlphaSource
 
 SEGMENT = 250
 """Frames of a segment: the distance of key frames that x264 takes by itself, so that segments cost next to nothing."""
@@ -114,7 +114,7 @@ def video(
     source = look(film, hwaccel)
     bundle = bundle_path if isinstance(bundle_path, Bundle) else Bundle.open(bundle_path)
     check_signature(bundle.signature)
-    alphas = read_alpha(alpha, bundle.members, extrapolate=extrapolate, fps=float(source.rate))
+    alphas = alpha_input.as_source(alpha, bundle.members, extrapolate=extrapolate, fps=float(source.rate))
     scale = bundle.signature.scale
     target = Target.of(source, scale)
     settings = Settings(chosen, target, check_output(goal, source, chosen, target), segment, hwaccel)
@@ -169,21 +169,6 @@ def video(
     if losses:
         raise PartialResult(_told(film, goal, report.frames, losses))
     return report
-
-
-def read_alpha(
-    alpha: Alpha | AlphaSource | str | os.PathLike[str],
-    members: tuple[str, ...],
-    *,
-    extrapolate: bool = False,
-    fps: float | None = None,
-) -> AlphaSource:
-    """An alpha as a user gives it, as something that knows each frame's. Raises as alpha_input.open_source does."""
-    if isinstance(alpha, str | os.PathLike):
-        return alpha_input.open_source(alpha, members, extrapolate=extrapolate, fps=fps)
-    if hasattr(alpha, "at"):
-        return alpha
-    return AlphaTimeline.of([(0.0, alpha)], members, extrapolate=extrapolate)
 
 
 def effect_of(session: Session, alphas: AlphaSource, tile: int | None = None, overlap: int | None = None) -> Effect:
