@@ -64,11 +64,18 @@ def _accumulate(
 
 
 def blend_float64(members: Sequence[Mapping[str, NDArray[Any]]], shares: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The blend of raw tensors in float64, fresh arrays under the first member's names: the truth that engines are held to."""
-    used = [index for index, share in enumerate(shares) if share != 0.0]
+    """The blend of raw tensors in float64, fresh arrays under the first member's names: the truth that engines are held to.
+
+    shares  float64 (N,), one for all tensors; or float64 (W, N), a row for each of the first member's tensors, in their order.
+    """
+    rows = shares if np.ndim(shares) == 2 else [shares] * len(members[0])
     return {
-        name: np.asarray(sum(members[index][name].astype(np.float64) * shares[index] for index in used), np.float64)
-        if not (len(used) == 1 and shares[used[0]] == 1.0)
-        else members[used[0]][name].astype(np.float64)
-        for name in members[0]
+        name: _blend_tensor([tensors[name] for tensors in members], row) for name, row in zip(members[0], rows, strict=True)
     }
+
+
+def _blend_tensor(tensors: Sequence[NDArray[Any]], shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    used = [index for index, share in enumerate(shares) if share != 0.0]
+    if len(used) == 1 and shares[used[0]] == 1.0:
+        return tensors[used[0]].astype(np.float64)
+    return np.asarray(sum(tensors[index].astype(np.float64) * shares[index] for index in used), np.float64)

@@ -22,7 +22,15 @@ class Engine(Protocol):
     slots: int
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        """Put the blend into the slot, always computed from the pristine members: float64 (N,), in family order.
+        """Put the blend into the slot, always computed from the pristine members.
+
+        coefficients  float64 (N,): the members' shares, in family order, one for all weights; or float64 (W, N): a row of shares for
+                      each of the bundle's `weight_names`, in their order. Read before this returns, never kept or changed. Every row
+                      sums to 1. A row with one share of 1 copies that member's bits; a member whose share is 0 is not read. Rows that
+                      are all equal give the same bytes as that one row, (N,), would.
+        A weight of the optimized network takes the row of the one tensor that it is made of. A folded BatchNorm is made of up to
+        five, each with a row of its own: they are blended first, whatever their shares, and then folded.
+        Raises UsageError for (W, N) where the engine has one alpha for all weights (see engines/shares.py).
 
         Returns when the next infer on that slot is certain to see it; on a GPU the work itself may still be in its queue (see
         `finish`). Raises EngineError, and the slot is then unusable until a whole refit succeeds.

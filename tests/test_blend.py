@@ -186,3 +186,17 @@ def test_float64_reads_no_member_without_a_share_and_copies_one_hot() -> None:
     assert blend_float64(tensors, np.array([1.0, 0.0]))["a"].astype(np.float32).tobytes() == HARD.tobytes()
     finite = [{"a": np.ones(2, np.float32)}, {"a": np.full(2, np.nan)}, {"a": np.zeros(2, np.float32)}]
     assert blend_float64(finite, np.array([0.5, 0.0, 0.5]))["a"].tolist() == [0.5, 0.5]
+
+
+def test_float64_rows_give_each_tensor_its_own_shares() -> None:
+    rng = np.random.default_rng(5)
+    shapes = {"a": (3, 2), "b": (4,), "c": ()}
+    family = [{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(3)]
+    family[1]["b"][0] = np.nan  # of a member without a share in b
+    shares = np.array([[0.25, 0.5, 0.25], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0]])
+    got = blend_float64(family, shares)
+    for name, row in zip(shapes, shares, strict=True):
+        alone = blend_float64([{name: tensors[name]} for tensors in family], row)
+        assert np.array_equal(got[name], alone[name])
+        assert np.isfinite(got[name]).all()
+    assert np.array_equal(got["c"].astype(np.float32), family[2]["c"])

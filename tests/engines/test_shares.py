@@ -1,0 +1,23 @@
+"""Shares: one row for all weights, or a row for each, and engines that have one alpha say so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dni_deploy.errors import UsageError
+from engines.shares import one_for_all, only_row
+
+ROW = np.array([0.25, 0.75])
+
+
+def test_equal_rows_are_one_row() -> None:
+    assert only_row(ROW) is ROW
+    assert np.array_equal(one_for_all(np.tile(ROW, (5, 1)), "any"), ROW)
+
+
+def test_rows_that_differ_are_told_where_one_is_wanted() -> None:
+    rows = np.array([[0.25, 0.75], [0.25, 0.75], [0.5, 0.5]])
+    assert only_row(rows) is None
+    with pytest.raises(UsageError, match="The engine onnxruntime-graph has one alpha for all weights"):
+        one_for_all(rows, "onnxruntime-graph")
