@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -166,7 +166,7 @@ def write_bundle(
     """
     folder = Path(path)
     if os.path.lexists(folder) and force and not (folder.is_dir() and not any(folder.iterdir())):
-        _replace(folder, graph, family, signature, architecture, graph_facts, tied or {})
+        replace_files(folder, lambda _: bundle_files(graph, family, signature, architecture, graph_facts, tied or {}))
     else:
         with publish_folder(folder, force=force) as temporary:
             for name, data in bundle_files(graph, family, signature, architecture, graph_facts, tied or {}):
@@ -174,19 +174,27 @@ def write_bundle(
     return Bundle.open(folder)
 
 
-def _replace(folder: Path, *parts: Any) -> None:
-    try:
-        old = Bundle._read_manifest(folder)
-    except (BundleError, RefusedError) as error:
-        raise UsageError(
-            f"--force replaces a bundle only, and this is none that can be read. {error} Nothing was written."
-        ) from None
-    kept = {stored.file for stored in old.manifest.files}
+def replace_files(folder: Path, made: Callable[[Manifest], Iterable[tuple[str, bytes]]]) -> None:
+    """Replace the bundle in this folder by what `made` makes of its manifest: names and contents, the manifest last.
+
+    Nobody else writes meanwhile. New files first, then the manifest in one step, then files that only the old manifest named are
+    removed; until that step the old bundle is whole. Raises UsageError (no bundle, or another writer), LimitError, InputError.
+    """
     written = set()
     with _alone(folder):
         try:
-            for name, data in bundle_files(*parts):
+            old = Bundle._read_manifest(folder)
+        except (BundleError, RefusedError) as error:
+            raise UsageError(
+                f"Only a bundle can be replaced or added to, and this is none that can be read. {error} Nothing was written."
+            ) from None
+        kept = {stored.file for stored in old.manifest.files}
+        named = kept
+        try:
+            for name, data in made(old.manifest):
                 written.add(name)
+                if name == MANIFEST:
+                    named = {stored.file for stored in Manifest.from_bytes(data).files}
                 publish_bytes(folder / name, data, force=True)
         except BaseException as error:
             # Whether the old manifest still stands is for the disk to say: the fault may lie between its replacement and us.
@@ -196,7 +204,7 @@ def _replace(folder: Path, *parts: Any) -> None:
                     if isinstance(error, (LimitError, InputError)):
                         raise type(error)(f"{error} The bundle {shown(folder)} is as it was.") from error
             raise
-        _remove(folder, kept - written)
+        _remove(folder, kept - named)
 
 
 def _remove(folder: Path, names: set[str]) -> None:

@@ -20,6 +20,10 @@ SIZE_LIMIT = 4 << 20
 """Bytes; about 200 for each tensor of the largest network we know (8,000 tensors)."""
 DEPTH_LIMIT = 32
 MEMBER_LIMIT = 16
+EXTRAS = ("recalibration", "slider")
+"""What may be added to a bundle after its export; absent from the JSON where it is not there (extras.py)."""
+SLIDER_LIMIT = 1024
+"""Knots; a slider has far fewer positions that anybody could tell apart."""
 FILE_NAME = re.compile(r"[A-Za-z0-9._-]+-([0-9a-f]{16})\.(onnx|safetensors|bin)", re.ASCII)
 MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -113,6 +117,8 @@ class Manifest:
     unused        float keys that the network's forward never reads; blended in checkpoints, absent from the graph.
     tied          name -> the name it shares its values with.
     graph_facts   how the graph came to be: versions, the probe's error.
+    recalibration BatchNorm statistics of blends, re-estimated on pictures (recalibration.py); or None.
+    slider        (position, alpha) knots, each number 0 to 1, of a slider with equal perceived steps; or None.
     """
 
     architecture: str
@@ -125,11 +131,13 @@ class Manifest:
     unused: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     graph_facts: Mapping[str, Any] = field(default_factory=dict)
+    recalibration: StoredFile | None = None
+    slider: tuple[tuple[float, float], ...] | None = None
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
         """Every file beside the manifest itself."""
-        extra = () if self.weights_file is None else (self.weights_file,)
+        extra = tuple(stored for stored in (self.weights_file, self.recalibration) if stored is not None)
         return (self.graph, *extra, *(member.stored for member in self.members))
 
     def to_bytes(self) -> bytes:
@@ -151,6 +159,10 @@ class Manifest:
             "tied": dict(self.tied),
             "graph_facts": dict(self.graph_facts),
         }
+        if self.recalibration is not None:
+            document["recalibration"] = self.recalibration.to_json()
+        if self.slider is not None:
+            document["slider"] = [list(knot) for knot in self.slider]
         document["manifest_sha256"] = sha256(_dumped(document)).hexdigest()
         data = _dumped(document)
         if len(data) > SIZE_LIMIT:
@@ -175,7 +187,8 @@ class Manifest:
                 f"The bundle is of version {shown(version, 20)}, this program reads version {VERSION}; "
                 "export it again, or use the program that wrote it."
             )
-        read = _fields(document, "top level", {"format", "version", "manifest_sha256", *cls.__dataclass_fields__})
+        wanted = {"format", "version", "manifest_sha256", *cls.__dataclass_fields__}
+        read = _fields(document, "top level", wanted - set(EXTRAS) | (set(EXTRAS) & set(document)))
         members = _list(read["members"], "members")
         if not 2 <= len(members) <= MEMBER_LIMIT:
             raise BundleError(f"The manifest has {len(members)} members; a family has 2 to {MEMBER_LIMIT}.")
@@ -196,6 +209,10 @@ class Manifest:
             unused=tuple(_text(name, f"unused[{index}]") for index, name in enumerate(names)),
             tied={name: _text(other, f"tied[{shown(name)!r}]") for name, other in tied.items()},
             graph_facts=_fields(read["graph_facts"], "graph_facts"),
+            recalibration=StoredFile.from_json(read["recalibration"], "recalibration", "safetensors")
+            if "recalibration" in read
+            else None,
+            slider=slider_knots(read["slider"]) if "slider" in read else None,
         )
         _refuse_twice([member.name for member in manifest.members], "members")
         _refuse_twice([stored.file for stored in manifest.files], "files")
@@ -204,6 +221,21 @@ class Manifest:
         if sha256(_dumped(body)).hexdigest() != read["manifest_sha256"] or _dumped(read) != data:
             raise BundleError("The manifest does not fit its own SHA-256: it was changed or damaged; copy or export it again.")
         return manifest
+
+
+def slider_knots(value: object) -> tuple[tuple[float, float], ...]:
+    """The knots of a slider from JSON; what they mean, the slider's own noun checks. Raises BundleError."""
+    knots = _list(value, "slider")
+    if not 2 <= len(knots) <= SLIDER_LIMIT:
+        raise BundleError(f"The manifest's slider has {len(knots)} knots; a slider has 2 to {SLIDER_LIMIT}.")
+    made = []
+    for index, knot in enumerate(knots):
+        pair = _list(knot, f"slider[{index}]")
+        # Not `isinstance`: true and false are whole numbers to Python.
+        if len(pair) != 2 or not all(type(number) in (int, float) and 0 <= number <= 1 for number in pair):
+            raise BundleError(f"The manifest's slider[{index}] is {shown(knot, 40)}, not a position and an alpha, each 0 to 1.")
+        made.append((float(pair[0]), float(pair[1])))
+    return tuple(made)
 
 
 def _dumped(document: Mapping[str, Any]) -> bytes:

@@ -57,6 +57,23 @@ def test_round_trip() -> None:
     assert [entry.file.partition("-")[0] for entry in manifest().files] == ["graph", "weights", "a", "b"]
 
 
+def extended() -> Manifest:
+    """With every extra."""
+    slider = ((0.0, 0.0), (0.25, 0.5), (1.0, 1.0))
+    return replace(manifest(), recalibration=stored("recalibration", "safetensors"), slider=slider)
+
+
+def test_extras_are_absent_where_unset_and_come_back_where_set() -> None:
+    assert not {"recalibration", "slider"} & set(json.loads(manifest().to_bytes()))
+    assert Manifest.from_bytes(extended().to_bytes()) == extended()
+    assert [entry.file.partition("-")[0] for entry in extended().files] == ["graph", "weights", "recalibration", "a", "b"]
+    for extra in ("recalibration", "slider"):
+        without = replace(extended(), **{extra: None})
+        assert Manifest.from_bytes(without.to_bytes()) == without
+    # A change of this number is a change of the format on disk.
+    assert sha256(extended().to_bytes()).hexdigest() == "e4a2aca756f23b7c1a44c78eaf248d082e6e6c0c2bb8ce14e2eb087cbb045f7f"
+
+
 def test_whole_numbers_for_black_and_white_come_back() -> None:
     # Signature reads them as floats; the bytes that were signed had integers.
     written = replace(manifest(), signature=Signature(low=-1, high=1))
@@ -160,6 +177,56 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "facts a list": (_set("graph_facts", []), "not an object"),
     "terminal escapes": (_set("architecture", 5), "is not text"),
 }
+
+
+EXTRA_CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "recalibration null": (_set("recalibration", None), "recalibration is not an object"),
+    "recalibration by name": (_set("recalibration", "r.safetensors"), "recalibration is not an object"),
+    "recalibration without size": (lambda document: document["recalibration"].pop("size"), "lacks the field 'size'"),
+    "recalibration with pictures": (_set("recalibration", "pictures", []), "unknown field 'pictures'"),
+    "recalibration of another digest": (_set("recalibration", "sha256", "0" * 64), "does not go with"),
+    "recalibration that is a member": (
+        lambda d: d.update(recalibration={k: d["members"][0][k] for k in STORED}),
+        "twice in files",
+    ),
+    "slider null": (_set("slider", None), "slider is not a list"),
+    "slider object": (_set("slider", {}), "slider is not a list"),
+    "slider of one knot": (_set("slider", [[0, 0]]), "has 1 knots"),
+    "slider of many knots": (_set("slider", [[0, 0]] * 1025), "has 1025 knots"),
+    "knot no list": (_set("slider", 1, 0.5), "slider[1] is not a list"),
+    "knot of three": (_set("slider", 1, [0, 0, 0]), "slider[1] is [0, 0, 0], not a position"),
+    "knot true": (_set("slider", 1, [True, 0]), "slider[1] is [True, 0], not a position"),
+    "knot text": (_set("slider", 1, ["0", 0]), "not a position"),
+    "knot beyond": (_set("slider", 1, [0.5, 1.5]), "not a position"),
+    "knot below": (_set("slider", 1, [-0.5, 0.5]), "not a position"),
+}
+STORED = ("file", "sha256", "size")
+
+
+@pytest.mark.parametrize("name", EXTRA_CHANGES)
+def test_hostile_extras_are_named(name: str) -> None:
+    change, message = EXTRA_CHANGES[name]
+    document = json.loads(extended().to_bytes())
+    change(document)
+    with pytest.raises(BundleError) as raised:
+        Manifest.from_bytes(signed(document))
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["../recalibration-{}.safetensors", "recalibration-{}.onnx", "/tmp/recalibration-{}.safetensors"]
+)
+def test_a_recalibration_elsewhere_is_refused_unread(name: str) -> None:
+    document = json.loads(extended().to_bytes())
+    document["recalibration"]["file"] = name.format(document["recalibration"]["sha256"][:16])
+    with pytest.raises(RefusedError):
+        Manifest.from_bytes(signed(document))
+
+
+def test_whole_numbers_in_a_slider_come_back() -> None:
+    document = json.loads(extended().to_bytes())
+    document["slider"] = [[0, 0], [0.25, 0.5], [1, 1]]
+    assert Manifest.from_bytes(signed(document)) == extended()
 
 
 @pytest.mark.parametrize("name", CHANGES)

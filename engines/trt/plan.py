@@ -36,6 +36,8 @@ HEADER_LIMIT = 1 << 24
 class Sample:
     """Some numbers of the output that ONNX Runtime expects of this plan with these members (their files' digests).
 
+    Where the bundle has re-estimated BatchNorm statistics, their file's digest is the last one.
+
     values: float32 in base64.
     """
 
@@ -104,7 +106,9 @@ class Plan:
 
 
 def _members(bundle: Bundle) -> tuple[str, ...]:
-    return tuple(member.stored.sha256 for member in bundle.manifest.members)
+    recalibration = bundle.manifest.recalibration
+    extra = () if recalibration is None else (recalibration.sha256,)
+    return (*(member.stored.sha256 for member in bundle.manifest.members), *extra)
 
 
 def _shape(sizes: Any) -> tuple[int, int, int, int]:

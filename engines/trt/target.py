@@ -18,8 +18,8 @@ SOURCE = ("lowering", "recipes.py", "graphs.py", "trt/builder.py")
 class Target:
     """kind: "refit", "inputs", "graph" or "constant". graph and names: digests.
 
-    members  digests of the members' files where the plan holds their weights, else empty: a "refit" or "inputs" plan
-             serves every family on the same graph.
+    members  digests of the members' files, and of re-estimated BatchNorm statistics, where the plan holds their numbers; else empty: a
+             "refit" or "inputs" plan serves every family on the same graph.
     """
 
     kind: str
@@ -42,12 +42,14 @@ class Target:
         import tensorrt  # late: it takes a second, and most bundles have no plan at all
 
         manifest = bundle.manifest
-        holds = kind in ("graph", "constant")
+        held = [member.stored for member in manifest.members] if kind in ("graph", "constant") else []
+        if kind == "graph" and manifest.recalibration is not None:
+            held.append(manifest.recalibration)
         return cls(
             kind=kind,
             graph=manifest.graph.sha256,
             names=sha256("\0".join(bundle.weight_names).encode()).hexdigest(),
-            members=tuple(member.stored.sha256 for member in manifest.members) if holds else (),
+            members=tuple(stored.sha256 for stored in held),
             tensorrt=str(tensorrt.__version__),
             gpu=found.devices[device][0],
             capability=found.devices[device][1],

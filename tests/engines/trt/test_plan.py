@@ -13,6 +13,7 @@ import pytest
 
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
+from dni_deploy.extras import store_recalibration
 from dni_deploy.profiles import Profile
 from engines.trt.plan import MAGIC, Header, Plan, Sample, find_plan, plan_path, read_plan, write_plan
 from engines.trt.target import Target
@@ -58,6 +59,18 @@ def test_the_header_is_pinned(bundle: Bundle) -> None:
     header = json.loads(data[len(MAGIC) + 8 :][:length])
     assert set(header) == {"target", "precision", "profile", "strip", "lowered", "weights", "sample"}
     assert set(header["target"]) == {"kind", "graph", "names", "members", "tensorrt", "gpu", "capability", "source"}
+
+
+def test_a_sample_is_for_these_statistics_alone(bundle: Bundle) -> None:
+    sample = plan(bundle).header.sample
+    assert sample is not None
+    found = sample.values_for(bundle)
+    assert found is not None
+    np.testing.assert_array_equal(found, np.arange(3))
+    changed = store_recalibration(bundle, b"other statistics")
+    assert sample.values_for(changed) is None
+    assert sample.values_for(store_recalibration(changed, None)) is not None
+    assert plan_path(changed, plan(bundle).header) == plan_path(bundle, plan(bundle).header)  # the engine itself is the same
 
 
 def test_an_existing_one_is_kept(bundle: Bundle) -> None:
