@@ -10,11 +10,14 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` would double the time of this import
+    from dni_deploy.alpha_map import AlphaMap as AlphaMap
+    from dni_deploy.alpha_map import SpatialAlpha as SpatialAlpha
     from dni_deploy.bundle import Bundle as Bundle
     from dni_deploy.checkpoint import Checkpoint as Checkpoint
     from dni_deploy.coefficients import Coefficients as Coefficients
     from dni_deploy.errors import DniError as DniError
     from dni_deploy.family import Family as Family
+    from dni_deploy.map_render import render_map as render_map
     from dni_deploy.session import Session as Session
     from dni_deploy.session import open_session as open_session
     from dni_deploy.signature import Signature as Signature
@@ -33,6 +36,8 @@ if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` w
     from dni_deploy.verbs.video import video as video
 
 _HOMES = {
+    "AlphaMap": "dni_deploy.alpha_map",
+    "SpatialAlpha": "dni_deploy.alpha_map",
     "Bundle": "dni_deploy.bundle",
     "Checkpoint": "dni_deploy.checkpoint",
     "Coefficients": "dni_deploy.coefficients",
@@ -50,6 +55,7 @@ _HOMES = {
     "inspect": "dni_deploy.verbs.inspect",
     "open_session": "dni_deploy.session",
     "refit": "dni_deploy.verbs.refit",
+    "render_map": "dni_deploy.map_render",
     "run": "dni_deploy.verbs.run",
     "serve": "dni_deploy.verbs.serve",
     "sweep": "dni_deploy.verbs.sweep",

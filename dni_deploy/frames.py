@@ -47,6 +47,14 @@ def from_network(y: NDArray[np.float32], frame: Frame, signature: Signature) -> 
     subtracted from the frame; the value range is mapped to 0..255, rounded half to even, and clamped.
     Raises EngineError if y has another shape or holds a NaN or an infinity: a broken picture is never shown as a black one.
     """
+    return rounded(unrounded(y, frame, signature))
+
+
+def unrounded(y: NDArray[np.float32], frame: Frame, signature: Signature) -> NDArray[np.float32]:
+    """What the network made of `frame`, as float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped, a fresh array.
+
+    For whoever goes on computing: rounding twice would add an error of its own. y and errors as in from_network.
+    """
     height, width = frame.shape[:2]
     scale = signature.scale
     padded_height, padded_width = padded_size(height, width, signature.multiple)
@@ -64,15 +72,20 @@ def from_network(y: NDArray[np.float32], frame: Frame, signature: Signature) -> 
         )
     span = np.float32(signature.high - signature.low)
     if signature.residual:
-        rounded = np.multiply(pixels, np.float32(255) / -span, dtype=np.float32)
-        rounded += frame.transpose(2, 0, 1)
+        scaled: NDArray[np.float32] = np.multiply(pixels, np.float32(255) / -span, dtype=np.float32)
+        scaled += frame.transpose(2, 0, 1)
     else:
-        rounded = np.subtract(pixels, np.float32(signature.low), dtype=np.float32)
-        rounded *= np.float32(255) / span
-    np.rint(rounded, out=rounded)
-    np.clip(rounded, 0, 255, out=rounded)
-    out = np.empty((scale * height, scale * width, 3), np.uint8)
-    np.copyto(out, rounded.transpose(1, 2, 0), casting="unsafe")
+        scaled = np.subtract(pixels, np.float32(signature.low), dtype=np.float32)
+        scaled *= np.float32(255) / span
+    return scaled
+
+
+def rounded(pixels: NDArray[np.float32]) -> Frame:
+    """float32 (3, H, W) in 0..255, rounded half to even and clamped: uint8 (H, W, 3), a fresh array. `pixels` is used up."""
+    np.rint(pixels, out=pixels)
+    np.clip(pixels, 0, 255, out=pixels)
+    out = np.empty((*pixels.shape[1:], 3), np.uint8)
+    np.copyto(out, pixels.transpose(1, 2, 0), casting="unsafe")
     return out
 
 

@@ -74,9 +74,9 @@ def read_picture(path: str | os.PathLike[str], *, scale: int = 1) -> Picture:
     content: 16-bit, float, several frames), LimitError (too large).
     """
     place = Path(path)
-    with _opened(place) as image:
+    with open_image(place) as image:
         width, height = image.size
-        _check_size(place, width, height, scale)
+        check_size(place, width, height, scale)
         _check_depth(place, image)
         notes = [] if getattr(image, "n_frames", 1) == 1 else _several(place, image)
         image.load()
@@ -127,8 +127,11 @@ def output_format(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file behind Pillow's lazy header reader; every failure, also while decoding, becomes one sentence."""
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """The file behind Pillow's lazy header reader; every failure, also while decoding, becomes one sentence.
+
+    Raises InputError, PictureError, LimitError.
+    """
     name = shown(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # asked first: opening a pipe would wait for ever
@@ -155,7 +158,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             raise PictureError(f"The picture {name} is damaged or cut off ({shown(error, 100)}).") from error
 
 
-def _check_size(path: Path, width: int, height: int, scale: int) -> None:
+def check_size(path: Path, width: int, height: int, scale: int) -> None:
     if width * height * scale * scale > PIXEL_LIMIT:
         times = f" at scale {scale}" if scale > 1 else ""
         raise LimitError(
@@ -164,9 +167,8 @@ def _check_size(path: Path, width: int, height: int, scale: int) -> None:
         )
 
 
-def _check_depth(path: Path, image: Image.Image) -> None:
-    """Refuse what Pillow would squeeze into 8 bits without a word."""
-    bits = 8
+def depth(image: Image.Image) -> int:
+    """Bits a channel as the file has them, asked before it is decoded: Pillow would squeeze some into 8 without a word."""
     if image.format == "PNG":
         assert isinstance(image, ImageFile.ImageFile)
         assert image.fp is not None  # open until load
@@ -174,12 +176,18 @@ def _check_depth(path: Path, image: Image.Image) -> None:
         image.fp.seek(24)  # the depth in IHDR, behind signature 8, length 4, name 4, width 4, height 4
         bits = image.fp.read(1)[0]
         image.fp.seek(place)
-    elif image.format == "TIFF":
-        bits = max(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]  # BitsPerSample
+        return bits
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(258, (1,))))  # type: ignore[attr-defined]  # BitsPerSample
+    return 8
+
+
+def _check_depth(path: Path, image: Image.Image) -> None:
+    bits = depth(image)
     if bits > 8 or image.mode not in EIGHT_BIT_MODES:
-        depth = f"{bits} bits a channel" if bits > 8 else f"pixels of the kind {image.mode!r}"
+        kind = f"{bits} bits a channel" if bits > 8 else f"pixels of the kind {image.mode!r}"
         raise PictureError(
-            f"The picture {shown(path)} has {depth}; networks run here on 8 bits, and the rest would be lost unseen. "
+            f"The picture {shown(path)} has {kind}; networks run here on 8 bits, and the rest would be lost unseen. "
             "Convert it first, for example: magick in.png -depth 8 out.png"
         )
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import EngineError, UsageError
-from dni_deploy.frames import Frame, from_network, to_network
+from dni_deploy.frames import Frame, rounded, to_network, unrounded
 from dni_deploy.signature import Signature
 from dni_deploy.swap import Swap
 from dni_deploy.swap_ahead import SwapAhead
@@ -33,6 +33,14 @@ class Stamped(NamedTuple):
     """An output with what made it: the generation (grows by one at each change) and the coefficients."""
 
     output: Frame
+    generation: int
+    coefficients: Coefficients
+
+
+class Unrounded(NamedTuple):
+    """As Stamped, before rounding: float32 (3, scale * H, scale * W) in 0..255, not clamped."""
+
+    pixels: NDArray[np.float32]
     generation: int
     coefficients: Coefficients
 
@@ -117,6 +125,10 @@ class Session:
             self.engine.finish(live.slot)
         return True
 
+    def read(self, alpha: Alpha) -> Coefficients:
+        """An alpha as this session would take it, without setting it. Raises CoefficientsError."""
+        return self._checked(alpha)
+
     def _checked(self, alpha: Alpha) -> Coefficients:
         coefficients = Coefficients.parse(alpha, self.members, extrapolate=self._guard is not None)
         if self._guard is not None:
@@ -129,11 +141,16 @@ class Session:
 
     def render(self, frame: Frame) -> Stamped:
         """One frame, with the generation and the coefficients that it was made with."""
+        made = self.render_unrounded(frame)
+        return Stamped(rounded(made.pixels), made.generation, made.coefficients)
+
+    def render_unrounded(self, frame: Frame) -> Unrounded:
+        """One frame as the network gave it, for whoever goes on computing with it."""
         x = to_network(frame, self.signature)
         self._open()
         with self._swap.frame() as live:
             y = self.engine.infer(live.slot, x)
-        return Stamped(from_network(y, frame, self.signature), live.generation, live.value)
+        return Unrounded(unrounded(y, frame, self.signature), live.generation, live.value)
 
     def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The raw network: float32 (N, C, H, W) -> float32 (N, C', H', W'), a fresh array.

@@ -39,7 +39,7 @@ def default_tile(signature: Signature) -> int:
 
 def count_tiles(height: int, width: int, signature: Signature, tile: int | None = None, overlap: int | None = None) -> int:
     """How many tiles run_tiled will take for such a frame. Raises as run_tiled does."""
-    rows, columns = _layout(height, width, signature, tile, overlap)
+    rows, columns = layout(height, width, signature, tile, overlap)
     return len(rows) * len(columns)
 
 
@@ -60,7 +60,7 @@ def run_tiled(
     """
     check_frame(frame)
     height, width = frame.shape[:2]
-    rows, columns = _layout(height, width, signature, tile, overlap)
+    rows, columns = layout(height, width, signature, tile, overlap)
     if len(rows) == len(columns) == 1:
         return infer_frame(frame)
     scale = signature.scale
@@ -82,7 +82,7 @@ def run_tiled(
                 scale * (first_column - left) : scale * (last_column - left),
             ]
             out[scale * first_row : scale * last_row, scale * first_column : scale * last_column] = inside
-    assert out is not None  # _layout gives at least one row and one column
+    assert out is not None  # layout gives at least one row and one column
     return np.ascontiguousarray(out[: scale * height, : scale * width])
 
 
@@ -90,9 +90,10 @@ Span = tuple[int, int, int, int]
 """Where a tile starts and ends, and the part of it that is kept: start <= kept from < kept to <= end."""
 
 
-def _layout(
+def layout(
     height: int, width: int, signature: Signature, tile: int | None, overlap: int | None
 ) -> tuple[list[Span], list[Span]]:
+    """The rows and the columns of the tiles, in pixels of the padded frame. Raises as run_tiled does."""
     side = default_tile(signature) if tile is None else tile
     shared = default_overlap(signature) if overlap is None else overlap
     if side < 0 or shared < 0:

@@ -34,6 +34,8 @@ LEVELS = {
     "dni_deploy.benchmark": 2,
     "dni_deploy.preview": 2,
     "dni_deploy.session": 2,
+    "dni_deploy.map_render": 2,
+    "dni_deploy.spatial": 2,
     "dni_deploy.report": 2,
     "dni_deploy.live": 2,
     "dni_deploy.film": 2,

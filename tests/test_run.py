@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dni_deploy.errors import CoefficientsError, EngineError, InputError, LimitError, PartialResult, PictureError, UsageError
+from dni_deploy.alpha_map import SpatialAlpha
+from dni_deploy.errors import (
+    CoefficientsError,
+    EngineError,
+    InputError,
+    LimitError,
+    MismatchError,
+    PartialResult,
+    PictureError,
+    UsageError,
+)
 from dni_deploy.signature import Signature
 from dni_deploy.verbs import run as verb
 from dni_deploy.verbs.run import run
@@ -174,3 +184,70 @@ def test_too_large_at_this_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     Image.new("L", (2501, 2500)).save(tmp_path / "in.png")
     with pytest.raises(LimitError, match="scale 4"):
         run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1)
+
+
+def mask(path: Path, width: int = 8, height: int = 6) -> np.ndarray:
+    """Black on the left, white on the right, and one column of grey 51, a fifth, between."""
+    grey = np.zeros((height, width), np.uint8)
+    grey[:, width // 2 :] = 255
+    grey[:, width // 2] = 51
+    Image.fromarray(grey).save(path)
+    return grey / 255
+
+
+def test_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
+    pixels, share = picture(tmp_path / "in.png"), mask(tmp_path / "mask.png")
+    report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", alpha_map=tmp_path / "mask.png")
+    assert np.array_equal(opened(tmp_path / "out.png"), np.rint(pixels * np.float32(1) * share[..., None]).astype(np.uint8))
+    assert (report.alpha, report.alpha_white) == ({"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0})
+    figures = report.pictures[0].alpha_map
+    assert figures is not None
+    assert (figures.levels, figures.exact, figures.error_max) == (3, True, None)
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["pictures"][0]["alpha_map"]["levels"] == 3
+
+
+def test_a_map_between_two_alphas_fitted_and_measured(tmp_path: Path, dimmer: Dimmer) -> None:
+    pixels = picture(tmp_path / "in.png", 80, 60)
+    Image.fromarray(np.arange(0, 240, 3, dtype=np.uint8)[None].repeat(2, axis=0)).save(tmp_path / "mask.png")
+    asked = SpatialAlpha(tmp_path / "mask.png", white=0.75, levels=5, fit=True, error=True)
+    report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 0.25, alpha_map=asked)
+    share = np.clip(np.arange(0, 240, 3) / 255, 0, 1)[:, None]
+    # The dimmer is linear in alpha, so levels cost nothing: half a level of rounding, and float32 before it.
+    assert np.abs(opened(tmp_path / "out.png") - pixels * (0.25 + 0.5 * share)).max() <= 0.5 + 1e-3
+    figures = report.pictures[0].alpha_map
+    assert figures is not None
+    assert figures.error_max is not None
+    assert figures.error_max < 1e-3
+    assert not figures.exact
+
+
+def test_maps_that_cannot_be_used(tmp_path: Path, dimmer: Dimmer) -> None:
+    picture(tmp_path / "in.png")
+    mask(tmp_path / "small.png", 4, 4)
+    Image.new("RGBA", (8, 6)).save(tmp_path / "clear.png")
+    for name, kind in (("small.png", MismatchError), ("clear.png", PictureError), ("none.png", InputError)):
+        with pytest.raises(kind):
+            run("x.dni", tmp_path / "in.png", tmp_path / "out.png", alpha_map=tmp_path / name)
+    with pytest.raises(UsageError, match="Which alpha"):
+        run("x.dni", tmp_path / "in.png", tmp_path / "out.png")
+    with pytest.raises(UsageError, match="is an input"):
+        run("x.dni", tmp_path / "in.png", tmp_path / "small.png", alpha_map=tmp_path / "small.png", force=True)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_refit_that_fails_within_a_map_writes_nothing(tmp_path: Path, dimmer: Dimmer) -> None:
+    picture(tmp_path / "in.png")
+    mask(tmp_path / "mask.png")
+    (tmp_path / "out.png").write_bytes(b"precious")
+    whole = dimmer.refit
+
+    def failing(slot: int, coefficients: np.ndarray) -> None:
+        if coefficients[0] == 0.2:  # neither the first level nor the last
+            raise EngineError("The device is gone.")
+        whole(slot, coefficients)
+
+    dimmer.refit = failing  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="gone"):
+        run("x.dni", tmp_path / "in.png", tmp_path / "out.png", alpha_map=tmp_path / "mask.png", force=True)
+    assert (tmp_path / "out.png").read_bytes() == b"precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.png", "mask.png", "out.png"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +63,60 @@ alpha = click.option(
     required=True,
     metavar="ALPHA",
     help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member.",
+)
+alpha_or_map = click.option(
+    "--alpha",
+    metavar="ALPHA",
+    help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member. "
+    "Needed, except with an alpha map between two members.",
+)
+
+
+def alpha_map(function: Function) -> Function:
+    """What a map of alphas needs, given to the command as one SpatialAlpha, or None."""
+
+    @wraps(function)
+    def wrapped(
+        *args: Any,
+        alpha_map: Path | None,
+        alpha_map_to: str | None,
+        levels: int | None,
+        alpha_map_fit: bool,
+        alpha_map_error: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        if alpha_map is None:
+            if alpha_map_to is not None or levels is not None or alpha_map_fit or alpha_map_error:
+                raise UsageError(
+                    "--alpha-map-to, --levels, --alpha-map-fit and --alpha-map-error go with a map: give --alpha-map MASK."
+                )
+            return function(*args, alpha_map=None, **kwargs)
+        asked = open_door("dni_deploy.alpha_map").SpatialAlpha(alpha_map, alpha_map_to, levels, alpha_map_fit, alpha_map_error)
+        return function(*args, alpha_map=asked, **kwargs)
+
+    for option in reversed(
+        (
+            click.option(
+                "--alpha-map", type=PATH, metavar="MASK", help="A grey picture, an alpha for each pixel: black is --alpha."
+            ),
+            click.option(
+                "--alpha-map-to", metavar="ALPHA", help="The alpha where MASK is white.  [default: the first member alone]"
+            ),
+            click.option(
+                "--levels",
+                type=click.IntRange(2, 256),
+                help="Run the network at so many alphas from black to white and interpolate between.  "
+                "[default: MASK's own values if they are few, else 9]",
+            ),
+            click.option("--alpha-map-fit", is_flag=True, help="Scale MASK to the picture where it has another size."),
+        )
+    ):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]
+
+
+alpha_map_error = click.option(
+    "--alpha-map-error", is_flag=True, help="Tell how far the levels are from twice as many; takes three times as long."
 )
 extrapolate = click.option(
     "--extrapolate", is_flag=True, help="Allow shares outside 0 to 1, as far as every variance stays positive."

@@ -1,8 +1,9 @@
-"""`dni-deploy run`: pictures through the network at one alpha."""
+"""`dni-deploy run`: pictures through the network at one alpha, or with the alphas of a map."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,12 +18,15 @@ from dni_deploy.cli.surface import Surface, facts, span, table
     dni-deploy run sr.dni in.png -o out.png --alpha 0.35
     dni-deploy run sr.dni photos/ -o done/ --alpha psnr=0.35,gan=0.65
     dni-deploy run sr.dni large.png -o out.png --alpha 0.5 --tile 512
+    dni-deploy run sr.dni in.png -o out.png --alpha 0.2 --alpha-map face.png --alpha-map-to 0.9
     """,
 )
 @options.bundle
 @click.argument("inputs", nargs=-1, required=True, type=options.PATH)
 @options.output("The picture to write, or a folder for several.")
-@options.alpha
+@options.alpha_or_map
+@options.alpha_map
+@options.alpha_map_error
 @options.runs
 @options.tile
 @options.overlap
@@ -33,7 +37,8 @@ def command(
     bundle: Path,
     inputs: tuple[Path, ...],
     output: Path,
-    alpha: str,
+    alpha: str | None,
+    alpha_map: Any,
     engine: str,
     precision: str | None,
     device: int,
@@ -43,7 +48,7 @@ def command(
     extrapolate: bool,
     force: bool,
 ) -> None:
-    """Process pictures, or folders of them, at one alpha.
+    """Process pictures, or folders of them, at one alpha, or with an alpha for each pixel.
 
     Transparency, EXIF rotation and colour profile are kept. Where some pictures fail, the others are still done and
     the exit code is 8.
@@ -55,6 +60,7 @@ def command(
             inputs,
             output,
             alpha,
+            alpha_map=alpha_map,
             engine=engine,
             precision=precision,
             device=device,
@@ -70,11 +76,21 @@ def command(
     facts(
         {
             "alpha": options.shares(report.alpha),
+            "to": report.alpha_white and options.shares(report.alpha_white),
             "engine": options.engine_told(report.engine, report.engine_why),
             "took": span(report.seconds),
             "skipped": f"{report.skipped} files that are no pictures" if report.skipped else None,
         }
     )
     click.echo()
-    rows = [(row.output, f"{row.width}x{row.height}", row.tiles, span(row.seconds), row.notes) for row in report.pictures]
+    rows = [
+        (
+            row.output,
+            f"{row.width}x{row.height}",
+            row.tiles,
+            span(row.seconds),
+            "; ".join(filter(None, (row.notes, str(row.alpha_map or "")))),
+        )
+        for row in report.pictures
+    ]
     table(["wrote", "size", "tiles", "network", "notes"], rows)

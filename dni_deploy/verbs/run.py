@@ -1,4 +1,4 @@
-"""run: pictures through the network at one alpha."""
+"""run: pictures through the network at one alpha, or with the alphas of a map."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dni_deploy.alpha_map import AlphaMap, SpatialAlpha
 from dni_deploy.bundle import Bundle
-from dni_deploy.coefficients import Alpha
+from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import DniError, InputError, PartialResult, UsageError, shown
+from dni_deploy.map_render import MapEnds
 from dni_deploy.pictures import FORMATS, output_format, read_picture, write_picture
 from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.session import Session, open_session
+from dni_deploy.spatial import MapFigures, Spatial
 from dni_deploy.tiling import count_tiles, run_tiled
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -30,7 +33,10 @@ class Job:
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One finished picture: files, output size in pixels, number of tiles, seconds in the network, what was converted."""
+    """One finished picture: files, output size in pixels, number of tiles, seconds in the network, what was converted.
+
+    alpha_map: what the map took, None without one; tiles are then its pieces.
+    """
 
     source: str
     output: str
@@ -39,6 +45,7 @@ class PictureRow:
     tiles: int
     seconds: float
     notes: str
+    alpha_map: MapFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class RunReport:
 
     engine_why: how the engine came to be the one.
     skipped: files of the input folders that are no pictures by their name.
+    alpha_white: with an alpha map, the alpha of its white, by name; `alpha` is that of its black.
     """
 
     alpha: dict[str, float]
@@ -55,6 +63,7 @@ class RunReport:
     pictures: tuple[PictureRow, ...]
     skipped: int
     seconds: float
+    alpha_white: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,8 +73,9 @@ def run(
     bundle_path: Bundle | str | os.PathLike[str],
     inputs: Paths,
     output: str | os.PathLike[str],
-    alpha: Alpha,
+    alpha: Alpha | None = None,
     *,
+    alpha_map: SpatialAlpha | str | os.PathLike[str] | None = None,
     engine: str = "auto",
     precision: str | None = None,
     device: int = 0,
@@ -76,11 +86,14 @@ def run(
     force: bool = False,
     progress: MaybeProgress = None,
 ) -> RunReport:
-    """Process pictures at one alpha; the engine is opened once.
+    """Process pictures at one alpha, or with the alphas of a map; the engine is opened once.
 
     inputs   a file, a folder, or several; of a folder, the pictures directly in it (by suffix), in order of their names.
     output   for a single file, the picture to write (its suffix is the format); else, or if such a folder exists, a folder
              that is made where needed and gets each picture under its own name.
+    alpha    needed, except with a map between two members.
+    alpha_map   a grey picture: each pixel gets an alpha between `alpha` (black; None: the second of two members alone) and that of
+             its white (the first member alone unless asked for otherwise), see render_map.
     engine, precision, device   as in open_session.
     tile, overlap   input pixels, as in run_tiled; None: 512 of the output, and the network's radius.
     force    replace outputs that exist; an input is never replaced.
@@ -88,7 +101,11 @@ def run(
     missing, a folder holds no picture), and what open_session raises. Where one of several pictures fails the others are still
     done, and then PartialResult tells how many and the first; where all fail, the first one's error.
     """
-    jobs, skipped = plan(inputs, output, force)
+    if alpha is None and alpha_map is None:
+        raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
+    asked = SpatialAlpha(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
+    jobs, skipped = plan(inputs, output, force, None if asked is None else asked.mask)
+    mask = None if asked is None else AlphaMap.read(asked.mask)
     with open_session(
         bundle_path,
         engine=engine,
@@ -98,6 +115,8 @@ def run(
         precision=precision,
         device=device,
     ) as session:
+        ends = None if asked is None else MapEnds.of(session, alpha, asked.white)
+        spatial = None if asked is None or mask is None or ends is None else Spatial(session, asked, mask, ends)
         started = time.perf_counter()
         rows: list[PictureRow] = []
         failures: list[DniError] = []
@@ -105,14 +124,21 @@ def run(
             tell(progress, done, len(jobs), job.source.name)
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
-                rows.append(_picture(session, job, tile, overlap, force))
+                rows.append(_picture(session, job, tile, overlap, force, spatial))
             except DniError as error:
                 failures.append(error)
             except OSError as error:
                 failures.append(InputError(f"{shown(error.filename or job.target)}: {error.strerror}."))
         tell(progress, len(jobs), len(jobs), "done")
-        shares = dict(zip(session.members, session.alpha.shares, strict=True))
-        report = RunReport(shares, session.engine.name, session.why, tuple(rows), skipped, time.perf_counter() - started)
+        report = RunReport(
+            _named(session.alpha if ends is None else ends.black),
+            session.engine.name,
+            session.why,
+            tuple(rows),
+            skipped,
+            time.perf_counter() - started,
+            None if ends is None else _named(ends.white),
+        )
     if failures and len(failures) == len(jobs):
         raise (
             failures[0] if len(jobs) == 1 else type(failures[0])(f"None of {len(jobs)} pictures was done. First: {failures[0]}")
@@ -125,8 +151,17 @@ def run(
     return report
 
 
-def plan(inputs: Paths, output: str | os.PathLike[str], force: bool = False) -> tuple[list[Job], int]:
-    """The jobs, and how many files of folders are no pictures. Touches nothing; raises as `run` does before it begins."""
+def _named(coefficients: Coefficients) -> dict[str, float]:
+    return dict(zip(coefficients.members, coefficients.shares, strict=True))
+
+
+def plan(
+    inputs: Paths, output: str | os.PathLike[str], force: bool = False, mask: str | os.PathLike[str] | None = None
+) -> tuple[list[Job], int]:
+    """The jobs, and how many files of folders are no pictures. Touches nothing; raises as `run` does before it begins.
+
+    mask: an alpha map, which is an input, too.
+    """
     given = [Path(inputs)] if isinstance(inputs, (str, os.PathLike)) else [Path(path) for path in inputs]
     if not given:
         raise UsageError("There is no input; name a picture or a folder.")
@@ -141,7 +176,7 @@ def plan(inputs: Paths, output: str | os.PathLike[str], force: bool = False) -> 
             raise UsageError(f"{shown(goal)} is a file; several pictures need a folder. Nothing was written.")
         sources, skipped = _sources(given)
         jobs = [Job(source, goal / source.name) for source in sources]
-    _check(jobs, force)
+    _check(jobs, force, [] if mask is None else [mask])
     return jobs, skipped
 
 
@@ -167,11 +202,11 @@ def _sources(given: Iterable[Path]) -> tuple[list[Path], int]:
     return sources, skipped
 
 
-def _check(jobs: Sequence[Job], force: bool) -> None:
+def _check(jobs: Sequence[Job], force: bool, others: Sequence[str | os.PathLike[str]]) -> None:
     missing = [job.source for job in jobs if not os.path.lexists(job.source)]
     if missing:
         raise InputError(f"{shown(missing[0])} does not exist{_others(len(missing))}. Nothing was written.")
-    inputs = {os.path.realpath(job.source) for job in jobs}
+    inputs = {os.path.realpath(path) for path in (*others, *(job.source for job in jobs))}
     taken: dict[str, Path] = {}
     for job in jobs:
         if os.path.realpath(job.target) in inputs:
@@ -193,15 +228,29 @@ def _others(count: int) -> str:
     return "" if count == 1 else f", and {count - 1} more"
 
 
-def _picture(session: Session, job: Job, tile: int | None, overlap: int | None, force: bool) -> PictureRow:
+def _picture(
+    session: Session, job: Job, tile: int | None, overlap: int | None, force: bool, spatial: Spatial | None
+) -> PictureRow:
     signature = session.signature
     picture = read_picture(job.source, scale=signature.scale)
     height, width = picture.rgb.shape[:2]
-    tiles = count_tiles(height, width, signature, tile, overlap)
     started = time.perf_counter()
-    pixels = run_tiled(session, picture.rgb, signature, tile, overlap)
+    figures = None
+    if spatial is None:
+        tiles = count_tiles(height, width, signature, tile, overlap)
+        pixels = run_tiled(session, picture.rgb, signature, tile, overlap)
+    else:
+        pixels, figures = spatial.render(picture.rgb, tile, overlap)
+        tiles = figures.pieces
     seconds = time.perf_counter() - started
     write_picture(job.target, picture.with_pixels(pixels), force=force)
     return PictureRow(
-        os.fspath(job.source), os.fspath(job.target), pixels.shape[1], pixels.shape[0], tiles, seconds, "; ".join(picture.notes)
+        source=os.fspath(job.source),
+        output=os.fspath(job.target),
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        tiles=tiles,
+        seconds=seconds,
+        notes="; ".join(picture.notes),
+        alpha_map=figures,
     )

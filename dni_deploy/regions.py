@@ -1,0 +1,185 @@
+"""Regions: few rectangles that cover what is needed of a picture, and cost a network as little as can be.
+
+A rectangle costs its area with the context that the network needs around it (cut off at the picture's border), and a
+little for being a run of its own. Among all ways to cut a picture again and again across its whole width or height along the lines
+of a grid, the cheapest is found; each part then shrinks to the pixels that are needed in it.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+GRID = 12
+"""Lines of the grid a side: the search takes GRID ** 2 * 2 * GRID steps over small arrays, some ten milliseconds."""
+
+RUN_COST = 64 * 64
+"""What a run costs beside its pixels, in pixels: keeps a map's crumbs together."""
+
+SMALLEST = 32
+"""Least side of what is run: the smallest shape that engines are built for unless asked (profiles.py)."""
+
+GOOD_ENOUGH = 1.05
+"""Cost over the least that any cover takes below which no better one is looked for."""
+
+EMPTY = 1 << 30
+
+
+class Rect(NamedTuple):
+    """Rows top to bottom, columns left to right, the ends not included."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+
+def regions(needed: NDArray[np.bool_], halo: int, limit: int = 0) -> list[Rect]:
+    """Disjoint rectangles that hold every needed pixel, row by row; none if nothing is needed.
+
+    needed  bool (H, W).   halo  pixels of context on every side.
+    limit   largest side of a rectangle with its context, above 2 * halo; 0 for none.
+    """
+    height, width = needed.shape
+    rows, columns = _blocks(height, halo, limit), _blocks(width, halo, limit)
+    found = []
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(columns):
+            found += _cut(needed, Rect(top, bottom, left, right), halo)
+    return sorted(found)
+
+
+def _blocks(size: int, halo: int, limit: int) -> list[int]:
+    if limit == 0 or size <= limit:
+        return [0, size]
+    count = -(-size // (limit - 2 * halo))
+    return [size * index // count for index in range(count + 1)]
+
+
+def _cut(needed: NDArray[np.bool_], block: Rect, halo: int) -> list[Rect]:
+    """The cheapest rectangles within one block."""
+    inside = needed[block.top : block.bottom, block.left : block.right]
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if rows.size == 0:
+        return []
+    whole = Rect(
+        block.top + int(rows[0]), block.top + int(rows[-1]) + 1, block.left + int(columns[0]), block.left + int(columns[-1]) + 1
+    )
+    bounds = np.array([[[edge]] for edge in whole])
+    if _cost(bounds, needed.shape, halo)[0, 0] <= GOOD_ENOUGH * (_least(needed, whole, halo) + RUN_COST):
+        return [whole]
+    return _Search(needed, whole, halo).parts()
+
+
+def _cost(bounds: NDArray[np.int64], size: tuple[int, ...], halo: int) -> NDArray[np.int64]:
+    """bounds (4, ...): top, bottom, left, right of needed pixels. The pixels that a run over them takes, and RUN_COST; 0 if empty."""
+    sides = []
+    for low, high, end in ((bounds[0], bounds[1], size[0]), (bounds[2], bounds[3], size[1])):
+        side = np.minimum(high + halo, end) - np.maximum(low - halo, 0)
+        sides.append(np.maximum(side, min(SMALLEST, end)))
+    cost: NDArray[np.int64] = np.where(bounds[1] > bounds[0], sides[0] * sides[1] + RUN_COST, 0)
+    return cost
+
+
+def _least(needed: NDArray[np.bool_], whole: Rect, halo: int) -> int:
+    """How many pixels are within `halo` of a needed one of `whole`: all of them go in, whatever the rectangles."""
+    near = np.zeros(needed.shape, np.bool_)
+    near[whole.top : whole.bottom, whole.left : whole.right] = needed[whole.top : whole.bottom, whole.left : whole.right]
+    for axis in (0, 1):
+        before = np.concatenate(
+            [np.zeros((1, near.shape[1 - axis]), np.int32), near.swapaxes(0, axis).cumsum(axis=0, dtype=np.int32)]
+        )
+        index = np.arange(near.shape[axis])
+        ahead = before[np.minimum(index + halo + 1, near.shape[axis])] - before[np.maximum(index - halo, 0)]
+        near = (ahead > 0).swapaxes(0, axis)
+    return int(np.count_nonzero(near))
+
+
+class _Search:
+    """All rectangles of grid cells, from small to large: [h, w] holds those of h x w cells by where they begin."""
+
+    def __init__(self, needed: NDArray[np.bool_], whole: Rect, halo: int) -> None:
+        self._rows = _lines(whole.top, whole.bottom)
+        self._columns = _lines(whole.left, whole.right)
+        self._bounds = {(1, 1): _cells(needed, self._rows, self._columns)}
+        self._costs: dict[tuple[int, int], NDArray[np.int64]] = {}
+        self._best: dict[tuple[int, int], NDArray[np.int64]] = {}
+        for height in range(1, len(self._rows)):
+            for width in range(1, len(self._columns)):
+                self._solve(height, width, needed.shape, halo)
+
+    def _solve(self, height: int, width: int, size: tuple[int, ...], halo: int) -> None:
+        if height > 1:
+            self._bounds[height, width] = _joined(
+                self._bounds[height - 1, width][:, :-1], self._bounds[1, width][:, height - 1 :]
+            )
+        elif width > 1:
+            self._bounds[1, width] = _joined(self._bounds[1, width - 1][:, :, :-1], self._bounds[1, 1][:, :, width - 1 :])
+        ways = [_cost(self._bounds[height, width], size, halo)]  # uncut, then cut before each row, then before each column
+        down, across = ways[0].shape
+        ways += [
+            self._costs[row, width][:down] + self._costs[height - row, width][row : row + down] for row in range(1, height)
+        ]
+        ways += [
+            self._costs[height, column][:, :across] + self._costs[height, width - column][:, column : column + across]
+            for column in range(1, width)
+        ]
+        stacked = np.stack(ways)
+        self._costs[height, width], self._best[height, width] = stacked.min(axis=0), stacked.argmin(axis=0)
+
+    def parts(self) -> list[Rect]:
+        found: list[Rect] = []
+        open_parts = [(len(self._rows) - 1, len(self._columns) - 1, 0, 0)]
+        while open_parts:
+            height, width, row, column = open_parts.pop()
+            way = int(self._best[height, width][row, column])
+            if 0 < way < height:
+                open_parts += [(way, width, row, column), (height - way, width, row + way, column)]
+            elif way:
+                way -= height - 1
+                open_parts += [(height, way, row, column), (height, width - way, row, column + way)]
+            else:
+                part = Rect(*(int(edge) for edge in self._bounds[height, width][:, row, column]))
+                if part.bottom > part.top:
+                    found.append(part)
+        return found
+
+
+def _lines(start: int, end: int) -> list[int]:
+    count = min(GRID, end - start)
+    return [start + (end - start) * index // count for index in range(count + 1)]
+
+
+def _cells(needed: NDArray[np.bool_], rows: list[int], columns: list[int]) -> NDArray[np.int64]:
+    """int64 (4, rows, columns): top, bottom, left and right of what is needed in each cell."""
+    bounds = np.empty((4, len(rows) - 1, len(columns) - 1), np.int64)
+    bounds[0], bounds[1], bounds[2], bounds[3] = EMPTY, -EMPTY, EMPTY, -EMPTY
+    for row, (top, bottom) in enumerate(pairwise(rows)):
+        for column, (left, right) in enumerate(pairwise(columns)):
+            cell = needed[top:bottom, left:right]
+            down, across = np.flatnonzero(cell.any(axis=1)), np.flatnonzero(cell.any(axis=0))
+            if down.size:
+                bounds[:, row, column] = top + down[0], top + down[-1] + 1, left + across[0], left + across[-1] + 1
+    return bounds
+
+
+def _joined(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The bounds of both."""
+    low = np.minimum(one, other)
+    high = np.maximum(one, other)
+    return np.stack([low[0], high[1], low[2], high[3]])
