@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` w
     from dni_deploy.verbs.run import run as run
     from dni_deploy.verbs.serve import serve as serve
     from dni_deploy.verbs.sweep import sweep as sweep
+    from dni_deploy.verbs.tune import tune as tune
     from dni_deploy.verbs.video import video as video
 
 _HOMES = {
@@ -59,6 +60,7 @@ _HOMES = {
     "run": "dni_deploy.verbs.run",
     "serve": "dni_deploy.verbs.serve",
     "sweep": "dni_deploy.verbs.sweep",
+    "tune": "dni_deploy.verbs.tune",
     "video": "dni_deploy.verbs.video",
 }
 

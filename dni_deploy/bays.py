@@ -28,6 +28,8 @@ EXTRAS = {
     "pythonosc": "live",
     "mido": "midi",
     "rtmidi": "midi",
+    "scipy": "tune",
+    "skimage": "tune",
 }
 """The extra that brings a package, by the name it is imported under."""
 

@@ -1,0 +1,132 @@
+"""`dni-deploy tune`: the alpha that is best by a measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dni_deploy.bays import open_door
+from dni_deploy.cli import options
+from dni_deploy.cli.surface import Surface, facts, span, table
+from dni_deploy.errors import shown
+
+if TYPE_CHECKING:
+    from dni_deploy.report.tune_report import TuneReport
+
+SHOWN = 10
+"""At most so many rows of the front, evenly; --json and --html have all."""
+
+
+@options.command(
+    "tune",
+    """
+    dni-deploy tune sr.dni in.png --reference clean.png
+    dni-deploy tune denoise.dni noisy.png --noise auto
+    dni-deploy tune sr.dni photos/ --reference clean/ --metric psnr --metric haarpsi --html tune.html
+    dni-deploy tune sr.dni in.png --reference clean.png --metric my_metrics:sharpness --plot tune.png
+    """,
+)
+@options.bundle
+@click.argument("pictures", nargs=-1, required=True, type=options.PATH)
+@click.option(
+    "--reference",
+    type=options.PATH,
+    multiple=True,
+    help="The clean picture; with several pictures, one for each in the same order, or a folder with the same names.",
+)
+@click.option("--noise", metavar="auto|SIGMA", help="Without a reference, for denoisers: sigma of the noise, of 255, or auto.")
+@click.option(
+    "--metric",
+    multiple=True,
+    default=("psnr",),
+    show_default=True,
+    metavar="NAME",
+    help="psnr, ssim, haarpsi (perceptual, no weights needed), ciede2000 (colour), lpips, or your own function as "
+    "package.module:function (min:... where less is better). Several give a Pareto front.",
+)
+@click.option(
+    "--evaluations", type=click.IntRange(2, 10_000), help="How many blends to try at most.  [default: 32; 48 for 3 members]"
+)
+@click.option(
+    "--crop",
+    type=click.IntRange(0, 2**16),
+    help="Side of the middle part that is judged, in input pixels; 0: whole pictures.  [default: 256]",
+)
+@click.option("--html", type=options.PATH, help="Write one self-contained page here: plot, pictures, every evaluation.")
+@click.option("--plot", type=options.PATH, help="Write the measures against alpha here: .png, .svg or .pdf.")
+@options.runs
+@options.force
+def command(
+    surface: Surface,
+    bundle: Path,
+    pictures: tuple[Path, ...],
+    reference: tuple[Path, ...],
+    noise: str | None,
+    metric: tuple[str, ...],
+    evaluations: int | None,
+    crop: int | None,
+    html: Path | None,
+    plot: Path | None,
+    engine: str,
+    precision: str | None,
+    device: int,
+    threads: int,
+    force: bool,
+) -> None:
+    """Find the alpha that is best: by references, or for denoisers by the noise.
+
+    Blends are tried in the running engine: first evenly over all of them, then around the best. Ends with the command to run next.
+    """
+    verb = open_door("dni_deploy.verbs.tune").tune
+    with surface.progress() as progress:
+        report = verb(
+            bundle,
+            pictures,
+            reference=reference or None,
+            metric=metric,
+            noise=noise,
+            evaluations=evaluations,
+            crop=crop,
+            html=html,
+            plot=plot,
+            engine=engine,
+            precision=precision,
+            device=device,
+            threads=threads,
+            force=force,
+            progress=progress,
+        )
+    if not surface.result("tune", report.to_json()):
+        show(report)
+
+
+def show(report: TuneReport) -> None:
+    """The members alone, the bests and the front as a table; the finding; the line to run next."""
+    names = dict.fromkeys(report.alone, "alone")
+    names |= dict.fromkeys(report.front[:: -(-len(report.front) // SHOWN) or 1], "front")
+    for measure, index in enumerate(report.bests):
+        names[index] = f"best {report.scores[measure].name}"
+    if report.front:
+        names[report.chosen] = "knee"
+    rows = [
+        [f"{share:g}" for share in report.rows[index].shares]
+        + [score.text(value) for score, value in zip(report.scores, report.rows[index].values, strict=True)]
+        + [names[index]]
+        for index in sorted(names, key=lambda index: [-share for share in report.rows[index].shares])
+    ]
+    table([*report.members, *(score.name for score in report.scores), ""], rows)
+    click.echo()
+    facts(
+        {
+            "engine": options.engine_told(report.engine, report.engine_why),
+            "evaluations": f"{len(report.rows)} in {span(report.seconds)}, over {report.pictures} picture{'s' * (report.pictures > 1)}",
+            "change of alpha": span(report.change_seconds),
+            "frame": span(report.frame_seconds),
+            "wrote": ", ".join(report.files),
+        }
+    )
+    for line in (*report.notes, *report.finding()):
+        click.echo(shown(line, 1000))
+    click.echo(report.next_line())
