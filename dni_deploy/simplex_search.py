@@ -31,7 +31,7 @@ TOLERANCE = 5
 
 
 class Spent(Exception):
-    """The budget of evaluations is used up."""
+    """The budget of evaluations is used up, or nothing can be better."""
 
 
 class Landscape:
@@ -111,13 +111,18 @@ def climb(landscape: Landscape, members: int, aim: Aim, most: int) -> Point:
 
 def _between(landscape: Landscape, aim: Aim) -> None:
     """Brent's search between the neighbours of the best alpha."""
+    if aim(landscape.found[landscape.best(aim)]) == math.inf:  # identical pictures: nothing is better
+        return
     known = sorted(point[0] for point in landscape.found)
     here = known.index(landscape.best(aim)[0])
     low, high = known[max(here - 1, 0)], known[min(here + 1, len(known) - 1)]
 
     def cost(alpha: float) -> float:
         part = round(alpha)
-        return -aim(landscape((part, GRAIN - part)))
+        value = aim(landscape((part, GRAIN - part)))
+        if value == math.inf:
+            raise Spent
+        return -value
 
     minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": TOLERANCE})
 
