@@ -345,7 +345,7 @@ def test_missing_packages_are_ours_or_not() -> None:
 
 def test_every_package_is_in_the_extra_that_is_named_for_it() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    other_name = {"pythonosc": "python-osc", "rtmidi": "python-rtmidi"}
+    other_name = {"pythonosc": "python-osc", "rtmidi": "python-rtmidi", "skimage": "scikit-image"}
     for module, extra in bays.EXTRAS.items():
         package = other_name.get(module, module)
         if package != "torchvision":  # spandrel brings it
