@@ -38,20 +38,22 @@ class MapEnds(NamedTuple):
 
     @classmethod
     def of(cls, session: Session, black: Alpha | None = None, white: Alpha | None = None) -> MapEnds:
-        """white None: the first member alone; black None: the second alone, of two. So the map's value is the first one's share.
+        """None as in `defaults`. Raises CoefficientsError: an alpha that is none, or none for black of more than two members."""
+        first, last = cls.defaults(session.members, black is None)
+        return cls(session.read(first if black is None else black), session.read(last if white is None else white))
 
-        Raises CoefficientsError: an alpha that is none, or no black given for more than two members.
+    @classmethod
+    def defaults(cls, members: tuple[str, ...], black: bool = True) -> MapEnds:
+        """White the first member alone, black the second alone, of two: a map's value is the first one's share.
+
+        black: whether its default is needed. Raises CoefficientsError where there is none, since there are more than two members.
         """
-        members = session.members
-        if black is None and len(members) != 2:
+        if black and len(members) != 2:
             raise CoefficientsError(
                 f"A map goes between two alphas, and this family has {len(members)} members: give the alpha of the map's black "
                 "(--alpha); its white is the first member alone unless given (--alpha-map-to)."
             )
-        return cls(
-            session.read(Coefficients.one_hot(members[1], members) if black is None else black),
-            session.read(Coefficients.one_hot(members[0], members) if white is None else white),
-        )
+        return cls(Coefficients.one_hot(members[-1], members), Coefficients.one_hot(members[0], members))
 
     def at(self, share: float) -> Coefficients:
         """The alpha at a value of the map; the ends themselves at 0 and 1, so that a member alone stays alone."""

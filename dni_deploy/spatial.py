@@ -42,7 +42,7 @@ class SpatialRender(NamedTuple):
 class Spatial:
     """Renders frames with a map; the session's alpha is in between what it happens to be. One thread at a time.
 
-    ends: may be set anew between frames.
+    map, ends: may be set anew between frames.
     """
 
     def __init__(self, session: Session, asked: SpatialAlpha, alpha_map: AlphaMap, ends: MapEnds) -> None:
@@ -52,7 +52,7 @@ class Spatial:
 
     def plan(self, frame: Frame, tile: int | None, overlap: int | None) -> MapPlan:
         """Raises MismatchError, UsageError."""
-        wanted = (id(self.map), frame.shape, tile, overlap)
+        wanted = (self.map, frame.shape, tile, overlap)  # maps are equal if they are the same object
         if self._plan is None or wanted != self._planned:
             self._plan, self._planned = self._made(frame, self.asked.levels, tile, overlap), wanted
         return self._plan

@@ -97,7 +97,10 @@ def alpha_map(function: Function) -> Function:
     for option in reversed(
         (
             click.option(
-                "--alpha-map", type=PATH, metavar="MASK", help="A grey picture, an alpha for each pixel: black is --alpha."
+                "--alpha-map",
+                type=PATH,
+                metavar="MASK",
+                help="A grey picture with an alpha for each pixel; black is --alpha. For a film, also a grey film of as many frames.",
             ),
             click.option(
                 "--alpha-map-to", metavar="ALPHA", help="The alpha where MASK is white.  [default: the first member alone]"

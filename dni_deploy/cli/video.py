@@ -1,8 +1,9 @@
-"""`dni-deploy video`: a film through the network, alpha over time."""
+"""`dni-deploy video`: a film through the network, alpha over time and over the picture."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,7 @@ from dni_deploy.cli.surface import Surface, facts, span
     """
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.35
     dni-deploy video sr.dni in.mkv -o out.mkv --alpha "0:gan=0, 2.5s:gan=1, 4s:gan=0.3"
+    dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.2 --alpha-map matte.mp4 --alpha-map-to 0.9
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha show.json --crf 20 --preset medium --alpha-log played.jsonl
     """,
 )
@@ -24,10 +26,11 @@ from dni_deploy.cli.surface import Surface, facts, span
 @options.output("The film to write: .mp4, .m4v, .mov, .mkv or .webm.")
 @click.option(
     "--alpha",
-    required=True,
     metavar="ALPHA",
-    help='An alpha as for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or the file of one, .json or .csv; or an alpha log, .jsonl.',
+    help='An alpha as for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or the file of one, .json or .csv; or an alpha log, .jsonl. '
+    "Needed, except with an alpha map between two members.",
 )
+@options.alpha_map
 @options.runs
 @options.tile
 @options.overlap
@@ -51,7 +54,8 @@ def command(
     bundle: Path,
     film: Path,
     output: Path,
-    alpha: str,
+    alpha: str | None,
+    alpha_map: Any,
     engine: str,
     precision: str | None,
     device: int,
@@ -68,7 +72,7 @@ def command(
     alpha_log: Path | None,
     force: bool,
 ) -> None:
-    """Process a film, with one alpha or with alpha over time.
+    """Process a film, with one alpha, with alpha over time, or with an alpha for each pixel.
 
     Sound, subtitles, chapters and every timestamp are kept. OUT appears when it is complete; a run that is stopped goes on
     when the same command is given again. Where frames of the film are damaged, the others are done and the exit code is 8.
@@ -80,6 +84,7 @@ def command(
             film,
             output,
             alpha,
+            alpha_map=alpha_map,
             engine=engine,
             precision=precision,
             device=device,

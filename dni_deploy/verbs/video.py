@@ -1,10 +1,10 @@
-"""video: a film through the network, alpha over time; what was stopped is taken up again."""
+"""video: a film through the network, alpha over time and over the picture; what was stopped is taken up again."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -16,6 +16,7 @@ import av
 
 from dni_deploy import __version__, alpha_input
 from dni_deploy.alpha_log import AlphaLog
+from dni_deploy.alpha_map import SpatialAlpha
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import EnvironmentProblem, InputError, LimitError, MismatchError, PartialResult, UsageError, shown
@@ -24,6 +25,7 @@ from dni_deploy.film.colour import even_size
 from dni_deploy.film.encoder import Target
 from dni_deploy.film.job import Job, has_logged, identity, open_job
 from dni_deploy.film.join import HOLDS_FILES, check_output, container_format, join
+from dni_deploy.film.mapped import Mapped
 from dni_deploy.film.pipeline import Effect, Settings, WorkFolderError, process
 from dni_deploy.film.reader import Losses
 from dni_deploy.film.source import Source, look
@@ -70,8 +72,9 @@ def video(
     bundle_path: Bundle | str | os.PathLike[str],
     source_path: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    alpha: Alpha | AlphaSource | str | os.PathLike[str],
+    alpha: Alpha | AlphaSource | str | os.PathLike[str] | None = None,
     *,
+    alpha_map: SpatialAlpha | str | os.PathLike[str] | None = None,
     engine: str = "auto",
     precision: str | None = None,
     device: int = 0,
@@ -91,7 +94,10 @@ def video(
 ) -> VideoReport:
     """Process a film; sound, subtitles, chapters and every timestamp stay.
 
-    alpha    an alpha, alpha over time as alpha_input.open_source reads it, or an AlphaSource.
+    alpha    an alpha, alpha over time as alpha_input.open_source reads it, or an AlphaSource; needed, except with a map between
+             two members.
+    alpha_map   a grey picture, or a film with a grey frame for each frame: each pixel gets an alpha between `alpha` (black) and
+             that of its white, see render_map; the white may be over time, too. The alpha log tells that of black.
     engine, precision, device, threads, extrapolate   as in open_session; tile, overlap as in run_tiled, None: no tiles.
     codec    an encoder of FFmpeg; crf: its quality, for x264 and x265 by default 18; preset: theirs by default veryfast.
     hwaccel  decode on this kind of hardware, such as "cuda".
@@ -104,9 +110,12 @@ def video(
     or hardware), and what open_session raises. Where frames of the film are damaged the others are done, and then
     PartialResult tells how many are lost; where its size changes, InputError, and nothing is written.
     """
+    if alpha is None and alpha_map is None:
+        raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
+    asked = SpatialAlpha(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
     film, goal = Path(source_path), Path(output)
     log = None if alpha_log is None else Path(alpha_log)
-    _check_outputs(film, goal, log, force)
+    _check_outputs([film] if asked is None else [film, Path(asked.mask)], goal, log, force)
     name = container_format(goal)
     chosen = encoder.settings(codec, crf, preset)
     if segment < 1:
@@ -114,8 +123,13 @@ def video(
     source = look(film, hwaccel)
     bundle = bundle_path if isinstance(bundle_path, Bundle) else Bundle.open(bundle_path)
     check_signature(bundle.signature)
-    alphas = alpha_input.as_source(alpha, bundle.members, extrapolate=extrapolate, fps=float(source.rate))
     scale = bundle.signature.scale
+
+    def over_time(given: Any) -> AlphaSource:
+        return alpha_input.as_source(given, bundle.members, extrapolate=extrapolate, fps=float(source.rate))
+
+    mapped = None if asked is None else Mapped.of(asked, alpha, bundle.members, over_time, source, scale)
+    alphas = over_time(alpha) if mapped is None else mapped.blacks
     target = Target.of(source, scale)
     settings = Settings(chosen, target, check_output(goal, source, chosen, target), segment, hwaccel)
     with open_session(
@@ -127,7 +141,7 @@ def video(
         precision=precision,
         device=device,
     ) as session:
-        description = {
+        description: dict[str, Any] = {
             "film": identity(film),
             "bundle": bundle.digest,
             "alpha": _digest(alphas),
@@ -139,9 +153,13 @@ def video(
             "container": name,
             "versions": {"dni-deploy": __version__, "PyAV": av.__version__},
         }
+        live = _digest(alphas) == LIVE
+        if mapped is not None:
+            live = live or _digest(mapped.whites) == LIVE
+            description["alpha map"] = {**mapped.to_json(), "white": _digest(mapped.whites)}
         started = time.perf_counter()
-        effect = effect_of(session, alphas, tile, overlap)
-        with open_job(goal, description, fresh=fresh or _digest(alphas) == LIVE) as job, _cleared(job):
+        effect = effect_of(session, alphas, tile, overlap) if mapped is None else mapped.effect(session, tile, overlap)
+        with open_job(goal, description, fresh=fresh or live) as job, _cleared(job):
             losses = process(source, job, effect, settings, scale, progress)
             if not job.segments:
                 raise InputError(f"{shown(film)} holds no frame that can be decoded. Nothing was written.")
@@ -190,13 +208,13 @@ def effect_of(session: Session, alphas: AlphaSource, tile: int | None = None, ov
     return effect
 
 
-def _check_outputs(film: Path, goal: Path, log: Path | None, force: bool) -> None:
+def _check_outputs(films: Sequence[Path], goal: Path, log: Path | None, force: bool) -> None:
     if not goal.parent.is_dir():
         raise UsageError(f"The folder {shown(goal.parent)} does not exist. Nothing was written.")
     for path in (goal, log):
         if path is None:
             continue
-        if os.path.realpath(path) == os.path.realpath(film):
+        if os.path.realpath(path) in {os.path.realpath(film) for film in films}:
             raise UsageError(f"{shown(path)} is the input, too; choose another output. Nothing was written.")
         if path.is_dir():
             raise UsageError(f"{shown(path)} is a folder; name a file. Nothing was written.")
