@@ -1,0 +1,87 @@
+"""Texture: how far a picture's patches are from a style's, without a pretrained network.
+
+Sliced Wasserstein: patches of several scales are projected on random directions, and the sorted projections of picture and
+style are compared (Elnekave and Weiss, CVPR 2022, do so for synthesis; Heitz et al., CVPR 2021, on VGG's features).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LEVELS = 3
+"""Scales: the picture, a half and a quarter of it; a patch of 7 then reaches over 28 pixels."""
+
+PATCH, DIRECTIONS = 7, 256
+COLOUR_DIRECTIONS = 64
+
+RANKS = 1024
+"""Points of a style's distribution that are kept for each direction."""
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Random directions of one patch size, and how a style is distributed along each.
+
+    filters (F, 3, p, p), of unit norm; targets (F, RANKS), ascending.
+    """
+
+    filters: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, style: Tensor, count: int, size: int, generator: torch.Generator) -> Projections:
+        filters = torch.randn(count, 3, size, size, generator=generator)
+        filters = filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
+        return cls(filters, _ranks(functional.conv2d(style, filters).flatten(2)[0], RANKS))
+
+    def distance(self, pictures: Tensor, chosen: Tensor, stride: int = 1) -> Tensor:
+        """Mean over pictures and the chosen directions of the distance between the sorted projections; a scalar."""
+        projected = functional.conv2d(pictures, self.filters[chosen], stride=stride).flatten(2)
+        return (_ranks(projected, projected.shape[2]) - _ranks(self.targets[chosen], projected.shape[2])).abs().mean()
+
+
+def _ranks(values: Tensor, count: int) -> Tensor:
+    """`count` equally spaced ranks of the last axis, ascending."""
+    ordered = values.sort(dim=-1).values
+    places = torch.linspace(0, ordered.shape[-1] - 1, count).round().long()
+    return ordered if count == ordered.shape[-1] else ordered[..., places]
+
+
+class StyleDistance:
+    """The texture loss to one style picture (1, 3, H, W) in [0, 1]; each call draws `directions` of every level anew."""
+
+    def __init__(self, style: Tensor, seed: int, directions: int = 32) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._directions = directions
+        self._colours = Projections.of(style, COLOUR_DIRECTIONS, 1, self._generator)
+        self._levels = []
+        for level in range(LEVELS):
+            smaller = functional.avg_pool2d(style, 2**level) if level else style
+            self._levels.append(Projections.of(smaller, DIRECTIONS, PATCH, self._generator))
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """pictures (B, 3, H, W) in [0, 1] -> a scalar: twice the colours' distance and each level's."""
+        total = 2.0 * self._colours.distance(pictures, self._draw(COLOUR_DIRECTIONS, 8), 2)
+        for level, projections in enumerate(self._levels):
+            if level:
+                pictures = functional.avg_pool2d(pictures, 2)
+            total = total + projections.distance(pictures, self._draw(DIRECTIONS, self._directions), 1 if level else 2)
+        return total
+
+    def _draw(self, of: int, count: int) -> Tensor:
+        return torch.randperm(of, generator=self._generator)[:count]
+
+
+def structure(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """What a style must leave: luminance at a half and a quarter of the size, standardized for each picture."""
+    grey = functional.avg_pool2d(pictures.mean(1, keepdim=True), 2)
+    levels = []
+    for _ in range(2):
+        deviation, mean = torch.std_mean(grey, (2, 3), keepdim=True)
+        levels.append((grey - mean) / (deviation + 0.05))
+        grey = functional.avg_pool2d(grey, 2)
+    return levels[0], levels[1]
