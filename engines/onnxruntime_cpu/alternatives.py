@@ -3,7 +3,7 @@
 ConstantEngine: the first member as constants, alpha is stuck; the speed that the others are held against.
 InputsEngine: every weight is an input of the graph. Always right, but the optimized convolution layouts need constant
 weights, so each frame is slower. GraphEngine: the members are constants, alpha is an input, and the graph itself
-blends; the frame pays for the blend as well, every time.
+blends; the frame pays for the blend as well, every time, and all weights have one alpha.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from dni_deploy.errors import EngineError
 from engines.graphs import ALPHA, alpha_as_input, weights_as_inputs
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.arena import aligned
+from engines.onnxruntime_cpu.pieces import Pieces
+from engines.shares import one_for_all, only_row
 
 Members = Sequence[Mapping[str, NDArray[Any]]]
 
@@ -76,13 +78,18 @@ class InputsEngine(_FedEngine):
         self._rows = _rows(names, members)
         self._flats = [aligned(self._rows.shape[1:]) for _ in range(slots)]
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        self._pieces = Pieces([0, *ends[:-1].tolist()], self._rows.shape[1])
         self._views = [
             {name: part.reshape(shape) for name, shape, part in zip(names, shapes, np.split(flat, ends[:-1]), strict=True)}
             for flat in self._flats
         ]
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        blend_rows(self._rows, coefficients, self._flats[slot])
+        row = only_row(coefficients)
+        if row is not None:
+            blend_rows(self._rows, row, self._flats[slot])
+        else:
+            self._pieces.blend(self._rows, coefficients, self._flats[slot])
         self._feeds[slot] = self._views[slot]
 
 
@@ -96,7 +103,8 @@ class GraphEngine(_FedEngine):
         super().__init__(alpha_as_input(graph, names, members), threads, slots)
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        self._feeds[slot] = {ALPHA: coefficients.astype(np.float32).reshape(1, -1)}
+        row = one_for_all(coefficients, self.name)
+        self._feeds[slot] = {ALPHA: row.astype(np.float32).reshape(1, -1)}
 
 
 def _rows(names: Sequence[str], members: Members) -> NDArray[np.float32]:

@@ -1,12 +1,14 @@
 """Blender: computes the blended weights, always from the pristine members, straight into an arena.
 
 Members lie as rows of one (N, P) matrix, in the layout of the optimized graph, so that a change of alpha is one matrix-vector
-product. Folded BatchNorms follow: scale and shift from the blended statistics, then each scaled row of the arena is multiplied in place.
+product; with shares of their own for each of the bundle's weights, a batch of them (pieces.py). Folded BatchNorms follow: scale and
+shift from the blended statistics, then each scaled row of the arena is multiplied in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,18 +18,22 @@ from dni_deploy.blend import blend_rows
 from dni_deploy.errors import EngineError
 from engines.onnxruntime_cpu.arena import aligned
 from engines.onnxruntime_cpu.layout import Layout
+from engines.onnxruntime_cpu.pieces import Pieces
 from engines.onnxruntime_cpu.row_scale import fold_runs
 from engines.recipes import Recipes, scale_and_shift
+from engines.shares import only_row
 
 
 class Blender:
-    """members: per member the family's tensors by name; they are copied, and read-only from then on."""
+    """members: per member the bundle's weights by name, in its order; they are copied, and read-only from then on."""
 
     def __init__(self, layout: Layout, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> None:
         self.rows = aligned((len(members), layout.size))
         for row, tensors in zip(self.rows, members, strict=True):
             layout.row({name: recipe.value(tensors) for name, recipe in recipes.linear.items()}, row)
         self.rows.flags.writeable = False
+        self._layout, self._recipes = layout, recipes
+        self._rank = {name: number for number, name in enumerate(members[0])}
         if not recipes.folds:
             self._statistics = None
             return
@@ -35,24 +41,65 @@ class Blender:
             [np.concatenate([fold.statistics(tensors) for fold in recipes.folds], axis=1) for tensors in members]
         )
         self._weights = fold_runs(recipes, layout)
-        columns = np.cumsum([0, *(recipes.linear[fold.bias].shape[0] for fold in recipes.folds)])
-        places = [layout.places(fold.bias, recipes.linear[fold.bias].shape[0]) for fold in recipes.folds]
+        sizes = [recipes.linear[fold.bias].shape[0] for fold in recipes.folds]
+        columns = np.cumsum([0, *sizes])
+        places = [layout.places(fold.bias, size) for fold, size in zip(recipes.folds, sizes, strict=True)]
         self._bias_places = np.concatenate([where for where, _ in places])
         self._bias_columns = np.concatenate([channel + column for (_, channel), column in zip(places, columns, strict=False)])
+        self._fold_of_column = np.repeat(np.arange(len(sizes)), sizes)
 
     def blend(self, shares: NDArray[np.float64], out: NDArray[np.float32]) -> None:
-        """Write the blend into `out`, float32 (P,): shares float64 (N,). The same shares always give the same bytes.
+        """Write the blend into `out`, float32 (P,): shares float64 (N,) or (W, N), as Engine.refit takes them.
 
-        Raises EngineError where a blended variance is not positive, which only extrapolation can bring about.
+        The same shares always give the same bytes. Raises EngineError where a blended variance is not positive, which only
+        extrapolation can bring about.
         """
-        blend_rows(self.rows, shares, out)
+        row = only_row(shares)
+        if row is not None:
+            blend_rows(self.rows, row, out)
+        else:
+            pieces, sources = self._pieces
+            pieces.blend(self.rows, shares[sources], out)
         if self._statistics is None:
             return
-        used = np.flatnonzero(shares)
-        scale, shift = scale_and_shift(np.tensordot(shares[used], self._statistics[used], 1))
+        scale, shift = scale_and_shift(self._blended_statistics(shares if row is None else row))
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
             raise EngineError("A BatchNorm's blended variance is not positive at this alpha.")
         narrow = scale.astype(np.float32)
         for weights in self._weights:
             weights.multiply(narrow, out)
         out[self._bias_places] = shift[self._bias_columns]
+
+    def _blended_statistics(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """float64 (5, C), as scale_and_shift takes them."""
+        assert self._statistics is not None
+        if shares.ndim == 1:
+            used = np.flatnonzero(shares)
+            blended: NDArray[np.float64] = np.tensordot(shares[used], self._statistics[used], 1)
+            return blended
+        blended = np.zeros(self._statistics.shape[1:])
+        for member, statistics in zip(shares.T, self._statistics, strict=True):
+            along = member[self._fold_sources][:, self._fold_of_column]
+            if along.all():
+                blended += along * statistics
+            else:
+                blended += np.multiply(along, statistics, out=np.zeros_like(blended), where=along != 0)
+        return blended
+
+    @cached_property
+    def _pieces(self) -> tuple[Pieces, NDArray[np.intp]]:
+        """The arena cut by the weights that it is made of, and which of the bundle's weights each piece is made of."""
+        starts, names = self._layout.pieces()
+        linear = [self._recipes.linear[name] for name in names]
+        # What has no source is the same for every member, so that any row will do.
+        sources = [0 if recipe.source is None else self._rank[recipe.source] for recipe in linear]
+        return Pieces(starts, self._layout.size), np.array(sources, np.intp)
+
+    @cached_property
+    def _fold_sources(self) -> NDArray[np.intp]:
+        """Which of the bundle's weights each row of each fold's statistics comes from: (5, folds), in the order of `statistics`."""
+        names = [(fold.variance, fold.gamma, fold.beta, fold.mean, fold.convolution_bias) for fold in self._recipes.folds]
+        sources: NDArray[np.intp] = np.array(
+            [[0 if name is None else self._rank[name] for name in row] for row in names], np.intp
+        ).T
+        return sources

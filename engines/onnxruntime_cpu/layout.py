@@ -78,6 +78,30 @@ class Layout:
         positions = np.flatnonzero((self.gather >= first) & (self.gather < first + size))
         return positions, self.gather[positions] - first
 
+    def pieces(self) -> tuple[list[int], list[str]]:
+        """The arena cut where the lowered weight changes: where each piece begins, and the weight that it is a copy of.
+
+        Padding belongs to the piece before it; it is 0 in every member.
+        """
+        names = list(self.offsets)
+        bounds = np.array([self.offsets[name] + 1 for name in names])
+        starts: list[int] = []
+        owners: list[str] = []
+        for slot in self.slots:
+            gather = self.gather[slot.start : slot.stop]
+            least = int((gather - 1).view(np.uint64).min()) + 1  # padding, which is 0, wraps round to the largest
+            first, last = np.searchsorted(bounds, [least, int(gather.max())], "right") - 1
+            starts.append(slot.start)
+            owners.append(names[first])
+            if first != last:  # several weights in one: not seen so far, and the rule holds all the same
+                places = np.flatnonzero(gather)
+                owner = np.searchsorted(bounds, gather[places], "right") - 1
+                owners[-1] = names[owner[0]]
+                cuts = np.flatnonzero(np.diff(owner)) + 1
+                starts += (slot.start + places[cuts]).tolist()
+                owners += [names[number] for number in owner[cuts]]
+        return starts, owners
+
 
 def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
     """Optimize the lowered graph and find its layout. Raises NotInPlace where a weight was not just moved."""

@@ -19,7 +19,7 @@ from engines.onnxruntime_cpu import runtime
 
 
 class RebuildEngine:
-    """An Engine (see engines/engine.py). graph: the bundle's; members: per member the family's tensors by name."""
+    """An Engine (see engines/engine.py). graph: the bundle's; members: per member the bundle's weights by name, in its order."""
 
     name = "onnxruntime-rebuild"
 
