@@ -19,6 +19,9 @@ LEVELS = 9
 
 MOST_LEVELS = 256
 
+SAME = 2e-5
+"""A value so near to a level is that level: what scaling at sixteen bits left (a step is 1.5e-5) must not ask for one more."""
+
 GREY_MODES = frozenset({"1", "L", "P", "RGB", "I;16", "I;16B", "I;16L", "I"})
 
 
@@ -123,8 +126,9 @@ class AlphaMap:
         return own if own.size <= limit else np.linspace(0.0, 1.0, limit)
 
     def weights(self, levels: NDArray[np.float64]) -> NDArray[np.float32]:
-        """float32 (K, n): how much of each level's output a code gets: linear between its two neighbours, 1 at a level itself."""
-        hats = [np.interp(self.values, levels, row) for row in np.eye(levels.size)]
+        """float32 (K, n): how much of each level's output a code gets: linear between its two neighbours, 1 within SAME of a level."""
+        values = self.snapped(levels, SAME).values
+        hats = [np.interp(values, levels, row) for row in np.eye(levels.size)]
         return np.asarray(hats, np.float32)
 
     def fits(self, height: int, width: int, scale: int) -> bool:

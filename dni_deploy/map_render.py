@@ -18,6 +18,7 @@ from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import CoefficientsError, EngineError
 from dni_deploy.frames import Frame, check_frame, pad_frame, rounded
 from dni_deploy.map_plan import MapPlan, plan_map
+from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.regions import Rect
 from dni_deploy.session import Session
 
@@ -76,13 +77,14 @@ def render_map(
     levels: int | None = None,
     tile: int | None = None,
     overlap: int | None = None,
+    progress: MaybeProgress = None,
 ) -> MapRender:
     """One frame, uint8 (H, W, 3) -> uint8 (scale * H, scale * W, 3), a fresh array, with the alpha of each pixel from a map.
 
     alpha_map     of the frame's size or of the output's; an array as AlphaMap.of takes it. An input pixel's value holds for all its
                   output pixels.
     black, white  the alphas at 0 and at 1; None as in MapEnds.of.
-    levels, tile, overlap   as in plan_map.
+    levels, tile, overlap   as in plan_map.   progress: told before every run of the network.
     The session's alpha is afterwards what it was; nobody else may set it meanwhile.
     Raises MismatchError, UsageError, CoefficientsError, EngineError.
     """
@@ -91,11 +93,13 @@ def render_map(
     ends = MapEnds.of(session, black, white)
     plan = plan_map(chosen, frame.shape[0], frame.shape[1], session.signature, levels=levels, tile=tile, overlap=overlap)
     with alpha_kept(session):
-        pixels = render_plan(session, frame, plan, ends)
+        pixels = render_plan(session, frame, plan, ends, progress)
     return MapRender(rounded(pixels), tuple(ends.at(level.share) for level in plan.levels), plan)
 
 
-def render_plan(session: Session, frame: Frame, plan: MapPlan, ends: MapEnds) -> NDArray[np.float32]:
+def render_plan(
+    session: Session, frame: Frame, plan: MapPlan, ends: MapEnds, progress: MaybeProgress = None
+) -> NDArray[np.float32]:
     """float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped; the session is left at the last level's alpha.
 
     Begins with the highest level where the session is at it, so that frames in turn cost one refit less than they have levels.
@@ -107,10 +111,13 @@ def render_plan(session: Session, frame: Frame, plan: MapPlan, ends: MapEnds) ->
     order = [(level, ends.at(level.share)) for level in plan.levels]
     if session.alpha == order[-1][1]:
         order.reverse()
+    done = 0
     for level, alpha in order:
         session.alpha = alpha
         session.settle()  # a session that refits ahead would give frames of the level before
         for cut, kept in level.pieces:
+            tell(progress, done, plan.pieces, str(alpha))
+            done += 1
             made = session.render_unrounded(np.ascontiguousarray(padded[cut.top : cut.bottom, cut.left : cut.right]))
             if made.coefficients != alpha:
                 raise EngineError(

@@ -9,6 +9,7 @@ from dni_deploy.alpha_map import LEVELS, AlphaMap, SpatialAlpha
 from dni_deploy.frames import Frame, rounded
 from dni_deploy.map_plan import MapPlan, plan_map
 from dni_deploy.map_render import MapEnds, alpha_kept, map_error, render_plan
+from dni_deploy.progress import MaybeProgress
 from dni_deploy.session import Session
 
 
@@ -65,10 +66,12 @@ class Spatial:
             fitted = self.map.fitted(height * signature.scale, width * signature.scale)
         return plan_map(fitted, height, width, signature, levels=levels, tile=tile, overlap=overlap)
 
-    def render(self, frame: Frame, tile: int | None = None, overlap: int | None = None) -> SpatialRender:
+    def render(
+        self, frame: Frame, tile: int | None = None, overlap: int | None = None, progress: MaybeProgress = None
+    ) -> SpatialRender:
         """One frame, a fresh array; the session is left at the alpha of a level. Raises as render_map does."""
         plan = self.plan(frame, tile, overlap)
-        pixels = render_plan(self.session, frame, plan, self.ends)
+        pixels = render_plan(self.session, frame, plan, self.ends, progress)
         largest = mean = None
         if self.asked.error:
             # Halved steps: the levels that there are stay, or the two could be apart by more than either is from the truth.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dni_deploy.alpha_map import LEVELS, AlphaMap
+from dni_deploy.alpha_map import LEVELS, SAME, AlphaMap
 from dni_deploy.errors import InputError, MismatchError, PictureError, UsageError
 
 
@@ -128,9 +128,11 @@ def test_weights_are_linear_between_neighbours(codes: list[int], most: int) -> N
     alpha_map = AlphaMap.of(np.array([codes], np.uint16))
     levels = alpha_map.levels(most)
     weights = alpha_map.weights(levels)[:, alpha_map.codes[0]].astype(np.float64)
-    # float32 weights: each is off by at most 6e-8, and a sum of two by twice that.
+    # float32 weights: each is off by at most 6e-8, and a sum of two by twice that; SAME where a value was taken for a level.
     assert np.abs(weights.sum(axis=0) - 1).max() <= 1.2e-7
-    assert np.abs(levels @ weights - np.array(codes) / 65535).max() <= 1.2e-7
+    off = np.abs(levels @ weights - np.array(codes) / 65535)
+    near = np.abs(np.array(codes)[:, None] / 65535 - levels).min(axis=1) <= SAME
+    assert (off <= np.where(near, SAME, 0) + 1.2e-7).all()
     assert (np.count_nonzero(weights, axis=0) <= 2).all()
     at_a_level = np.isin(np.array(codes) / 65535, levels)
     assert np.array_equal(weights[:, at_a_level].max(axis=0), np.ones(at_a_level.sum()))
@@ -149,6 +151,13 @@ def test_scaling_and_sizes() -> None:
     wide_map.check_fits(2, 2, 4)
     with pytest.raises(MismatchError, match=r"8x8 pixels and the picture 3x2 \(its output 12x8\)"):
         wide_map.check_fits(2, 3, 4)
+
+
+def test_scaling_asks_for_no_level_that_was_not_there() -> None:
+    """An eighth has no code of sixteen bits; it is a level all the same."""
+    flat = AlphaMap.of(np.full((8, 8), 0.125)).fitted(20, 30)
+    levels = np.linspace(0, 1, 9)
+    assert np.count_nonzero(flat.weights(levels)[:, flat.used()].any(axis=1)) == 1
 
 
 def test_snapping_undoes_what_coding_did() -> None:

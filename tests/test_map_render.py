@@ -165,8 +165,8 @@ def test_it_converges_as_the_square_of_the_distance_between_levels() -> None:
         for levels in (3, 5, 9, 17):
             plan = plan_map(alpha_map, 40, 200, session.signature, levels=levels)
             errors.append(np.abs(render_plan(session, picture, plan, ends) - true).max())
-            # 1e-3: float32 at 200 levels of 255, a few sums of it
-            assert errors[-1] <= 199 * (1 / (levels - 1)) ** 2 / 4 + 1e-3
+            # 0.01: a value within SAME of a level is that level, and 2e-5 of alpha is at most 398 times that of the output
+            assert errors[-1] <= 199 * (1 / (levels - 1)) ** 2 / 4 + 0.01
         ratios = np.array(errors[:-1]) / errors[1:]
         assert ((ratios > 3) & (ratios < 5)).all()  # 4 but for where the gradient's pixels happen to lie
 

@@ -197,7 +197,16 @@ def mask(path: Path, width: int = 8, height: int = 6) -> np.ndarray:
 
 def test_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
     pixels, share = picture(tmp_path / "in.png"), mask(tmp_path / "mask.png")
-    report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", alpha_map=tmp_path / "mask.png")
+    calls: list[tuple[int, int, str]] = []
+    report = run(
+        "x.dni",
+        tmp_path / "in.png",
+        tmp_path / "out.png",
+        alpha_map=tmp_path / "mask.png",
+        progress=lambda *call: calls.append(call),
+    )
+    assert [call[:2] for call in calls] == [(0, 1)] * 4 + [(1, 1)]
+    assert calls[2][2] == "in.png: run 2 of 3, a=0.2, b=0.8"
     assert np.array_equal(opened(tmp_path / "out.png"), np.rint(pixels * np.float32(1) * share[..., None]).astype(np.uint8))
     assert (report.alpha, report.alpha_white) == ({"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0})
     figures = report.pictures[0].alpha_map

@@ -124,7 +124,8 @@ def run(
             tell(progress, done, len(jobs), job.source.name)
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
-                rows.append(_picture(session, job, tile, overlap, force, spatial))
+                within = _within(progress, done, len(jobs), job.source.name)
+                rows.append(_picture(session, job, tile, overlap, force, spatial, within))
             except DniError as error:
                 failures.append(error)
             except OSError as error:
@@ -149,6 +150,11 @@ def run(
             f"{len(failures)} failed. First: {failures[0]}"
         )
     return report
+
+
+def _within(progress: MaybeProgress, done: int, total: int, name: str) -> MaybeProgress:
+    """Progress within one picture: its runs by number, the pictures as they are."""
+    return progress and (lambda at, of, what: tell(progress, done, total, f"{name}: run {at + 1} of {of}, {what}"))
 
 
 def _named(coefficients: Coefficients) -> dict[str, float]:
@@ -229,7 +235,13 @@ def _others(count: int) -> str:
 
 
 def _picture(
-    session: Session, job: Job, tile: int | None, overlap: int | None, force: bool, spatial: Spatial | None
+    session: Session,
+    job: Job,
+    tile: int | None,
+    overlap: int | None,
+    force: bool,
+    spatial: Spatial | None,
+    progress: MaybeProgress,
 ) -> PictureRow:
     signature = session.signature
     picture = read_picture(job.source, scale=signature.scale)
@@ -240,7 +252,7 @@ def _picture(
         tiles = count_tiles(height, width, signature, tile, overlap)
         pixels = run_tiled(session, picture.rgb, signature, tile, overlap)
     else:
-        pixels, figures = spatial.render(picture.rgb, tile, overlap)
+        pixels, figures = spatial.render(picture.rgb, tile, overlap, progress)
         tiles = figures.pieces
     seconds = time.perf_counter() - started
     write_picture(job.target, picture.with_pixels(pixels), force=force)

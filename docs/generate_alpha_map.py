@@ -1,0 +1,123 @@
+"""Write docs/images/alpha-map.png: a photograph whose head is lit and whose rest is not, denoised with an alpha for each pixel.
+
+    python docs/generate_alpha_map.py [FOLDER]
+
+Everything ships with the package: the photograph, and the denoisers N20 and N60. Prints what docs/alpha-map.md says, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.alpha_map import AlphaMap
+from dni_deploy.frames import Frame, rounded
+from dni_deploy.map_plan import plan_map
+from dni_deploy.map_render import MapEnds, render_map, render_plan
+from dni_deploy.measures import psnr
+from dni_deploy.pictures import Picture, read_picture, write_picture
+from dni_deploy.report.sheet import contact_sheet
+from dni_deploy.session import Session, open_session
+from dni_deploy.verbs.export import export
+
+DATA = Path(__file__).parent.parent / "dni_deploy" / "data"
+HEAD, REST = 25.0, 50.0
+"""Sigma of the noise, of 255, within the head and outside."""
+STEPS = 21
+EDGE = np.s_[:96, 88:184]
+"""A part that holds the upper edge of the head, to try many levels on."""
+
+
+def head(height: int, width: int) -> NDArray[np.float64]:
+    """1 within the head, 0 outside, over 12 pixels from one to the other."""
+    down, across = np.mgrid[:height, :width]
+    distance = np.hypot((down - 86) / 84, (across - 132) / 79)
+    return np.clip((1 - distance) * 80 / 12 + 0.5, 0, 1)
+
+
+def noised(clean: Frame, mask: NDArray[np.float64]) -> Frame:
+    """The photograph with noise that goes from REST to HEAD with the mask."""
+    sigma = (mask * HEAD + (1 - mask) * REST)[..., None]
+    noise = np.random.default_rng(0).normal(0, 1, clean.shape) * sigma
+    return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
+
+
+def swept(session: Session, noisy: Frame) -> dict[float, Frame]:
+    """The picture at alpha 0, 0.05, ... 1."""
+    made = {}
+    for step in range(STEPS):
+        alpha = step / (STEPS - 1)
+        session.alpha = alpha
+        made[alpha] = session(noisy)
+    return made
+
+
+def best(made: dict[float, Frame], clean: Frame, where: NDArray[np.bool_]) -> float:
+    """The alpha with the highest PSNR over these pixels."""
+    return max(made, key=lambda alpha: psnr(made[alpha][where], clean[where]))
+
+
+def converged(
+    session: Session, noisy: Frame, clean: Frame, mask: NDArray[np.float64], low: float, high: float
+) -> dict[int, dict[str, float]]:
+    """For a few numbers of levels, over the soft pixels: how far (of 255) it is from 129 levels, and its PSNR."""
+    soft = (mask > 0) & (mask < 1)
+    plan = plan_map(AlphaMap.of(mask), mask.shape[0], mask.shape[1], session.signature, levels=129)
+    ends = MapEnds.of(session, low, high)
+    true = render_plan(session, noisy, plan, ends)
+    rows = {}
+    for levels in (2, 3, 5, 9, 17):
+        plan = plan_map(AlphaMap.of(mask), mask.shape[0], mask.shape[1], session.signature, levels=levels)
+        made = render_plan(session, noisy, plan, ends)
+        apart = np.abs(made - true)[:, soft]
+        rows[levels] = {
+            "largest": round(float(apart.max()), 2),
+            "99 percent": round(float(np.quantile(apart, 0.99)), 3),
+            "mean": round(float(apart.mean()), 3),
+            "work": round(plan.work, 2),
+            "psnr": round(psnr(rounded(made)[soft], clean[soft]), 3),
+        }
+    return rows
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """Write the figure and return its numbers."""
+    clean = read_picture(DATA / "astronaut.png").rgb
+    mask = head(*clean.shape[:2])
+    noisy = noised(clean, mask)
+    everywhere, inside, outside = np.ones(mask.shape, np.bool_), mask == 1, mask == 0
+    with tempfile.TemporaryDirectory() as work:
+        members = {name: DATA / "denoise" / f"{name}.safetensors" for name in ("n20", "n60")}
+        with open_session(export(members, Path(work) / "denoise.dni"), threads=1) as session:
+            made = swept(session, noisy)
+            one, low, high = (best(made, clean, where) for where in (everywhere, outside, inside))
+            mapped = render_map(session, noisy, mask, black=low, white=high)
+            rows = converged(session, np.ascontiguousarray(noisy[EDGE]), clean[EDGE], mask[EDGE], low, high)
+    grey = np.rint(mask * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
+    shown = {
+        "noisy": (noisy, "noise 25 in the head, 50 around"),
+        "map": (grey, f"white: alpha {high:.2f}, black: {low:.2f}"),
+        "one alpha": (made[one], f"alpha {one:.2f}, the best for all"),
+        "an alpha for each pixel": (mapped.output, f"{len(mapped.levels)} levels, {mapped.plan.work:.2f} of a frame"),
+    }
+    numbers: dict[str, Any] = {"best alpha": {"everywhere": one, "head": high, "rest": low}, "psnr": {}}
+    for name, (picture, _) in shown.items():
+        if name != "map":
+            numbers["psnr"][name] = [round(psnr(picture[w], clean[w]), 2) for w in (everywhere, inside, outside)]
+    numbers |= {"levels": len(mapped.levels), "work": round(mapped.plan.work, 2), "converged": rows}
+    labels = [
+        (name if name == "map" else f"{name}, {numbers['psnr'][name][0]:.2f} dB", text) for name, (_, text) in shown.items()
+    ]
+    sheet = contact_sheet([picture for picture, _ in shown.values()], labels, columns=4, best=3)
+    write_picture(folder / "alpha-map.png", Picture(sheet), force=True)
+    return numbers
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images"), indent=1))
