@@ -98,15 +98,17 @@ def _cost(bounds: NDArray[np.int64], size: tuple[int, ...], halo: int) -> NDArra
 
 def _least(needed: NDArray[np.bool_], whole: Rect, halo: int) -> int:
     """How many pixels are within `halo` of a needed one of `whole`: all of them go in, whatever the rectangles."""
-    near = np.zeros(needed.shape, np.bool_)
-    near[whole.top : whole.bottom, whole.left : whole.right] = needed[whole.top : whole.bottom, whole.left : whole.right]
-    for axis in (0, 1):
-        before = np.concatenate(
-            [np.zeros((1, near.shape[1 - axis]), np.int32), near.swapaxes(0, axis).cumsum(axis=0, dtype=np.int32)]
-        )
-        index = np.arange(near.shape[axis])
-        ahead = before[np.minimum(index + halo + 1, near.shape[axis])] - before[np.maximum(index - halo, 0)]
-        near = (ahead > 0).swapaxes(0, axis)
+    inside = needed[whole.top : whole.bottom, whole.left : whole.right]
+    context = [
+        (min(halo, whole.top), min(halo, needed.shape[0] - whole.bottom)),
+        (min(halo, whole.left), min(halo, needed.shape[1] - whole.right)),
+    ]
+    near: NDArray[np.bool_] = np.pad(inside, context)
+    for _ in range(2):  # along the rows, then along the columns
+        counts = np.pad(near.cumsum(axis=0, dtype=np.int32), ((1, 0), (0, 0)))
+        index = np.arange(near.shape[0])
+        within = counts[np.minimum(index + halo + 1, near.shape[0])] - counts[np.maximum(index - halo, 0)]
+        near = (within > 0).T
     return int(np.count_nonzero(near))
 
 
