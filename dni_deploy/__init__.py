@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` w
     from dni_deploy.verbs.refit import refit as refit
     from dni_deploy.verbs.run import run as run
     from dni_deploy.verbs.serve import serve as serve
+    from dni_deploy.verbs.slider import slider as slider
     from dni_deploy.verbs.sweep import sweep as sweep
     from dni_deploy.verbs.tune import tune as tune
     from dni_deploy.verbs.video import video as video
@@ -59,6 +60,7 @@ _HOMES = {
     "render_map": "dni_deploy.map_render",
     "run": "dni_deploy.verbs.run",
     "serve": "dni_deploy.verbs.serve",
+    "slider": "dni_deploy.verbs.slider",
     "sweep": "dni_deploy.verbs.sweep",
     "tune": "dni_deploy.verbs.tune",
     "video": "dni_deploy.verbs.video",

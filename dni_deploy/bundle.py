@@ -19,6 +19,7 @@ from safetensors.numpy import load
 from dni_deploy import graph_weights
 from dni_deploy.bundle_files import bundle_files
 from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError, RefusedError, UsageError, shown
+from dni_deploy.even_slider import EvenSlider
 from dni_deploy.manifest import MANIFEST, Manifest
 from dni_deploy.publish import publish_bytes, publish_folder, write_bytes
 from dni_deploy.signature import Signature
@@ -89,6 +90,19 @@ class Bundle:
     def weight_names(self) -> tuple[str, ...]:
         """The blended initializers, in graph order."""
         return tuple(weight.name for weight in self.manifest.weights)
+
+    @property
+    def slider(self) -> EvenSlider | None:
+        """The slider with even steps that `dni-deploy slider` stored; None without. Raises BundleError for knots that are none."""
+        return None if self.manifest.slider is None else EvenSlider(self.manifest.slider)
+
+    def alpha_at(self, position: float) -> float:
+        """Alpha, the first member's share, at a position of the stored slider, 0 to 1. Raises UsageError where there is no slider."""
+        if self.slider is None:
+            raise UsageError(
+                f"{shown(self.path)} holds no slider; `dni-deploy slider {shown(self.path)} PICTURE` measures one and keeps it there."
+            )
+        return self.slider.at(position)
 
     def graph(self) -> ModelProto:
         """The graph with its weights taken out: those initializers have name, shape and type, no data. The caller's own."""

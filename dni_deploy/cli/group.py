@@ -24,6 +24,7 @@ COMMANDS = {
     "filter": "Filter raw video from a pipe into a pipe, alpha live or over time.",
     "sweep": "Process one picture at many alphas: a strip and a page with a slider.",
     "tune": "Find the alpha that is best by a measure, or by the noise.",
+    "slider": "Keep a slider in the bundle whose equal steps look equal.",
     "video": "Process a film, alpha over time, sound and timestamps kept.",
     "serve": "Show it live in the browser, with a slider for alpha.",
     "bench": "Time an alpha change and a frame, against the alternatives.",

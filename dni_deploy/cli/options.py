@@ -72,6 +72,35 @@ alpha_or_map = click.option(
 )
 
 
+alpha_optional = click.option(
+    "--alpha",
+    metavar="ALPHA",
+    help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member. "
+    "Needed, except with --slider.",
+)
+
+
+def slider(function: Function) -> Function:
+    """--slider in place of --alpha: a position of the slider that the bundle holds, given to the command as alpha."""
+
+    @wraps(function)
+    def wrapped(*args: Any, bundle: Path, alpha: str | None, slider: float | None, **kwargs: Any) -> Any:
+        if slider is None:
+            return function(*args, bundle=bundle, alpha=alpha, **kwargs)
+        if alpha is not None:
+            raise UsageError("--alpha and --slider say the same thing in two ways; give one of them.")
+        at = open_door("dni_deploy.bundle").Bundle.open(bundle).alpha_at(slider)
+        return function(*args, bundle=bundle, alpha=f"{at!r}", **kwargs)
+
+    option = click.option(
+        "--slider",
+        type=click.FloatRange(0, 1),
+        metavar="POSITION",
+        help="In place of --alpha: 0 to 1 on the slider with even steps that `dni-deploy slider` keeps in the bundle.",
+    )
+    return option(wrapped)  # type: ignore[return-value]
+
+
 def alpha_map(function: Function) -> Function:
     """What a map of alphas needs, given to the command as one SpatialAlpha, or None."""
 

@@ -9,6 +9,7 @@ import click
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
 from dni_deploy.cli.surface import Surface, facts, size, span
+from dni_deploy.errors import UsageError
 
 
 @options.command(
@@ -20,7 +21,8 @@ from dni_deploy.cli.surface import Surface, facts, size, span
     """,
 )
 @options.bundle
-@options.alpha
+@options.alpha_optional
+@options.slider
 @options.output(
     "The file to write: .onnx (self-contained), .safetensors (a checkpoint), or .plan or .engine (TensorRT, for this GPU)."
 )
@@ -32,7 +34,7 @@ from dni_deploy.cli.surface import Surface, facts, size, span
 @options.extrapolate
 @options.force
 def command(
-    surface: Surface, bundle: Path, alpha: str, output: Path, precision: str | None, extrapolate: bool, force: bool
+    surface: Surface, bundle: Path, alpha: str | None, output: Path, precision: str | None, extrapolate: bool, force: bool
 ) -> None:
     """Write the model blended at one alpha, for other tools.
 
@@ -40,6 +42,8 @@ def command(
     made from a plan that `dni-deploy build` wrote, and runs on this kind of GPU with this TensorRT alone. A session
     needs no such file: it changes alpha while it runs.
     """
+    if alpha is None:
+        raise UsageError("Which alpha? Give --alpha, or --slider for a position of the bundle's slider. Nothing was written.")
     verb = open_door("dni_deploy.verbs.refit").refit
     done = verb(bundle, alpha, output, precision=precision, force=force, extrapolate=extrapolate)
     if surface.result("refit", done.to_json()):

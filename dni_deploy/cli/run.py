@@ -17,6 +17,7 @@ from dni_deploy.cli.surface import Surface, facts, span, table
     """
     dni-deploy run sr.dni in.png -o out.png --alpha 0.35
     dni-deploy run sr.dni photos/ -o done/ --alpha psnr=0.35,gan=0.65
+    dni-deploy run sr.dni in.png -o out.png --slider 0.5
     dni-deploy run sr.dni large.png -o out.png --alpha 0.5 --tile 512
     dni-deploy run sr.dni in.png -o out.png --alpha 0.2 --alpha-map face.png --alpha-map-to 0.9
     """,
@@ -25,6 +26,7 @@ from dni_deploy.cli.surface import Surface, facts, span, table
 @click.argument("inputs", nargs=-1, required=True, type=options.PATH)
 @options.output("The picture to write, or a folder for several.")
 @options.alpha_or_map
+@options.slider
 @options.alpha_map
 @options.alpha_map_error
 @options.runs

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.argument("picture", type=options.PATH)
 @options.output("The contact sheet to write.")
 @click.option("--steps", type=click.IntRange(2, 1001), default=11, show_default=True, help="How many alphas, ends included.")
+@click.option("--even", is_flag=True, help="Equal steps of the slider that the bundle holds, not of alpha.")
 @click.option("--reference", type=options.PATH, help="The clean picture: adds PSNR and the best alpha.")
 @click.option("--html", type=options.PATH, help="Write one self-contained page with a slider here.")
 @click.option("--plot", type=options.PATH, help="Write PSNR against alpha here; needs --reference.")
@@ -40,6 +41,7 @@ def command(
     picture: Path,
     output: Path,
     steps: int,
+    even: bool,
     reference: Path | None,
     html: Path | None,
     plot: Path | None,
@@ -62,6 +64,7 @@ def command(
             picture,
             output,
             steps=steps,
+            even=even,
             reference=reference,
             html=html,
             plot=plot,

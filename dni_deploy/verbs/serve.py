@@ -127,6 +127,9 @@ def serve(
         facts = {
             "members": list(opened.members),
             "plane": None if pad is None else {name: list(place) for name, place in pad.places},
+            "slider": None
+            if opened.slider is None or len(opened.members) != 2
+            else [list(knot) for knot in opened.slider.knots],
             "timeline": timeline is not None,
             "engine": live.engine.name,
             "name": shown(Path(os.fspath(bundle)).name if not isinstance(bundle, Bundle) else "bundle", 80),

@@ -38,6 +38,7 @@ def sweep(
     output: str | os.PathLike[str],
     *,
     steps: int = 11,
+    even: bool = False,
     reference: str | os.PathLike[str] | None = None,
     html: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
@@ -56,6 +57,7 @@ def sweep(
 
     Two members: alpha 0 to 1, the first member's share. More members: from each to the next, in family order, with `steps`
     alphas on each way (where two ways meet, the member stands once).
+    even        take equal steps of the slider that the bundle holds, not of alpha.
     reference   a clean picture of the output's size: adds PSNR and the best alpha.  html, plot: files to write.
     engine, precision, device   as in open_session.
     title, levels: a heading, and PSNR values by name to draw as lines for comparison.
@@ -63,10 +65,13 @@ def sweep(
     MismatchError (the reference's size), and what read_picture and open_session raise; nothing is written then.
     """
     outputs = _check_outputs(output, html, plot, reference, steps, force)
+    bundle = bundle_path if isinstance(bundle_path, Bundle) else Bundle.open(bundle_path) if even else None
     source = read_picture(picture)
     clean = None if reference is None else read_picture(reference).rgb
-    with open_session(bundle_path, engine=engine, threads=threads, precision=precision, device=device) as session:
+    with open_session(bundle or bundle_path, engine=engine, threads=threads, precision=precision, device=device) as session:
         path = alphas(len(session.members), steps)
+        if even and bundle is not None:
+            path = [(at, 1 - at) for at in (bundle.alpha_at(position) for position, _ in path)]
         _check_sizes(session, source.rgb, clean, len(path))
         frames, rows = measure(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
         report = SweepReport(session.members, session.engine.name, rows, best_of(rows), outputs, session.why)

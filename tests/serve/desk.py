@@ -102,13 +102,20 @@ def stage_of(count: int = 2, source: Source | None = None, scale: int = 1, **opt
 
 
 @contextmanager
-def served(count: int = 2, source: Source | None = None, limits: Limits | None = None, **options: Any) -> Iterator[Live]:
-    """A page's server on a free port, in a thread."""
+def served(
+    count: int = 2,
+    source: Source | None = None,
+    limits: Limits | None = None,
+    slider: list[list[float]] | None = None,
+    **options: Any,
+) -> Iterator[Live]:
+    """A page's server on a free port, in a thread. slider: knots of one with even steps."""
     members = NAMES[:count]
     plane = ControlPlane.default(members) if count in (3, 4) else None
     facts = {
         "members": list(members), "plane": None if plane is None else {name: list(place) for name, place in plane.places},
         "timeline": None, "engine": "dimmer", "name": "dimmer.dni", "scale": 1, "fps": 60, "upload": 1 << 26,
+        "slider": slider,
     }  # fmt: skip
     with stage_of(count, source, **options) as stage:
         desk = Desk(stage, stage.cell, None if plane is None else plane.at, facts, SIZE, limits or Limits())

@@ -97,6 +97,27 @@ def test_the_slider_by_mouse_and_by_keyboard(browser: Any) -> None:
         tab.close()
 
 
+def test_a_slider_with_even_steps(browser: Any) -> None:
+    """The knob stands at the position, alpha is told beside, and both follow what somebody else sets."""
+    with served(2, slider=[[0.0, 0.0], [0.2, 0.5], [0.7, 0.6], [1.0, 1.0]]) as live:
+        tab = Tab(browser, live)
+        slider = tab.page.get_by_label("even steps to the eye, towards bright")
+        slider.focus()
+        tab.page.keyboard.press("Home")
+        tab.shares(0.0, 1.0)
+        for _ in range(10):
+            tab.page.keyboard.press("ArrowRight")
+        tab.shares(0.25, 0.75)  # position 0.1 is halfway to the first knot
+        assert tab.page.locator("#alpha-number").inner_text().strip() == "alpha 0.250"
+        assert slider.get_attribute("aria-valuetext") == "bright 0.25, dark 0.75"
+        live.cell.set({"bright": 0.8, "dark": 0.2}, "osc")
+        tab.shares(0.8, 0.2)
+        tab.until("document.getElementById('alpha').value === '0.85'")
+        tab.page.keyboard.press("End")
+        tab.shares(1.0, 0.0)
+        tab.close()
+
+
 def test_the_pad_and_the_sliders_of_more_members(browser: Any) -> None:
     with served(4) as live:
         tab = Tab(browser, live, 390, "dark")

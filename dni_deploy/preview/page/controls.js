@@ -20,16 +20,31 @@ export function build(place, facts, send) {
   return { show: shares => parts.forEach(part => part.show(shares)) };
 }
 
-function slider(place, { members }, send) {
+// Where the bundle holds a slider with even steps, the knob stands at its position, and alpha is told beside.
+function slider(place, { members, slider: knots }, send) {
   const input = made("input", { type: "range", id: "alpha", min: 0, max: 1, step: 0.01 });
   const ends = made("div", { className: "ends" }, made("span", { textContent: `all ${members[1]}` }), made("span", { textContent: `all ${members[0]}` }));
-  place.append(made("label", { htmlFor: "alpha", textContent: `alpha, the share of ${members[0]}` }), input, ends);
-  const tell = share => input.setAttribute("aria-valuetext", sharesText(members, [share, 1 - share]));
+  const number = made("span", { id: "alpha-number", ariaHidden: "true" });
+  const label = made("label", { htmlFor: "alpha", textContent: knots ? `even steps to the eye, towards ${members[0]}` : `alpha, the share of ${members[0]}` });
+  place.append(label, ...(knots ? [number] : []), input, ends);
+  const tell = share => {
+    number.textContent = ` alpha ${share.toFixed(3)}`;
+    input.setAttribute("aria-valuetext", sharesText(members, [share, 1 - share]));
+  };
   input.addEventListener("input", event => {
-    tell(input.valueAsNumber);
-    send({ alpha: input.valueAsNumber }, event.timeStamp);
+    const share = knots ? along(knots, input.valueAsNumber, 0, 1) : input.valueAsNumber;
+    tell(share);
+    send({ alpha: share }, event.timeStamp);
   });
-  return { show(shares) { input.value = shares[0]; tell(shares[0]); } };
+  return { show(shares) { input.value = knots ? along(knots, shares[0], 1, 0) : shares[0]; tell(shares[0]); } };
+}
+
+// On the line through the knots, which rises strictly: from column `from` of a knot to column `to`.
+function along(knots, value, from, to) {
+  const next = Math.max(1, knots.findIndex(knot => knot[from] >= value));
+  const [before, after] = [knots[next - 1], knots[next]];
+  const part = (value - before[from]) / (after[from] - before[from]);
+  return Math.min(1, Math.max(0, before[to] + part * (after[to] - before[to])));
 }
 
 function sliders(place, { members }, send) {
