@@ -1,7 +1,6 @@
 """Tune benchmark: how few evaluations the best alpha takes, and how good the best alpha is that needs no reference.
 
 python -m benchmarks.tune                  everything, into benchmarks/results/tune.json
-python -m benchmarks.tune --page           docs/tune.md's table and figure again, from the results
 
 Three members (the shipped denoisers N20, N40, N60), photographs that they were not trained on, noise clipped to 0..255 as in a file. For
 each case all 231 points of the 0.05 grid are evaluated, and then `tune` runs as a user would run it.
@@ -25,7 +24,7 @@ from benchmarks.commit import described
 from dni_deploy.bundle import Bundle
 from dni_deploy.checkpoint import Checkpoint
 from dni_deploy.frames import Frame
-from dni_deploy.machine import facts
+from dni_deploy.machine import cores, cpu
 from dni_deploy.measures import psnr
 from dni_deploy.pictures import Picture, write_picture
 from dni_deploy.publish import publish_bytes
@@ -76,7 +75,7 @@ def measured(bundle: Bundle, folder: Path) -> dict[str, Any]:
     names = list(product(PHOTOGRAPHS, LEVELS))
     cases = [(noised(middle(name), level), middle(name)) for name, level in names]
     grids = grid(bundle, cases)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (name, level), (noisy, clean), points in zip(names, cases, grids, strict=True):
         click.echo(f"{name}, noise {level}", err=True)
         write_picture(folder / "noisy.png", Picture(noisy), force=True)
@@ -97,8 +96,7 @@ def measured(bundle: Bundle, folder: Path) -> dict[str, Any]:
                 "better_member_db": values[found.better_member(0)],
                 "alpha": dict(zip(found.members, found.rows[found.chosen].shares, strict=True)),
                 "blind_loss_db": {
-                    how: max(values) - _blind(bundle, folder, noisy, clean, noise)
-                    for how, noise in (("auto", "auto"), ("given", level))
+                    how: max(values) - _blind(bundle, folder, noisy, clean, noise) for how, noise in _told(level).items()
                 },
             }
         )
@@ -116,6 +114,11 @@ def measured(bundle: Bundle, folder: Path) -> dict[str, Any]:
             for how in ("auto", "given")
         },
     }
+
+
+def _told(level: int) -> dict[str, float | str]:
+    """What is said of the noise."""
+    return {"auto": "auto", "given": level}
 
 
 def _worst(counts: list[int | None]) -> int | None:
@@ -140,7 +143,7 @@ def main() -> None:
             with as_file(files("dni_deploy") / "data" / "denoise" / f"n{level}.safetensors") as weights:
                 members[f"N{level}"] = Checkpoint.read(weights)
         result = measured(export(members, folder / "three.dni"), folder)
-    kept = {"schema": 1, "commit": described(ROOT), "machine": facts(), "size": SIZE, **result}
+    kept = {"schema": 1, "commit": described(ROOT), "machine": f"{cpu()[0]}, {cores()} cores", "size": SIZE, **result}
     publish_bytes(RESULTS, (json.dumps(kept, indent=2, allow_nan=False) + "\n").encode(), force=True)
     click.echo(f"wrote {RESULTS.relative_to(ROOT)}", err=True)
     click.echo(json.dumps({key: value for key, value in kept.items() if "worst" in key or "blind" in key}, indent=2))
