@@ -87,8 +87,8 @@ def lattice(members: int, steps: int) -> Iterator[Point]:
 
 
 def rounded(point: Sequence[float] | NDArray[np.float64]) -> Point:
-    """The nearest point in thousandths: rounded down, and what is lacking given to the largest remainders."""
-    scaled = np.clip(np.asarray(point, np.float64), 0, 1)
+    """The nearest point in thousandths, of numbers in any unit: rounded down, and what is lacking given to the largest remainders."""
+    scaled = np.maximum(np.asarray(point, np.float64), 0)
     scaled = scaled / scaled.sum() * GRAIN
     whole = np.floor(scaled + 1e-9).astype(int)
     for index in np.argsort(whole - scaled, kind="stable")[: GRAIN - int(whole.sum())]:
@@ -188,4 +188,4 @@ class _Quadratic:
             constraints={"type": "eq", "fun": lambda point: point.sum() / GRAIN - 1},
             method="SLSQP",
         )
-        return rounded(found.x / GRAIN) if np.isfinite(found.x).all() and found.x.sum() > 0 else rounded(self._here / GRAIN)
+        return rounded(found.x) if np.isfinite(found.x).all() and found.x.sum() > 0 else rounded(self._here)

@@ -22,6 +22,7 @@ def test_rounding_stays_on_the_simplex(parts: list[float]) -> None:
     scaled = np.array(parts) / sum(parts) * GRAIN
     assert np.abs(np.array(point) - scaled).max() < 1 + 1e-6
     assert math.fsum(shares(point)) == pytest.approx(1, abs=1e-12)
+    assert rounded([7 * part for part in point]) == point  # the unit does not matter
 
 
 @given(MEMBERS, st.integers(1, 5))

@@ -127,6 +127,22 @@ def test_measures_that_disagree_give_a_front(folder: Path, monkeypatch: pytest.M
         assert plot.width > 1500  # two measures and the front
 
 
+def test_the_way_between_two_bests_is_on_the_front(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three members: one measure wants only a, the other only c, and both fall in proportion on the way."""
+    (folder / "ends.py").write_text(
+        "def bright(picture, reference): return picture.mean()\ndef dark(picture, reference): return -picture.mean()\n"
+    )
+    monkeypatch.chdir(folder)
+    monkeypatch.delitem(__import__("sys").modules, "ends", raising=False)
+    use(monkeypatch, Dimmer((1.0, 0.4, 0.3)), "a", "b", "c")
+    report = tune("x.dni", "in.png", reference="clean.png", metric=["ends:bright", "ends:dark"])
+    assert [report.rows[index].shares for index in report.bests] == [(1, 0, 0), (0, 0, 1)]
+    on_the_way = {row.shares for row in report.rows} & {(step / 8, 0.0, 1 - step / 8) for step in range(1, 8)}
+    assert len(on_the_way) == 7
+    assert len(report.front) >= 9
+    assert len(report.rows) <= 64
+
+
 class Blurs:
     """Each member blurs by its own width, a blend by the blended width: a denoiser with one best blend."""
 
