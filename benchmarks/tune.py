@@ -44,7 +44,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "camera")
 LEVELS = (25, 35, 50)
 """Between the members' own, so that the best blend is inside the family."""
 
-SIZE, STEPS, NEAR = 96, 20, 0.02
+SIZE, STEPS, NEAR = 64, 20, 0.02
 """Side of the part that is judged; the grid's steps; dB from the grid's best that count as found."""
 
 
@@ -65,7 +65,7 @@ def noised(clean: Frame, level: int) -> Frame:
 def grid(bundle: Bundle, cases: list[tuple[Frame, Frame]]) -> list[dict[tuple[float, ...], float]]:
     """PSNR of each case at all points of the 0.05 grid; one change of alpha serves all cases."""
     found: list[dict[tuple[float, ...], float]] = [{} for _ in cases]
-    with open_session(bundle) as session:
+    with open_session(bundle, threads=1) as session:
         for point in lattice(len(session.members), STEPS):
             session.alpha = shares(point)
             for case, (noisy, clean) in zip(found, cases, strict=True):
@@ -83,7 +83,7 @@ def measured(bundle: Bundle, folder: Path) -> dict[str, Any]:
         click.echo(f"{name}, noise {level}", err=True)
         write_picture(folder / "noisy.png", Picture(noisy), force=True)
         write_picture(folder / "clean.png", Picture(clean), force=True)
-        found = tune(bundle, folder / "noisy.png", reference=folder / "clean.png")
+        found = tune(bundle, folder / "noisy.png", reference=folder / "clean.png", threads=1)
         values = [row.values[0] for row in found.rows]
         best = max(points.values())
         near = next((index + 1 for index, value in enumerate(values) if value >= best - NEAR), None)
@@ -131,8 +131,8 @@ def _worst(counts: list[int | None]) -> int | None:
 
 def _blind(bundle: Bundle, folder: Path, noisy: Frame, clean: Frame, noise: float | str) -> float:
     """The true PSNR of the blend that tune chooses without the clean picture."""
-    chosen = tune(bundle, folder / "noisy.png", noise=noise)
-    with open_session(bundle, alpha=chosen.rows[chosen.chosen].shares) as session:
+    chosen = tune(bundle, folder / "noisy.png", noise=noise, threads=1)
+    with open_session(bundle, alpha=chosen.rows[chosen.chosen].shares, threads=1) as session:
         return psnr(session(noisy), clean)
 
 
@@ -149,7 +149,7 @@ class Textbook(Sure):
 def clipping(bundle: Bundle) -> dict[str, Any]:
     """Two members, the 0.05 sweep, sigma given: what the blend with the smallest estimate lacks, textbook against ours."""
     rows: list[dict[str, Any]] = []
-    with open_session(bundle) as session:
+    with open_session(bundle, threads=1) as session:
         for name, level in product(PHOTOGRAPHS, LEVELS):
             clean = middle(name)
             noisy = noised(clean, level)
