@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dni_deploy.errors import BundleError, MismatchError, UsageError
@@ -16,10 +16,15 @@ from dni_deploy.even_slider import FLOOR, EvenSlider
 DISTANCES = st.lists(st.floats(0, 1e3, allow_subnormal=False), min_size=1, max_size=40).filter(lambda parts: sum(parts) > 1e-3)
 
 
+# A machine with other work on it is slow in drawing examples, too.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 def slider(distances: list[float]) -> EvenSlider:
     return EvenSlider.of([step / len(distances) for step in range(len(distances) + 1)], distances)
 
 
+@calm
 @given(DISTANCES, st.floats(0, 1))
 def test_there_and_back(distances: list[float], at: float) -> None:
     made = slider(distances)
@@ -28,6 +33,7 @@ def test_there_and_back(distances: list[float], at: float) -> None:
     assert made.at(made.position(at)) == pytest.approx(at, abs=1e-12)
 
 
+@calm
 @given(DISTANCES, st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True))
 def test_it_rises(distances: list[float], two: list[float]) -> None:
     made, (low, high) = slider(distances), sorted(two)
@@ -38,6 +44,7 @@ def test_it_rises(distances: list[float], two: list[float]) -> None:
         assert made.at(low) < made.at(high)
 
 
+@calm
 @given(DISTANCES)
 def test_ends_and_knots_are_exact(distances: list[float]) -> None:
     made = slider(distances)
@@ -47,6 +54,7 @@ def test_ends_and_knots_are_exact(distances: list[float]) -> None:
         assert made.position(alpha) == position
 
 
+@calm
 @given(DISTANCES)
 def test_equal_steps_are_equal_distances(distances: list[float]) -> None:
     """The distance gone at each knot, as a part of the whole, is its position, but for what FLOOR gives away."""
