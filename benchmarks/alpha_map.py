@@ -91,7 +91,7 @@ def main(rounds: int, threads: int, side: int | None, output: Path) -> None:
     """Time alpha maps."""
     photograph = read_picture(ROOT / "dni_deploy" / "data" / "astronaut.png").rgb
     large = np.tile(photograph, (3, 3, 1))
-    load = os.getloadavg()[0]
+    load, commit = os.getloadavg()[0], described(ROOT)  # asked now: the tree may go on while this runs
     rows = {}
     for name, sides in SIDES.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def main(rounds: int, threads: int, side: int | None, output: Path) -> None:
                     rows[key] = compared(session, frame, rounds, name == "rrdb" or each != sides[0])
     result = {
         "schema": 1,
-        "commit": described(ROOT),
+        "commit": commit,
         "cpu": cpu()[0],
         "cores": cores(),
         "onnxruntime": onnxruntime.__version__,
