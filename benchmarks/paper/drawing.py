@@ -1,0 +1,73 @@
+"""Drawing: the pictures of the page, one style, small files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "dni"})
+
+WIDTH = 9.0
+"""Inches; with DPI, 990 pixels, which a page shows without shrinking."""
+DPI = 110
+LARGEST = 400_000
+"""Bytes of one PNG; above it, colours are reduced to a palette of 256."""
+
+
+def canvas(rows: int = 1, columns: int = 1, height: float = 3.0, **options: Any) -> tuple[Figure, NDArray[Any]]:
+    """A figure of the page's width and its axes, always (rows, columns)."""
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def show(axes: Any, pixels: NDArray[Any], title: str = "", below: str = "") -> None:
+    """One picture, pixels unsmoothed, no ticks; uint8 RGB, or a 2-D map in grey."""
+    axes.imshow(pixels, cmap="gray", interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_title(title, fontsize=8)
+    axes.set_xlabel(below, fontsize=8)
+
+
+def strip(
+    pictures: Sequence[NDArray[np.uint8]], titles: Sequence[str], below: Sequence[str] = (), *, columns: int = 0
+) -> bytes:
+    """Pictures side by side, in rows of `columns` (0: one row), as a PNG."""
+    columns = columns or len(pictures)
+    rows = -(-len(pictures) // columns)
+    side = WIDTH / columns
+    aspect = pictures[0].shape[0] / pictures[0].shape[1]
+    figure, axes = canvas(rows, columns, rows * (side * aspect + (0.45 if below else 0.28)))
+    for place in axes.flat[len(pictures) :]:
+        place.set_axis_off()
+    for index, (place, pixels, title) in enumerate(zip(axes.flat, pictures, titles, strict=False)):
+        show(place, pixels, title, below[index] if below else "")
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure's file, the same bytes for the same figure. Raises ValueError above LARGEST."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    image = Image.open(drawn).convert("RGB")
+    file = _written(image)
+    if len(file) > LARGEST:
+        file = _written(image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
+    if len(file) > LARGEST:
+        raise ValueError(f"the picture has {len(file)} bytes, {LARGEST} are allowed: draw it smaller")
+    return file
+
+
+def _written(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()

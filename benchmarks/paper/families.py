@@ -1,0 +1,63 @@
+"""Families: the table of what was trained here, where its weights lie, and how it becomes a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from dni_deploy.bundle import Bundle
+from dni_deploy.verbs.export import export
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WEIGHTS = ROOT / "benchmarks" / "paper" / "weights"
+SHIPPED = ROOT / "dni_deploy" / "data" / "denoise"
+"""The demo family ships in the wheel, and is not stored twice."""
+
+
+@dataclass(frozen=True)
+class TrainedFamily:
+    """One row.
+
+    title         for captions.
+    architecture  a name from exporters.architectures.
+    members       name -> file, in family order; the first is the one that the others were fine-tuned from.
+    controls      members that were not fine-tuned from the first: they are there to show that they do not blend.
+    """
+
+    title: str
+    architecture: str
+    members: dict[str, Path]
+    controls: tuple[str, ...] = ()
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """The members that belong together, ancestor first."""
+        return tuple(name for name in self.members if name not in self.controls)
+
+
+def _files(family: str, *members: str) -> dict[str, Path]:
+    return {member: WEIGHTS / family / f"{member}.safetensors" for member in members}
+
+
+LEVELS = ("n20", "n30", "n40", "n50", "n60")
+
+FAMILIES: dict[str, TrainedFamily] = {
+    "three_layer": TrainedFamily(
+        "three-layer net, 9-5-9", "srcnn", _files("three_layer", *LEVELS, "scratch"), controls=("scratch",)
+    ),
+}
+
+
+def bundle(family: str, folder: Path) -> Bundle:
+    """Export a family, controls included, into `folder`/FAMILY.dni."""
+    row = FAMILIES[family]
+    return export(row.members, folder / f"{family}.dni", arch=row.architecture)
+
+
+def weights(family: str, member: str) -> dict[str, NDArray[np.float32]]:
+    """One member's tensors as the file has them, widened to float32."""
+    return {name: tensor.astype(np.float32) for name, tensor in load_file(FAMILIES[family].members[member]).items()}

@@ -1,0 +1,5 @@
+"""The figures, in the page's order: each module has `figure(bench) -> Section`."""
+
+from __future__ import annotations
+
+FIGURES = ("filters", "correlations", "smoothness")
