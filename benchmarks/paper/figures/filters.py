@@ -57,18 +57,40 @@ def figure(bench: Bench) -> Section:
         how="three-layer net 9-5-9, filters of all layers (64, 32 and 3); alpha, the share of N60, is for each level the best one of the "
         "0.05 sweep; the index is Eq. 3, with N20's filter.",
         goals=(
-            Goal("mean distance of the learned and the interpolated curve, all filters, N30 to N50", distance, "at most", COINCIDE),
+            Goal(
+                "mean distance of the learned and the interpolated curve, all filters, N30 to N50",
+                distance,
+                "at most",
+                COINCIDE,
+            ),
             Goal("the same in parts of the learned curve's fall", distance / float((1 - learned).mean()), "at most", PART),
-            Goal("index of the interpolated with the learned filter, lowest median of a layer and level", min(directs), "at least", 0.95),
+            Goal(
+                "index of the interpolated with the learned filter, lowest median of a layer and level",
+                min(directs),
+                "at least",
+                0.95,
+            ),
         ),
         pictures=(
-            Picture("filters", _filters(members, blends, alphas, moving), "The five filters of the first layer that change most."),
-            Picture("filter-curves", _curves(curves, alphas), "Index with N20's filter by level: mean of a layer, and its five that change most."),
+            Picture(
+                "filters", _filters(members, blends, alphas, moving), "The five filters of the first layer that change most."
+            ),
+            Picture(
+                "filter-curves",
+                _curves(curves, alphas),
+                "Index with N20 by level: mean of a layer, and its five filters that change most.",
+            ),
         ),
-        tables=(Table(("layer", "level", "alpha", "learned, index with N20", "interpolated", "interpolated with learned"), tuple(rows), 4),),
+        tables=(
+            Table(
+                ("layer", "level", "alpha", "learned, index with N20", "interpolated", "interpolated with learned"),
+                tuple(rows),
+                4,
+            ),
+        ),
         otherwise="Here the filters of N20 move little, and much of what they move they owe to being trained on at all: the learned curve "
-        "falls at N30 already, where the interpolated one falls evenly. On the paper's axis of 0 to 1 the two are one curve.",
-    )  # fmt: skip
+        "falls at N30 already, where the interpolated one falls evenly.",
+    )
 
 
 def _filters(members: Any, blends: Any, alphas: dict[int, float], moving: NDArray[np.intp]) -> bytes:
