@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("scipy")
 pytest.importorskip("skimage")
@@ -16,12 +18,13 @@ torch = pytest.importorskip("torch")
 from safetensors.numpy import load_file  # noqa: E402
 
 from benchmarks.paper import measures, scenes, styles  # noqa: E402
+from benchmarks.paper.bench import open_bench  # noqa: E402
+from benchmarks.paper.families import FAMILIES, WEIGHTS  # noqa: E402
+from benchmarks.paper.figures.style import corner_shares  # noqa: E402
 from benchmarks.paper.photographs import TEST  # noqa: E402
 from benchmarks.paper.square import square  # noqa: E402
 from benchmarks.paper.train.texture import StyleDistance  # noqa: E402
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "benchmarks" / "paper" / "weights"
-ARCHITECTURES = {"style": "transformer_net", "style_parts": "transformer_net", "scenes": "cyclegan", "digits": "dcgan"}
 EFFECTS = ("style", "style_parts", "scenes", "digits")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,12 +37,13 @@ def _float(pixels: np.ndarray) -> torch.Tensor:
 def test_members_are_of_one_architecture_in_float16(family: str) -> None:
     from exporters.architectures import find
 
-    members = {path.stem: load_file(path) for path in sorted((WEIGHTS / family).glob("*.safetensors"))}
+    row = FAMILIES[family]
+    members = {name: load_file(path) for name, path in row.members.items()}
     shapes = [{key: tensor.shape for key, tensor in tensors.items()} for tensors in members.values()]
     assert all(each == shapes[0] for each in shapes)
     assert {tensor.dtype for tensors in members.values() for tensor in tensors.values()} == {np.dtype(np.float16)}
     assert all(np.isfinite(tensor).all() for tensors in members.values() for tensor in tensors.values())
-    assert find("auto", next(iter(members.values()))).name == ARCHITECTURES[family]
+    assert find("auto", next(iter(members.values()))).name == row.architecture
 
 
 def test_the_weights_are_square() -> None:
@@ -48,10 +52,7 @@ def test_the_weights_are_square() -> None:
 
 
 def test_only_the_named_parts_were_fine_tuned() -> None:
-    mosaic, norm, conv = (
-        load_file(WEIGHTS / f"{name}.safetensors")
-        for name in ("style/mosaic_small", "style_parts/fire_norm", "style_parts/fire_conv")
-    )
+    mosaic, norm, conv = (load_file(FAMILIES["style_parts"].members[name]) for name in ("mosaic", "norm", "conv"))
     for key, tensor in mosaic.items():
         in_norm = ".in" in f".{key}"
         assert np.array_equal(tensor, norm[key]) != in_norm, key
@@ -59,10 +60,30 @@ def test_only_the_named_parts_were_fine_tuned() -> None:
 
 
 def test_the_members_of_scenes_share_their_statistics() -> None:
-    members = [load_file(path) for path in sorted((WEIGHTS / "scenes").iterdir())]
+    members = [load_file(path) for path in FAMILIES["scenes"].members.values()]
     statistics = [key for key in members[0] if key.endswith(("running_mean", "running_var"))]
     assert statistics
     assert all(np.array_equal(members[0][key], other[key]) for other in members[1:] for key in statistics)
+
+
+def test_alpha_moves_the_ink_in_the_exported_engine() -> None:
+    latents = np.random.default_rng(5).normal(size=(8, 32, 1, 1)).astype(np.float32)
+    with open_bench() as bench:
+        frames = [bench.between("digits", "thin", "bold", alpha).infer(latents) for alpha in (0.0, 0.5, 1.0)]
+        slanted = bench.at("digits", "slanted").infer(latents)
+    inks = np.array([measures.ink(frame) for frame in frames])
+    assert (np.diff(inks, axis=0) > 0).all()
+    assert measures.lean(slanted).mean() - measures.lean(frames[0]).mean() > 12
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_corners_shares_are_on_the_simplex(fire: float, large: float) -> None:
+    shares = corner_shares(fire, large)
+    assert set(shares) < set(FAMILIES["style"].members)
+    assert min(shares.values()) >= 0
+    assert sum(shares.values()) == pytest.approx(1, abs=4 * np.finfo(float).eps)  # four products, three sums
+    assert shares["fire_small"] + shares["fire_large"] == pytest.approx(fire, abs=1e-15)
+    assert shares["mosaic_large"] + shares["fire_large"] == pytest.approx(large, abs=1e-15)
 
 
 def test_colours_do_not_depend_on_places() -> None:
@@ -142,3 +163,27 @@ def test_a_training_of_a_few_steps_writes_the_family(family: str, tmp_path: Path
     assert set(written) == set(kept)
     for name, tensors in written.items():
         assert {key: t.shape for key, t in tensors.items()} == {key: t.shape for key, t in kept[name].items()}
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
+    """docs/effect-families.md: the last block, as printed, with one of its photographs."""
+    import re
+    import shlex
+
+    from PIL import Image
+
+    from dni_deploy.cli.group import main
+
+    *_, block = re.findall(
+        r"^```sh\n(.*?)^```$", (ROOT / "docs" / "effect-families.md").read_text(encoding="utf-8"), re.S | re.M
+    )
+    Image.fromarray(square(TEST[2], 96)).save(tmp_path / "photograph.png")
+    for line in block.splitlines():
+        program, *words = shlex.split(line)
+        assert program == "dni-deploy"
+        there = [str(ROOT / word) if word.startswith("benchmarks/") else word for word in words]
+        there = [str(tmp_path / word) if word.endswith((".dni", ".png")) else word for word in there]
+        assert main(there) == 0, line
+    dusk, day = (np.asarray(Image.open(tmp_path / name)).mean() for name in ("dusk.png", "photograph.png"))
+    assert dusk < 0.8 * day

@@ -8,7 +8,7 @@ ends are style's mosaic_small and fire_small).
 
 There is no VGG here: the style is a sliced Wasserstein distance of patches and colours (texture.py), the content a
 standardized low-pass luminance, for `content` the picture itself as well. The style pictures are styles.py's. Members whose
-file is there already are kept. Seeds are fixed; about twenty-five minutes on one core with bfloat16 units.
+file is there already are kept. Seeds are fixed; about twenty minutes on one core with bfloat16 units.
 """
 
 from __future__ import annotations
