@@ -49,6 +49,23 @@ FAMILIES: dict[str, TrainedFamily] = {
     "three_layer": TrainedFamily(
         "three-layer net, 9-5-9", "srcnn", _files("three_layer", *LEVELS, "scratch"), controls=("scratch",)
     ),
+    "style": TrainedFamily(
+        "TransformerNet, style and stroke",
+        "transformer_net",
+        _files("style", "mosaic_small", "mosaic_large", "fire_small", "fire_large", "content"),
+    ),
+    "style_parts": TrainedFamily(
+        "TransformerNet, fine-tuned in parts",
+        "transformer_net",
+        {
+            "mosaic": WEIGHTS / "style" / "mosaic_small.safetensors",
+            "norm": WEIGHTS / "style_parts" / "fire_norm.safetensors",
+            "conv": WEIGHTS / "style_parts" / "fire_conv.safetensors",
+            "both": WEIGHTS / "style" / "fire_small.safetensors",
+        },
+    ),
+    "scenes": TrainedFamily("CycleGAN's generator, scenes", "cyclegan", _files("scenes", "identity", "night", "shallow")),
+    "digits": TrainedFamily("DCGAN, digits", "dcgan", _files("digits", "thin", "bold", "slanted")),
 }
 
 

@@ -2,4 +2,12 @@
 
 from __future__ import annotations
 
-FIGURES = ("filters", "correlations", "smoothness")
+FIGURES = (
+    "filters",
+    "image_to_image",
+    "style",
+    "style_parts",
+    "semantic",
+    "correlations",
+    "smoothness",
+)
