@@ -38,7 +38,7 @@ IMAGES = ROOT / "docs" / "images" / "paper"
 @click.option("--page", "only_page", is_flag=True, help="Run nothing; write the page from the results that are there.")
 def main(only: tuple[str, ...], only_page: bool) -> None:
     """Run the figures and write what they found."""
-    result = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {"schema": 1, "sections": {}}
+    result: dict[str, Any] = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {"schema": 1, "sections": {}}
     if not only_page:
         result["machine"] = _machine()
         with open_bench() as bench:

@@ -77,7 +77,7 @@ def train(
             denoised = net(noised)
         loss = nn.functional.mse_loss(denoised.float(), clean)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 0.5)
         optimizer.step()
         schedule.step()

@@ -56,7 +56,8 @@ def pairs() -> list[Pair]:
 
 def draw(pictures: list[Pair], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Large and small patches that belong together, float32 in [0, 1], flipped, turned, channels in random order."""
-    larges, smalls = [], []
+    larges: list[NDArray[np.uint8]] = []
+    smalls: list[NDArray[np.uint8]] = []
     for index in rng.integers(len(pictures), size=BATCH):
         large, small = pictures[index]
         top, left = (int(rng.integers(size - SIDE + 1)) for size in small.shape[:2])
@@ -103,7 +104,7 @@ def train_mse(net: nn.Module, pictures: list[Pair], steps: int) -> None:
             made = net(small.to(memory_format=torch.channels_last))
         loss = functional.mse_loss(made.float(), large)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 0.5)
         optimizer.step()
         schedule.step()
@@ -177,7 +178,8 @@ def main() -> None:
     started = time.monotonic()
     torch.manual_seed(0)
     pictures = pairs()
-    mse = small_rrdbnet().to(memory_format=torch.channels_last)
+    mse = small_rrdbnet()
+    mse.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not load(mse, folder / "mse.safetensors"):
         train_mse(mse, pictures, count(1600))
         write(mse, folder / "mse.safetensors", "mean squared error")
