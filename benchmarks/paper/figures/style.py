@@ -142,8 +142,9 @@ def figure(bench: Bench) -> Section:
         "where the two ends differ little in it, it need not move straight between them.",
         note="No VGG here: styles were learned by sliced Wasserstein distance of patches "
         "(benchmarks/paper/train/texture.py). The mosaic is generated, the fire is scikit-image's photograph of grass in the "
-        "colours of heat (benchmarks/paper/styles.py). The textures are in the table and in no goal: both nets draw finer and more "
-        "along the edges of the photograph than either style picture, and the fire's comes nearer to both.",
+        "colours of heat (benchmarks/paper/styles.py). The textures are in the table and in no goal: both nets draw finer "
+        "and more along the edges of the photograph than either style picture, and the fire's comes nearer to both. "
+        "`content` brings back a photograph's drawing, not its colours.",
     )
 
 
