@@ -7,9 +7,9 @@
 ends are style's mosaic_small and fire_small).
 
 There is no VGG here: the style is a sliced Wasserstein distance of patches and colours (texture.py), the content a
-standardized low-pass luminance, for `content` the picture itself as well (its drawing
-comes back, its colours do not: the ancestor has thrown them away, and five hundred steps do not find them again). The style pictures are styles.py's. Members whose
-file is there already are kept. Seeds are fixed; about twenty minutes on one core with bfloat16 units.
+standardized low-pass luminance, for `content` the picture itself as well (its drawing comes back, its colours do not: the
+ancestor has thrown them away, and five hundred steps do not find them again). The style pictures are styles.py's. Members
+whose file is there already are kept. Seeds are fixed; about twenty minutes on one core with bfloat16 units.
 """
 
 from __future__ import annotations
