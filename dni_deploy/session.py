@@ -3,19 +3,24 @@
 with dni.open_session("sr.dni", alpha=0.35) as session:
     out = session(frame)
     session.alpha = {"psnr": 0.2, "gan": 0.8}  # from any thread; the next frame has it
+    session.rules = ["norm:*=0.2"]  # groups of weights with an alpha of their own, whatever that of the others is
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dni_deploy.alpha_rules import AlphaRules, Rule, Rules
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import EngineError, UsageError
@@ -24,6 +29,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.swap import Swap
 from dni_deploy.swap_ahead import SwapAhead
 from dni_deploy.variance import VarianceGuard, variance_names
+from dni_deploy.weight_groups import WeightGroups
 from engines import open_engine
 from engines.engine import Engine
 from engines.options import EngineOptions
@@ -45,6 +51,19 @@ class Unrounded(NamedTuple):
     coefficients: Coefficients
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a set of weights is made of: the alpha that moves, and the rules for groups of weights, or None."""
+
+    coefficients: Coefficients
+    rules: AlphaRules | None = None
+
+    def shares(self) -> NDArray[np.float64]:
+        """As Engine.refit takes them: float64 (N,), or (W, N) by rules."""
+        base = self.coefficients.array()
+        return base if self.rules is None else self.rules.rows(base)
+
+
 class Session:
     """Takes frames, gives frames. All methods may be called from any thread; it owns the engine and closes it."""
 
@@ -58,10 +77,13 @@ class Session:
         guard: VarianceGuard | None = None,
         ahead: bool = False,
         why: str = "",
+        groups: Callable[[], WeightGroups] | None = None,
+        rules: Rules | None = None,
     ) -> None:
         """guard: given where extrapolation is allowed; it then refuses what would make a BatchNorm variance negative.
 
-        ahead: as in open_session. `why` says how the engine came to be the one.
+        ahead, rules: as in open_session. `why` says how the engine came to be the one.
+        groups: gives the bundle's weights by name, role and depth; asked once, when there are rules.
         `change_seconds` is how long the newest change of alpha took in the engine, blend and refit together; on a GPU and
         without `ahead`, how long it took to queue them.
         """
@@ -70,20 +92,24 @@ class Session:
         self.members = members
         self.signature = signature
         self._guard = guard
+        self._groups = groups
+        self._found: WeightGroups | None = None
         self._closed = False
         self.change_seconds = 0.0
-        self._swap: Swap[Coefficients] | SwapAhead[Coefficients]
+        self._setting = threading.Lock()  # alpha and rules are set apart, and wanted together
+        start = self._checked(first, self._bound(rules))
+        self._swap: Swap[Setting] | SwapAhead[Setting]
         if ahead:
-            self._swap = SwapAhead(engine.slots, self._refit_whole, self._checked(first))
+            self._swap = SwapAhead(engine.slots, self._refit_whole, start)
         else:
-            self._swap = Swap(engine.slots, self._refit, self._checked(first))
+            self._swap = Swap(engine.slots, self._refit, start)
         # A session that is forgotten, or still open when the program ends: a GPU's objects are to be freed in order all the same.
         self._finalizer = weakref.finalize(self, engine.close)
 
     @property
     def alpha(self) -> Coefficients:
-        """The newest coefficients that were set."""
-        return self._swap.wanted
+        """The newest coefficients that were set: of all weights that no rule has taken."""
+        return self._swap.wanted.coefficients
 
     @alpha.setter
     def alpha(self, alpha: Alpha) -> None:
@@ -91,24 +117,42 @@ class Session:
 
         Raises CoefficientsError; the coefficients then stay as they were.
         """
-        coefficients = self._checked(alpha)
-        if coefficients != self._swap.wanted:
-            self._swap.request(coefficients)
+        with self._setting:
+            self._request(self._checked(alpha, self._swap.wanted.rules))
+
+    @property
+    def rules(self) -> AlphaRules | None:
+        """The rules for groups of weights that are in force, or None."""
+        return self._swap.wanted.rules
+
+    @rules.setter
+    def rules(self, rules: Rules | None) -> None:
+        """Checked at once, in force from the next frame on, as an alpha is; None or an empty list: no rules any more.
+
+        Raises UsageError, CoefficientsError; the rules then stay as they were.
+        """
+        bound = self._bound(rules)
+        with self._setting:
+            self._request(self._checked(self._swap.wanted.coefficients, bound))
+
+    def _request(self, setting: Setting) -> None:
+        if setting != self._swap.wanted:
+            self._swap.request(setting)
 
     @property
     def generation(self) -> int:
         """How many blends have been live so far."""
         return self._swap.generation
 
-    def _refit(self, slot: int, coefficients: Coefficients) -> None:
+    def _refit(self, slot: int, setting: Setting) -> None:
         started = time.perf_counter()
-        self.engine.refit(slot, coefficients.array())
+        self.engine.refit(slot, setting.shares())
         self.change_seconds = time.perf_counter() - started
 
-    def _refit_whole(self, slot: int, coefficients: Coefficients) -> None:
+    def _refit_whole(self, slot: int, setting: Setting) -> None:
         """In the thread of SwapAhead: a frame on the slot shall wait for nothing."""
         started = time.perf_counter()
-        self.engine.refit(slot, coefficients.array())
+        self.engine.refit(slot, setting.shares())
         self.engine.finish(slot)
         self.change_seconds = time.perf_counter() - started
 
@@ -127,13 +171,27 @@ class Session:
 
     def read(self, alpha: Alpha) -> Coefficients:
         """An alpha as this session would take it, without setting it. Raises CoefficientsError."""
-        return self._checked(alpha)
+        return self._checked(alpha, self._swap.wanted.rules).coefficients
 
-    def _checked(self, alpha: Alpha) -> Coefficients:
-        coefficients = Coefficients.parse(alpha, self.members, extrapolate=self._guard is not None)
+    def _checked(self, alpha: Alpha, rules: AlphaRules | None) -> Setting:
+        setting = Setting(Coefficients.parse(alpha, self.members, extrapolate=self._guard is not None), rules)
         if self._guard is not None:
-            self._guard.check(coefficients)
-        return coefficients
+            if rules is None:
+                self._guard.check(setting.coefficients)
+            else:
+                self._guard.check_rows(dict(zip(rules.groups.names, setting.shares(), strict=True)), setting.coefficients)
+        return setting
+
+    def _bound(self, rules: Rules | None) -> AlphaRules | None:
+        if rules is None or isinstance(rules, AlphaRules):
+            return rules
+        if not len(rules):
+            return None
+        if self._found is None:
+            if self._groups is None:
+                raise UsageError("This session does not know its weights by name, so that it takes no rules.")
+            self._found = self._groups()
+        return AlphaRules.parse(rules, self._found, self.members, extrapolate=self._guard is not None)
 
     def __call__(self, frame: Frame) -> Frame:
         """One frame: uint8 (H, W, 3) RGB -> uint8 (scale * H, scale * W, 3), a fresh array."""
@@ -150,7 +208,7 @@ class Session:
         self._open()
         with self._swap.frame() as live:
             y = self.engine.infer(live.slot, x)
-        return Unrounded(unrounded(y, frame, self.signature), live.generation, live.value)
+        return Unrounded(unrounded(y, frame, self.signature), live.generation, live.value.coefficients)
 
     def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The raw network: float32 (N, C, H, W) -> float32 (N, C', H', W'), a fresh array.
@@ -202,6 +260,7 @@ def open_session(
     precision: str | None = None,
     cuda_graph: bool = False,
     device: int = 0,
+    rules: Sequence[str | Rule] | None = None,
 ) -> Session:
     """Open a bundle, load an engine for it and set the first alpha (default: the first member alone).
 
@@ -214,6 +273,7 @@ def open_session(
     precision    "fp32" or "fp16", on a GPU; None: that of the newest plan, or fp32.
     cuda_graph   replay frames as a CUDA graph where the engine can.
     device       the GPU's number, as the driver counts.
+    rules        for groups of weights that have an alpha of their own, such as ["norm:*=0.2", "body.*=0.2..0.8"]: see alpha_rules.
     Raises UsageError, BundleError, CoefficientsError, EngineError, EnvironmentProblem.
     """
     if ahead and slots == 1:
@@ -231,10 +291,23 @@ def open_session(
     if extrapolate:
         tensors = [opened.weights(member) for member in members]
         guard = VarianceGuard(tensors, variance_names(opened.weight_names, opened.graph()))
-        guard.check(first)
+        if not rules:
+            guard.check(first)
+    found = WeightGroups.of_bundle(opened) if rules else None  # before the engine, which may take long to open
+    bound = AlphaRules.parse(list(rules), found, members, extrapolate=extrapolate) if rules and found else None
     loaded, choice = open_engine(opened, engine, options)
     try:
-        return Session(loaded, members, opened.signature, first, guard=guard, ahead=ahead, why=choice.why)
+        return Session(
+            loaded,
+            members,
+            opened.signature,
+            first,
+            guard=guard,
+            ahead=ahead,
+            why=choice.why,
+            groups=lambda: found or WeightGroups.of_bundle(opened),
+            rules=bound,
+        )
     except BaseException:
         loaded.close()  # its first refit failed, and nobody else knows of it
         raise

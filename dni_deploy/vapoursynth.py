@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from typing import Any
@@ -41,6 +42,7 @@ def dni(
     precision: str | None = None,
     device: int = 0,
     extrapolate: bool = False,
+    alpha_for: str | Sequence[str] | None = None,
 ) -> Any:
     """A clip as it comes out of the network, `scale` times as wide and high.
 
@@ -50,6 +52,7 @@ def dni(
     osc, http   ports on loopback (0: any, told by the core's log): alpha can then be set while the clip plays, and frames are
                 not cached, since VapourSynth would show those that it has with the alpha of then. slew: as AlphaCell.
     engine, threads, precision, device, extrapolate   as in open_session.
+    alpha_for   rules for groups of weights, such as "norm:*=0.2"; one or several.
     Each frame has the properties dni_alpha (the shares in family order) and dni_generation; the others are kept.
     The session and the ports are closed when nobody holds the clip any more.
     Raises UsageError (another format: says how to convert), LimitError, MismatchError, and what open_session raises.
@@ -72,6 +75,7 @@ def dni(
                 alpha=control.at(0),
                 threads=threads,
                 extrapolate=extrapolate,
+                rules=[alpha_for] if isinstance(alpha_for, str) else alpha_for,
                 precision=precision,
                 device=device,
             )

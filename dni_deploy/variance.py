@@ -68,15 +68,25 @@ class VarianceGuard:
         """Raises CoefficientsError naming tensor and channel and, for two members, the alphas that are safe."""
         if all(0.0 <= share <= 1.0 for share in coefficients.shares) or not self._names:
             return
-        blended = coefficients.array() @ self._rows
+        self._judge(coefficients.array() @ self._rows, f"At {coefficients}", self._advice(coefficients))
+
+    def check_rows(self, rows: Mapping[str, NDArray[np.float64]], base: Coefficients) -> None:
+        """The same where each weight has shares of its own: float64 (N,) by name, those of the variances among them."""
+        own = np.array([rows[name] for name in self._names]).reshape(len(self._names), len(self._rows))
+        if ((own >= 0) & (own <= 1)).all():
+            return
+        shares = np.repeat(own, self._sizes, axis=0)
+        self._judge((shares.T * self._rows).sum(axis=0), f"At {base} and these rules", "Bring the shares closer to 0 to 1.")
+
+    def _judge(self, blended: NDArray[np.float64], where: str, advice: str) -> None:
         bad = np.flatnonzero((blended <= 0) & ~self._dead)
         if not len(bad):
             return
         worst = int(bad[np.argmin(blended[bad])])
         name, channel = self._place(worst)
         raise CoefficientsError(
-            f"At {coefficients} the BatchNorm variance {shown(name)!r}, channel {channel}, would be {blended[worst]:.3g} "
-            f"({len(bad)} in all are not positive). {self._advice(coefficients)}"
+            f"{where} the BatchNorm variance {shown(name)!r}, channel {channel}, would be {blended[worst]:.3g} "
+            f"({len(bad)} in all are not positive). {advice}"
         )
 
     def _place(self, column: int) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -52,6 +53,7 @@ from dni_deploy.errors import shown
 @click.option("--stamp/--no-stamp", default=True, help="Write them into each y4m frame's line, too, as a comment (default).")
 @options.runs
 @options.extrapolate
+@options.ruled
 @options.force
 def command(
     surface: Surface,
@@ -73,6 +75,7 @@ def command(
     device: int,
     threads: int,
     extrapolate: bool,
+    rules: Any,
     force: bool,
 ) -> None:
     """Filter raw video between other programs: stdin to stdout.
@@ -110,6 +113,7 @@ def command(
             device=device,
             threads=threads,
             extrapolate=extrapolate,
+            rules=rules,
             note=note,
         )
     if surface.json:

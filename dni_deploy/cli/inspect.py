@@ -18,12 +18,14 @@ from dni_deploy.signature import Signature
     """
     dni-deploy inspect sr.dni
     dni-deploy inspect sr.dni --tensors
+    dni-deploy inspect sr.dni --groups
     dni-deploy inspect sr.dni --json
     """,
 )
 @options.bundle
+@click.option("--groups", is_flag=True, help="List every weight with the roles and the depth that --alpha-for can pick by.")
 @click.option("--tensors", is_flag=True, help="List every blended tensor.")
-def command(surface: Surface, bundle: Path, tensors: bool) -> None:
+def command(surface: Surface, bundle: Path, groups: bool, tensors: bool) -> None:
     """Show what a bundle holds: members, network, tensors, and the plans that were built from it.
 
     Every file is compared with its SHA-256 in the manifest first.
@@ -54,7 +56,9 @@ def command(surface: Surface, bundle: Path, tensors: bool) -> None:
         built = [(plan.file, plan.engine, plan.precision, size(plan.size)) for plan in found.plans]
         table(["plan", "engine", "precision", "size"], built)
         click.echo()
-    if tensors:
+    if groups:
+        table(["weight", "roles", "depth"], [(row.name, " ".join(row.roles), row.depth) for row in found.groups])
+    elif tensors:
         shapes = [("x".join(map(str, weight.shape)) or "scalar", weight) for weight in found.weights]
         table(["tensor", "shape", "role"], [(weight.name, shape, weight.role) for shape, weight in shapes])
     else:

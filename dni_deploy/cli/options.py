@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,15 +60,15 @@ def _flag(spelling: str, field: str, text: str) -> click.Option:
 
 alpha = click.option(
     "--alpha",
-    required=True,
     metavar="ALPHA",
-    help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member.",
+    help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member. "
+    "Needed, except with a recipe that has one.",
 )
 alpha_or_map = click.option(
     "--alpha",
     metavar="ALPHA",
     help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member. "
-    "Needed, except with an alpha map between two members.",
+    "Needed, except with an alpha map between two members, or a recipe that has one.",
 )
 
 
@@ -145,6 +145,45 @@ def alpha_map(function: Function) -> Function:
     ):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[return-value]
+
+
+def ruled(function: Function) -> Function:
+    """What groups of weights take: --alpha-for and --recipe, given to the command as `rules`, and as `alpha` where it gave none."""
+
+    @wraps(function)
+    def wrapped(*args: Any, alpha_for: tuple[str, ...], recipe: Path | None, **kwargs: Any) -> Any:
+        rules: list[Any] = []
+        if recipe is not None:
+            read = open_door("dni_deploy.recipe").Recipe.read(recipe, extrapolate=kwargs.get("extrapolate", False))
+            rules += read.rules
+            if "alpha" in kwargs and kwargs["alpha"] is None:
+                kwargs["alpha"] = read.alpha
+        return function(*args, rules=[*rules, *alpha_for] or None, **kwargs)
+
+    for option in reversed(
+        (
+            click.option(
+                "--alpha-for",
+                multiple=True,
+                metavar="PATTERN=ALPHA",
+                help="An alpha for some of the weights, by name or role: 'norm:*=0.2', 'body.[0-7].*=0.8', 'body.*=0.2..0.8' over "
+                "depth, 'bias:*=base*0.5' of --alpha. Again for more; later ones win. `dni-deploy inspect --groups` lists the weights.",
+            ),
+            click.option(
+                "--recipe", type=PATH, metavar="FILE", help="Rules of that kind, and an alpha to begin with, from a file."
+            ),
+        )
+    ):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]
+
+
+save_recipe = click.option("--save-recipe", type=PATH, metavar="FILE", help="Keep alpha and the rules for groups here.")
+
+
+def rules_told(rules: Iterable[Any]) -> str | None:
+    """Rules with the numbers of their weights, for people."""
+    return "; ".join(f"{shown(rule.weights)}={shown(rule.alpha)} ({rule.count} weights)" for rule in rules) or None
 
 
 alpha_map_error = click.option(

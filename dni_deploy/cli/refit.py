@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +19,7 @@ from dni_deploy.errors import UsageError
     dni-deploy refit sr.dni --alpha 0.35 -o blended.onnx
     dni-deploy refit sr.dni --alpha psnr=0.35,gan=0.65 -o blended.safetensors
     dni-deploy refit sr.dni --alpha 0.35 -o blended.plan --precision fp16
+    dni-deploy refit sr.dni --alpha 0.35 --alpha-for 'norm:*=0' -o blended.safetensors --save-recipe look.json
     """,
 )
 @options.bundle
@@ -32,9 +34,19 @@ from dni_deploy.errors import UsageError
     help="Which plan to blend, for .plan and .engine.  [default: the newest]",
 )
 @options.extrapolate
+@options.ruled
+@options.save_recipe
 @options.force
 def command(
-    surface: Surface, bundle: Path, alpha: str | None, output: Path, precision: str | None, extrapolate: bool, force: bool
+    surface: Surface,
+    bundle: Path,
+    alpha: Any,
+    output: Path,
+    precision: str | None,
+    extrapolate: bool,
+    rules: Any,
+    save_recipe: Path | None,
+    force: bool,
 ) -> None:
     """Write the model blended at one alpha, for other tools.
 
@@ -45,7 +57,16 @@ def command(
     if alpha is None:
         raise UsageError("Which alpha? Give --alpha, or --slider for a position of the bundle's slider. Nothing was written.")
     verb = open_door("dni_deploy.verbs.refit").refit
-    done = verb(bundle, alpha, output, precision=precision, force=force, extrapolate=extrapolate)
+    done = verb(
+        bundle,
+        alpha,
+        output,
+        precision=precision,
+        force=force,
+        extrapolate=extrapolate,
+        rules=rules,
+        save_recipe=save_recipe,
+    )
     if surface.result("refit", done.to_json()):
         return
     largest = f"{done.largest_change:.4g} in {done.largest_change_in}" if done.largest_change_in else "none"
@@ -53,6 +74,7 @@ def command(
         {
             "wrote": f"{done.output} ({size(done.size)})",
             "alpha": done.coefficients,
+            "for": options.rules_told(done.rules),
             "changed": f"{done.numbers_changed:,} of {done.numbers:,} numbers in {done.tensors_changed} of {done.tensors} tensors",
             "largest change": largest,
             "took": span(done.seconds),

@@ -20,6 +20,7 @@ from dni_deploy.cli.surface import Surface, facts, span, table
     dni-deploy run sr.dni in.png -o out.png --slider 0.5
     dni-deploy run sr.dni large.png -o out.png --alpha 0.5 --tile 512
     dni-deploy run sr.dni in.png -o out.png --alpha 0.2 --alpha-map face.png --alpha-map-to 0.9
+    dni-deploy run sr.dni in.png -o out.png --alpha 0.5 --alpha-for 'norm:*=0.2' --alpha-for 'body.*=0.2..0.8'
     """,
 )
 @options.bundle
@@ -33,6 +34,8 @@ from dni_deploy.cli.surface import Surface, facts, span, table
 @options.tile
 @options.overlap
 @options.extrapolate
+@options.ruled
+@options.save_recipe
 @options.force
 def command(
     surface: Surface,
@@ -48,6 +51,8 @@ def command(
     overlap: int | None,
     threads: int,
     extrapolate: bool,
+    rules: Any,
+    save_recipe: Path | None,
     force: bool,
 ) -> None:
     """Process pictures, or folders of them, at one alpha, or with an alpha for each pixel.
@@ -70,6 +75,8 @@ def command(
             overlap=overlap,
             threads=threads,
             extrapolate=extrapolate,
+            rules=rules,
+            save_recipe=save_recipe,
             force=force,
             progress=progress,
         )
@@ -79,11 +86,14 @@ def command(
         {
             "alpha": options.shares(report.alpha),
             "to": report.alpha_white and options.shares(report.alpha_white),
+            "for": options.rules_told(report.rules),
             "engine": options.engine_told(report.engine, report.engine_why),
             "took": span(report.seconds),
             "skipped": f"{report.skipped} files that are no pictures" if report.skipped else None,
         }
     )
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
     click.echo()
     rows = [
         (

@@ -6,7 +6,7 @@ import os
 import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 @click.option("--token", help="Your own secret for the address, such as for OBS; better as DNI_SERVE_TOKEN.  [default: random]")
 @click.option("--open/--no-open", "open_page", default=None, help="Show the page in the browser.  [default: on a desktop]")
 @options.runs
+@options.ruled
 def command(
     surface: Surface,
     bundle: Path,
@@ -71,6 +72,7 @@ def command(
     precision: str | None,
     device: int,
     threads: int,
+    rules: Any,
 ) -> None:
     """Show a video, a picture or a camera live in the browser, with a slider.
 
@@ -112,6 +114,7 @@ def command(
         precision=precision,
         device=device,
         threads=threads,
+        rules=rules,
         started=started,
     )
     if not surface.quiet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--html", type=options.PATH, help="Write one self-contained page with a slider here.")
 @click.option("--plot", type=options.PATH, help="Write PSNR against alpha here; needs --reference.")
 @options.runs
+@options.ruled
 @options.tile
 @options.overlap
 @options.force
@@ -51,6 +52,7 @@ def command(
     tile: int | None,
     overlap: int | None,
     threads: int,
+    rules: Any,
     force: bool,
 ) -> None:
     """Process one picture at many alphas: a contact sheet, and a page with a slider.
@@ -74,6 +76,7 @@ def command(
             tile=tile,
             overlap=overlap,
             threads=threads,
+            rules=rules,
             force=force,
             progress=progress,
         )

@@ -35,6 +35,7 @@ from dni_deploy.cli.surface import Surface, facts, span
 @options.tile
 @options.overlap
 @options.extrapolate
+@options.ruled
 @click.option("--codec", default="libx264", show_default=True, metavar="NAME", help="An encoder of FFmpeg, such as h264_nvenc.")
 @click.option("--crf", type=click.IntRange(0, 63), help="Quality, lower is better.  [default: 18 for libx264 and libx265]")
 @click.option("--preset", metavar="NAME", help="Speed of the encoder.  [default: veryfast for libx264 and libx265]")
@@ -63,6 +64,7 @@ def command(
     overlap: int | None,
     threads: int,
     extrapolate: bool,
+    rules: Any,
     codec: str,
     crf: int | None,
     preset: str | None,
@@ -92,6 +94,7 @@ def command(
             overlap=overlap,
             threads=threads,
             extrapolate=extrapolate,
+            rules=rules,
             codec=codec,
             crf=crf,
             preset=preset,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from dni_deploy.alpha_log import AlphaLog
+from dni_deploy.alpha_rules import Rule
 from dni_deploy.bays import open_door
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import InputError, UsageError, shown
@@ -86,6 +87,7 @@ def filter(
     device: int = 0,
     threads: int = 0,
     extrapolate: bool = False,
+    rules: Sequence[str | Rule] | None = None,
     note: Note | None = None,
 ) -> FilterReport:
     """Filter raw video until the source ends or whoever reads the sink goes away, which is no error.
@@ -101,7 +103,7 @@ def filter(
     midi           controllers for live alpha, as open_feeders reads them. plane: a JSON file with what live points mean.
     alpha_log      a side file with alpha and generation of every frame that was written; force: replace one that exists.
     stamp          y4m: write generation and shares into each frame's line, as the comment XDNI=generation:share,share.
-    engine, precision, device, threads, extrapolate   as in open_session.
+    engine, precision, device, threads, extrapolate, rules   as in open_session.
     Raises UsageError, InputError (nothing, no whole frame, or no video came), PartialResult (the stream was cut or damaged after
     whole frames, which were passed on), LimitError, MismatchError (the network takes no pictures), EnvironmentProblem
     (y4m without PyAV; names the extra), and what open_session raises.
@@ -138,6 +140,7 @@ def filter(
                 extrapolate=extrapolate,
                 precision=precision,
                 device=device,
+                rules=rules,
             )
         )
         log = None

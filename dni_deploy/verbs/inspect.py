@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from dni_deploy.bundle import Bundle
 from dni_deploy.signature import Signature
+from dni_deploy.weight_groups import GroupedWeight, WeightGroups
 
 VIEWS = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand"})
 """Operators that only hand a weight on; its role is that at their consumer."""
@@ -94,6 +95,7 @@ class Inspection:
     probe_error  largest relative error that export measured against PyTorch; None if it did not say.
     unused       float keys of the checkpoints that the network's forward never reads.
     tied         names that share another one's values.
+    groups       each weight with the roles and the depth that rules for alpha pick by.
     plans        engines that were built from it, which are no part of it.
     """
 
@@ -112,6 +114,7 @@ class Inspection:
     graph_facts: dict[str, Any]
     probe_error: float | None
     plans: tuple[PlanRow, ...]
+    groups: tuple[GroupedWeight, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -142,6 +145,7 @@ def inspect(bundle_path: str | os.PathLike[str]) -> Inspection:
         graph_facts=dict(manifest.graph_facts),
         probe_error=float(error) if isinstance(error, (int, float)) else None,
         plans=plans(bundle.path),
+        groups=WeightGroups.of(graph, bundle.weight_names).weights,
     )
 
 

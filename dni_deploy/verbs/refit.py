@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from dni_deploy.alpha_rules import AlphaRules, Rule, Ruled
 from dni_deploy.bays import open_door
 from dni_deploy.blend import blend_float64
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import CoefficientsError, LimitError, UsageError, shown
 from dni_deploy.publish import publish_file, write_bytes
+from dni_deploy.recipe import Recipe
 from dni_deploy.variance import VarianceGuard, variance_names
+from dni_deploy.weight_groups import WeightGroups
 
 ENGINES = (".plan", ".engine")
 """What other programs call a serialized TensorRT engine."""
@@ -51,6 +54,7 @@ class RefitReport:
     seconds: float
     sha256: str
     size: int
+    rules: tuple[Ruled, ...] = ()
 
     @property
     def coefficients(self) -> Coefficients:
@@ -62,12 +66,14 @@ class RefitReport:
 
 def refit(
     bundle_path: str | os.PathLike[str],
-    alpha: Alpha,
+    alpha: Alpha | None,
     output: str | os.PathLike[str],
     *,
     precision: str | None = None,
     force: bool = False,
     extrapolate: bool = False,
+    rules: Sequence[str | Rule] | None = None,
+    save_recipe: str | os.PathLike[str] | None = None,
 ) -> RefitReport:
     """Blend in float64, round once, and write the result.
 
@@ -76,6 +82,9 @@ def refit(
             digest in their metadata. NAME.plan or NAME.engine: a plain TensorRT engine with the blend in it, for programs that
             load engines themselves; made from the bundle's plan, so it runs on this kind of GPU and this TensorRT alone.
     precision  "fp32" or "fp16": which of the bundle's plans to take for a TensorRT engine; None: the newest.
+    rules      for groups of weights that have an alpha of their own; the metadata then says them, too. A tensor that the graph does
+               not read has the alpha of all others, one that shares its values with another has that one's.
+    save_recipe  a file to keep alpha and rules in, as well.
     Raises UsageError (another suffix, an output that exists), CoefficientsError (alpha, or a BatchNorm variance that it
     makes 0 or negative), LimitError (no room), EnvironmentProblem (no TensorRT, no GPU, no plan), EngineError (a refit that
     failed), and what Bundle.open raises.
@@ -92,28 +101,44 @@ def refit(
         raise UsageError(
             f"A precision is for TensorRT engines, NAME.plan or NAME.engine; {shown(target)} holds the blend as it is."
         )
+    if alpha is None:
+        raise UsageError("Which alpha? Give one (--alpha), or a recipe that has one (--recipe). Nothing was written.")
     bundle = Bundle.open(bundle_path)
     coefficients = Coefficients.parse(alpha, bundle.members, extrapolate=extrapolate)
     with publish_file(target, force=force) as temporary:  # first of all, so that an existing output costs no blend
         members = [bundle.tensors(member) for member in bundle.members]
         keys = [name for name, tensor in members[0].items() if tensor.dtype.kind == "f"]
-        VarianceGuard(members, variance_names(keys, bundle.graph())).check(coefficients)
+        bound = None
+        if rules:
+            groups = WeightGroups.of_bundle(bundle)
+            bound = AlphaRules.parse(list(rules), groups, bundle.members, extrapolate=extrapolate)
+        shares = _shares(bundle, keys, coefficients, bound)
+        guard = VarianceGuard(members, variance_names(keys, bundle.graph()))
+        if bound is None:
+            guard.check(coefficients)
+        else:
+            guard.check_rows(dict(zip(keys, shares, strict=True)), coefficients)
         floats = [{name: tensors[name] for name in keys} for tensors in members]
-        blended = blend_float64(floats, coefficients.array())
+        blended = blend_float64(floats, shares)
         about = {
             "members": list(coefficients.members),
             "shares": list(coefficients.shares),
             "bundle_sha256": bundle.digest,
             "architecture": bundle.architecture,
         }
+        if bound is not None:
+            about["rules"] = [rule.to_json() for rule in bound.rules]
+        engine_shares = coefficients.array() if bound is None else bound.rows(coefficients.array())
         if suffix != ".safetensors":
             rounded = {name: _rounded(name, blended[name], np.dtype(np.float32)) for name in bundle.weight_names}
-            data = _onnx(bundle, rounded, about) if suffix == ".onnx" else _engine(bundle, coefficients.array(), precision)
+            data = _onnx(bundle, rounded, about) if suffix == ".onnx" else _engine(bundle, engine_shares, precision)
         else:
             rounded = {name: _rounded(name, blended[name], members[0][name].dtype) for name in keys}
             data = save({**members[0], **rounded}, {"dni_deploy": json.dumps(about)})
         changed = _changes(rounded, members[0])
         write_bytes(temporary, data)
+        if save_recipe is not None:
+            Recipe(bundle.members, coefficients, () if bound is None else bound.rules).write(save_recipe, force=force)
     return RefitReport(
         output=os.fspath(target),
         shares=dict(zip(coefficients.members, coefficients.shares, strict=True)),
@@ -121,7 +146,17 @@ def refit(
         seconds=time.perf_counter() - start,
         sha256=sha256(data).hexdigest(),
         size=len(data),
+        rules=() if bound is None else bound.told(),
     )
+
+
+def _shares(bundle: Bundle, keys: Sequence[str], coefficients: Coefficients, rules: AlphaRules | None) -> NDArray[np.float64]:
+    """Of each of the checkpoint's floats, as blend_float64 takes them."""
+    base = coefficients.array()
+    if rules is None:
+        return base
+    own = dict(zip(bundle.weight_names, rules.rows(base), strict=True))
+    return np.stack([own.get(key, own.get(bundle.manifest.tied.get(key, key), base)) for key in keys])
 
 
 def _rounded(name: str, values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:

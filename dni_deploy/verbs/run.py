@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy.alpha_map import AlphaMap, SpatialAlpha
+from dni_deploy.alpha_rules import Rule, Ruled
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import DniError, InputError, PartialResult, UsageError, shown
 from dni_deploy.map_render import MapEnds
 from dni_deploy.pictures import FORMATS, output_format, read_picture, write_picture
 from dni_deploy.progress import MaybeProgress, tell
+from dni_deploy.recipe import Recipe
 from dni_deploy.session import Session, open_session
 from dni_deploy.spatial import MapFigures, Spatial
 from dni_deploy.tiling import count_tiles, run_tiled
@@ -64,6 +66,8 @@ class RunReport:
     skipped: int
     seconds: float
     alpha_white: dict[str, float] | None = None
+    rules: tuple[Ruled, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,6 +87,8 @@ def run(
     overlap: int | None = None,
     threads: int = 0,
     extrapolate: bool = False,
+    rules: Sequence[str | Rule] | None = None,
+    save_recipe: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: MaybeProgress = None,
 ) -> RunReport:
@@ -96,6 +102,8 @@ def run(
              its white (the first member alone unless asked for otherwise), see render_map.
     engine, precision, device   as in open_session.
     tile, overlap   input pixels, as in run_tiled; None: 512 of the output, and the network's radius.
+    rules    for groups of weights that have an alpha of their own, as open_session takes them.
+    save_recipe   a file to keep alpha and rules in, before the first picture.
     force    replace outputs that exist; an input is never replaced.
     Raises before anything is done: UsageError (outputs that exist, coincide or have no known format), InputError (an input is
     missing, a folder holds no picture), and what open_session raises. Where one of several pictures fails the others are still
@@ -114,7 +122,11 @@ def run(
         extrapolate=extrapolate,
         precision=precision,
         device=device,
+        rules=rules,
     ) as session:
+        bound = session.rules
+        if save_recipe is not None:
+            Recipe(session.members, session.alpha, () if bound is None else bound.rules).write(save_recipe, force=force)
         ends = None if asked is None else MapEnds.of(session, alpha, asked.white)
         spatial = None if asked is None or mask is None or ends is None else Spatial(session, asked, mask, ends)
         started = time.perf_counter()
@@ -139,6 +151,8 @@ def run(
             skipped,
             time.perf_counter() - started,
             None if ends is None else _named(ends.white),
+            () if bound is None else bound.told(),
+            () if bound is None else bound.notes(),
         )
     if failures and len(failures) == len(jobs):
         raise (

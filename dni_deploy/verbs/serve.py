@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from dni_deploy import alpha_input
+from dni_deploy.alpha_rules import Rule
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import EngineError, UsageError, shown
@@ -79,6 +80,7 @@ def serve(
     precision: str | None = None,
     device: int = 0,
     threads: int = 0,
+    rules: Sequence[str | Rule] | None = None,
     limits: Limits | None = None,
     started: Callable[[Serving, PageServer], None] | None = None,
 ) -> ServeReport:
@@ -91,7 +93,7 @@ def serve(
     slew     how far a share may move in a second; None: at once.   osc, midi, lines: as in open_feeders.
     size     pictures are made small enough for it before the network.  quality: of the JPEGs, 1 to 95.  fps: the most in a second.
     started  called in this thread when the page answers.
-    engine, precision, device, threads   as in open_session.
+    engine, precision, device, threads, rules   as in open_session; the page shows what rules pin.
     Raises UsageError, BusyError (the port), InputError (the source), and what open_session raises.
     """
     if not 1 <= quality <= 95:
@@ -106,8 +108,10 @@ def serve(
     first, timeline = _beginning(alpha, opened.members)
     pad = _plane(plane, opened.members)
 
-    def session(start: Alpha) -> Session:
-        return open_session(opened, engine=engine, alpha=start, threads=threads, precision=precision, device=device)
+    def session(start: Alpha, pinned: Sequence[str | Rule] | None = None) -> Session:
+        return open_session(
+            opened, engine=engine, alpha=start, threads=threads, precision=precision, device=device, rules=pinned
+        )
 
     begun = time.perf_counter()
     with ExitStack() as stack:
@@ -116,7 +120,7 @@ def serve(
         pictures = open_source(source, box, camera)
         closing = stack.enter_context(ExitStack())
         closing.callback(pictures.close)
-        live = stack.enter_context(session(first))
+        live = stack.enter_context(session(first, rules))
         cell = AlphaCell(opened.members, live.alpha, slew=slew)
         blend = PixelBlend(opened.members, lambda member: session(Coefficients.one_hot(member, opened.members)))
         stack.callback(blend.close)
@@ -132,6 +136,7 @@ def serve(
             else [list(knot) for knot in opened.slider.knots],
             "timeline": timeline is not None,
             "engine": live.engine.name,
+            "rules": [] if live.rules is None else [str(rule) for rule in live.rules.rules],
             "name": shown(Path(os.fspath(bundle)).name if not isinstance(bundle, Bundle) else "bundle", 80),
             "scale": opened.signature.scale,
             "fps": fps,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dni_deploy.alpha_rules import Rule
 from dni_deploy.bays import open_door
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import MismatchError, UsageError, shown
@@ -48,6 +49,7 @@ def sweep(
     tile: int | None = None,
     overlap: int | None = None,
     threads: int = 0,
+    rules: Sequence[str | Rule] | None = None,
     force: bool = False,
     progress: MaybeProgress = None,
     title: str = "",
@@ -60,6 +62,7 @@ def sweep(
     even        take equal steps of the slider that the bundle holds, not of alpha.
     reference   a clean picture of the output's size: adds PSNR and the best alpha.  html, plot: files to write.
     engine, precision, device   as in open_session.
+    rules       for groups of weights that keep an alpha of their own on the way, as open_session takes them.
     title, levels: a heading, and PSNR values by name to draw as lines for comparison.
     Raises UsageError (outputs that exist or have no known format, steps out of 2 to 1001, a plot without a reference),
     MismatchError (the reference's size), and what read_picture and open_session raise; nothing is written then.
@@ -68,7 +71,9 @@ def sweep(
     bundle = bundle_path if isinstance(bundle_path, Bundle) else Bundle.open(bundle_path) if even else None
     source = read_picture(picture)
     clean = None if reference is None else read_picture(reference).rgb
-    with open_session(bundle or bundle_path, engine=engine, threads=threads, precision=precision, device=device) as session:
+    with open_session(
+        bundle or bundle_path, engine=engine, threads=threads, precision=precision, device=device, rules=rules
+    ) as session:
         path = alphas(len(session.members), steps)
         if even and bundle is not None:
             path = [(at, 1 - at) for at in (bundle.alpha_at(position) for position, _ in path)]

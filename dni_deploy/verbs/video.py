@@ -17,6 +17,7 @@ import av
 from dni_deploy import __version__, alpha_input
 from dni_deploy.alpha_log import AlphaLog
 from dni_deploy.alpha_map import SpatialAlpha
+from dni_deploy.alpha_rules import Rule
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import EnvironmentProblem, InputError, LimitError, MismatchError, PartialResult, UsageError, shown
@@ -82,6 +83,7 @@ def video(
     overlap: int | None = None,
     threads: int = 0,
     extrapolate: bool = False,
+    rules: Sequence[str | Rule] | None = None,
     codec: str = "libx264",
     crf: int | None = None,
     preset: str | None = None,
@@ -99,6 +101,7 @@ def video(
     alpha_map   a grey picture, or a film with a grey frame for each frame: each pixel gets an alpha between `alpha` (black) and
              that of its white, see render_map; the white may be over time, too. The alpha log tells that of black.
     engine, precision, device, threads, extrapolate   as in open_session; tile, overlap as in run_tiled, None: no tiles.
+    rules    for groups of weights that have an alpha of their own all the time, as open_session takes them.
     codec    an encoder of FFmpeg; crf: its quality, for x264 and x265 by default 18; preset: theirs by default veryfast.
     hwaccel  decode on this kind of hardware, such as "cuda".
     segment  frames of a segment. A run that is stopped leaves its whole segments in the folder OUTPUT.dni-part; the same call
@@ -140,6 +143,7 @@ def video(
         extrapolate=extrapolate,
         precision=precision,
         device=device,
+        rules=rules,
     ) as session:
         description: dict[str, Any] = {
             "film": identity(film),
@@ -153,6 +157,8 @@ def video(
             "container": name,
             "versions": {"dni-deploy": __version__, "PyAV": av.__version__},
         }
+        if session.rules is not None:
+            description["rules"] = [rule.to_json() for rule in session.rules.rules]
         live = _digest(alphas) == LIVE
         if mapped is not None:
             live = live or _digest(mapped.whites) == LIVE

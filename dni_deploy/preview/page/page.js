@@ -58,6 +58,7 @@ function begin(facts) {
   at("title").textContent = document.title = facts.name;
   at("lead").textContent = `${facts.members.join(", ")}: blended live`;
   at("m-engine").textContent = facts.engine;
+  at("m-rules").textContent = (facts.rules || []).join(", ") || "none";
   show(state.shares, false);
   look(state.view);
   ask();
