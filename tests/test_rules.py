@@ -245,7 +245,7 @@ def test_inspect_lists_what_a_pattern_can_pick(here: Path, capsys: pytest.Captur
         (("--alpha", "0.5", "--alpha-for", "body.0.wieght=0.2"), 2, "near it are 'body.0.weight'"),
         (("--alpha", "0.5", "--alpha-for", "body.*=1.5"), 2, "outside 0 to 1"),
         (("--recipe", "none.json"), 3, "none.json does not exist"),
-        (("--recipe", "others.json"), 2, "the members a, b, this family has psnr, gan"),
+        (("--recipe", "others.json"), 2, "for the members 'a', 'b', this family has 'psnr', 'gan'"),
         (("--recipe", "open.json"), 2, "Which alpha"),
     ],
 )
