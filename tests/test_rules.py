@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from pathlib import Path
@@ -258,3 +259,23 @@ def test_what_is_off_is_told_and_nothing_is_written(
     assert main(["run", "sr.dni", "in.png", "-o", "never.png", *arguments]) == code
     assert told in capsys.readouterr().err
     assert not (here / "never.png").exists()
+
+
+def test_films_and_pipes_have_rules(here: Path) -> None:
+    """Everything pinned to one member, and alpha that moves: the very film, and the very stream, of that member."""
+    pytest.importorskip("av", reason="films need PyAV (extra `video`)")
+    from dni_deploy.verbs.filter import filter
+    from dni_deploy.verbs.video import video
+    from tests.clips import Clip
+
+    source = Clip(audio=None, frames=6).write(here / "in.mp4")
+    moving, pinned = "0:gan=1, 0.2s:gan=0", ["*=psnr=1"]
+    for name, alpha, rules in (("moving", moving, pinned), ("still", "psnr=1", None), ("free", moving, None)):
+        video("sr.dni", source, here / f"{name}.mp4", alpha, rules=rules)
+        with open(here / f"{name}.rgb", "wb") as sink:
+            raw = io.BytesIO(np.random.default_rng(4).integers(0, 256, 3 * 20 * 16 * 3, np.uint8).tobytes())
+            filter("sr.dni", raw, sink, format="rgb24", size="20x16", fps="10", alpha=alpha, rules=rules)  # type: ignore[arg-type]
+    for suffix in (".mp4", ".rgb"):
+        moved, still, free = ((here / f"{name}{suffix}").read_bytes() for name in ("moving", "still", "free"))
+        assert moved == still
+        assert moved != free
