@@ -58,12 +58,6 @@ def _flag(spelling: str, field: str, text: str) -> click.Option:
     return click.Option(spelling.split("/"), is_flag=True, expose_value=False, callback=keep, is_eager=True, help=text)
 
 
-alpha = click.option(
-    "--alpha",
-    metavar="ALPHA",
-    help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member. "
-    "Needed, except with a recipe that has one.",
-)
 alpha_or_map = click.option(
     "--alpha",
     metavar="ALPHA",
@@ -76,7 +70,7 @@ alpha_optional = click.option(
     "--alpha",
     metavar="ALPHA",
     help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member. "
-    "Needed, except with --slider.",
+    "Needed, except with --slider, or with a recipe that has one.",
 )
 
 

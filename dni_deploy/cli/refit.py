@@ -55,7 +55,9 @@ def command(
     needs no such file: it changes alpha while it runs.
     """
     if alpha is None:
-        raise UsageError("Which alpha? Give --alpha, or --slider for a position of the bundle's slider. Nothing was written.")
+        raise UsageError(
+            "Which alpha? Give --alpha, --slider for a position of the bundle's slider, or a recipe that has one. Nothing was written."
+        )
     verb = open_door("dni_deploy.verbs.refit").refit
     done = verb(
         bundle,
