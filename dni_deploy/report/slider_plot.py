@@ -38,7 +38,7 @@ def plot_slider(
         )
         right.axhline(sum(after) / count, color="#1d2329", linewidth=0.8, linestyle=":")
         right.set(xlabel="along alpha, along the slider", ylabel="the picture moves by (mean CIEDE2000)")
-        right.legend(fontsize=8)
+        right.legend(fontsize=8, loc="upper center")
         for axes in (left, right):
             axes.grid(alpha=0.3)
         buffer = io.BytesIO()
