@@ -26,7 +26,7 @@ class Sure:
     """Stein's unbiased risk estimate of one noisy picture: its divergence by Monte Carlo, its clipped pixels by what they hid.
 
     A picture file has its noise cut off at black and white, and Stein's lemma is for noise that is not: taken as it stands, the
-    estimate picks networks that are up to 0.8 dB from the best (docs/tune.md). So a clipped pixel is given the mean and the mean
+    estimate picks networks that are far from the best (docs/tune.md has the numbers). So a clipped pixel is given the mean and the mean
     square of the values that would have been clipped there, under a pilot: any denoised version of the picture.
 
     frame   the noisy picture, height and width multiples of signature.multiple; of a network of scale 1.
