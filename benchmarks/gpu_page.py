@@ -88,6 +88,10 @@ def _goals(result: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def _kernel(result: Mapping[str, Any]) -> list[str]:
     if not result["kernel"]:
         return []
@@ -97,14 +101,16 @@ def _kernel(result: Mapping[str, Any]) -> list[str]:
         "Launched one by one, and replayed as a CUDA graph (the GPU's own time, of which the rates are). Sets of weights are taken in "
         "turn, so that the cache does not serve them.",
         "",
-        "| family | MB moved | launched, µs | replayed, µs | TB/s | of a large copy | of a copy of the same bytes |",
-        "|---|---|---|---|---|---|---|",
+        "| family | MB moved | launched, µs | replayed, µs | TB/s | of a large copy | of a copy of the same bytes | shares by weight / "
+        "plain, launched | replayed |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for figure in result["kernel"]:
         replayed = "-" if figure["replayed_us"] is None else f"{figure['replayed_us']:.1f}"
         lines.append(
             f"| {figure['label']} | {figure['bytes'] / 1e6:.1f} | {figure['launched_us']:.1f} | {replayed} | "
-            f"{figure['bytes_per_second'] / 1e12:.2f} | {figure['over_copy']:.2f} | {figure['over_copy_of_same_bytes']:.2f} |"
+            f"{figure['bytes_per_second'] / 1e12:.2f} | {figure['over_copy']:.2f} | {figure['over_copy_of_same_bytes']:.2f} | "
+            f"{_number(figure.get('by_row_over_plain_launched'))} | {_number(figure.get('by_row_over_plain_replayed'))} |"
         )
     return [*lines, ""]
 

@@ -44,6 +44,8 @@ def test_the_kernel_and_the_copy(gpu: FakeGpu, prepared: Path, tmp_path: Path, m
         assert figure["replayed_us"] is not None  # captured and replayed
         assert figure["bytes"] * figure["sets"] >= 1 << 17
         assert figure["error"] <= 1.5e-3
+        assert figure["by_row_over_plain_launched"] > 0
+        assert figure["by_row_over_plain_replayed"] > 0  # captured, too
     assert stored["kernel"][-1]["bytes"] == 12_800 * (4 * 2 + 2)  # float16 members stay float16
     assert {goal["what"] for goal in stored["goals"]} == {figure["label"] for figure in stored["kernel"][2:]}
 

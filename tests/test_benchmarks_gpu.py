@@ -222,7 +222,8 @@ def test_one_that_fails_while_it_is_timed_costs_itself_alone(
 def figure(network: str, label: str, over: float, **more: Any) -> dict[str, Any]:
     return {
         "part": 0, "network": network, "label": label, "precision": "fp16", "as_in_cases": True, "bytes": 10**8, "launched_us": 30.0,
-        "replayed_us": 1500.0, "bytes_per_second": 4e12, "over_copy": over, "over_copy_of_same_bytes": 1.0, **more,
+        "replayed_us": 1500.0, "bytes_per_second": 4e12, "over_copy": over, "over_copy_of_same_bytes": 1.0,
+        "by_row_over_plain_launched": 1.25, **more,
     }  # fmt: skip
 
 
@@ -249,6 +250,8 @@ def test_goals_and_page_follow_from_the_result(
     }
     assert not goals["blend kernel's bytes per second / device copyRRDB"]["reached"]
     assert goals["blend kernel's bytes per second / device copylarge"]["reached"]
+    assert goals["alpha change"]["measured"] == 1.25
+    assert goals["alpha change"]["reached"]
     assert goals["whole alpha change"]["measured"] == pytest.approx(CHANGE * 1e6 / 1500)
     assert goals["frame with a change before every frame / steady frame"]["measured"] == pytest.approx(1.0)
     assert goals["refittable / non-refittable TensorRT engine"]["measured"] == pytest.approx(2.0)
@@ -259,6 +262,7 @@ def test_goals_and_page_follow_from_the_result(
     text = page(cpu_result(), whole)
     assert "## On a GPU" in text
     assert "**0.50**, not reached" in text
+    assert " | 1.25 | - |" in text
     assert "| the way tensorrt | 1 | 2 | 8 | 8 | 2 | 1.25 |" in text
     assert "| the way torch-compile | 2 | " in text
     assert text.count("### Pico, 1280x720, fp16") == 1  # both parts in one table

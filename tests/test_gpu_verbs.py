@@ -198,6 +198,27 @@ def test_ahead_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, v
     fake.check()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_rules_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Alpha moves under rules for groups of weights, in the idle slot: frames are, bit for bit, those of a session that waits."""
+    fake = install(monkeypatch, tensorrt="11.4", seed=seed)
+    build(bundle.path, **SHAPES)  # type: ignore[arg-type]
+    x, rules = frame(), ["*.bias=0.2", "*.weight=0..1"]
+    expected = []
+    with open_session(bundle, engine="tensorrt") as plain:
+        for alpha, given in ((0.25, rules), (0.75, rules[:1]), (0.75, None)):
+            plain.alpha, plain.rules = alpha, given
+            expected.append(plain(x))
+    assert not np.array_equal(expected[0], expected[1])
+    with open_session(bundle, engine="tensorrt", ahead=True, rules=rules, alpha=0.25) as session:
+        for _ in range(3):
+            for number, (alpha, given) in enumerate(((0.25, rules), (0.75, rules[:1]), (0.75, None))):
+                session.alpha, session.rules = alpha, given
+                assert session.settle(PATIENCE)
+                np.testing.assert_array_equal(session(x), expected[number])
+    fake.check()
+
+
 @pytest.fixture
 def numpy_1(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in for 8.6 reads NumPy 2's arrays right, which the real one does not."""

@@ -18,6 +18,7 @@ def goals(result: Mapping[str, Any]) -> list[Goal]:
     """One entry per figure and network: figure, what, goal, direction, measured, reached, and across: two processes, not one."""
     return [
         *_kernel(result),
+        *_by_row(result),
         *_change(result),
         *_stall(result),
         *_refittable(result),
@@ -46,6 +47,14 @@ def _kernel(result: Mapping[str, Any]) -> Iterator[Goal]:
             yield _goal(
                 "blend kernel's bytes per second / device copy", figure["label"], "at least", lowest, figure["over_copy"]
             )
+
+
+def _by_row(result: Mapping[str, Any]) -> Iterator[Goal]:
+    """The whole change with the copy of its shares; results from before there was one lack it."""
+    for figure in result["kernel"]:
+        value = figure.get("by_row_over_plain_launched")
+        if value is not None and figure["network"] in ("rrdb", "large"):
+            yield _goal("alpha change, each weight its own shares / plain", figure["label"], "at most", 1.3, value)
 
 
 def _change(result: Mapping[str, Any]) -> Iterator[Goal]:

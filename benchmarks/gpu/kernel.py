@@ -16,6 +16,7 @@ import onnx
 import pycuda.driver as cuda
 from numpy.typing import NDArray
 
+from benchmarks.gpu.by_row import ratios
 from benchmarks.gpu.ceilings import Copy
 from benchmarks.gpu.clock import Clock
 from dni_deploy.blend import blend_float64
@@ -92,6 +93,7 @@ def measure(
         error = _error(lowered, members, shares, lives[0])
         launched, replayed = _times(blends, stream, clock, rounds)
         copied = _times([copy.run for copy in copies], stream, clock, rounds)
+        by_row = ratios(blenders, lives, shares, len(members[0]), stream, clock, rounds, PER_MARK)
     seconds = replayed or launched
     return {
         "members": len(members),
@@ -106,6 +108,8 @@ def measure(
         "bytes_per_second": bytes_moved / seconds,
         "over_copy": bytes_moved / seconds / copy_bytes_per_second,
         "over_copy_of_same_bytes": (copied[1] or copied[0]) / seconds,
+        "by_row_over_plain_launched": by_row[0],
+        "by_row_over_plain_replayed": by_row[1],
     }
 
 

@@ -13,20 +13,41 @@ from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, LimitError
 from engines.cuda.buffer import Buffer
+from engines.cuda.by_row import RowPlaces, Table
 from engines.cuda.device import Device
-from engines.cuda.kernels import BLEND, BLOCK, FOLD, HEAD, MAX_MEMBERS, TAIL, Kernels, grid, name, tile
+from engines.cuda.kernels import (
+    BLEND,
+    BLOCK,
+    BY_ROW,
+    FOLD,
+    HEAD,
+    HEAD_BY_ROW,
+    LINE,
+    MAX_MEMBERS,
+    TAIL,
+    Kernels,
+    grid,
+    name,
+    tile,
+)
 from engines.cuda.layout import DeviceLayout, Region
 from engines.recipes import Recipes
+from engines.shares import only_row
 
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 
 
 class Live:
-    """One slot's blended weights: an arena in the layout. The caller frees `buffer`."""
+    """One slot's blended weights: an arena in the layout, and the shares that it was blended by where weights have their own."""
 
     def __init__(self, device: Device, layout: DeviceLayout) -> None:
         self.layout = layout
         self.buffer = Buffer(device, layout.nbytes)
+        try:
+            self.table = Table(device, layout)
+        except BaseException:
+            self.buffer.free()
+            raise
 
     def pointer(self, name: str) -> int:
         """The weight's address."""
@@ -35,13 +56,14 @@ class Live:
     def free(self) -> None:
         """Nothing queued may still use it. Calling it again does nothing."""
         self.buffer.free()
+        self.table.free()
 
 
 class Members:
     """The pristine members on the device: per region and member one flat array, and what the BatchNorms need.
 
-    members: per member the family's tensors by name; they are copied and not kept. A region is float16 where every tensor that
-    is copied into it is, float32 otherwise.
+    members: per member the family's tensors by name, the blended ones, all in the same order, which is that of shares by weight; they
+    are copied and not kept. A region is float16 where every tensor that is copied into it is, float32 otherwise.
     """
 
     def __init__(
@@ -53,8 +75,10 @@ class Members:
         self.count = len(members)
         self.regions: list[tuple[Region, np.dtype[Any], list[int]]] = []
         self.lines: dict[Region, int] = {}
+        self.rows: dict[Region, int] = {}
         self.statistics: list[int] = []
-        self.places = 0
+        self.places = self.statistics_rows = 0
+        self.row_places = RowPlaces(layout, tuple(members[0]))
         self.variance: NDArray[np.float64] | None = None
         self._buffers: list[Buffer] = []
         try:
@@ -75,6 +99,7 @@ class Members:
                     row[start : start + self.layout.count(weight)] = recipes.linear[weight].value(tensors).reshape(-1)
                 pointers.append(self._add(device, row))
             self.regions.append((region, dtype, pointers))
+            self.rows[region] = self._add(device, self.layout.rows(region))
             if region.kind == "fold":
                 self.lines[region] = self._add(device, self.layout.lines(region))
         if self.layout.channels:
@@ -84,6 +109,7 @@ class Members:
             ]
             self.statistics = [self._add(device, row) for row in rows]
             self.places = self._add(device, self.layout.places())
+            self.statistics_rows = self._add(device, self.layout.statistics_rows())
             self.variance = np.stack([row[0] for row in rows])
 
     def _add(self, device: Device, array: NDArray[Any]) -> int:
@@ -119,6 +145,8 @@ class _Launch:
     def __init__(self, kernels: Kernels, members: Members, region: Region, dtype: np.dtype[Any], pointers: list[int]) -> None:
         scaled = region.kind == "fold"
         self.offset, self.count, self.lines = region.offset, region.count, members.lines.get(region, 0)
+        self.rows = members.rows[region]
+        self.lines_of_row = np.bincount(members.layout.rows(region), minlength=len(members.row_places.weights))
         self.addresses = _addresses(pointers)
         self.bytes_per_member = region.count * dtype.itemsize
         self.bytes_besides = region.count * region.dtype.itemsize + (region.count // 8 if scaled else 0)
@@ -126,6 +154,9 @@ class _Launch:
         counts = range(1, members.count + 1)
         self.functions = [None, *(kernels.function(name(dtype, region.dtype, n, scaled=scaled), BLEND) for n in counts)]
         self.grids = [None, *(grid(region.count, tile(dtype, n, scaled=scaled)) for n in counts)]
+        by_row = [name(dtype, region.dtype, n, scaled=scaled, by_row=True) for n in counts]
+        self.functions_by_row = [None, *(kernels.function(each, BY_ROW) for each in by_row)]
+        self.grids_by_row = [None, *(grid(region.count, tile(dtype, n, scaled=scaled, by_row=True)) for n in counts)]
 
 
 def _addresses(pointers: list[int]) -> list[bytes]:
@@ -147,6 +178,7 @@ class DeviceBlender:
         self._scale_offset = layout.scale_offset
         self._launches = [_Launch(kernels, members, *region) for region in members.regions]
         self._fold = kernels.function("fold", FOLD) if layout.channels else None
+        self._fold_by_row = kernels.function("fold_by_row", BY_ROW) if layout.channels else None
         self._fold_grid = grid(layout.channels, BLOCK[0])
         self._statistics = _addresses(members.statistics)
         # A variance that is not positive in a member itself is looked at whatever the shares are.
@@ -158,7 +190,17 @@ class DeviceBlender:
         It allocates nothing and waits for nothing. A member whose share is 0 is not read; a single share of 1 copies the
         member's numbers as they are. Raises EngineError (a blended variance that is not positive), and then nothing was
         queued, or where the driver refuses a launch, and then the arena is to be blended again.
+
+        Shares (W, N) are a row for each tensor (see Members), and all that holds for each weight by its row: the same number of
+        kernels, behind one small copy (see by_row.py). Rows that are all equal go as that one row.
         """
+        if shares.ndim == 2:
+            self._members.row_places.check(shares, self._members.count)
+            row = only_row(shares)
+            if row is None:
+                self._blend_by_row(shares, live, stream)
+                return
+            shares = row
         # Plain bytes and lists: with NumPy's records this would take longer than the kernel of a small network.
         each = shares.tolist()
         used = [index for index, share in enumerate(each) if share != 0.0]
@@ -185,16 +227,54 @@ class DeviceBlender:
         except cuda.Error as error:
             raise EngineError(f"The blend could not be queued: {error}.") from error
 
+    def _blend_by_row(self, shares: NDArray[np.float64], live: Live, stream: cuda.Stream) -> None:
+        members, arena = self._members, live.buffer.pointer
+        if arena == 0:
+            raise EngineError("The slot's weights were freed.")
+        if members.variance is not None and (self._doubtful or float(shares.min()) < 0.0):
+            _check_positive(members.row_places.blended_variance(shares, members.variance))
+        columns = np.flatnonzero(shares.any(axis=0))
+        used, count = columns.tolist(), len(columns)
+        data, singles = members.row_places.packed(shares, columns)
+        scale, tail = arena + self._scale_offset, TAIL.pack(count, 0)
+        try:
+            table = live.table.fill(data, stream)
+            if self._fold_by_row is not None:
+                head = HEAD_BY_ROW.pack(arena, members.places, scale, members.layout.channels, members.statistics_rows, table)
+                argument = np.void(b"".join((head, _chosen(self._statistics, used), tail)))
+                self._fold_by_row.prepared_async_call(self._fold_grid, BLOCK, stream, argument)
+            for launch in self._launches:
+                head = HEAD_BY_ROW.pack(arena + launch.offset, launch.lines, scale, launch.count, launch.rows, table + singles)
+                argument = np.void(b"".join((head, _chosen(launch.addresses, used), tail)))
+                launch.functions_by_row[count].prepared_async_call(launch.grids_by_row[count], BLOCK, stream, argument)
+        except cuda.Error as error:
+            raise EngineError(f"The blend could not be queued: {error}.") from error
+
     def bytes_moved(self, shares: NDArray[np.float64]) -> int:
-        """Bytes that a blend by these shares reads and writes."""
+        """Bytes that a blend by these shares, (N,) or (W, N), reads and writes."""
+        if shares.ndim == 2 and only_row(shares) is None:
+            return self._bytes_by_row(shares)
+        shares = shares if shares.ndim == 1 else shares[0]
         used = int(np.count_nonzero(shares))
         folds = self._members.layout.channels * (used * 40 + 16)
         return folds + sum(used * launch.bytes_per_member + launch.bytes_besides for launch in self._launches)
+
+    def _bytes_by_row(self, shares: NDArray[np.float64]) -> int:
+        places, read = self._members.row_places, (shares != 0).sum(axis=1)
+        total = int(8 * read[places.channels].sum()) + self._members.layout.channels * (16 + 20)
+        for launch in self._launches:
+            lines = int(launch.lines_of_row @ read[places.weights])
+            total += lines * LINE * launch.bytes_per_member // launch.count + launch.bytes_besides + launch.count // LINE * 4
+        return total
 
     def _check_variance(self, shares: NDArray[np.float64], each: list[float], used: list[int]) -> None:
         variance = self._members.variance
         # Between variances that are positive lies nothing else; outside 0..1 there is.
         if variance is None or (not self._doubtful and min(each) >= 0.0):
             return
-        if not bool((shares[used] @ variance[used] > 0).all()):
-            raise EngineError("A BatchNorm's blended variance is not positive at this alpha.")
+        _check_positive(shares[used] @ variance[used])
+
+
+def _check_positive(variance: NDArray[np.float64]) -> None:
+    if not bool((variance > 0).all()):
+        raise EngineError("A BatchNorm's blended variance is not positive at this alpha.")

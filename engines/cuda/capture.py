@@ -45,6 +45,11 @@ def end(stream_handle: int | None = None) -> Graph:
     return Graph(executable)
 
 
+def active() -> bool:
+    """Whether this thread is capturing."""
+    return getattr(_capturing, "handle", None) is not None
+
+
 def abandon() -> None:
     """Leave a capture whose work failed, so that the stream can be used again. Does nothing where none was begun."""
     handle, _capturing.handle = getattr(_capturing, "handle", None), None

@@ -58,7 +58,22 @@ FOLD = np.dtype(
     ]
 )
 """The kernels' only arguments; see blend.cu. Both are: head, members' addresses, shares, tail."""
+BY_ROW = np.dtype(
+    [
+        ("out", "u8"),
+        ("lines", "u8"),
+        ("scale", "u8"),
+        ("count", "u8"),
+        ("rows", "u8"),
+        ("shares", "u8"),
+        ("member", "u8", MAX_MEMBERS),
+        ("members", "u4"),
+        ("padding", "u4"),
+    ]
+)
+"""The argument of the kernels by row; in that of `fold_by_row`, out and lines are called live and places."""
 HEAD, TAIL = struct.Struct("=4Q"), struct.Struct("=2I")
+HEAD_BY_ROW = struct.Struct("=6Q")
 
 
 def short(dtype: np.dtype[Any]) -> str:
@@ -66,14 +81,16 @@ def short(dtype: np.dtype[Any]) -> str:
     return f"f{dtype.itemsize * 8}"
 
 
-def name(member: np.dtype[Any], output: np.dtype[Any], members: int, *, scaled: bool) -> str:
-    """The kernel for so many members."""
-    return f"{'scaled' if scaled else 'blend'}_{short(member)}_{short(output)}_{members if members <= 4 else 'n'}"
+def name(member: np.dtype[Any], output: np.dtype[Any], members: int, *, scaled: bool, by_row: bool = False) -> str:
+    """The kernel for so many members. By row there is none for just one: that member has the whole of every row, which is a copy."""
+    kind, most = "scaled" if scaled else "blend", members if (2 if by_row else 1) <= members <= 4 else "n"
+    return f"{kind}{'_by_row' if by_row else ''}_{short(member)}_{short(output)}_{most}"
 
 
-def tile(member: np.dtype[Any], members: int, *, scaled: bool) -> int:
+def tile(member: np.dtype[Any], members: int, *, scaled: bool, by_row: bool = False) -> int:
     """How many numbers one block takes at once; a grid of any size is right, this one leaves each thread one turn."""
-    return BLOCK[0] * (64 if members <= 2 and not scaled else 32) // int(member.itemsize)
+    wide = (2 if by_row else 1) <= members <= 2 and not scaled
+    return BLOCK[0] * (64 if wide else 32) // int(member.itemsize)
 
 
 def grid(count: int, numbers: int) -> tuple[int, int]:

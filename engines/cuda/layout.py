@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, LimitError, shown
-from engines.recipes import Fold
+from engines.recipes import Fold, Recipes
 
 if TYPE_CHECKING:
     from engines.lowering.gpu import Lowered, Weight
@@ -40,13 +40,17 @@ class Region:
 
 @dataclass(frozen=True)
 class DeviceLayout:
-    """names in the order of lowered.weights; nbytes of a whole arena; scale_offset, bytes, and channels of the scales in it."""
+    """names in the order of lowered.weights; nbytes of a whole arena; scale_offset, bytes, and channels of the scales in it.
+
+    sources  the family's tensor that each blended weight is made of, and takes its shares from.
+    """
 
     names: tuple[str, ...]
     regions: tuple[Region, ...]
     weights: dict[str, Weight]
     offsets: dict[str, int]
     folds: tuple[Fold, ...]
+    sources: dict[str, str]
     channels: int
     scale_offset: int
     nbytes: int
@@ -81,6 +85,7 @@ class DeviceLayout:
             weights,
             offsets,
             folds,
+            _sources(lowered.recipes, kinds),
             channels,
             position,
             position + -(-channels * 4 // 256) * 256,
@@ -112,6 +117,29 @@ class DeviceLayout:
             rows[:, 3] = np.arange(len(rows), dtype=np.uint32) * LINE
         return table
 
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors in `sources`, each once: by row, the table of shares has a row for each, in this order."""
+        return tuple(dict.fromkeys(self.sources.values()))
+
+    def rows(self, region: Region) -> NDArray[np.uint32]:
+        """For each 128 numbers of a blended region, uint32 (count / 128,): the place of its weight's tensor in `tensors`."""
+        places = {name: place for place, name in enumerate(self.tensors())}
+        table = np.zeros(region.count // LINE, np.uint32)
+        for name, start in region.starts:
+            table[start // LINE : (start + self.count(name) + LINE - 1) // LINE] = places[self.sources[name]]
+        return table
+
+    def statistics(self) -> tuple[str, ...]:
+        """The tensors that the BatchNorms are made of, each once: their table of shares has a row for each."""
+        return tuple(dict.fromkeys(name for fold in self.folds for name in _five(fold)))
+
+    def statistics_rows(self) -> NDArray[np.uint32]:
+        """uint32 (5, channels): for each of Fold.statistics and each channel the place of its tensor in `statistics`."""
+        places = {name: place for place, name in enumerate(self.statistics())}
+        each = np.array([[places[name] for name in _five(fold)] for fold in self.folds], np.uint32).reshape(-1, 5)
+        table: NDArray[np.uint32] = np.repeat(each, [self.count(fold.bias) for fold in self.folds], axis=0).T
+        return np.ascontiguousarray(table)
+
     def places(self) -> NDArray[np.uint64]:
         """For each channel of each fold, uint64 (channels,): where its shift goes, byte offset * 2 + 1 where it is a float16."""
         places = [
@@ -124,6 +152,21 @@ class DeviceLayout:
     def _firsts(self) -> list[int]:
         counts = [self.count(fold.bias) for fold in self.folds]
         return [sum(counts[:index]) for index in range(len(counts))]
+
+
+def _sources(recipes: Recipes, kinds: dict[str, str]) -> dict[str, str]:
+    """A weight that is made of no tensor is a number, the same in every member whatever its shares: a BatchNorm's scale before it is
+    folded. It takes those of the mean."""
+    means = {fold.weight: fold.mean for fold in recipes.folds}
+    found = {name: recipes.linear[name].source or means.get(name) for name, kind in kinds.items() if kind != "shift"}
+    anything = next((source for source in found.values() if source), "")
+    return {name: source or anything for name, source in found.items()}
+
+
+def _five(fold: Fold) -> tuple[str, ...]:
+    """The tensors of Fold.statistics; for one that the layer lacks, which is a number then, that of the mean."""
+    named = (fold.variance, fold.gamma, fold.beta, fold.mean, fold.convolution_bias)
+    return tuple(fold.mean if name is None else name for name in named)
 
 
 def _kinds(weights: dict[str, Weight], folds: tuple[Fold, ...]) -> dict[str, str]:

@@ -62,7 +62,7 @@ def build_constant(bundle: Bundle, options: BuildOptions, progress: MaybeProgres
 
 
 def serialize_refitted(bundle: Bundle, shares: NDArray[np.float64], precision: str | None = None) -> bytes:
-    """A plain TensorRT engine with the weights of one alpha: shares float64 (N,), in family order; the newest plan's precision.
+    """A plain TensorRT engine with the weights of one alpha: shares float64 (N,) or (W, N), as Engine.refit; the newest plan's precision.
 
     It is what TensorRT serializes, without a header of ours. Raises EnvironmentProblem where no plan is built, EngineError.
     """

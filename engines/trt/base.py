@@ -99,15 +99,20 @@ class TensorRTEngine:
         raise NotImplementedError
 
     def change(self, at: Slot, shares: NDArray[np.float64]) -> None:
-        """Queue what makes the slot compute with these shares. The device is held."""
+        """Queue what makes the slot compute with these shares, (N,) or (W, N). The device is held."""
         raise NotImplementedError
+
+    def taken(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The shares as `change` takes them. Raises UsageError where it cannot, and then the slot is as it was."""
+        return np.asarray(coefficients, np.float64)
 
     # Engine
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         with self.holding(slot) as at:
+            shares = self.taken(coefficients)
             at.unusable = FAILED
-            self.change(at, np.asarray(coefficients, np.float64))
+            self.change(at, shares)
             at.unusable = None
 
     def finish(self, slot: int) -> None:

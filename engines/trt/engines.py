@@ -12,6 +12,7 @@ from engines.cuda.blender import Live
 from engines.cuda.buffer import Buffer
 from engines.cuda.device import Device
 from engines.graphs import ALPHA
+from engines.shares import one_for_all
 from engines.trt.base import Slot, TensorRTEngine
 from engines.trt.messages import failed
 from engines.trt.plan import Plan
@@ -110,6 +111,9 @@ class GraphEngine(TensorRTEngine):
             at.alpha = Buffer(device, 4 * len(self.network.members))
             at.runner = self.runner(device, self.shared, at.stream, {ALPHA: at.alpha.pointer})
             at.runner.renew()
+
+    def taken(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        return one_for_all(super().taken(coefficients), self.name)
 
     def change(self, at: Slot, shares: NDArray[np.float64]) -> None:
         assert at.alpha is not None

@@ -26,9 +26,10 @@ def launch(name: str, grid: int, block: int, arguments: bytes) -> None:
     from engines.cuda.buffer import Buffer
     from engines.cuda.device import Device
 
-    kind = kernels.FOLD if name == "fold" else kernels.BLEND
+    by_row, fold = "_by_row" in name, name.startswith("fold")
+    kind = kernels.BY_ROW if by_row else kernels.FOLD if fold else kernels.BLEND
     struct = np.frombuffer(arguments, kind)[0].copy()
-    inputs, outputs = _fold(struct) if name == "fold" else _blend(name, struct)
+    inputs, outputs = _fold(struct, by_row) if fold else _blend(name, struct, by_row)
     device = Device.open(0)
     with device, ExitStack() as owned:
 
@@ -63,25 +64,35 @@ Place = tuple[str, int | None]
 Regions = list[tuple[Place, int]]
 
 
-def _blend(name: str, struct: Any) -> tuple[Regions, Regions]:
+def _blend(name: str, struct: Any, by_row: bool) -> tuple[Regions, Regions]:
     """Inputs and outputs, each with its bytes; behind the output lies the guard, which must come back as it was."""
-    kind, member, output, _ = name.split("_")
+    kind, member, output, _ = name.replace("_by_row", "").split("_")
     count = int(struct["count"])
     inputs: Regions = [(("member", index), count * SIZES[member]) for index in range(int(struct["members"]))]
     if kind == "scaled":
         lines = -(-count // 128)
         table = _at(int(struct["lines"]), lines * 16).view(np.uint32).reshape(-1, 4)
         inputs += [(("lines", None), lines * 16), (("scale", None), int((table[:, 0] + table[:, 2]).max()) * 4)]
+    if by_row:
+        inputs += _rows(struct, -(-count // 128), 4)
     return inputs, [(("out", None), (count + GUARD) * SIZES[output])]
 
 
-def _fold(struct: Any) -> tuple[Regions, Regions]:
-    count = int(struct["count"])
+def _fold(struct: Any, by_row: bool) -> tuple[Regions, Regions]:
+    count, live, where = int(struct["count"]), *(("out", "lines") if by_row else ("live", "places"))
     inputs: Regions = [(("member", index), 5 * count * 8) for index in range(int(struct["members"]))]
-    places = _at(int(struct["places"]), count * 8).view(np.uint64)
-    inputs.append((("places", None), count * 8))
-    live = int(places.max() >> np.uint64(1)) + (2 if int(places[0]) & 1 else 4)
-    return inputs, [(("live", None), live), (("scale", None), (count + GUARD) * 4)]
+    places = _at(int(struct[where]), count * 8).view(np.uint64)
+    inputs.append(((where, None), count * 8))
+    if by_row:
+        inputs += _rows(struct, 5 * count, 8)
+    end = int(places.max() >> np.uint64(1)) + (2 if int(places[0]) & 1 else 4)
+    return inputs, [((live, None), end), (("scale", None), (count + GUARD) * 4)]
+
+
+def _rows(struct: Any, count: int, itemsize: int) -> Regions:
+    """The numbers of so many rows, and the table with all of these."""
+    rows = _at(int(struct["rows"]), count * 4).view(np.uint32)
+    return [(("rows", None), count * 4), (("shares", None), (int(rows.max()) + 1) * int(struct["members"]) * itemsize)]
 
 
 def _get(struct: Any, place: Place) -> int:

@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 
 from tests.engines.cuda import family
+from tests.engines.cuda.test_blend_by_row import (
+    test_a_captured_blend,
+    test_changes_that_are_all_queued_do_not_disturb_each_other,
+    test_each_weight_by_its_own_row,
+    test_what_a_row_does_not_use_is_not_read,
+)
 from tests.engines.cuda.test_device_blend import (
     Road,
     road,
@@ -20,10 +26,14 @@ from tests.needs_gpu import need_gpu
 
 __all__ = [
     "road",
+    "test_a_captured_blend",
     "test_back_to_the_same_alpha_is_the_same_bytes",
     "test_blend_equals_the_recipes_of_the_blended_tensors",
+    "test_changes_that_are_all_queued_do_not_disturb_each_other",
+    "test_each_weight_by_its_own_row",
     "test_one_hot_is_the_member_byte_for_byte",
     "test_slots_on_their_own_streams_do_not_touch_each_other",
+    "test_what_a_row_does_not_use_is_not_read",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -268,16 +269,19 @@ def test_structs_and_tiles_are_those_of_the_source() -> None:
 
     library = host.build()
     names = set(host.kernels())
-    assert len(names) == 41
+    assert len(names) == 74
     assert library.host_argument_bytes(b"fold") == kernels.FOLD.itemsize
+    assert library.host_argument_bytes(b"fold_by_row") == kernels.BY_ROW.itemsize
     for stored, dtype in PAIRS:
-        for scaled in (False, True):
+        for scaled, by_row in itertools.product((False, True), repeat=2):
             for count in range(1, 8):
-                name = kernels.name(np.dtype(stored), np.dtype(dtype), count, scaled=scaled)
+                name = kernels.name(np.dtype(stored), np.dtype(dtype), count, scaled=scaled, by_row=by_row)
                 names.discard(name)
-                assert library.host_argument_bytes(name.encode()) == kernels.BLEND.itemsize
-                assert library.host_tile(name.encode(), 256) == kernels.tile(np.dtype(stored), count, scaled=scaled)
-    assert names == {"fold"}
+                argument = kernels.BY_ROW if by_row else kernels.BLEND
+                assert library.host_argument_bytes(name.encode()) == argument.itemsize
+                numbers = kernels.tile(np.dtype(stored), count, scaled=scaled, by_row=by_row)
+                assert library.host_tile(name.encode(), 256) == numbers
+    assert names == {"fold", "fold_by_row"}
     source = kernels.SOURCE.read_text(encoding="utf-8")
     assert f"#define MAX_MEMBERS {kernels.MAX_MEMBERS} " in source
     assert f"#define LINE {kernels.LINE}u " in source

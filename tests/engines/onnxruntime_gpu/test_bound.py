@@ -21,6 +21,7 @@ from engines.lowering.gpu import lower_for_gpu
 from engines.onnxruntime_cpu import runtime
 from engines.options import EngineOptions
 from tests.engines.conftest import Case, write
+from tests.engines.cuda.test_blend_by_row import blended, some_rows
 from tests.engines.graphs import HAND, Hand
 from tests.fakes.gpu import FakeGpu
 
@@ -37,7 +38,10 @@ def make(case: Case, precision: str = "fp32", **options: Any) -> Any:
 
     lowered = lower_for_gpu(case.graph, case.weights, precision)
     chosen = EngineOptions(threads=1, precision=precision, **options)
-    return BoundEngine(lowered, case.members, chosen, provider="CPUExecutionProvider", memory="cpu")
+    members = [
+        {name: tensors[name] for name in case.weights} for tensors in case.members
+    ]  # in their order, as a bundle has them
+    return BoundEngine(lowered, members, chosen, provider="CPUExecutionProvider", memory="cpu")
 
 
 @pytest.fixture
@@ -70,6 +74,23 @@ def test_it_computes_the_blend(gpu: FakeGpu, case: Case, precision: str) -> None
                 wanted, got = expected(case, shares, x), engine.infer(slot % 2, x)
                 assert got.dtype == np.float32
                 assert got.shape == wanted.shape
+                assert np.abs(got - wanted).max() <= TOLERANCE[precision] * np.ptp(wanted)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("case", NAMES, indirect=True)
+def test_it_computes_the_blend_of_each_weight(gpu: FakeGpu, case: Case, precision: str) -> None:
+    engine = make(case, precision, slots=2)
+    try:
+        for slot in range(2):
+            rows = some_rows(len(case.weights), 3, slot)
+            engine.refit(slot, rows)
+            members = [{name: tensors[name] for name in case.weights} for tensors in case.members]
+            session = runtime.session(runtime.bind(case.graph, blended(members, rows)), 1)
+            for x in case.inputs():
+                wanted, got = runtime.run(session, x), engine.infer(slot, x)
                 assert np.abs(got - wanted).max() <= TOLERANCE[precision] * np.ptp(wanted)
     finally:
         engine.close()

@@ -61,7 +61,11 @@ def shapes(inputs: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
 OUTPUT = f"Concat_{WEIGHTS}"
 
 
-def picture(share: float, x: NDArray[np.float32]) -> NDArray[np.float64]:
+Share = float | NDArray[np.float64]
+"""Of the second member: one for all weights, or (WEIGHTS,)."""
+
+
+def picture(share: Share, x: NDArray[np.float32]) -> NDArray[np.float64]:
     """At this share of the second member, in float64 and exact."""
     return (FIRST + share * (SECOND - FIRST)).reshape(1, WEIGHTS, 1, 1) * x
 
@@ -74,18 +78,22 @@ class Caught(Exception):
 class Slot:
     """What is known of one slot: the alpha that it has (None: unusable), the input placed, the picture that fetch must give."""
 
-    share: float | None = None
+    share: Share | None = None
     x: NDArray[np.float32] | None = None
     expected: NDArray[np.float64] | None = None
 
 
 @dataclass
 class Schedule:
-    """Random calls on an engine, each held against what must come out. Raises Caught with the seed."""
+    """Random calls on an engine, each held against what must come out. Raises Caught with the seed.
+
+    by_row: every second change gives each weight a share of its own.
+    """
 
     engine: Any
     gpu: FakeGpu
     fails: bool = True
+    by_row: bool = True
     slots: list[Slot] = field(default_factory=lambda: [Slot(), Slot()])
     active: int = 0
 
@@ -116,8 +124,10 @@ class Schedule:
         ]  # fmt: skip
 
     def refit(self, slot: int, chance: random.Random) -> None:
-        share = chance.choice((0.0, 1.0, chance.randrange(1025) / 1024))
-        self.engine.refit(slot, np.array([1 - share, share]))
+        share: Share = chance.choice((0.0, 1.0, chance.randrange(1025) / 1024))
+        if self.by_row and chance.random() < 0.5:
+            share = np.array([chance.choice((0.0, 1.0, chance.randrange(1025) / 1024)) for _ in range(WEIGHTS)])
+        self.engine.refit(slot, np.stack([1 - np.asarray(share), np.asarray(share)], axis=-1))
         self.slots[slot].share = share
 
     def broken_refit(self, slot: int, chance: random.Random) -> None:

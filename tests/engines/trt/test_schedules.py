@@ -61,7 +61,7 @@ def opened(gpu: FakeGpu, folder: Path, kind: str = "refit", graph: bool = False,
 def run(gpu: FakeGpu, folder: Path, kind: str, graph: bool, seeds: range) -> None:
     engine = opened(gpu, folder, kind, graph)
     try:
-        schedule = Schedule(engine, gpu, fails=kind == "refit")
+        schedule = Schedule(engine, gpu, fails=kind == "refit", by_row=kind != "graph")
         for seed in seeds:
             schedule.run(seed)
     finally:
@@ -271,6 +271,29 @@ def test_blend_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(DeviceBlender, "__init__", make)
     monkeypatch.setattr(DeviceBlender, "blend", elsewhere)
+    catch(gpu, tmp_path)
+
+
+def test_shares_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engines.cuda.by_row import Table
+
+    whole = Table.fill
+    monkeypatch.setattr(Table, "fill", lambda table, data, stream: whole(table, data, table._buffer._service))
+    catch(gpu, tmp_path)
+
+
+def test_one_table_of_shares_for_two_slots(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels may still read it when the other slot's are to come: hence one per slot."""
+    from engines.cuda.by_row import Table
+
+    made: list[Table] = []
+    whole = Table.fill
+
+    def shared(self: Table, data: bytes, stream: Any) -> int:
+        made.append(self)
+        return whole(next(table for table in made if table._buffer.pointer), data, stream)
+
+    monkeypatch.setattr(Table, "fill", shared)
     catch(gpu, tmp_path)
 
 

@@ -14,7 +14,7 @@ using std::sqrt;
 #define __launch_bounds__(...)
 
 struct uint2 { unsigned x, y; };
-struct uint4 { unsigned x, y, z, w; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct dim3 { unsigned x, y, z; };
 static thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
 
@@ -26,6 +26,7 @@ template <typename T> inline T __ldcs(const T *at) {
     std::memcpy(&value, at, sizeof(T));
     return value;
 }
+template <typename T> inline T __ldg(const T *at) { return __ldcs(at); }
 
 inline float __uint_as_float(unsigned bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 inline unsigned __float_as_uint(float value) { unsigned bits; std::memcpy(&bits, &value, 4); return bits; }

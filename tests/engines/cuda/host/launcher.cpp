@@ -22,32 +22,34 @@ int run(Kernel kernel, unsigned grid, unsigned block, const void *args) {
 extern "C" {
 // 0, or a CUDA error's number: 500 for an unknown name. `args` holds the kernel's one struct.
 int host_launch(const char *kernel, unsigned grid, unsigned block, const void *args) {
-#define LAUNCH(name, M, O, N, SCALED) \
-    if (!std::strcmp(kernel, #name)) return run<Blend>(name, grid, block, args);
+#define LAUNCH(name, P, M, O, N, SCALED) \
+    if (!std::strcmp(kernel, #name)) return run<P>(name, grid, block, args);
     FOR_KERNELS(LAUNCH)
     if (!std::strcmp(kernel, "fold")) return run<Fold>(fold, grid, block, args);
+    if (!std::strcmp(kernel, "fold_by_row")) return run<FoldByRow>(fold_by_row, grid, block, args);
     return 500;  // CUDA_ERROR_NOT_FOUND
 }
 
 // The kernels' names with a space behind each.
 const char *host_kernels() {
-#define NAME(name, M, O, N, SCALED) #name " "
-    return FOR_KERNELS(NAME) "fold ";
+#define NAME(name, P, M, O, N, SCALED) #name " "
+    return FOR_KERNELS(NAME) "fold fold_by_row ";
 }
 
 // How many bytes a kernel's struct takes, 0 for an unknown name.
 unsigned long host_argument_bytes(const char *kernel) {
-#define SIZE(name, M, O, N, SCALED) \
-    if (!std::strcmp(kernel, #name)) return sizeof(Blend);
+#define SIZE(name, P, M, O, N, SCALED) \
+    if (!std::strcmp(kernel, #name)) return sizeof(P);
     FOR_KERNELS(SIZE)
+    if (!std::strcmp(kernel, "fold_by_row")) return sizeof(FoldByRow);
     return std::strcmp(kernel, "fold") ? 0 : sizeof(Fold);
 }
 
 // How many numbers one block of `block` threads takes at once, 0 for an unknown name.
 unsigned long host_tile(const char *kernel, unsigned block) {
-#define TILE(name, M, O, N, SCALED) \
+#define TILE(name, P, M, O, N, SCALED) \
     if (!std::strcmp(kernel, #name)) return (unsigned long)block * Shape<M, O, N, SCALED>::packs * Shape<M, O, N, SCALED>::width;
     FOR_KERNELS(TILE)
-    return std::strcmp(kernel, "fold") ? 0 : block;
+    return std::strncmp(kernel, "fold", 4) ? 0 : block;
 }
 }
