@@ -49,6 +49,16 @@ FAMILIES: dict[str, TrainedFamily] = {
     "three_layer": TrainedFamily(
         "three-layer net, 9-5-9", "srcnn", _files("three_layer", *LEVELS, "scratch"), controls=("scratch",)
     ),
+    "dncnn": TrainedFamily(
+        "DnCNN-17",
+        "dncnn",
+        {"n20": SHIPPED / "n20.safetensors"} | _files("dncnn", *LEVELS[1:], "scratch"),
+        controls=("scratch",),
+    ),
+    "demo": TrainedFamily(
+        "DnCNN-17, the demo family", "dncnn", {name: SHIPPED / f"{name}.safetensors" for name in ("n20", "n40", "n60")}
+    ),
+    "sr": TrainedFamily("RRDBNet x4, MSE to GAN", "rrdbnet", _files("sr", "mse", "gan")),
     "style": TrainedFamily(
         "TransformerNet, style and stroke",
         "transformer_net",

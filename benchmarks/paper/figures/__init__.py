@@ -4,6 +4,11 @@ from __future__ import annotations
 
 FIGURES = (
     "filters",
+    "distributions",
+    "best_alpha",
+    "scratch",
+    "super_resolution",
+    "regions",
     "image_to_image",
     "style",
     "style_parts",

@@ -34,7 +34,7 @@ from exporters.architectures.rrdbnet import RRDBNet
 
 SCALE, BATCH, SIDE = 4, 8, 24
 """SIDE in pixels of the small picture."""
-ADVERSARIAL, TEXTURE, PIXELS, SHRUNK = 0.01, 0.1, 0.3, 1.0
+ADVERSARIAL, TEXTURE, PIXELS, SHRUNK = 0.02, 0.05, 0.3, 1.0
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -76,7 +76,7 @@ def discriminator() -> nn.Module:
     for inward, outward, kernel, stride in ((3, 32, 3, 1), (32, 64, 4, 2), (64, 64, 4, 2), (64, 128, 3, 1)):
         convolution = nn.Conv2d(inward, outward, kernel, stride, padding=1)
         layers += [nn.utils.parametrizations.spectral_norm(convolution), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.Conv2d(128, 1, 3, padding=1))
+    return nn.Sequential(*layers, nn.utils.parametrizations.spectral_norm(nn.Conv2d(128, 1, 3, padding=1)))
 
 
 def bands(pictures: Tensor) -> list[Tensor]:
@@ -117,7 +117,7 @@ def train_gan(net: nn.Module, pictures: list[Pair], steps: int) -> None:
     """Fine-tune `net` against a discriminator that learns beside it."""
     critic = discriminator().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(net.parameters(), 1e-4, betas=(0.9, 0.99))
-    critic_optimizer = torch.optim.Adam(critic.parameters(), 2e-4, betas=(0.9, 0.99))
+    critic_optimizer = torch.optim.Adam(critic.parameters(), 1e-4, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-6)
     rng = np.random.default_rng(1)
     cross = functional.binary_cross_entropy_with_logits
@@ -130,7 +130,9 @@ def train_gan(net: nn.Module, pictures: list[Pair], steps: int) -> None:
         ones, zeros = torch.ones_like(of_made), torch.zeros_like(of_made)
         adversarial = cross(of_made - of_real.mean(), ones) + cross(of_real - of_made.mean(), zeros)
         made = made.float()
-        texture = sum(functional.l1_loss(one, other) for one, other in zip(bands(made), bands(large), strict=True))
+        texture = torch.stack(
+            [functional.l1_loss(one, other) for one, other in zip(bands(made), bands(large), strict=True)]
+        ).sum()
         pixels = functional.l1_loss(made, large)
         shrunk = functional.l1_loss(functional.avg_pool2d(made, SCALE), functional.avg_pool2d(large, SCALE))
         loss = ADVERSARIAL * adversarial + TEXTURE * texture + PIXELS * pixels + SHRUNK * shrunk
@@ -148,7 +150,7 @@ def train_gan(net: nn.Module, pictures: list[Pair], steps: int) -> None:
         if step % 100 == 0 or step == steps:
             rest = (time.monotonic() - started) / step * (steps - step)
             print(
-                f"  gan step {step}/{steps}  adversarial {adversarial.item():.3f} ({judged.item():.3f})  texture {float(texture):.3f}  "
+                f"  gan step {step}/{steps}  adversarial {adversarial.item():.3f} ({judged.item():.3f})  texture {texture.item():.3f}  "
                 f"pixels {pixels.item():.4f}  {rest:.0f} s left",
                 flush=True,
             )
@@ -186,7 +188,7 @@ def main() -> None:
     gan = copy.deepcopy(mse)
     if not load(gan, folder / "gan.safetensors"):
         torch.manual_seed(1)
-        train_gan(gan, pictures, count(600))
+        train_gan(gan, pictures, count(800))
         write(gan, folder / "gan.safetensors", "adversarial, texture statistics")
     print(f"{(time.monotonic() - started) / 60:.1f} minutes, torch {torch.__version__}")
 
