@@ -107,8 +107,9 @@ def figure(bench: Bench) -> Section:
         ),
         tables=(Table(("alpha", "what is blended", "PSNR, dB", "SSIM", "energy of the detail", "its correlation"), tuple(rows), 3),),
         note="At one alpha the two ways have different amounts of detail (blended pictures more of it, where the GAN's is made up), so "
-        "they are compared at equal energy, too: PSNR and correlation read off the curves over energy, mean over the way. The GAN member "
-        "is small and was trained for minutes: part of its detail is a grid that its discriminator did not unlearn it.",
+        "they are compared at equal energy, too: PSNR and correlation read off the curves over energy, mean over the way. A hundredth "
+        "of a dB is a tie there: another training of the GAN member turned its sign (benchmarks/paper/train/sr.py). That member is small "
+        "and was trained for minutes; part of its detail is a grid that its discriminator did not drive out.",
     )  # fmt: skip
 
 

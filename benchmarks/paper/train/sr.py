@@ -11,6 +11,9 @@
 * mean absolute error, little of it;
 * mean absolute error of what is left after shrinking by 4, so that colours and large shapes stay.
 
+Trained once before with 600 steps, adversarial 0.01, texture 0.1 and a discriminator that learned twice as fast and soon won: the
+PSNR of blended networks over that of blended pictures with as much detail was -0.004 dB, the correlation of detail 0.012 higher.
+
 Seeds are fixed. About twenty minutes on one core with bfloat16 units.
 """
 
