@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.correlation import correlation
+from dni_deploy.correlation import BLENDS, correlation
 
 QUANTILES = (5, 25, 50, 75, 95)
 _Tensors = Mapping[str, NDArray[Any]]
@@ -23,6 +23,10 @@ class LayerIndex:
     pair       "first - second".
     quantiles  5, 25, 50, 75 and 95 % of the filters lie below; empty where no filter has an index.
     constant   filters left out, because all their numbers are equal in one of the members.
+    flipped    filters whose index is below -0.689: the same filter with the other sign.
+    scale      norm of the second member's filter over that of the first's, median; 1 where nothing can be said.
+    matched    the median after the best reordering of channels (`dni_deploy/matching.py`); None where it was not looked for.
+    chance     what such a reordering gives by luck, with the second member's filters shuffled inside.
     """
 
     pair: str
@@ -31,6 +35,17 @@ class LayerIndex:
     filters: int
     constant: int
     quantiles: tuple[float, ...]
+    flipped: int = 0
+    scale: float = 1.0
+    matched: float | None = None
+    chance: float | None = None
+
+    @property
+    def reordered(self) -> bool:
+        """Whether the filters are those of the other member in another order, which luck does not explain."""
+        if self.matched is None or self.chance is None or self.median is None:
+            return False
+        return self.median < BLENDS <= self.matched and self.matched > (1 + self.chance) / 2
 
     @property
     def median(self) -> float | None:
@@ -74,9 +89,18 @@ def layer_indices(
         index = correlation(first[name], second[name], filter_axis=axis)
         found = index[np.isfinite(index)]
         quantiles = tuple(float(value) for value in np.percentile(found, QUANTILES)) if found.size else ()
-        rows.append(LayerIndex(pair, name, first[name].shape, index.size, index.size - found.size, quantiles))
+        flipped = int(np.count_nonzero(found < -BLENDS))
+        scale = _scale(first[name], second[name], axis)
+        rows.append(LayerIndex(pair, name, first[name].shape, index.size, index.size - found.size, quantiles, flipped, scale))
         everything += found.tolist()
     return rows, everything
+
+
+def _scale(first: NDArray[Any], second: NDArray[Any], axis: int) -> float:
+    rows = [np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64) for weight in (first, second)]
+    one, other = (np.sqrt(np.einsum("ij,ij->i", values, values)) for values in rows)
+    both = (one > 0) & (other > 0)
+    return float(np.median(other[both] / one[both])) if both.any() else 1.0
 
 
 def drifts(pair: str, first: _Tensors, second: _Tensors) -> list[Drift]:

@@ -1,0 +1,69 @@
+"""Network distance: how far apart two members' weights are, in one number, and the order of members with the shortest way.
+
+    distance(A, B) = sqrt( mean over layers of |A_l - B_l|^2 / (|A_l|^2 + |B_l|^2) )
+
+0 for equal weights, 1 for unrelated ones, sqrt(2) for the same with every sign turned. A layer is everything under one name but
+BatchNorm's running statistics, which are measurements of the data and not learned. Unlike Eq. 3 it sees biases, norms and scale, and
+being a root it adds up along a straight way: from A over the middle to B is as far as from A to B, as long as A and B are near.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MEASURED = ("running_mean", "running_var")
+
+
+def network_distance(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> float:
+    """The number above, of two state dicts with the same names and shapes. Layers that are 0 in both have no part in it."""
+    apart: dict[str, float] = {}
+    size: dict[str, float] = {}
+    for name, array in first.items():
+        layer, _, last = name.rpartition(".")
+        if array.dtype.kind != "f" or last in _MEASURED:
+            continue
+        one, other = array.astype(np.float64).ravel(), second[name].astype(np.float64).ravel()
+        apart[layer] = apart.get(layer, 0.0) + float(np.square(one - other).sum())
+        size[layer] = size.get(layer, 0.0) + float(np.square(one).sum() + np.square(other).sum())
+    parts = [apart[layer] / size[layer] for layer in size if size[layer] > 0]
+    return float(np.sqrt(np.mean(parts))) if parts else 0.0
+
+
+def distances(members: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float64]:
+    """All of them, float64 (N, N), symmetric, 0 on the diagonal."""
+    table = np.zeros((len(members), len(members)))
+    for row, first in enumerate(members):
+        for column in range(row):
+            table[row, column] = table[column, row] = network_distance(first, members[column])
+    return table
+
+
+def shortest_way(table: NDArray[np.float64]) -> tuple[int, ...]:
+    """The order of members whose neighbours are nearest: the shortest way through all of them, exact, float64 (N, N) -> N places.
+
+    Of a way and its reverse, the one that begins with the earlier member. By Held and Karp's recursion over sets of members:
+    2^N * N^2 steps, a second for 16 members.
+    """
+    count = len(table)
+    best = np.full((1 << count, count), np.inf)
+    before = np.full((1 << count, count), -1, np.int8)
+    best[1 << np.arange(count), np.arange(count)] = 0.0
+    for visited in range(1, 1 << count):
+        for last in np.flatnonzero(np.isfinite(best[visited])):
+            for following in range(count):
+                if visited >> following & 1:
+                    continue
+                longer = best[visited, last] + table[last, following]
+                grown = visited | 1 << following
+                if longer < best[grown, following]:
+                    best[grown, following], before[grown, following] = longer, last
+    visited, last = (1 << count) - 1, int(np.argmin(best[-1]))
+    way = [last]
+    while (previous := int(before[visited, last])) >= 0:
+        visited, last = visited ^ 1 << last, previous
+        way.append(last)
+    return tuple(way) if way[0] < way[-1] else tuple(reversed(way))
