@@ -41,6 +41,11 @@ class LayerIndex:
     chance: float | None = None
 
     @property
+    def low(self) -> bool:
+        """Whether the median is below what families that blend have."""
+        return self.median is not None and self.median < BLENDS
+
+    @property
     def reordered(self) -> bool:
         """Whether the filters are those of the other member in another order, which luck does not explain."""
         if self.matched is None or self.chance is None or self.median is None:

@@ -15,13 +15,16 @@
     ├── PartialResult                8    some of the inputs were done and some were not
     └── BusyError                    9    what only one may have, such as a port, is taken
 
-Exit 1 is a bug of ours, 130 is Ctrl-C. A message is one sentence or two: what, where, expected and got, what to do, and
-what is on disk now where that is in doubt.
+Exit 1 is a bug of ours, 10 is `check --strict` where the members will not blend, 130 is Ctrl-C. A message is one
+sentence or two: what, where, expected and got, what to do, and what is on disk now where that is in doubt.
 """
 
 from __future__ import annotations
 
 import unicodedata
+
+VERDICT_EXIT = 10
+"""Of `check --strict` for "will not blend": a result that a script wants to stop at, and no error."""
 
 
 class DniError(Exception):

@@ -61,24 +61,12 @@ class Family:
         Raises UsageError (member count or name), MismatchError (they differ; the message has the first difference and the
         counts), InputError (NaN or infinite numbers), LimitError (more than 16), and what Checkpoint.read raises.
         """
-        if len(members) > MEMBERS:
-            raise LimitError(f"{len(members)} members were given; the limit is {MEMBERS}.")
-        if len(members) < 2:
-            raise UsageError(f"A family has 2 to {MEMBERS} members, {len(members)} given; write name=file for each.")
-        for name in members:
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise UsageError(
-                    f"Member name {shown(name, 80)!r} is not usable: letters, digits, '.', '-' and '_', "
-                    "beginning with a letter or digit, at most 64."
-                )
-        read = tuple(Member(name, _checkpoint(given, name)) for name, given in members.items())
-        for member in read:
-            _check_finite(member)
+        read = read_members(members)
         first, *others = read
         for member in others:
             found = differences(first.checkpoint, member.checkpoint)
             if found:
-                raise MismatchError(_sentence(first, member, found))
+                raise MismatchError(misfit(first, member, found))
         return cls(read, tuple(_notes(read)))
 
     @property
@@ -100,6 +88,26 @@ class Family:
             if member.name == name:
                 return member
         raise UsageError(f"No member is called {shown(name, 80)!r}; there are {', '.join(self.names)}.")
+
+
+def read_members(
+    members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]],
+) -> tuple[Member, ...]:
+    """Read what is not read yet, each for itself: nothing is compared. Raises as Family.of does, but for MismatchError."""
+    if len(members) > MEMBERS:
+        raise LimitError(f"{len(members)} members were given; the limit is {MEMBERS}.")
+    if len(members) < 2:
+        raise UsageError(f"A family has 2 to {MEMBERS} members, {len(members)} given; write name=file for each.")
+    for name in members:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UsageError(
+                f"Member name {shown(name, 80)!r} is not usable: letters, digits, '.', '-' and '_', "
+                "beginning with a letter or digit, at most 64."
+            )
+    read = tuple(Member(name, _checkpoint(given, name)) for name, given in members.items())
+    for member in read:
+        _check_finite(member)
+    return read
 
 
 def differences(first: Checkpoint, other: Checkpoint) -> list[Difference]:
@@ -132,7 +140,8 @@ def _counter(key: str) -> bool:
     return key.rsplit(".", 1)[-1] == "num_batches_tracked"
 
 
-def _sentence(first: Member, member: Member, found: list[Difference]) -> str:
+def misfit(first: Member, member: Member, found: list[Difference]) -> str:
+    """The sentence on a member that does not fit the first one."""
     kinds = {kind: sum(difference.kind == kind for difference in found) for kind in ("missing", "extra")}
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     total = sum(not _counter(key) for key in first.checkpoint.tensors) + kinds["extra"]

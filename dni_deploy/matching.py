@@ -2,11 +2,12 @@
 
 Two networks trained apart may do the same with their channels in another order: each filter has a twin, at another place. Eq. 3
 compares place by place and sees strangers. Here every filter looks for its twin (the assignment with the largest sum of
-correlations), layer after layer: a layer's inputs are put into the order that was found for the layers before it. Nothing is repaired.
+correlations), layer after layer: a layer's inputs are put into an order that was found for other layers' filters. Nothing is repaired.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,8 +18,12 @@ from numpy.typing import NDArray
 
 WIDEST = 1024
 """Filters in a layer up to which twins are looked for; the search takes the cube of it."""
-REMEMBERED = 6
-"""Orders of earlier layers that are tried on a layer's inputs: in residual networks an old one comes back."""
+REMEMBERED = 4
+"""Orders of other layers that are tried on a layer's inputs, the most frequent ones."""
+PASSES = 4
+"""Over all layers: they come in the order of their names, which need not be the network's."""
+WORTH = 0.01
+"""What a pass must add to the median index for another to follow."""
 
 _Order = NDArray[np.intp]
 
@@ -47,31 +52,40 @@ def matched(
 ) -> dict[str, Matched]:
     """Each layer of at most WIDEST filters after its best reordering, by name.
 
-    layers  name -> axis of the filters, in the order of the network, as `filter_layers` gives them.
-    Source: the matching of weights in Ainsworth et al., Git Re-Basin, ICLR 2023, section 3.2, here from input to output, once.
+    layers  name -> axis of the filters, as `filter_layers` gives them.
+    Source: the matching of weights in Ainsworth et al., Git Re-Basin, ICLR 2023, section 3.2; here by filters alone.
     """
-    found: dict[str, Matched] = {}
-    inputs: _Order = np.arange(0)
-    outputs: _Order = np.arange(0)
-    known: list[_Order] = []
+    outputs: dict[str, _Order] = {}
+    index: dict[str, NDArray[np.float64]] = {}
+    rows = {name: tuple(_rows(tensors[name], axis) for tensors in (first, second)) for name, axis in layers.items()}
+    rows = {name: pair for name, pair in rows.items() if len(pair[0]) <= WIDEST}
+    before = -1.0
+    for _ in range(PASSES):
+        dense: tuple[_Order, _Order] = (np.arange(0), np.arange(0))
+        for name, (one, other) in rows.items():
+            best: tuple[float, _Order] | None = None
+            for order in _candidates(one.shape[1], dense, outputs):
+                found, twins = _assigned(one, other[:, order])
+                score = float(np.median(np.abs(found)))
+                if best is None or score > best[0] + 1e-9:
+                    best, index[name], outputs[name] = (score, order), found, twins
+            assert best is not None  # the order as it is is always a candidate
+            dense = (best[1], outputs[name])
+        reached = float(np.median(np.abs(np.concatenate([*index.values(), np.zeros(1)]))))
+        if reached < before + WORTH:
+            break
+        before = reached
     random = np.random.default_rng(0)
-    for name, axis in layers.items():
-        one, other = (_rows(tensors[name], axis) for tensors in (first, second))
-        if len(one) > WIDEST:
-            continue
-        best: tuple[float, NDArray[np.float64], _Order, _Order] | None = None
-        for order in _candidates(one.shape[1], inputs, outputs, known):
-            index, twins = _assigned(one, other[:, order])
-            score = float(np.median(np.abs(index)))
-            if best is None or score > best[0] + 1e-9:
-                best = score, index, twins, order
-        assert best is not None  # the order as it is is always a candidate
-        _, index, outputs, inputs = best
-        shuffled = random.permuted(other.reshape(len(other), -1), axis=1).reshape(other.shape)
-        chance, _ = _assigned(one, shuffled)
-        found[name] = Matched(index, float(np.median(np.abs(chance))), int(np.count_nonzero(outputs != np.arange(len(outputs)))))
-        known = [outputs, *(order for order in known if not np.array_equal(order, outputs))][:REMEMBERED]
-    return found
+    return {name: _judged(pair, index[name], outputs[name], random) for name, pair in rows.items()}
+
+
+def _judged(
+    pair: tuple[NDArray[np.float64], ...], index: NDArray[np.float64], order: _Order, random: np.random.Generator
+) -> Matched:
+    one, other = pair
+    shuffled = random.permuted(other.reshape(len(other), -1), axis=1).reshape(other.shape)
+    chance, _ = _assigned(one, shuffled)
+    return Matched(index, float(np.median(np.abs(chance))), int(np.count_nonzero(order != np.arange(len(order)))))
 
 
 def _rows(weight: NDArray[Any], axis: int) -> NDArray[np.float64]:
@@ -80,13 +94,21 @@ def _rows(weight: NDArray[Any], axis: int) -> NDArray[np.float64]:
     return moved.reshape(*moved.shape[:2], -1)
 
 
-def _candidates(count: int, inputs: _Order, outputs: _Order, known: list[_Order]) -> Iterator[_Order]:
-    """Orders that a layer's inputs may have: as they are, as an earlier layer's filters, or, in a dense block, the last layer's both."""
+def _candidates(count: int, dense: tuple[_Order, _Order], outputs: Mapping[str, _Order]) -> Iterator[_Order]:
+    """Orders that a layer's inputs may have: as they are; in a dense block, the last layer's inputs and filters; other layers' filters.
+
+    Of those, the most frequent first: in a residual network one order belongs to all layers that add up.
+    """
     plain = np.arange(count)
     yield plain
-    if 0 < len(inputs) and len(inputs) + len(outputs) == count:
-        yield np.concatenate([inputs, outputs + len(inputs)])
-    for order in known:
+    inputs, filters = dense
+    if len(inputs) > 0 and len(inputs) + len(filters) == count:
+        yield np.concatenate([inputs, filters + len(inputs)])
+    of_size = [order for order in outputs.values() if len(order) == count]
+    latest = [of_size[-1].tobytes()] if of_size else []
+    frequent = [key for key, _ in Counter(order.tobytes() for order in of_size).most_common(REMEMBERED)]
+    for key in dict.fromkeys([filters.tobytes(), *latest, *frequent]):
+        order = np.frombuffer(key, np.intp)
         if len(order) == count and not np.array_equal(order, plain):
             yield order
 
@@ -97,11 +119,13 @@ def _assigned(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[NDA
 
     table = _standardized(one) @ _standardized(other).T
     rows, columns = linear_sum_assignment(np.abs(table), maximize=True)
-    return table[rows, columns], np.asarray(columns, np.intp)
+    return np.asarray(table[rows, columns], np.float64), np.asarray(columns, np.intp)
 
 
 def _standardized(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     flat = rows.reshape(len(rows), -1)
     centred = flat - flat.mean(axis=1, keepdims=True)
     norm = np.sqrt(np.einsum("ij,ij->i", centred, centred))[:, None]
-    return np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 1e-12 * (1 + np.abs(flat).max(initial=0.0)))
+    there = norm > 1e-12 * (1 + np.abs(flat).max(initial=0.0))
+    out: NDArray[np.float64] = np.divide(centred, norm, out=np.zeros_like(centred), where=there)
+    return out

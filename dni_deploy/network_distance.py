@@ -52,18 +52,17 @@ def shortest_way(table: NDArray[np.float64]) -> tuple[int, ...]:
     best = np.full((1 << count, count), np.inf)
     before = np.full((1 << count, count), -1, np.int8)
     best[1 << np.arange(count), np.arange(count)] = 0.0
+    everywhere = np.arange(count)
     for visited in range(1, 1 << count):
-        for last in np.flatnonzero(np.isfinite(best[visited])):
-            for following in range(count):
-                if visited >> following & 1:
-                    continue
-                longer = best[visited, last] + table[last, following]
-                grown = visited | 1 << following
-                if longer < best[grown, following]:
-                    best[grown, following], before[grown, following] = longer, last
-    visited, last = (1 << count) - 1, int(np.argmin(best[-1]))
-    way = [last]
-    while (previous := int(before[visited, last])) >= 0:
-        visited, last = visited ^ 1 << last, previous
-        way.append(last)
+        longer = best[visited][:, None] + table  # from the last one to the following one
+        last = np.argmin(longer, axis=0)
+        following = everywhere[(visited >> everywhere & 1) == 0]
+        grown = visited | 1 << following  # no other set of members grows into these by the same following one
+        best[grown, following] = longer[last[following], following]
+        before[grown, following] = last[following]
+    visited, end = (1 << count) - 1, int(np.argmin(best[-1]))
+    way = [end]
+    while (previous := int(before[visited, end])) >= 0:
+        visited, end = visited ^ 1 << end, previous
+        way.append(end)
     return tuple(way) if way[0] < way[-1] else tuple(reversed(way))

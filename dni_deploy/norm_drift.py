@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,8 @@ def norm_drifts(
     """
     rows = []
     for layer, found in middle.items():
+        if f"{layer}.running_var".lstrip(".") not in ends[0]:  # a network that names its modules otherwise than its file
+            continue
         running = [_running(tensors, layer) for tensors in ends]
         half = tuple((one + other) / 2 for one, other in zip(*running, strict=True))
         alone = [_against(there, own) for there, own in zip((measured[0][layer], measured[1][layer]), running, strict=True)]
@@ -81,6 +83,3 @@ def _against(
     ratio = (found[1] + EPSILON) / spread
     shift = (found[0] - running[0]) / np.sqrt(spread)
     return float(np.median(ratio)), float(np.sqrt(np.mean(shift**2)))
-
-
-MaybeMeasured = Union[Measured, None]

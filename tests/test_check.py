@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
-from dni_deploy.agreement import LayerIndex
-from dni_deploy.errors import CheckpointError, MismatchError, PictureError, UsageError
+from dni_deploy.agreement import LayerIndex, filter_layers
+from dni_deploy.barrier import Barrier, barrier
+from dni_deploy.cli.group import main
+from dni_deploy.errors import VERDICT_EXIT, CheckpointError, InputError, MismatchError, PictureError, UsageError
 from dni_deploy.family import Family
-from dni_deploy.midpoint import midpoint, probe_input
+from dni_deploy.matching import matched
+from dni_deploy.midpoint import midpoint
+from dni_deploy.network_distance import network_distance, shortest_way
+from dni_deploy.norm_drift import NormDrift, norm_drifts
+from dni_deploy.probes import drawn, probes
 from dni_deploy.signature import Signature
 from dni_deploy.verbs.check import check
-from dni_deploy.verdict import judged
+from dni_deploy.verbs.export import export
+from dni_deploy.verdict import Evidence, judge
+from dni_deploy.whiteness import whiteness
 
 pytest.importorskip("torch")
 from tests.exporters.pico import PICO, pico_family, pico_state
@@ -33,8 +43,9 @@ def test_relatives_blend(name: str) -> None:
     assert report.architecture == PICO[name].architecture
     assert report.median is not None
     assert report.median > 0.98  # a tenth of noise leaves 1 / sqrt(1 + 0.01) = 0.995
-    assert len(report.midpoints) == 1
-    assert report.advice == report.notes == ()
+    assert len(report.midpoints) == (1 if PICO[name].architecture == "dcgan" else 2)
+    assert report.notes == ()
+    assert set(report.pairs[0].causes) <= {"drift", "noise"}  # the members differ by noise, and random BatchNorms drift
 
 
 @pytest.mark.parametrize("name", PICO)
@@ -64,8 +75,8 @@ def test_one_layer_out_of_order_asks_for_care_at_least() -> None:
 
 def test_pairs() -> None:
     states = pico_family("srcnn_959", 6)
-    assert [row.pair for row in check(named(states[:3])).midpoints] == ["a - b", "a - c", "b - c"]
-    assert [row.pair for row in check(named(states)).midpoints] == ["a - b", "a - c", "a - d", "a - e", "a - f"]
+    assert [row.pair for row in check(named(states[:3])).pairs] == ["a - b", "a - c", "b - c"]
+    assert [row.pair for row in check(named(states)).pairs] == ["a - b", "a - c", "a - d", "a - e", "a - f"]
 
 
 def test_an_unknown_network_is_judged_by_its_filters() -> None:
@@ -101,7 +112,7 @@ def test_reports(suffix: str, tmp_path: Path) -> None:
     assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<!doctype html>"}[suffix])
     if suffix == "html":
         text = data.decode()
-        assert "<svg" in text
+        assert text.count("data:image/png;base64,") == 2 * 4  # two pictures: first, halfway, mean of the pixels, second
         assert "blends well" in text
         assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
             "http://creativecommons.org", ""
@@ -121,8 +132,6 @@ def test_bad_requests(tmp_path: Path) -> None:
     (tmp_path / "no.png").write_bytes(b"no picture")
     with pytest.raises(PictureError):
         check(family, image=tmp_path / "no.png")
-    with pytest.raises(MismatchError):
-        check({"a": pico_state("dncnn"), "b": pico_state("compact")})
     with pytest.raises(CheckpointError, match="does not exist"):
         check({"a": tmp_path / "a.pth", "b": tmp_path / "b.pth"})
 
@@ -141,7 +150,7 @@ def test_a_bundle_runs_on_its_engine(tmp_path: Path) -> None:
     bundle = pico_bundle.write(tmp_path / "x.dni", count=3)
     report = check(bundle.path)
     assert (report.members, report.architecture) == (("a", "b", "c"), "pico")
-    assert len(report.midpoints) == 3
+    assert len(report.midpoints) == 2 * 3  # pictures and pairs
     assert all(row.finite for row in report.midpoints)
 
 
@@ -151,17 +160,20 @@ def test_a_bundle_runs_on_its_engine(tmp_path: Path) -> None:
         (Signature(), (1, 3, 96, 96)),
         (Signature(input_channels=1, multiple=10), (1, 1, 90, 90)),
         (Signature(input_channels=4, multiple=128), (1, 4, 128, 128)),
-        (Signature(input_channels=7, kind="latent"), (1, 7, 1, 1)),
+        (Signature(scale=4), (1, 3, 48, 48)),
+        (Signature(input_channels=7, kind="latent"), (16, 7, 1, 1)),
     ],
 )
 def test_the_input_of_the_probe(signature: Signature, shape: tuple[int, ...]) -> None:
-    x = probe_input(signature)
-    assert (x.shape, x.dtype) == (shape, np.float32)
+    [probe] = probes(signature, [("drawn", drawn(96 * min(signature.scale, 2)))])
+    assert (probe.x.shape, probe.x.dtype) == (shape, np.float32)
+    assert (probe.reference is None) == (signature.scale == 1)
+    if probe.reference is not None:
+        assert probe.reference.shape == (1, 3, 192, 192)
     if signature.kind == "image":
+        assert 0 <= probe.x.min() < 0.2 < 0.8 < probe.x.max() <= 1
         small = np.full((5, 300, 3), 255, np.uint8)
-        span = Signature(low=-1.0, high=1.0, multiple=4)
-        assert (probe_input(span, small) == 1).all()
-        assert 0 <= x.min() < 0.2 < 0.8 < x.max() <= 1
+        assert (probes(Signature(low=-1.0, high=1.0, multiple=4), [("white", small)])[0].x == 1).all()
 
 
 def test_figures_of_the_midpoint() -> None:
@@ -190,15 +202,226 @@ def test_figures_of_the_midpoint() -> None:
     ],
 )
 def test_the_bounds_of_the_paper(median: float, verdict: str) -> None:
-    row = LayerIndex("a - b", "w", (4, 4, 3, 3), 4, 0, (median,) * 5)
-    found, reasons, advice = judged([row], {"a - b": median}, [])
-    assert found == verdict
-    assert reasons
-    assert bool(advice) == (verdict != "blends well")
+    found = judge("a - b", Evidence([layer(median)], median))
+    assert found.verdict == verdict
+    assert found.reasons
+    assert bool(found.advice) == (verdict != "blends well")
 
 
-def test_a_collapsed_midpoint_outweighs_the_index() -> None:
-    row = LayerIndex("a - b", "w", (4, 4, 3, 3), 4, 0, (0.99,) * 5)
+def layer(median: float, **more: Any) -> LayerIndex:
+    return LayerIndex("a - b", "w", (40, 4, 3, 3), 40, 0, (median,) * 5, **more)
+
+
+def test_the_picture_halfway_outweighs_the_index() -> None:
     x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
-    assert judged([row], {"a - b": 0.99}, [midpoint("a - b", x, x * 0, x)])[0] == "will not blend"
-    assert judged([row], {"a - b": 0.99}, [midpoint("a - b", x, x + 0.3, x)])[0] == "blends with care"
+
+    def verdict(*outputs: Any) -> str:
+        return judge("a - b", Evidence([layer(0.99)], 0.99, middles=[midpoint("a - b", *outputs)])).verdict
+
+    assert verdict(x, x, x) == "blends well"
+    assert verdict(x, x * 0, x) == "will not blend"  # faded
+    assert verdict(x, x[..., ::-1], x) == "will not blend"  # another picture, with the same contrast
+    assert verdict(x, x + 0.3, x) == "blends with care"
+    assert verdict(x, x[..., ::-1] * 1.2, -x) == "blends with care"  # the ends are as far from each other
+
+
+def test_what_is_wrong_has_a_name() -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    astray = [midpoint("a - b", x, x + 0.1, x)]
+    flipped = judge("a - b", Evidence([layer(0.99, flipped=8)], 0.99, middles=astray))
+    assert (flipped.verdict, flipped.causes) == ("will not blend", ("flipped",))
+    permuted = judge("a - b", Evidence([layer(0.3, matched=0.99, chance=0.2)], 0.3, middles=astray))
+    assert (permuted.verdict, permuted.causes) == ("will not blend", ("permuted",))
+    lucky = judge("a - b", Evidence([layer(0.05, matched=0.8, chance=0.75)], 0.05))
+    assert (lucky.verdict, lucky.causes) == ("will not blend", ("apart",))
+    scaled = judge("a - b", Evidence([layer(0.99, scale=10.0)], 0.99))
+    assert (scaled.verdict, scaled.causes) == ("blends with care", ("scale",))
+    noise = judge("a - b", Evidence([layer(0.9)], 0.9, distance=0.3, whiteness=1.0))
+    assert (noise.verdict, noise.causes) == ("blends with care", ("noise",))
+    wall = judge("a - b", Evidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.03, 0.01)]))
+    assert (wall.verdict, wall.causes) == ("will not blend", ("barrier",))
+    hill = judge("a - b", Evidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.015, 0.01)]))
+    assert (hill.verdict, hill.causes) == ("blends with care", ("barrier",))
+    drift = judge("a - b", Evidence([layer(0.9)], 0.9, norms=[NormDrift("a - b", "bn", 0.3, 0.0)]))
+    assert (drift.verdict, drift.causes) == ("blends well", ("drift",))
+    assert any("recalibration" in sentence for sentence in drift.advice)
+
+
+def test_the_loss_barrier() -> None:
+    clean = np.full((1, 3, 4, 4), 0.25, np.float32)
+    outputs = (clean + np.float32(0.1), clean + np.float32(0.2), clean - np.float32(0.1))
+    found = barrier("a - b", "x", outputs, clean, -1.0, 1.0)  # a range of 2: an error of 0.1 is 0.05 of it
+    assert found.first == pytest.approx(0.0025, rel=1e-5)  # float32 inputs
+    assert found.barrier == pytest.approx(0.01 - 0.0025, rel=1e-5)
+    assert found.decibels == found.beyond == pytest.approx(20 * np.log10(2), abs=1e-4)
+    assert found.wall
+    assert barrier("a - b", "x", (clean, clean, clean), clean, 0, 1).decibels == 0
+
+
+def test_a_network_that_restores_is_tried_with_noise() -> None:
+    """The pico DnCNN with its last layer a hundredth gives back its input nearly: noise stays, so ends and middle err alike."""
+    family = pico_family("dncnn", 2)
+    for state in family:
+        state["model.6.weight"], state["model.6.bias"] = state["model.6.weight"] / 100, state["model.6.bias"] / 100
+    report = check(named(family))
+    assert [row.probe for row in report.barriers] == [f"astronaut, noise {sigma}" for sigma in (20, 40, 60)]
+    # Clipped noise of sigma 20 of 255: a mean squared error of (20 / 255)^2 less what the clipping takes, a fifth at most here.
+    assert report.barriers[0].first == pytest.approx((20 / 255) ** 2, rel=0.2)
+    assert all(abs(row.decibels) < 0.5 for row in report.barriers)
+    assert check(named(pico_family("cyclegan", 2))).barriers == ()
+
+
+def test_references(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    for folder in ("in", "clean"):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            Image.fromarray(pixels if number else pixels[::-1]).save(tmp_path / folder / f"{number}.png")
+    family = named(pico_family("srcnn_959", 2))
+    report = check(family, image=tmp_path / "in", reference=tmp_path / "clean")
+    assert [row.probe for row in report.barriers] == ["0.png", "1.png"]
+    assert report.to_json()["barriers"][0]["decibels"] == report.barriers[0].decibels
+    with pytest.raises(MismatchError, match="1 pictures and 2 references"):
+        check(family, image=tmp_path / "in" / "0.png", reference=tmp_path / "clean")
+    with pytest.raises(UsageError, match="give --image"):
+        check(family, reference=tmp_path / "clean")
+    Image.fromarray(pixels[:50]).save(tmp_path / "half.png")
+    with pytest.raises(MismatchError, match="is 96x50; the network makes 96x96 of 96x96"):
+        check(family, image=tmp_path / "in" / "0.png", reference=tmp_path / "half.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no picture in it"):
+        check(family, image=tmp_path / "empty")
+
+
+def test_another_network_is_a_verdict() -> None:
+    state = pico_state("dncnn")
+    report = check({"a": state, "b": pico_state("compact"), "c": pico_family("dncnn", 2)[1]})
+    assert report.verdict == "will not blend"
+    assert [(row.pair, row.verdict) for row in report.pairs] == [("a - c", "blends well"), ("a - b", "will not blend")]
+    assert (report.misfits[0].member, report.misfits[0].differences[0].key) == ("b", "model.0.weight")
+    assert "does not fit" in report.reasons[0]
+    assert report.members == ("a", "c", "b")
+    alone = check({"a": state, "b": pico_state("dncnn_bn")})
+    assert (alone.verdict, alone.median, alone.layers) == ("will not blend", None, ())
+    json.dumps(alone.to_json(), allow_nan=False)
+
+
+def test_a_family_of_one_is_no_family() -> None:
+    with pytest.raises(UsageError, match="2 to 16 members, 1 given"):
+        check({"a": pico_state("dncnn")})
+
+
+def test_the_order_of_members() -> None:
+    """Members along a straight line, given out of order."""
+    first, second = pico_family("srcnn_919", 2)
+    states = {name: {key: first[key] + way * (second[key] - first[key]) for key in first} for name, way in
+              {"far": 3.0, "first": 0.0, "second": 1.0}.items()}  # fmt: skip
+    report = check(states)
+    assert report.order == ("far", "second", "first")
+    assert report.distances[0][1] > report.distances[0][2] > report.distances[1][2] > 0
+    assert any("in the order far, second, first" in sentence for sentence in report.advice)
+
+
+def test_shortest_way_is_the_shortest() -> None:
+    for seed in range(20):
+        points = np.random.default_rng(seed).random((6, 3))
+        table = np.linalg.norm(points[:, None] - points[None], axis=2)
+        best = min(sum(table[a, b] for a, b in pairwise(way)) for way in permutations(range(6)))
+        way = shortest_way(table)
+        assert sorted(way) == list(range(6))
+        assert sum(table[a, b] for a, b in pairwise(way)) == pytest.approx(best, rel=1e-12)  # other order of a float64 sum
+        assert way[0] < way[-1]
+
+
+def test_anchors_of_the_distance() -> None:
+    random = np.random.default_rng(0)
+    state = {f"{layer}.weight": random.standard_normal((64, 64, 3, 3)) for layer in "ab"}
+    other = {f"{layer}.weight": random.standard_normal((64, 64, 3, 3)) for layer in "ab"}
+    assert network_distance(state, state) == 0
+    assert network_distance(state, other) == pytest.approx(1, abs=0.01)  # 1 / sqrt(73,728 numbers) is 0.004
+    assert network_distance(state, {key: -value for key, value in state.items()}) == pytest.approx(np.sqrt(2))
+    half = {key: (value + other[key]) / 2 for key, value in state.items()}
+    moved = {**state, "a.running_mean": np.ones(64)}
+    assert network_distance(moved, {**moved, "a.running_mean": np.zeros(64)}) == 0  # measured, not learned
+    assert network_distance(state, half) < network_distance(state, other)
+
+
+def test_whiteness_tells_noise_from_training() -> None:
+    random = np.random.default_rng(0)
+    state = {"w": random.standard_normal((64, 32, 3, 3))}
+    noisy = {"w": state["w"] + 0.1 * random.standard_normal(state["w"].shape)}
+    trained = {"w": state["w"] + np.einsum("i,jkl->ijkl", random.standard_normal(64), random.standard_normal((32, 3, 3)))}
+    assert whiteness(state, noisy, {"w": 0}) == pytest.approx(1, abs=0.05)
+    assert (whiteness(state, trained, {"w": 0}) or 0) > 5
+    assert whiteness(state, state, {"w": 0}) is None
+
+
+def test_norm_inputs_are_those_of_torch(tmp_path: Path) -> None:
+    """The same statistics from the exported graph and from PyTorch's modules; and half of both where the members are equal."""
+    pytest.importorskip("onnxruntime")
+    states = named(pico_family("dncnn_bn", 2))
+    bundle = export(states, tmp_path / "x.dni")
+    in_torch, in_onnx = check(states), check(bundle.path)
+    assert len(in_torch.norms) == 3
+    for one, other in zip(in_torch.norms, in_onnx.norms, strict=True):
+        assert one.layer == other.layer
+        assert one.variance == pytest.approx(other.variance, rel=1e-4)  # float32 activations in another order of sums
+        assert one.mean == pytest.approx(other.mean, abs=1e-4)
+    same = check({"a": states["a"], "b": dict(states["a"])})
+    assert all(row.variance == pytest.approx(1, abs=1e-9) and row.mean == 0 for row in same.norms)
+
+
+def test_norm_drift_against_float64() -> None:
+    """A single BatchNorm whose ends fit their statistics, and whose middle has a quarter of the variance it is told."""
+    ones, zeros = np.ones(4), np.zeros(4)
+    ends = ({"n.running_mean": zeros, "n.running_var": ones}, {"n.running_mean": 2 * ones, "n.running_var": 3 * ones})
+    measured = ({"n": (zeros, ones)}, {"n": (2 * ones, 3 * ones)})
+    [row] = norm_drifts("a - b", ends, measured, {"n": (3 * ones, ones / 2)})
+    assert row.variance == pytest.approx(0.25, rel=1e-4)  # EPSILON over 2
+    assert row.mean == pytest.approx(2 / np.sqrt(2), rel=1e-4)
+    assert row.drifted
+
+
+def test_matching_finds_a_permutation() -> None:
+    """An RRDBNet whose residual stream is in another order, and the first dense layer's growth: dense and residual, names out of order."""
+    state = pico_state("rrdbnet")
+    random = np.random.default_rng(1)
+    stream, growth = random.permutation(8), random.permutation(4)
+    moved = dict(state)
+    for name, weight in state.items():
+        if weight.ndim != 4:
+            continue
+        place = name.split(".")[-2]
+        if place != "conv_first":
+            inside = np.arange(weight.shape[1])
+            if ".rdb" in name or place in ("conv_body", "conv_up1"):
+                inside[:8] = stream
+            if ".rdb" in name and place != "conv1":
+                inside[8:12] = 8 + growth
+            weight = weight[:, inside]
+        order = stream if place in ("conv_first", "conv5", "conv_body") else growth if place == "conv1" else None
+        moved[name] = weight if order is None else weight[order]
+        if order is not None:
+            moved[name.replace("weight", "bias")] = state[name.replace("weight", "bias")][order]
+    report = check({"a": state, "b": moved})
+    assert report.midpoints[0].departure > 100  # the ends are the same function, or this would be no permutation
+    assert (report.verdict, report.pairs[0].causes[0]) == ("will not blend", "permuted")
+    assert all(row.matched is not None and row.matched > 0.999 for row in report.layers)
+    stranger = matched(state, pico_state("rrdbnet", 1), filter_layers(state))
+    assert max(abs(np.median(np.abs(row.index)) - row.chance) for row in stranger.values()) < 0.3  # what luck finds, no more
+
+
+def test_a_page_of_other_networks(tmp_path: Path) -> None:
+    check({"a": pico_state("dncnn"), "b": pico_state("compact")}, report=tmp_path / "x.html")
+    assert "Members of another network" in (tmp_path / "x.html").read_text()
+
+
+def test_strict_is_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, seed in enumerate((0, 1)):
+        save_file(pico_state("srcnn_919", seed), tmp_path / f"{number}.safetensors")
+    files = [f"{name}={tmp_path}/{number}.safetensors" for number, name in enumerate("ab")]
+    assert main(["check", *files]) == 0
+    assert main(["check", *files, "--strict", "--json"]) == VERDICT_EXIT == 10
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{") :])["verdict"] == "will not blend"
+    assert main(["check", files[0], f"c={tmp_path}/0.safetensors", "--strict"]) == 0

@@ -4,48 +4,84 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
 from dni_deploy.cli.surface import Surface, facts, table
-from dni_deploy.errors import shown
+from dni_deploy.errors import VERDICT_EXIT, shown
 
 
 @options.command(
     "check",
     """
     dni-deploy check psnr.pth gan.pth
-    dni-deploy check sr.dni --image in.png
-    dni-deploy check sr.dni --html report.html
+    dni-deploy check sr.dni --image in.png --reference clean.png
+    dni-deploy check n20.pth n40.pth n60.pth --html report.html
+    dni-deploy check psnr.pth gan.pth --strict --json
     """,
 )
 @click.argument("members", nargs=-1, required=True, metavar="BUNDLE|[NAME=]PATH...")
-@click.option("--image", type=options.PATH, help="A picture for the midpoint probe.")
-@click.option("--html", type=options.PATH, help="Write a report with plots here: .html, or a picture, .png, .svg or .pdf.")
+@click.option(
+    "--image", type=options.PATH, multiple=True, help="A picture for the probe, or a folder of them; may be repeated."
+)
+@click.option(
+    "--reference", type=options.PATH, multiple=True, help="What the network should make of it, in the same order: loss barrier."
+)
+@click.option("--html", type=options.PATH, help="Write a report here: .html with pictures, or a plot, .png, .svg or .pdf.")
+@click.option("--strict", is_flag=True, help=f'Exit with {VERDICT_EXIT} where the verdict is "will not blend".')
 @options.force
-def command(surface: Surface, members: tuple[str, ...], image: Path | None, html: Path | None, force: bool) -> None:
+def command(
+    surface: Surface,
+    members: tuple[str, ...],
+    image: tuple[Path, ...],
+    reference: tuple[Path, ...],
+    html: Path | None,
+    strict: bool,
+    force: bool,
+) -> None:
     """Tell whether checkpoints blend, before anything is exported.
 
-    Compares filters by the correlation index of the paper (Eq. 3) and, with a picture, looks at the network halfway
-    between the members. The verdict is one of "blends well", "blends with care", "will not blend".
+    Compares filters by the correlation index of the paper (Eq. 3), looks at the network halfway between the members on
+    pictures, and says what is wrong and what to do. The verdict is one of "blends well", "blends with care",
+    "will not blend"; it is a result, so the exit code is 0 whichever it is, unless --strict is given.
     """
     one_bundle = len(members) == 1 and Path(members[0]).is_dir()
     family = Path(members[0]) if one_bundle else options.members(members)
-    report = open_door("dni_deploy.verbs.check").check(family, image=image, report=html, force=force)
-    if surface.result("check", report.to_json()):
-        return
+    with surface.progress() as progress:
+        report = open_door("dni_deploy.verbs.check").check(
+            family, image=image or None, reference=reference or None, report=html, force=force, progress=progress
+        )
+    if not surface.result("check", report.to_json()):
+        _tell(report)
+    if strict and report.verdict == "will not blend":
+        raise click.exceptions.Exit(VERDICT_EXIT)
+
+
+def _tell(report: Any) -> None:
     facts({"verdict": report.verdict, "members": ", ".join(report.members), "architecture": report.architecture})
     click.echo()
     rows = [(row.pair, row.layer, "x".join(map(str, row.shape)), row.filters, *_spread(row.quantiles)) for row in report.layers]
-    table(["pair", "layer", "shape", "filters", "median", "5 %", "95 %"], rows)
+    if rows:
+        table(["pair", "layer", "shape", "filters", "median", "5 %", "95 %"], rows)
+        click.echo()
+    pairs = [
+        (row.pair, row.verdict, ", ".join(row.causes) or "-", *(_number(value) for value in (row.median, row.distance)))
+        for row in report.pairs
+    ]
+    table(["pair", "verdict", "cause", "index", "distance"], pairs)
     click.echo()
     for line in (*report.reasons, *report.advice, *report.notes):
         click.echo(shown(line, 1000))
     if report.report:
         click.echo()
         facts({"wrote": report.report})
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _spread(quantiles: Sequence[float]) -> tuple[str, str, str]:

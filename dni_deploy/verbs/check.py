@@ -3,141 +3,243 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.resources import as_file, files
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Union
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dni_deploy.agreement import Drift, LayerIndex, drifts, filter_layers, layer_indices
 from dni_deploy.bays import open_door
+from dni_deploy.blend_runner import open_runner
+from dni_deploy.blend_trial import Trial, pair_name, try_pairs
 from dni_deploy.bundle import Bundle
 from dni_deploy.checkpoint import Checkpoint
-from dni_deploy.errors import EnvironmentProblem, MismatchError, UsageError, shown
-from dni_deploy.family import Family
-from dni_deploy.midpoint import Midpoint, midpoint, probe_input
-from dni_deploy.pictures import read_picture
+from dni_deploy.errors import EngineError, EnvironmentProblem, InputError, MismatchError, UsageError, shown
+from dni_deploy.family import Family, differences, misfit, read_members
+from dni_deploy.frames import Frame
+from dni_deploy.matching import can_match, matched
+from dni_deploy.network_distance import distances, shortest_way
+from dni_deploy.pictures import FORMATS, read_picture
+from dni_deploy.probes import SIDE, drawn, probes
+from dni_deploy.progress import MaybeProgress
 from dni_deploy.publish import publish_bytes
 from dni_deploy.report.check_page import check_page
+from dni_deploy.report.check_report import CheckReport, Misfit, PairReport
 from dni_deploy.signature import Signature
-from dni_deploy.verdict import Verdict, judged
+from dni_deploy.verdict import ORDER, Evidence, judge
+from dni_deploy.whiteness import whiteness
 
 Source = Union[str, "os.PathLike[str]", Bundle, Family, Mapping[str, Any]]
-Run = Callable[[Mapping[str, float]], NDArray[np.float32]]
+Paths = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
 
 SUFFIXES = (".html", ".png", ".svg", ".pdf")
 ALL_PAIRS = 4
-"""Up to this many members every pair is compared; beyond, each with the first."""
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """What was found.
-
-    verdict    "blends well": the median index of every layer is at least 0.689 and the midpoint holds; "will not blend": the
-               median over all filters is below 0.1, or the midpoint collapses; else "blends with care".
-    reasons    why, a sentence each; advice: what to do about it; notes: what was left out or chosen.
-    median     of the index over all filters of the worst pair; None where there is no filter.
-    layers, drifts, midpoints   the figures behind it, a row for each pair of members and layer.
-    report     the file that was written, or None.
-    """
-
-    verdict: Verdict
-    members: tuple[str, ...]
-    architecture: str | None
-    median: float | None
-    reasons: tuple[str, ...]
-    advice: tuple[str, ...]
-    notes: tuple[str, ...]
-    layers: tuple[LayerIndex, ...]
-    drifts: tuple[Drift, ...]
-    midpoints: tuple[Midpoint, ...]
-    report: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        fields = asdict(self)
-        for row, layer in zip(fields["layers"], self.layers, strict=True):
-            row["median"] = layer.median
-        return fields
+"""Up to this many members every pair is judged; beyond, each with the first."""
+ONE = "Blend checkpoints of one architecture in one size: same names, same shapes."
+SHOWN = 3
+"""Differences that are listed of a member of another network."""
+UNDECIDED = "No permutation of channels was looked for: that needs scipy, pip install 'dni-deploy[tune]'."
 
 
 def check(
     source: Source,
     *,
-    image: str | os.PathLike[str] | None = None,
+    image: Paths | None = None,
+    reference: Paths | None = None,
     report: str | os.PathLike[str] | None = None,
     force: bool = False,
+    progress: MaybeProgress = None,
 ) -> CheckReport:
     """Compare the members' filters (Eq. 3) and what the network gives halfway between them.
 
-    source  a bundle, or checkpoints by name: {"psnr": "psnr.pth", "gan": "gan.pth"}.
-    image   a picture for the midpoint instead of the drawn one; its middle is taken.
-    report  a plot of the layers to write: .png, .svg or .pdf, or .html with the tables beside it.
-    A poor verdict is a result, no error. Raises MismatchError where the members are not of one architecture, and what reading them raises.
+    source     a bundle, or checkpoints by name: {"psnr": "psnr.pth", "gan": "gan.pth"}.
+    image      pictures for the probe instead of the drawn one and a photograph: files, or folders of them; the middle of each is taken.
+    reference  what the network should make of them, in the same order: gives the loss barrier.
+    report     .html: a page with pictures, figures and tables; .png, .svg or .pdf: a plot of the layers.
+    A poor verdict is a result, no error, and so are members of different networks. Raises UsageError (fewer than two members, a
+    report that exists), MismatchError (references of another size or number), and what reading checkpoints and pictures raises.
     """
     suffix = _suffix(report, force)
-    picture = read_picture(image).rgb if image is not None else None
-    family, bundle = _family(source)
-    layers = filter_layers(family.members[0].checkpoint.tensors, _transposed(bundle))
-    pairs = _pairs(family)
-    rows: list[LayerIndex] = []
-    moved: list[Drift] = []
-    medians: dict[str, float] = {}
-    for first, second in pairs:
-        name, one, other = _pair(first, second), family[first].checkpoint.tensors, family[second].checkpoint.tensors
-        found, indices = layer_indices(name, one, other, layers)
-        rows += found
-        moved += drifts(name, one, other)
-        if indices:
-            medians[name] = float(np.median(indices))
-    middles, architecture, note = _probe(family, bundle, pairs, picture)
-    verdict, reasons, advice = judged(rows, medians, middles)
-    notes = (*family.notes, *([note] if note else []))
-    overall = min(medians.values(), default=None)
-    made = CheckReport(
-        verdict, family.names, architecture, overall, reasons, advice, notes, tuple(rows), tuple(moved), tuple(middles)
-    )
+    if reference is not None and image is None:
+        raise UsageError("References are for pictures: give --image as well.")
+    pictures = None if image is None else _pictures(image)
+    cleans = None if reference is None else [rgb for _, rgb in _pictures(reference)]
+    family, bundle, misfits, sentences = _family(source)
+    found, trial = (None, Trial()) if family is None else _checked(family, bundle, pictures, cleans, progress)
+    made = _with_misfits(found, misfits, sentences)
     if suffix is None or report is None:
         return made
-    _write(made, report, suffix, force)
+    _write(made, trial, report, suffix, force)
     return replace(made, report=os.fspath(report))
 
 
-def _suffix(report: str | os.PathLike[str] | None, force: bool) -> str | None:
-    """The kind of report, known to be writable as far as can be seen before the work is done."""
-    if report is None:
-        return None
-    suffix = os.path.splitext(os.fspath(report))[1].lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"A report is written as {', '.join(SUFFIXES)}; got {shown(report)}. Nothing was written.")
-    if os.path.lexists(report) and not force:
-        raise UsageError(f"{shown(report)} exists; give --force to replace it. Nothing was written.")
-    open_door("matplotlib")
-    return suffix
+def _checked(
+    family: Family,
+    bundle: Bundle | None,
+    pictures: list[tuple[str, Frame]] | None,
+    references: list[Frame] | None,
+    progress: MaybeProgress,
+) -> tuple[CheckReport, Trial]:
+    layers = filter_layers(family.members[0].checkpoint.tensors, _transposed(bundle))
+    pairs = _pairs(family)
+    trial, architecture, note = _tried(family, bundle, pairs, pictures, references, progress)
+    rows: list[LayerIndex] = []
+    moved: list[Drift] = []
+    told: list[PairReport] = []
+    table = distances([member.checkpoint.tensors for member in family.members])
+    for first, second in pairs:
+        name, one, other = pair_name(first, second), family[first].checkpoint.tensors, family[second].checkpoint.tensors
+        found, indices = layer_indices(name, one, other, layers)
+        found = _rematched(found, one, other, layers)
+        evidence = Evidence(
+            rows=found,
+            median=float(np.median(indices)) if indices else None,
+            distance=float(table[family.names.index(first), family.names.index(second)]),
+            whiteness=whiteness(one, other, layers),
+            middles=[row for row in trial.middles if row.pair == name],
+            barriers=[row for row in trial.barriers if row.pair == name],
+            norms=[row for row in trial.norms if row.pair == name],
+        )
+        verdict = judge(name, evidence)
+        rows, moved = rows + found, moved + drifts(name, one, other)
+        told.append(
+            PairReport(
+                name, verdict.verdict, verdict.causes, evidence.median, evidence.distance, evidence.whiteness,
+                verdict.reasons, verdict.advice,
+            )
+        )  # fmt: skip
+    notes = [*family.notes, *([note] if note else []), *([UNDECIDED] if _low(rows) and not can_match() else [])]
+    order = tuple(family.names[place] for place in shortest_way(table))
+    advice = [sentence for row in told for sentence in row.advice]
+    if len(order) > 2:
+        advice.append(f"The nearest neighbours stand side by side in the order {', '.join(order)}: sweep and slide along it.")
+    made = CheckReport(
+        verdict=ORDER[max(ORDER.index(row.verdict) for row in told)],
+        members=family.names,
+        architecture=architecture,
+        median=min((row.median for row in told if row.median is not None), default=None),
+        reasons=tuple(sentence for row in told for sentence in row.reasons),
+        advice=tuple(dict.fromkeys(advice)),
+        notes=tuple(notes),
+        pairs=tuple(told),
+        compared=family.names,
+        distances=tuple(tuple(float(value) for value in row) for row in table),
+        order=order,
+        layers=tuple(rows),
+        drifts=tuple(moved),
+        midpoints=tuple(trial.middles),
+        barriers=tuple(trial.barriers),
+        norms=tuple(trial.norms),
+    )
+    return made, trial
 
 
-def _write(made: CheckReport, report: str | os.PathLike[str], suffix: str, force: bool) -> None:
-    plot = open_door("dni_deploy.report.check_plot")
-    title = f"{', '.join(made.members)}: {made.verdict}"
-    if suffix != ".html":
-        publish_bytes(report, plot.plot_layers(made.layers, title, suffix[1:]), force=force)
-        return
-    svg: str = plot.plot_layers(made.layers, title, "svg").decode("utf-8")
-    sentences = (*made.reasons, *made.advice, *made.notes)
-    page = check_page(made.verdict, made.members, sentences, svg[svg.index("<svg") :], made.layers, made.drifts, made.midpoints)
-    publish_bytes(report, page.encode("utf-8"), force=force)
+def _low(rows: Sequence[LayerIndex]) -> bool:
+    return any(row.low for row in rows)
 
 
-def _family(source: Source) -> tuple[Family, Bundle | None]:
+def _rematched(rows: list[LayerIndex], first: Any, second: Any, layers: Mapping[str, int]) -> list[LayerIndex]:
+    """The rows with what a reordering of channels would give, where there is a layer that asks for it."""
+    if not _low(rows) or not can_match():
+        return rows
+    found = matched(first, second, layers)
+    return [
+        replace(row, matched=float(np.median(np.abs(found[row.layer].index))), chance=found[row.layer].chance)
+        if row.layer in found
+        else row
+        for row in rows
+    ]
+
+
+def _tried(
+    family: Family,
+    bundle: Bundle | None,
+    pairs: list[tuple[str, str]],
+    pictures: list[tuple[str, Frame]] | None,
+    references: list[Frame] | None,
+    progress: MaybeProgress,
+) -> tuple[Trial, str | None, str | None]:
+    """What came out of the networks, the architecture's name, and why nothing ran."""
+    with ExitStack() as stack:
+        try:
+            runner = stack.enter_context(open_runner(family, bundle))
+        except EnvironmentProblem as problem:
+            return Trial(), bundle.architecture if bundle else None, f"No midpoint was computed: {problem}"
+        except MismatchError as problem:
+            if bundle is not None:
+                raise
+            return Trial(), None, f"No midpoint was computed, because the architecture is not known: {problem}"
+        found = probes(runner.signature, pictures or _own(runner.signature), references)
+        try:
+            return try_pairs(runner, family, pairs, found, progress), runner.architecture, None
+        except EngineError as problem:
+            return Trial(), runner.architecture, f"No midpoint was computed: {problem}"
+
+
+def _own(signature: Signature) -> list[tuple[str, Frame]]:
+    """The drawn picture and the photograph that ships with the package."""
+    with as_file(files("dni_deploy") / "data" / "astronaut.png") as path:
+        return [("drawn", drawn(SIDE * min(signature.scale, 2))), ("astronaut", read_picture(path).rgb)]
+
+
+def _pictures(given: Paths) -> list[tuple[str, Frame]]:
+    """Files, and the pictures of folders by name. Raises InputError for a folder without any."""
+    found: list[Path] = []
+    for path in [Path(given)] if isinstance(given, (str, os.PathLike)) else [Path(one) for one in given]:
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in FORMATS) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"{shown(path)} has no picture in it ({', '.join(FORMATS)}).")
+        found += inside
+    return [(path.name, read_picture(path).rgb) for path in found]
+
+
+def _family(source: Source) -> tuple[Family | None, Bundle | None, tuple[Misfit, ...], tuple[str, ...]]:
+    """The members that fit the first one (None where it is alone), and those that do not, with a sentence for each."""
     if isinstance(source, Family):
-        return source, None
-    if isinstance(source, Mapping):
-        return Family.of(source), None
-    bundle = source if isinstance(source, Bundle) else Bundle.open(source)
-    members = {name: Checkpoint.of(bundle.tensors(name), f"{bundle.path} ({name})") for name in bundle.members}
-    return Family.of(members), bundle
+        return source, None, (), ()
+    if not isinstance(source, Mapping):
+        bundle = source if isinstance(source, Bundle) else Bundle.open(source)
+        members = {name: Checkpoint.of(bundle.tensors(name), f"{bundle.path} ({name})") for name in bundle.members}
+        return Family.of(members), bundle, (), ()
+    first, *others = read_members(source)
+    fitting, misfits, sentences = {first.name: first.checkpoint}, [], []
+    for member in others:
+        unlike = differences(first.checkpoint, member.checkpoint)
+        if unlike:
+            misfits.append(Misfit(first.name, member.name, len(unlike), tuple(unlike[:SHOWN])))
+            sentences.append(misfit(first, member, unlike))
+        else:
+            fitting[member.name] = member.checkpoint
+    return (Family.of(fitting) if len(fitting) > 1 else None), None, tuple(misfits), tuple(sentences)
+
+
+def _with_misfits(made: CheckReport | None, misfits: tuple[Misfit, ...], sentences: tuple[str, ...]) -> CheckReport:
+    """The report, and that some members are of another network: those never blend."""
+    if not misfits:
+        assert made is not None  # without misfits there are two members at least
+        return made
+    names = (misfits[0].first, *(row.member for row in misfits))
+    base = made or CheckReport("will not blend", names[:1], None, None, (), (), ())
+    pairs = tuple(
+        PairReport(
+            pair_name(row.first, row.member), "will not blend", ("other network",), None, None, None, (sentence,), (ONE,)
+        )
+        for row, sentence in zip(misfits, sentences, strict=True)
+    )
+    return replace(
+        base,
+        verdict="will not blend",
+        members=(*base.members, *names[1:]),
+        reasons=(*sentences, *base.reasons),
+        advice=(ONE, *base.advice),
+        pairs=(*base.pairs, *pairs),
+        misfits=misfits,
+    )
 
 
 def _transposed(bundle: Bundle | None) -> set[str] | None:
@@ -152,66 +254,24 @@ def _pairs(family: Family) -> list[tuple[str, str]]:
     return [(family.names[0], name) for name in family.names[1:]]
 
 
-def _pair(first: str, second: str) -> str:
-    return f"{first} - {second}"
+def _suffix(report: str | os.PathLike[str] | None, force: bool) -> str | None:
+    """The kind of report, known to be writable as far as can be seen before the work is done."""
+    if report is None:
+        return None
+    suffix = os.path.splitext(os.fspath(report))[1].lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"A report is written as {', '.join(SUFFIXES)}; got {shown(report)}. Nothing was written.")
+    if os.path.lexists(report) and not force:
+        raise UsageError(f"{shown(report)} exists; give --force to replace it. Nothing was written.")
+    if suffix != ".html":
+        open_door("matplotlib")
+    return suffix
 
 
-def _probe(
-    family: Family, bundle: Bundle | None, pairs: list[tuple[str, str]], picture: NDArray[np.uint8] | None
-) -> tuple[list[Midpoint], str | None, str | None]:
-    """The midpoint of each pair, the architecture's name, and why there is none."""
-    try:
-        if bundle is not None:
-            with open_door("dni_deploy.session").open_session(bundle) as session:
-
-                def infer(shares: Mapping[str, float], x: NDArray[np.float32]) -> NDArray[np.float32]:
-                    session.alpha = dict(shares)
-                    output: NDArray[np.float32] = session.infer(x)
-                    return output
-
-                return _midpoints(infer, bundle.signature, pairs, picture), bundle.architecture, None
-        probe = open_door("exporters.architectures")
-        found = probe.find("auto", family.members[0].checkpoint.tensors)
-        run, signature = _torch_runner(family, found)
-        return _midpoints(run, signature, pairs, picture), found.name, None
-    except EnvironmentProblem as problem:
-        return [], bundle.architecture if bundle else None, f"No midpoint was computed: {problem}"
-    except MismatchError as problem:
-        if bundle is not None:
-            raise
-        return [], None, f"No midpoint was computed, because the architecture is not known: {problem}"
-
-
-def _torch_runner(family: Family, architecture: Any) -> tuple[Callable[..., NDArray[np.float32]], Signature]:
-    torch = open_door("torch")
-
-    def infer(shares: Mapping[str, float], x: NDArray[np.float32]) -> NDArray[np.float32]:
-        blended: dict[str, NDArray[Any]] = dict(family.members[0].checkpoint.tensors)
-        for key in family.float_keys:
-            parts = (share * family[name].checkpoint.tensors[key].astype(np.float64) for name, share in shares.items())
-            blended[key] = np.asarray(sum(parts), np.float32)
-        with torch.no_grad():
-            output: NDArray[np.float32] = architecture.build(blended)(torch.from_numpy(x)).numpy()
-        return output
-
-    return infer, architecture.signature(architecture.build(family.members[0].checkpoint.tensors))
-
-
-def _midpoints(
-    infer: Callable[..., NDArray[np.float32]],
-    signature: Signature,
-    pairs: list[tuple[str, str]],
-    picture: NDArray[np.uint8] | None,
-) -> list[Midpoint]:
-    x = probe_input(signature, picture)
-
-    def output(shares: Mapping[str, float]) -> NDArray[np.float32]:
-        y = infer(shares, x)
-        return np.asarray(x - y, np.float32) if signature.residual and y.shape == x.shape else y
-
-    ends = {name: output({name: 1.0}) for name in dict.fromkeys(name for pair in pairs for name in pair)}
-    span = signature.high - signature.low
-    return [
-        midpoint(_pair(first, second), ends[first], output({first: 0.5, second: 0.5}), ends[second], span)
-        for first, second in pairs
-    ]
+def _write(made: CheckReport, trial: Trial, report: str | os.PathLike[str], suffix: str, force: bool) -> None:
+    if suffix == ".html":
+        data = check_page(made, trial.strips).encode("utf-8")
+    else:
+        title = f"{', '.join(made.members)}: {made.verdict}"
+        data = open_door("dni_deploy.report.check_plot").plot_layers(made.layers, title, suffix[1:])
+    publish_bytes(report, data, force=force)

@@ -132,11 +132,27 @@ def run(
     others: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> NDArray[np.float32]:
     """One inference on x and the other inputs; ONNX Runtime's own errors become EngineError in one sentence."""
+    result: NDArray[np.float32] = _run(opened, None, x, name, others)[0]
+    return result
+
+
+def run_several(opened: ort.InferenceSession, x: NDArray[np.float32], outputs: list[str]) -> list[NDArray[np.float32]]:
+    """One inference on x, several outputs by name; errors as in `run`."""
+    return _run(opened, outputs, x, None, None)
+
+
+def _run(
+    opened: ort.InferenceSession,
+    outputs: list[str] | None,
+    x: NDArray[np.float32],
+    name: str | None,
+    others: Mapping[str, NDArray[np.float32]] | None,
+) -> list[NDArray[np.float32]]:
     try:
-        result: NDArray[np.float32] = opened.run(None, {name or opened.get_inputs()[0].name: x, **(others or {})})[0]
+        results: list[NDArray[np.float32]] = opened.run(outputs, {name or opened.get_inputs()[0].name: x, **(others or {})})
     except Exception as error:  # its exceptions share no base class but RuntimeError and Exception
         raise EngineError(f"ONNX Runtime could not run an input of shape {x.shape}: {sentence(error)}") from error
-    return result
+    return results
 
 
 def bind(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
