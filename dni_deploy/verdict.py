@@ -86,7 +86,9 @@ def judge(pair: str, evidence: Evidence) -> Judgement:
     if evidence.barriers:
         _barriers(pair, evidence.barriers, found)
     _norms(pair, evidence.norms, found)
-    if evidence.whiteness is not None and evidence.whiteness < WHITE and (evidence.distance > NOISY or found.worst):
+    strangers = set(found.causes) & {"apart", "permuted", "flipped"}  # between those, every difference is noise
+    white = evidence.whiteness is not None and evidence.whiteness < WHITE and not strangers
+    if white and (evidence.distance > NOISY or found.worst):
         found.add(
             1,
             "noise",
