@@ -20,23 +20,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from benchmarks.commit import described
-from benchmarks.paper.families import FAMILIES, ROOT, SHIPPED, weights
+from benchmarks.paper.families import FAMILIES, LEVELS, ROOT, weights
 from dni_deploy.verbs.check import check
 from exporters.architectures import find
 from exporters.architectures.srcnn import SRCNN
 
 State = dict[str, NDArray[Any]]
 BLENDS, NOT = "blends", "does not"
-TRAINED = {"denoise": ("n20", "n40", "n60"), **{name: row.tuned for name, row in FAMILIES.items()}}
+TRAINED = {name: row.tuned for name, row in FAMILIES.items()}
 SHOWN = {
-    "denoise": ("n20", "n60"), "three_layer": ("n20", "n50"), "style": ("mosaic_small", "fire_small"),
-    "style_parts": ("mosaic", "norm"), "scenes": ("identity", "night"), "digits": ("thin", "bold"),
+    "three_layer": ("n20", "n50"), "demo": ("n20", "n60"), "sr": ("mse", "gan"),
+    "style": ("mosaic_small", "fire_small"), "scenes": ("identity", "night"), "digits": ("thin", "bold"),
 }  # fmt: skip
-"""The pair of each family that is among the twelve."""
+"""The pairs that are among the twelve."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,7 @@ class KnownPair:
 
 def member(family: str, name: str) -> State:
     """One trained member in float32."""
-    if family != "denoise":
-        return dict(weights(family, name))
-    return {key: values.astype(np.float32) for key, values in load_file(SHIPPED / f"{name}.safetensors").items()}
+    return dict(weights(family, name))
 
 
 def twelve() -> list[KnownPair]:
@@ -67,12 +64,12 @@ def twelve() -> list[KnownPair]:
     return [
         *(_trained(family, *pair) for family, pair in SHOWN.items()),
         scratch,
-        _changed("denoise", "n60", "permuted channels", permuted, 1, beside="n20"),
+        _changed("demo", "n60", "permuted channels", permuted, 1, beside="n20"),
         KnownPair("small net, denoise - negative", NOT, "other task", lambda: (small("denoise", 0), small("negative", 1))),
         KnownPair(
             "three_layer n20 - half as wide", NOT, "other width", lambda: (member("three_layer", "n20"), _untrained_half())
         ),
-        _changed("denoise", "n20", "sign-flipped", turned, 1),
+        _changed("demo", "n20", "sign-flipped", turned, 1),
         _changed("three_layer", "n20", "noise", noise, 1),
     ]
 
@@ -80,17 +77,17 @@ def twelve() -> list[KnownPair]:
 def held_out() -> Iterator[KnownPair]:
     """Every other pair of the families, other ways to fail, other seeds, other networks."""
     for family, names in TRAINED.items():
-        yield from (_trained(family, *pair) for pair in combinations(names, 2) if set(pair) != set(SHOWN[family]))
-    for name in ("n30", "n40", "n50", "n60"):
+        yield from (_trained(family, *pair) for pair in combinations(names, 2) if set(pair) != set(SHOWN.get(family, ())))
+    for family, name in (*(("three_layer", level) for level in LEVELS[1:]), *(("dncnn", level) for level in LEVELS)):
         yield KnownPair(
-            f"three_layer {name} - scratch", NOT, "from scratch",
-            lambda name=name: (member("three_layer", name), member("three_layer", "scratch")),  # type: ignore[misc]
+            f"{family} {name} - scratch", NOT, "from scratch",
+            lambda family=family, name=name: (member(family, name), member(family, "scratch")),  # type: ignore[misc]
         )  # fmt: skip
-    firsts = {"denoise": "n20", "three_layer": "n20", "style": "content", "scenes": "identity", "digits": "thin"}
+    firsts = {"demo": "n20", "three_layer": "n20", "style": "content", "scenes": "identity", "digits": "thin"}
     for seed in (2, 3):
-        for family in ("denoise", "three_layer", "style", "digits"):
+        for family in ("demo", "three_layer", "style", "digits"):
             yield _changed(family, firsts[family], "permuted channels", permuted, seed)
-        for family in ("denoise", "style", "scenes", "digits"):
+        for family in ("demo", "style", "scenes", "digits"):
             yield _changed(family, firsts[family], "sign-flipped", turned, seed)
         for family in firsts:
             yield _changed(family, firsts[family], "noise", noise, seed)
@@ -112,7 +109,7 @@ def observed() -> Iterator[KnownPair]:
             f"small net, denoise, then trained on to {task}", "unknown", "other task, one ancestor",
             lambda task=task: (small("denoise", 0), small(task, 0, ancestor=small("denoise", 0))),  # type: ignore[misc]
         )  # fmt: skip
-    for family, name in (("denoise", "n20"), ("three_layer", "n20"), ("style", "content")):
+    for family, name in (("demo", "n20"), ("three_layer", "n20"), ("style", "content")):
         for strength in (0.1, 0.5, 1.0):
             yield KnownPair(
                 f"{family} {name} + {strength:g} noise", "unknown", "noise on top",
