@@ -39,7 +39,8 @@ def test_the_verdict_is_right(pair: KnownPair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), [("three_layer", "n20"), ("style", "content"), ("digits", "thin"), ("scenes", "identity")]
+    ("family", "name"),
+    [("three_layer", "n20"), ("demo", "n20"), ("style", "content"), ("digits", "thin"), ("scenes", "identity")],
 )
 def test_a_permuted_or_turned_network_is_the_same_function(family: str, name: str) -> None:
     """Else the pairs that do not blend would be damaged networks, which is another question."""
