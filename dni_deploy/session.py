@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from dni_deploy.alpha_rules import AlphaRules, Rule, Rules
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
-from dni_deploy.errors import EngineError, UsageError
+from dni_deploy.errors import CoefficientsError, EngineError, UsageError
 from dni_deploy.frames import Frame, rounded, to_network, unrounded
+from dni_deploy.recalibration import NO_EXTRAPOLATION, NO_GROUPS
 from dni_deploy.signature import Signature
 from dni_deploy.swap import Swap
 from dni_deploy.swap_ahead import SwapAhead
@@ -282,6 +283,8 @@ def open_session(
     options = EngineOptions(threads=threads, slots=slots, precision=precision, cuda_graph=cuda_graph, device=device)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     members = opened.members
+    if opened.manifest.recalibration is not None and (rules or extrapolate):
+        raise CoefficientsError(NO_GROUPS if rules else NO_EXTRAPOLATION)
     first = (
         Coefficients.one_hot(members[0], members)
         if alpha is None
@@ -305,9 +308,15 @@ def open_session(
             guard=guard,
             ahead=ahead,
             why=choice.why,
-            groups=lambda: found or WeightGroups.of_bundle(opened),
+            groups=lambda: found or _groups(opened),
             rules=bound,
         )
     except BaseException:
         loaded.close()  # its first refit failed, and nobody else knows of it
         raise
+
+
+def _groups(bundle: Bundle) -> WeightGroups:
+    if bundle.manifest.recalibration is not None:
+        raise CoefficientsError(NO_GROUPS)
+    return WeightGroups.of_bundle(bundle)

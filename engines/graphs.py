@@ -18,6 +18,9 @@ from dni_deploy.errors import EngineError, shown
 ALPHA = "alpha"
 """The input of a graph that blends: float32 (1, N), the shares."""
 
+KNOTS = "knots"
+"""The further input of one with re-estimated BatchNorm statistics: float32 (1, K), the shares of their knots."""
+
 
 def weights_as_inputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """A copy whose initializers of these names are inputs behind the picture, in the order of `names`, each in its type and shape."""
@@ -29,7 +32,10 @@ def weights_as_inputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.Mode
 
 
 def alpha_as_input(
-    model: onnx.ModelProto, names: Sequence[str], members: Sequence[Mapping[str, NDArray[Any]]]
+    model: onnx.ModelProto,
+    names: Sequence[str],
+    members: Sequence[Mapping[str, NDArray[Any]]],
+    known: Mapping[str, NDArray[Any]] | None = None,
 ) -> onnx.ModelProto:
     """A copy with the members' values of these initializers inside, which blends them by an input `alpha`, float32 (1, N).
 
@@ -37,17 +43,24 @@ def alpha_as_input(
     the shares themselves would be off by up to 5e-4, and alike for every weight. Holds N float32 copies of the weights, and blends
     at every frame. Every weight has to be linear in the members' (a bundle's graph, or lower_for_gpu with fold=False): BatchNorm's
     raw statistics are blended before anything is computed from them.
+    known: weights that are blended by a second input, `knots`, float32 (1, K): a row for each knot, (K, ...) in any shape.
     """
     copy, taken = _taken_out(model, names)
-    if any(ALPHA in (*node.input, *node.output) for node in copy.graph.node):
-        raise EngineError(f"The graph already has a value named {ALPHA!r}, so that it cannot be the name of its input.")
-    nodes = []
+    for reserved in (ALPHA, KNOTS) if known else (ALPHA,):
+        if any(reserved in (*node.input, *node.output) for node in copy.graph.node):
+            raise EngineError(f"The graph already has a value named {reserved!r}, so that it cannot be the name of its input.")
+    nodes, knots = [], 0
     for name in names:
         rows, shape, flat = f"{name}@members", f"{name}@shape", f"{name}@flat"
-        stacked = np.stack([np.asarray(tensors[name], np.float32).reshape(-1) for tensors in members])
+        by = ALPHA
+        if known is not None and name in known:
+            by, knots = KNOTS, len(known[name])
+            stacked = np.asarray(known[name], np.float32).reshape(knots, -1)
+        else:
+            stacked = np.stack([np.asarray(tensors[name], np.float32).reshape(-1) for tensors in members])
         copy.graph.initializer.append(numpy_helper.from_array(stacked, rows))
         copy.graph.initializer.append(numpy_helper.from_array(np.array(taken[name].dims, np.int64), shape))
-        nodes.append(helper.make_node("MatMul", [ALPHA, rows], [flat], name=flat))
+        nodes.append(helper.make_node("MatMul", [by, rows], [flat], name=flat))
         if taken[name].data_type != TensorProto.FLOAT:
             rounded = f"{name}@rounded"
             nodes.append(helper.make_node("Cast", [flat], [rounded], name=rounded, to=taken[name].data_type))
@@ -57,6 +70,8 @@ def alpha_as_input(
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     copy.graph.input.append(helper.make_tensor_value_info(ALPHA, TensorProto.FLOAT, (1, len(members))))
+    if knots:
+        copy.graph.input.append(helper.make_tensor_value_info(KNOTS, TensorProto.FLOAT, (1, knots)))
     return copy
 
 

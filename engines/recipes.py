@@ -80,6 +80,12 @@ class Fold:
     epsilon: float
     convolution_bias: str | None
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The family's tensors that `statistics` reads."""
+        named = (self.gamma, self.beta, self.mean, self.variance, self.convolution_bias)
+        return tuple(name for name in named if name is not None)
+
     def statistics(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """What it needs of one member, linear in the tensors: float64 (5, C), variance + eps, gamma, beta, mean, bias."""
         variance = tensors[self.variance].astype(np.float64) + self.epsilon

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blend import blend_float64
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import EngineError, shown
 from dni_deploy.profiles import Profile
+from dni_deploy.recalibration import blended
+from dni_deploy.recalibration_file import read_recalibration
 from dni_deploy.signature import Signature
 from engines.engine import Engine
 from engines.onnxruntime_cpu import runtime
@@ -48,11 +49,13 @@ class Reference:
     def __init__(self, bundle: Bundle, members: Sequence[Mapping[str, NDArray[Any]]], profile: Profile) -> None:
         self.names = bundle.members
         self._bundle, self._members = bundle, members
+        self._known = read_recalibration(bundle, members)
         self.x = random_input(bundle.signature, probe_shape(bundle.signature, profile))
 
     def expected(self, shares: NDArray[np.float64]) -> NDArray[np.float32]:
         """The output at these shares."""
-        return runtime.run(runtime.session(self._bundle.graph_with(blend_float64(self._members, shares))), self.x)
+        weights = blended(self._members, shares, self._known)
+        return runtime.run(runtime.session(self._bundle.graph_with(weights)), self.x)
 
 
 def probe_shape(signature: Signature, profile: Profile) -> tuple[int, int, int, int]:

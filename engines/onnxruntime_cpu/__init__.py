@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import EngineError, UsageError, shown
 from dni_deploy.progress import MaybeProgress, tell
+from dni_deploy.recalibration import Recalibration
+from dni_deploy.recalibration_file import read_recalibration
 from engines import Built
 from engines.engine import Engine
 from engines.onnxruntime_cpu.alternatives import ConstantEngine, GraphEngine, InputsEngine
@@ -30,14 +32,16 @@ def open_in_place(bundle: Bundle, options: EngineOptions) -> Engine:
     The layout comes from the bundle's plan for this machine where `dni-deploy build` wrote one; else it is found anew.
     """
     graph, members = bundle.graph(), _members(bundle)
+    known = read_recalibration(bundle, members)
     threads, slots = options.threads, options.slots or SLOTS
     try:
         lowered, recipes = lower(graph, bundle.weight_names)
         layout = read_plan(bundle) or find_layout(lowered, recipes)
-        engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=slots)
-        _verify(engine, bundle, graph, members)
+        engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=slots, recalibration=known)
+        _verify(engine, bundle, graph, members, known)
     except EngineError as reason:
-        return RebuildEngine(graph, members, threads=threads, slots=slots, reason=str(reason).rstrip("."))
+        why = str(reason).rstrip(".")
+        return RebuildEngine(graph, members, threads=threads, slots=slots, reason=why, recalibration=known)
     return engine
 
 
@@ -58,12 +62,13 @@ def build_plan(bundle: Bundle, options: BuildOptions, progress: MaybeProgress = 
 
 def _built(bundle: Bundle, options: BuildOptions, progress: MaybeProgress) -> Built:
     graph, members = bundle.graph(), _members(bundle)
+    known = read_recalibration(bundle, members)
     tell(progress, 0, 1, "optimizing the graph")
     lowered, recipes = lower(graph, bundle.weight_names)
     layout = find_layout(lowered, recipes)
-    engine = InPlaceEngine(layout, recipes, members, threads=options.threads, slots=1)
+    engine = InPlaceEngine(layout, recipes, members, threads=options.threads, slots=1, recalibration=known)
     tell(progress, 0, 1, "comparing a blend with a rebuilt session")
-    error = _verify(engine, bundle, graph, members)
+    error = _verify(engine, bundle, graph, members, known)
     try:
         for done, total in verify_each(engine, bundle.signature):
             tell(progress, done, total, "changing each weight in place")
@@ -72,10 +77,16 @@ def _built(bundle: Bundle, options: BuildOptions, progress: MaybeProgress) -> Bu
     return Built(write_plan(bundle, layout, force=options.force), InPlaceEngine.road, len(layout.slots), error)
 
 
-def _verify(engine: InPlaceEngine, bundle: Bundle, graph: onnx.ModelProto, members: list[dict[str, NDArray[Any]]]) -> float:
+def _verify(
+    engine: InPlaceEngine,
+    bundle: Bundle,
+    graph: onnx.ModelProto,
+    members: list[dict[str, NDArray[Any]]],
+    known: Recalibration | None,
+) -> float:
     """What every in-place engine passes before its first frame; the blend's relative error. An engine that fails is closed."""
     try:
-        error = verify_blend(engine, graph, members, bundle.signature)
+        error = verify_blend(engine, graph, members, bundle.signature, known)
         verify_effect(engine, bundle.signature)
     except BaseException:
         engine.close()
@@ -85,7 +96,9 @@ def _verify(engine: InPlaceEngine, bundle: Bundle, graph: onnx.ModelProto, membe
 
 def open_rebuild(bundle: Bundle, options: EngineOptions) -> Engine:
     """A new session for every alpha."""
-    return RebuildEngine(bundle.graph(), _members(bundle), threads=options.threads, slots=options.slots or SLOTS)
+    members = _members(bundle)
+    known = read_recalibration(bundle, members)
+    return RebuildEngine(bundle.graph(), members, threads=options.threads, slots=options.slots or SLOTS, recalibration=known)
 
 
 def open_constant(bundle: Bundle, options: EngineOptions) -> Engine:
@@ -97,16 +110,19 @@ def open_constant(bundle: Bundle, options: EngineOptions) -> Engine:
 
 def open_inputs(bundle: Bundle, options: EngineOptions) -> Engine:
     """Weights as graph inputs."""
-    return InputsEngine(
-        bundle.graph(), bundle.weight_names, _members(bundle), threads=options.threads, slots=options.slots or SLOTS
-    )
+    return _fed(InputsEngine, bundle, options)
 
 
 def open_in_graph(bundle: Bundle, options: EngineOptions) -> Engine:
     """Alpha as a graph input."""
-    return GraphEngine(
-        bundle.graph(), bundle.weight_names, _members(bundle), threads=options.threads, slots=options.slots or SLOTS
-    )
+    return _fed(GraphEngine, bundle, options)
+
+
+def _fed(kind: type[InputsEngine] | type[GraphEngine], bundle: Bundle, options: EngineOptions) -> Engine:
+    members = _members(bundle)
+    known = read_recalibration(bundle, members)
+    slots = options.slots or SLOTS
+    return kind(bundle.graph(), bundle.weight_names, members, threads=options.threads, slots=slots, recalibration=known)
 
 
 def _members(bundle: Bundle) -> list[dict[str, NDArray[Any]]]:

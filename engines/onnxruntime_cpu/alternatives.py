@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from dni_deploy.blend import blend_rows
 from dni_deploy.errors import EngineError
-from engines.graphs import ALPHA, alpha_as_input, weights_as_inputs
+from dni_deploy.recalibration import Recalibration
+from engines.graphs import ALPHA, KNOTS, alpha_as_input, weights_as_inputs
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.arena import aligned
 from engines.onnxruntime_cpu.pieces import Pieces
@@ -72,7 +73,17 @@ class InputsEngine(_FedEngine):
     name = "onnxruntime-inputs"
     road = "the weights are inputs of the graph"
 
-    def __init__(self, graph: onnx.ModelProto, names: Sequence[str], members: Members, *, threads: int, slots: int) -> None:
+    def __init__(
+        self,
+        graph: onnx.ModelProto,
+        names: Sequence[str],
+        members: Members,
+        *,
+        threads: int,
+        slots: int,
+        recalibration: Recalibration | None = None,
+    ) -> None:
+        self._recalibration = recalibration
         shapes = [members[0][name].shape for name in names]
         super().__init__(weights_as_inputs(graph, names), threads, slots)
         self._rows = _rows(names, members)
@@ -90,6 +101,9 @@ class InputsEngine(_FedEngine):
             blend_rows(self._rows, row, self._flats[slot])
         else:
             self._pieces.blend(self._rows, coefficients, self._flats[slot])
+        if self._recalibration is not None:
+            for name, values in self._recalibration.at(coefficients).items():
+                self._views[slot][name][...] = values
         self._feeds[slot] = self._views[slot]
 
 
@@ -99,12 +113,26 @@ class GraphEngine(_FedEngine):
     name = "onnxruntime-graph"
     road = "alpha is an input of the graph, which blends at every frame"
 
-    def __init__(self, graph: onnx.ModelProto, names: Sequence[str], members: Members, *, threads: int, slots: int) -> None:
-        super().__init__(alpha_as_input(graph, names, members), threads, slots)
+    def __init__(
+        self,
+        graph: onnx.ModelProto,
+        names: Sequence[str],
+        members: Members,
+        *,
+        threads: int,
+        slots: int,
+        recalibration: Recalibration | None = None,
+    ) -> None:
+        self._recalibration = recalibration
+        known = None if recalibration is None else recalibration.statistics
+        super().__init__(alpha_as_input(graph, names, members, known), threads, slots)
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         row = one_for_all(coefficients, self.name)
-        self._feeds[slot] = {ALPHA: row.astype(np.float32).reshape(1, -1)}
+        feed = {ALPHA: row.astype(np.float32).reshape(1, -1)}
+        if self._recalibration is not None:
+            feed[KNOTS] = self._recalibration.shares(row).astype(np.float32).reshape(1, -1)
+        self._feeds[slot] = feed
 
 
 def _rows(names: Sequence[str], members: Members) -> NDArray[np.float32]:

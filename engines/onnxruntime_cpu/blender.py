@@ -2,7 +2,8 @@
 
 Members lie as rows of one (N, P) matrix, in the layout of the optimized graph, so that a change of alpha is one matrix-vector
 product; with shares of their own for each of the bundle's weights, a batch of them (pieces.py). Folded BatchNorms follow: scale and
-shift from the blended statistics, then each scaled row of the arena is multiplied in place.
+shift from the blended statistics, then each scaled row of the arena is multiplied in place. Statistics that were re-estimated
+(recalibration.py) are blended by the shares of their knots instead of the members'.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.blend import blend_rows
 from dni_deploy.errors import EngineError
+from dni_deploy.recalibration import Recalibration
 from engines.onnxruntime_cpu.arena import aligned
 from engines.onnxruntime_cpu.layout import Layout
 from engines.onnxruntime_cpu.pieces import Pieces
@@ -27,18 +29,34 @@ from engines.shares import only_row
 class Blender:
     """members: per member the bundle's weights by name, in its order; they are copied, and read-only from then on."""
 
-    def __init__(self, layout: Layout, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        recipes: Recipes,
+        members: Sequence[Mapping[str, NDArray[Any]]],
+        recalibration: Recalibration | None = None,
+    ) -> None:
         self.rows = aligned((len(members), layout.size))
         for row, tensors in zip(self.rows, members, strict=True):
             layout.row({name: recipe.value(tensors) for name, recipe in recipes.linear.items()}, row)
         self.rows.flags.writeable = False
         self._layout, self._recipes = layout, recipes
         self._rank = {name: number for number, name in enumerate(members[0])}
+        self._recalibration = recalibration
+        known = {} if recalibration is None else recalibration.statistics
+        # Of a BatchNorm that stayed in the graph: it reads the raw tensors.
+        self._raw = [
+            (recipe, *layout.places(name, int(np.prod(recipe.shape))))
+            for name, recipe in recipes.linear.items()
+            if recipe.source in known
+        ]
         if not recipes.folds:
             self._statistics = None
             return
+        names = dict.fromkeys(name for fold in recipes.folds for name in fold.sources)
+        sets = members if recalibration is None else recalibration.sets(members, names)
         self._statistics = np.stack(
-            [np.concatenate([fold.statistics(tensors) for fold in recipes.folds], axis=1) for tensors in members]
+            [np.concatenate([fold.statistics(tensors) for fold in recipes.folds], axis=1) for tensors in sets]
         )
         self._weights = fold_runs(recipes, layout)
         sizes = [recipes.linear[fold.bias].shape[0] for fold in recipes.folds]
@@ -55,14 +73,21 @@ class Blender:
         extrapolation can bring about.
         """
         row = only_row(shares)
+        of_sets = shares if row is None else row
+        if self._recalibration is not None:
+            of_sets = self._recalibration.shares(shares)
         if row is not None:
             blend_rows(self.rows, row, out)
         else:
             pieces, sources = self._pieces
             pieces.blend(self.rows, shares[sources], out)
+        if self._recalibration is not None and self._raw:
+            known = self._recalibration.at(shares)
+            for recipe, places, element in self._raw:
+                out[places] = recipe.value(known).reshape(-1)[element]
         if self._statistics is None:
             return
-        scale, shift = scale_and_shift(self._blended_statistics(shares if row is None else row))
+        scale, shift = scale_and_shift(self._blended_statistics(of_sets))
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
             raise EngineError("A BatchNorm's blended variance is not positive at this alpha.")
         narrow = scale.astype(np.float32)
@@ -71,7 +96,7 @@ class Blender:
         out[self._bias_places] = shift[self._bias_columns]
 
     def _blended_statistics(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        """float64 (5, C), as scale_and_shift takes them."""
+        """float64 (5, C), as scale_and_shift takes them. shares: (N,), (W, N), or (K,) of the knots of re-estimated statistics."""
         assert self._statistics is not None
         if shares.ndim == 1:
             used = np.flatnonzero(shares)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
+from dni_deploy.recalibration import Recalibration
 from engines.onnxruntime_cpu.arena import Arena
 from engines.onnxruntime_cpu.blender import Blender
 from engines.onnxruntime_cpu.layout import Layout
@@ -34,10 +35,11 @@ class InPlaceEngine:
         *,
         threads: int = 0,
         slots: int = 2,
+        recalibration: Recalibration | None = None,
     ) -> None:
         self.slots = slots
         self.layout = layout
-        self.blender = Blender(layout, recipes, members)
+        self.blender = Blender(layout, recipes, members, recalibration)
         self.arenas = [Arena(layout) for _ in range(slots)]
         self._sessions = [LiveSession(layout.optimized, arena.views, threads) for arena in self.arenas]
         self._usable = [False] * slots

@@ -13,8 +13,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dni_deploy.blend import blend_float64
 from dni_deploy.errors import EngineError
+from dni_deploy.recalibration import Recalibration, blended
 from engines.onnxruntime_cpu import runtime
 
 
@@ -31,16 +31,17 @@ class RebuildEngine:
         threads: int = 0,
         slots: int = 2,
         reason: str = "asked for",
+        recalibration: Recalibration | None = None,
     ) -> None:
         self.slots = slots
         self.road = f"a new session for every alpha ({reason})"
-        self._graph, self._members, self._threads = graph, members, threads
+        self._graph, self._members, self._threads, self._recalibration = graph, members, threads, recalibration
         self._sessions: list[ort.InferenceSession | None] = [None] * slots
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         self._sessions[slot] = None
-        blended = blend_float64(self._members, coefficients)
-        self._sessions[slot] = runtime.session(runtime.bind(self._graph, blended), self._threads, rest=True)
+        weights = blended(self._members, coefficients, self._recalibration)
+        self._sessions[slot] = runtime.session(runtime.bind(self._graph, weights), self._threads, rest=True)
 
     def finish(self, slot: int) -> None:
         pass

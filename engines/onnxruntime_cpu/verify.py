@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from dni_deploy.blend import blend_float64
 from dni_deploy.errors import EngineError
+from dni_deploy.recalibration import Recalibration, blended
 from dni_deploy.signature import Signature
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.in_place import InPlaceEngine
@@ -30,14 +30,18 @@ PROBE_SIDES = (4, 8, 16, 32, 64)
 
 
 def verify_blend(
-    engine: InPlaceEngine, graph: onnx.ModelProto, members: Sequence[Mapping[str, NDArray[Any]]], signature: Signature
+    engine: InPlaceEngine,
+    graph: onnx.ModelProto,
+    members: Sequence[Mapping[str, NDArray[Any]]],
+    signature: Signature,
+    recalibration: Recalibration | None = None,
 ) -> float:
     """Compare a mixed blend with a stock session on the bundle's own graph with float64-blended weights.
 
     Returns the relative error. Raises NotInPlace where it is above TOLERANCE. Leaves slot 0 refitted.
     """
     shares = mixed_shares(len(members))
-    reference = runtime.session(runtime.bind(graph, blend_float64(members, shares)))
+    reference = runtime.session(runtime.bind(graph, blended(members, shares, recalibration)))
     engine.refit(0, shares)
     error = np.inf
     for sides in (PROBE_SIDES, PROBE_SIDES[-2:]):  # InstanceNorm over a few pixels magnifies rounding: ask a larger picture too
