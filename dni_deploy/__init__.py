@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` w
     from dni_deploy.verbs.export import export as export
     from dni_deploy.verbs.filter import filter as filter
     from dni_deploy.verbs.inspect import inspect as inspect
+    from dni_deploy.verbs.recalibrate import recalibrate as recalibrate
     from dni_deploy.verbs.refit import refit as refit
     from dni_deploy.verbs.run import run as run
     from dni_deploy.verbs.serve import serve as serve
@@ -56,6 +57,7 @@ _HOMES = {
     "filter": "dni_deploy.verbs.filter",
     "inspect": "dni_deploy.verbs.inspect",
     "open_session": "dni_deploy.session",
+    "recalibrate": "dni_deploy.verbs.recalibrate",
     "refit": "dni_deploy.verbs.refit",
     "render_map": "dni_deploy.map_render",
     "run": "dni_deploy.verbs.run",

@@ -61,7 +61,7 @@ def read_crops(
     for number, (file, frame, digest) in enumerate(zip(chosen, frames, digests, strict=True)):
         own = len(range(number, count, len(frames)))
         for index in range(own):
-            down, right = ((0.5 + step * (number + index)) % 1 for step in STEP)
+            down, right = ((0.5 + step * (number + index * len(frames))) % 1 for step in STEP)
             top, left = int(down * (frame.shape[0] - side + 1)), int(right * (frame.shape[1] - side + 1))
             parts.append(to_network(np.ascontiguousarray(frame[top : top + side, left : left + side]), signature))
         sources.append(Source(file.name, digest, own))

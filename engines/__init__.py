@@ -52,12 +52,14 @@ class Built:
     plan      the file, or None where the engine will do without one (`road` says why).
     weights   how many weights of the network change with alpha, and were verified to.
     error     the verification's largest relative error against the reference, or None.
+    kept      the plan was there before, and was verified only.
     """
 
     plan: Path | None
     road: str
     weights: int
     error: float | None
+    kept: bool = False
 
 
 # The order is that of `auto`.

@@ -42,7 +42,10 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build ahead of time. profile None: the default one of the bundle's signature. strip: a plan without weights."""
+    """How to build ahead of time. profile None: the default one of the bundle's signature. strip: a plan without weights.
+
+    force: replace a plan that is there. keep: let it stay, and verify it with the bundle as it is now; without either that is an error.
+    """
 
     threads: int = 0
     precision: str = "fp32"
@@ -50,6 +53,7 @@ class BuildOptions:
     strip: bool = False
     device: int = 0
     force: bool = False
+    keep: bool = False
 
     def __post_init__(self) -> None:
         check_precision(self.precision)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, span
+from dni_deploy.cli.surface import Surface, facts, span, table
+from dni_deploy.errors import shown
 
 
 @options.command(
@@ -16,6 +18,7 @@ from dni_deploy.cli.surface import Surface, facts, span
     """
     dni-deploy build sr.dni
     dni-deploy build sr.dni --engine tensorrt --precision fp16 --opt 1x3x720x1280
+    dni-deploy build denoise.dni --recalibrate noisy/
     dni-deploy build sr.dni --engine tensorrt --min 1x3x64x64 --opt 1x3x256x256 --max 1x3x1080x1920
     """,
 )
@@ -27,6 +30,21 @@ from dni_deploy.cli.surface import Surface, facts, span
 @click.option("--max", "largest", metavar="NxCxHxW", help="TensorRT: the largest input.  [default: 1920x1088 pixels]")
 @click.option("--strip", is_flag=True, help="TensorRT: a plan without weights, small; they get in when it is opened.")
 @click.option("--device", type=click.IntRange(0, 255), help="TensorRT: the number of the GPU to build for, from 0.")
+@click.option(
+    "--recalibrate",
+    "recalibrate_on",
+    type=options.PATH,
+    multiple=True,
+    metavar="PATH",
+    help="First re-estimate the BatchNorm statistics of the blends on this picture or folder, degraded as the input will be; again for "
+    "more. The word noise for a network that makes pictures from it.",
+)
+@click.option(
+    "--knots",
+    type=click.IntRange(2, 32),
+    help="With --recalibrate: estimate at so many alphas at most.  [default: 11 for two members, 32 for more]",
+)
+@click.option("--no-recalibration", is_flag=True, help="Take the re-estimated statistics out of the bundle.")
 @options.threads
 @options.force
 def command(
@@ -39,13 +57,17 @@ def command(
     largest: str | None,
     strip: bool,
     device: int | None,
+    recalibrate_on: tuple[Path, ...],
+    knots: int | None,
+    no_recalibration: bool,
     threads: int,
     force: bool,
 ) -> None:
     """Build the engine for this machine ahead of time, and verify it.
 
     The optimized network is kept inside the bundle, as a plan, so that a session opens without optimizing again. TensorRT
-    needs a plan to run at all; auto builds for TensorRT where it can run. The bundle's own files stay as they are.
+    needs a plan to run at all; auto builds for TensorRT where it can run. The bundle's own files stay as they are, but for the
+    statistics that --recalibrate adds.
     """
     verb = open_door("dni_deploy.verbs.build").build
     with surface.progress() as progress:
@@ -58,16 +80,21 @@ def command(
             largest=largest,
             strip=strip,
             device=device,
+            recalibrate_on=[str(path) for path in recalibrate_on],
+            knots=knots,
+            no_recalibration=no_recalibration,
             threads=threads,
             force=force,
             progress=progress,
         )
     if surface.result("build", report.to_json()):
         return
+    if report.recalibration is not None:
+        recalibrated(report.recalibration)
     facts(
         {
             "engine": options.engine_told(report.engine, report.engine_why),
-            "wrote": report.plan or "nothing",
+            "kept" if report.kept else "wrote": report.plan or "nothing",
             "precision": report.precision,
             "input": report.profile,
             "road": report.road,
@@ -76,3 +103,16 @@ def command(
             "took": span(report.seconds),
         }
     )
+
+
+def recalibrated(report: Any) -> None:
+    """How far the statistics of each layer moved, for people."""
+    if report.removed:
+        facts({"statistics": "the members' own again"})
+        return
+    on = f"{report.parts} parts of {len(report.pictures)} pictures" if report.pictures else f"{report.parts} draws of noise"
+    facts({"statistics": f"re-estimated at {report.knots} alphas on {on}", "took": span(report.seconds)})
+    click.echo()
+    rows = [(row.layer, f"{row.mean:.3f}", f"{row.variance:.3f}") for row in report.layers]
+    table(["BatchNorm", "mean moved, deviations", "variance moved, times"], [(shown(name), *rest) for name, *rest in rows])
+    click.echo()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,6 +46,7 @@ def command(surface: Surface, bundle: Path, groups: bool, tensors: bool) -> None
             "operators": ", ".join(f"{count} {name}" for name, count in found.operators.items()),
             "unused tensors": len(found.unused) or None,
             "shared tensors": len(found.tied) or None,
+            "statistics": None if found.recalibration is None else _statistics(found.recalibration),
             "probe error": None if found.probe_error is None else f"{found.probe_error:.2g} of PyTorch's output",
         }
     )
@@ -77,3 +79,9 @@ def frames(signature: Signature) -> str:
     parts += ["the network gives the noise"] if signature.residual else []
     parts += [f"sides in multiples of {signature.multiple}"] if signature.multiple > 1 else []
     return ", ".join(parts)
+
+
+def _statistics(recalibration: dict[str, Any]) -> str:
+    pictures = recalibration.get("pictures")
+    on = f"{len(pictures)} pictures" if isinstance(pictures, list) else "noise"
+    return f"of BatchNorm, re-estimated at {recalibration['knots']} alphas on {on}"

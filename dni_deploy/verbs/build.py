@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from dni_deploy.bundle import Bundle
+from dni_deploy.errors import UsageError
 from dni_deploy.profiles import Profile, Shape
 from dni_deploy.progress import MaybeProgress
+from dni_deploy.verbs.recalibrate import RecalibrationReport, recalibrate
 from engines import ENGINES, build_engine, choose_builder, refuse_unused
 from engines.options import BuildOptions
 
@@ -19,11 +22,12 @@ class BuildReport:
     """What was built.
 
     engine_why  how the engine came to be the one.
-    plan        the file that was written, or None where the engine has none to write.
+    plan        the file that was written, or None where the engine has none to write; `kept` if it was there before.
     road        how weights will reach the running network.
     weights     live weights, each of which was verified to reach the output.
     error       largest relative error of the verification against its reference, or None.
     precision, profile   of the plan; None where the engine has no use for them.
+    recalibration   what was re-estimated or taken away before; None where nothing was asked for.
     """
 
     engine: str
@@ -35,9 +39,11 @@ class BuildReport:
     precision: str | None
     profile: str | None
     seconds: float
+    kept: bool = False
+    recalibration: RecalibrationReport | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "recalibration": None if self.recalibration is None else self.recalibration.to_json()}
 
 
 def build(
@@ -51,6 +57,9 @@ def build(
     strip: bool = False,
     device: int | None = None,
     threads: int = 0,
+    recalibrate_on: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    knots: int | None = None,
+    no_recalibration: bool = False,
     force: bool = False,
     progress: MaybeProgress = None,
 ) -> BuildReport:
@@ -59,6 +68,8 @@ def build(
     engine     a name, or auto: the best one that can run here and has something to build.
     precision  "fp32" (default) or "fp16".  smallest, tuned, largest: input shapes as in Profile.of.  strip: a plan without
                weights, which get into it when it is opened.  device: the GPU's number.  All of these for TensorRT alone.
+    recalibrate_on, knots   first re-estimate the BatchNorm statistics of the blends on these pictures, as `recalibrate` does; every
+               engine then uses them. no_recalibration: take them away. With either, a plan that is there stays and is verified again.
     Raises BundleError, EnvironmentProblem, UsageError (the plan exists, the engine has none, it has no use for an option that
     was given, no such shape), EngineError (not what the reference computes), LimitError (no room).
     """
@@ -73,11 +84,27 @@ def build(
         "device": device is not None,
     }
     refuse_unused(choice, [name for name, is_given in given.items() if is_given])
+    paths = [recalibrate_on] if isinstance(recalibrate_on, (str, os.PathLike)) else list(recalibrate_on)
+    if paths and no_recalibration:
+        raise UsageError("Statistics are re-estimated or taken away, not both. Nothing was written.")
+    if knots is not None and not paths:
+        raise UsageError("knots is for re-estimating statistics; name the pictures to do that on. Nothing was written.")
+    made = None
+    if paths or no_recalibration:
+        made = recalibrate(
+            bundle_path, paths, knots=knots, remove=no_recalibration, threads=threads, force=force, progress=progress
+        )
     bundle = Bundle.open(bundle_path)
     takes = ENGINES[choice.name].takes
     profile = Profile.of(bundle.signature, *shapes) if "profile" in takes else None
     options = BuildOptions(
-        threads=threads, precision=precision or "fp32", profile=profile, strip=strip, device=device or 0, force=force
+        threads=threads,
+        precision=precision or "fp32",
+        profile=profile,
+        strip=strip,
+        device=device or 0,
+        force=force,
+        keep=made is not None,
     )
     built = build_engine(bundle, choice.name, options, progress)
     return BuildReport(
@@ -90,4 +117,6 @@ def build(
         precision=options.precision if "precision" in takes else None,
         profile=None if profile is None else str(profile),
         seconds=time.perf_counter() - started,
+        kept=built.kept,
+        recalibration=made,
     )

@@ -14,6 +14,7 @@ from typing import Any
 from onnx import ModelProto
 
 from dni_deploy.bundle import Bundle
+from dni_deploy.recalibration_file import read_recalibration
 from dni_deploy.signature import Signature
 from dni_deploy.weight_groups import GroupedWeight, WeightGroups
 
@@ -97,6 +98,7 @@ class Inspection:
     tied         names that share another one's values.
     groups       each weight with the roles and the depth that rules for alpha pick by.
     plans        engines that were built from it, which are no part of it.
+    recalibration  of BatchNorm statistics that were re-estimated: knots, and the pictures with their SHA-256; None without.
     """
 
     path: str
@@ -114,6 +116,7 @@ class Inspection:
     graph_facts: dict[str, Any]
     probe_error: float | None
     plans: tuple[PlanRow, ...]
+    recalibration: dict[str, Any] | None
     groups: tuple[GroupedWeight, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -126,6 +129,7 @@ def inspect(bundle_path: str | os.PathLike[str]) -> Inspection:
     manifest, graph = bundle.manifest, bundle.graph()
     role = roles(graph, bundle.weight_names)
     error = manifest.graph_facts.get("probe_error")
+    known = read_recalibration(bundle)
     return Inspection(
         path=os.fspath(bundle.path),
         architecture=bundle.architecture,
@@ -145,6 +149,7 @@ def inspect(bundle_path: str | os.PathLike[str]) -> Inspection:
         graph_facts=dict(manifest.graph_facts),
         probe_error=float(error) if isinstance(error, (int, float)) else None,
         plans=plans(bundle.path),
+        recalibration=None if known is None else {"knots": len(known.knots), **known.about},
         groups=WeightGroups.of(graph, bundle.weight_names).weights,
     )
 

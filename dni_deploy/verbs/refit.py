@@ -17,11 +17,12 @@ from safetensors.numpy import save
 
 from dni_deploy.alpha_rules import AlphaRules, Rule, Ruled
 from dni_deploy.bays import open_door
-from dni_deploy.blend import blend_float64
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import CoefficientsError, LimitError, UsageError, shown
 from dni_deploy.publish import publish_file, write_bytes
+from dni_deploy.recalibration import blended
+from dni_deploy.recalibration_file import read_recalibration
 from dni_deploy.recipe import Recipe
 from dni_deploy.variance import VarianceGuard, variance_names
 from dni_deploy.weight_groups import WeightGroups
@@ -119,7 +120,11 @@ def refit(
         else:
             guard.check_rows(dict(zip(keys, shares, strict=True)), coefficients)
         floats = [{name: tensors[name] for name in keys} for tensors in members]
-        blended = blend_float64(floats, shares)
+        known = read_recalibration(bundle, members)
+        values = blended(floats, shares, known)
+        for name, other in bundle.manifest.tied.items():  # the same BatchNorm under another name
+            if known is not None and other in known.statistics and name in values:
+                values[name] = values[other]
         about = {
             "members": list(coefficients.members),
             "shares": list(coefficients.shares),
@@ -130,10 +135,10 @@ def refit(
             about["rules"] = [rule.to_json() for rule in bound.rules]
         engine_shares = coefficients.array() if bound is None else bound.rows(coefficients.array())
         if suffix != ".safetensors":
-            rounded = {name: _rounded(name, blended[name], np.dtype(np.float32)) for name in bundle.weight_names}
+            rounded = {name: _rounded(name, values[name], np.dtype(np.float32)) for name in bundle.weight_names}
             data = _onnx(bundle, rounded, about) if suffix == ".onnx" else _engine(bundle, engine_shares, precision)
         else:
-            rounded = {name: _rounded(name, blended[name], members[0][name].dtype) for name in keys}
+            rounded = {name: _rounded(name, values[name], members[0][name].dtype) for name in keys}
             data = save({**members[0], **rounded}, {"dni_deploy": json.dumps(about)})
         changed = _changes(rounded, members[0])
         write_bytes(temporary, data)

@@ -16,7 +16,7 @@ from engines import Built
 from engines.engine import Engine
 from engines.onnxruntime_cpu.alternatives import ConstantEngine, GraphEngine, InputsEngine
 from engines.onnxruntime_cpu.in_place import InPlaceEngine
-from engines.onnxruntime_cpu.layout import NotInPlace, find_layout
+from engines.onnxruntime_cpu.layout import Layout, NotInPlace, find_layout
 from engines.onnxruntime_cpu.lowering import lower
 from engines.onnxruntime_cpu.plan import plan_path, read_plan, write_plan
 from engines.onnxruntime_cpu.rebuild import RebuildEngine
@@ -51,24 +51,28 @@ def build_plan(bundle: Bundle, options: BuildOptions, progress: MaybeProgress = 
     Where a graph forbids it there is no plan, and `road` says why. Raises UsageError if the plan exists.
     """
     path = plan_path(bundle)
-    if path.exists() and not options.force:
+    kept = read_plan(bundle) if options.keep and not options.force else None
+    if kept is None and path.exists() and not options.force:
         raise UsageError(f"{shown(path)} exists; give --force to build it again. Nothing was written.")
     try:
-        return _built(bundle, options, progress)
+        return _built(bundle, options, kept, progress)
     except NotInPlace as reason:
         road = f"a new session for every alpha ({str(reason).rstrip('.')}); there is nothing to build ahead"
         return Built(None, road, 0, None)
 
 
-def _built(bundle: Bundle, options: BuildOptions, progress: MaybeProgress) -> Built:
+def _built(bundle: Bundle, options: BuildOptions, kept: Layout | None, progress: MaybeProgress) -> Built:
     graph, members = bundle.graph(), _members(bundle)
     known = read_recalibration(bundle, members)
     tell(progress, 0, 1, "optimizing the graph")
     lowered, recipes = lower(graph, bundle.weight_names)
-    layout = find_layout(lowered, recipes)
+    layout = kept or find_layout(lowered, recipes)
     engine = InPlaceEngine(layout, recipes, members, threads=options.threads, slots=1, recalibration=known)
     tell(progress, 0, 1, "comparing a blend with a rebuilt session")
     error = _verify(engine, bundle, graph, members, known)
+    if kept is not None:
+        engine.close()
+        return Built(plan_path(bundle), InPlaceEngine.road, len(layout.slots), error, kept=True)
     try:
         for done, total in verify_each(engine, bundle.signature):
             tell(progress, done, total, "changing each weight in place")

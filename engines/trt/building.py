@@ -16,7 +16,7 @@ from engines.trt.builder import Order, build
 from engines.trt.engines import ENGINES
 from engines.trt.features import Features, features
 from engines.trt.network import Network
-from engines.trt.plan import Header, Plan, Sample, plan_path, write_plan
+from engines.trt.plan import Header, Plan, Sample, plan_path, read_plan, write_plan
 from engines.trt.target import Target
 from engines.trt.unwind import drop_variables
 from engines.verify import Reference, sampled, verify_at, verify_members
@@ -40,13 +40,14 @@ def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: Maybe
         weights=network.weights,
     )
     path = plan_path(bundle, header)
-    if os.path.lexists(path) and not options.force:
+    kept = os.path.lexists(path) and options.keep and not options.force
+    if os.path.lexists(path) and not (options.force or kept):
         raise UsageError(f"{shown(path)} exists; give --force to build it again. Nothing was written.")
     order = Order(network.model(), profile, precision, network.names if kind == "refit" else (), header.strip)
     device = Device.open(options.device)
     try:
         with device:
-            plan = Plan(header, _built(order, found, progress))
+            plan = read_plan(path, header.target) if kept else Plan(header, _built(order, found, progress))
     finally:
         device.close()
     tell(progress, 0, 1, "comparing with ONNX Runtime")
@@ -61,7 +62,8 @@ def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: Maybe
     finally:
         engine.close()
     plan = replace(plan, header=replace(header, sample=Sample.of(bundle, expected)))
-    return Built(write_plan(bundle, plan, force=options.force), engine.road, len(network.names) if engine.blends else 0, error)
+    written = write_plan(bundle, plan, force=options.force or kept)
+    return Built(written, engine.road, len(network.names) if engine.blends else 0, error, kept)
 
 
 def _built(order: Order, found: Features, progress: MaybeProgress) -> bytes:
