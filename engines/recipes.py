@@ -7,12 +7,14 @@ computed from the *blended* statistics at every change of alpha (promise 2), and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dni_deploy.recalibration import Recalibration
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,15 @@ class Fold:
         others = [(self.gamma, 1.0), (self.beta, 0.0), (self.mean, 0.0), (self.convolution_bias, 0.0)]
         rows = [np.full(variance.shape, empty) if name is None else tensors[name] for name, empty in others]
         return np.stack([variance, *rows]).astype(np.float64)
+
+
+def statistics_sets(
+    recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]], recalibration: Recalibration | None
+) -> Sequence[Mapping[str, NDArray[Any]]]:
+    """What the folds' statistics are blended from: the members, or what the family has at each knot of re-estimated statistics."""
+    if recalibration is None:
+        return members
+    return recalibration.sets(members, dict.fromkeys(name for fold in recipes.folds for name in fold.sources))
 
 
 def scale_and_shift(statistics: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,7 +11,8 @@ import numpy as np
 import pycuda.driver as cuda
 from numpy.typing import NDArray
 
-from dni_deploy.errors import EngineError, LimitError
+from dni_deploy.errors import EngineError, LimitError, shown
+from dni_deploy.recalibration import Recalibration
 from engines.cuda.buffer import Buffer
 from engines.cuda.by_row import RowPlaces, Table
 from engines.cuda.device import Device
@@ -31,7 +32,7 @@ from engines.cuda.kernels import (
     tile,
 )
 from engines.cuda.layout import DeviceLayout, Region
-from engines.recipes import Recipes
+from engines.recipes import Recipes, statistics_sets
 from engines.shares import only_row
 
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
@@ -64,15 +65,24 @@ class Members:
 
     members: per member the family's tensors by name, the blended ones, all in the same order, which is that of shares by weight; they
     are copied and not kept. A region is float16 where every tensor that is copied into it is, float32 otherwise.
+    recalibration: BatchNorm statistics that were re-estimated; the folds then have a row for each of its knots, not for each member.
     """
 
     def __init__(
-        self, device: Device, layout: DeviceLayout, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]
+        self,
+        device: Device,
+        layout: DeviceLayout,
+        recipes: Recipes,
+        members: Sequence[Mapping[str, NDArray[Any]]],
+        recalibration: Recalibration | None = None,
     ) -> None:
         if not 1 <= len(members) <= MAX_MEMBERS:
             raise LimitError(f"The blend kernel takes 1 to {MAX_MEMBERS} members; this family has {len(members)}.")
+        if recalibration is not None:
+            _check_folded(recipes, recalibration)
         self.layout = layout
         self.count = len(members)
+        self.recalibration = recalibration
         self.regions: list[tuple[Region, np.dtype[Any], list[int]]] = []
         self.lines: dict[Region, int] = {}
         self.rows: dict[Region, int] = {}
@@ -105,7 +115,7 @@ class Members:
         if self.layout.channels:
             rows = [
                 np.ascontiguousarray(np.concatenate([fold.statistics(tensors) for fold in self.layout.folds], axis=1))
-                for tensors in members
+                for tensors in statistics_sets(recipes, members, self.recalibration)
             ]
             self.statistics = [self._add(device, row) for row in rows]
             self.places = self._add(device, self.layout.places())
@@ -127,6 +137,16 @@ class Members:
         """Nothing queued may still use them. Calling it again does nothing."""
         for buffer in self._buffers:
             buffer.free()
+
+
+def _check_folded(recipes: Recipes, recalibration: Recalibration) -> None:
+    """Raises EngineError where the graph reads re-estimated statistics as they are, which is not blended by knots on a GPU."""
+    raw = [recipe.source for recipe in recipes.linear.values() if recipe.source in recalibration.statistics]
+    if raw:
+        raise EngineError(
+            f"The graph has a BatchNorm that no convolution takes up ({shown(raw[0])!r}); with re-estimated statistics such a network "
+            "runs on the CPU alone."
+        )
 
 
 def _dtype(region: Region, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> np.dtype[Any]:
@@ -189,7 +209,8 @@ class DeviceBlender:
 
         It allocates nothing and waits for nothing. A member whose share is 0 is not read; a single share of 1 copies the
         member's numbers as they are. Raises EngineError (a blended variance that is not positive), and then nothing was
-        queued, or where the driver refuses a launch, and then the arena is to be blended again.
+        queued, or where the driver refuses a launch, and then the arena is to be blended again. Raises CoefficientsError where
+        re-estimated statistics do not reach: rows that differ, shares outside 0 to 1.
 
         Shares (W, N) are a row for each tensor (see Members), and all that holds for each weight by its row: the same number of
         kernels, behind one small copy (see by_row.py). Rows that are all equal go as that one row.
@@ -210,14 +231,17 @@ class DeviceBlender:
         arena = live.buffer.pointer
         if arena == 0:
             raise EngineError("The slot's weights were freed.")
-        self._check_variance(shares, each, used)
+        known = self._members.recalibration
+        of_sets = shares if known is None else known.shares(shares)
+        sets = used if known is None else np.flatnonzero(of_sets).tolist()
+        self._check_variance(of_sets, of_sets.tolist(), sets)
         chosen = [each[index] for index in used]
         scale, tail = arena + self._scale_offset, TAIL.pack(count, 0)
         try:
             if self._fold is not None:
                 head = HEAD.pack(arena, self._members.places, scale, self._members.layout.channels)
-                doubles = struct.pack(f"={count}d", *chosen).ljust(8 * MAX_MEMBERS, b"\0")
-                data = np.void(b"".join((head, _chosen(self._statistics, used), doubles, tail)))
+                doubles = struct.pack(f"={len(sets)}d", *of_sets[sets].tolist()).ljust(8 * MAX_MEMBERS, b"\0")
+                data = np.void(b"".join((head, _chosen(self._statistics, sets), doubles, TAIL.pack(len(sets), 0))))
                 self._fold.prepared_async_call(self._fold_grid, BLOCK, stream, data)
             singles = struct.pack(f"={count}f", *chosen).ljust(4 * MAX_MEMBERS, b"\0")
             for launch in self._launches:
@@ -228,6 +252,8 @@ class DeviceBlender:
             raise EngineError(f"The blend could not be queued: {error}.") from error
 
     def _blend_by_row(self, shares: NDArray[np.float64], live: Live, stream: cuda.Stream) -> None:
+        if self._members.recalibration is not None:
+            self._members.recalibration.shares(shares)  # which refuses rows that differ
         members, arena = self._members, live.buffer.pointer
         if arena == 0:
             raise EngineError("The slot's weights were freed.")
@@ -256,7 +282,9 @@ class DeviceBlender:
             return self._bytes_by_row(shares)
         shares = shares if shares.ndim == 1 else shares[0]
         used = int(np.count_nonzero(shares))
-        folds = self._members.layout.channels * (used * 40 + 16)
+        known = self._members.recalibration
+        sets = used if known is None else int(np.count_nonzero(known.shares(shares)))
+        folds = self._members.layout.channels * (sets * 40 + 16)
         return folds + sum(used * launch.bytes_per_member + launch.bytes_besides for launch in self._launches)
 
     def _bytes_by_row(self, shares: NDArray[np.float64]) -> int:

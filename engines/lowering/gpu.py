@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from dni_deploy.errors import EngineError, shown
+from dni_deploy.recalibration import Recalibration
 from engines.lowering import at_consumer, batch_norm, batch_norm_nodes, constant_nodes
 from engines.lowering.draft import Draft
 from engines.lowering.half import LARGEST_HALF, to_half
 from engines.options import check_precision
-from engines.recipes import Recipes
+from engines.recipes import Recipes, statistics_sets
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ def lower_for_gpu(graph: onnx.ModelProto, weight_names: tuple[str, ...], precisi
     return Lowered.of(lowered, recipes)
 
 
-def overflowing(lowered: Lowered, members: Sequence[Mapping[str, NDArray[Any]]]) -> list[str]:
+def overflowing(
+    lowered: Lowered, members: Sequence[Mapping[str, NDArray[Any]]], recalibration: Recalibration | None = None
+) -> list[str]:
     """The float16 weights that would not fit (beyond 65504) at some alpha of this family; [] where all fit.
 
     For shares from 0 to 1 a linear weight lies between its members'. What a Fold multiplies it by is bounded per channel: the
@@ -111,8 +114,9 @@ def overflowing(lowered: Lowered, members: Sequence[Mapping[str, NDArray[Any]]])
         name: np.max([np.abs(recipe.value(tensors)) for tensors in members], axis=0)
         for name, recipe in lowered.recipes.linear.items()
     }
+    sets = statistics_sets(lowered.recipes, members, recalibration)
     for fold in lowered.recipes.folds:
-        statistics = np.stack([fold.statistics(tensors) for tensors in members])
+        statistics = np.stack([fold.statistics(tensors) for tensors in sets])
         variance, (gamma, beta) = statistics[:, 0].min(axis=0), np.abs(statistics[:, 1:3]).max(axis=0)
         centre = np.abs(statistics[:, 4] - statistics[:, 3]).max(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):

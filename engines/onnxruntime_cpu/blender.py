@@ -22,7 +22,7 @@ from engines.onnxruntime_cpu.arena import aligned
 from engines.onnxruntime_cpu.layout import Layout
 from engines.onnxruntime_cpu.pieces import Pieces
 from engines.onnxruntime_cpu.row_scale import fold_runs
-from engines.recipes import Recipes, scale_and_shift
+from engines.recipes import Recipes, scale_and_shift, statistics_sets
 from engines.shares import only_row
 
 
@@ -53,8 +53,7 @@ class Blender:
         if not recipes.folds:
             self._statistics = None
             return
-        names = dict.fromkeys(name for fold in recipes.folds for name in fold.sources)
-        sets = members if recalibration is None else recalibration.sets(members, names)
+        sets = statistics_sets(recipes, members, recalibration)
         self._statistics = np.stack(
             [np.concatenate([fold.statistics(tensors) for fold in recipes.folds], axis=1) for tensors in sets]
         )

@@ -19,6 +19,7 @@ def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     GPU), LimitError (no room on it).
     """
     from dni_deploy.profiles import Profile
+    from dni_deploy.recalibration_file import read_recalibration
     from engines.lowering.gpu import lower_for_gpu, overflowing
     from engines.onnxruntime_gpu.bound import BoundEngine
     from engines.verify import Reference, verify_mixed
@@ -26,12 +27,13 @@ def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     precision = options.precision or "fp32"
     lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, precision)
     members = [bundle.weights(member) for member in bundle.members]
-    too_large = overflowing(lowered, members)
+    known = read_recalibration(bundle, members)
+    too_large = overflowing(lowered, members, known)
     if too_large:
         raise EngineError(
             f"{len(too_large)} weights of this family go beyond what float16 holds (65504), first {shown(too_large[0])!r}; use fp32."
         )
-    engine = BoundEngine(lowered, members, options)
+    engine = BoundEngine(lowered, members, options, recalibration=known)
     replay = engine.replay
     try:
         engine.replay = False  # a graph would be captured for the probe's shape

@@ -18,6 +18,7 @@ import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
+from dni_deploy.recalibration import Recalibration
 from engines.cuda.blender import DeviceBlender, Live, Members
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
@@ -45,6 +46,7 @@ class BoundEngine:
         *,
         provider: str = CUDA,
         memory: str = "cuda",
+        recalibration: Recalibration | None = None,
     ) -> None:
         """provider, memory: the execution provider, and what its memory is called. Raises EngineError, EnvironmentProblem, LimitError."""
         precision = "fp16" if any(weight.dtype == np.float16 for weight in lowered.weights) else "fp32"
@@ -66,7 +68,7 @@ class BoundEngine:
                 self._stream = device.stream()
                 self._open(lowered, options, provider)
                 layout = DeviceLayout.of(lowered)
-                self._members = Members(device, layout, lowered.recipes, members)
+                self._members = Members(device, layout, lowered.recipes, members, recalibration)
                 self._blender = DeviceBlender(device, self._members)
                 number = itertools.count(1).__next__ if self.replay else None
                 for _ in range(self.slots):

@@ -268,7 +268,8 @@ class TensorRTEngine:
     def upload_members(self, device: Device) -> DeviceLayout:
         """Upload the members, once for all slots."""
         layout = DeviceLayout.of(self.network.lowered)
-        self._members = Members(device, layout, self.network.lowered.recipes, list(self.network.members))
+        network = self.network
+        self._members = Members(device, layout, network.lowered.recipes, list(network.members), network.recalibration)
         self._blender = DeviceBlender(device, self._members)
         return layout
 

@@ -11,13 +11,16 @@ from dni_deploy.errors import EngineError
 from engines.cuda.blender import Live
 from engines.cuda.buffer import Buffer
 from engines.cuda.device import Device
-from engines.graphs import ALPHA
+from engines.graphs import ALPHA, KNOTS
 from engines.shares import one_for_all
 from engines.trt.base import Slot, TensorRTEngine
 from engines.trt.messages import failed
 from engines.trt.plan import Plan
 from engines.trt.refitter import Refitter
 from engines.trt.weights import Source
+
+ALIGNED = 64
+"""Numbers of 4 bytes: TensorRT asks for inputs at multiples of 256 bytes."""
 
 
 class RefitEngine(TensorRTEngine):
@@ -105,11 +108,17 @@ class GraphEngine(TensorRTEngine):
     def fill(self, plan: Plan, device: Device) -> None:
         self.road = f"{self.what}: alpha is an input of the network, which blends at every frame"
         self.shared = self.deserialized(plan)
+        known = self.network.recalibration
+        # Behind the shares of the members those of the knots, from the next place on where TensorRT takes an input.
+        self._knots_at = -(-len(self.network.members) // ALIGNED) * ALIGNED
         for _ in range(self.slots):
             at = Slot(device.stream())
             self.all.append(at)
-            at.alpha = Buffer(device, 4 * len(self.network.members))
-            at.runner = self.runner(device, self.shared, at.stream, {ALPHA: at.alpha.pointer})
+            at.alpha = Buffer(device, 4 * (self._knots_at + (0 if known is None else len(known.knots))))
+            fixed = {ALPHA: at.alpha.pointer}
+            if known is not None:
+                fixed[KNOTS] = at.alpha.pointer + 4 * self._knots_at
+            at.runner = self.runner(device, self.shared, at.stream, fixed)
             at.runner.renew()
 
     def taken(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -117,8 +126,12 @@ class GraphEngine(TensorRTEngine):
 
     def change(self, at: Slot, shares: NDArray[np.float64]) -> None:
         assert at.alpha is not None
+        known = self.network.recalibration
+        knots = np.zeros(0) if known is None else known.shares(shares)
+        fed = np.zeros(self._knots_at + knots.size, np.float32)
+        fed[: shares.size], fed[self._knots_at :] = shares, knots
         # From memory that is not page-locked: CUDA has read it when the call returns.
-        at.alpha.upload(np.ascontiguousarray(shares, np.float32), at.stream)
+        at.alpha.upload(fed, at.stream)
         at.run.refitted()
 
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import EngineError, shown
+from dni_deploy.recalibration import Recalibration
+from dni_deploy.recalibration_file import read_recalibration
 from engines.graphs import alpha_as_input, weights_as_inputs
 from engines.lowering.gpu import Lowered, lower_for_gpu, overflowing
 
@@ -20,26 +23,31 @@ Tensors = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Network:
-    """kind: "refit", "inputs", "graph" or "constant". lowered: the bundle's graph for a GPU, with how its weights are made."""
+    """kind: "refit", "inputs", "graph" or "constant". lowered: the bundle's graph for a GPU, with how its weights are made.
+
+    recalibration: the bundle's re-estimated BatchNorm statistics; None without.
+    """
 
     kind: str
     lowered: Lowered
     members: Sequence[Tensors]
+    recalibration: Recalibration | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, kind: str, graph_precision: str) -> Network:
         """graph_precision: of the graph that TensorRT reads, "fp32" or "fp16". Raises EngineError where float16 cannot hold a weight."""
         members = [bundle.weights(member) for member in bundle.members]
+        known = read_recalibration(bundle, members)
         # A graph that blends by itself cannot know of a fold.
         lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, graph_precision, fold=kind != "graph")
         if graph_precision == "fp16":
-            beyond = overflowing(lowered, members)
+            beyond = overflowing(lowered, members, known)
             if beyond:
                 raise EngineError(
                     f"{len(beyond)} weights may go beyond 65504, the largest float16, first {shown(beyond[0])!r}; "
                     "build with --precision fp32."
                 )
-        return cls(kind, lowered, members)
+        return cls(kind, lowered, members, known)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -57,8 +65,19 @@ class Network:
         if self.kind == "inputs":
             return weights_as_inputs(lowered.graph, self.names)
         if self.kind == "graph":
-            return alpha_as_input(lowered.graph, self.names, [lowered.recipes.values(tensors) for tensors in self.members])
+            members = [lowered.recipes.values(tensors) for tensors in self.members]
+            return alpha_as_input(lowered.graph, self.names, members, self._by_knot())
         return lowered.bound(lowered.recipes.values(self.members[0]))
+
+    def _by_knot(self) -> dict[str, NDArray[Any]]:
+        """The weights that are re-estimated statistics, in the shape that the graph has them: a row for each knot."""
+        if self.recalibration is None:
+            return {}
+        known, found = self.recalibration.statistics, {}
+        for name, recipe in self.lowered.recipes.linear.items():
+            if recipe.source is not None and recipe.source in known:
+                found[name] = np.stack([recipe.value({recipe.source: row}) for row in known[recipe.source]])
+        return found
 
     def constants(self) -> dict[str, NDArray[Any]]:
         """What the graph holds besides the weights, by the names under which TensorRT may ask for it back at a refit."""

@@ -1,0 +1,49 @@
+"""Re-estimated BatchNorm statistics in ONNX Runtime on the GPU, over a fake GPU's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dni_deploy.recalibration import blended
+from dni_deploy.recalibration_file import read_recalibration
+from engines.lowering.gpu import lower_for_gpu
+from engines.onnxruntime_cpu import runtime
+from engines.options import EngineOptions
+from engines.probe import relative_error
+from tests.engines.conftest import Case, write
+from tests.engines.graphs import HAND
+from tests.engines.test_recalibrated import recalibrated
+from tests.fakes.gpu import FakeGpu
+
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
+"""As in test_bound.py."""
+
+
+@pytest.mark.parametrize("gpu", [{"tensorrt": None, "eager": True}], indirect=True)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["dncnn_bn", "cyclegan_bn", "conv_bn", "bn_first", "transposed_bn", "shared_bn"])
+def test_frames_with_the_statistics_of_the_knots(
+    name: str, precision: str, gpu: FakeGpu, tmp_path: Path, pico_case: Callable[[str], Case]
+) -> None:
+    from engines.onnxruntime_gpu.bound import BoundEngine
+
+    case = HAND[name]() if name in HAND else pico_case(name)
+    bundle = recalibrated(write(case, tmp_path / "x.dni", 3))
+    members = [{key: bundle.weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
+    known = read_recalibration(bundle, members)
+    lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, precision)
+    engine = BoundEngine(
+        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", memory="cpu", recalibration=known
+    )
+    try:
+        x = case.inputs()[0]
+        for shares in map(np.array, ([0.2, 0.3, 0.5], [0.65, 0.0, 0.35], [0.0, 1.0, 0.0])):
+            engine.refit(0, shares)
+            expected = runtime.run(runtime.session(bundle.graph_with(blended(members, shares, known))), x)
+            assert relative_error(engine.infer(0, x), expected) <= TOLERANCE[precision]
+    finally:
+        engine.close()
