@@ -78,7 +78,7 @@ def alone(family: str, member: str, level: int, folder: Path) -> float:
 
 def pair(family: str, members: Sequence[str], path: Path) -> Bundle:
     row = FAMILIES[family]
-    return export({name: row.members[name] for name in members}, path, arch=row.architecture)
+    return export({name: row.members[name] for name in members}, path, arch=row.architecture, force=True)
 
 
 def uncorrected(bundle: Bundle, pictures: Path, knots: int = 11) -> Bundle:
