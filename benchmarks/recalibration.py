@@ -169,7 +169,7 @@ def drawn(pairs: Sequence[dict[str, Any]]) -> bytes:
             axes.plot(alphas, row["curves"]["recalibrated"], color=f"C{number}", label=f"noise {row['noise']}")
             if row["fine_tuned_db"] is not None:
                 axes.plot([0.03], [row["fine_tuned_db"]], marker="<", color=f"C{number}")
-        axes.set(xlabel=f"alpha, the share of {found['members'][0]}", title=f"{found['members'][0]}, {found['members'][1]}")
+        axes.set(xlabel=f"alpha, the share of {found['members'][0]}")
         axes.set_title(f"{found['family']}: {found['members'][0]} and {found['members'][1]}", fontsize=9)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("PSNR, dB (dotted: plain; <: fine-tuned for it)")
