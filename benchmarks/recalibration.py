@@ -13,6 +13,7 @@ import io
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ from dni_deploy.recalibration_file import recalibration_bytes
 from dni_deploy.session import open_session
 from dni_deploy.verbs.export import export
 from dni_deploy.verbs.recalibrate import BATCH, recalibrate
+from engines import load_engine
 from engines.onnxruntime_cpu.statistics import Statistician
+from engines.options import EngineOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "recalibration.json"
@@ -159,6 +162,27 @@ def choices(pictures: Path, folder: Path, level: int = 40) -> list[dict[str, Any
     return rows
 
 
+def change_cost(pictures: Path, folder: Path, rounds: int = 400) -> dict[str, float]:
+    """Medians of a change of alpha in the in-place engine, without the statistics and with them, in turns; microseconds."""
+    plain = pair("demo", ("n20", "n60"), folder / "without.dni")
+    known = pair("demo", ("n20", "n60"), folder / "with.dni")
+    recalibrate(known, pictures)
+    engines = [
+        load_engine(Bundle.open(bundle.path), "onnxruntime", EngineOptions(threads=1, slots=1)) for bundle in (plain, known)
+    ]
+    taken: list[list[float]] = [[], []]
+    for number in range(rounds):
+        share = (number + 0.5) / rounds  # off the knots, where two of them count
+        for which in (0, 1) if number % 2 else (1, 0):
+            started = time.perf_counter()
+            engines[which].refit(0, np.array([share, 1 - share]))
+            taken[which].append(time.perf_counter() - started)
+    for engine in engines:
+        engine.close()
+    medians = [statistics.median(each) for each in taken]
+    return {"plain_us": medians[0] * 1e6, "recalibrated_us": medians[1] * 1e6, "ratio": medians[1] / medians[0]}
+
+
 def drawn(pairs: Sequence[dict[str, Any]]) -> bytes:
     """PSNR along alpha, a panel for each pair; the same numbers give the same picture."""
     figure = Figure(figsize=(11.5, 3.8), layout="constrained")
@@ -191,6 +215,7 @@ def main() -> None:
             compared("dncnn", ("n20", "scratch"), pictures, folder, levels=(40,)),
         ]
         found = {"schema": 1, "pairs": pairs, "choices": choices(pictures, folder)}
+        found["change"] = change_cost(pictures, folder)
     found |= {"commit": described(ROOT), "machine": f"{cpu()[0]}, {cores()} cores", "side": SIDE}
     publish_bytes(RESULTS, (json.dumps(found, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True)
     publish_bytes(PLOT, drawn(pairs), force=True)
