@@ -224,5 +224,5 @@ def _norms(pair: str, norms: Sequence[NormDrift], found: _Findings) -> None:
         "drift",
         f"{pair}: in {len(drifted)} of {len(norms)} BatchNorms the blend's activations are not what its statistics say; "
         f"{row.layer}: {row.variance:.2f} of the variance.",
-        "Re-estimate BatchNorm's statistics for the blend on pictures (recalibration): export, then dni-deploy build BUNDLE --recalibrate PICTURES.",
+        "Re-estimate BatchNorm's statistics on pictures (recalibration): export, then dni-deploy build BUNDLE --recalibrate PICTURES.",
     )
