@@ -11,7 +11,8 @@ import numpy as np
 
 from dni_deploy.errors import InputError, MismatchError, UsageError, shown
 from dni_deploy.frames import Frame
-from dni_deploy.pictures import FORMATS, read_picture
+from dni_deploy.picture_files import pictures_of
+from dni_deploy.pictures import read_picture
 from dni_deploy.signature import Signature
 
 CROP = 256
@@ -25,20 +26,6 @@ class Trial:
     name: str
     frame: Frame
     reference: Frame | None = None
-
-
-def pictures_of(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The files as given, and of a folder the pictures directly in it, by name. Raises InputError for a folder without any."""
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in FORMATS and not file.name.startswith("."))
-        if not inside:
-            raise InputError(f"The folder {shown(path)} holds no picture ({', '.join(FORMATS)}).")
-        found += inside
-    return found
 
 
 def paired(pictures: Sequence[Path], references: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Path | None]]:

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from dni_deploy.errors import InputError, MismatchError, UsageError
+from dni_deploy.picture_files import pictures_of
 from dni_deploy.signature import Signature
-from dni_deploy.trials import CROP, paired, pictures_of, read_trials
+from dni_deploy.trials import CROP, paired, read_trials
 
 
 def write(path: Path, height: int, width: int, seed: int = 0) -> Path:

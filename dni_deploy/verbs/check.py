@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from importlib.resources import as_file, files
 from itertools import combinations
-from pathlib import Path
 from typing import Any, Union
 
 import numpy as np
@@ -19,12 +18,13 @@ from dni_deploy.blend_runner import open_runner
 from dni_deploy.blend_trial import Trial, pair_name, try_pairs
 from dni_deploy.bundle import Bundle
 from dni_deploy.checkpoint import Checkpoint
-from dni_deploy.errors import EngineError, EnvironmentProblem, InputError, MismatchError, UsageError, shown
+from dni_deploy.errors import EngineError, EnvironmentProblem, MismatchError, UsageError, shown
 from dni_deploy.family import Family, differences, misfit, read_members
 from dni_deploy.frames import Frame
 from dni_deploy.matching import can_match, matched
 from dni_deploy.network_distance import distances, shortest_way
-from dni_deploy.pictures import FORMATS, read_picture
+from dni_deploy.picture_files import Paths, pictures_of
+from dni_deploy.pictures import read_picture
 from dni_deploy.probes import SIDE, drawn, probes
 from dni_deploy.progress import MaybeProgress
 from dni_deploy.publish import publish_bytes
@@ -35,7 +35,6 @@ from dni_deploy.verdict import ORDER, Evidence, judge
 from dni_deploy.whiteness import whiteness
 
 Source = Union[str, "os.PathLike[str]", Bundle, Family, Mapping[str, Any]]
-Paths = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
 
 SUFFIXES = (".html", ".png", ".svg", ".pdf")
 ALL_PAIRS = 4
@@ -188,14 +187,8 @@ def _own(signature: Signature) -> list[tuple[str, Frame]]:
 
 
 def _pictures(given: Paths) -> list[tuple[str, Frame]]:
-    """Files, and the pictures of folders by name. Raises InputError for a folder without any."""
-    found: list[Path] = []
-    for path in [Path(given)] if isinstance(given, (str, os.PathLike)) else [Path(one) for one in given]:
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in FORMATS) if path.is_dir() else [path]
-        if not inside:
-            raise InputError(f"{shown(path)} has no picture in it ({', '.join(FORMATS)}).")
-        found += inside
-    return [(path.name, read_picture(path).rgb) for path in found]
+    """Files, and the pictures of folders by name."""
+    return [(path.name, read_picture(path).rgb) for path in pictures_of(given)]
 
 
 def _family(source: Source) -> tuple[Family | None, Bundle | None, tuple[Misfit, ...], tuple[str, ...]]:

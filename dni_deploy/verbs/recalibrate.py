@@ -17,13 +17,11 @@ from dni_deploy.bundle import Bundle
 from dni_deploy.crops import Source, read_crops
 from dni_deploy.errors import MismatchError, UsageError, shown
 from dni_deploy.extras import store_recalibration
+from dni_deploy.picture_files import Paths, pictures_of
 from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.recalibration import Recalibration, anchored, default_steps, lattice
 from dni_deploy.recalibration_file import recalibration_bytes, statistics_names
 from dni_deploy.signature import Signature
-from dni_deploy.trials import pictures_of
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 NOISE = "noise"
 """Instead of pictures, for a network that makes pictures from noise."""

@@ -15,14 +15,13 @@ from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Alpha, Coefficients
 from dni_deploy.errors import DniError, InputError, PartialResult, UsageError, shown
 from dni_deploy.map_render import MapEnds
-from dni_deploy.pictures import FORMATS, output_format, read_picture, write_picture
+from dni_deploy.picture_files import Paths, listed, pictures_in
+from dni_deploy.pictures import output_format, read_picture, write_picture
 from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.recipe import Recipe
 from dni_deploy.session import Session, open_session
 from dni_deploy.spatial import MapFigures, Spatial
 from dni_deploy.tiling import count_tiles, run_tiled
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def plan(
 
     mask: an alpha map, which is an input, too.
     """
-    given = [Path(inputs)] if isinstance(inputs, (str, os.PathLike)) else [Path(path) for path in inputs]
+    given = listed(inputs)
     if not given:
         raise UsageError("There is no input; name a picture or a folder.")
     goal = Path(output)
@@ -208,17 +207,9 @@ def _sources(given: Iterable[Path]) -> tuple[list[Path], int]:
             output_format(path)  # it keeps its name, so its suffix is the output's format
             sources.append(path)
             continue
-        try:
-            files = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
-        except OSError as error:
-            raise InputError(f"The folder {shown(path)} cannot be read ({error.strerror}).") from error
-        pictures = [file for file in files if file.suffix.lower() in FORMATS]
-        if not pictures:
-            raise InputError(
-                f"The folder {shown(path)} holds no picture ({', '.join(FORMATS)}); folders in it are not entered."
-            )
+        pictures, others = pictures_in(path)
         sources += pictures
-        skipped += len(files) - len(pictures)
+        skipped += others
     return sources, skipped
 
 

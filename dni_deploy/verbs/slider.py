@@ -15,13 +15,13 @@ from dni_deploy.errors import MismatchError, UsageError, shown
 from dni_deploy.even_slider import EvenSlider
 from dni_deploy.extras import store_slider
 from dni_deploy.frames import Frame
+from dni_deploy.outputs import check_outputs
+from dni_deploy.picture_files import Paths, pictures_of
 from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.scores.colour import difference, lab
 from dni_deploy.session import Session, open_session
 from dni_deploy.tiling import run_tiled
-from dni_deploy.trials import Trial, pictures_of, read_trials
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+from dni_deploy.trials import Trial, read_trials
 
 FIRST, STEPS = 16, 32
 """Steps of alpha that are measured first, and then of the slider that they give, where nothing is said: so the knots of the final
@@ -96,10 +96,10 @@ def slider(
         store_slider(opened, None)
         return SliderReport(where, opened.members, (), removed=True)
     files = _check(opened, steps, plot, force)
-    probes = pictures_of(_listed(pictures))
+    probes = pictures_of(pictures)
     if not probes:
         raise UsageError("A slider is measured on at least one picture; name one like those that it will be moved over.")
-    others = pictures_of(_listed(held_out))
+    others = pictures_of(held_out)
     with open_session(opened, engine=engine, threads=threads, precision=precision, device=device) as session:
         trials, notes = read_trials([(path, None) for path in probes], session.signature, crop)
         unseen, more = read_trials([(path, None) for path in others], session.signature, crop)
@@ -179,11 +179,7 @@ def _check(opened: Bundle, steps: int, plot: str | os.PathLike[str] | None, forc
     if plot is None:
         return ()
     open_door("dni_deploy.report.plot").check_plot_name(plot)
-    if not Path(plot).absolute().parent.is_dir():
-        raise UsageError(f"The folder of {shown(plot)} does not exist. Nothing was written.")
-    if os.path.lexists(plot) and not force:
-        raise UsageError(f"{shown(plot)} exists; give --force to replace it. Nothing was written.")
-    return (os.fspath(plot),)
+    return check_outputs((plot,), force)
 
 
 def _drawn(report: SliderReport, plot: str | os.PathLike[str]) -> bytes:
@@ -191,10 +187,6 @@ def _drawn(report: SliderReport, plot: str | os.PathLike[str]) -> bytes:
         report.knots, report.alpha_distances, report.slider_distances, report.members, Path(plot).suffix.lower()[1:]
     )
     return drawn
-
-
-def _listed(paths: Paths) -> list[str | os.PathLike[str]]:
-    return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
 
 
 __all__ = ["SliderReport", "slider", "unevenness"]

@@ -17,6 +17,7 @@ from dni_deploy.bundle import Bundle
 from dni_deploy.errors import MismatchError, UsageError, shown
 from dni_deploy.frames import Frame
 from dni_deploy.measures import psnr
+from dni_deploy.outputs import check_outputs
 from dni_deploy.pictures import Picture, output_format, read_picture, write_picture
 from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.publish import publish_bytes
@@ -162,15 +163,7 @@ def _check_outputs(
         check_page_name(html)
     if plot is not None:
         open_door("dni_deploy.report.plot").check_plot_name(plot)
-    outputs = [os.fspath(path) for path in (output, html, plot) if path is not None]
-    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
-        raise UsageError(f"Two outputs have one name: {', '.join(shown(path) for path in outputs)}. Nothing was written.")
-    for path in outputs:
-        if not Path(path).absolute().parent.is_dir():
-            raise UsageError(f"The folder of {shown(path)} does not exist. Nothing was written.")
-        if os.path.lexists(path) and not force:
-            raise UsageError(f"{shown(path)} exists; give --force to replace it. Nothing was written.")
-    return tuple(outputs)
+    return check_outputs((output, html, plot), force)
 
 
 def _check_sizes(session: Session, frame: Frame, clean: Frame | None, count: int) -> None:

@@ -18,7 +18,9 @@ from dni_deploy.errors import UsageError, shown
 from dni_deploy.frames import Frame
 from dni_deploy.measures import decibels
 from dni_deploy.noise import estimate_noise
+from dni_deploy.outputs import check_outputs
 from dni_deploy.pareto import front, knee
+from dni_deploy.picture_files import Paths, listed, pictures_of
 from dni_deploy.progress import MaybeProgress, tell
 from dni_deploy.publish import publish_bytes
 from dni_deploy.report.page import check_page_name
@@ -29,9 +31,7 @@ from dni_deploy.session import Session, open_session
 from dni_deploy.simplex_search import Landscape, climb, rounded, shares, survey
 from dni_deploy.sure import Sure
 from dni_deploy.tiling import run_tiled
-from dni_deploy.trials import Trial, paired, pictures_of, read_trials
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+from dni_deploy.trials import Trial, paired, read_trials
 
 MOST_METRICS = 4
 MOST_EVALUATIONS = 10_000
@@ -91,7 +91,7 @@ def tune(
     started = time.perf_counter()
     scores, sigma = _asked(metric, reference, noise)
     files = _check_outputs(html, plot, force)
-    pairs = paired(pictures_of(_listed(pictures)), [] if reference is None else _listed(reference))
+    pairs = paired(pictures_of(pictures), [] if reference is None else listed(reference))
     with open_session(bundle_path, engine=engine, threads=threads, precision=precision, device=device) as session:
         trials, notes = read_trials(pairs, session.signature, crop)
         if session.signature.radius is None and notes:
@@ -274,15 +274,7 @@ def _check_outputs(html: str | os.PathLike[str] | None, plot: str | os.PathLike[
         open_door("dni_deploy.report.plot").check_plot_name(plot)
     if html is not None or plot is not None:
         open_door("matplotlib")
-    outputs = [os.fspath(path) for path in (html, plot) if path is not None]
-    for path in outputs:
-        if not Path(path).absolute().parent.is_dir():
-            raise UsageError(f"The folder of {shown(path)} does not exist. Nothing was written.")
-        if os.path.lexists(path) and not force:
-            raise UsageError(f"{shown(path)} exists; give --force to replace it. Nothing was written.")
-    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
-        raise UsageError(f"Two outputs have one name: {shown(outputs[0])}. Nothing was written.")
-    return tuple(outputs)
+    return check_outputs((html, plot), force)
 
 
 def _shots(session: Session, trial: Trial, report: TuneReport) -> dict[str, Frame]:
@@ -295,7 +287,3 @@ def _shots(session: Session, trial: Trial, report: TuneReport) -> dict[str, Fram
             session, trial.frame, session.signature
         )
     return found if trial.reference is None else {**found, "reference": trial.reference}
-
-
-def _listed(paths: Paths) -> list[str | os.PathLike[str]]:
-    return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
