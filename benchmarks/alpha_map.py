@@ -9,7 +9,6 @@ plain frame is the session's own, whole, and so are the maps' (no tiles), so not
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -28,13 +27,13 @@ from safetensors.torch import save_file
 
 from benchmarks.commit import described
 from benchmarks.networks import NETWORKS, family
+from benchmarks.result_file import write_result
 from benchmarks.samples import ROOT
 from dni_deploy.alpha_map import AlphaMap
 from dni_deploy.machine import cores, cpu
 from dni_deploy.map_plan import plan_map
 from dni_deploy.map_render import render_map
 from dni_deploy.pictures import read_picture
-from dni_deploy.publish import publish_bytes
 from dni_deploy.session import Session, open_session
 from dni_deploy.verbs.export import export
 
@@ -117,11 +116,7 @@ def main(rounds: int, threads: int, side: int | None, output: Path) -> None:
         "ratio": "median, least and largest of a frame with the map over a plain frame, whole frames both",
         "rows": rows,
     }
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if str(output) == "-":
-        print(text, end="")
-    else:
-        publish_bytes(output, text.encode(), force=True)
+    write_result(output, result)
 
 
 if __name__ == "__main__":

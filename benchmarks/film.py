@@ -9,7 +9,6 @@ taken round by round, and their median counts.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
@@ -23,6 +22,7 @@ import av
 import click
 
 from benchmarks.commit import described
+from benchmarks.result_file import write_result
 from benchmarks.samples import ROOT, compact, film, identity
 from dni_deploy.bundle import Bundle
 from dni_deploy.coefficients import Coefficients
@@ -34,7 +34,7 @@ from dni_deploy.film.pipeline import Settings, process
 from dni_deploy.film.source import look
 from dni_deploy.frames import Frame
 from dni_deploy.machine import cores, cpu
-from dni_deploy.publish import publish_bytes, publish_file
+from dni_deploy.publish import publish_file
 from dni_deploy.session import Stamped
 from dni_deploy.verbs.video import SEGMENT, video
 
@@ -150,11 +150,7 @@ def main(rounds: int, frames: int, output: Path) -> None:
                 over="steady",
             ),
         }
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if str(output) == "-":
-        print(text, end="")
-    else:
-        publish_bytes(output, text.encode(), force=True)
+    write_result(output, result)
 
 
 if __name__ == "__main__":

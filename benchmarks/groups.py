@@ -10,8 +10,6 @@ median counts.
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,12 +22,12 @@ from numpy.typing import NDArray
 
 from benchmarks.commit import described
 from benchmarks.networks import NETWORKS, family
+from benchmarks.result_file import write_result
 from benchmarks.samples import ROOT
 from dni_deploy.alpha_rules import AlphaRules
 from dni_deploy.benchmark.timing import ratio
 from dni_deploy.coefficients import Coefficients
 from dni_deploy.machine import cores, cpu
-from dni_deploy.publish import publish_bytes
 from dni_deploy.session import Setting
 from dni_deploy.verbs.export import export
 from dni_deploy.weight_groups import WeightGroups
@@ -106,11 +104,7 @@ def main(networks: tuple[str, ...], rounds: int, output: str) -> None:
             click.echo(f"{found[name]['title']}: plain {found[name]['ms']['plain']:.3f} ms; {told}", err=True)
     machine = {"cpu": cpu()[0], "cores": cores()}
     result = {"schema": 1, "commit": described(ROOT), "machine": machine, "goal": GOAL, "networks": found}
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if output == "-":
-        sys.stdout.write(text)
-    else:
-        publish_bytes(output, text.encode(), force=True)
+    write_result(output, result)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,19 @@
+"""Result file: what a benchmark found, as JSON in a file that appears whole, or on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from dni_deploy.publish import publish_bytes
+
+
+def write_result(output: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
+    """output: a path, whose file is replaced, or "-" for stdout. Raises ValueError for NaN and infinities, which JSON does not have."""
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    if os.fspath(output) == "-":
+        print(text, end="")
+    else:
+        publish_bytes(output, text.encode(), force=True)
