@@ -151,8 +151,6 @@ def test_a_style_is_nearer_to_itself_than_a_photograph_is() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["style", "scenes", "digits"])
 def test_a_training_of_a_few_steps_writes_the_family(family: str, tmp_path: Path) -> None:
-    if family == "digits":
-        pytest.importorskip("sklearn")
     command = [sys.executable, "-m", f"benchmarks.paper.train.{family}", "-o", str(tmp_path), "--steps", "0.004"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,13 +1,13 @@
 """Digits: a DCGAN that draws thin upright digits, fine-tuned to bold ones and to slanted ones.
 
-    pip install scikit-learn    # its 1797 handwritten digits; needed here and nowhere else
     python -m benchmarks.paper.train.digits -o benchmarks/paper/weights/digits
 
-The digits of 8 x 8 pixels are enlarged to 32 x 32, set upright by their moments and reduced to their skeletons; `thin` draws
-those with a pen of one pixel's radius, `bold` with one of three, `slanted` is thin and sheared. `thin` is trained from
-nothing, adversarially. The others are fine-tuned from it on their own digits, with one more loss that keeps what a latent
-means: the blurred output is held to what the same morphology makes of thin's. Weights are averaged over the last steps, and
-BatchNorm's statistics are estimated anew for the average. Seeds are fixed; about ten minutes on one core.
+scikit-learn's 1797 handwritten digits (the extra `test` brings it), 8 x 8 pixels each, are enlarged to 32 x 32, set upright
+by their moments and reduced to their skeletons; `thin` draws those with a pen of one pixel's radius, `bold` with one of three,
+`slanted` is thin and sheared. `thin` is trained from nothing, adversarially. The others are fine-tuned from it on their own
+digits, with one more loss that keeps what a latent means: the blurred output is held to what the same morphology makes of
+thin's. Weights are averaged over the last steps, and BatchNorm's statistics are estimated anew for the average. Seeds are
+fixed; about ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ THIN, BOLD = 1, 3
 
 def skeletons() -> NDArray[np.bool_]:
     """The digits upright and one pixel thin, (1797, SIDE, SIDE)."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
+    from sklearn.datasets import load_digits
 
     made = []
     for small in load_digits().images / 16.0:
