@@ -16,8 +16,8 @@ from dni_deploy.signature import Signature
 EXACT_RADIUS = 64
 """Up to this radius the overlap is the radius, and the joined picture is the whole one."""
 
-LARGE_OVERLAP = 48
-"""The overlap for a network that looks farther; the seam's height is measured in tests/test_tiling.py."""
+LARGE_OVERLAP = 32
+"""The overlap for a network that may look farther. What it may see is not what it looks at: tests/test_tiling.py measures the seams."""
 
 TILE = 512
 """Side of a tile in pixels of the output; a x4 network gets tiles of 256, its overlap would eat smaller ones."""
