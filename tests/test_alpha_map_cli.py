@@ -57,6 +57,21 @@ def test_each_half_is_what_run_makes_at_its_alpha(here: Path, capsys: Capture) -
     assert np.abs(made[:, split:].astype(int) - opened("high.png")[:, split:]).max() <= 1
 
 
+def test_rules_hold_at_every_level_of_a_map(here: Path) -> None:
+    """Groups with an alpha of their own keep it while the map moves the rest: each half is what run makes with rule and alpha."""
+    pin = ["--alpha-for", "conv:*=0.8", "--alpha-for", "bias:*=base*0.5"]
+    for alpha, name in (("0.2", "low"), ("0.9", "high")):
+        assert main(["run", "sr.dni", "in.png", "-o", f"ruled-{name}.png", "--alpha", alpha, *pin, "--force"]) == 0
+    line = "run sr.dni in.png -o ruled.png --alpha 0.2 --alpha-map half.png --alpha-map-to 0.9 --force"
+    assert main([*line.split(), *pin]) == 0
+    made, split = opened("ruled.png").astype(int), 12 * 4
+    # As above; what a forgotten rule would change is far more.
+    for where, name in ((np.s_[:, :split], "low"), (np.s_[:, split:], "high")):
+        assert np.abs(made[where] - opened(f"ruled-{name}.png")[where]).max() <= 1
+    assert main(line.replace("ruled.png", "free.png").split()) == 0
+    assert np.abs(made - opened("free.png")).max() > 5
+
+
 def test_json(here: Path, capsys: Capture) -> None:
     line = "run sr.dni in.png -o soft-out.png --alpha-map soft.png --levels 5 --alpha-map-error --force --json"
     assert main(line.split()) == 0
