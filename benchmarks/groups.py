@@ -39,6 +39,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "groups.json"
 SIDE = 32
 RULES = {"two groups": ["bias:*=0.2"], "a gradient over depth": ["*=0.1..0.9"]}
 EACH = "every weight its own"
+SECOND = "every second weight one member's"
 GOAL = 1.3
 """The goal: what a change by groups may cost of a plain one."""
 
@@ -55,7 +56,13 @@ def ways(bundle: Any) -> dict[str, Callable[[Coefficients], NDArray[np.float64]]
         return lambda base: Setting(base, bound).shares()
 
     found = {"plain": ruled(None), **{name: ruled(rules) for name, rules in RULES.items()}}
-    return {**found, EACH: lambda base: 0.5 * rows + 0.5 * base.array()}
+    second = np.arange(len(own)) % 2 == 0
+    whole = np.where((np.arange(len(own)) % 4 < 2)[:, None], [1.0, 0.0], [0.0, 1.0])
+    return {
+        **found,
+        EACH: lambda base: 0.5 * rows + 0.5 * base.array(),
+        SECOND: lambda base: np.where(second[:, None], whole, base.array()),
+    }
 
 
 def measure(name: str, folder: Path, rounds: int) -> dict[str, Any]:
