@@ -22,7 +22,7 @@ from dni_deploy.cli.sweep import show
 @options.output("The folder to write.", required=False, default="dni-demo")
 @options.force
 def command(surface: Surface, output: Path, force: bool) -> None:
-    """See it work: noise a photograph, export, build, sweep alpha, write the pictures.
+    """See it work: noise a photograph, export, recalibrate, sweep alpha, write the pictures.
 
     Uses two denoisers that come with the package, trained for noise 20 and 60, on a photograph with noise 40 that
     neither has seen. Nothing is downloaded.
@@ -41,6 +41,7 @@ def command(surface: Surface, output: Path, force: bool) -> None:
             "before denoising": decibels(report.noisy_psnr),
             "N40, trained for it": decibels(report.matched_psnr),
             "export": span(report.export_seconds),
+            "statistics": f"of BatchNorm, estimated in {span(report.recalibration_seconds)} on the noisy photograph",
             "whole demo": span(report.seconds),
             "wrote": ", ".join(report.files),
         }
