@@ -111,12 +111,8 @@ class Recalibration:
     def _number(self) -> dict[tuple[int, ...], int]:
         return {tuple(point): number for number, point in enumerate(lattice(self.members, self.steps).tolist())}
 
-    def shares(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What each knot counts at these coefficients: float64 (N,) -> (K,), >= 0, summing to 1, at most N of them not 0.
-
-        Kuhn's triangulation of the lattice: linear inside each of its simplices, one share of exactly 1 on a knot. Coefficients (W, N)
-        are taken where all rows are equal. Raises CoefficientsError for rows that differ, and for shares outside 0 to 1.
-        """
+    def checked(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The one row of float64 (N,), or of (W, N) whose rows are all equal. Raises CoefficientsError where `shares` does."""
         row = np.asarray(coefficients, np.float64)
         if row.ndim == 2:
             if not bool((row == row[0]).all()):
@@ -124,6 +120,15 @@ class Recalibration:
             row = row[0]
         if float(row.min()) < 0.0 or float(row.max()) > 1.0:
             raise CoefficientsError(NO_EXTRAPOLATION)
+        return row
+
+    def shares(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What each knot counts at these coefficients: float64 (N,) -> (K,), >= 0, summing to 1, at most N of them not 0.
+
+        Kuhn's triangulation of the lattice: linear inside each of its simplices, one share of exactly 1 on a knot. Coefficients (W, N)
+        are taken where all rows are equal. Raises CoefficientsError for rows that differ, and for shares outside 0 to 1.
+        """
+        row = self.checked(coefficients)
         # Parts of the members from the i-th on, which fall from `steps` to 0: in these coordinates the simplices are those of sorting.
         parts = np.minimum(np.cumsum(row[::-1])[::-1] * self.steps, self.steps)
         parts[0] = self.steps

@@ -50,6 +50,7 @@ class DeviceEngine(Engine, Protocol):
     """An Engine on a GPU. infer is place, enqueue, fetch; apart, they can be timed and overlapped.
 
     Each slot has one stream, and its refit, place, enqueue and fetch are queued on it in the order of the calls.
+    Coefficients that a refit refuses leave the slot as it was: they are looked at before anything of it is touched.
     Calls for one slot come from one thread at a time.
     """
 

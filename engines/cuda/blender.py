@@ -208,33 +208,59 @@ class DeviceBlender:
         """Queue the blend of the members by float64 (N,) shares: at most one kernel per region and one for all BatchNorms.
 
         It allocates nothing and waits for nothing. A member whose share is 0 is not read; a single share of 1 copies the
-        member's numbers as they are. Raises EngineError (a blended variance that is not positive), and then nothing was
-        queued, or where the driver refuses a launch, and then the arena is to be blended again. Raises CoefficientsError where
-        re-estimated statistics do not reach: rows that differ, shares outside 0 to 1.
+        member's numbers as they are. Raises what `taken` does, and then nothing was queued, and what `queue` does.
 
         Shares (W, N) are a row for each tensor (see Members), and all that holds for each weight by its row: the same number of
         kernels, behind one small copy (see by_row.py). Rows that are all equal go as that one row.
         """
+        self.queue(self.taken(shares), live, stream)
+
+    def taken(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The first half of `blend`, which looks at no slot: the shares as `queue` takes them, one row where all rows are equal.
+
+        Raises CoefficientsError where re-estimated statistics do not reach (rows that differ, shares outside 0 to 1), EngineError for
+        shares of another shape, that are all 0, or at which a blended variance is not positive.
+        """
+        members, known = self._members, self._members.recalibration
         if shares.ndim == 2:
-            self._members.row_places.check(shares, self._members.count)
-            row = only_row(shares)
-            if row is None:
-                self._blend_by_row(shares, live, stream)
-                return
-            shares = row
+            members.row_places.check(shares, members.count)
+        row = only_row(shares)
+        if row is not None and (len(row) != members.count or not row.any()):
+            raise EngineError(f"{len(row)} shares, {np.count_nonzero(row)} of them not 0, for {members.count} members.")
+        shares = shares if row is None else row
+        if known is not None:
+            known.checked(shares)
+        # Between variances that are positive lies nothing else; outside 0..1 there is.
+        if members.variance is None or (not self._doubtful and float(shares.min()) >= 0.0):
+            return shares
+        if row is None:
+            blended = members.row_places.blended_variance(shares, members.variance)
+        else:
+            of_sets = row if known is None else known.shares(row)
+            used = np.flatnonzero(of_sets)
+            blended = of_sets[used] @ members.variance[used]
+        if not bool((blended > 0).all()):
+            raise EngineError("A BatchNorm's blended variance is not positive at this alpha.")
+        return shares
+
+    def queue(self, shares: NDArray[np.float64], live: Live, stream: cuda.Stream) -> None:
+        """The second half of `blend`, for who looks at shares before it touches a slot: what `taken` returned, which is not checked again.
+
+        Raises EngineError where the driver refuses a launch, and then the arena is to be blended again.
+        """
+        arena = live.buffer.pointer
+        if arena == 0:
+            raise EngineError("The slot's weights were freed.")
+        if shares.ndim == 2:
+            self._queue_by_row(shares, live, stream)
+            return
         # Plain bytes and lists: with NumPy's records this would take longer than the kernel of a small network.
         each = shares.tolist()
         used = [index for index, share in enumerate(each) if share != 0.0]
         count = len(used)
-        if len(each) != self._members.count or count == 0:
-            raise EngineError(f"{len(each)} shares, {count} of them not 0, for {self._members.count} members.")
-        arena = live.buffer.pointer
-        if arena == 0:
-            raise EngineError("The slot's weights were freed.")
         known = self._members.recalibration
         of_sets = shares if known is None else known.shares(shares)
         sets = used if known is None else np.flatnonzero(of_sets).tolist()
-        self._check_variance(of_sets, of_sets.tolist(), sets)
         chosen = [each[index] for index in used]
         scale, tail = arena + self._scale_offset, TAIL.pack(count, 0)
         try:
@@ -251,14 +277,8 @@ class DeviceBlender:
         except cuda.Error as error:
             raise EngineError(f"The blend could not be queued: {error}.") from error
 
-    def _blend_by_row(self, shares: NDArray[np.float64], live: Live, stream: cuda.Stream) -> None:
-        if self._members.recalibration is not None:
-            self._members.recalibration.shares(shares)  # which refuses rows that differ
+    def _queue_by_row(self, shares: NDArray[np.float64], live: Live, stream: cuda.Stream) -> None:
         members, arena = self._members, live.buffer.pointer
-        if arena == 0:
-            raise EngineError("The slot's weights were freed.")
-        if members.variance is not None and (self._doubtful or float(shares.min()) < 0.0):
-            _check_positive(members.row_places.blended_variance(shares, members.variance))
         columns = np.flatnonzero(shares.any(axis=0))
         used, count = columns.tolist(), len(columns)
         data, singles = members.row_places.packed(shares, columns)
@@ -294,15 +314,3 @@ class DeviceBlender:
             lines = int(launch.lines_of_row @ read[places.weights])
             total += lines * LINE * launch.bytes_per_member // launch.count + launch.bytes_besides + launch.count // LINE * 4
         return total
-
-    def _check_variance(self, shares: NDArray[np.float64], each: list[float], used: list[int]) -> None:
-        variance = self._members.variance
-        # Between variances that are positive lies nothing else; outside 0..1 there is.
-        if variance is None or (not self._doubtful and min(each) >= 0.0):
-            return
-        _check_positive(shares[used] @ variance[used])
-
-
-def _check_positive(variance: NDArray[np.float64]) -> None:
-    if not bool((variance > 0).all()):
-        raise EngineError("A BatchNorm's blended variance is not positive at this alpha.")

@@ -108,8 +108,9 @@ class BoundEngine:
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         with self._holding(slot) as at:
+            shares = self._blender.taken(np.asarray(coefficients, np.float64))  # what is refused leaves the slot as it was
             at.usable = False
-            self._blender.blend(np.asarray(coefficients, np.float64), at.live, self._stream)
+            self._blender.queue(shares, at.live, self._stream)
             at.blended()
             at.usable = True
 

@@ -99,12 +99,14 @@ class TensorRTEngine:
         raise NotImplementedError
 
     def change(self, at: Slot, shares: NDArray[np.float64]) -> None:
-        """Queue what makes the slot compute with these shares, (N,) or (W, N). The device is held."""
+        """Queue what makes the slot compute with these shares, which `taken` returned. The device is held."""
         raise NotImplementedError
 
     def taken(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The shares as `change` takes them. Raises UsageError where it cannot, and then the slot is as it was."""
-        return np.asarray(coefficients, np.float64)
+        """The shares as `change` takes them. Raises UsageError, CoefficientsError or EngineError where it does not, and then the slot is
+        as it was: all that can be said against shares is said here."""
+        shares = np.asarray(coefficients, np.float64)
+        return shares if self._blender is None else self._blender.taken(shares)
 
     # Engine
 
@@ -276,7 +278,7 @@ class TensorRTEngine:
     def blend(self, at: Slot, shares: NDArray[np.float64]) -> None:
         assert self._blender is not None
         assert at.live is not None
-        self._blender.blend(shares, at.live, at.stream)
+        self._blender.queue(shares, at.live, at.stream)
 
 
 def _gpu_error(error: Exception) -> EngineError:

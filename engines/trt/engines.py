@@ -122,7 +122,8 @@ class GraphEngine(TensorRTEngine):
             at.runner.renew()
 
     def taken(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        return one_for_all(super().taken(coefficients), self.name)
+        shares, known = one_for_all(super().taken(coefficients), self.name), self.network.recalibration
+        return shares if known is None else known.checked(shares)
 
     def change(self, at: Slot, shares: NDArray[np.float64]) -> None:
         assert at.alpha is not None

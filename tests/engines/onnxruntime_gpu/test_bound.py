@@ -194,7 +194,7 @@ def test_a_refit_that_fails_leaves_the_slot_unusable(engine: Any, case: Case, mo
 
     engine.refit(0, np.array([1.0, 0.0, 0.0]))
     with monkeypatch.context() as patched:
-        patched.setattr(DeviceBlender, "blend", lambda *_: (_ for _ in ()).throw(EngineError("The blend could not be queued.")))
+        patched.setattr(DeviceBlender, "queue", lambda *_: (_ for _ in ()).throw(EngineError("The blend could not be queued.")))
         with pytest.raises(EngineError, match="could not be queued"):
             engine.refit(0, np.array([0.0, 1.0, 0.0]))
     with pytest.raises(EngineError, match="refit it first"):
@@ -306,8 +306,8 @@ def test_an_engine_that_computes_something_else_is_refused(
 
     on_cpu(monkeypatch)
     bundle = write(case, tmp_path / "x.dni", 3)
-    blend = DeviceBlender.blend
-    monkeypatch.setattr(DeviceBlender, "blend", lambda self, shares, *rest: blend(self, np.eye(3)[0], *rest))
+    queue = DeviceBlender.queue
+    monkeypatch.setattr(DeviceBlender, "queue", lambda self, shares, *rest: queue(self, np.eye(3)[0], *rest))
     with pytest.raises(EngineError, match="another picture"):
         open_bound(bundle, EngineOptions(threads=1))
 

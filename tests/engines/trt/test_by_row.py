@@ -79,16 +79,20 @@ def test_alpha_as_an_input_is_one_for_all_weights(bundle: Bundle, gpu: FakeGpu) 
 
 @everywhere
 def test_rows_that_do_not_fit(bundle: Bundle, gpu: FakeGpu) -> None:
-    """As any refit that fails: no frame until a whole one succeeds."""
+    """Nor shares that do not: refused before anything is touched, so that the slot keeps what it had."""
     build(bundle)
     with opened(bundle) as engine:
         engine.refit(0, np.array([0.2, 0.3, 0.5]))
-        with pytest.raises(EngineError, match=f"for {len(bundle.weight_names)} weights and 3 members"):
-            engine.refit(0, np.full((2, 3), 1 / 3))
-        with pytest.raises(EngineError, match="refit it first"):
-            engine.infer(0, picture())
-        engine.refit(0, np.array([0.2, 0.3, 0.5]))
-        engine.infer(0, picture())
+        before = engine.infer(0, picture())
+        for shares, sentence in (
+            (np.full((2, 3), 1 / 3), f"for {len(bundle.weight_names)} weights and 3 members"),
+            (np.zeros((len(bundle.weight_names), 3)), "are all 0"),
+            (np.array([0.5, 0.5]), "2 shares, 2 of them not 0, for 3 members"),
+            (np.array([-400.0, 401.0, 0.0]), "variance is not positive at this alpha"),
+        ):
+            with pytest.raises(EngineError, match=sentence):
+                engine.refit(0, shares)
+            assert np.array_equal(engine.infer(0, picture()), before)
 
 
 @everywhere

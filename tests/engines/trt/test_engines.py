@@ -159,15 +159,35 @@ def test_a_weight_that_is_refused_poisons(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_a_blend_that_fails_poisons(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_an_alpha_that_is_refused_poisons_nothing(bundle: Bundle, gpu: FakeGpu) -> None:
     """Far enough outside 0 to 1, a BatchNorm's blended variance is not positive."""
     build(bundle)
     with opened(bundle) as engine:
         engine.refit(0, np.array([1.0, 0, 0]))
+        before = engine.infer(0, picture())
         with pytest.raises(EngineError, match="variance"):
             engine.refit(0, np.array([40.0, -39.0, 0]))
+        assert np.array_equal(engine.infer(0, picture()), before)
+
+
+@everywhere
+def test_a_blend_that_fails_poisons(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the driver refuses a launch, those before it are queued."""
+    from engines.cuda.blender import DeviceBlender
+
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([1.0, 0, 0]))
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                DeviceBlender, "queue", lambda *_: (_ for _ in ()).throw(EngineError("The blend could not be queued."))
+            )
+            with pytest.raises(EngineError, match="could not be queued"):
+                engine.refit(0, np.array([0, 1.0, 0]))
         with pytest.raises(EngineError, match="last refit failed"):
             engine.infer(0, picture())
+        engine.refit(0, np.array([0, 1.0, 0]))
+        engine.infer(0, picture())
 
 
 @everywhere

@@ -110,20 +110,36 @@ def test_a_refitted_engine_is_written_with_them(bundle: Bundle, gpu: FakeGpu) ->
 
 
 @everywhere
+@pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_groups_and_what_lies_beyond_are_refused(name: str, bundle: Bundle, gpu: FakeGpu) -> None:
+def test_groups_and_what_lies_beyond_are_refused(name: str, cuda_graph: bool, bundle: Bundle, gpu: FakeGpu) -> None:
+    """And the slot keeps what it had: nothing was queued, and frames go on with the same bits."""
     changed = recalibrated(bundle)
     build(changed, name)
-    rows = np.tile(MIXED[0], (len(changed.weight_names), 1))
-    with opened(changed, name) as engine:
+    rows, x = np.tile(MIXED[0], (len(changed.weight_names), 1)), picture()
+    apart = rows.copy()
+    apart[0] = MIXED[1]
+    refused = (
+        (apart, r"one alpha (for|of) all weights"),
+        (np.array([1.2, -0.2, 0.0]), "nothing is known beyond"),
+        (np.tile([1.2, -0.2, 0.0], (len(rows), 1)), "nothing is known beyond"),
+    )
+    with opened(changed, name, slots=2, cuda_graph=cuda_graph) as engine:
         engine.refit(0, rows)  # equal rows are one alpha
-        rows[0] = MIXED[1]
-        with pytest.raises(DniError, match=r"one alpha (for|of) all weights"):
-            engine.refit(0, rows)
-        with pytest.raises(DniError, match="nothing is known beyond"):
-            engine.refit(0, np.array([1.2, -0.2, 0.0]))
-        engine.refit(0, np.array(MIXED[0]))
-        assert relative_error(engine.infer(0, picture()), truth(changed, MIXED[0], picture())) <= TOLERANCE["fp32"]
+        before = engine.infer(0, x)
+        assert relative_error(before, truth(changed, MIXED[0], x)) <= TOLERANCE["fp32"]
+        for shares, sentence in refused:
+            queued = dict(gpu.launches)
+            with pytest.raises(DniError, match=sentence):
+                engine.refit(0, shares)
+            assert gpu.launches == queued
+            assert np.array_equal(engine.infer(0, x), before)
+            with pytest.raises(DniError, match=sentence):
+                engine.refit(1, shares)
+            with pytest.raises(EngineError, match="it has no weights yet; refit it first"):
+                engine.infer(1, x)
+        engine.refit(0, np.array(MIXED[1]))
+        assert relative_error(engine.infer(0, x), truth(changed, MIXED[1], x)) <= TOLERANCE["fp32"]
 
 
 def scaled_statistics() -> Case:

@@ -260,7 +260,7 @@ def test_refit_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyte
 def test_blend_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.cuda.blender import DeviceBlender
 
-    made, whole = DeviceBlender.__init__, DeviceBlender.blend
+    made, whole = DeviceBlender.__init__, DeviceBlender.queue
 
     def make(self: Any, device: Any, members: Any) -> None:
         made(self, device, members)
@@ -270,7 +270,7 @@ def test_blend_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyte
         whole(self, shares, live, self.service)
 
     monkeypatch.setattr(DeviceBlender, "__init__", make)
-    monkeypatch.setattr(DeviceBlender, "blend", elsewhere)
+    monkeypatch.setattr(DeviceBlender, "queue", elsewhere)
     catch(gpu, tmp_path)
 
 
