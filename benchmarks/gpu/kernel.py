@@ -22,9 +22,10 @@ from benchmarks.gpu.clock import Clock
 from dni_deploy.blend import blend_float64
 from dni_deploy.errors import DniError, EngineError
 from engines.cuda import capture
-from engines.cuda.blender import DeviceBlender, Live, Members
+from engines.cuda.blender import DeviceBlender, Live
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
+from engines.cuda.members import Members
 from engines.lowering.gpu import Lowered, Weight
 from engines.recipes import Linear, Recipes
 

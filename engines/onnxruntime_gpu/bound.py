@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
 from dni_deploy.recalibration import Recalibration
-from engines.cuda.blender import DeviceBlender, Live, Members
+from engines.cuda.blender import DeviceBlender, Live
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
+from engines.cuda.members import Members
 from engines.graphs import weights_as_inputs
 from engines.lowering.gpu import Lowered
 from engines.onnxruntime_gpu.session import CUDA, open_session, provider_options

@@ -18,10 +18,11 @@ import tensorrt as trt
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
-from engines.cuda.blender import DeviceBlender, Live, Members
+from engines.cuda.blender import DeviceBlender, Live
 from engines.cuda.buffer import Buffer
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
+from engines.cuda.members import Members
 from engines.options import EngineOptions
 from engines.probe import mixed_shares
 from engines.trt.features import Features

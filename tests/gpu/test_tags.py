@@ -28,10 +28,11 @@ def on_the_device(gpu: Any) -> None:
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_no_frame_is_torn(slots: int) -> None:
-    from engines.cuda.blender import DeviceBlender, Live, Members
+    from engines.cuda.blender import DeviceBlender, Live
     from engines.cuda.buffer import Buffer, Staging
     from engines.cuda.device import Device
     from engines.cuda.layout import DeviceLayout
+    from engines.cuda.members import Members
     from engines.lowering.gpu import Weight
 
     weights = tuple(Weight(name, (SIZE,), np.dtype(np.float32)) for name in ("a", "b"))

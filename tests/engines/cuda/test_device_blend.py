@@ -18,9 +18,10 @@ class Road:
     """One family on the device, with two slots and a stream for each."""
 
     def __init__(self, lowered: family.Lowered, members: list[family.Tensors]) -> None:
-        from engines.cuda.blender import DeviceBlender, Live, Members
+        from engines.cuda.blender import DeviceBlender, Live
         from engines.cuda.device import Device
         from engines.cuda.layout import DeviceLayout
+        from engines.cuda.members import Members
 
         self.lowered, self.tensors = lowered, members
         self.device = Device.open(0)
@@ -189,9 +190,9 @@ def test_shares_that_do_not_fit(road: Any, shares: list[float]) -> None:
 
 
 def test_too_many_members(gpu: FakeGpu) -> None:
-    from engines.cuda.blender import Members
     from engines.cuda.device import Device
     from engines.cuda.layout import DeviceLayout
+    from engines.cuda.members import Members
 
     made, tensors = family.lowered(), family.members(1)[0]
     device = Device.open(0)
@@ -201,9 +202,9 @@ def test_too_many_members(gpu: FakeGpu) -> None:
 
 
 def test_no_room_on_the_device_leaves_nothing_there(gpu: FakeGpu) -> None:
-    from engines.cuda.blender import Members
     from engines.cuda.device import Device
     from engines.cuda.layout import DeviceLayout
+    from engines.cuda.members import Members
 
     made = family.lowered()
     layout = DeviceLayout.of(made)  # type: ignore[arg-type]

@@ -237,7 +237,7 @@ def test_fetch_that_does_not_wait(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyt
 
 
 def test_members_that_are_not_there_yet(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engines.cuda.blender import Members
+    from engines.cuda.members import Members
 
     without_waiting(monkeypatch, Members, "__init__", lambda members, device, *more: device.service)
     assert "another picture" in catch(gpu, tmp_path)

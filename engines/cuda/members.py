@@ -1,0 +1,119 @@
+"""Members: a family on the device, uploaded once: what every blend reads and nobody ever writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.errors import EngineError, LimitError, shown
+from dni_deploy.recalibration import Recalibration
+from engines.cuda.buffer import Buffer
+from engines.cuda.by_row import RowPlaces
+from engines.cuda.device import Device
+from engines.cuda.kernels import MAX_MEMBERS
+from engines.cuda.layout import DeviceLayout, Region
+from engines.recipes import Recipes, statistics_sets
+
+HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
+
+
+class Members:
+    """The pristine members on the device: per region and member one flat array, and what the BatchNorms need.
+
+    members: per member the family's tensors by name, the blended ones, all in the same order, which is that of shares by weight; they
+    are copied and not kept. A region is float16 where every tensor that is copied into it is, float32 otherwise.
+    recalibration: BatchNorm statistics that were re-estimated; the folds then have a row for each of its knots, not for each member.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        layout: DeviceLayout,
+        recipes: Recipes,
+        members: Sequence[Mapping[str, NDArray[Any]]],
+        recalibration: Recalibration | None = None,
+    ) -> None:
+        if not 1 <= len(members) <= MAX_MEMBERS:
+            raise LimitError(f"The blend kernel takes 1 to {MAX_MEMBERS} members; this family has {len(members)}.")
+        if recalibration is not None:
+            _check_folded(recipes, recalibration)
+        self.layout = layout
+        self.count = len(members)
+        self.recalibration = recalibration
+        self.regions: list[tuple[Region, np.dtype[Any], list[int]]] = []
+        self.lines: dict[Region, int] = {}
+        self.rows: dict[Region, int] = {}
+        self.statistics: list[int] = []
+        self.places = self.statistics_rows = 0
+        self.row_places = RowPlaces(layout, tuple(members[0]))
+        self.variance: NDArray[np.float64] | None = None
+        self._buffers: list[Buffer] = []
+        try:
+            self._upload(device, recipes, members)
+        except BaseException:
+            self.free()
+            raise
+
+    def _upload(self, device: Device, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        for region in self.layout.regions:
+            if region.kind == "shift" or region.count == 0:
+                continue
+            dtype = _dtype(region, recipes, members)
+            row = np.zeros(region.count, dtype)
+            pointers = []
+            for tensors in members:
+                for weight, start in region.starts:
+                    row[start : start + self.layout.count(weight)] = recipes.linear[weight].value(tensors).reshape(-1)
+                pointers.append(self._add(device, row))
+            self.regions.append((region, dtype, pointers))
+            self.rows[region] = self._add(device, self.layout.rows(region))
+            if region.kind == "fold":
+                self.lines[region] = self._add(device, self.layout.lines(region))
+        if self.layout.channels:
+            rows = [
+                np.ascontiguousarray(np.concatenate([fold.statistics(tensors) for fold in self.layout.folds], axis=1))
+                for tensors in statistics_sets(recipes, members, self.recalibration)
+            ]
+            self.statistics = [self._add(device, row) for row in rows]
+            self.places = self._add(device, self.layout.places())
+            self.statistics_rows = self._add(device, self.layout.statistics_rows())
+            self.variance = np.stack([row[0] for row in rows])
+
+    def _add(self, device: Device, array: NDArray[Any]) -> int:
+        buffer = Buffer(device, array.nbytes)
+        self._buffers.append(buffer)
+        buffer.upload(array)
+        return buffer.pointer
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory that they take."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    def free(self) -> None:
+        """Nothing queued may still use them. Calling it again does nothing."""
+        for buffer in self._buffers:
+            buffer.free()
+
+
+def _check_folded(recipes: Recipes, recalibration: Recalibration) -> None:
+    """Raises EngineError where the graph reads re-estimated statistics as they are, which is not blended by knots on a GPU."""
+    raw = [recipe.source for recipe in recipes.linear.values() if recipe.source in recalibration.statistics]
+    if raw:
+        raise EngineError(
+            f"The graph has a BatchNorm that no convolution takes up ({shown(raw[0])!r}); with re-estimated statistics such a network "
+            "runs on the CPU alone."
+        )
+
+
+def _dtype(region: Region, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> np.dtype[Any]:
+    """float16 where that keeps every number of every member as it is."""
+    linear = [recipes.linear[name] for name, _ in region.starts]
+    sources = [recipe.source for recipe in linear if recipe.source is not None]
+    plain = all(recipe.factor == 1.0 and float(np.float16(recipe.offset)) == recipe.offset for recipe in linear)
+    plain = plain and all(recipe.offset == 0.0 for recipe in linear if recipe.source is not None)
+    copied = all(tensors[source].dtype == HALF for tensors in members for source in sources)
+    return HALF if sources and plain and copied else SINGLE
