@@ -99,10 +99,13 @@ class Fold:
 def statistics_sets(
     recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]], recalibration: Recalibration | None
 ) -> Sequence[Mapping[str, NDArray[Any]]]:
-    """What the folds' statistics are blended from: the members, or what the family has at each knot of re-estimated statistics."""
+    """What BatchNorms are blended from, folded or raw: the members, or what the family has at each knot of re-estimated statistics."""
     if recalibration is None:
         return members
-    return recalibration.sets(members, dict.fromkeys(name for fold in recipes.folds for name in fold.sources))
+    names = [name for fold in recipes.folds for name in fold.sources]
+    read = {recipe.source for recipe in recipes.linear.values()}
+    names += [name for name in recalibration.statistics if name in read]
+    return recalibration.sets(members, dict.fromkeys(names))
 
 
 def scale_and_shift(statistics: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

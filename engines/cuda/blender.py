@@ -60,14 +60,14 @@ class _Launch:
     """What a region's kernel is launched with. Only addresses of the arena, members and shares change from call to call."""
 
     def __init__(self, kernels: Kernels, members: Members, region: Region, dtype: np.dtype[Any], pointers: list[int]) -> None:
-        scaled = region.kind == "fold"
+        scaled, self.of_knots = region.kind == "fold", region.kind == "knots"
         self.offset, self.count, self.lines = region.offset, region.count, members.lines.get(region, 0)
         self.rows = members.rows[region]
         self.lines_of_row = np.bincount(members.layout.rows(region), minlength=len(members.row_places.weights))
         self.addresses = _addresses(pointers)
         self.bytes_per_member = region.count * dtype.itemsize
         self.bytes_besides = region.count * region.dtype.itemsize + (region.count // 8 if scaled else 0)
-        # By the number of members that are read, from 1.
+        # By the number of members that are read, from 1; of knots, too, no more than members are not 0.
         counts = range(1, members.count + 1)
         self.functions = [None, *(kernels.function(name(dtype, region.dtype, n, scaled=scaled), BLEND) for n in counts)]
         self.grids = [None, *(grid(region.count, tile(dtype, n, scaled=scaled)) for n in counts)]
@@ -83,6 +83,11 @@ def _addresses(pointers: list[int]) -> list[bytes]:
 def _chosen(addresses: list[bytes], used: list[int]) -> bytes:
     """The addresses of the members that are read, in the space for all of them."""
     return b"".join([addresses[index] for index in used]).ljust(8 * MAX_MEMBERS, b"\0")
+
+
+def _singles(shares: list[float]) -> bytes:
+    """The shares in float32, in the space for those of all members."""
+    return struct.pack(f"={len(shares)}f", *shares).ljust(4 * MAX_MEMBERS, b"\0")
 
 
 class DeviceBlender:
@@ -154,22 +159,23 @@ class DeviceBlender:
         # Plain bytes and lists: with NumPy's records this would take longer than the kernel of a small network.
         each = shares.tolist()
         used = [index for index, share in enumerate(each) if share != 0.0]
-        count = len(used)
         known = self._members.recalibration
         of_sets = shares if known is None else known.shares(shares)
         sets = used if known is None else np.flatnonzero(of_sets).tolist()
-        chosen = [each[index] for index in used]
-        scale, tail = arena + self._scale_offset, TAIL.pack(count, 0)
+        chosen, of_chosen = [each[index] for index in used], of_sets[sets].tolist()
+        scale = arena + self._scale_offset
         try:
             if self._fold is not None:
                 head = HEAD.pack(arena, self._members.places, scale, self._members.layout.channels)
-                doubles = struct.pack(f"={len(sets)}d", *of_sets[sets].tolist()).ljust(8 * MAX_MEMBERS, b"\0")
+                doubles = struct.pack(f"={len(sets)}d", *of_chosen).ljust(8 * MAX_MEMBERS, b"\0")
                 data = np.void(b"".join((head, _chosen(self._statistics, sets), doubles, TAIL.pack(len(sets), 0))))
                 self._fold.prepared_async_call(self._fold_grid, BLOCK, stream, data)
-            singles = struct.pack(f"={count}f", *chosen).ljust(4 * MAX_MEMBERS, b"\0")
+            by_members, by_knots = (used, _singles(chosen)), (sets, _singles(of_chosen))
             for launch in self._launches:
+                read, singles = by_knots if launch.of_knots else by_members
+                count = len(read)
                 head = HEAD.pack(arena + launch.offset, launch.lines, scale, launch.count)
-                data = np.void(b"".join((head, _chosen(launch.addresses, used), singles, tail)))
+                data = np.void(b"".join((head, _chosen(launch.addresses, read), singles, TAIL.pack(count, 0))))
                 launch.functions[count].prepared_async_call(launch.grids[count], BLOCK, stream, data)
         except cuda.Error as error:
             raise EngineError(f"The blend could not be queued: {error}.") from error
@@ -202,7 +208,10 @@ class DeviceBlender:
         known = self._members.recalibration
         sets = used if known is None else int(np.count_nonzero(known.shares(shares)))
         folds = self._members.layout.channels * (sets * 40 + 16)
-        return folds + sum(used * launch.bytes_per_member + launch.bytes_besides for launch in self._launches)
+        read = [sets if launch.of_knots else used for launch in self._launches]
+        return folds + sum(
+            count * launch.bytes_per_member + launch.bytes_besides for count, launch in zip(read, self._launches, strict=True)
+        )
 
     def _bytes_by_row(self, shares: NDArray[np.float64]) -> int:
         places, read = self._members.row_places, (shares != 0).sum(axis=1)

@@ -6,6 +6,7 @@ on a multiple of 128 numbers, which is at least 256 bytes. Behind the regions co
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,8 @@ LINE = 128
 class Region:
     """Weights side by side. The arena's bytes from `offset` on, `count` numbers with the padding.
 
-    kind    "linear" (blended), "fold" (blended, then times a BatchNorm's scale), "shift" (a BatchNorm's own doing).
+    kind    "linear" (blended), "fold" (blended, then times a BatchNorm's scale), "shift" (a BatchNorm's own doing), "knots" (statistics
+            that the graph reads as they are, blended over the knots where they were re-estimated).
     starts  (name, first number) of each weight.
     """
 
@@ -56,11 +58,16 @@ class DeviceLayout:
     nbytes: int
 
     @classmethod
-    def of(cls, lowered: Lowered) -> DeviceLayout:
-        """Raises EngineError where a fold does not fit its weights, LimitError where a weight is too large for the kernel."""
+    def of(cls, lowered: Lowered, known: Collection[str] = ()) -> DeviceLayout:
+        """known: the family's tensors that are re-estimated statistics.
+
+        Raises EngineError where a fold does not fit its weights, LimitError where a weight is too large for the kernel.
+        """
         weights = {weight.name: weight for weight in lowered.weights}
         folds = tuple(lowered.recipes.folds)
         kinds = _kinds(weights, folds)
+        raw = {name for name, recipe in lowered.recipes.linear.items() if recipe.source in known}
+        kinds.update((name, "knots") for name, kind in kinds.items() if kind == "linear" and name in raw)
         regions: list[Region] = []
         offsets: dict[str, int] = {}
         position = 0

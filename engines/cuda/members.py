@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.errors import EngineError, LimitError, shown
+from dni_deploy.errors import LimitError
 from dni_deploy.recalibration import Recalibration
 from engines.cuda.buffer import Buffer
 from engines.cuda.by_row import RowPlaces
@@ -25,7 +25,8 @@ class Members:
 
     members: per member the family's tensors by name, the blended ones, all in the same order, which is that of shares by weight; they
     are copied and not kept. A region is float16 where every tensor that is copied into it is, float32 otherwise.
-    recalibration: BatchNorm statistics that were re-estimated; the folds then have a row for each of its knots, not for each member.
+    recalibration: BatchNorm statistics that were re-estimated; what is made of them is then here once for each of its knots, not for each
+    member. The layout is to know of them, too.
     """
 
     def __init__(
@@ -38,8 +39,6 @@ class Members:
     ) -> None:
         if not 1 <= len(members) <= MAX_MEMBERS:
             raise LimitError(f"The blend kernel takes 1 to {MAX_MEMBERS} members; this family has {len(members)}.")
-        if recalibration is not None:
-            _check_folded(recipes, recalibration)
         self.layout = layout
         self.count = len(members)
         self.recalibration = recalibration
@@ -58,13 +57,15 @@ class Members:
             raise
 
     def _upload(self, device: Device, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        at_knots = statistics_sets(recipes, members, self.recalibration)
         for region in self.layout.regions:
             if region.kind == "shift" or region.count == 0:
                 continue
-            dtype = _dtype(region, recipes, members)
+            sets = at_knots if region.kind == "knots" else members
+            dtype = _dtype(region, recipes, sets)
             row = np.zeros(region.count, dtype)
             pointers = []
-            for tensors in members:
+            for tensors in sets:
                 for weight, start in region.starts:
                     row[start : start + self.layout.count(weight)] = recipes.linear[weight].value(tensors).reshape(-1)
                 pointers.append(self._add(device, row))
@@ -75,7 +76,7 @@ class Members:
         if self.layout.channels:
             rows = [
                 np.ascontiguousarray(np.concatenate([fold.statistics(tensors) for fold in self.layout.folds], axis=1))
-                for tensors in statistics_sets(recipes, members, self.recalibration)
+                for tensors in at_knots
             ]
             self.statistics = [self._add(device, row) for row in rows]
             self.places = self._add(device, self.layout.places())
@@ -97,16 +98,6 @@ class Members:
         """Nothing queued may still use them. Calling it again does nothing."""
         for buffer in self._buffers:
             buffer.free()
-
-
-def _check_folded(recipes: Recipes, recalibration: Recalibration) -> None:
-    """Raises EngineError where the graph reads re-estimated statistics as they are, which is not blended by knots on a GPU."""
-    raw = [recipe.source for recipe in recipes.linear.values() if recipe.source in recalibration.statistics]
-    if raw:
-        raise EngineError(
-            f"The graph has a BatchNorm that no convolution takes up ({shown(raw[0])!r}); with re-estimated statistics such a network "
-            "runs on the CPU alone."
-        )
 
 
 def _dtype(region: Region, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> np.dtype[Any]:

@@ -109,12 +109,13 @@ def overflowing(
 
     For shares from 0 to 1 a linear weight lies between its members'. What a Fold multiplies it by is bounded per channel: the
     largest gamma over the root of the smallest variance. A bound may name a weight that would just have fitted.
+    Re-estimated statistics lie between those of the knots.
     """
+    sets, known = statistics_sets(lowered.recipes, members, recalibration), recalibration.statistics if recalibration else {}
     largest = {
-        name: np.max([np.abs(recipe.value(tensors)) for tensors in members], axis=0)
+        name: np.max([np.abs(recipe.value(tensors)) for tensors in (sets if recipe.source in known else members)], axis=0)
         for name, recipe in lowered.recipes.linear.items()
     }
-    sets = statistics_sets(lowered.recipes, members, recalibration)
     for fold in lowered.recipes.folds:
         statistics = np.stack([fold.statistics(tensors) for tensors in sets])
         variance, (gamma, beta) = statistics[:, 0].min(axis=0), np.abs(statistics[:, 1:3]).max(axis=0)

@@ -68,7 +68,7 @@ class BoundEngine:
             with self._held() as device:
                 self._stream = device.stream()
                 self._open(lowered, options, provider)
-                layout = DeviceLayout.of(lowered)
+                layout = DeviceLayout.of(lowered, () if recalibration is None else recalibration.statistics)
                 self._members = Members(device, layout, lowered.recipes, members, recalibration)
                 self._blender = DeviceBlender(device, self._members)
                 number = itertools.count(1).__next__ if self.replay else None

@@ -270,9 +270,9 @@ class TensorRTEngine:
 
     def upload_members(self, device: Device) -> DeviceLayout:
         """Upload the members, once for all slots."""
-        layout = DeviceLayout.of(self.network.lowered)
-        network = self.network
-        self._members = Members(device, layout, network.lowered.recipes, list(network.members), network.recalibration)
+        network, known = self.network, self.network.recalibration
+        layout = DeviceLayout.of(network.lowered, () if known is None else known.statistics)
+        self._members = Members(device, layout, network.lowered.recipes, list(network.members), known)
         self._blender = DeviceBlender(device, self._members)
         return layout
 

@@ -306,3 +306,27 @@ def tags() -> Case:
         for tensor in member.values():
             tensor[...] = number
     return case
+
+
+def bn_whose_mean_is_read_twice() -> Case:
+    """The fold takes the mean, and another node reads it as it is."""
+    hand = Hand()
+    normed = hand.batch_norm(hand.conv("x", 8), name="bn")
+    shape = hand.constant("along", np.array([1, 8, 1, 1], np.int64))
+    return hand.case(hand.conv(hand.node("Add", [normed, hand.node("Reshape", ["bn.running_mean", shape], 8)], 8), 3))
+
+
+def bn_with_constant_scale() -> Case:
+    """A gamma and a beta that are the graph's own numbers: no fold takes the BatchNorm up, so that it stays as arithmetic."""
+    hand = Hand()
+    first = hand.conv("x", 8)
+    scale = [
+        hand.constant("gamma", np.linspace(0.5, 1.5, 8, dtype=np.float32)),
+        hand.constant("beta", np.full(8, 0.1, np.float32)),
+    ]
+    statistics = [hand.weight("bn.running_mean", (8,), -0.5, 0.5), hand.weight("bn.running_var", (8,), 0.1, 2.0)]
+    return hand.case(hand.conv(hand.node("BatchNormalization", [first, *scale, *statistics], epsilon=1e-5), 3))
+
+
+RAW = {make.__name__: make for make in (bn_whose_mean_is_read_twice, bn_with_constant_scale)}
+"""Graphs that keep a BatchNorm's statistics as weights, where each other one of `HAND` folds them."""

@@ -16,7 +16,7 @@ from engines.onnxruntime_cpu import runtime
 from engines.options import EngineOptions
 from engines.probe import relative_error
 from tests.engines.conftest import Case, write
-from tests.engines.graphs import HAND
+from tests.engines.graphs import HAND, RAW
 from tests.engines.test_recalibrated import recalibrated
 from tests.fakes.gpu import FakeGpu
 
@@ -26,13 +26,14 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
 
 @pytest.mark.parametrize("gpu", [{"tensorrt": None, "eager": True}], indirect=True)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", ["dncnn_bn", "cyclegan_bn", "conv_bn", "bn_first", "transposed_bn", "shared_bn"])
+@pytest.mark.parametrize("name", ["dncnn_bn", "cyclegan_bn", "conv_bn", "bn_first", "transposed_bn", "shared_bn", *RAW])
 def test_frames_with_the_statistics_of_the_knots(
     name: str, precision: str, gpu: FakeGpu, tmp_path: Path, pico_case: Callable[[str], Case]
 ) -> None:
     from engines.onnxruntime_gpu.bound import BoundEngine
 
-    case = HAND[name]() if name in HAND else pico_case(name)
+    hand = {**HAND, **RAW}
+    case = hand[name]() if name in hand else pico_case(name)
     bundle = recalibrated(write(case, tmp_path / "x.dni", 3))
     members = [{key: bundle.weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
     known = read_recalibration(bundle, members)

@@ -17,8 +17,8 @@ from dni_deploy.recalibration_file import read_recalibration
 from engines.onnxruntime_cpu import runtime
 from engines.probe import relative_error
 from engines.trt import serialize_refitted
-from tests.engines.conftest import Case, write
-from tests.engines.graphs import Hand
+from tests.engines.conftest import write
+from tests.engines.graphs import RAW
 from tests.engines.test_recalibrated import recalibrated
 from tests.engines.trt.conftest import picture
 from tests.engines.trt.test_engines import KINDS, TOLERANCE, build, everywhere, opened
@@ -142,18 +142,23 @@ def test_groups_and_what_lies_beyond_are_refused(name: str, cuda_graph: bool, bu
         assert relative_error(engine.infer(0, x), truth(changed, MIXED[1], x)) <= TOLERANCE["fp32"]
 
 
-def scaled_statistics() -> Case:
-    """A BatchNorm whose mean is used by another node, too: no fold can take it."""
-    hand = Hand()
-    normed = hand.batch_norm(hand.conv("x", 8), name="bn")
-    shape = hand.constant("along", np.array([1, 8, 1, 1], np.int64))
-    case = hand.case(hand.conv(hand.node("Add", [normed, hand.node("Reshape", ["bn.running_mean", shape], 8)], 8), 3))
-    case.graph.opset_import[0].version = 17
-    return case
-
-
-@pytest.mark.parametrize("gpu", ["10.16"], indirect=True)
-def test_what_no_fold_takes_up_is_told(gpu: FakeGpu, tmp_path: Path) -> None:
-    bundle = recalibrated(write(scaled_statistics(), tmp_path / "x.dni", members=3))
-    with pytest.raises(EngineError, match=r"'bn.running_mean'.*runs on the CPU alone"):
-        build(bundle)
+@everywhere
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("make", RAW)
+def test_statistics_that_no_fold_takes_up(make: str, name: str, precision: str, gpu: FakeGpu, tmp_path: Path) -> None:
+    """They are weights of the graph as they are, and blended over the knots too."""
+    case = RAW[make]()
+    case.graph.opset_import[0].version = 17  # which TensorRT 8.6 reads; these operators are the same there
+    bundle = recalibrated(write(case, tmp_path / "x.dni", members=3))
+    build(bundle, name, precision=precision)
+    x, outputs = picture(), []
+    with opened(bundle, name) as engine:
+        for shares in (*MIXED, *np.eye(3), MIXED[0]):
+            engine.refit(0, np.array(shares, np.float64))
+            outputs.append(engine.infer(0, x))
+            assert relative_error(outputs[-1], truth(bundle, shares, x)) <= TOLERANCE[precision]
+        with pytest.raises(DniError, match="nothing is known beyond"):
+            engine.refit(0, np.array([1.2, -0.2, 0.0]))
+        assert np.array_equal(engine.infer(0, x), outputs[-1])
+    assert np.array_equal(outputs[0], outputs[-1])
