@@ -123,6 +123,10 @@ class GraphEngine(TensorRTEngine):
 
     def taken(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
         shares, known = one_for_all(super().taken(coefficients), self.name), self.network.recalibration
+        if len(shares) != len(self.network.members) or not shares.any():
+            raise EngineError(
+                f"{len(shares)} shares, {np.count_nonzero(shares)} of them not 0, for {len(self.network.members)} members."
+            )
         return shares if known is None else known.checked(shares)
 
     def change(self, at: Slot, shares: NDArray[np.float64]) -> None:

@@ -73,6 +73,10 @@ def test_alpha_as_an_input_is_one_for_all_weights(bundle: Bundle, gpu: FakeGpu) 
         with pytest.raises(UsageError, match="tensorrt-graph has one alpha for all weights"):
             engine.refit(0, some_rows(count, 3))
         assert np.array_equal(engine.infer(0, x), before)
+        for shares in (np.array([0.5, 0.5]), np.zeros(3)):
+            with pytest.raises(EngineError, match="of them not 0, for 3 members"):
+                engine.refit(0, shares)
+            assert np.array_equal(engine.infer(0, x), before)
         engine.refit(0, np.array([0.2, 0.3, 0.5]))
         assert np.array_equal(engine.infer(0, x), before)
 
