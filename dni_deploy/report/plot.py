@@ -53,6 +53,8 @@ def plot_psnr(
                 xytext=(0, 9),
                 ha="left" if share < 0.15 else "right" if share > 0.85 else "center",
                 color="#b8420e",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+                zorder=5,  # above the levels, which may pass behind it
             )
     for number, (name, level) in enumerate((levels or {}).items()):
         if math.isfinite(level):
