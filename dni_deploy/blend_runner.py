@@ -14,6 +14,7 @@ from dni_deploy.blend import blend_float64
 from dni_deploy.bundle import Bundle
 from dni_deploy.family import Family
 from dni_deploy.norm_drift import Measured
+from dni_deploy.recalibration import Recalibration, blended
 from dni_deploy.signature import Signature
 
 Shares = Mapping[str, float]
@@ -33,30 +34,40 @@ class BlendRunner(Protocol):
         """The raw network, float32 (N, C, H, W) -> float32 (N, C', H', W')."""
         ...
 
+    def tensors(self, shares: Shares) -> dict[str, NDArray[Any]]:
+        """What the network computes with at these shares, by the names of its weights."""
+        ...
+
     def norm_inputs(self, shares: Shares, inputs: Sequence[NDArray[np.float32]]) -> Measured:
         """Statistics of what goes into each BatchNorm, over all inputs."""
         ...
 
 
 @contextmanager
-def open_runner(family: Family, bundle: Bundle | None) -> Iterator[BlendRunner]:
+def open_runner(family: Family, bundle: Bundle | None, recalibration: Recalibration | None = None) -> Iterator[BlendRunner]:
     """The bundle on its engine; without one, the family in PyTorch.
 
+    recalibration  the bundle's own, if it has one: the engine computes with it unasked, and so must whatever is compared with it.
     Raises EnvironmentProblem (neither engine nor PyTorch) and, for checkpoints, MismatchError (an architecture that is not known).
     """
     if bundle is None:
         yield _CheckpointRunner(family)
         return
     with open_door("dni_deploy.session").open_session(bundle) as session:
-        yield _BundleRunner(bundle, family, session)
+        yield _BundleRunner(bundle, family, session, recalibration)
 
 
-def _blended(family: Family, shares: Shares) -> dict[str, NDArray[Any]]:
-    """The first member's tensors with the floats blended in float64 and rounded once to float32."""
-    keys = family.float_keys
-    members = [{key: member.checkpoint.tensors[key] for key in keys} for member in family.members]
-    blend = blend_float64(members, np.array([shares.get(name, 0.0) for name in family.names]))
-    return {**family.members[0].checkpoint.tensors, **{key: values.astype(np.float32) for key, values in blend.items()}}
+def _coefficients(family: Family, shares: Shares) -> NDArray[np.float64]:
+    return np.array([shares.get(name, 0.0) for name in family.names])
+
+
+def _rows(family: Family, keys: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+    """These tensors of each member."""
+    return [{key: member.checkpoint.tensors[key] for key in keys} for member in family.members]
+
+
+def _rounded(blend: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
+    return {key: values.astype(np.float32) for key, values in blend.items()}
 
 
 class _CheckpointRunner:
@@ -69,19 +80,24 @@ class _CheckpointRunner:
         self._network = open_door("exporters.member_network").MemberNetwork(found)
 
     def infer(self, shares: Shares, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self._network.infer(_blended(self._family, shares), x)
+        output: NDArray[np.float32] = self._network.infer(self.tensors(shares), x)
         return output
 
+    def tensors(self, shares: Shares) -> dict[str, NDArray[Any]]:
+        """The first member's, with the floats blended in float64 and rounded once to float32."""
+        blend = blend_float64(_rows(self._family, self._family.float_keys), _coefficients(self._family, shares))
+        return {**self._family.members[0].checkpoint.tensors, **_rounded(blend)}
+
     def norm_inputs(self, shares: Shares, inputs: Sequence[NDArray[np.float32]]) -> Measured:
-        found: Measured = self._network.norm_inputs(_blended(self._family, shares), inputs)
+        found: Measured = self._network.norm_inputs(self.tensors(shares), inputs)
         return found
 
 
 class _BundleRunner:
-    def __init__(self, bundle: Bundle, family: Family, session: Any) -> None:
+    def __init__(self, bundle: Bundle, family: Family, session: Any, recalibration: Recalibration | None) -> None:
         self.architecture: str = bundle.architecture
         self.signature: Signature = bundle.signature
-        self._family, self._session = family, session
+        self._family, self._session, self._recalibration = family, session, recalibration
         self._graph, self._names = bundle.graph(), bundle.weight_names
 
     def infer(self, shares: Shares, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -89,8 +105,10 @@ class _BundleRunner:
         output: NDArray[np.float32] = self._session.infer(x)
         return output
 
+    def tensors(self, shares: Shares) -> dict[str, NDArray[Any]]:
+        """The graph's weights, with the re-estimated statistics in their places, in float64 and rounded once to float32."""
+        return _rounded(blended(_rows(self._family, self._names), _coefficients(self._family, shares), self._recalibration))
+
     def norm_inputs(self, shares: Shares, inputs: Sequence[NDArray[np.float32]]) -> Measured:
-        blended = _blended(self._family, shares)
-        weights = {name: blended[name] for name in self._names}
-        found: Measured = open_door("engines.norm_inputs").norm_inputs(self._graph, weights, inputs)
+        found: Measured = open_door("engines.norm_inputs").norm_inputs(self._graph, self.tensors(shares), inputs)
         return found

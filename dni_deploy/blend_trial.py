@@ -119,9 +119,9 @@ def _norms(
     alone: dict[str, Measured] = {name: runner.norm_inputs({name: 1.0}, inputs) for name in names}
     rows = []
     for first, second in pairs:
-        middle = runner.norm_inputs({first: 0.5, second: 0.5}, inputs)
-        ends, measured = (tensors[first], tensors[second]), (alone[first], alone[second])
-        rows += norm_drifts(pair_name(first, second), ends, measured, middle)
+        half: Shares = {first: 0.5, second: 0.5}
+        used = (tensors[first], runner.tensors(half), tensors[second])
+        rows += norm_drifts(pair_name(first, second), used, (alone[first], runner.norm_inputs(half, inputs), alone[second]))
     return rows
 
 

@@ -30,9 +30,9 @@ _Tensors = Mapping[str, NDArray[Any]]
 class NormDrift:
     """One BatchNorm halfway.
 
-    variance  measured variance over the blended running_var, median over the channels, divided by the same figure at the ends
+    variance  measured variance over the blend's running_var, median over the channels, divided by the same figure at the ends
               (their geometric mean), so that what is only due to the probe's pictures cancels; below 1 the activations have shrunk.
-    mean      root mean square over the channels of measured mean minus blended running_mean, in blended standard deviations, beyond
+    mean      root mean square over the channels of measured mean minus the blend's running_mean, in its standard deviations, beyond
               what it is at the ends.
     """
 
@@ -48,24 +48,24 @@ class NormDrift:
 
 def norm_drifts(
     pair: str,
-    ends: tuple[_Tensors, _Tensors],
-    measured: tuple[Measured, Measured],
-    middle: Measured,
+    tensors: tuple[_Tensors, _Tensors, _Tensors],
+    measured: tuple[Measured, Measured, Measured],
 ) -> list[NormDrift]:
-    """One NormDrift for each BatchNorm that was measured, in the order of `middle`.
+    """One NormDrift for each BatchNorm that was measured, in the order of the middle's.
 
-    ends      both members' tensors; measured   statistics that each member has on the pictures, middle   those halfway.
+    tensors   what the network computes with at the first member, halfway and at the second: halfway the statistics are those that are
+              blended, or re-estimated.
+    measured  the statistics that it has there on the pictures.
     """
     rows = []
-    for layer, found in middle.items():
-        if f"{layer}.running_var".lstrip(".") not in ends[0]:  # a network that names its modules otherwise than its file
+    for layer in measured[1]:
+        if f"{layer}.running_var".lstrip(".") not in tensors[1]:  # a network that names its modules otherwise than its file
             continue
-        running = [_running(tensors, layer) for tensors in ends]
-        half = tuple((one + other) / 2 for one, other in zip(*running, strict=True))
-        alone = [_against(there, own) for there, own in zip((measured[0][layer], measured[1][layer]), running, strict=True)]
-        variance, mean = _against(found, (half[0], half[1]))
-        usual = float(np.sqrt(alone[0][0] * alone[1][0]))
-        rows.append(NormDrift(pair, layer, variance / usual, max(mean - max(alone[0][1], alone[1][1]), 0.0)))
+        first, middle, second = (
+            _against(there[layer], _running(own, layer)) for there, own in zip(measured, tensors, strict=True)
+        )
+        usual = float(np.sqrt(first[0] * second[0]))
+        rows.append(NormDrift(pair, layer, middle[0] / usual, max(middle[1] - max(first[1], second[1]), 0.0)))
     return rows
 
 

@@ -94,6 +94,10 @@ class Recalibration:
             statistics[name] = rows
         return cls(len(members), steps, statistics, about)
 
+    def told(self) -> dict[str, Any]:
+        """For reports: how many knots, and how they came to be."""
+        return {"knots": len(self.knots), **self.about}
+
     @cached_property
     def knots(self) -> NDArray[np.float64]:
         """The knots' coefficients: float64 (K, N), the lattice in shares. Read-only."""

@@ -26,6 +26,12 @@ SCALES = (0.5, 2.0)
 NOISY = 0.1
 """Network distance from which noise between the members counts: about a tenth of the weights' own size."""
 
+RECALIBRATE = "Re-estimate BatchNorm's statistics on pictures (recalibration): export, then dni-deploy build BUNDLE --recalibrate PICTURES."
+AGAIN = (
+    "The re-estimated statistics do not fit these pictures: estimate them on pictures like these, or at more alphas: dni-deploy build "
+    "BUNDLE --recalibrate PICTURES --knots 32 --force."
+)
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -33,6 +39,7 @@ class Evidence:
 
     median     of the index over all filters, None where there is none; distance   of the networks; whiteness   of the difference.
     middles, barriers   by probe, empty where nothing ran; norms   each BatchNorm halfway.
+    recalibrated   whether the network has statistics that were re-estimated for its blends.
     """
 
     rows: Sequence[LayerIndex] = ()
@@ -42,6 +49,7 @@ class Evidence:
     middles: Sequence[Midpoint] = ()
     barriers: Sequence[Barrier] = ()
     norms: Sequence[NormDrift] = ()
+    recalibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ def judge(pair: str, evidence: Evidence) -> Judgement:
         _halfway(pair, middle, found)
     if evidence.barriers:
         _barriers(pair, evidence.barriers, found)
-    _norms(pair, evidence.norms, found)
+    _norms(pair, evidence.norms, evidence.recalibrated, found)
     strangers = set(found.causes) & {"apart", "permuted", "flipped"}  # between those, every difference is noise
     white = evidence.whiteness is not None and evidence.whiteness < WHITE and not strangers
     if white and (evidence.distance > NOISY or found.worst):
@@ -214,15 +222,16 @@ def _barriers(pair: str, barriers: Sequence[Barrier], found: _Findings) -> None:
         found.add(0, None, sentence)
 
 
-def _norms(pair: str, norms: Sequence[NormDrift], found: _Findings) -> None:
+def _norms(pair: str, norms: Sequence[NormDrift], recalibrated: bool, found: _Findings) -> None:
     drifted = [row for row in norms if row.drifted]
     if not drifted or set(found.causes) & {"apart", "permuted", "flipped"}:
         return
     row = max(drifted, key=lambda row: abs(np.log(max(row.variance, 1e-12))))
+    which = "re-estimated statistics" if recalibrated else "statistics"
     found.add(
         0,
         "drift",
-        f"{pair}: in {len(drifted)} of {len(norms)} BatchNorms the blend's activations are not what its statistics say; "
+        f"{pair}: in {len(drifted)} of {len(norms)} BatchNorms the blend's activations are not what its {which} say; "
         f"{row.layer}: {row.variance:.2f} of the variance.",
-        "Re-estimate BatchNorm's statistics on pictures (recalibration): export, then dni-deploy build BUNDLE --recalibrate PICTURES.",
+        AGAIN if recalibrated else RECALIBRATE,
     )

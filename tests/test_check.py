@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from dni_deploy.agreement import LayerIndex, filter_layers
 from dni_deploy.barrier import Barrier, barrier
+from dni_deploy.blend_runner import open_runner
+from dni_deploy.bundle import Bundle
 from dni_deploy.cli.group import main
+from dni_deploy.crops import read_crops
 from dni_deploy.errors import VERDICT_EXIT, CheckpointError, InputError, MismatchError, PictureError, UsageError
 from dni_deploy.family import Family
 from dni_deploy.matching import matched
@@ -22,9 +25,12 @@ from dni_deploy.midpoint import midpoint
 from dni_deploy.network_distance import network_distance, shortest_way
 from dni_deploy.norm_drift import NormDrift, norm_drifts
 from dni_deploy.probes import drawn, probes
+from dni_deploy.recalibration_file import read_recalibration
 from dni_deploy.signature import Signature
 from dni_deploy.verbs.check import check
 from dni_deploy.verbs.export import export
+from dni_deploy.verbs.recalibrate import recalibrate
+from dni_deploy.verbs.refit import refit
 from dni_deploy.verdict import Evidence, judge
 from dni_deploy.whiteness import whiteness
 
@@ -245,6 +251,9 @@ def test_what_is_wrong_has_a_name() -> None:
     drift = judge("a - b", Evidence([layer(0.9)], 0.9, norms=[NormDrift("a - b", "bn", 0.3, 0.0)]))
     assert (drift.verdict, drift.causes) == ("blends well", ("drift",))
     assert any("recalibration" in sentence for sentence in drift.advice)
+    left = judge("a - b", Evidence([layer(0.9)], 0.9, norms=[NormDrift("a - b", "bn", 0.3, 0.0)], recalibrated=True))
+    assert any("what its re-estimated statistics say" in sentence for sentence in left.reasons)
+    assert any("--force" in sentence for sentence in left.advice)
 
 
 def test_the_loss_barrier() -> None:
@@ -376,10 +385,91 @@ def test_norm_drift_against_float64() -> None:
     ones, zeros = np.ones(4), np.zeros(4)
     ends = ({"n.running_mean": zeros, "n.running_var": ones}, {"n.running_mean": 2 * ones, "n.running_var": 3 * ones})
     measured = ({"n": (zeros, ones)}, {"n": (2 * ones, 3 * ones)})
-    [row] = norm_drifts("a - b", ends, measured, {"n": (3 * ones, ones / 2)})
+    middle = {"n": (3 * ones, ones / 2)}
+    blend = {"n.running_mean": ones, "n.running_var": 2 * ones}
+    [row] = norm_drifts("a - b", (ends[0], blend, ends[1]), (measured[0], middle, measured[1]))
     assert row.variance == pytest.approx(0.25, rel=1e-4)  # EPSILON over 2
     assert row.mean == pytest.approx(2 / np.sqrt(2), rel=1e-4)
     assert row.drifted
+    estimated = {"n.running_mean": 3 * ones, "n.running_var": ones / 2}
+    [row] = norm_drifts("a - b", (ends[0], estimated, ends[1]), (measured[0], middle, measured[1]))
+    assert row.variance == pytest.approx(1, rel=1e-12)  # the same float64 numbers, divided by each other
+    assert (row.mean, row.drifted) == (0, False)
+
+
+def drifting(pictures: Path) -> dict[str, Any]:
+    """Two of one descent that went far, each with the statistics that it has on these pictures.
+
+    b's filters are a's by 0.4 and noise: those of the blend have 0.7 of the variance of either, layer after layer.
+    """
+    torch = pytest.importorskip("torch")
+    first = pico_state("dncnn_bn")
+    random = np.random.default_rng(1)
+    second = {key: value.copy() for key, value in first.items()}
+    for key, value in first.items():
+        if value.ndim == 4:
+            second[key] = (0.4 * value + np.sqrt(1 - 0.4**2) * value.std() * random.standard_normal(value.shape)).astype(
+                np.float32
+            )
+    inputs, _ = read_crops(sorted(pictures.iterdir()), Signature())
+    for state in (first, second):
+        net = PICO["dncnn_bn"].factory()
+        net.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+        torch.optim.swa_utils.update_bn([torch.from_numpy(inputs)], net)
+        state.update({key: value.numpy().copy() for key, value in net.state_dict().items() if "running" in key})
+    return {"a": first, "b": second}
+
+
+@pytest.fixture
+def noisy_pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(2):
+        pixels = np.linspace(40, 210, 96)[None, :, None] + random.normal(0, 30, (96, 96, 3))
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_recalibrated_bundle_is_measured_as_it_runs(
+    tmp_path: Path, noisy_pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    bundle = export(drifting(noisy_pictures), tmp_path / "x.dni")
+    plain = check(bundle.path, image=noisy_pictures)
+    assert "drift" in plain.pairs[0].causes
+    assert any("--recalibrate" in sentence for sentence in plain.advice)
+    assert plain.recalibration is None
+    assert not any("re-estimated" in sentence for sentence in (*plain.notes, *plain.reasons))
+    recalibrate(bundle.path, noisy_pictures, knots=3)
+    again = check(bundle.path, image=noisy_pictures)
+    assert "drift" not in again.pairs[0].causes
+    assert not any("recalibrat" in sentence for sentence in again.advice)
+    assert any("re-estimated for its blends, at 3 alphas" in note for note in again.notes)
+    assert again.recalibration is not None
+    assert again.recalibration["knots"] == 3
+    # The statistics come from 48 parts of 64 pixels of the very pictures, and 0.5 is a knot: what is left is that
+    # the parts are not the whole, and that a median over channels does not divide as each of them does: 0.08 here.
+    assert all(row.variance == pytest.approx(1, abs=0.1) and row.mean < 0.1 for row in again.norms)
+    assert min(row.variance for row in plain.norms) < 0.5
+    assert main(["check", str(bundle.path), "--image", str(noisy_pictures)]) == 0
+    assert "re-estimated for its blends" in capsys.readouterr().out
+    assert main(["check", str(bundle.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recalibration"]["knots"] == 3
+
+
+def test_the_tensors_that_are_measured_are_those_that_refit_writes(tmp_path: Path, noisy_pictures: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    states = drifting(noisy_pictures)
+    bundle = export(states, tmp_path / "x.dni")
+    recalibrate(bundle.path, noisy_pictures, knots=4)
+    opened = Bundle.open(bundle.path)
+    with open_runner(Family.of(states), opened, read_recalibration(opened)) as runner:
+        used = runner.tensors({"a": 0.5, "b": 0.5})
+    refit(bundle.path, 0.5, tmp_path / "half.safetensors")
+    written = load_file(tmp_path / "half.safetensors")
+    assert set(used) == set(opened.weight_names)
+    assert all(values.tobytes() == written[name].tobytes() for name, values in used.items())
 
 
 def test_matching_finds_a_permutation() -> None:

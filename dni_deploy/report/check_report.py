@@ -51,6 +51,7 @@ class CheckReport:
     distances  the network distance of any two members, a row for each, in the order of `compared`.
     order      the members along the shortest way through all of them: neighbours are the nearest to blend.
     layers, drifts, midpoints, barriers, norms   the figures behind it, a row for each pair and layer or probe.
+    recalibration  of a bundle whose BatchNorm statistics were re-estimated, as `inspect` tells it; None without.
     misfits    members of another network than the first; they are in no other figure.
     report     the file that was written, or None.
     """
@@ -71,6 +72,7 @@ class CheckReport:
     midpoints: tuple[Midpoint, ...] = ()
     barriers: tuple[Barrier, ...] = ()
     norms: tuple[NormDrift, ...] = ()
+    recalibration: dict[str, Any] | None = None
     misfits: tuple[Misfit, ...] = ()
     report: str | None = None
 

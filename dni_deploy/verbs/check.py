@@ -28,6 +28,8 @@ from dni_deploy.pictures import read_picture
 from dni_deploy.probes import SIDE, drawn, probes
 from dni_deploy.progress import MaybeProgress
 from dni_deploy.publish import publish_bytes
+from dni_deploy.recalibration import Recalibration
+from dni_deploy.recalibration_file import read_recalibration
 from dni_deploy.report.check_page import check_page
 from dni_deploy.report.check_report import CheckReport, Misfit, PairReport
 from dni_deploy.signature import Signature
@@ -86,7 +88,8 @@ def _checked(
 ) -> tuple[CheckReport, Trial]:
     layers = filter_layers(family.members[0].checkpoint.tensors, _transposed(bundle))
     pairs = _pairs(family)
-    trial, architecture, note = _tried(family, bundle, pairs, pictures, references, progress)
+    known = None if bundle is None else read_recalibration(bundle, [member.checkpoint.tensors for member in family.members])
+    trial, architecture, note = _tried(family, bundle, known, pairs, pictures, references, progress)
     rows: list[LayerIndex] = []
     moved: list[Drift] = []
     told: list[PairReport] = []
@@ -103,6 +106,7 @@ def _checked(
             middles=[row for row in trial.middles if row.pair == name],
             barriers=[row for row in trial.barriers if row.pair == name],
             norms=[row for row in trial.norms if row.pair == name],
+            recalibrated=known is not None,
         )
         verdict = judge(name, evidence)
         rows, moved = rows + found, moved + drifts(name, one, other)
@@ -113,6 +117,8 @@ def _checked(
             )
         )  # fmt: skip
     notes = [*family.notes, *([note] if note else []), *([UNDECIDED] if _low(rows) and not can_match() else [])]
+    if known is not None:
+        notes.append(f"This bundle's BatchNorm statistics are re-estimated for its blends, at {len(known.knots)} alphas.")
     order = tuple(family.names[place] for place in shortest_way(table))
     advice = [sentence for row in told for sentence in row.advice]
     if len(order) > 2:
@@ -134,6 +140,7 @@ def _checked(
         midpoints=tuple(trial.middles),
         barriers=tuple(trial.barriers),
         norms=tuple(trial.norms),
+        recalibration=None if known is None else known.told(),
     )
     return made, trial
 
@@ -158,6 +165,7 @@ def _rematched(rows: list[LayerIndex], first: Any, second: Any, layers: Mapping[
 def _tried(
     family: Family,
     bundle: Bundle | None,
+    known: Recalibration | None,
     pairs: list[tuple[str, str]],
     pictures: list[tuple[str, Frame]] | None,
     references: list[Frame] | None,
@@ -166,7 +174,7 @@ def _tried(
     """What came out of the networks, the architecture's name, and why nothing ran."""
     with ExitStack() as stack:
         try:
-            runner = stack.enter_context(open_runner(family, bundle))
+            runner = stack.enter_context(open_runner(family, bundle, known))
         except EnvironmentProblem as problem:
             return Trial(), bundle.architecture if bundle else None, f"No midpoint was computed: {problem}"
         except MismatchError as problem:

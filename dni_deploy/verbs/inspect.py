@@ -149,7 +149,7 @@ def inspect(bundle_path: str | os.PathLike[str]) -> Inspection:
         graph_facts=dict(manifest.graph_facts),
         probe_error=float(error) if isinstance(error, (int, float)) else None,
         plans=plans(bundle.path),
-        recalibration=None if known is None else {"knots": len(known.knots), **known.about},
+        recalibration=None if known is None else known.told(),
         groups=WeightGroups.of(graph, bundle.weight_names).weights,
     )
 
