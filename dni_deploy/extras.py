@@ -6,9 +6,10 @@ export into the same folder drops it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 from dni_deploy.bundle import Bundle, replace_files
 from dni_deploy.errors import UsageError, shown
@@ -31,15 +32,16 @@ def store_recalibration(bundle: Bundle, data: bytes | None) -> Bundle:
     return _changed(bundle, change)
 
 
-def store_slider(bundle: Bundle, knots: Sequence[tuple[float, float]] | None) -> Bundle:
+def store_slider(bundle: Bundle, knots: Sequence[tuple[float, float]] | None, about: Mapping[str, Any] | None = None) -> Bundle:
     """Add a slider's knots, (position, alpha) each, or replace those that are there; None takes them away.
 
+    about  what they were measured on and how even they make the steps, as JSON; it is told and never computed with.
     Raises as store_recalibration does, and BundleError for knots that no manifest may hold: fewer than two, or beyond 0 to 1.
     """
     slider = None if knots is None else slider_knots([[float(position), float(alpha)] for position, alpha in knots])
 
     def change(old: Manifest) -> Iterator[tuple[str, bytes]]:
-        yield MANIFEST, replace(old, slider=slider).to_bytes()
+        yield MANIFEST, replace(old, slider=slider, slider_about=None if slider is None else about).to_bytes()
 
     return _changed(bundle, change)
 
@@ -58,4 +60,4 @@ def _changed(bundle: Bundle, change: Callable[[Manifest], Iterator[tuple[str, by
 
 
 def _bare(manifest: Manifest) -> Manifest:
-    return replace(manifest, recalibration=None, slider=None)
+    return replace(manifest, recalibration=None, slider=None, slider_about=None)

@@ -20,7 +20,7 @@ SIZE_LIMIT = 4 << 20
 """Bytes; about 200 for each tensor of the largest network we know (8,000 tensors)."""
 DEPTH_LIMIT = 32
 MEMBER_LIMIT = 16
-EXTRAS = ("recalibration", "slider")
+EXTRAS = ("recalibration", "slider", "slider_about")
 """What may be added to a bundle after its export; absent from the JSON where it is not there (extras.py)."""
 SLIDER_LIMIT = 1024
 """Knots; a slider has far fewer positions that anybody could tell apart."""
@@ -119,6 +119,7 @@ class Manifest:
     graph_facts   how the graph came to be: versions, the probe's error.
     recalibration BatchNorm statistics of blends, re-estimated on pictures (recalibration.py); or None.
     slider        (position, alpha) knots, each number 0 to 1, of a slider with equal perceived steps; or None.
+    slider_about  what that slider was measured on and how even it came out; free form, for people. None without, never alone.
     """
 
     architecture: str
@@ -133,6 +134,7 @@ class Manifest:
     graph_facts: Mapping[str, Any] = field(default_factory=dict)
     recalibration: StoredFile | None = None
     slider: tuple[tuple[float, float], ...] | None = None
+    slider_about: Mapping[str, Any] | None = None
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -163,6 +165,8 @@ class Manifest:
             document["recalibration"] = self.recalibration.to_json()
         if self.slider is not None:
             document["slider"] = [list(knot) for knot in self.slider]
+        if self.slider_about is not None:
+            document["slider_about"] = dict(self.slider_about)
         document["manifest_sha256"] = sha256(_dumped(document)).hexdigest()
         data = _dumped(document)
         if len(data) > SIZE_LIMIT:
@@ -213,7 +217,10 @@ class Manifest:
             if "recalibration" in read
             else None,
             slider=slider_knots(read["slider"]) if "slider" in read else None,
+            slider_about=_fields(read["slider_about"], "slider_about") if "slider_about" in read else None,
         )
+        if manifest.slider is None and manifest.slider_about is not None:
+            raise BundleError("The manifest's slider_about tells of a slider, and there is none.")
         _refuse_twice([member.name for member in manifest.members], "members")
         _refuse_twice([stored.file for stored in manifest.files], "files")
         _refuse_twice([weight.name for weight in manifest.weights] + list(manifest.unused), "weights")

@@ -48,7 +48,11 @@ def test_what_is_added_is_there_and_what_is_taken_away_leaves_the_first_bytes(bu
     assert two.manifest.recalibration == one.manifest.recalibration
     assert len({bundle.digest, one.digest, two.digest}) == 3
     assert listed(two) == named(two) == {*first, one.manifest.recalibration.file}
-    assert store_slider(two, None).digest == one.digest
+    about = {"pictures": [{"name": "in.png", "sha256": "0" * 64}], "before": 1.5}
+    told = store_slider(two, KNOTS, about)
+    assert (told.manifest.slider, told.manifest.slider_about) == (two.manifest.slider, about)
+    assert store_slider(told, KNOTS).digest == two.digest
+    assert store_slider(told, None).digest == one.digest
     last = store_recalibration(Bundle.open(bundle.path), None)
     assert last.digest == bundle.digest
     assert {name: (bundle.path / name).read_bytes() for name in listed(bundle)} == first

@@ -63,6 +63,16 @@ def extended() -> Manifest:
     return replace(manifest(), recalibration=stored("recalibration", "safetensors"), slider=slider)
 
 
+def test_what_a_slider_was_measured_on_goes_with_it_alone() -> None:
+    told = replace(extended(), slider_about={"pictures": [{"name": "ä.png", "sha256": "0" * 64}], "before": 1.5, "after": 1.0})
+    assert Manifest.from_bytes(told.to_bytes()) == told
+    for other, message in ((replace(told, slider=None), "there is none"), (extended(), "slider_about is not an object")):
+        document = json.loads(other.to_bytes())
+        document.setdefault("slider_about", [])
+        with pytest.raises(BundleError, match=message):
+            Manifest.from_bytes(signed(document))
+
+
 def test_extras_are_absent_where_unset_and_come_back_where_set() -> None:
     assert not {"recalibration", "slider"} & set(json.loads(manifest().to_bytes()))
     assert Manifest.from_bytes(extended().to_bytes()) == extended()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def test_it_makes_the_steps_even_and_keeps_them(folder: Path) -> None:
     kept = Bundle.open("x.dni").slider
     assert kept is not None
     assert kept.knots == report.knots
+    about = Bundle.open("x.dni").manifest.slider_about
+    assert about is not None
+    assert (about["before"], about["after"]) == (report.before, report.after)
+    assert about["pictures"] == [{"name": "in.png", "sha256": sha256(Path("in.png").read_bytes()).hexdigest()}]
+    assert (about["held_out"]["before"], about["held_out"]["after"]) == report.held_out
+    assert [picture["name"] for picture in about["held_out"]["pictures"]] == ["other.png"]
     # Half of the way by brightness is 0.5 ** (1 / 3) = 0.794; CIEDE2000 sees differences in bright parts as smaller.
     assert kept.at(0.5) == pytest.approx(0.794, abs=0.03)
     assert calls[-1][0] == calls[-1][1] == calls[0][1]

@@ -11,6 +11,7 @@ import click
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
 from dni_deploy.cli.surface import Surface, facts, size, table
+from dni_deploy.errors import shown
 from dni_deploy.signature import Signature
 
 
@@ -47,6 +48,7 @@ def command(surface: Surface, bundle: Path, groups: bool, tensors: bool) -> None
             "unused tensors": len(found.unused) or None,
             "shared tensors": len(found.tied) or None,
             "statistics": None if found.recalibration is None else _statistics(found.recalibration),
+            "slider": None if found.slider is None else _slider(found.slider),
             "probe error": None if found.probe_error is None else f"{found.probe_error:.2g} of PyTorch's output",
         }
     )
@@ -85,3 +87,14 @@ def _statistics(recalibration: dict[str, Any]) -> str:
     pictures = recalibration.get("pictures")
     on = f"{len(pictures)} pictures" if isinstance(pictures, list) else "noise"
     return f"of BatchNorm, re-estimated at {recalibration['knots']} alphas on {on}"
+
+
+def _slider(slider: dict[str, Any]) -> str:
+    """Of two members; what was not kept, or is not of the kind that it should be, is left out."""
+    told = f"even steps from {shown(slider['members'][0])} to {shown(slider['members'][-1])}, {slider['knots']} knots"
+    pictures, before, after = (slider.get(key) for key in ("pictures", "before", "after"))
+    if isinstance(pictures, list):
+        told += f", measured on {len(pictures)} picture{'' if len(pictures) == 1 else 's'}"
+    if isinstance(before, float) and isinstance(after, float):
+        told += f"; largest step / mean {before:.2f} by alpha, {after:.2f} by the slider"
+    return told

@@ -99,6 +99,8 @@ class Inspection:
     groups       each weight with the roles and the depth that rules for alpha pick by.
     plans        engines that were built from it, which are no part of it.
     recalibration  of BatchNorm statistics that were re-estimated: knots, and the pictures with their SHA-256; None without.
+    slider       with even steps: the members at its positions 0 and 1, knots, and where it is known, the pictures with their SHA-256
+                 and the largest step over the mean step, of alpha (before) and of the slider (after). None without.
     """
 
     path: str
@@ -117,6 +119,7 @@ class Inspection:
     probe_error: float | None
     plans: tuple[PlanRow, ...]
     recalibration: dict[str, Any] | None
+    slider: dict[str, Any] | None = None
     groups: tuple[GroupedWeight, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -150,8 +153,16 @@ def inspect(bundle_path: str | os.PathLike[str]) -> Inspection:
         probe_error=float(error) if isinstance(error, (int, float)) else None,
         plans=plans(bundle.path),
         recalibration=None if known is None else known.told(),
+        slider=_slider(bundle),
         groups=WeightGroups.of(graph, bundle.weight_names).weights,
     )
+
+
+def _slider(bundle: Bundle) -> dict[str, Any] | None:
+    slider = bundle.slider
+    if slider is None:
+        return None
+    return {**(bundle.manifest.slider_about or {}), "members": list(reversed(bundle.members)), "knots": len(slider.knots)}
 
 
 def plans(bundle_path: Path) -> tuple[PlanRow, ...]:

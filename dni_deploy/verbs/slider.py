@@ -6,6 +6,7 @@ import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def slider(
             files=files,
         )
     drawn = None if plot is None else _drawn(report, plot)
-    store_slider(opened, made.knots)
+    store_slider(opened, made.knots, _about(report, probes, others))
     if plot is not None and drawn is not None:
         open_door("dni_deploy.publish").publish_bytes(plot, drawn, force=force)
     tell(progress, watch.total, watch.total, "done")
@@ -180,6 +181,19 @@ def _check(opened: Bundle, steps: int, plot: str | os.PathLike[str] | None, forc
         return ()
     open_door("dni_deploy.report.plot").check_plot_name(plot)
     return check_outputs((plot,), force)
+
+
+def _about(report: SliderReport, probes: Sequence[Path], others: Sequence[Path]) -> dict[str, Any]:
+    """What is kept beside the knots: the pictures by name and SHA-256, and how even the steps are on them."""
+    about: dict[str, Any] = {"pictures": _sources(probes), "before": report.before, "after": report.after}
+    if report.held_out is not None:
+        before, after = report.held_out
+        about["held_out"] = {"pictures": _sources(others), "before": before, "after": after}
+    return about
+
+
+def _sources(files: Sequence[Path]) -> list[dict[str, str]]:
+    return [{"name": file.name, "sha256": sha256(file.read_bytes()).hexdigest()} for file in files]
 
 
 def _drawn(report: SliderReport, plot: str | os.PathLike[str]) -> bytes:
