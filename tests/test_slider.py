@@ -12,16 +12,20 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from dni_deploy import bundle as bundle_module
 from dni_deploy.bundle import Bundle
 from dni_deploy.cli.group import main
 from dni_deploy.errors import BundleError, MismatchError, UsageError
 from dni_deploy.even_slider import EvenSlider
 from dni_deploy.extras import store_slider
+from dni_deploy.stored import read_file
 from dni_deploy.verbs import slider as verb
 from dni_deploy.verbs import sweep as sweep_verb
 from dni_deploy.verbs.slider import slider, unevenness
 from dni_deploy.verbs.sweep import sweep
 from tests import pico_bundle as pico
+from tests.engines.conftest import write
+from tests.engines.graphs import HAND
 from tests.frame_session import Dimmer, opener
 
 KNOTS = [(0.0, 0.0), (0.25, 0.5), (1.0, 1.0)]
@@ -142,6 +146,39 @@ def test_refit_takes_a_position(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "Give --alpha, --slider for a position" in capsys.readouterr().err
     assert main(["refit", "x.dni", "--slider", "1.5", "-o", "beyond.onnx"]) == 2
     assert not [path.name for path in folder.iterdir() if path.stem in ("none", "both", "neither", "beyond")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run {} in.png -o out.png --slider 0.25",
+        "run {} in.png -o out.png --alpha 0.5",
+        "refit {} --slider 0.25 -o out.onnx",
+        "refit {} --alpha 0.5 -o out.onnx",
+        "sweep {} in.png -o out.png --steps 3 --even",
+    ],
+)
+def test_a_bundle_is_opened_and_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    pytest.importorskip("onnxruntime")
+    opened = store_slider(write(HAND["prelu_per_channel"](), folder / "rgb.dni"), KNOTS)
+    checked: list[str] = []
+
+    def counted(path: Path, stored: Any, *, keep: bool = True) -> bytes:
+        if not keep:  # what opening does; whoever needs the content reads it, and checks it, at that moment
+            checked.append(stored.file)
+        return read_file(path, stored, keep=keep)
+
+    monkeypatch.setattr(bundle_module, "read_file", counted)
+    assert main(line.format("rgb.dni").split()) == 0
+    assert sorted(checked) == sorted(stored.file for stored in opened.manifest.files)
+
+
+def test_run_takes_a_position(folder: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    store_slider(write(HAND["prelu_per_channel"](), folder / "rgb.dni"), KNOTS)
+    assert main(["run", "rgb.dni", "in.png", "-o", "position.png", "--slider", "0.25"]) == 0
+    assert main(["run", "rgb.dni", "in.png", "-o", "alpha.png", "--alpha", "0.5"]) == 0
+    assert (folder / "position.png").read_bytes() == (folder / "alpha.png").read_bytes()
 
 
 def test_sweep_takes_even_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

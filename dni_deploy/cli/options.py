@@ -75,7 +75,10 @@ alpha_optional = click.option(
 
 
 def slider(function: Function) -> Function:
-    """--slider in place of --alpha: a position of the slider that the bundle holds, given to the command as alpha."""
+    """--slider in place of --alpha: a position of the slider that the bundle holds, given to the command as alpha.
+
+    The command then gets the bundle opened: to open it again would hash every file of it again, and might find another one there.
+    """
 
     @wraps(function)
     def wrapped(*args: Any, bundle: Path, alpha: str | None, slider: float | None, **kwargs: Any) -> Any:
@@ -83,8 +86,8 @@ def slider(function: Function) -> Function:
             return function(*args, bundle=bundle, alpha=alpha, **kwargs)
         if alpha is not None:
             raise UsageError("--alpha and --slider say the same thing in two ways; give one of them.")
-        at = open_door("dni_deploy.bundle").Bundle.open(bundle).alpha_at(slider)
-        return function(*args, bundle=bundle, alpha=f"{at!r}", **kwargs)
+        opened = open_door("dni_deploy.bundle").Bundle.open(bundle)
+        return function(*args, bundle=opened, alpha=opened.alpha_at(slider), **kwargs)
 
     option = click.option(
         "--slider",

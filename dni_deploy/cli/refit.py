@@ -39,7 +39,7 @@ from dni_deploy.errors import UsageError
 @options.force
 def command(
     surface: Surface,
-    bundle: Path,
+    bundle: Any,
     alpha: Any,
     output: Path,
     precision: str | None,

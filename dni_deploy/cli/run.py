@@ -39,10 +39,10 @@ from dni_deploy.cli.surface import Surface, facts, span, table
 @options.force
 def command(
     surface: Surface,
-    bundle: Path,
+    bundle: Any,
     inputs: tuple[Path, ...],
     output: Path,
-    alpha: str | None,
+    alpha: Any,
     alpha_map: Any,
     engine: str,
     precision: str | None,
