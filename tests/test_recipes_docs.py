@@ -72,7 +72,7 @@ def test_the_recipe(folder: Path, tmp_path: Path) -> None:
 
 
 def test_figures_are_those_of_the_benchmark() -> None:
-    rows = re.findall(r"^\| (.+?) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.M)
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.M)
     networks = json.loads(FIGURES.read_text())["networks"].values()
     assert rows == [
         (found["title"], f"{found['ms']['plain']:.2f}", *(f"{ratio:.2f}" for ratio in found["ratio"].values()))
