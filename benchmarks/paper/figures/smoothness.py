@@ -20,11 +20,11 @@ SMOOTH = 5.0
 
 def figure(bench: Bench) -> Section:
     """From the first member to each other one in 20 equal steps of alpha, root mean square change of the output per step."""
-    figure, ((place,),) = canvas(1, 1, 3.2)
+    figure, axes = canvas(2, -(-len(FAMILIES) // 2), 4.4, sharex=True, sharey=True)
     rows: list[tuple[str | float, ...]] = []
     goals: list[Goal] = []
     alphas = np.linspace(0, 1, STEPS + 1)
-    for family, row in FAMILIES.items():
+    for place, (family, row) in zip(axes.flat, FAMILIES.items(), strict=False):
         worst = 0.0
         first = row.tuned[0]
         for member in row.tuned[1:]:
@@ -36,11 +36,16 @@ def figure(bench: Bench) -> Section:
             rows.append(
                 (row.title, f"{first} to {member}", ratio, float(steps.min() / steps.mean()), f"{alphas[steps.argmax()]:.2f}")
             )
-            place.plot(alphas[1:] - 0.5 / STEPS, steps / steps.mean(), linewidth=1, label=f"{family}, {member}")
+            place.plot(alphas[1:] - 0.5 / STEPS, steps / steps.mean(), linewidth=1, label=member)
         goals.append(Goal(f"{row.title}: largest step against the mean step", worst, "at most", SMOOTH))
-    place.axhline(1.0, color="grey", linestyle=":", linewidth=1)
-    place.set(xlabel="alpha", ylabel="step / mean step", ylim=(0, None))
-    figure.legend(fontsize=7, loc="outside right center")
+        place.axhline(1.0, color="grey", linestyle=":", linewidth=1)
+        place.set_title(family, fontsize=9)
+        place.legend(title=f"{first} to", fontsize=7, title_fontsize=7)
+    axes[0, 0].set_ylim(0, None)
+    for place in axes[-1]:
+        place.set_xlabel("alpha")
+    for place in axes[:, 0]:
+        place.set_ylabel("step / mean step")
     return Section(
         title="The transition is smooth",
         claim="the effect changes smoothly with alpha, without steps (sections 1 and 4).",
