@@ -9,7 +9,7 @@ import click
 
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, span, table
+from dni_deploy.cli.surface import Surface, counted, facts, span, table
 from dni_deploy.errors import shown
 
 
@@ -110,7 +110,8 @@ def recalibrated(report: Any) -> None:
     if report.removed:
         facts({"statistics": "the members' own again"})
         return
-    on = f"{report.parts} parts of {len(report.pictures)} pictures" if report.pictures else f"{report.parts} draws of noise"
+    pictures = counted(len(report.pictures), "picture")
+    on = f"{report.parts} parts of {pictures}" if report.pictures else f"{report.parts} draws of noise"
     facts({"statistics": f"re-estimated at {report.knots} alphas on {on}", "took": span(report.seconds)})
     click.echo()
     rows = [(row.layer, f"{row.mean:.3f}", f"{row.variance:.3f}") for row in report.layers]

@@ -10,7 +10,7 @@ import click
 
 from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, size, table
+from dni_deploy.cli.surface import Surface, counted, facts, size, table
 from dni_deploy.errors import shown
 from dni_deploy.signature import Signature
 
@@ -85,7 +85,7 @@ def frames(signature: Signature) -> str:
 
 def _statistics(recalibration: dict[str, Any]) -> str:
     pictures = recalibration.get("pictures")
-    on = _counted(pictures) if isinstance(pictures, list) else "noise"
+    on = counted(len(pictures), "picture") if isinstance(pictures, list) else "noise"
     return f"of BatchNorm, re-estimated at {recalibration['knots']} alphas on {on}"
 
 
@@ -94,11 +94,7 @@ def _slider(slider: dict[str, Any]) -> str:
     told = f"even steps from {shown(slider['members'][0])} to {shown(slider['members'][-1])}, {slider['knots']} knots"
     pictures, before, after = (slider.get(key) for key in ("pictures", "before", "after"))
     if isinstance(pictures, list):
-        told += f", measured on {_counted(pictures)}"
+        told += f", measured on {counted(len(pictures), 'picture')}"
     if isinstance(before, float) and isinstance(after, float):
         told += f"; largest step / mean {before:.2f} by alpha, {after:.2f} by the slider"
     return told
-
-
-def _counted(pictures: list[Any]) -> str:
-    return f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'}"

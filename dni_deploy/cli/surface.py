@@ -117,6 +117,11 @@ def span(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 picture", "2 pictures"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _is_number(cell: str) -> bool:
     if cell == "-":
         return True
