@@ -38,8 +38,8 @@ class BlendRunner(Protocol):
         """What the network computes with at these shares, by the names of its weights."""
         ...
 
-    def norm_inputs(self, shares: Shares, inputs: Sequence[NDArray[np.float32]]) -> Measured:
-        """Statistics of what goes into each BatchNorm, over all inputs."""
+    def norm_inputs(self, tensors: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]) -> Measured:
+        """Statistics of what goes into each BatchNorm, over all inputs; tensors: of the method of that name."""
         ...
 
 
@@ -88,8 +88,8 @@ class _CheckpointRunner:
         blend = blend_float64(_rows(self._family, self._family.float_keys), _coefficients(self._family, shares))
         return {**self._family.members[0].checkpoint.tensors, **_rounded(blend)}
 
-    def norm_inputs(self, shares: Shares, inputs: Sequence[NDArray[np.float32]]) -> Measured:
-        found: Measured = self._network.norm_inputs(self.tensors(shares), inputs)
+    def norm_inputs(self, tensors: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]) -> Measured:
+        found: Measured = self._network.norm_inputs(tensors, inputs)
         return found
 
 
@@ -109,6 +109,6 @@ class _BundleRunner:
         """The graph's weights, with the re-estimated statistics in their places, in float64 and rounded once to float32."""
         return _rounded(blended(_rows(self._family, self._names), _coefficients(self._family, shares), self._recalibration))
 
-    def norm_inputs(self, shares: Shares, inputs: Sequence[NDArray[np.float32]]) -> Measured:
-        found: Measured = open_door("engines.norm_inputs").norm_inputs(self._graph, self.tensors(shares), inputs)
+    def norm_inputs(self, tensors: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]) -> Measured:
+        found: Measured = open_door("engines.norm_inputs").norm_inputs(self._graph, tensors, inputs)
         return found

@@ -113,15 +113,18 @@ def _compare(
 def _norms(
     runner: BlendRunner, family: Family, pairs: Sequence[tuple[str, str]], names: Sequence[str], inputs: Sequence[_Output]
 ) -> list[NormDrift]:
-    tensors: dict[str, Mapping[str, NDArray[Any]]] = {name: family[name].checkpoint.tensors for name in names}
-    if not any(key.endswith("running_var") for key in tensors[names[0]]):
+    if not any(key.endswith("running_var") for key in family[names[0]].checkpoint.tensors):
         return []
-    alone: dict[str, Measured] = {name: runner.norm_inputs({name: 1.0}, inputs) for name in names}
+
+    def measured(shares: Shares) -> tuple[Mapping[str, NDArray[Any]], Measured]:
+        tensors = runner.tensors(shares)
+        return tensors, runner.norm_inputs(tensors, inputs)
+
+    alone = {name: measured({name: 1.0}) for name in names}
     rows = []
     for first, second in pairs:
-        half: Shares = {first: 0.5, second: 0.5}
-        used = (tensors[first], runner.tensors(half), tensors[second])
-        rows += norm_drifts(pair_name(first, second), used, (alone[first], runner.norm_inputs(half, inputs), alone[second]))
+        one, half, other = alone[first], measured(dict.fromkeys((first, second), 0.5)), alone[second]
+        rows += norm_drifts(pair_name(first, second), (one[0], half[0], other[0]), (one[1], half[1], other[1]))
     return rows
 
 

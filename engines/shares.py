@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.errors import UsageError
+from dni_deploy.errors import EngineError, UsageError
 
 
 def only_row(coefficients: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -22,3 +22,9 @@ def one_for_all(coefficients: NDArray[np.float64], engine: str) -> NDArray[np.fl
     if row is None:
         raise UsageError(f"The engine {engine} has one alpha for all weights; for alpha by groups of weights take another one.")
     return row
+
+
+def check_count(row: NDArray[np.float64], members: int) -> None:
+    """Raises EngineError where a row (N,) is not one share for each member, or has none that is not 0."""
+    if len(row) != members or not row.any():
+        raise EngineError(f"{len(row)} shares, {np.count_nonzero(row)} of them not 0, for {members} members.")

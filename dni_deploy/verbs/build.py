@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from dni_deploy.bundle import Bundle
 from dni_deploy.errors import UsageError
+from dni_deploy.picture_files import Paths, listed
 from dni_deploy.profiles import Profile, Shape
 from dni_deploy.progress import MaybeProgress
 from dni_deploy.verbs.recalibrate import RecalibrationReport, recalibrate
@@ -57,7 +57,7 @@ def build(
     strip: bool = False,
     device: int | None = None,
     threads: int = 0,
-    recalibrate_on: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    recalibrate_on: Paths = (),
     knots: int | None = None,
     no_recalibration: bool = False,
     force: bool = False,
@@ -84,15 +84,15 @@ def build(
         "device": device is not None,
     }
     refuse_unused(choice, [name for name, is_given in given.items() if is_given])
-    paths = [recalibrate_on] if isinstance(recalibrate_on, (str, os.PathLike)) else list(recalibrate_on)
-    if paths and no_recalibration:
+    asked = bool(listed(recalibrate_on))
+    if asked and no_recalibration:
         raise UsageError("Statistics are re-estimated or taken away, not both. Nothing was written.")
-    if knots is not None and not paths:
+    if knots is not None and not asked:
         raise UsageError("knots is for re-estimating statistics; name the pictures to do that on. Nothing was written.")
     made = None
-    if paths or no_recalibration:
+    if asked or no_recalibration:
         made = recalibrate(
-            bundle_path, paths, knots=knots, remove=no_recalibration, threads=threads, force=force, progress=progress
+            bundle_path, recalibrate_on, knots=knots, remove=no_recalibration, threads=threads, force=force, progress=progress
         )
     bundle = Bundle.open(bundle_path)
     takes = ENGINES[choice.name].takes

@@ -23,6 +23,7 @@ from dni_deploy.family import Family, differences, misfit, read_members
 from dni_deploy.frames import Frame
 from dni_deploy.matching import can_match, matched
 from dni_deploy.network_distance import distances, shortest_way
+from dni_deploy.outputs import check_outputs
 from dni_deploy.picture_files import Paths, pictures_of
 from dni_deploy.pictures import read_picture
 from dni_deploy.probes import SIDE, drawn, probes
@@ -262,8 +263,7 @@ def _suffix(report: str | os.PathLike[str] | None, force: bool) -> str | None:
     suffix = os.path.splitext(os.fspath(report))[1].lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"A report is written as {', '.join(SUFFIXES)}; got {shown(report)}. Nothing was written.")
-    if os.path.lexists(report) and not force:
-        raise UsageError(f"{shown(report)} exists; give --force to replace it. Nothing was written.")
+    check_outputs((report,), force)
     if suffix != ".html":
         open_door("matplotlib")
     return suffix

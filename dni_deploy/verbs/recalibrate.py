@@ -127,11 +127,11 @@ def estimate(
     members = [bundle.weights(member) for member in bundle.members]
     statistician = home.Statistician(bundle.graph(), bundle.weight_names, threads)
     knots = lattice(len(members), steps) / steps
+    batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
     estimates = []
     for number, knot in enumerate(knots):
         told = ", ".join(f"{shown(name)}={share:.3g}" for name, share in zip(bundle.members, knot, strict=True) if share)
         tell(progress, number, len(knots), f"statistics at {told}")
-        batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
         estimates.append(statistician.estimate(blend_float64(members, knot), batches))
     own = {
         layer.mean: [

@@ -31,7 +31,7 @@ from engines.cuda.kernels import (
 )
 from engines.cuda.layout import DeviceLayout, Region
 from engines.cuda.members import Members
-from engines.shares import only_row
+from engines.shares import check_count, only_row
 
 
 class Live:
@@ -127,8 +127,8 @@ class DeviceBlender:
         if shares.ndim == 2:
             members.row_places.check(shares, members.count)
         row = only_row(shares)
-        if row is not None and (len(row) != members.count or not row.any()):
-            raise EngineError(f"{len(row)} shares, {np.count_nonzero(row)} of them not 0, for {members.count} members.")
+        if row is not None:
+            check_count(row, members.count)
         shares = shares if row is None else row
         if known is not None:
             known.checked(shares)

@@ -12,7 +12,7 @@ from engines.cuda.blender import Live
 from engines.cuda.buffer import Buffer
 from engines.cuda.device import Device
 from engines.graphs import ALPHA, KNOTS
-from engines.shares import one_for_all
+from engines.shares import check_count, one_for_all
 from engines.trt.base import Slot, TensorRTEngine
 from engines.trt.messages import failed
 from engines.trt.plan import Plan
@@ -123,10 +123,7 @@ class GraphEngine(TensorRTEngine):
 
     def taken(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
         shares, known = one_for_all(super().taken(coefficients), self.name), self.network.recalibration
-        if len(shares) != len(self.network.members) or not shares.any():
-            raise EngineError(
-                f"{len(shares)} shares, {np.count_nonzero(shares)} of them not 0, for {len(self.network.members)} members."
-            )
+        check_count(shares, len(self.network.members))
         return shares if known is None else known.checked(shares)
 
     def change(self, at: Slot, shares: NDArray[np.float64]) -> None:
