@@ -64,6 +64,11 @@ class Bundle:
         raise AssertionError("unreachable")
 
     @classmethod
+    def of(cls, given: Bundle | str | os.PathLike[str]) -> Bundle:
+        """A bundle that is open already, as it is; else the one in that folder, opened."""
+        return given if isinstance(given, Bundle) else cls.open(given)
+
+    @classmethod
     def _read_manifest(cls, folder: Path) -> Bundle:
         if not folder.is_dir():
             missing = "does not exist" if not os.path.lexists(folder) else "is not a folder"

@@ -281,7 +281,7 @@ def open_session(
         raise UsageError("ahead needs 2 slots: one for frames, one to refit meanwhile; got slots=1.")
     slots = 2 if ahead and slots is None else slots
     options = EngineOptions(threads=threads, slots=slots, precision=precision, cuda_graph=cuda_graph, device=device)
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = Bundle.of(bundle)
     members = opened.members
     if opened.manifest.recalibration is not None and (rules or extrapolate):
         raise CoefficientsError(NO_GROUPS if rules else NO_EXTRAPOLATION)

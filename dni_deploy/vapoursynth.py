@@ -58,7 +58,7 @@ def dni(
     Raises UsageError (another format: says how to convert), LimitError, MismatchError, and what open_session raises.
     """
     _check(clip)
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = Bundle.of(bundle)
     check_signature(opened.signature)
     width, height = clip.width * opened.signature.scale, clip.height * opened.signature.scale
     if width * height > PIXEL_LIMIT:

@@ -205,7 +205,7 @@ def _family(source: Source) -> tuple[Family | None, Bundle | None, tuple[Misfit,
     if isinstance(source, Family):
         return source, None, (), ()
     if not isinstance(source, Mapping):
-        bundle = source if isinstance(source, Bundle) else Bundle.open(source)
+        bundle = Bundle.of(source)
         members = {name: Checkpoint.of(bundle.tensors(name), f"{bundle.path} ({name})") for name in bundle.members}
         return Family.of(members), bundle, (), ()
     first, *others = read_members(source)

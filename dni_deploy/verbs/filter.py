@@ -111,7 +111,7 @@ def filter(
     tell = note or (lambda sentence: None)
     rate = None if fps is None else parse_rate(fps)
     _check(format, size, matrix, rate)
-    bundle = bundle_path if isinstance(bundle_path, Bundle) else Bundle.open(bundle_path)
+    bundle = Bundle.of(bundle_path)
     check_signature(bundle.signature)
     lane = _lane(format, source, bundle.signature.scale, size, rate, matrix, stamp)
     for sentence in lane.notes:

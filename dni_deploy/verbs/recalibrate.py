@@ -92,7 +92,7 @@ def recalibrate(
     it was then; storing is one step, and a crash leaves the old statistics or the new ones.
     """
     started = time.perf_counter()
-    bundle = bundle_path if isinstance(bundle_path, Bundle) else Bundle.open(bundle_path)
+    bundle = Bundle.of(bundle_path)
     where = os.fspath(bundle.path)
     if remove:
         if bundle.manifest.recalibration is None:

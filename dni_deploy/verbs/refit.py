@@ -104,7 +104,7 @@ def refit(
         )
     if alpha is None:
         raise UsageError("Which alpha? Give one (--alpha), or a recipe that has one (--recipe). Nothing was written.")
-    bundle = bundle_path if isinstance(bundle_path, Bundle) else Bundle.open(bundle_path)
+    bundle = Bundle.of(bundle_path)
     coefficients = Coefficients.parse(alpha, bundle.members, extrapolate=extrapolate)
     with publish_file(target, force=force) as temporary:  # first of all, so that an existing output costs no blend
         members = [bundle.tensors(member) for member in bundle.members]

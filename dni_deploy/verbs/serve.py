@@ -103,7 +103,7 @@ def serve(
     box = read_size(size)
     bounds = limits or Limits()
     secret = checked_token(token, host)
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = Bundle.of(bundle)
     check_signature(opened.signature)
     first, timeline = _beginning(alpha, opened.members)
     pad = _plane(plane, opened.members)

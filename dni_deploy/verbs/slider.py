@@ -89,7 +89,7 @@ def slider(
     more than two: its controls have no two ends; a picture that never changes), and what open_session and store_slider raise. The
     bundle is as it was then; storing is one step, and a crash leaves the old slider or the new one.
     """
-    opened = bundle_path if isinstance(bundle_path, Bundle) else Bundle.open(bundle_path)
+    opened = Bundle.of(bundle_path)
     where = os.fspath(opened.path)
     if remove:
         if opened.slider is None:

@@ -69,7 +69,7 @@ def sweep(
     MismatchError (the reference's size), and what read_picture and open_session raise; nothing is written then.
     """
     outputs = _check_outputs(output, html, plot, reference, steps, force)
-    bundle = bundle_path if isinstance(bundle_path, Bundle) else Bundle.open(bundle_path) if even else None
+    bundle = Bundle.of(bundle_path) if even else None
     source = read_picture(picture)
     clean = None if reference is None else read_picture(reference).rgb
     with open_session(

@@ -124,7 +124,7 @@ def video(
     if segment < 1:
         raise UsageError(f"A segment has at least 1 frame; got {segment}.")
     source = look(film, hwaccel)
-    bundle = bundle_path if isinstance(bundle_path, Bundle) else Bundle.open(bundle_path)
+    bundle = Bundle.of(bundle_path)
     check_signature(bundle.signature)
     scale = bundle.signature.scale
 
