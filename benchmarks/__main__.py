@@ -4,7 +4,7 @@ python -m benchmarks                       all four, into benchmarks/results/cpu
 python -m benchmarks dncnn --repeats 5     one, printed only
 python -m benchmarks --page                the page and the plot again, from benchmarks/results/
 
-GPUs have a benchmark of their own: benchmarks.gpu_latency.
+GPUs have a benchmark of their own: benchmarks.gpu.__main__.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import click
 from benchmarks.commit import described
 from benchmarks.networks import NETWORKS, family
 from benchmarks.page import write_page
-from dni_deploy.publish import publish_bytes
-from dni_deploy.verbs.bench import bench
-from dni_deploy.verbs.export import export
+from dni_deploy.api.bench import bench
+from dni_deploy.api.export import export
+from dni_deploy.utils.atomic_write import publish_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "cpu.json"

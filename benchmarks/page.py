@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_page import gpu_lines
-from dni_deploy.publish import publish_bytes
-from dni_deploy.report.bench_plot import plot_bench
+from benchmarks.gpu.page import gpu_lines
+from dni_deploy.reports.bench_plot import plot_bench
+from dni_deploy.utils.atomic_write import publish_bytes
 
 GOALS: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (
     (

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from dni_deploy.publish import publish_bytes
+from dni_deploy.utils.atomic_write import publish_bytes
 
 
 def write_result(output: str | os.PathLike[str], result: Mapping[str, Any]) -> None:

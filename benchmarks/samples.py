@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from dni_deploy.bundle import write_bundle
-from dni_deploy.checkpoint import Checkpoint
-from dni_deploy.family import Family
-from dni_deploy.pictures import read_picture
+from dni_deploy.api.export import export
+from dni_deploy.bundle.bundle import write_bundle
+from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.checkpoints.family import Family
+from dni_deploy.imaging.image_file import read_picture
 from dni_deploy.signature import Signature
-from dni_deploy.verbs.export import export
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,62 +10,62 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` would double the time of this import
-    from dni_deploy.alpha_map import AlphaMap as AlphaMap
-    from dni_deploy.alpha_map import SpatialAlpha as SpatialAlpha
-    from dni_deploy.bundle import Bundle as Bundle
-    from dni_deploy.checkpoint import Checkpoint as Checkpoint
-    from dni_deploy.coefficients import Coefficients as Coefficients
+    from dni_deploy.alpha.coefficients import Coefficients as Coefficients
+    from dni_deploy.api.bench import bench as bench
+    from dni_deploy.api.build import build as build
+    from dni_deploy.api.check import check as check
+    from dni_deploy.api.demo import demo as demo
+    from dni_deploy.api.doctor import doctor as doctor
+    from dni_deploy.api.export import export as export
+    from dni_deploy.api.filter import filter as filter
+    from dni_deploy.api.inspect import inspect as inspect
+    from dni_deploy.api.recalibrate import recalibrate as recalibrate
+    from dni_deploy.api.refit import refit as refit
+    from dni_deploy.api.run import run as run
+    from dni_deploy.api.serve import serve as serve
+    from dni_deploy.api.slider import slider as slider
+    from dni_deploy.api.sweep import sweep as sweep
+    from dni_deploy.api.tune import tune as tune
+    from dni_deploy.api.video import video as video
+    from dni_deploy.bundle.bundle import Bundle as Bundle
+    from dni_deploy.checkpoints.checkpoint import Checkpoint as Checkpoint
+    from dni_deploy.checkpoints.family import Family as Family
     from dni_deploy.errors import DniError as DniError
-    from dni_deploy.family import Family as Family
-    from dni_deploy.map_render import render_map as render_map
-    from dni_deploy.session import Session as Session
-    from dni_deploy.session import open_session as open_session
+    from dni_deploy.session.session import Session as Session
+    from dni_deploy.session.session import open_session as open_session
     from dni_deploy.signature import Signature as Signature
-    from dni_deploy.verbs.bench import bench as bench
-    from dni_deploy.verbs.build import build as build
-    from dni_deploy.verbs.check import check as check
-    from dni_deploy.verbs.demo import demo as demo
-    from dni_deploy.verbs.doctor import doctor as doctor
-    from dni_deploy.verbs.export import export as export
-    from dni_deploy.verbs.filter import filter as filter
-    from dni_deploy.verbs.inspect import inspect as inspect
-    from dni_deploy.verbs.recalibrate import recalibrate as recalibrate
-    from dni_deploy.verbs.refit import refit as refit
-    from dni_deploy.verbs.run import run as run
-    from dni_deploy.verbs.serve import serve as serve
-    from dni_deploy.verbs.slider import slider as slider
-    from dni_deploy.verbs.sweep import sweep as sweep
-    from dni_deploy.verbs.tune import tune as tune
-    from dni_deploy.verbs.video import video as video
+    from dni_deploy.spatial.alpha_map import AlphaMap as AlphaMap
+    from dni_deploy.spatial.alpha_map import SpatialAlpha as SpatialAlpha
+    from dni_deploy.spatial.render import render_map as render_map
 
 _HOMES = {
-    "AlphaMap": "dni_deploy.alpha_map",
-    "SpatialAlpha": "dni_deploy.alpha_map",
-    "Bundle": "dni_deploy.bundle",
-    "Checkpoint": "dni_deploy.checkpoint",
-    "Coefficients": "dni_deploy.coefficients",
+    "AlphaMap": "dni_deploy.spatial.alpha_map",
+    "SpatialAlpha": "dni_deploy.spatial.alpha_map",
+    "Bundle": "dni_deploy.bundle.bundle",
+    "Checkpoint": "dni_deploy.checkpoints.checkpoint",
+    "Coefficients": "dni_deploy.alpha.coefficients",
     "DniError": "dni_deploy.errors",
-    "Family": "dni_deploy.family",
-    "Session": "dni_deploy.session",
+    "Family": "dni_deploy.checkpoints.family",
+    "Session": "dni_deploy.session.session",
     "Signature": "dni_deploy.signature",
-    "bench": "dni_deploy.verbs.bench",
-    "build": "dni_deploy.verbs.build",
-    "check": "dni_deploy.verbs.check",
-    "demo": "dni_deploy.verbs.demo",
-    "doctor": "dni_deploy.verbs.doctor",
-    "export": "dni_deploy.verbs.export",
-    "filter": "dni_deploy.verbs.filter",
-    "inspect": "dni_deploy.verbs.inspect",
-    "open_session": "dni_deploy.session",
-    "recalibrate": "dni_deploy.verbs.recalibrate",
-    "refit": "dni_deploy.verbs.refit",
-    "render_map": "dni_deploy.map_render",
-    "run": "dni_deploy.verbs.run",
-    "serve": "dni_deploy.verbs.serve",
-    "slider": "dni_deploy.verbs.slider",
-    "sweep": "dni_deploy.verbs.sweep",
-    "tune": "dni_deploy.verbs.tune",
-    "video": "dni_deploy.verbs.video",
+    "bench": "dni_deploy.api.bench",
+    "build": "dni_deploy.api.build",
+    "check": "dni_deploy.api.check",
+    "demo": "dni_deploy.api.demo",
+    "doctor": "dni_deploy.api.doctor",
+    "export": "dni_deploy.api.export",
+    "filter": "dni_deploy.api.filter",
+    "inspect": "dni_deploy.api.inspect",
+    "open_session": "dni_deploy.session.session",
+    "recalibrate": "dni_deploy.api.recalibrate",
+    "refit": "dni_deploy.api.refit",
+    "render_map": "dni_deploy.spatial.render",
+    "run": "dni_deploy.api.run",
+    "serve": "dni_deploy.api.serve",
+    "slider": "dni_deploy.api.slider",
+    "sweep": "dni_deploy.api.sweep",
+    "tune": "dni_deploy.api.tune",
+    "video": "dni_deploy.api.video",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -75,7 +75,7 @@ def __getattr__(name: str) -> object:
     """Fetch a public name. Raises EnvironmentProblem, naming the extra to install, where its home needs a missing package."""
     if name not in _HOMES:
         raise AttributeError(f"module 'dni_deploy' has no attribute {name!r}")
-    from dni_deploy.bays import open_door
+    from dni_deploy.utils.optional_packages import open_door
 
     value: object = getattr(open_door(_HOMES[name]), name)
     globals()[name] = value

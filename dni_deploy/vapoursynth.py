@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import vapoursynth as vs
 
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.control.frame_alpha import Control, StreamAlpha, open_control
 from dni_deploy.errors import LimitError, UsageError
-from dni_deploy.frames import check_signature
-from dni_deploy.pictures import PIXEL_LIMIT
-from dni_deploy.pipes.control import Control, StreamAlpha, open_control
-from dni_deploy.pipes.planes import render_planes
-from dni_deploy.session import Session, open_session
+from dni_deploy.imaging.frames import check_signature
+from dni_deploy.imaging.image_file import PIXEL_LIMIT
+from dni_deploy.planes import render_planes
+from dni_deploy.session.session import Session, open_session
 
 
 def dni(

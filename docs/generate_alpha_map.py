@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.alpha_map import AlphaMap
-from dni_deploy.frames import Frame, rounded
-from dni_deploy.map_plan import plan_map
-from dni_deploy.map_render import MapEnds, render_map, render_plan
-from dni_deploy.measures import psnr
-from dni_deploy.pictures import Picture, read_picture, write_picture
-from dni_deploy.report.sheet import contact_sheet
-from dni_deploy.session import Session, open_session
-from dni_deploy.verbs.export import export
+from dni_deploy.api.export import export
+from dni_deploy.imaging.frames import Frame, rounded
+from dni_deploy.imaging.image_file import Picture, read_picture, write_picture
+from dni_deploy.imaging.metrics.psnr import psnr
+from dni_deploy.reports.contact_sheet import contact_sheet
+from dni_deploy.session.session import Session, open_session
+from dni_deploy.spatial.alpha_map import AlphaMap
+from dni_deploy.spatial.plan import plan_map
+from dni_deploy.spatial.render import MapEnds, render_map, render_plan
 
 DATA = Path(__file__).parent.parent / "dni_deploy" / "data"
 HEAD, REST = 25.0, 50.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from dni_deploy.cli.group import COMMANDS, PROGRAM, front_page
+from dni_deploy.cli.main import COMMANDS, PROGRAM, front_page
 
 TARGET = Path(__file__).with_name("cli.md")
 

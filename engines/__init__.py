@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dni_deploy.errors import DniError, EngineError, EnvironmentProblem, UsageError, shown
-from dni_deploy.progress import MaybeProgress
+from dni_deploy.utils.progress import MaybeProgress
 from engines import obstacles
 from engines.options import BuildOptions, EngineOptions
 
 if TYPE_CHECKING:
-    from dni_deploy.bundle import Bundle
-    from engines.engine import Engine
+    from dni_deploy.bundle.bundle import Bundle
+    from engines.interface import Engine
 
 DISTRIBUTION = "dni-deploy"
 ASKED = "asked for"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from engines.cuda import driver
 
 if TYPE_CHECKING:
-    from dni_deploy.bundle import Bundle
+    from dni_deploy.bundle.bundle import Bundle
 
 
 class Obstacle(Protocol):

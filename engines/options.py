@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dni_deploy.errors import UsageError, shown
-from dni_deploy.profiles import Profile
+from engines.profile import Profile
 
 PRECISIONS = ("fp32", "fp16")
 

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from dni_deploy.errors import DniError
-from dni_deploy.graph_weights import fill_all, strip
-from dni_deploy.machine import cache_folder
-from dni_deploy.publish import publish_bytes
 from dni_deploy.signature import Signature
-from exporters import lift as lift_module
-from exporters import opset17, rename
-from exporters.lift import EXPORTER_OPSET, Lifted, lift, liftable
+from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.hardware import cache_folder
+from dni_deploy.utils.onnx_weights import fill_all, strip
+from exporters import canonical_names, opset17
+from exporters import export_graph as lift_module
+from exporters.export_graph import EXPORTER_OPSET, Lifted, lift, liftable
 
 MAGIC = b"dni-deploy graph 1 "
 """First words of an entry; then the SHA-256 of the rest, a line of JSON and the graph."""
@@ -79,7 +79,7 @@ def _facts(architecture: str, net: nn.Module, signature: Signature, opset: int) 
                 yield from (key, value)
     for source in sorted(filter(None, {_source(type(module)) for module in net.modules()})):
         yield Path(source).read_bytes()
-    for own in (lift_module, rename, opset17):
+    for own in (lift_module, canonical_names, opset17):
         yield Path(str(own.__file__)).read_bytes()
 
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu.check import Agreement, agreement, fault
 from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.modes import Way, build_plan, has_plan, largest, torch_obstacle
 from benchmarks.gpu.prepared import ALPHAS, Prepared, expected_outputs, random_input
 from benchmarks.gpu.schedule import Opened, Samples, interleaved, ratio
-from benchmarks.gpu.ways import Way, build_plan, has_plan, largest, torch_obstacle
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, EngineError, shown
-from engines.engine import DeviceEngine
+from engines.interface import DeviceEngine
 
 INPUTS = 3
 OPENING_SHARE = 0.7

@@ -9,8 +9,8 @@ import numpy as np
 import pycuda.driver as cuda
 
 from benchmarks.gpu.clock import Clock
-from engines.cuda.buffer import Buffer
 from engines.cuda.device import Device
+from engines.cuda.memory import Buffer
 
 COPY_BYTES = 1 << 30
 SIDE = 8192

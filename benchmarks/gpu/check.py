@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.prepared import ALPHAS
-from engines.engine import Engine
+from engines.interface import Engine
 
 LIMITS = {"fp32": 1e-4, "fp16": 5e-3}
 """Of the output's largest value. float32 in another order of summing differs by 1e-7 to 1e-5 over hundreds of layers, and TF32

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.gpu.ways import OURS, TUNED
+from benchmarks.gpu.modes import OURS, TUNED
 
 NO_STALL = ("tensorrt-ahead", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
 """The modes in which a change is to cost a frame nothing: two engines, or no refit."""

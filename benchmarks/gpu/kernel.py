@@ -16,18 +16,18 @@ import onnx
 import pycuda.driver as cuda
 from numpy.typing import NDArray
 
-from benchmarks.gpu.by_row import ratios
 from benchmarks.gpu.ceilings import Copy
 from benchmarks.gpu.clock import Clock
-from dni_deploy.blend import blend_float64
+from benchmarks.gpu.per_tensor_coefficients import ratios
+from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import DniError, EngineError
-from engines.cuda import capture
+from engines.cuda import cuda_graph
 from engines.cuda.blender import DeviceBlender, Live
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import Members
 from engines.lowering.gpu import Lowered, Weight
-from engines.recipes import Linear, Recipes
+from engines.lowering.recipes import Linear, Recipes
 
 ROTATED = 1 << 29
 """Bytes that a rotation goes through at least: the largest second-level cache today is an eighth of it."""
@@ -123,11 +123,11 @@ def _times(calls: Sequence[Callable[[], None]], stream: cuda.Stream, clock: Cloc
 
     launched = _median(launch, stream, clock, rounds) / len(calls)
     try:
-        capture.begin(stream.handle)
+        cuda_graph.begin(stream.handle)
         launch()
-        graph = capture.end(stream.handle)
+        graph = cuda_graph.end(stream.handle)
     except DniError:
-        capture.abandon()
+        cuda_graph.abandon()
         return launched, None
     replayed = _median(lambda: graph.launch(stream.handle), stream, clock, rounds) / len(calls)
     graph.close()

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
 from dni_deploy import __version__
-from dni_deploy.machine import cores, cpu
+from dni_deploy.utils.hardware import cores, cpu
 from engines.cuda import driver
 
 PACKAGES = ("tensorrt", "polygraphy", "pycuda", "torch", "triton", "onnxruntime-gpu", "onnxruntime", "onnx", "numpy")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.commit import described
 from benchmarks.gpu import result as results
-from benchmarks.gpu.ways import WAYS, largest
+from benchmarks.gpu.modes import WAYS, largest
 from dni_deploy.errors import EnvironmentProblem
 from engines import ENGINES
 from engines.cuda import driver
@@ -34,7 +34,7 @@ BUILT = tuple(dict.fromkeys(way.engine for way in WAYS if way.engine is not None
 
 @dataclass(frozen=True)
 class Task:
-    """One process. arguments: of benchmarks.gpu_latency. case: what it adds to the result, or None; kernel likewise."""
+    """One process. arguments: of benchmarks.gpu.__main__. case: what it adds to the result, or None; kernel likewise."""
 
     name: str
     arguments: tuple[str, ...]
@@ -79,7 +79,7 @@ def has(result: results.Result | None, task: Task) -> bool:
 def run(task: Task, common: tuple[str, ...], output: Path, left: float) -> results.Result | None:
     """Do it in a process; what it wrote before it ended or was ended, or None."""
     limit = max(30.0, left * SHARE)
-    command = [sys.executable, "-m", "benchmarks.gpu_latency", *task.arguments, *common]
+    command = [sys.executable, "-m", "benchmarks.gpu.__main__", *task.arguments, *common]
     command += ["--budget", f"{limit:.0f}", "--output", str(output)]
     try:
         code = subprocess.run(
@@ -94,7 +94,7 @@ def run(task: Task, common: tuple[str, ...], output: Path, left: float) -> resul
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prepared", type=Path, required=True, help="what benchmarks.gpu_latency --prepare wrote")
+    parser.add_argument("--prepared", type=Path, required=True, help="what benchmarks.gpu.__main__ --prepare wrote")
     parser.add_argument("--budget", type=float, default=1500.0, help="seconds for everything (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of timing per case (default %(default)s)")
     parser.add_argument("--work", type=Path, help="keep bundles and plans here for a second call")

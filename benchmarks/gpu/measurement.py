@@ -13,9 +13,9 @@ from typing import Any
 from benchmarks.gpu import result as results
 from benchmarks.gpu.case import run_case
 from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.modes import Way, build_plan, largest
 from benchmarks.gpu.prepared import Prepared
-from benchmarks.gpu.ways import Way, build_plan, largest
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError
 
 LARGE = 100_000_000

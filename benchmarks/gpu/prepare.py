@@ -13,9 +13,9 @@ from torch import nn
 from benchmarks.gpu.prepared import ALPHAS, Prepared, random_input
 from benchmarks.gpu.random_weights import State, digest, family
 from benchmarks.networks import NETWORKS
-from dni_deploy import graph_weights
-from dni_deploy.blend import blend_float64
+from dni_deploy.blending.blend import blend_float64
 from dni_deploy.signature import Signature
+from dni_deploy.utils import onnx_weights
 from exporters.architectures import find
 from exporters.cache import cached_lift
 
@@ -36,8 +36,8 @@ def prepare(folder: Path, name: str, *, title: str | None = None, build: Callabl
     lifted, _ = cached_lift(architecture.name, net, signature, opset=OPSET)
     graph = onnx.ModelProto()
     graph.CopyFrom(lifted.graph)
-    for initializer in graph_weights.weight_initializers(graph, lifted.names):
-        graph_weights.strip(initializer)
+    for initializer in onnx_weights.weight_initializers(graph, lifted.names):
+        onnx_weights.strip(initializer)
     shapes = {key: tensors[key].shape for key in lifted.names}
     states = family(shapes, seed=SEED)
     prepared = Prepared(name, title, architecture.name, signature, SEED, shapes, digest(states), graph)

@@ -15,11 +15,11 @@ import onnx
 from numpy.typing import NDArray
 
 from benchmarks.gpu.random_weights import State, digest, family
-from dni_deploy.bundle import Bundle, write_bundle
+from dni_deploy.bundle.bundle import Bundle, write_bundle
+from dni_deploy.checkpoints.family import Family
 from dni_deploy.errors import InputError, shown
-from dni_deploy.family import Family
-from dni_deploy.publish import publish_bytes, publish_file
 from dni_deploy.signature import Signature
+from dni_deploy.utils.atomic_write import publish_bytes, publish_file
 
 ALPHAS: dict[str, tuple[float, float]] = {"mixed": (0.35, 0.65), "second": (0.0, 1.0), "first": (1.0, 0.0)}
 """Shares at which outputs are compared; the networks of this benchmark have two members."""
@@ -60,7 +60,7 @@ class Prepared:
         if (folder / "manifest.json").is_file():
             return Bundle.open(folder)
         members = Family.of(dict(self.states()))
-        facts = {"made by": "benchmarks.gpu_latency"}
+        facts = {"made by": "benchmarks.gpu.__main__"}
         return write_bundle(folder, self.graph, members, self.signature, architecture=self.architecture, graph_facts=facts)
 
     def save(self, folder: Path, expected: dict[str, NDArray[Any]]) -> None:
@@ -89,7 +89,7 @@ class Prepared:
         except OSError:
             raise InputError(
                 f"{shown(name)} is not prepared in {shown(folder)}; where PyTorch is: "
-                f"python -m benchmarks.gpu_latency --prepare {shown(folder)}"
+                f"python -m benchmarks.gpu --prepare {shown(folder)}"
             ) from None
         shapes = {key: tuple(shape) for key, shape in facts["shapes"].items()}
         return cls(

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.gpu.goals import goals
 from dni_deploy.errors import InputError, shown
-from dni_deploy.publish import publish_bytes
+from dni_deploy.utils.atomic_write import publish_bytes
 
 SCHEMA = 1
 Result = dict[str, Any]

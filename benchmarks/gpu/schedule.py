@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.clock import Clock
-from engines.engine import DeviceEngine
+from engines.interface import DeviceEngine
 
 FEWEST, MOST = 3, 60
 """Rounds that count."""

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dni_deploy.blend import blend_float64
-from dni_deploy.bundle import Bundle
+from dni_deploy.blending.blend import blend_float64
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, MismatchError
 from exporters.architectures import find
 
@@ -27,7 +27,7 @@ WARM_UP = 4
 
 
 class TorchPeer:
-    """A DeviceEngine (see engines/engine.py) of one slot. float32 in and out; mode "eager", "graph" (the eager network as a CUDA
+    """A DeviceEngine (see engines/interface.py) of one slot. float32 in and out; mode "eager", "graph" (the eager network as a CUDA
     graph), "reduce-overhead" or "max-autotune" (torch.compile). TF32 is off in the whole process, cuDNN may choose by trial."""
 
     slots = 1

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, table
+from dni_deploy.cli.output import Surface, facts, table
 from dni_deploy.errors import UsageError, shown
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -54,7 +54,7 @@ def command(
         return
     chosen = {} if repeats is None else {"repeats": repeats}
     size = _shape(shape)
-    verb = open_door("dni_deploy.verbs.bench").bench
+    verb = open_door("dni_deploy.api.bench").bench
     with surface.progress() as progress:
         report = verb(bundle, shape=size, threads=threads, output=output, plot=plot, force=force, progress=progress, **chosen)
     if surface.result("bench", report.to_json()):
@@ -95,7 +95,7 @@ def command(
 
 def _film(surface: Surface, bundle: Path, video: Path, frames: int | None, threads: int) -> None:
     chosen = {} if frames is None else {"frames": frames}
-    verb = open_door("dni_deploy.benchmark.video").bench_video
+    verb = open_door("dni_deploy.latency.video").bench_video
     with surface.progress() as progress:
         report = verb(bundle, video, threads=threads, progress=progress, **chosen)
     if surface.result("bench", report.to_json()):

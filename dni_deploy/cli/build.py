@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, counted, facts, span, table
+from dni_deploy.cli.output import Surface, counted, facts, span, table
 from dni_deploy.errors import shown
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -69,7 +69,7 @@ def command(
     needs a plan to run at all; auto builds for TensorRT where it can run. The bundle's own files stay as they are, but for the
     statistics that --recalibrate adds.
     """
-    verb = open_door("dni_deploy.verbs.build").build
+    verb = open_door("dni_deploy.api.build").build
     with surface.progress() as progress:
         report = verb(
             bundle,

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, table
+from dni_deploy.cli.output import Surface, facts, table
 from dni_deploy.errors import VERDICT_EXIT, shown
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -51,7 +51,7 @@ def command(
     one_bundle = len(members) == 1 and Path(members[0]).is_dir()
     family = Path(members[0]) if one_bundle else options.members(members)
     with surface.progress() as progress:
-        report = open_door("dni_deploy.verbs.check").check(
+        report = open_door("dni_deploy.api.check").check(
             family, image=image or None, reference=reference or None, report=html, force=force, progress=progress
         )
     if not surface.result("check", report.to_json()):

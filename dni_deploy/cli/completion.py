@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.group import COMPLETE, PROGRAM
-from dni_deploy.cli.surface import Surface
+from dni_deploy.cli.main import COMPLETE, PROGRAM
+from dni_deploy.cli.output import Surface
 
 
 @options.command(
@@ -22,7 +22,7 @@ def command(surface: Surface, shell: str) -> None:
     """Print the completion script of a shell, to be evaluated or saved where that shell looks."""
     from click.shell_completion import get_completion_class
 
-    from dni_deploy.cli.invoke import group
+    from dni_deploy.cli.dispatch import group
 
     kind = get_completion_class(shell)
     assert kind is not None  # the three are click's own

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, span
+from dni_deploy.cli.output import Surface, facts, span
 from dni_deploy.cli.sweep import show
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -27,9 +27,9 @@ def command(surface: Surface, output: Path, force: bool) -> None:
     Uses two denoisers that come with the package, trained for noise 20 and 60, on a photograph with noise 40 that
     neither has seen. Nothing is downloaded.
     """
-    from dni_deploy.measures import decibels
+    from dni_deploy.imaging.metrics.psnr import decibels
 
-    verb = open_door("dni_deploy.verbs.demo").demo
+    verb = open_door("dni_deploy.api.demo").demo
     with surface.progress() as progress:
         report = verb(output, force=force, progress=progress)
     if surface.result("demo", report.to_json()):

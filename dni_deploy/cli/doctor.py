@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, table
+from dni_deploy.cli.output import Surface, facts, table
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -21,7 +21,7 @@ def command(surface: Surface) -> None:
 
     Changes nothing. Exit code 0 even where something is missing: what is missing is the answer.
     """
-    report = open_door("dni_deploy.verbs.doctor").doctor()
+    report = open_door("dni_deploy.api.doctor").doctor()
     if surface.result("doctor", report.to_json()):
         return
     facts(report.machine)

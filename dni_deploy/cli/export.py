@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
 from dni_deploy.cli.inspect import frames
-from dni_deploy.cli.surface import Surface, facts
+from dni_deploy.cli.output import Surface, facts
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -45,7 +45,7 @@ def command(
     """
     chosen = {} if opset is None else {"opset": opset}
     family, values = options.members(members), options.value_range(value_range)
-    verb = open_door("dni_deploy.verbs.export").export
+    verb = open_door("dni_deploy.api.export").export
     with surface.progress() as progress:
         bundle = verb(
             family, output, arch=arch, value_range=values, residual=residual, force=force, progress=progress, **chosen

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import SCHEMA, Surface, span
+from dni_deploy.cli.output import SCHEMA, Surface, span
 from dni_deploy.errors import shown
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -89,8 +89,8 @@ def command(
         if not surface.quiet and not surface.json:
             click.echo(f"dni-deploy: {shown(sentence, 1000)}", err=True)
 
-    verb = open_door("dni_deploy.verbs.filter").filter
-    with open_door("dni_deploy.pipes.stream").standard_streams() as (source, sink):
+    verb = open_door("dni_deploy.api.filter").filter
+    with open_door("dni_deploy.video_io.pipe").standard_streams() as (source, sink):
         report = verb(
             bundle,
             source,

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, counted, facts, size, table
+from dni_deploy.cli.output import Surface, counted, facts, size, table
 from dni_deploy.errors import shown
 from dni_deploy.signature import Signature
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -32,7 +32,7 @@ def command(surface: Surface, bundle: Path, groups: bool, tensors: bool) -> None
 
     Every file is compared with its SHA-256 in the manifest first.
     """
-    found = open_door("dni_deploy.verbs.inspect").inspect(bundle)
+    found = open_door("dni_deploy.api.inspect").inspect(bundle)
     if surface.result("inspect", found.to_json()):
         return
     facts(

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from dni_deploy.bays import open_door
-from dni_deploy.cli.group import COMMANDS
-from dni_deploy.cli.surface import Surface
+from dni_deploy.cli.main import COMMANDS
+from dni_deploy.cli.output import Surface
 from dni_deploy.errors import UsageError, shown
+from dni_deploy.utils.optional_packages import open_door
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -86,7 +86,7 @@ def slider(function: Function) -> Function:
             return function(*args, bundle=bundle, alpha=alpha, **kwargs)
         if alpha is not None:
             raise UsageError("--alpha and --slider say the same thing in two ways; give one of them.")
-        opened = open_door("dni_deploy.bundle").Bundle.open(bundle)
+        opened = open_door("dni_deploy.bundle.bundle").Bundle.open(bundle)
         return function(*args, bundle=opened, alpha=opened.alpha_at(slider), **kwargs)
 
     option = click.option(
@@ -117,7 +117,9 @@ def alpha_map(function: Function) -> Function:
                     "--alpha-map-to, --levels, --alpha-map-fit and --alpha-map-error go with a map: give --alpha-map MASK."
                 )
             return function(*args, alpha_map=None, **kwargs)
-        asked = open_door("dni_deploy.alpha_map").SpatialAlpha(alpha_map, alpha_map_to, levels, alpha_map_fit, alpha_map_error)
+        asked = open_door("dni_deploy.spatial.alpha_map").SpatialAlpha(
+            alpha_map, alpha_map_to, levels, alpha_map_fit, alpha_map_error
+        )
         return function(*args, alpha_map=asked, **kwargs)
 
     for option in reversed(
@@ -151,7 +153,7 @@ def ruled(function: Function) -> Function:
     def wrapped(*args: Any, alpha_for: tuple[str, ...], recipe: Path | None, **kwargs: Any) -> Any:
         rules: list[Any] = []
         if recipe is not None:
-            read = open_door("dni_deploy.recipe").Recipe.read(recipe, extrapolate=kwargs.get("extrapolate", False))
+            read = open_door("dni_deploy.blending.preset").Recipe.read(recipe, extrapolate=kwargs.get("extrapolate", False))
             rules += read.rules
             if "alpha" in kwargs and kwargs["alpha"] is None:
                 kwargs["alpha"] = read.alpha

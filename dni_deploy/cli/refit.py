@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, size, span
+from dni_deploy.cli.output import Surface, facts, size, span
 from dni_deploy.errors import UsageError
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -58,7 +58,7 @@ def command(
         raise UsageError(
             "Which alpha? Give --alpha, --slider for a position of the bundle's slider, or a recipe that has one. Nothing was written."
         )
-    verb = open_door("dni_deploy.verbs.refit").refit
+    verb = open_door("dni_deploy.api.refit").refit
     done = verb(
         bundle,
         alpha,

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, span, table
+from dni_deploy.cli.output import Surface, facts, span, table
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -60,7 +60,7 @@ def command(
     Transparency, EXIF rotation and colour profile are kept. Where some pictures fail, the others are still done and
     the exit code is 8.
     """
-    verb = open_door("dni_deploy.verbs.run").run
+    verb = open_door("dni_deploy.api.run").run
     with surface.progress() as progress:
         report = verb(
             bundle,

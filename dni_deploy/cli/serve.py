@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, span
+from dni_deploy.cli.output import Surface, span
+from dni_deploy.utils.optional_packages import open_door
 
 if TYPE_CHECKING:
-    from dni_deploy.preview.server import PageServer
-    from dni_deploy.verbs.serve import Serving
+    from dni_deploy.api.serve import Serving
+    from dni_deploy.webui.server import PageServer
 
 
 @options.command(
@@ -79,7 +79,7 @@ def command(
     The address is printed on stdout; it carries a secret, and only this machine can open it. With `&view=clean` it shows
     nothing but the picture, as for a browser source in OBS. Ctrl-C ends it.
     """
-    verb = open_door("dni_deploy.verbs.serve").serve
+    verb = open_door("dni_deploy.api.serve").serve
 
     def started(serving: Serving, page: PageServer) -> None:
         if serving.warning:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts
+from dni_deploy.cli.output import Surface, facts
 from dni_deploy.errors import shown
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -55,7 +55,7 @@ def command(
     For families of two. Afterwards `run` and `refit` take --slider in place of --alpha, `sweep` takes --even, and the page of
     `serve` moves in these steps.
     """
-    verb = open_door("dni_deploy.verbs.slider").slider
+    verb = open_door("dni_deploy.api.slider").slider
     with surface.progress() as progress:
         report = verb(
             bundle,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, span, table
+from dni_deploy.cli.output import Surface, facts, span, table
+from dni_deploy.utils.optional_packages import open_door
 
 if TYPE_CHECKING:
-    from dni_deploy.verbs.sweep import SweepReport
+    from dni_deploy.api.sweep import SweepReport
 
 
 @options.command(
@@ -59,7 +59,7 @@ def command(
 
     Two members: alpha goes from 0 to 1, the first member's share. More: from each member to the next.
     """
-    verb = open_door("dni_deploy.verbs.sweep").sweep
+    verb = open_door("dni_deploy.api.sweep").sweep
     with surface.progress() as progress:
         report = verb(
             bundle,
@@ -88,7 +88,7 @@ def command(
 
 def show(report: SweepReport) -> None:
     """The table of a sweep, and what it found."""
-    from dni_deploy.measures import decibels
+    from dni_deploy.imaging.metrics.psnr import decibels
 
     scored = report.best is not None
     rows = [

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, span, table
+from dni_deploy.cli.output import Surface, facts, span, table
 from dni_deploy.errors import shown
+from dni_deploy.utils.optional_packages import open_door
 
 if TYPE_CHECKING:
-    from dni_deploy.report.tune_report import TuneReport
+    from dni_deploy.tuning.report import TuneReport
 
 SHOWN = 10
 """At most so many rows of the front, evenly; --json and --html have all."""
@@ -79,7 +79,7 @@ def command(
 
     Blends are tried in the running engine: first evenly over all of them, then around the best. Ends with the command to run next.
     """
-    verb = open_door("dni_deploy.verbs.tune").tune
+    verb = open_door("dni_deploy.api.tune").tune
     with surface.progress() as progress:
         report = verb(
             bundle,

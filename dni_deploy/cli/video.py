@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from dni_deploy.bays import open_door
 from dni_deploy.cli import options
-from dni_deploy.cli.surface import Surface, facts, span
+from dni_deploy.cli.output import Surface, facts, span
+from dni_deploy.utils.optional_packages import open_door
 
 
 @options.command(
@@ -79,7 +79,7 @@ def command(
     Sound, subtitles, chapters and every timestamp are kept. OUT appears when it is complete; a run that is stopped goes on
     when the same command is given again. Where frames of the film are damaged, the others are done and the exit code is 8.
     """
-    verb = open_door("dni_deploy.verbs.video").video
+    verb = open_door("dni_deploy.api.video").video
     with surface.progress() as progress:
         report = verb(
             bundle,

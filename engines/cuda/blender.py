@@ -11,8 +11,6 @@ import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
-from engines.cuda.buffer import Buffer
-from engines.cuda.by_row import Table
 from engines.cuda.device import Device
 from engines.cuda.kernels import (
     BLEND,
@@ -31,6 +29,8 @@ from engines.cuda.kernels import (
 )
 from engines.cuda.layout import DeviceLayout, Region
 from engines.cuda.members import Members
+from engines.cuda.memory import Buffer
+from engines.cuda.per_tensor_coefficients import Table
 from engines.shares import check_count, only_row
 
 

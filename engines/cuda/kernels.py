@@ -19,8 +19,8 @@ import pycuda.compiler
 import pycuda.driver as cuda
 
 from dni_deploy.errors import DniError, EngineError, EnvironmentProblem, shown
-from dni_deploy.machine import cache_folder
-from dni_deploy.publish import publish_file, write_bytes
+from dni_deploy.utils.atomic_write import publish_file, write_bytes
+from dni_deploy.utils.hardware import cache_folder
 from engines.cuda import driver
 from engines.cuda.device import Device
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, LimitError, shown
-from engines.recipes import Fold, Recipes
+from engines.lowering.recipes import Fold, Recipes
 
 if TYPE_CHECKING:
     from engines.lowering.gpu import Lowered, Weight

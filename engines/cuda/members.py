@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dni_deploy.blending.batchnorm_stats import Recalibration
 from dni_deploy.errors import LimitError
-from dni_deploy.recalibration import Recalibration
-from engines.cuda.buffer import Buffer
-from engines.cuda.by_row import RowPlaces
 from engines.cuda.device import Device
 from engines.cuda.kernels import MAX_MEMBERS
 from engines.cuda.layout import DeviceLayout, Region
-from engines.recipes import Recipes, statistics_sets
+from engines.cuda.memory import Buffer
+from engines.cuda.per_tensor_coefficients import RowPlaces
+from engines.lowering.recipes import Recipes, statistics_sets
 
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.lowering.draft import Draft
-from engines.recipes import Fold, Linear
+from engines.lowering.graph_rewriter import Draft
+from engines.lowering.recipes import Fold, Linear
 
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
 

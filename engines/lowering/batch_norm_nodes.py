@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from dni_deploy.errors import EngineError, shown
-from engines.lowering.draft import Draft
+from engines.lowering.graph_rewriter import Draft
 
 
 def rewrite(draft: Draft) -> None:

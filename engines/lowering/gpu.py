@@ -13,13 +13,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from dni_deploy.blending.batchnorm_stats import Recalibration
 from dni_deploy.errors import EngineError, shown
-from dni_deploy.recalibration import Recalibration
-from engines.lowering import at_consumer, batch_norm, batch_norm_nodes, constant_nodes
-from engines.lowering.draft import Draft
-from engines.lowering.half import LARGEST_HALF, to_half
+from engines.lowering import batch_norm, batch_norm_nodes, constant_nodes, weight_layout
+from engines.lowering.float16 import LARGEST_HALF, to_half
+from engines.lowering.graph_rewriter import Draft
+from engines.lowering.recipes import Recipes, statistics_sets
 from engines.options import check_precision
-from engines.recipes import Recipes, statistics_sets
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def lower_for_gpu(graph: onnx.ModelProto, weight_names: tuple[str, ...], precisi
             )
     draft = Draft.of(graph, weight_names)
     constant_nodes.rewrite(draft)
-    at_consumer.rewrite(draft)
+    weight_layout.rewrite(draft)
     if fold:
         batch_norm.rewrite(draft, batch_norm.elementwise)
     batch_norm_nodes.rewrite(draft)

@@ -7,20 +7,20 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from dni_deploy.bundle import Bundle
+from dni_deploy.blending.batchnorm_stats import Recalibration
+from dni_deploy.blending.batchnorm_stats_file import read_recalibration
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UsageError, shown
-from dni_deploy.progress import MaybeProgress, tell
-from dni_deploy.recalibration import Recalibration
-from dni_deploy.recalibration_file import read_recalibration
+from dni_deploy.utils.progress import MaybeProgress, tell
 from engines import Built
-from engines.engine import Engine
+from engines.interface import Engine
 from engines.onnxruntime_cpu.alternatives import ConstantEngine, GraphEngine, InputsEngine
-from engines.onnxruntime_cpu.in_place import InPlaceEngine
+from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import Layout, NotInPlace, find_layout
 from engines.onnxruntime_cpu.lowering import lower
 from engines.onnxruntime_cpu.plan import plan_path, read_plan, write_plan
 from engines.onnxruntime_cpu.rebuild import RebuildEngine
-from engines.onnxruntime_cpu.verify import verify_blend, verify_each, verify_effect
+from engines.onnxruntime_cpu.verify_in_place import verify_blend, verify_each, verify_effect
 from engines.options import BuildOptions, EngineOptions
 
 SLOTS = 2

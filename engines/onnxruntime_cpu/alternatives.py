@@ -16,13 +16,13 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dni_deploy.blend import blend_rows
+from dni_deploy.blending.batchnorm_stats import Recalibration
+from dni_deploy.blending.blend import blend_rows
 from dni_deploy.errors import EngineError
-from dni_deploy.recalibration import Recalibration
-from engines.graphs import ALPHA, KNOTS, alpha_as_input, weights_as_inputs
+from engines.lowering.weights_as_inputs import ALPHA, KNOTS, alpha_as_input, weights_as_inputs
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.arena import aligned
-from engines.onnxruntime_cpu.pieces import Pieces
+from engines.onnxruntime_cpu.per_tensor_blend import Pieces
 from engines.shares import one_for_all, only_row
 
 Members = Sequence[Mapping[str, NDArray[Any]]]

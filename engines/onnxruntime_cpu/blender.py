@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blend import blend_rows
+from dni_deploy.blending.batchnorm_stats import Recalibration
+from dni_deploy.blending.blend import blend_rows
 from dni_deploy.errors import EngineError
-from dni_deploy.recalibration import Recalibration
+from engines.lowering.recipes import Recipes, scale_and_shift, statistics_sets
 from engines.onnxruntime_cpu.arena import aligned
+from engines.onnxruntime_cpu.channel_scale import fold_runs
 from engines.onnxruntime_cpu.layout import Layout
-from engines.onnxruntime_cpu.pieces import Pieces
-from engines.onnxruntime_cpu.row_scale import fold_runs
-from engines.recipes import Recipes, scale_and_shift, statistics_sets
+from engines.onnxruntime_cpu.per_tensor_blend import Pieces
 from engines.shares import only_row
 
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from dni_deploy.errors import EngineError
+from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.blocked_prelu import restore_prelu
-from engines.recipes import Recipes
 
 MARK = 4096.5
 """Weight number k is filled with -(k + MARK): halves keep the marks apart from the elements' addresses, which are whole numbers,

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError, shown
-from dni_deploy.machine import cpu
-from dni_deploy.publish import publish_bytes
+from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.hardware import cpu
 from engines.onnxruntime_cpu.layout import Layout, Slot
 from engines.source import fingerprint
 

@@ -13,13 +13,13 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from dni_deploy.blending.batchnorm_stats import Recalibration, blended
 from dni_deploy.errors import EngineError
-from dni_deploy.recalibration import Recalibration, blended
 from engines.onnxruntime_cpu import runtime
 
 
 class RebuildEngine:
-    """An Engine (see engines/engine.py). graph: the bundle's; members: per member the bundle's weights by name, in its order."""
+    """An Engine (see engines/interface.py). graph: the bundle's; members: per member the bundle's weights by name, in its order."""
 
     name = "onnxruntime-rebuild"
 

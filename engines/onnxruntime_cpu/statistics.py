@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from dni_deploy.errors import EngineError, shown
-from engines.graphs import weights_as_inputs
+from engines.lowering.weights_as_inputs import weights_as_inputs
 from engines.onnxruntime_cpu import runtime
 
 

@@ -8,8 +8,8 @@ from dni_deploy.errors import EngineError, shown
 from engines.options import EngineOptions
 
 if TYPE_CHECKING:
-    from dni_deploy.bundle import Bundle
-    from engines.engine import DeviceEngine
+    from dni_deploy.bundle.bundle import Bundle
+    from engines.interface import DeviceEngine
 
 
 def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
@@ -18,11 +18,11 @@ def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     Raises EngineError (it cannot be opened, a weight does not fit float16, or it computes something else), EnvironmentProblem (no
     GPU), LimitError (no room on it).
     """
-    from dni_deploy.profiles import Profile
-    from dni_deploy.recalibration_file import read_recalibration
+    from dni_deploy.blending.batchnorm_stats_file import read_recalibration
     from engines.lowering.gpu import lower_for_gpu, overflowing
-    from engines.onnxruntime_gpu.bound import BoundEngine
-    from engines.verify import Reference, verify_mixed
+    from engines.onnxruntime_gpu.engine import BoundEngine
+    from engines.profile import Profile
+    from engines.verification import Reference, verify_mixed
 
     precision = options.precision or "fp32"
     lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, precision)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
 from engines.cuda.blender import Live
-from engines.cuda.buffer import Buffer, Staging
 from engines.cuda.device import Device
+from engines.cuda.memory import Buffer, Staging
 from engines.lowering.gpu import Weight
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_gpu.session import run_options

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EnvironmentProblem, shown
-from dni_deploy.progress import MaybeProgress
+from dni_deploy.utils.progress import MaybeProgress
 from engines.options import BuildOptions, EngineOptions
 
 if TYPE_CHECKING:
-    from dni_deploy.bundle import Bundle
+    from dni_deploy.bundle.bundle import Bundle
     from engines import Built
-    from engines.engine import DeviceEngine
+    from engines.interface import DeviceEngine
 
 
 def open_refit(bundle: Bundle, options: EngineOptions) -> DeviceEngine:

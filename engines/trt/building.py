@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, shown
-from dni_deploy.profiles import Profile
-from dni_deploy.progress import MaybeProgress, tell
+from dni_deploy.utils.progress import MaybeProgress, tell
 from engines import Built
 from engines.cuda.device import Device
 from engines.options import BuildOptions, EngineOptions
-from engines.trt.builder import Order, build
-from engines.trt.engines import ENGINES
+from engines.profile import Profile
+from engines.trt.build import Order, build
 from engines.trt.features import Features, features
+from engines.trt.modes import ENGINES
 from engines.trt.network import Network
 from engines.trt.plan import Header, Plan, Sample, plan_path, read_plan, write_plan
 from engines.trt.target import Target
 from engines.trt.unwind import drop_variables
-from engines.verify import Reference, sampled, verify_at, verify_members
+from engines.verification import Reference, sampled, verify_at, verify_members
 
 
 def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: MaybeProgress = None) -> Built:

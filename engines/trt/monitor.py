@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorrt as trt
 
-from dni_deploy.progress import MaybeProgress, tell
+from dni_deploy.utils.progress import MaybeProgress, tell
 
 
 def monitor(progress: MaybeProgress) -> Any:

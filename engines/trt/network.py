@@ -11,12 +11,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from dni_deploy.bundle import Bundle
+from dni_deploy.blending.batchnorm_stats import Recalibration
+from dni_deploy.blending.batchnorm_stats_file import read_recalibration
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, shown
-from dni_deploy.recalibration import Recalibration
-from dni_deploy.recalibration_file import read_recalibration
-from engines.graphs import alpha_as_input, weights_as_inputs
 from engines.lowering.gpu import Lowered, lower_for_gpu, overflowing
+from engines.lowering.weights_as_inputs import alpha_as_input, weights_as_inputs
 
 Tensors = Mapping[str, NDArray[Any]]
 

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError, RefusedError, shown
-from dni_deploy.profiles import Profile
-from dni_deploy.publish import publish_file
+from dni_deploy.utils.atomic_write import publish_file
+from engines.profile import Profile
 from engines.trt.target import Target
 
 MAGIC = b"dni-deploy plan for tensorrt, version 1\n"

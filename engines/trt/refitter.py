@@ -14,7 +14,7 @@ import tensorrt as trt
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, shown
-from dni_deploy.machine import cores
+from dni_deploy.utils.hardware import cores
 from engines.trt.features import Features
 from engines.trt.messages import begin, failed, messages
 from engines.trt.weights import Source

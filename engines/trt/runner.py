@@ -16,10 +16,10 @@ import tensorrt as trt
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, UsageError, shown
-from dni_deploy.profiles import Profile
-from engines.cuda.buffer import Buffer, Staging
-from engines.cuda.capture import Graph, abandon, begin, end
+from engines.cuda.cuda_graph import Graph, abandon, begin, end
 from engines.cuda.device import Device
+from engines.cuda.memory import Buffer, Staging
+from engines.profile import Profile
 from engines.trt import messages
 from engines.trt.messages import failed
 

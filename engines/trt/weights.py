@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.cuda.blender import Live
-from engines.cuda.buffer import Staging
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
+from engines.cuda.memory import Staging
 
 
 class Source:

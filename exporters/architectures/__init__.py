@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dni_deploy.bays import missing
 from dni_deploy.errors import EnvironmentProblem, MismatchError, UsageError, shown
+from dni_deploy.utils.optional_packages import missing
 from exporters.architectures import compact, cyclegan, dcgan, dncnn, rrdbnet, srcnn, transformer_net
 from exporters.architectures.architecture import Architecture, shapes_of
 from exporters.architectures.custom import custom

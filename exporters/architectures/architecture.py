@@ -12,7 +12,7 @@ from torch import nn
 
 from dni_deploy.errors import MismatchError, shown
 from dni_deploy.signature import Signature
-from exporters.architectures.measure import measure
+from exporters.architectures.measure_signature import measure
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

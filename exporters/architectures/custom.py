@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from dni_deploy.dotted import dotted
 from dni_deploy.errors import UsageError, shown
 from dni_deploy.signature import Signature
+from dni_deploy.utils.import_path import dotted
 from exporters.architectures.architecture import Architecture, Shapes
 
 

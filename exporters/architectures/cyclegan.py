@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dni_deploy.signature import Signature
-from exporters.architectures import reach
+from exporters.architectures import receptive_field
 from exporters.architectures.architecture import Architecture, Shapes, counted, needed
 
 
@@ -76,9 +76,15 @@ def _normalised(layer: nn.Conv2d | nn.ConvTranspose2d, batch_norm: bool) -> list
 
 
 def _radius(blocks: int) -> int:
-    down, up = [reach.convolution(3, 2)] * 2, [reach.transposed(3, 2, 1)] * 2
-    steps = [reach.convolution(7), *down, *[reach.convolution(3)] * (2 * blocks), *up, reach.convolution(7)]
-    return reach.radius(steps, multiple=4)
+    down, up = [receptive_field.convolution(3, 2)] * 2, [receptive_field.transposed(3, 2, 1)] * 2
+    steps = [
+        receptive_field.convolution(7),
+        *down,
+        *[receptive_field.convolution(3)] * (2 * blocks),
+        *up,
+        receptive_field.convolution(7),
+    ]
+    return receptive_field.radius(steps, multiple=4)
 
 
 def canonical(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
-from exporters.architectures import reach
+from exporters.architectures import receptive_field
 from exporters.architectures.architecture import Architecture, Shapes, counted, needed
 from exporters.architectures.containers import plant
 
@@ -120,9 +120,9 @@ class RRDBNet(nn.Module):
         plant(self, naming.last, nn.Conv2d(width, outputs, 3, padding=1))
 
         scale = 2**ups // unshuffle
-        steps = [reach.unshuffled(unshuffle)] + [reach.convolution(3)] * (2 + 15 * blocks)
-        steps += [reach.enlarged(2), reach.convolution(3)] * ups + [reach.convolution(3)] * 2
-        radius = reach.radius(steps, scale=scale, multiple=unshuffle)
+        steps = [receptive_field.unshuffled(unshuffle)] + [receptive_field.convolution(3)] * (2 + 15 * blocks)
+        steps += [receptive_field.enlarged(2), receptive_field.convolution(3)] * ups + [receptive_field.convolution(3)] * 2
+        radius = receptive_field.radius(steps, scale=scale, multiple=unshuffle)
         self.signature = Signature(channels, outputs, scale, multiple=unshuffle, radius=radius)
 
     def forward(self, x: Tensor) -> Tensor:

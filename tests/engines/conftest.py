@@ -12,16 +12,16 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from dni_deploy.bundle import Bundle, write_bundle
-from dni_deploy.checkpoint import Checkpoint
-from dni_deploy.family import Family
+from dni_deploy.bundle.bundle import Bundle, write_bundle
+from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.checkpoints.family import Family
 from dni_deploy.signature import Signature
-from engines.onnxruntime_cpu.in_place import InPlaceEngine
+from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
 from engines.onnxruntime_cpu.lowering import lower
 
 try:
-    from tests.exporters.pico import PICO, pico_family, pico_net
+    from tests.support.pico_architectures import PICO, pico_family, pico_net
 except ModuleNotFoundError:  # without PyTorch there are the graphs made by hand: the GPU machine with TensorRT has no PyTorch
     PICO = {}
 
@@ -75,7 +75,7 @@ def pico_case() -> Callable[[str], Case]:
 
 
 def _case(name: str) -> Case:
-    from dni_deploy.graph_weights import strip
+    from dni_deploy.utils.onnx_weights import strip
     from exporters.architectures import find
     from exporters.cache import cached_lift
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni_deploy import machine
-from dni_deploy.machine import cache_folder
 from dni_deploy.signature import Signature
+from dni_deploy.utils import hardware
+from dni_deploy.utils.hardware import cache_folder
 from exporters import cache
 from exporters.cache import cache_key, cached_lift
-from tests.exporters.pico import pico_net
+from tests.support.pico_architectures import pico_net
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_made_costs_nothing(tmp_path: Path, monkeypatch:
 
 
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine.os, "name", "posix")
+    monkeypatch.setattr(hardware.os, "name", "posix")
     monkeypatch.setenv("DNI_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
     monkeypatch.setenv("DNI_CACHE", "")

@@ -51,9 +51,9 @@ def compile(
         raise CompileError(f"nvcc compilation failed: {arch} is not an architecture", [nvcc])
     if source != SOURCE.read_text(encoding="utf-8"):
         raise CompileError("the fake compiler knows engines/cuda/blend.cu and nothing else", [nvcc])
-    from tests.engines.cuda import host
+    from tests.engines.cuda import host_compiler
 
-    content = {"arch": arch, "kernels": host.kernels()}
+    content = {"arch": arch, "kernels": host_compiler.kernels()}
     text = json.dumps(content).encode()
     return MAGIC + hashlib.sha256(text).digest() + text
 

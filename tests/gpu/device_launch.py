@@ -1,4 +1,4 @@
-"""Device launch: what tests/engines/cuda/host.py does with a kernel, done on the GPU: the same tests then run there.
+"""Device launch: what tests/engines/cuda/host_compiler.py does with a kernel, done on the GPU: the same tests then run there.
 
 The struct's addresses are those of arrays on the host. Each of these is copied to the device, at an address with the same last eight bits,
 so that misaligned arrays stay so; what the kernel writes is copied back.
@@ -23,8 +23,8 @@ LARGEST_BLOCK = 256
 def launch(name: str, grid: int, block: int, arguments: bytes) -> None:
     """As host.launch. Raises pycuda's errors."""
     from engines.cuda import kernels
-    from engines.cuda.buffer import Buffer
     from engines.cuda.device import Device
+    from engines.cuda.memory import Buffer
 
     by_row, fold = "_by_row" in name, name.startswith("fold")
     kind = kernels.BY_ROW if by_row else kernels.FOLD if fold else kernels.BLEND

@@ -9,9 +9,9 @@ from __future__ import annotations
 import onnx
 
 from engines.lowering import batch_norm
-from engines.lowering.draft import Draft
+from engines.lowering.graph_rewriter import Draft
+from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu.lowering import narrow_output, prelu, scalar_mul
-from engines.recipes import Recipes
 
 PASSES = (batch_norm.rewrite, scalar_mul.rewrite, prelu.rewrite, narrow_output.rewrite)
 

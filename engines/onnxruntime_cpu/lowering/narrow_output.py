@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.lowering.draft import Draft
+from engines.lowering.graph_rewriter import Draft
 from engines.onnxruntime_cpu import runtime
 
 STEP = 2

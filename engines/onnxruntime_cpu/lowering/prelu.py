@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.lowering.draft import Draft
+from engines.lowering.graph_rewriter import Draft
+from engines.lowering.recipes import Linear
 from engines.onnxruntime_cpu import runtime
-from engines.recipes import Linear
 
 
 def rewrite(draft: Draft) -> None:

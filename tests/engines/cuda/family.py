@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from engines.lowering.gpu import Weight
-from engines.recipes import Fold, Linear, Recipes
+from engines.lowering.recipes import Fold, Linear, Recipes
 
 Tensors = dict[str, NDArray[Any]]
 

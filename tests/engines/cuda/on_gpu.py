@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blend import blend_float64
-from engines.cuda import capture
-from engines.cuda.buffer import Buffer
+from dni_deploy.blending.blend import blend_float64
+from engines.cuda import cuda_graph
 from engines.cuda.device import Device
 from engines.cuda.kernels import BLEND, BLOCK, Kernels, grid, name, tile
+from engines.cuda.memory import Buffer
 from tests.engines.cuda import family, test_kernels
-from tests.engines.cuda.test_device_blend import Road, close_enough
+from tests.engines.cuda.test_blender import Road, close_enough
 
 SIZES = (1, 3, 4, 5, 255, 256, 257, 20_003, 10**6 + 3)
 
@@ -85,9 +85,9 @@ def check_blender() -> None:
                     assert road.read()[key].tobytes() == value.astype(dtype).tobytes(), key
                 with road.device:
                     handle = road.streams[0].handle
-                    capture.begin(handle)
+                    cuda_graph.begin(handle)
                     road.blender.blend(shares, road.slots[0], road.streams[0])
-                    graph = capture.end(handle)
+                    graph = cuda_graph.end(handle)
                     graph.launch(handle)
                     road.streams[0].synchronize()
                     graph.close()

@@ -53,8 +53,8 @@ def test_closed_by_another_thread_than_opened_it(gpu: FakeGpu) -> None:
 
 def test_two_devices_side_by_side(gpu: FakeGpu) -> None:
     """Two engines each open the GPU: one's end is not the other's."""
-    from engines.cuda.buffer import Buffer
     from engines.cuda.device import Device
+    from engines.cuda.memory import Buffer
 
     first, second = Device.open(), Device.open()
     with first, second:
@@ -87,8 +87,8 @@ def test_no_such_gpu(gpu: FakeGpu, index: int) -> None:
 @pytest.mark.parametrize("gpu", [{"seed": seed} for seed in range(6)], indirect=True)
 def test_what_is_uploaded_is_there_for_every_stream(gpu: FakeGpu) -> None:
     """Although the plain copy of CUDA is not: from pageable memory it returns while the data is on its way."""
-    from engines.cuda.buffer import Buffer
     from engines.cuda.device import Device
+    from engines.cuda.memory import Buffer
 
     device = Device.open()
     with device:
@@ -110,8 +110,8 @@ def test_what_is_uploaded_is_there_for_every_stream(gpu: FakeGpu) -> None:
 
 
 def test_misuse_of_a_buffer(gpu: FakeGpu) -> None:
-    from engines.cuda.buffer import Buffer
     from engines.cuda.device import Device
+    from engines.cuda.memory import Buffer
 
     device = Device.open()
     with device:
@@ -137,8 +137,8 @@ def test_misuse_of_a_buffer(gpu: FakeGpu) -> None:
 
 
 def test_staging_grows_and_is_freed(gpu: FakeGpu) -> None:
-    from engines.cuda.buffer import Staging
     from engines.cuda.device import Device
+    from engines.cuda.memory import Staging
 
     device = Device.open()
     with device:
@@ -156,19 +156,19 @@ def test_staging_grows_and_is_freed(gpu: FakeGpu) -> None:
 
 
 def test_a_graph_is_launched_again_and_again(gpu: FakeGpu) -> None:
-    from engines.cuda import capture
-    from engines.cuda.buffer import Buffer
+    from engines.cuda import cuda_graph
     from engines.cuda.device import Device
+    from engines.cuda.memory import Buffer
 
     device = Device.open()
     with device:
         buffer, stream = Buffer(device, 4), device.stream()
         buffer.upload(np.zeros(1, np.int32))
-        capture.begin(stream.handle)
+        cuda_graph.begin(stream.handle)
         with pytest.raises(EngineError, match="already being captured"):
-            capture.begin(stream.handle)
+            cuda_graph.begin(stream.handle)
         buffer.upload(np.int32([3]), stream)
-        graph = capture.end()
+        graph = cuda_graph.end()
         back = np.empty(1, np.int32)
         buffer.download(back)
         assert back[0] == 0
@@ -188,22 +188,22 @@ def test_a_graph_is_launched_again_and_again(gpu: FakeGpu) -> None:
 
 
 def test_captures_that_fail(gpu: FakeGpu) -> None:
-    from engines.cuda import capture
+    from engines.cuda import cuda_graph
     from engines.cuda.device import Device
 
     device = Device.open()
     with device:
         stream = device.stream()
         with pytest.raises(EngineError, match="No CUDA graph of this stream"):
-            capture.end()
+            cuda_graph.end()
         with pytest.raises(EngineError, match="cuStreamBeginCapture_v2 failed with CUDA_ERROR"):
-            capture.begin(0)  # the default stream cannot be captured
-        capture.begin(stream.handle)
-        capture.abandon()
-        capture.abandon()
-        capture.begin(stream.handle)  # the stream can be captured again
+            cuda_graph.begin(0)  # the default stream cannot be captured
+        cuda_graph.begin(stream.handle)
+        cuda_graph.abandon()
+        cuda_graph.abandon()
+        cuda_graph.begin(stream.handle)  # the stream can be captured again
         with pytest.raises(EngineError, match="No CUDA graph"):
-            capture.end(stream.handle + 1)
-        capture.end(stream.handle).close()
+            cuda_graph.end(stream.handle + 1)
+        cuda_graph.end(stream.handle).close()
         del stream
     device.close()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.recipes import scale_and_shift
-from tests.engines.cuda import host
+from engines.lowering.recipes import scale_and_shift
+from tests.engines.cuda import host_compiler
 
 SIZES = (0, 1, 3, 4, 5, 255, 256, 257, 10**6 + 3)
 SMALL = SIZES[:-1]
@@ -64,7 +64,7 @@ def blend(
         struct["lines"], struct["scale"] = table.ctypes.data, scales.ctypes.data
     name = kernels.name(members[0].dtype, np.dtype(dtype), len(members), scaled=scaled)
     blocks = kernels.grid(count, kernels.tile(members[0].dtype, len(members), scaled=scaled))[0] if grid is None else grid
-    host.launch(name, blocks, block, struct.tobytes())
+    host_compiler.launch(name, blocks, block, struct.tobytes())
     assert np.all(out[count:] == 77)
     return out[:count]
 
@@ -250,7 +250,7 @@ def test_fold(channels: int, count: int, dtype: str) -> None:
     struct["count"], struct["members"] = channels, count
     struct["member"][:count] = [row.ctypes.data for row in held]
     struct["share"][:count] = shares
-    host.launch("fold", kernels.grid(channels, 256)[0], 256, struct.tobytes())
+    host_compiler.launch("fold", kernels.grid(channels, 256)[0], 256, struct.tobytes())
     expected, shift = scale_and_shift(np.tensordot(shares, statistics, 1))
     assert np.all(scale[channels:] == 77)
     assert np.all(np.delete(live, order) == 77)
@@ -267,8 +267,8 @@ def test_fold(channels: int, count: int, dtype: str) -> None:
 def test_structs_and_tiles_are_those_of_the_source() -> None:
     from engines.cuda import kernels
 
-    library = host.build()
-    names = set(host.kernels())
+    library = host_compiler.build()
+    names = set(host_compiler.kernels())
     assert len(names) == 74
     assert library.host_argument_bytes(b"fold") == kernels.FOLD.itemsize
     assert library.host_argument_bytes(b"fold_by_row") == kernels.BY_ROW.itemsize
@@ -289,6 +289,6 @@ def test_structs_and_tiles_are_those_of_the_source() -> None:
 
 def test_unknown_kernels_and_structs_of_another_size_are_refused() -> None:
     with pytest.raises(RuntimeError, match="error 500"):
-        host.launch("nothing", 1, 1, b"")
+        host_compiler.launch("nothing", 1, 1, b"")
     with pytest.raises(RuntimeError, match="struct of 552 bytes"):
-        host.launch("fold", 1, 1, b"\0" * 551)
+        host_compiler.launch("fold", 1, 1, b"\0" * 551)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.cuda import host
+from tests.engines.cuda import host_compiler
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100")
 OPTIONS = ("-std=c++17", "-fmad=false")
@@ -31,7 +31,7 @@ def nvcc() -> str:
 def test_no_kernel_spills(architecture: str, tmp_path: Path) -> None:
     command = [nvcc(), *OPTIONS, f"-arch={architecture}", "--cubin", "-Xptxas", "-v", "-Werror", "all-warnings"]
     done = subprocess.run(
-        [*command, "-o", str(tmp_path / "blend.cubin"), str(host.SOURCE)], capture_output=True, text=True, timeout=300
+        [*command, "-o", str(tmp_path / "blend.cubin"), str(host_compiler.SOURCE)], capture_output=True, text=True, timeout=300
     )
     if "Unsupported gpu architecture" in done.stderr or "not defined for option 'gpu-architecture'" in done.stderr:
         pytest.skip(f"this nvcc does not know {architecture}")
@@ -45,7 +45,7 @@ def test_no_kernel_spills(architecture: str, tmp_path: Path) -> None:
         assert (stack, stores, loads) == ("0", "0", "0"), f"{name} spills"
         registers[name] = int(rest.split()[-2])
     print(architecture, registers)  # shown with -s, and when it fails
-    assert set(registers) == set(host.kernels())
+    assert set(registers) == set(host_compiler.kernels())
     # 64 keep 1,024 threads resident on every architecture (65,536 registers): see the top of blend.cu.
     assert max(registers.values()) <= 64
 

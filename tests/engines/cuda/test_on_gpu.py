@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs_gpu import need_gpu
+from tests.support.needs_gpu import need_gpu
 
 
 @pytest.mark.gpu

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dni_deploy.blend import blend_float64
+from dni_deploy.blending.blend import blend_float64
 from engines.lowering.gpu import lower_for_gpu
 from tests.engines.conftest import Case
-from tests.engines.cuda.test_device_blend import Road
+from tests.engines.cuda.test_blender import Road
 from tests.fakes.gpu import FakeGpu
 
 # BatchNorm behind Conv, ConvTranspose and by itself; PReLU; float32 weights in a float16 graph; none of it.

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dni_deploy.bundle import Bundle
-from dni_deploy.profiles import Profile
+from dni_deploy.bundle.bundle import Bundle
+from engines.profile import Profile
 from tests.engines.conftest import Case, write
-from tests.engines.graphs import Hand
+from tests.support.handmade_graphs import Hand
 
 VERSIONS = ("11.4", "10.16", "8.6")
 

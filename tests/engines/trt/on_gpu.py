@@ -21,21 +21,21 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from dni_deploy.blend import blend_float64
-from dni_deploy.bundle import Bundle, write_bundle
-from dni_deploy.checkpoint import Checkpoint
+from dni_deploy.blending.blend import blend_float64
+from dni_deploy.bundle.bundle import Bundle, write_bundle
+from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.checkpoints.family import Family
 from dni_deploy.errors import UsageError
-from dni_deploy.family import Family
-from dni_deploy.profiles import Profile
 from dni_deploy.signature import Signature
 from engines import build_engine, load_engine
 from engines.onnxruntime_cpu import runtime
 from engines.options import BuildOptions, EngineOptions
-from engines.probe import relative_error
+from engines.profile import Profile
 from engines.trt import serialize_refitted
 from engines.trt.features import features
-from engines.verify import TOLERANCE
-from tests import pico_bundle
+from engines.verification import TOLERANCE
+from engines.verification_inputs import relative_error
+from tests.support import pico_bundle
 
 KINDS = ("tensorrt", "tensorrt-inputs", "tensorrt-graph")
 ALPHAS = ([1.0, 0.0], [0.0, 1.0], [0.3, 0.7], [1.0, 0.0])

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dni_deploy.profiles import Profile
 from engines import build_engine, load_engine
 from engines.options import BuildOptions, EngineOptions
-from engines.probe import relative_error
-from engines.verify import psnr
+from engines.profile import Profile
+from engines.verification import psnr
+from engines.verification_inputs import relative_error
 from tests.engines.conftest import NAMES, Case, write
-from tests.engines.trt.test_engines import KINDS, truth
+from tests.engines.trt.test_modes import KINDS, truth
 from tests.fakes.gpu import FakeGpu
 
 
@@ -38,6 +38,6 @@ def test_architecture(name: str, precision: str, gpu: FakeGpu, tmp_path: Path, p
             engine.refit(0, np.array(shares))
             for x in case.inputs():
                 got, expected = engine.infer(0, x), truth(bundle, shares, x)
-                # As engines/verify.py has them; the worst pixel of a float16 CycleGAN is off by 7e-3, and these pictures are small.
+                # As engines/verification.py has them; the worst pixel of a float16 CycleGAN is off by 7e-3, and these pictures are small.
                 assert psnr(got, expected) >= 50 if precision == "fp16" else relative_error(got, expected) <= 1e-4
         engine.close()

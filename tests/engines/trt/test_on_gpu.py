@@ -10,7 +10,7 @@ import pytest
 
 from tests.engines.trt.conftest import VERSIONS
 from tests.fakes.gpu import FakeGpu
-from tests.needs_gpu import need_gpu
+from tests.support.needs_gpu import need_gpu
 
 
 @pytest.mark.gpu

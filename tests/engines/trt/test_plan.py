@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.bundle.extras import store_recalibration
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
-from dni_deploy.extras import store_recalibration
-from dni_deploy.profiles import Profile
+from engines.profile import Profile
 from engines.trt.plan import MAGIC, Header, Plan, Sample, find_plan, plan_path, read_plan, write_plan
 from engines.trt.target import Target
 from tests.engines.conftest import write

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
 from engines import load_engine
 from engines.trt.plan import Plan, read_plan, write_plan
 from engines.trt.target import Target
 from tests.engines.trt.conftest import picture
-from tests.engines.trt.test_engines import build, everywhere, opened
+from tests.engines.trt.test_modes import build, everywhere, opened
 from tests.fakes.gpu import FakeGpu
 
 

@@ -106,9 +106,9 @@ def kernel(gpu: machine.FakeGpu, name: str, grid: tuple[int, ...], block: tuple[
     def run() -> None:
         gpu.memory.look_for_freed(words, f"kernel {name}")
         if gpu.kernel is None:
-            from tests.engines.cuda import host
+            from tests.engines.cuda import host_compiler
 
-            host.launch(name, prod(grid), prod(block), data)
+            host_compiler.launch(name, prod(grid), prod(block), data)
         else:
             gpu.kernel(name, grid, block, data)
 

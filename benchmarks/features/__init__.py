@@ -1,0 +1,1 @@
+"""Measurements of single features of this project."""

@@ -1,0 +1,123 @@
+"""Time pictures with an alpha for each pixel against plain ones, on the CPU engine.
+
+    python -m benchmarks.features.alpha_map                     into benchmarks/results/alpha_map.json
+    python -m benchmarks.features.alpha_map --rounds 3 -o -     printed only
+
+Every way runs once in every round, in turns; ratios to the plain frame are taken round by round, and their median counts. A
+plain frame is the session's own, whole, and so are the maps' (no tiles), so nothing is gained from another way of cutting.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from benchmarks.commit import described
+from benchmarks.networks import NETWORKS, family
+from benchmarks.result_file import write_result
+from benchmarks.samples import ROOT
+from dni_deploy.api.export import export
+from dni_deploy.imaging.image_file import read_picture
+from dni_deploy.session.session import Session, open_session
+from dni_deploy.spatial.alpha_map import AlphaMap
+from dni_deploy.spatial.plan import plan_map
+from dni_deploy.spatial.render import render_map
+from dni_deploy.utils.hardware import cores, cpu
+
+RESULTS = ROOT / "benchmarks" / "results" / "alpha_map.json"
+SIDES = {"dncnn": (512, 720), "compact": (128, 180), "rrdb": (128, 180)}
+"""Input sides: outputs of 512 and 720 pixels, four times the input of the last two."""
+
+
+def masks(side: int) -> dict[str, NDArray[np.uint8]]:
+    """Two levels over half a picture; over a disc of a fifth of it; a disc with a soft edge; a ramp from left to right."""
+    half = np.zeros((side, side), np.uint8)
+    half[:, : side // 2] = 255
+    distance = np.hypot(*(np.mgrid[:side, :side] - side / 2))
+    disc = np.where(distance < side / 4, 255, 0)
+    soft = np.clip((side / 4 - distance) / (side / 16) * 128 + 128, 0, 255)
+    ramp = np.broadcast_to(np.linspace(0, 255, side), (side, side))
+    return {"half": half, "disc": disc.astype(np.uint8), "soft disc": soft.astype(np.uint8), "ramp": ramp.astype(np.uint8)}
+
+
+def compared(session: Session, frame: NDArray[np.uint8], rounds: int, only_half: bool) -> dict[str, Any]:
+    """Milliseconds of a plain frame, and for each mask: levels, work by the plan, and the ratio (median, least, largest).
+
+    only_half: leave out the other maps, which take long on a large network.
+    """
+    maps = {name: AlphaMap.of(mask) for name, mask in masks(frame.shape[0]).items() if name == "half" or not only_half}
+    ways: dict[str, Callable[[], object]] = {"plain": partial(session, frame)}
+    ways.update({name: partial(render_map, session, frame, alpha_map, tile=0) for name, alpha_map in maps.items()})
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for number in range(rounds + 1):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            started = time.perf_counter()
+            ways[name]()
+            if number:
+                times[name].append(time.perf_counter() - started)
+    found: dict[str, Any] = {"plain ms": round(1000 * float(np.median(times["plain"])), 1)}
+    for name, alpha_map in maps.items():
+        plan = plan_map(alpha_map, frame.shape[0], frame.shape[1], session.signature, tile=0)
+        ratios = np.divide(times[name], times["plain"])
+        found[name] = {
+            "levels": len(plan.levels),
+            "work": round(plan.work, 3),
+            "over plain": [round(float(value), 3) for value in (np.median(ratios), ratios.min(), ratios.max())],
+        }
+    return found
+
+
+@click.command()
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--threads", type=click.IntRange(0), default=1, show_default=True, help="Of the engine; 0: one per core.")
+@click.option("--side", type=click.IntRange(16), help="One side for all, for a trial.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default=RESULTS)
+def main(rounds: int, threads: int, side: int | None, output: Path) -> None:
+    """Time alpha maps."""
+    photograph = read_picture(ROOT / "dni_deploy" / "data" / "astronaut.png").rgb
+    large = np.tile(photograph, (3, 3, 1))
+    load, commit = os.getloadavg()[0], described(ROOT)  # asked now: the tree may go on while this runs
+    rows = {}
+    for name, sides in SIDES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            files = {}
+            for member, state in family(name).items():
+                files[member] = Path(folder) / f"{member}.safetensors"
+                save_file({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}, files[member])
+            with open_session(export(files, Path(folder) / "x.dni"), engine="onnxruntime", threads=threads) as session:
+                for each in sides if side is None else (side,):
+                    frame = np.ascontiguousarray(large[:each, :each])
+                    key = f"{NETWORKS[name].title}, {each * session.signature.scale}x{each * session.signature.scale}"
+                    print(key, file=sys.stderr)
+                    rows[key] = compared(session, frame, rounds, name == "rrdb" or each != sides[0])
+    result = {
+        "schema": 1,
+        "commit": commit,
+        "cpu": cpu()[0],
+        "cores": cores(),
+        "onnxruntime": onnxruntime.__version__,
+        "threads": threads,
+        "rounds": rounds,
+        "load_before": round(load, 2),
+        "ratio": "median, least and largest of a frame with the map over a plain frame, whole frames both",
+        "rows": rows,
+    }
+    write_result(output, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Recalibration benchmark: what re-estimated BatchNorm statistics bring to a blend, and what the choices in it are worth.
+
+python -m benchmarks.features.recalibration           into benchmarks/results/recalibration.json and docs/images/recalibration.png
+
+Denoisers with BatchNorm: the demo family, whose members went far from each other; the study's DnCNN, which was kept near N20 with frozen
+statistics; and N20 with a net trained from scratch. Statistics are estimated on noisy training photographs, PSNR is measured on
+photographs that no training saw, and everything runs through the in-place engine, alpha from 0 to 1 in steps of 0.05.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.commit import described
+from benchmarks.paper_reproduction.families import FAMILIES
+from benchmarks.paper_reproduction.photographs import TEST, TRAIN, middle, noisy
+from dni_deploy.api.export import export
+from dni_deploy.api.recalibrate import BATCH, recalibrate
+from dni_deploy.blending.batchnorm_stats import Recalibration, lattice
+from dni_deploy.blending.batchnorm_stats_file import recalibration_bytes
+from dni_deploy.blending.blend import blend_float64
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.bundle.extras import store_recalibration
+from dni_deploy.imaging.crops import read_crops
+from dni_deploy.imaging.image_file import Picture, write_picture
+from dni_deploy.imaging.metrics.psnr import psnr
+from dni_deploy.session.session import open_session
+from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.hardware import cores, cpu
+from engines import load_engine
+from engines.onnxruntime_cpu.statistics import Statistician
+from engines.options import EngineOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "recalibration.json"
+PLOT = ROOT / "docs" / "images" / "recalibration.png"
+LEVELS = (30, 40, 50)
+SIDE, STEPS = 128, 20
+"""Of the middle of each held-out photograph; of alpha."""
+
+
+def calibration(folder: Path, *, clean: bool = False) -> Path:
+    """A folder of training photographs, their middle at noise 20, 30, 40, 50, 60 in turns: what a user of the slider would have."""
+    folder.mkdir()
+    for number, name in enumerate(TRAIN):
+        pixels = middle(name)
+        write_picture(folder / f"{name}.png", Picture(pixels if clean else noisy(pixels, 20 + 10 * (number % 5), seed=number)))
+    return folder
+
+
+def sweep(bundle: Bundle, level: int) -> list[float]:
+    """Mean PSNR over the held-out photographs at each alpha from 0 to 1, the first member's share."""
+    cases = [(noisy(middle(name, SIDE), level), middle(name, SIDE)) for name in TEST]
+    found = []
+    with open_session(bundle, engine="onnxruntime") as session:
+        for step in range(STEPS + 1):
+            session.alpha = step / STEPS
+            found.append(statistics.fmean(psnr(session(frame), reference) for frame, reference in cases))
+    return found
+
+
+def alone(family: str, member: str, level: int, folder: Path) -> float:
+    """Mean PSNR of one member."""
+    other = next(name for name in FAMILIES[family].members if name != member)
+    bundle = pair(family, (member, other), folder / f"{family}-{member}-alone.dni")
+    cases = [(noisy(middle(name, SIDE), level), middle(name, SIDE)) for name in TEST]
+    with open_session(bundle, engine="onnxruntime", alpha=1.0) as session:
+        return statistics.fmean(psnr(session(frame), reference) for frame, reference in cases)
+
+
+def pair(family: str, members: Sequence[str], path: Path) -> Bundle:
+    row = FAMILIES[family]
+    return export({name: row.members[name] for name in members}, path, arch=row.architecture, force=True)
+
+
+def uncorrected(bundle: Bundle, pictures: Path, knots: int = 11) -> Bundle:
+    """The estimates as they are, as update_bn leaves them; the ends stay the members' own."""
+    steps = knots - 1
+    members = [bundle.weights(member) for member in bundle.members]
+    statistician = Statistician(bundle.graph(), bundle.weight_names)
+    inputs, _ = read_crops(sorted(pictures.iterdir()), bundle.signature)
+    batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
+    found = [statistician.estimate(blend_float64(members, point / steps), batches) for point in lattice(2, steps)[1:-1]]
+    rows = {layer.mean: np.stack([each[layer.mean][0] for each in found]) for layer in statistician.layers}
+    rows |= {layer.variance: np.stack([each[layer.mean][1] for each in found]) for layer in statistician.layers}
+    return store_recalibration(bundle, recalibration_bytes(Recalibration.of(members, steps, rows, {"pictures": []})))
+
+
+def best(curve: Sequence[float]) -> dict[str, float]:
+    """The curve in three numbers."""
+    top = int(np.argmax(curve))
+    return {"best_db": curve[top], "best_alpha": top / STEPS, "halfway_db": curve[STEPS // 2]}
+
+
+def compared(
+    family: str, members: Sequence[str], pictures: Path, folder: Path, levels: Sequence[int] = LEVELS
+) -> dict[str, Any]:
+    """Plain and recalibrated curves at each level, how far the statistics moved, and the nets that were fine-tuned for a level."""
+    click.echo(f"{family}: {' and '.join(members)}", err=True)
+    bundle = pair(family, members, folder / f"{family}-{'-'.join(members)}.dni")
+    plain = {level: sweep(bundle, level) for level in levels}
+    report = recalibrate(bundle, pictures)
+    bundle = Bundle.open(bundle.path)
+    known = {level: sweep(bundle, level) for level in levels}
+    rows = []
+    for level in levels:
+        tuned = f"n{level}"
+        rows.append(
+            {
+                "noise": level,
+                "plain": best(plain[level]),
+                "recalibrated": best(known[level]),
+                "better_end_db": max(plain[level][0], plain[level][-1]),
+                "fine_tuned_db": alone(family, tuned, level, folder) if tuned in FAMILIES[family].members else None,
+                "ends_are_the_same_bits": [plain[level][0], plain[level][-1]] == [known[level][0], known[level][-1]],
+                "curves": {"plain": plain[level], "recalibrated": known[level]},
+            }
+        )
+    return {
+        "family": FAMILIES[family].title,
+        "members": list(members),
+        "levels": rows,
+        "moved": [{"layer": row.layer, "mean": row.mean, "variance": row.variance} for row in report.layers],
+        "seconds": report.seconds,
+    }
+
+
+def choices(pictures: Path, folder: Path, level: int = 40) -> list[dict[str, Any]]:
+    """The demo family at one level: knots, pictures, and the correction."""
+    bundle = pair("demo", ("n20", "n60"), folder / "choices.dni")
+    rows: list[dict[str, Any]] = [{"what": "plain", **best(sweep(bundle, level))}]
+    clean = calibration(folder / "clean", clean=True)
+    few = folder / "few"
+    few.mkdir()
+    for name in ("coffee.png", "gravel.png"):
+        (few / name).write_bytes((pictures / name).read_bytes())
+    for what, on, knots in (
+        ("3 knots", pictures, 3),
+        ("6 knots", pictures, 6),
+        ("11 knots", pictures, 11),
+        ("21 knots", pictures, 21),
+        ("11 knots, two pictures", few, 11),
+        ("11 knots, clean pictures", clean, 11),
+    ):
+        click.echo(what, err=True)
+        recalibrate(Bundle.open(bundle.path), on, knots=knots, force=True)
+        rows.append({"what": what, **best(sweep(Bundle.open(bundle.path), level))})
+    for what, on in (("not corrected", pictures), ("not corrected, clean pictures", clean)):
+        click.echo(what, err=True)
+        rows.append({"what": f"11 knots, {what}", **best(sweep(uncorrected(Bundle.open(bundle.path), on), level))})
+    return rows
+
+
+def change_cost(pictures: Path, folder: Path, rounds: int = 400) -> dict[str, float]:
+    """Medians of a change of alpha in the in-place engine, without the statistics and with them, in turns; microseconds."""
+    plain = pair("demo", ("n20", "n60"), folder / "without.dni")
+    known = pair("demo", ("n20", "n60"), folder / "with.dni")
+    recalibrate(known, pictures)
+    engines = [
+        load_engine(Bundle.open(bundle.path), "onnxruntime", EngineOptions(threads=1, slots=1)) for bundle in (plain, known)
+    ]
+    taken: list[list[float]] = [[], []]
+    for number in range(rounds):
+        share = (number + 0.5) / rounds  # off the knots, where two of them count
+        for which in (0, 1) if number % 2 else (1, 0):
+            started = time.perf_counter()
+            engines[which].refit(0, np.array([share, 1 - share]))
+            taken[which].append(time.perf_counter() - started)
+    for engine in engines:
+        engine.close()
+    medians = [statistics.median(each) for each in taken]
+    return {"plain_us": medians[0] * 1e6, "recalibrated_us": medians[1] * 1e6, "ratio": medians[1] / medians[0]}
+
+
+def drawn(pairs: Sequence[dict[str, Any]]) -> bytes:
+    """PSNR along alpha, a panel for each pair; the same numbers give the same picture."""
+    figure = Figure(figsize=(11.5, 3.8), layout="constrained")
+    for axes, found in zip(figure.subplots(1, len(pairs)), pairs, strict=True):
+        alphas = [step / STEPS for step in range(STEPS + 1)]
+        for number, row in enumerate(found["levels"]):
+            axes.plot(alphas, row["curves"]["plain"], color=f"C{number}", linestyle=":")
+            axes.plot(alphas, row["curves"]["recalibrated"], color=f"C{number}", label=f"noise {row['noise']}")
+            if row["fine_tuned_db"] is not None:
+                axes.plot([0.03], [row["fine_tuned_db"]], marker="<", color=f"C{number}")
+        axes.set(xlabel=f"alpha, the share of {found['members'][0]}")
+        axes.set_title(f"{found['family']}: {found['members'][0]} and {found['members'][1]}", fontsize=9)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("PSNR, dB (dotted: plain; <: fine-tuned for it)")
+    figure.axes[0].legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@click.command()
+def main() -> None:
+    """Measure, and keep the result and its picture."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pictures = calibration(folder / "noisy")
+        pairs = [
+            compared("demo", ("n20", "n60"), pictures, folder),
+            compared("dncnn", ("n20", "n60"), pictures, folder),
+            compared("dncnn", ("n20", "scratch"), pictures, folder, levels=(40,)),
+        ]
+        found = {"schema": 1, "pairs": pairs, "choices": choices(pictures, folder)}
+        found["change"] = change_cost(pictures, folder)
+    found |= {"commit": described(ROOT), "machine": f"{cpu()[0]}, {cores()} cores", "side": SIDE}
+    publish_bytes(RESULTS, (json.dumps(found, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True)
+    publish_bytes(PLOT, drawn(pairs), force=True)
+    click.echo(f"wrote {RESULTS.relative_to(ROOT)} and {PLOT.relative_to(ROOT)}", err=True)
+
+
+if __name__ == "__main__":
+    main()

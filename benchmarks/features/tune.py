@@ -1,0 +1,197 @@
+"""Tune benchmark: how few evaluations the best alpha takes, and how good the best alpha is that needs no reference.
+
+python -m benchmarks.features.tune                    everything, into benchmarks/results/tune.json
+python -m benchmarks.features.tune --only clipping    one part of it
+
+Three members (the shipped denoisers N20, N40, N60), photographs that they were not trained on, noise clipped to 0..255 as in a file. For
+each case all 231 points of the 0.05 grid are evaluated, and then `tune` runs as a user would run it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from importlib.resources import as_file, files
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from skimage import data
+
+from benchmarks.commit import described
+from dni_deploy.api.export import export
+from dni_deploy.api.tune import tune
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.image_file import Picture, write_picture
+from dni_deploy.imaging.metrics.psnr import psnr
+from dni_deploy.session.session import open_session
+from dni_deploy.signature import Signature
+from dni_deploy.tuning.search import lattice, shares
+from dni_deploy.tuning.sure import Infer, Sure
+from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.hardware import cores, cpu
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "tune.json"
+PHOTOGRAPHS = ("astronaut", "chelsea", "camera")
+"""Never seen in training: benchmarks/train_denoisers.py."""
+
+LEVELS = (25, 35, 50)
+"""Between the members' own, so that the best blend is inside the family."""
+
+SIZE, STEPS, NEAR = 64, 20, 0.02
+"""Side of the part that is judged; the grid's steps; dB from the grid's best that count as found."""
+
+
+def middle(name: str) -> Frame:
+    """The middle of a photograph, RGB."""
+    whole = getattr(data, name)()
+    whole = np.repeat(whole[..., None], 3, axis=2) if whole.ndim == 2 else whole
+    top, left = ((side - SIZE) // 2 for side in whole.shape[:2])
+    return np.ascontiguousarray(whole[top : top + SIZE, left : left + SIZE])
+
+
+def noised(clean: Frame, level: int) -> Frame:
+    """Gaussian noise of that sigma, rounded and clipped."""
+    noise = np.random.default_rng(level).normal(0, level, clean.shape)
+    return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
+
+
+def grid(bundle: Bundle, cases: list[tuple[Frame, Frame]]) -> list[dict[tuple[float, ...], float]]:
+    """PSNR of each case at all points of the 0.05 grid; one change of alpha serves all cases."""
+    found: list[dict[tuple[float, ...], float]] = [{} for _ in cases]
+    with open_session(bundle, threads=1) as session:
+        for point in lattice(len(session.members), STEPS):
+            session.alpha = shares(point)
+            for case, (noisy, clean) in zip(found, cases, strict=True):
+                case[shares(point)] = psnr(session(noisy), clean)
+    return found
+
+
+def measured(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    """Every case: the grid's best, tune's way to it, and the blends chosen without a reference."""
+    names = list(product(PHOTOGRAPHS, LEVELS))
+    cases = [(noised(middle(name), level), middle(name)) for name, level in names]
+    grids = grid(bundle, cases)
+    rows: list[dict[str, Any]] = []
+    for (name, level), (noisy, clean), points in zip(names, cases, grids, strict=True):
+        click.echo(f"{name}, noise {level}", err=True)
+        write_picture(folder / "noisy.png", Picture(noisy), force=True)
+        write_picture(folder / "clean.png", Picture(clean), force=True)
+        found = tune(bundle, folder / "noisy.png", reference=folder / "clean.png", threads=1)
+        values = [row.values[0] for row in found.rows]
+        best = max(points.values())
+        near = next((index + 1 for index, value in enumerate(values) if value >= best - NEAR), None)
+        rows.append(
+            {
+                "photograph": name,
+                "noise": level,
+                "grid_points": len(points),
+                "grid_best_db": best,
+                "tune_best_db": max(values),
+                "evaluations": len(values),
+                "evaluations_to_within_0.02_db": near,
+                "better_member_db": values[found.better_member(0)],
+                "alpha": dict(zip(found.members, found.rows[found.chosen].shares, strict=True)),
+                "blind_loss_db": {
+                    how: max(values) - _blind(bundle, folder, noisy, clean, noise) for how, noise in _told(level).items()
+                },
+            }
+        )
+    return {
+        "cases": rows,
+        "grid_points": len(grids[0]),
+        "worst_evaluations_to_within_0.02_db": _worst([row["evaluations_to_within_0.02_db"] for row in rows]),
+        "worst_evaluations": max(row["evaluations"] for row in rows),
+        "worst_below_grid_db": max(row["grid_best_db"] - row["tune_best_db"] for row in rows),
+        "blind_loss_db": {
+            how: {
+                "median": statistics.median(row["blind_loss_db"][how] for row in rows),
+                "worst": max(row["blind_loss_db"][how] for row in rows),
+            }
+            for how in ("auto", "given")
+        },
+    }
+
+
+def _told(level: int) -> dict[str, float | str]:
+    """What is said of the noise."""
+    return {"auto": "auto", "given": level}
+
+
+def _worst(counts: list[int | None]) -> int | None:
+    """None where one case never came near."""
+    return None if None in counts else max(count for count in counts if count is not None)
+
+
+def _blind(bundle: Bundle, folder: Path, noisy: Frame, clean: Frame, noise: float | str) -> float:
+    """The true PSNR of the blend that tune chooses without the clean picture."""
+    chosen = tune(bundle, folder / "noisy.png", noise=noise, threads=1)
+    with open_session(bundle, alpha=chosen.rows[chosen.chosen].shares, threads=1) as session:
+        return psnr(session(noisy), clean)
+
+
+class Textbook(Sure):
+    """SURE as it is for noise that was never clipped: every pixel counts as it stands."""
+
+    def __init__(self, frame: Frame, sigma: float, signature: Signature, pilot: Infer, seed: int = 0) -> None:
+        super().__init__(frame, sigma, signature, pilot, seed)
+        noisy = np.rint((self._x.astype(np.float64) - signature.low) / self._unit)
+        self._first, self._power = noisy, float(np.mean(noisy**2)) - sigma**2
+        self._inside = np.ones(noisy.shape, bool)
+
+
+def clipping(bundle: Bundle) -> dict[str, Any]:
+    """Two members, the 0.05 sweep, sigma given: what the blend with the smallest estimate lacks, textbook against ours."""
+    rows: list[dict[str, Any]] = []
+    with open_session(bundle, threads=1) as session:
+        for name, level in product(PHOTOGRAPHS, LEVELS):
+            clean = middle(name)
+            noisy = noised(clean, level)
+            session.alpha = 0.5
+            risks = {kind.__name__.lower(): kind(noisy, level, session.signature, session.infer) for kind in (Textbook, Sure)}
+            true, estimated = [], []
+            for step in range(STEPS + 1):
+                session.alpha = step / STEPS
+                true.append(psnr(session(noisy), clean))
+                estimated.append([risk.mean_squared_error(session.infer) for risk in risks.values()])
+            chosen = dict(zip(risks, np.argmin(estimated, axis=0), strict=True))
+            lacks = {kind: max(true) - true[index] for kind, index in chosen.items()}
+            clipped = float(np.mean((noisy == 0) | (noisy == 255)))
+            rows.append({"photograph": name, "noise": level, "clipped": clipped, "lacks_db": lacks})
+    worst = {kind: max(row["lacks_db"][kind] for row in rows) for kind in ("textbook", "sure")}
+    return {"cases": rows, "worst_lacks_db": worst}
+
+
+def shipped(*levels: int) -> dict[str, Checkpoint]:
+    """The denoisers of the demo, by name."""
+    members = {}
+    for level in levels:
+        with as_file(files("dni_deploy") / "data" / "denoise" / f"n{level}.safetensors") as weights:
+            members[f"N{level}"] = Checkpoint.read(weights)
+    return members
+
+
+@click.command()
+@click.option("--only", type=click.Choice(["search", "clipping"]), help="Measure one part and keep the other's result.")
+def main(only: str | None) -> None:
+    """Measure, and keep the result."""
+    kept = json.loads(RESULTS.read_bytes()) if only and RESULTS.exists() else {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if only != "clipping":
+            kept["search"] = measured(export(shipped(20, 40, 60), folder / "three.dni"), folder)
+        if only != "search":
+            kept["clipping"] = clipping(export(shipped(20, 60), folder / "two.dni"))
+    kept |= {"schema": 1, "commit": described(ROOT), "machine": f"{cpu()[0]}, {cores()} cores", "size": SIZE}
+    publish_bytes(RESULTS, (json.dumps(kept, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True)
+    click.echo(f"wrote {RESULTS.relative_to(ROOT)}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Time the GPU road: the blend kernel, an alpha change and a frame in every mode of ours, against the other ways.
+
+    python -m benchmarks.gpu --prepare FOLDER                       graphs and expected outputs; needs PyTorch, no GPU
+    python -m benchmarks.gpu --prepared FOLDER -o part.json         everything that can run here
+    python -m benchmarks.gpu rrdb --prepared FOLDER --shape 1280x720 --precision fp16 --rows tensorrt,torch-compile
+    python -m benchmarks.gpu --merge a.json b.json -o benchmarks/results/gpu.json
+
+The GPU side needs NumPy, onnx, safetensors and pycuda, and of TensorRT and PyTorch what the rows ask for; nothing is fetched.
+Where the two are separate installations, each measures its part. benchmarks.gpu.measure_all runs all of it within a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.commit import described
+from benchmarks.gpu import result as results
+from benchmarks.gpu.clock import EventClock
+from benchmarks.gpu.machine import machine
+from benchmarks.gpu.measurement import Measurement, say
+from benchmarks.gpu.modes import WAYS, chosen
+from dni_deploy.errors import DniError, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+NETWORKS = ("rrdb", "compact", "dncnn", "transformer")
+SHAPES = ("1280x720", "256x256", "1920x1080")
+PRECISIONS = ("fp16", "fp32")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; default all")
+    made.add_argument(
+        "--prepare", type=Path, metavar="FOLDER", help="write the networks' graphs and expected outputs, and stop"
+    )
+    made.add_argument(
+        "--prepared", type=Path, metavar="FOLDER", help="what --prepare wrote; default: made now, which needs PyTorch"
+    )
+    made.add_argument("--work", type=Path, metavar="FOLDER", help="keep bundles and plans here for the next run")
+    made.add_argument(
+        "--shape", action="append", metavar="WxH", help="of the input, more than once; default 1280x720, 256x256, 1920x1080"
+    )
+    made.add_argument("--precision", action="append", choices=PRECISIONS, help="default both")
+    made.add_argument("--rows", metavar="NAME,...", help=f"of {', '.join(way.name for way in WAYS)}, kernel; default all")
+    made.add_argument("--seconds", type=float, default=12.0, help="of timing per case (default %(default)s)")
+    made.add_argument(
+        "--budget", type=float, default=1e9, metavar="SECONDS", help="for everything; what does not fit is left out"
+    )
+    made.add_argument("--build-only", action="store_true", help="build the rows' plans in --work, and stop")
+    made.add_argument("--no-build", action="store_true", help="leave rows out whose plan is not in --work")
+    made.add_argument("--commit", help="what was measured, where there is no git")
+    made.add_argument("-o", "--output", type=Path, help="JSON, written anew after every case")
+    made.add_argument("--merge", type=Path, nargs="+", metavar="JSON", help="put results together into --output, and stop")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    try:
+        return _run(given)
+    except DniError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(given: argparse.Namespace) -> int:
+    networks = tuple(given.networks) or NETWORKS
+    unknown = [name for name in networks if name not in NETWORKS]
+    if unknown:
+        raise UsageError(f"There is no network {unknown[0]!r}; there are {', '.join(NETWORKS)}.")
+    if given.merge:
+        if given.output is None:
+            raise UsageError("--merge needs --output.")
+        whole = results.merged(results.read(path) for path in given.merge)
+        results.write(given.output, whole)
+        print(results.short_table(whole))
+        return 0
+    if given.prepare is not None:
+        _prepare(given.prepare, networks)
+        return 0
+    rows = None if given.rows is None else tuple(given.rows.split(","))
+    wanted = {way.name for way in WAYS} | {"kernel"}
+    if rows is not None and not set(rows) <= wanted:
+        raise UsageError(f"There is no row {sorted(set(rows) - wanted)[0]!r}; there are {', '.join(sorted(wanted))}.")
+    precisions, shapes = given.precision or PRECISIONS, [_shape(text) for text in given.shape or SHAPES]
+    with ExitStack() as kept:
+        scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="dni-bench-")))
+        prepared = given.prepared or scratch / "prepared"
+        if given.prepared is None:
+            _prepare(prepared, networks)
+        made = results.empty({}, given.commit or described(ROOT))
+        measurement = Measurement(
+            prepared,
+            given.work or scratch,
+            made,
+            given.output,
+            time.monotonic() + given.budget,
+            may_build=not given.no_build,
+            seconds=given.seconds,
+        )
+        if given.build_only:
+            measurement.build(networks, shapes, precisions, chosen(rows))
+            return 0
+        clock = kept.enter_context(EventClock())
+        made["parts"][0]["machine"] = machine()
+        if rows is None or "kernel" in rows:
+            measurement.kernel(networks, precisions, clock)
+        measurement.cases(networks, shapes, precisions, chosen(rows), clock)
+    print(results.short_table(results.merged([made])))
+    return 0
+
+
+def _prepare(folder: Path, networks: tuple[str, ...]) -> None:
+    from benchmarks.gpu.prepare import prepare
+
+    for name in networks:
+        say(f"preparing {name}")
+        prepare(folder, name)
+
+
+def _shape(text: str) -> tuple[int, int]:
+    """WxH -> (height, width). Raises UsageError."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--shape {text!r} is not WxH, such as 1280x720.")
+    return int(parts[1]), int(parts[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The page's half about GPUs: from benchmarks/results/gpu.json and from nothing else; without one it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dni_deploy.errors import shown
+
+COMMANDS = """    python -m benchmarks.gpu --prepare prepared                               # where PyTorch is; no GPU needed
+    python -m benchmarks.gpu.measure_all --prepared prepared -o part.json             # on the GPU, 25 minutes; again to go on
+    python -m benchmarks.gpu --merge part.json -o benchmarks/results/gpu.json
+    python -m benchmarks --page"""
+HOW = (
+    "How: every way in turn, round after round, and medians. Change, first and steady frame are the GPU's own time, by "
+    "events behind frames that were queued before; the change on an idle GPU is the host's, from the call to its end. The "
+    "last ratio is of frames one by one, as a Session runs them, by the host's clock; with two engines the change is that "
+    "of the idle one. A way that differs from PyTorch in float64 by more than 1e-4 (float32) or 5e-3 (float16) of the "
+    "largest value has no time. TensorRT's plans take 64x64 to 1280x720 and are tuned for 1280x720, those for larger frames "
+    "to that size. Weights are random, of two members."
+)
+FIGURES = (
+    ("change_ms", "alpha change, ms"),
+    ("first_ms", "first frame after it, ms"),
+    ("steady_ms", "steady frame, ms"),
+    ("host_change_ms", "change on an idle GPU, ms"),
+    ("changed_over_steady", "frame with a change / frame"),
+)
+
+
+def gpu_lines(result: Mapping[str, Any] | None) -> list[str]:
+    """Markdown from the heading on."""
+    lines = ["## On a GPU", ""]
+    if result is None:
+        return [
+            *lines,
+            "No GPU has been measured yet: what this project says about its GPU road is not timed. To measure one:",
+            "",
+            COMMANDS,
+        ]
+    lines += ["Made by these commands from benchmarks/results/gpu.json; do not edit by hand.", "", COMMANDS, ""]
+    for number, part in enumerate(result["parts"]):
+        lines += _part(number, part, [case for case in result["cases"] if case["part"] == number])
+    lines += [HOW, "", *_goals(result), *_kernel(result)]
+    groups: dict[tuple[str, str, tuple[int, ...]], list[Mapping[str, Any]]] = {}
+    for case in sorted(result["cases"], key=lambda case: (case["network"], case["precision"], case["shape"], case["part"])):
+        groups.setdefault((case["network"], case["precision"], tuple(case["shape"])), []).append(case)
+    for cases in groups.values():
+        lines += _cases(cases, result["cases"])
+    return lines
+
+
+def _part(number: int, part: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where figures come from, and what none of its cases could run."""
+    machine = part["machine"]
+    facts = ", ".join(f"{name} {shown(value)}" for name, value in machine.items() if name not in ("gpu", "date"))
+    name, date = shown(machine.get("gpu", "unknown GPU")), machine.get("date", "undated")
+    lines = [f"Part {number + 1}: {name}, {date}, commit {part['commit']}; {facts}."]
+    if part["ceilings"]:
+        products = "".join(f"; {rate / 1e12:.0f} TFLOP/s in {name}" for name, rate in part["ceilings"]["products"].items())
+        lines[0] += f" A copy in its memory moves {part['ceilings']['copy'] / 1e12:.2f} TB/s, read plus written"
+        lines[0] += f"; a large matrix product runs at{products[1:]}." if products else "."
+    for why, names in _reasons(_everywhere(cases)).items():
+        lines.append(f"Without {', '.join(names)}: {shown(why, 300)}.")
+    return ["\n".join(lines), ""]
+
+
+def _everywhere(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What every case of a part left out, for the same reason."""
+    found = [set(case["skipped"].items()) for case in cases]
+    return dict(sorted(set.intersection(*found))) if found else {}
+
+
+def _reasons(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for name, why in skipped.items():
+        reasons.setdefault(why, []).append(name)
+    return reasons
+
+
+def _goals(result: Mapping[str, Any]) -> list[str]:
+    lines = ["### Against what was set out to be reached", "", "| figure | of | goal | measured |", "|---|---|---|---|"]
+    for goal in result["goals"]:
+        measured = f"{goal['measured']:.2g}" if goal["measured"] < 0.01 else f"{goal['measured']:.2f}"
+        mark = measured if goal["reached"] else f"**{measured}**, not reached"
+        across = " (two runs)" if goal["across"] else ""
+        lines.append(f"| {goal['figure']} | {goal['what']}{across} | {goal['direction']} {goal['goal']:g} | {mark} |")
+    return [*lines, ""]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _kernel(result: Mapping[str, Any]) -> list[str]:
+    if not result["kernel"]:
+        return []
+    lines = [
+        "### The blend kernel",
+        "",
+        "Launched one by one, and replayed as a CUDA graph (the GPU's own time, of which the rates are). Sets of weights are taken in "
+        "turn, so that the cache does not serve them.",
+        "",
+        "| family | MB moved | launched, µs | replayed, µs | TB/s | of a large copy | of a copy of the same bytes | shares by weight / "
+        "plain, launched | replayed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for figure in result["kernel"]:
+        replayed = "-" if figure["replayed_us"] is None else f"{figure['replayed_us']:.1f}"
+        lines.append(
+            f"| {figure['label']} | {figure['bytes'] / 1e6:.1f} | {figure['launched_us']:.1f} | {replayed} | "
+            f"{figure['bytes_per_second'] / 1e12:.2f} | {figure['over_copy']:.2f} | {figure['over_copy_of_same_bytes']:.2f} | "
+            f"{_number(figure.get('by_row_over_plain_launched'))} | {_number(figure.get('by_row_over_plain_replayed'))} |"
+        )
+    return [*lines, ""]
+
+
+def _cases(cases: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One table for a network, shape and precision, with the rows of every part that measured it."""
+    first = cases[0]
+    lines = [
+        f"### {first['title']}, {first['shape'][3]}x{first['shape'][2]}, {first['precision']}",
+        "",
+        "| way | part | " + " | ".join(title for _, title in FIGURES) + " | error |",
+        "|---" * (len(FIGURES) + 3) + "|",
+    ]
+    for case in cases:
+        for row in case["rows"]:
+            cells = " | ".join("-" if row[key] is None else f"{row[key]:.4g}" for key, _ in FIGURES)
+            lines.append(f"| {row['title']} | {case['part'] + 1} | {cells} | {row['agreement']['error']:.1e} |")
+    for case in cases:
+        told = _everywhere([other for other in whole if other["part"] == case["part"]])
+        here = {name: why for name, why in case["skipped"].items() if told.get(name) != why}
+        lines += [
+            f"\nNot run in part {case['part'] + 1}: {', '.join(names)}: {shown(why, 300)}."
+            for why, names in _reasons(here).items()
+        ]
+    return [*lines, ""]

@@ -1,0 +1,93 @@
+"""By row: what a change costs that gives every weight shares of its own, against a plain one, in turns within one run.
+
+Launched: the whole change with the copy of its shares, one after the other, which for small families is the host's time. Replayed: the
+kernels alone, as a CUDA graph, the GPU's own time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pycuda.driver as cuda
+from numpy.typing import NDArray
+
+from benchmarks.gpu.clock import Clock
+from dni_deploy.errors import DniError
+from engines.cuda import cuda_graph
+from engines.cuda.blender import DeviceBlender, Live
+
+
+def some_rows(weights: int, members: int, seed: int) -> NDArray[np.float64]:
+    """A row of random shares for each weight, none 0: float64 (W, N)."""
+    return np.random.default_rng(seed).dirichlet(np.ones(members), weights)
+
+
+def ratios(
+    blenders: Sequence[DeviceBlender],
+    lives: Sequence[Live],
+    shares: NDArray[np.float64],
+    weights: int,
+    stream: cuda.Stream,
+    clock: Clock,
+    rounds: int,
+    per_mark: float,
+) -> tuple[float, float | None]:
+    """By row over plain, launched and replayed (None where that cannot be recorded): medians of the ratios round by round.
+
+    blenders and lives: sets that are taken in turn. per_mark: seconds of work between two marks.
+    """
+    pairs = list(zip(blenders, lives, strict=True))
+    rows = [some_rows(weights, len(shares), seed) for seed in range(2)]
+    turn, fresh = 0, True
+
+    def plain() -> None:
+        for blender, live in pairs:
+            blender.blend(shares, live, stream)
+
+    def by_row() -> None:
+        nonlocal turn
+        turn += fresh  # other rows than a set has, so that they are copied
+        for blender, live in pairs:
+            blender.blend(rows[turn % 2], live, stream)
+
+    launched = _ratio(by_row, plain, stream, clock, rounds, per_mark)
+    fresh = False  # which a graph cannot do
+    graphs: list[cuda_graph.Graph] = []
+    try:
+        for work in (plain, by_row):
+            cuda_graph.begin(stream.handle)
+            work()
+            graphs.append(cuda_graph.end(stream.handle))
+        first, second = graphs
+        replayed = _ratio(
+            lambda: second.launch(stream.handle), lambda: first.launch(stream.handle), stream, clock, rounds, per_mark
+        )
+    except DniError:
+        cuda_graph.abandon()
+        return launched, None
+    finally:
+        for graph in graphs:
+            graph.close()
+    return launched, replayed
+
+
+def _ratio(
+    above: Callable[[], None], below: Callable[[], None], stream: cuda.Stream, clock: Clock, rounds: int, per_mark: float
+) -> float:
+    repeats, found = 1, list[float]()
+    while len(found) < rounds:
+        seconds = []
+        for work in (below, above):
+            clock.forget()
+            first = clock.mark(stream.handle)
+            for _ in range(repeats):
+                work()
+            second = clock.mark(stream.handle)
+            clock.wait(stream.handle)
+            seconds.append(max(clock.between(first, second), 1e-9))
+        if seconds[0] < per_mark and repeats < 10_000 and not found:
+            repeats *= 4
+            continue
+        found.append(seconds[1] / seconds[0])
+    return float(np.median(found[1:] or found))

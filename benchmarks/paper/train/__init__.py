@@ -1,1 +1,0 @@
-"""The trainings, one script per family: python -m benchmarks.paper.train.FAMILY -o FOLDER."""

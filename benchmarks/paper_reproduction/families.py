@@ -1,0 +1,90 @@
+"""Families: the table of what was trained here, where its weights lie, and how it becomes a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from dni_deploy.api.export import export
+from dni_deploy.bundle.bundle import Bundle
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WEIGHTS = ROOT / "benchmarks" / "paper" / "weights"
+SHIPPED = ROOT / "dni_deploy" / "data" / "denoise"
+"""The demo family ships in the wheel, and is not stored twice."""
+
+
+@dataclass(frozen=True)
+class TrainedFamily:
+    """One row.
+
+    title         for captions.
+    architecture  a name from exporters.architectures.
+    members       name -> file, in family order; the first is the one that the others were fine-tuned from.
+    controls      members that were not fine-tuned from the first: they are there to show that they do not blend.
+    """
+
+    title: str
+    architecture: str
+    members: dict[str, Path]
+    controls: tuple[str, ...] = ()
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """The members that belong together, ancestor first."""
+        return tuple(name for name in self.members if name not in self.controls)
+
+
+def _files(family: str, *members: str) -> dict[str, Path]:
+    return {member: WEIGHTS / family / f"{member}.safetensors" for member in members}
+
+
+LEVELS = ("n20", "n30", "n40", "n50", "n60")
+
+FAMILIES: dict[str, TrainedFamily] = {
+    "three_layer": TrainedFamily(
+        "three-layer net, 9-5-9", "srcnn", _files("three_layer", *LEVELS, "scratch"), controls=("scratch",)
+    ),
+    "dncnn": TrainedFamily(
+        "DnCNN-17",
+        "dncnn",
+        {"n20": SHIPPED / "n20.safetensors"} | _files("dncnn", *LEVELS[1:], "scratch"),
+        controls=("scratch",),
+    ),
+    "demo": TrainedFamily(
+        "DnCNN-17, the demo family", "dncnn", {name: SHIPPED / f"{name}.safetensors" for name in ("n20", "n40", "n60")}
+    ),
+    "sr": TrainedFamily("RRDBNet x4, MSE to GAN", "rrdbnet", _files("sr", "mse", "gan")),
+    "style": TrainedFamily(
+        "TransformerNet, style and stroke",
+        "transformer_net",
+        _files("style", "mosaic_small", "mosaic_large", "fire_small", "fire_large", "content"),
+    ),
+    "style_parts": TrainedFamily(
+        "TransformerNet, fine-tuned in parts",
+        "transformer_net",
+        {
+            "mosaic": WEIGHTS / "style" / "mosaic_small.safetensors",
+            "norm": WEIGHTS / "style_parts" / "fire_norm.safetensors",
+            "conv": WEIGHTS / "style_parts" / "fire_conv.safetensors",
+            "both": WEIGHTS / "style" / "fire_small.safetensors",
+        },
+    ),
+    "scenes": TrainedFamily("CycleGAN's generator, scenes", "cyclegan", _files("scenes", "identity", "night", "shallow")),
+    "digits": TrainedFamily("DCGAN, digits", "dcgan", _files("digits", "thin", "bold", "slanted")),
+}
+
+
+def bundle(family: str, folder: Path) -> Bundle:
+    """Export a family, controls included, into `folder`/FAMILY.dni."""
+    row = FAMILIES[family]
+    return export(row.members, folder / f"{family}.dni", arch=row.architecture)
+
+
+def weights(family: str, member: str) -> dict[str, NDArray[np.float32]]:
+    """One member's tensors as the file has them, widened to float32."""
+    return {name: tensor.astype(np.float32) for name, tensor in load_file(FAMILIES[family].members[member]).items()}

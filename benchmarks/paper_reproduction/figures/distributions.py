@@ -1,0 +1,91 @@
+"""Distributions: the correlation index with N20 in a front and in a back layer of DnCNN (Fig. 4 of the paper)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.paper_reproduction.bench import Bench
+from benchmarks.paper_reproduction.drawing import canvas, png
+from benchmarks.paper_reproduction.families import LEVELS
+from benchmarks.paper_reproduction.section import Goal, Picture, Section, Table
+from benchmarks.paper_reproduction.study import BETWEEN, ENDS, level_sweep
+from dni_deploy.compatibility.correlation import correlation
+
+FAMILY = "dncnn"
+PLACES = (5, 12)
+"""The paper's front and back layer: the 5th and the 12th convolution."""
+FALL = 0.01
+"""What can be seen on an axis of 0 to 1."""
+
+
+def figure(bench: Bench) -> Section:
+    """The index of every filter of two layers, learned and interpolated."""
+    alphas = (0.0, *(level_sweep(bench, FAMILY, level).best_alpha for level in BETWEEN), 1.0)
+    members = [bench.tensors(FAMILY, name) for name in LEVELS]
+    blends = [bench.tensors(FAMILY, {ENDS[0]: 1 - alpha, ENDS[1]: alpha}) for alpha in alphas]
+    convolutions = [name for name, tensor in members[0].items() if tensor.ndim == 4]
+    figure, axes = canvas(1, 2, 3.0, sharey=True)
+    rows: list[tuple[str | float, ...]] = []
+    distances = []
+    for place, layer in zip(axes[0], (convolutions[number - 1] for number in PLACES), strict=True):
+        learned, blended = (
+            [correlation(weights[0][layer], weight[layer]) for weight in weights]
+            for weights in (members, [members[0], *blends[1:]])
+        )
+        distances += [abs(np.median(one) - np.median(other)) for one, other in zip(learned, blended, strict=True)]
+        for shift, values, name in ((-1.7, learned, "learned"), (1.7, blended, "interpolated")):
+            colour = "C0" if name == "learned" else "C1"
+            place.violinplot(values[1:], [20 + 10 * index + shift for index in range(1, 5)], widths=3, showextrema=False)
+            place.plot(
+                [20 + 10 * index for index in range(5)], [np.median(value) for value in values], "o-", color=colour, label=name
+            )
+        place.set(xlabel="noise level", title=f"convolution {PLACES[len(rows) // len(LEVELS)]}, {layer}")
+        rows += [
+            (
+                f"{PLACES[len(distances) // len(LEVELS) - 1]}",
+                name,
+                alpha,
+                float(np.median(one)),
+                float(np.percentile(one, 5)),
+                float(np.percentile(one, 95)),
+                float(np.median(other)),
+            )
+            for name, alpha, one, other in zip(LEVELS, alphas, learned, blended, strict=True)
+        ]
+    axes[0, 0].set_ylabel("index with N20")
+    axes[0, 0].legend()
+    medians = {number: [float(row[3]) for row in rows if row[0] == str(number)] for number in PLACES}
+    return Section(
+        title="Front and back layers of DnCNN tell the same",
+        claim="the same holds for DnCNN: median and distribution of the index over the filters of the 5th and the 12th convolution "
+        "fall gradually with the level, alike in both, and interpolated filters follow them (section 3.2, Fig. 4).",
+        how="DnCNN-17; the index of Eq. 3 with N20 of all 64 filters of a layer; alpha of each level from the 0.05 sweep.",
+        goals=(
+            Goal("lowest median of both layers, N30 to N60", min(map(min, medians.values())), "at least", 0.689),
+            Goal(
+                "fall of the median by N60, the layer where it is smaller",
+                1 - max(found[-1] for found in medians.values()),
+                "at least",
+                FALL,
+            ),
+            Goal(
+                "largest rise of a median from one level to the next (0: it never rises)",
+                max(0.0, *(float(np.diff(values).max()) for values in medians.values())),
+                "at most",
+                0.005,
+            ),
+            Goal("largest distance of the medians, learned and interpolated", float(max(distances)), "at most", 0.05),
+            Goal(
+                "largest distance of the two layers' medians",
+                max(abs(one - other) for one, other in zip(*medians.values(), strict=True)),
+                "at most",
+                0.1,
+            ),
+        ),
+        pictures=(
+            Picture("distributions", png(figure), "Index with N20 by level: median (lines) and distribution (violins)."),
+        ),
+        tables=(Table(("convolution", "net", "alpha", "median", "5 %", "95 %", "median, interpolated"), tuple(rows), 5),),
+        otherwise="This family was kept near N20 on purpose (few steps at a low rate, for blends that fit): its filters turn very "
+        "little, in the right order and alike in both layers, but not as far as in the paper's figure.",
+    )

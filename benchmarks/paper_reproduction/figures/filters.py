@@ -1,0 +1,121 @@
+"""Filters: those of the three-layer net, learned for each level against interpolated (Fig. 3 of the paper)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.paper_reproduction.bench import Bench
+from benchmarks.paper_reproduction.drawing import canvas, png, show
+from benchmarks.paper_reproduction.families import LEVELS
+from benchmarks.paper_reproduction.section import Goal, Picture, Section, Table
+from benchmarks.paper_reproduction.study import BETWEEN, ENDS, level_sweep
+from dni_deploy.compatibility.correlation import correlation
+
+FAMILY = "three_layer"
+LAYERS = ("conv1.weight", "conv2.weight", "conv3.weight")
+SHOWN = 5
+COINCIDE = 0.02
+"""Mean distance of two correlation curves that an eye takes for one curve on an axis of 0 to 1."""
+PART = 0.25
+"""The same in parts of how far the learned curve falls: where filters hardly move, any two curves look alike on that axis."""
+
+
+def figure(bench: Bench) -> Section:
+    """Blend N20 and N60 at each level's best alpha, and compare every layer with the one that was learned."""
+    alphas = {20: 0.0, **{level: level_sweep(bench, FAMILY, level).best_alpha for level in BETWEEN}, 60: 1.0}
+    members = [bench.tensors(FAMILY, name) for name in LEVELS]
+    blends = [bench.tensors(FAMILY, {ENDS[0]: 1 - alpha, ENDS[1]: alpha}) for alpha in alphas.values()]
+    rows: list[tuple[str | float, ...]] = []
+    curves: dict[str, list[NDArray[np.float64]]] = {}
+    directs = []
+    for layer in LAYERS:
+        curves[layer] = [np.array([correlation(members[0][layer], net[layer]) for net in nets]) for nets in (members, blends)]
+        direct = [correlation(net[layer], blend[layer]) for net, blend in zip(members, blends, strict=True)]
+        directs.append(float(min(np.median(index) for index in direct)))
+        rows += [
+            (
+                layer,
+                f"N{level}",
+                f"{alpha:.2f}",
+                *(float(curve[index].mean()) for curve in curves[layer]),
+                float(direct[index].mean()),
+            )
+            for index, (level, alpha) in enumerate(alphas.items())
+        ]
+    # Filters of all layers in one row each, levels N30 to N50: at both ends the two curves are one.
+    learned, blended = (np.concatenate([curves[layer][side][1:-1] for layer in LAYERS], axis=1) for side in (0, 1))
+    distance = float(np.abs(learned - blended).mean())
+    # The filters that change most: where nothing changes, two curves coincide whatever they are.
+    moving = np.argsort(curves[LAYERS[0]][0][-1])[:SHOWN]
+    return Section(
+        title="Filters change gradually with the level, and interpolated ones fit the learned ones",
+        claim="fine-tuned from N20, filters keep their order and change gradually; filters interpolated between N20 and N60 fit "
+        "those learned for the levels between, and the correlation curves nearly coincide (section 3.2, Fig. 3).",
+        how="three-layer net 9-5-9, filters of all layers (64, 32 and 3); alpha, the share of N60, is for each level the best one of the "
+        "0.05 sweep; the index is Eq. 3, with N20's filter.",
+        goals=(
+            Goal(
+                "mean distance of the learned and the interpolated curve, all filters, N30 to N50",
+                distance,
+                "at most",
+                COINCIDE,
+            ),
+            Goal("the same in parts of the learned curve's fall", distance / float((1 - learned).mean()), "at most", PART),
+            Goal(
+                "index of the interpolated with the learned filter, lowest median of a layer and level",
+                min(directs),
+                "at least",
+                0.95,
+            ),
+        ),
+        pictures=(
+            Picture(
+                "filters", _filters(members, blends, alphas, moving), "The five filters of the first layer that change most."
+            ),
+            Picture(
+                "filter-curves",
+                _curves(curves, alphas),
+                "Index with N20 by level: mean of a layer, and its five filters that change most.",
+            ),
+        ),
+        tables=(
+            Table(
+                ("layer", "level", "alpha", "learned, index with N20", "interpolated", "interpolated with learned"),
+                tuple(rows),
+                4,
+            ),
+        ),
+        otherwise="Here the filters of N20 move little, and much of what they move they owe to being trained on at all: the learned curve "
+        "falls at N30 already, where the interpolated one falls evenly.",
+    )
+
+
+def _filters(members: Any, blends: Any, alphas: dict[int, float], moving: NDArray[np.intp]) -> bytes:
+    figure, axes = canvas(SHOWN, 2 * len(LEVELS), 4.6)
+    for row, index in enumerate(moving):
+        nets = [[net[LAYERS[0]][index] for net in side] for side in (members, blends)]
+        scale = max(np.abs(weight).max() for side in nets for weight in side)
+        for side, weights in enumerate(nets):
+            for column, (level, alpha) in enumerate(alphas.items()):
+                pixels = (weights[column].transpose(1, 2, 0) / scale + 1) / 2
+                title = "" if row else f"learned, N{level}" if side == 0 else f"alpha {alpha:.2f}"
+                show(axes[row, side * len(LEVELS) + column], pixels, title)
+    return png(figure)
+
+
+def _curves(curves: dict[str, list[NDArray[np.float64]]], alphas: dict[int, float]) -> bytes:
+    figure, axes = canvas(1, len(LAYERS), 3.0)
+    levels = list(alphas)
+    for place, (layer, (learned, blended)) in zip(axes[0], curves.items(), strict=True):
+        for number, index in enumerate(np.argsort(learned[-1])[:SHOWN], 1):
+            place.plot(levels, learned[:, index], "o-", color=f"C{number}", linewidth=0.8, markersize=2)
+            place.plot(levels, blended[:, index], "x--", color=f"C{number}", linewidth=0.8, markersize=3)
+        place.plot(levels, learned.mean(axis=1), "o-", color="k", label="learned, mean")
+        place.plot(levels, blended.mean(axis=1), "x--", color="k", label="interpolated, mean")
+        place.set(xlabel="noise level", title=layer)
+    axes[0, 0].set_ylabel("index with N20")
+    axes[0, 0].legend(fontsize=7)
+    return png(figure)

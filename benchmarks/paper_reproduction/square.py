@@ -1,0 +1,18 @@
+"""Square: a whole scene, small, as the effect families are shown and measured on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.paper_reproduction.photographs import photograph, resized
+
+
+def square(name: str, side: int = 256) -> NDArray[np.uint8]:
+    """A photograph at `side` pixels of its short side, its middle square, (side, side, 3)."""
+    pixels = photograph(name)
+    height, width = pixels.shape[:2]
+    scale = side / min(height, width)
+    shrunk = resized(pixels, round(width * scale), round(height * scale))
+    top, left = ((extent - side) // 2 for extent in shrunk.shape[:2])
+    return shrunk[top : top + side, left : left + side]

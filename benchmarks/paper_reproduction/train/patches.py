@@ -1,0 +1,34 @@
+"""Patches: what a training step sees, drawn from the training photographs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.paper_reproduction.photographs import TRAIN, photograph, resized
+
+
+def training_pictures(names: tuple[str, ...] = TRAIN, scales: tuple[float, ...] = (1.0, 0.7)) -> list[NDArray[np.uint8]]:
+    """The pictures of TRAIN, each at every one of `scales`: more scales of texture. uint8 (H, W, 3) each."""
+    pictures = []
+    for scale in scales:
+        for name in names:
+            pixels = photograph(name)
+            height, width = pixels.shape[:2]
+            pictures.append(pixels if scale == 1.0 else resized(pixels, round(width * scale), round(height * scale)))
+    return pictures
+
+
+def draw_patches(pictures: list[NDArray[np.uint8]], rng: np.random.Generator, batch: int, side: int) -> Tensor:
+    """float32 (batch, 3, side, side) in [0, 1]: random places, flips, quarter turns and channel orders."""
+    patches = []
+    for index in rng.integers(len(pictures), size=batch):
+        picture = pictures[index]
+        top, left = (int(rng.integers(size - side + 1)) for size in picture.shape[:2])
+        patch = np.rot90(picture[top : top + side, left : left + side], int(rng.integers(4)))
+        if rng.integers(2):
+            patch = patch[:, ::-1]
+        patches.append(patch[..., rng.permutation(3)].transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(patches)).float() / 255

@@ -1,0 +1,200 @@
+"""Super-resolution x4: a small RRDBNet for mean squared error, then fine-tuned towards an adversarial loss (section 4.1).
+
+    python -m benchmarks.paper_reproduction.train.sr -o benchmarks/paper_reproduction/weights/sr
+
+`mse` learns to undo PIL's antialiased bicubic x4. `gan` starts from it and is fine-tuned on four losses:
+
+* relativistic average adversarial loss against a small patch discriminator (as ESRGAN has it);
+* in place of VGG features, which need pretrained weights: statistics of texture. The local standard deviation (windows of 8
+  pixels) of three bands of a Laplacian pyramid of the luminance, compared as logarithms. It asks for as much detail as the
+  original has, wherever it sits, where a pixel loss asks for its mean;
+* mean absolute error, little of it;
+* mean absolute error of what is left after shrinking by 4, so that colours and large shapes stay.
+
+Trained once before with 600 steps, adversarial 0.01, texture 0.1 and a discriminator that learned twice as fast and soon won: the
+PSNR of blended networks over that of blended pictures with as much detail was -0.004 dB, the correlation of detail 0.012 higher.
+
+Seeds are fixed. About twenty minutes on one core with bfloat16 units.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.paper_reproduction.photographs import TEST, middle, resized
+from benchmarks.paper_reproduction.train.denoise import arguments, load, rounded
+from benchmarks.paper_reproduction.train.patches import training_pictures
+from exporters.architectures.rrdbnet import RRDBNet
+
+SCALE, BATCH, SIDE = 4, 8, 24
+"""SIDE in pixels of the small picture."""
+ADVERSARIAL, TEXTURE, PIXELS, SHRUNK = 0.02, 0.05, 0.3, 1.0
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def small_rrdbnet() -> RRDBNet:
+    """Two residual blocks of width 32, 0.4 M parameters."""
+    return RRDBNet(width=32, blocks=2, growth=16)
+
+
+def pairs() -> list[Pair]:
+    """Every training picture with its antialiased bicubic quarter."""
+    made = []
+    for pixels in training_pictures():
+        height, width = (size // SCALE * SCALE for size in pixels.shape[:2])
+        large = pixels[:height, :width]
+        made.append((large, resized(large, width // SCALE, height // SCALE)))
+    return made
+
+
+def draw(pictures: list[Pair], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Large and small patches that belong together, float32 in [0, 1], flipped, turned, channels in random order."""
+    larges: list[NDArray[np.uint8]] = []
+    smalls: list[NDArray[np.uint8]] = []
+    for index in rng.integers(len(pictures), size=BATCH):
+        large, small = pictures[index]
+        top, left = (int(rng.integers(size - SIDE + 1)) for size in small.shape[:2])
+        turns, flip, order = int(rng.integers(4)), bool(rng.integers(2)), rng.permutation(3)
+        for picture, scale, patches in ((large, SCALE, larges), (small, 1, smalls)):
+            patch = picture[top * scale : (top + SIDE) * scale, left * scale : (left + SIDE) * scale]
+            patch = np.rot90(patch, turns)
+            patches.append((patch[:, ::-1] if flip else patch)[..., order].transpose(2, 0, 1))
+    large_batch, small_batch = (torch.from_numpy(np.stack(patches)).float() / 255 for patches in (larges, smalls))
+    return large_batch, small_batch
+
+
+def discriminator() -> nn.Module:
+    """One number for each patch of 31 x 31 pixels, spectrally normalized."""
+    layers: list[nn.Module] = []
+    for inward, outward, kernel, stride in ((3, 32, 3, 1), (32, 64, 4, 2), (64, 64, 4, 2), (64, 128, 3, 1)):
+        convolution = nn.Conv2d(inward, outward, kernel, stride, padding=1)
+        layers += [nn.utils.parametrizations.spectral_norm(convolution), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.utils.parametrizations.spectral_norm(nn.Conv2d(128, 1, 3, padding=1)))
+
+
+def bands(pictures: Tensor) -> list[Tensor]:
+    """The logarithm of the local standard deviation of three bands of a Laplacian pyramid of the luminance."""
+    grey = pictures.mean(dim=1, keepdim=True)
+    found = []
+    for _ in range(3):
+        coarse = functional.avg_pool2d(grey, 2)
+        detail = grey - functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
+        energy = functional.avg_pool2d(detail.square(), 8, 4)
+        found.append(0.5 * torch.log(energy + 1e-5))
+        grey = coarse
+    return found
+
+
+def train_mse(net: nn.Module, pictures: list[Pair], steps: int) -> None:
+    """Adam, cosine rate, mean squared error."""
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
+    rng = np.random.default_rng(0)
+    started = time.monotonic()
+    for step in range(1, steps + 1):
+        large, small = draw(pictures, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            made = net(small.to(memory_format=torch.channels_last))
+        loss = functional.mse_loss(made.float(), large)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0 or step == steps:
+            rest = (time.monotonic() - started) / step * (steps - step)
+            print(f"  mse step {step}/{steps}  loss {loss.item():.5f}  {rest:.0f} s left", flush=True)
+
+
+def train_gan(net: nn.Module, pictures: list[Pair], steps: int) -> None:
+    """Fine-tune `net` against a discriminator that learns beside it."""
+    critic = discriminator().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(net.parameters(), 1e-4, betas=(0.9, 0.99))
+    critic_optimizer = torch.optim.Adam(critic.parameters(), 1e-4, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-6)
+    rng = np.random.default_rng(1)
+    cross = functional.binary_cross_entropy_with_logits
+    started = time.monotonic()
+    for step in range(1, steps + 1):
+        large, small = draw(pictures, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            made = net(small.to(memory_format=torch.channels_last))
+            of_made, of_real = critic(made).float(), critic(large.to(memory_format=torch.channels_last)).float()
+        ones, zeros = torch.ones_like(of_made), torch.zeros_like(of_made)
+        adversarial = cross(of_made - of_real.mean(), ones) + cross(of_real - of_made.mean(), zeros)
+        made = made.float()
+        texture = torch.stack(
+            [functional.l1_loss(one, other) for one, other in zip(bands(made), bands(large), strict=True)]
+        ).sum()
+        pixels = functional.l1_loss(made, large)
+        shrunk = functional.l1_loss(functional.avg_pool2d(made, SCALE), functional.avg_pool2d(large, SCALE))
+        loss = ADVERSARIAL * adversarial + TEXTURE * texture + PIXELS * pixels + SHRUNK * shrunk
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+        with torch.autocast("cpu", torch.bfloat16):
+            of_made, of_real = critic(made.detach()).float(), critic(large).float()
+        judged = cross(of_real - of_made.mean(), ones) + cross(of_made - of_real.mean(), zeros)
+        critic_optimizer.zero_grad(set_to_none=True)
+        judged.backward()
+        critic_optimizer.step()
+        if step % 100 == 0 or step == steps:
+            rest = (time.monotonic() - started) / step * (steps - step)
+            print(
+                f"  gan step {step}/{steps}  adversarial {adversarial.item():.3f} ({judged.item():.3f})  texture {texture.item():.3f}  "
+                f"pixels {pixels.item():.4f}  {rest:.0f} s left",
+                flush=True,
+            )
+
+
+@torch.no_grad()
+def write(net: RRDBNet, path: Path, loss: str) -> None:
+    """Write the rounded weights, round those of `net` itself, and print PSNR and detail on the test photographs."""
+    net.eval()
+    state = rounded(net)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path, {"format": "pt", "loss": loss})
+    net.load_state_dict({key: value.float() for key, value in state.items()})
+    for name in TEST:
+        large = middle(name)
+        small = resized(large, 256 // SCALE, 256 // SCALE)
+        made = net(torch.from_numpy(small.transpose(2, 0, 1).copy()).float()[None] / 255).clamp(0, 1)
+        truth = torch.from_numpy(large.transpose(2, 0, 1).copy()).float()[None] / 255
+        quality = -10 * float(torch.log10((made - truth).square().mean()))
+        detail = float(torch.exp((bands(made)[0] - bands(truth)[0]).mean()))
+        print(f"{path.name}, {name}: {quality:.2f} dB, detail of the finest band {detail:.2f} of the original's", flush=True)
+
+
+def main() -> None:
+    """Train what is not in the folder yet."""
+    folder, count = arguments(__doc__)
+    started = time.monotonic()
+    torch.manual_seed(0)
+    pictures = pairs()
+    mse = small_rrdbnet()
+    mse.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not load(mse, folder / "mse.safetensors"):
+        train_mse(mse, pictures, count(1600))
+        write(mse, folder / "mse.safetensors", "mean squared error")
+    gan = copy.deepcopy(mse)
+    if not load(gan, folder / "gan.safetensors"):
+        torch.manual_seed(1)
+        train_gan(gan, pictures, count(800))
+        write(gan, folder / "gan.safetensors", "adversarial, texture statistics")
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()

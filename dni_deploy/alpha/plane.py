@@ -1,0 +1,166 @@
+"""ControlPlane: members at places of a plane, and a point of it as coefficients (the paper's Fig. 8: stroke x style).
+
+plane = ControlPlane.of({"mosaic": (0, 0), "fire": (1, 0), "fine": (0, 1), "coarse": (1, 1)}, members)
+session.alpha = plane.at(0.3, 0.7)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.alpha.keyframes import SCHEMA, as_text, load_json, read_bytes
+from dni_deploy.alpha.simplex import between, unrounded
+from dni_deploy.alpha.triangulation import Point, Triangle, flat, hull, nearest, triangles, weights
+from dni_deploy.errors import InputError, UsageError, shown
+
+INSIDE = -1e-6
+"""A weight of a triangle that is this little below 0 is rounding, or in a triangle too flat to count, on the border to the next."""
+APART = 1e-6
+"""Places that are nearer to each other are one."""
+PLACES_LIMIT = 64
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """members: the family's, in its order; places: in [0, 1] x [0, 1], of 3 or more of them; the others have share 0.
+
+    Four at the corners of an upright rectangle: bilinear. Otherwise: barycentric in triangles between them. A point outside
+    counts as the nearest one inside. At a member's place the coefficients are exactly that member; they change continuously.
+    """
+
+    members: tuple[str, ...]
+    places: tuple[tuple[str, Point], ...]
+
+    @classmethod
+    def of(cls, places: Mapping[str, Sequence[float]], members: Sequence[str]) -> ControlPlane:
+        """Raises UsageError: fewer than 3, nobody's name, outside the plane, two at one place, all on one line."""
+        names = tuple(members)
+        found: list[tuple[str, Point]] = []
+        for name, place in places.items():
+            if name not in names:
+                raise UsageError(
+                    f"The plane names {shown(repr(name), 80)}; the members are {', '.join(repr(shown(own)) for own in names)}."
+                )
+            point = point_of(place, f"The place of {shown(name)!r}")
+            if not (0 <= point[0] <= 1 and 0 <= point[1] <= 1):
+                raise UsageError(f"The place of {shown(name)!r} is ({point[0]:g}, {point[1]:g}); both are from 0 to 1.")
+            taken = [other for other, there in found if math.dist(there, point) < APART]
+            if taken:
+                raise UsageError(f"{shown(taken[0])!r} and {shown(name)!r} are at one place, ({point[0]:g}, {point[1]:g}).")
+            found.append((name, point))
+        if not 3 <= len(found) <= PLACES_LIMIT:
+            raise UsageError(f"A plane has 3 to {PLACES_LIMIT} members; {len(found)} have a place.")
+        plane = cls(names, tuple(found))
+        if plane._corners is None and not plane._triangles:
+            raise UsageError("The members' places are on one line; a plane needs three that are not.")
+        return plane
+
+    @classmethod
+    def default(cls, members: Sequence[str]) -> ControlPlane:
+        """Three: a triangle. Four: the corners, left to right and then the next row. More: on a circle, clockwise from the top."""
+        count = len(members)
+        if count == 3:
+            points: list[Point] = [(0.0, 0.0), (1.0, 0.0), (0.5, 1.0)]
+        elif count == 4:
+            points = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
+        else:
+            turns = [2 * math.pi * place / max(count, 1) for place in range(count)]
+            points = [(0.5 + 0.5 * math.sin(turn), 0.5 - 0.5 * math.cos(turn)) for turn in turns]
+        return cls.of(dict(zip(members, points, strict=True)), members)
+
+    @classmethod
+    def from_json(cls, fields: object, members: Sequence[str]) -> ControlPlane:
+        """{"schema": 1, "plane": {"psnr": [0, 0], "gan": [1, 0], ...}}. Raises UsageError."""
+        places = fields.get("plane") if isinstance(fields, dict) else None
+        if not isinstance(fields, dict) or not isinstance(places, dict):
+            raise UsageError('a plane is an object with an object "plane": the place of each member as [x, y].')
+        if fields.get("schema", SCHEMA) != SCHEMA:
+            raise UsageError(f"its schema is {shown(fields['schema'], 40)}; this version reads {SCHEMA}.")
+        return cls.of(places, members)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], members: Sequence[str]) -> ControlPlane:
+        """A JSON file. Raises InputError, LimitError."""
+        data = read_bytes(path, "plane", 1 << 20)
+        try:
+            return cls.from_json(load_json(as_text(data)), members)
+        except UsageError as error:
+            raise InputError(f"{shown(path)}: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `read` takes it."""
+        return {"schema": SCHEMA, "plane": {name: list(place) for name, place in self.places}}
+
+    def at(self, x: float, y: float) -> Coefficients:
+        """The coefficients of a point; >= 0, summing to 1. Raises UsageError: x or y is NaN or infinite."""
+        point = point_of((x, y), "The point")
+        for name, place in self.places:
+            if place == point:
+                return Coefficients.one_hot(name, self.members)
+        shares = dict.fromkeys(self.members, 0.0)
+        for index, share in self._bilinear(point) if self._corners else self._barycentric(point):
+            shares[self.places[index][0]] += share
+        return Coefficients(self.members, unrounded(list(shares.values())))
+
+    @cached_property
+    def _corners(self) -> tuple[int, int, int, int] | None:
+        """The places at the corners of an upright rectangle: low x and y, high x, high y, both; None if they are not there."""
+        points = [place for _, place in self.places]
+        xs, ys = sorted({x for x, _ in points}), sorted({y for _, y in points})
+        if len(points) != 4 or len(xs) != 2 or len(ys) != 2:
+            return None
+        return (
+            points.index((xs[0], ys[0])),
+            points.index((xs[1], ys[0])),
+            points.index((xs[0], ys[1])),
+            points.index((xs[1], ys[1])),
+        )
+
+    @cached_property
+    def _triangles(self) -> list[Triangle]:
+        points = [place for _, place in self.places]
+        return [triangle for triangle in self._all_triangles if not flat(triangle, points)]
+
+    @cached_property
+    def _all_triangles(self) -> list[Triangle]:
+        return triangles([place for _, place in self.places])
+
+    @cached_property
+    def _hull(self) -> list[tuple[int, int]]:
+        return hull(self._all_triangles)
+
+    def _bilinear(self, point: Point) -> list[tuple[int, float]]:
+        assert self._corners is not None
+        low, high = self.places[self._corners[0]][1], self.places[self._corners[3]][1]
+        u, v = (min(max((point[axis] - low[axis]) / (high[axis] - low[axis]), 0.0), 1.0) for axis in (0, 1))
+        shares = ((1.0 - u) * (1.0 - v), u * (1.0 - v), (1.0 - u) * v, u * v)
+        return list(zip(self._corners, shares, strict=True))
+
+    def _barycentric(self, point: Point) -> list[tuple[int, float]]:
+        points = [place for _, place in self.places]
+        found = [(min(parts), triangle, parts) for triangle in self._triangles for parts in [weights(point, triangle, points)]]
+        lowest, triangle, parts = max(found, key=lambda entry: entry[0])
+        if lowest >= INSIDE:
+            whole = [max(part, 0.0) for part in parts]
+            return [(index, part / math.fsum(whole)) for index, part in zip(triangle, whole, strict=True)]
+        start, end, way = nearest(point, self._hull, points)
+        shares = between((1.0, 0.0), (0.0, 1.0), way)
+        return [(start, shares[0]), (end, shares[1])]
+
+
+def point_of(place: object, what: str) -> Point:
+    """Two finite numbers; `what` begins the sentence of the UsageError."""
+    try:
+        x, y = place  # type: ignore[misc]
+        point = (float(x), float(y))  # type: ignore[has-type]
+    except (TypeError, ValueError, OverflowError):
+        raise UsageError(f"{what} is {shown(repr(place), 60)}; it must be two numbers, x and y.") from None
+    if isinstance(place, str) or not all(math.isfinite(axis) for axis in point):
+        raise UsageError(f"{what} is {shown(repr(place), 60)}; it must be two finite numbers, x and y.")
+    return point

@@ -1,0 +1,122 @@
+"""build: optimize a bundle for this machine ahead of time, and verify it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dni_deploy.api.recalibrate import RecalibrationReport, recalibrate
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import UsageError
+from dni_deploy.imaging.picture_files import Paths, listed
+from dni_deploy.utils.progress import MaybeProgress
+from engines import ENGINES, build_engine, choose_builder, refuse_unused
+from engines.options import BuildOptions
+from engines.profile import Profile, Shape
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What was built.
+
+    engine_why  how the engine came to be the one.
+    plan        the file that was written, or None where the engine has none to write; `kept` if it was there before.
+    road        how weights will reach the running network.
+    weights     live weights, each of which was verified to reach the output.
+    error       largest relative error of the verification against its reference, or None.
+    precision, profile   of the plan; None where the engine has no use for them.
+    recalibration   what was re-estimated or taken away before; None where nothing was asked for.
+    """
+
+    engine: str
+    engine_why: str
+    plan: str | None
+    road: str
+    weights: int
+    error: float | None
+    precision: str | None
+    profile: str | None
+    seconds: float
+    kept: bool = False
+    recalibration: RecalibrationReport | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "recalibration": None if self.recalibration is None else self.recalibration.to_json()}
+
+
+def build(
+    bundle_path: str | os.PathLike[str],
+    *,
+    engine: str = "auto",
+    precision: str | None = None,
+    smallest: str | Shape | None = None,
+    tuned: str | Shape | None = None,
+    largest: str | Shape | None = None,
+    strip: bool = False,
+    device: int | None = None,
+    threads: int = 0,
+    recalibrate_on: Paths = (),
+    knots: int | None = None,
+    no_recalibration: bool = False,
+    force: bool = False,
+    progress: MaybeProgress = None,
+) -> BuildReport:
+    """Write the bundle's plan for this machine, inside the bundle; sessions then open without optimizing again.
+
+    engine     a name, or auto: the best one that can run here and has something to build.
+    precision  "fp32" (default) or "fp16".  smallest, tuned, largest: input shapes as in Profile.of.  strip: a plan without
+               weights, which get into it when it is opened.  device: the GPU's number.  All of these for TensorRT alone.
+    recalibrate_on, knots   first re-estimate the BatchNorm statistics of the blends on these pictures, as `recalibrate` does; every
+               engine then uses them. no_recalibration: take them away. With either, a plan that is there stays and is verified again.
+    Raises BundleError, EnvironmentProblem, UsageError (the plan exists, the engine has none, it has no use for an option that
+    was given, no such shape), EngineError (not what the reference computes), LimitError (no room).
+    """
+    started = time.perf_counter()
+    choice = choose_builder(engine)
+    shapes = (smallest, tuned, largest)
+    given = {
+        "threads": threads != 0,
+        "precision": precision is not None,
+        "profile": any(shape is not None for shape in shapes),
+        "strip": strip,
+        "device": device is not None,
+    }
+    refuse_unused(choice, [name for name, is_given in given.items() if is_given])
+    asked = bool(listed(recalibrate_on))
+    if asked and no_recalibration:
+        raise UsageError("Statistics are re-estimated or taken away, not both. Nothing was written.")
+    if knots is not None and not asked:
+        raise UsageError("knots is for re-estimating statistics; name the pictures to do that on. Nothing was written.")
+    made = None
+    if asked or no_recalibration:
+        made = recalibrate(
+            bundle_path, recalibrate_on, knots=knots, remove=no_recalibration, threads=threads, force=force, progress=progress
+        )
+    bundle = Bundle.open(bundle_path)
+    takes = ENGINES[choice.name].takes
+    profile = Profile.of(bundle.signature, *shapes) if "profile" in takes else None
+    options = BuildOptions(
+        threads=threads,
+        precision=precision or "fp32",
+        profile=profile,
+        strip=strip,
+        device=device or 0,
+        force=force,
+        keep=made is not None,
+    )
+    built = build_engine(bundle, choice.name, options, progress)
+    return BuildReport(
+        engine=choice.name,
+        engine_why=choice.why,
+        plan=None if built.plan is None else str(built.plan),
+        road=built.road,
+        weights=built.weights,
+        error=built.error,
+        precision=options.precision if "precision" in takes else None,
+        profile=None if profile is None else str(profile),
+        seconds=time.perf_counter() - started,
+        kept=built.kept,
+        recalibration=made,
+    )

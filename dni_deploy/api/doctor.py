@@ -1,0 +1,211 @@
+"""Doctor: what is installed, which engines can run on this machine, and why not."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from dni_deploy import __version__
+from dni_deploy.utils.hardware import cache_folder, cores, cpu, memory
+from engines import ENGINES
+from engines.cuda import driver
+from engines.cuda.driver import Driver
+
+PACKAGES = (
+    ("numpy", "everything"),
+    ("onnx", "everything"),
+    ("safetensors", "everything"),
+    ("pillow", "pictures"),
+    ("onnxruntime", "engine onnxruntime"),
+    ("onnxruntime-gpu", "engines onnxruntime-gpu, onnxruntime"),
+    ("tensorrt", "engine tensorrt"),
+    ("polygraphy", "engine tensorrt"),
+    ("pycuda", "engines tensorrt, onnxruntime-gpu"),
+    ("torch", "export"),
+    ("onnxscript", "export"),
+    ("spandrel", "more architectures"),
+    ("matplotlib", "plots"),
+)
+"""Distribution and what it opens."""
+
+SAME: Mapping[str, tuple[str, ...]] = {"tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")}
+"""Distributions that bring the same package for one CUDA each."""
+
+OLDEST = (7, 5)
+"""The compute capability at which CUDA 13 begins, and with it what pip installs unasked."""
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """One engine by its `--engine` name: whether it can run here, and one sentence on why."""
+
+    name: str
+    runs: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """machine: facts by name. packages: (distribution, version or "", what it opens). advice: pip lines, most useful first."""
+
+    machine: dict[str, str]
+    packages: tuple[tuple[str, str, str], ...]
+    engines: tuple[EngineState, ...]
+    warnings: tuple[str, ...]
+    advice: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        fields["packages"] = {name: found or None for name, found, _ in self.packages}
+        return fields
+
+
+def doctor() -> DoctorReport:
+    """Look at this machine; changes nothing and imports no engine into this process.
+
+    onnxruntime is imported in a child process, because a broken install can take the importing process down with it. TensorRT is
+    imported by nobody: its version is that of the installed package, and the driver is asked through libcuda itself.
+    """
+    found = {name: _version(name) for name, _ in PACKAGES}
+    runtimes = [name for name in ("onnxruntime", "onnxruntime-gpu") if found[name]]
+    providers, trouble = _providers() if runtimes else ((), "not installed")
+    gpu, nvcc = driver.ask(), driver.nvcc()
+    warnings = []
+    if len(runtimes) == 2:
+        warnings.append(
+            "Both onnxruntime and onnxruntime-gpu are installed and have overwritten each other's files. Keep one: "
+            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'dni-deploy[{'gpu' if _usable(gpu) else 'cpu'}]'"
+        )
+    if runtimes and trouble:
+        warnings.append(f"{runtimes[0]} is installed and cannot be imported: {trouble}")
+    if _usable(gpu) and not nvcc:
+        warnings.append(
+            "nvcc was not found; it compiles the blend kernel when that is used first. Install NVIDIA's CUDA toolkit, of which "
+            "the compiler alone is enough, or set CUDA_HOME to its folder."
+        )
+    return DoctorReport(
+        machine=_machine(gpu, nvcc),
+        packages=tuple((name, found[name], opens) for name, opens in PACKAGES),
+        engines=_engines(found, providers, trouble, gpu),
+        warnings=tuple(warnings),
+        advice=_advice(found, gpu),
+    )
+
+
+def _version(distribution: str) -> str:
+    """Of the installed package, or ""; nothing is imported."""
+    for name in (distribution, *SAME.get(distribution, ())):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
+def _usable(gpu: Driver | str) -> bool:
+    return isinstance(gpu, Driver) and bool(gpu.devices)
+
+
+def _providers() -> tuple[tuple[str, ...], str]:
+    """onnxruntime's providers and "", or () and what went wrong."""
+    code = "import json, onnxruntime; print(json.dumps(onnxruntime.get_available_providers()))"
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return (), f"{type(error).__name__} while importing it"
+    if child.returncode:
+        lines = child.stderr.strip().splitlines()
+        return (), lines[-1] if lines else f"the import ended with signal {-child.returncode}"
+    return tuple(json.loads(child.stdout.strip().splitlines()[-1])), ""
+
+
+def _engines(found: Mapping[str, str], providers: tuple[str, ...], trouble: str, gpu: Driver | str) -> tuple[EngineState, ...]:
+    """Every engine of the list; a reason that was given for one before is not spelled out again."""
+    on = f" on {gpu.devices[0][0]}" if isinstance(gpu, Driver) and gpu.devices else ""
+    runtime = "onnxruntime" if found["onnxruntime"] else "onnxruntime-gpu"
+    runs = {
+        "tensorrt": f"TensorRT {found['tensorrt']}{on}; each bundle needs a plan: dni-deploy build",
+        "onnxruntime-gpu": f"onnxruntime-gpu {found['onnxruntime-gpu']}{on}",
+        "onnxruntime": f"{runtime} {found[runtime]} on the CPU, with weights changed in place",
+    }
+    states: list[EngineState] = []
+    given: dict[str, str] = {}
+    for name, entry in ENGINES.items():
+        reason = entry.obstacle(None)
+        if reason is None and name.startswith("onnxruntime"):
+            provider = "CUDAExecutionProvider" if name == "onnxruntime-gpu" else "CPUExecutionProvider"
+            reason = None if provider in providers else trouble or f"it offers no {provider}"
+        if reason is None:
+            states.append(EngineState(name, True, runs.get(name, f"to compare with: {entry.title}")))
+        else:
+            states.append(EngineState(name, False, f"as {given[reason]}" if reason in given else reason))
+            given.setdefault(reason, name)
+    return tuple(states)
+
+
+def _gpu(gpu: Driver | str) -> str:
+    """The driver and its GPUs for people."""
+    if isinstance(gpu, str):
+        return gpu
+    names = [f"{name} (compute capability {major}.{minor})" for name, (major, minor) in gpu.devices]
+    listed = names if len(names) < 2 else [f"{index}: {name}" for index, name in enumerate(names)]
+    return f"{', '.join(listed) or 'none'}; NVIDIA driver for CUDA {gpu.version[0]}.{gpu.version[1]}"
+
+
+def _machine(gpu: Driver | str, nvcc: str | None) -> dict[str, str]:
+    (name, flags), whole = cpu(), memory()
+    return {
+        "dni-deploy": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(),
+        "cpu": name,
+        "instruction sets": ", ".join(flags) or "none known",
+        "cores": str(cores()),
+        "memory": f"{whole / 2**30:.1f} GiB" if whole else "unknown",
+        "gpu": _gpu(gpu),
+        "nvcc": "on the PATH" if nvcc == "nvcc" else nvcc or "not found",
+        "cache": str(cache_folder() or "none, there is no home folder"),
+    }
+
+
+def _advice(found: Mapping[str, str], gpu: Driver | str) -> tuple[str, ...]:
+    lines = []
+    if isinstance(gpu, Driver) and gpu.devices:
+        lines += _gpu_advice(found, gpu)
+    else:
+        reason = gpu if isinstance(gpu, str) else "the NVIDIA driver sees none"
+        lines.append(f"There is no NVIDIA GPU to use here: {reason}. Bundles run on the CPU.")
+    if not found["onnxruntime"] and not found["onnxruntime-gpu"]:
+        lines.append("To run bundles on this CPU: pip install 'dni-deploy[cpu]'")
+    if not found["torch"] or not found["onnxscript"]:
+        lines.append("To export: pip install 'dni-deploy[export]'")
+    if not found["matplotlib"]:
+        lines.append("For plots: pip install 'dni-deploy[report]'")
+    return tuple(lines)
+
+
+def _gpu_advice(found: Mapping[str, str], gpu: Driver) -> list[str]:
+    """What is missing for the GPU that is there: first TensorRT, then ONNX Runtime."""
+    name, capability = gpu.devices[0]
+    first = "" if not found["onnxruntime"] or found["onnxruntime-gpu"] else "pip uninstall -y onnxruntime && "
+    lines = []
+    if not (found["tensorrt"] and found["polygraphy"] and found["pycuda"]):
+        line = f"For TensorRT on {name}: {first}pip install 'dni-deploy[tensorrt]'"
+        if gpu.version < (13, 0) or capability < OLDEST:
+            line = (
+                f"For TensorRT on {name}: {first}pip install 'dni-deploy[gpu]' polygraphy tensorrt-cu12 (the package `tensorrt` is "
+                f"for CUDA 13; this driver serves {gpu.version[0]}.{gpu.version[1]}, this GPU has compute capability "
+                f"{capability[0]}.{capability[1]})"
+            )
+        lines.append(line)
+    if not (found["onnxruntime-gpu"] and found["pycuda"]):
+        lines.append(f"For ONNX Runtime on {name}: {first}pip install 'dni-deploy[gpu]'")
+    return lines

@@ -1,0 +1,140 @@
+"""export: turn a family of checkpoints into a bundle."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from torch import nn
+
+from dni_deploy.bundle.bundle import Bundle, write_bundle
+from dni_deploy.bundle.manifest import MANIFEST
+from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.checkpoints.family import Family
+from dni_deploy.errors import MismatchError, UsageError, shown
+from dni_deploy.signature import Signature
+from dni_deploy.utils.progress import MaybeProgress, tell
+from exporters.architectures import Architecture, find
+from exporters.cache import VERSIONS, cached_lift
+from exporters.export_graph import EXPORTER_OPSET, LOWEST_OPSET, Lifted
+from exporters.verify_graph import probe
+
+STEPS = 5
+
+
+def export(
+    members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]],
+    output: str | os.PathLike[str],
+    *,
+    arch: str = "auto",
+    opset: int = EXPORTER_OPSET,
+    value_range: tuple[float, float] | None = None,
+    residual: bool | None = None,
+    force: bool = False,
+    progress: MaybeProgress = None,
+) -> Bundle:
+    """Read the members, export their network once with every weight under its name, verify the graph, write the bundle.
+
+    members      2 to 16 names with a file, a Checkpoint or a state dict each, in family order.
+    output       the folder to write, e.g. "sr.dni".
+    arch         "auto", a name from exporters.architectures, or "package.module:factory" for a network of your own.
+    opset        17 or newer; 17 if TensorRT 8.6 is to read the graph.
+    value_range  what black and white are for the network, e.g. (-1, 1); None: as the architecture has it.
+    residual     whether the network gives the noise, to be subtracted from its input; None: as the architecture has it.
+    force        replace the bundle at `output`.
+    Raises UsageError (output, option), MismatchError (the members differ, no known architecture, a graph that does not follow
+    its weights), InputError (a file; a network that cannot be exported), RefusedError, LimitError. Nothing is written then.
+    """
+    _check_output(Path(output), force)
+    if not isinstance(opset, int) or opset < LOWEST_OPSET:
+        raise UsageError(f"Opset {shown(opset)} is too old; the lowest is {LOWEST_OPSET}.")
+    tell(progress, 0, STEPS, "reading the members")
+    family = Family.of(members)
+    tell(progress, 1, STEPS, "building the network")
+    tensors = dict(family.members[0].checkpoint.tensors)
+    architecture = find(arch, tensors)
+    net = architecture.build(tensors)
+    signature = _signature(architecture, net, value_range, residual)
+    tell(progress, 2, STEPS, "exporting the graph")
+    lifted, error = _verified(architecture, net, signature, opset, progress)
+    _check_tied(family, lifted.tied)
+    tell(progress, 4, STEPS, "writing the bundle")
+    facts = {name: version(name) for name in VERSIONS} | {
+        "onnxruntime": onnxruntime.__version__,
+        "probe_error": float(f"{error:.1e}"),
+    }
+    bundle = write_bundle(
+        output,
+        lifted.graph,
+        family,
+        signature,
+        architecture=architecture.name,
+        graph_facts=facts,
+        tied=lifted.tied,
+        force=force,
+    )
+    tell(progress, STEPS, STEPS, "done")
+    return bundle
+
+
+def _check_output(output: Path, force: bool) -> None:
+    """Refuse before the work what writing would refuse after it."""
+    if not os.path.lexists(output):
+        return
+    if not force:
+        raise UsageError(f"{shown(output)} exists; give --force to replace it. Nothing was written.")
+    if not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST).is_file()):
+        raise UsageError(f"{shown(output)} is not a bundle, and --force replaces nothing else. Nothing was written.")
+
+
+def _signature(
+    architecture: Architecture, net: nn.Module, value_range: tuple[float, float] | None, residual: bool | None
+) -> Signature:
+    signature = architecture.signature(net)
+    if value_range is not None:
+        low, high = (float(end) for end in value_range)
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UsageError(f"The range {low:g}..{high:g} does not go up from one number to another.")
+        signature = replace(signature, low=low, high=high)
+    if residual is not None:
+        signature = replace(signature, residual=residual)
+    if signature.residual and (signature.scale != 1 or signature.input_channels != signature.output_channels):
+        raise UsageError(
+            f"--residual needs an output as large as the input; {shown(architecture.name)} goes from {signature.input_channels} "
+            f"to {signature.output_channels} channels at scale {signature.scale}."
+        )
+    return signature
+
+
+def _verified(
+    architecture: Architecture, net: nn.Module, signature: Signature, opset: int, progress: MaybeProgress
+) -> tuple[Lifted, float]:
+    """The graph and the probe's error. A cached graph that fails is thrown away and made anew: it may be of an older network."""
+    lifted, cached = cached_lift(architecture.name, net, signature, opset=opset)
+    tell(progress, 3, STEPS, "verifying the graph")
+    try:
+        return lifted, probe(lifted.graph, net, signature)
+    except MismatchError:
+        if not cached:
+            raise
+    lifted, _ = cached_lift(architecture.name, net, signature, opset=opset, fresh=True)
+    return lifted, probe(lifted.graph, net, signature)
+
+
+def _check_tied(family: Family, tied: Mapping[str, str]) -> None:
+    """Two keys that are one tensor in the network must hold the same numbers, or one of the two would be ignored."""
+    for alias, name in tied.items():
+        for member in family.members:
+            tensors = member.checkpoint.tensors
+            if alias in tensors and name in tensors and not np.array_equal(tensors[alias], tensors[name]):
+                raise MismatchError(
+                    f"The network uses one tensor as {shown(alias)!r} and {shown(name)!r}, "
+                    f"but in member {member.name!r} the two differ."
+                )

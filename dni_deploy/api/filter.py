@@ -1,0 +1,215 @@
+"""filter: video from a pipe through the network and into a pipe, for graphs that other programs make."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from dni_deploy.alpha.log import AlphaLog
+from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.blending.group_rules import Rule
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.control.frame_alpha import Control, StreamAlpha, open_control
+from dni_deploy.errors import InputError, UsageError, shown
+from dni_deploy.imaging.frames import check_signature
+from dni_deploy.session.session import Session, Stamped, open_session
+from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.video_io.pipe import Downstream, Readable, Writable, flush, look_downstream, write_whole
+from dni_deploy.video_io.queues import pump
+from dni_deploy.video_io.raw_formats import Lane, Picture, parse_rate
+from dni_deploy.video_io.rgb24 import Rgb24Lane
+
+FORMATS = ("y4m", "rgb24")
+
+Note = Callable[[str], None]
+"""Takes a sentence for people: what was taken for granted, what a control message had wrong."""
+
+
+@dataclass(frozen=True)
+class FilterReport:
+    """What went through.
+
+    frames      whole frames that were written.      size, output_size   "640x360".      rate   frames per second, "30000/1001".
+    alpha       of the last frame, by name.          changes             how often another alpha was blended than the first.
+    closed_by   "source", at its end, or "sink": whoever read the output went away first.
+    engine_why  how the engine came to be the one.   seconds             from the first frame's arrival to the end.
+    """
+
+    frames: int
+    format: str
+    size: str
+    output_size: str
+    rate: str | None
+    alpha: dict[str, float]
+    changes: int
+    closed_by: str
+    engine: str
+    engine_why: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Made(NamedTuple):
+    """A picture, what was made of it, and its number."""
+
+    picture: Picture
+    stamped: Stamped
+    number: int
+
+
+def filter(
+    bundle_path: Bundle | str | os.PathLike[str],
+    source: Readable,
+    sink: Writable,
+    *,
+    format: str = "y4m",
+    size: str | None = None,
+    fps: str | None = None,
+    matrix: str = "auto",
+    alpha: StreamAlpha = None,
+    osc: int | None = None,
+    http: int | None = None,
+    midi: str | None = None,
+    plane: str | os.PathLike[str] | None = None,
+    slew: float | None = None,
+    alpha_log: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    stamp: bool = True,
+    engine: str = "auto",
+    precision: str | None = None,
+    device: int = 0,
+    threads: int = 0,
+    extrapolate: bool = False,
+    rules: Sequence[str | Rule] | None = None,
+    note: Note | None = None,
+) -> FilterReport:
+    """Filter raw video until the source ends or whoever reads the sink goes away, which is no error.
+
+    source, sink   binary files, best unbuffered; they stay open. Nothing but video is written to the sink.
+    format         "y4m": 8 bit 4:2:0, 4:2:2, 4:4:4 and mono; the header's tokens are kept, and a scale factor changes W and H.
+                   "rgb24": bare frames of `size`, "WIDTHxHEIGHT".
+    fps            "25" or "30000/1001": for rgb24, and for a y4m header without a rate.
+    matrix         "709", "601", or "auto": y4m does not say, so from 720 lines on BT.709, below BT.601, in and out each.
+    alpha          an alpha; a timeline or a curve as text; a file of keyframes, or a log to play again; an AlphaSource;
+                   None: the first member alone.
+    osc, http      ports on loopback for live alpha (0: any, told by `note`); `alpha` is then where it starts. slew: as AlphaCell.
+    midi           controllers for live alpha, as open_feeders reads them. plane: a JSON file with what live points mean.
+    alpha_log      a side file with alpha and generation of every frame that was written; force: replace one that exists.
+    stamp          y4m: write generation and shares into each frame's line, as the comment XDNI=generation:share,share.
+    engine, precision, device, threads, extrapolate, rules   as in open_session.
+    Raises UsageError, InputError (nothing, no whole frame, or no video came), PartialResult (the stream was cut or damaged after
+    whole frames, which were passed on), LimitError, MismatchError (the network takes no pictures), EnvironmentProblem
+    (y4m without PyAV; names the extra), and what open_session raises.
+    """
+    tell = note or (lambda sentence: None)
+    rate = None if fps is None else parse_rate(fps)
+    _check(format, size, matrix, rate)
+    bundle = Bundle.of(bundle_path)
+    check_signature(bundle.signature)
+    lane = _lane(format, source, bundle.signature.scale, size, rate, matrix, stamp)
+    for sentence in lane.notes:
+        tell(sentence)
+    with ExitStack() as stack:
+        control = stack.enter_context(
+            open_control(
+                bundle.members,
+                alpha,
+                rate=lane.rate,
+                osc=osc,
+                http=http,
+                midi=midi,
+                plane=None if plane is None else ControlPlane.read(plane, bundle.members),
+                slew=slew,
+                extrapolate=extrapolate,
+                note=tell,
+            )
+        )
+        session = stack.enter_context(
+            open_session(
+                bundle,
+                engine=engine,
+                alpha=control.at(0),
+                threads=threads,
+                extrapolate=extrapolate,
+                precision=precision,
+                device=device,
+                rules=rules,
+            )
+        )
+        log = None
+        if alpha_log is not None:  # after the session: one that cannot be opened leaves no empty log
+            log = stack.enter_context(AlphaLog(alpha_log, bundle.members, bundle.digest, force=force))
+        return _run(lane, session, control, sink, log, format)
+
+
+def _check(format: str, size: str | None, matrix: str, rate: Fraction | None) -> None:
+    if format not in FORMATS:
+        raise UsageError(f"There is no format {shown(format, 40)!r}; there are {', '.join(FORMATS)}.")
+    if format == "rgb24" and size is None:
+        raise UsageError("rgb24 is bare pixels; give their --size, such as 640x360.")
+    if format == "y4m" and size is not None:
+        raise UsageError("y4m says its own size; leave --size out.")
+    if matrix not in ("auto", "709", "601"):
+        raise UsageError(f"There is no matrix {shown(matrix, 40)!r}; there are auto, 709, 601.")
+    if format == "rgb24" and matrix != "auto":
+        raise UsageError("rgb24 has no colour matrix; leave --matrix out.")
+
+
+def _lane(format: str, source: Readable, scale: int, size: str | None, rate: Fraction | None, matrix: str, stamp: bool) -> Lane:
+    if format == "rgb24":
+        return Rgb24Lane(source, scale, size or "", fps=rate)
+    lane: Lane = open_door("dni_deploy.video_io.y4m_lane").Y4mLane(source, scale, matrix=matrix, fps=rate, stamp=stamp)
+    return lane
+
+
+def _run(lane: Lane, session: Session, control: Control, sink: Writable, log: AlphaLog | None, format: str) -> FilterReport:
+    started: list[float] = []
+
+    def arriving() -> Iterator[Picture]:
+        for picture in lane.read():
+            if not started:
+                started.append(time.perf_counter())
+            yield picture
+
+    def effect(picture: Picture, number: int) -> Made:
+        session.alpha = control.at(number)
+        return Made(picture, session.render(picture.rgb), number)
+
+    def hand_on(made: Made) -> None:
+        write_whole(sink, lane.pack(made.picture, made.stamped))
+        flush(sink)
+        if log is not None:
+            log.write(made.number, control.seconds(made.number), made.stamped.generation, made.stamped.coefficients)
+
+    first = session.generation
+    written, closed = 0, False
+    try:
+        write_whole(sink, lane.begin())
+        flush(sink)
+    except Downstream:
+        closed = True
+    if not closed:
+        written, closed = pump(arriving(), effect, hand_on, lambda: look_downstream(sink))
+    if not written and not closed:
+        raise InputError("The stream ended before its first frame; see what the program before the pipe says.")
+    scaled = f"{lane.width * lane.scale}x{lane.height * lane.scale}"
+    return FilterReport(
+        frames=written,
+        format=format,
+        size=f"{lane.width}x{lane.height}",
+        output_size=scaled,
+        rate=None if lane.rate is None else str(lane.rate),
+        alpha=dict(zip(session.members, session.alpha.shares, strict=True)),
+        changes=session.generation - first,
+        closed_by="sink" if closed else "source",
+        engine=session.engine.name,
+        engine_why=session.why,
+        seconds=time.perf_counter() - started[0] if started else 0.0,
+    )

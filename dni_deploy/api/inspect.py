@@ -1,0 +1,205 @@
+"""inspect: what a bundle holds."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from dni_deploy.blending.batchnorm_stats_file import read_recalibration
+from dni_deploy.blending.weight_groups import GroupedWeight, WeightGroups
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.signature import Signature
+
+VIEWS = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand"})
+"""Operators that only hand a weight on; its role is that at their consumer."""
+
+ROLES: Mapping[tuple[str, int], str] = {
+    ("Conv", 1): "convolution weight",
+    ("Conv", 2): "convolution bias",
+    ("ConvTranspose", 1): "transposed convolution weight",
+    ("ConvTranspose", 2): "transposed convolution bias",
+    ("Gemm", 1): "linear weight",
+    ("Gemm", 2): "linear bias",
+    ("MatMul", 0): "linear weight",
+    ("MatMul", 1): "linear weight",
+    ("BatchNormalization", 1): "BatchNorm gamma",
+    ("BatchNormalization", 2): "BatchNorm beta",
+    ("BatchNormalization", 3): "BatchNorm mean",
+    ("BatchNormalization", 4): "BatchNorm variance",
+    ("InstanceNormalization", 1): "InstanceNorm gamma",
+    ("InstanceNormalization", 2): "InstanceNorm beta",
+    ("GroupNormalization", 1): "GroupNorm gamma",
+    ("GroupNormalization", 2): "GroupNorm beta",
+    ("LayerNormalization", 1): "LayerNorm gamma",
+    ("LayerNormalization", 2): "LayerNorm beta",
+    ("PRelu", 1): "PReLU slope",
+    ("Gather", 0): "embedding",
+    ("Mul", 0): "scale",
+    ("Mul", 1): "scale",
+    ("Add", 0): "shift",
+    ("Add", 1): "shift",
+}
+
+
+PLAN = re.compile(
+    r"(?:(?P<runtime>onnxruntime)|tensorrt-(?P<kind>refit|inputs|graph|constant)-(?P<precision>fp32|fp16))-[0-9a-f]{16}\.plan"
+)
+"""What the engines call their plans."""
+
+
+@dataclass(frozen=True)
+class MemberRow:
+    """One member: name, checkpoint it came from, float dtypes, bytes of its file."""
+
+    name: str
+    source: str
+    dtype: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class WeightRow:
+    """One blended initializer: name, shape, and what the graph uses it for."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One plan in the bundle, by its file's name: the engine that opens it, its precision, bytes. It may be another machine's."""
+
+    file: str
+    engine: str
+    precision: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The bundle at a glance.
+
+    size         bytes of all its files, the manifest and the plans apart.
+    parameters   numbers that are blended at a change of alpha, per member.
+    operators    operator -> how often the graph has it, most frequent first.
+    digest       SHA-256 of the manifest, hex.
+    probe_error  largest relative error that export measured against PyTorch; None if it did not say.
+    unused       float keys of the checkpoints that the network's forward never reads.
+    tied         names that share another one's values.
+    groups       each weight with the roles and the depth that rules for alpha pick by.
+    plans        engines that were built from it, which are no part of it.
+    recalibration  of BatchNorm statistics that were re-estimated: knots, and the pictures with their SHA-256; None without.
+    slider       with even steps: the members at its positions 0 and 1, knots, and where it is known, the pictures with their SHA-256
+                 and the largest step over the mean step, of alpha (before) and of the slider (after). None without.
+    """
+
+    path: str
+    architecture: str
+    digest: str
+    size: int
+    opset: int
+    signature: Signature
+    members: tuple[MemberRow, ...]
+    parameters: int
+    operators: dict[str, int]
+    weights: tuple[WeightRow, ...]
+    unused: tuple[str, ...]
+    tied: dict[str, str]
+    graph_facts: dict[str, Any]
+    probe_error: float | None
+    plans: tuple[PlanRow, ...]
+    recalibration: dict[str, Any] | None
+    slider: dict[str, Any] | None = None
+    groups: tuple[GroupedWeight, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect(bundle_path: str | os.PathLike[str]) -> Inspection:
+    """Check every file of the bundle and describe it. Raises what Bundle.open raises."""
+    bundle = Bundle.open(bundle_path)
+    manifest, graph = bundle.manifest, bundle.graph()
+    role = roles(graph, bundle.weight_names)
+    error = manifest.graph_facts.get("probe_error")
+    known = read_recalibration(bundle)
+    return Inspection(
+        path=os.fspath(bundle.path),
+        architecture=bundle.architecture,
+        digest=bundle.digest,
+        size=sum(stored.size for stored in manifest.files),
+        opset=manifest.opset,
+        signature=bundle.signature,
+        members=tuple(
+            MemberRow(member.name, member.source, member.dtype, member.stored.size, member.stored.sha256)
+            for member in manifest.members
+        ),
+        parameters=sum(prod(weight.shape) for weight in manifest.weights),
+        operators=dict(Counter(node.op_type for node in graph.graph.node).most_common()),
+        weights=tuple(WeightRow(weight.name, weight.shape, role[weight.name]) for weight in manifest.weights),
+        unused=manifest.unused,
+        tied=dict(manifest.tied),
+        graph_facts=dict(manifest.graph_facts),
+        probe_error=float(error) if isinstance(error, (int, float)) else None,
+        plans=plans(bundle.path),
+        recalibration=None if known is None else known.told(),
+        slider=_slider(bundle),
+        groups=WeightGroups.of(graph, bundle.weight_names).weights,
+    )
+
+
+def _slider(bundle: Bundle) -> dict[str, Any] | None:
+    slider = bundle.slider
+    if slider is None:
+        return None
+    return {**(bundle.manifest.slider_about or {}), "members": list(reversed(bundle.members)), "knots": len(slider.knots)}
+
+
+def plans(bundle_path: Path) -> tuple[PlanRow, ...]:
+    """The plans in a bundle's folder, by name; nothing of them is read. Files with other names are left out."""
+    try:
+        files = sorted(entry for entry in (bundle_path / "plans").iterdir() if entry.is_file())
+    except OSError:
+        return ()
+    found = []
+    for file in files:
+        match = PLAN.fullmatch(file.name)
+        if match:
+            kind = match["kind"]
+            engine = match["runtime"] or ("tensorrt" if kind == "refit" else f"tensorrt-{kind}")
+            found.append(PlanRow(file.name, engine, match["precision"] or "fp32", file.stat().st_size))
+    return tuple(found)
+
+
+def roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, str]:
+    """What each of these initializers is to the operator that uses it, seen through reshapes and the like.
+
+    "unused" if nothing does; several uses are joined by " and ".
+    """
+    consumers: dict[str, list[tuple[Any, int]]] = {}
+    for node in graph.graph.node:
+        for index, name in enumerate(node.input):
+            consumers.setdefault(name, []).append((node, index))
+    found = {}
+    for name in names:
+        seen, queue, uses = {name}, [name], []
+        while queue:
+            for node, index in consumers.get(queue.pop(), []):
+                if node.op_type in VIEWS and index == 0:
+                    handed_on = [output for output in node.output if output not in seen]
+                    seen.update(handed_on)
+                    queue += handed_on
+                else:
+                    uses.append(ROLES.get((node.op_type, index), f"{node.op_type} input {index}"))
+        found[name] = " and ".join(sorted(set(uses))) or "unused"
+    return found

@@ -1,0 +1,185 @@
+"""recalibrate: estimate the BatchNorm statistics of a family's blends on given pictures, and keep them in the bundle."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.blending.batchnorm_stats import Recalibration, anchored, default_steps, lattice
+from dni_deploy.blending.batchnorm_stats_file import recalibration_bytes, statistics_names
+from dni_deploy.blending.blend import blend_float64
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.bundle.extras import store_recalibration
+from dni_deploy.errors import MismatchError, UsageError, shown
+from dni_deploy.imaging.crops import Source, read_crops
+from dni_deploy.imaging.picture_files import Paths, pictures_of
+from dni_deploy.signature import Signature
+from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.utils.progress import MaybeProgress, tell
+
+NOISE = "noise"
+"""Instead of pictures, for a network that makes pictures from noise."""
+
+BATCH = 8
+"""Parts that go through the network at once: the activations of more would only take memory."""
+
+DRAWS = 256
+"""Of noise; a latent has one pixel, and the first layers' statistics come from so many numbers a channel."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far the statistics of one BatchNorm are from the blend of the members', at the knot where that is farthest.
+
+    mean      root mean square of the difference of means over the channels, in standard deviations of the channel.
+    variance  median over the channels of the larger variance over the smaller; 1 where nothing moved.
+    shares    the coefficients of that knot (of the largest mean).
+    """
+
+    layer: str
+    mean: float
+    variance: float
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RecalibrationReport:
+    """What was estimated, and what is in the bundle now.
+
+    knots     how many coefficients the statistics are known at, the members alone included.
+    layers    how far each BatchNorm moved, in the network's order; empty where the statistics were taken away.
+    pictures  what they were estimated on: parts in all, and each picture with its SHA-256.
+    """
+
+    bundle: str
+    digest: str
+    knots: int
+    layers: tuple[Moved, ...]
+    parts: int
+    side: int
+    pictures: tuple[Source, ...]
+    seconds: float
+    removed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "pictures": [picture._asdict() for picture in self.pictures]}
+
+
+def recalibrate(
+    bundle_path: Bundle | str | os.PathLike[str],
+    pictures: Paths = (),
+    *,
+    knots: int | None = None,
+    remove: bool = False,
+    threads: int = 0,
+    force: bool = False,
+    progress: MaybeProgress = None,
+) -> RecalibrationReport:
+    """Estimate mean and variance before each BatchNorm at blends between the members, and store them in the bundle.
+
+    Every engine then computes with them, between the knots in proportion; each member alone stays what it is, bit for bit.
+    pictures  files or folders, degraded as the network's input is; "noise" for a network that makes pictures from noise.
+    knots     at most so many coefficients to estimate at, 32 or fewer; None: 11 for two members, 32 for more.
+    remove    take the stored statistics away instead.  force: replace those that are there.
+    Raises UsageError (statistics are there already, none to remove, no picture), MismatchError (a family without BatchNorm, a picture
+    that is too small), LimitError (more knots than can be, or fewer than it takes), EnvironmentProblem, EngineError. The bundle is as
+    it was then; storing is one step, and a crash leaves the old statistics or the new ones.
+    """
+    started = time.perf_counter()
+    bundle = Bundle.of(bundle_path)
+    where = os.fspath(bundle.path)
+    if remove:
+        if bundle.manifest.recalibration is None:
+            raise UsageError(f"{shown(where)} has no re-estimated statistics to remove.")
+        digest = store_recalibration(bundle, None).digest
+        return RecalibrationReport(where, digest, 0, (), 0, 0, (), time.perf_counter() - started, removed=True)
+    if bundle.manifest.recalibration is not None and not force:
+        raise UsageError(f"{shown(where)} has re-estimated statistics; give --force to replace them. Nothing was written.")
+    if not statistics_names(bundle):
+        raise MismatchError(f"The network of {shown(where)} has no BatchNorm whose statistics could be re-estimated.")
+    steps = default_steps(len(bundle.members), knots)
+    inputs, sources = _inputs(bundle.signature, [pictures] if isinstance(pictures, (str, os.PathLike)) else list(pictures))
+    made, moved = estimate(bundle, inputs, steps, sources, threads, progress)
+    digest = store_recalibration(bundle, recalibration_bytes(made)).digest
+    parts, side = len(inputs), inputs.shape[-1]
+    return RecalibrationReport(
+        where, digest, len(made.knots), moved, parts, side, tuple(sources), time.perf_counter() - started
+    )
+
+
+def estimate(
+    bundle: Bundle,
+    inputs: NDArray[np.float32],
+    steps: int,
+    sources: Sequence[Source] = (),
+    threads: int = 0,
+    progress: MaybeProgress = None,
+) -> tuple[Recalibration, tuple[Moved, ...]]:
+    """The statistics on these inputs, float32 (B, C, H, W), and how far each layer moved. Nothing is written."""
+    home = open_door("engines.onnxruntime_cpu.statistics")
+    tell(progress, 0, 1, "reading the members")
+    members = [bundle.weights(member) for member in bundle.members]
+    statistician = home.Statistician(bundle.graph(), bundle.weight_names, threads)
+    knots = lattice(len(members), steps) / steps
+    batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
+    estimates = []
+    for number, knot in enumerate(knots):
+        told = ", ".join(f"{shown(name)}={share:.3g}" for name, share in zip(bundle.members, knot, strict=True) if share)
+        tell(progress, number, len(knots), f"statistics at {told}")
+        estimates.append(statistician.estimate(blend_float64(members, knot), batches))
+    own = {
+        layer.mean: [
+            (tensors[layer.mean].astype(np.float64), tensors[layer.variance].astype(np.float64)) for tensors in members
+        ]
+        for layer in statistician.layers
+    }
+    epsilons = {layer.mean: layer.epsilon for layer in statistician.layers}
+    corrected = anchored(knots, estimates, own, epsilons)
+    inner = knots.max(axis=1) < 1.0
+    rows = {}
+    for layer in statistician.layers:
+        pairs = [pair for pair, is_inner in zip(corrected[layer.mean], inner, strict=True) if is_inner]
+        rows[layer.mean] = np.stack([mean for mean, _ in pairs])
+        rows[layer.variance] = np.stack([variance for _, variance in pairs])
+    about = {
+        "parts": len(inputs),
+        "side": int(inputs.shape[-1]),
+        "pictures": [source._asdict() for source in sources] or NOISE,
+        "made_by": f"onnxruntime {home.version()}",
+    }
+    made = Recalibration.of(members, steps, rows, about)
+    return made, tuple(_moved(layer, made, own[layer.mean]) for layer in statistician.layers)
+
+
+def _inputs(signature: Signature, paths: list[str | os.PathLike[str]]) -> tuple[NDArray[np.float32], list[Source]]:
+    latent = signature.kind == "latent"
+    if latent != (paths == [NOISE]) and (latent or paths == [NOISE]):
+        raise UsageError(
+            "This network makes pictures from noise, so that no picture goes into it; give the word noise instead."
+            if latent
+            else "This network takes pictures; name some that are degraded as its input will be, not noise."
+        )
+    if latent:
+        shape = (DRAWS, signature.input_channels, 1, 1)
+        return np.random.default_rng(0).standard_normal(shape).astype(np.float32), []
+    return read_crops(pictures_of(paths), signature)
+
+
+def _moved(layer: Any, made: Recalibration, own: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Moved:
+    means, variances = (np.stack(rows) for rows in zip(*own, strict=True))
+    plain_mean, plain_variance = made.knots @ means, np.maximum(made.knots @ variances, 1e-12)
+    found = np.maximum(made.statistics[layer.variance], 1e-12)
+    moved = np.sqrt((((made.statistics[layer.mean] - plain_mean) ** 2) / plain_variance).mean(axis=1))
+    ratios = np.median(np.maximum(found, plain_variance) / np.minimum(found, plain_variance), axis=1)
+    farthest = int(moved.argmax())
+    name = layer.mean.removesuffix("running_mean").rstrip(".") or layer.mean
+    return Moved(name, float(moved[farthest]), float(ratios.max()), tuple(made.knots[farthest].tolist()))
+
+
+__all__ = ["Moved", "RecalibrationReport", "estimate", "recalibrate"]

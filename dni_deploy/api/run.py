@@ -1,0 +1,273 @@
+"""run: pictures through the network at one alpha, or with the alphas of a map."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.blending.group_rules import Rule, Ruled
+from dni_deploy.blending.preset import Recipe
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import DniError, InputError, PartialResult, UsageError, shown
+from dni_deploy.imaging.image_file import output_format, read_picture, write_picture
+from dni_deploy.imaging.picture_files import Paths, listed, pictures_in
+from dni_deploy.imaging.tiling import count_tiles, run_tiled
+from dni_deploy.session.session import Session, open_session
+from dni_deploy.spatial.alpha_map import AlphaMap, SpatialAlpha
+from dni_deploy.spatial.render import MapEnds
+from dni_deploy.spatial.spatial import MapFigures, Spatial
+from dni_deploy.utils.progress import MaybeProgress, tell
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to read and the file that its output goes to."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """One finished picture: files, output size in pixels, number of tiles, seconds in the network, what was converted.
+
+    alpha_map: what the map took, None without one; tiles are then its pieces.
+    """
+
+    source: str
+    output: str
+    width: int
+    height: int
+    tiles: int
+    seconds: float
+    notes: str
+    alpha_map: MapFigures | None = None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What was done: alpha by name, the engine, one row for each picture, and whole seconds without opening the engine.
+
+    engine_why: how the engine came to be the one.
+    skipped: files of the input folders that are no pictures by their name.
+    alpha_white: with an alpha map, the alpha of its white, by name; `alpha` is that of its black.
+    """
+
+    alpha: dict[str, float]
+    engine: str
+    engine_why: str
+    pictures: tuple[PictureRow, ...]
+    skipped: int
+    seconds: float
+    alpha_white: dict[str, float] | None = None
+    rules: tuple[Ruled, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(
+    bundle_path: Bundle | str | os.PathLike[str],
+    inputs: Paths,
+    output: str | os.PathLike[str],
+    alpha: Alpha | None = None,
+    *,
+    alpha_map: SpatialAlpha | str | os.PathLike[str] | None = None,
+    engine: str = "auto",
+    precision: str | None = None,
+    device: int = 0,
+    tile: int | None = None,
+    overlap: int | None = None,
+    threads: int = 0,
+    extrapolate: bool = False,
+    rules: Sequence[str | Rule] | None = None,
+    save_recipe: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: MaybeProgress = None,
+) -> RunReport:
+    """Process pictures at one alpha, or with the alphas of a map; the engine is opened once.
+
+    inputs   a file, a folder, or several; of a folder, the pictures directly in it (by suffix), in order of their names.
+    output   for a single file, the picture to write (its suffix is the format); else, or if such a folder exists, a folder
+             that is made where needed and gets each picture under its own name.
+    alpha    needed, except with a map between two members.
+    alpha_map   a grey picture: each pixel gets an alpha between `alpha` (black; None: the second of two members alone) and that of
+             its white (the first member alone unless asked for otherwise), see render_map.
+    engine, precision, device   as in open_session.
+    tile, overlap   input pixels, as in run_tiled; None: 512 of the output, and the network's radius.
+    rules    for groups of weights that have an alpha of their own, as open_session takes them.
+    save_recipe   a file to keep alpha and rules in, before the first picture.
+    force    replace outputs that exist; an input is never replaced.
+    Raises before anything is done: UsageError (outputs that exist, coincide or have no known format), InputError (an input is
+    missing, a folder holds no picture), and what open_session raises. Where one of several pictures fails the others are still
+    done, and then PartialResult tells how many and the first; where all fail, the first one's error.
+    """
+    if alpha is None and alpha_map is None:
+        raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
+    asked = SpatialAlpha(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
+    jobs, skipped = plan(inputs, output, force, None if asked is None else asked.mask)
+    mask = None if asked is None else AlphaMap.read(asked.mask)
+    with open_session(
+        bundle_path,
+        engine=engine,
+        alpha=alpha,
+        threads=threads,
+        extrapolate=extrapolate,
+        precision=precision,
+        device=device,
+        rules=rules,
+    ) as session:
+        bound = session.rules
+        if save_recipe is not None:
+            Recipe(session.members, session.alpha, () if bound is None else bound.rules).write(save_recipe, force=force)
+        ends = None if asked is None else MapEnds.of(session, alpha, asked.white)
+        spatial = None if asked is None or mask is None or ends is None else Spatial(session, asked, mask, ends)
+        started = time.perf_counter()
+        rows: list[PictureRow] = []
+        failures: list[DniError] = []
+        for done, job in enumerate(jobs):
+            tell(progress, done, len(jobs), job.source.name)
+            try:
+                job.target.parent.mkdir(parents=True, exist_ok=True)
+                within = _within(progress, done, len(jobs), job.source.name)
+                rows.append(_picture(session, job, tile, overlap, force, spatial, within))
+            except DniError as error:
+                failures.append(error)
+            except OSError as error:
+                failures.append(InputError(f"{shown(error.filename or job.target)}: {error.strerror}."))
+        tell(progress, len(jobs), len(jobs), "done")
+        report = RunReport(
+            _named(session.alpha if ends is None else ends.black),
+            session.engine.name,
+            session.why,
+            tuple(rows),
+            skipped,
+            time.perf_counter() - started,
+            None if ends is None else _named(ends.white),
+            () if bound is None else bound.told(),
+            () if bound is None else bound.notes(),
+        )
+    if failures and len(failures) == len(jobs):
+        raise (
+            failures[0] if len(jobs) == 1 else type(failures[0])(f"None of {len(jobs)} pictures was done. First: {failures[0]}")
+        )
+    if failures:
+        raise PartialResult(
+            f"{len(rows)} of {len(jobs)} pictures were done and are in {shown(jobs[0].target.parent)}, "
+            f"{len(failures)} failed. First: {failures[0]}"
+        )
+    return report
+
+
+def _within(progress: MaybeProgress, done: int, total: int, name: str) -> MaybeProgress:
+    """Progress within one picture: its runs by number, the pictures as they are."""
+    return progress and (lambda at, of, what: tell(progress, done, total, f"{name}: run {at + 1} of {of}, {what}"))
+
+
+def _named(coefficients: Coefficients) -> dict[str, float]:
+    return dict(zip(coefficients.members, coefficients.shares, strict=True))
+
+
+def plan(
+    inputs: Paths, output: str | os.PathLike[str], force: bool = False, mask: str | os.PathLike[str] | None = None
+) -> tuple[list[Job], int]:
+    """The jobs, and how many files of folders are no pictures. Touches nothing; raises as `run` does before it begins.
+
+    mask: an alpha map, which is an input, too.
+    """
+    given = listed(inputs)
+    if not given:
+        raise UsageError("There is no input; name a picture or a folder.")
+    goal = Path(output)
+    if len(given) == 1 and not given[0].is_dir() and not goal.is_dir() and goal.suffix:
+        output_format(goal)
+        if not goal.parent.is_dir():
+            raise UsageError(f"The folder {shown(goal.parent)} does not exist. Nothing was written.")
+        jobs, skipped = [Job(given[0], goal)], 0
+    else:
+        if goal.exists() and not goal.is_dir():
+            raise UsageError(f"{shown(goal)} is a file; several pictures need a folder. Nothing was written.")
+        sources, skipped = _sources(given)
+        jobs = [Job(source, goal / source.name) for source in sources]
+    _check(jobs, force, [] if mask is None else [mask])
+    return jobs, skipped
+
+
+def _sources(given: Iterable[Path]) -> tuple[list[Path], int]:
+    sources: list[Path] = []
+    skipped = 0
+    for path in given:
+        if not path.is_dir():
+            output_format(path)  # it keeps its name, so its suffix is the output's format
+            sources.append(path)
+            continue
+        pictures, others = pictures_in(path)
+        sources += pictures
+        skipped += others
+    return sources, skipped
+
+
+def _check(jobs: Sequence[Job], force: bool, others: Sequence[str | os.PathLike[str]]) -> None:
+    missing = [job.source for job in jobs if not os.path.lexists(job.source)]
+    if missing:
+        raise InputError(f"{shown(missing[0])} does not exist{_others(len(missing))}. Nothing was written.")
+    inputs = {os.path.realpath(path) for path in (*others, *(job.source for job in jobs))}
+    taken: dict[str, Path] = {}
+    for job in jobs:
+        if os.path.realpath(job.target) in inputs:
+            raise UsageError(f"{shown(job.target)} is an input, too; choose another output. Nothing was written.")
+        # Two names that differ only in case are one file on some disks.
+        twin = taken.setdefault(str(job.target).casefold(), job.source)
+        if twin is not job.source:
+            raise UsageError(
+                f"{shown(twin)} and {shown(job.source)} would both be written to {shown(job.target)}. Nothing was written."
+            )
+    existing = [job.target for job in jobs if os.path.lexists(job.target)]
+    if existing and not force:
+        raise UsageError(
+            f"{shown(existing[0])} exists{_others(len(existing))}; give --force to replace it. Nothing was written."
+        )
+
+
+def _others(count: int) -> str:
+    return "" if count == 1 else f", and {count - 1} more"
+
+
+def _picture(
+    session: Session,
+    job: Job,
+    tile: int | None,
+    overlap: int | None,
+    force: bool,
+    spatial: Spatial | None,
+    progress: MaybeProgress,
+) -> PictureRow:
+    signature = session.signature
+    picture = read_picture(job.source, scale=signature.scale)
+    height, width = picture.rgb.shape[:2]
+    started = time.perf_counter()
+    figures = None
+    if spatial is None:
+        tiles = count_tiles(height, width, signature, tile, overlap)
+        pixels = run_tiled(session, picture.rgb, signature, tile, overlap)
+    else:
+        pixels, figures = spatial.render(picture.rgb, tile, overlap, progress)
+        tiles = figures.pieces
+    seconds = time.perf_counter() - started
+    write_picture(job.target, picture.with_pixels(pixels), force=force)
+    return PictureRow(
+        source=os.fspath(job.source),
+        output=os.fspath(job.target),
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        tiles=tiles,
+        seconds=seconds,
+        notes="; ".join(picture.notes),
+        alpha_map=figures,
+    )

@@ -1,0 +1,181 @@
+"""serve: a page on this machine with the picture live and a slider for alpha."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from dni_deploy.alpha import source as alpha_input
+from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.alpha.timeline import AlphaSource
+from dni_deploy.blending.group_rules import Rule
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.control.open_listeners import open_feeders
+from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.errors import EngineError, UsageError, shown
+from dni_deploy.imaging.frames import check_signature
+from dni_deploy.session.session import Session, open_session
+from dni_deploy.webui.app import Desk
+from dni_deploy.webui.limits import Limits
+from dni_deploy.webui.pixel_blend import PixelBlend
+from dni_deploy.webui.renderer import Stage
+from dni_deploy.webui.server import PageServer, checked_token, is_loopback, listen
+from dni_deploy.webui.sources import open_source, read_size
+
+FASTEST = 240
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is being served: the address with its token, names, alpha at the start, engine, source, and a warning or none."""
+
+    url: str
+    members: tuple[str, ...]
+    alpha: dict[str, float]
+    engine: str
+    engine_why: str
+    source: str
+    osc: int | None
+    warning: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ServeReport:
+    """How it was: pictures made, and seconds."""
+
+    frames: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def serve(
+    bundle: Bundle | str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    alpha: Alpha | None = None,
+    plane: str | os.PathLike[str] | None = None,
+    slew: float | None = None,
+    osc: int | None = None,
+    midi: str | None = None,
+    lines: IO[Any] | None = None,
+    camera: int | None = None,
+    size: str = "640x360",
+    quality: int = 80,
+    fps: float = 60.0,
+    token: str | None = None,
+    engine: str = "auto",
+    precision: str | None = None,
+    device: int = 0,
+    threads: int = 0,
+    rules: Sequence[str | Rule] | None = None,
+    limits: Limits | None = None,
+    started: Callable[[Serving, PageServer], None] | None = None,
+) -> ServeReport:
+    """Serve the page until Ctrl-C, SIGTERM or `PageServer.stop`.
+
+    source   a picture or a video file, which is played over and over; None: the camera, or the photograph of dni-deploy.
+    host, port   where to listen; only this machine can come in unless host says otherwise, which takes a token. Port 0: any.
+    alpha    to begin with; over time, as alpha_input.open_source reads it, it is followed until somebody moves a control.
+    plane    a JSON file with the members' places; None: a triangle for three members, the corners for four.
+    slew     how far a share may move in a second; None: at once.   osc, midi, lines: as in open_feeders.
+    size     pictures are made small enough for it before the network.  quality: of the JPEGs, 1 to 95.  fps: the most in a second.
+    started  called in this thread when the page answers.
+    engine, precision, device, threads, rules   as in open_session; the page shows what rules pin.
+    Raises UsageError, BusyError (the port), InputError (the source), and what open_session raises.
+    """
+    if not 1 <= quality <= 95:
+        raise UsageError(f"The quality is from 1 to 95, got {shown(quality, 40)}.")
+    if not 1 <= fps <= FASTEST:
+        raise UsageError(f"The frame rate is from 1 to {FASTEST}, got {shown(fps, 40)}.")
+    box = read_size(size)
+    bounds = limits or Limits()
+    secret = checked_token(token, host)
+    opened = Bundle.of(bundle)
+    check_signature(opened.signature)
+    first, timeline = _beginning(alpha, opened.members)
+    pad = _plane(plane, opened.members)
+
+    def session(start: Alpha, pinned: Sequence[str | Rule] | None = None) -> Session:
+        return open_session(
+            opened, engine=engine, alpha=start, threads=threads, precision=precision, device=device, rules=pinned
+        )
+
+    begun = time.perf_counter()
+    with ExitStack() as stack:
+        listening = listen(host, port)
+        stack.callback(listening.close)
+        pictures = open_source(source, box, camera)
+        closing = stack.enter_context(ExitStack())
+        closing.callback(pictures.close)
+        live = stack.enter_context(session(first, rules))
+        cell = AlphaCell(opened.members, live.alpha, slew=slew)
+        blend = PixelBlend(opened.members, lambda member: session(Coefficients.one_hot(member, opened.members)))
+        stack.callback(blend.close)
+        stage = Stage(live, cell, pictures, pixels=blend, timeline=timeline, quality=quality, fps=fps)
+        closing.pop_all()  # the source is the stage's now
+        stack.callback(stage.close)
+        stack.enter_context(open_feeders(cell, osc=osc, midi=midi, lines=lines, plane=pad))
+        facts = {
+            "members": list(opened.members),
+            "plane": None if pad is None else {name: list(place) for name, place in pad.places},
+            "slider": None
+            if opened.slider is None or len(opened.members) != 2
+            else [list(knot) for knot in opened.slider.knots],
+            "timeline": timeline is not None,
+            "engine": live.engine.name,
+            "rules": [] if live.rules is None else [str(rule) for rule in live.rules.rules],
+            "name": shown(Path(os.fspath(bundle)).name if not isinstance(bundle, Bundle) else "bundle", 80),
+            "scale": opened.signature.scale,
+            "fps": fps,
+            "upload": bounds.picture,
+        }
+        desk = Desk(stage, cell, None if pad is None else pad.at, facts, box, bounds)
+        page = PageServer(desk, listening, secret, host)
+        serving = Serving(
+            page.url,
+            opened.members,
+            dict(zip(opened.members, live.alpha.shares, strict=True)),
+            live.engine.name,
+            live.why,
+            pictures.name,
+            osc,
+            ""
+            if is_loopback(host)
+            else f"Other machines can reach this page at port {page.port}; whoever has the token is in.",
+        )
+        stage.start()
+        page.run(None if started is None else lambda: started(serving, page))
+        made, failure = stage.made, stage.failure
+    if failure is not None:
+        raise EngineError("The thread that makes the pictures has failed.") from failure
+    return ServeReport(made, time.perf_counter() - begun)
+
+
+def _beginning(alpha: Alpha | None, members: tuple[str, ...]) -> tuple[Coefficients, AlphaSource | None]:
+    """The first coefficients, and alpha over time where it was given."""
+    if isinstance(alpha, str):
+        source = alpha_input.open_source(alpha, members)
+        return source.at(0.0, 0), None if alpha_input.is_constant(source) else source
+    if alpha is None:
+        share = 1 / len(members)
+        return Coefficients.parse([share] * (len(members) - 1) + [1 - share * (len(members) - 1)], members), None
+    return Coefficients.parse(alpha, members), None
+
+
+def _plane(path: str | os.PathLike[str] | None, members: tuple[str, ...]) -> ControlPlane | None:
+    if path is not None:
+        return ControlPlane.read(path, members)
+    return ControlPlane.default(members) if len(members) in (3, 4) else None

@@ -1,0 +1,286 @@
+"""video: a film through the network, alpha over time and over the picture; what was stopped is taken up again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import av
+
+from dni_deploy import __version__
+from dni_deploy.alpha import source as alpha_input
+from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.alpha.log import AlphaLog
+from dni_deploy.alpha.timeline import AlphaSource
+from dni_deploy.blending.group_rules import Rule
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import EnvironmentProblem, InputError, LimitError, MismatchError, PartialResult, UsageError, shown
+from dni_deploy.imaging.frames import Frame, check_signature
+from dni_deploy.imaging.tiling import run_tiled
+from dni_deploy.session.session import Session, Stamped, open_session
+from dni_deploy.spatial.alpha_map import SpatialAlpha
+from dni_deploy.spatial.video import Mapped
+from dni_deploy.utils.atomic_write import publish_file
+from dni_deploy.utils.progress import MaybeProgress, tell
+from dni_deploy.video_io import encoder
+from dni_deploy.video_io.color import even_size
+from dni_deploy.video_io.encoder import Target
+from dni_deploy.video_io.mux import HOLDS_FILES, check_output, container_format, join
+from dni_deploy.video_io.pipeline import Effect, Settings, WorkFolderError, process
+from dni_deploy.video_io.reader import Losses
+from dni_deploy.video_io.resume import Job, has_logged, identity, open_job
+from dni_deploy.video_io.video_file import Source, look
+
+SEGMENT = 250
+"""Frames of a segment: the distance of key frames that x264 takes by itself, so that segments cost next to nothing."""
+
+LIVE = "live"
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """What was done.
+
+    frames    in the output; kept: how many of them an earlier, stopped run had done.
+    width, height   of the output in pixels.
+    seconds   without opening the engine.
+    notes     how the film was taken, and what was changed that could not stay.
+    """
+
+    source: str
+    output: str
+    frames: int
+    kept: int
+    width: int
+    height: int
+    engine: str
+    engine_why: str
+    codec: str
+    seconds: float
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def video(
+    bundle_path: Bundle | str | os.PathLike[str],
+    source_path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    alpha: Alpha | AlphaSource | str | os.PathLike[str] | None = None,
+    *,
+    alpha_map: SpatialAlpha | str | os.PathLike[str] | None = None,
+    engine: str = "auto",
+    precision: str | None = None,
+    device: int = 0,
+    tile: int | None = None,
+    overlap: int | None = None,
+    threads: int = 0,
+    extrapolate: bool = False,
+    rules: Sequence[str | Rule] | None = None,
+    codec: str = "libx264",
+    crf: int | None = None,
+    preset: str | None = None,
+    hwaccel: str | None = None,
+    segment: int = SEGMENT,
+    fresh: bool = False,
+    alpha_log: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: MaybeProgress = None,
+) -> VideoReport:
+    """Process a film; sound, subtitles, chapters and every timestamp stay.
+
+    alpha    an alpha, alpha over time as alpha_input.open_source reads it, or an AlphaSource; needed, except with a map between
+             two members.
+    alpha_map   a grey picture, or a film with a grey frame for each frame: each pixel gets an alpha between `alpha` (black) and
+             that of its white, see render_map; the white may be over time, too. The alpha log tells that of black.
+    engine, precision, device, threads, extrapolate   as in open_session; tile, overlap as in run_tiled, None: no tiles.
+    rules    for groups of weights that have an alpha of their own all the time, as open_session takes them.
+    codec    an encoder of FFmpeg; crf: its quality, for x264 and x265 by default 18; preset: theirs by default veryfast.
+    hwaccel  decode on this kind of hardware, such as "cuda".
+    segment  frames of a segment. A run that is stopped leaves its whole segments in the folder OUTPUT.dni-part; the same call
+             goes on behind the last one, and gives the same bytes as a run that was never stopped. fresh: from the beginning.
+    alpha_log   write each frame's time, generation and alpha here.
+    force    replace an output that exists.
+    Raises before anything is done: UsageError (an output that exists, a stopped job of other settings, an unknown codec, a
+    container that cannot hold a stream), InputError (no film), RefusedError (a playlist), EnvironmentProblem (no such encoder
+    or hardware), and what open_session raises. Where frames of the film are damaged the others are done, and then
+    PartialResult tells how many are lost; where its size changes, InputError, and nothing is written.
+    """
+    if alpha is None and alpha_map is None:
+        raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
+    asked = SpatialAlpha(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
+    film, goal = Path(source_path), Path(output)
+    log = None if alpha_log is None else Path(alpha_log)
+    _check_outputs([film] if asked is None else [film, Path(asked.mask)], goal, log, force)
+    name = container_format(goal)
+    chosen = encoder.settings(codec, crf, preset)
+    if segment < 1:
+        raise UsageError(f"A segment has at least 1 frame; got {segment}.")
+    source = look(film, hwaccel)
+    bundle = Bundle.of(bundle_path)
+    check_signature(bundle.signature)
+    scale = bundle.signature.scale
+
+    def over_time(given: Any) -> AlphaSource:
+        return alpha_input.as_source(given, bundle.members, extrapolate=extrapolate, fps=float(source.rate))
+
+    mapped = None if asked is None else Mapped.of(asked, alpha, bundle.members, over_time, source, scale)
+    alphas = over_time(alpha) if mapped is None else mapped.blacks
+    target = Target.of(source, scale)
+    settings = Settings(chosen, target, check_output(goal, source, chosen, target), segment, hwaccel)
+    with open_session(
+        bundle,
+        engine=engine,
+        alpha=alphas.at(0.0, 0),
+        threads=threads,
+        extrapolate=extrapolate,
+        precision=precision,
+        device=device,
+        rules=rules,
+    ) as session:
+        description: dict[str, Any] = {
+            "film": identity(film),
+            "bundle": bundle.digest,
+            "alpha": _digest(alphas),
+            "engine": [session.engine.name, precision],
+            "tiles": [tile, overlap],
+            "encoder": chosen.to_json(),
+            "hardware decoder": hwaccel,
+            "segment": segment,
+            "container": name,
+            "versions": {"dni-deploy": __version__, "PyAV": av.__version__},
+        }
+        if session.rules is not None:
+            description["rules"] = [rule.to_json() for rule in session.rules.rules]
+        live = _digest(alphas) == LIVE
+        if mapped is not None:
+            live = live or _digest(mapped.whites) == LIVE
+            description["alpha map"] = {**mapped.to_json(), "white": _digest(mapped.whites)}
+        started = time.perf_counter()
+        effect = effect_of(session, alphas, tile, overlap) if mapped is None else mapped.effect(session, tile, overlap)
+        with open_job(goal, description, fresh=fresh or live) as job, _cleared(job):
+            losses = process(source, job, effect, settings, scale, progress)
+            if not job.segments:
+                raise InputError(f"{shown(film)} holds no frame that can be decoded. Nothing was written.")
+            tell(progress, job.frames, job.frames, "putting the film together")
+            if log is not None:
+                logged = has_logged(goal)
+                job.logging()
+                _write_log(log, job, bundle, force or logged)
+            with publish_file(goal, force=force) as temporary:
+                join(temporary, name, job.segments, source, chosen, target)
+            job.remove()
+        report = VideoReport(
+            source=os.fspath(film),
+            output=os.fspath(goal),
+            frames=job.frames,
+            kept=job.kept,
+            width=target.width,
+            height=target.height,
+            engine=session.engine.name,
+            engine_why=session.why,
+            codec=codec,
+            seconds=time.perf_counter() - started,
+            notes=(*source.notes, *_notes(source, scale, target, losses, name)),
+        )
+    if losses:
+        raise PartialResult(_told(film, goal, report.frames, losses))
+    return report
+
+
+def effect_of(session: Session, alphas: AlphaSource, tile: int | None = None, overlap: int | None = None) -> Effect:
+    """The session as an effect: sets each frame's alpha, then renders, in tiles if `tile` is given."""
+
+    def effect(frame: Frame, seconds: float, number: int) -> Stamped:
+        session.alpha = alphas.at(seconds, number)
+        if tile is None:
+            return session.render(frame)
+        stamps: list[Stamped] = []
+
+        def render(piece: Frame) -> Frame:
+            stamps.append(session.render(piece))
+            return stamps[-1].output
+
+        output = run_tiled(render, frame, session.signature, tile, overlap)
+        return Stamped(output, stamps[-1].generation, stamps[-1].coefficients)
+
+    return effect
+
+
+def _check_outputs(films: Sequence[Path], goal: Path, log: Path | None, force: bool) -> None:
+    if not goal.parent.is_dir():
+        raise UsageError(f"The folder {shown(goal.parent)} does not exist. Nothing was written.")
+    for path in (goal, log):
+        if path is None:
+            continue
+        if os.path.realpath(path) in {os.path.realpath(film) for film in films}:
+            raise UsageError(f"{shown(path)} is the input, too; choose another output. Nothing was written.")
+        if path.is_dir():
+            raise UsageError(f"{shown(path)} is a folder; name a file. Nothing was written.")
+        if os.path.lexists(path) and not force and not (path is log and has_logged(goal)):
+            raise UsageError(f"{shown(path)} exists; give --force to replace it. Nothing was written.")
+    if log is not None and os.path.realpath(log) == os.path.realpath(goal):
+        raise UsageError(f"{shown(log)} cannot be the film and its alpha log. Nothing was written.")
+
+
+def _write_log(path: Path, job: Job, bundle: Bundle, force: bool) -> None:
+    with publish_file(path, force=force) as temporary, AlphaLog(temporary, bundle.members, bundle.digest) as log:
+        for segment in job.segments:
+            for number, row in enumerate(segment.foot().alphas, segment.first):
+                log.write(number, row.seconds, row.generation, Coefficients(bundle.members, row.shares))
+
+
+def _digest(alphas: AlphaSource) -> str:
+    """What tells one alpha over time from another; a live one is never the same again."""
+    told = getattr(alphas, "to_json", None)
+    if told is None:
+        return LIVE
+    return sha256(dumps([type(alphas).__name__, told()], sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _cleared(job: Job) -> Iterator[None]:
+    """Remove the job where going on with it would fail again; what a stop, a full disk or a device broke off stays."""
+    try:
+        yield
+    except (LimitError, EnvironmentProblem, WorkFolderError, OSError):
+        if not job.segments:
+            job.remove()
+        raise
+    except (InputError, UsageError, MismatchError):
+        job.remove()
+        raise
+    except BaseException:
+        if not job.segments:
+            job.remove()
+        raise
+
+
+def _notes(source: Source, scale: int, target: Target, losses: Losses, container: str) -> Iterator[str]:
+    size = (source.width * scale, source.height * scale)
+    if even_size(*size) != size:
+        yield f"{size[0]}x{size[1]} is odd: the last {_sides(size)} repeated once, so that 4:2:0 can hold it"
+    if source.attachments and container != HOLDS_FILES:
+        yield f"{source.attachments} attached files are left out: {container} has no place for them, .mkv has"
+    if losses.moved:
+        yield f"{losses.moved} timestamps were absent or not later than the one before, and were set after it"
+
+
+def _sides(size: tuple[int, int]) -> str:
+    odd = [word for side, word in zip(size, ("column", "row"), strict=True) if side % 2]
+    return " and the last ".join(odd) + (" are" if len(odd) > 1 else " is")
+
+
+def _told(film: Path, goal: Path, frames: int, losses: Losses) -> str:
+    lost = f"about {losses.frames} frames are lost" if losses.frames != 1 else "about 1 frame is lost"
+    if not losses.frames:
+        lost = "an unknown number is lost"
+    return f"{shown(film)} is damaged or cut off: {frames} frames were done and are in {shown(goal)}, {lost}."

@@ -1,0 +1,246 @@
+"""Alpha rules: groups of weights that have an alpha of their own, while the others follow the alpha that moves.
+
+    norm:*=0.2                   every normalisation layer at alpha 0.2
+    body.[0-7].*=psnr=0.8,gan=0.2    by name, as anywhere else
+    body.*=0.2..0.8              a gradient over depth, from the first layer that it picks to the last; more knots: 0..1..0
+    bias:*=base*0.5              half of the moving alpha; base+0.2 and base-0.2 shift it, base alone follows it again
+    body.*=gan=base*0.5          of the member gan; the others share what is left as they did
+
+The paper: "a better scheme considering the property of different kinds of parameters is worthy of exploiting".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.blending.weight_groups import WeightGroups
+from dni_deploy.errors import CoefficientsError, UsageError, shown
+
+RELATIVE = re.compile(r"base(?:\s*([*+-])\s*(\S+))?")
+GRADIENT = ".."
+
+
+@dataclass(frozen=True)
+class Relative:
+    """An alpha that follows the base: factor * base + offset is the share of `member`; the others keep their proportions.
+
+    Clipped to 0 to 1, except where extrapolation is allowed. Where the others have nothing to keep a proportion of, they get equal shares.
+    """
+
+    member: int
+    factor: float = 1.0
+    offset: float = 0.0
+
+    def shares(self, base: NDArray[np.float64], extrapolate: bool) -> NDArray[np.float64]:
+        """Of base float64 (N,): float64 (N,), summing to 1."""
+        if self.factor == 1.0 and self.offset == 0.0:
+            return base
+        before = float(base[self.member])
+        share = self.factor * before + self.offset
+        share = share if extrapolate else min(max(share, 0.0), 1.0)
+        rest = np.delete(base, self.member)
+        total = float(rest.sum())
+        rest = rest / total if total else np.full(len(rest), 1 / max(len(rest), 1))
+        return np.insert(rest * (1.0 - share), self.member, share)
+
+    def text(self, members: Sequence[str]) -> str:
+        """As a user writes it."""
+        change = f"*{self.factor!r}" if self.factor != 1.0 else f"{'+' if self.offset > 0 else ''}{self.offset!r}"
+        change = change if (self.factor, self.offset) != (1.0, 0.0) else ""
+        plain = not change or (len(members) == 2 and self.member == 0)
+        return f"base{change}" if plain else f"{members[self.member]}=base{change}"
+
+
+Knot = Union[Coefficients, Relative]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pattern over weights (WeightGroups.select), and one alpha for all of them, or two knots and more of a gradient over depth."""
+
+    weights: str
+    knots: tuple[Knot, ...]
+    members: tuple[str, ...]
+
+    @property
+    def alpha(self) -> str:
+        """As a user writes it."""
+        return GRADIENT.join(_text(knot) if isinstance(knot, Coefficients) else knot.text(self.members) for knot in self.knots)
+
+    def __str__(self) -> str:
+        return f"{self.weights}={self.alpha}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a recipe has it."""
+        knots = [
+            dict(zip(knot.members, knot.shares, strict=True)) if isinstance(knot, Coefficients) else knot.text(self.members)
+            for knot in self.knots
+        ]
+        return {"weights": self.weights, **({"alpha": knots[0]} if len(knots) == 1 else {"gradient": knots})}
+
+
+def parse_rule(text: str, members: Sequence[str], *, extrapolate: bool = False) -> Rule:
+    """PATTERN=ALPHA, as on a command line. Raises UsageError, CoefficientsError."""
+    pattern, equals, alpha = text.partition("=")
+    if not equals or not pattern.strip() or not alpha.strip():
+        raise UsageError(f"{shown(repr(text))} is no rule for alpha; write PATTERN=ALPHA, such as 'norm:*=0.2'.")
+    return make_rule(pattern.strip(), alpha.split(GRADIENT), members, extrapolate=extrapolate)
+
+
+def make_rule(pattern: str, knots: Sequence[Alpha], members: Sequence[str], *, extrapolate: bool = False) -> Rule:
+    """A rule of its parts: one alpha, or the knots of a gradient. Raises UsageError, CoefficientsError."""
+    names = tuple(members)
+    try:
+        return Rule(pattern, tuple(_knot(knot, names, extrapolate) for knot in knots), names)
+    except CoefficientsError as error:
+        raise CoefficientsError(f"The rule for {shown(repr(pattern))}: {error}") from None
+
+
+def _knot(alpha: Alpha, members: tuple[str, ...], extrapolate: bool) -> Knot:
+    if isinstance(alpha, str):
+        name, equals, last = alpha.rpartition("=")
+        relative = RELATIVE.fullmatch(last.strip())
+        if relative is not None:
+            return _relative(relative, name.strip() if equals else None, members)
+    return Coefficients.parse(alpha, members, extrapolate=extrapolate)
+
+
+def _relative(found: re.Match[str], name: str | None, members: tuple[str, ...]) -> Relative:
+    sign, number = found.groups()
+    if name is not None and name not in members:
+        raise CoefficientsError(f"Alpha names {shown(repr(name))}; the members are {', '.join(map(shown, members))}.")
+    if sign is None:
+        return Relative(0)
+    if name is None and len(members) != 2:
+        raise CoefficientsError(f"Whose share? Write {shown(members[0])}=base{sign}{shown(number, 20)}, or another member's.")
+    try:
+        value = float(number)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise CoefficientsError(f"{shown(repr(number), 40)} is not a number; write base*0.5, base+0.2 or base-0.2.")
+    member = 0 if name is None else members.index(name)
+    return Relative(member, factor=value) if sign == "*" else Relative(member, offset=value if sign == "+" else -value)
+
+
+def _text(coefficients: Coefficients) -> str:
+    if len(coefficients.members) == 2:
+        return repr(coefficients.shares[0]).removesuffix(".0")
+    return ",".join(f"{name}={share!r}" for name, share in zip(coefficients.members, coefficients.shares, strict=True))
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """For reports: a rule, and how many weights have their alpha from it (later rules win)."""
+
+    weights: str
+    alpha: str
+    count: int
+
+
+class AlphaRules:
+    """Rules for one bundle's weights, ready to be asked at every change of the base. Unchangeable; any thread may ask.
+
+    rules  of the same members; a later one wins where two pick one weight.
+    Raises UsageError: a pattern that picks nothing, or a gradient over a single layer.
+    """
+
+    def __init__(self, rules: Sequence[Rule], groups: WeightGroups, *, extrapolate: bool = False) -> None:
+        self.rules = tuple(rules)
+        self.groups = groups
+        self._extrapolate = extrapolate
+        self._picked = [groups.select(rule.weights) for rule in rules]
+        self._spread = [
+            _spread(rule, np.array([groups.weights[index].depth for index in picked])) if len(rule.knots) > 1 else None
+            for rule, picked in zip(self.rules, self._picked, strict=True)
+        ]
+        self._owner = np.full(len(groups.weights), -1)
+        for number, picked in enumerate(self._picked):
+            self._owner[picked] = number
+
+    @classmethod
+    def parse(
+        cls, rules: Sequence[str | Rule], groups: WeightGroups, members: Sequence[str], *, extrapolate: bool = False
+    ) -> AlphaRules:
+        """Of texts, as on a command line, and of rules. Raises UsageError, CoefficientsError."""
+        if isinstance(rules, str):
+            raise UsageError(f"Rules are a list of them; got one text, {shown(repr(rules))}.")
+        made = [rule if isinstance(rule, Rule) else parse_rule(rule, members, extrapolate=extrapolate) for rule in rules]
+        for rule in made:
+            if rule.members != tuple(members):
+                raise UsageError(
+                    f"The rule for {shown(repr(rule.weights))} is for the members {', '.join(map(shown, rule.members))}, "
+                    f"this family has {', '.join(map(shown, members))}."
+                )
+        return cls(made, groups, extrapolate=extrapolate)
+
+    def rows(self, base: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The shares of every weight at this base, float64 (N,): float64 (W, N), fresh, in the order of the bundle's `weight_names`."""
+        rows = np.tile(base, (len(self._owner), 1))
+        for rule, picked, spread in zip(self.rules, self._picked, self._spread, strict=True):
+            knots = [
+                knot.array() if isinstance(knot, Coefficients) else knot.shares(base, self._extrapolate) for knot in rule.knots
+            ]
+            rows[picked] = knots[0] if spread is None else spread @ np.stack(knots)
+        return rows
+
+    def told(self) -> tuple[Ruled, ...]:
+        """What each rule governs, for reports."""
+        return tuple(
+            Ruled(rule.weights, rule.alpha, int((self._owner == number).sum())) for number, rule in enumerate(self.rules)
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: BatchNorms whose tensors are under different rules. They are blended, then folded, as asked."""
+        layers: dict[int, list[int]] = {}
+        for index, weight in enumerate(self.groups.weights):
+            if weight.roles[0] == "norm":
+                layers.setdefault(weight.depth, []).append(index)
+        split = [
+            tensors
+            for tensors in layers.values()
+            if any(self.groups.weights[index].roles[1] == "statistics" for index in tensors)
+            and len(set(self._owner[tensors].tolist())) > 1
+        ]
+        if not split:
+            return ()
+        first = self.groups.weights[split[0][0]].name
+        return (
+            f"{len(split)} BatchNorms have tensors under different rules, first that of {shown(repr(first))}: their running "
+            "statistics then are of another blend than their scale or shift.",
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AlphaRules) and self._key() == other._key()
+
+    def _key(self) -> tuple[object, ...]:
+        return self.rules, self._extrapolate, self.groups
+
+    def __hash__(self) -> int:
+        return hash(self.rules)
+
+
+def _spread(rule: Rule, depths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How much of each knot each picked weight has: float64 (M, K). Knots lie evenly over the layers that are picked, by their order."""
+    layers, order = np.unique(depths, return_inverse=True)
+    if len(layers) < 2:
+        raise UsageError(
+            f"The gradient of {shown(repr(rule.weights))} needs two layers and more to go over; it picks weights of one layer."
+        )
+    places = order.reshape(-1) * (len(rule.knots) - 1) / (len(layers) - 1)
+    lower = np.minimum(places.astype(np.intp), len(rule.knots) - 2)
+    spread = np.zeros((len(depths), len(rule.knots)))
+    spread[np.arange(len(depths)), lower] = 1.0 - (places - lower)
+    spread[np.arange(len(depths)), lower + 1] = places - lower
+    return spread
+
+
+Rules = Union[AlphaRules, Sequence[Union[str, Rule]]]
+"""What a user may give: texts as on a command line, rules such as a recipe's, or rules that are bound to the bundle."""

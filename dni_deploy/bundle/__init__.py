@@ -1,0 +1,1 @@
+"""The folder on disk: manifest, graph, members; read, written, added to."""

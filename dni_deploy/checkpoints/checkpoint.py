@@ -1,0 +1,265 @@
+"""Checkpoint: one file's tensors under canonical keys.
+
+What wraps a state dict in a file is taken off by one rule, the first that fits:
+
+1. `key` where it is given: that entry, dots for entries inside entries ("generator.params_ema").
+2. The file is a state dict itself: names to tensors; other entries beside them (an epoch) are left out.
+3. The first of WRAPPERS that holds tensors, and inside it the same again ("generator" -> "params_ema").
+4. The only other entry that holds tensors. Several: an error that lists them.
+
+Then the prefix `module.` (DataParallel) goes where every key has it, and `_orig_mod.` (torch.compile) wherever it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.checkpoints.file_type import Intake, is_safetensors, open_regular
+from dni_deploy.checkpoints.pickle_reader import StoredTensor, Unusable
+from dni_deploy.checkpoints.safetensors_file import TENSORS, read_tensors
+from dni_deploy.checkpoints.torch_file import DTYPES, Archive, open_archive
+from dni_deploy.errors import CheckpointError, DniError, LimitError, RefusedError, shown
+
+WRAPPERS = (
+    "params_ema", "params", "state_dict", "model_state_dict", "model", "net", "network", "weights",
+    "generator", "g_ema", "netG", "G", "g",
+)  # fmt: skip
+"""In order of preference. `params_ema` before `params`: where a file has both, the averaged weights are the ones meant for use."""
+
+WRAPPING = 3
+"""How many wrappers may lie inside each other."""
+
+_FLOATS = {np.dtype(kind) for kind in ("float16", "float32", "float64")}
+_KEPT = _FLOATS | {np.dtype(kind) for kind in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Named tensors and where they came from.
+
+    tensors  read-only, C-contiguous arrays by canonical name, in file order; float16, float32, float64 and integers as in
+             the file, bfloat16 as float32 (exactly).
+    source   the file as given, or "memory".     sha256   of the file's bytes; from memory, of the contents.
+    wrapper  the entry that was taken, e.g. "params_ema"; None where the file is a plain state dict.
+    notes    one sentence for each thing that was left out, renamed or chosen.
+    """
+
+    tensors: dict[str, NDArray[Any]]
+    source: str
+    sha256: str
+    wrapper: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], *, key: str | None = None) -> Checkpoint:
+        """Read a .safetensors, .pth, .pt, .ckpt or .bin file; the content decides, not the suffix. Nothing in it is run.
+
+        key  the wrapper to take where a file has several.
+        Raises CheckpointError (missing, damaged, not a checkpoint), RefusedError (it would run code), LimitError.
+        """
+        with open_regular(path) as intake:
+            try:
+                return cls._read(intake, os.fspath(path), key)
+            except DniError:
+                raise
+            except MemoryError:
+                raise LimitError(f"{intake.name} needs more memory than there is.") from None
+            except Exception:  # on damaged bytes the standard library raises a dozen kinds, none of them written for a user
+                raise CheckpointError(f"{intake.name} is damaged or not a checkpoint; download or save it again.") from None
+
+    @classmethod
+    def _read(cls, intake: Intake, source: str, key: str | None) -> Checkpoint:
+        digest = intake.sha256()
+        if is_safetensors(intake):
+            tensors: Mapping[Any, Any] = read_tensors(intake)
+            chosen, wrapper, notes = _unwrap(tensors, key, intake.name, _is_array)
+            arrays = dict(chosen)
+        else:
+            archive = open_archive(intake)
+            chosen, wrapper, notes = _unwrap(archive.value, key, intake.name, _is_stored)
+            arrays = _load(archive, chosen, intake)
+        named, renamed = _canonical(arrays, intake.name)
+        return cls(_sealed(named), source, digest, wrapper, (*notes, *renamed))
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Any], source: str = "memory", *, key: str | None = None) -> Checkpoint:
+        """From a state dict in memory (torch tensors or arrays, wrapped or not). The numbers are copied."""
+        where = shown(source, 120)
+        chosen, wrapper, notes = _unwrap(tensors, key, where, _is_array)
+        arrays = {name: _array(value, name, where) for name, value in chosen.items()}
+        named, renamed = _canonical(arrays, where)
+        sealed = _sealed(named)
+        digest = hashlib.sha256()
+        for name, array in sealed.items():
+            digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+        return cls(sealed, source, digest.hexdigest(), wrapper, (*notes, *renamed))
+
+    @property
+    def float_keys(self) -> tuple[str, ...]:
+        """Names of the tensors that a blend mixes, in file order."""
+        return tuple(name for name, array in self.tensors.items() if array.dtype in _FLOATS)
+
+    def nonfinite(self) -> list[tuple[str, int]]:
+        """The float tensors with NaN or infinite numbers, and how many of them."""
+        counts = ((name, int(np.count_nonzero(~np.isfinite(self.tensors[name])))) for name in self.float_keys)
+        return [(name, count) for name, count in counts if count]
+
+
+def _unwrap(
+    value: Any, key: str | None, where: str, is_tensor: Callable[[Any], bool]
+) -> tuple[dict[Any, Any], str | None, list[str]]:
+    if not isinstance(value, Mapping):
+        kind = (
+            "one tensor"
+            if is_tensor(value)
+            else f"a {type(value).__name__}"
+            if isinstance(value, (list, str, int))
+            else "an object"
+        )
+        raise CheckpointError(f"{where} holds {kind} instead of tensors under names; save net.state_dict().")
+    path: list[str] = []
+    if key is not None:
+        for part in [key] if key in value else key.split("."):
+            if not isinstance(value, Mapping) or not isinstance(value.get(part), Mapping):
+                raise CheckpointError(f"{where} has no entry {shown(key, 60)!r}; {_listed(_holders(value, is_tensor))}.")
+            value = value[part]
+        path.append(key)
+    notes: list[str] = []
+    while not any(is_tensor(item) for item in value.values()):
+        holders = _holders(value, is_tensor)
+        known = [name for name in WRAPPERS if name in holders]
+        if len(path) > WRAPPING or (not known and len(holders) != 1):
+            raise CheckpointError(f"{where} has no single set of tensors; {_listed(holders)}. Choose one with key=.")
+        taken = known[0] if known else holders[0]
+        if len(holders) > 1:
+            notes.append(f"{taken!r} was taken, {_listed([name for name in holders if name != taken])} as well.")
+        path.append(taken)
+        value = value[taken]
+    others = [shown(name, 40) for name, item in value.items() if not is_tensor(item)]
+    if others:
+        notes.append(f"Left out, because not tensors: {', '.join(others[:5])}.")
+    return {name: item for name, item in value.items() if is_tensor(item)}, ".".join(path) or None, notes
+
+
+def _holders(value: Any, is_tensor: Callable[[Any], bool]) -> list[str]:
+    """Names of the entries that are, or hold within WRAPPING levels, names to tensors."""
+    known: dict[tuple[int, int], bool] = {}  # a pickle may refer to one dict from everywhere, even from inside itself
+
+    def holds(item: Any, depth: int) -> bool:
+        if not isinstance(item, Mapping) or not depth:
+            return False
+        if (id(item), depth) not in known:
+            known[id(item), depth] = any(is_tensor(inner) or holds(inner, depth - 1) for inner in item.values())
+        return known[id(item), depth]
+
+    if not isinstance(value, Mapping):
+        return []
+    return [name for name, item in value.items() if isinstance(name, str) and holds(item, WRAPPING)]
+
+
+def _listed(names: list[str]) -> str:
+    if not names:
+        return "it has no tensors under names"
+    return f"it has {', '.join(repr(shown(name, 40)) for name in names[:5])}" + (
+        f" and {len(names) - 5} more" if len(names) > 5 else ""
+    )
+
+
+def _load(archive: Archive, chosen: Mapping[Any, Any], intake: Intake) -> dict[Any, NDArray[Any]]:
+    if len(chosen) > TENSORS:
+        raise LimitError(f"{intake.name} has {len(chosen):,} tensors; the limit is {TENSORS:,}.")
+    total = 0
+    for name, tensor in chosen.items():
+        if not isinstance(tensor, StoredTensor):
+            raise _unusable(tensor.kind, name, intake.name)
+        total += int(np.prod(tensor.shape, dtype=object)) * np.dtype(DTYPES.get(tensor.dtype, "u1")).itemsize
+    if total > 4 * intake.size + (1 << 20):  # tensors may share a storage (tied weights), but not all of them
+        raise RefusedError(
+            f"{intake.name} has {intake.size:,} bytes and declares tensors of {total:,}; refused, because a small file "
+            "would fill the memory. Save each tensor with .contiguous()."
+        )
+    return {name: archive.array(tensor, name) for name, tensor in chosen.items()}
+
+
+def _unusable(kind: str, name: object, where: str) -> DniError:
+    if kind == "sparse":  # its indices are not checked by torch and can point outside of the tensor (CVE-2025-62164)
+        return RefusedError(f"{where}: tensor {shown(name, 80)!r} is sparse; save it with .to_dense().")
+    return CheckpointError(f"{where}: tensor {shown(name, 80)!r} is a {kind} tensor; save plain float tensors.")
+
+
+def _canonical(arrays: Mapping[Any, NDArray[Any]], where: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    names = list(arrays)
+    for name in names:
+        _check_name(name, where)
+    if not names:
+        raise CheckpointError(f"{where} has no tensors.")
+    short, removed = [name.replace("_orig_mod.", "") for name in names], []
+    while all(name.startswith("module.") for name in short):
+        short = [name.removeprefix("module.") for name in short]
+        removed = ["The prefix 'module.' was removed from every name."]
+    seen: dict[str, str] = {}
+    for name, original in zip(short, names, strict=True):
+        _check_name(name, where)
+        twin = seen.setdefault(unicodedata.normalize("NFC", name), original)
+        if twin is not original:
+            raise CheckpointError(
+                f"{where} has the tensors {shown(twin, 60)!r} and {shown(original, 60)!r}, which are one name."
+            )
+    return dict(zip(short, arrays.values(), strict=True)), removed
+
+
+def _check_name(name: object, where: str) -> None:
+    if not isinstance(name, str):
+        raise CheckpointError(f"{where} has the tensor {shown(name, 40)!r}, whose name is not text.")
+    if not 0 < len(name) <= 512:
+        raise CheckpointError(f"{where} has a tensor whose name has {len(name):,} characters; 1 to 512 are allowed.")
+    if shown(name, len(name)) != name or name.startswith("/") or "../" in name:
+        raise CheckpointError(f"{where} has a tensor called {shown(name, 80)!r}; control characters and paths are not names.")
+
+
+def _is_stored(value: Any) -> bool:
+    return isinstance(value, (StoredTensor, Unusable))
+
+
+def _is_array(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
+
+
+def _array(value: Any, name: object, where: str) -> NDArray[Any]:
+    if isinstance(value, np.ndarray):
+        array = np.array(value, order="C", copy=True)
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    kind = "sparse" if value.is_sparse or "sparse" in str(value.layout) else ""
+    kind = kind or ("quantized" if value.is_quantized else "meta" if value.is_meta else "nested" if value.is_nested else "")
+    if kind:
+        raise _unusable(kind, name, where)
+    if str(value.dtype) == "torch.bfloat16":
+        value = value.float()
+    elif str(value.dtype).removeprefix("torch.") not in DTYPES:
+        raise _dtype_error(str(value.dtype).removeprefix("torch."), name, where)
+    return np.array(value.detach().cpu().numpy(), order="C", copy=True)
+
+
+def _dtype_error(dtype: str, name: object, where: str) -> CheckpointError:
+    return CheckpointError(
+        f"{where}: tensor {shown(name, 80)!r} is {dtype}; only float16, float32, float64, bfloat16, integer and bool tensors are read."
+    )
+
+
+def _sealed(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    for name, array in arrays.items():
+        if array.dtype not in _KEPT:
+            raise _dtype_error(str(array.dtype), name, "The state dict")
+        array.setflags(write=False)
+    return dict(arrays)

@@ -1,0 +1,196 @@
+"""Family: ordered, named checkpoints of one architecture, which may be blended."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError, shown
+
+MEMBERS = 16
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A checkpoint under the name that an alpha uses for it: letters, digits, dot, dash and underscore, at most 64."""
+
+    name: str
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which a member differs from the first: kind is "missing", "extra", "shape", "type" or "integers"."""
+
+    key: str
+    kind: str
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        name = repr(shown(self.key, 60))
+        if self.kind == "missing":
+            return f"{name} {self.expected} is missing"
+        if self.kind == "extra":
+            return f"{name} {self.got} is too many"
+        return f"{name} {self.got} instead of {self.expected}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Members that fit together: equal names and shapes, equal integer buffers, finite numbers.
+
+    members  2 to 16, in the order given; the first one's order of tensors is the family's.
+    notes    one sentence for each thing worth knowing that is no error.
+    """
+
+    members: tuple[Member, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]]) -> Family:
+        """Read what is not read yet, and compare all with the first.
+
+        Raises UsageError (member count or name), MismatchError (they differ; the message has the first difference and the
+        counts), InputError (NaN or infinite numbers), LimitError (more than 16), and what Checkpoint.read raises.
+        """
+        read = read_members(members)
+        first, *others = read
+        for member in others:
+            found = differences(first.checkpoint, member.checkpoint)
+            if found:
+                raise MismatchError(misfit(first, member, found))
+        return cls(read, tuple(_notes(read)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
+    @property
+    def float_keys(self) -> tuple[str, ...]:
+        """Names of the tensors that a blend mixes, in the first member's order."""
+        return self.members[0].checkpoint.float_keys
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor, integer buffers included."""
+        return {name: array.shape for name, array in self.members[0].checkpoint.tensors.items()}
+
+    def __getitem__(self, name: str) -> Member:
+        for member in self.members:
+            if member.name == name:
+                return member
+        raise UsageError(f"No member is called {shown(name, 80)!r}; there are {', '.join(self.names)}.")
+
+
+def read_members(
+    members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]],
+) -> tuple[Member, ...]:
+    """Read what is not read yet, each for itself: nothing is compared. Raises as Family.of does, but for MismatchError."""
+    if len(members) > MEMBERS:
+        raise LimitError(f"{len(members)} members were given; the limit is {MEMBERS}.")
+    if len(members) < 2:
+        raise UsageError(f"A family has 2 to {MEMBERS} members, {len(members)} given; write name=file for each.")
+    for name in members:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UsageError(
+                f"Member name {shown(name, 80)!r} is not usable: letters, digits, '.', '-' and '_', "
+                "beginning with a letter or digit, at most 64."
+            )
+    read = tuple(Member(name, _checkpoint(given, name)) for name, given in members.items())
+    for member in read:
+        _check_finite(member)
+    return read
+
+
+def differences(first: Checkpoint, other: Checkpoint) -> list[Difference]:
+    """Everything in which `other` does not fit `first`, in first's order, extra names last.
+
+    `*.num_batches_tracked` counts training steps and has no part in inference: it may differ or be missing.
+    """
+    found: list[Difference] = []
+    for key, array in first.tensors.items():
+        if _counter(key):
+            continue
+        twin = other.tensors.get(key)
+        if twin is None:
+            found.append(Difference(key, "missing", str(array.shape), "nothing"))
+        elif twin.shape != array.shape:
+            found.append(Difference(key, "shape", str(array.shape), str(twin.shape)))
+        elif (array.dtype.kind == "f") != (twin.dtype.kind == "f"):
+            found.append(Difference(key, "type", str(array.dtype), str(twin.dtype)))
+        elif array.dtype.kind != "f" and not np.array_equal(array, twin):
+            where = int(np.flatnonzero(np.atleast_1d(array != twin))[0])
+            found.append(
+                Difference(key, "integers", f"{array.flat[where]} at [{where}]", f"has {twin.flat[where]} at [{where}]")
+            )
+    extra = (key for key in other.tensors if key not in first.tensors and not _counter(key))
+    found += [Difference(key, "extra", "nothing", str(other.tensors[key].shape)) for key in extra]
+    return found
+
+
+def _counter(key: str) -> bool:
+    return key.rsplit(".", 1)[-1] == "num_batches_tracked"
+
+
+def misfit(first: Member, member: Member, found: list[Difference]) -> str:
+    """The sentence on a member that does not fit the first one."""
+    kinds = {kind: sum(difference.kind == kind for difference in found) for kind in ("missing", "extra")}
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    total = sum(not _counter(key) for key in first.checkpoint.tensors) + kinds["extra"]
+    return (
+        f"Member {member.name!r} does not fit family {first.name!r}: {len(found)} of {total} tensors differ"
+        f"{f' ({counts})' if counts else ''}, first {found[0]}. Blend only checkpoints of one architecture."
+    )
+
+
+def _checkpoint(given: Any, name: str) -> Checkpoint:
+    if isinstance(given, Checkpoint):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return Checkpoint.read(given)
+    if isinstance(given, Mapping):
+        return Checkpoint.of(given, source=f"memory ({name})")
+    raise UsageError(f"Member {name!r} is a {type(given).__name__}; give a path, a Checkpoint or a state dict.")
+
+
+def _check_finite(member: Member) -> None:
+    bad = member.checkpoint.nonfinite()
+    if bad:
+        key, count = bad[0]
+        more = f", and {len(bad) - 1} more tensors have some" if len(bad) > 1 else ""
+        raise InputError(
+            f"Member {member.name!r} has {count:,} NaN or infinite numbers in {shown(key, 80)!r} "
+            f"of {member.checkpoint.tensors[key].size:,}{more}; a blend would spread them. Use an earlier checkpoint."
+        )
+
+
+def _notes(members: tuple[Member, ...]) -> list[str]:
+    notes = [f"{member.name}: {note}" for member in members for note in member.checkpoint.notes]
+    first, *others = members
+    for member in others:
+        types = {
+            key: (first.checkpoint.tensors[key].dtype, member.checkpoint.tensors[key].dtype)
+            for key in first.checkpoint.float_keys
+        }
+        unlike = [pair for pair in types.values() if pair[0] != pair[1]]
+        if unlike:
+            notes.append(
+                f"{member.name} has {len(unlike)} tensors of {unlike[0][1]} where {first.name} has {unlike[0][0]}; each stays as it is."
+            )
+    for index, member in enumerate(members):
+        for twin in members[:index]:
+            if _same(twin.checkpoint, member.checkpoint):
+                notes.append(f"{member.name} has the same numbers as {twin.name}; a blend of the two changes nothing.")
+    return notes
+
+
+def _same(one: Checkpoint, other: Checkpoint) -> bool:
+    return all(np.array_equal(one.tensors[key], other.tensors[key]) for key in one.float_keys)

@@ -1,0 +1,123 @@
+"""Tensor file: the tensors of a .safetensors file, read without torch, every field of its header checked first."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.checkpoints.file_type import Intake
+from dni_deploy.checkpoints.torch_file import elements
+from dni_deploy.errors import CheckpointError, LimitError, shown
+
+HEADER_BYTES = 100_000_000
+TENSORS = 20_000
+"""The largest public networks have a few thousand; a header of 100,000 costs seconds and 140 MB before any use."""
+
+_DTYPES = {
+    "F16": ("float16", "<f2"), "F32": ("float32", "<f4"), "F64": ("float64", "<f8"), "BF16": ("bfloat16", "<u2"),
+    "I8": ("int8", "i1"), "I16": ("int16", "<i2"), "I32": ("int32", "<i4"), "I64": ("int64", "<i8"), "BOOL": ("bool", "u1"),
+    "U8": ("uint8", "u1"), "U16": ("uint16", "<u2"), "U32": ("uint32", "<u4"), "U64": ("uint64", "<u8"),
+}  # fmt: skip
+
+
+def read_tensors(intake: Intake) -> dict[str, NDArray[Any]]:
+    """The tensors by name, in file order; own dtype, bfloat16 as float32, views of one buffer where alignment allows.
+
+    Raises CheckpointError for any header that is not exactly right, LimitError beyond HEADER_BYTES and TENSORS.
+    """
+    header, start = _header(intake)
+    spans = _spans(header, intake.size - start, intake.name)
+    intake.file.seek(start)
+    data = np.frombuffer(intake.read(), np.uint8)
+    tensors = {}
+    for name, (dtype, shape, begin, end) in spans.items():
+        kind, raw = _DTYPES[dtype]
+        part = data[begin:end]
+        aligned = part if (start + begin) % np.dtype(raw).itemsize == 0 and part.ctypes.data % 8 == 0 else part.copy()
+        tensors[name] = elements(aligned.view(raw).reshape(shape), kind)
+    return tensors
+
+
+def _header(intake: Intake) -> tuple[dict[str, Any], int]:
+    name = intake.name
+    if intake.size < 10:
+        raise CheckpointError(f"{name} is cut short: {intake.size} bytes are less than any safetensors header.")
+    length = int.from_bytes(intake.head[:8], "little")
+    if length > HEADER_BYTES and length <= intake.size - 8:
+        raise LimitError(f"{name} has a safetensors header of {length:,} bytes; the limit is {HEADER_BYTES:,}.")
+    if not 2 <= length <= intake.size - 8:
+        raise CheckpointError(
+            f"{name} is damaged or not safetensors: a header of {length:,} bytes is claimed, the file has {intake.size:,}."
+        )
+    intake.file.seek(8)
+    text = intake.read(length)
+    if text.count(b"data_offsets") > TENSORS or text.count(b"[") + text.count(b"{") > 4 * TENSORS:
+        raise LimitError(f"{name} has more than {TENSORS:,} tensors in its header.")
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise CheckpointError(
+            f"{name} is damaged or not safetensors: its header is not plain JSON with unique names."
+        ) from None
+    if text[:1] != b"{" or not isinstance(header, dict):
+        raise CheckpointError(f"{name} is damaged or not safetensors: its header is not a JSON object.")
+    return header, 8 + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a name twice")
+    return made
+
+
+def _no_constant(_: str) -> None:
+    raise ValueError("NaN or Infinity in a header")
+
+
+def _spans(header: dict[str, Any], size: int, where: str) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{where} is damaged: the metadata in its header is not text by name.")
+    if len(header) > TENSORS:
+        raise LimitError(f"{where} has {len(header):,} tensors; the limit is {TENSORS:,}.")
+    spans = {name: _span(name, entry, where) for name, entry in header.items()}
+    ordered = sorted(spans.items(), key=lambda item: item[1][2:])
+    position = 0
+    for name, (_, _, begin, end) in ordered:
+        if begin != position:
+            raise CheckpointError(
+                f"{where} is damaged: tensor {shown(name, 80)!r} overlaps another or leaves a hole before it."
+            )
+        position = end
+    if position != size:
+        kind = "is cut short" if position > size else "has bytes after its end"
+        raise CheckpointError(
+            f"{where} {kind}: {position:,} bytes of numbers are declared, {size:,} are there. Download it again."
+        )
+    return dict(ordered)
+
+
+def _span(name: str, entry: Any, where: str) -> tuple[str, tuple[int, ...], int, int]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"{where} is damaged: the header's entry for {shown(name, 80)!r} has the wrong fields.")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise CheckpointError(
+            f"{where}: tensor {shown(name, 80)!r} is {shown(dtype, 30)}; only float16, float32, float64, bfloat16, "
+            "integer and bool tensors are read."
+        )
+    numbers_fit = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2 and len(shape) <= 16
+    if not numbers_fit or not all(type(number) is int and 0 <= number < 2**62 for number in [*shape, *offsets]):
+        raise CheckpointError(f"{where} is damaged: the shape or place of tensor {shown(name, 80)!r} is not whole numbers.")
+    expected = math.prod(shape) * np.dtype(_DTYPES[dtype][1]).itemsize
+    if offsets[1] - offsets[0] != expected:
+        raise CheckpointError(
+            f"{where} is damaged: tensor {shown(name, 80)!r} of shape {tuple(shape)} needs {expected:,} bytes "
+            f"and has {offsets[1] - offsets[0]:,}."
+        )
+    return dtype, tuple(shape), offsets[0], offsets[1]

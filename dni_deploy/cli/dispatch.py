@@ -1,0 +1,121 @@
+"""Invoke: click's group over the table of commands, and what becomes of every error."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from typing import NoReturn
+
+import click
+from click.shell_completion import shell_complete
+
+from dni_deploy import __version__
+from dni_deploy.cli.main import COMMANDS, COMPLETE, PROGRAM, front_page
+from dni_deploy.cli.output import Surface
+from dni_deploy.errors import DniError, InputError, LimitError, shown
+from dni_deploy.utils.optional_packages import missing
+
+STOPPED, TERMINATED, PIPE_CLOSED = 130, 143, 141
+
+
+class Group(click.Group):
+    """A group whose commands are imported when they are called, and whose help is the front page."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        from importlib import import_module
+
+        command = import_module(f"dni_deploy.cli.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def get_help(self, ctx: click.Context) -> str:
+        return front_page()
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DNI"})
+@click.option("-q", "--quiet", is_flag=True)
+@click.option("-v", "--verbose", count=True)
+@click.option("--debug", is_flag=True)
+@click.version_option(__version__, message=f"{PROGRAM} %(version)s")
+@click.pass_obj
+def group(surface: Surface, quiet: bool, verbose: int, debug: bool) -> None:
+    surface.quiet, surface.debug = surface.quiet or quiet, surface.debug or debug
+    if verbose:
+        logging.basicConfig(level=[logging.INFO, logging.DEBUG][min(verbose, 2) - 1], format="%(message)s")
+
+
+def invoke(args: list[str]) -> int:
+    """Run one command line and return its exit code; every error has become one sentence on stderr."""
+    if COMPLETE in os.environ:
+        return shell_complete(group, {}, PROGRAM, COMPLETE, os.environ[COMPLETE])
+    surface = Surface(json="--json" in args, debug="--debug" in args)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a name that the terminal's encoding cannot show is no reason to fail
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with group.make_context(PROGRAM, list(args), obj=surface) as context:
+            group.invoke(context)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as finished:
+        return finished.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return surface.fail("Stopped", "stopped.", STOPPED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more when it ends
+        return PIPE_CLOSED
+    except Exception as error:
+        if surface.debug:
+            traceback.print_exc()
+        return surface.fail(*_explained(error))
+
+
+def _explained(error: Exception) -> tuple[str, str, int]:
+    """Kind, sentence and exit code of an error."""
+    if isinstance(error, ModuleNotFoundError):
+        error = missing(error) or error
+    if isinstance(error, DniError):
+        return type(error).__name__, str(error), error.exit_code
+    if isinstance(error, click.UsageError):
+        where = error.ctx.command_path if error.ctx else PROGRAM
+        return "UsageError", f"{shown(error.format_message(), 1000)} See '{where} -h'.", error.exit_code
+    if isinstance(error, click.ClickException):
+        return "UsageError", shown(error.format_message(), 1000), 2
+    if isinstance(error, MemoryError):
+        return "LimitError", "not enough memory; a smaller picture, --tile or fewer threads need less.", LimitError.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = LimitError if full else InputError
+        return kind.__name__, f"{shown(error.filename)}: {error.strerror}.", kind.exit_code
+    return "Bug", _bug(error), DniError.exit_code
+
+
+def _bug(error: Exception) -> str:
+    told = f"{type(error).__name__}: {shown(error, 300)}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="dni-deploy-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+    except OSError:
+        return f"a bug in dni-deploy: {told}. Run it again with --debug and report what it shows."
+    return f"a bug in dni-deploy: {told}. Please report it with {file.name}."
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """SIGTERM unwinds the stack, so that temporary files are removed."""
+    raise SystemExit(TERMINATED)

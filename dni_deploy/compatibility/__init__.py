@@ -1,0 +1,1 @@
+"""Whether checkpoints blend (check)."""

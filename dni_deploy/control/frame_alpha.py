@@ -1,0 +1,108 @@
+"""Control: the alpha of each frame of a stream: constant, over time, or set from outside while it runs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Union
+
+from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.alpha.curves import AlphaCurve
+from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.alpha.plane_path import PlanePath
+from dni_deploy.alpha.source import as_source, is_constant
+from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
+from dni_deploy.control.open_listeners import open_feeders
+from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.errors import UsageError
+
+StreamAlpha = Union[Alpha, AlphaSource, "os.PathLike[str]", None]
+"""An alpha; text or a file as open_source takes them; an AlphaSource; None: the first member alone."""
+
+
+class Control:
+    """What a frame loop asks: the alpha of a frame by its number.
+
+    source: constant, over time, or a cell. rate: frames per second, None where nobody says.
+    """
+
+    def __init__(self, source: AlphaSource, rate: Fraction | None = None) -> None:
+        self.source, self.rate = source, rate
+
+    @property
+    def live(self) -> bool:
+        """Whether the same frame made again may be another picture: alpha is set from outside, or by who knows what."""
+        return not isinstance(self.source, AlphaTimeline | AlphaCurve | PlanePath)
+
+    def at(self, frame: int) -> Coefficients:
+        """The coefficients of a frame, whose time is its number over the frame rate."""
+        if self.rate is None and isinstance(self.source, AlphaCell):
+            return self.source.read().coefficients  # a slew limit then counts seconds of the clock
+        return self.source.at(0.0 if self.rate is None else self.seconds(frame), frame)
+
+    def seconds(self, frame: int) -> float:
+        """The time of a frame; NaN where there is no frame rate, and nobody's alpha asks for it."""
+        return math.nan if self.rate is None else float(frame / self.rate)
+
+
+def source_of(
+    alpha: StreamAlpha, members: Sequence[str], *, rate: Fraction | None = None, extrapolate: bool = False
+) -> AlphaSource:
+    """The AlphaSource that is meant. rate: frames per second, None where nobody says.
+
+    Raises UsageError (times in seconds and no rate), CoefficientsError (for other members), and what open_source does.
+    """
+    if alpha is None:
+        return AlphaTimeline.constant(Coefficients.one_hot(members[0], members))
+    source = as_source(alpha, members, fps=None if rate is None else float(rate), extrapolate=extrapolate)
+    if rate is None and not is_constant(source) and _unit(source) == "seconds":
+        raise UsageError(
+            "The alpha counts seconds and there is no frame rate; give one (--fps, AssumeFPS), or count frames (75f)."
+        )
+    Coefficients.parse(source.at(0.0, 0), members, extrapolate=extrapolate)
+    return source
+
+
+def _unit(source: AlphaSource) -> str | None:
+    """What it counts, "seconds" or "frames"; None where it does not tell."""
+    return source.period.unit if isinstance(source, AlphaCurve) else getattr(source, "unit", None)
+
+
+@contextmanager
+def open_control(
+    members: Sequence[str],
+    alpha: StreamAlpha = None,
+    *,
+    rate: Fraction | None = None,
+    osc: int | None = None,
+    http: int | None = None,
+    midi: str | None = None,
+    plane: ControlPlane | None = None,
+    slew: float | None = None,
+    extrapolate: bool = False,
+    note: Callable[[str], None] = lambda sentence: None,
+) -> Iterator[Control]:
+    """The control of one stream; leaving the block closes its ports.
+
+    osc, http, midi, plane   as in open_feeders; `alpha` is then where the cell begins, and must not change by itself.
+    slew        of that cell, as AlphaCell.
+    note        is told the ports, and what a message has wrong.
+    Raises UsageError, BusyError (a port is taken), EnvironmentProblem (python-osc is not installed; names the extra), and what
+    source_of does.
+    """
+    source = source_of(alpha, members, rate=rate, extrapolate=extrapolate)
+    live = osc is not None or http is not None or midi is not None
+    if slew is not None and (not live or isinstance(source, AlphaCell)):
+        raise UsageError("A slew limit is for live alpha; give a port with it (--osc, --http, --midi), or leave it out.")
+    if live and not isinstance(source, AlphaCell):
+        if not is_constant(source):
+            raise UsageError("An alpha over time and a live one exclude each other; give one alpha to start from.")
+        source = AlphaCell(members, source.at(0.0, 0), slew=slew, extrapolate=extrapolate)
+    if isinstance(source, AlphaCell):
+        with open_feeders(source, osc=osc, http=http, midi=midi, plane=plane, note=note, tell=note):
+            yield Control(source, rate)
+    else:
+        yield Control(source, rate)

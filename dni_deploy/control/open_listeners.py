@@ -1,0 +1,76 @@
+"""Feeders: those that a user asked for, opened together and closed together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import IO, Any
+
+from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.control.listener import Feeder
+from dni_deploy.control.message_handler import Tell
+from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.control.stdin import LinesFeeder
+from dni_deploy.errors import UsageError, shown
+from dni_deploy.utils.optional_packages import open_door
+
+
+@contextmanager
+def open_feeders(
+    cell: AlphaCell,
+    *,
+    osc: int | None = None,
+    http: int | None = None,
+    midi: str | None = None,
+    lines: IO[Any] | None = None,
+    plane: ControlPlane | None = None,
+    note: Callable[[str], None] = lambda sentence: None,
+    tell: Tell | None = None,
+) -> Iterator[tuple[Feeder, ...]]:
+    """What sets the cell from outside, until the block is left.
+
+    osc, http   ports on loopback, 0 for any that is free.
+    midi        "1" (a controller), "1@nanoKONTROL" (and a part of the input's name), "20=psnr,21=gan" (a controller each).
+    lines       a stream of lines.
+    plane       what points mean.
+    note        is told of each where it listens; tell: as in Steering.
+    Raises UsageError, BusyError, EnvironmentProblem (a package that is missing, naming its extra; no MIDI here).
+    """
+    found: list[Feeder] = []
+    with ExitStack() as stack:
+        if osc is not None:
+            by_osc = open_door("dni_deploy.control.osc").OscFeeder(cell, osc, plane=plane, tell=tell)
+            found.append(stack.enter_context(by_osc))
+            note(f"Alpha is set live by OSC on UDP port {by_osc.port} of this machine.")
+        if http is not None:
+            by_http = open_door("dni_deploy.control.http").HttpFeeder(cell, http, plane=plane, tell=tell)
+            found.append(stack.enter_context(by_http))
+            note(f"Alpha is set live by HTTP: PUT http://127.0.0.1:{by_http.port}/alpha")
+        if midi is not None:
+            controls, name = read_midi(midi)
+            by_midi = open_door("dni_deploy.control.midi").MidiFeeder(cell, name, controls, plane=plane, tell=tell)
+            found.append(stack.enter_context(by_midi))
+            note(f"Alpha is set live by MIDI from {shown(by_midi.port_name)}.")
+        if lines is not None:
+            found.append(stack.enter_context(LinesFeeder(cell, lines, plane=plane, tell=tell)))
+        yield tuple(found)
+
+
+def read_midi(text: str) -> tuple[int | dict[int, str], str | None]:
+    """The controllers, and the part of a name or None. Raises UsageError."""
+    controls, at, name = text.partition("@")
+    if at and not name.strip():
+        raise UsageError(f"{shown(text, 60)!r} names no MIDI input after the @; leave it out for the first there is.")
+    found: dict[int, str] = {}
+    for part in controls.split(","):
+        number, equals, target = part.partition("=")
+        if (
+            not (number.strip().isascii() and number.strip().isdigit())
+            or len(number.strip()) > 3
+            or (equals and not target.strip())
+        ):
+            raise UsageError(f"{shown(text, 60)!r} is not a MIDI controller; write 1, 1@NAME, or 20=psnr,21=gan.")
+        if int(number) in found:
+            raise UsageError(f"{shown(text, 60)!r} names the MIDI controller {int(number)} twice.")
+        found[int(number)] = target.strip()
+    return found, name.strip() or None

@@ -1,0 +1,1 @@
+"""Image files, frames, tiles, noise, image metrics."""

@@ -1,0 +1,232 @@
+"""Picture: an image file as RGB pixels, with what travels beside them (transparency, colour profile, greyness)."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+
+from dni_deploy.errors import DniError, InputError, LimitError, PictureError, UsageError, shown
+from dni_deploy.imaging.frames import Frame
+from dni_deploy.utils.atomic_write import publish_bytes
+
+FORMATS = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
+}  # fmt: skip
+"""What is read and written, by suffix. Reading goes by content; the list keeps every other decoder of Pillow out of reach."""
+
+PIXEL_LIMIT = 10**8
+"""Largest output in pixels; the header is asked before anything is decoded."""
+
+OPTIONS: dict[str, dict[str, object]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4: colour at full size, or fine detail bleeds
+    "WEBP": {"lossless": True, "exact": True},  # exact: colours under transparent pixels stay
+    "TIFF": {"compression": "tiff_deflate"},
+    "BMP": {},
+}
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
+TRANSPARENT = frozenset({"PNG", "WEBP", "TIFF"})
+EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, upright; its arrays are its own.
+
+    rgb    uint8 (H, W, 3).
+    alpha  uint8 (H, W), the transparency exactly as in the file (turned upright); None for an opaque picture.
+    icc    the embedded colour profile, carried to the output; None if there is none or the colours were converted.
+    grey   the file was grey: rgb has three equal channels, and an output of it is grey again (the mean of the channels).
+    notes  one sentence for each thing that was converted or left out.
+    """
+
+    rgb: Frame
+    alpha: NDArray[np.uint8] | None = None
+    icc: bytes | None = None
+    grey: bool = False
+    notes: tuple[str, ...] = ()
+
+    def with_pixels(self, rgb: Frame) -> Picture:
+        """The same picture with new colours; transparency is resized (bicubic) only if the size differs."""
+        alpha = self.alpha
+        if alpha is not None and alpha.shape != rgb.shape[:2]:
+            resized = Image.fromarray(alpha).resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.BICUBIC)
+            alpha = np.array(resized)
+        return replace(self, rgb=rgb, alpha=alpha)
+
+
+def read_picture(path: str | os.PathLike[str], *, scale: int = 1) -> Picture:
+    """Decode one PNG, JPEG, WebP, TIFF or BMP file of 8 bits a channel.
+
+    EXIF rotation is applied; palette, 1-bit and CMYK pictures are converted, which `notes` says. Other metadata is left out.
+    scale: of the network that will run; a picture whose output would exceed PIXEL_LIMIT is refused before it is decoded.
+    Raises InputError (missing, a folder, a pipe, not readable), PictureError (no such picture, damaged, or one that would lose
+    content: 16-bit, float, several frames), LimitError (too large).
+    """
+    place = Path(path)
+    with open_image(place) as image:
+        width, height = image.size
+        check_size(place, width, height, scale)
+        _check_depth(place, image)
+        notes = [] if getattr(image, "n_frames", 1) == 1 else _several(place, image)
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        return _picture(image, notes)
+
+
+def write_picture(path: str | os.PathLike[str], picture: Picture, *, force: bool = False) -> None:
+    """Encode by the suffix and publish: JPEG at quality 95 in 4:4:4, everything else lossless.
+
+    Raises UsageError (exists without `force`, an unknown suffix, a format without transparency for a picture that has it),
+    LimitError (a side too long for the format, no room on the disk).
+    """
+    place = Path(path)
+    kind = output_format(place)
+    height, width = picture.rgb.shape[:2]
+    if max(height, width) > LONGEST_SIDE.get(kind, 2**31 - 1):
+        raise LimitError(
+            f"A {kind} file holds at most {LONGEST_SIDE[kind]} pixels a side, {shown(place)} would have {width}x{height}; "
+            "write .png or .tif. Nothing was written."
+        )
+    if picture.alpha is not None and kind not in TRANSPARENT:
+        raise UsageError(
+            f"The picture has transparency, and a {kind} file ({shown(place)}) has none; write .png, .webp or .tif. "
+            "Nothing was written."
+        )
+    pixels = picture.rgb
+    image = Image.fromarray(np.rint(pixels.mean(axis=2)).astype(np.uint8)) if picture.grey else Image.fromarray(pixels)
+    if picture.alpha is not None:
+        image.putalpha(Image.fromarray(picture.alpha))
+    buffer = io.BytesIO()
+    options = dict(OPTIONS[kind])
+    if picture.icc is not None and kind != "BMP" and not (picture.grey and kind == "WEBP"):  # WebP has no grey pixels
+        options["icc_profile"] = picture.icc
+    image.save(buffer, kind, **options)
+    publish_bytes(place, buffer.getvalue(), force=force)
+
+
+def output_format(path: str | os.PathLike[str]) -> str:
+    """The format that a suffix stands for. Raises UsageError for any other suffix."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise UsageError(
+            f"{shown(path)} ends in {shown(suffix)!r}, which names no picture format; use one of {', '.join(FORMATS)}. "
+            "Nothing was written."
+        )
+    return FORMATS[suffix]
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """The file behind Pillow's lazy header reader; every failure, also while decoding, becomes one sentence.
+
+    Raises InputError, PictureError, LimitError.
+    """
+    name = shown(path)
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # asked first: opening a pipe would wait for ever
+            raise InputError(f"{name} is {'a folder' if path.is_dir() else 'a pipe or device'}, not a picture file.")
+        file = open(path, "rb")  # noqa: SIM115  (closed below)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    with file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow has to say about size and metadata is said by our own sentences
+        try:
+            yield Image.open(file, formats=tuple(dict.fromkeys(FORMATS.values())))
+        except DniError:
+            raise
+        except (Image.DecompressionBombError, MemoryError) as error:
+            raise LimitError(f"The picture {name} is too large; the limit is {PIXEL_LIMIT:,} pixels of output.") from error
+        except UnidentifiedImageError as error:
+            empty = os.fstat(file.fileno()).st_size == 0
+            what = "is empty" if empty else "is not a PNG, JPEG, WebP, TIFF or BMP picture, or its header is damaged"
+            raise PictureError(f"{name} {what}.") from error
+        except Exception as error:
+            # A damaged file leads the decoders to raise anything: OSError, SyntaxError, ValueError, IndexError, struct.error.
+            raise PictureError(f"The picture {name} is damaged or cut off ({shown(error, 100)}).") from error
+
+
+def check_size(path: Path, width: int, height: int, scale: int) -> None:
+    if width * height * scale * scale > PIXEL_LIMIT:
+        times = f" at scale {scale}" if scale > 1 else ""
+        raise LimitError(
+            f"The picture {shown(path)} has {width}x{height} pixels{times}, more than the limit of {PIXEL_LIMIT:,} of output; "
+            "make it smaller or cut it."
+        )
+
+
+def depth(image: Image.Image) -> int:
+    """Bits a channel as the file has them, asked before it is decoded: Pillow would squeeze some into 8 without a word."""
+    if image.format == "PNG":
+        assert isinstance(image, ImageFile.ImageFile)
+        assert image.fp is not None  # open until load
+        place = image.fp.tell()
+        image.fp.seek(24)  # the depth in IHDR, behind signature 8, length 4, name 4, width 4, height 4
+        bits = image.fp.read(1)[0]
+        image.fp.seek(place)
+        return bits
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(258, (1,))))  # type: ignore[attr-defined]  # BitsPerSample
+    return 8
+
+
+def _check_depth(path: Path, image: Image.Image) -> None:
+    bits = depth(image)
+    if bits > 8 or image.mode not in EIGHT_BIT_MODES:
+        kind = f"{bits} bits a channel" if bits > 8 else f"pixels of the kind {image.mode!r}"
+        raise PictureError(
+            f"The picture {shown(path)} has {kind}; networks run here on 8 bits, and the rest would be lost unseen. "
+            "Convert it first, for example: magick in.png -depth 8 out.png"
+        )
+
+
+def _several(path: Path, image: Image.Image) -> list[str]:
+    count = image.n_frames  # type: ignore[attr-defined]
+    if image.format == "MPO":  # a phone's JPEG with a depth map or a second view behind the picture
+        return [f"{count - 1} further pictures inside the JPEG were left out"]
+    if image.format == "TIFF":
+        raise PictureError(f"{shown(path)} has {count} pages; save each as a picture of its own.")
+    raise PictureError(
+        f"{shown(path)} is an animation of {count} frames; `run` takes single pictures, `video` is for moving ones."
+    )
+
+
+def _picture(image: Image.Image, notes: list[str]) -> Picture:
+    icc = image.info.get("icc_profile") or None
+    alpha = None
+    if image.has_transparency_data:
+        alpha = np.array(image.convert("RGBA").getchannel("A"))
+    mode = image.mode
+    if mode in ("P", "PA"):
+        notes.append("the palette was resolved to RGB")
+    elif mode == "1":
+        notes.append("1-bit pixels were read as grey 0 and 255")
+    elif mode == "CMYK":
+        image, how = _cmyk_to_rgb(image, icc)
+        notes.append(how)
+        icc = None
+    grey = mode in ("1", "L", "LA")
+    return Picture(np.array(image.convert("RGB")), alpha, icc, grey, tuple(notes))
+
+
+def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
+    if icc is not None:
+        try:
+            converted = ImageCms.profileToProfile(image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            converted = None
+        if converted is not None:
+            return converted, "CMYK was converted to sRGB by the embedded profile"
+    return image.convert("RGB"), "CMYK was converted to RGB without a profile; colours are approximate"

@@ -1,0 +1,72 @@
+"""Timing: each way's alpha change, first frame after it and steady frame, interleaved so that a noisy machine disturbs all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.utils.progress import MaybeProgress, tell
+from engines.interface import Engine
+
+
+@dataclass
+class Samples:
+    """Seconds, one entry per round, so that entries of different ways at the same index were taken one right after another."""
+
+    change: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    steady: list[float] = field(default_factory=list)
+    copy: list[float] = field(default_factory=list)
+
+
+def interleaved(
+    engines: Mapping[str, Engine],
+    copies: Mapping[str, Callable[[], None]],
+    x: NDArray[np.float32],
+    members: int,
+    rounds: int,
+    *,
+    seed: int = 0,
+    progress: MaybeProgress = None,
+) -> dict[str, Samples]:
+    """Run every engine once per round: change alpha, a frame, a second frame, and the plain copy where there is one.
+
+    Each turn begins with a frame that is not counted: worker threads of the engine before spin for some 20 ms after their last frame
+    and would slow the first frame of the next one by a third. The order turns by one each round. The first round is not
+    counted. Alpha is another random point inside the simplex in every round, the same for all.
+    """
+    rng = np.random.default_rng(seed)
+    names = list(engines)
+    samples = {name: Samples() for name in names}
+    for engine in engines.values():
+        engine.refit(0, np.full(members, 1 / members))
+    for number in range(rounds + 1):
+        tell(progress, number, rounds + 1, "timing")
+        shares = rng.dirichlet(np.ones(members))
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            engine, kept = engines[name], samples[name]
+            engine.infer(0, x)
+            times = [time.perf_counter()]
+            engine.refit(0, shares)
+            engine.finish(0)
+            times.append(time.perf_counter())
+            engine.infer(0, x)
+            times.append(time.perf_counter())
+            engine.infer(0, x)
+            times.append(time.perf_counter())
+            if name in copies:
+                copies[name]()
+                times.append(time.perf_counter())
+            if number:
+                for series, seconds in zip((kept.change, kept.first, kept.steady, kept.copy), np.diff(times), strict=False):
+                    series.append(float(seconds))
+    return samples
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """Median of the ratios round by round: a machine that is slow for a while is slow for both."""
+    return float(np.median(np.divide(above, below)))

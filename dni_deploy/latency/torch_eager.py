@@ -1,0 +1,51 @@
+"""TorchEager: what Real-ESRGAN does for a new strength, as an Engine: blend the state dicts, load_state_dict, run eagerly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import MismatchError
+from exporters.architectures import find
+
+
+class TorchEager:
+    """An Engine (see engines/interface.py) of one slot. Needs the bundle's architecture to be one that is known here."""
+
+    name = "torch"
+    road = "the state dicts are blended and loaded into the module"
+    slots = 1
+
+    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        tensors = [bundle.tensors(member) for member in bundle.members]
+        self._net = find(bundle.architecture, tensors[0]).build(tensors[0])
+        names = set(self._net.state_dict())
+        if not names.issuperset(bundle.weight_names):
+            raise MismatchError(f"The architecture {bundle.architecture!r} does not have the bundle's weights.")
+        self._states: list[dict[str, Any]] = [
+            {name: torch.from_numpy(np.array(member[name], np.float32)) for name in bundle.weight_names} for member in tensors
+        ]
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        blended = {
+            name: sum(float(share) * state[name] for share, state in zip(coefficients, self._states, strict=True))
+            for name in self._states[0]
+        }
+        self._net.load_state_dict(blended, strict=False)
+
+    def finish(self, slot: int) -> None:
+        pass
+
+    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            result: NDArray[np.float32] = self._net(torch.from_numpy(x)).numpy()
+        return result
+
+    def close(self) -> None:
+        self._states.clear()

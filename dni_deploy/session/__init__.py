@@ -1,0 +1,1 @@
+"""Frames in, frames out, and the alpha they are rendered with."""

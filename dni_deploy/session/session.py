@@ -1,0 +1,322 @@
+"""Session: a network that is running, and its alpha.
+
+with dni.open_session("sr.dni", alpha=0.35) as session:
+    out = session(frame)
+    session.alpha = {"psnr": 0.2, "gan": 0.8}  # from any thread; the next frame has it
+    session.rules = ["norm:*=0.2"]  # groups of weights with an alpha of their own, whatever that of the others is
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.blending.batchnorm_stats import NO_EXTRAPOLATION, NO_GROUPS
+from dni_deploy.blending.group_rules import AlphaRules, Rule, Rules
+from dni_deploy.blending.variance_guard import VarianceGuard, variance_names
+from dni_deploy.blending.weight_groups import WeightGroups
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import CoefficientsError, EngineError, UsageError
+from dni_deploy.imaging.frames import Frame, rounded, to_network, unrounded
+from dni_deploy.session.swap import Swap
+from dni_deploy.session.swap_ahead import SwapAhead
+from dni_deploy.signature import Signature
+from engines import open_engine
+from engines.interface import Engine
+from engines.options import EngineOptions
+
+
+class Stamped(NamedTuple):
+    """An output with what made it: the generation (grows by one at each change) and the coefficients."""
+
+    output: Frame
+    generation: int
+    coefficients: Coefficients
+
+
+class Unrounded(NamedTuple):
+    """As Stamped, before rounding: float32 (3, scale * H, scale * W) in 0..255, not clamped."""
+
+    pixels: NDArray[np.float32]
+    generation: int
+    coefficients: Coefficients
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a set of weights is made of: the alpha that moves, and the rules for groups of weights, or None."""
+
+    coefficients: Coefficients
+    rules: AlphaRules | None = None
+
+    def shares(self) -> NDArray[np.float64]:
+        """As Engine.refit takes them: float64 (N,), or (W, N) by rules."""
+        base = self.coefficients.array()
+        return base if self.rules is None else self.rules.rows(base)
+
+
+class Session:
+    """Takes frames, gives frames. All methods may be called from any thread; it owns the engine and closes it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        members: tuple[str, ...],
+        signature: Signature,
+        first: Coefficients,
+        *,
+        guard: VarianceGuard | None = None,
+        ahead: bool = False,
+        why: str = "",
+        groups: Callable[[], WeightGroups] | None = None,
+        rules: Rules | None = None,
+    ) -> None:
+        """guard: given where extrapolation is allowed; it then refuses what would make a BatchNorm variance negative.
+
+        ahead, rules: as in open_session. `why` says how the engine came to be the one.
+        groups: gives the bundle's weights by name, role and depth; asked once, when there are rules.
+        `change_seconds` is how long the newest change of alpha took in the engine, blend and refit together; on a GPU and
+        without `ahead`, how long it took to queue them.
+        """
+        self.engine = engine
+        self.why = why
+        self.members = members
+        self.signature = signature
+        self._guard = guard
+        self._groups = groups
+        self._found: WeightGroups | None = None
+        self._closed = False
+        self.change_seconds = 0.0
+        self._setting = threading.Lock()  # alpha and rules are set apart, and wanted together
+        start = self._checked(first, self._bound(rules))
+        self._swap: Swap[Setting] | SwapAhead[Setting]
+        if ahead:
+            self._swap = SwapAhead(engine.slots, self._refit_whole, start)
+        else:
+            self._swap = Swap(engine.slots, self._refit, start)
+        # A session that is forgotten, or still open when the program ends: a GPU's objects are to be freed in order all the same.
+        self._finalizer = weakref.finalize(self, engine.close)
+
+    @property
+    def alpha(self) -> Coefficients:
+        """The newest coefficients that were set: of all weights that no rule has taken."""
+        return self._swap.wanted.coefficients
+
+    @alpha.setter
+    def alpha(self, alpha: Alpha) -> None:
+        """Checked at once, blended when the next frame begins (with `ahead`: now, beside the frames); the last one set counts.
+
+        Raises CoefficientsError; the coefficients then stay as they were.
+        """
+        with self._setting:
+            self._request(self._checked(alpha, self._swap.wanted.rules))
+
+    @property
+    def rules(self) -> AlphaRules | None:
+        """The rules for groups of weights that are in force, or None."""
+        return self._swap.wanted.rules
+
+    @rules.setter
+    def rules(self, rules: Rules | None) -> None:
+        """Checked at once, in force from the next frame on, as an alpha is; None or an empty list: no rules any more.
+
+        Raises UsageError, CoefficientsError; the rules then stay as they were.
+        """
+        bound = self._bound(rules)
+        with self._setting:
+            self._request(self._checked(self._swap.wanted.coefficients, bound))
+
+    def _request(self, setting: Setting) -> None:
+        if setting != self._swap.wanted:
+            self._swap.request(setting)
+
+    @property
+    def generation(self) -> int:
+        """How many blends have been live so far."""
+        return self._swap.generation
+
+    def _refit(self, slot: int, setting: Setting) -> None:
+        started = time.perf_counter()
+        self.engine.refit(slot, setting.shares())
+        self.change_seconds = time.perf_counter() - started
+
+    def _refit_whole(self, slot: int, setting: Setting) -> None:
+        """In the thread of SwapAhead: a frame on the slot shall wait for nothing."""
+        started = time.perf_counter()
+        self.engine.refit(slot, setting.shares())
+        self.engine.finish(slot)
+        self.change_seconds = time.perf_counter() - started
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Have the newest alpha blended and refitted to the end now, so that the next frame has it and waits for nothing.
+
+        Needed by nobody who only shows frames. Returns False if that took more than `timeout` seconds (of `ahead`'s thread;
+        without it, the work is done here and the timeout has no meaning). Raises what a frame would.
+        """
+        self._open()
+        if isinstance(self._swap, SwapAhead) and not self._swap.settle(timeout):
+            return False
+        with self._swap.frame() as live:
+            self.engine.finish(live.slot)
+        return True
+
+    def read(self, alpha: Alpha) -> Coefficients:
+        """An alpha as this session would take it, without setting it. Raises CoefficientsError."""
+        return self._checked(alpha, self._swap.wanted.rules).coefficients
+
+    def _checked(self, alpha: Alpha, rules: AlphaRules | None) -> Setting:
+        setting = Setting(Coefficients.parse(alpha, self.members, extrapolate=self._guard is not None), rules)
+        if self._guard is not None:
+            if rules is None:
+                self._guard.check(setting.coefficients)
+            else:
+                self._guard.check_rows(dict(zip(rules.groups.names, setting.shares(), strict=True)), setting.coefficients)
+        return setting
+
+    def _bound(self, rules: Rules | None) -> AlphaRules | None:
+        if rules is None or isinstance(rules, AlphaRules):
+            return rules
+        if not len(rules):
+            return None
+        if self._found is None:
+            if self._groups is None:
+                raise UsageError("This session does not know its weights by name, so that it takes no rules.")
+            self._found = self._groups()
+        return AlphaRules.parse(rules, self._found, self.members, extrapolate=self._guard is not None)
+
+    def __call__(self, frame: Frame) -> Frame:
+        """One frame: uint8 (H, W, 3) RGB -> uint8 (scale * H, scale * W, 3), a fresh array."""
+        return self.render(frame).output
+
+    def render(self, frame: Frame) -> Stamped:
+        """One frame, with the generation and the coefficients that it was made with."""
+        made = self.render_unrounded(frame)
+        return Stamped(rounded(made.pixels), made.generation, made.coefficients)
+
+    def render_unrounded(self, frame: Frame) -> Unrounded:
+        """One frame as the network gave it, for whoever goes on computing with it."""
+        x = to_network(frame, self.signature)
+        self._open()
+        with self._swap.frame() as live:
+            y = self.engine.infer(live.slot, x)
+        return Unrounded(unrounded(y, frame, self.signature), live.generation, live.value.coefficients)
+
+    def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The raw network: float32 (N, C, H, W) -> float32 (N, C', H', W'), a fresh array.
+
+        No padding and no change of range; H and W must suit the network. Raises UsageError on another type or rank.
+        """
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 4 or x.size == 0:
+            got = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+            raise UsageError(f"infer takes a float32 array (N, C, H, W); got {got}.")
+        if x.shape[1] != self.signature.input_channels:
+            raise UsageError(f"The network takes {self.signature.input_channels} channels, the array has {x.shape[1]}.")
+        self._open()
+        with self._swap.frame() as live:
+            return self.engine.infer(live.slot, np.ascontiguousarray(x))
+
+    def _open(self) -> None:
+        if self._closed:
+            raise EngineError("The session is closed.")
+
+    def close(self) -> None:
+        """Free the engine. No frame may be running. Calling it again does nothing.
+
+        Raises EngineError where a refit of `ahead` does not end; the engine is not freed under it then.
+        """
+        if not self._closed:
+            self._closed = True
+            finalizer = self._finalizer.detach()
+            if isinstance(self._swap, SwapAhead):
+                self._swap.close()
+            if finalizer is not None:
+                self.engine.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def open_session(
+    bundle: Bundle | str | os.PathLike[str],
+    *,
+    engine: str = "auto",
+    alpha: Alpha | None = None,
+    threads: int = 0,
+    slots: int | None = None,
+    extrapolate: bool = False,
+    ahead: bool = False,
+    precision: str | None = None,
+    cuda_graph: bool = False,
+    device: int = 0,
+    rules: Sequence[str | Rule] | None = None,
+) -> Session:
+    """Open a bundle, load an engine for it and set the first alpha (default: the first member alone).
+
+    engine       "auto" or a name from engines.ENGINES.
+    threads      per inference; 0 leaves it to the engine.
+    slots        sets of weights: with 2, the next alpha is blended while frames of the last one still run; None: the engine's own number.
+    extrapolate  allow shares outside 0 to 1, as far as every BatchNorm variance stays positive.
+    ahead        refit in a thread of its own, as soon as alpha is set: no frame waits for a refit, and a change shows at the first
+                 frame after its refit has ended. Without it the next frame that starts has the change, and waits for it. Takes 2 slots.
+    precision    "fp32" or "fp16", on a GPU; None: that of the newest plan, or fp32.
+    cuda_graph   replay frames as a CUDA graph where the engine can.
+    device       the GPU's number, as the driver counts.
+    rules        for groups of weights that have an alpha of their own, such as ["norm:*=0.2", "body.*=0.2..0.8"]: see alpha_rules.
+    Raises UsageError, BundleError, CoefficientsError, EngineError, EnvironmentProblem.
+    """
+    if ahead and slots == 1:
+        raise UsageError("ahead needs 2 slots: one for frames, one to refit meanwhile; got slots=1.")
+    slots = 2 if ahead and slots is None else slots
+    options = EngineOptions(threads=threads, slots=slots, precision=precision, cuda_graph=cuda_graph, device=device)
+    opened = Bundle.of(bundle)
+    members = opened.members
+    if opened.manifest.recalibration is not None and (rules or extrapolate):
+        raise CoefficientsError(NO_GROUPS if rules else NO_EXTRAPOLATION)
+    first = (
+        Coefficients.one_hot(members[0], members)
+        if alpha is None
+        else Coefficients.parse(alpha, members, extrapolate=extrapolate)
+    )
+    guard = None
+    if extrapolate:
+        tensors = [opened.weights(member) for member in members]
+        guard = VarianceGuard(tensors, variance_names(opened.weight_names, opened.graph()))
+        if not rules:
+            guard.check(first)
+    found = WeightGroups.of_bundle(opened) if rules else None  # before the engine, which may take long to open
+    bound = AlphaRules.parse(list(rules), found, members, extrapolate=extrapolate) if rules and found else None
+    loaded, choice = open_engine(opened, engine, options)
+    try:
+        return Session(
+            loaded,
+            members,
+            opened.signature,
+            first,
+            guard=guard,
+            ahead=ahead,
+            why=choice.why,
+            groups=lambda: found or _groups(opened),
+            rules=bound,
+        )
+    except BaseException:
+        loaded.close()  # its first refit failed, and nobody else knows of it
+        raise
+
+
+def _groups(bundle: Bundle) -> WeightGroups:
+    if bundle.manifest.recalibration is not None:
+        raise CoefficientsError(NO_GROUPS)
+    return WeightGroups.of_bundle(bundle)

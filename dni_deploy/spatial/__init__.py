@@ -1,0 +1,1 @@
+"""An alpha for each pixel of an image or a video."""

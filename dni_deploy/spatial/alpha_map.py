@@ -1,0 +1,176 @@
+"""AlphaMap: how far each pixel of a picture is from one alpha (black, 0) to another (white, 1), and by which levels it is rendered."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from dni_deploy.errors import MismatchError, PictureError, UsageError, shown
+from dni_deploy.imaging.image_file import check_size, depth, open_image
+
+LEVELS = 9
+"""Levels from black to white where a map holds more values than that; docs/alpha-map.md has what the distance costs."""
+
+MOST_LEVELS = 256
+
+SAME = 2e-5
+"""A value so near to a level is that level: what scaling at sixteen bits left (a step is 1.5e-5) must not ask for one more."""
+
+GREY_MODES = frozenset({"1", "L", "P", "RGB", "I;16", "I;16B", "I;16L", "I"})
+
+
+@dataclass(frozen=True)
+class SpatialAlpha:
+    """What is asked for with a map; its black has the alpha that is asked for anyway.
+
+    mask    a grey picture; for films, also a film of as many frames.
+    white   the alpha where the map is white; None: the first member alone.
+    levels  as in AlphaMap.levels.   fit  scale the map to the picture if it has another size.
+    error   measure what the levels cost, against twice as many; takes three times as long.
+    """
+
+    mask: str | os.PathLike[str]
+    white: Any = None
+    levels: int | None = None
+    fit: bool = False
+    error: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class AlphaMap:
+    """One value in [0, 1] for each pixel, as codes into a table, so that what holds for a value is worked out once.
+
+    codes   uint8 or uint16 (H, W).
+    values  float64 (n,): what each code stands for; codes are below n. Nobody may write to either.
+    """
+
+    codes: NDArray[Any]
+    values: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> AlphaMap:
+        """From an array (H, W): bool, uint8 (over 255), uint16 (over 65535), or floats in [0, 1]; copied.
+
+        Floats of more than 65,536 different values are rounded to sixteen bits. Raises UsageError.
+        """
+        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.size == 0:
+            got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else shown(type(array).__name__)
+            raise UsageError(f"An alpha map is an array (height, width) of one number per pixel; got {got}.")
+        if array.dtype == np.bool_:
+            return cls(array.astype(np.uint8), np.array([0.0, 1.0]))
+        if array.dtype in (np.uint8, np.uint16):
+            top = np.iinfo(array.dtype).max
+            return cls(array.copy(), np.arange(top + 1) / top)
+        if array.dtype.kind != "f":
+            raise UsageError(f"An alpha map holds bool, uint8, uint16 or floats in 0 to 1; got {array.dtype}.")
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise UsageError("An alpha map of floats goes from 0 (black) to 1 (white); this one has values outside, or NaN.")
+        values, codes = np.unique(array.astype(np.float64), return_inverse=True)
+        if values.size > 1 << 16:
+            return cls.of(np.rint(array.astype(np.float64) * 65535).astype(np.uint16))
+        kind = np.uint8 if values.size <= 256 else np.uint16
+        return cls(codes.reshape(array.shape).astype(kind), values)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> AlphaMap:
+        """From a grey picture of 8 or 16 bits (PNG, TIFF) or a coloured one of 8 whose channels are equal; black is 0, white 1.
+
+        Raises InputError (missing, not readable), PictureError (damaged, coloured, transparent, of another depth), LimitError.
+        """
+        place = Path(path)
+        with open_image(place) as image:
+            check_size(place, *image.size, 1)
+            _check_kind(place, image)
+            image.load()
+            return cls.of(_grey(place, ImageOps.exif_transpose(image)))
+
+    @property
+    def height(self) -> int:
+        return int(self.codes.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.codes.shape[1])
+
+    def used(self) -> NDArray[np.bool_]:
+        """bool (n,): which codes some pixel has."""
+        found: NDArray[np.bool_] = np.bincount(self.codes.ravel(), minlength=self.values.size) > 0
+        return found
+
+    def fitted(self, height: int, width: int) -> AlphaMap:
+        """Of another size, interpolated (bilinear, by area where it shrinks), at sixteen bits; itself if it has that size."""
+        if (height, width) == self.codes.shape:
+            return self
+        grey = Image.fromarray(self.values[self.codes].astype(np.float32))
+        resized = np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR), np.float64)
+        return AlphaMap.of(np.rint(np.clip(resized, 0, 1) * 65535).astype(np.uint16))
+
+    def snapped(self, levels: NDArray[np.float64], distance: float) -> AlphaMap:
+        """Values that lie within `distance` of a level are that level: what a film's coding did to a flat grey is undone."""
+        nearest = levels[np.abs(self.values[:, None] - levels).argmin(axis=1)]
+        return replace(self, values=np.where(np.abs(self.values - nearest) <= distance, nearest, self.values))
+
+    def levels(self, most: int | None = None) -> NDArray[np.float64]:
+        """Where the network is to be run, ascending: the map's own values if there are at most `most` (None: LEVELS) of them,
+        else `most` from 0 to 1 at equal distances. Raises UsageError."""
+        if most is not None and (type(most) is not int or not 2 <= most <= MOST_LEVELS):
+            raise UsageError(f"A map is rendered at 2 to {MOST_LEVELS} levels; got {shown(most)}.")
+        own: NDArray[np.float64] = np.unique(self.values[self.used()])
+        limit = LEVELS if most is None else most
+        return own if own.size <= limit else np.linspace(0.0, 1.0, limit)
+
+    def weights(self, levels: NDArray[np.float64]) -> NDArray[np.float32]:
+        """float32 (K, n): how much of each level's output a code gets: linear between its two neighbours, 1 within SAME of a level."""
+        values = self.snapped(levels, SAME).values
+        hats = [np.interp(values, levels, row) for row in np.eye(levels.size)]
+        return np.asarray(hats, np.float32)
+
+    def fits(self, height: int, width: int, scale: int) -> bool:
+        """Whether it has the size of the picture or of its output."""
+        return (self.height, self.width) in {(height, width), (height * scale, width * scale)}
+
+    def check_fits(self, height: int, width: int, scale: int) -> None:
+        """Raises MismatchError unless it fits."""
+        if not self.fits(height, width, scale):
+            output = f" (its output {width * scale}x{height * scale})" if scale > 1 else ""
+            raise MismatchError(
+                f"The alpha map is {self.width}x{self.height} pixels and the picture {width}x{height}{output}; make them of one "
+                "size, or let the map be scaled (--alpha-map-fit)."
+            )
+
+
+def _check_kind(path: Path, image: Image.Image) -> None:
+    name = shown(path)
+    if getattr(image, "n_frames", 1) > 1:
+        raise PictureError(f"The alpha map {name} holds several pictures; a map is one.")
+    if image.has_transparency_data:
+        raise PictureError(
+            f"The alpha map {name} has transparency, and then two numbers per pixel say where; "
+            "save it as grey alone, white where the second alpha shall be."
+        )
+    bits = depth(image)
+    if image.mode not in GREY_MODES or bits > 16 or (bits == 16 and not image.mode.startswith("I")):
+        kind = f"pixels of the kind {image.mode!r}" if bits <= 8 else f"{bits} bits a channel, {image.mode!r}"
+        raise PictureError(f"The alpha map {name} has {kind}; save it as grey of 8 or 16 bits.")
+
+
+def _grey(path: Path, image: Image.Image) -> NDArray[Any]:
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise PictureError(f"The alpha map {shown(path)} has values outside 0 to 65535; save it as grey of 8 or 16 bits.")
+        return wide.astype(np.uint16)
+    if image.mode in ("1", "L"):
+        return np.array(image.convert("L"))
+    rgb = np.asarray(image.convert("RGB"))
+    if not (rgb == rgb[..., :1]).all():
+        raise PictureError(
+            f"The alpha map {shown(path)} is coloured; a map has one number per pixel: save it as grey, or with equal channels."
+        )
+    return np.ascontiguousarray(rgb[..., 0])

@@ -1,0 +1,155 @@
+"""render_map: a frame through the network with another alpha at every pixel.
+
+The network runs at a few levels between two alphas, each only where some pixel needs it; between two levels the outputs are
+interpolated. A pixel whose alpha is a level gets exactly that level's output. Fig. 6 of the paper does this by hand with two levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.errors import CoefficientsError, EngineError
+from dni_deploy.imaging.frames import Frame, check_frame, pad_frame, rounded
+from dni_deploy.session.session import Session
+from dni_deploy.spatial.alpha_map import AlphaMap
+from dni_deploy.spatial.plan import MapPlan, plan_map
+from dni_deploy.spatial.regions import Rect
+from dni_deploy.utils.progress import MaybeProgress, tell
+
+
+class MapRender(NamedTuple):
+    """A frame, and what it took: the alpha of each level, in the order of the map's values, and the plan."""
+
+    output: Frame
+    levels: tuple[Coefficients, ...]
+    plan: MapPlan
+
+
+class MapEnds(NamedTuple):
+    """The alphas where a map is black (0) and where it is white (1)."""
+
+    black: Coefficients
+    white: Coefficients
+
+    @classmethod
+    def of(cls, session: Session, black: Alpha | None = None, white: Alpha | None = None) -> MapEnds:
+        """None as in `defaults`. Raises CoefficientsError: an alpha that is none, or none for black of more than two members."""
+        first, last = cls.defaults(session.members, black is None)
+        return cls(session.read(first if black is None else black), session.read(last if white is None else white))
+
+    @classmethod
+    def defaults(cls, members: tuple[str, ...], black: bool = True) -> MapEnds:
+        """White the first member alone, black the second alone, of two: a map's value is the first one's share.
+
+        black: whether its default is needed. Raises CoefficientsError where there is none, since there are more than two members.
+        """
+        if black and len(members) != 2:
+            raise CoefficientsError(
+                f"A map goes between two alphas, and this family has {len(members)} members: give the alpha of the map's black "
+                "(--alpha); its white is the first member alone unless given (--alpha-map-to)."
+            )
+        return cls(Coefficients.one_hot(members[-1], members), Coefficients.one_hot(members[0], members))
+
+    def at(self, share: float) -> Coefficients:
+        """The alpha at a value of the map; the ends themselves at 0 and 1, so that a member alone stays alone."""
+        if share in (0.0, 1.0):
+            return self.white if share else self.black
+        shares = []
+        for low, high in zip(self.black.shares, self.white.shares, strict=True):
+            between = share * high + (1.0 - share) * low
+            shares.append(min(max(between, min(low, high)), max(low, high)))  # rounding must not leave the simplex
+        return Coefficients(self.black.members, tuple(shares))
+
+
+def render_map(
+    session: Session,
+    frame: Frame,
+    alpha_map: AlphaMap | NDArray[Any],
+    *,
+    black: Alpha | None = None,
+    white: Alpha | None = None,
+    levels: int | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
+    progress: MaybeProgress = None,
+) -> MapRender:
+    """One frame, uint8 (H, W, 3) -> uint8 (scale * H, scale * W, 3), a fresh array, with the alpha of each pixel from a map.
+
+    alpha_map     of the frame's size or of the output's; an array as AlphaMap.of takes it. An input pixel's value holds for all its
+                  output pixels.
+    black, white  the alphas at 0 and at 1; None as in MapEnds.of.
+    levels, tile, overlap   as in plan_map.   progress: told before every run of the network.
+    The session's alpha is afterwards what it was; nobody else may set it meanwhile.
+    Raises MismatchError, UsageError, CoefficientsError, EngineError.
+    """
+    check_frame(frame)
+    chosen = alpha_map if isinstance(alpha_map, AlphaMap) else AlphaMap.of(alpha_map)
+    ends = MapEnds.of(session, black, white)
+    plan = plan_map(chosen, frame.shape[0], frame.shape[1], session.signature, levels=levels, tile=tile, overlap=overlap)
+    with alpha_kept(session):
+        pixels = render_plan(session, frame, plan, ends, progress)
+    return MapRender(rounded(pixels), tuple(ends.at(level.share) for level in plan.levels), plan)
+
+
+def render_plan(
+    session: Session, frame: Frame, plan: MapPlan, ends: MapEnds, progress: MaybeProgress = None
+) -> NDArray[np.float32]:
+    """float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped; the session is left at the last level's alpha.
+
+    Begins with the highest level where the session is at it, so that frames in turn cost one refit less than they have levels.
+    Raises EngineError, also where another thread has set alpha: no frame is made of levels that nobody asked for.
+    """
+    padded = pad_frame(frame, session.signature.multiple)
+    scale = plan.scale
+    out = np.zeros((3, scale * plan.height, scale * plan.width), np.float32)
+    order = [(level, ends.at(level.share)) for level in plan.levels]
+    if session.alpha == order[-1][1]:
+        order.reverse()
+    done = 0
+    for level, alpha in order:
+        session.alpha = alpha
+        session.settle()  # a session that refits ahead would give frames of the level before
+        for cut, kept in level.pieces:
+            tell(progress, done, plan.pieces, str(alpha))
+            done += 1
+            made = session.render_unrounded(np.ascontiguousarray(padded[cut.top : cut.bottom, cut.left : cut.right]))
+            if made.coefficients != alpha:
+                raise EngineError(
+                    "The session's alpha was set from elsewhere while a map was rendered; the frame was not made."
+                )
+            if made.pixels.shape[1:] != (scale * cut.height, scale * cut.width):
+                raise EngineError(f"The network's scale is not {scale}; the manifest is wrong.")
+            _add(out, made.pixels, plan.weights(level, kept), cut, kept, scale)
+    return out
+
+
+def map_error(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float]:
+    """How far two outputs of render_plan are apart, clamped to 0..255: the largest difference and the mean one."""
+    apart = np.abs(np.clip(one, 0, 255, dtype=np.float64) - np.clip(other, 0, 255, dtype=np.float64))
+    return float(apart.max()), float(apart.mean())
+
+
+@contextmanager
+def alpha_kept(session: Session) -> Iterator[None]:
+    """The session's alpha is afterwards what it was before, whatever happens."""
+    before = session.alpha
+    try:
+        yield
+    finally:
+        session.alpha = before
+
+
+def _add(
+    out: NDArray[np.float32], pixels: NDArray[np.float32], weights: NDArray[np.float32], cut: Rect, kept: Rect, scale: int
+) -> None:
+    """Add a level's output, by weight, where it is kept: a weight of 1 adds the output itself to 0, so its bits stay."""
+    top, left = scale * (kept.top - cut.top), scale * (kept.left - cut.left)
+    inside = pixels[:, top : top + scale * kept.height, left : left + scale * kept.width]
+    inside *= weights
+    out[:, scale * kept.top : scale * kept.bottom, scale * kept.left : scale * kept.right] += inside

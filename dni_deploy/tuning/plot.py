@@ -1,0 +1,122 @@
+"""Tune plot: the measures against alpha, over the triangle of three members, and against each other, by matplotlib."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dni_deploy.errors import shown
+from dni_deploy.imaging.metrics import Score
+from dni_deploy.tuning.report import TuneReport
+
+MARK, SECOND, INK = "#b8420e", "#3b6ea5", "#1d2329"
+
+
+def plot_tuning(report: TuneReport, kind: str) -> bytes:
+    """A panel for each measure, and with several one of the first against the second; as a file of that kind ("png", "svg", "pdf").
+
+    Two members: a curve over alpha. Three: a map of the triangle. More: the best so far, evaluation by evaluation.
+    The same report gives the same bytes.
+    """
+    panels = len(report.scores) + (len(report.scores) > 1)
+    with rc_context({"svg.hashsalt": "dni-deploy"}):
+        figure = Figure(figsize=(5.4 * panels + (0.6 if len(report.members) == 3 else 0), 4.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        all_axes = figure.subplots(1, panels, squeeze=False)[0]
+        draw = {2: _curve, 3: _triangle}.get(len(report.members), _progress)
+        for measure, axes in enumerate(all_axes[: len(report.scores)]):
+            draw(figure, axes, report, measure)
+        if len(report.scores) > 1:
+            _pareto(all_axes[-1], report)
+        buffer = io.BytesIO()
+        dates: dict[str, Any] = {"CreationDate" if kind == "pdf" else "Date": None}
+        figure.savefig(buffer, format=kind, dpi=130, metadata=dates if kind != "png" else None)
+    return buffer.getvalue()
+
+
+def _label(score: Score) -> str:
+    return shown(score.name, 40) + (f" ({score.unit})" if score.unit else "") + ("" if score.higher else ", lower is better")
+
+
+def _curve(figure: Figure, axes: Any, report: TuneReport, measure: int) -> None:
+    score = report.scores[measure]
+    points = sorted((row.shares[0], row.values[measure]) for row in report.rows if math.isfinite(row.values[measure]))
+    if points:
+        axes.plot(*zip(*points, strict=True), color=SECOND, marker="o", markersize=3.5, linewidth=1.2)
+    best = report.rows[report.bests[measure]]
+    if math.isfinite(best.values[measure]):
+        _flag(axes, best.shares[0], best.values[measure], f"{score.text(best.values[measure])} at {best.shares[0]:g}")
+    first, second = (shown(name, 30) for name in report.members)
+    axes.set(xlabel=f"alpha (share of {first}; the rest is {second})", ylabel=_label(score))
+    axes.margins(y=0.15)
+    axes.grid(alpha=0.3)
+
+
+def _triangle(figure: Figure, axes: Any, report: TuneReport, measure: int) -> None:
+    """Every share is a height over one side; the corners are the members. Between the points the map is interpolated."""
+    score = report.scores[measure]
+    corners = np.array([[0.5, math.sqrt(0.75)], [0.0, 0.0], [1.0, 0.0]])
+    finite = [row for row in report.rows if math.isfinite(row.values[measure])]
+    places = np.array([row.shares for row in finite]) @ corners
+    values = np.array([row.values[measure] for row in finite])
+    if np.ptp(values) > 0:
+        filled = axes.tricontourf(
+            places[:, 0], places[:, 1], values, levels=24, cmap="viridis" if score.higher else "viridis_r"
+        )
+        figure.colorbar(filled, ax=axes, label=_label(score), shrink=0.85)
+    axes.plot(places[:, 0], places[:, 1], "o", color="white", markeredgecolor=INK, markersize=3.5, markeredgewidth=0.6)
+    best = report.rows[report.bests[measure]]
+    x, y = np.array(best.shares) @ corners
+    _flag(axes, float(x), float(y), score.text(best.values[measure]))
+    for (x, y), name, where in zip(corners, report.members, ("bottom", "top", "top"), strict=True):
+        axes.annotate(
+            shown(name, 30),
+            (x, y),
+            textcoords="offset points",
+            xytext=(0, 6 if where == "bottom" else -6),
+            ha="center",
+            va=where,
+        )
+    axes.set_aspect("equal")
+    axes.margins(0.1)
+    axes.set_axis_off()
+
+
+def _progress(figure: Figure, axes: Any, report: TuneReport, measure: int) -> None:
+    score = report.scores[measure]
+    values = [row.values[measure] for row in report.rows]
+    best = list(np.maximum.accumulate([score.utility(value) for value in values]))
+    numbers = range(1, len(values) + 1)
+    axes.plot(numbers, values, "o", color=SECOND, markersize=3.5, label="evaluated")
+    axes.plot(numbers, [score.utility(value) for value in best], color=MARK, label="best so far")
+    axes.set(xlabel="evaluation", ylabel=_label(score))
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+
+
+def _pareto(axes: Any, report: TuneReport) -> None:
+    first, second = report.scores[:2]
+    pairs = [row.values[:2] for row in report.rows]
+    axes.plot([pair[0] for pair in pairs], [pair[1] for pair in pairs], "o", color="#9aa3ab", markersize=3, label="evaluated")
+    line = [pairs[index] for index in report.front if all(map(math.isfinite, pairs[index]))]
+    if line:
+        axes.plot(*zip(*line, strict=True), color=SECOND, marker="o", markersize=4.5, linewidth=1.2, label="front")
+    if all(map(math.isfinite, pairs[report.chosen])):
+        _flag(axes, pairs[report.chosen][0], pairs[report.chosen][1], "knee")
+    axes.set(xlabel=_label(first), ylabel=_label(second))
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+
+
+def _flag(axes: Any, x: float, y: float, text: str) -> None:
+    axes.plot([x], [y], "o", color=MARK, markersize=8, markeredgecolor="white")
+    axes.annotate(
+        text, (x, y), textcoords="offset points", xytext=(0, 9), ha="center", color=MARK,
+        bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
+    )  # fmt: skip

@@ -1,0 +1,210 @@
+"""Y4M: the header and the frames of a YUV4MPEG2 stream, read and written.
+
+Source: yuv4mpeg(5) of mjpegtools; the extensions XCOLORRANGE and the 8 bit names of C are FFmpeg's (libavformat/yuv4mpegdec.c).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.errors import InputError, LimitError, PartialResult, UsageError, shown
+from dni_deploy.imaging.image_file import PIXEL_LIMIT
+from dni_deploy.video_io.pipe import Readable, read_line, read_whole
+
+MAGIC, FRAME = b"YUV4MPEG2", b"FRAME"
+HEADER_LIMIT = 1024
+"""Bytes of the first line; mjpegtools writes at most 256."""
+FRAME_LINE_LIMIT = 80
+"""Bytes of a frame's line that every reader takes (FFmpeg, x264 and aom stop there)."""
+
+CHROMA = {
+    "420jpeg": (2, 2),
+    "420mpeg2": (2, 2),
+    "420paldv": (2, 2),
+    "420": (2, 2),
+    "422": (2, 1),
+    "444": (1, 1),
+    "mono": None,
+}
+"""How many columns and rows of luma share one sample of chroma; None: there is no chroma."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line of a stream.
+
+    width, height   luma samples.        chroma   one of CHROMA.        full_range   XCOLORRANGE=FULL; else 16 to 235.
+    rate            frames per second; None where the stream does not tell.
+    tokens          every token but the magic, as read, in order.
+    """
+
+    width: int
+    height: int
+    chroma: str
+    full_range: bool
+    rate: Fraction | None
+    tokens: tuple[bytes, ...]
+
+    @property
+    def plane_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each plane; an odd last column or row has its own chroma sample."""
+        return plane_sizes(self.width, self.height, self.chroma)
+
+    @property
+    def frame_bytes(self) -> int:
+        return sum(height * width for height, width in self.plane_sizes)
+
+    @property
+    def interlaced(self) -> bool:
+        return any(token[:1] == b"I" and token[1:] in (b"t", b"b", b"m") for token in self.tokens)
+
+    def scaled(self, scale: int) -> Header:
+        """The header of frames `scale` times as wide and high. Raises LimitError beyond PIXEL_LIMIT."""
+        width, height = self.width * scale, self.height * scale
+        if width * height > PIXEL_LIMIT:
+            raise LimitError(f"The output would have {width}x{height} pixels a frame, more than the limit of {PIXEL_LIMIT:,}.")
+        sizes = {b"W": b"W%d" % width, b"H": b"H%d" % height}
+        return replace(self, width=width, height=height, tokens=tuple(sizes.get(token[:1], token) for token in self.tokens))
+
+    def with_rate(self, rate: Fraction) -> Header:
+        """The header with a frame rate in the place of a missing one."""
+        kept = tuple(token for token in self.tokens if token[:1] != b"F")
+        return replace(self, rate=rate, tokens=(*kept, b"F%d:%d" % (rate.numerator, rate.denominator)))
+
+    def to_bytes(self) -> bytes:
+        return b" ".join((MAGIC, *self.tokens)) + b"\n"
+
+
+def plane_sizes(width: int, height: int, chroma: str) -> tuple[tuple[int, int], ...]:
+    """(height, width) of each plane of a frame."""
+    shared = CHROMA[chroma]
+    if shared is None:
+        return ((height, width),)
+    part = (-(-height // shared[1]), -(-width // shared[0]))
+    return ((height, width), part, part)
+
+
+def read_header(source: Readable) -> Header:
+    """The first line of the stream. Nothing is allocated by what it claims.
+
+    Raises InputError (no line, not y4m, a field that is missing, twice or nonsense), UsageError (a chroma that this build does
+    not handle, such as 10 bit), LimitError (more than PIXEL_LIMIT pixels).
+    """
+    line = read_line(source, HEADER_LIMIT)
+    if not line:
+        raise InputError("stdin ended before a video began; see what the program before the pipe says.")
+    if not line.startswith(MAGIC + b" "):
+        raise InputError(
+            f"stdin does not begin with {MAGIC.decode()}, but with {_quoted(line[:16])}; "
+            "write y4m (ffmpeg: -f yuv4mpegpipe), or give --format rgb24."
+        )
+    if not line.endswith(b"\n"):
+        raise InputError(f"The y4m header does not end within {len(line)} bytes.")
+    tokens = tuple(line[len(MAGIC) :].split())
+    fields: dict[str, str] = {}
+    full_range = False
+    for token in tokens:
+        key, value = token[:1].decode("latin-1"), token[1:].decode("latin-1")
+        if key == "X":
+            full_range |= value.upper() == "COLORRANGE=FULL"
+        elif key in fields:
+            raise InputError(f"The y4m header gives {_quoted(key.encode('latin-1'))} twice: {_quoted(line.strip())}.")
+        else:
+            fields[key] = value
+    width, height = _length(fields, "W", line), _length(fields, "H", line)
+    if width * height > PIXEL_LIMIT:
+        raise LimitError(f"The y4m header claims {width}x{height} pixels; the limit is {PIXEL_LIMIT:,} a frame.")
+    return Header(width, height, _chroma(fields.get("C", "420jpeg")), full_range, _rate(fields.get("F"), line), tokens)
+
+
+def _length(fields: dict[str, str], key: str, line: bytes) -> int:
+    text = fields.get(key, "")
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
+        said = f"says {key}{shown(text)}" if key in fields else f"has no {key}"
+        raise InputError(f"The y4m header {said}; {key} must be a whole number from 1: {_quoted(line.strip())}.")
+    return int(text)
+
+
+def _rate(text: str | None, line: bytes) -> Fraction | None:
+    if text is None or text == "0:0":  # yuv4mpeg(5): unknown
+        return None
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
+    if not match or not int(match[1]) or not int(match[2]):
+        raise InputError(f"The y4m header has the frame rate F{shown(text)}, which is none: {_quoted(line.strip())}.")
+    return Fraction(int(match[1]), int(match[2]))
+
+
+def _chroma(name: str) -> str:
+    if name in CHROMA:
+        return name
+    deep = re.search(r"p?(9|10|12|14|16)$", name)
+    reason = f"{deep[1]} bits a sample" if deep else "a layout that this filter does not read"
+    raise UsageError(
+        f"The stream is C{shown(name, 40)}: {reason}; convert it before the pipe to 8 bit 4:2:0, 4:2:2, 4:4:4 or mono "
+        "(ffmpeg: -pix_fmt yuv420p)."
+    )
+
+
+def _quoted(data: bytes) -> str:
+    return f"'{shown(data.decode('latin-1'), 80)}'"
+
+
+@dataclass(frozen=True)
+class RawFrame:
+    """One frame as it came: the parameters of its line, and its planes, views of one array that nobody else holds."""
+
+    parameters: tuple[bytes, ...]
+    planes: tuple[NDArray[np.uint8], ...]
+
+
+def read_frames(source: Readable, header: Header) -> Iterator[RawFrame]:
+    """The frames up to the end of the stream.
+
+    Raises PartialResult where it ends inside a frame or where something else follows one, InputError where that is the first.
+    """
+    count = 0
+    start = bytearray(len(FRAME) + 1)
+    while got := read_whole(source, start):
+        line = bytes(start[:got])
+        if got == len(start) and line.startswith(FRAME + b" "):
+            line = read_line(source, HEADER_LIMIT, line)
+        if not line.endswith(b"\n"):
+            if got == len(start) and not line.startswith(FRAME + b" "):
+                raise _broken(count, f"{_quoted(line)} stands where FRAME was expected")
+            raise _broken(count, "the stream ends in a frame's line" if len(line) < HEADER_LIMIT else "a FRAME line has no end")
+        if line[: len(FRAME)] != FRAME:
+            raise _broken(count, f"{_quoted(line)} stands where FRAME was expected")
+        data = np.empty(header.frame_bytes, np.uint8)
+        came = read_whole(source, data)
+        if came < data.size:
+            raise _broken(count, f"the stream ends {came} bytes into a frame of {data.size}")
+        yield RawFrame(tuple(line.split()[1:]), split_planes(data, header.plane_sizes))
+        count += 1
+
+
+def _broken(count: int, what: str) -> Exception:
+    if not count:
+        return InputError(f"No whole frame came: {what}.")
+    return PartialResult(f"After frame {count}, {what}; the {count} whole frames before were passed on.")
+
+
+def split_planes(data: NDArray[np.uint8], sizes: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.uint8], ...]:
+    """Views (height, width) of one uint8 (bytes,) array, one behind the other."""
+    planes, offset = [], 0
+    for height, width in sizes:
+        planes.append(data[offset : offset + height * width].reshape(height, width))
+        offset += height * width
+    return tuple(planes)
+
+
+def frame_line(parameters: tuple[bytes, ...], stamp: str = "") -> bytes:
+    """A frame's line with its parameters, and the stamp as an X comment where the line has room for it."""
+    line = b" ".join((FRAME, *parameters))
+    comment = f" XDNI={stamp}".encode("ascii", "replace").replace(b"\n", b"?") if stamp else b""
+    return line + (comment if len(line) + len(comment) < FRAME_LINE_LIMIT else b"") + b"\n"

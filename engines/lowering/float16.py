@@ -1,0 +1,184 @@
+"""float16: a strongly typed graph whose activations and weights are halves, between a float32 input and a float32 output.
+
+A pass of our own, and not onnxruntime.transformers.float16: that one wants the weights' data, puts a Cast before a weight that
+is read in both precisions (which makes the convolution's kernel a computed one), clamps constants that do not fit without a
+word (an epsilon of 1e-8 becomes 6e-8), and rounds the arithmetic on shapes that leads to a Resize's scales.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, defs, helper, numpy_helper
+
+from engines.lowering.recipes import Recipes
+
+FLOAT, HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
+LARGEST_HALF, SMALLEST_HALF = 65504.0, 2.0**-14
+
+KEPT = frozenset((
+    # Sums over a whole picture: a half has 11 bits, so that beyond 2048 equal terms nothing is added any more, and squares
+    # overflow from 256. Statistics of this kind scale every pixel, so their error is not averaged out.
+    "InstanceNormalization", "GroupNormalization", "LayerNormalization", "MeanVarianceNormalization", "LpNormalization",
+    "BatchNormalization", "GlobalAveragePool", "GlobalLpPool", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2",
+    "ReduceProd", "ReduceLogSum", "ReduceLogSumExp", "CumSum", "Einsum",
+    # Functions that leave the range of a half within it (a variance of 1e-6, before its root), or whose argument has to be exact:
+    # a pixel's place in a grid.
+    "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Softmax", "LogSoftmax", "GridSample", "AffineGrid",
+))  # fmt: skip
+"""Operators that stay float32, with a Cast of the activations before and behind them and float32 weights of their own."""
+
+
+def to_half(graph: onnx.ModelProto, recipes: Recipes) -> tuple[onnx.ModelProto, Recipes]:
+    """A float16 version of a lowered graph (weights without data), and the recipes of its weights. Neither is changed.
+
+    A value that depends on the picture is a half, unless its operator is one of KEPT, has no float16 form in the graph's opset, or
+    reads a constant that a half cannot hold. What does not depend on the picture (arithmetic on shapes, and on weights before
+    they are used) stays float32. Resize's scales are float32 by the standard. A weight that both kinds read exists twice.
+    """
+    return _Conversion(graph, recipes).run()
+
+
+class _Conversion:
+    """One conversion. Values keep their names; a version of another type is called "name@float16" or "name@float32"."""
+
+    def __init__(self, graph: onnx.ModelProto, recipes: Recipes) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(graph)
+        self.linear, self.folds = recipes.linear, recipes.folds
+        inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True).graph
+        self.before = {
+            value.name: value.type.tensor_type.elem_type
+            for value in (*inferred.value_info, *inferred.input, *inferred.output)
+            if value.type.HasField("tensor_type")
+        }
+        self.before |= {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+        self.initializers = {tensor.name: tensor for tensor in graph.graph.initializer}
+        self.opsets = {entry.domain: entry.version for entry in graph.opset_import}
+        self.outputs = {value.name for value in graph.graph.output}
+        self.picture = {value.name for value in graph.graph.input}
+        # (name before, type) -> name now; what a node gives is entered when the node is converted, the rest when it is read.
+        self.versions: dict[tuple[str, int], str] = {
+            (name, FLOAT): name for name in self.picture if self.before.get(name) == FLOAT
+        }
+        self.read: dict[str, int] = {}  # initializer's name now -> its type
+        self.sources: dict[str, str] = {}  # initializer's name now -> its name before
+        self.names = set(self.before) | {name for node in graph.graph.node for name in (node.name, *node.output)}
+        self.nodes: list[onnx.NodeProto] = []
+
+    def run(self) -> tuple[onnx.ModelProto, Recipes]:
+        graph = self.model.graph
+        for node in list(graph.node):
+            self._convert(node)
+        for name in sorted(self.outputs):
+            if self.before.get(name) == FLOAT:
+                self._version(name, FLOAT)
+        used = {name for node in self.nodes for name in node.input} | self.outputs
+        initializers = []
+        linear = {}
+        versions: dict[str, list[str]] = defaultdict(list)
+        for name, source in self.sources.items():
+            versions[source].append(name)
+        for tensor in self.initializers.values():
+            if tensor.data_type != FLOAT and tensor.name in used:
+                initializers.append(tensor)
+            for name in versions[tensor.name]:
+                initializers.append(self._initializer(name, tensor))
+                if tensor.name in self.linear:
+                    linear[name] = self.linear[tensor.name]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(self.nodes)
+        graph.initializer.extend(initializers)
+        return self.model, Recipes(linear, list(self.folds))
+
+    def _convert(self, node: onnx.NodeProto) -> None:
+        moving = self.picture.intersection(node.input)
+        if moving and node.op_type not in ("Shape", "Size"):
+            self.picture.update(node.output)
+        schema = _schema(node, self.opsets)
+        halves = self._halves(node, schema) if moving and schema is not None else frozenset[str]()
+        for position, name in enumerate(node.input):
+            if self.before.get(name) == FLOAT:
+                as_half = schema is not None and _formal(schema.inputs, position).type_str in halves
+                node.input[position] = self._version(name, HALF if as_half else FLOAT)
+        self.nodes.append(node)
+        for position, name in enumerate(node.output):
+            if self.before.get(name) != FLOAT:
+                continue
+            as_half = schema is not None and _formal(schema.outputs, position).type_str in halves
+            if as_half and name in self.outputs:  # the graph's own output stays float32 and keeps its name
+                node.output[position] = self._fresh(f"{name}@float16")
+            self.versions[name, HALF if as_half else FLOAT] = node.output[position]
+
+    def _halves(self, node: onnx.NodeProto, schema: defs.OpSchema) -> frozenset[str]:
+        """The node's type parameters that become float16, e.g. {"T"}; none where it stays float32."""
+        if node.op_type in KEPT or any(name and name not in self.before for name in (*node.input, *node.output)):
+            return frozenset()
+        types = {
+            _formal(schema.inputs, position).type_str
+            for position, name in enumerate(node.input)
+            if name in self.picture and self.before[name] == FLOAT
+        }
+        allowed = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
+        if not all("tensor(float16)" in allowed.get(kind, ()) for kind in types):
+            return frozenset()
+        for position, name in enumerate(node.input):
+            constant = self.initializers.get(name)
+            if constant is None or name in self.linear or constant.data_type != FLOAT:
+                continue
+            if _formal(schema.inputs, position).type_str in types and not _fits(numpy_helper.to_array(constant)):
+                return frozenset()
+        return frozenset(types)
+
+    def _version(self, name: str, kind: int) -> str:
+        """The value in this type: as it is, a weight or constant in that type, or a Cast, one for all readers."""
+        found = self.versions.get((name, kind))
+        if found is not None:
+            return found
+        other = self.versions.get((name, FLOAT if kind == HALF else HALF))
+        suffix = "float16" if kind == HALF else "float32"
+        if name in self.initializers:
+            found = name if other is None else self._fresh(f"{name}@{suffix}")
+            self.read[found], self.sources[found] = kind, name
+        else:
+            assert other is not None  # nodes are in topological order
+            found = name if kind == FLOAT and name in self.outputs else self._fresh(f"{name}@{suffix}")
+            self.nodes.append(helper.make_node("Cast", [other], [found], name=self._fresh(f"Cast to {found}"), to=kind))
+        self.versions[name, kind] = found
+        return found
+
+    def _initializer(self, name: str, tensor: TensorProto) -> TensorProto:
+        kind = self.read[name]
+        if tensor.name in self.linear:
+            return TensorProto(name=name, dims=tensor.dims, data_type=kind)
+        value: NDArray[np.generic] = numpy_helper.to_array(tensor)
+        return numpy_helper.from_array(value.astype(np.float16) if kind == HALF else value, name)
+
+    def _fresh(self, name: str) -> str:
+        while name in self.names:
+            name += "'"
+        self.names.add(name)
+        return name
+
+
+def _schema(node: onnx.NodeProto, opsets: dict[str, int]) -> defs.OpSchema | None:
+    """None for an operator that ONNX does not know; it stays float32."""
+    try:
+        return defs.get_schema(node.op_type, opsets[node.domain], node.domain)
+    except (defs.SchemaError, KeyError):
+        return None
+
+
+def _formal(formals: Sequence[defs.OpSchema.FormalParameter], position: int) -> defs.OpSchema.FormalParameter:
+    """The last one may be variadic and stand for all that follow."""
+    return formals[min(position, len(formals) - 1)]
+
+
+def _fits(value: NDArray[np.generic]) -> bool:
+    """Whether a half holds each number to its usual 11 bits: nothing overflows, and what is not 0 is not below its normal range."""
+    size = np.abs(value)
+    return bool(np.all((size <= LARGEST_HALF) & ((size == 0) | (size >= SMALLEST_HALF))))

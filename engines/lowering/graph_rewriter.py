@@ -1,0 +1,102 @@
+"""Draft: a graph under rewriting, with its weights as recipes and the few questions that passes ask of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from engines.lowering.recipes import Linear, Recipes
+
+
+@dataclass
+class Draft:
+    """nodes are edited in place; recipes hold every weight, constants every other initializer.
+
+    shapes  of every value whose rank ONNX can infer, None for what is not known before a run.
+    """
+
+    model: onnx.ModelProto
+    nodes: list[onnx.NodeProto]
+    recipes: Recipes
+    constants: dict[str, TensorProto]
+    channels: dict[str, int]
+    shapes: dict[str, tuple[int | None, ...]]
+    outputs: frozenset[str]
+
+    @classmethod
+    def of(cls, graph: onnx.ModelProto, weights: tuple[str, ...]) -> Draft:
+        names = set(weights)
+        recipes = Recipes({i.name: Linear(i.name, tuple(i.dims)) for i in graph.graph.initializer if i.name in names})
+        model = onnx.ModelProto()
+        model.CopyFrom(graph)
+        shapes = _shapes(graph)
+        return cls(
+            model,
+            list(model.graph.node),
+            recipes,
+            {i.name: i for i in model.graph.initializer if i.name not in names},
+            {name: shape[1] for name, shape in shapes.items() if len(shape) == 4 and shape[1] is not None},
+            shapes,
+            frozenset(value.name for value in graph.graph.output),
+        )
+
+    def consumers(self) -> Counter[str]:
+        """How often each value is read; a graph output counts as one reading."""
+        return Counter([name for node in self.nodes for name in node.input] + list(self.outputs))
+
+    def producers(self) -> dict[str, onnx.NodeProto]:
+        """The node behind each value."""
+        return {name: node for node in self.nodes for name in node.output}
+
+    def constant(self, name: str) -> NDArray[np.generic] | None:
+        """A constant initializer's value, or None for anything else."""
+        tensor = self.constants.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def add_constant(self, name: str, value: NDArray[np.generic]) -> str:
+        """Keep a constant under this name (once) and return the name."""
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def depthwise(self, x: str, weight: str, bias: str | None, output: str, channels: int) -> onnx.NodeProto:
+        """A 1x1 convolution of each channel by itself: ONNX Runtime keeps it in the blocked layout and fuses an Add or Relu."""
+        self.channels[output] = channels
+        inputs = [x, weight] if bias is None else [x, weight, bias]
+        return helper.make_node("Conv", inputs, [output], name=output, group=channels, kernel_shape=[1, 1])
+
+    def finish(self) -> tuple[onnx.ModelProto, Recipes]:
+        """The graph with what its outputs still need; weights that no node reads any more leave the recipes."""
+        used = set(self.outputs)
+        kept = []
+        for node in reversed(self.nodes):  # nodes are in topological order
+            if used.intersection(node.output):
+                used.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        recipes = Recipes(
+            {name: recipe for name, recipe in self.recipes.linear.items() if name in used},
+            [fold for fold in self.recipes.folds if fold.weight in used],
+        )
+        graph = self.model.graph
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(self.nodes)
+        graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in used)
+        graph.initializer.extend(
+            TensorProto(name=name, dims=recipe.shape, data_type=TensorProto.FLOAT) for name, recipe in recipes.linear.items()
+        )
+        return self.model, recipes
+
+
+def _shapes(graph: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+    inferred = onnx.shape_inference.infer_shapes(graph).graph
+    return {
+        value.name: tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim)
+        for value in (*inferred.value_info, *inferred.input, *inferred.output)
+        if value.type.tensor_type.HasField("shape")
+    }

@@ -1,0 +1,169 @@
+"""Builder: from an ONNX graph to a serialized TensorRT engine, through Polygraphy. Minutes on a large network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tensorrt as trt
+from polygraphy.backend.trt import CreateConfig, CreateNetwork, EngineBytesFromNetwork
+from polygraphy.backend.trt import Profile as TensorRTProfile
+from polygraphy.backend.trt import util as polygraphy_util
+from polygraphy.exception import PolygraphyException
+from polygraphy.logger import G_LOGGER
+
+from dni_deploy.errors import DniError, EngineError, UsageError, shown
+from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.hardware import cache_folder
+from dni_deploy.utils.progress import MaybeProgress
+from engines.profile import Profile
+from engines.trt.features import Features
+from engines.trt.messages import begin, failed, messages, sentence
+from engines.trt.monitor import monitor
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to build.
+
+    model      ONNX, with data in its initializers.
+    profile    shapes of its first input; all others have fixed ones.
+    precision  "fp32" or "fp16". Where TensorRT goes by the graph's own types, those say it all.
+    refit      names of the initializers that shall take new values later; empty for none.
+    strip      leave their values out of what is built.
+    """
+
+    model: onnx.ModelProto
+    profile: Profile
+    precision: str
+    refit: tuple[str, ...] = ()
+    strip: bool = False
+
+
+def build(order: Order, features: Features, progress: MaybeProgress = None) -> bytes:
+    """The serialized engine. The caller holds the device.
+
+    Raises UsageError (the profile does not fit the graph, or this TensorRT cannot strip), EngineError (anything else).
+    """
+    _check(order, features)
+    watch = monitor(progress) if features.progress else None
+    begin()
+    try:
+        with _quiet():
+            kind = {"explicit_batch": features.explicit_batch, "strongly_typed": features.strongly_typed}
+            builder, network = CreateNetwork(**kind)()  # told in full: older Polygraphys know nothing of newer TensorRTs
+            parser = _parse(network, order.model, features)  # it owns the weights until the engine is built
+            config = _config(order, features)(builder, network)
+            if watch is not None:
+                config.progress_monitor = watch
+            if order.refit and features.individual:
+                _mark(network, config, order.refit)
+            _load_timing(config, features)
+            serialized = bytes(EngineBytesFromNetwork((builder, network, parser), config=config)())
+            _save_timing(config, features)
+    except PolygraphyException as error:
+        if watch is not None and watch.stopped is not None:
+            raise watch.stopped from None
+        if not messages().errors:
+            messages().errors.append(str(error))
+        raise failed("build the engine") from error
+    return serialized
+
+
+def _check(order: Order, features: Features) -> None:
+    opset = max(entry.version for entry in order.model.opset_import if entry.domain in ("", "ai.onnx"))
+    if features.largest_opset is not None and opset > features.largest_opset:
+        raise EngineError(
+            f"TensorRT {features.version} reads ONNX up to opset {features.largest_opset}, and this graph has {opset}; "
+            f"export with --opset {features.largest_opset}."
+        )
+    if order.strip and not features.strip:
+        raise UsageError(f"TensorRT {features.version} cannot write a plan without its weights; build without --strip.")
+    dims = order.model.graph.input[0].type.tensor_type.shape.dim
+    for at, dim in enumerate(dims):
+        sizes = {shape[at] for shape in (order.profile.smallest, order.profile.tuned, order.profile.largest)}
+        if dim.HasField("dim_value") and sizes != {dim.dim_value}:
+            raise UsageError(
+                f"The graph has {dim.dim_value} as its {('batch', 'number of channels', 'height', 'width')[at]}, "
+                f"and the profile asks for {', '.join(map(str, sorted(sizes)))}."
+            )
+
+
+def _parse(network: Any, model: onnx.ModelProto, features: Features) -> Any:
+    parser = trt.OnnxParser(network, messages())
+    if features.native_instancenorm:
+        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+    if not parser.parse(model.SerializeToString()):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        told = f": {sentence(str(errors[0].desc()))}" if errors else ""
+        raise EngineError(f"TensorRT {features.version} cannot read the graph{told}.")
+    return parser
+
+
+def _config(order: Order, features: Features) -> CreateConfig:
+    profile = TensorRTProfile()
+    profile.add(order.model.graph.input[0].name, min=order.profile.smallest, opt=order.profile.tuned, max=order.profile.largest)
+    more: dict[str, Any] = {}
+    if features.narrow_tactics:
+        more["tactic_sources"] = [trt.TacticSource.EDGE_MASK_CONVOLUTIONS, trt.TacticSource.JIT_CONVOLUTIONS]
+    if not features.strongly_typed:
+        more["fp16"] = order.precision == "fp16"
+    if order.strip:
+        more["strip_plan"] = True
+    return CreateConfig(
+        profiles=[profile],
+        refittable=bool(order.refit) and not features.individual,
+        tf32=False,  # its 10 bits of mantissa err by 1e-4 to 1e-3, and would hide a wrong refit (RefitObserver sample, 11.3)
+        profiling_verbosity=trt.ProfilingVerbosity.LAYER_NAMES_ONLY,
+        **more,
+    )
+
+
+def _mark(network: Any, config: Any, names: Sequence[str]) -> None:
+    config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
+    refused = [name for name in names if not network.mark_weights_refittable(name)]
+    if refused:
+        raise EngineError(
+            f"TensorRT {trt.__version__} cannot make {len(refused)} of {len(names)} weights refittable, first "
+            f"{shown(refused[0])!r}."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Polygraphy prints to stdout, which is for results: its errors come as exceptions, TensorRT's in our messages."""
+    before, polygraphy_util.TRT_LOGGER = polygraphy_util.TRT_LOGGER, messages()
+    try:
+        with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
+            yield
+    finally:
+        polygraphy_util.TRT_LOGGER = before
+
+
+def _timing_cache(features: Features) -> Path | None:
+    """Of this TensorRT; it tells by itself which GPU each entry is for."""
+    folder = cache_folder()
+    return None if folder is None else folder / "tensorrt" / f"timing-{features.version}.cache"
+
+
+def _load_timing(config: Any, features: Features) -> None:
+    """Not by Polygraphy, which wants a path and makes a lock file beside it. A damaged or foreign one is not used."""
+    path = _timing_cache(features)
+    with suppress(OSError):
+        cache = None if path is None else config.create_timing_cache(path.read_bytes())
+        if cache is not None:
+            config.set_timing_cache(cache, False)
+
+
+def _save_timing(config: Any, features: Features) -> None:
+    """Keep what was measured: the next build of a like network takes a fraction of the time. Nobody needs it: no error."""
+    path, cache = _timing_cache(features), config.get_timing_cache()
+    if path is None or cache is None:
+        return
+    with suppress(OSError, DniError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        publish_bytes(path, bytes(cache.serialize()), force=True)

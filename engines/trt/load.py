@@ -1,0 +1,75 @@
+"""Opening: a bundle's newest plan as a running engine, compared with what ONNX Runtime computes before its first frame."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import EngineError, EnvironmentProblem
+from engines.options import EngineOptions
+from engines.trt.engine import TensorRTEngine
+from engines.trt.features import features
+from engines.trt.modes import ENGINES, RefitEngine
+from engines.trt.network import Network
+from engines.trt.plan import Plan, find_plan, read_plan
+from engines.trt.target import Target
+from engines.verification import TOLERANCE, Reference, verify_at
+from engines.verification_inputs import relative_error
+
+
+def open_engine(bundle: Bundle, kind: str, options: EngineOptions) -> TensorRTEngine:
+    """The engine; every slot still needs its first refit.
+
+    Raises EnvironmentProblem (no plan for this GPU, TensorRT and precision), RefusedError, BundleError and MismatchError (the
+    plan), EngineError (it cannot be opened, or computes something else than ONNX Runtime).
+    """
+    found = features()
+    path = find_plan(bundle, kind, options.precision, options.device)
+    if path is None:
+        wanted = f" at {options.precision}" if options.precision else ""
+        raise EnvironmentProblem(
+            f"No plan is built{wanted} for this GPU and this TensorRT; build one with dni-deploy build --engine "
+            f"tensorrt{'' if kind == 'refit' else f'-{kind}'}{f' --precision {options.precision}' if options.precision else ''}."
+        )
+    plan = read_plan(path, Target.of(bundle, kind, options.device))
+    precision = plan.header.precision
+    network = Network.of(bundle, kind, found.graph_precision(precision))
+    if network.lowered.digest() != plan.header.lowered:
+        raise EngineError(f"The plan {path.name} was built from another lowering of this graph; build it again.")
+    engine = ENGINES[kind](network, plan, options, found)
+    try:
+        reference = Reference(bundle, network.members, plan.header.profile)
+        sample = plan.header.sample.values_for(bundle) if plan.header.sample else None
+        verify_at(engine, engine.checked, reference, precision, sample)
+        if options.cuda_graph:
+            engine.probe_replay(reference.x)
+        engine.accept()
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def serialized(bundle: Bundle, shares: NDArray[np.float64], precision: str | None) -> bytes:
+    """The refitted engine of one alpha, as TensorRT serializes it; compared with the one it was made from."""
+    engine = open_engine(bundle, "refit", EngineOptions(slots=1, precision=precision))
+    try:
+        assert isinstance(engine, RefitEngine)
+        engine.refit(0, shares)
+        data = engine.serialize(0)
+        plan = Plan(engine.header, data)
+        x = Reference(bundle, engine.network.members, engine.header.profile).x
+        expected = engine.infer(0, x)
+    finally:
+        engine.close()
+    plain = ENGINES["constant"](engine.network, plan, EngineOptions(slots=1), engine.features)
+    try:
+        plain.refit(0, shares)
+        if relative_error(plain.infer(0, x), expected) > TOLERANCE[engine.header.precision]:
+            raise EngineError(
+                "The engine that TensorRT serialized after the refit gives another picture than the refitted one."
+            )
+    finally:
+        plain.close()
+    return data

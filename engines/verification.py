@@ -1,0 +1,155 @@
+"""Verify: an engine on a GPU computes what ONNX Runtime computes on the CPU at the same alpha, before its first frame.
+
+Weights that are wrong say nothing: TensorRT 11.3 can drop a GEMM's bias in a refittable engine, old weights were seen to stay behind
+after A -> B -> A (TensorRT issue 3628), and what the parser folds at build time is silently not refitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.blending.batchnorm_stats import blended
+from dni_deploy.blending.batchnorm_stats_file import read_recalibration
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import EngineError, shown
+from dni_deploy.signature import Signature
+from engines.interface import Engine
+from engines.onnxruntime_cpu import runtime
+from engines.profile import Profile
+from engines.verification_inputs import mixed_shares, random_input, relative_error
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3}
+"""Of the output's largest value. fp32: sums in another order differ by 1e-7 to 1e-5 over hundreds of layers (TF32, which is off,
+would by 3.5e-4), and the smallest mistake that was ever seen, BatchNorm folded before blending, is 5e-3. fp16: a rounding is
+2^-11 = 5e-4, and ten times that is what hundreds of them add up to in the worst pixel."""
+
+PSNR = 50.0
+"""Decibels that float16 must reach besides: on the average of all pixels its roundings are far smaller than in the worst one, a
+wrong weight is not."""
+
+NOISE, SPREAD = 56.0, 8.0
+"""A float16 network may err more in its worst pixel where that is rounding for certain: at so many decibels, and by no more than so
+many times the root of the mean square. CycleGAN's 19 InstanceNorms give 60 dB and 5 to 7e-3, which is 6 times; a mistake that is
+as small on the average and confined to some place would be 20 times and more."""
+
+SIDE = 64
+"""Of the probe, where the profile takes it: InstanceNorm over fewer pixels magnifies roundings, and more cost the CPU seconds."""
+
+SAMPLE = 4096
+"""Numbers of an expected output that a plan keeps: a wrong weight shows everywhere it reaches, so that some of them see it."""
+
+
+class Reference:
+    """What the network computes at an alpha, by ONNX Runtime on the CPU from float64-blended weights, at one random input `x`."""
+
+    def __init__(self, bundle: Bundle, members: Sequence[Mapping[str, NDArray[Any]]], profile: Profile) -> None:
+        self.names = bundle.members
+        self._bundle, self._members = bundle, members
+        self._known = read_recalibration(bundle, members)
+        self.x = random_input(bundle.signature, probe_shape(bundle.signature, profile))
+
+    def expected(self, shares: NDArray[np.float64]) -> NDArray[np.float32]:
+        """The output at these shares."""
+        weights = blended(self._members, shares, self._known)
+        return runtime.run(runtime.session(self._bundle.graph_with(weights)), self.x)
+
+
+def probe_shape(signature: Signature, profile: Profile) -> tuple[int, int, int, int]:
+    """A small shape that the profile takes."""
+    batch, channels, height, width = profile.smallest
+    if signature.kind == "latent":
+        return profile.smallest
+    side = -(-SIDE // signature.multiple) * signature.multiple
+    _, _, tallest, widest = profile.largest
+    return batch, channels, min(max(height, side), tallest), min(max(width, side), widest)
+
+
+def verify_members(engine: Engine, reference: Reference, precision: str) -> float:
+    """Each member alone and one mixed alpha against the reference, then the first member again: the very bits of the first time.
+
+    Returns the largest relative error. Raises EngineError. Uses slot 0, whose weights are nobody's then.
+    """
+    count = len(reference.names)
+    first = np.eye(count)[0]
+    outputs, errors = [], []
+    for shares in (*np.eye(count), mixed_shares(count)):
+        outputs.append(_output(engine, 0, shares, reference.x))
+        errors.append(_check(outputs[-1], reference.expected(shares), shares, reference.names, precision))
+    if not np.array_equal(_output(engine, 0, first, reference.x), outputs[0]):
+        raise EngineError(
+            f"{shown(engine.name)}: {shown(reference.names[0])} gives other bits after other weights were in the engine than before: "
+            "something of them stayed behind."
+        )
+    return max(errors)
+
+
+def verify_mixed(engine: Engine, reference: Reference, precision: str) -> float:
+    """`verify_at` one mixed alpha, computed anew."""
+    return verify_at(engine, mixed_shares(len(reference.names)), reference, precision)
+
+
+def verify_at(
+    engine: Engine,
+    shares: NDArray[np.float64],
+    reference: Reference,
+    precision: str,
+    sample: NDArray[np.float32] | None = None,
+) -> float:
+    """One alpha in every slot: cheap, for an engine that passed `verify_members` when it was built. Raises EngineError.
+
+    sample: what `sampled` gave of the expected output then; without it the reference is computed again.
+    """
+    expected = reference.expected(shares) if sample is None else sample
+    errors = []
+    for slot in range(engine.slots):
+        got = _output(engine, slot, shares, reference.x)
+        got = got if sample is None else sampled(got)
+        errors.append(_check(got, expected, shares, reference.names, precision))
+    return max(errors)
+
+
+def sampled(output: NDArray[np.float32]) -> NDArray[np.float32]:
+    """At most SAMPLE numbers of an output, evenly spread: float32 (S,)."""
+    return np.ascontiguousarray(output.reshape(-1)[:: max(1, -(-output.size // SAMPLE))])
+
+
+def _output(engine: Engine, slot: int, shares: NDArray[np.float64], x: NDArray[np.float32]) -> NDArray[np.float32]:
+    engine.refit(slot, shares)
+    return engine.infer(slot, x)
+
+
+def _check(
+    got: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    shares: NDArray[np.float64],
+    names: Sequence[str],
+    precision: str,
+) -> float:
+    error = relative_error(got, expected)
+    decibels = psnr(got, expected)
+    if _accepted(error, decibels, precision):
+        return error
+    told = ", ".join(f"{shown(name)}={share:.3g}" for name, share in zip(names, shares, strict=True) if share)
+    raise EngineError(
+        f"The engine gives another picture at {told} than ONNX Runtime: it differs by {error:.1e} of the largest value and "
+        f"{decibels:.0f} dB, where {TOLERANCE[precision]:.0e}{f' and {PSNR:.0f} dB' if precision == 'fp16' else ''} are allowed."
+    )
+
+
+def _accepted(error: float, decibels: float, precision: str) -> bool:
+    if precision == "fp32" or decibels < PSNR:
+        return precision == "fp32" and error <= TOLERANCE["fp32"]
+    mean = 10 ** (-decibels / 20)  # the root of the mean square, as a share of the peak, as `error` is
+    return error <= TOLERANCE["fp16"] or (decibels >= NOISE and error <= SPREAD * mean)
+
+
+def psnr(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """In dB, the peak being the largest expected value; -inf where it cannot be told, inf for equal ones."""
+    if got.shape != expected.shape or not np.isfinite(got).all():
+        return float("-inf")
+    mean = float(np.mean((got.astype(np.float64) - expected) ** 2))
+    return float("inf") if mean == 0 else float(20 * np.log10(max(float(np.abs(expected).max()), 1e-30) / np.sqrt(mean)))

@@ -1,0 +1,264 @@
+"""Lift: turn a PyTorch network into an ONNX graph whose initializers are its state-dict entries, under their names.
+
+An exporter that sees weights as constants folds, merges, drops and renames them. Here they are inputs of the graph while it is
+exported and optimised, so no pass can depend on their values; afterwards each such input becomes an initializer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from dni_deploy.errors import DniError, InputError, LimitError, MismatchError, UsageError, shown
+from dni_deploy.signature import Signature
+from dni_deploy.utils.onnx_weights import fill
+from exporters.canonical_names import rename, used_values
+from exporters.opset17 import to_opset17
+
+INPUT, OUTPUT = "x", "y"
+LOWEST_OPSET = 17
+"""TensorRT 8.6 reads opset 17; nothing that the supported engines need is older."""
+EXPORTER_OPSET = 18
+"""The lowest opset in which the exporter writes (torch 2.13); 17 is made from it."""
+SIZE_LIMIT = (1 << 31) - (16 << 20)
+"""Bytes of weights: protobuf's limit for one message, less 16 MiB for the rest of the graph."""
+AXES = ("n", "c", "h", "w")
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A network as one ONNX graph whose weights go by their state-dict keys.
+
+    graph   float32 `x` (n, C, h, w) -> `y`, dynamic in n, h and w; the network's present weights are in it.
+    names   the weights that the graph uses, in the order of its initializers, which is that of the state dict.
+    unused  float keys of the state dict on which the output does not depend.
+    tied    keys that share one tensor with another: alias -> the name that the graph has.
+    """
+
+    graph: onnx.ModelProto
+    names: tuple[str, ...]
+    unused: tuple[str, ...] = ()
+    tied: dict[str, str] = field(default_factory=dict)
+
+
+def liftable(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The float parameters and persistent float buffers by key, first names only, and alias -> first name for the tied rest."""
+    first: dict[int, str] = {}
+    tensors: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    for key, tensor in net.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        name = first.setdefault(id(tensor), key)
+        if name == key:
+            tensors[key] = tensor.detach()
+        else:
+            tied[key] = name
+    return tensors, tied
+
+
+def lift(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_OPSET) -> Lifted:
+    """Export the network with every float weight as a named initializer and nothing computed from weights ahead of time.
+
+    net: float32, on the CPU; it is put into eval mode. The graph's bytes depend on the network alone, not on the machine.
+    Raises UsageError (opset), MismatchError (the signature does not fit), InputError (the exporter cannot read it) and
+    LimitError (2 GiB of weights).
+    """
+    if opset < LOWEST_OPSET:
+        raise UsageError(f"Opset {opset} is too old; the lowest is {LOWEST_OPSET}.")
+    net.eval()
+    tensors, tied = liftable(net)
+    _check_tensors(net, tensors)
+    x, dynamic = example(signature)
+    y = _forward(net, x, signature)
+    lifted = _LiftedNetwork(net, tuple(tensors)).eval()
+    values = tuple(tensor.clone() for tensor in tensors.values())
+    fixed: dict[int, Any] = {}
+    shapes = (dynamic, tuple(fixed for _ in values))
+    try:
+        with _quiet(), _without_inplace(net, x, y):
+            program = torch.onnx.export(
+                lifted,
+                (x, values),
+                dynamo=True,
+                optimize=True,
+                dynamic_shapes=shapes,
+                opset_version=max(opset, EXPORTER_OPSET),
+                verbose=False,
+            )
+            assert program is not None  # None is only given to those who ask for a file
+            graph = program.model_proto
+    except DniError:
+        raise
+    except Exception as error:
+        raise InputError(f"The network {_class_name(net)} cannot be exported: {_reason(error)}") from error
+    if len(graph.graph.input) != 1 + len(tensors):
+        raise InputError(
+            f"The network {_class_name(net)} cannot be exported: its graph has {len(graph.graph.input)} inputs "
+            f"instead of the picture and {len(tensors)} weights."
+        )
+    if opset < EXPORTER_OPSET:  # while the weights are still inputs, so that this cannot drop one either
+        graph = to_opset17(graph)
+    if graph.opset_import[0].version != opset:
+        raise UsageError(f"Opset {opset} is too new for the installed exporter; it wrote {graph.opset_import[0].version}.")
+    graph = rename(graph, [INPUT, *tensors], [OUTPUT])
+    return _finish(graph, net, signature, tensors, tied)
+
+
+def example(signature: Signature) -> tuple[Tensor, dict[int, Any]]:
+    """A picture to trace with, and its dynamic axes.
+
+    Batch 2 and two different sides, all above 1 and multiples of what the network asks for, so that no size is taken for a constant.
+    """
+    block, seeded = signature.multiple, torch.Generator().manual_seed(0)
+    if signature.kind == "latent":
+        return torch.rand(2, signature.input_channels, 1, 1, generator=seeded), {0: torch.export.Dim.DYNAMIC}
+    height = block * (2 + 20 // block)
+    width = height + block * (1 + 8 // block)
+    side: Any = torch.export.Dim.DYNAMIC
+    sides = [side, side] if block == 1 else [block * torch.export.Dim(name, min=2) for name in ("rows", "columns")]
+    return torch.rand(2, signature.input_channels, height, width, generator=seeded), {0: side, 2: sides[0], 3: sides[1]}
+
+
+class _LiftedNetwork(nn.Module):
+    """forward(x, weights): the network with these weights. Two positions: a trailing dict would be taken for keywords."""
+
+    def __init__(self, net: nn.Module, keys: tuple[str, ...]) -> None:
+        super().__init__()
+        self.net, self.keys = net, keys
+
+    def forward(self, x: Tensor, weights: tuple[Tensor, ...]) -> Any:
+        return torch.func.functional_call(self.net, dict(zip(self.keys, weights, strict=True)), (x,))
+
+
+def _finish(
+    graph: onnx.ModelProto, net: nn.Module, signature: Signature, tensors: dict[str, Tensor], tied: dict[str, str]
+) -> Lifted:
+    """Inputs that are weights become initializers; axes get readable names; the result is checked."""
+    used = used_values(graph)
+    if INPUT not in used:
+        raise InputError(f"The network {_class_name(net)} cannot be exported: its output does not depend on its input.")
+    picture = graph.graph.input[0]
+    del graph.graph.input[1:]
+    for name, tensor in tensors.items():
+        if name in used:
+            initializer = graph.graph.initializer.add(name=name, dims=tensor.shape, data_type=onnx.TensorProto.FLOAT)
+            fill(initializer, tensor.contiguous().numpy())
+    dynamic = (0,) if signature.kind == "latent" else (0, 2, 3)
+    output = graph.graph.output[0]
+    for value, prefix in ((picture, ""), (output, f"{OUTPUT}_")):
+        dimensions = value.type.tensor_type.shape.dim
+        for axis in dynamic:
+            if not dimensions[axis].HasField("dim_param"):
+                raise InputError(
+                    f"The network {_class_name(net)} cannot be exported: its {('batch', '', 'height', 'width')[axis]} "
+                    f"is fixed to {dimensions[axis].dim_value} in the graph."
+                )
+            dimensions[axis].dim_param = prefix + AXES[axis]
+    graph = onnx.shape_inference.infer_shapes(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    names = tuple(name for name in tensors if name in used)
+    return Lifted(graph, names, tuple(name for name in tensors if name not in used), tied)
+
+
+def _check_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if size > SIZE_LIMIT:
+        raise LimitError(
+            f"The network {_class_name(net)} has {size} bytes of weights, more than one ONNX file holds ({SIZE_LIMIT})."
+        )
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise InputError(
+                f"The network {_class_name(net)} holds {shown(name)!r} as {tensor.dtype} on {tensor.device}; "
+                f"it has to be built in float32 on the CPU."
+            )
+        if name in (INPUT, OUTPUT):
+            raise InputError(
+                f"The network {_class_name(net)} has a weight named {name!r}, the name of the graph's picture; rename it."
+            )
+
+
+def _forward(net: nn.Module, x: Tensor, signature: Signature) -> Tensor:
+    """Run it once: whether the signature fits is better said here than by the exporter."""
+    sizes = tuple(x.shape)
+    try:
+        with torch.no_grad():
+            y = net(x.clone())
+    except Exception as error:
+        raise MismatchError(
+            f"The network {_class_name(net)} does not take an input of shape {sizes}, "
+            f"which its signature says it does: {_reason(error)}"
+        ) from error
+    if not isinstance(y, Tensor):
+        raise MismatchError(f"The network {_class_name(net)} gives a {type(y).__name__}; it has to give one tensor.")
+    if y.ndim != 4 or y.shape[:2] != (sizes[0], signature.output_channels):
+        raise MismatchError(
+            f"The network {_class_name(net)} gives the shape {tuple(y.shape)} for {sizes}; its signature "
+            f"says {signature.output_channels} channels."
+        )
+    wanted = (sizes[2] * signature.scale, sizes[3] * signature.scale)
+    if signature.kind == "image" and tuple(y.shape[2:]) != wanted:
+        raise MismatchError(
+            f"The network {_class_name(net)} gives {tuple(y.shape[2:])} pixels for {sizes[2:]}; at scale {signature.scale} "
+            f"it would be {wanted}."
+        )
+    return y
+
+
+@contextlib.contextmanager
+def _without_inplace(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
+    """Switch `inplace` off in the network's layers where the output for x stays y.
+
+    The exporter spends twice the time on an in-place activation (it goes through a Python decomposition; RRDBNet-23: 30 s, not 15 s).
+    A network that reads a tensor again after it was overwritten keeps its in-place layers, and the exporter gets that right too.
+    """
+    layers: list[Any] = [module for module in net.modules() if getattr(module, "inplace", False) is True]
+    try:
+        for layer in layers:
+            layer.inplace = False
+        with torch.no_grad():
+            same = not layers or torch.equal(y, net(x.clone()))
+        for layer in layers:
+            layer.inplace = not same
+        yield
+    finally:
+        for layer in layers:
+            layer.inplace = True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what the exporter prints, logs and warns about; exceptions pass."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.__trace", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _class_name(net: nn.Module) -> str:
+    return shown(type(net).__name__)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom, as the end of a sentence."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shown(lines[0] if lines else type(error).__name__).rstrip(".") + "."

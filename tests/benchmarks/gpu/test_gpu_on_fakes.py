@@ -1,0 +1,84 @@
+"""The GPU benchmark on the stand-ins: every call that it makes on a GPU is made, in the order in which it makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import measure_all
+from benchmarks.gpu import result as results
+from benchmarks.gpu.modes import WAYS, chosen
+from benchmarks.gpu.prepare import prepare
+from engines.cuda import driver
+from tests.fakes.gpu import FakeGpu
+from tests.support.pico_architectures import pico_net
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(folder, "pico", title="Pico", build=lambda: pico_net("dncnn_bn"))
+    return folder
+
+
+@pytest.mark.parametrize("gpu", [{"eager": True}, {"seed": 3}], indirect=True)
+def test_the_kernel_and_the_copy(gpu: FakeGpu, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu import ceilings, kernel
+    from benchmarks.gpu.clock import EventClock
+    from benchmarks.gpu.measurement import Measurement
+
+    monkeypatch.setattr(ceilings.copy_rate, "__defaults__", (1 << 16, 3))
+    monkeypatch.setattr(kernel, "ROTATED", 1 << 18)
+    monkeypatch.setattr(kernel, "PER_MARK", 0.0)
+    monkeypatch.setattr(ceilings, "matrix_rates", lambda: {"fp16": 1e12})
+    made = results.empty({"gpu": "stand-in"}, "c")
+    with EventClock() as clock:
+        Measurement(prepared, tmp_path, made, tmp_path / "o.json").kernel(["pico"], ["fp32", "fp16"], clock, large=12_800)
+    stored = results.read(tmp_path / "o.json")
+    assert stored["parts"][0]["ceilings"]["copy"] > 0
+    assert [(figure["network"], figure["precision"], figure["members"]) for figure in stored["kernel"]] == [
+        ("pico", "fp32", 2), ("pico", "fp16", 2), ("large", "fp32", 4), ("large", "fp16", 4),
+    ]  # fmt: skip
+    for figure in stored["kernel"]:
+        assert figure["replayed_us"] is not None  # captured and replayed
+        assert figure["bytes"] * figure["sets"] >= 1 << 17
+        assert figure["error"] <= 1.5e-3
+        assert figure["by_row_over_plain_launched"] > 0
+        assert figure["by_row_over_plain_replayed"] > 0  # captured, too
+    assert stored["kernel"][-1]["bytes"] == 12_800 * (4 * 2 + 2)  # float16 members stay float16
+    assert {goal["what"] for goal in stored["goals"]} == {figure["label"] for figure in stored["kernel"][2:]}
+
+
+@pytest.mark.parametrize("gpu", ["11.4", "8.6"], indirect=True)
+def test_every_mode_of_ours(gpu: FakeGpu, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu.clock import EventClock
+    from benchmarks.gpu.measurement import Measurement
+
+    monkeypatch.setattr("engines.trt.features.NUMPY", 1)  # the stand-in for 8.6 reads NumPy 2's arrays right
+    made = results.empty({"gpu": "stand-in"}, "c")
+    with EventClock() as clock:
+        measurement = Measurement(prepared, tmp_path / "w", made, tmp_path / "o.json", seconds=0.05)
+        measurement.may_build = False
+        measurement.cases(["pico"], [(64, 64)], ["fp32"], chosen(("tensorrt", "tensorrt-constant")), clock)
+        assert set(made["cases"][0]["skipped"].values()) == {"its plan was not built in the time that was given"}
+        measurement.build(["pico"], [(64, 64)], ["fp32"], WAYS)
+        measurement.cases(["pico"], [(64, 64)], ["fp32"], WAYS, clock)
+    (case,) = results.read(tmp_path / "o.json")["cases"]  # the second took the first one's place
+    rows = {row["name"]: row for row in case["rows"]}
+    assert set(rows) == {way.name for way in WAYS if way.engine is not None} - {"onnxruntime-gpu"}
+    for name, row in rows.items():
+        assert row["agreement"]["error"] <= 1e-5, name  # ONNX Runtime against float64
+        assert row["agreement"]["returns"] in (True, None), name
+        assert row["steady_ms"] > 0, name
+    assert rows["tensorrt-constant"]["change_ms"] is None
+    assert {"torch-eager", "onnxruntime-gpu"} <= set(case["skipped"])
+    text = results.short_table(results.read(tmp_path / "o.json"))
+    assert "not run: this torch sees no GPU: torch-eager, torch-graph, torch-compile, torch-autotune" in text
+
+
+def test_without_a_gpu_it_says_so_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if driver.obstacle() is None:
+        pytest.skip("there is a GPU here")
+    assert measure_all.main(["--prepared", str(tmp_path), "-o", str(tmp_path / "o.json")]) == 7
+    assert "no NVIDIA driver" in capsys.readouterr().err

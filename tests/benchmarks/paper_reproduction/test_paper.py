@@ -1,0 +1,143 @@
+"""The paper's page: weights, pictures and text are what they say, and a number that misses its bound cannot be told otherwise."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+pytest.importorskip("skimage")
+pytest.importorskip("matplotlib")
+
+from benchmarks.paper_reproduction import photographs
+from benchmarks.paper_reproduction.__main__ import IMAGES, PAGE, RESULTS
+from benchmarks.paper_reproduction.drawing import LARGEST, canvas, png
+from benchmarks.paper_reproduction.families import FAMILIES, ROOT, WEIGHTS, bundle, weights
+from benchmarks.paper_reproduction.figures import FIGURES
+from benchmarks.paper_reproduction.page import page, sentence, verdict
+from benchmarks.paper_reproduction.section import Goal, Section, Table
+from dni_deploy.checkpoints.family import Family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_one_family_in_float16(family: str) -> None:
+    row = FAMILIES[family]
+    assert Family.of(row.members).names == tuple(row.members)
+    assert set(row.controls) < set(row.members)
+    assert len(row.tuned) >= 2
+    for member in row.members:
+        tensors = weights(family, member)
+        assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+        # What is stored is float16: half the size, and every number one of its.
+        assert all(np.array_equal(tensor, tensor.astype(np.float16)) for tensor in tensors.values())
+
+
+def test_weights_are_small_and_all_in_the_table() -> None:
+    stored = set(WEIGHTS.rglob("*.safetensors"))
+    assert stored <= {path for row in FAMILIES.values() for path in row.members.values()}
+    assert sum(path.stat().st_size for path in stored) < 25e6
+    assert sum(path.stat().st_size for path in (ROOT / "dni_deploy" / "data").rglob("*") if path.is_file()) < 5e6
+
+
+def test_training_never_sees_a_test_picture() -> None:
+    assert not set(photographs.TRAIN) & set(photographs.TEST)
+    assert set(photographs.TEXTURES) < set(photographs.TRAIN)
+    # Not under another name either: two photographs of one scene would correlate.
+    small = {
+        name: np.asarray(Image.fromarray(photographs.photograph(name)).convert("L").resize((32, 32)), np.float64).ravel()
+        for name in (*photographs.TRAIN, *photographs.TEST)
+    }
+    for test in photographs.TEST:
+        for train in photographs.TRAIN:
+            assert np.corrcoef(small[test], small[train])[0, 1] < 0.9, (test, train)
+    with pytest.raises(KeyError):
+        photographs.photograph("cat")
+
+
+def test_noise_is_what_it_says() -> None:
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    found = photographs.noisy(grey, 20).astype(np.float64) - 128
+    # 12288 samples: the standard error of sigma is 0.13.
+    assert abs(found.std() - 20) < 0.5
+    assert abs(found.mean()) < 0.8
+    assert np.array_equal(photographs.noisy(grey, 20), photographs.noisy(grey, 20))
+
+
+@pytest.mark.parametrize(
+    ("direction", "value", "holds"),
+    [
+        ("at least", 1.0, True), ("at least", 0.99, False), ("above", 1.0, False), ("above", 1.01, True),
+        ("at most", 1.0, True), ("at most", 1.01, False), ("below", 1.0, False), ("below", 0.99, True),
+        ("at least", math.nan, False), ("at most", math.nan, False), ("below", math.nan, False), ("above", math.nan, False),
+    ],
+)  # fmt: skip
+def test_a_goal_knows_its_bound(direction: str, value: float, holds: bool) -> None:
+    goal = Goal("figure", value, direction, 1.0)  # type: ignore[arg-type]
+    assert goal.holds is holds
+    assert ("**not reached**" in sentence(goal)) is not holds
+    assert verdict([goal]) == ("It holds here." if holds else "It does not hold here.")
+
+
+def result_of(*values: float) -> dict[str, object]:
+    goals = tuple(Goal(f"goal {index}", value, "at least", 0.0, "dB") for index, value in enumerate(values))
+    section = Section("Title", "claims.", "done.", goals, tables=(Table(("a", "b"), (("x", 1.5),)),), otherwise="Because.")
+    told = section.to_json() | {"commit": "c", "date": "d", "seconds": 1.0}
+    machine = {"cpu": "c", "cores": 2, "onnxruntime": "1", "numpy": "2", "python": "3"}
+    return {"machine": machine, "sections": {"only": told}}
+
+
+def test_the_page_follows_the_numbers() -> None:
+    good, mixed, bad = (page(result_of(*values)) for values in ((1.0, 0.0), (1.0, -0.1), (-1.0, -0.1)))
+    assert "It holds here." in good
+    assert "| holds | 2 of 2 |" in good
+    assert "Because." not in good
+    assert "It holds in part here: 1 of 2 goals" in mixed
+    assert "| holds in part | 1 of 2 |" in mixed
+    assert "goal 1: -0.1 dB, to be at least 0 dB: **not reached**" in mixed
+    assert "It does not hold here." in bad
+    assert "| does not hold | 0 of 2 |" in bad
+    assert "Because." in bad
+    assert "| x | 1.50 |" in bad
+
+
+def test_a_section_without_a_goal_is_refused() -> None:
+    with pytest.raises(ValueError, match="claims nothing"):
+        Section("Title", "claims.", "done.", ())
+
+
+def test_the_page_is_what_the_results_give() -> None:
+    result = json.loads(RESULTS.read_bytes())
+    assert PAGE.read_text(encoding="utf-8") == page(result)
+    assert tuple(result["sections"]) == FIGURES
+    told = {picture["name"] for section in result["sections"].values() for picture in section["pictures"]}
+    assert told == {path.stem for path in IMAGES.glob("*.png")}
+    assert all(path.stat().st_size < LARGEST for path in IMAGES.glob("*.png"))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_has_its_function(name: str) -> None:
+    assert callable(importlib.import_module(f"benchmarks.paper_reproduction.figures.{name}").figure)
+
+
+def test_a_large_picture_becomes_smaller_or_is_refused() -> None:
+    def drawn(height: float) -> bytes:
+        figure, axes = canvas(1, 1, height)
+        side = (round(height * 110), 990, 3)
+        axes[0, 0].imshow(np.random.default_rng(0).integers(0, 256, side, dtype=np.uint8), interpolation="nearest")
+        return png(figure)
+
+    assert len(drawn(1.5)) < LARGEST
+    with pytest.raises(ValueError, match="draw it smaller"):
+        drawn(12.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_becomes_a_bundle(family: str, tmp_path: Path) -> None:
+    assert bundle(family, tmp_path).members == tuple(FAMILIES[family].members)

@@ -1,0 +1,174 @@
+"""Coefficients: every way to write an alpha, and a sentence for every way to get it wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dni_deploy.alpha.coefficients import SUM_TOLERANCE, Coefficients
+from dni_deploy.errors import CoefficientsError
+
+TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("alpha", "members", "shares"),
+    [
+        (0.35, TWO, (0.35, 0.65)),
+        (1, TWO, (1.0, 0.0)),
+        (True, TWO, (1.0, 0.0)),
+        (np.float32(0.25), TWO, (0.25, 0.75)),
+        (-0.0, TWO, (0.0, 1.0)),
+        ("0.35", TWO, (0.35, 0.65)),
+        (" 1e-3 ", TWO, (0.001, 0.999)),
+        ("psnr=0.3,gan=0.7", TWO, (0.3, 0.7)),
+        ("gan = 0.7 , psnr = 0.3", TWO, (0.3, 0.7)),
+        ("gan=1", TWO, (0.0, 1.0)),
+        ("0.2,0.3,0.5", THREE, (0.2, 0.3, 0.5)),
+        ({"b": 1}, THREE, (0.0, 1.0, 0.0)),
+        ([0.2, 0.3, 0.5], THREE, (0.2, 0.3, 0.5)),
+        (np.array([0.25, 0.75], np.float32), TWO, (0.25, 0.75)),
+        ((0.1,) * 10, tuple("abcdefghij"), (0.1,) * 10),
+        (5e-324, TWO, (5e-324, 1.0)),  # the smallest denormal
+        (1 - 2**-53, TWO, (1 - 2**-53, 2**-53)),
+    ],
+)
+def test_ways_to_write_it(alpha: Any, members: tuple[str, ...], shares: tuple[float, ...]) -> None:
+    made = Coefficients.parse(alpha, members)
+    assert (made.members, made.shares) == (members, shares)
+    assert all(type(share) is float for share in made.shares)
+    assert Coefficients.parse(made, members) == made
+    array = made.array()
+    assert (array.dtype, array.tolist()) == (np.float64, list(shares))
+    array[0] = 7
+    assert made.shares == shares
+
+
+def test_one_hot() -> None:
+    assert Coefficients.one_hot("b", THREE).shares == (0, 1, 0)
+    assert str(Coefficients.one_hot("b", THREE)) == "a=0, b=1, c=0"
+
+
+@pytest.mark.parametrize(
+    ("alpha", "members", "words"),
+    [
+        (math.nan, TWO, "finite"),
+        ("nan", TWO, "finite"),
+        (math.inf, TWO, "finite"),
+        ("1e999", TWO, "finite"),
+        ("-inf", TWO, "finite"),
+        (1.5, TWO, "outside 0 to 1"),
+        (-0.2, TWO, "outside 0 to 1"),
+        (-5e-324, TWO, "outside 0 to 1"),
+        (math.nextafter(1, 2), TWO, "outside 0 to 1"),
+        ("1.5,-0.5", TWO, "outside 0 to 1"),
+        (0.5, THREE, "two members, this family has 3"),
+        ("0.5,0.5", THREE, "2 numbers"),
+        ([], TWO, "0 numbers"),
+        ([1.0], TWO, "1 numbers"),
+        ("0.5,0.6", TWO, "sum to 1.1 "),
+        ([0, 0, 0], THREE, "sum to 0 "),
+        ({"psnr": 0.5}, TWO, "sum to 0.5 "),
+        ({}, TWO, "empty"),
+        ("", TWO, "not a number"),
+        (",", TWO, "not a number"),
+        ("half", TWO, "'half'"),
+        ("0.5;0.5", TWO, "not a number"),
+        ("x=1", TWO, "names 'x'; the members are 'psnr', 'gan'"),
+        ({"x": 1.0}, TWO, "names 'x'"),
+        ({3: 1.0}, TWO, "names '3'"),
+        ("psnr=0.5,psnr=0.5", TWO, "twice"),
+        ("psnr=0.5,0.5", TWO, "mixes"),
+        ("=1", TWO, "mixes"),
+        ("psnr=", TWO, "not a number"),
+        ("psnr=0.5=0.5", TWO, "names 'psnr=0.5'"),
+        (None, TWO, "not a number"),
+        ([None, 1], TWO, "not a number"),
+        (["0.5", "x"], TWO, "not a number"),
+        (object(), TWO, "not a number"),
+        (np.ones((1, 2)) / 2, TWO, "not a number"),
+        (10**400, TWO, "larger than any float"),
+        ([10**5000, 0], TWO, "larger than any float"),
+        (b"\x00\x01", TWO, "not a number"),
+        (Coefficients(("x", "y"), (0.5, 0.5)), TWO, "for the members 'x', 'y'"),
+    ],
+)
+def test_ways_to_get_it_wrong(alpha: Any, members: tuple[str, ...], words: str) -> None:
+    with pytest.raises(CoefficientsError) as caught:
+        Coefficients.parse(alpha, members)
+    assert words in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert isinstance(caught.value, ValueError)
+
+
+def test_names_are_made_safe() -> None:
+    with pytest.raises(CoefficientsError) as caught:
+        Coefficients.parse("\x1b[31m\n\u202e=1", TWO)
+    assert str(caught.value).isprintable()
+    with pytest.raises(CoefficientsError) as caught:
+        Coefficients.parse("x" * 100_000, TWO)
+    assert len(str(caught.value)) < 300
+
+
+def test_extrapolation_has_to_be_asked_for() -> None:
+    assert Coefficients.parse(1.5, TWO, extrapolate=True).shares == (1.5, -0.5)
+    for alpha in (math.nan, math.inf, "1e999"):
+        with pytest.raises(CoefficientsError, match="finite"):
+            Coefficients.parse(alpha, TWO, extrapolate=True)
+    with pytest.raises(CoefficientsError, match="sum to 3"):
+        Coefficients.parse([1.5, 1.5], TWO, extrapolate=True)
+    with pytest.raises(CoefficientsError, match="sum to inf"):
+        Coefficients.parse([1e308, 1e308], TWO, extrapolate=True)
+    beyond = Coefficients.parse(1.5, TWO, extrapolate=True)
+    with pytest.raises(CoefficientsError, match="outside"):
+        Coefficients.parse(beyond, TWO)
+
+
+def test_the_tolerance_of_the_sum() -> None:
+    assert Coefficients.parse([0.5, 0.5 + 0.9 * SUM_TOLERANCE], TWO).shares[1] == 0.5 + 0.9 * SUM_TOLERANCE  # not renormalised
+    with pytest.raises(CoefficientsError):
+        Coefficients.parse([0.5, 0.5 + 1.1 * SUM_TOLERANCE], TWO)
+
+
+@given(st.floats(0, 1))
+def test_any_share_of_two(alpha: float) -> None:
+    made = Coefficients.parse(alpha, TWO)
+    assert made.shares == (alpha, 1 - alpha)
+    assert Coefficients.parse(repr(alpha), TWO) == made
+
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=16).filter(any), st.randoms(use_true_random=False))
+def test_any_point_of_the_simplex_in_any_order(weights: list[int], random: Any) -> None:
+    names = tuple(f"m{place}" for place in range(len(weights)))
+    shares = [weight / sum(weights) for weight in weights]
+    made = Coefficients.parse(shares, names)
+    assert made.shares == tuple(shares)
+    named = list(zip(names, shares, strict=True))
+    random.shuffle(named)
+    assert Coefficients.parse(dict(named), names) == made
+    assert Coefficients.parse(",".join(f"{name}={share!r}" for name, share in named), names) == made
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.sampled_from(TWO), inner, max_size=4) | st.tuples(inner),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(anything, st.booleans())
+def test_anything_gives_shares_or_one_sentence(alpha: Any, extrapolate: bool) -> None:
+    try:
+        made = Coefficients.parse(alpha, TWO, extrapolate=extrapolate)
+    except CoefficientsError as error:
+        text = str(error)
+    else:
+        text = str(made)
+        assert abs(math.fsum(made.shares) - 1) <= SUM_TOLERANCE
+        assert extrapolate or all(0 <= share <= 1 for share in made.shares)
+    assert text.isprintable()

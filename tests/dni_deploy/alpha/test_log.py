@@ -1,0 +1,265 @@
+"""AlphaLog: what was performed comes back bit for bit, however the writing ended; open_source finds the right reader."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.alpha.curves import AlphaCurve
+from dni_deploy.alpha.log import AlphaLog
+from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.alpha.plane_path import PlanePath
+from dni_deploy.alpha.source import open_source
+from dni_deploy.alpha.timeline import AlphaTimeline
+from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError
+
+TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
+
+
+def performance(count: int, seed: int = 0) -> list[Coefficients]:
+    shares = np.random.default_rng(seed).dirichlet([1, 1, 1], count)
+    return [Coefficients.parse(row.tolist(), THREE) for row in shares]
+
+
+def written(path: Path, points: list[Coefficients], start: int = 0) -> Path:
+    with AlphaLog(path, THREE, "digest") as log:
+        for frame, point in enumerate(points, start):
+            log.write(frame, frame / 29.97, frame // 3 + 1, point)
+    return path
+
+
+def test_what_was_performed_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    points = performance(500)
+    path = written(tmp_path / "live.jsonl", points)
+    again = AlphaLog.read(path, THREE)
+    assert [again.at(99.0, frame) for frame in range(500)] == points
+    assert again.at(0.0, -1) == points[0]
+    assert again.at(0.0, 10**9) == points[-1]
+    rows = list(AlphaLog.rows(path))
+    assert [(row.frame, row.seconds, row.generation, row.coefficients) for row in rows] == [
+        (frame, frame / 29.97, frame // 3 + 1, point) for frame, point in enumerate(points)
+    ]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_any_floats_come_back(tmp_path_factory: pytest.TempPathFactory, shares: list[float]) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    points = [Coefficients.parse(share, TWO) for share in shares]
+    with AlphaLog(path, TWO, force=True) as log:
+        for frame, point in enumerate(points):
+            log.write(frame, math.nan, 1, point)
+    again = AlphaLog.read(path, TWO)
+    assert [again.at(0.0, frame) for frame in range(len(points))] == points
+
+
+def test_members_in_another_order(tmp_path: Path) -> None:
+    path = written(tmp_path / "live.jsonl", performance(3))
+    again = AlphaLog.read(path, ("c", "a", "b"))
+    one, other = performance(3)[1].shares, again.at(0, 1).shares
+    assert other == (one[2], one[0], one[1])
+    with pytest.raises(MismatchError, match="for the members a, b, c"):
+        AlphaLog.read(path, TWO)
+
+
+def test_a_frame_that_is_not_there_has_the_alpha_before_it(tmp_path: Path) -> None:
+    point = performance(2)
+    with AlphaLog(tmp_path / "gaps.jsonl", THREE) as log:
+        log.write(3, 0.1, 1, point[0])
+        log.write(7, 0.2, 2, point[1])
+    again = AlphaLog.read(tmp_path / "gaps.jsonl", THREE)
+    assert [again.at(0, frame) for frame in (0, 3, 6, 7, 8)] == [point[0], point[0], point[0], point[1], point[1]]
+
+
+def test_cut_anywhere_it_reads_up_to_the_cut(tmp_path: Path) -> None:
+    points = performance(6)
+    whole = written(tmp_path / "live.jsonl", points).read_bytes()
+    header = whole.index(b"\n") + 1
+    for end in range(len(whole) + 1):
+        path = tmp_path / "cut.jsonl"
+        path.write_bytes(whole[:end])
+        lines = whole[:end].count(b"\n") - 1
+        if end < header or lines == 0:
+            with pytest.raises(InputError, match=r"not an alpha log|no frame"):
+                AlphaLog.read(path, THREE)
+            continue
+        again = AlphaLog.read(path, THREE)
+        assert [again.at(0, frame) for frame in range(lines)] == points[:lines]
+        assert again.at(0, lines) == points[lines - 1]
+
+
+def test_a_killed_writer_leaves_every_frame_it_wrote(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom dni_deploy.alpha.log import AlphaLog\nfrom dni_deploy.alpha.coefficients import Coefficients\n"
+        "log = AlphaLog(sys.argv[1], ('psnr', 'gan'))\n"
+        "for frame in range(1, 40): log.write(frame, frame / 25, frame, Coefficients.parse(1 / frame, ('psnr', 'gan')))\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    path = tmp_path / "killed.jsonl"
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[3], timeout=60, stdin=subprocess.DEVNULL
+    )
+    assert child.returncode == -9
+    again = AlphaLog.read(path, TWO)
+    assert [again.at(0, frame).shares[0] for frame in range(1, 40)] == [1 / frame for frame in range(1, 40)]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 5, 10, 99])
+@pytest.mark.parametrize("tail", [b"", b'{"frame":10,"sec', b"\0" * 20])
+def test_going_on_gives_the_same_file(tmp_path: Path, keep: int, tail: bytes) -> None:
+    points = performance(20)
+    whole = written(tmp_path / "whole.jsonl", points).read_bytes()
+    path = written(tmp_path / "part.jsonl", points[:10])
+    path.write_bytes(path.read_bytes() + tail)
+    with AlphaLog.resume(path, THREE, "digest", frames=keep) as log:
+        for frame in range(min(keep, 10), 20):
+            log.write(frame, frame / 29.97, frame // 3 + 1, points[frame])
+    assert path.read_bytes() == whole
+
+
+def test_what_is_dropped_is_gone_at_once(tmp_path: Path) -> None:
+    path = written(tmp_path / "part.jsonl", performance(10))
+    AlphaLog.resume(path, THREE, "digest", frames=4).close()
+    assert path.read_bytes() == written(tmp_path / "four.jsonl", performance(10)[:4]).read_bytes()
+
+
+def test_going_on_with_something_else(tmp_path: Path) -> None:
+    path = written(tmp_path / "live.jsonl", performance(3))
+    before = path.read_bytes()
+    with pytest.raises(MismatchError):
+        AlphaLog.resume(path, TWO, "digest", frames=2)
+    with pytest.raises(MismatchError):
+        AlphaLog.resume(path, THREE, "other", frames=2)
+    assert path.read_bytes() == before
+    (tmp_path / "text").write_text("hello\n")
+    with pytest.raises(InputError, match="not an alpha log"):
+        AlphaLog.resume(tmp_path / "text", THREE, frames=0)
+    AlphaLog.resume(tmp_path / "new.jsonl", THREE, frames=5).close()
+    assert (tmp_path / "new.jsonl").exists()
+
+
+def test_an_existing_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "live.jsonl"
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="--force"):
+        AlphaLog(path, THREE)
+    assert path.read_text() == "mine"
+    AlphaLog(path, THREE, force=True).close()
+    with pytest.raises(InputError, match="could not be written"):
+        AlphaLog(tmp_path / "absent" / "live.jsonl", THREE)
+
+
+def test_frames_go_forward(tmp_path: Path) -> None:
+    point = performance(1)[0]
+    log = AlphaLog(tmp_path / "live.jsonl", THREE)
+    log.write(5, 0.0, 1, point)
+    for frame in (5, 4):
+        with pytest.raises(UsageError, match="has frame 5"):
+            log.write(frame, 0.0, 1, point)
+    with pytest.raises(UsageError, match="is for a, b, c"):
+        log.write(6, 0.0, 1, Coefficients.parse(0.5, TWO))
+    log.close()
+    log.close()
+    with pytest.raises(InputError, match="closed"):
+        log.write(7, 0.0, 1, point)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk() -> None:
+    with pytest.raises(LimitError, match="could not be written"):
+        AlphaLog("/dev/full", THREE, force=True)
+
+
+HEADER = b'{"format":"dni-deploy alpha log","schema":1,"members":["psnr","gan"],"bundle":""}\n'
+LINE = b'{"frame":%d,"seconds":0.0,"generation":1,"shares":[0.5,0.5]}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not an alpha log"),
+        (b"{}\n", "not an alpha log"),
+        (b"\xff\xfe\n", "not an alpha log"),
+        (HEADER.replace(b'"schema":1', b'"schema":2'), "schema 2"),
+        (HEADER.replace(b'"psnr","gan"', b"3"), "not an alpha log"),
+        (HEADER, "no frame"),
+        (HEADER + b"x\n" + LINE % 1, "line 2: it is not a frame"),
+        (HEADER + LINE % 1 + LINE % 1 + LINE % 2, "line 3: frame 1 comes after frame 1"),
+        (HEADER + LINE % 0 + LINE.replace(b"%d", b"1.5") + LINE % 2, "line 3: its frame is not"),
+        (HEADER + LINE % 0 + LINE.replace(b"%d", b"true") + LINE % 2, "line 3: its frame is not"),
+        (HEADER + (LINE % 0).replace(b"0.5,0.5", b"NaN,0.5") + LINE % 2, "line 2: .*finite"),
+        (HEADER + (LINE % 0).replace(b"0.5,0.5", b"0.5") + LINE % 2, "line 2: .*1 numbers"),
+        (HEADER + (LINE % 0).replace(b"0.5,0.5", b'"0.5",0.5') + LINE % 2, "line 2: its shares"),
+        (HEADER + (LINE % 0).replace(b"0.5,0.5", b"0.5,0.9") + LINE % 2, "line 2: .*sum to 1.4"),
+        (HEADER + (LINE % 0).replace(b'"generation":1', b'"generation":-1') + LINE % 2, "line 2: its generation"),
+        (HEADER + b"[" * 70_000 + b"\n" + LINE % 0, "line 2"),
+        (HEADER + LINE % 0 + b"\n" + LINE % 1, "line 3: it is not a frame"),
+    ],
+)
+def test_damaged_logs(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        AlphaLog.read(path, TWO)
+    assert str(caught.value).isprintable()
+
+
+def test_logs_that_are_none(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent", "nul\0"):
+        with pytest.raises(InputError, match="alpha log"):
+            AlphaLog.read(path, TWO)
+
+
+# ----- open_source: whatever stands behind --alpha
+
+
+def test_every_kind_is_found(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps(AlphaTimeline.parse("0:a=1, 1:b=1", THREE).to_json()))
+    (tmp_path / "t.CSV").write_text("time,a,b,c\n0,0,1,0\n")
+    (tmp_path / "p.json").write_text(json.dumps(PlanePath.of(ControlPlane.default(THREE), [(0, (0, 0))]).to_json()))
+    (tmp_path / "c.json").write_text(json.dumps(AlphaCurve.parse("sine(period=1, from=a, to=b)", THREE).to_json()))
+    written(tmp_path / "l.jsonl", performance(3))
+    kinds: list[tuple[Any, type]] = [
+        ("a=0.5,b=0.5", AlphaTimeline),
+        ("0:a=1, 1:b=1", AlphaTimeline),
+        ("sine(period=1, from=a, to=b)", AlphaCurve),
+        (str(tmp_path / "t.json"), AlphaTimeline),
+        (tmp_path / "t.CSV", AlphaTimeline),
+        (tmp_path / "p.json", PlanePath),
+        (tmp_path / "c.json", AlphaCurve),
+        (str(tmp_path / "l.jsonl"), AlphaTimeline),
+    ]
+    for given_, kind in kinds:
+        source = open_source(given_, THREE)
+        assert type(source) is kind
+        assert Coefficients.parse(source.at(0.5, 1), THREE)
+    assert open_source(str(tmp_path / "l.jsonl"), THREE).at(0, 1) == performance(3)[1]
+    held = open_source("0:a=1, 1:b=1", THREE, interpolation="hold", loop=True)
+    assert isinstance(held, AlphaTimeline)
+    assert (held.interpolation, held.loop) == ("hold", True)
+
+
+def test_what_has_its_own_course(tmp_path: Path) -> None:
+    written(tmp_path / "l.jsonl", performance(3))
+    (tmp_path / "p.json").write_text(json.dumps(PlanePath.of(ControlPlane.default(THREE), [(0, (0, 0))]).to_json()))
+    for given_ in ("sine(period=1, from=a, to=b)", tmp_path / "l.jsonl", tmp_path / "p.json"):
+        with pytest.raises(UsageError, match="its own course"):
+            open_source(given_, THREE, interpolation="hold")
+    (tmp_path / "c.json").write_text('{"curve": "sine(period=0, from=a, to=b)"}')
+    with pytest.raises(InputError, match=r"c\.json: The period"):
+        open_source(tmp_path / "c.json", THREE)
+    with pytest.raises(InputError, match="does not exist"):
+        open_source("absent.json", THREE)
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(InputError, match=r"bad\.json: it is not JSON"):
+        open_source(tmp_path / "bad.json", THREE)

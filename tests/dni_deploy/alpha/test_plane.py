@@ -1,0 +1,272 @@
+"""ControlPlane: exactly a member at its place, on the simplex everywhere, no jump anywhere; triangles that cover without overlap."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.alpha.plane_path import PlanePath
+from dni_deploy.alpha.triangulation import hull, triangles
+from dni_deploy.errors import DniError, InputError, UsageError
+
+THREE, FOUR = ("a", "b", "c"), ("mosaic", "fire", "fine", "coarse")
+CLOSE = 1e-12
+"""Barycentric weights of well-shaped triangles are off by some units of 1e-16."""
+
+GRID = st.tuples(st.integers(0, 8), st.integers(0, 8)).map(lambda cell: (cell[0] / 8, cell[1] / 8))
+FREE = st.tuples(st.floats(0, 1), st.floats(0, 1))
+layouts = st.lists(GRID, min_size=3, max_size=12, unique=True) | st.lists(FREE, min_size=3, max_size=12, unique=True)
+
+
+def plane(points: list[tuple[float, float]]) -> ControlPlane:
+    names = tuple(f"m{index}" for index in range(len(points)))
+    try:
+        return ControlPlane.of(dict(zip(names, points, strict=True)), names)
+    except UsageError as error:
+        assume(False)
+        raise AssertionError from error
+
+
+def test_four_corners_are_bilinear() -> None:
+    made = ControlPlane.default(FOUR)
+    assert [made.at(x, y) for x, y in ((0, 0), (1, 0), (0, 1), (1, 1))] == [Coefficients.one_hot(name, FOUR) for name in FOUR]
+    assert made.at(0.25, 0.5).shares == (0.375, 0.125, 0.375, 0.125)
+    assert made.at(0.5, 0).shares == (0.5, 0.5, 0, 0)
+    assert made.at(-3, 0.5).shares == (0.5, 0, 0.5, 0)  # outside: the nearest point
+    assert made.at(7, 7) == Coefficients.one_hot("coarse", FOUR)
+
+
+def test_the_corners_in_any_order_and_of_any_upright_rectangle() -> None:
+    places = {"fire": (0.8, 0.2), "coarse": (0.8, 0.6), "mosaic": (0.2, 0.2), "fine": (0.2, 0.6)}
+    made = ControlPlane.of(places, FOUR)
+    for name, place in places.items():
+        assert made.at(*place) == Coefficients.one_hot(name, FOUR)
+    assert made.at(0.5, 0.4).shares == pytest.approx((0.25,) * 4, abs=CLOSE)
+    assert made.at(0, 0) == Coefficients.one_hot("mosaic", FOUR)
+
+
+def test_three_are_barycentric() -> None:
+    made = ControlPlane.of({"a": (0, 0), "b": (1, 0), "c": (0, 1)}, THREE)
+    assert made.at(0.25, 0.25).shares == pytest.approx((0.5, 0.25, 0.25), abs=CLOSE)
+    assert made.at(0.5, 0.5).shares == pytest.approx((0, 0.5, 0.5), abs=CLOSE)
+    assert made.at(1, 1).shares == pytest.approx((0, 0.5, 0.5), abs=CLOSE)  # outside: the nearest point of the side
+    assert made.at(-1, -5) == Coefficients.one_hot("a", THREE)
+
+
+def test_others_of_the_family_have_share_0() -> None:
+    made = ControlPlane.of({"a": (0, 0), "c": (1, 0), "e": (0, 1)}, ("a", "b", "c", "d", "e"))
+    shares = made.at(0.25, 0.25).shares
+    assert (shares[1], shares[3]) == (0, 0)
+    assert math.fsum(shares) == 1
+
+
+@given(layouts, st.tuples(st.floats(-2, 3), st.floats(-2, 3)))
+def test_any_point_of_any_plane(points: list[tuple[float, float]], point: tuple[float, float]) -> None:
+    made = plane(points)
+    coefficients = made.at(*point)
+    assert Coefficients.parse(coefficients, made.members) == coefficients
+    assert abs(math.fsum(coefficients.shares) - 1) <= 2**-51
+    for name, place in made.places:
+        assert made.at(*place) == Coefficients.one_hot(name, made.members)
+
+
+@given(layouts, FREE)
+def test_inside_the_coefficients_lead_back_to_the_point(points: list[tuple[float, float]], point: tuple[float, float]) -> None:
+    """Barycentric and bilinear weights both have sum of share * place = point; outside it is the nearest point."""
+    made = plane(points)
+    places = np.array([place for _, place in made.places])
+    back = made.at(*point).array() @ places
+    inside = np.array(point)
+    # The distance to the hull, by another road: the nearest of many points of it.
+    mixtures = np.concatenate([np.linspace(places[i], places[j], 65) for i, j in combinations(range(len(places)), 2)])
+    nearest = np.min(np.linalg.norm(mixtures - inside, axis=1))
+    assert np.linalg.norm(back - inside) <= nearest + 1e-5  # INSIDE lets a border be 1e-6 wide
+
+
+@given(layouts, st.tuples(st.floats(-0.2, 1.2), st.floats(-0.2, 1.2)), st.floats(0, 2 * math.pi))
+def test_no_jump(points: list[tuple[float, float]], point: tuple[float, float], turn: float) -> None:
+    """A step moves the shares by no more than its length over the height of the flattest triangle."""
+    made = plane(points)
+    places = [place for _, place in made.places]
+    heights = [
+        abs((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]))
+        / max(math.dist(a, b), math.dist(b, c), math.dist(a, c))
+        for a, b, c in ((places[i], places[j], places[k]) for i, j, k in combinations(range(len(places)), 3))
+    ]
+    height = min(height for height in heights if height > 0)
+    assume(height > 1e-3)
+    step = 1e-7
+    shares = made.at(*point).array()
+    moved = made.at(point[0] + step * math.cos(turn), point[1] + step * math.sin(turn)).array()
+    assert np.max(np.abs(moved - shares)) <= step / height * 2 + 1e-5  # INSIDE, as above
+
+
+@pytest.mark.parametrize("count", [5, 6, 7, 12, 16])
+def test_on_the_borders_between_triangles(count: int) -> None:
+    """Rounding puts such a point outside of both its triangles; it must not be taken for one outside of the plane."""
+    names = tuple(f"m{index}" for index in range(count))
+    made = ControlPlane.default(names)
+    places = np.array([place for _, place in made.places])
+    for one, other in combinations(range(count), 2):
+        for way in np.linspace(0, 1, 41):
+            point = (1 - way) * places[one] + way * places[other]
+            back = made.at(float(point[0]), float(point[1])).array() @ places
+            assert np.linalg.norm(back - point) < 1e-5  # INSIDE, as above
+
+
+def test_places_that_are_almost_on_a_line() -> None:
+    """The first three miss one line by a rounding, and their triangle has no area in floats: it is passed over, without a gap."""
+    line = [(0.8, 0.9), (0.7000000000000001, 0.6000000000000001), (0.6000000000000001, 0.3000000000000001)]
+    for more in ([(0.1, 0.5)], [(0.1, 0.5), (1.0, 0.4)]):
+        names = tuple("abcde"[: 3 + len(more)])
+        made = ControlPlane.of(dict(zip(names, line + more, strict=True)), names)
+        corners = np.array(line + more)
+        mixtures = np.random.default_rng(0).dirichlet([1] * len(corners), 500)
+        on_it = np.array([[1 - way, 0, way] for way in np.linspace(0, 1, 200)]) @ corners[:3]
+        for x, y in np.concatenate([mixtures @ corners, on_it]).tolist():
+            assert np.linalg.norm(made.at(x, y).array() @ corners - (x, y)) < 1e-5
+
+
+def test_the_shorter_joint_is_taken() -> None:
+    assert triangles([(0.0, 0.5), (1.0, 0.5), (0.5, 0.4), (0.5, 0.6)]) == [(0, 2, 3), (1, 2, 3)]
+
+
+@given(layouts)
+def test_triangles_cover_the_hull_without_overlap(points: list[tuple[float, float]]) -> None:
+    """Their areas add up to the hull's, exactly, and so do the triangles' that a fan from the hull's corners has."""
+    found = triangles(points)
+    exact = [(Fraction(x), Fraction(y)) for x, y in points]
+
+    def area(a: int, b: int, c: int) -> Fraction:
+        (ax, ay), (bx, by), (cx, cy) = exact[a], exact[b], exact[c]
+        return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+
+    # The hull by Andrew's chain.
+    order = sorted(range(len(points)), key=lambda index: exact[index])
+    chain: list[int] = []
+    for run in (order, order[::-1]):
+        start = len(chain)
+        for index in run:
+            while len(chain) - start >= 2 and area(chain[-2], chain[-1], index) <= 0:
+                chain.pop()
+            chain.append(index)
+        chain.pop()
+    whole = sum(area(chain[0], chain[place], chain[place + 1]) for place in range(1, len(chain) - 1))
+    assert sum(abs(area(*triangle)) for triangle in found) == whole
+    assert {index for triangle in found for index in triangle} == (set(range(len(points))) if whole else set())
+    assert set(chain) <= {index for side in hull(found) for index in side} or not whole
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ({"a": (0, 0), "b": (1, 0)}, "2 have a place"),
+        ({"a": (0, 0), "b": (1, 0), "x": (0, 1)}, "names 'x'"),
+        ({"a": (0, 0), "b": (1, 0), "c": (0, 0)}, "'a' and 'c' are at one place"),
+        ({"a": (0, 0), "b": (0.5, 0.5), "c": (1, 1)}, "on one line"),
+        ({"a": (0, 0), "b": (0.1, 0.3), "c": (0.2, 0.6)}, "on one line"),  # 0.6 is not twice 0.3 in floats of 0.1
+        ({"a": (0, 0), "b": (1, 0), "c": (0, 1.5)}, "from 0 to 1"),
+        ({"a": (0, 0), "b": (1, 0), "c": (0, math.nan)}, "finite"),
+        ({"a": (0, 0), "b": (1, 0), "c": (0, 1, 2)}, "two numbers"),
+        ({"a": (0, 0), "b": (1, 0), "c": "01"}, "two finite numbers"),
+        ({"a": (0, 0), "b": (1, 0), "c": None}, "two numbers"),
+        ({"a": (0, 0), "b": (1, 0), "c": (0, 10**400)}, "two numbers"),
+    ],
+)
+def test_planes_that_go_wrong(places: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        ControlPlane.of(places, THREE)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("point", [(math.nan, 0), (0, math.inf), (None, 0), ("x", 0)])
+def test_points_that_are_none(point: Any) -> None:
+    for made in (ControlPlane.default(THREE), ControlPlane.default(FOUR)):
+        with pytest.raises(UsageError, match="The point"):
+            made.at(*point)
+
+
+def test_defaults() -> None:
+    for count in range(3, 17):
+        names = tuple(f"m{index}" for index in range(count))
+        made = ControlPlane.default(names)
+        assert made.members == names
+        assert [made.at(*place) for _, place in made.places] == [Coefficients.one_hot(name, names) for name in names]
+    for count in (0, 1, 2):
+        with pytest.raises(UsageError, match="3 to"):
+            ControlPlane.default(THREE[:count])
+
+
+def test_files(tmp_path: Path) -> None:
+    made = ControlPlane.of({"a": (0.1, 1 / 3), "b": (1, 0), "c": (0, 1)}, THREE)
+    file = tmp_path / "plane.json"
+    file.write_text(json.dumps(made.to_json()))
+    assert ControlPlane.read(file, THREE) == made
+    for content in (b"", b"[]", b'{"plane": 3}', b'{"plane": {"a": [0]}}', b'{"schema": 2, "plane": {}}', b"\xff"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"plane\.json"):
+            ControlPlane.read(file, THREE)
+
+
+def test_a_path(tmp_path: Path) -> None:
+    path = PlanePath.of(ControlPlane.default(FOUR), [(0, (0, 0)), (1, (1, 0)), ("2s", (1, 1))], loop=True)
+    assert path.at(0.25, 0).shares == (0.75, 0.25, 0, 0)
+    assert path.at(1.5, 0).shares == (0, 0.5, 0, 0.5)
+    assert path.at(2.25, 0).shares == (0.75, 0.25, 0, 0)
+    file = tmp_path / "path.json"
+    file.write_text(json.dumps(path.to_json()))
+    again = PlanePath.read(file, FOUR)
+    assert again.to_json() == path.to_json()
+    assert again.at(1.3, 0) == path.at(1.3, 0)
+    frames = PlanePath.of(ControlPlane.default(FOUR), [("0f", (0, 0)), ("10f", (1, 1))], "smooth")
+    assert frames.at(0.0, 5).shares == (0.25,) * 4
+    assert frames.to_json()["keyframes"][1] == {"frame": 10, "at": [1.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "keyframes"),
+        ({"keyframes": []}, "0 keyframes"),
+        ({"keyframes": [{"time": 0, "at": [0, 0]}], "loop": True}, "at least 2"),
+        ({"keyframes": [{"time": 0, "at": [0, 0]}], "loop": 3}, "true or false"),
+        ({"keyframes": [{"time": 0}]}, "Keyframe 1 is not"),
+        ({"keyframes": [{"at": [0, 0]}]}, "Keyframe 1 is to have"),
+        ({"keyframes": [{"time": 0, "at": [0, None]}]}, "Keyframe 1 at 0s: the point"),
+        ({"keyframes": [{"time": 0, "at": [0, 1]}, {"time": 0, "at": [0, 1]}]}, "Keyframe 2 is at 0s, as"),
+        ({"keyframes": [{"time": 0, "at": [0, 1]}], "interpolation": "cubic"}, "no interpolation"),
+    ],
+)
+def test_paths_that_go_wrong(fields: dict[str, Any], words: str) -> None:
+    places = ControlPlane.default(FOUR).to_json()
+    with pytest.raises(UsageError, match=words):
+        PlanePath.from_json({**places, **fields}, FOUR)
+
+
+anything = st.recursive(
+    st.none() | st.floats() | st.text(max_size=3) | st.sampled_from(THREE),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from((*THREE, "plane", "x")), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(anything)
+def test_any_json_gives_a_plane_or_one_sentence(fields: Any) -> None:
+    for attempt in (fields, {"plane": fields}):
+        told = "x"
+        try:
+            ControlPlane.from_json(attempt, THREE)
+        except DniError as error:
+            told = str(error)
+        assert told.isprintable()

@@ -1,0 +1,120 @@
+"""bench: which rows run, which are left out and why, and what is told of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dni_deploy.api.bench import bench
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import EnvironmentProblem
+from dni_deploy.latency.modes import ROWS
+from dni_deploy.latency.timing import interleaved
+from engines.cuda import driver
+from tests.engines.conftest import write
+from tests.engines.trt.conftest import bn, profile
+from tests.fakes.gpu import FakeGpu
+
+ON_CPU = ["in place", "constant", "rebuild", "inputs", "in graph"]
+TENSORRT = ["tensorrt", "trt constant", "trt inputs", "trt in graph"]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write(bn(), tmp_path / "bn.dni", members=2)
+
+
+def quick(bundle: Bundle, **options: Any) -> Any:
+    return bench(bundle.path, shape=(1, 3, 16, 16), repeats=2, memory=False, threads=1, **options)
+
+
+def test_without_a_gpu_its_rows_are_left_out_and_told_why(bundle: Bundle) -> None:
+    if driver.obstacle() is None:
+        pytest.skip("there is a GPU here")
+    report = quick(bundle)
+    assert [row.name for row in report.rows] == ON_CPU
+    left_out = {name: reason for name, reason in report.skipped.items() if name != "torch"}
+    assert set(left_out) == {row.name for row in ROWS if row.gpu} == {*TENSORRT, "ort gpu"}
+    assert all("no NVIDIA driver" in reason for reason in left_out.values())
+    assert "torch" in report.skipped  # no architecture of ours
+    assert report.ratios["frame with a change / steady frame"] > 0
+    assert "alpha change / plain copy of the same bytes" in report.ratios
+    assert "gpu" not in report.machine
+
+
+def test_without_a_plan_the_row_says_how_to_get_one(bundle: Bundle, gpu: FakeGpu) -> None:
+    report = quick(bundle, rows=["tensorrt", "constant"])
+    assert [row.name for row in report.rows] == ["constant"]
+    assert "dni-deploy build --engine tensorrt" in report.skipped["tensorrt"]
+    with pytest.raises(EnvironmentProblem, match="Nothing can be timed here; tensorrt: no plan"):
+        quick(bundle, rows=["tensorrt"])
+
+
+@pytest.mark.parametrize("gpu", [{"eager": True}], indirect=True)
+def test_rows_on_a_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
+    from engines import ENGINES, build_engine
+    from engines.options import BuildOptions
+
+    for name in ENGINES:
+        if name.startswith("tensorrt"):
+            build_engine(bundle, name, BuildOptions(profile=profile(bundle)))
+    report = quick(bundle, rows=["in place", *TENSORRT])
+    rows = {row.name: row for row in report.rows}
+    assert list(rows) == ["in place", *TENSORRT]
+    assert rows["tensorrt"].road.startswith("TensorRT 11.4")
+    assert rows["trt constant"].change_ms is None
+    assert {
+        "frame with a change / steady frame, tensorrt",
+        "steady frame, tensorrt / trt constant",
+        "steady frame, ours / tensorrt",
+        "alpha change, tensorrt / ours",
+    } <= set(report.ratios)
+    assert "alpha change, trt constant / ours" not in report.ratios
+    assert report.machine["gpu"] == "Fake H200"
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+class Counting:
+    """An engine that says in which order it was called."""
+
+    name = road = "counting"
+    slots = 1
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def refit(self, slot: int, coefficients: Any) -> None:
+        self.calls.append("refit")
+
+    def finish(self, slot: int) -> None:
+        self.calls.append("finish")
+
+    def infer(self, slot: int, x: Any) -> Any:
+        self.calls.append("infer")
+        return x
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_change_is_timed_to_its_end() -> None:
+    """On a GPU a refit returns while its work is still queued; the frame after it must not pay for that."""
+    engine = Counting()
+    samples = interleaved({"a": engine}, {}, np.zeros((1, 1, 2, 2), np.float32), 2, 3)  # type: ignore[dict-item]
+    assert engine.calls == ["refit", *["infer", "refit", "finish", "infer", "infer"] * 4]
+    assert len(samples["a"].change) == len(samples["a"].steady) == 3
+
+
+def test_the_command_tells_each_reason_once(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    if driver.obstacle() is None:
+        pytest.skip("there is a GPU here")
+    from dni_deploy.cli.main import main
+
+    assert main(["bench", str(bundle.path), "--shape", "1x3x16x16", "--repeats", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("no NVIDIA driver") == 1
+    assert "left out: tensorrt, ort gpu, trt constant, trt inputs, trt in graph: no NVIDIA driver" in out

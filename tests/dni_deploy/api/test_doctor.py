@@ -1,0 +1,196 @@
+"""Doctor: truthful about what is there, and about what is not."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dni_deploy.api import doctor as home
+from dni_deploy.api.doctor import EngineState, doctor
+from engines import ENGINES, obstacles
+from engines.cuda import driver
+
+
+def versions(monkeypatch: pytest.MonkeyPatch, **installed: str) -> None:
+    found = {name.replace("_", "-"): number for name, number in installed.items()}
+    monkeypatch.setattr(home, "_version", lambda name: found.get(name, ""))
+
+
+def test_this_machine() -> None:
+    report = doctor()
+    assert {name: found for name, found, _ in report.packages}["numpy"] == version("numpy")
+    [state] = [state for state in report.engines if state.name == "onnxruntime"]
+    assert state.runs
+    assert version("onnxruntime") in state.why
+    assert int(report.machine["cores"]) >= 1
+    assert report.machine["memory"].endswith("GiB")
+
+
+def test_all_engines_are_told_and_a_reason_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "library", lambda: None)
+    report = doctor()
+    states = {state.name: state for state in report.engines}
+    assert list(states) == list(ENGINES)
+    assert states["tensorrt"] == EngineState("tensorrt", False, "no NVIDIA driver on this machine (libcuda.so.1 not found)")
+    assert {state.why for name, state in states.items() if name.startswith(("tensorrt-", "onnxruntime-gpu"))} == {"as tensorrt"}
+    assert states["onnxruntime-inputs"].runs
+    assert states["onnxruntime-inputs"].why.startswith("to compare with: ")
+    [line] = [line for line in report.advice if "GPU" in line]
+    assert line.startswith("There is no NVIDIA GPU to use here: no NVIDIA driver")
+    assert "Bundles run on the CPU" in line
+
+
+def test_two_runtimes_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch, onnxruntime="1.32.0", onnxruntime_gpu="1.32.0")
+    [warning] = doctor().warnings
+    assert "overwritten each other's files" in warning
+    assert "pip uninstall" in warning
+
+
+def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch)
+    report = doctor()
+    assert not any(state.runs for state in report.engines)
+    [state] = [state for state in report.engines if state.name == "onnxruntime"]
+    assert state.why == "not installed"
+    assert [line for line in report.advice if "dni-deploy[cpu]" in line]
+    assert [line for line in report.advice if "dni-deploy[export]" in line]
+    assert report.to_json()["packages"]["numpy"] is None
+
+
+def test_a_runtime_that_crashes_at_import_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch, onnxruntime="1.32.0")
+    crashed = subprocess.CompletedProcess([], -11, stdout="", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: crashed)
+    report = doctor()
+    [state] = [state for state in report.engines if state.name == "onnxruntime"]
+    assert not state.runs
+    assert state.why == "the import ended with signal 11"
+    assert len(report.warnings) == 1
+
+
+class Cuda:
+    """libcuda with these GPUs."""
+
+    def __init__(self, *gpus: tuple[str, int, int], code: int = 0, version: int = 13000) -> None:
+        self.gpus, self.code, self.version = gpus, code, version
+
+    def cuInit(self, flags: int) -> int:
+        return self.code
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = len(self.gpus)
+        return 0
+
+    def cuDriverGetVersion(self, number: Any) -> int:
+        number._obj.value = self.version
+        return 0
+
+    def cuDeviceGetName(self, name: Any, length: int, index: int) -> int:
+        name.value = self.gpus[index][0].encode()
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, index: int) -> int:
+        value._obj.value = self.gpus[index][{75: 1, 76: 2}[attribute]]
+        return 0
+
+
+H200 = ("NVIDIA H200", 9, 0)
+
+
+def with_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, nvcc: str | None = "/usr/bin/nvcc", **installed: str) -> Any:
+    """The report of a machine with this driver, whose packages are all to be found, and these versions of them."""
+    monkeypatch.setattr(driver, "library", lambda: cuda)
+    monkeypatch.setattr(driver, "nvcc", lambda: nvcc)
+    monkeypatch.setattr(obstacles, "_packages", lambda names, extra: None)
+    monkeypatch.setattr(home, "_providers", lambda: (("CUDAExecutionProvider", "CPUExecutionProvider"), ""))
+    versions(monkeypatch, **installed)
+    return doctor()
+
+
+def test_a_gpu_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(obstacles, "CUDA_PROVIDER", (".",))  # the folder `capi` itself: any onnxruntime has that
+    report = with_gpu(
+        monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", pycuda="2026.1", polygraphy="0.53.6",
+        onnxruntime_gpu="1.31.1", torch="2.13", onnxscript="0.7", matplotlib="3.11",
+    )  # fmt: skip
+    assert report.machine["gpu"] == (
+        "0: NVIDIA H200 (compute capability 9.0), 1: NVIDIA T4 (compute capability 7.5); NVIDIA driver for CUDA 13.0"
+    )
+    assert report.machine["nvcc"] == "/usr/bin/nvcc"
+    states = {state.name: state for state in report.engines}
+    assert all(state.runs for state in states.values())
+    assert states["tensorrt"].why == "TensorRT 11.4.0 on NVIDIA H200; each bundle needs a plan: dni-deploy build"
+    assert states["onnxruntime-gpu"].why == "onnxruntime-gpu 1.31.1 on NVIDIA H200"
+    assert states["onnxruntime"].why.startswith("onnxruntime-gpu 1.31.1 on the CPU")
+    assert (report.warnings, report.advice) == ((), ())
+
+
+def test_a_gpu_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = with_gpu(monkeypatch, Cuda(H200), None, onnxruntime="1.32.0")
+    assert "NVIDIA H200 (compute capability 9.0); NVIDIA driver for CUDA 13.0" in report.machine["gpu"]
+    assert report.machine["nvcc"] == "not found"
+    [warning] = report.warnings
+    assert warning.startswith("nvcc was not found")
+    first = "pip uninstall -y onnxruntime && pip install "
+    assert f"For TensorRT on NVIDIA H200: {first}'dni-deploy[tensorrt]'" in report.advice
+    assert f"For ONNX Runtime on NVIDIA H200: {first}'dni-deploy[gpu]'" in report.advice
+
+
+@pytest.mark.parametrize(("gpu", "version"), [(H200, 12080), (("NVIDIA GeForce GTX 1080", 6, 1), 13000)])
+def test_what_is_too_old_for_cuda_13_is_told(monkeypatch: pytest.MonkeyPatch, gpu: tuple[str, int, int], version: int) -> None:
+    report = with_gpu(monkeypatch, Cuda(gpu, version=version))
+    [line] = [line for line in report.advice if "TensorRT" in line]
+    assert "tensorrt-cu12" in line
+    assert f"compute capability {gpu[1]}.{gpu[2]}" in line
+
+
+@pytest.mark.parametrize(("cuda", "said"), [(Cuda(code=100), "CUDA error 100"), (Cuda(), "sees none")])
+def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, said: str) -> None:
+    report = with_gpu(monkeypatch, cuda, None)
+    assert [line for line in report.advice if said in line and "There is no NVIDIA GPU" in line]
+    assert not report.warnings
+    assert not {state.name: state for state in report.engines}["tensorrt"].runs
+
+
+def test_nvcc_is_looked_for_where_toolkits_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.setattr(driver, "TOOLKIT", str(tmp_path / "none"))
+    assert driver.nvcc() is None
+    compiler = tmp_path / "cuda" / "bin" / "nvcc"
+    compiler.parent.mkdir(parents=True)
+    compiler.touch(0o755)
+    assert driver.nvcc() == str(compiler)
+    monkeypatch.setenv("PATH", str(compiler.parent))
+    assert driver.nvcc() == "nvcc"
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-cu13", "tensorrt-cu12"])
+def test_the_version_of_tensorrt_is_read_and_not_imported(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def found(distribution: str) -> str:
+        if distribution != name:
+            raise PackageNotFoundError
+        return "11.4.0"
+
+    monkeypatch.setattr(home, "version", found)
+    assert home._version("tensorrt") == "11.4.0"
+    assert home._version("pycuda") == ""
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"DNI_CACHE": "x"}, {"XDG_CACHE_HOME": "/x"}, {"XDG_CACHE_HOME": "relative"}], ids=str
+)
+def test_the_cache_is_where_export_keeps_it(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from dni_deploy.utils.hardware import cache_folder
+
+    for name in ("DNI_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert doctor().machine["cache"] == str(cache_folder())

@@ -1,0 +1,170 @@
+"""export: checkpoints in, a bundle out, and nothing written where something is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+import dni_deploy as dni
+from dni_deploy.api import export as module
+from dni_deploy.api.export import export
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import CheckpointError, MismatchError, UsageError
+from exporters.export_graph import Lifted
+from tests.support.pico_architectures import pico_family
+
+State = dict[str, np.ndarray]
+
+
+@pytest.fixture
+def states() -> list[State]:
+    return pico_family("dncnn_bn", 2)
+
+
+def family(states: list[State]) -> dict[str, Any]:
+    return dict(zip(("soft", "sharp"), states, strict=True))
+
+
+def test_files_become_a_bundle_that_opens_anywhere(states: list[State], tmp_path: Path) -> None:
+    torch.save({"params_ema": {key: torch.from_numpy(value) for key, value in states[0].items()}}, tmp_path / "soft.pth")
+    save_file(states[1], tmp_path / "sharp.safetensors")
+    steps: list[tuple[int, int, str]] = []
+
+    bundle = dni.export(
+        {"soft": tmp_path / "soft.pth", "sharp": str(tmp_path / "sharp.safetensors")},
+        tmp_path / "d.dni",
+        progress=lambda done, total, what: steps.append((done, total, what)),
+    )
+
+    assert (bundle.members, bundle.architecture, bundle.manifest.opset) == (("soft", "sharp"), "dncnn", 18)
+    assert bundle.weight_names == tuple(key for key, value in states[0].items() if value.dtype.kind == "f")
+    assert bundle.manifest.unused == ()
+    assert 0 < bundle.manifest.graph_facts["probe_error"] < 1e-5  # rounding
+    for name, state in family(states).items():
+        for key, value in bundle.weights(name).items():
+            assert np.array_equal(value, state[key])
+    assert Bundle.open(tmp_path / "d.dni").digest == bundle.digest
+    graph = onnx.load(str(bundle.path / bundle.manifest.graph.file))  # with the first member's weights, by external data
+    first = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    assert all(np.array_equal(first[key], states[0][key]) for key in bundle.weight_names)
+    assert [done for done, _, _ in steps] == [0, 1, 2, 3, 4, 5]
+    assert {total for _, total, _ in steps} == {5}
+
+
+def test_the_same_members_give_the_same_bytes(states: list[State], tmp_path: Path) -> None:
+    one, two = (export(family(states), tmp_path / name) for name in ("one.dni", "two.dni"))
+    assert one.digest == two.digest
+
+
+def test_options_reach_the_bundle(states: list[State], tmp_path: Path) -> None:
+    bundle = export(family(states), tmp_path / "d.dni", arch="dncnn", opset=17, value_range=(-1, 1), residual=True)
+    signature = bundle.signature
+    assert (signature.low, signature.high, signature.residual, bundle.manifest.opset) == (-1.0, 1.0, True, 17)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_members_of_another_precision_stay_lossless(dtype: Any, states: list[State], tmp_path: Path) -> None:
+    states[1] = {key: value.astype(dtype) if value.dtype.kind == "f" else value for key, value in states[1].items()}
+    bundle = export(family(states), tmp_path / "d.dni")
+    assert all(value.dtype == dtype and np.array_equal(value, states[1][key]) for key, value in bundle.weights("sharp").items())
+
+
+def test_an_existing_output_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "d.dni").mkdir()
+    with pytest.raises(UsageError, match=r"exists; give --force to replace it\. Nothing was written\."):
+        export({"a": tmp_path / "missing.pth", "b": tmp_path / "missing.pth"}, tmp_path / "d.dni")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not a bundle"):
+        export({"a": tmp_path / "missing.pth", "b": tmp_path / "missing.pth"}, tmp_path / "notes.txt", force=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(CheckpointError, match=r"missing\.pth"):
+        export({"a": tmp_path / "missing.pth", "b": tmp_path / "missing.pth"}, tmp_path / "new.dni")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.dni", "notes.txt"]
+
+
+def test_force_replaces_a_bundle(states: list[State], tmp_path: Path) -> None:
+    first = export(family(states), tmp_path / "d.dni")
+    second = export(family(states[::-1]), tmp_path / "d.dni", force=True)
+    assert second.digest != first.digest
+    assert Bundle.open(tmp_path / "d.dni").digest == second.digest
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"opset": 16}, "Opset 16 is too old"),
+        ({"opset": 99}, "Opset 99 is too new"),
+        ({"arch": "resnet9000"}, "no architecture 'resnet9000'"),
+        ({"value_range": (1, -1)}, "does not go up"),
+        ({"value_range": (0, float("nan"))}, "does not go up"),
+    ],
+)
+def test_options_that_are_off_write_nothing(options: dict[str, Any], words: str, states: list[State], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        export(family(states), tmp_path / "d.dni", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_residual_needs_an_output_as_large_as_the_input(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--residual needs an output as large"):
+        export(family(pico_family("compact_x2", 2)), tmp_path / "d.dni", residual=True)
+
+
+def test_members_of_two_architectures_write_nothing(states: list[State], tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="sharp"):
+        export({"soft": states[0], "sharp": pico_family("compact", 2)[0]}, tmp_path / "d.dni")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Shared(nn.Module):
+    """One convolution under two names, and one that forward never reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.spare = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 1, 1)
+        self.two = self.one
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(torch.relu(self.one(x)))  # type: ignore[no-any-return]
+
+
+def shared(seed: int) -> State:
+    torch.manual_seed(seed)
+    return {key: value.numpy().copy() for key, value in Shared().state_dict().items()}
+
+
+def test_a_network_of_your_own_with_tied_and_unread_weights(tmp_path: Path) -> None:
+    states = [shared(0), shared(1)]
+    bundle = export(family(states), tmp_path / "d.dni", arch="tests.dni_deploy.api.test_export:Shared")
+    assert bundle.weight_names == ("one.weight", "one.bias")
+    assert bundle.manifest.unused == ("spare.weight", "spare.bias")
+    assert bundle.manifest.tied == {"two.weight": "one.weight", "two.bias": "one.bias"}
+
+    states[1]["two.bias"] = states[1]["two.bias"] + 1
+    with pytest.raises(MismatchError, match=r"one tensor as 'two\.bias' and 'one\.bias', but in member 'sharp' the two differ"):
+        export(family(states), tmp_path / "e.dni", arch="tests.dni_deploy.api.test_export:Shared")
+    assert [path.name for path in tmp_path.iterdir()] == ["d.dni"]
+
+
+def test_a_cached_graph_of_another_network_is_made_anew(
+    states: list[State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key cannot see everything that a network of one's own may depend on; the probe sees the result."""
+    true_lift = module.cached_lift
+
+    def stale(*given: Any, fresh: bool = False, **options: Any) -> tuple[Lifted, bool]:
+        lifted, _ = true_lift(*given, fresh=fresh, **options)
+        if not fresh:
+            lifted.graph.graph.node[-1].op_type = "Add"  # x + noise instead of x - noise
+        return lifted, not fresh
+
+    monkeypatch.setattr(module, "cached_lift", stale)
+    bundle = export(family(states), tmp_path / "d.dni")
+    assert bundle.graph().graph.node[-1].op_type == "Sub"

@@ -1,0 +1,122 @@
+"""inspect: what a bundle is said to hold is what it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from dni_deploy.api.inspect import PLAN, inspect, roles
+from dni_deploy.bundle.extras import store_slider
+from dni_deploy.cli.main import main
+from dni_deploy.errors import BundleError
+from tests.support import pico_bundle as pico
+
+
+def test_a_pico_bundle(tmp_path: Path) -> None:
+    bundle = pico.write(tmp_path / "x.dni", dtype=np.float16)
+    found = inspect(bundle.path)
+    assert (found.architecture, found.opset, found.signature) == ("pico", 17, pico.SIGNATURE)
+    assert found.digest == bundle.digest
+    assert found.probe_error == 0.0
+    assert found.operators == {"Conv": 1, "BatchNormalization": 1, "PRelu": 1, "Mul": 1}
+    assert found.parameters == 18 + 2 + 4 * 2 + 2
+    assert found.unused == ("spare.weight",)
+    assert [(member.name, member.source, member.dtype) for member in found.members] == [
+        ("a", "a.pth", "float16"),
+        ("b", "b.pth", "float16"),
+    ]
+    files = sum((bundle.path / name).stat().st_size for name in os.listdir(bundle.path) if name != "manifest.json")
+    assert found.size == files
+    assert {row.name: row.role for row in found.weights} == {
+        "conv.weight": "convolution weight",
+        "conv.bias": "convolution bias",
+        "bn.weight": "BatchNorm gamma",
+        "bn.bias": "BatchNorm beta",
+        "bn.running_mean": "BatchNorm mean",
+        "bn.running_var": "BatchNorm variance",
+        "prelu.weight": "PReLU slope",
+    }
+    assert [row.shape for row in found.weights] == [pico.SHAPES[name] for name in pico.USED]
+    assert json.loads(json.dumps(found.to_json()))["weights"][0]["shape"] == [2, 1, 3, 3]
+
+
+def test_roles_are_seen_through_views_and_joined() -> None:
+    nodes = [
+        helper.make_node("Transpose", ["linear"], ["turned"]),
+        helper.make_node("MatMul", ["x", "turned"], ["y"]),
+        helper.make_node("Unsqueeze", ["slope", "axes"], ["wide"]),
+        helper.make_node("PRelu", ["y", "wide"], ["z"]),
+        helper.make_node("Add", ["z", "shared"], ["s"]),
+        helper.make_node("Mul", ["shared", "s"], ["t"]),
+        helper.make_node("Resize", ["t", "odd"], ["r"]),
+    ]
+    value = helper.make_tensor_value_info("r", TensorProto.FLOAT, None)
+    model = helper.make_model(helper.make_graph(nodes, "roles", [], [value]))
+    assert roles(model, ("linear", "slope", "shared", "odd", "idle")) == {
+        "linear": "linear weight",
+        "slope": "PReLU slope",
+        "shared": "scale and shift",
+        "odd": "Resize input 1",
+        "idle": "unused",
+    }
+
+
+def test_a_damaged_bundle_is_not_described(tmp_path: Path) -> None:
+    bundle = pico.write(tmp_path / "x.dni")
+    path = bundle.path / bundle.manifest.graph.file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match="cut or changed"):
+        inspect(bundle.path)
+
+
+def test_a_slider_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = pico.write(tmp_path / "x.dni")
+    assert inspect(bundle.path).slider is None
+    assert main(["inspect", str(bundle.path)]) == 0
+    assert "even steps" not in capsys.readouterr().out
+    knots = [(0.0, 0.0), (0.25, 0.5), (1.0, 1.0)]
+    store_slider(bundle, knots)  # as before anything was kept of its pictures
+    assert inspect(bundle.path).slider == {"members": ["b", "a"], "knots": 3}  # position 0 is alpha 0: the second member alone
+    assert main(["inspect", str(bundle.path)]) == 0
+    assert "even steps from b to a, 3 knots\n" in capsys.readouterr().out
+    pictures = [{"name": name, "sha256": "0" * 64} for name in ("in.png", "other.png")]
+    store_slider(bundle, knots, {"pictures": pictures, "before": 1.906, "after": 1.08, "members": "free form"})
+    assert main(["inspect", str(bundle.path)]) == 0
+    told = "even steps from b to a, 3 knots, measured on 2 pictures; largest step / mean 1.91 by alpha, 1.08 by the slider\n"
+    assert told in capsys.readouterr().out
+    assert main(["inspect", str(bundle.path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["slider"]
+    assert found == {"members": ["b", "a"], "knots": 3, "pictures": pictures, "before": 1.906, "after": 1.08}
+    store_slider(bundle, knots, {"pictures": "none", "before": "much", "after": None})
+    assert main(["inspect", str(bundle.path)]) == 0
+    assert "even steps from b to a, 3 knots\n" in capsys.readouterr().out
+
+
+def test_plans_are_listed_by_their_names(tmp_path: Path) -> None:
+    bundle = pico.write(tmp_path / "x.dni")
+    assert inspect(bundle.path).plans == ()
+    folder = bundle.path / "plans"
+    folder.mkdir()
+    key = "0123456789abcdef"
+    for name in (f"tensorrt-refit-fp16-{key}.plan", f"tensorrt-inputs-fp32-{key}.plan", f"onnxruntime-{key}.plan"):
+        (folder / name).write_bytes(b"12345")
+    for name in ("notes.txt", "tensorrt-refit-fp16-0.plan", f"tensorrt-refit-fp16-{key}.plan.tmp"):
+        (folder / name).touch()
+    (folder / f"tensorrt-graph-fp16-{key}.plan").mkdir()
+    assert [(plan.engine, plan.precision, plan.size) for plan in inspect(bundle.path).plans] == [
+        ("onnxruntime", "fp32", 5),
+        ("tensorrt-inputs", "fp32", 5),
+        ("tensorrt", "fp16", 5),
+    ]
+    assert json.loads(json.dumps(inspect(bundle.path).to_json()))["plans"][2]["engine"] == "tensorrt"
+
+
+def test_the_engines_names_for_their_plans_are_known(tmp_path: Path) -> None:
+    from engines.onnxruntime_cpu.plan import plan_path
+
+    assert PLAN.fullmatch(plan_path(pico.write(tmp_path / "x.dni")).name)

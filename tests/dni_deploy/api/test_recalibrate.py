@@ -1,0 +1,261 @@
+"""recalibrate: statistics estimated on pictures, kept in the bundle, used by whatever reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import load_file
+
+import dni_deploy as dni
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.blending.batchnorm_stats import blended
+from dni_deploy.blending.batchnorm_stats_file import read_recalibration
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.cli.main import main
+from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError
+from dni_deploy.imaging.crops import read_crops
+from dni_deploy.imaging.image_file import Picture, write_picture
+from dni_deploy.signature import Signature
+from engines.onnxruntime_cpu import runtime
+from tests.engines.conftest import Case, pico_case, write
+from tests.support.handmade_graphs import HAND
+
+torch = pytest.importorskip("torch")
+from tests.support.pico_architectures import PICO  # noqa: E402
+
+SHARES = np.array([0.6, 0.4])
+__all__ = ["pico_case"]  # the engines' fixture
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four of different sizes: noise over a ramp."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number, (height, width) in enumerate(((40, 32), (32, 33), (70, 45), (33, 90))):
+        ramp = np.linspace(20, 230, width)[None, :, None]
+        pixels = np.clip(ramp + rng.normal(0, 25, (height, width, 3)), 0, 255).astype(np.uint8)
+        write_picture(folder / f"{number}.png", Picture(pixels))
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, pico_case: Callable[[str], Case]) -> Bundle:
+    return write(pico_case("dncnn_bn"), tmp_path / "x.dni")
+
+
+def train_mode(name: str, weights: dict[str, Any], inputs: np.ndarray, batch: int = 8) -> dict[str, np.ndarray]:
+    """The statistics that PyTorch finds: update_bn in float64."""
+    net = PICO[name].factory().double()
+    net.load_state_dict(
+        {key: torch.from_numpy(np.asarray(values, np.float64)) for key, values in weights.items()}, strict=False
+    )
+    loader = [torch.from_numpy(inputs[start : start + batch].astype(np.float64)) for start in range(0, len(inputs), batch)]
+    torch.optim.swa_utils.update_bn(loader, net)
+    return {key: value.numpy() for key, value in net.state_dict().items() if "running" in key}
+
+
+def test_what_is_stored_is_pytorchs_estimate_corrected_by_the_members(bundle: Bundle, pictures: Path) -> None:
+    """The whole way in float64 with PyTorch: crops, blend, update_bn at the knots and at the ends, the correction."""
+    report = dni.recalibrate(bundle, pictures, knots=5, threads=1)
+    assert report.knots == 5
+    known = read_recalibration(Bundle.open(bundle.path))
+    assert known is not None
+    members = [{key: values.astype(np.float64) for key, values in bundle.weights(member).items()} for member in bundle.members]
+    inputs, _ = read_crops(sorted(pictures.iterdir()), bundle.signature)
+
+    def estimate(alpha: float) -> dict[str, np.ndarray]:
+        weights = {key: alpha * members[0][key] + (1 - alpha) * members[1][key] for key in members[0]}
+        return train_mode("dncnn_bn", weights, inputs)
+
+    ends, middle, alpha = (estimate(1.0), estimate(0.0)), estimate(0.75), 0.75
+    found = known.at(np.array([alpha, 1 - alpha]))
+    for name in (key for key in found if key.endswith("running_var")):
+        own = [tensors[name] for tensors in members]
+        ratios = [np.log((mine + 1e-5) / (end[name] + 1e-5)) for mine, end in zip(own, ends, strict=True)]
+        variance = (middle[name] + 1e-5) * np.exp(alpha * ratios[0] + (1 - alpha) * ratios[1]) - 1e-5
+        np.testing.assert_allclose(found[name], variance, rtol=2e-4)  # float32 activations against float64
+        mean_name = name.replace("running_var", "running_mean")
+        off = [
+            (tensors[mean_name] - end[mean_name]) / np.sqrt(end[name] + 1e-5)
+            for tensors, end in zip(members, ends, strict=True)
+        ]
+        mean = middle[mean_name] + (alpha * off[0] + (1 - alpha) * off[1]) * np.sqrt(middle[name] + 1e-5)
+        np.testing.assert_allclose(found[mean_name], mean, atol=2e-4 * float(np.sqrt(variance.max())))
+
+
+def test_the_report_and_the_file_say_what_was_done(bundle: Bundle, pictures: Path) -> None:
+    before = bundle.digest
+    told: list[tuple[int, int, str]] = []
+    report = dni.recalibrate(bundle.path, [pictures / "0.png", pictures / "2.png"], knots=3, progress=lambda *s: told.append(s))
+    assert report.digest == Bundle.open(bundle.path).digest != before
+    assert [layer.layer for layer in report.layers] == ["model.3", "model.6", "model.9"]
+    assert all(layer.shares == (0.5, 0.5) for layer in report.layers)  # the only knot that could move
+    assert all(layer.mean > 0 and layer.variance > 1 for layer in report.layers)
+    assert (report.parts, report.side) == (48, 32)
+    assert [(source.name, source.parts) for source in report.pictures] == [("0.png", 24), ("2.png", 24)]
+    assert report.pictures[0].sha256 == sha256((pictures / "0.png").read_bytes()).hexdigest()
+    about = dni.inspect(bundle.path).recalibration
+    assert about is not None
+    assert about["knots"] == 3
+    assert [picture["sha256"] for picture in about["pictures"]] == [source.sha256 for source in report.pictures]
+    assert told[-1][:2] == (2, 3)
+    json.dumps(report.to_json())
+
+
+def test_equal_members_move_nowhere(tmp_path: Path, pictures: Path, pico_case: Callable[[str], Case]) -> None:
+    case = pico_case("dncnn_bn")
+    twins = Case(case.name, case.graph, case.weights, [case.members[0]] * 2, case.signature, case.shapes)
+    report = dni.recalibrate(write(twins, tmp_path / "x.dni"), pictures, knots=3)
+    # The blend of two equal float32 numbers in float64 is that number, and so the estimates are equal.
+    assert all(layer.mean < 1e-9 and layer.variance < 1 + 1e-9 for layer in report.layers)
+
+
+def test_sessions_and_written_files_compute_with_them(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    dni.recalibrate(bundle, pictures, knots=5)
+    opened = Bundle.open(bundle.path)
+    members = [opened.weights(member) for member in opened.members]
+    truth = blended(members, SHARES, read_recalibration(opened))
+    x = np.random.default_rng(1).random((1, 3, 24, 32), np.float32)
+    expected = runtime.run(runtime.session(runtime.bind(opened.graph(), truth), 1), x)
+    with dni.open_session(opened, engine="onnxruntime", alpha=0.6, threads=1) as session:
+        np.testing.assert_allclose(session.infer(x), expected, atol=1e-5)
+    dni.refit(opened.path, 0.6, tmp_path / "blended.onnx")
+    model = onnx.load(tmp_path / "blended.onnx")
+    np.testing.assert_allclose(runtime.run(runtime.session(model, 1), x), expected, atol=1e-5)
+    dni.refit(opened.path, 0.6, tmp_path / "blended.safetensors")
+    written = load_file(tmp_path / "blended.safetensors")
+    for name, values in truth.items():
+        assert written[name].tobytes() == values.astype(np.float32).tobytes()
+    dni.refit(opened.path, "a=1", tmp_path / "a.safetensors")
+    for name, values in load_file(tmp_path / "a.safetensors").items():
+        assert values.tobytes() == opened.tensors("a")[name].tobytes()
+
+
+def test_groups_and_extrapolation_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    dni.recalibrate(bundle, pictures, knots=3)
+    with pytest.raises(CoefficientsError, match="groups of weights"):
+        dni.open_session(bundle.path, rules=["norm:*=0.2"])
+    with pytest.raises(CoefficientsError, match="groups of weights"):
+        dni.refit(bundle.path, 0.5, tmp_path / "x.onnx", rules=["norm:*=0.2"])
+    with pytest.raises(CoefficientsError, match="nothing is known beyond"):
+        dni.open_session(bundle.path, extrapolate=True)
+    with pytest.raises(CoefficientsError, match="nothing is known beyond"):
+        dni.refit(bundle.path, "a=1.1,b=-0.1", tmp_path / "x.onnx", extrapolate=True)
+    assert not (tmp_path / "x.onnx").exists()
+    with dni.open_session(bundle.path, engine="onnxruntime") as session:
+        with pytest.raises(CoefficientsError, match="groups of weights"):
+            session.rules = ["norm:*=0.2"]
+        session.alpha = 0.3
+        assert session.alpha == Coefficients(("a", "b"), (0.3, 0.7))
+
+
+def test_what_is_there_is_kept_without_force_and_what_is_not_cannot_be_removed(bundle: Bundle, pictures: Path) -> None:
+    with pytest.raises(UsageError, match="no re-estimated statistics to remove"):
+        dni.recalibrate(bundle, remove=True)
+    first = dni.recalibrate(bundle, pictures, knots=3)
+    with pytest.raises(UsageError, match="--force"):
+        dni.recalibrate(bundle.path, pictures / "0.png", knots=3)
+    assert Bundle.open(bundle.path).digest == first.digest
+    assert dni.recalibrate(bundle.path, pictures / "0.png", knots=3, force=True).digest != first.digest
+    removed = dni.recalibrate(bundle.path, remove=True)
+    assert removed.removed
+    assert removed.digest == bundle.digest == Bundle.open(bundle.path).digest
+
+
+def test_the_same_pictures_give_the_same_digest(bundle: Bundle, pictures: Path) -> None:
+    digests = {dni.recalibrate(bundle.path, pictures, knots=3, threads=1, force=True).digest for _ in range(2)}
+    assert len(digests) == 1
+
+
+def test_bad_input(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Callable[[str], Case]) -> None:
+    small = tmp_path / "small.png"
+    write_picture(small, Picture(np.zeros((15, 40, 3), np.uint8)))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("text")
+    attempts: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+        ((), {}, UsageError, "At least one picture"),
+        (small, {}, MismatchError, "40x15 pixels; each picture needs at least 16x16"),
+        (tmp_path / "empty", {}, InputError, "holds no picture"),
+        (tmp_path / "text.png", {}, InputError, "not a PNG"),
+        (tmp_path / "absent.png", {}, InputError, "absent.png"),
+        ("noise", {}, UsageError, "takes pictures; name some"),
+        (pictures, {"knots": 2}, LimitError, "fewest knots are 3, got 2"),
+        (pictures, {"knots": 40}, LimitError, "40 knots are more than the 32"),
+    ]
+    for paths, options, kind, message in attempts:
+        with pytest.raises(kind, match=message):
+            dni.recalibrate(bundle, paths, **options)
+    assert Bundle.open(bundle.path).digest == bundle.digest
+    assert set(os.listdir(bundle.path)) == {"manifest.json", *(stored.file for stored in bundle.manifest.files)}
+    without = write(HAND["prelu_per_channel"](), tmp_path / "without.dni")
+    with pytest.raises(MismatchError, match="has no BatchNorm"):
+        dni.recalibrate(without, pictures)
+
+
+def test_a_network_of_noise(tmp_path: Path, pictures: Path, pico_case: Callable[[str], Case]) -> None:
+    bundle = write(pico_case("dcgan"), tmp_path / "x.dni", 3)
+    with pytest.raises(UsageError, match="give the word noise"):
+        dni.recalibrate(bundle, pictures)
+    report = dni.recalibrate(bundle, "noise", knots=6)
+    assert (report.knots, report.parts, report.pictures) == (6, 256, ())
+    about = dni.inspect(bundle.path).recalibration
+    assert about is not None
+    assert about["pictures"] == "noise"
+
+
+# Crops.
+
+
+def test_crops_are_spread_over_pictures_and_places(tmp_path: Path) -> None:
+    place = np.mgrid[:200, :250].astype(np.uint8)
+    for name in ("a.png", "b.png", "c.png"):
+        write_picture(tmp_path / name, Picture(np.stack([place[0], place[1], place[0]], axis=2)))
+    files = sorted(tmp_path.iterdir())
+    signature = Signature(multiple=8)
+    parts, sources = read_crops(files, signature, side=60, count=31)
+    assert parts.shape == (31, 3, 56, 56)  # the largest multiple of 8 in 60
+    assert [source.parts for source in sources] == [11, 10, 10]
+    corners = np.rint(parts[:, :2, 0, 0] * 255)
+    assert len({tuple(corner) for corner in corners.tolist()}) > 20
+    assert corners[:, 0].max() > 100 > 40 > corners[:, 0].min()  # places from top to bottom: 0 to 144
+    again, _ = read_crops(files, signature, side=60, count=31)
+    assert again.tobytes() == parts.tobytes()
+    few, sources = read_crops(files, signature, count=2)
+    assert [source.name for source in sources] == ["a.png", "b.png"]
+    assert len(few) == 2
+
+
+# The command.
+
+
+def test_the_command(bundle: Bundle, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(bundle.path)
+    assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(pictures), "--knots", "3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["recalibration"]["knots"] == 3
+    assert not report["kept"]
+    assert main(["build", path, "--recalibrate", str(pictures)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main(["build", path, "--engine", "onnxruntime", "--no-recalibration"]) == 0
+    out = capsys.readouterr().out
+    assert "the members' own again" in out
+    assert "kept" in out  # the plan of before, which does not depend on them
+    assert Bundle.open(path).digest == bundle.digest
+    assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(pictures / "1.png"), "--knots", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "re-estimated at 4 alphas on 48 parts of 1 picture\n" in out
+    assert "model.3" in out
+    assert main(["inspect", path]) == 0
+    assert "re-estimated at 4 alphas on 1 picture\n" in capsys.readouterr().out
+    for wrong in (["--knots", "3"], ["--recalibrate", str(pictures), "--no-recalibration"]):
+        assert main(["build", path, *wrong]) == 2
+        assert "Nothing was written" in capsys.readouterr().err

@@ -1,0 +1,177 @@
+"""sweep: the path, the numbers, the sentence about them, and the files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dni_deploy.api import sweep as verb
+from dni_deploy.api.sweep import alphas, sweep
+from dni_deploy.errors import MismatchError, UsageError
+from dni_deploy.imaging.metrics.psnr import decibels, psnr
+from dni_deploy.reports.contact_sheet import contact_sheet
+from dni_deploy.signature import Signature
+from tests.support.frame_session import Dimmer, opener
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[Path, Path]:
+    """A picture, and the same at 0.6 of its brightness."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    Image.fromarray(np.rint(pixels * 0.6).astype(np.uint8)).save(tmp_path / "clean.png")
+    return tmp_path / "in.png", tmp_path / "clean.png"
+
+
+@pytest.fixture
+def dimmer(monkeypatch: pytest.MonkeyPatch) -> Dimmer:
+    engine = Dimmer((1.0, 0.0))
+    monkeypatch.setattr(verb, "open_session", opener(engine, ("psnr", "gan")))
+    return engine
+
+
+def test_paths() -> None:
+    assert alphas(2, 3) == [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
+    assert alphas(3, 3) == [(1, 0, 0), (0.5, 0.5, 0), (0, 1, 0), (0, 0.5, 0.5), (0, 0, 1)]
+    for members in (2, 3, 5):
+        for shares in alphas(members, 21):
+            assert math.fsum(shares) == pytest.approx(1, abs=1e-15)  # two shares, 1 - s and s
+            assert min(shares) >= 0
+    assert [sum(share == 1 for share in shares) for shares in alphas(3, 4)] == [1, 0, 0, 1, 0, 0, 1]
+
+
+def test_best_blend_and_its_gain(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
+    source, clean = pictures
+    calls: list[tuple[int, int, str]] = []
+    report = sweep(
+        "x.dni", source, tmp_path / "sheet.png", steps=11, reference=clean, html=tmp_path / "p.html",
+        progress=lambda *call: calls.append(call),
+    )  # fmt: skip
+    assert report.best == 6
+    assert report.rows[6].shares == (0.6, 0.4)
+    assert report.interior
+    assert report.rows[6].psnr == math.inf
+    assert report.finding() == "The best is a blend, identical at psnr 0.6, gan 0.4."
+    assert len(report.rows) == 11
+    assert calls[-1][:2] == (11, 11)
+    assert dimmer.refits == 12  # the first alpha of the session, then one for each step, none twice
+    assert dimmer.closed == 1
+    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert told["best_alpha"] == {"psnr": 0.6, "gan": 0.4}
+    assert told["rows"][6]["psnr"] is None
+    assert told["rows"][6]["identical"]
+    assert all(row.change_seconds > 0 and row.frame_seconds > 0 for row in report.rows[:-1])
+    assert (tmp_path / "p.html").read_text().startswith("<!doctype html>")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 4 * 30
+
+
+def test_numbers_are_those_of_the_pictures(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
+    source, clean_path = pictures
+    with Image.open(source) as image:
+        pixels = np.array(image)
+    with Image.open(clean_path) as image:
+        clean = np.array(image)
+    report = sweep("x.dni", source, tmp_path / "sheet.png", steps=5, reference=clean_path)
+    for row in report.rows:
+        assert row.psnr == pytest.approx(psnr(np.rint(pixels * row.shares[0]), clean), abs=0.02)  # rounding in float32
+        assert row.pixels_psnr == pytest.approx(psnr(pixels * row.shares[0], clean), abs=1e-4)
+    ends = max(report.rows[0].psnr or 0, report.rows[-1].psnr or 0)
+    best = report.rows[report.best or 0].psnr
+    assert best is not None
+    assert report.gain == pytest.approx(best - ends)
+    assert f"{report.gain:.2f} dB above" in report.finding()
+
+
+def test_a_best_at_an_end_is_said_plainly(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
+    source, _ = pictures
+    report = sweep("x.dni", source, tmp_path / "sheet.png", steps=3, reference=source)
+    assert report.best == 2
+    assert report.interior is False
+    assert "an end of the sweep" in report.finding()
+    assert report.to_json()["best_is_a_blend"] is False
+
+
+def test_three_members_go_from_each_to_the_next(
+    tmp_path: Path, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="the plot needs the extra `report`")
+    monkeypatch.setattr(verb, "open_session", opener(Dimmer((1.0, 0.5, 0.0)), ("a", "b", "c")))
+    source, clean = pictures
+    report = sweep(
+        "x.dni", source, tmp_path / "sheet.png", steps=6, reference=clean, html=tmp_path / "p.html", plot=tmp_path / "p.svg"
+    )
+    assert report.rows[report.best or 0].shares == pytest.approx((0.2, 0.8, 0.0))
+    assert len(report.rows) == 11
+    assert all(row.pixels_psnr is None for row in report.rows)
+    assert "blended pixels of" not in (tmp_path / "p.html").read_text()
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+
+
+def test_without_a_reference(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
+    report = sweep("x.dni", pictures[0], tmp_path / "sheet.jpg", steps=2, html=tmp_path / "p.html")
+    assert report.best is None
+    assert report.gain is None
+    assert "dB" not in (tmp_path / "p.html").read_text().split("<main>")[1].split("<script")[0]
+    assert report.to_json()["best_alpha"] is None
+
+
+def test_everything_is_refused_before_anything_is_written(
+    tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, clean = pictures
+    sheet = tmp_path / "sheet.png"
+    Image.new("RGB", (3, 3)).save(tmp_path / "small.png")
+    (tmp_path / "old.html").write_text("precious")
+    for options, match in (
+        ({"steps": 1}, "2 to 1001"),
+        ({"plot": tmp_path / "p.png"}, "reference"),
+        ({"html": tmp_path / "page.png"}, "html"),
+        ({"html": tmp_path / "old.html"}, "exists"),
+        ({"plot": sheet, "reference": clean}, "one name"),
+        ({"html": tmp_path / "no" / "p.html"}, "does not exist"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            sweep("x.dni", source, sheet, **options)  # type: ignore[arg-type]
+    with pytest.raises(MismatchError, match="3x3"):
+        sweep("x.dni", source, sheet, reference=tmp_path / "small.png")
+    monkeypatch.setattr(verb, "MOST_PIXELS", 20 * 30 * 10)
+    with pytest.raises(UsageError, match="fewer steps"):
+        sweep("x.dni", source, sheet)
+    assert not sheet.exists()
+    assert (tmp_path / "old.html").read_text() == "precious"
+
+
+def test_scaling_networks_are_compared_at_their_size(
+    tmp_path: Path, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Dimmer((1.0, 0.0), scale=2)
+    monkeypatch.setattr(verb, "open_session", opener(engine, ("a", "b"), Signature(scale=2, radius=0)))
+    with pytest.raises(MismatchError, match="60x40"):
+        sweep("x.dni", pictures[0], tmp_path / "sheet.png", reference=pictures[1])
+
+
+def test_contact_sheet_shows_every_frame() -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
+    frames = [np.full((600, 700, 3), colour, np.uint8) for colour in colours]
+    sheet = contact_sheet(frames, [["one line"]] * 5, best=2, caption="five")
+    for colour in colours:
+        count = int((sheet == colour).all(axis=2).sum())
+        assert 0.95 * 512 * 439 < count <= 512 * 439  # shrunk to 512 on the longer side; edges may be softened
+    with pytest.raises(UsageError):
+        contact_sheet(frames, [["a"]])
+
+
+def test_measures() -> None:
+    black, white = np.zeros((2, 3, 3), np.uint8), np.full((2, 3, 3), 255, np.uint8)
+    assert psnr(black, white) == 0
+    assert psnr(black, black) == math.inf
+    assert decibels(math.inf) == "identical"
+    assert psnr(black, black + np.uint8(1)) == pytest.approx(20 * math.log10(255))
+    with pytest.raises(MismatchError, match="3x2"):
+        psnr(black, white[:1])

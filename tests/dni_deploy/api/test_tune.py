@@ -1,0 +1,255 @@
+"""tune: the best alpha by each measure, what it cost, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
+
+from dni_deploy.api import tune as verb
+from dni_deploy.api.tune import tune
+from dni_deploy.cli.output import Surface
+from dni_deploy.cli.tune import command
+from dni_deploy.errors import EnvironmentProblem, MismatchError, UsageError
+from dni_deploy.imaging.metrics.psnr import psnr
+from dni_deploy.signature import Signature
+from tests.dni_deploy.imaging.test_noise import noised
+from tests.dni_deploy.tuning.test_sure import blur, middle
+from tests.support.frame_session import Dimmer, opener
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """in.png, and clean.png at 0.63 of its brightness."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    Image.fromarray(np.rint(pixels * 0.63).astype(np.uint8)).save(tmp_path / "clean.png")
+    return tmp_path
+
+
+def use(monkeypatch: pytest.MonkeyPatch, engine: Any, *members: str, signature: Signature | None = None) -> Any:
+    monkeypatch.setattr(verb, "open_session", opener(engine, members, signature))
+    return engine
+
+
+def test_two_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dimmer = use(monkeypatch, Dimmer((1.0, 0.0)), "psnr", "gan")
+    calls: list[tuple[int, int, str]] = []
+    report = tune("my family.dni", folder / "in.png", reference=folder / "clean.png", progress=lambda *call: calls.append(call))
+    best = report.rows[report.chosen]
+    assert best.shares[0] == pytest.approx(0.63, abs=0.004)  # 0.005 is where Brent stops; 0.004 makes one level of 255
+    assert report.chosen == report.bests[0]
+    assert dimmer.refits == len(report.rows) + 1 <= 33  # the session's first alpha; each evaluation is one refit
+    assert dimmer.closed == 1
+    assert calls[-1][:2] == (len(report.rows), len(report.rows))
+    assert "dB at psnr 0.6" in calls[-2][2]
+    assert [report.rows[index].shares for index in report.alone] == [(1, 0), (0, 1)]
+    assert report.gain(0) == best.values[0] - report.rows[report.alone[0]].values[0] > 10
+    assert report.next_line().startswith("dni-deploy run 'my family.dni' in.png -o out.png --alpha psnr=0.6")
+    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert told["alpha"] == dict(zip(("psnr", "gan"), best.shares, strict=True))
+    assert len(told["evaluations"]) == len(report.rows)
+    assert told["best"][0]["metric"] == "psnr"
+
+
+def test_the_value_is_that_of_the_session_at_that_alpha(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
+    report = tune("x", folder / "in.png", reference=folder / "clean.png", evaluations=5)
+    with Image.open(folder / "in.png") as source, Image.open(folder / "clean.png") as clean:
+        frame, reference = np.array(source), np.array(clean)
+    session = opener(engine, ("a", "b"))("x")
+    for row in report.rows:
+        session.alpha = row.shares
+        assert row.values == (psnr(session(frame), reference),)
+
+
+def test_several_pictures_are_averaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One wants 0.63 and one 0.35: the mean of the decibels decides, over the same evaluations."""
+    with Image.open(folder / "in.png") as source:
+        Image.fromarray(np.rint(np.array(source) * 0.35).astype(np.uint8)).save(folder / "dark.png")
+    use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
+    single = [
+        tune("x", folder / "in.png", reference=folder / name, evaluations=11).rows[:8] for name in ("clean.png", "dark.png")
+    ]
+    both = tune("x", [folder / "in.png"] * 2, reference=[folder / "clean.png", folder / "dark.png"], evaluations=11)
+    assert both.pictures == 2
+    for one, other, mean in zip(*single, both.rows, strict=False):
+        assert mean.values[0] == pytest.approx((one.values[0] + other.values[0]) / 2, rel=1e-12)
+
+
+def test_three_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Dimmer((1.0, 0.5, 0.0)), "a", "b", "c")
+    report = tune("x", folder / "in.png", reference=folder / "clean.png", plot=folder / "t.svg")
+    at = report.rows[report.chosen].shares
+    assert at[0] + 0.5 * at[1] == pytest.approx(0.63, abs=0.004)  # a whole line of the triangle is best
+    assert len(report.rows) <= 48
+    svg = (folder / "t.svg").read_bytes()
+    assert svg.startswith(b"<?xml")
+    again = tune("x", folder / "in.png", reference=folder / "clean.png", plot=folder / "again.svg")
+    assert [row.shares for row in again.rows] == [row.shares for row in report.rows]
+    assert (folder / "again.svg").read_bytes() == svg
+
+
+def test_measures_that_disagree_give_a_front(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "wishes.py").write_text(
+        "def bright(picture, reference): return -abs(picture.mean() - 100)\n"
+        "def dark(picture, reference): return abs(picture.mean() - 40)\n"
+    )
+    monkeypatch.chdir(folder)
+    monkeypatch.delitem(__import__("sys").modules, "wishes", raising=False)
+    use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
+    report = tune(
+        "x.dni", "in.png", reference="clean.png", metric=["wishes:bright", "min:wishes:dark"], html="t.html", plot="t.png"
+    )
+    means = [127.0 * row.shares[0] for row in report.rows]  # about: the mean of the noise
+    assert means[report.bests[0]] == pytest.approx(100, abs=3)
+    assert means[report.bests[1]] == pytest.approx(40, abs=3)
+    assert set(report.front) == {
+        index for index, mean in enumerate(means) if means[report.bests[1]] <= mean <= means[report.bests[0]]
+    }
+    assert report.chosen in report.front
+    assert means[report.chosen] == pytest.approx(70, abs=6)  # halfway: both fall in proportion
+    assert len(report.finding()) == 3
+    page = (folder / "t.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert page.count("<img ") == 4
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+    assert report.next_line().replace("'", "&#x27;") in page or report.next_line() in page
+    with Image.open(folder / "t.png") as plot:
+        assert plot.width > 1500  # two measures and the front
+
+
+def test_the_way_between_two_bests_is_on_the_front(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three members: one measure wants only a, the other only c, and both fall in proportion on the way."""
+    (folder / "ends.py").write_text(
+        "def bright(picture, reference): return picture.mean()\ndef dark(picture, reference): return -picture.mean()\n"
+    )
+    monkeypatch.chdir(folder)
+    monkeypatch.delitem(__import__("sys").modules, "ends", raising=False)
+    use(monkeypatch, Dimmer((1.0, 0.4, 0.3)), "a", "b", "c")
+    report = tune("x.dni", "in.png", reference="clean.png", metric=["ends:bright", "ends:dark"])
+    assert [report.rows[index].shares for index in report.bests] == [(1, 0, 0), (0, 0, 1)]
+    on_the_way = {row.shares for row in report.rows} & {(step / 8, 0.0, 1 - step / 8) for step in range(1, 8)}
+    assert len(on_the_way) == 7
+    assert len(report.front) >= 9
+    assert len(report.rows) <= 64
+
+
+class Blurs:
+    """Each member blurs by its own width, a blend by the blended width: a denoiser with one best blend."""
+
+    name = "blurs"
+    road = "a number"
+    slots = 2
+    scale = 1
+
+    def __init__(self, *widths: float) -> None:
+        self.widths, self.set = np.array(widths), [1.0, 1.0]
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        self.set[slot] = float(coefficients @ self.widths)
+
+    def finish(self, slot: int) -> None:
+        pass
+
+    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return blur(self.set[slot])(x)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("noise", ["auto", 20, "20"])
+def test_without_a_reference_the_noise_tells(folder: Path, monkeypatch: pytest.MonkeyPatch, noise: str | float) -> None:
+    noisy = noised(middle(), 20)
+    Image.fromarray(noisy).save(folder / "noisy.png")
+    Image.fromarray(middle()).save(folder / "truth.png")
+    use(monkeypatch, Blurs(0.4, 4.0), "sharp", "soft")
+    blind = tune("x", folder / "noisy.png", noise=noise)
+    seeing = tune("x", folder / "noisy.png", reference=folder / "truth.png")
+    best, real = blind.rows[blind.chosen].shares, seeing.rows[seeing.chosen].shares
+    assert best[0] == pytest.approx(real[0], abs=0.05)  # 0.18 in blur width, of a bowl that is flat at its bottom
+    assert "estimated by SURE" in blind.notes[-1]
+    assert ("was estimated" if noise == "auto" else "20.0 in noisy.png was given") in blind.notes[-1]
+    assert blind.finding()[0].startswith("Best by estimated error: ")
+    assert "dB)" in blind.finding()[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "Neither is given"),
+        ({"reference": "clean.png", "noise": "auto"}, "Both are given"),
+        ({"noise": "loud"}, "'auto' or a sigma above 0 and up to 255; got loud"),
+        ({"noise": float("nan")}, "got nan"),
+        ({"noise": "auto", "metric": ["ssim"]}, "leave --metric out"),
+        ({"reference": "clean.png", "metric": []}, "1 to 4 metrics, got 0"),
+        ({"reference": "clean.png", "metric": "sharpness"}, "There is no metric 'sharpness'"),
+        ({"reference": "clean.png", "evaluations": 1}, "2 to 10000 evaluations, got 1"),
+        ({"reference": "clean.png", "plot": "t.jpg"}, "A plot is written as"),
+        ({"reference": "clean.png", "html": "t.txt"}, "A page is written as"),
+        ({"reference": "clean.png", "html": "in.png.html"}, "exists; give --force"),
+        ({"reference": "clean.png", "plot": "nowhere/t.png"}, "does not exist"),
+        ({"reference": ["clean.png", "clean.png"]}, "There are 1 pictures and 2 references"),
+    ],
+)
+def test_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "in.png.html").write_text("mine")
+    use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(UsageError, match=told):
+        tune("x", "in.png", **options)
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert (folder / "in.png.html").read_text() == "mine"
+
+
+def test_a_metric_that_fails_writes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "broken_metric.py").write_text("def f(picture, reference): return float('nan')\n")
+    dimmer = use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
+    with pytest.raises(UsageError, match="gave NaN"):
+        tune("x", "in.png", reference="clean.png", metric="broken_metric:f", html="t.html")
+    assert not (folder / "t.html").exists()
+    assert dimmer.closed == 1
+
+
+def test_without_a_reference_only_denoisers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Dimmer((1.0, 0.0), scale=2), "a", "b", signature=Signature(radius=0, scale=2))
+    with pytest.raises(MismatchError, match="enlarges by 2"):
+        tune("x", folder / "in.png", noise=20)
+
+
+def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Dimmer((1.0, 0.5, 0.0)), "a", "b", "c")
+    arguments = ["x.dni", str(folder / "in.png"), "--reference", str(folder / "clean.png"), "--evaluations", "20"]
+    told = CliRunner().invoke(command, arguments, obj=Surface())
+    assert told.exit_code == 0, told.output
+    lines = told.stdout.splitlines()
+    assert lines[0].split() == ["a", "b", "c", "psnr"]
+    assert sum("alone" in line for line in lines) >= 2
+    assert lines[-1].startswith("dni-deploy run x.dni in.png -o out.png --alpha ")
+    shown = CliRunner().invoke(command, [*arguments, "--json"], obj=Surface())
+    body = json.loads(shown.stdout)
+    assert body["command"] == "tune"
+    assert math.fsum(body["alpha"].values()) == pytest.approx(1, abs=1e-12)
+    assert len(body["evaluations"]) <= 20
+
+
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from dni_deploy.utils.optional_packages import open_door
+
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    monkeypatch.delitem(sys.modules, "dni_deploy.tuning.search", raising=False)
+    with pytest.raises(EnvironmentProblem, match=r"pip install 'dni-deploy\[tune\]'"):
+        open_door("dni_deploy.tuning.search")

@@ -1,0 +1,131 @@
+"""The recalibration file: what comes back is what was written, and what somebody made by hand is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from dni_deploy.blending.batchnorm_stats import Recalibration
+from dni_deploy.blending.batchnorm_stats_file import FORMAT, read_recalibration, recalibration_bytes
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.bundle.extras import store_recalibration
+from dni_deploy.errors import BundleError
+from tests.support import pico_bundle as pico
+
+NAMES = ("bn.running_mean", "bn.running_var")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return pico.write(tmp_path / "x.dni")
+
+
+def made(bundle: Bundle, steps: int = 4) -> Recalibration:
+    rng = np.random.default_rng(0)
+    members = [bundle.weights(member) for member in bundle.members]
+    about = {"pictures": [{"name": "späre\n.png", "sha256": "ab" * 32, "parts": 48}], "parts": 48}
+    return Recalibration.of(members, steps, {name: rng.uniform(0.1, 2, (steps - 1, 2)) for name in NAMES}, about)
+
+
+def test_round_trip(bundle: Bundle) -> None:
+    assert read_recalibration(bundle) is None
+    before = made(bundle)
+    data = recalibration_bytes(before)
+    assert data == recalibration_bytes(made(bundle))
+    stored = store_recalibration(bundle, data)
+    after = read_recalibration(stored)
+    assert after is not None
+    assert after.steps == 4
+    assert after.about == before.about
+    assert set(after.statistics) == set(NAMES)
+    for name in NAMES:
+        assert after.statistics[name].tobytes() == before.statistics[name].tobytes()
+    again = read_recalibration(stored, [stored.weights(member) for member in stored.members])
+    assert again is not None
+    assert again.statistics["bn.running_var"].tobytes() == after.statistics["bn.running_var"].tobytes()
+
+
+def test_the_members_own_are_not_in_it(bundle: Bundle) -> None:
+    # So that no file can change what a member alone computes.
+    stored = store_recalibration(bundle, recalibration_bytes(made(bundle)))
+    found = read_recalibration(stored)
+    assert found is not None
+    for row, member in ((0, "a"), (-1, "b")):
+        for name in NAMES:
+            assert found.statistics[name][row].astype(np.float32).tobytes() == bundle.weights(member)[name].tobytes()
+
+
+def file(tensors: dict[str, Any] | None = None, **about: Any) -> bytes:
+    """A file by hand; `about` replaces fields of its JSON."""
+    good = {name: np.full((3, 2), 0.5) for name in NAMES}
+    fields = {"format": FORMAT, "steps": 4, "members": 2, **about}
+    data: bytes = save({**good, **(tensors or {})}, {"dni_deploy": json.dumps(fields)})
+    return data
+
+
+def test_a_file_by_hand_is_read_where_it_is_right(bundle: Bundle) -> None:
+    found = read_recalibration(store_recalibration(bundle, file()))
+    assert found is not None
+    assert len(found.knots) == 5
+
+
+TENSORS: dict[str, Any] = {
+    "another tensor": {"conv.weight": np.zeros((3, 2))},
+    "float32": {"bn.running_mean": np.zeros((3, 2), np.float32)},
+    "too few knots": {"bn.running_mean": np.zeros((2, 2))},
+    "too many channels": {"bn.running_mean": np.zeros((3, 3))},
+    "NaN": {"bn.running_mean": np.full((3, 2), np.nan)},
+    "infinite": {"bn.running_var": np.full((3, 2), np.inf)},
+    "negative variance": {"bn.running_var": np.full((3, 2), -1e-9)},
+}
+HOSTILE: dict[str, bytes] = {
+    **{name: file(tensors) for name, tensors in TENSORS.items()},
+    "empty": b"",
+    "a picture": b"\x89PNG\r\n\x1a\n" + b"\0" * 100,
+    "no metadata": save({name: np.full((3, 2), 0.5) for name in NAMES}),
+    "metadata that is no JSON": save({name: np.full((3, 2), 0.5) for name in NAMES}, {"dni_deploy": "{"}),
+    "metadata that is a list": save({name: np.full((3, 2), 0.5) for name in NAMES}, {"dni_deploy": "[]"}),
+    "metadata nested without end": save({name: np.full((3, 2), 0.5) for name in NAMES}, {"dni_deploy": "[" * 100_000}),
+    "endless metadata": file(pictures="x" * (1 << 21)),
+    "one tensor missing": save(
+        {NAMES[0]: np.full((3, 2), 0.5)}, {"dni_deploy": json.dumps({"format": FORMAT, "steps": 4, "members": 2})}
+    ),
+    "another format": file(format="dni-deploy recalibration, version 2"),
+    "other members": file(members=3),
+    "members true": file(members=True),
+    "no steps": file(steps=None),
+    "one step": file(steps=1),
+    "steps text": file(steps="4"),
+    "negative steps": file(steps=-4),
+    "endless steps": file(steps=10**9),
+    "one knot too many": file({name: np.full((31, 2), 0.5) for name in NAMES}, steps=32),
+    "steps that do not fit": file(steps=5),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_not_one_is_refused_in_a_sentence(bundle: Bundle, name: str) -> None:
+    # Its SHA-256 fits the manifest: somebody wrote both.
+    stored = store_recalibration(bundle, HOSTILE[name])
+    with pytest.raises(BundleError) as raised:
+        read_recalibration(stored)
+    assert stored.manifest.recalibration is not None
+    assert stored.manifest.recalibration.file in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 400
+
+
+def test_a_changed_file_is_noticed_at_its_use(bundle: Bundle) -> None:
+    stored = store_recalibration(bundle, file())
+    assert stored.manifest.recalibration is not None
+    path = stored.path / stored.manifest.recalibration.file
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="SHA-256"):
+        read_recalibration(stored)

@@ -1,0 +1,202 @@
+"""Blend: exact at the ends, within a bound in between, and the same bytes however often alpha changed before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dni_deploy.blending.blend import CHUNK, blend_float64, blend_rows
+
+ULP = 2.0**-24
+"""Unit roundoff of float32."""
+SIZES = (0, 1, 15, 16, 17, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 16, 10_003)
+
+# A negative zero, a quiet NaN with a payload, the smallest denormal, the largest denormal, both infinities, the largest number.
+HARD = np.array(
+    [0x80000000, 0x7FC12345, 0xFFC00001, 0x00000001, 0x807FFFFF, 0x7F800000, 0xFF800000, 0x7F7FFFFF], np.uint32
+).view(np.float32)
+
+
+def members(n: int, size: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng((seed, n, size)).standard_normal((n, size)).astype(np.float32)
+
+
+def simplex(n: int, seed: int = 0) -> NDArray[np.float64]:
+    return np.random.default_rng((seed, n)).dirichlet(np.ones(n))
+
+
+def blended(rows: NDArray[np.float32], shares: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The blend in an array that held NaN before, between guards that must stay."""
+    memory = np.full(rows.shape[1] + 32, np.nan, np.float32)
+    memory[:16] = memory[-16:] = 7
+    out = memory[16 : 16 + rows.shape[1]]
+    blend_rows(rows, shares, out)
+    assert (memory[:16] == 7).all()
+    assert (memory[-16:] == 7).all()
+    return out
+
+
+def assert_within_bound(rows: NDArray[np.float32], shares: NDArray[np.float64], got: NDArray[np.float32]) -> None:
+    """Each share is rounded once, each product once, and each of n - 1 sums once: n + 1 roundings on the way of a term."""
+    used = np.flatnonzero(shares)
+    wide = rows[used].astype(np.float64)
+    truth, size = shares[used] @ wide, np.abs(shares[used]) @ np.abs(wide)
+    # 2^-149 per operation: what is rounded among denormals errs by a step of theirs, not by a share of itself.
+    allowed = (len(used) + 1) * ULP * size + 2 * len(used) * 2.0**-149
+    assert (np.abs(got - truth) <= allowed).all()
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+@pytest.mark.parametrize("size", [8, CHUNK + 5])
+def test_one_hot_copies_the_bytes(n: int, size: int) -> None:
+    rows = members(n, size)
+    rows[:, :8] = HARD
+    for member in range(n):
+        got = blended(rows, np.eye(n)[member])
+        assert got.tobytes() == rows[member].tobytes()
+
+
+@pytest.mark.parametrize("skipped", [(0,), (1,), (3,), (0, 1), (1, 3), (0, 3), (1, 2), (0, 2, 3)])
+def test_a_member_without_a_share_is_not_read(skipped: tuple[int, ...]) -> None:
+    """0 * NaN is NaN, and 0 * infinity too."""
+    rows = members(4, CHUNK + 3)
+    rows[list(skipped)] = np.nan
+    rows[skipped[0], ::2] = np.inf
+    kept = [member for member in range(4) if member not in skipped]
+    shares = np.zeros(4)
+    shares[kept] = simplex(len(kept))
+    got = blended(rows, shares)
+    assert np.isfinite(got).all()
+    assert_within_bound(rows, shares, got)
+
+
+def test_no_shares_give_zeros() -> None:
+    assert not blended(members(3, 40), np.zeros(3)).any()
+
+
+@pytest.mark.parametrize("n", range(2, 9))
+@pytest.mark.parametrize("size", SIZES)
+def test_error_bound_at_every_size(n: int, size: int) -> None:
+    rows, shares = members(n, size), simplex(n)
+    assert_within_bound(rows, shares, blended(rows, shares))
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 16])
+def test_error_bound_over_a_million(n: int) -> None:
+    rows, shares = members(n, 10**6 + 3, 1), simplex(n, 1)
+    assert_within_bound(rows, shares, blended(rows, shares))
+
+
+@pytest.mark.parametrize("used", [(0, 2), (1, 4), (0, 3, 4), (0, 2, 4), (1, 3), (2, 3, 4), (0, 1, 3), (2,)])
+def test_any_subset_of_members(used: tuple[int, ...]) -> None:
+    """Neighbours, every second one, and those in no order that a stride has."""
+    rows, shares = members(5, 2 * CHUNK + 7), np.zeros(5)
+    shares[list(used)] = simplex(len(used)) * 0.999
+    got = blended(rows, shares)
+    assert_within_bound(rows, shares, got)
+
+
+def test_members_with_padded_rows() -> None:
+    """Rows of a wider matrix, as an aligned one has them."""
+    rows = members(3, 2 * CHUNK + 64)[:, 5 : 2 * CHUNK + 28]
+    shares = simplex(3)
+    assert_within_bound(rows, shares, blended(rows, shares))
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_identical_members_give_that_member(n: int) -> None:
+    """Up to the roundings of the shares, which in float32 need not sum to 1."""
+    rows, shares = np.repeat(members(1, 100_003), n, axis=0), simplex(n)
+    assert_within_bound(rows, shares, blended(rows, shares))
+
+
+def test_halves_of_identical_members_lose_nothing() -> None:
+    rows = np.repeat(members(1, 100_003), 2, axis=0)
+    assert blended(rows, np.array([0.5, 0.5])).tobytes() == rows[0].tobytes()
+
+
+def test_extrapolation_is_within_the_bound() -> None:
+    rows, shares = members(2, 10_000), np.array([-0.75, 1.75])
+    assert_within_bound(rows, shares, blended(rows, shares))
+
+
+def test_far_apart_members_do_not_overflow() -> None:
+    """m1 - m0 would be infinite; a sum of shares is not."""
+    rows = np.array([[3e38, -3e38, 1e-45], [-3e38, 3e38, 1e38]], np.float32)
+    got = blended(rows, np.array([0.5, 0.5]))
+    assert got.tolist() == [0.0, 0.0, np.float32(5e37)]
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.integers(0, 3), st.sampled_from([1, 17, CHUNK + 1]))
+@settings(max_examples=150, deadline=None)
+def test_any_shares(drawn: list[float], seed: int, size: int) -> None:
+    total = sum(drawn)
+    shares = np.array(drawn) / total if total > 1e-300 else np.eye(len(drawn))[0]
+    rows = members(len(shares), size, seed)
+    got = blended(rows, shares)
+    assert_within_bound(rows, shares, got)
+    assert got.tobytes() == blended(rows, shares).tobytes()
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8])
+def test_same_shares_same_bytes_wherever_the_output_lies(n: int) -> None:
+    """Not only in an array that begins on a cache line."""
+    rows, shares = members(n, 2 * CHUNK + 33), simplex(n)
+    memory = np.zeros(rows.shape[1] + 16, np.float32)
+    seen = set()
+    for start in range(16):
+        blend_rows(rows, shares, memory[start : start + rows.shape[1]])
+        seen.add(memory[start : start + rows.shape[1]].tobytes())
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("changes", [20_000, pytest.param(10**6, marks=pytest.mark.slow)])
+def test_no_drift(changes: int) -> None:
+    """Random blends into one array, and then A is what it is in a fresh one; the members are as they were."""
+    rows = members(3, 64)
+    before = rows.tobytes()
+    out = np.zeros(64, np.float32)
+    random = np.random.default_rng(5)
+    first = simplex(3)
+    fresh = blended(rows, first).tobytes()
+    for _ in range(changes // 10_000):
+        for shares in random.dirichlet(np.ones(3), 10_000):
+            blend_rows(rows, shares, out)
+    blend_rows(rows, first, out)
+    assert out.tobytes() == fresh
+    assert rows.tobytes() == before
+
+
+def test_float64_is_the_plain_sum() -> None:
+    tensors = [{"a": members(1, 6, seed)[0].reshape(2, 3), "b": np.array(float(seed), np.float16)} for seed in range(3)]
+    shares = np.array([0.25, 0.0, 0.75])
+    got = blend_float64(tensors, shares)
+    assert got["a"].dtype == got["b"].dtype == np.float64
+    assert got["a"].shape == (2, 3)
+    assert got["b"].shape == ()
+    np.testing.assert_array_equal(got["a"], 0.25 * tensors[0]["a"].astype(float) + 0.75 * tensors[2]["a"].astype(float))
+    assert float(got["b"]) == 1.5
+
+
+def test_float64_reads_no_member_without_a_share_and_copies_one_hot() -> None:
+    tensors = [{"a": HARD.copy()}, {"a": np.full(8, np.nan, np.float32)}]
+    assert blend_float64(tensors, np.array([1.0, 0.0]))["a"].astype(np.float32).tobytes() == HARD.tobytes()
+    finite = [{"a": np.ones(2, np.float32)}, {"a": np.full(2, np.nan)}, {"a": np.zeros(2, np.float32)}]
+    assert blend_float64(finite, np.array([0.5, 0.0, 0.5]))["a"].tolist() == [0.5, 0.5]
+
+
+def test_float64_rows_give_each_tensor_its_own_shares() -> None:
+    rng = np.random.default_rng(5)
+    shapes = {"a": (3, 2), "b": (4,), "c": ()}
+    family = [{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(3)]
+    family[1]["b"][0] = np.nan  # of a member without a share in b
+    shares = np.array([[0.25, 0.5, 0.25], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0]])
+    got = blend_float64(family, shares)
+    for name, row in zip(shapes, shares, strict=True):
+        alone = blend_float64([{name: tensors[name]} for tensors in family], row)
+        assert np.array_equal(got[name], alone[name])
+        assert np.isfinite(got[name]).all()
+    assert np.array_equal(got["c"].astype(np.float32), family[2]["c"])

@@ -1,0 +1,370 @@
+"""The bundle: its bytes on disk, what any ONNX tool sees in it, and every way in which it can be damaged."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from dni_deploy.bundle import writer
+from dni_deploy.bundle.bundle import Bundle, write_bundle
+from dni_deploy.bundle.manifest import MANIFEST
+from dni_deploy.bundle.stored_file import read_file
+from dni_deploy.errors import BundleError, DniError, InputError, MismatchError, RefusedError, UsageError
+from tests.support import pico_bundle as pico
+
+FILES = {
+    "a-ed81c8a13652a994.safetensors",
+    "b-544dc0b61a932906.safetensors",
+    "graph-b0b59e140d15459e.onnx",
+    MANIFEST,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return pico.write(tmp_path_factory.mktemp("whole") / "x.dni")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """One that the test may damage."""
+    return pico.write(tmp_path / "x.dni")
+
+
+def infer(model: str | bytes, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, {"x": x})[0]
+    return result
+
+
+def picture() -> np.ndarray:
+    return np.random.default_rng(5).random((1, 1, 6, 7), np.float32)
+
+
+def test_bytes_are_pinned(whole: Bundle) -> None:
+    # A change of these is a change of the format on disk (or of how onnx or safetensors write): look before pinning anew.
+    assert set(os.listdir(whole.path)) == FILES
+    assert whole.digest == "95e904531534ae405eb055267f1d3d3e02231eabc60a3f0978a327d1f2ab4a8b"
+
+
+def test_the_same_input_gives_the_same_bytes(whole: Bundle, bundle: Bundle) -> None:
+    for name in FILES:
+        assert (whole.path / name).read_bytes() == (bundle.path / name).read_bytes()
+
+
+def test_what_it_says_of_itself(whole: Bundle) -> None:
+    assert whole.members == ("a", "b")
+    assert whole.weight_names == pico.USED
+    assert whole.signature == pico.SIGNATURE
+    assert whole.architecture == "pico"
+    assert whole.manifest.opset == 17
+    assert whole.manifest.unused == ("spare.weight",)
+    assert whole.digest == sha256((whole.path / MANIFEST).read_bytes()).hexdigest()
+    assert [member.source for member in whole.manifest.members] == ["a.pth", "b.pth"]
+    assert b"somebody" not in (whole.path / MANIFEST).read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_members_come_back_bit_for_bit(tmp_path: Path, dtype: type) -> None:
+    bundle = pico.write(tmp_path / "x.dni", count=3, dtype=dtype)
+    for seed, name in enumerate("abc"):
+        expected = pico.tensors(seed, dtype)
+        found = bundle.tensors(name)
+        assert found.keys() == expected.keys()
+        for key, values in expected.items():
+            assert found[key].dtype == values.dtype
+            assert found[key].tobytes() == values.tobytes()
+            assert not found[key].flags.writeable
+        assert tuple(bundle.weights(name)) == bundle.weight_names
+    assert bundle.tensors("a")["bn.weight"] is not bundle.tensors("a")["bn.weight"]
+    with pytest.raises(UsageError, match="no member 'd'; it has a, b, c"):
+        bundle.tensors("d")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit", "extra"), [(np.float32, 0, ""), (np.float16, 0, "weights"), (np.float64, 1 << 20, "")]
+)
+def test_other_tools_open_it_with_the_first_member_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type, limit: int, extra: str
+) -> None:
+    monkeypatch.setattr(writer, "INLINE_LIMIT", limit)
+    bundle = pico.write(tmp_path / "x.dni", dtype=dtype)
+    file = bundle.path / bundle.manifest.graph.file
+    onnx.checker.check_model(str(file), full_check=True)
+    loaded = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer}
+    for name, values in pico.tensors(0, dtype).items():
+        if name in pico.USED:
+            np.testing.assert_array_equal(loaded[name], values.astype(np.float32))
+    assert any(name.startswith("weights-") for name in os.listdir(bundle.path)) == bool(extra)
+    x = picture()
+    # The same graph and the same weights in the same library: equal bytes.
+    assert infer(str(file), x).tobytes() == infer(bundle.graph_with("a").SerializeToString(), x).tobytes()
+    assert infer(str(file), x).tobytes() != infer(bundle.graph_with("b").SerializeToString(), x).tobytes()
+
+
+def test_the_graph_keeps_its_constants_and_nothing_of_the_weights(whole: Bundle) -> None:
+    initializers = {initializer.name: initializer for initializer in whole.graph().graph.initializer}
+    assert onnx.numpy_helper.to_array(initializers.pop("half")) == 0.5
+    assert tuple(initializers) == whole.weight_names
+    for name, initializer in initializers.items():
+        bare = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=pico.SHAPES[name])
+        assert initializer == bare
+
+
+def test_graph_with_refuses_what_does_not_fit(whole: Bundle) -> None:
+    weights = whole.weights("a")
+    with pytest.raises(MismatchError, match=r"'bn\.bias'"):
+        whole.graph_with({name: values for name, values in weights.items() if name != "bn.bias"})
+    with pytest.raises(MismatchError, match=r"'bn\.bias'"):
+        whole.graph_with({**weights, "bn.bias": np.zeros(3, np.float32)})
+
+
+def test_the_graph_that_was_passed_in_is_not_changed(tmp_path: Path) -> None:
+    graph = pico.graph()
+    write_bundle(tmp_path / "x.dni", graph, pico.family(), pico.SIGNATURE, architecture="pico", graph_facts={})
+    assert graph == pico.graph()
+
+
+def test_a_graph_of_another_network_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    def attempt(graph: onnx.ModelProto, **changed: dict[str, np.ndarray]) -> None:
+        family = pico.family(**changed)
+        write_bundle(tmp_path / "x.dni", graph, family, pico.SIGNATURE, architecture="pico", graph_facts={})
+
+    graph = pico.graph()
+    graph.graph.initializer[0].dims[0] = 3
+    with pytest.raises(MismatchError, match=r"'conv.weight' as \(3, 1, 3, 3\)"):
+        attempt(graph)
+    graph = pico.graph()
+    graph.graph.initializer[0].data_type = TensorProto.FLOAT16
+    with pytest.raises(MismatchError, match="FLOAT16"):
+        attempt(graph)
+    graph = pico.graph()
+    del graph.graph.initializer[:]
+    with pytest.raises(MismatchError, match="nothing could be blended"):
+        attempt(graph)
+    large = {"conv.bias": np.full(2, 1e300)}
+    with pytest.raises(InputError, match="float32's range"):
+        attempt(pico.graph(), a=large, b=large)
+    assert os.listdir(tmp_path) == []
+
+
+# Damage.
+
+
+def _flip(bundle: Bundle, name: str, bit: int) -> None:
+    with open(bundle.path / name, "r+b", buffering=0) as file:
+        byte = os.pread(file.fileno(), 1, bit // 8)[0]
+        os.pwrite(file.fileno(), bytes([byte ^ 1 << bit % 8]), bit // 8)
+
+
+def test_sampled_bit_flips_of_every_file_are_refused(bundle: Bundle) -> None:
+    for name in FILES:
+        for bit in range(0, 8 * (bundle.path / name).stat().st_size, 61):  # a prime, so that every bit position is met
+            _flip(bundle, name, bit)
+            with pytest.raises(DniError):
+                Bundle.open(bundle.path)
+            _flip(bundle, name, bit)
+    Bundle.open(bundle.path)
+
+
+@pytest.mark.slow
+def test_every_bit_flip_of_every_stored_file_is_refused(bundle: Bundle) -> None:
+    # The manifest's own bits: test_manifest.py.
+    for stored in bundle.manifest.files:
+        for bit in range(8 * stored.size):
+            _flip(bundle, stored.file, bit)
+            with pytest.raises(BundleError):
+                read_file(bundle.path, stored, keep=False)
+            _flip(bundle, stored.file, bit)
+    Bundle.open(bundle.path)
+
+
+def test_every_truncation_and_a_longer_file_are_refused(bundle: Bundle) -> None:
+    for name in FILES:
+        path = bundle.path / name
+        data = path.read_bytes()
+        for length in [*range(0, len(data), 7), len(data) - 1]:
+            path.write_bytes(data[:length])
+            with pytest.raises(BundleError):
+                Bundle.open(bundle.path)
+        path.write_bytes(data + b"\0")
+        with pytest.raises(BundleError):
+            Bundle.open(bundle.path)
+        path.write_bytes(data)
+    Bundle.open(bundle.path)
+
+
+def test_missing_and_swapped_files_are_refused(bundle: Bundle) -> None:
+    for name in FILES:
+        os.rename(bundle.path / name, bundle.path / "aside")
+        with pytest.raises(BundleError, match="has no"):
+            Bundle.open(bundle.path)
+        os.rename(bundle.path / "aside", bundle.path / name)
+    for one, other in combinations(sorted(FILES), 2):
+        first, second = ((bundle.path / name).read_bytes() for name in (one, other))
+        (bundle.path / one).write_bytes(second)
+        (bundle.path / other).write_bytes(first)
+        with pytest.raises(DniError):
+            Bundle.open(bundle.path)
+        (bundle.path / one).write_bytes(first)
+        (bundle.path / other).write_bytes(second)
+    Bundle.open(bundle.path)
+
+
+def test_the_message_names_file_and_both_digests(bundle: Bundle) -> None:
+    name = "b-544dc0b61a932906.safetensors"
+    (bundle.path / name).write_bytes((bundle.path / "a-ed81c8a13652a994.safetensors").read_bytes())
+    with pytest.raises(BundleError) as raised:
+        Bundle.open(bundle.path)
+    assert all(part in str(raised.value) for part in (name, "ed81c8a13652a994", "544dc0b61a932906"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_links_pipes_and_folders_in_place_of_a_file_are_refused_unread(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    path = bundle.path / name
+    os.rename(path, tmp_path / "real")
+    path.symlink_to(tmp_path / "real")  # the content would be right
+    with pytest.raises(RefusedError, match="link"):
+        Bundle.open(bundle.path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RefusedError):  # and does not wait for a writer
+        Bundle.open(bundle.path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RefusedError):
+        Bundle.open(bundle.path)
+    path.rmdir()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(RefusedError):
+        Bundle.open(bundle.path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_a_link_to_the_folder_is_fine_and_so_are_plans_beside(bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.path / "plans").mkdir()
+    (tmp_path / "link").symlink_to(bundle.path)
+    assert Bundle.open(tmp_path / "link").digest == bundle.digest
+
+
+def test_what_is_not_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not exist"):
+        Bundle.open(tmp_path / "absent")
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match="is not a folder"):
+        Bundle.open(tmp_path / "file")
+    with pytest.raises(BundleError, match="not a bundle"):
+        Bundle.open(tmp_path)
+    (tmp_path / MANIFEST).write_text('{"name": "a web app"}')
+    with pytest.raises(BundleError, match="format"):
+        Bundle.open(tmp_path)
+
+
+def test_a_file_that_changes_after_opening_is_noticed_at_its_use(bundle: Bundle) -> None:
+    path = bundle.path / bundle.manifest.members[0].stored.file
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="SHA-256"):
+        bundle.weights("a")
+    bundle.weights("b")
+
+
+def test_data_in_files_of_the_graphs_own_choice_is_refused(tmp_path: Path) -> None:
+    # A graph made by hand, vouched for by a manifest made by hand: it must not make a reader open other files.
+    tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../secret"
+    inner = helper.make_graph([helper.make_node("Constant", [], ["k"], value=tensor)], "inner", [], [])
+    for place in ("initializer", "attribute", "subgraph"):
+        graph = pico.graph()
+        if place == "initializer":
+            graph.graph.initializer.append(tensor)
+        elif place == "attribute":
+            graph.graph.node.append(helper.make_node("Constant", [], ["k"], value=tensor))
+        else:
+            graph.graph.node.append(helper.make_node("If", ["c"], ["k"], then_branch=inner, else_branch=inner))
+        path = tmp_path / f"{place}.dni"
+        bundle = write_bundle(path, graph, pico.family(), pico.SIGNATURE, architecture="pico", graph_facts={})
+        with pytest.raises(RefusedError, match="'t' points at a file"):
+            bundle.graph()
+
+
+# Replacing.
+
+
+def test_an_existing_output_is_kept_without_force(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="name another"):
+        pico.write(bundle.path)
+    assert Bundle.open(bundle.path).digest == bundle.digest
+
+
+def test_force_replaces_the_bundle_and_keeps_what_is_not_ours(bundle: Bundle) -> None:
+    stranger = bundle.path / "notes-0123456789abcdef.bin"  # a name of our pattern that no manifest of ours has
+    stranger.write_text("mine")
+    (bundle.path / "plans").mkdir()
+    (bundle.path / "plans" / "plan").touch()
+    replaced = pico.write(bundle.path, force=True, b=pico.tensors(9))
+    assert replaced.digest != bundle.digest
+    names = set(os.listdir(bundle.path))
+    assert names == {MANIFEST, "plans", stranger.name, *(stored.file for stored in replaced.manifest.files)}
+    assert bundle.manifest.members[0].stored.file in names  # member a did not change
+    assert bundle.manifest.members[1].stored.file not in names
+    with pytest.raises(BundleError):
+        bundle.weights("b")  # opened before: its file is gone, and it says so
+
+
+def test_force_never_replaces_what_is_not_a_bundle(tmp_path: Path) -> None:
+    folder = tmp_path / "x.dni"
+    folder.mkdir()
+    pico.write(folder, force=True)  # an empty folder is free to be taken
+    (folder / MANIFEST).write_text("{}")
+    with pytest.raises(UsageError, match="Nothing was written"):
+        pico.write(folder, force=True)
+    assert (folder / MANIFEST).read_text() == "{}"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "one.png").touch()
+    with pytest.raises(UsageError):
+        pico.write(photos, force=True)
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UsageError):
+        pico.write(tmp_path / "file", force=True)
+    assert os.listdir(photos) == ["one.png"]
+    assert (tmp_path / "file").read_text() == "text"
+
+
+def test_a_reader_during_a_replacement_gets_the_new_one(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dni_deploy.bundle import bundle as module
+
+    read, replaced = module.read_file, []
+
+    def replace_first(folder, stored, **options):  # type: ignore[no-untyped-def]
+        if stored is not None and not replaced:
+            replaced.append(True)
+            pico.write(bundle.path, force=True, count=3, dtype=np.float16)
+        return read(folder, stored, **options)
+
+    monkeypatch.setattr(module, "read_file", replace_first)
+    assert Bundle.open(bundle.path).members == ("a", "b", "c")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no flock there")
+def test_a_second_writer_is_kept_out(bundle: Bundle) -> None:
+    import fcntl
+
+    descriptor = os.open(bundle.path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(UsageError, match="another process"):
+        pico.write(bundle.path, force=True, count=3)
+    os.close(descriptor)
+    assert Bundle.open(bundle.path).digest == bundle.digest

@@ -1,0 +1,321 @@
+"""Checkpoints: what is read equals what torch and safetensors read, under canonical names, or is one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+
+from dni_deploy.checkpoints.checkpoint import WRAPPERS, Checkpoint
+from dni_deploy.errors import CheckpointError, DniError, LimitError, RefusedError
+from tests.support import malformed_checkpoints as malformed
+
+torch = pytest.importorskip("torch")
+
+
+def state() -> OrderedDict[str, Any]:
+    """Every kind of tensor that a checkpoint may hold."""
+    random = torch.Generator().manual_seed(0)
+    made = OrderedDict(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.PReLU(4)).state_dict())
+    made["0.weight"] = torch.randn(4, 3, 3, 3, generator=random)
+    made["0.bias"] = torch.randn(4, generator=random)
+    made["transposed"] = torch.randn(3, 4, generator=random).t()
+    made["sliced"] = torch.randn(6, 8, generator=random)[1::2, 3:5]
+    made["double"] = torch.randn(2, 2, generator=random, dtype=torch.float64)
+    made["half"] = torch.randn(5, generator=random).half()
+    made["bfloat"] = torch.randn(3, 3, generator=random).bfloat16()
+    made["bfloat scalar"] = torch.tensor(1.5).bfloat16()
+    made["bool"] = torch.tensor([True, False, True])
+    made["scalar"] = torch.tensor(3.25)
+    made["empty"] = torch.zeros(0, 3)
+    for kind in (torch.int8, torch.uint8, torch.int16, torch.int32):
+        made[str(kind).removeprefix("torch.")] = torch.tensor([1, 2, 100], dtype=kind)
+    shared = torch.randn(10, generator=random)
+    made["tied"], made["tied again"], made["tied part"] = shared, shared, shared[3:7]
+    return made
+
+
+def same(expected: Any, checkpoint: Checkpoint) -> None:
+    assert set(checkpoint.tensors) == set(expected)
+    for name, tensor in expected.items():
+        array = checkpoint.tensors[name]
+        truth = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        assert (array.dtype, array.shape) == (truth.dtype, truth.shape), name
+        assert array.tobytes() == np.ascontiguousarray(truth).tobytes(), name
+        assert array.flags.c_contiguous
+        assert not array.flags.writeable
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files(zipped: bool, protocol: int, tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
+    checkpoint = Checkpoint.read(tmp_path / "x.pth")
+    same(state(), checkpoint)
+    assert list(checkpoint.tensors) == list(state())
+    assert (checkpoint.wrapper, checkpoint.source) == (None, str(tmp_path / "x.pth"))
+
+
+def test_newer_integers(tmp_path: Path) -> None:
+    """These have no storage class of their own and take another way through the file."""
+    made = {"a": torch.tensor([1, 60_000], dtype=torch.uint16), "b": torch.tensor([2**63], dtype=torch.uint64)}
+    torch.save(made, tmp_path / "x.pth")
+    same(made, Checkpoint.read(tmp_path / "x.pth"))
+
+
+def test_parameters_and_subclasses(tmp_path: Path) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.tag = "kept with the parameter, of no interest here"
+    torch.save({"a": parameter, "b": torch.nn.Parameter(torch.zeros(2))}, tmp_path / "x.pth")
+    same({"a": torch.ones(3), "b": torch.zeros(2)}, Checkpoint.read(tmp_path / "x.pth"))
+
+
+def test_safetensors_files(tmp_path: Path) -> None:
+    made = {name: tensor.clone().contiguous() for name, tensor in state().items()}
+    safetensors.torch.save_file(made, tmp_path / "x.safetensors", {"format": "pt"})
+    same(made, Checkpoint.read(tmp_path / "x.safetensors"))
+    (tmp_path / "x.bin").write_bytes((tmp_path / "x.safetensors").read_bytes())
+    same(made, Checkpoint.read(tmp_path / "x.bin"))
+
+
+def test_every_bfloat16(tmp_path: Path) -> None:
+    """All 65,536 patterns become the float32 with the same upper half, NaN payloads and signs of zero included."""
+    patterns = np.arange(1 << 16, dtype=np.uint32)
+    numbers = torch.from_numpy(patterns.astype(np.uint16).view(np.int16)).view(torch.bfloat16)
+    torch.save({"x": numbers}, tmp_path / "x.pth")
+    safetensors.torch.save_file({"x": numbers}, tmp_path / "x.safetensors")
+    for path in tmp_path.iterdir():
+        assert np.array_equal(Checkpoint.read(path).tensors["x"].view(np.uint32), patterns << 16)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_reading_needs_no_torch(suffix: str, tmp_path: Path) -> None:
+    torch.save({"params": state()}, tmp_path / "x.pth")
+    safetensors.torch.save_file({"w": torch.ones(2).bfloat16()}, tmp_path / "x.safetensors")
+    code = (
+        "import sys; sys.modules['torch'] = None\nfrom dni_deploy.checkpoints.checkpoint import Checkpoint\n"
+        "print(len(Checkpoint.read(sys.argv[1]).tensors))"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / f"x.{suffix}")], capture_output=True, text=True, check=True
+    )
+    assert int(child.stdout) == {"pth": len(state()), "safetensors": 1}[suffix]
+
+
+def test_from_memory() -> None:
+    made = state()
+    checkpoint = Checkpoint.of(made)
+    same(made, checkpoint)
+    assert checkpoint.source == "memory"
+    made["double"].zero_()
+    assert checkpoint.tensors["double"].any()  # the numbers were copied
+    assert Checkpoint.of(state()).sha256 == checkpoint.sha256 != Checkpoint.of(made).sha256
+    with pytest.raises(ValueError, match="read-only"):
+        checkpoint.tensors["double"][0] = 1
+    swapped = Checkpoint.of({"x": np.arange(3, dtype=">f4")}).tensors["x"]
+    assert swapped.dtype == np.dtype("f4")
+    assert swapped.dtype.isnative
+    assert swapped.tolist() == [0, 1, 2]
+
+
+ONE = {"w": np.ones(2, np.float32)}
+OTHER = {"w": np.zeros(2, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "wrapper"),
+    [
+        (ONE, None, None),
+        *(({name: ONE, "epoch": 3, "optimizer": {"state": {0: {"step": 1}}}}, None, name) for name in WRAPPERS),
+        ({"params": OTHER, "params_ema": ONE}, None, "params_ema"),
+        ({"model": OTHER, "params": ONE}, None, "params"),
+        ({"params": ONE, "params_ema": OTHER}, "params", "params"),
+        ({"generator": {"params_ema": ONE}, "discriminator": OTHER}, None, "generator.params_ema"),
+        ({"generator": {"params_ema": OTHER, "params": ONE}}, "generator.params", "generator.params"),
+        ({"netG_A": ONE, "lr": 0.1}, None, "netG_A"),
+        ({"netG_A": OTHER, "netG_B": ONE}, "netG_B", "netG_B"),
+        ({"w": ONE["w"], "epoch": 3}, None, None),
+    ],
+)
+def test_wrappers(value: Any, key: str | None, wrapper: str | None, tmp_path: Path) -> None:
+    """In memory and from files, by one rule."""
+    checkpoint = Checkpoint.of(value, key=key)
+    assert checkpoint.wrapper == wrapper
+    assert checkpoint.tensors["w"].tolist() == [1, 1]
+
+    def tensors(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {name: tensors(inner) for name, inner in item.items()}
+        return torch.from_numpy(item) if isinstance(item, np.ndarray) else item
+
+    torch.save(tensors(value), tmp_path / "x.ckpt")
+    read = Checkpoint.read(tmp_path / "x.ckpt", key=key)
+    assert (read.wrapper, read.notes) == (wrapper, checkpoint.notes)
+    assert read.tensors["w"].tolist() == [1, 1]
+
+
+def test_what_was_chosen_is_said() -> None:
+    assert "'params'" in Checkpoint.of({"params": ONE, "params_ema": ONE}).notes[0]
+    assert "epoch" in Checkpoint.of({**ONE, "epoch": 3}).notes[0]
+    assert "'module.'" in Checkpoint.of({"module.w": ONE["w"]}).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "words"),
+    [
+        ({"a": ONE, "b": ONE}, None, "it has 'a', 'b'. Choose one with key="),
+        ({"params": ONE}, "params_ema", "it has 'params'"),
+        ({}, None, "no tensors"),
+        ({"a": {"b": {"c": {"d": {"e": ONE}}}}}, None, "no tensors"),
+        ([1], None, "instead of tensors under names"),
+        ({"w": np.array(["text"])}, None, "only float16"),
+        ({"w": np.ones(2, np.complex64)}, None, "complex64"),
+    ],
+)
+def test_wrappers_that_do_not_fit(value: Any, key: str | None, words: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.of(value, key=key)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "canonical"),
+    [
+        (["module.a", "module.b"], ["a", "b"]),
+        (["module.a", "b"], ["module.a", "b"]),  # only where every name has it
+        (["module.module.a"], ["a"]),
+        (["_orig_mod.module.a", "_orig_mod.module.b"], ["a", "b"]),
+        (["net._orig_mod.a"], ["net.a"]),
+    ],
+)
+def test_prefixes(names: list[str], canonical: list[str]) -> None:
+    made = Checkpoint.of({name: np.full(1, place, np.float32) for place, name in enumerate(names)})
+    assert list(made.tensors) == canonical
+    assert [int(array[0]) for array in made.tensors.values()] == list(range(len(names)))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_tensors_of_a_kind_that_cannot_be_blended() -> None:
+    for tensor, kind in [
+        (torch.eye(2).to_sparse(), RefusedError),
+        (torch.eye(2).to_sparse_csr(), RefusedError),
+        (torch.ones(2, device="meta"), CheckpointError),
+        (torch.ones(2, dtype=torch.complex64), CheckpointError),
+        (torch.ones(2).to(torch.float8_e5m2), CheckpointError),
+    ]:
+        with pytest.raises(kind, match="'w'"):
+            Checkpoint.of({"w": tensor})
+
+
+def test_nonfinite_numbers_are_counted() -> None:
+    made = Checkpoint.of({"a": np.array([1, np.nan, np.inf]), "b": np.ones(2), "c": np.array([1, 2])})
+    assert made.nonfinite() == [("a", 2)]
+    assert made.float_keys == ("a", "b")
+
+
+def test_many_tensors_share_one_storage_too_often(tmp_path: Path) -> None:
+    """Each view is sound; a thousand transposed ones of one storage would be copied a thousand times."""
+    shared = torch.zeros(200, 200)
+    torch.save({f"w{i}": shared.t() for i in range(1000)}, tmp_path / "x.pth")
+    with pytest.raises(RefusedError, match="declares tensors of 160,000,000"):
+        Checkpoint.read(tmp_path / "x.pth")
+
+
+E, SAFE = malformed.entry, malformed.safetensors
+HEADERS: dict[str, tuple[bytes, type[DniError], str]] = {
+    "7 bytes": (b"1234567", CheckpointError, "cut short"),
+    "length 2**63": (SAFE(b"{}", length=2**63), CheckpointError, "9,223,372,036,854,775,808"),
+    "length 101 MB": (SAFE(b"{}", length=101_000_000), CheckpointError, "101,000,000"),
+    "length beyond the file": (SAFE(b"{}", length=3), CheckpointError, "claimed"),
+    "length 0": (SAFE(b"", b"{}", length=0), CheckpointError, "claimed"),
+    "one byte less": (SAFE({"w": E()}, bytes(7)), CheckpointError, "cut short"),
+    "trailing bytes": (SAFE({"w": E()}, bytes(9)), CheckpointError, "after its end"),
+    "not JSON": (SAFE(b"{nonsense}"), CheckpointError, "JSON"),
+    "an array": (SAFE([1, 2, 3]), CheckpointError, "JSON"),
+    "bad UTF-8": (SAFE(b'{"\xff": 1}'), CheckpointError, "JSON"),
+    "a NaN": (SAFE(b'{"w": NaN}'), CheckpointError, "JSON"),
+    "a name twice": (SAFE(b'{"w": 1, "w": 2}'), CheckpointError, "unique"),
+    "very deep": (SAFE(b'{"w":' * 50_000 + b"1" + b"}" * 50_000), CheckpointError, "JSON"),
+    "200,000 brackets": (SAFE(b"[" * 200_000 + b"]" * 200_000), LimitError, "more than 20,000"),
+    "100,000 tensors": (SAFE({f"w{i}": E(0, 0, (0,)) for i in range(100_000)}), LimitError, "more than 20,000"),
+    "an overlap": (SAFE({"a": E(0, 8), "b": E(4, 12)}, bytes(12)), CheckpointError, "overlaps"),
+    "a hole": (SAFE({"a": E(0, 8), "b": E(12, 20)}, bytes(20)), CheckpointError, "hole"),
+    "offsets that do not fit": (SAFE({"w": E(0, 8, (3,))}, bytes(8)), CheckpointError, "needs 12 bytes"),
+    "negative offsets": (SAFE({"w": E(-8, 0)}, bytes(8)), CheckpointError, "whole numbers"),
+    "a product that overflows": (SAFE({"w": E(0, 8, (2**33, 2**33))}, bytes(8)), CheckpointError, "needs"),
+    "a float shape": (SAFE({"w": E(0, 8, (2.0,))}, bytes(8)), CheckpointError, "whole numbers"),
+    "a true shape": (SAFE({"w": E(0, 4, (True,))}, bytes(4)), CheckpointError, "whole numbers"),
+    "a shape that is no list": (SAFE({"w": E(0, 8, "2")}, bytes(8)), CheckpointError, "whole numbers"),
+    "an unknown type": (SAFE({"w": E(0, 8, (2,), "F99")}, bytes(8)), CheckpointError, "F99"),
+    "float8": (SAFE({"w": E(0, 2, (2,), "F8_E4M3")}, bytes(2)), CheckpointError, "F8_E4M3"),
+    "a type that is no text": (SAFE({"w": E(0, 8, (2,), [1])}, bytes(8)), CheckpointError, "only float16"),
+    "missing fields": (SAFE({"w": {"dtype": "F32"}}), CheckpointError, "fields"),
+    "a number for a tensor": (SAFE({"w": 3}), CheckpointError, "fields"),
+    "metadata that is no text": (SAFE({"__metadata__": {"a": 1}}), CheckpointError, "metadata"),
+    "no tensors": (SAFE({}), CheckpointError, "no tensors"),
+    "an empty name": (SAFE({"": E()}, bytes(8)), CheckpointError, "0 characters"),
+    "NUL in a name": (SAFE({"a\0": E()}, bytes(8)), CheckpointError, r"\x00"),
+    "a path as a name": (SAFE({"../../etc/x": E()}, bytes(8)), CheckpointError, "paths"),
+    "a name of 1 MB": (SAFE({"x" * 10**6: E()}, bytes(8)), CheckpointError, "1,000,000"),
+    "bidi in a name": (SAFE({"a\u202eb": E()}, bytes(8)), CheckpointError, "control"),
+    "a line end in a name": (SAFE({"a\u2028b": E()}, bytes(8)), CheckpointError, "control"),
+    "escapes in a bad name": (SAFE({"\x1b[31m\n" + "y" * 10**5: 3}), CheckpointError, "fields"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_bad_safetensors(name: str, tmp_path: Path) -> None:
+    data, kind, words = HEADERS[name]
+    (tmp_path / "x.safetensors").write_bytes(data)
+    with pytest.raises(kind) as caught:
+        Checkpoint.read(tmp_path / "x.safetensors")
+    message = str(caught.value)
+    assert type(caught.value) is kind
+    assert words in message
+    assert len(message) <= 300
+    assert message.isprintable()
+
+
+def test_every_truncation_of_safetensors_is_seen(tmp_path: Path) -> None:
+    data = safetensors.numpy.save({"a": np.ones(3, np.float32), "b": np.zeros((2, 2))})
+    path = tmp_path / "x.safetensors"
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(CheckpointError):
+            Checkpoint.read(path)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_mutations_of_safetensors(seed: int, tmp_path: Path) -> None:
+    """What we accept, safetensors accepts, with the same numbers; the reverse need not be."""
+    data = safetensors.numpy.save({"a": np.ones(3, np.float32), "b": np.zeros((2, 2)), "c": np.arange(4)})
+    path = tmp_path / "x.safetensors"
+    read = 0
+    for mutant in malformed.mutations(data, 300, seed):
+        path.write_bytes(mutant)
+        try:
+            mine = Checkpoint.read(path).tensors
+        except DniError:
+            continue
+        read += 1
+        theirs = safetensors.numpy.load(mutant)
+        assert set(mine) == set(theirs)
+        assert all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
+    assert 0 < read < 300
+
+
+def test_unaligned_numbers(tmp_path: Path) -> None:
+    header = {"a": E(0, 1, (1,), "U8"), "b": E(1, 9, (1,), "F64")}
+    (tmp_path / "x.safetensors").write_bytes(SAFE(header, b"\x07" + np.array([1.5]).tobytes()))
+    made = Checkpoint.read(tmp_path / "x.safetensors")
+    assert made.tensors["b"].tolist() == [1.5]
+    assert all(array.flags.aligned for array in made.tensors.values())
+    assert json.loads(json.dumps(made.notes)) == []

@@ -1,0 +1,357 @@
+"""Archives: nothing in a checkpoint runs, nothing in it takes more memory than it has, every damage is one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import socket
+import sys
+import time
+import unicodedata
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.errors import CheckpointError, DniError, LimitError, RefusedError
+from tests.support import malformed_checkpoints as malformed
+
+torch = pytest.importorskip("torch")
+
+SECONDS = 20  # for one file; the slowest (a pickle at the limit of steps) takes 4 on an idle core
+WATCHED = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess", "socket.", "exec", "compile", "pickle.find_class",
+           "import", "ctypes", "shutil", "os.remove", "os.rename", "os.mkdir", "webbrowser", "pty", "marshal")  # fmt: skip
+
+events: list[str] = []
+watching = False
+
+
+def _hook(event: str, arguments: tuple[object, ...]) -> None:
+    if watching and (
+        event.startswith(WATCHED) or (event == "open" and len(arguments) > 1 and arguments[1] not in ("rb", "r", None))
+    ):
+        events.append(event)
+
+
+sys.addaudithook(_hook)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[str]]:
+    """Everything that the interpreter reports as dangerous while inside."""
+    global watching
+    events.clear()
+    watching = True
+    try:
+        yield events
+    finally:
+        watching = False
+
+
+def refused(path: Path, kind: type[DniError], *words: str) -> None:
+    """Reading the file gives an error of that kind, with these words, quick, short and printable."""
+    start = time.perf_counter()
+    with pytest.raises(kind) as caught:
+        Checkpoint.read(path)
+    assert time.perf_counter() - start < SECONDS
+    assert type(caught.value) is kind, repr(caught.value)
+    message = str(caught.value)
+    assert len(message) <= 300, message
+    assert not any(unicodedata.category(character)[0] == "C" for character in message)
+    assert "weights_only" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that reads well; reading it once imports whatever reading imports (zipfile: a codec for names)."""
+    path = tmp_path_factory.mktemp("warm") / "warm.pth"
+    path.write_bytes(malformed.torch_zip(ONE, {"data/0": b"1234"}))
+    Checkpoint.read(path)
+    return path
+
+
+def test_the_audit_hook_sees(tmp_path: Path) -> None:
+    """The positive control: the same payload in a reader that trusts it leaves its mark and is seen."""
+    sentinel = tmp_path / "sentinel"
+    with watched() as seen:
+        pickle.loads(malformed.call("os system", f"echo {malformed.MARK} > {sentinel}"))
+    assert sentinel.exists()
+    assert {"os.system", "pickle.find_class"} <= set(seen)
+
+
+PAYLOADS = malformed.payloads("true")
+
+
+def test_there_are_many_payloads() -> None:
+    assert len(PAYLOADS) >= 40
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_no_payload_runs(name: str, tmp_path: Path, warm: Path) -> None:
+    sentinel = tmp_path / "sentinel"
+    path = tmp_path / "evil.pth"
+    path.write_bytes(malformed.payloads(f"echo {malformed.MARK} > {sentinel}")[name])
+    with watched() as seen:
+        with pytest.raises(RefusedError) as caught:
+            Checkpoint.read(path)
+        assert not seen
+    assert not sentinel.exists()
+    refused(path, RefusedError, "Nothing was run")
+    assert caught.value.exit_code == 5
+
+
+def test_a_payload_under_another_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "evil.safetensors"
+    path.write_bytes(malformed.torch_zip(malformed.call("os system", "true")))
+    refused(path, RefusedError, "'os.system'")
+
+
+class Custom(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 1)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("net", [torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), Custom()], ids=["torch's", "own"])
+def test_whole_modules_are_told_apart(net: torch.nn.Module, zipped: bool, tmp_path: Path) -> None:
+    torch.save(net, tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
+    refused(tmp_path / "net.pth", RefusedError, "net.state_dict()", "whole pickled module")
+
+
+def saved(value: object, **options: object) -> bytes:
+    memory = io.BytesIO()
+    torch.save(value, memory, **options)
+    return memory.getvalue()
+
+
+def doubled() -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            archive.writestr("archive/data.pkl", malformed.tensor((1,), (1,), 1))
+    return memory.getvalue()
+
+
+def scripted() -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__/net.py"):
+            archive.writestr(f"net/{name}", b"x" * 100)
+    return memory.getvalue()
+
+
+def exported() -> bytes:
+    return malformed.torch_zip(b"}.", {"archive_format": b"pt2", "models/model.json": b"{}"})
+
+
+def quantized() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is about to drop them; their files stay
+        return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+
+
+def arrays() -> bytes:
+    memory = io.BytesIO()
+    np.savez(memory, w=np.ones(3))
+    return memory.getvalue()
+
+
+ONE = malformed.tensor((1,), (1,), 1)
+CASES: dict[str, tuple[bytes, type[DniError], str]] = {
+    "empty": (b"", CheckpointError, "empty"),
+    "one byte": (b"J", CheckpointError, ""),
+    "a web page": (b"\n<!DOCTYPE html><html>404</html>", CheckpointError, "web page"),
+    "an LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", CheckpointError, "git lfs pull"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(50), CheckpointError, "PNG"),
+    "a text": (b"config = 1\nother = 2\n", CheckpointError, "not a checkpoint"),
+    "JSON": (b'{"error": "not found"}', CheckpointError, ""),
+    "zeros": (bytes(4096), CheckpointError, ""),
+    "a tar": (bytes(257) + b"ustar" + bytes(600), CheckpointError, "tar"),
+    "a plain zip": (malformed.torch_zip(b"", root="x/y"), CheckpointError, "not one of torch.save"),
+    "NumPy arrays": (arrays(), CheckpointError, "NumPy"),
+    "TorchScript": (scripted(), CheckpointError, "TorchScript"),
+    "torch.export": (exported(), CheckpointError, ".pt2"),
+    "no tensors": (saved({}), CheckpointError, "no tensors"),
+    "numbers": (saved({"epoch": 3}), CheckpointError, "no tensors"),
+    "a list": (saved([torch.ones(1)]), CheckpointError, "instead of tensors under names"),
+    "one tensor": (saved(torch.ones(1)), CheckpointError, "one tensor"),
+    "a plain pickle": (pickle.dumps({"w": [1, 2]}), CheckpointError, "not one of torch.save"),
+    "sparse": (saved({"w": torch.eye(3).to_sparse()}), RefusedError, "sparse"),
+    "sparse, legacy": (saved({"w": torch.eye(3).to_sparse()}, _use_new_zipfile_serialization=False), RefusedError, "sparse"),
+    "meta": (saved({"w": torch.ones(2, device="meta")}), CheckpointError, "meta"),
+    "complex": (saved({"w": torch.ones(2, dtype=torch.complex64)}), CheckpointError, "complex64"),
+    "float8": (saved({"w": torch.ones(2).to(torch.float8_e4m3fn)}), CheckpointError, "float8_e4m3fn"),
+    "quantized": (saved({"w": quantized()}), CheckpointError, "quantized"),
+    "compressed": (malformed.torch_zip(ONE, {"data/0": bytes(10**6)}, compression=8), RefusedError, "compressed"),
+    "records twice": (doubled(), RefusedError, "two records"),
+    "a record outside": (malformed.torch_zip(ONE, {"../../etc/x": b"1"}), RefusedError, "reaches out"),
+    "an absolute record": (malformed.torch_zip(ONE, {"!/x": b""}, root=""), RefusedError, "reaches out"),
+    "no numbers": (malformed.torch_zip(ONE), CheckpointError, "missing"),
+    "short numbers": (malformed.torch_zip(ONE, {"data/0": b"12"}), CheckpointError, "2 bytes instead of 4"),
+    "256 GiB by stride 0": (
+        malformed.torch_zip(malformed.tensor((2**18, 2**18), (0, 0), 1), {"data/0": b"1234"}), RefusedError, "declares"
+    ),
+    "256 GiB, legacy": (
+        malformed.legacy(
+            malformed.tensor((2**18, 2**18), (0, 0), 1), keys=pickle.dumps(["0"], 2), storages=b"\x01" + bytes(7) + b"1234"
+        ), RefusedError, "declares",
+    ),
+    "past the storage": (malformed.torch_zip(malformed.tensor((2,), (5,), 2), {"data/0": bytes(8)}), CheckpointError, "past its storage"),
+    "offset past it": (malformed.torch_zip(malformed.tensor((1,), (1,), 2, offset=2), {"data/0": bytes(8)}), CheckpointError, "past"),
+    "a negative size": (malformed.torch_zip(malformed.tensor((-1,), (1,), 2), {"data/0": bytes(8)}), CheckpointError, "damaged"),
+    "20 axes": (malformed.torch_zip(malformed.tensor((1,) * 20, (1,) * 20, 2), {"data/0": bytes(8)}), CheckpointError, "damaged"),
+    "big-endian": (malformed.torch_zip(ONE, {"data/0": b"1234", "byteorder": b"big"}), CheckpointError, "byte order"),
+    "from the future": (malformed.torch_zip(ONE, {"data/0": b"1234", "version": b"99"}), CheckpointError, "version"),
+    "a key twice by prefix": (saved({"_orig_mod.a": torch.ones(1), "a": torch.ones(1)}), CheckpointError, "one name"),
+    "a key twice by NFC": (saved({"e\u0301": torch.ones(1), "\u00e9": torch.ones(1)}), CheckpointError, "one name"),
+    "an empty name": (saved({"": torch.ones(1)}), CheckpointError, "0 characters"),
+    "a long name": (saved({"x" * 10**6: torch.ones(1)}), CheckpointError, "1,000,000 characters"),
+    "NUL in a name": (saved({"a\0b": torch.ones(1)}), CheckpointError, r"\x00"),
+    "escapes in a name": (saved({"\x1b[31mred\n": torch.ones(1)}), CheckpointError, "control"),
+    "bidi in a name": (saved({"abc\u202egnp": torch.ones(1)}), CheckpointError, "control"),
+    "a path as a name": (saved({"../../etc/x": torch.ones(1)}), CheckpointError, "paths"),
+    "a number as a name": (saved({3: torch.ones(1)}), CheckpointError, "not text"),
+    "two unknown wrappers": (saved({"a": {"w": torch.ones(1)}, "b": {"w": torch.ones(1)}}), CheckpointError, "'a', 'b'"),
+    "wrappers inside each other for ever": (
+        malformed.torch_zip(b"\x80\x02}q\x00X\x05\x00\x00\x00model}q\x01(X\x05\x00\x00\x00modelh\x00X\x03\x00\x00\x00net"
+                          + ONE[2:-1] + b"us.", {"data/0": b"1234"}), CheckpointError, "",
+    ),
+    "too many steps": (malformed.torch_zip(b"\x80\x02" + b"N0" * 2_000_000 + b"}."), LimitError, "steps"),
+    "copies of copies": (
+        malformed.torch_zip(b"\x80\x02](" + b"N" * 10_000 + b"e\x85q\x000" + b"ctorch\nSize\nq\x010" + b"h\x01h\x00R0" * 10_000 + b"}."),
+        LimitError, "steps",
+    ),
+    "a string of 2**60": (b"\x80\x04\x8d" + (2**60).to_bytes(8, "little") + b"x", CheckpointError, ""),
+    "100,000 nested tuples as a key": (
+        malformed.torch_zip(b"\x80\x02})" + b"\x85" * 100_000 + b"Ns."), CheckpointError, "no tensors",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_bad_files_get(name: str, tmp_path: Path) -> None:
+    data, kind, words = CASES[name]
+    path = tmp_path / "bad.pth"
+    path.write_bytes(data)
+    refused(path, kind, words)
+
+
+def test_long_and_strange_file_names(tmp_path: Path) -> None:
+    path = tmp_path / ("\x1b[31m" + "x" * 200 + "\n.pth")
+    for name, (data, kind, _) in CASES.items():
+        if "steps" not in name:
+            path.write_bytes(data)
+            refused(path, kind)
+    for data in (PAYLOADS["zip, asyncio.unix_events _UnixSubprocessTransport._start"], saved(Custom())):
+        path.write_bytes(data)
+        refused(path, RefusedError)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    refused(tmp_path / "absent.pth", CheckpointError, "does not exist")
+    refused(tmp_path, CheckpointError, "folder")
+    refused(Path("/dev/zero"), CheckpointError, "device")
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", CheckpointError, "pipe")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as server:
+        folder = os.open(tmp_path, os.O_RDONLY)
+        server.bind(f"/proc/self/fd/{folder}/socket")  # the path of a socket may have 108 characters
+        os.close(folder)
+    refused(tmp_path / "socket", CheckpointError, "socket")
+    refused(tmp_path / ("x" * 300), CheckpointError, "cannot be opened")
+    with pytest.raises(CheckpointError, match="cannot be opened"):
+        Checkpoint.read("a\0b.pth")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_no_permission(tmp_path: Path) -> None:
+    path = tmp_path / "secret.pth"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    refused(path, CheckpointError, "permission")
+
+
+def small_state() -> OrderedDict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return OrderedDict((f"conv{i}.weight", torch.randn(2, 3, 2, 2, generator=random)) for i in range(3))
+
+
+def test_the_memory_stays_with_the_file(tmp_path: Path) -> None:
+    """At most the file twice and a little: the tensors are views of what was read."""
+    size = 64 << 20
+    torch.save({"w": torch.zeros(size // 4)}, tmp_path / "large.pth")
+    process = psutil.Process()
+    before = process.memory_info().rss
+    checkpoint = Checkpoint.read(tmp_path / "large.pth")
+    assert process.memory_info().rss - before < 1.5 * size  # once for the numbers; half as much again for the allocator
+    assert checkpoint.tensors["w"].nbytes == size
+
+
+def whole(zipped: bool) -> bytes:
+    return saved(small_state(), _use_new_zipfile_serialization=zipped)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_truncation_is_seen(zipped: bool, tmp_path: Path) -> None:
+    data = whole(zipped)
+    path = tmp_path / "cut.pth"
+    for length in range(0, len(data), 1 if len(data) < 1500 else 7):
+        path.write_bytes(data[:length])
+        with pytest.raises((CheckpointError, LimitError)) as caught:
+            Checkpoint.read(path)
+        assert len(str(caught.value)) <= 300
+    path.write_bytes(data[:-1])
+    refused(path, CheckpointError, "cut short")
+
+
+def test_trailing_bytes_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "more.pth"
+    path.write_bytes(whole(False) + b"x")
+    refused(path, CheckpointError, "after its end")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_mutations_give_our_errors_or_tensors(zipped: bool, seed: int, tmp_path: Path, warm: Path) -> None:
+    path = tmp_path / "mutant.pth"
+    outcomes, longest = {"read": 0, "refused": 0}, 0
+    with watched() as seen:
+        for data in malformed.mutations(whole(zipped), 300, seed):
+            path.write_bytes(data)
+            events.clear()  # writing the file is ours
+            try:
+                checkpoint = Checkpoint.read(path)
+            except DniError as error:
+                outcomes["refused"] += 1
+                longest = max(longest, len(str(error)))
+            else:
+                outcomes["read"] += 1
+                assert all(not array.flags.writeable for array in checkpoint.tensors.values())
+            assert not seen
+    assert longest <= 300
+    assert outcomes["refused"] > 100  # most mutations matter
+
+
+def test_every_flipped_bit_of_the_numbers_is_seen_in_a_zip(tmp_path: Path) -> None:
+    """The archive has a CRC for each record; torch does not look at it."""
+    data = whole(True)
+    numbers = small_state()["conv1.weight"].numpy().tobytes()
+    at = data.index(numbers)
+    path = tmp_path / "flipped.pth"
+    for bit in range(0, len(numbers) * 8, 13):
+        copy = bytearray(data)
+        copy[at + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(copy)
+        refused(path, CheckpointError, "checksum")

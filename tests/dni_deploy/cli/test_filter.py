@@ -1,0 +1,331 @@
+"""filter, as a program between pipes: only video on stdout, one sentence on stderr, and an end for whatever ends beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import pipe_bundle
+
+pytest.importorskip("onnxruntime", reason="the network runs on ONNX Runtime (extra `cpu`)")
+
+ROOT = Path(__file__).parents[3]
+FRAME = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8).tobytes()
+RGB = ("--format", "rgb24", "--size", "6x4")
+HEADER = b"YUV4MPEG2 W6 H4 F25:1 Ip A1:1 C420jpeg XYSCSS=420JPEG\n"
+SECONDS = 60
+"""For whatever must end by itself; it takes one or two on an idle machine."""
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return {scale: os.fspath(pipe_bundle.write(folder / f"x{scale}.dni", scale).path) for scale in (1, 2)}
+
+
+def command(bundle: str, *args: str) -> list[str]:
+    return [sys.executable, "-m", "dni_deploy", "filter", bundle, "--engine", "onnxruntime", "--threads", "1", *args]
+
+
+def run(bundle: str, *args: str, data: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
+    given = {} if "stdin" in options else {"input": data}
+    return subprocess.run(command(bundle, *args), cwd=ROOT, timeout=SECONDS, capture_output=True, **given, **options)
+
+
+@contextmanager
+def running(bundle: str, *args: str) -> Iterator[subprocess.Popen[bytes]]:
+    child = subprocess.Popen(
+        command(bundle, *args), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+        child.wait()
+
+
+def exactly(pipe: Any, count: int) -> bytes:
+    data = b""
+    while len(data) < count and (more := pipe.read(count - len(data))):
+        data += more
+    return data
+
+
+def test_rgb24(bundles: Any) -> None:
+    done = run(bundles[1], *RGB, data=FRAME * 5)
+    assert (done.returncode, done.stdout) == (0, FRAME * 5)
+    assert re.fullmatch(rb"dni-deploy: 5 frames 6x4 to 6x4 in .*, alpha same=1, half=0, onnxruntime\.\n", done.stderr)
+
+
+def test_y4m(bundles: Any) -> None:
+    pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
+    grey = b"FRAME\n" + bytes(range(60, 84)) + bytes([128]) * 12
+    done = run(bundles[2], "--no-stamp", "-q", data=HEADER + grey * 3)
+    assert done.returncode == 0
+    assert done.stderr == b""
+    assert done.stdout.startswith(HEADER.replace(b"W6 H4", b"W12 H8") + b"FRAME\n")
+    assert len(done.stdout) == len(HEADER) + 1 + 3 * (6 + 12 * 8 * 3 // 2)
+
+
+def test_the_object_goes_to_stderr(bundles: Any) -> None:
+    done = run(bundles[1], *RGB, "--json", "--alpha", "half=1", data=FRAME)
+    assert len(done.stdout) == len(FRAME)
+    told = json.loads(done.stderr)
+    assert (told["schema"], told["command"], told["frames"], told["alpha"]) == (1, "filter", 1, {"same": 0.0, "half": 1.0})
+
+
+def test_what_others_print_goes_to_stderr(bundles: Any) -> None:
+    """By Python's print and by the descriptor, as a C library would."""
+    code = (
+        "import os, sys; from dni_deploy.cli.main import main; import dni_deploy.session.session as s; before = s.Session.render\n"
+        "def render(self, frame): print('noise'); os.write(1, b'more noise'); return before(self, frame)\n"
+        "s.Session.render = render; sys.exit(main(sys.argv[1:]))"
+    )
+    args = [sys.executable, "-c", code, *command(bundles[1], *RGB)[3:]]
+    done = subprocess.run(args, input=FRAME * 2, cwd=ROOT, timeout=SECONDS, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, FRAME * 2)
+    assert done.stderr.count(b"noise") == 4
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+def test_a_reader_that_goes_away_ends_it_quietly(stalls: bool, bundles: Any) -> None:
+    with running(bundles[1], *RGB) as child:
+        child.stdin.write(FRAME * 3)
+        assert exactly(child.stdout, len(FRAME)) == FRAME
+        if stalls:  # nothing more comes, with the pipe held open, and all that came is written
+            assert exactly(child.stdout, 2 * len(FRAME)) == FRAME * 2
+        child.stdout.close()
+        if not stalls:
+            with suppress(BrokenPipeError):
+                while child.poll() is None:
+                    child.stdin.write(FRAME * 100)
+        assert child.wait(SECONDS) == 0
+        said = child.stderr.read()
+        assert b"error" not in said
+        assert b"Traceback" not in said
+        assert b"went away" in said
+
+
+def test_a_closed_stdin_ends_it_after_the_last_frame(bundles: Any) -> None:
+    with running(bundles[1], *RGB) as child:
+        child.stdin.write(FRAME * 2)
+        assert exactly(child.stdout, 2 * len(FRAME)) == FRAME * 2  # each comes at once, without waiting for the next
+        child.stdin.write(FRAME)
+        child.stdin.close()
+        assert child.stdout.read() == FRAME
+        assert child.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "data", "code", "said", "frames"),
+    [
+        (RGB, FRAME * 2 + FRAME[:10], 8, "10 bytes were left after 2 whole frames", 2),
+        (RGB, FRAME[:10], 3, "10 bytes came, and one frame of 6x4 has 72", 0),
+        (RGB, b"", 3, "ended before its first frame", 0),
+        (("--format", "rgb24"), FRAME, 2, "give their --size", 0),
+        (("--format", "rgb24", "--size", "1000000000x1000000000"), FRAME, 2, "is not WIDTHxHEIGHT", 0),
+        (("--format", "rgb24", "--size", "999999999x999999999"), FRAME, 6, "limit", 0),
+        ((*RGB, "--alpha", "nobody=1"), FRAME, 2, "nobody", 0),
+        ((*RGB, "--alpha", "0:same=1, 1s:same=0"), FRAME, 2, "--fps", 0),
+        ((*RGB, "--alpha", "0f:same=1,half=1"), FRAME, 2, "sum to 2", 0),
+        ((*RGB, "--alpha", "missing.json"), FRAME, 3, "missing.json", 0),
+    ],
+)
+def test_bad_input(args: tuple[str, ...], data: bytes, code: int, said: str, frames: int, bundles: Any) -> None:
+    done = run(bundles[1], *args, data=data)
+    assert done.returncode == code
+    assert said in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    assert len(done.stdout) == frames * len(FRAME)
+
+
+@pytest.mark.parametrize(
+    ("header", "code", "said"),
+    [
+        (b"", 3, "ended before a video began"),
+        (b"\x89PNG\r\n\x1a\n" * 20, 3, "does not begin with YUV4MPEG2"),
+        (b"YUV4MPEG2 W0 H4 F25:1\n", 3, "W0"),
+        (b"YUV4MPEG2 W999999999 H999999999 F25:1\n", 6, "limit"),
+        (b"YUV4MPEG2 W6 H4\n", 2, "--fps"),
+        (b"YUV4MPEG2 W6 H4 F25:1 C420p10\n", 2, "10 bits"),
+    ],
+)
+def test_headers_that_lie(header: bytes, code: int, said: str, bundles: Any) -> None:
+    pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
+    done = run(bundles[1], data=header)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert said in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_terminal_and_a_closed_stdin(bundles: Any) -> None:
+    main, terminal = pty.openpty()
+    try:
+        done = run(bundles[1], *RGB, stdin=terminal)
+        assert (done.returncode, b"stdin is a terminal" in done.stderr) == (2, True)
+    finally:
+        os.close(main)
+        os.close(terminal)
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command(bundles[1], *RGB)], cwd=ROOT, timeout=SECONDS, capture_output=True
+    )
+    assert (closed.returncode, b"stdin is closed" in closed.stderr) == (2, True)
+
+
+def test_a_full_disk(bundles: Any) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command(bundles[1], *RGB), input=FRAME, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, timeout=SECONDS
+        )
+    assert done.returncode == 6
+    assert b"No space left" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(number: int, code: int, bundles: Any) -> None:
+    with running(bundles[1], *RGB) as child:
+        child.stdin.write(FRAME)
+        assert exactly(child.stdout, len(FRAME)) == FRAME
+        child.send_signal(number)
+        assert child.wait(SECONDS) == code
+        assert b"Traceback" not in child.stderr.read()
+
+
+def by_osc(port: int) -> Callable[[], object]:
+    udp = pytest.importorskip("pythonosc.udp_client", reason="OSC needs python-osc (extra `live`)")
+    client = udp.SimpleUDPClient("127.0.0.1", port)
+    return lambda: client.send_message("/dni/shares", [0.0, 1.0])
+
+
+def by_http(port: int) -> Callable[[], object]:
+    def put() -> None:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/alpha", b'{"alpha": {"half": 1.0}}', method="PUT")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200
+
+    return put
+
+
+@pytest.mark.parametrize("way", ["osc", "http"])
+def test_live_alpha(way: str, bundles: Any, tmp_path: Path) -> None:
+    """Frame by frame: as it was, then halved from the frame on that the side file names."""
+    if way == "osc":
+        pytest.importorskip("pythonosc", reason="OSC needs python-osc (extra `live`)")
+    log = tmp_path / "show.jsonl"
+    with running(bundles[1], *RGB, f"--{way}", "0", "--alpha-log", os.fspath(log), "--alpha", "same=1") as child:
+        said = re.search(rb"(?:port |127\.0\.0\.1:)(\d+)", child.stderr.readline())
+        assert said
+        send = (by_osc if way == "osc" else by_http)(int(said[1]))
+        made = []
+        end = time.monotonic() + 30
+        while time.monotonic() < end and (len(made) < 2 or made[-1] == made[0]):
+            if made:
+                send()
+            child.stdin.write(FRAME)
+            made.append(exactly(child.stdout, len(FRAME)))
+        child.stdin.close()
+        assert child.wait(SECONDS) == 0
+    assert made[0] == FRAME
+    assert made[-1] == np.rint(np.frombuffer(FRAME, np.uint8) * 0.5).astype(np.uint8).tobytes()
+    rows = [json.loads(line) for line in log.read_text().splitlines()[1:]]
+    assert [row["shares"] == [0.0, 1.0] for row in rows] == [picture == made[-1] for picture in made]
+    again = run(bundles[1], *RGB, "--alpha", os.fspath(log), data=FRAME * len(made))
+    assert again.stdout == b"".join(made)  # the performance, rendered again
+
+
+def test_a_port_that_is_taken(bundles: Any) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run(bundles[1], *RGB, "--http", str(taken.getsockname()[1]), data=FRAME)
+    assert done.returncode == 9
+    assert done.stdout == b""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+@pytest.mark.slow
+def test_memory_is_flat(bundles: Any) -> None:
+    """From frame 1,000 to frame 20,000 the process grows by less than 20 MB, the issue's figure."""
+    size, count = 64 * 48 * 3, 20_000
+    with running(bundles[1], "--format", "rgb24", "--size", "64x48", "--alpha", "sine(period=50f)", "-q") as child:
+
+        def feed() -> None:
+            for _ in range(count // 100):
+                child.stdin.write(bytes(100 * size))
+            child.stdin.close()
+
+        threading.Thread(target=feed, daemon=True).start()
+
+        def resident() -> int:
+            return int(Path(f"/proc/{child.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        assert len(exactly(child.stdout, 1000 * size)) == 1000 * size
+        early = resident()
+        for _ in range(count // 1000 - 2):
+            assert len(exactly(child.stdout, 1000 * size)) == 1000 * size
+        assert resident() - early < 20_000_000
+        assert len(exactly(child.stdout, 1000 * size)) == 1000 * size
+        assert child.wait(SECONDS) == 0
+
+
+FFMPEG = shutil.which("ffmpeg")
+
+
+@pytest.mark.skipif(not FFMPEG, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p", "gray", "yuvj420p"])
+def test_between_two_ffmpegs(pixels: str, bundles: Any, tmp_path: Path) -> None:
+    """ffmpeg | dni-deploy filter | ffmpeg, and the picture that comes back is the one that went in.
+
+    40 dB: the network is the identity; what is lost is one way to RGB and back, where colours that RGB does not have are cut.
+    """
+    pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
+    source, made = tmp_path / "in.y4m", tmp_path / "out.y4m"
+    quiet = [FFMPEG or "", "-v", "error", "-nostdin", "-y"]
+    picture = ["-loop", "1", "-i", os.fspath(ROOT / "dni_deploy" / "data" / "astronaut.png"), "-vf", "scale=96:54"]
+    subprocess.run(
+        [*quiet, *picture, "-t", "0.4", "-r", "25", "-pix_fmt", pixels, "-strict", "-1", "-f", "yuv4mpegpipe", source],
+        check=True,
+        timeout=SECONDS,
+    )
+    with source.open("rb") as video:
+        first = subprocess.Popen(command(bundles[1], "-q"), cwd=ROOT, stdin=video, stdout=subprocess.PIPE)
+        second = subprocess.run(
+            [*quiet[:4], "-y", "-i", "-", "-strict", "-1", "-f", "yuv4mpegpipe", made], stdin=first.stdout, timeout=SECONDS
+        )
+        assert (first.wait(SECONDS), second.returncode) == (0, 0)
+    compared = subprocess.run(
+        [FFMPEG or "", "-hide_banner", "-i", source, "-i", made, "-lavfi", "psnr", "-f", "null", "-"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    said = re.search(r"PSNR .*average:(\S+)", compared.stderr)
+    assert said, compared.stderr
+    assert float(said[1]) > 40
+    frames = re.findall(r"frame= *(\d+)", compared.stderr)
+    assert frames
+    assert int(frames[-1]) == 10

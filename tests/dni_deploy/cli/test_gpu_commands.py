@@ -1,0 +1,257 @@
+"""The verbs on a GPU: from the command line to TensorRT, on stand-ins for pycuda and TensorRT.
+
+The stand-in computes with ONNX Runtime on the CPU and watches how it is used; its queues run when and in what order its own
+scheduler likes. What a real GPU does is another matter: see docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import engines
+from dni_deploy.api.build import build
+from dni_deploy.api.refit import refit
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.cli.main import main
+from dni_deploy.errors import EngineError, EnvironmentProblem, UsageError
+from dni_deploy.session.session import open_session
+from tests.engines.conftest import write
+from tests.engines.trt.conftest import bn
+from tests.fakes.gpu import FakeGpu, install
+
+Capture = pytest.CaptureFixture[str]
+SHAPES = {"smallest": "1x3x8x8", "tuned": "1x3x16x16", "largest": "1x3x24x24"}
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    fake = install(monkeypatch, seed=0)
+    yield fake
+    fake.check()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write(bn(), tmp_path / "x.dni", members=2)
+
+
+@pytest.fixture
+def here(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundle x.dni and in.png, in the folder where commands are typed."""
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (16, 20, 3), np.uint8)).save(tmp_path / "in.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def frame(seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 256, (16, 20, 3), np.uint8)
+
+
+def told(capsys: Capture) -> dict[str, Any]:
+    out, err = capsys.readouterr()
+    assert err == ""
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+BUILD = ["build", "x.dni", "--min", "1x3x8x8", "--opt", "1x3x16x16", "--max", "1x3x24x24"]
+
+
+def test_the_whole_way_by_commands(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
+    """Without a plan auto passes TensorRT over, and says so; `build` builds for it; from then on it is the one."""
+    run = ["run", "x.dni", "in.png", "--alpha", "0.25", "--json"]
+    assert main([*run, "-o", "before.png"]) == 0
+    before = told(capsys)
+    assert before["engine"] != "tensorrt"
+    assert "not tensorrt: no plan is built for this GPU and this TensorRT: dni-deploy build" in before["engine_why"]
+
+    assert main([*BUILD, "--json"]) == 0
+    built = told(capsys)
+    assert (built["engine"], built["engine_why"], built["precision"]) == ("tensorrt", "the first choice", "fp32")
+    assert built["profile"] == "min 1x3x8x8, opt 1x3x16x16, max 1x3x24x24"
+    assert built["error"] <= 1e-4
+    assert Path(built["plan"]).exists()
+    assert main(["inspect", "x.dni", "--json"]) == 0
+    assert [(plan["engine"], plan["precision"]) for plan in told(capsys)["plans"]] == [("tensorrt", "fp32")]
+
+    assert main([*run, "-o", "after.png"]) == 0
+    after = told(capsys)
+    assert (after["engine"], after["engine_why"]) == ("tensorrt", "the first choice")
+    with Image.open("before.png") as one, Image.open("after.png") as other:
+        # The same network in another order of float32 additions: a pixel may round to its neighbour.
+        assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
+    assert main(["sweep", "x.dni", "in.png", "-o", "strip.png", "--steps", "3", "--json"]) == 0
+    assert told(capsys)["engine"] == "tensorrt"
+    assert main(["run", "x.dni", "in.png", "-o", "cpu.png", "--alpha", "0.25", "--engine", "onnxruntime", "--json"]) == 0
+    assert told(capsys)["engine_why"] == "asked for"
+
+
+def test_the_engine_and_why_in_words(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
+    assert main(BUILD) == 0
+    assert "engine     tensorrt (the first choice)" in capsys.readouterr().out
+    assert main(["run", "x.dni", "in.png", "-o", "out.png", "--alpha", "1", "--engine", "tensorrt"]) == 0
+    assert "engine  tensorrt (asked for)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line", ["--threads 2", "--engine onnxruntime --strip", "--engine onnxruntime --device 0", "--opt 3x3"]
+)
+def test_what_build_refuses(gpu: FakeGpu, here: Path, capsys: Capture, line: str) -> None:
+    assert main(["build", "x.dni", *line.split()]) == 2
+    assert not (here / "x.dni" / "plans").exists()
+
+
+def test_a_plan_is_not_built_twice_unasked(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
+    assert main(BUILD) == 0
+    assert main(BUILD) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main([*BUILD, "--force"]) == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_precision_chooses_the_plan(gpu: FakeGpu, bundle: Bundle, precision: str) -> None:
+    for each in ("fp32", "fp16"):
+        assert build(bundle.path, precision=each, **SHAPES).precision == each  # type: ignore[arg-type]
+    with open_session(bundle, precision=precision) as session:
+        assert precision in session.engine.road
+        session(frame())
+
+
+def test_a_precision_without_a_plan_is_passed_over_by_auto_and_told_by_name(gpu: FakeGpu, bundle: Bundle) -> None:
+    build(bundle.path, **SHAPES)  # type: ignore[arg-type]
+    with open_session(bundle, precision="fp16", threads=1) as session:
+        assert session.engine.name != "tensorrt"
+        assert "not tensorrt: No plan is built at fp16" in session.why
+    with pytest.raises(EnvironmentProblem, match=r"--precision fp16\.$"):
+        open_session(bundle, engine="tensorrt", precision="fp16")
+
+
+def test_a_serialized_engine_for_other_programs(gpu: FakeGpu, bundle: Bundle, tmp_path: Path) -> None:
+    target = tmp_path / "out.plan"
+    with pytest.raises(EnvironmentProblem, match="no plan is built"):
+        refit(bundle.path, 0.25, target)
+    assert not target.exists()
+    build(bundle.path, **SHAPES)  # type: ignore[arg-type]
+    report = refit(bundle.path, 0.25, target)
+    assert report.size == target.stat().st_size > 0
+    assert report.numbers_changed > 0
+    with pytest.raises(UsageError, match="--force"):
+        refit(bundle.path, 0.25, target)
+    assert refit(bundle.path, 0.25, tmp_path / "out.engine", precision="fp32").size > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.engine", "out.plan", "x.dni"]
+
+
+def test_a_verification_that_fails_is_not_hidden_by_auto(gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(bundle.path, **SHAPES)  # type: ignore[arg-type]
+
+    from engines import verification
+
+    monkeypatch.setitem(verification.TOLERANCE, "fp32", -1.0)  # nothing is good enough
+    with pytest.raises(EngineError, match="what auto chose"):
+        open_session(bundle)
+
+
+@pytest.mark.parametrize("version", ["11.4", "10.16", "8.6"])
+@pytest.mark.parametrize("seed", range(3))
+def test_ahead_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, version: str, seed: int, numpy_1: None) -> None:
+    """Frames while another thread moves alpha: each is, bit for bit, what its stamp says, and the last alpha is shown."""
+    fake = install(monkeypatch, tensorrt=version, seed=seed)
+    build(bundle.path, **SHAPES)  # type: ignore[arg-type]
+    alphas = [0.0, 0.25, 0.5, 1.0]
+    x = frame()
+    with open_session(bundle, engine="tensorrt") as plain:
+        expected = {}
+        for alpha in alphas:
+            plain.alpha = alpha
+            expected[plain.alpha.shares] = plain(x)
+        assert plain.engine.slots == 1
+    session = open_session(bundle, engine="tensorrt", ahead=True)
+    assert session.engine.slots == 2
+    random = np.random.default_rng(seed)
+
+    def slide() -> None:
+        for number in random.integers(0, 4, 40):
+            session.alpha = alphas[number]
+
+    writer = threading.Thread(target=slide, daemon=True)
+    writer.start()
+    newest = 0
+    for _ in range(30):
+        stamped = session.render(x)
+        np.testing.assert_array_equal(stamped.output, expected[stamped.coefficients.shares])
+        assert stamped.generation >= newest
+        newest = stamped.generation
+    writer.join(PATIENCE)
+    session.alpha = 0.25
+    assert session.settle(PATIENCE)
+    np.testing.assert_array_equal(session(x), expected[0.25, 0.75])
+    session.close()
+    fake.check()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rules_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Alpha moves under rules for groups of weights, in the idle slot: frames are, bit for bit, those of a session that waits."""
+    fake = install(monkeypatch, tensorrt="11.4", seed=seed)
+    build(bundle.path, **SHAPES)  # type: ignore[arg-type]
+    x, rules = frame(), ["*.bias=0.2", "*.weight=0..1"]
+    expected = []
+    with open_session(bundle, engine="tensorrt") as plain:
+        for alpha, given in ((0.25, rules), (0.75, rules[:1]), (0.75, None)):
+            plain.alpha, plain.rules = alpha, given
+            expected.append(plain(x))
+    assert not np.array_equal(expected[0], expected[1])
+    with open_session(bundle, engine="tensorrt", ahead=True, rules=rules, alpha=0.25) as session:
+        for _ in range(3):
+            for number, (alpha, given) in enumerate(((0.25, rules), (0.75, rules[:1]), (0.75, None))):
+                session.alpha, session.rules = alpha, given
+                assert session.settle(PATIENCE)
+                np.testing.assert_array_equal(session(x), expected[number])
+    fake.check()
+
+
+@pytest.fixture
+def numpy_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in for 8.6 reads NumPy 2's arrays right, which the real one does not."""
+    monkeypatch.setattr("engines.trt.features.NUMPY", 1)
+
+
+@pytest.mark.parametrize("after", range(5))
+def test_ahead_a_refit_that_stops_half_way(gpu: FakeGpu, bundle: Bundle, after: int) -> None:
+    """After so many weights. Told once by the next frame; the picture before stays, and the slot is refitted whole before it shows."""
+    build(bundle.path, **SHAPES)  # type: ignore[arg-type]
+    x = frame()
+    with open_session(bundle, engine="tensorrt", ahead=True) as session:
+        pictures = {}
+        for number in range(4):
+            session.alpha = number / 4
+            assert session.settle(PATIENCE)
+            pictures[number] = session(x)
+        gpu.trt.fail["refit"] = after
+        session.alpha = 1.0
+        with pytest.raises(EngineError):
+            session.settle(PATIENCE)
+        assert session.alpha.shares == (0.75, 0.25)
+        np.testing.assert_array_equal(session(x), pictures[3])
+        for number in (2, 0, 3):
+            session.alpha = number / 4
+            assert session.settle(PATIENCE)
+            np.testing.assert_array_equal(session(x), pictures[number])
+
+
+def test_all_engines_are_in_the_doctors_list_and_run(gpu: FakeGpu, capsys: Capture) -> None:
+    assert main(["doctor", "--json"]) == 0
+    report = told(capsys)
+    states = {state["name"]: state for state in report["engines"]}
+    assert list(states) == list(engines.ENGINES)
+    assert states["tensorrt"]["runs"]
+    assert "Fake H200" in report["machine"]["gpu"]

@@ -1,0 +1,151 @@
+"""dni-deploy serve: the whole command, its one line, its options, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
+
+from dni_deploy.api import serve as verb
+from dni_deploy.errors import BusyError, UsageError
+from dni_deploy.webui import server
+from tests.support.frame_session import Dimmer, opener
+
+ROOT = Path(__file__).parents[3]
+
+
+class Bundle:
+    """As much of a bundle as the verb looks at."""
+
+    members = ("bright", "dark")
+    from dni_deploy.signature import Signature
+
+    signature = Signature(radius=0)
+    slider = None
+
+
+@pytest.fixture
+def bundle(monkeypatch: pytest.MonkeyPatch) -> list[Dimmer]:
+    """Any path is a bundle of two; returns the engines that were opened."""
+    opened: list[Dimmer] = []
+
+    def open_session(bundle: Any, **options: Any) -> Any:
+        opened.append(Dimmer((1.0, 0.2)))
+        return opener(opened[-1], Bundle.members)(bundle, **options)
+
+    monkeypatch.setattr(verb, "open_session", open_session)
+    monkeypatch.setattr(verb.Bundle, "open", lambda path: Bundle)
+    return opened
+
+
+def served(**options: Any) -> verb.Serving:
+    """What is told when the page answers; it is stopped then."""
+    told: list[verb.Serving] = []
+
+    def started(serving: verb.Serving, page: server.PageServer) -> None:
+        told.append(serving)
+        page.stop()
+
+    verb.serve("sr.dni", port=0, started=started, **options)
+    return told[0]
+
+
+def test_the_verb_serves_until_it_is_stopped_and_closes_everything(bundle: list[Dimmer]) -> None:
+    told = []
+
+    def started(serving: verb.Serving, page: server.PageServer) -> None:
+        told.append(serving)
+        page.stop()
+
+    report = verb.serve("sr.dni", port=0, alpha="bright=0.25,dark=0.75", size="64x48", started=started)
+    assert report.frames == 0
+    assert told[0].alpha == {"bright": 0.25, "dark": 0.75}
+    assert told[0].url.startswith("http://127.0.0.1:")
+    assert len(told[0].url.partition("token=")[2]) >= 43  # 256 bits
+    assert told[0].warning == ""
+    assert [engine.closed for engine in bundle] == [1]
+
+
+def test_a_timeline_begins_where_it_begins(bundle: list[Dimmer]) -> None:
+    told = served(alpha="0:bright=1, 2s:bright=0; loop")
+    assert told.alpha == {"bright": 1.0, "dark": 0.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"quality": 0}, {"quality": 96}, {"fps": 0.5}, {"fps": float("nan")}, {"size": "1x1"}, {"alpha": "nobody=1"}, {"alpha": "0:x=1"},
+     {"token": "short"}, {"token": "with a space in it and long"}, {"host": "0.0.0.0"}, {"host": "no.such.host.invalid"}, {"slew": -1.0}],
+)  # fmt: skip
+def test_options_that_make_no_sense(bundle: list[Dimmer], options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        verb.serve("sr.dni", **{"port": 0, "token": None, **options})
+    assert all(engine.closed == 1 for engine in bundle)
+
+
+def test_a_port_that_is_taken(bundle: list[Dimmer]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(BusyError) as caught:
+            verb.serve("sr.dni", port=taken.getsockname()[1])
+    assert caught.value.exit_code == 9
+
+
+def test_other_machines_need_a_token_of_ones_own_and_are_warned_of(bundle: list[Dimmer]) -> None:
+    told = served(host="0.0.0.0", token="sixteen-letters-or-more")
+    assert "Other machines" in told.warning
+    assert told.url.startswith("http://127.0.0.1:")
+
+
+CHILD = """
+import sys
+from tests.support.frame_session import Dimmer, opener
+from tests.dni_deploy.cli.test_serve import Bundle
+from dni_deploy.api import serve as verb
+verb.Bundle.open = lambda path: Bundle
+verb.open_session = lambda bundle, **options: opener(Dimmer((1.0, 0.2)), Bundle.members)(bundle, **options)
+from dni_deploy.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_prints_one_line_answers_and_ends_at_once(ending: int, code: int, as_json: bool) -> None:
+    command = [sys.executable, "-c", CHILD, "serve", "sr.dni", "--port", "0", "--size", "64x48", *["--json"] * as_json]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    try:
+        assert child.stdout is not None
+        if as_json:
+            lines = []
+            while not lines or lines[-1] not in ("}\n", ""):  # "" is the end: the child has died
+                lines.append(child.stdout.readline())
+            url = json.loads("".join(lines))["url"]
+        else:
+            url = child.stdout.readline().strip()
+        with urllib.request.urlopen(url, timeout=5) as page:
+            assert page.status == 200
+        idle = socket.create_connection(("127.0.0.1", int(url.split(":")[2].partition("/")[0])), 5)  # must not hold it up
+        started = time.monotonic()
+        child.send_signal(ending)
+        out, err = child.communicate(timeout=10)
+        assert time.monotonic() - started < 4
+        idle.close()
+    finally:
+        child.kill()
+    assert child.returncode == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert url.partition("token=")[2] not in err

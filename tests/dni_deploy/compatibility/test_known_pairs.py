@@ -1,0 +1,57 @@
+"""The twelve pairs whose answer is known: six families trained here, and six ways to fail. `check` is right about each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from benchmarks.features.check_pairs import BLENDS, NOT, KnownPair, member, permuted, turned, twelve
+from dni_deploy.api.check import check
+from exporters.architectures import find
+from exporters.member_network import MemberNetwork
+
+PAIRS = twelve()
+CAUSES = {
+    "from scratch": "apart", "permuted channels": "permuted", "other task": "apart", "other width": "other network",
+    "sign-flipped": "flipped", "noise": "apart",
+}  # fmt: skip
+
+
+def test_six_and_six() -> None:
+    assert [pair.answer for pair in PAIRS] == [BLENDS] * 6 + [NOT] * 6
+    assert len({pair.kind for pair in PAIRS}) == 12
+
+
+# DnCNN takes five seconds, and training the small nets as long; the others take one.
+@pytest.mark.parametrize(
+    "pair",
+    [pytest.param(pair, id=pair.name, marks=[pytest.mark.slow] * (pair.name.startswith(("demo", "small")))) for pair in PAIRS],
+)
+def test_the_verdict_is_right(pair: KnownPair) -> None:
+    first, second = pair.members()
+    report = check({"first": first, "second": second})
+    assert (report.verdict != "will not blend") == (pair.answer == BLENDS), report.reasons
+    if pair.answer == NOT:
+        assert report.pairs[0].causes[0] == CAUSES[pair.kind]
+        assert report.advice
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("three_layer", "n20"), ("demo", "n20"), ("style", "content"), ("digits", "thin"), ("scenes", "identity")],
+)
+def test_a_permuted_or_turned_network_is_the_same_function(family: str, name: str) -> None:
+    """Else the pairs that do not blend would be damaged networks, which is another question."""
+    state = member(family, name)
+    network = MemberNetwork(find("auto", state))
+    shape = (1, 32, 1, 1) if family == "digits" else (1, 3, 32, 32)
+    x = np.random.default_rng(0).random(shape, np.float32)
+    expected = network.infer(state, x)
+    for change in (permuted, turned):
+        changed = change(state, 1)
+        if change is permuted or family != "three_layer":  # which has no norm that could take the sign back
+            assert any(not np.array_equal(changed[key], state[key]) for key in state)
+        # float32 sums in another order; InstanceNorm divides them by small deviations
+        assert np.abs(network.infer(changed, x) - expected).max() <= 1e-3 * np.abs(expected).max()

@@ -1,0 +1,83 @@
+"""Control: what stands behind an alpha, who may change it, and what a frame without a time can ask for."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.control.frame_alpha import open_control, source_of
+from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.errors import CoefficientsError, UsageError
+
+MEMBERS = ("psnr", "gan")
+RATE = Fraction(25)
+
+
+def first_shares(alpha: Any, frames: tuple[int, ...], rate: Fraction | None = RATE) -> list[float]:
+    with open_control(MEMBERS, alpha, rate=rate) as control:
+        return [control.at(frame).shares[0] for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"),
+    [
+        (None, [1.0, 1.0, 1.0]),
+        (0.25, [0.25] * 3),
+        ("0.25", [0.25] * 3),
+        ({"psnr": 0.25, "gan": 0.75}, [0.25] * 3),
+        ([0.25, 0.75], [0.25] * 3),
+        ("0:psnr=0, 2s:psnr=1", [0.0, 0.5, 1.0]),
+        ("0f:psnr=0, 50f:psnr=1", [0.0, 0.5, 1.0]),
+        ("triangle(period=4s, from=gan, to=psnr)", [0.0, 0.5, 1.0]),
+    ],
+)
+def test_alphas(alpha: Any, expected: list[float]) -> None:
+    assert first_shares(alpha, (0, 25, 50)) == expected
+
+
+def test_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "show.csv"
+    path.write_text("frame,psnr,gan\n0,0,1\n50,1,0\n")
+    assert first_shares(path, (0, 25, 50)) == [0.0, 0.5, 1.0]
+    assert first_shares(str(path), (0, 25, 50), None) == [0.0, 0.5, 1.0]
+
+
+def test_seconds_without_a_rate() -> None:
+    for alpha in ("0:psnr=0, 2s:psnr=1", "sine(period=4s)"):
+        with pytest.raises(UsageError, match="--fps"):
+            first_shares(alpha, (0,), None)
+    assert first_shares("0f:psnr=0, 50f:psnr=1", (0, 25), None) == [0.0, 0.5]
+    assert first_shares(0.5, (0, 25), None) == [0.5, 0.5]
+    with open_control(MEMBERS, rate=None) as control:
+        assert math.isnan(control.seconds(3))
+
+
+def test_a_source_of_ones_own() -> None:
+    class Even:
+        def at(self, seconds: float, frame: int) -> Coefficients:
+            return Coefficients.one_hot(MEMBERS[frame % 2], MEMBERS)
+
+    assert first_shares(Even(), (0, 1, 2)) == [1.0, 0.0, 1.0]
+    with pytest.raises(CoefficientsError):
+        source_of(Even(), ("a", "b"))
+
+
+def test_a_cell_of_ones_own() -> None:
+    cell = AlphaCell(MEMBERS, Coefficients.parse(0.5, MEMBERS))
+    with open_control(MEMBERS, cell, rate=None) as control:
+        assert control.live
+        assert control.at(0).shares[0] == 0.5
+        cell.set(0.25)
+        assert control.at(1).shares[0] == 0.25
+
+
+def test_what_excludes_each_other() -> None:
+    with pytest.raises(UsageError, match="exclude each other"), open_control(MEMBERS, "0f:0, 9f:1", osc=0):
+        pass
+    with pytest.raises(UsageError, match="slew limit is for live alpha"), open_control(MEMBERS, 0.5, slew=1.0):
+        pass

@@ -1,0 +1,178 @@
+"""MIDI: bytes as a wire brings them; ports by a stand-in, since a test machine has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mido")
+
+import mido
+
+from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.control.message_handler import Steering
+from dni_deploy.control.midi import Knobs, MidiFeeder, ports
+from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.errors import EnvironmentProblem, UsageError
+from tests.dni_deploy.control.listening import FOUR, THREE, TWO, Told, new_cell
+
+CLOSE = 1e-12
+"""1 minus a share, and the largest share's rounding."""
+
+
+def knobs(members: tuple[str, ...] = TWO, controls: Mapping[int, str] | None = None, **options: Any) -> tuple[AlphaCell, Knobs]:
+    cell = new_cell(members)
+    plane = ControlPlane.default(members) if len(members) > 2 else None
+    return cell, Knobs(Steering(cell, "MIDI", plane, Told()), {1: ""} if controls is None else controls, **options)
+
+
+def control(number: int, value: int) -> bytes:
+    return bytes([0xB0, number, value])
+
+
+def test_seven_bits() -> None:
+    cell, made = knobs()
+    for value in (0, 1, 64, 127):
+        made.feed(bytes([0xB0, 1, value]))
+        assert cell.read().wanted.shares[0] == value / 127
+    assert made.steering.accepted == 4
+
+
+def test_bytes_cut_anywhere_and_what_is_for_others() -> None:
+    cell, made = knobs(channel=2)
+    stream = bytes([0xB2, 1, 10, 0xB2, 1, 20, 0xF8, 0xB3, 1, 99, 0x92, 60, 100, 0xB2, 7, 55, 0xF0, 1, 2, 0xF7, 0xB2, 1, 30])
+    for byte in stream:
+        made.feed(bytes([byte]))
+    assert cell.read().wanted.shares[0] == 30 / 127
+    assert (made.steering.accepted, made.steering.refused) == (3, 0)
+
+
+def test_pairs_of_fourteen_bits() -> None:
+    cell, made = knobs()
+    for value in (0, 1, 8191, 8192, 16383):
+        made.feed(control(1, value >> 7) + control(33, value & 127))
+        assert cell.read().wanted.shares[0] == value / 16383
+    assert made.steering.refused == 0
+
+
+@pytest.mark.parametrize("step", [1, 3, -1, -3])
+def test_a_pair_never_jumps_past_between_its_halves(step: int) -> None:
+    """A frame may be made between the coarse and the fine byte: the value is then between the old one and the new one."""
+    cell, made = knobs()
+    values = list(range(8000, 8400))[::step]
+    made.feed(control(1, values[0] >> 7) + control(33, values[0] & 127))
+    for before, value in pairwise(values):
+        seen = []
+        for part in (control(1, value >> 7), control(33, value & 127)):
+            made.feed(part)
+            seen.append(cell.read().wanted.shares[0] * 16383)
+        assert min(before, value) - 1e-6 <= seen[0] <= max(before, value) + 1e-6
+        assert seen[1] == pytest.approx(value, abs=1e-6)
+
+
+def test_a_fine_part_alone_sets_nothing() -> None:
+    cell, made = knobs()
+    made.feed(bytes([0xB0, 33, 64]))
+    assert cell.setting.sequence == 0
+
+
+def test_knobs_for_members_and_for_a_plane() -> None:
+    cell, made = knobs(THREE, {20: "b", 21: "c"})
+    made.feed(bytes([0xB0, 20, 127]))
+    assert cell.read().wanted.shares == (0, 1, 0)
+    made.feed(control(21, 0) + control(20, 0))
+    assert cell.read().wanted.shares == pytest.approx((0.5, 0, 0.5), abs=CLOSE)
+    cell, made = knobs(FOUR, {10: "x", 11: "y"})
+    made.feed(control(10, 0) + control(11, 0))
+    assert cell.read().wanted.shares == (1, 0, 0, 0)
+    made.feed(control(10, 127) + control(11, 127))
+    assert cell.read().wanted.shares == (0, 0, 0, 1)
+
+
+def test_a_knob_for_alpha_of_three_members_is_refused_and_stops_nothing() -> None:
+    cell, made = knobs(THREE)
+    made.feed(control(1, 64) + control(1, 65))
+    assert (made.steering.refused, cell.setting.sequence) == (2, 0)
+
+
+@pytest.mark.parametrize("controls", [{128: ""}, {-1: ""}, {1: "nobody"}, {1: "x"}])
+def test_knobs_for_nobody(controls: dict[int, str]) -> None:
+    with pytest.raises(UsageError, match="MIDI controller"):
+        knobs(TWO, controls)
+
+
+def test_rubbish_is_passed_over() -> None:
+    cell, made = knobs()
+    made.feed(bytes(range(256)) * 40)
+    made.feed(bytes([0xF7, 0xB0, 1, 127]))
+    assert cell.read().wanted.shares == (1, 0)
+
+
+class StandIn:
+    """A port of mido: keeps the callback that it was opened with."""
+
+    def __init__(self, name: str, callback: Callable[[Any], None]) -> None:
+        self.name, self.callback, self.closed = name, callback, False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[StandIn] = []
+    monkeypatch.setattr(mido, "get_input_names", lambda: ["Through 14:0", "nanoKONTROL2 20:0"])
+    monkeypatch.setattr(mido, "open_input", lambda name, callback: opened.append(StandIn(name, callback)) or opened[-1])
+    cell = new_cell()
+    with MidiFeeder(cell, "nanoKONTROL", 16, tell=Told()) as feeder:
+        assert feeder.port_name == opened[0].name == "nanoKONTROL2 20:0"
+        opened[0].callback(mido.Message("control_change", control=16, value=127))
+        opened[0].callback(mido.Message("control_change", control=16, value=0))
+        assert feeder.accepted == 2
+        assert cell.read().wanted.shares == (0, 1)
+    assert opened[0].closed
+    with MidiFeeder(cell) as feeder:
+        assert feeder.port_name == "Through 14:0"
+    with pytest.raises(UsageError, match="No MIDI input is called 'other'; there are: Through 14:0, nano"):
+        MidiFeeder(cell, "other").start()
+    monkeypatch.setattr(mido, "get_input_names", list)
+    with pytest.raises(UsageError, match="no MIDI input; there are: none"):
+        MidiFeeder(cell).start()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (SystemError("MidiInAlsa::initialize: error creating ALSA sequencer client object."), "no MIDI .*snd_seq"),
+        (ModuleNotFoundError("No module named 'rtmidi'", name="rtmidi"), r"dni-deploy\[midi\]"),
+    ],
+)
+def test_a_machine_without_midi(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+    def names() -> list[str]:
+        raise error
+
+    monkeypatch.setattr(mido, "get_input_names", names)
+    with pytest.raises(EnvironmentProblem, match=words) as caught:
+        MidiFeeder(new_cell()).start()
+    assert str(caught.value).isprintable()
+
+
+def test_this_machine() -> None:
+    """Whatever is here: names, or one sentence."""
+    try:
+        told = " ".join(ports())
+    except EnvironmentProblem as error:
+        told = str(error)
+    assert told.isprintable()
+
+
+def test_a_port_that_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, callback: object) -> None:
+        raise OSError("busy")
+
+    monkeypatch.setattr(mido, "get_input_names", lambda: ["one"])
+    monkeypatch.setattr(mido, "open_input", refuse)
+    with pytest.raises(EnvironmentProblem, match="cannot be opened"):
+        MidiFeeder(new_cell()).start()

@@ -1,0 +1,112 @@
+"""Frames: the way into a network and out of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dni_deploy.errors import EngineError, MismatchError, UsageError
+from dni_deploy.imaging.frames import from_network, pad_frame, to_network
+from dni_deploy.signature import Signature
+
+
+def random_frame(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+ALL_VALUES = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+
+
+def test_values_are_those_of_a_division_by_255() -> None:
+    x = to_network(ALL_VALUES, Signature())
+    assert x.dtype == np.float32
+    assert x.shape == (1, 3, 1, 256)
+    # Exactly the correctly rounded quotient, which is what PyTorch computes from uint8.
+    assert np.array_equal(x[0, 0, 0], (np.arange(256) / np.float64(255)).astype(np.float32))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 0.5)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_identity_network_gives_every_value_back(low: float, high: float, channels: int) -> None:
+    signature = Signature(channels, channels, low=low, high=high)
+    frame = np.stack([ALL_VALUES[0], ALL_VALUES[0, ::-1]])
+    frame[1, :, 1] = 7
+    x = to_network(frame, signature)
+    assert x.shape == ((1, 3, 2, 256) if channels == 3 else (3, 1, 2, 256))
+    assert x.min() >= low
+    assert x.max() <= high
+    assert np.array_equal(from_network(x, frame, signature), frame)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (3, 2), (7, 5), (8, 8), (13, 17)])
+@pytest.mark.parametrize("multiple", [1, 4, 8])
+def test_padding_mirrors_and_is_cut_off_again(height: int, width: int, multiple: int) -> None:
+    signature = Signature(multiple=multiple)
+    frame = random_frame(height, width)
+    x = to_network(frame, signature)
+    assert x.shape[2] % multiple == x.shape[3] % multiple == 0
+    expected = frame.transpose(2, 0, 1)
+    for axis, size in ((1, height), (2, width)):  # numpy's own padding as the truth
+        extra = -size % multiple
+        pad = [(0, 0), (0, 0), (0, 0)]
+        pad[axis] = (0, extra)
+        expected = np.pad(expected, pad, mode="reflect" if extra < size else "edge")
+    assert np.array_equal(np.rint(x[0] * 255).astype(np.uint8), expected)
+    assert np.array_equal(to_network(pad_frame(frame, multiple), signature), x)
+    assert np.array_equal(from_network(x, frame, signature), frame)
+
+
+def test_scale_and_crop() -> None:
+    signature = Signature(scale=4, multiple=4)
+    frame = random_frame(5, 6)
+    y = np.repeat(np.repeat(to_network(frame, signature), 4, axis=2), 4, axis=3)
+    assert np.array_equal(from_network(y, frame, signature), frame.repeat(4, axis=0).repeat(4, axis=1))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0)])
+def test_residual_is_subtracted(low: float, high: float) -> None:
+    signature = Signature(residual=True, multiple=2, low=low, high=high)
+    frame = random_frame(3, 5)
+    x = to_network(frame, signature)
+    noise = np.full_like(x, 10 / 255 * (high - low))
+    expected = np.clip(frame.astype(int) - 10, 0, 255).astype(np.uint8)
+    assert np.array_equal(from_network(noise, frame, signature), expected)
+
+
+def test_rounds_half_to_even_and_clamps() -> None:
+    signature = Signature(low=0.0, high=255.0)
+    frame = np.zeros((1, 6, 3), np.uint8)
+    y = np.broadcast_to(np.array([0.5, 1.5, 2.5, 254.5, -3.0, 1e9], np.float32), (1, 3, 1, 6))
+    assert from_network(y, frame, signature)[0, :, 0].tolist() == [0, 2, 2, 254, 0, 255]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_broken_output_is_an_error_and_no_black_picture(bad: float) -> None:
+    frame = random_frame(4, 4)
+    y = to_network(frame, Signature())
+    y[0, 1, 2, 3] = bad
+    with pytest.raises(EngineError, match="1 values of 48"):
+        from_network(y, frame, Signature())
+
+
+def test_wrong_output_shape_is_an_error() -> None:
+    frame = random_frame(4, 4)
+    with pytest.raises(EngineError, match=r"\(1, 3, 8, 8\) was expected"):
+        from_network(to_network(frame, Signature()), frame, Signature(scale=2))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [np.zeros((4, 4, 3), np.float32), *(np.zeros(shape, np.uint8) for shape in ((4, 4), (4, 4, 4), (0, 4, 3))), [1]],
+)
+def test_what_is_no_frame(frame: object) -> None:
+    with pytest.raises(UsageError, match=r"uint8 array \(height, width, 3\)"):
+        to_network(frame, Signature())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "signature", [Signature(kind="latent"), Signature(4, 3), Signature(1, 3), Signature(residual=True, scale=2)]
+)
+def test_networks_that_take_no_frames(signature: Signature) -> None:
+    with pytest.raises(MismatchError):
+        to_network(random_frame(4, 4), signature)

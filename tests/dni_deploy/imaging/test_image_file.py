@@ -1,0 +1,260 @@
+"""Pictures: what is read, what is carried along, and what is refused in one sentence."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from dni_deploy.errors import InputError, LimitError, PictureError, UsageError
+from dni_deploy.imaging.image_file import Picture, output_format, read_picture, write_picture
+
+
+def pixels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def png_header(width: int, height: int, depth: int, colour: int) -> bytes:
+    """A PNG that is all header, with a correct checksum."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".TIFF", ".bmp"])
+def test_lossless_formats_give_the_same_pixels_back(tmp_path: Path, suffix: str) -> None:
+    rgb = pixels(7, 5, 3)
+    write_picture(tmp_path / f"a{suffix}", Picture(rgb))
+    picture = read_picture(tmp_path / f"a{suffix}")
+    assert np.array_equal(picture.rgb, rgb)
+    assert picture.alpha is None
+    assert not picture.grey
+    assert picture.notes == ()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_transparency_is_carried_bit_equal(tmp_path: Path, suffix: str) -> None:
+    rgb, alpha = pixels(9, 4, 3), pixels(9, 4, seed=1)
+    alpha[:3] = 0  # the colours under transparent pixels count, too
+    write_picture(tmp_path / f"a{suffix}", Picture(rgb, alpha))
+    picture = read_picture(tmp_path / f"a{suffix}")
+    assert np.array_equal(picture.alpha, alpha)
+    assert np.array_equal(picture.rgb, rgb)
+    same = picture.with_pixels(rgb // 2)
+    assert same.alpha is picture.alpha
+    doubled = picture.with_pixels(rgb.repeat(2, axis=0).repeat(2, axis=1))
+    assert doubled.alpha is not None
+    assert doubled.alpha.shape == (18, 8)
+
+
+def test_jpeg_is_written_at_full_colour_resolution(tmp_path: Path) -> None:
+    rgb = np.zeros((32, 32, 3), np.uint8)
+    rgb[:, ::2, 0] = 255
+    write_picture(tmp_path / "a.jpg", Picture(rgb))
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.layer[0][1:3] == image.layer[1][1:3]  # type: ignore[attr-defined]  # 4:4:4
+    # Quality 95 keeps one-pixel red stripes apart; at 4:2:0 they become one flat colour.
+    assert np.abs(read_picture(tmp_path / "a.jpg").rgb.astype(int) - rgb).max() < 40
+
+
+def test_grey_stays_grey(tmp_path: Path) -> None:
+    grey, alpha = pixels(6, 5), pixels(6, 5, seed=1)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.grey
+    assert np.array_equal(picture.rgb, np.repeat(grey[..., None], 3, axis=2))
+    write_picture(tmp_path / "b.png", picture)
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.mode == "L"
+        assert np.array_equal(np.array(image), grey)
+    image = Image.fromarray(grey)
+    image.putalpha(Image.fromarray(alpha))
+    image.save(tmp_path / "la.png")
+    write_picture(tmp_path / "lb.png", read_picture(tmp_path / "la.png"))
+    with Image.open(tmp_path / "lb.png") as image:
+        assert image.mode == "LA"
+        assert np.array_equal(np.array(image), np.dstack([grey, alpha]))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied_to_colours_and_transparency(tmp_path: Path, orientation: int) -> None:
+    upright = pixels(3, 5, 4)
+    turn = {
+        1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a), 7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.ascontiguousarray(turn[orientation](upright))).save(tmp_path / "a.png", exif=exif)
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.rgb, upright[..., :3])
+    assert np.array_equal(picture.alpha, upright[..., 3])
+
+
+def test_colour_profile_is_kept(tmp_path: Path) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for suffix in (".png", ".jpg", ".webp", ".tif"):
+        write_picture(tmp_path / f"a{suffix}", Picture(pixels(4, 4, 3), icc=icc))
+        assert read_picture(tmp_path / f"a{suffix}").icc == icc
+
+
+def test_palette_one_bit_and_cmyk_are_converted_with_a_note(tmp_path: Path) -> None:
+    palette = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.save(tmp_path / "p.png", transparency=bytes([255, 0, 128]))
+    picture = read_picture(tmp_path / "p.png")
+    assert picture.rgb.tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 255, 0]]]
+    assert picture.alpha is not None
+    assert picture.alpha.tolist() == [[255, 0], [128, 0]]
+    assert "palette" in picture.notes[0]
+
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "1.png")
+    picture = read_picture(tmp_path / "1.png")
+    assert picture.rgb[..., 0].tolist() == [[255, 0]]
+    assert picture.grey
+    assert "1-bit" in picture.notes[0]
+
+    Image.new("CMYK", (3, 2), (0, 255, 255, 0)).save(tmp_path / "c.tif")
+    picture = read_picture(tmp_path / "c.tif")
+    assert picture.rgb.shape == (2, 3, 3)
+    assert picture.rgb[0, 0].tolist() == [255, 0, 0]
+    assert "CMYK" in picture.notes[0]
+
+    Image.fromarray(pixels(2, 2, 3)).save(tmp_path / "key.png", transparency=(1, 2, 3))
+    assert read_picture(tmp_path / "key.png").alpha is not None
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (13, 1), (2, 3)])
+def test_small_pictures(tmp_path: Path, shape: tuple[int, int]) -> None:
+    write_picture(tmp_path / "a.png", Picture(pixels(*shape, 3)))
+    assert read_picture(tmp_path / "a.png").rgb.shape == (*shape, 3)
+
+
+def test_sixteen_bits_and_floats_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(pixels(4, 4).astype(np.uint16) * 257).save(tmp_path / "grey16.png")
+    (tmp_path / "rgb16.png").write_bytes(png_header(2, 2, 16, 2))  # Pillow alone would read this as 8 bits
+    (tmp_path / "rgba16.png").write_bytes(png_header(2, 2, 16, 6))
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "int.tif")
+    Image.new("LAB", (4, 4)).save(tmp_path / "lab.tif")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(PictureError, match=r"Convert it first"):
+            read_picture(path)
+
+
+def test_sixteen_bit_colour_tiff_is_refused(tmp_path: Path) -> None:
+    """Written by hand, tag by tag, because Pillow does not write it and reads it as 8 bits."""
+    tags = [
+        (256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 1, 140), (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 6), (284, 3, 1, 1),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + struct.pack("<I", 0)
+    body = b"II*\0" + struct.pack("<I", 8) + directory
+    assert len(body) == 134
+    (tmp_path / "a.tif").write_bytes(body + struct.pack("<3H", 16, 16, 16) + struct.pack("<3H", 1, 2, 3))
+    with pytest.raises(PictureError, match="16 bits a channel"):
+        read_picture(tmp_path / "a.tif")
+
+
+def test_animations_and_pages_are_refused(tmp_path: Path) -> None:
+    frames = [Image.fromarray(pixels(8, 8, 3, seed=seed)) for seed in range(3)]
+    for suffix in ("png", "webp"):
+        frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+        with pytest.raises(PictureError, match="animation of 3 frames"):
+            read_picture(tmp_path / f"a.{suffix}")
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    with pytest.raises(PictureError, match="3 pages"):
+        read_picture(tmp_path / "a.tif")
+
+
+def test_too_many_pixels_are_refused_by_the_header(tmp_path: Path) -> None:
+    (tmp_path / "wide.png").write_bytes(png_header(10**5, 1001, 8, 2))
+    (tmp_path / "bomb.png").write_bytes(png_header(2**31 - 1, 2**31 - 1, 8, 2))
+    for name in ("wide.png", "bomb.png"):
+        with pytest.raises(LimitError, match="100,000,000"):
+            read_picture(tmp_path / name)
+    (tmp_path / "times4.png").write_bytes(png_header(2501, 2500, 8, 2))
+    with pytest.raises(LimitError, match="scale 4"):
+        read_picture(tmp_path / "times4.png", scale=4)
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", Picture(pixels(40, 40, 3)))
+    write_picture(tmp_path / "a.jpg", Picture(pixels(40, 40, 3)))
+    whole = (tmp_path / "a.png").read_bytes()
+    bad = {
+        "cut.png": whole[: len(whole) // 2],
+        "cut.jpg": (tmp_path / "a.jpg").read_bytes()[:-200],
+        "flipped.png": whole[:60] + bytes([whole[60] ^ 1]) + whole[61:],
+        "empty.png": b"",
+        "text.png": b"<!doctype html><title>404</title>",
+        "pointer.png": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n",
+        "nowidth.png": png_header(0, 4, 8, 2),
+        "vector.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "gif.png": b"GIF89a\x01\x00\x01\x00\x00\x00\x00;",
+        "page.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n",
+    }
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(PictureError) as caught:
+            read_picture(tmp_path / name)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_every_cut_and_many_flips_are_errors_of_ours_or_pictures(tmp_path: Path) -> None:
+    """A damaged file gives a DniError or a picture of some sort, never another exception."""
+    rng = np.random.default_rng(0)
+    for ending in (".png", ".jpg", ".webp", ".tif", ".bmp"):
+        write_picture(tmp_path / f"a{ending}", Picture(pixels(6, 6, 3)))
+        whole = (tmp_path / f"a{ending}").read_bytes()
+        variants = [whole[:length] for length in range(0, len(whole), max(1, len(whole) // 20))]
+        for _ in range(60):
+            flipped = bytearray(whole)
+            flipped[int(rng.integers(len(whole)))] ^= 1 << int(rng.integers(8))
+            variants.append(bytes(flipped))
+        for content in variants:
+            (tmp_path / f"b{ending}").write_bytes(content)
+            with suppress(InputError, LimitError):
+                read_picture(tmp_path / f"b{ending}")
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, what in ((tmp_path, "folder"), (tmp_path / "none.png", "No such file"), (tmp_path / "pipe.png", "pipe")):
+        with pytest.raises(InputError, match=what):
+            read_picture(path)
+    with pytest.raises(InputError):
+        read_picture("a\0b.png")
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    opaque, clear = Picture(pixels(2, 2, 3)), Picture(pixels(2, 2, 3), pixels(2, 2))
+    for name in ("a.gif", "a", "a.png.txt"):
+        with pytest.raises(UsageError, match="no picture format"):
+            write_picture(tmp_path / name, opaque)
+    for name in ("a.jpg", "a.bmp"):
+        with pytest.raises(UsageError, match="transparency"):
+            write_picture(tmp_path / name, clear)
+    with pytest.raises(LimitError, match="at most"):
+        write_picture(tmp_path / "a.webp", Picture(np.zeros((1, 16_384, 3), np.uint8)))
+    assert list(tmp_path.iterdir()) == []
+    write_picture(tmp_path / "a.png", opaque)
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(UsageError, match="exists"):
+        write_picture(tmp_path / "a.png", clear)
+    assert (tmp_path / "a.png").read_bytes() == before
+    write_picture(tmp_path / "a.png", clear, force=True)
+    assert read_picture(tmp_path / "a.png").alpha is not None
+    assert output_format("X.JPEG") == "JPEG"

@@ -1,0 +1,563 @@
+"""Session: alpha is checked when it is set, seen by the next frame, and a frame is what the network makes of it."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import dni_deploy
+from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import BundleError, CoefficientsError, EngineError, UsageError
+from dni_deploy.imaging.frames import Frame, from_network, to_network
+from dni_deploy.session.session import Session, open_session
+from dni_deploy.signature import Signature
+from engines import Choice, Opened
+from engines.options import EngineOptions
+from tests.engines.conftest import write
+from tests.support.frame_session import Dimmer
+from tests.support.handmade_graphs import HAND
+
+PATIENCE = 20.0
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Members a, b, c of a convolution, a BatchNorm and a convolution, 3 channels to 3."""
+    return write(HAND["conv_bn"](), tmp_path_factory.mktemp("session") / "x.dni", 3)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write(HAND["conv_bn"](), tmp_path_factory.mktemp("session") / "pair.dni", 2)
+
+
+@pytest.fixture
+def session(bundle: Bundle) -> Iterator[Session]:
+    with open_session(bundle, threads=1) as opened:
+        yield opened
+
+
+def frame(height: int = 12, width: int = 17, seed: int = 0) -> Frame:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def array(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def dimmer(*factors: float, **options: Any) -> tuple[Session, Dimmer]:
+    """A session whose network multiplies by the blend of these factors, members a, b, ..."""
+    engine = Dimmer(factors, **options)
+    members = tuple("abcdefgh"[: len(factors)])
+    return Session(engine, members, Signature(radius=0), Coefficients.one_hot("a", members)), engine
+
+
+# ----- alpha
+
+
+@pytest.mark.parametrize(
+    ("alpha", "shares"),
+    [
+        ({"a": 0.2, "c": 0.8}, (0.2, 0.0, 0.8)),
+        ("b=0.35,c=0.65", (0.0, 0.35, 0.65)),
+        ("0.2, 0.3, 0.5", (0.2, 0.3, 0.5)),
+        ([0.2, 0.3, 0.5], (0.2, 0.3, 0.5)),
+        (np.array([0.0, 1.0, 0.0]), (0.0, 1.0, 0.0)),
+        (Coefficients(("a", "b", "c"), (0.25, 0.25, 0.5)), (0.25, 0.25, 0.5)),
+    ],
+)
+def test_alpha_in_every_form(session: Session, alpha: Alpha, shares: tuple[float, ...]) -> None:
+    session.alpha = alpha
+    assert session.alpha == Coefficients(("a", "b", "c"), shares)
+    assert session.render(frame()).coefficients.shares == shares
+
+
+def test_one_number_is_the_first_members_share(pair: Bundle) -> None:
+    with open_session(pair, alpha=0.35, threads=1) as session:
+        assert session.alpha.shares == (0.35, 0.65)
+        session.alpha = "0.25"
+        assert session.render(frame()).coefficients.shares == (0.25, 0.75)
+
+
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        0.5, "0.5", [0.5, 0.5], {"d": 1.0}, {}, "a=0.5,b=0.4", [1.2, -0.2, 0.0], [float("nan"), 0.5, 0.5], "a=inf", "", None,
+        [2.0, 0.0, 0.0], Coefficients(("a", "b"), (0.5, 0.5)), "a=0.5,0.25,0.25", np.eye(3),
+    ],
+)  # fmt: skip
+def test_a_refused_alpha_leaves_the_old_one_in_force(session: Session, alpha: Any) -> None:
+    session.alpha = "0.2,0.3,0.5"
+    before = session.render(frame())
+    with pytest.raises(CoefficientsError):
+        session.alpha = alpha
+    after = session.render(frame())
+    assert session.alpha.shares == after.coefficients.shares == (0.2, 0.3, 0.5)
+    assert after.generation == before.generation
+    np.testing.assert_array_equal(after.output, before.output)
+
+
+def test_the_default_is_the_first_member_alone(session: Session) -> None:
+    assert session.members == ("a", "b", "c")
+    assert session.alpha.shares == (1.0, 0.0, 0.0)
+    assert session.generation == 1
+
+
+def test_an_alpha_may_be_changed_by_its_owner_afterwards(session: Session) -> None:
+    mine = [0.2, 0.3, 0.5]
+    session.alpha = mine
+    mine[:] = [9.0, 9.0, 9.0]
+    assert session.render(frame()).coefficients.shares == (0.2, 0.3, 0.5)
+
+
+def test_the_next_frame_has_it_and_generations_count_blends(session: Session) -> None:
+    x = frame()
+    outputs = {}
+    for number, share in enumerate((0.0, 0.25, 0.5, 1.0), 2):
+        session.alpha = [share, 1 - share, 0.0]
+        assert session.generation == number - 1  # nothing is blended before a frame asks for it
+        stamped = session.render(x)
+        assert (stamped.generation, stamped.coefficients.shares) == (number, (share, 1 - share, 0.0))
+        outputs[share] = stamped.output
+    assert len({output.tobytes() for output in outputs.values()}) == 4
+    session.alpha = [0.25, 0.75, 0.0]
+    np.testing.assert_array_equal(session(x), outputs[0.25])  # A -> B -> A
+
+
+def test_the_same_alpha_again_costs_nothing(session: Session) -> None:
+    session.alpha = [0.5, 0.5, 0.0]
+    session(frame())
+    generation = session.generation
+    session.alpha = "a=0.5,b=0.5"
+    session(frame())
+    assert session.generation == generation
+
+
+def test_of_values_between_two_frames_the_last_counts() -> None:
+    session, engine = dimmer(0.0, 1.0)
+    for share in np.linspace(0, 1, 101):
+        session.alpha = float(share)
+    assert engine.refits == 1
+    assert session.render(frame()).coefficients.shares == (1.0, 0.0)
+    assert engine.refits == 2
+    assert session.change_seconds >= 0
+
+
+# ----- frames
+
+
+@pytest.mark.parametrize("size", [(12, 17), (1, 1), (40, 33)])
+def test_a_frame_is_the_network_and_one_rounding(session: Session, size: tuple[int, int]) -> None:
+    x = frame(*size)
+    session.alpha = [0.2, 0.3, 0.5]
+    expected = from_network(session.infer(to_network(x, session.signature)), x, session.signature)
+    got = session(x)
+    assert got.shape == (*size, 3)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_frame_rounds_half_to_even_and_clamps() -> None:
+    session, _ = dimmer(0.5, 4.0)
+    x = np.array([[[1, 2, 3], [5, 7, 255]]], np.uint8)
+    assert session(x).tolist() == [[[0, 1, 2], [2, 4, 128]]]  # 0.5, 1, 1.5, 2.5, 3.5, 127.5
+    session.alpha = 0.0
+    assert session(x).tolist() == [[[4, 8, 12], [20, 28, 255]]]
+
+
+def test_outputs_are_the_callers(session: Session) -> None:
+    x = frame()
+    first = session(x)
+    kept = first.copy()
+    second = session(x)
+    first[:] = 0
+    np.testing.assert_array_equal(second, kept)
+
+
+def test_a_broken_picture_is_never_shown() -> None:
+    session, _ = dimmer(0.5, 1.0, broken=17)
+    with pytest.raises(EngineError, match="NaN"):
+        session(frame(12, 17))
+    assert session(frame(12, 16)).shape == (12, 16, 3)  # and the session lives on
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, [[1]], np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_what_is_no_frame_is_told(session: Session, wrong: Any) -> None:
+    with pytest.raises(UsageError, match="frame is a uint8 array"):
+        session(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, [[[[0.0]]]], np.zeros((1, 3, 4, 4)), np.zeros((3, 4, 4), np.float32), np.zeros((1, 3, 0, 4), np.float32),
+        np.zeros((1, 2, 4, 4), np.float32),
+    ],
+)  # fmt: skip
+def test_what_the_network_cannot_take_is_told(session: Session, wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"float32 array|takes 3 channels"):
+        session.infer(wrong)
+
+
+def test_infer_takes_batches_and_arrays_of_any_strides(session: Session) -> None:
+    x = array(2, 3, 10, 14)
+    y = session.infer(x)
+    assert y.shape == (2, 3, 10, 14)
+    turned = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(session.infer(turned), y)
+
+
+# ----- failures
+
+
+class Fragile(Dimmer):
+    """Refuses the coefficients in `refused`."""
+
+    refused: tuple[float, ...] = ()
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        self.set[slot] = float("nan")
+        if coefficients[0] in self.refused:
+            raise EngineError("no")
+        super().refit(slot, coefficients)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_an_alpha_that_the_engine_refuses_leaves_the_old_one_in_force(slots: int) -> None:
+    engine = Fragile((0.5, 1.0))
+    engine.slots, engine.refused = slots, (0.25,)
+    session = Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (1.0, 0.0)))
+    before = session(frame())
+    session.alpha = 0.25
+    with pytest.raises(EngineError, match="no"):
+        session(frame())
+    assert session.alpha.shares == (1.0, 0.0)
+    np.testing.assert_array_equal(session(frame()), before)
+    session.alpha = 0.5
+    assert session.render(frame()).coefficients.shares == (0.5, 0.5)
+
+
+def test_a_first_alpha_that_the_engine_refuses_closes_the_engine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Fragile((0.5, 1.0, 2.0))
+    engine.refused = (1.0,)
+    monkeypatch.setattr("dni_deploy.session.session.open_engine", lambda *given: Opened(engine, Choice("fragile", "asked for")))
+    with pytest.raises(EngineError, match="no"):
+        open_session(bundle)
+    assert engine.closed == 1
+
+
+def test_a_closed_session(bundle: Bundle) -> None:
+    session = open_session(bundle, threads=1)
+    session(frame())
+    session.close()
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        session(frame())
+    with pytest.raises(EngineError, match="closed"):
+        session.infer(array(1, 3, 8, 8))
+    with pytest.raises(EngineError, match="closed"), session:
+        session(frame())
+
+
+def test_the_context_closes_after_an_error_too() -> None:
+    session, engine = dimmer(0.5, 1.0)
+    with pytest.raises(ZeroDivisionError), session:
+        _ = 1 / 0
+    assert engine.closed == 1
+
+
+def test_a_forgotten_session_closes_its_engine() -> None:
+    session, engine = dimmer(0.5, 1.0)
+    session(frame())
+    del session
+    gc.collect()
+    assert engine.closed == 1
+
+
+def test_a_session_that_is_open_when_the_program_ends(tmp_path: Path) -> None:
+    code = (
+        "from tests.dni_deploy.session.test_session import Dimmer, Session, Signature, Coefficients\n"
+        "class Told(Dimmer):\n    def close(self): print('closed', flush=True)\n"
+        "first = Coefficients.one_hot('a', ('a', 'b'))\n"
+        "plain = Session(Told((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first)\n"
+        "ahead = Session(Told((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first, ahead=True)\n"
+        "ahead.alpha = 0.5"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\nclosed\n", "")
+
+
+@pytest.mark.parametrize("options", [{"slots": 0}, {"slots": -1}, {"threads": -1}, {"slots": 1.5}, {"threads": "2"}])
+def test_options_that_make_no_sense_are_told(bundle: Bundle, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        open_session(bundle, **options)
+
+
+def test_opening_what_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not exist"):
+        open_session(tmp_path / "nothing.dni")
+
+
+def test_opening_by_path_and_from_the_front_door(bundle: Bundle) -> None:
+    with dni_deploy.open_session(str(bundle.path), alpha="b=1", threads=1, slots=1) as session:
+        assert session.render(frame()).coefficients.shares == (0.0, 1.0, 0.0)
+        assert session.engine.slots == 1
+
+
+# ----- extrapolation
+
+
+def test_extrapolation_has_to_be_asked_for(pair: Bundle) -> None:
+    with open_session(pair, threads=1) as session, pytest.raises(CoefficientsError, match="outside 0 to 1"):
+        session.alpha = 1.1
+
+
+def test_the_guard_refuses_a_variance_that_is_not_positive(pair: Bundle) -> None:
+    with open_session(pair, threads=1, extrapolate=True) as session:
+        session.alpha = 1.01
+        assert session.render(frame()).coefficients.shares == (1.01, pytest.approx(-0.01))
+        before = session(frame())
+        with pytest.raises(CoefficientsError, match=r"running_var.*between"):
+            session.alpha = 50.0
+        assert session.alpha.shares[0] == 1.01
+        np.testing.assert_array_equal(session(frame()), before)
+    with pytest.raises(CoefficientsError, match="running_var"):
+        open_session(pair, alpha=-50.0, extrapolate=True)
+
+
+# ----- threads
+
+
+def test_stamps_are_true_while_threads_change_alpha() -> None:
+    """Each output is what its own stamp says, generations never decrease, and the last alpha is shown."""
+    session, _ = dimmer(0.0, 1.0)
+    x = np.full((4, 4, 3), 200, np.uint8)
+    stop, wrong = threading.Event(), list[object]()
+    deadline = time.monotonic() + PATIENCE
+
+    def look() -> None:
+        newest = 0
+        while not stop.is_set() and time.monotonic() < deadline:
+            stamped = session.render(x)
+            expected = np.rint(np.float32(200) / np.float32(255) * np.float32(stamped.coefficients.shares[1]) * 255)
+            if stamped.generation < newest or (stamped.output != expected).any():
+                wrong.append(stamped)
+            newest = stamped.generation
+
+    def slide(seed: int) -> None:
+        for step in np.random.default_rng(seed).integers(0, 41, 1000):
+            session.alpha = 1 - step / 40  # 200 * step / 40 = 5 * step: no rounding to argue about
+
+    readers = [threading.Thread(target=look, daemon=True) for _ in range(2)]
+    writers = [threading.Thread(target=slide, args=(seed,), daemon=True) for seed in range(3)]
+    for thread in (*readers, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join(PATIENCE)
+    stop.set()
+    for thread in (*readers, *writers):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert not wrong
+    session.alpha = 0.25
+    assert (session(x) == 150).all()
+
+
+def test_frames_of_many_threads_on_one_engine(session: Session) -> None:
+    """The same frame at the same alpha is the same picture, whoever asks for it."""
+    x = frame(20, 20)
+    alphas = [[share, 1 - share, 0.0] for share in (0.0, 0.25, 0.5, 1.0)]
+    expected = {}
+    for alpha in alphas:
+        session.alpha = alpha
+        expected[tuple(alpha)] = session(x).tobytes()
+    wrong = []
+
+    def work(seed: int) -> None:
+        for number in np.random.default_rng(seed).integers(0, 4, 50):
+            session.alpha = alphas[number]
+            stamped = session.render(x)
+            if stamped.output.tobytes() != expected[stamped.coefficients.shares]:
+                wrong.append(stamped)
+
+    threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert not wrong
+
+
+# ----- ahead of time
+
+
+class Slow(Dimmer):
+    """Its refit goes into a queue, and only finish lets it through: as on a GPU."""
+
+    def __init__(self, *factors: float) -> None:
+        super().__init__(factors)
+        self.queued: dict[int, float] = {}
+        self.go = threading.Event()
+        self.go.set()
+        self.order: list[str] = []
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        self.queued[slot] = float(coefficients @ self.factors)
+        self.refits += 1
+
+    def finish(self, slot: int) -> None:
+        assert self.go.wait(PATIENCE)
+        self.set[slot] = self.queued.get(slot, self.set[slot])
+        self.order.append("finish")
+
+    def close(self) -> None:
+        self.order.append("close")
+        super().close()
+
+
+def slow_ahead() -> tuple[Session, Slow]:
+    engine = Slow(0.0, 1.0)
+    return Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (0.0, 1.0)), ahead=True), engine
+
+
+def test_ahead_no_frame_waits_and_the_change_shows_when_it_is_ready() -> None:
+    session, engine = slow_ahead()
+    with session:
+        x = np.full((4, 4, 3), 200, np.uint8)
+        engine.go.clear()
+        session.alpha = 0.5
+        for _ in range(3):
+            stamped = session.render(x)
+            assert (stamped.generation, stamped.coefficients.shares) == (1, (0.0, 1.0))
+            assert (stamped.output == 200).all()
+        assert session.alpha.shares == (0.5, 0.5)  # what was set last, though no frame has it yet
+        assert not session.settle(0.01)
+        engine.go.set()
+        assert session.settle(PATIENCE)
+        stamped = session.render(x)
+        assert (stamped.generation, stamped.coefficients.shares) == (2, (0.5, 0.5))
+        assert (stamped.output == 100).all()
+        assert session.change_seconds > 0
+
+
+def test_ahead_a_refused_alpha_is_told_once_by_the_next_frame() -> None:
+    engine = Fragile((0.5, 1.0))
+    engine.refused = (0.25,)
+    with Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (1.0, 0.0)), ahead=True) as session:
+        before = session(frame())
+        session.alpha = 0.25
+        with pytest.raises(EngineError, match="no"):
+            session.settle(PATIENCE)
+        assert session.alpha.shares == (1.0, 0.0)
+        np.testing.assert_array_equal(session(frame()), before)
+        session.alpha = 0.5
+        assert session.settle(PATIENCE)
+        assert session.render(frame()).coefficients.shares == (0.5, 0.5)
+
+
+def test_ahead_the_refit_ends_before_the_engine_is_closed() -> None:
+    session, engine = slow_ahead()
+    engine.order.clear()
+    engine.go.clear()
+    session.alpha = 0.5
+    timer = threading.Timer(0.1, engine.go.set)
+    timer.start()
+    while engine.refits < 2:
+        time.sleep(0.001)
+    session.close()
+    session.close()
+    assert engine.order == ["finish", "close"]
+    with pytest.raises(EngineError, match="closed"):
+        session(frame())
+    with pytest.raises(EngineError, match="closed"):
+        session.settle()
+
+
+def test_ahead_needs_two_slots(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="2 slots"):
+        open_session(bundle, ahead=True, slots=1)
+    engine = Dimmer((0.5, 1.0, 2.0))
+    engine.slots = 1  # whatever it was asked for
+    asked: list[EngineOptions] = []
+
+    def open_engine(bundle: Bundle, name: str, options: EngineOptions) -> Opened:
+        asked.append(options)
+        return Opened(engine, Choice("dimmer", "asked for"))
+
+    monkeypatch.setattr("dni_deploy.session.session.open_engine", open_engine)
+    with pytest.raises(UsageError, match="2 sets of weights"):
+        open_session(bundle, ahead=True, precision="fp16", cuda_graph=True, device=3)
+    assert asked == [EngineOptions(slots=2, precision="fp16", cuda_graph=True, device=3)]
+    assert engine.closed == 1
+
+
+def test_ahead_gives_the_same_pictures(bundle: Bundle) -> None:
+    x = frame()
+    with open_session(bundle, threads=1) as plain, open_session(bundle, threads=1, ahead=True) as ahead:
+        assert ahead.why == plain.why != ""
+        for shares in ([0.2, 0.3, 0.5], [0.0, 1.0, 0.0], [0.2, 0.3, 0.5]):
+            plain.alpha = ahead.alpha = shares
+            assert plain.settle()
+            assert ahead.settle(PATIENCE)
+            np.testing.assert_array_equal(ahead(x), plain(x))
+
+
+def test_ahead_stamps_are_true_while_threads_change_alpha() -> None:
+    session, _ = slow_ahead()
+    x = np.full((4, 4, 3), 200, np.uint8)
+    stop, wrong = threading.Event(), list[object]()
+
+    def look() -> None:
+        newest = 0
+        while not stop.is_set():
+            stamped = session.render(x)
+            expected = np.rint(np.float32(200) / np.float32(255) * np.float32(stamped.coefficients.shares[1]) * 255)
+            if stamped.generation < newest or (stamped.output != expected).any():
+                wrong.append(stamped)
+            newest = stamped.generation
+
+    def slide(seed: int) -> None:
+        for step in np.random.default_rng(seed).integers(0, 41, 500):
+            session.alpha = 1 - step / 40
+
+    threads = [threading.Thread(target=look, daemon=True) for _ in range(2)]
+    writers = [threading.Thread(target=slide, args=(seed,), daemon=True) for seed in range(3)]
+    for thread in (*threads, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join(PATIENCE)
+    assert session.settle(PATIENCE)
+    stop.set()
+    for thread in (*threads, *writers):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert not wrong
+    session.alpha = 0.25
+    assert session.settle(PATIENCE)
+    assert (session(x) == 150).all()
+    session.close()
+
+
+def test_settle_has_the_next_frame_wait_for_nothing() -> None:
+    engine = Slow(0.0, 1.0)
+    session = Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (0.0, 1.0)))
+    session.alpha = 0.5
+    assert engine.order == []
+    assert session.settle()
+    assert engine.order == ["finish"]
+    assert session.generation == 2

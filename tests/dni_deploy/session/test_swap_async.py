@@ -1,0 +1,445 @@
+"""SwapAhead: what holds for Swap holds here, no frame waits for a refit, and a failure is told once.
+
+The rigs are those of test_swap: the tag model with real threads, and schedules at small scale, here drawn at random, with the
+refitting thread as one more actor. Designs that are known to be wrong run on the same rigs and must be caught.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dni_deploy.errors import EngineError, UsageError
+from dni_deploy.session import swap_ahead
+from dni_deploy.session.swap import Live
+from dni_deploy.session.swap_ahead import SwapAhead
+from tests.dni_deploy.session.test_swap import PATIENCE, Boom, Breakable, Schedule, ScheduledCondition, Weights, tag_model
+
+
+@contextmanager
+def running(design: Any, slots: int, refit: Callable[[int, int], None], first: int = 0) -> Iterator[SwapAhead[int]]:
+    swap: SwapAhead[int] = design(slots, refit, first)
+    try:
+        yield swap
+    finally:
+        swap.close()
+        assert not swap._thread.is_alive()
+
+
+class WithoutPins(SwapAhead[int]):
+    """Broken: refits a slot that a frame is still in."""
+
+    def _idle(self) -> int | None:
+        return 1 - self._live.slot
+
+
+class InPlace(SwapAhead[int]):
+    """Broken: refits the slot that is shown."""
+
+    def _idle(self) -> int | None:
+        return self._live.slot
+
+
+class TooEarly(SwapAhead[int]):
+    """Broken: shows a value when its refit begins."""
+
+    def _work(self) -> None:
+        refit = self._refit
+
+        def published(slot: int, value: int) -> None:
+            with self._changed:
+                self._live = Live(self._live.generation + 1, slot, value)
+            refit(slot, value)
+
+        self._refit = published
+        super()._work()
+
+
+@pytest.mark.usefixtures("nervous")
+@pytest.mark.parametrize(("slots", "requests"), [(2, 99_999), (3, 99_999), pytest.param(2, 999_999, marks=pytest.mark.slow)])
+def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[str, object], None]) -> None:
+    counts, made = tag_model(SwapAhead, slots=slots, requests=requests)  # type: ignore[arg-type]
+    swap: Any = made
+    record_property("counts", counts)
+    assert not counts.errors
+    assert (counts.torn, counts.backwards, counts.requests) == (0, 0, requests)
+    assert counts.swaps > 100  # the model did swap
+    assert swap.settle(PATIENCE)
+    with swap.frame() as live:
+        assert live.value == swap.wanted
+        assert live.value // 10 == requests // 3  # somebody's last
+    swap.close()
+
+
+@pytest.mark.usefixtures("nervous")
+@pytest.mark.parametrize("design", [WithoutPins, InPlace, TooEarly])
+def test_broken_designs_are_caught(design: Any) -> None:
+    counts, swap = tag_model(design, until_torn=True)
+    swap.close()  # type: ignore[attr-defined]
+    assert counts.torn > 0
+
+
+# ----- random schedules at small scale
+
+
+class Condition(ScheduledCondition):
+    def wait_for(self, predicate: Callable[[], bool], timeout: float | None) -> bool:
+        while not predicate():
+            self.wait()
+        return True
+
+
+def manual(design: Any) -> Any:
+    """The design with a thread that ends at once: its work is an actor of the schedule instead."""
+
+    class Manual(design):  # type: ignore[misc]
+        def _work(self) -> None:
+            if threading.current_thread().name == "worker":
+                super()._work()
+
+    return Manual
+
+
+def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: int = 3000) -> tuple[int, int]:
+    """Random schedules of: a long frame; a thread that requests and makes a frame, twice; the refitting thread.
+
+    Layers: two. `bad`: which of the numbered requests cannot be refitted. Returns how many different schedules there were, and
+    how many were torn; ends at the first torn one.
+    """
+    random = np.random.default_rng(count)
+    different, torn = set[tuple[int, ...]](), 0
+    for _ in range(count):
+        schedule = Schedule([], lambda width: int(random.integers(width)))
+        weights: Weights = [[0, 0] for _ in range(slots)]
+        seen_torn, failures, generations, done = [False], list[int](), list[int](), set[str]()
+
+        def refit(slot: int, tag: int, schedule: Schedule = schedule, weights: Weights = weights) -> None:
+            weights[slot][0] = tag
+            schedule.pause()
+            if tag in bad:
+                raise Boom(tag)
+            weights[slot][1] = tag
+            schedule.pause()
+
+        swap: Any = manual(design)(slots, refit, 0)
+        swap._changed = Condition(schedule)
+
+        def frame(
+            looks: int, schedule: Schedule = schedule, swap: Any = swap, weights: Weights = weights,
+            seen_torn: list[bool] = seen_torn, failures: list[int] = failures, generations: list[int] = generations,
+        ) -> None:  # fmt: skip
+            try:
+                with swap.frame() as live:
+                    generations.append(live.generation)
+                    seen = [weights[live.slot][0]]
+                    for _ in range(looks):
+                        schedule.pause()
+                        seen.append(weights[live.slot][1])
+                    seen_torn[0] |= any(tag != live.value for tag in seen) or live.value in bad
+            except Boom as boom:
+                failures.append(boom.args[0])
+
+        def both(swap: Any = swap, frame: Any = frame, done: set[str] = done) -> None:
+            for tag in (1, 2):
+                swap.request(tag)
+                frame(0)
+            done.add("both")
+
+        def long(frame: Any = frame, done: set[str] = done) -> None:
+            frame(1)
+            done.add("long")
+
+        def end(swap: Any = swap, schedule: Schedule = schedule, done: set[str] = done) -> None:
+            schedule.pause(lambda: len(done) == 2)
+            assert swap.settle(None)
+            swap.close()
+
+        schedule.run({"worker": lambda swap=swap: type(swap)._work(swap), "long": long, "both": both, "end": end})  # type: ignore[misc]
+        assert not schedule.errors, schedule.errors
+        assert generations == sorted(generations)
+        swap._changed = threading.Condition()
+        for _ in range(2):  # a failure that no frame has told yet is told now, and only once
+            try:
+                with swap.frame() as live:
+                    # Without failures the last request is shown; else the last good one that was not overtaken, or the first value.
+                    assert live.value == 2 if not bad else live.value not in bad
+                    seen_torn[0] |= weights[live.slot] != [live.value] * 2
+                    break
+            except Boom as boom:
+                failures.append(boom.args[0])
+        else:
+            raise AssertionError("a failure was told twice")
+        assert len(failures) == len(set(failures))
+        assert 2 not in bad or 2 in failures  # the last request is never overtaken, so its failure is told
+        assert swap._pins == [0] * slots
+        different.add(tuple(schedule.choices))
+        torn += seen_torn[0]
+        if torn:
+            break
+    return len(different), torn
+
+
+@pytest.mark.parametrize("slots", [2, 3])
+@pytest.mark.parametrize("bad", [set[int](), {1}, {2}, {1, 2}], ids=str)
+@pytest.mark.parametrize("count", [400, pytest.param(2_500, marks=pytest.mark.slow)])
+def test_schedules_are_whole(slots: int, bad: set[int], count: int, record_property: Callable[[str, object], None]) -> None:
+    different, torn = explore(SwapAhead, slots, frozenset(bad), count)
+    record_property("schedules", different)
+    assert different > 0.9 * count
+    assert torn == 0
+
+
+@pytest.mark.parametrize("design", [WithoutPins, InPlace, TooEarly])
+def test_schedules_catch_broken_designs(design: Any) -> None:
+    assert explore(design, 2)[1] == 1
+
+
+# ----- a refit that fails
+
+
+def settled(swap: SwapAhead[int], engine: Breakable) -> int:
+    """The value that is shown when the thread has come to rest."""
+    assert swap.settle(PATIENCE)
+    with swap.frame() as live:
+        assert engine.weights[live.slot] == [live.value] * 3
+        return live.value
+
+
+@pytest.mark.parametrize("slots", [2, 3])
+@pytest.mark.parametrize("failing", range(2, 9))
+def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
+    engine = Breakable(slots, {failing})
+    with running(SwapAhead, slots, engine.refit, 100) as swap:
+        shown = 100
+        for value in range(101, 110):
+            swap.request(value)
+            if value == 99 + failing:
+                with pytest.raises(Boom):
+                    settled(swap, engine)
+                generation = swap.generation
+                assert (swap.wanted, settled(swap, engine), swap.generation) == (shown, shown, generation)
+            else:
+                assert settled(swap, engine) == value
+                shown = value
+        assert engine.calls == 10  # the slot whose refit failed was refitted whole by the next value, and by nothing else
+
+
+@pytest.mark.parametrize("slots", [2, 3])
+def test_every_refit_fails_for_a_while(slots: int) -> None:
+    engine = Breakable(slots, {2, 3, 4})
+    with running(SwapAhead, slots, engine.refit) as swap:
+        for value in (1, 2, 3):
+            swap.request(value)
+            assert swap.settle(PATIENCE)
+        with pytest.raises(Boom):  # three failures since the last frame: the newest is told
+            settled(swap, engine)
+        assert settled(swap, engine) == 0
+        swap.request(4)
+        assert settled(swap, engine) == 4
+
+
+def test_a_first_refit_that_fails_raises() -> None:
+    before = threading.active_count()
+    with pytest.raises(Boom):
+        SwapAhead(2, Breakable(2, {1}).refit, 0)
+    assert threading.active_count() == before
+
+
+@pytest.mark.usefixtures("nervous")
+@pytest.mark.parametrize("seed", range(8))
+def test_random_failures_under_random_requests(seed: int) -> None:
+    """Frames are whole whatever fails, and at rest the newest value is shown, or the newest that did not fail."""
+    random = np.random.default_rng(seed)
+    engine = Breakable(2 + seed % 2, set((random.integers(2, 2000, 300)).tolist()))
+    failed: set[int] = set()
+
+    def refit(slot: int, tag: int) -> None:
+        try:
+            engine.refit(slot, tag)
+        except Boom:
+            failed.add(tag)
+            raise
+
+    stop, problems, told = threading.Event(), list[object](), [0]
+    with running(SwapAhead, engine.slots, refit) as swap:
+
+        def look() -> None:
+            while not stop.is_set():
+                try:
+                    with swap.frame() as live:
+                        if engine.weights[live.slot] != [live.value] * 3 or live.value in failed:
+                            problems.append(live)
+                except Boom:
+                    told[0] += 1
+
+        reader = threading.Thread(target=look, daemon=True)
+        reader.start()
+        for tag in range(1, 3000):
+            swap.request(tag)
+            if tag % 3 == 0:
+                time.sleep(0)
+        assert swap.settle(PATIENCE)
+        stop.set()
+        reader.join(PATIENCE)
+        assert not reader.is_alive()
+        assert not problems
+        assert told[0] <= len(failed)
+        for _ in range(2):
+            try:
+                with swap.frame() as live:
+                    assert live.value == 2999 or (2999 in failed and live.value not in failed)
+                    break
+            except Boom:
+                continue
+
+
+# ----- who waits for whom
+
+
+@contextmanager
+def held_refit(slots: int = 2) -> Iterator[tuple[SwapAhead[int], list[int]]]:
+    """A swap whose refit of 1 is under way until the block ends; and the values that were refitted."""
+    begun, go, refitted = threading.Event(), threading.Event(), list[int]()
+
+    def refit(slot: int, tag: int) -> None:
+        refitted.append(tag)
+        if tag == 1:
+            begun.set()
+            assert go.wait(PATIENCE)
+
+    with running(SwapAhead, slots, refit) as swap:
+        swap.request(1)
+        assert begun.wait(PATIENCE)
+        try:
+            yield swap, refitted
+        finally:
+            go.set()
+
+
+def test_a_frame_and_a_request_wait_for_no_refit() -> None:
+    with held_refit() as (swap, refitted):
+        started = time.perf_counter()
+        for value in range(2, 1000):
+            swap.request(value)
+            with swap.frame() as live:
+                assert live == Live(1, 0, 0)
+        assert time.perf_counter() - started < 5  # the refit would have held it for PATIENCE
+        assert not swap.settle(0.01)
+        assert swap.wanted == 999
+    assert refitted in ([0, 1], [0, 1, 999])  # the rest was overtaken; the block's end may close it before 999
+
+
+def test_what_was_overtaken_is_skipped_and_the_last_is_shown() -> None:
+    refitted: list[int] = []
+    gate = threading.Semaphore(0)
+
+    def refit(slot: int, tag: int) -> None:
+        refitted.append(tag)
+        if tag:
+            assert gate.acquire(timeout=PATIENCE)
+
+    with running(SwapAhead, 2, refit) as swap:
+        for value in (1, 2, 3, 4):
+            swap.request(value)
+            while len(refitted) < 2:
+                time.sleep(0.001)
+        gate.release(2)
+        assert swap.settle(PATIENCE)
+        assert refitted == [0, 1, 4]
+        assert swap.generation == 3  # 1 was shown though it had been overtaken while it ran
+        with swap.frame() as live:
+            assert live.value == 4
+
+
+def test_going_back_to_what_is_shown_shows_nothing_else() -> None:
+    with held_refit() as (swap, refitted):
+        swap.request(0)  # the very object that is live
+        assert not swap.settle(0.01)  # the thread is not at rest
+    assert refitted == [0, 1]
+    assert swap.generation == 1
+
+
+@pytest.mark.parametrize("slots", [2, 3])
+def test_all_slots_in_frames_is_no_deadlock(slots: int) -> None:
+    """Frames hold all slots, each with another value; one more value waits for the first of them, and frames go on."""
+    with running(SwapAhead, slots, lambda slot, tag: None) as swap:
+        held = [swap.frame() for _ in range(slots)]
+        lives = []
+        for number, frame in enumerate(held):
+            swap.request(number)
+            assert swap.settle(PATIENCE)
+            lives.append(frame.__enter__())
+        assert {live.slot for live in lives} == set(range(slots))
+        swap.request(99)
+        assert not swap.settle(0.05)
+        with swap.frame() as live:
+            assert live == lives[-1]
+        held[0].__exit__(None, None, None)
+        assert swap.settle(PATIENCE)
+        with swap.frame() as live:
+            assert (live.slot, live.value) == (lives[0].slot, 99)
+        for frame in held[1:]:
+            frame.__exit__(None, None, None)
+
+
+def test_an_error_in_a_frame_frees_its_slot() -> None:
+    with running(SwapAhead, 2, lambda slot, tag: None) as swap:
+        with pytest.raises(Boom), swap.frame():
+            raise Boom
+        assert swap._pins == [0, 0]
+
+
+def test_one_slot_is_not_enough() -> None:
+    with pytest.raises(UsageError, match="2 sets of weights"):
+        SwapAhead(1, lambda slot, tag: None, 0)
+
+
+# ----- the end
+
+
+def test_closing_waits_for_the_refit_that_runs_and_drops_what_was_not_begun() -> None:
+    begun, refitted = threading.Event(), list[int]()
+
+    def refit(slot: int, tag: int) -> None:
+        if tag == 1:
+            begun.set()
+            time.sleep(0.05)
+        refitted.append(tag)
+
+    swap = SwapAhead(2, refit, 0)
+    swap.request(1)
+    assert begun.wait(PATIENCE)
+    swap.request(2)
+    swap.close()
+    swap.close()
+    assert refitted == [0, 1]
+    assert not swap._thread.is_alive()
+    swap.request(3)  # of no use, and no error
+    assert swap.settle()  # and nobody waits for a thread that is gone
+
+
+def test_a_refit_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap_ahead, "PATIENCE", 0.05)
+    with held_refit() as (swap, _), pytest.raises(EngineError, match="not ended"):
+        swap.close()
+    monkeypatch.undo()
+    swap.close()
+
+
+def test_a_program_that_forgets_to_close_ends_all_the_same() -> None:
+    """And not in the middle of a refit."""
+    code = (
+        "import time; from dni_deploy.session.swap_ahead import SwapAhead\n"
+        "def refit(slot, tag):\n    if tag: time.sleep(0.3); print('whole', flush=True)\n"
+        "swap = SwapAhead(2, refit, 0); swap.request(1); time.sleep(0.1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "whole\n", "")

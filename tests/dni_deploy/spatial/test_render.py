@@ -1,0 +1,309 @@
+"""render_map against a per-pixel reference: the picture at every alpha of the map, each pixel taken from its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.errors import CoefficientsError, EngineError, MismatchError, UsageError
+from dni_deploy.session.session import Session, open_session
+from dni_deploy.signature import Signature
+from dni_deploy.spatial.alpha_map import AlphaMap
+from dni_deploy.spatial.plan import plan_map
+from dni_deploy.spatial.render import MapEnds, render_map, render_plan
+from tests.support.frame_session import Dimmer
+
+AB = ("a", "b")
+
+
+class Bend(Dimmer):
+    """A box filter of known reach whose output is a curve over alpha, in integers of 1/255 where alpha is 0 or 1.
+
+    Whatever of its context a piece lacks shows: the remainder makes a missing neighbour visible. Seen from a piece's origin, so a
+    piece off the grid of `multiple` shows, too.
+    """
+
+    def __init__(self, signature: Signature, curve: Callable[[float], float] = lambda share: share * share) -> None:
+        super().__init__((1.0, 0.0), signature.scale)
+        self.signature, self.curve, self.shapes = signature, curve, []
+
+    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.shapes.append(x.shape[2:])
+        radius = self.signature.radius or 0
+        whole = np.rint(x * 255).astype(np.int64)
+        padded = np.pad(whole, ((0, 0), (0, 0), (radius, radius), (radius, radius)))
+        window = np.lib.stride_tricks.sliding_window_view(padded, (2 * radius + 1,) * 2, axis=(2, 3)).sum(axis=(4, 5)) % 200
+        window += np.add.outer(np.arange(x.shape[2]) % self.signature.multiple, np.arange(x.shape[3]) % self.signature.multiple)
+        y = window * np.float32(self.curve(self.set[slot]) / 255)
+        return y.astype(np.float32).repeat(self.scale, axis=2).repeat(self.scale, axis=3)
+
+
+def bent(curve: Callable[[float], float] = lambda share: share * share, **fields: object) -> Session:
+    signature = Signature(**{"radius": 5, **fields})  # type: ignore[arg-type]
+    return Session(Bend(signature, curve), AB, signature, Coefficients.one_hot("a", AB))  # type: ignore[arg-type]
+
+
+def frame(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def picked(session: Session, picture: NDArray[np.uint8], alpha_map: AlphaMap) -> NDArray[np.uint8]:
+    """The reference: one plain frame for each value of the map, each pixel from the frame of its own value."""
+    scale = session.signature.scale
+    out = np.zeros((scale * picture.shape[0], scale * picture.shape[1], 3), np.uint8)
+    values = alpha_map.values[alpha_map.codes]
+    if values.shape != out.shape[:2]:
+        values = values.repeat(scale, axis=0).repeat(scale, axis=1)
+    for value in np.unique(values):
+        session.alpha = float(value)
+        out[values == value] = session(picture)[values == value]
+    return out
+
+
+def masks(height: int, width: int, seed: int = 0) -> dict[str, NDArray[np.uint8]]:
+    half = np.zeros((height, width), np.uint8)
+    half[:, : width // 2] = 255
+    down, across = np.mgrid[:height, :width]
+    disc = np.where((down - height / 3) ** 2 + (across - width / 2) ** 2 < (height / 4) ** 2, 200, 30)
+    five = (
+        np.random.default_rng(seed).integers(0, 5, (-(-height // 9), -(-width // 9))).repeat(9, axis=0).repeat(9, axis=1) * 63
+    )
+    return {"half": half, "disc": disc.astype(np.uint8), "five": five[:height, :width].astype(np.uint8)}
+
+
+@pytest.mark.parametrize("tile", [None, 0, 40])
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({}, (97, 61)),
+        ({"multiple": 4}, (81, 110)),
+        ({"scale": 2, "multiple": 2}, (45, 71)),
+        ({"scale": 4}, (33, 64)),
+        ({"residual": True}, (64, 90)),
+        ({"input_channels": 1, "output_channels": 1, "low": -1.0}, (50, 70)),
+    ],
+)
+def test_with_every_value_a_level_it_is_the_reference(
+    fields: dict[str, object], size: tuple[int, int], tile: int | None
+) -> None:
+    with bent(**fields) as session:
+        picture = frame(*size)
+        for mask in masks(*size).values():
+            alpha_map = AlphaMap.of(mask)
+            made = render_map(session, picture, alpha_map, tile=tile)
+            assert np.array_equal(made.output, picked(session, picture, alpha_map))
+            assert made.plan.exact
+            assert len(made.levels) == np.unique(mask).size
+
+
+def test_maps_of_the_output_s_size() -> None:
+    with bent(scale=4) as session:
+        picture = frame(40, 50)
+        for mask in masks(160, 200).values():
+            alpha_map = AlphaMap.of(mask)
+            assert np.array_equal(render_map(session, picture, alpha_map).output, picked(session, picture, alpha_map))
+
+
+def test_too_little_context_is_seen_by_these_tests() -> None:
+    with bent() as session:
+        picture, alpha_map = frame(97, 61), AlphaMap.of(masks(97, 61)["half"])
+        made = render_map(session, picture, alpha_map, tile=0, overlap=4)
+        assert not np.array_equal(made.output, picked(session, picture, alpha_map))
+
+
+def test_a_network_that_sees_the_whole_picture_runs_whole() -> None:
+    with bent(radius=None) as session:
+        picture, alpha_map = frame(50, 40), AlphaMap.of(masks(50, 40)["half"])
+        engine = session.engine
+        made = render_map(session, picture, alpha_map)
+        assert made.plan.work == 2
+        assert set(engine.shapes) == {(50, 40)}  # type: ignore[attr-defined]
+        assert np.array_equal(made.output, picked(session, picture, alpha_map))
+        with pytest.raises(UsageError, match="tiles would show"):
+            render_map(session, frame(500, 300), np.zeros((500, 300)), tile=64)
+
+
+def test_tiles_of_one_shape_and_only_those_that_are_needed() -> None:
+    with bent() as session:
+        mask = np.zeros((100, 130))
+        mask[:30, :20] = 1.0
+        render_map(session, frame(100, 130), mask, tile=40)
+        shapes = session.engine.shapes  # type: ignore[attr-defined]
+        assert set(shapes) == {(40, 40)}
+        plain = bent()
+        with plain:
+            from dni_deploy.imaging.tiling import count_tiles
+
+            everywhere = count_tiles(100, 130, plain.signature, 40)
+        assert len(shapes) < 2 * everywhere
+        assert len(shapes) == everywhere + 1  # white lies in the first tile alone
+
+
+def test_a_large_picture_is_cut_as_tiles_are() -> None:
+    with bent() as session:
+        picture = frame(530, 700)
+        alpha_map = AlphaMap.of(masks(530, 700)["disc"])
+        made = render_map(session, picture, alpha_map)
+        assert max(max(shape) for shape in session.engine.shapes) <= 512  # type: ignore[attr-defined]
+        assert np.array_equal(made.output, picked(session, picture, alpha_map))
+
+
+def test_it_converges_as_the_square_of_the_distance_between_levels() -> None:
+    """For share ** 2 the error of linear interpolation is at most step ** 2 / 4 of the output, 199 levels of 255 here."""
+    gradient = np.broadcast_to(np.linspace(0, 1, 200), (40, 200)).copy()
+    with bent() as session:
+        picture = frame(40, 200)
+        ends = MapEnds.of(session)
+        alpha_map = AlphaMap.of(gradient)
+        true = render_plan(session, picture, plan_map(alpha_map, 40, 200, session.signature, levels=256), ends)
+        errors = []
+        for levels in (3, 5, 9, 17):
+            plan = plan_map(alpha_map, 40, 200, session.signature, levels=levels)
+            errors.append(np.abs(render_plan(session, picture, plan, ends) - true).max())
+            # 0.01: a value within SAME of a level is that level, and 2e-5 of alpha is at most 398 times that of the output
+            assert errors[-1] <= 199 * (1 / (levels - 1)) ** 2 / 4 + 0.01
+        ratios = np.array(errors[:-1]) / errors[1:]
+        assert ((ratios > 3) & (ratios < 5)).all()  # 4 but for where the gradient's pixels happen to lie
+
+
+def test_levels_that_no_pixel_needs_are_left_out() -> None:
+    gradient = np.broadcast_to(np.linspace(0.3, 0.45, 64), (32, 64)).copy()
+    with bent() as session:
+        made = render_map(session, frame(32, 64), gradient)
+        assert [alpha.shares[0] for alpha in made.levels] == [0.25, 0.375, 0.5]
+        assert not made.plan.exact
+        before = session.engine.refits  # type: ignore[attr-defined]
+        render_map(session, frame(32, 64), gradient)
+        assert session.engine.refits - before == 3  # type: ignore[attr-defined]
+
+
+def test_frames_in_turn_save_a_refit() -> None:
+    with bent() as session:
+        plan = plan_map(AlphaMap.of(masks(40, 40)["half"]), 40, 40, session.signature)
+        ends, engine = MapEnds.of(session), session.engine
+        outputs = [render_plan(session, frame(40, 40), plan, ends)]
+        before = engine.refits  # type: ignore[attr-defined]
+        outputs += [render_plan(session, frame(40, 40), plan, ends) for _ in range(4)]
+        assert engine.refits - before == 4  # type: ignore[attr-defined]
+        assert all(np.array_equal(outputs[0], other) for other in outputs[1:])
+
+
+def test_other_ends_and_three_members() -> None:
+    names = ("a", "b", "c")
+    signature = Signature(radius=0)
+    session = Session(Dimmer((1.0, 0.5, 0.0)), names, signature, Coefficients.one_hot("a", names))
+    picture, mask = frame(8, 8), np.full((8, 8), 0.5)
+    mask[0] = 0.0
+    with session:
+        made = render_map(session, picture, mask, black="b=1", white={"a": 0.5, "c": 0.5})
+        assert made.levels == (Coefficients(names, (0.0, 1.0, 0.0)), Coefficients(names, (0.25, 0.5, 0.25)))
+        assert np.array_equal(made.output, np.rint(picture * np.float32(0.5)).astype(np.uint8))
+        with pytest.raises(CoefficientsError, match="3 members: give the alpha of the map's black"):
+            render_map(session, picture, mask)
+        with pytest.raises(CoefficientsError, match="outside 0 to 1"):  # though no pixel would need it
+            render_map(session, picture, mask, black="a=2,b=-1")
+        assert session.alpha == Coefficients.one_hot("a", names)
+
+
+def test_mixing_does_not_leave_the_simplex() -> None:
+    names = ("a", "b", "c")
+    ends = MapEnds(Coefficients(names, (0.1, 0.7, 0.2)), Coefficients(names, (0.1, 0.0, 0.9)))
+    for share in np.linspace(0, 1, 1001):
+        at = ends.at(float(share))
+        assert at.shares[0] == 0.1
+        assert Coefficients.parse(at, names) == at
+    assert ends.at(0.0) is ends.black
+    assert ends.at(1.0) is ends.white
+
+
+def test_sizes_and_arrays_that_do_not_fit() -> None:
+    with bent(scale=2) as session:
+        with pytest.raises(MismatchError, match=r"5x4 pixels and the picture 8x8 \(its output 16x16\)"):
+            render_map(session, frame(8, 8), np.zeros((4, 5)))
+        with pytest.raises(UsageError, match="levels"):
+            render_map(session, frame(8, 8), np.zeros((8, 8)), levels=1)
+        with pytest.raises(UsageError, match="frame"):
+            render_map(session, np.zeros((8, 8), np.uint8), np.zeros((8, 8)))
+        assert session.engine.shapes == []  # type: ignore[attr-defined]
+
+
+def test_a_refit_that_fails_in_the_middle_leaves_the_alpha_as_it_was() -> None:
+    with bent() as session:
+        picture, engine = frame(40, 40), session.engine
+        session.alpha = 0.25
+        before = session(picture)
+        whole, engine_refit = render_map(session, picture, masks(40, 40)["half"]).output, engine.refit
+
+        def failing(slot: int, coefficients: NDArray[np.float64]) -> None:
+            if coefficients[0] == 1.0:
+                raise EngineError("no more")
+            engine_refit(slot, coefficients)
+
+        engine.refit = failing  # type: ignore[method-assign]
+        with pytest.raises(EngineError, match="no more"):
+            render_map(session, picture, masks(40, 40)["half"])
+        assert session.alpha.shares == (0.25, 0.75)
+        assert np.array_equal(session(picture), before)
+        engine.refit = engine_refit  # type: ignore[method-assign]
+        assert np.array_equal(render_map(session, picture, masks(40, 40)["half"]).output, whole)
+
+
+def test_an_alpha_that_comes_from_elsewhere_makes_no_frame() -> None:
+    with bent() as session:
+        engine = session.engine
+        infer = engine.infer
+
+        def disturbed(slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+            session.alpha = 0.5  # as a slider in another thread would
+            return infer(slot, x)
+
+        engine.infer = disturbed  # type: ignore[method-assign]
+        with pytest.raises(EngineError, match="set from elsewhere"):
+            render_map(session, frame(80, 80), masks(80, 80)["five"], tile=40)
+
+
+def test_a_session_that_refits_ahead_gives_the_same() -> None:
+    signature = Signature(radius=5)
+    with bent() as plain:
+        wanted = render_map(plain, frame(60, 60), masks(60, 60)["five"]).output
+    with Session(Bend(signature), AB, signature, Coefficients.one_hot("a", AB), ahead=True) as session:  # type: ignore[arg-type]
+        assert np.array_equal(render_map(session, frame(60, 60), masks(60, 60)["five"]).output, wanted)
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("transformer_net", "rrdbnet")]
+
+
+@pytest.fixture(scope="module", params=["dncnn_bn_kair", "compact", *SLOW])
+def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """A pico family of each kind on the CPU engine."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    from dni_deploy.api.export import export
+    from tests.support.pico_architectures import pico_family
+
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    files = {}
+    for name, state in zip(AB, pico_family(request.param, 2), strict=True):
+        files[name] = folder / f"{name}.pth"
+        torch.save({key: torch.from_numpy(np.array(value)) for key, value in state.items()}, files[name])
+    with open_session(export(files, folder / "x.dni"), engine="onnxruntime", threads=1) as session:
+        yield session
+
+
+def test_real_networks_against_the_reference(real: Session) -> None:
+    """Where pieces see all that a pixel depends on, only the order of float32 sums may differ, which a rounding may turn into one
+    level of 255; RRDBNet's pieces see 48 pixels of its reach, and the promise of tiling.py is one level as well."""
+    picture = frame(120, 150)
+    for mask in masks(120, 150).values():
+        alpha_map = AlphaMap.of(mask)
+        made, wanted = render_map(real, picture, alpha_map), picked(real, picture, alpha_map)
+        apart = np.abs(made.output.astype(int) - wanted)
+        assert apart.max() <= 1
+        assert np.count_nonzero(apart) <= 1e-3 * apart.size
+        if real.signature.radius is None:
+            assert np.array_equal(made.output, wanted)

@@ -1,0 +1,156 @@
+"""video with an alpha map: one for all frames, one for each, ends over time, and what was stopped is taken up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dni_deploy.alpha.log import AlphaLog
+from dni_deploy.errors import CoefficientsError, InputError, MismatchError, UsageError
+from dni_deploy.spatial.alpha_map import SpatialAlpha
+from dni_deploy.spatial.map_film import MapFilm
+from dni_deploy.video_io.resume import work_folder
+from dni_deploy.video_io.video_file import look
+from tests.dni_deploy.video_io.test_resume import stopping
+from tests.support.frame_session import Dimmer
+from tests.support.gray_video import grey_film
+from tests.support.video_clips import FRAMES, HEIGHT, WIDTH, Clip, see
+from tests.support.video_command import Make
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return Clip().write(tmp_path / "in.mp4")
+
+
+def mask(path: Path) -> Path:
+    """White on the right, where the picture stays (member a)."""
+    grey = np.zeros((HEIGHT, WIDTH), np.uint8)
+    grey[:, WIDTH // 2 :] = 255
+    Image.fromarray(grey).save(path)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.stack([frame.astype(np.float64) for frame in see(path).frames])
+
+
+def test_one_map_for_all_frames(tmp_path: Path, make: Make, engine: Dimmer, clip: Path) -> None:
+    make(clip, tmp_path / "out.mp4", None, alpha_map=mask(tmp_path / "mask.png"))
+    made, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
+    edge = WIDTH // 2
+    # Four columns off the edge: 4:2:0 and the encoder's blocks smear it. Elsewhere crf 8 leaves a few levels of 255.
+    assert made[:, :, : edge - 4].mean() < 3
+    assert np.abs(made[:, :, edge + 4 :] - whole[:, :, edge + 4 :]).mean() < 6
+    assert engine.refits <= FRAMES + 2  # two levels cost one change a frame
+
+
+def test_ends_over_time(tmp_path: Path, make: Make, clip: Path) -> None:
+    asked = SpatialAlpha(mask(tmp_path / "mask.png"), white="0:a=1, 0.76s:b=1")
+    make(clip, tmp_path / "out.mp4", "0:b=1, 0.76s:a=1", alpha_map=asked, alpha_log=tmp_path / "log.jsonl")
+    made, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
+    left, right = slice(0, WIDTH // 2 - 4), slice(WIDTH // 2 + 4, WIDTH)
+    shares = np.linspace(0, 1, FRAMES)
+    for side, share in ((left, shares), (right, 1 - shares)):
+        seen = made[:, :, side].mean(axis=(1, 2, 3)) / whole[:, :, side].mean(axis=(1, 2, 3))
+        assert np.abs(seen - share).max() < 0.05  # coding, on means of half a picture
+    log = AlphaLog.read(tmp_path / "log.jsonl", ("a", "b"))
+    assert [round(log.at(0, frame).shares[0], 6) for frame in range(FRAMES)] == [round(share, 6) for share in shares]
+
+
+def test_a_film_of_maps(tmp_path: Path, make: Make, engine: Dimmer, clip: Path) -> None:
+    """White wanders from left to right; the film of maps is coded with loss, and costs two levels nevertheless."""
+    maps = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
+    for number in range(FRAMES):
+        maps[number, :, 2 * number : 2 * number + 24] = 255
+    moving = grey_film(tmp_path / "maps.mp4", maps)
+    source = look(clip)
+    film = MapFilm(moving, source, 1)
+    for number in range(FRAMES):
+        alpha_map = film.at(number)
+        off = np.abs(alpha_map.values[alpha_map.codes] - maps[number] / 255)
+        assert np.median(off) == 0
+        assert off.mean() < 0.03  # smeared edges
+    make(clip, tmp_path / "out.mp4", None, alpha_map=moving)
+    made, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
+    for number in (0, FRAMES // 2, FRAMES - 1):
+        inside = slice(2 * number + 6, 2 * number + 18)
+        assert np.abs(made[number, :, inside] - whole[number, :, inside]).mean() < 8
+        outside = np.delete(made[number], np.s_[max(0, 2 * number - 8) : 2 * number + 32], axis=1)
+        assert outside.mean() < 4
+
+
+LATE = 2 * 18
+"""Runs of the network, two a frame: 18 frames, of which at most 8 and one wait for the encoder, so that a segment of 8 is whole."""
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_stopped_runs_go_on(
+    tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, clip: Path, moving: bool
+) -> None:
+    asked: dict[str, object] = {"alpha_map": SpatialAlpha(mask(tmp_path / "mask.png"), white="0:a=1, 0.3s:a=0.5,b=0.5")}
+    if moving:
+        maps = np.random.default_rng(0).integers(0, 2, (FRAMES, HEIGHT // 16, WIDTH // 16)) * 255
+        asked = {"alpha_map": grey_film(tmp_path / "maps.mkv", maps.repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8))}
+    alpha = "0:b=1, 0.5s:b=0.5,a=0.5"
+    make(clip, tmp_path / "whole.mp4", alpha, alpha_log=tmp_path / "whole.jsonl", **asked)
+    with monkeypatch.context() as context:
+        stopping(engine, context, LATE, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            make(clip, tmp_path / "out.mp4", alpha, alpha_log=tmp_path / "out.jsonl", **asked)
+    assert not (tmp_path / "out.mp4").exists()
+    made = make(clip, tmp_path / "out.mp4", alpha, alpha_log=tmp_path / "out.jsonl", **asked)
+    assert made.kept >= 8
+    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_another_map_is_another_job(
+    tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, clip: Path
+) -> None:
+    asked = SpatialAlpha(mask(tmp_path / "mask.png"))
+    with monkeypatch.context() as context:
+        stopping(engine, context, LATE, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            make(clip, tmp_path / "out.mp4", 0.25, alpha_map=asked)
+    assert work_folder(tmp_path / "out.mp4").exists()
+    for other in (None, SpatialAlpha(asked.mask, white=0.5), SpatialAlpha(asked.mask, levels=3)):
+        with pytest.raises(UsageError, match="alpha map"):
+            make(clip, tmp_path / "out.mp4", 0.25, alpha_map=other)
+
+
+def test_maps_that_cannot_be_used(tmp_path: Path, make: Make, clip: Path) -> None:
+    grey = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
+    Image.fromarray(grey[0, :10]).save(tmp_path / "small.png")
+    short, narrow = grey_film(tmp_path / "short.mp4", grey[:5]), grey_film(tmp_path / "narrow.mp4", grey[:, :, :32])
+    coloured = Clip().write(tmp_path / "coloured.mp4")
+    for name, kind, words in (
+        (tmp_path / "small.png", MismatchError, "64x10 pixels and the picture 64x48"),
+        (short, MismatchError, "5 frames and the film 20"),
+        (narrow, MismatchError, "32x48 pixels and the film 64x48"),
+        (coloured, InputError, "coloured at frame 0"),
+        (tmp_path / "none.mp4", InputError, "does not exist"),
+    ):
+        with pytest.raises(kind, match=words):
+            make(clip, tmp_path / "out.mp4", None, alpha_map=name)
+    with pytest.raises(CoefficientsError):
+        make(clip, tmp_path / "out.mp4", None, alpha_map=SpatialAlpha(mask(tmp_path / "mask.png"), white=1.5))
+    with pytest.raises(UsageError, match="Which alpha"):
+        make(clip, tmp_path / "out.mp4", None)
+    with pytest.raises(UsageError, match="is the input"):
+        make(clip, short, None, alpha_map=short, force=True)
+    assert not (tmp_path / "out.mp4").exists()
+    assert not work_folder(tmp_path / "out.mp4").exists()
+    make(clip, tmp_path / "out.mp4", None, alpha_map=SpatialAlpha(narrow, fit=True))
+
+
+def test_a_film_of_maps_that_ends_early_writes_nothing(tmp_path: Path, make: Make, clip: Path) -> None:
+    """MPEG's transport stream does not say how many frames it has, so this is found on the way."""
+    maps = grey_film(tmp_path / "maps.ts", np.zeros((FRAMES - 5, HEIGHT, WIDTH), np.uint8))
+    with pytest.raises((InputError, MismatchError), match=r"must have (a map|one) for each"):
+        make(clip, tmp_path / "out.mp4", None, alpha_map=maps)
+    assert not (tmp_path / "out.mp4").exists()
+    assert not work_folder(tmp_path / "out.mp4").exists()

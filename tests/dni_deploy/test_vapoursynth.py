@@ -1,0 +1,258 @@
+"""VapourSynth: the filter on blank clips, under a Python that has the wheel.
+
+VapourSynth's wheels are for Python 3.12 and newer. DNI_VAPOURSYNTH_PYTHON may name an interpreter that has it, with onnx,
+onnxruntime and the base packages; the tests of this file are then run by it, in one go, where this one lacks VapourSynth.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HERE = importlib.util.find_spec("vapoursynth") is not None
+OTHER = os.environ.get("DNI_VAPOURSYNTH_PYTHON")
+
+inside = pytest.mark.skipif(not HERE, reason="VapourSynth is not installed in this Python")
+
+
+@pytest.mark.skipif(HERE, reason="it is installed here, and the tests below run")
+@pytest.mark.skipif(not OTHER, reason="neither VapourSynth nor DNI_VAPOURSYNTH_PYTHON, an interpreter that has it")
+def test_under_another_interpreter() -> None:
+    code = "import sys, tests.dni_deploy.test_vapoursynth as t; sys.exit(t.main())"
+    child = subprocess.run([OTHER or "", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert child.returncode == 0, child.stdout + child.stderr
+
+
+def main() -> int:
+    """Run this file's own tests in this interpreter; pytest's conftest stays out, since its packages need not be here."""
+    return int(
+        pytest.main(["-q", "-p", "no:cacheprovider", "--noconftest", "-c", os.devnull, "--rootdir", str(ROOT), __file__])
+    )
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    pytest.importorskip("onnxruntime")
+    from tests.support import pipe_bundle
+
+    folder = tmp_path_factory.mktemp("vapoursynth")
+    os.environ["DNI_CACHE"] = str(folder / "cache")
+    return {scale: pipe_bundle.write(folder / f"x{scale}.dni", scale) for scale in (1, 2)}
+
+
+def blank(name: str = "RGB24", **options: Any) -> Any:
+    """7x5 pixels, 6 frames, 25 a second; every pixel its own number, by a filter of ours."""
+    import vapoursynth as vs
+
+    clip = vs.core.std.BlankClip(format=getattr(vs, name), **{"width": 7, "height": 5, "length": 6, "fpsnum": 25, **options})
+
+    def numbered(n: int, f: Any) -> Any:
+        out = f.copy()
+        for plane in range(3):
+            values = np.arange(35, dtype=np.float32).reshape(5, 7) * 3 + 40 * plane + n
+            np.asarray(out[plane])[:] = values if name == "RGB24" else values / 255
+        out.props["own"] = n
+        return out
+
+    return vs.core.std.ModifyFrame(clip, clip, numbered)
+
+
+def pixels(frame: Any) -> np.ndarray:
+    return np.stack([np.array(frame[plane]) for plane in range(3)])
+
+
+@inside
+@pytest.mark.parametrize("name", ["RGB24", "RGBS"])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_pictures(name: str, scale: int, bundles: Any) -> None:
+    from dni_deploy.vapoursynth import dni
+
+    clip = blank(name)
+    out = dni(clip, bundles[scale], alpha={"same": 0.5, "half": 0.5}, engine="onnxruntime")
+    assert (out.width, out.height, out.num_frames, out.fps, out.format.name) == (7 * scale, 5 * scale, 6, 25, name)
+    for n in (0, 5, 2):
+        expected = pixels(clip.get_frame(n)).astype(np.float64).repeat(scale, 1).repeat(scale, 2) * 0.75
+        frame = out.get_frame(n)
+        # RGB24: rounded once to whole steps. RGBS: float32, a few units in the last place.
+        assert np.abs(pixels(frame) - expected).max() <= (0.5 + 1e-4 if name == "RGB24" else 1e-6)
+        assert frame.props["dni_alpha"] == [0.5, 0.5]
+        assert frame.props["dni_generation"] == 1
+        assert frame.props["own"] == n
+
+
+@inside
+def test_floats_are_neither_rounded_nor_cut(bundles: Any) -> None:
+    import vapoursynth as vs
+
+    from dni_deploy.vapoursynth import dni
+
+    clip = vs.core.std.BlankClip(format=vs.RGBS, width=4, height=4, length=1, color=[0.123456, 1.5, -0.25])
+    out = pixels(dni(clip, bundles[1], alpha={"half": 1.0}, engine="onnxruntime").get_frame(0))
+    assert np.abs(out[:, 0, 0] - [0.061728, 0.75, -0.125]).max() <= 1e-6
+
+
+@inside
+def test_a_timeline_goes_by_the_frame_number(bundles: Any) -> None:
+    from dni_deploy.vapoursynth import dni
+
+    out = dni(blank(), bundles[1], alpha="0:same=1, 0.2s:same=0", engine="onnxruntime")
+    for n in (4, 0, 5, 4):  # in any order
+        assert out.get_frame(n).props["dni_alpha"] == pytest.approx([1 - n / 5, n / 5], abs=1e-12)
+
+
+@inside
+def test_no_frame_of_an_old_alpha_is_shown(bundles: Any) -> None:
+    """The trap: VapourSynth keeps frames, so one that is asked for again would have the alpha of then."""
+    from dni_deploy.alpha.coefficients import Coefficients
+    from dni_deploy.control.shared_alpha import AlphaCell
+    from dni_deploy.vapoursynth import dni
+    from tests.support.pipe_bundle import MEMBERS
+
+    cell = AlphaCell(MEMBERS, Coefficients.one_hot("same", MEMBERS))
+    clip = blank()
+    out = dni(clip, bundles[1], alpha=cell, engine="onnxruntime")
+    before = pixels(out.get_frame(3))
+    cell.set({"half": 1.0})
+    frame = out.get_frame(3)
+    assert frame.props["dni_alpha"] == [0.0, 1.0]
+    assert frame.props["dni_generation"] == 2
+    assert np.array_equal(before, pixels(clip.get_frame(3)))
+    assert np.array_equal(pixels(frame), np.rint(before * 0.5))
+
+
+@inside
+def test_osc_while_it_plays(bundles: Any) -> None:
+    udp = pytest.importorskip("pythonosc.udp_client", reason="OSC needs python-osc (extra `live`)")
+    import socket
+    import time
+
+    from dni_deploy.vapoursynth import dni
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out = dni(blank(), bundles[1], alpha="same=1", osc=port, engine="onnxruntime")
+    assert out.get_frame(1).props["dni_alpha"] == [1.0, 0.0]
+    client = udp.SimpleUDPClient("127.0.0.1", port)
+    end = time.monotonic() + 10
+    while out.get_frame(1).props["dni_alpha"][0] != 0.25 and time.monotonic() < end:
+        client.send_message("/dni/alpha", 0.25)
+        time.sleep(0.01)
+    assert out.get_frame(1).props["dni_alpha"] == [0.25, 0.75]
+    del out
+    gc.collect()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+        again.bind(("127.0.0.1", port))  # the port is free: the feeder went with the clip
+
+
+@inside
+def test_the_session_goes_with_the_clip(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dni_deploy.vapoursynth as door
+
+    closed: list[str] = []
+
+    def opening(*args: Any, **options: Any) -> Any:
+        from dni_deploy.session.session import open_session
+
+        session = open_session(*args, **options)
+        close = session.engine.close
+        monkeypatch.setattr(session, "close", lambda: (closed.append("session"), close()))
+        return session
+
+    monkeypatch.setattr(door, "open_session", opening)
+    out = door.dni(blank(), bundles[1], engine="onnxruntime")
+    frame = out.get_frame(0)
+    gc.collect()
+    assert not closed
+    del out
+    gc.collect()
+    assert closed == ["session"]
+    assert pixels(frame).shape == (3, 5, 7)  # a frame that somebody holds lives on
+
+
+@inside
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("YUV420P8", r'YUV420P8, and dni takes RGB24 or RGBS; .*format=vs.RGBS, matrix_in_s="709"'),
+        ("RGB48", r"RGB48, .*core\.resize\.Bicubic\(clip, format=vs\.RGBS\)\.$"),
+        ("GRAY8", "Gray8, "),
+    ],
+)
+def test_other_formats(name: str, said: str, bundles: Any) -> None:
+    import vapoursynth as vs
+
+    from dni_deploy.errors import UsageError
+    from dni_deploy.vapoursynth import dni
+
+    with pytest.raises(UsageError, match=said):
+        dni(vs.core.std.BlankClip(format=getattr(vs, name), width=16, height=16), bundles[1])
+
+
+@inside
+def test_calls_that_are_off(bundles: Any) -> None:
+    import vapoursynth as vs
+
+    from dni_deploy.errors import DniError, LimitError, UsageError
+    from dni_deploy.vapoursynth import dni
+
+    other = vs.core.std.BlankClip(format=vs.RGB24, width=16, height=16)
+    changing = vs.core.std.Splice([blank(), other], mismatch=True)
+    for clip, options, kind in (
+        ("in.mkv", {}, UsageError),
+        (changing, {}, UsageError),
+        (vs.core.std.BlankClip(format=vs.RGB24, width=16384, height=16384, length=1), {}, LimitError),
+        (blank(), {"alpha": "nobody=1"}, UsageError),
+        (blank(), {"alpha": "0:same=1, 2s:same=0", "osc": 0}, UsageError),
+        (blank(), {"engine": "nothing"}, DniError),
+    ):
+        with pytest.raises(kind):
+            dni(clip, bundles[1], **options)
+
+
+@inside
+def test_a_broken_network_is_told_by_its_sentence(bundles: Any) -> None:
+    import vapoursynth as vs
+
+    from dni_deploy.vapoursynth import dni
+
+    def broken(n: int, f: Any) -> Any:
+        out = f.copy()
+        np.asarray(out[1])[2, 3] = np.nan
+        return out
+
+    clip = vs.core.std.ModifyFrame(blank("RGBS"), blank("RGBS"), broken)
+    with pytest.raises(vs.Error, match="NaN or infinite"):
+        dni(clip, bundles[1], engine="onnxruntime").get_frame(0)
+
+
+@inside
+def test_vspipe(bundles: Any, tmp_path: Path) -> None:
+    """A script as a user writes it, through VapourSynth's own program, to y4m."""
+    vspipe = Path(sys.executable).with_name("vspipe")
+    if not vspipe.exists():
+        pytest.skip("vspipe is not beside this interpreter")
+    script = tmp_path / "show.vpy"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {os.fspath(ROOT)!r})\n"
+        "import vapoursynth as vs\n"
+        "from dni_deploy.vapoursynth import dni\n"
+        "clip = vs.core.std.BlankClip(format=vs.RGBS, width=16, height=12, length=9, fpsnum=25, color=[0.8, 0.4, 0.2])\n"
+        f"clip = dni(clip, {os.fspath(bundles[2].path)!r}, alpha='0f:same=1, 8f:half=1', engine='onnxruntime')\n"
+        "vs.core.resize.Bicubic(clip, format=vs.YUV420P8, matrix_s='709').set_output()\n"
+    )
+    done = subprocess.run([vspipe, "-c", "y4m", script, "-"], cwd=ROOT, capture_output=True, timeout=120)
+    if b"vapoursynth config" in done.stderr:
+        pytest.skip("vspipe does not know its Python; `vapoursynth config` tells it")
+    assert done.returncode == 0, done.stderr
+    assert b" W32 H24 " in done.stdout.partition(b"\n")[0]
+    assert done.stdout.count(b"FRAME\n") == 9

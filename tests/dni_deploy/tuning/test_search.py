@@ -1,0 +1,117 @@
+"""Simplex search: it stays on the simplex and in the budget, and finds the top wherever it lies."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dni_deploy.tuning.search import GRAIN, Landscape, Point, Spent, around, climb, lattice, rounded, shares, survey
+
+# A machine with other work on it is slow in drawing examples, too.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+MEMBERS = st.integers(2, 6)
+
+
+@calm
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8).filter(lambda parts: sum(parts) > 1e-6))
+def test_rounding_stays_on_the_simplex(parts: list[float]) -> None:
+    point = rounded(parts)
+    assert sum(point) == GRAIN
+    assert min(point) >= 0
+    scaled = np.array(parts) / sum(parts) * GRAIN
+    assert np.abs(np.array(point) - scaled).max() < 1 + 1e-6
+    assert math.fsum(shares(point)) == pytest.approx(1, abs=1e-12)
+    assert rounded([7 * part for part in point]) == point  # the unit does not matter
+
+
+@calm
+@given(MEMBERS, st.integers(1, 5))
+def test_the_lattice_is_whole(members: int, steps: int) -> None:
+    points = list(lattice(members, steps))
+    assert len(set(points)) == math.comb(steps + members - 1, steps)
+    assert all(sum(point) == GRAIN for point in points)
+    assert {tuple(GRAIN * (index == place) for index in range(members)) for place in range(members)} <= set(points)
+
+
+@calm
+@given(MEMBERS.flatmap(lambda members: st.lists(st.integers(0, 50), min_size=members, max_size=members)), st.integers(1, 300))
+def test_neighbours_stay_on_the_simplex(parts: list[int], step: int) -> None:
+    point = rounded(np.array(parts, float) + 1)
+    for there in around(point, step):
+        assert sum(there) == GRAIN
+        assert min(there) >= 0
+        assert sum(a != b for a, b in zip(point, there, strict=True)) == 2
+
+
+def find(target: np.ndarray, budget: int, skew: float = 0.0) -> tuple[Point, Landscape]:
+    """Search a bowl around the target, turned and stretched by `skew`."""
+    members = len(target)
+    calls: list[tuple[float, ...]] = []
+    turned = np.eye(members) + skew * np.random.default_rng(0).normal(size=(members, members))
+
+    def measure(at: tuple[float, ...]) -> tuple[float, ...]:
+        assert math.fsum(at) == pytest.approx(1, abs=1e-12)
+        assert min(at) >= 0
+        calls.append(at)
+        return (-float(np.sum((turned @ (np.array(at) - target)) ** 2)),)
+
+    landscape = Landscape(measure, budget)
+    survey(landscape, members, max(members, budget // 3))
+    best = climb(landscape, members, lambda values: values[0], budget - len(landscape.found))
+    assert len(calls) == len(set(calls)) == len(landscape.found) <= budget
+    assert landscape.budget == budget
+    return best, landscape
+
+
+@settings(calm, max_examples=15)
+@given(st.integers(2, 4).flatmap(lambda members: st.lists(st.floats(0, 1), min_size=members, max_size=members)))
+def test_a_bowl_anywhere_on_the_simplex(parts: list[float]) -> None:
+    target = np.array(parts) + 1e-3
+    target /= target.sum()
+    best, _ = find(target, 32 if len(parts) == 2 else 24 * (len(parts) - 1), skew=0.3)
+    # 0.02: the pattern's last step is 0.01, and the bowl is up to twice as flat in one direction as in another
+    assert np.abs(np.array(best) / GRAIN - target).max() <= 0.02
+
+
+@pytest.mark.parametrize("target", [(1.4, -0.4), (1.3, -0.1, -0.2), (0.6, 0.6, -0.2)])
+def test_a_top_beyond_the_simplex_is_found_at_its_border(target: tuple[float, ...]) -> None:
+    best, _ = find(np.array(target), 40)
+    expected = {2: (1.0, 0.0), 3: (1.0, 0.0, 0.0) if target[0] > 1 else (0.5, 0.5, 0.0)}[len(target)]
+    assert np.abs(np.array(best) / GRAIN - expected).max() <= 0.01
+
+
+def test_two_members_begin_with_the_papers_sweep() -> None:
+    landscape = Landscape(lambda at: (-((at[0] - 0.333) ** 2),), 32)
+    survey(landscape, 2, 22)
+    climb(landscape, 2, lambda values: values[0], 11)
+    assert list(landscape.found)[:21] == [(50 * step, GRAIN - 50 * step) for step in range(21)]
+    assert abs(landscape.best(lambda values: values[0])[0] - 333) <= 5
+
+
+def test_a_small_budget_has_the_members_first() -> None:
+    landscape = Landscape(lambda at: (at[2],), 3)
+    survey(landscape, 3, 3)
+    assert set(landscape.found) == {(1000, 0, 0), (0, 1000, 0), (0, 0, 1000)}
+    assert climb(landscape, 3, lambda values: values[0], 0) == (0, 0, 1000)
+    with pytest.raises(Spent):
+        landscape((500, 500, 0))
+    assert landscape((0, 0, 1000)) == (1.0,)  # what is known costs nothing
+
+
+def test_infinities_do_not_stop_it() -> None:
+    """Identical pictures have an infinite PSNR."""
+    landscape = Landscape(lambda at: (math.inf if at[0] == 0.5 else -abs(at[0] - 0.5),), 40)
+    survey(landscape, 3, 15)
+    assert climb(landscape, 3, lambda values: values[0], 25)[0] == 500
+
+
+def test_flat_ground_ends() -> None:
+    landscape = Landscape(lambda at: (0.0,), 200)
+    survey(landscape, 3, 15)
+    climb(landscape, 3, lambda values: values[0], 185)
+    assert len(landscape.found) < 100

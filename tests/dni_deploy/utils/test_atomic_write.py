@@ -1,0 +1,444 @@
+"""Publishing: old or new and never anything else, through faults, kills and full disks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import DniError, InputError, LimitError, UsageError
+from dni_deploy.utils import atomic_write
+from dni_deploy.utils.atomic_write import publish_bytes, publish_file, publish_folder
+from tests.support import pico_bundle as pico
+
+OLD, NEW = b"old", b"new" * 1000
+
+
+def publish_while(context: AbstractContextManager[Path], meanwhile: Callable[[], object]) -> None:
+    """Publish NEW, and do something just before it gets its name."""
+    with context as temporary:
+        (temporary / "file" if temporary.is_dir() else temporary).write_bytes(NEW)
+        meanwhile()
+
+
+def test_a_file_appears_whole_and_alone(tmp_path: Path) -> None:
+    target = tmp_path / "x.png"
+    with publish_file(target) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name.startswith(".x.png.")
+        assert str(os.getpid()) in temporary.name
+        assert temporary.suffix == ".png"  # writers go by it
+        temporary.write_bytes(NEW)
+        assert not target.exists()
+    assert target.read_bytes() == NEW
+    assert os.listdir(tmp_path) == ["x.png"]
+
+
+def test_an_existing_file_is_kept_without_force_and_replaced_with_it(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    target.write_bytes(OLD)
+    entered = False
+    with pytest.raises(UsageError, match=r"exists; give --force to replace it. Nothing was written."), publish_file(target):
+        entered = True
+    assert not entered
+    assert target.read_bytes() == OLD
+    publish_bytes(target, NEW, force=True)
+    assert target.read_bytes() == NEW
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    with pytest.raises(UsageError, match="by somebody else"):
+        publish_while(publish_file(target), lambda: target.write_bytes(OLD))
+    assert target.read_bytes() == OLD
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_it_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(atomic_write, "os", SimpleNamespace(**{**vars(os), "link": no_links}))
+    publish_bytes(tmp_path / "x", NEW)
+    assert (tmp_path / "x").read_bytes() == NEW
+    with pytest.raises(UsageError):
+        publish_while(publish_file(tmp_path / "y"), lambda: (tmp_path / "y").write_bytes(OLD))
+    assert (tmp_path / "y").read_bytes() == OLD
+    assert sorted(os.listdir(tmp_path)) == ["x", "y"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_targets_that_cannot_be(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    for path, message in (
+        (tmp_path / "folder", "folder|not a file"),
+        (tmp_path / "absent" / "x", "does not exist"),
+        ("", "not the name"),
+        (tmp_path / "..", "not the name"),
+        (tmp_path / ("x" * 250), "too long"),
+    ):
+        with pytest.raises(UsageError, match=message), publish_file(path, force=force) as temporary:
+            temporary.write_bytes(NEW)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(OLD)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(UsageError):
+        publish_bytes(tmp_path / "link", NEW)
+    publish_bytes(tmp_path / "link", NEW, force=True)
+    assert (tmp_path / "real").read_bytes() == OLD
+    assert (tmp_path / "link").read_bytes() == NEW
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError, SystemExit])
+def test_any_exception_leaves_the_old_one_and_no_temporary(tmp_path: Path, raised: type[BaseException]) -> None:
+    target = tmp_path / "x"
+    target.write_bytes(OLD)
+
+    def fail() -> None:
+        raise raised
+
+    with pytest.raises(raised):
+        publish_while(publish_file(target, force=True), fail)
+    with pytest.raises(raised):
+        publish_while(publish_folder(tmp_path / "folder"), fail)
+    assert os.listdir(tmp_path) == ["x"]
+    assert target.read_bytes() == OLD
+
+
+def test_the_systems_errors_inside_the_block_are_explained(tmp_path: Path) -> None:
+    def attempt(error: OSError) -> None:
+        with publish_file(tmp_path / "x"):
+            raise error
+
+    with pytest.raises(LimitError, match=r"no room to write .*Nothing was written"):
+        attempt(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with pytest.raises(FileNotFoundError):  # somebody else's trouble stays theirs
+        attempt(FileNotFoundError(errno.ENOENT, "gone", "input.png"))
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="could not be written"), publish_file(tmp_path / "x"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_a_new_or_empty_folder_is_published(tmp_path: Path) -> None:
+    with publish_folder(tmp_path / "new") as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "file").write_bytes(NEW)
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new" / "inner" / "file").read_bytes() == NEW
+    (tmp_path / "empty").mkdir()
+    for force, path in ((False, "new"), (True, "new"), (False, "empty")):
+        with pytest.raises(UsageError), publish_folder(tmp_path / path, force=force):
+            pytest.fail("entered")
+    with publish_folder(tmp_path / "empty", force=True) as temporary:
+        (temporary / "file").write_bytes(OLD)
+    with pytest.raises(InputError):
+        publish_while(publish_folder(tmp_path / "raced"), lambda: shutil.copytree(tmp_path / "empty", tmp_path / "raced"))
+    assert os.listdir(tmp_path / "raced") == ["file"]
+    assert (tmp_path / "raced" / "file").read_bytes() == OLD
+    assert sorted(os.listdir(tmp_path)) == ["empty", "new", "raced"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process numbers are not looked at there")
+def test_temporaries_of_dead_processes_are_removed_and_others_kept(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", "pass"])
+    ended.wait()
+    host = atomic_write._host()
+    dead = tmp_path / f".x.{ended.pid}-{host}-00000000.part"
+    alive = tmp_path / f".x.{os.getppid()}-{host}-00000000.part"
+    elsewhere = tmp_path / f".x.{ended.pid}-{'0' * 6}-00000000.part"
+    forgotten = tmp_path / f".x.{ended.pid}-{'0' * 6}-11111111.part"
+    other = tmp_path / f".y.{ended.pid}-{host}-00000000.part"
+    for path in (dead, alive, elsewhere, forgotten, other):
+        path.write_bytes(OLD)
+    os.utime(forgotten, (0, 0))
+    folder = tmp_path / f".x.{ended.pid}-{host}-22222222.part"
+    folder.mkdir()
+    (folder / "file").touch()
+    publish_bytes(tmp_path / "x", NEW)
+    assert set(os.listdir(tmp_path)) == {"x", alive.name, elsewhere.name, other.name}
+
+
+# The n-th call of the system fails, once or from then on, for every n until the whole succeeds (SQLite's way).
+
+CALLS = ("open", "write", "fsync", "close", "replace", "link", "rename", "mkdir", "unlink")
+
+
+class FaultyOs:
+    """The module os, whose n-th call of those in CALLS fails; `short` makes writes end early instead of failing."""
+
+    def __init__(self, at: int, code: int, for_ever: bool) -> None:
+        self.at, self.code, self.for_ever, self.count, self.failed = at, code, for_ever, 0, ""
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if name not in CALLS:
+            return real
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.count += 1
+            if self.count == self.at or (self.for_ever and self.count > self.at):
+                self.failed = name
+                if name == "close":
+                    real(*arguments)  # a failing close has closed
+                raise OSError(self.code, os.strerror(self.code), arguments[0] if isinstance(arguments[0], str) else None)
+            if name == "write" and len(arguments[1]) > 1:
+                return real(arguments[0], arguments[1][: len(arguments[1]) // 2 + 1])  # short writes all along
+            return real(*arguments, **options)
+
+        return call
+
+
+def temporaries(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if ".part" in name]
+
+
+def every_fault(
+    monkeypatch: pytest.MonkeyPatch, job: Callable[[], object], verify: Callable[[bool, FaultyOs], None], codes: tuple[int, ...]
+) -> int:
+    """Run the job with each fault until it meets none; returns how many faults there were."""
+    faults = 0
+    for code, for_ever in product(codes, (False, True)):
+        for at in range(1, 500):
+            faulty, error = FaultyOs(at, code, for_ever), None
+            with monkeypatch.context() as patched:
+                patched.setattr(atomic_write, "os", faulty)
+                try:
+                    job()
+                except DniError as raised:
+                    error = raised
+            assert "\n" not in str(error)
+            verify(error is not None, faulty)
+            if faulty.count < at:
+                assert error is None
+                break
+            faults += 1
+        else:
+            pytest.fail("never succeeded")
+    return faults
+
+
+CODES = (errno.EIO, errno.ENOSPC, errno.EACCES)
+SOME_CODES = [
+    pytest.param((errno.ENOSPC,), id="ENOSPC"),
+    pytest.param((errno.EIO, errno.EACCES), id="rest", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_every_fault_of_a_file_leaves_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
+    target = tmp_path / "x"
+
+    def prepare() -> None:
+        target.unlink(missing_ok=True)
+        if force:
+            target.write_bytes(OLD)
+
+    def verify(failed: bool, faulty: FaultyOs) -> None:
+        content = target.read_bytes() if target.exists() else None
+        assert content == NEW or (failed and content == (OLD if force else None))
+        # A disk that fails for ever does not let us clean up either; one fault must leave nothing behind.
+        if not faulty.for_ever:
+            assert len(temporaries(tmp_path)) <= (faulty.failed == "unlink")  # but for the clean-up's own fault
+        for name in temporaries(tmp_path):
+            (tmp_path / name).unlink()
+        prepare()
+
+    prepare()
+    assert every_fault(monkeypatch, lambda: publish_bytes(target, NEW, force=force), verify, CODES) > 20
+
+
+@pytest.mark.parametrize("codes", SOME_CODES)
+def test_every_fault_of_a_new_bundle_leaves_nothing_or_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: tuple[int, ...]
+) -> None:
+    target = tmp_path / "x.dni"
+
+    def verify(failed: bool, faulty: FaultyOs) -> None:
+        if target.exists():
+            assert Bundle.open(target).members == ("a", "b")
+        else:
+            assert failed
+        assert temporaries(tmp_path) == []
+        shutil.rmtree(target, ignore_errors=True)
+
+    assert every_fault(monkeypatch, lambda: pico.write(target), verify, codes) > 20
+
+
+@pytest.mark.parametrize("codes", SOME_CODES)
+def test_every_fault_of_a_replacement_leaves_the_old_or_the_new_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: tuple[int, ...]
+) -> None:
+    target, kept = tmp_path / "x.dni", tmp_path / "old.dni"
+    old = pico.write(kept).digest
+    shutil.copytree(kept, target)
+    new: set[str] = set()
+
+    def verify(failed: bool, faulty: FaultyOs) -> None:
+        bundle = Bundle.open(target)
+        if bundle.digest != old:
+            new.add(bundle.digest)
+            assert bundle.members == ("a", "b", "c")
+        else:
+            assert failed
+        shutil.rmtree(target)
+        shutil.copytree(kept, target)
+
+    assert every_fault(monkeypatch, lambda: pico.write(target, force=True, count=3), verify, codes) > 40
+    assert len(new) == 1
+
+
+# Kills and full disks, in processes of their own.
+
+WRITER = """
+    import sys
+    from pathlib import Path
+    from dni_deploy.utils.atomic_write import publish_bytes
+    from tests import pico_bundle as pico
+
+    folder = Path(sys.argv[1])
+    print("ready", flush=True)
+    while True:
+        for seed in (1, 2):
+            publish_bytes(folder / "x", bytes([seed]) * 100_000, force=True)
+            pico.write(folder / "x.dni", force=True, b=pico.tensors(seed))
+"""
+
+
+@contextmanager
+def process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    root = Path(__file__).parents[3]
+    started = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+        if started.stdout:
+            started.stdout.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
+def test_a_kill_at_any_time_leaves_a_whole_file_and_a_whole_bundle(tmp_path: Path) -> None:
+    # One process that has imported everything forks the writers: an import for each of 20 would take most of the time.
+    publish_bytes(tmp_path / "x", b"\1" * 100_000)
+    pico.write(tmp_path / "x.dni", b=pico.tensors(1))
+    server = f"""
+        import os, signal, sys, time, random
+        from tests import pico_bundle
+        writer = compile({textwrap.dedent(WRITER)!r}, "writer", "exec")
+        times = random.Random(7)
+        for number in range(20):
+            child = os.fork()
+            if child == 0:
+                sys.stdout = open(os.devnull, "w")
+                exec(writer, {{}})
+            time.sleep(0.005 + 0.1 * times.random())
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            print(number, flush=True)
+            sys.stdin.readline()
+    """
+    root = Path(__file__).parents[3]
+    forker = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(server), str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert forker.stdin is not None
+    assert forker.stdout is not None
+    digests = set()
+    try:
+        for number in range(20):
+            assert forker.stdout.readline().strip() == str(number)
+            content = (tmp_path / "x").read_bytes()
+            assert content in (b"\1" * 100_000, b"\2" * 100_000)
+            digests.add(Bundle.open(tmp_path / "x.dni").digest)
+            forker.stdin.write("\n")
+            forker.stdin.flush()
+        assert len(digests) <= 2
+    finally:
+        forker.kill()
+        forker.communicate()
+    # The next publication clears away what the kills left of the same target.
+    publish_bytes(tmp_path / "x", OLD, force=True)
+    assert [name for name in temporaries(tmp_path) if name.startswith(".x.") and ".dni." not in name] == []
+    bundle = pico.write(tmp_path / "x.dni", force=True)
+    assert bundle.members == ("a", "b")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE")
+def test_a_full_disk_is_a_limit_error_and_the_old_one_stays(tmp_path: Path) -> None:
+    old = pico.write(tmp_path / "x.dni").digest
+    (tmp_path / "x").write_bytes(OLD)
+    code = """
+        import resource, sys
+        from pathlib import Path
+        from dni_deploy.errors import LimitError
+        from dni_deploy.utils.atomic_write import publish_bytes
+        from tests import pico_bundle as pico
+
+        folder = Path(sys.argv[1])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))  # smaller than each of the bundle's files
+        for job in (
+            lambda: publish_bytes(folder / "x", bytes(5000), force=True),
+            lambda: pico.write(folder / "x.dni", force=True, count=3),
+            lambda: pico.write(folder / "new.dni"),
+        ):
+            try:
+                job()
+            except LimitError as error:
+                print(error)
+    """
+    with process(code, tmp_path) as full:
+        lines = full.communicate(timeout=60)[0].splitlines()
+    assert len(lines) == 3
+    assert all("no room" in line for line in lines)
+    assert "The old one is untouched." in lines[0]
+    assert Bundle.open(tmp_path / "x.dni").digest == old
+    assert (tmp_path / "x").read_bytes() == OLD
+    assert sorted(os.listdir(tmp_path)) == ["x", "x.dni"]
+    assert len(os.listdir(tmp_path / "x.dni")) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_removes_the_temporary(tmp_path: Path) -> None:
+    code = """
+        import sys, time
+        from dni_deploy.utils.atomic_write import publish_file
+
+        with publish_file(sys.argv[1]) as temporary:
+            temporary.write_bytes(b"part")
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    with process(code, tmp_path / "x") as interrupted:
+        assert interrupted.stdout is not None
+        assert interrupted.stdout.readline() == "ready\n"
+        interrupted.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 10
+        while interrupted.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,111 @@
+"""Streams: whole reads from what dribbles, whole writes to what takes little, and a reader that goes away."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from dni_deploy.errors import InputError, LimitError
+from dni_deploy.video_io.pipe import Downstream, flush, look_downstream, read_line, read_whole, write_whole
+
+
+class Dribble:
+    """Gives at most 3 bytes a read, and takes at most 2 a write."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.source, self.taken = io.BytesIO(data), bytearray()
+
+    def fileno(self) -> int:
+        raise AssertionError("only asked where a pipe does not block")
+
+    def readinto(self, buffer: Any) -> int:
+        return self.source.readinto(memoryview(buffer)[:3])
+
+    def write(self, data: Any) -> int:
+        self.taken += bytes(data[:2])
+        return min(2, len(data))
+
+
+class Failing(Dribble):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def readinto(self, buffer: Any) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+    def write(self, data: Any) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+    def flush(self) -> None:
+        self.write(b"")
+
+
+def test_dribbles() -> None:
+    buffer = bytearray(10)
+    assert read_whole(Dribble(b"0123456789abc"), buffer) == 10
+    assert buffer == b"0123456789"
+    assert read_whole(Dribble(b"0123"), bytearray(10)) == 4
+    sink = Dribble()
+    write_whole(sink, b"0123456")
+    assert sink.taken == b"0123456"
+
+
+def test_lines() -> None:
+    source = io.BytesIO(b"one\ntwo")
+    assert read_line(source, 100) == b"one\n"
+    assert read_line(source, 2) == b"tw"
+    assert read_line(source, 100) == b"o"
+    assert read_line(source, 100) == b""
+
+
+def test_pipes_that_do_not_block() -> None:
+    """Some parents (Node.js) hand over such pipes: reading and writing then wait instead of failing."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    sent = os.urandom(1 << 20)  # more than a pipe holds
+    with io.FileIO(reading, "rb") as source, io.FileIO(writing, "wb") as sink:
+        thread = threading.Thread(target=write_whole, args=(sink, sent))
+        thread.start()
+        received = bytearray(len(sent))
+        assert read_whole(source, received) == len(sent)
+        thread.join()
+    assert received == sent
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EPIPE, Downstream), (errno.ECONNRESET, Downstream), (errno.ENOSPC, LimitError), (errno.EIO, InputError)],
+)
+def test_writes_that_fail(number: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        write_whole(Failing(number), b"x")
+    with pytest.raises(kind):
+        flush(Failing(number))
+
+
+def test_reads_that_fail() -> None:
+    with pytest.raises(InputError, match="Input/output error"):
+        read_whole(Failing(errno.EIO), bytearray(1))
+    closed = io.BytesIO()
+    closed.close()
+    with pytest.raises(InputError, match="closed file"):
+        read_whole(closed, bytearray(1))
+
+
+def test_looking_downstream() -> None:
+    reading, writing = os.pipe()
+    with io.FileIO(writing, "wb") as sink:
+        look_downstream(sink)
+        os.close(reading)
+        with pytest.raises(Downstream):
+            look_downstream(sink)
+    look_downstream(io.BytesIO())
+    with open(os.devnull, "wb") as file:
+        look_downstream(file)

@@ -1,0 +1,70 @@
+"""rgb24: sizes as they are written, whole frames, and bytes that are left over."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from dni_deploy.errors import InputError, LimitError, PartialResult, UsageError
+from dni_deploy.video_io.raw_formats import parse_rate
+from dni_deploy.video_io.rgb24 import parse_size, read_frames
+
+
+@pytest.mark.parametrize(("text", "size"), [("640x360", (640, 360)), (" 1X1 ", (1, 1))])
+def test_size(text: str, size: tuple[int, int]) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "640", "640x", "0x4", "4x0", "-4x4", "4x4x4", "4.0x4", "1e3x4", "٤x٤", "1" * 50])
+def test_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="is not WIDTHxHEIGHT"):
+        parse_size(text)
+
+
+def test_sizes_beyond_the_limit() -> None:
+    with pytest.raises(LimitError, match="999999999x999999999"):
+        parse_size("999999999x999999999")
+    parse_size("5000x5000")
+    with pytest.raises(LimitError, match="20000x20000"):
+        parse_size("5000x5000", 4)
+
+
+def test_frames() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), np.uint8)
+    assert np.array_equal(list(read_frames(io.BytesIO(frames.tobytes()), 6, 4)), frames)
+    assert list(read_frames(io.BytesIO(b""), 6, 4)) == []
+
+
+@pytest.mark.parametrize("extra", [1, 71])
+def test_left_over_bytes_are_told(extra: int) -> None:
+    frames = read_frames(io.BytesIO(bytes(2 * 72 + extra)), 6, 4)
+    assert [next(frames).shape for _ in range(2)] == [(4, 6, 3)] * 2
+    with pytest.raises(PartialResult, match=f"^{extra} bytes were left after 2 whole frames of 6x4"):
+        next(frames)
+
+
+def test_less_than_one_frame() -> None:
+    with pytest.raises(InputError, match="5 bytes came, and one frame of 6x4 has 72"):
+        list(read_frames(io.BytesIO(bytes(5)), 6, 4))
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("25", Fraction(25)),
+        ("29.97", Fraction(2997, 100)),
+        ("30000/1001", Fraction(30000, 1001)),
+        ("24:1", Fraction(24)),
+    ],
+)
+def test_rate(text: str, rate: Fraction) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "0", "-25", "nan", "inf", "1/0", "25:", "1e99", "1e-99", "9" * 100])
+def test_no_rate(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a frame rate"):
+        parse_rate(text)

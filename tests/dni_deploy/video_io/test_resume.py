@@ -1,0 +1,191 @@
+"""A job that is stopped goes on behind its last whole segment, and the film is that of a run that was never stopped."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dni_deploy.errors import BusyError, EngineError, InputError, LimitError, UsageError
+from dni_deploy.video_io.resume import open_job, work_folder
+from dni_deploy.video_io.segments import SegmentWriter, open_segment
+from tests.support.frame_session import Dimmer
+from tests.support.video_clips import Clip
+from tests.support.video_command import Make
+
+ROOT = Path(__file__).parents[3]
+FRAMES = 20
+KILLS = 3
+"""In the fast suite; 20 in the slow one."""
+
+
+class Stops(Exception):
+    """Stands for a stop from outside, such as Ctrl-C."""
+
+
+def stopping(engine: Dimmer, monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException) -> None:
+    """Have the engine raise at the frame with this number, counted from now on."""
+    real, seen = Dimmer.infer, [0]
+
+    def infer(slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen[0] += 1
+        if seen[0] == after + 1:
+            raise error
+        return real(engine, slot, x)
+
+    monkeypatch.setattr(engine, "infer", infer)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("stop", [0, 7, 8, 9, 19])
+def test_stopped_runs_go_on(
+    tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, stop: int, suffix: str
+) -> None:
+    source = Clip().write(tmp_path / "in.mp4")
+    alpha = "0:a=1, 0.7s:a=0.5"
+    make(source, tmp_path / f"whole{suffix}", alpha, alpha_log=tmp_path / "whole.jsonl")
+    output = tmp_path / f"out{suffix}"
+    stopping(engine, monkeypatch, stop, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        make(source, output, alpha, alpha_log=tmp_path / "out.jsonl")
+    assert not output.exists()
+    # Up to 8 frames wait for the writer and are dropped; where no segment is whole nothing is left.
+    assert work_folder(output).exists() == (stop == 19) or stop in (8, 9)
+    report = make(source, output, alpha, alpha_log=tmp_path / "out.jsonl")
+    assert report.kept in ((0,) if stop < 8 else (0, 8) if stop < 16 else (8, 16))
+    assert output.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not work_folder(output).exists()
+
+
+def test_other_settings_are_refused_and_fresh_begins_anew(
+    tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Clip(audio=None).write(tmp_path / "in.mp4")
+    output = tmp_path / "out.mp4"
+    stopping(engine, monkeypatch, 19, EngineError("The device is gone."))
+    with pytest.raises(EngineError, match="The device is gone"):
+        make(source, output, 1.0)
+    for changed, told in (
+        ({"crf": 9}, "encoder"),
+        ({"alpha": 0.5}, "alpha"),
+        ({"digest": "1" * 64}, "bundle"),
+        ({"tile": 16}, "tiles"),
+    ):
+        with pytest.raises(UsageError, match=f"differs in: {told}.*--fresh"):
+            make(source, output, **changed)
+    os.utime(source, (1, 1))
+    with pytest.raises(UsageError, match="differs in: film"):
+        make(source, output, 1.0)
+    assert make(source, output, 1.0, crf=9, fresh=True).kept == 0
+
+
+def test_a_damaged_segment_is_made_again(tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Clip(audio=None).write(tmp_path / "in.mp4")
+    make(source, tmp_path / "whole.mp4")
+    output = tmp_path / "out.mp4"
+    stopping(engine, monkeypatch, 19, Stops())
+    with pytest.raises(Stops):
+        make(source, output)
+    first = work_folder(output) / "000000.segment"
+    assert open_segment(first) is not None
+    data = bytearray(first.read_bytes())
+    data[100] ^= 1
+    first.write_bytes(data)
+    assert open_segment(first) is None
+    assert make(source, output).kept == 0
+    assert output.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, LimitError), (errno.EIO, InputError)])
+def test_a_full_or_failing_disk_keeps_the_whole_segments(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    source = Clip(audio=None).write(tmp_path / "in.mp4")
+    real = SegmentWriter._write
+
+    def write(writer: SegmentWriter, data: bytes) -> None:
+        if writer._first == 16:
+            raise OSError(number, os.strerror(number))
+        real(writer, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentWriter, "_write", write)
+        with pytest.raises(kind, match=os.strerror(number)):
+            make(source, tmp_path / "out.mp4")
+    assert make(source, tmp_path / "out.mp4").kept == 16
+
+
+def test_two_runs_on_one_output(tmp_path: Path, make: Make) -> None:
+    source = Clip(audio=None).write(tmp_path / "in.mp4")
+    with open_job(tmp_path / "out.mp4", {}), pytest.raises(BusyError, match="Another run"):
+        make(source, tmp_path / "out.mp4")
+
+
+def start(source: Path, output: Path, pause: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.support.killable_video_job", str(source), str(output), str(pause)]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def killed_once(source: Path, output: Path, seconds: float, pause: float) -> bool:
+    """Start the job, kill it that long after its folder appeared; tells whether it was killed before it was done."""
+    child = start(source, output, pause)
+    give_up = time.monotonic() + 60
+    while not work_folder(output).exists() and child.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.002)
+    time.sleep(seconds)
+    if child.poll() is None:
+        child.send_signal(signal.SIGKILL)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode in (0, -signal.SIGKILL), said.decode()
+    return child.returncode != 0
+
+
+def kills(tmp_path: Path, count: int) -> None:
+    """Kill a job at random points; each time OUT is not there or whole, and in the end equal to the uninterrupted run."""
+    source = Clip(frames=FRAMES).write(tmp_path / "in.mp4")
+    whole = tmp_path / "whole" / "out.mp4"
+    whole.parent.mkdir()
+    pause = 0.02
+    child = start(source, whole, pause)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 0, said.decode()
+    rng, done = random.Random(count), 0
+    while done < count:
+        output = tmp_path / f"run{done}" / "out.mp4"
+        output.parent.mkdir(exist_ok=True)
+        # 20 frames of 20 ms, then some 30 ms until the film is put together and published.
+        if not killed_once(source, output, rng.uniform(0, FRAMES * pause + 0.05), pause):
+            assert output.read_bytes() == whole.read_bytes()
+            output.unlink()
+            output.with_suffix(".jsonl").unlink()
+            continue
+        done += 1
+        published = output.exists()
+        child = start(source, output, 0.0)
+        _, said = child.communicate(timeout=60)
+        if published:  # before it was killed; it is not replaced without --force
+            assert b"out.mp4 exists; give --force" in said
+        else:
+            assert child.returncode == 0, said.decode()
+            assert sorted(entry.name for entry in output.parent.iterdir()) == ["out.jsonl", "out.mp4"]
+        assert output.read_bytes() == whole.read_bytes()
+        assert output.with_suffix(".jsonl").read_bytes() == whole.with_suffix(".jsonl").read_bytes()
+
+
+def test_killed_at_random_points(tmp_path: Path) -> None:
+    kills(tmp_path, KILLS)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_points(tmp_path: Path) -> None:
+    kills(tmp_path, 20)

@@ -1,0 +1,167 @@
+"""y4m: headers that are sound, headers that lie, frames that are whole, and frames that are cut anywhere."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from dni_deploy.errors import DniError, InputError, LimitError, PartialResult, UsageError
+from dni_deploy.video_io.y4m import CHROMA, Header, frame_line, plane_sizes, read_frames, read_header
+
+PLAIN = b"YUV4MPEG2 W6 H4 F30000:1001 Ip A1:1 C420jpeg XYSCSS=420JPEG XCOLORRANGE=FULL\n"
+
+
+def header(line: bytes) -> Header:
+    return read_header(io.BytesIO(line))
+
+
+def test_header() -> None:
+    read = header(PLAIN)
+    assert (read.width, read.height, read.chroma, read.full_range) == (6, 4, "420jpeg", True)
+    assert read.rate == Fraction(30000, 1001)
+    assert read.frame_bytes == 6 * 4 * 3 // 2
+    assert read.to_bytes() == PLAIN
+    assert not read.interlaced
+
+
+def test_a_scale_changes_width_and_height_alone() -> None:
+    assert header(PLAIN).scaled(4).to_bytes() == PLAIN.replace(b"W6 H4", b"W24 H16")
+    with pytest.raises(LimitError, match="20000x20000"):
+        header(b"YUV4MPEG2 W5000 H5000 F25:1\n").scaled(4)
+
+
+def test_without_a_chroma_it_is_420() -> None:
+    read = header(b"YUV4MPEG2 W5 H3 F25:1\n")
+    assert read.plane_sizes == ((3, 5), (2, 3), (2, 3))
+    assert not read.full_range
+
+
+def test_nothing_behind_the_header_is_taken() -> None:
+    stream = io.BytesIO(PLAIN + b"FRAME\n")
+    read_header(stream)
+    assert stream.read() == b"FRAME\n"
+
+
+@pytest.mark.parametrize("chroma", CHROMA)
+def test_plane_sizes_of_odd_frames(chroma: str) -> None:
+    expected = {(2, 2): (3, 4), (2, 1): (5, 4), (1, 1): (5, 7), None: ()}[CHROMA[chroma]]
+    assert plane_sizes(7, 5, chroma)[0] == (5, 7)
+    assert all(size == expected for size in plane_sizes(7, 5, chroma)[1:])
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "said"),
+    [
+        (b"", InputError, "ended before a video began"),
+        (b"RIFF\x00\x00\x00\x00WEBP", InputError, r"does not begin with YUV4MPEG2, but with 'RIFF\\x00\\x00"),
+        (b"YUV4MPEG2\n", InputError, "does not begin with"),
+        (b"YUV4MPEG2 W6 H4 F25:1", InputError, "does not end within 21 bytes"),
+        (b"YUV4MPEG2 W6 H4 F25:1" + b" Xjunk" * 10_000, InputError, "does not end within 1024 bytes"),
+        (b"YUV4MPEG2 H4 F25:1\n", InputError, "has no W"),
+        (b"YUV4MPEG2 W0 H4 F25:1\n", InputError, "says W0"),
+        (b"YUV4MPEG2 W6 H-4 F25:1\n", InputError, "says H-4"),
+        (b"YUV4MPEG2 W6 H4.5 F25:1\n", InputError, "says H4.5"),
+        (b"YUV4MPEG2 W\xd9\xa6 H4 F25:1\n", InputError, "must be a whole number"),
+        (b"YUV4MPEG2 W6 W6 H4 F25:1\n", InputError, "gives 'W' twice"),
+        (b"YUV4MPEG2 W999999999 H999999999 F25:1\n", LimitError, "999999999x999999999"),
+        (b"YUV4MPEG2 W1000000000 H1 F25:1\n", InputError, "says W1000000000"),
+        (b"YUV4MPEG2 W6 H4 F25\n", InputError, "frame rate F25"),
+        (b"YUV4MPEG2 W6 H4 F25:0\n", InputError, "frame rate F25:0"),
+        (b"YUV4MPEG2 W6 H4 F-1:1\n", InputError, "frame rate F-1:1"),
+        (b"YUV4MPEG2 W6 H4 F25:1 C420p10 XYSCSS=420P10\n", UsageError, "10 bits a sample"),
+        (b"YUV4MPEG2 W6 H4 F25:1 Cmono16\n", UsageError, "16 bits a sample"),
+        (b"YUV4MPEG2 W6 H4 F25:1 C444alpha\n", UsageError, "does not read"),
+        (b"YUV4MPEG2 W6 H4 F25:1 C411\n", UsageError, "does not read"),
+        (b"YUV4MPEG2 W6 H4 F25:1 C\x1b[2J\n", UsageError, "does not read"),
+    ],
+)
+def test_headers_that_lie(line: bytes, kind: type[DniError], said: str) -> None:
+    with pytest.raises(kind, match=said) as caught:
+        header(line)
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_what_a_header_claims_is_not_allocated() -> None:
+    tracemalloc.start()
+    for line in (b"YUV4MPEG2 W999999999 H999999999 F25:1\n", b"YUV4MPEG2 W10000 H10000 F25:1\n"):
+        with pytest.raises(LimitError) if b"99" in line else pytest.raises(InputError):
+            read = header(line)
+            next(read_frames(io.BytesIO(b"FRAMING"), read))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("rate", [b"", b" F0:0"])
+def test_an_unknown_rate(rate: bytes) -> None:
+    read = header(b"YUV4MPEG2 W6 H4" + rate + b" C444\n")
+    assert read.rate is None
+    assert read.with_rate(Fraction(24)).to_bytes() == b"YUV4MPEG2 W6 H4 C444 F24:1\n"
+
+
+def stream(count: int = 3, parameters: bytes = b"") -> tuple[bytes, list[np.ndarray]]:
+    frames = [np.random.default_rng(number).integers(0, 256, 36, np.uint8) for number in range(count)]
+    return b"".join(b"FRAME" + parameters + b"\n" + frame.tobytes() for frame in frames), frames
+
+
+def test_frames() -> None:
+    data, frames = stream()
+    read = list(read_frames(io.BytesIO(data), header(PLAIN)))
+    assert [[plane.shape for plane in frame.planes] for frame in read] == [[(4, 6), (2, 3), (2, 3)]] * 3
+    for frame, expected in zip(read, frames, strict=True):
+        assert np.concatenate([plane.ravel() for plane in frame.planes]).tobytes() == expected.tobytes()
+
+
+def test_parameters_of_a_frame() -> None:
+    data, _ = stream(2, b" Ip Xcomment")
+    assert [frame.parameters for frame in read_frames(io.BytesIO(data), header(PLAIN))] == [(b"Ip", b"Xcomment")] * 2
+
+
+@pytest.mark.parametrize("keep", range(43, 126))
+def test_cut_anywhere(keep: int) -> None:
+    """Three frames of 6 + 36 bytes, cut behind the first: what was whole comes, and the rest is told unless it was clean."""
+    data, _ = stream()
+    frames = read_frames(io.BytesIO(data[:keep]), header(PLAIN))
+    assert len([next(frames) for _ in range(keep // 42)]) == keep // 42
+    if keep % 42 == 0:
+        assert next(frames, None) is None
+    else:
+        with pytest.raises(PartialResult, match=f"After frame {keep // 42}, "):
+            next(frames)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"FRAM", "ends in a frame's line"),
+        (b"FRAME\n" + bytes(35), "ends 35 bytes into a frame of 36"),
+        (b"FRAMES\n" + bytes(36), "stands where FRAME was expected"),
+        (b"frame\n" + bytes(36), "stands where FRAME was expected"),
+        (b"\x00" * 100, "stands where FRAME was expected"),
+        (b"FRAME " + b"X" * 5000, "has no end"),
+        (b"FRAME X", "ends in a frame's line"),
+    ],
+)
+def test_no_whole_frame(data: bytes, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        list(read_frames(io.BytesIO(data), header(PLAIN)))
+
+
+def test_junk_between_frames() -> None:
+    data, _ = stream(2)
+    with pytest.raises(PartialResult, match="After frame 2, '123456' stands where FRAME was expected"):
+        list(read_frames(io.BytesIO(data + b"1234567"), header(PLAIN)))
+
+
+def test_frame_line() -> None:
+    assert frame_line(()) == b"FRAME\n"
+    assert frame_line((b"Ip",), "3:0.25,0.75") == b"FRAME Ip XDNI=3:0.25,0.75\n"
+    long = frame_line((b"X" + b"c" * 60,), "3:" + ",".join(["0.125"] * 8))
+    assert long == b"FRAME X" + b"c" * 60 + b"\n"  # no room: what came is kept, the stamp is left to the side file
+    assert len(frame_line((), "1" * 68)) == 80
+    assert frame_line((), "1" * 69) == b"FRAME\n"

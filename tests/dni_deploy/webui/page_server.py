@@ -1,0 +1,123 @@
+"""A page's server over an engine of three lines: the members differ in how bright they make the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.imaging.frames import Frame
+from dni_deploy.session.session import Session
+from dni_deploy.signature import Signature
+from dni_deploy.webui.app import Desk
+from dni_deploy.webui.limits import Limits
+from dni_deploy.webui.pixel_blend import PixelBlend
+from dni_deploy.webui.renderer import Stage
+from dni_deploy.webui.server import PageServer, listen
+from dni_deploy.webui.sources import Shot, Source, Still
+from tests.support.frame_session import Dimmer
+
+TOKEN = "a-token-of-the-tests"
+NAMES = ("bright", "dark", "middle", "dim", "faint")
+FACTORS = (1.0, 0.2, 0.6, 0.4, 0.3)
+SIZE = (64, 48)
+
+
+def grey(level: int = 200, width: int = 64, height: int = 48) -> Frame:
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def photograph(width: int = 320, height: int = 180) -> Frame:
+    """Something to look at in screenshots."""
+    from PIL import Image
+
+    from dni_deploy.imaging.image_file import read_picture
+    from dni_deploy.webui.sources import PHOTOGRAPH
+
+    with Image.fromarray(read_picture(str(PHOTOGRAPH)).rgb) as image:
+        side = image.width
+        return np.asarray(image.crop((0, 0, side, side * 9 // 16)).resize((width, height)))
+
+
+class Clock:
+    """A moving source: as many frames a second as asked for, each with its number in its brightness."""
+
+    moves = True
+    name = "a clock"
+
+    def __init__(self, rate: float = 100.0, frame: Frame | None = None) -> None:
+        self.rate, self.given, self.closed = rate, -1, 0
+        self.frame = grey() if frame is None else frame
+
+    def at(self, seconds: float) -> Shot:
+        self.given = int(seconds * self.rate)
+        return Shot(np.roll(self.frame, self.given % 64, axis=1), self.given)
+
+    def wait(self, seconds: float) -> float:
+        return max(0.0, (self.given + 1) / self.rate - seconds)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def session(members: tuple[str, ...], alpha: Any = None, scale: int = 1) -> Session:
+    first = Coefficients.one_hot(members[0], members) if alpha is None else Coefficients.parse(alpha, members)
+    return Session(Dimmer(FACTORS[: len(members)], scale), members, Signature(radius=0, scale=scale), first)
+
+
+class Live(NamedTuple):
+    page: PageServer
+    desk: Desk
+    stage: Stage
+    cell: AlphaCell
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.page.port}"
+
+    @property
+    def frames(self) -> str:
+        return f"ws://127.0.0.1:{self.page.port}/frames?token={TOKEN}"
+
+
+@contextmanager
+def stage_of(count: int = 2, source: Source | None = None, scale: int = 1, **options: Any) -> Iterator[Stage]:
+    """A started stage; everything is closed afterwards."""
+    members = NAMES[:count]
+    with session(members, scale=scale) as live:
+        cell = AlphaCell(members, live.alpha, slew=options.pop("slew", None))
+        blend = PixelBlend(members, lambda member: session(members, {member: 1.0}, scale))
+        stage = Stage(live, cell, source or Still(grey(), "a grey picture", SIZE), pixels=blend, **options)
+        stage.start()
+        try:
+            yield stage
+        finally:
+            stage.close()
+            blend.close()
+
+
+@contextmanager
+def served(
+    count: int = 2,
+    source: Source | None = None,
+    limits: Limits | None = None,
+    slider: list[list[float]] | None = None,
+    **options: Any,
+) -> Iterator[Live]:
+    """A page's server on a free port, in a thread. slider: knots of one with even steps."""
+    members = NAMES[:count]
+    plane = ControlPlane.default(members) if count in (3, 4) else None
+    facts = {
+        "members": list(members), "plane": None if plane is None else {name: list(place) for name, place in plane.places},
+        "timeline": None, "engine": "dimmer", "name": "dimmer.dni", "scale": 1, "fps": 60, "upload": 1 << 26,
+        "slider": slider,
+    }  # fmt: skip
+    with stage_of(count, source, **options) as stage:
+        desk = Desk(stage, stage.cell, None if plane is None else plane.at, facts, SIZE, limits or Limits())
+        with PageServer(desk, listen("127.0.0.1", 0), TOKEN, "127.0.0.1") as page:
+            yield Live(page, desk, stage, stage.cell)

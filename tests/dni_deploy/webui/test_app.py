@@ -1,0 +1,191 @@
+"""Plain requests: bodies that are too large, of another type, or never end; pictures that are none."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
+
+import contextlib
+
+from dni_deploy.webui.limits import Limits
+from tests.dni_deploy.webui.page_server import TOKEN, Live, served
+from tests.dni_deploy.webui.test_guard import ask
+
+QUERY = f"?token={TOKEN}"
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    with served(limits=Limits(body=1000, picture=100_000, request=0.4)) as opened:
+        yield opened
+
+
+def put(live: Live, body: bytes, kind: str = "application/json", path: str = "/alpha", **headers: str) -> tuple[int, str]:
+    status, _, answer = ask(live, "PUT", path + QUERY, None, body, Content_Type=kind, **headers)
+    return status, json.loads(answer).get("error", "")
+
+
+def raw(live: Live, *parts: bytes, wait: float = 0.0) -> int:
+    """The status of an answer to bytes that are sent as they are; 0 where the connection just ended."""
+    with socket.create_connection(("127.0.0.1", live.page.port), 5) as opened:
+        try:
+            for part in parts:
+                opened.sendall(part.replace(b"HOST", f"127.0.0.1:{live.page.port}".encode()))
+                time.sleep(wait)
+            answer = opened.recv(100)
+        except (ConnectionResetError, BrokenPipeError):
+            return 0
+        return int(answer.split()[1]) if answer else 0
+
+
+def test_alpha_by_http(live: Live) -> None:
+    assert put(live, b'{"alpha": 0.25}')[0] == 200
+    assert live.cell.setting.wanted.shares == (0.25, 0.75)
+    assert live.cell.setting.source == "http"
+    assert put(live, b'{"alpha": {"dark": 1}}', "application/json; charset=utf-8")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"x", b"[]", b'{"alpha": NaN}', b'{"alpha": 1e999}', b'{"alpha": 1.5}', b'{"alpha": [1]}', b'{"beta": 1}', b"\xff",
+     b'{"alpha": 1, "alpha": 0}', b"[" * 900, b'{"alpha": "nobody=1"}'],
+)  # fmt: skip
+def test_alphas_that_are_none(live: Live, body: bytes) -> None:
+    before = live.cell.setting
+    status, sentence = put(live, body)
+    assert status == 400
+    assert 10 < len(sentence) < 300
+    assert live.cell.setting == before
+
+
+def test_bodies_of_another_type_or_size(live: Live) -> None:
+    good = b'{"alpha": 0.5}'
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
+        assert put(live, good, kind)[0] == 415
+    assert put(live, good, Content_Encoding="gzip")[0] == 415
+    assert put(live, good + b" " * 1000)[0] == 413
+    head = f"PUT /alpha{QUERY} HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n".encode()
+    assert raw(live, head + b"Content-Length: 99999999999\r\n\r\n") == 413
+    assert raw(live, head + b"Content-Length: x\r\n\r\n") == 400
+    assert raw(live, head + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n12345") == 400
+    chunk = b"190\r\n" + b" " * 400 + b"\r\n"
+    assert raw(live, head + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 4) == 413
+    assert raw(live, head + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n") == 400
+    assert raw(live, head + b"Content-Length: 50\r\n\r\n{", wait=0.0) == 408
+
+
+def test_headers_that_never_end_are_cut_off(live: Live) -> None:
+    started = time.monotonic()
+    assert raw(live, b"GET / HTTP/1.1\r\n", *[b"X: y\r\n"] * 8, wait=0.1) == 0
+    assert time.monotonic() - started < 3
+    slow = [socket.create_connection(("127.0.0.1", live.page.port), 5) for _ in range(40)]
+    for opened in slow:
+        opened.sendall(b"GET / HTTP/1.1\r\nHost:")
+    assert ask(live, "GET", f"/alpha{QUERY}", None)[0] == 200
+    time.sleep(0.6)
+    for opened in slow:
+        with contextlib.suppress(ConnectionResetError):
+            assert opened.recv(10) == b""
+        opened.close()
+
+
+def picture(kind: str = "PNG", size: tuple[int, int] = (80, 40), mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size, 120 if mode in ("L", "I;16") else (250, 120, 10)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_a_picture_by_http(live: Live) -> None:
+    for kind, told in (
+        ("PNG", "image/png"),
+        ("JPEG", "image/jpeg"),
+        ("WEBP", "application/octet-stream"),
+        ("BMP", "image/png"),
+    ):
+        status, _, answer = ask(live, "PUT", f"/picture{QUERY}", None, picture(kind), Content_Type=told)
+        assert (status, json.loads(answer)) == (200, {"source": "your picture", "width": 64, "height": 32})
+    assert live.stage.news[1]["source"] == "your picture"
+    assert live.stage.news[1]["moves"] is False
+
+
+def test_pictures_that_are_none(live: Live) -> None:
+    deep = np.zeros((8, 8), np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(deep).save(buffer, "PNG")
+    bad = {
+        "empty": b"", "text": b"hello", "svg": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", "cut": picture()[:60],
+        "html": b"<!doctype html><script>alert(1)</script>", "16 bits": buffer.getvalue(), "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        "polyglot": b"GIF89a" + picture(), "gif": picture("GIF", mode="L"),
+    }  # fmt: skip
+    before = live.stage.news[1]["source"]
+    for name, data in bad.items():
+        status, sentence = put(live, data, "image/png", "/picture")
+        assert status == 400, name
+        assert "tmp" not in sentence
+        assert "/" not in sentence.replace("https://", ""), sentence
+        assert len(sentence) < 300
+    assert put(live, picture(), "image/svg+xml", "/picture")[0] == 415
+    assert put(live, picture(), "text/html", "/picture")[0] == 415
+    assert put(live, b"x" * 100_001, "image/png", "/picture")[0] == 413
+    assert put(live, bomb(), "image/png", "/picture")[0] == 413
+    assert live.stage.news[1]["source"] == before
+    assert not live.desk.decoding
+
+
+def bomb() -> bytes:
+    """A PNG whose header says 400 megapixels."""
+    import struct
+    import zlib
+
+    head = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def test_one_picture_at_a_time(live: Live) -> None:
+    live.desk.decoding = True
+    try:
+        status, headers, _ = ask(live, "PUT", f"/picture{QUERY}", None, picture(), Content_Type="image/png")
+        assert (status, headers["retry-after"]) == (503, "2")
+    finally:
+        live.desk.decoding = False
+
+
+def test_requests_while_it_shuts_down() -> None:
+    with served() as live:
+        import http.client
+
+        kept = http.client.HTTPConnection("127.0.0.1", live.page.port, timeout=5)
+        kept.request("GET", f"/alpha{QUERY}")
+        assert kept.getresponse().read()
+        live.page._server.should_exit = True
+        try:
+            kept.request("GET", f"/alpha{QUERY}")
+            answer = kept.getresponse()
+            assert (answer.status, answer.getheader("retry-after")) == (503, "2")
+        except (http.client.HTTPException, OSError):
+            pass  # it was quicker
+        kept.close()
+
+
+def test_more_connections_than_there_may_be() -> None:
+    with served(limits=Limits(connections=4)) as live:
+        held = [socket.create_connection(("127.0.0.1", live.page.port), 5) for _ in range(6)]
+        time.sleep(0.2)
+        assert ask(live, "GET", f"/alpha{QUERY}", None)[0] == 503
+        for opened in held:
+            opened.close()
+        time.sleep(0.2)
+        assert ask(live, "GET", f"/alpha{QUERY}", None)[0] == 200

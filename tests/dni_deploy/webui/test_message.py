@@ -1,0 +1,52 @@
+"""Messages: what is packed comes back, and what makes no sense is told in a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from dni_deploy.errors import UsageError
+from dni_deploy.webui.message import HEADER, MINE, MOVING, Stamp, pack, read_wish, unpack
+
+STAMP = Stamp(7, 3, 42, 9, (0.25, 0.5, 0.25), True, 12.5, 0.5, 2.0, 0.0)
+
+
+def test_a_frame_comes_back() -> None:
+    data = pack(STAMP, {"blend": b"abc", "pixels": b"", "before": b"xy"}, ticket=11, mine=True, age=20.0)
+    fields, pictures = unpack(data)
+    assert pictures == {"blend": b"abc", "pixels": b"", "before": b"xy"}
+    assert fields["shares"] == STAMP.shares
+    assert (fields["sequence"], fields["generation"], fields["frame"], fields["setting"], fields["ticket"]) == (7, 3, 42, 9, 11)
+    assert (fields["network"], fields["change"], fields["encode"], fields["age"]) == (12.5, 0.5, 2.0, 20.0)
+    assert fields["flags"] == MINE | MOVING
+    assert data.startswith(b"DNI1\x01\x03\x03")  # what the page's script looks at
+    assert HEADER.size == 44
+    for broken in (b"", data[:10], b"XXXX" + data[4:], data[:4] + b"\x02" + data[5:]):
+        with pytest.raises(UsageError):
+            unpack(broken)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "next", "[]", "{}", "1", "null", '"next"', '{"alpha": 1', '{"nobody": 1}', '{"next": 1}', '{"ticket": -1, "alpha": 1}',
+        '{"ticket": 1.5, "alpha": 1}', '{"ticket": true, "alpha": 1}', '{"ticket": 4294967296, "alpha": 1}', '{"views": "before"}',
+        '{"views": ["nothing"]}', '{"views": [1]}', '{"point": 1}', '{"point": [1]}', '{"point": [1, "2"]}', '{"point": [true, 1]}',
+        '{"share": 1}', '{"share": {"member": "a"}}', '{"share": {"member": "a", "value": "1"}}', '{"alpha": 1, "point": [0, 0]}',
+        '{"hold": "yes"}', '{"alpha": 1, "alpha": 0}', "[" * 30_000, '{"alpha":' * 10_000,
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_wish(text)
+    assert len(str(caught.value)) < 300
+
+
+def test_what_makes_sense() -> None:
+    for text in (
+        '{"next": true}',
+        '{"views": ["before", "pixels"]}',
+        '{"alpha": 0.5, "ticket": 1}',
+        '{"point": [0, 1]}',
+        '{"alpha": NaN}',
+    ):
+        assert read_wish(text)  # what an alpha is worth is the cell's to say

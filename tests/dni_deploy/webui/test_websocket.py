@@ -1,0 +1,314 @@
+"""The WebSocket: what pages say and what they must not; clients that never read, flood, or vanish."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from dni_deploy.utils.hardware import resident
+from dni_deploy.webui.limits import Limits
+from dni_deploy.webui.message import MINE, unpack
+from tests.dni_deploy.webui.page_server import TOKEN, Clock, Live, served
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    with served(3, Clock()) as opened:
+        yield opened
+
+
+def say(page: ClientConnection, **words: Any) -> None:
+    page.send(json.dumps(words))
+
+
+def until(condition: Callable[[], object], seconds: float = 6.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def frame(page: ClientConnection, timeout: float = 5.0) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The next frame; words in between are passed over."""
+    while True:
+        data = page.recv(timeout)
+        if isinstance(data, bytes):
+            return unpack(data)
+
+
+def words(page: ClientConnection, key: str, timeout: float = 5.0) -> Any:
+    while True:
+        data = page.recv(timeout)
+        if isinstance(data, str) and key in (message := json.loads(data)):
+            return message[key]
+
+
+def works(live: Live) -> bool:
+    with connect(live.frames) as page:
+        say(page, next=True)
+        return frame(page)[0]["members"] == len(live.cell.members)
+
+
+def test_a_frame_for_each_wish_and_no_more(live: Live) -> None:
+    with connect(live.frames, origin=live.origin) as page:  # type: ignore[arg-type]
+        hello = words(page, "hello")
+        assert hello["members"] == ["bright", "dark", "middle"]
+        assert set(hello["plane"]) == {"bright", "dark", "middle"}
+        say(page, next=True)
+        first, pictures = frame(page)
+        assert set(pictures) == {"blend"}
+        assert pictures["blend"][:2] == b"\xff\xd8"
+        with pytest.raises(TimeoutError):
+            frame(page, 0.2)
+        say(page, next=True)
+        say(page, next=True)
+        second, third = frame(page)[0], frame(page)[0]
+        assert first["sequence"] < second["sequence"] < third["sequence"]
+        assert first["frame"] < third["frame"]
+
+
+def test_every_frame_carries_the_alpha_and_the_ticket_it_was_made_with(live: Live) -> None:
+    with connect(live.frames) as page:
+        for ticket, wish in enumerate(
+            ({"alpha": [0.5, 0.25, 0.25]}, {"point": [0.5, 1.0]}, {"share": {"member": "dark", "value": 1.0}}), 1
+        ):
+            say(page, ticket=ticket, **wish)
+            say(page, next=True)
+            fields, _ = frame(page)
+            while fields["ticket"] < ticket:
+                say(page, next=True)
+                fields, _ = frame(page)
+            assert fields["flags"] & MINE
+            assert fields["shares"] == ((0.5, 0.25, 0.25), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0))[ticket - 1]
+        say(page, ticket=1, alpha=[1.0, 0.0, 0.0])  # late: an older ticket than the newest
+        say(page, next=True)
+        frame(page)
+        assert live.cell.setting.wanted.shares == (0.0, 1.0, 0.0)
+        live.cell.set([0.0, 0.0, 1.0], "osc")
+        fields = {"shares": None}
+        while fields["shares"] != (0.0, 0.0, 1.0):
+            say(page, next=True)
+            fields, _ = frame(page)
+        assert not fields["flags"] & MINE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"alpha": NaN}', '{"alpha": [1e999, 0, 0]}', '{"alpha": [2, -1, 0]}', '{"alpha": "nobody=1"}', '{"alpha": {"bright": 1e400}}',
+     '{"point": [NaN, 0]}', '{"share": {"member": "nobody", "value": 1}}', "hello", "[" * 1000, '{"views": ["secret"]}'],
+)  # fmt: skip
+def test_what_makes_no_sense_gets_a_sentence_and_changes_nothing(live: Live, text: str) -> None:
+    before = live.cell.setting
+    with connect(live.frames) as page:
+        page.send(text)
+        problem = words(page, "problem")
+        assert 10 < len(problem) < 300
+        assert "/" not in problem.replace("and/or", "")
+        assert live.cell.setting == before
+        say(page, next=True)
+        assert frame(page)
+
+
+def closed(page: ClientConnection, seconds: float = 5.0) -> int | None:
+    """The code that the server closed with."""
+    end = time.monotonic() + seconds
+    with contextlib.suppress(ConnectionClosed):
+        while time.monotonic() < end:
+            page.recv(end - time.monotonic())
+    return page.close_code
+
+
+def test_messages_that_are_none_end_the_connection_of_their_sender_alone(live: Live) -> None:
+    with connect(live.frames) as other, connect(live.frames) as page:
+        page.send(b"\x00\x01")
+        assert closed(page) == 1003
+        with connect(live.frames) as page:
+            page.send('{"alpha": "' + "x" * (1 << 16) + '"}')
+            assert closed(page) == 1009
+        with connect(live.frames) as page:
+            page.send(["[" * 40_000, "[" * 40_000])  # fragments of one message
+            assert closed(page) == 1009
+        with connect(live.frames) as page:
+            for _ in range(60):
+                page.send("nonsense")
+            assert closed(page) == 1008
+        say(other, next=True)
+        assert frame(other)
+
+
+class Raw:
+    """A WebSocket by hand, for what a library would not send."""
+
+    def __init__(self, live: Live) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", live.page.port), 5)
+        self.socket.sendall(
+            f"GET /frames?token={TOKEN} HTTP/1.1\r\nHost: 127.0.0.1:{live.page.port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += self.socket.recv(4096)
+        assert b" 101 " in answer
+        assert b"permessage-deflate" not in answer
+        self.rest = answer.partition(b"\r\n\r\n")[2]
+
+    def send(self, first: int, payload: bytes, masked: bool = True) -> None:
+        size = len(payload)
+        length = bytes([size | 0x80 * masked]) if size < 126 else bytes([126 | 0x80 * masked]) + struct.pack(">H", size)
+        mask = os.urandom(4) if masked else b""
+        body = bytes(value ^ mask[place % 4] for place, value in enumerate(payload)) if masked else payload
+        self.socket.sendall(bytes([first]) + length + mask + body)
+
+    def code(self, seconds: float = 5.0) -> int:
+        """The close code; 0 where the connection just ended."""
+        self.socket.settimeout(seconds)
+        data = self.rest
+        try:
+            while part := self.socket.recv(65536):
+                data += part
+        except ConnectionResetError:
+            pass
+        place = 0
+        while place + 2 <= len(data):
+            size, head = data[place + 1] & 127, 2
+            if size == 126:
+                size, head = struct.unpack(">H", data[place + 2 : place + 4])[0], 4
+            if data[place] & 15 == 8:
+                if size == 0:
+                    return 1005
+                return int(struct.unpack(">H", data[place + head : place + head + 2])[0])
+            place += head + size
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("first", "payload", "masked", "code"),
+    [
+        (0x81, b"\xff\xfe", True, 1007),
+        (0x83, b"", True, 1002),
+        (0xC1, b"{}", True, 1002),
+        (0x81, b"{}", False, 1002),
+        (0x89, b"x" * 126, True, 1002),
+        (0x80, b"{}", True, 1002),
+        (0x88, b"\x03", True, 1002),
+        (0x88, b"", True, 1005),
+    ],
+)
+def test_frames_that_break_the_protocol(live: Live, first: int, payload: bytes, masked: bool, code: int) -> None:
+    raw = Raw(live)
+    raw.send(first, payload, masked)
+    assert raw.code() == code
+    raw.socket.close()
+    assert works(live)
+
+
+def test_a_flood_of_alphas_ends_with_the_last_one_and_little_memory(live: Live) -> None:
+    before = resident()
+    with connect(live.frames) as page:
+        for number in range(20_000):
+            share = (number % 1000) / 1000
+            page.send(f'{{"ticket": {number + 1}, "alpha": [{share}, {1 - share:.3f}, 0.0]}}')
+        say(page, next=True)
+        while frame(page)[0]["ticket"] < 20_000:
+            say(page, next=True)
+    assert live.cell.setting.wanted.shares == (0.999, 0.001, 0.0)
+    after = resident()
+    if before is not None and after is not None:
+        assert after - before < 20e6  # a queue of 20,000 messages with a frame each would be far more
+    assert works(live)
+
+
+def test_a_flood_of_pings_and_of_wishes(live: Live) -> None:
+    raw = Raw(live)
+    for _ in range(2000):
+        raw.send(0x89, b"ping")
+        raw.send(0x81, b'{"next":true}')
+    raw.socket.close()
+    assert works(live)
+    until(lambda: live.desk.clients == 0)
+
+
+def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
+    limits = Limits(send=0.5, ping=0.3, pong=0.4)
+    noise = bytes(range(256)) * (1280 * 720 * 3 // 256)
+    import numpy as np
+
+    picture = np.random.default_rng(0).permutation(np.frombuffer(noise, np.uint8)).reshape(720, 1280, 3)
+    with served(2, Clock(200, picture), limits) as live:
+        raw = Raw(live)
+        raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        started = time.monotonic()
+        try:
+            while live.desk.clients and time.monotonic() - started < 8:
+                raw.send(0x81, b'{"next":true}')
+                time.sleep(0.01)
+        except OSError:
+            pass  # cut off
+        until(lambda: live.desk.clients == 0)
+        assert time.monotonic() - started < 6
+        assert works(live)
+        raw.socket.close()
+
+
+def test_a_half_open_client_is_found_out_and_a_dropped_one_leaves_its_place() -> None:
+    with served(2, limits=Limits(ping=0.2, pong=0.3)) as live:
+        silent = Raw(live)  # answers no ping
+        until(lambda: live.desk.clients == 1)
+        until(lambda: live.desk.clients == 0, 3.0)
+        silent.socket.close()
+        dropped = Raw(live)
+        dropped.send(0x81, b'{"next":true}')
+        dropped.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        dropped.socket.close()  # a reset in the middle of a frame
+        until(lambda: live.desk.clients == 0)
+        assert works(live)
+
+
+def test_at_most_a_few_pages() -> None:
+    with served(2, limits=Limits(clients=2)) as live:
+        with connect(live.frames) as one, connect(live.frames):
+            words(one, "hello")
+            until(lambda: live.desk.clients == 2)
+            with connect(live.frames) as third:
+                assert closed(third) == 1013
+        until(lambda: live.desk.clients == 0)
+        assert works(live)
+
+
+def test_a_broken_stage_says_so() -> None:
+    with served(2, Clock()) as live:
+        live.stage.session.render = lambda frame: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+        with connect(live.frames) as page:
+            say(page, next=True)
+            assert closed(page) == 1011
+    assert isinstance(live.stage.failure, ZeroDivisionError)
+
+
+def test_the_end_is_quick_and_told() -> None:
+    with contextlib.ExitStack() as stack:
+        live = stack.enter_context(served(2, Clock()))
+        pages = [stack.enter_context(connect(live.frames)) for _ in range(3)]
+        raw = Raw(live)
+        for page in pages:
+            say(page, next=True)
+            frame(page)
+        started = time.monotonic()
+        live.page.stop()
+        assert time.monotonic() - started < 2.5
+        assert [closed(page) for page in pages] == [1012] * 3
+        raw.socket.close()
+        with pytest.raises(OSError, match=r".*"):
+            socket.create_connection(("127.0.0.1", live.page.port), 0.5)

@@ -1,0 +1,103 @@
+"""docs/alpha.md: every example on it is read, set or run as it is printed."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.alpha.source import open_source
+from dni_deploy.control.http import HttpFeeder
+from dni_deploy.control.message_handler import Steering
+from dni_deploy.control.stdin import LinesFeeder
+from tests.dni_deploy.control.listening import TWO, Told, new_cell, until
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "alpha.md").read_text(encoding="utf-8")
+FOUR = ("fine-mosaic", "fine-fire", "coarse-mosaic", "coarse-fire")
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
+    assert found, language
+    return found
+
+
+@pytest.mark.parametrize("text", [line for block in blocks("alpha") for line in block.splitlines()])
+def test_texts(text: str) -> None:
+    source = open_source(text, TWO)
+    seen = {Coefficients.parse(source.at(frame / 25, frame), TWO) for frame in range(0, 200, 7)}
+    assert (len(seen) == 1) == (":" not in text and "(" not in text)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "jsonl"])
+def test_files(kind: str, tmp_path: Path) -> None:
+    for number, block in enumerate(blocks(kind)):
+        path = tmp_path / f"{number}.{kind}"
+        path.write_text(block, encoding="utf-8")
+        members = FOUR if "plane" in block else TWO
+        if '"plane"' in block and "keyframes" not in block:
+            assert ControlPlane.read(path, FOUR).at(1, 0) == Coefficients.one_hot("fine-fire", FOUR)
+            continue
+        source = open_source(path, members)
+        assert source.at(0, 0) != source.at(1.5, 2)
+    if kind == "json":
+        assert (
+            open_source(_saved(tmp_path / "curve.json", re.findall(r'`(\{"curve".*?\})`', PAGE)[0]), TWO).at(2, 0).shares[1]
+            == 1
+        )
+
+
+def _saved(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_lines() -> None:
+    [block] = blocks("lines")
+    cell, told = new_cell(), Told()
+    with LinesFeeder(cell, io.StringIO(block), tell=told) as feeder:
+        until(lambda: feeder.accepted == 4)
+    assert not told.sentences
+
+
+def test_curl() -> None:
+    [block] = blocks("console")
+    with HttpFeeder(new_cell(), 0, tell=Told()) as feeder:
+        for line in block.splitlines():
+            words = shlex.split(line.removeprefix("$ curl "))
+            method, body = ("PUT", words[words.index("-d") + 1]) if "-X" in words else ("GET", None)
+            assert words[-1] == "http://127.0.0.1:9124/alpha"
+            connection = http.client.HTTPConnection("127.0.0.1", feeder.port)
+            connection.request(method, "/alpha", body)
+            answer = connection.getresponse()
+            assert answer.status == 200, line
+            assert set(json.loads(answer.read())) >= {"sequence", "alpha", "wanted", "source"}
+            connection.close()
+        assert feeder.accepted == 4
+    steering = Steering(new_cell(FOUR), "x", ControlPlane.default(FOUR))
+    steering.line("plane 0.3 0.7")
+
+
+def test_the_python_block() -> None:
+    [block] = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == ["psnr=0.5, gan=0.5", "psnr=0.42, gan=0.58", "psnr=0.34, gan=0.66"]
+
+
+def test_links_lead_somewhere() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", PAGE) if not target.startswith("http")]
+    assert targets
+    assert not [target for target in targets if not (ROOT / "docs" / target).exists()]

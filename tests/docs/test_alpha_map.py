@@ -1,0 +1,93 @@
+"""docs/alpha-map.md: its commands and its Python run as they are printed, and its numbers are those that its script finds."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.docs.test_readme import ROOT, environment, folder
+
+__all__ = ["folder"]  # a fixture
+
+PAGE = (ROOT / "docs" / "alpha-map.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
+
+
+@pytest.fixture
+def made(folder: Path) -> Path:
+    """The README's folder with sr.dni, mask.png, in.mp4 and matte.mp4, all of 32x24."""
+    pytest.importorskip("av")
+    from tests.support.gray_video import grey_film
+    from tests.support.video_clips import Clip
+
+    exported = subprocess.run(
+        ["dni-deploy", "export", "psnr=psnr.pth", "gan=gan.pth", "-o", "sr.dni"],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert exported.returncode == 0, exported.stderr
+    grey = np.linspace(0, 255, 32).astype(np.uint8)[None].repeat(24, axis=0)
+    Image.fromarray(grey).save(folder / "mask.png")
+    Clip(width=32, height=24, frames=6).write(folder / "in.mp4")
+    grey_film(folder / "matte.mp4", np.stack([np.roll(grey, 3 * shift, axis=1) for shift in range(6)]))
+    return folder
+
+
+def test_the_blocks(made: Path) -> None:
+    [block] = blocks("console")
+    commands = [line.removeprefix("$ ") for line in block.splitlines()]
+    assert len(commands) == 5
+    for command in commands:
+        done = subprocess.run(command, shell=True, cwd=made, env=environment(made), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    assert {"out.png", "face.png", "told.png", "out.mp4", "moved.mp4"} <= {path.name for path in made.iterdir()}
+    [python] = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", python], cwd=made, env=environment(made), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("(96, 128, 3) ['psnr=0, gan=1', 'psnr=0.1, gan=0.9']")
+
+
+@pytest.mark.slow
+def test_the_numbers_are_those_that_the_script_finds(tmp_path: Path) -> None:
+    """0.03 dB and a fifth of an error: another machine's order of sums moves a rounding here and there."""
+    pytest.importorskip("torch")
+    spec = importlib.util.spec_from_file_location("generate_alpha_map", ROOT / "docs" / "generate_alpha_map.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    found = script.main(tmp_path)
+    assert (tmp_path / "alpha-map.png").exists()
+    assert found["best alpha"] == {"everywhere": 0.15, "head": 0.9, "rest": 0.05}
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("|")]
+    for name, seen in found["psnr"].items():
+        [row] = [row for row in rows if row[0].startswith(name)]
+        assert np.abs(np.array(row[1:], float) - seen).max() <= 0.03
+    for levels, seen in found["converged"].items():
+        [row] = [row for row in rows if re.fullmatch(rf"{levels}( \(default\))?", row[0])]
+        told = np.array([seen[key] for key in ("largest", "99 percent", "mean", "work")])
+        assert (np.abs(np.array(row[1:], float) - told) <= 0.2 * told + 0.05).all()
+
+
+def test_links_lead_somewhere() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", PAGE) if not target.startswith("http")]
+    paths = re.findall(r"`((?:dni_deploy|benchmarks|tests|docs)/[\w./]+)`", PAGE)
+    assert len(targets) > 2
+    assert len(paths) > 2
+    assert not [target for target in targets if not (ROOT / "docs" / target).exists()]
+    assert not [path for path in paths if not (ROOT / path).exists()]

@@ -1,0 +1,96 @@
+"""The README's blocks run as they are printed, on pico checkpoints that stand for the reader's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.S | re.M)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """psnr.pth, gan.pth (a Compact net and one near it) and in.png, in a folder with a `dni-deploy` on the PATH."""
+    torch = pytest.importorskip("torch")
+    from tests.support.pico_architectures import pico_net
+
+    net = pico_net("compact")
+    torch.save({"params_ema": net.state_dict()}, tmp_path / "psnr.pth")
+    generator = torch.Generator().manual_seed(1)
+    near = {key: value + 0.02 * torch.randn(value.shape, generator=generator) for key, value in net.state_dict().items()}
+    torch.save({"params": near}, tmp_path / "gan.pth")
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (24, 32, 3), np.uint8)).save(tmp_path / "in.png")
+    shim = tmp_path / "bin" / "dni-deploy"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m dni_deploy "$@"\n')
+    shim.chmod(0o755)
+    return tmp_path
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+def test_the_console_block(folder: Path) -> None:
+    [block] = blocks("console")
+    commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
+    assert len(commands) >= 5
+    for command in commands:
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=folder,
+            env=environment(folder),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    assert {"sr.dni", "out.png", "strip.png", "page.html", "blended.onnx"} <= {path.name for path in folder.iterdir()}
+
+
+def test_the_python_block(folder: Path) -> None:
+    [block] = blocks("python")
+    check = (
+        "\nassert out.dtype == np.uint8 and out.shape == (96, 128, 3), out.shape\nassert y.shape == (1, 3, 96, 128), y.shape\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", block + check], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_install_lines_are_those_of_make_and_ci() -> None:
+    """`make`, .ci/run and the README install the same; the README's lines are checked as text, and run by CI as make's."""
+    line = "install -c constraints.txt -e '.[all,test]'"
+    assert line in README
+    assert line.removeprefix("install ") in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert line.removeprefix("install ") in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    made = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"`make (\w+)", README) + re.findall(r"^make (\w+)$", README, re.M)) <= set(made)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/errors.md", "docs/gpu.md", "docs/bundle-format.md"]
+)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("http")]
+    assert not [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()]
+    paths = re.findall(r"`((?:dni_deploy|exporters|engines|benchmarks|tests|docs)/[\w./]+)`", text)
+    paths = [path for path in paths if "mini" not in path and "yours" not in path]  # CONTRIBUTING's own inventions
+    assert not [path for path in paths if not (ROOT / path).exists()]

@@ -1,0 +1,71 @@
+"""docs/recalibration.md: its commands and its block run as they are printed, and its figures are those of the benchmark."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dni_deploy.cli.main import main
+from dni_deploy.imaging.image_file import Picture, write_picture
+
+pytest.importorskip("torch", reason="the bundle is exported by PyTorch (extra `export`)")
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "recalibration.md").read_text(encoding="utf-8")
+FIGURES = json.loads((ROOT / "benchmarks" / "results" / "recalibration.json").read_bytes())
+
+
+def block(language: str) -> str:
+    [found] = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
+    return str(found)
+
+
+def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from dni_deploy.api.export import export
+    from tests.support.pico_architectures import pico_family
+
+    monkeypatch.chdir(tmp_path)
+    first, second = pico_family("dncnn_bn", 2)
+    export({"n20": first, "n60": second}, tmp_path / "denoise.dni")
+    (tmp_path / "noisy").mkdir()
+    write_picture(tmp_path / "noisy" / "one.png", Picture(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)))
+    lines = [line.removeprefix("$ ") for line in block("console").splitlines()]
+    assert len(lines) == 3
+    for line in lines:  # the last one takes the statistics away, so that the block below may add them
+        program, *arguments = shlex.split(line)
+        assert program == "dni-deploy"
+        assert main([*arguments, "--quiet"]) == 0, line
+    names: dict[str, object] = {}
+    exec(compile(block("python"), "recalibration.md", "exec"), names)
+    names["session"].close()  # type: ignore[attr-defined]
+    assert "model.3" in capsys.readouterr().out
+
+
+def test_the_figures_are_those_of_the_benchmark() -> None:
+    rows = [row for pair in FIGURES["pairs"] for row in pair["levels"]]
+    for row in rows:
+        plain, known = row["plain"], row["recalibrated"]
+        cells = f"{plain['best_db']:.2f} at {plain['best_alpha']:.2f} | {known['best_db']:.2f} at {known['best_alpha']:.2f} | "
+        assert f"{cells}{known['best_db'] - plain['best_db']:+.2f}" in PAGE
+        assert row["ends_are_the_same_bits"]
+    for choice in FIGURES["choices"]:
+        assert (
+            f"| {choice['what']} | {choice['best_db']:.2f} | {choice['best_alpha']:.2f} | {choice['halfway_db']:.2f} |" in PAGE
+        )
+    change = FIGURES["change"]
+    assert f"takes {change['ratio']:.2f} times" in PAGE
+    assert f"{change['recalibrated_us']:.0f} instead of {change['plain_us']:.0f} microseconds" in PAGE
+
+
+def test_links_and_paths_are_there() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", PAGE) if not target.startswith("http")]
+    assert targets
+    assert not [target for target in targets if not (ROOT / "docs" / target).exists()]
+    paths = re.findall(r"`((?:dni_deploy|engines|benchmarks|tests|docs)/[\w./]+)`", PAGE)
+    assert paths
+    assert not [path for path in paths if not (ROOT / path).exists()]

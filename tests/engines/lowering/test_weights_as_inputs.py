@@ -1,0 +1,125 @@
+"""Graphs that need no refit: with the weights as inputs, and with alpha as an input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from dni_deploy.blending.blend import blend_float64
+from dni_deploy.errors import EngineError
+from engines.lowering.gpu import lower_for_gpu
+from engines.lowering.weights_as_inputs import ALPHA, alpha_as_input, weights_as_inputs
+from engines.onnxruntime_cpu import runtime
+from tests.engines.conftest import Case
+from tests.support.handmade_graphs import HAND, Hand
+
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
+"""Of the output's range; see test_gpu_lowering.py. Alpha is rounded to float32 besides: 6e-8 of each weight."""
+NAMES = ("compact", "dncnn_bn", "transformer_net", "cyclegan_bn", "dcgan", "linear_bn", "bn_first", "bn_without_affine")
+SHARES = ([0.5, 0.2, 0.3], [0.0, 0.0, 1.0], [0.35, 0.65])
+
+
+@pytest.fixture(params=NAMES)
+def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Case:
+    return HAND[request.param]() if request.param in HAND else pico_case(request.param)
+
+
+def opened(model: onnx.ModelProto) -> ort.InferenceSession:
+    onnx.checker.check_model(model, full_check=True)
+    return runtime.session(model, 1)
+
+
+def expected(case: Case, shares: list[float], x: NDArray[np.float32]) -> NDArray[np.float32]:
+    blended = blend_float64(case.members[: len(shares)], np.array(shares))
+    return runtime.run(runtime.session(runtime.bind(case.graph, blended), 1), x)
+
+
+def check(case: Case, got: NDArray[np.float32], shares: list[float], x: NDArray[np.float32], precision: str) -> None:
+    wanted = expected(case, shares, x)
+    assert got.dtype == np.float32
+    assert got.shape == wanted.shape
+    assert np.abs(got - wanted).max() <= TOLERANCE[precision] * np.ptp(wanted)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_weights_as_inputs(case: Case, precision: str) -> None:
+    lowered = lower_for_gpu(case.graph, case.weights, precision)
+    names = [weight.name for weight in lowered.weights]
+    before = lowered.digest()
+    model = weights_as_inputs(lowered.graph, names)
+    assert lowered.digest() == before
+    assert [value.name for value in model.graph.input] == [case.graph.graph.input[0].name, *names]
+    assert not set(names) & {tensor.name for tensor in model.graph.initializer}
+    for weight, value in zip(lowered.weights, model.graph.input[1:], strict=True):
+        assert helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) == weight.dtype
+        assert tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) == weight.shape
+    session = opened(model)
+    for shares in SHARES:
+        values = lowered.recipes.values(blend_float64(case.members[: len(shares)], np.array(shares)))
+        feed = {weight.name: values[weight.name].astype(weight.dtype) for weight in lowered.weights}
+        for x in case.inputs():
+            check(case, runtime.run(session, x, model.graph.input[0].name, feed), shares, x, precision)
+
+
+def feed_alpha(shares: list[float]) -> dict[str, NDArray[np.float32]]:
+    return {ALPHA: np.array([shares], np.float32)}
+
+
+@pytest.mark.parametrize("precision", ["bundle", "fp32", "fp16"])
+def test_alpha_as_input(case: Case, precision: str) -> None:
+    """Of the bundle's graph, or of a lowered one that leaves BatchNorm's raw statistics to be blended."""
+    if precision == "bundle":
+        graph, names, members = case.graph, list(case.weights), case.members
+        precision = "fp32"
+    else:
+        lowered = lower_for_gpu(case.graph, case.weights, precision, fold=False)
+        assert not lowered.recipes.folds
+        graph, names = lowered.graph, [weight.name for weight in lowered.weights]
+        members = [lowered.recipes.values(tensors) for tensors in case.members]
+    for count in (2, 3):
+        model = alpha_as_input(graph, names, members[:count])
+        assert [value.name for value in model.graph.input] == [case.graph.graph.input[0].name, ALPHA]
+        session = opened(model)
+        for shares in SHARES:
+            if len(shares) == count:
+                for x in case.inputs():
+                    got = runtime.run(session, x, model.graph.input[0].name, feed_alpha(shares))
+                    check(case, got, shares, x, precision)
+
+
+def test_float16_weights_are_blended_in_float32() -> None:
+    """Shares that float16 rounds alike for every weight would be off by 5e-4 each."""
+    case = HAND["conv_bn"]()
+    lowered = lower_for_gpu(case.graph, case.weights, "fp16", fold=False)
+    names = [weight.name for weight in lowered.weights]
+    model = alpha_as_input(lowered.graph, names, [lowered.recipes.values(tensors) for tensors in case.members])
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert {types[f"{name}@members"] for name in names} == {TensorProto.FLOAT}
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+
+
+def test_a_weight_without_dimensions() -> None:
+    hand = Hand()
+    case = hand.case(hand.node("Mul", ["x", hand.weight("gain", (), 0.5, 1.5)]))
+    session = opened(alpha_as_input(case.graph, case.weights, case.members))
+    x = case.inputs()[0]
+    check(case, runtime.run(session, x, "x", feed_alpha([0.5, 0.2, 0.3])), [0.5, 0.2, 0.3], x, "fp32")
+
+
+def test_what_is_no_initializer_is_named() -> None:
+    case = HAND["conv_bn"]()
+    with pytest.raises(EngineError, match="no initializer 'nobody'"):
+        weights_as_inputs(case.graph, [*case.weights, "nobody"])
+
+
+def test_a_graph_that_has_an_alpha_is_refused() -> None:
+    hand = Hand()
+    case = hand.case(hand.node("Mul", ["x", hand.weight(ALPHA, (1,), 0.5, 1.5)]))
+    with pytest.raises(EngineError, match="already has a value named 'alpha'"):
+        alpha_as_input(case.graph, case.weights, case.members)

@@ -1,0 +1,85 @@
+"""Re-estimated BatchNorm statistics in ONNX Runtime on the GPU, over a fake GPU's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dni_deploy.blending.batchnorm_stats import blended
+from dni_deploy.blending.batchnorm_stats_file import read_recalibration
+from dni_deploy.errors import CoefficientsError, EngineError
+from engines.lowering.gpu import lower_for_gpu
+from engines.onnxruntime_cpu import runtime
+from engines.options import EngineOptions
+from engines.verification_inputs import relative_error
+from tests.engines.conftest import Case, write
+from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
+from tests.fakes.gpu import FakeGpu
+from tests.support.handmade_graphs import HAND, RAW
+
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
+"""As in test_bound.py."""
+
+
+@pytest.mark.parametrize("gpu", [{"tensorrt": None, "eager": True}], indirect=True)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["dncnn_bn", "cyclegan_bn", "conv_bn", "bn_first", "transposed_bn", "shared_bn", *RAW])
+def test_frames_with_the_statistics_of_the_knots(
+    name: str, precision: str, gpu: FakeGpu, tmp_path: Path, pico_case: Callable[[str], Case]
+) -> None:
+    from engines.onnxruntime_gpu.engine import BoundEngine
+
+    hand = {**HAND, **RAW}
+    case = hand[name]() if name in hand else pico_case(name)
+    bundle = recalibrated(write(case, tmp_path / "x.dni", 3))
+    members = [{key: bundle.weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
+    known = read_recalibration(bundle, members)
+    lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, precision)
+    engine = BoundEngine(
+        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", memory="cpu", recalibration=known
+    )
+    try:
+        x = case.inputs()[0]
+        for shares in map(np.array, ([0.2, 0.3, 0.5], [0.65, 0.0, 0.35], [0.0, 1.0, 0.0])):
+            engine.refit(0, shares)
+            expected = runtime.run(runtime.session(bundle.graph_with(blended(members, shares, known))), x)
+            assert relative_error(engine.infer(0, x), expected) <= TOLERANCE[precision]
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("gpu", [{"tensorrt": None, "eager": True}], indirect=True)
+def test_groups_and_what_lies_beyond_are_refused(gpu: FakeGpu, tmp_path: Path) -> None:
+    """And the slot keeps what it had."""
+    from engines.onnxruntime_gpu.engine import BoundEngine
+
+    case = HAND["conv_bn"]()
+    bundle = recalibrated(write(case, tmp_path / "x.dni", 3))
+    members = [{key: bundle.weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
+    known = read_recalibration(bundle, members)
+    lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, "fp32")
+    engine = BoundEngine(
+        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", memory="cpu", recalibration=known
+    )
+    rows = np.tile([0.2, 0.3, 0.5], (len(bundle.weight_names), 1))
+    rows[0] = 0.65, 0.0, 0.35
+    refused = ((rows, "one alpha of all weights"), (np.array([1.2, -0.2, 0.0]), "nothing is known beyond"))
+    try:
+        x = case.inputs()[0]
+        for shares, sentence in refused:
+            with pytest.raises(CoefficientsError, match=sentence):
+                engine.refit(0, shares)
+            with pytest.raises(EngineError, match="Slot 0 has no weights"):
+                engine.infer(0, x)
+        engine.refit(0, np.array([0.2, 0.3, 0.5]))
+        before, queued = engine.infer(0, x), dict(gpu.launches)
+        for shares, sentence in refused:
+            with pytest.raises(CoefficientsError, match=sentence):
+                engine.refit(0, shares)
+            assert np.array_equal(engine.infer(0, x), before)
+        assert gpu.launches == queued
+    finally:
+        engine.close()

@@ -1,0 +1,329 @@
+"""ONNX Runtime on the GPU, without one: the same engine over a fake GPU's memory, run by ONNX Runtime's CPU provider.
+
+The blend kernel is the real one, compiled for the host, and the weights that ONNX Runtime reads lie in the memory that it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+from dni_deploy.blending.blend import blend_float64
+from dni_deploy.errors import EngineError, EnvironmentProblem
+from engines.lowering.gpu import lower_for_gpu
+from engines.onnxruntime_cpu import runtime
+from engines.options import EngineOptions
+from tests.engines.conftest import Case, write
+from tests.engines.cuda.test_per_tensor_blend import blended, some_rows
+from tests.fakes.gpu import FakeGpu
+from tests.support.handmade_graphs import HAND, Hand
+
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
+"""Of the output's range; see test_gpu_lowering.py. The kernel's float32 blend adds a rounding per weight."""
+NAMES = ("compact", "dncnn_bn", "transformer_net", "rrdbnet_x2", "dcgan", "cyclegan_bn", "conv_bn", "bn_first")
+SHARES = ([0.2, 0.3, 0.5], [0.0, 1.0, 0.0], [0.0, 0.6, 0.4])
+
+pytestmark = pytest.mark.parametrize("gpu", [{"tensorrt": None, "eager": True}], indirect=True)
+
+
+def make(case: Case, precision: str = "fp32", **options: Any) -> Any:
+    from engines.onnxruntime_gpu.engine import BoundEngine
+
+    lowered = lower_for_gpu(case.graph, case.weights, precision)
+    chosen = EngineOptions(threads=1, precision=precision, **options)
+    members = [
+        {name: tensors[name] for name in case.weights} for tensors in case.members
+    ]  # in their order, as a bundle has them
+    return BoundEngine(lowered, members, chosen, provider="CPUExecutionProvider", memory="cpu")
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Case:
+    name = getattr(request, "param", "compact")
+    return HAND[name]() if name in HAND else pico_case(name)
+
+
+@pytest.fixture
+def engine(gpu: FakeGpu, case: Case) -> Iterator[Any]:
+    engine = make(case, slots=2)
+    yield engine
+    engine.close()
+
+
+def expected(case: Case, shares: list[float], x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The bundle's own graph with float64-blended weights, by a stock session."""
+    return runtime.run(runtime.session(runtime.bind(case.graph, blend_float64(case.members, np.array(shares))), 1), x)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("case", NAMES, indirect=True)
+def test_it_computes_the_blend(gpu: FakeGpu, case: Case, precision: str) -> None:
+    engine = make(case, precision, slots=2)
+    try:
+        for slot, shares in enumerate(SHARES):
+            engine.refit(slot % 2, np.array(shares))
+            engine.finish(slot % 2)
+            for x in case.inputs():
+                wanted, got = expected(case, shares, x), engine.infer(slot % 2, x)
+                assert got.dtype == np.float32
+                assert got.shape == wanted.shape
+                assert np.abs(got - wanted).max() <= TOLERANCE[precision] * np.ptp(wanted)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("case", NAMES, indirect=True)
+def test_it_computes_the_blend_of_each_weight(gpu: FakeGpu, case: Case, precision: str) -> None:
+    engine = make(case, precision, slots=2)
+    try:
+        for slot in range(2):
+            rows = some_rows(len(case.weights), 3, slot)
+            engine.refit(slot, rows)
+            members = [{name: tensors[name] for name in case.weights} for tensors in case.members]
+            session = runtime.session(runtime.bind(case.graph, blended(members, rows)), 1)
+            for x in case.inputs():
+                wanted, got = runtime.run(session, x), engine.infer(slot, x)
+                assert np.abs(got - wanted).max() <= TOLERANCE[precision] * np.ptp(wanted)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("case", ["compact", "dncnn_bn"], indirect=True)
+def test_members_in_float16(gpu: FakeGpu, case: Case, precision: str) -> None:
+    halves = [{name: value.astype(np.float16) for name, value in tensors.items()} for tensors in case.members]
+    case = replace(case, members=halves)
+    engine = make(case, precision)
+    try:
+        engine.refit(0, np.array([0.5, 0.2, 0.3]))
+        for x in case.inputs():
+            wanted = expected(case, [0.5, 0.2, 0.3], x)
+            assert np.abs(engine.infer(0, x) - wanted).max() <= TOLERANCE[precision] * np.ptp(wanted)
+    finally:
+        engine.close()
+
+
+def test_slots_are_apart_and_come_back(engine: Any, case: Case) -> None:
+    x = case.inputs()[0]
+    a, b = np.array([0.25, 0.25, 0.5]), np.array([0.5, 0.5, 0.0])
+    engine.refit(0, a)
+    with pytest.raises(EngineError, match="Slot 1"):
+        engine.infer(1, x)
+    first = engine.infer(0, x)
+    engine.refit(1, b)
+    np.testing.assert_array_equal(engine.infer(0, x), first)
+    assert not np.array_equal(engine.infer(1, x), first)
+    for shares in (b, a):
+        engine.refit(0, shares)
+    np.testing.assert_array_equal(engine.infer(0, x), first)
+
+
+def test_a_change_needs_no_new_binding(engine: Any, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first frame of a shape, neither a change nor a frame binds anything."""
+    x = case.inputs()[0]
+    engine.refit(0, np.array([1.0, 0.0, 0.0]))
+    before = engine.infer(0, x)
+    for method in ("bind_input", "bind_output", "clear_binding_inputs", "clear_binding_outputs"):
+        monkeypatch.setattr(ort.IOBinding, method, lambda *_, **__: pytest.fail("bound again"))
+    engine.refit(0, np.array([0.0, 0.0, 1.0]))
+    after = engine.infer(0, x)
+    wanted = expected(case, [0.0, 0.0, 1.0], x)
+    assert not np.array_equal(after, before)
+    assert np.abs(after - wanted).max() <= TOLERANCE["fp32"] * np.ptp(wanted)
+
+
+def test_place_enqueue_and_fetch_are_infer(engine: Any, case: Case) -> None:
+    x, y = case.inputs()
+    engine.refit(1, np.array([0.5, 0.2, 0.3]))
+    wanted = engine.infer(1, x)
+    larger = engine.infer(1, y)
+    engine.place(1, x)
+    x_before = x.copy()
+    x[:] = 0  # it was read
+    engine.enqueue(1)
+    first = engine.fetch(1)
+    np.testing.assert_array_equal(first, wanted)
+    np.testing.assert_array_equal(engine.fetch(1), wanted)
+    engine.place(1, y)
+    engine.enqueue(1)
+    np.testing.assert_array_equal(engine.fetch(1), larger)
+    np.testing.assert_array_equal(first, wanted)  # a fresh array
+    np.testing.assert_array_equal(engine.infer(1, x_before), wanted)
+    assert engine.stream_handle(0) == engine.stream_handle(1) != 0
+
+
+def test_calls_in_the_wrong_order_are_told(engine: Any, case: Case) -> None:
+    engine.refit(0, np.array([1.0, 0.0, 0.0]))
+    with pytest.raises(EngineError, match="place one first"):
+        engine.enqueue(0)
+    with pytest.raises(EngineError, match="Nothing was run"):
+        engine.fetch(0)
+
+
+def test_an_input_that_does_not_fit_is_told_and_the_next_one_runs(engine: Any, case: Case) -> None:
+    x = case.inputs()[0]
+    engine.refit(0, np.array([1.0, 0.0, 0.0]))
+    wanted = engine.infer(0, x)
+    for wrong in ((1, 7, 8, 8), (3, 8)):
+        with pytest.raises(EngineError, match="could not run an input of shape"):
+            engine.infer(0, np.zeros(wrong, np.float32))
+        with pytest.raises(EngineError, match="Nothing was run"):
+            engine.fetch(0)
+    np.testing.assert_array_equal(engine.infer(0, x), wanted)
+
+
+def test_a_closed_engine_says_so(engine: Any, case: Case) -> None:
+    engine.refit(0, np.array([1.0, 0.0, 0.0]))
+    engine.close()
+    engine.close()
+    for call in (lambda: engine.refit(0, np.eye(3)[0]), lambda: engine.infer(0, case.inputs()[0]), lambda: engine.finish(0)):
+        with pytest.raises(EngineError, match="closed"):
+            call()
+
+
+def test_a_refit_that_fails_leaves_the_slot_unusable(engine: Any, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engines.cuda.blender import DeviceBlender
+
+    engine.refit(0, np.array([1.0, 0.0, 0.0]))
+    with monkeypatch.context() as patched:
+        patched.setattr(DeviceBlender, "queue", lambda *_: (_ for _ in ()).throw(EngineError("The blend could not be queued.")))
+        with pytest.raises(EngineError, match="could not be queued"):
+            engine.refit(0, np.array([0.0, 1.0, 0.0]))
+    with pytest.raises(EngineError, match="refit it first"):
+        engine.infer(0, case.inputs()[0])
+    engine.refit(0, np.array([0.0, 1.0, 0.0]))
+    engine.infer(0, case.inputs()[0])
+
+
+def test_a_weight_without_dimensions(gpu: FakeGpu) -> None:
+    hand = Hand()
+    y = hand.node("Mul", [hand.conv("x", 3), hand.weight("gain", (), 0.5, 1.5)])
+    case = hand.case(y)
+    engine = make(case)
+    try:
+        engine.refit(0, np.array([0.5, 0.2, 0.3]))
+        x = case.inputs()[0]
+        wanted = expected(case, [0.5, 0.2, 0.3], x)
+        assert np.abs(engine.infer(0, x) - wanted).max() <= TOLERANCE["fp32"] * np.ptp(wanted)
+    finally:
+        engine.close()
+
+
+def test_graphs_are_numbered_by_slot_shape_and_place(gpu: FakeGpu, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's CPU provider knows no CUDA graphs; what it is told is looked at."""
+    told: list[str] = []
+    run = ort.InferenceSession.run_with_iobinding
+
+    def noted(self: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions) -> None:
+        told.append(options.get_run_config_entry("gpu_graph_id"))
+        assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+        run(self, binding, options)
+
+    monkeypatch.setattr(ort.InferenceSession, "run_with_iobinding", noted)
+    engine = make(case, slots=2, cuda_graph=True)
+    try:
+        x, y = case.inputs()
+        for slot in (0, 1):
+            engine.refit(slot, np.eye(3)[slot])
+        for slot, frame in ((0, x), (0, x), (1, x), (0, y), (0, x), (1, x)):
+            engine.infer(slot, frame)
+        # A first frame of a shape is run without a graph, to learn the size of its output.
+        small, large = sorted((x.nbytes, y.nbytes))
+        again = "1" if small == large or x.nbytes == large else "4"
+        assert told == ["-1", "1", "1", "-1", "2", "-1", "3", again, "2"]
+        engine.replay = False
+        engine.infer(0, x)
+        assert told[-1] == "-1"
+    finally:
+        engine.close()
+
+
+# ----- the options of the real provider
+
+
+def test_the_cuda_provider_is_told_of_our_stream(gpu: FakeGpu) -> None:
+    from engines.onnxruntime_gpu.session import provider_options
+
+    told = provider_options(1, 0xABCDEF0, replay=False)
+    assert all(isinstance(value, str) for value in told.values())
+    assert told["device_id"] == "1"
+    assert told["user_compute_stream"] == str(0xABCDEF0)
+    assert told["use_tf32"] == "0"
+    assert told["enable_cuda_graph"] == "0"
+    assert provider_options(0, 1, replay=True)["enable_cuda_graph"] == "1"
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has it")
+def test_a_provider_that_is_not_there_is_an_error(gpu: FakeGpu, case: Case, tmp_path: Path) -> None:
+    """ONNX Runtime would run on the CPU with a warning."""
+    from engines.onnxruntime_gpu import open_bound
+
+    with pytest.raises(EnvironmentProblem, match="could not load its CUDA provider"):
+        open_bound(write(case, tmp_path / "x.dni", 2), EngineOptions(threads=1))
+
+
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engines.onnxruntime_gpu import engine as bound
+
+    defaults = bound.BoundEngine.__init__.__kwdefaults__
+    monkeypatch.setattr(
+        bound.BoundEngine.__init__, "__kwdefaults__", defaults | {"provider": "CPUExecutionProvider", "memory": "cpu"}
+    )
+
+
+@pytest.mark.parametrize("precision", [None, "fp16"])
+def test_opening_verifies_and_leaves_no_weights(
+    gpu: FakeGpu, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str | None
+) -> None:
+    from engines.onnxruntime_gpu import open_bound
+
+    on_cpu(monkeypatch)
+    bundle = write(case, tmp_path / "x.dni", 3)
+    engine = open_bound(bundle, EngineOptions(threads=1, precision=precision, cuda_graph=True))
+    try:
+        assert engine.name == "onnxruntime-gpu"
+        assert engine.slots == 1
+        assert (precision or "fp32") in engine.road
+        with pytest.raises(EngineError, match="refit it first"):
+            engine.infer(0, case.inputs()[0])
+    finally:
+        engine.close()
+
+
+def test_an_engine_that_computes_something_else_is_refused(
+    gpu: FakeGpu, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.cuda.blender import DeviceBlender
+    from engines.onnxruntime_gpu import open_bound
+
+    on_cpu(monkeypatch)
+    bundle = write(case, tmp_path / "x.dni", 3)
+    queue = DeviceBlender.queue
+    monkeypatch.setattr(DeviceBlender, "queue", lambda self, shares, *rest: queue(self, np.eye(3)[0], *rest))
+    with pytest.raises(EngineError, match="another picture"):
+        open_bound(bundle, EngineOptions(threads=1))
+
+
+def test_a_weight_that_float16_cannot_hold_is_named(gpu: FakeGpu, tmp_path: Path) -> None:
+    from engines.onnxruntime_gpu import open_bound
+
+    case = HAND["conv_bn"]()
+    case.members[1]["conv2.bias"][0] = 1e5
+    with pytest.raises(EngineError, match=r"'conv2\.bias'; use fp32"):
+        open_bound(write(case, tmp_path / "x.dni", 2), EngineOptions(threads=1, precision="fp16"))
+
+
+def test_no_gpu_is_an_environment_problem(gpu: FakeGpu, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engines.cuda import driver
+
+    monkeypatch.setattr(driver, "library", lambda: None)
+    with pytest.raises(EnvironmentProblem, match="no NVIDIA driver"):
+        make(case)

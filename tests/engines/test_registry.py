@@ -1,0 +1,222 @@
+"""Choice: which engine auto takes, what it says of the others, and that a broken one takes nobody down."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engines
+from dni_deploy.errors import BundleError, EngineError, EnvironmentProblem, RefusedError, UsageError
+from engines import ENGINES, Choice, EngineEntry, choose, choose_builder, load_engine, obstacles, open_engine, refuse_unused
+from engines.options import EngineOptions
+from tests.support.frame_session import Dimmer
+
+AUTO = ("tensorrt", "onnxruntime-gpu", "onnxruntime")
+
+
+def test_the_order_of_auto() -> None:
+    assert tuple(name for name, entry in ENGINES.items() if entry.auto) == AUTO
+
+
+def test_every_line_of_the_list_is_whole() -> None:
+    for entry in ENGINES.values():
+        assert entry.title
+        module, _, function = entry.opener.partition(":")
+        path = Path(*module.split("."))
+        root = Path(engines.__file__).parent.parent
+        assert (root / path / "__init__.py").exists()
+        assert function.startswith("open_")
+        assert bool(entry.takes) == (entry.builder is not None)
+        assert set(entry.takes) <= {"threads", "precision", "profile", "strip", "device"}
+
+
+class Rack:
+    """Three engines in the place of auto's, each of which can be told what stands in its way and what its opener does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.obstacles: dict[str, Any] = dict.fromkeys(AUTO)
+        self.openers: dict[str, Any] = {name: Dimmer((1.0, 0.0)) for name in AUTO}
+        self.opened: list[str] = []
+
+        def entry(name: str) -> EngineEntry:
+            def obstacle(bundle: object, device: int = 0) -> Any:
+                found = self.obstacles[name]
+                if isinstance(found, Exception):
+                    raise found
+                return found(bundle) if callable(found) else found
+
+            builder = None if name == "onnxruntime-gpu" else f"{name}:build"
+            return EngineEntry(f"{name}:open", name, obstacle, builder, True, ("threads",) if builder else ())
+
+        def function(engine: str, name: str) -> Any:
+            def open(bundle: object, options: EngineOptions) -> Any:
+                self.opened.append(engine)
+                made = self.openers[engine]
+                if isinstance(made, Exception):
+                    raise made
+                return made
+
+            return open
+
+        monkeypatch.setattr(engines, "ENGINES", {name: entry(name) for name in AUTO})
+        monkeypatch.setattr(engines, "_function", function)
+
+
+@pytest.fixture
+def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
+    return Rack(monkeypatch)
+
+
+BUNDLE: Any = object()
+
+
+def test_the_first_that_can_run(rack: Rack) -> None:
+    assert choose() == Choice("tensorrt", "the first choice")
+    rack.obstacles["tensorrt"] = "no plan is built"
+    assert choose() == Choice("onnxruntime-gpu", "not tensorrt: no plan is built")
+    rack.obstacles["onnxruntime-gpu"] = "it lacks a thing"
+    assert choose() == Choice("onnxruntime", "not tensorrt: no plan is built; not onnxruntime-gpu: it lacks a thing")
+    opened = open_engine(BUNDLE)
+    assert (opened.engine, opened.choice) == (rack.openers["onnxruntime"], choose())
+    assert load_engine(BUNDLE) is opened.engine
+
+
+def test_one_reason_is_told_once(rack: Rack) -> None:
+    rack.obstacles["tensorrt"] = rack.obstacles["onnxruntime-gpu"] = "no driver"
+    assert choose().why == "not tensorrt and onnxruntime-gpu: no driver"
+
+
+def test_what_is_asked_for_is_taken_or_refused(rack: Rack) -> None:
+    assert choose("onnxruntime") == Choice("onnxruntime", "asked for")
+    rack.obstacles["tensorrt"] = "no driver"
+    for door in (choose, lambda name: open_engine(BUNDLE, name), choose_builder):
+        with pytest.raises(EnvironmentProblem, match=r"^The engine tensorrt cannot run here: no driver\.$"):
+            door("tensorrt")
+        with pytest.raises(UsageError, match="no engine 'abacus'"):
+            door("abacus")
+    assert rack.opened == []
+
+
+def test_nothing_can_run(rack: Rack) -> None:
+    for name in AUTO:
+        rack.obstacles[name] = f"{name} is absent"
+    for door in (choose, choose_builder, lambda: open_engine(BUNDLE)):
+        with pytest.raises(
+            EnvironmentProblem, match=r"No engine can run here; not tensorrt: .*onnxruntime is absent\. .*doctor"
+        ):
+            door()
+
+
+@pytest.mark.parametrize(
+    "broken", [RuntimeError("odd\nline"), OSError("libnvinfer.so.11"), ImportError("x"), RefusedError("It is somebody else's.")]
+)
+def test_an_obstacle_that_breaks_is_an_obstacle(rack: Rack, broken: Exception) -> None:
+    rack.obstacles["tensorrt"] = broken
+    choice = choose()
+    assert choice.name == "onnxruntime-gpu"
+    assert choice.why.startswith("not tensorrt: ")
+    assert "\n" not in choice.why
+    assert not choice.why.endswith(".")
+
+
+def test_an_opener_that_finds_something_missing_is_passed_over(rack: Rack) -> None:
+    rack.openers["tensorrt"] = EnvironmentProblem("The engine tensorrt cannot run here: ImportError, libnvinfer.so.11.")
+    rack.openers["onnxruntime-gpu"] = EnvironmentProblem("libcudnn.so.9 is missing.")
+    opened = open_engine(BUNDLE)
+    assert rack.opened == list(AUTO)
+    assert opened.choice == Choice(
+        "onnxruntime", "not tensorrt: ImportError, libnvinfer.so.11; not onnxruntime-gpu: libcudnn.so.9 is missing"
+    )
+    with pytest.raises(EnvironmentProblem, match="libcudnn"):  # asked for by name, it is the answer
+        open_engine(BUNDLE, "onnxruntime-gpu")
+
+
+def test_a_verification_that_fails_is_never_passed_over(rack: Rack) -> None:
+    rack.openers["tensorrt"] = EngineError("Its output is 0.3 away from the reference.")
+    with pytest.raises(EngineError, match=r"0\.3 away from the reference\. This is what auto chose; .*--engine"):
+        open_engine(BUNDLE)
+    assert rack.opened == ["tensorrt"]
+
+
+@pytest.mark.parametrize("error", [BundleError("damaged"), RefusedError("another's"), UsageError("no"), MemoryError()])
+def test_neither_is_anything_else(rack: Rack, error: Exception) -> None:
+    rack.openers["tensorrt"] = error
+    with pytest.raises(type(error)):
+        open_engine(BUNDLE)
+    assert rack.opened == ["tensorrt"]
+
+
+def test_building_does_not_need_what_it_builds(rack: Rack) -> None:
+    rack.obstacles["tensorrt"] = lambda bundle: None if bundle is None else "no plan is built"
+    assert choose("auto", BUNDLE).name == "onnxruntime-gpu"
+    assert choose_builder() == Choice("tensorrt", "the first choice")
+    rack.obstacles["tensorrt"] = "no TensorRT"
+    assert choose_builder() == Choice(
+        "onnxruntime", "not tensorrt: no TensorRT; not onnxruntime-gpu: it has nothing to build ahead"
+    )
+    with pytest.raises(UsageError, match=r"onnxruntime-gpu has nothing to build ahead; these have: tensorrt, onnxruntime\."):
+        choose_builder("onnxruntime-gpu")
+
+
+def test_a_package_that_does_not_import_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken_engine.py").write_text("raise ImportError('libnvinfer.so.11: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = replace(ENGINES["tensorrt"], opener="broken_engine:open", obstacle=lambda bundle, device=0: None)
+    monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "tensorrt": entry, "onnxruntime-gpu": entry})
+    with pytest.raises(
+        EnvironmentProblem, match=r"^The engine tensorrt cannot run here: ImportError, libnvinfer.so.11: cannot"
+    ):
+        open_engine(BUNDLE, "tensorrt")
+
+
+def test_options_without_use_are_refused() -> None:
+    refuse_unused(Choice("tensorrt", "asked for"), ["precision", "profile", "strip", "device"])
+    refuse_unused(Choice("onnxruntime", "asked for"), ["threads"])
+    with pytest.raises(
+        UsageError, match=r"for the engine onnxruntime has no use for precision and strip; that is for tensorrt\.$"
+    ):
+        refuse_unused(Choice("onnxruntime", "asked for"), ["precision", "strip"])
+    with pytest.raises(
+        UsageError, match=r"no use for threads; that is for onnxruntime\. It was taken because: the first choice\.$"
+    ):
+        refuse_unused(Choice("tensorrt", "the first choice"), ["threads"])
+
+
+# ----- obstacles
+
+
+def test_obstacles_in_the_order_of_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("engines.cuda.driver.obstacle", lambda: "no driver")
+    assert obstacles.tensorrt("refit")(None) == obstacles.onnxruntime_gpu(None) == "no driver"
+    monkeypatch.setattr("engines.cuda.driver.obstacle", lambda: None)
+    monkeypatch.setattr(obstacles, "find_spec", lambda name: None)
+    assert obstacles.tensorrt("refit")(None) == (
+        "tensorrt and pycuda and polygraphy not installed: pip install 'dni-deploy[tensorrt]'"
+    )
+    assert obstacles.onnxruntime_gpu(None) == "onnxruntime and pycuda not installed: pip install 'dni-deploy[gpu]'"
+
+    class Spec:
+        submodule_search_locations = (str(tmp_path),)
+
+    monkeypatch.setattr(obstacles, "find_spec", lambda name: Spec())
+    assert "no CUDA provider" in str(obstacles.onnxruntime_gpu(None))
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / obstacles.CUDA_PROVIDER[0]).touch()
+    assert obstacles.onnxruntime_gpu(None) is None
+    assert obstacles.tensorrt("refit")(None) is None
+
+
+def test_choosing_imports_no_engine() -> None:
+    """A broken package can take the process that imports it with it."""
+    code = (
+        "import sys; from engines.cuda import driver; driver.obstacle = lambda: None\n"
+        "import engines; [entry.obstacle(None) for entry in engines.ENGINES.values()]\n"
+        "print({'onnxruntime', 'tensorrt', 'pycuda', 'polygraphy', 'onnx', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "set()\n", done.stderr

@@ -1,0 +1,112 @@
+"""Replay: frames as CUDA graphs, where a graph sees later weights and where it does not, which NVIDIA leaves open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import EngineError
+from engines.verification_inputs import relative_error
+from tests.engines.conftest import write
+from tests.engines.trt.conftest import bn, picture
+from tests.engines.trt.test_modes import KINDS, build, everywhere, opened, truth
+from tests.fakes.gpu import FakeGpu
+
+ALPHAS = ([1, 0, 0], [0, 0.5, 0.5], [0.2, 0.3, 0.5])
+
+
+@everywhere
+@pytest.mark.parametrize("sees", [True, False])
+@pytest.mark.parametrize("name", KINDS)
+def test_right_whatever_a_graph_sees(name: str, sees: bool, bundle: Bundle, gpu: FakeGpu) -> None:
+    gpu.trt.graphs_see_refits = sees
+    build(bundle, name)
+    with opened(bundle, name, cuda_graph=True, slots=2) as engine:
+        assert "without CUDA graphs" not in engine.road
+        for shares in ALPHAS * 2:
+            for slot in range(2):
+                engine.refit(slot, np.array(shares, np.float64))
+                for seed in range(3):  # queued, captured, replayed
+                    x = picture(seed)
+                    assert relative_error(engine.infer(slot, x), truth(bundle, shares, x)) <= 1e-5
+                assert engine.all[slot].run.captured
+
+
+@pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
+@pytest.mark.parametrize("sees", [True, False])
+def test_kept_over_a_refit_only_where_that_was_seen(sees: bool, bundle: Bundle, gpu: FakeGpu) -> None:
+    gpu.trt.graphs_see_refits = sees
+    build(bundle)
+    with opened(bundle, cuda_graph=True) as engine:
+        run = engine.all[0].run
+        assert run.keeps is sees
+        assert ("kept over refits" if sees else "captured again after each refit") in engine.road
+        engine.refit(0, np.array([1.0, 0, 0]))
+        engine.infer(0, picture())
+        engine.infer(0, picture())
+        assert run.captured
+        engine.refit(0, np.array([0, 1.0, 0]))
+        assert run.captured is sees
+        engine.infer(0, picture())
+        assert run.captured is sees  # the first frame after it is queued as it is
+
+
+@everywhere
+def test_captured_again_for_another_shape(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle, cuda_graph=True) as engine:
+        engine.refit(0, np.array([0.5, 0.25, 0.25]))
+        for height in (12, 12, 12, 8, 8, 8, 24, 24, 24, 12, 8, 12):
+            x = picture(height, height, 20)
+            assert relative_error(engine.infer(0, x), truth(bundle, [0.5, 0.25, 0.25], x)) <= 1e-5
+
+
+@everywhere
+def test_members_that_are_the_same_tell_nothing(gpu: FakeGpu, tmp_path: Path) -> None:
+    """Then a replay after a refit looks right whatever it saw: graphs are not kept."""
+    case = bn()
+    case.members[1] = case.members[0]
+    same = write(case, tmp_path / "same.dni", members=2)
+    build(same)
+    with opened(same, cuda_graph=True) as engine:
+        assert engine.all[0].run.keeps is False
+
+
+@everywhere
+def test_where_capturing_fails_there_are_none(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int) -> None:
+        raise EngineError("the driver said no")
+
+    monkeypatch.setattr("engines.trt.runner.begin", refuse)
+    build(bundle)
+    with opened(bundle, cuda_graph=True) as engine:
+        assert "without CUDA graphs, because the driver said no" in engine.road
+        engine.refit(0, np.array([1.0, 0, 0]))
+        for _ in range(3):
+            assert relative_error(engine.infer(0, picture()), truth(bundle, [1, 0, 0], picture())) <= 1e-5
+
+
+@everywhere
+def test_an_execution_that_fails_while_captured(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle, cuda_graph=True) as engine:
+        engine.refit(0, np.array([1.0, 0, 0]))
+        engine.infer(0, picture())
+        gpu.trt.fail = {"execute": 0}
+        with pytest.raises(EngineError, match="CUDA graph"):
+            engine.infer(0, picture())
+        for _ in range(3):  # the stream can be used again
+            assert relative_error(engine.infer(0, picture()), truth(bundle, [1, 0, 0], picture())) <= 1e-5
+
+
+@everywhere
+def test_not_asked_for(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([1.0, 0, 0]))
+        for _ in range(3):
+            engine.infer(0, picture())
+        assert not engine.all[0].run.captured

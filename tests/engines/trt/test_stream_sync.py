@@ -1,0 +1,187 @@
+"""Waits: every place of the TensorRT road that waits for the GPU is needed, or says why nothing can tell.
+
+Each `synchronize()` in the sources is taken away on its own, by the line it stands on, and engines are then driven through
+their lives until something is wrong: memory that was freed too early, a frame of old weights, work under a closed engine.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import engines
+from dni_deploy.errors import EngineError
+from engines.options import BuildOptions, EngineOptions
+from tests.engines.trt import alpha_probe_network
+from tests.engines.trt.alpha_probe_network import Caught, Schedule
+from tests.fakes import gpu as machine
+from tests.fakes.gpu import FakeGpu, install
+from tests.fakes.trt.record import Recording
+
+ROOT = Path(engines.__file__).parent
+SOURCES = sorted([*(ROOT / "trt").glob("*.py"), *(ROOT / "cuda").glob("*.py")])
+NOT_TOLD = {"runner._forget_graph": "a graph that is destroyed while it runs is freed when it has ended (cuGraphExecDestroy)"}
+"""By place, why its absence cannot be seen."""
+
+LIVES = [("11.4", "refit", False), ("8.6", "refit", False), ("11.4", "refit", True), ("11.4", "inputs", True)]
+
+
+def places() -> Iterator[tuple[str, str, int]]:
+    """ "runner.fetch", the file and the line of each wait; a second one in a function is "runner.fetch 2"."""
+    for path in SOURCES:
+        seen: dict[str, int] = {}
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            found = (node for node in ast.walk(function) if isinstance(node, ast.Attribute) and node.attr == "synchronize")
+            for line in sorted(node.lineno for node in found):
+                name = f"{path.stem}.{function.name}"
+                seen[name] = seen.get(name, 0) + 1
+                yield name if seen[name] == 1 else f"{name} {seen[name]}", str(path), line
+
+
+PLACES = sorted(places())
+
+
+def take_away(monkeypatch: pytest.MonkeyPatch, path: str, line: int) -> list[int]:
+    """Streams and events come back at once where they are waited for on this line. Gives a list that grows with each time."""
+    import pycuda.driver as cuda
+
+    times: list[int] = []
+    for owner in (cuda.Stream, cuda.Event):
+        whole = owner.synchronize
+
+        def call(self: Any, whole: Any = whole) -> Any:
+            frame: Any = sys._getframe(1)
+            if frame.f_code.co_name == "_quietly":  # it is handed the method and calls it
+                frame = frame.f_back
+            if frame.f_lineno == line and frame.f_code.co_filename == path:
+                times.append(line)
+                return self
+            return whole(self)
+
+        monkeypatch.setattr(owner, "synchronize", call)
+    return times
+
+
+def live(gpu: FakeGpu, folder: Path, kind: str, graph: bool) -> None:
+    """Raises Caught or EngineError, or leaves violations, where something is wrong."""
+    import engines.trt as ours
+
+    gpu.trt.evaluator, gpu.trt.shapes = alpha_probe_network.evaluate, alpha_probe_network.shapes
+    bundle = alpha_probe_network.bundle(folder)
+    getattr(ours, f"build_{kind}")(bundle, BuildOptions(profile=alpha_probe_network.profile(bundle)), None)
+    for life in range(4):
+        engine = getattr(ours, f"open_{kind}")(bundle, EngineOptions(slots=2, cuda_graph=graph))
+        try:
+            schedule = Schedule(engine, gpu, fails=kind == "refit")
+            one_after_the_other(engine)
+            for seed in range(life * 25, life * 25 + 25):
+                schedule.run(seed)
+            gpu.scheduler.reseed(None)  # as late as can be
+            engine.refit(0, np.array([0.25, 0.75]))
+            if kind == "refit":
+                content = engine.serialize(0)
+                engine.finish(0)
+                if content != engine.serialize(0):
+                    raise Caught("the engine was written before its refit had ended")
+            engine.enqueue(0)
+        finally:
+            gpu.scheduler.reseed(None)
+            engine.close()
+            gpu.scheduler.drain_all()
+        if gpu.violations:
+            raise Caught(gpu.violations[0])
+
+
+def one_after_the_other(engine: Any) -> None:
+    """Frames without a wait between them, at first as late as can be: their memory is used again, and grows."""
+    small, large = np.ones((1, 1, 1, 1), np.float32), np.ones(alpha_probe_network.LARGEST, np.float32)
+    for slot in (0, 1):
+        for x in (small, small, large, large):
+            engine.refit(slot, np.array([0.5, 0.5]))
+            engine.place(slot, x)
+            engine.enqueue(slot)
+            engine.refit(slot, np.array([0.25, 0.75]))
+            engine.place(slot, -x)
+            got = engine.fetch(slot)
+            if not np.array_equal(got, alpha_probe_network.picture(0.5, x)):
+                raise Caught(f"{got.ravel()[:4]} where it must be {alpha_probe_network.picture(0.5, x).ravel()[:4]}")
+            engine.enqueue(slot)
+
+
+def copies() -> None:
+    """A buffer's copies without a stream are there on return, for every stream."""
+    import pycuda.driver as cuda
+
+    from engines.cuda.device import Device
+    from engines.cuda.memory import Buffer
+
+    device = Device.open()
+    with device:
+        buffer, other, out = Buffer(device, 8), device.stream(), np.empty(2, np.float32)
+        for values in ([1.0, 2.0], [0.0, 0.0]):
+            if any(values):
+                buffer.upload(np.array(values, np.float32))
+            else:
+                buffer.zero()
+            cuda.memcpy_dtoh_async(out, buffer.pointer, other)
+            other.synchronize()
+            through = np.empty(2, np.float32)
+            buffer.download(through)
+            if out.tolist() != values or through.tolist() != values:
+                raise Caught(f"{out} and {through} where {values} was copied")
+        cuda.Context.synchronize()
+        buffer.free()
+        del other
+    device.close()
+
+
+def caught(monkeypatch: pytest.MonkeyPatch, folder: Path, place: tuple[str, int] | None) -> str | None:
+    """The first thing that was wrong in any of the lives, or None."""
+    monkeypatch.setattr("engines.verification.SIDE", 1)
+    monkeypatch.setattr("engines.trt.features.NUMPY", 1)
+    for version, kind, graph in LIVES:
+        with monkeypatch.context() as patch:
+            gpu = install(patch, tensorrt=version)
+            patch.setattr(Recording, "version", None)
+            if place is not None:
+                take_away(patch, *place)
+            target = folder / f"{version}-{kind}-{graph}"
+            target.mkdir()
+            try:
+                copies()
+                live(gpu, target, kind, graph)
+            except (Caught, EngineError) as error:
+                return f"TensorRT {version}, {kind}: {error}"
+            finally:
+                gc.collect()
+            left = gpu.leaks()
+            if left:
+                return left[0]
+    return None
+
+
+@pytest.mark.parametrize(("path", "line"), [place[1:] for place in PLACES], ids=[place[0] for place in PLACES])
+def test_wait_taken_away(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str, line: int
+) -> None:
+    name = request.node.callspec.id
+    said = caught(monkeypatch, tmp_path, (path, line))
+    if name in NOT_TOLD:
+        assert said is None, f"{name} is needed after all: {said}"
+    else:
+        assert said is not None, f"{name} was taken away and nothing was wrong"
+
+
+def test_nothing_taken_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert len(PLACES) > 10
+    assert caught(monkeypatch, tmp_path, None) is None
+    assert machine.CURRENT is None

@@ -1,0 +1,323 @@
+"""Architectures: each recognised by its names and shapes alone, rebuilt exactly, and refused with a reason otherwise."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dni_deploy.errors import MismatchError, UsageError
+from dni_deploy.signature import Signature
+from exporters.architectures import ARCHITECTURES, find
+from exporters.architectures.architecture import Architecture, shapes_of
+from exporters.architectures.compact import SRVGGNetCompact
+from exporters.architectures.cyclegan import ResnetGenerator
+from exporters.architectures.dncnn import DnCNN
+from exporters.architectures.rrdbnet import RRDBNet
+from exporters.architectures.transformer_net import TransformerNet
+from tests.exporters.architectures import public_names as public
+from tests.support.pico_architectures import PICO, pico_family, pico_net, pico_state
+
+
+def known(name: str) -> Architecture:
+    return next(architecture for architecture in ARCHITECTURES if architecture.name == name)
+
+
+def example(shape: tuple[int, ...], seed: int = 5) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", PICO)
+def test_a_network_is_recognised_by_one_architecture_and_rebuilt_exactly(name: str) -> None:
+    net, state = pico_net(name, seed=1), pico_state(name, seed=1)
+    shapes = shapes_of(state)
+    assert [each.name for each in ARCHITECTURES if each.matches(shapes)] == [PICO[name].architecture]
+
+    rebuilt = find("auto", state).build(state)
+    assert list(rebuilt.state_dict()) == list(state)
+    assert not rebuilt.training
+    assert not any(tensor.requires_grad for tensor in rebuilt.parameters())
+    for shape in PICO[name].shapes:
+        assert torch.equal(rebuilt(example(shape)), net(example(shape)))  # the same operations on the same numbers
+
+
+@pytest.mark.parametrize("name", PICO)
+def test_the_signature_says_what_comes_out(name: str) -> None:
+    state = pico_state(name)
+    architecture = find("auto", state)
+    net = architecture.build(state)
+    signature = architecture.signature(net)
+    for batch, channels, height, width in PICO[name].shapes:
+        assert (channels, height % signature.multiple, width % signature.multiple) in {
+            (signature.input_channels, 0, 0),
+            (signature.input_channels, 1, 1),
+        }
+        out = net(example((batch, channels, height, width)))
+        assert out.shape == (batch, signature.output_channels, height * signature.scale, width * signature.scale)
+        if (signature.low, signature.high) == (-1.0, 1.0):
+            assert float(out.abs().max()) <= 1
+
+
+PUBLIC = {
+    # name: (architecture, shapes, number of parameters as published, signature)
+    "RealESRGAN_x4plus": ("rrdbnet", public.rrdbnet(public.NEW, 23, 2), 16_697_987, Signature(scale=4, radius=349)),
+    "RealESRGAN_x2plus": (
+        "rrdbnet",
+        public.rrdbnet(public.NEW, 23, 2, inputs=12),
+        16_703_171,
+        Signature(scale=2, multiple=2, radius=698),
+    ),
+    "RealESRGAN_x4plus_anime_6B": ("rrdbnet", public.rrdbnet(public.NEW, 6, 2), None, Signature(scale=4, radius=94)),
+    "x8 in the new style": ("rrdbnet", public.rrdbnet(public.NEW, 2, 3), None, Signature(scale=8, radius=34)),
+    "x1 in the new style": (
+        "rrdbnet",
+        public.rrdbnet(public.NEW, 1, 2, inputs=48),
+        None,
+        Signature(scale=1, multiple=4, radius=76),
+    ),
+    "BSRGAN": ("rrdbnet", public.rrdbnet(public.MIDDLE, 23, 2), 16_697_987, Signature(scale=4, radius=349)),
+    "BSRGANx2": ("rrdbnet", public.rrdbnet(public.MIDDLE, 23, 1), None, Signature(scale=2, radius=349)),
+    "RRDB_ESRGAN_x4_old_arch": ("rrdbnet", public.rrdbnet(public.OLD[4], 23, 2), 16_697_987, Signature(scale=4, radius=349)),
+    "x1 in the old style": ("rrdbnet", public.rrdbnet(public.OLD[1], 3, 0), None, Signature(scale=1, radius=49)),
+    "x2 in the old style": ("rrdbnet", public.rrdbnet(public.OLD[2], 3, 1), None, Signature(scale=2, radius=49)),
+    "x8 in the old style": ("rrdbnet", public.rrdbnet(public.OLD[8], 3, 3), None, Signature(scale=8, radius=49)),
+    "realesr-general-x4v3": ("compact", public.compact(32), 1_213_296, Signature(scale=4, radius=34)),
+    "realesr-animevideov3": ("compact", public.compact(16), 621_424, Signature(scale=4, radius=18)),
+    "dncnn_25": ("dncnn", public.dncnn_merged(17, 1), 555_137, Signature(1, 1, radius=17)),
+    "dncnn_color_blind": ("dncnn", public.dncnn_merged(20, 3), 668_227, Signature(radius=20)),
+    "DnCNN-S port": ("dncnn", public.dncnn_port(17, 1), 556_032, Signature(1, 1, radius=17)),
+    "style_monet_pretrained": ("cyclegan", public.cyclegan(9), 11_378_179, Signature(multiple=4, low=-1.0)),
+    "6 blocks, for 128 x 128": ("cyclegan", public.cyclegan(6), 7_837_699, Signature(multiple=4, low=-1.0)),
+    "mosaic.pth": ("transformer_net", public.transformer_net(), 1_679_235, Signature(multiple=4, high=255.0)),
+    "DCGAN, 64 x 64": ("dcgan", public.dcgan(), 3_576_704, Signature(100, scale=64, low=-1.0, kind="latent")),
+    "SRCNN 9-5-5": ("srcnn", public.srcnn((9, 5, 5)), 57_281, Signature(1, 1, radius=8)),
+    "SRCNN 9-1-5": ("srcnn", public.srcnn((9, 1, 5)), 8_129, Signature(1, 1, radius=6)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_checkpoints_are_read_off_their_names_and_shapes(name: str) -> None:
+    architecture, shapes, parameters, signature = PUBLIC[name]
+    assert [each.name for each in ARCHITECTURES if each.matches(shapes)] == [architecture]
+    with torch.device("meta"):  # the networks' size is not what is tested
+        net = known(architecture).propose(shapes)
+    assert {key: tuple(value.shape) for key, value in net.state_dict().items()} == shapes
+    assert known(architecture).signature(net) == signature
+    if parameters is not None:
+        assert sum(math.prod(tensor.shape) for tensor in net.parameters()) == parameters
+
+
+def proposed(name: str, shapes: public.Shapes) -> nn.Module:
+    with torch.device("meta"):
+        return known(name).propose(shapes)
+
+
+def test_hyper_parameters_come_from_the_shapes() -> None:
+    rrdbnet = proposed("rrdbnet", public.rrdbnet(public.NEW, 6, 2, inputs=12, width=48, growth=24))
+    assert isinstance(rrdbnet, RRDBNet)
+    assert (len(rrdbnet.blocks), len(rrdbnet.ups), rrdbnet.unshuffle) == (6, 2, 2)
+    compact = proposed("compact", public.compact(16, scale=2, width=24))
+    assert isinstance(compact, SRVGGNetCompact)
+    assert (len(compact.body), compact.scale) == (35, 2)
+    transformer = proposed("transformer_net", public.transformer_net())
+    assert isinstance(transformer, TransformerNet)
+    assert transformer.blocks == 5
+
+
+@pytest.mark.parametrize(
+    ("pico", "eps"),
+    [("dncnn_bn", 1e-5), ("dncnn_bn_kair", 1e-4), ("dncnn_bn_port", 1e-5)],
+)
+def test_dncnn_eps_follows_whose_file_it_is(pico: str, eps: float) -> None:
+    state = pico_state(pico)
+    norms = [module for module in find("auto", state).build(state).modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {module.eps for module in norms} == {eps}
+    only_first = DnCNN(1, 4, 4, prefix="dncnn", biases=(True, False), eps=1e-4).state_dict()
+    net = proposed("dncnn", {key: tuple(value.shape) for key, value in only_first.items()})
+    assert {module.eps for module in net.modules() if isinstance(module, nn.BatchNorm2d)} == {1e-4}
+
+
+def test_dncnn_without_any_bias() -> None:
+    net = DnCNN(3, 4, 4, batch_norm=False, inner_bias=False, biases=(False, False)).eval()
+    state = {key: value.numpy() for key, value in net.state_dict().items()}
+    assert list(state) == [f"model.{place}.weight" for place in (0, 2, 4, 6)]
+    x = example((1, 3, 9, 8))
+    assert torch.equal(find("auto", state).build(state)(x), net(x))
+
+
+def test_three_small_convolutions_are_a_dncnn_and_a_large_first_kernel_is_an_srcnn() -> None:
+    def sequential(*kernels: int) -> dict[str, np.ndarray]:
+        ends = (3, 4, 4, 3)
+        return {
+            f"model.{2 * number}.{part}": np.zeros(
+                (ends[number + 1], ends[number], kernel, kernel)[: 4 if part == "weight" else 1]
+            )
+            for number, kernel in enumerate(kernels)
+            for part in ("weight", "bias")
+        }
+
+    assert find("auto", sequential(3, 3, 3)).name == "dncnn"
+    assert find("auto", sequential(9, 1, 5)).name == "srcnn"
+    with pytest.raises(MismatchError):
+        find("auto", sequential(3, 5, 3))
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_cyclegan_blocks_with_dropout_have_their_second_convolution_one_further(dropout: bool, batch_norm: bool) -> None:
+    net = ResnetGenerator(3, 2, 2, batch_norm=batch_norm, dropout=dropout).eval()
+    state = {key: value.numpy() for key, value in net.state_dict().items()}
+    assert ("model.10.conv_block.6.weight" in state) == (dropout or batch_norm)
+    x = example((1, 3, 16, 20)) * 2 - 1
+    assert torch.equal(find("auto", state).build(state)(x), net(x))
+
+
+def test_statistics_that_instance_norm_never_reads_are_dropped() -> None:
+    for name, places in (("transformer_net", ("in1", "in5", "res1.in2")), ("cyclegan", ("model.2", "model.10.conv_block.2"))):
+        state = pico_state(name)
+        old = dict(state)
+        for place in places:
+            old[f"{place}.running_mean"] = np.zeros(4, np.float32)
+            old[f"{place}.running_var"] = np.ones(4, np.float32)
+        architecture = find("auto", old)
+        assert architecture.name == name
+        assert list(architecture.canonical(old)) == list(state)
+        x = example(PICO[name].shapes[0])
+        assert torch.equal(architecture.build(old)(x), pico_net(name)(x))
+    batch_norm = pico_state("cyclegan_bn")
+    assert list(known("cyclegan").canonical(batch_norm)) == list(batch_norm)
+
+
+LOCAL = {name: pico.factory for name, pico in PICO.items() if pico.factory().signature.radius is not None}
+LOCAL["rrdbnet_x1"] = lambda: RRDBNet(3, 4, 1, 2, unshuffle=4)
+LOCAL["rrdbnet_x8"] = lambda: RRDBNet(3, 4, 1, 2, ups=3)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_radius_is_as_far_as_an_impulse_spreads_and_no_farther(name: str) -> None:
+    """All weights positive and nothing added: what an impulse reaches is then not zero, however small (float64)."""
+    net = LOCAL[name]().eval().requires_grad_(False).double()
+    signature = net.signature
+    assert isinstance(signature, Signature)
+    for key, tensor in net.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.zeros_like(tensor) if key.endswith(("bias", "running_mean")) else tensor.abs() + 0.01)
+    assert signature.radius is not None
+    multiple, scale = signature.multiple, signature.scale
+    middle = (signature.radius // multiple + 2) * multiple
+    farthest = 0
+    for phase in range(multiple):
+        x = torch.zeros(1, signature.input_channels, 8, 2 * middle, dtype=torch.float64)
+        x[0, :, 4, middle + phase] = 1
+        reached = net(x)[0].abs().sum(dim=(0, 1)).reshape(-1, scale).sum(dim=1).nonzero().flatten()
+        farthest = max(farthest, int((reached - middle - phase).abs().max()))
+    assert farthest == signature.radius
+
+
+def test_counters_are_ignored_and_floats_become_float32() -> None:
+    state = {key: value for key, value in pico_state("dncnn_bn").items() if not key.endswith("num_batches_tracked")}
+    for dtype in (np.float16, np.float64):
+        converted = {key: value.astype(dtype) for key, value in state.items()}
+        net = find("auto", converted).build(converted)
+        for key, value in converted.items():
+            assert net.state_dict()[key].dtype == torch.float32
+            np.testing.assert_array_equal(net.state_dict()[key].numpy(), value.astype(np.float32))
+        assert int(net.state_dict()["model.3.num_batches_tracked"]) == 0
+
+
+def test_build_copies_what_it_is_given() -> None:
+    state = pico_state("compact_x2")
+    for value in state.values():
+        value.setflags(write=False)
+    net = find("auto", state).build(state)
+    before = state["body.0.bias"].copy()
+    next(iter(net.parameters())).add_(1)
+    net.state_dict()["body.0.bias"].add_(1)
+    np.testing.assert_array_equal(state["body.0.bias"], before)
+
+
+def test_a_named_architecture_that_does_not_fit_says_the_first_difference() -> None:
+    state = pico_state("compact")
+    short = {key: value for key, value in state.items() if key != "body.4.bias"}
+    wrong = {**state, "body.4.weight": state["body.4.weight"][:, :5]}
+    more = {**state, "tail\x1b[2J": state["body.0.weight"]}
+    cases = {
+        "'body.4.bias' is missing": ("compact", short),
+        r"'body.4.weight' has shape \(8, 5, 3, 3\) instead of \(8, 8, 3, 3\)": ("compact", wrong),
+        r"'tail\\x1b\[2J' has no place in it": ("compact", more),
+        "'model.0.weight' is missing": ("dncnn", state),
+        "'conv1.weight' is missing": ("srcnn", state),
+    }
+    for message, (name, tensors) in cases.items():
+        with pytest.raises(MismatchError, match=message) as caught:
+            find(name, tensors)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(MismatchError, match=message):
+            known(name).build(tensors)
+
+
+def test_unknown_networks_and_names_are_answered_with_what_is_known() -> None:
+    with pytest.raises(
+        MismatchError, match=r"1 tensors \(first 'head.weight', \(2, 3\)\).*srcnn, dncnn, rrdbnet.*--arch package"
+    ):
+        find("auto", {"head.weight": np.zeros((2, 3), np.float32)})
+    with pytest.raises(MismatchError, match="0 tensors"):
+        find("auto", {})
+    with pytest.raises(UsageError, match=r"no architecture 'unet'.*rrdbnet.*package\.module:factory"):
+        find("unet", pico_state("compact"))
+
+
+def test_a_far_position_does_not_ask_for_a_network_of_that_depth() -> None:
+    for name, key in (("dncnn", "model.99998.weight"), ("compact", "body.99998.weight")):
+        state = pico_state(name)
+        prefix = key.partition(".")[0]
+        with pytest.raises(MismatchError, match=r"position 99998"):
+            find(name, {**state, key: state[f"{prefix}.0.weight"]})
+
+
+def test_compact_without_slopes_is_refused_rather_than_guessed_at() -> None:
+    net = SRVGGNetCompact(3, 4, 2, 2, activation="leakyrelu")
+    with pytest.raises(MismatchError, match="slopes of a PReLU"):
+        find("compact", {key: value.detach().numpy() for key, value in net.state_dict().items()})
+
+
+@pytest.mark.parametrize("name", PICO)
+def test_damaged_state_dicts_are_refused_by_every_architecture(name: str) -> None:
+    """One entry missing, emptied, transposed, of another rank or size: MismatchError each time, never another error."""
+    chance = random.Random(name)
+    shapes = {key: shape for key, shape in shapes_of(pico_state(name)).items() if not key.endswith("num_batches_tracked")}
+    for key in chance.sample(list(shapes), min(12, len(shapes))):
+        shape = shapes[key]
+        damages = [(), (*shape, 1), (*shape[:-1], 0), (*shape[:-1], shape[-1] + 2), (2**40, *shape[1:]), (2**62,) * 4]
+        for damaged in [{k: v for k, v in shapes.items() if k != key}, *({**shapes, key: damage} for damage in damages)]:
+            for architecture in ARCHITECTURES:
+                reason = architecture.difference(damaged)  # a last layer's width may be another network's: then all must fit
+                assert reason is not None or architecture.name == PICO[name].architecture
+                if reason is None:
+                    assert shapes_of_proposed(architecture, damaged) == damaged
+
+
+def shapes_of_proposed(architecture: Architecture, shapes: public.Shapes) -> public.Shapes:
+    state = proposed(architecture.name, shapes).state_dict()
+    return {key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+def test_a_pico_family_is_near_and_each_member_fits() -> None:
+    members = pico_family("dncnn_bn", 3, seed=2)
+    first = members[0]
+    for member in members[1:]:
+        assert shapes_of(member) == shapes_of(first)
+        assert find("auto", member).name == "dncnn"
+        assert all((member[key] > 0).all() for key in member if key.endswith("running_var"))
+        assert 0.99 < np.corrcoef(first["model.2.weight"].ravel(), member["model.2.weight"].ravel())[0, 1] < 1
+    np.testing.assert_array_equal(first["model.0.weight"], pico_state("dncnn_bn", seed=2)["model.0.weight"])
+
+
+def test_keys_of_a_rebuilt_network_are_the_files_own() -> None:
+    assert list(pico_state("rrdbnet_old"))[:2] == ["model.0.weight", "model.0.bias"]
+    assert list(pico_state("rrdbnet_old"))[2] == "model.1.sub.0.RDB1.conv1.0.weight"
+    assert list(pico_state("rrdbnet_old"))[-2:] == ["model.10.weight", "model.10.bias"]

@@ -1,0 +1,92 @@
+"""Spandrel: the networks that it knows and we do not, and agreement where both know one. Skipped where it is not installed."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from dni_deploy.errors import EnvironmentProblem, MismatchError
+from dni_deploy.signature import Signature
+from exporters.architectures import find
+from exporters.architectures.rrdbnet import BASICSR, ESRGAN, Naming, RRDBNet, old_esrgan
+from tests.support.pico_architectures import PICO, pico_net, pico_state
+from tests.support.torchvision_stub import import_spandrel
+
+
+@pytest.fixture(scope="module")
+def spandrel() -> ModuleType:
+    try:
+        return import_spandrel()
+    except ModuleNotFoundError as error:
+        pytest.skip(f"spandrel is not installed: {error}")
+
+
+def test_a_network_that_only_spandrel_knows(spandrel: ModuleType) -> None:
+    from spandrel.architectures.SwinIR import SwinIR
+
+    torch.manual_seed(0)
+    options = {"depths": [2, 2], "embed_dim": 12, "num_heads": [2, 2], "mlp_ratio": 2, "window_size": 8, "img_size": 64}
+    original = SwinIR(upscale=2, upsampler="pixelshuffledirect", **options).eval().requires_grad_(False)
+    state = {key: value.numpy().copy() for key, value in original.state_dict().items()}
+    architecture = find("auto", state)
+    net = architecture.build(state)
+    x = torch.rand(1, 3, 16, 24)
+    assert architecture.name == "spandrel.SwinIR"
+    assert architecture.signature(net) == Signature(scale=2)
+    assert torch.equal(net(x), original(x))
+    assert list(architecture.canonical(state)) == list(state)
+
+    other = {key: value * np.float32(1.1) if value.dtype.kind == "f" else value for key, value in state.items()}
+    expected = copy.deepcopy(original)
+    expected.load_state_dict({key: torch.tensor(value) for key, value in other.items()})
+    assert torch.equal(architecture.build(other)(x), expected(x))  # not the first member's weights
+    assert torch.equal(net(x), original(x))
+
+
+def naming(style: str) -> Naming:
+    return {"new": BASICSR, "middle": ESRGAN, "old": old_esrgan(1, 2)}[style]
+
+
+@pytest.mark.parametrize(("style", "unshuffle"), [("new", 1), ("new", 2), ("middle", 1), ("old", 1)])
+def test_our_rrdbnet_is_theirs(spandrel: ModuleType, style: str, unshuffle: int) -> None:
+    torch.manual_seed(1)
+    net = RRDBNet(3, 64, 1, 32, unshuffle=unshuffle, naming=naming(style)).eval().requires_grad_(False)
+    state = {key: value.numpy().copy() for key, value in net.state_dict().items()}
+    theirs = find("spandrel", state)
+    renamed = theirs.canonical(state)
+    assert sorted(value.sum() for value in renamed.values()) == sorted(value.sum() for value in state.values())
+    x = torch.rand(1, 3, 12, 16)
+    assert torch.equal(theirs.build(state)(x), net(x))
+    signature = theirs.signature(theirs.build(state))
+    assert isinstance(net.signature, Signature)
+    assert (signature.scale, signature.input_channels) == (net.signature.scale, net.signature.input_channels)
+    assert signature.multiple % net.signature.multiple == 0  # theirs asks for 4 at x2, where 2 is enough
+
+
+@pytest.mark.parametrize("name", ["compact", "compact_x2", "dncnn_bn_kair"])
+def test_other_networks_that_both_know_compute_the_same(spandrel: ModuleType, name: str) -> None:
+    state = pico_state(name)
+    x = torch.rand(PICO[name].shapes[0])
+    assert torch.equal(find("spandrel", state).build(state)(x), pico_net(name)(x))
+
+
+def test_what_spandrel_does_not_know_either(spandrel: ModuleType) -> None:
+    for name in ("auto", "spandrel"):
+        with pytest.raises(MismatchError, match="none of the networks known here"):
+            find(name, {"head.weight": np.zeros((2, 3), np.float32)})
+
+
+def test_asking_for_spandrel_where_it_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    import exporters.architectures as package
+
+    monkeypatch.delattr(package, "spandrel", raising=False)
+    monkeypatch.delitem(sys.modules, "exporters.architectures.spandrel", raising=False)
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    with pytest.raises(EnvironmentProblem, match="spandrel"):
+        find("spandrel", pico_state("compact"))
+    assert find("auto", pico_state("compact")).name == "compact"

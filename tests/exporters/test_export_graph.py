@@ -1,0 +1,237 @@
+"""Lift: every float weight is an initializer under its own name, whatever the values are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError
+from dni_deploy.signature import Signature
+from dni_deploy.utils.onnx_weights import strip
+from exporters.architectures import find
+from exporters.cache import cached_lift
+from exporters.canonical_names import subgraphs
+from exporters.export_graph import Lifted, lift
+from exporters.verify_graph import relative_error
+from tests.support.pico_architectures import PICO, pico_net, pico_state
+
+DIRECT = ("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization")
+ROUNDING = 1e-5  # float32 on both sides, sums in another order; InstanceNorm reaches 5e-6
+
+
+def lifted(name: str, opset: int = 18) -> tuple[Lifted, nn.Module, Signature]:
+    state = pico_state(name)
+    architecture = find("auto", state)
+    net = architecture.build(state)
+    signature = architecture.signature(net)
+    return cached_lift(architecture.name, net, signature, opset=opset)[0], net, signature
+
+
+def run(graph: onnx.ModelProto, x: Tensor) -> np.ndarray:
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    output: np.ndarray = session.run(None, {"x": x.numpy()})[0]
+    return output
+
+
+def seeded(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", PICO)
+def test_every_float_key_is_an_initializer_and_feeds_its_layer_directly(name: str) -> None:
+    result, net, signature = lifted(name)
+    floats = tuple(key for key, value in net.state_dict().items() if value.is_floating_point())
+    assert result.names == floats
+    assert (result.unused, result.tied) == ((), {})
+    graph = result.graph.graph
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    assert tuple(key for key in initializers if key in floats) == floats
+    for key, value in net.state_dict().items():
+        if key in floats:
+            assert np.array_equal(onnx.numpy_helper.to_array(initializers[key]), value.numpy())
+
+    reshaped = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Reshape"}
+    for node in graph.node:
+        if node.op_type in DIRECT:
+            assert all(key in initializers for key in node.input[1:] if key), f"{node.name} reads {node.input}"
+        if node.op_type == "PRelu":
+            assert reshaped.get(node.input[1], node.input[1]) in floats
+    modules = [type(module) for module in net.modules()]
+    counts = {kind: sum(node.op_type == kind for node in graph.node) for kind in DIRECT}
+    assert counts["BatchNormalization"] == modules.count(nn.BatchNorm2d)  # none was folded into a convolution
+    assert counts["Conv"] + counts["ConvTranspose"] == modules.count(nn.Conv2d) + modules.count(nn.ConvTranspose2d)
+
+    axes = ["n", signature.input_channels, 1, 1] if signature.kind == "latent" else ["n", signature.input_channels, "h", "w"]
+    described = [value.dim_param or value.dim_value for value in graph.input[0].type.tensor_type.shape.dim]
+    assert ([value.name for value in graph.input], described) == (["x"], axes)
+    assert [value.name for value in graph.output] == ["y"]
+
+
+@pytest.mark.parametrize("name", ["rrdbnet_x2", "compact", "transformer_net", "cyclegan_bn", "dcgan"])
+def test_opset_17_keeps_the_names_and_the_picture(name: str) -> None:
+    result, net, _ = lifted(name, opset=17)
+    assert [entry.version for entry in result.graph.opset_import if not entry.domain] == [17]
+    assert result.names == lifted(name)[0].names
+    for shape in PICO[name].shapes:
+        x = seeded(*shape)
+        with torch.no_grad():
+            assert relative_error(run(result.graph, x), net(x).numpy()) <= ROUNDING
+
+
+@pytest.mark.parametrize("name", ["dncnn_bn", "transformer_net"])
+def test_the_same_network_gives_the_same_bytes_and_nothing_of_this_machine(name: str) -> None:
+    _, net, signature = lifted(name)
+    first, second = lift(net, signature), lift(net, signature)
+    assert first.graph.SerializeToString() == second.graph.SerializeToString()
+    assert first.graph.producer_name == "pytorch"
+    data = first.graph.SerializeToString()
+    for trace in (b".py", b"File ", b"site-packages", __file__.encode()):
+        assert trace not in data
+    assert not any(node.doc_string or node.metadata_props for node in first.graph.graph.node)
+
+
+def test_the_graph_does_not_depend_on_the_values() -> None:
+    """Zero biases and equal tensors are what an exporter that sees values drops and merges."""
+    net = pico_net("dncnn_bn")
+    drawn = lift(net, Signature())
+    with torch.no_grad():
+        for key, value in net.state_dict().items():
+            if value.is_floating_point():
+                value.fill_(0.0 if key.endswith("bias") else 1.0)
+    flat = lift(net, Signature())
+    assert flat.names == drawn.names
+    for each in (flat, drawn):
+        for tensor in each.graph.graph.initializer:
+            strip(tensor)
+    assert flat.graph.SerializeToString() == drawn.graph.SerializeToString()
+
+
+class Tied(nn.Module):
+    """Two names for one layer, and a layer that forward never reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 3, 3, padding=1)
+        self.spare = nn.Conv2d(3, 3, 1)
+        self.two = self.one
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(torch.relu(self.one(x)))  # type: ignore[no-any-return]
+
+
+def test_tied_and_unread_weights_are_told_apart() -> None:
+    result = lift(Tied(), Signature())
+    assert result.names == ("one.weight", "one.bias")
+    assert result.unused == ("spare.weight", "spare.bias")
+    assert result.tied == {"two.weight": "one.weight", "two.bias": "one.bias"}
+
+
+class ReadsAfterOverwriting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.activation = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x)
+        return features + self.activation(features)  # type: ignore[no-any-return]  # twice the positive part
+
+
+def test_an_in_place_layer_that_matters_stays_so() -> None:
+    torch.manual_seed(0)
+    net = ReadsAfterOverwriting().eval()
+    graph = lift(net, Signature()).graph
+    assert net.activation.inplace
+    x = seeded(1, 3, 9, 14)
+    with torch.no_grad():
+        assert relative_error(run(graph, x), net(x).numpy()) <= ROUNDING
+
+
+def custom(forward: Callable[[nn.Module, Tensor], Any], **weights: Tensor) -> nn.Module:
+    net = type("Custom", (nn.Module,), {"forward": forward})()
+    for name, value in {"gain": torch.full((3, 1, 1), 0.5), **weights}.items():
+        setattr(net, name, nn.Parameter(value))
+    return net
+
+
+def branches(net: nn.Module, x: Tensor) -> Tensor:
+    return x * net.gain if float(x.mean()) > 0.5 else x  # type: ignore[operator]
+
+
+def test_what_the_exporter_cannot_read_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"^The network Custom cannot be exported: .+\.$") as caught:
+        lift(custom(branches), Signature())
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_exporter_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    lift(pico_net("dncnn"), Signature())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("net", "signature", "error", "words"),
+    [
+        (lambda: pico_net("dncnn"), Signature(input_channels=1), MismatchError, "does not take an input of shape"),
+        (lambda: pico_net("dncnn"), Signature(output_channels=1), MismatchError, "says 1 channels"),
+        (lambda: pico_net("dncnn"), Signature(scale=2), MismatchError, "at scale 2"),
+        (lambda: custom(lambda net, x: (x, x)), Signature(), MismatchError, "gives a tuple"),
+        (lambda: custom(lambda net, x: x * net.x, x=torch.ones(3, 1, 1)), Signature(), InputError, "weight named 'x'"),
+        (lambda: custom(lambda net, x: x * net.gain).half(), Signature(), InputError, "built in float32"),
+        (lambda: custom(lambda net, x: net.gain.expand(2, 3, 22, 31)), Signature(), InputError, "does not depend on its input"),
+        (lambda: custom(lambda net, x: x + net.place, place=torch.ones(1, 3, 22, 31)), Signature(), InputError, "cannot be exported"),
+    ],
+)  # fmt: skip
+def test_a_network_that_does_not_fit_is_refused(
+    net: Callable[[], nn.Module], signature: Signature, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        lift(net(), signature)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("opset", [16, 99])
+def test_an_opset_out_of_range_is_a_usage_error(opset: int) -> None:
+    with pytest.raises(UsageError, match=str(opset)):
+        lift(pico_net("dncnn"), Signature(), opset=opset)
+
+
+def test_more_than_a_file_holds_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporters.export_graph.SIZE_LIMIT", 1000)
+    with pytest.raises(LimitError, match="more than one ONNX file holds"):
+        lift(pico_net("dncnn"), Signature())
+
+
+def test_bodies_of_conditions_are_renamed_too() -> None:
+    """A constant and a weight that only the body of an If reads keep their meaning."""
+    from exporters.canonical_names import rename, used_values
+
+    def body(gain: str, out: str) -> onnx.GraphProto:
+        value = onnx.helper.make_tensor_value_info(out, onnx.TensorProto.FLOAT, None)
+        return onnx.helper.make_graph([onnx.helper.make_node("Mul", ["in", gain], [out])], "body", [], [value])
+
+    picture = onnx.helper.make_tensor_value_info("in", onnx.TensorProto.FLOAT, [2])
+    weight = onnx.helper.make_tensor_value_info("p_weight", onnx.TensorProto.FLOAT, [2])
+    flag = onnx.numpy_helper.from_array(np.array(True), "flag")
+    half = onnx.numpy_helper.from_array(np.full(2, 0.5, np.float32), "half")
+    node = onnx.helper.make_node("If", ["flag"], ["out"], then_branch=body("p_weight", "a"), else_branch=body("half", "b"))
+    output = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [2])
+    graph = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "main", [picture, weight], [output], [flag, half]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    renamed = rename(graph, ["x", "gain"], ["y"])
+    onnx.checker.check_model(renamed)
+    assert {"x", "gain", "y"} <= used_values(renamed)
+    assert {each.name for body in subgraphs(renamed.graph.node[0]) for each in body.node} == {"Mul_3", "Mul_4"}
+    session = onnxruntime.InferenceSession(renamed.SerializeToString(), providers=["CPUExecutionProvider"])
+    x, gain = np.array([1, 2], np.float32), np.array([3, 5], np.float32)
+    assert session.run(None, {"x": x, "gain": gain})[0].tolist() == [3, 10]

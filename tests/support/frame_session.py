@@ -1,0 +1,52 @@
+"""A session over an engine made of three lines, for the verbs that handle frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.session.session import Session
+from dni_deploy.signature import Signature
+
+
+class Dimmer:
+    """Each member multiplies the picture by its own factor, so a blend multiplies by the blended factor."""
+
+    name = "dimmer"
+    road = "a number"
+
+    def __init__(self, factors: tuple[float, ...], scale: int = 1, broken: int | None = None) -> None:
+        self.factors, self.scale, self.broken = np.array(factors), scale, broken
+        self.slots = 2
+        self.set = [1.0, 1.0]
+        self.refits = 0
+        self.closed = 0
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        self.set[slot] = float(coefficients @ self.factors)
+        self.refits += 1
+
+    def finish(self, slot: int) -> None:
+        pass
+
+    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        y = (x * np.float32(self.set[slot])).repeat(self.scale, axis=2).repeat(self.scale, axis=3)
+        if x.shape[3] == self.broken:
+            y[0, 0, 0, 0] = np.nan
+        return y
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def opener(engine: Dimmer, members: tuple[str, ...], signature: Signature | None = None) -> Any:
+    """A stand-in for open_session that gives the real Session over this engine."""
+
+    def open_session(bundle: object, *, alpha: Any = None, extrapolate: bool = False, **options: object) -> Session:
+        first = Coefficients.one_hot(members[0], members) if alpha is None else Coefficients.parse(alpha, members)
+        return Session(engine, members, signature or Signature(radius=0, scale=engine.scale), first)
+
+    return open_session

@@ -1,0 +1,99 @@
+"""Known times: engines and a clock that tell the time of a machine that only counts, so that a benchmark's figures can be foretold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dni_deploy.blending.blend import blend_float64
+from dni_deploy.bundle.bundle import Bundle
+from engines.onnxruntime_cpu import runtime
+
+FRAME, CHANGE, UPLOAD, DOWNLOAD = 8e-3, 2e-3, 1e-3, 3e-3
+
+
+class Machine:
+    """now: the host's time. Each stream has a time at which it will be empty."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.free: dict[int, float] = {}
+
+    def queue(self, stream: int, seconds: float) -> None:
+        self.free[stream] = max(self.free.get(stream, 0.0), self.now) + seconds
+
+    def wait(self, stream: int) -> None:
+        self.now = max(self.now, self.free.get(stream, 0.0))
+
+
+class KnownClock:
+    """A benchmarks.gpu.clock.Clock of a Machine."""
+
+    name = "known"
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def mark(self, stream: int) -> float:
+        return max(self.machine.free.get(stream, 0.0), self.machine.now)
+
+    def wait(self, stream: int) -> None:
+        self.machine.wait(stream)
+
+    def between(self, first: float, second: float) -> float:
+        return second - first
+
+    def forget(self) -> None:
+        return
+
+    def now(self) -> float:
+        return self.machine.now
+
+
+class KnownEngine:
+    """A DeviceEngine that computes with ONNX Runtime on the CPU, times `scale`, and takes FRAME, CHANGE, UPLOAD and DOWNLOAD."""
+
+    name = road = "known"
+
+    def __init__(self, machine: Machine, bundle: Bundle, *, slots: int = 1, scale: float = 1.0, frame: float = FRAME) -> None:
+        self.machine, self.slots, self.scale, self.frame = machine, slots, scale, frame
+        self.closed = 0
+        self._bundle = bundle
+        self._members = [bundle.weights(member) for member in bundle.members]
+        self._graphs: dict[int, Any] = {}
+        self._x: dict[int, NDArray[np.float32]] = {}
+        self._made: dict[bytes, Any] = {}
+
+    def stream_handle(self, slot: int) -> int:
+        return id(self) + slot
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        self._graphs[slot] = coefficients.tobytes()
+        self.machine.queue(self.stream_handle(slot), CHANGE)
+
+    def finish(self, slot: int) -> None:
+        self.machine.wait(self.stream_handle(slot))
+
+    def place(self, slot: int, x: NDArray[np.float32]) -> None:
+        self._x[slot] = x
+        self.machine.queue(self.stream_handle(slot), UPLOAD)
+
+    def enqueue(self, slot: int) -> None:
+        self.machine.queue(self.stream_handle(slot), self.frame)
+
+    def fetch(self, slot: int) -> NDArray[np.float32]:
+        self.machine.queue(self.stream_handle(slot), DOWNLOAD)
+        self.machine.wait(self.stream_handle(slot))
+        return self._x[slot]
+
+    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        shares = self._graphs[slot]
+        if shares not in self._made:
+            graph = self._bundle.graph_with(blend_float64(self._members, np.frombuffer(shares)))
+            self._made[shares] = runtime.session(graph, 1)
+        return runtime.run(self._made[shares], x) * np.float32(self.scale)
+
+    def close(self) -> None:
+        self.closed += 1

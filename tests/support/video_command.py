@@ -1,0 +1,47 @@
+"""What the tests of films share: a bundle that is only a name, and a session over an engine of three lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dni_deploy.api import video as verb
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.signature import Signature
+from tests.support.frame_session import Dimmer, opener
+
+MEMBERS = ("a", "b")
+
+
+def named_bundle(scale: int = 1, digest: str = "0" * 64) -> Bundle:
+    """A bundle as far as the verb looks at it."""
+    manifest: Any = SimpleNamespace(
+        members=[SimpleNamespace(name=name) for name in MEMBERS], signature=Signature(radius=0, scale=scale)
+    )
+    return Bundle(Path("named.dni"), manifest, digest)
+
+
+Make = Callable[..., verb.VideoReport]
+
+
+@pytest.fixture
+def engine() -> Dimmer:
+    """Member a keeps the picture, member b makes it black."""
+    return Dimmer((1.0, 0.0))
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, engine: Dimmer) -> Make:
+    """`video` over that engine, with segments of 8 frames."""
+    monkeypatch.setattr(verb, "open_session", opener(engine, MEMBERS))
+
+    def call(source: Path, output: Path, alpha: Any = 1.0, **options: Any) -> verb.VideoReport:
+        chosen = {"segment": 8, "crf": 8, "preset": "ultrafast", **options}
+        digest = chosen.pop("digest", "0" * 64)
+        return verb.video(named_bundle(engine.scale, digest), source, output, alpha, **chosen)
+
+    return call
