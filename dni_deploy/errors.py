@@ -28,72 +28,96 @@ VERDICT_EXIT = 10
 
 
 class DniError(Exception):
-    """Base of all errors raised on purpose; str() is a whole message for the user."""
+    """Base of all errors raised on purpose; str() is a whole message for the user.
 
+    Attributes:
+        kind: The error's name in JSON. Fixed: scripts compare it, so it stays when the class is renamed. Every subclass sets its own.
+        exit_code: The exit code of the command line. A subclass has its parent's unless it sets its own.
+    """
+
+    kind = "DniError"
     exit_code = 1
 
 
 class UsageError(DniError, ValueError):
+    kind = "UsageError"
     exit_code = 2
 
 
 class CoefficientsError(UsageError):
     """An alpha that cannot be used with this family."""
 
+    kind = "CoefficientsError"
+
 
 class InputError(DniError, ValueError):
+    kind = "InputError"
     exit_code = 3
 
 
 class CheckpointError(InputError):
     """A checkpoint file that cannot be read as tensors under names."""
 
+    kind = "CheckpointError"
+
 
 class BundleError(InputError):
     """A bundle or plan that is incomplete, damaged or of an unknown version."""
+
+    kind = "BundleError"
 
 
 class PictureError(InputError):
     """A picture file that cannot be decoded, or that would lose content by being decoded."""
 
+    kind = "PictureError"
+
 
 class MismatchError(DniError, ValueError):
     """Sound inputs that do not fit together, such as members of different architectures."""
 
+    kind = "MismatchError"
     exit_code = 4
 
 
 class RefusedError(DniError):
     """A file that is refused unread, because reading it could run code or leave its folder."""
 
+    kind = "RefusedError"
     exit_code = 5
 
 
 class LimitError(DniError):
     """A size beyond what this machine or a stated limit allows."""
 
+    kind = "LimitError"
     exit_code = 6
 
 
 class EnvironmentProblem(DniError):
     """A package, device or driver that is needed and absent."""
 
+    kind = "EnvironmentProblem"
     exit_code = 7
 
 
 class EngineError(EnvironmentProblem):
     """An engine that could not be built, refitted or verified."""
 
+    kind = "EngineError"
+
 
 class PartialResult(DniError):
     """A job over several inputs that finished only some of them."""
 
+    kind = "PartialResult"
     exit_code = 8
 
 
 class BusyError(DniError):
     """Something that only one may have, such as a port, is taken."""
 
+    kind = "BusyError"
     exit_code = 9
 
 

@@ -18,7 +18,7 @@ from click.shell_completion import shell_complete
 from dni_deploy import __version__
 from dni_deploy.cli.main import COMMANDS, COMPLETE, PROGRAM, front_page
 from dni_deploy.cli.output import Surface
-from dni_deploy.errors import DniError, InputError, LimitError, shown
+from dni_deploy.errors import DniError, InputError, LimitError, UsageError, shown
 from dni_deploy.utils.optional_packages import missing
 
 STOPPED, TERMINATED, PIPE_CLOSED = 130, 143, 141
@@ -91,18 +91,18 @@ def _explained(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, ModuleNotFoundError):
         error = missing(error) or error
     if isinstance(error, DniError):
-        return type(error).__name__, str(error), error.exit_code
+        return error.kind, str(error), error.exit_code
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else PROGRAM
-        return "UsageError", f"{shown(error.format_message(), 1000)} See '{where} -h'.", error.exit_code
+        return UsageError.kind, f"{shown(error.format_message(), 1000)} See '{where} -h'.", error.exit_code
     if isinstance(error, click.ClickException):
-        return "UsageError", shown(error.format_message(), 1000), 2
+        return UsageError.kind, shown(error.format_message(), 1000), 2
     if isinstance(error, MemoryError):
-        return "LimitError", "not enough memory; a smaller picture, --tile or fewer threads need less.", LimitError.exit_code
+        return LimitError.kind, "not enough memory; a smaller picture, --tile or fewer threads need less.", LimitError.exit_code
     if isinstance(error, OSError) and error.filename is not None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        kind = LimitError if full else InputError
-        return kind.__name__, f"{shown(error.filename)}: {error.strerror}.", kind.exit_code
+        same = LimitError if full else InputError
+        return same.kind, f"{shown(error.filename)}: {error.strerror}.", same.exit_code
     return "Bug", _bug(error), DniError.exit_code
 
 

@@ -164,9 +164,9 @@ class _Handler(BaseHTTPRequestHandler):
         if feeder.steering.attempt(put):
             self._answer(200, _told(feeder.steering.cell.setting))
         elif failed:
-            self._error(400, str(failed[0]), type(failed[0]).__name__)
+            self._error(400, str(failed[0]), failed[0].kind)
         else:
-            self._error(500, "The alpha could not be set.", "DniError")
+            self._error(500, "The alpha could not be set.", DniError.kind)
 
     def _welcome(self) -> bool:
         """Whether it is for us, from us, and for what there is; answers otherwise."""
@@ -210,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, sentence: str) -> bool:
         """Count it and answer; always False."""
         self.server.feeder.steering.refuse(sentence)
-        self._error(status, sentence, "UsageError")
+        self._error(status, sentence, UsageError.kind)
         return False
 
     def _error(self, status: int, sentence: str, kind: str) -> None:

@@ -37,6 +37,8 @@ PATIENCE = 60.0
 class WorkFolderError(InputError):
     """The work folder cannot be written; the film itself is not at fault, so what is done stays."""
 
+    kind = "WorkFolderError"
+
 
 class Finished(NamedTuple):
     """A frame on its way to the encoder."""

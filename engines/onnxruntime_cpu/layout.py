@@ -36,6 +36,8 @@ ALIGNMENT = 16
 class NotInPlace(EngineError):
     """This graph cannot be refitted in place; str() says why."""
 
+    kind = "NotInPlace"
+
 
 @dataclass(frozen=True)
 class Slot:

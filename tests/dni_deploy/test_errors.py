@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import unicodedata
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dni_deploy import errors
+from dni_deploy.cli.group import main
 from dni_deploy.errors import DniError, shown
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DniError)]
@@ -36,6 +41,82 @@ def test_exit_codes() -> None:
         for parent in kind.__mro__[1:]:
             if parent in KINDS and parent is not DniError:
                 assert kind.exit_code == parent.exit_code  # a kind inside a kind keeps its code
+
+
+ROOT = Path(__file__).parent.parent
+
+FIXED = {
+    "BundleError": 3,
+    "BusyError": 9,
+    "CheckpointError": 3,
+    "CoefficientsError": 2,
+    "DniError": 1,
+    "EngineError": 7,
+    "EnvironmentProblem": 7,
+    "InputError": 3,
+    "LimitError": 6,
+    "MismatchError": 4,
+    "NotInPlace": 7,
+    "PartialResult": 8,
+    "PictureError": 3,
+    "RefusedError": 5,
+    "UsageError": 2,
+    "WorkFolderError": 3,
+}
+"""The kind of every error, as scripts read it in JSON, and its exit code. The kinds stay, whatever the classes are called."""
+
+
+def _error_classes() -> dict[str, ast.ClassDef]:
+    """Every class in the packages that derives from DniError, by its name: read from the sources, so that nothing is imported."""
+    files = [file for package in ("dni_deploy", "engines", "exporters") for file in (ROOT / package).rglob("*.py")]
+    classes = [
+        node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.ClassDef)
+    ]
+    found: dict[str, ast.ClassDef] = {}
+    while True:
+        bases = {DniError.__name__, *found}
+        more = {
+            node.name: node
+            for node in classes
+            if node.name == DniError.__name__ or any(ast.unparse(base).rpartition(".")[2] in bases for base in node.bases)
+        }
+        if more.keys() == found.keys():
+            return found
+        found = more
+
+
+def test_every_error_has_a_kind_of_its_own_and_none_changes() -> None:
+    """An error that only inherited its kind would be told as its parent."""
+    kinds = []
+    for name, node in _error_classes().items():
+        values = [
+            statement.value.value
+            for statement in node.body
+            if isinstance(statement, ast.Assign)
+            and ast.unparse(statement.targets[0]) == "kind"
+            and isinstance(statement.value, ast.Constant)
+        ]
+        assert len(values) == 1, f"{name} has no fixed string as its kind"
+        kinds += values
+    assert sorted(kinds) == sorted(FIXED)
+    assert {kind.kind: kind.exit_code for kind in KINDS} == {
+        name: code for name, code in FIXED.items() if name not in ("NotInPlace", "WorkFolderError")
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_renamed_class_changes_no_json(kind: type[DniError], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def fail() -> None:
+        raise kind("It went wrong.")
+
+    name = kind.kind
+    monkeypatch.setattr("dni_deploy.verbs.doctor.doctor", fail)
+    kind = type("RenamedError", (kind,), {})
+    assert main(["doctor", "--json"]) == FIXED[name]
+    assert json.loads(capsys.readouterr().err) == {
+        "schema": 1,
+        "error": {"kind": name, "message": "It went wrong.", "exit_code": FIXED[name]},
+    }
 
 
 @pytest.mark.parametrize(
