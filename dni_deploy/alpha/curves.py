@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.keyframes import SCHEMA, Moment, read_moment
@@ -42,6 +42,8 @@ class AlphaCurve:
     phase   the part of a period, 0 to 1, that it is ahead.
     offset  when it begins; until then it rests where it begins.
     """
+
+    kind: ClassVar[str] = "AlphaCurve"
 
     shape: str
     start: Coefficients

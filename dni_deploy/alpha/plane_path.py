@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ class PlanePath:
 
     The point moves on straight lines of the plane, and each frame has the coefficients of its point.
     """
+
+    kind: ClassVar[str] = "PlanePath"
 
     plane: ControlPlane
     unit: str

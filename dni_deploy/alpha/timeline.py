@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,11 @@ from dni_deploy.errors import CoefficientsError, InputError, LimitError, UsageEr
 
 
 class AlphaSource(Protocol):
-    """Alpha over time: what a frame loop asks once for each frame."""
+    """Alpha over time: what a frame loop asks once for each frame.
+
+    A source that is the same in every run also has `to_json()`, which gives all that it depends on, and `kind`, a fixed string that
+    stays when the class is renamed. Both are in the identity of a stopped video job; without `kind` the class name stands there.
+    """
 
     def at(self, seconds: float, frame: int) -> Coefficients:
         """The coefficients of one frame: its time in seconds from the start, and its number from 0."""
@@ -52,6 +56,8 @@ class AlphaTimeline:
     interpolation  "linear"; "smooth", which rests at each keyframe (smoothstep); "hold", which keeps the value until the next one.
     loop           after the last keyframe the first one follows at once; else the last value holds. Before the first, its value.
     """
+
+    kind: ClassVar[str] = "AlphaTimeline"
 
     members: tuple[str, ...]
     unit: str

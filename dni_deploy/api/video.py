@@ -239,11 +239,19 @@ def _write_log(path: Path, job: Job, bundle: Bundle, force: bool) -> None:
 
 
 def _digest(alphas: AlphaSource) -> str:
-    """What tells one alpha over time from another; a live one is never the same again."""
-    told = getattr(alphas, "to_json", None)
-    if told is None:
+    """Digests an alpha over time for the identity of a video job.
+
+    Args:
+        alphas: The source. Its `kind` is a fixed string, so that a stopped job goes on after the class was renamed.
+
+    Returns:
+        SHA-256 in hex, or LIVE for a source that is steered from outside and never the same again.
+    """
+    to_json = getattr(alphas, "to_json", None)
+    if to_json is None:
         return LIVE
-    return sha256(dumps([type(alphas).__name__, told()], sort_keys=True).encode()).hexdigest()
+    kind = getattr(alphas, "kind", type(alphas).__name__)  # a source from outside may have none
+    return sha256(dumps([kind, to_json()], sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

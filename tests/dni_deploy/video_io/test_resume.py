@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import random
@@ -9,18 +10,26 @@ import signal
 import subprocess
 import sys
 import time
+from copy import copy
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dni_deploy.coefficients import Coefficients
+from dni_deploy.curves import AlphaCurve
 from dni_deploy.errors import BusyError, EngineError, InputError, LimitError, UsageError
 from dni_deploy.video_io.resume import open_job, work_folder
 from dni_deploy.video_io.segments import SegmentWriter, open_segment
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import Clip
 from tests.support.video_command import Make
+from dni_deploy.alpha.plane_path import PlanePath
+from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
+from dni_deploy.api import video as verb
+from tests.dni_deploy.video_io.conftest import Make
 
 ROOT = Path(__file__).parents[3]
 FRAMES = 20
@@ -65,6 +74,69 @@ def test_stopped_runs_go_on(
     assert output.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not work_folder(output).exists()
+
+
+MEMBERS = ("a", "b", "c")
+PATH = {
+    "plane": {"a": [0, 0], "b": [1, 0], "c": [0, 1]},
+    "keyframes": [{"time": 0, "at": [0, 0]}, {"time": 2, "at": [0.5, 0.25]}],
+}
+SOURCES: dict[str, tuple[AlphaSource, str]] = {
+    "AlphaTimeline": (
+        AlphaTimeline.parse("0:a=1, 2s:b=1", MEMBERS),
+        "31d760395f5962c75a4bec7ebd178c018d135efd69d9a20f1e51146e4039617f",
+    ),
+    "AlphaCurve": (
+        AlphaCurve.parse("sine(period=4s, from=a, to=b)", MEMBERS),
+        "f8743cc0869722c6b6ee83b09694e98183154a2881e4e25aa0e493988d307334",
+    ),
+    "PlanePath": (PlanePath.from_json(PATH, MEMBERS), "a059c276f350d4a9083d4239612aa7c73246920b65621d5410ada712e35d9350"),
+}
+"""An alpha over time by the kind that is fixed for it, and its digest in the identity of jobs that were stopped so far."""
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_the_identity_of_alpha_over_time_is_pinned(kind: str) -> None:
+    """Neither a new version nor another name of the class makes a stopped job another one."""
+    source, digest = SOURCES[kind]
+    assert vars(type(source))["kind"] == kind
+    assert verb._digest(source) == digest
+    renamed = copy(source)
+    object.__setattr__(renamed, "__class__", type("RenamedSource", (type(source),), {}))
+    assert type(renamed).__name__ == "RenamedSource"
+    assert verb._digest(renamed) == digest
+
+
+def test_every_alpha_source_that_can_be_resumed_is_pinned() -> None:
+    """It is one that has `to_json`; its kind has to be fixed before it is in anybody's job folder."""
+    root = ROOT / "dni_deploy"
+    found = set()
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            methods = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
+            if (
+                "to_json" in methods
+                and "at" in methods
+                and [one.arg for one in methods["at"].args.args[1:]] == ["seconds", "frame"]
+            ):
+                found.add(node.name)
+    assert len(found) == len(SOURCES)
+    assert found == {type(source).__name__ for source, _ in SOURCES.values()}
+
+
+def test_a_source_of_somebody_elses_goes_by_its_class() -> None:
+    """It need not have a kind, and has the identity that it had before there were kinds."""
+
+    class Steps:
+        def at(self, seconds: float, frame: int) -> Coefficients:
+            return Coefficients(("a", "b"), np.array([1.0, 0.0]))
+
+        def to_json(self) -> dict[str, int]:
+            return {"steps": 3}
+
+    assert verb._digest(Steps()) == sha256(b'["Steps", {"steps": 3}]').hexdigest()
 
 
 def test_other_settings_are_refused_and_fresh_begins_anew(
