@@ -49,6 +49,17 @@ class Linear:
             tensor = np.broadcast_to(tensor.reshape(()), self.shape)
         return np.ascontiguousarray(tensor, np.float32).reshape(self.shape)
 
+    def to_json(self) -> dict[str, Any]:
+        """Describes the recipe for the identity of a plan. The keys are fixed; another key makes every plan another one."""
+        return {
+            "source": self.source,
+            "shape": list(self.shape),
+            "factor": self.factor,
+            "offset": self.offset,
+            "step": self.step,
+            "permutation": None if self.permutation is None else list(self.permutation),
+        }
+
 
 def _stepped(tensor: NDArray[np.float32], step: int) -> NDArray[np.float32]:
     """(O, I, H, W) -> (O * step^2, I, H + step - 1, W + step - 1), the kernel moved by each (row, column) of a step; (O,) repeated."""
@@ -95,6 +106,20 @@ class Fold:
         rows = [np.full(variance.shape, empty) if name is None else tensors[name] for name, empty in others]
         return np.stack([variance, *rows]).astype(np.float64)
 
+    def to_json(self) -> dict[str, Any]:
+        """Describes the fold for the identity of a plan, under fixed keys as in `Linear.to_json`."""
+        return {
+            "weight": self.weight,
+            "axis": self.axis,
+            "bias": self.bias,
+            "gamma": self.gamma,
+            "beta": self.beta,
+            "mean": self.mean,
+            "variance": self.variance,
+            "epsilon": self.epsilon,
+            "convolution_bias": self.convolution_bias,
+        }
+
 
 def statistics_sets(
     recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]], recalibration: Recalibration | None
@@ -125,6 +150,13 @@ class Recipes:
 
     linear: dict[str, Linear] = field(default_factory=dict)
     folds: list[Fold] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Describes all recipes for the identity of a plan, in their order, which is that of a layout's weights."""
+        return {
+            "linear": [[name, recipe.to_json()] for name, recipe in self.linear.items()],
+            "folds": [fold.to_json() for fold in self.folds],
+        }
 
     def values(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Every lowered weight for one set of the family's tensors, folds applied: what a fresh build would hold."""

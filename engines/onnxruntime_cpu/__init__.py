@@ -18,10 +18,11 @@ from engines.onnxruntime_cpu.alternatives import ConstantEngine, GraphEngine, In
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import Layout, NotInPlace, find_layout
 from engines.onnxruntime_cpu.lowering import lower
-from engines.onnxruntime_cpu.plan import plan_path, read_plan, write_plan
+from engines.onnxruntime_cpu.plan import PlanIdentity, plan_path, read_plan, write_plan
 from engines.onnxruntime_cpu.rebuild import RebuildEngine
 from engines.onnxruntime_cpu.verify_in_place import verify_blend, verify_each, verify_effect
 from engines.options import BuildOptions, EngineOptions
+from engines.recipes import Recipes
 
 SLOTS = 2
 
@@ -36,7 +37,7 @@ def open_in_place(bundle: Bundle, options: EngineOptions) -> Engine:
     threads, slots = options.threads, options.slots or SLOTS
     try:
         lowered, recipes = lower(graph, bundle.weight_names)
-        layout = read_plan(bundle) or find_layout(lowered, recipes)
+        layout = read_plan(bundle, PlanIdentity.of(lowered, recipes)) or find_layout(lowered, recipes)
         engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=slots, recalibration=known)
         _verify(engine, bundle, graph, members, known)
     except EngineError as reason:
@@ -50,35 +51,45 @@ def build_plan(bundle: Bundle, options: BuildOptions, progress: MaybeProgress = 
 
     Where a graph forbids it there is no plan, and `road` says why. Raises UsageError if the plan exists.
     """
-    path = plan_path(bundle)
-    kept = read_plan(bundle) if options.keep and not options.force else None
+    lowered, recipes = lower(bundle.graph(), bundle.weight_names)
+    identity = PlanIdentity.of(lowered, recipes)
+    path = plan_path(bundle, identity)
+    kept = read_plan(bundle, identity) if options.keep and not options.force else None
     if kept is None and path.exists() and not options.force:
         raise UsageError(f"{shown(path)} exists; give --force to build it again. Nothing was written.")
     try:
-        return _built(bundle, options, kept, progress)
+        return _built(bundle, lowered, recipes, options, kept, progress)
     except NotInPlace as reason:
         road = f"a new session for every alpha ({str(reason).rstrip('.')}); there is nothing to build ahead"
         return Built(None, road, 0, None)
 
 
-def _built(bundle: Bundle, options: BuildOptions, kept: Layout | None, progress: MaybeProgress) -> Built:
+def _built(
+    bundle: Bundle,
+    lowered: onnx.ModelProto,
+    recipes: Recipes,
+    options: BuildOptions,
+    kept: Layout | None,
+    progress: MaybeProgress,
+) -> Built:
     graph, members = bundle.graph(), _members(bundle)
     known = read_recalibration(bundle, members)
     tell(progress, 0, 1, "optimizing the graph")
-    lowered, recipes = lower(graph, bundle.weight_names)
+    identity = PlanIdentity.of(lowered, recipes)
     layout = kept or find_layout(lowered, recipes)
     engine = InPlaceEngine(layout, recipes, members, threads=options.threads, slots=1, recalibration=known)
     tell(progress, 0, 1, "comparing a blend with a rebuilt session")
     error = _verify(engine, bundle, graph, members, known)
     if kept is not None:
         engine.close()
-        return Built(plan_path(bundle), InPlaceEngine.road, len(layout.slots), error, kept=True)
+        return Built(plan_path(bundle, identity), InPlaceEngine.road, len(layout.slots), error, kept=True)
     try:
         for done, total in verify_each(engine, bundle.signature):
             tell(progress, done, total, "changing each weight in place")
     finally:
         engine.close()
-    return Built(write_plan(bundle, layout, force=options.force), InPlaceEngine.road, len(layout.slots), error)
+    written = write_plan(bundle, layout, identity, force=options.force)
+    return Built(written, InPlaceEngine.road, len(layout.slots), error)
 
 
 def _verify(

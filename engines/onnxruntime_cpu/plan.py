@@ -1,9 +1,9 @@
 """Plan: the layout of an optimized network, kept on disk so that a session opens without optimizing again.
 
 One safetensors file in the bundle's `plans/` folder. It holds the optimized graph and the gather map, no weights: those stay in the
-bundle, so a plan serves every family on the same graph. Its name is the hash of all that the layout depends on (the graph,
-ONNX Runtime's version, the processor's instruction sets, our own lowering), so a plan for anything else is never looked at; its
-content is checked against a SHA-256 of its own.
+bundle, so a plan serves every family on the same graph. Its name is the hash of all that the layout depends on (the lowered graph
+with its recipes, the settings of the optimizer, ONNX Runtime's version, the processor's instruction sets), so a plan for anything
+else is never looked at; its content is checked against a SHA-256 of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,23 +28,100 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError, shown
 from dni_deploy.utils.atomic_write import publish_bytes
 from dni_deploy.utils.hardware import cpu
+from engines.lowering.graph_digest import digest_lowered_graph
+from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.layout import Layout, Slot
-from engines.source import fingerprint
+from engines.onnxruntime_cpu.lowering import lower
+from engines.recipes import Recipes
 
-FORMAT = "dni-deploy plan for onnxruntime, version 1"
-SOURCE = ("onnxruntime_cpu", "lowering", "recipes.py")
-
-
-def plan_path(bundle: Bundle) -> Path:
-    """Where this machine's plan for the bundle is, or would be."""
-    return bundle.path / "plans" / f"onnxruntime-{_key(bundle)[:16]}.plan"
+FORMAT = "dni-deploy plan for onnxruntime, version 2"
+"""Raise the version where this file's content changes, and where `find_layout` makes another layout of the same optimized graph:
+nothing else in a plan's identity tells of that."""
 
 
-def write_plan(bundle: Bundle, layout: Layout, *, force: bool = False) -> Path:
-    """Write the layout as the bundle's plan for this machine. Raises UsageError (exists), LimitError, InputError."""
+@dataclass(frozen=True)
+class PlanIdentity:
+    """Everything that a layout depends on: a plan of another identity is another plan.
+
+    Attributes:
+        lowered: Digest of the lowered graph with its recipes.
+        settings: What ONNX Runtime is told when it optimizes the graph.
+        onnxruntime: Version of ONNX Runtime.
+        machine: Name of the processor's architecture.
+        instruction_sets: The processor's instruction sets that change the layout.
+    """
+
+    lowered: str
+    settings: runtime.BuildSettings
+    onnxruntime: str
+    machine: str
+    instruction_sets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, lowered: onnx.ModelProto, recipes: Recipes) -> PlanIdentity:
+        """Makes the identity of a plan for a lowered graph on this machine."""
+        return cls(
+            lowered=digest_lowered_graph(lowered, recipes),
+            settings=runtime.BUILD_SETTINGS,
+            onnxruntime=str(ort.__version__),
+            machine=platform.machine(),
+            instruction_sets=cpu()[1],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Describes the identity under fixed keys."""
+        return {
+            "lowered graph": self.lowered,
+            "settings": self.settings.to_json(),
+            "ONNX Runtime": self.onnxruntime,
+            "processor": self.machine,
+            "instruction sets": list(self.instruction_sets),
+        }
+
+    @property
+    def key(self) -> str:
+        """SHA-256 in hex of the identity and of the plan's format."""
+        return sha256(json.dumps([FORMAT, self.to_json()], sort_keys=True).encode()).hexdigest()
+
+
+def identify_plan(bundle: Bundle) -> PlanIdentity:
+    """Lowers the bundle's graph and makes the identity of its plan on this machine."""
+    return PlanIdentity.of(*lower(bundle.graph(), bundle.weight_names))
+
+
+def plan_path(bundle: Bundle, identity: PlanIdentity | None = None) -> Path:
+    """Names the bundle's plan for this machine, whether there is one or not.
+
+    Args:
+        bundle: The bundle.
+        identity: The plan's identity, where the caller has it; else the graph is lowered for it.
+
+    Returns:
+        The path of the file.
+    """
+    return bundle.path / "plans" / f"onnxruntime-{(identity or identify_plan(bundle)).key[:16]}.plan"
+
+
+def write_plan(bundle: Bundle, layout: Layout, identity: PlanIdentity, *, force: bool = False) -> Path:
+    """Writes the layout as the bundle's plan for this machine.
+
+    Args:
+        bundle: The bundle.
+        layout: The layout of the lowered graph that `identity` is of.
+        identity: The plan's identity.
+        force: Replace a plan that is there.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UsageError: The plan exists and `force` is off.
+        LimitError: There is no room for it.
+        InputError: It cannot be written.
+    """
     header = {
         "format": FORMAT,
-        "key": _key(bundle),
+        "identity": identity.to_json(),
         "slots": [[slot.name, list(slot.shape), slot.start, slot.stop] for slot in layout.slots],
         "offsets": list(layout.offsets.items()),
     }
@@ -52,22 +130,34 @@ def write_plan(bundle: Bundle, layout: Layout, *, force: bool = False) -> Path:
         "gather": layout.gather.astype(np.int64),
     }
     text = json.dumps(header, sort_keys=True)
-    path = plan_path(bundle)
+    path = plan_path(bundle, identity)
     path.parent.mkdir(exist_ok=True)
     publish_bytes(path, save(tensors, {"header": text, "sha256": _digest(text, tensors)}), force=force)
     return path
 
 
-def read_plan(bundle: Bundle) -> Layout | None:
-    """The layout from the bundle's plan for this machine, or None where there is none. Raises BundleError if it is damaged."""
-    path = plan_path(bundle)
+def read_plan(bundle: Bundle, identity: PlanIdentity) -> Layout | None:
+    """Reads the layout from the bundle's plan for this machine.
+
+    Args:
+        bundle: The bundle.
+        identity: The plan's identity.
+
+    Returns:
+        The layout, or None where there is no plan.
+
+    Raises:
+        BundleError: The plan is damaged, or was renamed and is another one; the message names what differs.
+    """
+    path = plan_path(bundle, identity)
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise BundleError(f"{shown(path)} cannot be read: {os.strerror(error.errno or 0)}.") from None
-    damaged = BundleError(f"{shown(path)} is damaged; write it again with dni-deploy build {shown(bundle.path)} --force.")
+    again = f"write it again with dni-deploy build {shown(bundle.path)} --force"
+    damaged = BundleError(f"{shown(path)} is damaged; {again}.")
     try:
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
@@ -75,12 +165,18 @@ def read_plan(bundle: Bundle) -> Layout | None:
         if metadata["sha256"] != _digest(metadata["header"], tensors):
             raise damaged
         header = json.loads(metadata["header"])
-        if header["format"] != FORMAT or header["key"] != _key(bundle):
-            raise damaged
+        if header["format"] != FORMAT:
+            raise BundleError(f"{shown(path)} was written by another version of dni-deploy; {again}.")
+        written, here = header["identity"], identity.to_json()
+        differing = [name for name in here if written.get(name) != here[name]]
+        if differing:
+            raise BundleError(f"{shown(path)} is for something else, by its {' and '.join(differing)}; {again}.")
         optimized = onnx.ModelProto.FromString(tensors["optimized"].tobytes())
         slots = tuple(Slot(name, tuple(shape), start, stop) for name, shape, start, stop in header["slots"])
         return Layout(optimized, slots, tensors["gather"], dict(header["offsets"]))
-    except (SafetensorError, DecodeError, ValueError, KeyError, TypeError, RecursionError):
+    except BundleError:
+        raise
+    except (SafetensorError, DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged from None
 
 
@@ -89,12 +185,3 @@ def _digest(header: str, tensors: dict[str, NDArray[Any]]) -> str:
     for name in sorted(tensors):
         digest.update(tensors[name].tobytes())
     return digest.hexdigest()
-
-
-def _key(bundle: Bundle) -> str:
-    """Hash of everything that the layout depends on."""
-    facts = [
-        FORMAT, bundle.manifest.graph.sha256, list(bundle.weight_names), ort.__version__, platform.machine(), cpu()[1],
-        fingerprint(*SOURCE),
-    ]  # fmt: skip
-    return sha256(json.dumps(facts).encode()).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,37 @@ from dni_deploy.errors import EngineError
 PROVIDERS = ["CPUExecutionProvider"]
 VALUE_DEPENDENT = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantSharing")
 """Optimizers that look at the weights' values or are not linear in them. The lowering has done what the first three would do."""
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What ONNX Runtime is told when it optimizes a graph; a part of a plan's identity.
+
+    Attributes:
+        level: Name of the graph optimization level.
+        disabled_optimizers: Names of the optimizers that are left out.
+        config: Entries of the session's configuration, as pairs of key and value.
+        threads: Number of intra-op threads.
+    """
+
+    level: str = "ORT_ENABLE_ALL"
+    disabled_optimizers: tuple[str, ...] = VALUE_DEPENDENT
+    # Nothing runs in this session, so nothing needs to be packed for it.
+    config: tuple[tuple[str, str], ...] = (("session.disable_prepacking", "1"),)
+    threads: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Describes the settings under fixed keys, for the identity of a plan."""
+        return {
+            "level": self.level,
+            "disabled_optimizers": list(self.disabled_optimizers),
+            "config": dict(self.config),
+            "threads": self.threads,
+        }
+
+
+BUILD_SETTINGS = BuildSettings()
+"""Those of every plan."""
 
 
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
@@ -75,11 +107,12 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model as ONNX Runtime rewrites it for this CPU, weights reordered, no value-dependent fusion."""
     with tempfile.TemporaryDirectory(prefix="dni-deploy-") as folder:
         path = Path(folder) / "optimized.onnx"
-        session_options = options(1)
+        session_options = options(BUILD_SETTINGS.threads)
+        session_options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, BUILD_SETTINGS.level)
         session_options.optimized_model_filepath = os.fspath(path)
-        # Nothing runs in this session, so nothing needs to be packed for it.
-        session_options.add_session_config_entry("session.disable_prepacking", "1")
-        _open(model, session_options, disabled_optimizers=list(VALUE_DEPENDENT))
+        for key, entry in BUILD_SETTINGS.config:
+            session_options.add_session_config_entry(key, entry)
+        _open(model, session_options, disabled_optimizers=list(BUILD_SETTINGS.disabled_optimizers))
         return onnx.load(path)
 
 

@@ -1,0 +1,113 @@
+"""The identity of a plan for ONNX Runtime: another lowering, recipe or setting makes another one, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from dni_deploy.bundle import Bundle
+from dni_deploy.errors import BundleError
+from engines import build_engine
+from engines.lowering.graph_digest import digest_lowered_graph
+from engines.onnxruntime_cpu import runtime
+from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.plan import PlanIdentity, identify_plan, plan_path, read_plan
+from engines.options import BuildOptions
+from engines.recipes import Fold, Linear, Recipes
+from tests.engines.conftest import write
+from tests.engines.graphs import HAND
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write(HAND["conv_bn"](), tmp_path / "x.dni", members=3)
+
+
+def build(bundle: Bundle) -> Path:
+    built = build_engine(bundle, "onnxruntime", BuildOptions()).plan
+    assert built is not None
+    return built
+
+
+def renamed_node(graph: onnx.ModelProto, recipes: Recipes) -> None:
+    graph.graph.node[0].name += " by another pass"
+
+
+def other_recipe(graph: onnx.ModelProto, recipes: Recipes) -> None:
+    name = next(iter(recipes.linear))
+    recipes.linear[name] = replace(recipes.linear[name], factor=2.0)
+
+
+def other_fold(graph: onnx.ModelProto, recipes: Recipes) -> None:
+    recipes.folds[0] = replace(recipes.folds[0], epsilon=1e-3)
+
+
+CHANGES = [renamed_node, other_recipe, other_fold]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_lowering_or_recipe_makes_another_layout(
+    change: Callable[[onnx.ModelProto, Recipes], None], bundle: Bundle
+) -> None:
+    before = build(bundle)
+    assert plan_path(bundle) == before
+    lowered, recipes = lower(bundle.graph(), bundle.weight_names)
+    assert PlanIdentity.of(lowered, recipes) == identify_plan(bundle)
+    change(lowered, recipes)
+    assert plan_path(bundle, PlanIdentity.of(lowered, recipes)) != before
+    assert read_plan(bundle, PlanIdentity.of(lowered, recipes)) is None
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(runtime.BuildSettings)])
+def test_another_setting_of_the_optimizer_makes_another_layout(
+    field: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = plan_path(bundle)
+    other = {"level": "ORT_ENABLE_EXTENDED", "disabled_optimizers": (), "config": (), "threads": 2}[field]
+    monkeypatch.setattr(runtime, "BUILD_SETTINGS", replace(runtime.BUILD_SETTINGS, **{field: other}))
+    assert plan_path(bundle) != before
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("lowered", "1" * 64, "by its lowered graph"),
+        ("settings", runtime.BuildSettings(threads=7), "by its settings"),
+        ("onnxruntime", "0.1", "by its ONNX Runtime"),
+        ("machine", "abacus", "by its processor"),
+        ("instruction_sets", ("mmx",), "by its instruction sets"),
+    ],
+)
+def test_every_field_makes_another_layout_and_is_named(bundle: Bundle, field: str, value: Any, words: str) -> None:
+    path = build(bundle)
+    other = replace(identify_plan(bundle), **{field: value})
+    target = plan_path(bundle, other)
+    assert target != path
+    path.rename(target)
+    with pytest.raises(BundleError, match=f"is for something else, {words}; write it again with dni-deploy build"):
+        read_plan(bundle, other)
+
+
+def test_every_field_of_a_recipe_counts() -> None:
+    """One that were left out of the JSON would let a layout be taken for another one."""
+    graph = onnx.ModelProto()
+    linear = Linear("w", (2, 3))
+    fold = Fold("w", 0, "b", "gamma", "beta", "mean", "variance", 1e-5, None)
+    changed: dict[str, Any] = {
+        "source": "v", "shape": (3, 2), "factor": 0.5, "offset": 1.0, "step": 2, "permutation": (1, 0), "weight": "v", "axis": 1,
+        "bias": "c", "gamma": None, "beta": None, "mean": "m", "variance": "v", "epsilon": 1e-3, "convolution_bias": "d",
+    }  # fmt: skip
+    recipes = [Recipes({"w": replace(linear, **{each.name: changed[each.name]})}, [fold]) for each in fields(Linear)]
+    recipes += [Recipes({"w": linear}, [replace(fold, **{each.name: changed[each.name]})]) for each in fields(Fold)]
+    recipes += [
+        Recipes({"w": linear}, [fold]),
+        Recipes({"w": linear}, []),
+        Recipes({"w": linear, "v": linear}, [fold]),
+        Recipes({"v": linear, "w": linear}, [fold]),  # the order is that of a layout's weights
+    ]
+    assert len({digest_lowered_graph(graph, each) for each in recipes}) == len(recipes)
