@@ -52,11 +52,13 @@ def tensorrt(kind: str) -> Obstacle:
         found = driver.obstacle() or _packages(("tensorrt", "pycuda", "polygraphy"), "tensorrt")
         if found or bundle is None:
             return found
-        from engines.trt.plan import find_plan
+        from engines.trt.plan import search_plans
 
-        if find_plan(bundle, kind, device=device) is None:
+        plan, rejected = search_plans(bundle, kind, device=device)
+        if plan is None:
             engine = "tensorrt" if kind == "refit" else f"tensorrt-{kind}"
-            return f"no plan is built for this GPU and this TensorRT: dni-deploy build --engine {engine}"
+            told = f" ({rejected})" if rejected else ""
+            return f"no plan is built for this GPU and this TensorRT{told}: dni-deploy build --engine {engine}"
         return None
 
     return obstacle

@@ -21,6 +21,7 @@ from dni_deploy.utils.atomic_write import publish_bytes
 from dni_deploy.utils.hardware import cache_folder
 from dni_deploy.utils.progress import MaybeProgress
 from engines.profile import Profile
+from engines.trt.build_settings import BuildSettings
 from engines.trt.features import Features
 from engines.trt.messages import begin, failed, messages, sentence
 from engines.trt.monitor import monitor
@@ -30,18 +31,15 @@ from engines.trt.monitor import monitor
 class Order:
     """What to build.
 
-    model      ONNX, with data in its initializers.
-    profile    shapes of its first input; all others have fixed ones.
-    precision  "fp32" or "fp16". Where TensorRT goes by the graph's own types, those say it all.
-    refit      names of the initializers that shall take new values later; empty for none.
-    strip      leave their values out of what is built.
+    Attributes:
+        model: ONNX, with data in its initializers.
+        settings: All that the builder is told besides; nothing is set that is not in there.
+        refit: Names of the initializers that shall take new values later; empty for none.
     """
 
     model: onnx.ModelProto
-    profile: Profile
-    precision: str
+    settings: BuildSettings
     refit: tuple[str, ...] = ()
-    strip: bool = False
 
 
 def build(order: Order, features: Features, progress: MaybeProgress = None) -> bytes:
@@ -50,17 +48,18 @@ def build(order: Order, features: Features, progress: MaybeProgress = None) -> b
     Raises UsageError (the profile does not fit the graph, or this TensorRT cannot strip), EngineError (anything else).
     """
     _check(order, features)
+    settings = order.settings
     watch = monitor(progress) if features.progress else None
     begin()
     try:
         with _quiet():
-            kind = {"explicit_batch": features.explicit_batch, "strongly_typed": features.strongly_typed}
+            kind = {"explicit_batch": settings.explicit_batch, "strongly_typed": settings.strongly_typed}
             builder, network = CreateNetwork(**kind)()  # told in full: older Polygraphys know nothing of newer TensorRTs
-            parser = _parse(network, order.model, features)  # it owns the weights until the engine is built
-            config = _config(order, features)(builder, network)
+            parser = _parse(network, order)  # it owns the weights until the engine is built
+            config = _config(order)(builder, network)
             if watch is not None:
                 config.progress_monitor = watch
-            if order.refit and features.individual:
+            if settings.refit_individual:
                 _mark(network, config, order.refit)
             _load_timing(config, features)
             serialized = bytes(EngineBytesFromNetwork((builder, network, parser), config=config)())
@@ -81,11 +80,12 @@ def _check(order: Order, features: Features) -> None:
             f"TensorRT {features.version} reads ONNX up to opset {features.largest_opset}, and this graph has {opset}; "
             f"export with --opset {features.largest_opset}."
         )
-    if order.strip and not features.strip:
+    if order.settings.strip and not features.strip:
         raise UsageError(f"TensorRT {features.version} cannot write a plan without its weights; build without --strip.")
+    profile = order.settings.profile
     dims = order.model.graph.input[0].type.tensor_type.shape.dim
     for at, dim in enumerate(dims):
-        sizes = {shape[at] for shape in (order.profile.smallest, order.profile.tuned, order.profile.largest)}
+        sizes = {shape[at] for shape in (profile.smallest, profile.tuned, profile.largest)}
         if dim.HasField("dim_value") and sizes != {dim.dim_value}:
             raise UsageError(
                 f"The graph has {dim.dim_value} as its {('batch', 'number of channels', 'height', 'width')[at]}, "
@@ -93,32 +93,33 @@ def _check(order: Order, features: Features) -> None:
             )
 
 
-def _parse(network: Any, model: onnx.ModelProto, features: Features) -> Any:
+def _parse(network: Any, order: Order) -> Any:
     parser = trt.OnnxParser(network, messages())
-    if features.native_instancenorm:
+    if order.settings.native_instancenorm:
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
-    if not parser.parse(model.SerializeToString()):
+    if not parser.parse(order.model.SerializeToString()):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         told = f": {sentence(str(errors[0].desc()))}" if errors else ""
-        raise EngineError(f"TensorRT {features.version} cannot read the graph{told}.")
+        raise EngineError(f"TensorRT {trt.__version__} cannot read the graph{told}.")
     return parser
 
 
-def _config(order: Order, features: Features) -> CreateConfig:
-    profile = TensorRTProfile()
-    profile.add(order.model.graph.input[0].name, min=order.profile.smallest, opt=order.profile.tuned, max=order.profile.largest)
+def _config(order: Order) -> CreateConfig:
+    settings = order.settings
+    shapes, profile = settings.profile, TensorRTProfile()
+    profile.add(order.model.graph.input[0].name, min=shapes.smallest, opt=shapes.tuned, max=shapes.largest)
     more: dict[str, Any] = {}
-    if features.narrow_tactics:
-        more["tactic_sources"] = [trt.TacticSource.EDGE_MASK_CONVOLUTIONS, trt.TacticSource.JIT_CONVOLUTIONS]
-    if not features.strongly_typed:
-        more["fp16"] = order.precision == "fp16"
-    if order.strip:
+    if settings.tactic_sources is not None:
+        more["tactic_sources"] = [getattr(trt.TacticSource, name) for name in settings.tactic_sources]
+    if settings.fp16:
+        more["fp16"] = True
+    if settings.strip:
         more["strip_plan"] = True
     return CreateConfig(
         profiles=[profile],
-        refittable=bool(order.refit) and not features.individual,
-        tf32=False,  # its 10 bits of mantissa err by 1e-4 to 1e-3, and would hide a wrong refit (RefitObserver sample, 11.3)
-        profiling_verbosity=trt.ProfilingVerbosity.LAYER_NAMES_ONLY,
+        refittable=settings.refit,
+        tf32=settings.tf32,
+        profiling_verbosity=getattr(trt.ProfilingVerbosity, settings.profiling_verbosity),
         **more,
     )
 

@@ -31,23 +31,17 @@ def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: Maybe
     precision, profile = options.precision, options.profile or Profile.of(bundle.signature)
     tell(progress, 0, 1, "lowering the graph")
     network = Network.of(bundle, kind, found.graph_precision(precision))
-    header = Header(
-        target=Target.of(bundle, kind, options.device),
-        precision=precision,
-        profile=profile,
-        strip=options.strip and kind == "refit",
-        lowered=network.lowered.digest(),
-        weights=network.weights,
-    )
+    target = Target.of(bundle, kind, precision, profile, options.strip, options.device)
+    header = Header(target, lowered=network.lowered.digest(), weights=network.weights)
     path = plan_path(bundle, header)
     kept = os.path.lexists(path) and options.keep and not options.force
     if os.path.lexists(path) and not (options.force or kept):
         raise UsageError(f"{shown(path)} exists; give --force to build it again. Nothing was written.")
-    order = Order(network.model(), profile, precision, network.names if kind == "refit" else (), header.strip)
+    order = Order(network.model(), target.settings, network.names if kind == "refit" else ())
     device = Device.open(options.device)
     try:
         with device:
-            plan = read_plan(path, header.target) if kept else Plan(header, _built(order, found, progress))
+            plan = read_plan(path, target) if kept else Plan(header, _built(order, found, progress))
     finally:
         device.close()
     tell(progress, 0, 1, "comparing with ONNX Runtime")

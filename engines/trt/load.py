@@ -12,9 +12,9 @@ from engines.trt.engine import TensorRTEngine
 from engines.trt.features import features
 from engines.trt.modes import ENGINES, RefitEngine
 from engines.trt.network import Network
-from engines.trt.plan import Plan, find_plan, read_plan
+from engines.trt.plan import Plan, find_plan, read_plan, search_plans
 from engines.trt.target import Target
-from engines.verification import TOLERANCE, Reference, verify_at
+from engines.verification import Reference, TOLERANCE, verify_at
 from engines.verification_inputs import relative_error
 
 
@@ -25,14 +25,16 @@ def open_engine(bundle: Bundle, kind: str, options: EngineOptions) -> TensorRTEn
     plan), EngineError (it cannot be opened, or computes something else than ONNX Runtime).
     """
     found = features()
-    path = find_plan(bundle, kind, options.precision, options.device)
-    if path is None:
+    found_plan, rejected = search_plans(bundle, kind, options.precision, options.device)
+    if found_plan is None:
         wanted = f" at {options.precision}" if options.precision else ""
+        told = f" ({rejected})" if rejected else ""
         raise EnvironmentProblem(
-            f"No plan is built{wanted} for this GPU and this TensorRT; build one with dni-deploy build --engine "
+            f"No plan is built{wanted} for this GPU and this TensorRT{told}; build one with dni-deploy build --engine "
             f"tensorrt{'' if kind == 'refit' else f'-{kind}'}{f' --precision {options.precision}' if options.precision else ''}."
         )
-    plan = read_plan(path, Target.of(bundle, kind, options.device))
+    path, target = found_plan
+    plan = read_plan(path, target)
     precision = plan.header.precision
     network = Network.of(bundle, kind, found.graph_precision(precision))
     if network.lowered.digest() != plan.header.lowered:

@@ -17,8 +17,44 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, shown
 from engines.lowering.gpu import Lowered, lower_for_gpu, overflowing
 from engines.lowering.weights_as_inputs import alpha_as_input, weights_as_inputs
+from engines.lowering.graph_digest import digest_lowered_graph
 
 Tensors = Mapping[str, NDArray[Any]]
+
+
+def lower_bundle(bundle: Bundle, kind: str, graph_precision: str) -> Lowered:
+    """Lowers the bundle's graph for a kind of plan.
+
+    Args:
+        bundle: The bundle; no member is read.
+        kind: "refit", "inputs", "graph" or "constant".
+        graph_precision: "fp32" or "fp16", of the graph that TensorRT reads.
+
+    Raises:
+        EngineError: The graph cannot be lowered.
+    """
+    # A graph that blends by itself cannot know of a fold.
+    return lower_for_gpu(bundle.graph(), bundle.weight_names, graph_precision, fold=kind != "graph")
+
+
+def digest_graph(bundle: Bundle, kind: str, graph_precision: str) -> str:
+    """Digests the graph that TensorRT reads, without the weights' numbers, and how its weights are made.
+
+    Arguments and errors are those of `lower_bundle`.
+
+    Returns:
+        SHA-256 in hex: equal for equal graphs, whatever the source that lowered them looks like.
+    """
+    lowered = lower_bundle(bundle, kind, graph_precision)
+    names = tuple(weight.name for weight in lowered.weights)
+    graph = lowered.graph
+    if kind == "inputs":
+        graph = weights_as_inputs(graph, names)
+    elif kind == "graph":  # a single zero stands for each weight of a member and of a knot
+        zeros = dict.fromkeys(names, np.zeros((1, 1), np.float32))
+        known = zeros if bundle.manifest.recalibration is not None else None
+        graph = alpha_as_input(graph, names, [zeros] * len(bundle.members), known)
+    return digest_lowered_graph(graph, lowered.recipes)
 
 
 @dataclass(frozen=True)
@@ -38,8 +74,7 @@ class Network:
         """graph_precision: of the graph that TensorRT reads, "fp32" or "fp16". Raises EngineError where float16 cannot hold a weight."""
         members = [bundle.weights(member) for member in bundle.members]
         known = read_recalibration(bundle, members)
-        # A graph that blends by itself cannot know of a fold.
-        lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, graph_precision, fold=kind != "graph")
+        lowered = lower_bundle(bundle, kind, graph_precision)
         if graph_precision == "fp16":
             beyond = overflowing(lowered, members, known)
             if beyond:

@@ -14,10 +14,9 @@ import os
 import stat
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,14 @@ from dni_deploy.utils.atomic_write import publish_file
 from engines.profile import Profile
 from engines.trt.target import Target
 
-MAGIC = b"dni-deploy plan for tensorrt, version 1\n"
+FORMAT = b"dni-deploy plan for tensorrt, version "
+VERSION = 2
+"""Raise it where the header or what the builder makes of equal targets changes: plans of other versions are not read."""
+
+MAGIC = FORMAT + f"{VERSION}\n".encode()
 HEADER_LIMIT = 1 << 24
+MAGIC_LIMIT = 64
+"""Bytes of the longest first line that is looked at."""
 
 
 @dataclass(frozen=True)
@@ -57,33 +62,46 @@ class Sample:
 
 @dataclass(frozen=True)
 class Header:
-    """target: what it fits. lowered: digest of the graph that TensorRT got. weights: name, type and count of each that changes.
+    """What a plan was built from and for.
 
-    sample: what opening compares the plan's first output with, from its verification; None before that.
+    Attributes:
+        target: The plan's identity, with the settings that it was built with.
+        lowered: Digest of the lowered graph, which opening compares with the graph that it lowers.
+        weights: Name, type and count of each weight that changes.
+        sample: What opening compares the plan's first output with, from its verification; None before that.
     """
 
     target: Target
-    precision: str
-    profile: Profile
-    strip: bool
     lowered: str
     weights: tuple[tuple[str, str, int], ...]
     sample: Sample | None = None
 
+    @property
+    def precision(self) -> str:
+        return self.target.settings.precision
+
+    @property
+    def profile(self) -> Profile:
+        return self.target.settings.profile
+
     def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self), sort_keys=True).encode()
+        """Writes the header as JSON under fixed keys."""
+        sample = None if self.sample is None else {"members": list(self.sample.members), "values": self.sample.values}
+        fields = {
+            "target": self.target.to_json(),
+            "lowered": self.lowered,
+            "weights": [list(weight) for weight in self.weights],
+            "sample": sample,
+        }
+        return json.dumps(fields, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Header:
         """Raises ValueError, KeyError or TypeError where it is none."""
         fields = json.loads(data)
-        target, profile, sample = fields["target"], fields["profile"], fields["sample"]
-        target["members"], target["capability"] = tuple(target["members"]), tuple(target["capability"])
+        sample = fields["sample"]
         return cls(
-            target=Target(**target),
-            precision=str(fields["precision"]),
-            profile=Profile(*(_shape(profile[name]) for name in ("smallest", "tuned", "largest"))),
-            strip=bool(fields["strip"]),
+            target=Target.from_json(fields["target"]),
             lowered=str(fields["lowered"]),
             weights=tuple((str(name), str(dtype), int(count)) for name, dtype, count in fields["weights"]),
             sample=None if sample is None else Sample(tuple(sample["members"]), str(sample["values"])),
@@ -92,9 +110,8 @@ class Header:
     @property
     def key(self) -> str:
         """Sixteen hex digits that tell it from every other plan of the bundle."""
-        told = asdict(self)
-        del told["weights"], told["sample"]  # the lowered graph has the first, and the second comes later
-        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        identity = [VERSION, self.target.to_json()]
+        return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -111,11 +128,6 @@ def _members(bundle: Bundle) -> tuple[str, ...]:
     return (*(member.stored.sha256 for member in bundle.manifest.members), *extra)
 
 
-def _shape(sizes: Any) -> tuple[int, int, int, int]:
-    batch, channels, height, width = map(int, sizes)
-    return batch, channels, height, width
-
-
 def plan_path(bundle: Bundle, header: Header) -> Path:
     """Where the plan with this header is, or would be."""
     return bundle.path / "plans" / f"tensorrt-{header.target.kind}-{header.precision}-{header.key}.plan"
@@ -124,22 +136,61 @@ def plan_path(bundle: Bundle, header: Header) -> Path:
 def find_plan(bundle: Bundle, kind: str, precision: str | None = None, device: int = 0) -> Path | None:
     """The bundle's newest plan of this kind (and precision) for this GPU and this TensorRT, or None. Not read but for its header.
 
-    TensorRT is imported only where there is a plan to compare with it; the driver must have been asked before.
+    As `search_plans`.
+    """
+    found, _ = search_plans(bundle, kind, precision, device)
+    return None if found is None else found[0]
+
+
+def search_plans(
+    bundle: Bundle, kind: str, precision: str | None = None, device: int = 0
+) -> tuple[tuple[Path, Target] | None, str | None]:
+    """Searches the bundle's plans for the newest that fits the bundle, this GPU and this TensorRT; reads their headers alone.
+
+    TensorRT is imported, and the graph lowered, only where there is a plan to compare with; the driver must have been asked before.
+
+    Args:
+        bundle: The bundle.
+        kind: Kind of the plan.
+        precision: "fp32" or "fp16"; None for any.
+        device: The GPU's number as the driver counts.
+
+    Returns:
+        The path of the newest plan that fits with the target that it has to have, or None; and why the newest of the others does
+        not fit, a clause that begins with its name and names what differs, or None where there is no other.
+
+    Raises:
+        EnvironmentProblem: There is no such GPU.
+        BundleError: The bundle's graph is damaged.
+        EngineError: The graph cannot be lowered.
     """
     paths = list((bundle.path / "plans").glob(f"tensorrt-{kind}-*.plan"))
-    if not paths:
-        return None
-    target = Target.of(bundle, kind, device)
-    fitting = [
-        (changed, path)
-        for path, changed, header in _headers(paths)
-        if header.target == target and precision in (None, header.precision)
-    ]
-    return max(fitting)[1] if fitting else None
+    targets: dict[str, Target] = {}  # by precision, so that the graph is lowered once for each
+    fitting: list[tuple[int, Path, Target]] = []
+    rejected: list[tuple[int, Path, str]] = []
+    for path, changed, header in _headers(paths):
+        if isinstance(header, str):
+            if precision is None or path.name.startswith(f"tensorrt-{kind}-{precision}-"):
+                rejected.append((changed, path, header))
+            continue
+        settings = header.target.settings
+        if precision not in (None, settings.precision):
+            continue
+        if settings.precision not in targets:
+            targets[settings.precision] = Target.of(bundle, kind, settings.precision, device=device)
+        target = targets[settings.precision].with_choices(settings.profile, settings.strip)
+        difference = header.target.describe_difference(target)
+        if difference is None:
+            fitting.append((changed, path, target))
+        else:
+            rejected.append((changed, path, difference))
+    found = max(fitting, key=lambda one: one[:2])[1:] if fitting else None
+    reason = max(rejected)[1:] if rejected else None
+    return found, None if reason is None else f"{shown(reason[0].name)} {reason[1]}"
 
 
-def _headers(paths: list[Path]) -> Iterator[tuple[Path, int, Header]]:
-    """Path, time of change and header of each that has one."""
+def _headers(paths: list[Path]) -> Iterator[tuple[Path, int, Header | str]]:
+    """Path, time of change and header of each that has one; of a plan of another version the clause that says so."""
     for path in paths:
         try:
             descriptor = _open(path)
@@ -147,12 +198,16 @@ def _headers(paths: list[Path]) -> Iterator[tuple[Path, int, Header]]:
             continue
         with os.fdopen(descriptor, "rb") as file:
             try:
-                if file.read(len(MAGIC)) != MAGIC:
+                magic = file.readline(MAGIC_LIMIT)
+                if magic != MAGIC:
+                    version = _describe_version(magic)
+                    if version is not None:
+                        yield path, os.fstat(file.fileno()).st_mtime_ns, version
                     continue
                 length = int.from_bytes(file.read(8), "little")
                 if length <= HEADER_LIMIT:
                     yield path, os.fstat(file.fileno()).st_mtime_ns, Header.from_bytes(file.read(length))
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 continue
 
 
@@ -175,8 +230,8 @@ def write_plan(bundle: Bundle, plan: Plan, *, force: bool = False) -> Path:
 def read_plan(path: Path, target: Target) -> Plan:
     """The plan at this path, checked before TensorRT sees a byte of it.
 
-    Raises RefusedError (somebody else may have written it), BundleError (not a plan, or damaged), MismatchError (it is for
-    another graph, GPU or TensorRT).
+    Raises RefusedError (somebody else may have written it), BundleError (not a plan, of another version, or damaged), MismatchError
+    (it is for another graph, GPU or TensorRT, or was built with other settings).
     """
     try:
         descriptor = _open(path)
@@ -189,6 +244,9 @@ def read_plan(path: Path, target: Target) -> Plan:
     with os.fdopen(descriptor, "rb") as file:
         _check_ownership(path, os.fstat(file.fileno()))
         data = file.read()
+    version = _describe_version(data[:MAGIC_LIMIT].partition(b"\n")[0])
+    if version is not None:
+        raise BundleError(f"{shown(path)} {version}; build it again with dni-deploy build.")
     if not data.startswith(MAGIC):
         raise BundleError(f"{shown(path)} is not a plan that this version of dni-deploy wrote; remove it and build again.")
     start = len(MAGIC) + 8
@@ -198,10 +256,18 @@ def read_plan(path: Path, target: Target) -> Plan:
         raise BundleError(f"{shown(path)} is damaged; build it again with dni-deploy build --force.")
     try:
         plan = Plan(Header.from_bytes(header), engine)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise BundleError(f"{shown(path)} is damaged; build it again with dni-deploy build --force.") from None
     plan.header.target.check(target, shown(path))
     return plan
+
+
+def _describe_version(line: bytes) -> str | None:
+    """Says that a plan with this first line is of another version, in a clause that follows its name; None for anything else."""
+    number = line.removeprefix(FORMAT).rstrip(b"\n")
+    if not line.startswith(FORMAT) or not number.isdigit() or int(number) == VERSION:
+        return None
+    return f"was built by {'an older' if int(number) < VERSION else 'a newer'} version of dni-deploy"
 
 
 def _open(path: Path) -> int:

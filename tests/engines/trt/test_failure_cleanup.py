@@ -151,7 +151,7 @@ def test_weights_beyond_float16(gpu: FakeGpu, tmp_path: Path) -> None:
 
 @everywhere
 def test_another_lowering(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan's graph is the bundle's graph as we lower it today; the fingerprint of our source should have told already."""
+    """The plan's graph is the bundle's graph as we lower it today; its identity should have told already."""
     build(bundle)
     monkeypatch.setattr(Lowered, "digest", lambda self: "1" * 64)
     with pytest.raises(EngineError, match="another lowering"):
@@ -169,7 +169,7 @@ def test_no_compiler_for_the_kernel(bundle: Bundle, gpu: FakeGpu, tmp_path: Path
 @everywhere
 def test_a_plan_that_tensorrt_does_not_take(bundle: Bundle, gpu: FakeGpu) -> None:
     path = build(bundle).plan
-    held = read_plan(path, Target.of(bundle, "refit"))
+    held = read_plan(path, Target.of(bundle, "refit", profile=profile(bundle)))
     write_plan(bundle, Plan(held.header, b"not an engine"), force=True)
     refused(gpu, "could not load the plan", lambda: load_engine(bundle, "tensorrt"))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
-from dataclasses import replace
+from dataclasses import fields, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.extras import store_recalibration
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
 from engines.profile import Profile
-from engines.trt.plan import MAGIC, Header, Plan, Sample, find_plan, plan_path, read_plan, write_plan
+from engines.trt.plan import Header, MAGIC, Plan, Sample, find_plan, plan_path, read_plan, search_plans, write_plan
+from dni_deploy.bundle.extras import store_recalibration
+from engines.trt.build_settings import BuildSettings
 from engines.trt.target import Target
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn
@@ -28,7 +32,12 @@ PROFILE = Profile((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
 def plan(bundle: Bundle, kind: str = "refit", precision: str = "fp32", engine: bytes = b"engine" * 1000) -> Plan:
     weights = (("conv.weight", "float32", 216), ("конв\n", "float16", 3))
     sample = Sample.of(bundle, np.arange(3, dtype=np.float32))
-    return Plan(Header(Target.of(bundle, kind), precision, PROFILE, False, "0" * 64, weights, sample), engine)
+    return Plan(Header(here(bundle, kind, precision), "0" * 64, weights, sample), engine)
+
+
+def here(bundle: Bundle, kind: str = "refit", precision: str = "fp32") -> Target:
+    """What such a plan must be for on this machine."""
+    return Target.of(bundle, kind, precision, PROFILE)
 
 
 def test_round_trip(bundle: Bundle) -> None:
@@ -38,7 +47,7 @@ def test_round_trip(bundle: Bundle) -> None:
     assert path.parent == bundle.path / "plans"
     assert path.name.startswith("tensorrt-refit-fp32-")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert read_plan(path, Target.of(bundle, "refit")) == made
+    assert read_plan(path, here(bundle)) == made
     assert find_plan(bundle, "refit") == path
     Bundle.open(bundle.path)  # plans are no part of what a bundle's manifest counts
 
@@ -54,11 +63,16 @@ def test_the_mode_does_not_depend_on_the_umask(bundle: Bundle) -> None:
 def test_the_header_is_pinned(bundle: Bundle) -> None:
     """Plans of an older version would otherwise be read as something else."""
     data = write_plan(bundle, plan(bundle)).read_bytes()
-    assert data.startswith(b"dni-deploy plan for tensorrt, version 1\n")
+    assert data.startswith(b"dni-deploy plan for tensorrt, version 2\n")
     length = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 8], "little")
     header = json.loads(data[len(MAGIC) + 8 :][:length])
-    assert set(header) == {"target", "precision", "profile", "strip", "lowered", "weights", "sample"}
-    assert set(header["target"]) == {"kind", "graph", "names", "members", "tensorrt", "gpu", "capability", "source"}
+    assert set(header) == {"target", "lowered", "weights", "sample"}
+    assert set(header["target"]) == {"kind", "graph", "settings", "members", "tensorrt", "gpu", "capability"}
+    assert set(header["target"]["settings"]) == {
+        "precision", "profile", "strip", "fp16", "refit", "refit individual", "tf32", "strongly typed", "explicit batch",
+        "native instancenorm", "tactic sources", "profiling verbosity",
+    }  # fmt: skip
+    assert set(header["sample"]) == {"members", "values"}
 
 
 def test_a_sample_is_for_these_statistics_alone(bundle: Bundle) -> None:
@@ -77,14 +91,14 @@ def test_an_existing_one_is_kept(bundle: Bundle) -> None:
     path = write_plan(bundle, plan(bundle))
     with pytest.raises(UsageError, match="exists"):
         write_plan(bundle, plan(bundle, engine=b"another"))
-    assert read_plan(path, Target.of(bundle, "refit")).engine == plan(bundle).engine
+    assert read_plan(path, here(bundle)).engine == plan(bundle).engine
     assert write_plan(bundle, plan(bundle, engine=b"another"), force=True) == path
-    assert read_plan(path, Target.of(bundle, "refit")).engine == b"another"
+    assert read_plan(path, here(bundle)).engine == b"another"
 
 
 def test_every_changed_byte_is_seen(bundle: Bundle) -> None:
     path = write_plan(bundle, plan(bundle, engine=b"tiny"))
-    whole, target = path.read_bytes(), Target.of(bundle, "refit")
+    whole, target = path.read_bytes(), here(bundle)
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x20]) + whole[at + 1 :])
         with pytest.raises(BundleError):
@@ -100,12 +114,12 @@ def test_writable_by_others(bundle: Bundle, mode: int) -> None:
     path = write_plan(bundle, plan(bundle))
     path.chmod(mode)
     with pytest.raises(RefusedError, match="written by others"):
-        read_plan(path, Target.of(bundle, "refit"))
+        read_plan(path, here(bundle))
 
 
 def test_another_users(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_plan(bundle, plan(bundle))
-    target = Target.of(bundle, "refit")
+    target = here(bundle)
     owner = path.stat().st_uid
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     if owner == 0:  # what root wrote is anybody's
@@ -117,7 +131,7 @@ def test_another_users(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_link_and_a_pipe(bundle: Bundle) -> None:
     path = write_plan(bundle, plan(bundle))
-    target = Target.of(bundle, "refit")
+    target = here(bundle)
     link = path.with_name("tensorrt-refit-fp32-link.plan")
     link.symlink_to(path)
     with pytest.raises(RefusedError, match="link"):
@@ -136,14 +150,14 @@ def test_foreign_files(bundle: Bundle, content: bytes) -> None:
     path.write_bytes(content)
     path.chmod(0o600)
     with pytest.raises(BundleError, match="not a plan"):
-        read_plan(path, Target.of(bundle, "refit"))
+        read_plan(path, here(bundle))
     assert find_plan(bundle, "refit") is None
 
 
 def test_none(bundle: Bundle) -> None:
     assert find_plan(bundle, "refit") is None
     with pytest.raises(BundleError, match="does not exist"):
-        read_plan(bundle.path / "plans" / "tensorrt-refit-fp32-0.plan", Target.of(bundle, "refit"))
+        read_plan(bundle.path / "plans" / "tensorrt-refit-fp32-0.plan", here(bundle))
 
 
 @pytest.mark.parametrize(
@@ -153,19 +167,92 @@ def test_none(bundle: Bundle) -> None:
         ("capability", (7, 5), "7.5"),
         ("tensorrt", "9.9.9", "by TensorRT 9.9.9"),
         ("kind", "inputs", "of kind inputs"),
-        ("graph", "1" * 64, "another bundle"),
-        ("names", "1" * 64, "another bundle"),
-        ("source", "1" * 64, "another version"),
+        ("graph", "1" * 64, "another bundle or another lowering: its graph is 1111111111111111, and this is "),
+        ("members", ("1" * 64,), "another bundle: the members"),
+        ("tf32", True, "with tf32 True, and here it is False"),
+        ("strongly_typed", False, "with strongly typed False, and here it is True"),
+        ("profiling_verbosity", "DETAILED", "with profiling verbosity DETAILED, and here it is LAYER_NAMES_ONLY"),
+        ("tactic_sources", ("CUDNN",), r"with tactic sources \['CUDNN'\], and here it is "),
     ],
 )
 def test_for_something_else(bundle: Bundle, field: str, value: object, words: str) -> None:
+    """The message names the field that differs, in an error as in what a search tells."""
     made = plan(bundle)
-    target = replace(made.header.target, **{field: value})  # type: ignore[arg-type]
+    target = made.header.target
+    if hasattr(target, field):
+        target = replace(target, **{field: value})  # type: ignore[arg-type]
+    else:
+        target = replace(target, settings=replace(target.settings, **{field: value}))  # type: ignore[arg-type]
     path = write_plan(bundle, Plan(replace(made.header, target=target), made.engine))
     with pytest.raises(MismatchError, match=words) as told:
-        read_plan(path, Target.of(bundle, "refit"))
+        read_plan(path, here(bundle))
     assert "build it again" in str(told.value)
     assert find_plan(bundle, "refit") is None
+    if field != "kind":  # the file's name tells the kind, so that a search for another one does not look at it
+        found, rejected = search_plans(bundle, "refit")
+        assert found is None
+        assert rejected is not None
+        assert rejected.startswith(f"{path.name} was built ")
+        assert re.search(words, rejected)
+
+
+@pytest.mark.parametrize(("version", "words"), [(1, "an older version"), (3, "a newer version"), (10, "a newer version")])
+def test_of_another_version(bundle: Bundle, version: int, words: str) -> None:
+    """Its header may hold anything; it is said what to do, and a search for a plan of another precision does not tell of it."""
+    path = bundle.path / "plans" / "tensorrt-refit-fp32-0123456789abcdef.plan"
+    path.parent.mkdir()
+    path.write_bytes(f"dni-deploy plan for tensorrt, version {version}\n".encode() + b"\x02\0\0\0\0\0\0\0{}" + bytes(64))
+    path.chmod(0o600)
+    with pytest.raises(BundleError, match=f"was built by {words} of dni-deploy; build it again"):
+        read_plan(path, here(bundle))
+    assert find_plan(bundle, "refit") is None
+    assert search_plans(bundle, "refit") == (None, f"{path.name} was built by {words} of dni-deploy")
+    assert search_plans(bundle, "refit", "fp16") == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"fp32"', b'"int8"'),
+        (b"[1, 3, 8, 8]", b"[1, 3, 8, Infinity]"),
+        (b"[1, 3, 8, 8]", b"[1, 3, 99, 8]"),
+        (b'"settings": {', b'"settings": 1, "another": {'),
+        (b'"tf32"', b'"tf33"'),
+    ],
+)
+def test_a_header_that_no_version_writes(bundle: Bundle, old: bytes, new: bytes) -> None:
+    """A search reads headers before anything has been verified; it goes on without such a plan."""
+    data = write_plan(bundle, plan(bundle)).read_bytes()
+    length = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 8], "little")
+    header, rest = data[len(MAGIC) + 8 :][:length], data[len(MAGIC) + 8 + length + 32 :]
+    assert old in header
+    header = header.replace(old, new)
+    path = bundle.path / "plans" / "tensorrt-refit-fp32-0123456789abcdef.plan"
+    path.write_bytes(MAGIC + len(header).to_bytes(8, "little") + header + sha256(header + rest).digest() + rest)
+    path.chmod(0o600)
+    assert find_plan(bundle, "refit") == plan_path(bundle, plan(bundle).header)
+    with pytest.raises(BundleError, match="damaged"):
+        read_plan(path, here(bundle))
+
+
+def test_every_setting_makes_another_plan(bundle: Bundle) -> None:
+    """A field that a build depends on and that were left out of the JSON would let a plan be taken for another one."""
+    made = plan(bundle)
+    settings = made.header.target.settings
+    paths = {plan_path(bundle, made.header)}
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        other: object = not value if isinstance(value, bool) else f"not {value}"
+        if each.name == "profile":
+            other = Profile((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 32, 32))
+        elif each.name == "tactic_sources":
+            other = ("CUBLAS",)
+        elif each.name == "precision":
+            other = "fp16"
+        changed = replace(settings, **{each.name: other})  # type: ignore[arg-type]
+        assert BuildSettings.from_json(json.loads(json.dumps(changed.to_json()))) == changed
+        paths.add(plan_path(bundle, replace(made.header, target=replace(made.header.target, settings=changed))))
+    assert len(paths) == 1 + len(fields(settings))
 
 
 def test_plans_with_weights_belong_to_a_family(bundle: Bundle) -> None:
@@ -187,7 +274,8 @@ def test_a_sample_is_the_familys(bundle: Bundle, tmp_path: Path) -> None:
 def test_the_newest_that_fits(bundle: Bundle) -> None:
     single, half = write_plan(bundle, plan(bundle)), write_plan(bundle, plan(bundle, precision="fp16"))
     wider = plan(bundle)
-    wide = write_plan(bundle, Plan(replace(wider.header, profile=Profile((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 99, 99))), b""))
+    target = wider.header.target.with_choices(Profile((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 99, 99)), False)
+    wide = write_plan(bundle, Plan(replace(wider.header, target=target), b""))
     foreign = plan(bundle)
     other = write_plan(bundle, Plan(replace(foreign.header, target=replace(foreign.header.target, gpu="other")), b""))
     assert len({single, half, wide, other}) == 4
@@ -220,6 +308,6 @@ def test_paths_are_shown_safely(tmp_path: Path, bundle: Bundle) -> None:
     path.write_bytes(b"x")
     path.chmod(0o600)
     with pytest.raises(BundleError) as told:
-        read_plan(path, Target.of(bundle, "refit"))
+        read_plan(path, here(bundle))
     assert "\n" not in str(told.value)
     assert "\x1b" not in str(told.value)

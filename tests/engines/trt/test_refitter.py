@@ -13,7 +13,7 @@ from dni_deploy.errors import EngineError
 from engines import load_engine
 from engines.trt.plan import Plan, read_plan, write_plan
 from engines.trt.target import Target
-from tests.engines.trt.conftest import picture
+from tests.engines.trt.conftest import picture, profile
 from tests.engines.trt.test_modes import build, everywhere, opened
 from tests.fakes.gpu import FakeGpu
 
@@ -107,8 +107,8 @@ def test_a_new_refitter_now_and_then(bundle: Bundle, gpu: FakeGpu, monkeypatch: 
 
 @everywhere
 def test_a_plan_that_cannot_be_refitted(bundle: Bundle, gpu: FakeGpu) -> None:
-    constant = read_plan(build(bundle, "tensorrt-constant").plan, Target.of(bundle, "constant"))
-    held = read_plan(build(bundle).plan, Target.of(bundle, "refit"))
+    constant = read_plan(build(bundle, "tensorrt-constant").plan, Target.of(bundle, "constant", profile=profile(bundle)))
+    held = read_plan(build(bundle).plan, Target.of(bundle, "refit", profile=profile(bundle)))
     write_plan(bundle, Plan(held.header, constant.engine), force=True)
     with pytest.raises(EngineError, match="cannot be refitted"):
         load_engine(bundle, "tensorrt")
