@@ -10,7 +10,7 @@ from hashlib import sha256
 
 import onnx
 
-from engines.recipes import Recipes
+from engines.lowering.recipes import Recipes
 
 
 def digest_lowered_graph(graph: onnx.ModelProto, recipes: Recipes) -> str:

@@ -14,6 +14,7 @@ from dni_deploy.errors import EngineError, UsageError, shown
 from dni_deploy.utils.progress import MaybeProgress, tell
 from engines import Built
 from engines.interface import Engine
+from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu.alternatives import ConstantEngine, GraphEngine, InputsEngine
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import Layout, NotInPlace, find_layout
@@ -22,7 +23,6 @@ from engines.onnxruntime_cpu.plan import PlanIdentity, plan_path, read_plan, wri
 from engines.onnxruntime_cpu.rebuild import RebuildEngine
 from engines.onnxruntime_cpu.verify_in_place import verify_blend, verify_each, verify_effect
 from engines.options import BuildOptions, EngineOptions
-from engines.recipes import Recipes
 
 SLOTS = 2
 

@@ -29,10 +29,10 @@ from dni_deploy.errors import BundleError, shown
 from dni_deploy.utils.atomic_write import publish_bytes
 from dni_deploy.utils.hardware import cpu
 from engines.lowering.graph_digest import digest_lowered_graph
+from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.layout import Layout, Slot
 from engines.onnxruntime_cpu.lowering import lower
-from engines.recipes import Recipes
 
 FORMAT = "dni-deploy plan for onnxruntime, version 2"
 """Raise the version where this file's content changes, and where `find_layout` makes another layout of the same optimized graph:

@@ -20,7 +20,6 @@ from dni_deploy.errors import DniError, EngineError, UsageError, shown
 from dni_deploy.utils.atomic_write import publish_bytes
 from dni_deploy.utils.hardware import cache_folder
 from dni_deploy.utils.progress import MaybeProgress
-from engines.profile import Profile
 from engines.trt.build_settings import BuildSettings
 from engines.trt.features import Features
 from engines.trt.messages import begin, failed, messages, sentence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dni_deploy.profiles import Profile
 from engines.options import check_precision
+from engines.profile import Profile
 from engines.trt.features import Features
 
 

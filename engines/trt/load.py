@@ -12,9 +12,8 @@ from engines.trt.engine import TensorRTEngine
 from engines.trt.features import features
 from engines.trt.modes import ENGINES, RefitEngine
 from engines.trt.network import Network
-from engines.trt.plan import Plan, find_plan, read_plan, search_plans
-from engines.trt.target import Target
-from engines.verification import Reference, TOLERANCE, verify_at
+from engines.trt.plan import Plan, read_plan, search_plans
+from engines.verification import TOLERANCE, Reference, verify_at
 from engines.verification_inputs import relative_error
 
 

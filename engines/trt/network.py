@@ -16,8 +16,8 @@ from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, shown
 from engines.lowering.gpu import Lowered, lower_for_gpu, overflowing
-from engines.lowering.weights_as_inputs import alpha_as_input, weights_as_inputs
 from engines.lowering.graph_digest import digest_lowered_graph
+from engines.lowering.weights_as_inputs import alpha_as_input, weights_as_inputs
 
 Tensors = Mapping[str, NDArray[Any]]
 

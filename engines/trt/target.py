@@ -7,8 +7,8 @@ from typing import Any
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EnvironmentProblem, MismatchError, shown
-from dni_deploy.profiles import Profile
 from engines.cuda import driver
+from engines.profile import Profile
 from engines.trt.build_settings import BuildSettings
 from engines.trt.features import Features
 from engines.trt.network import digest_graph

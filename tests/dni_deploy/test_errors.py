@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dni_deploy import errors
-from dni_deploy.cli.group import main
+from dni_deploy.cli.main import main
 from dni_deploy.errors import DniError, shown
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DniError)]
@@ -110,7 +110,7 @@ def test_a_renamed_class_changes_no_json(kind: type[DniError], monkeypatch: pyte
         raise kind("It went wrong.")
 
     name = kind.kind
-    monkeypatch.setattr("dni_deploy.verbs.doctor.doctor", fail)
+    monkeypatch.setattr("dni_deploy.api.doctor.doctor", fail)
     kind = type("RenamedError", (kind,), {})
     assert main(["doctor", "--json"]) == FIXED[name]
     assert json.loads(capsys.readouterr().err) == {

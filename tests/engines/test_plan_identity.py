@@ -10,17 +10,17 @@ from typing import Any
 import onnx
 import pytest
 
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError
 from engines import build_engine
 from engines.lowering.graph_digest import digest_lowered_graph
+from engines.lowering.recipes import Fold, Linear, Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.lowering import lower
 from engines.onnxruntime_cpu.plan import PlanIdentity, identify_plan, plan_path, read_plan
 from engines.options import BuildOptions
-from engines.recipes import Fold, Linear, Recipes
 from tests.engines.conftest import write
-from tests.engines.graphs import HAND
+from tests.support.handmade_graphs import HAND
 
 
 @pytest.fixture

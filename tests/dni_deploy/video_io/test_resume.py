@@ -18,18 +18,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dni_deploy.coefficients import Coefficients
-from dni_deploy.curves import AlphaCurve
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.alpha.curves import AlphaCurve
+from dni_deploy.alpha.plane_path import PlanePath
+from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
+from dni_deploy.api import video as verb
 from dni_deploy.errors import BusyError, EngineError, InputError, LimitError, UsageError
 from dni_deploy.video_io.resume import open_job, work_folder
 from dni_deploy.video_io.segments import SegmentWriter, open_segment
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import Clip
 from tests.support.video_command import Make
-from dni_deploy.alpha.plane_path import PlanePath
-from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
-from dni_deploy.api import video as verb
-from tests.dni_deploy.video_io.conftest import Make
 
 ROOT = Path(__file__).parents[3]
 FRAMES = 20

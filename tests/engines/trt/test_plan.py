@@ -17,9 +17,8 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.extras import store_recalibration
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
 from engines.profile import Profile
-from engines.trt.plan import Header, MAGIC, Plan, Sample, find_plan, plan_path, read_plan, search_plans, write_plan
-from dni_deploy.bundle.extras import store_recalibration
 from engines.trt.build_settings import BuildSettings
+from engines.trt.plan import MAGIC, Header, Plan, Sample, find_plan, plan_path, read_plan, search_plans, write_plan
 from engines.trt.target import Target
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn

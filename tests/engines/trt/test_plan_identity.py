@@ -16,12 +16,12 @@ from typing import Any
 import onnx
 import pytest
 
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, EnvironmentProblem
 from engines import build_engine, load_engine
 from engines.lowering.gpu import Lowered
+from engines.lowering.recipes import Recipes
 from engines.options import BuildOptions, EngineOptions
-from engines.recipes import Recipes
 from engines.trt.build_settings import BuildSettings
 from engines.trt.plan import FORMAT, MAGIC, find_plan, search_plans
 from tests.engines.test_plan_identity import CHANGES, other_fold, renamed_node
@@ -33,7 +33,7 @@ KINDS = {"tensorrt": "refit", "tensorrt-inputs": "inputs", "tensorrt-graph": "gr
 CHILD = """
 import json, sys
 import pytest
-from dni_deploy.bundle import Bundle
+from dni_deploy.bundle.bundle import Bundle
 from engines.onnxruntime_cpu.plan import plan_path
 from engines.trt.plan import find_plan
 from tests.fakes.gpu import install
