@@ -16,16 +16,16 @@ from typing import Any
 
 import click
 
-from benchmarks.commit import described
+from benchmarks.commit import describe_commit
 from benchmarks.networks import NETWORKS, family
 from benchmarks.page import write_page
 from dni_deploy.api.bench import bench
 from dni_deploy.api.export import export
-from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.atomic_write import write_bytes_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "cpu.json"
-GPU_RESULTS = RESULTS.with_name("gpu.json")
+CPU_RESULT_PATH = ROOT / "benchmarks" / "results" / "cpu.json"
+GPU_RESULT_PATH = CPU_RESULT_PATH.with_name("gpu.json")
 
 
 @click.command()
@@ -36,7 +36,7 @@ GPU_RESULTS = RESULTS.with_name("gpu.json")
 def main(networks: tuple[str, ...], repeats: int, memory: bool, only_page: bool) -> None:
     """Time the networks; without arguments all four, and keep the result."""
     if only_page:
-        _page(json.loads(RESULTS.read_bytes()))
+        _page(json.loads(CPU_RESULT_PATH.read_bytes()))
         return
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -46,22 +46,22 @@ def main(networks: tuple[str, ...], repeats: int, memory: bool, only_page: bool)
             click.echo(f"{network.title}: exporting", err=True)
             export(family(name), bundle, arch="auto")
             click.echo(f"{network.title}: timing {repeats} rounds at {'x'.join(map(str, network.shape))}", err=True)
-            report = bench(bundle, shape=network.shape, repeats=repeats, memory=memory)
+            report = bench(bundle, shape=network.shape, repeats=repeats, measure_memory=memory)
             found[name] = {"title": network.title, **report.to_json()}
             for row in report.rows:
                 click.echo(f"  {row.name:<10} steady {row.steady_ms:8.1f} ms   change {row.change_ms or 0:8.2f} ms")
             for ratio, value in report.ratios.items():
                 click.echo(f"  {value:9.3f}  {ratio}")
     if not networks:
-        result = {"schema": 1, "commit": described(ROOT), "networks": found}
-        RESULTS.parent.mkdir(exist_ok=True)
-        publish_bytes(RESULTS, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(), force=True)
+        result = {"schema": 1, "commit": describe_commit(ROOT), "networks": found}
+        CPU_RESULT_PATH.parent.mkdir(exist_ok=True)
+        write_bytes_atomically(CPU_RESULT_PATH, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(), force=True)
         _page(result)
-        click.echo(f"wrote {RESULTS.relative_to(ROOT)}", err=True)
+        click.echo(f"wrote {CPU_RESULT_PATH.relative_to(ROOT)}", err=True)
 
 
 def _page(result: dict[str, Any]) -> None:
-    write_page(result, json.loads(GPU_RESULTS.read_bytes()) if GPU_RESULTS.exists() else None, ROOT / "docs")
+    write_page(result, json.loads(GPU_RESULT_PATH.read_bytes()) if GPU_RESULT_PATH.exists() else None, ROOT / "docs")
     click.echo("wrote docs/benchmarks.md and docs/images/benchmarks.svg", err=True)
 
 

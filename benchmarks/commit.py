@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 
-def described(folder: Path) -> str:
+def describe_commit(folder: Path) -> str:
     """The commit's first digits, with a mark where the working tree differs from it; "unknown" without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:

@@ -8,9 +8,9 @@ from typing import Any
 
 from benchmarks.gpu.page import gpu_lines
 from dni_deploy.reports.bench_plot import plot_bench
-from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.atomic_write import write_bytes_atomically
 
-GOALS: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (
+CPU_GOALS: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (
     (
         "steady frame, ours / stock constant-weight session",
         "steady frame, ours / constant",
@@ -44,7 +44,7 @@ GOALS: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (
 def write_page(result: Mapping[str, Any], gpu: Mapping[str, Any] | None, folder: Path) -> None:
     """Write benchmarks.md and images/benchmarks.svg into `folder`. gpu: the GPU benchmark's result, or None."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    publish_bytes(folder / "benchmarks.md", page(result, gpu).encode(), force=True)
+    write_bytes_atomically(folder / "benchmarks.md", page(result, gpu).encode(), force=True)
     titled = {network["title"].split(",")[0]: network["rows"] for network in result["networks"].values()}
     plot_bench(folder / "images" / "benchmarks.svg", titled, force=True)
 
@@ -74,7 +74,7 @@ def _cpu_lines(result: Mapping[str, Any]) -> list[str]:
         "| figure | network | goal | measured |",
         "|---|---|---|---|",
     ]
-    for text, ratio, direction, goals in GOALS:
+    for text, ratio, direction, goals in CPU_GOALS:
         for name, goal in goals.items():
             if name in networks and (value := _ratio(networks[name]["ratios"], ratio)) is not None:
                 reached = value <= goal if direction == "at most" else value >= goal

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.atomic_write import write_bytes_atomically
 
 
 def write_result(output: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
@@ -16,4 +16,4 @@ def write_result(output: str | os.PathLike[str], result: Mapping[str, Any]) -> N
     if os.fspath(output) == "-":
         print(text, end="")
     else:
-        publish_bytes(output, text.encode(), force=True)
+        write_bytes_atomically(output, text.encode(), force=True)

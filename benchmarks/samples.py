@@ -13,15 +13,15 @@ from dni_deploy.api.export import export
 from dni_deploy.bundle.bundle import write_bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
-from dni_deploy.imaging.image_file import read_picture
+from dni_deploy.imaging.image_file import read_image
 from dni_deploy.signature import Signature
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def film(path: Path, width: int, height: int, rate: int, count: int = 120) -> None:
+def write_video(path: Path, width: int, height: int, rate: int, count: int = 120) -> None:
     """A pan over the photograph, encoded so that decoding costs little."""
-    photograph = read_picture(ROOT / "dni_deploy" / "data" / "astronaut.png").rgb
+    photograph = read_image(ROOT / "dni_deploy" / "data" / "astronaut.png").rgb
     wide = np.tile(photograph, (1 + height // photograph.shape[0], 2 + width // photograph.shape[1], 1))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=rate)
@@ -33,7 +33,7 @@ def film(path: Path, width: int, height: int, rate: int, count: int = 120) -> No
         container.mux(stream.encode())
 
 
-def identity(path: Path) -> None:
+def write_identity_bundle(path: Path) -> None:
     """A bundle of two members that leave the picture as it is: one convolution of 1x1."""
     weight = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
     graph = helper.make_graph(
@@ -44,12 +44,14 @@ def identity(path: Path) -> None:
         [numpy_helper.from_array(weight, "conv.weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    members = {name: Checkpoint.of({"conv.weight": weight * factor}) for name, factor in (("same", 1.0), ("dark", 0.5))}
+    members = {
+        name: Checkpoint.from_state_dict({"conv.weight": weight * factor}) for name, factor in (("same", 1.0), ("dark", 0.5))
+    }
     facts = {"torch": "none", "probe_error": 0.0}
-    write_bundle(path, model, Family.of(members), Signature(radius=0), architecture="identity", graph_facts=facts)
+    write_bundle(path, model, Family.from_checkpoints(members), Signature(radius=0), architecture="identity", graph_facts=facts)
 
 
-def compact(path: Path, width: int, depth: int, scale: int) -> None:
+def write_compact_bundle(path: Path, width: int, depth: int, scale: int) -> None:
     """A bundle of two Compact networks with random weights; speed does not depend on training."""
     import torch
     from safetensors.torch import save_file

@@ -35,12 +35,12 @@ if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` w
     from dni_deploy.session.session import open_session as open_session
     from dni_deploy.signature import Signature as Signature
     from dni_deploy.spatial.alpha_map import AlphaMap as AlphaMap
-    from dni_deploy.spatial.alpha_map import SpatialAlpha as SpatialAlpha
+    from dni_deploy.spatial.alpha_map import AlphaMapOptions as AlphaMapOptions
     from dni_deploy.spatial.render import render_map as render_map
 
-_HOMES = {
+_MODULE_BY_NAME = {
     "AlphaMap": "dni_deploy.spatial.alpha_map",
-    "SpatialAlpha": "dni_deploy.spatial.alpha_map",
+    "AlphaMapOptions": "dni_deploy.spatial.alpha_map",
     "Bundle": "dni_deploy.bundle.bundle",
     "Checkpoint": "dni_deploy.checkpoints.checkpoint",
     "Coefficients": "dni_deploy.alpha.coefficients",
@@ -68,16 +68,16 @@ _HOMES = {
     "video": "dni_deploy.api.video",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_MODULE_BY_NAME]
 
 
 def __getattr__(name: str) -> object:
-    """Fetch a public name. Raises EnvironmentProblem, naming the extra to install, where its home needs a missing package."""
-    if name not in _HOMES:
+    """Fetch a public name. Raises UnavailableError, naming the extra to install, where its home needs a missing package."""
+    if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module 'dni_deploy' has no attribute {name!r}")
-    from dni_deploy.utils.optional_packages import open_door
+    from dni_deploy.utils.optional_packages import import_optional
 
-    value: object = getattr(open_door(_HOMES[name]), name)
+    value: object = getattr(import_optional(_MODULE_BY_NAME[name]), name)
     globals()[name] = value
     return value
 

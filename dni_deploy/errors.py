@@ -6,13 +6,13 @@
     ├── InputError (ValueError)      3    a file is missing, damaged or not what it says
     │   ├── CheckpointError          3
     │   ├── BundleError              3
-    │   └── PictureError             3
+    │   └── ImageFileError             3
     ├── MismatchError (ValueError)   4    each input is sound, but they do not fit together
     ├── RefusedError                 5    reading it would run its code, or follow a path out of its folder
     ├── LimitError                   6    too large: memory, disk, size limits
-    ├── EnvironmentProblem           7    something is not installed, or a device or driver is absent
+    ├── UnavailableError           7    something is not installed, or a device or driver is absent
     │   └── EngineError              7    an engine could not be built, refitted or verified
-    ├── PartialResult                8    some of the inputs were done and some were not
+    ├── PartialResultError                8    some of the inputs were done and some were not
     └── BusyError                    9    what only one may have, such as a port, is taken
 
 Exit 1 is a bug of ours, 10 is `check --strict` where the members will not blend, 130 is Ctrl-C. A message is one
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import unicodedata
 
-VERDICT_EXIT = 10
+VERDICT_EXIT_CODE = 10
 """Of `check --strict` for "will not blend": a result that a script wants to stop at, and no error."""
 
 
@@ -67,7 +67,7 @@ class BundleError(InputError):
     kind = "BundleError"
 
 
-class PictureError(InputError):
+class ImageFileError(InputError):
     """A picture file that cannot be decoded, or that would lose content by being decoded."""
 
     kind = "PictureError"
@@ -94,20 +94,20 @@ class LimitError(DniError):
     exit_code = 6
 
 
-class EnvironmentProblem(DniError):
+class UnavailableError(DniError):
     """A package, device or driver that is needed and absent."""
 
     kind = "EnvironmentProblem"
     exit_code = 7
 
 
-class EngineError(EnvironmentProblem):
+class EngineError(UnavailableError):
     """An engine that could not be built, refitted or verified."""
 
     kind = "EngineError"
 
 
-class PartialResult(DniError):
+class PartialResultError(DniError):
     """A job over several inputs that finished only some of them."""
 
     kind = "PartialResult"
@@ -121,13 +121,13 @@ class BusyError(DniError):
     exit_code = 9
 
 
-_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_UNSAFE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
-def shown(name: object, limit: int = 200) -> str:
+def escape_name(name: object, limit: int = 200) -> str:
     """A name from outside (file, tensor, key) made safe for one line: control and bidi characters and line ends escaped."""
     safe = "".join(
-        character if unicodedata.category(character) not in _UNSAFE else character.encode("unicode_escape").decode()
+        character if unicodedata.category(character) not in _UNSAFE_CATEGORIES else character.encode("unicode_escape").decode()
         for character in str(name)[: limit + 1]
     )
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"

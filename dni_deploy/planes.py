@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
-from dni_deploy.imaging.frames import mirrored, padded_size
+from dni_deploy.imaging.frames import mirror_indices, padded_size
 from dni_deploy.session.session import Session
 
 
@@ -23,9 +23,9 @@ def render_planes(session: Session, planes: NDArray[np.float32]) -> NDArray[np.f
     x = np.empty((3, padded_height, padded_width), np.float32)
     x[:, :height, :width] = planes * span + np.float32(signature.low)
     if padded_height > height:
-        x[:, height:, :width] = x[:, mirrored(height, padded_height - height), :width]
+        x[:, height:, :width] = x[:, mirror_indices(height, padded_height - height), :width]
     if padded_width > width:
-        x[:, :, width:] = x[:, :, mirrored(width, padded_width - width)]
+        x[:, :, width:] = x[:, :, mirror_indices(width, padded_width - width)]
     y = session.infer(x[:, None] if signature.input_channels == 1 else x[None])
     scale = signature.scale
     pixels: NDArray[np.float32] = y.reshape(3, scale * padded_height, scale * padded_width)[

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from dni_deploy.errors import BundleError
 
-Kind = Literal["image", "latent"]
+NetworkKind = Literal["image", "latent"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Signature:
     high: float = 1.0
     residual: bool = False
     radius: int | None = None
-    kind: Kind = "image"
+    kind: NetworkKind = "image"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -21,10 +21,10 @@ import numpy as np
 import vapoursynth as vs
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.control.frame_alpha import Control, StreamAlpha, open_control
+from dni_deploy.control.frame_alpha import FrameAlpha, StreamAlpha, open_frame_alpha
 from dni_deploy.errors import LimitError, UsageError
 from dni_deploy.imaging.frames import check_signature
-from dni_deploy.imaging.image_file import PIXEL_LIMIT
+from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
 from dni_deploy.planes import render_planes
 from dni_deploy.session.session import Session, open_session
 
@@ -50,23 +50,25 @@ def dni(
     alpha       an alpha; a timeline or curve as text, by the clip's frame numbers and its frame rate; a file of keyframes;
                 an AlphaSource; None: the first member alone.
     osc, http   ports on loopback (0: any, told by the core's log): alpha can then be set while the clip plays, and frames are
-                not cached, since VapourSynth would show those that it has with the alpha of then. slew: as AlphaCell.
+                not cached, since VapourSynth would show those that it has with the alpha of then. slew: as SharedAlpha.
     engine, threads, precision, device, extrapolate   as in open_session.
     alpha_for   rules for groups of weights, such as "norm:*=0.2"; one or several.
     Each frame has the properties dni_alpha (the shares in family order) and dni_generation; the others are kept.
     The session and the ports are closed when nobody holds the clip any more.
     Raises UsageError (another format: says how to convert), LimitError, MismatchError, and what open_session raises.
     """
-    _check(clip)
-    opened = Bundle.of(bundle)
+    _check_clip(clip)
+    opened = Bundle.ensure_open(bundle)
     check_signature(opened.signature)
     width, height = clip.width * opened.signature.scale, clip.height * opened.signature.scale
-    if width * height > PIXEL_LIMIT:
-        raise LimitError(f"The clip would have {width}x{height} pixels, more than the limit of {PIXEL_LIMIT:,}.")
+    if width * height > MAX_OUTPUT_PIXELS:
+        raise LimitError(f"The clip would have {width}x{height} pixels, more than the limit of {MAX_OUTPUT_PIXELS:,}.")
     rate = Fraction(clip.fps) or None  # 0: frames of their own durations
     with ExitStack() as stack:
         control = stack.enter_context(
-            open_control(opened.members, alpha, rate=rate, osc=osc, http=http, slew=slew, extrapolate=extrapolate, note=_log)
+            open_frame_alpha(
+                opened.members, alpha, rate=rate, osc=osc, http=http, slew=slew, extrapolate=extrapolate, note=_log_message
+            )
         )
         session = stack.enter_context(
             open_session(
@@ -80,29 +82,29 @@ def dni(
                 device=device,
             )
         )
-        function = _Filter(session, control, clip.format.id)
+        function = _FrameFilter(session, control, clip.format.id)
         weakref.finalize(function, stack.pop_all().close)
     # A frame of the output's size to write into; one is made and lent to every request.
     blank = vs.core.std.BlankClip(clip, width=width, height=height, keep=True)
     made = vs.core.std.ModifyFrame(blank, [clip, blank], function)
-    if control.live:
+    if control.is_live:
         vs.core.std.SetVideoCache(made, mode=0)
     return made
 
 
-class _Filter:
+class _FrameFilter:
     """What ModifyFrame calls for each frame; owned by the clip. The lock: setting alpha and rendering belong together."""
 
-    def __init__(self, session: Session, control: Control, format_id: int) -> None:
-        self.session, self.control, self.whole = session, control, format_id == vs.RGB24
+    def __init__(self, session: Session, frame_alpha: FrameAlpha, format_id: int) -> None:
+        self.session, self.frame_alpha, self.is_rgb24 = session, frame_alpha, format_id == vs.RGB24
         self._lock = threading.Lock()
 
     def __call__(self, n: int, f: list[Any]) -> Any:
         source, target = f[0], f[1].copy()
         planes = [np.asarray(source[plane]) for plane in range(3)]
         with self._lock:
-            self.session.alpha = coefficients = self.control.at(n)
-            if self.whole:
+            self.session.alpha = coefficients = self.frame_alpha.at(n)
+            if self.is_rgb24:
                 pictured = self.session.render(np.stack(planes, axis=-1)).output.transpose(2, 0, 1)
             else:
                 pictured = render_planes(self.session, np.stack(planes))
@@ -111,12 +113,12 @@ class _Filter:
             np.asarray(target[plane])[:] = pictured[plane]
         for name, value in source.props.items():
             target.props[name] = value
-        target.props["dni_alpha"] = list(coefficients.shares)
+        target.props["dni_alpha"] = list(coefficients.values)
         target.props["dni_generation"] = generation
         return target
 
 
-def _check(clip: Any) -> None:
+def _check_clip(clip: Any) -> None:
     if not isinstance(clip, vs.VideoNode):
         raise UsageError(f"dni takes a video clip; got {type(clip).__name__}.")
     if clip.format is None or not clip.width or not clip.height:
@@ -129,5 +131,5 @@ def _check(clip: Any) -> None:
         )
 
 
-def _log(sentence: str) -> None:
+def _log_message(sentence: str) -> None:
     vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, f"dni: {sentence}")

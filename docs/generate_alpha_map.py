@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.api.export import export
-from dni_deploy.imaging.frames import Frame, rounded
-from dni_deploy.imaging.image_file import Picture, read_picture, write_picture
+from dni_deploy.imaging.frames import Frame, round_to_uint8
+from dni_deploy.imaging.image_file import Picture, read_image, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
-from dni_deploy.reports.contact_sheet import contact_sheet
+from dni_deploy.reports.contact_sheet import draw_contact_sheet
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMap
 from dni_deploy.spatial.plan import plan_map
-from dni_deploy.spatial.render import MapEnds, render_map, render_plan
+from dni_deploy.spatial.render import AlphaMapRange, render_map, render_plan
 
 DATA = Path(__file__).parent.parent / "dni_deploy" / "data"
 HEAD, REST = 25.0, 50.0
@@ -69,7 +69,7 @@ def converged(
     """For a few numbers of levels, over the soft pixels: how far (of 255) it is from 129 levels, and its PSNR."""
     soft = (mask > 0) & (mask < 1)
     plan = plan_map(AlphaMap.of(mask), mask.shape[0], mask.shape[1], session.signature, levels=129)
-    ends = MapEnds.of(session, low, high)
+    ends = AlphaMapRange.from_options(session, low, high)
     true = render_plan(session, noisy, plan, ends)
     rows = {}
     for levels in (2, 3, 5, 9, 17):
@@ -80,15 +80,15 @@ def converged(
             "largest": round(float(apart.max()), 2),
             "99 percent": round(float(np.quantile(apart, 0.99)), 3),
             "mean": round(float(apart.mean()), 3),
-            "work": round(plan.work, 2),
-            "psnr": round(psnr(rounded(made)[soft], clean[soft]), 3),
+            "work": round(plan.relative_cost, 2),
+            "psnr": round(psnr(round_to_uint8(made)[soft], clean[soft]), 3),
         }
     return rows
 
 
 def main(folder: Path) -> dict[str, Any]:
     """Write the figure and return its numbers."""
-    clean = read_picture(DATA / "astronaut.png").rgb
+    clean = read_image(DATA / "astronaut.png").rgb
     mask = head(*clean.shape[:2])
     noisy = noised(clean, mask)
     everywhere, inside, outside = np.ones(mask.shape, np.bool_), mask == 1, mask == 0
@@ -104,18 +104,18 @@ def main(folder: Path) -> dict[str, Any]:
         "noisy": (noisy, "noise 25 in the head, 50 around"),
         "map": (grey, f"white: alpha {high:.2f}, black: {low:.2f}"),
         "one alpha": (made[one], f"alpha {one:.2f}, the best for all"),
-        "an alpha for each pixel": (mapped.output, f"{len(mapped.levels)} levels, {mapped.plan.work:.2f} of a frame"),
+        "an alpha for each pixel": (mapped.output, f"{len(mapped.levels)} levels, {mapped.plan.relative_cost:.2f} of a frame"),
     }
     numbers: dict[str, Any] = {"best alpha": {"everywhere": one, "head": high, "rest": low}, "psnr": {}}
     for name, (picture, _) in shown.items():
         if name != "map":
             numbers["psnr"][name] = [round(psnr(picture[w], clean[w]), 2) for w in (everywhere, inside, outside)]
-    numbers |= {"levels": len(mapped.levels), "work": round(mapped.plan.work, 2), "converged": rows}
+    numbers |= {"levels": len(mapped.levels), "work": round(mapped.plan.relative_cost, 2), "converged": rows}
     labels = [
         (name if name == "map" else f"{name}, {numbers['psnr'][name][0]:.2f} dB", text) for name, (_, text) in shown.items()
     ]
-    sheet = contact_sheet([picture for picture, _ in shown.values()], labels, columns=4, best=3)
-    write_picture(folder / "alpha-map.png", Picture(sheet), force=True)
+    sheet = draw_contact_sheet([picture for picture, _ in shown.values()], labels, columns=4, best_index=3)
+    write_image(folder / "alpha-map.png", Picture(sheet), force=True)
     return numbers
 
 

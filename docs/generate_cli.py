@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from dni_deploy.cli.main import COMMANDS, PROGRAM, front_page
+from dni_deploy.cli.main import COMMANDS, PROGRAM_NAME, format_help_summary
 
 TARGET = Path(__file__).with_name("cli.md")
 
@@ -22,12 +22,12 @@ def reference() -> str:
         "Written by `make docs` from the commands' own help.",
         "",
         "```text",
-        front_page(),
+        format_help_summary(),
         "```",
     ]
     for name in COMMANDS:
         command = import_module(f"dni_deploy.cli.{name}").command
-        context = click.Context(command, info_name=f"{PROGRAM} {name}", terminal_width=80, **command.context_settings)
+        context = click.Context(command, info_name=f"{PROGRAM_NAME} {name}", terminal_width=80, **command.context_settings)
         parts += ["", f"## {name}", "", "```text", command.get_help(context).rstrip(), "```"]
     return "\n".join(parts) + "\n"
 

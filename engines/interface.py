@@ -18,7 +18,7 @@ class Engine(Protocol):
     """
 
     name: str
-    road: str
+    update_path: str
     slots: int
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
@@ -33,10 +33,10 @@ class Engine(Protocol):
         Raises UsageError for (W, N) where the engine has one alpha for all weights (see engines/shares.py).
 
         Returns when the next infer on that slot is certain to see it; on a GPU the work itself may still be in its queue (see
-        `finish`). Raises EngineError, and the slot is then unusable until a whole refit succeeds.
+        `synchronize`). Raises EngineError, and the slot is then unusable until a whole refit succeeds.
         """
 
-    def finish(self, slot: int) -> None:
+    def synchronize(self, slot: int) -> None:
         """Wait until the slot's newest refit has ended, so that a frame on it waits for nothing. Raises as `refit` does."""
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -57,11 +57,11 @@ class DeviceEngine(Engine, Protocol):
     def stream_handle(self, slot: int) -> int:
         """The slot's CUstream, for events and timing. The engine owns it."""
 
-    def place(self, slot: int, x: NDArray[np.float32]) -> None:
+    def upload(self, slot: int, x: NDArray[np.float32]) -> None:
         """Queue the upload of an input: float32 (N, C, H, W), read before this returns. Raises UsageError outside the profile."""
 
     def enqueue(self, slot: int) -> None:
         """Queue one run of the network on the input that was placed last. Raises EngineError."""
 
-    def fetch(self, slot: int) -> NDArray[np.float32]:
+    def download(self, slot: int) -> NDArray[np.float32]:
         """Wait for what is queued and return the newest output, a fresh float32 (N, C', H', W')."""

@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from dni_deploy.bundle.bundle import Bundle
 
 
-class Obstacle(Protocol):
+class AvailabilityCheck(Protocol):
     """Asked with the bundle and the number of the GPU that it shall run on, or with None for the machine alone."""
 
     def __call__(self, bundle: Bundle | None, device: int = 0) -> str | None: ...
 
 
-CUDA_PROVIDER = ("libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll")
+CUDA_PROVIDER_LIBRARIES = ("libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll")
 """What onnxruntime-gpu brings and onnxruntime does not, in the package's folder `capi`."""
 
 
-def onnxruntime(bundle: Bundle | None, device: int = 0) -> str | None:
-    return _packages(("onnxruntime",), "cpu")
+def why_onnxruntime_unavailable(bundle: Bundle | None, device: int = 0) -> str | None:
+    return _explain_missing_packages(("onnxruntime",), "cpu")
 
 
-def onnxruntime_gpu(bundle: Bundle | None, device: int = 0) -> str | None:
-    obstacle = driver.obstacle() or _packages(("onnxruntime", "pycuda"), "gpu")
+def why_onnxruntime_gpu_unavailable(bundle: Bundle | None, device: int = 0) -> str | None:
+    obstacle = driver.why_gpu_unavailable() or _explain_missing_packages(("onnxruntime", "pycuda"), "gpu")
     if obstacle:
         return obstacle
     spec = find_spec("onnxruntime")
     folders = [Path(folder) / "capi" for folder in (spec.submodule_search_locations if spec else None) or ()]
-    if not any((folder / name).exists() for folder in folders for name in CUDA_PROVIDER):
+    if not any((folder / name).exists() for folder in folders for name in CUDA_PROVIDER_LIBRARIES):
         return (
             "this onnxruntime has no CUDA provider: pip uninstall -y onnxruntime, then pip install --force-reinstall "
             "onnxruntime-gpu"
@@ -45,11 +45,11 @@ def onnxruntime_gpu(bundle: Bundle | None, device: int = 0) -> str | None:
     return None
 
 
-def tensorrt(kind: str) -> Obstacle:
+def make_tensorrt_check(kind: str) -> AvailabilityCheck:
     """kind: of the plan that the engine opens, as in engines/trt/plan.py."""
 
-    def obstacle(bundle: Bundle | None, device: int = 0) -> str | None:
-        found = driver.obstacle() or _packages(("tensorrt", "pycuda", "polygraphy"), "tensorrt")
+    def why_tensorrt_unavailable(bundle: Bundle | None, device: int = 0) -> str | None:
+        found = driver.why_gpu_unavailable() or _explain_missing_packages(("tensorrt", "pycuda", "polygraphy"), "tensorrt")
         if found or bundle is None:
             return found
         from engines.trt.plan import search_plans
@@ -61,9 +61,9 @@ def tensorrt(kind: str) -> Obstacle:
             return f"no plan is built for this GPU and this TensorRT{told}: dni-deploy build --engine {engine}"
         return None
 
-    return obstacle
+    return why_tensorrt_unavailable
 
 
-def _packages(names: tuple[str, ...], extra: str) -> str | None:
+def _explain_missing_packages(names: tuple[str, ...], extra: str) -> str | None:
     missing = [name for name in names if find_spec(name) is None]
     return f"{' and '.join(missing)} not installed: pip install 'dni-deploy[{extra}]'" if missing else None

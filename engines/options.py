@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dni_deploy.errors import UsageError, shown
+from dni_deploy.errors import UsageError, escape_name
 from engines.profile import Profile
 
 PRECISIONS = ("fp32", "fp16")
@@ -30,14 +30,14 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.slots is not None and (not isinstance(self.slots, int) or self.slots < 1):
             raise UsageError(
-                f"slots is how many sets of weights an engine holds, a whole number from 1; got {shown(self.slots)}."
+                f"slots is how many sets of weights an engine holds, a whole number from 1; got {escape_name(self.slots)}."
             )
         if not isinstance(self.threads, int) or self.threads < 0:
-            raise UsageError(f"threads is a whole number, 0 for the engine's own choice; got {shown(self.threads)}.")
+            raise UsageError(f"threads is a whole number, 0 for the engine's own choice; got {escape_name(self.threads)}.")
         if self.precision is not None:
             check_precision(self.precision)
         if not isinstance(self.device, int) or self.device < 0:
-            raise UsageError(f"device is the number of a GPU, from 0; got {shown(self.device)}.")
+            raise UsageError(f"device is the number of a GPU, from 0; got {escape_name(self.device)}.")
 
 
 @dataclass(frozen=True)
@@ -61,4 +61,4 @@ class BuildOptions:
 
 def check_precision(precision: str) -> None:
     if precision not in PRECISIONS:
-        raise UsageError(f"precision is {' or '.join(PRECISIONS)}; got {shown(precision)}.")
+        raise UsageError(f"precision is {' or '.join(PRECISIONS)}; got {escape_name(precision)}.")

@@ -6,22 +6,22 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dni_deploy.errors import UsageError, shown
+from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.signature import Signature
 
-Shape = tuple[int, int, int, int]
-SMALLEST, TUNED, LARGEST = (32, 32), (720, 1280), (1088, 1920)
+InputShape = tuple[int, int, int, int]
+MIN_PROFILE_SIZE_PX, OPT_PROFILE_SIZE_PX, MAX_PROFILE_SIZE_PX = (32, 32), (720, 1280), (1088, 1920)
 """Height and width where nothing is asked for: anything up to a full HD frame, tuned for 720p."""
-SIDE_LIMIT = 1 << 14
+MAX_SIDE_PX = 1 << 14
 
 
 @dataclass(frozen=True)
 class Profile:
     """Shapes (N, C, H, W) in pixels; in every dimension smallest <= tuned <= largest. N is 1 unless asked for."""
 
-    smallest: Shape
-    tuned: Shape
-    largest: Shape
+    smallest: InputShape
+    tuned: InputShape
+    largest: InputShape
 
     def __post_init__(self) -> None:
         for low, middle, high in zip(self.smallest, self.tuned, self.largest, strict=True):
@@ -29,10 +29,10 @@ class Profile:
                 raise UsageError(f"A profile needs min <= opt <= max in every dimension; got {self}.")
 
     @property
-    def fixed(self) -> bool:
+    def is_fixed(self) -> bool:
         return self.smallest == self.largest
 
-    def holds(self, shape: tuple[int, ...]) -> bool:
+    def contains_shape(self, shape: tuple[int, ...]) -> bool:
         """Whether an input of this shape can run."""
         return len(shape) == 4 and all(
             low <= size <= high for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
@@ -40,68 +40,68 @@ class Profile:
 
     def __str__(self) -> str:
         texts = ["x".join(map(str, shape)) for shape in (self.smallest, self.tuned, self.largest)]
-        return texts[0] if self.fixed else f"min {texts[0]}, opt {texts[1]}, max {texts[2]}"
+        return texts[0] if self.is_fixed else f"min {texts[0]}, opt {texts[1]}, max {texts[2]}"
 
     @classmethod
-    def of(
+    def from_shapes(
         cls,
         signature: Signature,
-        smallest: str | Shape | None = None,
-        tuned: str | Shape | None = None,
-        largest: str | Shape | None = None,
+        smallest: str | InputShape | None = None,
+        tuned: str | InputShape | None = None,
+        largest: str | InputShape | None = None,
     ) -> Profile:
         """What was asked for, the rest filled in: opt alone is a fixed shape, nothing is 32x32 to 1920x1088 tuned for 1280x720.
 
         A shape is (N, C, H, W) or a text such as 1x3x256x256. Raises UsageError: not a shape, another number of channels, a
         height or width that the network cannot take, min above opt or opt above max.
         """
-        given = [None if shape is None else _checked(shape, signature) for shape in (smallest, tuned, largest)]
+        given = [None if shape is None else _validate_shape(shape, signature) for shape in (smallest, tuned, largest)]
         low, middle, high = given
         if signature.kind == "latent":
             one = (1, signature.input_channels, 1, 1)
             return cls(low or middle or one, middle or low or one, high or middle or low or one)
         if middle is not None and low is None and high is None:
             return cls(middle, middle, middle)
-        low = low or _smaller(_default(SMALLEST, signature), middle or high)
+        low = low or _min_shape(_default_shape(MIN_PROFILE_SIZE_PX, signature), middle or high)
         if high is None:
-            high = _larger(_default(LARGEST, signature), middle or low)
+            high = _max_shape(_default_shape(MAX_PROFILE_SIZE_PX, signature), middle or low)
         if middle is None:
-            middle = _smaller(_larger(_default(TUNED, signature), low), high)
+            middle = _min_shape(_max_shape(_default_shape(OPT_PROFILE_SIZE_PX, signature), low), high)
         return cls(low, middle, high)
 
 
-def _default(size: tuple[int, int], signature: Signature) -> Shape:
+def _default_shape(size: tuple[int, int], signature: Signature) -> InputShape:
     height, width = (-(-side // signature.multiple) * signature.multiple for side in size)
     return (1, signature.input_channels, height, width)
 
 
-def _smaller(shape: Shape, other: Shape | None) -> Shape:
-    return shape if other is None else _shape(map(min, shape, other))
+def _min_shape(shape: InputShape, other: InputShape | None) -> InputShape:
+    return shape if other is None else _make_shape(map(min, shape, other))
 
 
-def _larger(shape: Shape, other: Shape | None) -> Shape:
-    return shape if other is None else _shape(map(max, shape, other))
+def _max_shape(shape: InputShape, other: InputShape | None) -> InputShape:
+    return shape if other is None else _make_shape(map(max, shape, other))
 
 
-def _shape(sizes: Iterable[int]) -> Shape:
+def _make_shape(sizes: Iterable[int]) -> InputShape:
     batch, channels, height, width = sizes
     return (batch, channels, height, width)
 
 
-def _checked(shape: str | Shape, signature: Signature) -> Shape:
+def _validate_shape(shape: str | InputShape, signature: Signature) -> InputShape:
     sizes: tuple[int, ...]
     if isinstance(shape, str):
         if not re.fullmatch(r"[0-9]{1,5}(x[0-9]{1,5}){3}", shape):
-            raise UsageError(f"{shown(shape)!r} is not a shape; write NxCxHxW, such as 1x3x256x256.")
+            raise UsageError(f"{escape_name(shape)!r} is not a shape; write NxCxHxW, such as 1x3x256x256.")
         sizes = tuple(map(int, shape.split("x")))
     else:
         sizes = tuple(shape)
-    if len(sizes) != 4 or min(sizes) < 1 or max(sizes) > SIDE_LIMIT:
-        raise UsageError(f"A shape is four numbers from 1 to {SIDE_LIMIT}, NxCxHxW; got {'x'.join(map(str, sizes))}.")
+    if len(sizes) != 4 or min(sizes) < 1 or max(sizes) > MAX_SIDE_PX:
+        raise UsageError(f"A shape is four numbers from 1 to {MAX_SIDE_PX}, NxCxHxW; got {'x'.join(map(str, sizes))}.")
     if sizes[1] != signature.input_channels:
         raise UsageError(f"The network takes {signature.input_channels} channels; {'x'.join(map(str, sizes))} has {sizes[1]}.")
     if any(side % signature.multiple for side in sizes[2:]):
         raise UsageError(
             f"The network takes heights and widths that are multiples of {signature.multiple}; got {'x'.join(map(str, sizes))}."
         )
-    return _shape(sizes)
+    return _make_shape(sizes)

@@ -12,34 +12,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import blended
+from dni_deploy.blending.batchnorm_stats import blend_tensors
 from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import EngineError, shown
+from dni_deploy.errors import EngineError, escape_name
 from dni_deploy.signature import Signature
 from engines.interface import Engine
 from engines.onnxruntime_cpu import runtime
 from engines.profile import Profile
-from engines.verification_inputs import mixed_shares, random_input, relative_error
+from engines.verification_inputs import make_random_input, mixed_coefficients, relative_error
 
-TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3}
+MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 5e-3}
 """Of the output's largest value. fp32: sums in another order differ by 1e-7 to 1e-5 over hundreds of layers (TF32, which is off,
 would by 3.5e-4), and the smallest mistake that was ever seen, BatchNorm folded before blending, is 5e-3. fp16: a rounding is
 2^-11 = 5e-4, and ten times that is what hundreds of them add up to in the worst pixel."""
 
-PSNR = 50.0
+MIN_FP16_PSNR_DB = 50.0
 """Decibels that float16 must reach besides: on the average of all pixels its roundings are far smaller than in the worst one, a
 wrong weight is not."""
 
-NOISE, SPREAD = 56.0, 8.0
+FP16_ROUNDING_PSNR_DB, MAX_PEAK_TO_RMS = 56.0, 8.0
 """A float16 network may err more in its worst pixel where that is rounding for certain: at so many decibels, and by no more than so
 many times the root of the mean square. CycleGAN's 19 InstanceNorms give 60 dB and 5 to 7e-3, which is 6 times; a mistake that is
 as small on the average and confined to some place would be 20 times and more."""
 
-SIDE = 64
+VERIFICATION_SIDE_PX = 64
 """Of the probe, where the profile takes it: InstanceNorm over fewer pixels magnifies roundings, and more cost the CPU seconds."""
 
-SAMPLE = 4096
+SAMPLE_COUNT = 4096
 """Numbers of an expected output that a plan keeps: a wrong weight shows everywhere it reaches, so that some of them see it."""
 
 
@@ -47,23 +47,25 @@ class Reference:
     """What the network computes at an alpha, by ONNX Runtime on the CPU from float64-blended weights, at one random input `x`."""
 
     def __init__(self, bundle: Bundle, members: Sequence[Mapping[str, NDArray[Any]]], profile: Profile) -> None:
-        self.names = bundle.members
+        self.member_names = bundle.members
         self._bundle, self._members = bundle, members
-        self._known = read_recalibration(bundle, members)
-        self.x = random_input(bundle.signature, probe_shape(bundle.signature, profile))
+        self._recalibration = read_recalibration(bundle, members)
+        self.verification_input = make_random_input(bundle.signature, choose_verification_shape(bundle.signature, profile))
 
-    def expected(self, shares: NDArray[np.float64]) -> NDArray[np.float32]:
+    def compute_reference(self, coefficients: NDArray[np.float64]) -> NDArray[np.float32]:
         """The output at these shares."""
-        weights = blended(self._members, shares, self._known)
-        return runtime.run(runtime.session(self._bundle.graph_with(weights)), self.x)
+        weights = blend_tensors(self._members, coefficients, self._recalibration)
+        return runtime.run_session(
+            runtime.open_cpu_session(self._bundle.read_graph_with_weights(weights)), self.verification_input
+        )
 
 
-def probe_shape(signature: Signature, profile: Profile) -> tuple[int, int, int, int]:
+def choose_verification_shape(signature: Signature, profile: Profile) -> tuple[int, int, int, int]:
     """A small shape that the profile takes."""
     batch, channels, height, width = profile.smallest
     if signature.kind == "latent":
         return profile.smallest
-    side = -(-SIDE // signature.multiple) * signature.multiple
+    side = -(-VERIFICATION_SIDE_PX // signature.multiple) * signature.multiple
     _, _, tallest, widest = profile.largest
     return batch, channels, min(max(height, side), tallest), min(max(width, side), widest)
 
@@ -73,15 +75,17 @@ def verify_members(engine: Engine, reference: Reference, precision: str) -> floa
 
     Returns the largest relative error. Raises EngineError. Uses slot 0, whose weights are nobody's then.
     """
-    count = len(reference.names)
+    count = len(reference.member_names)
     first = np.eye(count)[0]
     outputs, errors = [], []
-    for shares in (*np.eye(count), mixed_shares(count)):
-        outputs.append(_output(engine, 0, shares, reference.x))
-        errors.append(_check(outputs[-1], reference.expected(shares), shares, reference.names, precision))
-    if not np.array_equal(_output(engine, 0, first, reference.x), outputs[0]):
+    for shares in (*np.eye(count), mixed_coefficients(count)):
+        outputs.append(_refit_and_infer(engine, 0, shares, reference.verification_input))
+        errors.append(
+            _check_output(outputs[-1], reference.compute_reference(shares), shares, reference.member_names, precision)
+        )
+    if not np.array_equal(_refit_and_infer(engine, 0, first, reference.verification_input), outputs[0]):
         raise EngineError(
-            f"{shown(engine.name)}: {shown(reference.names[0])} gives other bits after other weights were in the engine than before: "
+            f"{escape_name(engine.name)}: {escape_name(reference.member_names[0])} gives other bits after other weights were in the engine than before: "
             "something of them stayed behind."
         )
     return max(errors)
@@ -89,62 +93,64 @@ def verify_members(engine: Engine, reference: Reference, precision: str) -> floa
 
 def verify_mixed(engine: Engine, reference: Reference, precision: str) -> float:
     """`verify_at` one mixed alpha, computed anew."""
-    return verify_at(engine, mixed_shares(len(reference.names)), reference, precision)
+    return verify_at(engine, mixed_coefficients(len(reference.member_names)), reference, precision)
 
 
 def verify_at(
     engine: Engine,
-    shares: NDArray[np.float64],
+    coefficients: NDArray[np.float64],
     reference: Reference,
     precision: str,
     sample: NDArray[np.float32] | None = None,
 ) -> float:
     """One alpha in every slot: cheap, for an engine that passed `verify_members` when it was built. Raises EngineError.
 
-    sample: what `sampled` gave of the expected output then; without it the reference is computed again.
+    sample: what `sample_output` gave of the expected output then; without it the reference is computed again.
     """
-    expected = reference.expected(shares) if sample is None else sample
+    expected = reference.compute_reference(coefficients) if sample is None else sample
     errors = []
     for slot in range(engine.slots):
-        got = _output(engine, slot, shares, reference.x)
-        got = got if sample is None else sampled(got)
-        errors.append(_check(got, expected, shares, reference.names, precision))
+        got = _refit_and_infer(engine, slot, coefficients, reference.verification_input)
+        got = got if sample is None else sample_output(got)
+        errors.append(_check_output(got, expected, coefficients, reference.member_names, precision))
     return max(errors)
 
 
-def sampled(output: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most SAMPLE numbers of an output, evenly spread: float32 (S,)."""
-    return np.ascontiguousarray(output.reshape(-1)[:: max(1, -(-output.size // SAMPLE))])
+def sample_output(output: NDArray[np.float32]) -> NDArray[np.float32]:
+    """At most SAMPLE_COUNT numbers of an output, evenly spread: float32 (S,)."""
+    return np.ascontiguousarray(output.reshape(-1)[:: max(1, -(-output.size // SAMPLE_COUNT))])
 
 
-def _output(engine: Engine, slot: int, shares: NDArray[np.float64], x: NDArray[np.float32]) -> NDArray[np.float32]:
-    engine.refit(slot, shares)
+def _refit_and_infer(
+    engine: Engine, slot: int, coefficients: NDArray[np.float64], x: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    engine.refit(slot, coefficients)
     return engine.infer(slot, x)
 
 
-def _check(
+def _check_output(
     got: NDArray[np.float32],
     expected: NDArray[np.float32],
-    shares: NDArray[np.float64],
+    coefficients: NDArray[np.float64],
     names: Sequence[str],
     precision: str,
 ) -> float:
     error = relative_error(got, expected)
     decibels = psnr(got, expected)
-    if _accepted(error, decibels, precision):
+    if _is_within_tolerance(error, decibels, precision):
         return error
-    told = ", ".join(f"{shown(name)}={share:.3g}" for name, share in zip(names, shares, strict=True) if share)
+    told = ", ".join(f"{escape_name(name)}={share:.3g}" for name, share in zip(names, coefficients, strict=True) if share)
     raise EngineError(
         f"The engine gives another picture at {told} than ONNX Runtime: it differs by {error:.1e} of the largest value and "
-        f"{decibels:.0f} dB, where {TOLERANCE[precision]:.0e}{f' and {PSNR:.0f} dB' if precision == 'fp16' else ''} are allowed."
+        f"{decibels:.0f} dB, where {MAX_RELATIVE_ERROR[precision]:.0e}{f' and {MIN_FP16_PSNR_DB:.0f} dB' if precision == 'fp16' else ''} are allowed."
     )
 
 
-def _accepted(error: float, decibels: float, precision: str) -> bool:
-    if precision == "fp32" or decibels < PSNR:
-        return precision == "fp32" and error <= TOLERANCE["fp32"]
+def _is_within_tolerance(error: float, decibels: float, precision: str) -> bool:
+    if precision == "fp32" or decibels < MIN_FP16_PSNR_DB:
+        return precision == "fp32" and error <= MAX_RELATIVE_ERROR["fp32"]
     mean = 10 ** (-decibels / 20)  # the root of the mean square, as a share of the peak, as `error` is
-    return error <= TOLERANCE["fp16"] or (decibels >= NOISE and error <= SPREAD * mean)
+    return error <= MAX_RELATIVE_ERROR["fp16"] or (decibels >= FP16_ROUNDING_PSNR_DB and error <= MAX_PEAK_TO_RMS * mean)
 
 
 def psnr(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

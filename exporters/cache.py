@@ -22,68 +22,74 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import DniError
 from dni_deploy.signature import Signature
-from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import cache_folder
-from dni_deploy.utils.onnx_weights import fill_all, strip
+from dni_deploy.utils.onnx_weights import fill_initializers, strip_initializer
 from exporters import canonical_names, opset17
 from exporters import export_graph as lift_module
-from exporters.export_graph import EXPORTER_OPSET, Lifted, lift, liftable
+from exporters.export_graph import EXPORTER_OPSET, ExportedGraph, collect_float_tensors, export_graph
 
-MAGIC = b"dni-deploy graph 1 "
+CACHE_MAGIC = b"dni-deploy graph 1 "
 """First words of an entry; then the SHA-256 of the rest, a line of JSON and the graph."""
-VERSIONS = ("torch", "onnx", "onnxscript")
+VERSIONED_PACKAGES = ("torch", "onnx", "onnxscript")
 
 
-def cached_lift(
+def export_graph_cached(
     architecture: str, net: nn.Module, signature: Signature, *, opset: int = EXPORTER_OPSET, fresh: bool = False
-) -> tuple[Lifted, bool]:
-    """What `lift` gives, byte for byte, and whether it came from the cache; what did not is put there.
+) -> tuple[ExportedGraph, bool]:
+    """What `export_graph` gives, byte for byte, and whether it came from the cache; what did not is put there.
 
-    fresh: do not look into the cache, replace the entry.  Raises what `lift` raises; a cache that cannot be read or
+    fresh: do not look into the cache, replace the entry.  Raises what `export_graph` raises; a cache that cannot be read or
     written, and an entry that is damaged, count as none.
     """
     folder = cache_folder()
     entry = None if folder is None else folder / f"{cache_key(architecture, net, signature, opset)}.graph"
     if entry is not None and not fresh:
-        found = _read(entry, net)
+        found = _read_entry(entry, net)
         if found is not None:
             return found, True
-    lifted = lift(net, signature, opset=opset)
+    lifted = export_graph(net, signature, opset=opset)
     if entry is not None:
-        _write(entry, lifted)
+        _write_entry(entry, lifted)
     return lifted, False
 
 
 def cache_key(architecture: str, net: nn.Module, signature: Signature, opset: int) -> str:
     """SHA-256 in hex of everything the graph depends on: the network but for its weights' values, our code, the exporter's version."""
     digest = hashlib.sha256()
-    for fact in _facts(architecture, net, signature, opset):
+    for fact in _iterate_key_parts(architecture, net, signature, opset):
         part = fact if isinstance(fact, bytes) else repr(fact).encode()
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
 
 
-def _facts(architecture: str, net: nn.Module, signature: Signature, opset: int) -> Iterator[object]:
-    yield from (architecture, sorted(signature.to_json().items()), opset, [version(name) for name in VERSIONS], repr(net))
-    tensors, tied = liftable(net)
+def _iterate_key_parts(architecture: str, net: nn.Module, signature: Signature, opset: int) -> Iterator[object]:
+    yield from (
+        architecture,
+        sorted(signature.to_json().items()),
+        opset,
+        [version(name) for name in VERSIONED_PACKAGES],
+        repr(net),
+    )
+    tensors, tied = collect_float_tensors(net)
     yield from ([(name, tuple(tensor.shape)) for name, tensor in tensors.items()], sorted(tied.items()))
     for name, buffer in net.named_buffers():  # integer and non-persistent buffers are constants of the graph
         if name not in tensors and name not in tied and not name.endswith("num_batches_tracked"):
-            yield from (name, _content(buffer))
+            yield from (name, _hash_tensor(buffer))
     for name, module in net.named_modules():  # numbers that forward may use and repr may not show
         yield from (name, type(module).__qualname__)
         for key, value in sorted(vars(module).items()):
             if isinstance(value, (Tensor, np.ndarray)):
-                yield from (key, _content(torch.as_tensor(value)))
+                yield from (key, _hash_tensor(torch.as_tensor(value)))
             elif key != "training" and not key.startswith("_") and _is_plain(value):
                 yield from (key, value)
-    for source in sorted(filter(None, {_source(type(module)) for module in net.modules()})):
+    for source in sorted(filter(None, {_find_source_file(type(module)) for module in net.modules()})):
         yield Path(source).read_bytes()
     for own in (lift_module, canonical_names, opset17):
         yield Path(str(own.__file__)).read_bytes()
 
 
-def _content(tensor: Tensor) -> tuple[str, tuple[int, ...], str]:
+def _hash_tensor(tensor: Tensor) -> tuple[str, tuple[int, ...], str]:
     array = np.ascontiguousarray(tensor.detach().cpu().numpy())
     return str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()
 
@@ -94,7 +100,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _source(kind: type) -> str | None:
+def _find_source_file(kind: type) -> str | None:
     """The file that defines a class, if it is not PyTorch's own, which the version stands for."""
     if kind.__module__.partition(".")[0] == "torch" or kind.__module__ not in sys.modules:
         return None
@@ -104,38 +110,38 @@ def _source(kind: type) -> str | None:
         return None
 
 
-def _read(entry: Path, net: nn.Module) -> Lifted | None:
+def _read_entry(entry: Path, net: nn.Module) -> ExportedGraph | None:
     """The entry with the network's weights put in; None if there is none, or it is not whole."""
     try:
         data = entry.read_bytes()
     except OSError:
         return None
     head, _, body = data.partition(b"\n")
-    if head != MAGIC + hashlib.sha256(body).hexdigest().encode():
+    if head != CACHE_MAGIC + hashlib.sha256(body).hexdigest().encode():
         return None
     fields, _, stored = body.partition(b"\n")
     graph = onnx.ModelProto()
     try:
         about = json.loads(fields)
         graph.ParseFromString(stored)
-        tensors, tied = liftable(net)
+        tensors, tied = collect_float_tensors(net)
         names = tuple(about["names"])
-        fill_all(graph, names, lambda name: tensors[name].contiguous().numpy())
-        return Lifted(graph, names, tuple(about["unused"]), tied)
+        fill_initializers(graph, names, lambda name: tensors[name].contiguous().numpy())
+        return ExportedGraph(graph, names, tuple(about["unused"]), tied)
     except Exception:  # whole, yet not ours to read: protobuf's implementations differ in what they raise
         return None
 
 
-def _write(entry: Path, lifted: Lifted) -> None:
+def _write_entry(entry: Path, exported: ExportedGraph) -> None:
     graph = onnx.ModelProto()
-    graph.CopyFrom(lifted.graph)
+    graph.CopyFrom(exported.graph)
     for initializer in graph.graph.initializer:
-        if initializer.name in lifted.names:
-            strip(initializer)
-    about = json.dumps({"names": lifted.names, "unused": lifted.unused}).encode()
+        if initializer.name in exported.names:
+            strip_initializer(initializer)
+    about = json.dumps({"names": exported.names, "unused": exported.unused}).encode()
     body = about + b"\n" + graph.SerializeToString(deterministic=True)
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        publish_bytes(entry, MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body, force=True)
+        write_bytes_atomically(entry, CACHE_MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body, force=True)
     except (OSError, DniError):  # a full or read-only disk must not cost the export
         return

@@ -18,24 +18,24 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from dni_deploy.errors import DniError, InputError, LimitError, MismatchError, UsageError, shown
+from dni_deploy.errors import DniError, InputError, LimitError, MismatchError, UsageError, escape_name
 from dni_deploy.signature import Signature
-from dni_deploy.utils.onnx_weights import fill
-from exporters.canonical_names import rename, used_values
+from dni_deploy.utils.onnx_weights import fill_initializer
+from exporters.canonical_names import canonicalize_names, find_used_values
 from exporters.opset17 import to_opset17
 
-INPUT, OUTPUT = "x", "y"
-LOWEST_OPSET = 17
+INPUT_NAME, OUTPUT_NAME = "x", "y"
+MIN_OPSET = 17
 """TensorRT 8.6 reads opset 17; nothing that the supported engines need is older."""
 EXPORTER_OPSET = 18
 """The lowest opset in which the exporter writes (torch 2.13); 17 is made from it."""
-SIZE_LIMIT = (1 << 31) - (16 << 20)
+MAX_WEIGHTS_BYTES = (1 << 31) - (16 << 20)
 """Bytes of weights: protobuf's limit for one message, less 16 MiB for the rest of the graph."""
-AXES = ("n", "c", "h", "w")
+INPUT_AXES = ("n", "c", "h", "w")
 
 
 @dataclass(frozen=True)
-class Lifted:
+class ExportedGraph:
     """A network as one ONNX graph whose weights go by their state-dict keys.
 
     graph   float32 `x` (n, C, h, w) -> `y`, dynamic in n, h and w; the network's present weights are in it.
@@ -50,7 +50,7 @@ class Lifted:
     tied: dict[str, str] = field(default_factory=dict)
 
 
-def liftable(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+def collect_float_tensors(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The float parameters and persistent float buffers by key, first names only, and alias -> first name for the tied rest."""
     first: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
@@ -66,26 +66,26 @@ def liftable(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, tied
 
 
-def lift(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_OPSET) -> Lifted:
+def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_OPSET) -> ExportedGraph:
     """Export the network with every float weight as a named initializer and nothing computed from weights ahead of time.
 
     net: float32, on the CPU; it is put into eval mode. The graph's bytes depend on the network alone, not on the machine.
     Raises UsageError (opset), MismatchError (the signature does not fit), InputError (the exporter cannot read it) and
     LimitError (2 GiB of weights).
     """
-    if opset < LOWEST_OPSET:
-        raise UsageError(f"Opset {opset} is too old; the lowest is {LOWEST_OPSET}.")
+    if opset < MIN_OPSET:
+        raise UsageError(f"Opset {opset} is too old; the lowest is {MIN_OPSET}.")
     net.eval()
-    tensors, tied = liftable(net)
+    tensors, tied = collect_float_tensors(net)
     _check_tensors(net, tensors)
-    x, dynamic = example(signature)
-    y = _forward(net, x, signature)
-    lifted = _LiftedNetwork(net, tuple(tensors)).eval()
+    x, dynamic = make_example_input(signature)
+    y = _run_once(net, x, signature)
+    lifted = _WeightsAsInputs(net, tuple(tensors)).eval()
     values = tuple(tensor.clone() for tensor in tensors.values())
     fixed: dict[int, Any] = {}
     shapes = (dynamic, tuple(fixed for _ in values))
     try:
-        with _quiet(), _without_inplace(net, x, y):
+        with _suppress_exporter_output(), _disable_inplace(net, x, y):
             program = torch.onnx.export(
                 lifted,
                 (x, values),
@@ -100,7 +100,7 @@ def lift(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_OPSET) -
     except DniError:
         raise
     except Exception as error:
-        raise InputError(f"The network {_class_name(net)} cannot be exported: {_reason(error)}") from error
+        raise InputError(f"The network {_class_name(net)} cannot be exported: {_format_reason(error)}") from error
     if len(graph.graph.input) != 1 + len(tensors):
         raise InputError(
             f"The network {_class_name(net)} cannot be exported: its graph has {len(graph.graph.input)} inputs "
@@ -110,11 +110,11 @@ def lift(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_OPSET) -
         graph = to_opset17(graph)
     if graph.opset_import[0].version != opset:
         raise UsageError(f"Opset {opset} is too new for the installed exporter; it wrote {graph.opset_import[0].version}.")
-    graph = rename(graph, [INPUT, *tensors], [OUTPUT])
-    return _finish(graph, net, signature, tensors, tied)
+    graph = canonicalize_names(graph, [INPUT_NAME, *tensors], [OUTPUT_NAME])
+    return _finish_graph(graph, net, signature, tensors, tied)
 
 
-def example(signature: Signature) -> tuple[Tensor, dict[int, Any]]:
+def make_example_input(signature: Signature) -> tuple[Tensor, dict[int, Any]]:
     """A picture to trace with, and its dynamic axes.
 
     Batch 2 and two different sides, all above 1 and multiples of what the network asks for, so that no size is taken for a constant.
@@ -129,7 +129,7 @@ def example(signature: Signature) -> tuple[Tensor, dict[int, Any]]:
     return torch.rand(2, signature.input_channels, height, width, generator=seeded), {0: side, 2: sides[0], 3: sides[1]}
 
 
-class _LiftedNetwork(nn.Module):
+class _WeightsAsInputs(nn.Module):
     """forward(x, weights): the network with these weights. Two positions: a trailing dict would be taken for keywords."""
 
     def __init__(self, net: nn.Module, keys: tuple[str, ...]) -> None:
@@ -140,22 +140,22 @@ class _LiftedNetwork(nn.Module):
         return torch.func.functional_call(self.net, dict(zip(self.keys, weights, strict=True)), (x,))
 
 
-def _finish(
+def _finish_graph(
     graph: onnx.ModelProto, net: nn.Module, signature: Signature, tensors: dict[str, Tensor], tied: dict[str, str]
-) -> Lifted:
+) -> ExportedGraph:
     """Inputs that are weights become initializers; axes get readable names; the result is checked."""
-    used = used_values(graph)
-    if INPUT not in used:
+    used = find_used_values(graph)
+    if INPUT_NAME not in used:
         raise InputError(f"The network {_class_name(net)} cannot be exported: its output does not depend on its input.")
     picture = graph.graph.input[0]
     del graph.graph.input[1:]
     for name, tensor in tensors.items():
         if name in used:
             initializer = graph.graph.initializer.add(name=name, dims=tensor.shape, data_type=onnx.TensorProto.FLOAT)
-            fill(initializer, tensor.contiguous().numpy())
+            fill_initializer(initializer, tensor.contiguous().numpy())
     dynamic = (0,) if signature.kind == "latent" else (0, 2, 3)
     output = graph.graph.output[0]
-    for value, prefix in ((picture, ""), (output, f"{OUTPUT}_")):
+    for value, prefix in ((picture, ""), (output, f"{OUTPUT_NAME}_")):
         dimensions = value.type.tensor_type.shape.dim
         for axis in dynamic:
             if not dimensions[axis].HasField("dim_param"):
@@ -163,32 +163,32 @@ def _finish(
                     f"The network {_class_name(net)} cannot be exported: its {('batch', '', 'height', 'width')[axis]} "
                     f"is fixed to {dimensions[axis].dim_value} in the graph."
                 )
-            dimensions[axis].dim_param = prefix + AXES[axis]
+            dimensions[axis].dim_param = prefix + INPUT_AXES[axis]
     graph = onnx.shape_inference.infer_shapes(graph)
     onnx.checker.check_model(graph, full_check=True)
     names = tuple(name for name in tensors if name in used)
-    return Lifted(graph, names, tuple(name for name in tensors if name not in used), tied)
+    return ExportedGraph(graph, names, tuple(name for name in tensors if name not in used), tied)
 
 
 def _check_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     size = sum(tensor.nbytes for tensor in tensors.values())
-    if size > SIZE_LIMIT:
+    if size > MAX_WEIGHTS_BYTES:
         raise LimitError(
-            f"The network {_class_name(net)} has {size} bytes of weights, more than one ONNX file holds ({SIZE_LIMIT})."
+            f"The network {_class_name(net)} has {size} bytes of weights, more than one ONNX file holds ({MAX_WEIGHTS_BYTES})."
         )
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             raise InputError(
-                f"The network {_class_name(net)} holds {shown(name)!r} as {tensor.dtype} on {tensor.device}; "
+                f"The network {_class_name(net)} holds {escape_name(name)!r} as {tensor.dtype} on {tensor.device}; "
                 f"it has to be built in float32 on the CPU."
             )
-        if name in (INPUT, OUTPUT):
+        if name in (INPUT_NAME, OUTPUT_NAME):
             raise InputError(
                 f"The network {_class_name(net)} has a weight named {name!r}, the name of the graph's picture; rename it."
             )
 
 
-def _forward(net: nn.Module, x: Tensor, signature: Signature) -> Tensor:
+def _run_once(net: nn.Module, x: Tensor, signature: Signature) -> Tensor:
     """Run it once: whether the signature fits is better said here than by the exporter."""
     sizes = tuple(x.shape)
     try:
@@ -197,7 +197,7 @@ def _forward(net: nn.Module, x: Tensor, signature: Signature) -> Tensor:
     except Exception as error:
         raise MismatchError(
             f"The network {_class_name(net)} does not take an input of shape {sizes}, "
-            f"which its signature says it does: {_reason(error)}"
+            f"which its signature says it does: {_format_reason(error)}"
         ) from error
     if not isinstance(y, Tensor):
         raise MismatchError(f"The network {_class_name(net)} gives a {type(y).__name__}; it has to give one tensor.")
@@ -216,7 +216,7 @@ def _forward(net: nn.Module, x: Tensor, signature: Signature) -> Tensor:
 
 
 @contextlib.contextmanager
-def _without_inplace(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
+def _disable_inplace(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
     """Switch `inplace` off in the network's layers where the output for x stays y.
 
     The exporter spends twice the time on an in-place activation (it goes through a Python decomposition; RRDBNet-23: 30 s, not 15 s).
@@ -237,7 +237,7 @@ def _without_inplace(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _suppress_exporter_output() -> Iterator[None]:
     """Drop what the exporter prints, logs and warns about; exceptions pass."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.__trace", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -253,12 +253,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _class_name(net: nn.Module) -> str:
-    return shown(type(net).__name__)
+    return escape_name(type(net).__name__)
 
 
-def _reason(error: BaseException) -> str:
+def _format_reason(error: BaseException) -> str:
     """The first line of what went wrong at the bottom, as the end of a sentence."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shown(lines[0] if lines else type(error).__name__).rstrip(".") + "."
+    return escape_name(lines[0] if lines else type(error).__name__).rstrip(".") + "."

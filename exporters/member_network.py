@@ -27,7 +27,7 @@ class MemberNetwork:
         return output
 
     @torch.no_grad()
-    def norm_inputs(
+    def measure_batchnorm_inputs(
         self, tensors: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]
     ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Mean and variance, float64 (C,) each, of what goes into each BatchNorm, over all inputs alike and all places."""
@@ -35,22 +35,22 @@ class MemberNetwork:
         seen: dict[str, list[NDArray[np.float64]]] = {}
         for name, module in net.named_modules():
             if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                module.register_forward_pre_hook(_keep(seen.setdefault(name, [])))
+                module.register_forward_pre_hook(_make_moments_hook(seen.setdefault(name, [])))
         if not seen:
             return {}
         for x in inputs:
             net(torch.from_numpy(x))
-        return {name: (np.mean(found, axis=0)[0], _variance(found)) for name, found in seen.items() if found}
+        return {name: (np.mean(found, axis=0)[0], _compute_variance(found)) for name, found in seen.items() if found}
 
 
-def _keep(into: list[NDArray[np.float64]]) -> Any:
-    def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        rows = given[0].transpose(0, 1).flatten(1).double()
-        into.append(torch.stack([rows.mean(dim=1), rows.square().mean(dim=1)]).numpy())
+def _make_moments_hook(moments: list[NDArray[np.float64]]) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = inputs[0].transpose(0, 1).flatten(1).double()
+        moments.append(torch.stack([rows.mean(dim=1), rows.square().mean(dim=1)]).numpy())
 
     return hook
 
 
-def _variance(found: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    mean, square = np.mean(found, axis=0)
+def _compute_variance(moments: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    mean, square = np.mean(moments, axis=0)
     return np.asarray(np.maximum(square - mean**2, 0), np.float64)

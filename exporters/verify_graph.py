@@ -15,67 +15,67 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dni_deploy.errors import MismatchError, shown
+from dni_deploy.errors import MismatchError, escape_name
 from dni_deploy.signature import Signature
-from dni_deploy.utils.onnx_weights import fill_all
-from exporters.canonical_names import used_values
-from exporters.export_graph import INPUT, liftable
+from dni_deploy.utils.onnx_weights import fill_initializers
+from exporters.canonical_names import find_used_values
+from exporters.export_graph import INPUT_NAME, collect_float_tensors
 
-TOLERANCE = 1e-4
+MAX_RELATIVE_ERROR = 1e-4
 """Largest difference over the largest output. Measured on the architectures here, full-size and small: rounding gives 1e-7 to 2e-6 on
 networks of convolutions and up to 6e-6 with InstanceNorm, which divides by the spread of each plane; the exporter's own default
 on a DnCNN with BatchNorm gives more than 1e-2."""
-CHANGE = 0.25
+WEIGHT_PERTURBATION = 0.25
 """Each number moves by up to this part of itself: enough to be seen, and signs stay (a variance must not become negative)."""
 
 
-def probe(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *, seed: int = 0) -> float:
+def verify_graph(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *, seed: int = 0) -> float:
     """Change every float tensor at random and compare ONNX Runtime with PyTorch at two sizes.
 
     graph: its initializers named as the network's float tensors take the changed values, whatever they carry. net: in eval mode;
     its own weights are not touched. Returns the largest relative error.
-    Raises MismatchError: the graph does not load, a weight has no effect on the output, or the error is above TOLERANCE.
+    Raises MismatchError: the graph does not load, a weight has no effect on the output, or the error is above MAX_RELATIVE_ERROR.
     """
     generator = torch.Generator().manual_seed(seed)
-    tensors, _ = liftable(net)
-    changed = {name: _changed(tensor, generator) for name, tensor in tensors.items()}
-    _check_reach(graph, changed)
-    session = _session(graph, {name: tensor.numpy() for name, tensor in changed.items()})
+    tensors, _ = collect_float_tensors(net)
+    changed = {name: _perturb_tensor(tensor, generator) for name, tensor in tensors.items()}
+    _check_all_weights_used(graph, changed)
+    session = _make_ort_session(graph, {name: tensor.numpy() for name, tensor in changed.items()})
     worst = 0.0
-    for x in _inputs(signature, generator):
+    for x in _make_inputs(signature, generator):
         with torch.no_grad():
             wanted = torch.func.functional_call(net, changed, (x.clone(),)).numpy()
         if not np.isfinite(wanted).all():
             raise MismatchError(
-                f"The network {shown(type(net).__name__)} gives NaN or infinite values when its weights change by a quarter, "
+                f"The network {escape_name(type(net).__name__)} gives NaN or infinite values when its weights change by a quarter, "
                 "so its graph cannot be verified."
             )
-        got = session.run(None, {INPUT: x.numpy()})[0]
-        error = relative_error(got, wanted) if got.shape == wanted.shape else np.inf
+        got = session.run(None, {INPUT_NAME: x.numpy()})[0]
+        error = compute_relative_error(got, wanted) if got.shape == wanted.shape else np.inf
         worst = worst if error <= worst else error  # NaN too
-    if not worst <= TOLERANCE:
+    if not worst <= MAX_RELATIVE_ERROR:
         raise MismatchError(
-            f"The exported graph of {shown(type(net).__name__)} does not follow its weights: with other weights under the same names, "
-            f"its output differs from PyTorch's by {worst:.1e} of the range, where {TOLERANCE:.0e} is allowed."
+            f"The exported graph of {escape_name(type(net).__name__)} does not follow its weights: with other weights under the same names, "
+            f"its output differs from PyTorch's by {worst:.1e} of the range, where {MAX_RELATIVE_ERROR:.0e} is allowed."
         )
     return worst
 
 
-def relative_error(got: NDArray[np.floating], wanted: NDArray[np.floating]) -> float:
+def compute_relative_error(output: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
     """The largest difference over the largest wanted value; NaN if either has one."""
-    difference = np.abs(got.astype(np.float64) - wanted).max()
-    return float(difference / max(float(np.abs(wanted).max()), 1e-12))
+    difference = np.abs(output.astype(np.float64) - expected).max()
+    return float(difference / max(float(np.abs(expected).max()), 1e-12))
 
 
-def _changed(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Every number times 1 - CHANGE to 1 + CHANGE; zeros, on which that would show nothing, become small and positive."""
-    factor = 1 + CHANGE * (2 * torch.rand(tensor.shape, generator=generator) - 1)
+def _perturb_tensor(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Every number times 1 - WEIGHT_PERTURBATION to 1 + WEIGHT_PERTURBATION; zeros, on which that would show nothing, become small and positive."""
+    factor = 1 + WEIGHT_PERTURBATION * (2 * torch.rand(tensor.shape, generator=generator) - 1)
     scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
-    small = (scale or 0.1) * CHANGE * torch.rand(tensor.shape, generator=generator)
+    small = (scale or 0.1) * WEIGHT_PERTURBATION * torch.rand(tensor.shape, generator=generator)
     return torch.where(tensor == 0, small, tensor * factor)
 
 
-def _inputs(signature: Signature, generator: torch.Generator) -> Iterator[Tensor]:
+def _make_inputs(signature: Signature, generator: torch.Generator) -> Iterator[Tensor]:
     """Two inputs of different sides, the second a batch of two, in the network's own range."""
     channels, block = signature.input_channels, signature.multiple
     short, long = block * (1 + 12 // block), block * (2 + 16 // block)
@@ -87,20 +87,20 @@ def _inputs(signature: Signature, generator: torch.Generator) -> Iterator[Tensor
             yield picture * (signature.high - signature.low) + signature.low
 
 
-def _check_reach(graph: onnx.ModelProto, weights: Mapping[str, Tensor]) -> None:
-    used = used_values(graph)
+def _check_all_weights_used(graph: onnx.ModelProto, weights: Mapping[str, Tensor]) -> None:
+    used = find_used_values(graph)
     idle = [tensor.name for tensor in graph.graph.initializer if tensor.name in weights and tensor.name not in used]
     if idle:
-        raise MismatchError(f"{len(idle)} weights of the graph have no effect on its output, first {shown(idle[0])!r}.")
+        raise MismatchError(f"{len(idle)} weights of the graph have no effect on its output, first {escape_name(idle[0])!r}.")
 
 
-def _session(graph: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]) -> onnxruntime.InferenceSession:
+def _make_ort_session(graph: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]) -> onnxruntime.InferenceSession:
     bound = onnx.ModelProto()
     bound.CopyFrom(graph)
-    fill_all(bound, [tensor.name for tensor in bound.graph.initializer if tensor.name in weights], weights.__getitem__)
+    fill_initializers(bound, [tensor.name for tensor in bound.graph.initializer if tensor.name in weights], weights.__getitem__)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(bound.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions share no base
-        raise MismatchError(f"ONNX Runtime cannot load the exported graph: {shown(error)}") from error
+        raise MismatchError(f"ONNX Runtime cannot load the exported graph: {escape_name(error)}") from error

@@ -19,7 +19,7 @@ import click
 import pytest
 
 from dni_deploy import errors
-from dni_deploy.cli.main import COMMANDS, front_page
+from dni_deploy.cli.main import COMMANDS, format_help_summary
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dni_deploy", "exporters", "engines", "benchmarks")
@@ -231,7 +231,7 @@ def test_each_command_is_documented(name: str) -> None:
     assert examples, f"{name} has no examples"
     assert all(f"dni-deploy {name}" in line for line in examples)
     assert command.help
-    assert COMMANDS[name] in front_page()
+    assert COMMANDS[name] in format_help_summary()
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.opts} has no help"

@@ -25,20 +25,20 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from benchmarks.commit import described
+from benchmarks.commit import describe_commit
 from benchmarks.networks import NETWORKS, family
 from benchmarks.result_file import write_result
 from benchmarks.samples import ROOT
 from dni_deploy.api.export import export
-from dni_deploy.imaging.image_file import read_picture
+from dni_deploy.imaging.image_file import read_image
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMap
 from dni_deploy.spatial.plan import plan_map
 from dni_deploy.spatial.render import render_map
-from dni_deploy.utils.hardware import cores, cpu
+from dni_deploy.utils.hardware import count_cores, read_cpu_info
 
-RESULTS = ROOT / "benchmarks" / "results" / "alpha_map.json"
-SIDES = {"dncnn": (512, 720), "compact": (128, 180), "rrdb": (128, 180)}
+RESULT_PATH = ROOT / "benchmarks" / "results" / "alpha_map.json"
+INPUT_SIDES_PX = {"dncnn": (512, 720), "compact": (128, 180), "rrdb": (128, 180)}
 """Input sides: outputs of 512 and 720 pixels, four times the input of the last two."""
 
 
@@ -53,7 +53,7 @@ def masks(side: int) -> dict[str, NDArray[np.uint8]]:
     return {"half": half, "disc": disc.astype(np.uint8), "soft disc": soft.astype(np.uint8), "ramp": ramp.astype(np.uint8)}
 
 
-def compared(session: Session, frame: NDArray[np.uint8], rounds: int, only_half: bool) -> dict[str, Any]:
+def compare_maps(session: Session, frame: NDArray[np.uint8], rounds: int, only_half: bool) -> dict[str, Any]:
     """Milliseconds of a plain frame, and for each mask: levels, work by the plan, and the ratio (median, least, largest).
 
     only_half: leave out the other maps, which take long on a large network.
@@ -75,7 +75,7 @@ def compared(session: Session, frame: NDArray[np.uint8], rounds: int, only_half:
         ratios = np.divide(times[name], times["plain"])
         found[name] = {
             "levels": len(plan.levels),
-            "work": round(plan.work, 3),
+            "work": round(plan.relative_cost, 3),
             "over plain": [round(float(value), 3) for value in (np.median(ratios), ratios.min(), ratios.max())],
         }
     return found
@@ -85,14 +85,14 @@ def compared(session: Session, frame: NDArray[np.uint8], rounds: int, only_half:
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--threads", type=click.IntRange(0), default=1, show_default=True, help="Of the engine; 0: one per core.")
 @click.option("--side", type=click.IntRange(16), help="One side for all, for a trial.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default=RESULTS)
+@click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default=RESULT_PATH)
 def main(rounds: int, threads: int, side: int | None, output: Path) -> None:
     """Time alpha maps."""
-    photograph = read_picture(ROOT / "dni_deploy" / "data" / "astronaut.png").rgb
+    photograph = read_image(ROOT / "dni_deploy" / "data" / "astronaut.png").rgb
     large = np.tile(photograph, (3, 3, 1))
-    load, commit = os.getloadavg()[0], described(ROOT)  # asked now: the tree may go on while this runs
+    load, commit = os.getloadavg()[0], describe_commit(ROOT)  # asked now: the tree may go on while this runs
     rows = {}
-    for name, sides in SIDES.items():
+    for name, sides in INPUT_SIDES_PX.items():
         with tempfile.TemporaryDirectory() as folder:
             files = {}
             for member, state in family(name).items():
@@ -103,12 +103,12 @@ def main(rounds: int, threads: int, side: int | None, output: Path) -> None:
                     frame = np.ascontiguousarray(large[:each, :each])
                     key = f"{NETWORKS[name].title}, {each * session.signature.scale}x{each * session.signature.scale}"
                     print(key, file=sys.stderr)
-                    rows[key] = compared(session, frame, rounds, name == "rrdb" or each != sides[0])
+                    rows[key] = compare_maps(session, frame, rounds, name == "rrdb" or each != sides[0])
     result = {
         "schema": 1,
         "commit": commit,
-        "cpu": cpu()[0],
-        "cores": cores(),
+        "cpu": read_cpu_info()[0],
+        "cores": count_cores(),
         "onnxruntime": onnxruntime.__version__,
         "threads": threads,
         "rounds": rounds,

@@ -23,16 +23,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.commit import described
-from benchmarks.paper_reproduction.families import FAMILIES, LEVELS, ROOT, weights
+from benchmarks.commit import describe_commit
+from benchmarks.paper_reproduction.families import LEVEL_MEMBERS, ROOT, TRAINED_FAMILIES, weights
 from dni_deploy.api.check import check
-from exporters.architectures import find
+from exporters.architectures import find_architecture
 from exporters.architectures.srcnn import SRCNN
 
 State = dict[str, NDArray[Any]]
-BLENDS, NOT = "blends", "does not"
-TRAINED = {name: row.tuned for name, row in FAMILIES.items()}
-SHOWN = {
+BLENDS_ANSWER, DOES_NOT_BLEND_ANSWER = "blends", "does not"
+TRAINED_MEMBERS = {name: row.tuned_members for name, row in TRAINED_FAMILIES.items()}
+TRAINED_TEST_PAIRS = {
     "three_layer": ("n20", "n50"), "demo": ("n20", "n60"), "sr": ("mse", "gan"),
     "style": ("mosaic_small", "fire_small"), "scenes": ("identity", "night"), "digits": ("thin", "bold"),
 }  # fmt: skip
@@ -41,7 +41,7 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class KnownPair:
-    """A pair by name, what is known of it (BLENDS or NOT), why, and a function that makes its two members."""
+    """A pair by name, what is known of it (BLENDS_ANSWER or DOES_NOT_BLEND_ANSWER), why, and a function that makes its two members."""
 
     name: str
     answer: str
@@ -54,71 +54,86 @@ def member(family: str, name: str) -> State:
     return dict(weights(family, name))
 
 
-def twelve() -> list[KnownPair]:
+def list_test_pairs() -> list[KnownPair]:
     """The pairs of the test: six that blend, six that do not."""
     scratch = KnownPair(
         "three_layer n20 - scratch",
-        NOT,
+        DOES_NOT_BLEND_ANSWER,
         "from scratch",
         lambda: (member("three_layer", "n20"), member("three_layer", "scratch")),
     )
     return [
-        *(_trained(family, *pair) for family, pair in SHOWN.items()),
+        *(_make_trained_pair(family, *pair) for family, pair in TRAINED_TEST_PAIRS.items()),
         scratch,
-        _changed("demo", "n60", "permuted channels", permuted, 1, beside="n20"),
-        KnownPair("small net, denoise - negative", NOT, "other task", lambda: (small("denoise", 0), small("negative", 1))),
+        _make_changed_pair("demo", "n60", "permuted channels", permute_channels, 1, beside="n20"),
         KnownPair(
-            "three_layer n20 - half as wide", NOT, "other width", lambda: (member("three_layer", "n20"), _untrained_half())
+            "small net, denoise - negative",
+            DOES_NOT_BLEND_ANSWER,
+            "other task",
+            lambda: (train_small_net("denoise", 0), train_small_net("negative", 1)),
         ),
-        _changed("demo", "n20", "sign-flipped", turned, 1),
-        _changed("three_layer", "n20", "noise", noise, 1),
+        KnownPair(
+            "three_layer n20 - half as wide",
+            DOES_NOT_BLEND_ANSWER,
+            "other width",
+            lambda: (member("three_layer", "n20"), _make_untrained_half()),
+        ),
+        _make_changed_pair("demo", "n20", "sign-flipped", flip_signs, 1),
+        _make_changed_pair("three_layer", "n20", "noise", noise, 1),
     ]
 
 
-def held_out() -> Iterator[KnownPair]:
+def list_held_out_pairs() -> Iterator[KnownPair]:
     """Every other pair of the families, other ways to fail, other seeds, other networks."""
-    for family, names in TRAINED.items():
-        yield from (_trained(family, *pair) for pair in combinations(names, 2) if set(pair) != set(SHOWN.get(family, ())))
-    for family, name in (*(("three_layer", level) for level in LEVELS[1:]), *(("dncnn", level) for level in LEVELS)):
+    for family, names in TRAINED_MEMBERS.items():
+        yield from (
+            _make_trained_pair(family, *pair)
+            for pair in combinations(names, 2)
+            if set(pair) != set(TRAINED_TEST_PAIRS.get(family, ()))
+        )
+    for family, name in (
+        *(("three_layer", level) for level in LEVEL_MEMBERS[1:]),
+        *(("dncnn", level) for level in LEVEL_MEMBERS),
+    ):
         yield KnownPair(
-            f"{family} {name} - scratch", NOT, "from scratch",
+            f"{family} {name} - scratch", DOES_NOT_BLEND_ANSWER, "from scratch",
             lambda family=family, name=name: (member(family, name), member(family, "scratch")),  # type: ignore[misc]
         )  # fmt: skip
     firsts = {"demo": "n20", "three_layer": "n20", "style": "content", "scenes": "identity", "digits": "thin"}
     for seed in (2, 3):
         for family in ("demo", "three_layer", "style", "digits"):
-            yield _changed(family, firsts[family], "permuted channels", permuted, seed)
+            yield _make_changed_pair(family, firsts[family], "permuted channels", permute_channels, seed)
         for family in ("demo", "style", "scenes", "digits"):
-            yield _changed(family, firsts[family], "sign-flipped", turned, seed)
+            yield _make_changed_pair(family, firsts[family], "sign-flipped", flip_signs, seed)
         for family in firsts:
-            yield _changed(family, firsts[family], "noise", noise, seed)
+            yield _make_changed_pair(family, firsts[family], "noise", noise, seed)
         tasks = (("denoise", "swap"), ("swap", "negative"), ("denoise", "denoise"))
         for one, other in tasks:
             yield KnownPair(
-                f"small net, {one} - {other}, seeds {seed} and {seed + 10}", NOT, "other task" if one != other else "from scratch",
-                lambda one=one, other=other, seed=seed: (small(one, seed), small(other, seed + 10)),  # type: ignore[misc]
+                f"small net, {one} - {other}, seeds {seed} and {seed + 10}", DOES_NOT_BLEND_ANSWER, "other task" if one != other else "from scratch",
+                lambda one=one, other=other, seed=seed: (train_small_net(one, seed), train_small_net(other, seed + 10)),  # type: ignore[misc]
             )  # fmt: skip
     for seed in (2, 3):
         for family in ("style", "scenes"):
-            yield _changed(family, firsts[family], "sign-flipped, a fifth", turned_fifth, seed)
+            yield _make_changed_pair(family, firsts[family], "sign-flipped, a fifth", flip_fifth_of_signs, seed)
 
 
-def observed() -> Iterator[KnownPair]:
+def list_undecided_pairs() -> Iterator[KnownPair]:
     """Pairs of which nobody knows beforehand: what `check` says is shown, and counted nowhere."""
     for task in ("swap", "negative"):
         yield KnownPair(
             f"small net, denoise, then trained on to {task}", "unknown", "other task, one ancestor",
-            lambda task=task: (small("denoise", 0), small(task, 0, ancestor=small("denoise", 0))),  # type: ignore[misc]
+            lambda task=task: (train_small_net("denoise", 0), train_small_net(task, 0, ancestor=train_small_net("denoise", 0))),  # type: ignore[misc]
         )  # fmt: skip
     for family, name in (("demo", "n20"), ("three_layer", "n20"), ("style", "content")):
         for strength in (0.1, 0.5, 1.0):
             yield KnownPair(
                 f"{family} {name} + {strength:g} noise", "unknown", "noise on top",
-                lambda family=family, name=name, strength=strength: _noised(member(family, name), strength),  # type: ignore[misc]
+                lambda family=family, name=name, strength=strength: _add_noise(member(family, name), strength),  # type: ignore[misc]
             )  # fmt: skip
 
 
-def permuted(state: State, seed: int) -> State:
+def permute_channels(state: State, seed: int) -> State:
     """The same function with its inner channels in another order: each layer's filters moved, and the next one's inputs with them."""
     random = np.random.default_rng(seed)
     made = dict(state)
@@ -133,12 +148,12 @@ def permuted(state: State, seed: int) -> State:
     return made
 
 
-def turned(state: State, seed: int, share: float = 0.5) -> State:
+def flip_signs(state: State, seed: int, share: float = 0.5) -> State:
     """The same function with the sign of some filters turned, and that of the norm behind them."""
     random = np.random.default_rng(seed)
     made = dict(state)
     for filters, _ in _spaces(state):
-        _, norm = _around(filters, state)
+        _, norm = _find_layer_and_norm(filters, state)
         if norm is None:
             continue
         axis = _axis(filters, state)
@@ -150,8 +165,8 @@ def turned(state: State, seed: int, share: float = 0.5) -> State:
     return made
 
 
-def turned_fifth(state: State, seed: int) -> State:
-    return turned(state, seed, 0.2)
+def flip_fifth_of_signs(state: State, seed: int) -> State:
+    return flip_signs(state, seed, 0.2)
 
 
 def noise(state: State, seed: int) -> State:
@@ -163,7 +178,7 @@ def noise(state: State, seed: int) -> State:
     }
 
 
-def small(task: str, seed: int, *, ancestor: State | None = None, steps: int = 250) -> State:
+def train_small_net(task: str, seed: int, *, ancestor: State | None = None, steps: int = 250) -> State:
     """A three-layer net of 16 and 8 channels, trained on drawn patches for one task; a second or two."""
     generator = torch.Generator().manual_seed(seed)
     net = SRCNN(3, (16, 8), (5, 3, 5))
@@ -191,25 +206,27 @@ def _task(task: str, clean: Tensor, generator: torch.Generator) -> tuple[Tensor,
     return clean, 1 - clean if task == "negative" else clean.roll(1, dims=1)
 
 
-def _trained(family: str, first: str, second: str) -> KnownPair:
-    return KnownPair(f"{family} {first} - {second}", BLENDS, family, lambda: (member(family, first), member(family, second)))
+def _make_trained_pair(family: str, first: str, second: str) -> KnownPair:
+    return KnownPair(
+        f"{family} {first} - {second}", BLENDS_ANSWER, family, lambda: (member(family, first), member(family, second))
+    )
 
 
-def _changed(
+def _make_changed_pair(
     family: str, name: str, kind: str, change: Callable[[State, int], State], seed: int, *, beside: str | None = None
 ) -> KnownPair:
     return KnownPair(
-        f"{family} {beside or name} - {name}, {kind} (seed {seed})", NOT, kind,
+        f"{family} {beside or name} - {name}, {kind} (seed {seed})", DOES_NOT_BLEND_ANSWER, kind,
         lambda: (member(family, beside or name), change(member(family, name), seed)),
     )  # fmt: skip
 
 
-def _untrained_half() -> State:
+def _make_untrained_half() -> State:
     torch.manual_seed(0)
     return {name: values.numpy() for name, values in SRCNN(3, (32, 16), (9, 5, 9)).state_dict().items()}
 
 
-def _noised(state: State, strength: float) -> tuple[State, State]:
+def _add_noise(state: State, strength: float) -> tuple[State, State]:
     random = np.random.default_rng(0)
     other = {
         name: (values + strength * _size(values) * random.standard_normal(values.shape)).astype(np.float32)
@@ -226,7 +243,7 @@ def _size(values: NDArray[Any]) -> float:
 
 def _spaces(state: Mapping[str, NDArray[Any]]) -> list[tuple[str, Sequence[str]]]:
     """Layers whose channels nobody but the next layer sees: (its filters, whose inputs they are)."""
-    architecture = find("auto", state).name
+    architecture = find_architecture("auto", state).name
     convolutions = [name for name, values in state.items() if values.ndim == 4]
     if architecture == "transformer_net":
         blocks = sorted({name.split(".")[0] for name in convolutions if name.startswith("res")})
@@ -240,7 +257,7 @@ def _spaces(state: Mapping[str, NDArray[Any]]) -> list[tuple[str, Sequence[str]]
     return [(one, [other]) for one, other in pairwise(ordered)]
 
 
-def _around(filters: str, state: Mapping[str, NDArray[Any]]) -> tuple[str, str | None]:
+def _find_layer_and_norm(filters: str, state: Mapping[str, NDArray[Any]]) -> tuple[str, str | None]:
     """The name of the layer, and that of the norm behind it."""
     layer = filters.removesuffix(".weight")
     if layer.endswith(".conv2d"):
@@ -253,7 +270,7 @@ def _around(filters: str, state: Mapping[str, NDArray[Any]]) -> tuple[str, str |
 
 
 def _vectors(filters: str, state: Mapping[str, NDArray[Any]]) -> list[str]:
-    layer, norm = _around(filters, state)
+    layer, norm = _find_layer_and_norm(filters, state)
     names = [f"{layer}.bias"]
     if norm is not None:
         names += [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
@@ -268,7 +285,7 @@ def _row(pair: KnownPair) -> dict[str, Any]:
     first, second = pair.members()
     report = check({"first": first, "second": second})
     [found] = report.pairs
-    right = None if pair.answer == "unknown" else (found.verdict != "will not blend") == (pair.answer == BLENDS)
+    right = None if pair.answer == "unknown" else (found.verdict != "will not blend") == (pair.answer == BLENDS_ANSWER)
     row: dict[str, Any] = {
         "pair": pair.name,
         "kind": pair.kind,
@@ -288,8 +305,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     output = parser.parse_args().output
-    parts = {"twelve": twelve(), "held_out": list(held_out()), "observed": list(observed())}
-    result: dict[str, Any] = {"schema": 1, "commit": described(ROOT), "torch": torch.__version__}
+    parts = {"twelve": list_test_pairs(), "held_out": list(list_held_out_pairs()), "observed": list(list_undecided_pairs())}
+    result: dict[str, Any] = {"schema": 1, "commit": describe_commit(ROOT), "torch": torch.__version__}
     for part, pairs in parts.items():
         result[part] = [_row(pair) for pair in pairs]
     for part in ("twelve", "held_out"):

@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-FAMILY = "trained families"
+TRAINED_FAMILIES_KIND = "trained families"
 
 
-def table(result: Mapping[str, Any]) -> str:
+def format_table(result: Mapping[str, Any]) -> str:
     """One line for each kind of pair and one for all: how many there are among the twelve and the others, and how many are right."""
     parts = [result["twelve"], result["held_out"]]
     kinds = list(dict.fromkeys(_kind(row) for rows in parts for row in rows))
     lines = []
     for kind in kinds:
         answer = next(row["answer"] for rows in parts for row in rows if _kind(row) == kind)
-        counts = [_counted([row for row in rows if _kind(row) == kind]) for rows in parts]
+        counts = [_format_counts([row for row in rows if _kind(row) == kind]) for rows in parts]
         lines.append(f"| {kind} | {answer} | {' | '.join(counts)} |")
-    counts = [_counted(rows) for rows in parts]
+    counts = [_format_counts(rows) for rows in parts]
     return "\n".join([*lines, f"| **all** | | {' | '.join(counts)} |"])
 
 
-def observed_table(result: Mapping[str, Any]) -> str:
+def format_undecided_table(result: Mapping[str, Any]) -> str:
     """One line for each pair of which nobody knows the answer."""
     return "\n".join(f"| {row['pair']} | {row['verdict']} | {', '.join(row['causes']) or '-'} |" for row in result["observed"])
 
 
 def _kind(row: Mapping[str, Any]) -> str:
-    return FAMILY if row["answer"] == "blends" else str(row["kind"])
+    return TRAINED_FAMILIES_KIND if row["answer"] == "blends" else str(row["kind"])
 
 
-def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
+def _format_counts(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(rows)} | {sum(row['right'] for row in rows)}" if rows else "0 | -"

@@ -21,35 +21,35 @@ from typing import Any
 import av
 import click
 
-from benchmarks.commit import described
+from benchmarks.commit import describe_commit
 from benchmarks.result_file import write_result
-from benchmarks.samples import ROOT, compact, film, identity
+from benchmarks.samples import ROOT, write_compact_bundle, write_identity_bundle, write_video
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.api.video import SEGMENT, video
+from dni_deploy.api.video import DEFAULT_SEGMENT_FRAMES, video
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.session.session import Stamped
-from dni_deploy.utils.atomic_write import publish_file
-from dni_deploy.utils.hardware import cores, cpu
+from dni_deploy.session.session import RenderedFrame
+from dni_deploy.utils.atomic_write import write_file_atomically
+from dni_deploy.utils.hardware import count_cores, read_cpu_info
 from dni_deploy.video_io import encoder
-from dni_deploy.video_io.encoder import Target
-from dni_deploy.video_io.mux import check_output, container_format, join
-from dni_deploy.video_io.pipeline import Settings, process
+from dni_deploy.video_io.encoder import OutputFormat
+from dni_deploy.video_io.mux import check_output_streams, find_muxer, mux_segments
+from dni_deploy.video_io.pipeline import PipelineSettings, run_pipeline
 from dni_deploy.video_io.resume import open_job
-from dni_deploy.video_io.video_file import look
+from dni_deploy.video_io.video_file import open_video_file
 
-RESULTS = ROOT / "benchmarks" / "results" / "film.json"
-ENCODER = encoder.settings("libx264", None, None)
-CHANGING = "sine(period=1.7s, from=m0, to=m1)"
-STEADY = "m0=0.5, m1=0.5"
+RESULT_PATH = ROOT / "benchmarks" / "results" / "film.json"
+ENCODER_SETTINGS = encoder.make_encoder_settings("libx264", None, None)
+CHANGING_ALPHA = "sine(period=1.7s, from=m0, to=m1)"
+STEADY_ALPHA = "m0=0.5, m1=0.5"
 
 
-def plain(source: Path, output: Path) -> None:
+def transcode(source: Path, output: Path) -> None:
     """Decode and encode with the settings of `dni-deploy video`, frames straight from one to the other."""
     with av.open(str(source)) as read, av.open(str(output), "w") as write:
         taken = read.streams.video[0]
         taken.thread_type = "AUTO"
-        made = write.add_stream("libx264", rate=taken.average_rate, options=ENCODER.options)
+        made = write.add_stream("libx264", rate=taken.average_rate, options=ENCODER_SETTINGS.options)
         made.width, made.height, made.pix_fmt = taken.width, taken.height, "yuv420p"
         made.codec_context.time_base = taken.time_base
         for frame in read.decode(taken):
@@ -58,24 +58,26 @@ def plain(source: Path, output: Path) -> None:
         write.mux(made.encode(None))
 
 
-def nothing(source: Path, output: Path) -> None:
+def run_identity_pipeline(source: Path, output: Path) -> None:
     """Our pipeline with an effect that does nothing, from opening the film to the output in its place."""
     stamp = Coefficients(("a",), (1.0,))
 
-    def effect(frame: Frame, seconds: float, number: int) -> Stamped:
-        return Stamped(frame, 1, stamp)
+    def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
+        return RenderedFrame(frame, 1, stamp)
 
-    found = look(source)
-    target = Target.of(found, 1)
-    settings = Settings(ENCODER, target, check_output(output, found, ENCODER, target), SEGMENT)
+    found = open_video_file(source)
+    target = OutputFormat.from_video_file(found, 1)
+    settings = PipelineSettings(
+        ENCODER_SETTINGS, target, check_output_streams(output, found, ENCODER_SETTINGS, target), DEFAULT_SEGMENT_FRAMES
+    )
     with open_job(output, {}, fresh=True) as job:
-        process(found, job, effect, settings, 1)
-        with publish_file(output, force=True) as temporary:
-            join(temporary, container_format(output), job.segments, found, ENCODER, target)
+        run_pipeline(found, job, process_frame, settings, 1)
+        with write_file_atomically(output, force=True) as temporary:
+            mux_segments(temporary, find_muxer(output), job.segments, found, ENCODER_SETTINGS, target)
         job.remove()
 
 
-def timed(way: Callable[[], None]) -> Callable[[], float]:
+def make_timed(way: Callable[[], None]) -> Callable[[], float]:
     """The way, telling its seconds."""
 
     def run() -> float:
@@ -86,7 +88,7 @@ def timed(way: Callable[[], None]) -> Callable[[], float]:
     return run
 
 
-def compared(ways: dict[str, Callable[[], float]], rounds: int, *, over: str) -> dict[str, Any]:
+def compare_times(ways: dict[str, Callable[[], float]], rounds: int, *, over: str) -> dict[str, Any]:
     """ways: each runs once and tells its seconds. One round is not counted.
 
     Returns the median seconds of each way, and the median, smallest and largest of its ratio to the way `over`.
@@ -113,38 +115,38 @@ def compared(ways: dict[str, Callable[[], float]], rounds: int, *, over: str) ->
 @click.command()
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--frames", type=click.IntRange(10), default=240, show_default=True, help="Of each film.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default=RESULTS)
+@click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default=RESULT_PATH)
 def main(rounds: int, frames: int, output: Path) -> None:
     """Time films."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         large, small, out = folder / "large.mp4", folder / "small.mp4", folder / "out.mp4"
-        film(large, 1280, 720, 30, frames)
-        film(small, 320, 180, 30, frames // 2)
-        identity(folder / "identity.dni")
-        compact(folder / "compact.dni", 24, 8, 2)
+        write_video(large, 1280, 720, 30, frames)
+        write_video(small, 320, 180, 30, frames // 2)
+        write_identity_bundle(folder / "identity.dni")
+        write_compact_bundle(folder / "compact.dni", 24, 8, 2)
         same, net = Bundle.open(folder / "identity.dni"), Bundle.open(folder / "compact.dni")
         result = {
             "schema": 1,
-            "commit": described(ROOT),
-            "cpu": cpu()[0],
-            "cores": cores(),
+            "commit": describe_commit(ROOT),
+            "cpu": read_cpu_info()[0],
+            "cores": count_cores(),
             "pyav": av.__version__,
             "720p": {"frames": frames}
-            | compared(
+            | compare_times(
                 {
-                    "decode and encode": timed(lambda: plain(large, out)),
-                    "an effect that does nothing": timed(lambda: nothing(large, out)),
+                    "decode and encode": make_timed(lambda: transcode(large, out)),
+                    "an effect that does nothing": make_timed(lambda: run_identity_pipeline(large, out)),
                     "a network that does nothing": lambda: video(same, large, out, "same=1, dark=0", force=True).seconds,
                 },
                 rounds,
                 over="decode and encode",
             ),
             "Compact 24x8, x2, 320x180": {"frames": frames // 2}
-            | compared(
+            | compare_times(
                 {
-                    "steady": lambda: video(net, small, out, STEADY, force=True).seconds,
-                    "a change before every frame": lambda: video(net, small, out, CHANGING, force=True).seconds,
+                    "steady": lambda: video(net, small, out, STEADY_ALPHA, force=True).seconds,
+                    "a change before every frame": lambda: video(net, small, out, CHANGING_ALPHA, force=True).seconds,
                 },
                 rounds,
                 over="steady",

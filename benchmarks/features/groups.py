@@ -20,7 +20,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.commit import described
+from benchmarks.commit import describe_commit
 from benchmarks.networks import NETWORKS, family
 from benchmarks.result_file import write_result
 from benchmarks.samples import ROOT
@@ -28,40 +28,40 @@ from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.api.export import export
 from dni_deploy.blending.group_rules import AlphaRules
 from dni_deploy.blending.weight_groups import WeightGroups
-from dni_deploy.latency.timing import ratio
-from dni_deploy.session.session import Setting
-from dni_deploy.utils.hardware import cores, cpu
+from dni_deploy.latency.timing import compute_median_ratio
+from dni_deploy.session.session import RenderState
+from dni_deploy.utils.hardware import count_cores, read_cpu_info
 from engines import load_engine
 from engines.options import EngineOptions
-from engines.verification_inputs import probe_input
+from engines.verification_inputs import make_verification_input
 
-RESULTS = ROOT / "benchmarks" / "results" / "groups.json"
-SIDE = 32
-RULES = {"two groups": ["bias:*=0.2"], "a gradient over depth": ["*=0.1..0.9"]}
-EACH = "every weight its own"
-SECOND = "every second weight one member's"
-GOAL = 1.3
+RESULT_PATH = ROOT / "benchmarks" / "results" / "groups.json"
+INPUT_SIDE_PX = 32
+RULES_BY_MODE = {"two groups": ["bias:*=0.2"], "a gradient over depth": ["*=0.1..0.9"]}
+PER_TENSOR_MODE = "every weight its own"
+EVERY_SECOND_MODE = "every second weight one member's"
+MAX_CHANGE_RATIO = 1.3
 """The goal: what a change by groups may cost of a plain one."""
 
 
 def ways(bundle: Any) -> dict[str, Callable[[Coefficients], NDArray[np.float64]]]:
     """How each way makes the shares of all weights of a base."""
-    groups = WeightGroups.of_bundle(bundle)
+    groups = WeightGroups.from_bundle(bundle)
     rng = np.random.default_rng(0)
     own = rng.uniform(0.1, 0.9, len(groups.weights))
     rows = np.stack([own, 1 - own], axis=1)
 
-    def ruled(rules: list[str] | None) -> Callable[[Coefficients], NDArray[np.float64]]:
+    def apply_rules(rules: list[str] | None) -> Callable[[Coefficients], NDArray[np.float64]]:
         bound = None if rules is None else AlphaRules.parse(rules, groups, bundle.members)
-        return lambda base: Setting(base, bound).shares()
+        return lambda base: RenderState(base, bound).expand_coefficients()
 
-    found = {"plain": ruled(None), **{name: ruled(rules) for name, rules in RULES.items()}}
+    found = {"plain": apply_rules(None), **{name: apply_rules(rules) for name, rules in RULES_BY_MODE.items()}}
     second = np.arange(len(own)) % 2 == 0
     whole = np.where((np.arange(len(own)) % 4 < 2)[:, None], [1.0, 0.0], [0.0, 1.0])
     return {
         **found,
-        EACH: lambda base: 0.5 * rows + 0.5 * base.array(),
-        SECOND: lambda base: np.where(second[:, None], whole, base.array()),
+        PER_TENSOR_MODE: lambda base: 0.5 * rows + 0.5 * base.to_array(),
+        EVERY_SECOND_MODE: lambda base: np.where(second[:, None], whole, base.to_array()),
     }
 
 
@@ -72,19 +72,19 @@ def measure(name: str, folder: Path, rounds: int) -> dict[str, Any]:
     made = ways(bundle)
     names = list(made)
     seconds: dict[str, list[float]] = {way: [] for way in names}
-    x = probe_input(bundle.signature, SIDE)
+    x = make_verification_input(bundle.signature, INPUT_SIDE_PX)
     rng = np.random.default_rng(1)
     for number in range(rounds + 1):
         base = Coefficients.parse(float(rng.uniform(0.05, 0.95)), bundle.members)
         for way in names[number % len(names) :] + names[: number % len(names)]:
-            engine.refit(0, base.array())
+            engine.refit(0, base.to_array())
             engine.infer(0, x)
             started = time.perf_counter()
             engine.refit(0, made[way](base))
-            engine.finish(0)
+            engine.synchronize(0)
             if number:
                 seconds[way].append(time.perf_counter() - started)
-    road = engine.road
+    road = engine.update_path
     engine.close()
     return {
         "title": NETWORKS[name].title,
@@ -93,14 +93,16 @@ def measure(name: str, folder: Path, rounds: int) -> dict[str, Any]:
         "numbers": int(sum(np.prod(weight.shape) for weight in bundle.manifest.weights)),
         "rounds": rounds,
         "ms": {way: round(1e3 * float(np.median(taken)), 4) for way, taken in seconds.items()},
-        "ratio": {way: round(ratio(taken, seconds["plain"]), 3) for way, taken in seconds.items() if way != "plain"},
+        "ratio": {
+            way: round(compute_median_ratio(taken, seconds["plain"]), 3) for way, taken in seconds.items() if way != "plain"
+        },
     }
 
 
 @click.command()
 @click.argument("networks", nargs=-1, type=click.Choice(list(NETWORKS)))
 @click.option("--rounds", type=click.IntRange(3), default=100, show_default=True)
-@click.option("-o", "--output", default=str(RESULTS), show_default=True, help="- prints only.")
+@click.option("-o", "--output", default=str(RESULT_PATH), show_default=True, help="- prints only.")
 def main(networks: tuple[str, ...], rounds: int, output: str) -> None:
     """Time the networks; without arguments all four."""
     found = {}
@@ -109,8 +111,8 @@ def main(networks: tuple[str, ...], rounds: int, output: str) -> None:
             found[name] = measure(name, Path(folder), rounds)
             told = ", ".join(f"{way} {value:.2f}" for way, value in found[name]["ratio"].items())
             click.echo(f"{found[name]['title']}: plain {found[name]['ms']['plain']:.3f} ms; {told}", err=True)
-    machine = {"cpu": cpu()[0], "cores": cores()}
-    result = {"schema": 1, "commit": described(ROOT), "machine": machine, "goal": GOAL, "networks": found}
+    machine = {"cpu": read_cpu_info()[0], "cores": count_cores()}
+    result = {"schema": 1, "commit": describe_commit(ROOT), "machine": machine, "goal": MAX_CHANGE_RATIO, "networks": found}
     write_result(output, result)
 
 

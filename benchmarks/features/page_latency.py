@@ -25,18 +25,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.commit import described
-from benchmarks.samples import ROOT, compact, film, identity
-from dni_deploy.errors import EnvironmentProblem
-from dni_deploy.utils.hardware import cores, cpu
+from benchmarks.commit import describe_commit
+from benchmarks.samples import ROOT, write_compact_bundle, write_identity_bundle, write_video
+from dni_deploy.errors import UnavailableError
+from dni_deploy.utils.hardware import count_cores, read_cpu_info
 
-FLAGS = [
+CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
 
 # Events come at any moment of a frame: right after one was drawn, the next has just begun, and the wait would be the longest.
-MOVE = """async ([events, frame]) => {
+MOVE_SLIDER_SCRIPT = """async ([events, frame]) => {
   const slider = document.getElementById('alpha'), found = [];
   for (let index = 0; index < events; index += 1) {
     const before = dni.latencies.length;
@@ -49,7 +49,7 @@ MOVE = """async ([events, frame]) => {
   return found;
 }"""
 
-WATCH = """async seconds => {
+COUNT_FRAMES_SCRIPT = """async seconds => {
   const from = dni.frames, began = performance.now(), start = dni.times.length;
   await new Promise(done => setTimeout(done, seconds * 1000));
   const times = dni.times.slice(-Math.min(dni.frames - from, 250));
@@ -80,7 +80,7 @@ def page_of(bundle: Path, source: Path, size: str, browser: Any, threads: int) -
         assert child.stdout is not None
         url = child.stdout.readline().strip()
         if not url:
-            raise EnvironmentProblem("dni-deploy serve did not start.")
+            raise UnavailableError("dni-deploy serve did not start.")
         tab = browser.new_page(viewport={"width": 1280, "height": 844})
         tab.goto(url)
         while not tab.evaluate("dni.frames > 1"):
@@ -98,15 +98,15 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def measure(given: argparse.Namespace, folder: Path, browser: Any) -> dict[str, Any]:
-    film(folder / "slow.mp4", 320, 180, 60)
-    film(folder / "fast.mp4", 640, 360, 120)
-    identity(folder / "identity.dni")
-    compact(folder / "compact.dni", given.width, given.depth, given.scale)
+    write_video(folder / "slow.mp4", 320, 180, 60)
+    write_video(folder / "fast.mp4", 640, 360, 120)
+    write_identity_bundle(folder / "identity.dni")
+    write_compact_bundle(folder / "compact.dni", given.width, given.depth, given.scale)
     load = os.getloadavg()[0]
     with page_of(folder / "compact.dni", folder / "slow.mp4", "320x180", browser, given.threads) as tab:
-        steady = tab.evaluate(WATCH, given.seconds)
+        steady = tab.evaluate(COUNT_FRAMES_SCRIPT, given.seconds)
         frame = statistics.median(steady["gaps"])
-        taken = tab.evaluate(MOVE, [given.events, frame])
+        taken = tab.evaluate(MOVE_SLIDER_SCRIPT, [given.events, frame])
         network = tab.locator("#m-network").inner_text()
     goal = 2 * frame + 30
     latency = {
@@ -121,7 +121,7 @@ def measure(given: argparse.Namespace, folder: Path, browser: Any) -> dict[str, 
     }
     load = os.getloadavg()[0]
     with page_of(folder / "identity.dni", folder / "fast.mp4", "640x360", browser, given.threads) as tab:
-        watched = [tab.evaluate(WATCH, given.seconds)["rate"] for _ in range(3)]
+        watched = [tab.evaluate(COUNT_FRAMES_SCRIPT, given.seconds)["rate"] for _ in range(3)]
     rate = {
         "picture": "640x360 JPEG, quality 80, identity, film of 120 frames/s",
         "frames_per_second": [round(one, 1) for one in watched],
@@ -143,14 +143,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_FLAGS)
         found = measure(given, Path(name), browser)
         browser.close()
     result = {
         "schema": 1,
-        "commit": described(ROOT),
-        "cpu": cpu()[0],
-        "cores": cores(),
+        "commit": describe_commit(ROOT),
+        "cpu": read_cpu_info()[0],
+        "cores": count_cores(),
         "load_after": os.getloadavg()[0],
         **found,
     }

@@ -22,89 +22,96 @@ import click
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.commit import described
-from benchmarks.paper_reproduction.families import FAMILIES
-from benchmarks.paper_reproduction.photographs import TEST, TRAIN, middle, noisy
+from benchmarks.commit import describe_commit
+from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
+from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, add_noise, middle
 from dni_deploy.api.export import export
-from dni_deploy.api.recalibrate import BATCH, recalibrate
-from dni_deploy.blending.batchnorm_stats import Recalibration, lattice
-from dni_deploy.blending.batchnorm_stats_file import recalibration_bytes
+from dni_deploy.api.recalibrate import CROPS_PER_BATCH, recalibrate
+from dni_deploy.blending.batchnorm_stats import BatchNormTable, enumerate_calibration_points
+from dni_deploy.blending.batchnorm_stats_file import serialize_recalibration
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.extras import store_recalibration
 from dni_deploy.imaging.crops import read_crops
-from dni_deploy.imaging.image_file import Picture, write_picture
+from dni_deploy.imaging.image_file import Picture, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import open_session
-from dni_deploy.utils.atomic_write import publish_bytes
-from dni_deploy.utils.hardware import cores, cpu
+from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.hardware import count_cores, read_cpu_info
 from engines import load_engine
-from engines.onnxruntime_cpu.statistics import Statistician
+from engines.onnxruntime_cpu.statistics import BatchNormEstimator
 from engines.options import EngineOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "recalibration.json"
-PLOT = ROOT / "docs" / "images" / "recalibration.png"
-LEVELS = (30, 40, 50)
-SIDE, STEPS = 128, 20
+RESULT_PATH = ROOT / "benchmarks" / "results" / "recalibration.json"
+PLOT_PATH = ROOT / "docs" / "images" / "recalibration.png"
+NOISE_LEVELS = (30, 40, 50)
+IMAGE_SIDE_PX, ALPHA_STEPS = 128, 20
 """Of the middle of each held-out photograph; of alpha."""
 
 
 def calibration(folder: Path, *, clean: bool = False) -> Path:
     """A folder of training photographs, their middle at noise 20, 30, 40, 50, 60 in turns: what a user of the slider would have."""
     folder.mkdir()
-    for number, name in enumerate(TRAIN):
+    for number, name in enumerate(TRAIN_PHOTOGRAPHS):
         pixels = middle(name)
-        write_picture(folder / f"{name}.png", Picture(pixels if clean else noisy(pixels, 20 + 10 * (number % 5), seed=number)))
+        write_image(
+            folder / f"{name}.png", Picture(pixels if clean else add_noise(pixels, 20 + 10 * (number % 5), seed=number))
+        )
     return folder
 
 
 def sweep(bundle: Bundle, level: int) -> list[float]:
     """Mean PSNR over the held-out photographs at each alpha from 0 to 1, the first member's share."""
-    cases = [(noisy(middle(name, SIDE), level), middle(name, SIDE)) for name in TEST]
+    cases = [(add_noise(middle(name, IMAGE_SIDE_PX), level), middle(name, IMAGE_SIDE_PX)) for name in TEST_PHOTOGRAPHS]
     found = []
     with open_session(bundle, engine="onnxruntime") as session:
-        for step in range(STEPS + 1):
-            session.alpha = step / STEPS
+        for step in range(ALPHA_STEPS + 1):
+            session.alpha = step / ALPHA_STEPS
             found.append(statistics.fmean(psnr(session(frame), reference) for frame, reference in cases))
     return found
 
 
-def alone(family: str, member: str, level: int, folder: Path) -> float:
+def measure_member(family: str, member: str, level: int, folder: Path) -> float:
     """Mean PSNR of one member."""
-    other = next(name for name in FAMILIES[family].members if name != member)
+    other = next(name for name in TRAINED_FAMILIES[family].members if name != member)
     bundle = pair(family, (member, other), folder / f"{family}-{member}-alone.dni")
-    cases = [(noisy(middle(name, SIDE), level), middle(name, SIDE)) for name in TEST]
+    cases = [(add_noise(middle(name, IMAGE_SIDE_PX), level), middle(name, IMAGE_SIDE_PX)) for name in TEST_PHOTOGRAPHS]
     with open_session(bundle, engine="onnxruntime", alpha=1.0) as session:
         return statistics.fmean(psnr(session(frame), reference) for frame, reference in cases)
 
 
 def pair(family: str, members: Sequence[str], path: Path) -> Bundle:
-    row = FAMILIES[family]
+    row = TRAINED_FAMILIES[family]
     return export({name: row.members[name] for name in members}, path, arch=row.architecture, force=True)
 
 
-def uncorrected(bundle: Bundle, pictures: Path, knots: int = 11) -> Bundle:
+def store_uncorrected(bundle: Bundle, pictures: Path, knots: int = 11) -> Bundle:
     """The estimates as they are, as update_bn leaves them; the ends stay the members' own."""
     steps = knots - 1
-    members = [bundle.weights(member) for member in bundle.members]
-    statistician = Statistician(bundle.graph(), bundle.weight_names)
+    members = [bundle.read_weights(member) for member in bundle.members]
+    statistician = BatchNormEstimator(bundle.read_graph(), bundle.weight_names)
     inputs, _ = read_crops(sorted(pictures.iterdir()), bundle.signature)
-    batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
-    found = [statistician.estimate(blend_float64(members, point / steps), batches) for point in lattice(2, steps)[1:-1]]
+    batches = [inputs[start : start + CROPS_PER_BATCH] for start in range(0, len(inputs), CROPS_PER_BATCH)]
+    found = [
+        statistician.estimate(blend_float64(members, point / steps), batches)
+        for point in enumerate_calibration_points(2, steps)[1:-1]
+    ]
     rows = {layer.mean: np.stack([each[layer.mean][0] for each in found]) for layer in statistician.layers}
     rows |= {layer.variance: np.stack([each[layer.mean][1] for each in found]) for layer in statistician.layers}
-    return store_recalibration(bundle, recalibration_bytes(Recalibration.of(members, steps, rows, {"pictures": []})))
+    return store_recalibration(
+        bundle, serialize_recalibration(BatchNormTable.from_inner_statistics(members, steps, rows, {"pictures": []}))
+    )
 
 
-def best(curve: Sequence[float]) -> dict[str, float]:
+def summarize_curve(curve: Sequence[float]) -> dict[str, float]:
     """The curve in three numbers."""
     top = int(np.argmax(curve))
-    return {"best_db": curve[top], "best_alpha": top / STEPS, "halfway_db": curve[STEPS // 2]}
+    return {"best_db": curve[top], "best_alpha": top / ALPHA_STEPS, "halfway_db": curve[ALPHA_STEPS // 2]}
 
 
-def compared(
-    family: str, members: Sequence[str], pictures: Path, folder: Path, levels: Sequence[int] = LEVELS
+def compare_recalibration(
+    family: str, members: Sequence[str], pictures: Path, folder: Path, levels: Sequence[int] = NOISE_LEVELS
 ) -> dict[str, Any]:
     """Plain and recalibrated curves at each level, how far the statistics moved, and the nets that were fine-tuned for a level."""
     click.echo(f"{family}: {' and '.join(members)}", err=True)
@@ -119,16 +126,18 @@ def compared(
         rows.append(
             {
                 "noise": level,
-                "plain": best(plain[level]),
-                "recalibrated": best(known[level]),
+                "plain": summarize_curve(plain[level]),
+                "recalibrated": summarize_curve(known[level]),
                 "better_end_db": max(plain[level][0], plain[level][-1]),
-                "fine_tuned_db": alone(family, tuned, level, folder) if tuned in FAMILIES[family].members else None,
+                "fine_tuned_db": measure_member(family, tuned, level, folder)
+                if tuned in TRAINED_FAMILIES[family].members
+                else None,
                 "ends_are_the_same_bits": [plain[level][0], plain[level][-1]] == [known[level][0], known[level][-1]],
                 "curves": {"plain": plain[level], "recalibrated": known[level]},
             }
         )
     return {
-        "family": FAMILIES[family].title,
+        "family": TRAINED_FAMILIES[family].title,
         "members": list(members),
         "levels": rows,
         "moved": [{"layer": row.layer, "mean": row.mean, "variance": row.variance} for row in report.layers],
@@ -139,7 +148,7 @@ def compared(
 def choices(pictures: Path, folder: Path, level: int = 40) -> list[dict[str, Any]]:
     """The demo family at one level: knots, pictures, and the correction."""
     bundle = pair("demo", ("n20", "n60"), folder / "choices.dni")
-    rows: list[dict[str, Any]] = [{"what": "plain", **best(sweep(bundle, level))}]
+    rows: list[dict[str, Any]] = [{"what": "plain", **summarize_curve(sweep(bundle, level))}]
     clean = calibration(folder / "clean", clean=True)
     few = folder / "few"
     few.mkdir()
@@ -154,11 +163,13 @@ def choices(pictures: Path, folder: Path, level: int = 40) -> list[dict[str, Any
         ("11 knots, clean pictures", clean, 11),
     ):
         click.echo(what, err=True)
-        recalibrate(Bundle.open(bundle.path), on, knots=knots, force=True)
-        rows.append({"what": what, **best(sweep(Bundle.open(bundle.path), level))})
+        recalibrate(Bundle.open(bundle.path), on, calibration_points=knots, force=True)
+        rows.append({"what": what, **summarize_curve(sweep(Bundle.open(bundle.path), level))})
     for what, on in (("not corrected", pictures), ("not corrected, clean pictures", clean)):
         click.echo(what, err=True)
-        rows.append({"what": f"11 knots, {what}", **best(sweep(uncorrected(Bundle.open(bundle.path), on), level))})
+        rows.append(
+            {"what": f"11 knots, {what}", **summarize_curve(sweep(store_uncorrected(Bundle.open(bundle.path), on), level))}
+        )
     return rows
 
 
@@ -183,11 +194,11 @@ def change_cost(pictures: Path, folder: Path, rounds: int = 400) -> dict[str, fl
     return {"plain_us": medians[0] * 1e6, "recalibrated_us": medians[1] * 1e6, "ratio": medians[1] / medians[0]}
 
 
-def drawn(pairs: Sequence[dict[str, Any]]) -> bytes:
+def draw_plot(pairs: Sequence[dict[str, Any]]) -> bytes:
     """PSNR along alpha, a panel for each pair; the same numbers give the same picture."""
     figure = Figure(figsize=(11.5, 3.8), layout="constrained")
     for axes, found in zip(figure.subplots(1, len(pairs)), pairs, strict=True):
-        alphas = [step / STEPS for step in range(STEPS + 1)]
+        alphas = [step / ALPHA_STEPS for step in range(ALPHA_STEPS + 1)]
         for number, row in enumerate(found["levels"]):
             axes.plot(alphas, row["curves"]["plain"], color=f"C{number}", linestyle=":")
             axes.plot(alphas, row["curves"]["recalibrated"], color=f"C{number}", label=f"noise {row['noise']}")
@@ -210,16 +221,18 @@ def main() -> None:
         folder = Path(name)
         pictures = calibration(folder / "noisy")
         pairs = [
-            compared("demo", ("n20", "n60"), pictures, folder),
-            compared("dncnn", ("n20", "n60"), pictures, folder),
-            compared("dncnn", ("n20", "scratch"), pictures, folder, levels=(40,)),
+            compare_recalibration("demo", ("n20", "n60"), pictures, folder),
+            compare_recalibration("dncnn", ("n20", "n60"), pictures, folder),
+            compare_recalibration("dncnn", ("n20", "scratch"), pictures, folder, levels=(40,)),
         ]
         found = {"schema": 1, "pairs": pairs, "choices": choices(pictures, folder)}
         found["change"] = change_cost(pictures, folder)
-    found |= {"commit": described(ROOT), "machine": f"{cpu()[0]}, {cores()} cores", "side": SIDE}
-    publish_bytes(RESULTS, (json.dumps(found, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True)
-    publish_bytes(PLOT, drawn(pairs), force=True)
-    click.echo(f"wrote {RESULTS.relative_to(ROOT)} and {PLOT.relative_to(ROOT)}", err=True)
+    found |= {"commit": describe_commit(ROOT), "machine": f"{read_cpu_info()[0]}, {count_cores()} cores", "side": IMAGE_SIDE_PX}
+    write_bytes_atomically(
+        RESULT_PATH, (json.dumps(found, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True
+    )
+    write_bytes_atomically(PLOT_PATH, draw_plot(pairs), force=True)
+    click.echo(f"wrote {RESULT_PATH.relative_to(ROOT)} and {PLOT_PATH.relative_to(ROOT)}", err=True)
 
 
 if __name__ == "__main__":

@@ -21,30 +21,30 @@ import click
 import numpy as np
 from skimage import data
 
-from benchmarks.commit import described
+from benchmarks.commit import describe_commit
 from dni_deploy.api.export import export
 from dni_deploy.api.tune import tune
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import Picture, write_picture
+from dni_deploy.imaging.image_file import Picture, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import open_session
 from dni_deploy.signature import Signature
-from dni_deploy.tuning.search import lattice, shares
-from dni_deploy.tuning.sure import Infer, Sure
-from dni_deploy.utils.atomic_write import publish_bytes
-from dni_deploy.utils.hardware import cores, cpu
+from dni_deploy.tuning.search import enumerate_grid, to_coefficients
+from dni_deploy.tuning.sure import Infer, SureEstimator
+from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.hardware import count_cores, read_cpu_info
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "tune.json"
-PHOTOGRAPHS = ("astronaut", "chelsea", "camera")
+RESULT_PATH = ROOT / "benchmarks" / "results" / "tune.json"
+PHOTOGRAPH_NAMES = ("astronaut", "chelsea", "camera")
 """Never seen in training: benchmarks/train_denoisers.py."""
 
-LEVELS = (25, 35, 50)
+NOISE_LEVELS = (25, 35, 50)
 """Between the members' own, so that the best blend is inside the family."""
 
-SIZE, STEPS, NEAR = 64, 20, 0.02
+IMAGE_SIDE_PX, GRID_STEPS, NEAR_BEST_DB = 64, 20, 0.02
 """Side of the part that is judged; the grid's steps; dB from the grid's best that count as found."""
 
 
@@ -52,11 +52,11 @@ def middle(name: str) -> Frame:
     """The middle of a photograph, RGB."""
     whole = getattr(data, name)()
     whole = np.repeat(whole[..., None], 3, axis=2) if whole.ndim == 2 else whole
-    top, left = ((side - SIZE) // 2 for side in whole.shape[:2])
-    return np.ascontiguousarray(whole[top : top + SIZE, left : left + SIZE])
+    top, left = ((side - IMAGE_SIDE_PX) // 2 for side in whole.shape[:2])
+    return np.ascontiguousarray(whole[top : top + IMAGE_SIDE_PX, left : left + IMAGE_SIDE_PX])
 
 
-def noised(clean: Frame, level: int) -> Frame:
+def add_noise(clean: Frame, level: int) -> Frame:
     """Gaussian noise of that sigma, rounded and clipped."""
     noise = np.random.default_rng(level).normal(0, level, clean.shape)
     return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
@@ -66,27 +66,27 @@ def grid(bundle: Bundle, cases: list[tuple[Frame, Frame]]) -> list[dict[tuple[fl
     """PSNR of each case at all points of the 0.05 grid; one change of alpha serves all cases."""
     found: list[dict[tuple[float, ...], float]] = [{} for _ in cases]
     with open_session(bundle, threads=1) as session:
-        for point in lattice(len(session.members), STEPS):
-            session.alpha = shares(point)
+        for point in enumerate_grid(len(session.members), GRID_STEPS):
+            session.alpha = to_coefficients(point)
             for case, (noisy, clean) in zip(found, cases, strict=True):
-                case[shares(point)] = psnr(session(noisy), clean)
+                case[to_coefficients(point)] = psnr(session(noisy), clean)
     return found
 
 
-def measured(bundle: Bundle, folder: Path) -> dict[str, Any]:
+def measure_cases(bundle: Bundle, folder: Path) -> dict[str, Any]:
     """Every case: the grid's best, tune's way to it, and the blends chosen without a reference."""
-    names = list(product(PHOTOGRAPHS, LEVELS))
-    cases = [(noised(middle(name), level), middle(name)) for name, level in names]
+    names = list(product(PHOTOGRAPH_NAMES, NOISE_LEVELS))
+    cases = [(add_noise(middle(name), level), middle(name)) for name, level in names]
     grids = grid(bundle, cases)
     rows: list[dict[str, Any]] = []
     for (name, level), (noisy, clean), points in zip(names, cases, grids, strict=True):
         click.echo(f"{name}, noise {level}", err=True)
-        write_picture(folder / "noisy.png", Picture(noisy), force=True)
-        write_picture(folder / "clean.png", Picture(clean), force=True)
+        write_image(folder / "noisy.png", Picture(noisy), force=True)
+        write_image(folder / "clean.png", Picture(clean), force=True)
         found = tune(bundle, folder / "noisy.png", reference=folder / "clean.png", threads=1)
-        values = [row.values[0] for row in found.rows]
+        values = [row.values[0] for row in found.evaluations]
         best = max(points.values())
-        near = next((index + 1 for index, value in enumerate(values) if value >= best - NEAR), None)
+        near = next((index + 1 for index, value in enumerate(values) if value >= best - NEAR_BEST_DB), None)
         rows.append(
             {
                 "photograph": name,
@@ -96,10 +96,11 @@ def measured(bundle: Bundle, folder: Path) -> dict[str, Any]:
                 "tune_best_db": max(values),
                 "evaluations": len(values),
                 "evaluations_to_within_0.02_db": near,
-                "better_member_db": values[found.better_member(0)],
-                "alpha": dict(zip(found.members, found.rows[found.chosen].shares, strict=True)),
+                "better_member_db": values[found.find_best_member(0)],
+                "alpha": dict(zip(found.members, found.evaluations[found.chosen_index].coefficients, strict=True)),
                 "blind_loss_db": {
-                    how: max(values) - _blind(bundle, folder, noisy, clean, noise) for how, noise in _told(level).items()
+                    how: max(values) - _tune_without_reference(bundle, folder, noisy, clean, noise)
+                    for how, noise in _describe_noise(level).items()
                 },
             }
         )
@@ -119,7 +120,7 @@ def measured(bundle: Bundle, folder: Path) -> dict[str, Any]:
     }
 
 
-def _told(level: int) -> dict[str, float | str]:
+def _describe_noise(level: int) -> dict[str, float | str]:
     """What is said of the noise."""
     return {"auto": "auto", "given": level}
 
@@ -129,37 +130,40 @@ def _worst(counts: list[int | None]) -> int | None:
     return None if None in counts else max(count for count in counts if count is not None)
 
 
-def _blind(bundle: Bundle, folder: Path, noisy: Frame, clean: Frame, noise: float | str) -> float:
+def _tune_without_reference(bundle: Bundle, folder: Path, noisy: Frame, clean: Frame, noise: float | str) -> float:
     """The true PSNR of the blend that tune chooses without the clean picture."""
     chosen = tune(bundle, folder / "noisy.png", noise=noise, threads=1)
-    with open_session(bundle, alpha=chosen.rows[chosen.chosen].shares, threads=1) as session:
+    with open_session(bundle, alpha=chosen.evaluations[chosen.chosen_index].coefficients, threads=1) as session:
         return psnr(session(noisy), clean)
 
 
-class Textbook(Sure):
+class TextbookSure(SureEstimator):
     """SURE as it is for noise that was never clipped: every pixel counts as it stands."""
 
     def __init__(self, frame: Frame, sigma: float, signature: Signature, pilot: Infer, seed: int = 0) -> None:
         super().__init__(frame, sigma, signature, pilot, seed)
-        noisy = np.rint((self._x.astype(np.float64) - signature.low) / self._unit)
-        self._first, self._power = noisy, float(np.mean(noisy**2)) - sigma**2
-        self._inside = np.ones(noisy.shape, bool)
+        noisy = np.rint((self._x.astype(np.float64) - signature.low) / self._units_per_level)
+        self._unclipped_mean, self._power = noisy, float(np.mean(noisy**2)) - sigma**2
+        self._is_unclipped = np.ones(noisy.shape, bool)
 
 
 def clipping(bundle: Bundle) -> dict[str, Any]:
     """Two members, the 0.05 sweep, sigma given: what the blend with the smallest estimate lacks, textbook against ours."""
     rows: list[dict[str, Any]] = []
     with open_session(bundle, threads=1) as session:
-        for name, level in product(PHOTOGRAPHS, LEVELS):
+        for name, level in product(PHOTOGRAPH_NAMES, NOISE_LEVELS):
             clean = middle(name)
-            noisy = noised(clean, level)
+            noisy = add_noise(clean, level)
             session.alpha = 0.5
-            risks = {kind.__name__.lower(): kind(noisy, level, session.signature, session.infer) for kind in (Textbook, Sure)}
+            risks = {
+                kind.__name__.lower(): kind(noisy, level, session.signature, session.infer)
+                for kind in (TextbookSure, SureEstimator)
+            }
             true, estimated = [], []
-            for step in range(STEPS + 1):
-                session.alpha = step / STEPS
+            for step in range(GRID_STEPS + 1):
+                session.alpha = step / GRID_STEPS
                 true.append(psnr(session(noisy), clean))
-                estimated.append([risk.mean_squared_error(session.infer) for risk in risks.values()])
+                estimated.append([risk.estimate_mean_squared_error(session.infer) for risk in risks.values()])
             chosen = dict(zip(risks, np.argmin(estimated, axis=0), strict=True))
             lacks = {kind: max(true) - true[index] for kind, index in chosen.items()}
             clipped = float(np.mean((noisy == 0) | (noisy == 255)))
@@ -168,7 +172,7 @@ def clipping(bundle: Bundle) -> dict[str, Any]:
     return {"cases": rows, "worst_lacks_db": worst}
 
 
-def shipped(*levels: int) -> dict[str, Checkpoint]:
+def read_shipped_checkpoints(*levels: int) -> dict[str, Checkpoint]:
     """The denoisers of the demo, by name."""
     members = {}
     for level in levels:
@@ -181,16 +185,23 @@ def shipped(*levels: int) -> dict[str, Checkpoint]:
 @click.option("--only", type=click.Choice(["search", "clipping"]), help="Measure one part and keep the other's result.")
 def main(only: str | None) -> None:
     """Measure, and keep the result."""
-    kept = json.loads(RESULTS.read_bytes()) if only and RESULTS.exists() else {}
+    kept = json.loads(RESULT_PATH.read_bytes()) if only and RESULT_PATH.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if only != "clipping":
-            kept["search"] = measured(export(shipped(20, 40, 60), folder / "three.dni"), folder)
+            kept["search"] = measure_cases(export(read_shipped_checkpoints(20, 40, 60), folder / "three.dni"), folder)
         if only != "search":
-            kept["clipping"] = clipping(export(shipped(20, 60), folder / "two.dni"))
-    kept |= {"schema": 1, "commit": described(ROOT), "machine": f"{cpu()[0]}, {cores()} cores", "size": SIZE}
-    publish_bytes(RESULTS, (json.dumps(kept, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True)
-    click.echo(f"wrote {RESULTS.relative_to(ROOT)}", err=True)
+            kept["clipping"] = clipping(export(read_shipped_checkpoints(20, 60), folder / "two.dni"))
+    kept |= {
+        "schema": 1,
+        "commit": describe_commit(ROOT),
+        "machine": f"{read_cpu_info()[0]}, {count_cores()} cores",
+        "size": IMAGE_SIDE_PX,
+    }
+    write_bytes_atomically(
+        RESULT_PATH, (json.dumps(kept, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True
+    )
+    click.echo(f"wrote {RESULT_PATH.relative_to(ROOT)}", err=True)
 
 
 if __name__ == "__main__":

@@ -18,23 +18,23 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.commit import described
+from benchmarks.commit import describe_commit
 from benchmarks.gpu import result as results
 from benchmarks.gpu.clock import EventClock
-from benchmarks.gpu.machine import machine
+from benchmarks.gpu.machine import describe_machine
 from benchmarks.gpu.measurement import Measurement, say
-from benchmarks.gpu.modes import WAYS, chosen
+from benchmarks.gpu.modes import GPU_BACKEND_MODES, select_modes
 from dni_deploy.errors import DniError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
-NETWORKS = ("rrdb", "compact", "dncnn", "transformer")
-SHAPES = ("1280x720", "256x256", "1920x1080")
-PRECISIONS = ("fp16", "fp32")
+NETWORK_NAMES = ("rrdb", "compact", "dncnn", "transformer")
+DEFAULT_SHAPES = ("1280x720", "256x256", "1920x1080")
+DEFAULT_PRECISIONS = ("fp16", "fp32")
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; default all")
+    made.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORK_NAMES)}; default all")
     made.add_argument(
         "--prepare", type=Path, metavar="FOLDER", help="write the networks' graphs and expected outputs, and stop"
     )
@@ -45,8 +45,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--shape", action="append", metavar="WxH", help="of the input, more than once; default 1280x720, 256x256, 1920x1080"
     )
-    made.add_argument("--precision", action="append", choices=PRECISIONS, help="default both")
-    made.add_argument("--rows", metavar="NAME,...", help=f"of {', '.join(way.name for way in WAYS)}, kernel; default all")
+    made.add_argument("--precision", action="append", choices=DEFAULT_PRECISIONS, help="default both")
+    made.add_argument(
+        "--rows", metavar="NAME,...", help=f"of {', '.join(way.name for way in GPU_BACKEND_MODES)}, kernel; default all"
+    )
     made.add_argument("--seconds", type=float, default=12.0, help="of timing per case (default %(default)s)")
     made.add_argument(
         "--budget", type=float, default=1e9, metavar="SECONDS", help="for everything; what does not fit is left out"
@@ -69,14 +71,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    networks = tuple(given.networks) or NETWORKS
-    unknown = [name for name in networks if name not in NETWORKS]
+    networks = tuple(given.networks) or NETWORK_NAMES
+    unknown = [name for name in networks if name not in NETWORK_NAMES]
     if unknown:
-        raise UsageError(f"There is no network {unknown[0]!r}; there are {', '.join(NETWORKS)}.")
+        raise UsageError(f"There is no network {unknown[0]!r}; there are {', '.join(NETWORK_NAMES)}.")
     if given.merge:
         if given.output is None:
             raise UsageError("--merge needs --output.")
-        whole = results.merged(results.read(path) for path in given.merge)
+        whole = results.merge_results(results.read(path) for path in given.merge)
         results.write(given.output, whole)
         print(results.short_table(whole))
         return 0
@@ -84,16 +86,16 @@ def _run(given: argparse.Namespace) -> int:
         _prepare(given.prepare, networks)
         return 0
     rows = None if given.rows is None else tuple(given.rows.split(","))
-    wanted = {way.name for way in WAYS} | {"kernel"}
+    wanted = {way.name for way in GPU_BACKEND_MODES} | {"kernel"}
     if rows is not None and not set(rows) <= wanted:
         raise UsageError(f"There is no row {sorted(set(rows) - wanted)[0]!r}; there are {', '.join(sorted(wanted))}.")
-    precisions, shapes = given.precision or PRECISIONS, [_shape(text) for text in given.shape or SHAPES]
+    precisions, shapes = given.precision or DEFAULT_PRECISIONS, [_shape(text) for text in given.shape or DEFAULT_SHAPES]
     with ExitStack() as kept:
         scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="dni-bench-")))
         prepared = given.prepared or scratch / "prepared"
         if given.prepared is None:
             _prepare(prepared, networks)
-        made = results.empty({}, given.commit or described(ROOT))
+        made = results.make_empty_result({}, given.commit or describe_commit(ROOT))
         measurement = Measurement(
             prepared,
             given.work or scratch,
@@ -104,14 +106,14 @@ def _run(given: argparse.Namespace) -> int:
             seconds=given.seconds,
         )
         if given.build_only:
-            measurement.build(networks, shapes, precisions, chosen(rows))
+            measurement.build(networks, shapes, precisions, select_modes(rows))
             return 0
         clock = kept.enter_context(EventClock())
-        made["parts"][0]["machine"] = machine()
+        made["parts"][0]["machine"] = describe_machine()
         if rows is None or "kernel" in rows:
             measurement.kernel(networks, precisions, clock)
-        measurement.cases(networks, shapes, precisions, chosen(rows), clock)
-    print(results.short_table(results.merged([made])))
+        measurement.cases(networks, shapes, precisions, select_modes(rows), clock)
+    print(results.short_table(results.merge_results([made])))
     return 0
 
 

@@ -13,10 +13,10 @@ from engines.cuda.device import Device
 from engines.cuda.memory import Buffer
 
 COPY_BYTES = 1 << 30
-SIDE = 8192
+MATRIX_SIDE = 8192
 
 
-class Copy:
+class DeviceCopy:
     """Copies from one half of device memory that holds random numbers to another; `run` queues one. Free it explicitly."""
 
     def __init__(self, device: Device, nbytes: int, stream: cuda.Stream, seed: int = 0) -> None:
@@ -41,8 +41,8 @@ class Copy:
 
 def copy_rate(device: Device, clock: Clock, nbytes: int = COPY_BYTES, rounds: int = 15) -> float:
     """Bytes per second of a large copy, read plus written: the median of the rounds. The caller holds the device."""
-    stream = device.stream()
-    copy = Copy(device, nbytes, stream)
+    stream = device.create_stream()
+    copy = DeviceCopy(device, nbytes, stream)
     seconds = []
     for _ in range(rounds + 2):
         clock.forget()
@@ -56,19 +56,19 @@ def copy_rate(device: Device, clock: Clock, nbytes: int = COPY_BYTES, rounds: in
     return copy.bytes_moved / max(float(np.median(seconds[2:])), 1e-9)
 
 
-def matrix_rates(side: int = SIDE, rounds: int = 10) -> dict[str, float]:
+def matrix_rates(side: int = MATRIX_SIDE, rounds: int = 10) -> dict[str, float]:
     """Operations per second of a large product of random numbers through PyTorch by precision, TF32 off; empty without PyTorch."""
     if importlib.util.find_spec("torch") is None:
         return {}
     import torch
 
-    from benchmarks.gpu.torch_peers import DTYPES, strict_float32
+    from benchmarks.gpu.torch_peers import TORCH_DTYPES, strict_float32
 
     if not torch.cuda.is_available():
         return {}
     strict_float32()
     rates = {}
-    for name, dtype in DTYPES.items():
+    for name, dtype in TORCH_DTYPES.items():
         left, right = (torch.randn(side, side, device="cuda").to(dtype) for _ in range(2))
         seconds = []
         for _ in range(rounds + 2):

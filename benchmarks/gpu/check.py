@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu.prepared import ALPHAS
+from benchmarks.gpu.prepared import REFERENCE_ALPHAS
 from engines.interface import Engine
 
-LIMITS = {"fp32": 1e-4, "fp16": 5e-3}
+MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 5e-3}
 """Of the output's largest value. float32 in another order of summing differs by 1e-7 to 1e-5 over hundreds of layers, and TF32
 by 3e-4; float16 rounds each activation by up to 5e-4. The smallest mistake that was ever seen is 5e-3 in float32."""
-LOWEST_PSNR = 50.0
+MIN_FP16_PSNR_DB = 50.0
 """Of float16, in dB."""
-NOTHING = (1e30, -1e3)
+INVALID_OUTPUT_SCORES = (1e30, -1e3)
 """Error and PSNR of an output that is not one: another shape, or not finite. JSON has no infinity."""
 
 
@@ -42,9 +42,9 @@ class Agreement:
 
 
 def agreement(engine: Engine, expected: Mapping[str, NDArray[Any]], *, changes: bool) -> Agreement:
-    """Run every slot at each of ALPHAS (a constant way at the first member only) and compare.
+    """Run every slot at each of REFERENCE_ALPHAS (a constant way at the first member only) and compare.
 
-    expected: "x" and the outputs by name of ALPHAS, as in prepared.py. Raises what the engine raises.
+    expected: "x" and the outputs by name of REFERENCE_ALPHAS, as in prepared.py. Raises what the engine raises.
     """
     x = np.ascontiguousarray(expected["x"], np.float32)
     names = ["mixed", "second", "first"] if changes else ["first"]
@@ -52,13 +52,13 @@ def agreement(engine: Engine, expected: Mapping[str, NDArray[Any]], *, changes: 
     for slot in range(engine.slots):
         outputs = {}
         for name in names:
-            engine.refit(slot, np.array(ALPHAS[name]))
+            engine.refit(slot, np.array(REFERENCE_ALPHAS[name]))
             outputs[name] = engine.infer(slot, x)
             error, ratio = _difference(outputs[name], expected[name])
             errors.append(error)
             ratios.append(ratio)
         if changes:
-            engine.refit(slot, np.array(ALPHAS["mixed"]))
+            engine.refit(slot, np.array(REFERENCE_ALPHAS["mixed"]))
             returns.append(np.array_equal(engine.infer(slot, x), outputs["mixed"]))
     lowest = min(ratios)
     return Agreement(x.shape, max(errors), None if lowest == np.inf else lowest, all(returns) if changes else None)
@@ -66,21 +66,21 @@ def agreement(engine: Engine, expected: Mapping[str, NDArray[Any]], *, changes: 
 
 def fault(found: Agreement, precision: str) -> str | None:
     """Why a way with this agreement gets no time, one sentence without a full stop, or None."""
-    limit = LIMITS[precision]
+    limit = MAX_RELATIVE_ERROR[precision]
     if not found.error <= limit:
         return f"wrong: it differs from PyTorch by {found.error:.1e} of the range, allowed are {limit:g}"
-    if precision == "fp16" and found.psnr is not None and not found.psnr >= LOWEST_PSNR:
-        return f"wrong: {found.psnr:.1f} dB against PyTorch, asked for are {LOWEST_PSNR:g}"
+    if precision == "fp16" and found.psnr is not None and not found.psnr >= MIN_FP16_PSNR_DB:
+        return f"wrong: {found.psnr:.1f} dB against PyTorch, asked for are {MIN_FP16_PSNR_DB:g}"
     return None
 
 
 def _difference(got: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
-    """Largest error over the largest expected value, and the PSNR in dB; NOTHING for what is no picture."""
+    """Largest error over the largest expected value, and the PSNR in dB; INVALID_OUTPUT_SCORES for what is no picture."""
     if got.shape != expected.shape:
-        return NOTHING
+        return INVALID_OUTPUT_SCORES
     difference = np.subtract(got, expected, dtype=np.float32)
     if not np.isfinite(difference).all():
-        return NOTHING
+        return INVALID_OUTPUT_SCORES
     peak = max(float(expected.max()), -float(expected.min()), 1e-30)
     flat = (difference / peak).reshape(-1)
     root = math.sqrt(float(np.dot(flat, flat)) / flat.size) * peak

@@ -10,21 +10,21 @@ import time
 from types import TracebackType
 from typing import Any, Protocol
 
-from dni_deploy.errors import EnvironmentProblem
+from dni_deploy.errors import UnavailableError
 from engines.cuda import driver
 
-_POINTER = ctypes.c_void_p
-_SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "cuDevicePrimaryCtxRetain": (ctypes.POINTER(_POINTER), ctypes.c_int),
+_POINTER_TYPE = ctypes.c_void_p
+_CUDA_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cuDevicePrimaryCtxRetain": (ctypes.POINTER(_POINTER_TYPE), ctypes.c_int),
     "cuDevicePrimaryCtxRelease_v2": (ctypes.c_int,),
-    "cuCtxPushCurrent_v2": (_POINTER,),
-    "cuCtxPopCurrent_v2": (ctypes.POINTER(_POINTER),),
-    "cuEventCreate": (ctypes.POINTER(_POINTER), ctypes.c_uint),
-    "cuEventRecord": (_POINTER, _POINTER),
-    "cuEventSynchronize": (_POINTER,),
-    "cuEventElapsedTime": (ctypes.POINTER(ctypes.c_float), _POINTER, _POINTER),
-    "cuEventDestroy_v2": (_POINTER,),
-    "cuStreamSynchronize": (_POINTER,),
+    "cuCtxPushCurrent_v2": (_POINTER_TYPE,),
+    "cuCtxPopCurrent_v2": (ctypes.POINTER(_POINTER_TYPE),),
+    "cuEventCreate": (ctypes.POINTER(_POINTER_TYPE), ctypes.c_uint),
+    "cuEventRecord": (_POINTER_TYPE, _POINTER_TYPE),
+    "cuEventSynchronize": (_POINTER_TYPE,),
+    "cuEventElapsedTime": (ctypes.POINTER(ctypes.c_float), _POINTER_TYPE, _POINTER_TYPE),
+    "cuEventDestroy_v2": (_POINTER_TYPE,),
+    "cuStreamSynchronize": (_POINTER_TYPE,),
 }
 
 
@@ -55,13 +55,13 @@ class EventClock:
     name = "CUDA events"
 
     def __init__(self, device: int = 0) -> None:
-        obstacle, library = driver.obstacle(), driver.library()  # the first also starts the driver
+        obstacle, library = driver.why_gpu_unavailable(), driver.load_driver_library()  # the first also starts the driver
         if obstacle or library is None:
-            raise EnvironmentProblem(f"Nothing can be timed on a GPU: {obstacle}.")
-        self._calls = {name: getattr(library, name) for name in _SIGNATURES}
-        for name, types in _SIGNATURES.items():
+            raise UnavailableError(f"Nothing can be timed on a GPU: {obstacle}.")
+        self._calls = {name: getattr(library, name) for name in _CUDA_SIGNATURES}
+        for name, types in _CUDA_SIGNATURES.items():
             self._calls[name].argtypes, self._calls[name].restype = types, ctypes.c_int
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context := _POINTER()), device)
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context := _POINTER_TYPE()), device)
         self._call("cuCtxPushCurrent_v2", context)
         self._device = device
         self._events: list[ctypes.c_void_p] = []
@@ -70,11 +70,11 @@ class EventClock:
     def _call(self, name: str, *arguments: Any) -> None:
         code = self._calls[name](*arguments)
         if code:
-            raise EnvironmentProblem(f"{name} failed with CUDA error {code}.")
+            raise UnavailableError(f"{name} failed with CUDA error {code}.")
 
     def mark(self, stream: int) -> Any:
         if self._used == len(self._events):
-            event = _POINTER()
+            event = _POINTER_TYPE()
             self._call("cuEventCreate", ctypes.byref(event), 0)
             self._events.append(event)
         event = self._events[self._used]
@@ -101,7 +101,7 @@ class EventClock:
     def close(self) -> None:
         while self._events:
             self._call("cuEventDestroy_v2", self._events.pop())
-        self._call("cuCtxPopCurrent_v2", ctypes.byref(_POINTER()))
+        self._call("cuCtxPopCurrent_v2", ctypes.byref(_POINTER_TYPE()))
         self._call("cuDevicePrimaryCtxRelease_v2", self._device)
 
     def __enter__(self) -> EventClock:

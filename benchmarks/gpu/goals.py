@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.gpu.modes import OURS, TUNED
+from benchmarks.gpu.modes import OUR_MODES, TUNED_PLAN_SIZE
 
 NO_STALL = ("tensorrt-ahead", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
 """The modes in which a change is to cost a frame nothing: two engines, or no refit."""
 NO_REFIT = ("tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
-COMPILED = ("torch-compile", "torch-autotune")
-Goal = dict[str, Any]
+COMPILED_MODES = ("torch-compile", "torch-autotune")
+GpuGoal = dict[str, Any]
 
 
-def goals(result: Mapping[str, Any]) -> list[Goal]:
+def goals(result: Mapping[str, Any]) -> list[GpuGoal]:
     """One entry per figure and network: figure, what, goal, direction, measured, reached, and across: two processes, not one."""
     return [
         *_kernel(result),
-        *_by_row(result),
+        *_per_tensor_goals(result),
         *_change(result),
         *_stall(result),
-        *_refittable(result),
+        *_refit_goals(result),
         *_peers(result),
         *_agreement(result),
     ]
 
 
-def _goal(figure: str, what: str, direction: str, goal: float, measured: float, across: bool = False) -> Goal:
+def _goal(figure: str, what: str, direction: str, goal: float, measured: float, across: bool = False) -> GpuGoal:
     reached = measured <= goal if direction == "at most" else measured >= goal
     return {
         "figure": figure,
@@ -40,7 +40,7 @@ def _goal(figure: str, what: str, direction: str, goal: float, measured: float, 
     }
 
 
-def _kernel(result: Mapping[str, Any]) -> Iterator[Goal]:
+def _kernel(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     for figure in result["kernel"]:
         if figure["network"] in ("rrdb", "large"):
             lowest = 0.9 if figure["network"] == "large" else 0.6
@@ -49,7 +49,7 @@ def _kernel(result: Mapping[str, Any]) -> Iterator[Goal]:
             )
 
 
-def _by_row(result: Mapping[str, Any]) -> Iterator[Goal]:
+def _per_tensor_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     """The whole change with the copy of its shares; results from before there was one lack it."""
     for figure in result["kernel"]:
         value = figure.get("by_row_over_plain_launched")
@@ -57,13 +57,13 @@ def _by_row(result: Mapping[str, Any]) -> Iterator[Goal]:
             yield _goal("alpha change, each weight its own shares / plain", figure["label"], "at most", 1.3, value)
 
 
-def _change(result: Mapping[str, Any]) -> Iterator[Goal]:
+def _change(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     kernels = {
         (figure["part"], figure["network"], figure["precision"]): (figure["replayed_us"] or figure["launched_us"]) / 1e3
         for figure in result["kernel"]
         if figure["as_in_cases"]
     }
-    for case in _tuned(result):
+    for case in _cases_at_tuned_size(result):
         kernel = kernels.get((case["part"], case["network"], case["precision"]))
         found = [row for row in case["rows"] if row["name"] in NO_REFIT and row["change_ms"] is not None]
         if kernel and found:
@@ -72,8 +72,8 @@ def _change(result: Mapping[str, Any]) -> Iterator[Goal]:
             yield _goal("whole alpha change, no refit / blend kernel", what, "at most", 1.5, best["change_ms"] / kernel)
 
 
-def _stall(result: Mapping[str, Any]) -> Iterator[Goal]:
-    for case in _tuned(result):
+def _stall(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
+    for case in _cases_at_tuned_size(result):
         found = [row for row in case["rows"] if row["name"] in NO_STALL and row["changed_over_steady"] is not None]
         if found:
             best = min(found, key=lambda row: row["changed_over_steady"])
@@ -83,23 +83,23 @@ def _stall(result: Mapping[str, Any]) -> Iterator[Goal]:
             )
 
 
-def _refittable(result: Mapping[str, Any]) -> Iterator[Goal]:
-    for case in _tuned(result):
+def _refit_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
+    for case in _cases_at_tuned_size(result):
         value = case["ratios"].get("steady, tensorrt / tensorrt-constant")
         if value is not None:
             what = f"{case['title']}, {case['precision']}"
             yield _goal("refittable / non-refittable TensorRT engine, steady frame", what, "at most", 1.05, value)
 
 
-def _peers(result: Mapping[str, Any]) -> Iterator[Goal]:
+def _peers(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     """Ours and PyTorch's may come from two processes, since TensorRT 8.6 and PyTorch do not fit one: then medians are divided."""
     rows: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for case in _tuned(result):
+    for case in _cases_at_tuned_size(result):
         if case["precision"] == "fp16":
             rows.setdefault(case["title"], []).extend((case, row) for row in case["rows"])
     for title, found in rows.items():
-        ours = [pair for pair in found if pair[1]["name"] in OURS]
-        compiled = [pair for pair in found if pair[1]["name"] in COMPILED]
+        ours = [pair for pair in found if pair[1]["name"] in OUR_MODES]
+        compiled = [pair for pair in found if pair[1]["name"] in COMPILED_MODES]
         if not ours or not compiled:
             continue
         (our_case, our), (their_case, their) = (min(pairs, key=lambda it: it[1]["steady_ms"]) for pairs in (ours, compiled))
@@ -112,14 +112,14 @@ def _peers(result: Mapping[str, Any]) -> Iterator[Goal]:
         )
 
 
-def _agreement(result: Mapping[str, Any]) -> Iterator[Goal]:
+def _agreement(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     for precision, limit in (("fp32", 1e-4), ("fp16", 5e-3)):
         found = [
             (agreement, name, case["title"])
             for case in result["cases"]
             if case["precision"] == precision
             for name, agreement in [*((row["name"], row["agreement"]) for row in case["rows"]), *case["wrong"].items()]
-            if name in OURS
+            if name in OUR_MODES
         ]
         if found:
             worst, name, title = max(found, key=lambda it: it[0]["error"])
@@ -136,5 +136,5 @@ def _agreement(result: Mapping[str, Any]) -> Iterator[Goal]:
             yield _goal("lowest PSNR against PyTorch, dB, fp16", f"{title}, {name}", "at least", 50.0, ratio)
 
 
-def _tuned(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from (case for case in result["cases"] if tuple(case["shape"][2:]) == TUNED)
+def _cases_at_tuned_size(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from (case for case in result["cases"] if tuple(case["shape"][2:]) == TUNED_PLAN_SIZE)

@@ -16,38 +16,40 @@ import onnx
 import pycuda.driver as cuda
 from numpy.typing import NDArray
 
-from benchmarks.gpu.ceilings import Copy
+from benchmarks.gpu.ceilings import DeviceCopy
 from benchmarks.gpu.clock import Clock
-from benchmarks.gpu.per_tensor_coefficients import ratios
+from benchmarks.gpu.per_tensor_coefficients import measure_ratios
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import DniError, EngineError
 from engines.cuda import cuda_graph
-from engines.cuda.blender import DeviceBlender, Live
+from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
-from engines.cuda.members import Members
-from engines.lowering.gpu import Lowered, Weight
-from engines.lowering.recipes import Linear, Recipes
+from engines.cuda.members import DeviceMembers
+from engines.lowering.gpu import LoweredGraph, LoweredWeight
+from engines.lowering.recipes import LinearRecipe, Recipes
 
-ROTATED = 1 << 29
+MIN_ROTATED_BYTES = 1 << 29
 """Bytes that a rotation goes through at least: the largest second-level cache today is an eighth of it."""
-SET_LIMIT = 16
-PER_MARK = 4e-3
+MAX_SETS = 16
+WORK_PER_MARK_S = 4e-3
 """Seconds of work between two marks, a thousand times the events' resolution."""
-TOLERANCE = {np.dtype(np.float32): 4e-6, np.dtype(np.float16): 1.5e-3}
+MAX_RELATIVE_ERROR = {np.dtype(np.float32): 4e-6, np.dtype(np.float16): 1.5e-3}
 """Of each tensor's largest value: one rounding to float16 is 5e-4; float32 sums over 16 members and a fold's square root, 1e-6."""
 
 
-def synthetic(parameters: int, precision: str, tensors: int = 100) -> Lowered:
+def make_synthetic_family(parameters: int, precision: str, tensors: int = 100) -> LoweredGraph:
     """A family of plain tensors, as many numbers in all, for the kernel alone: it has no graph."""
     shape = (-(-parameters // tensors),)
     names = [f"t{number}" for number in range(tensors)]
     dtype = np.dtype(np.float16 if precision == "fp16" else np.float32)
-    recipes = Recipes({name: Linear(name, shape) for name in names}, [])
-    return Lowered(onnx.ModelProto(), recipes, tuple(Weight(name, shape, dtype) for name in names))
+    recipes = Recipes({name: LinearRecipe(name, shape) for name in names}, [])
+    return LoweredGraph(onnx.ModelProto(), recipes, tuple(LoweredWeight(name, shape, dtype) for name in names))
 
 
-def random_members(lowered: Lowered, members: int, dtype: Any = np.float32, seed: int = 0) -> list[dict[str, NDArray[Any]]]:
+def random_members(
+    lowered: LoweredGraph, members: int, dtype: Any = np.float32, seed: int = 0
+) -> list[dict[str, NDArray[Any]]]:
     """Uniform numbers in -1..1 for a synthetic family."""
     rng = np.random.default_rng(seed)
     return [
@@ -58,7 +60,7 @@ def random_members(lowered: Lowered, members: int, dtype: Any = np.float32, seed
 
 def measure(
     device: Device,
-    lowered: Lowered,
+    lowered: LoweredGraph,
     members: Sequence[Mapping[str, NDArray[Any]]],
     clock: Clock,
     copy_bytes_per_second: float,
@@ -67,21 +69,21 @@ def measure(
     """The figures of one family as JSON. The caller holds the device. Raises EngineError where the blend is wrong."""
     shares = np.arange(1.0, len(members) + 1)
     shares /= shares.sum()
-    layout = DeviceLayout.of(lowered)
-    stream = device.stream()
+    layout = DeviceLayout.from_lowered(lowered)
+    stream = device.create_stream()
     with ExitStack() as owned:
         blenders: list[DeviceBlender] = []
-        lives: list[Live] = []
+        lives: list[WeightBuffer] = []
         sets = 2
         while len(blenders) < sets:
-            uploaded = Members(device, layout, lowered.recipes, list(members))
+            uploaded = DeviceMembers(device, layout, lowered.recipes, list(members))
             owned.callback(uploaded.free)
             blenders.append(DeviceBlender(device, uploaded))
-            lives.append(Live(device, layout))
+            lives.append(WeightBuffer(device, layout))
             owned.callback(lives[-1].free)
-            sets = min(max(2, -(-ROTATED // blenders[0].bytes_moved(shares))), SET_LIMIT)
-        bytes_moved = blenders[0].bytes_moved(shares)
-        copies = [Copy(device, -(-bytes_moved // 2), stream, seed) for seed in range(sets)]
+            sets = min(max(2, -(-MIN_ROTATED_BYTES // blenders[0].count_bytes_moved(shares))), MAX_SETS)
+        bytes_moved = blenders[0].count_bytes_moved(shares)
+        copies = [DeviceCopy(device, -(-bytes_moved // 2), stream, seed) for seed in range(sets)]
         for copy in copies:
             owned.callback(copy.free)
 
@@ -94,7 +96,7 @@ def measure(
         error = _error(lowered, members, shares, lives[0])
         launched, replayed = _times(blends, stream, clock, rounds)
         copied = _times([copy.run for copy in copies], stream, clock, rounds)
-        by_row = ratios(blenders, lives, shares, len(members[0]), stream, clock, rounds, PER_MARK)
+        by_row = measure_ratios(blenders, lives, shares, len(members[0]), stream, clock, rounds, WORK_PER_MARK_S)
     seconds = replayed or launched
     return {
         "members": len(members),
@@ -123,11 +125,11 @@ def _times(calls: Sequence[Callable[[], None]], stream: cuda.Stream, clock: Cloc
 
     launched = _median(launch, stream, clock, rounds) / len(calls)
     try:
-        cuda_graph.begin(stream.handle)
+        cuda_graph.begin_capture(stream.handle)
         launch()
-        graph = cuda_graph.end(stream.handle)
+        graph = cuda_graph.end_capture(stream.handle)
     except DniError:
-        cuda_graph.abandon()
+        cuda_graph.abort_capture()
         return launched, None
     replayed = _median(lambda: graph.launch(stream.handle), stream, clock, rounds) / len(calls)
     graph.close()
@@ -145,24 +147,26 @@ def _median(work: Callable[[], None], stream: cuda.Stream, clock: Clock, rounds:
         second = clock.mark(stream.handle)
         clock.wait(stream.handle)
         passed = clock.between(first, second)
-        if passed < PER_MARK and repeats < 10_000 and not seconds:
+        if passed < WORK_PER_MARK_S and repeats < 10_000 and not seconds:
             repeats *= 4
             continue
         seconds.append(passed / repeats)
     return max(float(np.median(seconds[1:] or seconds)), 1e-9)
 
 
-def _error(lowered: Lowered, members: Sequence[Mapping[str, NDArray[Any]]], shares: NDArray[np.float64], live: Live) -> float:
+def _error(
+    lowered: LoweredGraph, members: Sequence[Mapping[str, NDArray[Any]]], shares: NDArray[np.float64], live: WeightBuffer
+) -> float:
     """Largest error of any weight over that weight's largest value, against the float64 blend of the raw tensors."""
-    blended = lowered.recipes.values(blend_float64(members, shares))
+    blended = lowered.recipes.compute_values(blend_float64(members, shares))
     worst = 0.0
     for weight in lowered.weights:
         got = np.empty(weight.shape, weight.dtype)
-        live.buffer.download(got, offset=live.layout.offset(weight.name))
+        live.buffer.download(got, offset=live.layout.offset_of(weight.name))
         expected = blended[weight.name]
         peak = max(float(np.abs(expected).max()), 1e-30)
         error = float(np.abs(np.subtract(got, expected, dtype=np.float64)).max()) / peak
-        if not error <= TOLERANCE[weight.dtype]:
+        if not error <= MAX_RELATIVE_ERROR[weight.dtype]:
             raise EngineError(
                 f"The blend is wrong on this GPU: {weight.name} differs from float64 by {error:.1e} of its range."
             )

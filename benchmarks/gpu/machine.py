@@ -11,16 +11,16 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
 from dni_deploy import __version__
-from dni_deploy.utils.hardware import cores, cpu
+from dni_deploy.utils.hardware import count_cores, read_cpu_info
 from engines.cuda import driver
 
-PACKAGES = ("tensorrt", "polygraphy", "pycuda", "torch", "triton", "onnxruntime-gpu", "onnxruntime", "onnx", "numpy")
+REPORTED_PACKAGES = ("tensorrt", "polygraphy", "pycuda", "torch", "triton", "onnxruntime-gpu", "onnxruntime", "onnx", "numpy")
 
 
-def machine(device: int = 0) -> dict[str, str]:
+def describe_machine(device: int = 0) -> dict[str, str]:
     """By name, in the order in which they are shown. The date is UTC."""
     facts: dict[str, str] = {}
-    answer = driver.ask()
+    answer = driver.query_driver()
     if isinstance(answer, driver.Driver) and device < len(answer.devices):
         name, capability = answer.devices[device]
         facts["gpu"] = name
@@ -30,8 +30,8 @@ def machine(device: int = 0) -> dict[str, str]:
     memory = _smi("memory.total", device)
     if memory:
         facts["gpu memory"] = memory
-    facts["cpu"] = f"{cpu()[0]}, {cores()} cores"
-    for package in PACKAGES:
+    facts["cpu"] = f"{read_cpu_info()[0]}, {count_cores()} cores"
+    for package in REPORTED_PACKAGES:
         found = _version(package)
         if found:
             facts[package] = found

@@ -17,19 +17,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.commit import described
+from benchmarks.commit import describe_commit
 from benchmarks.gpu import result as results
-from benchmarks.gpu.modes import WAYS, largest
-from dni_deploy.errors import EnvironmentProblem
+from benchmarks.gpu.modes import GPU_BACKEND_MODES, max_plan_size
+from dni_deploy.errors import UnavailableError
 from engines import ENGINES
 from engines.cuda import driver
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARE = 0.5
+MAX_TASK_TIME_FRACTION = 0.5
 """Of the time that is left, which one task may take at most."""
-GRACE = 20.0
+TASK_GRACE_S = 20.0
 """Seconds that a task may run over before it is ended."""
-BUILT = tuple(dict.fromkeys(way.engine for way in WAYS if way.engine is not None and ENGINES[way.engine].builder is not None))
+BUILDABLE_ENGINES = tuple(
+    dict.fromkeys(way.engine for way in GPU_BACKEND_MODES if way.engine is not None and ENGINES[way.engine].builder is not None)
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def tasks(plans: bool) -> Iterator[Task]:
     for shape in ((720, 1280), (256, 256), (1080, 1920)):
         for precision in ("fp16", "fp32"):
             for network in ("rrdb", "compact", "dncnn", "transformer"):
-                if plans and largest(shape) == shape:  # smaller ones use the plans of the first shape
-                    yield from (_plan(network, shape, precision, engine) for engine in BUILT)
+                if plans and max_plan_size(shape) == shape:  # smaller ones use the plans of the first shape
+                    yield from (_plan(network, shape, precision, engine) for engine in BUILDABLE_ENGINES)
                 yield _case(network, shape, precision)
 
 
@@ -61,12 +63,12 @@ def _plan(network: str, shape: tuple[int, int], precision: str, engine: str) -> 
 
 def _case(network: str, shape: tuple[int, int], precision: str) -> Task:
     size = f"{shape[1]}x{shape[0]}"
-    rows = ",".join(way.name for way in WAYS)
+    rows = ",".join(way.name for way in GPU_BACKEND_MODES)
     arguments = (network, "--shape", size, "--precision", precision, "--rows", rows, "--no-build")
     return Task(f"{network} {size} {precision}", arguments, case=(network, shape, precision))
 
 
-def has(result: results.Result | None, task: Task) -> bool:
+def has_result(result: results.Result | None, task: Task) -> bool:
     """Whether the output already holds what the task would add."""
     if result is None:
         return False
@@ -78,17 +80,17 @@ def has(result: results.Result | None, task: Task) -> bool:
 
 def run(task: Task, common: tuple[str, ...], output: Path, left: float) -> results.Result | None:
     """Do it in a process; what it wrote before it ended or was ended, or None."""
-    limit = max(30.0, left * SHARE)
+    limit = max(30.0, left * MAX_TASK_TIME_FRACTION)
     command = [sys.executable, "-m", "benchmarks.gpu.__main__", *task.arguments, *common]
     command += ["--budget", f"{limit:.0f}", "--output", str(output)]
     try:
         code = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=min(limit + GRACE, left), check=False
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=min(limit + TASK_GRACE_S, left), check=False
         ).returncode
         if code:
             print(f"{task.name}: ended with {code}", file=sys.stderr, flush=True)
     except subprocess.TimeoutExpired:
-        print(f"{task.name}: ended after {limit + GRACE:.0f} s", file=sys.stderr, flush=True)
+        print(f"{task.name}: ended after {limit + TASK_GRACE_S:.0f} s", file=sys.stderr, flush=True)
     return results.read(output) if output.exists() else None
 
 
@@ -101,27 +103,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commit", help="what was measured, where there is no git")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON")
     given = parser.parse_args(arguments)
-    obstacle = driver.obstacle()
+    obstacle = driver.why_gpu_unavailable()
     if obstacle is not None:
         print(f"Error: Nothing can be measured on a GPU: {obstacle}.", file=sys.stderr)
-        return EnvironmentProblem.exit_code
+        return UnavailableError.exit_code
     ends = time.monotonic() + given.budget
     whole = results.read(given.output) if given.output.exists() else None
     with tempfile.TemporaryDirectory(prefix="dni-bench-") as folder:
         scratch = Path(folder)
         common = ["--prepared", str(given.prepared.resolve()), "--work", str((given.work or scratch / "work").resolve())]
-        common += ["--commit", given.commit or described(ROOT), "--seconds", str(given.seconds)]
-        for number, task in enumerate(tasks(ENGINES["tensorrt"].obstacle(None) is None)):
+        common += ["--commit", given.commit or describe_commit(ROOT), "--seconds", str(given.seconds)]
+        for number, task in enumerate(tasks(ENGINES["tensorrt"].unavailable_reason(None) is None)):
             left = ends - time.monotonic()
-            if left < GRACE:
+            if left < TASK_GRACE_S:
                 print(f"no time left for {task.name} and what follows", file=sys.stderr, flush=True)
                 break
-            if has(whole, task):
+            if has_result(whole, task):
                 continue
             print(f"[{left:.0f} s left] {task.name}", file=sys.stderr, flush=True)
             found = run(task, tuple(common), scratch / f"{number}.json", left)
             if found is not None:
-                whole = results.merged([found] if whole is None else [whole, found])
+                whole = results.merge_results([found] if whole is None else [whole, found])
                 results.write(given.output, whole)
     if whole is not None:
         print(results.short_table(whole))

@@ -13,12 +13,12 @@ from typing import Any
 from benchmarks.gpu import result as results
 from benchmarks.gpu.case import run_case
 from benchmarks.gpu.clock import Clock
-from benchmarks.gpu.modes import Way, build_plan, largest
-from benchmarks.gpu.prepared import Prepared
+from benchmarks.gpu.modes import GpuBackendMode, build_plan, max_plan_size
+from benchmarks.gpu.prepared import PreparedNetwork
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError
 
-LARGE = 100_000_000
+LARGE_FAMILY_PARAMETERS = 100_000_000
 """Numbers per member of the large family, which has no network."""
 
 
@@ -30,34 +30,34 @@ class Measurement:
     seconds    of timing per case.  output: JSON, or None.
     """
 
-    prepared: Path
+    prepared_folder: Path
     work: Path
     result: results.Result
     output: Path | None = None
-    ends: float = field(default_factory=lambda: time.monotonic() + 1e9)
+    deadline: float = field(default_factory=lambda: time.monotonic() + 1e9)
     may_build: bool = True
     seconds: float = 12.0
 
-    def left(self) -> float:
-        return self.ends - time.monotonic()
+    def seconds_left(self) -> float:
+        return self.deadline - time.monotonic()
 
-    def network(self, name: str) -> Prepared:
-        return Prepared.load(self.prepared, name)
+    def network(self, name: str) -> PreparedNetwork:
+        return PreparedNetwork.load(self.prepared_folder, name)
 
-    def bundle(self, prepared: Prepared, shape: tuple[int, int]) -> Bundle:
+    def bundle(self, prepared: PreparedNetwork, shape: tuple[int, int]) -> Bundle:
         """One for each size of plan."""
         self.work.mkdir(parents=True, exist_ok=True)
-        return prepared.bundle(self.work / "{}-{}x{}.dni".format(prepared.name, *largest(shape)))
+        return prepared.bundle(self.work / "{}-{}x{}.dni".format(prepared.name, *max_plan_size(shape)))
 
     def build(
-        self, names: Sequence[str], shapes: Sequence[tuple[int, int]], precisions: Sequence[str], ways: Sequence[Way]
+        self, names: Sequence[str], shapes: Sequence[tuple[int, int]], precisions: Sequence[str], ways: Sequence[GpuBackendMode]
     ) -> None:
         """The plans that the ways need, and nothing else."""
-        for name, upto in itertools.product(names, dict.fromkeys(map(largest, shapes))):
+        for name, upto in itertools.product(names, dict.fromkeys(map(max_plan_size, shapes))):
             bundle = self.bundle(self.network(name), upto)
             for precision in precisions:
                 for engine in dict.fromkeys(way.engine for way in ways if way.engine is not None):
-                    if self.left() <= 0:
+                    if self.seconds_left() <= 0:
                         return
                     began = time.monotonic()
                     try:
@@ -71,20 +71,20 @@ class Measurement:
         names: Sequence[str],
         shapes: Sequence[tuple[int, int]],
         precisions: Sequence[str],
-        ways: Sequence[Way],
+        ways: Sequence[GpuBackendMode],
         clock: Clock,
     ) -> None:
         """Every network at every shape and precision, while there is time."""
         for shape in shapes:
             for precision in precisions:
                 for name in names:
-                    if not ways or self.left() <= 0:
+                    if not ways or self.seconds_left() <= 0:
                         return
                     say(f"{name} {shape[1]}x{shape[0]} {precision}")
                     prepared = self.network(name)
                     case = run_case(
                         prepared,
-                        self.prepared,
+                        self.prepared_folder,
                         self.bundle(prepared, shape),
                         shape,
                         precision,
@@ -92,16 +92,18 @@ class Measurement:
                         clock,
                         may_build=self.may_build,
                         seconds=self.seconds,
-                        budget=self.left(),
+                        budget=self.seconds_left(),
                         say=say,
                         keep=self._keep,
                     )
                     self._keep(case)
 
-    def kernel(self, names: Sequence[str], precisions: Sequence[str], clock: Clock, large: int = LARGE) -> None:
+    def kernel(
+        self, names: Sequence[str], precisions: Sequence[str], clock: Clock, large: int = LARGE_FAMILY_PARAMETERS
+    ) -> None:
         """The ceilings, and the blend kernel for every network's weights and for a large family."""
         from benchmarks.gpu.ceilings import copy_rate, matrix_rates
-        from benchmarks.gpu.kernel import measure, random_members, synthetic
+        from benchmarks.gpu.kernel import make_synthetic_family, measure, random_members
         from engines.cuda.device import Device
         from engines.lowering.gpu import lower_for_gpu
 
@@ -124,9 +126,9 @@ class Measurement:
                             halves = [{key: value.astype("float16") for key, value in member.items()} for member in members]
                             figures = measure(device, lowered, halves, clock, copy)
                             self._kernel(prepared.title, name, precision, "fp16", figures)
-                for precision in precisions if large and self.left() > 0 else ():
+                for precision in precisions if large and self.seconds_left() > 0 else ():
                     say(f"kernel, {large} numbers")
-                    lowered = synthetic(large, precision)
+                    lowered = make_synthetic_family(large, precision)
                     many = random_members(lowered, 4, lowered.weights[0].dtype)
                     figures = measure(device, lowered, many, clock, copy)
                     self._kernel(f"{large / 1e6:g} M parameters", "large", precision, precision, figures)
@@ -136,7 +138,7 @@ class Measurement:
     def _keep(self, case: dict[str, Any]) -> None:
         """A case, in place of what was known of it before."""
         self.result["cases"].append({"part": 0, **case})
-        merged = results.merged([self.result])
+        merged = results.merge_results([self.result])
         self.result["cases"] = merged["cases"]
         self.write()
 
@@ -148,7 +150,7 @@ class Measurement:
 
     def write(self) -> None:
         if self.output is not None:
-            results.write(self.output, results.merged([self.result]))
+            results.write(self.output, results.merge_results([self.result]))
 
 
 def say(text: str) -> None:

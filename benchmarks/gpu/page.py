@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dni_deploy.errors import shown
+from dni_deploy.errors import escape_name
 
 COMMANDS = """    python -m benchmarks.gpu --prepare prepared                               # where PyTorch is; no GPU needed
     python -m benchmarks.gpu.measure_all --prepared prepared -o part.json             # on the GPU, 25 minutes; again to go on
     python -m benchmarks.gpu --merge part.json -o benchmarks/results/gpu.json
     python -m benchmarks --page"""
-HOW = (
+METHOD_NOTE = (
     "How: every way in turn, round after round, and medians. Change, first and steady frame are the GPU's own time, by "
     "events behind frames that were queued before; the change on an idle GPU is the host's, from the call to its end. The "
     "last ratio is of frames one by one, as a Session runs them, by the host's clock; with two engines the change is that "
@@ -19,7 +19,7 @@ HOW = (
     "largest value has no time. TensorRT's plans take 64x64 to 1280x720 and are tuned for 1280x720, those for larger frames "
     "to that size. Weights are random, of two members."
 )
-FIGURES = (
+TABLE_FIGURES = (
     ("change_ms", "alpha change, ms"),
     ("first_ms", "first frame after it, ms"),
     ("steady_ms", "steady frame, ms"),
@@ -41,7 +41,7 @@ def gpu_lines(result: Mapping[str, Any] | None) -> list[str]:
     lines += ["Made by these commands from benchmarks/results/gpu.json; do not edit by hand.", "", COMMANDS, ""]
     for number, part in enumerate(result["parts"]):
         lines += _part(number, part, [case for case in result["cases"] if case["part"] == number])
-    lines += [HOW, "", *_goals(result), *_kernel(result)]
+    lines += [METHOD_NOTE, "", *_goals(result), *_kernel(result)]
     groups: dict[tuple[str, str, tuple[int, ...]], list[Mapping[str, Any]]] = {}
     for case in sorted(result["cases"], key=lambda case: (case["network"], case["precision"], case["shape"], case["part"])):
         groups.setdefault((case["network"], case["precision"], tuple(case["shape"])), []).append(case)
@@ -53,19 +53,19 @@ def gpu_lines(result: Mapping[str, Any] | None) -> list[str]:
 def _part(number: int, part: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> list[str]:
     """Where figures come from, and what none of its cases could run."""
     machine = part["machine"]
-    facts = ", ".join(f"{name} {shown(value)}" for name, value in machine.items() if name not in ("gpu", "date"))
-    name, date = shown(machine.get("gpu", "unknown GPU")), machine.get("date", "undated")
+    facts = ", ".join(f"{name} {escape_name(value)}" for name, value in machine.items() if name not in ("gpu", "date"))
+    name, date = escape_name(machine.get("gpu", "unknown GPU")), machine.get("date", "undated")
     lines = [f"Part {number + 1}: {name}, {date}, commit {part['commit']}; {facts}."]
     if part["ceilings"]:
         products = "".join(f"; {rate / 1e12:.0f} TFLOP/s in {name}" for name, rate in part["ceilings"]["products"].items())
         lines[0] += f" A copy in its memory moves {part['ceilings']['copy'] / 1e12:.2f} TB/s, read plus written"
         lines[0] += f"; a large matrix product runs at{products[1:]}." if products else "."
-    for why, names in _reasons(_everywhere(cases)).items():
-        lines.append(f"Without {', '.join(names)}: {shown(why, 300)}.")
+    for why, names in _reasons(_find_common_skips(cases)).items():
+        lines.append(f"Without {', '.join(names)}: {escape_name(why, 300)}.")
     return ["\n".join(lines), ""]
 
 
-def _everywhere(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _find_common_skips(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What every case of a part left out, for the same reason."""
     found = [set(case["skipped"].items()) for case in cases]
     return dict(sorted(set.intersection(*found))) if found else {}
@@ -121,18 +121,18 @@ def _cases(cases: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]
     lines = [
         f"### {first['title']}, {first['shape'][3]}x{first['shape'][2]}, {first['precision']}",
         "",
-        "| way | part | " + " | ".join(title for _, title in FIGURES) + " | error |",
-        "|---" * (len(FIGURES) + 3) + "|",
+        "| way | part | " + " | ".join(title for _, title in TABLE_FIGURES) + " | error |",
+        "|---" * (len(TABLE_FIGURES) + 3) + "|",
     ]
     for case in cases:
         for row in case["rows"]:
-            cells = " | ".join("-" if row[key] is None else f"{row[key]:.4g}" for key, _ in FIGURES)
+            cells = " | ".join("-" if row[key] is None else f"{row[key]:.4g}" for key, _ in TABLE_FIGURES)
             lines.append(f"| {row['title']} | {case['part'] + 1} | {cells} | {row['agreement']['error']:.1e} |")
     for case in cases:
-        told = _everywhere([other for other in whole if other["part"] == case["part"]])
+        told = _find_common_skips([other for other in whole if other["part"] == case["part"]])
         here = {name: why for name, why in case["skipped"].items() if told.get(name) != why}
         lines += [
-            f"\nNot run in part {case['part'] + 1}: {', '.join(names)}: {shown(why, 300)}."
+            f"\nNot run in part {case['part'] + 1}: {', '.join(names)}: {escape_name(why, 300)}."
             for why, names in _reasons(here).items()
         ]
     return [*lines, ""]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.gpu.clock import Clock
 from dni_deploy.errors import DniError
 from engines.cuda import cuda_graph
-from engines.cuda.blender import DeviceBlender, Live
+from engines.cuda.blender import DeviceBlender, WeightBuffer
 
 
 def some_rows(weights: int, members: int, seed: int) -> NDArray[np.float64]:
@@ -23,9 +23,9 @@ def some_rows(weights: int, members: int, seed: int) -> NDArray[np.float64]:
     return np.random.default_rng(seed).dirichlet(np.ones(members), weights)
 
 
-def ratios(
+def measure_ratios(
     blenders: Sequence[DeviceBlender],
-    lives: Sequence[Live],
+    lives: Sequence[WeightBuffer],
     shares: NDArray[np.float64],
     weights: int,
     stream: cuda.Stream,
@@ -41,30 +41,30 @@ def ratios(
     rows = [some_rows(weights, len(shares), seed) for seed in range(2)]
     turn, fresh = 0, True
 
-    def plain() -> None:
+    def blend_plain() -> None:
         for blender, live in pairs:
             blender.blend(shares, live, stream)
 
-    def by_row() -> None:
+    def blend_per_tensor() -> None:
         nonlocal turn
         turn += fresh  # other rows than a set has, so that they are copied
         for blender, live in pairs:
             blender.blend(rows[turn % 2], live, stream)
 
-    launched = _ratio(by_row, plain, stream, clock, rounds, per_mark)
+    launched = _ratio(blend_per_tensor, blend_plain, stream, clock, rounds, per_mark)
     fresh = False  # which a graph cannot do
-    graphs: list[cuda_graph.Graph] = []
+    graphs: list[cuda_graph.CudaGraph] = []
     try:
-        for work in (plain, by_row):
-            cuda_graph.begin(stream.handle)
+        for work in (blend_plain, blend_per_tensor):
+            cuda_graph.begin_capture(stream.handle)
             work()
-            graphs.append(cuda_graph.end(stream.handle))
+            graphs.append(cuda_graph.end_capture(stream.handle))
         first, second = graphs
         replayed = _ratio(
             lambda: second.launch(stream.handle), lambda: first.launch(stream.handle), stream, clock, rounds, per_mark
         )
     except DniError:
-        cuda_graph.abandon()
+        cuda_graph.abort_capture()
         return launched, None
     finally:
         for graph in graphs:

@@ -10,47 +10,49 @@ import onnx
 import torch
 from torch import nn
 
-from benchmarks.gpu.prepared import ALPHAS, Prepared, random_input
+from benchmarks.gpu.prepared import REFERENCE_ALPHAS, PreparedNetwork, random_input
 from benchmarks.gpu.random_weights import State, digest, family
 from benchmarks.networks import NETWORKS
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
-from exporters.architectures import find
-from exporters.cache import cached_lift
+from exporters.architectures import find_architecture
+from exporters.cache import export_graph_cached
 
-OPSET = 17
+EXPORT_OPSET = 17
 """The newest that TensorRT 8.6 reads."""
-SIDE = 64
-SEED = 20181126
+REFERENCE_SIDE_PX = 64
+WEIGHTS_SEED = 20181126
 """Of the weights: the day of the paper's first version."""
 
 
-def prepare(folder: Path, name: str, *, title: str | None = None, build: Callable[[], nn.Module] | None = None) -> Prepared:
+def prepare(
+    folder: Path, name: str, *, title: str | None = None, build: Callable[[], nn.Module] | None = None
+) -> PreparedNetwork:
     """Write the network's three files. name is one of NETWORKS, or `title` and `build` tell of another."""
     title = NETWORKS[name].title if title is None else title
     net = (NETWORKS[name].build if build is None else build)()
     tensors = {key: value.numpy() for key, value in net.state_dict().items()}
-    architecture = find("auto", tensors)
-    signature = architecture.signature(net)
-    lifted, _ = cached_lift(architecture.name, net, signature, opset=OPSET)
+    architecture = find_architecture("auto", tensors)
+    signature = architecture.resolve_signature(net)
+    lifted, _ = export_graph_cached(architecture.name, net, signature, opset=EXPORT_OPSET)
     graph = onnx.ModelProto()
     graph.CopyFrom(lifted.graph)
-    for initializer in onnx_weights.weight_initializers(graph, lifted.names):
-        onnx_weights.strip(initializer)
+    for initializer in onnx_weights.find_weight_initializers(graph, lifted.names):
+        onnx_weights.strip_initializer(initializer)
     shapes = {key: tensors[key].shape for key in lifted.names}
-    states = family(shapes, seed=SEED)
-    prepared = Prepared(name, title, architecture.name, signature, SEED, shapes, digest(states), graph)
-    prepared.save(folder, _expected(net, signature, states))
+    states = family(shapes, seed=WEIGHTS_SEED)
+    prepared = PreparedNetwork(name, title, architecture.name, signature, WEIGHTS_SEED, shapes, digest(states), graph)
+    prepared.save(folder, _compute_reference(net, signature, states))
     return prepared
 
 
-def _expected(net: nn.Module, signature: Signature, states: Mapping[str, State]) -> dict[str, np.ndarray]:
-    """The input and, for each of ALPHAS, the output of the float64 network with float64-blended weights, rounded to float32."""
+def _compute_reference(net: nn.Module, signature: Signature, states: Mapping[str, State]) -> dict[str, np.ndarray]:
+    """The input and, for each of REFERENCE_ALPHAS, the output of the float64 network with float64-blended weights, rounded to float32."""
     net = net.double().eval()
-    x = random_input(signature, (1, signature.input_channels, SIDE, SIDE), SEED)
+    x = random_input(signature, (1, signature.input_channels, REFERENCE_SIDE_PX, REFERENCE_SIDE_PX), WEIGHTS_SEED)
     outputs = {"x": x}
-    for name, shares in ALPHAS.items():
+    for name, shares in REFERENCE_ALPHAS.items():
         blended = blend_float64(list(states.values()), np.array(shares))
         net.load_state_dict({key: torch.from_numpy(value) for key, value in blended.items()}, strict=False)
         with torch.inference_mode():

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from benchmarks.gpu.random_weights import State, digest, family
 from dni_deploy.bundle.bundle import Bundle, write_bundle
 from dni_deploy.checkpoints.family import Family
-from dni_deploy.errors import InputError, shown
+from dni_deploy.errors import InputError, escape_name
 from dni_deploy.signature import Signature
-from dni_deploy.utils.atomic_write import publish_bytes, publish_file
+from dni_deploy.utils.atomic_write import write_bytes_atomically, write_file_atomically
 
-ALPHAS: dict[str, tuple[float, float]] = {"mixed": (0.35, 0.65), "second": (0.0, 1.0), "first": (1.0, 0.0)}
+REFERENCE_ALPHAS: dict[str, tuple[float, float]] = {"mixed": (0.35, 0.65), "second": (0.0, 1.0), "first": (1.0, 0.0)}
 """Shares at which outputs are compared; the networks of this benchmark have two members."""
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedNetwork:
     """One network.
 
     title         for tables.
@@ -59,12 +59,12 @@ class Prepared:
         """A real bundle at that path, written unless it is there. The graph's weights get the first member's numbers."""
         if (folder / "manifest.json").is_file():
             return Bundle.open(folder)
-        members = Family.of(dict(self.states()))
+        members = Family.from_checkpoints(dict(self.states()))
         facts = {"made by": "benchmarks.gpu.__main__"}
         return write_bundle(folder, self.graph, members, self.signature, architecture=self.architecture, graph_facts=facts)
 
     def save(self, folder: Path, expected: dict[str, NDArray[Any]]) -> None:
-        """Write the three files. expected: "x" and an output for each of ALPHAS."""
+        """Write the three files. expected: "x" and an output for each of REFERENCE_ALPHAS."""
         folder.mkdir(parents=True, exist_ok=True)
         facts = {
             "schema": 1,
@@ -75,21 +75,21 @@ class Prepared:
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "weights_sha256": self.weights_sha256,
         }
-        publish_bytes(folder / f"{self.name}.onnx", self.graph.SerializeToString(deterministic=True), force=True)
-        publish_bytes(folder / f"{self.name}.json", (json.dumps(facts, indent=1) + "\n").encode(), force=True)
-        with publish_file(folder / f"{self.name}.npz", force=True) as path, path.open("wb") as file:
+        write_bytes_atomically(folder / f"{self.name}.onnx", self.graph.SerializeToString(deterministic=True), force=True)
+        write_bytes_atomically(folder / f"{self.name}.json", (json.dumps(facts, indent=1) + "\n").encode(), force=True)
+        with write_file_atomically(folder / f"{self.name}.npz", force=True) as path, path.open("wb") as file:
             np.savez_compressed(file, **expected)  # type: ignore[arg-type]  # its stub takes every keyword for allow_pickle
 
     @classmethod
-    def load(cls, folder: Path, name: str) -> Prepared:
+    def load(cls, folder: Path, name: str) -> PreparedNetwork:
         """Raises InputError if the files are not there."""
         try:
             facts = json.loads((folder / f"{name}.json").read_bytes())
             graph = onnx.ModelProto.FromString((folder / f"{name}.onnx").read_bytes())
         except OSError:
             raise InputError(
-                f"{shown(name)} is not prepared in {shown(folder)}; where PyTorch is: "
-                f"python -m benchmarks.gpu --prepare {shown(folder)}"
+                f"{escape_name(name)} is not prepared in {escape_name(folder)}; where PyTorch is: "
+                f"python -m benchmarks.gpu --prepare {escape_name(folder)}"
             ) from None
         shapes = {key: tuple(shape) for key, shape in facts["shapes"].items()}
         return cls(
@@ -104,8 +104,8 @@ class Prepared:
         )
 
 
-def expected_outputs(folder: Path, name: str) -> dict[str, NDArray[np.float32]]:
-    """ "x" and the outputs by name of ALPHAS that `save` wrote."""
+def read_expected_outputs(folder: Path, name: str) -> dict[str, NDArray[np.float32]]:
+    """ "x" and the outputs by name of REFERENCE_ALPHAS that `save` wrote."""
     with np.load(folder / f"{name}.npz") as stored:
         return {key: stored[key] for key in stored.files}
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 State = dict[str, NDArray[np.float32]]
-STEP = 0.05
+MEMBER_DISTANCE = 0.05
 """Of each tensor's own spread: how far a member is from the ancestor."""
 
 
@@ -29,7 +29,7 @@ def family(shapes: Mapping[str, tuple[int, ...]], members: int = 2, seed: int = 
     states = {"m0": ancestor}
     for number in range(1, members):
         states[f"m{number}"] = {
-            name: value + np.float32(STEP * spreads[name]) * rng.standard_normal(value.shape, np.float32)
+            name: value + np.float32(MEMBER_DISTANCE * spreads[name]) * rng.standard_normal(value.shape, np.float32)
             for name, value in ancestor.items()
         }
     for state in states.values():

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.goals import goals
-from dni_deploy.errors import InputError, shown
-from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.errors import InputError, escape_name
+from dni_deploy.utils.atomic_write import write_bytes_atomically
 
-SCHEMA = 1
+RESULT_SCHEMA_VERSION = 1
 Result = dict[str, Any]
 
 
-def empty(machine: Mapping[str, str], commit: str) -> Result:
+def make_empty_result(machine: Mapping[str, str], commit: str) -> Result:
     part = {"commit": commit, "machine": dict(machine), "ceilings": None}
-    return {"schema": SCHEMA, "parts": [part], "kernel": [], "cases": []}
+    return {"schema": RESULT_SCHEMA_VERSION, "parts": [part], "kernel": [], "cases": []}
 
 
-def merged(results: Iterable[Result]) -> Result:
+def merge_results(results: Iterable[Result]) -> Result:
     """All figures in one. Parts of one machine, date and commit become one; of two measurements of one thing the later counts."""
     parts: list[dict[str, Any]] = []
     kernel: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -47,7 +47,7 @@ def merged(results: Iterable[Result]) -> Result:
         for case in result["cases"]:
             number = numbers[case.get("part", 0)]
             cases[number, case["network"], tuple(case["shape"]), case["precision"]] = {**case, "part": number}
-    whole = {"schema": SCHEMA, "parts": parts, "kernel": list(kernel.values()), "cases": list(cases.values())}
+    whole = {"schema": RESULT_SCHEMA_VERSION, "parts": parts, "kernel": list(kernel.values()), "cases": list(cases.values())}
     return {**whole, "goals": goals(whole)}
 
 
@@ -56,18 +56,18 @@ def read(path: Path) -> Result:
     try:
         result = json.loads(path.read_bytes())
     except OSError:
-        raise InputError(f"{shown(path)} is not there.") from None
+        raise InputError(f"{escape_name(path)} is not there.") from None
     except ValueError:
-        raise InputError(f"{shown(path)} is not JSON.") from None
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA or "cases" not in result:
-        raise InputError(f"{shown(path)} is not a result of the GPU benchmark, schema {SCHEMA}.")
+        raise InputError(f"{escape_name(path)} is not JSON.") from None
+    if not isinstance(result, dict) or result.get("schema") != RESULT_SCHEMA_VERSION or "cases" not in result:
+        raise InputError(f"{escape_name(path)} is not a result of the GPU benchmark, schema {RESULT_SCHEMA_VERSION}.")
     return result
 
 
 def write(path: Path, result: Result) -> None:
     """The whole file or the one before: a kill in between loses nothing that was written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    publish_bytes(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode(), force=True)
+    write_bytes_atomically(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode(), force=True)
 
 
 def short_table(result: Result) -> str:

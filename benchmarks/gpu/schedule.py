@@ -2,7 +2,7 @@
 
 A turn of one way, on its stream:
 
-    frames . frame . change . frame . frame       queued at once, dots are marks: behind LEAD seconds of frames the GPU does not
+    frames . frame . change . frame . frame       queued at once, dots are marks: behind LEAD_S seconds of frames the GPU does not
                                                   wait for the host to queue the rest
     change, finish                                on an idle GPU, by the host's clock
     frame                                         by the host's clock, up to its end
@@ -25,25 +25,25 @@ from numpy.typing import NDArray
 from benchmarks.gpu.clock import Clock
 from engines.interface import DeviceEngine
 
-FEWEST, MOST = 3, 60
+MIN_ROUNDS, MAX_ROUNDS = 3, 60
 """Rounds that count."""
-PATIENCE = 4
+MAX_TIME_FACTOR = 4
 """Times the seconds that were given, after which the fewest rounds are not waited for."""
-LEAD, LEADING = 5e-3, 20
+LEAD_S, MAX_LEAD_FRAMES = 5e-3, 20
 """Seconds of frames, and at most so many, that are queued before the first mark."""
 
 
 @dataclass(frozen=True)
-class Opened:
+class TimedEngine:
     """An engine to be timed. changes: whether alpha can change; ahead: whether its idle slot is changed while a frame runs."""
 
     engine: DeviceEngine
     changes: bool = True
-    ahead: bool = False
+    async_refit: bool = False
 
 
 @dataclass
-class Samples:
+class GpuTimingSamples:
     """Seconds by the GPU's events, one entry per round: `host_` ones by the host's clock.
 
     change        the change alone, behind a frame.        first    the frame after it.
@@ -61,8 +61,8 @@ class Samples:
     host_frame: list[float] = field(default_factory=list)
 
 
-def interleaved(
-    ways: Mapping[str, Opened],
+def time_interleaved(
+    ways: Mapping[str, TimedEngine],
     inputs: Sequence[NDArray[np.float32]],
     members: int,
     clock: Clock,
@@ -70,14 +70,14 @@ def interleaved(
     *,
     seed: int = 0,
     lost: dict[str, Exception] | None = None,
-) -> dict[str, Samples]:
-    """Time all ways for about so many seconds: FEWEST to MOST rounds, fewer where even those take far longer, and one that does not count.
+) -> dict[str, GpuTimingSamples]:
+    """Time all ways for about so many seconds: MIN_ROUNDS to MAX_ROUNDS rounds, fewer where even those take far longer, and one that does not count.
 
     inputs: several pictures of one shape, taken in turn. Alpha is another random point in every turn's change, the same for all.
     lost: gets the ways that failed, which have no samples then; without it the first failure is raised.
     """
     rng = np.random.default_rng(seed)
-    samples: dict[str, Samples] = {}
+    samples: dict[str, GpuTimingSamples] = {}
     leads: dict[str, int] = {}
 
     def attempt(name: str, work: Callable[[], None]) -> None:
@@ -91,44 +91,46 @@ def interleaved(
 
     def start(name: str) -> None:
         leads[name] = _warm(ways[name].engine, inputs[0], members, clock)
-        samples[name] = Samples()
+        samples[name] = GpuTimingSamples()
 
     for name in ways:
         attempt(name, partial(start, name))
     began = clock.now()
-    for number in range(MOST + 1):
+    for number in range(MAX_ROUNDS + 1):
         shares = rng.dirichlet(np.ones(members), 3)
         names = list(samples)
         if not names:
             break
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            kept = samples[name] if number else Samples()
+            kept = samples[name] if number else GpuTimingSamples()
             attempt(name, partial(_turn, ways[name], leads[name], inputs[number % len(inputs)], shares, clock, kept))
         if number == 0:
             began = clock.now()
             continue
         passed = clock.now() - began
-        if passed >= (seconds if number >= FEWEST else seconds * PATIENCE):
+        if passed >= (seconds if number >= MIN_ROUNDS else seconds * MAX_TIME_FACTOR):
             break
     return samples
 
 
 def _warm(engine: DeviceEngine, x: NDArray[np.float32], members: int, clock: Clock) -> int:
-    """Give every slot weights, an input and a first frame; how many frames take LEAD seconds."""
+    """Give every slot weights, an input and a first frame; how many frames take LEAD_S seconds."""
     for slot in range(engine.slots):
         engine.refit(slot, np.full(members, 1 / members))
-        engine.place(slot, x)
+        engine.upload(slot, x)
         engine.enqueue(slot)
-        engine.finish(slot)
+        engine.synchronize(slot)
         clock.wait(engine.stream_handle(slot))
-    return min(max(math.ceil(LEAD / max(_frame(engine, 0, clock), 1e-6)), 1), LEADING)
+    return min(max(math.ceil(LEAD_S / max(_frame(engine, 0, clock), 1e-6)), 1), MAX_LEAD_FRAMES)
 
 
-def _turn(way: Opened, lead: int, x: NDArray[np.float32], shares: NDArray[np.float64], clock: Clock, kept: Samples) -> None:
+def _turn(
+    way: TimedEngine, lead: int, x: NDArray[np.float32], shares: NDArray[np.float64], clock: Clock, kept: GpuTimingSamples
+) -> None:
     engine = way.engine
     stream = engine.stream_handle(0)
     clock.forget()
-    engine.place(0, x)
+    engine.upload(0, x)
     for _ in range(lead):
         engine.enqueue(0)
     marks: list[Any] = [clock.mark(stream)]
@@ -147,15 +149,19 @@ def _turn(way: Opened, lead: int, x: NDArray[np.float32], shares: NDArray[np.flo
         kept.first.append(clock.between(marks[2], marks[3]))
         started = clock.now()
         engine.refit(0, shares[1])
-        engine.finish(0)
+        engine.synchronize(0)
         kept.host_change.append(clock.now() - started)
     kept.host_steady.append(_frame(engine, 0, clock))
     if way.changes:
-        kept.host_changed.append(_ahead(engine, shares[2], clock) if way.ahead else _before(engine, shares[2], clock))
+        kept.host_changed.append(
+            _time_frame_beside_change(engine, shares[2], clock)
+            if way.async_refit
+            else _time_frame_after_change(engine, shares[2], clock)
+        )
     started = clock.now()
-    engine.place(0, x)
+    engine.upload(0, x)
     engine.enqueue(0)
-    engine.fetch(0)
+    engine.download(0)
     kept.host_frame.append(clock.now() - started)
 
 
@@ -166,7 +172,7 @@ def _frame(engine: DeviceEngine, slot: int, clock: Clock) -> float:
     return clock.now() - started
 
 
-def _before(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> float:
+def _time_frame_after_change(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> float:
     """A frame with a change before it, in the one slot."""
     started = clock.now()
     engine.refit(0, shares)
@@ -175,16 +181,16 @@ def _before(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> 
     return clock.now() - started
 
 
-def _ahead(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> float:
+def _time_frame_beside_change(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> float:
     """A frame of slot 0 while slot 1 is changed, both to their end: the next frame would be slot 1's, without a wait."""
     started = clock.now()
     engine.enqueue(0)
     engine.refit(1, shares)
     clock.wait(engine.stream_handle(0))
-    engine.finish(1)
+    engine.synchronize(1)
     return clock.now() - started
 
 
-def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+def compute_median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
     """Median of the ratios round by round."""
     return float(np.median(np.divide(above, below)))

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, MismatchError
-from exporters.architectures import find
+from exporters.architectures import find_architecture
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-ALIGNMENT = 256
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+TENSOR_ALIGNMENT_BYTES = 256
 """Bytes at which each tensor begins, as cudaMalloc would give them."""
-WARM_UP = 4
+WARM_UP_FRAMES = 4
 """Frames before the first that counts: torch.compile compiles in the first, records in the second."""
 
 
@@ -35,12 +35,12 @@ class TorchPeer:
     def __init__(self, bundle: Bundle, precision: str, mode: str) -> None:
         strict_float32()
         self.name = f"torch-{mode}"
-        self.road = "the weights are views of one flat tensor that is blended in place"
-        self._bundle, self._mode, self._dtype = bundle, mode, DTYPES[precision]
+        self.update_path = "the weights are views of one flat tensor that is blended in place"
+        self._bundle, self._mode, self._dtype = bundle, mode, TORCH_DTYPES[precision]
         self._stream = torch.cuda.Stream()
         self._shape: tuple[int, ...] = ()
         self._frame: Callable[[], Tensor] | None = None
-        self._weights: Flat | None = None
+        self._weights: FlatWeights | None = None
         self._x = self._y = self._staged = self._fetched = torch.empty(0)
         self._shares = np.full(len(bundle.members), 1 / len(bundle.members))
 
@@ -54,11 +54,11 @@ class TorchPeer:
             with torch.cuda.stream(self._stream):
                 self._weights.blend(coefficients)
 
-    def finish(self, slot: int) -> None:
+    def synchronize(self, slot: int) -> None:
         self._stream.synchronize()
 
     @torch.no_grad()
-    def place(self, slot: int, x: NDArray[np.float32]) -> None:
+    def upload(self, slot: int, x: NDArray[np.float32]) -> None:
         if x.shape != self._shape:
             self._open(x)
         self._stream.synchronize()  # the last upload may still read the staging memory
@@ -73,7 +73,7 @@ class TorchPeer:
         with torch.cuda.stream(self._stream):
             self._y = self._frame()
 
-    def fetch(self, slot: int) -> NDArray[np.float32]:
+    def download(self, slot: int) -> NDArray[np.float32]:
         if self._fetched.shape != self._y.shape:
             self._fetched = torch.empty(self._y.shape, pin_memory=True)
         with torch.cuda.stream(self._stream):
@@ -83,9 +83,9 @@ class TorchPeer:
         return output
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.place(slot, x)
+        self.upload(slot, x)
         self.enqueue(slot)
-        return self.fetch(slot)
+        return self.download(slot)
 
     def close(self) -> None:
         self._frame = self._weights = None
@@ -103,14 +103,14 @@ class TorchPeer:
         self._weights.blend(self._shares)
         torch.cuda.synchronize()
         with torch.cuda.stream(self._stream):
-            self._frame = self._prepared(net)
+            self._frame = self._make_frame_call(net)
         torch.cuda.synchronize()
 
-    def _network(self, channels_last: bool, x: NDArray[np.float32]) -> tuple[float, nn.Module, Flat]:
+    def _network(self, channels_last: bool, x: NDArray[np.float32]) -> tuple[float, nn.Module, FlatWeights]:
         """Seconds of an eager frame, the network, its weights."""
-        tensors = [self._bundle.weights(member) for member in self._bundle.members]
+        tensors = [self._bundle.read_weights(member) for member in self._bundle.members]
         net = Float32Ends(build(self._bundle), self._dtype, channels_last).cuda()
-        weights = Flat(net.net, tensors, self._dtype, channels_last)
+        weights = FlatWeights(net.net, tensors, self._dtype, channels_last)
         weights.blend(self._shares)
         first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         for _ in range(2):
@@ -122,15 +122,19 @@ class TorchPeer:
         last.synchronize()
         return first.elapsed_time(last) / 3e3, net, weights
 
-    def _prepared(self, net: nn.Module) -> Callable[[], Tensor]:
+    def _make_frame_call(self, net: nn.Module) -> Callable[[], Tensor]:
         """The frame as a call, warm. Runs on the current stream."""
-        run = _compiled(net, self._x, self._mode) if self._mode not in ("eager", "graph") else _eager(net, self._x)
-        for _ in range(WARM_UP):
+        run = (
+            _make_compiled_call(net, self._x, self._mode)
+            if self._mode not in ("eager", "graph")
+            else _make_eager_call(net, self._x)
+        )
+        for _ in range(WARM_UP_FRAMES):
             run()
-        return _recorded(run, self._stream) if self._mode == "graph" else run
+        return _record_graph(run, self._stream) if self._mode == "graph" else run
 
 
-def _eager(net: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+def _make_eager_call(net: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     def run() -> Tensor:
         y: Tensor = net(x)
         return y
@@ -138,7 +142,7 @@ def _eager(net: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     return run
 
 
-def _compiled(net: nn.Module, x: Tensor, mode: str) -> Callable[[], Tensor]:
+def _make_compiled_call(net: nn.Module, x: Tensor, mode: str) -> Callable[[], Tensor]:
     # After 8 networks of one class Dynamo would run the next one eagerly and only log it.
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
     torch._dynamo.mark_static_address(x)  # or the input is copied once more per frame
@@ -152,7 +156,7 @@ def _compiled(net: nn.Module, x: Tensor, mode: str) -> Callable[[], Tensor]:
     return run
 
 
-def _recorded(run: Callable[[], Tensor], stream: torch.cuda.Stream) -> Callable[[], Tensor]:
+def _record_graph(run: Callable[[], Tensor], stream: torch.cuda.Stream) -> Callable[[], Tensor]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         y = run()
@@ -178,39 +182,39 @@ class Float32Ends(nn.Module):
         return y
 
 
-class Flat:
-    """The network's weights as views of `live`, and the members laid out like it: (N, P), on the network's device and in its type."""
+class FlatWeights:
+    """The network's weights as views of `buffer`, and the members laid out like it: (N, P), on the network's device and in its type."""
 
     def __init__(self, net: nn.Module, members: list[dict[str, NDArray[Any]]], dtype: torch.dtype, channels_last: bool) -> None:
         weights = {name: tensor for name, tensor in net.state_dict(keep_vars=True).items() if name in members[0]}
         if set(weights) != set(members[0]):
             raise MismatchError("The architecture does not have the bundle's weights.")
-        step = ALIGNMENT // torch.empty(0, dtype=dtype).element_size()
+        step = TENSOR_ALIGNMENT_BYTES // torch.empty(0, dtype=dtype).element_size()
         places, total = {}, 0
         for name, weight in weights.items():
             places[name] = total
             total += -(-weight.numel() // step) * step
         device = next(iter(weights.values())).device
-        self.live = torch.zeros(total, dtype=dtype, device=device)
+        self.buffer = torch.zeros(total, dtype=dtype, device=device)
         self.members = torch.zeros((len(members), total), dtype=dtype, device=device)
         for name, weight in weights.items():
             shape = tuple(weight.shape)
             for row, member in zip(self.members, members, strict=True):
                 _view(row, places[name], shape, channels_last).copy_(torch.from_numpy(np.array(member[name], np.float32)))
-            weight.data = _view(self.live, places[name], shape, channels_last)
+            weight.data = _view(self.buffer, places[name], shape, channels_last)
 
     @torch.no_grad()
     def blend(self, shares: NDArray[np.float64]) -> None:
         """Queue the blend on the current stream; one-hot shares copy."""
         used = np.flatnonzero(shares)
         if len(used) == 1 and shares[used[0]] == 1.0:
-            self.live.copy_(self.members[used[0]])
+            self.buffer.copy_(self.members[used[0]])
         elif len(self.members) == 2:
-            torch.lerp(self.members[1], self.members[0], float(shares[0]), out=self.live)
+            torch.lerp(self.members[1], self.members[0], float(shares[0]), out=self.buffer)
         else:
-            torch.mul(self.members[0], float(shares[0]), out=self.live)
+            torch.mul(self.members[0], float(shares[0]), out=self.buffer)
             for row, share in zip(self.members[1:], shares[1:], strict=True):
-                self.live.add_(row, alpha=float(share))
+                self.buffer.add_(row, alpha=float(share))
 
 
 def _view(flat: Tensor, place: int, shape: tuple[int, ...], channels_last: bool) -> Tensor:
@@ -230,13 +234,15 @@ def strict_float32() -> None:
 
 def build(bundle: Bundle) -> nn.Module:
     """The bundle's network, with the first member's weights."""
-    tensors = bundle.tensors(bundle.members[0])
-    return find(bundle.architecture, tensors).build(tensors).eval()
+    tensors = bundle.read_tensors(bundle.members[0])
+    return find_architecture(bundle.architecture, tensors).build(tensors).eval()
 
 
-def expected_at(bundle: Bundle, x: NDArray[np.float32], alphas: dict[str, tuple[float, ...]]) -> dict[str, NDArray[np.float32]]:
+def compute_expected_outputs(
+    bundle: Bundle, x: NDArray[np.float32], alphas: dict[str, tuple[float, ...]]
+) -> dict[str, NDArray[np.float32]]:
     """ "x" and the float64 network's output on the GPU for each alpha, rounded to float32. Raises torch.cuda.OutOfMemoryError."""
-    members = [bundle.weights(member) for member in bundle.members]
+    members = [bundle.read_weights(member) for member in bundle.members]
     net = build(bundle).double().cuda()
     outputs = {"x": x}
     with torch.inference_mode():

@@ -19,62 +19,64 @@ from typing import Any
 
 import click
 
-from benchmarks.commit import described
+from benchmarks.commit import describe_commit
 from benchmarks.paper_reproduction.bench import open_bench
 from benchmarks.paper_reproduction.families import ROOT
-from benchmarks.paper_reproduction.figures import FIGURES
+from benchmarks.paper_reproduction.figures import FIGURE_MODULES
 from benchmarks.paper_reproduction.page import page
 from benchmarks.paper_reproduction.section import Section
-from dni_deploy.utils.atomic_write import publish_bytes
-from dni_deploy.utils.hardware import cores, cpu
+from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.hardware import count_cores, read_cpu_info
 
-RESULTS = ROOT / "benchmarks" / "results" / "paper.json"
-PAGE = ROOT / "docs" / "paper.md"
-IMAGES = ROOT / "docs" / "images" / "paper"
+RESULT_PATH = ROOT / "benchmarks" / "results" / "paper.json"
+PAGE_PATH = ROOT / "docs" / "paper.md"
+IMAGES_FOLDER = ROOT / "docs" / "images" / "paper"
 
 
 @click.command(help=__doc__)
-@click.option("--only", multiple=True, type=click.Choice(FIGURES), help="Run these figures; may be given more than once.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(FIGURE_MODULES), help="Run these figures; may be given more than once."
+)
 @click.option("--page", "only_page", is_flag=True, help="Run nothing; write the page from the results that are there.")
 def main(only: tuple[str, ...], only_page: bool) -> None:
     """Run the figures and write what they found."""
-    result: dict[str, Any] = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {"schema": 1, "sections": {}}
+    result: dict[str, Any] = json.loads(RESULT_PATH.read_bytes()) if RESULT_PATH.exists() else {"schema": 1, "sections": {}}
     if not only_page:
         result["machine"] = _machine()
-        commit = described(ROOT)  # before anything is written: the figures themselves are no difference
+        commit = describe_commit(ROOT)  # before anything is written: the figures themselves are no difference
         with open_bench() as bench:
-            for name in only or FIGURES:
+            for name in only or FIGURE_MODULES:
                 click.echo(f"{name} ...", err=True)
                 started = time.perf_counter()
                 section: Section = import_module(f"benchmarks.paper_reproduction.figures.{name}").figure(bench)
                 seconds = time.perf_counter() - started
-                result["sections"][name] = _kept(section, seconds, commit)
-                _pictures(section, IMAGES)
+                result["sections"][name] = _make_entry(section, seconds, commit)
+                _pictures(section, IMAGES_FOLDER)
                 click.echo(
                     f"{name}: {seconds:.1f} s, {sum(g.holds for g in section.goals)}/{len(section.goals)} goals", err=True
                 )
-        result["sections"] = {name: result["sections"][name] for name in FIGURES if name in result["sections"]}
-        publish_bytes(RESULTS, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode(), force=True)
-    publish_bytes(PAGE, page(result).encode(), force=True)
-    click.echo(f"wrote {PAGE.relative_to(ROOT)}", err=True)
+        result["sections"] = {name: result["sections"][name] for name in FIGURE_MODULES if name in result["sections"]}
+        write_bytes_atomically(RESULT_PATH, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode(), force=True)
+    write_bytes_atomically(PAGE_PATH, page(result).encode(), force=True)
+    click.echo(f"wrote {PAGE_PATH.relative_to(ROOT)}", err=True)
 
 
-def _kept(section: Section, seconds: float, commit: str) -> dict[str, Any]:
+def _make_entry(section: Section, seconds: float, commit: str) -> dict[str, Any]:
     facts = {
         "seconds": round(seconds, 1),
         "commit": commit,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
-    kept: dict[str, Any] = _rounded(section.to_json() | facts)
+    kept: dict[str, Any] = _round_floats(section.to_json() | facts)
     return kept
 
 
-def _rounded(value: Any) -> Any:
+def _round_floats(value: Any) -> Any:
     """Floats to 5 significant digits, so that the file's changes are changes; None for what JSON cannot say."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: _round_floats(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [_round_floats(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value
@@ -83,14 +85,14 @@ def _rounded(value: Any) -> Any:
 def _pictures(section: Section, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for picture in section.pictures:
-        publish_bytes(folder / f"{picture.name}.png", picture.png, force=True)
+        write_bytes_atomically(folder / f"{picture.name}.png", picture.png, force=True)
 
 
 def _machine() -> dict[str, Any]:
-    name, flags = cpu()
+    name, flags = read_cpu_info()
     return {
         "cpu": name,
-        "cores": cores(),
+        "cores": count_cores(),
         "instruction sets": " ".join(flags),
         "os": platform.system(),
         "python": platform.python_version(),

@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper_reproduction.families import FAMILIES, bundle
+from benchmarks.paper_reproduction.families import TRAINED_FAMILIES, bundle
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.compatibility.agreement import filter_layers
+from dni_deploy.compatibility.agreement import find_filter_layers
 from dni_deploy.session.session import Session, open_session
 
 T = TypeVar("T")
 
 
-class Bench:
+class ReproductionBench:
     """Bundles and sessions by family, made when first asked for. Made by `open_bench`, which closes them."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -30,7 +30,7 @@ class Bench:
         self._sessions: dict[str, Session] = {}
         self._found: dict[str, Any] = {}
 
-    def once(self, key: str, measure: Callable[[], T]) -> T:
+    def measure_once(self, key: str, measure: Callable[[], T]) -> T:
         """What several figures need, measured by the first of them. key: what it is, with every parameter in it."""
         if key not in self._found:
             self._found[key] = measure()
@@ -53,7 +53,7 @@ class Bench:
         """The session at these shares (members not named have 0), or at one member alone."""
         session = self.session(family)
         given = {shares: 1.0} if isinstance(shares, str) else dict(shares)
-        session.alpha = {member: given.get(member, 0.0) for member in FAMILIES[family].members}
+        session.alpha = {member: given.get(member, 0.0) for member in TRAINED_FAMILIES[family].members}
         return session
 
     def between(self, family: str, first: str, second: str, alpha: float) -> Session:
@@ -64,16 +64,16 @@ class Bench:
         """The blended tensors by initializer name, in float64, made from the bundle's members."""
         given = {shares: 1.0} if isinstance(shares, str) else dict(shares)
         bundle = self.bundle(family)
-        return blend_float64([bundle.weights(member) for member in given], np.array(list(given.values())))
+        return blend_float64([bundle.read_weights(member) for member in given], np.array(list(given.values())))
 
     def filter_layers(self, family: str) -> dict[str, int]:
         """The convolution and linear weights by name, with the axis of their filters, as the graph has them."""
-        return filter_layers(self.bundle(family).weights(next(iter(FAMILIES[family].members))))
+        return find_filter_layers(self.bundle(family).read_weights(next(iter(TRAINED_FAMILIES[family].members))))
 
 
 @contextmanager
-def open_bench(folder: Path | None = None) -> Iterator[Bench]:
+def open_bench(folder: Path | None = None) -> Iterator[ReproductionBench]:
     """A bench over `folder`, or over a temporary one; leaving the block closes every session."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(TemporaryDirectory())) if folder is None else folder
-        yield Bench(place, stack)
+        yield ReproductionBench(place, stack)

@@ -14,16 +14,16 @@ from PIL import Image
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "dni"})
 
-WIDTH = 9.0
-"""Inches; with DPI, 990 pixels, which a page shows without shrinking."""
-DPI = 110
-LARGEST = 400_000
+FIGURE_WIDTH_INCHES = 9.0
+"""Inches; with FIGURE_DPI, 990 pixels, which a page shows without shrinking."""
+FIGURE_DPI = 110
+MAX_PNG_BYTES = 400_000
 """Bytes of one PNG; above it, colours are reduced to a palette of 256."""
 
 
 def canvas(rows: int = 1, columns: int = 1, height: float = 3.0, **options: Any) -> tuple[Figure, NDArray[Any]]:
     """A figure of the page's width and its axes, always (rows, columns)."""
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(FIGURE_WIDTH_INCHES, height), dpi=FIGURE_DPI, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -44,7 +44,7 @@ def strip(
     """Pictures side by side, in rows of `columns` (0: one row), as a PNG."""
     columns = columns or len(pictures)
     rows = -(-len(pictures) // columns)
-    side = WIDTH / columns
+    side = FIGURE_WIDTH_INCHES / columns
     aspect = pictures[0].shape[0] / pictures[0].shape[1]
     figure, axes = canvas(rows, columns, rows * (side * aspect + (0.45 if below else 0.28)))
     for place in axes.flat[len(pictures) :]:
@@ -55,19 +55,19 @@ def strip(
 
 
 def png(figure: Figure) -> bytes:
-    """The figure's file, the same bytes for the same figure. Raises ValueError above LARGEST."""
+    """The figure's file, the same bytes for the same figure. Raises ValueError above MAX_PNG_BYTES."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     image = Image.open(drawn).convert("RGB")
-    file = _written(image)
-    if len(file) > LARGEST:
-        file = _written(image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
-    if len(file) > LARGEST:
-        raise ValueError(f"the picture has {len(file)} bytes, {LARGEST} are allowed: draw it smaller")
+    file = _encode_png(image)
+    if len(file) > MAX_PNG_BYTES:
+        file = _encode_png(image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
+    if len(file) > MAX_PNG_BYTES:
+        raise ValueError(f"the picture has {len(file)} bytes, {MAX_PNG_BYTES} are allowed: draw it smaller")
     return file
 
 
-def _written(image: Image.Image) -> bytes:
+def _encode_png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()

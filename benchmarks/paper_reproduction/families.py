@@ -13,8 +13,8 @@ from dni_deploy.api.export import export
 from dni_deploy.bundle.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WEIGHTS = ROOT / "benchmarks" / "paper" / "weights"
-SHIPPED = ROOT / "dni_deploy" / "data" / "denoise"
+WEIGHTS_FOLDER = ROOT / "benchmarks" / "paper" / "weights"
+SHIPPED_WEIGHTS_FOLDER = ROOT / "dni_deploy" / "data" / "denoise"
 """The demo family ships in the wheel, and is not stored twice."""
 
 
@@ -34,29 +34,31 @@ class TrainedFamily:
     controls: tuple[str, ...] = ()
 
     @property
-    def tuned(self) -> tuple[str, ...]:
+    def tuned_members(self) -> tuple[str, ...]:
         """The members that belong together, ancestor first."""
         return tuple(name for name in self.members if name not in self.controls)
 
 
 def _files(family: str, *members: str) -> dict[str, Path]:
-    return {member: WEIGHTS / family / f"{member}.safetensors" for member in members}
+    return {member: WEIGHTS_FOLDER / family / f"{member}.safetensors" for member in members}
 
 
-LEVELS = ("n20", "n30", "n40", "n50", "n60")
+LEVEL_MEMBERS = ("n20", "n30", "n40", "n50", "n60")
 
-FAMILIES: dict[str, TrainedFamily] = {
+TRAINED_FAMILIES: dict[str, TrainedFamily] = {
     "three_layer": TrainedFamily(
-        "three-layer net, 9-5-9", "srcnn", _files("three_layer", *LEVELS, "scratch"), controls=("scratch",)
+        "three-layer net, 9-5-9", "srcnn", _files("three_layer", *LEVEL_MEMBERS, "scratch"), controls=("scratch",)
     ),
     "dncnn": TrainedFamily(
         "DnCNN-17",
         "dncnn",
-        {"n20": SHIPPED / "n20.safetensors"} | _files("dncnn", *LEVELS[1:], "scratch"),
+        {"n20": SHIPPED_WEIGHTS_FOLDER / "n20.safetensors"} | _files("dncnn", *LEVEL_MEMBERS[1:], "scratch"),
         controls=("scratch",),
     ),
     "demo": TrainedFamily(
-        "DnCNN-17, the demo family", "dncnn", {name: SHIPPED / f"{name}.safetensors" for name in ("n20", "n40", "n60")}
+        "DnCNN-17, the demo family",
+        "dncnn",
+        {name: SHIPPED_WEIGHTS_FOLDER / f"{name}.safetensors" for name in ("n20", "n40", "n60")},
     ),
     "sr": TrainedFamily("RRDBNet x4, MSE to GAN", "rrdbnet", _files("sr", "mse", "gan")),
     "style": TrainedFamily(
@@ -68,10 +70,10 @@ FAMILIES: dict[str, TrainedFamily] = {
         "TransformerNet, fine-tuned in parts",
         "transformer_net",
         {
-            "mosaic": WEIGHTS / "style" / "mosaic_small.safetensors",
-            "norm": WEIGHTS / "style_parts" / "fire_norm.safetensors",
-            "conv": WEIGHTS / "style_parts" / "fire_conv.safetensors",
-            "both": WEIGHTS / "style" / "fire_small.safetensors",
+            "mosaic": WEIGHTS_FOLDER / "style" / "mosaic_small.safetensors",
+            "norm": WEIGHTS_FOLDER / "style_parts" / "fire_norm.safetensors",
+            "conv": WEIGHTS_FOLDER / "style_parts" / "fire_conv.safetensors",
+            "both": WEIGHTS_FOLDER / "style" / "fire_small.safetensors",
         },
     ),
     "scenes": TrainedFamily("CycleGAN's generator, scenes", "cyclegan", _files("scenes", "identity", "night", "shallow")),
@@ -81,10 +83,10 @@ FAMILIES: dict[str, TrainedFamily] = {
 
 def bundle(family: str, folder: Path) -> Bundle:
     """Export a family, controls included, into `folder`/FAMILY.dni."""
-    row = FAMILIES[family]
+    row = TRAINED_FAMILIES[family]
     return export(row.members, folder / f"{family}.dni", arch=row.architecture)
 
 
 def weights(family: str, member: str) -> dict[str, NDArray[np.float32]]:
     """One member's tensors as the file has them, widened to float32."""
-    return {name: tensor.astype(np.float32) for name, tensor in load_file(FAMILIES[family].members[member]).items()}
+    return {name: tensor.astype(np.float32) for name, tensor in load_file(TRAINED_FAMILIES[family].members[member]).items()}

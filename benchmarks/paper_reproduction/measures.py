@@ -14,10 +14,10 @@ from scipy import ndimage, stats
 
 Pixels = NDArray[np.uint8]
 
-RANKS = 257
+QUANTILE_COUNT = 257
 """Quantiles at which two distributions are compared: finer ones change the third digit of no figure."""
 
-SCALES = (1.0, 2.0, 4.0, 8.0)
+DERIVATIVE_SIGMAS_PX = (1.0, 2.0, 4.0, 8.0)
 """Standard deviations of the derivative filters, in pixels: from a line to a large tile."""
 
 
@@ -32,7 +32,7 @@ def brightness_ranks(pixels: Pixels) -> NDArray[np.float64]:
     return np.asarray(stats.rankdata(grey, axis=None).reshape(grey.shape) / grey.size)
 
 
-def colour_distance(pixels: Pixels, other: Pixels) -> float:
+def color_distance(pixels: Pixels, other: Pixels) -> float:
     """Sliced Wasserstein distance of the two pictures' colours, in [0, 1]; where a colour is does not count."""
     directions = np.random.default_rng(0).normal(size=(32, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -50,15 +50,15 @@ def texture_distance(pixels: Pixels, other: Pixels) -> float:
 
 
 def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Of each row, (rows, RANKS). Sorted in float32, which is several times as fast and rounds by 1e-7 of the range."""
+    """Of each row, (rows, QUANTILE_COUNT). Sorted in float32, which is several times as fast and rounds by 1e-7 of the range."""
     ordered = np.sort(values.astype(np.float32), axis=1)
-    return ordered[:, np.rint(np.linspace(0, ordered.shape[1] - 1, RANKS)).astype(int)]
+    return ordered[:, np.rint(np.linspace(0, ordered.shape[1] - 1, QUANTILE_COUNT)).astype(int)]
 
 
 def _derivatives(pixels: Pixels) -> list[NDArray[np.float64]]:
     ranks = brightness_ranks(pixels)
     made = []
-    for scale in SCALES:
+    for scale in DERIVATIVE_SIGMAS_PX:
         down, across = (ndimage.gaussian_filter(ranks, scale, order=order) for order in ((1, 0), (0, 1)))
         made += [np.cos(angle) * across + np.sin(angle) * down for angle in np.arange(4) * np.pi / 4]
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.paper_reproduction.section import Goal, goal_of
+from benchmarks.paper_reproduction.section import ReproductionGoal, goal_of
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -61,7 +61,7 @@ def _section(name: str, section: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def verdict(goals: list[Goal]) -> str:
+def verdict(goals: list[ReproductionGoal]) -> str:
     """One sentence: whether what was claimed was found."""
     missed = [goal for goal in goals if not goal.holds]
     if not missed:
@@ -71,7 +71,7 @@ def verdict(goals: list[Goal]) -> str:
     return f"It holds in part here: {len(goals) - len(missed)} of {len(goals)} goals are reached."
 
 
-def sentence(goal: Goal) -> str:
+def sentence(goal: ReproductionGoal) -> str:
     """The number, its bound, and whether it is met."""
     unit = f" {goal.unit}" if goal.unit else ""
     mark = "reached" if goal.holds else "**not reached**"

@@ -10,7 +10,7 @@ Direction = Literal["at least", "at most", "above", "below"]
 
 
 @dataclass(frozen=True)
-class Picture:
+class FigureImage:
     """A figure: the stem of its file, the PNG itself (under 400 kB, see drawing.png), and what is to be seen."""
 
     name: str
@@ -32,7 +32,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Goal:
+class ReproductionGoal:
     """One number with its bound; the page's verdict is made of these and of nothing else."""
 
     text: str
@@ -66,8 +66,8 @@ class Section:
     title: str
     claim: str
     how: str
-    goals: tuple[Goal, ...]
-    pictures: tuple[Picture, ...] = ()
+    goals: tuple[ReproductionGoal, ...]
+    pictures: tuple[FigureImage, ...] = ()
     tables: tuple[Table, ...] = ()
     otherwise: str = ""
     note: str = ""
@@ -96,8 +96,8 @@ class Section:
         }
 
 
-def goal_of(row: Mapping[str, Any]) -> Goal:
+def goal_of(row: Mapping[str, Any]) -> ReproductionGoal:
     """A goal from its JSON."""
-    return Goal(
+    return ReproductionGoal(
         row["text"], float("nan") if row["value"] is None else row["value"], row["direction"], row["bound"], row["unit"]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper_reproduction.photographs import photograph, resized
+from benchmarks.paper_reproduction.photographs import photograph, resize_image
 
 
 def square(name: str, side: int = 256) -> NDArray[np.uint8]:
@@ -13,6 +13,6 @@ def square(name: str, side: int = 256) -> NDArray[np.uint8]:
     pixels = photograph(name)
     height, width = pixels.shape[:2]
     scale = side / min(height, width)
-    shrunk = resized(pixels, round(width * scale), round(height * scale))
+    shrunk = resize_image(pixels, round(width * scale), round(height * scale))
     top, left = ((extent - side) // 2 for extent in shrunk.shape[:2])
     return shrunk[top : top + side, left : left + side]

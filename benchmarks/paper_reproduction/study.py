@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.paper_reproduction.bench import Bench
-from benchmarks.paper_reproduction.photographs import TEST, middle, noisy
+from benchmarks.paper_reproduction.bench import ReproductionBench
+from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, add_noise, middle
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import Session
 
-ENDS = ("n20", "n60")
-BETWEEN = (30, 40, 50)
-ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
+END_MEMBERS = ("n20", "n60")
+INNER_LEVELS = (30, 40, 50)
+SWEEP_ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
 """Share of N60; the paper's sweep."""
 
 
@@ -21,17 +21,17 @@ ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
 class LevelSweep:
     """Mean PSNR in dB over the test photographs at one noise level.
 
-    curve   of (1 - alpha) * N20 + alpha * N60, for each of ALPHAS.
+    curve   of (1 - alpha) * N20 + alpha * N60, for each of SWEEP_ALPHAS.
     tuned   of the net that was fine-tuned for this level.
     """
 
     level: int
     curve: tuple[float, ...]
-    tuned: float
+    tuned_psnr: float
 
     @property
     def best_alpha(self) -> float:
-        return ALPHAS[int(np.argmax(self.curve))]
+        return SWEEP_ALPHAS[int(np.argmax(self.curve))]
 
     @property
     def best(self) -> float:
@@ -40,7 +40,7 @@ class LevelSweep:
     @property
     def to_tuned(self) -> float:
         """The blend at its best minus the net fine-tuned for the level, in dB."""
-        return self.best - self.tuned
+        return self.best - self.tuned_psnr
 
     @property
     def to_ends(self) -> float:
@@ -48,17 +48,17 @@ class LevelSweep:
         return self.best - max(self.curve[0], self.curve[-1])
 
 
-def level_sweep(bench: Bench, family: str, level: int) -> LevelSweep:
+def level_sweep(bench: ReproductionBench, family: str, level: int) -> LevelSweep:
     """Measured once for each bench, family and level."""
 
     def measure() -> LevelSweep:
         tuned = test_psnr(bench.at(family, f"n{level}"), level)
-        curve = tuple(test_psnr(bench.between(family, *ENDS, alpha), level) for alpha in ALPHAS)
+        curve = tuple(test_psnr(bench.between(family, *END_MEMBERS, alpha), level) for alpha in SWEEP_ALPHAS)
         return LevelSweep(level, curve, tuned)
 
-    return bench.once(f"level_sweep {family} {level}", measure)
+    return bench.measure_once(f"level_sweep {family} {level}", measure)
 
 
 def test_psnr(session: Session, level: float) -> float:
     """Mean over the middle 256 x 256 of the test photographs, 8 bits in and out, in dB."""
-    return float(np.mean([psnr(session(noisy(middle(name), level)), middle(name)) for name in TEST]))
+    return float(np.mean([psnr(session(add_noise(middle(name), level)), middle(name)) for name in TEST_PHOTOGRAPHS]))

@@ -10,7 +10,7 @@ from typing import Union
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.errors import CoefficientsError, shown
+from dni_deploy.errors import CoefficientsError, escape_name
 
 SUM_TOLERANCE = 1e-6
 """How far the sum may be from 1: decimal fractions such as 0.1 do not add up exactly; nothing is renormalised."""
@@ -28,7 +28,7 @@ class Coefficients:
     """
 
     members: tuple[str, ...]
-    shares: tuple[float, ...]
+    values: tuple[float, ...]
 
     @classmethod
     def parse(cls, alpha: Alpha, members: Sequence[str], *, extrapolate: bool = False) -> Coefficients:
@@ -45,8 +45,10 @@ class Coefficients:
         names = tuple(members)
         if isinstance(alpha, Coefficients):
             if alpha.members != names:
-                raise CoefficientsError(f"Alpha is for the members {_list(alpha.members)}, this family has {_list(names)}.")
-            shares: Sequence[float] = alpha.shares
+                raise CoefficientsError(
+                    f"Alpha is for the members {_format_names(alpha.members)}, this family has {_format_names(names)}."
+                )
+            shares: Sequence[float] = alpha.values
         elif isinstance(alpha, str):
             shares = _from_text(alpha, names)
         elif isinstance(alpha, Mapping):
@@ -54,26 +56,26 @@ class Coefficients:
         elif (isinstance(alpha, Sequence) and not isinstance(alpha, (bytes, bytearray))) or (
             isinstance(alpha, np.ndarray) and alpha.ndim == 1
         ):
-            shares = [_number(share) for share in alpha]
+            shares = [_parse_number(share) for share in alpha]
             if len(shares) != len(names):
                 raise CoefficientsError(
-                    f"Alpha has {len(shares)} numbers, the family has {len(names)} members: {_list(names)}."
+                    f"Alpha has {len(shares)} numbers, the family has {len(names)} members: {_format_names(names)}."
                 )
         else:
-            shares = _from_number(_number(alpha), names)
-        return cls(names, _checked(shares, names, extrapolate))
+            shares = _from_number(_parse_number(alpha), names)
+        return cls(names, _validate_coefficients(shares, names, extrapolate))
 
     @classmethod
     def one_hot(cls, member: str, members: Sequence[str]) -> Coefficients:
         """The coefficients at which the blend is that member, bit for bit."""
         return cls.parse({member: 1.0}, members)
 
-    def array(self) -> NDArray[np.float64]:
+    def to_array(self) -> NDArray[np.float64]:
         """float64 (N,), in family order; a fresh array, the caller's own."""
-        return np.array(self.shares, np.float64)
+        return np.array(self.values, np.float64)
 
     def __str__(self) -> str:
-        return ", ".join(f"{shown(name)}={share:.6g}" for name, share in zip(self.members, self.shares, strict=True))
+        return ", ".join(f"{escape_name(name)}={share:.6g}" for name, share in zip(self.members, self.values, strict=True))
 
 
 def _from_text(text: str, names: tuple[str, ...]) -> Sequence[float]:
@@ -83,37 +85,39 @@ def _from_text(text: str, names: tuple[str, ...]) -> Sequence[float]:
         for part in parts:
             name, equals, share = part.rpartition("=")
             if not equals or not name:
-                raise CoefficientsError(f"Alpha {shown(text)!r} mixes numbers and names; write name=number for each member.")
+                raise CoefficientsError(
+                    f"Alpha {escape_name(text)!r} mixes numbers and names; write name=number for each member."
+                )
             if name.strip() in by_name:
-                raise CoefficientsError(f"Alpha {shown(text)!r} names {shown(name.strip())!r} twice.")
-            by_name[name.strip()] = _number(share)
+                raise CoefficientsError(f"Alpha {escape_name(text)!r} names {escape_name(name.strip())!r} twice.")
+            by_name[name.strip()] = _parse_number(share)
         return _from_names(by_name, names)
     if len(parts) == 1:
-        return _from_number(_number(parts[0]), names)
+        return _from_number(_parse_number(parts[0]), names)
     if len(parts) != len(names):
-        raise CoefficientsError(f"Alpha has {len(parts)} numbers, the family has {len(names)} members: {_list(names)}.")
-    return [_number(part) for part in parts]
+        raise CoefficientsError(f"Alpha has {len(parts)} numbers, the family has {len(names)} members: {_format_names(names)}.")
+    return [_parse_number(part) for part in parts]
 
 
 def _from_names(by_name: Mapping[str, float], names: tuple[str, ...]) -> Sequence[float]:
     unknown = [name for name in by_name if name not in names]
     if unknown:
-        raise CoefficientsError(f"Alpha names {_list(unknown)}; the members are {_list(names)}.")
+        raise CoefficientsError(f"Alpha names {_format_names(unknown)}; the members are {_format_names(names)}.")
     if not by_name:
-        raise CoefficientsError(f"Alpha is empty; give a share to at least one of {_list(names)}.")
-    return [_number(by_name.get(name, 0.0)) for name in names]
+        raise CoefficientsError(f"Alpha is empty; give a share to at least one of {_format_names(names)}.")
+    return [_parse_number(by_name.get(name, 0.0)) for name in names]
 
 
 def _from_number(share: float, names: tuple[str, ...]) -> Sequence[float]:
     if len(names) != 2:
         raise CoefficientsError(
             f"One number is an alpha for two members, this family has {len(names)}; "
-            f"write it as {','.join(f'{shown(name)}={1 / len(names):.2g}' for name in names)} or as {len(names)} numbers."
+            f"write it as {','.join(f'{escape_name(name)}={1 / len(names):.2g}' for name in names)} or as {len(names)} numbers."
         )
     return [share, 1.0 - share]
 
 
-def _number(share: object) -> float:
+def _parse_number(share: object) -> float:
     try:
         if not isinstance(share, (bytes, bytearray)):
             return float(share)  # type: ignore[arg-type]
@@ -121,16 +125,16 @@ def _number(share: object) -> float:
         raise CoefficientsError("An integer in alpha is larger than any float; a share is from 0 to 1.") from None
     except (TypeError, ValueError):
         pass
-    raise CoefficientsError(f"{shown(repr(share))} in alpha is not a number.")
+    raise CoefficientsError(f"{escape_name(repr(share))} in alpha is not a number.")
 
 
-def _checked(shares: Sequence[float], names: tuple[str, ...], extrapolate: bool) -> tuple[float, ...]:
+def _validate_coefficients(shares: Sequence[float], names: tuple[str, ...], extrapolate: bool) -> tuple[float, ...]:
     for name, share in zip(names, shares, strict=True):
         if not math.isfinite(share):
-            raise CoefficientsError(f"The share of {shown(name)!r} is {share}; it must be a finite number.")
+            raise CoefficientsError(f"The share of {escape_name(name)!r} is {share}; it must be a finite number.")
         if not extrapolate and not 0.0 <= share <= 1.0:
             raise CoefficientsError(
-                f"The share of {shown(name)!r} is {share:g}, outside 0 to 1; extrapolation has to be asked for (--extrapolate)."
+                f"The share of {escape_name(name)!r} is {share:g}, outside 0 to 1; extrapolation has to be asked for (--extrapolate)."
             )
     try:
         total = math.fsum(shares)
@@ -139,10 +143,10 @@ def _checked(shares: Sequence[float], names: tuple[str, ...], extrapolate: bool)
     if abs(total - 1.0) > SUM_TOLERANCE:
         raise CoefficientsError(
             f"The shares sum to {total:.9g} and must sum to 1: "
-            + ", ".join(f"{shown(name)}={share:g}" for name, share in zip(names, shares, strict=True))
+            + ", ".join(f"{escape_name(name)}={share:g}" for name, share in zip(names, shares, strict=True))
         )
     return tuple(float(share) for share in shares)
 
 
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(repr(shown(name)) for name in names) or "none"
+def _format_names(names: Sequence[str]) -> str:
+    return ", ".join(repr(escape_name(name)) for name in names) or "none"

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dni_deploy.alpha.coefficients import Alpha
-from dni_deploy.errors import InputError, LimitError, UsageError, shown
+from dni_deploy.errors import InputError, LimitError, UsageError, escape_name
 
-SCHEMA = 1
-BYTES_LIMIT = 64 << 20
-KEYFRAME_LIMIT = 1_000_000
+ALPHA_FILE_SCHEMA_VERSION = 1
+MAX_TEXT_FILE_BYTES = 64 << 20
+MAX_KEYFRAMES = 1_000_000
 """Nine hours of film with an alpha for each frame."""
 INTERPOLATIONS = ("linear", "hold", "smooth")
 
-_CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,9}):([0-5]?\d(?:\.\d*)?)", re.ASCII)
-_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(s|f|)", re.ASCII | re.IGNORECASE)
+_CLOCK_PATTERN = re.compile(r"(?:(\d{1,9}):)?(\d{1,9}):([0-5]?\d(?:\.\d*)?)", re.ASCII)
+_NUMBER_PATTERN = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(s|f|)", re.ASCII | re.IGNORECASE)
 
 
 class Moment(NamedTuple):
@@ -37,18 +37,18 @@ class Moment(NamedTuple):
 
 def read_moment(text: str) -> Moment:
     """2.5, 2.5s, 1:02.5 (minutes), 1:00:02.5 (hours) or 75f (frames, from 0). Raises UsageError."""
-    clock, number = _CLOCK.fullmatch(text.strip()), _NUMBER.fullmatch(text.strip())
+    clock, number = _CLOCK_PATTERN.fullmatch(text.strip()), _NUMBER_PATTERN.fullmatch(text.strip())
     if clock:
         hours, minutes, seconds = clock.groups()
         moment = Moment(int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds), "seconds")
     elif number:
         moment = Moment(float(number[1]), "frames" if number[2].lower() == "f" else "seconds")
     else:
-        raise UsageError(f"{shown(text.strip(), 60)!r} is not a time; write 2.5s, 1:02.5 or, in frames, 75f.")
-    return checked_moment(moment)
+        raise UsageError(f"{escape_name(text.strip(), 60)!r} is not a time; write 2.5s, 1:02.5 or, in frames, 75f.")
+    return validate_moment(moment)
 
 
-def checked_moment(moment: Moment) -> Moment:
+def validate_moment(moment: Moment) -> Moment:
     """Raises UsageError unless it is a finite number from 0 on, and a whole one where it counts frames."""
     value, unit = moment
     if not math.isfinite(value) or value < 0:
@@ -59,7 +59,7 @@ def checked_moment(moment: Moment) -> Moment:
 
 
 @dataclass(frozen=True)
-class Written:
+class ParsedKeyframes:
     """What was written: moments and alphas of one length, and what the file says besides; None where it says nothing.
 
     timed: False for one alpha without a time.
@@ -70,19 +70,19 @@ class Written:
     members: tuple[str, ...] | None = None
     interpolation: str | None = None
     loop: bool | None = None
-    timed: bool = True
+    has_times: bool = True
 
     def add(self, moment: Moment, alpha: Alpha) -> None:
-        if len(self.moments) >= KEYFRAME_LIMIT:
-            raise LimitError(f"A timeline has at most {KEYFRAME_LIMIT:,} keyframes; this one has more.")
+        if len(self.moments) >= MAX_KEYFRAMES:
+            raise LimitError(f"A timeline has at most {MAX_KEYFRAMES:,} keyframes; this one has more.")
         self.moments.append(moment)
         self.alphas.append(alpha)
 
 
-def from_text(text: str) -> Written:
+def from_text(text: str) -> ParsedKeyframes:
     """ "0:gan=0, 2.5s:gan=1, 4s:gan=0.3; smooth; loop": a time before the last colon begins a keyframe. Raises UsageError."""
-    if len(text) > BYTES_LIMIT:
-        raise LimitError(f"The timeline has {len(text):,} characters; the limit is {BYTES_LIMIT:,}.")
+    if len(text) > MAX_TEXT_FILE_BYTES:
+        raise LimitError(f"The timeline has {len(text):,} characters; the limit is {MAX_TEXT_FILE_BYTES:,}.")
     body, *options = text.split(";")
     interpolation, loop = None, None
     for option in (option.strip().lower() for option in options):
@@ -91,12 +91,12 @@ def from_text(text: str) -> Written:
         elif option in INTERPOLATIONS:
             interpolation = option
         elif option:
-            raise UsageError(f"A timeline may end with {', '.join(INTERPOLATIONS)} or loop; got {shown(option, 60)!r}.")
-    written = Written(interpolation=interpolation, loop=loop)
+            raise UsageError(f"A timeline may end with {', '.join(INTERPOLATIONS)} or loop; got {escape_name(option, 60)!r}.")
+    written = ParsedKeyframes(interpolation=interpolation, loop=loop)
     if not body.strip():
         raise UsageError('The timeline is empty; write for example "0:gan=0, 2.5s:gan=1".')
     if ":" not in body:
-        written = replace(written, timed=False)
+        written = replace(written, has_times=False)
         written.add(Moment(0.0, "seconds"), body)
         return written
     shares: list[str] = []
@@ -106,9 +106,11 @@ def from_text(text: str) -> Written:
         if colon:
             if moment is not None:
                 written.add(moment, ",".join(shares))
-            shares, moment = [share], numbered(len(written.moments), before)
+            shares, moment = [share], read_numbered_moment(len(written.moments), before)
         elif moment is None:
-            raise UsageError(f"The timeline begins with {shown(piece.strip(), 60)!r}, which has no time; write 0:... first.")
+            raise UsageError(
+                f"The timeline begins with {escape_name(piece.strip(), 60)!r}, which has no time; write 0:... first."
+            )
         else:
             shares.append(piece)
     assert moment is not None  # there was a colon
@@ -116,31 +118,33 @@ def from_text(text: str) -> Written:
     return written
 
 
-def numbered(index: int, text: str, unit: str = "seconds") -> Moment:
+def read_numbered_moment(index: int, text: str, unit: str = "seconds") -> Moment:
     """read_moment, with the keyframe's number in the sentence; a bare number is in `unit`."""
     try:
         moment = read_moment(text)
         if unit == "frames" and text.strip()[-1:] not in ("s", "S") and ":" not in text:
-            moment = checked_moment(Moment(moment.value, "frames"))
+            moment = validate_moment(Moment(moment.value, "frames"))
         return moment
     except UsageError as error:
         raise UsageError(f"Keyframe {index + 1}: {error}") from None
 
 
-def read_bytes(path: str | os.PathLike[str], what: str = "timeline", limit: int = BYTES_LIMIT) -> bytes:
+def read_bytes(path: str | os.PathLike[str], what: str = "timeline", limit: int = MAX_TEXT_FILE_BYTES) -> bytes:
     """A whole regular file of at most `limit` bytes. Raises InputError, LimitError."""
     try:
         if not Path(path).is_file():
-            raise InputError(f"The {what} {shown(path)} {'is not a file' if os.path.lexists(path) else 'does not exist'}.")
+            raise InputError(
+                f"The {what} {escape_name(path)} {'is not a file' if os.path.lexists(path) else 'does not exist'}."
+            )
         with open(path, "rb") as stream:
             data = stream.read(limit + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"The {what} {shown(path)} cannot be read ({shown(reason)}).") from error
+        raise InputError(f"The {what} {escape_name(path)} cannot be read ({escape_name(reason)}).") from error
     if len(data) > limit:
-        raise LimitError(f"The {what} {shown(path)} has more than {limit:,} bytes, the limit.")
+        raise LimitError(f"The {what} {escape_name(path)} has more than {limit:,} bytes, the limit.")
     return data
 
 
@@ -155,22 +159,22 @@ def as_text(data: bytes) -> str:
 def load_json(text: str) -> Any:
     """Any JSON; raises UsageError where it is none, is nested without end, or says one key of an object twice."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def make_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
             twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
-            raise UsageError(f"an object has the key {shown(twice)!r} twice.")
+            raise UsageError(f"an object has the key {escape_name(twice)!r} twice.")
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=make_unique_dict)
     except UsageError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"it is not JSON ({shown(error)}).") from None
+        raise UsageError(f"it is not JSON ({escape_name(error)}).") from None
 
 
-def from_json(fields: object) -> Written:
+def from_json(fields: object) -> ParsedKeyframes:
     """{"schema": 1, "members": [...], "interpolation": ..., "loop": ..., "keyframes": [{"time": 0.0, "alpha": ...}]}.
 
     A keyframe has "time" (seconds, or a text such as "1:02.5") or "frame". Raises UsageError.
@@ -179,35 +183,35 @@ def from_json(fields: object) -> Written:
         raise UsageError('a timeline is an object with a list "keyframes".')
     unknown = set(fields) - {"schema", "members", "interpolation", "loop", "keyframes"}
     if unknown:
-        raise UsageError(f"a timeline has no {shown(min(unknown))!r}.")
-    if fields.get("schema", SCHEMA) != SCHEMA:
-        raise UsageError(f"its schema is {shown(fields['schema'], 40)}; this version reads {SCHEMA}.")
+        raise UsageError(f"a timeline has no {escape_name(min(unknown))!r}.")
+    if fields.get("schema", ALPHA_FILE_SCHEMA_VERSION) != ALPHA_FILE_SCHEMA_VERSION:
+        raise UsageError(f"its schema is {escape_name(fields['schema'], 40)}; this version reads {ALPHA_FILE_SCHEMA_VERSION}.")
     members, loop = fields.get("members"), fields.get("loop")
     if members is not None and not (isinstance(members, list) and all(isinstance(name, str) for name in members)):
         raise UsageError('"members" is a list of names.')
     if loop is not None and not isinstance(loop, bool):
         raise UsageError('"loop" is true or false.')
     interpolation = fields.get("interpolation")
-    written = Written(members=None if members is None else tuple(members), interpolation=interpolation, loop=loop)
+    written = ParsedKeyframes(members=None if members is None else tuple(members), interpolation=interpolation, loop=loop)
     for index, keyframe in enumerate(fields["keyframes"]):
         if not isinstance(keyframe, dict) or "alpha" not in keyframe:
             raise UsageError(f'Keyframe {index + 1} is not an object with "alpha" and either "time" or "frame".')
-        written.add(json_moment(index, keyframe), keyframe["alpha"])
+        written.add(read_json_moment(index, keyframe), keyframe["alpha"])
     return written
 
 
-def json_moment(index: int, keyframe: dict[str, Any]) -> Moment:
+def read_json_moment(index: int, keyframe: dict[str, Any]) -> Moment:
     """The "time" or the "frame" of a keyframe; it has one of the two. Raises UsageError, naming the keyframe."""
     if ("time" in keyframe) == ("frame" in keyframe):
         raise UsageError(f'Keyframe {index + 1} is to have either "time" or "frame".')
     unit = "seconds" if "time" in keyframe else "frames"
     value = keyframe["time" if unit == "seconds" else "frame"]
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise UsageError(f"Keyframe {index + 1}: {shown(value, 60)} is not a time.")
-    return numbered(index, value if isinstance(value, str) else repr(value), unit)
+        raise UsageError(f"Keyframe {index + 1}: {escape_name(value, 60)} is not a time.")
+    return read_numbered_moment(index, value if isinstance(value, str) else repr(value), unit)
 
 
-def from_csv(text: str) -> Written:
+def from_csv(text: str) -> ParsedKeyframes:
     """A header, time or frame and then members' names, and one row a keyframe; an empty cell is a share left out.
 
     Raises UsageError.
@@ -223,7 +227,7 @@ def from_csv(text: str) -> Written:
         names = header[1:]
         if len(set(names)) != len(names):
             raise UsageError("its header names one member twice.")
-        written = Written()
+        written = ParsedKeyframes()
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
@@ -231,7 +235,7 @@ def from_csv(text: str) -> Written:
             if len(row) != len(header):
                 raise UsageError(f"Keyframe {index + 1} (line {rows.line_num}) has {len(row)} cells, the header {len(header)}.")
             shares: dict[str, Any] = {name: cell for name, cell in zip(names, row[1:], strict=True) if cell.strip()}
-            written.add(numbered(index, row[0], unit), shares)
+            written.add(read_numbered_moment(index, row[0], unit), shares)
     except csv.Error as error:
-        raise UsageError(f"line {rows.line_num} is not CSV ({shown(error)}).") from None
+        raise UsageError(f"line {rows.line_num} is not CSV ({escape_name(error)}).") from None
     return written

@@ -14,18 +14,18 @@ from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.alpha.timeline import AlphaTimeline, frozen
-from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError, shown
-from dni_deploy.utils.atomic_write import FULL
+from dni_deploy.alpha.timeline import AlphaTimeline, make_read_only_array
+from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError, escape_name
+from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 
-FORMAT = "dni-deploy alpha log"
-SCHEMA = 1
-LINE_LIMIT = 1 << 16
-FRAME_LIMIT = 4_000_000
+ALPHA_LOG_FORMAT = "dni-deploy alpha log"
+ALPHA_LOG_SCHEMA_VERSION = 1
+MAX_LINE_BYTES = 1 << 16
+MAX_LOG_FRAMES = 4_000_000
 """18 hours at 60 frames a second."""
 
 
-class Row(NamedTuple):
+class AlphaLogEntry(NamedTuple):
     """One frame: its number from 0, its time (NaN if it had none), and what it was made with."""
 
     frame: int
@@ -44,9 +44,11 @@ class AlphaLog:
     def __init__(self, path: str | os.PathLike[str], members: Sequence[str], bundle: str = "", *, force: bool = False) -> None:
         """bundle: its digest. Raises UsageError (it exists and `force` is off), InputError, LimitError."""
         self.path, self.members = os.fspath(path), tuple(members)
-        self._last = -1
-        self._stream: BinaryIO | None = self._opened("wb" if force else "xb")
-        self._put({"format": FORMAT, "schema": SCHEMA, "members": list(self.members), "bundle": bundle})
+        self._last_frame = -1
+        self._stream: BinaryIO | None = self._open_log("wb" if force else "xb")
+        self._write_line(
+            {"format": ALPHA_LOG_FORMAT, "schema": ALPHA_LOG_SCHEMA_VERSION, "members": list(self.members), "bundle": bundle}
+        )
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str], members: Sequence[str], bundle: str = "", *, frames: int) -> AlphaLog:
@@ -56,17 +58,19 @@ class AlphaLog:
         """
         if not os.path.lexists(path):
             return cls(path, members, bundle)
-        header, end, last = _Reader(path), 0, -1
+        header, end, last = _LogReader(path), 0, -1
         if header.members != tuple(members) or (bundle and header.bundle != bundle):
-            raise MismatchError(f"The alpha log {shown(path)} is of other members or another bundle; give it another name.")
-        end = header.end
-        for row in header.rows():
+            raise MismatchError(
+                f"The alpha log {escape_name(path)} is of other members or another bundle; give it another name."
+            )
+        end = header.end_offset
+        for row in header.read_entries():
             if row.frame >= frames:
                 break
-            end, last = header.end, row.frame
+            end, last = header.end_offset, row.frame
         log = cls.__new__(cls)
-        log.path, log.members, log._last = os.fspath(path), tuple(members), last
-        log._stream = log._opened("r+b")
+        log.path, log.members, log._last_frame = os.fspath(path), tuple(members), last
+        log._stream = log._open_log("r+b")
         log._stream.truncate(end)
         log._stream.seek(end)
         return log
@@ -78,43 +82,43 @@ class AlphaLog:
         A frame that the log lacks has the alpha of the one before it. A last line that was cut is left out.
         Raises InputError (missing, damaged, no frame; names the line), MismatchError (other members), LimitError.
         """
-        reader = _Reader(path)
+        reader = _LogReader(path)
         if sorted(reader.members) != sorted(members):
             raise MismatchError(
-                f"The alpha log {shown(path)} is for the members {', '.join(map(shown, reader.members))}; "
-                f"this family has {', '.join(map(shown, members))}."
+                f"The alpha log {escape_name(path)} is for the members {', '.join(map(escape_name, reader.members))}; "
+                f"this family has {', '.join(map(escape_name, members))}."
             )
         order = [reader.members.index(name) for name in members]
         frames: list[int] = []
         shares: list[tuple[float, ...]] = []
-        for row in reader.rows():
+        for row in reader.read_entries():
             frames.append(row.frame)
-            shares.append(tuple(row.coefficients.shares[place] for place in order))
+            shares.append(tuple(row.coefficients.values[place] for place in order))
         if not frames:
-            raise InputError(f"The alpha log {shown(path)} holds no frame.")
-        return AlphaTimeline(tuple(members), "frames", frozen(frames), frozen(shares), "hold")
+            raise InputError(f"The alpha log {escape_name(path)} holds no frame.")
+        return AlphaTimeline(tuple(members), "frames", make_read_only_array(frames), make_read_only_array(shares), "hold")
 
     @staticmethod
-    def rows(path: str | os.PathLike[str]) -> Iterator[Row]:
+    def read_entries(path: str | os.PathLike[str]) -> Iterator[AlphaLogEntry]:
         """The log line by line, in the log's own order of members. Raises as `read` does."""
-        return _Reader(path).rows()
+        return _LogReader(path).read_entries()
 
     def write(self, frame: int, seconds: float, generation: int, coefficients: Coefficients) -> None:
         """One frame; frames come in rising order. Raises UsageError, LimitError (no room), InputError (closed, a failing disk)."""
-        if frame <= self._last:
-            raise UsageError(f"The alpha log has frame {self._last} already; got frame {frame}.")
+        if frame <= self._last_frame:
+            raise UsageError(f"The alpha log has frame {self._last_frame} already; got frame {frame}.")
         if coefficients.members != self.members:
-            raise UsageError(f"The alpha log is for {', '.join(map(shown, self.members))}; got {coefficients}.")
+            raise UsageError(f"The alpha log is for {', '.join(map(escape_name, self.members))}; got {coefficients}.")
         time = float(seconds)
-        self._put(
+        self._write_line(
             {
                 "frame": int(frame),
                 "seconds": time if math.isfinite(time) else None,
                 "generation": int(generation),
-                "shares": [float(share) for share in coefficients.shares],
+                "shares": [float(share) for share in coefficients.values],
             }
         )
-        self._last = frame
+        self._last_frame = frame
 
     def close(self) -> None:
         """Flush to the disk. Calling it again does nothing."""
@@ -124,7 +128,7 @@ class AlphaLog:
                 with stream:
                     os.fsync(stream.fileno())
             except OSError as error:
-                raise self._error(error) from error
+                raise self._write_error(error) from error
 
     def __enter__(self) -> AlphaLog:
         return self
@@ -132,85 +136,91 @@ class AlphaLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _opened(self, mode: str) -> BinaryIO:
+    def _open_log(self, mode: str) -> BinaryIO:
         try:
             stream = open(self.path, mode, buffering=0)  # noqa: SIM115
         except FileExistsError:
-            raise UsageError(f"{shown(self.path)} exists; give --force to replace it. Nothing was written.") from None
+            raise UsageError(f"{escape_name(self.path)} exists; give --force to replace it. Nothing was written.") from None
         except (OSError, ValueError) as error:
-            raise self._error(error) from error
+            raise self._write_error(error) from error
         return stream  # type: ignore[return-value]
 
-    def _put(self, fields: dict[str, Any]) -> None:
+    def _write_line(self, fields: dict[str, Any]) -> None:
         if self._stream is None:
-            raise InputError(f"The alpha log {shown(self.path)} is closed.")
+            raise InputError(f"The alpha log {escape_name(self.path)} is closed.")
         rest = memoryview(json.dumps(fields, separators=(",", ":")).encode() + b"\n")
         try:
             while rest:
                 rest = rest[self._stream.write(rest) :]
         except OSError as error:
-            raise self._error(error) from error
+            raise self._write_error(error) from error
 
-    def _error(self, error: Exception) -> InputError | LimitError:
-        kind = LimitError if getattr(error, "errno", None) in FULL else InputError
+    def _write_error(self, error: Exception) -> InputError | LimitError:
+        kind = LimitError if getattr(error, "errno", None) in DISK_FULL_ERRNOS else InputError
         reason = getattr(error, "strerror", None) or error
-        return kind(f"The alpha log {shown(self.path)} could not be written ({shown(reason)}); lines before this are in it.")
+        return kind(
+            f"The alpha log {escape_name(self.path)} could not be written ({escape_name(reason)}); lines before this are in it."
+        )
 
 
-class _Reader:
+class _LogReader:
     """The header at once, the rows as they are asked for. `end`: where the last whole line that was read ends, in bytes."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
-        self.end = 0
+        self.end_offset = 0
         try:
             if not os.path.isfile(path):
                 raise InputError(
-                    f"The alpha log {shown(path)} {'is not a file' if os.path.lexists(path) else 'does not exist'}."
+                    f"The alpha log {escape_name(path)} {'is not a file' if os.path.lexists(path) else 'does not exist'}."
                 )
             with open(path, "rb") as stream:
-                line = stream.readline(LINE_LIMIT)
+                line = stream.readline(MAX_LINE_BYTES)
         except (OSError, ValueError) as error:
-            raise error if isinstance(error, InputError) else self._unreadable(error) from error
-        header = _loaded(line) if line.endswith(b"\n") else None
-        if not isinstance(header, dict) or header.get("format") != FORMAT or not _names(header.get("members")):
-            raise InputError(f"{shown(path)} is not an alpha log: its first line is not the header of one.")
-        if header.get("schema") != SCHEMA:
+            raise error if isinstance(error, InputError) else self._read_error(error) from error
+        header = _parse_line(line) if line.endswith(b"\n") else None
+        if not isinstance(header, dict) or header.get("format") != ALPHA_LOG_FORMAT or not _is_name_list(header.get("members")):
+            raise InputError(f"{escape_name(path)} is not an alpha log: its first line is not the header of one.")
+        if header.get("schema") != ALPHA_LOG_SCHEMA_VERSION:
             raise InputError(
-                f"The alpha log {shown(path)} has schema {shown(header.get('schema'), 40)}; this version reads {SCHEMA}."
+                f"The alpha log {escape_name(path)} has schema {escape_name(header.get('schema'), 40)}; this version reads {ALPHA_LOG_SCHEMA_VERSION}."
             )
         members = header["members"]
         self.members = tuple(members)
         self.bundle = str(header.get("bundle", ""))
-        self.end = len(line)
+        self.end_offset = len(line)
 
-    def rows(self) -> Iterator[Row]:
+    def read_entries(self) -> Iterator[AlphaLogEntry]:
         try:
             with open(self.path, "rb") as stream:
-                stream.seek(self.end)
+                stream.seek(self.end_offset)
                 last, number = -1, 1
-                while line := stream.readline(LINE_LIMIT):
+                while line := stream.readline(MAX_LINE_BYTES):
                     number += 1
-                    if number > FRAME_LIMIT + 1:
-                        raise LimitError(f"The alpha log {shown(self.path)} has more than {FRAME_LIMIT:,} frames.")
+                    if number > MAX_LOG_FRAMES + 1:
+                        raise LimitError(f"The alpha log {escape_name(self.path)} has more than {MAX_LOG_FRAMES:,} frames.")
                     try:
                         if not line.endswith(b"\n"):
                             raise UsageError("it is cut")
-                        row = self._row(_loaded(line), last)
+                        row = self._parse_entry(_parse_line(line), last)
                     except UsageError as error:
                         if not stream.readline(1):
                             return  # the machine stopped while it was written
-                        raise InputError(f"The alpha log {shown(self.path)}, line {number}: {error}.") from None
+                        raise InputError(f"The alpha log {escape_name(self.path)}, line {number}: {error}.") from None
                     last = row.frame
-                    self.end += len(line)
+                    self.end_offset += len(line)
                     yield row
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self._read_error(error) from error
 
-    def _row(self, fields: object, last: int) -> Row:
+    def _parse_entry(self, fields: object, last: int) -> AlphaLogEntry:
         if not isinstance(fields, dict):
             raise UsageError("it is not a frame")
-        frame, generation, seconds = _whole(fields, "frame"), _whole(fields, "generation"), fields.get("seconds")
+        frame, generation, seconds = (
+            _require_whole_number(fields, "frame"),
+            _require_whole_number(fields, "generation"),
+            fields.get("seconds"),
+        )
         if seconds is not None and type(seconds) not in (int, float):
             raise UsageError("its time is not a number")
         if frame <= last:
@@ -223,25 +233,25 @@ class _Reader:
             coefficients = Coefficients.parse(shares, self.members, extrapolate=True)
         except CoefficientsError as error:
             raise UsageError(str(error).rstrip(".")) from None
-        return Row(frame, math.nan if seconds is None else float(seconds), generation, coefficients)
+        return AlphaLogEntry(frame, math.nan if seconds is None else float(seconds), generation, coefficients)
 
-    def _unreadable(self, error: Exception) -> InputError:
+    def _read_error(self, error: Exception) -> InputError:
         reason = getattr(error, "strerror", None) or error
-        return InputError(f"The alpha log {shown(self.path)} cannot be read ({shown(reason)}).")
+        return InputError(f"The alpha log {escape_name(self.path)} cannot be read ({escape_name(reason)}).")
 
 
-def _names(members: object) -> bool:
+def _is_name_list(members: object) -> bool:
     return isinstance(members, list) and bool(members) and all(isinstance(name, str) for name in members)
 
 
-def _whole(fields: dict[str, Any], key: str) -> int:
+def _require_whole_number(fields: dict[str, Any], key: str) -> int:
     value = fields.get(key)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53:
         return value
     raise UsageError(f"its {key} is not a whole number")
 
 
-def _loaded(line: bytes) -> Any:
+def _parse_line(line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

@@ -1,6 +1,6 @@
 """ControlPlane: members at places of a plane, and a point of it as coefficients (the paper's Fig. 8: stroke x style).
 
-plane = ControlPlane.of({"mosaic": (0, 0), "fire": (1, 0), "fine": (0, 1), "coarse": (1, 1)}, members)
+plane = ControlPlane.from_places({"mosaic": (0, 0), "fire": (1, 0), "fine": (0, 1), "coarse": (1, 1)}, members)
 session.alpha = plane.at(0.3, 0.7)
 """
 
@@ -14,16 +14,24 @@ from functools import cached_property
 from typing import Any
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.alpha.keyframes import SCHEMA, as_text, load_json, read_bytes
-from dni_deploy.alpha.simplex import between, unrounded
-from dni_deploy.alpha.triangulation import Point, Triangle, flat, hull, nearest, triangles, weights
-from dni_deploy.errors import InputError, UsageError, shown
+from dni_deploy.alpha.keyframes import ALPHA_FILE_SCHEMA_VERSION, as_text, load_json, read_bytes
+from dni_deploy.alpha.simplex import fix_rounded_sum, interpolate_values
+from dni_deploy.alpha.triangulation import (
+    Point,
+    Triangle,
+    compute_barycentric_weights,
+    find_hull_sides,
+    find_nearest_on_sides,
+    is_flat,
+    triangulate_points,
+)
+from dni_deploy.errors import InputError, UsageError, escape_name
 
-INSIDE = -1e-6
+BARYCENTRIC_TOLERANCE = -1e-6
 """A weight of a triangle that is this little below 0 is rounding, or in a triangle too flat to count, on the border to the next."""
-APART = 1e-6
+MIN_POINT_DISTANCE = 1e-6
 """Places that are nearer to each other are one."""
-PLACES_LIMIT = 64
+MAX_PLACES = 64
 
 
 @dataclass(frozen=True)
@@ -38,24 +46,26 @@ class ControlPlane:
     places: tuple[tuple[str, Point], ...]
 
     @classmethod
-    def of(cls, places: Mapping[str, Sequence[float]], members: Sequence[str]) -> ControlPlane:
+    def from_places(cls, places: Mapping[str, Sequence[float]], members: Sequence[str]) -> ControlPlane:
         """Raises UsageError: fewer than 3, nobody's name, outside the plane, two at one place, all on one line."""
         names = tuple(members)
         found: list[tuple[str, Point]] = []
         for name, place in places.items():
             if name not in names:
                 raise UsageError(
-                    f"The plane names {shown(repr(name), 80)}; the members are {', '.join(repr(shown(own)) for own in names)}."
+                    f"The plane names {escape_name(repr(name), 80)}; the members are {', '.join(repr(escape_name(own)) for own in names)}."
                 )
-            point = point_of(place, f"The place of {shown(name)!r}")
+            point = parse_point(place, f"The place of {escape_name(name)!r}")
             if not (0 <= point[0] <= 1 and 0 <= point[1] <= 1):
-                raise UsageError(f"The place of {shown(name)!r} is ({point[0]:g}, {point[1]:g}); both are from 0 to 1.")
-            taken = [other for other, there in found if math.dist(there, point) < APART]
+                raise UsageError(f"The place of {escape_name(name)!r} is ({point[0]:g}, {point[1]:g}); both are from 0 to 1.")
+            taken = [other for other, there in found if math.dist(there, point) < MIN_POINT_DISTANCE]
             if taken:
-                raise UsageError(f"{shown(taken[0])!r} and {shown(name)!r} are at one place, ({point[0]:g}, {point[1]:g}).")
+                raise UsageError(
+                    f"{escape_name(taken[0])!r} and {escape_name(name)!r} are at one place, ({point[0]:g}, {point[1]:g})."
+                )
             found.append((name, point))
-        if not 3 <= len(found) <= PLACES_LIMIT:
-            raise UsageError(f"A plane has 3 to {PLACES_LIMIT} members; {len(found)} have a place.")
+        if not 3 <= len(found) <= MAX_PLACES:
+            raise UsageError(f"A plane has 3 to {MAX_PLACES} members; {len(found)} have a place.")
         plane = cls(names, tuple(found))
         if plane._corners is None and not plane._triangles:
             raise UsageError("The members' places are on one line; a plane needs three that are not.")
@@ -72,7 +82,7 @@ class ControlPlane:
         else:
             turns = [2 * math.pi * place / max(count, 1) for place in range(count)]
             points = [(0.5 + 0.5 * math.sin(turn), 0.5 - 0.5 * math.cos(turn)) for turn in turns]
-        return cls.of(dict(zip(members, points, strict=True)), members)
+        return cls.from_places(dict(zip(members, points, strict=True)), members)
 
     @classmethod
     def from_json(cls, fields: object, members: Sequence[str]) -> ControlPlane:
@@ -80,9 +90,11 @@ class ControlPlane:
         places = fields.get("plane") if isinstance(fields, dict) else None
         if not isinstance(fields, dict) or not isinstance(places, dict):
             raise UsageError('a plane is an object with an object "plane": the place of each member as [x, y].')
-        if fields.get("schema", SCHEMA) != SCHEMA:
-            raise UsageError(f"its schema is {shown(fields['schema'], 40)}; this version reads {SCHEMA}.")
-        return cls.of(places, members)
+        if fields.get("schema", ALPHA_FILE_SCHEMA_VERSION) != ALPHA_FILE_SCHEMA_VERSION:
+            raise UsageError(
+                f"its schema is {escape_name(fields['schema'], 40)}; this version reads {ALPHA_FILE_SCHEMA_VERSION}."
+            )
+        return cls.from_places(places, members)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], members: Sequence[str]) -> ControlPlane:
@@ -91,22 +103,22 @@ class ControlPlane:
         try:
             return cls.from_json(load_json(as_text(data)), members)
         except UsageError as error:
-            raise InputError(f"{shown(path)}: {error}") from None
+            raise InputError(f"{escape_name(path)}: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
         """As `read` takes it."""
-        return {"schema": SCHEMA, "plane": {name: list(place) for name, place in self.places}}
+        return {"schema": ALPHA_FILE_SCHEMA_VERSION, "plane": {name: list(place) for name, place in self.places}}
 
     def at(self, x: float, y: float) -> Coefficients:
         """The coefficients of a point; >= 0, summing to 1. Raises UsageError: x or y is NaN or infinite."""
-        point = point_of((x, y), "The point")
+        point = parse_point((x, y), "The point")
         for name, place in self.places:
             if place == point:
                 return Coefficients.one_hot(name, self.members)
         shares = dict.fromkeys(self.members, 0.0)
-        for index, share in self._bilinear(point) if self._corners else self._barycentric(point):
+        for index, share in self._bilinear_coefficients(point) if self._corners else self._barycentric_coefficients(point):
             shares[self.places[index][0]] += share
-        return Coefficients(self.members, unrounded(list(shares.values())))
+        return Coefficients(self.members, fix_rounded_sum(list(shares.values())))
 
     @cached_property
     def _corners(self) -> tuple[int, int, int, int] | None:
@@ -125,42 +137,46 @@ class ControlPlane:
     @cached_property
     def _triangles(self) -> list[Triangle]:
         points = [place for _, place in self.places]
-        return [triangle for triangle in self._all_triangles if not flat(triangle, points)]
+        return [triangle for triangle in self._all_triangles if not is_flat(triangle, points)]
 
     @cached_property
     def _all_triangles(self) -> list[Triangle]:
-        return triangles([place for _, place in self.places])
+        return triangulate_points([place for _, place in self.places])
 
     @cached_property
     def _hull(self) -> list[tuple[int, int]]:
-        return hull(self._all_triangles)
+        return find_hull_sides(self._all_triangles)
 
-    def _bilinear(self, point: Point) -> list[tuple[int, float]]:
+    def _bilinear_coefficients(self, point: Point) -> list[tuple[int, float]]:
         assert self._corners is not None
         low, high = self.places[self._corners[0]][1], self.places[self._corners[3]][1]
         u, v = (min(max((point[axis] - low[axis]) / (high[axis] - low[axis]), 0.0), 1.0) for axis in (0, 1))
         shares = ((1.0 - u) * (1.0 - v), u * (1.0 - v), (1.0 - u) * v, u * v)
         return list(zip(self._corners, shares, strict=True))
 
-    def _barycentric(self, point: Point) -> list[tuple[int, float]]:
+    def _barycentric_coefficients(self, point: Point) -> list[tuple[int, float]]:
         points = [place for _, place in self.places]
-        found = [(min(parts), triangle, parts) for triangle in self._triangles for parts in [weights(point, triangle, points)]]
+        found = [
+            (min(parts), triangle, parts)
+            for triangle in self._triangles
+            for parts in [compute_barycentric_weights(point, triangle, points)]
+        ]
         lowest, triangle, parts = max(found, key=lambda entry: entry[0])
-        if lowest >= INSIDE:
+        if lowest >= BARYCENTRIC_TOLERANCE:
             whole = [max(part, 0.0) for part in parts]
             return [(index, part / math.fsum(whole)) for index, part in zip(triangle, whole, strict=True)]
-        start, end, way = nearest(point, self._hull, points)
-        shares = between((1.0, 0.0), (0.0, 1.0), way)
+        start, end, way = find_nearest_on_sides(point, self._hull, points)
+        shares = interpolate_values((1.0, 0.0), (0.0, 1.0), way)
         return [(start, shares[0]), (end, shares[1])]
 
 
-def point_of(place: object, what: str) -> Point:
+def parse_point(place: object, what: str) -> Point:
     """Two finite numbers; `what` begins the sentence of the UsageError."""
     try:
         x, y = place  # type: ignore[misc]
         point = (float(x), float(y))  # type: ignore[has-type]
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{what} is {shown(repr(place), 60)}; it must be two numbers, x and y.") from None
+        raise UsageError(f"{what} is {escape_name(repr(place), 60)}; it must be two numbers, x and y.") from None
     if isinstance(place, str) or not all(math.isfinite(axis) for axis in point):
-        raise UsageError(f"{what} is {shown(repr(place), 60)}; it must be two finite numbers, x and y.")
+        raise UsageError(f"{what} is {escape_name(repr(place), 60)}; it must be two finite numbers, x and y.")
     return point

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.keyframes import (
+    ALPHA_FILE_SCHEMA_VERSION,
     INTERPOLATIONS,
-    KEYFRAME_LIMIT,
-    SCHEMA,
+    MAX_KEYFRAMES,
     Moment,
     as_text,
-    json_moment,
     load_json,
     read_bytes,
+    read_json_moment,
 )
-from dni_deploy.alpha.plane import ControlPlane, point_of
-from dni_deploy.alpha.timeline import frozen, located, moment_of, rising
-from dni_deploy.errors import InputError, LimitError, UsageError, shown
+from dni_deploy.alpha.plane import ControlPlane, parse_point
+from dni_deploy.alpha.timeline import convert_to_common_unit, find_interval, make_read_only_array, parse_keyframe_time
+from dni_deploy.errors import InputError, LimitError, UsageError, escape_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class PlanePath:
     loop: bool = False
 
     @classmethod
-    def of(
+    def from_keyframes(
         cls,
         plane: ControlPlane,
         keyframes: Iterable[tuple[float | str, Sequence[float]]],
@@ -55,9 +55,9 @@ class PlanePath:
         *,
         fps: float | None = None,
     ) -> PlanePath:
-        """Keyframes as pairs of a time, as in AlphaTimeline.of, and a point. Raises UsageError, LimitError."""
-        timed = ((moment_of(index, time), point) for index, (time, point) in enumerate(keyframes))
-        return cls._built(plane, timed, interpolation, loop, fps)
+        """Keyframes as pairs of a time, as in AlphaTimeline.from_keyframes, and a point. Raises UsageError, LimitError."""
+        timed = ((parse_keyframe_time(index, time), point) for index, (time, point) in enumerate(keyframes))
+        return cls._build(plane, timed, interpolation, loop, fps)
 
     @classmethod
     def from_json(cls, fields: object, members: Sequence[str], *, fps: float | None = None) -> PlanePath:
@@ -73,8 +73,8 @@ class PlanePath:
         for index, keyframe in enumerate(keyframes):
             if not isinstance(keyframe, dict) or "at" not in keyframe:
                 raise UsageError(f'Keyframe {index + 1} is not an object with "at" and either "time" or "frame".')
-            timed.append((json_moment(index, keyframe), keyframe["at"]))
-        return cls._built(plane, timed, fields.get("interpolation", "linear"), loop, fps)
+            timed.append((read_json_moment(index, keyframe), keyframe["at"]))
+        return cls._build(plane, timed, fields.get("interpolation", "linear"), loop, fps)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], members: Sequence[str], *, fps: float | None = None) -> PlanePath:
@@ -83,24 +83,26 @@ class PlanePath:
         try:
             return cls.from_json(load_json(as_text(data)), members, fps=fps)
         except UsageError as error:
-            raise InputError(f"{shown(path)}: {error}") from None
+            raise InputError(f"{escape_name(path)}: {error}") from None
 
     @classmethod
-    def _built(
-        cls, plane: ControlPlane, timed: Iterable[tuple[Moment, Any]], interpolation: str, loop: bool, fps: float | None
+    def _build(
+        cls, plane: ControlPlane, keyframes: Iterable[tuple[Moment, Any]], interpolation: str, loop: bool, fps: float | None
     ) -> PlanePath:
         moments, points = [], []
-        for index, (moment, point) in enumerate(timed):
-            if index >= KEYFRAME_LIMIT:
-                raise LimitError(f"A path has at most {KEYFRAME_LIMIT:,} keyframes; this one has more.")
+        for index, (moment, point) in enumerate(keyframes):
+            if index >= MAX_KEYFRAMES:
+                raise LimitError(f"A path has at most {MAX_KEYFRAMES:,} keyframes; this one has more.")
             moments.append(moment)
-            points.append(point_of(point, f"Keyframe {index + 1} at {moment}: the point"))
+            points.append(parse_point(point, f"Keyframe {index + 1} at {moment}: the point"))
         if len(moments) < 1 + loop:
             raise UsageError(f"The path has {len(moments)} keyframes; it needs at least {1 + loop}.")
         if interpolation not in INTERPOLATIONS:
-            raise UsageError(f"There is no interpolation {shown(interpolation, 60)!r}; there are {', '.join(INTERPOLATIONS)}.")
-        unit, times = rising(moments, fps)
-        return cls(plane, unit, frozen(times), frozen(points), interpolation, loop)
+            raise UsageError(
+                f"There is no interpolation {escape_name(interpolation, 60)!r}; there are {', '.join(INTERPOLATIONS)}."
+            )
+        unit, times = convert_to_common_unit(moments, fps)
+        return cls(plane, unit, make_read_only_array(times), make_read_only_array(points), interpolation, loop)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -108,7 +110,7 @@ class PlanePath:
 
     def at(self, seconds: float, frame: int) -> Coefficients:
         """The coefficients of a frame's point. Raises UsageError for a time that is no number."""
-        left, right, way = located(self, seconds, frame)
+        left, right, way = find_interval(self, seconds, frame)
         start, end = self.points[left], self.points[right]
         x, y = (start if way == 0.0 else (1.0 - way) * start + way * end).tolist()
         return self.plane.at(x, y)
@@ -118,4 +120,4 @@ class PlanePath:
         key, kind = ("frame", int) if self.unit == "frames" else ("time", float)
         keyframes = [{key: kind(time), "at": point} for time, point in zip(self.times, self.points.tolist(), strict=True)]
         more = {"interpolation": self.interpolation, "loop": self.loop, "keyframes": keyframes}
-        return {**self.plane.to_json(), "schema": SCHEMA, **more}
+        return {**self.plane.to_json(), "schema": ALPHA_FILE_SCHEMA_VERSION, **more}

@@ -10,19 +10,19 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dni_deploy.alpha.coefficients import SUM_TOLERANCE, Alpha, Coefficients
-from dni_deploy.errors import CoefficientsError, shown
+from dni_deploy.errors import CoefficientsError, escape_name
 
-ROUNDING = 1e-12
+MAX_SUM_ROUNDING = 1e-12
 """A sum that is off by less was meant to be 1; one that is off by more was given so, within SUM_TOLERANCE, and stays."""
 
 
-def completed(alpha: Alpha, members: Sequence[str], *, extrapolate: bool = False) -> Coefficients:
+def fill_missing_member(alpha: Alpha, members: Sequence[str], *, extrapolate: bool = False) -> Coefficients:
     """As Coefficients.parse, but the one member that an alpha by name leaves out takes what is left of 1.
 
     "gan=0" of psnr and gan is psnr=1. Where more than one is left out they have share 0, and the sum has to be 1.
     Raises CoefficientsError.
     """
-    named = _named(alpha)
+    named = _parse_named(alpha)
     left_out = [member for member in members if member not in named]
     if len(left_out) == 1 and len(named) == len(members) - 1:
         try:
@@ -34,7 +34,7 @@ def completed(alpha: Alpha, members: Sequence[str], *, extrapolate: bool = False
     return Coefficients.parse(alpha, members, extrapolate=extrapolate)
 
 
-def _named(alpha: Alpha) -> dict[object, str | float]:
+def _parse_named(alpha: Alpha) -> dict[object, str | float]:
     """The shares by name, as they are written; {} where the alpha is not by name, or not to be read."""
     found: dict[object, str | float] = {}
     if isinstance(alpha, Mapping):
@@ -50,58 +50,58 @@ def _named(alpha: Alpha) -> dict[object, str | float]:
     return found
 
 
-def between(start: Sequence[float], end: Sequence[float], way: float) -> tuple[float, ...]:
+def interpolate_values(start: Sequence[float], end: Sequence[float], fraction: float) -> tuple[float, ...]:
     """The shares a part of the way from start to end, 0 <= way <= 1; at 0 and at 1 exactly those of the end."""
-    if way <= 0.0:
+    if fraction <= 0.0:
         return tuple(start)
-    if way >= 1.0:
+    if fraction >= 1.0:
         return tuple(end)
     shares = [
-        min(max((1.0 - way) * one + way * other, min(one, other)), max(one, other))
+        min(max((1.0 - fraction) * one + fraction * other, min(one, other)), max(one, other))
         for one, other in zip(start, end, strict=True)
     ]
-    return unrounded(shares)
+    return fix_rounded_sum(shares)
 
 
-def unrounded(shares: Sequence[float]) -> tuple[float, ...]:
+def fix_rounded_sum(values: Sequence[float]) -> tuple[float, ...]:
     """The shares with what rounding took from their sum, or added to it, put right in the largest one.
 
     A sum that is off by more, because an alpha was given so, stays, as far as Coefficients take it.
     """
-    off = 1.0 - math.fsum(shares)
-    if off and not ROUNDING < abs(off) <= SUM_TOLERANCE:
-        made = list(shares)
+    off = 1.0 - math.fsum(values)
+    if off and not MAX_SUM_ROUNDING < abs(off) <= SUM_TOLERANCE:
+        made = list(values)
         made[max(range(len(made)), key=made.__getitem__)] += off
         return tuple(made)
-    return tuple(shares)
+    return tuple(values)
 
 
-def mixed(start: Coefficients, end: Coefficients, way: float) -> Coefficients:
+def interpolate(start: Coefficients, end: Coefficients, fraction: float) -> Coefficients:
     """The coefficients a part of the straight way from start to end; both of one family."""
-    if start.shares == end.shares:
+    if start.values == end.values:
         return end
-    return Coefficients(end.members, between(start.shares, end.shares, way))
+    return Coefficients(end.members, interpolate_values(start.values, end.values, fraction))
 
 
-def with_share(point: Coefficients, member: str, share: float, *, extrapolate: bool = False) -> Coefficients:
+def with_coefficient(point: Coefficients, member: str, coefficient: float, *, extrapolate: bool = False) -> Coefficients:
     """The point at which one member has this share and the others keep their proportions; in equal parts if they had none.
 
     Raises CoefficientsError: no such member, NaN or infinite, outside 0 to 1 without `extrapolate`.
     """
     if member not in point.members:
         raise CoefficientsError(
-            f"There is no member {shown(member)!r}; the members are {', '.join(repr(shown(name)) for name in point.members)}."
+            f"There is no member {escape_name(member)!r}; the members are {', '.join(repr(escape_name(name)) for name in point.members)}."
         )
-    if not math.isfinite(share) or not (extrapolate or 0.0 <= share <= 1.0):
-        raise CoefficientsError(f"The share of {shown(member)!r} is {share:g}; it must be a number from 0 to 1.")
+    if not math.isfinite(coefficient) or not (extrapolate or 0.0 <= coefficient <= 1.0):
+        raise CoefficientsError(f"The share of {escape_name(member)!r} is {coefficient:g}; it must be a number from 0 to 1.")
     place = point.members.index(member)
-    others = [0.0 if index == place else own for index, own in enumerate(point.shares)]
+    others = [0.0 if index == place else own for index, own in enumerate(point.values)]
     total = math.fsum(others)
     if total <= 0.0:
         others = [0.0 if index == place else 1.0 for index in range(len(others))]
         total = len(others) - 1.0
-    shares = [own / total * (1.0 - share) for own in others]
-    shares[place] = float(share)
+    shares = [own / total * (1.0 - coefficient) for own in others]
+    shares[place] = float(coefficient)
     if not extrapolate:
         shares = [min(max(own, 0.0), 1.0) for own in shares]
-    return Coefficients.parse(list(unrounded(shares)), point.members, extrapolate=extrapolate)
+    return Coefficients.parse(list(fix_rounded_sum(shares)), point.members, extrapolate=extrapolate)

@@ -12,9 +12,9 @@ from dni_deploy.alpha.keyframes import as_text, load_json, read_bytes
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.plane_path import PlanePath
 from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
-from dni_deploy.errors import InputError, UsageError, shown
+from dni_deploy.errors import InputError, UsageError, escape_name
 
-SUFFIXES = (".json", ".csv", ".jsonl")
+ALPHA_FILE_SUFFIXES = (".json", ".csv", ".jsonl")
 
 
 def as_source(
@@ -32,7 +32,7 @@ def as_source(
         return open_source(alpha, members, fps=fps, extrapolate=extrapolate)
     if hasattr(alpha, "at"):
         return alpha
-    return AlphaTimeline.of([(0.0, alpha)], members, extrapolate=extrapolate)
+    return AlphaTimeline.from_keyframes([(0.0, alpha)], members, extrapolate=extrapolate)
 
 
 def is_constant(source: AlphaSource) -> bool:
@@ -61,33 +61,33 @@ def open_source(
     interpolation, loop   go before what the timeline itself says; a curve and a side file have no use for them.
     Raises UsageError, CoefficientsError, InputError, MismatchError, LimitError: one sentence that names the place.
     """
-    if isinstance(alpha, str) and not alpha.strip().lower().endswith(SUFFIXES):
+    if isinstance(alpha, str) and not alpha.strip().lower().endswith(ALPHA_FILE_SUFFIXES):
         if is_curve(alpha):
-            _no_use(interpolation, loop, "A curve")
+            _reject_options(interpolation, loop, "A curve")
             return AlphaCurve.parse(alpha, members, fps=fps, extrapolate=extrapolate)
         return AlphaTimeline.parse(alpha, members, fps=fps, interpolation=interpolation, loop=loop, extrapolate=extrapolate)
     path = Path(alpha.strip() if isinstance(alpha, str) else alpha)
     if path.suffix.lower() == ".jsonl":
-        _no_use(interpolation, loop, "The side file of a performance")
+        _reject_options(interpolation, loop, "The side file of a performance")
         return AlphaLog.read(path, members)
     if path.suffix.lower() == ".json":
         try:
             fields = load_json(as_text(read_bytes(path)))
         except UsageError as error:
-            raise InputError(f"{shown(path)}: {error}") from None
+            raise InputError(f"{escape_name(path)}: {error}") from None
         kinds = {"plane": "A way through a plane", "curve": "A curve"}
         kind = next((key for key in kinds if isinstance(fields, dict) and key in fields), None)
         if kind is not None:
-            _no_use(interpolation, loop, kinds[kind])
+            _reject_options(interpolation, loop, kinds[kind])
             try:
                 if kind == "plane":
                     return PlanePath.from_json(fields, members, fps=fps)
                 return AlphaCurve.from_json(fields, members, fps=fps, extrapolate=extrapolate)
             except UsageError as error:
-                raise InputError(f"{shown(path)}: {error}") from None
+                raise InputError(f"{escape_name(path)}: {error}") from None
     return AlphaTimeline.read(path, members, fps=fps, interpolation=interpolation, loop=loop, extrapolate=extrapolate)
 
 
-def _no_use(interpolation: str | None, loop: bool | None, what: str) -> None:
+def _reject_options(interpolation: str | None, loop: bool | None, what: str) -> None:
     if interpolation is not None or loop is not None:
         raise UsageError(f"{what} has its own course; an interpolation or a loop cannot be given with it.")

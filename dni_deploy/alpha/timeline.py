@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.alpha.keyframes import (
+    ALPHA_FILE_SCHEMA_VERSION,
     INTERPOLATIONS,
-    SCHEMA,
     Moment,
-    Written,
+    ParsedKeyframes,
     as_text,
-    checked_moment,
     from_csv,
     from_json,
     from_text,
     load_json,
-    numbered,
     read_bytes,
+    read_numbered_moment,
+    validate_moment,
 )
-from dni_deploy.alpha.simplex import between, completed
-from dni_deploy.errors import CoefficientsError, InputError, LimitError, UsageError, shown
+from dni_deploy.alpha.simplex import fill_missing_member, interpolate_values
+from dni_deploy.errors import CoefficientsError, InputError, LimitError, UsageError, escape_name
 
 
 class AlphaSource(Protocol):
@@ -62,12 +62,12 @@ class AlphaTimeline:
     members: tuple[str, ...]
     unit: str
     times: NDArray[np.float64]
-    shares: NDArray[np.float64]
+    coefficients: NDArray[np.float64]
     interpolation: str = "linear"
     loop: bool = False
 
     @classmethod
-    def of(
+    def from_keyframes(
         cls,
         keyframes: Iterable[tuple[float | str, Alpha]],
         members: Sequence[str],
@@ -82,10 +82,10 @@ class AlphaTimeline:
         Raises UsageError (none, unsorted, twice the same time), CoefficientsError (an alpha that does not fit; the sentence
         names the keyframe), LimitError.
         """
-        written = Written(interpolation=interpolation, loop=loop)
+        written = ParsedKeyframes(interpolation=interpolation, loop=loop)
         for index, (time, alpha) in enumerate(keyframes):
-            written.add(moment_of(index, time), alpha)
-        return cls._built(written, members, None, None, fps, extrapolate)
+            written.add(parse_keyframe_time(index, time), alpha)
+        return cls._build(written, members, None, None, fps, extrapolate)
 
     @classmethod
     def parse(
@@ -102,9 +102,9 @@ class AlphaTimeline:
 
         Times: 2.5 or 2.5s, 1:02.5, 75f; shares as in Coefficients.parse, and the one member that is left out takes the rest.
         "; smooth", "; hold" and "; loop" may follow; `interpolation` and `loop` go before them. fps is needed only where
-        seconds and frames are mixed. Raises as `of` does.
+        seconds and frames are mixed. Raises as `from_keyframes` does.
         """
-        return cls._built(from_text(text), members, interpolation, loop, fps, extrapolate)
+        return cls._build(from_text(text), members, interpolation, loop, fps, extrapolate)
 
     @classmethod
     def read(
@@ -125,21 +125,21 @@ class AlphaTimeline:
         try:
             text = as_text(data)
             written = from_json(load_json(text)) if text.lstrip()[:1] in ("{", "[") else from_csv(text)
-            return cls._built(written, members, interpolation, loop, fps, extrapolate)
+            return cls._build(written, members, interpolation, loop, fps, extrapolate)
         except LimitError as error:
-            raise LimitError(f"{shown(path)}: {error}") from None
+            raise LimitError(f"{escape_name(path)}: {error}") from None
         except UsageError as error:
-            raise InputError(f"{shown(path)}: {error}") from None
+            raise InputError(f"{escape_name(path)}: {error}") from None
 
     @classmethod
-    def constant(cls, coefficients: Coefficients) -> AlphaTimeline:
+    def from_coefficients(cls, coefficients: Coefficients) -> AlphaTimeline:
         """The same coefficients at all times."""
-        return cls(coefficients.members, "seconds", frozen([0.0]), frozen([coefficients.shares]))
+        return cls(coefficients.members, "seconds", make_read_only_array([0.0]), make_read_only_array([coefficients.values]))
 
     @classmethod
-    def _built(
+    def _build(
         cls,
-        written: Written,
+        keyframes: ParsedKeyframes,
         members: Sequence[str],
         interpolation: str | None,
         loop: bool | None,
@@ -147,22 +147,29 @@ class AlphaTimeline:
         extrapolate: bool,
     ) -> AlphaTimeline:
         names = tuple(members)
-        if not written.moments:
+        if not keyframes.moments:
             raise UsageError("The timeline is empty; it needs at least one keyframe.")
-        kind = interpolation or written.interpolation or "linear"
+        kind = interpolation or keyframes.interpolation or "linear"
         if kind not in INTERPOLATIONS:
-            raise UsageError(f"There is no interpolation {shown(kind, 60)!r}; there are {', '.join(INTERPOLATIONS)}.")
-        again = bool(written.loop if loop is None else loop)
-        if again and len(written.moments) < 2:
+            raise UsageError(f"There is no interpolation {escape_name(kind, 60)!r}; there are {', '.join(INTERPOLATIONS)}.")
+        again = bool(keyframes.loop if loop is None else loop)
+        if again and len(keyframes.moments) < 2:
             raise UsageError("A timeline that loops needs at least 2 keyframes; this one has 1.")
-        unit, times = rising(written.moments, fps)
-        return cls(names, unit, frozen(times), frozen(_shares(written, names, extrapolate)), kind, again)
+        unit, times = convert_to_common_unit(keyframes.moments, fps)
+        return cls(
+            names,
+            unit,
+            make_read_only_array(times),
+            make_read_only_array(_parse_coefficients(keyframes, names, extrapolate)),
+            kind,
+            again,
+        )
 
     def at(self, seconds: float, frame: int) -> Coefficients:
         """The coefficients of a frame; they sum to 1 as the keyframes do. Raises UsageError where the time is not a number."""
-        left, right, way = located(self, seconds, frame)
-        start = self.shares[left].tolist()
-        shares = tuple(start) if left == right else between(start, self.shares[right].tolist(), way)
+        left, right, way = find_interval(self, seconds, frame)
+        start = self.coefficients[left].tolist()
+        shares = tuple(start) if left == right else interpolate_values(start, self.coefficients[right].tolist(), way)
         return Coefficients(self.members, shares)
 
     def to_json(self) -> dict[str, Any]:
@@ -172,11 +179,11 @@ class AlphaTimeline:
             {"frame": int(time), "alpha": alpha} if frames else {"time": time, "alpha": alpha}
             for time, alpha in (
                 (time, dict(zip(self.members, shares, strict=True)))
-                for time, shares in zip(self.times.tolist(), self.shares.tolist(), strict=True)
+                for time, shares in zip(self.times.tolist(), self.coefficients.tolist(), strict=True)
             )
         ]
         return {
-            "schema": SCHEMA,
+            "schema": ALPHA_FILE_SCHEMA_VERSION,
             "members": list(self.members),
             "interpolation": self.interpolation,
             "loop": self.loop,
@@ -184,7 +191,7 @@ class AlphaTimeline:
         }
 
 
-class Track(Protocol):
+class KeyframeTrack(Protocol):
     """What has keyframes: the fields of AlphaTimeline of the same names."""
 
     @property
@@ -197,7 +204,7 @@ class Track(Protocol):
     def loop(self) -> bool: ...
 
 
-def located(track: Track, seconds: float, frame: int) -> tuple[int, int, float]:
+def find_interval(track: KeyframeTrack, seconds: float, frame: int) -> tuple[int, int, float]:
     """The keyframe before, the one after (the same one where a value holds), and the part of the way between them, 0 to 1."""
     position = float(frame) if track.unit == "frames" else float(seconds)
     if not math.isfinite(position):
@@ -215,18 +222,18 @@ def located(track: Track, seconds: float, frame: int) -> tuple[int, int, float]:
     return before, after, way * way * (3.0 - 2.0 * way) if track.interpolation == "smooth" else way
 
 
-def moment_of(index: int, time: float | str) -> Moment:
+def parse_keyframe_time(index: int, time: float | str) -> Moment:
     """Seconds, or a text as read_moment takes it. Raises UsageError, naming the keyframe."""
     if isinstance(time, str):
-        return numbered(index, time)
+        return read_numbered_moment(index, time)
     try:
-        return checked_moment(Moment(float(time), "seconds"))
+        return validate_moment(Moment(float(time), "seconds"))
     except (TypeError, ValueError, OverflowError) as error:
-        reason = error if isinstance(error, UsageError) else f"{shown(repr(time), 60)} is not a time."
+        reason = error if isinstance(error, UsageError) else f"{escape_name(repr(time), 60)} is not a time."
         raise UsageError(f"Keyframe {index + 1}: {reason}") from None
 
 
-def rising(moments: Sequence[Moment], fps: float | None) -> tuple[str, list[float]]:
+def convert_to_common_unit(moments: Sequence[Moment], fps: float | None) -> tuple[str, list[float]]:
     """The moments in one unit, and which. Raises UsageError: they do not rise, or are mixed and fps is not known."""
     units = {moment.unit for moment in moments}
     unit, times = moments[0].unit, [moment.value for moment in moments]
@@ -246,26 +253,28 @@ def rising(moments: Sequence[Moment], fps: float | None) -> tuple[str, list[floa
     return unit, times
 
 
-def _shares(written: Written, members: tuple[str, ...], extrapolate: bool) -> list[tuple[float, ...]]:
+def _parse_coefficients(keyframes: ParsedKeyframes, members: tuple[str, ...], extrapolate: bool) -> list[tuple[float, ...]]:
     """In family order; a file that lists its members may list them in another order."""
-    own = members if written.members is None else written.members
+    own = members if keyframes.members is None else keyframes.members
     if sorted(own) != sorted(members):
         raise CoefficientsError(
-            f"The timeline is for the members {', '.join(map(repr, map(shown, own))) or 'none'}; "
-            f"this family has {', '.join(map(repr, map(shown, members)))}."
+            f"The timeline is for the members {', '.join(map(repr, map(escape_name, own))) or 'none'}; "
+            f"this family has {', '.join(map(repr, map(escape_name, members)))}."
         )
     order = [own.index(name) for name in members]
     found = []
-    for index, (moment, alpha) in enumerate(zip(written.moments, written.alphas, strict=True)):
+    for index, (moment, alpha) in enumerate(zip(keyframes.moments, keyframes.alphas, strict=True)):
         try:
-            shares = completed(alpha, own, extrapolate=extrapolate).shares
+            shares = fill_missing_member(alpha, own, extrapolate=extrapolate).values
         except CoefficientsError as error:
-            raise CoefficientsError(f"Keyframe {index + 1} at {moment}: {error}" if written.timed else str(error)) from None
+            raise CoefficientsError(
+                f"Keyframe {index + 1} at {moment}: {error}" if keyframes.has_times else str(error)
+            ) from None
         found.append(tuple(shares[place] for place in order))
     return found
 
 
-def frozen(values: Sequence[Any]) -> NDArray[np.float64]:
+def make_read_only_array(values: Sequence[Any]) -> NDArray[np.float64]:
     """A float64 array that nobody can write to."""
     array = np.array(values, np.float64)
     array.setflags(write=False)

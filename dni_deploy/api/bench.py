@@ -20,21 +20,21 @@ from PIL import Image
 
 from dni_deploy import __version__
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import DniError, EnvironmentProblem, UsageError, shown
-from dni_deploy.latency.memory import resident_bytes
-from dni_deploy.latency.modes import ROWS, Row, copy_row
-from dni_deploy.latency.timing import Samples, interleaved, ratio
-from dni_deploy.utils.atomic_write import publish_bytes
-from dni_deploy.utils.hardware import cores, cpu
-from dni_deploy.utils.optional_packages import open_door
-from dni_deploy.utils.progress import MaybeProgress, tell
+from dni_deploy.errors import DniError, UnavailableError, UsageError, escape_name
+from dni_deploy.latency.memory import measure_mode_memory
+from dni_deploy.latency.modes import BACKEND_MODES, BackendMode, make_copy_baseline
+from dni_deploy.latency.timing import TimingSamples, compute_median_ratio, time_interleaved
+from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.hardware import count_cores, read_cpu_info
+from dni_deploy.utils.optional_packages import import_optional
+from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.cuda import driver
 
-OURS, STOCK, ON_GPU = "in place", "constant", ("tensorrt", "ort gpu")
+CPU_MODE, CPU_BASELINE, GPU_MODES = "in place", "constant", ("tensorrt", "ort gpu")
 
 
 @dataclass(frozen=True)
-class RowResult:
+class ModeResult:
     """One way's medians in milliseconds (None where alpha cannot change), and its resident memory.
 
     changed   a frame with a change before it: change + first, round by round.
@@ -47,7 +47,7 @@ class RowResult:
     changed_ms: float | None
     steady_ms: float
     memory_mb: float | None
-    road: str
+    update_path: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class BenchReport:
     rounds: int
     threads: int
     machine: dict[str, str]
-    rows: tuple[RowResult, ...]
+    rows: tuple[ModeResult, ...]
     ratios: dict[str, float]
     skipped: dict[str, str]
 
@@ -75,13 +75,13 @@ def bench(
     *,
     shape: Sequence[int] | None = None,
     repeats: int = 20,
-    rows: Sequence[str] | None = None,
-    memory: bool = True,
+    modes: Sequence[str] | None = None,
+    measure_memory: bool = True,
     threads: int = 0,
     output: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
     force: bool = False,
-    progress: MaybeProgress = None,
+    progress: OptionalProgress = None,
 ) -> BenchReport:
     """Open every row on the bundle and time them together.
 
@@ -93,46 +93,48 @@ def bench(
     """
     for path in (output, plot):
         if path is not None and os.path.lexists(path) and not force:
-            raise UsageError(f"{shown(path)} exists; give --force to replace it. Nothing was written.")
+            raise UsageError(f"{escape_name(path)} exists; give --force to replace it. Nothing was written.")
     if plot is not None:
-        open_door("dni_deploy.reports.plot").check_plot_name(plot)
+        import_optional("dni_deploy.reports.plot").check_plot_name(plot)
     bundle = Bundle.open(bundle_path)
-    chosen = [row for row in ROWS if rows is None or row.name in rows]
-    size = tuple(shape) if shape is not None else _default_shape(bundle)
+    chosen = [row for row in BACKEND_MODES if modes is None or row.name in modes]
+    size = tuple(shape) if shape is not None else _choose_default_shape(bundle)
     signature = bundle.signature
     if len(size) != 4 or size[1] != signature.input_channels:
         raise UsageError(f"The network takes N x {signature.input_channels} x H x W; the shape is {'x'.join(map(str, size))}.")
-    threads = threads or cores()
-    x = _input(bundle, size)
+    threads = threads or count_cores()
+    x = _make_input(bundle, size)
 
     skipped: dict[str, str] = {}
     with ExitStack() as opened:
         engines, copies = {}, {}
         for number, row in enumerate(chosen):
-            tell(progress, number, len(chosen), f"opening {row.name}")
+            report_progress(progress, number, len(chosen), f"opening {row.name}")
             try:
-                obstacle = row.obstacle(bundle)
+                obstacle = row.unavailable_reason(bundle)
                 if obstacle is not None:
                     skipped[row.name] = obstacle
                     continue
-                engine = row.open(bundle, threads)
+                engine = row.open_engine(bundle, threads)
             except (DniError, MemoryError) as error:
                 skipped[row.name] = str(error) or type(error).__name__
                 continue
             opened.callback(engine.close)
             engines[row.name] = engine
-            copy = copy_row(engine)
+            copy = make_copy_baseline(engine)
             if copy is not None:
                 copies[row.name] = copy
         if not engines:
-            raise EnvironmentProblem(f"Nothing can be timed here; {'; '.join(f'{n}: {why}' for n, why in skipped.items())}.")
-        roads = {name: engine.road for name, engine in engines.items()}
-        samples = interleaved(engines, copies, x, len(bundle.members), repeats, progress=progress)
+            raise UnavailableError(f"Nothing can be timed here; {'; '.join(f'{n}: {why}' for n, why in skipped.items())}.")
+        roads = {name: engine.update_path for name, engine in engines.items()}
+        samples = time_interleaved(engines, copies, x, len(bundle.members), repeats, progress=progress)
     results = []
     for number, row in enumerate(row for row in chosen if row.name in samples):
-        tell(progress, number, len(samples), f"memory of {row.name}")
-        used = resident_bytes(os.fspath(bundle_path), row.name, size, threads) if memory and not row.gpu else None
-        results.append(_result(row, samples[row.name], used, roads[row.name]))
+        report_progress(progress, number, len(samples), f"memory of {row.name}")
+        used = (
+            measure_mode_memory(os.fspath(bundle_path), row.name, size, threads) if measure_memory and not row.on_gpu else None
+        )
+        results.append(_make_result(row, samples[row.name], used, roads[row.name]))
     report = BenchReport(
         bundle=Path(bundle_path).name,
         architecture=bundle.architecture,
@@ -141,27 +143,27 @@ def bench(
         shape=size,
         rounds=repeats,
         threads=threads,
-        machine=machine(),
+        machine=describe_machine(),
         rows=tuple(results),
-        ratios=_ratios(samples),
+        ratios=_compute_ratios(samples),
         skipped=skipped,
     )
     if output is not None:
         text = json.dumps({"schema": 1, "command": "bench", **report.to_json()}, indent=2, allow_nan=False)
-        publish_bytes(output, (text + "\n").encode(), force=force)
+        write_bytes_atomically(output, (text + "\n").encode(), force=force)
     if plot is not None:
         rows_json = {report.architecture: [asdict(row) for row in report.rows]}
-        open_door("dni_deploy.reports.bench_plot").plot_bench(plot, rows_json, force=force)
+        import_optional("dni_deploy.reports.bench_plot").plot_bench(plot, rows_json, force=force)
     return report
 
 
-def machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """What a reader needs to judge the figures: processor, cores, versions, date."""
-    name, flags = cpu()
-    facts = {"cpu": name, "instruction sets": ", ".join(flags), "cores": str(cores()), "system": platform.system()}
-    graphics = driver.ask()
+    name, flags = read_cpu_info()
+    facts = {"cpu": name, "instruction sets": ", ".join(flags), "cores": str(count_cores()), "system": platform.system()}
+    graphics = driver.query_driver()
     if isinstance(graphics, driver.Driver) and graphics.devices:
-        facts["gpu"] = shown(graphics.devices[0][0])
+        facts["gpu"] = escape_name(graphics.devices[0][0])
         facts["cuda of the driver"] = ".".join(map(str, graphics.version))
     for package in ("onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "torch", "numpy"):
         try:
@@ -174,7 +176,7 @@ def machine() -> dict[str, str]:
     return facts
 
 
-def _default_shape(bundle: Bundle) -> tuple[int, int, int, int]:
+def _choose_default_shape(bundle: Bundle) -> tuple[int, int, int, int]:
     signature = bundle.signature
     if signature.kind == "latent":
         return (1, signature.input_channels, 1, 1)
@@ -183,7 +185,7 @@ def _default_shape(bundle: Bundle) -> tuple[int, int, int, int]:
     return (1, signature.input_channels, side, side)
 
 
-def _input(bundle: Bundle, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _make_input(bundle: Bundle, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The shipped photograph, mirrored on to the size that is asked for, in the network's range; noise for a latent.
 
     A photograph and not noise, because a PRelu takes up to seven times as long where the signs of its input follow no pattern.
@@ -201,40 +203,44 @@ def _input(bundle: Bundle, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.array(np.broadcast_to(picture, shape), np.float32)  # a copy: PyTorch wants to be able to write to it
 
 
-def _result(row: Row, samples: Samples, memory: int | None, road: str) -> RowResult:
+def _make_result(mode: BackendMode, samples: TimingSamples, memory: int | None, update_path: str) -> ModeResult:
     def median(series: list[float]) -> float:
         return float(np.median(series)) * 1e3
 
-    return RowResult(
-        row.name,
-        row.title,
-        median(samples.change) if row.changes else None,
-        median(samples.first) if row.changes else None,
-        median([change + first for change, first in zip(samples.change, samples.first, strict=True)]) if row.changes else None,
+    return ModeResult(
+        mode.name,
+        mode.title,
+        median(samples.change) if mode.changes_alpha else None,
+        median(samples.first) if mode.changes_alpha else None,
+        median([change + first for change, first in zip(samples.change, samples.first, strict=True)])
+        if mode.changes_alpha
+        else None,
         # Without a change both frames of a round are steady ones, so both kinds of row keep as many.
         median(samples.steady),
         None if memory is None else memory / 1e6,
-        road,
+        update_path,
     )
 
 
-def _ratios(samples: dict[str, Samples]) -> dict[str, float]:
-    ours = samples.get(OURS)
+def _compute_ratios(samples: dict[str, TimingSamples]) -> dict[str, float]:
+    ours = samples.get(CPU_MODE)
     if ours is None:
         return {}
     changed = [change + first for change, first in zip(ours.change, ours.first, strict=True)]
-    found = {"frame with a change / steady frame": ratio(changed, ours.steady)}
+    found = {"frame with a change / steady frame": compute_median_ratio(changed, ours.steady)}
     if ours.copy:
-        found["alpha change / plain copy of the same bytes"] = ratio(ours.change, ours.copy)
-    for name in ON_GPU:
+        found["alpha change / plain copy of the same bytes"] = compute_median_ratio(ours.change, ours.copy)
+    for name in GPU_MODES:
         if name in samples:
             changed = [change + first for change, first in zip(samples[name].change, samples[name].first, strict=True)]
-            found[f"frame with a change / steady frame, {name}"] = ratio(changed, samples[name].steady)
+            found[f"frame with a change / steady frame, {name}"] = compute_median_ratio(changed, samples[name].steady)
     if "tensorrt" in samples and "trt constant" in samples:
-        found["steady frame, tensorrt / trt constant"] = ratio(samples["tensorrt"].steady, samples["trt constant"].steady)
+        found["steady frame, tensorrt / trt constant"] = compute_median_ratio(
+            samples["tensorrt"].steady, samples["trt constant"].steady
+        )
     for name, other in samples.items():
-        if name != OURS:
-            found[f"steady frame, ours / {name}"] = ratio(ours.steady, other.steady)
-            if name not in (STOCK, "trt constant"):
-                found[f"alpha change, {name} / ours"] = ratio(other.change, ours.change)
+        if name != CPU_MODE:
+            found[f"steady frame, ours / {name}"] = compute_median_ratio(ours.steady, other.steady)
+            if name not in (CPU_BASELINE, "trt constant"):
+                found[f"alpha change, {name} / ours"] = compute_median_ratio(other.change, ours.change)
     return found

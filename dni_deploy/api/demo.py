@@ -16,25 +16,25 @@ from dni_deploy.api.export import export
 from dni_deploy.api.recalibrate import recalibrate
 from dni_deploy.api.sweep import sweep
 from dni_deploy.checkpoints.checkpoint import Checkpoint
-from dni_deploy.errors import InputError, UsageError, shown
+from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame, from_network, to_network
-from dni_deploy.imaging.image_file import Picture, read_picture, write_picture
+from dni_deploy.imaging.image_file import Picture, read_image, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.reports.sweep import SweepReport
-from dni_deploy.utils.progress import MaybeProgress, tell
-from exporters.architectures import find
+from dni_deploy.utils.progress import OptionalProgress, report_progress
+from exporters.architectures import find_architecture
 
-NOISE = 40
+NOISE_SIGMA = 40
 """Sigma of the added noise, of 255. The paper says variance 40; its pictures and DnCNN's convention are sigma."""
 
-STEPS = 21
+ALPHA_COUNT = 21
 """Alpha from 0 to 1 in steps of 0.05, as in section 3.2 of the paper."""
 
-KNOTS = 6
+CALIBRATION_POINTS = 6
 """Alphas at which the statistics of the blends are estimated; more bring nothing (docs/recalibration.md)."""
 
-DATA = files("dni_deploy") / "data"
-FILES = ("clean.png", "noisy.png", "demo.dni", "sheet.png", "page.html", "psnr.png")
+DATA_FOLDER = files("dni_deploy") / "data"
+OUTPUT_FILES = ("clean.png", "noisy.png", "demo.dni", "sheet.png", "page.html", "psnr.png")
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class DemoReport:
     seconds: float
     files: tuple[str, ...]
 
-    def finding(self) -> str:
+    def format_finding(self) -> str:
         """One sentence for people: the best alpha, and what it gains over the better end."""
-        return self.sweep.finding()
+        return self.sweep.format_finding()
 
     def to_json(self) -> dict[str, Any]:
         found = self.sweep.to_json()
         return {
-            "finding": self.finding(),
+            "finding": self.format_finding(),
             "best_alpha": found["best_alpha"],
             "best_psnr": found["best_psnr"],
             "best_is_a_blend": found["best_is_a_blend"],
@@ -84,48 +84,48 @@ class DemoReport:
         }
 
 
-def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progress: MaybeProgress = None) -> DemoReport:
+def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progress: OptionalProgress = None) -> DemoReport:
     """Noise a photograph, export the denoisers N20 and N60, sweep alpha between them in one running engine, write the pictures.
 
     The BatchNorm statistics of the blends are estimated on the noisy photograph itself; the clean one is used for PSNR alone.
     Writes into the folder `output`, which is made: clean.png, noisy.png, demo.dni, sheet.png, page.html, psnr.png. Needs no
     network: photograph and weights ship with the package, and the photograph is none that they were trained on.
-    Raises UsageError if one of these exists and `force` is off, EnvironmentProblem without torch or matplotlib.
+    Raises UsageError if one of these exists and `force` is off, UnavailableError without torch or matplotlib.
     """
     started = time.perf_counter()
     folder = Path(output)
-    _prepare(folder, force)
-    total = STEPS + 3
-    tell(progress, 0, total, "exporting N20 and N60")
-    with as_file(DATA / "astronaut.png") as photograph:
-        clean = read_picture(photograph).rgb
-    noisy = noised(clean)
-    write_picture(folder / "clean.png", Picture(clean), force=force)
-    write_picture(folder / "noisy.png", Picture(noisy), force=force)
+    _prepare_folder(folder, force)
+    total = ALPHA_COUNT + 3
+    report_progress(progress, 0, total, "exporting N20 and N60")
+    with as_file(DATA_FOLDER / "astronaut.png") as photograph:
+        clean = read_image(photograph).rgb
+    noisy = add_noise(clean)
+    write_image(folder / "clean.png", Picture(clean), force=force)
+    write_image(folder / "noisy.png", Picture(noisy), force=force)
     members = {}
-    for level in (20, 60, NOISE):
-        with as_file(DATA / "denoise" / f"n{level}.safetensors") as weights:
+    for level in (20, 60, NOISE_SIGMA):
+        with as_file(DATA_FOLDER / "denoise" / f"n{level}.safetensors") as weights:
             members[f"N{level}"] = Checkpoint.read(weights)
-    matched = members.pop(f"N{NOISE}")
+    matched = members.pop(f"N{NOISE_SIGMA}")
     exporting = time.perf_counter()
     bundle = export(members, folder / "demo.dni", force=force)
     export_seconds = time.perf_counter() - exporting
-    tell(progress, 1, total, "estimating the blends' BatchNorm statistics")
-    estimated = recalibrate(bundle, folder / "noisy.png", knots=KNOTS)
-    tell(progress, 2, total, "running N40 for comparison")
-    noisy_psnr, matched_psnr = psnr(noisy, clean), psnr(_alone(matched, noisy), clean)
+    report_progress(progress, 1, total, "estimating the blends' BatchNorm statistics")
+    estimated = recalibrate(bundle, folder / "noisy.png", calibration_points=CALIBRATION_POINTS)
+    report_progress(progress, 2, total, "running N40 for comparison")
+    noisy_psnr, matched_psnr = psnr(noisy, clean), psnr(_run_checkpoint(matched, noisy), clean)
     report = sweep(
         folder / "demo.dni",
         folder / "noisy.png",
         folder / "sheet.png",
-        steps=STEPS,
+        steps=ALPHA_COUNT,
         reference=folder / "clean.png",
         html=folder / "page.html",
         plot=folder / "psnr.png",
         force=force,
         progress=None if progress is None else lambda done, _, what: progress(3 + done, total, what),
-        title=f"Noise {NOISE}, denoised between N20 and N60",
-        levels={"N40, trained for it": matched_psnr},
+        title=f"Noise {NOISE_SIGMA}, denoised between N20 and N60",
+        reference_psnrs={"N40, trained for it": matched_psnr},
     )
     return DemoReport(
         os.fspath(folder),
@@ -135,33 +135,33 @@ def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progr
         export_seconds,
         estimated.seconds,
         time.perf_counter() - started,
-        tuple(os.fspath(folder / name) for name in FILES),
+        tuple(os.fspath(folder / name) for name in OUTPUT_FILES),
     )
 
 
-def noised(clean: Frame, seed: int = 0) -> Frame:
-    """Gaussian noise of sigma NOISE added, rounded and clipped to 0..255, as a picture file has it."""
-    noise = np.random.default_rng(seed).normal(0, NOISE, clean.shape)
+def add_noise(clean: Frame, seed: int = 0) -> Frame:
+    """Gaussian noise of sigma NOISE_SIGMA added, rounded and clipped to 0..255, as a picture file has it."""
+    noise = np.random.default_rng(seed).normal(0, NOISE_SIGMA, clean.shape)
     return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
 
 
-def _alone(checkpoint: Checkpoint, frame: Frame) -> Frame:
+def _run_checkpoint(checkpoint: Checkpoint, frame: Frame) -> Frame:
     """One checkpoint's own output, by PyTorch."""
-    architecture = find("auto", checkpoint.tensors)
-    net = architecture.build(architecture.canonical(checkpoint.tensors))
-    signature = architecture.signature(net)
+    architecture = find_architecture("auto", checkpoint.tensors)
+    net = architecture.build(architecture.canonicalize_tensors(checkpoint.tensors))
+    signature = architecture.resolve_signature(net)
     with torch.inference_mode():
         y = net(torch.from_numpy(to_network(frame, signature))).numpy()
     return from_network(y, frame, signature)
 
 
-def _prepare(folder: Path, force: bool) -> None:
+def _prepare_folder(folder: Path, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{shown(folder)} is a file; the demo writes a folder. Nothing was written.")
-    existing = [name for name in FILES if os.path.lexists(folder / name)]
+        raise UsageError(f"{escape_name(folder)} is a file; the demo writes a folder. Nothing was written.")
+    existing = [name for name in OUTPUT_FILES if os.path.lexists(folder / name)]
     if existing and not force:
-        raise UsageError(f"{shown(folder / existing[0])} exists; give --force to replace it, or -o for another folder.")
+        raise UsageError(f"{escape_name(folder / existing[0])} exists; give --force to replace it, or -o for another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"The folder {shown(folder)} cannot be made ({error.strerror}).") from error
+        raise InputError(f"The folder {escape_name(folder)} cannot be made ({error.strerror}).") from error

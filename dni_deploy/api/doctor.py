@@ -12,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dni_deploy import __version__
-from dni_deploy.utils.hardware import cache_folder, cores, cpu, memory
+from dni_deploy.utils.hardware import cache_folder, count_cores, read_cpu_info, total_memory_bytes
 from engines import ENGINES
 from engines.cuda import driver
 from engines.cuda.driver import Driver
 
-PACKAGES = (
+REPORTED_PACKAGES = (
     ("numpy", "everything"),
     ("onnx", "everything"),
     ("safetensors", "everything"),
@@ -34,10 +34,10 @@ PACKAGES = (
 )
 """Distribution and what it opens."""
 
-SAME: Mapping[str, tuple[str, ...]] = {"tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")}
+EQUIVALENT_PACKAGES: Mapping[str, tuple[str, ...]] = {"tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")}
 """Distributions that bring the same package for one CUDA each."""
 
-OLDEST = (7, 5)
+MIN_CUDA13_CAPABILITY = (7, 5)
 """The compute capability at which CUDA 13 begins, and with it what pip installs unasked."""
 
 
@@ -46,8 +46,8 @@ class EngineState:
     """One engine by its `--engine` name: whether it can run here, and one sentence on why."""
 
     name: str
-    runs: bool
-    why: str
+    available: bool
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -72,35 +72,35 @@ def doctor() -> DoctorReport:
     onnxruntime is imported in a child process, because a broken install can take the importing process down with it. TensorRT is
     imported by nobody: its version is that of the installed package, and the driver is asked through libcuda itself.
     """
-    found = {name: _version(name) for name, _ in PACKAGES}
+    found = {name: _installed_version(name) for name, _ in REPORTED_PACKAGES}
     runtimes = [name for name in ("onnxruntime", "onnxruntime-gpu") if found[name]]
-    providers, trouble = _providers() if runtimes else ((), "not installed")
-    gpu, nvcc = driver.ask(), driver.nvcc()
+    providers, trouble = _query_providers() if runtimes else ((), "not installed")
+    gpu, nvcc = driver.query_driver(), driver.find_nvcc()
     warnings = []
     if len(runtimes) == 2:
         warnings.append(
             "Both onnxruntime and onnxruntime-gpu are installed and have overwritten each other's files. Keep one: "
-            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'dni-deploy[{'gpu' if _usable(gpu) else 'cpu'}]'"
+            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'dni-deploy[{'gpu' if _has_usable_gpu(gpu) else 'cpu'}]'"
         )
     if runtimes and trouble:
         warnings.append(f"{runtimes[0]} is installed and cannot be imported: {trouble}")
-    if _usable(gpu) and not nvcc:
+    if _has_usable_gpu(gpu) and not nvcc:
         warnings.append(
             "nvcc was not found; it compiles the blend kernel when that is used first. Install NVIDIA's CUDA toolkit, of which "
             "the compiler alone is enough, or set CUDA_HOME to its folder."
         )
     return DoctorReport(
-        machine=_machine(gpu, nvcc),
-        packages=tuple((name, found[name], opens) for name, opens in PACKAGES),
-        engines=_engines(found, providers, trouble, gpu),
+        machine=_describe_machine(gpu, nvcc),
+        packages=tuple((name, found[name], opens) for name, opens in REPORTED_PACKAGES),
+        engines=_list_engines(found, providers, trouble, gpu),
         warnings=tuple(warnings),
-        advice=_advice(found, gpu),
+        advice=_make_advice(found, gpu),
     )
 
 
-def _version(distribution: str) -> str:
+def _installed_version(distribution: str) -> str:
     """Of the installed package, or ""; nothing is imported."""
-    for name in (distribution, *SAME.get(distribution, ())):
+    for name in (distribution, *EQUIVALENT_PACKAGES.get(distribution, ())):
         try:
             return version(name)
         except PackageNotFoundError:
@@ -108,11 +108,11 @@ def _version(distribution: str) -> str:
     return ""
 
 
-def _usable(gpu: Driver | str) -> bool:
+def _has_usable_gpu(gpu: Driver | str) -> bool:
     return isinstance(gpu, Driver) and bool(gpu.devices)
 
 
-def _providers() -> tuple[tuple[str, ...], str]:
+def _query_providers() -> tuple[tuple[str, ...], str]:
     """onnxruntime's providers and "", or () and what went wrong."""
     code = "import json, onnxruntime; print(json.dumps(onnxruntime.get_available_providers()))"
     try:
@@ -127,22 +127,24 @@ def _providers() -> tuple[tuple[str, ...], str]:
     return tuple(json.loads(child.stdout.strip().splitlines()[-1])), ""
 
 
-def _engines(found: Mapping[str, str], providers: tuple[str, ...], trouble: str, gpu: Driver | str) -> tuple[EngineState, ...]:
+def _list_engines(
+    versions: Mapping[str, str], providers: tuple[str, ...], import_error: str, gpu: Driver | str
+) -> tuple[EngineState, ...]:
     """Every engine of the list; a reason that was given for one before is not spelled out again."""
     on = f" on {gpu.devices[0][0]}" if isinstance(gpu, Driver) and gpu.devices else ""
-    runtime = "onnxruntime" if found["onnxruntime"] else "onnxruntime-gpu"
+    runtime = "onnxruntime" if versions["onnxruntime"] else "onnxruntime-gpu"
     runs = {
-        "tensorrt": f"TensorRT {found['tensorrt']}{on}; each bundle needs a plan: dni-deploy build",
-        "onnxruntime-gpu": f"onnxruntime-gpu {found['onnxruntime-gpu']}{on}",
-        "onnxruntime": f"{runtime} {found[runtime]} on the CPU, with weights changed in place",
+        "tensorrt": f"TensorRT {versions['tensorrt']}{on}; each bundle needs a plan: dni-deploy build",
+        "onnxruntime-gpu": f"onnxruntime-gpu {versions['onnxruntime-gpu']}{on}",
+        "onnxruntime": f"{runtime} {versions[runtime]} on the CPU, with weights changed in place",
     }
     states: list[EngineState] = []
     given: dict[str, str] = {}
     for name, entry in ENGINES.items():
-        reason = entry.obstacle(None)
+        reason = entry.unavailable_reason(None)
         if reason is None and name.startswith("onnxruntime"):
             provider = "CUDAExecutionProvider" if name == "onnxruntime-gpu" else "CPUExecutionProvider"
-            reason = None if provider in providers else trouble or f"it offers no {provider}"
+            reason = None if provider in providers else import_error or f"it offers no {provider}"
         if reason is None:
             states.append(EngineState(name, True, runs.get(name, f"to compare with: {entry.title}")))
         else:
@@ -151,7 +153,7 @@ def _engines(found: Mapping[str, str], providers: tuple[str, ...], trouble: str,
     return tuple(states)
 
 
-def _gpu(gpu: Driver | str) -> str:
+def _format_gpu(gpu: Driver | str) -> str:
     """The driver and its GPUs for people."""
     if isinstance(gpu, str):
         return gpu
@@ -160,52 +162,52 @@ def _gpu(gpu: Driver | str) -> str:
     return f"{', '.join(listed) or 'none'}; NVIDIA driver for CUDA {gpu.version[0]}.{gpu.version[1]}"
 
 
-def _machine(gpu: Driver | str, nvcc: str | None) -> dict[str, str]:
-    (name, flags), whole = cpu(), memory()
+def _describe_machine(gpu: Driver | str, nvcc: str | None) -> dict[str, str]:
+    (name, flags), whole = read_cpu_info(), total_memory_bytes()
     return {
         "dni-deploy": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
         "cpu": name,
         "instruction sets": ", ".join(flags) or "none known",
-        "cores": str(cores()),
+        "cores": str(count_cores()),
         "memory": f"{whole / 2**30:.1f} GiB" if whole else "unknown",
-        "gpu": _gpu(gpu),
+        "gpu": _format_gpu(gpu),
         "nvcc": "on the PATH" if nvcc == "nvcc" else nvcc or "not found",
         "cache": str(cache_folder() or "none, there is no home folder"),
     }
 
 
-def _advice(found: Mapping[str, str], gpu: Driver | str) -> tuple[str, ...]:
+def _make_advice(versions: Mapping[str, str], gpu: Driver | str) -> tuple[str, ...]:
     lines = []
     if isinstance(gpu, Driver) and gpu.devices:
-        lines += _gpu_advice(found, gpu)
+        lines += _make_gpu_advice(versions, gpu)
     else:
         reason = gpu if isinstance(gpu, str) else "the NVIDIA driver sees none"
         lines.append(f"There is no NVIDIA GPU to use here: {reason}. Bundles run on the CPU.")
-    if not found["onnxruntime"] and not found["onnxruntime-gpu"]:
+    if not versions["onnxruntime"] and not versions["onnxruntime-gpu"]:
         lines.append("To run bundles on this CPU: pip install 'dni-deploy[cpu]'")
-    if not found["torch"] or not found["onnxscript"]:
+    if not versions["torch"] or not versions["onnxscript"]:
         lines.append("To export: pip install 'dni-deploy[export]'")
-    if not found["matplotlib"]:
+    if not versions["matplotlib"]:
         lines.append("For plots: pip install 'dni-deploy[report]'")
     return tuple(lines)
 
 
-def _gpu_advice(found: Mapping[str, str], gpu: Driver) -> list[str]:
+def _make_gpu_advice(versions: Mapping[str, str], gpu: Driver) -> list[str]:
     """What is missing for the GPU that is there: first TensorRT, then ONNX Runtime."""
     name, capability = gpu.devices[0]
-    first = "" if not found["onnxruntime"] or found["onnxruntime-gpu"] else "pip uninstall -y onnxruntime && "
+    first = "" if not versions["onnxruntime"] or versions["onnxruntime-gpu"] else "pip uninstall -y onnxruntime && "
     lines = []
-    if not (found["tensorrt"] and found["polygraphy"] and found["pycuda"]):
+    if not (versions["tensorrt"] and versions["polygraphy"] and versions["pycuda"]):
         line = f"For TensorRT on {name}: {first}pip install 'dni-deploy[tensorrt]'"
-        if gpu.version < (13, 0) or capability < OLDEST:
+        if gpu.version < (13, 0) or capability < MIN_CUDA13_CAPABILITY:
             line = (
                 f"For TensorRT on {name}: {first}pip install 'dni-deploy[gpu]' polygraphy tensorrt-cu12 (the package `tensorrt` is "
                 f"for CUDA 13; this driver serves {gpu.version[0]}.{gpu.version[1]}, this GPU has compute capability "
                 f"{capability[0]}.{capability[1]})"
             )
         lines.append(line)
-    if not (found["onnxruntime-gpu"] and found["pycuda"]):
+    if not (versions["onnxruntime-gpu"] and versions["pycuda"]):
         lines.append(f"For ONNX Runtime on {name}: {first}pip install 'dni-deploy[gpu]'")
     return lines

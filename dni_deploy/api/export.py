@@ -15,18 +15,18 @@ import onnxruntime
 from torch import nn
 
 from dni_deploy.bundle.bundle import Bundle, write_bundle
-from dni_deploy.bundle.manifest import MANIFEST
+from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
-from dni_deploy.errors import MismatchError, UsageError, shown
+from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.signature import Signature
-from dni_deploy.utils.progress import MaybeProgress, tell
-from exporters.architectures import Architecture, find
-from exporters.cache import VERSIONS, cached_lift
-from exporters.export_graph import EXPORTER_OPSET, LOWEST_OPSET, Lifted
-from exporters.verify_graph import probe
+from dni_deploy.utils.progress import OptionalProgress, report_progress
+from exporters.architectures import Architecture, find_architecture
+from exporters.cache import VERSIONED_PACKAGES, export_graph_cached
+from exporters.export_graph import EXPORTER_OPSET, MIN_OPSET, ExportedGraph
+from exporters.verify_graph import verify_graph
 
-STEPS = 5
+PROGRESS_STEPS = 5
 
 
 def export(
@@ -38,7 +38,7 @@ def export(
     value_range: tuple[float, float] | None = None,
     residual: bool | None = None,
     force: bool = False,
-    progress: MaybeProgress = None,
+    progress: OptionalProgress = None,
 ) -> Bundle:
     """Read the members, export their network once with every weight under its name, verify the graph, write the bundle.
 
@@ -53,20 +53,20 @@ def export(
     its weights), InputError (a file; a network that cannot be exported), RefusedError, LimitError. Nothing is written then.
     """
     _check_output(Path(output), force)
-    if not isinstance(opset, int) or opset < LOWEST_OPSET:
-        raise UsageError(f"Opset {shown(opset)} is too old; the lowest is {LOWEST_OPSET}.")
-    tell(progress, 0, STEPS, "reading the members")
-    family = Family.of(members)
-    tell(progress, 1, STEPS, "building the network")
+    if not isinstance(opset, int) or opset < MIN_OPSET:
+        raise UsageError(f"Opset {escape_name(opset)} is too old; the lowest is {MIN_OPSET}.")
+    report_progress(progress, 0, PROGRESS_STEPS, "reading the members")
+    family = Family.from_checkpoints(members)
+    report_progress(progress, 1, PROGRESS_STEPS, "building the network")
     tensors = dict(family.members[0].checkpoint.tensors)
-    architecture = find(arch, tensors)
+    architecture = find_architecture(arch, tensors)
     net = architecture.build(tensors)
-    signature = _signature(architecture, net, value_range, residual)
-    tell(progress, 2, STEPS, "exporting the graph")
-    lifted, error = _verified(architecture, net, signature, opset, progress)
+    signature = _make_signature(architecture, net, value_range, residual)
+    report_progress(progress, 2, PROGRESS_STEPS, "exporting the graph")
+    lifted, error = _export_verified(architecture, net, signature, opset, progress)
     _check_tied(family, lifted.tied)
-    tell(progress, 4, STEPS, "writing the bundle")
-    facts = {name: version(name) for name in VERSIONS} | {
+    report_progress(progress, 4, PROGRESS_STEPS, "writing the bundle")
+    facts = {name: version(name) for name in VERSIONED_PACKAGES} | {
         "onnxruntime": onnxruntime.__version__,
         "probe_error": float(f"{error:.1e}"),
     }
@@ -80,7 +80,7 @@ def export(
         tied=lifted.tied,
         force=force,
     )
-    tell(progress, STEPS, STEPS, "done")
+    report_progress(progress, PROGRESS_STEPS, PROGRESS_STEPS, "done")
     return bundle
 
 
@@ -89,15 +89,15 @@ def _check_output(output: Path, force: bool) -> None:
     if not os.path.lexists(output):
         return
     if not force:
-        raise UsageError(f"{shown(output)} exists; give --force to replace it. Nothing was written.")
-    if not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST).is_file()):
-        raise UsageError(f"{shown(output)} is not a bundle, and --force replaces nothing else. Nothing was written.")
+        raise UsageError(f"{escape_name(output)} exists; give --force to replace it. Nothing was written.")
+    if not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST_FILE_NAME).is_file()):
+        raise UsageError(f"{escape_name(output)} is not a bundle, and --force replaces nothing else. Nothing was written.")
 
 
-def _signature(
+def _make_signature(
     architecture: Architecture, net: nn.Module, value_range: tuple[float, float] | None, residual: bool | None
 ) -> Signature:
-    signature = architecture.signature(net)
+    signature = architecture.resolve_signature(net)
     if value_range is not None:
         low, high = (float(end) for end in value_range)
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -107,25 +107,25 @@ def _signature(
         signature = replace(signature, residual=residual)
     if signature.residual and (signature.scale != 1 or signature.input_channels != signature.output_channels):
         raise UsageError(
-            f"--residual needs an output as large as the input; {shown(architecture.name)} goes from {signature.input_channels} "
+            f"--residual needs an output as large as the input; {escape_name(architecture.name)} goes from {signature.input_channels} "
             f"to {signature.output_channels} channels at scale {signature.scale}."
         )
     return signature
 
 
-def _verified(
-    architecture: Architecture, net: nn.Module, signature: Signature, opset: int, progress: MaybeProgress
-) -> tuple[Lifted, float]:
+def _export_verified(
+    architecture: Architecture, net: nn.Module, signature: Signature, opset: int, progress: OptionalProgress
+) -> tuple[ExportedGraph, float]:
     """The graph and the probe's error. A cached graph that fails is thrown away and made anew: it may be of an older network."""
-    lifted, cached = cached_lift(architecture.name, net, signature, opset=opset)
-    tell(progress, 3, STEPS, "verifying the graph")
+    lifted, cached = export_graph_cached(architecture.name, net, signature, opset=opset)
+    report_progress(progress, 3, PROGRESS_STEPS, "verifying the graph")
     try:
-        return lifted, probe(lifted.graph, net, signature)
+        return lifted, verify_graph(lifted.graph, net, signature)
     except MismatchError:
         if not cached:
             raise
-    lifted, _ = cached_lift(architecture.name, net, signature, opset=opset, fresh=True)
-    return lifted, probe(lifted.graph, net, signature)
+    lifted, _ = export_graph_cached(architecture.name, net, signature, opset=opset, fresh=True)
+    return lifted, verify_graph(lifted.graph, net, signature)
 
 
 def _check_tied(family: Family, tied: Mapping[str, str]) -> None:
@@ -135,6 +135,6 @@ def _check_tied(family: Family, tied: Mapping[str, str]) -> None:
             tensors = member.checkpoint.tensors
             if alias in tensors and name in tensors and not np.array_equal(tensors[alias], tensors[name]):
                 raise MismatchError(
-                    f"The network uses one tensor as {shown(alias)!r} and {shown(name)!r}, "
+                    f"The network uses one tensor as {escape_name(alias)!r} and {escape_name(name)!r}, "
                     f"but in member {member.name!r} the two differ."
                 )

@@ -14,19 +14,19 @@ from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.control.frame_alpha import Control, StreamAlpha, open_control
-from dni_deploy.errors import InputError, UsageError, shown
+from dni_deploy.control.frame_alpha import FrameAlpha, StreamAlpha, open_frame_alpha
+from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.imaging.frames import check_signature
-from dni_deploy.session.session import Session, Stamped, open_session
-from dni_deploy.utils.optional_packages import open_door
-from dni_deploy.video_io.pipe import Downstream, Readable, Writable, flush, look_downstream, write_whole
-from dni_deploy.video_io.queues import pump
-from dni_deploy.video_io.raw_formats import Lane, Picture, parse_rate
-from dni_deploy.video_io.rgb24 import Rgb24Lane
+from dni_deploy.session.session import RenderedFrame, Session, open_session
+from dni_deploy.utils.optional_packages import import_optional
+from dni_deploy.video_io.pipe import OutputClosedError, ReadableFile, WritableFile, check_output_open, flush, write_whole
+from dni_deploy.video_io.queues import run_pipeline
+from dni_deploy.video_io.raw_formats import RawFrame, RawVideoFormat, parse_rate
+from dni_deploy.video_io.rgb24 import Rgb24Format
 
-FORMATS = ("y4m", "rgb24")
+RAW_FORMATS = ("y4m", "rgb24")
 
-Note = Callable[[str], None]
+NoteCallback = Callable[[str], None]
 """Takes a sentence for people: what was taken for granted, what a control message had wrong."""
 
 
@@ -56,18 +56,18 @@ class FilterReport:
         return asdict(self)
 
 
-class Made(NamedTuple):
+class FilteredFrame(NamedTuple):
     """A picture, what was made of it, and its number."""
 
-    picture: Picture
-    stamped: Stamped
+    source: RawFrame
+    rendered: RenderedFrame
     number: int
 
 
 def filter(
     bundle_path: Bundle | str | os.PathLike[str],
-    source: Readable,
-    sink: Writable,
+    source: ReadableFile,
+    sink: WritableFile,
     *,
     format: str = "y4m",
     size: str | None = None,
@@ -88,7 +88,7 @@ def filter(
     threads: int = 0,
     extrapolate: bool = False,
     rules: Sequence[str | Rule] | None = None,
-    note: Note | None = None,
+    note: NoteCallback | None = None,
 ) -> FilterReport:
     """Filter raw video until the source ends or whoever reads the sink goes away, which is no error.
 
@@ -99,26 +99,26 @@ def filter(
     matrix         "709", "601", or "auto": y4m does not say, so from 720 lines on BT.709, below BT.601, in and out each.
     alpha          an alpha; a timeline or a curve as text; a file of keyframes, or a log to play again; an AlphaSource;
                    None: the first member alone.
-    osc, http      ports on loopback for live alpha (0: any, told by `note`); `alpha` is then where it starts. slew: as AlphaCell.
-    midi           controllers for live alpha, as open_feeders reads them. plane: a JSON file with what live points mean.
+    osc, http      ports on loopback for live alpha (0: any, told by `note`); `alpha` is then where it starts. slew: as SharedAlpha.
+    midi           controllers for live alpha, as open_listeners reads them. plane: a JSON file with what live points mean.
     alpha_log      a side file with alpha and generation of every frame that was written; force: replace one that exists.
     stamp          y4m: write generation and shares into each frame's line, as the comment XDNI=generation:share,share.
     engine, precision, device, threads, extrapolate, rules   as in open_session.
-    Raises UsageError, InputError (nothing, no whole frame, or no video came), PartialResult (the stream was cut or damaged after
-    whole frames, which were passed on), LimitError, MismatchError (the network takes no pictures), EnvironmentProblem
+    Raises UsageError, InputError (nothing, no whole frame, or no video came), PartialResultError (the stream was cut or damaged after
+    whole frames, which were passed on), LimitError, MismatchError (the network takes no pictures), UnavailableError
     (y4m without PyAV; names the extra), and what open_session raises.
     """
     tell = note or (lambda sentence: None)
     rate = None if fps is None else parse_rate(fps)
-    _check(format, size, matrix, rate)
-    bundle = Bundle.of(bundle_path)
+    _check_options(format, size, matrix, rate)
+    bundle = Bundle.ensure_open(bundle_path)
     check_signature(bundle.signature)
-    lane = _lane(format, source, bundle.signature.scale, size, rate, matrix, stamp)
+    lane = _make_raw_format(format, source, bundle.signature.scale, size, rate, matrix, stamp)
     for sentence in lane.notes:
         tell(sentence)
     with ExitStack() as stack:
         control = stack.enter_context(
-            open_control(
+            open_frame_alpha(
                 bundle.members,
                 alpha,
                 rate=lane.rate,
@@ -146,70 +146,76 @@ def filter(
         log = None
         if alpha_log is not None:  # after the session: one that cannot be opened leaves no empty log
             log = stack.enter_context(AlphaLog(alpha_log, bundle.members, bundle.digest, force=force))
-        return _run(lane, session, control, sink, log, format)
+        return _filter_frames(lane, session, control, sink, log, format)
 
 
-def _check(format: str, size: str | None, matrix: str, rate: Fraction | None) -> None:
-    if format not in FORMATS:
-        raise UsageError(f"There is no format {shown(format, 40)!r}; there are {', '.join(FORMATS)}.")
+def _check_options(format: str, size: str | None, matrix: str, rate: Fraction | None) -> None:
+    if format not in RAW_FORMATS:
+        raise UsageError(f"There is no format {escape_name(format, 40)!r}; there are {', '.join(RAW_FORMATS)}.")
     if format == "rgb24" and size is None:
         raise UsageError("rgb24 is bare pixels; give their --size, such as 640x360.")
     if format == "y4m" and size is not None:
         raise UsageError("y4m says its own size; leave --size out.")
     if matrix not in ("auto", "709", "601"):
-        raise UsageError(f"There is no matrix {shown(matrix, 40)!r}; there are auto, 709, 601.")
+        raise UsageError(f"There is no matrix {escape_name(matrix, 40)!r}; there are auto, 709, 601.")
     if format == "rgb24" and matrix != "auto":
         raise UsageError("rgb24 has no colour matrix; leave --matrix out.")
 
 
-def _lane(format: str, source: Readable, scale: int, size: str | None, rate: Fraction | None, matrix: str, stamp: bool) -> Lane:
+def _make_raw_format(
+    format: str, source: ReadableFile, scale: int, size: str | None, rate: Fraction | None, matrix: str, stamp: bool
+) -> RawVideoFormat:
     if format == "rgb24":
-        return Rgb24Lane(source, scale, size or "", fps=rate)
-    lane: Lane = open_door("dni_deploy.video_io.y4m_lane").Y4mLane(source, scale, matrix=matrix, fps=rate, stamp=stamp)
+        return Rgb24Format(source, scale, size or "", fps=rate)
+    lane: RawVideoFormat = import_optional("dni_deploy.video_io.y4m_lane").Y4mFormat(
+        source, scale, matrix=matrix, fps=rate, stamp=stamp
+    )
     return lane
 
 
-def _run(lane: Lane, session: Session, control: Control, sink: Writable, log: AlphaLog | None, format: str) -> FilterReport:
+def _filter_frames(
+    raw_format: RawVideoFormat, session: Session, control: FrameAlpha, sink: WritableFile, log: AlphaLog | None, format: str
+) -> FilterReport:
     started: list[float] = []
 
-    def arriving() -> Iterator[Picture]:
-        for picture in lane.read():
+    def read_frames() -> Iterator[RawFrame]:
+        for picture in raw_format.read():
             if not started:
                 started.append(time.perf_counter())
             yield picture
 
-    def effect(picture: Picture, number: int) -> Made:
+    def process_frame(picture: RawFrame, number: int) -> FilteredFrame:
         session.alpha = control.at(number)
-        return Made(picture, session.render(picture.rgb), number)
+        return FilteredFrame(picture, session.render(picture.rgb), number)
 
-    def hand_on(made: Made) -> None:
-        write_whole(sink, lane.pack(made.picture, made.stamped))
+    def write_frame(made: FilteredFrame) -> None:
+        write_whole(sink, raw_format.encode_frame(made.source, made.rendered))
         flush(sink)
         if log is not None:
-            log.write(made.number, control.seconds(made.number), made.stamped.generation, made.stamped.coefficients)
+            log.write(made.number, control.frame_seconds(made.number), made.rendered.generation, made.rendered.coefficients)
 
     first = session.generation
     written, closed = 0, False
     try:
-        write_whole(sink, lane.begin())
+        write_whole(sink, raw_format.encode_header())
         flush(sink)
-    except Downstream:
+    except OutputClosedError:
         closed = True
     if not closed:
-        written, closed = pump(arriving(), effect, hand_on, lambda: look_downstream(sink))
+        written, closed = run_pipeline(read_frames(), process_frame, write_frame, lambda: check_output_open(sink))
     if not written and not closed:
         raise InputError("The stream ended before its first frame; see what the program before the pipe says.")
-    scaled = f"{lane.width * lane.scale}x{lane.height * lane.scale}"
+    scaled = f"{raw_format.width * raw_format.scale}x{raw_format.height * raw_format.scale}"
     return FilterReport(
         frames=written,
         format=format,
-        size=f"{lane.width}x{lane.height}",
+        size=f"{raw_format.width}x{raw_format.height}",
         output_size=scaled,
-        rate=None if lane.rate is None else str(lane.rate),
-        alpha=dict(zip(session.members, session.alpha.shares, strict=True)),
+        rate=None if raw_format.rate is None else str(raw_format.rate),
+        alpha=dict(zip(session.members, session.alpha.values, strict=True)),
         changes=session.generation - first,
         closed_by="sink" if closed else "source",
         engine=session.engine.name,
-        engine_why=session.why,
+        engine_why=session.engine_reason,
         seconds=time.perf_counter() - started[0] if started else 0.0,
     )

@@ -18,10 +18,10 @@ from dni_deploy.blending.weight_groups import GroupedWeight, WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.signature import Signature
 
-VIEWS = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand"})
+PASS_THROUGH_OPERATORS = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand"})
 """Operators that only hand a weight on; its role is that at their consumer."""
 
-ROLES: Mapping[tuple[str, int], str] = {
+WEIGHT_ROLES: Mapping[tuple[str, int], str] = {
     ("Conv", 1): "convolution weight",
     ("Conv", 2): "convolution bias",
     ("ConvTranspose", 1): "transposed convolution weight",
@@ -49,7 +49,7 @@ ROLES: Mapping[tuple[str, int], str] = {
 }
 
 
-PLAN = re.compile(
+PLAN_FILE_NAME = re.compile(
     r"(?:(?P<runtime>onnxruntime)|tensorrt-(?P<kind>refit|inputs|graph|constant)-(?P<precision>fp32|fp16))-[0-9a-f]{16}\.plan"
 )
 """What the engines call their plans."""
@@ -86,14 +86,14 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class InspectReport:
     """The bundle at a glance.
 
     size         bytes of all its files, the manifest and the plans apart.
     parameters   numbers that are blended at a change of alpha, per member.
     operators    operator -> how often the graph has it, most frequent first.
     digest       SHA-256 of the manifest, hex.
-    probe_error  largest relative error that export measured against PyTorch; None if it did not say.
+    verification_error  largest relative error that export measured against PyTorch; None if it did not say.
     unused       float keys of the checkpoints that the network's forward never reads.
     tied         names that share another one's values.
     groups       each weight with the roles and the depth that rules for alpha pick by.
@@ -116,7 +116,7 @@ class Inspection:
     unused: tuple[str, ...]
     tied: dict[str, str]
     graph_facts: dict[str, Any]
-    probe_error: float | None
+    verification_error: float | None
     plans: tuple[PlanRow, ...]
     recalibration: dict[str, Any] | None
     slider: dict[str, Any] | None = None
@@ -126,14 +126,14 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(bundle_path: str | os.PathLike[str]) -> Inspection:
+def inspect(bundle_path: str | os.PathLike[str]) -> InspectReport:
     """Check every file of the bundle and describe it. Raises what Bundle.open raises."""
     bundle = Bundle.open(bundle_path)
-    manifest, graph = bundle.manifest, bundle.graph()
-    role = roles(graph, bundle.weight_names)
+    manifest, graph = bundle.manifest, bundle.read_graph()
+    role = find_weight_roles(graph, bundle.weight_names)
     error = manifest.graph_facts.get("probe_error")
     known = read_recalibration(bundle)
-    return Inspection(
+    return InspectReport(
         path=os.fspath(bundle.path),
         architecture=bundle.architecture,
         digest=bundle.digest,
@@ -150,22 +150,22 @@ def inspect(bundle_path: str | os.PathLike[str]) -> Inspection:
         unused=manifest.unused,
         tied=dict(manifest.tied),
         graph_facts=dict(manifest.graph_facts),
-        probe_error=float(error) if isinstance(error, (int, float)) else None,
-        plans=plans(bundle.path),
-        recalibration=None if known is None else known.told(),
-        slider=_slider(bundle),
-        groups=WeightGroups.of(graph, bundle.weight_names).weights,
+        verification_error=float(error) if isinstance(error, (int, float)) else None,
+        plans=list_plans(bundle.path),
+        recalibration=None if known is None else known.describe(),
+        slider=_describe_slider(bundle),
+        groups=WeightGroups.from_graph(graph, bundle.weight_names).weights,
     )
 
 
-def _slider(bundle: Bundle) -> dict[str, Any] | None:
+def _describe_slider(bundle: Bundle) -> dict[str, Any] | None:
     slider = bundle.slider
     if slider is None:
         return None
-    return {**(bundle.manifest.slider_about or {}), "members": list(reversed(bundle.members)), "knots": len(slider.knots)}
+    return {**(bundle.manifest.slider_about or {}), "members": list(reversed(bundle.members)), "knots": len(slider.points)}
 
 
-def plans(bundle_path: Path) -> tuple[PlanRow, ...]:
+def list_plans(bundle_path: Path) -> tuple[PlanRow, ...]:
     """The plans in a bundle's folder, by name; nothing of them is read. Files with other names are left out."""
     try:
         files = sorted(entry for entry in (bundle_path / "plans").iterdir() if entry.is_file())
@@ -173,7 +173,7 @@ def plans(bundle_path: Path) -> tuple[PlanRow, ...]:
         return ()
     found = []
     for file in files:
-        match = PLAN.fullmatch(file.name)
+        match = PLAN_FILE_NAME.fullmatch(file.name)
         if match:
             kind = match["kind"]
             engine = match["runtime"] or ("tensorrt" if kind == "refit" else f"tensorrt-{kind}")
@@ -181,7 +181,7 @@ def plans(bundle_path: Path) -> tuple[PlanRow, ...]:
     return tuple(found)
 
 
-def roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, str]:
+def find_weight_roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, str]:
     """What each of these initializers is to the operator that uses it, seen through reshapes and the like.
 
     "unused" if nothing does; several uses are joined by " and ".
@@ -195,11 +195,11 @@ def roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, str]:
         seen, queue, uses = {name}, [name], []
         while queue:
             for node, index in consumers.get(queue.pop(), []):
-                if node.op_type in VIEWS and index == 0:
+                if node.op_type in PASS_THROUGH_OPERATORS and index == 0:
                     handed_on = [output for output in node.output if output not in seen]
                     seen.update(handed_on)
                     queue += handed_on
                 else:
-                    uses.append(ROLES.get((node.op_type, index), f"{node.op_type} input {index}"))
+                    uses.append(WEIGHT_ROLES.get((node.op_type, index), f"{node.op_type} input {index}"))
         found[name] = " and ".join(sorted(set(uses))) or "unused"
     return found

@@ -11,30 +11,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import Recalibration, anchored, default_steps, lattice
-from dni_deploy.blending.batchnorm_stats_file import recalibration_bytes, statistics_names
+from dni_deploy.blending.batchnorm_stats import BatchNormTable, correct_estimates, default_steps, enumerate_calibration_points
+from dni_deploy.blending.batchnorm_stats_file import list_statistics_names, serialize_recalibration
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.extras import store_recalibration
-from dni_deploy.errors import MismatchError, UsageError, shown
-from dni_deploy.imaging.crops import Source, read_crops
-from dni_deploy.imaging.picture_files import Paths, pictures_of
+from dni_deploy.errors import MismatchError, UsageError, escape_name
+from dni_deploy.imaging.crops import CropSource, read_crops
+from dni_deploy.imaging.picture_files import Paths, list_images
 from dni_deploy.signature import Signature
-from dni_deploy.utils.optional_packages import open_door
-from dni_deploy.utils.progress import MaybeProgress, tell
+from dni_deploy.utils.optional_packages import import_optional
+from dni_deploy.utils.progress import OptionalProgress, report_progress
 
-NOISE = "noise"
+NOISE_INPUT_WORD = "noise"
 """Instead of pictures, for a network that makes pictures from noise."""
 
-BATCH = 8
+CROPS_PER_BATCH = 8
 """Parts that go through the network at once: the activations of more would only take memory."""
 
-DRAWS = 256
+LATENT_DRAWS = 256
 """Of noise; a latent has one pixel, and the first layers' statistics come from so many numbers a channel."""
 
 
 @dataclass(frozen=True)
-class Moved:
+class BatchNormShift:
     """How far the statistics of one BatchNorm are from the blend of the members', at the knot where that is farthest.
 
     mean      root mean square of the difference of means over the channels, in standard deviations of the channel.
@@ -45,7 +45,7 @@ class Moved:
     layer: str
     mean: float
     variance: float
-    shares: tuple[float, ...]
+    coefficients: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,27 @@ class RecalibrationReport:
 
     bundle: str
     digest: str
-    knots: int
-    layers: tuple[Moved, ...]
-    parts: int
-    side: int
-    pictures: tuple[Source, ...]
+    calibration_points: int
+    layers: tuple[BatchNormShift, ...]
+    sample_count: int
+    sample_side_px: int
+    images: tuple[CropSource, ...]
     seconds: float
     removed: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "pictures": [picture._asdict() for picture in self.pictures]}
+        return {**asdict(self), "pictures": [picture._asdict() for picture in self.images]}
 
 
 def recalibrate(
     bundle_path: Bundle | str | os.PathLike[str],
-    pictures: Paths = (),
+    images: Paths = (),
     *,
-    knots: int | None = None,
+    calibration_points: int | None = None,
     remove: bool = False,
     threads: int = 0,
     force: bool = False,
-    progress: MaybeProgress = None,
+    progress: OptionalProgress = None,
 ) -> RecalibrationReport:
     """Estimate mean and variance before each BatchNorm at blends between the members, and store them in the bundle.
 
@@ -88,50 +88,52 @@ def recalibrate(
     knots     at most so many coefficients to estimate at, 32 or fewer; None: 11 for two members, 32 for more.
     remove    take the stored statistics away instead.  force: replace those that are there.
     Raises UsageError (statistics are there already, none to remove, no picture), MismatchError (a family without BatchNorm, a picture
-    that is too small), LimitError (more knots than can be, or fewer than it takes), EnvironmentProblem, EngineError. The bundle is as
+    that is too small), LimitError (more knots than can be, or fewer than it takes), UnavailableError, EngineError. The bundle is as
     it was then; storing is one step, and a crash leaves the old statistics or the new ones.
     """
     started = time.perf_counter()
-    bundle = Bundle.of(bundle_path)
+    bundle = Bundle.ensure_open(bundle_path)
     where = os.fspath(bundle.path)
     if remove:
         if bundle.manifest.recalibration is None:
-            raise UsageError(f"{shown(where)} has no re-estimated statistics to remove.")
+            raise UsageError(f"{escape_name(where)} has no re-estimated statistics to remove.")
         digest = store_recalibration(bundle, None).digest
         return RecalibrationReport(where, digest, 0, (), 0, 0, (), time.perf_counter() - started, removed=True)
     if bundle.manifest.recalibration is not None and not force:
-        raise UsageError(f"{shown(where)} has re-estimated statistics; give --force to replace them. Nothing was written.")
-    if not statistics_names(bundle):
-        raise MismatchError(f"The network of {shown(where)} has no BatchNorm whose statistics could be re-estimated.")
-    steps = default_steps(len(bundle.members), knots)
-    inputs, sources = _inputs(bundle.signature, [pictures] if isinstance(pictures, (str, os.PathLike)) else list(pictures))
-    made, moved = estimate(bundle, inputs, steps, sources, threads, progress)
-    digest = store_recalibration(bundle, recalibration_bytes(made)).digest
+        raise UsageError(
+            f"{escape_name(where)} has re-estimated statistics; give --force to replace them. Nothing was written."
+        )
+    if not list_statistics_names(bundle):
+        raise MismatchError(f"The network of {escape_name(where)} has no BatchNorm whose statistics could be re-estimated.")
+    steps = default_steps(len(bundle.members), calibration_points)
+    inputs, sources = _read_inputs(bundle.signature, [images] if isinstance(images, (str, os.PathLike)) else list(images))
+    made, moved = estimate_statistics(bundle, inputs, steps, sources, threads, progress)
+    digest = store_recalibration(bundle, serialize_recalibration(made)).digest
     parts, side = len(inputs), inputs.shape[-1]
     return RecalibrationReport(
-        where, digest, len(made.knots), moved, parts, side, tuple(sources), time.perf_counter() - started
+        where, digest, len(made.calibration_points), moved, parts, side, tuple(sources), time.perf_counter() - started
     )
 
 
-def estimate(
+def estimate_statistics(
     bundle: Bundle,
     inputs: NDArray[np.float32],
     steps: int,
-    sources: Sequence[Source] = (),
+    sources: Sequence[CropSource] = (),
     threads: int = 0,
-    progress: MaybeProgress = None,
-) -> tuple[Recalibration, tuple[Moved, ...]]:
+    progress: OptionalProgress = None,
+) -> tuple[BatchNormTable, tuple[BatchNormShift, ...]]:
     """The statistics on these inputs, float32 (B, C, H, W), and how far each layer moved. Nothing is written."""
-    home = open_door("engines.onnxruntime_cpu.statistics")
-    tell(progress, 0, 1, "reading the members")
-    members = [bundle.weights(member) for member in bundle.members]
-    statistician = home.Statistician(bundle.graph(), bundle.weight_names, threads)
-    knots = lattice(len(members), steps) / steps
-    batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
+    home = import_optional("engines.onnxruntime_cpu.statistics")
+    report_progress(progress, 0, 1, "reading the members")
+    members = [bundle.read_weights(member) for member in bundle.members]
+    statistician = home.BatchNormEstimator(bundle.read_graph(), bundle.weight_names, threads)
+    knots = enumerate_calibration_points(len(members), steps) / steps
+    batches = [inputs[start : start + CROPS_PER_BATCH] for start in range(0, len(inputs), CROPS_PER_BATCH)]
     estimates = []
     for number, knot in enumerate(knots):
-        told = ", ".join(f"{shown(name)}={share:.3g}" for name, share in zip(bundle.members, knot, strict=True) if share)
-        tell(progress, number, len(knots), f"statistics at {told}")
+        told = ", ".join(f"{escape_name(name)}={share:.3g}" for name, share in zip(bundle.members, knot, strict=True) if share)
+        report_progress(progress, number, len(knots), f"statistics at {told}")
         estimates.append(statistician.estimate(blend_float64(members, knot), batches))
     own = {
         layer.mean: [
@@ -140,7 +142,7 @@ def estimate(
         for layer in statistician.layers
     }
     epsilons = {layer.mean: layer.epsilon for layer in statistician.layers}
-    corrected = anchored(knots, estimates, own, epsilons)
+    corrected = correct_estimates(knots, estimates, own, epsilons)
     inner = knots.max(axis=1) < 1.0
     rows = {}
     for layer in statistician.layers:
@@ -150,36 +152,38 @@ def estimate(
     about = {
         "parts": len(inputs),
         "side": int(inputs.shape[-1]),
-        "pictures": [source._asdict() for source in sources] or NOISE,
-        "made_by": f"onnxruntime {home.version()}",
+        "pictures": [source._asdict() for source in sources] or NOISE_INPUT_WORD,
+        "made_by": f"onnxruntime {home.get_runtime_version()}",
     }
-    made = Recalibration.of(members, steps, rows, about)
-    return made, tuple(_moved(layer, made, own[layer.mean]) for layer in statistician.layers)
+    made = BatchNormTable.from_inner_statistics(members, steps, rows, about)
+    return made, tuple(_measure_shift(layer, made, own[layer.mean]) for layer in statistician.layers)
 
 
-def _inputs(signature: Signature, paths: list[str | os.PathLike[str]]) -> tuple[NDArray[np.float32], list[Source]]:
+def _read_inputs(signature: Signature, paths: list[str | os.PathLike[str]]) -> tuple[NDArray[np.float32], list[CropSource]]:
     latent = signature.kind == "latent"
-    if latent != (paths == [NOISE]) and (latent or paths == [NOISE]):
+    if latent != (paths == [NOISE_INPUT_WORD]) and (latent or paths == [NOISE_INPUT_WORD]):
         raise UsageError(
             "This network makes pictures from noise, so that no picture goes into it; give the word noise instead."
             if latent
             else "This network takes pictures; name some that are degraded as its input will be, not noise."
         )
     if latent:
-        shape = (DRAWS, signature.input_channels, 1, 1)
+        shape = (LATENT_DRAWS, signature.input_channels, 1, 1)
         return np.random.default_rng(0).standard_normal(shape).astype(np.float32), []
-    return read_crops(pictures_of(paths), signature)
+    return read_crops(list_images(paths), signature)
 
 
-def _moved(layer: Any, made: Recalibration, own: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Moved:
-    means, variances = (np.stack(rows) for rows in zip(*own, strict=True))
-    plain_mean, plain_variance = made.knots @ means, np.maximum(made.knots @ variances, 1e-12)
-    found = np.maximum(made.statistics[layer.variance], 1e-12)
-    moved = np.sqrt((((made.statistics[layer.mean] - plain_mean) ** 2) / plain_variance).mean(axis=1))
+def _measure_shift(
+    layer: Any, table: BatchNormTable, member_statistics: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+) -> BatchNormShift:
+    means, variances = (np.stack(rows) for rows in zip(*member_statistics, strict=True))
+    plain_mean, plain_variance = table.calibration_points @ means, np.maximum(table.calibration_points @ variances, 1e-12)
+    found = np.maximum(table.statistics[layer.variance], 1e-12)
+    moved = np.sqrt((((table.statistics[layer.mean] - plain_mean) ** 2) / plain_variance).mean(axis=1))
     ratios = np.median(np.maximum(found, plain_variance) / np.minimum(found, plain_variance), axis=1)
     farthest = int(moved.argmax())
     name = layer.mean.removesuffix("running_mean").rstrip(".") or layer.mean
-    return Moved(name, float(moved[farthest]), float(ratios.max()), tuple(made.knots[farthest].tolist()))
+    return BatchNormShift(name, float(moved[farthest]), float(ratios.max()), tuple(table.calibration_points[farthest].tolist()))
 
 
-__all__ = ["Moved", "RecalibrationReport", "estimate", "recalibrate"]
+__all__ = ["BatchNormShift", "RecalibrationReport", "estimate_statistics", "recalibrate"]

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
-from dni_deploy.blending.batchnorm_stats import blended
+from dni_deploy.blending.batchnorm_stats import blend_tensors
 from dni_deploy.blending.batchnorm_stats_file import read_recalibration
-from dni_deploy.blending.group_rules import AlphaRules, Rule, Ruled
-from dni_deploy.blending.preset import Recipe
-from dni_deploy.blending.variance_guard import VarianceGuard, variance_names
+from dni_deploy.blending.group_rules import AlphaRules, AppliedRule, Rule
+from dni_deploy.blending.preset import Preset
+from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import CoefficientsError, LimitError, UsageError, shown
-from dni_deploy.utils.atomic_write import publish_file, write_bytes
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.errors import CoefficientsError, LimitError, UsageError, escape_name
+from dni_deploy.utils.atomic_write import write_bytes, write_file_atomically
+from dni_deploy.utils.optional_packages import import_optional
 
-ENGINES = (".plan", ".engine")
+TENSORRT_SUFFIXES = (".plan", ".engine")
 """What other programs call a serialized TensorRT engine."""
 
-PROTOBUF_LIMIT = (1 << 31) - 1
+MAX_PROTOBUF_BYTES = (1 << 31) - 1
 """Bytes in one ONNX file; protobuf's own limit."""
 
 
@@ -45,21 +45,21 @@ class RefitReport:
     """
 
     output: str
-    shares: dict[str, float]
+    alpha: dict[str, float]
     tensors: int
     tensors_changed: int
     numbers: int
     numbers_changed: int
     largest_change: float
-    largest_change_in: str | None
+    largest_change_tensor: str | None
     seconds: float
     sha256: str
     size: int
-    rules: tuple[Ruled, ...] = ()
+    rules: tuple[AppliedRule, ...] = ()
 
     @property
     def coefficients(self) -> Coefficients:
-        return Coefficients(tuple(self.shares), tuple(self.shares.values()))
+        return Coefficients(tuple(self.alpha), tuple(self.alpha.values()))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,7 +74,7 @@ def refit(
     force: bool = False,
     extrapolate: bool = False,
     rules: Sequence[str | Rule] | None = None,
-    save_recipe: str | os.PathLike[str] | None = None,
+    save_preset: str | os.PathLike[str] | None = None,
 ) -> RefitReport:
     """Blend in float64, round once, and write the result.
 
@@ -85,101 +85,107 @@ def refit(
     precision  "fp32" or "fp16": which of the bundle's plans to take for a TensorRT engine; None: the newest.
     rules      for groups of weights that have an alpha of their own; the metadata then says them, too. A tensor that the graph does
                not read has the alpha of all others, one that shares its values with another has that one's.
-    save_recipe  a file to keep alpha and rules in, as well.
+    save_preset  a file to keep alpha and rules in, as well.
     Raises UsageError (another suffix, an output that exists), CoefficientsError (alpha, or a BatchNorm variance that it
-    makes 0 or negative), LimitError (no room), EnvironmentProblem (no TensorRT, no GPU, no plan), EngineError (a refit that
+    makes 0 or negative), LimitError (no room), UnavailableError (no TensorRT, no GPU, no plan), EngineError (a refit that
     failed), and what Bundle.open raises.
     """
     start = time.perf_counter()
     target = Path(output)
     suffix = target.suffix
-    if suffix not in (".onnx", ".safetensors", *ENGINES):
+    if suffix not in (".onnx", ".safetensors", *TENSORRT_SUFFIXES):
         raise UsageError(
-            f"{shown(target)}: refit writes NAME.onnx or NAME.safetensors, and NAME.plan or NAME.engine for TensorRT, "
-            f"not {shown(suffix)!r}."
+            f"{escape_name(target)}: refit writes NAME.onnx or NAME.safetensors, and NAME.plan or NAME.engine for TensorRT, "
+            f"not {escape_name(suffix)!r}."
         )
-    if precision is not None and suffix not in ENGINES:
+    if precision is not None and suffix not in TENSORRT_SUFFIXES:
         raise UsageError(
-            f"A precision is for TensorRT engines, NAME.plan or NAME.engine; {shown(target)} holds the blend as it is."
+            f"A precision is for TensorRT engines, NAME.plan or NAME.engine; {escape_name(target)} holds the blend as it is."
         )
     if alpha is None:
         raise UsageError("Which alpha? Give one (--alpha), or a recipe that has one (--recipe). Nothing was written.")
-    bundle = Bundle.of(bundle_path)
+    bundle = Bundle.ensure_open(bundle_path)
     coefficients = Coefficients.parse(alpha, bundle.members, extrapolate=extrapolate)
-    with publish_file(target, force=force) as temporary:  # first of all, so that an existing output costs no blend
-        members = [bundle.tensors(member) for member in bundle.members]
+    with write_file_atomically(target, force=force) as temporary:  # first of all, so that an existing output costs no blend
+        members = [bundle.read_tensors(member) for member in bundle.members]
         keys = [name for name, tensor in members[0].items() if tensor.dtype.kind == "f"]
         bound = None
         if rules:
-            groups = WeightGroups.of_bundle(bundle)
+            groups = WeightGroups.from_bundle(bundle)
             bound = AlphaRules.parse(list(rules), groups, bundle.members, extrapolate=extrapolate)
-        shares = _shares(bundle, keys, coefficients, bound)
-        guard = VarianceGuard(members, variance_names(keys, bundle.graph()))
+        shares = _tensor_coefficients(bundle, keys, coefficients, bound)
+        guard = VarianceGuard(members, list_variance_names(keys, bundle.read_graph()))
         if bound is None:
             guard.check(coefficients)
         else:
-            guard.check_rows(dict(zip(keys, shares, strict=True)), coefficients)
+            guard.check_per_tensor(dict(zip(keys, shares, strict=True)), coefficients)
         floats = [{name: tensors[name] for name in keys} for tensors in members]
         known = read_recalibration(bundle, members)
-        values = blended(floats, shares, known)
+        values = blend_tensors(floats, shares, known)
         for name, other in bundle.manifest.tied.items():  # the same BatchNorm under another name
             if known is not None and other in known.statistics and name in values:
                 values[name] = values[other]
         about = {
             "members": list(coefficients.members),
-            "shares": list(coefficients.shares),
+            "shares": list(coefficients.values),
             "bundle_sha256": bundle.digest,
             "architecture": bundle.architecture,
         }
         if bound is not None:
             about["rules"] = [rule.to_json() for rule in bound.rules]
-        engine_shares = coefficients.array() if bound is None else bound.rows(coefficients.array())
+        engine_shares = coefficients.to_array() if bound is None else bound.compute_coefficients(coefficients.to_array())
         if suffix != ".safetensors":
-            rounded = {name: _rounded(name, values[name], np.dtype(np.float32)) for name in bundle.weight_names}
-            data = _onnx(bundle, rounded, about) if suffix == ".onnx" else _engine(bundle, engine_shares, precision)
+            rounded = {name: _round_to_dtype(name, values[name], np.dtype(np.float32)) for name in bundle.weight_names}
+            data = (
+                _make_onnx_file(bundle, rounded, about)
+                if suffix == ".onnx"
+                else _make_tensorrt_engine(bundle, engine_shares, precision)
+            )
         else:
-            rounded = {name: _rounded(name, values[name], members[0][name].dtype) for name in keys}
+            rounded = {name: _round_to_dtype(name, values[name], members[0][name].dtype) for name in keys}
             data = save({**members[0], **rounded}, {"dni_deploy": json.dumps(about)})
-        changed = _changes(rounded, members[0])
+        changed = _measure_changes(rounded, members[0])
         write_bytes(temporary, data)
-        if save_recipe is not None:
-            Recipe(bundle.members, coefficients, () if bound is None else bound.rules).write(save_recipe, force=force)
+        if save_preset is not None:
+            Preset(bundle.members, coefficients, () if bound is None else bound.rules).write(save_preset, force=force)
     return RefitReport(
         output=os.fspath(target),
-        shares=dict(zip(coefficients.members, coefficients.shares, strict=True)),
+        alpha=dict(zip(coefficients.members, coefficients.values, strict=True)),
         **changed,
         seconds=time.perf_counter() - start,
         sha256=sha256(data).hexdigest(),
         size=len(data),
-        rules=() if bound is None else bound.told(),
+        rules=() if bound is None else bound.describe_rules(),
     )
 
 
-def _shares(bundle: Bundle, keys: Sequence[str], coefficients: Coefficients, rules: AlphaRules | None) -> NDArray[np.float64]:
+def _tensor_coefficients(
+    bundle: Bundle, keys: Sequence[str], coefficients: Coefficients, rules: AlphaRules | None
+) -> NDArray[np.float64]:
     """Of each of the checkpoint's floats, as blend_float64 takes them."""
-    base = coefficients.array()
+    base = coefficients.to_array()
     if rules is None:
         return base
-    own = dict(zip(bundle.weight_names, rules.rows(base), strict=True))
+    own = dict(zip(bundle.weight_names, rules.compute_coefficients(base), strict=True))
     return np.stack([own.get(key, own.get(bundle.manifest.tied.get(key, key), base)) for key in keys])
 
 
-def _rounded(name: str, values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _round_to_dtype(name: str, values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         rounded = values.astype(dtype)
     if not np.isfinite(rounded).all():
         count = int(np.count_nonzero(~np.isfinite(rounded)))
         raise CoefficientsError(
-            f"At this alpha {count} numbers of {shown(name)!r} are beyond the range of {dtype}; bring the shares closer to 0 to 1."
+            f"At this alpha {count} numbers of {escape_name(name)!r} are beyond the range of {dtype}; bring the shares closer to 0 to 1."
         )
     return rounded
 
 
-def _onnx(bundle: Bundle, weights: Mapping[str, NDArray[np.float32]], about: Mapping[str, Any]) -> bytes:
+def _make_onnx_file(bundle: Bundle, weights: Mapping[str, NDArray[np.float32]], about: Mapping[str, Any]) -> bytes:
     size = sum(values.nbytes for values in weights.values())
-    if size > PROTOBUF_LIMIT - (16 << 20):
+    if size > MAX_PROTOBUF_BYTES - (16 << 20):
         raise LimitError(f"The network has {size} bytes of weights, more than one ONNX file holds; write NAME.safetensors.")
-    model = bundle.graph_with(weights)
+    model = bundle.read_graph_with_weights(weights)
     for key, value in about.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = f"dni_deploy.{key}", value if isinstance(value, str) else json.dumps(value)
@@ -187,14 +193,14 @@ def _onnx(bundle: Bundle, weights: Mapping[str, NDArray[np.float32]], about: Map
     return data
 
 
-def _engine(bundle: Bundle, shares: NDArray[np.float64], precision: str | None) -> bytes:
+def _make_tensorrt_engine(bundle: Bundle, coefficients: NDArray[np.float64], precision: str | None) -> bytes:
     """The bundle's TensorRT plan with this blend in it, as TensorRT serializes it."""
-    open_door("engines").choose("tensorrt", bundle)
-    data: bytes = open_door("engines.trt").serialize_refitted(bundle, shares, precision=precision)
+    import_optional("engines").choose_engine("tensorrt", bundle)
+    data: bytes = import_optional("engines.trt").serialize_refitted(bundle, coefficients, precision=precision)
     return data
 
 
-def _changes(written: Mapping[str, NDArray[Any]], first: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _measure_changes(written: Mapping[str, NDArray[Any]], first: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Compared in the dtype that is written, so that rounding float16 up to float32 is no change."""
     tensors = numbers = 0
     largest, where = 0.0, None

@@ -10,30 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
-from dni_deploy.blending.group_rules import Rule, Ruled
-from dni_deploy.blending.preset import Recipe
+from dni_deploy.blending.group_rules import AppliedRule, Rule
+from dni_deploy.blending.preset import Preset
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import DniError, InputError, PartialResult, UsageError, shown
-from dni_deploy.imaging.image_file import output_format, read_picture, write_picture
-from dni_deploy.imaging.picture_files import Paths, listed, pictures_in
+from dni_deploy.errors import DniError, InputError, PartialResultError, UsageError, escape_name
+from dni_deploy.imaging.image_file import output_format, read_image, write_image
+from dni_deploy.imaging.picture_files import Paths, as_path_list, list_folder_images
 from dni_deploy.imaging.tiling import count_tiles, run_tiled
 from dni_deploy.session.session import Session, open_session
-from dni_deploy.spatial.alpha_map import AlphaMap, SpatialAlpha
-from dni_deploy.spatial.render import MapEnds
-from dni_deploy.spatial.spatial import MapFigures, Spatial
-from dni_deploy.utils.progress import MaybeProgress, tell
+from dni_deploy.spatial.alpha_map import AlphaMap, AlphaMapOptions
+from dni_deploy.spatial.render import AlphaMapRange
+from dni_deploy.spatial.spatial import AlphaMapRenderer, AlphaMapStats
+from dni_deploy.utils.progress import OptionalProgress, report_progress
 
 
 @dataclass(frozen=True)
-class Job:
+class ImageTask:
     """One picture to read and the file that its output goes to."""
 
-    source: Path
-    target: Path
+    source_path: Path
+    output_path: Path
 
 
 @dataclass(frozen=True)
-class PictureRow:
+class ImageResult:
     """One finished picture: files, output size in pixels, number of tiles, seconds in the network, what was converted.
 
     alpha_map: what the map took, None without one; tiles are then its pieces.
@@ -46,7 +46,7 @@ class PictureRow:
     tiles: int
     seconds: float
     notes: str
-    alpha_map: MapFigures | None = None
+    alpha_map: AlphaMapStats | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class RunReport:
     alpha: dict[str, float]
     engine: str
     engine_why: str
-    pictures: tuple[PictureRow, ...]
+    images: tuple[ImageResult, ...]
     skipped: int
     seconds: float
     alpha_white: dict[str, float] | None = None
-    rules: tuple[Ruled, ...] = ()
+    rules: tuple[AppliedRule, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def run(
     output: str | os.PathLike[str],
     alpha: Alpha | None = None,
     *,
-    alpha_map: SpatialAlpha | str | os.PathLike[str] | None = None,
+    alpha_map: AlphaMapOptions | str | os.PathLike[str] | None = None,
     engine: str = "auto",
     precision: str | None = None,
     device: int = 0,
@@ -87,9 +87,9 @@ def run(
     threads: int = 0,
     extrapolate: bool = False,
     rules: Sequence[str | Rule] | None = None,
-    save_recipe: str | os.PathLike[str] | None = None,
+    save_preset: str | os.PathLike[str] | None = None,
     force: bool = False,
-    progress: MaybeProgress = None,
+    progress: OptionalProgress = None,
 ) -> RunReport:
     """Process pictures at one alpha, or with the alphas of a map; the engine is opened once.
 
@@ -102,16 +102,16 @@ def run(
     engine, precision, device   as in open_session.
     tile, overlap   input pixels, as in run_tiled; None: 512 of the output, and the network's radius.
     rules    for groups of weights that have an alpha of their own, as open_session takes them.
-    save_recipe   a file to keep alpha and rules in, before the first picture.
+    save_preset   a file to keep alpha and rules in, before the first picture.
     force    replace outputs that exist; an input is never replaced.
     Raises before anything is done: UsageError (outputs that exist, coincide or have no known format), InputError (an input is
     missing, a folder holds no picture), and what open_session raises. Where one of several pictures fails the others are still
-    done, and then PartialResult tells how many and the first; where all fail, the first one's error.
+    done, and then PartialResultError tells how many and the first; where all fail, the first one's error.
     """
     if alpha is None and alpha_map is None:
         raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
-    asked = SpatialAlpha(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
-    jobs, skipped = plan(inputs, output, force, None if asked is None else asked.mask)
+    asked = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
+    jobs, skipped = plan_image_tasks(inputs, output, force, None if asked is None else asked.mask)
     mask = None if asked is None else AlphaMap.read(asked.mask)
     with open_session(
         bundle_path,
@@ -124,146 +124,146 @@ def run(
         rules=rules,
     ) as session:
         bound = session.rules
-        if save_recipe is not None:
-            Recipe(session.members, session.alpha, () if bound is None else bound.rules).write(save_recipe, force=force)
-        ends = None if asked is None else MapEnds.of(session, alpha, asked.white)
-        spatial = None if asked is None or mask is None or ends is None else Spatial(session, asked, mask, ends)
+        if save_preset is not None:
+            Preset(session.members, session.alpha, () if bound is None else bound.rules).write(save_preset, force=force)
+        ends = None if asked is None else AlphaMapRange.from_options(session, alpha, asked.white)
+        spatial = None if asked is None or mask is None or ends is None else AlphaMapRenderer(session, asked, mask, ends)
         started = time.perf_counter()
-        rows: list[PictureRow] = []
+        rows: list[ImageResult] = []
         failures: list[DniError] = []
         for done, job in enumerate(jobs):
-            tell(progress, done, len(jobs), job.source.name)
+            report_progress(progress, done, len(jobs), job.source_path.name)
             try:
-                job.target.parent.mkdir(parents=True, exist_ok=True)
-                within = _within(progress, done, len(jobs), job.source.name)
-                rows.append(_picture(session, job, tile, overlap, force, spatial, within))
+                job.output_path.parent.mkdir(parents=True, exist_ok=True)
+                within = _make_image_progress(progress, done, len(jobs), job.source_path.name)
+                rows.append(_process_image(session, job, tile, overlap, force, spatial, within))
             except DniError as error:
                 failures.append(error)
             except OSError as error:
-                failures.append(InputError(f"{shown(error.filename or job.target)}: {error.strerror}."))
-        tell(progress, len(jobs), len(jobs), "done")
+                failures.append(InputError(f"{escape_name(error.filename or job.output_path)}: {error.strerror}."))
+        report_progress(progress, len(jobs), len(jobs), "done")
         report = RunReport(
-            _named(session.alpha if ends is None else ends.black),
+            _to_dict(session.alpha if ends is None else ends.black),
             session.engine.name,
-            session.why,
+            session.engine_reason,
             tuple(rows),
             skipped,
             time.perf_counter() - started,
-            None if ends is None else _named(ends.white),
-            () if bound is None else bound.told(),
-            () if bound is None else bound.notes(),
+            None if ends is None else _to_dict(ends.white),
+            () if bound is None else bound.describe_rules(),
+            () if bound is None else bound.describe_split_norms(),
         )
     if failures and len(failures) == len(jobs):
         raise (
             failures[0] if len(jobs) == 1 else type(failures[0])(f"None of {len(jobs)} pictures was done. First: {failures[0]}")
         )
     if failures:
-        raise PartialResult(
-            f"{len(rows)} of {len(jobs)} pictures were done and are in {shown(jobs[0].target.parent)}, "
+        raise PartialResultError(
+            f"{len(rows)} of {len(jobs)} pictures were done and are in {escape_name(jobs[0].output_path.parent)}, "
             f"{len(failures)} failed. First: {failures[0]}"
         )
     return report
 
 
-def _within(progress: MaybeProgress, done: int, total: int, name: str) -> MaybeProgress:
+def _make_image_progress(progress: OptionalProgress, done: int, total: int, name: str) -> OptionalProgress:
     """Progress within one picture: its runs by number, the pictures as they are."""
-    return progress and (lambda at, of, what: tell(progress, done, total, f"{name}: run {at + 1} of {of}, {what}"))
+    return progress and (lambda at, of, what: report_progress(progress, done, total, f"{name}: run {at + 1} of {of}, {what}"))
 
 
-def _named(coefficients: Coefficients) -> dict[str, float]:
-    return dict(zip(coefficients.members, coefficients.shares, strict=True))
+def _to_dict(coefficients: Coefficients) -> dict[str, float]:
+    return dict(zip(coefficients.members, coefficients.values, strict=True))
 
 
-def plan(
+def plan_image_tasks(
     inputs: Paths, output: str | os.PathLike[str], force: bool = False, mask: str | os.PathLike[str] | None = None
-) -> tuple[list[Job], int]:
+) -> tuple[list[ImageTask], int]:
     """The jobs, and how many files of folders are no pictures. Touches nothing; raises as `run` does before it begins.
 
     mask: an alpha map, which is an input, too.
     """
-    given = listed(inputs)
+    given = as_path_list(inputs)
     if not given:
         raise UsageError("There is no input; name a picture or a folder.")
     goal = Path(output)
     if len(given) == 1 and not given[0].is_dir() and not goal.is_dir() and goal.suffix:
         output_format(goal)
         if not goal.parent.is_dir():
-            raise UsageError(f"The folder {shown(goal.parent)} does not exist. Nothing was written.")
-        jobs, skipped = [Job(given[0], goal)], 0
+            raise UsageError(f"The folder {escape_name(goal.parent)} does not exist. Nothing was written.")
+        jobs, skipped = [ImageTask(given[0], goal)], 0
     else:
         if goal.exists() and not goal.is_dir():
-            raise UsageError(f"{shown(goal)} is a file; several pictures need a folder. Nothing was written.")
-        sources, skipped = _sources(given)
-        jobs = [Job(source, goal / source.name) for source in sources]
-    _check(jobs, force, [] if mask is None else [mask])
+            raise UsageError(f"{escape_name(goal)} is a file; several pictures need a folder. Nothing was written.")
+        sources, skipped = _list_sources(given)
+        jobs = [ImageTask(source, goal / source.name) for source in sources]
+    _check_tasks(jobs, force, [] if mask is None else [mask])
     return jobs, skipped
 
 
-def _sources(given: Iterable[Path]) -> tuple[list[Path], int]:
+def _list_sources(input_paths: Iterable[Path]) -> tuple[list[Path], int]:
     sources: list[Path] = []
     skipped = 0
-    for path in given:
+    for path in input_paths:
         if not path.is_dir():
             output_format(path)  # it keeps its name, so its suffix is the output's format
             sources.append(path)
             continue
-        pictures, others = pictures_in(path)
+        pictures, others = list_folder_images(path)
         sources += pictures
         skipped += others
     return sources, skipped
 
 
-def _check(jobs: Sequence[Job], force: bool, others: Sequence[str | os.PathLike[str]]) -> None:
-    missing = [job.source for job in jobs if not os.path.lexists(job.source)]
+def _check_tasks(tasks: Sequence[ImageTask], force: bool, other_inputs: Sequence[str | os.PathLike[str]]) -> None:
+    missing = [job.source_path for job in tasks if not os.path.lexists(job.source_path)]
     if missing:
-        raise InputError(f"{shown(missing[0])} does not exist{_others(len(missing))}. Nothing was written.")
-    inputs = {os.path.realpath(path) for path in (*others, *(job.source for job in jobs))}
+        raise InputError(f"{escape_name(missing[0])} does not exist{_format_others(len(missing))}. Nothing was written.")
+    inputs = {os.path.realpath(path) for path in (*other_inputs, *(job.source_path for job in tasks))}
     taken: dict[str, Path] = {}
-    for job in jobs:
-        if os.path.realpath(job.target) in inputs:
-            raise UsageError(f"{shown(job.target)} is an input, too; choose another output. Nothing was written.")
+    for job in tasks:
+        if os.path.realpath(job.output_path) in inputs:
+            raise UsageError(f"{escape_name(job.output_path)} is an input, too; choose another output. Nothing was written.")
         # Two names that differ only in case are one file on some disks.
-        twin = taken.setdefault(str(job.target).casefold(), job.source)
-        if twin is not job.source:
+        twin = taken.setdefault(str(job.output_path).casefold(), job.source_path)
+        if twin is not job.source_path:
             raise UsageError(
-                f"{shown(twin)} and {shown(job.source)} would both be written to {shown(job.target)}. Nothing was written."
+                f"{escape_name(twin)} and {escape_name(job.source_path)} would both be written to {escape_name(job.output_path)}. Nothing was written."
             )
-    existing = [job.target for job in jobs if os.path.lexists(job.target)]
+    existing = [job.output_path for job in tasks if os.path.lexists(job.output_path)]
     if existing and not force:
         raise UsageError(
-            f"{shown(existing[0])} exists{_others(len(existing))}; give --force to replace it. Nothing was written."
+            f"{escape_name(existing[0])} exists{_format_others(len(existing))}; give --force to replace it. Nothing was written."
         )
 
 
-def _others(count: int) -> str:
+def _format_others(count: int) -> str:
     return "" if count == 1 else f", and {count - 1} more"
 
 
-def _picture(
+def _process_image(
     session: Session,
-    job: Job,
+    task: ImageTask,
     tile: int | None,
     overlap: int | None,
     force: bool,
-    spatial: Spatial | None,
-    progress: MaybeProgress,
-) -> PictureRow:
+    map_renderer: AlphaMapRenderer | None,
+    progress: OptionalProgress,
+) -> ImageResult:
     signature = session.signature
-    picture = read_picture(job.source, scale=signature.scale)
+    picture = read_image(task.source_path, scale=signature.scale)
     height, width = picture.rgb.shape[:2]
     started = time.perf_counter()
     figures = None
-    if spatial is None:
+    if map_renderer is None:
         tiles = count_tiles(height, width, signature, tile, overlap)
         pixels = run_tiled(session, picture.rgb, signature, tile, overlap)
     else:
-        pixels, figures = spatial.render(picture.rgb, tile, overlap, progress)
-        tiles = figures.pieces
+        pixels, figures = map_renderer.render(picture.rgb, tile, overlap, progress)
+        tiles = figures.tiles
     seconds = time.perf_counter() - started
-    write_picture(job.target, picture.with_pixels(pixels), force=force)
-    return PictureRow(
-        source=os.fspath(job.source),
-        output=os.fspath(job.target),
+    write_image(task.output_path, picture.with_pixels(pixels), force=force)
+    return ImageResult(
+        source=os.fspath(task.source_path),
+        output=os.fspath(task.output_path),
         width=pixels.shape[1],
         height=pixels.shape[0],
         tiles=tiles,

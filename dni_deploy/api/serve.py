@@ -16,23 +16,23 @@ from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.control.open_listeners import open_feeders
-from dni_deploy.control.shared_alpha import AlphaCell
-from dni_deploy.errors import EngineError, UsageError, shown
+from dni_deploy.control.open_listeners import open_listeners
+from dni_deploy.control.shared_alpha import SharedAlpha
+from dni_deploy.errors import EngineError, UsageError, escape_name
 from dni_deploy.imaging.frames import check_signature
 from dni_deploy.session.session import Session, open_session
-from dni_deploy.webui.app import Desk
-from dni_deploy.webui.limits import Limits
+from dni_deploy.webui.app import AppState
+from dni_deploy.webui.limits import RequestLimits
 from dni_deploy.webui.pixel_blend import PixelBlend
-from dni_deploy.webui.renderer import Stage
-from dni_deploy.webui.server import PageServer, checked_token, is_loopback, listen
-from dni_deploy.webui.sources import open_source, read_size
+from dni_deploy.webui.renderer import Renderer
+from dni_deploy.webui.server import PageServer, is_loopback_host, open_listening_socket, validate_token
+from dni_deploy.webui.sources import open_frame_source, parse_size
 
-FASTEST = 240
+MAX_FPS = 240
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServeStatus:
     """What is being served: the address with its token, names, alpha at the start, engine, source, and a warning or none."""
 
     url: str
@@ -81,8 +81,8 @@ def serve(
     device: int = 0,
     threads: int = 0,
     rules: Sequence[str | Rule] | None = None,
-    limits: Limits | None = None,
-    started: Callable[[Serving, PageServer], None] | None = None,
+    limits: RequestLimits | None = None,
+    on_started: Callable[[ServeStatus, PageServer], None] | None = None,
 ) -> ServeReport:
     """Serve the page until Ctrl-C, SIGTERM or `PageServer.stop`.
 
@@ -90,81 +90,81 @@ def serve(
     host, port   where to listen; only this machine can come in unless host says otherwise, which takes a token. Port 0: any.
     alpha    to begin with; over time, as alpha_input.open_source reads it, it is followed until somebody moves a control.
     plane    a JSON file with the members' places; None: a triangle for three members, the corners for four.
-    slew     how far a share may move in a second; None: at once.   osc, midi, lines: as in open_feeders.
+    slew     how far a share may move in a second; None: at once.   osc, midi, lines: as in open_listeners.
     size     pictures are made small enough for it before the network.  quality: of the JPEGs, 1 to 95.  fps: the most in a second.
     started  called in this thread when the page answers.
     engine, precision, device, threads, rules   as in open_session; the page shows what rules pin.
     Raises UsageError, BusyError (the port), InputError (the source), and what open_session raises.
     """
     if not 1 <= quality <= 95:
-        raise UsageError(f"The quality is from 1 to 95, got {shown(quality, 40)}.")
-    if not 1 <= fps <= FASTEST:
-        raise UsageError(f"The frame rate is from 1 to {FASTEST}, got {shown(fps, 40)}.")
-    box = read_size(size)
-    bounds = limits or Limits()
-    secret = checked_token(token, host)
-    opened = Bundle.of(bundle)
+        raise UsageError(f"The quality is from 1 to 95, got {escape_name(quality, 40)}.")
+    if not 1 <= fps <= MAX_FPS:
+        raise UsageError(f"The frame rate is from 1 to {MAX_FPS}, got {escape_name(fps, 40)}.")
+    box = parse_size(size)
+    bounds = limits or RequestLimits()
+    secret = validate_token(token, host)
+    opened = Bundle.ensure_open(bundle)
     check_signature(opened.signature)
-    first, timeline = _beginning(alpha, opened.members)
-    pad = _plane(plane, opened.members)
+    first, timeline = _choose_initial_alpha(alpha, opened.members)
+    pad = _read_plane(plane, opened.members)
 
-    def session(start: Alpha, pinned: Sequence[str | Rule] | None = None) -> Session:
+    def open_at(start: Alpha, pinned: Sequence[str | Rule] | None = None) -> Session:
         return open_session(
             opened, engine=engine, alpha=start, threads=threads, precision=precision, device=device, rules=pinned
         )
 
     begun = time.perf_counter()
     with ExitStack() as stack:
-        listening = listen(host, port)
+        listening = open_listening_socket(host, port)
         stack.callback(listening.close)
-        pictures = open_source(source, box, camera)
+        pictures = open_frame_source(source, box, camera)
         closing = stack.enter_context(ExitStack())
         closing.callback(pictures.close)
-        live = stack.enter_context(session(first, rules))
-        cell = AlphaCell(opened.members, live.alpha, slew=slew)
-        blend = PixelBlend(opened.members, lambda member: session(Coefficients.one_hot(member, opened.members)))
+        live = stack.enter_context(open_at(first, rules))
+        cell = SharedAlpha(opened.members, live.alpha, slew=slew)
+        blend = PixelBlend(opened.members, lambda member: open_at(Coefficients.one_hot(member, opened.members)))
         stack.callback(blend.close)
-        stage = Stage(live, cell, pictures, pixels=blend, timeline=timeline, quality=quality, fps=fps)
+        stage = Renderer(live, cell, pictures, pixel_blend=blend, timeline=timeline, quality=quality, fps=fps)
         closing.pop_all()  # the source is the stage's now
         stack.callback(stage.close)
-        stack.enter_context(open_feeders(cell, osc=osc, midi=midi, lines=lines, plane=pad))
+        stack.enter_context(open_listeners(cell, osc=osc, midi=midi, lines=lines, plane=pad))
         facts = {
             "members": list(opened.members),
             "plane": None if pad is None else {name: list(place) for name, place in pad.places},
             "slider": None
             if opened.slider is None or len(opened.members) != 2
-            else [list(knot) for knot in opened.slider.knots],
+            else [list(knot) for knot in opened.slider.points],
             "timeline": timeline is not None,
             "engine": live.engine.name,
             "rules": [] if live.rules is None else [str(rule) for rule in live.rules.rules],
-            "name": shown(Path(os.fspath(bundle)).name if not isinstance(bundle, Bundle) else "bundle", 80),
+            "name": escape_name(Path(os.fspath(bundle)).name if not isinstance(bundle, Bundle) else "bundle", 80),
             "scale": opened.signature.scale,
             "fps": fps,
-            "upload": bounds.picture,
+            "upload": bounds.max_image_bytes,
         }
-        desk = Desk(stage, cell, None if pad is None else pad.at, facts, box, bounds)
+        desk = AppState(stage, cell, None if pad is None else pad.at, facts, box, bounds)
         page = PageServer(desk, listening, secret, host)
-        serving = Serving(
+        serving = ServeStatus(
             page.url,
             opened.members,
-            dict(zip(opened.members, live.alpha.shares, strict=True)),
+            dict(zip(opened.members, live.alpha.values, strict=True)),
             live.engine.name,
-            live.why,
+            live.engine_reason,
             pictures.name,
             osc,
             ""
-            if is_loopback(host)
+            if is_loopback_host(host)
             else f"Other machines can reach this page at port {page.port}; whoever has the token is in.",
         )
         stage.start()
-        page.run(None if started is None else lambda: started(serving, page))
-        made, failure = stage.made, stage.failure
+        page.run(None if on_started is None else lambda: on_started(serving, page))
+        made, failure = stage.frame_count, stage.failure
     if failure is not None:
         raise EngineError("The thread that makes the pictures has failed.") from failure
     return ServeReport(made, time.perf_counter() - begun)
 
 
-def _beginning(alpha: Alpha | None, members: tuple[str, ...]) -> tuple[Coefficients, AlphaSource | None]:
+def _choose_initial_alpha(alpha: Alpha | None, members: tuple[str, ...]) -> tuple[Coefficients, AlphaSource | None]:
     """The first coefficients, and alpha over time where it was given."""
     if isinstance(alpha, str):
         source = alpha_input.open_source(alpha, members)
@@ -175,7 +175,7 @@ def _beginning(alpha: Alpha | None, members: tuple[str, ...]) -> tuple[Coefficie
     return Coefficients.parse(alpha, members), None
 
 
-def _plane(path: str | os.PathLike[str] | None, members: tuple[str, ...]) -> ControlPlane | None:
+def _read_plane(path: str | os.PathLike[str] | None, members: tuple[str, ...]) -> ControlPlane | None:
     if path is not None:
         return ControlPlane.read(path, members)
     return ControlPlane.default(members) if len(members) in (3, 4) else None

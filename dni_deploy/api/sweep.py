@@ -13,30 +13,30 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import MismatchError, UsageError, shown
+from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import Picture, output_format, read_picture, write_picture
+from dni_deploy.imaging.image_file import Picture, output_format, read_image, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.reports.page import check_page_name
-from dni_deploy.reports.sweep import Row, SweepReport, best_of, shares_text
-from dni_deploy.reports.sweep_views import draw_page, draw_plot, draw_sheet
+from dni_deploy.reports.sweep import SweepPoint, SweepReport, describe_coefficients, find_best_point
+from dni_deploy.reports.sweep_views import draw_sweep_sheet, plot_sweep, render_sweep_page
 from dni_deploy.session.session import Session, open_session
-from dni_deploy.utils.atomic_write import publish_bytes
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.outputs import check_outputs
-from dni_deploy.utils.progress import MaybeProgress, tell
+from dni_deploy.utils.progress import OptionalProgress, report_progress
 
-__all__ = ["Row", "SweepReport", "sweep"]
+__all__ = ["SweepPoint", "SweepReport", "sweep"]
 
-MOST_STEPS = 1001
-MOST_PIXELS = 4 * 10**8
+MAX_SWEEP_STEPS = 1001
+MAX_OUTPUT_PIXELS = 4 * 10**8
 """Of all outputs together, which are held in memory (3 bytes each) until the sheet is drawn."""
 
 
 def sweep(
     bundle_path: Bundle | str | os.PathLike[str],
-    picture: str | os.PathLike[str],
+    image: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     steps: int = 11,
@@ -52,9 +52,9 @@ def sweep(
     threads: int = 0,
     rules: Sequence[str | Rule] | None = None,
     force: bool = False,
-    progress: MaybeProgress = None,
+    progress: OptionalProgress = None,
     title: str = "",
-    levels: Mapping[str, float] | None = None,
+    reference_psnrs: Mapping[str, float] | None = None,
 ) -> SweepReport:
     """Process one picture at `steps` alphas and draw a contact sheet, and on request a page with a slider and a plot.
 
@@ -66,35 +66,36 @@ def sweep(
     rules       for groups of weights that keep an alpha of their own on the way, as open_session takes them.
     title, levels: a heading, and PSNR values by name to draw as lines for comparison.
     Raises UsageError (outputs that exist or have no known format, steps out of 2 to 1001, a plot without a reference),
-    MismatchError (the reference's size), and what read_picture and open_session raise; nothing is written then.
+    MismatchError (the reference's size), and what read_image and open_session raise; nothing is written then.
     """
     outputs = _check_outputs(output, html, plot, reference, steps, force)
-    bundle = Bundle.of(bundle_path) if even else None
-    source = read_picture(picture)
-    clean = None if reference is None else read_picture(reference).rgb
+    bundle = Bundle.ensure_open(bundle_path) if even else None
+    source = read_image(image)
+    clean = None if reference is None else read_image(reference).rgb
     with open_session(
         bundle or bundle_path, engine=engine, threads=threads, precision=precision, device=device, rules=rules
     ) as session:
-        path = alphas(len(session.members), steps)
+        path = plan_alphas(len(session.members), steps)
         if even and bundle is not None:
             path = [(at, 1 - at) for at in (bundle.alpha_at(position) for position, _ in path)]
         _check_sizes(session, source.rgb, clean, len(path))
-        frames, rows = measure(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
-        report = SweepReport(session.members, session.engine.name, rows, best_of(rows), outputs, session.why)
+        frames, rows = measure_path(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
+        report = SweepReport(session.members, session.engine.name, rows, find_best_point(rows), outputs, session.engine_reason)
     heading = (
-        title
-        or f"{Path(picture).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
+        title or f"{Path(image).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
     )
-    write_picture(output, Picture(draw_sheet(frames, report, heading)), force=force)
+    write_image(output, Picture(draw_sweep_sheet(frames, report, heading)), force=force)
     if html is not None:
-        publish_bytes(html, draw_page(frames, report, source.rgb, heading, levels).encode(), force=force)
+        write_bytes_atomically(
+            html, render_sweep_page(frames, report, source.rgb, heading, reference_psnrs).encode(), force=force
+        )
     if plot is not None:
-        draw_plot(plot, report, heading, levels, force)
-    tell(progress, len(path), len(path), "done")
+        plot_sweep(plot, report, heading, reference_psnrs, force)
+    report_progress(progress, len(path), len(path), "done")
     return report
 
 
-def alphas(members: int, steps: int) -> list[tuple[float, ...]]:
+def plan_alphas(members: int, steps: int) -> list[tuple[float, ...]]:
     """The shares along the path: for two members alpha 0 to 1, for more from the first to the second, third, ..."""
     if members == 2:
         return [(step / (steps - 1), 1 - step / (steps - 1)) for step in range(steps)]
@@ -106,33 +107,33 @@ def alphas(members: int, steps: int) -> list[tuple[float, ...]]:
     return path
 
 
-def measure(
+def measure_path(
     session: Session,
     frame: Frame,
     path: Sequence[tuple[float, ...]],
-    clean: Frame | None = None,
+    reference: Frame | None = None,
     *,
     tile: int | None = None,
     overlap: int | None = None,
-    progress: MaybeProgress = None,
-) -> tuple[list[Frame], tuple[Row, ...]]:
+    progress: OptionalProgress = None,
+) -> tuple[list[Frame], tuple[SweepPoint, ...]]:
     """The frame at each alpha of the path, and what each took; the engine is neither rebuilt nor reloaded."""
     frames: list[Frame] = []
     taken: list[tuple[float, float]] = []
     for done, shares in enumerate(path):
-        tell(progress, done, len(path), shares_text(session.members, shares))
+        report_progress(progress, done, len(path), describe_coefficients(session.members, shares))
         generation = session.generation
         started = time.perf_counter()
         session.alpha = shares
-        session.settle()  # on a GPU the change would else be queued, and counted as the frame's
+        session.wait_until_applied()  # on a GPU the change would else be queued, and counted as the frame's
         changed = time.perf_counter()
         frames.append(run_tiled(session, frame, session.signature, tile, overlap))
         taken.append((changed - started if session.generation != generation else 0.0, time.perf_counter() - changed))
     return frames, tuple(
-        Row(
+        SweepPoint(
             shares,
-            None if clean is None else psnr(output, clean),
-            None if clean is None or len(shares) != 2 else psnr(blended_pixels(frames[0], frames[-1], shares[0]), clean),
+            None if reference is None else psnr(output, reference),
+            None if reference is None or len(shares) != 2 else psnr(blend_pixels(frames[0], frames[-1], shares[0]), reference),
             change,
             seconds,
         )
@@ -140,9 +141,9 @@ def measure(
     )
 
 
-def blended_pixels(start: Frame, end: Frame, share: float) -> NDArray[np.float32]:
-    """What DNI is compared with: the outputs of the two ends averaged pixel by pixel, unrounded; `share` is that of `end`."""
-    blend: NDArray[np.float32] = np.float32(1 - share) * start + np.float32(share) * end
+def blend_pixels(start: Frame, end: Frame, fraction: float) -> NDArray[np.float32]:
+    """What DNI is compared with: the outputs of the two ends averaged pixel by pixel, unrounded; `fraction` is that of `end`."""
+    blend: NDArray[np.float32] = np.float32(1 - fraction) * start + np.float32(fraction) * end
     return blend
 
 
@@ -154,28 +155,28 @@ def _check_outputs(
     steps: int,
     force: bool,
 ) -> tuple[str, ...]:
-    if not isinstance(steps, int) or not 2 <= steps <= MOST_STEPS:
-        raise UsageError(f"A sweep has 2 to {MOST_STEPS} steps, got {shown(steps)}.")
+    if not isinstance(steps, int) or not 2 <= steps <= MAX_SWEEP_STEPS:
+        raise UsageError(f"A sweep has 2 to {MAX_SWEEP_STEPS} steps, got {escape_name(steps)}.")
     if plot is not None and reference is None:
         raise UsageError("A plot shows PSNR against alpha and needs the clean picture: give --reference.")
     output_format(output)
     if html is not None:
         check_page_name(html)
     if plot is not None:
-        open_door("dni_deploy.reports.plot").check_plot_name(plot)
+        import_optional("dni_deploy.reports.plot").check_plot_name(plot)
     return check_outputs((output, html, plot), force)
 
 
-def _check_sizes(session: Session, frame: Frame, clean: Frame | None, count: int) -> None:
+def _check_sizes(session: Session, frame: Frame, reference: Frame | None, count: int) -> None:
     scale = session.signature.scale
     height, width = frame.shape[0] * scale, frame.shape[1] * scale
-    if clean is not None and clean.shape[:2] != (height, width):
+    if reference is not None and reference.shape[:2] != (height, width):
         raise MismatchError(
-            f"The reference is {clean.shape[1]}x{clean.shape[0]} pixels and the output will be {width}x{height}; "
+            f"The reference is {reference.shape[1]}x{reference.shape[0]} pixels and the output will be {width}x{height}; "
             "they must be of one size. Nothing was written."
         )
-    if height * width * count > MOST_PIXELS:
+    if height * width * count > MAX_OUTPUT_PIXELS:
         raise UsageError(
-            f"{count} outputs of {width}x{height} pixels are more than a sweep holds ({MOST_PIXELS:,}); take fewer steps or a part "
+            f"{count} outputs of {width}x{height} pixels are more than a sweep holds ({MAX_OUTPUT_PIXELS:,}); take fewer steps or a part "
             "of the picture. Nothing was written."
         )

@@ -21,27 +21,35 @@ from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import EnvironmentProblem, InputError, LimitError, MismatchError, PartialResult, UsageError, shown
+from dni_deploy.errors import (
+    InputError,
+    LimitError,
+    MismatchError,
+    PartialResultError,
+    UnavailableError,
+    UsageError,
+    escape_name,
+)
 from dni_deploy.imaging.frames import Frame, check_signature
 from dni_deploy.imaging.tiling import run_tiled
-from dni_deploy.session.session import Session, Stamped, open_session
-from dni_deploy.spatial.alpha_map import SpatialAlpha
-from dni_deploy.spatial.video import Mapped
-from dni_deploy.utils.atomic_write import publish_file
-from dni_deploy.utils.progress import MaybeProgress, tell
+from dni_deploy.session.session import RenderedFrame, Session, open_session
+from dni_deploy.spatial.alpha_map import AlphaMapOptions
+from dni_deploy.spatial.video import SpatialVideoSettings
+from dni_deploy.utils.atomic_write import write_file_atomically
+from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io import encoder
-from dni_deploy.video_io.color import even_size
-from dni_deploy.video_io.encoder import Target
-from dni_deploy.video_io.mux import HOLDS_FILES, check_output, container_format, join
-from dni_deploy.video_io.pipeline import Effect, Settings, WorkFolderError, process
-from dni_deploy.video_io.reader import Losses
-from dni_deploy.video_io.resume import Job, has_logged, identity, open_job
-from dni_deploy.video_io.video_file import Source, look
+from dni_deploy.video_io.color import pad_size_to_even
+from dni_deploy.video_io.encoder import OutputFormat
+from dni_deploy.video_io.mux import ATTACHMENT_MUXER, check_output_streams, find_muxer, mux_segments
+from dni_deploy.video_io.pipeline import FrameFunction, JobFolderError, PipelineSettings, run_pipeline
+from dni_deploy.video_io.reader import DroppedFrames
+from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job
+from dni_deploy.video_io.video_file import VideoFile, open_video_file
 
-SEGMENT = 250
+DEFAULT_SEGMENT_FRAMES = 250
 """Frames of a segment: the distance of key frames that x264 takes by itself, so that segments cost next to nothing."""
 
-LIVE = "live"
+LIVE_ALPHA_DIGEST = "live"
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class VideoReport:
     source: str
     output: str
     frames: int
-    kept: int
+    resumed_frames: int
     width: int
     height: int
     engine: str
@@ -76,7 +84,7 @@ def video(
     output: str | os.PathLike[str],
     alpha: Alpha | AlphaSource | str | os.PathLike[str] | None = None,
     *,
-    alpha_map: SpatialAlpha | str | os.PathLike[str] | None = None,
+    alpha_map: AlphaMapOptions | str | os.PathLike[str] | None = None,
     engine: str = "auto",
     precision: str | None = None,
     device: int = 0,
@@ -89,11 +97,11 @@ def video(
     crf: int | None = None,
     preset: str | None = None,
     hwaccel: str | None = None,
-    segment: int = SEGMENT,
+    segment: int = DEFAULT_SEGMENT_FRAMES,
     fresh: bool = False,
     alpha_log: str | os.PathLike[str] | None = None,
     force: bool = False,
-    progress: MaybeProgress = None,
+    progress: OptionalProgress = None,
 ) -> VideoReport:
     """Process a film; sound, subtitles, chapters and every timestamp stay.
 
@@ -110,32 +118,36 @@ def video(
     alpha_log   write each frame's time, generation and alpha here.
     force    replace an output that exists.
     Raises before anything is done: UsageError (an output that exists, a stopped job of other settings, an unknown codec, a
-    container that cannot hold a stream), InputError (no film), RefusedError (a playlist), EnvironmentProblem (no such encoder
+    container that cannot hold a stream), InputError (no film), RefusedError (a playlist), UnavailableError (no such encoder
     or hardware), and what open_session raises. Where frames of the film are damaged the others are done, and then
-    PartialResult tells how many are lost; where its size changes, InputError, and nothing is written.
+    PartialResultError tells how many are lost; where its size changes, InputError, and nothing is written.
     """
     if alpha is None and alpha_map is None:
         raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
-    asked = SpatialAlpha(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
+    asked = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
     film, goal = Path(source_path), Path(output)
     log = None if alpha_log is None else Path(alpha_log)
     _check_outputs([film] if asked is None else [film, Path(asked.mask)], goal, log, force)
-    name = container_format(goal)
-    chosen = encoder.settings(codec, crf, preset)
+    name = find_muxer(goal)
+    chosen = encoder.make_encoder_settings(codec, crf, preset)
     if segment < 1:
         raise UsageError(f"A segment has at least 1 frame; got {segment}.")
-    source = look(film, hwaccel)
-    bundle = Bundle.of(bundle_path)
+    source = open_video_file(film, hwaccel)
+    bundle = Bundle.ensure_open(bundle_path)
     check_signature(bundle.signature)
     scale = bundle.signature.scale
 
-    def over_time(given: Any) -> AlphaSource:
-        return alpha_input.as_source(given, bundle.members, extrapolate=extrapolate, fps=float(source.rate))
+    def as_alpha_source(given: Any) -> AlphaSource:
+        return alpha_input.as_source(given, bundle.members, extrapolate=extrapolate, fps=float(source.frame_rate))
 
-    mapped = None if asked is None else Mapped.of(asked, alpha, bundle.members, over_time, source, scale)
-    alphas = over_time(alpha) if mapped is None else mapped.blacks
-    target = Target.of(source, scale)
-    settings = Settings(chosen, target, check_output(goal, source, chosen, target), segment, hwaccel)
+    mapped = (
+        None
+        if asked is None
+        else SpatialVideoSettings.from_options(asked, alpha, bundle.members, as_alpha_source, source, scale)
+    )
+    alphas = as_alpha_source(alpha) if mapped is None else mapped.black_source
+    target = OutputFormat.from_video_file(source, scale)
+    settings = PipelineSettings(chosen, target, check_output_streams(goal, source, chosen, target), segment, hwaccel)
     with open_session(
         bundle,
         engine=engine,
@@ -147,9 +159,9 @@ def video(
         rules=rules,
     ) as session:
         description: dict[str, Any] = {
-            "film": identity(film),
+            "film": fingerprint_file(film),
             "bundle": bundle.digest,
-            "alpha": _digest(alphas),
+            "alpha": _digest_alpha_source(alphas),
             "engine": [session.engine.name, precision],
             "tiles": [tile, overlap],
             "encoder": chosen.to_json(),
@@ -160,106 +172,112 @@ def video(
         }
         if session.rules is not None:
             description["rules"] = [rule.to_json() for rule in session.rules.rules]
-        live = _digest(alphas) == LIVE
+        live = _digest_alpha_source(alphas) == LIVE_ALPHA_DIGEST
         if mapped is not None:
-            live = live or _digest(mapped.whites) == LIVE
-            description["alpha map"] = {**mapped.to_json(), "white": _digest(mapped.whites)}
+            live = live or _digest_alpha_source(mapped.white_source) == LIVE_ALPHA_DIGEST
+            description["alpha map"] = {**mapped.to_json(), "white": _digest_alpha_source(mapped.white_source)}
         started = time.perf_counter()
-        effect = effect_of(session, alphas, tile, overlap) if mapped is None else mapped.effect(session, tile, overlap)
-        with open_job(goal, description, fresh=fresh or live) as job, _cleared(job):
-            losses = process(source, job, effect, settings, scale, progress)
+        effect = (
+            make_frame_function(session, alphas, tile, overlap)
+            if mapped is None
+            else mapped.make_frame_function(session, tile, overlap)
+        )
+        with open_job(goal, description, fresh=fresh or live) as job, _remove_job_on_failure(job):
+            losses = run_pipeline(source, job, effect, settings, scale, progress)
             if not job.segments:
-                raise InputError(f"{shown(film)} holds no frame that can be decoded. Nothing was written.")
-            tell(progress, job.frames, job.frames, "putting the film together")
+                raise InputError(f"{escape_name(film)} holds no frame that can be decoded. Nothing was written.")
+            report_progress(progress, job.frames, job.frames, "putting the film together")
             if log is not None:
-                logged = has_logged(goal)
-                job.logging()
+                logged = has_started_log(goal)
+                job.mark_log_started()
                 _write_log(log, job, bundle, force or logged)
-            with publish_file(goal, force=force) as temporary:
-                join(temporary, name, job.segments, source, chosen, target)
+            with write_file_atomically(goal, force=force) as temporary:
+                mux_segments(temporary, name, job.segments, source, chosen, target)
             job.remove()
         report = VideoReport(
             source=os.fspath(film),
             output=os.fspath(goal),
             frames=job.frames,
-            kept=job.kept,
+            resumed_frames=job.resumed_frames,
             width=target.width,
             height=target.height,
             engine=session.engine.name,
-            engine_why=session.why,
+            engine_why=session.engine_reason,
             codec=codec,
             seconds=time.perf_counter() - started,
-            notes=(*source.notes, *_notes(source, scale, target, losses, name)),
+            notes=(*source.notes, *_describe_adjustments(source, scale, target, losses, name)),
         )
     if losses:
-        raise PartialResult(_told(film, goal, report.frames, losses))
+        raise PartialResultError(_describe_losses(film, goal, report.frames, losses))
     return report
 
 
-def effect_of(session: Session, alphas: AlphaSource, tile: int | None = None, overlap: int | None = None) -> Effect:
+def make_frame_function(
+    session: Session, alphas: AlphaSource, tile: int | None = None, overlap: int | None = None
+) -> FrameFunction:
     """The session as an effect: sets each frame's alpha, then renders, in tiles if `tile` is given."""
 
-    def effect(frame: Frame, seconds: float, number: int) -> Stamped:
+    def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
         session.alpha = alphas.at(seconds, number)
         if tile is None:
             return session.render(frame)
-        stamps: list[Stamped] = []
+        stamps: list[RenderedFrame] = []
 
-        def render(piece: Frame) -> Frame:
+        def render_tile(piece: Frame) -> Frame:
             stamps.append(session.render(piece))
             return stamps[-1].output
 
-        output = run_tiled(render, frame, session.signature, tile, overlap)
-        return Stamped(output, stamps[-1].generation, stamps[-1].coefficients)
+        output = run_tiled(render_tile, frame, session.signature, tile, overlap)
+        return RenderedFrame(output, stamps[-1].generation, stamps[-1].coefficients)
 
-    return effect
+    return process_frame
 
 
-def _check_outputs(films: Sequence[Path], goal: Path, log: Path | None, force: bool) -> None:
-    if not goal.parent.is_dir():
-        raise UsageError(f"The folder {shown(goal.parent)} does not exist. Nothing was written.")
-    for path in (goal, log):
+def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Path | None, force: bool) -> None:
+    if not output_path.parent.is_dir():
+        raise UsageError(f"The folder {escape_name(output_path.parent)} does not exist. Nothing was written.")
+    for path in (output_path, log_path):
         if path is None:
             continue
-        if os.path.realpath(path) in {os.path.realpath(film) for film in films}:
-            raise UsageError(f"{shown(path)} is the input, too; choose another output. Nothing was written.")
+        if os.path.realpath(path) in {os.path.realpath(film) for film in input_paths}:
+            raise UsageError(f"{escape_name(path)} is the input, too; choose another output. Nothing was written.")
         if path.is_dir():
-            raise UsageError(f"{shown(path)} is a folder; name a file. Nothing was written.")
-        if os.path.lexists(path) and not force and not (path is log and has_logged(goal)):
-            raise UsageError(f"{shown(path)} exists; give --force to replace it. Nothing was written.")
-    if log is not None and os.path.realpath(log) == os.path.realpath(goal):
-        raise UsageError(f"{shown(log)} cannot be the film and its alpha log. Nothing was written.")
+            raise UsageError(f"{escape_name(path)} is a folder; name a file. Nothing was written.")
+        if os.path.lexists(path) and not force and not (path is log_path and has_started_log(output_path)):
+            raise UsageError(f"{escape_name(path)} exists; give --force to replace it. Nothing was written.")
+    if log_path is not None and os.path.realpath(log_path) == os.path.realpath(output_path):
+        raise UsageError(f"{escape_name(log_path)} cannot be the film and its alpha log. Nothing was written.")
 
 
-def _write_log(path: Path, job: Job, bundle: Bundle, force: bool) -> None:
-    with publish_file(path, force=force) as temporary, AlphaLog(temporary, bundle.members, bundle.digest) as log:
+def _write_log(path: Path, job: VideoJob, bundle: Bundle, force: bool) -> None:
+    with write_file_atomically(path, force=force) as temporary, AlphaLog(temporary, bundle.members, bundle.digest) as log:
         for segment in job.segments:
-            for number, row in enumerate(segment.foot().alphas, segment.first):
-                log.write(number, row.seconds, row.generation, Coefficients(bundle.members, row.shares))
+            for number, row in enumerate(segment.read_footer().alphas, segment.first_frame):
+                log.write(number, row.seconds, row.generation, Coefficients(bundle.members, row.coefficients))
 
 
-def _digest(alphas: AlphaSource) -> str:
+def _digest_alpha_source(alphas: AlphaSource) -> str:
     """Digests an alpha over time for the identity of a video job.
 
     Args:
         alphas: The source. Its `kind` is a fixed string, so that a stopped job goes on after the class was renamed.
 
     Returns:
-        SHA-256 in hex, or LIVE for a source that is steered from outside and never the same again.
+        SHA-256 in hex, or LIVE_ALPHA_DIGEST for a source that is steered from outside and never the same again.
     """
     to_json = getattr(alphas, "to_json", None)
     if to_json is None:
-        return LIVE
+        return LIVE_ALPHA_DIGEST
     kind = getattr(alphas, "kind", type(alphas).__name__)  # a source from outside may have none
     return sha256(dumps([kind, to_json()], sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
-def _cleared(job: Job) -> Iterator[None]:
+def _remove_job_on_failure(job: VideoJob) -> Iterator[None]:
     """Remove the job where going on with it would fail again; what a stop, a full disk or a device broke off stays."""
     try:
         yield
-    except (LimitError, EnvironmentProblem, WorkFolderError, OSError):
+    except (LimitError, UnavailableError, JobFolderError, OSError):
         if not job.segments:
             job.remove()
         raise
@@ -272,23 +290,25 @@ def _cleared(job: Job) -> Iterator[None]:
         raise
 
 
-def _notes(source: Source, scale: int, target: Target, losses: Losses, container: str) -> Iterator[str]:
+def _describe_adjustments(
+    source: VideoFile, scale: int, target: OutputFormat, losses: DroppedFrames, container: str
+) -> Iterator[str]:
     size = (source.width * scale, source.height * scale)
-    if even_size(*size) != size:
-        yield f"{size[0]}x{size[1]} is odd: the last {_sides(size)} repeated once, so that 4:2:0 can hold it"
-    if source.attachments and container != HOLDS_FILES:
-        yield f"{source.attachments} attached files are left out: {container} has no place for them, .mkv has"
-    if losses.moved:
-        yield f"{losses.moved} timestamps were absent or not later than the one before, and were set after it"
+    if pad_size_to_even(*size) != size:
+        yield f"{size[0]}x{size[1]} is odd: the last {_format_odd_sides(size)} repeated once, so that 4:2:0 can hold it"
+    if source.attachment_count and container != ATTACHMENT_MUXER:
+        yield f"{source.attachment_count} attached files are left out: {container} has no place for them, .mkv has"
+    if losses.adjusted_timestamps:
+        yield f"{losses.adjusted_timestamps} timestamps were absent or not later than the one before, and were set after it"
 
 
-def _sides(size: tuple[int, int]) -> str:
+def _format_odd_sides(size: tuple[int, int]) -> str:
     odd = [word for side, word in zip(size, ("column", "row"), strict=True) if side % 2]
     return " and the last ".join(odd) + (" are" if len(odd) > 1 else " is")
 
 
-def _told(film: Path, goal: Path, frames: int, losses: Losses) -> str:
+def _describe_losses(source_path: Path, output_path: Path, frames: int, losses: DroppedFrames) -> str:
     lost = f"about {losses.frames} frames are lost" if losses.frames != 1 else "about 1 frame is lost"
     if not losses.frames:
         lost = "an unknown number is lost"
-    return f"{shown(film)} is damaged or cut off: {frames} frames were done and are in {shown(goal)}, {lost}."
+    return f"{escape_name(source_path)} is damaged or cut off: {frames} frames were done and are in {escape_name(output_path)}, {lost}."

@@ -16,26 +16,33 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dni_deploy.blending.batchnorm_stats import KNOT_LIMIT, Recalibration
-from dni_deploy.blending.variance_guard import variance_names
+from dni_deploy.blending.batchnorm_stats import MAX_CALIBRATION_POINTS, BatchNormTable
+from dni_deploy.blending.variance_guard import list_variance_names
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.stored_file import read_file
-from dni_deploy.errors import BundleError, shown
+from dni_deploy.bundle.stored_file import read_verified
+from dni_deploy.errors import BundleError, escape_name
 
-FORMAT = "dni-deploy recalibration, version 1"
-ABOUT_LIMIT = 1 << 20
+RECALIBRATION_FORMAT = "dni-deploy recalibration, version 1"
+MAX_METADATA_BYTES = 1 << 20
 """Bytes of the JSON; a picture takes about 150."""
 
 
-def recalibration_bytes(recalibration: Recalibration) -> bytes:
+def serialize_recalibration(recalibration: BatchNormTable) -> bytes:
     """The file's content: equal statistics give equal bytes."""
-    about = {**recalibration.about, "format": FORMAT, "steps": recalibration.steps, "members": recalibration.members}
-    tensors = {name: np.ascontiguousarray(rows[recalibration.inner]) for name, rows in sorted(recalibration.statistics.items())}
+    about = {
+        **recalibration.about,
+        "format": RECALIBRATION_FORMAT,
+        "steps": recalibration.steps,
+        "members": recalibration.members,
+    }
+    tensors = {
+        name: np.ascontiguousarray(rows[recalibration.inner_mask]) for name, rows in sorted(recalibration.statistics.items())
+    }
     data: bytes = save(tensors, {"dni_deploy": json.dumps(about, sort_keys=True, allow_nan=False)})
     return data
 
 
-def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[Any]]] | None = None) -> Recalibration | None:
+def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[Any]]] | None = None) -> BatchNormTable | None:
     """The bundle's re-estimated statistics, or None where it has none.
 
     members: each one's weights by name, where the caller has them at hand; read otherwise.
@@ -44,48 +51,52 @@ def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[An
     stored = bundle.manifest.recalibration
     if stored is None:
         return None
-    name = shown(stored.file)
-    data = read_file(bundle.path, stored)
+    name = escape_name(stored.file)
+    data = read_verified(bundle.path, stored)
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         text = header["__metadata__"]["dni_deploy"]
-        about = json.loads(text) if len(text) <= ABOUT_LIMIT else None
+        about = json.loads(text) if len(text) <= MAX_METADATA_BYTES else None
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         raise BundleError(f"{name} is not a recalibration file, though its SHA-256 fits the manifest.") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise BundleError(f"{name} is not of the format {FORMAT!r}; make it again with dni-deploy build --recalibrate.")
+    if not isinstance(about, dict) or about.get("format") != RECALIBRATION_FORMAT:
+        raise BundleError(
+            f"{name} is not of the format {RECALIBRATION_FORMAT!r}; make it again with dni-deploy build --recalibrate."
+        )
     steps, count = about.pop("steps", None), about.pop("members", None)
     if type(steps) is not int or type(count) is not int or count != len(bundle.members):
-        raise BundleError(f"{name} is for {shown(count, 20)} members, the bundle has {len(bundle.members)}.")
-    if not 2 <= steps < KNOT_LIMIT or comb(steps + count - 1, count - 1) > KNOT_LIMIT:
+        raise BundleError(f"{name} is for {escape_name(count, 20)} members, the bundle has {len(bundle.members)}.")
+    if not 2 <= steps < MAX_CALIBRATION_POINTS or comb(steps + count - 1, count - 1) > MAX_CALIBRATION_POINTS:
         raise BundleError(
-            f"{name} has {shown(steps, 20)} steps between {count} members: more than {KNOT_LIMIT} knots, or none."
+            f"{name} has {escape_name(steps, 20)} steps between {count} members: more than {MAX_CALIBRATION_POINTS} knots, or none."
         )
-    _check(bundle, name, tensors, comb(steps + count - 1, count - 1) - count)
+    _check_tensors(bundle, name, tensors, comb(steps + count - 1, count - 1) - count)
     del about["format"]
-    return Recalibration.of(members or [bundle.weights(member) for member in bundle.members], steps, tensors, about)
+    return BatchNormTable.from_inner_statistics(
+        members or [bundle.read_weights(member) for member in bundle.members], steps, tensors, about
+    )
 
 
-def _check(bundle: Bundle, name: str, tensors: Mapping[str, NDArray[Any]], inner: int) -> None:
-    graph = bundle.graph()
+def _check_tensors(bundle: Bundle, name: str, tensors: Mapping[str, NDArray[Any]], inner_count: int) -> None:
+    graph = bundle.read_graph()
     shapes = {weight.name: weight.shape for weight in bundle.manifest.weights}
-    wanted = set(statistics_names(bundle, graph))
+    wanted = set(list_statistics_names(bundle, graph))
     if set(tensors) != wanted:
         odd = sorted(set(tensors) ^ wanted)[0]
-        raise BundleError(f"{name} and the graph do not have the same BatchNorm statistics, first {shown(odd)!r}.")
-    variances = set(variance_names(wanted, graph))
+        raise BundleError(f"{name} and the graph do not have the same BatchNorm statistics, first {escape_name(odd)!r}.")
+    variances = set(list_variance_names(wanted, graph))
     for key, values in tensors.items():
-        if values.dtype != np.float64 or values.shape != (inner, *shapes[key]):
+        if values.dtype != np.float64 or values.shape != (inner_count, *shapes[key]):
             raise BundleError(
-                f"{name} has {shown(key)!r} as {values.dtype} {values.shape} instead of float64 {(inner, *shapes[key])}."
+                f"{name} has {escape_name(key)!r} as {values.dtype} {values.shape} instead of float64 {(inner_count, *shapes[key])}."
             )
         if not np.isfinite(values).all() or (key in variances and bool((values < 0).any())):
-            raise BundleError(f"{name} has a mean or variance in {shown(key)!r} that no network can have.")
+            raise BundleError(f"{name} has a mean or variance in {escape_name(key)!r} that no network can have.")
 
 
-def statistics_names(bundle: Bundle, graph: Any | None = None) -> tuple[str, ...]:
+def list_statistics_names(bundle: Bundle, graph: Any | None = None) -> tuple[str, ...]:
     """The bundle's weights that are means and variances of its graph's BatchNormalizations, in the weights' order."""
-    model = bundle.graph() if graph is None else graph
+    model = bundle.read_graph() if graph is None else graph
     used = {name for node in model.graph.node if node.op_type == "BatchNormalization" for name in node.input[3:5]}
     return tuple(name for name in bundle.weight_names if name in used)

@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 3056
+CHUNK_COLUMNS = 3056
 """Columns per matrix-vector product, a multiple of 16. BLAS writes its output once to clear it and again to add; in chunks
 the output stays in the first-level cache between the two, and a blend of two members costs 1.5 to 1.8 plain copies
 instead of 2.0 to 2.5. Three rows of it are also just below the size at which OpenBLAS starts its threads: those would fight
 with the threads of the engine, which spin for a while after every frame (12 plain copies were seen)."""
 
 
-def blend_rows(members: NDArray[np.float32], shares: NDArray[np.float64], out: NDArray[np.float32]) -> None:
+def blend_rows(members: NDArray[np.float32], coefficients: NDArray[np.float64], out: NDArray[np.float32]) -> None:
     """Write the blend of the rows into `out`: members float32 (N, P), shares float64 (N,), out float32 (P,).
 
     Moves (n + 1) * 4 * P bytes for n non-zero shares. The same shares always give the same bytes.
     """
-    used = np.flatnonzero(shares)
-    if len(used) == 1 and shares[used[0]] == 1.0:
+    used = np.flatnonzero(coefficients)
+    if len(used) == 1 and coefficients[used[0]] == 1.0:
         np.copyto(out, members[used[0]])
         return
     if len(used) < len(members):
@@ -36,11 +36,11 @@ def blend_rows(members: NDArray[np.float32], shares: NDArray[np.float64], out: N
         # Fancy indexing would copy the rows; rows that are a slice of the matrix stay a view.
         step = used[1] - used[0] if len(used) > 1 else 1
         if not np.all(np.diff(used) == step):
-            _accumulate(members, shares, used, out)
+            _accumulate_rows(members, coefficients, used, out)
             return
-        members, shares = members[used[0] : used[-1] + 1 : step], shares[used]
-    weights = shares.astype(np.float32)
-    chunk = CHUNK if len(members) <= 3 else CHUNK * 3 // len(members) // 16 * 16
+        members, coefficients = members[used[0] : used[-1] + 1 : step], coefficients[used]
+    weights = coefficients.astype(np.float32)
+    chunk = CHUNK_COLUMNS if len(members) <= 3 else CHUNK_COLUMNS * 3 // len(members) // 16 * 16
     count = out.size // chunk
     row, column = members.strides
     stacked = np.lib.stride_tricks.as_strided(
@@ -50,32 +50,34 @@ def blend_rows(members: NDArray[np.float32], shares: NDArray[np.float64], out: N
     np.matmul(weights, members[:, count * chunk :], out=out[count * chunk :])
 
 
-def _accumulate(
-    members: NDArray[np.float32], shares: NDArray[np.float64], used: NDArray[np.intp], out: NDArray[np.float32]
+def _accumulate_rows(
+    members: NDArray[np.float32], coefficients: NDArray[np.float64], used: NDArray[np.intp], out: NDArray[np.float32]
 ) -> None:
-    scratch = np.empty(min(CHUNK, out.size), np.float32)
-    for start in range(0, out.size, CHUNK):
-        part = out[start : start + CHUNK]
+    scratch = np.empty(min(CHUNK_COLUMNS, out.size), np.float32)
+    for start in range(0, out.size, CHUNK_COLUMNS):
+        part = out[start : start + CHUNK_COLUMNS]
         product = scratch[: part.size]
-        np.multiply(members[used[0], start : start + CHUNK], np.float32(shares[used[0]]), out=part)
+        np.multiply(members[used[0], start : start + CHUNK_COLUMNS], np.float32(coefficients[used[0]]), out=part)
         for row in used[1:]:
-            np.multiply(members[row, start : start + CHUNK], np.float32(shares[row]), out=product)
+            np.multiply(members[row, start : start + CHUNK_COLUMNS], np.float32(coefficients[row]), out=product)
             part += product
 
 
-def blend_float64(members: Sequence[Mapping[str, NDArray[Any]]], shares: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def blend_float64(
+    members: Sequence[Mapping[str, NDArray[Any]]], coefficients: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
     """The blend of raw tensors in float64, fresh arrays under the first member's names: the truth that engines are held to.
 
     shares  float64 (N,), one for all tensors; or float64 (W, N), a row for each of the first member's tensors, in their order.
     """
-    rows = shares if np.ndim(shares) == 2 else [shares] * len(members[0])
+    rows = coefficients if np.ndim(coefficients) == 2 else [coefficients] * len(members[0])
     return {
         name: _blend_tensor([tensors[name] for tensors in members], row) for name, row in zip(members[0], rows, strict=True)
     }
 
 
-def _blend_tensor(tensors: Sequence[NDArray[Any]], shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    used = [index for index, share in enumerate(shares) if share != 0.0]
-    if len(used) == 1 and shares[used[0]] == 1.0:
+def _blend_tensor(tensors: Sequence[NDArray[Any]], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+    used = [index for index, share in enumerate(coefficients) if share != 0.0]
+    if len(used) == 1 and coefficients[used[0]] == 1.0:
         return tensors[used[0]].astype(np.float64)
-    return np.asarray(sum(tensors[index].astype(np.float64) * shares[index] for index in used), np.float64)
+    return np.asarray(sum(tensors[index].astype(np.float64) * coefficients[index] for index in used), np.float64)

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.blending.weight_groups import WeightGroups
-from dni_deploy.errors import CoefficientsError, UsageError, shown
+from dni_deploy.errors import CoefficientsError, UsageError, escape_name
 
-RELATIVE = re.compile(r"base(?:\s*([*+-])\s*(\S+))?")
-GRADIENT = ".."
+RELATIVE_ALPHA_PATTERN = re.compile(r"base(?:\s*([*+-])\s*(\S+))?")
+GRADIENT_SEPARATOR = ".."
 
 
 @dataclass(frozen=True)
-class Relative:
+class RelativeAlpha:
     """An alpha that follows the base: factor * base + offset is the share of `member`; the others keep their proportions.
 
     Clipped to 0 to 1, except where extrapolation is allowed. Where the others have nothing to keep a proportion of, they get equal shares.
@@ -38,7 +38,7 @@ class Relative:
     factor: float = 1.0
     offset: float = 0.0
 
-    def shares(self, base: NDArray[np.float64], extrapolate: bool) -> NDArray[np.float64]:
+    def compute_coefficients(self, base: NDArray[np.float64], extrapolate: bool) -> NDArray[np.float64]:
         """Of base float64 (N,): float64 (N,), summing to 1."""
         if self.factor == 1.0 and self.offset == 0.0:
             return base
@@ -50,7 +50,7 @@ class Relative:
         rest = rest / total if total else np.full(len(rest), 1 / max(len(rest), 1))
         return np.insert(rest * (1.0 - share), self.member, share)
 
-    def text(self, members: Sequence[str]) -> str:
+    def to_text(self, members: Sequence[str]) -> str:
         """As a user writes it."""
         change = f"*{self.factor!r}" if self.factor != 1.0 else f"{'+' if self.offset > 0 else ''}{self.offset!r}"
         change = change if (self.factor, self.offset) != (1.0, 0.0) else ""
@@ -58,7 +58,7 @@ class Relative:
         return f"base{change}" if plain else f"{members[self.member]}=base{change}"
 
 
-Knot = Union[Coefficients, Relative]
+RuleAlpha = Union[Coefficients, RelativeAlpha]
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,24 @@ class Rule:
     """A pattern over weights (WeightGroups.select), and one alpha for all of them, or two knots and more of a gradient over depth."""
 
     weights: str
-    knots: tuple[Knot, ...]
+    alphas: tuple[RuleAlpha, ...]
     members: tuple[str, ...]
 
     @property
-    def alpha(self) -> str:
+    def alpha_text(self) -> str:
         """As a user writes it."""
-        return GRADIENT.join(_text(knot) if isinstance(knot, Coefficients) else knot.text(self.members) for knot in self.knots)
+        return GRADIENT_SEPARATOR.join(
+            _format_coefficients(knot) if isinstance(knot, Coefficients) else knot.to_text(self.members) for knot in self.alphas
+        )
 
     def __str__(self) -> str:
-        return f"{self.weights}={self.alpha}"
+        return f"{self.weights}={self.alpha_text}"
 
     def to_json(self) -> dict[str, Any]:
         """As a recipe has it."""
         knots = [
-            dict(zip(knot.members, knot.shares, strict=True)) if isinstance(knot, Coefficients) else knot.text(self.members)
-            for knot in self.knots
+            dict(zip(knot.members, knot.values, strict=True)) if isinstance(knot, Coefficients) else knot.to_text(self.members)
+            for knot in self.alphas
         ]
         return {"weights": self.weights, **({"alpha": knots[0]} if len(knots) == 1 else {"gradient": knots})}
 
@@ -90,54 +92,60 @@ def parse_rule(text: str, members: Sequence[str], *, extrapolate: bool = False) 
     """PATTERN=ALPHA, as on a command line. Raises UsageError, CoefficientsError."""
     pattern, equals, alpha = text.partition("=")
     if not equals or not pattern.strip() or not alpha.strip():
-        raise UsageError(f"{shown(repr(text))} is no rule for alpha; write PATTERN=ALPHA, such as 'norm:*=0.2'.")
-    return make_rule(pattern.strip(), alpha.split(GRADIENT), members, extrapolate=extrapolate)
+        raise UsageError(f"{escape_name(repr(text))} is no rule for alpha; write PATTERN=ALPHA, such as 'norm:*=0.2'.")
+    return make_rule(pattern.strip(), alpha.split(GRADIENT_SEPARATOR), members, extrapolate=extrapolate)
 
 
-def make_rule(pattern: str, knots: Sequence[Alpha], members: Sequence[str], *, extrapolate: bool = False) -> Rule:
+def make_rule(pattern: str, alphas: Sequence[Alpha], members: Sequence[str], *, extrapolate: bool = False) -> Rule:
     """A rule of its parts: one alpha, or the knots of a gradient. Raises UsageError, CoefficientsError."""
     names = tuple(members)
     try:
-        return Rule(pattern, tuple(_knot(knot, names, extrapolate) for knot in knots), names)
+        return Rule(pattern, tuple(_parse_alpha(knot, names, extrapolate) for knot in alphas), names)
     except CoefficientsError as error:
-        raise CoefficientsError(f"The rule for {shown(repr(pattern))}: {error}") from None
+        raise CoefficientsError(f"The rule for {escape_name(repr(pattern))}: {error}") from None
 
 
-def _knot(alpha: Alpha, members: tuple[str, ...], extrapolate: bool) -> Knot:
+def _parse_alpha(alpha: Alpha, members: tuple[str, ...], extrapolate: bool) -> RuleAlpha:
     if isinstance(alpha, str):
         name, equals, last = alpha.rpartition("=")
-        relative = RELATIVE.fullmatch(last.strip())
+        relative = RELATIVE_ALPHA_PATTERN.fullmatch(last.strip())
         if relative is not None:
-            return _relative(relative, name.strip() if equals else None, members)
+            return _parse_relative(relative, name.strip() if equals else None, members)
     return Coefficients.parse(alpha, members, extrapolate=extrapolate)
 
 
-def _relative(found: re.Match[str], name: str | None, members: tuple[str, ...]) -> Relative:
-    sign, number = found.groups()
+def _parse_relative(match: re.Match[str], name: str | None, members: tuple[str, ...]) -> RelativeAlpha:
+    sign, number = match.groups()
     if name is not None and name not in members:
-        raise CoefficientsError(f"Alpha names {shown(repr(name))}; the members are {', '.join(map(shown, members))}.")
+        raise CoefficientsError(
+            f"Alpha names {escape_name(repr(name))}; the members are {', '.join(map(escape_name, members))}."
+        )
     if sign is None:
-        return Relative(0)
+        return RelativeAlpha(0)
     if name is None and len(members) != 2:
-        raise CoefficientsError(f"Whose share? Write {shown(members[0])}=base{sign}{shown(number, 20)}, or another member's.")
+        raise CoefficientsError(
+            f"Whose share? Write {escape_name(members[0])}=base{sign}{escape_name(number, 20)}, or another member's."
+        )
     try:
         value = float(number)
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
-        raise CoefficientsError(f"{shown(repr(number), 40)} is not a number; write base*0.5, base+0.2 or base-0.2.")
+        raise CoefficientsError(f"{escape_name(repr(number), 40)} is not a number; write base*0.5, base+0.2 or base-0.2.")
     member = 0 if name is None else members.index(name)
-    return Relative(member, factor=value) if sign == "*" else Relative(member, offset=value if sign == "+" else -value)
+    return (
+        RelativeAlpha(member, factor=value) if sign == "*" else RelativeAlpha(member, offset=value if sign == "+" else -value)
+    )
 
 
-def _text(coefficients: Coefficients) -> str:
+def _format_coefficients(coefficients: Coefficients) -> str:
     if len(coefficients.members) == 2:
-        return repr(coefficients.shares[0]).removesuffix(".0")
-    return ",".join(f"{name}={share!r}" for name, share in zip(coefficients.members, coefficients.shares, strict=True))
+        return repr(coefficients.values[0]).removesuffix(".0")
+    return ",".join(f"{name}={share!r}" for name, share in zip(coefficients.members, coefficients.values, strict=True))
 
 
 @dataclass(frozen=True)
-class Ruled:
+class AppliedRule:
     """For reports: a rule, and how many weights have their alpha from it (later rules win)."""
 
     weights: str
@@ -156,14 +164,16 @@ class AlphaRules:
         self.rules = tuple(rules)
         self.groups = groups
         self._extrapolate = extrapolate
-        self._picked = [groups.select(rule.weights) for rule in rules]
-        self._spread = [
-            _spread(rule, np.array([groups.weights[index].depth for index in picked])) if len(rule.knots) > 1 else None
-            for rule, picked in zip(self.rules, self._picked, strict=True)
+        self._selected = [groups.select(rule.weights) for rule in rules]
+        self._gradient_weights = [
+            _compute_gradient_weights(rule, np.array([groups.weights[index].depth for index in picked]))
+            if len(rule.alphas) > 1
+            else None
+            for rule, picked in zip(self.rules, self._selected, strict=True)
         ]
-        self._owner = np.full(len(groups.weights), -1)
-        for number, picked in enumerate(self._picked):
-            self._owner[picked] = number
+        self._rule_by_weight = np.full(len(groups.weights), -1)
+        for number, picked in enumerate(self._selected):
+            self._rule_by_weight[picked] = number
 
     @classmethod
     def parse(
@@ -171,33 +181,35 @@ class AlphaRules:
     ) -> AlphaRules:
         """Of texts, as on a command line, and of rules. Raises UsageError, CoefficientsError."""
         if isinstance(rules, str):
-            raise UsageError(f"Rules are a list of them; got one text, {shown(repr(rules))}.")
+            raise UsageError(f"Rules are a list of them; got one text, {escape_name(repr(rules))}.")
         made = [rule if isinstance(rule, Rule) else parse_rule(rule, members, extrapolate=extrapolate) for rule in rules]
         for rule in made:
             if rule.members != tuple(members):
                 raise UsageError(
-                    f"The rule for {shown(repr(rule.weights))} is for the members {', '.join(map(shown, rule.members))}, "
-                    f"this family has {', '.join(map(shown, members))}."
+                    f"The rule for {escape_name(repr(rule.weights))} is for the members {', '.join(map(escape_name, rule.members))}, "
+                    f"this family has {', '.join(map(escape_name, members))}."
                 )
         return cls(made, groups, extrapolate=extrapolate)
 
-    def rows(self, base: NDArray[np.float64]) -> NDArray[np.float64]:
+    def compute_coefficients(self, base: NDArray[np.float64]) -> NDArray[np.float64]:
         """The shares of every weight at this base, float64 (N,): float64 (W, N), fresh, in the order of the bundle's `weight_names`."""
-        rows = np.tile(base, (len(self._owner), 1))
-        for rule, picked, spread in zip(self.rules, self._picked, self._spread, strict=True):
+        rows = np.tile(base, (len(self._rule_by_weight), 1))
+        for rule, picked, spread in zip(self.rules, self._selected, self._gradient_weights, strict=True):
             knots = [
-                knot.array() if isinstance(knot, Coefficients) else knot.shares(base, self._extrapolate) for knot in rule.knots
+                knot.to_array() if isinstance(knot, Coefficients) else knot.compute_coefficients(base, self._extrapolate)
+                for knot in rule.alphas
             ]
             rows[picked] = knots[0] if spread is None else spread @ np.stack(knots)
         return rows
 
-    def told(self) -> tuple[Ruled, ...]:
+    def describe_rules(self) -> tuple[AppliedRule, ...]:
         """What each rule governs, for reports."""
         return tuple(
-            Ruled(rule.weights, rule.alpha, int((self._owner == number).sum())) for number, rule in enumerate(self.rules)
+            AppliedRule(rule.weights, rule.alpha_text, int((self._rule_by_weight == number).sum()))
+            for number, rule in enumerate(self.rules)
         )
 
-    def notes(self) -> tuple[str, ...]:
+    def describe_split_norms(self) -> tuple[str, ...]:
         """What a user should know: BatchNorms whose tensors are under different rules. They are blended, then folded, as asked."""
         layers: dict[int, list[int]] = {}
         for index, weight in enumerate(self.groups.weights):
@@ -207,13 +219,13 @@ class AlphaRules:
             tensors
             for tensors in layers.values()
             if any(self.groups.weights[index].roles[1] == "statistics" for index in tensors)
-            and len(set(self._owner[tensors].tolist())) > 1
+            and len(set(self._rule_by_weight[tensors].tolist())) > 1
         ]
         if not split:
             return ()
         first = self.groups.weights[split[0][0]].name
         return (
-            f"{len(split)} BatchNorms have tensors under different rules, first that of {shown(repr(first))}: their running "
+            f"{len(split)} BatchNorms have tensors under different rules, first that of {escape_name(repr(first))}: their running "
             "statistics then are of another blend than their scale or shift.",
         )
 
@@ -227,16 +239,16 @@ class AlphaRules:
         return hash(self.rules)
 
 
-def _spread(rule: Rule, depths: NDArray[np.int64]) -> NDArray[np.float64]:
+def _compute_gradient_weights(rule: Rule, depths: NDArray[np.int64]) -> NDArray[np.float64]:
     """How much of each knot each picked weight has: float64 (M, K). Knots lie evenly over the layers that are picked, by their order."""
     layers, order = np.unique(depths, return_inverse=True)
     if len(layers) < 2:
         raise UsageError(
-            f"The gradient of {shown(repr(rule.weights))} needs two layers and more to go over; it picks weights of one layer."
+            f"The gradient of {escape_name(repr(rule.weights))} needs two layers and more to go over; it picks weights of one layer."
         )
-    places = order.reshape(-1) * (len(rule.knots) - 1) / (len(layers) - 1)
-    lower = np.minimum(places.astype(np.intp), len(rule.knots) - 2)
-    spread = np.zeros((len(depths), len(rule.knots)))
+    places = order.reshape(-1) * (len(rule.alphas) - 1) / (len(layers) - 1)
+    lower = np.minimum(places.astype(np.intp), len(rule.alphas) - 2)
+    spread = np.zeros((len(depths), len(rule.alphas)))
     spread[np.arange(len(depths)), lower] = 1.0 - (places - lower)
     spread[np.arange(len(depths)), lower + 1] = places - lower
     return spread

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import UsageError, shown
+from dni_deploy.errors import UsageError, escape_name
 
-LAYERS = {
+LAYER_ROLE_BY_OPERATOR = {
     "Conv": "conv",
     "ConvTranspose": "transposed",
     "Gemm": "linear",
@@ -28,11 +28,11 @@ LAYERS = {
 }
 """A weight's first role: what kind of layer uses it, by the node that reads it. Whatever else reads it is "other"."""
 
-PARTS = ("weight", "bias", "statistics")
+PART_ROLES = ("weight", "bias", "statistics")
 """Its second role: what it is in that layer. Statistics are BatchNorm's running mean and variance."""
 
-ROLES = (*dict.fromkeys(LAYERS.values()), "other", *PARTS)
-MOVERS = frozenset(("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose"))
+WEIGHT_ROLES = (*dict.fromkeys(LAYER_ROLE_BY_OPERATOR.values()), "other", *PART_ROLES)
+WEIGHT_FORWARDING_OPERATORS = frozenset(("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose"))
 """What hands a weight on as it is."""
 
 
@@ -52,23 +52,27 @@ class WeightGroups:
     weights: tuple[GroupedWeight, ...]
 
     @classmethod
-    def of(cls, graph: ModelProto, names: Sequence[str]) -> WeightGroups:
+    def from_graph(cls, graph: ModelProto, names: Sequence[str]) -> WeightGroups:
         """Read off the graph; names: the blended initializers, in the order that is kept."""
         found: dict[str, GroupedWeight] = {}
         layers: dict[int, int] = {}
-        for node, producer, name, position in _uses(graph, names):
+        for node, producer, name, position in _iterate_uses(graph, names):
             if name in found:
                 continue
-            layer, part = _roles(node, position)
+            layer, part = _classify_use(node, position)
             if node.op_type == "Add" and producer is not None and producer.op_type in ("MatMul", "Gemm", "Conv"):
-                node, layer, part = producer, LAYERS[producer.op_type], "bias"  # of a layer that was written as two nodes
+                node, layer, part = (
+                    producer,
+                    LAYER_ROLE_BY_OPERATOR[producer.op_type],
+                    "bias",
+                )  # of a layer that was written as two nodes
             found[name] = GroupedWeight(name, (layer, part), layers.setdefault(id(node), len(layers)))
         return cls(tuple(found.get(name, GroupedWeight(name, ("other", "weight"), len(layers))) for name in names))
 
     @classmethod
-    def of_bundle(cls, bundle: Bundle) -> WeightGroups:
-        """Raises as Bundle.graph does."""
-        return cls.of(bundle.graph(), bundle.weight_names)
+    def from_bundle(cls, bundle: Bundle) -> WeightGroups:
+        """Raises as Bundle.read_graph does."""
+        return cls.from_graph(bundle.read_graph(), bundle.weight_names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,9 +80,9 @@ class WeightGroups:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Those that occur, in the order of ROLES."""
+        """Those that occur, in the order of WEIGHT_ROLES."""
         there = {role for weight in self.weights for role in weight.roles}
-        return tuple(role for role in ROLES if role in there)
+        return tuple(role for role in WEIGHT_ROLES if role in there)
 
     def select(self, pattern: str) -> NDArray[np.intp]:
         """Which weights a pattern picks: their numbers, ascending, at least one.
@@ -87,31 +91,33 @@ class WeightGroups:
         Raises UsageError, with the names that come near or the roles that there are.
         """
         role, colon, rest = pattern.partition(":")
-        if colon and role in ROLES:
+        if colon and role in WEIGHT_ROLES:
             found = [i for i, weight in enumerate(self.weights) if role in weight.roles and fnmatchcase(weight.name, rest)]
         else:
             rest = pattern
             found = [i for i, weight in enumerate(self.weights) if fnmatchcase(weight.name, pattern)]
         if not found:
             raise UsageError(
-                f"The pattern {shown(repr(pattern))} picks no weight{self._advice(pattern, role, bool(colon), rest)}"
+                f"The pattern {escape_name(repr(pattern))} picks no weight{self._format_advice(pattern, role, bool(colon), rest)}"
             )
         return np.array(found, np.intp)
 
-    def _advice(self, pattern: str, role: str, colon: bool, rest: str) -> str:
+    def _format_advice(self, pattern: str, role: str, has_role: bool, name_pattern: str) -> str:
         roles = f"; the roles here are {', '.join(self.roles)}"
-        if colon and role not in ROLES:
-            near = get_close_matches(role, ROLES, 1)
-            return f": there is no role {shown(repr(role), 40)}" + (f", did you mean {near[0]!r}?" if near else roles + ".")
-        if colon and role not in self.roles:
+        if has_role and role not in WEIGHT_ROLES:
+            near = get_close_matches(role, WEIGHT_ROLES, 1)
+            return f": there is no role {escape_name(repr(role), 40)}" + (
+                f", did you mean {near[0]!r}?" if near else roles + "."
+            )
+        if has_role and role not in self.roles:
             return roles + "."
-        stems = dict.fromkeys(stem for name in self.names for stem in _stems(name))
-        near = get_close_matches(rest, list(stems), 3, 0.5)
-        told = f"; near it are {', '.join(shown(repr(name), 80) for name in near)}" if near else roles
+        stems = dict.fromkeys(stem for name in self.names for stem in _enumerate_name_patterns(name))
+        near = get_close_matches(name_pattern, list(stems), 3, 0.5)
+        told = f"; near it are {', '.join(escape_name(repr(name), 80) for name in near)}" if near else roles
         return f"{told}. `dni-deploy inspect --groups` lists all."
 
 
-def _stems(name: str) -> Iterator[str]:
+def _enumerate_name_patterns(name: str) -> Iterator[str]:
     """The name, and the modules that it lies in as patterns: body.0.weight, body.0.*, body.*."""
     yield name
     while "." in name:
@@ -119,14 +125,14 @@ def _stems(name: str) -> Iterator[str]:
         yield f"{name}.*"
 
 
-def _uses(graph: ModelProto, names: Sequence[str]) -> Iterator[tuple[NodeProto, NodeProto | None, str, int]]:
+def _iterate_uses(graph: ModelProto, names: Sequence[str]) -> Iterator[tuple[NodeProto, NodeProto | None, str, int]]:
     """Every reading of a weight, in the graph's order: the node, the node behind its first other input, the weight, the position."""
     alias = {name: name for name in names}
     producers: dict[str, NodeProto] = {}
     for node in graph.graph.node:
         for output in node.output:
             producers[output] = node
-        if node.op_type in MOVERS and node.input and node.input[0] in alias:
+        if node.op_type in WEIGHT_FORWARDING_OPERATORS and node.input and node.input[0] in alias:
             alias[node.output[0]] = alias[node.input[0]]
             continue
         others = [value for value in node.input if value not in alias]
@@ -135,8 +141,8 @@ def _uses(graph: ModelProto, names: Sequence[str]) -> Iterator[tuple[NodeProto, 
                 yield node, producers.get(others[0]) if others else None, alias[value], position
 
 
-def _roles(node: NodeProto, position: int) -> tuple[str, str]:
-    layer = LAYERS.get(node.op_type, "other")
+def _classify_use(node: NodeProto, position: int) -> tuple[str, str]:
+    layer = LAYER_ROLE_BY_OPERATOR.get(node.op_type, "other")
     if node.op_type in ("MatMul", "PRelu", "Gather") or layer == "other":
         return layer, "bias" if node.op_type in ("Add", "Sub") else "weight"
     return layer, "weight" if position <= 1 else "bias" if position == 2 else "statistics"

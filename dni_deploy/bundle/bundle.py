@@ -16,14 +16,14 @@ from onnx import ModelProto
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from dni_deploy.bundle.manifest import MANIFEST, Manifest
-from dni_deploy.bundle.slider import EvenSlider
-from dni_deploy.bundle.stored_file import read_file
-from dni_deploy.bundle.writer import bundle_files
-from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError, RefusedError, UsageError, shown
+from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME, Manifest
+from dni_deploy.bundle.slider import PerceptualSlider
+from dni_deploy.bundle.stored_file import read_verified
+from dni_deploy.bundle.writer import build_bundle_files
+from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError, RefusedError, UsageError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
-from dni_deploy.utils.atomic_write import publish_bytes, publish_folder, write_bytes
+from dni_deploy.utils.atomic_write import write_bytes, write_bytes_atomically, write_folder_atomically
 
 if TYPE_CHECKING:
     from dni_deploy.checkpoints.family import Family
@@ -54,7 +54,7 @@ class Bundle:
             bundle = cls._read_manifest(folder)
             try:
                 for stored in bundle.manifest.files:
-                    read_file(folder, stored, keep=False)
+                    read_verified(folder, stored, keep=False)
             except (BundleError, RefusedError):
                 # Somebody may have replaced the bundle between our reading of its manifest and of its files.
                 if last or cls._read_manifest(folder).digest == bundle.digest:
@@ -64,20 +64,20 @@ class Bundle:
         raise AssertionError("unreachable")
 
     @classmethod
-    def of(cls, given: Bundle | str | os.PathLike[str]) -> Bundle:
+    def ensure_open(cls, bundle: Bundle | str | os.PathLike[str]) -> Bundle:
         """A bundle that is open already, as it is; else the one in that folder, opened."""
-        return given if isinstance(given, Bundle) else cls.open(given)
+        return bundle if isinstance(bundle, Bundle) else cls.open(bundle)
 
     @classmethod
     def _read_manifest(cls, folder: Path) -> Bundle:
         if not folder.is_dir():
             missing = "does not exist" if not os.path.lexists(folder) else "is not a folder"
-            raise BundleError(f"{shown(folder)} {missing}; a bundle is the folder that `dni-deploy export` writes.")
-        data = read_file(folder, None, keep=True)
+            raise BundleError(f"{escape_name(folder)} {missing}; a bundle is the folder that `dni-deploy export` writes.")
+        data = read_verified(folder, None, keep=True)
         try:
             return cls(folder, Manifest.from_bytes(data), sha256(data).hexdigest())
         except (BundleError, RefusedError) as error:
-            raise type(error)(f"{shown(folder / MANIFEST)}: {error}") from None
+            raise type(error)(f"{escape_name(folder / MANIFEST_FILE_NAME)}: {error}") from None
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -97,67 +97,71 @@ class Bundle:
         return tuple(weight.name for weight in self.manifest.weights)
 
     @property
-    def slider(self) -> EvenSlider | None:
+    def slider(self) -> PerceptualSlider | None:
         """The slider with even steps that `dni-deploy slider` stored; None without. Raises BundleError for knots that are none."""
-        return None if self.manifest.slider is None else EvenSlider(self.manifest.slider)
+        return None if self.manifest.slider is None else PerceptualSlider(self.manifest.slider)
 
     def alpha_at(self, position: float) -> float:
         """Alpha, the first member's share, at a position of the stored slider, 0 to 1. Raises UsageError where there is no slider."""
         if self.slider is None:
             raise UsageError(
-                f"{shown(self.path)} holds no slider; `dni-deploy slider {shown(self.path)} PICTURE` measures one and keeps it there."
+                f"{escape_name(self.path)} holds no slider; `dni-deploy slider {escape_name(self.path)} PICTURE` measures one and keeps it there."
             )
-        return self.slider.at(position)
+        return self.slider.alpha_at(position)
 
-    def graph(self) -> ModelProto:
+    def read_graph(self) -> ModelProto:
         """The graph with its weights taken out: those initializers have name, shape and type, no data. The caller's own."""
-        model = onnx_weights.parse_graph(read_file(self.path, self.manifest.graph), shown(self.manifest.graph.file))
-        onnx_weights.take_out(model, {weight.name: weight.shape for weight in self.manifest.weights})
+        model = onnx_weights.parse_graph(read_verified(self.path, self.manifest.graph), escape_name(self.manifest.graph.file))
+        onnx_weights.strip_weights(model, {weight.name: weight.shape for weight in self.manifest.weights})
         return model
 
-    def graph_with(self, weights: str | Mapping[str, NDArray[Any]]) -> ModelProto:
+    def read_graph_with_weights(self, weights: str | Mapping[str, NDArray[Any]]) -> ModelProto:
         """The graph with float32 weights inside: a member's, or these by name, rounded to float32. The caller's own.
 
         Raises MismatchError if a name is missing or a shape differs.
         """
-        tensors = self.weights(weights) if isinstance(weights, str) else weights
+        tensors = self.read_weights(weights) if isinstance(weights, str) else weights
         missing = [name for name in self.weight_names if name not in tensors]
         if missing:
-            raise MismatchError(f"{len(missing)} of the graph's weights are not given, first {shown(missing[0])!r}.")
-        model = self.graph()
-        onnx_weights.fill_all(model, self.weight_names, lambda name: np.asarray(tensors[name]).astype(np.float32, copy=False))
+            raise MismatchError(f"{len(missing)} of the graph's weights are not given, first {escape_name(missing[0])!r}.")
+        model = self.read_graph()
+        onnx_weights.fill_initializers(
+            model, self.weight_names, lambda name: np.asarray(tensors[name]).astype(np.float32, copy=False)
+        )
         return model
 
-    def tensors(self, member: str) -> dict[str, NDArray[Any]]:
+    def read_tensors(self, member: str) -> dict[str, NDArray[Any]]:
         """All tensors of the member's checkpoint, integers too, in their own dtypes. Fresh and read-only at every call.
 
         Raises UsageError on an unknown member, BundleError if the file changed since the bundle was opened.
         """
         if member not in self.members:
-            raise UsageError(f"The bundle has no member {shown(member)!r}; it has {', '.join(map(shown, self.members))}.")
+            raise UsageError(
+                f"The bundle has no member {escape_name(member)!r}; it has {', '.join(map(escape_name, self.members))}."
+            )
         stored = self.manifest.members[self.members.index(member)].stored
         try:
-            tensors: dict[str, NDArray[Any]] = load(read_file(self.path, stored))
+            tensors: dict[str, NDArray[Any]] = load(read_verified(self.path, stored))
         except (SafetensorError, KeyError, TypeError, ValueError):
             raise BundleError(
-                f"{shown(stored.file)} is not a safetensors file, though its SHA-256 fits the manifest."
+                f"{escape_name(stored.file)} is not a safetensors file, though its SHA-256 fits the manifest."
             ) from None
         for tensor in tensors.values():
             tensor.flags.writeable = False
         return tensors
 
-    def weights(self, member: str) -> dict[str, NDArray[Any]]:
+    def read_weights(self, member: str) -> dict[str, NDArray[Any]]:
         """The member's value of every blended initializer, in graph order, in its own dtype. Fresh and read-only at every call.
 
         Raises as `tensors` does, and BundleError if a weight is missing or has another shape than the graph's.
         """
-        tensors = self.tensors(member)
+        tensors = self.read_tensors(member)
         for weight in self.manifest.weights:
             found = tensors.get(weight.name)
             if found is None or found.shape != weight.shape or found.dtype.kind != "f":
                 what = "missing" if found is None else f"{found.dtype} {found.shape}"
                 raise BundleError(
-                    f"Member {shown(member)!r}: {shown(weight.name)!r} is {what}, the graph has it as {weight.shape}."
+                    f"Member {escape_name(member)!r}: {escape_name(weight.name)!r} is {what}, the graph has it as {weight.shape}."
                 )
         return {weight.name: tensors[weight.name] for weight in self.manifest.weights}
 
@@ -185,22 +189,22 @@ def write_bundle(
     """
     folder = Path(path)
     if os.path.lexists(folder) and force and not (folder.is_dir() and not any(folder.iterdir())):
-        replace_files(folder, lambda _: bundle_files(graph, family, signature, architecture, graph_facts, tied or {}))
+        replace_files(folder, lambda _: build_bundle_files(graph, family, signature, architecture, graph_facts, tied or {}))
     else:
-        with publish_folder(folder, force=force) as temporary:
-            for name, data in bundle_files(graph, family, signature, architecture, graph_facts, tied or {}):
+        with write_folder_atomically(folder, force=force) as temporary:
+            for name, data in build_bundle_files(graph, family, signature, architecture, graph_facts, tied or {}):
                 write_bytes(temporary / name, data)
     return Bundle.open(folder)
 
 
-def replace_files(folder: Path, made: Callable[[Manifest], Iterable[tuple[str, bytes]]]) -> None:
-    """Replace the bundle in this folder by what `made` makes of its manifest: names and contents, the manifest last.
+def replace_files(folder: Path, make_files: Callable[[Manifest], Iterable[tuple[str, bytes]]]) -> None:
+    """Replace the bundle in this folder by what `make_files` makes of its manifest: names and contents, the manifest last.
 
     Nobody else writes meanwhile. New files first, then the manifest in one step, then files that only the old manifest named are
     removed; until that step the old bundle is whole. Raises UsageError (no bundle, or another writer), LimitError, InputError.
     """
     written = set()
-    with _alone(folder):
+    with _lock_folder(folder):
         try:
             old = Bundle._read_manifest(folder)
         except (BundleError, RefusedError) as error:
@@ -210,30 +214,30 @@ def replace_files(folder: Path, made: Callable[[Manifest], Iterable[tuple[str, b
         kept = {stored.file for stored in old.manifest.files}
         named = kept
         try:
-            for name, data in made(old.manifest):
+            for name, data in make_files(old.manifest):
                 written.add(name)
-                if name == MANIFEST:
+                if name == MANIFEST_FILE_NAME:
                     named = {stored.file for stored in Manifest.from_bytes(data).files}
-                publish_bytes(folder / name, data, force=True)
+                write_bytes_atomically(folder / name, data, force=True)
         except BaseException as error:
             # Whether the old manifest still stands is for the disk to say: the fault may lie between its replacement and us.
             with suppress(BundleError, RefusedError):
                 if Bundle._read_manifest(folder).digest == old.digest:
-                    _remove(folder, written - kept - {MANIFEST})
+                    _remove_files(folder, written - kept - {MANIFEST_FILE_NAME})
                     if isinstance(error, (LimitError, InputError)):
-                        raise type(error)(f"{error} The bundle {shown(folder)} is as it was.") from error
+                        raise type(error)(f"{error} The bundle {escape_name(folder)} is as it was.") from error
             raise
-        _remove(folder, kept - named)
+        _remove_files(folder, kept - named)
 
 
-def _remove(folder: Path, names: set[str]) -> None:
+def _remove_files(folder: Path, names: set[str]) -> None:
     for name in names:  # names that a checked manifest gave: never a path
         with suppress(OSError):
             os.unlink(folder / name)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _lock_folder(folder: Path) -> Iterator[None]:
     """Keep a second writer out: it could remove files that the first one's manifest names."""
     try:
         import fcntl
@@ -249,7 +253,9 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{shown(folder)} is being written by another process; try again. Nothing was written.") from None
+            raise UsageError(
+                f"{escape_name(folder)} is being written by another process; try again. Nothing was written."
+            ) from None
         except OSError:
             pass  # a file system without locks
         yield

@@ -12,8 +12,8 @@ from hashlib import sha256
 from typing import Any
 
 from dni_deploy.bundle.bundle import Bundle, replace_files
-from dni_deploy.bundle.manifest import MANIFEST, Manifest, StoredFile, slider_knots
-from dni_deploy.errors import UsageError, shown
+from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME, Manifest, StoredFile, parse_slider_points
+from dni_deploy.errors import UsageError, escape_name
 
 
 def store_recalibration(bundle: Bundle, data: bytes | None) -> Bundle:
@@ -22,42 +22,46 @@ def store_recalibration(bundle: Bundle, data: bytes | None) -> Bundle:
     Returns the bundle as it is then, opened; its digest is another one. The change is one step: a crash leaves the old one or the
     new one. Raises UsageError (the bundle was replaced since it was opened, or is being written), LimitError, InputError.
     """
-    stored = None if data is None else StoredFile.of("recalibration", "safetensors", sha256(data).hexdigest(), len(data))
+    stored = (
+        None if data is None else StoredFile.from_digest("recalibration", "safetensors", sha256(data).hexdigest(), len(data))
+    )
 
     def change(old: Manifest) -> Iterator[tuple[str, bytes]]:
         if stored is not None and data is not None:
             yield stored.file, data
-        yield MANIFEST, replace(old, recalibration=stored).to_bytes()
+        yield MANIFEST_FILE_NAME, replace(old, recalibration=stored).to_bytes()
 
-    return _changed(bundle, change)
+    return _apply_change(bundle, change)
 
 
-def store_slider(bundle: Bundle, knots: Sequence[tuple[float, float]] | None, about: Mapping[str, Any] | None = None) -> Bundle:
+def store_slider(
+    bundle: Bundle, points: Sequence[tuple[float, float]] | None, about: Mapping[str, Any] | None = None
+) -> Bundle:
     """Add a slider's knots, (position, alpha) each, or replace those that are there; None takes them away.
 
     about  what they were measured on and how even they make the steps, as JSON; it is told and never computed with.
     Raises as store_recalibration does, and BundleError for knots that no manifest may hold: fewer than two, or beyond 0 to 1.
     """
-    slider = None if knots is None else slider_knots([[float(position), float(alpha)] for position, alpha in knots])
+    slider = None if points is None else parse_slider_points([[float(position), float(alpha)] for position, alpha in points])
 
     def change(old: Manifest) -> Iterator[tuple[str, bytes]]:
-        yield MANIFEST, replace(old, slider=slider, slider_about=None if slider is None else about).to_bytes()
+        yield MANIFEST_FILE_NAME, replace(old, slider=slider, slider_about=None if slider is None else about).to_bytes()
 
-    return _changed(bundle, change)
+    return _apply_change(bundle, change)
 
 
-def _changed(bundle: Bundle, change: Callable[[Manifest], Iterator[tuple[str, bytes]]]) -> Bundle:
-    def made(old: Manifest) -> Iterator[tuple[str, bytes]]:
-        if _bare(old) != _bare(bundle.manifest):
+def _apply_change(bundle: Bundle, change: Callable[[Manifest], Iterator[tuple[str, bytes]]]) -> Bundle:
+    def make_files(old: Manifest) -> Iterator[tuple[str, bytes]]:
+        if _without_attachments(old) != _without_attachments(bundle.manifest):
             raise UsageError(
-                f"{shown(bundle.path)} was replaced since it was opened, so that nothing made from it can be added; open it again. "
+                f"{escape_name(bundle.path)} was replaced since it was opened, so that nothing made from it can be added; open it again. "
                 "Nothing was written."
             )
         yield from change(old)
 
-    replace_files(bundle.path, made)
+    replace_files(bundle.path, make_files)
     return Bundle.open(bundle.path)
 
 
-def _bare(manifest: Manifest) -> Manifest:
+def _without_attachments(manifest: Manifest) -> Manifest:
     return replace(manifest, recalibration=None, slider=None, slider_about=None)

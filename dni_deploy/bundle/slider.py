@@ -7,31 +7,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dni_deploy.errors import BundleError, MismatchError, UsageError, shown
+from dni_deploy.errors import BundleError, MismatchError, UsageError, escape_name
 
-FLOOR = 0.01
+MIN_STEP_FRACTION = 0.01
 """The share of an even step that a step of alpha without any visible change still gets, so that every alpha has a position of its own."""
 
 
 @dataclass(frozen=True)
-class EvenSlider:
+class PerceptualSlider:
     """A strictly rising line of straight pieces from (0, 0) to (1, 1): position on the slider against alpha, the first member's share.
 
     knots  (position, alpha) each. Both ends are fixed, so the members stay at the ends of the slider.
     Raises BundleError for knots that do not rise, or do not begin and end there.
     """
 
-    knots: tuple[tuple[float, float], ...]
+    points: tuple[tuple[float, float], ...]
 
     def __post_init__(self) -> None:
-        if len(self.knots) < 2 or self.knots[0] != (0.0, 0.0) or self.knots[-1] != (1.0, 1.0):
+        if len(self.points) < 2 or self.points[0] != (0.0, 0.0) or self.points[-1] != (1.0, 1.0):
             raise BundleError("A slider's knots begin at position 0, alpha 0 and end at position 1, alpha 1.")
-        for before, after in pairwise(self.knots):
+        for before, after in pairwise(self.points):
             if not (before[0] < after[0] and before[1] < after[1]):
                 raise BundleError(f"A slider's knots rise in position and in alpha; {before} is followed by {after}.")
 
     @classmethod
-    def of(cls, alphas: Sequence[float], distances: Sequence[float]) -> EvenSlider:
+    def from_distances(cls, alphas: Sequence[float], distances: Sequence[float]) -> PerceptualSlider:
         """From alphas rising from 0 to 1, and how far the picture moves, to the eye, from each to the next.
 
         Raises MismatchError if it never moves: the members then give one picture, and no position is better than another.
@@ -41,7 +41,7 @@ class EvenSlider:
             raise MismatchError(
                 "The picture is the same at every alpha, so there are no steps to make even; take another picture."
             )
-        floor = FLOOR * total
+        floor = MIN_STEP_FRACTION * total
         parts = [
             distance + floor * (after - before) for (before, after), distance in zip(pairwise(alphas), distances, strict=True)
         ]
@@ -50,18 +50,20 @@ class EvenSlider:
             places.append(places[-1] + part / whole)
         return cls(tuple(zip((*places, 1.0), alphas, strict=True)))
 
-    def at(self, position: float) -> float:
+    def alpha_at(self, position: float) -> float:
         """Alpha at that position, 0 to 1. Raises UsageError for any other position."""
-        return _along(position, [knot[0] for knot in self.knots], [knot[1] for knot in self.knots], "position")
+        return _interpolate_piecewise(
+            position, [knot[0] for knot in self.points], [knot[1] for knot in self.points], "position"
+        )
 
-    def position(self, alpha: float) -> float:
+    def position_at(self, alpha: float) -> float:
         """Where the slider stands at that alpha, 0 to 1. Raises UsageError for any other alpha."""
-        return _along(alpha, [knot[1] for knot in self.knots], [knot[0] for knot in self.knots], "alpha")
+        return _interpolate_piecewise(alpha, [knot[1] for knot in self.points], [knot[0] for knot in self.points], "alpha")
 
 
-def _along(x: float, xs: list[float], ys: list[float], what: str) -> float:
+def _interpolate_piecewise(x: float, xs: list[float], ys: list[float], what: str) -> float:
     if not 0.0 <= x <= 1.0:
-        raise UsageError(f"A slider's {what} is a number from 0 to 1; got {shown(x)}.")
+        raise UsageError(f"A slider's {what} is a number from 0 to 1; got {escape_name(x)}.")
     piece = min(bisect_right(xs, x), len(xs) - 1) - 1
     part = (x - xs[piece]) / (xs[piece + 1] - xs[piece])
     # From the nearer end of the piece, so that both knots come out exactly, and nothing beyond them.

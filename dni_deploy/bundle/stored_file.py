@@ -8,21 +8,21 @@ import stat
 from hashlib import sha256
 from pathlib import Path
 
-from dni_deploy.bundle.manifest import MANIFEST, SIZE_LIMIT, StoredFile
-from dni_deploy.errors import BundleError, RefusedError, shown
+from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, StoredFile
+from dni_deploy.errors import BundleError, RefusedError, escape_name
 
-_PIECE = 1 << 20
+_READ_CHUNK_BYTES = 1 << 20
 
 
-def read_file(folder: Path, stored: StoredFile | None, *, keep: bool = True) -> bytes:
+def read_verified(folder: Path, stored: StoredFile | None, *, keep: bool = True) -> bytes:
     """One file of the bundle, checked; without `keep` its content is only checked. None reads the manifest.
 
     Never follows a link and never waits on a pipe.
     """
-    path = folder / (MANIFEST if stored is None else stored.file)
+    path = folder / (MANIFEST_FILE_NAME if stored is None else stored.file)
     # Without O_NOFOLLOW (Windows) there is a moment between this look and the open; the SHA-256 still holds.
     if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):
-        raise RefusedError(f"{shown(path)} is a link; a bundle holds plain files only, and links are not followed.")
+        raise RefusedError(f"{escape_name(path)} is a link; a bundle holds plain files only, and links are not followed.")
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, name, 0)
@@ -34,38 +34,40 @@ def read_file(folder: Path, stored: StoredFile | None, *, keep: bool = True) -> 
             if stored is None
             else "the bundle is incomplete, or was replaced since it was opened; open it, copy it or export it again"
         )
-        raise BundleError(f"{shown(folder)} has no {shown(path.name)}: {what}.") from None
+        raise BundleError(f"{escape_name(folder)} has no {escape_name(path.name)}: {what}.") from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO) or os.path.islink(path) or (stored and path.is_dir()):
-            raise RefusedError(f"{shown(path)} is a link or no plain file; a bundle holds plain files only.") from None
-        raise BundleError(f"{shown(path)} cannot be read ({error.strerror}).") from None
+            raise RefusedError(f"{escape_name(path)} is a link or no plain file; a bundle holds plain files only.") from None
+        raise BundleError(f"{escape_name(path)} cannot be read ({error.strerror}).") from None
     try:
-        return _content(descriptor, path, stored, keep)
+        return _read_checked(descriptor, path, stored, keep)
     except OSError as error:
-        raise BundleError(f"{shown(path)} cannot be read ({error.strerror}).") from None
+        raise BundleError(f"{escape_name(path)} cannot be read ({error.strerror}).") from None
     finally:
         os.close(descriptor)
 
 
-def _content(descriptor: int, path: Path, stored: StoredFile | None, keep: bool) -> bytes:
+def _read_checked(descriptor: int, path: Path, stored: StoredFile | None, keep: bool) -> bytes:
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode):
-        raise RefusedError(f"{shown(path)} is not a plain file; a bundle holds plain files only.")
+        raise RefusedError(f"{escape_name(path)} is not a plain file; a bundle holds plain files only.")
     if stored is None:
-        limit = SIZE_LIMIT + 1  # one more than is read, so that from_bytes can say so
+        limit = MAX_MANIFEST_BYTES + 1  # one more than is read, so that from_bytes can say so
     elif about.st_size != stored.size:
-        raise BundleError(f"{shown(path)} has {about.st_size} bytes, the manifest says {stored.size}: it was cut or changed.")
+        raise BundleError(
+            f"{escape_name(path)} has {about.st_size} bytes, the manifest says {stored.size}: it was cut or changed."
+        )
     else:
         limit = stored.size
     digest, pieces, left = sha256(), [], limit
-    while left and (piece := os.read(descriptor, min(left, _PIECE))):
+    while left and (piece := os.read(descriptor, min(left, _READ_CHUNK_BYTES))):
         digest.update(piece)
         left -= len(piece)
         if keep:
             pieces.append(piece)
     if stored is not None and digest.hexdigest() != stored.sha256:
         raise BundleError(
-            f"{shown(path)} has the SHA-256 {digest.hexdigest()[:16]}…, the manifest says {stored.sha256[:16]}…: "
+            f"{escape_name(path)} has the SHA-256 {digest.hexdigest()[:16]}…, the manifest says {stored.sha256[:16]}…: "
             "it was changed or damaged; copy or export it again."
         )
     return b"".join(pieces)

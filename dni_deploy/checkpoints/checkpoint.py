@@ -4,7 +4,7 @@ What wraps a state dict in a file is taken off by one rule, the first that fits:
 
 1. `key` where it is given: that entry, dots for entries inside entries ("generator.params_ema").
 2. The file is a state dict itself: names to tensors; other entries beside them (an epoch) are left out.
-3. The first of WRAPPERS that holds tensors, and inside it the same again ("generator" -> "params_ema").
+3. The first of WRAPPER_KEYS that holds tensors, and inside it the same again ("generator" -> "params_ema").
 4. The only other entry that holds tensors. Several: an error that lists them.
 
 Then the prefix `module.` (DataParallel) goes where every key has it, and `_orig_mod.` (torch.compile) wherever it stands.
@@ -23,23 +23,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.checkpoints.file_type import Intake, is_safetensors, open_regular
-from dni_deploy.checkpoints.pickle_reader import StoredTensor, Unusable
-from dni_deploy.checkpoints.safetensors_file import TENSORS, read_tensors
-from dni_deploy.checkpoints.torch_file import DTYPES, Archive, open_archive
-from dni_deploy.errors import CheckpointError, DniError, LimitError, RefusedError, shown
+from dni_deploy.checkpoints.file_type import CheckpointFile, is_safetensors, open_checkpoint_file
+from dni_deploy.checkpoints.pickle_reader import StoredTensor, UnusableTensor
+from dni_deploy.checkpoints.safetensors_file import MAX_TENSORS, read_tensors
+from dni_deploy.checkpoints.torch_file import TORCH_DTYPES, TorchFile, open_torch_file
+from dni_deploy.errors import CheckpointError, DniError, LimitError, RefusedError, escape_name
 
-WRAPPERS = (
+WRAPPER_KEYS = (
     "params_ema", "params", "state_dict", "model_state_dict", "model", "net", "network", "weights",
     "generator", "g_ema", "netG", "G", "g",
 )  # fmt: skip
 """In order of preference. `params_ema` before `params`: where a file has both, the averaged weights are the ones meant for use."""
 
-WRAPPING = 3
+MAX_WRAPPER_DEPTH = 3
 """How many wrappers may lie inside each other."""
 
-_FLOATS = {np.dtype(kind) for kind in ("float16", "float32", "float64")}
-_KEPT = _FLOATS | {np.dtype(kind) for kind in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
+_FLOAT_DTYPES = {np.dtype(kind) for kind in ("float16", "float32", "float64")}
+_ALLOWED_DTYPES = _FLOAT_DTYPES | {np.dtype(kind) for kind in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Checkpoint:
         key  the wrapper to take where a file has several.
         Raises CheckpointError (missing, damaged, not a checkpoint), RefusedError (it would run code), LimitError.
         """
-        with open_regular(path) as intake:
+        with open_checkpoint_file(path) as intake:
             try:
                 return cls._read(intake, os.fspath(path), key)
             except DniError:
@@ -77,27 +77,27 @@ class Checkpoint:
                 raise CheckpointError(f"{intake.name} is damaged or not a checkpoint; download or save it again.") from None
 
     @classmethod
-    def _read(cls, intake: Intake, source: str, key: str | None) -> Checkpoint:
-        digest = intake.sha256()
-        if is_safetensors(intake):
-            tensors: Mapping[Any, Any] = read_tensors(intake)
-            chosen, wrapper, notes = _unwrap(tensors, key, intake.name, _is_array)
+    def _read(cls, checkpoint_file: CheckpointFile, source: str, key: str | None) -> Checkpoint:
+        digest = checkpoint_file.sha256()
+        if is_safetensors(checkpoint_file):
+            tensors: Mapping[Any, Any] = read_tensors(checkpoint_file)
+            chosen, wrapper, notes = _unwrap(tensors, key, checkpoint_file.name, _is_array)
             arrays = dict(chosen)
         else:
-            archive = open_archive(intake)
-            chosen, wrapper, notes = _unwrap(archive.value, key, intake.name, _is_stored)
-            arrays = _load(archive, chosen, intake)
-        named, renamed = _canonical(arrays, intake.name)
-        return cls(_sealed(named), source, digest, wrapper, (*notes, *renamed))
+            archive = open_torch_file(checkpoint_file)
+            chosen, wrapper, notes = _unwrap(archive.value, key, checkpoint_file.name, _is_stored_tensor)
+            arrays = _load_tensors(archive, chosen, checkpoint_file)
+        named, renamed = _canonicalize_names(arrays, checkpoint_file.name)
+        return cls(_make_read_only(named), source, digest, wrapper, (*notes, *renamed))
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Any], source: str = "memory", *, key: str | None = None) -> Checkpoint:
+    def from_state_dict(cls, tensors: Mapping[str, Any], source: str = "memory", *, key: str | None = None) -> Checkpoint:
         """From a state dict in memory (torch tensors or arrays, wrapped or not). The numbers are copied."""
-        where = shown(source, 120)
+        where = escape_name(source, 120)
         chosen, wrapper, notes = _unwrap(tensors, key, where, _is_array)
-        arrays = {name: _array(value, name, where) for name, value in chosen.items()}
-        named, renamed = _canonical(arrays, where)
-        sealed = _sealed(named)
+        arrays = {name: _copy_to_array(value, name, where) for name, value in chosen.items()}
+        named, renamed = _canonicalize_names(arrays, where)
+        sealed = _make_read_only(named)
         digest = hashlib.sha256()
         for name, array in sealed.items():
             digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
@@ -107,9 +107,9 @@ class Checkpoint:
     @property
     def float_keys(self) -> tuple[str, ...]:
         """Names of the tensors that a blend mixes, in file order."""
-        return tuple(name for name, array in self.tensors.items() if array.dtype in _FLOATS)
+        return tuple(name for name, array in self.tensors.items() if array.dtype in _FLOAT_DTYPES)
 
-    def nonfinite(self) -> list[tuple[str, int]]:
+    def count_nonfinite(self) -> list[tuple[str, int]]:
         """The float tensors with NaN or infinite numbers, and how many of them."""
         counts = ((name, int(np.count_nonzero(~np.isfinite(self.tensors[name])))) for name in self.float_keys)
         return [(name, count) for name, count in counts if count]
@@ -131,73 +131,75 @@ def _unwrap(
     if key is not None:
         for part in [key] if key in value else key.split("."):
             if not isinstance(value, Mapping) or not isinstance(value.get(part), Mapping):
-                raise CheckpointError(f"{where} has no entry {shown(key, 60)!r}; {_listed(_holders(value, is_tensor))}.")
+                raise CheckpointError(
+                    f"{where} has no entry {escape_name(key, 60)!r}; {_format_names(_find_tensor_entries(value, is_tensor))}."
+                )
             value = value[part]
         path.append(key)
     notes: list[str] = []
     while not any(is_tensor(item) for item in value.values()):
-        holders = _holders(value, is_tensor)
-        known = [name for name in WRAPPERS if name in holders]
-        if len(path) > WRAPPING or (not known and len(holders) != 1):
-            raise CheckpointError(f"{where} has no single set of tensors; {_listed(holders)}. Choose one with key=.")
+        holders = _find_tensor_entries(value, is_tensor)
+        known = [name for name in WRAPPER_KEYS if name in holders]
+        if len(path) > MAX_WRAPPER_DEPTH or (not known and len(holders) != 1):
+            raise CheckpointError(f"{where} has no single set of tensors; {_format_names(holders)}. Choose one with key=.")
         taken = known[0] if known else holders[0]
         if len(holders) > 1:
-            notes.append(f"{taken!r} was taken, {_listed([name for name in holders if name != taken])} as well.")
+            notes.append(f"{taken!r} was taken, {_format_names([name for name in holders if name != taken])} as well.")
         path.append(taken)
         value = value[taken]
-    others = [shown(name, 40) for name, item in value.items() if not is_tensor(item)]
+    others = [escape_name(name, 40) for name, item in value.items() if not is_tensor(item)]
     if others:
         notes.append(f"Left out, because not tensors: {', '.join(others[:5])}.")
     return {name: item for name, item in value.items() if is_tensor(item)}, ".".join(path) or None, notes
 
 
-def _holders(value: Any, is_tensor: Callable[[Any], bool]) -> list[str]:
-    """Names of the entries that are, or hold within WRAPPING levels, names to tensors."""
+def _find_tensor_entries(value: Any, is_tensor: Callable[[Any], bool]) -> list[str]:
+    """Names of the entries that are, or hold within MAX_WRAPPER_DEPTH levels, names to tensors."""
     known: dict[tuple[int, int], bool] = {}  # a pickle may refer to one dict from everywhere, even from inside itself
 
-    def holds(item: Any, depth: int) -> bool:
+    def has_tensors(item: Any, depth: int) -> bool:
         if not isinstance(item, Mapping) or not depth:
             return False
         if (id(item), depth) not in known:
-            known[id(item), depth] = any(is_tensor(inner) or holds(inner, depth - 1) for inner in item.values())
+            known[id(item), depth] = any(is_tensor(inner) or has_tensors(inner, depth - 1) for inner in item.values())
         return known[id(item), depth]
 
     if not isinstance(value, Mapping):
         return []
-    return [name for name, item in value.items() if isinstance(name, str) and holds(item, WRAPPING)]
+    return [name for name, item in value.items() if isinstance(name, str) and has_tensors(item, MAX_WRAPPER_DEPTH)]
 
 
-def _listed(names: list[str]) -> str:
+def _format_names(names: list[str]) -> str:
     if not names:
         return "it has no tensors under names"
-    return f"it has {', '.join(repr(shown(name, 40)) for name in names[:5])}" + (
+    return f"it has {', '.join(repr(escape_name(name, 40)) for name in names[:5])}" + (
         f" and {len(names) - 5} more" if len(names) > 5 else ""
     )
 
 
-def _load(archive: Archive, chosen: Mapping[Any, Any], intake: Intake) -> dict[Any, NDArray[Any]]:
-    if len(chosen) > TENSORS:
-        raise LimitError(f"{intake.name} has {len(chosen):,} tensors; the limit is {TENSORS:,}.")
+def _load_tensors(torch_file: TorchFile, chosen: Mapping[Any, Any], checkpoint_file: CheckpointFile) -> dict[Any, NDArray[Any]]:
+    if len(chosen) > MAX_TENSORS:
+        raise LimitError(f"{checkpoint_file.name} has {len(chosen):,} tensors; the limit is {MAX_TENSORS:,}.")
     total = 0
     for name, tensor in chosen.items():
         if not isinstance(tensor, StoredTensor):
-            raise _unusable(tensor.kind, name, intake.name)
-        total += int(np.prod(tensor.shape, dtype=object)) * np.dtype(DTYPES.get(tensor.dtype, "u1")).itemsize
-    if total > 4 * intake.size + (1 << 20):  # tensors may share a storage (tied weights), but not all of them
+            raise _unusable_error(tensor.kind, name, checkpoint_file.name)
+        total += int(np.prod(tensor.shape, dtype=object)) * np.dtype(TORCH_DTYPES.get(tensor.dtype, "u1")).itemsize
+    if total > 4 * checkpoint_file.size + (1 << 20):  # tensors may share a storage (tied weights), but not all of them
         raise RefusedError(
-            f"{intake.name} has {intake.size:,} bytes and declares tensors of {total:,}; refused, because a small file "
+            f"{checkpoint_file.name} has {checkpoint_file.size:,} bytes and declares tensors of {total:,}; refused, because a small file "
             "would fill the memory. Save each tensor with .contiguous()."
         )
-    return {name: archive.array(tensor, name) for name, tensor in chosen.items()}
+    return {name: torch_file.read_tensor(tensor, name) for name, tensor in chosen.items()}
 
 
-def _unusable(kind: str, name: object, where: str) -> DniError:
+def _unusable_error(kind: str, name: object, where: str) -> DniError:
     if kind == "sparse":  # its indices are not checked by torch and can point outside of the tensor (CVE-2025-62164)
-        return RefusedError(f"{where}: tensor {shown(name, 80)!r} is sparse; save it with .to_dense().")
-    return CheckpointError(f"{where}: tensor {shown(name, 80)!r} is a {kind} tensor; save plain float tensors.")
+        return RefusedError(f"{where}: tensor {escape_name(name, 80)!r} is sparse; save it with .to_dense().")
+    return CheckpointError(f"{where}: tensor {escape_name(name, 80)!r} is a {kind} tensor; save plain float tensors.")
 
 
-def _canonical(arrays: Mapping[Any, NDArray[Any]], where: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
+def _canonicalize_names(arrays: Mapping[Any, NDArray[Any]], where: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
     names = list(arrays)
     for name in names:
         _check_name(name, where)
@@ -213,22 +215,24 @@ def _canonical(arrays: Mapping[Any, NDArray[Any]], where: str) -> tuple[dict[str
         twin = seen.setdefault(unicodedata.normalize("NFC", name), original)
         if twin is not original:
             raise CheckpointError(
-                f"{where} has the tensors {shown(twin, 60)!r} and {shown(original, 60)!r}, which are one name."
+                f"{where} has the tensors {escape_name(twin, 60)!r} and {escape_name(original, 60)!r}, which are one name."
             )
     return dict(zip(short, arrays.values(), strict=True)), removed
 
 
 def _check_name(name: object, where: str) -> None:
     if not isinstance(name, str):
-        raise CheckpointError(f"{where} has the tensor {shown(name, 40)!r}, whose name is not text.")
+        raise CheckpointError(f"{where} has the tensor {escape_name(name, 40)!r}, whose name is not text.")
     if not 0 < len(name) <= 512:
         raise CheckpointError(f"{where} has a tensor whose name has {len(name):,} characters; 1 to 512 are allowed.")
-    if shown(name, len(name)) != name or name.startswith("/") or "../" in name:
-        raise CheckpointError(f"{where} has a tensor called {shown(name, 80)!r}; control characters and paths are not names.")
+    if escape_name(name, len(name)) != name or name.startswith("/") or "../" in name:
+        raise CheckpointError(
+            f"{where} has a tensor called {escape_name(name, 80)!r}; control characters and paths are not names."
+        )
 
 
-def _is_stored(value: Any) -> bool:
-    return isinstance(value, (StoredTensor, Unusable))
+def _is_stored_tensor(value: Any) -> bool:
+    return isinstance(value, (StoredTensor, UnusableTensor))
 
 
 def _is_array(value: Any) -> bool:
@@ -236,30 +240,30 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
 
 
-def _array(value: Any, name: object, where: str) -> NDArray[Any]:
+def _copy_to_array(value: Any, name: object, where: str) -> NDArray[Any]:
     if isinstance(value, np.ndarray):
         array = np.array(value, order="C", copy=True)
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     kind = "sparse" if value.is_sparse or "sparse" in str(value.layout) else ""
     kind = kind or ("quantized" if value.is_quantized else "meta" if value.is_meta else "nested" if value.is_nested else "")
     if kind:
-        raise _unusable(kind, name, where)
+        raise _unusable_error(kind, name, where)
     if str(value.dtype) == "torch.bfloat16":
         value = value.float()
-    elif str(value.dtype).removeprefix("torch.") not in DTYPES:
+    elif str(value.dtype).removeprefix("torch.") not in TORCH_DTYPES:
         raise _dtype_error(str(value.dtype).removeprefix("torch."), name, where)
     return np.array(value.detach().cpu().numpy(), order="C", copy=True)
 
 
 def _dtype_error(dtype: str, name: object, where: str) -> CheckpointError:
     return CheckpointError(
-        f"{where}: tensor {shown(name, 80)!r} is {dtype}; only float16, float32, float64, bfloat16, integer and bool tensors are read."
+        f"{where}: tensor {escape_name(name, 80)!r} is {dtype}; only float16, float32, float64, bfloat16, integer and bool tensors are read."
     )
 
 
-def _sealed(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _make_read_only(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     for name, array in arrays.items():
-        if array.dtype not in _KEPT:
+        if array.dtype not in _ALLOWED_DTYPES:
             raise _dtype_error(str(array.dtype), name, "The state dict")
         array.setflags(write=False)
     return dict(arrays)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dni_deploy.checkpoints.checkpoint import Checkpoint
-from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError, shown
+from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError, escape_name
 
-MEMBERS = 16
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_MEMBERS = 16
+_MEMBER_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Difference:
     got: str
 
     def __str__(self) -> str:
-        name = repr(shown(self.key, 60))
+        name = repr(escape_name(self.key, 60))
         if self.kind == "missing":
             return f"{name} {self.expected} is missing"
         if self.kind == "extra":
@@ -55,7 +55,7 @@ class Family:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]]) -> Family:
+    def from_checkpoints(cls, members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]]) -> Family:
         """Read what is not read yet, and compare all with the first.
 
         Raises UsageError (member count or name), MismatchError (they differ; the message has the first difference and the
@@ -64,10 +64,10 @@ class Family:
         read = read_members(members)
         first, *others = read
         for member in others:
-            found = differences(first.checkpoint, member.checkpoint)
+            found = find_differences(first.checkpoint, member.checkpoint)
             if found:
-                raise MismatchError(misfit(first, member, found))
-        return cls(read, tuple(_notes(read)))
+                raise MismatchError(describe_mismatch(first, member, found))
+        return cls(read, tuple(_collect_notes(read)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,37 +87,37 @@ class Family:
         for member in self.members:
             if member.name == name:
                 return member
-        raise UsageError(f"No member is called {shown(name, 80)!r}; there are {', '.join(self.names)}.")
+        raise UsageError(f"No member is called {escape_name(name, 80)!r}; there are {', '.join(self.names)}.")
 
 
 def read_members(
     members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]],
 ) -> tuple[Member, ...]:
-    """Read what is not read yet, each for itself: nothing is compared. Raises as Family.of does, but for MismatchError."""
-    if len(members) > MEMBERS:
-        raise LimitError(f"{len(members)} members were given; the limit is {MEMBERS}.")
+    """Read what is not read yet, each for itself: nothing is compared. Raises as Family.from_checkpoints does, but for MismatchError."""
+    if len(members) > MAX_MEMBERS:
+        raise LimitError(f"{len(members)} members were given; the limit is {MAX_MEMBERS}.")
     if len(members) < 2:
-        raise UsageError(f"A family has 2 to {MEMBERS} members, {len(members)} given; write name=file for each.")
+        raise UsageError(f"A family has 2 to {MAX_MEMBERS} members, {len(members)} given; write name=file for each.")
     for name in members:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not _MEMBER_NAME_PATTERN.fullmatch(name):
             raise UsageError(
-                f"Member name {shown(name, 80)!r} is not usable: letters, digits, '.', '-' and '_', "
+                f"Member name {escape_name(name, 80)!r} is not usable: letters, digits, '.', '-' and '_', "
                 "beginning with a letter or digit, at most 64."
             )
-    read = tuple(Member(name, _checkpoint(given, name)) for name, given in members.items())
+    read = tuple(Member(name, _load_checkpoint(given, name)) for name, given in members.items())
     for member in read:
         _check_finite(member)
     return read
 
 
-def differences(first: Checkpoint, other: Checkpoint) -> list[Difference]:
+def find_differences(first: Checkpoint, other: Checkpoint) -> list[Difference]:
     """Everything in which `other` does not fit `first`, in first's order, extra names last.
 
     `*.num_batches_tracked` counts training steps and has no part in inference: it may differ or be missing.
     """
     found: list[Difference] = []
     for key, array in first.tensors.items():
-        if _counter(key):
+        if _is_batch_counter(key):
             continue
         twin = other.tensors.get(key)
         if twin is None:
@@ -131,48 +131,48 @@ def differences(first: Checkpoint, other: Checkpoint) -> list[Difference]:
             found.append(
                 Difference(key, "integers", f"{array.flat[where]} at [{where}]", f"has {twin.flat[where]} at [{where}]")
             )
-    extra = (key for key in other.tensors if key not in first.tensors and not _counter(key))
+    extra = (key for key in other.tensors if key not in first.tensors and not _is_batch_counter(key))
     found += [Difference(key, "extra", "nothing", str(other.tensors[key].shape)) for key in extra]
     return found
 
 
-def _counter(key: str) -> bool:
+def _is_batch_counter(key: str) -> bool:
     return key.rsplit(".", 1)[-1] == "num_batches_tracked"
 
 
-def misfit(first: Member, member: Member, found: list[Difference]) -> str:
+def describe_mismatch(first: Member, member: Member, differences: list[Difference]) -> str:
     """The sentence on a member that does not fit the first one."""
-    kinds = {kind: sum(difference.kind == kind for difference in found) for kind in ("missing", "extra")}
+    kinds = {kind: sum(difference.kind == kind for difference in differences) for kind in ("missing", "extra")}
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-    total = sum(not _counter(key) for key in first.checkpoint.tensors) + kinds["extra"]
+    total = sum(not _is_batch_counter(key) for key in first.checkpoint.tensors) + kinds["extra"]
     return (
-        f"Member {member.name!r} does not fit family {first.name!r}: {len(found)} of {total} tensors differ"
-        f"{f' ({counts})' if counts else ''}, first {found[0]}. Blend only checkpoints of one architecture."
+        f"Member {member.name!r} does not fit family {first.name!r}: {len(differences)} of {total} tensors differ"
+        f"{f' ({counts})' if counts else ''}, first {differences[0]}. Blend only checkpoints of one architecture."
     )
 
 
-def _checkpoint(given: Any, name: str) -> Checkpoint:
-    if isinstance(given, Checkpoint):
-        return given
-    if isinstance(given, (str, os.PathLike)):
-        return Checkpoint.read(given)
-    if isinstance(given, Mapping):
-        return Checkpoint.of(given, source=f"memory ({name})")
-    raise UsageError(f"Member {name!r} is a {type(given).__name__}; give a path, a Checkpoint or a state dict.")
+def _load_checkpoint(value: Any, name: str) -> Checkpoint:
+    if isinstance(value, Checkpoint):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        return Checkpoint.read(value)
+    if isinstance(value, Mapping):
+        return Checkpoint.from_state_dict(value, source=f"memory ({name})")
+    raise UsageError(f"Member {name!r} is a {type(value).__name__}; give a path, a Checkpoint or a state dict.")
 
 
 def _check_finite(member: Member) -> None:
-    bad = member.checkpoint.nonfinite()
+    bad = member.checkpoint.count_nonfinite()
     if bad:
         key, count = bad[0]
         more = f", and {len(bad) - 1} more tensors have some" if len(bad) > 1 else ""
         raise InputError(
-            f"Member {member.name!r} has {count:,} NaN or infinite numbers in {shown(key, 80)!r} "
+            f"Member {member.name!r} has {count:,} NaN or infinite numbers in {escape_name(key, 80)!r} "
             f"of {member.checkpoint.tensors[key].size:,}{more}; a blend would spread them. Use an earlier checkpoint."
         )
 
 
-def _notes(members: tuple[Member, ...]) -> list[str]:
+def _collect_notes(members: tuple[Member, ...]) -> list[str]:
     notes = [f"{member.name}: {note}" for member in members for note in member.checkpoint.notes]
     first, *others = members
     for member in others:
@@ -187,10 +187,10 @@ def _notes(members: tuple[Member, ...]) -> list[str]:
             )
     for index, member in enumerate(members):
         for twin in members[:index]:
-            if _same(twin.checkpoint, member.checkpoint):
+            if _has_same_weights(twin.checkpoint, member.checkpoint):
                 notes.append(f"{member.name} has the same numbers as {twin.name}; a blend of the two changes nothing.")
     return notes
 
 
-def _same(one: Checkpoint, other: Checkpoint) -> bool:
+def _has_same_weights(one: Checkpoint, other: Checkpoint) -> bool:
     return all(np.array_equal(one.tensors[key], other.tensors[key]) for key in one.float_keys)

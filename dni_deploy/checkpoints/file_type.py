@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from dni_deploy.errors import CheckpointError, LimitError, shown
+from dni_deploy.errors import CheckpointError, LimitError, escape_name
 
-_OTHERS = {
+_OTHER_FILE_TYPES = {
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
     b"\x1f\x8b": "gzip-compressed; unpack it first",
@@ -24,7 +24,7 @@ _OTHERS = {
 }
 
 
-class Intake:
+class CheckpointFile:
     """An open regular file.
 
     file  at position 0; closed by whoever opened the Intake.   name  safe to print.   size  bytes.   head  its first 1,024.
@@ -57,13 +57,13 @@ class Intake:
 
 
 @contextmanager
-def open_regular(path: str | os.PathLike[str]) -> Iterator[Intake]:
+def open_checkpoint_file(path: str | os.PathLike[str]) -> Iterator[CheckpointFile]:
     """Open a regular file for reading, never waiting on a pipe.
 
     Raises CheckpointError: missing, a folder, a pipe or device, not readable, empty, a web page, a git-LFS pointer or a
     known other format. Raises LimitError for a file larger than this machine's memory.
     """
-    name = shown(os.fspath(path), 100)
+    name = escape_name(os.fspath(path), 100)
     try:
         kind = os.stat(path).st_mode  # before opening: opening a device can have effects, and opening a pipe can block
         descriptor = (
@@ -77,50 +77,54 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[Intake]:
         reason = os.strerror(problem.errno) if isinstance(problem, OSError) and problem.errno else "not a file name"
         raise CheckpointError(f"{name} cannot be opened: {reason}.") from None
     if descriptor < 0:
-        raise _not_a_file(kind, name)
+        raise _not_a_file_error(kind, name)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise _not_a_file(status.st_mode, name)
-        if status.st_size > _memory():
-            raise LimitError(f"{name} has {status.st_size:,} bytes, more than this machine's memory of {_memory():,}.")
-        intake = Intake(file, name, status.st_size)
+            raise _not_a_file_error(status.st_mode, name)
+        if status.st_size > _total_memory_bytes():
+            raise LimitError(
+                f"{name} has {status.st_size:,} bytes, more than this machine's memory of {_total_memory_bytes():,}."
+            )
+        intake = CheckpointFile(file, name, status.st_size)
         _check_head(intake)
         yield intake
 
 
-def _not_a_file(mode: int, name: str) -> CheckpointError:
+def _not_a_file_error(mode: int, name: str) -> CheckpointError:
     if stat.S_ISDIR(mode):
         return CheckpointError(f"{name} is a folder; give the checkpoint file in it.")
     return CheckpointError(f"{name} is a pipe, socket or device; give a file.")
 
 
-def _check_head(intake: Intake) -> None:
-    head, name = intake.head, intake.name
+def _check_head(checkpoint_file: CheckpointFile) -> None:
+    head, name = checkpoint_file.head, checkpoint_file.name
     if not head:
         raise CheckpointError(f"{name} is empty (0 bytes); download or save it again.")
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
         raise CheckpointError(f"{name} looks like a web page, not a checkpoint; download the file itself again.")
     if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{name} is a git-LFS pointer of {intake.size} bytes; run `git lfs pull` to get the checkpoint.")
+        raise CheckpointError(
+            f"{name} is a git-LFS pointer of {checkpoint_file.size} bytes; run `git lfs pull` to get the checkpoint."
+        )
     if head[257:262] == b"ustar":
         raise CheckpointError(f"{name} is a tar archive (as torch 0.1 wrote); load it there and save net.state_dict() again.")
-    for magic, kind in _OTHERS.items():
+    for magic, kind in _OTHER_FILE_TYPES.items():
         if head.startswith(magic):
             raise CheckpointError(f"{name} is not a checkpoint: it is {kind}.")
 
 
-def _memory() -> int:
+def _total_memory_bytes() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return 1 << 40
 
 
-def is_safetensors(intake: Intake) -> bool:
+def is_safetensors(checkpoint_file: CheckpointFile) -> bool:
     """By content; for a file called .safetensors also when only its header length is off, so that the error is about that."""
-    length = int.from_bytes(intake.head[:8], "little")
-    by_content = intake.head[8:9] == b"{" and 2 <= length <= intake.size - 8
-    other = intake.head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
-    return by_content or (not other and intake.name.lower().endswith(".safetensors"))
+    length = int.from_bytes(checkpoint_file.head[:8], "little")
+    by_content = checkpoint_file.head[8:9] == b"{" and 2 <= length <= checkpoint_file.size - 8
+    other = checkpoint_file.head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+    return by_content or (not other and checkpoint_file.name.lower().endswith(".safetensors"))

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from dni_deploy.errors import CheckpointError, LimitError, RefusedError, shown
+from dni_deploy.errors import CheckpointError, LimitError, RefusedError, escape_name
 
-OPERATIONS = 3_000_000
+MAX_PICKLE_OPERATIONS = 3_000_000
 """Steps of one pickle: about 60 a tensor are usual, so this is beyond 20,000 tensors, and a few seconds."""
 
 
-class Readable(Protocol):
+class ByteReader(Protocol):
     """Bytes in order; read(count) must not allocate more than there is."""
 
     def read(self, count: int = -1, /) -> bytes: ...
@@ -49,13 +49,13 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class Unusable:
+class UnusableTensor:
     """A tensor of a kind that cannot be blended: "sparse", "quantized", "meta", ..."""
 
     kind: str
 
 
-class Opaque:
+class OpaqueValue:
     """Something that is no tensor, such as a NumPy scalar or a device: data that nobody here reads."""
 
 
@@ -66,7 +66,7 @@ class Global:
     name: str
 
 
-_STORAGES = {
+_STORAGE_DTYPES = {
     "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64", "Int": "int32",
     "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "ComplexFloat": "complex64", "Untyped": "untyped",
     "ComplexDouble": "complex128", "QInt8": "qint8", "QInt32": "qint32", "QUInt8": "quint8", "QUInt4x2": "quint4x2",
@@ -75,22 +75,22 @@ _STORAGES = {
 STORAGE_CLASSES = {
     f"{package}.{kind}Storage": dtype
     for package in ("torch", "torch.cuda", "torch.storage")
-    for kind, dtype in _STORAGES.items()
+    for kind, dtype in _STORAGE_DTYPES.items()
 }
-_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
-_INERT = {
+_NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+_IGNORED_GLOBALS = {
     "torch.Tensor", "torch.nn.parameter.Parameter", "torch.device", "torch.serialization._get_layout", "torch.Size",
     "collections.OrderedDict", "collections.defaultdict", "collections.Counter", "_codecs.encode",
-    "numpy.dtype", "numpy.ndarray", *(f"{module}.{name}" for module in _NUMPY for name in ("scalar", "_reconstruct")),
+    "numpy.dtype", "numpy.ndarray", *(f"{module}.{name}" for module in _NUMPY_MODULES for name in ("scalar", "_reconstruct")),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__")
       for name in ("set", "frozenset", "dict", "list", "tuple", "bytearray", "complex", "int", "float", "bool", "str")),
     *(f"torch.per_{name}" for name in ("tensor_affine", "channel_affine", "tensor_symmetric", "channel_symmetric")),
 }  # fmt: skip
-_DTYPE = re.compile(r"torch\.(q?u?int\d+(x\d+)?|b?float\d+(_\w+)?|complex\d+|bool|half|double|long|short|float|int)")
-_DOTTED = re.compile(r"[A-Za-z_][\w.]*\.[\w.<>]+")
+_DTYPE_PATTERN = re.compile(r"torch\.(q?u?int\d+(x\d+)?|b?float\d+(_\w+)?|complex\d+|bool|half|double|long|short|float|int)")
+_GLOBAL_NAME_PATTERN = re.compile(r"[A-Za-z_][\w.]*\.[\w.<>]+")
 
 
-def read_pickle(stream: Readable, where: str, storages: dict[str, Storage] | None = None) -> Any:
+def read_pickle(stream: ByteReader, where: str, storages: dict[str, Storage] | None = None) -> Any:
     """The next pickle of the stream as dicts, lists, tuples, numbers, strings, StoredTensor and Unusable.
 
     where     the file as the user knows it, already safe to print.
@@ -98,36 +98,36 @@ def read_pickle(stream: Readable, where: str, storages: dict[str, Storage] | Non
     Raises RefusedError for a name outside the
     allow-list, LimitError for too many steps, CheckpointError for anything that is not a pickle of data.
     """
-    machine = _Machine(where, {} if storages is None else storages)
+    machine = _PickleMachine(where, {} if storages is None else storages)
     operations: Iterator[Any] = pickletools.genops(cast(Any, stream))
     for step, (opcode, argument, _) in enumerate(operations):
-        if step >= OPERATIONS:
-            raise machine.too_long()
+        if step >= MAX_PICKLE_OPERATIONS:
+            raise machine.too_long_error()
         if opcode.name == "STOP":
             return machine.stack.pop()
         try:
             machine.run(opcode.name, argument)
-        except _Refused as refused:
-            raise _refusal(where, refused.name, operations) from None
+        except _UnsafePickleError as refused:
+            raise _refusal_error(where, refused.name, operations) from None
     raise CheckpointError(f"{where} has a pickle without an end; the file is cut short.")
 
 
-class _Refused(Exception):
+class _UnsafePickleError(Exception):
     def __init__(self, name: str) -> None:
         self.name = name
 
 
-def _refusal(where: str, name: str, rest: Iterator[Any]) -> Exception:
-    if not _DOTTED.fullmatch(name):
+def _refusal_error(where: str, name: str, rest: Iterator[Any]) -> Exception:
+    if not _GLOBAL_NAME_PATTERN.fullmatch(name):
         return CheckpointError(f"{where} is not a checkpoint: neither a torch file nor safetensors.")
     whole_module = name.startswith("torch.nn.") or _mentions_module(rest)
     if whole_module:
         return RefusedError(
-            f"{where} is a whole pickled module ({shown(name, 60)!r}), and reading it would run its code. "
+            f"{where} is a whole pickled module ({escape_name(name, 60)!r}), and reading it would run its code. "
             "Nothing was run. Save net.state_dict() instead."
         )
     return RefusedError(
-        f"{where} would run code when read: it asks for {shown(name, 60)!r}. Nothing was run. "
+        f"{where} would run code when read: it asks for {escape_name(name, 60)!r}. Nothing was run. "
         "If you trust its author, ask for a plain state dict or .safetensors."
     )
 
@@ -137,39 +137,43 @@ def _mentions_module(rest: Iterator[Any]) -> bool:
         for step, (_, argument, _) in enumerate(rest):
             if isinstance(argument, str) and (argument.startswith("torch.nn.modules") or argument == "_parameters"):
                 return True
-            if step > OPERATIONS:
+            if step > MAX_PICKLE_OPERATIONS:
                 return False
     except Exception:  # what follows the refused name may be anything
         return False
     return False
 
 
-class _Machine:
+class _PickleMachine:
     def __init__(self, where: str, storages: dict[str, Storage]) -> None:
         self.where = where
         self.storages = storages
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.copied = 0
+        self.copied_items = 0
 
-    def too_long(self) -> LimitError:
-        return LimitError(f"{self.where} has a pickle of more than {OPERATIONS:,} steps; no checkpoint needs that many.")
+    def too_long_error(self) -> LimitError:
+        return LimitError(
+            f"{self.where} has a pickle of more than {MAX_PICKLE_OPERATIONS:,} steps; no checkpoint needs that many."
+        )
 
     def call(self, function: Any, arguments: Any) -> None:
         """A call may copy its arguments, and a pickle can repeat it cheaply: what is copied counts as steps."""
         if not isinstance(arguments, tuple):
             raise ValueError("not a call")
-        self.copied += sum(len(item) for item in (arguments, *arguments) if isinstance(item, (list, tuple, dict, str, bytes)))
-        if self.copied > OPERATIONS:
-            raise self.too_long()
-        self.stack.append(_call(function, arguments))
+        self.copied_items += sum(
+            len(item) for item in (arguments, *arguments) if isinstance(item, (list, tuple, dict, str, bytes))
+        )
+        if self.copied_items > MAX_PICKLE_OPERATIONS:
+            raise self.too_long_error()
+        self.stack.append(_call_global(function, arguments))
 
     def run(self, name: str, argument: Any) -> None:
-        if name in _PUSH_ARGUMENT:
+        if name in _ARGUMENT_OPCODES:
             self.stack.append(argument)
-        elif name in _PUSH_NEW:
-            self.stack.append(_PUSH_NEW[name]())
+        elif name in _NEW_OBJECT_OPCODES:
+            self.stack.append(_NEW_OBJECT_OPCODES[name]())
         elif name in ("PROTO", "FRAME"):
             return
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
@@ -179,15 +183,15 @@ class _Machine:
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             self.stack.append(self.memo[int(argument)])
         elif name == "GLOBAL":
-            self.stack.append(_named(*argument.split(" ", 1)))
+            self.stack.append(_resolve_global(*argument.split(" ", 1)))
         else:
             step: Callable[[], None] | None = getattr(self, f"_{name.lower()}", None)
             if step is not None:
                 step()
             elif name == "INST":
-                self.call(_named(*argument.split(" ", 1)), tuple(self._since_mark()))
+                self.call(_resolve_global(*argument.split(" ", 1)), tuple(self._since_mark()))
             elif name in ("EXT1", "EXT2", "EXT4"):
-                raise _Refused("copyreg.extension")
+                raise _UnsafePickleError("copyreg.extension")
             else:
                 raise CheckpointError(f"{self.where} has the pickle operation {name}, which no checkpoint needs.")
 
@@ -214,7 +218,7 @@ class _Machine:
 
     def _stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.stack.append(_named(_text(module), _text(name)))
+        self.stack.append(_resolve_global(_require_text(module), _require_text(name)))
 
     def _tuple(self) -> None:
         self.stack.append(tuple(self._since_mark()))
@@ -235,25 +239,25 @@ class _Machine:
 
     def _dict(self) -> None:
         items = self._since_mark()
-        self.stack.append(_pairs(zip(items[::2], items[1::2], strict=True)))
+        self.stack.append(_make_dict(zip(items[::2], items[1::2], strict=True)))
 
     def _append(self) -> None:
         item = self.stack.pop()
-        _extend(self.stack[-1], [item])
+        _extend_list(self.stack[-1], [item])
 
     def _appends(self) -> None:
         items = self._since_mark()
-        _extend(self.stack[-1], items)
+        _extend_list(self.stack[-1], items)
 
     _additems = _appends
 
     def _setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        _update(self.stack[-1], [(key, value)])
+        _update_dict(self.stack[-1], [(key, value)])
 
     def _setitems(self) -> None:
         items = self._since_mark()
-        _update(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+        _update_dict(self.stack[-1], zip(items[::2], items[1::2], strict=True))
 
     def _reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
@@ -273,18 +277,18 @@ class _Machine:
         self.stack.pop()  # the state of an OrderedDict is torch's `_metadata`: versions of layers, no numbers
 
     def _binpersid(self) -> None:
-        storage = _storage(self.stack.pop())
+        storage = _parse_storage(self.stack.pop())
         if self.storages.setdefault(storage.key, storage) != storage:
             raise ValueError("one storage in two ways")
         self.stack.append(storage)
 
 
-_PUSH_ARGUMENT = {
+_ARGUMENT_OPCODES = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
     "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE",
     "BINUNICODE8",
 }  # fmt: skip
-_PUSH_NEW: dict[str, Callable[[], Any]] = {
+_NEW_OBJECT_OPCODES: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
     "NEWFALSE": lambda: False,
@@ -295,41 +299,47 @@ _PUSH_NEW: dict[str, Callable[[], Any]] = {
 }
 
 
-def _named(module: str, name: str) -> Global:
+def _resolve_global(module: str, name: str) -> Global:
     full = f"{module}.{name}"
-    if full in _INERT or full in _CALLS or full in _KINDS or full in STORAGE_CLASSES or _DTYPE.fullmatch(full):
+    if (
+        full in _IGNORED_GLOBALS
+        or full in _CALL_HANDLERS
+        or full in _UNUSABLE_KINDS
+        or full in STORAGE_CLASSES
+        or _DTYPE_PATTERN.fullmatch(full)
+    ):
         return Global(full)
-    raise _Refused(full)
+    raise _UnsafePickleError(full)
 
 
-def _call(function: Any, arguments: Any) -> Any:
+def _call_global(function: Any, arguments: Any) -> Any:
     if not isinstance(function, Global):
         raise ValueError("not a call")
-    if function.name in _KINDS:
-        return Unusable(_KINDS[function.name])
-    handler: Callable[..., Any] = _CALLS.get(function.name, _inert)
+    if function.name in _UNUSABLE_KINDS:
+        return UnusableTensor(_UNUSABLE_KINDS[function.name])
+    handler: Callable[..., Any] = _CALL_HANDLERS.get(function.name, _make_opaque)
     return handler(*arguments)
 
 
-def _inert(*_: Any) -> Any:
-    return Opaque()
+def _make_opaque(*_: Any) -> Any:
+    return OpaqueValue()
 
 
-def _text(value: Any) -> str:
+def _require_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("not a name")
     return value
 
 
-def _pairs(pairs: Any = ()) -> dict[Any, Any]:
+def _make_dict(pairs: Any = ()) -> dict[Any, Any]:
     made: dict[Any, Any] = {}
-    _update(made, pairs)
+    _update_dict(made, pairs)
     return made
 
 
-def _update(target: Any, pairs: Any) -> None:
+def _update_dict(target: Any, pairs: Any) -> None:
     if not isinstance(target, dict):
-        if isinstance(target, (Unusable, Opaque)):
+        if isinstance(target, (UnusableTensor, OpaqueValue)):
             return
         raise ValueError("not a dict")
     for key, value in pairs:
@@ -337,16 +347,16 @@ def _update(target: Any, pairs: Any) -> None:
             target[key] = value
 
 
-def _extend(target: Any, items: list[Any]) -> None:
+def _extend_list(target: Any, items: list[Any]) -> None:
     if isinstance(target, list):
         target.extend(items)
-    elif not isinstance(target, (Unusable, Opaque)):
+    elif not isinstance(target, (UnusableTensor, OpaqueValue)):
         raise ValueError("not a list")
 
 
-def _storage(identity: Any) -> Storage:
+def _parse_storage(identity: Any) -> Storage:
     if isinstance(identity, tuple) and identity and identity[0] == "module":
-        raise _Refused("torch.nn.Module")
+        raise _UnsafePickleError("torch.nn.Module")
     if not isinstance(identity, tuple) or not 5 <= len(identity) <= 6 or identity[0] != "storage":
         raise ValueError("not a storage")
     kind, key, count = identity[1], identity[2], identity[4]
@@ -354,51 +364,53 @@ def _storage(identity: Any) -> Storage:
         raise ValueError("not a storage")
     if len(identity) == 6 and identity[5] is not None:
         raise ValueError("a storage view of torch 0.1")
-    return Storage(STORAGE_CLASSES[kind.name], str(_text(key)), count)
+    return Storage(STORAGE_CLASSES[kind.name], str(_require_text(key)), count)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any, dtype: str = "") -> StoredTensor | Unusable:
+def _rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, *more: Any, dtype: str = ""
+) -> StoredTensor | UnusableTensor:
     if not isinstance(storage, Storage) or len(shape) != len(strides) or len(shape) > 16:
         raise ValueError("not a tensor")
     if not all(type(number) is int and 0 <= number < 2**62 for number in (offset, *shape, *strides)):
         raise ValueError("not a tensor")
     if len(more) > 2 and more[2]:
-        return Unusable("conjugated or negated")
+        return UnusableTensor("conjugated or negated")
     return StoredTensor(storage, dtype or storage.dtype, offset, tuple(shape), tuple(strides))
 
 
-def _tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> StoredTensor | Unusable:
+def _rebuild_tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> StoredTensor | UnusableTensor:
     dtype = more[2]  # of the types that have no storage class of their own, such as uint16 and float8
     if not isinstance(storage, Storage) or storage.dtype != "untyped" or not isinstance(dtype, Global):
         raise ValueError("not a tensor")
-    return _tensor(storage, offset, shape, strides, *more[:2], *more[3:], dtype=dtype.name.removeprefix("torch."))
+    return _rebuild_tensor(storage, offset, shape, strides, *more[:2], *more[3:], dtype=dtype.name.removeprefix("torch."))
 
 
-def _typed(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
+def _rebuild_typed(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     if not isinstance(kind, Global) or kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
-        return Unusable("subclassed")
+        return UnusableTensor("subclassed")
     if not isinstance(function, Global) or not function.name.startswith("torch._utils._rebuild_"):
-        return Unusable("subclassed")
-    return _call(function, arguments)
+        return UnusableTensor("subclassed")
+    return _call_global(function, arguments)
 
 
-def _encode(text: Any, encoding: Any = "latin1", *_: Any) -> bytes:
-    return _text(text).encode("latin1")
+def _encode_text(text: Any, encoding: Any = "latin1", *_: Any) -> bytes:
+    return _require_text(text).encode("latin1")
 
 
-_CALLS: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+_CALL_HANDLERS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-    "torch._tensor._rebuild_from_type_v2": _typed,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_typed,
     "torch.Size": lambda size=(): tuple(size),
-    "collections.OrderedDict": _pairs,
+    "collections.OrderedDict": _make_dict,
     "collections.defaultdict": lambda *_: {},
-    "_codecs.encode": _encode,
+    "_codecs.encode": _encode_text,
 }
-_KINDS = {
+_UNUSABLE_KINDS = {
     "torch._utils._rebuild_sparse_tensor": "sparse",
     "torch._utils._rebuild_sparse_csr_tensor": "sparse",
     "torch._utils._rebuild_qtensor": "quantized",

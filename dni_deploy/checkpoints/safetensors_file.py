@@ -9,56 +9,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.checkpoints.file_type import Intake
-from dni_deploy.checkpoints.torch_file import elements
-from dni_deploy.errors import CheckpointError, LimitError, shown
+from dni_deploy.checkpoints.file_type import CheckpointFile
+from dni_deploy.checkpoints.torch_file import convert_elements
+from dni_deploy.errors import CheckpointError, LimitError, escape_name
 
-HEADER_BYTES = 100_000_000
-TENSORS = 20_000
+MAX_HEADER_BYTES = 100_000_000
+MAX_TENSORS = 20_000
 """The largest public networks have a few thousand; a header of 100,000 costs seconds and 140 MB before any use."""
 
-_DTYPES = {
+_SAFETENSORS_DTYPES = {
     "F16": ("float16", "<f2"), "F32": ("float32", "<f4"), "F64": ("float64", "<f8"), "BF16": ("bfloat16", "<u2"),
     "I8": ("int8", "i1"), "I16": ("int16", "<i2"), "I32": ("int32", "<i4"), "I64": ("int64", "<i8"), "BOOL": ("bool", "u1"),
     "U8": ("uint8", "u1"), "U16": ("uint16", "<u2"), "U32": ("uint32", "<u4"), "U64": ("uint64", "<u8"),
 }  # fmt: skip
 
 
-def read_tensors(intake: Intake) -> dict[str, NDArray[Any]]:
+def read_tensors(checkpoint_file: CheckpointFile) -> dict[str, NDArray[Any]]:
     """The tensors by name, in file order; own dtype, bfloat16 as float32, views of one buffer where alignment allows.
 
-    Raises CheckpointError for any header that is not exactly right, LimitError beyond HEADER_BYTES and TENSORS.
+    Raises CheckpointError for any header that is not exactly right, LimitError beyond MAX_HEADER_BYTES and MAX_TENSORS.
     """
-    header, start = _header(intake)
-    spans = _spans(header, intake.size - start, intake.name)
-    intake.file.seek(start)
-    data = np.frombuffer(intake.read(), np.uint8)
+    header, start = _read_header(checkpoint_file)
+    spans = _parse_spans(header, checkpoint_file.size - start, checkpoint_file.name)
+    checkpoint_file.file.seek(start)
+    data = np.frombuffer(checkpoint_file.read(), np.uint8)
     tensors = {}
     for name, (dtype, shape, begin, end) in spans.items():
-        kind, raw = _DTYPES[dtype]
+        kind, raw = _SAFETENSORS_DTYPES[dtype]
         part = data[begin:end]
         aligned = part if (start + begin) % np.dtype(raw).itemsize == 0 and part.ctypes.data % 8 == 0 else part.copy()
-        tensors[name] = elements(aligned.view(raw).reshape(shape), kind)
+        tensors[name] = convert_elements(aligned.view(raw).reshape(shape), kind)
     return tensors
 
 
-def _header(intake: Intake) -> tuple[dict[str, Any], int]:
-    name = intake.name
-    if intake.size < 10:
-        raise CheckpointError(f"{name} is cut short: {intake.size} bytes are less than any safetensors header.")
-    length = int.from_bytes(intake.head[:8], "little")
-    if length > HEADER_BYTES and length <= intake.size - 8:
-        raise LimitError(f"{name} has a safetensors header of {length:,} bytes; the limit is {HEADER_BYTES:,}.")
-    if not 2 <= length <= intake.size - 8:
+def _read_header(checkpoint_file: CheckpointFile) -> tuple[dict[str, Any], int]:
+    name = checkpoint_file.name
+    if checkpoint_file.size < 10:
+        raise CheckpointError(f"{name} is cut short: {checkpoint_file.size} bytes are less than any safetensors header.")
+    length = int.from_bytes(checkpoint_file.head[:8], "little")
+    if length > MAX_HEADER_BYTES and length <= checkpoint_file.size - 8:
+        raise LimitError(f"{name} has a safetensors header of {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}.")
+    if not 2 <= length <= checkpoint_file.size - 8:
         raise CheckpointError(
-            f"{name} is damaged or not safetensors: a header of {length:,} bytes is claimed, the file has {intake.size:,}."
+            f"{name} is damaged or not safetensors: a header of {length:,} bytes is claimed, the file has {checkpoint_file.size:,}."
         )
-    intake.file.seek(8)
-    text = intake.read(length)
-    if text.count(b"data_offsets") > TENSORS or text.count(b"[") + text.count(b"{") > 4 * TENSORS:
-        raise LimitError(f"{name} has more than {TENSORS:,} tensors in its header.")
+    checkpoint_file.file.seek(8)
+    text = checkpoint_file.read(length)
+    if text.count(b"data_offsets") > MAX_TENSORS or text.count(b"[") + text.count(b"{") > 4 * MAX_TENSORS:
+        raise LimitError(f"{name} has more than {MAX_TENSORS:,} tensors in its header.")
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_make_unique_dict, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         raise CheckpointError(
             f"{name} is damaged or not safetensors: its header is not plain JSON with unique names."
@@ -68,30 +68,30 @@ def _header(intake: Intake) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _make_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
         raise ValueError("a name twice")
     return made
 
 
-def _no_constant(_: str) -> None:
+def _reject_constant(_: str) -> None:
     raise ValueError("NaN or Infinity in a header")
 
 
-def _spans(header: dict[str, Any], size: int, where: str) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+def _parse_spans(header: dict[str, Any], size: int, where: str) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{where} is damaged: the metadata in its header is not text by name.")
-    if len(header) > TENSORS:
-        raise LimitError(f"{where} has {len(header):,} tensors; the limit is {TENSORS:,}.")
-    spans = {name: _span(name, entry, where) for name, entry in header.items()}
+    if len(header) > MAX_TENSORS:
+        raise LimitError(f"{where} has {len(header):,} tensors; the limit is {MAX_TENSORS:,}.")
+    spans = {name: _parse_span(name, entry, where) for name, entry in header.items()}
     ordered = sorted(spans.items(), key=lambda item: item[1][2:])
     position = 0
     for name, (_, _, begin, end) in ordered:
         if begin != position:
             raise CheckpointError(
-                f"{where} is damaged: tensor {shown(name, 80)!r} overlaps another or leaves a hole before it."
+                f"{where} is damaged: tensor {escape_name(name, 80)!r} overlaps another or leaves a hole before it."
             )
         position = end
     if position != size:
@@ -102,22 +102,24 @@ def _spans(header: dict[str, Any], size: int, where: str) -> dict[str, tuple[str
     return dict(ordered)
 
 
-def _span(name: str, entry: Any, where: str) -> tuple[str, tuple[int, ...], int, int]:
+def _parse_span(name: str, entry: Any, where: str) -> tuple[str, tuple[int, ...], int, int]:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where} is damaged: the header's entry for {shown(name, 80)!r} has the wrong fields.")
+        raise CheckpointError(f"{where} is damaged: the header's entry for {escape_name(name, 80)!r} has the wrong fields.")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _SAFETENSORS_DTYPES:
         raise CheckpointError(
-            f"{where}: tensor {shown(name, 80)!r} is {shown(dtype, 30)}; only float16, float32, float64, bfloat16, "
+            f"{where}: tensor {escape_name(name, 80)!r} is {escape_name(dtype, 30)}; only float16, float32, float64, bfloat16, "
             "integer and bool tensors are read."
         )
     numbers_fit = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2 and len(shape) <= 16
     if not numbers_fit or not all(type(number) is int and 0 <= number < 2**62 for number in [*shape, *offsets]):
-        raise CheckpointError(f"{where} is damaged: the shape or place of tensor {shown(name, 80)!r} is not whole numbers.")
-    expected = math.prod(shape) * np.dtype(_DTYPES[dtype][1]).itemsize
+        raise CheckpointError(
+            f"{where} is damaged: the shape or place of tensor {escape_name(name, 80)!r} is not whole numbers."
+        )
+    expected = math.prod(shape) * np.dtype(_SAFETENSORS_DTYPES[dtype][1]).itemsize
     if offsets[1] - offsets[0] != expected:
         raise CheckpointError(
-            f"{where} is damaged: tensor {shown(name, 80)!r} of shape {tuple(shape)} needs {expected:,} bytes "
+            f"{where} is damaged: tensor {escape_name(name, 80)!r} of shape {tuple(shape)} needs {expected:,} bytes "
             f"and has {offsets[1] - offsets[0]:,}."
         )
     return dtype, tuple(shape), offsets[0], offsets[1]

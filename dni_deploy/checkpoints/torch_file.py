@@ -16,36 +16,36 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.checkpoints.file_type import Intake
+from dni_deploy.checkpoints.file_type import CheckpointFile
 from dni_deploy.checkpoints.pickle_reader import Storage, StoredTensor, read_pickle
-from dni_deploy.errors import CheckpointError, LimitError, RefusedError, shown
+from dni_deploy.errors import CheckpointError, LimitError, RefusedError, escape_name
 
-DTYPES: dict[str, str] = {
+TORCH_DTYPES: dict[str, str] = {
     "float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": "<u2", "int64": "<i8", "int32": "<i4", "int16": "<i2",
     "int8": "i1", "uint8": "u1", "bool": "u1", "uint16": "<u2", "uint32": "<u4", "uint64": "<u8",
 }  # fmt: skip
-"""How each element type lies in a file; bfloat16 and bool are converted by `elements`."""
+"""How each element type lies in a file; bfloat16 and bool are converted by `convert_elements`."""
 
-RECORDS = 50_000
+MAX_RECORDS = 50_000
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-class Archive(Protocol):
+class TorchFile(Protocol):
     """value: nested dicts, lists and numbers with StoredTensor leaves; array: one leaf's numbers."""
 
     value: Any
 
-    def array(self, tensor: StoredTensor, name: str) -> NDArray[Any]: ...
+    def read_tensor(self, tensor: StoredTensor, name: str) -> NDArray[Any]: ...
 
 
-def open_archive(intake: Intake) -> Archive:
+def open_torch_file(checkpoint_file: CheckpointFile) -> TorchFile:
     """Look through the whole file; raises RefusedError, LimitError or CheckpointError as in `read_pickle`."""
-    if intake.head.startswith(b"PK"):
-        return ZipArchive(intake)
-    return LegacyArchive(intake)
+    if checkpoint_file.head.startswith(b"PK"):
+        return ZipTorchFile(checkpoint_file)
+    return LegacyTorchFile(checkpoint_file)
 
 
-def elements(raw: NDArray[Any], dtype: str) -> NDArray[Any]:
+def convert_elements(raw: NDArray[Any], dtype: str) -> NDArray[Any]:
     """The numbers of a raw array: bfloat16 widened to float32 exactly, bool made of any nonzero byte."""
     if dtype == "bfloat16":
         return np.asarray((raw.astype(np.uint32) << 16).view(np.float32)).reshape(raw.shape)
@@ -54,89 +54,91 @@ def elements(raw: NDArray[Any], dtype: str) -> NDArray[Any]:
     return raw if raw.dtype.isnative else raw.astype(raw.dtype.newbyteorder("="))
 
 
-def _view(buffer: bytes, tensor: StoredTensor, name: str, where: str) -> NDArray[Any]:
+def _view_storage(buffer: bytes, tensor: StoredTensor, name: str, where: str) -> NDArray[Any]:
     """The tensor's numbers, C-contiguous; a view of `buffer` where that is possible."""
-    flat = np.frombuffer(buffer, DTYPES[tensor.dtype])
+    flat = np.frombuffer(buffer, TORCH_DTYPES[tensor.dtype])
     count = math.prod(tensor.shape)
     if count == 0:
-        return elements(np.zeros(tensor.shape, flat.dtype), tensor.dtype)
+        return convert_elements(np.zeros(tensor.shape, flat.dtype), tensor.dtype)
     strides = tuple(stride * flat.itemsize for stride in tensor.strides)
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     if count > flat.size:
         raise RefusedError(
-            f"{where}: tensor {shown(name, 80)!r} declares {count:,} numbers over a storage of {flat.size:,}; refused, "
+            f"{where}: tensor {escape_name(name, 80)!r} declares {count:,} numbers over a storage of {flat.size:,}; refused, "
             "because a small file would fill the memory. Save it with .contiguous()."
         )
     if last >= flat.size:
-        raise CheckpointError(f"{where}: tensor {shown(name, 80)!r} reaches past its storage of {flat.size:,} numbers.")
+        raise CheckpointError(f"{where}: tensor {escape_name(name, 80)!r} reaches past its storage of {flat.size:,} numbers.")
     view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
-    return elements(view if view.flags.c_contiguous else view.copy(order="C"), tensor.dtype)
+    return convert_elements(view if view.flags.c_contiguous else view.copy(order="C"), tensor.dtype)
 
 
 def _check_dtype(dtype: str, name: str, where: str) -> None:
-    if dtype not in DTYPES:
+    if dtype not in TORCH_DTYPES:
         raise CheckpointError(
-            f"{where}: tensor {shown(name, 80)!r} is {shown(dtype, 30)}; only float16, float32, float64, bfloat16, "
+            f"{where}: tensor {escape_name(name, 80)!r} is {escape_name(dtype, 30)}; only float16, float32, float64, bfloat16, "
             "integer and bool tensors are read."
         )
 
 
 def _storage_bytes(storage: Storage) -> int:
     size = {"complex64": 8, "complex128": 16, "qint32": 4}.get(storage.dtype, 1)
-    return storage.count * (np.dtype(DTYPES[storage.dtype]).itemsize if storage.dtype in DTYPES else size)
+    return storage.count * (np.dtype(TORCH_DTYPES[storage.dtype]).itemsize if storage.dtype in TORCH_DTYPES else size)
 
 
-class ZipArchive:
+class ZipTorchFile:
     """A torch.save file since 1.6. Every record that is read is checked against its CRC."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._where = where = intake.name
+    def __init__(self, checkpoint_file: CheckpointFile) -> None:
+        self._where = where = checkpoint_file.name
         try:
-            self._zip = zipfile.ZipFile(intake.file)
+            self._zip = zipfile.ZipFile(checkpoint_file.file)
         except zipfile.BadZipFile:
             raise CheckpointError(
                 f"{where} is cut short or damaged: the index at the end of the archive is missing. Download or copy it again."
             ) from None
         self._check_kind(set(self._zip.namelist()))
-        self._records = self._checked(intake.size)
-        root = self._root()
-        self._data = f"{root}/data/"
+        self._records = self._validate_records(checkpoint_file.size)
+        root = self._find_root()
+        self._data_prefix = f"{root}/data/"
         for name in sorted(self._records):
             if name.endswith(".pkl") and name != f"{root}/data.pkl":
-                read_pickle(io.BytesIO(self._read(name)), where)
-        order = self._text(f"{root}/byteorder", "little")
+                read_pickle(io.BytesIO(self._read_record(name)), where)
+        order = self._read_text(f"{root}/byteorder", "little")
         if order != "little":
             raise CheckpointError(
-                f"{where} was written in the byte order {shown(order, 20)!r}; save it on a little-endian machine."
+                f"{where} was written in the byte order {escape_name(order, 20)!r}; save it on a little-endian machine."
             )
-        version = self._text(f"{root}/version", self._text(f"{root}/.data/version", "3"))
+        version = self._read_text(f"{root}/version", self._read_text(f"{root}/.data/version", "3"))
         if not re.fullmatch(r"\d{1,4}", version) or int(version) > 10:
-            raise CheckpointError(f"{where} has the archive version {shown(version, 20)!r}; versions up to 10 are known.")
-        self.value = read_pickle(io.BytesIO(self._read(f"{root}/data.pkl")), where)
-        self._kept: dict[str, bytes] = {}
+            raise CheckpointError(f"{where} has the archive version {escape_name(version, 20)!r}; versions up to 10 are known.")
+        self.value = read_pickle(io.BytesIO(self._read_record(f"{root}/data.pkl")), where)
+        self._storage_cache: dict[str, bytes] = {}
 
-    def array(self, tensor: StoredTensor, name: str) -> NDArray[Any]:
+    def read_tensor(self, tensor: StoredTensor, name: str) -> NDArray[Any]:
         """The tensor's numbers, C-contiguous, own dtype; tensors that share a storage share the memory."""
         _check_dtype(tensor.dtype, name, self._where)
-        storage, record = tensor.storage, self._data + tensor.storage.key
+        storage, record = tensor.storage, self._data_prefix + tensor.storage.key
         if record not in self._records:
-            raise CheckpointError(f"{self._where}: the numbers of {shown(name, 80)!r} are missing; the file is incomplete.")
+            raise CheckpointError(
+                f"{self._where}: the numbers of {escape_name(name, 80)!r} are missing; the file is incomplete."
+            )
         held, declared = self._records[record].file_size, _storage_bytes(storage)
         if held != declared:
             raise CheckpointError(
-                f"{self._where}: the storage of {shown(name, 80)!r} has {held:,} bytes instead of {declared:,}."
+                f"{self._where}: the storage of {escape_name(name, 80)!r} has {held:,} bytes instead of {declared:,}."
             )
-        if storage.key not in self._kept:
-            self._kept[storage.key] = self._read(record)
-        return _view(self._kept[storage.key], tensor, name, self._where)
+        if storage.key not in self._storage_cache:
+            self._storage_cache[storage.key] = self._read_record(record)
+        return _view_storage(self._storage_cache[storage.key], tensor, name, self._where)
 
-    def _checked(self, size: int) -> dict[str, zipfile.ZipInfo]:
+    def _validate_records(self, size: int) -> dict[str, zipfile.ZipInfo]:
         where, records, total = self._where, self._zip.infolist(), 0
-        if len(records) > RECORDS:
-            raise LimitError(f"{where} has {len(records):,} records; the limit is {RECORDS:,}.")
+        if len(records) > MAX_RECORDS:
+            raise LimitError(f"{where} has {len(records):,} records; the limit is {MAX_RECORDS:,}.")
         checked: dict[str, zipfile.ZipInfo] = {}
         for record in records:
-            name, safe = record.filename, shown(record.orig_filename, 50)
+            name, safe = record.filename, escape_name(record.orig_filename, 50)
             if name in checked:
                 raise RefusedError(
                     f"{where} has two records called {safe!r}, and readers differ in which they take; save it again."
@@ -166,59 +168,61 @@ class ZipArchive:
         if names and all(name.endswith(".npy") for name in names):
             raise CheckpointError(f"{where} is a NumPy archive (.npz); save it as .safetensors.")
 
-    def _root(self) -> str:
+    def _find_root(self) -> str:
         roots = [name.removesuffix("/data.pkl") for name in self._records if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(roots) != 1:
             raise CheckpointError(f"{self._where} is a zip archive, but not one of torch.save (no single data.pkl in it).")
         return roots[0]
 
-    def _read(self, name: str) -> bytes:
+    def _read_record(self, name: str) -> bytes:
         try:
             return self._zip.read(self._records[name])
         except (zipfile.BadZipFile, EOFError):
             raise CheckpointError(
-                f"{self._where} is damaged: its record {shown(name, 60)!r} fails the archive's own checksum. Download it again."
+                f"{self._where} is damaged: its record {escape_name(name, 60)!r} fails the archive's own checksum. Download it again."
             ) from None
 
-    def _text(self, name: str, default: str) -> str:
-        return self._read(name).decode("latin1").strip() if name in self._records else default
+    def _read_text(self, name: str, default: str) -> str:
+        return self._read_record(name).decode("latin1").strip() if name in self._records else default
 
 
-class LegacyArchive:
+class LegacyTorchFile:
     """A torch.save file before 1.6, or any other pickle (which is looked through, and then is not a checkpoint)."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._where, self._file, where = intake.name, intake, intake.name
-        if read_pickle(intake, where) != LEGACY_MAGIC:
-            while intake.tell() < intake.size:
-                read_pickle(intake, where)
+    def __init__(self, checkpoint_file: CheckpointFile) -> None:
+        self._where, self._file, where = checkpoint_file.name, checkpoint_file, checkpoint_file.name
+        if read_pickle(checkpoint_file, where) != LEGACY_MAGIC:
+            while checkpoint_file.tell() < checkpoint_file.size:
+                read_pickle(checkpoint_file, where)
             raise CheckpointError(f"{where} is a pickle, but not one of torch.save; save net.state_dict() with torch.save.")
-        if read_pickle(intake, where) != 1001:
+        if read_pickle(checkpoint_file, where) != 1001:
             raise CheckpointError(f"{where} has an unknown version of torch's old format; save it again with a newer torch.")
-        system = read_pickle(intake, where)
+        system = read_pickle(checkpoint_file, where)
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise CheckpointError(f"{where} was not written on a little-endian machine; save it again on one.")
         storages: dict[str, Storage] = {}
-        self.value = read_pickle(intake, where, storages)
-        keys = read_pickle(intake, where)
+        self.value = read_pickle(checkpoint_file, where, storages)
+        keys = read_pickle(checkpoint_file, where)
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
             raise CheckpointError(f"{where} is damaged: its list of storages is not a list of names.")
-        self._found = self._locate(keys, storages)
-        self._kept: dict[str, bytes] = {}
+        self._storage_spans = self._locate_storages(keys, storages)
+        self._storage_cache: dict[str, bytes] = {}
 
-    def array(self, tensor: StoredTensor, name: str) -> NDArray[Any]:
+    def read_tensor(self, tensor: StoredTensor, name: str) -> NDArray[Any]:
         """The tensor's numbers, C-contiguous, own dtype; tensors that share a storage share the memory."""
         _check_dtype(tensor.dtype, name, self._where)
         key = tensor.storage.key
-        if key not in self._found:
-            raise CheckpointError(f"{self._where}: the numbers of {shown(name, 80)!r} are missing; the file is incomplete.")
-        if key not in self._kept:
-            start, count = self._found[key]
+        if key not in self._storage_spans:
+            raise CheckpointError(
+                f"{self._where}: the numbers of {escape_name(name, 80)!r} are missing; the file is incomplete."
+            )
+        if key not in self._storage_cache:
+            start, count = self._storage_spans[key]
             self._file.file.seek(start)
-            self._kept[key] = self._file.read(count)
-        return _view(self._kept[key], tensor, name, self._where)
+            self._storage_cache[key] = self._file.read(count)
+        return _view_storage(self._storage_cache[key], tensor, name, self._where)
 
-    def _locate(self, keys: list[str], storages: dict[str, Storage]) -> dict[str, tuple[int, int]]:
+    def _locate_storages(self, keys: list[str], storages: dict[str, Storage]) -> dict[str, tuple[int, int]]:
         found: dict[str, tuple[int, int]] = {}
         for key in keys:
             if key not in storages:

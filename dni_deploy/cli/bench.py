@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, facts, table
-from dni_deploy.errors import UsageError, shown
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, print_summary, print_table
+from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -24,13 +24,15 @@ from dni_deploy.utils.optional_packages import open_door
 @options.bundle
 @click.option("--shape", metavar="NxCxHxW", help="Shape of the input.")
 @click.option("--repeats", type=click.IntRange(1, 10_000), help="How often each figure is taken.")
-@click.option("--video", type=options.PATH, metavar="FILM", help="Time the stages of this film's frames, --repeats of them.")
-@click.option("-o", "--output", type=options.PATH, help="Write the result as JSON here.")
-@click.option("--plot", type=options.PATH, help="Draw the result here, .png, .svg or .pdf.")
+@click.option(
+    "--video", type=options.PATH_TYPE, metavar="FILM", help="Time the stages of this film's frames, --repeats of them."
+)
+@click.option("-o", "--output", type=options.PATH_TYPE, help="Write the result as JSON here.")
+@click.option("--plot", type=options.PATH_TYPE, help="Draw the result here, .png, .svg or .pdf.")
 @options.threads
 @options.force
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     bundle: Path,
     shape: str | None,
     repeats: int | None,
@@ -50,16 +52,16 @@ def command(
             raise UsageError(
                 "--video takes its shape from the film, and prints; --shape, --output and --plot are for the other rows."
             )
-        _film(surface, bundle, video, repeats, threads)
+        _bench_video(command_output, bundle, video, repeats, threads)
         return
     chosen = {} if repeats is None else {"repeats": repeats}
-    size = _shape(shape)
-    verb = open_door("dni_deploy.api.bench").bench
-    with surface.progress() as progress:
+    size = _parse_shape(shape)
+    verb = import_optional("dni_deploy.api.bench").bench
+    with command_output.show_progress() as progress:
         report = verb(bundle, shape=size, threads=threads, output=output, plot=plot, force=force, progress=progress, **chosen)
-    if surface.result("bench", report.to_json()):
+    if command_output.print_result("bench", report.to_json()):
         return
-    facts(
+    print_summary(
         {
             "bundle": report.bundle,
             "network": f"{report.architecture}, {report.parameters:,} numbers blended, {report.members} members",
@@ -74,54 +76,57 @@ def command(
     rows = [
         [
             row.name,
-            *(_ms(value) for value in (row.change_ms, row.first_ms, row.changed_ms, row.steady_ms)),
-            _ms(row.memory_mb),
+            *(_format_ms(value) for value in (row.change_ms, row.first_ms, row.changed_ms, row.steady_ms)),
+            _format_ms(row.memory_mb),
             row.title,
         ]
         for row in report.rows
     ]
-    table(headers, rows)
+    print_table(headers, rows)
     click.echo()
-    table(["ratio", "median"], [(name, f"{value:.3g}") for name, value in report.ratios.items()])
+    print_table(["ratio", "median"], [(name, f"{value:.3g}") for name, value in report.ratios.items()])
     reasons: dict[str, list[str]] = {}
     for name, reason in report.skipped.items():
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
-        click.echo(f"\nleft out: {', '.join(names)}: {shown(reason, 1000)}")
+        click.echo(f"\nleft out: {', '.join(names)}: {escape_name(reason, 1000)}")
     for path in (output, plot):
         if path is not None:
-            facts({"wrote": path})
+            print_summary({"wrote": path})
 
 
-def _film(surface: Surface, bundle: Path, video: Path, frames: int | None, threads: int) -> None:
-    chosen = {} if frames is None else {"frames": frames}
-    verb = open_door("dni_deploy.latency.video").bench_video
-    with surface.progress() as progress:
-        report = verb(bundle, video, threads=threads, progress=progress, **chosen)
-    if surface.result("bench", report.to_json()):
+def _bench_video(command_output: CommandOutput, bundle: Path, video_path: Path, frame_count: int | None, threads: int) -> None:
+    chosen = {} if frame_count is None else {"frames": frame_count}
+    verb = import_optional("dni_deploy.latency.video").bench_video
+    with command_output.show_progress() as progress:
+        report = verb(bundle, video_path, threads=threads, progress=progress, **chosen)
+    if command_output.print_result("bench", report.to_json()):
         return
-    facts(
+    print_summary(
         {
             "bundle": report.bundle,
-            "film": f"{report.film}, {'x'.join(map(str, report.size))} to {'x'.join(map(str, report.output_size))}",
+            "film": f"{report.video}, {'x'.join(map(str, report.size))} to {'x'.join(map(str, report.output_size))}",
             "frames": report.frames,
             "engine": report.engine,
             "frame with a change / without": f"{report.changed_over_steady:.3g}, median of pairs",
         }
     )
     click.echo("\nmilliseconds per frame, one stage after the other:")
-    table(["", "p50", "p95", "p99"], [[stage.name, _ms(stage.p50), _ms(stage.p95), _ms(stage.p99)] for stage in report.stages])
+    print_table(
+        ["", "p50", "p95", "p99"],
+        [[stage.name, _format_ms(stage.p50), _format_ms(stage.p95), _format_ms(stage.p99)] for stage in report.stages],
+    )
 
 
-def _ms(value: float | None) -> str:
+def _format_ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-def _shape(text: str | None) -> tuple[int, ...] | None:
+def _parse_shape(text: str | None) -> tuple[int, ...] | None:
     """NxCxHxW as four numbers. Raises UsageError."""
     if text is None:
         return None
     parts = text.lower().split("x")
     if len(parts) != 4 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--shape {shown(text)} is not NxCxHxW, such as 1x3x256x256.")
+        raise UsageError(f"--shape {escape_name(text)} is not NxCxHxW, such as 1x3x256x256.")
     return tuple(int(part) for part in parts)

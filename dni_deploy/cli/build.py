@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, counted, facts, span, table
-from dni_deploy.errors import shown
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, format_count, format_seconds, print_summary, print_table
+from dni_deploy.errors import escape_name
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -33,7 +33,7 @@ from dni_deploy.utils.optional_packages import open_door
 @click.option(
     "--recalibrate",
     "recalibrate_on",
-    type=options.PATH,
+    type=options.PATH_TYPE,
     multiple=True,
     metavar="PATH",
     help="First re-estimate the BatchNorm statistics of the blends on this picture or folder, degraded as the input will be; again for "
@@ -48,7 +48,7 @@ from dni_deploy.utils.optional_packages import open_door
 @options.threads
 @options.force
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     bundle: Path,
     engine: str,
     precision: str | None,
@@ -69,51 +69,53 @@ def command(
     needs a plan to run at all; auto builds for TensorRT where it can run. The bundle's own files stay as they are, but for the
     statistics that --recalibrate adds.
     """
-    verb = open_door("dni_deploy.api.build").build
-    with surface.progress() as progress:
+    verb = import_optional("dni_deploy.api.build").build
+    with command_output.show_progress() as progress:
         report = verb(
             bundle,
             engine=engine,
             precision=precision,
-            smallest=smallest,
-            tuned=tuned,
-            largest=largest,
+            min_shape=smallest,
+            opt_shape=tuned,
+            max_shape=largest,
             strip=strip,
             device=device,
             recalibrate_on=[str(path) for path in recalibrate_on],
-            knots=knots,
+            calibration_points=knots,
             no_recalibration=no_recalibration,
             threads=threads,
             force=force,
             progress=progress,
         )
-    if surface.result("build", report.to_json()):
+    if command_output.print_result("build", report.to_json()):
         return
     if report.recalibration is not None:
-        recalibrated(report.recalibration)
-    facts(
+        print_recalibration(report.recalibration)
+    print_summary(
         {
-            "engine": options.engine_told(report.engine, report.engine_why),
-            "kept" if report.kept else "wrote": report.plan or "nothing",
+            "engine": options.format_engine(report.engine, report.engine_why),
+            "kept" if report.plan_kept else "wrote": report.plan or "nothing",
             "precision": report.precision,
             "input": report.profile,
-            "road": report.road,
+            "road": report.update_path,
             "verified": f"{report.weights} weights" if report.weights else None,
             "error": None if report.error is None else f"{report.error:.2g} against the reference",
-            "took": span(report.seconds),
+            "took": format_seconds(report.seconds),
         }
     )
 
 
-def recalibrated(report: Any) -> None:
+def print_recalibration(report: Any) -> None:
     """How far the statistics of each layer moved, for people."""
     if report.removed:
-        facts({"statistics": "the members' own again"})
+        print_summary({"statistics": "the members' own again"})
         return
-    pictures = counted(len(report.pictures), "picture")
+    pictures = format_count(len(report.pictures), "picture")
     on = f"{report.parts} parts of {pictures}" if report.pictures else f"{report.parts} draws of noise"
-    facts({"statistics": f"re-estimated at {report.knots} alphas on {on}", "took": span(report.seconds)})
+    print_summary({"statistics": f"re-estimated at {report.knots} alphas on {on}", "took": format_seconds(report.seconds)})
     click.echo()
     rows = [(row.layer, f"{row.mean:.3f}", f"{row.variance:.3f}") for row in report.layers]
-    table(["BatchNorm", "mean moved, deviations", "variance moved, times"], [(shown(name), *rest) for name, *rest in rows])
+    print_table(
+        ["BatchNorm", "mean moved, deviations", "variance moved, times"], [(escape_name(name), *rest) for name, *rest in rows]
+    )
     click.echo()

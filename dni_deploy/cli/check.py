@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, facts, table
-from dni_deploy.errors import VERDICT_EXIT, shown
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, print_summary, print_table
+from dni_deploy.errors import VERDICT_EXIT_CODE, escape_name
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -25,16 +25,19 @@ from dni_deploy.utils.optional_packages import open_door
 )
 @click.argument("members", nargs=-1, required=True, metavar="BUNDLE|[NAME=]PATH...")
 @click.option(
-    "--image", type=options.PATH, multiple=True, help="A picture for the probe, or a folder of them; may be repeated."
+    "--image", type=options.PATH_TYPE, multiple=True, help="A picture for the probe, or a folder of them; may be repeated."
 )
 @click.option(
-    "--reference", type=options.PATH, multiple=True, help="What the network should make of it, in the same order: loss barrier."
+    "--reference",
+    type=options.PATH_TYPE,
+    multiple=True,
+    help="What the network should make of it, in the same order: loss barrier.",
 )
-@click.option("--html", type=options.PATH, help="Write a report here: .html with pictures, or a plot, .png, .svg or .pdf.")
-@click.option("--strict", is_flag=True, help=f'Exit with {VERDICT_EXIT} where the verdict is "will not blend".')
+@click.option("--html", type=options.PATH_TYPE, help="Write a report here: .html with pictures, or a plot, .png, .svg or .pdf.")
+@click.option("--strict", is_flag=True, help=f'Exit with {VERDICT_EXIT_CODE} where the verdict is "will not blend".')
 @options.force
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     members: tuple[str, ...],
     image: tuple[Path, ...],
     reference: tuple[Path, ...],
@@ -49,41 +52,44 @@ def command(
     "will not blend"; it is a result, so the exit code is 0 whichever it is, unless --strict is given.
     """
     one_bundle = len(members) == 1 and Path(members[0]).is_dir()
-    family = Path(members[0]) if one_bundle else options.members(members)
-    with surface.progress() as progress:
-        report = open_door("dni_deploy.api.check").check(
+    family = Path(members[0]) if one_bundle else options.parse_members(members)
+    with command_output.show_progress() as progress:
+        report = import_optional("dni_deploy.api.check").check(
             family, image=image or None, reference=reference or None, report=html, force=force, progress=progress
         )
-    if not surface.result("check", report.to_json()):
-        _tell(report)
+    if not command_output.print_result("check", report.to_json()):
+        _print_report(report)
     if strict and report.verdict == "will not blend":
-        raise click.exceptions.Exit(VERDICT_EXIT)
+        raise click.exceptions.Exit(VERDICT_EXIT_CODE)
 
 
-def _tell(report: Any) -> None:
-    facts({"verdict": report.verdict, "members": ", ".join(report.members), "architecture": report.architecture})
+def _print_report(report: Any) -> None:
+    print_summary({"verdict": report.verdict, "members": ", ".join(report.members), "architecture": report.architecture})
     click.echo()
-    rows = [(row.pair, row.layer, "x".join(map(str, row.shape)), row.filters, *_spread(row.quantiles)) for row in report.layers]
+    rows = [
+        (row.pair, row.layer, "x".join(map(str, row.shape)), row.filters, *_format_spread(row.quantiles))
+        for row in report.layers
+    ]
     if rows:
-        table(["pair", "layer", "shape", "filters", "median", "5 %", "95 %"], rows)
+        print_table(["pair", "layer", "shape", "filters", "median", "5 %", "95 %"], rows)
         click.echo()
     pairs = [
-        (row.pair, row.verdict, ", ".join(row.causes) or "-", *(_number(value) for value in (row.median, row.distance)))
+        (row.pair, row.verdict, ", ".join(row.causes) or "-", *(_format_number(value) for value in (row.median, row.distance)))
         for row in report.pairs
     ]
-    table(["pair", "verdict", "cause", "index", "distance"], pairs)
+    print_table(["pair", "verdict", "cause", "index", "distance"], pairs)
     click.echo()
     for line in (*report.reasons, *report.advice, *report.notes):
-        click.echo(shown(line, 1000))
+        click.echo(escape_name(line, 1000))
     if report.report:
         click.echo()
-        facts({"wrote": report.report})
+        print_summary({"wrote": report.report})
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _spread(quantiles: Sequence[float]) -> tuple[str, str, str]:
+def _format_spread(quantiles: Sequence[float]) -> tuple[str, str, str]:
     """Median, 5 % and 95 % of a layer's indices."""
     return (f"{quantiles[2]:.3f}", f"{quantiles[0]:.3f}", f"{quantiles[4]:.3f}") if quantiles else ("-", "-", "-")

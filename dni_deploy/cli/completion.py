@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.main import COMPLETE, PROGRAM
-from dni_deploy.cli.output import Surface
+from dni_deploy.cli.main import COMPLETE_VARIABLE, PROGRAM_NAME
+from dni_deploy.cli.output import CommandOutput
 
 
 @options.command(
@@ -18,7 +18,7 @@ from dni_deploy.cli.output import Surface
     """,
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def command(surface: Surface, shell: str) -> None:
+def command(command_output: CommandOutput, shell: str) -> None:
     """Print the completion script of a shell, to be evaluated or saved where that shell looks."""
     from click.shell_completion import get_completion_class
 
@@ -26,6 +26,6 @@ def command(surface: Surface, shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None  # the three are click's own
-    script = kind(group, {}, PROGRAM, COMPLETE).source()
-    if not surface.result("completion", {"shell": shell, "script": script}):
+    script = kind(group, {}, PROGRAM_NAME, COMPLETE_VARIABLE).source()
+    if not command_output.print_result("completion", {"shell": shell, "script": script}):
         click.echo(script)

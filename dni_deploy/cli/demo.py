@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, facts, span
-from dni_deploy.cli.sweep import show
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary
+from dni_deploy.cli.sweep import print_sweep
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -19,30 +19,30 @@ from dni_deploy.utils.optional_packages import open_door
     dni-deploy demo -o somewhere --force
     """,
 )
-@options.output("The folder to write.", required=False, default="dni-demo")
+@options.output_option("The folder to write.", required=False, default="dni-demo")
 @options.force
-def command(surface: Surface, output: Path, force: bool) -> None:
+def command(command_output: CommandOutput, output: Path, force: bool) -> None:
     """See it work: noise a photograph, export, recalibrate, sweep alpha, write the pictures.
 
     Uses two denoisers that come with the package, trained for noise 20 and 60, on a photograph with noise 40 that
     neither has seen. Nothing is downloaded.
     """
-    from dni_deploy.imaging.metrics.psnr import decibels
+    from dni_deploy.imaging.metrics.psnr import format_db
 
-    verb = open_door("dni_deploy.api.demo").demo
-    with surface.progress() as progress:
+    verb = import_optional("dni_deploy.api.demo").demo
+    with command_output.show_progress() as progress:
         report = verb(output, force=force, progress=progress)
-    if surface.result("demo", report.to_json()):
+    if command_output.print_result("demo", report.to_json()):
         return
-    show(report.sweep)
+    print_sweep(report.sweep)
     click.echo()
-    facts(
+    print_summary(
         {
-            "before denoising": decibels(report.noisy_psnr),
-            "N40, trained for it": decibels(report.matched_psnr),
-            "export": span(report.export_seconds),
-            "statistics": f"of BatchNorm, estimated in {span(report.recalibration_seconds)} on the noisy photograph",
-            "whole demo": span(report.seconds),
+            "before denoising": format_db(report.noisy_psnr),
+            "N40, trained for it": format_db(report.matched_psnr),
+            "export": format_seconds(report.export_seconds),
+            "statistics": f"of BatchNorm, estimated in {format_seconds(report.recalibration_seconds)} on the noisy photograph",
+            "whole demo": format_seconds(report.seconds),
             "wrote": ", ".join(report.files),
         }
     )

@@ -16,15 +16,15 @@ import click
 from click.shell_completion import shell_complete
 
 from dni_deploy import __version__
-from dni_deploy.cli.main import COMMANDS, COMPLETE, PROGRAM, front_page
-from dni_deploy.cli.output import Surface
-from dni_deploy.errors import DniError, InputError, LimitError, UsageError, shown
-from dni_deploy.utils.optional_packages import missing
+from dni_deploy.cli.main import COMMANDS, COMPLETE_VARIABLE, PROGRAM_NAME, format_help_summary
+from dni_deploy.cli.output import CommandOutput
+from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
+from dni_deploy.utils.optional_packages import explain_missing_package
 
-STOPPED, TERMINATED, PIPE_CLOSED = 130, 143, 141
+EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_PIPE_CLOSED = 130, 143, 141
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """A group whose commands are imported when they are called, and whose help is the front page."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -40,26 +40,26 @@ class Group(click.Group):
         return command
 
     def get_help(self, ctx: click.Context) -> str:
-        return front_page()
+        return format_help_summary()
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DNI"})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DNI"})
 @click.option("-q", "--quiet", is_flag=True)
 @click.option("-v", "--verbose", count=True)
 @click.option("--debug", is_flag=True)
-@click.version_option(__version__, message=f"{PROGRAM} %(version)s")
+@click.version_option(__version__, message=f"{PROGRAM_NAME} %(version)s")
 @click.pass_obj
-def group(surface: Surface, quiet: bool, verbose: int, debug: bool) -> None:
-    surface.quiet, surface.debug = surface.quiet or quiet, surface.debug or debug
+def group(command_output: CommandOutput, quiet: bool, verbose: int, debug: bool) -> None:
+    command_output.quiet, command_output.debug = command_output.quiet or quiet, command_output.debug or debug
     if verbose:
         logging.basicConfig(level=[logging.INFO, logging.DEBUG][min(verbose, 2) - 1], format="%(message)s")
 
 
-def invoke(args: list[str]) -> int:
+def run_command_line(args: list[str]) -> int:
     """Run one command line and return its exit code; every error has become one sentence on stderr."""
-    if COMPLETE in os.environ:
-        return shell_complete(group, {}, PROGRAM, COMPLETE, os.environ[COMPLETE])
-    surface = Surface(json="--json" in args, debug="--debug" in args)
+    if COMPLETE_VARIABLE in os.environ:
+        return shell_complete(group, {}, PROGRAM_NAME, COMPLETE_VARIABLE, os.environ[COMPLETE_VARIABLE])
+    surface = CommandOutput(json="--json" in args, debug="--debug" in args)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(
@@ -68,7 +68,7 @@ def invoke(args: list[str]) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        with group.make_context(PROGRAM, list(args), obj=surface) as context:
+        with group.make_context(PROGRAM_NAME, list(args), obj=surface) as context:
             group.invoke(context)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -76,38 +76,38 @@ def invoke(args: list[str]) -> int:
     except click.exceptions.Exit as finished:
         return finished.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return surface.fail("Stopped", "stopped.", STOPPED)
+        return surface.print_error("Stopped", "stopped.", EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more when it ends
-        return PIPE_CLOSED
+        return EXIT_PIPE_CLOSED
     except Exception as error:
         if surface.debug:
             traceback.print_exc()
-        return surface.fail(*_explained(error))
+        return surface.print_error(*_describe_error(error))
 
 
-def _explained(error: Exception) -> tuple[str, str, int]:
+def _describe_error(error: Exception) -> tuple[str, str, int]:
     """Kind, sentence and exit code of an error."""
     if isinstance(error, ModuleNotFoundError):
-        error = missing(error) or error
+        error = explain_missing_package(error) or error
     if isinstance(error, DniError):
         return error.kind, str(error), error.exit_code
     if isinstance(error, click.UsageError):
-        where = error.ctx.command_path if error.ctx else PROGRAM
-        return UsageError.kind, f"{shown(error.format_message(), 1000)} See '{where} -h'.", error.exit_code
+        where = error.ctx.command_path if error.ctx else PROGRAM_NAME
+        return UsageError.kind, f"{escape_name(error.format_message(), 1000)} See '{where} -h'.", error.exit_code
     if isinstance(error, click.ClickException):
-        return UsageError.kind, shown(error.format_message(), 1000), 2
+        return UsageError.kind, escape_name(error.format_message(), 1000), 2
     if isinstance(error, MemoryError):
         return LimitError.kind, "not enough memory; a smaller picture, --tile or fewer threads need less.", LimitError.exit_code
     if isinstance(error, OSError) and error.filename is not None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         same = LimitError if full else InputError
-        return same.kind, f"{shown(error.filename)}: {error.strerror}.", same.exit_code
-    return "Bug", _bug(error), DniError.exit_code
+        return same.kind, f"{escape_name(error.filename)}: {error.strerror}.", same.exit_code
+    return "Bug", _report_bug(error), DniError.exit_code
 
 
-def _bug(error: Exception) -> str:
-    told = f"{type(error).__name__}: {shown(error, 300)}"
+def _report_bug(error: Exception) -> str:
+    told = f"{type(error).__name__}: {escape_name(error, 300)}"
     try:
         with tempfile.NamedTemporaryFile("w", prefix="dni-deploy-", suffix=".txt", delete=False, encoding="utf-8") as file:
             file.write("".join(traceback.format_exception(type(error), error, error.__traceback__)))
@@ -118,4 +118,4 @@ def _bug(error: Exception) -> str:
 
 def _terminate(number: int, frame: object) -> NoReturn:
     """SIGTERM unwinds the stack, so that temporary files are removed."""
-    raise SystemExit(TERMINATED)
+    raise SystemExit(EXIT_TERMINATED)

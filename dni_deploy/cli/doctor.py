@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, facts, table
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, print_summary, print_table
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -16,18 +16,18 @@ from dni_deploy.utils.optional_packages import open_door
     dni-deploy doctor --json
     """,
 )
-def command(surface: Surface) -> None:
+def command(command_output: CommandOutput) -> None:
     """Tell what is installed, which engines can run, and why not.
 
     Changes nothing. Exit code 0 even where something is missing: what is missing is the answer.
     """
-    report = open_door("dni_deploy.api.doctor").doctor()
-    if surface.result("doctor", report.to_json()):
+    report = import_optional("dni_deploy.api.doctor").doctor()
+    if command_output.print_result("doctor", report.to_json()):
         return
-    facts(report.machine)
+    print_summary(report.machine)
     click.echo()
-    table(["package", "version", "opens"], [(name, version or "-", opens) for name, version, opens in report.packages])
+    print_table(["package", "version", "opens"], [(name, version or "-", opens) for name, version, opens in report.packages])
     click.echo()
-    table(["engine", "runs", "why"], [(state.name, "yes" if state.runs else "no", state.why) for state in report.engines])
+    print_table(["engine", "runs", "why"], [(state.name, "yes" if state.runs else "no", state.why) for state in report.engines])
     for line in (*report.warnings, *report.advice):
         click.echo(f"\n{line}")

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.inspect import frames
-from dni_deploy.cli.output import Surface, facts
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.inspect import format_signature
+from dni_deploy.cli.output import CommandOutput, print_summary
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -22,14 +22,14 @@ from dni_deploy.utils.optional_packages import open_door
     """,
 )
 @click.argument("members", nargs=-1, required=True, metavar="NAME=PATH...")
-@options.output("The bundle to write, a folder named *.dni.")
+@options.output_option("The bundle to write, a folder named *.dni.")
 @click.option("--arch", default="auto", show_default=True, help="An architecture's name, or package.module:factory.")
 @click.option("--opset", type=click.IntRange(17, 64), help="ONNX opset of the graph.  [default: 18]")
 @click.option("--range", "value_range", metavar="LO..HI", help="What stands for black and white; -1..1 for many GANs.")
 @click.option("--residual/--no-residual", default=None, help="Does the network give the noise instead of the picture?")
 @options.force
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     members: tuple[str, ...],
     output: Path,
     arch: str,
@@ -44,9 +44,9 @@ def command(
     file. A PATH without a name takes the file's stem. Checkpoints are read without running any code in them.
     """
     chosen = {} if opset is None else {"opset": opset}
-    family, values = options.members(members), options.value_range(value_range)
-    verb = open_door("dni_deploy.api.export").export
-    with surface.progress() as progress:
+    family, values = options.parse_members(members), options.parse_value_range(value_range)
+    verb = import_optional("dni_deploy.api.export").export
+    with command_output.show_progress() as progress:
         bundle = verb(
             family, output, arch=arch, value_range=values, residual=residual, force=force, progress=progress, **chosen
         )
@@ -58,13 +58,13 @@ def command(
         "signature": bundle.signature.to_json(),
         "tensors": len(bundle.weight_names),
     }
-    if not surface.result("export", fields):
-        facts(
+    if not command_output.print_result("export", fields):
+        print_summary(
             {
                 "wrote": output,
                 "architecture": bundle.architecture,
                 "members": ", ".join(bundle.members),
-                "frames": frames(bundle.signature),
+                "frames": format_signature(bundle.signature),
                 "blended": f"{len(bundle.weight_names)} tensors",
                 "digest": bundle.digest,
             }

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import SCHEMA, Surface, span
-from dni_deploy.errors import shown
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import OUTPUT_SCHEMA_VERSION, CommandOutput, format_seconds
+from dni_deploy.errors import escape_name
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -47,16 +47,18 @@ from dni_deploy.utils.optional_packages import open_door
 @click.option("--osc", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by OSC on this port of loopback.")
 @click.option("--http", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by HTTP on this port of loopback.")
 @click.option("--midi", metavar="CC", help="Set alpha live by MIDI: 1, 1@NAME of the input, or 20=psnr,21=gan.")
-@click.option("--plane", type=options.PATH, help="A JSON file with the members' places, for live points of a control plane.")
+@click.option(
+    "--plane", type=options.PATH_TYPE, help="A JSON file with the members' places, for live points of a control plane."
+)
 @click.option("--slew", type=click.FloatRange(0, min_open=True), help="The most that a live share may move in a second.")
-@click.option("--alpha-log", type=options.PATH, help="Write alpha and generation of every frame here, to be played again.")
+@click.option("--alpha-log", type=options.PATH_TYPE, help="Write alpha and generation of every frame here, to be played again.")
 @click.option("--stamp/--no-stamp", default=True, help="Write them into each y4m frame's line, too, as a comment (default).")
-@options.runs
+@options.session_options
 @options.extrapolate
-@options.ruled
+@options.group_rule_options
 @options.force
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     bundle: Path,
     format: str,
     size: str | None,
@@ -85,12 +87,12 @@ def command(
     and the exit code is 8.
     """
 
-    def note(sentence: str) -> None:
-        if not surface.quiet and not surface.json:
-            click.echo(f"dni-deploy: {shown(sentence, 1000)}", err=True)
+    def print_note(sentence: str) -> None:
+        if not command_output.quiet and not command_output.json:
+            click.echo(f"dni-deploy: {escape_name(sentence, 1000)}", err=True)
 
-    verb = open_door("dni_deploy.api.filter").filter
-    with open_door("dni_deploy.video_io.pipe").standard_streams() as (source, sink):
+    verb = import_optional("dni_deploy.api.filter").filter
+    with import_optional("dni_deploy.video_io.pipe").standard_streams() as (source, sink):
         report = verb(
             bundle,
             source,
@@ -114,14 +116,14 @@ def command(
             threads=threads,
             extrapolate=extrapolate,
             rules=rules,
-            note=note,
+            note=print_note,
         )
-    if surface.json:
-        click.echo(json.dumps({"schema": SCHEMA, "command": "filter", **report.to_json()}), err=True)
+    if command_output.json:
+        click.echo(json.dumps({"schema": OUTPUT_SCHEMA_VERSION, "command": "filter", **report.to_json()}), err=True)
         return
     pace = f", {report.frames / report.seconds:.0f} frames per second" if report.seconds else ""
     gone = "; whoever read them went away" if report.closed_by == "sink" else ""
-    note(
-        f"{report.frames} frames {report.size} to {report.output_size} in {span(report.seconds)}{pace}, "
-        f"alpha {options.shares(report.alpha)}, {report.engine}{gone}."
+    print_note(
+        f"{report.frames} frames {report.size} to {report.output_size} in {format_seconds(report.seconds)}{pace}, "
+        f"alpha {options.format_coefficients(report.alpha)}, {report.engine}{gone}."
     )

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, counted, facts, size, table
-from dni_deploy.errors import shown
+from dni_deploy.cli.output import CommandOutput, format_bytes, format_count, print_summary, print_table
+from dni_deploy.errors import escape_name
 from dni_deploy.signature import Signature
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -27,52 +27,52 @@ from dni_deploy.utils.optional_packages import open_door
 @options.bundle
 @click.option("--groups", is_flag=True, help="List every weight with the roles and the depth that --alpha-for can pick by.")
 @click.option("--tensors", is_flag=True, help="List every blended tensor.")
-def command(surface: Surface, bundle: Path, groups: bool, tensors: bool) -> None:
+def command(command_output: CommandOutput, bundle: Path, groups: bool, tensors: bool) -> None:
     """Show what a bundle holds: members, network, tensors, and the plans that were built from it.
 
     Every file is compared with its SHA-256 in the manifest first.
     """
-    found = open_door("dni_deploy.api.inspect").inspect(bundle)
-    if surface.result("inspect", found.to_json()):
+    found = import_optional("dni_deploy.api.inspect").inspect(bundle)
+    if command_output.print_result("inspect", found.to_json()):
         return
-    facts(
+    print_summary(
         {
             "bundle": found.path,
             "digest": found.digest,
             "architecture": found.architecture,
-            "frames": frames(found.signature),
+            "frames": format_signature(found.signature),
             "opset": found.opset,
-            "size": size(found.size),
+            "size": format_bytes(found.size),
             "blended": f"{found.parameters:,} numbers in {len(found.weights)} tensors",
             "operators": ", ".join(f"{count} {name}" for name, count in found.operators.items()),
             "unused tensors": len(found.unused) or None,
             "shared tensors": len(found.tied) or None,
-            "statistics": None if found.recalibration is None else _statistics(found.recalibration),
-            "slider": None if found.slider is None else _slider(found.slider),
-            "probe error": None if found.probe_error is None else f"{found.probe_error:.2g} of PyTorch's output",
+            "statistics": None if found.recalibration is None else _format_statistics(found.recalibration),
+            "slider": None if found.slider is None else _format_slider(found.slider),
+            "probe error": None if found.verification_error is None else f"{found.verification_error:.2g} of PyTorch's output",
         }
     )
     click.echo()
-    rows = [(member.name, member.dtype, size(member.size), member.source) for member in found.members]
-    table(["member", "dtype", "size", "from"], rows)
+    rows = [(member.name, member.dtype, format_bytes(member.size), member.source) for member in found.members]
+    print_table(["member", "dtype", "size", "from"], rows)
     click.echo()
     if found.plans:
-        built = [(plan.file, plan.engine, plan.precision, size(plan.size)) for plan in found.plans]
-        table(["plan", "engine", "precision", "size"], built)
+        built = [(plan.file, plan.engine, plan.precision, format_bytes(plan.size)) for plan in found.plans]
+        print_table(["plan", "engine", "precision", "size"], built)
         click.echo()
     if groups:
-        table(["weight", "roles", "depth"], [(row.name, " ".join(row.roles), row.depth) for row in found.groups])
+        print_table(["weight", "roles", "depth"], [(row.name, " ".join(row.roles), row.depth) for row in found.groups])
     elif tensors:
         shapes = [("x".join(map(str, weight.shape)) or "scalar", weight) for weight in found.weights]
-        table(["tensor", "shape", "role"], [(weight.name, shape, weight.role) for shape, weight in shapes])
+        print_table(["tensor", "shape", "role"], [(weight.name, shape, weight.role) for shape, weight in shapes])
     else:
-        table(
+        print_table(
             ["tensors", "role"],
             [(count, role) for role, count in Counter(weight.role for weight in found.weights).most_common()],
         )
 
 
-def frames(signature: Signature) -> str:
+def format_signature(signature: Signature) -> str:
     """A signature in a few words: 3 -> 3 channels, x4, values 0..1."""
     if signature.kind == "latent":
         return f"{signature.input_channels} numbers of noise -> a picture of {signature.output_channels} channels"
@@ -83,18 +83,20 @@ def frames(signature: Signature) -> str:
     return ", ".join(parts)
 
 
-def _statistics(recalibration: dict[str, Any]) -> str:
+def _format_statistics(recalibration: dict[str, Any]) -> str:
     pictures = recalibration.get("pictures")
-    on = counted(len(pictures), "picture") if isinstance(pictures, list) else "noise"
+    on = format_count(len(pictures), "picture") if isinstance(pictures, list) else "noise"
     return f"of BatchNorm, re-estimated at {recalibration['knots']} alphas on {on}"
 
 
-def _slider(slider: dict[str, Any]) -> str:
+def _format_slider(slider: dict[str, Any]) -> str:
     """Of two members; what was not kept, or is not of the kind that it should be, is left out."""
-    told = f"even steps from {shown(slider['members'][0])} to {shown(slider['members'][-1])}, {slider['knots']} knots"
+    told = (
+        f"even steps from {escape_name(slider['members'][0])} to {escape_name(slider['members'][-1])}, {slider['knots']} knots"
+    )
     pictures, before, after = (slider.get(key) for key in ("pictures", "before", "after"))
     if isinstance(pictures, list):
-        told += f", measured on {counted(len(pictures), 'picture')}"
+        told += f", measured on {format_count(len(pictures), 'picture')}"
     if isinstance(before, float) and isinstance(after, float):
         told += f"; largest step / mean {before:.2f} by alpha, {after:.2f} by the slider"
     return told

@@ -11,8 +11,8 @@ import sys
 
 import dni_deploy
 
-PROGRAM = "dni-deploy"
-COMPLETE = "_DNI_DEPLOY_COMPLETE"
+PROGRAM_NAME = "dni-deploy"
+COMPLETE_VARIABLE = "_DNI_DEPLOY_COMPLETE"
 
 COMMANDS = {
     "export": "Make one bundle from the checkpoints of a family.",
@@ -34,7 +34,7 @@ COMMANDS = {
 }
 """Every command, in the order of the work, with its one line; `cli/NAME.py` holds it as `command`."""
 
-OPTIONS = {
+GLOBAL_OPTIONS = {
     "-q, --quiet": "No progress on stderr.",
     "-v, --verbose": "Log to stderr, twice for details.",
     "--debug": "Show the traceback of an error.",
@@ -43,10 +43,10 @@ OPTIONS = {
 }
 
 
-def front_page() -> str:
+def format_help_summary() -> str:
     """What `dni-deploy -h` prints: click's group shows the same text, so there is one source."""
     lines = [
-        f"Usage: {PROGRAM} [OPTIONS] COMMAND [ARGS]...",
+        f"Usage: {PROGRAM_NAME} [OPTIONS] COMMAND [ARGS]...",
         "",
         "  Blend the checkpoints of one network family inside a running engine, live.",
         "",
@@ -54,14 +54,14 @@ def front_page() -> str:
         *(f"  {name:<11} {line}" for name, line in COMMANDS.items()),
         "",
         "Options:",
-        *(f"  {name:<14} {line}" for name, line in OPTIONS.items()),
+        *(f"  {name:<14} {line}" for name, line in GLOBAL_OPTIONS.items()),
         "",
         "Examples:",
-        f"  {PROGRAM} demo",
-        f"  {PROGRAM} export psnr=psnr.pth gan=gan.pth -o sr.dni",
-        f"  {PROGRAM} run sr.dni in.png -o out.png --alpha psnr=0.35,gan=0.65",
+        f"  {PROGRAM_NAME} demo",
+        f"  {PROGRAM_NAME} export psnr=psnr.pth gan=gan.pth -o sr.dni",
+        f"  {PROGRAM_NAME} run sr.dni in.png -o out.png --alpha psnr=0.35,gan=0.65",
         "",
-        f"  {PROGRAM} COMMAND -h tells more. Every option has a variable, such as DNI_RUN_THREADS for run --threads.",
+        f"  {PROGRAM_NAME} COMMAND -h tells more. Every option has a variable, such as DNI_RUN_THREADS for run --threads.",
     ]
     return "\n".join(lines)
 
@@ -69,13 +69,13 @@ def front_page() -> str:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. `args` defaults to those of the process."""
     args = sys.argv[1:] if args is None else args
-    asked = COMPLETE not in os.environ  # else it is the shell that asks, for a completion
+    asked = COMPLETE_VARIABLE not in os.environ  # else it is the shell that asks, for a completion
     if asked and args in ([], ["-h"], ["--help"], ["--version"]) and sys.stdout is not None:
-        print(f"{PROGRAM} {dni_deploy.__version__}" if args == ["--version"] else front_page())
+        print(f"{PROGRAM_NAME} {dni_deploy.__version__}" if args == ["--version"] else format_help_summary())
         return 0
-    from dni_deploy.cli.dispatch import invoke
+    from dni_deploy.cli.dispatch import run_command_line
 
-    return invoke(args)
+    return run_command_line(args)
 
 
 if __name__ == "__main__":

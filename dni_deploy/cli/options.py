@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 import click
 
 from dni_deploy.cli.main import COMMANDS
-from dni_deploy.cli.output import Surface
-from dni_deploy.errors import UsageError, shown
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput
+from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.utils.optional_packages import import_optional
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
+PATH_TYPE = click.Path(path_type=Path)
 
 
-class Command(click.Command):
+class CommandWithExamples(click.Command):
     """A command whose help ends with examples, printed as written."""
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
@@ -36,26 +36,26 @@ def command(name: str, examples: str) -> Callable[[Function], click.Command]:
 
     def wrap(function: Function) -> click.Command:
         settings = {"help_option_names": ["-h", "--help"]}
-        made = click.command(name, cls=Command, short_help=COMMANDS[name], examples=examples, context_settings=settings)(
-            click.pass_obj(function)
-        )
+        made = click.command(
+            name, cls=CommandWithExamples, short_help=COMMANDS[name], examples=examples, context_settings=settings
+        )(click.pass_obj(function))
         made.params += [
-            _flag("--json", "json", "One JSON object on stdout."),
-            _flag("-q/--quiet", "quiet", "No progress on stderr."),
+            _make_flag("--json", "json", "One JSON object on stdout."),
+            _make_flag("-q/--quiet", "quiet", "No progress on stderr."),
         ]
-        made.params += [_flag("--debug", "debug", "Show the traceback of an error.")]
+        made.params += [_make_flag("--debug", "debug", "Show the traceback of an error.")]
         return made
 
     return wrap
 
 
-def _flag(spelling: str, field: str, text: str) -> click.Option:
-    def keep(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-        surface = ctx.find_object(Surface)
+def _make_flag(spelling: str, field: str, text: str) -> click.Option:
+    def set_flag(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        surface = ctx.find_object(CommandOutput)
         if value and surface is not None:
             setattr(surface, field, True)
 
-    return click.Option(spelling.split("/"), is_flag=True, expose_value=False, callback=keep, is_eager=True, help=text)
+    return click.Option(spelling.split("/"), is_flag=True, expose_value=False, callback=set_flag, is_eager=True, help=text)
 
 
 alpha_or_map = click.option(
@@ -74,19 +74,19 @@ alpha_optional = click.option(
 )
 
 
-def slider(function: Function) -> Function:
+def slider_option(function: Function) -> Function:
     """--slider in place of --alpha: a position of the slider that the bundle holds, given to the command as alpha.
 
     The command then gets the bundle opened: to open it again would hash every file of it again, and might find another one there.
     """
 
     @wraps(function)
-    def wrapped(*args: Any, bundle: Path, alpha: str | None, slider: float | None, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, bundle: Path, alpha: str | None, slider: float | None, **kwargs: Any) -> Any:
         if slider is None:
             return function(*args, bundle=bundle, alpha=alpha, **kwargs)
         if alpha is not None:
             raise UsageError("--alpha and --slider say the same thing in two ways; give one of them.")
-        opened = open_door("dni_deploy.bundle.bundle").Bundle.open(bundle)
+        opened = import_optional("dni_deploy.bundle.bundle").Bundle.open(bundle)
         return function(*args, bundle=opened, alpha=opened.alpha_at(slider), **kwargs)
 
     option = click.option(
@@ -95,14 +95,14 @@ def slider(function: Function) -> Function:
         metavar="POSITION",
         help="In place of --alpha: 0 to 1 on the slider with even steps that `dni-deploy slider` keeps in the bundle.",
     )
-    return option(wrapped)  # type: ignore[return-value]
+    return option(wrapper)  # type: ignore[return-value]
 
 
-def alpha_map(function: Function) -> Function:
-    """What a map of alphas needs, given to the command as one SpatialAlpha, or None."""
+def alpha_map_options(function: Function) -> Function:
+    """What a map of alphas needs, given to the command as one AlphaMapOptions, or None."""
 
     @wraps(function)
-    def wrapped(
+    def wrapper(
         *args: Any,
         alpha_map: Path | None,
         alpha_map_to: str | None,
@@ -117,7 +117,7 @@ def alpha_map(function: Function) -> Function:
                     "--alpha-map-to, --levels, --alpha-map-fit and --alpha-map-error go with a map: give --alpha-map MASK."
                 )
             return function(*args, alpha_map=None, **kwargs)
-        asked = open_door("dni_deploy.spatial.alpha_map").SpatialAlpha(
+        asked = import_optional("dni_deploy.spatial.alpha_map").AlphaMapOptions(
             alpha_map, alpha_map_to, levels, alpha_map_fit, alpha_map_error
         )
         return function(*args, alpha_map=asked, **kwargs)
@@ -126,7 +126,7 @@ def alpha_map(function: Function) -> Function:
         (
             click.option(
                 "--alpha-map",
-                type=PATH,
+                type=PATH_TYPE,
                 metavar="MASK",
                 help="A grey picture with an alpha for each pixel; black is --alpha. For a film, also a grey film of as many frames.",
             ),
@@ -142,18 +142,20 @@ def alpha_map(function: Function) -> Function:
             click.option("--alpha-map-fit", is_flag=True, help="Scale MASK to the picture where it has another size."),
         )
     ):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[return-value]
+        wrapper = option(wrapper)
+    return wrapper  # type: ignore[return-value]
 
 
-def ruled(function: Function) -> Function:
+def group_rule_options(function: Function) -> Function:
     """What groups of weights take: --alpha-for and --recipe, given to the command as `rules`, and as `alpha` where it gave none."""
 
     @wraps(function)
-    def wrapped(*args: Any, alpha_for: tuple[str, ...], recipe: Path | None, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, alpha_for: tuple[str, ...], recipe: Path | None, **kwargs: Any) -> Any:
         rules: list[Any] = []
         if recipe is not None:
-            read = open_door("dni_deploy.blending.preset").Recipe.read(recipe, extrapolate=kwargs.get("extrapolate", False))
+            read = import_optional("dni_deploy.blending.preset").Preset.read(
+                recipe, extrapolate=kwargs.get("extrapolate", False)
+            )
             rules += read.rules
             if "alpha" in kwargs and kwargs["alpha"] is None:
                 kwargs["alpha"] = read.alpha
@@ -169,20 +171,20 @@ def ruled(function: Function) -> Function:
                 "depth, 'bias:*=base*0.5' of --alpha. Again for more; later ones win. `dni-deploy inspect --groups` lists the weights.",
             ),
             click.option(
-                "--recipe", type=PATH, metavar="FILE", help="Rules of that kind, and an alpha to begin with, from a file."
+                "--recipe", type=PATH_TYPE, metavar="FILE", help="Rules of that kind, and an alpha to begin with, from a file."
             ),
         )
     ):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[return-value]
+        wrapper = option(wrapper)
+    return wrapper  # type: ignore[return-value]
 
 
-save_recipe = click.option("--save-recipe", type=PATH, metavar="FILE", help="Keep alpha and the rules for groups here.")
+save_preset = click.option("--save-recipe", type=PATH_TYPE, metavar="FILE", help="Keep alpha and the rules for groups here.")
 
 
-def rules_told(rules: Iterable[Any]) -> str | None:
+def format_rules(rules: Iterable[Any]) -> str | None:
     """Rules with the numbers of their weights, for people."""
-    return "; ".join(f"{shown(rule.weights)}={shown(rule.alpha)} ({rule.count} weights)" for rule in rules) or None
+    return "; ".join(f"{escape_name(rule.weights)}={escape_name(rule.alpha)} ({rule.count} weights)" for rule in rules) or None
 
 
 alpha_map_error = click.option(
@@ -193,8 +195,8 @@ extrapolate = click.option(
 )
 
 
-def _known_engine(ctx: click.Context, param: click.Parameter, name: str) -> str:
-    known = ("auto", *open_door("engines").ENGINES)
+def _validate_engine(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    known = ("auto", *import_optional("engines").ENGINES)
     if name not in known:
         raise click.BadParameter(f"there is no engine '{name}'; there are {', '.join(known)}.", ctx, param)
     return name
@@ -205,7 +207,7 @@ engine = click.option(
     metavar="auto|NAME",
     default="auto",
     show_default=True,
-    callback=_known_engine,
+    callback=_validate_engine,
     help="What runs the network: tensorrt, onnxruntime-gpu, onnxruntime, or one to compare them with (`dni-deploy doctor` "
     "lists all); auto takes the first of these that can run here, and tells which and why.",
 )
@@ -216,49 +218,49 @@ device = click.option("--device", type=click.IntRange(0, 255), default=0, help="
 threads = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads of the engine; 0: one per core.")
 
 
-def runs(function: Function) -> Function:
+def session_options(function: Function) -> Function:
     """What every command that runs a network takes: engine, precision, device, threads."""
     for option in (threads, device, precision, engine):
         function = option(function)
     return function
 
 
-def engine_told(name: str, why: str) -> str:
+def format_engine(name: str, reason: str) -> str:
     """The engine, and why it is the one, on one line."""
-    return f"{name} ({why})" if why else name
+    return f"{name} ({reason})" if reason else name
 
 
 force = click.option("--force", is_flag=True, help="Replace an output that exists.")
 tile = click.option("--tile", type=click.IntRange(16, 2**16), help="Process in square tiles of this many input pixels.")
 overlap = click.option("--overlap", type=click.IntRange(0, 2**14), help="Input pixels that neighbouring tiles share.")
-bundle = click.argument("bundle", type=PATH)
+bundle = click.argument("bundle", type=PATH_TYPE)
 
 
-def output(text: str, *, required: bool = True, default: str | None = None) -> Callable[[Function], Function]:
-    return click.option("-o", "--output", type=PATH, required=required, default=default, show_default=True, help=text)
+def output_option(text: str, *, required: bool = True, default: str | None = None) -> Callable[[Function], Function]:
+    return click.option("-o", "--output", type=PATH_TYPE, required=required, default=default, show_default=True, help=text)
 
 
-def shares(alpha: Mapping[str, float]) -> str:
+def format_coefficients(alpha: Mapping[str, float]) -> str:
     """Names with their shares, for people."""
-    return ", ".join(f"{shown(name)}={share:.6g}" for name, share in alpha.items())
+    return ", ".join(f"{escape_name(name)}={share:.6g}" for name, share in alpha.items())
 
 
-def members(arguments: tuple[str, ...]) -> dict[str, Path]:
-    """NAME=PATH arguments as a family: a bare PATH takes the file's stem as its name. Raises UsageError on a name given twice."""
+def parse_members(arguments: tuple[str, ...]) -> dict[str, Path]:
+    """NAME=PATH_TYPE arguments as a family: a bare PATH_TYPE takes the file's stem as its name. Raises UsageError on a name given twice."""
     found: dict[str, Path] = {}
     for argument in arguments:
         name, equals, path = argument.partition("=")
         if not equals or Path(argument).exists() or "/" in name:
             name, path = Path(argument).stem, argument
         if not path:
-            raise UsageError(f"{shown(argument)!r} names a member and no file; write NAME=PATH.")
+            raise UsageError(f"{escape_name(argument)!r} names a member and no file; write NAME=PATH.")
         if name in found:
-            raise UsageError(f"Two members are named {shown(name)!r}; write NAME=PATH to give each its own name.")
+            raise UsageError(f"Two members are named {escape_name(name)!r}; write NAME=PATH to give each its own name.")
         found[name] = Path(path)
     return found
 
 
-def value_range(text: str | None) -> tuple[float, float] | None:
+def parse_value_range(text: str | None) -> tuple[float, float] | None:
     """LO..HI as two numbers: what stands for black and white. Raises UsageError."""
     if text is None:
         return None
@@ -266,7 +268,7 @@ def value_range(text: str | None) -> tuple[float, float] | None:
     try:
         pair = (float(low), float(high))
     except ValueError:
-        raise UsageError(f"--range {shown(text)} is not LO..HI, such as 0..1 or -1..1.") from None
+        raise UsageError(f"--range {escape_name(text)} is not LO..HI, such as 0..1 or -1..1.") from None
     if not dots or not pair[0] < pair[1] or pair[1] - pair[0] == float("inf"):
-        raise UsageError(f"--range {shown(text)} is not LO..HI with LO below HI, such as 0..1 or -1..1.")
+        raise UsageError(f"--range {escape_name(text)} is not LO..HI with LO below HI, such as 0..1 or -1..1.")
     return pair

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, facts, size, span
+from dni_deploy.cli.output import CommandOutput, format_bytes, format_seconds, print_summary
 from dni_deploy.errors import UsageError
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -24,8 +24,8 @@ from dni_deploy.utils.optional_packages import open_door
 )
 @options.bundle
 @options.alpha_optional
-@options.slider
-@options.output(
+@options.slider_option
+@options.output_option(
     "The file to write: .onnx (self-contained), .safetensors (a checkpoint), or .plan or .engine (TensorRT, for this GPU)."
 )
 @click.option(
@@ -34,18 +34,18 @@ from dni_deploy.utils.optional_packages import open_door
     help="Which plan to blend, for .plan and .engine.  [default: the newest]",
 )
 @options.extrapolate
-@options.ruled
-@options.save_recipe
+@options.group_rule_options
+@options.save_preset
 @options.force
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     bundle: Any,
     alpha: Any,
     output: Path,
     precision: str | None,
     extrapolate: bool,
     rules: Any,
-    save_recipe: Path | None,
+    save_preset: Path | None,
     force: bool,
 ) -> None:
     """Write the model blended at one alpha, for other tools.
@@ -58,7 +58,7 @@ def command(
         raise UsageError(
             "Which alpha? Give --alpha, --slider for a position of the bundle's slider, or a recipe that has one. Nothing was written."
         )
-    verb = open_door("dni_deploy.api.refit").refit
+    verb = import_optional("dni_deploy.api.refit").refit
     done = verb(
         bundle,
         alpha,
@@ -67,18 +67,18 @@ def command(
         force=force,
         extrapolate=extrapolate,
         rules=rules,
-        save_recipe=save_recipe,
+        save_preset=save_preset,
     )
-    if surface.result("refit", done.to_json()):
+    if command_output.print_result("refit", done.to_json()):
         return
-    largest = f"{done.largest_change:.4g} in {done.largest_change_in}" if done.largest_change_in else "none"
-    facts(
+    largest = f"{done.largest_change:.4g} in {done.largest_change_tensor}" if done.largest_change_tensor else "none"
+    print_summary(
         {
-            "wrote": f"{done.output} ({size(done.size)})",
+            "wrote": f"{done.output} ({format_bytes(done.size)})",
             "alpha": done.coefficients,
-            "for": options.rules_told(done.rules),
+            "for": options.format_rules(done.rules),
             "changed": f"{done.numbers_changed:,} of {done.numbers:,} numbers in {done.tensors_changed} of {done.tensors} tensors",
             "largest change": largest,
-            "took": span(done.seconds),
+            "took": format_seconds(done.seconds),
         }
     )

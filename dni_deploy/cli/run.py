@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, facts, span, table
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary, print_table
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -24,21 +24,21 @@ from dni_deploy.utils.optional_packages import open_door
     """,
 )
 @options.bundle
-@click.argument("inputs", nargs=-1, required=True, type=options.PATH)
-@options.output("The picture to write, or a folder for several.")
+@click.argument("inputs", nargs=-1, required=True, type=options.PATH_TYPE)
+@options.output_option("The picture to write, or a folder for several.")
 @options.alpha_or_map
-@options.slider
-@options.alpha_map
+@options.slider_option
+@options.alpha_map_options
 @options.alpha_map_error
-@options.runs
+@options.session_options
 @options.tile
 @options.overlap
 @options.extrapolate
-@options.ruled
-@options.save_recipe
+@options.group_rule_options
+@options.save_preset
 @options.force
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     bundle: Any,
     inputs: tuple[Path, ...],
     output: Path,
@@ -52,7 +52,7 @@ def command(
     threads: int,
     extrapolate: bool,
     rules: Any,
-    save_recipe: Path | None,
+    save_preset: Path | None,
     force: bool,
 ) -> None:
     """Process pictures, or folders of them, at one alpha, or with an alpha for each pixel.
@@ -60,8 +60,8 @@ def command(
     Transparency, EXIF rotation and colour profile are kept. Where some pictures fail, the others are still done and
     the exit code is 8.
     """
-    verb = open_door("dni_deploy.api.run").run
-    with surface.progress() as progress:
+    verb = import_optional("dni_deploy.api.run").run
+    with command_output.show_progress() as progress:
         report = verb(
             bundle,
             inputs,
@@ -76,19 +76,19 @@ def command(
             threads=threads,
             extrapolate=extrapolate,
             rules=rules,
-            save_recipe=save_recipe,
+            save_preset=save_preset,
             force=force,
             progress=progress,
         )
-    if surface.result("run", report.to_json()):
+    if command_output.print_result("run", report.to_json()):
         return
-    facts(
+    print_summary(
         {
-            "alpha": options.shares(report.alpha),
-            "to": report.alpha_white and options.shares(report.alpha_white),
-            "for": options.rules_told(report.rules),
-            "engine": options.engine_told(report.engine, report.engine_why),
-            "took": span(report.seconds),
+            "alpha": options.format_coefficients(report.alpha),
+            "to": report.alpha_white and options.format_coefficients(report.alpha_white),
+            "for": options.format_rules(report.rules),
+            "engine": options.format_engine(report.engine, report.engine_why),
+            "took": format_seconds(report.seconds),
             "skipped": f"{report.skipped} files that are no pictures" if report.skipped else None,
         }
     )
@@ -100,9 +100,9 @@ def command(
             row.output,
             f"{row.width}x{row.height}",
             row.tiles,
-            span(row.seconds),
+            format_seconds(row.seconds),
             "; ".join(filter(None, (row.notes, str(row.alpha_map or "")))),
         )
-        for row in report.pictures
+        for row in report.images
     ]
-    table(["wrote", "size", "tiles", "network", "notes"], rows)
+    print_table(["wrote", "size", "tiles", "network", "notes"], rows)

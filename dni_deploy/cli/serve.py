@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, span
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, format_seconds
+from dni_deploy.utils.optional_packages import import_optional
 
 if TYPE_CHECKING:
-    from dni_deploy.api.serve import Serving
+    from dni_deploy.api.serve import ServeStatus
     from dni_deploy.webui.server import PageServer
 
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     """,
 )
 @options.bundle
-@click.argument("source", required=False, type=options.PATH)
+@click.argument("source", required=False, type=options.PATH_TYPE)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; another one needs a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="The port; 0 takes a free one.")
 @click.option(
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     metavar="ALPHA",
     help="To begin with, or over time: a timeline, a curve or a file, as for video.  [default: equal shares]",
 )
-@click.option("--plane", type=options.PATH, help="A JSON file with the members' places in the control plane.")
+@click.option("--plane", type=options.PATH_TYPE, help="A JSON file with the members' places in the control plane.")
 @click.option("--slew", type=float, help="How far a share may move in a second.  [default: at once]")
 @click.option("--osc", type=click.IntRange(1, 65535), help="Take alpha by OSC on this UDP port, too.")
 @click.option("--midi", metavar="CC", help="Take alpha by MIDI, too: 1, 1@NAME of the input, or 20=psnr,21=gan.")
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 @click.option("--fps", type=click.FloatRange(1, 240), default=60.0, show_default=True, help="The most pictures in a second.")
 @click.option("--token", help="Your own secret for the address, such as for OBS; better as DNI_SERVE_TOKEN.  [default: random]")
 @click.option("--open/--no-open", "open_page", default=None, help="Show the page in the browser.  [default: on a desktop]")
-@options.runs
-@options.ruled
+@options.session_options
+@options.group_rule_options
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     bundle: Path,
     source: Path | None,
     host: str,
@@ -79,19 +79,19 @@ def command(
     The address is printed on stdout; it carries a secret, and only this machine can open it. With `&view=clean` it shows
     nothing but the picture, as for a browser source in OBS. Ctrl-C ends it.
     """
-    verb = open_door("dni_deploy.api.serve").serve
+    verb = import_optional("dni_deploy.api.serve").serve
 
-    def started(serving: Serving, page: PageServer) -> None:
+    def on_started(serving: ServeStatus, page: PageServer) -> None:
         if serving.warning:
             click.echo(f"dni-deploy: warning: {serving.warning}", err=True)
-        if not surface.result("serve", serving.to_json()):
+        if not command_output.print_result("serve", serving.to_json()):
             click.echo(serving.url)
-            if not surface.quiet:
-                told = f"{serving.source}; {options.shares(serving.alpha)}; {options.engine_told(serving.engine, serving.engine_why)}"
+            if not command_output.quiet:
+                told = f"{serving.source}; {options.format_coefficients(serving.alpha)}; {options.format_engine(serving.engine, serving.engine_why)}"
                 click.echo(f"{told}. Ctrl-C ends it.", err=True)
         if sys.stdout is not None:
             sys.stdout.flush()
-        if open_page or (open_page is None and _desktop()):
+        if open_page or (open_page is None and _has_desktop()):
             webbrowser.open(serving.url)
 
     report = verb(
@@ -115,13 +115,13 @@ def command(
         device=device,
         threads=threads,
         rules=rules,
-        started=started,
+        on_started=on_started,
     )
-    if not surface.quiet:
-        click.echo(f"{report.frames} pictures in {span(report.seconds)}", err=True)
+    if not command_output.quiet:
+        click.echo(f"{report.frames} pictures in {format_seconds(report.seconds)}", err=True)
 
 
-def _desktop() -> bool:
+def _has_desktop() -> bool:
     """Whether a person sits at this terminal, with a screen for a browser."""
     screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return bool(screen) and sys.stdout is not None and sys.stdout.isatty()

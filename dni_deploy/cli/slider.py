@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, facts
-from dni_deploy.errors import shown
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, print_summary
+from dni_deploy.errors import escape_name
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -21,24 +21,24 @@ from dni_deploy.utils.optional_packages import open_door
     """,
 )
 @options.bundle
-@click.argument("pictures", nargs=-1, type=options.PATH)
+@click.argument("pictures", nargs=-1, type=options.PATH_TYPE)
 @click.option(
     "--steps", type=click.IntRange(4, 256), default=32, show_default=True, help="Steps of the slider that are measured."
 )
-@click.option("--held-out", type=options.PATH, multiple=True, help="Another picture, on which the evenness is only told.")
+@click.option("--held-out", type=options.PATH_TYPE, multiple=True, help="Another picture, on which the evenness is only told.")
 @click.option("--remove", is_flag=True, help="Take the stored slider away.")
 @click.option(
     "--crop",
     type=click.IntRange(0, 2**16),
     help="Side of the middle part that is measured, in input pixels; 0: whole pictures.  [default: 256]",
 )
-@click.option("--plot", type=options.PATH, help="Write the slider and its steps here: .png, .svg or .pdf.")
-@options.runs
+@click.option("--plot", type=options.PATH_TYPE, help="Write the slider and its steps here: .png, .svg or .pdf.")
+@options.session_options
 @click.option("--force", is_flag=True, help="Replace the slider and the plot that are there.")
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     bundle: Path,
-    pictures: tuple[Path, ...],
+    images: tuple[Path, ...],
     steps: int,
     held_out: tuple[Path, ...],
     remove: bool,
@@ -55,11 +55,11 @@ def command(
     For families of two. Afterwards `run` and `refit` take --slider in place of --alpha, `sweep` takes --even, and the page of
     `serve` moves in these steps.
     """
-    verb = open_door("dni_deploy.api.slider").slider
-    with surface.progress() as progress:
+    verb = import_optional("dni_deploy.api.slider").slider
+    with command_output.show_progress() as progress:
         report = verb(
             bundle,
-            pictures,
+            images,
             steps=steps,
             held_out=held_out,
             remove=remove,
@@ -72,16 +72,19 @@ def command(
             force=force,
             progress=progress,
         )
-    if surface.result("slider", report.to_json()):
+    if command_output.print_result("slider", report.to_json()):
         return
     if report.removed:
-        facts({"removed": f"the slider of {report.bundle}"})
+        print_summary({"removed": f"the slider of {report.bundle}"})
         return
-    even = [f"{before:.2f} by alpha, {after:.2f} by the slider" for before, after in ((report.before, report.after),)]
-    facts(
+    even = [
+        f"{before:.2f} by alpha, {after:.2f} by the slider"
+        for before, after in ((report.alpha_unevenness, report.slider_unevenness),)
+    ]
+    print_summary(
         {
-            "stored": f"a slider of {len(report.knots)} knots in {report.bundle}",
-            "engine": options.engine_told(report.engine, report.engine_why),
+            "stored": f"a slider of {len(report.points)} knots in {report.bundle}",
+            "engine": options.format_engine(report.engine, report.engine_why),
             "largest step / mean": even[0],
             "on other pictures": f"{report.held_out[0]:.2f} by alpha, {report.held_out[1]:.2f} by the slider"
             if report.held_out
@@ -90,4 +93,4 @@ def command(
         }
     )
     for line in report.notes:
-        click.echo(shown(line, 1000))
+        click.echo(escape_name(line, 1000))

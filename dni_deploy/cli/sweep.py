@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, facts, span, table
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary, print_table
+from dni_deploy.utils.optional_packages import import_optional
 
 if TYPE_CHECKING:
     from dni_deploy.api.sweep import SweepReport
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     """,
 )
 @options.bundle
-@click.argument("picture", type=options.PATH)
-@options.output("The contact sheet to write.")
+@click.argument("picture", type=options.PATH_TYPE)
+@options.output_option("The contact sheet to write.")
 @click.option("--steps", type=click.IntRange(2, 1001), default=11, show_default=True, help="How many alphas, ends included.")
 @click.option("--even", is_flag=True, help="Equal steps of the slider that the bundle holds, not of alpha.")
-@click.option("--reference", type=options.PATH, help="The clean picture: adds PSNR and the best alpha.")
-@click.option("--html", type=options.PATH, help="Write one self-contained page with a slider here.")
-@click.option("--plot", type=options.PATH, help="Write PSNR against alpha here; needs --reference.")
-@options.runs
-@options.ruled
+@click.option("--reference", type=options.PATH_TYPE, help="The clean picture: adds PSNR and the best alpha.")
+@click.option("--html", type=options.PATH_TYPE, help="Write one self-contained page with a slider here.")
+@click.option("--plot", type=options.PATH_TYPE, help="Write PSNR against alpha here; needs --reference.")
+@options.session_options
+@options.group_rule_options
 @options.tile
 @options.overlap
 @options.force
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     bundle: Path,
-    picture: Path,
+    image: Path,
     output: Path,
     steps: int,
     even: bool,
@@ -59,11 +59,11 @@ def command(
 
     Two members: alpha goes from 0 to 1, the first member's share. More: from each member to the next.
     """
-    verb = open_door("dni_deploy.api.sweep").sweep
-    with surface.progress() as progress:
+    verb = import_optional("dni_deploy.api.sweep").sweep
+    with command_output.show_progress() as progress:
         report = verb(
             bundle,
-            picture,
+            image,
             output,
             steps=steps,
             even=even,
@@ -80,31 +80,31 @@ def command(
             force=force,
             progress=progress,
         )
-    if surface.result("sweep", report.to_json()):
+    if command_output.print_result("sweep", report.to_json()):
         return
-    show(report)
-    facts({"wrote": ", ".join(report.files)})
+    print_sweep(report)
+    print_summary({"wrote": ", ".join(report.files)})
 
 
-def show(report: SweepReport) -> None:
+def print_sweep(report: SweepReport) -> None:
     """The table of a sweep, and what it found."""
-    from dni_deploy.imaging.metrics.psnr import decibels
+    from dni_deploy.imaging.metrics.psnr import format_db
 
-    scored = report.best is not None
+    scored = report.best_index is not None
     rows = [
-        [f"{share:.4g}" for share in row.shares]
-        + ([decibels(row.psnr) if row.psnr is not None else "-"] if scored else [])
-        + [span(row.change_seconds), span(row.frame_seconds), "best" if index == report.best else ""]
-        for index, row in enumerate(report.rows)
+        [f"{share:.4g}" for share in row.coefficients]
+        + ([format_db(row.psnr) if row.psnr is not None else "-"] if scored else [])
+        + [format_seconds(row.change_seconds), format_seconds(row.frame_seconds), "best" if index == report.best_index else ""]
+        for index, row in enumerate(report.points)
     ]
-    table([*report.members, *(["PSNR"] if scored else []), "change", "frame", ""], rows)
+    print_table([*report.members, *(["PSNR"] if scored else []), "change", "frame", ""], rows)
     click.echo()
-    facts(
+    print_summary(
         {
-            "engine": options.engine_told(report.engine, report.engine_why),
-            "change of alpha": span(report.change_seconds),
-            "frame": span(report.frame_seconds),
+            "engine": options.format_engine(report.engine, report.engine_why),
+            "change of alpha": format_seconds(report.change_seconds),
+            "frame": format_seconds(report.frame_seconds),
         }
     )
     if scored:
-        click.echo(report.finding())
+        click.echo(report.format_finding())

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, facts, span, table
-from dni_deploy.errors import shown
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary, print_table
+from dni_deploy.errors import escape_name
+from dni_deploy.utils.optional_packages import import_optional
 
 if TYPE_CHECKING:
     from dni_deploy.tuning.report import TuneReport
 
-SHOWN = 10
+MAX_LISTED_POINTS = 10
 """At most so many rows of the front, evenly; --json and --html have all."""
 
 
@@ -29,10 +29,10 @@ SHOWN = 10
     """,
 )
 @options.bundle
-@click.argument("pictures", nargs=-1, required=True, type=options.PATH)
+@click.argument("pictures", nargs=-1, required=True, type=options.PATH_TYPE)
 @click.option(
     "--reference",
-    type=options.PATH,
+    type=options.PATH_TYPE,
     multiple=True,
     help="The clean picture; with several pictures, one for each in the same order, or a folder with the same names.",
 )
@@ -54,14 +54,14 @@ SHOWN = 10
     type=click.IntRange(0, 2**16),
     help="Side of the middle part that is judged, in input pixels; 0: whole pictures.  [default: 256]",
 )
-@click.option("--html", type=options.PATH, help="Write one self-contained page here: plot, pictures, every evaluation.")
-@click.option("--plot", type=options.PATH, help="Write the measures against alpha here: .png, .svg or .pdf.")
-@options.runs
+@click.option("--html", type=options.PATH_TYPE, help="Write one self-contained page here: plot, pictures, every evaluation.")
+@click.option("--plot", type=options.PATH_TYPE, help="Write the measures against alpha here: .png, .svg or .pdf.")
+@options.session_options
 @options.force
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     bundle: Path,
-    pictures: tuple[Path, ...],
+    images: tuple[Path, ...],
     reference: tuple[Path, ...],
     noise: str | None,
     metric: tuple[str, ...],
@@ -79,11 +79,11 @@ def command(
 
     Blends are tried in the running engine: first evenly over all of them, then around the best. Ends with the command to run next.
     """
-    verb = open_door("dni_deploy.api.tune").tune
-    with surface.progress() as progress:
+    verb = import_optional("dni_deploy.api.tune").tune
+    with command_output.show_progress() as progress:
         report = verb(
             bundle,
-            pictures,
+            images,
             reference=reference or None,
             metric=metric,
             noise=noise,
@@ -98,35 +98,35 @@ def command(
             force=force,
             progress=progress,
         )
-    if not surface.result("tune", report.to_json()):
-        show(report)
+    if not command_output.print_result("tune", report.to_json()):
+        print_tuning(report)
 
 
-def show(report: TuneReport) -> None:
+def print_tuning(report: TuneReport) -> None:
     """The members alone, the bests and the front as a table; the finding; the line to run next."""
-    names = dict.fromkeys(report.alone, "alone")
-    names |= dict.fromkeys(report.front[:: -(-len(report.front) // SHOWN) or 1], "front")
-    for measure, index in enumerate(report.bests):
+    names = dict.fromkeys(report.single_member_indices, "alone")
+    names |= dict.fromkeys(report.front[:: -(-len(report.front) // MAX_LISTED_POINTS) or 1], "front")
+    for measure, index in enumerate(report.best_indices):
         names[index] = f"best {report.scores[measure].name}"
     if report.front:
-        names[report.chosen] = "knee"
+        names[report.chosen_index] = "knee"
     rows = [
-        [f"{share:g}" for share in report.rows[index].shares]
-        + [score.text(value) for score, value in zip(report.scores, report.rows[index].values, strict=True)]
+        [f"{share:g}" for share in report.evaluations[index].coefficients]
+        + [score.format_value(value) for score, value in zip(report.scores, report.evaluations[index].values, strict=True)]
         + [names[index]]
-        for index in sorted(names, key=lambda index: [-share for share in report.rows[index].shares])
+        for index in sorted(names, key=lambda index: [-share for share in report.evaluations[index].coefficients])
     ]
-    table([*report.members, *(score.name for score in report.scores), ""], rows)
+    print_table([*report.members, *(score.name for score in report.scores), ""], rows)
     click.echo()
-    facts(
+    print_summary(
         {
-            "engine": options.engine_told(report.engine, report.engine_why),
-            "evaluations": f"{len(report.rows)} in {span(report.seconds)}, over {report.pictures} picture{'s' * (report.pictures > 1)}",
-            "change of alpha": span(report.change_seconds),
-            "frame": span(report.frame_seconds),
+            "engine": options.format_engine(report.engine, report.engine_why),
+            "evaluations": f"{len(report.evaluations)} in {format_seconds(report.seconds)}, over {report.image_count} picture{'s' * (report.image_count > 1)}",
+            "change of alpha": format_seconds(report.change_seconds),
+            "frame": format_seconds(report.frame_seconds),
             "wrote": ", ".join(report.files),
         }
     )
-    for line in (*report.notes, *report.finding()):
-        click.echo(shown(line, 1000))
-    click.echo(report.next_line())
+    for line in (*report.notes, *report.format_finding()):
+        click.echo(escape_name(line, 1000))
+    click.echo(report.format_next_command())

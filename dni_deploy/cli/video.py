@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import Surface, facts, span
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @options.command(
@@ -22,20 +22,20 @@ from dni_deploy.utils.optional_packages import open_door
     """,
 )
 @options.bundle
-@click.argument("film", metavar="IN", type=options.PATH)
-@options.output("The film to write: .mp4, .m4v, .mov, .mkv or .webm.")
+@click.argument("film", metavar="IN", type=options.PATH_TYPE)
+@options.output_option("The film to write: .mp4, .m4v, .mov, .mkv or .webm.")
 @click.option(
     "--alpha",
     metavar="ALPHA",
     help='An alpha as for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or the file of one, .json or .csv; or an alpha log, .jsonl. '
     "Needed, except with an alpha map between two members.",
 )
-@options.alpha_map
-@options.runs
+@options.alpha_map_options
+@options.session_options
 @options.tile
 @options.overlap
 @options.extrapolate
-@options.ruled
+@options.group_rule_options
 @click.option("--codec", default="libx264", show_default=True, metavar="NAME", help="An encoder of FFmpeg, such as h264_nvenc.")
 @click.option("--crf", type=click.IntRange(0, 63), help="Quality, lower is better.  [default: 18 for libx264 and libx265]")
 @click.option("--preset", metavar="NAME", help="Speed of the encoder.  [default: veryfast for libx264 and libx265]")
@@ -48,12 +48,12 @@ from dni_deploy.utils.optional_packages import open_door
     help="Frames of a segment: a stopped run goes on behind its last whole one.",
 )
 @click.option("--resume/--fresh", "resume", default=True, help="Go on with a run that was stopped (default), or start anew.")
-@click.option("--alpha-log", type=options.PATH, help="Write every frame's time, generation and alpha here.")
+@click.option("--alpha-log", type=options.PATH_TYPE, help="Write every frame's time, generation and alpha here.")
 @options.force
 def command(
-    surface: Surface,
+    command_output: CommandOutput,
     bundle: Path,
-    film: Path,
+    video: Path,
     output: Path,
     alpha: str | None,
     alpha_map: Any,
@@ -79,11 +79,11 @@ def command(
     Sound, subtitles, chapters and every timestamp are kept. OUT appears when it is complete; a run that is stopped goes on
     when the same command is given again. Where frames of the film are damaged, the others are done and the exit code is 8.
     """
-    verb = open_door("dni_deploy.api.video").video
-    with surface.progress() as progress:
+    verb = import_optional("dni_deploy.api.video").video
+    with command_output.show_progress() as progress:
         report = verb(
             bundle,
-            film,
+            video,
             output,
             alpha,
             alpha_map=alpha_map,
@@ -105,16 +105,18 @@ def command(
             force=force,
             progress=progress,
         )
-    if surface.result("video", report.to_json()):
+    if command_output.print_result("video", report.to_json()):
         return
-    done = report.frames - report.kept
-    facts(
+    done = report.frames - report.resumed_frames
+    print_summary(
         {
             "wrote": report.output,
             "size": f"{report.width}x{report.height}, {report.codec}",
-            "frames": f"{report.frames}, {report.kept} of them by the run before" if report.kept else report.frames,
-            "engine": options.engine_told(report.engine, report.engine_why),
-            "took": f"{span(report.seconds)}, {done / report.seconds:.1f} frames/s",
+            "frames": f"{report.frames}, {report.resumed_frames} of them by the run before"
+            if report.resumed_frames
+            else report.frames,
+            "engine": options.format_engine(report.engine, report.engine_why),
+            "took": f"{format_seconds(report.seconds)}, {done / report.seconds:.1f} frames/s",
         }
     )
     for note in report.notes:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.compatibility.correlation import BLENDS, correlation
+from dni_deploy.compatibility.correlation import MIN_BLENDING_INDEX, correlate_filters
 
-QUANTILES = (5, 25, 50, 75, 95)
+REPORTED_PERCENTILES = (5, 25, 50, 75, 95)
 _Tensors = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class LayerIndex:
+class LayerCorrelation:
     """The correlation index of one layer's filters between two members.
 
     pair       "first - second".
@@ -37,20 +37,20 @@ class LayerIndex:
     quantiles: tuple[float, ...]
     flipped: int = 0
     scale: float = 1.0
-    matched: float | None = None
+    aligned_median: float | None = None
     chance: float | None = None
 
     @property
-    def low(self) -> bool:
+    def has_low_median(self) -> bool:
         """Whether the median is below what families that blend have."""
-        return self.median is not None and self.median < BLENDS
+        return self.median is not None and self.median < MIN_BLENDING_INDEX
 
     @property
-    def reordered(self) -> bool:
+    def is_reordered(self) -> bool:
         """Whether the filters are those of the other member in another order, which luck does not explain."""
-        if self.matched is None or self.chance is None or self.median is None:
+        if self.aligned_median is None or self.chance is None or self.median is None:
             return False
-        return self.median < BLENDS <= self.matched and self.matched > (1 + self.chance) / 2
+        return self.median < MIN_BLENDING_INDEX <= self.aligned_median and self.aligned_median > (1 + self.chance) / 2
 
     @property
     def median(self) -> float | None:
@@ -58,7 +58,7 @@ class LayerIndex:
 
 
 @dataclass(frozen=True)
-class Drift:
+class BatchNormDifference:
     """How far the statistics of one BatchNorm moved between two members.
 
     mean      root mean square of the difference of running_mean, in standard deviations of the channel.
@@ -71,7 +71,7 @@ class Drift:
     variance: float
 
 
-def filter_layers(tensors: _Tensors, transposed: Collection[str] | None = None) -> dict[str, int]:
+def find_filter_layers(tensors: _Tensors, transposed: Collection[str] | None = None) -> dict[str, int]:
     """The convolution and linear weights by name, in natural order, with the axis of their filters.
 
     transposed  names of the transposed convolutions' weights, (in, out, kH, kW), where somebody knows. Otherwise they are told by
@@ -79,39 +79,41 @@ def filter_layers(tensors: _Tensors, transposed: Collection[str] | None = None) 
     """
     names = [key for key, array in tensors.items() if array.dtype.kind == "f" and _is_filter(array.shape)]
     axes = {}
-    for name in sorted(names, key=_natural):
+    for name in sorted(names, key=_natural_sort_key):
         inside = name in transposed if transposed is not None else _looks_transposed(name, tensors[name].shape, tensors)
         axes[name] = int(inside)
     return axes
 
 
-def layer_indices(
+def measure_layer_correlations(
     pair: str, first: _Tensors, second: _Tensors, layers: Mapping[str, int]
-) -> tuple[list[LayerIndex], list[float]]:
-    """One LayerIndex for each layer, and the index of every filter of all of them in one list."""
+) -> tuple[list[LayerCorrelation], list[float]]:
+    """One LayerCorrelation for each layer, and the index of every filter of all of them in one list."""
     rows, everything = [], []
     for name, axis in layers.items():
-        index = correlation(first[name], second[name], filter_axis=axis)
+        index = correlate_filters(first[name], second[name], filter_axis=axis)
         found = index[np.isfinite(index)]
-        quantiles = tuple(float(value) for value in np.percentile(found, QUANTILES)) if found.size else ()
-        flipped = int(np.count_nonzero(found < -BLENDS))
-        scale = _scale(first[name], second[name], axis)
-        rows.append(LayerIndex(pair, name, first[name].shape, index.size, index.size - found.size, quantiles, flipped, scale))
+        quantiles = tuple(float(value) for value in np.percentile(found, REPORTED_PERCENTILES)) if found.size else ()
+        flipped = int(np.count_nonzero(found < -MIN_BLENDING_INDEX))
+        scale = _measure_scale_ratio(first[name], second[name], axis)
+        rows.append(
+            LayerCorrelation(pair, name, first[name].shape, index.size, index.size - found.size, quantiles, flipped, scale)
+        )
         everything += found.tolist()
     return rows, everything
 
 
-def _scale(first: NDArray[Any], second: NDArray[Any], axis: int) -> float:
+def _measure_scale_ratio(first: NDArray[Any], second: NDArray[Any], axis: int) -> float:
     rows = [np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64) for weight in (first, second)]
     one, other = (np.sqrt(np.einsum("ij,ij->i", values, values)) for values in rows)
     both = (one > 0) & (other > 0)
     return float(np.median(other[both] / one[both])) if both.any() else 1.0
 
 
-def drifts(pair: str, first: _Tensors, second: _Tensors) -> list[Drift]:
+def measure_batchnorm_differences(pair: str, first: _Tensors, second: _Tensors) -> list[BatchNormDifference]:
     """One Drift for each BatchNorm, told by its running_mean and running_var."""
     rows = []
-    for name in sorted(first, key=_natural):
+    for name in sorted(first, key=_natural_sort_key):
         prefix, _, last = name.rpartition("running_mean")
         partner = f"{prefix}running_var"
         if last or not name.endswith("running_mean") or partner not in first:
@@ -120,7 +122,7 @@ def drifts(pair: str, first: _Tensors, second: _Tensors) -> list[Drift]:
         variances = [np.maximum(side[partner].astype(np.float64), 1e-12) for side in (first, second)]
         moved = (means[0] - means[1]) / np.sqrt((variances[0] + variances[1]) / 2)
         ratio = np.maximum(variances[0], variances[1]) / np.minimum(variances[0], variances[1])
-        rows.append(Drift(pair, prefix.rstrip("."), float(np.sqrt(np.mean(moved**2))), float(np.median(ratio))))
+        rows.append(BatchNormDifference(pair, prefix.rstrip("."), float(np.sqrt(np.mean(moved**2))), float(np.median(ratio))))
     return rows
 
 
@@ -134,11 +136,11 @@ def _looks_transposed(name: str, shape: tuple[int, ...], tensors: _Tensors) -> b
     bias = tensors.get(f"{name.removesuffix('weight')}bias")
     if bias is not None:
         return bias.shape == (shape[1],)
-    ordered = sorted(tensors, key=_natural)
+    ordered = sorted(tensors, key=_natural_sort_key)
     after = (tensors[key].shape for key in ordered[ordered.index(name) + 1 :] if tensors[key].ndim)
     return next(after, ()) == (shape[1],)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _natural_sort_key(name: str) -> list[tuple[int, str]]:
     """body.2 before body.10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]{1,9})", name)]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-HILL = 0.5
+MIN_BARRIER_DB = 0.5
 """Decibels above the mean error of the ends from which a barrier is worth a word; less is not seen."""
-WALL = 10 * math.log10(2)
+BLOCKING_BARRIER_DB = 10 * math.log10(2)
 """3 dB, twice the error: where the middle is that much worse than *both* ends, the way between them is blocked."""
 
 
@@ -25,7 +25,7 @@ class Barrier:
     """
 
     pair: str
-    probe: str
+    test_image: str
     first: float
     middle: float
     second: float
@@ -36,40 +36,40 @@ class Barrier:
 
     @property
     def decibels(self) -> float:
-        return _decibels(self.middle, (self.first + self.second) / 2)
+        return _error_ratio_db(self.middle, (self.first + self.second) / 2)
 
     @property
     def beyond(self) -> float:
         """Decibels above the worse end; negative where the middle is better than that."""
-        return _decibels(self.middle, max(self.first, self.second))
+        return _error_ratio_db(self.middle, max(self.first, self.second))
 
     @property
-    def hill(self) -> bool:
-        return self.decibels > HILL
+    def is_barrier(self) -> bool:
+        return self.decibels > MIN_BARRIER_DB
 
     @property
-    def wall(self) -> bool:
-        return self.beyond > WALL
+    def is_blocking(self) -> bool:
+        return self.beyond > BLOCKING_BARRIER_DB
 
 
-def barrier(
+def measure_barrier(
     pair: str,
-    probe: str,
+    test_image: str,
     outputs: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
     reference: NDArray[np.float32],
     low: float,
     high: float,
 ) -> Barrier:
     """Compare the outputs (first, middle, second) with a reference of their shape; values are cut to low..high, as a picture's are."""
-    first, middle, second = (_error(output, reference, low, high) for output in outputs)
-    return Barrier(pair, probe, first, middle, second)
+    first, middle, second = (_mean_squared_error(output, reference, low, high) for output in outputs)
+    return Barrier(pair, test_image, first, middle, second)
 
 
-def _error(output: NDArray[np.float32], reference: NDArray[np.float32], low: float, high: float) -> float:
+def _mean_squared_error(output: NDArray[np.float32], reference: NDArray[np.float32], low: float, high: float) -> float:
     seen = np.clip(np.nan_to_num(output.astype(np.float64), nan=low), low, high)
     return float(np.mean(np.square((seen - reference) / (high - low))))
 
 
-def _decibels(error: float, other: float) -> float:
+def _error_ratio_db(error: float, other: float) -> float:
     tiny = (1 / 255 / 16) ** 2  # far below what 8 bits can hold: equal pictures have no ratio
     return 10 * math.log10(max(error, tiny) / max(other, tiny))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from dni_deploy.compatibility.agreement import LayerIndex
-from dni_deploy.compatibility.correlation import BLENDS, UNRELATED
-from dni_deploy.errors import shown
+from dni_deploy.compatibility.agreement import LayerCorrelation
+from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX
+from dni_deploy.errors import escape_name
 
-CHART_STYLE = """
+CHART_CSS = """
 .chart{margin:.75rem 0 0;font-size:.8rem;font-variant-numeric:tabular-nums}
 .chart div.row{display:grid;grid-template-columns:minmax(5.5rem,13rem) 1fr 3.2rem;gap:.6rem;align-items:center;min-height:1.25rem}
 .chart .name{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;direction:rtl;text-align:left;color:var(--soft)}
@@ -24,35 +24,38 @@ CHART_STYLE = """
 """
 
 
-def chart(layers: Sequence[LayerIndex]) -> str:
+def render_layer_chart(layers: Sequence[LayerCorrelation]) -> str:
     """5 to 95 %, the middle half and the median of each layer; dashed lines at the paper's bounds. Empty without filters."""
     rows = [row for row in layers if row.quantiles]
     if not rows:
         return ""
     low = -1.0 if min(row.quantiles[0] for row in rows) < 0 else 0.0
-    return f'<div class="chart" role="img" aria-label="correlation index of each layer">{"".join(_lines(rows, low))}</div>'
+    return f'<div class="chart" role="img" aria-label="correlation index of each layer">{"".join(_render_chart_rows(rows, low))}</div>'
 
 
-def _lines(rows: Sequence[LayerIndex], low: float) -> Iterator[str]:
-    bounds = "".join(f'<i class="bound" style="left:{_percent(bound, low):.2f}%"></i>' for bound in (UNRELATED, BLENDS))
+def _render_chart_rows(rows: Sequence[LayerCorrelation], low: float) -> Iterator[str]:
+    bounds = "".join(
+        f'<i class="bound" style="left:{_to_percent(bound, low):.2f}%"></i>'
+        for bound in (MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX)
+    )
     for row in rows:
-        at = [_percent(value, low) for value in row.quantiles]
-        name = escape(shown(row.layer, 60))
+        at = [_to_percent(value, low) for value in row.quantiles]
+        name = escape(escape_name(row.layer, 60))
         yield (
             f'<div class="row"><span class="name" title="{name}"><bdi>{name}</bdi></span><span class="bar">'
             f'<i class="wide" style="left:{at[0]:.2f}%;width:{at[4] - at[0]:.2f}%"></i>'
             f'<i class="half" style="left:{at[1]:.2f}%;width:{at[3] - at[1]:.2f}%"></i>{bounds}'
             f'<i class="median" style="left:{at[2]:.2f}%"></i></span>'
-            f'<span class="value{" low" if row.low else ""}">{row.quantiles[2]:.3f}</span></div>'
+            f'<span class="value{" low" if row.has_low_median else ""}">{row.quantiles[2]:.3f}</span></div>'
         )
-    marks = ((low, "left"), (UNRELATED, ""), (BLENDS, ""), (1.0, "right"))
+    marks = ((low, "left"), (MAX_UNRELATED_INDEX, ""), (MIN_BLENDING_INDEX, ""), (1.0, "right"))
     axis = "".join(
-        f'<span class="{side}" style="left:{_percent(value, low):.2f}%">{value:g}</span>'
+        f'<span class="{side}" style="left:{_to_percent(value, low):.2f}%">{value:g}</span>'
         for value, side in marks
-        if low < 0 or value != UNRELATED  # it would lie on the 0
+        if low < 0 or value != MAX_UNRELATED_INDEX  # it would lie on the 0
     )
     yield f'<div class="row"><span></span><span class="axis">{axis}</span><span></span></div>'
 
 
-def _percent(value: float, low: float) -> float:
+def _to_percent(value: float, low: float) -> float:
     return 100 * (min(max(value, low), 1.0) - low) / (1 - low)

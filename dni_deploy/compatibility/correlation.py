@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLENDS = 0.689
+MIN_BLENDING_INDEX = 0.689
 """Families that blend well had an index in [0.689, 1) in the paper."""
-UNRELATED = 0.1
+MAX_UNRELATED_INDEX = 0.1
 """Families that could not be blended were below this."""
 
 
-def correlation(a: NDArray[Any], b: NDArray[Any], *, filter_axis: int = 0) -> NDArray[np.float64]:
+def correlate_filters(a: NDArray[Any], b: NDArray[Any], *, filter_axis: int = 0) -> NDArray[np.float64]:
     """Pearson's correlation of each filter of `a` with the same filter of `b`, float64 (filters,).
 
     a, b         weights of one layer, same shape, at least 2 axes: convolution (out, in, kH, kW), linear (out, in).
@@ -27,7 +27,7 @@ def correlation(a: NDArray[Any], b: NDArray[Any], *, filter_axis: int = 0) -> ND
     rows_a, rows_b = (np.moveaxis(weight, filter_axis, 0).astype(np.float64) for weight in (a, b))
     rows_a, rows_b = rows_a.reshape(rows_a.shape[0], -1), rows_b.reshape(rows_b.shape[0], -1)
     peak_a, peak_b = (np.abs(rows).max(axis=1, initial=0.0, keepdims=True) for rows in (rows_a, rows_b))
-    centred_a, centred_b = _centred(rows_a, peak_a), _centred(rows_b, peak_b)
+    centred_a, centred_b = _center_rows(rows_a, peak_a), _center_rows(rows_b, peak_b)
     product = np.einsum("ij,ij->i", centred_a, centred_b)
     norm = np.sqrt(np.einsum("ij,ij->i", centred_a, centred_a)) * np.sqrt(np.einsum("ij,ij->i", centred_b, centred_b))
     index = np.full(product.shape, np.nan)
@@ -35,7 +35,7 @@ def correlation(a: NDArray[Any], b: NDArray[Any], *, filter_axis: int = 0) -> ND
     return np.clip(index, -1.0, 1.0)
 
 
-def _centred(rows: NDArray[np.float64], peak: NDArray[np.float64]) -> NDArray[np.float64]:
+def _center_rows(rows: NDArray[np.float64], peak: NDArray[np.float64]) -> NDArray[np.float64]:
     """Minus the mean, over the peak (so that squares neither overflow nor vanish); rounding noise of a constant row is zero."""
     if not rows.size:
         return rows

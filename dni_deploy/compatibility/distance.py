@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_MEASURED = ("running_mean", "running_var")
+_STATISTICS_NAMES = ("running_mean", "running_var")
 
 
-def network_distance(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> float:
+def measure_network_distance(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> float:
     """The number above, of two state dicts with the same names and shapes. Layers that are 0 in both have no part in it."""
     apart: dict[str, float] = {}
     size: dict[str, float] = {}
     for name, array in first.items():
         layer, _, last = name.rpartition(".")
-        if array.dtype.kind != "f" or last in _MEASURED:
+        if array.dtype.kind != "f" or last in _STATISTICS_NAMES:
             continue
         one, other = array.astype(np.float64).ravel(), second[name].astype(np.float64).ravel()
         apart[layer] = apart.get(layer, 0.0) + float(np.square(one - other).sum())
@@ -33,16 +33,16 @@ def network_distance(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDA
     return float(np.sqrt(np.mean(parts))) if parts else 0.0
 
 
-def distances(members: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float64]:
+def measure_pairwise_distances(members: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float64]:
     """All of them, float64 (N, N), symmetric, 0 on the diagonal."""
     table = np.zeros((len(members), len(members)))
     for row, first in enumerate(members):
         for column in range(row):
-            table[row, column] = table[column, row] = network_distance(first, members[column])
+            table[row, column] = table[column, row] = measure_network_distance(first, members[column])
     return table
 
 
-def shortest_way(table: NDArray[np.float64]) -> tuple[int, ...]:
+def order_by_shortest_path(table: NDArray[np.float64]) -> tuple[int, ...]:
     """The order of members whose neighbours are nearest: the shortest way through all of them, exact, float64 (N, N) -> N places.
 
     Of a way and its reverse, the one that begins with the earlier member. By Held and Karp's recursion over sets of members:

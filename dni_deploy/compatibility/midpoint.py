@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-COLLAPSED = 0.5
+COLLAPSE_ERROR = 0.5
 """Error against the mean of the ends, in standard deviations of that picture, from which it is another picture; that alone is no
 fault: half of one style and half of another is neither's."""
-LOST = 2.0
+LOST_DEPARTURE = 2.0
 """Error in half distances of the ends, from which the middle is farther from their mean than they are from each other."""
-CONTRAST = (0.5, 2.0)
+CONTRAST_RANGE = (0.5, 2.0)
 """Contrast, in parts of the ends', outside of which the picture has faded or burst."""
-DEPARTED = 1.0
+OUTSIDE_DEPARTURE = 1.0
 """Error in half distances of the ends: from 1 on, the middle lies outside of what is between them."""
 
 
@@ -37,30 +37,30 @@ class Midpoint:
     brightness: float
     contrast: float
     finite: bool
-    probe: str = ""
+    test_image: str = ""
 
     @property
-    def collapsed(self) -> bool:
-        faded = not CONTRAST[0] <= self.contrast <= CONTRAST[1]
-        return not self.finite or faded or (self.error > COLLAPSED and self.departure > LOST)
+    def is_collapsed(self) -> bool:
+        faded = not CONTRAST_RANGE[0] <= self.contrast <= CONTRAST_RANGE[1]
+        return not self.finite or faded or (self.error > COLLAPSE_ERROR and self.departure > LOST_DEPARTURE)
 
     @property
-    def departed(self) -> bool:
+    def is_outside_ends(self) -> bool:
         """Outside of what lies between the ends, by more than an eye would miss."""
-        return self.departure > DEPARTED and self.error > 0.02
+        return self.departure > OUTSIDE_DEPARTURE and self.error > 0.02
 
 
-def midpoint(
+def measure_midpoint(
     pair: str,
     first: NDArray[np.float32],
     middle: NDArray[np.float32],
     second: NDArray[np.float32],
     span: float = 1.0,
-    probe: str = "",
+    test_image: str = "",
 ) -> Midpoint:
     """Compare three outputs of one shape, in float64. span: the value range, high - low."""
     if not all(np.isfinite(output).all() for output in (first, middle, second)):
-        return Midpoint(pair, float("inf"), float("inf"), 0.0, 0.0, False, probe)
+        return Midpoint(pair, float("inf"), float("inf"), 0.0, 0.0, False, test_image)
     one, half, other = (output.astype(np.float64) for output in (first, middle, second))
     mean = (one + other) / 2
     tiny = 1e-6 * span  # float32 noise; outputs that equal each other to it have no distance to compare with
@@ -73,16 +73,16 @@ def midpoint(
         brightness=float(half.mean() - mean.mean()) / span,
         contrast=float(half.std()) / spread if spread > tiny else 1.0,
         finite=True,
-        probe=probe,
+        test_image=test_image,
     )
 
 
-def together(middles: Sequence[Midpoint]) -> Midpoint:
+def average_midpoints(midpoints: Sequence[Midpoint]) -> Midpoint:
     """Several probes of one pair as one: the means of their figures."""
-    if len(middles) == 1:
-        return middles[0]
+    if len(midpoints) == 1:
+        return midpoints[0]
     error, departure, brightness, contrast = (
-        float(np.mean([getattr(row, name) for row in middles])) for name in ("error", "departure", "brightness", "contrast")
+        float(np.mean([getattr(row, name) for row in midpoints])) for name in ("error", "departure", "brightness", "contrast")
     )
-    finite = all(row.finite for row in middles)
-    return Midpoint(middles[0].pair, error, departure, brightness, contrast, finite, f"{len(middles)} probes")
+    finite = all(row.finite for row in midpoints)
+    return Midpoint(midpoints[0].pair, error, departure, brightness, contrast, finite, f"{len(midpoints)} probes")

@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-EPSILON = 1e-5
+VARIANCE_EPSILON = 1e-5
 """Added to every variance, as BatchNorm does: channels that are dead in a member say nothing."""
-DRIFTED = 2.0
+MAX_VARIANCE_RATIO = 2.0
 """A ratio of variances, or its inverse, from which on a layer is counted as drifted; and a shift of half a standard deviation."""
-SHIFTED = 0.5
+MAX_MEAN_SHIFT_SIGMA = 0.5
 
-Measured = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+NormInputStatistics = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """By layer: mean and variance over the pictures and places of what goes into the BatchNorm, float64 (C,) each."""
 _Tensors = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class NormDrift:
+class BatchNormMismatch:
     """One BatchNorm halfway.
 
     variance  measured variance over the blend's running_var, median over the channels, divided by the same figure at the ends
@@ -42,16 +42,16 @@ class NormDrift:
     mean: float
 
     @property
-    def drifted(self) -> bool:
-        return not 1 / DRIFTED < self.variance < DRIFTED or self.mean > SHIFTED
+    def has_drifted(self) -> bool:
+        return not 1 / MAX_VARIANCE_RATIO < self.variance < MAX_VARIANCE_RATIO or self.mean > MAX_MEAN_SHIFT_SIGMA
 
 
-def norm_drifts(
+def measure_batchnorm_mismatches(
     pair: str,
     tensors: tuple[_Tensors, _Tensors, _Tensors],
-    measured: tuple[Measured, Measured, Measured],
-) -> list[NormDrift]:
-    """One NormDrift for each BatchNorm that was measured, in the order of the middle's.
+    measured: tuple[NormInputStatistics, NormInputStatistics, NormInputStatistics],
+) -> list[BatchNormMismatch]:
+    """One BatchNormMismatch for each BatchNorm that was measured, in the order of the middle's.
 
     tensors   what the network computes with at the first member, halfway and at the second: halfway the statistics are those that are
               blended, or re-estimated.
@@ -62,24 +62,25 @@ def norm_drifts(
         if f"{layer}.running_var".lstrip(".") not in tensors[1]:  # a network that names its modules otherwise than its file
             continue
         first, middle, second = (
-            _against(there[layer], _running(own, layer)) for there, own in zip(measured, tensors, strict=True)
+            _compare_statistics(there[layer], _running_statistics(own, layer))
+            for there, own in zip(measured, tensors, strict=True)
         )
         usual = float(np.sqrt(first[0] * second[0]))
-        rows.append(NormDrift(pair, layer, middle[0] / usual, max(middle[1] - max(first[1], second[1]), 0.0)))
+        rows.append(BatchNormMismatch(pair, layer, middle[0] / usual, max(middle[1] - max(first[1], second[1]), 0.0)))
     return rows
 
 
-def _running(tensors: _Tensors, layer: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _running_statistics(tensors: _Tensors, layer: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     prefix = f"{layer}." if layer else ""
     mean, variance = (tensors[f"{prefix}{name}"].astype(np.float64) for name in ("running_mean", "running_var"))
     return mean, variance
 
 
-def _against(
-    found: tuple[NDArray[np.float64], NDArray[np.float64]], running: tuple[NDArray[np.float64], NDArray[np.float64]]
+def _compare_statistics(
+    measured: tuple[NDArray[np.float64], NDArray[np.float64]], running: tuple[NDArray[np.float64], NDArray[np.float64]]
 ) -> tuple[float, float]:
     """Median ratio of the variances, and the shift of the means."""
-    spread = np.maximum(running[1], 0) + EPSILON
-    ratio = (found[1] + EPSILON) / spread
-    shift = (found[0] - running[0]) / np.sqrt(spread)
+    spread = np.maximum(running[1], 0) + VARIANCE_EPSILON
+    ratio = (measured[1] + VARIANCE_EPSILON) / spread
+    shift = (measured[0] - running[0]) / np.sqrt(spread)
     return float(np.median(ratio)), float(np.sqrt(np.mean(shift**2)))

@@ -9,19 +9,19 @@ from html import escape
 
 from PIL import Image
 
-from dni_deploy.compatibility.agreement import QUANTILES
-from dni_deploy.compatibility.check_chart import CHART_STYLE, chart
+from dni_deploy.compatibility.agreement import REPORTED_PERCENTILES
+from dni_deploy.compatibility.check_chart import CHART_CSS, render_layer_chart
 from dni_deploy.compatibility.report import CheckReport, PairReport
-from dni_deploy.compatibility.trial import Strip
-from dni_deploy.errors import shown
+from dni_deploy.compatibility.trial import PairContactSheet
+from dni_deploy.errors import escape_name
 from dni_deploy.imaging.frames import Frame
 
-LONGEST = 256
+MAX_IMAGE_SIDE_PX = 256
 """Longest side in pixels of a picture on the page."""
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_CLASSES = {"blends well": "well", "blends with care": "care", "will not blend": "not"}
-_STYLE = """
+_CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_CSS_CLASS_BY_VERDICT = {"blends well": "well", "blends with care": "care", "will not blend": "not"}
+_PAGE_CSS = """
 :root{color-scheme:light dark;--back:#faf9f6;--card:#fff;--ink:#1d2329;--soft:#5b6570;--line:#dcd8d0;--mark:#b8420e;--second:#3b6ea5;
 --well:#2f6b3f;--care:#8a5a00;--not:#a8281a}
 @media (prefers-color-scheme:dark){:root{--back:#14171a;--card:#1d2226;--ink:#ece8e1;--soft:#a5adb5;--line:#363d43;--mark:#ff8f52;
@@ -47,22 +47,22 @@ th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}footer{font-size:.875rem;c
 """  # fmt: skip
 
 
-def check_page(report: CheckReport, strips: Sequence[Strip]) -> str:
+def render_check_page(report: CheckReport, contact_sheets: Sequence[PairContactSheet]) -> str:
     """The page as text: what to know first, then each pair with its pictures and layers, then every figure as tables."""
-    names = escape(", ".join(shown(name) for name in report.members))
-    verdict = f'<span class="{_CLASSES[report.verdict]}">{report.verdict}</span>'
+    names = escape(", ".join(escape_name(name) for name in report.members))
+    verdict = f'<span class="{_CSS_CLASS_BY_VERDICT[report.verdict]}">{report.verdict}</span>'
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>{names}: {report.verdict}</title>',
-        f'<link rel="icon" href="data:,"><style>{_STYLE}{CHART_STYLE}</style></head><body><main><h1>{names}: {verdict}</h1>',
-        *_why(report),
-        *(["<h3>What to do</h3>", _list(report.advice)] if report.advice else []),
-        *(["<h3>Notes</h3>", _list(report.notes)] if report.notes else []),
+        f'<meta http-equiv="Content-Security-Policy" content="{_CONTENT_SECURITY_POLICY}"><title>{names}: {report.verdict}</title>',
+        f'<link rel="icon" href="data:,"><style>{_PAGE_CSS}{CHART_CSS}</style></head><body><main><h1>{names}: {verdict}</h1>',
+        *_render_reasons(report),
+        *(["<h3>What to do</h3>", _render_list(report.advice)] if report.advice else []),
+        *(["<h3>Notes</h3>", _render_list(report.notes)] if report.notes else []),
         "</section>",
-        *_distances(report),
-        *(_pair(report, pair, [strip for strip in strips if strip.pair == pair.pair]) for pair in report.pairs),
-        *_tables(report),
+        *_render_distances(report),
+        *(_render_pair(report, pair, [strip for strip in contact_sheets if strip.pair == pair.pair]) for pair in report.pairs),
+        *_render_tables(report),
         "<footer>Made by dni-deploy check. This file holds everything it shows and loads nothing. Dashed lines: 0.1, below which "
         "unrelated networks lie, and 0.689, above which families that blend lie (Deep Network Interpolation, CVPR 2019).</footer>",
         "</main></body></html>\n",
@@ -70,133 +70,139 @@ def check_page(report: CheckReport, strips: Sequence[Strip]) -> str:
     return "".join(parts)
 
 
-def _list(sentences: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(shown(sentence, 1000))}</li>" for sentence in sentences) + "</ul>"
+def _render_list(sentences: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(escape_name(sentence, 1000))}</li>" for sentence in sentences) + "</ul>"
 
 
-def _why(report: CheckReport) -> Iterator[str]:
+def _render_reasons(report: CheckReport) -> Iterator[str]:
     """The reasons; of several pairs, a table of their verdicts: the reasons stand with each pair then."""
     if len(report.pairs) < 2:
-        yield f'<section class="card"><h2>Why</h2>{_list(report.reasons)}'
+        yield f'<section class="card"><h2>Why</h2>{_render_list(report.reasons)}'
         return
     yield '<section class="card"><h2>Pairs</h2><div class="scroll"><table><tr><th>pair</th><th>verdict</th><th>cause</th>'
     yield "<th>index</th><th>distance</th></tr>"
     for pair in report.pairs:
         numbers = "".join(f"<td>{'-' if value is None else f'{value:.3f}'}</td>" for value in (pair.median, pair.distance))
-        verdict = f'<td class="{_CLASSES[pair.verdict]}">{pair.verdict}</td>'
-        yield f"<tr><td>{escape(shown(pair.pair))}</td>{verdict}<td>{', '.join(pair.causes) or '-'}</td>{numbers}</tr>"
+        verdict = f'<td class="{_CSS_CLASS_BY_VERDICT[pair.verdict]}">{pair.verdict}</td>'
+        yield f"<tr><td>{escape(escape_name(pair.pair))}</td>{verdict}<td>{', '.join(pair.causes) or '-'}</td>{numbers}</tr>"
     yield "</table></div>"
 
 
-def _distances(report: CheckReport) -> Iterator[str]:
+def _render_distances(report: CheckReport) -> Iterator[str]:
     if len(report.compared) < 3:
         return
-    names = [escape(shown(name)) for name in report.compared]
+    names = [escape(escape_name(name)) for name in report.compared]
     yield '<section class="card"><h2>Network distance</h2><div class="scroll"><table><tr><th></th>'
     yield "".join(f"<th>{name}</th>" for name in names) + "</tr>"
     for name, row in zip(names, report.distances, strict=True):
         yield f"<tr><th>{name}</th>{''.join(f'<td>{value:.3f}</td>' for value in row)}</tr>"
-    order = escape(" \N{RIGHTWARDS ARROW} ".join(shown(name) for name in report.order))
+    order = escape(" \N{RIGHTWARDS ARROW} ".join(escape_name(name) for name in report.order))
     yield f"</table></div><p>Shortest way through all: <b>{order}</b></p></section>"
 
 
-def _pair(report: CheckReport, pair: PairReport, strips: Sequence[Strip]) -> str:
+def _render_pair(report: CheckReport, pair: PairReport, contact_sheets: Sequence[PairContactSheet]) -> str:
     facts = {"correlation index, median": pair.median, "network distance": pair.distance}
     listed = "".join(f"<dt>{name}</dt><dd>{value:.3f}</dd>" for name, value in facts.items() if value is not None)
-    middles = {row.probe: row for row in report.midpoints if row.pair == pair.pair}
+    middles = {row.test_image: row for row in report.midpoints if row.pair == pair.pair}
     barriers = [row for row in report.barriers if row.pair == pair.pair]
-    listed += "".join(f"<dt>barrier, {escape(shown(row.probe))}</dt><dd>{row.decibels:+.2f} dB</dd>" for row in barriers)
+    listed += "".join(
+        f"<dt>barrier, {escape(escape_name(row.test_image))}</dt><dd>{row.decibels:+.2f} dB</dd>" for row in barriers
+    )
     first, _, second = pair.pair.partition(" - ")
     shots = []
-    for strip in strips:
-        row = middles[strip.probe]
+    for strip in contact_sheets:
+        row = middles[strip.test_image]
         captions = (
-            f"<b>{escape(shown(first))}</b>",
+            f"<b>{escape(escape_name(first))}</b>",
             f"<b>halfway</b>, weights blended; {row.error:.3f} from the pixels&#39; mean",
             "mean of the two outputs&#39; pixels",
-            f"<b>{escape(shown(second))}</b>",
+            f"<b>{escape(escape_name(second))}</b>",
         )
         figures = "".join(
-            f'<figure{" class=mid" if place == 1 else ""}><img alt="" src="{_uri(frame)}"><figcaption>{caption}</figcaption></figure>'
+            f'<figure{" class=mid" if place == 1 else ""}><img alt="" src="{_encode_data_uri(frame)}"><figcaption>{caption}</figcaption></figure>'
             for place, (frame, caption) in enumerate(zip(strip.frames, captions, strict=True))
         )
-        shots.append(f'<h3>{escape(shown(strip.probe))}</h3><div class="strip">{figures}</div>')
-    why = _list(pair.reasons) if len(report.pairs) > 1 else ""
+        shots.append(f'<h3>{escape(escape_name(strip.test_image))}</h3><div class="strip">{figures}</div>')
+    why = _render_list(pair.reasons) if len(report.pairs) > 1 else ""
     rows = [row for row in report.layers if row.pair == pair.pair]
-    bars = chart(rows)
+    bars = render_layer_chart(rows)
     drawn = f"<details{' open' if len(rows) <= 40 else ''}><summary>Layers</summary>{bars}</details>" if bars else ""
     return (
-        f'<section class="card"><h2>{escape(shown(pair.pair))}: <span class="{_CLASSES[pair.verdict]}">{pair.verdict}</span></h2>'
+        f'<section class="card"><h2>{escape(escape_name(pair.pair))}: <span class="{_CSS_CLASS_BY_VERDICT[pair.verdict]}">{pair.verdict}</span></h2>'
         f"{why}<dl>{listed}</dl>{''.join(shots)}{drawn}</section>"
     )
 
 
-def _uri(frame: Frame) -> str:
+def _encode_data_uri(frame: Frame) -> str:
     image = Image.fromarray(frame)
-    image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    image.thumbnail((MAX_IMAGE_SIDE_PX, MAX_IMAGE_SIDE_PX), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _tables(report: CheckReport) -> Iterator[str]:
-    yield from _table(
+def _render_tables(report: CheckReport) -> Iterator[str]:
+    yield from _render_table(
         "Correlation index",
-        ("pair", "layer", "shape", "filters", "left out", *(f"{quantile} %" for quantile in QUANTILES), "turned", "scale", "reordered"),
+        ("pair", "layer", "shape", "filters", "left out", *(f"{quantile} %" for quantile in REPORTED_PERCENTILES), "turned", "scale", "reordered"),
         (
             (
                 row.pair, row.layer, "x".join(map(str, row.shape)), row.filters, row.constant,
-                *(_figures(row.quantiles)),
-                row.flipped, f"{row.scale:.2f}", "-" if row.matched is None else f"{row.matched:.3f}",
+                *(_format_quantiles(row.quantiles)),
+                row.flipped, f"{row.scale:.2f}", "-" if row.aligned_median is None else f"{row.aligned_median:.3f}",
             )
             for row in report.layers
         ),
     )  # fmt: skip
-    yield from _table(
+    yield from _render_table(
         "Halfway",
         ("pair", "probe", "finite", "error", "departure", "brightness", "contrast"),
         (
             (
-                row.pair, row.probe, "yes" if row.finite else "no", f"{row.error:.3f}", f"{row.departure:.3f}",
+                row.pair, row.test_image, "yes" if row.finite else "no", f"{row.error:.3f}", f"{row.departure:.3f}",
                 f"{row.brightness:+.3f}", f"{row.contrast:.3f}",
             )
             for row in report.midpoints
         ),
     )  # fmt: skip
-    yield from _table(
+    yield from _render_table(
         "Loss barrier",
         ("pair", "probe", "first", "halfway", "second", "barrier", "dB", "beyond the worse end, dB"),
         (
             (
-                row.pair, row.probe, f"{row.first:.2e}", f"{row.middle:.2e}", f"{row.second:.2e}", f"{row.barrier:+.2e}",
+                row.pair, row.test_image, f"{row.first:.2e}", f"{row.middle:.2e}", f"{row.second:.2e}", f"{row.barrier:+.2e}",
                 f"{row.decibels:+.2f}", f"{row.beyond:+.2f}",
             )
             for row in report.barriers
         ),
     )  # fmt: skip
-    yield from _table(
+    yield from _render_table(
         "BatchNorm halfway",
         ("pair", "layer", "variance against the blend's", "mean, in deviations"),
         ((row.pair, row.layer, f"{row.variance:.3f}", f"{row.mean:.3f}") for row in report.norms),
     )
-    yield from _table(
+    yield from _render_table(
         "BatchNorm between the members",
         ("pair", "layer", "mean moved, in deviations", "variance ratio"),
         ((row.pair, row.layer, f"{row.mean:.3f}", f"{row.variance:.3f}") for row in report.drifts),
     )
-    yield from _table(
+    yield from _render_table(
         "Members of another network",
         ("member", "tensor", "is", "of the first", "of this one"),
-        ((row.member, found.key, found.kind, found.expected, found.got) for row in report.misfits for found in row.differences),
+        (
+            (row.member, found.key, found.kind, found.expected, found.got)
+            for row in report.mismatches
+            for found in row.differences
+        ),
     )
 
 
-def _figures(quantiles: Sequence[float]) -> Sequence[str]:
-    return [f"{value:.3f}" for value in quantiles] or ["-"] * len(QUANTILES)
+def _format_quantiles(quantiles: Sequence[float]) -> Sequence[str]:
+    return [f"{value:.3f}" for value in quantiles] or ["-"] * len(REPORTED_PERCENTILES)
 
 
-def _table(title: str, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    cells = ["".join(f"<td>{escape(shown(value))}</td>" for value in row) for row in rows]
+def _render_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    cells = ["".join(f"<td>{escape(escape_name(value))}</td>" for value in row) for row in rows]
     if cells:
         yield f'<details><summary>{title}</summary><div class="scroll"><table><tr>'
         yield "".join(f"<th>{header}</th>" for header in headers) + "</tr>"

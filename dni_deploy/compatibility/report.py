@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dni_deploy.checkpoints.family import Difference
-from dni_deploy.compatibility.agreement import Drift, LayerIndex
+from dni_deploy.compatibility.agreement import BatchNormDifference, LayerCorrelation
 from dni_deploy.compatibility.barrier import Barrier
 from dni_deploy.compatibility.midpoint import Midpoint
-from dni_deploy.compatibility.norm_drift import NormDrift
+from dni_deploy.compatibility.norm_drift import BatchNormMismatch
 from dni_deploy.compatibility.verdict import Cause, Verdict
 
 
@@ -31,7 +31,7 @@ class PairReport:
 
 
 @dataclass(frozen=True)
-class Misfit:
+class ArchitectureMismatch:
     """A member that is of another network than the family's first: how many tensors differ, and some of those."""
 
     first: str
@@ -67,13 +67,13 @@ class CheckReport:
     compared: tuple[str, ...] = ()
     distances: tuple[tuple[float, ...], ...] = ()
     order: tuple[str, ...] = ()
-    layers: tuple[LayerIndex, ...] = ()
-    drifts: tuple[Drift, ...] = ()
+    layers: tuple[LayerCorrelation, ...] = ()
+    drifts: tuple[BatchNormDifference, ...] = ()
     midpoints: tuple[Midpoint, ...] = ()
     barriers: tuple[Barrier, ...] = ()
-    norms: tuple[NormDrift, ...] = ()
+    norms: tuple[BatchNormMismatch, ...] = ()
     recalibration: dict[str, Any] | None = None
-    misfits: tuple[Misfit, ...] = ()
+    mismatches: tuple[ArchitectureMismatch, ...] = ()
     report: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -15,15 +15,15 @@ from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.plane_path import PlanePath
 from dni_deploy.alpha.source import as_source, is_constant
 from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
-from dni_deploy.control.open_listeners import open_feeders
-from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.control.open_listeners import open_listeners
+from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UsageError
 
 StreamAlpha = Union[Alpha, AlphaSource, "os.PathLike[str]", None]
 """An alpha; text or a file as open_source takes them; an AlphaSource; None: the first member alone."""
 
 
-class Control:
+class FrameAlpha:
     """What a frame loop asks: the alpha of a frame by its number.
 
     source: constant, over time, or a cell. rate: frames per second, None where nobody says.
@@ -33,22 +33,22 @@ class Control:
         self.source, self.rate = source, rate
 
     @property
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         """Whether the same frame made again may be another picture: alpha is set from outside, or by who knows what."""
         return not isinstance(self.source, AlphaTimeline | AlphaCurve | PlanePath)
 
     def at(self, frame: int) -> Coefficients:
         """The coefficients of a frame, whose time is its number over the frame rate."""
-        if self.rate is None and isinstance(self.source, AlphaCell):
+        if self.rate is None and isinstance(self.source, SharedAlpha):
             return self.source.read().coefficients  # a slew limit then counts seconds of the clock
-        return self.source.at(0.0 if self.rate is None else self.seconds(frame), frame)
+        return self.source.at(0.0 if self.rate is None else self.frame_seconds(frame), frame)
 
-    def seconds(self, frame: int) -> float:
+    def frame_seconds(self, frame: int) -> float:
         """The time of a frame; NaN where there is no frame rate, and nobody's alpha asks for it."""
         return math.nan if self.rate is None else float(frame / self.rate)
 
 
-def source_of(
+def resolve_alpha_source(
     alpha: StreamAlpha, members: Sequence[str], *, rate: Fraction | None = None, extrapolate: bool = False
 ) -> AlphaSource:
     """The AlphaSource that is meant. rate: frames per second, None where nobody says.
@@ -56,9 +56,9 @@ def source_of(
     Raises UsageError (times in seconds and no rate), CoefficientsError (for other members), and what open_source does.
     """
     if alpha is None:
-        return AlphaTimeline.constant(Coefficients.one_hot(members[0], members))
+        return AlphaTimeline.from_coefficients(Coefficients.one_hot(members[0], members))
     source = as_source(alpha, members, fps=None if rate is None else float(rate), extrapolate=extrapolate)
-    if rate is None and not is_constant(source) and _unit(source) == "seconds":
+    if rate is None and not is_constant(source) and _time_unit(source) == "seconds":
         raise UsageError(
             "The alpha counts seconds and there is no frame rate; give one (--fps, AssumeFPS), or count frames (75f)."
         )
@@ -66,13 +66,13 @@ def source_of(
     return source
 
 
-def _unit(source: AlphaSource) -> str | None:
+def _time_unit(source: AlphaSource) -> str | None:
     """What it counts, "seconds" or "frames"; None where it does not tell."""
     return source.period.unit if isinstance(source, AlphaCurve) else getattr(source, "unit", None)
 
 
 @contextmanager
-def open_control(
+def open_frame_alpha(
     members: Sequence[str],
     alpha: StreamAlpha = None,
     *,
@@ -84,25 +84,25 @@ def open_control(
     slew: float | None = None,
     extrapolate: bool = False,
     note: Callable[[str], None] = lambda sentence: None,
-) -> Iterator[Control]:
+) -> Iterator[FrameAlpha]:
     """The control of one stream; leaving the block closes its ports.
 
-    osc, http, midi, plane   as in open_feeders; `alpha` is then where the cell begins, and must not change by itself.
-    slew        of that cell, as AlphaCell.
+    osc, http, midi, plane   as in open_listeners; `alpha` is then where the cell begins, and must not change by itself.
+    slew        of that cell, as SharedAlpha.
     note        is told the ports, and what a message has wrong.
-    Raises UsageError, BusyError (a port is taken), EnvironmentProblem (python-osc is not installed; names the extra), and what
-    source_of does.
+    Raises UsageError, BusyError (a port is taken), UnavailableError (python-osc is not installed; names the extra), and what
+    resolve_alpha_source does.
     """
-    source = source_of(alpha, members, rate=rate, extrapolate=extrapolate)
+    source = resolve_alpha_source(alpha, members, rate=rate, extrapolate=extrapolate)
     live = osc is not None or http is not None or midi is not None
-    if slew is not None and (not live or isinstance(source, AlphaCell)):
+    if slew is not None and (not live or isinstance(source, SharedAlpha)):
         raise UsageError("A slew limit is for live alpha; give a port with it (--osc, --http, --midi), or leave it out.")
-    if live and not isinstance(source, AlphaCell):
+    if live and not isinstance(source, SharedAlpha):
         if not is_constant(source):
             raise UsageError("An alpha over time and a live one exclude each other; give one alpha to start from.")
-        source = AlphaCell(members, source.at(0.0, 0), slew=slew, extrapolate=extrapolate)
-    if isinstance(source, AlphaCell):
-        with open_feeders(source, osc=osc, http=http, midi=midi, plane=plane, note=note, tell=note):
-            yield Control(source, rate)
+        source = SharedAlpha(members, source.at(0.0, 0), slew=slew, extrapolate=extrapolate)
+    if isinstance(source, SharedAlpha):
+        with open_listeners(source, osc=osc, http=http, midi=midi, plane=plane, note=note, report=note):
+            yield FrameAlpha(source, rate)
     else:
-        yield Control(source, rate)
+        yield FrameAlpha(source, rate)

@@ -20,95 +20,97 @@ from typing import Any
 
 from dni_deploy.alpha.keyframes import load_json
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.control.listener import Feeder, bound
-from dni_deploy.control.message_handler import Tell
-from dni_deploy.control.shared_alpha import AlphaCell, Setting
-from dni_deploy.errors import DniError, UsageError, shown
+from dni_deploy.control.listener import AlphaListener, bind_socket
+from dni_deploy.control.message_handler import ReportMessage
+from dni_deploy.control.shared_alpha import AlphaState, SharedAlpha
+from dni_deploy.errors import DniError, UsageError, escape_name
 
-BODY_LIMIT = 1 << 16
-DRAINED = 1 << 20
-CONNECTIONS = 16
-SILENCE = 5.0
+MAX_BODY_BYTES = 1 << 16
+MAX_DRAIN_BYTES = 1 << 20
+MAX_CONNECTIONS = 16
+READ_TIMEOUT_S = 5.0
 """Seconds that a client may keep us waiting for a byte."""
-DEADLINE = 10.0
+REQUEST_TIMEOUT_S = 10.0
 """Seconds that a whole request may take, however its bytes drip."""
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
-class HttpFeeder(Feeder):
-    """Listens on TCP. `port` is the real one after start, where 0 was given. hosts: names it may be called by besides LOCAL."""
+class HttpAlphaListener(AlphaListener):
+    """Listens on TCP. `port` is the real one after start, where 0 was given. hosts: names it may be called by besides LOOPBACK_NAMES."""
 
     source = "HTTP"
 
     def __init__(
         self,
-        cell: AlphaCell,
+        shared_alpha: SharedAlpha,
         port: int,
         host: str = "127.0.0.1",
         *,
-        hosts: tuple[str, ...] = (),
+        extra_hosts: tuple[str, ...] = (),
         plane: ControlPlane | None = None,
-        tell: Tell | None = None,
+        report: ReportMessage | None = None,
     ) -> None:
-        super().__init__(cell, plane=plane, tell=tell)
+        super().__init__(shared_alpha, plane=plane, report=report)
         self.host, self.port = host, port
-        self.names = tuple(name.lower() for name in (*LOCAL, f"[{host}]" if ":" in host else host, *hosts))
+        self.allowed_hosts = tuple(
+            name.lower() for name in (*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host, *extra_hosts)
+        )
 
-    def _open(self) -> None:
-        listening = bound(self.host, self.port, socket.SOCK_STREAM, "HTTP")
+    def _open_input(self) -> None:
+        listening = bind_socket(self.host, self.port, socket.SOCK_STREAM, "HTTP")
         self.port = listening.getsockname()[1]
-        self._server = _Server(self, listening)
+        self._server = _HttpServer(self, listening)
 
     def _run(self) -> None:
         self._server.serve_forever(poll_interval=0.1)
 
-    def _wake(self) -> None:
+    def _wake_thread(self) -> None:
         self._server.shutdown()
 
-    def _shut(self) -> None:
+    def _close_input(self) -> None:
         self._server.server_close()
-        self._server.cut(time.monotonic() + 2 * DEADLINE)
+        self._server.close_expired(time.monotonic() + 2 * REQUEST_TIMEOUT_S)
 
-    def put(self, body: str) -> None:
+    def set_from_body(self, body: str) -> None:
         """Set what a body says. Raises DniError."""
         text = body.strip()
         alpha: Any = load_json(text) if text[:1] in ("{", "[", '"') else text
-        if isinstance(alpha, dict) and not set(alpha) & set(self.steering.cell.members):
+        if isinstance(alpha, dict) and not set(alpha) & set(self.handler.shared_alpha.members):
             if set(alpha) == {"plane"}:
                 point = alpha["plane"]
                 if not isinstance(point, list) or len(point) != 2:
                     raise UsageError('"plane" is a list of two numbers, x and y.')
-                self.steering.point(*point)
+                self.handler.set_point(*point)
                 return
             if set(alpha) == {"alpha"}:
                 alpha = alpha["alpha"]
         if isinstance(alpha, str):
-            self.steering.line(alpha)
+            self.handler.set_from_line(alpha)
         else:
-            self.steering.alpha(alpha)
+            self.handler.set_alpha(alpha)
 
 
-class _Server(ThreadingMixIn, TCPServer):
-    """At most CONNECTIONS threads; each ends by itself."""
+class _HttpServer(ThreadingMixIn, TCPServer):
+    """At most MAX_CONNECTIONS threads; each ends by itself."""
 
     daemon_threads = True
-    request_queue_size = 4 * CONNECTIONS
+    request_queue_size = 4 * MAX_CONNECTIONS
 
-    def __init__(self, feeder: HttpFeeder, listening: socket.socket) -> None:
-        super().__init__(listening.getsockname(), _Handler, bind_and_activate=False)
+    def __init__(self, listener: HttpAlphaListener, listening_socket: socket.socket) -> None:
+        super().__init__(listening_socket.getsockname(), _RequestHandler, bind_and_activate=False)
         self.socket.close()
-        self.socket = listening
-        self.address_family = listening.family
-        self.feeder = feeder
-        self._began: dict[Any, float] = {}
-        self._guard = threading.Lock()
+        self.socket = listening_socket
+        self.address_family = listening_socket.family
+        self.listener = listener
+        self._start_times: dict[Any, float] = {}
+        self._lock = threading.Lock()
         self.server_activate()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        with self._guard:
-            room = len(self._began) < CONNECTIONS
+        with self._lock:
+            room = len(self._start_times) < MAX_CONNECTIONS
             if room:
-                self._began[request] = time.monotonic()
+                self._start_times[request] = time.monotonic()
         if room:
             super().process_request(request, client_address)
         else:
@@ -118,17 +120,17 @@ class _Server(ThreadingMixIn, TCPServer):
             super().shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
-        with self._guard:
-            self._began.pop(request, None)
+        with self._lock:
+            self._start_times.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        self.cut(time.monotonic())
+        self.close_expired(time.monotonic())
 
-    def cut(self, now: float) -> None:
-        """End the connections that began more than DEADLINE before `now`."""
-        with self._guard:
-            old = [request for request, began in self._began.items() if now - began > DEADLINE]
+    def close_expired(self, now: float) -> None:
+        """End the connections that began more than REQUEST_TIMEOUT_S before `now`."""
+        with self._lock:
+            old = [request for request, began in self._start_times.items() if now - began > REQUEST_TIMEOUT_S]
         for request in old:
             with suppress(OSError):
                 request.shutdown(socket.SHUT_RDWR)
@@ -137,86 +139,86 @@ class _Server(ThreadingMixIn, TCPServer):
         """A client that went away, or was cut: nothing to tell."""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    timeout = SILENCE
+class _RequestHandler(BaseHTTPRequestHandler):
+    server: _HttpServer
+    timeout = READ_TIMEOUT_S
     server_version, sys_version = "dni-deploy", ""
 
     def do_GET(self) -> None:
-        if self._welcome():
-            self._answer(200, _told(self.server.feeder.steering.cell.setting))
+        if self._check_request():
+            self._respond_json(200, _state_to_json(self.server.listener.handler.shared_alpha.state))
 
     def do_PUT(self) -> None:
-        if not self._welcome():
+        if not self._check_request():
             return
-        body = self._body()
+        body = self._read_body()
         if body is None:
             return
-        feeder, failed = self.server.feeder, list[DniError]()
+        feeder, failed = self.server.listener, list[DniError]()
 
-        def put() -> None:
+        def set_alpha() -> None:
             try:
-                feeder.put(body)
+                feeder.set_from_body(body)
             except DniError as error:
                 failed.append(error)
                 raise
 
-        if feeder.steering.attempt(put):
-            self._answer(200, _told(feeder.steering.cell.setting))
+        if feeder.handler.handle_safely(set_alpha):
+            self._respond_json(200, _state_to_json(feeder.handler.shared_alpha.state))
         elif failed:
-            self._error(400, str(failed[0]), failed[0].kind)
+            self._respond_error(400, str(failed[0]), failed[0].kind)
         else:
-            self._error(500, "The alpha could not be set.", DniError.kind)
+            self._respond_error(500, "The alpha could not be set.", DniError.kind)
 
-    def _welcome(self) -> bool:
+    def _check_request(self) -> bool:
         """Whether it is for us, from us, and for what there is; answers otherwise."""
         hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin")
-        port = self.server.feeder.port
-        good = {f"{name}:{port}" for name in self.server.feeder.names}
-        good |= set(self.server.feeder.names) if port == 80 else set()
+        port = self.server.listener.port
+        good = {f"{name}:{port}" for name in self.server.listener.allowed_hosts}
+        good |= set(self.server.listener.allowed_hosts) if port == 80 else set()
         if len(hosts) != 1 or hosts[0].lower() not in good:
-            return self._refuse(400, "The Host of the request is not this machine.")
+            return self._respond_refused(400, "The Host of the request is not this machine.")
         if origin not in (None, f"http://{hosts[0]}") or self.headers.get("Sec-Fetch-Site", "none") not in (
             "none",
             "same-origin",
         ):
-            return self._refuse(403, "Pages of another origin cannot set alpha.")
+            return self._respond_refused(403, "Pages of another origin cannot set alpha.")
         if self.path != "/alpha":
-            return self._refuse(404, "There is only /alpha here.")
+            return self._respond_refused(404, "There is only /alpha here.")
         return True
 
-    def _body(self) -> str | None:
+    def _read_body(self) -> str | None:
         given = self.headers.get_all("Content-Length", [])
         if self.headers.get("Transfer-Encoding") or len(given) != 1 or not (given[0].isascii() and given[0].isdigit()):
-            self._refuse(411, "The request needs one Content-Length, and no Transfer-Encoding.")
+            self._respond_refused(411, "The request needs one Content-Length, and no Transfer-Encoding.")
             return None
         if self.headers.get("Content-Encoding", "identity") != "identity":
-            self._refuse(415, "A body is not compressed.")
+            self._respond_refused(415, "A body is not compressed.")
             return None
-        if len(given[0]) > 9 or int(given[0]) > BODY_LIMIT:
-            self.rfile.read(min(int(given[0][:9]), DRAINED))  # or the answer would be lost with the connection
-            self._refuse(413, f"A body has at most {BODY_LIMIT:,} bytes.")
+        if len(given[0]) > 9 or int(given[0]) > MAX_BODY_BYTES:
+            self.rfile.read(min(int(given[0][:9]), MAX_DRAIN_BYTES))  # or the answer would be lost with the connection
+            self._respond_refused(413, f"A body has at most {MAX_BODY_BYTES:,} bytes.")
             return None
         size = int(given[0])
         data = self.rfile.read(size)
         try:
             if len(data) == size:
                 return data.decode("utf-8")
-            self._refuse(400, "The body is shorter than its Content-Length.")
+            self._respond_refused(400, "The body is shorter than its Content-Length.")
         except UnicodeDecodeError:
-            self._refuse(400, "The body is not UTF-8 text.")
+            self._respond_refused(400, "The body is not UTF-8 text.")
         return None
 
-    def _refuse(self, status: int, sentence: str) -> bool:
+    def _respond_refused(self, status: int, sentence: str) -> bool:
         """Count it and answer; always False."""
-        self.server.feeder.steering.refuse(sentence)
-        self._error(status, sentence, UsageError.kind)
+        self.server.listener.handler.count_refusal(sentence)
+        self._respond_error(status, sentence, UsageError.kind)
         return False
 
-    def _error(self, status: int, sentence: str, kind: str) -> None:
-        self._answer(status, {"schema": 1, "error": {"kind": kind, "message": sentence, "exit_code": 2}})
+    def _respond_error(self, status: int, sentence: str, kind: str) -> None:
+        self._respond_json(status, {"schema": 1, "error": {"kind": kind, "message": sentence, "exit_code": 2}})
 
-    def _answer(self, status: int, fields: dict[str, Any]) -> None:
+    def _respond_json(self, status: int, fields: dict[str, Any]) -> None:
         data = json.dumps(fields).encode() + b"\n"
         self.send_response(status)
         for name, value in (
@@ -234,15 +236,18 @@ class _Handler(BaseHTTPRequestHandler):
         """What http.server refuses by itself: a method that is not there (405 here), a line too long, no HTTP."""
         status = 405 if code == 501 else int(code)
         self.close_connection = True
-        self._refuse(
-            status, f"There is no {shown(self.command, 20)} here; there are GET and PUT." if status == 405 else shown(message)
+        self._respond_refused(
+            status,
+            f"There is no {escape_name(self.command, 20)} here; there are GET and PUT."
+            if status == 405
+            else escape_name(message),
         )
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing is logged."""
 
 
-def _told(setting: Setting) -> dict[str, Any]:
+def _state_to_json(state: AlphaState) -> dict[str, Any]:
     """alpha: as of the newest frame; wanted: where a slew limit is on the way to."""
-    alpha, wanted = (dict(zip(point.members, point.shares, strict=True)) for point in (setting.coefficients, setting.wanted))
-    return {"schema": 1, "sequence": setting.sequence, "alpha": alpha, "wanted": wanted, "source": setting.source}
+    alpha, wanted = (dict(zip(point.members, point.values, strict=True)) for point in (state.coefficients, state.requested))
+    return {"schema": 1, "sequence": state.sequence, "alpha": alpha, "wanted": wanted, "source": state.source}

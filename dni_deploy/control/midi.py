@@ -13,58 +13,58 @@ from typing import Any
 import mido
 
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.control.listener import Feeder
-from dni_deploy.control.message_handler import Steering, Tell
-from dni_deploy.control.shared_alpha import AlphaCell
-from dni_deploy.errors import EnvironmentProblem, UsageError, shown
+from dni_deploy.control.listener import AlphaListener
+from dni_deploy.control.message_handler import AlphaMessageHandler, ReportMessage
+from dni_deploy.control.shared_alpha import SharedAlpha
+from dni_deploy.errors import UnavailableError, UsageError, escape_name
 
-FINE = 32
+LSB_CONTROLLER_OFFSET = 32
 """Controller n has its fine part in n + 32."""
 
 
-class Knobs:
+class ControlChangeHandler:
     """Control changes as settings; needs no port.
 
     controls: a controller is "" for alpha (two members), a member's name, or "x" or "y" of the plane.
     channel: 0 to 15, or None for all.
     """
 
-    def __init__(self, steering: Steering, controls: Mapping[int, str], channel: int | None = None) -> None:
+    def __init__(self, handler: AlphaMessageHandler, controls: Mapping[int, str], channel: int | None = None) -> None:
         """Raises UsageError: no such controller, or it is for nobody."""
-        axes = ("x", "y") if steering.plane is not None else ()
+        axes = ("x", "y") if handler.plane is not None else ()
         for control, target in controls.items():
-            if not 0 <= control < 128 or (target and target not in steering.cell.members and target not in axes):
+            if not 0 <= control < 128 or (target and target not in handler.shared_alpha.members and target not in axes):
                 raise UsageError(
-                    f"MIDI controller {control} for {shown(target)!r}: controllers are 0 to 127, each for a member"
-                    f"{' or for x or y' if axes else ''}; the members are {', '.join(map(shown, steering.cell.members))}."
+                    f"MIDI controller {control} for {escape_name(target)!r}: controllers are 0 to 127, each for a member"
+                    f"{' or for x or y' if axes else ''}; the members are {', '.join(map(escape_name, handler.shared_alpha.members))}."
                 )
-        self.steering, self.controls, self.channel = steering, dict(controls), channel
+        self.handler, self.controls, self.channel = handler, dict(controls), channel
         self._coarse: dict[int, int] = {}
         self._fine: dict[int, int] = {}  # of the controllers that have one
         self._point = [0.5, 0.5]
         self._parser = mido.Parser()
 
-    def feed(self, data: Iterable[int]) -> None:
+    def parse_bytes(self, data: Iterable[int]) -> None:
         """Bytes as they come from a wire, cut anywhere."""
         self._parser.feed(data)
         for message in self._parser:
-            self.take(message)
+            self.handle_message(message)
 
-    def take(self, message: Any) -> None:
+    def handle_message(self, message: Any) -> None:
         """One message of mido; what is no control change of ours is passed over."""
         if message.type != "control_change" or self.channel not in (None, message.channel):
             return
         control, value = message.control, message.value
         if control in self.controls:
             self._set_coarse(control, value)
-        elif FINE <= control < 2 * FINE and control - FINE in self.controls:
-            control -= FINE
+        elif LSB_CONTROLLER_OFFSET <= control < 2 * LSB_CONTROLLER_OFFSET and control - LSB_CONTROLLER_OFFSET in self.controls:
+            control -= LSB_CONTROLLER_OFFSET
             self._fine[control] = value
             if control not in self._coarse:
                 return
         else:
             return
-        self.steering.attempt(lambda: self._turn(self.controls[control], self._value(control)))
+        self.handler.handle_safely(lambda: self._apply_value(self.controls[control], self._read_value(control)))
 
     def _set_coarse(self, control: int, value: int) -> None:
         """Of a pair, the fine part follows in a moment: till then the value is the nearest to the one before, so none jumps past."""
@@ -73,69 +73,77 @@ class Knobs:
         if control in self._fine and value != before:
             self._fine[control] = 0 if value > before else 127
 
-    def _value(self, control: int) -> float:
+    def _read_value(self, control: int) -> float:
         if control in self._fine:
             return (self._coarse[control] << 7 | self._fine[control]) / 16383
         return self._coarse[control] / 127
 
-    def _turn(self, target: str, value: float) -> None:
-        if target in ("x", "y") and self.steering.plane is not None and target not in self.steering.cell.members:
+    def _apply_value(self, target: str, value: float) -> None:
+        if target in ("x", "y") and self.handler.plane is not None and target not in self.handler.shared_alpha.members:
             self._point["xy".index(target)] = value
-            self.steering.point(*self._point)
+            self.handler.set_point(*self._point)
         elif target:
-            self.steering.share(target, value)
+            self.handler.set_coefficient(target, value)
         else:
-            self.steering.alpha(value)
+            self.handler.set_alpha(value)
 
 
-class MidiFeeder(Feeder):
+class MidiAlphaListener(AlphaListener):
     """Listens to a MIDI input: port_name, or a part of it; None: the first there is. control: a controller, or as in Knobs."""
 
     source = "MIDI"
 
     def __init__(
         self,
-        cell: AlphaCell,
+        shared_alpha: SharedAlpha,
         port_name: str | None = None,
         control: int | Mapping[int, str] = 1,
         *,
         channel: int | None = None,
         plane: ControlPlane | None = None,
-        tell: Tell | None = None,
+        report: ReportMessage | None = None,
     ) -> None:
-        super().__init__(cell, plane=plane, tell=tell)
+        super().__init__(shared_alpha, plane=plane, report=report)
         self.port_name = port_name
-        self.knobs = Knobs(self.steering, {control: ""} if isinstance(control, int) else control, channel)
+        self.control_changes = ControlChangeHandler(
+            self.handler, {control: ""} if isinstance(control, int) else control, channel
+        )
 
-    def _open(self) -> None:
-        names = ports()
+    def _open_input(self) -> None:
+        names = list_inputs()
         wanted = [name for name in names if self.port_name is None or self.port_name in name]
         if not wanted:
-            what = "There is no MIDI input" if self.port_name is None else f"No MIDI input is called {shown(self.port_name)!r}"
-            raise UsageError(f"{what}; there are: {', '.join(map(shown, names)) or 'none'}.")
+            what = (
+                "There is no MIDI input"
+                if self.port_name is None
+                else f"No MIDI input is called {escape_name(self.port_name)!r}"
+            )
+            raise UsageError(f"{what}; there are: {', '.join(map(escape_name, names)) or 'none'}.")
         try:
-            self._port = mido.open_input(wanted[0], callback=self.knobs.take)
+            self._port = mido.open_input(wanted[0], callback=self.control_changes.handle_message)
         except Exception as error:  # rtmidi has its own kinds
-            raise EnvironmentProblem(f"The MIDI input {shown(wanted[0])} cannot be opened ({shown(error)}).") from None
+            raise UnavailableError(
+                f"The MIDI input {escape_name(wanted[0])} cannot be opened ({escape_name(error)})."
+            ) from None
         self.port_name = wanted[0]
 
     def _run(self) -> None:
         self._stopping.wait()  # the port has a thread of its own, and calls
 
-    def _shut(self) -> None:
+    def _close_input(self) -> None:
         with suppress(Exception):  # it may have been unplugged
             self._port.close()
 
 
-def ports() -> list[str]:
-    """The MIDI inputs of this machine. Raises EnvironmentProblem: no sequencer, or python-rtmidi is not installed."""
+def list_inputs() -> list[str]:
+    """The MIDI inputs of this machine. Raises UnavailableError: no sequencer, or python-rtmidi is not installed."""
     try:
         return list(mido.get_input_names())
     except ModuleNotFoundError:
-        raise EnvironmentProblem(
+        raise UnavailableError(
             "This needs the package 'rtmidi', which is not installed: pip install 'dni-deploy[midi]'"
         ) from None
     except Exception as error:  # SystemError where there is no ALSA sequencer
-        raise EnvironmentProblem(
-            f"This machine has no MIDI ({shown(error, 120)}); on Linux it is the kernel's ALSA sequencer (snd_seq)."
+        raise UnavailableError(
+            f"This machine has no MIDI ({escape_name(error, 120)}); on Linux it is the kernel's ALSA sequencer (snd_seq)."
         ) from None

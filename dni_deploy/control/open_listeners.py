@@ -7,17 +7,17 @@ from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.control.listener import Feeder
-from dni_deploy.control.message_handler import Tell
-from dni_deploy.control.shared_alpha import AlphaCell
-from dni_deploy.control.stdin import LinesFeeder
-from dni_deploy.errors import UsageError, shown
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.control.listener import AlphaListener
+from dni_deploy.control.message_handler import ReportMessage
+from dni_deploy.control.shared_alpha import SharedAlpha
+from dni_deploy.control.stdin import StdinAlphaListener
+from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @contextmanager
-def open_feeders(
-    cell: AlphaCell,
+def open_listeners(
+    shared_alpha: SharedAlpha,
     *,
     osc: int | None = None,
     http: int | None = None,
@@ -25,8 +25,8 @@ def open_feeders(
     lines: IO[Any] | None = None,
     plane: ControlPlane | None = None,
     note: Callable[[str], None] = lambda sentence: None,
-    tell: Tell | None = None,
-) -> Iterator[tuple[Feeder, ...]]:
+    report: ReportMessage | None = None,
+) -> Iterator[tuple[AlphaListener, ...]]:
     """What sets the cell from outside, until the block is left.
 
     osc, http   ports on loopback, 0 for any that is free.
@@ -34,33 +34,37 @@ def open_feeders(
     lines       a stream of lines.
     plane       what points mean.
     note        is told of each where it listens; tell: as in Steering.
-    Raises UsageError, BusyError, EnvironmentProblem (a package that is missing, naming its extra; no MIDI here).
+    Raises UsageError, BusyError, UnavailableError (a package that is missing, naming its extra; no MIDI here).
     """
-    found: list[Feeder] = []
+    found: list[AlphaListener] = []
     with ExitStack() as stack:
         if osc is not None:
-            by_osc = open_door("dni_deploy.control.osc").OscFeeder(cell, osc, plane=plane, tell=tell)
+            by_osc = import_optional("dni_deploy.control.osc").OscAlphaListener(shared_alpha, osc, plane=plane, report=report)
             found.append(stack.enter_context(by_osc))
             note(f"Alpha is set live by OSC on UDP port {by_osc.port} of this machine.")
         if http is not None:
-            by_http = open_door("dni_deploy.control.http").HttpFeeder(cell, http, plane=plane, tell=tell)
+            by_http = import_optional("dni_deploy.control.http").HttpAlphaListener(
+                shared_alpha, http, plane=plane, report=report
+            )
             found.append(stack.enter_context(by_http))
             note(f"Alpha is set live by HTTP: PUT http://127.0.0.1:{by_http.port}/alpha")
         if midi is not None:
-            controls, name = read_midi(midi)
-            by_midi = open_door("dni_deploy.control.midi").MidiFeeder(cell, name, controls, plane=plane, tell=tell)
+            controls, name = parse_midi_option(midi)
+            by_midi = import_optional("dni_deploy.control.midi").MidiAlphaListener(
+                shared_alpha, name, controls, plane=plane, report=report
+            )
             found.append(stack.enter_context(by_midi))
-            note(f"Alpha is set live by MIDI from {shown(by_midi.port_name)}.")
+            note(f"Alpha is set live by MIDI from {escape_name(by_midi.port_name)}.")
         if lines is not None:
-            found.append(stack.enter_context(LinesFeeder(cell, lines, plane=plane, tell=tell)))
+            found.append(stack.enter_context(StdinAlphaListener(shared_alpha, lines, plane=plane, report=report)))
         yield tuple(found)
 
 
-def read_midi(text: str) -> tuple[int | dict[int, str], str | None]:
+def parse_midi_option(text: str) -> tuple[int | dict[int, str], str | None]:
     """The controllers, and the part of a name or None. Raises UsageError."""
     controls, at, name = text.partition("@")
     if at and not name.strip():
-        raise UsageError(f"{shown(text, 60)!r} names no MIDI input after the @; leave it out for the first there is.")
+        raise UsageError(f"{escape_name(text, 60)!r} names no MIDI input after the @; leave it out for the first there is.")
     found: dict[int, str] = {}
     for part in controls.split(","):
         number, equals, target = part.partition("=")
@@ -69,8 +73,8 @@ def read_midi(text: str) -> tuple[int | dict[int, str], str | None]:
             or len(number.strip()) > 3
             or (equals and not target.strip())
         ):
-            raise UsageError(f"{shown(text, 60)!r} is not a MIDI controller; write 1, 1@NAME, or 20=psnr,21=gan.")
+            raise UsageError(f"{escape_name(text, 60)!r} is not a MIDI controller; write 1, 1@NAME, or 20=psnr,21=gan.")
         if int(number) in found:
-            raise UsageError(f"{shown(text, 60)!r} names the MIDI controller {int(number)} twice.")
+            raise UsageError(f"{escape_name(text, 60)!r} names the MIDI controller {int(number)} twice.")
         found[int(number)] = target.strip()
     return found, name.strip() or None

@@ -20,28 +20,28 @@ from typing import NamedTuple
 from pythonosc.parsing import osc_types
 
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.control.listener import Feeder, bound
-from dni_deploy.control.message_handler import Tell
-from dni_deploy.control.shared_alpha import AlphaCell
-from dni_deploy.errors import UsageError, shown
+from dni_deploy.control.listener import AlphaListener, bind_socket
+from dni_deploy.control.message_handler import ReportMessage
+from dni_deploy.control.shared_alpha import SharedAlpha
+from dni_deploy.errors import UsageError, escape_name
 
-PREFIX = "/dni/"
-BUNDLE = b"#bundle\0"
-AT_ONCE = 1
+ADDRESS_PREFIX = "/dni/"
+OSC_BUNDLE_TAG = b"#bundle\0"
+IMMEDIATE_TIME_TAG = 1
 """The time tag that means: immediately."""
-DEPTH_LIMIT = 8
-BATCH = 1024
+MAX_BUNDLE_DEPTH = 8
+MAX_DATAGRAMS_PER_BATCH = 1024
 """Datagrams taken from the system at once; of those to one address only the last is looked at."""
-PAUSE = 0.002
+BATCH_PAUSE_S = 0.002
 """Seconds of rest after a batch with more than a handful: a flood costs the frames little, and an alpha waits no longer than that."""
-SENDERS = 64
-LATE = 10.0
+MAX_SENDERS = 64
+MAX_BUNDLE_AGE_S = 10.0
 """Seconds: a bundle that is older than the sender's newest by less came late; by more, the sender's clock was set."""
 
-_READERS = {"f": osc_types.get_float, "i": osc_types.get_int, "d": osc_types.get_double, "h": osc_types.get_int64}
+_READER_BY_TYPE_TAG = {"f": osc_types.get_float, "i": osc_types.get_int, "d": osc_types.get_double, "h": osc_types.get_int64}
 
 
-class Message(NamedTuple):
+class OscMessage(NamedTuple):
     """seconds: the time tag of its bundle; None: at once."""
 
     address: str
@@ -49,25 +49,25 @@ class Message(NamedTuple):
     seconds: float | None
 
 
-def messages(datagram: bytes, seconds: float | None = None, depth: int = 0) -> Iterator[Message]:
+def parse_messages(datagram: bytes, seconds: float | None = None, depth: int = 0) -> Iterator[OscMessage]:
     """The messages of a datagram, those of bundles in their order. Raises UsageError on anything else."""
-    if not datagram.startswith(BUNDLE):
-        yield _message(datagram, seconds)
+    if not datagram.startswith(OSC_BUNDLE_TAG):
+        yield _parse_message(datagram, seconds)
         return
-    if depth >= DEPTH_LIMIT or len(datagram) < 16:
+    if depth >= MAX_BUNDLE_DEPTH or len(datagram) < 16:
         raise UsageError("A datagram is not an OSC bundle.")
     (tag,) = struct.unpack_from(">Q", datagram, 8)
-    seconds = None if tag == AT_ONCE else tag / 2**32
+    seconds = None if tag == IMMEDIATE_TIME_TAG else tag / 2**32
     place = 16
     while place < len(datagram):
         (size,) = struct.unpack(">i", datagram[place : place + 4].ljust(4, b"\xff"))
         if not 0 < size <= len(datagram) - place - 4:
             raise UsageError("A datagram is a damaged OSC bundle.")
-        yield from messages(datagram[place + 4 : place + 4 + size], seconds, depth + 1)
+        yield from parse_messages(datagram[place + 4 : place + 4 + size], seconds, depth + 1)
         place += 4 + size
 
 
-def _message(datagram: bytes, seconds: float | None) -> Message:
+def _parse_message(datagram: bytes, seconds: float | None) -> OscMessage:
     try:
         address, place = osc_types.get_string(datagram, 0)
         tags, place = osc_types.get_string(datagram, place) if datagram[place:] else (",", place)
@@ -75,16 +75,16 @@ def _message(datagram: bytes, seconds: float | None) -> Message:
             raise UsageError("A datagram is not OSC.")
         numbers = []
         for tag in tags[1:]:
-            if tag not in _READERS:
-                raise UsageError(f"{shown(address, 80)} takes numbers; got the type {shown(tag)!r}.")
-            number, place = _READERS[tag](datagram, place)
+            if tag not in _READER_BY_TYPE_TAG:
+                raise UsageError(f"{escape_name(address, 80)} takes numbers; got the type {escape_name(tag)!r}.")
+            number, place = _READER_BY_TYPE_TAG[tag](datagram, place)
             numbers.append(float(number))
     except (osc_types.ParseError, UnicodeDecodeError, struct.error, IndexError) as error:
-        raise UsageError(f"A datagram is not OSC ({shown(error, 80)}).") from None
-    return Message(address, tuple(numbers), seconds)
+        raise UsageError(f"A datagram is not OSC ({escape_name(error, 80)}).") from None
+    return OscMessage(address, tuple(numbers), seconds)
 
 
-class OscFeeder(Feeder):
+class OscAlphaListener(AlphaListener):
     """Listens on UDP. `port` is the real one after start, where 0 was given.
 
     The newest counts: messages are used as they come, whatever their time tag says, but a bundle that the network delivered
@@ -95,46 +95,46 @@ class OscFeeder(Feeder):
 
     def __init__(
         self,
-        cell: AlphaCell,
+        shared_alpha: SharedAlpha,
         port: int,
         host: str = "127.0.0.1",
         *,
         plane: ControlPlane | None = None,
-        tell: Tell | None = None,
+        report: ReportMessage | None = None,
     ) -> None:
-        super().__init__(cell, plane=plane, tell=tell)
+        super().__init__(shared_alpha, plane=plane, report=report)
         self.host, self.port = host, port
-        self.overtaken = 0
+        self.superseded_count = 0
         """How many messages of a flood were not looked at, since a newer one to the same address was there."""
-        self._newest: OrderedDict[object, float] = OrderedDict()
+        self._newest_time_tags: OrderedDict[object, float] = OrderedDict()
 
-    def _open(self) -> None:
-        self._socket = bound(self.host, self.port, socket.SOCK_DGRAM, "OSC")
+    def _open_input(self) -> None:
+        self._socket = bind_socket(self.host, self.port, socket.SOCK_DGRAM, "OSC")
         self._socket.setblocking(False)
         self.port = self._socket.getsockname()[1]
-        self._waker, self._wakened = socket.socketpair()
+        self._wake_writer, self._wake_reader = socket.socketpair()
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ)
-            selector.register(self._wakened, selectors.EVENT_READ)
+            selector.register(self._wake_reader, selectors.EVENT_READ)
             while not self._stopping.is_set():
                 selector.select()
                 batch: OrderedDict[tuple[object, bytes], bytes] = OrderedDict()
                 taken = 0
-                for datagram, sender in self._waiting():
+                for datagram, sender in self._receive_datagrams():
                     taken += 1
                     # Bundles may hold anything, so none of them is overtaken.
-                    key = (sender, b"%d" % taken if datagram.startswith(BUNDLE) else datagram.split(b"\0", 1)[0])
-                    self.overtaken += batch.pop(key, None) is not None
+                    key = (sender, b"%d" % taken if datagram.startswith(OSC_BUNDLE_TAG) else datagram.split(b"\0", 1)[0])
+                    self.superseded_count += batch.pop(key, None) is not None
                     batch[key] = datagram
                 for (sender, _), datagram in batch.items():
-                    self._use(datagram, sender)
+                    self._handle_datagram(datagram, sender)
                 if taken > 8:
-                    self._stopping.wait(PAUSE)
+                    self._stopping.wait(BATCH_PAUSE_S)
 
-    def _waiting(self) -> Iterator[tuple[bytes, object]]:
-        for _ in range(BATCH):
+    def _receive_datagrams(self) -> Iterator[tuple[bytes, object]]:
+        for _ in range(MAX_DATAGRAMS_PER_BATCH):
             try:
                 yield self._socket.recvfrom(1 << 16)
             except (BlockingIOError, InterruptedError):
@@ -142,51 +142,55 @@ class OscFeeder(Feeder):
             except OSError:  # such as the answer of a port that nobody listens on
                 continue
 
-    def _use(self, datagram: bytes, sender: object) -> None:
+    def _handle_datagram(self, datagram: bytes, sender: object) -> None:
         try:
-            found = list(messages(datagram))
+            found = list(parse_messages(datagram))
         except UsageError as error:
-            self.steering.refuse(str(error))
+            self.handler.count_refusal(str(error))
             return
         for message in found:
-            if self._late(message.seconds, sender):
-                self.steering.refuse(f"{shown(message.address, 80)} came late, after a newer one of the same sender.")
+            if self._is_late(message.seconds, sender):
+                self.handler.count_refusal(
+                    f"{escape_name(message.address, 80)} came late, after a newer one of the same sender."
+                )
             else:
-                self.steering.attempt(partial(self._steer, message))
+                self.handler.handle_safely(partial(self._handle_message, message))
 
-    def _late(self, seconds: float | None, sender: object) -> bool:
+    def _is_late(self, seconds: float | None, sender: object) -> bool:
         if seconds is None:
             return False
-        newest = self._newest.pop(sender, -math.inf)
-        late = newest - LATE < seconds < newest
-        self._newest[sender] = newest if late else seconds
-        if len(self._newest) > SENDERS:
-            self._newest.popitem(last=False)
+        newest = self._newest_time_tags.pop(sender, -math.inf)
+        late = newest - MAX_BUNDLE_AGE_S < seconds < newest
+        self._newest_time_tags[sender] = newest if late else seconds
+        if len(self._newest_time_tags) > MAX_SENDERS:
+            self._newest_time_tags.popitem(last=False)
         return late
 
-    def _steer(self, message: Message) -> None:
+    def _handle_message(self, message: OscMessage) -> None:
         address, numbers = message.address, message.numbers
-        if address == PREFIX + "alpha":
-            self.steering.alpha(*self._expected(message, 1))
-        elif address.startswith(PREFIX + "alpha/"):
-            self.steering.share(address[len(PREFIX) + 6 :], *self._expected(message, 1))
-        elif address == PREFIX + "shares":
-            self.steering.alpha(list(numbers))
-        elif address == PREFIX + "plane":
-            self.steering.point(*self._expected(message, 2))
+        if address == ADDRESS_PREFIX + "alpha":
+            self.handler.set_alpha(*self._read_numbers(message, 1))
+        elif address.startswith(ADDRESS_PREFIX + "alpha/"):
+            self.handler.set_coefficient(address[len(ADDRESS_PREFIX) + 6 :], *self._read_numbers(message, 1))
+        elif address == ADDRESS_PREFIX + "shares":
+            self.handler.set_alpha(list(numbers))
+        elif address == ADDRESS_PREFIX + "plane":
+            self.handler.set_point(*self._read_numbers(message, 2))
         else:
-            raise UsageError(f"There is nothing at {shown(address, 80)}; there are /dni/alpha, /dni/shares and /dni/plane.")
+            raise UsageError(
+                f"There is nothing at {escape_name(address, 80)}; there are /dni/alpha, /dni/shares and /dni/plane."
+            )
 
-    def _expected(self, message: Message, count: int) -> tuple[float, ...]:
+    def _read_numbers(self, message: OscMessage, count: int) -> tuple[float, ...]:
         if len(message.numbers) != count:
             raise UsageError(
-                f"{shown(message.address, 80)} takes {count} number{'s' * (count > 1)}; got {len(message.numbers)}."
+                f"{escape_name(message.address, 80)} takes {count} number{'s' * (count > 1)}; got {len(message.numbers)}."
             )
         return message.numbers
 
-    def _wake(self) -> None:
-        self._waker.send(b"x")
+    def _wake_thread(self) -> None:
+        self._wake_writer.send(b"x")
 
-    def _shut(self) -> None:
-        for one in (self._socket, self._waker, self._wakened):
+    def _close_input(self) -> None:
+        for one in (self._socket, self._wake_writer, self._wake_reader):
             one.close()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.errors import EngineError, MismatchError, UsageError, shown
+from dni_deploy.errors import EngineError, MismatchError, UsageError, escape_name
 from dni_deploy.signature import Signature
 
 Frame = NDArray[np.uint8]
@@ -34,9 +34,9 @@ def to_network(frame: Frame, signature: Signature) -> NDArray[np.float32]:
         inside *= np.float32(signature.high - signature.low)
         inside += np.float32(signature.low)
     if padded_height > height:
-        x[:, height:, :width] = inside[:, mirrored(height, padded_height - height)]
+        x[:, height:, :width] = inside[:, mirror_indices(height, padded_height - height)]
     if padded_width > width:
-        x[:, :, width:] = x[:, :, mirrored(width, padded_width - width)]
+        x[:, :, width:] = x[:, :, mirror_indices(width, padded_width - width)]
     return x[:, None] if signature.input_channels == 1 else x[None]
 
 
@@ -47,10 +47,10 @@ def from_network(y: NDArray[np.float32], frame: Frame, signature: Signature) -> 
     subtracted from the frame; the value range is mapped to 0..255, rounded half to even, and clamped.
     Raises EngineError if y has another shape or holds a NaN or an infinity: a broken picture is never shown as a black one.
     """
-    return rounded(unrounded(y, frame, signature))
+    return round_to_uint8(to_pixels(y, frame, signature))
 
 
-def unrounded(y: NDArray[np.float32], frame: Frame, signature: Signature) -> NDArray[np.float32]:
+def to_pixels(y: NDArray[np.float32], frame: Frame, signature: Signature) -> NDArray[np.float32]:
     """What the network made of `frame`, as float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped, a fresh array.
 
     For whoever goes on computing: rounding twice would add an error of its own. y and errors as in from_network.
@@ -80,7 +80,7 @@ def unrounded(y: NDArray[np.float32], frame: Frame, signature: Signature) -> NDA
     return scaled
 
 
-def rounded(pixels: NDArray[np.float32]) -> Frame:
+def round_to_uint8(pixels: NDArray[np.float32]) -> Frame:
     """float32 (3, H, W) in 0..255, rounded half to even and clamped: uint8 (H, W, 3), a fresh array. `pixels` is used up."""
     np.rint(pixels, out=pixels)
     np.clip(pixels, 0, 255, out=pixels)
@@ -92,7 +92,7 @@ def rounded(pixels: NDArray[np.float32]) -> Frame:
 def check_frame(frame: Any) -> None:
     """Raises UsageError unless `frame` is a uint8 array (H, W, 3) with at least one pixel."""
     if not isinstance(frame, np.ndarray):
-        raise UsageError(f"A frame is a uint8 array (height, width, 3); got {shown(type(frame).__name__)}.")
+        raise UsageError(f"A frame is a uint8 array (height, width, 3); got {escape_name(type(frame).__name__)}.")
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
         raise UsageError(f"A frame is a uint8 array (height, width, 3), RGB; got {frame.dtype} {frame.shape}.")
 
@@ -116,11 +116,11 @@ def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def mirrored(size: int, extra: int) -> NDArray[np.intp]:
-    """Indices of the `extra` rows or columns behind the last one: mirrored without the border, or the last one repeated."""
-    if extra < size:
-        return np.arange(size - 2, size - 2 - extra, -1)
-    return np.full(extra, size - 1)
+def mirror_indices(size: int, count: int) -> NDArray[np.intp]:
+    """Indices of the `count` rows or columns behind the last one: mirrored without the border, or the last one repeated."""
+    if count < size:
+        return np.arange(size - 2, size - 2 - count, -1)
+    return np.full(count, size - 1)
 
 
 def pad_frame(frame: Frame, multiple: int) -> Frame:
@@ -128,7 +128,7 @@ def pad_frame(frame: Frame, multiple: int) -> Frame:
     height, width = frame.shape[:2]
     padded_height, padded_width = padded_size(height, width, multiple)
     if padded_height > height:
-        frame = np.concatenate([frame, frame[mirrored(height, padded_height - height)]])
+        frame = np.concatenate([frame, frame[mirror_indices(height, padded_height - height)]])
     if padded_width > width:
-        frame = np.concatenate([frame, frame[:, mirrored(width, padded_width - width)]], axis=1)
+        frame = np.concatenate([frame, frame[:, mirror_indices(width, padded_width - width)]], axis=1)
     return frame

@@ -15,27 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
-from dni_deploy.errors import DniError, InputError, LimitError, PictureError, UsageError, shown
+from dni_deploy.errors import DniError, ImageFileError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.atomic_write import write_bytes_atomically
 
-FORMATS = {
+FORMAT_BY_SUFFIX = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
 }  # fmt: skip
 """What is read and written, by suffix. Reading goes by content; the list keeps every other decoder of Pillow out of reach."""
 
-PIXEL_LIMIT = 10**8
+MAX_OUTPUT_PIXELS = 10**8
 """Largest output in pixels; the header is asked before anything is decoded."""
 
-OPTIONS: dict[str, dict[str, object]] = {
+ENCODER_OPTIONS: dict[str, dict[str, object]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4: colour at full size, or fine detail bleeds
     "WEBP": {"lossless": True, "exact": True},  # exact: colours under transparent pixels stay
     "TIFF": {"compression": "tiff_deflate"},
     "BMP": {},
 }
-LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
-TRANSPARENT = frozenset({"PNG", "WEBP", "TIFF"})
+MAX_SIDE_PX = {"JPEG": 65_500, "WEBP": 16_383}
+FORMATS_WITH_TRANSPARENCY = frozenset({"PNG", "WEBP", "TIFF"})
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 
@@ -53,7 +53,7 @@ class Picture:
     rgb: Frame
     alpha: NDArray[np.uint8] | None = None
     icc: bytes | None = None
-    grey: bool = False
+    is_gray: bool = False
     notes: tuple[str, ...] = ()
 
     def with_pixels(self, rgb: Frame) -> Picture:
@@ -65,12 +65,12 @@ class Picture:
         return replace(self, rgb=rgb, alpha=alpha)
 
 
-def read_picture(path: str | os.PathLike[str], *, scale: int = 1) -> Picture:
+def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> Picture:
     """Decode one PNG, JPEG, WebP, TIFF or BMP file of 8 bits a channel.
 
     EXIF rotation is applied; palette, 1-bit and CMYK pictures are converted, which `notes` says. Other metadata is left out.
-    scale: of the network that will run; a picture whose output would exceed PIXEL_LIMIT is refused before it is decoded.
-    Raises InputError (missing, a folder, a pipe, not readable), PictureError (no such picture, damaged, or one that would lose
+    scale: of the network that will run; a picture whose output would exceed MAX_OUTPUT_PIXELS is refused before it is decoded.
+    Raises InputError (missing, a folder, a pipe, not readable), ImageFileError (no such picture, damaged, or one that would lose
     content: 16-bit, float, several frames), LimitError (too large).
     """
     place = Path(path)
@@ -78,13 +78,13 @@ def read_picture(path: str | os.PathLike[str], *, scale: int = 1) -> Picture:
         width, height = image.size
         check_size(place, width, height, scale)
         _check_depth(place, image)
-        notes = [] if getattr(image, "n_frames", 1) == 1 else _several(place, image)
+        notes = [] if getattr(image, "n_frames", 1) == 1 else _describe_extra_frames(place, image)
         image.load()
         image = ImageOps.exif_transpose(image)
-        return _picture(image, notes)
+        return _to_image_file(image, notes)
 
 
-def write_picture(path: str | os.PathLike[str], picture: Picture, *, force: bool = False) -> None:
+def write_image(path: str | os.PathLike[str], image_file: Picture, *, force: bool = False) -> None:
     """Encode by the suffix and publish: JPEG at quality 95 in 4:4:4, everything else lossless.
 
     Raises UsageError (exists without `force`, an unknown suffix, a format without transparency for a picture that has it),
@@ -92,47 +92,47 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, force: bool
     """
     place = Path(path)
     kind = output_format(place)
-    height, width = picture.rgb.shape[:2]
-    if max(height, width) > LONGEST_SIDE.get(kind, 2**31 - 1):
+    height, width = image_file.rgb.shape[:2]
+    if max(height, width) > MAX_SIDE_PX.get(kind, 2**31 - 1):
         raise LimitError(
-            f"A {kind} file holds at most {LONGEST_SIDE[kind]} pixels a side, {shown(place)} would have {width}x{height}; "
+            f"A {kind} file holds at most {MAX_SIDE_PX[kind]} pixels a side, {escape_name(place)} would have {width}x{height}; "
             "write .png or .tif. Nothing was written."
         )
-    if picture.alpha is not None and kind not in TRANSPARENT:
+    if image_file.alpha is not None and kind not in FORMATS_WITH_TRANSPARENCY:
         raise UsageError(
-            f"The picture has transparency, and a {kind} file ({shown(place)}) has none; write .png, .webp or .tif. "
+            f"The picture has transparency, and a {kind} file ({escape_name(place)}) has none; write .png, .webp or .tif. "
             "Nothing was written."
         )
-    pixels = picture.rgb
-    image = Image.fromarray(np.rint(pixels.mean(axis=2)).astype(np.uint8)) if picture.grey else Image.fromarray(pixels)
-    if picture.alpha is not None:
-        image.putalpha(Image.fromarray(picture.alpha))
+    pixels = image_file.rgb
+    image = Image.fromarray(np.rint(pixels.mean(axis=2)).astype(np.uint8)) if image_file.is_gray else Image.fromarray(pixels)
+    if image_file.alpha is not None:
+        image.putalpha(Image.fromarray(image_file.alpha))
     buffer = io.BytesIO()
-    options = dict(OPTIONS[kind])
-    if picture.icc is not None and kind != "BMP" and not (picture.grey and kind == "WEBP"):  # WebP has no grey pixels
-        options["icc_profile"] = picture.icc
+    options = dict(ENCODER_OPTIONS[kind])
+    if image_file.icc is not None and kind != "BMP" and not (image_file.is_gray and kind == "WEBP"):  # WebP has no grey pixels
+        options["icc_profile"] = image_file.icc
     image.save(buffer, kind, **options)
-    publish_bytes(place, buffer.getvalue(), force=force)
+    write_bytes_atomically(place, buffer.getvalue(), force=force)
 
 
 def output_format(path: str | os.PathLike[str]) -> str:
     """The format that a suffix stands for. Raises UsageError for any other suffix."""
     suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
+    if suffix not in FORMAT_BY_SUFFIX:
         raise UsageError(
-            f"{shown(path)} ends in {shown(suffix)!r}, which names no picture format; use one of {', '.join(FORMATS)}. "
+            f"{escape_name(path)} ends in {escape_name(suffix)!r}, which names no picture format; use one of {', '.join(FORMAT_BY_SUFFIX)}. "
             "Nothing was written."
         )
-    return FORMATS[suffix]
+    return FORMAT_BY_SUFFIX[suffix]
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
     """The file behind Pillow's lazy header reader; every failure, also while decoding, becomes one sentence.
 
-    Raises InputError, PictureError, LimitError.
+    Raises InputError, ImageFileError, LimitError.
     """
-    name = shown(path)
+    name = escape_name(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # asked first: opening a pipe would wait for ever
             raise InputError(f"{name} is {'a folder' if path.is_dir() else 'a pipe or device'}, not a picture file.")
@@ -144,30 +144,32 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     with file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow has to say about size and metadata is said by our own sentences
         try:
-            yield Image.open(file, formats=tuple(dict.fromkeys(FORMATS.values())))
+            yield Image.open(file, formats=tuple(dict.fromkeys(FORMAT_BY_SUFFIX.values())))
         except DniError:
             raise
         except (Image.DecompressionBombError, MemoryError) as error:
-            raise LimitError(f"The picture {name} is too large; the limit is {PIXEL_LIMIT:,} pixels of output.") from error
+            raise LimitError(
+                f"The picture {name} is too large; the limit is {MAX_OUTPUT_PIXELS:,} pixels of output."
+            ) from error
         except UnidentifiedImageError as error:
             empty = os.fstat(file.fileno()).st_size == 0
             what = "is empty" if empty else "is not a PNG, JPEG, WebP, TIFF or BMP picture, or its header is damaged"
-            raise PictureError(f"{name} {what}.") from error
+            raise ImageFileError(f"{name} {what}.") from error
         except Exception as error:
             # A damaged file leads the decoders to raise anything: OSError, SyntaxError, ValueError, IndexError, struct.error.
-            raise PictureError(f"The picture {name} is damaged or cut off ({shown(error, 100)}).") from error
+            raise ImageFileError(f"The picture {name} is damaged or cut off ({escape_name(error, 100)}).") from error
 
 
 def check_size(path: Path, width: int, height: int, scale: int) -> None:
-    if width * height * scale * scale > PIXEL_LIMIT:
+    if width * height * scale * scale > MAX_OUTPUT_PIXELS:
         times = f" at scale {scale}" if scale > 1 else ""
         raise LimitError(
-            f"The picture {shown(path)} has {width}x{height} pixels{times}, more than the limit of {PIXEL_LIMIT:,} of output; "
+            f"The picture {escape_name(path)} has {width}x{height} pixels{times}, more than the limit of {MAX_OUTPUT_PIXELS:,} of output; "
             "make it smaller or cut it."
         )
 
 
-def depth(image: Image.Image) -> int:
+def read_bit_depth(image: Image.Image) -> int:
     """Bits a channel as the file has them, asked before it is decoded: Pillow would squeeze some into 8 without a word."""
     if image.format == "PNG":
         assert isinstance(image, ImageFile.ImageFile)
@@ -183,27 +185,27 @@ def depth(image: Image.Image) -> int:
 
 
 def _check_depth(path: Path, image: Image.Image) -> None:
-    bits = depth(image)
+    bits = read_bit_depth(image)
     if bits > 8 or image.mode not in EIGHT_BIT_MODES:
         kind = f"{bits} bits a channel" if bits > 8 else f"pixels of the kind {image.mode!r}"
-        raise PictureError(
-            f"The picture {shown(path)} has {kind}; networks run here on 8 bits, and the rest would be lost unseen. "
+        raise ImageFileError(
+            f"The picture {escape_name(path)} has {kind}; networks run here on 8 bits, and the rest would be lost unseen. "
             "Convert it first, for example: magick in.png -depth 8 out.png"
         )
 
 
-def _several(path: Path, image: Image.Image) -> list[str]:
+def _describe_extra_frames(path: Path, image: Image.Image) -> list[str]:
     count = image.n_frames  # type: ignore[attr-defined]
     if image.format == "MPO":  # a phone's JPEG with a depth map or a second view behind the picture
         return [f"{count - 1} further pictures inside the JPEG were left out"]
     if image.format == "TIFF":
-        raise PictureError(f"{shown(path)} has {count} pages; save each as a picture of its own.")
-    raise PictureError(
-        f"{shown(path)} is an animation of {count} frames; `run` takes single pictures, `video` is for moving ones."
+        raise ImageFileError(f"{escape_name(path)} has {count} pages; save each as a picture of its own.")
+    raise ImageFileError(
+        f"{escape_name(path)} is an animation of {count} frames; `run` takes single pictures, `video` is for moving ones."
     )
 
 
-def _picture(image: Image.Image, notes: list[str]) -> Picture:
+def _to_image_file(image: Image.Image, notes: list[str]) -> Picture:
     icc = image.info.get("icc_profile") or None
     alpha = None
     if image.has_transparency_data:

@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from dni_deploy.errors import MismatchError
 from dni_deploy.imaging.frames import Frame
 
-PATCH = 7
+PATCH_SIDE_PX = 7
 """Side of a patch in pixels: 49 directions, of which a photograph needs a part and the noise fills all."""
 
-SMALLEST = 64
+MIN_NOISE_SIDE_PX = 64
 """Pixels a side: at least 500 patches are left where only the seventh of them can be used."""
 
-CLEAR = 2.0
+CLIPPING_MARGIN_SIGMA = 2.0
 """A patch counts where its mean is this many sigma from black and from white: 2.3 % of its noise is cut off at most."""
 
-LEAST_SHARE = 0.15
+MIN_PATCH_FRACTION = 0.15
 """But at least this share of the patches, those farthest from both ends."""
 
-ROUNDS = 4
+SIGMA_ITERATIONS = 4
 """Sigma decides which patches count, and they decide sigma; by then it stands still."""
 
 
@@ -29,34 +29,36 @@ def estimate_noise(frame: Frame) -> float:
     """Sigma of the noise before it was clipped to 0..255, the same in all channels: the square root of their mean variance.
 
     A picture file has its noise cut off at black and white. There its deviation is smaller, so dark and bright patches are left out.
-    Raises MismatchError for a picture below SMALLEST.
+    Raises MismatchError for a picture below MIN_NOISE_SIDE_PX.
     Source of the estimate for each channel: Chen, Zhu, Heng, "An Efficient Statistical Method for Image Noise Level Estimation", ICCV
     2015, algorithm 1.
     """
-    if min(frame.shape[:2]) < SMALLEST:
+    if min(frame.shape[:2]) < MIN_NOISE_SIDE_PX:
         raise MismatchError(
-            f"A picture of {frame.shape[1]}x{frame.shape[0]} pixels is too small to estimate its noise; it takes {SMALLEST} a side. "
+            f"A picture of {frame.shape[1]}x{frame.shape[0]} pixels is too small to estimate its noise; it takes {MIN_NOISE_SIDE_PX} a side. "
             "Give the noise as a number: --noise SIGMA."
         )
-    channels = [_patches(frame[..., channel].astype(np.float64)) for channel in range(frame.shape[2])]
+    channels = [_extract_patches(frame[..., channel].astype(np.float64)) for channel in range(frame.shape[2])]
     sigma = 0.0
-    for _ in range(ROUNDS):
-        sigma = float(np.sqrt(np.mean([_variance(patches[_clear(patches, sigma)]) for patches in channels])))
+    for _ in range(SIGMA_ITERATIONS):
+        sigma = float(
+            np.sqrt(np.mean([_estimate_variance(patches[_select_unclipped(patches, sigma)]) for patches in channels]))
+        )
     return sigma
 
 
-def _patches(plane: NDArray[np.float64]) -> NDArray[np.float64]:
-    return sliding_window_view(plane, (PATCH, PATCH)).reshape(-1, PATCH * PATCH)
+def _extract_patches(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    return sliding_window_view(plane, (PATCH_SIDE_PX, PATCH_SIDE_PX)).reshape(-1, PATCH_SIDE_PX * PATCH_SIDE_PX)
 
 
-def _clear(patches: NDArray[np.float64], sigma: float) -> NDArray[np.bool_]:
+def _select_unclipped(patches: NDArray[np.float64], sigma: float) -> NDArray[np.bool_]:
     means = patches.mean(axis=1)
     room = np.minimum(means, 255 - means)
-    found: NDArray[np.bool_] = room >= min(CLEAR * sigma, float(np.quantile(room, 1 - LEAST_SHARE)))
+    found: NDArray[np.bool_] = room >= min(CLIPPING_MARGIN_SIGMA * sigma, float(np.quantile(room, 1 - MIN_PATCH_FRACTION)))
     return found
 
 
-def _variance(patches: NDArray[np.float64]) -> float:
+def _estimate_variance(patches: NDArray[np.float64]) -> float:
     """The patches of a picture lie in a few directions, so the smallest eigenvalues of their covariance are the noise's alone.
 
     How many of them those are, the noise tells: in a sample of pure noise, mean and median of the eigenvalues agree.

@@ -13,21 +13,21 @@ from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.imaging.frames import Frame, check_frame, pad_frame, padded_size
 from dni_deploy.signature import Signature
 
-EXACT_RADIUS = 64
+MAX_EXACT_RADIUS_PX = 64
 """Up to this radius the overlap is the radius, and the joined picture is the whole one."""
 
-LARGE_OVERLAP = 32
+LARGE_OVERLAP_PX = 32
 """The overlap for a network that may look farther. What it may see is not what it looks at:
 tests/dni_deploy/imaging/test_tiling.py measures the seams."""
 
-TILE = 512
+DEFAULT_TILE_PX = 512
 """Side of a tile in pixels of the output; a x4 network gets tiles of 256, its overlap would eat smaller ones."""
 
 
 def default_overlap(signature: Signature) -> int:
     """How many pixels of context each tile has on each inner side; input pixels."""
-    if signature.radius is None or signature.radius > EXACT_RADIUS:
-        return LARGE_OVERLAP
+    if signature.radius is None or signature.radius > MAX_EXACT_RADIUS_PX:
+        return LARGE_OVERLAP_PX
     return signature.radius
 
 
@@ -35,12 +35,12 @@ def default_tile(signature: Signature) -> int:
     """Side of a tile in input pixels; 0 (never tile) for a network that depends on the whole picture."""
     if signature.radius is None:
         return 0
-    return max(TILE // signature.scale, 256)
+    return max(DEFAULT_TILE_PX // signature.scale, 256)
 
 
 def count_tiles(height: int, width: int, signature: Signature, tile: int | None = None, overlap: int | None = None) -> int:
     """How many tiles run_tiled will take for such a frame. Raises as run_tiled does."""
-    rows, columns = layout(height, width, signature, tile, overlap)
+    rows, columns = plan_tiles(height, width, signature, tile, overlap)
     return len(rows) * len(columns)
 
 
@@ -61,7 +61,7 @@ def run_tiled(
     """
     check_frame(frame)
     height, width = frame.shape[:2]
-    rows, columns = layout(height, width, signature, tile, overlap)
+    rows, columns = plan_tiles(height, width, signature, tile, overlap)
     if len(rows) == len(columns) == 1:
         return infer_frame(frame)
     scale = signature.scale
@@ -87,13 +87,13 @@ def run_tiled(
     return np.ascontiguousarray(out[: scale * height, : scale * width])
 
 
-Span = tuple[int, int, int, int]
+TileSpan = tuple[int, int, int, int]
 """Where a tile starts and ends, and the part of it that is kept: start <= kept from < kept to <= end."""
 
 
-def layout(
+def plan_tiles(
     height: int, width: int, signature: Signature, tile: int | None, overlap: int | None
-) -> tuple[list[Span], list[Span]]:
+) -> tuple[list[TileSpan], list[TileSpan]]:
     """The rows and the columns of the tiles, in pixels of the padded frame. Raises as run_tiled does."""
     side = default_tile(signature) if tile is None else tile
     shared = default_overlap(signature) if overlap is None else overlap
@@ -116,10 +116,10 @@ def layout(
             f"A tile of {tile or side} pixels leaves nothing between overlaps of {shared} on both sides; "
             f"make the tile at least {2 * shared + 2 * multiple} or the overlap smaller."
         )
-    return _spans(padded_height, side, stride), _spans(padded_width, side, stride)
+    return _plan_spans(padded_height, side, stride), _plan_spans(padded_width, side, stride)
 
 
-def _spans(size: int, side: int, stride: int) -> list[Span]:
+def _plan_spans(size: int, side: int, stride: int) -> list[TileSpan]:
     """Tiles of `side` every `stride`, the last one flush with the end, each keeping up to the middle of what it shares."""
     if size <= side:
         return [(0, size, 0, size)]

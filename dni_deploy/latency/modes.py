@@ -16,7 +16,7 @@ from engines.options import EngineOptions
 
 
 @dataclass(frozen=True)
-class Row:
+class BackendMode:
     """One way.
 
     name      a word for tables and JSON.
@@ -29,54 +29,54 @@ class Row:
 
     name: str
     title: str
-    changes: bool
-    open: Callable[[Bundle, int], Engine]
-    obstacle: Callable[[Bundle], str | None]
-    gpu: bool = False
+    changes_alpha: bool
+    open_engine: Callable[[Bundle, int], Engine]
+    unavailable_reason: Callable[[Bundle], str | None]
+    on_gpu: bool = False
 
 
-def _row(name: str, title: str, engine: str, *, changes: bool = True, gpu: bool = False) -> Row:
-    def open_row(bundle: Bundle, threads: int) -> Engine:
+def _make_mode(name: str, title: str, engine: str, *, changes_alpha: bool = True, on_gpu: bool = False) -> BackendMode:
+    def open_mode(bundle: Bundle, threads: int) -> Engine:
         return load_engine(bundle, engine, EngineOptions(threads=threads, slots=1))
 
-    return Row(name, title, changes, open_row, lambda bundle: ENGINES[engine].obstacle(bundle), gpu)
+    return BackendMode(name, title, changes_alpha, open_mode, lambda bundle: ENGINES[engine].unavailable_reason(bundle), on_gpu)
 
 
-def _torch(bundle: Bundle, threads: int) -> Engine:
+def _open_torch(bundle: Bundle, threads: int) -> Engine:
     from dni_deploy.latency.torch_eager import TorchEager
 
     return TorchEager(bundle, threads)
 
 
-def _torch_obstacle(bundle: Bundle) -> str | None:
+def _why_torch_unavailable(bundle: Bundle) -> str | None:
     return None if importlib.util.find_spec("torch") else "torch not installed: pip install 'dni-deploy[export]'"
 
 
-ROWS = (
-    _row("in place", "ours: weights blended in place under the running session", "onnxruntime"),
-    _row("tensorrt", "ours: TensorRT, weights blended on the GPU and refitted", "tensorrt", gpu=True),
-    _row("ort gpu", "ours: ONNX Runtime on the GPU, weights blended where it reads them", "onnxruntime-gpu", gpu=True),
-    _row("constant", "stock ONNX Runtime session with constant weights", "onnxruntime-constant", changes=False),
-    _row("rebuild", "a new ONNX Runtime session for every alpha", "onnxruntime-rebuild"),
-    _row("inputs", "ONNX Runtime, weights as graph inputs", "onnxruntime-inputs"),
-    _row("in graph", "ONNX Runtime, alpha as a graph input, blend in the graph", "onnxruntime-graph"),
-    _row("trt constant", "TensorRT with constant weights", "tensorrt-constant", changes=False, gpu=True),
-    _row("trt inputs", "TensorRT, weights as inputs of the network", "tensorrt-inputs", gpu=True),
-    _row("trt in graph", "TensorRT, alpha as an input, blend in the network", "tensorrt-graph", gpu=True),
-    Row("torch", "PyTorch eager, blended state dict and load_state_dict", True, _torch, _torch_obstacle),
+BACKEND_MODES = (
+    _make_mode("in place", "ours: weights blended in place under the running session", "onnxruntime"),
+    _make_mode("tensorrt", "ours: TensorRT, weights blended on the GPU and refitted", "tensorrt", on_gpu=True),
+    _make_mode("ort gpu", "ours: ONNX Runtime on the GPU, weights blended where it reads them", "onnxruntime-gpu", on_gpu=True),
+    _make_mode("constant", "stock ONNX Runtime session with constant weights", "onnxruntime-constant", changes_alpha=False),
+    _make_mode("rebuild", "a new ONNX Runtime session for every alpha", "onnxruntime-rebuild"),
+    _make_mode("inputs", "ONNX Runtime, weights as graph inputs", "onnxruntime-inputs"),
+    _make_mode("in graph", "ONNX Runtime, alpha as a graph input, blend in the graph", "onnxruntime-graph"),
+    _make_mode("trt constant", "TensorRT with constant weights", "tensorrt-constant", changes_alpha=False, on_gpu=True),
+    _make_mode("trt inputs", "TensorRT, weights as inputs of the network", "tensorrt-inputs", on_gpu=True),
+    _make_mode("trt in graph", "TensorRT, alpha as an input, blend in the network", "tensorrt-graph", on_gpu=True),
+    BackendMode("torch", "PyTorch eager, blended state dict and load_state_dict", True, _open_torch, _why_torch_unavailable),
 )
 
 
-def copy_row(engine: Engine) -> Callable[[], None] | None:
+def make_copy_baseline(engine: Engine) -> Callable[[], None] | None:
     """A plain copy of as many bytes as an in-place blend writes, into the same memory; None for other engines."""
     from engines.onnxruntime_cpu.engine import InPlaceEngine
 
     if not isinstance(engine, InPlaceEngine):
         return None
-    source: NDArray[np.float32] = engine.blender.rows[0]
-    target = engine.arenas[0].flat
+    source: NDArray[np.float32] = engine.blender.member_rows[0]
+    target = engine.weight_buffers[0].flat
 
-    def copy() -> None:
+    def copy_weights() -> None:
         np.copyto(target, source)
 
-    return copy
+    return copy_weights

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.utils.progress import MaybeProgress, tell
+from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.interface import Engine
 
 
 @dataclass
-class Samples:
+class TimingSamples:
     """Seconds, one entry per round, so that entries of different ways at the same index were taken one right after another."""
 
     change: list[float] = field(default_factory=list)
@@ -23,7 +23,7 @@ class Samples:
     copy: list[float] = field(default_factory=list)
 
 
-def interleaved(
+def time_interleaved(
     engines: Mapping[str, Engine],
     copies: Mapping[str, Callable[[], None]],
     x: NDArray[np.float32],
@@ -31,8 +31,8 @@ def interleaved(
     rounds: int,
     *,
     seed: int = 0,
-    progress: MaybeProgress = None,
-) -> dict[str, Samples]:
+    progress: OptionalProgress = None,
+) -> dict[str, TimingSamples]:
     """Run every engine once per round: change alpha, a frame, a second frame, and the plain copy where there is one.
 
     Each turn begins with a frame that is not counted: worker threads of the engine before spin for some 20 ms after their last frame
@@ -41,18 +41,18 @@ def interleaved(
     """
     rng = np.random.default_rng(seed)
     names = list(engines)
-    samples = {name: Samples() for name in names}
+    samples = {name: TimingSamples() for name in names}
     for engine in engines.values():
         engine.refit(0, np.full(members, 1 / members))
     for number in range(rounds + 1):
-        tell(progress, number, rounds + 1, "timing")
+        report_progress(progress, number, rounds + 1, "timing")
         shares = rng.dirichlet(np.ones(members))
         for name in names[number % len(names) :] + names[: number % len(names)]:
             engine, kept = engines[name], samples[name]
             engine.infer(0, x)
             times = [time.perf_counter()]
             engine.refit(0, shares)
-            engine.finish(0)
+            engine.synchronize(0)
             times.append(time.perf_counter())
             engine.infer(0, x)
             times.append(time.perf_counter())
@@ -67,6 +67,6 @@ def interleaved(
     return samples
 
 
-def ratio(above: list[float], below: list[float]) -> float:
+def compute_median_ratio(numerators: list[float], denominators: list[float]) -> float:
     """Median of the ratios round by round: a machine that is slow for a while is slow for both."""
-    return float(np.median(np.divide(above, below)))
+    return float(np.median(np.divide(numerators, denominators)))

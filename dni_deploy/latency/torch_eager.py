@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import MismatchError
-from exporters.architectures import find
+from exporters.architectures import find_architecture
 
 
 class TorchEager:
     """An Engine (see engines/interface.py) of one slot. Needs the bundle's architecture to be one that is known here."""
 
     name = "torch"
-    road = "the state dicts are blended and loaded into the module"
+    update_path = "the state dicts are blended and loaded into the module"
     slots = 1
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
         if threads:
             torch.set_num_threads(threads)
-        tensors = [bundle.tensors(member) for member in bundle.members]
-        self._net = find(bundle.architecture, tensors[0]).build(tensors[0])
+        tensors = [bundle.read_tensors(member) for member in bundle.members]
+        self._net = find_architecture(bundle.architecture, tensors[0]).build(tensors[0])
         names = set(self._net.state_dict())
         if not names.issuperset(bundle.weight_names):
             raise MismatchError(f"The architecture {bundle.architecture!r} does not have the bundle's weights.")
@@ -39,7 +39,7 @@ class TorchEager:
         }
         self._net.load_state_dict(blended, strict=False)
 
-    def finish(self, slot: int) -> None:
+    def synchronize(self, slot: int) -> None:
         pass
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dni_deploy.reports.plot import check_plot_name
-from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.utils.atomic_write import write_bytes_atomically
 
-COLOURS = (
+BENCH_COLORS = (
     "#b8420e", "#4b5563", "#3b6ea5", "#2f7d5b", "#8a6d3b", "#7a4a8c", "#c98a1b", "#1f8a8a", "#a3476b", "#6b7f2a", "#5a5ac0",
 )  # fmt: skip
 
@@ -27,7 +27,7 @@ def plot_bench(
     """Draw the rows of one or more reports and publish the picture, .png, .svg or .pdf.
 
     networks: a title -> the report's rows as JSON objects; the first row is ours, and is 1 in the left panel. The right panel shows
-    the alpha change in milliseconds on a logarithmic scale. Raises UsageError for another suffix, and as publish_file does.
+    the alpha change in milliseconds on a logarithmic scale. Raises UsageError for another suffix, and as write_file_atomically does.
     """
     check_plot_name(path)
     names = list(dict.fromkeys(row["name"] for rows in networks.values() for row in rows))
@@ -42,7 +42,7 @@ def plot_bench(
             steady.append(row["steady_ms"] / rows[0]["steady_ms"] if row else np.nan)
             change.append(row["change_ms"] if row and row["change_ms"] is not None else np.nan)
         offset = (number - (len(names) - 1) / 2) * width
-        colour = COLOURS[number % len(COLOURS)]
+        colour = BENCH_COLORS[number % len(BENCH_COLORS)]
         left.bar(places + offset, steady, width, label=name, color=colour)
         right.bar(places + offset, change, width, color=colour)
     for axes in (left, right):
@@ -58,4 +58,4 @@ def plot_bench(
     undated = {"Date": None} if suffix == "svg" else None  # the same figures give the same file
     with rc_context({"svg.hashsalt": "dni-deploy"}):  # or its ids are drawn anew each time
         figure.savefig(out, format=suffix, dpi=120, metadata=undated)
-    publish_bytes(path, out.getvalue(), force=force)
+    write_bytes_atomically(path, out.getvalue(), force=force)

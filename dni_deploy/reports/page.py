@@ -12,48 +12,55 @@ from html import escape
 
 from PIL import Image
 
-from dni_deploy.errors import UsageError, shown
+from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.metrics.psnr import decibels
-from dni_deploy.reports.page_parts import SCRIPT, STYLE
+from dni_deploy.imaging.metrics.psnr import format_db
+from dni_deploy.reports.page_parts import PAGE_CSS, PAGE_SCRIPT
 
-LOSSLESS_PIXELS = 8_000_000
+MAX_LOSSLESS_PIXELS = 8_000_000
 """Up to this many pixels in all, the pictures are written without loss; beyond, as JPEG of quality 95."""
 
-LONGEST = 1600
+MAX_IMAGE_SIDE_PX = 1600
 """Longest side in pixels of a picture on the page."""
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The page may load nothing at all, wherever it is put."""
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 48, 12, 16, 36
+CHART_WIDTH, CHART_HEIGHT, CHART_LEFT_MARGIN, CHART_RIGHT_MARGIN, CHART_TOP_MARGIN, CHART_BOTTOM_MARGIN = (
+    440,
+    250,
+    48,
+    12,
+    16,
+    36,
+)
 """Of the chart, in its own units."""
 
 
 @dataclass(frozen=True)
-class Shot:
+class SweepFrame:
     """One position of the slider: the frame, its alpha in words, and its PSNR in dB where there is a reference.
 
     pixels: PSNR of blending the pixels of the two ends instead, at the same share.
     """
 
     frame: Frame
-    alpha: str
+    alpha_text: str
     psnr: float | None = None
-    pixels: float | None = None
+    pixel_blend_psnr: float | None = None
 
 
-def page(
-    shots: Sequence[Shot],
-    before: Frame,
+def render_slider_page(
+    sweep_frames: Sequence[SweepFrame],
+    input_frame: Frame,
     *,
     title: str,
-    lead: str,
-    ends: tuple[str, str],
-    best: int | None = None,
+    introduction: str,
+    end_labels: tuple[str, str],
+    best_index: int | None = None,
     blend_pixels: bool = False,
     levels: Mapping[str, float] | None = None,
-    facts: Mapping[str, str] | None = None,
+    summary: Mapping[str, str] | None = None,
 ) -> str:
     """The page as text; every name in it is escaped.
 
@@ -61,48 +68,53 @@ def page(
     blend_pixels: offer the blend of the first and the last picture's pixels beside the network's. levels: PSNR by name, drawn
     as lines. facts: shown as a list. Raises UsageError for fewer than two shots.
     """
-    if len(shots) < 2:
-        raise UsageError(f"A page with a slider needs at least 2 pictures, got {len(shots)}.")
-    start = len(shots) // 2 if best is None else best
-    size = max(max(shot.frame.shape[:2]) for shot in shots)
-    lossless = size <= LONGEST and sum(shot.frame.shape[0] * shot.frame.shape[1] for shot in shots) <= LOSSLESS_PIXELS
-    chart = _Chart(shots, levels or {})
+    if len(sweep_frames) < 2:
+        raise UsageError(f"A page with a slider needs at least 2 pictures, got {len(sweep_frames)}.")
+    start = len(sweep_frames) // 2 if best_index is None else best_index
+    size = max(max(shot.frame.shape[:2]) for shot in sweep_frames)
+    lossless = (
+        size <= MAX_IMAGE_SIDE_PX
+        and sum(shot.frame.shape[0] * shot.frame.shape[1] for shot in sweep_frames) <= MAX_LOSSLESS_PIXELS
+    )
+    chart = _PsnrChart(sweep_frames, levels or {})
     rows = [
         {
-            "alpha": shot.alpha,
-            "network": "blended weights" + (f": {decibels(shot.psnr)}" if shot.psnr is not None else ""),
-            "pixels": "blended pixels" + (f": {decibels(shot.pixels)}" if shot.pixels is not None else ""),
-            "position": index / (len(shots) - 1),
-            "x": chart.x(index),
-            "y": chart.y(shot.psnr),
-            "other": chart.y(shot.pixels if shot.pixels is not None else shot.psnr),
+            "alpha": shot.alpha_text,
+            "network": "blended weights" + (f": {format_db(shot.psnr)}" if shot.psnr is not None else ""),
+            "pixels": "blended pixels" + (f": {format_db(shot.pixel_blend_psnr)}" if shot.pixel_blend_psnr is not None else ""),
+            "position": index / (len(sweep_frames) - 1),
+            "x": chart.x_of_index(index),
+            "y": chart.y_of_psnr(shot.psnr),
+            "other": chart.y_of_psnr(shot.pixel_blend_psnr if shot.pixel_blend_psnr is not None else shot.psnr),
         }
-        for index, shot in enumerate(shots)
+        for index, shot in enumerate(sweep_frames)
     ]
     images = [
-        f'<img class="shot" alt="Output, {escape(shot.alpha)}" src="{_uri(shot.frame, lossless)}"{"" if index == start else " hidden"}>'
-        for index, shot in enumerate(shots)
+        f'<img class="shot" alt="Output, {escape(shot.alpha_text)}" src="{_encode_data_uri(shot.frame, lossless)}"{"" if index == start else " hidden"}>'
+        for index, shot in enumerate(sweep_frames)
     ]
     if blend_pixels:
-        images.append(f'<img class="over" id="second" alt="" src="{_uri(shots[-1].frame, lossless)}" hidden>')
-    images.append(f'<img class="over" id="input" alt="Input" src="{_uri(before, lossless)}">')
-    told = f"<b>{escape(shots[start].alpha)}</b><br>{escape(str(rows[start]['network']))}"
-    widest = max(shots[0].frame.shape[1], 640)
+        images.append(
+            f'<img class="over" id="second" alt="" src="{_encode_data_uri(sweep_frames[-1].frame, lossless)}" hidden>'
+        )
+    images.append(f'<img class="over" id="input" alt="Input" src="{_encode_data_uri(input_frame, lossless)}">')
+    told = f"<b>{escape(sweep_frames[start].alpha_text)}</b><br>{escape(str(rows[start]['network']))}"
+    widest = max(sweep_frames[0].frame.shape[1], 640)
     quality = "without loss" if lossless else "as JPEG of quality 95"
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">
 <title>{escape(title)}</title>
 <link rel="icon" href="data:,">
-<style>{STYLE}</style>
+<style>{PAGE_CSS}</style>
 </head>
 <body>
 <main>
 <h1>{escape(title)}</h1>
-<p class="lead">{escape(lead)}</p>
+<p class="lead">{escape(introduction)}</p>
 <div class="desk">
 <figure class="card">
 <div class="stage" id="stage" style="--widest:{widest}px">
@@ -112,110 +124,124 @@ def page(
 <div class="stack">
 <div class="card">
 <label for="alpha">alpha</label>
-<input type="range" id="alpha" min="0" max="{len(shots) - 1}" step="1" value="{start}" aria-describedby="told">
-<div class="ends"><span>{escape(ends[0])}</span><span>{escape(ends[1])}</span></div>
+<input type="range" id="alpha" min="0" max="{len(sweep_frames) - 1}" step="1" value="{start}" aria-describedby="told">
+<div class="ends"><span>{escape(end_labels[0])}</span><span>{escape(end_labels[1])}</span></div>
 <output id="told" for="alpha" aria-live="off">{told}</output>
-{_views() if blend_pixels else ""}
+{_render_view_choice() if blend_pixels else ""}
 <label for="cut">Uncover the input</label>
 <input type="range" id="cut" min="0" max="100" step="1" value="0">
 </div>
-{chart.svg(start, best)}
-{_facts(facts or {})}
+{chart.render_svg(start, best_index)}
+{_render_summary(summary or {})}
 </div>
 </div>
-{_table(shots, best)}
+{_render_table(sweep_frames, best_index)}
 <noscript><p>The slider needs scripts; without them the page shows one picture and the table.</p></noscript>
 <footer>Made by dni-deploy. This file holds everything it shows, loads nothing, and keeps the pictures {quality}.</footer>
 </main>
-<script type="application/json" id="facts">{_json({"start": start, "rows": rows})}</script>
-<script>{SCRIPT}</script>
+<script type="application/json" id="facts">{_to_script_json({"start": start, "rows": rows})}</script>
+<script>{PAGE_SCRIPT}</script>
 </body>
 </html>
 """
 
 
-class _Chart:
+class _PsnrChart:
     """PSNR over the slider's positions; without a reference, nothing."""
 
-    def __init__(self, shots: Sequence[Shot], levels: Mapping[str, float]) -> None:
-        self.last = len(shots) - 1
-        self.network = [shot.psnr for shot in shots]
-        self.pixels = [shot.pixels for shot in shots]
+    def __init__(self, sweep_frames: Sequence[SweepFrame], levels: Mapping[str, float]) -> None:
+        self.last_index = len(sweep_frames) - 1
+        self.network_psnrs = [shot.psnr for shot in sweep_frames]
+        self.pixel_psnrs = [shot.pixel_blend_psnr for shot in sweep_frames]
         self.levels = {name: level for name, level in levels.items() if math.isfinite(level)}
-        finite = [value for value in (*self.network, *self.pixels, *self.levels.values()) if _finite(value)]
+        finite = [value for value in (*self.network_psnrs, *self.pixel_psnrs, *self.levels.values()) if _is_finite(value)]
         low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)  # type: ignore[type-var]
         margin = max(0.05 * (high - low), 0.05)  # type: ignore[operator]
-        self.low, self.high = low - margin, high + margin  # type: ignore[operator]
-        self.empty = not any(_finite(value) for value in self.network)
+        self.axis_min, self.axis_max = low - margin, high + margin  # type: ignore[operator]
+        self.is_empty = not any(_is_finite(value) for value in self.network_psnrs)
 
-    def x(self, index: int) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * index / self.last, 1)
+    def x_of_index(self, index: int) -> float:
+        return round(CHART_LEFT_MARGIN + (CHART_WIDTH - CHART_LEFT_MARGIN - CHART_RIGHT_MARGIN) * index / self.last_index, 1)
 
-    def y(self, value: float | None) -> float:
+    def y_of_psnr(self, value: float | None) -> float:
         if value is None or not math.isfinite(value):
-            return TOP
-        return round(TOP + (HEIGHT - TOP - BOTTOM) * (self.high - value) / (self.high - self.low), 1)
+            return CHART_TOP_MARGIN
+        return round(
+            CHART_TOP_MARGIN
+            + (CHART_HEIGHT - CHART_TOP_MARGIN - CHART_BOTTOM_MARGIN)
+            * (self.axis_max - value)
+            / (self.axis_max - self.axis_min),
+            1,
+        )
 
-    def svg(self, start: int, best: int | None) -> str:
-        if self.empty:
+    def render_svg(self, start: int, best_index: int | None) -> str:
+        if self.is_empty:
             return ""
         parts = []
-        step = _round_step(self.high - self.low)
-        for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1):
-            y = self.y(number * step)
-            parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
-            parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{number * step:g}</text>')
+        step = _choose_grid_step(self.axis_max - self.axis_min)
+        for number in range(math.ceil(self.axis_min / step), math.floor(self.axis_max / step) + 1):
+            y = self.y_of_psnr(number * step)
+            parts.append(f'<path class="grid" d="M{CHART_LEFT_MARGIN} {y}H{CHART_WIDTH - CHART_RIGHT_MARGIN}"/>')
+            parts.append(f'<text x="{CHART_LEFT_MARGIN - 6}" y="{y + 4}" text-anchor="end">{number * step:g}</text>')
         for name, level in self.levels.items():
-            parts.append(f'<path class="level" d="M{LEFT} {self.y(level)}H{WIDTH - RIGHT}"/>')
             parts.append(
-                f'<text x="{WIDTH - RIGHT - 4}" y="{self.y(level) - 4}" text-anchor="end">{escape(name)} {level:.2f} dB</text>'
+                f'<path class="level" d="M{CHART_LEFT_MARGIN} {self.y_of_psnr(level)}H{CHART_WIDTH - CHART_RIGHT_MARGIN}"/>'
             )
-        for kind, values in (("other", self.pixels), ("curve", self.network)):
-            points = [f"{self.x(index)},{self.y(value)}" for index, value in enumerate(values) if _finite(value)]
+            parts.append(
+                f'<text x="{CHART_WIDTH - CHART_RIGHT_MARGIN - 4}" y="{self.y_of_psnr(level) - 4}" text-anchor="end">{escape(name)} {level:.2f} dB</text>'
+            )
+        for kind, values in (("other", self.pixel_psnrs), ("curve", self.network_psnrs)):
+            points = [
+                f"{self.x_of_index(index)},{self.y_of_psnr(value)}" for index, value in enumerate(values) if _is_finite(value)
+            ]
             if len(points) > 1:
                 parts.append(f'<polyline class="{kind}" points="{" ".join(points)}"/>')
-        parts.append(f'<circle class="now" id="now" r="6" cx="{self.x(start)}" cy="{self.y(self.network[start])}"/>')
-        for index in (0, self.last):
+        parts.append(
+            f'<circle class="now" id="now" r="6" cx="{self.x_of_index(start)}" cy="{self.y_of_psnr(self.network_psnrs[start])}"/>'
+        )
+        for index in (0, self.last_index):
             anchor = "start" if index == 0 else "end"
             parts.append(
-                f'<text x="{self.x(index)}" y="{HEIGHT - 12}" text-anchor="{anchor}">alpha {index / self.last:g}</text>'
+                f'<text x="{self.x_of_index(index)}" y="{CHART_HEIGHT - 12}" text-anchor="{anchor}">alpha {index / self.last_index:g}</text>'
             )
         told = (
-            f"PSNR over the sweep, best at position {best + 1} of {self.last + 1}"
-            if best is not None
+            f"PSNR over the sweep, best at position {best_index + 1} of {self.last_index + 1}"
+            if best_index is not None
             else "PSNR over the sweep"
         )
-        legend = '<p class="soft">Solid: blended weights. Dashed: blended pixels.</p>' if _finite(self.pixels[0]) else ""
+        legend = (
+            '<p class="soft">Solid: blended weights. Dashed: blended pixels.</p>' if _is_finite(self.pixel_psnrs[0]) else ""
+        )
         return (
-            f'<div class="card"><h2>PSNR in dB</h2><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{told}; the table below '
+            f'<div class="card"><h2>PSNR in dB</h2><svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{told}; the table below '
             f'has the numbers">{"".join(parts)}</svg>{legend}</div>'
         )
 
 
-def _views() -> str:
+def _render_view_choice() -> str:
     return """<fieldset><legend class="label">Show</legend>
 <label><input type="radio" name="view" value="network" checked>blended weights</label>
 <label><input type="radio" name="view" value="pixels">blended pixels of the two ends</label>
 </fieldset>"""
 
 
-def _facts(facts: Mapping[str, str]) -> str:
-    if not facts:
+def _render_summary(summary: Mapping[str, str]) -> str:
+    if not summary:
         return ""
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in summary.items())
     return f'<div class="card"><h2>Measured</h2><dl>{items}</dl></div>'
 
 
-def _table(shots: Sequence[Shot], best: int | None) -> str:
-    if all(shot.psnr is None for shot in shots):
+def _render_table(sweep_frames: Sequence[SweepFrame], best_index: int | None) -> str:
+    if all(shot.psnr is None for shot in sweep_frames):
         return ""
-    pixels = any(shot.pixels is not None for shot in shots)
+    pixels = any(shot.pixel_blend_psnr is not None for shot in sweep_frames)
     head = '<th scope="col">alpha</th><th scope="col">blended weights</th>' + ('<th scope="col">blended pixels</th>' * pixels)
     rows = []
-    for index, shot in enumerate(shots):
-        cells = [escape(shot.alpha), "" if shot.psnr is None else decibels(shot.psnr)]
-        cells += ["" if shot.pixels is None else decibels(shot.pixels)] * pixels
-        mark = ' class="best"' if index == best else ""
+    for index, shot in enumerate(sweep_frames):
+        cells = [escape(shot.alpha_text), "" if shot.psnr is None else format_db(shot.psnr)]
+        cells += ["" if shot.pixel_blend_psnr is None else format_db(shot.pixel_blend_psnr)] * pixels
+        mark = ' class="best"' if index == best_index else ""
         rows.append(f"<tr{mark}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return (
         f'<details><summary>All numbers</summary><div class="scroll"><table><thead><tr>{head}</tr></thead>'
@@ -223,10 +249,10 @@ def _table(shots: Sequence[Shot], best: int | None) -> str:
     )
 
 
-def _uri(frame: Frame, lossless: bool) -> str:
+def _encode_data_uri(frame: Frame, lossless: bool) -> str:
     image = Image.fromarray(frame)
-    if max(image.size) > LONGEST:
-        image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    if max(image.size) > MAX_IMAGE_SIDE_PX:
+        image.thumbnail((MAX_IMAGE_SIDE_PX, MAX_IMAGE_SIDE_PX), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     if lossless:
         image.save(buffer, "PNG")
@@ -236,16 +262,16 @@ def _uri(frame: Frame, lossless: bool) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _json(value: object) -> str:
+def _to_script_json(value: object) -> str:
     """JSON that cannot end the script element it stands in."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
-def _finite(value: float | None) -> bool:
+def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _round_step(span: float) -> float:
+def _choose_grid_step(span: float) -> float:
     """1, 2 or 5 times a power of ten, so that about five lines fit."""
     power = 10.0 ** math.floor(math.log10(span / 5))
     return next((factor * power for factor in (1, 2, 5) if span / (factor * power) <= 6), 10 * power)
@@ -254,4 +280,4 @@ def _round_step(span: float) -> float:
 def check_page_name(path: object) -> None:
     """Raises UsageError for a name that a browser would not take for a page."""
     if not str(path).lower().endswith((".html", ".htm")):
-        raise UsageError(f"A page is written as .html; got {shown(path)}. Nothing was written.")
+        raise UsageError(f"A page is written as .html; got {escape_name(path)}. Nothing was written.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-STYLE = """
+PAGE_CSS = """
 :root{color-scheme:light dark;--back:#faf9f6;--card:#fff;--ink:#1d2329;--soft:#5b6570;--line:#dcd8d0;--mark:#b8420e;--second:#3b6ea5}
 @media (prefers-color-scheme:dark){
 :root{--back:#14171a;--card:#1d2226;--ink:#ece8e1;--soft:#a5adb5;--line:#363d43;--mark:#ff8f52;--second:#7fb2ea}}
@@ -52,7 +52,7 @@ tr.best td{color:var(--mark);font-weight:600}
 footer{margin-top:2rem;font-size:.875rem;color:var(--soft)}
 """
 
-SCRIPT = """
+PAGE_SCRIPT = """
 (() => {
   "use strict";
   const facts = JSON.parse(document.getElementById("facts").textContent);

@@ -11,8 +11,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dni_deploy.errors import UsageError, shown
-from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.utils.atomic_write import write_bytes_atomically
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -31,7 +31,7 @@ def plot_psnr(
     """Draw curves in dB over the positions and publish the picture; the first curve's best point is marked.
 
     levels: horizontal lines by name. ticks: texts at positions instead of numbers. Infinite values are left out.
-    Raises UsageError for a suffix that is not .png, .svg or .pdf, and as publish_file does.
+    Raises UsageError for a suffix that is not .png, .svg or .pdf, and as write_file_atomically does.
     """
     check_plot_name(path)
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
@@ -67,10 +67,10 @@ def plot_psnr(
     axes.legend(fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=Path(path).suffix.lower()[1:], dpi=130)
-    publish_bytes(path, buffer.getvalue(), force=force)
+    write_bytes_atomically(path, buffer.getvalue(), force=force)
 
 
 def check_plot_name(path: str | os.PathLike[str]) -> None:
     """Raises UsageError for a suffix that is not .png, .svg or .pdf."""
     if Path(path).suffix.lower() not in PLOT_SUFFIXES:
-        raise UsageError(f"A plot is written as {', '.join(PLOT_SUFFIXES)}; got {shown(path)}. Nothing was written.")
+        raise UsageError(f"A plot is written as {', '.join(PLOT_SUFFIXES)}; got {escape_name(path)}. Nothing was written.")

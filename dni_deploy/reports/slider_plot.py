@@ -10,11 +10,15 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dni_deploy.errors import shown
+from dni_deploy.errors import escape_name
 
 
 def plot_slider(
-    knots: Sequence[tuple[float, float]], before: Sequence[float], after: Sequence[float], members: Sequence[str], kind: str
+    slider_points: Sequence[tuple[float, float]],
+    before: Sequence[float],
+    after: Sequence[float],
+    members: Sequence[str],
+    kind: str,
 ) -> bytes:
     """The warp at the left; at the right the mean CIEDE2000 of each equal step of alpha and of the slider. As a file of that kind.
 
@@ -24,11 +28,11 @@ def plot_slider(
         figure = Figure(figsize=(9.6, 4.0), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
-        left.plot(*zip(*knots, strict=True), color="#b8420e", marker="o", markersize=3)
+        left.plot(*zip(*slider_points, strict=True), color="#b8420e", marker="o", markersize=3)
         left.plot([0, 1], [0, 1], color="#6b7280", linestyle=":")
         left.set(
             xlabel="position of the slider",
-            ylabel=f"alpha (share of {shown(members[0], 30)}; the rest is {shown(members[1], 30)})",
+            ylabel=f"alpha (share of {escape_name(members[0], 30)}; the rest is {escape_name(members[1], 30)})",
         )
         count = len(before)
         places = [(step + 0.5) / count for step in range(count)]

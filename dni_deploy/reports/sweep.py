@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dni_deploy.imaging.metrics.psnr import decibels, json_number
+from dni_deploy.imaging.metrics.psnr import format_db, to_json_number
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepPoint:
     """One alpha: shares in family order, PSNR in dB (None without a reference), and what it took.
 
-    pixels_psnr     the PSNR of blending the two ends' pixels at this alpha instead; None unless there are two members.
+    pixel_blend_psnr     the PSNR of blending the two ends' pixels at this alpha instead; None unless there are two members.
     change_seconds  the change of alpha in the running engine, blend and refit together.
     frame_seconds   the frame that followed, the change not counted.
     """
 
-    shares: tuple[float, ...]
+    coefficients: tuple[float, ...]
     psnr: float | None
-    pixels_psnr: float | None
+    pixel_blend_psnr: float | None
     change_seconds: float
     frame_seconds: float
 
@@ -36,84 +36,84 @@ class SweepReport:
 
     members: tuple[str, ...]
     engine: str
-    rows: tuple[Row, ...]
-    best: int | None
+    points: tuple[SweepPoint, ...]
+    best_index: int | None
     files: tuple[str, ...]
     engine_why: str = ""
 
     @property
     def change_seconds(self) -> float:
         """Median over the rows but the first, whose alpha may have been live already."""
-        return statistics.median(row.change_seconds for row in self.rows[1:])
+        return statistics.median(row.change_seconds for row in self.points[1:])
 
     @property
     def frame_seconds(self) -> float:
         """Median over the rows but the first, which warms the engine up."""
-        return statistics.median(row.frame_seconds for row in self.rows[1:])
+        return statistics.median(row.frame_seconds for row in self.points[1:])
 
     @property
-    def interior(self) -> bool | None:
+    def best_is_blend(self) -> bool | None:
         """Whether the best row is a blend, not a member by itself; None without a reference."""
-        return None if self.best is None else max(self.rows[self.best].shares) < 1
+        return None if self.best_index is None else max(self.points[self.best_index].coefficients) < 1
 
     @property
-    def gain(self) -> float | None:
+    def gain_db(self) -> float | None:
         """How many dB the best row is above the best member alone; None without a reference."""
-        if self.best is None:
+        if self.best_index is None:
             return None
-        best = self.rows[self.best].psnr
-        ends = [row.psnr for row in self.rows if max(row.shares) == 1 and row.psnr is not None]
+        best = self.points[self.best_index].psnr
+        ends = [row.psnr for row in self.points if max(row.coefficients) == 1 and row.psnr is not None]
         if best is None or not ends or math.isinf(best):
             return None
         return best - max(ends)
 
-    def finding(self) -> str:
+    def format_finding(self) -> str:
         """One sentence: where the best alpha is and what it gains."""
-        if self.best is None:
+        if self.best_index is None:
             return "Without a reference there is no best alpha."
-        row = self.rows[self.best]
-        where = f"{decibels(row.psnr if row.psnr is not None else math.nan)} at {shares_text(self.members, row.shares)}"
-        if not self.interior:
+        row = self.points[self.best_index]
+        where = f"{format_db(row.psnr if row.psnr is not None else math.nan)} at {describe_coefficients(self.members, row.coefficients)}"
+        if not self.best_is_blend:
             return f"The best is an end of the sweep, {where}; no blend on this grid is better."
-        if self.gain is None:
+        if self.gain_db is None:
             return f"The best is a blend, {where}."
-        return f"The best is a blend, {where}, {self.gain:.2f} dB above the better member alone."
+        return f"The best is a blend, {where}, {self.gain_db:.2f} dB above the better member alone."
 
     def to_json(self) -> dict[str, Any]:
-        best = None if self.best is None else self.rows[self.best]
+        best = None if self.best_index is None else self.points[self.best_index]
         return {
             "members": list(self.members),
             "engine": self.engine,
             "engine_why": self.engine_why,
-            "best_alpha": None if best is None else dict(zip(self.members, best.shares, strict=True)),
-            "best_psnr": None if best is None else json_number(best.psnr),
-            "best_is_a_blend": self.interior,
-            "gain_db": json_number(self.gain),
-            "finding": self.finding() if best is not None else None,
+            "best_alpha": None if best is None else dict(zip(self.members, best.coefficients, strict=True)),
+            "best_psnr": None if best is None else to_json_number(best.psnr),
+            "best_is_a_blend": self.best_is_blend,
+            "gain_db": to_json_number(self.gain_db),
+            "finding": self.format_finding() if best is not None else None,
             "change_ms": self.change_seconds * 1e3,
             "frame_ms": self.frame_seconds * 1e3,
             "files": list(self.files),
             "rows": [
                 {
-                    "alpha": dict(zip(self.members, row.shares, strict=True)),
-                    **({} if row.psnr is None else {"psnr": json_number(row.psnr), "identical": math.isinf(row.psnr)}),
-                    **({} if row.pixels_psnr is None else {"pixels_psnr": json_number(row.pixels_psnr)}),
+                    "alpha": dict(zip(self.members, row.coefficients, strict=True)),
+                    **({} if row.psnr is None else {"psnr": to_json_number(row.psnr), "identical": math.isinf(row.psnr)}),
+                    **({} if row.pixel_blend_psnr is None else {"pixels_psnr": to_json_number(row.pixel_blend_psnr)}),
                     "change_ms": row.change_seconds * 1e3,
                     "frame_ms": row.frame_seconds * 1e3,
                 }
-                for row in self.rows
+                for row in self.points
             ],
         }
 
 
-def best_of(rows: Sequence[Row]) -> int | None:
+def find_best_point(points: Sequence[SweepPoint]) -> int | None:
     """Index of the highest PSNR; None without a reference."""
-    if any(row.psnr is None for row in rows):
+    if any(row.psnr is None for row in points):
         return None
-    return max(range(len(rows)), key=lambda index: rows[index].psnr or 0.0)
+    return max(range(len(points)), key=lambda index: points[index].psnr or 0.0)
 
 
-def shares_text(members: Sequence[str], shares: Sequence[float]) -> str:
+def describe_coefficients(members: Sequence[str], coefficients: Sequence[float]) -> str:
     """Both names with their shares, on every surface: "N20 0.35, N60 0.65". Of more than two members only those with a share."""
-    named = [(name, share) for name, share in zip(members, shares, strict=True) if share or len(members) == 2]
+    named = [(name, share) for name, share in zip(members, coefficients, strict=True) if share or len(members) == 2]
     return ", ".join(f"{name} {share:.4g}" for name, share in named)

@@ -21,22 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
-from dni_deploy.blending.batchnorm_stats import NO_EXTRAPOLATION, NO_GROUPS
+from dni_deploy.blending.batchnorm_stats import EXTRAPOLATION_UNSUPPORTED_MESSAGE, GROUPS_UNSUPPORTED_MESSAGE
 from dni_deploy.blending.group_rules import AlphaRules, Rule, Rules
-from dni_deploy.blending.variance_guard import VarianceGuard, variance_names
+from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, EngineError, UsageError
-from dni_deploy.imaging.frames import Frame, rounded, to_network, unrounded
-from dni_deploy.session.swap import Swap
-from dni_deploy.session.swap_ahead import SwapAhead
+from dni_deploy.imaging.frames import Frame, round_to_uint8, to_network, to_pixels
+from dni_deploy.session.swap import SyncRefit
+from dni_deploy.session.swap_ahead import AsyncRefit
 from dni_deploy.signature import Signature
 from engines import open_engine
 from engines.interface import Engine
 from engines.options import EngineOptions
 
 
-class Stamped(NamedTuple):
+class RenderedFrame(NamedTuple):
     """An output with what made it: the generation (grows by one at each change) and the coefficients."""
 
     output: Frame
@@ -44,7 +44,7 @@ class Stamped(NamedTuple):
     coefficients: Coefficients
 
 
-class Unrounded(NamedTuple):
+class RenderedPixels(NamedTuple):
     """As Stamped, before rounding: float32 (3, scale * H, scale * W) in 0..255, not clamped."""
 
     pixels: NDArray[np.float32]
@@ -53,16 +53,16 @@ class Unrounded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Setting:
+class RenderState:
     """What a set of weights is made of: the alpha that moves, and the rules for groups of weights, or None."""
 
     coefficients: Coefficients
     rules: AlphaRules | None = None
 
-    def shares(self) -> NDArray[np.float64]:
+    def expand_coefficients(self) -> NDArray[np.float64]:
         """As Engine.refit takes them: float64 (N,), or (W, N) by rules."""
-        base = self.coefficients.array()
-        return base if self.rules is None else self.rules.rows(base)
+        base = self.coefficients.to_array()
+        return base if self.rules is None else self.rules.compute_coefficients(base)
 
 
 class Session:
@@ -73,58 +73,58 @@ class Session:
         engine: Engine,
         members: tuple[str, ...],
         signature: Signature,
-        first: Coefficients,
+        initial: Coefficients,
         *,
-        guard: VarianceGuard | None = None,
-        ahead: bool = False,
-        why: str = "",
-        groups: Callable[[], WeightGroups] | None = None,
+        variance_guard: VarianceGuard | None = None,
+        async_refit: bool = False,
+        engine_reason: str = "",
+        load_groups: Callable[[], WeightGroups] | None = None,
         rules: Rules | None = None,
     ) -> None:
         """guard: given where extrapolation is allowed; it then refuses what would make a BatchNorm variance negative.
 
-        ahead, rules: as in open_session. `why` says how the engine came to be the one.
+        ahead, rules: as in open_session. `engine_reason` says how the engine came to be the one.
         groups: gives the bundle's weights by name, role and depth; asked once, when there are rules.
         `change_seconds` is how long the newest change of alpha took in the engine, blend and refit together; on a GPU and
-        without `ahead`, how long it took to queue them.
+        without `async_refit`, how long it took to queue them.
         """
         self.engine = engine
-        self.why = why
+        self.engine_reason = engine_reason
         self.members = members
         self.signature = signature
-        self._guard = guard
-        self._groups = groups
-        self._found: WeightGroups | None = None
+        self._variance_guard = variance_guard
+        self._load_groups = load_groups
+        self._weight_groups: WeightGroups | None = None
         self._closed = False
         self.change_seconds = 0.0
-        self._setting = threading.Lock()  # alpha and rules are set apart, and wanted together
-        start = self._checked(first, self._bound(rules))
-        self._swap: Swap[Setting] | SwapAhead[Setting]
-        if ahead:
-            self._swap = SwapAhead(engine.slots, self._refit_whole, start)
+        self._state_lock = threading.Lock()  # alpha and rules are set apart, and wanted together
+        start = self._validate_state(initial, self._parse_rules(rules))
+        self._refitter: SyncRefit[RenderState] | AsyncRefit[RenderState]
+        if async_refit:
+            self._refitter = AsyncRefit(engine.slots, self._refit_and_synchronize, start)
         else:
-            self._swap = Swap(engine.slots, self._refit, start)
+            self._refitter = SyncRefit(engine.slots, self._refit, start)
         # A session that is forgotten, or still open when the program ends: a GPU's objects are to be freed in order all the same.
         self._finalizer = weakref.finalize(self, engine.close)
 
     @property
     def alpha(self) -> Coefficients:
         """The newest coefficients that were set: of all weights that no rule has taken."""
-        return self._swap.wanted.coefficients
+        return self._refitter.requested.coefficients
 
     @alpha.setter
     def alpha(self, alpha: Alpha) -> None:
-        """Checked at once, blended when the next frame begins (with `ahead`: now, beside the frames); the last one set counts.
+        """Checked at once, blended when the next frame begins (with `async_refit`: now, beside the frames); the last one set counts.
 
         Raises CoefficientsError; the coefficients then stay as they were.
         """
-        with self._setting:
-            self._request(self._checked(alpha, self._swap.wanted.rules))
+        with self._state_lock:
+            self._request_state(self._validate_state(alpha, self._refitter.requested.rules))
 
     @property
     def rules(self) -> AlphaRules | None:
         """The rules for groups of weights that are in force, or None."""
-        return self._swap.wanted.rules
+        return self._refitter.requested.rules
 
     @rules.setter
     def rules(self, rules: Rules | None) -> None:
@@ -132,84 +132,86 @@ class Session:
 
         Raises UsageError, CoefficientsError; the rules then stay as they were.
         """
-        bound = self._bound(rules)
-        with self._setting:
-            self._request(self._checked(self._swap.wanted.coefficients, bound))
+        bound = self._parse_rules(rules)
+        with self._state_lock:
+            self._request_state(self._validate_state(self._refitter.requested.coefficients, bound))
 
-    def _request(self, setting: Setting) -> None:
-        if setting != self._swap.wanted:
-            self._swap.request(setting)
+    def _request_state(self, state: RenderState) -> None:
+        if state != self._refitter.requested:
+            self._refitter.request(state)
 
     @property
     def generation(self) -> int:
         """How many blends have been live so far."""
-        return self._swap.generation
+        return self._refitter.generation
 
-    def _refit(self, slot: int, setting: Setting) -> None:
+    def _refit(self, slot: int, state: RenderState) -> None:
         started = time.perf_counter()
-        self.engine.refit(slot, setting.shares())
+        self.engine.refit(slot, state.expand_coefficients())
         self.change_seconds = time.perf_counter() - started
 
-    def _refit_whole(self, slot: int, setting: Setting) -> None:
-        """In the thread of SwapAhead: a frame on the slot shall wait for nothing."""
+    def _refit_and_synchronize(self, slot: int, state: RenderState) -> None:
+        """In the thread of AsyncRefit: a frame on the slot shall wait for nothing."""
         started = time.perf_counter()
-        self.engine.refit(slot, setting.shares())
-        self.engine.finish(slot)
+        self.engine.refit(slot, state.expand_coefficients())
+        self.engine.synchronize(slot)
         self.change_seconds = time.perf_counter() - started
 
-    def settle(self, timeout: float | None = None) -> bool:
+    def wait_until_applied(self, timeout: float | None = None) -> bool:
         """Have the newest alpha blended and refitted to the end now, so that the next frame has it and waits for nothing.
 
-        Needed by nobody who only shows frames. Returns False if that took more than `timeout` seconds (of `ahead`'s thread;
+        Needed by nobody who only shows frames. Returns False if that took more than `timeout` seconds (of `async_refit`'s thread;
         without it, the work is done here and the timeout has no meaning). Raises what a frame would.
         """
-        self._open()
-        if isinstance(self._swap, SwapAhead) and not self._swap.settle(timeout):
+        self._check_open()
+        if isinstance(self._refitter, AsyncRefit) and not self._refitter.wait_until_applied(timeout):
             return False
-        with self._swap.frame() as live:
-            self.engine.finish(live.slot)
+        with self._refitter.hold_current() as live:
+            self.engine.synchronize(live.slot)
         return True
 
-    def read(self, alpha: Alpha) -> Coefficients:
+    def parse_alpha(self, alpha: Alpha) -> Coefficients:
         """An alpha as this session would take it, without setting it. Raises CoefficientsError."""
-        return self._checked(alpha, self._swap.wanted.rules).coefficients
+        return self._validate_state(alpha, self._refitter.requested.rules).coefficients
 
-    def _checked(self, alpha: Alpha, rules: AlphaRules | None) -> Setting:
-        setting = Setting(Coefficients.parse(alpha, self.members, extrapolate=self._guard is not None), rules)
-        if self._guard is not None:
+    def _validate_state(self, alpha: Alpha, rules: AlphaRules | None) -> RenderState:
+        setting = RenderState(Coefficients.parse(alpha, self.members, extrapolate=self._variance_guard is not None), rules)
+        if self._variance_guard is not None:
             if rules is None:
-                self._guard.check(setting.coefficients)
+                self._variance_guard.check(setting.coefficients)
             else:
-                self._guard.check_rows(dict(zip(rules.groups.names, setting.shares(), strict=True)), setting.coefficients)
+                self._variance_guard.check_per_tensor(
+                    dict(zip(rules.groups.names, setting.expand_coefficients(), strict=True)), setting.coefficients
+                )
         return setting
 
-    def _bound(self, rules: Rules | None) -> AlphaRules | None:
+    def _parse_rules(self, rules: Rules | None) -> AlphaRules | None:
         if rules is None or isinstance(rules, AlphaRules):
             return rules
         if not len(rules):
             return None
-        if self._found is None:
-            if self._groups is None:
+        if self._weight_groups is None:
+            if self._load_groups is None:
                 raise UsageError("This session does not know its weights by name, so that it takes no rules.")
-            self._found = self._groups()
-        return AlphaRules.parse(rules, self._found, self.members, extrapolate=self._guard is not None)
+            self._weight_groups = self._load_groups()
+        return AlphaRules.parse(rules, self._weight_groups, self.members, extrapolate=self._variance_guard is not None)
 
     def __call__(self, frame: Frame) -> Frame:
         """One frame: uint8 (H, W, 3) RGB -> uint8 (scale * H, scale * W, 3), a fresh array."""
         return self.render(frame).output
 
-    def render(self, frame: Frame) -> Stamped:
+    def render(self, frame: Frame) -> RenderedFrame:
         """One frame, with the generation and the coefficients that it was made with."""
-        made = self.render_unrounded(frame)
-        return Stamped(rounded(made.pixels), made.generation, made.coefficients)
+        made = self.render_pixels(frame)
+        return RenderedFrame(round_to_uint8(made.pixels), made.generation, made.coefficients)
 
-    def render_unrounded(self, frame: Frame) -> Unrounded:
+    def render_pixels(self, frame: Frame) -> RenderedPixels:
         """One frame as the network gave it, for whoever goes on computing with it."""
         x = to_network(frame, self.signature)
-        self._open()
-        with self._swap.frame() as live:
+        self._check_open()
+        with self._refitter.hold_current() as live:
             y = self.engine.infer(live.slot, x)
-        return Unrounded(unrounded(y, frame, self.signature), live.generation, live.value.coefficients)
+        return RenderedPixels(to_pixels(y, frame, self.signature), live.generation, live.value.coefficients)
 
     def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The raw network: float32 (N, C, H, W) -> float32 (N, C', H', W'), a fresh array.
@@ -221,24 +223,24 @@ class Session:
             raise UsageError(f"infer takes a float32 array (N, C, H, W); got {got}.")
         if x.shape[1] != self.signature.input_channels:
             raise UsageError(f"The network takes {self.signature.input_channels} channels, the array has {x.shape[1]}.")
-        self._open()
-        with self._swap.frame() as live:
+        self._check_open()
+        with self._refitter.hold_current() as live:
             return self.engine.infer(live.slot, np.ascontiguousarray(x))
 
-    def _open(self) -> None:
+    def _check_open(self) -> None:
         if self._closed:
             raise EngineError("The session is closed.")
 
     def close(self) -> None:
         """Free the engine. No frame may be running. Calling it again does nothing.
 
-        Raises EngineError where a refit of `ahead` does not end; the engine is not freed under it then.
+        Raises EngineError where a refit of `async_refit` does not end; the engine is not freed under it then.
         """
         if not self._closed:
             self._closed = True
             finalizer = self._finalizer.detach()
-            if isinstance(self._swap, SwapAhead):
-                self._swap.close()
+            if isinstance(self._refitter, AsyncRefit):
+                self._refitter.close()
             if finalizer is not None:
                 self.engine.close()
 
@@ -257,7 +259,7 @@ def open_session(
     threads: int = 0,
     slots: int | None = None,
     extrapolate: bool = False,
-    ahead: bool = False,
+    async_refit: bool = False,
     precision: str | None = None,
     cuda_graph: bool = False,
     device: int = 0,
@@ -275,16 +277,16 @@ def open_session(
     cuda_graph   replay frames as a CUDA graph where the engine can.
     device       the GPU's number, as the driver counts.
     rules        for groups of weights that have an alpha of their own, such as ["norm:*=0.2", "body.*=0.2..0.8"]: see alpha_rules.
-    Raises UsageError, BundleError, CoefficientsError, EngineError, EnvironmentProblem.
+    Raises UsageError, BundleError, CoefficientsError, EngineError, UnavailableError.
     """
-    if ahead and slots == 1:
+    if async_refit and slots == 1:
         raise UsageError("ahead needs 2 slots: one for frames, one to refit meanwhile; got slots=1.")
-    slots = 2 if ahead and slots is None else slots
+    slots = 2 if async_refit and slots is None else slots
     options = EngineOptions(threads=threads, slots=slots, precision=precision, cuda_graph=cuda_graph, device=device)
-    opened = Bundle.of(bundle)
+    opened = Bundle.ensure_open(bundle)
     members = opened.members
     if opened.manifest.recalibration is not None and (rules or extrapolate):
-        raise CoefficientsError(NO_GROUPS if rules else NO_EXTRAPOLATION)
+        raise CoefficientsError(GROUPS_UNSUPPORTED_MESSAGE if rules else EXTRAPOLATION_UNSUPPORTED_MESSAGE)
     first = (
         Coefficients.one_hot(members[0], members)
         if alpha is None
@@ -292,11 +294,11 @@ def open_session(
     )
     guard = None
     if extrapolate:
-        tensors = [opened.weights(member) for member in members]
-        guard = VarianceGuard(tensors, variance_names(opened.weight_names, opened.graph()))
+        tensors = [opened.read_weights(member) for member in members]
+        guard = VarianceGuard(tensors, list_variance_names(opened.weight_names, opened.read_graph()))
         if not rules:
             guard.check(first)
-    found = WeightGroups.of_bundle(opened) if rules else None  # before the engine, which may take long to open
+    found = WeightGroups.from_bundle(opened) if rules else None  # before the engine, which may take long to open
     bound = AlphaRules.parse(list(rules), found, members, extrapolate=extrapolate) if rules and found else None
     loaded, choice = open_engine(opened, engine, options)
     try:
@@ -305,10 +307,10 @@ def open_session(
             members,
             opened.signature,
             first,
-            guard=guard,
-            ahead=ahead,
-            why=choice.why,
-            groups=lambda: found or _groups(opened),
+            variance_guard=guard,
+            async_refit=async_refit,
+            engine_reason=choice.reason,
+            load_groups=lambda: found or _read_weight_groups(opened),
             rules=bound,
         )
     except BaseException:
@@ -316,7 +318,7 @@ def open_session(
         raise
 
 
-def _groups(bundle: Bundle) -> WeightGroups:
+def _read_weight_groups(bundle: Bundle) -> WeightGroups:
     if bundle.manifest.recalibration is not None:
-        raise CoefficientsError(NO_GROUPS)
-    return WeightGroups.of_bundle(bundle)
+        raise CoefficientsError(GROUPS_UNSUPPORTED_MESSAGE)
+    return WeightGroups.from_bundle(bundle)

@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Live(Generic[Value]):
+class CurrentWeights(Generic[Value]):
     """What a frame is made with: the generation grows by one at each swap and never goes back."""
 
     generation: int
@@ -28,24 +28,24 @@ class Live(Generic[Value]):
     value: Value
 
 
-class Swap(Generic[Value]):
+class SyncRefit(Generic[Value]):
     """slots: how many sets of weights there are; refit(slot, value): put the value into a slot, raise if that fails."""
 
-    def __init__(self, slots: int, refit: Callable[[int, Value], None], first: Value) -> None:
+    def __init__(self, slots: int, refit: Callable[[int, Value], None], initial: Value) -> None:
         self._refit = refit
-        self._pins = [0] * slots
-        self._changed = threading.Condition()
-        self._mailbox = threading.Lock()  # held for an assignment, never for a refit: a request must not wait for one
-        self._wanted: Value = first
-        self._kept: Value = first
-        refit(0, first)
-        self._live: Live[Value] | None = Live(1, 0, first)
+        self._frames_in_slot = [0] * slots
+        self._state_changed = threading.Condition()
+        self._request_lock = threading.Lock()  # held for an assignment, never for a refit: a request must not wait for one
+        self._requested: Value = initial
+        self._last_applied: Value = initial
+        refit(0, initial)
+        self._current: CurrentWeights[Value] | None = CurrentWeights(1, 0, initial)
         self._generation = 1
 
     @property
-    def wanted(self) -> Value:
+    def requested(self) -> Value:
         """The newest requested value."""
-        return self._wanted
+        return self._requested
 
     @property
     def generation(self) -> int:
@@ -54,53 +54,53 @@ class Swap(Generic[Value]):
 
     def request(self, value: Value) -> None:
         """Make `value` the one for every frame that begins after this returns. Never waits for a frame or a refit."""
-        with self._mailbox:
-            self._wanted = value
+        with self._request_lock:
+            self._requested = value
 
     @contextmanager
-    def frame(self) -> Iterator[Live[Value]]:
+    def hold_current(self) -> Iterator[CurrentWeights[Value]]:
         """Hold the newest value's slot for one frame. Raises what refit raised; the value before stays in force then."""
-        live = self._enter()
+        live = self._acquire_current()
         try:
             yield live
         finally:
-            with self._changed:
-                self._pins[live.slot] -= 1
-                self._changed.notify_all()
+            with self._state_changed:
+                self._frames_in_slot[live.slot] -= 1
+                self._state_changed.notify_all()
 
-    def _enter(self) -> Live[Value]:
-        with self._changed:
+    def _acquire_current(self) -> CurrentWeights[Value]:
+        with self._state_changed:
             while True:
-                wanted, live = self._wanted, self._live
+                wanted, live = self._requested, self._current
                 if live is not None and live.value is wanted:
                     break
-                slot = self._free(live)
+                slot = self._find_free_slot(live)
                 if slot is None:
-                    self._changed.wait()
+                    self._state_changed.wait()
                     continue
-                live = self._swap(slot, wanted)
+                live = self._apply_value(slot, wanted)
                 break
-            self._pins[live.slot] += 1
+            self._frames_in_slot[live.slot] += 1
             return live
 
-    def _free(self, live: Live[Value] | None) -> int | None:
+    def _find_free_slot(self, current: CurrentWeights[Value] | None) -> int | None:
         """A slot that no frame uses, not the live one where there is a choice; None if all are in use."""
-        free = [slot for slot, pins in enumerate(self._pins) if pins == 0]
-        if live is not None and len(self._pins) > 1:
-            free = [slot for slot in free if slot != live.slot]
+        free = [slot for slot, pins in enumerate(self._frames_in_slot) if pins == 0]
+        if current is not None and len(self._frames_in_slot) > 1:
+            free = [slot for slot in free if slot != current.slot]
         return free[0] if free else None
 
-    def _swap(self, slot: int, wanted: Value) -> Live[Value]:
+    def _apply_value(self, slot: int, value: Value) -> CurrentWeights[Value]:
         try:
-            self._refit(slot, wanted)
+            self._refit(slot, value)
         except BaseException:
-            with self._mailbox:
-                if self._wanted is wanted:  # a request that came meanwhile stays
-                    self._wanted = self._kept
-            if self._live is not None and self._live.slot == slot:
-                self._live = None  # the only slot is half written: the next frame refits it whole
+            with self._request_lock:
+                if self._requested is value:  # a request that came meanwhile stays
+                    self._requested = self._last_applied
+            if self._current is not None and self._current.slot == slot:
+                self._current = None  # the only slot is half written: the next frame refits it whole
             raise
-        self._kept = wanted
+        self._last_applied = value
         self._generation += 1
-        self._live = Live(self._generation, slot, wanted)
-        return self._live
+        self._current = CurrentWeights(self._generation, slot, value)
+        return self._current

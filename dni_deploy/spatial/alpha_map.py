@@ -11,35 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dni_deploy.errors import MismatchError, PictureError, UsageError, shown
-from dni_deploy.imaging.image_file import check_size, depth, open_image
+from dni_deploy.errors import ImageFileError, MismatchError, UsageError, escape_name
+from dni_deploy.imaging.image_file import check_size, open_image, read_bit_depth
 
-LEVELS = 9
+DEFAULT_LEVELS = 9
 """Levels from black to white where a map holds more values than that; docs/alpha-map.md has what the distance costs."""
 
-MOST_LEVELS = 256
+MAX_LEVELS = 256
 
-SAME = 2e-5
+LEVEL_TOLERANCE = 2e-5
 """A value so near to a level is that level: what scaling at sixteen bits left (a step is 1.5e-5) must not ask for one more."""
 
-GREY_MODES = frozenset({"1", "L", "P", "RGB", "I;16", "I;16B", "I;16L", "I"})
+GRAY_MODES = frozenset({"1", "L", "P", "RGB", "I;16", "I;16B", "I;16L", "I"})
 
 
 @dataclass(frozen=True)
-class SpatialAlpha:
+class AlphaMapOptions:
     """What is asked for with a map; its black has the alpha that is asked for anyway.
 
     mask    a grey picture; for films, also a film of as many frames.
     white   the alpha where the map is white; None: the first member alone.
-    levels  as in AlphaMap.levels.   fit  scale the map to the picture if it has another size.
+    levels  as in AlphaMap.choose_levels.   fit  scale the map to the picture if it has another size.
     error   measure what the levels cost, against twice as many; takes three times as long.
     """
 
     mask: str | os.PathLike[str]
     white: Any = None
     levels: int | None = None
-    fit: bool = False
-    error: bool = False
+    resize_to_fit: bool = False
+    measure_error: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class AlphaMap:
         Floats of more than 65,536 different values are rounded to sixteen bits. Raises UsageError.
         """
         if not isinstance(array, np.ndarray) or array.ndim != 2 or array.size == 0:
-            got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else shown(type(array).__name__)
+            got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else escape_name(type(array).__name__)
             raise UsageError(f"An alpha map is an array (height, width) of one number per pixel; got {got}.")
         if array.dtype == np.bool_:
             return cls(array.astype(np.uint8), np.array([0.0, 1.0]))
@@ -81,14 +81,14 @@ class AlphaMap:
     def read(cls, path: str | os.PathLike[str]) -> AlphaMap:
         """From a grey picture of 8 or 16 bits (PNG, TIFF) or a coloured one of 8 whose channels are equal; black is 0, white 1.
 
-        Raises InputError (missing, not readable), PictureError (damaged, coloured, transparent, of another depth), LimitError.
+        Raises InputError (missing, not readable), ImageFileError (damaged, coloured, transparent, of another depth), LimitError.
         """
         place = Path(path)
         with open_image(place) as image:
             check_size(place, *image.size, 1)
-            _check_kind(place, image)
+            _check_pixel_format(place, image)
             image.load()
-            return cls.of(_grey(place, ImageOps.exif_transpose(image)))
+            return cls.of(_read_gray(place, ImageOps.exif_transpose(image)))
 
     @property
     def height(self) -> int:
@@ -98,12 +98,12 @@ class AlphaMap:
     def width(self) -> int:
         return int(self.codes.shape[1])
 
-    def used(self) -> NDArray[np.bool_]:
+    def used_codes(self) -> NDArray[np.bool_]:
         """bool (n,): which codes some pixel has."""
         found: NDArray[np.bool_] = np.bincount(self.codes.ravel(), minlength=self.values.size) > 0
         return found
 
-    def fitted(self, height: int, width: int) -> AlphaMap:
+    def resize_to(self, height: int, width: int) -> AlphaMap:
         """Of another size, interpolated (bilinear, by area where it shrinks), at sixteen bits; itself if it has that size."""
         if (height, width) == self.codes.shape:
             return self
@@ -111,23 +111,23 @@ class AlphaMap:
         resized = np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR), np.float64)
         return AlphaMap.of(np.rint(np.clip(resized, 0, 1) * 65535).astype(np.uint16))
 
-    def snapped(self, levels: NDArray[np.float64], distance: float) -> AlphaMap:
-        """Values that lie within `distance` of a level are that level: what a film's coding did to a flat grey is undone."""
+    def snap_to_levels(self, levels: NDArray[np.float64], tolerance: float) -> AlphaMap:
+        """Values that lie within `tolerance` of a level are that level: what a film's coding did to a flat grey is undone."""
         nearest = levels[np.abs(self.values[:, None] - levels).argmin(axis=1)]
-        return replace(self, values=np.where(np.abs(self.values - nearest) <= distance, nearest, self.values))
+        return replace(self, values=np.where(np.abs(self.values - nearest) <= tolerance, nearest, self.values))
 
-    def levels(self, most: int | None = None) -> NDArray[np.float64]:
-        """Where the network is to be run, ascending: the map's own values if there are at most `most` (None: LEVELS) of them,
-        else `most` from 0 to 1 at equal distances. Raises UsageError."""
-        if most is not None and (type(most) is not int or not 2 <= most <= MOST_LEVELS):
-            raise UsageError(f"A map is rendered at 2 to {MOST_LEVELS} levels; got {shown(most)}.")
-        own: NDArray[np.float64] = np.unique(self.values[self.used()])
-        limit = LEVELS if most is None else most
+    def choose_levels(self, max_levels: int | None = None) -> NDArray[np.float64]:
+        """Where the network is to be run, ascending: the map's own values if there are at most `max_levels` (None: DEFAULT_LEVELS) of them,
+        else `max_levels` from 0 to 1 at equal distances. Raises UsageError."""
+        if max_levels is not None and (type(max_levels) is not int or not 2 <= max_levels <= MAX_LEVELS):
+            raise UsageError(f"A map is rendered at 2 to {MAX_LEVELS} levels; got {escape_name(max_levels)}.")
+        own: NDArray[np.float64] = np.unique(self.values[self.used_codes()])
+        limit = DEFAULT_LEVELS if max_levels is None else max_levels
         return own if own.size <= limit else np.linspace(0.0, 1.0, limit)
 
-    def weights(self, levels: NDArray[np.float64]) -> NDArray[np.float32]:
-        """float32 (K, n): how much of each level's output a code gets: linear between its two neighbours, 1 within SAME of a level."""
-        values = self.snapped(levels, SAME).values
+    def compute_weights(self, levels: NDArray[np.float64]) -> NDArray[np.float32]:
+        """float32 (K, n): how much of each level's output a code gets: linear between its two neighbours, 1 within LEVEL_TOLERANCE of a level."""
+        values = self.snap_to_levels(levels, LEVEL_TOLERANCE).values
         hats = [np.interp(values, levels, row) for row in np.eye(levels.size)]
         return np.asarray(hats, np.float32)
 
@@ -145,32 +145,34 @@ class AlphaMap:
             )
 
 
-def _check_kind(path: Path, image: Image.Image) -> None:
-    name = shown(path)
+def _check_pixel_format(path: Path, image: Image.Image) -> None:
+    name = escape_name(path)
     if getattr(image, "n_frames", 1) > 1:
-        raise PictureError(f"The alpha map {name} holds several pictures; a map is one.")
+        raise ImageFileError(f"The alpha map {name} holds several pictures; a map is one.")
     if image.has_transparency_data:
-        raise PictureError(
+        raise ImageFileError(
             f"The alpha map {name} has transparency, and then two numbers per pixel say where; "
             "save it as grey alone, white where the second alpha shall be."
         )
-    bits = depth(image)
-    if image.mode not in GREY_MODES or bits > 16 or (bits == 16 and not image.mode.startswith("I")):
+    bits = read_bit_depth(image)
+    if image.mode not in GRAY_MODES or bits > 16 or (bits == 16 and not image.mode.startswith("I")):
         kind = f"pixels of the kind {image.mode!r}" if bits <= 8 else f"{bits} bits a channel, {image.mode!r}"
-        raise PictureError(f"The alpha map {name} has {kind}; save it as grey of 8 or 16 bits.")
+        raise ImageFileError(f"The alpha map {name} has {kind}; save it as grey of 8 or 16 bits.")
 
 
-def _grey(path: Path, image: Image.Image) -> NDArray[Any]:
+def _read_gray(path: Path, image: Image.Image) -> NDArray[Any]:
     if image.mode.startswith("I"):
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 65535:
-            raise PictureError(f"The alpha map {shown(path)} has values outside 0 to 65535; save it as grey of 8 or 16 bits.")
+            raise ImageFileError(
+                f"The alpha map {escape_name(path)} has values outside 0 to 65535; save it as grey of 8 or 16 bits."
+            )
         return wide.astype(np.uint16)
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))
     rgb = np.asarray(image.convert("RGB"))
     if not (rgb == rgb[..., :1]).all():
-        raise PictureError(
-            f"The alpha map {shown(path)} is coloured; a map has one number per pixel: save it as grey, or with equal channels."
+        raise ImageFileError(
+            f"The alpha map {escape_name(path)} is coloured; a map has one number per pixel: save it as grey, or with equal channels."
         )
     return np.ascontiguousarray(rgb[..., 0])

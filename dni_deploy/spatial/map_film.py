@@ -1,4 +1,4 @@
-"""MapFilm: an alpha map for each frame of a film, out of a second film, frame by frame."""
+"""AlphaMapVideo: an alpha map for each frame of a film, out of a second film, frame by frame."""
 
 from __future__ import annotations
 
@@ -7,72 +7,72 @@ from pathlib import Path
 
 import numpy as np
 
-from dni_deploy.errors import InputError, MismatchError, shown
+from dni_deploy.errors import InputError, MismatchError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import FORMATS
-from dni_deploy.spatial.alpha_map import LEVELS, AlphaMap
-from dni_deploy.video_io.reader import Reader
-from dni_deploy.video_io.video_file import Source, look
+from dni_deploy.imaging.image_file import FORMAT_BY_SUFFIX
+from dni_deploy.spatial.alpha_map import DEFAULT_LEVELS, AlphaMap
+from dni_deploy.video_io.reader import VideoReader
+from dni_deploy.video_io.video_file import VideoFile, open_video_file
 
-CODING = 3
+MAX_CODING_ERROR = 3
 """How far, of 255, coding may have moved a grey from a level and still be taken for it: flat greys come back 1 or 2 off, and
 would else ask for a level more over the whole of their area."""
 
-COLOURED = 24
+MAX_GRAY_SPREAD = 24
 """How far apart, of 255, the channels of a grey may be in a coded film."""
 
 
-def is_film(path: Path) -> bool:
+def is_video_path(path: Path) -> bool:
     """Whether a map is a film by its name: every name but those of pictures."""
-    return path.suffix.lower() not in FORMATS
+    return path.suffix.lower() not in FORMAT_BY_SUFFIX
 
 
-class MapFilm:
+class AlphaMapVideo:
     """Gives the maps in order; read by one thread. close: frees the decoder."""
 
-    def __init__(self, path: Path, film: Source, scale: int, *, levels: int | None = None, fit: bool = False) -> None:
-        """film: the one it is for. Raises MismatchError (another size without `fit`, fewer frames) and what `look` raises."""
-        self.source = look(path)
-        self._levels = np.linspace(0.0, 1.0, LEVELS if levels is None else levels)
-        size = (self.source.width, self.source.height)
-        fits = {(film.width, film.height), (film.width * scale, film.height * scale)}
+    def __init__(self, path: Path, video_file: VideoFile, scale: int, *, levels: int | None = None, fit: bool = False) -> None:
+        """film: the one it is for. Raises MismatchError (another size without `fit`, fewer frames) and what `open_video_file` raises."""
+        self.video_file = open_video_file(path)
+        self._levels = np.linspace(0.0, 1.0, DEFAULT_LEVELS if levels is None else levels)
+        size = (self.video_file.width, self.video_file.height)
+        fits = {(video_file.width, video_file.height), (video_file.width * scale, video_file.height * scale)}
         if not fit and size not in fits:
             raise MismatchError(
-                f"The film of alpha maps {shown(path)} is {size[0]}x{size[1]} pixels and the film {film.width}x{film.height}; make them "
+                f"The film of alpha maps {escape_name(path)} is {size[0]}x{size[1]} pixels and the film {video_file.width}x{video_file.height}; make them "
                 "of one size, or let the maps be scaled (--alpha-map-fit). Nothing was written."
             )
-        if self.source.frames and film.frames and self.source.frames < film.frames:
+        if self.video_file.frame_count and video_file.frame_count and self.video_file.frame_count < video_file.frame_count:
             raise MismatchError(
-                f"The film of alpha maps {shown(path)} has {self.source.frames} frames and the film {film.frames}; "
+                f"The film of alpha maps {escape_name(path)} has {self.video_file.frame_count} frames and the film {video_file.frame_count}; "
                 "it must have one for each. Nothing was written."
             )
         self._frames: Iterator[Frame] = iter(())
-        self._next = -1
+        self._next_number = -1
 
-    def at(self, number: int) -> AlphaMap:
+    def read_map(self, number: int) -> AlphaMap:
         """The map of that frame, a number later than the last one's. Raises InputError: it ends before, or is not grey."""
-        if self._next < 0:
-            self._frames, self._next = self._read(number), number
+        if self._next_number < 0:
+            self._frames, self._next_number = self._read_frames(number), number
         frame = None
-        while self._next <= number:
+        while self._next_number <= number:
             frame = next(self._frames, None)
-            self._next += 1
+            self._next_number += 1
         if frame is None:
             raise InputError(
-                f"The film of alpha maps {shown(self.source.path)} ends before frame {number}; it must have a map for each frame. "
+                f"The film of alpha maps {escape_name(self.video_file.path)} ends before frame {number}; it must have a map for each frame. "
                 "Nothing was written."
             )
-        return self._of(frame, number)
+        return self._to_alpha_map(frame, number)
 
-    def _read(self, skip: int) -> Iterator[Frame]:
-        for picture in Reader(self.source, skip=skip):
+    def _read_frames(self, skip: int) -> Iterator[Frame]:
+        for picture in VideoReader(self.video_file, skip=skip):
             yield picture.rgb
 
-    def _of(self, frame: Frame, number: int) -> AlphaMap:
+    def _to_alpha_map(self, frame: Frame, number: int) -> AlphaMap:
         low, high = frame.min(axis=2), frame.max(axis=2)
-        if int((high - low).max()) > COLOURED:
+        if int((high - low).max()) > MAX_GRAY_SPREAD:
             raise InputError(
-                f"The film of alpha maps {shown(self.source.path)} is coloured at frame {number}; a map has one number per pixel. "
+                f"The film of alpha maps {escape_name(self.video_file.path)} is coloured at frame {number}; a map has one number per pixel. "
                 "Nothing was written."
             )
-        return AlphaMap.of(frame[..., 1]).snapped(self._levels, CODING / 255 + 1e-9)
+        return AlphaMap.of(frame[..., 1]).snap_to_levels(self._levels, MAX_CODING_ERROR / 255 + 1e-9)

@@ -13,19 +13,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-GRID = 12
-"""Lines of the grid a side: the search takes GRID ** 2 * 2 * GRID steps over small arrays, some ten milliseconds."""
+GRID_LINES = 12
+"""Lines of the grid a side: the search takes GRID_LINES ** 2 * 2 * GRID_LINES steps over small arrays, some ten milliseconds."""
 
-RUN_COST = 64 * 64
+RUN_COST_PX = 64 * 64
 """What a run costs beside its pixels, in pixels: keeps a map's crumbs together."""
 
-SMALLEST = 32
+MIN_REGION_SIDE_PX = 32
 """Least side of what is run: the smallest shape that engines are built for unless asked (profiles.py)."""
 
-GOOD_ENOUGH = 1.05
+MAX_COST_RATIO = 1.05
 """Cost over the least that any cover takes below which no better one is looked for."""
 
-EMPTY = 1 << 30
+EMPTY_COST = 1 << 30
 
 
 class Rect(NamedTuple):
@@ -49,29 +49,29 @@ class Rect(NamedTuple):
         return self.height * self.width
 
 
-def regions(needed: NDArray[np.bool_], halo: int, limit: int = 0) -> list[Rect]:
+def find_regions(needed: NDArray[np.bool_], halo: int, limit: int = 0) -> list[Rect]:
     """Disjoint rectangles that hold every needed pixel, row by row; none if nothing is needed.
 
     needed  bool (H, W).   halo  pixels of context on every side.
     limit   largest side of a rectangle with its context, above 2 * halo; 0 for none.
     """
     height, width = needed.shape
-    rows, columns = _blocks(height, halo, limit), _blocks(width, halo, limit)
+    rows, columns = _split_side(height, halo, limit), _split_side(width, halo, limit)
     found = []
     for top, bottom in pairwise(rows):
         for left, right in pairwise(columns):
-            found += _cut(needed, Rect(top, bottom, left, right), halo)
+            found += _cover_block(needed, Rect(top, bottom, left, right), halo)
     return sorted(found)
 
 
-def _blocks(size: int, halo: int, limit: int) -> list[int]:
+def _split_side(size: int, halo: int, limit: int) -> list[int]:
     if limit == 0 or size <= limit:
         return [0, size]
     count = -(-size // (limit - 2 * halo))
     return [size * index // count for index in range(count + 1)]
 
 
-def _cut(needed: NDArray[np.bool_], block: Rect, halo: int) -> list[Rect]:
+def _cover_block(needed: NDArray[np.bool_], block: Rect, halo: int) -> list[Rect]:
     """The cheapest rectangles within one block."""
     inside = needed[block.top : block.bottom, block.left : block.right]
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
@@ -81,22 +81,24 @@ def _cut(needed: NDArray[np.bool_], block: Rect, halo: int) -> list[Rect]:
         block.top + int(rows[0]), block.top + int(rows[-1]) + 1, block.left + int(columns[0]), block.left + int(columns[-1]) + 1
     )
     bounds = np.array([[[edge]] for edge in whole])
-    if _cost(bounds, needed.shape, halo)[0, 0] <= GOOD_ENOUGH * (_least(needed, whole, halo) + RUN_COST):
+    if _compute_cost(bounds, needed.shape, halo)[0, 0] <= MAX_COST_RATIO * (
+        _count_context_pixels(needed, whole, halo) + RUN_COST_PX
+    ):
         return [whole]
-    return _Search(needed, whole, halo).parts()
+    return _RegionSearch(needed, whole, halo).collect_regions()
 
 
-def _cost(bounds: NDArray[np.int64], size: tuple[int, ...], halo: int) -> NDArray[np.int64]:
-    """bounds (4, ...): top, bottom, left, right of needed pixels. The pixels that a run over them takes, and RUN_COST; 0 if empty."""
+def _compute_cost(bounds: NDArray[np.int64], size: tuple[int, ...], halo: int) -> NDArray[np.int64]:
+    """bounds (4, ...): top, bottom, left, right of needed pixels. The pixels that a run over them takes, and RUN_COST_PX; 0 if empty."""
     sides = []
     for low, high, end in ((bounds[0], bounds[1], size[0]), (bounds[2], bounds[3], size[1])):
         side = np.minimum(high + halo, end) - np.maximum(low - halo, 0)
-        sides.append(np.maximum(side, min(SMALLEST, end)))
-    cost: NDArray[np.int64] = np.where(bounds[1] > bounds[0], sides[0] * sides[1] + RUN_COST, 0)
+        sides.append(np.maximum(side, min(MIN_REGION_SIDE_PX, end)))
+    cost: NDArray[np.int64] = np.where(bounds[1] > bounds[0], sides[0] * sides[1] + RUN_COST_PX, 0)
     return cost
 
 
-def _least(needed: NDArray[np.bool_], whole: Rect, halo: int) -> int:
+def _count_context_pixels(needed: NDArray[np.bool_], whole: Rect, halo: int) -> int:
     """How many pixels are within `halo` of a needed one of `whole`: all of them go in, whatever the rectangles."""
     inside = needed[whole.top : whole.bottom, whole.left : whole.right]
     context = [
@@ -112,27 +114,29 @@ def _least(needed: NDArray[np.bool_], whole: Rect, halo: int) -> int:
     return int(np.count_nonzero(near))
 
 
-class _Search:
+class _RegionSearch:
     """All rectangles of grid cells, from small to large: [h, w] holds those of h x w cells by where they begin."""
 
     def __init__(self, needed: NDArray[np.bool_], whole: Rect, halo: int) -> None:
-        self._rows = _lines(whole.top, whole.bottom)
-        self._columns = _lines(whole.left, whole.right)
-        self._bounds = {(1, 1): _cells(needed, self._rows, self._columns)}
+        self._rows = _make_grid_lines(whole.top, whole.bottom)
+        self._columns = _make_grid_lines(whole.left, whole.right)
+        self._bounds = {(1, 1): _find_cell_bounds(needed, self._rows, self._columns)}
         self._costs: dict[tuple[int, int], NDArray[np.int64]] = {}
         self._best: dict[tuple[int, int], NDArray[np.int64]] = {}
         for height in range(1, len(self._rows)):
             for width in range(1, len(self._columns)):
-                self._solve(height, width, needed.shape, halo)
+                self._solve_size(height, width, needed.shape, halo)
 
-    def _solve(self, height: int, width: int, size: tuple[int, ...], halo: int) -> None:
+    def _solve_size(self, height: int, width: int, size: tuple[int, ...], halo: int) -> None:
         if height > 1:
-            self._bounds[height, width] = _joined(
+            self._bounds[height, width] = _union_bounds(
                 self._bounds[height - 1, width][:, :-1], self._bounds[1, width][:, height - 1 :]
             )
         elif width > 1:
-            self._bounds[1, width] = _joined(self._bounds[1, width - 1][:, :, :-1], self._bounds[1, 1][:, :, width - 1 :])
-        ways = [_cost(self._bounds[height, width], size, halo)]  # uncut, then cut before each row, then before each column
+            self._bounds[1, width] = _union_bounds(self._bounds[1, width - 1][:, :, :-1], self._bounds[1, 1][:, :, width - 1 :])
+        ways = [
+            _compute_cost(self._bounds[height, width], size, halo)
+        ]  # uncut, then cut before each row, then before each column
         down, across = ways[0].shape
         ways += [
             self._costs[row, width][:down] + self._costs[height - row, width][row : row + down] for row in range(1, height)
@@ -144,7 +148,7 @@ class _Search:
         stacked = np.stack(ways)
         self._costs[height, width], self._best[height, width] = stacked.min(axis=0), stacked.argmin(axis=0)
 
-    def parts(self) -> list[Rect]:
+    def collect_regions(self) -> list[Rect]:
         found: list[Rect] = []
         open_parts = [(len(self._rows) - 1, len(self._columns) - 1, 0, 0)]
         while open_parts:
@@ -162,15 +166,15 @@ class _Search:
         return found
 
 
-def _lines(start: int, end: int) -> list[int]:
-    count = min(GRID, end - start)
+def _make_grid_lines(start: int, end: int) -> list[int]:
+    count = min(GRID_LINES, end - start)
     return [start + (end - start) * index // count for index in range(count + 1)]
 
 
-def _cells(needed: NDArray[np.bool_], rows: list[int], columns: list[int]) -> NDArray[np.int64]:
+def _find_cell_bounds(needed: NDArray[np.bool_], rows: list[int], columns: list[int]) -> NDArray[np.int64]:
     """int64 (4, rows, columns): top, bottom, left and right of what is needed in each cell."""
     bounds = np.empty((4, len(rows) - 1, len(columns) - 1), np.int64)
-    bounds[0], bounds[1], bounds[2], bounds[3] = EMPTY, -EMPTY, EMPTY, -EMPTY
+    bounds[0], bounds[1], bounds[2], bounds[3] = EMPTY_COST, -EMPTY_COST, EMPTY_COST, -EMPTY_COST
     for row, (top, bottom) in enumerate(pairwise(rows)):
         for column, (left, right) in enumerate(pairwise(columns)):
             cell = needed[top:bottom, left:right]
@@ -180,7 +184,7 @@ def _cells(needed: NDArray[np.bool_], rows: list[int], columns: list[int]) -> ND
     return bounds
 
 
-def _joined(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+def _union_bounds(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
     """The bounds of both."""
     low = np.minimum(one, other)
     high = np.maximum(one, other)

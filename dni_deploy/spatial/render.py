@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.errors import CoefficientsError, EngineError
-from dni_deploy.imaging.frames import Frame, check_frame, pad_frame, rounded
+from dni_deploy.imaging.frames import Frame, check_frame, pad_frame, round_to_uint8
 from dni_deploy.session.session import Session
 from dni_deploy.spatial.alpha_map import AlphaMap
 from dni_deploy.spatial.plan import MapPlan, plan_map
 from dni_deploy.spatial.regions import Rect
-from dni_deploy.utils.progress import MaybeProgress, tell
+from dni_deploy.utils.progress import OptionalProgress, report_progress
 
 
 class MapRender(NamedTuple):
@@ -31,38 +31,40 @@ class MapRender(NamedTuple):
     plan: MapPlan
 
 
-class MapEnds(NamedTuple):
+class AlphaMapRange(NamedTuple):
     """The alphas where a map is black (0) and where it is white (1)."""
 
     black: Coefficients
     white: Coefficients
 
     @classmethod
-    def of(cls, session: Session, black: Alpha | None = None, white: Alpha | None = None) -> MapEnds:
-        """None as in `defaults`. Raises CoefficientsError: an alpha that is none, or none for black of more than two members."""
-        first, last = cls.defaults(session.members, black is None)
-        return cls(session.read(first if black is None else black), session.read(last if white is None else white))
+    def from_options(cls, session: Session, black: Alpha | None = None, white: Alpha | None = None) -> AlphaMapRange:
+        """None as in `make_default`. Raises CoefficientsError: an alpha that is none, or none for black of more than two members."""
+        first, last = cls.make_default(session.members, black is None)
+        return cls(
+            session.parse_alpha(first if black is None else black), session.parse_alpha(last if white is None else white)
+        )
 
     @classmethod
-    def defaults(cls, members: tuple[str, ...], black: bool = True) -> MapEnds:
+    def make_default(cls, members: tuple[str, ...], needs_black: bool = True) -> AlphaMapRange:
         """White the first member alone, black the second alone, of two: a map's value is the first one's share.
 
         black: whether its default is needed. Raises CoefficientsError where there is none, since there are more than two members.
         """
-        if black and len(members) != 2:
+        if needs_black and len(members) != 2:
             raise CoefficientsError(
                 f"A map goes between two alphas, and this family has {len(members)} members: give the alpha of the map's black "
                 "(--alpha); its white is the first member alone unless given (--alpha-map-to)."
             )
         return cls(Coefficients.one_hot(members[-1], members), Coefficients.one_hot(members[0], members))
 
-    def at(self, share: float) -> Coefficients:
+    def interpolate(self, fraction: float) -> Coefficients:
         """The alpha at a value of the map; the ends themselves at 0 and 1, so that a member alone stays alone."""
-        if share in (0.0, 1.0):
-            return self.white if share else self.black
+        if fraction in (0.0, 1.0):
+            return self.white if fraction else self.black
         shares = []
-        for low, high in zip(self.black.shares, self.white.shares, strict=True):
-            between = share * high + (1.0 - share) * low
+        for low, high in zip(self.black.values, self.white.values, strict=True):
+            between = fraction * high + (1.0 - fraction) * low
             shares.append(min(max(between, min(low, high)), max(low, high)))  # rounding must not leave the simplex
         return Coefficients(self.black.members, tuple(shares))
 
@@ -77,28 +79,28 @@ def render_map(
     levels: int | None = None,
     tile: int | None = None,
     overlap: int | None = None,
-    progress: MaybeProgress = None,
+    progress: OptionalProgress = None,
 ) -> MapRender:
     """One frame, uint8 (H, W, 3) -> uint8 (scale * H, scale * W, 3), a fresh array, with the alpha of each pixel from a map.
 
     alpha_map     of the frame's size or of the output's; an array as AlphaMap.of takes it. An input pixel's value holds for all its
                   output pixels.
-    black, white  the alphas at 0 and at 1; None as in MapEnds.of.
+    black, white  the alphas at 0 and at 1; None as in AlphaMapRange.from_options.
     levels, tile, overlap   as in plan_map.   progress: told before every run of the network.
     The session's alpha is afterwards what it was; nobody else may set it meanwhile.
     Raises MismatchError, UsageError, CoefficientsError, EngineError.
     """
     check_frame(frame)
     chosen = alpha_map if isinstance(alpha_map, AlphaMap) else AlphaMap.of(alpha_map)
-    ends = MapEnds.of(session, black, white)
+    ends = AlphaMapRange.from_options(session, black, white)
     plan = plan_map(chosen, frame.shape[0], frame.shape[1], session.signature, levels=levels, tile=tile, overlap=overlap)
-    with alpha_kept(session):
+    with preserve_alpha(session):
         pixels = render_plan(session, frame, plan, ends, progress)
-    return MapRender(rounded(pixels), tuple(ends.at(level.share) for level in plan.levels), plan)
+    return MapRender(round_to_uint8(pixels), tuple(ends.interpolate(level.fraction) for level in plan.levels), plan)
 
 
 def render_plan(
-    session: Session, frame: Frame, plan: MapPlan, ends: MapEnds, progress: MaybeProgress = None
+    session: Session, frame: Frame, plan: MapPlan, alpha_range: AlphaMapRange, progress: OptionalProgress = None
 ) -> NDArray[np.float32]:
     """float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped; the session is left at the last level's alpha.
 
@@ -108,35 +110,35 @@ def render_plan(
     padded = pad_frame(frame, session.signature.multiple)
     scale = plan.scale
     out = np.zeros((3, scale * plan.height, scale * plan.width), np.float32)
-    order = [(level, ends.at(level.share)) for level in plan.levels]
+    order = [(level, alpha_range.interpolate(level.fraction)) for level in plan.levels]
     if session.alpha == order[-1][1]:
         order.reverse()
     done = 0
     for level, alpha in order:
         session.alpha = alpha
-        session.settle()  # a session that refits ahead would give frames of the level before
-        for cut, kept in level.pieces:
-            tell(progress, done, plan.pieces, str(alpha))
+        session.wait_until_applied()  # a session that refits ahead would give frames of the level before
+        for cut, kept in level.tiles:
+            report_progress(progress, done, plan.tile_count, str(alpha))
             done += 1
-            made = session.render_unrounded(np.ascontiguousarray(padded[cut.top : cut.bottom, cut.left : cut.right]))
+            made = session.render_pixels(np.ascontiguousarray(padded[cut.top : cut.bottom, cut.left : cut.right]))
             if made.coefficients != alpha:
                 raise EngineError(
                     "The session's alpha was set from elsewhere while a map was rendered; the frame was not made."
                 )
             if made.pixels.shape[1:] != (scale * cut.height, scale * cut.width):
                 raise EngineError(f"The network's scale is not {scale}; the manifest is wrong.")
-            _add(out, made.pixels, plan.weights(level, kept), cut, kept, scale)
+            _add_weighted(out, made.pixels, plan.compute_weights(level, kept), cut, kept, scale)
     return out
 
 
-def map_error(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float]:
+def measure_map_error(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float]:
     """How far two outputs of render_plan are apart, clamped to 0..255: the largest difference and the mean one."""
     apart = np.abs(np.clip(one, 0, 255, dtype=np.float64) - np.clip(other, 0, 255, dtype=np.float64))
     return float(apart.max()), float(apart.mean())
 
 
 @contextmanager
-def alpha_kept(session: Session) -> Iterator[None]:
+def preserve_alpha(session: Session) -> Iterator[None]:
     """The session's alpha is afterwards what it was before, whatever happens."""
     before = session.alpha
     try:
@@ -145,11 +147,16 @@ def alpha_kept(session: Session) -> Iterator[None]:
         session.alpha = before
 
 
-def _add(
-    out: NDArray[np.float32], pixels: NDArray[np.float32], weights: NDArray[np.float32], cut: Rect, kept: Rect, scale: int
+def _add_weighted(
+    out: NDArray[np.float32],
+    pixels: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    input_rect: Rect,
+    kept_rect: Rect,
+    scale: int,
 ) -> None:
     """Add a level's output, by weight, where it is kept: a weight of 1 adds the output itself to 0, so its bits stay."""
-    top, left = scale * (kept.top - cut.top), scale * (kept.left - cut.left)
-    inside = pixels[:, top : top + scale * kept.height, left : left + scale * kept.width]
+    top, left = scale * (kept_rect.top - input_rect.top), scale * (kept_rect.left - input_rect.left)
+    inside = pixels[:, top : top + scale * kept_rect.height, left : left + scale * kept_rect.width]
     inside *= weights
-    out[:, scale * kept.top : scale * kept.bottom, scale * kept.left : scale * kept.right] += inside
+    out[:, scale * kept_rect.top : scale * kept_rect.bottom, scale * kept_rect.left : scale * kept_rect.right] += inside

@@ -9,68 +9,79 @@ from typing import Any
 
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.session.session import Session, Stamped
-from dni_deploy.spatial.alpha_map import AlphaMap, SpatialAlpha
-from dni_deploy.spatial.map_film import MapFilm, is_film
-from dni_deploy.spatial.render import MapEnds
-from dni_deploy.spatial.spatial import Spatial
-from dni_deploy.video_io.pipeline import Effect
-from dni_deploy.video_io.resume import identity
-from dni_deploy.video_io.video_file import Source
+from dni_deploy.session.session import RenderedFrame, Session
+from dni_deploy.spatial.alpha_map import AlphaMap, AlphaMapOptions
+from dni_deploy.spatial.map_film import AlphaMapVideo, is_video_path
+from dni_deploy.spatial.render import AlphaMapRange
+from dni_deploy.spatial.spatial import AlphaMapRenderer
+from dni_deploy.video_io.pipeline import FrameFunction
+from dni_deploy.video_io.resume import fingerprint_file
+from dni_deploy.video_io.video_file import VideoFile
 
 
 @dataclass
-class Mapped:
+class SpatialVideoSettings:
     """blacks, whites: the alphas of both ends over time; maps: one map, or the film of them."""
 
-    asked: SpatialAlpha
-    blacks: AlphaSource
-    whites: AlphaSource
-    maps: AlphaMap | MapFilm
+    options: AlphaMapOptions
+    black_source: AlphaSource
+    white_source: AlphaSource
+    maps: AlphaMap | AlphaMapVideo
 
     @classmethod
-    def of(
+    def from_options(
         cls,
-        asked: SpatialAlpha,
+        options: AlphaMapOptions,
         black: Any,
         members: tuple[str, ...],
-        over_time: Callable[[Any], AlphaSource],
-        film: Source,
+        parse_alpha_source: Callable[[Any], AlphaSource],
+        video_file: VideoFile,
         scale: int,
-    ) -> Mapped:
-        """black: None for the default. over_time: how an alpha that was given is read.
+    ) -> SpatialVideoSettings:
+        """black: None for the default. parse_alpha_source: how an alpha that was given is read.
 
         Raises CoefficientsError, MismatchError (the map has another size, or too few frames), and what reading maps and alphas raises.
         """
-        defaults = MapEnds.defaults(members, black is None)
-        blacks = over_time(defaults.black if black is None else black)
-        whites = over_time(defaults.white if asked.white is None else asked.white)
-        path = Path(asked.mask)
-        if is_film(path):
-            return cls(asked, blacks, whites, MapFilm(path, film, scale, levels=asked.levels, fit=asked.fit))
+        defaults = AlphaMapRange.make_default(members, black is None)
+        blacks = parse_alpha_source(defaults.black if black is None else black)
+        whites = parse_alpha_source(defaults.white if options.white is None else options.white)
+        path = Path(options.mask)
+        if is_video_path(path):
+            return cls(
+                options,
+                blacks,
+                whites,
+                AlphaMapVideo(path, video_file, scale, levels=options.levels, fit=options.resize_to_fit),
+            )
         found = AlphaMap.read(path)
-        if not asked.fit:
-            found.check_fits(film.height, film.width, scale)
-        return cls(asked, blacks, whites, found)
+        if not options.resize_to_fit:
+            found.check_fits(video_file.height, video_file.width, scale)
+        return cls(options, blacks, whites, found)
 
     def to_json(self) -> dict[str, Any]:
         """What tells one map from another."""
-        return {"mask": identity(Path(self.asked.mask)), "levels": self.asked.levels, "fit": self.asked.fit}
+        return {
+            "mask": fingerprint_file(Path(self.options.mask)),
+            "levels": self.options.levels,
+            "fit": self.options.resize_to_fit,
+        }
 
-    def effect(self, session: Session, tile: int | None = None, overlap: int | None = None) -> Effect:
+    def make_frame_function(self, session: Session, tile: int | None = None, overlap: int | None = None) -> FrameFunction:
         """Frames come in order. The stamps tell the alpha of black, and their generation grows where that changes."""
-        spatial: Spatial | None = None
+        spatial: AlphaMapRenderer | None = None
         generation = 0
 
-        def effect(frame: Frame, seconds: float, number: int) -> Stamped:
+        def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
             nonlocal spatial, generation
-            ends = MapEnds.of(session, self.blacks.at(seconds, number), self.whites.at(seconds, number))
-            current = self.maps if isinstance(self.maps, AlphaMap) else self.maps.at(number)
-            if spatial is None or ends.black != spatial.ends.black:
+            ends = AlphaMapRange.from_options(
+                session, self.black_source.at(seconds, number), self.white_source.at(seconds, number)
+            )
+            current = self.maps if isinstance(self.maps, AlphaMap) else self.maps.read_map(number)
+            if spatial is None or ends.black != spatial.alpha_range.black:
                 generation += 1
             if spatial is None:
-                spatial = Spatial(session, self.asked, current, ends)
-            spatial.map, spatial.ends = current, ends
-            return Stamped(spatial.render(frame, tile or 0, overlap).output, generation, ends.black)
+                spatial = AlphaMapRenderer(session, self.options, current, ends)
+            spatial.alpha_map, spatial.alpha_range = current, ends
+            return RenderedFrame(spatial.render(frame, tile or 0, overlap).output, generation, ends.black)
 
-        return effect
+        return process_frame

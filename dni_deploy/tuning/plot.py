@@ -11,11 +11,11 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dni_deploy.errors import shown
-from dni_deploy.imaging.metrics import Score
+from dni_deploy.errors import escape_name
+from dni_deploy.imaging.metrics import Metric
 from dni_deploy.tuning.report import TuneReport
 
-MARK, SECOND, INK = "#b8420e", "#3b6ea5", "#1d2329"
+BEST_COLOR, CURVE_COLOR, OUTLINE_COLOR = "#b8420e", "#3b6ea5", "#1d2329"
 
 
 def plot_tuning(report: TuneReport, kind: str) -> bytes:
@@ -29,54 +29,67 @@ def plot_tuning(report: TuneReport, kind: str) -> bytes:
         figure = Figure(figsize=(5.4 * panels + (0.6 if len(report.members) == 3 else 0), 4.4), layout="constrained")
         FigureCanvasAgg(figure)
         all_axes = figure.subplots(1, panels, squeeze=False)[0]
-        draw = {2: _curve, 3: _triangle}.get(len(report.members), _progress)
+        draw = {2: _draw_curve, 3: _draw_triangle}.get(len(report.members), _draw_progress)
         for measure, axes in enumerate(all_axes[: len(report.scores)]):
             draw(figure, axes, report, measure)
         if len(report.scores) > 1:
-            _pareto(all_axes[-1], report)
+            _draw_pareto_front(all_axes[-1], report)
         buffer = io.BytesIO()
         dates: dict[str, Any] = {"CreationDate" if kind == "pdf" else "Date": None}
         figure.savefig(buffer, format=kind, dpi=130, metadata=dates if kind != "png" else None)
     return buffer.getvalue()
 
 
-def _label(score: Score) -> str:
-    return shown(score.name, 40) + (f" ({score.unit})" if score.unit else "") + ("" if score.higher else ", lower is better")
+def _format_axis_label(score: Metric) -> str:
+    return (
+        escape_name(score.name, 40)
+        + (f" ({score.unit})" if score.unit else "")
+        + ("" if score.higher_is_better else ", lower is better")
+    )
 
 
-def _curve(figure: Figure, axes: Any, report: TuneReport, measure: int) -> None:
-    score = report.scores[measure]
-    points = sorted((row.shares[0], row.values[measure]) for row in report.rows if math.isfinite(row.values[measure]))
+def _draw_curve(figure: Figure, axes: Any, report: TuneReport, metric_index: int) -> None:
+    score = report.scores[metric_index]
+    points = sorted(
+        (row.coefficients[0], row.values[metric_index]) for row in report.evaluations if math.isfinite(row.values[metric_index])
+    )
     if points:
-        axes.plot(*zip(*points, strict=True), color=SECOND, marker="o", markersize=3.5, linewidth=1.2)
-    best = report.rows[report.bests[measure]]
-    if math.isfinite(best.values[measure]):
-        _flag(axes, best.shares[0], best.values[measure], f"{score.text(best.values[measure])} at {best.shares[0]:g}")
-    first, second = (shown(name, 30) for name in report.members)
-    axes.set(xlabel=f"alpha (share of {first}; the rest is {second})", ylabel=_label(score))
+        axes.plot(*zip(*points, strict=True), color=CURVE_COLOR, marker="o", markersize=3.5, linewidth=1.2)
+    best = report.evaluations[report.best_indices[metric_index]]
+    if math.isfinite(best.values[metric_index]):
+        _mark_point(
+            axes,
+            best.coefficients[0],
+            best.values[metric_index],
+            f"{score.format_value(best.values[metric_index])} at {best.coefficients[0]:g}",
+        )
+    first, second = (escape_name(name, 30) for name in report.members)
+    axes.set(xlabel=f"alpha (share of {first}; the rest is {second})", ylabel=_format_axis_label(score))
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)
 
 
-def _triangle(figure: Figure, axes: Any, report: TuneReport, measure: int) -> None:
+def _draw_triangle(figure: Figure, axes: Any, report: TuneReport, metric_index: int) -> None:
     """Every share is a height over one side; the corners are the members. Between the points the map is interpolated."""
-    score = report.scores[measure]
+    score = report.scores[metric_index]
     corners = np.array([[0.5, math.sqrt(0.75)], [0.0, 0.0], [1.0, 0.0]])
-    finite = [row for row in report.rows if math.isfinite(row.values[measure])]
-    places = np.array([row.shares for row in finite]) @ corners
-    values = np.array([row.values[measure] for row in finite])
+    finite = [row for row in report.evaluations if math.isfinite(row.values[metric_index])]
+    places = np.array([row.coefficients for row in finite]) @ corners
+    values = np.array([row.values[metric_index] for row in finite])
     if np.ptp(values) > 0:
         filled = axes.tricontourf(
-            places[:, 0], places[:, 1], values, levels=24, cmap="viridis" if score.higher else "viridis_r"
+            places[:, 0], places[:, 1], values, levels=24, cmap="viridis" if score.higher_is_better else "viridis_r"
         )
-        figure.colorbar(filled, ax=axes, label=_label(score), shrink=0.85)
-    axes.plot(places[:, 0], places[:, 1], "o", color="white", markeredgecolor=INK, markersize=3.5, markeredgewidth=0.6)
-    best = report.rows[report.bests[measure]]
-    x, y = np.array(best.shares) @ corners
-    _flag(axes, float(x), float(y), score.text(best.values[measure]))
+        figure.colorbar(filled, ax=axes, label=_format_axis_label(score), shrink=0.85)
+    axes.plot(
+        places[:, 0], places[:, 1], "o", color="white", markeredgecolor=OUTLINE_COLOR, markersize=3.5, markeredgewidth=0.6
+    )
+    best = report.evaluations[report.best_indices[metric_index]]
+    x, y = np.array(best.coefficients) @ corners
+    _mark_point(axes, float(x), float(y), score.format_value(best.values[metric_index]))
     for (x, y), name, where in zip(corners, report.members, ("bottom", "top", "top"), strict=True):
         axes.annotate(
-            shown(name, 30),
+            escape_name(name, 30),
             (x, y),
             textcoords="offset points",
             xytext=(0, 6 if where == "bottom" else -6),
@@ -88,35 +101,35 @@ def _triangle(figure: Figure, axes: Any, report: TuneReport, measure: int) -> No
     axes.set_axis_off()
 
 
-def _progress(figure: Figure, axes: Any, report: TuneReport, measure: int) -> None:
-    score = report.scores[measure]
-    values = [row.values[measure] for row in report.rows]
-    best = list(np.maximum.accumulate([score.utility(value) for value in values]))
+def _draw_progress(figure: Figure, axes: Any, report: TuneReport, metric_index: int) -> None:
+    score = report.scores[metric_index]
+    values = [row.values[metric_index] for row in report.evaluations]
+    best = list(np.maximum.accumulate([score.to_utility(value) for value in values]))
     numbers = range(1, len(values) + 1)
-    axes.plot(numbers, values, "o", color=SECOND, markersize=3.5, label="evaluated")
-    axes.plot(numbers, [score.utility(value) for value in best], color=MARK, label="best so far")
-    axes.set(xlabel="evaluation", ylabel=_label(score))
+    axes.plot(numbers, values, "o", color=CURVE_COLOR, markersize=3.5, label="evaluated")
+    axes.plot(numbers, [score.to_utility(value) for value in best], color=BEST_COLOR, label="best so far")
+    axes.set(xlabel="evaluation", ylabel=_format_axis_label(score))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
 
 
-def _pareto(axes: Any, report: TuneReport) -> None:
+def _draw_pareto_front(axes: Any, report: TuneReport) -> None:
     first, second = report.scores[:2]
-    pairs = [row.values[:2] for row in report.rows]
+    pairs = [row.values[:2] for row in report.evaluations]
     axes.plot([pair[0] for pair in pairs], [pair[1] for pair in pairs], "o", color="#9aa3ab", markersize=3, label="evaluated")
     line = [pairs[index] for index in report.front if all(map(math.isfinite, pairs[index]))]
     if line:
-        axes.plot(*zip(*line, strict=True), color=SECOND, marker="o", markersize=4.5, linewidth=1.2, label="front")
-    if all(map(math.isfinite, pairs[report.chosen])):
-        _flag(axes, pairs[report.chosen][0], pairs[report.chosen][1], "knee")
-    axes.set(xlabel=_label(first), ylabel=_label(second))
+        axes.plot(*zip(*line, strict=True), color=CURVE_COLOR, marker="o", markersize=4.5, linewidth=1.2, label="front")
+    if all(map(math.isfinite, pairs[report.chosen_index])):
+        _mark_point(axes, pairs[report.chosen_index][0], pairs[report.chosen_index][1], "knee")
+    axes.set(xlabel=_format_axis_label(first), ylabel=_format_axis_label(second))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
 
 
-def _flag(axes: Any, x: float, y: float, text: str) -> None:
-    axes.plot([x], [y], "o", color=MARK, markersize=8, markeredgecolor="white")
+def _mark_point(axes: Any, x: float, y: float, text: str) -> None:
+    axes.plot([x], [y], "o", color=BEST_COLOR, markersize=8, markeredgecolor="white")
     axes.annotate(
-        text, (x, y), textcoords="offset points", xytext=(0, 9), ha="center", color=MARK,
+        text, (x, y), textcoords="offset points", xytext=(0, 9), ha="center", color=BEST_COLOR,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
     )  # fmt: skip

@@ -16,25 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 
-Point = tuple[int, ...]
-"""Shares in thousandths, in family order, summing to GRAIN: what is printed is exactly what was evaluated."""
+GridPoint = tuple[int, ...]
+"""Shares in thousandths, in family order, summing to SHARES_PER_UNIT: what is printed is exactly what was evaluated."""
 
-GRAIN = 1000
-STEPS = 20
+SHARES_PER_UNIT = 1000
+SWEEP_STEPS = 20
 """Of the sweep over two members: alpha in steps of 0.05, as in section 3.2 of the paper."""
 
-FINEST = 10
+MIN_SEARCH_STEP = 10
 """The pattern search ends below this step, 0.01: on 21 surfaces of denoisers, going beyond steps of 0.05 gained at most 0.003 dB."""
 
-TOLERANCE = 5
+BRENT_TOLERANCE = 5
 """Of Brent's search, in thousandths."""
 
 
-class Spent(Exception):
+class BudgetExhaustedError(Exception):
     """The budget of evaluations is used up, or nothing can be better."""
 
 
-class Landscape:
+class Objective:
     """What has been evaluated: every point once.
 
     measure  shares -> one number for each measure, each to be made as large as possible.
@@ -44,103 +44,110 @@ class Landscape:
     def __init__(self, measure: Callable[[tuple[float, ...]], tuple[float, ...]], budget: int) -> None:
         self._measure = measure
         self.budget = budget
-        self.found: dict[Point, tuple[float, ...]] = {}
+        self.values_by_point: dict[GridPoint, tuple[float, ...]] = {}
 
-    def __call__(self, point: Point) -> tuple[float, ...]:
-        if point not in self.found:
-            if len(self.found) >= self.budget:
-                raise Spent
-            self.found[point] = self._measure(shares(point))
-        return self.found[point]
+    def __call__(self, point: GridPoint) -> tuple[float, ...]:
+        if point not in self.values_by_point:
+            if len(self.values_by_point) >= self.budget:
+                raise BudgetExhaustedError
+            self.values_by_point[point] = self._measure(to_coefficients(point))
+        return self.values_by_point[point]
 
-    def best(self, aim: Callable[[tuple[float, ...]], float]) -> Point:
-        """The point found so far at which `aim` of the measures is largest; of equal ones the first."""
-        return max(self.found, key=lambda point: aim(self.found[point]))
+    def best_point(self, scalarize: Callable[[tuple[float, ...]], float]) -> GridPoint:
+        """The point found so far at which `scalarize` of the measures is largest; of equal ones the first."""
+        return max(self.values_by_point, key=lambda point: scalarize(self.values_by_point[point]))
 
 
-Aim = Callable[[tuple[float, ...]], float]
+Scalarization = Callable[[tuple[float, ...]], float]
 """What a search climbs: one number made of the measures."""
 
 
-def shares(point: Point) -> tuple[float, ...]:
+def to_coefficients(point: GridPoint) -> tuple[float, ...]:
     """As floats: each the nearest one to its decimal fraction."""
-    return tuple(part / GRAIN for part in point)
+    return tuple(part / SHARES_PER_UNIT for part in point)
 
 
-def survey(landscape: Landscape, members: int, most: int) -> None:
-    """Look everywhere first: evenly spaced points, members themselves included, at most `most` (but always the members)."""
+def survey_simplex(objective: Objective, members: int, max_evaluations: int) -> None:
+    """Look everywhere first: evenly spaced points, members themselves included, at most `max_evaluations` (but always the members)."""
     if members == 2:
-        steps = max(1, min(STEPS, most - 1))
-        points = [rounded((step / steps, 1 - step / steps)) for step in range(steps + 1)]
+        steps = max(1, min(SWEEP_STEPS, max_evaluations - 1))
+        points = [round_to_grid((step / steps, 1 - step / steps)) for step in range(steps + 1)]
     else:
-        steps = max((k for k in range(1, 5) if math.comb(k + members - 1, k) <= most), default=1)
-        points = sorted(lattice(members, steps), key=lambda point: -max(point))  # the members first
+        steps = max((k for k in range(1, 5) if math.comb(k + members - 1, k) <= max_evaluations), default=1)
+        points = sorted(enumerate_grid(members, steps), key=lambda point: -max(point))  # the members first
     for point in points:
-        landscape(point)
+        objective(point)
 
 
-def lattice(members: int, steps: int) -> Iterator[Point]:
+def enumerate_grid(members: int, steps: int) -> Iterator[GridPoint]:
     """All points whose shares are multiples of 1/steps."""
     for bars in combinations(range(steps + members - 1), members - 1):
         counts = np.diff([-1, *bars, steps + members - 1]) - 1
-        yield rounded(counts / steps)
+        yield round_to_grid(counts / steps)
 
 
-def rounded(point: Sequence[float] | NDArray[np.float64]) -> Point:
+def round_to_grid(point: Sequence[float] | NDArray[np.float64]) -> GridPoint:
     """The nearest point in thousandths, of numbers in any unit: rounded down, and what is lacking given to the largest remainders."""
     scaled = np.maximum(np.asarray(point, np.float64), 0)
-    scaled = scaled / scaled.sum() * GRAIN
+    scaled = scaled / scaled.sum() * SHARES_PER_UNIT
     whole = np.floor(scaled + 1e-9).astype(int)
-    for index in np.argsort(whole - scaled, kind="stable")[: GRAIN - int(whole.sum())]:
+    for index in np.argsort(whole - scaled, kind="stable")[: SHARES_PER_UNIT - int(whole.sum())]:
         whole[index] += 1
     return tuple(int(part) for part in whole)
 
 
-def climb(landscape: Landscape, members: int, aim: Aim, most: int) -> Point:
-    """Refine the best point of the survey with at most `most` more evaluations; returns the best of all."""
-    budget = landscape.budget
-    landscape.budget = min(budget, len(landscape.found) + most)
+def refine_best_point(objective: Objective, members: int, scalarize: Scalarization, max_evaluations: int) -> GridPoint:
+    """Refine the best point of the survey with at most `max_evaluations` more evaluations; returns the best of all."""
+    budget = objective.budget
+    objective.budget = min(budget, len(objective.values_by_point) + max_evaluations)
     try:
-        _between(landscape, aim) if members == 2 else _pattern(landscape, aim)
-    except Spent:
+        _search_interval(objective, scalarize) if members == 2 else _search_pattern(objective, scalarize)
+    except BudgetExhaustedError:
         pass
     finally:
-        landscape.budget = budget
-    return landscape.best(aim)
+        objective.budget = budget
+    return objective.best_point(scalarize)
 
 
-def _between(landscape: Landscape, aim: Aim) -> None:
+def _search_interval(objective: Objective, scalarize: Scalarization) -> None:
     """Brent's search between the neighbours of the best alpha."""
-    if aim(landscape.found[landscape.best(aim)]) == math.inf:  # identical pictures: nothing is better
+    if (
+        scalarize(objective.values_by_point[objective.best_point(scalarize)]) == math.inf
+    ):  # identical pictures: nothing is better
         return
-    known = sorted(point[0] for point in landscape.found)
-    here = known.index(landscape.best(aim)[0])
+    known = sorted(point[0] for point in objective.values_by_point)
+    here = known.index(objective.best_point(scalarize)[0])
     low, high = known[max(here - 1, 0)], known[min(here + 1, len(known) - 1)]
 
-    def cost(alpha: float) -> float:
+    def negated_value(alpha: float) -> float:
         part = round(alpha)
-        value = aim(landscape((part, GRAIN - part)))
+        value = scalarize(objective((part, SHARES_PER_UNIT - part)))
         if value == math.inf:
-            raise Spent
+            raise BudgetExhaustedError
         return -value
 
-    minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": TOLERANCE})
+    minimize_scalar(negated_value, bounds=(low, high), method="bounded", options={"xatol": BRENT_TOLERANCE})
 
 
-def _pattern(landscape: Landscape, aim: Aim) -> None:
-    gaps = [max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in combinations(list(landscape.found)[:64], 2)]
-    step = max(min(gaps) // 2, FINEST)
-    while step >= FINEST:
-        here = landscape.best(aim)
-        model = _Quadratic(landscape, aim, here, 2.5 * step)
-        top = model.top(2 * step)
-        if top not in landscape.found and aim(landscape(top)) > aim(landscape.found[here]):
+def _search_pattern(objective: Objective, scalarize: Scalarization) -> None:
+    gaps = [
+        max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in combinations(list(objective.values_by_point)[:64], 2)
+    ]
+    step = max(min(gaps) // 2, MIN_SEARCH_STEP)
+    while step >= MIN_SEARCH_STEP:
+        here = objective.best_point(scalarize)
+        model = _QuadraticModel(objective, scalarize, here, 2.5 * step)
+        top = model.find_maximum(2 * step)
+        if top not in objective.values_by_point and scalarize(objective(top)) > scalarize(objective.values_by_point[here]):
             continue
-        if not any(aim(landscape(point)) > aim(landscape.found[here]) for point in model.sorted(around(here, step))):
+        if not any(
+            scalarize(objective(point)) > scalarize(objective.values_by_point[here])
+            for point in model.sort_by_value(neighbors(here, step))
+        ):
             step //= 2
 
 
-def around(point: Point, step: int) -> list[Point]:
+def neighbors(point: GridPoint, step: int) -> list[GridPoint]:
     """The points that give up to `step` from one member to another: they lie on the simplex and span all its directions."""
     found = []
     for giver, taker in permutations(range(len(point)), 2):
@@ -153,39 +160,42 @@ def around(point: Point, step: int) -> list[Point]:
     return found
 
 
-class _Quadratic:
+class _QuadraticModel:
     """A quadratic through what is known near a point: least squares, and of all that fit the one with the smallest curvature."""
 
-    def __init__(self, landscape: Landscape, aim: Aim, here: Point, reach: float) -> None:
+    def __init__(self, objective: Objective, scalarize: Scalarization, center: GridPoint, radius: float) -> None:
         near = [
             (point, value)
-            for point, values in landscape.found.items()
-            if max(abs(a - b) for a, b in zip(point, here, strict=True)) <= reach and math.isfinite(value := aim(values))
+            for point, values in objective.values_by_point.items()
+            if max(abs(a - b) for a, b in zip(point, center, strict=True)) <= radius
+            and math.isfinite(value := scalarize(values))
         ]
-        self._here, self._reach = np.array(here, np.float64), reach
-        rows = np.array([self._terms(np.array(point, np.float64)) for point, _ in near])
+        self._center, self._radius = np.array(center, np.float64), radius
+        rows = np.array([self._compute_terms(np.array(point, np.float64)) for point, _ in near])
         values = np.array([value for _, value in near])
-        self._weights = np.linalg.lstsq(rows, values, rcond=None)[0] if near else np.zeros(len(self._terms(self._here)))
+        self._weights = (
+            np.linalg.lstsq(rows, values, rcond=None)[0] if near else np.zeros(len(self._compute_terms(self._center)))
+        )
 
-    def _terms(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
-        away = (point - self._here)[:-1] / self._reach  # the last share follows from the others
+    def _compute_terms(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
+        away = (point - self._center)[:-1] / self._radius  # the last share follows from the others
         upper = np.triu_indices(len(away))
         return np.concatenate([[1.0], away, np.outer(away, away)[upper]])
 
     def __call__(self, point: NDArray[np.float64]) -> float:
-        return float(self._terms(point) @ self._weights)
+        return float(self._compute_terms(point) @ self._weights)
 
-    def sorted(self, points: list[Point]) -> list[Point]:
+    def sort_by_value(self, points: list[GridPoint]) -> list[GridPoint]:
         return sorted(points, key=lambda point: -self(np.array(point, np.float64)))
 
-    def top(self, reach: float) -> Point:
+    def find_maximum(self, radius: float) -> GridPoint:
         """The largest value on the simplex within reach of the middle, where SLSQP finds it."""
-        bounds = [(max(part - reach, 0), min(part + reach, GRAIN)) for part in self._here]
+        bounds = [(max(part - radius, 0), min(part + radius, SHARES_PER_UNIT)) for part in self._center]
         found = minimize(
             lambda point: -self(point),
-            self._here,
+            self._center,
             bounds=bounds,
-            constraints={"type": "eq", "fun": lambda point: point.sum() / GRAIN - 1},
+            constraints={"type": "eq", "fun": lambda point: point.sum() / SHARES_PER_UNIT - 1},
             method="SLSQP",
         )
-        return rounded(found.x) if np.isfinite(found.x).all() and found.x.sum() > 0 else rounded(self._here)
+        return round_to_grid(found.x) if np.isfinite(found.x).all() and found.x.sum() > 0 else round_to_grid(self._center)

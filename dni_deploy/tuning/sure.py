@@ -16,13 +16,13 @@ Array = NDArray[np.float64]
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """The raw network, as Session.infer: float32 (N, C, H, W) -> float32 (N, C, H, W)."""
 
-STEP = 1.0
+PERTURBATION = 1.0
 """How far the probe moves each value, of 255: enough that float32 does not round it away, small beside any noise worth removing."""
 
-LOW, HIGH = 0.0, 255.0
+MIN_VALUE, MAX_VALUE = 0.0, 255.0
 
 
-class Sure:
+class SureEstimator:
     """Stein's unbiased risk estimate of one noisy picture: its divergence by Monte Carlo, its clipped pixels by what they hid.
 
     A picture file has its noise cut off at black and white, and Stein's lemma is for noise that is not: taken as it stands, the
@@ -45,46 +45,46 @@ class Sure:
             )
         self._variance = sigma**2
         self._signature = signature
-        self._unit = (signature.high - signature.low) / 255
+        self._units_per_level = (signature.high - signature.low) / 255
         self._x = to_network(frame, signature)
         signs = np.random.default_rng(seed).integers(0, 2, self._x.shape, np.int8)
         self._probe = (2 * signs - 1).astype(np.float32)
-        noisy = np.rint((self._x.astype(np.float64) - signature.low) / self._unit)
-        self._inside = (noisy > LOW) & (noisy < HIGH)
-        self._first, second = unclipped(noisy, self._picture(pilot, self._x), sigma)
+        noisy = np.rint((self._x.astype(np.float64) - signature.low) / self._units_per_level)
+        self._is_unclipped = (noisy > MIN_VALUE) & (noisy < MAX_VALUE)
+        self._unclipped_mean, second = moments_before_clipping(noisy, self._infer_clipped(pilot, self._x), sigma)
         self._power = float(np.mean(second)) - self._variance  # of the clean picture: E z^2 = x^2 + sigma^2
 
-    def mean_squared_error(self, infer: Infer) -> float:
+    def estimate_mean_squared_error(self, infer: Infer) -> float:
         """The estimated mean squared error of the network's picture, of 255 squared; two inferences. May be below 0."""
-        out = self._picture(infer, self._x)
-        moved = self._picture(infer, self._x + np.float32(STEP * self._unit) * self._probe)
+        out = self._infer_clipped(infer, self._x)
+        moved = self._infer_clipped(infer, self._x + np.float32(PERTURBATION * self._units_per_level) * self._probe)
         # A clipped value does not follow the noise, so neither does what is made of it.
-        divergence = np.mean(self._probe * (moved - out) * self._inside) / STEP
-        return float(np.mean(out * (out - 2 * self._first)) + 2 * self._variance * divergence + self._power)
+        divergence = np.mean(self._probe * (moved - out) * self._is_unclipped) / PERTURBATION
+        return float(np.mean(out * (out - 2 * self._unclipped_mean)) + 2 * self._variance * divergence + self._power)
 
-    def _picture(self, infer: Infer, x: NDArray[np.float32]) -> Array:
+    def _infer_clipped(self, infer: Infer, x: NDArray[np.float32]) -> Array:
         """The network's picture in 0..255, clipped as a file is, not rounded: a rounded one does not move with the probe."""
         y = infer(x).astype(np.float64)
         picture = x - y if self._signature.residual else y
-        return np.clip((picture - self._signature.low) / self._unit, LOW, HIGH)
+        return np.clip((picture - self._signature.low) / self._units_per_level, MIN_VALUE, MAX_VALUE)
 
 
-def unclipped(noisy: Array, clean: Array, sigma: float) -> tuple[Array, Array]:
+def moments_before_clipping(noisy: Array, clean: Array, sigma: float) -> tuple[Array, Array]:
     """Mean and mean square of z given min(max(z, 0), 255) = noisy, for z normal around `clean` with this sigma."""
     first, second = noisy.copy(), noisy**2
     if sigma == 0:
         return first, second
-    for end, side in ((LOW, -1.0), (HIGH, 1.0)):
-        there = noisy <= LOW if side < 0 else noisy >= HIGH
+    for end, side in ((MIN_VALUE, -1.0), (MAX_VALUE, 1.0)):
+        there = noisy <= MIN_VALUE if side < 0 else noisy >= MAX_VALUE
         mean = clean[there]
         away = side * (end - mean)  # how far the end is from the mean, >= 0
-        tail = sigma * _mills(away / sigma)
+        tail = sigma * _compute_mills_ratio(away / sigma)
         first[there] = mean + side * tail
         second[there] = mean**2 + 2 * mean * side * tail + sigma**2 + away * tail
     return first, second
 
 
-def _mills(t: Array) -> Array:
+def _compute_mills_ratio(t: Array) -> Array:
     """Density over upper tail of the standard normal."""
     ratio: Array = np.exp(-0.5 * t * t - 0.5 * np.log(2 * np.pi) - log_ndtr(-t))
     return ratio

@@ -19,19 +19,21 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from dni_deploy.errors import DniError, InputError, LimitError, UsageError, shown
+from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG})
+DISK_FULL_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
+)
 """What the system says when there is no room: disk, quota, file size."""
 
-NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV})
-NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
-STALE_SECONDS = 86400
+NO_HARD_LINK_ERRNOS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV})
+NO_FOLDER_SYNC_ERRNOS = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
+STALE_AGE_S = 86400
 """After a day a temporary name of another machine, or of a recycled process number, is nobody's."""
 
 
 @contextmanager
-def publish_file(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+def write_file_atomically(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
     """Give a temporary path to write to; leaving the block puts that file at `path`.
 
     The temporary name keeps the suffix of `path` and lies in its folder. An exception in the block, Ctrl-C included,
@@ -39,67 +41,69 @@ def publish_file(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
     Raises UsageError (the target exists and `force` is off, is not a file, has no folder), LimitError (no room),
     InputError (not allowed, read-only, a failing disk); each says what is on disk now.
     """
-    target = _target(path)
-    existed = _exists(target, force)
+    target = _resolve_target(path)
+    existed = _check_replaceable(target, force)
     if existed and not stat.S_ISREG(os.lstat(target).st_mode) and not os.path.islink(target):
-        raise UsageError(f"{shown(target)} is not a file, so it cannot be replaced by one. Nothing was written.")
+        raise UsageError(f"{escape_name(target)} is not a file, so it cannot be replaced by one. Nothing was written.")
     _remove_stale(target)
-    temporary = _temporary(target)
+    temporary = _make_temporary_path(target)
     try:
         yield temporary
-        with _explained(target, existed):
-            _sync(temporary)
-            _put(temporary, target, force)
+        with _raise_readable(target, existed):
+            _sync_file(temporary)
+            _move_into_place(temporary, target, force)
     except OSError as error:
-        if error.errno in FULL or str(error.filename) == os.fspath(temporary):
-            raise _error(error, target, existed) from error
+        if error.errno in DISK_FULL_ERRNOS or str(error.filename) == os.fspath(temporary):
+            raise _write_error(error, target, existed) from error
         raise
     finally:
         with suppress(OSError):
             os.unlink(temporary)
-    with _explained(target, None):
+    with _raise_readable(target, None):
         sync_folder(target.parent)
 
 
 @contextmanager
-def publish_folder(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+def write_folder_atomically(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
     """Give a new temporary folder to fill; leaving the block gives it the name `path`.
 
     Only a new folder can be published: with `force` an empty one at `path` is taken over, one with files in it never is.
-    Raises as publish_file does.
+    Raises as write_file_atomically does.
     """
-    target = _target(path)
-    existed = _exists(target, force)
+    target = _resolve_target(path)
+    existed = _check_replaceable(target, force)
     if existed and (os.path.islink(target) or not target.is_dir() or any(os.scandir(target))):
-        raise UsageError(f"{shown(target)} exists and is not an empty folder; remove it or name another. Nothing was written.")
+        raise UsageError(
+            f"{escape_name(target)} exists and is not an empty folder; remove it or name another. Nothing was written."
+        )
     _remove_stale(target)
-    temporary = _temporary(target)
+    temporary = _make_temporary_path(target)
     try:
-        with _explained(target, existed):
+        with _raise_readable(target, existed):
             os.mkdir(temporary)
         yield temporary
-        with _explained(target, existed):
+        with _raise_readable(target, existed):
             for folder, _, names in os.walk(temporary, topdown=False):
                 for name in names:
-                    _sync(Path(folder, name))
+                    _sync_file(Path(folder, name))
                 sync_folder(Path(folder))
             if os.name == "nt" and existed:
                 os.rmdir(target)
             # Never replaces anything but an empty folder: rename fails on a file and on a folder with files.
             os.rename(temporary, target)
     except OSError as error:
-        if error.errno in FULL or str(error.filename or "").startswith(os.fspath(temporary)):
-            raise _error(error, target, existed) from error
+        if error.errno in DISK_FULL_ERRNOS or str(error.filename or "").startswith(os.fspath(temporary)):
+            raise _write_error(error, target, existed) from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    with _explained(target, None):
+    with _raise_readable(target, None):
         sync_folder(target.parent)
 
 
-def publish_bytes(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
+def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
     """Publish a file with this content."""
-    with publish_file(path, force=force) as temporary:
+    with write_file_atomically(path, force=force) as temporary:
         write_bytes(temporary, data)
 
 
@@ -120,31 +124,33 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
-def _target(path: str | os.PathLike[str]) -> Path:
+def _resolve_target(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.name in ("", ".."):
-        raise UsageError(f"{shown(path)!r} is not the name of something to write. Nothing was written.")
+        raise UsageError(f"{escape_name(path)!r} is not the name of something to write. Nothing was written.")
     if not target.parent.is_dir():
-        raise UsageError(f"The folder {shown(target.parent)} does not exist, so {shown(target.name)} cannot be written there.")
+        raise UsageError(
+            f"The folder {escape_name(target.parent)} does not exist, so {escape_name(target.name)} cannot be written there."
+        )
     return target
 
 
-def _exists(target: Path, force: bool) -> bool:
+def _check_replaceable(target: Path, force: bool) -> bool:
     existed = os.path.lexists(target)
     if existed and target.is_dir() and not target.is_symlink() and not force:
-        raise UsageError(f"{shown(target)} is a folder that exists; name another. Nothing was written.")
+        raise UsageError(f"{escape_name(target)} is a folder that exists; name another. Nothing was written.")
     if existed and not force:
-        raise UsageError(f"{shown(target)} exists; give --force to replace it. Nothing was written.")
+        raise UsageError(f"{escape_name(target)} exists; give --force to replace it. Nothing was written.")
     return existed
 
 
-def _host() -> str:
+def _compute_host_id() -> str:
     """Tells machines and containers apart: a process number means something on its own machine only."""
     return sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:6]
 
 
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}-{_host()}-{secrets.token_hex(4)}.part{target.suffix}")
+def _make_temporary_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}-{_compute_host_id()}-{secrets.token_hex(4)}.part{target.suffix}")
 
 
 def _remove_stale(target: Path) -> None:
@@ -157,16 +163,16 @@ def _remove_stale(target: Path) -> None:
                 continue
             left = target.with_name(name)
             with suppress(OSError):
-                old = time.time() - os.lstat(left).st_mtime > STALE_SECONDS
-                if old or (match[2] == _host() and not _alive(int(match[1]))):
+                old = time.time() - os.lstat(left).st_mtime > STALE_AGE_S
+                if old or (match[2] == _compute_host_id() and not _is_process_alive(int(match[1]))):
                     shutil.rmtree(left, ignore_errors=True) if left.is_dir() and not left.is_symlink() else os.unlink(left)
 
 
-def _alive(process: int) -> bool:
+def _is_process_alive(process_id: int) -> bool:
     if os.name == "nt":  # there, signal 0 ends the process instead of asking for it
         return True
     try:
-        os.kill(process, 0)
+        os.kill(process_id, 0)
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
@@ -174,7 +180,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def _sync_file(path: Path) -> None:
     # Opened again, because a library may have written it; Windows flushes only what is open for writing.
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
@@ -191,13 +197,13 @@ def sync_folder(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in NO_FOLDER_SYNC:
+        if error.errno not in NO_FOLDER_SYNC_ERRNOS:
             raise
     finally:
         os.close(descriptor)
 
 
-def _put(temporary: Path, target: Path, force: bool) -> None:
+def _move_into_place(temporary: Path, target: Path, force: bool) -> None:
     """Give the file its name; without force never over a file that appeared since the check."""
     if force:
         os.replace(temporary, target)
@@ -209,16 +215,16 @@ def _put(temporary: Path, target: Path, force: bool) -> None:
         try:
             os.link(temporary, target)
         except OSError as error:
-            if error.errno not in NO_HARD_LINKS:
+            if error.errno not in NO_HARD_LINK_ERRNOS:
                 raise
-            _put_without_links(temporary, target)
+            _move_without_links(temporary, target)
     except FileExistsError:
         raise UsageError(
-            f"{shown(target)} was made by somebody else meanwhile and is left as it is. Nothing was written."
+            f"{escape_name(target)} was made by somebody else meanwhile and is left as it is. Nothing was written."
         ) from None
 
 
-def _put_without_links(temporary: Path, target: Path) -> None:
+def _move_without_links(temporary: Path, target: Path) -> None:
     """Hold the name with an empty file first; for file systems such as FAT."""
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
@@ -229,14 +235,14 @@ def _put_without_links(temporary: Path, target: Path) -> None:
 
 
 @contextmanager
-def _explained(target: Path, existed: bool | None) -> Iterator[None]:
+def _raise_readable(target: Path, existed: bool | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _error(error, target, existed) from error
+        raise _write_error(error, target, existed) from error
 
 
-def _error(error: OSError, target: Path, existed: bool | None) -> DniError:
+def _write_error(error: OSError, target: Path, existed: bool | None) -> DniError:
     """One sentence for the system's error; existed None: the new one is in place already, only the flush failed."""
     state = {
         True: "The old one is untouched.",
@@ -244,8 +250,8 @@ def _error(error: OSError, target: Path, existed: bool | None) -> DniError:
         None: "The new one is in place, but may be lost if the machine stops now.",
     }[existed]
     reason = error.strerror or str(error) or type(error).__name__
-    if error.errno in FULL:
-        return LimitError(f"There is no room to write {shown(target)} ({reason}); free some space and try again. {state}")
+    if error.errno in DISK_FULL_ERRNOS:
+        return LimitError(f"There is no room to write {escape_name(target)} ({reason}); free some space and try again. {state}")
     if error.errno == errno.ENAMETOOLONG:
-        return UsageError(f"The name {shown(target.name)} is too long for this disk; choose a shorter one. {state}")
-    return InputError(f"{shown(target)} could not be written ({reason}). {state}")
+        return UsageError(f"The name {escape_name(target.name)} is too long for this disk; choose a shorter one. {state}")
+    return InputError(f"{escape_name(target)} could not be written ({reason}). {state}")

@@ -12,7 +12,7 @@ LAYOUT_FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_tile", "neon", "asimd")
 
 
 @lru_cache(maxsize=1)
-def cpu() -> tuple[str, tuple[str, ...]]:
+def read_cpu_info() -> tuple[str, tuple[str, ...]]:
     """The processor's name, and those of LAYOUT_FLAGS that it has (Linux; elsewhere the name alone)."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
@@ -24,12 +24,12 @@ def cpu() -> tuple[str, tuple[str, ...]]:
     return known.get("model name") or platform.machine(), tuple(flag for flag in LAYOUT_FLAGS if flag in have)
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Logical processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory() -> int | None:
+def total_memory_bytes() -> int | None:
     """Physical memory in bytes, or None where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -37,7 +37,7 @@ def memory() -> int | None:
         return None
 
 
-def resident() -> int | None:
+def measure_resident_bytes() -> int | None:
     """This process's resident memory in bytes (Linux), or None."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from dni_deploy.errors import BundleError, MismatchError, RefusedError, shown
+from dni_deploy.errors import BundleError, MismatchError, RefusedError, escape_name
 
 DATA_FIELDS = (
     "raw_data", "float_data", "int32_data", "int64_data", "uint64_data", "double_data", "string_data",
@@ -16,7 +16,7 @@ DATA_FIELDS = (
 )  # fmt: skip
 
 
-def weight_initializers(model: ModelProto, names: Iterable[str]) -> list[TensorProto]:
+def find_weight_initializers(model: ModelProto, names: Iterable[str]) -> list[TensorProto]:
     """The float32 initializers whose names are among these, in graph order; the model's own, not copies.
 
     Raises MismatchError if one of them is not float32, or if there is none.
@@ -27,7 +27,7 @@ def weight_initializers(model: ModelProto, names: Iterable[str]) -> list[TensorP
         if initializer.data_type != TensorProto.FLOAT:
             kind = TensorProto.DataType.Name(initializer.data_type)
             raise MismatchError(
-                f"The graph has {shown(initializer.name)!r} as {kind}; a bundle's graph has its weights as FLOAT."
+                f"The graph has {escape_name(initializer.name)!r} as {kind}; a bundle's graph has its weights as FLOAT."
             )
     if not found:
         raise MismatchError(
@@ -36,25 +36,25 @@ def weight_initializers(model: ModelProto, names: Iterable[str]) -> list[TensorP
     return found
 
 
-def strip(initializer: TensorProto) -> None:
+def strip_initializer(initializer: TensorProto) -> None:
     """Take the data out; name, shape and element type stay."""
     for name in DATA_FIELDS:
         initializer.ClearField(name)
 
 
-def fill(initializer: TensorProto, values: NDArray[np.float32]) -> None:
+def fill_initializer(initializer: TensorProto, values: NDArray[np.float32]) -> None:
     """Put float32 data in. Raises MismatchError if the shape differs."""
     if tuple(initializer.dims) != values.shape:
         raise MismatchError(
-            f"The tensor {shown(initializer.name)!r} is {tuple(values.shape)}, the graph has it as {tuple(initializer.dims)}."
+            f"The tensor {escape_name(initializer.name)!r} is {tuple(values.shape)}, the graph has it as {tuple(initializer.dims)}."
         )
-    strip(initializer)
+    strip_initializer(initializer)
     initializer.raw_data = np.ascontiguousarray(values, "<f4").tobytes()
 
 
-def point(initializer: TensorProto, file: str, offset: int, length: int) -> None:
+def set_external_data(initializer: TensorProto, file: str, offset: int, length: int) -> None:
     """Point at bytes of a file beside the graph (ONNX external data)."""
-    strip(initializer)
+    strip_initializer(initializer)
     initializer.data_location = TensorProto.EXTERNAL
     for key, value in (("location", file), ("offset", str(offset)), ("length", str(length))):
         entry = initializer.external_data.add()
@@ -73,7 +73,7 @@ def parse_graph(data: bytes, where: str) -> ModelProto:
     return model
 
 
-def take_out(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def strip_weights(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Strip the weights that these shapes name, and refuse any other tensor whose data lies in a file.
 
     Raises BundleError (a name missing, a shape or type that differs), RefusedError (other external data).
@@ -82,34 +82,38 @@ def take_out(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name, shape in shapes.items():
         initializer = initializers.get(name)
         if initializer is None:
-            raise BundleError(f"The manifest names the weight {shown(name)!r}, the bundle's graph has none of that name.")
+            raise BundleError(f"The manifest names the weight {escape_name(name)!r}, the bundle's graph has none of that name.")
         if tuple(initializer.dims) != shape or initializer.data_type != TensorProto.FLOAT:
-            raise BundleError(f"The weight {shown(name)!r} is {shape} in the manifest, {tuple(initializer.dims)} in the graph.")
-        strip(initializer)
-    for tensor in all_tensors(model):
+            raise BundleError(
+                f"The weight {escape_name(name)!r} is {shape} in the manifest, {tuple(initializer.dims)} in the graph."
+            )
+        strip_initializer(initializer)
+    for tensor in iterate_tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise RefusedError(f"The graph's tensor {shown(tensor.name)!r} points at a file, and it is not one of the weights.")
+            raise RefusedError(
+                f"The graph's tensor {escape_name(tensor.name)!r} points at a file, and it is not one of the weights."
+            )
 
 
-def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+def iterate_tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor of the model, in subgraphs, attributes and functions too."""
-    yield from _of_graph(model.graph)
+    yield from _iterate_graph_tensors(model.graph)
     function: FunctionProto
     for function in model.functions:
-        yield from _of_nodes(function.node)
+        yield from _iterate_node_tensors(function.node)
     for training in model.training_info:
-        yield from _of_graph(training.initialization)
-        yield from _of_graph(training.algorithm)
+        yield from _iterate_graph_tensors(training.initialization)
+        yield from _iterate_graph_tensors(training.algorithm)
 
 
-def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
+def _iterate_graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    yield from _of_nodes(graph.node)
+    yield from _iterate_node_tensors(graph.node)
 
 
-def _of_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+def _iterate_node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
     attribute: AttributeProto
     for node in nodes:
         for attribute in node.attribute:
@@ -118,11 +122,11 @@ def _of_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
             for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
                 yield from (sparse.values, sparse.indices)
             for graph in (attribute.g, *attribute.graphs):
-                yield from _of_graph(graph)
+                yield from _iterate_graph_tensors(graph)
 
 
-def fill_all(model: ModelProto, names: Iterable[str], values: Callable[[str], NDArray[np.float32]]) -> None:
+def fill_initializers(model: ModelProto, names: Iterable[str], values: Callable[[str], NDArray[np.float32]]) -> None:
     """Fill the initializers of these names; `values` gives each one's float32 array."""
     initializers = {initializer.name: initializer for initializer in model.graph.initializer}
     for name in names:
-        fill(initializers[name], values(name))
+        fill_initializer(initializers[name], values(name))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dni_deploy.errors import UsageError, shown
+from dni_deploy.errors import UsageError, escape_name
 
 
 def check_outputs(paths: Sequence[str | os.PathLike[str] | None], force: bool) -> tuple[str, ...]:
@@ -16,10 +16,10 @@ def check_outputs(paths: Sequence[str | os.PathLike[str] | None], force: bool) -
     """
     outputs = [os.fspath(path) for path in paths if path is not None]
     if len({os.path.realpath(path) for path in outputs}) < len(outputs):
-        raise UsageError(f"Two outputs have one name: {', '.join(shown(path) for path in outputs)}. Nothing was written.")
+        raise UsageError(f"Two outputs have one name: {', '.join(escape_name(path) for path in outputs)}. Nothing was written.")
     for path in outputs:
         if not Path(path).absolute().parent.is_dir():
-            raise UsageError(f"The folder of {shown(path)} does not exist. Nothing was written.")
+            raise UsageError(f"The folder of {escape_name(path)} does not exist. Nothing was written.")
         if os.path.lexists(path) and not force:
-            raise UsageError(f"{shown(path)} exists; give --force to replace it. Nothing was written.")
+            raise UsageError(f"{escape_name(path)} exists; give --force to replace it. Nothing was written.")
     return tuple(outputs)

@@ -8,10 +8,10 @@ from typing import Union
 Progress = Callable[[int, int, str], None]
 """Called as progress(done, total, what): whole steps done so far, all steps, and a few words on the step that begins."""
 
-MaybeProgress = Union[Progress, None]
+OptionalProgress = Union[Progress, None]
 
 
-def tell(progress: MaybeProgress, done: int, total: int, what: str) -> None:
+def report_progress(progress: OptionalProgress, done: int, total: int, what: str) -> None:
     """Call `progress` where there is one."""
     if progress is not None:
         progress(done, total, what)

@@ -10,39 +10,39 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Broken(Exception):
+class QueueClosedError(Exception):
     """The channel was broken: somebody else failed, and tells why."""
 
 
-class Channel(Generic[Item]):
-    """One thread puts, one gets; at most `limit` items are between them."""
+class AbortableQueue(Generic[Item]):
+    """One thread puts, one gets; at most `max_items` items are between them."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, max_items: int) -> None:
+        self._max_items = max_items
         self._items: deque[Item] = deque()
         self._changed = Condition()
-        self._ended = False
-        self._broken = False
+        self._closed = False
+        self._aborted = False
 
     def put(self, item: Item) -> None:
         """Wait for room and put. Raises Broken."""
         with self._changed:
-            self._changed.wait_for(lambda: self._broken or len(self._items) < self._limit)
-            if self._broken:
-                raise Broken
+            self._changed.wait_for(lambda: self._aborted or len(self._items) < self._max_items)
+            if self._aborted:
+                raise QueueClosedError
             self._items.append(item)
             self._changed.notify_all()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """There will be no more."""
         with self._changed:
-            self._ended = True
+            self._closed = True
             self._changed.notify_all()
 
-    def break_up(self) -> None:
+    def abort(self) -> None:
         """Wake and stop both sides at once; what is inside is dropped."""
         with self._changed:
-            self._broken = True
+            self._aborted = True
             self._items.clear()
             self._changed.notify_all()
 
@@ -50,9 +50,9 @@ class Channel(Generic[Item]):
         """Every item until the end. Raises Broken."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._broken or self._ended or bool(self._items))
-                if self._broken:
-                    raise Broken
+                self._changed.wait_for(lambda: self._aborted or self._closed or bool(self._items))
+                if self._aborted:
+                    raise QueueClosedError
                 if not self._items:
                     return
                 item = self._items.popleft()

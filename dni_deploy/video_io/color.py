@@ -1,4 +1,4 @@
-"""Colour: how a film's numbers stand for colours, and the way from them to RGB and back."""
+"""Colour: how a film's numbers stand for colours, and the way from them to AVCOL_SPC_RGB and back."""
 
 from __future__ import annotations
 
@@ -8,52 +8,52 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 
-from dni_deploy.errors import InputError, shown
+from dni_deploy.errors import InputError, escape_name
 from dni_deploy.imaging.frames import Frame
 
-SCALER = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020", 10: "BT2020"}
+SWSCALE_COLORSPACES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020", 10: "BT2020"}
 """AVCOL_SPC_* of a frame -> the name that the scaler has for it; two enumerations that share numbers and not meanings."""
 
-RGB, UNSPECIFIED = 0, 2
-"""Of AVCOL_SPC_*; UNSPECIFIED is 2 for primaries and transfer, too."""
+AVCOL_SPC_RGB, AVCOL_SPC_UNSPECIFIED = 0, 2
+"""Of AVCOL_SPC_*; AVCOL_SPC_UNSPECIFIED is 2 for primaries and transfer, too."""
 
-FULL = 2
+AVCOL_RANGE_FULL = 2
 """Of AVCOL_RANGE_*: black is 0 and white 255; else 16 and 235."""
 
-HD_LINES = 720
+MIN_BT709_HEIGHT_PX = 720
 """From this height on untagged video is taken for BT.709, below for BT.601, as players do."""
 
 
 @dataclass(frozen=True)
-class Colour:
+class ColorSpec:
     """Matrix (the film's own AVCOL_SPC_* number), range, primaries and transfer, as they are written to the output again.
 
     guessed  the film does not say its matrix, so that of its height is taken.
     """
 
     matrix: int
-    full: bool
+    is_full_range: bool
     primaries: int
     transfer: int
-    guessed: bool
+    is_guessed: bool
 
     @classmethod
-    def of(cls, frame: VideoFrame) -> Colour:
+    def from_frame(cls, frame: VideoFrame) -> ColorSpec:
         """As the frame is tagged, completed by the usual rule. Raises InputError for a matrix that the scaler does not know."""
         matrix = int(frame.colorspace)
-        usual = 1 if frame.height >= HD_LINES else 6
+        usual = 1 if frame.height >= MIN_BT709_HEIGHT_PX else 6
         primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
-        if frame.format.is_rgb or frame.format.has_palette or matrix == RGB:
+        if frame.format.is_rgb or frame.format.has_palette or matrix == AVCOL_SPC_RGB:
             return cls(usual, False, primaries, transfer, False)
-        full = int(frame.color_range) == FULL or frame.format.name.startswith("yuvj")
-        if matrix == UNSPECIFIED:
+        full = int(frame.color_range) == AVCOL_RANGE_FULL or frame.format.name.startswith("yuvj")
+        if matrix == AVCOL_SPC_UNSPECIFIED:
             return cls(usual, full, primaries, transfer, not frame.format.name.startswith("gray"))
-        if matrix in SCALER and SCALER[matrix] not in Colorspace.__members__:
+        if matrix in SWSCALE_COLORSPACES and SWSCALE_COLORSPACES[matrix] not in Colorspace.__members__:
             raise InputError(
-                f"The film's colour matrix is {SCALER[matrix]}, which PyAV knows from version 18 on (Python 3.11); convert the film to "
+                f"The film's colour matrix is {SWSCALE_COLORSPACES[matrix]}, which PyAV knows from version 18 on (Python 3.11); convert the film to "
                 "BT.709 first."
             )
-        if matrix not in SCALER:
+        if matrix not in SWSCALE_COLORSPACES:
             raise InputError(
                 f"The film's colour matrix is number {matrix} of AVCOL_SPC, which cannot be turned into RGB here; "
                 "convert it to BT.709 first."
@@ -61,24 +61,26 @@ class Colour:
         return cls(matrix, full, primaries, transfer, False)
 
     @property
-    def scaler(self) -> str:
-        return SCALER[self.matrix]
+    def swscale_colorspace(self) -> str:
+        return SWSCALE_COLORSPACES[self.matrix]
 
     @property
-    def range(self) -> str:
+    def swscale_range(self) -> str:
         """The scaler's name for it."""
-        return "JPEG" if self.full else "MPEG"
+        return "JPEG" if self.is_full_range else "MPEG"
 
     def __str__(self) -> str:
-        name = {"ITU709": "BT.709", "ITU601": "BT.601", "BT2020": "BT.2020"}.get(self.scaler, shown(self.scaler))
-        return f"{name}, {'full' if self.full else 'limited'} range"
+        name = {"ITU709": "BT.709", "ITU601": "BT.601", "BT2020": "BT.2020"}.get(
+            self.swscale_colorspace, escape_name(self.swscale_colorspace)
+        )
+        return f"{name}, {'full' if self.is_full_range else 'limited'} range"
 
 
-class ToRgb:
+class ToRgbConverter:
     """From a decoded frame to uint8 (H, W, 3), turned upright. Belongs to one thread; it keeps the scaler's tables."""
 
-    def __init__(self, colour: Colour, rotation: int = 0) -> None:
-        self._colour, self._turns = colour, rotation // 90 % 4
+    def __init__(self, color: ColorSpec, rotation: int = 0) -> None:
+        self._color, self._quarter_turns = color, rotation // 90 % 4
         self._scaler = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> Frame:
@@ -89,39 +91,39 @@ class ToRgb:
             flat = self._scaler.reformat(
                 frame,
                 format="rgb24",
-                src_colorspace=self._colour.scaler,  # type: ignore[arg-type]  # PyAV takes the name; its stub says int
-                src_color_range=self._colour.range,
+                src_colorspace=self._color.swscale_colorspace,  # type: ignore[arg-type]  # PyAV takes the name; its stub says int
+                src_color_range=self._color.swscale_range,
                 dst_color_range="JPEG",
             )
         rgb: Frame = flat.to_ndarray()  # type: ignore[assignment]
-        return np.ascontiguousarray(np.rot90(rgb, self._turns)) if self._turns else rgb
+        return np.ascontiguousarray(np.rot90(rgb, self._quarter_turns)) if self._quarter_turns else rgb
 
 
-class FromRgb:
+class FromRgbConverter:
     """From uint8 (H, W, 3) to a frame to encode, padded to even sides. Belongs to one thread."""
 
-    def __init__(self, colour: Colour, pixels: str = "yuv420p") -> None:
-        self._colour, self._pixels = colour, pixels
+    def __init__(self, color: ColorSpec, pixel_format: str = "yuv420p") -> None:
+        self._color, self._pixel_format = color, pixel_format
         self._scaler = VideoReformatter()
 
     def __call__(self, rgb: Frame) -> VideoFrame:
         """A fresh frame without a timestamp, tagged with matrix and range."""
-        even = np.ascontiguousarray(evened(rgb))
+        even = np.ascontiguousarray(pad_to_even(rgb))
         return self._scaler.reformat(
             VideoFrame.from_numpy_buffer(even, format="rgb24"),
-            format=self._pixels,
-            dst_colorspace=self._colour.scaler,  # type: ignore[arg-type]
+            format=self._pixel_format,
+            dst_colorspace=self._color.swscale_colorspace,  # type: ignore[arg-type]
             src_color_range="JPEG",
-            dst_color_range=self._colour.range,
+            dst_color_range=self._color.swscale_range,
         )
 
 
-def even_size(width: int, height: int) -> tuple[int, int]:
+def pad_size_to_even(width: int, height: int) -> tuple[int, int]:
     """Sides that 4:2:0 can hold: odd ones get one pixel more."""
     return width + width % 2, height + height % 2
 
 
-def evened(rgb: Frame) -> Frame:
+def pad_to_even(rgb: Frame) -> Frame:
     """The picture with its last column and row repeated where a side is odd; itself if none is."""
     height, width = rgb.shape[:2]
     if height % 2 or width % 2:

@@ -14,12 +14,12 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from dni_deploy.errors import EnvironmentProblem, UsageError, shown
+from dni_deploy.errors import UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.video_io.color import Colour, FromRgb, even_size
-from dni_deploy.video_io.video_file import Source
+from dni_deploy.video_io.color import ColorSpec, FromRgbConverter, pad_size_to_even
+from dni_deploy.video_io.video_file import VideoFile
 
-QUALITY = {
+QUALITY_OPTION_BY_ENCODER = {
     "libx264": "crf",
     "libx265": "crf",
     "libvpx-vp9": "crf",
@@ -31,7 +31,7 @@ QUALITY = {
 }
 """What each encoder calls the number that --crf is."""
 
-PIXELS = "yuv420p"
+OUTPUT_PIXEL_FORMAT = "yuv420p"
 """What every player shows."""
 
 
@@ -48,9 +48,11 @@ class EncoderSettings:
         """As the encoder calls them. Raises UsageError where it has no such option."""
         made: dict[str, str] = {}
         if self.crf is not None:
-            if self.codec not in QUALITY:
-                raise UsageError(f"--crf is for {', '.join(QUALITY)}; {shown(self.codec)} has no such number, leave it out.")
-            made[QUALITY[self.codec]] = str(self.crf)
+            if self.codec not in QUALITY_OPTION_BY_ENCODER:
+                raise UsageError(
+                    f"--crf is for {', '.join(QUALITY_OPTION_BY_ENCODER)}; {escape_name(self.codec)} has no such number, leave it out."
+                )
+            made[QUALITY_OPTION_BY_ENCODER[self.codec]] = str(self.crf)
         if self.preset is not None:
             made["preset"] = self.preset
         if self.codec == "libx265":
@@ -61,110 +63,114 @@ class EncoderSettings:
         return asdict(self)
 
 
-def settings(codec: str, crf: int | None, preset: str | None) -> EncoderSettings:
+def make_encoder_settings(codec: str, crf: int | None, preset: str | None) -> EncoderSettings:
     """Settings with the defaults of x264 and x265 where nothing is given. Raises UsageError on a codec that is unknown."""
     try:
         found = av.Codec(codec, "w")
     except (av.error.FFmpegError, ValueError):
-        raise UsageError(f"There is no encoder {shown(codec)!r} here; common ones are {', '.join(QUALITY)}.") from None
+        raise UsageError(
+            f"There is no encoder {escape_name(codec)!r} here; common ones are {', '.join(QUALITY_OPTION_BY_ENCODER)}."
+        ) from None
     if found.type != "video":
-        raise UsageError(f"{shown(codec)} encodes {shown(found.type)}, not video.")
+        raise UsageError(f"{escape_name(codec)} encodes {escape_name(found.type)}, not video.")
     if codec in ("libx264", "libx265"):
         return EncoderSettings(codec, 18 if crf is None else crf, preset or "veryfast")
     return EncoderSettings(codec, crf, preset)
 
 
 @dataclass(frozen=True)
-class Target:
+class OutputFormat:
     """What is encoded: even width and height, the source's time base, rate, pixel aspect and colour."""
 
     width: int
     height: int
     time_base: Fraction
-    rate: Fraction
-    aspect: Fraction | None
-    colour: Colour
+    frame_rate: Fraction
+    pixel_aspect: Fraction | None
+    color: ColorSpec
 
     @classmethod
-    def of(cls, source: Source, scale: int) -> Target:
-        width, height = even_size(source.width * scale, source.height * scale)
-        return cls(width, height, source.time_base, source.rate, source.aspect, source.colour)
+    def from_video_file(cls, video_file: VideoFile, scale: int) -> OutputFormat:
+        width, height = pad_size_to_even(video_file.width * scale, video_file.height * scale)
+        return cls(width, height, video_file.time_base, video_file.frame_rate, video_file.pixel_aspect, video_file.color)
 
-    def prepare(self, context: VideoCodecContext) -> None:
-        context.width, context.height, context.pix_fmt = self.width, self.height, PIXELS
-        context.framerate = self.rate
+    def configure_context(self, context: VideoCodecContext) -> None:
+        context.width, context.height, context.pix_fmt = self.width, self.height, OUTPUT_PIXEL_FORMAT
+        context.framerate = self.frame_rate
         context.time_base = self.time_base  # before the first frame, or the timestamps would be rounded to the frame rate
-        if self.aspect is not None:
-            context.sample_aspect_ratio = self.aspect
-        context.colorspace, context.color_range = self.colour.matrix, 2 if self.colour.full else 1
-        context.color_primaries, context.color_trc = self.colour.primaries, self.colour.transfer
+        if self.pixel_aspect is not None:
+            context.sample_aspect_ratio = self.pixel_aspect
+        context.colorspace, context.color_range = self.color.matrix, 2 if self.color.is_full_range else 1
+        context.color_primaries, context.color_trc = self.color.primaries, self.color.transfer
 
 
-def add_video(output: OutputContainer, chosen: EncoderSettings, target: Target) -> VideoStream:
+def add_video_stream(output: OutputContainer, settings: EncoderSettings, output_format: OutputFormat) -> VideoStream:
     """A video stream that packets of such an encoder can be muxed to: an encoder is opened for its header alone."""
-    stream = output.add_stream(chosen.codec, rate=target.rate, options=chosen.options)
+    stream = output.add_stream(settings.codec, rate=output_format.frame_rate, options=settings.options)
     assert isinstance(stream, VideoStream)
-    target.prepare(stream.codec_context)
-    stream.time_base = target.time_base
+    output_format.configure_context(stream.codec_context)
+    stream.time_base = output_format.time_base
     return stream
 
 
 class Encoder:
     """One segment's encoder. Belongs to one thread."""
 
-    def __init__(self, chosen: EncoderSettings, target: Target, *, header: bool) -> None:
+    def __init__(self, settings: EncoderSettings, output_format: OutputFormat, *, global_header: bool) -> None:
         """header: the container keeps the encoder's header.
 
-        Raises UsageError (options that it does not take), EnvironmentProblem (it does not work here, or not at this size).
+        Raises UsageError (options that it does not take), UnavailableError (it does not work here, or not at this size).
         """
         try:
-            context = _opened(chosen.codec, chosen.options, target, header)
+            context = _open_codec(settings.codec, settings.options, output_format, global_header)
         except (av.error.FFmpegError, ValueError) as error:
-            told = ", ".join(f"{name} {shown(value)}" for name, value in chosen.options.items())
-            if chosen.options and _works(chosen.codec, target):
-                raise UsageError(f"The encoder {shown(chosen.codec)} does not take {told}.") from error
-            raise EnvironmentProblem(
-                f"The encoder {shown(chosen.codec)} could not be opened here for {target.width}x{target.height} "
-                f"({shown(getattr(error, 'strerror', error))}); try another --codec."
+            told = ", ".join(f"{name} {escape_name(value)}" for name, value in settings.options.items())
+            if settings.options and _can_open_without_options(settings.codec, output_format):
+                raise UsageError(f"The encoder {escape_name(settings.codec)} does not take {told}.") from error
+            raise UnavailableError(
+                f"The encoder {escape_name(settings.codec)} could not be opened here for {output_format.width}x{output_format.height} "
+                f"({escape_name(getattr(error, 'strerror', error))}); try another --codec."
             ) from error
         self._context = context
-        self._from_rgb = FromRgb(target.colour, PIXELS)
-        self._chosen = chosen
+        self._rgb_converter = FromRgbConverter(output_format.color, OUTPUT_PIXEL_FORMAT)
+        self._settings = settings
 
     def encode(self, rgb: Frame, pts: int) -> Iterable[Packet[Any]]:
         """The packets that are ready; the frame's own may come later."""
-        frame = self._from_rgb(rgb)
+        frame = self._rgb_converter(rgb)
         frame.pts, frame.time_base = pts, self._context.time_base
         frame.color_primaries, frame.color_trc = self._context.color_primaries, self._context.color_trc
-        return self._sent(frame)
+        return self._encode_frame(frame)
 
-    def finish(self) -> Iterable[Packet[Any]]:
+    def flush(self) -> Iterable[Packet[Any]]:
         """The packets that are left."""
-        return self._sent(None)
+        return self._encode_frame(None)
 
-    def _sent(self, frame: av.VideoFrame | None) -> Iterable[Packet[Any]]:
+    def _encode_frame(self, frame: av.VideoFrame | None) -> Iterable[Packet[Any]]:
         try:
             return self._context.encode(frame)
         except av.error.FFmpegError as error:
-            raise EnvironmentProblem(f"The encoder {shown(self._chosen.codec)} failed ({shown(error.strerror)}).") from error
+            raise UnavailableError(
+                f"The encoder {escape_name(self._settings.codec)} failed ({escape_name(error.strerror)})."
+            ) from error
 
 
-def _opened(codec: str, options: dict[str, str], target: Target, header: bool) -> VideoCodecContext:
+def _open_codec(codec: str, options: dict[str, str], output_format: OutputFormat, global_header: bool) -> VideoCodecContext:
     context = av.CodecContext.create(codec, "w")
     assert isinstance(context, VideoCodecContext)
-    target.prepare(context)
+    output_format.configure_context(context)
     context.options = options
     context.flags |= Flags.closed_gop.value
-    if header:
+    if global_header:
         context.flags |= Flags.global_header.value
     context.open()
     return context
 
 
-def _works(codec: str, target: Target) -> bool:
+def _can_open_without_options(codec: str, output_format: OutputFormat) -> bool:
     """Whether it is the options that it does not like."""
     try:
-        _opened(codec, {}, target, False)
+        _open_codec(codec, {}, output_format, False)
     except (av.error.FFmpegError, ValueError):
         return False
     return True

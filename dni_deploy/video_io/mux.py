@@ -18,149 +18,165 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from dni_deploy.errors import EnvironmentProblem, InputError, LimitError, UsageError, shown
-from dni_deploy.utils.atomic_write import FULL
-from dni_deploy.video_io.encoder import Encoder, EncoderSettings, Target, add_video
-from dni_deploy.video_io.segments import Encoded, Segment
-from dni_deploy.video_io.video_file import Source, open_source
+from dni_deploy.errors import InputError, LimitError, UnavailableError, UsageError, escape_name
+from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
+from dni_deploy.video_io.encoder import Encoder, EncoderSettings, OutputFormat, add_video_stream
+from dni_deploy.video_io.segments import EncodedPacket, Segment
+from dni_deploy.video_io.video_file import VideoFile, open_container
 
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+MUXER_BY_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffix of the output -> FFmpeg's muxer."""
 
 
-def container_format(path: Path) -> str:
+def find_muxer(path: Path) -> str:
     """The muxer for that name. Raises UsageError."""
     try:
-        return CONTAINERS[path.suffix.lower()]
+        return MUXER_BY_SUFFIX[path.suffix.lower()]
     except KeyError:
         raise UsageError(
-            f"{shown(path.name)} does not end in one of {', '.join(CONTAINERS)}, so its container is unknown. Nothing was written."
+            f"{escape_name(path.name)} does not end in one of {', '.join(MUXER_BY_SUFFIX)}, so its container is unknown. Nothing was written."
         ) from None
 
 
-HOLDS_FILES = "matroska"
+ATTACHMENT_MUXER = "matroska"
 """The only one of them that has a place for attachments, such as fonts."""
 
 
-def check_output(path: Path, source: Source, chosen: EncoderSettings, target: Target) -> bool:
+def check_output_streams(path: Path, video_file: VideoFile, settings: EncoderSettings, output_format: OutputFormat) -> bool:
     """See, in memory, that such a container takes all the streams; tells whether it keeps the encoder's header.
 
-    Raises UsageError (a stream that it cannot hold, a codec that does not go in), EnvironmentProblem (no such encoder here).
+    Raises UsageError (a stream that it cannot hold, a codec that does not go in), UnavailableError (no such encoder here).
     """
-    name = container_format(path)
-    with open_source(source.path) as given, av.open(os.devnull, "w", format=name) as output:
+    name = find_muxer(path)
+    with open_container(video_file.path) as given, av.open(os.devnull, "w", format=name) as output:
         header = bool(output.format.flags & av.format.Flags.global_header.value)
-        Encoder(chosen, target, header=header)
+        Encoder(settings, output_format, global_header=header)
         try:
-            add_video(output, chosen, target)
+            add_video_stream(output, settings, output_format)
         except ValueError as error:
-            raise UsageError(f"A {name} file cannot hold what {shown(chosen.codec)} encodes; choose .mkv.") from error
-        copies = _copies(output, given, source, name)
+            raise UsageError(f"A {name} file cannot hold what {escape_name(settings.codec)} encodes; choose .mkv.") from error
+        copies = _add_copied_streams(output, given, video_file, name)
         try:
             output.start_encoding()
         except (av.error.FFmpegError, ValueError) as error:
             kinds = ", ".join(sorted({stream.type for stream in copies.values()})) or "none"
-            raise EnvironmentProblem(
-                f"A {name} file could not be begun with {shown(chosen.codec)} and the film's other streams ({kinds}): "
-                f"{shown(getattr(error, 'strerror', error))}. Try .mkv."
+            raise UnavailableError(
+                f"A {name} file could not be begun with {escape_name(settings.codec)} and the film's other streams ({kinds}): "
+                f"{escape_name(getattr(error, 'strerror', error))}. Try .mkv."
             ) from error
         return header
 
 
-def join(path: Path, name: str, segments: Sequence[Segment], source: Source, chosen: EncoderSettings, target: Target) -> None:
+def mux_segments(
+    path: Path,
+    muxer: str,
+    segments: Sequence[Segment],
+    video_file: VideoFile,
+    settings: EncoderSettings,
+    output_format: OutputFormat,
+) -> None:
     """Write the film to `path`, a temporary name: the segments' packets, and the source's kept streams unchanged.
 
     Raises LimitError (no room), InputError (the source changed or broke meanwhile).
     """
     # Nothing that changes from run to run: the same segments give the same bytes.
     with (
-        open_source(source.path) as given,
-        _explained(path),
-        av.open(str(path.absolute()), "w", format=name, container_options={"fflags": "+bitexact"}) as output,
+        open_container(video_file.path) as given,
+        _raise_readable(path),
+        av.open(str(path.absolute()), "w", format=muxer, container_options={"fflags": "+bitexact"}) as output,
     ):
-        video = add_video(output, chosen, target)
+        video = add_video_stream(output, settings, output_format)
         output.metadata.update(given.metadata)
-        described = given.streams[source.index]
-        video.metadata.update(_described(described))
+        described = given.streams[video_file.stream_index]
+        video.metadata.update(_copy_metadata(described))
         video.disposition = described.disposition
         output.set_chapters(given.chapters())
-        copies = _copies(output, given, source, name)
+        copies = _add_copied_streams(output, given, video_file, muxer)
         output.start_encoding()
-        for timed in merge(_video(segments, video, target), _copied(given, copies), key=lambda timed: timed.seconds):
+        for timed in merge(
+            _read_video_packets(segments, video, output_format), _copy_packets(given, copies), key=lambda timed: timed.seconds
+        ):
             output.mux_one(timed.packet)
 
 
-def _described(stream: Stream) -> dict[str, str]:
+def _copy_metadata(stream: Stream) -> dict[str, str]:
     """The stream's metadata without what described the old packets."""
     stale = ("DURATION", "NUMBER_OF", "BPS", "_STATISTICS", "ENCODER", "encoder", "rotate")
     return {key: value for key, value in stream.metadata.items() if not key.startswith(stale)}
 
 
-def _copies(output: OutputContainer, given: InputContainer, source: Source, name: str) -> dict[int, Stream]:
+def _add_copied_streams(
+    output: OutputContainer, container: InputContainer, video_file: VideoFile, muxer: str
+) -> dict[int, Stream]:
     made: dict[int, Stream] = {}
-    for index in source.kept:
-        stream = given.streams[index]
-        if stream.type == "attachment" and name != HOLDS_FILES:
+    for index in video_file.copied_streams:
+        stream = container.streams[index]
+        if stream.type == "attachment" and muxer != ATTACHMENT_MUXER:
             continue
         try:
             made[index] = output.add_stream_from_template(stream)
         except (av.error.FFmpegError, ValueError) as error:
             codec = stream.codec_context.name if stream.codec_context else "unknown"
             raise UsageError(
-                f"A {name} file cannot hold stream {index} of {shown(source.path)} ({shown(stream.type)}, {shown(codec)}), and "
+                f"A {muxer} file cannot hold stream {index} of {escape_name(video_file.path)} ({escape_name(stream.type)}, {escape_name(codec)}), and "
                 "nothing is to be lost; name an output that ends in .mkv. Nothing was written."
             ) from error
         if stream.type != "attachment":
-            made[index].metadata.update(_described(stream))
+            made[index].metadata.update(_copy_metadata(stream))
             made[index].disposition = stream.disposition
     return made
 
 
-class Timed(NamedTuple):
+class TimedPacket(NamedTuple):
     """A packet and when the decoder wants it."""
 
     seconds: Fraction
     packet: Packet[Any]
 
 
-def _video(segments: Sequence[Segment], stream: VideoStream, target: Target) -> Iterator[Timed]:
+def _read_video_packets(segments: Sequence[Segment], stream: VideoStream, output_format: OutputFormat) -> Iterator[TimedPacket]:
     """The packets with decoding times that never go back, across segments too: each that of the frame `delay` places before."""
     delay = max(segment.delay for segment in segments)
-    head = list(islice(chain.from_iterable(segment.foot().times for segment in segments), delay + 1))
+    head = list(islice(chain.from_iterable(segment.read_footer().frame_times for segment in segments), delay + 1))
     lead = max(delay, head[-1][0] - head[0][0])
     before = deque(pts - lead for pts, _ in head[:delay])
     for segment, following in zip(segments, [*segments[1:], None], strict=True):
-        times = segment.foot().times
-        lengths = _lengths(times, following.foot().times[0][0] if following else None)
-        for (pts, _), encoded in zip(times, segment.packets(), strict=True):
+        times = segment.read_footer().frame_times
+        lengths = _compute_durations(times, following.read_footer().frame_times[0][0] if following else None)
+        for (pts, _), encoded in zip(times, segment.read_packets(), strict=True):
             before.append(pts)
-            yield Timed(before[0] * target.time_base, _packet(encoded, before.popleft(), lengths[encoded.pts], stream, target))
+            yield TimedPacket(
+                before[0] * output_format.time_base,
+                _make_packet(encoded, before.popleft(), lengths[encoded.pts], stream, output_format),
+            )
 
 
-def _lengths(times: Sequence[tuple[int, int]], following: int | None) -> dict[int, int]:
+def _compute_durations(times: Sequence[tuple[int, int]], next_pts: int | None) -> dict[int, int]:
     """How long each frame is shown, in ticks: until the next one; the film's last one as long as the source says."""
     lengths = {pts: later - pts for (pts, _), (later, _) in pairwise(times)}
     last, duration = times[-1]
-    lengths[last] = following - last if following is not None else duration or (lengths[times[-2][0]] if lengths else 1)
+    lengths[last] = next_pts - last if next_pts is not None else duration or (lengths[times[-2][0]] if lengths else 1)
     return lengths
 
 
-def _packet(encoded: Encoded, dts: int, duration: int, stream: VideoStream, target: Target) -> Packet[Any]:
+def _make_packet(
+    encoded: EncodedPacket, dts: int, duration: int, stream: VideoStream, output_format: OutputFormat
+) -> Packet[Any]:
     packet = Packet(encoded.data)
     packet.stream = stream
-    packet.time_base = target.time_base
+    packet.time_base = output_format.time_base
     packet.pts, packet.dts, packet.duration = encoded.pts, dts, duration
-    packet.is_keyframe = encoded.key
+    packet.is_keyframe = encoded.is_keyframe
     return packet
 
 
-def _copied(given: InputContainer, copies: dict[int, Stream]) -> Iterator[Timed]:
+def _copy_packets(container: InputContainer, copied_streams: dict[int, Stream]) -> Iterator[TimedPacket]:
     """The kept streams' packets as they are; a place that cannot be read ends them."""
-    wanted = [given.streams[index] for index in copies if given.streams[index].type != "attachment"]
+    wanted = [container.streams[index] for index in copied_streams if container.streams[index].type != "attachment"]
     if not wanted:
         return
     late = Fraction(-(1 << 40))
-    packets = given.demux(*wanted)
+    packets = container.demux(*wanted)
     while True:
         try:
             packet = next(packets, None)
@@ -174,17 +190,17 @@ def _copied(given: InputContainer, copies: dict[int, Stream]) -> Iterator[Timed]
         assert time is not None
         if packet.time_base is not None:
             late = max(late, time * packet.time_base)
-        packet.stream = copies[packet.stream_index]
-        yield Timed(late, packet)
+        packet.stream = copied_streams[packet.stream_index]
+        yield TimedPacket(late, packet)
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _raise_readable(path: Path) -> Iterator[None]:
     try:
         yield
     except av.error.FFmpegError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL_ERRNOS:
             raise LimitError(
-                f"There is no room to write {shown(path)}; free some space and give the same command again."
+                f"There is no room to write {escape_name(path)}; free some space and give the same command again."
             ) from error
-        raise InputError(f"The film could not be put together ({shown(error.strerror)}).") from error
+        raise InputError(f"The film could not be put together ({escape_name(error.strerror)}).") from error

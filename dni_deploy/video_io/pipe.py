@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError
-from dni_deploy.utils.atomic_write import FULL
+from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 
-CLOSED = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN})
+CLOSED_PIPE_ERRNOS = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN})
 """What the system says when whoever read a pipe or socket went away."""
 
 
-class Readable(Protocol):
+class ReadableFile(Protocol):
     """A binary file to read from, buffered or not; `fileno` is asked for only where it does not block."""
 
     def fileno(self) -> int: ...
@@ -26,7 +26,7 @@ class Readable(Protocol):
     def readinto(self, buffer: Any, /) -> int | None: ...
 
 
-class Writable(Protocol):
+class WritableFile(Protocol):
     """A binary file to write to, buffered or not; `fileno` as above."""
 
     def fileno(self) -> int: ...
@@ -34,11 +34,11 @@ class Writable(Protocol):
     def write(self, data: Any, /) -> int | None: ...
 
 
-class Downstream(Exception):
+class OutputClosedError(Exception):
     """Whoever read the output went away; not an error, and never seen outside this package."""
 
 
-def read_whole(source: Readable, buffer: Any) -> int:
+def read_whole(source: ReadableFile, buffer: Any) -> int:
     """Fill a buffer (anything with a memory) from the source; returns how many bytes came before the end, all of them if equal.
 
     Raises InputError where reading fails.
@@ -49,7 +49,7 @@ def read_whole(source: Readable, buffer: Any) -> int:
         try:
             count = source.readinto(view[done:])
         except (OSError, ValueError) as error:  # ValueError: a file object that was closed
-            raise InputError(f"Reading the video failed after {done} bytes of a frame ({_reason(error)}).") from error
+            raise InputError(f"Reading the video failed after {done} bytes of a frame ({_format_reason(error)}).") from error
         if count is None:  # a pipe that somebody has made non-blocking
             select.select([source], [], [])
         elif count == 0:
@@ -59,7 +59,7 @@ def read_whole(source: Readable, buffer: Any) -> int:
     return done
 
 
-def read_line(source: Readable, limit: int, start: bytes = b"") -> bytes:
+def read_line(source: ReadableFile, limit: int, start: bytes = b"") -> bytes:
     """Bytes up to and with the next line end; without one where the stream ends or `limit` bytes have come.
 
     start: what of the line has been read already. Byte by byte: nothing behind the line is taken from the pipe.
@@ -71,7 +71,7 @@ def read_line(source: Readable, limit: int, start: bytes = b"") -> bytes:
     return bytes(line)
 
 
-def write_whole(sink: Writable, data: Any) -> None:
+def write_whole(sink: WritableFile, data: Any) -> None:
     """Write all of it. Raises Downstream where the reader went away, LimitError (no room), InputError (another failure)."""
     view = memoryview(data).cast("B")
     try:
@@ -82,7 +82,7 @@ def write_whole(sink: Writable, data: Any) -> None:
             else:
                 view = view[count:]
     except OSError as error:
-        raise _write_error(error) from error
+        raise _make_write_error(error) from error
 
 
 def flush(sink: Any) -> None:
@@ -91,28 +91,28 @@ def flush(sink: Any) -> None:
         if hasattr(sink, "flush"):
             sink.flush()
     except OSError as error:
-        raise _write_error(error) from error
+        raise _make_write_error(error) from error
 
 
-def look_downstream(sink: Writable) -> None:
+def check_output_open(sink: WritableFile) -> None:
     """Raises Downstream where the reader of a pipe or socket has gone away; what is neither of them has none."""
     try:
         look = select.poll()
         look.register(sink.fileno(), 0)
         if any(event & (select.POLLERR | select.POLLHUP) for _, event in look.poll(0)):
-            raise Downstream
+            raise OutputClosedError
     except (OSError, AttributeError):  # no descriptor behind it; or Windows, where there is no poll
         return
 
 
-def _write_error(error: OSError) -> Exception:
-    if error.errno in CLOSED:
-        return Downstream()
-    kind: type[DniError] = LimitError if error.errno in FULL else InputError
-    return kind(f"Writing the video failed ({_reason(error)}); the frames before it are written.")
+def _make_write_error(error: OSError) -> Exception:
+    if error.errno in CLOSED_PIPE_ERRNOS:
+        return OutputClosedError()
+    kind: type[DniError] = LimitError if error.errno in DISK_FULL_ERRNOS else InputError
+    return kind(f"Writing the video failed ({_format_reason(error)}); the frames before it are written.")
 
 
-def _reason(error: Exception) -> str:
+def _format_reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
@@ -135,7 +135,7 @@ def standard_streams() -> Iterator[tuple[io.FileIO, io.FileIO]]:
         sys.stdout.flush()
     kept = os.dup(1)
     try:
-        os.dup2(_stderr(), 1)
+        os.dup2(_stderr_descriptor(), 1)
         with io.FileIO(0, "rb", closefd=False) as source, io.FileIO(kept, "wb", closefd=False) as sink:
             yield source, sink
     finally:
@@ -145,7 +145,7 @@ def standard_streams() -> Iterator[tuple[io.FileIO, io.FileIO]]:
         os.close(kept)
 
 
-def _stderr() -> int:
+def _stderr_descriptor() -> int:
     """The descriptor of stderr, or of nothing at all where it is closed."""
     try:
         os.fstat(2)

@@ -1,6 +1,6 @@
 """Loop: read, effect and write overlap, each in a thread of its own, with a few frames between them.
 
-    reader --[ READ_AHEAD ]--> effect (the caller's thread) --[ WRITE_BEHIND ]--> writer
+    reader --[ READ_AHEAD_FRAMES ]--> effect (the caller's thread) --[ WRITE_BEHIND_FRAMES ]--> writer
 
 The queues are bounded, so a slow reader downstream slows the whole graph, and memory does not grow with the stream.
 """
@@ -12,26 +12,26 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from dni_deploy.video_io.pipe import Downstream
+from dni_deploy.video_io.pipe import OutputClosedError
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 Item = TypeVar("Item")
 
-READ_AHEAD = 2
-WRITE_BEHIND = 2
+READ_AHEAD_FRAMES = 2
+WRITE_BEHIND_FRAMES = 2
 """Frames: enough for the three to overlap. Each frame more is one frame more between a live alpha and its picture."""
 
-LET_GO_SECONDS = 1.0
+READER_JOIN_TIMEOUT_S = 1.0
 """How long a reader that still waits for a stalled source is waited for when all else is done; it is a daemon."""
 
 
-GLANCE_SECONDS = 0.1
+POLL_INTERVAL_S = 0.1
 """Waits are cut into pieces of this length: a signal that the system gives to another thread does not wake the main one, and
 Python runs its handler there alone, between two waits."""
 
 
-class Belt(Generic[Item]):
+class ClosableQueue(Generic[Item]):
     """A queue of bounded length that either side can close."""
 
     def __init__(self, length: int) -> None:
@@ -49,17 +49,17 @@ class Belt(Generic[Item]):
                 self._changed.notify_all()
             return not self._closed
 
-    def get(self, glance: Callable[[], None] = lambda: None) -> list[Item]:
-        """Waits for the next item: [item], or [] where the belt is closed and empty. `glance` is called while it waits."""
+    def get(self, poll: Callable[[], None] = lambda: None) -> list[Item]:
+        """Waits for the next item: [item], or [] where the belt is closed and empty. `poll` is called while it waits."""
         with self._changed:
-            self._wait(lambda: self._closed or bool(self._items), glance)
+            self._wait(lambda: self._closed or bool(self._items), poll)
             taken = [self._items.popleft()] if self._items else []
             self._changed.notify_all()
             return taken
 
-    def _wait(self, ready: Callable[[], bool], glance: Callable[[], None] = lambda: None) -> None:
-        while not self._changed.wait_for(ready, GLANCE_SECONDS):
-            glance()
+    def _wait(self, ready: Callable[[], bool], poll: Callable[[], None] = lambda: None) -> None:
+        while not self._changed.wait_for(ready, POLL_INTERVAL_S):
+            poll()
 
     def close(self, *, drop: bool = False) -> None:
         """Nothing more is taken; what lies on it can still be fetched, unless it is dropped."""
@@ -81,7 +81,7 @@ class _Worker(threading.Thread):
     def wait(self) -> None:
         """Until it has ended."""
         while self.is_alive():
-            self.join(GLANCE_SECONDS)
+            self.join(POLL_INTERVAL_S)
 
     def run(self) -> None:
         try:
@@ -92,20 +92,20 @@ class _Worker(threading.Thread):
             self._finish()
 
 
-def pump(
+def run_pipeline(
     source: Iterable[In],
-    effect: Callable[[In, int], Out],
+    process_frame: Callable[[In, int], Out],
     sink: Callable[[Out], None],
-    glance: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = lambda: None,
 ) -> tuple[int, bool]:
-    """Take every item of `source` through `effect` (item, number) in the caller's thread, and hand it to `sink`, in order.
+    """Take every item of `source` through `process_frame` (item, number) in the caller's thread, and hand it to `sink`, in order.
 
     glance: called by the sink's thread every now and then while it has nothing to hand over.
-    Returns how many were handed over whole, and whether it ended because `sink` or `glance` raised Downstream.
+    Returns how many were handed over whole, and whether it ended because `sink` or `poll` raised Downstream.
     Raises what the three raise; whatever came before the error has been handed over, unless it is the sink's own.
     """
-    ahead: Belt[In] = Belt(READ_AHEAD)
-    behind: Belt[Out] = Belt(WRITE_BEHIND)
+    ahead: ClosableQueue[In] = ClosableQueue(READ_AHEAD_FRAMES)
+    behind: ClosableQueue[Out] = ClosableQueue(WRITE_BEHIND_FRAMES)
     written = 0
 
     def read() -> None:
@@ -115,22 +115,22 @@ def pump(
 
     def write() -> None:
         nonlocal written
-        while taken := behind.get(glance):
+        while taken := behind.get(poll):
             sink(taken[0])
             written += 1
 
-    def written_off() -> None:
+    def close_queues() -> None:
         behind.close(drop=True)
         ahead.close(drop=True)
 
     reader = _Worker(read, ahead.close, "dni-read")
-    writer = _Worker(write, written_off, "dni-write")
+    writer = _Worker(write, close_queues, "dni-write")
     reader.start()
     writer.start()
     try:
         number = 0
         while taken := ahead.get():
-            if not behind.put(effect(taken[0], number)):
+            if not behind.put(process_frame(taken[0], number)):
                 break
             number += 1
     except BaseException as error:
@@ -141,9 +141,9 @@ def pump(
         raise
     behind.close()
     writer.wait()
-    reader.join(LET_GO_SECONDS)
-    closed = isinstance(writer.error, Downstream)
+    reader.join(READER_JOIN_TIMEOUT_S)
+    closed = isinstance(writer.error, OutputClosedError)
     for worker in (writer, reader):
-        if worker.error is not None and not isinstance(worker.error, Downstream):
+        if worker.error is not None and not isinstance(worker.error, OutputClosedError):
             raise worker.error
     return written, closed

@@ -10,21 +10,21 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.errors import UsageError, shown
+from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.session.session import Stamped
+from dni_deploy.session.session import RenderedFrame
 
 
 @dataclass(frozen=True)
-class Picture:
+class RawFrame:
     """One frame on its way in: uint8 (H, W, 3), and what the stream said beside it."""
 
     rgb: Frame
     parameters: tuple[bytes, ...] = ()
 
 
-class Lane(Protocol):
-    """`read` is used by one thread and `pack` by one other.
+class RawVideoFormat(Protocol):
+    """`read` is used by one thread and `encode_frame` by one other.
 
     width, height   of the input.        scale   of the network: the output is that many times as wide and high.
     rate            frames per second; None where nobody says.
@@ -37,15 +37,15 @@ class Lane(Protocol):
     rate: Fraction | None
     notes: tuple[str, ...]
 
-    def begin(self) -> bytes:
+    def encode_header(self) -> bytes:
         """What comes before the first frame."""
         ...
 
-    def read(self) -> Iterator[Picture]:
-        """The pictures, up to the end of the stream. Raises InputError, PartialResult."""
+    def read(self) -> Iterator[RawFrame]:
+        """The pictures, up to the end of the stream. Raises InputError, PartialResultError."""
         ...
 
-    def pack(self, picture: Picture, made: Stamped) -> NDArray[np.uint8]:
+    def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:
         """The bytes of the output frame, uint8 (bytes,), in one piece."""
         ...
 
@@ -57,5 +57,5 @@ def parse_rate(text: str) -> Fraction:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not (0 < rate <= 10**6 and rate.denominator <= 10**9):
-        raise UsageError(f"--fps {shown(text, 40)} is not a frame rate, such as 25, 29.97 or 30000/1001.")
+        raise UsageError(f"--fps {escape_name(text, 40)} is not a frame rate, such as 25, 29.97 or 30000/1001.")
     return rate

@@ -20,34 +20,34 @@ from av.packet import Packet
 
 from dni_deploy.utils.atomic_write import sync_folder
 
-HEAD = struct.Struct("<qBI")
+PACKET_HEADER = struct.Struct("<qBI")
 """Of each packet: timestamp in ticks, whether it is a key frame, number of bytes."""
 
-FOOT = struct.Struct("<I")
-CHUNK = 1 << 20
+FOOTER_LENGTH = struct.Struct("<I")
+READ_CHUNK_BYTES = 1 << 20
 
 
-class Encoded(NamedTuple):
+class EncodedPacket(NamedTuple):
     """One packet: timestamp in ticks, key frame or not, bytes."""
 
     pts: int
-    key: bool
+    is_keyframe: bool
     data: bytes
 
 
-class AlphaRow(NamedTuple):
+class FrameAlphaRecord(NamedTuple):
     """What one frame was made with: seconds since the first frame, generation, shares in family order."""
 
     seconds: float
     generation: int
-    shares: tuple[float, ...]
+    coefficients: tuple[float, ...]
 
 
-class Foot(NamedTuple):
+class SegmentFooter(NamedTuple):
     """What is told of a segment's frames, in the order they are shown: timestamp and duration in ticks, and the alpha."""
 
-    times: tuple[tuple[int, int], ...]
-    alphas: tuple[AlphaRow, ...]
+    frame_times: tuple[tuple[int, int], ...]
+    alphas: tuple[FrameAlphaRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -60,87 +60,87 @@ class Segment:
     """
 
     path: Path
-    first: int
+    first_frame: int
     frames: int
     delay: int
-    last: AlphaRow
+    last_alpha: FrameAlphaRecord
 
-    def foot(self) -> Foot:
+    def read_footer(self) -> SegmentFooter:
         """Read. Raises OSError."""
         with open(self.path, "rb") as file:
-            foot = _foot(file, os.stat(self.path).st_size)
+            foot = _read_footer_json(file, os.stat(self.path).st_size)
         times = tuple((int(pts), int(duration)) for pts, duration in foot["times"])
-        return Foot(times, tuple(_row(row) for row in foot["alphas"]))
+        return SegmentFooter(times, tuple(_parse_alpha_record(row) for row in foot["alphas"]))
 
-    def packets(self) -> Iterator[Encoded]:
+    def read_packets(self) -> Iterator[EncodedPacket]:
         """Every packet in the order of decoding. The file was checked when the segment was opened."""
         with open(self.path, "rb") as file:
             for _ in range(self.frames):
-                pts, key, size = HEAD.unpack(file.read(HEAD.size))
-                yield Encoded(pts, bool(key), file.read(size))
+                pts, key, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
+                yield EncodedPacket(pts, bool(key), file.read(size))
 
 
 class SegmentWriter:
     """Fills one segment under a temporary name; `close` gives it its own."""
 
-    def __init__(self, folder: Path, number: int, first: int) -> None:
-        self._target = segment_path(folder, number)
-        self._temporary = self._target.with_suffix(".part")
-        self._first = first
-        self._file: BinaryIO = open(self._temporary, "wb")  # noqa: SIM115
+    def __init__(self, folder: Path, number: int, first_frame: int) -> None:
+        self._final_path = segment_path(folder, number)
+        self._temporary_path = self._final_path.with_suffix(".part")
+        self._first_frame = first_frame
+        self._file: BinaryIO = open(self._temporary_path, "wb")  # noqa: SIM115
         self._digest = sha256()
-        self._order: list[int] = []
-        self._times: list[tuple[int, int]] = []
-        self._alphas: list[AlphaRow] = []
+        self._packet_pts: list[int] = []
+        self._frame_times: list[tuple[int, int]] = []
+        self._alphas: list[FrameAlphaRecord] = []
 
     @property
     def frames(self) -> int:
-        return len(self._times)
+        return len(self._frame_times)
 
-    def frame(self, pts: int, duration: int, alpha: AlphaRow) -> None:
+    def add_frame(self, pts: int, duration: int, alpha: FrameAlphaRecord) -> None:
         """A frame was given to the encoder."""
-        self._times.append((pts, duration))
+        self._frame_times.append((pts, duration))
         self._alphas.append(alpha)
 
-    def packet(self, packet: Packet[Any]) -> None:
+    def add_packet(self, packet: Packet[Any]) -> None:
         """Take a packet of the encoder."""
         data = bytes(packet)
         assert packet.pts is not None
-        self._write(HEAD.pack(packet.pts, packet.is_keyframe, len(data)))
+        self._write(PACKET_HEADER.pack(packet.pts, packet.is_keyframe, len(data)))
         self._write(data)
-        self._order.append(packet.pts)
+        self._packet_pts.append(packet.pts)
 
     def _write(self, data: bytes) -> None:
         self._digest.update(data)
         self._file.write(data)
 
     def close(self) -> Segment:
-        """Write the foot, flush to the disk, give the name. Raises OSError (naming the file), EncodingLost."""
-        ranks = {pts: rank for rank, (pts, _) in enumerate(self._times)}
-        if sorted(self._order) != [pts for pts, _ in self._times]:
-            raise EncodingLost(len(self._times), len(self._order))
-        delay = max(place - ranks[pts] for place, pts in enumerate(self._order))
-        fields = {"first": self._first, "delay": delay, "times": self._times, "alphas": self._alphas}
+        """Write the foot, flush to the disk, give the name. Raises OSError (naming the file), FrameCountError."""
+        ranks = {pts: rank for rank, (pts, _) in enumerate(self._frame_times)}
+        if sorted(self._packet_pts) != [pts for pts, _ in self._frame_times]:
+            raise FrameCountError(len(self._frame_times), len(self._packet_pts))
+        delay = max(place - ranks[pts] for place, pts in enumerate(self._packet_pts))
+        fields = {"first": self._first_frame, "delay": delay, "times": self._frame_times, "alphas": self._alphas}
         foot = json.dumps(fields, separators=(",", ":")).encode()
         self._write(foot)
-        self._write(FOOT.pack(len(foot)))
+        self._write(FOOTER_LENGTH.pack(len(foot)))
         self._file.write(self._digest.digest())
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        os.replace(self._temporary, self._target)
-        sync_folder(self._target.parent)
-        return Segment(self._target, self._first, len(self._times), delay, self._alphas[-1])
+        os.replace(self._temporary_path, self._final_path)
+        sync_folder(self._final_path.parent)
+        return Segment(self._final_path, self._first_frame, len(self._frame_times), delay, self._alphas[-1])
 
     def discard(self) -> None:
         """Leave nothing."""
         with suppress(OSError):  # a full disk is full for what was not flushed yet, too
             self._file.close()
         with suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+            self._temporary_path.unlink(missing_ok=True)
 
 
-class EncodingLost(Exception):
+class FrameCountError(Exception):
     """The encoder gave another number of packets than it took frames, or other timestamps."""
 
 
@@ -155,26 +155,26 @@ def open_segment(path: Path) -> Segment | None:
         with open(path, "rb") as file:
             digest, left = sha256(), size - 32
             while left > 0:
-                piece = file.read(min(CHUNK, left))
+                piece = file.read(min(READ_CHUNK_BYTES, left))
                 if not piece:
                     return None
                 digest.update(piece)
                 left -= len(piece)
             if left < 0 or file.read() != digest.digest():
                 return None
-            foot = _foot(file, size)
-        return Segment(path, foot["first"], len(foot["times"]), foot["delay"], _row(foot["alphas"][-1]))
+            foot = _read_footer_json(file, size)
+        return Segment(path, foot["first"], len(foot["times"]), foot["delay"], _parse_alpha_record(foot["alphas"][-1]))
     except (OSError, struct.error, ValueError, KeyError, IndexError):
         return None
 
 
-def _foot(file: BinaryIO, size: int) -> dict[str, Any]:
-    file.seek(size - 32 - FOOT.size)
-    (length,) = FOOT.unpack(file.read(FOOT.size))
-    file.seek(size - 32 - FOOT.size - length)
+def _read_footer_json(file: BinaryIO, size: int) -> dict[str, Any]:
+    file.seek(size - 32 - FOOTER_LENGTH.size)
+    (length,) = FOOTER_LENGTH.unpack(file.read(FOOTER_LENGTH.size))
+    file.seek(size - 32 - FOOTER_LENGTH.size - length)
     found: dict[str, Any] = json.loads(file.read(length))
     return found
 
 
-def _row(row: list[Any]) -> AlphaRow:
-    return AlphaRow(row[0], row[1], tuple(row[2]))
+def _parse_alpha_record(row: list[Any]) -> FrameAlphaRecord:
+    return FrameAlphaRecord(row[0], row[1], tuple(row[2]))

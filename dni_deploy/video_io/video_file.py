@@ -17,13 +17,13 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from dni_deploy.errors import EnvironmentProblem, InputError, RefusedError, UsageError, shown
-from dni_deploy.video_io.color import Colour
+from dni_deploy.errors import InputError, RefusedError, UnavailableError, UsageError, escape_name
+from dni_deploy.video_io.color import ColorSpec
 
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,h264,hevc,obu,m4v"
+ALLOWED_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,h264,hevc,obu,m4v"
 """The demuxers that may read a film: each reads one file. hls, dash, concat, sdp and their like open others, and are not here."""
 
-PLAYLISTS = (
+PLAYLIST_SIGNATURES = (
     b"#EXTM3U",
     b"ffconcat",
     b"<MPD",
@@ -34,12 +34,12 @@ PLAYLISTS = (
     b"<smil",
     b"<SmoothStreamingMedia",
 )
-KEPT = ("audio", "subtitle", "attachment")
+COPIED_STREAM_TYPES = ("audio", "subtitle", "attachment")
 """The kinds of streams that are copied as they are."""
 
 
 @dataclass(frozen=True)
-class Source:
+class VideoFile:
     """What a film is.
 
     index      of the video stream.
@@ -54,132 +54,134 @@ class Source:
     """
 
     path: Path
-    index: int
+    stream_index: int
     width: int
     height: int
-    coded: tuple[int, int]
+    coded_size: tuple[int, int]
     rotation: int
     time_base: Fraction
-    start: int
-    rate: Fraction
-    frames: int
-    aspect: Fraction | None
-    colour: Colour
-    kept: tuple[int, ...]
-    attachments: int
+    start_pts: int
+    frame_rate: Fraction
+    frame_count: int
+    pixel_aspect: Fraction | None
+    color: ColorSpec
+    copied_streams: tuple[int, ...]
+    attachment_count: int
     notes: tuple[str, ...]
 
 
 @contextmanager
-def open_source(path: Path, hwaccel: str | None = None) -> Iterator[InputContainer]:
+def open_container(path: Path, hwaccel: str | None = None) -> Iterator[InputContainer]:
     """Open a file for one thread. Only this file is read, whatever it says inside: no other file, no connection.
 
-    Raises InputError (no such file, not a film), RefusedError (a playlist), UsageError and EnvironmentProblem (hardware).
+    Raises InputError (no such file, not a film), RefusedError (a playlist), UsageError and UnavailableError (hardware).
     """
-    _check(path)
+    _check_is_video_file(path)
     # With the protocol spelled out, a name such as "concat:a|b" is a name and nothing else.
-    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    options = {"protocol_whitelist": "file", "format_whitelist": ALLOWED_DEMUXERS}
     try:
-        container = av.open(f"file:{path.absolute()}", options=options, hwaccel=_hardware(hwaccel), metadata_errors="replace")
+        container = av.open(
+            f"file:{path.absolute()}", options=options, hwaccel=_make_hwaccel(hwaccel), metadata_errors="replace"
+        )
     except RuntimeError as error:  # PyAV's own: the codec is not one that this hardware decodes
-        raise EnvironmentProblem(
-            f"The hardware decoder {shown(hwaccel)!r} does not decode {shown(path)}; leave --hwaccel out."
+        raise UnavailableError(
+            f"The hardware decoder {escape_name(hwaccel)!r} does not decode {escape_name(path)}; leave --hwaccel out."
         ) from error
     except av.error.FFmpegError as error:
         if isinstance(error, av.error.EOFError):
-            raise InputError(f"{shown(path)} ends before its first frame.") from error
+            raise InputError(f"{escape_name(path)} ends before its first frame.") from error
         if hwaccel is not None and not isinstance(error, av.error.InvalidDataError):
-            raise EnvironmentProblem(
-                f"The hardware decoder {shown(hwaccel)!r} could not be opened here ({shown(error.strerror)}); leave --hwaccel out."
+            raise UnavailableError(
+                f"The hardware decoder {escape_name(hwaccel)!r} could not be opened here ({escape_name(error.strerror)}); leave --hwaccel out."
             ) from error
         raise InputError(
-            f"{shown(path)} could not be opened as a film ({shown(error.strerror)}). It may be cut off, damaged, or of a kind "
+            f"{escape_name(path)} could not be opened as a film ({escape_name(error.strerror)}). It may be cut off, damaged, or of a kind "
             "that is not read here."
         ) from error
     with container:
         yield container
 
 
-def _check(path: Path) -> None:
+def _check_is_video_file(path: Path) -> None:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{shown(path)} is not a file; a film is read from a file.")
+            raise InputError(f"{escape_name(path)} is not a file; a film is read from a file.")
         with open(path, "rb") as file:
             head = file.read(4096)
     except FileNotFoundError:
         hint = "; addresses are not opened" if "://" in str(path) or ":/" in str(path) else ""
-        raise InputError(f"{shown(path)} does not exist{hint}.") from None
+        raise InputError(f"{escape_name(path)} does not exist{hint}.") from None
     except OSError as error:
-        raise InputError(f"{shown(path)} could not be read ({error.strerror}).") from error
+        raise InputError(f"{escape_name(path)} could not be read ({error.strerror}).") from error
     if not head:
-        raise InputError(f"{shown(path)} is empty.")
+        raise InputError(f"{escape_name(path)} is empty.")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if text.startswith(PLAYLISTS) or (
-        text.startswith(b"<?xml") and any(mark in head for mark in PLAYLISTS if mark[:1] == b"<")
+    if text.startswith(PLAYLIST_SIGNATURES) or (
+        text.startswith(b"<?xml") and any(mark in head for mark in PLAYLIST_SIGNATURES if mark[:1] == b"<")
     ):
         raise RefusedError(
-            f"{shown(path)} is a playlist: it names other files or addresses, and none of them is opened. Name the film."
+            f"{escape_name(path)} is a playlist: it names other files or addresses, and none of them is opened. Name the film."
         )
 
 
-def _hardware(name: str | None) -> HWAccel | None:
+def _make_hwaccel(name: str | None) -> HWAccel | None:
     if name is None:
         return None
     known = ", ".join(hwdevices_available())
     if name not in HWDeviceType.__members__:
-        raise UsageError(f"There is no hardware decoder {shown(name)!r}; this PyAV has {known}.")
+        raise UsageError(f"There is no hardware decoder {escape_name(name)!r}; this PyAV has {known}.")
     if name not in hwdevices_available():
-        raise EnvironmentProblem(f"This PyAV was built without the hardware decoder {shown(name)!r}; it has {known}.")
+        raise UnavailableError(f"This PyAV was built without the hardware decoder {escape_name(name)!r}; it has {known}.")
     return HWAccel(name, allow_software_fallback=False)
 
 
-def video_stream(container: InputContainer, path: Path) -> VideoStream:
+def find_video_stream(container: InputContainer, path: Path) -> VideoStream:
     """The first stream of moving pictures, not a cover. Raises InputError."""
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
-                raise InputError(f"{shown(path)} holds video of a kind that cannot be decoded here.")
+                raise InputError(f"{escape_name(path)} holds video of a kind that cannot be decoded here.")
             return stream
-    raise InputError(f"{shown(path)} holds no video stream.")
+    raise InputError(f"{escape_name(path)} holds no video stream.")
 
 
-def look(path: Path, hwaccel: str | None = None) -> Source:
-    """What the film is, by its head and its first good frame. Raises as open_source does, and InputError where there is none."""
-    with open_source(path, hwaccel) as container:
-        stream = video_stream(container, path)
-        first = _first(container, stream)
+def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
+    """What the film is, by its head and its first good frame. Raises as open_container does, and InputError where there is none."""
+    with open_container(path, hwaccel) as container:
+        stream = find_video_stream(container, path)
+        first = _decode_first_frame(container, stream)
         if first is None:
-            raise InputError(f"{shown(path)} holds no frame that can be decoded.")
+            raise InputError(f"{escape_name(path)} holds no frame that can be decoded.")
         if stream.time_base is None:
-            raise InputError(f"{shown(path)} does not say how its timestamps are counted.")
+            raise InputError(f"{escape_name(path)} does not say how its timestamps are counted.")
         rotation = int(first.rotation) % 360
         upright = rotation % 90 == 0
         turned = upright and rotation % 180 == 90
         width, height = (first.height, first.width) if turned else (first.width, first.height)
         aspect = stream.sample_aspect_ratio or None
         rate = next((Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate), Fraction(30))
-        kept = tuple(other.index for other in container.streams if other.type in KEPT)
-        colour = Colour.of(first)
-        return Source(
+        kept = tuple(other.index for other in container.streams if other.type in COPIED_STREAM_TYPES)
+        colour = ColorSpec.from_frame(first)
+        return VideoFile(
             path=path,
-            index=stream.index,
+            stream_index=stream.index,
             width=width,
             height=height,
-            coded=(first.width, first.height),
+            coded_size=(first.width, first.height),
             rotation=rotation if upright else 0,
             time_base=stream.time_base,
-            start=first.pts if first.pts is not None else 0,
-            rate=rate if 0 < rate <= 1000 else Fraction(30),
-            frames=stream.frames or _guess(container, stream, rate),
-            aspect=1 / aspect if aspect and turned else aspect,
-            colour=colour,
-            kept=kept,
-            attachments=sum(container.streams[index].type == "attachment" for index in kept),
-            notes=tuple(_notes(container, stream, first, colour, rotation, kept)),
+            start_pts=first.pts if first.pts is not None else 0,
+            frame_rate=rate if 0 < rate <= 1000 else Fraction(30),
+            frame_count=stream.frames or _estimate_frame_count(container, stream, rate),
+            pixel_aspect=1 / aspect if aspect and turned else aspect,
+            color=colour,
+            copied_streams=kept,
+            attachment_count=sum(container.streams[index].type == "attachment" for index in kept),
+            notes=tuple(_describe_conversions(container, stream, first, colour, rotation, kept)),
         )
 
 
-def _first(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+def _decode_first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
     for packet in container.demux(stream):
         if packet.is_corrupt:
             continue
@@ -192,21 +194,26 @@ def _first(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
     return None
 
 
-def _guess(container: InputContainer, stream: VideoStream, rate: Fraction) -> int:
+def _estimate_frame_count(container: InputContainer, stream: VideoStream, rate: Fraction) -> int:
     if stream.duration and stream.time_base:
         return round(stream.duration * stream.time_base * rate)
     return round(Fraction(container.duration, av.time_base) * rate) if container.duration else 0
 
 
-def _notes(
-    container: InputContainer, stream: VideoStream, frame: VideoFrame, colour: Colour, rotation: int, kept: tuple[int, ...]
+def _describe_conversions(
+    container: InputContainer,
+    stream: VideoStream,
+    frame: VideoFrame,
+    color: ColorSpec,
+    rotation: int,
+    copied_streams: tuple[int, ...],
 ) -> Iterator[str]:
     name = frame.format.name
     components = frame.format.components
-    if colour.guessed:
-        yield f"not tagged with a colour matrix: taken for {colour} by its {frame.height} lines"
+    if color.is_guessed:
+        yield f"not tagged with a colour matrix: taken for {color} by its {frame.height} lines"
     elif frame.format.is_rgb:
-        yield f"RGB in the film: written as {colour}"
+        yield f"RGB in the film: written as {color}"
     if max(component.bits for component in components) > 8:
         yield f"{name} has more than 8 bits: processed and written with 8"
     if any(component.is_alpha for component in components):
@@ -220,9 +227,9 @@ def _notes(
     elif rotation:
         yield f"turned by {rotation} degrees: the picture is written upright"
     for other in container.streams:
-        if other.index != stream.index and other.index not in kept:
-            yield f"stream {other.index} ({_kind(other)}) is left out"
+        if other.index != stream.index and other.index not in copied_streams:
+            yield f"stream {other.index} ({_describe_stream_type(other)}) is left out"
 
 
-def _kind(stream: Stream) -> str:
-    return "another video" if stream.type == "video" else shown(stream.type)
+def _describe_stream_type(stream: Stream) -> str:
+    return "another video" if stream.type == "video" else escape_name(stream.type)

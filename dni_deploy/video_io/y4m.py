@@ -13,17 +13,17 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.errors import InputError, LimitError, PartialResult, UsageError, shown
-from dni_deploy.imaging.image_file import PIXEL_LIMIT
-from dni_deploy.video_io.pipe import Readable, read_line, read_whole
+from dni_deploy.errors import InputError, LimitError, PartialResultError, UsageError, escape_name
+from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
+from dni_deploy.video_io.pipe import ReadableFile, read_line, read_whole
 
-MAGIC, FRAME = b"YUV4MPEG2", b"FRAME"
-HEADER_LIMIT = 1024
+Y4M_MAGIC, Y4M_FRAME_TAG = b"YUV4MPEG2", b"FRAME"
+MAX_HEADER_BYTES = 1024
 """Bytes of the first line; mjpegtools writes at most 256."""
-FRAME_LINE_LIMIT = 80
+MAX_FRAME_LINE_BYTES = 80
 """Bytes of a frame's line that every reader takes (FFmpeg, x264 and aom stop there)."""
 
-CHROMA = {
+CHROMA_SUBSAMPLING = {
     "420jpeg": (2, 2),
     "420mpeg2": (2, 2),
     "420paldv": (2, 2),
@@ -36,10 +36,10 @@ CHROMA = {
 
 
 @dataclass(frozen=True)
-class Header:
+class Y4mHeader:
     """The first line of a stream.
 
-    width, height   luma samples.        chroma   one of CHROMA.        full_range   XCOLORRANGE=FULL; else 16 to 235.
+    width, height   luma samples.        chroma   one of CHROMA_SUBSAMPLING.        full_range   XCOLORRANGE=FULL; else 16 to 235.
     rate            frames per second; None where the stream does not tell.
     tokens          every token but the magic, as read, in order.
     """
@@ -54,59 +54,61 @@ class Header:
     @property
     def plane_sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of each plane; an odd last column or row has its own chroma sample."""
-        return plane_sizes(self.width, self.height, self.chroma)
+        return compute_plane_sizes(self.width, self.height, self.chroma)
 
     @property
     def frame_bytes(self) -> int:
         return sum(height * width for height, width in self.plane_sizes)
 
     @property
-    def interlaced(self) -> bool:
+    def is_interlaced(self) -> bool:
         return any(token[:1] == b"I" and token[1:] in (b"t", b"b", b"m") for token in self.tokens)
 
-    def scaled(self, scale: int) -> Header:
-        """The header of frames `scale` times as wide and high. Raises LimitError beyond PIXEL_LIMIT."""
+    def scale_by(self, scale: int) -> Y4mHeader:
+        """The header of frames `scale` times as wide and high. Raises LimitError beyond MAX_OUTPUT_PIXELS."""
         width, height = self.width * scale, self.height * scale
-        if width * height > PIXEL_LIMIT:
-            raise LimitError(f"The output would have {width}x{height} pixels a frame, more than the limit of {PIXEL_LIMIT:,}.")
+        if width * height > MAX_OUTPUT_PIXELS:
+            raise LimitError(
+                f"The output would have {width}x{height} pixels a frame, more than the limit of {MAX_OUTPUT_PIXELS:,}."
+            )
         sizes = {b"W": b"W%d" % width, b"H": b"H%d" % height}
         return replace(self, width=width, height=height, tokens=tuple(sizes.get(token[:1], token) for token in self.tokens))
 
-    def with_rate(self, rate: Fraction) -> Header:
+    def with_rate(self, rate: Fraction) -> Y4mHeader:
         """The header with a frame rate in the place of a missing one."""
         kept = tuple(token for token in self.tokens if token[:1] != b"F")
         return replace(self, rate=rate, tokens=(*kept, b"F%d:%d" % (rate.numerator, rate.denominator)))
 
     def to_bytes(self) -> bytes:
-        return b" ".join((MAGIC, *self.tokens)) + b"\n"
+        return b" ".join((Y4M_MAGIC, *self.tokens)) + b"\n"
 
 
-def plane_sizes(width: int, height: int, chroma: str) -> tuple[tuple[int, int], ...]:
+def compute_plane_sizes(width: int, height: int, chroma: str) -> tuple[tuple[int, int], ...]:
     """(height, width) of each plane of a frame."""
-    shared = CHROMA[chroma]
+    shared = CHROMA_SUBSAMPLING[chroma]
     if shared is None:
         return ((height, width),)
     part = (-(-height // shared[1]), -(-width // shared[0]))
     return ((height, width), part, part)
 
 
-def read_header(source: Readable) -> Header:
+def read_header(source: ReadableFile) -> Y4mHeader:
     """The first line of the stream. Nothing is allocated by what it claims.
 
     Raises InputError (no line, not y4m, a field that is missing, twice or nonsense), UsageError (a chroma that this build does
-    not handle, such as 10 bit), LimitError (more than PIXEL_LIMIT pixels).
+    not handle, such as 10 bit), LimitError (more than MAX_OUTPUT_PIXELS pixels).
     """
-    line = read_line(source, HEADER_LIMIT)
+    line = read_line(source, MAX_HEADER_BYTES)
     if not line:
         raise InputError("stdin ended before a video began; see what the program before the pipe says.")
-    if not line.startswith(MAGIC + b" "):
+    if not line.startswith(Y4M_MAGIC + b" "):
         raise InputError(
-            f"stdin does not begin with {MAGIC.decode()}, but with {_quoted(line[:16])}; "
+            f"stdin does not begin with {Y4M_MAGIC.decode()}, but with {_format_bytes(line[:16])}; "
             "write y4m (ffmpeg: -f yuv4mpegpipe), or give --format rgb24."
         )
     if not line.endswith(b"\n"):
         raise InputError(f"The y4m header does not end within {len(line)} bytes.")
-    tokens = tuple(line[len(MAGIC) :].split())
+    tokens = tuple(line[len(Y4M_MAGIC) :].split())
     fields: dict[str, str] = {}
     full_range = False
     for token in tokens:
@@ -114,84 +116,92 @@ def read_header(source: Readable) -> Header:
         if key == "X":
             full_range |= value.upper() == "COLORRANGE=FULL"
         elif key in fields:
-            raise InputError(f"The y4m header gives {_quoted(key.encode('latin-1'))} twice: {_quoted(line.strip())}.")
+            raise InputError(
+                f"The y4m header gives {_format_bytes(key.encode('latin-1'))} twice: {_format_bytes(line.strip())}."
+            )
         else:
             fields[key] = value
-    width, height = _length(fields, "W", line), _length(fields, "H", line)
-    if width * height > PIXEL_LIMIT:
-        raise LimitError(f"The y4m header claims {width}x{height} pixels; the limit is {PIXEL_LIMIT:,} a frame.")
-    return Header(width, height, _chroma(fields.get("C", "420jpeg")), full_range, _rate(fields.get("F"), line), tokens)
+    width, height = _parse_length(fields, "W", line), _parse_length(fields, "H", line)
+    if width * height > MAX_OUTPUT_PIXELS:
+        raise LimitError(f"The y4m header claims {width}x{height} pixels; the limit is {MAX_OUTPUT_PIXELS:,} a frame.")
+    return Y4mHeader(
+        width, height, _validate_chroma(fields.get("C", "420jpeg")), full_range, _parse_rate(fields.get("F"), line), tokens
+    )
 
 
-def _length(fields: dict[str, str], key: str, line: bytes) -> int:
+def _parse_length(fields: dict[str, str], key: str, line: bytes) -> int:
     text = fields.get(key, "")
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
-        said = f"says {key}{shown(text)}" if key in fields else f"has no {key}"
-        raise InputError(f"The y4m header {said}; {key} must be a whole number from 1: {_quoted(line.strip())}.")
+        said = f"says {key}{escape_name(text)}" if key in fields else f"has no {key}"
+        raise InputError(f"The y4m header {said}; {key} must be a whole number from 1: {_format_bytes(line.strip())}.")
     return int(text)
 
 
-def _rate(text: str | None, line: bytes) -> Fraction | None:
+def _parse_rate(text: str | None, line: bytes) -> Fraction | None:
     if text is None or text == "0:0":  # yuv4mpeg(5): unknown
         return None
     match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
     if not match or not int(match[1]) or not int(match[2]):
-        raise InputError(f"The y4m header has the frame rate F{shown(text)}, which is none: {_quoted(line.strip())}.")
+        raise InputError(
+            f"The y4m header has the frame rate F{escape_name(text)}, which is none: {_format_bytes(line.strip())}."
+        )
     return Fraction(int(match[1]), int(match[2]))
 
 
-def _chroma(name: str) -> str:
-    if name in CHROMA:
+def _validate_chroma(name: str) -> str:
+    if name in CHROMA_SUBSAMPLING:
         return name
     deep = re.search(r"p?(9|10|12|14|16)$", name)
     reason = f"{deep[1]} bits a sample" if deep else "a layout that this filter does not read"
     raise UsageError(
-        f"The stream is C{shown(name, 40)}: {reason}; convert it before the pipe to 8 bit 4:2:0, 4:2:2, 4:4:4 or mono "
+        f"The stream is C{escape_name(name, 40)}: {reason}; convert it before the pipe to 8 bit 4:2:0, 4:2:2, 4:4:4 or mono "
         "(ffmpeg: -pix_fmt yuv420p)."
     )
 
 
-def _quoted(data: bytes) -> str:
-    return f"'{shown(data.decode('latin-1'), 80)}'"
+def _format_bytes(data: bytes) -> str:
+    return f"'{escape_name(data.decode('latin-1'), 80)}'"
 
 
 @dataclass(frozen=True)
-class RawFrame:
+class Y4mFrame:
     """One frame as it came: the parameters of its line, and its planes, views of one array that nobody else holds."""
 
     parameters: tuple[bytes, ...]
     planes: tuple[NDArray[np.uint8], ...]
 
 
-def read_frames(source: Readable, header: Header) -> Iterator[RawFrame]:
+def read_y4m_frames(source: ReadableFile, header: Y4mHeader) -> Iterator[Y4mFrame]:
     """The frames up to the end of the stream.
 
-    Raises PartialResult where it ends inside a frame or where something else follows one, InputError where that is the first.
+    Raises PartialResultError where it ends inside a frame or where something else follows one, InputError where that is the first.
     """
     count = 0
-    start = bytearray(len(FRAME) + 1)
+    start = bytearray(len(Y4M_FRAME_TAG) + 1)
     while got := read_whole(source, start):
         line = bytes(start[:got])
-        if got == len(start) and line.startswith(FRAME + b" "):
-            line = read_line(source, HEADER_LIMIT, line)
+        if got == len(start) and line.startswith(Y4M_FRAME_TAG + b" "):
+            line = read_line(source, MAX_HEADER_BYTES, line)
         if not line.endswith(b"\n"):
-            if got == len(start) and not line.startswith(FRAME + b" "):
-                raise _broken(count, f"{_quoted(line)} stands where FRAME was expected")
-            raise _broken(count, "the stream ends in a frame's line" if len(line) < HEADER_LIMIT else "a FRAME line has no end")
-        if line[: len(FRAME)] != FRAME:
-            raise _broken(count, f"{_quoted(line)} stands where FRAME was expected")
+            if got == len(start) and not line.startswith(Y4M_FRAME_TAG + b" "):
+                raise _make_frame_error(count, f"{_format_bytes(line)} stands where FRAME was expected")
+            raise _make_frame_error(
+                count, "the stream ends in a frame's line" if len(line) < MAX_HEADER_BYTES else "a FRAME line has no end"
+            )
+        if line[: len(Y4M_FRAME_TAG)] != Y4M_FRAME_TAG:
+            raise _make_frame_error(count, f"{_format_bytes(line)} stands where FRAME was expected")
         data = np.empty(header.frame_bytes, np.uint8)
         came = read_whole(source, data)
         if came < data.size:
-            raise _broken(count, f"the stream ends {came} bytes into a frame of {data.size}")
-        yield RawFrame(tuple(line.split()[1:]), split_planes(data, header.plane_sizes))
+            raise _make_frame_error(count, f"the stream ends {came} bytes into a frame of {data.size}")
+        yield Y4mFrame(tuple(line.split()[1:]), split_planes(data, header.plane_sizes))
         count += 1
 
 
-def _broken(count: int, what: str) -> Exception:
+def _make_frame_error(count: int, problem: str) -> Exception:
     if not count:
-        return InputError(f"No whole frame came: {what}.")
-    return PartialResult(f"After frame {count}, {what}; the {count} whole frames before were passed on.")
+        return InputError(f"No whole frame came: {problem}.")
+    return PartialResultError(f"After frame {count}, {problem}; the {count} whole frames before were passed on.")
 
 
 def split_planes(data: NDArray[np.uint8], sizes: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.uint8], ...]:
@@ -203,8 +213,8 @@ def split_planes(data: NDArray[np.uint8], sizes: tuple[tuple[int, int], ...]) ->
     return tuple(planes)
 
 
-def frame_line(parameters: tuple[bytes, ...], stamp: str = "") -> bytes:
+def format_frame_line(parameters: tuple[bytes, ...], stamp: str = "") -> bytes:
     """A frame's line with its parameters, and the stamp as an X comment where the line has room for it."""
-    line = b" ".join((FRAME, *parameters))
+    line = b" ".join((Y4M_FRAME_TAG, *parameters))
     comment = f" XDNI={stamp}".encode("ascii", "replace").replace(b"\n", b"?") if stamp else b""
-    return line + (comment if len(line) + len(comment) < FRAME_LINE_LIMIT else b"") + b"\n"
+    return line + (comment if len(line) + len(comment) < MAX_FRAME_LINE_BYTES else b"") + b"\n"

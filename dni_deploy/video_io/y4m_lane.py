@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import UsageError
-from dni_deploy.session.session import Stamped
-from dni_deploy.video_io.colour import Colour, matrix_of
-from dni_deploy.video_io.pipe import Readable
-from dni_deploy.video_io.raw_formats import Picture
-from dni_deploy.video_io.y4m import Header, frame_line, read_frames, read_header, split_planes
+from dni_deploy.session.session import RenderedFrame
+from dni_deploy.video_io.colour import ColorConverter, choose_matrix
+from dni_deploy.video_io.pipe import ReadableFile
+from dni_deploy.video_io.raw_formats import RawFrame
+from dni_deploy.video_io.y4m import Y4mHeader, format_frame_line, read_header, read_y4m_frames, split_planes
 
 
-class Y4mLane:
+class Y4mFormat:
     """As Lane says.
 
     matrix  "auto", "709" or "601".  fps: for a header without a rate.  stamp: write what made a frame into its line.
@@ -24,40 +24,40 @@ class Y4mLane:
     """
 
     def __init__(
-        self, source: Readable, scale: int, *, matrix: str = "auto", fps: Fraction | None = None, stamp: bool = True
+        self, source: ReadableFile, scale: int, *, matrix: str = "auto", fps: Fraction | None = None, stamp: bool = True
     ) -> None:
-        header = _rated(read_header(source), fps)
+        header = _with_rate(read_header(source), fps)
         self.scale, self.width, self.height, self.rate = scale, header.width, header.height, header.rate
         self._source, self._stamp = source, stamp
-        self._header, self._out = header, header.scaled(scale)
-        matrices = [matrix_of(matrix, size.height) for size in (header, self._out)]
-        self._colours = [
-            Colour(size.width, size.height, header.chroma, name, header.full_range)
-            for size, name in zip((header, self._out), matrices, strict=True)
+        self._input_header, self._output_header = header, header.scale_by(scale)
+        matrices = [choose_matrix(matrix, size.height) for size in (header, self._output_header)]
+        self._color_converters = [
+            ColorConverter(size.width, size.height, header.chroma, name, header.full_range)
+            for size, name in zip((header, self._output_header), matrices, strict=True)
         ]
-        self.notes = tuple(_notes(header, matrix, matrices))
+        self.notes = tuple(_collect_notes(header, matrix, matrices))
 
-    def begin(self) -> bytes:
-        return self._out.to_bytes()
+    def encode_header(self) -> bytes:
+        return self._output_header.to_bytes()
 
-    def read(self) -> Iterator[Picture]:
-        for frame in read_frames(self._source, self._header):
-            yield Picture(self._colours[0].to_rgb(frame.planes), frame.parameters)
+    def read(self) -> Iterator[RawFrame]:
+        for frame in read_y4m_frames(self._source, self._input_header):
+            yield RawFrame(self._color_converters[0].to_rgb(frame.planes), frame.parameters)
 
-    def pack(self, picture: Picture, made: Stamped) -> NDArray[np.uint8]:
-        line = frame_line(picture.parameters, stamp_of(made) if self._stamp else "")
-        data = np.empty(len(line) + self._out.frame_bytes, np.uint8)
+    def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:
+        line = format_frame_line(frame.parameters, format_stamp(rendered) if self._stamp else "")
+        data = np.empty(len(line) + self._output_header.frame_bytes, np.uint8)
         data[: len(line)] = np.frombuffer(line, np.uint8)
-        self._colours[1].from_rgb(made.output, split_planes(data[len(line) :], self._out.plane_sizes))
+        self._color_converters[1].from_rgb(rendered.output, split_planes(data[len(line) :], self._output_header.plane_sizes))
         return data
 
 
-def stamp_of(made: Stamped) -> str:
+def format_stamp(rendered: RenderedFrame) -> str:
     """The generation and the shares in family order, such as "17:0.35,0.65"."""
-    return f"{made.generation}:" + ",".join(f"{share:.6g}" for share in made.coefficients.shares)
+    return f"{rendered.generation}:" + ",".join(f"{share:.6g}" for share in rendered.coefficients.values)
 
 
-def _rated(header: Header, fps: Fraction | None) -> Header:
+def _with_rate(header: Y4mHeader, fps: Fraction | None) -> Y4mHeader:
     if header.rate is None and fps is None:
         raise UsageError("The y4m header has no frame rate; give it with --fps.")
     if header.rate is None:
@@ -67,10 +67,10 @@ def _rated(header: Header, fps: Fraction | None) -> Header:
     return header
 
 
-def _notes(header: Header, matrix: str, matrices: Sequence[str]) -> Iterator[str]:
+def _collect_notes(header: Y4mHeader, matrix: str, matrices: Sequence[str]) -> Iterator[str]:
     if matrix == "auto" and header.chroma != "mono":
         before, after = matrices
         way = f"taken as BT.{before}" + (f" and written as BT.{after}" if after != before else "")
         yield f"y4m carries no colour matrix; by the number of lines it is {way} (--matrix)."
-    if header.interlaced:
+    if header.is_interlaced:
         yield "The stream is interlaced; its frames are filtered as they are, both fields together."

@@ -14,16 +14,16 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from dni_deploy.alpha.keyframes import load_json
-from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import DniError, LimitError, UsageError
-from dni_deploy.webui.guard import Refusal
-from dni_deploy.webui.limits import Limits
-from dni_deploy.webui.renderer import Stage
-from dni_deploy.webui.sources import uploaded
-from dni_deploy.webui.websocket import TRY_LATER, Client, Point
+from dni_deploy.webui.guard import RequestRefusedError
+from dni_deploy.webui.limits import RequestLimits
+from dni_deploy.webui.renderer import Renderer
+from dni_deploy.webui.sources import decode_upload
+from dni_deploy.webui.websocket import CLOSE_TRY_AGAIN_LATER, PageConnection, PlaneFunction
 
-PAGE = files("dni_deploy") / "webui" / "page"
-STATIC = {
+PAGE_FOLDER = files("dni_deploy") / "webui" / "page"
+STATIC_FILE_TYPES = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "controls.js": "text/javascript; charset=utf-8",
@@ -33,126 +33,126 @@ STATIC = {
 
 
 @dataclass
-class Desk:
+class AppState:
     """What the addresses work on. facts: what a page is told at the beginning; size: that uploaded pictures are fitted into."""
 
-    stage: Stage
-    cell: AlphaCell
-    plane: Point | None
-    facts: dict[str, Any]
-    size: tuple[int, int]
-    limits: Limits
-    clients: int = 0
-    decoding: bool = False
+    renderer: Renderer
+    shared_alpha: SharedAlpha
+    plane: PlaneFunction | None
+    hello_fields: dict[str, Any]
+    max_size: tuple[int, int]
+    limits: RequestLimits
+    client_count: int = 0
+    is_decoding: bool = False
 
 
-def application(desk: Desk) -> Starlette:
+def make_app(state: AppState) -> Starlette:
     """The ASGI application, without its guard."""
-    served = {name: (PAGE / name).read_bytes() for name in STATIC}
-    page = (PAGE / "page.html").read_bytes()
+    served = {name: (PAGE_FOLDER / name).read_bytes() for name in STATIC_FILE_TYPES}
+    page = (PAGE_FOLDER / "page.html").read_bytes()
 
-    async def index(request: Request) -> Response:
+    async def serve_index(request: Request) -> Response:
         return Response(page, media_type="text/html; charset=utf-8")
 
-    async def static(request: Request) -> Response:
+    async def serve_static_file(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in served:
             return JSONResponse({"error": "There is nothing at this address."}, 404)
-        return Response(served[name], media_type=STATIC[name])
+        return Response(served[name], media_type=STATIC_FILE_TYPES[name])
 
-    async def alpha(request: Request) -> Response:
+    async def handle_alpha(request: Request) -> Response:
         if request.method in ("GET", "HEAD"):
-            return JSONResponse(_state(desk))
-        body = await _body(request, desk.limits.body, ("application/json",), desk.limits.request)
+            return JSONResponse(_state_to_json(state))
+        body = await _read_body(request, state.limits.max_body_bytes, ("application/json",), state.limits.request_timeout_s)
         try:
             wish = load_json(body.decode())
             if not isinstance(wish, dict) or set(wish) != {"alpha"}:
                 raise UsageError('The body is an object such as {"alpha": 0.5}.')
-            desk.cell.set(wish["alpha"], "http")
+            state.shared_alpha.set_alpha(wish["alpha"], "http")
         except UnicodeDecodeError:
             return JSONResponse({"error": "The body is not UTF-8 text."}, 400)
         except DniError as error:
             return JSONResponse({"error": str(error)}, 400)
-        return JSONResponse(_state(desk))
+        return JSONResponse(_state_to_json(state))
 
-    async def picture(request: Request) -> Response:
-        if desk.decoding:
+    async def handle_upload(request: Request) -> Response:
+        if state.is_decoding:
             return JSONResponse({"error": "Another picture is being read; try again."}, 503, {"retry-after": "2"})
-        desk.decoding = True
+        state.is_decoding = True
         try:
             kinds = ("image/png", "image/jpeg", "image/webp", "image/tiff", "image/bmp", "application/octet-stream")
-            body = await _body(request, desk.limits.picture, kinds, desk.limits.request)
-            source = await asyncio.to_thread(uploaded, body, desk.size)
+            body = await _read_body(request, state.limits.max_image_bytes, kinds, state.limits.request_timeout_s)
+            source = await asyncio.to_thread(decode_upload, body, state.max_size)
         except DniError as error:
             return JSONResponse({"error": str(error)}, 413 if isinstance(error, LimitError) else 400)
         finally:
-            desk.decoding = False
-        desk.stage.replace(source)
-        height, width = source.at(0).frame.shape[:2]
+            state.is_decoding = False
+        state.renderer.replace_source(source)
+        height, width = source.get_frame(0).frame.shape[:2]
         return JSONResponse({"source": source.name, "width": width, "height": height})
 
-    async def socket(websocket: WebSocket) -> None:
+    async def serve_websocket(websocket: WebSocket) -> None:
         await websocket.accept()
-        if desk.clients >= desk.limits.clients:
-            await websocket.close(TRY_LATER, f"{desk.limits.clients} pages are watching already")
+        if state.client_count >= state.limits.max_clients:
+            await websocket.close(CLOSE_TRY_AGAIN_LATER, f"{state.limits.max_clients} pages are watching already")
             return
-        desk.clients += 1
+        state.client_count += 1
         try:
-            hello = {**desk.facts, "alpha": list(desk.cell.setting.wanted.shares)}
-            await Client(websocket, desk.stage, desk.cell, desk.plane, desk.limits).serve(hello)
+            hello = {**state.hello_fields, "alpha": list(state.shared_alpha.state.requested.values)}
+            await PageConnection(websocket, state.renderer, state.shared_alpha, state.plane, state.limits).serve(hello)
         finally:
-            desk.clients -= 1
+            state.client_count -= 1
 
-    async def refused(request: Request, refusal: Exception) -> Response:
-        assert isinstance(refusal, Refusal)
-        return JSONResponse({"error": refusal.sentence}, refusal.status, {"connection": "close"})
+    async def respond_refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestRefusedError)
+        return JSONResponse({"error": error.message}, error.status, {"connection": "close"})
 
     return Starlette(
         routes=[
-            Route("/", index),
-            Route("/static/{name}", static),
-            Route("/alpha", alpha, methods=["GET", "PUT"]),
-            Route("/picture", picture, methods=["PUT"]),
-            WebSocketRoute("/frames", socket),
+            Route("/", serve_index),
+            Route("/static/{name}", serve_static_file),
+            Route("/alpha", handle_alpha, methods=["GET", "PUT"]),
+            Route("/picture", handle_upload, methods=["PUT"]),
+            WebSocketRoute("/frames", serve_websocket),
         ],
-        exception_handlers={Refusal: refused},
+        exception_handlers={RequestRefusedError: respond_refused},
     )
 
 
-def _state(desk: Desk) -> dict[str, Any]:
+def _state_to_json(state: AppState) -> dict[str, Any]:
     """What GET /alpha tells: the members with the shares that are wanted, and the newest frame."""
-    wanted, latest = desk.cell.setting.wanted, desk.stage.latest
+    wanted, latest = state.shared_alpha.state.requested, state.renderer.latest_preview
     return {
-        "alpha": dict(zip(wanted.members, wanted.shares, strict=True)),
-        "generation": None if latest is None else latest.stamp.generation,
-        "frames": desk.stage.made,
-        "problem": desk.stage.news[1].get("problem", ""),
+        "alpha": dict(zip(wanted.members, wanted.values, strict=True)),
+        "generation": None if latest is None else latest.metadata.generation,
+        "frames": state.renderer.frame_count,
+        "problem": state.renderer.status[1].get("problem", ""),
     }
 
 
-async def _body(request: Request, limit: int, kinds: tuple[str, ...], patience: float) -> bytes:
+async def _read_body(request: Request, max_bytes: int, content_types: tuple[str, ...], timeout_s: float) -> bytes:
     """The whole body, as long as it keeps coming. Raises Refusal: 408, 413, 415."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in kinds:
-        raise Refusal(415, f"The body's Content-Type has to be {' or '.join(kinds)}.")
+    if kind not in content_types:
+        raise RequestRefusedError(415, f"The body's Content-Type has to be {' or '.join(content_types)}.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "A compressed body is not read.")
+        raise RequestRefusedError(415, "A compressed body is not read.")
     told = request.headers.get("content-length", "0")
-    if not told.isdigit() or len(told) > 18 or int(told) > limit:
-        raise Refusal(413, f"The body is too large; the limit is {limit:,} bytes.")
+    if not told.isdigit() or len(told) > 18 or int(told) > max_bytes:
+        raise RequestRefusedError(413, f"The body is too large; the limit is {max_bytes:,} bytes.")
     parts: list[bytes] = []
     size = 0
     stream = request.stream()
     try:
         while True:
-            part = await asyncio.wait_for(anext(stream), patience)
+            part = await asyncio.wait_for(anext(stream), timeout_s)
             size += len(part)
-            if size > limit:
-                raise Refusal(413, f"The body is too large; the limit is {limit:,} bytes.")
+            if size > max_bytes:
+                raise RequestRefusedError(413, f"The body is too large; the limit is {max_bytes:,} bytes.")
             parts.append(part)
     except StopAsyncIteration:
         return b"".join(parts)
     except asyncio.TimeoutError:
-        raise Refusal(408, "The body did not come.") from None
+        raise RequestRefusedError(408, "The body did not come.") from None
     except ClientDisconnect:
-        raise Refusal(400, "The body ended early.") from None
+        raise RequestRefusedError(400, "The body ended early.") from None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """Sizes in bytes, times in seconds; tests make them smaller.
 
     clients      pages that may watch at once (OBS, a desk, a phone); the next one is told to come back later.
@@ -20,14 +20,14 @@ class Limits:
     shutdown     until everything has ended after Ctrl-C.
     """
 
-    clients: int = 8
-    connections: int = 64
-    message: int = 1 << 16
-    body: int = 1 << 20
-    picture: int = 1 << 26
-    headers: int = 1 << 16
-    request: float = 10.0
-    send: float = 4.0
-    ping: float = 2.0
-    pong: float = 3.0
-    shutdown: float = 2.0
+    max_clients: int = 8
+    max_connections: int = 64
+    max_message_bytes: int = 1 << 16
+    max_body_bytes: int = 1 << 20
+    max_image_bytes: int = 1 << 26
+    max_header_bytes: int = 1 << 16
+    request_timeout_s: float = 10.0
+    send_timeout_s: float = 4.0
+    ping_interval_s: float = 2.0
+    pong_timeout_s: float = 3.0
+    shutdown_timeout_s: float = 2.0

@@ -13,15 +13,15 @@ from typing import Any
 
 import uvicorn
 
-from dni_deploy.errors import BusyError, UsageError, shown
-from dni_deploy.webui.app import Desk, application
-from dni_deploy.webui.connection import http_protocol, websocket_protocol
-from dni_deploy.webui.guard import SHORTEST_TOKEN, Guard
+from dni_deploy.errors import BusyError, UsageError, escape_name
+from dni_deploy.webui.app import AppState, make_app
+from dni_deploy.webui.connection import make_http_protocol, make_websocket_protocol
+from dni_deploy.webui.guard import MIN_TOKEN_LENGTH, RequestGuard
 
-WILDCARDS = ("0.0.0.0", "::", "")
+WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")
 
 
-def listen(host: str, port: int) -> socket.socket:
+def open_listening_socket(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one.
 
     Raises BusyError (something listens there), UsageError (no address of this machine, a port that is not ours to take).
@@ -29,7 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"--host {shown(host, 60)} is no address of this machine.") from error
+        raise UsageError(f"--host {escape_name(host, 60)} is no address of this machine.") from error
     opened = socket.socket(family, kind, protocol)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,34 +44,34 @@ def listen(host: str, port: int) -> socket.socket:
             ) from error
         if error.errno == errno.EACCES:
             raise UsageError(f"Port {port} needs rights that this user has not; choose one from 1024 on.") from error
-        raise UsageError(f"--host {shown(host, 60)} is no address of this machine ({error.strerror}).") from error
+        raise UsageError(f"--host {escape_name(host, 60)} is no address of this machine ({error.strerror}).") from error
     return opened
 
 
-def is_loopback(host: str) -> bool:
+def is_loopback_host(host: str) -> bool:
     """Whether only this machine can reach it."""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def new_token() -> str:
+def make_token() -> str:
     """256 random bits."""
     return secrets.token_urlsafe(32)
 
 
-def checked_token(token: str | None, host: str) -> str:
+def validate_token(token: str | None, host: str) -> str:
     """The token to use. Raises UsageError: too short, signs that a URL would change, none where other machines can come in."""
     if token is None:
-        if not is_loopback(host):
+        if not is_loopback_host(host):
             raise UsageError(
-                f"--host {shown(host, 60)} lets other machines in; choose a token of your own with --token or DNI_SERVE_TOKEN."
+                f"--host {escape_name(host, 60)} lets other machines in; choose a token of your own with --token or DNI_SERVE_TOKEN."
             )
-        return new_token()
+        return make_token()
     if (
-        len(token) < SHORTEST_TOKEN
+        len(token) < MIN_TOKEN_LENGTH
         or len(token) > 256
         or not all(sign.isascii() and (sign.isalnum() or sign in "-_") for sign in token)
     ):
-        raise UsageError(f"A token has {SHORTEST_TOKEN} to 256 letters, digits, - or _.")
+        raise UsageError(f"A token has {MIN_TOKEN_LENGTH} to 256 letters, digits, - or _.")
     return token
 
 
@@ -81,18 +81,20 @@ class PageServer:
     `run` blocks in this thread until a signal or `stop`; `start` does it in a thread of its own (then signals are not touched).
     """
 
-    def __init__(self, desk: Desk, opened: socket.socket, token: str, host: str) -> None:
-        address = opened.getsockname()
+    def __init__(self, state: AppState, listening_socket: socket.socket, token: str, host: str) -> None:
+        address = listening_socket.getsockname()
         self.port: int = address[1]
-        shown_host = "127.0.0.1" if host in WILDCARDS else f"[{host}]" if ":" in host else host
+        shown_host = "127.0.0.1" if host in WILDCARD_ADDRESSES else f"[{host}]" if ":" in host else host
         self.url = f"http://{shown_host}:{self.port}/?token={token}"
-        self._socket = opened
-        app = Guard(application(desk), token, self.port, loopback=is_loopback(host), closing=lambda: self._server.should_exit)
-        limits = desk.limits
+        self._socket = listening_socket
+        app = RequestGuard(
+            make_app(state), token, self.port, loopback=is_loopback_host(host), is_closing=lambda: self._server.should_exit
+        )
+        limits = state.limits
         config = uvicorn.Config(
             app,
-            http=http_protocol(limits),
-            ws=websocket_protocol(limits),
+            http=make_http_protocol(limits),
+            ws=make_websocket_protocol(limits),
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -100,41 +102,41 @@ class PageServer:
             server_header=False,
             date_header=False,
             proxy_headers=False,
-            ws_max_size=limits.message,
-            ws_ping_interval=limits.ping,
-            ws_ping_timeout=limits.pong,
+            ws_max_size=limits.max_message_bytes,
+            ws_ping_interval=limits.ping_interval_s,
+            ws_ping_timeout=limits.pong_timeout_s,
             ws_per_message_deflate=False,
-            limit_concurrency=limits.connections,
+            limit_concurrency=limits.max_connections,
             timeout_keep_alive=5,
-            timeout_graceful_shutdown=max(1, round(limits.shutdown)),
-            h11_max_incomplete_event_size=limits.headers,
+            timeout_graceful_shutdown=max(1, round(limits.shutdown_timeout_s)),
+            h11_max_incomplete_event_size=limits.max_header_bytes,
         )
         self._server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None
 
-    def run(self, ready: Callable[[], Any] | None = None) -> None:
-        """Serve until it is stopped; `ready` is called when it answers. Signals are passed on when everything has ended."""
-        asyncio.run(self._serve(ready))
+    def run(self, on_ready: Callable[[], Any] | None = None) -> None:
+        """Serve until it is stopped; `on_ready` is called when it answers. Signals are passed on when everything has ended."""
+        asyncio.run(self._serve(on_ready))
 
-    async def _serve(self, ready: Callable[[], Any] | None) -> None:
+    async def _serve(self, on_ready: Callable[[], Any] | None) -> None:
         serving = asyncio.ensure_future(self._server.serve([self._socket]))
         while not self._server.started and not serving.done():
             await asyncio.sleep(0.005)
-        if ready is not None and not serving.done():
-            ready()
+        if on_ready is not None and not serving.done():
+            on_ready()
         await serving
 
     def start(self) -> None:
         """Serve in a thread; returns when it answers."""
         answering = threading.Event()
 
-        def work() -> None:
+        def serve_in_thread() -> None:
             try:
                 self.run(answering.set)
             finally:
                 answering.set()
 
-        self._thread = threading.Thread(target=work, name="dni-page", daemon=True)
+        self._thread = threading.Thread(target=serve_in_thread, name="dni-page", daemon=True)
         self._thread.start()
         answering.wait(10.0)
 

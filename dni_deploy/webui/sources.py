@@ -14,127 +14,127 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from dni_deploy.errors import DniError, InputError, UsageError, shown
+from dni_deploy.errors import DniError, InputError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import FORMATS, read_picture
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.imaging.image_file import FORMAT_BY_SUFFIX, read_image
+from dni_deploy.utils.optional_packages import import_optional
 
-PHOTOGRAPH = files("dni_deploy") / "data" / "astronaut.png"
-LARGEST_SIDE = 4096
+DEFAULT_IMAGE = files("dni_deploy") / "data" / "astronaut.png"
+MAX_FRAME_SIDE_PX = 4096
 
 
-class Shot(NamedTuple):
+class SourceFrame(NamedTuple):
     """A frame and its number, which is another one where the frame is another one; nobody changes the pixels."""
 
     frame: Frame
     number: int
 
 
-class Source(Protocol):
-    """Pictures over time; used by one thread. `name` is what the page calls it, `moves` is False for a still."""
+class FrameSource(Protocol):
+    """Pictures over time; used by one thread. `name` is what the page calls it, `is_moving` is False for a still."""
 
     name: str
-    moves: bool
+    is_moving: bool
 
-    def at(self, seconds: float) -> Shot:
+    def get_frame(self, seconds: float) -> SourceFrame:
         """The picture to show now; seconds never go back."""
         ...
 
-    def wait(self, seconds: float) -> float:
+    def seconds_until_next(self, seconds: float) -> float:
         """How long until there is another picture, in seconds; infinity for a still."""
         ...
 
     def close(self) -> None: ...
 
 
-class Still:
+class StillImage:
     """One picture."""
 
-    moves = False
+    is_moving = False
 
-    def __init__(self, frame: Frame, name: str, size: tuple[int, int]) -> None:
+    def __init__(self, frame: Frame, name: str, max_size: tuple[int, int]) -> None:
         self.name = name
-        self._shot = Shot(fitted(frame, size), 0)
+        self._source_frame = SourceFrame(fit_to_size(frame, max_size), 0)
 
-    def at(self, seconds: float) -> Shot:
-        return self._shot
+    def get_frame(self, seconds: float) -> SourceFrame:
+        return self._source_frame
 
-    def wait(self, seconds: float) -> float:
+    def seconds_until_next(self, seconds: float) -> float:
         return math.inf
 
     def close(self) -> None:
         pass
 
 
-def fit(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+def compute_fitted_size(width: int, height: int, max_size: tuple[int, int]) -> tuple[int, int]:
     """Width and height that keep the shape and fit into size; never larger than they were, at least 1."""
-    factor = min(1.0, size[0] / width, size[1] / height)
+    factor = min(1.0, max_size[0] / width, max_size[1] / height)
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def fitted(frame: Frame, size: tuple[int, int]) -> Frame:
-    """The frame made small enough for `size`, by averaging; itself if it is."""
+def fit_to_size(frame: Frame, max_size: tuple[int, int]) -> Frame:
+    """The frame made small enough for `max_size`, by averaging; itself if it is."""
     height, width = frame.shape[:2]
-    target = fit(width, height, size)
+    target = compute_fitted_size(width, height, max_size)
     if target == (width, height):
         return np.ascontiguousarray(frame)
     return np.asarray(Image.fromarray(frame).resize(target, Image.Resampling.LANCZOS))
 
 
-def read_size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     """640x360 as (640, 360). Raises UsageError."""
     width, times, height = text.lower().partition("x")
     if not (times and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-        raise UsageError(f"--size {shown(text, 40)} is not WIDTHxHEIGHT, such as 640x360.")
+        raise UsageError(f"--size {escape_name(text, 40)} is not WIDTHxHEIGHT, such as 640x360.")
     pair = int(width[:6]), int(height[:6])
-    if not all(16 <= side <= LARGEST_SIDE for side in pair):
-        raise UsageError(f"--size takes sides from 16 to {LARGEST_SIDE} pixels, got {shown(text, 40)}.")
+    if not all(16 <= side <= MAX_FRAME_SIDE_PX for side in pair):
+        raise UsageError(f"--size takes sides from 16 to {MAX_FRAME_SIDE_PX} pixels, got {escape_name(text, 40)}.")
     return pair
 
 
-def open_source(path: str | os.PathLike[str] | None, size: tuple[int, int], camera: int | None = None) -> Source:
+def open_frame_source(path: str | os.PathLike[str] | None, max_size: tuple[int, int], camera: int | None = None) -> FrameSource:
     """A still by its suffix, anything else as a video; without a path the camera, or the photograph that comes with dni-deploy.
 
-    Raises UsageError (a path and a camera), and what read_picture and the video reader raise.
+    Raises UsageError (a path and a camera), and what read_image and the video reader raise.
     """
     if camera is not None:
         if path is not None:
             raise UsageError("Give a file or --camera, not both.")
-        opened: Source = open_door("dni_deploy.webui.video_source").Camera(camera, size)
+        opened: FrameSource = import_optional("dni_deploy.webui.video_source").Camera(camera, max_size)
         return opened
     if path is None:
-        with as_file(PHOTOGRAPH) as place:
-            return Still(read_picture(place).rgb, "the photograph that comes with dni-deploy", size)
+        with as_file(DEFAULT_IMAGE) as place:
+            return StillImage(read_image(place).rgb, "the photograph that comes with dni-deploy", max_size)
     place = Path(path)
     try:
         regular = stat.S_ISREG(os.stat(place).st_mode)
     except (OSError, ValueError) as error:
-        raise InputError(f"{shown(place)} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+        raise InputError(f"{escape_name(place)} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
     if not regular:
-        raise InputError(f"{shown(place)} is not a file; a source is a picture or a video file.")
-    if place.suffix.lower() in FORMATS:
-        return Still(read_picture(place).rgb, shown(place.name, 60), size)
-    video: Source = open_door("dni_deploy.webui.video_source").LoopedVideo(place, size)
+        raise InputError(f"{escape_name(place)} is not a file; a source is a picture or a video file.")
+    if place.suffix.lower() in FORMAT_BY_SUFFIX:
+        return StillImage(read_image(place).rgb, escape_name(place.name, 60), max_size)
+    video: FrameSource = import_optional("dni_deploy.webui.video_source").LoopedVideo(place, max_size)
     return video
 
 
-def uploaded(data: bytes, size: tuple[int, int]) -> Still:
+def decode_upload(data: bytes, max_size: tuple[int, int]) -> StillImage:
     """A still from bytes that came from a page: by content alone, under a name of ours, and nothing of it is kept as a file.
 
-    Raises InputError, PictureError or LimitError; their sentences hold no path.
+    Raises InputError, ImageFileError or LimitError; their sentences hold no path.
     """
     with tempfile.TemporaryDirectory(prefix="dni-deploy-") as folder:
         place = Path(folder) / "picture"
         place.write_bytes(data)
         try:
-            return Still(read_picture(place).rgb, "your picture", size)
+            return StillImage(read_image(place).rgb, "your picture", max_size)
         except DniError as error:
             raise type(error)(
-                str(error).replace(shown(place), "that was sent").replace("that was sent", "The file", 1)
+                str(error).replace(escape_name(place), "that was sent").replace("that was sent", "The file", 1)
             ) from None
 
 
-def jpeg(frame: Frame, quality: int) -> bytes:
+def encode_jpeg(frame: Frame, quality: int) -> bytes:
     """A JPEG file; from quality 90 on with colour at full size."""
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)

@@ -1,6 +1,6 @@
 """Capture: CUDA graphs, through libcuda itself, because pycuda has no names for them.
 
-What is queued on a stream between `begin` and `end` is recorded instead of run, and can then be launched again and again for
+What is queued on a stream between `begin_capture` and `end_capture` is recorded instead of run, and can then be launched again and again for
 the cost of one launch. Within `with device:`.
 """
 
@@ -13,55 +13,57 @@ from typing import Any
 from dni_deploy.errors import EngineError
 from engines.cuda import driver
 
-THREAD_LOCAL = 1
+CAPTURE_MODE_THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate and wait meanwhile; this one may not."""
 
-_capturing = threading.local()
+_capture_state = threading.local()
 
 
-def begin(stream_handle: int) -> None:
+def begin_capture(stream_handle: int) -> None:
     """Record what this thread queues on the stream from now on. Raises EngineError."""
-    if getattr(_capturing, "handle", None) is not None:
+    if getattr(_capture_state, "handle", None) is not None:
         raise EngineError("A CUDA graph is already being captured on this thread.")
-    _call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream_handle), ctypes.c_int(THREAD_LOCAL))
-    _capturing.handle = stream_handle
+    _call_driver("cuStreamBeginCapture_v2", ctypes.c_void_p(stream_handle), ctypes.c_int(CAPTURE_MODE_THREAD_LOCAL))
+    _capture_state.handle = stream_handle
 
 
-def end(stream_handle: int | None = None) -> Graph:
-    """The graph of what was queued since `begin` (on this stream). Raises EngineError, and then nothing is captured any more."""
-    handle = getattr(_capturing, "handle", None)
+def end_capture(stream_handle: int | None = None) -> CudaGraph:
+    """The graph of what was queued since `begin_capture` (on this stream). Raises EngineError, and then nothing is captured any more."""
+    handle = getattr(_capture_state, "handle", None)
     if handle is None or stream_handle not in (None, handle):
         raise EngineError("No CUDA graph of this stream is being captured on this thread.")
-    _capturing.handle = None
+    _capture_state.handle = None
     graph = ctypes.c_void_p()
-    _call("cuStreamEndCapture", ctypes.c_void_p(handle), ctypes.byref(graph))
+    _call_driver("cuStreamEndCapture", ctypes.c_void_p(handle), ctypes.byref(graph))
     if not graph.value:
         raise EngineError("The CUDA graph's capture was broken off by something that cannot be captured.")
     executable = ctypes.c_void_p()
     try:
-        _call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+        _call_driver("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
     finally:
-        _call("cuGraphDestroy", graph)
-    return Graph(executable)
+        _call_driver("cuGraphDestroy", graph)
+    return CudaGraph(executable)
 
 
-def active() -> bool:
+def is_capturing() -> bool:
     """Whether this thread is capturing."""
-    return getattr(_capturing, "handle", None) is not None
+    return getattr(_capture_state, "handle", None) is not None
 
 
-def abandon() -> None:
+def abort_capture() -> None:
     """Leave a capture whose work failed, so that the stream can be used again. Does nothing where none was begun."""
-    handle, _capturing.handle = getattr(_capturing, "handle", None), None
+    handle, _capture_state.handle = getattr(_capture_state, "handle", None), None
     if handle is None:
         return
     graph = ctypes.c_void_p()
-    _library().cuStreamEndCapture(ctypes.c_void_p(handle), ctypes.byref(graph))  # an error here is that of the work
+    _require_driver_library().cuStreamEndCapture(
+        ctypes.c_void_p(handle), ctypes.byref(graph)
+    )  # an error here is that of the work
     if graph.value:
-        _call("cuGraphDestroy", graph)
+        _call_driver("cuGraphDestroy", graph)
 
 
-class Graph:
+class CudaGraph:
     """A captured graph, ready to be launched. What it was captured with (memory, engines) must outlive it."""
 
     def __init__(self, executable: ctypes.c_void_p) -> None:
@@ -71,25 +73,25 @@ class Graph:
         """Queue it on a stream. Raises EngineError."""
         if not self._executable.value:
             raise EngineError("The CUDA graph was closed.")
-        _call("cuGraphLaunch", self._executable, ctypes.c_void_p(stream_handle))
+        _call_driver("cuGraphLaunch", self._executable, ctypes.c_void_p(stream_handle))
 
     def close(self) -> None:
         """Calling it again does nothing. Launches that are queued still run."""
         executable, self._executable = self._executable, ctypes.c_void_p()
         if executable.value:
-            _call("cuGraphExecDestroy", executable)
+            _call_driver("cuGraphExecDestroy", executable)
 
 
-def _library() -> Any:
-    library = driver.library()
+def _require_driver_library() -> Any:
+    library = driver.load_driver_library()
     if library is None:
-        raise EngineError(f"The NVIDIA driver's library {driver.LIBRARY} is gone.")
+        raise EngineError(f"The NVIDIA driver's library {driver.CUDA_DRIVER_LIBRARY} is gone.")
     return library
 
 
-def _call(name: str, *arguments: Any) -> None:
+def _call_driver(name: str, *arguments: Any) -> None:
     """Call libcuda; anything but success is an EngineError with the driver's own name for it."""
-    library = _library()
+    library = _require_driver_library()
     code = int(getattr(library, name)(*arguments))
     if code:
         text = ctypes.c_char_p()

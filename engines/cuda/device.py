@@ -13,7 +13,7 @@ from typing import Any
 
 import pycuda.driver as cuda
 
-from dni_deploy.errors import EngineError, EnvironmentProblem
+from dni_deploy.errors import EngineError, UnavailableError
 from engines.cuda import driver
 
 NON_BLOCKING = 1
@@ -33,18 +33,18 @@ class Device:
 
     @classmethod
     def open(cls, index: int = 0) -> Device:
-        """Raises EnvironmentProblem where there is no driver or no such GPU."""
-        obstacle = driver.obstacle()
+        """Raises UnavailableError where there is no driver or no such GPU."""
+        obstacle = driver.why_gpu_unavailable()
         if obstacle is not None:
-            raise EnvironmentProblem(f"No GPU can be used: {obstacle}.")
+            raise UnavailableError(f"No GPU can be used: {obstacle}.")
         try:
             cuda.init()
             count = cuda.Device.count()
             if not 0 <= index < count:
-                raise EnvironmentProblem(f"There is no GPU number {index}: the driver counts {count}, from 0.")
+                raise UnavailableError(f"There is no GPU number {index}: the driver counts {count}, from 0.")
             return cls(cuda.Device(index))
         except cuda.Error as error:
-            raise EnvironmentProblem(f"GPU number {index} cannot be used: {error}.") from error
+            raise UnavailableError(f"GPU number {index} cannot be used: {error}.") from error
 
     def __init__(self, device: cuda.Device) -> None:
         self.name: str = device.name()
@@ -54,18 +54,18 @@ class Device:
         self._closed = False
         self._context = device.retain_primary_context()
         with self:
-            self.service: cuda.Stream | None = self.stream()
+            self.setup_stream: cuda.Stream | None = self.create_stream()
 
     @property
     def architecture(self) -> str:
         """As nvcc calls it, such as "sm_90"."""
         return "sm_{}{}".format(*self.capability)
 
-    def stream(self) -> cuda.Stream:
+    def create_stream(self) -> cuda.Stream:
         """A new stream. Drop the last reference to it within `with device:`."""
         return cuda.Stream(NON_BLOCKING)
 
-    def free_bytes(self) -> int:
+    def query_free_bytes(self) -> int:
         """Memory that nobody uses now."""
         return int(cuda.mem_get_info()[0])
 
@@ -85,12 +85,12 @@ class Device:
                 return
             self._closed = True
         self._context.push()
-        self.service = None
+        self.setup_stream = None
         self.modules.clear()
         # While it is current: pycuda releases it from elsewhere only on the thread that retained it.
         self._context.detach()
         # pycuda takes it off its own stack, but CUDA "does not pop the context in any circumstances" when a primary one is
         # released (cuDevicePrimaryCtxRelease): left there, a context that may be gone would stay this thread's current one.
-        cuda_library = driver.library()
+        cuda_library = driver.load_driver_library()
         if cuda_library is not None and cuda.Context.get_current() is None:
             cuda_library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))

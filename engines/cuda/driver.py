@@ -12,8 +12,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-LIBRARY = "libcuda.so.1"
-TOOLKIT = "/usr/local/cuda"
+CUDA_DRIVER_LIBRARY = "libcuda.so.1"
+DEFAULT_CUDA_HOME = "/usr/local/cuda"
 """Where NVIDIA's installers put nvcc, without adding it to the PATH."""
 
 
@@ -25,19 +25,19 @@ class Driver:
     devices: tuple[tuple[str, tuple[int, int]], ...]
 
 
-def library() -> ctypes.CDLL | None:
+def load_driver_library() -> ctypes.CDLL | None:
     """libcuda, or None where no driver is installed."""
     try:
-        return ctypes.CDLL(LIBRARY)
+        return ctypes.CDLL(CUDA_DRIVER_LIBRARY)
     except OSError:
         return None
 
 
-def ask() -> Driver | str:
+def query_driver() -> Driver | str:
     """The driver, or one sentence without a full stop on why there is none to talk to."""
-    cuda = library()
+    cuda = load_driver_library()
     if cuda is None:
-        return f"no NVIDIA driver on this machine ({LIBRARY} not found)"
+        return f"no NVIDIA driver on this machine ({CUDA_DRIVER_LIBRARY} not found)"
     code = int(cuda.cuInit(0))
     if code:
         return f"the NVIDIA driver is there and cuInit failed with CUDA error {code}"
@@ -54,19 +54,19 @@ def ask() -> Driver | str:
     return Driver((number.value // 1000, number.value % 1000 // 10), tuple(devices))
 
 
-def obstacle() -> str | None:
+def why_gpu_unavailable() -> str | None:
     """Why no GPU can be used, one sentence without a full stop, or None."""
-    answer = ask()
+    answer = query_driver()
     if isinstance(answer, str):
         return answer
     return None if answer.devices else "the NVIDIA driver is there and sees no GPU"
 
 
-def nvcc() -> str | None:
+def find_nvcc() -> str | None:
     """The CUDA compiler: "nvcc" where the PATH has it, else its path in the toolkit's usual places, or None."""
     if shutil.which("nvcc"):
         return "nvcc"
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), TOOLKIT):
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), DEFAULT_CUDA_HOME):
         if home and os.access(Path(home, "bin", "nvcc"), os.X_OK):
             return str(Path(home, "bin", "nvcc"))
     return None

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.errors import EngineError, LimitError, shown
-from engines.lowering.recipes import Fold, Recipes
+from dni_deploy.errors import EngineError, LimitError, escape_name
+from engines.lowering.recipes import BatchNormFold, Recipes
 
 if TYPE_CHECKING:
-    from engines.lowering.gpu import Lowered, Weight
+    from engines.lowering.gpu import LoweredGraph, LoweredWeight
 
-LINE = 128
+WEIGHT_ALIGNMENT_FLOATS = 128
 """Numbers; as in blend.cu."""
 
 
@@ -49,24 +49,24 @@ class DeviceLayout:
 
     names: tuple[str, ...]
     regions: tuple[Region, ...]
-    weights: dict[str, Weight]
+    weights: dict[str, LoweredWeight]
     offsets: dict[str, int]
-    folds: tuple[Fold, ...]
+    folds: tuple[BatchNormFold, ...]
     sources: dict[str, str]
     channels: int
     scale_offset: int
     nbytes: int
 
     @classmethod
-    def of(cls, lowered: Lowered, known: Collection[str] = ()) -> DeviceLayout:
+    def from_lowered(cls, lowered: LoweredGraph, recalibrated_names: Collection[str] = ()) -> DeviceLayout:
         """known: the family's tensors that are re-estimated statistics.
 
         Raises EngineError where a fold does not fit its weights, LimitError where a weight is too large for the kernel.
         """
         weights = {weight.name: weight for weight in lowered.weights}
         folds = tuple(lowered.recipes.folds)
-        kinds = _kinds(weights, folds)
-        raw = {name for name, recipe in lowered.recipes.linear.items() if recipe.source in known}
+        kinds = _classify_weights(weights, folds)
+        raw = {name for name, recipe in lowered.recipes.linear.items() if recipe.source in recalibrated_names}
         kinds.update((name, "knots") for name, kind in kinds.items() if kind == "linear" and name in raw)
         regions: list[Region] = []
         offsets: dict[str, int] = {}
@@ -78,11 +78,11 @@ class DeviceLayout:
                 if (kinds[weight.name], weight.dtype) == (kind, dtype):
                     if weight.count >= 2**31:
                         raise LimitError(
-                            f"The weight {shown(weight.name)!r} has {weight.count} numbers; at most 2^31 - 1 can be."
+                            f"The weight {escape_name(weight.name)!r} has {weight.count} numbers; at most 2^31 - 1 can be."
                         )
                     starts.append((weight.name, first))
                     offsets[weight.name] = position + first * size
-                    first += -(-weight.count // LINE) * LINE
+                    first += -(-weight.count // WEIGHT_ALIGNMENT_FLOATS) * WEIGHT_ALIGNMENT_FLOATS
             regions.append(Region(kind, dtype, position, first, tuple(starts)))
             position += first * size
         channels = sum(weights[fold.bias].count for fold in folds)
@@ -92,76 +92,82 @@ class DeviceLayout:
             weights,
             offsets,
             folds,
-            _sources(lowered.recipes, kinds),
+            _find_sources(lowered.recipes, kinds),
             channels,
             position,
             position + -(-channels * 4 // 256) * 256,
         )
 
-    def offset(self, name: str) -> int:
+    def offset_of(self, name: str) -> int:
         """Bytes from the arena's begin, a multiple of 256."""
         return self.offsets[name]
 
-    def count(self, name: str) -> int:
+    def count_of(self, name: str) -> int:
         """Numbers in the weight."""
         return self.weights[name].count
 
-    def dtype(self, name: str) -> np.dtype[Any]:
+    def dtype_of(self, name: str) -> np.dtype[Any]:
         return self.weights[name].dtype
 
-    def lines(self, region: Region) -> NDArray[np.uint32]:
+    def build_channel_table(self, region: Region) -> NDArray[np.uint32]:
         """For each 128 numbers of a "fold" region, uint32 (count / 128, 4): first scale, inner, channels, place in its weight.
 
         Number i of a weight belongs to the output channel (i / inner) % channels.
         """
-        table = np.zeros((region.count // LINE, 4), np.uint32)
-        firsts = dict(zip((fold.weight for fold in self.folds), self._firsts(), strict=True))
+        table = np.zeros((region.count // WEIGHT_ALIGNMENT_FLOATS, 4), np.uint32)
+        firsts = dict(zip((fold.weight for fold in self.folds), self._first_channels(), strict=True))
         axes = {fold.weight: fold.axis for fold in self.folds}
         for name, start in region.starts:
             shape = self.weights[name].shape
-            rows = table[start // LINE : (start + self.count(name) + LINE - 1) // LINE]
+            rows = table[
+                start // WEIGHT_ALIGNMENT_FLOATS : (start + self.count_of(name) + WEIGHT_ALIGNMENT_FLOATS - 1)
+                // WEIGHT_ALIGNMENT_FLOATS
+            ]
             rows[:, :3] = firsts[name], prod(shape[axes[name] + 1 :]), shape[axes[name]]
-            rows[:, 3] = np.arange(len(rows), dtype=np.uint32) * LINE
+            rows[:, 3] = np.arange(len(rows), dtype=np.uint32) * WEIGHT_ALIGNMENT_FLOATS
         return table
 
-    def tensors(self) -> tuple[str, ...]:
+    def source_tensors(self) -> tuple[str, ...]:
         """The tensors in `sources`, each once: by row, the table of shares has a row for each, in this order."""
         return tuple(dict.fromkeys(self.sources.values()))
 
-    def rows(self, region: Region) -> NDArray[np.uint32]:
-        """For each 128 numbers of a blended region, uint32 (count / 128,): the place of its weight's tensor in `tensors`."""
-        places = {name: place for place, name in enumerate(self.tensors())}
-        table = np.zeros(region.count // LINE, np.uint32)
+    def build_row_index(self, region: Region) -> NDArray[np.uint32]:
+        """For each 128 numbers of a blended region, uint32 (count / 128,): the place of its weight's tensor in `source_tensors`."""
+        places = {name: place for place, name in enumerate(self.source_tensors())}
+        table = np.zeros(region.count // WEIGHT_ALIGNMENT_FLOATS, np.uint32)
         for name, start in region.starts:
-            table[start // LINE : (start + self.count(name) + LINE - 1) // LINE] = places[self.sources[name]]
+            table[
+                start // WEIGHT_ALIGNMENT_FLOATS : (start + self.count_of(name) + WEIGHT_ALIGNMENT_FLOATS - 1)
+                // WEIGHT_ALIGNMENT_FLOATS
+            ] = places[self.sources[name]]
         return table
 
-    def statistics(self) -> tuple[str, ...]:
+    def statistics_tensors(self) -> tuple[str, ...]:
         """The tensors that the BatchNorms are made of, each once: their table of shares has a row for each."""
-        return tuple(dict.fromkeys(name for fold in self.folds for name in _five(fold)))
+        return tuple(dict.fromkeys(name for fold in self.folds for name in _fold_tensors(fold)))
 
-    def statistics_rows(self) -> NDArray[np.uint32]:
-        """uint32 (5, channels): for each of Fold.statistics and each channel the place of its tensor in `statistics`."""
-        places = {name: place for place, name in enumerate(self.statistics())}
-        each = np.array([[places[name] for name in _five(fold)] for fold in self.folds], np.uint32).reshape(-1, 5)
-        table: NDArray[np.uint32] = np.repeat(each, [self.count(fold.bias) for fold in self.folds], axis=0).T
+    def build_statistics_index(self) -> NDArray[np.uint32]:
+        """uint32 (5, channels): for each of Fold.stack_statistics and each channel the place of its tensor in `statistics_tensors`."""
+        places = {name: place for place, name in enumerate(self.statistics_tensors())}
+        each = np.array([[places[name] for name in _fold_tensors(fold)] for fold in self.folds], np.uint32).reshape(-1, 5)
+        table: NDArray[np.uint32] = np.repeat(each, [self.count_of(fold.bias) for fold in self.folds], axis=0).T
         return np.ascontiguousarray(table)
 
-    def places(self) -> NDArray[np.uint64]:
+    def build_shift_offsets(self) -> NDArray[np.uint64]:
         """For each channel of each fold, uint64 (channels,): where its shift goes, byte offset * 2 + 1 where it is a float16."""
         places = [
-            ((self.offset(fold.bias) + np.arange(self.count(fold.bias)) * size) * 2 + (size == 2)).astype(np.uint64)
+            ((self.offset_of(fold.bias) + np.arange(self.count_of(fold.bias)) * size) * 2 + (size == 2)).astype(np.uint64)
             for fold in self.folds
-            for size in (self.dtype(fold.bias).itemsize,)
+            for size in (self.dtype_of(fold.bias).itemsize,)
         ]
         return np.concatenate(places) if places else np.zeros(0, np.uint64)
 
-    def _firsts(self) -> list[int]:
-        counts = [self.count(fold.bias) for fold in self.folds]
+    def _first_channels(self) -> list[int]:
+        counts = [self.count_of(fold.bias) for fold in self.folds]
         return [sum(counts[:index]) for index in range(len(counts))]
 
 
-def _sources(recipes: Recipes, kinds: dict[str, str]) -> dict[str, str]:
+def _find_sources(recipes: Recipes, kinds: dict[str, str]) -> dict[str, str]:
     """A weight that is made of no tensor is a number, the same in every member whatever its shares: a BatchNorm's scale before it is
     folded. It takes those of the mean."""
     means = {fold.weight: fold.mean for fold in recipes.folds}
@@ -170,22 +176,22 @@ def _sources(recipes: Recipes, kinds: dict[str, str]) -> dict[str, str]:
     return {name: source or anything for name, source in found.items()}
 
 
-def _five(fold: Fold) -> tuple[str, ...]:
-    """The tensors of Fold.statistics; for one that the layer lacks, which is a number then, that of the mean."""
+def _fold_tensors(fold: BatchNormFold) -> tuple[str, ...]:
+    """The tensors of Fold.stack_statistics; for one that the layer lacks, which is a number then, that of the mean."""
     named = (fold.variance, fold.gamma, fold.beta, fold.mean, fold.convolution_bias)
     return tuple(fold.mean if name is None else name for name in named)
 
 
-def _kinds(weights: dict[str, Weight], folds: tuple[Fold, ...]) -> dict[str, str]:
+def _classify_weights(weights: dict[str, LoweredWeight], folds: tuple[BatchNormFold, ...]) -> dict[str, str]:
     kinds = dict.fromkeys(weights, "linear")
     for fold in folds:
         for name, kind in ((fold.weight, "fold"), (fold.bias, "shift")):
             if kinds.get(name) != "linear":
                 raise EngineError(
-                    f"A BatchNorm is to be folded into {shown(name)!r}, which is no weight of the graph or folded twice."
+                    f"A BatchNorm is to be folded into {escape_name(name)!r}, which is no weight of the graph or folded twice."
                 )
             kinds[name] = kind
         shape = weights[fold.weight].shape
         if fold.axis >= len(shape) or shape[fold.axis] != weights[fold.bias].count:
-            raise EngineError(f"The channels of {shown(fold.weight)!r}, {shape}, are not those of its BatchNorm.")
+            raise EngineError(f"The channels of {escape_name(fold.weight)!r}, {shape}, are not those of its BatchNorm.")
     return kinds

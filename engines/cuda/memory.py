@@ -24,42 +24,42 @@ class Buffer:
             self._memory = cuda.mem_alloc(max(int(nbytes), 1))  # the driver refuses 0
         except cuda.MemoryError as error:
             raise LimitError(
-                f"The GPU {device.name} has {device.free_bytes() >> 20} MB free where {int(nbytes) / (1 << 20):.1f} MB are needed."
+                f"The GPU {device.name} has {device.query_free_bytes() >> 20} MB free where {int(nbytes) / (1 << 20):.1f} MB are needed."
             ) from error
         self.nbytes = int(nbytes)
         self.pointer = int(self._memory)
-        self._service = device.service
+        self._setup_stream = device.setup_stream
 
     def upload(self, array: NDArray[Any], stream: cuda.Stream | None = None, offset: int = 0) -> None:
         """Copy a contiguous array to `offset` bytes from the start. Without a stream it is there on return, for every stream.
 
         With a stream the copy is queued: a page-locked array must stay as it is until then; any other was read on return.
         """
-        self._check(array.nbytes, offset)
+        self._check_range(array.nbytes, offset)
         if array.nbytes == 0:
             return
         # Not memcpy_htod: from pageable memory it may return while the data is still on its way (CUDA's "API synchronization
         # behavior"), and streams like ours do not wait for the default one.
-        cuda.memcpy_htod_async(self.pointer + offset, array, stream or self._service)
-        if stream is None and self._service is not None:
-            self._service.synchronize()
+        cuda.memcpy_htod_async(self.pointer + offset, array, stream or self._setup_stream)
+        if stream is None and self._setup_stream is not None:
+            self._setup_stream.synchronize()
 
     def download(self, out: NDArray[Any], stream: cuda.Stream | None = None, offset: int = 0) -> None:
         """Copy into a contiguous array. Without a stream it is there on return; what other streams still do is not waited for."""
-        self._check(out.nbytes, offset)
+        self._check_range(out.nbytes, offset)
         if out.nbytes == 0:
             return
-        cuda.memcpy_dtoh_async(out, self.pointer + offset, stream or self._service)
-        if stream is None and self._service is not None:
-            self._service.synchronize()
+        cuda.memcpy_dtoh_async(out, self.pointer + offset, stream or self._setup_stream)
+        if stream is None and self._setup_stream is not None:
+            self._setup_stream.synchronize()
 
     def zero(self, stream: cuda.Stream | None = None) -> None:
         """Clear it; without a stream it is cleared on return."""
-        self._check(0, 0)
+        self._check_range(0, 0)
         if self.nbytes:
-            cuda.memset_d8_async(self.pointer, 0, self.nbytes, stream or self._service)
-            if stream is None and self._service is not None:
-                self._service.synchronize()
+            cuda.memset_d8_async(self.pointer, 0, self.nbytes, stream or self._setup_stream)
+            if stream is None and self._setup_stream is not None:
+                self._setup_stream.synchronize()
 
     def free(self) -> None:
         """Nothing queued may still use it. Calling it again does nothing."""
@@ -67,7 +67,7 @@ class Buffer:
         if memory is not None:
             memory.free()
 
-    def _check(self, nbytes: int, offset: int) -> None:
+    def _check_range(self, nbytes: int, offset: int) -> None:
         if self._memory is None:
             raise EngineError("A buffer of the GPU was used after it was freed.")
         if offset < 0 or offset + nbytes > self.nbytes:
@@ -81,7 +81,7 @@ class Staging:
         self._device = device  # whose context holds the memory
         self._memory: NDArray[np.uint8] | None = None
 
-    def array(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    def get_array(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """A contiguous array of this shape, valid until the next call that needs more room: nothing queued may still use it then.
 
         Its content is what the last user left. Raises LimitError.

@@ -12,33 +12,37 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.lowering.graph_rewriter import Draft
-from engines.lowering.recipes import Fold, Linear
+from engines.lowering.graph_rewriter import GraphRewriter
+from engines.lowering.recipes import BatchNormFold, LinearRecipe
 
-OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
+OUTPUT_CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 
-Alone = Callable[[Draft, onnx.NodeProto, str, str, int], tuple[list[onnx.NodeProto], int]]
+StandaloneBuilder = Callable[[GraphRewriter, onnx.NodeProto, str, str, int], tuple[list[onnx.NodeProto], int]]
 """(draft, BatchNormalization, scale, shift, channels) -> nodes that apply the two weights, whose recipes it adds, and the scale's
 axis of channels; no nodes where it cannot."""
 
 
-def depthwise(draft: Draft, node: onnx.NodeProto, scale: str, shift: str, channels: int) -> tuple[list[onnx.NodeProto], int]:
+def build_depthwise_scale(
+    rewriter: GraphRewriter, node: onnx.NodeProto, scale: str, shift: str, channels: int
+) -> tuple[list[onnx.NodeProto], int]:
     """A depthwise 1x1 convolution, which ONNX Runtime keeps in its blocked layout on the CPU. Pictures only."""
-    if draft.channels.get(node.input[0]) != channels:
+    if rewriter.channels.get(node.input[0]) != channels:
         return [], 0
-    draft.recipes.linear[scale] = Linear(None, (channels, 1, 1, 1), offset=1.0)
-    draft.recipes.linear[shift] = Linear(None, (channels,))
-    return [draft.depthwise(node.input[0], scale, shift, node.output[0], channels)], 0
+    rewriter.recipes.linear[scale] = LinearRecipe(None, (channels, 1, 1, 1), offset=1.0)
+    rewriter.recipes.linear[shift] = LinearRecipe(None, (channels,))
+    return [rewriter.make_depthwise_node(node.input[0], scale, shift, node.output[0], channels)], 0
 
 
-def elementwise(draft: Draft, node: onnx.NodeProto, scale: str, shift: str, channels: int) -> tuple[list[onnx.NodeProto], int]:
+def build_elementwise_scale(
+    rewriter: GraphRewriter, node: onnx.NodeProto, scale: str, shift: str, channels: int
+) -> tuple[list[onnx.NodeProto], int]:
     """Mul and Add, which a GPU's compiler fuses with their neighbours; a depthwise convolution it would run by itself."""
-    rank = len(draft.shapes.get(node.input[0], ()))
+    rank = len(rewriter.shapes.get(node.input[0], ()))
     if rank < 2:
         return [], 0
     shape = (1, channels, *[1] * (rank - 2))
-    draft.recipes.linear[scale] = Linear(None, shape, offset=1.0)
-    draft.recipes.linear[shift] = Linear(None, shape)
+    rewriter.recipes.linear[scale] = LinearRecipe(None, shape, offset=1.0)
+    rewriter.recipes.linear[shift] = LinearRecipe(None, shape)
     x, y = node.input[0], node.output[0]
     scaled = f"{y}@scaled"
     nodes = [
@@ -48,65 +52,67 @@ def elementwise(draft: Draft, node: onnx.NodeProto, scale: str, shift: str, chan
     return nodes, 1
 
 
-def rewrite(draft: Draft, alone: Alone = depthwise) -> None:
-    """`alone` is for a BatchNormalization without a convolution to go into; where it cannot either, the node stays."""
+def rewrite(rewriter: GraphRewriter, build_standalone: StandaloneBuilder = build_depthwise_scale) -> None:
+    """`build_standalone` is for a BatchNormalization without a convolution to go into; where it cannot either, the node stays."""
     nodes: list[onnx.NodeProto] = []
-    consumers, producers = draft.consumers(), draft.producers()
-    for node in draft.nodes:
-        statistics = _statistics(draft, node) if node.op_type == "BatchNormalization" and len(node.output) == 1 else None
+    consumers, producers = rewriter.count_consumers(), rewriter.find_producers()
+    for node in rewriter.nodes:
+        statistics = (
+            _find_statistics(rewriter, node) if node.op_type == "BatchNormalization" and len(node.output) == 1 else None
+        )
         if statistics is None:
             nodes.append(node)
             continue
         x, mean = node.input[0], node.input[3]
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        channels = draft.recipes.linear[mean].shape[0]
+        channels = rewriter.recipes.linear[mean].shape[0]
         # By the node too: a BatchNorm that the network uses twice is folded twice, into different convolutions.
         bias = f"{mean}@shift of {node.output[0]}"
         before = producers.get(x)
-        if before is not None and _can_fold(draft, before, consumers):
+        if before is not None and _can_fold(rewriter, before, consumers):
             weight = before.input[1]
-            own_bias = _family_tensor(draft, before.input[2]) if len(before.input) > 2 and before.input[2] else None
-            axis = OUTPUT_AXIS[before.op_type]
+            own_bias = _find_family_tensor(rewriter, before.input[2]) if len(before.input) > 2 and before.input[2] else None
+            axis = OUTPUT_CHANNEL_AXIS[before.op_type]
             folded = helper.make_node(before.op_type, [before.input[0], weight, bias], [node.output[0]], name=before.name)
             folded.attribute.extend(before.attribute)
             nodes[nodes.index(before)] = folded
-            draft.recipes.linear[bias] = Linear(None, (channels,))
+            rewriter.recipes.linear[bias] = LinearRecipe(None, (channels,))
         else:
             weight, own_bias = f"{mean}@scale of {node.output[0]}", None
-            apart, axis = alone(draft, node, weight, bias, channels)
+            apart, axis = build_standalone(rewriter, node, weight, bias, channels)
             if not apart:
                 nodes.append(node)  # it reads the raw blended tensors, which is exact
                 continue
             nodes += apart
-        draft.recipes.folds.append(Fold(weight, axis, bias, *statistics, epsilon, own_bias))
-    draft.nodes = nodes
+        rewriter.recipes.folds.append(BatchNormFold(weight, axis, bias, *statistics, epsilon, own_bias))
+    rewriter.nodes = nodes
 
 
-def _statistics(draft: Draft, node: onnx.NodeProto) -> tuple[str | None, str | None, str, str] | None:
+def _find_statistics(rewriter: GraphRewriter, node: onnx.NodeProto) -> tuple[str | None, str | None, str, str] | None:
     """The family's gamma, beta, mean and variance. A gamma of ones and a beta of zeros are constants that say there is none."""
-    gamma, beta, mean, variance = (_family_tensor(draft, name) for name in node.input[1:])
+    gamma, beta, mean, variance = (_find_family_tensor(rewriter, name) for name in node.input[1:])
     if mean is None or variance is None:
         return None
     for name, found, neutral in ((node.input[1], gamma, 1.0), (node.input[2], beta, 0.0)):
-        constant = draft.constant(name)
+        constant = rewriter.get_constant(name)
         if found is None and (constant is None or not np.array_equal(constant, np.full(constant.shape, neutral))):
             return None
     return gamma, beta, mean, variance
 
 
-def _family_tensor(draft: Draft, name: str) -> str | None:
+def _find_family_tensor(rewriter: GraphRewriter, name: str) -> str | None:
     """The tensor that a one-dimensional weight is a plain copy of."""
-    recipe = draft.recipes.linear.get(name)
-    return recipe.source if recipe is not None and recipe == Linear(recipe.source, recipe.shape[:1]) else None
+    recipe = rewriter.recipes.linear.get(name)
+    return recipe.source if recipe is not None and recipe == LinearRecipe(recipe.source, recipe.shape[:1]) else None
 
 
-def _can_fold(draft: Draft, before: onnx.NodeProto, consumers: dict[str, int]) -> bool:
+def _can_fold(rewriter: GraphRewriter, before: onnx.NodeProto, consumers: dict[str, int]) -> bool:
     """A convolution that nothing else reads, with weights that no other node shares, and groups only where rows are channels."""
-    if before.op_type not in OUTPUT_AXIS or consumers[before.output[0]] != 1:
+    if before.op_type not in OUTPUT_CHANNEL_AXIS or consumers[before.output[0]] != 1:
         return False
     if before.op_type == "ConvTranspose" and any(a.name == "group" and a.i != 1 for a in before.attribute):
         return False
     own = [name for name in before.input[1:] if name]
-    return all(name in draft.recipes.linear and consumers[name] == 1 for name in own) and all(
-        _family_tensor(draft, name) is not None for name in own[1:]
+    return all(name in rewriter.recipes.linear and consumers[name] == 1 for name in own) and all(
+        _find_family_tensor(rewriter, name) is not None for name in own[1:]
     )

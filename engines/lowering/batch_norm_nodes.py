@@ -12,26 +12,28 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from dni_deploy.errors import EngineError, shown
-from engines.lowering.graph_rewriter import Draft
+from dni_deploy.errors import EngineError, escape_name
+from engines.lowering.graph_rewriter import GraphRewriter
 
 
-def rewrite(draft: Draft) -> None:
+def rewrite(rewriter: GraphRewriter) -> None:
     """scale = gamma / sqrt(var + eps), shift = beta - mean * scale, y = x * scale + shift. Raises EngineError (rank unknown)."""
     nodes: list[onnx.NodeProto] = []
-    for node in draft.nodes:
-        nodes += _arithmetic(draft, node) if node.op_type == "BatchNormalization" else [node]
-    draft.nodes = nodes
+    for node in rewriter.nodes:
+        nodes += _make_arithmetic_nodes(rewriter, node) if node.op_type == "BatchNormalization" else [node]
+    rewriter.nodes = nodes
 
 
-def _arithmetic(draft: Draft, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _make_arithmetic_nodes(rewriter: GraphRewriter, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     x, y = node.input[0], node.output[0]
-    rank = len(draft.shapes.get(x, ()))
+    rank = len(rewriter.shapes.get(x, ()))
     if rank < 2 or len(node.output) != 1:
-        raise EngineError(f"The graph's BatchNormalization {shown(y)!r} has an input of unknown rank, or more than one output.")
-    gamma, beta, mean, variance = (_along(draft, name, rank) for name in node.input[1:])
+        raise EngineError(
+            f"The graph's BatchNormalization {escape_name(y)!r} has an input of unknown rank, or more than one output."
+        )
+    gamma, beta, mean, variance = (_reshape_along_channels(rewriter, name, rank) for name in node.input[1:])
     epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-    added = draft.add_constant(f"epsilon {epsilon!r} of rank {rank}", np.full((1,) * rank, epsilon, np.float32))
+    added = rewriter.add_constant(f"epsilon {epsilon!r} of rank {rank}", np.full((1,) * rank, epsilon, np.float32))
     steps = [
         ("Add", [variance, added], "sum"), ("Sqrt", [f"{y}@sum"], "root"), ("Div", [gamma, f"{y}@root"], "scale"),
         ("Mul", [mean, f"{y}@scale"], "moved"), ("Sub", [beta, f"{y}@moved"], "shift"), ("Mul", [x, f"{y}@scale"], "scaled"),
@@ -42,13 +44,13 @@ def _arithmetic(draft: Draft, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     ]
 
 
-def _along(draft: Draft, name: str, rank: int) -> str:
+def _reshape_along_channels(rewriter: GraphRewriter, name: str, rank: int) -> str:
     """The tensor (C,) under another name and shape, so that it lies along the channels: (1, C, 1, 1) for a picture."""
     along = f"{name}@along {rank}"
-    recipe, constant = draft.recipes.linear.get(name), draft.constant(name)
+    recipe, constant = rewriter.recipes.linear.get(name), rewriter.get_constant(name)
     if recipe is not None:
-        draft.recipes.linear[along] = replace(recipe, shape=(1, *recipe.shape, *[1] * (rank - 2)))
+        rewriter.recipes.linear[along] = replace(recipe, shape=(1, *recipe.shape, *[1] * (rank - 2)))
         return along
     if constant is None:
-        raise EngineError(f"The graph computes {shown(name)!r}, a parameter of a BatchNormalization, by itself.")
-    return draft.add_constant(along, constant.reshape(1, -1, *[1] * (rank - 2)))
+        raise EngineError(f"The graph computes {escape_name(name)!r}, a parameter of a BatchNormalization, by itself.")
+    return rewriter.add_constant(along, constant.reshape(1, -1, *[1] * (rank - 2)))

@@ -6,31 +6,31 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from engines.lowering.graph_rewriter import Draft
+from engines.lowering.graph_rewriter import GraphRewriter
 
-NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+NUMBER_ATTRIBUTE_DTYPES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
 
-def rewrite(draft: Draft) -> None:
+def rewrite(rewriter: GraphRewriter) -> None:
     """Strings and sparse tensors stay nodes: nothing here computes with them."""
     nodes: list[onnx.NodeProto] = []
-    for node in draft.nodes:
-        tensor = _tensor(node) if node.op_type == "Constant" and not draft.outputs.intersection(node.output) else None
+    for node in rewriter.nodes:
+        tensor = _make_tensor(node) if node.op_type == "Constant" and not rewriter.outputs.intersection(node.output) else None
         if tensor is None:
             nodes.append(node)
         else:
-            draft.constants[node.output[0]] = tensor
-    draft.nodes = nodes
+            rewriter.constants[node.output[0]] = tensor
+    rewriter.nodes = nodes
 
 
-def _tensor(node: onnx.NodeProto) -> TensorProto | None:
+def _make_tensor(node: onnx.NodeProto) -> TensorProto | None:
     attribute = node.attribute[0]
     if attribute.name == "value":
         tensor = TensorProto()
         tensor.CopyFrom(attribute.t)
         tensor.name = node.output[0]
         return tensor
-    if attribute.name not in NUMBERS:
+    if attribute.name not in NUMBER_ATTRIBUTE_DTYPES:
         return None
-    value = np.array(onnx.helper.get_attribute_value(attribute), NUMBERS[attribute.name])
+    value = np.array(onnx.helper.get_attribute_value(attribute), NUMBER_ATTRIBUTE_DTYPES[attribute.name])
     return numpy_helper.from_array(value, node.output[0])

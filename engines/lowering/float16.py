@@ -17,10 +17,10 @@ from onnx import TensorProto, defs, helper, numpy_helper
 
 from engines.lowering.recipes import Recipes
 
-FLOAT, HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
-LARGEST_HALF, SMALLEST_HALF = 65504.0, 2.0**-14
+ONNX_FLOAT, ONNX_FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
+MAX_FLOAT16, MIN_NORMAL_FLOAT16 = 65504.0, 2.0**-14
 
-KEPT = frozenset((
+FLOAT32_OPERATORS = frozenset((
     # Sums over a whole picture: a half has 11 bits, so that beyond 2048 equal terms nothing is added any more, and squares
     # overflow from 256. Statistics of this kind scale every pixel, so their error is not averaged out.
     "InstanceNormalization", "GroupNormalization", "LayerNormalization", "MeanVarianceNormalization", "LpNormalization",
@@ -33,10 +33,10 @@ KEPT = frozenset((
 """Operators that stay float32, with a Cast of the activations before and behind them and float32 weights of their own."""
 
 
-def to_half(graph: onnx.ModelProto, recipes: Recipes) -> tuple[onnx.ModelProto, Recipes]:
+def to_float16(graph: onnx.ModelProto, recipes: Recipes) -> tuple[onnx.ModelProto, Recipes]:
     """A float16 version of a lowered graph (weights without data), and the recipes of its weights. Neither is changed.
 
-    A value that depends on the picture is a half, unless its operator is one of KEPT, has no float16 form in the graph's opset, or
+    A value that depends on the picture is a half, unless its operator is one of FLOAT32_OPERATORS, has no float16 form in the graph's opset, or
     reads a constant that a half cannot hold. What does not depend on the picture (arithmetic on shapes, and on weights before
     they are used) stays float32. Resize's scales are float32 by the standard. A weight that both kinds read exists twice.
     """
@@ -51,43 +51,43 @@ class _Conversion:
         self.model.CopyFrom(graph)
         self.linear, self.folds = recipes.linear, recipes.folds
         inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True).graph
-        self.before = {
+        self.element_types = {
             value.name: value.type.tensor_type.elem_type
             for value in (*inferred.value_info, *inferred.input, *inferred.output)
             if value.type.HasField("tensor_type")
         }
-        self.before |= {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+        self.element_types |= {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
         self.initializers = {tensor.name: tensor for tensor in graph.graph.initializer}
         self.opsets = {entry.domain: entry.version for entry in graph.opset_import}
         self.outputs = {value.name for value in graph.graph.output}
-        self.picture = {value.name for value in graph.graph.input}
+        self.input_dependent_values = {value.name for value in graph.graph.input}
         # (name before, type) -> name now; what a node gives is entered when the node is converted, the rest when it is read.
         self.versions: dict[tuple[str, int], str] = {
-            (name, FLOAT): name for name in self.picture if self.before.get(name) == FLOAT
+            (name, ONNX_FLOAT): name for name in self.input_dependent_values if self.element_types.get(name) == ONNX_FLOAT
         }
-        self.read: dict[str, int] = {}  # initializer's name now -> its type
-        self.sources: dict[str, str] = {}  # initializer's name now -> its name before
-        self.names = set(self.before) | {name for node in graph.graph.node for name in (node.name, *node.output)}
+        self.initializer_types: dict[str, int] = {}  # initializer's name now -> its type
+        self.initializer_sources: dict[str, str] = {}  # initializer's name now -> its name before
+        self.used_names = set(self.element_types) | {name for node in graph.graph.node for name in (node.name, *node.output)}
         self.nodes: list[onnx.NodeProto] = []
 
     def run(self) -> tuple[onnx.ModelProto, Recipes]:
         graph = self.model.graph
         for node in list(graph.node):
-            self._convert(node)
+            self._convert_node(node)
         for name in sorted(self.outputs):
-            if self.before.get(name) == FLOAT:
-                self._version(name, FLOAT)
+            if self.element_types.get(name) == ONNX_FLOAT:
+                self._get_version(name, ONNX_FLOAT)
         used = {name for node in self.nodes for name in node.input} | self.outputs
         initializers = []
         linear = {}
         versions: dict[str, list[str]] = defaultdict(list)
-        for name, source in self.sources.items():
+        for name, source in self.initializer_sources.items():
             versions[source].append(name)
         for tensor in self.initializers.values():
-            if tensor.data_type != FLOAT and tensor.name in used:
+            if tensor.data_type != ONNX_FLOAT and tensor.name in used:
                 initializers.append(tensor)
             for name in versions[tensor.name]:
-                initializers.append(self._initializer(name, tensor))
+                initializers.append(self._make_initializer(name, tensor))
                 if tensor.name in self.linear:
                     linear[name] = self.linear[tensor.name]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
@@ -95,77 +95,83 @@ class _Conversion:
         graph.initializer.extend(initializers)
         return self.model, Recipes(linear, list(self.folds))
 
-    def _convert(self, node: onnx.NodeProto) -> None:
-        moving = self.picture.intersection(node.input)
+    def _convert_node(self, node: onnx.NodeProto) -> None:
+        moving = self.input_dependent_values.intersection(node.input)
         if moving and node.op_type not in ("Shape", "Size"):
-            self.picture.update(node.output)
-        schema = _schema(node, self.opsets)
-        halves = self._halves(node, schema) if moving and schema is not None else frozenset[str]()
+            self.input_dependent_values.update(node.output)
+        schema = _find_schema(node, self.opsets)
+        halves = self._find_float16_parameters(node, schema) if moving and schema is not None else frozenset[str]()
         for position, name in enumerate(node.input):
-            if self.before.get(name) == FLOAT:
-                as_half = schema is not None and _formal(schema.inputs, position).type_str in halves
-                node.input[position] = self._version(name, HALF if as_half else FLOAT)
+            if self.element_types.get(name) == ONNX_FLOAT:
+                as_half = schema is not None and _get_formal_parameter(schema.inputs, position).type_str in halves
+                node.input[position] = self._get_version(name, ONNX_FLOAT16 if as_half else ONNX_FLOAT)
         self.nodes.append(node)
         for position, name in enumerate(node.output):
-            if self.before.get(name) != FLOAT:
+            if self.element_types.get(name) != ONNX_FLOAT:
                 continue
-            as_half = schema is not None and _formal(schema.outputs, position).type_str in halves
+            as_half = schema is not None and _get_formal_parameter(schema.outputs, position).type_str in halves
             if as_half and name in self.outputs:  # the graph's own output stays float32 and keeps its name
-                node.output[position] = self._fresh(f"{name}@float16")
-            self.versions[name, HALF if as_half else FLOAT] = node.output[position]
+                node.output[position] = self._make_unique_name(f"{name}@float16")
+            self.versions[name, ONNX_FLOAT16 if as_half else ONNX_FLOAT] = node.output[position]
 
-    def _halves(self, node: onnx.NodeProto, schema: defs.OpSchema) -> frozenset[str]:
+    def _find_float16_parameters(self, node: onnx.NodeProto, schema: defs.OpSchema) -> frozenset[str]:
         """The node's type parameters that become float16, e.g. {"T"}; none where it stays float32."""
-        if node.op_type in KEPT or any(name and name not in self.before for name in (*node.input, *node.output)):
+        if node.op_type in FLOAT32_OPERATORS or any(
+            name and name not in self.element_types for name in (*node.input, *node.output)
+        ):
             return frozenset()
         types = {
-            _formal(schema.inputs, position).type_str
+            _get_formal_parameter(schema.inputs, position).type_str
             for position, name in enumerate(node.input)
-            if name in self.picture and self.before[name] == FLOAT
+            if name in self.input_dependent_values and self.element_types[name] == ONNX_FLOAT
         }
         allowed = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
         if not all("tensor(float16)" in allowed.get(kind, ()) for kind in types):
             return frozenset()
         for position, name in enumerate(node.input):
             constant = self.initializers.get(name)
-            if constant is None or name in self.linear or constant.data_type != FLOAT:
+            if constant is None or name in self.linear or constant.data_type != ONNX_FLOAT:
                 continue
-            if _formal(schema.inputs, position).type_str in types and not _fits(numpy_helper.to_array(constant)):
+            if _get_formal_parameter(schema.inputs, position).type_str in types and not _fits_float16(
+                numpy_helper.to_array(constant)
+            ):
                 return frozenset()
         return frozenset(types)
 
-    def _version(self, name: str, kind: int) -> str:
+    def _get_version(self, name: str, kind: int) -> str:
         """The value in this type: as it is, a weight or constant in that type, or a Cast, one for all readers."""
         found = self.versions.get((name, kind))
         if found is not None:
             return found
-        other = self.versions.get((name, FLOAT if kind == HALF else HALF))
-        suffix = "float16" if kind == HALF else "float32"
+        other = self.versions.get((name, ONNX_FLOAT if kind == ONNX_FLOAT16 else ONNX_FLOAT16))
+        suffix = "float16" if kind == ONNX_FLOAT16 else "float32"
         if name in self.initializers:
-            found = name if other is None else self._fresh(f"{name}@{suffix}")
-            self.read[found], self.sources[found] = kind, name
+            found = name if other is None else self._make_unique_name(f"{name}@{suffix}")
+            self.initializer_types[found], self.initializer_sources[found] = kind, name
         else:
             assert other is not None  # nodes are in topological order
-            found = name if kind == FLOAT and name in self.outputs else self._fresh(f"{name}@{suffix}")
-            self.nodes.append(helper.make_node("Cast", [other], [found], name=self._fresh(f"Cast to {found}"), to=kind))
+            found = name if kind == ONNX_FLOAT and name in self.outputs else self._make_unique_name(f"{name}@{suffix}")
+            self.nodes.append(
+                helper.make_node("Cast", [other], [found], name=self._make_unique_name(f"Cast to {found}"), to=kind)
+            )
         self.versions[name, kind] = found
         return found
 
-    def _initializer(self, name: str, tensor: TensorProto) -> TensorProto:
-        kind = self.read[name]
+    def _make_initializer(self, name: str, tensor: TensorProto) -> TensorProto:
+        kind = self.initializer_types[name]
         if tensor.name in self.linear:
             return TensorProto(name=name, dims=tensor.dims, data_type=kind)
         value: NDArray[np.generic] = numpy_helper.to_array(tensor)
-        return numpy_helper.from_array(value.astype(np.float16) if kind == HALF else value, name)
+        return numpy_helper.from_array(value.astype(np.float16) if kind == ONNX_FLOAT16 else value, name)
 
-    def _fresh(self, name: str) -> str:
-        while name in self.names:
+    def _make_unique_name(self, name: str) -> str:
+        while name in self.used_names:
             name += "'"
-        self.names.add(name)
+        self.used_names.add(name)
         return name
 
 
-def _schema(node: onnx.NodeProto, opsets: dict[str, int]) -> defs.OpSchema | None:
+def _find_schema(node: onnx.NodeProto, opsets: dict[str, int]) -> defs.OpSchema | None:
     """None for an operator that ONNX does not know; it stays float32."""
     try:
         return defs.get_schema(node.op_type, opsets[node.domain], node.domain)
@@ -173,12 +179,12 @@ def _schema(node: onnx.NodeProto, opsets: dict[str, int]) -> defs.OpSchema | Non
         return None
 
 
-def _formal(formals: Sequence[defs.OpSchema.FormalParameter], position: int) -> defs.OpSchema.FormalParameter:
+def _get_formal_parameter(formals: Sequence[defs.OpSchema.FormalParameter], position: int) -> defs.OpSchema.FormalParameter:
     """The last one may be variadic and stand for all that follow."""
     return formals[min(position, len(formals) - 1)]
 
 
-def _fits(value: NDArray[np.generic]) -> bool:
+def _fits_float16(value: NDArray[np.generic]) -> bool:
     """Whether a half holds each number to its usual 11 bits: nothing overflows, and what is not 0 is not below its normal range."""
     size = np.abs(value)
-    return bool(np.all((size <= LARGEST_HALF) & ((size == 0) | (size >= SMALLEST_HALF))))
+    return bool(np.all((size <= MAX_FLOAT16) & ((size == 0) | (size >= MIN_NORMAL_FLOAT16))))

@@ -10,11 +10,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.lowering.recipes import Linear, Recipes
+from engines.lowering.recipes import LinearRecipe, Recipes
 
 
 @dataclass
-class Draft:
+class GraphRewriter:
     """nodes are edited in place; recipes hold every weight, constants every other initializer.
 
     shapes  of every value whose rank ONNX can infer, None for what is not known before a run.
@@ -29,12 +29,12 @@ class Draft:
     outputs: frozenset[str]
 
     @classmethod
-    def of(cls, graph: onnx.ModelProto, weights: tuple[str, ...]) -> Draft:
+    def from_graph(cls, graph: onnx.ModelProto, weights: tuple[str, ...]) -> GraphRewriter:
         names = set(weights)
-        recipes = Recipes({i.name: Linear(i.name, tuple(i.dims)) for i in graph.graph.initializer if i.name in names})
+        recipes = Recipes({i.name: LinearRecipe(i.name, tuple(i.dims)) for i in graph.graph.initializer if i.name in names})
         model = onnx.ModelProto()
         model.CopyFrom(graph)
-        shapes = _shapes(graph)
+        shapes = _infer_shapes(graph)
         return cls(
             model,
             list(model.graph.node),
@@ -45,15 +45,15 @@ class Draft:
             frozenset(value.name for value in graph.graph.output),
         )
 
-    def consumers(self) -> Counter[str]:
+    def count_consumers(self) -> Counter[str]:
         """How often each value is read; a graph output counts as one reading."""
         return Counter([name for node in self.nodes for name in node.input] + list(self.outputs))
 
-    def producers(self) -> dict[str, onnx.NodeProto]:
+    def find_producers(self) -> dict[str, onnx.NodeProto]:
         """The node behind each value."""
         return {name: node for node in self.nodes for name in node.output}
 
-    def constant(self, name: str) -> NDArray[np.generic] | None:
+    def get_constant(self, name: str) -> NDArray[np.generic] | None:
         """A constant initializer's value, or None for anything else."""
         tensor = self.constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
@@ -64,13 +64,13 @@ class Draft:
             self.constants[name] = numpy_helper.from_array(value, name)
         return name
 
-    def depthwise(self, x: str, weight: str, bias: str | None, output: str, channels: int) -> onnx.NodeProto:
+    def make_depthwise_node(self, x: str, weight: str, bias: str | None, output: str, channels: int) -> onnx.NodeProto:
         """A 1x1 convolution of each channel by itself: ONNX Runtime keeps it in the blocked layout and fuses an Add or Relu."""
         self.channels[output] = channels
         inputs = [x, weight] if bias is None else [x, weight, bias]
         return helper.make_node("Conv", inputs, [output], name=output, group=channels, kernel_shape=[1, 1])
 
-    def finish(self) -> tuple[onnx.ModelProto, Recipes]:
+    def build_graph(self) -> tuple[onnx.ModelProto, Recipes]:
         """The graph with what its outputs still need; weights that no node reads any more leave the recipes."""
         used = set(self.outputs)
         kept = []
@@ -93,7 +93,7 @@ class Draft:
         return self.model, recipes
 
 
-def _shapes(graph: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+def _infer_shapes(graph: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     inferred = onnx.shape_inference.infer_shapes(graph).graph
     return {
         value.name: tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim)

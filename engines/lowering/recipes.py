@@ -1,7 +1,7 @@
 """Recipes: how each weight of the lowered graph is made from the family's tensors.
 
-Two kinds. A `Linear` weight is factor * tensor + offset, so it may be computed once per member and then blended as it
-stands (the offset too, because shares sum to 1). A `Fold` is not linear: BatchNorm's gamma / sqrt(var + eps) must be
+Two kinds. A `LinearRecipe` weight is factor * tensor + offset, so it may be computed once per member and then blended as it
+stands (the offset too, because shares sum to 1). A `BatchNormFold` is not linear: BatchNorm's gamma / sqrt(var + eps) must be
 computed from the *blended* statistics at every change of alpha (promise 2), and then scales rows that were blended before.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import Recalibration
+from dni_deploy.blending.batchnorm_stats import BatchNormTable
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearRecipe:
     """factor * tensors[source] + offset, reshaped (and broadcast, for a single PReLU slope) to `shape`.
 
     source None stands for zeros, so that the offset alone remains.
@@ -34,7 +34,7 @@ class Linear:
     step: int = 1
     permutation: tuple[int, ...] | None = None
 
-    def value(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def compute_value(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """float32 `shape`, contiguous; computed in float64 and rounded once, a plain copy where there is nothing to compute."""
         if self.source is None:
             return np.full(self.shape, self.offset, np.float32)
@@ -44,7 +44,7 @@ class Linear:
         if self.factor != 1.0 or self.offset != 0.0:
             tensor = tensor.astype(np.float64) * self.factor + self.offset
         if self.step > 1:
-            return _stepped(np.asarray(tensor, np.float32), self.step)
+            return _shift_kernels(np.asarray(tensor, np.float32), self.step)
         if tensor.size == 1:
             tensor = np.broadcast_to(tensor.reshape(()), self.shape)
         return np.ascontiguousarray(tensor, np.float32).reshape(self.shape)
@@ -61,7 +61,7 @@ class Linear:
         }
 
 
-def _stepped(tensor: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+def _shift_kernels(tensor: NDArray[np.float32], step: int) -> NDArray[np.float32]:
     """(O, I, H, W) -> (O * step^2, I, H + step - 1, W + step - 1), the kernel moved by each (row, column) of a step; (O,) repeated."""
     if tensor.ndim == 1:
         return np.repeat(tensor, step * step)
@@ -74,7 +74,7 @@ def _stepped(tensor: NDArray[np.float32], step: int) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class Fold:
+class BatchNormFold:
     """One BatchNorm folded into the convolution before it: W *= s per output channel, b = s * bias + beta - s * mean.
 
     weight, bias         lowered weights that it scales and writes; axis is the output channel's axis in `weight`, and `bias`
@@ -99,7 +99,7 @@ class Fold:
         named = (self.gamma, self.beta, self.mean, self.variance, self.convolution_bias)
         return tuple(name for name in named if name is not None)
 
-    def statistics(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    def stack_statistics(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """What it needs of one member, linear in the tensors: float64 (5, C), variance + eps, gamma, beta, mean, bias."""
         variance = tensors[self.variance].astype(np.float64) + self.epsilon
         others = [(self.gamma, 1.0), (self.beta, 0.0), (self.mean, 0.0), (self.convolution_bias, 0.0)]
@@ -107,7 +107,7 @@ class Fold:
         return np.stack([variance, *rows]).astype(np.float64)
 
     def to_json(self) -> dict[str, Any]:
-        """Describes the fold for the identity of a plan, under fixed keys as in `Linear.to_json`."""
+        """Describes the fold for the identity of a plan, under fixed keys as in `LinearRecipe.to_json`."""
         return {
             "weight": self.weight,
             "axis": self.axis,
@@ -121,8 +121,8 @@ class Fold:
         }
 
 
-def statistics_sets(
-    recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]], recalibration: Recalibration | None
+def select_statistics_tensors(
+    recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]], recalibration: BatchNormTable | None
 ) -> Sequence[Mapping[str, NDArray[Any]]]:
     """What BatchNorms are blended from, folded or raw: the members, or what the family has at each knot of re-estimated statistics."""
     if recalibration is None:
@@ -130,10 +130,10 @@ def statistics_sets(
     names = [name for fold in recipes.folds for name in fold.sources]
     read = {recipe.source for recipe in recipes.linear.values()}
     names += [name for name in recalibration.statistics if name in read]
-    return recalibration.sets(members, dict.fromkeys(names))
+    return recalibration.tensors_at_points(members, dict.fromkeys(names))
 
 
-def scale_and_shift(statistics: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compute_scale_and_shift(statistics: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of blended statistics (5, C): scale = gamma / sqrt(var + eps), shift = beta + scale * (bias - mean); float64 (C,) each.
 
     Not finite where a variance is not positive.
@@ -148,8 +148,8 @@ def scale_and_shift(statistics: NDArray[np.float64]) -> tuple[NDArray[np.float64
 class Recipes:
     """Everything that the lowered graph's weights are made of: Linear weights by name, and the Folds that follow them."""
 
-    linear: dict[str, Linear] = field(default_factory=dict)
-    folds: list[Fold] = field(default_factory=list)
+    linear: dict[str, LinearRecipe] = field(default_factory=dict)
+    folds: list[BatchNormFold] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Describes all recipes for the identity of a plan, in their order, which is that of a layout's weights."""
@@ -158,11 +158,11 @@ class Recipes:
             "folds": [fold.to_json() for fold in self.folds],
         }
 
-    def values(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    def compute_values(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Every lowered weight for one set of the family's tensors, folds applied: what a fresh build would hold."""
-        weights = {name: recipe.value(tensors) for name, recipe in self.linear.items()}
+        weights = {name: recipe.compute_value(tensors) for name, recipe in self.linear.items()}
         for fold in self.folds:
-            scale, shift = scale_and_shift(fold.statistics(tensors))
+            scale, shift = compute_scale_and_shift(fold.stack_statistics(tensors))
             weight = weights[fold.weight]
             along = [1] * weight.ndim
             along[fold.axis] = -1

@@ -17,31 +17,31 @@ from math import prod
 import numpy as np
 import onnx
 
-from engines.lowering.graph_rewriter import Draft
-from engines.lowering.recipes import Linear
+from engines.lowering.graph_rewriter import GraphRewriter
+from engines.lowering.recipes import LinearRecipe
 
-ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "PRelu", "Min", "Max"))
+ELEMENTWISE_OPERATORS = frozenset(("Add", "Sub", "Mul", "Div", "PRelu", "Min", "Max"))
 
 
-def rewrite(draft: Draft) -> None:
+def rewrite(rewriter: GraphRewriter) -> None:
     """A weight keeps its name in its first form; further forms of a weight that is read in several get names of their own."""
-    originals = dict(draft.recipes.linear)
+    originals = dict(rewriter.recipes.linear)
     forms = dict(originals)
-    taken: dict[str, list[Linear]] = defaultdict(list)
-    names: dict[tuple[str, Linear], str] = {}
+    taken: dict[str, list[LinearRecipe]] = defaultdict(list)
+    names: dict[tuple[str, LinearRecipe], str] = {}
     nodes: list[onnx.NodeProto] = []
-    for node in draft.nodes:
-        moved = _moved(draft, node, forms, originals)
+    for node in rewriter.nodes:
+        moved = _fold_mover(rewriter, node, forms, originals)
         if moved is not None:
             forms[node.output[0]] = moved
             continue
         nodes.append(node)
-        rank = len(draft.shapes.get(node.output[0], ())) if node.op_type in ELEMENTWISE else 0
+        rank = len(rewriter.shapes.get(node.output[0], ())) if node.op_type in ELEMENTWISE_OPERATORS else 0
         for position, value in enumerate(node.input):
             if value not in forms:
-                node.input[position] = _constant(draft, value, rank)
+                node.input[position] = _get_constant_of_rank(rewriter, value, rank)
                 continue
-            form = replace(forms[value], shape=_of_rank(forms[value].shape, rank))
+            form = replace(forms[value], shape=_pad_to_rank(forms[value].shape, rank))
             source = form.source
             assert source is not None  # no pass before this one makes weights of its own
             if form not in taken[source]:
@@ -49,14 +49,16 @@ def rewrite(draft: Draft) -> None:
                 taken[source].append(form)
                 names[source, form] = source if number == 0 else f"{source}@form {number}"
             node.input[position] = names[source, form]
-    draft.nodes = nodes
-    draft.recipes.linear = {names[source, form]: form for source in originals for form in taken[source]}
+    rewriter.nodes = nodes
+    rewriter.recipes.linear = {names[source, form]: form for source in originals for form in taken[source]}
 
 
-def _moved(draft: Draft, node: onnx.NodeProto, forms: dict[str, Linear], originals: dict[str, Linear]) -> Linear | None:
+def _fold_mover(
+    rewriter: GraphRewriter, node: onnx.NodeProto, forms: dict[str, LinearRecipe], originals: dict[str, LinearRecipe]
+) -> LinearRecipe | None:
     """The form in which the node hands a weight on; None where it is no mover of weights."""
     recipe = forms.get(node.input[0]) if node.input else None
-    if recipe is None or draft.outputs.intersection(node.output):
+    if recipe is None or rewriter.outputs.intersection(node.output):
         return None
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Identity" or (node.op_type == "Cast" and attributes["to"] == onnx.TensorProto.FLOAT):
@@ -64,19 +66,21 @@ def _moved(draft: Draft, node: onnx.NodeProto, forms: dict[str, Linear], origina
     if node.op_type == "Transpose":
         assert recipe.source is not None
         axes = tuple(attributes.get("perm", range(len(recipe.shape))[::-1]))
-        return _transposed(recipe, axes, originals[recipe.source].shape)
-    shape = _shape(draft, node, attributes, recipe.shape)
+        return _transpose_recipe(recipe, axes, originals[recipe.source].shape)
+    shape = _compute_moved_shape(rewriter, node, attributes, recipe.shape)
     return None if shape is None else replace(recipe, shape=shape)
 
 
-def _shape(draft: Draft, node: onnx.NodeProto, attributes: dict[str, object], shape: tuple[int, ...]) -> tuple[int, ...] | None:
+def _compute_moved_shape(
+    rewriter: GraphRewriter, node: onnx.NodeProto, attributes: dict[str, object], shape: tuple[int, ...]
+) -> tuple[int, ...] | None:
     if node.op_type == "Flatten":
         axis = attributes.get("axis", 1)
         assert isinstance(axis, int)
         return prod(shape[:axis]), prod(shape[axis:])
     if node.op_type not in ("Reshape", "Unsqueeze", "Squeeze"):
         return None
-    given = draft.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+    given = rewriter.get_constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
     if given is None:  # computed in the graph, or a Squeeze of whatever is 1
         return tuple(size for size in shape if size != 1) if node.op_type == "Squeeze" and len(node.input) < 2 else None
     numbers = [int(number) for number in given.reshape(-1)]
@@ -93,7 +97,7 @@ def _shape(draft: Draft, node: onnx.NodeProto, attributes: dict[str, object], sh
     return tuple(1 if axis in new else next(left) for axis in range(rank))
 
 
-def _transposed(recipe: Linear, axes: tuple[int, ...], source: tuple[int, ...]) -> Linear | None:
+def _transpose_recipe(recipe: LinearRecipe, axes: tuple[int, ...], source: tuple[int, ...]) -> LinearRecipe | None:
     """None for a transposition after a reshape that split or merged axes: the Transpose then stays, which is right and slower."""
     shape = tuple(recipe.shape[axis] for axis in axes)
     wide = [axis for axis in axes if recipe.shape[axis] != 1]
@@ -105,14 +109,14 @@ def _transposed(recipe: Linear, axes: tuple[int, ...], source: tuple[int, ...]) 
     return replace(recipe, shape=shape, permutation=tuple(before[axis] for axis in axes))
 
 
-def _of_rank(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+def _pad_to_rank(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     """With ones in front, which broadcast to the same."""
     return (1,) * (rank - len(shape)) + shape
 
 
-def _constant(draft: Draft, name: str, rank: int) -> str:
+def _get_constant_of_rank(rewriter: GraphRewriter, name: str, rank: int) -> str:
     """The name of the constant in this rank; of anything else the name itself."""
-    value = draft.constant(name)
+    value = rewriter.get_constant(name)
     if value is None or value.dtype != np.float32 or value.ndim >= rank:
         return name
-    return draft.add_constant(f"{name}@rank {rank}", value.reshape(_of_rank(value.shape, rank)))
+    return rewriter.add_constant(f"{name}@rank {rank}", value.reshape(_pad_to_rank(value.shape, rank)))

@@ -1,8 +1,8 @@
 """The other ways to run a family in ONNX Runtime, as engines to compare with.
 
-ConstantEngine: the first member as constants, alpha is stuck; the speed that the others are held against.
-InputsEngine: every weight is an input of the graph. Always right, but the optimized convolution layouts need constant
-weights, so each frame is slower. GraphEngine: the members are constants, alpha is an input, and the graph itself
+OrtConstantBaseline: the first member as constants, alpha is stuck; the speed that the others are held against.
+OrtInputsBaseline: every weight is an input of the graph. Always right, but the optimized convolution layouts need constant
+weights, so each frame is slower. OrtGraphBaseline: the members are constants, alpha is an input, and the graph itself
 blends; the frame pays for the blend as well, every time, and all weights have one alpha.
 """
 
@@ -16,62 +16,62 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import Recalibration
+from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.blending.blend import blend_rows
 from dni_deploy.errors import EngineError
-from engines.lowering.weights_as_inputs import ALPHA, KNOTS, alpha_as_input, weights_as_inputs
+from engines.lowering.weights_as_inputs import ALPHA_INPUT_NAME, CALIBRATION_INPUT_NAME, alpha_as_input, weights_as_inputs
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.arena import aligned
-from engines.onnxruntime_cpu.per_tensor_blend import Pieces
-from engines.shares import one_for_all, only_row
+from engines.onnxruntime_cpu.arena import allocate_aligned
+from engines.onnxruntime_cpu.per_tensor_blend import PerTensorBlender
+from engines.shares import require_single_row, single_row_or_none
 
 Members = Sequence[Mapping[str, NDArray[Any]]]
 
 
-class _FedEngine:
+class _OrtBaseline:
     """One session; a slot is what is fed beside the picture."""
 
     name: str
-    road: str
+    update_path: str
 
     def __init__(self, model: onnx.ModelProto, threads: int, slots: int) -> None:
         self.slots = slots
-        self._session: ort.InferenceSession | None = runtime.session(model, threads)
+        self._session: ort.InferenceSession | None = runtime.open_cpu_session(model, threads)
         self._feeds: list[dict[str, NDArray[np.float32]] | None] = [None] * slots
         self._input: str = self._session.get_inputs()[0].name
 
-    def finish(self, slot: int) -> None:
+    def synchronize(self, slot: int) -> None:
         pass
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         feed = self._feeds[slot]
         if self._session is None or feed is None:
             raise EngineError(f"Slot {slot} has no weights; refit it first.")
-        return runtime.run(self._session, x, self._input, feed)
+        return runtime.run_session(self._session, x, self._input, feed)
 
     def close(self) -> None:
         self._session = None
 
 
-class ConstantEngine(_FedEngine):
+class OrtConstantBaseline(_OrtBaseline):
     """A stock session on the first member. refit does nothing: for speed comparisons only."""
 
     name = "onnxruntime-constant"
-    road = "constant weights: the first member, whatever alpha is"
+    update_path = "constant weights: the first member, whatever alpha is"
 
     def __init__(self, graph: onnx.ModelProto, names: Sequence[str], members: Members, *, threads: int, slots: int) -> None:
-        super().__init__(runtime.bind(graph, {name: members[0][name] for name in names}), threads, slots)
+        super().__init__(runtime.bind_initializers(graph, {name: members[0][name] for name in names}), threads, slots)
         self._feeds = [{}] * slots
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         pass
 
 
-class InputsEngine(_FedEngine):
+class OrtInputsBaseline(_OrtBaseline):
     """Weights as graph inputs, bound to views of one blended array per slot."""
 
     name = "onnxruntime-inputs"
-    road = "the weights are inputs of the graph"
+    update_path = "the weights are inputs of the graph"
 
     def __init__(
         self,
@@ -81,37 +81,37 @@ class InputsEngine(_FedEngine):
         *,
         threads: int,
         slots: int,
-        recalibration: Recalibration | None = None,
+        recalibration: BatchNormTable | None = None,
     ) -> None:
         self._recalibration = recalibration
         shapes = [members[0][name].shape for name in names]
         super().__init__(weights_as_inputs(graph, names), threads, slots)
-        self._rows = _rows(names, members)
-        self._flats = [aligned(self._rows.shape[1:]) for _ in range(slots)]
+        self._member_rows = _stack_member_rows(names, members)
+        self._flat_weights = [allocate_aligned(self._member_rows.shape[1:]) for _ in range(slots)]
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-        self._pieces = Pieces([0, *ends[:-1].tolist()], self._rows.shape[1])
+        self._blender = PerTensorBlender([0, *ends[:-1].tolist()], self._member_rows.shape[1])
         self._views = [
             {name: part.reshape(shape) for name, shape, part in zip(names, shapes, np.split(flat, ends[:-1]), strict=True)}
-            for flat in self._flats
+            for flat in self._flat_weights
         ]
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        row = only_row(coefficients)
+        row = single_row_or_none(coefficients)
         if row is not None:
-            blend_rows(self._rows, row, self._flats[slot])
+            blend_rows(self._member_rows, row, self._flat_weights[slot])
         else:
-            self._pieces.blend(self._rows, coefficients, self._flats[slot])
+            self._blender.blend(self._member_rows, coefficients, self._flat_weights[slot])
         if self._recalibration is not None:
-            for name, values in self._recalibration.at(coefficients).items():
+            for name, values in self._recalibration.interpolate(coefficients).items():
                 self._views[slot][name][...] = values
         self._feeds[slot] = self._views[slot]
 
 
-class GraphEngine(_FedEngine):
+class OrtGraphBaseline(_OrtBaseline):
     """Alpha as a graph input: per weight one matrix product of alpha (1, N) and the members' rows (N, P) inside the graph."""
 
     name = "onnxruntime-graph"
-    road = "alpha is an input of the graph, which blends at every frame"
+    update_path = "alpha is an input of the graph, which blends at every frame"
 
     def __init__(
         self,
@@ -121,22 +121,22 @@ class GraphEngine(_FedEngine):
         *,
         threads: int,
         slots: int,
-        recalibration: Recalibration | None = None,
+        recalibration: BatchNormTable | None = None,
     ) -> None:
         self._recalibration = recalibration
         known = None if recalibration is None else recalibration.statistics
         super().__init__(alpha_as_input(graph, names, members, known), threads, slots)
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        row = one_for_all(coefficients, self.name)
-        feed = {ALPHA: row.astype(np.float32).reshape(1, -1)}
+        row = require_single_row(coefficients, self.name)
+        feed = {ALPHA_INPUT_NAME: row.astype(np.float32).reshape(1, -1)}
         if self._recalibration is not None:
-            feed[KNOTS] = self._recalibration.shares(row).astype(np.float32).reshape(1, -1)
+            feed[CALIBRATION_INPUT_NAME] = self._recalibration.interpolation_weights(row).astype(np.float32).reshape(1, -1)
         self._feeds[slot] = feed
 
 
-def _rows(names: Sequence[str], members: Members) -> NDArray[np.float32]:
-    rows = aligned((len(members), sum(members[0][name].size for name in names)))
+def _stack_member_rows(names: Sequence[str], members: Members) -> NDArray[np.float32]:
+    rows = allocate_aligned((len(members), sum(members[0][name].size for name in names)))
     for row, tensors in zip(rows, members, strict=True):
         np.concatenate([tensors[name].astype(np.float32).reshape(-1) for name in names], out=row)
     return rows

@@ -18,43 +18,48 @@ from onnx import helper, numpy_helper
 from engines.onnxruntime_cpu.runtime import BLOCKED_DOMAIN
 
 
-def restore_prelu(optimized: onnx.ModelProto, live: Collection[str], block: int) -> int:
+def restore_prelu(optimized: onnx.ModelProto, weight_names: Collection[str], block_size: int) -> int:
     """Replace each pair of depthwise convolutions that is a PRelu, in place; returns how many there were.
 
     live   initializers that are weights: a gain must be one of them.
     block  channels that lie side by side in this machine's blocked layout.
     """
     graph = optimized.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in live}
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in weight_names}
     producers = {name: node for node in graph.node for name in node.output}
     readers = Counter(name for node in graph.node for name in node.input)
     nodes: list[onnx.NodeProto] = []
     found: list[onnx.NodeProto] = []
     for node in graph.node:
-        bend = producers.get(node.input[0]) if _is_bend(node, live) else None
-        if bend is None or readers[bend.output[0]] != 1 or bend.input[0] != node.input[3] or not _is_mirror(bend, constants):
+        bend = producers.get(node.input[0]) if _is_gain_convolution(node, weight_names) else None
+        if (
+            bend is None
+            or readers[bend.output[0]] != 1
+            or bend.input[0] != node.input[3]
+            or not _is_negated_relu(bend, constants)
+        ):
             nodes.append(node)
             continue
         nodes.remove(bend)
-        nodes += _prelu(graph, node, block)
+        nodes += _make_prelu_nodes(graph, node, block_size)
         found.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
     return len(found)
 
 
-def _is_bend(node: onnx.NodeProto, live: Collection[str]) -> bool:
+def _is_gain_convolution(node: onnx.NodeProto, weight_names: Collection[str]) -> bool:
     """A blocked depthwise convolution by a live weight onto a sum: gain * relu(-x) + x."""
     return (
         _is_pointwise(node)
         and len(node.input) == 4
         and not node.input[2]
-        and node.input[1] in live
+        and node.input[1] in weight_names
         and not any(attribute.name == "activation" for attribute in node.attribute)
     )
 
 
-def _is_mirror(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+def _is_negated_relu(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
     """A blocked depthwise convolution by -1 with a Relu: relu(-x)."""
     activation = [attribute.s for attribute in node.attribute if attribute.name == "activation"]
     weight = constants.get(node.input[1]) if len(node.input) == 2 else None
@@ -72,12 +77,12 @@ def _is_pointwise(node: onnx.NodeProto) -> bool:
     return node.op_type == "Conv" and node.domain == BLOCKED_DOMAIN and kernel == [(1, 1)] and group[:1] > [1]
 
 
-def _prelu(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> list[onnx.NodeProto]:
+def _make_prelu_nodes(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> list[onnx.NodeProto]:
     x, gain, y = node.input[3], node.input[1], node.output[0]
     channels = next(attribute.i for attribute in node.attribute if attribute.name == "group")
     groups = channels // block
 
-    def whole(name: str, numbers: list[int]) -> str:
+    def add_integers(name: str, numbers: list[int]) -> str:
         name = f"{y}@{name}"
         graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
         return name
@@ -85,15 +90,15 @@ def _prelu(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> list[onn
     graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), f"{y}@one"))
     return [
         helper.make_node("Sub", [f"{y}@one", gain], [f"{y}@slope"]),
-        helper.make_node("Reshape", [f"{y}@slope", whole("blocked", [groups, 1, 1, block])], [f"{y}@slopes"]),
+        helper.make_node("Reshape", [f"{y}@slope", add_integers("blocked", [groups, 1, 1, block])], [f"{y}@slopes"]),
         helper.make_node("Shape", [x], [f"{y}@width"], start=3, end=4),
         helper.make_node(
-            "Concat", [whole("groups", [groups, 1]), f"{y}@width", whole("block", [block])], [f"{y}@wide"], axis=0
+            "Concat", [add_integers("groups", [groups, 1]), f"{y}@width", add_integers("block", [block])], [f"{y}@wide"], axis=0
         ),
         helper.make_node("Expand", [f"{y}@slopes", f"{y}@wide"], [f"{y}@expanded"]),
-        helper.make_node("Reshape", [f"{y}@expanded", whole("row", [groups, 1, -1])], [f"{y}@rows"]),
+        helper.make_node("Reshape", [f"{y}@expanded", add_integers("row", [groups, 1, -1])], [f"{y}@rows"]),
         # In a Reshape, 0 keeps that dimension; -1 is what remains.
-        helper.make_node("Reshape", [x, whole("split", [0, groups, 0, -1])], [f"{y}@x"]),
+        helper.make_node("Reshape", [x, add_integers("split", [0, groups, 0, -1])], [f"{y}@x"]),
         helper.make_node("PRelu", [f"{y}@x", f"{y}@rows"], [f"{y}@y"]),
-        helper.make_node("Reshape", [f"{y}@y", whole("joined", [0, channels, 0, -1])], [y]),
+        helper.make_node("Reshape", [f"{y}@y", add_integers("joined", [0, channels, 0, -1])], [y]),
     ]

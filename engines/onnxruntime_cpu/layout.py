@@ -22,25 +22,25 @@ from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.blocked_prelu import restore_prelu
 
-MARK = 4096.5
-"""Weight number k is filled with -(k + MARK): halves keep the marks apart from the elements' addresses, which are whole numbers,
+FILL_MARK = 4096.5
+"""Weight number k is filled with -(k + FILL_MARK): halves keep the marks apart from the elements' addresses, which are whole numbers,
 and the sign shows what treats negative weights in another way, such as Abs or Relu."""
 
-LARGEST = 2**24 - 1
+MAX_WEIGHT_ELEMENTS = 2**24 - 1
 """Elements per weight: float32 holds whole numbers exactly up to 2^24."""
 
-ALIGNMENT = 16
+SPAN_ALIGNMENT_FLOATS = 16
 """Floats: each optimized weight begins on a 64-byte line."""
 
 
-class NotInPlace(EngineError):
+class InPlaceUnsupportedError(EngineError):
     """This graph cannot be refitted in place; str() says why."""
 
     kind = "NotInPlace"
 
 
 @dataclass(frozen=True)
-class Slot:
+class WeightSpan:
     """One optimized initializer: its place in the arena."""
 
     name: str
@@ -60,7 +60,7 @@ class Layout:
     """
 
     optimized: onnx.ModelProto
-    slots: tuple[Slot, ...]
+    spans: tuple[WeightSpan, ...]
     gather: NDArray[np.int64]
     offsets: dict[str, int]
 
@@ -69,18 +69,18 @@ class Layout:
         """P, the arena's length in floats."""
         return int(self.gather.size)
 
-    def row(self, values: dict[str, NDArray[np.float32]], out: NDArray[np.float32]) -> None:
+    def arrange_weights(self, values: dict[str, NDArray[np.float32]], out: NDArray[np.float32]) -> None:
         """Lay one set of lowered weights out as the optimized graph wants them: `out` float32 (P,)."""
         flat = np.concatenate([np.zeros(1, np.float32), *(values[name].reshape(-1) for name in self.offsets)])
         np.take(flat, self.gather, out=out)
 
-    def places(self, name: str, size: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    def find_positions(self, name: str, size: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
         """Where a lowered weight lies: arena positions, and the element of the weight at each."""
         first = self.offsets[name] + 1
         positions = np.flatnonzero((self.gather >= first) & (self.gather < first + size))
         return positions, self.gather[positions] - first
 
-    def pieces(self) -> tuple[list[int], list[str]]:
+    def split_blocks(self) -> tuple[list[int], list[str]]:
         """The arena cut where the lowered weight changes: where each piece begins, and the weight that it is a copy of.
 
         Padding belongs to the piece before it; it is 0 in every member.
@@ -89,7 +89,7 @@ class Layout:
         bounds = np.array([self.offsets[name] + 1 for name in names])
         starts: list[int] = []
         owners: list[str] = []
-        for slot in self.slots:
+        for slot in self.spans:
             gather = self.gather[slot.start : slot.stop]
             least = int((gather - 1).view(np.uint64).min()) + 1  # padding, which is 0, wraps round to the largest
             first, last = np.searchsorted(bounds, [least, int(gather.max())], "right") - 1
@@ -106,36 +106,36 @@ class Layout:
 
 
 def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
-    """Optimize the lowered graph and find its layout. Raises NotInPlace where a weight was not just moved."""
+    """Optimize the lowered graph and find its layout. Raises InPlaceUnsupportedError where a weight was not just moved."""
     names = list(recipes.linear)
     sizes = np.array([int(np.prod(recipes.linear[name].shape)) for name in names], np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    if sizes.max(initial=0) > LARGEST:
-        raise NotInPlace(f"weight {names[int(sizes.argmax())]!r} has more than {LARGEST} elements")
-    marks = _optimized(lowered, recipes, lambda index, size: np.full(size, -(index + MARK), np.float32))
-    places = _optimized(lowered, recipes, lambda index, size: np.arange(1, size + 1, dtype=np.float32))
-    if _structure(marks) != _structure(places):
-        raise NotInPlace("ONNX Runtime optimizes this graph differently for different weights")
+    if sizes.max(initial=0) > MAX_WEIGHT_ELEMENTS:
+        raise InPlaceUnsupportedError(f"weight {names[int(sizes.argmax())]!r} has more than {MAX_WEIGHT_ELEMENTS} elements")
+    marks = _optimize_graph(lowered, recipes, lambda index, size: np.full(size, -(index + FILL_MARK), np.float32))
+    places = _optimize_graph(lowered, recipes, lambda index, size: np.arange(1, size + 1, dtype=np.float32))
+    if _describe_structure(marks) != _describe_structure(places):
+        raise InPlaceUnsupportedError("ONNX Runtime optimizes this graph differently for different weights")
 
     slots, gathers, position = [], [], 0
-    placed = _weights(places)
+    placed = _read_float32_initializers(places)
     # Equal shapes side by side: what is scaled by a BatchNorm is then scaled in one go (row_scale.py).
-    for name, mark in sorted(_weights(marks).items(), key=lambda weight: weight[1].shape):
+    for name, mark in sorted(_read_float32_initializers(marks).items(), key=lambda weight: weight[1].shape):
         place = placed[name]
         if np.array_equal(mark, place):
             continue  # a constant of the graph
         used = mark != 0
-        which, element = np.where(used, -mark - np.float32(MARK), 0), np.where(used, place - 1, 0)
+        which, element = np.where(used, -mark - np.float32(FILL_MARK), 0), np.where(used, place - 1, 0)
         whole = np.array_equal(which, np.floor(which)) and np.array_equal(element, np.floor(element))
         if not whole or which.min() < 0 or which.max() >= len(names):
-            raise NotInPlace(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
+            raise InPlaceUnsupportedError(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
         owner = which.astype(np.int64)
         if element.min() < 0 or np.any(element >= sizes[owner]):
-            raise NotInPlace(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
+            raise InPlaceUnsupportedError(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
         index = np.where(used, starts[owner] + element.astype(np.int64) + 1, 0)
-        padding = -index.size % ALIGNMENT
+        padding = -index.size % SPAN_ALIGNMENT_FLOATS
         gathers.append(np.concatenate([index.reshape(-1), np.zeros(padding, np.int64)]))
-        slots.append(Slot(name, mark.shape, position, position + index.size))
+        slots.append(WeightSpan(name, mark.shape, position, position + index.size))
         position += index.size + padding
     gather = np.concatenate(gathers) if gathers else np.zeros(0, np.int64)
     seen = np.zeros(int(starts[-1]) + 1, np.bool_)
@@ -144,25 +144,27 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
         name for name, start, size in zip(names, starts, sizes, strict=False) if not seen[start + 1 : start + size + 1].all()
     ]
     if missing:
-        raise NotInPlace(f"ONNX Runtime leaves out {len(missing)} weights, first {missing[0]!r}")
+        raise InPlaceUnsupportedError(f"ONNX Runtime leaves out {len(missing)} weights, first {missing[0]!r}")
     movable = {slot.name for slot in slots}
     for tensor in marks.graph.initializer:
         if tensor.name in movable:
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")
-    restore_prelu(marks, movable, runtime.block_size())
+    restore_prelu(marks, movable, runtime.measure_block_size())
     return Layout(marks, tuple(slots), gather, dict(zip(names, (int(start) for start in starts), strict=False)))
 
 
-def _optimized(lowered: onnx.ModelProto, recipes: Recipes, fill: Callable[[int, int], NDArray[np.float32]]) -> onnx.ModelProto:
+def _optimize_graph(
+    lowered: onnx.ModelProto, recipes: Recipes, make_values: Callable[[int, int], NDArray[np.float32]]
+) -> onnx.ModelProto:
     values = {
-        name: fill(index, int(np.prod(recipe.shape))).reshape(recipe.shape)
+        name: make_values(index, int(np.prod(recipe.shape))).reshape(recipe.shape)
         for index, (name, recipe) in enumerate(recipes.linear.items())
     }
-    return runtime.optimize(runtime.bind(lowered, values))
+    return runtime.optimize_graph(runtime.bind_initializers(lowered, values))
 
 
-def _weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+def _read_float32_initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
     """Every float32 initializer."""
     return {
         tensor.name: numpy_helper.to_array(tensor)
@@ -171,7 +173,7 @@ def _weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def _structure(model: onnx.ModelProto) -> tuple[list[bytes], list[tuple[str, int, tuple[int, ...]]]]:
+def _describe_structure(model: onnx.ModelProto) -> tuple[list[bytes], list[tuple[str, int, tuple[int, ...]]]]:
     """All but the values: nodes without their names and order, which ONNX Runtime gives by chance, and initializers' shapes."""
     nodes = []
     for node in model.graph.node:

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 from engines.onnxruntime_cpu import runtime
 
 
-def norm_inputs(
+def measure_batchnorm_inputs(
     graph: ModelProto, weights: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Mean and variance, float64 (C,) each, over all inputs alike and all places, by the layer's name (its running_mean's prefix).
@@ -20,7 +20,7 @@ def norm_inputs(
     graph  a bundle's, unlowered; it is not changed. Empty where it has no BatchNormalization with named statistics.
     Raises EngineError where ONNX Runtime fails.
     """
-    model = runtime.bind(graph, weights)
+    model = runtime.bind_initializers(graph, weights)
     taps = {}
     for node in model.graph.node:
         if node.op_type == "BatchNormalization" and node.input[3].rpartition(".")[2] == "running_mean":
@@ -32,10 +32,10 @@ def norm_inputs(
     model.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted if name not in there
     )
-    session = runtime.session(model)
+    session = runtime.open_cpu_session(model)
     sums: dict[str, list[NDArray[np.float64]]] = {name: [] for name in wanted}
     for x in inputs:
-        for name, value in zip(wanted, runtime.run_several(session, x, list(wanted)), strict=True):
+        for name, value in zip(wanted, runtime.run_outputs(session, x, list(wanted)), strict=True):
             rows = np.moveaxis(value, 1, 0).reshape(value.shape[1], -1).astype(np.float64)
             sums[name].append(np.stack([rows.mean(axis=1), np.square(rows).mean(axis=1)]))
     found = {}

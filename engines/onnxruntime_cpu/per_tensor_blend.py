@@ -12,84 +12,84 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.blend import CHUNK, blend_rows
+from dni_deploy.blending.blend import CHUNK_COLUMNS, blend_rows
 
-MOST = 62
+MAX_MEMBERS = 62
 """Members whose use fits into the bits of an int64 with a sign."""
 
 
-class Pieces:
+class PerTensorBlender:
     """starts  where each piece begins in the array, ascending, the first at 0; a piece reaches to the next one or to `size`.
 
     Neither memory nor members are kept: `blend` gets them.
     """
 
     def __init__(self, starts: Sequence[int], size: int) -> None:
-        self.count = len(starts)
-        self._borders = np.array([*starts, size], np.int64)
-        lengths = np.diff(self._borders)
+        self.block_count = len(starts)
+        self._block_borders = np.array([*starts, size], np.int64)
+        lengths = np.diff(self._block_borders)
         self._new_band = np.diff(lengths) != 0
-        self._bands = _stretches(self._new_band)
+        self._bands = _find_ranges(self._new_band)
 
-    def blend(self, members: NDArray[np.float32], shares: NDArray[np.float64], out: NDArray[np.float32]) -> None:
+    def blend(self, members: NDArray[np.float32], coefficients: NDArray[np.float64], out: NDArray[np.float32]) -> None:
         """Write the blend into `out`: members float32 (N, P), shares float64 (K, N), a row for each piece, out float32 (P,).
 
         As blend_rows: one-hot rows copy bits, a member whose share is 0 is not read, and the same shares give the same bytes.
         """
-        narrow = shares.astype(np.float32)
-        if shares.all():
+        narrow = coefficients.astype(np.float32)
+        if coefficients.all():
             for first, last in self._bands:
-                low, high = self._borders[first], self._borders[last]
+                low, high = self._block_borders[first], self._block_borders[last]
                 _blend_band(members[:, low:high], narrow[first:last], out[low:high])
             return
-        if len(members) > MOST:
-            self._blend_each(members, shares, out, 0, self.count)
+        if len(members) > MAX_MEMBERS:
+            self._blend_each(members, coefficients, out, 0, self.block_count)
             return
-        signs = _signs(shares)
+        signs = _encode_used_members(coefficients)
         # A copy may go on over pieces of other lengths.
         apart = (np.diff(signs) != 0) | (self._new_band & (signs[1:] > 0))
-        for first, last in _stretches(apart):
-            low, high, sign = self._borders[first], self._borders[last], int(signs[first])
+        for first, last in _find_ranges(apart):
+            low, high, sign = self._block_borders[first], self._block_borders[last], int(signs[first])
             if sign < 0:
                 np.copyto(out[low:high], members[(-sign).bit_length() - 1, low:high])
                 continue
-            used = _evenly(sign, len(members))
+            used = _as_even_slice(sign, len(members))
             if used is None:
-                self._blend_each(members, shares, out, first, last)
+                self._blend_each(members, coefficients, out, first, last)
             else:
                 _blend_band(members[used, low:high], narrow[first:last, used], out[low:high])
 
     def _blend_each(
-        self, members: NDArray[np.float32], shares: NDArray[np.float64], out: NDArray[np.float32], first: int, last: int
+        self, members: NDArray[np.float32], coefficients: NDArray[np.float64], out: NDArray[np.float32], first: int, last: int
     ) -> None:
         """One piece after the other: where members are too scattered for a view of them, or too many for bits."""
         for piece in range(first, last):
-            low, high = self._borders[piece], self._borders[piece + 1]
-            blend_rows(members[:, low:high], shares[piece], out[low:high])
+            low, high = self._block_borders[piece], self._block_borders[piece + 1]
+            blend_rows(members[:, low:high], coefficients[piece], out[low:high])
 
 
-def _stretches(apart: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def _find_ranges(is_separate: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last + 1 of what lies together: apart (K - 1,) says where a piece does not belong to the one before it."""
-    cuts: list[int] = (np.flatnonzero(apart) + 1).tolist()
-    return list(pairwise([0, *cuts, len(apart) + 1]))
+    cuts: list[int] = (np.flatnonzero(is_separate) + 1).tolist()
+    return list(pairwise([0, *cuts, len(is_separate) + 1]))
 
 
-def _blend_band(members: NDArray[np.float32], shares: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+def _blend_band(members: NDArray[np.float32], coefficients: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Pieces of one length: members (n, count * length), shares (count, n), out (count * length,)."""
-    count = len(shares)
+    count = len(coefficients)
     length = out.size // count
-    chunk = _chunk(length, len(members))
+    chunk = _choose_chunk(length, len(members))
     whole = length // chunk * chunk
     wide, narrow = members.reshape(len(members), count, length), out.reshape(count, length)
     for left, right, width in ((0, whole, chunk), (whole, length, length - whole)):
         if right > left:
             stacked = wide[:, :, left:right].reshape(len(members), count, -1, width).transpose(1, 2, 0, 3)
-            np.matmul(shares[:, None, None], stacked, out=narrow[:, left:right].reshape(count, -1, 1, width))
+            np.matmul(coefficients[:, None, None], stacked, out=narrow[:, left:right].reshape(count, -1, 1, width))
 
 
-def _chunk(length: int, members: int) -> int:
+def _choose_chunk(length: int, members: int) -> int:
     """Floats per product: as in blend_rows, and a divisor of the length where one is near, which spares a product per piece."""
-    most = CHUNK if members <= 3 else CHUNK * 3 // members // 16 * 16
+    most = CHUNK_COLUMNS if members <= 3 else CHUNK_COLUMNS * 3 // members // 16 * 16
     if length <= most:
         return max(length, 1)
     fewest = -(-length // most)
@@ -99,17 +99,17 @@ def _chunk(length: int, members: int) -> int:
     return most
 
 
-def _signs(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+def _encode_used_members(coefficients: NDArray[np.float64]) -> NDArray[np.int64]:
     """The used members as bits, a number per row; negative where the row copies its one member."""
-    bits = np.zeros(len(shares), np.int64)
-    for member, column in enumerate(shares.T):
+    bits = np.zeros(len(coefficients), np.int64)
+    for member, column in enumerate(coefficients.T):
         bits += (column != 0) * (1 << member)
-    for member, column in enumerate(shares.T):
+    for member, column in enumerate(coefficients.T):
         bits -= ((column == 1.0) & (bits == 1 << member)) * (2 << member)
     return bits
 
 
-def _evenly(sign: int, members: int) -> slice | None:
+def _as_even_slice(sign: int, members: int) -> slice | None:
     """The used members as a slice of all; None where they are not evenly spaced."""
     used = [member for member in range(members) if sign >> member & 1]
     steps = {b - a for a, b in pairwise(used)}

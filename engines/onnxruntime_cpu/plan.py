@@ -25,16 +25,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import BundleError, shown
-from dni_deploy.utils.atomic_write import publish_bytes
-from dni_deploy.utils.hardware import cpu
+from dni_deploy.errors import BundleError, escape_name
+from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.hardware import read_cpu_info
 from engines.lowering.graph_digest import digest_lowered_graph
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.layout import Layout, Slot
-from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.layout import Layout, WeightSpan
+from engines.onnxruntime_cpu.lowering import lower_for_cpu
 
-FORMAT = "dni-deploy plan for onnxruntime, version 2"
+PLAN_FORMAT = "dni-deploy plan for onnxruntime, version 2"
 """Raise the version where this file's content changes, and where `find_layout` makes another layout of the same optimized graph:
 nothing else in a plan's identity tells of that."""
 
@@ -65,7 +65,7 @@ class PlanIdentity:
             settings=runtime.BUILD_SETTINGS,
             onnxruntime=str(ort.__version__),
             machine=platform.machine(),
-            instruction_sets=cpu()[1],
+            instruction_sets=read_cpu_info()[1],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -81,12 +81,12 @@ class PlanIdentity:
     @property
     def key(self) -> str:
         """SHA-256 in hex of the identity and of the plan's format."""
-        return sha256(json.dumps([FORMAT, self.to_json()], sort_keys=True).encode()).hexdigest()
+        return sha256(json.dumps([PLAN_FORMAT, self.to_json()], sort_keys=True).encode()).hexdigest()
 
 
 def identify_plan(bundle: Bundle) -> PlanIdentity:
     """Lowers the bundle's graph and makes the identity of its plan on this machine."""
-    return PlanIdentity.of(*lower(bundle.graph(), bundle.weight_names))
+    return PlanIdentity.of(*lower_for_cpu(bundle.read_graph(), bundle.weight_names))
 
 
 def plan_path(bundle: Bundle, identity: PlanIdentity | None = None) -> Path:
@@ -120,9 +120,9 @@ def write_plan(bundle: Bundle, layout: Layout, identity: PlanIdentity, *, force:
         InputError: It cannot be written.
     """
     header = {
-        "format": FORMAT,
+        "format": PLAN_FORMAT,
         "identity": identity.to_json(),
-        "slots": [[slot.name, list(slot.shape), slot.start, slot.stop] for slot in layout.slots],
+        "slots": [[slot.name, list(slot.shape), slot.start, slot.stop] for slot in layout.spans],
         "offsets": list(layout.offsets.items()),
     }
     tensors: dict[str, NDArray[Any]] = {
@@ -132,7 +132,7 @@ def write_plan(bundle: Bundle, layout: Layout, identity: PlanIdentity, *, force:
     text = json.dumps(header, sort_keys=True)
     path = plan_path(bundle, identity)
     path.parent.mkdir(exist_ok=True)
-    publish_bytes(path, save(tensors, {"header": text, "sha256": _digest(text, tensors)}), force=force)
+    write_bytes_atomically(path, save(tensors, {"header": text, "sha256": _compute_digest(text, tensors)}), force=force)
     return path
 
 
@@ -155,24 +155,24 @@ def read_plan(bundle: Bundle, identity: PlanIdentity) -> Layout | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise BundleError(f"{shown(path)} cannot be read: {os.strerror(error.errno or 0)}.") from None
-    again = f"write it again with dni-deploy build {shown(bundle.path)} --force"
-    damaged = BundleError(f"{shown(path)} is damaged; {again}.")
+        raise BundleError(f"{escape_name(path)} cannot be read: {os.strerror(error.errno or 0)}.") from None
+    again = f"write it again with dni-deploy build {escape_name(bundle.path)} --force"
+    damaged = BundleError(f"{escape_name(path)} is damaged; {again}.")
     try:
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
         tensors = load(data)
-        if metadata["sha256"] != _digest(metadata["header"], tensors):
+        if metadata["sha256"] != _compute_digest(metadata["header"], tensors):
             raise damaged
         header = json.loads(metadata["header"])
-        if header["format"] != FORMAT:
-            raise BundleError(f"{shown(path)} was written by another version of dni-deploy; {again}.")
+        if header["format"] != PLAN_FORMAT:
+            raise BundleError(f"{escape_name(path)} was written by another version of dni-deploy; {again}.")
         written, here = header["identity"], identity.to_json()
         differing = [name for name in here if written.get(name) != here[name]]
         if differing:
-            raise BundleError(f"{shown(path)} is for something else, by its {' and '.join(differing)}; {again}.")
+            raise BundleError(f"{escape_name(path)} is for something else, by its {' and '.join(differing)}; {again}.")
         optimized = onnx.ModelProto.FromString(tensors["optimized"].tobytes())
-        slots = tuple(Slot(name, tuple(shape), start, stop) for name, shape, start, stop in header["slots"])
+        slots = tuple(WeightSpan(name, tuple(shape), start, stop) for name, shape, start, stop in header["slots"])
         return Layout(optimized, slots, tensors["gather"], dict(header["offsets"]))
     except BundleError:
         raise
@@ -180,7 +180,7 @@ def read_plan(bundle: Bundle, identity: PlanIdentity) -> Layout | None:
         raise damaged from None
 
 
-def _digest(header: str, tensors: dict[str, NDArray[Any]]) -> str:
+def _compute_digest(header: str, tensors: dict[str, NDArray[Any]]) -> str:
     digest = sha256(header.encode())
     for name in sorted(tensors):
         digest.update(tensors[name].tobytes())

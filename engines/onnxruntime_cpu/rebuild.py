@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import Recalibration, blended
+from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
 from dni_deploy.errors import EngineError
 from engines.onnxruntime_cpu import runtime
 
@@ -31,26 +31,28 @@ class RebuildEngine:
         threads: int = 0,
         slots: int = 2,
         reason: str = "asked for",
-        recalibration: Recalibration | None = None,
+        recalibration: BatchNormTable | None = None,
     ) -> None:
         self.slots = slots
-        self.road = f"a new session for every alpha ({reason})"
+        self.update_path = f"a new session for every alpha ({reason})"
         self._graph, self._members, self._threads, self._recalibration = graph, members, threads, recalibration
         self._sessions: list[ort.InferenceSession | None] = [None] * slots
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         self._sessions[slot] = None
-        weights = blended(self._members, coefficients, self._recalibration)
-        self._sessions[slot] = runtime.session(runtime.bind(self._graph, weights), self._threads, rest=True)
+        weights = blend_tensors(self._members, coefficients, self._recalibration)
+        self._sessions[slot] = runtime.open_cpu_session(
+            runtime.bind_initializers(self._graph, weights), self._threads, stop_spinning=True
+        )
 
-    def finish(self, slot: int) -> None:
+    def synchronize(self, slot: int) -> None:
         pass
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         session = self._sessions[slot]
         if session is None:
             raise EngineError(f"Slot {slot} has no whole set of weights; refit it first.")
-        return runtime.run(session, x)
+        return runtime.run_session(session, x)
 
     def close(self) -> None:
         self._sessions = [None] * self.slots

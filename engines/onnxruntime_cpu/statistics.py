@@ -16,12 +16,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from dni_deploy.errors import EngineError, shown
+from dni_deploy.errors import EngineError, escape_name
 from engines.lowering.weights_as_inputs import weights_as_inputs
 from engines.onnxruntime_cpu import runtime
 
 
-class Layer(NamedTuple):
+class BatchNormLayer(NamedTuple):
     """A BatchNorm: the tensors of its running mean and variance, and what is added to the variance."""
 
     mean: str
@@ -29,21 +29,21 @@ class Layer(NamedTuple):
     epsilon: float
 
 
-Estimate = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+BatchNormEstimate = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Mean and variance, float64 (C,) each, by the name of the running mean."""
 
 
-def version() -> str:
+def get_runtime_version() -> str:
     """Of ONNX Runtime."""
     return str(ort.__version__)
 
 
-class Statistician:
+class BatchNormEstimator:
     """One session for a bundle's graph, whose weights are fed anew for every estimate. Any thread, one at a time."""
 
     def __init__(self, graph: onnx.ModelProto, weights: tuple[str, ...], threads: int = 0) -> None:
         """graph: the bundle's, not changed. Raises EngineError where it cannot be run so."""
-        model, self._outputs = _observed(graph, set(weights))
+        model, self._outputs = _add_statistics_outputs(graph, set(weights))
         self.layers = tuple(dict.fromkeys(layer for layer, _, _ in self._outputs))
         used = {name for node in model.graph.node for name in node.input}
         self._names = [name for name in weights if name in used]
@@ -52,9 +52,9 @@ class Statistician:
         del model.graph.initializer[:]
         model.graph.initializer.extend(kept)
         self._input: str = model.graph.input[0].name
-        self._session = runtime.session(weights_as_inputs(model, self._names), threads, rest=True)
+        self._session = runtime.open_cpu_session(weights_as_inputs(model, self._names), threads, stop_spinning=True)
 
-    def estimate(self, weights: Mapping[str, NDArray[Any]], batches: Iterable[NDArray[np.float32]]) -> Estimate:
+    def estimate(self, weights: Mapping[str, NDArray[Any]], batches: Iterable[NDArray[np.float32]]) -> BatchNormEstimate:
         """The mean over the batches of each one's mean and (unbiased) variance; batches float32 (B, C, H, W), of one size.
 
         A layer that the network runs through several times gets the mean over those. Raises EngineError.
@@ -67,7 +67,7 @@ class Statistician:
                 found = iter(self._session.run([*wanted, *(f"{name}@count" for name in wanted[::2])], {self._input: x, **feed}))
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 raise EngineError(
-                    f"ONNX Runtime could not run an input of shape {x.shape}: {runtime.sentence(error)}"
+                    f"ONNX Runtime could not run an input of shape {x.shape}: {runtime.summarize_error(error)}"
                 ) from error
             pairs = [(next(found), next(found)) for _ in self._outputs]
             for (layer, _, _), (mean, variance), count in zip(self._outputs, pairs, found, strict=True):
@@ -80,11 +80,13 @@ class Statistician:
             name for name, (mean, variance, _) in sums.items() if not np.isfinite(mean).all() or not np.isfinite(variance).all()
         ]
         if bad:
-            raise EngineError(f"On these inputs the activations before {shown(bad[0])!r} are not finite.")
+            raise EngineError(f"On these inputs the activations before {escape_name(bad[0])!r} are not finite.")
         return {name: (mean / count, variance / count) for name, (mean, variance, count) in sums.items()}
 
 
-def _observed(graph: onnx.ModelProto, weights: set[str]) -> tuple[onnx.ModelProto, list[tuple[Layer, str, str]]]:
+def _add_statistics_outputs(
+    graph: onnx.ModelProto, weights: set[str]
+) -> tuple[onnx.ModelProto, list[tuple[BatchNormLayer, str, str]]]:
     """The rewritten graph, and for each BatchNormalization of the family its layer and the outputs of mean and variance."""
     model = onnx.ModelProto()
     model.CopyFrom(graph)
@@ -96,7 +98,7 @@ def _observed(graph: onnx.ModelProto, weights: set[str]) -> tuple[onnx.ModelProt
     }
     opset = max((entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")), default=17)
     nodes: list[onnx.NodeProto] = []
-    found: list[tuple[Layer, str, str]] = []
+    found: list[tuple[BatchNormLayer, str, str]] = []
     constants: dict[str, NDArray[Any]] = {}
     for node in model.graph.node:
         if node.op_type != "BatchNormalization" or not {node.input[3], node.input[4]} <= weights:
@@ -104,11 +106,11 @@ def _observed(graph: onnx.ModelProto, weights: set[str]) -> tuple[onnx.ModelProt
             continue
         rank = ranks.get(node.input[0], 0)
         if rank < 2:
-            raise EngineError(f"The graph's BatchNormalization {shown(node.output[0])!r} has an input of unknown rank.")
+            raise EngineError(f"The graph's BatchNormalization {escape_name(node.output[0])!r} has an input of unknown rank.")
         epsilon = float(next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5))
         mean, variance = f"{node.output[0]}@mean", f"{node.output[0]}@variance"
-        nodes += _normalised(node, rank, epsilon, opset, constants)
-        found.append((Layer(node.input[3], node.input[4], epsilon), mean, variance))
+        nodes += _batch_normalize_nodes(node, rank, epsilon, opset, constants)
+        found.append((BatchNormLayer(node.input[3], node.input[4], epsilon), mean, variance))
     del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
@@ -118,7 +120,7 @@ def _observed(graph: onnx.ModelProto, weights: set[str]) -> tuple[onnx.ModelProt
     return model, found
 
 
-def _normalised(
+def _batch_normalize_nodes(
     node: onnx.NodeProto, rank: int, epsilon: float, opset: int, constants: dict[str, NDArray[Any]]
 ) -> list[onnx.NodeProto]:
     """y = (x - mean) / sqrt(variance + eps) * gamma + beta by the batch's mean and variance, which are named `y@mean`, `y@variance`."""
@@ -126,33 +128,33 @@ def _normalised(
     y = node.output[0]
     nodes: list[onnx.NodeProto] = []
 
-    def add(operator: str, inputs: list[str], to: str, **attributes: Any) -> str:
+    def add_node(operator: str, inputs: list[str], to: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(operator, inputs, [to], name=to, **attributes))
         return to
 
-    def constant(name: str, value: NDArray[Any]) -> str:
+    def add_constant(name: str, value: NDArray[Any]) -> str:
         constants[name] = value
         return name
 
-    def mean_of(value: str, to: str) -> str:
+    def add_mean(value: str, to: str) -> str:
         # Picture by picture first: those numbers lie side by side. Pictures of one size, so the mean of means is the mean.
         for axes, name in ((list(range(2, rank)), f"{to}@each"), ([0], to)):
             if not axes:
                 continue
             if opset < 18:
-                add("ReduceMean", [value], name, axes=axes, keepdims=1)
+                add_node("ReduceMean", [value], name, axes=axes, keepdims=1)
             else:
-                add("ReduceMean", [value, constant(f"axes {axes}", np.array(axes, np.int64))], name, keepdims=1)
+                add_node("ReduceMean", [value, add_constant(f"axes {axes}", np.array(axes, np.int64))], name, keepdims=1)
             value = name
         return to
 
-    mean = mean_of(x, f"{y}@mean")
-    centred = add("Sub", [x, mean], f"{y}@centred")
-    variance = mean_of(add("Mul", [centred, centred], f"{y}@squared"), f"{y}@variance")
-    add("Shape", [x], f"{mean}@count")
-    raised = add("Add", [variance, constant(f"epsilon {epsilon!r}", np.array(epsilon, np.float32))], f"{y}@raised")
-    scaled = add("Div", [centred, add("Sqrt", [raised], f"{y}@deviation")], f"{y}@normal")
-    shape = constant(f"along {rank}", np.array([1, -1, *[1] * (rank - 2)], np.int64))
-    scaled = add("Mul", [scaled, add("Reshape", [gamma, shape], f"{y}@gamma")], f"{y}@scaled")
-    add("Add", [scaled, add("Reshape", [beta, shape], f"{y}@beta")], y)
+    mean = add_mean(x, f"{y}@mean")
+    centred = add_node("Sub", [x, mean], f"{y}@centred")
+    variance = add_mean(add_node("Mul", [centred, centred], f"{y}@squared"), f"{y}@variance")
+    add_node("Shape", [x], f"{mean}@count")
+    raised = add_node("Add", [variance, add_constant(f"epsilon {epsilon!r}", np.array(epsilon, np.float32))], f"{y}@raised")
+    scaled = add_node("Div", [centred, add_node("Sqrt", [raised], f"{y}@deviation")], f"{y}@normal")
+    shape = add_constant(f"along {rank}", np.array([1, -1, *[1] * (rank - 2)], np.int64))
+    scaled = add_node("Mul", [scaled, add_node("Reshape", [gamma, shape], f"{y}@gamma")], f"{y}@scaled")
+    add_node("Add", [scaled, add_node("Reshape", [beta, shape], f"{y}@beta")], y)
     return nodes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dni_deploy.errors import EngineError, shown
+from dni_deploy.errors import EngineError, escape_name
 from engines.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     """The engine, compared with ONNX Runtime on the CPU; every slot still needs its first refit.
 
-    Raises EngineError (it cannot be opened, a weight does not fit float16, or it computes something else), EnvironmentProblem (no
+    Raises EngineError (it cannot be opened, a weight does not fit float16, or it computes something else), UnavailableError (no
     GPU), LimitError (no room on it).
     """
     from dni_deploy.blending.batchnorm_stats_file import read_recalibration
-    from engines.lowering.gpu import lower_for_gpu, overflowing
+    from engines.lowering.gpu import find_float16_overflows, lower_for_gpu
     from engines.onnxruntime_gpu.engine import BoundEngine
     from engines.profile import Profile
     from engines.verification import Reference, verify_mixed
 
     precision = options.precision or "fp32"
-    lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, precision)
-    members = [bundle.weights(member) for member in bundle.members]
+    lowered = lower_for_gpu(bundle.read_graph(), bundle.weight_names, precision)
+    members = [bundle.read_weights(member) for member in bundle.members]
     known = read_recalibration(bundle, members)
-    too_large = overflowing(lowered, members, known)
+    too_large = find_float16_overflows(lowered, members, known)
     if too_large:
         raise EngineError(
-            f"{len(too_large)} weights of this family go beyond what float16 holds (65504), first {shown(too_large[0])!r}; use fp32."
+            f"{len(too_large)} weights of this family go beyond what float16 holds (65504), first {escape_name(too_large[0])!r}; use fp32."
         )
     engine = BoundEngine(lowered, members, options, recalibration=known)
     replay = engine.replay
     try:
         engine.replay = False  # a graph would be captured for the probe's shape
-        verify_mixed(engine, Reference(bundle, members, Profile.of(bundle.signature)), precision)
+        verify_mixed(engine, Reference(bundle, members, Profile.from_shapes(bundle.signature)), precision)
         engine.replay = replay
-        engine.invalidate()
+        engine.invalidate_weights()
     except BaseException:
         engine.close()
         raise

@@ -1,4 +1,4 @@
-"""Session: ONNX Runtime's CUDA provider on a stream of ours.
+"""Session: ONNX Runtime's CUDA_PROVIDER provider on a stream of ours.
 
 Looked up in ONNX Runtime's sources and pull requests, up to 1.32; versions from 1.20 on are taken.
 """
@@ -12,14 +12,14 @@ from collections.abc import Mapping
 import onnx
 import onnxruntime as ort
 
-from dni_deploy.errors import EngineError, EnvironmentProblem
+from dni_deploy.errors import EngineError, UnavailableError
 from engines.onnxruntime_cpu import runtime
 
-CUDA = "CUDAExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
-def provider_options(index: int, stream: int, *, replay: bool) -> dict[str, str]:
-    """What the CUDA provider is told. index: the GPU's number. stream: a CUstream. replay: run as CUDA graphs."""
+def make_provider_options(index: int, stream: int, *, replay: bool) -> dict[str, str]:
+    """What the CUDA_PROVIDER provider is told. index: the GPU's number. stream: a CUstream. replay: run as CUDA_PROVIDER graphs."""
     return {
         "device_id": str(index),
         # Kernels and copies of the session go into this stream and no other; has_user_compute_stream follows from it (pull
@@ -36,8 +36,10 @@ def provider_options(index: int, stream: int, *, replay: bool) -> dict[str, str]
 
 
 def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, str], threads: int) -> ort.InferenceSession:
-    """Raises EngineError (the network cannot be opened), EnvironmentProblem (the provider's libraries cannot be loaded)."""
-    if provider == CUDA and hasattr(ort, "preload_dlls"):  # from 1.21 on: finds CUDA and cuDNN in NVIDIA's own wheels
+    """Raises EngineError (the network cannot be opened), UnavailableError (the provider's libraries cannot be loaded)."""
+    if provider == CUDA_PROVIDER and hasattr(
+        ort, "preload_dlls"
+    ):  # from 1.21 on: finds CUDA_PROVIDER and cuDNN in NVIDIA's own wheels
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, which may not even be needed
             ort.preload_dlls()
     absent = (
@@ -45,29 +47,29 @@ def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, st
         "such as those of pip install 'onnxruntime-gpu[cuda,cudnn]'."
     )
     if provider not in ort.get_available_providers():
-        raise EnvironmentProblem(absent)
+        raise UnavailableError(absent)
     try:
         session = ort.InferenceSession(
             model.SerializeToString(),
-            runtime.options(threads),
+            runtime.make_session_options(threads),
             providers=[(provider, dict(options))],
             enable_fallback=0,
         )
     except Exception as error:  # its exceptions share no base class but RuntimeError and Exception
         raise EngineError(
-            f"ONNX Runtime {ort.__version__} could not open the network on the GPU: {runtime.sentence(error)}"
+            f"ONNX Runtime {ort.__version__} could not open the network on the GPU: {runtime.summarize_error(error)}"
         ) from error
     # A provider whose libraries are not found is left out with a warning, and the network would run on the CPU.
     if session.get_providers()[0] != provider:
-        raise EnvironmentProblem(absent)
+        raise UnavailableError(absent)
     return session
 
 
-def run_options(graph: int | None) -> ort.RunOptions:
-    """For a run that returns when it is queued. graph: the number of the CUDA graph that it is captured in or replayed from, if any."""
+def make_run_options(graph_id: int | None) -> ort.RunOptions:
+    """For a run that returns when it is queued. graph: the number of the CUDA_PROVIDER graph that it is captured in or replayed from, if any."""
     made = ort.RunOptions()
     # Without it a run ends with a wait for the stream (CUDAExecutionProvider::OnRunEnd).
     made.add_run_config_entry("disable_synchronize_execution_providers", "1")
     # A graph has the addresses and shapes of its first run; -1 is no graph.
-    made.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
+    made.add_run_config_entry("gpu_graph_id", str(-1 if graph_id is None else graph_id))
     return made

@@ -16,18 +16,18 @@ from polygraphy.backend.trt import util as polygraphy_util
 from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
-from dni_deploy.errors import DniError, EngineError, UsageError, shown
-from dni_deploy.utils.atomic_write import publish_bytes
+from dni_deploy.errors import DniError, EngineError, UsageError, escape_name
+from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import cache_folder
-from dni_deploy.utils.progress import MaybeProgress
+from dni_deploy.utils.progress import OptionalProgress
 from engines.trt.build_settings import BuildSettings
 from engines.trt.features import Features
-from engines.trt.messages import begin, failed, messages, sentence
-from engines.trt.monitor import monitor
+from engines.trt.messages import clear_errors, get_logger, make_engine_error, summarize_message
+from engines.trt.monitor import make_progress_monitor
 
 
 @dataclass(frozen=True)
-class Order:
+class BuildRequest:
     """What to build.
 
     Attributes:
@@ -38,51 +38,51 @@ class Order:
 
     model: onnx.ModelProto
     settings: BuildSettings
-    refit: tuple[str, ...] = ()
+    refittable_names: tuple[str, ...] = ()
 
 
-def build(order: Order, features: Features, progress: MaybeProgress = None) -> bytes:
+def build_serialized_engine(request: BuildRequest, features: Features, progress: OptionalProgress = None) -> bytes:
     """The serialized engine. The caller holds the device.
 
     Raises UsageError (the profile does not fit the graph, or this TensorRT cannot strip), EngineError (anything else).
     """
-    _check(order, features)
-    settings = order.settings
-    watch = monitor(progress) if features.progress else None
-    begin()
+    _check_request(request, features)
+    settings = request.settings
+    watch = make_progress_monitor(progress) if features.progress else None
+    clear_errors()
     try:
-        with _quiet():
+        with _silence_polygraphy():
             kind = {"explicit_batch": settings.explicit_batch, "strongly_typed": settings.strongly_typed}
             builder, network = CreateNetwork(**kind)()  # told in full: older Polygraphys know nothing of newer TensorRTs
-            parser = _parse(network, order)  # it owns the weights until the engine is built
-            config = _config(order)(builder, network)
+            parser = _parse_graph(network, request)  # it owns the weights until the engine is built
+            config = _make_config(request)(builder, network)
             if watch is not None:
                 config.progress_monitor = watch
             if settings.refit_individual:
-                _mark(network, config, order.refit)
-            _load_timing(config, features)
+                _mark_refittable(network, config, request.refittable_names)
+            _load_timing_cache(config, features)
             serialized = bytes(EngineBytesFromNetwork((builder, network, parser), config=config)())
-            _save_timing(config, features)
+            _save_timing_cache(config, features)
     except PolygraphyException as error:
         if watch is not None and watch.stopped is not None:
             raise watch.stopped from None
-        if not messages().errors:
-            messages().errors.append(str(error))
-        raise failed("build the engine") from error
+        if not get_logger().errors:
+            get_logger().errors.append(str(error))
+        raise make_engine_error("build the engine") from error
     return serialized
 
 
-def _check(order: Order, features: Features) -> None:
-    opset = max(entry.version for entry in order.model.opset_import if entry.domain in ("", "ai.onnx"))
-    if features.largest_opset is not None and opset > features.largest_opset:
+def _check_request(request: BuildRequest, features: Features) -> None:
+    opset = max(entry.version for entry in request.model.opset_import if entry.domain in ("", "ai.onnx"))
+    if features.max_opset is not None and opset > features.max_opset:
         raise EngineError(
-            f"TensorRT {features.version} reads ONNX up to opset {features.largest_opset}, and this graph has {opset}; "
-            f"export with --opset {features.largest_opset}."
+            f"TensorRT {features.version} reads ONNX up to opset {features.max_opset}, and this graph has {opset}; "
+            f"export with --opset {features.max_opset}."
         )
-    if order.settings.strip and not features.strip:
+    if request.settings.strip and not features.strip:
         raise UsageError(f"TensorRT {features.version} cannot write a plan without its weights; build without --strip.")
-    profile = order.settings.profile
-    dims = order.model.graph.input[0].type.tensor_type.shape.dim
+    profile = request.settings.profile
+    dims = request.model.graph.input[0].type.tensor_type.shape.dim
     for at, dim in enumerate(dims):
         sizes = {shape[at] for shape in (profile.smallest, profile.tuned, profile.largest)}
         if dim.HasField("dim_value") and sizes != {dim.dim_value}:
@@ -92,21 +92,21 @@ def _check(order: Order, features: Features) -> None:
             )
 
 
-def _parse(network: Any, order: Order) -> Any:
-    parser = trt.OnnxParser(network, messages())
+def _parse_graph(network: Any, order: BuildRequest) -> Any:
+    parser = trt.OnnxParser(network, get_logger())
     if order.settings.native_instancenorm:
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
     if not parser.parse(order.model.SerializeToString()):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        told = f": {sentence(str(errors[0].desc()))}" if errors else ""
+        told = f": {summarize_message(str(errors[0].desc()))}" if errors else ""
         raise EngineError(f"TensorRT {trt.__version__} cannot read the graph{told}.")
     return parser
 
 
-def _config(order: Order) -> CreateConfig:
-    settings = order.settings
+def _make_config(request: BuildRequest) -> CreateConfig:
+    settings = request.settings
     shapes, profile = settings.profile, TensorRTProfile()
-    profile.add(order.model.graph.input[0].name, min=shapes.smallest, opt=shapes.tuned, max=shapes.largest)
+    profile.add(request.model.graph.input[0].name, min=shapes.smallest, opt=shapes.tuned, max=shapes.largest)
     more: dict[str, Any] = {}
     if settings.tactic_sources is not None:
         more["tactic_sources"] = [getattr(trt.TacticSource, name) for name in settings.tactic_sources]
@@ -123,20 +123,20 @@ def _config(order: Order) -> CreateConfig:
     )
 
 
-def _mark(network: Any, config: Any, names: Sequence[str]) -> None:
+def _mark_refittable(network: Any, config: Any, names: Sequence[str]) -> None:
     config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
     refused = [name for name in names if not network.mark_weights_refittable(name)]
     if refused:
         raise EngineError(
             f"TensorRT {trt.__version__} cannot make {len(refused)} of {len(names)} weights refittable, first "
-            f"{shown(refused[0])!r}."
+            f"{escape_name(refused[0])!r}."
         )
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_polygraphy() -> Iterator[None]:
     """Polygraphy prints to stdout, which is for results: its errors come as exceptions, TensorRT's in our messages."""
-    before, polygraphy_util.TRT_LOGGER = polygraphy_util.TRT_LOGGER, messages()
+    before, polygraphy_util.TRT_LOGGER = polygraphy_util.TRT_LOGGER, get_logger()
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
             yield
@@ -144,26 +144,26 @@ def _quiet() -> Iterator[None]:
         polygraphy_util.TRT_LOGGER = before
 
 
-def _timing_cache(features: Features) -> Path | None:
+def _timing_cache_path(features: Features) -> Path | None:
     """Of this TensorRT; it tells by itself which GPU each entry is for."""
     folder = cache_folder()
     return None if folder is None else folder / "tensorrt" / f"timing-{features.version}.cache"
 
 
-def _load_timing(config: Any, features: Features) -> None:
+def _load_timing_cache(config: Any, features: Features) -> None:
     """Not by Polygraphy, which wants a path and makes a lock file beside it. A damaged or foreign one is not used."""
-    path = _timing_cache(features)
+    path = _timing_cache_path(features)
     with suppress(OSError):
         cache = None if path is None else config.create_timing_cache(path.read_bytes())
         if cache is not None:
             config.set_timing_cache(cache, False)
 
 
-def _save_timing(config: Any, features: Features) -> None:
+def _save_timing_cache(config: Any, features: Features) -> None:
     """Keep what was measured: the next build of a like network takes a fraction of the time. Nobody needs it: no error."""
-    path, cache = _timing_cache(features), config.get_timing_cache()
+    path, cache = _timing_cache_path(features), config.get_timing_cache()
     if path is None or cache is None:
         return
     with suppress(OSError, DniError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        publish_bytes(path, bytes(cache.serialize()), force=True)
+        write_bytes_atomically(path, bytes(cache.serialize()), force=True)

@@ -60,8 +60,8 @@ class BuildSettings:
             profile=profile,
             strip=strip and kind == "refit",
             fp16=precision == "fp16" and not features.strongly_typed,
-            refit=kind == "refit" and not features.individual,
-            refit_individual=kind == "refit" and features.individual,
+            refit=kind == "refit" and not features.individual_refit,
+            refit_individual=kind == "refit" and features.individual_refit,
             tf32=False,  # its 10 bits of mantissa err by 1e-4 to 1e-3, and would hide a wrong refit (RefitObserver sample, 11.3)
             strongly_typed=features.strongly_typed,
             explicit_batch=features.explicit_batch,

@@ -6,63 +6,63 @@ import os
 from dataclasses import replace
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import UsageError, shown
-from dni_deploy.utils.progress import MaybeProgress, tell
-from engines import Built
+from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.utils.progress import OptionalProgress, report_progress
+from engines import BuildResult
 from engines.cuda.device import Device
 from engines.options import BuildOptions, EngineOptions
 from engines.profile import Profile
-from engines.trt.build import Order, build
-from engines.trt.features import Features, features
-from engines.trt.modes import ENGINES
+from engines.trt.build import BuildRequest, build_serialized_engine
+from engines.trt.features import Features, detect_features
+from engines.trt.modes import ENGINE_BY_PLAN_KIND
 from engines.trt.network import Network
-from engines.trt.plan import Header, Plan, Sample, plan_path, read_plan, write_plan
-from engines.trt.target import Target
+from engines.trt.plan import OutputSample, Plan, PlanHeader, plan_path, read_plan, write_plan
+from engines.trt.target import PlanIdentity
 from engines.trt.unwind import drop_variables
-from engines.verification import Reference, sampled, verify_at, verify_members
+from engines.verification import Reference, sample_output, verify_at, verify_members
 
 
-def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: MaybeProgress = None) -> Built:
+def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: OptionalProgress = None) -> BuildResult:
     """Minutes for a large network. Nothing is written where the verification fails.
 
-    Raises UsageError (it exists and force is off, or the profile does not fit), EngineError, EnvironmentProblem, LimitError.
+    Raises UsageError (it exists and force is off, or the profile does not fit), EngineError, UnavailableError, LimitError.
     """
-    found = features()
-    precision, profile = options.precision, options.profile or Profile.of(bundle.signature)
-    tell(progress, 0, 1, "lowering the graph")
-    network = Network.of(bundle, kind, found.graph_precision(precision))
-    target = Target.of(bundle, kind, precision, profile, options.strip, options.device)
-    header = Header(target, lowered=network.lowered.digest(), weights=network.weights)
+    found = detect_features()
+    precision, profile = options.precision, options.profile or Profile.from_shapes(bundle.signature)
+    report_progress(progress, 0, 1, "lowering the graph")
+    network = Network.from_bundle(bundle, kind, found.graph_precision(precision))
+    target = PlanIdentity.for_bundle(bundle, kind, precision, profile, options.strip, options.device)
+    header = PlanHeader(target, lowered=network.lowered.digest(), weights=network.weight_specs)
     path = plan_path(bundle, header)
     kept = os.path.lexists(path) and options.keep and not options.force
     if os.path.lexists(path) and not (options.force or kept):
-        raise UsageError(f"{shown(path)} exists; give --force to build it again. Nothing was written.")
-    order = Order(network.model(), target.settings, network.names if kind == "refit" else ())
+        raise UsageError(f"{escape_name(path)} exists; give --force to build it again. Nothing was written.")
+    order = BuildRequest(network.build_model(), target.settings, network.weight_names if kind == "refit" else ())
     device = Device.open(options.device)
     try:
         with device:
-            plan = read_plan(path, target) if kept else Plan(header, _built(order, found, progress))
+            plan = read_plan(path, target) if kept else Plan(header, _build_clearing_frames(order, found, progress))
     finally:
         device.close()
-    tell(progress, 0, 1, "comparing with ONNX Runtime")
-    engine = ENGINES[kind](network, plan, EngineOptions(slots=1, device=options.device), found)
+    report_progress(progress, 0, 1, "comparing with ONNX Runtime")
+    engine = ENGINE_BY_PLAN_KIND[kind](network, plan, EngineOptions(slots=1, device=options.device), found)
     try:
         reference = Reference(bundle, network.members, profile)
         if engine.blends:
             error = verify_members(engine, reference, precision)
         else:
-            error = verify_at(engine, engine.checked, reference, precision)
-        expected = sampled(reference.expected(engine.checked))
+            error = verify_at(engine, engine.verification_coefficients, reference, precision)
+        expected = sample_output(reference.compute_reference(engine.verification_coefficients))
     finally:
         engine.close()
-    plan = replace(plan, header=replace(header, sample=Sample.of(bundle, expected)))
+    plan = replace(plan, header=replace(header, sample=OutputSample.from_values(bundle, expected)))
     written = write_plan(bundle, plan, force=options.force or kept)
-    return Built(written, engine.road, len(network.names) if engine.blends else 0, error, kept)
+    return BuildResult(written, engine.update_path, len(network.weight_names) if engine.blends else 0, error, kept)
 
 
-def _built(order: Order, found: Features, progress: MaybeProgress) -> bytes:
+def _build_clearing_frames(request: BuildRequest, features: Features, progress: OptionalProgress) -> bytes:
     try:
-        return build(order, found, progress)
+        return build_serialized_engine(request, features, progress)
     except BaseException as error:
         drop_variables(error)
         raise

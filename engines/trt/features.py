@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from dni_deploy.errors import EnvironmentProblem
+from dni_deploy.errors import UnavailableError
 from engines.cuda import driver
 
-NUMPY = int(np.__version__.partition(".")[0])
+NUMPY_MAJOR_VERSION = int(np.__version__.partition(".")[0])
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Features:
 
     version: str
     device_weights: bool
-    prototype: bool
-    individual: bool
+    weights_prototype: bool
+    individual_refit: bool
     strip: bool
     explicit_batch: bool
     strongly_typed: bool
@@ -45,10 +45,10 @@ class Features:
     narrow_tactics: bool
     progress: bool
     contexts_survive: bool
-    largest_opset: int | None
+    max_opset: int | None
 
     @classmethod
-    def of(cls, trt: Any) -> Features:
+    def from_module(cls, trt: Any) -> Features:
         """trt: the tensorrt module."""
         refitter = trt.Refitter
         strongly_typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
@@ -58,8 +58,8 @@ class Features:
         return cls(
             version=str(trt.__version__),
             device_weights=hasattr(refitter, "refit_cuda_engine_async"),
-            prototype=hasattr(refitter, "get_weights_prototype"),
-            individual=hasattr(trt.BuilderFlag, "REFIT_INDIVIDUAL")
+            weights_prototype=hasattr(refitter, "get_weights_prototype"),
+            individual_refit=hasattr(trt.BuilderFlag, "REFIT_INDIVIDUAL")
             and hasattr(trt.INetworkDefinition, "mark_weights_refittable"),
             strip=hasattr(trt.BuilderFlag, "STRIP_PLAN"),
             explicit_batch=major < 10,
@@ -70,7 +70,7 @@ class Features:
             narrow_tactics=not strongly_typed and hasattr(trt.TacticSource, "JIT_CONVOLUTIONS"),
             progress=hasattr(trt, "IProgressMonitor"),
             contexts_survive=major >= 9,
-            largest_opset=17 if major < 9 else None,
+            max_opset=17 if major < 9 else None,
         )
 
     def graph_precision(self, precision: str) -> str:
@@ -78,16 +78,16 @@ class Features:
         return precision if self.strongly_typed else "fp32"
 
 
-def features() -> Features:
-    """Of the TensorRT that is installed. Raises EnvironmentProblem where no GPU is behind it: its classes crash then."""
-    obstacle = driver.obstacle()
+def detect_features() -> Features:
+    """Of the TensorRT that is installed. Raises UnavailableError where no GPU is behind it: its classes crash then."""
+    obstacle = driver.why_gpu_unavailable()
     if obstacle:
-        raise EnvironmentProblem(f"TensorRT cannot run here: {obstacle}.")
+        raise UnavailableError(f"TensorRT cannot run here: {obstacle}.")
     import tensorrt as trt
 
-    found = Features.of(trt)
-    if not found.device_weights and NUMPY >= 2:
-        raise EnvironmentProblem(
+    found = Features.from_module(trt)
+    if not found.device_weights and NUMPY_MAJOR_VERSION >= 2:
+        raise UnavailableError(
             f"TensorRT {found.version} reads the arrays of NumPy 2 wrong, without an error, so that weights would be lost; "
             "pip install 'numpy<2' or a newer TensorRT."
         )

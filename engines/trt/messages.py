@@ -11,10 +11,10 @@ from typing import Any
 
 import tensorrt as trt
 
-from dni_deploy.errors import EngineError, shown
+from dni_deploy.errors import EngineError, escape_name
 
 
-class Messages(trt.ILogger):  # type: ignore[misc]  # no types are shipped
+class TensorRTLogger(trt.ILogger):  # type: ignore[misc]  # no types are shipped
     """Keeps the newest errors. TensorRT calls `log` from any thread, and it must not raise."""
 
     def __init__(self) -> None:
@@ -27,28 +27,28 @@ class Messages(trt.ILogger):  # type: ignore[misc]  # no types are shipped
 
 
 @lru_cache(maxsize=1)
-def messages() -> Messages:
+def get_logger() -> TensorRTLogger:
     """The logger of this process."""
-    return Messages()
+    return TensorRTLogger()
 
 
-def begin() -> None:
+def clear_errors() -> None:
     """Forget what TensorRT complained of before, at the begin of something that may fail."""
-    messages().errors.clear()
+    get_logger().errors.clear()
 
 
-def failed(what: str, hint: str = "") -> EngineError:
+def make_engine_error(action: str, hint: str = "") -> EngineError:
     """The error for something that TensorRT would not do: "TensorRT could not <what>: <its error>." It is then forgotten.
 
-    Of several errors since `begin` it is the first: the later ones say that what called it failed too.
+    Of several errors since `clear_errors` it is the first: the later ones say that what called it failed too.
     """
-    errors = messages().errors
-    told = f": {sentence(errors[0])}" if errors else ""
+    errors = get_logger().errors
+    told = f": {summarize_message(errors[0])}" if errors else ""
     errors.clear()
-    return EngineError(f"TensorRT {trt.__version__} could not {what}{told}.{f' {hint}' if hint else ''}")
+    return EngineError(f"TensorRT {trt.__version__} could not {action}{told}.{f' {hint}' if hint else ''}")
 
 
-def sentence(text: str) -> str:
+def summarize_message(text: str) -> str:
     """The first line of a message, without its full stop."""
     lines = text.strip().splitlines()
-    return shown(lines[0] if lines else "no reason was given").rstrip(". ")
+    return escape_name(lines[0] if lines else "no reason was given").rstrip(". ")

@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
-from engines.cuda.blender import Live
+from engines.cuda.blender import WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.memory import Buffer
-from engines.lowering.weights_as_inputs import ALPHA, KNOTS
-from engines.shares import check_count, one_for_all
-from engines.trt.engine import Slot, TensorRTEngine
-from engines.trt.messages import failed
+from engines.lowering.weights_as_inputs import ALPHA_INPUT_NAME, CALIBRATION_INPUT_NAME
+from engines.shares import check_coefficient_count, require_single_row
+from engines.trt.engine import TensorRTBufferSet, TensorRTEngine
+from engines.trt.messages import make_engine_error
 from engines.trt.plan import Plan
 from engines.trt.refitter import Refitter
-from engines.trt.weights import Source
+from engines.trt.weights import RefitWeights
 
-ALIGNED = 64
+INPUT_ALIGNMENT_FLOATS = 64
 """Numbers of 4 bytes: TensorRT asks for inputs at multiples of 256 bytes."""
 
 
@@ -28,138 +28,140 @@ class RefitEngine(TensorRTEngine):
 
     name = "tensorrt"
 
-    def fill(self, plan: Plan, device: Device) -> None:
-        self.road = f"{self.what}: " + (
+    def _allocate_buffer_sets(self, plan: Plan, device: Device) -> None:
+        self.update_path = f"{self._update_path_prefix}: " + (
             "weights are blended on the GPU and refitted there, in the stream of the frames"
             if self.features.device_weights
             else "weights are blended on the GPU and refitted through the host, because device memory is refitted from 9.1 on"
         )
-        layout, constants = self.upload_members(device), self.network.constants()
+        layout, constants = self.upload_members(device), self.network.collect_constants()
         for _ in range(self.slots):
-            at = Slot(device.stream())
-            self.all.append(at)
-            at.live = Live(device, layout)
-            at.source = Source(device, layout, at.live)
-            at.engine = self.deserialized(plan)
+            at = TensorRTBufferSet(device.create_stream())
+            self._buffer_sets.append(at)
+            at.weight_buffer = WeightBuffer(device, layout)
+            at.refit_weights = RefitWeights(device, layout, at.weight_buffer)
+            at.engine = self._deserialize_plan(plan)
             if not at.engine.refittable:
                 raise EngineError("The plan's engine cannot be refitted; build it again.")
-            at.refitter = Refitter(at.engine, at.source, constants, self.features, at.stream)
-            at.runner = self.runner(device, at.engine, at.stream)
+            at.refitter = Refitter(at.engine, at.refit_weights, constants, self.features, at.stream)
+            at.runner = self._make_runner(device, at.engine, at.stream)
 
-    def change(self, at: Slot, shares: NDArray[np.float64]) -> None:
-        assert at.refitter is not None
-        if at.run.ready and self.features.contexts_survive:
-            at.run.refitted()
-        elif at.run.ready:
-            at.stream.synchronize()
-            at.run.retire()
-        self.blend(at, shares)
-        at.refitter.refit()
-        if not at.run.ready:  # of a plan without weights, too, no context is made before its first refit
-            at.stream.synchronize()
-            at.run.renew()
+    def _apply_coefficients(self, buffers: TensorRTBufferSet, coefficients: NDArray[np.float64]) -> None:
+        assert buffers.refitter is not None
+        if buffers.active_runner.has_context and self.features.contexts_survive:
+            buffers.active_runner.invalidate_graph()
+        elif buffers.active_runner.has_context:
+            buffers.stream.synchronize()
+            buffers.active_runner.destroy_context()
+        self._blend_weights(buffers, coefficients)
+        buffers.refitter.refit()
+        if not buffers.active_runner.has_context:  # of a plan without weights, too, no context is made before its first refit
+            buffers.stream.synchronize()
+            buffers.active_runner.create_context()
 
-    def accept(self) -> None:
-        super().accept()
-        with self.held():
-            for at in self.all:
+    def finish_verification(self) -> None:
+        super().finish_verification()
+        with self._device_context():
+            for at in self._buffer_sets:
                 if at.refitter is not None:
-                    at.refitter.trust()
+                    at.refitter.disable_validation()
 
     def serialize(self, slot: int) -> bytes:
         """The slot's engine with the weights that it has now, as TensorRT writes it."""
-        with self.holding(slot) as at:
-            if at.unusable is not None:
-                raise EngineError(f"Slot {slot} cannot be written: {at.unusable}.")
+        with self._lock_slot(slot) as at:
+            if at.unusable_reason is not None:
+                raise EngineError(f"Slot {slot} cannot be written: {at.unusable_reason}.")
             at.stream.synchronize()
             serialized = at.engine.serialize()
             if serialized is None:
-                raise failed("serialize the refitted engine")
+                raise make_engine_error("serialize the refitted engine")
             return bytes(serialized)
 
 
-class InputsEngine(TensorRTEngine):
+class TrtInputsBaseline(TensorRTEngine):
     """One engine; per slot a context that reads its weights from the slot's live arena. A change is the blend alone."""
 
     name = "tensorrt-inputs"
 
-    def fill(self, plan: Plan, device: Device) -> None:
-        self.road = f"{self.what}: the weights are inputs of the network"
+    def _allocate_buffer_sets(self, plan: Plan, device: Device) -> None:
+        self.update_path = f"{self._update_path_prefix}: the weights are inputs of the network"
         layout = self.upload_members(device)
-        self.shared = self.deserialized(plan)
+        self.shared_engine = self._deserialize_plan(plan)
         for _ in range(self.slots):
-            at = Slot(device.stream())
-            self.all.append(at)
-            at.live = Live(device, layout)
-            fixed = {name: int(at.live.pointer(name)) for name in self.network.names}
-            at.runner = self.runner(device, self.shared, at.stream, fixed)
-            at.runner.renew()
+            at = TensorRTBufferSet(device.create_stream())
+            self._buffer_sets.append(at)
+            at.weight_buffer = WeightBuffer(device, layout)
+            fixed = {name: int(at.weight_buffer.pointer_of(name)) for name in self.network.weight_names}
+            at.runner = self._make_runner(device, self.shared_engine, at.stream, fixed)
+            at.runner.create_context()
 
-    def change(self, at: Slot, shares: NDArray[np.float64]) -> None:
-        at.run.refitted()
-        self.blend(at, shares)
+    def _apply_coefficients(self, buffers: TensorRTBufferSet, coefficients: NDArray[np.float64]) -> None:
+        buffers.active_runner.invalidate_graph()
+        self._blend_weights(buffers, coefficients)
 
 
-class GraphEngine(TensorRTEngine):
+class TrtGraphBaseline(TensorRTEngine):
     """One engine with every member inside; per slot the shares, which the network reads at each frame."""
 
     name = "tensorrt-graph"
 
-    def fill(self, plan: Plan, device: Device) -> None:
-        self.road = f"{self.what}: alpha is an input of the network, which blends at every frame"
-        self.shared = self.deserialized(plan)
+    def _allocate_buffer_sets(self, plan: Plan, device: Device) -> None:
+        self.update_path = f"{self._update_path_prefix}: alpha is an input of the network, which blends at every frame"
+        self.shared_engine = self._deserialize_plan(plan)
         known = self.network.recalibration
         # Behind the shares of the members those of the knots, from the next place on where TensorRT takes an input.
-        self._knots_at = -(-len(self.network.members) // ALIGNED) * ALIGNED
+        self._points_offset = -(-len(self.network.members) // INPUT_ALIGNMENT_FLOATS) * INPUT_ALIGNMENT_FLOATS
         for _ in range(self.slots):
-            at = Slot(device.stream())
-            self.all.append(at)
-            at.alpha = Buffer(device, 4 * (self._knots_at + (0 if known is None else len(known.knots))))
-            fixed = {ALPHA: at.alpha.pointer}
+            at = TensorRTBufferSet(device.create_stream())
+            self._buffer_sets.append(at)
+            at.alpha_buffer = Buffer(
+                device, 4 * (self._points_offset + (0 if known is None else len(known.calibration_points)))
+            )
+            fixed = {ALPHA_INPUT_NAME: at.alpha_buffer.pointer}
             if known is not None:
-                fixed[KNOTS] = at.alpha.pointer + 4 * self._knots_at
-            at.runner = self.runner(device, self.shared, at.stream, fixed)
-            at.runner.renew()
+                fixed[CALIBRATION_INPUT_NAME] = at.alpha_buffer.pointer + 4 * self._points_offset
+            at.runner = self._make_runner(device, self.shared_engine, at.stream, fixed)
+            at.runner.create_context()
 
-    def taken(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        shares, known = one_for_all(super().taken(coefficients), self.name), self.network.recalibration
-        check_count(shares, len(self.network.members))
-        return shares if known is None else known.checked(shares)
+    def _validate_coefficients(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        shares, known = require_single_row(super()._validate_coefficients(coefficients), self.name), self.network.recalibration
+        check_coefficient_count(shares, len(self.network.members))
+        return shares if known is None else known.validate_coefficients(shares)
 
-    def change(self, at: Slot, shares: NDArray[np.float64]) -> None:
-        assert at.alpha is not None
+    def _apply_coefficients(self, buffers: TensorRTBufferSet, coefficients: NDArray[np.float64]) -> None:
+        assert buffers.alpha_buffer is not None
         known = self.network.recalibration
-        knots = np.zeros(0) if known is None else known.shares(shares)
-        fed = np.zeros(self._knots_at + knots.size, np.float32)
-        fed[: shares.size], fed[self._knots_at :] = shares, knots
+        knots = np.zeros(0) if known is None else known.interpolation_weights(coefficients)
+        fed = np.zeros(self._points_offset + knots.size, np.float32)
+        fed[: coefficients.size], fed[self._points_offset :] = coefficients, knots
         # From memory that is not page-locked: CUDA has read it when the call returns.
-        at.alpha.upload(fed, at.stream)
-        at.run.refitted()
+        buffers.alpha_buffer.upload(fed, buffers.stream)
+        buffers.active_runner.invalidate_graph()
 
 
-class ConstantEngine(TensorRTEngine):
+class TrtConstantBaseline(TensorRTEngine):
     """The first member with constant weights, whatever alpha is: the speed that the others are held against."""
 
     name = "tensorrt-constant"
     blends = False
 
-    def fill(self, plan: Plan, device: Device) -> None:
-        self.road = f"{self.what}: constant weights, the first member, whatever alpha is"
-        self.shared = self.deserialized(plan)
+    def _allocate_buffer_sets(self, plan: Plan, device: Device) -> None:
+        self.update_path = f"{self._update_path_prefix}: constant weights, the first member, whatever alpha is"
+        self.shared_engine = self._deserialize_plan(plan)
         for _ in range(self.slots):
-            at = Slot(device.stream())
-            self.all.append(at)
-            at.runner = self.runner(device, self.shared, at.stream)
-            at.runner.renew()
+            at = TensorRTBufferSet(device.create_stream())
+            self._buffer_sets.append(at)
+            at.runner = self._make_runner(device, self.shared_engine, at.stream)
+            at.runner.create_context()
 
-    def change(self, at: Slot, shares: NDArray[np.float64]) -> None:
+    def _apply_coefficients(self, buffers: TensorRTBufferSet, coefficients: NDArray[np.float64]) -> None:
         pass
 
 
-ENGINES: Mapping[str, type[TensorRTEngine]] = {
+ENGINE_BY_PLAN_KIND: Mapping[str, type[TensorRTEngine]] = {
     "refit": RefitEngine,
-    "inputs": InputsEngine,
-    "graph": GraphEngine,
-    "constant": ConstantEngine,
+    "inputs": TrtInputsBaseline,
+    "graph": TrtGraphBaseline,
+    "constant": TrtConstantBaseline,
 }
 """By the kind of plan that they open."""

@@ -6,13 +6,13 @@ from typing import Any
 
 import tensorrt as trt
 
-from dni_deploy.utils.progress import MaybeProgress, tell
+from dni_deploy.utils.progress import OptionalProgress, report_progress
 
 
-def monitor(progress: MaybeProgress) -> Any:
+def make_progress_monitor(progress: OptionalProgress) -> Any:
     """A trt.IProgressMonitor, for TensorRTs that have it. `stopped` is then the exception that ended the build, or None."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # no types are shipped
+    class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]  # no types are shipped
         """Phases nest: the outermost one counts, the innermost one has the name. Called from any thread; must not raise."""
 
         def __init__(self) -> None:
@@ -22,18 +22,18 @@ def monitor(progress: MaybeProgress) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self.phases[phase_name] = (parent_phase, 0, num_steps)
-            self.tell(phase_name)
+            self._report_phase(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             parent, _, total = self.phases.get(phase_name, (None, 0, 1))
             self.phases[phase_name] = (parent, step + 1, total)
-            self.tell(phase_name)
+            self._report_phase(phase_name)
             return self.stopped is None
 
         def phase_finish(self, phase_name: str) -> None:
             self.phases.pop(phase_name, None)
 
-        def tell(self, name: str) -> None:
+        def _report_phase(self, name: str) -> None:
             outer = name
             for _ in self.phases:
                 parent = self.phases.get(outer, (None, 0, 1))[0]
@@ -42,8 +42,8 @@ def monitor(progress: MaybeProgress) -> Any:
                 outer = parent
             _, done, total = self.phases.get(outer, (None, 0, 1))
             try:
-                tell(progress, min(done, total), max(total, 1), name)
+                report_progress(progress, min(done, total), max(total, 1), name)
             except BaseException as stopped:  # Ctrl-C too: it may not go through TensorRT, so it waits for its return
                 self.stopped = stopped
 
-    return Monitor()
+    return ProgressMonitor()

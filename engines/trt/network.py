@@ -11,18 +11,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from dni_deploy.blending.batchnorm_stats import Recalibration
+from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import EngineError, shown
-from engines.lowering.gpu import Lowered, lower_for_gpu, overflowing
+from dni_deploy.errors import EngineError, escape_name
+from engines.lowering.gpu import LoweredGraph, find_float16_overflows, lower_for_gpu
 from engines.lowering.graph_digest import digest_lowered_graph
 from engines.lowering.weights_as_inputs import alpha_as_input, weights_as_inputs
 
 Tensors = Mapping[str, NDArray[Any]]
 
 
-def lower_bundle(bundle: Bundle, kind: str, graph_precision: str) -> Lowered:
+def lower_bundle(bundle: Bundle, kind: str, graph_precision: str) -> LoweredGraph:
     """Lowers the bundle's graph for a kind of plan.
 
     Args:
@@ -34,7 +34,7 @@ def lower_bundle(bundle: Bundle, kind: str, graph_precision: str) -> Lowered:
         EngineError: The graph cannot be lowered.
     """
     # A graph that blends by itself cannot know of a fold.
-    return lower_for_gpu(bundle.graph(), bundle.weight_names, graph_precision, fold=kind != "graph")
+    return lower_for_gpu(bundle.read_graph(), bundle.weight_names, graph_precision, fold=kind != "graph")
 
 
 def digest_graph(bundle: Bundle, kind: str, graph_precision: str) -> str:
@@ -65,58 +65,58 @@ class Network:
     """
 
     kind: str
-    lowered: Lowered
+    lowered: LoweredGraph
     members: Sequence[Tensors]
-    recalibration: Recalibration | None = None
+    recalibration: BatchNormTable | None = None
 
     @classmethod
-    def of(cls, bundle: Bundle, kind: str, graph_precision: str) -> Network:
+    def from_bundle(cls, bundle: Bundle, kind: str, graph_precision: str) -> Network:
         """graph_precision: of the graph that TensorRT reads, "fp32" or "fp16". Raises EngineError where float16 cannot hold a weight."""
-        members = [bundle.weights(member) for member in bundle.members]
+        members = [bundle.read_weights(member) for member in bundle.members]
         known = read_recalibration(bundle, members)
         lowered = lower_bundle(bundle, kind, graph_precision)
         if graph_precision == "fp16":
-            beyond = overflowing(lowered, members, known)
+            beyond = find_float16_overflows(lowered, members, known)
             if beyond:
                 raise EngineError(
-                    f"{len(beyond)} weights may go beyond 65504, the largest float16, first {shown(beyond[0])!r}; "
+                    f"{len(beyond)} weights may go beyond 65504, the largest float16, first {escape_name(beyond[0])!r}; "
                     "build with --precision fp32."
                 )
         return cls(kind, lowered, members, known)
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def weight_names(self) -> tuple[str, ...]:
         """The weights that change with alpha, in the graph's order."""
         return tuple(weight.name for weight in self.lowered.weights)
 
     @property
-    def weights(self) -> tuple[tuple[str, str, int], ...]:
+    def weight_specs(self) -> tuple[tuple[str, str, int], ...]:
         """Name, type and count of each."""
         return tuple((weight.name, str(weight.dtype), weight.count) for weight in self.lowered.weights)
 
-    def model(self) -> onnx.ModelProto:
+    def build_model(self) -> onnx.ModelProto:
         """The graph to build, with data in every initializer."""
         lowered = self.lowered
         if self.kind == "inputs":
-            return weights_as_inputs(lowered.graph, self.names)
+            return weights_as_inputs(lowered.graph, self.weight_names)
         if self.kind == "graph":
-            members = [lowered.recipes.values(tensors) for tensors in self.members]
-            return alpha_as_input(lowered.graph, self.names, members, self._by_knot())
-        return lowered.bound(lowered.recipes.values(self.members[0]))
+            members = [lowered.recipes.compute_values(tensors) for tensors in self.members]
+            return alpha_as_input(lowered.graph, self.weight_names, members, self._stack_statistics())
+        return lowered.bind_weights(lowered.recipes.compute_values(self.members[0]))
 
-    def _by_knot(self) -> dict[str, NDArray[Any]]:
+    def _stack_statistics(self) -> dict[str, NDArray[Any]]:
         """The weights that are re-estimated statistics, in the shape that the graph has them: a row for each knot."""
         if self.recalibration is None:
             return {}
         known, found = self.recalibration.statistics, {}
         for name, recipe in self.lowered.recipes.linear.items():
             if recipe.source is not None and recipe.source in known:
-                found[name] = np.stack([recipe.value({recipe.source: row}) for row in known[recipe.source]])
+                found[name] = np.stack([recipe.compute_value({recipe.source: row}) for row in known[recipe.source]])
         return found
 
-    def constants(self) -> dict[str, NDArray[Any]]:
+    def collect_constants(self) -> dict[str, NDArray[Any]]:
         """What the graph holds besides the weights, by the names under which TensorRT may ask for it back at a refit."""
-        graph, weights = self.lowered.graph.graph, set(self.names)
+        graph, weights = self.lowered.graph.graph, set(self.weight_names)
         found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name not in weights}
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":

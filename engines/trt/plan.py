@@ -22,23 +22,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import BundleError, RefusedError, shown
-from dni_deploy.utils.atomic_write import publish_file
+from dni_deploy.errors import BundleError, RefusedError, escape_name
+from dni_deploy.utils.atomic_write import write_file_atomically
 from engines.profile import Profile
-from engines.trt.target import Target
+from engines.trt.target import PlanIdentity
 
 FORMAT = b"dni-deploy plan for tensorrt, version "
 VERSION = 2
 """Raise it where the header or what the builder makes of equal targets changes: plans of other versions are not read."""
 
-MAGIC = FORMAT + f"{VERSION}\n".encode()
-HEADER_LIMIT = 1 << 24
+PLAN_MAGIC = FORMAT + f"{VERSION}\n".encode()
+MAX_HEADER_BYTES = 1 << 24
 MAGIC_LIMIT = 64
 """Bytes of the longest first line that is looked at."""
 
 
 @dataclass(frozen=True)
-class Sample:
+class OutputSample:
     """Some numbers of the output that ONNX Runtime expects of this plan with these members (their files' digests).
 
     Where the bundle has re-estimated BatchNorm statistics, their file's digest is the last one.
@@ -50,18 +50,18 @@ class Sample:
     values: str
 
     @classmethod
-    def of(cls, bundle: Bundle, values: NDArray[np.float32]) -> Sample:
-        return cls(_members(bundle), b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode())
+    def from_values(cls, bundle: Bundle, values: NDArray[np.float32]) -> OutputSample:
+        return cls(_member_digests(bundle), b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode())
 
     def values_for(self, bundle: Bundle) -> NDArray[np.float32] | None:
         """float32 (S,), or None where the bundle's members are others."""
-        if self.members != _members(bundle):
+        if self.members != _member_digests(bundle):
             return None
         return np.frombuffer(b64decode(self.values), "<f4").astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Header:
+class PlanHeader:
     """What a plan was built from and for.
 
     Attributes:
@@ -71,10 +71,10 @@ class Header:
         sample: What opening compares the plan's first output with, from its verification; None before that.
     """
 
-    target: Target
+    target: PlanIdentity
     lowered: str
     weights: tuple[tuple[str, str, int], ...]
-    sample: Sample | None = None
+    sample: OutputSample | None = None
 
     @property
     def precision(self) -> str:
@@ -96,15 +96,15 @@ class Header:
         return json.dumps(fields, sort_keys=True).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Header:
+    def from_bytes(cls, data: bytes) -> PlanHeader:
         """Raises ValueError, KeyError or TypeError where it is none."""
         fields = json.loads(data)
         sample = fields["sample"]
         return cls(
-            target=Target.from_json(fields["target"]),
+            target=PlanIdentity.from_json(fields["target"]),
             lowered=str(fields["lowered"]),
             weights=tuple((str(name), str(dtype), int(count)) for name, dtype, count in fields["weights"]),
-            sample=None if sample is None else Sample(tuple(sample["members"]), str(sample["values"])),
+            sample=None if sample is None else OutputSample(tuple(sample["members"]), str(sample["values"])),
         )
 
     @property
@@ -118,17 +118,17 @@ class Header:
 class Plan:
     """A header, and the serialized engine that belongs to it."""
 
-    header: Header
+    header: PlanHeader
     engine: bytes
 
 
-def _members(bundle: Bundle) -> tuple[str, ...]:
+def _member_digests(bundle: Bundle) -> tuple[str, ...]:
     recalibration = bundle.manifest.recalibration
     extra = () if recalibration is None else (recalibration.sha256,)
     return (*(member.stored.sha256 for member in bundle.manifest.members), *extra)
 
 
-def plan_path(bundle: Bundle, header: Header) -> Path:
+def plan_path(bundle: Bundle, header: PlanHeader) -> Path:
     """Where the plan with this header is, or would be."""
     return bundle.path / "plans" / f"tensorrt-{header.target.kind}-{header.precision}-{header.key}.plan"
 
@@ -144,7 +144,7 @@ def find_plan(bundle: Bundle, kind: str, precision: str | None = None, device: i
 
 def search_plans(
     bundle: Bundle, kind: str, precision: str | None = None, device: int = 0
-) -> tuple[tuple[Path, Target] | None, str | None]:
+) -> tuple[tuple[Path, PlanIdentity] | None, str | None]:
     """Searches the bundle's plans for the newest that fits the bundle, this GPU and this TensorRT; reads their headers alone.
 
     TensorRT is imported, and the graph lowered, only where there is a plan to compare with; the driver must have been asked before.
@@ -160,15 +160,15 @@ def search_plans(
         not fit, a clause that begins with its name and names what differs, or None where there is no other.
 
     Raises:
-        EnvironmentProblem: There is no such GPU.
+        UnavailableError: There is no such GPU.
         BundleError: The bundle's graph is damaged.
         EngineError: The graph cannot be lowered.
     """
     paths = list((bundle.path / "plans").glob(f"tensorrt-{kind}-*.plan"))
-    targets: dict[str, Target] = {}  # by precision, so that the graph is lowered once for each
-    fitting: list[tuple[int, Path, Target]] = []
+    targets: dict[str, PlanIdentity] = {}  # by precision, so that the graph is lowered once for each
+    fitting: list[tuple[int, Path, PlanIdentity]] = []
     rejected: list[tuple[int, Path, str]] = []
-    for path, changed, header in _headers(paths):
+    for path, changed, header in _read_headers(paths):
         if isinstance(header, str):
             if precision is None or path.name.startswith(f"tensorrt-{kind}-{precision}-"):
                 rejected.append((changed, path, header))
@@ -177,7 +177,7 @@ def search_plans(
         if precision not in (None, settings.precision):
             continue
         if settings.precision not in targets:
-            targets[settings.precision] = Target.of(bundle, kind, settings.precision, device=device)
+            targets[settings.precision] = PlanIdentity.for_bundle(bundle, kind, settings.precision, device=device)
         target = targets[settings.precision].with_choices(settings.profile, settings.strip)
         difference = header.target.describe_difference(target)
         if difference is None:
@@ -186,27 +186,27 @@ def search_plans(
             rejected.append((changed, path, difference))
     found = max(fitting, key=lambda one: one[:2])[1:] if fitting else None
     reason = max(rejected)[1:] if rejected else None
-    return found, None if reason is None else f"{shown(reason[0].name)} {reason[1]}"
+    return found, None if reason is None else f"{escape_name(reason[0].name)} {reason[1]}"
 
 
-def _headers(paths: list[Path]) -> Iterator[tuple[Path, int, Header | str]]:
+def _read_headers(paths: list[Path]) -> Iterator[tuple[Path, int, PlanHeader | str]]:
     """Path, time of change and header of each that has one; of a plan of another version the clause that says so."""
     for path in paths:
         try:
-            descriptor = _open(path)
+            descriptor = _open_for_reading(path)
         except OSError:
             continue
         with os.fdopen(descriptor, "rb") as file:
             try:
                 magic = file.readline(MAGIC_LIMIT)
-                if magic != MAGIC:
+                if magic != PLAN_MAGIC:
                     version = _describe_version(magic)
                     if version is not None:
                         yield path, os.fstat(file.fileno()).st_mtime_ns, version
                     continue
                 length = int.from_bytes(file.read(8), "little")
-                if length <= HEADER_LIMIT:
-                    yield path, os.fstat(file.fileno()).st_mtime_ns, Header.from_bytes(file.read(length))
+                if length <= MAX_HEADER_BYTES:
+                    yield path, os.fstat(file.fileno()).st_mtime_ns, PlanHeader.from_bytes(file.read(length))
             except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 continue
 
@@ -216,49 +216,51 @@ def write_plan(bundle: Bundle, plan: Plan, *, force: bool = False) -> Path:
     path = plan_path(bundle, plan.header)
     path.parent.mkdir(exist_ok=True)
     header = plan.header.to_bytes()
-    with publish_file(path, force=force) as temporary:
+    with write_file_atomically(path, force=force) as temporary:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
             with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-                file.write(MAGIC + len(header).to_bytes(8, "little") + header + _digest(header, plan.engine))
+                file.write(PLAN_MAGIC + len(header).to_bytes(8, "little") + header + _compute_digest(header, plan.engine))
                 file.write(plan.engine)
         except OSError as error:  # write and close do not name the file themselves
             raise OSError(error.errno, error.strerror, os.fspath(temporary)) from error
     return path
 
 
-def read_plan(path: Path, target: Target) -> Plan:
+def read_plan(path: Path, target: PlanIdentity) -> Plan:
     """The plan at this path, checked before TensorRT sees a byte of it.
 
     Raises RefusedError (somebody else may have written it), BundleError (not a plan, of another version, or damaged), MismatchError
     (it is for another graph, GPU or TensorRT, or was built with other settings).
     """
     try:
-        descriptor = _open(path)
+        descriptor = _open_for_reading(path)
     except FileNotFoundError:
-        raise BundleError(f"{shown(path)} does not exist; build it with dni-deploy build.") from None
+        raise BundleError(f"{escape_name(path)} does not exist; build it with dni-deploy build.") from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise RefusedError(f"{shown(path)} is a link or no plain file, and a plan is a program: refused.") from None
-        raise BundleError(f"{shown(path)} cannot be read ({error.strerror}).") from None
+            raise RefusedError(f"{escape_name(path)} is a link or no plain file, and a plan is a program: refused.") from None
+        raise BundleError(f"{escape_name(path)} cannot be read ({error.strerror}).") from None
     with os.fdopen(descriptor, "rb") as file:
         _check_ownership(path, os.fstat(file.fileno()))
         data = file.read()
     version = _describe_version(data[:MAGIC_LIMIT].partition(b"\n")[0])
     if version is not None:
-        raise BundleError(f"{shown(path)} {version}; build it again with dni-deploy build.")
-    if not data.startswith(MAGIC):
-        raise BundleError(f"{shown(path)} is not a plan that this version of dni-deploy wrote; remove it and build again.")
-    start = len(MAGIC) + 8
-    length = int.from_bytes(data[len(MAGIC) : start], "little")
+        raise BundleError(f"{escape_name(path)} {version}; build it again with dni-deploy build.")
+    if not data.startswith(PLAN_MAGIC):
+        raise BundleError(
+            f"{escape_name(path)} is not a plan that this version of dni-deploy wrote; remove it and build again."
+        )
+    start = len(PLAN_MAGIC) + 8
+    length = int.from_bytes(data[len(PLAN_MAGIC) : start], "little")
     header, digest, engine = data[start : start + length], data[start + length :][:32], data[start + length + 32 :]
-    if length > HEADER_LIMIT or digest != _digest(header, engine):
-        raise BundleError(f"{shown(path)} is damaged; build it again with dni-deploy build --force.")
+    if length > MAX_HEADER_BYTES or digest != _compute_digest(header, engine):
+        raise BundleError(f"{escape_name(path)} is damaged; build it again with dni-deploy build --force.")
     try:
-        plan = Plan(Header.from_bytes(header), engine)
+        plan = Plan(PlanHeader.from_bytes(header), engine)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        raise BundleError(f"{shown(path)} is damaged; build it again with dni-deploy build --force.") from None
-    plan.header.target.check(target, shown(path))
+        raise BundleError(f"{escape_name(path)} is damaged; build it again with dni-deploy build --force.") from None
+    plan.header.target.check_matches(target, escape_name(path))
     return plan
 
 
@@ -270,7 +272,7 @@ def _describe_version(line: bytes) -> str | None:
     return f"was built by {'an older' if int(number) < VERSION else 'a newer'} version of dni-deploy"
 
 
-def _open(path: Path) -> int:
+def _open_for_reading(path: Path) -> int:
     """Open for reading, never a link and never waiting on a pipe."""
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
@@ -278,24 +280,24 @@ def _open(path: Path) -> int:
     return os.open(path, flags)
 
 
-def _check_ownership(path: Path, about: os.stat_result) -> None:
+def _check_ownership(path: Path, status: os.stat_result) -> None:
     """Of the open file, so that it cannot be exchanged in between."""
-    if not stat.S_ISREG(about.st_mode):
-        raise RefusedError(f"{shown(path)} is not a plain file, and a plan is a program: refused.")
+    if not stat.S_ISREG(status.st_mode):
+        raise RefusedError(f"{escape_name(path)} is not a plain file, and a plan is a program: refused.")
     if not hasattr(os, "geteuid"):  # Windows has other means, and a profile folder of one's own
         return
-    if about.st_uid not in (os.geteuid(), 0):
+    if status.st_uid not in (os.geteuid(), 0):
         raise RefusedError(
-            f"{shown(path)} belongs to user {about.st_uid}, and a plan is a program: refused; build your own with dni-deploy build."
+            f"{escape_name(path)} belongs to user {status.st_uid}, and a plan is a program: refused; build your own with dni-deploy build."
         )
-    if about.st_mode & 0o022:
+    if status.st_mode & 0o022:
         raise RefusedError(
-            f"{shown(path)} can be written by others (mode {stat.S_IMODE(about.st_mode):04o}), and a plan is a program: refused; "
+            f"{escape_name(path)} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}), and a plan is a program: refused; "
             "build it again, or, if you trust it, chmod 600."
         )
 
 
-def _digest(header: bytes, engine: bytes) -> bytes:
+def _compute_digest(header: bytes, engine: bytes) -> bytes:
     digest = sha256(header)
     digest.update(engine)
     return digest.digest()

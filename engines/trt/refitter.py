@@ -13,18 +13,18 @@ import numpy as np
 import tensorrt as trt
 from numpy.typing import NDArray
 
-from dni_deploy.errors import EngineError, shown
-from dni_deploy.utils.hardware import cores
+from dni_deploy.errors import EngineError, escape_name
+from dni_deploy.utils.hardware import count_cores
 from engines.trt.features import Features
-from engines.trt.messages import begin, failed, messages
-from engines.trt.weights import Source
+from engines.trt.messages import clear_errors, get_logger, make_engine_error
+from engines.trt.weights import RefitWeights
 
-TYPES = {np.dtype(np.float32): "FLOAT", np.dtype(np.float16): "HALF"}
-FRESH = 64
+TRT_DTYPES = {np.dtype(np.float32): "FLOAT", np.dtype(np.float16): "HALF"}
+REFITTER_RENEWAL_PERIOD = 64
 """Refits on host weights after which a new trt.Refitter is made: the binding keeps a reference per weight and call for its
 life (keep_alive in pyCore.cpp), 700 of them per refit for RRDBNet."""
 
-THREADS = 8
+HOST_REFIT_THREADS = 8
 """For a refit from host weights: beyond a few, copying is bound by memory."""
 
 
@@ -37,33 +37,33 @@ class Refitter:
     """
 
     def __init__(
-        self, engine: Any, source: Source, constants: Mapping[str, NDArray[Any]], features: Features, stream: Any
+        self, engine: Any, weights: RefitWeights, constants: Mapping[str, NDArray[Any]], features: Features, stream: Any
     ) -> None:
-        self._engine, self._source, self._features, self._stream = engine, source, features, stream
-        self._refits = 0
-        self._refitter = self._made()
+        self._engine, self._weights, self._features, self._stream = engine, weights, features, stream
+        self._refit_count = 0
+        self._refitter = self._make_refitter()
         wanted = list(self._refitter.get_all_weights())
-        _same_names(wanted, source.names, constants)
+        _check_names(wanted, weights.names, constants)
         # Kept: TensorRT reads them at each refit, from where they lie.
         self._constants = {name: np.array(constants[name]).reshape(-1) for name in wanted if name in constants}
         if features.device_weights:
-            for name in source.names:
-                self._set_device(name)
+            for name in weights.names:
+                self._set_device_weight(name)
             for name, value in self._constants.items():
-                self._set_host(name, value)
+                self._set_host_weight(name, value)
 
     def refit(self) -> None:
-        """Queue a refit of every weight with what the stream has in `source` by then; on 8.6 it is over when this returns.
+        """Queue a refit of every weight with what the stream has in `weights` by then; on 8.6 it is over when this returns.
 
         Raises EngineError; some weights may have changed then, and only a whole refit makes the engine usable again.
         """
-        begin()
+        clear_errors()
         if not self._features.device_weights:
-            self._refit_host()
+            self._refit_from_host()
         elif not self._refitter.refit_cuda_engine_async(self._stream.handle):
-            raise failed("refit the engine")
+            raise make_engine_error("refit the engine")
 
-    def trust(self) -> None:
+    def disable_validation(self) -> None:
         """Leave out TensorRT's own look at the values from now on, which costs time at every refit. After a verified refit only."""
         if self._features.device_weights:
             self._refitter.weights_validation = False
@@ -72,55 +72,55 @@ class Refitter:
         self._refitter = None
         self._engine = None
 
-    def _made(self) -> Any:
-        refitter = trt.Refitter(self._engine, messages())
+    def _make_refitter(self) -> Any:
+        refitter = trt.Refitter(self._engine, get_logger())
         if not self._features.device_weights:
-            refitter.max_threads = min(cores(), THREADS)
+            refitter.max_threads = min(count_cores(), HOST_REFIT_THREADS)
         return refitter
 
-    def _set_device(self, name: str) -> None:
-        dtype, count = self._source.dtype(name), self._source.count(name)
-        kind = getattr(trt.DataType, TYPES[dtype])
-        if self._features.prototype:
+    def _set_device_weight(self, name: str) -> None:
+        dtype, count = self._weights.dtype_of(name), self._weights.count_of(name)
+        kind = getattr(trt.DataType, TRT_DTYPES[dtype])
+        if self._features.weights_prototype:
             prototype = self._refitter.get_weights_prototype(name)
             if prototype.dtype != kind or prototype.size != count:
                 raise EngineError(
-                    f"The plan has the weight {shown(name)!r} as {prototype.size} numbers of {prototype.dtype}, "
+                    f"The plan has the weight {escape_name(name)!r} as {prototype.size} numbers of {prototype.dtype}, "
                     f"and the bundle as {count} of {dtype}; build the plan again."
                 )
-        weights = trt.Weights(kind, self._source.pointer(name), count)
+        weights = trt.Weights(kind, self._weights.pointer_of(name), count)
         if not self._refitter.set_named_weights(name, weights, trt.TensorLocation.DEVICE):
-            raise failed(f"take the weight {shown(name)!r} ({count} of {dtype}) from device memory")
+            raise make_engine_error(f"take the weight {escape_name(name)!r} ({count} of {dtype}) from device memory")
 
-    def _set_host(self, name: str, value: NDArray[Any]) -> None:
+    def _set_host_weight(self, name: str, value: NDArray[Any]) -> None:
         if not self._refitter.set_named_weights(name, trt.Weights(value)):
-            raise failed(f"take the weight {shown(name)!r} ({value.size} of {value.dtype})")
+            raise make_engine_error(f"take the weight {escape_name(name)!r} ({value.size} of {value.dtype})")
 
-    def _refit_host(self) -> None:
-        self._refits += 1
-        if self._refits % FRESH == 0:
+    def _refit_from_host(self) -> None:
+        self._refit_count += 1
+        if self._refit_count % REFITTER_RENEWAL_PERIOD == 0:
             self._refitter = None
-            self._refitter = self._made()
-        for name, value in self._source.on_host(self._stream).items():  # waits for the blend
-            self._set_host(name, value)
+            self._refitter = self._make_refitter()
+        for name, value in self._weights.download_to_host(self._stream).items():  # waits for the blend
+            self._set_host_weight(name, value)
         for name, value in self._constants.items():
-            self._set_host(name, value)
+            self._set_host_weight(name, value)
         if not self._refitter.refit_cuda_engine():
-            raise failed("refit the engine")
+            raise make_engine_error("refit the engine")
 
 
-def _same_names(wanted: Sequence[str], supplied: Sequence[str], constants: Mapping[str, NDArray[Any]]) -> None:
+def _check_names(required: Sequence[str], supplied: Sequence[str], constants: Mapping[str, NDArray[Any]]) -> None:
     """Every weight that changes must be one that the engine takes, and every weight that it takes one that we have."""
-    lacking = [name for name in supplied if name not in set(wanted)]
-    unknown = [name for name in wanted if name not in set(supplied) and name not in constants]
+    lacking = [name for name in supplied if name not in set(required)]
+    unknown = [name for name in required if name not in set(supplied) and name not in constants]
     if lacking or unknown:
         told = []
         if lacking:
-            told.append(f"{len(lacking)} of the bundle's {len(supplied)} weights are not in it, first {_some(lacking)}")
+            told.append(f"{len(lacking)} of the bundle's {len(supplied)} weights are not in it, first {_format_names(lacking)}")
         if unknown:
-            told.append(f"{len(unknown)} of its weights are not the bundle's, first {_some(unknown)}")
+            told.append(f"{len(unknown)} of its weights are not the bundle's, first {_format_names(unknown)}")
         raise EngineError(f"The plan's weights are not the bundle's: {'; '.join(told)}. Build the plan again.")
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(repr(shown(name)) for name in names[:3])
+def _format_names(names: Sequence[str]) -> str:
+    return ", ".join(repr(escape_name(name)) for name in names[:3])

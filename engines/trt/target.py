@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import EnvironmentProblem, MismatchError, shown
+from dni_deploy.errors import MismatchError, UnavailableError, escape_name
 from engines.cuda import driver
 from engines.profile import Profile
 from engines.trt.build_settings import BuildSettings
@@ -15,7 +15,7 @@ from engines.trt.network import digest_graph
 
 
 @dataclass(frozen=True)
-class Target:
+class PlanIdentity:
     """A plan's identity: every field is in the plan's header, and where one differs it is another plan.
 
     Attributes:
@@ -38,7 +38,7 @@ class Target:
     capability: tuple[int, int]
 
     @classmethod
-    def of(
+    def for_bundle(
         cls,
         bundle: Bundle,
         kind: str,
@@ -46,7 +46,7 @@ class Target:
         profile: Profile | None = None,
         strip: bool = False,
         device: int = 0,
-    ) -> Target:
+    ) -> PlanIdentity:
         """Makes what a plan of this kind and these choices must be for, here and now; lowers the bundle's graph for it.
 
         Args:
@@ -58,17 +58,17 @@ class Target:
             device: The GPU's number as the driver counts.
 
         Raises:
-            EnvironmentProblem: There is no such GPU.
+            UnavailableError: There is no such GPU.
             EngineError: The graph cannot be lowered.
         """
-        found = driver.ask()
+        found = driver.query_driver()
         if isinstance(found, str):
-            raise EnvironmentProblem(f"TensorRT cannot run here: {found}.")
+            raise UnavailableError(f"TensorRT cannot run here: {found}.")
         if device >= len(found.devices):
-            raise EnvironmentProblem(f"There is no GPU number {device}; the driver sees {len(found.devices)}, from 0.")
+            raise UnavailableError(f"There is no GPU number {device}; the driver sees {len(found.devices)}, from 0.")
         import tensorrt  # late: it takes a second, and most bundles have no plan at all
 
-        features = Features.of(tensorrt)
+        features = Features.from_module(tensorrt)
         manifest = bundle.manifest
         held = [member.stored for member in manifest.members] if kind in ("graph", "constant") else []
         if kind == "graph" and manifest.recalibration is not None:
@@ -76,19 +76,19 @@ class Target:
         return cls(
             kind=kind,
             graph=digest_graph(bundle, kind, features.graph_precision(precision)),
-            settings=BuildSettings.choose(kind, precision, profile or Profile.of(bundle.signature), strip, features),
+            settings=BuildSettings.choose(kind, precision, profile or Profile.from_shapes(bundle.signature), strip, features),
             members=tuple(stored.sha256 for stored in held),
             tensorrt=features.version,
             gpu=found.devices[device][0],
             capability=found.devices[device][1],
         )
 
-    def with_choices(self, profile: Profile, strip: bool) -> Target:
+    def with_choices(self, profile: Profile, strip: bool) -> PlanIdentity:
         """Makes the target of the same plan with another profile, and with or without its weights."""
         return replace(self, settings=replace(self.settings, profile=profile, strip=strip))
 
     @property
-    def dotted(self) -> str:
+    def capability_text(self) -> str:
         return ".".join(map(str, self.capability))
 
     def to_json(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Target:
         }
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Target:
+    def from_json(cls, fields: dict[str, Any]) -> PlanIdentity:
         """Reads what `to_json` gives. Raises ValueError, KeyError or TypeError where it is something else."""
         major, minor = map(int, fields["capability"])
         return cls(
@@ -117,7 +117,7 @@ class Target:
             capability=(major, minor),
         )
 
-    def describe_difference(self, here: Target) -> str | None:
+    def describe_difference(self, here: PlanIdentity) -> str | None:
         """Says why a plan for this target does not fit.
 
         Args:
@@ -128,23 +128,23 @@ class Target:
         """
         for what, one, other in (
             ("for the engine of kind", self.kind, here.kind),
-            ("for the GPU", f"{self.gpu} ({self.dotted})", f"{here.gpu} ({here.dotted})"),
+            ("for the GPU", f"{self.gpu} ({self.capability_text})", f"{here.gpu} ({here.capability_text})"),
             ("by TensorRT", self.tensorrt, here.tensorrt),
         ):
             if one != other:
-                return f"was built {what} {shown(one)}, and this is {shown(other)}"
+                return f"was built {what} {escape_name(one)}, and this is {escape_name(other)}"
         built, wanted = self.settings.to_json(), here.settings.to_json()
         for name in wanted:
             if built[name] != wanted[name]:
-                return f"was built with {name} {shown(built[name])}, and here it is {shown(wanted[name])}"
+                return f"was built with {name} {escape_name(built[name])}, and here it is {escape_name(wanted[name])}"
         if self.members != here.members:
             return "was built from another bundle: the members or their BatchNorm statistics differ"
         if self.graph != here.graph:
             return f"was built from another bundle or another lowering: its graph is {self.graph[:16]}, and this is {here.graph[:16]}"
         return None
 
-    def check(self, here: Target, plan: str) -> None:
-        """Raises MismatchError where a plan for this target does not fit what is `here`; `plan` is its name in the message."""
-        difference = self.describe_difference(here)
+    def check_matches(self, current: PlanIdentity, plan_name: str) -> None:
+        """Raises MismatchError where a plan for this target does not fit what is `current`; `plan_name` is its name in the message."""
+        difference = self.describe_difference(current)
         if difference is not None:
-            raise MismatchError(f"{plan} {difference}; build it again with dni-deploy build.")
+            raise MismatchError(f"{plan_name} {difference}; build it again with dni-deploy build.")

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dni_deploy.errors import EnvironmentProblem, MismatchError, UsageError, shown
-from dni_deploy.utils.optional_packages import missing
+from dni_deploy.errors import MismatchError, UnavailableError, UsageError, escape_name
+from dni_deploy.utils.optional_packages import explain_missing_package
 from exporters.architectures import compact, cyclegan, dcgan, dncnn, rrdbnet, srcnn, transformer_net
 from exporters.architectures.architecture import Architecture, shapes_of
-from exporters.architectures.custom import custom
+from exporters.architectures.custom import load_custom_architecture
 
-__all__ = ["ARCHITECTURES", "Architecture", "custom", "find"]
+__all__ = ["ARCHITECTURES", "Architecture", "load_custom_architecture", "find_architecture"]
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     srcnn.ARCHITECTURE,
@@ -32,56 +32,58 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 
 
-def find(name: str, tensors: Mapping[str, np.ndarray]) -> Architecture:
+def find_architecture(name: str, tensors: Mapping[str, np.ndarray]) -> Architecture:
     """The architecture of a state dict.
 
     name   "auto", one of ARCHITECTURES, "spandrel", or "package.module:factory".
     Raises UsageError for an unknown name, MismatchError where nothing matches or the named one does not, with the first
-    name or shape that differs; EnvironmentProblem where spandrel is asked for and cannot be imported.
+    name or shape that differs; UnavailableError where spandrel is asked for and cannot be imported.
     """
     shapes = shapes_of(tensors)
     if name == "auto":
-        return next((known for known in ARCHITECTURES if known.matches(shapes)), None) or _from_spandrel(tensors, asked=False)
+        return next((known for known in ARCHITECTURES if known.matches(shapes)), None) or _find_with_spandrel(
+            tensors, required=False
+        )
     if name == "spandrel" or name.startswith("spandrel."):
-        return _from_spandrel(tensors, asked=True)
+        return _find_with_spandrel(tensors, required=True)
     if ":" in name:
-        chosen = custom(name)
+        chosen = load_custom_architecture(name)
     else:
         named = {known.name: known for known in ARCHITECTURES}
         if name not in named:
             raise UsageError(
-                f"There is no architecture '{shown(name)}'. Known are {', '.join(named)} and spandrel; "
+                f"There is no architecture '{escape_name(name)}'. Known are {', '.join(named)} and spandrel; "
                 "your own network goes in as package.module:factory."
             )
         chosen = named[name]
-    difference = chosen.difference(shapes)
+    difference = chosen.describe_mismatch(shapes)
     if difference is not None:
         raise MismatchError(
-            f"The checkpoint is not of architecture '{shown(name)}' ({chosen.title}): {difference}. "
+            f"The checkpoint is not of architecture '{escape_name(name)}' ({chosen.title}): {difference}. "
             "Leave --arch away to have it recognised."
         )
     return chosen
 
 
-def _from_spandrel(tensors: Mapping[str, np.ndarray], *, asked: bool) -> Architecture:
-    if asked or importlib.util.find_spec("spandrel") is not None:
+def _find_with_spandrel(tensors: Mapping[str, np.ndarray], *, required: bool) -> Architecture:
+    if required or importlib.util.find_spec("spandrel") is not None:
         try:
             from exporters.architectures import spandrel
         except ModuleNotFoundError as error:
-            if asked:
-                raise missing(error) or error from error
+            if required:
+                raise explain_missing_package(error) or error from error
         except Exception as error:  # a torchvision that does not fit this torch raises RuntimeError, ImportError and others
-            if asked:
-                raise EnvironmentProblem(
-                    f"spandrel is installed but cannot be imported ({shown(error)}). "
+            if required:
+                raise UnavailableError(
+                    f"spandrel is installed but cannot be imported ({escape_name(error)}). "
                     "Its torchvision must be the one built for the torch that is installed."
                 ) from error
         else:
-            found = spandrel.recognise(tensors)
+            found = spandrel.recognize_architecture(tensors)
             if found is not None:
                 return found
     first = next(iter(tensors), None)
-    example = "" if first is None else f" (first '{shown(first)}', {tuple(tensors[first].shape)})"
+    example = "" if first is None else f" (first '{escape_name(first)}', {tuple(tensors[first].shape)})"
     raise MismatchError(
         f"The {len(tensors)} tensors{example} are none of the networks known here: "
         f"{', '.join(known.name for known in ARCHITECTURES)}. --arch NAME tells what one of them lacks; "

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dni_deploy.errors import MismatchError, shown
+from dni_deploy.errors import MismatchError, escape_name
 from dni_deploy.signature import Signature
-from exporters.architectures.measure_signature import measure
+from exporters.architectures.measure_signature import measure_signature
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -23,26 +23,26 @@ class Architecture:
     """A network whose every hyper-parameter is read off the names and shapes of its state dict.
 
     propose     names and shapes -> a network that may have them; raises MismatchError where even that is impossible.
-                The network carries its Signature as the attribute `signature`; else one is measured.
+                The network carries its Signature as the attribute `resolve_signature`; else one is measured.
     canonical   drops entries that the network never reads; names stay the file's own.
     abstract    whether the network can be proposed on the meta device, where weights cost neither memory nor time.
     """
 
     name: str
     title: str
-    propose: Callable[[Shapes], nn.Module]
-    canonical: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
-    abstract: bool = True
+    infer_hyperparameters: Callable[[Shapes], nn.Module]
+    canonicalize_tensors: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    supports_meta_device: bool = True
 
-    def difference(self, shapes: Shapes) -> str | None:
+    def describe_mismatch(self, shapes: Shapes) -> str | None:
         """What keeps these names and shapes from being this architecture, in a few words; None if nothing does."""
         try:
-            return _difference(self._network(shapes), self.canonical(shapes))
+            return _describe_mismatch(self._make_network(shapes), self.canonicalize_tensors(shapes))
         except MismatchError as error:
             return str(error)
 
     def matches(self, shapes: Shapes) -> bool:
-        return self.difference(shapes) is None
+        return self.describe_mismatch(shapes) is None
 
     def build(self, tensors: Mapping[str, np.ndarray]) -> nn.Module:
         """The network in eval mode with copies of these tensors, floats as float32, in need of no gradient.
@@ -51,52 +51,52 @@ class Architecture:
         """
         shapes = shapes_of(tensors)
         try:
-            net = self._network(shapes)
-            difference = _difference(net, self.canonical(shapes))
+            net = self._make_network(shapes)
+            difference = _describe_mismatch(net, self.canonicalize_tensors(shapes))
         except MismatchError as error:
             difference = str(error)
         if difference is not None:
             raise MismatchError(f"These tensors are not a network of architecture '{self.name}' ({self.title}): {difference}.")
         state = {
             key: torch.tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else None)
-            for key, array in self.canonical(tensors).items()
+            for key, array in self.canonicalize_tensors(tensors).items()
         }
         state.update({key: torch.tensor(0) for key in net.state_dict() if _is_counter(key)})
-        net.load_state_dict({key: state[key] for key in net.state_dict()}, assign=self.abstract)
+        net.load_state_dict({key: state[key] for key in net.state_dict()}, assign=self.supports_meta_device)
         return net.eval().requires_grad_(False)
 
-    def signature(self, net: nn.Module) -> Signature:
+    def resolve_signature(self, net: nn.Module) -> Signature:
         """The signature that the network carries, or else one measured by running it on small inputs."""
         carried = getattr(net, "signature", None)
-        return carried if isinstance(carried, Signature) else measure(net)
+        return carried if isinstance(carried, Signature) else measure_signature(net)
 
-    def _network(self, shapes: Shapes) -> nn.Module:
-        if not self.abstract:
-            return self.propose(self.canonical(shapes))
+    def _make_network(self, shapes: Shapes) -> nn.Module:
+        if not self.supports_meta_device:
+            return self.infer_hyperparameters(self.canonicalize_tensors(shapes))
         try:
             with torch.device("meta"):
-                return self.propose(self.canonical(shapes))
+                return self.infer_hyperparameters(self.canonicalize_tensors(shapes))
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, MismatchError):
                 raise
-            raise MismatchError(f"no network has such shapes ({shown(error)})") from error  # sizes from a damaged file
+            raise MismatchError(f"no network has such shapes ({escape_name(error)})") from error  # sizes from a damaged file
 
 
 def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Shape]:
     return {key: tuple(array.shape) for key, array in tensors.items()}
 
 
-def needed(shapes: Shapes, key: str, axes: int) -> Shape:
+def require_shape(shapes: Shapes, key: str, axes: int) -> Shape:
     """The shape under `key`; raises MismatchError if it is missing, has another number of axes or an empty one."""
     if key not in shapes:
-        raise MismatchError(f"'{shown(key)}' is missing")
+        raise MismatchError(f"'{escape_name(key)}' is missing")
     shape = shapes[key]
     if len(shape) != axes or 0 in shape:
-        raise MismatchError(f"'{shown(key)}' has shape {shape} where {axes} axes, none empty, were expected")
+        raise MismatchError(f"'{escape_name(key)}' has shape {shape} where {axes} axes, none empty, were expected")
     return shape
 
 
-def counted(shapes: Shapes, pattern: str, first: int = 0) -> int:
+def count_indexed(shapes: Shapes, pattern: str, first: int = 0) -> int:
     """How many of pattern.format(first), pattern.format(first + 1), ... are there without a gap."""
     count = 0
     while pattern.format(first + count) in shapes:
@@ -104,7 +104,7 @@ def counted(shapes: Shapes, pattern: str, first: int = 0) -> int:
     return count
 
 
-def positions(keys: Iterable[str], prefix: str) -> list[int]:
+def find_layer_positions(keys: Iterable[str], prefix: str) -> list[int]:
     """The positions N of a Sequential's layers under `prefix.N.*`, in rising order."""
     found = (key[len(prefix) + 1 :].split(".", 1)[0] for key in keys if key.startswith(prefix + "."))
     return sorted({int(position) for position in found if position.isascii() and position.isdigit() and len(position) < 6})
@@ -114,12 +114,12 @@ def _is_counter(key: str) -> bool:
     return key.rsplit(".", 1)[-1] == "num_batches_tracked"
 
 
-def _difference(net: nn.Module, shapes: Shapes) -> str | None:
+def _describe_mismatch(net: nn.Module, shapes: Shapes) -> str | None:
     wanted = {key: tuple(value.shape) for key, value in net.state_dict().items() if not _is_counter(key)}
     for key, shape in wanted.items():
         if key not in shapes:
-            return f"'{shown(key)}' is missing"
+            return f"'{escape_name(key)}' is missing"
         if shapes[key] != shape:
-            return f"'{shown(key)}' has shape {shapes[key]} instead of {shape}"
+            return f"'{escape_name(key)}' has shape {shapes[key]} instead of {shape}"
     surplus = [key for key in shapes if key not in wanted and not _is_counter(key)]
-    return f"'{shown(surplus[0])}' has no place in it" if surplus else None
+    return f"'{escape_name(surplus[0])}' has no place in it" if surplus else None

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
-from exporters.architectures.architecture import Architecture, Shapes, needed, positions
+from exporters.architectures.architecture import Architecture, Shapes, find_layer_positions, require_shape
 
 
 class SRVGGNetCompact(nn.Module):
@@ -28,9 +28,9 @@ class SRVGGNetCompact(nn.Module):
         self, channels: int = 3, width: int = 64, depth: int = 32, scale: int = 4, *, activation: str = "prelu"
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), _activation(activation, width)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), _make_activation(activation, width)]
         for _ in range(depth):
-            layers += [nn.Conv2d(width, width, 3, padding=1), _activation(activation, width)]
+            layers += [nn.Conv2d(width, width, 3, padding=1), _make_activation(activation, width)]
         layers.append(nn.Conv2d(width, channels * scale**2, 3, padding=1))
         self.scale = scale
         self.body = nn.Sequential(*layers)
@@ -41,20 +41,20 @@ class SRVGGNetCompact(nn.Module):
         return details + functional.interpolate(x, scale_factor=float(self.scale), mode="nearest")
 
 
-def _activation(name: str, width: int) -> nn.Module:
+def _make_activation(name: str, width: int) -> nn.Module:
     return {"prelu": nn.PReLU(width), "relu": nn.ReLU(), "leakyrelu": nn.LeakyReLU(0.1)}[name]
 
 
-def propose(shapes: Shapes) -> SRVGGNetCompact:
-    width, channels = needed(shapes, "body.0.weight", 4)[:2]
-    layers = positions(shapes, "body")
+def infer_hyperparameters(shapes: Shapes) -> SRVGGNetCompact:
+    width, channels = require_shape(shapes, "body.0.weight", 4)[:2]
+    layers = find_layer_positions(shapes, "body")
     if "body.1.weight" not in shapes:
         raise MismatchError("'body.1.weight', the slopes of a PReLU, is missing, and other activations cannot be told apart")
-    outputs = needed(shapes, f"body.{layers[-1]}.weight", 4)[0]
+    outputs = require_shape(shapes, f"body.{layers[-1]}.weight", 4)[0]
     scale = math.isqrt(outputs // channels)
     if layers[-1] % 2 or layers[-1] >= 2 * len(layers) or channels * scale**2 != outputs or scale < 1:
         raise MismatchError(f"a last convolution at position {layers[-1]} with {outputs} outputs makes no pixel shuffle")
     return SRVGGNetCompact(channels, width, layers[-1] // 2 - 1, scale)
 
 
-ARCHITECTURE = Architecture("compact", "SRVGGNetCompact of Real-ESRGAN", propose)
+ARCHITECTURE = Architecture("compact", "SRVGGNetCompact of Real-ESRGAN", infer_hyperparameters)

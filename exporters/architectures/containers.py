@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 
-def plant(root: nn.Module, name: str, layer: nn.Module) -> None:
+def add_nested_module(root: nn.Module, name: str, layer: nn.Module) -> None:
     """Adds `layer` to `root` under a dotted name, with empty modules for the steps between that do not exist yet."""
     *steps, last = name.split(".")
     for step in steps:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from torch import nn
 
-from dni_deploy.errors import UsageError, shown
+from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.signature import Signature
-from dni_deploy.utils.import_path import dotted
+from dni_deploy.utils.import_path import import_function
 from exporters.architectures.architecture import Architecture, Shapes
 
 
-def custom(name: str) -> Architecture:
+def load_custom_architecture(name: str) -> Architecture:
     """The architecture behind "package.module:factory"; factory() returns the network, without arguments.
 
     Network or factory may carry a Signature as the attribute `signature`; else it is measured, with values taken as 0..1.
     The module is looked up in the current folder too. This runs the user's code, as the user asked; no checkpoint's.
     Raises UsageError if the module or the factory is not there, or the factory fails or gives no nn.Module.
     """
-    factory = dotted(name, "a network", "factory")
+    factory = import_function(name, "a network", "factory")
 
-    def propose(shapes: Shapes) -> nn.Module:
+    def infer_hyperparameters(shapes: Shapes) -> nn.Module:
         try:
             net = factory()
         except Exception as error:
-            raise UsageError(f"The factory '{shown(name)}' failed: {type(error).__name__}: {shown(error)}") from error
+            raise UsageError(
+                f"The factory '{escape_name(name)}' failed: {type(error).__name__}: {escape_name(error)}"
+            ) from error
         if not isinstance(net, nn.Module):
-            raise UsageError(f"The factory '{shown(name)}' gave a {type(net).__name__} instead of a torch.nn.Module.")
+            raise UsageError(f"The factory '{escape_name(name)}' gave a {type(net).__name__} instead of a torch.nn.Module.")
         carried = getattr(factory, "signature", None)
         if isinstance(carried, Signature) and not isinstance(getattr(net, "signature", None), Signature):
             net.signature = carried  # type: ignore[assignment]  # Module's stub allows tensors and modules only
         return net
 
-    return Architecture(name, "a network of your own", propose, abstract=False)
+    return Architecture(name, "a network of your own", infer_hyperparameters, supports_meta_device=False)

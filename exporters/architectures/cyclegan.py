@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from dni_deploy.signature import Signature
 from exporters.architectures import receptive_field
-from exporters.architectures.architecture import Architecture, Shapes, counted, needed
+from exporters.architectures.architecture import Architecture, Shapes, count_indexed, require_shape
 
 
 class ResnetBlock(nn.Module):
     def __init__(self, width: int, batch_norm: bool, dropout: bool) -> None:
         super().__init__()
-        layers = [nn.ReflectionPad2d(1), *_normalised(nn.Conv2d(width, width, 3, bias=not batch_norm), batch_norm), nn.ReLU()]
+        layers = [nn.ReflectionPad2d(1), *_norm_layers(nn.Conv2d(width, width, 3, bias=not batch_norm), batch_norm), nn.ReLU()]
         if dropout:
             layers.append(nn.Dropout(0.5))
-        layers += [nn.ReflectionPad2d(1), *_normalised(nn.Conv2d(width, width, 3, bias=not batch_norm), batch_norm)]
+        layers += [nn.ReflectionPad2d(1), *_norm_layers(nn.Conv2d(width, width, 3, bias=not batch_norm), batch_norm)]
         self.conv_block = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,20 +50,20 @@ class ResnetGenerator(nn.Module):
         bias = not batch_norm
         layers: list[nn.Module] = [
             nn.ReflectionPad2d(3),
-            *_normalised(nn.Conv2d(channels, width, 7, bias=bias), batch_norm),
+            *_norm_layers(nn.Conv2d(channels, width, 7, bias=bias), batch_norm),
             nn.ReLU(),
         ]
         for factor in (1, 2):
             down = nn.Conv2d(width * factor, width * factor * 2, 3, stride=2, padding=1, bias=bias)
-            layers += [*_normalised(down, batch_norm), nn.ReLU()]
+            layers += [*_norm_layers(down, batch_norm), nn.ReLU()]
         layers += [ResnetBlock(width * 4, batch_norm, dropout) for _ in range(blocks)]
         for factor in (4, 2):
             up = nn.ConvTranspose2d(width * factor, width * factor // 2, 3, 2, padding=1, output_padding=1, bias=bias)
-            layers += [*_normalised(up, batch_norm), nn.ReLU()]
+            layers += [*_norm_layers(up, batch_norm), nn.ReLU()]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, outputs, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
         self.signature = Signature(
-            channels, outputs, multiple=4, low=-1.0, high=1.0, radius=_radius(blocks) if batch_norm else None
+            channels, outputs, multiple=4, low=-1.0, high=1.0, radius=_compute_radius(blocks) if batch_norm else None
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,23 +71,23 @@ class ResnetGenerator(nn.Module):
         return y
 
 
-def _normalised(layer: nn.Conv2d | nn.ConvTranspose2d, batch_norm: bool) -> list[nn.Module]:
+def _norm_layers(layer: nn.Conv2d | nn.ConvTranspose2d, batch_norm: bool) -> list[nn.Module]:
     return [layer, nn.BatchNorm2d(layer.out_channels) if batch_norm else nn.InstanceNorm2d(layer.out_channels)]
 
 
-def _radius(blocks: int) -> int:
-    down, up = [receptive_field.convolution(3, 2)] * 2, [receptive_field.transposed(3, 2, 1)] * 2
+def _compute_radius(blocks: int) -> int:
+    down, up = [receptive_field.conv_step(3, 2)] * 2, [receptive_field.transposed_conv_step(3, 2, 1)] * 2
     steps = [
-        receptive_field.convolution(7),
+        receptive_field.conv_step(7),
         *down,
-        *[receptive_field.convolution(3)] * (2 * blocks),
+        *[receptive_field.conv_step(3)] * (2 * blocks),
         *up,
-        receptive_field.convolution(7),
+        receptive_field.conv_step(7),
     ]
-    return receptive_field.radius(steps, multiple=4)
+    return receptive_field.compute_radius(steps, multiple=4)
 
 
-def canonical(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def canonicalize_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Without the running statistics of an InstanceNorm: those that no weight stands beside."""
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     return {
@@ -97,11 +97,11 @@ def canonical(tensors: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def propose(shapes: Shapes) -> ResnetGenerator:
-    width, channels = needed(shapes, "model.1.weight", 4)[:2]
-    needed(shapes, "model.10.conv_block.1.weight", 4)
-    blocks = counted(shapes, "model.{}.conv_block.1.weight", first=10)
-    outputs = needed(shapes, f"model.{10 + blocks + 7}.weight", 4)[0]
+def infer_hyperparameters(shapes: Shapes) -> ResnetGenerator:
+    width, channels = require_shape(shapes, "model.1.weight", 4)[:2]
+    require_shape(shapes, "model.10.conv_block.1.weight", 4)
+    blocks = count_indexed(shapes, "model.{}.conv_block.1.weight", first=10)
+    outputs = require_shape(shapes, f"model.{10 + blocks + 7}.weight", 4)[0]
     return ResnetGenerator(
         channels,
         width,
@@ -112,4 +112,4 @@ def propose(shapes: Shapes) -> ResnetGenerator:
     )
 
 
-ARCHITECTURE = Architecture("cyclegan", "ResNet generator of CycleGAN", propose, canonical)
+ARCHITECTURE = Architecture("cyclegan", "ResNet generator of CycleGAN", infer_hyperparameters, canonicalize_tensors)

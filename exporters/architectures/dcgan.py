@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
-from exporters.architectures.architecture import Architecture, Shapes, needed, positions
+from exporters.architectures.architecture import Architecture, Shapes, find_layer_positions, require_shape
 
 
 class DCGANGenerator(nn.Module):
@@ -34,13 +34,13 @@ class DCGANGenerator(nn.Module):
         return picture
 
 
-def propose(shapes: Shapes) -> DCGANGenerator:
-    latent = needed(shapes, "main.0.weight", 4)[0]
-    last = positions(shapes, "main")[-1]
+def infer_hyperparameters(shapes: Shapes) -> DCGANGenerator:
+    latent = require_shape(shapes, "main.0.weight", 4)[0]
+    last = find_layer_positions(shapes, "main")[-1]
     if last % 3 or last < 3:
         raise MismatchError(f"a last convolution at position {last} is none of 3, 6, 9, ...")
-    outputs = [needed(shapes, f"main.{position}.weight", 4)[1] for position in range(0, last + 1, 3)]
+    outputs = [require_shape(shapes, f"main.{position}.weight", 4)[1] for position in range(0, last + 1, 3)]
     return DCGANGenerator(latent, outputs[:-1], outputs[-1])
 
 
-ARCHITECTURE = Architecture("dcgan", "DCGAN generator", propose)
+ARCHITECTURE = Architecture("dcgan", "DCGAN generator", infer_hyperparameters)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
-from exporters.architectures.architecture import Architecture, Shapes, needed, positions
+from exporters.architectures.architecture import Architecture, Shapes, find_layer_positions, require_shape
 
 
 class DnCNN(nn.Module):
@@ -56,7 +56,7 @@ class DnCNN(nn.Module):
         return x - noise
 
 
-def initialise(net: nn.Module, generator: torch.Generator | None = None) -> nn.Module:
+def initialize_weights(net: nn.Module, generator: torch.Generator | None = None) -> nn.Module:
     """Kaiming-normal convolutions, zero biases; the last one a tenth, so that training starts near the identity."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -69,10 +69,10 @@ def initialise(net: nn.Module, generator: torch.Generator | None = None) -> nn.M
     return net
 
 
-def propose(shapes: Shapes) -> DnCNN:
+def infer_hyperparameters(shapes: Shapes) -> DnCNN:
     prefix = "dncnn" if "dncnn.0.weight" in shapes else "model"
-    width, channels = needed(shapes, f"{prefix}.0.weight", 4)[:2]
-    places = positions(shapes, prefix)
+    width, channels = require_shape(shapes, f"{prefix}.0.weight", 4)[:2]
+    places = find_layer_positions(shapes, prefix)
     batch_norm = f"{prefix}.3.running_var" in shapes
     step = 3 if batch_norm else 2
     inner, odd = divmod(places[-1] - 2, step)
@@ -86,4 +86,4 @@ def propose(shapes: Shapes) -> DnCNN:
     )
 
 
-ARCHITECTURE = Architecture("dncnn", "DnCNN denoiser", propose)
+ARCHITECTURE = Architecture("dncnn", "DnCNN denoiser", infer_hyperparameters)

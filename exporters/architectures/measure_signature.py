@@ -8,11 +8,11 @@ from torch import nn
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
 
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
-SMALLEST = 24  # pixels: enough for reflection padding by 4 after two halvings
+TRIED_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+MIN_SIDE_PX = 24  # pixels: enough for reflection padding by 4 after two halvings
 
 
-def measure(net: nn.Module) -> Signature:
+def measure_signature(net: nn.Module) -> Signature:
     """Channels, scale and multiple of an image network in eval mode; values taken as 0..1, the radius as unknown.
 
     Raises MismatchError if no channel count and no multiple up to 64 gives a picture of a whole multiple of the size.
@@ -21,9 +21,9 @@ def measure(net: nn.Module) -> Signature:
     first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
     likely = [] if first is None else [first.in_channels]
     for channels in dict.fromkeys([*likely, 3, 1, 4]):
-        for multiple in MULTIPLES:
+        for multiple in TRIED_MULTIPLES:
             try:
-                scale, output_channels = _scale(net, channels, multiple)
+                scale, output_channels = _measure_scale(net, channels, multiple)
             except Exception as error:  # whatever a stranger's network raises on a size it cannot take
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 continue
@@ -34,9 +34,9 @@ def measure(net: nn.Module) -> Signature:
     )
 
 
-def _scale(net: nn.Module, channels: int, multiple: int) -> tuple[int, int]:
+def _measure_scale(net: nn.Module, channels: int, multiple: int) -> tuple[int, int]:
     """Runs three sizes, among them an odd and an even number of multiples each way; raises ValueError on a bad size."""
-    least = max(SMALLEST // multiple, 1) | 1
+    least = max(MIN_SIDE_PX // multiple, 1) | 1
     found: set[tuple[int, int]] = set()
     for rows, columns in ((least, least + 1), (least + 1, least + 2), (least + 2, least)):
         height, width = rows * multiple, columns * multiple

@@ -8,31 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-Step = Callable[[int, int], tuple[int, int]]
+IntervalStep = Callable[[int, int], tuple[int, int]]
 
 
-def convolution(kernel: int, stride: int = 1) -> Step:
+def conv_step(kernel: int, stride: int = 1) -> IntervalStep:
     """A convolution with padding kernel // 2."""
     padding = kernel // 2
     return lambda first, last: (first * stride - padding, last * stride + kernel - 1 - padding)
 
 
-def transposed(kernel: int, stride: int, padding: int) -> Step:
+def transposed_conv_step(kernel: int, stride: int, padding: int) -> IntervalStep:
     """A transposed convolution: output = input * stride - padding + tap."""
     return lambda first, last: (-((kernel - 1 - padding - first) // stride), (last + padding) // stride)
 
 
-def enlarged(factor: int) -> Step:
+def upsample_step(factor: int) -> IntervalStep:
     """Nearest-neighbour enlargement, or a pixel shuffle."""
     return lambda first, last: (first // factor, last // factor)
 
 
-def unshuffled(factor: int) -> Step:
+def unshuffle_step(factor: int) -> IntervalStep:
     """A pixel unshuffle: factor x factor pixels become channels of one."""
     return lambda first, last: (first * factor, last * factor + factor - 1)
 
 
-def radius(steps: Sequence[Step], *, scale: int = 1, multiple: int = 1) -> int:
+def compute_radius(steps: Sequence[IntervalStep], *, scale: int = 1, multiple: int = 1) -> int:
     """The farthest input pixel that any output pixel of one input pixel depends on.
 
     steps      from input to output.

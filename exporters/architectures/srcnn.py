@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
-from exporters.architectures.architecture import Architecture, Shapes, needed
-from exporters.architectures.containers import plant
+from exporters.architectures.architecture import Architecture, Shapes, require_shape
+from exporters.architectures.containers import add_nested_module
 
-NAMES = ("conv1", "conv2", "conv3")
+DEFAULT_LAYER_NAMES = ("conv1", "conv2", "conv3")
 
 
 class SRCNN(nn.Module):
@@ -29,14 +29,14 @@ class SRCNN(nn.Module):
         kernels: tuple[int, int, int] = (9, 5, 9),
         *,
         output_channels: int | None = None,
-        names: Sequence[str] = NAMES,
+        names: Sequence[str] = DEFAULT_LAYER_NAMES,
     ) -> None:
         super().__init__()
         outputs = channels if output_channels is None else output_channels
         ends = (channels, *widths, outputs)
         self.names = tuple(names)
         for name, inward, outward, kernel in zip(names, ends, ends[1:], kernels, strict=False):
-            plant(self, name, nn.Conv2d(inward, outward, kernel, padding=kernel // 2))
+            add_nested_module(self, name, nn.Conv2d(inward, outward, kernel, padding=kernel // 2))
         self.signature = Signature(channels, outputs, radius=sum(kernel // 2 for kernel in kernels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,11 +45,11 @@ class SRCNN(nn.Module):
         return y
 
 
-def propose(shapes: Shapes) -> SRCNN:
+def infer_hyperparameters(shapes: Shapes) -> SRCNN:
     keys = [key[: -len(".weight")] for key in shapes if key.endswith(".weight")]
     sequential = len(keys) == 3 and [key.rpartition(".")[2] for key in keys] == ["0", "2", "4"]
-    names = tuple(keys) if sequential else NAMES
-    first, second, third = (needed(shapes, f"{name}.weight", 4) for name in names)
+    names = tuple(keys) if sequential else DEFAULT_LAYER_NAMES
+    first, second, third = (require_shape(shapes, f"{name}.weight", 4) for name in names)
     kernels = (first[2], second[2], third[2])
     if any(kernel % 2 == 0 for kernel in kernels) or kernels[0] < 5:
         # From 3 x 3 kernels alone it could be any three-layer network, a DnCNN of depth 3 among them.
@@ -57,4 +57,4 @@ def propose(shapes: Shapes) -> SRCNN:
     return SRCNN(first[1], (first[0], second[0]), kernels, output_channels=third[0], names=names)
 
 
-ARCHITECTURE = Architecture("srcnn", "SRCNN, three convolutions", propose)
+ARCHITECTURE = Architecture("srcnn", "SRCNN, three convolutions", infer_hyperparameters)

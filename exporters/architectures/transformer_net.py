@@ -14,21 +14,21 @@ from torch.nn import functional
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
-from exporters.architectures.architecture import Architecture, Shapes, counted, needed
+from exporters.architectures.architecture import Architecture, Shapes, count_indexed, require_shape
 
 
 class PaddedConvolution(nn.Module):
     """Enlarge by nearest neighbour, pad by reflection, convolve."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, enlarge: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, upsample: int = 1) -> None:
         super().__init__()
-        self.enlarge = enlarge
+        self.upsample = upsample
         self.reflection_pad = nn.ReflectionPad2d(kernel // 2)
         self.conv2d = nn.Conv2d(inputs, outputs, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.enlarge > 1:
-            x = functional.interpolate(x, scale_factor=float(self.enlarge), mode="nearest")
+        if self.upsample > 1:
+            x = functional.interpolate(x, scale_factor=float(self.upsample), mode="nearest")
         y: Tensor = self.conv2d(self.reflection_pad(x))
         return y
 
@@ -64,9 +64,9 @@ class TransformerNet(nn.Module):
         self.in3 = nn.InstanceNorm2d(third, affine=True)
         for number in range(blocks):
             self.add_module(f"res{number + 1}", ResidualBlock(third))
-        self.deconv1 = PaddedConvolution(third, second, 3, enlarge=2)
+        self.deconv1 = PaddedConvolution(third, second, 3, upsample=2)
         self.in4 = nn.InstanceNorm2d(second, affine=True)
-        self.deconv2 = PaddedConvolution(second, first, 3, enlarge=2)
+        self.deconv2 = PaddedConvolution(second, first, 3, upsample=2)
         self.in5 = nn.InstanceNorm2d(first, affine=True)
         self.deconv3 = PaddedConvolution(first, channels, kernel)
         self.signature = Signature(channels, channels, multiple=4, low=0.0, high=255.0)
@@ -83,20 +83,22 @@ class TransformerNet(nn.Module):
         return out
 
 
-def canonical(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def canonicalize_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Without the running statistics that InstanceNorm never reads."""
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     names = tuple(f"in{number}.{statistic}" for number in range(1, 6) for statistic in statistics)
     return {key: value for key, value in tensors.items() if not f".{key}".endswith(tuple(f".{name}" for name in names))}
 
 
-def propose(shapes: Shapes) -> TransformerNet:
-    first, channels, kernel, _ = needed(shapes, "conv1.conv2d.weight", 4)
+def infer_hyperparameters(shapes: Shapes) -> TransformerNet:
+    first, channels, kernel, _ = require_shape(shapes, "conv1.conv2d.weight", 4)
     if kernel % 2 == 0:
         raise MismatchError(f"a kernel of {kernel} is not odd")
-    second, third = (needed(shapes, f"conv{number}.conv2d.weight", 4)[0] for number in (2, 3))
-    blocks = counted(shapes, "res{}.conv1.conv2d.weight", first=1)
+    second, third = (require_shape(shapes, f"conv{number}.conv2d.weight", 4)[0] for number in (2, 3))
+    blocks = count_indexed(shapes, "res{}.conv1.conv2d.weight", first=1)
     return TransformerNet(channels, (first, second, third), blocks, kernel)
 
 
-ARCHITECTURE = Architecture("transformer_net", "TransformerNet, fast style transfer", propose, canonical)
+ARCHITECTURE = Architecture(
+    "transformer_net", "TransformerNet, fast style transfer", infer_hyperparameters, canonicalize_tensors
+)

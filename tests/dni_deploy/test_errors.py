@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dni_deploy import errors
 from dni_deploy.cli.main import main
-from dni_deploy.errors import DniError, shown
+from dni_deploy.errors import DniError, escape_name
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DniError)]
 
@@ -134,19 +134,19 @@ def test_a_renamed_class_changes_no_json(kind: type[DniError], monkeypatch: pyte
     ],
 )
 def test_shown(name: object, safe: str) -> None:
-    assert shown(name) == safe
+    assert escape_name(name) == safe
 
 
 def test_shown_is_short() -> None:
-    assert shown("x" * 200) == "x" * 200
-    assert shown("x" * 201) == "x" * 199 + "\u2026"
-    assert len(shown("\n" * 10**6)) == 200
-    assert shown("abcdef", 3) == "ab\u2026"
+    assert escape_name("x" * 200) == "x" * 200
+    assert escape_name("x" * 201) == "x" * 199 + "\u2026"
+    assert len(escape_name("\n" * 10**6)) == 200
+    assert escape_name("abcdef", 3) == "ab\u2026"
 
 
 @given(st.text(st.characters()), st.integers(1, 300))
 def test_shown_is_one_printable_line(name: str, limit: int) -> None:
-    text = shown(name, limit)
+    text = escape_name(name, limit)
     assert len(text) <= limit
     assert len(text.splitlines()) <= 1
     assert all(unicodedata.category(character)[0] != "C" for character in text)

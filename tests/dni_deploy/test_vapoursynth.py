@@ -113,15 +113,15 @@ def test_a_timeline_goes_by_the_frame_number(bundles: Any) -> None:
 def test_no_frame_of_an_old_alpha_is_shown(bundles: Any) -> None:
     """The trap: VapourSynth keeps frames, so one that is asked for again would have the alpha of then."""
     from dni_deploy.alpha.coefficients import Coefficients
-    from dni_deploy.control.shared_alpha import AlphaCell
+    from dni_deploy.control.shared_alpha import SharedAlpha
     from dni_deploy.vapoursynth import dni
     from tests.support.pipe_bundle import MEMBERS
 
-    cell = AlphaCell(MEMBERS, Coefficients.one_hot("same", MEMBERS))
+    cell = SharedAlpha(MEMBERS, Coefficients.one_hot("same", MEMBERS))
     clip = blank()
     out = dni(clip, bundles[1], alpha=cell, engine="onnxruntime")
     before = pixels(out.get_frame(3))
-    cell.set({"half": 1.0})
+    cell.set_alpha({"half": 1.0})
     frame = out.get_frame(3)
     assert frame.props["dni_alpha"] == [0.0, 1.0]
     assert frame.props["dni_generation"] == 2

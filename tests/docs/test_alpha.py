@@ -16,9 +16,9 @@ import pytest
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.source import open_source
-from dni_deploy.control.http import HttpFeeder
-from dni_deploy.control.message_handler import Steering
-from dni_deploy.control.stdin import LinesFeeder
+from dni_deploy.control.http import HttpAlphaListener
+from dni_deploy.control.message_handler import AlphaMessageHandler
+from dni_deploy.control.stdin import StdinAlphaListener
 from tests.dni_deploy.control.listening import TWO, Told, new_cell, until
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def test_files(kind: str, tmp_path: Path) -> None:
         assert source.at(0, 0) != source.at(1.5, 2)
     if kind == "json":
         assert (
-            open_source(_saved(tmp_path / "curve.json", re.findall(r'`(\{"curve".*?\})`', PAGE)[0]), TWO).at(2, 0).shares[1]
+            open_source(_saved(tmp_path / "curve.json", re.findall(r'`(\{"curve".*?\})`', PAGE)[0]), TWO).at(2, 0).values[1]
             == 1
         )
 
@@ -65,14 +65,14 @@ def _saved(path: Path, text: str) -> Path:
 def test_lines() -> None:
     [block] = blocks("lines")
     cell, told = new_cell(), Told()
-    with LinesFeeder(cell, io.StringIO(block), tell=told) as feeder:
-        until(lambda: feeder.accepted == 4)
+    with StdinAlphaListener(cell, io.StringIO(block), report=told) as feeder:
+        until(lambda: feeder.accepted_count == 4)
     assert not told.sentences
 
 
 def test_curl() -> None:
     [block] = blocks("console")
-    with HttpFeeder(new_cell(), 0, tell=Told()) as feeder:
+    with HttpAlphaListener(new_cell(), 0, report=Told()) as feeder:
         for line in block.splitlines():
             words = shlex.split(line.removeprefix("$ curl "))
             method, body = ("PUT", words[words.index("-d") + 1]) if "-X" in words else ("GET", None)
@@ -83,9 +83,9 @@ def test_curl() -> None:
             assert answer.status == 200, line
             assert set(json.loads(answer.read())) >= {"sequence", "alpha", "wanted", "source"}
             connection.close()
-        assert feeder.accepted == 4
-    steering = Steering(new_cell(FOUR), "x", ControlPlane.default(FOUR))
-    steering.line("plane 0.3 0.7")
+        assert feeder.accepted_count == 4
+    steering = AlphaMessageHandler(new_cell(FOUR), "x", ControlPlane.default(FOUR))
+    steering.set_from_line("plane 0.3 0.7")
 
 
 def test_the_python_block() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.features.check_table import observed_table, table
+from benchmarks.features.check_table import format_table, format_undecided_table
 from dni_deploy.cli.main import main
 from dni_deploy.compatibility.verdict import Cause
 
@@ -55,8 +55,8 @@ def test_the_python_block(folder: Path) -> None:
 
 def test_the_tables_are_the_results() -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "check.json").read_text())
-    assert table(result) in PAGE
-    assert observed_table(result) in PAGE
+    assert format_table(result) in PAGE
+    assert format_undecided_table(result) in PAGE
     assert (result["twelve_right"], len(result["twelve"])) == (12, 12)
 
 

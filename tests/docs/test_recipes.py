@@ -13,7 +13,7 @@ from PIL import Image
 
 import dni_deploy as dni
 from dni_deploy.blending.group_rules import AlphaRules
-from dni_deploy.blending.preset import Recipe
+from dni_deploy.blending.preset import Preset
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.cli.main import main
 
@@ -56,19 +56,19 @@ def test_python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rules(folder: Path) -> None:
-    groups = WeightGroups.of_bundle(dni.Bundle.open(folder / "sr.dni"))
+    groups = WeightGroups.from_bundle(dni.Bundle.open(folder / "sr.dni"))
     for line in block("rules").splitlines():
-        rows = AlphaRules.parse([line], groups, ("psnr", "gan")).rows(np.array([0.4, 0.6]))
+        rows = AlphaRules.parse([line], groups, ("psnr", "gan")).compute_coefficients(np.array([0.4, 0.6]))
         assert (rows != [0.4, 0.6]).any() == (not line.endswith("=base"))
 
 
 def test_the_recipe(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "look.json"
     path.write_text(block("json"))
-    recipe = Recipe.read(path)
+    recipe = Preset.read(path)
     with dni.open_session(folder / "sr.dni", alpha=recipe.alpha, rules=recipe.rules) as session:
         assert session.rules is not None
-        assert [told.count for told in session.rules.told()] == [5, 9]  # biases; convolutions and slopes
+        assert [told.count for told in session.rules.describe_rules()] == [5, 9]  # biases; convolutions and slopes
 
 
 def test_figures_are_those_of_the_benchmark() -> None:

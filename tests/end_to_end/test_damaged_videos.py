@@ -13,14 +13,14 @@ import pytest
 
 from dni_deploy.errors import (
     EngineError,
-    EnvironmentProblem,
     InputError,
     MismatchError,
-    PartialResult,
+    PartialResultError,
     RefusedError,
+    UnavailableError,
     UsageError,
 )
-from dni_deploy.video_io.resume import work_folder
+from dni_deploy.video_io.resume import job_folder_path
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import Clip, see, sound
 from tests.support.video_command import Make
@@ -117,13 +117,15 @@ def test_cut_films_keep_their_good_frames(tmp_path: Path, make: Make) -> None:
         cut = whole.with_stem("cut")
         cut.write_bytes(data[: len(data) * 6 // 10])
         output = tmp_path / f"out{whole.suffix}"
-        with pytest.raises(PartialResult, match=r"(\d+) frames were done and are in .*, about (\d+) frames are lost") as caught:
+        with pytest.raises(
+            PartialResultError, match=r"(\d+) frames were done and are in .*, about (\d+) frames are lost"
+        ) as caught:
             make(cut, output)
         kept = see(output)
         assert f"{len(kept.frames)} frames were done" in str(caught.value)
         assert 20 < len(kept.frames) < 60
         assert set(kept.times) <= set(see(whole).times)
-        assert not work_folder(output).exists()
+        assert not job_folder_path(output).exists()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
@@ -136,7 +138,7 @@ def test_a_damaged_middle(tmp_path: Path, make: Make, suffix: str, zeros: bool) 
     data[middle] = bytes(4000) if zeros else np.random.default_rng(0).bytes(4000)
     source.write_bytes(data)
     output = tmp_path / f"out{'.mkv' if suffix == '.mkv' else '.mp4'}"
-    with pytest.raises(PartialResult, match=r"frames were done and are in .* lost"):
+    with pytest.raises(PartialResultError, match=r"frames were done and are in .* lost"):
         make(source, output)
     kept = see(output)
     assert 40 <= len(kept.frames) < 60
@@ -171,11 +173,11 @@ def test_hardware_that_is_absent(tmp_path: Path, make: Make) -> None:
     source = Clip(frames=3).write(tmp_path / "in.mp4")
     refused(make, source, UsageError, "no hardware decoder 'nonsense'", hwaccel="nonsense")
     if "vaapi" not in av.codec.hwaccel.hwdevices_available():
-        refused(make, source, EnvironmentProblem, "built without the hardware decoder 'vaapi'", hwaccel="vaapi")
+        refused(make, source, UnavailableError, "built without the hardware decoder 'vaapi'", hwaccel="vaapi")
     if not Path("/dev/nvidia0").exists():
-        refused(make, source, EnvironmentProblem, "'cuda' could not be opened here", hwaccel="cuda")
+        refused(make, source, UnavailableError, "'cuda' could not be opened here", hwaccel="cuda")
         refused(
-            make, source, EnvironmentProblem, "h264_nvenc could not be opened here", codec="h264_nvenc", crf=None, preset=None
+            make, source, UnavailableError, "h264_nvenc could not be opened here", codec="h264_nvenc", crf=None, preset=None
         )
 
 

@@ -16,7 +16,7 @@ from dni_deploy.api.export import export
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.session.session import open_session
-from exporters.verify_graph import relative_error
+from exporters.verify_graph import compute_relative_error
 from tests.support.pico_architectures import PICO, pico_family, pico_net
 
 TOLERANCE = 1e-5
@@ -34,8 +34,8 @@ def graph_runner(bundle: Bundle) -> Iterator[Infer]:
     """A new ONNX Runtime session per alpha, on the bundle's graph with the blended weights in it."""
 
     def infer(shares: tuple[float, ...], x: np.ndarray) -> np.ndarray:
-        blended = blend_float64([bundle.weights(member) for member in bundle.members], np.array(shares))
-        graph = bundle.graph_with({name: tensor.astype(np.float32) for name, tensor in blended.items()})
+        blended = blend_float64([bundle.read_weights(member) for member in bundle.members], np.array(shares))
+        graph = bundle.read_graph_with_weights({name: tensor.astype(np.float32) for name, tensor in blended.items()})
         session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
         output: np.ndarray = session.run(None, {"x": x})[0]
         return output
@@ -102,5 +102,5 @@ def test_output_is_that_of_pytorch_with_the_blended_state_dict(
                     wanted = truth(name, states, shares, x)
                     got = infer(shares, x)
                     assert got.shape == wanted.shape
-                    error = relative_error(got, wanted)
+                    error = compute_relative_error(got, wanted)
                     assert error <= TOLERANCE, f"{name} at {shares}, {shape}: {error:.1e}"

@@ -28,7 +28,7 @@ def test_what_waits_for_a_gpu_passes_on_the_stand_ins() -> None:
 
 @pytest.mark.slow
 def test_without_a_gpu_they_fail_where_one_is_demanded() -> None:
-    if driver.obstacle() is None:
+    if driver.why_gpu_unavailable() is None:
         pytest.skip("there is a GPU here")
     done = rehearse("-k", "sign_of_zero or all_memory", DNI_REQUIRE_GPU="1")
     assert done.returncode == 1

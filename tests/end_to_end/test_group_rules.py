@@ -23,7 +23,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CoefficientsError, UsageError
 from dni_deploy.session.session import open_session
-from exporters.verify_graph import relative_error
+from exporters.verify_graph import compute_relative_error
 from tests.support import pico_bundle
 from tests.support.pico_architectures import PICO, pico_family, pico_net
 
@@ -45,13 +45,13 @@ def test_a_session_computes_what_pytorch_does_with_every_tensor_blended_by_its_r
     folder = tmp_path_factory.getbasetemp() / f"{name}.dni"  # exported once for both engines
     states = pico_family(name, 2)
     bundle = Bundle.open(folder) if folder.exists() else dni.export(dict(zip("ab", states, strict=True)), folder)
-    groups = WeightGroups.of_bundle(bundle)
+    groups = WeightGroups.from_bundle(bundle)
     rules = useful(RULES[:3], groups)
     x = np.random.default_rng(3).uniform(bundle.signature.low, bundle.signature.high, PICO[name].shapes[0]).astype(np.float32)
     with open_session(bundle, engine=engine, alpha=0.6, rules=rules, threads=1) as session:
         for wanted in (rules, useful(RULES, groups)):
             session.rules = wanted
-            rows = AlphaRules.parse(wanted, groups, ("a", "b")).rows(np.array([0.6, 0.4]))
+            rows = AlphaRules.parse(wanted, groups, ("a", "b")).compute_coefficients(np.array([0.6, 0.4]))
             assert len(np.unique(rows, axis=0)) > 1
             tensors = [{key: state[key] for key in bundle.weight_names} for state in states]
             net = pico_net(name).double()
@@ -61,7 +61,7 @@ def test_a_session_computes_what_pytorch_does_with_every_tensor_blended_by_its_r
             net.load_state_dict({key: torch.as_tensor(array) for key, array in whole.items()}, strict=True)
             with torch.no_grad():
                 expected = net(torch.from_numpy(x).double()).numpy()
-            assert relative_error(session.infer(x), expected) <= TOLERANCE
+            assert compute_relative_error(session.infer(x), expected) <= TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_rules_change_at_the_next_frame_and_leave_the_base_as_it_is(bundle: Bund
         session.rules = ["norm:*=1"]
         ruled = session.infer(X)
         assert session.generation == 2
-        assert session.alpha.shares == (0.5, 0.5)
+        assert session.alpha.values == (0.5, 0.5)
         session.rules = ["norm:*=1"]  # the same again is no change
         session.infer(X)
         assert session.generation == 2
@@ -148,9 +148,9 @@ def test_no_frame_is_made_of_two_settings(bundle: Bundle) -> None:
 def test_refit_writes_the_rules_blend_and_says_so(bundle: Bundle, tmp_path: Path) -> None:
     target, recipe = tmp_path / "blend.safetensors", tmp_path / "look.json"
     rules = ["norm:*=1", "conv.weight=base*0.5"]
-    report = dni.refit(bundle.path, 0.5, target, rules=rules, save_recipe=recipe)
+    report = dni.refit(bundle.path, 0.5, target, rules=rules, save_preset=recipe)
     assert [(told.weights, told.count) for told in report.rules] == [("norm:*", 4), ("conv.weight", 1)]
-    a, b, got = bundle.tensors("a"), bundle.tensors("b"), load_file(target)
+    a, b, got = bundle.read_tensors("a"), bundle.read_tensors("b"), load_file(target)
     for name in a:
         share = 1.0 if name.startswith("bn.") else 0.25 if name == "conv.weight" else 0.5
         wide = share * a[name].astype(np.float64) + (1 - share) * b[name].astype(np.float64)

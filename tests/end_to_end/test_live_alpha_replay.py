@@ -14,8 +14,8 @@ from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.source import open_source
 from dni_deploy.alpha.timeline import AlphaSource
-from dni_deploy.control.shared_alpha import AlphaCell
-from dni_deploy.control.stdin import LinesFeeder
+from dni_deploy.control.shared_alpha import SharedAlpha
+from dni_deploy.control.stdin import StdinAlphaListener
 from dni_deploy.session.session import Session
 from tests.support.frame_session import Dimmer, opener
 
@@ -26,11 +26,11 @@ FRAMES = 120
 class Patient:
     """The cell, but each frame waits until somebody has set it, so that a busy machine has a performance, too."""
 
-    def __init__(self, cell: AlphaCell) -> None:
+    def __init__(self, cell: SharedAlpha) -> None:
         self.cell = cell
 
     def at(self, seconds: float, frame: int) -> Coefficients:
-        assert self.cell.wait(self.cell.setting.sequence, 20) is not None
+        assert self.cell.wait_for_change(self.cell.state.sequence, 20) is not None
         return self.cell.at(seconds, frame)
 
 
@@ -54,14 +54,14 @@ def performed(source: AlphaSource, log: AlphaLog | None = None) -> list[bytes]:
 @pytest.mark.parametrize("slew", [None, 3.0])
 def test_a_live_performance_is_rendered_again_exactly(slew: float | None, tmp_path: Path) -> None:
     """Three hands on the cell; what they did, and when it arrived, is only in the side file."""
-    cell = AlphaCell(MEMBERS, Coefficients.one_hot("a", MEMBERS), slew=slew)
+    cell = SharedAlpha(MEMBERS, Coefficients.one_hot("a", MEMBERS), slew=slew)
     stop = threading.Event()
 
     def hand(member: str, step: int) -> None:
         count = 0
         while not stop.is_set():
             count += step
-            LinesFeeder(cell, io.StringIO()).steering.share(member, count % 97 / 97)
+            StdinAlphaListener(cell, io.StringIO()).handler.set_coefficient(member, count % 97 / 97)
 
     hands = [threading.Thread(target=hand, args=pair, daemon=True) for pair in zip(MEMBERS, (3, 7, 11), strict=True)]
     for thread in hands:
@@ -73,7 +73,7 @@ def test_a_live_performance_is_rendered_again_exactly(slew: float | None, tmp_pa
     for thread in hands:
         thread.join(20)
         assert not thread.is_alive()
-    rows = list(AlphaLog.rows(path))
+    rows = list(AlphaLog.read_entries(path))
     assert len(rows) == FRAMES
     assert len({row.coefficients for row in rows}) > 5  # it was played
     assert [row.generation for row in rows] == sorted(row.generation for row in rows)
@@ -81,7 +81,7 @@ def test_a_live_performance_is_rendered_again_exactly(slew: float | None, tmp_pa
     assert performed(again) == live
     with AlphaLog(tmp_path / "again.jsonl", MEMBERS, "digest") as log:
         performed(again, log)
-    other = list(AlphaLog.rows(tmp_path / "again.jsonl"))
+    other = list(AlphaLog.read_entries(tmp_path / "again.jsonl"))
     assert [row.coefficients for row in other] == [row.coefficients for row in rows]
 
 

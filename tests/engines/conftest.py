@@ -18,7 +18,7 @@ from dni_deploy.checkpoints.family import Family
 from dni_deploy.signature import Signature
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
-from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.lowering import lower_for_cpu
 
 try:
     from tests.support.pico_architectures import PICO, pico_family, pico_net
@@ -51,13 +51,13 @@ class Case:
 
 def in_place(case: Case, members: Sequence[Tensors] | None = None, *, threads: int = 1, slots: int = 2) -> InPlaceEngine:
     """The in-place engine, not yet verified."""
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     return InPlaceEngine(find_layout(lowered, recipes), recipes, members or case.members, threads=threads, slots=slots)
 
 
 def write(case: Case, path: Path, members: int = 2) -> Bundle:
     """The case as a bundle on disk, members a, b, c."""
-    family = Family.of(dict(zip("abc", map(Checkpoint.of, case.members[:members]), strict=False)))
+    family = Family.from_checkpoints(dict(zip("abc", map(Checkpoint.from_state_dict, case.members[:members]), strict=False)))
     return write_bundle(path, case.graph, family, case.signature, architecture=case.name, graph_facts={})
 
 
@@ -75,20 +75,20 @@ def pico_case() -> Callable[[str], Case]:
 
 
 def _case(name: str) -> Case:
-    from dni_deploy.utils.onnx_weights import strip
-    from exporters.architectures import find
-    from exporters.cache import cached_lift
+    from dni_deploy.utils.onnx_weights import strip_initializer
+    from exporters.architectures import find_architecture
+    from exporters.cache import export_graph_cached
 
     states = pico_family(name, 3)
-    architecture = find(PICO[name].architecture, states[0])
+    architecture = find_architecture(PICO[name].architecture, states[0])
     net = architecture.build(states[0])
     assert type(net) is type(pico_net(name))
-    signature = architecture.signature(net)
-    lifted, _ = cached_lift(architecture.name, net, signature)
+    signature = architecture.resolve_signature(net)
+    lifted, _ = export_graph_cached(architecture.name, net, signature)
     graph = onnx.ModelProto()
     graph.CopyFrom(lifted.graph)
     for initializer in graph.graph.initializer:
         if initializer.name in lifted.names:
-            strip(initializer)
+            strip_initializer(initializer)
     members = [{key: state[key] for key in lifted.names} for state in states]
     return Case(name, graph, lifted.names, members, signature, PICO[name].shapes)

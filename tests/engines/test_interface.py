@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from dni_deploy.errors import UsageError
-from engines.shares import one_for_all, only_row
+from engines.shares import require_single_row, single_row_or_none
 
 ROW = np.array([0.25, 0.75])
 
 
 def test_equal_rows_are_one_row() -> None:
-    assert only_row(ROW) is ROW
-    assert np.array_equal(one_for_all(np.tile(ROW, (5, 1)), "any"), ROW)
+    assert single_row_or_none(ROW) is ROW
+    assert np.array_equal(require_single_row(np.tile(ROW, (5, 1)), "any"), ROW)
 
 
 def test_rows_that_differ_are_told_where_one_is_wanted() -> None:
     rows = np.array([[0.25, 0.75], [0.25, 0.75], [0.5, 0.5]])
-    assert only_row(rows) is None
+    assert single_row_or_none(rows) is None
     with pytest.raises(UsageError, match="The engine onnxruntime-graph has one alpha for all weights"):
-        one_for_all(rows, "onnxruntime-graph")
+        require_single_row(rows, "onnxruntime-graph")

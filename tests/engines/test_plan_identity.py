@@ -14,9 +14,9 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError
 from engines import build_engine
 from engines.lowering.graph_digest import digest_lowered_graph
-from engines.lowering.recipes import Fold, Linear, Recipes
+from engines.lowering.recipes import BatchNormFold, LinearRecipe, Recipes
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.lowering import lower_for_cpu
 from engines.onnxruntime_cpu.plan import PlanIdentity, identify_plan, plan_path, read_plan
 from engines.options import BuildOptions
 from tests.engines.conftest import write
@@ -29,7 +29,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def build(bundle: Bundle) -> Path:
-    built = build_engine(bundle, "onnxruntime", BuildOptions()).plan
+    built = build_engine(bundle, "onnxruntime", BuildOptions()).plan_path
     assert built is not None
     return built
 
@@ -56,7 +56,7 @@ def test_another_lowering_or_recipe_makes_another_layout(
 ) -> None:
     before = build(bundle)
     assert plan_path(bundle) == before
-    lowered, recipes = lower(bundle.graph(), bundle.weight_names)
+    lowered, recipes = lower_for_cpu(bundle.read_graph(), bundle.weight_names)
     assert PlanIdentity.of(lowered, recipes) == identify_plan(bundle)
     change(lowered, recipes)
     assert plan_path(bundle, PlanIdentity.of(lowered, recipes)) != before
@@ -96,14 +96,14 @@ def test_every_field_makes_another_layout_and_is_named(bundle: Bundle, field: st
 def test_every_field_of_a_recipe_counts() -> None:
     """One that were left out of the JSON would let a layout be taken for another one."""
     graph = onnx.ModelProto()
-    linear = Linear("w", (2, 3))
-    fold = Fold("w", 0, "b", "gamma", "beta", "mean", "variance", 1e-5, None)
+    linear = LinearRecipe("w", (2, 3))
+    fold = BatchNormFold("w", 0, "b", "gamma", "beta", "mean", "variance", 1e-5, None)
     changed: dict[str, Any] = {
         "source": "v", "shape": (3, 2), "factor": 0.5, "offset": 1.0, "step": 2, "permutation": (1, 0), "weight": "v", "axis": 1,
         "bias": "c", "gamma": None, "beta": None, "mean": "m", "variance": "v", "epsilon": 1e-3, "convolution_bias": "d",
     }  # fmt: skip
-    recipes = [Recipes({"w": replace(linear, **{each.name: changed[each.name]})}, [fold]) for each in fields(Linear)]
-    recipes += [Recipes({"w": linear}, [replace(fold, **{each.name: changed[each.name]})]) for each in fields(Fold)]
+    recipes = [Recipes({"w": replace(linear, **{each.name: changed[each.name]})}, [fold]) for each in fields(LinearRecipe)]
+    recipes += [Recipes({"w": linear}, [replace(fold, **{each.name: changed[each.name]})]) for each in fields(BatchNormFold)]
     recipes += [
         Recipes({"w": linear}, [fold]),
         Recipes({"w": linear}, []),

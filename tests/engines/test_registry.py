@@ -11,8 +11,18 @@ from typing import Any
 import pytest
 
 import engines
-from dni_deploy.errors import BundleError, EngineError, EnvironmentProblem, RefusedError, UsageError
-from engines import ENGINES, Choice, EngineEntry, choose, choose_builder, load_engine, obstacles, open_engine, refuse_unused
+from dni_deploy.errors import BundleError, EngineError, RefusedError, UnavailableError, UsageError
+from engines import (
+    ENGINES,
+    EngineChoice,
+    EngineEntry,
+    choose_builder,
+    choose_engine,
+    load_engine,
+    obstacles,
+    open_engine,
+    refuse_unused_options,
+)
 from engines.options import EngineOptions
 from tests.support.frame_session import Dimmer
 
@@ -31,8 +41,8 @@ def test_every_line_of_the_list_is_whole() -> None:
         root = Path(engines.__file__).parent.parent
         assert (root / path / "__init__.py").exists()
         assert function.startswith("open_")
-        assert bool(entry.takes) == (entry.builder is not None)
-        assert set(entry.takes) <= {"threads", "precision", "profile", "strip", "device"}
+        assert bool(entry.build_option_names) == (entry.builder is not None)
+        assert set(entry.build_option_names) <= {"threads", "precision", "profile", "strip", "device"}
 
 
 class Rack:
@@ -64,7 +74,7 @@ class Rack:
             return open
 
         monkeypatch.setattr(engines, "ENGINES", {name: entry(name) for name in AUTO})
-        monkeypatch.setattr(engines, "_function", function)
+        monkeypatch.setattr(engines, "_import_function", function)
 
 
 @pytest.fixture
@@ -76,26 +86,28 @@ BUNDLE: Any = object()
 
 
 def test_the_first_that_can_run(rack: Rack) -> None:
-    assert choose() == Choice("tensorrt", "the first choice")
+    assert choose_engine() == EngineChoice("tensorrt", "the first choice")
     rack.obstacles["tensorrt"] = "no plan is built"
-    assert choose() == Choice("onnxruntime-gpu", "not tensorrt: no plan is built")
+    assert choose_engine() == EngineChoice("onnxruntime-gpu", "not tensorrt: no plan is built")
     rack.obstacles["onnxruntime-gpu"] = "it lacks a thing"
-    assert choose() == Choice("onnxruntime", "not tensorrt: no plan is built; not onnxruntime-gpu: it lacks a thing")
+    assert choose_engine() == EngineChoice(
+        "onnxruntime", "not tensorrt: no plan is built; not onnxruntime-gpu: it lacks a thing"
+    )
     opened = open_engine(BUNDLE)
-    assert (opened.engine, opened.choice) == (rack.openers["onnxruntime"], choose())
+    assert (opened.engine, opened.choice) == (rack.openers["onnxruntime"], choose_engine())
     assert load_engine(BUNDLE) is opened.engine
 
 
 def test_one_reason_is_told_once(rack: Rack) -> None:
     rack.obstacles["tensorrt"] = rack.obstacles["onnxruntime-gpu"] = "no driver"
-    assert choose().why == "not tensorrt and onnxruntime-gpu: no driver"
+    assert choose_engine().reason == "not tensorrt and onnxruntime-gpu: no driver"
 
 
 def test_what_is_asked_for_is_taken_or_refused(rack: Rack) -> None:
-    assert choose("onnxruntime") == Choice("onnxruntime", "asked for")
+    assert choose_engine("onnxruntime") == EngineChoice("onnxruntime", "asked for")
     rack.obstacles["tensorrt"] = "no driver"
-    for door in (choose, lambda name: open_engine(BUNDLE, name), choose_builder):
-        with pytest.raises(EnvironmentProblem, match=r"^The engine tensorrt cannot run here: no driver\.$"):
+    for door in (choose_engine, lambda name: open_engine(BUNDLE, name), choose_builder):
+        with pytest.raises(UnavailableError, match=r"^The engine tensorrt cannot run here: no driver\.$"):
             door("tensorrt")
         with pytest.raises(UsageError, match="no engine 'abacus'"):
             door("abacus")
@@ -105,10 +117,8 @@ def test_what_is_asked_for_is_taken_or_refused(rack: Rack) -> None:
 def test_nothing_can_run(rack: Rack) -> None:
     for name in AUTO:
         rack.obstacles[name] = f"{name} is absent"
-    for door in (choose, choose_builder, lambda: open_engine(BUNDLE)):
-        with pytest.raises(
-            EnvironmentProblem, match=r"No engine can run here; not tensorrt: .*onnxruntime is absent\. .*doctor"
-        ):
+    for door in (choose_engine, choose_builder, lambda: open_engine(BUNDLE)):
+        with pytest.raises(UnavailableError, match=r"No engine can run here; not tensorrt: .*onnxruntime is absent\. .*doctor"):
             door()
 
 
@@ -117,22 +127,22 @@ def test_nothing_can_run(rack: Rack) -> None:
 )
 def test_an_obstacle_that_breaks_is_an_obstacle(rack: Rack, broken: Exception) -> None:
     rack.obstacles["tensorrt"] = broken
-    choice = choose()
+    choice = choose_engine()
     assert choice.name == "onnxruntime-gpu"
-    assert choice.why.startswith("not tensorrt: ")
-    assert "\n" not in choice.why
-    assert not choice.why.endswith(".")
+    assert choice.reason.startswith("not tensorrt: ")
+    assert "\n" not in choice.reason
+    assert not choice.reason.endswith(".")
 
 
 def test_an_opener_that_finds_something_missing_is_passed_over(rack: Rack) -> None:
-    rack.openers["tensorrt"] = EnvironmentProblem("The engine tensorrt cannot run here: ImportError, libnvinfer.so.11.")
-    rack.openers["onnxruntime-gpu"] = EnvironmentProblem("libcudnn.so.9 is missing.")
+    rack.openers["tensorrt"] = UnavailableError("The engine tensorrt cannot run here: ImportError, libnvinfer.so.11.")
+    rack.openers["onnxruntime-gpu"] = UnavailableError("libcudnn.so.9 is missing.")
     opened = open_engine(BUNDLE)
     assert rack.opened == list(AUTO)
-    assert opened.choice == Choice(
+    assert opened.choice == EngineChoice(
         "onnxruntime", "not tensorrt: ImportError, libnvinfer.so.11; not onnxruntime-gpu: libcudnn.so.9 is missing"
     )
-    with pytest.raises(EnvironmentProblem, match="libcudnn"):  # asked for by name, it is the answer
+    with pytest.raises(UnavailableError, match="libcudnn"):  # asked for by name, it is the answer
         open_engine(BUNDLE, "onnxruntime-gpu")
 
 
@@ -153,10 +163,10 @@ def test_neither_is_anything_else(rack: Rack, error: Exception) -> None:
 
 def test_building_does_not_need_what_it_builds(rack: Rack) -> None:
     rack.obstacles["tensorrt"] = lambda bundle: None if bundle is None else "no plan is built"
-    assert choose("auto", BUNDLE).name == "onnxruntime-gpu"
-    assert choose_builder() == Choice("tensorrt", "the first choice")
+    assert choose_engine("auto", BUNDLE).name == "onnxruntime-gpu"
+    assert choose_builder() == EngineChoice("tensorrt", "the first choice")
     rack.obstacles["tensorrt"] = "no TensorRT"
-    assert choose_builder() == Choice(
+    assert choose_builder() == EngineChoice(
         "onnxruntime", "not tensorrt: no TensorRT; not onnxruntime-gpu: it has nothing to build ahead"
     )
     with pytest.raises(UsageError, match=r"onnxruntime-gpu has nothing to build ahead; these have: tensorrt, onnxruntime\."):
@@ -168,47 +178,47 @@ def test_a_package_that_does_not_import_is_told(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.syspath_prepend(tmp_path)
     entry = replace(ENGINES["tensorrt"], opener="broken_engine:open", obstacle=lambda bundle, device=0: None)
     monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "tensorrt": entry, "onnxruntime-gpu": entry})
-    with pytest.raises(
-        EnvironmentProblem, match=r"^The engine tensorrt cannot run here: ImportError, libnvinfer.so.11: cannot"
-    ):
+    with pytest.raises(UnavailableError, match=r"^The engine tensorrt cannot run here: ImportError, libnvinfer.so.11: cannot"):
         open_engine(BUNDLE, "tensorrt")
 
 
 def test_options_without_use_are_refused() -> None:
-    refuse_unused(Choice("tensorrt", "asked for"), ["precision", "profile", "strip", "device"])
-    refuse_unused(Choice("onnxruntime", "asked for"), ["threads"])
+    refuse_unused_options(EngineChoice("tensorrt", "asked for"), ["precision", "profile", "strip", "device"])
+    refuse_unused_options(EngineChoice("onnxruntime", "asked for"), ["threads"])
     with pytest.raises(
         UsageError, match=r"for the engine onnxruntime has no use for precision and strip; that is for tensorrt\.$"
     ):
-        refuse_unused(Choice("onnxruntime", "asked for"), ["precision", "strip"])
+        refuse_unused_options(EngineChoice("onnxruntime", "asked for"), ["precision", "strip"])
     with pytest.raises(
         UsageError, match=r"no use for threads; that is for onnxruntime\. It was taken because: the first choice\.$"
     ):
-        refuse_unused(Choice("tensorrt", "the first choice"), ["threads"])
+        refuse_unused_options(EngineChoice("tensorrt", "the first choice"), ["threads"])
 
 
 # ----- obstacles
 
 
 def test_obstacles_in_the_order_of_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("engines.cuda.driver.obstacle", lambda: "no driver")
-    assert obstacles.tensorrt("refit")(None) == obstacles.onnxruntime_gpu(None) == "no driver"
-    monkeypatch.setattr("engines.cuda.driver.obstacle", lambda: None)
+    monkeypatch.setattr("engines.cuda.driver.why_gpu_unavailable", lambda: "no driver")
+    assert obstacles.make_tensorrt_check("refit")(None) == obstacles.why_onnxruntime_gpu_unavailable(None) == "no driver"
+    monkeypatch.setattr("engines.cuda.driver.why_gpu_unavailable", lambda: None)
     monkeypatch.setattr(obstacles, "find_spec", lambda name: None)
-    assert obstacles.tensorrt("refit")(None) == (
+    assert obstacles.make_tensorrt_check("refit")(None) == (
         "tensorrt and pycuda and polygraphy not installed: pip install 'dni-deploy[tensorrt]'"
     )
-    assert obstacles.onnxruntime_gpu(None) == "onnxruntime and pycuda not installed: pip install 'dni-deploy[gpu]'"
+    assert (
+        obstacles.why_onnxruntime_gpu_unavailable(None) == "onnxruntime and pycuda not installed: pip install 'dni-deploy[gpu]'"
+    )
 
     class Spec:
         submodule_search_locations = (str(tmp_path),)
 
     monkeypatch.setattr(obstacles, "find_spec", lambda name: Spec())
-    assert "no CUDA provider" in str(obstacles.onnxruntime_gpu(None))
+    assert "no CUDA provider" in str(obstacles.why_onnxruntime_gpu_unavailable(None))
     (tmp_path / "capi").mkdir()
-    (tmp_path / "capi" / obstacles.CUDA_PROVIDER[0]).touch()
-    assert obstacles.onnxruntime_gpu(None) is None
-    assert obstacles.tensorrt("refit")(None) is None
+    (tmp_path / "capi" / obstacles.CUDA_PROVIDER_LIBRARIES[0]).touch()
+    assert obstacles.why_onnxruntime_gpu_unavailable(None) is None
+    assert obstacles.make_tensorrt_check("refit")(None) is None
 
 
 def test_choosing_imports_no_engine() -> None:

@@ -18,17 +18,17 @@ from engines import load_engine
 from engines.onnxruntime_cpu import runtime
 from engines.profile import Profile
 from engines.verification import (
-    SAMPLE,
-    TOLERANCE,
+    MAX_RELATIVE_ERROR,
+    SAMPLE_COUNT,
     Reference,
-    probe_shape,
+    choose_verification_shape,
     psnr,
-    sampled,
+    sample_output,
     verify_at,
     verify_members,
     verify_mixed,
 )
-from engines.verification_inputs import mixed_shares
+from engines.verification_inputs import mixed_coefficients
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn, numpy_1, profile  # noqa: F401
 from tests.engines.trt.test_modes import build, everywhere
@@ -41,23 +41,23 @@ Picture = NDArray[np.float32]
 class Stub:
     """An engine of ONNX Runtime sessions; `weights(members, shares, history)` says what it computes with."""
 
-    name, road, slots = "stub", "", 2
+    name, update_path, slots = "stub", "", 2
 
     def __init__(self, bundle: Bundle, weights: Callable[[list[Any], Shares, list[Shares]], dict[str, Any]]) -> None:
         self.bundle, self.weights = bundle, weights
-        self.members = [bundle.weights(name) for name in bundle.members]
+        self.members = [bundle.read_weights(name) for name in bundle.members]
         self.history: list[Shares] = []
         self.sessions: dict[int, Any] = {}
 
     def refit(self, slot: int, coefficients: Shares) -> None:
         values = self.weights(self.members, coefficients, self.history)
-        self.sessions[slot] = runtime.session(self.bundle.graph_with(values))
+        self.sessions[slot] = runtime.open_cpu_session(self.bundle.read_graph_with_weights(values))
         self.history.append(coefficients)
 
     def infer(self, slot: int, x: Picture) -> Picture:
-        return runtime.run(self.sessions[slot], x)
+        return runtime.run_session(self.sessions[slot], x)
 
-    def finish(self, slot: int) -> None: ...
+    def synchronize(self, slot: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -94,11 +94,13 @@ def ends_only(members: list[Any], shares: Shares, history: list[Shares]) -> dict
 
 def verify_sample(engine: Any, reference: Reference, precision: str) -> float:
     """Against what a plan keeps of the expected output."""
-    return verify_at(engine, mixed_shares(3), reference, precision, sampled(reference.expected(mixed_shares(3))))
+    return verify_at(
+        engine, mixed_coefficients(3), reference, precision, sample_output(reference.compute_reference(mixed_coefficients(3)))
+    )
 
 
 def reference(bundle: Bundle) -> Reference:
-    return Reference(bundle, [bundle.weights(name) for name in bundle.members], profile(bundle))
+    return Reference(bundle, [bundle.read_weights(name) for name in bundle.members], profile(bundle))
 
 
 @pytest.fixture
@@ -124,16 +126,16 @@ def test_another_picture(weights: Any, precision: str, bundle: Bundle) -> None:
 
 def test_a_sample_is_small_and_spread() -> None:
     whole = np.arange(100_000, dtype=np.float32)
-    some = sampled(whole.reshape(1, 1, 100, 1000))
-    assert SAMPLE / 2 < some.size <= SAMPLE
+    some = sample_output(whole.reshape(1, 1, 100, 1000))
+    assert SAMPLE_COUNT / 2 < some.size <= SAMPLE_COUNT
     assert (some[0], some[-1]) == (0, pytest.approx(whole[-1], rel=1e-3))
-    assert np.array_equal(sampled(whole[:77]), whole[:77])
+    assert np.array_equal(sample_output(whole[:77]), whole[:77])
 
 
 def test_another_shape_than_the_sample(bundle: Bundle) -> None:
     wrong = np.zeros(5, np.float32)
     with pytest.raises(EngineError, match="another picture"):
-        verify_at(Stub(bundle, sound), mixed_shares(3), reference(bundle), "fp32", wrong)
+        verify_at(Stub(bundle, sound), mixed_coefficients(3), reference(bundle), "fp32", wrong)
 
 
 def test_what_stays_behind(bundle: Bundle) -> None:
@@ -159,7 +161,7 @@ def test_float16_must_be_good_on_the_average_too(bundle: Bundle) -> None:
     engine.infer = lambda slot, x: plain(engine, slot, x) + np.float32(0.004) * np.abs(plain(engine, slot, x)).max()  # type: ignore[method-assign]
     with pytest.raises(EngineError, match="48 dB"):
         verify_mixed(engine, reference(bundle), "fp16")
-    assert TOLERANCE["fp16"] > 0.004
+    assert MAX_RELATIVE_ERROR["fp16"] > 0.004
 
 
 @pytest.mark.parametrize(("pixels", "passes"), [(10_000, True), (100, False)])
@@ -190,9 +192,9 @@ def test_two_weights_in_each_others_place(bundle: Bundle, gpu: FakeGpu, monkeypa
     from engines.cuda.layout import DeviceLayout
 
     build(bundle)
-    real = DeviceLayout.offset
+    real = DeviceLayout.offset_of
     other = {"conv0.bias": "prelu3.weight", "prelu3.weight": "conv0.bias"}
-    monkeypatch.setattr(DeviceLayout, "offset", lambda self, name: real(self, other.get(name, name)))
+    monkeypatch.setattr(DeviceLayout, "offset_of", lambda self, name: real(self, other.get(name, name)))
     with pytest.raises(EngineError, match="another picture"):
         load_engine(bundle, "tensorrt")
 
@@ -200,14 +202,14 @@ def test_two_weights_in_each_others_place(bundle: Bundle, gpu: FakeGpu, monkeypa
 def test_the_probe_is_small_and_within_the_profile() -> None:
     def shape(smallest: tuple[int, int], largest: tuple[int, int], **signature: Any) -> tuple[int, ...]:
         low, high = (1, 3, *smallest), (1, 3, *largest)
-        return probe_shape(Signature(**signature), Profile(low, low, high))
+        return choose_verification_shape(Signature(**signature), Profile(low, low, high))
 
     assert shape((32, 32), (1088, 1920)) == (1, 3, 64, 64)
     assert shape((32, 32), (1088, 1920), multiple=24) == (1, 3, 72, 72)
     assert shape((256, 128), (256, 128)) == (1, 3, 256, 128)
     assert shape((8, 8), (24, 200)) == (1, 3, 24, 64)
     latent = Profile((2, 3, 1, 1), (2, 3, 1, 1), (4, 3, 1, 1))
-    assert probe_shape(Signature(kind="latent"), latent) == (2, 3, 1, 1)
+    assert choose_verification_shape(Signature(kind="latent"), latent) == (2, 3, 1, 1)
 
 
 def test_decibels() -> None:

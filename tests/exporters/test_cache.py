@@ -14,7 +14,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils import hardware
 from dni_deploy.utils.hardware import cache_folder
 from exporters import cache
-from exporters.cache import cache_key, cached_lift
+from exporters.cache import cache_key, export_graph_cached
 from tests.support.pico_architectures import pico_net
 
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def take(net: nn.Module, **options: Any) -> tuple[bytes, bool]:
-    lifted, cached = cached_lift("dncnn", net, Signature(), **options)
+    lifted, cached = export_graph_cached("dncnn", net, Signature(), **options)
     return lifted.graph.SerializeToString(deterministic=True), cached
 
 
@@ -72,7 +72,7 @@ def test_an_entry_that_is_whole_but_of_other_content_is_ignored(folder: Path) ->
     first, _ = take(net)
     (entry,) = folder.iterdir()
     body = b'{"names": ["of.another.net"], "unused": []}\n'
-    entry.write_bytes(cache.MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    entry.write_bytes(cache.CACHE_MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     assert take(net) == (first, False)
 
 
@@ -131,5 +131,5 @@ def test_the_key_changes_with_the_exporter_and_the_sources(monkeypatch: pytest.M
     monkeypatch.setattr(cache, "version", lambda name: "0")
     versions = cache_key("net", net, Signature(), 18)
     (tmp_path / "net.py").write_text("# the class, one day later")
-    monkeypatch.setattr(cache, "_source", lambda kind: str(tmp_path / "net.py") if kind is Net else None)
+    monkeypatch.setattr(cache, "_find_source_file", lambda kind: str(tmp_path / "net.py") if kind is Net else None)
     assert len({before, versions, cache_key("net", net, Signature(), 18)}) == 3

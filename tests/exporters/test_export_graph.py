@@ -14,24 +14,24 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError
 from dni_deploy.signature import Signature
-from dni_deploy.utils.onnx_weights import strip
-from exporters.architectures import find
-from exporters.cache import cached_lift
-from exporters.canonical_names import subgraphs
-from exporters.export_graph import Lifted, lift
-from exporters.verify_graph import relative_error
+from dni_deploy.utils.onnx_weights import strip_initializer
+from exporters.architectures import find_architecture
+from exporters.cache import export_graph_cached
+from exporters.canonical_names import iterate_subgraphs
+from exporters.export_graph import ExportedGraph, export_graph
+from exporters.verify_graph import compute_relative_error
 from tests.support.pico_architectures import PICO, pico_net, pico_state
 
 DIRECT = ("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization")
 ROUNDING = 1e-5  # float32 on both sides, sums in another order; InstanceNorm reaches 5e-6
 
 
-def lifted(name: str, opset: int = 18) -> tuple[Lifted, nn.Module, Signature]:
+def lifted(name: str, opset: int = 18) -> tuple[ExportedGraph, nn.Module, Signature]:
     state = pico_state(name)
-    architecture = find("auto", state)
+    architecture = find_architecture("auto", state)
     net = architecture.build(state)
-    signature = architecture.signature(net)
-    return cached_lift(architecture.name, net, signature, opset=opset)[0], net, signature
+    signature = architecture.resolve_signature(net)
+    return export_graph_cached(architecture.name, net, signature, opset=opset)[0], net, signature
 
 
 def run(graph: onnx.ModelProto, x: Tensor) -> np.ndarray:
@@ -82,13 +82,13 @@ def test_opset_17_keeps_the_names_and_the_picture(name: str) -> None:
     for shape in PICO[name].shapes:
         x = seeded(*shape)
         with torch.no_grad():
-            assert relative_error(run(result.graph, x), net(x).numpy()) <= ROUNDING
+            assert compute_relative_error(run(result.graph, x), net(x).numpy()) <= ROUNDING
 
 
 @pytest.mark.parametrize("name", ["dncnn_bn", "transformer_net"])
 def test_the_same_network_gives_the_same_bytes_and_nothing_of_this_machine(name: str) -> None:
     _, net, signature = lifted(name)
-    first, second = lift(net, signature), lift(net, signature)
+    first, second = export_graph(net, signature), export_graph(net, signature)
     assert first.graph.SerializeToString() == second.graph.SerializeToString()
     assert first.graph.producer_name == "pytorch"
     data = first.graph.SerializeToString()
@@ -100,16 +100,16 @@ def test_the_same_network_gives_the_same_bytes_and_nothing_of_this_machine(name:
 def test_the_graph_does_not_depend_on_the_values() -> None:
     """Zero biases and equal tensors are what an exporter that sees values drops and merges."""
     net = pico_net("dncnn_bn")
-    drawn = lift(net, Signature())
+    drawn = export_graph(net, Signature())
     with torch.no_grad():
         for key, value in net.state_dict().items():
             if value.is_floating_point():
                 value.fill_(0.0 if key.endswith("bias") else 1.0)
-    flat = lift(net, Signature())
+    flat = export_graph(net, Signature())
     assert flat.names == drawn.names
     for each in (flat, drawn):
         for tensor in each.graph.graph.initializer:
-            strip(tensor)
+            strip_initializer(tensor)
     assert flat.graph.SerializeToString() == drawn.graph.SerializeToString()
 
 
@@ -127,7 +127,7 @@ class Tied(nn.Module):
 
 
 def test_tied_and_unread_weights_are_told_apart() -> None:
-    result = lift(Tied(), Signature())
+    result = export_graph(Tied(), Signature())
     assert result.names == ("one.weight", "one.bias")
     assert result.unused == ("spare.weight", "spare.bias")
     assert result.tied == {"two.weight": "one.weight", "two.bias": "one.bias"}
@@ -146,11 +146,11 @@ class ReadsAfterOverwriting(nn.Module):
 def test_an_in_place_layer_that_matters_stays_so() -> None:
     torch.manual_seed(0)
     net = ReadsAfterOverwriting().eval()
-    graph = lift(net, Signature()).graph
+    graph = export_graph(net, Signature()).graph
     assert net.activation.inplace
     x = seeded(1, 3, 9, 14)
     with torch.no_grad():
-        assert relative_error(run(graph, x), net(x).numpy()) <= ROUNDING
+        assert compute_relative_error(run(graph, x), net(x).numpy()) <= ROUNDING
 
 
 def custom(forward: Callable[[nn.Module, Tensor], Any], **weights: Tensor) -> nn.Module:
@@ -166,13 +166,13 @@ def branches(net: nn.Module, x: Tensor) -> Tensor:
 
 def test_what_the_exporter_cannot_read_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=r"^The network Custom cannot be exported: .+\.$") as caught:
-        lift(custom(branches), Signature())
+        export_graph(custom(branches), Signature())
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_exporter_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    lift(pico_net("dncnn"), Signature())
+    export_graph(pico_net("dncnn"), Signature())
     assert capfd.readouterr() == ("", "")
 
 
@@ -193,25 +193,25 @@ def test_a_network_that_does_not_fit_is_refused(
     net: Callable[[], nn.Module], signature: Signature, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words) as caught:
-        lift(net(), signature)
+        export_graph(net(), signature)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("opset", [16, 99])
 def test_an_opset_out_of_range_is_a_usage_error(opset: int) -> None:
     with pytest.raises(UsageError, match=str(opset)):
-        lift(pico_net("dncnn"), Signature(), opset=opset)
+        export_graph(pico_net("dncnn"), Signature(), opset=opset)
 
 
 def test_more_than_a_file_holds_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.export_graph.SIZE_LIMIT", 1000)
+    monkeypatch.setattr("exporters.export_graph.MAX_WEIGHTS_BYTES", 1000)
     with pytest.raises(LimitError, match="more than one ONNX file holds"):
-        lift(pico_net("dncnn"), Signature())
+        export_graph(pico_net("dncnn"), Signature())
 
 
 def test_bodies_of_conditions_are_renamed_too() -> None:
     """A constant and a weight that only the body of an If reads keep their meaning."""
-    from exporters.canonical_names import rename, used_values
+    from exporters.canonical_names import canonicalize_names, find_used_values
 
     def body(gain: str, out: str) -> onnx.GraphProto:
         value = onnx.helper.make_tensor_value_info(out, onnx.TensorProto.FLOAT, None)
@@ -228,10 +228,10 @@ def test_bodies_of_conditions_are_renamed_too() -> None:
         opset_imports=[onnx.helper.make_opsetid("", 17)],
         ir_version=8,
     )
-    renamed = rename(graph, ["x", "gain"], ["y"])
+    renamed = canonicalize_names(graph, ["x", "gain"], ["y"])
     onnx.checker.check_model(renamed)
-    assert {"x", "gain", "y"} <= used_values(renamed)
-    assert {each.name for body in subgraphs(renamed.graph.node[0]) for each in body.node} == {"Mul_3", "Mul_4"}
+    assert {"x", "gain", "y"} <= find_used_values(renamed)
+    assert {each.name for body in iterate_subgraphs(renamed.graph.node[0]) for each in body.node} == {"Mul_3", "Mul_4"}
     session = onnxruntime.InferenceSession(renamed.SerializeToString(), providers=["CPUExecutionProvider"])
     x, gain = np.array([1, 2], np.float32), np.array([3, 5], np.float32)
     assert session.run(None, {"x": x, "gain": gain})[0].tolist() == [3, 10]

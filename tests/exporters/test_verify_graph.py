@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
-from exporters.export_graph import lift
-from exporters.verify_graph import TOLERANCE, probe, relative_error
+from exporters.export_graph import export_graph
+from exporters.verify_graph import MAX_RELATIVE_ERROR, compute_relative_error, verify_graph
 from tests.exporters.test_export_graph import lifted
 from tests.support.pico_architectures import PICO, pico_net
 
@@ -19,7 +19,7 @@ from tests.support.pico_architectures import PICO, pico_net
 @pytest.fixture(scope="module")
 def dncnn() -> tuple[onnx.ModelProto, nn.Module]:
     net = pico_net("dncnn_bn")
-    return lift(net, Signature()).graph, net
+    return export_graph(net, Signature()).graph, net
 
 
 def copied(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -31,13 +31,13 @@ def copied(graph: onnx.ModelProto) -> onnx.ModelProto:
 @pytest.mark.parametrize("name", PICO)
 def test_a_lifted_graph_passes_far_below_the_tolerance(name: str) -> None:
     result, net, signature = lifted(name)
-    assert probe(result.graph, net, signature) < TOLERANCE / 10  # rounding reaches 6e-6, with InstanceNorm
+    assert verify_graph(result.graph, net, signature) < MAX_RELATIVE_ERROR / 10  # rounding reaches 6e-6, with InstanceNorm
 
 
 def test_the_network_keeps_its_weights(dncnn: tuple[onnx.ModelProto, nn.Module]) -> None:
     graph, net = dncnn
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    assert probe(graph, net, Signature(), seed=1) == probe(graph, net, Signature(), seed=1)
+    assert verify_graph(graph, net, Signature(), seed=1) == verify_graph(graph, net, Signature(), seed=1)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
@@ -56,8 +56,8 @@ def test_the_exporters_own_default_fails() -> None:
         verbose=False,
     )
     with pytest.raises(MismatchError, match=r"does not follow its weights.* differs from PyTorch's by") as caught:
-        probe(program.model_proto, net, Signature())
-    assert float(str(caught.value).partition("PyTorch's by ")[2].split()[0]) > 100 * TOLERANCE
+        verify_graph(program.model_proto, net, Signature())
+    assert float(str(caught.value).partition("PyTorch's by ")[2].split()[0]) > 100 * MAX_RELATIVE_ERROR
 
 
 @pytest.mark.parametrize("key", [key for key, value in pico_net("dncnn_bn").state_dict().items() if value.is_floating_point()])
@@ -68,7 +68,7 @@ def test_a_single_weight_that_does_not_follow_is_seen(key: str, dncnn: tuple[onn
     for node in graph.graph.node:
         node.input[:] = ["val_7" if name == key else name for name in node.input]
     with pytest.raises(MismatchError, match="does not follow its weights"):
-        probe(graph, net, Signature())
+        verify_graph(graph, net, Signature())
 
 
 def test_a_weight_without_effect_is_named(dncnn: tuple[onnx.ModelProto, nn.Module]) -> None:
@@ -76,14 +76,14 @@ def test_a_weight_without_effect_is_named(dncnn: tuple[onnx.ModelProto, nn.Modul
     last = graph.graph.node[-2]
     last.input[2] = ""  # the last convolution's bias
     with pytest.raises(MismatchError, match=r"1 weights of the graph have no effect on its output, first 'model\.\d+\.bias'"):
-        probe(graph, net, Signature())
+        verify_graph(graph, net, Signature())
 
 
 def test_a_graph_that_does_not_load_is_one_sentence(dncnn: tuple[onnx.ModelProto, nn.Module]) -> None:
     graph, net = copied(dncnn[0]), dncnn[1]
     graph.graph.node[0].op_type = "Konv"
     with pytest.raises(MismatchError, match="ONNX Runtime cannot load the exported graph") as caught:
-        probe(graph, net, Signature())
+        verify_graph(graph, net, Signature())
     assert "\n" not in str(caught.value)
 
 
@@ -101,9 +101,9 @@ class Sensitive(nn.Module):
 def test_a_network_that_leaves_the_numbers_cannot_be_verified() -> None:
     net = Sensitive().eval()
     with pytest.raises(MismatchError, match="NaN or infinite values"):
-        probe(lift(net, Signature()).graph, net, Signature())
+        verify_graph(export_graph(net, Signature()).graph, net, Signature())
 
 
 def test_relative_error_by_hand() -> None:
-    assert relative_error(np.array([1.0, -2.0]), np.array([1.0, -4.0])) == 0.5
-    assert np.isnan(relative_error(np.array([np.nan]), np.array([1.0])))
+    assert compute_relative_error(np.array([1.0, -2.0]), np.array([1.0, -4.0])) == 0.5
+    assert np.isnan(compute_relative_error(np.array([np.nan]), np.array([1.0])))

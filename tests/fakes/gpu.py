@@ -163,5 +163,5 @@ def install(
     for name, each in modules.items():
         monkeypatch.setitem(sys.modules, name, each)
     library = cuda_library.Library(made)
-    monkeypatch.setattr(driver, "library", lambda: library)
+    monkeypatch.setattr(driver, "load_driver_library", lambda: library)
     return made

@@ -220,7 +220,7 @@ def test_graph_replays_what_was_captured(fake: FakeGpu) -> None:
 
     from engines.cuda import driver
 
-    library: Any = driver.library()
+    library: Any = driver.load_driver_library()
     with context() as cuda:
         stream, memory = cuda.Stream(1), cuda.mem_alloc(2)
         graph, ready = ctypes.c_void_p(), ctypes.c_void_p()

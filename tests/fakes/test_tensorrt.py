@@ -347,7 +347,7 @@ def test_captured_execution(bench: Bench, sees: bool) -> None:
 
     from engines.cuda import driver
 
-    library: Any = driver.library()
+    library: Any = driver.load_driver_library()
     bench.fake.trt.graphs_see_refits = sees
     _, refitter, context, out = ready(bench)
     stream = bench.cuda.Stream(1)

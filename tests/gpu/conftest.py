@@ -33,7 +33,7 @@ def context() -> Iterator[None]:
 
     Modules that another test imported have the stand-ins in them for good; here they are imported once more.
     """
-    if REHEARSAL or driver.obstacle() is not None:
+    if REHEARSAL or driver.why_gpu_unavailable() is not None:
         yield
         return
     with _imported_anew():
@@ -74,7 +74,7 @@ def gpu(context: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     if not REHEARSAL:
         yield None
         return
-    monkeypatch.setattr("engines.trt.features.NUMPY", 1, raising=False)
+    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1, raising=False)
     fake = install(monkeypatch)
     yield fake
     fake.check()

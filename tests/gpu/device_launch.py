@@ -27,7 +27,7 @@ def launch(name: str, grid: int, block: int, arguments: bytes) -> None:
     from engines.cuda.memory import Buffer
 
     by_row, fold = "_by_row" in name, name.startswith("fold")
-    kind = kernels.BY_ROW if by_row else kernels.FOLD if fold else kernels.BLEND
+    kind = kernels.PER_TENSOR_ARGUMENTS if by_row else kernels.FOLD_ARGUMENTS if fold else kernels.BLEND_ARGUMENTS
     struct = np.frombuffer(arguments, kind)[0].copy()
     inputs, outputs = _fold(struct, by_row) if fold else _blend(name, struct, by_row)
     device = Device.open(0)
@@ -47,8 +47,8 @@ def launch(name: str, grid: int, block: int, arguments: bytes) -> None:
             _set(struct, place, buffer.pointer + shift)
             if (place, nbytes) in outputs:
                 back.append((address, buffer, shift, nbytes))
-        stream = device.stream()
-        function = kernels.Kernels(device).function(name, kind)
+        stream = device.create_stream()
+        function = kernels.Kernels(device).load_function(name, kind)
         function.prepared_async_call((grid, 1), (min(block, LARGEST_BLOCK), 1, 1), stream, np.void(struct.tobytes()))
         stream.synchronize()
         for address, buffer, shift, nbytes in back:

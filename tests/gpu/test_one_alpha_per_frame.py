@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dni_deploy.session.swap import Swap
-from engines.lowering.recipes import Linear, Recipes
+from dni_deploy.session.swap import SyncRefit
+from engines.lowering.recipes import LinearRecipe, Recipes
 from tests.engines.cuda.family import Lowered
 from tests.gpu.conftest import REHEARSAL
 from tests.support.needs_gpu import need_gpu
@@ -28,32 +28,32 @@ def on_the_device(gpu: Any) -> None:
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_no_frame_is_torn(slots: int) -> None:
-    from engines.cuda.blender import DeviceBlender, Live
+    from engines.cuda.blender import DeviceBlender, WeightBuffer
     from engines.cuda.device import Device
     from engines.cuda.layout import DeviceLayout
-    from engines.cuda.members import Members
+    from engines.cuda.members import DeviceMembers
     from engines.cuda.memory import Buffer, Staging
-    from engines.lowering.gpu import Weight
+    from engines.lowering.gpu import LoweredWeight
 
-    weights = tuple(Weight(name, (SIZE,), np.dtype(np.float32)) for name in ("a", "b"))
-    lowered = Lowered(Recipes({weight.name: Linear(weight.name, weight.shape) for weight in weights}), weights)
+    weights = tuple(LoweredWeight(name, (SIZE,), np.dtype(np.float32)) for name in ("a", "b"))
+    lowered = Lowered(Recipes({weight.name: LinearRecipe(weight.name, weight.shape) for weight in weights}), weights)
     members = [{weight.name: np.full(SIZE, number, np.float32) for weight in weights} for number in (1.0, 0.0)]
     device = Device.open(0)
-    layout = DeviceLayout.of(lowered)  # type: ignore[arg-type]
+    layout = DeviceLayout.from_lowered(lowered)  # type: ignore[arg-type]
     with device:
-        uploaded = Members(device, layout, lowered.recipes, members)
+        uploaded = DeviceMembers(device, layout, lowered.recipes, members)
         blender = DeviceBlender(device, uploaded)
-        lives = [Live(device, layout) for _ in range(slots)]
-        streams = [device.stream() for _ in range(slots)]
+        lives = [WeightBuffer(device, layout) for _ in range(slots)]
+        streams = [device.create_stream() for _ in range(slots)]
         seen = Buffer(device, layout.nbytes)
         staging = Staging(device)
-        out = staging.array((2 * SIZE,))
+        out = staging.get_array((2 * SIZE,))
 
     def refit(slot: int, share: float) -> None:
         with device:
             blender.blend(np.array([share, 1 - share]), lives[slot], streams[slot])
 
-    swap: Swap[float] = Swap(slots, refit, 0.5)
+    swap: SyncRefit[float] = SyncRefit(slots, refit, 0.5)
     done = threading.Event()
 
     def ask() -> None:
@@ -71,7 +71,7 @@ def test_no_frame_is_torn(slots: int) -> None:
         with device:
             for number in range(FRAMES):
                 swap.request(number / FRAMES)
-                with swap.frame() as live:
+                with swap.hold_current() as live:
                     # As a network does: the weights are read on the device, in the slot's stream, and only the result comes back.
                     cuda.memcpy_dtod_async(seen.pointer, lives[live.slot].buffer.pointer, layout.nbytes, streams[live.slot])
                     seen.download(out, streams[live.slot])

@@ -41,7 +41,7 @@ def build(bundle: Bundle) -> Any:
     from engines.options import BuildOptions
 
     def built(name: str, precision: str = "fp32") -> None:
-        profile = Profile.of(bundle.signature, (1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 96, 96))
+        profile = Profile.from_shapes(bundle.signature, (1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 96, 96))
         build_engine(bundle, name, BuildOptions(precision=precision, profile=profile))
 
     return built
@@ -50,8 +50,10 @@ def build(bundle: Bundle) -> Any:
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
     from engines.onnxruntime_cpu import runtime
 
-    members = [bundle.weights(name) for name in bundle.members]
-    return runtime.run(runtime.session(bundle.graph_with(blend_float64(members, np.array(shares, np.float64))), 1), x)
+    members = [bundle.read_weights(name) for name in bundle.members]
+    return runtime.run_session(
+        runtime.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares, np.float64))), 1), x
+    )
 
 
 def pictures() -> Iterator[NDArray[np.float32]]:
@@ -88,7 +90,7 @@ def test_every_frame_is_of_one_alpha(name: str, ahead: bool, cuda_graph: bool, b
             known.add(session.infer(x).tobytes())
     assert len(known) == len(alphas)
     done = threading.Event()
-    with open_session(bundle, engine=name, slots=2, ahead=ahead, cuda_graph=cuda_graph) as session:
+    with open_session(bundle, engine=name, slots=2, async_refit=ahead, cuda_graph=cuda_graph) as session:
 
         def ask() -> None:
             rng = np.random.default_rng(0)
@@ -117,6 +119,6 @@ def test_all_memory_comes_back(bundle: Bundle, build: Any) -> None:
         with open_session(bundle, engine="tensorrt", slots=2) as session:
             session.infer(x)
         with device:
-            free.append(device.free_bytes())
+            free.append(device.query_free_bytes())
     device.close()
     assert free[1:] == free[1:2] * 3  # the first round also loads kernels

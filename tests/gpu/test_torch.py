@@ -30,13 +30,13 @@ def on_the_device(gpu: Any) -> None:
 def test_it_follows_alpha(mode: str, precision: str, tmp_path: Path) -> None:
     from benchmarks.gpu.check import agreement, fault
     from benchmarks.gpu.prepare import prepare
-    from benchmarks.gpu.prepared import expected_outputs
+    from benchmarks.gpu.prepared import read_expected_outputs
     from benchmarks.gpu.torch_peers import TorchPeer
     from tests.support.pico_architectures import pico_net
 
     prepared = prepare(tmp_path, "pico", title="Pico", build=lambda: pico_net("dncnn_bn"))
     peer = TorchPeer(prepared.bundle(tmp_path / "pico.dni"), precision, mode)
-    found = agreement(peer, expected_outputs(tmp_path, "pico"), changes=True)
+    found = agreement(peer, read_expected_outputs(tmp_path, "pico"), changes=True)
     assert fault(found, precision) is None
     assert found.returns
     for side in (32, 48):  # another shape is another network to record or compile

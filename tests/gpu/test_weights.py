@@ -53,7 +53,7 @@ def test_all_memory_comes_back() -> None:
         one.read()
         one.close()
         with device:
-            free.append(device.free_bytes())
+            free.append(device.query_free_bytes())
     device.close()
     assert free[1:] == free[1:2] * 3  # the first round also loads the kernels
 
@@ -67,9 +67,9 @@ def test_a_captured_blend_is_the_blend() -> None:
     expected = one.read()
     with one.device:
         handle = one.streams[0].handle
-        cuda_graph.begin(handle)
+        cuda_graph.begin_capture(handle)
         one.blend([0.2, 0.3, 0.5])
-        graph = cuda_graph.end(handle)
+        graph = cuda_graph.end_capture(handle)
     one.blend([1.0, 0.0, 0.0])
     assert any(not np.array_equal(value, expected[name]) for name, value in one.read().items())
     with one.device:

@@ -16,7 +16,7 @@ class Dimmer:
     """Each member multiplies the picture by its own factor, so a blend multiplies by the blended factor."""
 
     name = "dimmer"
-    road = "a number"
+    update_path = "a number"
 
     def __init__(self, factors: tuple[float, ...], scale: int = 1, broken: int | None = None) -> None:
         self.factors, self.scale, self.broken = np.array(factors), scale, broken
@@ -29,7 +29,7 @@ class Dimmer:
         self.set[slot] = float(coefficients @ self.factors)
         self.refits += 1
 
-    def finish(self, slot: int) -> None:
+    def synchronize(self, slot: int) -> None:
         pass
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ REQUIRE = "DNI_REQUIRE_GPU"
 def need_gpu(*packages: str) -> None:
     """packages: by their import names. Asks the driver first: without one, TensorRT's classes crash."""
     missing = [name for name in packages if find_spec(name) is None]
-    reason = driver.obstacle() or (f"{' and '.join(missing)} not installed" if missing else None)
+    reason = driver.why_gpu_unavailable() or (f"{' and '.join(missing)} not installed" if missing else None)
     if reason is None:
         return
     if os.environ.get(REQUIRE) == "1":

@@ -17,7 +17,7 @@ from exporters.architectures.compact import SRVGGNetCompact
 from exporters.architectures.cyclegan import ResnetGenerator
 from exporters.architectures.dcgan import DCGANGenerator
 from exporters.architectures.dncnn import DnCNN
-from exporters.architectures.rrdbnet import ESRGAN, RRDBNet, old_esrgan
+from exporters.architectures.rrdbnet import ESRGAN_NAMING, RRDBNet, make_old_esrgan_naming
 from exporters.architectures.srcnn import SRCNN
 from exporters.architectures.transformer_net import TransformerNet
 
@@ -43,8 +43,8 @@ PICO: dict[str, Pico] = {
     "dncnn_bn_port": Pico("dncnn", lambda: DnCNN(1, 8, 4, prefix="dncnn", biases=(False, False)), GREY),
     "rrdbnet": Pico("rrdbnet", lambda: RRDBNet(3, 8, 2, 4)),
     "rrdbnet_x2": Pico("rrdbnet", lambda: RRDBNet(3, 8, 1, 4, unshuffle=2)),
-    "rrdbnet_esrgan": Pico("rrdbnet", lambda: RRDBNet(3, 8, 1, 4, naming=ESRGAN)),
-    "rrdbnet_old": Pico("rrdbnet", lambda: RRDBNet(3, 8, 2, 4, naming=old_esrgan(2, 2))),
+    "rrdbnet_esrgan": Pico("rrdbnet", lambda: RRDBNet(3, 8, 1, 4, naming=ESRGAN_NAMING)),
+    "rrdbnet_old": Pico("rrdbnet", lambda: RRDBNet(3, 8, 2, 4, naming=make_old_esrgan_naming(2, 2))),
     "compact": Pico("compact", lambda: SRVGGNetCompact(3, 8, 3, 4)),
     "compact_x2": Pico("compact", lambda: SRVGGNetCompact(3, 8, 2, 2)),
     "cyclegan": Pico("cyclegan", lambda: ResnetGenerator(3, 4, 6)),

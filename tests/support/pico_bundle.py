@@ -65,9 +65,9 @@ def family(count: int = 2, dtype: Any = np.float32, **changed: dict[str, NDArray
     """Members a, b, c with seeds 0, 1, 2; `a={"conv.bias": ...}` changes tensors of member a."""
     members = {}
     for seed, name in enumerate("abc"[:count]):
-        checkpoint = Checkpoint.of({**tensors(seed, dtype), **changed.get(name, {})})
+        checkpoint = Checkpoint.from_state_dict({**tensors(seed, dtype), **changed.get(name, {})})
         members[name] = replace(checkpoint, source=f"/home/somebody/{name}.pth", sha256=f"{seed}" * 64)
-    return Family.of(members)
+    return Family.from_checkpoints(members)
 
 
 def write(path: Path, *, force: bool = False, count: int = 2, dtype: Any = np.float32, **changed: Any) -> Bundle:

@@ -36,9 +36,9 @@ def write(path: Path, scale: int = 1, names: tuple[str, str] = MEMBERS) -> Bundl
         [numpy_helper.from_array(np.ones_like(eye), "conv.weight")],
     )
     graph = helper.make_model(described, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="dimmer")
-    family = Family.of(
+    family = Family.from_checkpoints(
         {
-            name: Checkpoint.of({"conv.weight": eye * np.float32(FACTORS[member])})
+            name: Checkpoint.from_state_dict({"conv.weight": eye * np.float32(FACTORS[member])})
             for name, member in zip(names, MEMBERS, strict=True)
         }
     )

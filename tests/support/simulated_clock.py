@@ -55,13 +55,13 @@ class KnownClock:
 class KnownEngine:
     """A DeviceEngine that computes with ONNX Runtime on the CPU, times `scale`, and takes FRAME, CHANGE, UPLOAD and DOWNLOAD."""
 
-    name = road = "known"
+    name = update_path = "known"
 
     def __init__(self, machine: Machine, bundle: Bundle, *, slots: int = 1, scale: float = 1.0, frame: float = FRAME) -> None:
         self.machine, self.slots, self.scale, self.frame = machine, slots, scale, frame
         self.closed = 0
         self._bundle = bundle
-        self._members = [bundle.weights(member) for member in bundle.members]
+        self._members = [bundle.read_weights(member) for member in bundle.members]
         self._graphs: dict[int, Any] = {}
         self._x: dict[int, NDArray[np.float32]] = {}
         self._made: dict[bytes, Any] = {}
@@ -73,17 +73,17 @@ class KnownEngine:
         self._graphs[slot] = coefficients.tobytes()
         self.machine.queue(self.stream_handle(slot), CHANGE)
 
-    def finish(self, slot: int) -> None:
+    def synchronize(self, slot: int) -> None:
         self.machine.wait(self.stream_handle(slot))
 
-    def place(self, slot: int, x: NDArray[np.float32]) -> None:
+    def upload(self, slot: int, x: NDArray[np.float32]) -> None:
         self._x[slot] = x
         self.machine.queue(self.stream_handle(slot), UPLOAD)
 
     def enqueue(self, slot: int) -> None:
         self.machine.queue(self.stream_handle(slot), self.frame)
 
-    def fetch(self, slot: int) -> NDArray[np.float32]:
+    def download(self, slot: int) -> NDArray[np.float32]:
         self.machine.queue(self.stream_handle(slot), DOWNLOAD)
         self.machine.wait(self.stream_handle(slot))
         return self._x[slot]
@@ -91,9 +91,9 @@ class KnownEngine:
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         shares = self._graphs[slot]
         if shares not in self._made:
-            graph = self._bundle.graph_with(blend_float64(self._members, np.frombuffer(shares)))
-            self._made[shares] = runtime.session(graph, 1)
-        return runtime.run(self._made[shares], x) * np.float32(self.scale)
+            graph = self._bundle.read_graph_with_weights(blend_float64(self._members, np.frombuffer(shares)))
+            self._made[shares] = runtime.open_cpu_session(graph, 1)
+        return runtime.run_session(self._made[shares], x) * np.float32(self.scale)
 
     def close(self) -> None:
         self.closed += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FIGURES = (
+FIGURE_MODULES = (
     "filters",
     "distributions",
     "best_alpha",

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from benchmarks.paper_reproduction.bench import Bench
+from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png
-from benchmarks.paper_reproduction.families import FAMILIES
-from benchmarks.paper_reproduction.section import Goal, Picture, Section, Table
-from benchmarks.paper_reproduction.study import ALPHAS, BETWEEN, level_sweep
+from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
+from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
+from benchmarks.paper_reproduction.study import INNER_LEVELS, SWEEP_ALPHAS, level_sweep
 
 
-def figure(bench: Bench) -> Section:
+def figure(bench: ReproductionBench) -> Section:
     """Both nets, N30, N40 and N50, held-out photographs."""
     figure, axes = canvas(1, 2, 3.2)
     demo = level_sweep(bench, "demo", 40)
     rows: list[tuple[str | float, ...]] = []
-    goals: list[Goal] = []
+    goals: list[ReproductionGoal] = []
     for place, family in zip(axes[0], ("three_layer", "dncnn"), strict=True):
-        title = FAMILIES[family].title
-        for number, level in enumerate(BETWEEN):
+        title = TRAINED_FAMILIES[family].title
+        for number, level in enumerate(INNER_LEVELS):
             found = level_sweep(bench, family, level)
-            place.plot(ALPHAS, found.curve, color=f"C{number}", label=f"noise {level}")
-            place.axhline(found.tuned, color=f"C{number}", linestyle=":", linewidth=1)
+            place.plot(SWEEP_ALPHAS, found.curve, color=f"C{number}", label=f"noise {level}")
+            place.axhline(found.tuned_psnr, color=f"C{number}", linestyle=":", linewidth=1)
             place.plot([found.best_alpha], [found.best], "o", color=f"C{number}")
-            rows.append((title, str(level), found.best_alpha, found.best, found.tuned, found.curve[0], found.curve[-1]))
+            rows.append((title, str(level), found.best_alpha, found.best, found.tuned_psnr, found.curve[0], found.curve[-1]))
             goals += [
-                Goal(
+                ReproductionGoal(
                     f"{title}, noise {level}: blend at its best alpha minus the net fine-tuned for it",
                     found.to_tuned,
                     "at least",
                     -0.5,
                     "dB",
                 ),
-                Goal(
+                ReproductionGoal(
                     f"{title}, noise {level}: blend at its best alpha minus the better end", found.to_ends, "above", 0.0, "dB"
                 ),
             ]
@@ -46,7 +46,7 @@ def figure(bench: Bench) -> Section:
         "8 bits; one running engine, 21 alphas.",
         goals=tuple(goals),
         pictures=(
-            Picture(
+            FigureImage(
                 "best-alpha", png(figure), "PSNR along alpha; dots: the best alpha; dotted: the net fine-tuned for the level."
             ),
         ),

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.paper_reproduction.bench import Bench
+from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png
-from benchmarks.paper_reproduction.families import FAMILIES
-from benchmarks.paper_reproduction.section import Goal, Picture, Section, Table
-from dni_deploy.compatibility.agreement import layer_indices
-from dni_deploy.compatibility.correlation import BLENDS, UNRELATED
+from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
+from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
+from dni_deploy.compatibility.agreement import measure_layer_correlations
+from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX
 
 
-def figure(bench: Bench) -> Section:
+def figure(bench: ReproductionBench) -> Section:
     """Each member with the first of its family, layer by layer: as `dni-deploy check` does it."""
     rows: list[tuple[str | float, ...]] = []
-    goals: list[Goal] = []
+    goals: list[ReproductionGoal] = []
     points: list[tuple[str, list[float], bool]] = []
-    for family, row in FAMILIES.items():
+    for family, row in TRAINED_FAMILIES.items():
         ancestor = next(iter(row.members))
         first = bench.tensors(family, ancestor)
         layers = bench.filter_layers(family)
         lowest = []
         for member in list(row.members)[1:]:
-            found, every = layer_indices(f"{ancestor} - {member}", first, bench.tensors(family, member), layers)
+            found, every = measure_layer_correlations(f"{ancestor} - {member}", first, bench.tensors(family, member), layers)
             medians = [layer.median for layer in found if layer.median is not None]
             control = member in row.controls
             points.append((f"{family} {member}", medians, control))
@@ -32,18 +32,25 @@ def figure(bench: Bench) -> Section:
             )
             if control:
                 goals.append(
-                    Goal(
-                        f"{row.title}, from scratch: median over all filters", abs(float(np.median(every))), "below", UNRELATED
+                    ReproductionGoal(
+                        f"{row.title}, from scratch: median over all filters",
+                        abs(float(np.median(every))),
+                        "below",
+                        MAX_UNRELATED_INDEX,
                     )
                 )
             else:
                 lowest.append(min(medians))
-        goals.append(Goal(f"{row.title}: lowest median of a layer, all fine-tuned members", min(lowest), "at least", BLENDS))
+        goals.append(
+            ReproductionGoal(
+                f"{row.title}: lowest median of a layer, all fine-tuned members", min(lowest), "at least", MIN_BLENDING_INDEX
+            )
+        )
     figure, ((place,),) = canvas(1, 1, 0.3 * len(points) + 0.8)
     for index, (_, medians, control) in enumerate(points):
         place.plot(medians, [index] * len(medians), "|", color="C3" if control else "C0", markersize=9)
-    place.axvline(BLENDS, color="grey", linestyle=":")
-    place.axvline(UNRELATED, color="grey", linestyle=":")
+    place.axvline(MIN_BLENDING_INDEX, color="grey", linestyle=":")
+    place.axvline(MAX_UNRELATED_INDEX, color="grey", linestyle=":")
     place.set_yticks(range(len(points)), [name for name, _, _ in points])
     place.invert_yaxis()
     place.set(xlabel="median index of a layer, with the family's first member (dotted: 0.1 and 0.689)")
@@ -53,7 +60,7 @@ def figure(bench: Bench) -> Section:
         how="every convolution and linear layer of every family of this page: the median of Eq. 3 over its filters, each member with the "
         "one that it was fine-tuned from.",
         goals=tuple(goals),
-        pictures=(Picture("correlations", png(figure), "Each mark is a layer; red: trained from scratch."),),
+        pictures=(FigureImage("correlations", png(figure), "Each mark is a layer; red: trained from scratch."),),
         tables=(Table(("family", "pair", "median, all filters", "lowest layer", "highest layer", "layers"), tuple(rows), 3),),
         otherwise="A layer below the bound moved far in its fine-tuning; whether the family blends all the same is for the figures above "
         "to show, the index alone does not decide it.",

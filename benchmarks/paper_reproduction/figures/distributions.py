@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.paper_reproduction.bench import Bench
+from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png
-from benchmarks.paper_reproduction.families import LEVELS
-from benchmarks.paper_reproduction.section import Goal, Picture, Section, Table
-from benchmarks.paper_reproduction.study import BETWEEN, ENDS, level_sweep
-from dni_deploy.compatibility.correlation import correlation
+from benchmarks.paper_reproduction.families import LEVEL_MEMBERS
+from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
+from benchmarks.paper_reproduction.study import END_MEMBERS, INNER_LEVELS, level_sweep
+from dni_deploy.compatibility.correlation import correlate_filters
 
-FAMILY = "dncnn"
-PLACES = (5, 12)
+FAMILY_NAME = "dncnn"
+CONVOLUTION_NUMBERS = (5, 12)
 """The paper's front and back layer: the 5th and the 12th convolution."""
-FALL = 0.01
+MIN_MEDIAN_FALL = 0.01
 """What can be seen on an axis of 0 to 1."""
 
 
-def figure(bench: Bench) -> Section:
+def figure(bench: ReproductionBench) -> Section:
     """The index of every filter of two layers, learned and interpolated."""
-    alphas = (0.0, *(level_sweep(bench, FAMILY, level).best_alpha for level in BETWEEN), 1.0)
-    members = [bench.tensors(FAMILY, name) for name in LEVELS]
-    blends = [bench.tensors(FAMILY, {ENDS[0]: 1 - alpha, ENDS[1]: alpha}) for alpha in alphas]
+    alphas = (0.0, *(level_sweep(bench, FAMILY_NAME, level).best_alpha for level in INNER_LEVELS), 1.0)
+    members = [bench.tensors(FAMILY_NAME, name) for name in LEVEL_MEMBERS]
+    blends = [bench.tensors(FAMILY_NAME, {END_MEMBERS[0]: 1 - alpha, END_MEMBERS[1]: alpha}) for alpha in alphas]
     convolutions = [name for name, tensor in members[0].items() if tensor.ndim == 4]
     figure, axes = canvas(1, 2, 3.0, sharey=True)
     rows: list[tuple[str | float, ...]] = []
     distances = []
-    for place, layer in zip(axes[0], (convolutions[number - 1] for number in PLACES), strict=True):
+    for place, layer in zip(axes[0], (convolutions[number - 1] for number in CONVOLUTION_NUMBERS), strict=True):
         learned, blended = (
-            [correlation(weights[0][layer], weight[layer]) for weight in weights]
+            [correlate_filters(weights[0][layer], weight[layer]) for weight in weights]
             for weights in (members, [members[0], *blends[1:]])
         )
         distances += [abs(np.median(one) - np.median(other)) for one, other in zip(learned, blended, strict=True)]
@@ -39,10 +39,10 @@ def figure(bench: Bench) -> Section:
             place.plot(
                 [20 + 10 * index for index in range(5)], [np.median(value) for value in values], "o-", color=colour, label=name
             )
-        place.set(xlabel="noise level", title=f"convolution {PLACES[len(rows) // len(LEVELS)]}, {layer}")
+        place.set(xlabel="noise level", title=f"convolution {CONVOLUTION_NUMBERS[len(rows) // len(LEVEL_MEMBERS)]}, {layer}")
         rows += [
             (
-                f"{PLACES[len(distances) // len(LEVELS) - 1]}",
+                f"{CONVOLUTION_NUMBERS[len(distances) // len(LEVEL_MEMBERS) - 1]}",
                 name,
                 alpha,
                 float(np.median(one)),
@@ -50,32 +50,34 @@ def figure(bench: Bench) -> Section:
                 float(np.percentile(one, 95)),
                 float(np.median(other)),
             )
-            for name, alpha, one, other in zip(LEVELS, alphas, learned, blended, strict=True)
+            for name, alpha, one, other in zip(LEVEL_MEMBERS, alphas, learned, blended, strict=True)
         ]
     axes[0, 0].set_ylabel("index with N20")
     axes[0, 0].legend()
-    medians = {number: [float(row[3]) for row in rows if row[0] == str(number)] for number in PLACES}
+    medians = {number: [float(row[3]) for row in rows if row[0] == str(number)] for number in CONVOLUTION_NUMBERS}
     return Section(
         title="Front and back layers of DnCNN tell the same",
         claim="the same holds for DnCNN: median and distribution of the index over the filters of the 5th and the 12th convolution "
         "fall gradually with the level, alike in both, and interpolated filters follow them (section 3.2, Fig. 4).",
         how="DnCNN-17; the index of Eq. 3 with N20 of all 64 filters of a layer; alpha of each level from the 0.05 sweep.",
         goals=(
-            Goal("lowest median of both layers, N30 to N60", min(map(min, medians.values())), "at least", 0.689),
-            Goal(
+            ReproductionGoal("lowest median of both layers, N30 to N60", min(map(min, medians.values())), "at least", 0.689),
+            ReproductionGoal(
                 "fall of the median by N60, the layer where it is smaller",
                 1 - max(found[-1] for found in medians.values()),
                 "at least",
-                FALL,
+                MIN_MEDIAN_FALL,
             ),
-            Goal(
+            ReproductionGoal(
                 "largest rise of a median from one level to the next (0: it never rises)",
                 max(0.0, *(float(np.diff(values).max()) for values in medians.values())),
                 "at most",
                 0.005,
             ),
-            Goal("largest distance of the medians, learned and interpolated", float(max(distances)), "at most", 0.05),
-            Goal(
+            ReproductionGoal(
+                "largest distance of the medians, learned and interpolated", float(max(distances)), "at most", 0.05
+            ),
+            ReproductionGoal(
                 "largest distance of the two layers' medians",
                 max(abs(one - other) for one, other in zip(*medians.values(), strict=True)),
                 "at most",
@@ -83,7 +85,7 @@ def figure(bench: Bench) -> Section:
             ),
         ),
         pictures=(
-            Picture("distributions", png(figure), "Index with N20 by level: median (lines) and distribution (violins)."),
+            FigureImage("distributions", png(figure), "Index with N20 by level: median (lines) and distribution (violins)."),
         ),
         tables=(Table(("convolution", "net", "alpha", "median", "5 %", "95 %", "median, interpolated"), tuple(rows), 5),),
         otherwise="This family was kept near N20 on purpose (few steps at a low rate, for blends that fit): its filters turn very "

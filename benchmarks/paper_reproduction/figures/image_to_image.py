@@ -8,57 +8,66 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.paper_reproduction.bench import Bench
+from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png, show, strip
 from benchmarks.paper_reproduction.measures import Pixels, fineness, luminance, rise, sharpness
-from benchmarks.paper_reproduction.photographs import TEST
-from benchmarks.paper_reproduction.scenes import night, saliency, shallow
-from benchmarks.paper_reproduction.section import Goal, Picture, Section, Table
+from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS
+from benchmarks.paper_reproduction.scenes import blur_background, darken_to_night, saliency
+from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from benchmarks.paper_reproduction.square import square
 
-SIDE = 256
-ALPHAS = tuple(step / 10 for step in range(11))
-SHOWN = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-TRIANGLE = tuple((i / 4, j / 4, (4 - i - j) / 4) for i in range(5) for j in range(5 - i))
+SCENE_SIDE_PX = 256
+SWEEP_ALPHAS = tuple(step / 10 for step in range(11))
+SHOWN_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+SIMPLEX_POINTS = tuple((i / 4, j / 4, (4 - i - j) / 4) for i in range(5) for j in range(5 - i))
 """Shares of night, shallow and identity, in quarters: 15 points of the simplex."""
 
 
-def figure(bench: Bench) -> Section:
-    scenes = {name: square(name, SIDE) for name in TEST}
+def figure(bench: ReproductionBench) -> Section:
+    scenes = {name: square(name, SCENE_SIDE_PX) for name in TEST_PHOTOGRAPHS}
     salient = {name: saliency(_tensor(pixels))[0, 0].numpy() for name, pixels in scenes.items()}
-    kept, rest = ({name: chosen(mask).astype(np.float64) for name, mask in salient.items()} for chosen in (_sharp, _soft))
+    kept, rest = (
+        {name: chosen(mask).astype(np.float64) for name, mask in salient.items()} for chosen in (_is_salient, _is_background)
+    )
 
-    def made(name: str, **shares: float) -> Pixels:
+    def render_scene(name: str, **shares: float) -> Pixels:
         return bench.at("scenes", shares)(scenes[name])
 
-    nights = [{name: made(name, identity=1 - alpha, night=alpha) for name in TEST} for alpha in ALPHAS]
-    shallows = [{name: made(name, identity=1 - alpha, shallow=alpha) for name in TEST} for alpha in ALPHAS]
-    points = [{name: made(name, night=n, shallow=s, identity=i) for name in TEST} for n, s, i in TRIANGLE]
-    light = [_mean({name: float(luminance(frame[name]).mean()) for name in TEST}) for frame in nights]
+    nights = [
+        {name: render_scene(name, identity=1 - alpha, night=alpha) for name in TEST_PHOTOGRAPHS} for alpha in SWEEP_ALPHAS
+    ]
+    shallows = [
+        {name: render_scene(name, identity=1 - alpha, shallow=alpha) for name in TEST_PHOTOGRAPHS} for alpha in SWEEP_ALPHAS
+    ]
+    points = [
+        {name: render_scene(name, night=n, shallow=s, identity=i) for name in TEST_PHOTOGRAPHS} for n, s, i in SIMPLEX_POINTS
+    ]
+    light = [_mean({name: float(luminance(frame[name]).mean()) for name in TEST_PHOTOGRAPHS}) for frame in nights]
     inside, outside = (
-        [_mean({name: sharpness(frame[name], where[name]) for name in TEST}) for frame in shallows] for where in (kept, rest)
+        [_mean({name: sharpness(frame[name], where[name]) for name in TEST_PHOTOGRAPHS}) for frame in shallows]
+        for where in (kept, rest)
     )
-    by_night = [_mean({name: float(luminance(point[name]).mean()) for name in TEST}) for point in points]
-    by_fineness = [_mean({name: fineness(point[name], rest[name]) for name in TEST}) for point in points]
-    night_share, shallow_share = (np.array([point[axis] for point in TRIANGLE]) for axis in (0, 1))
+    by_night = [_mean({name: float(luminance(point[name]).mean()) for name in TEST_PHOTOGRAPHS}) for point in points]
+    by_fineness = [_mean({name: fineness(point[name], rest[name]) for name in TEST_PHOTOGRAPHS}) for point in points]
+    night_share, shallow_share = (np.array([point[axis] for point in SIMPLEX_POINTS]) for axis in (0, 1))
 
     ends = {
-        "identity": (nights[0], {name: scenes[name] for name in TEST}),
-        "night": (nights[-1], {name: _pixels(night(_tensor(scenes[name]))) for name in TEST}),
-        "shallow": (shallows[-1], {name: _pixels(shallow(_tensor(scenes[name]))) for name in TEST}),
+        "identity": (nights[0], {name: scenes[name] for name in TEST_PHOTOGRAPHS}),
+        "night": (nights[-1], {name: _pixels(darken_to_night(_tensor(scenes[name]))) for name in TEST_PHOTOGRAPHS}),
+        "shallow": (shallows[-1], {name: _pixels(blur_background(_tensor(scenes[name]))) for name in TEST_PHOTOGRAPHS}),
     }
     return Section(
         title="Image to image: night, depth of field, and both (Fig. 7)",
         claim="CycleGAN's generator moves continuously from day to night and from a deep to a shallow depth of field, once "
         "one end has been fine-tuned from the other with the identity mapping, and between more than two members by Eq. 2 "
         "(section 4.2).",
-        how=f"{', '.join(TEST)} at {SIDE} pixels of the short side. Light: mean luminance. Sharpness: mean absolute Laplacian "
+        how=f"{', '.join(TEST_PHOTOGRAPHS)} at {SCENE_SIDE_PX} pixels of the short side. Light: mean luminance. Sharpness: mean absolute Laplacian "
         "of the luminance, where the photograph's saliency is above 0.95 and where it is below 0.05. Fineness: that of the rest "
         "by its coarse detail, which the light does not change. The three-member plane: the 15 points of quarters.",
         pictures=(
-            Picture("scenes-night", _strip([frame["camera"] for frame in nights]), "From day (0) to night (1)."),
-            Picture("scenes-shallow", _strip([frame["camera"] for frame in shallows]), "From deep (0) to shallow (1)."),
-            Picture(
+            FigureImage("scenes-night", _strip([frame["camera"] for frame in nights]), "From day (0) to night (1)."),
+            FigureImage("scenes-shallow", _strip([frame["camera"] for frame in shallows]), "From deep (0) to shallow (1)."),
+            FigureImage(
                 "scenes-plane",
                 _triangle([point["astronaut"] for point in points]),
                 "Night downwards, shallow to the right, by Eq. 2; identity has the rest.",
@@ -67,30 +76,33 @@ def figure(bench: Bench) -> Section:
         tables=(
             Table(
                 ("alpha", "light", "sharpness, salient", "sharpness, rest"),
-                tuple((alpha, light[k], inside[k], outside[k]) for k, alpha in enumerate(ALPHAS)),
+                tuple((alpha, light[k], inside[k], outside[k]) for k, alpha in enumerate(SWEEP_ALPHAS)),
                 3,
             ),
             Table(
                 ("member", "PSNR to its formula, dB"),
                 tuple(
-                    (end, _mean({name: _psnr(got[name], wanted[name]) for name in TEST})) for end, (got, wanted) in ends.items()
+                    (end, _mean({name: _psnr(got[name], wanted[name]) for name in TEST_PHOTOGRAPHS}))
+                    for end, (got, wanted) in ends.items()
                 ),
             ),
         ),
         goals=(
-            Goal("Day to night: light falls with every step (rank correlation)", rise(light), "at most", -0.99),
-            Goal("Light at night by light at day", light[-1] / light[0], "at most", 0.6),
-            Goal("Deep to shallow: sharpness of the rest falls with every step", rise(outside), "at most", -0.99),
-            Goal(
+            ReproductionGoal("Day to night: light falls with every step (rank correlation)", rise(light), "at most", -0.99),
+            ReproductionGoal("Light at night by light at day", light[-1] / light[0], "at most", 0.6),
+            ReproductionGoal("Deep to shallow: sharpness of the rest falls with every step", rise(outside), "at most", -0.99),
+            ReproductionGoal(
                 "What the rest loses of its sharpness, by what the salient parts lose",
                 (1 - outside[-1] / outside[0]) / max(1e-9, 1 - inside[-1] / inside[0]),
                 "at least",
                 1.5,
             ),
-            Goal("Plane: light follows night's share (correlation)", -_along(night_share, by_night), "at least", 0.9),
-            Goal(
+            ReproductionGoal(
+                "Plane: light follows night's share (correlation)", -_correlate(night_share, by_night), "at least", 0.9
+            ),
+            ReproductionGoal(
                 "Plane: fineness of the rest falls with shallow's share (correlation)",
-                -_along(shallow_share, by_fineness),
+                -_correlate(shallow_share, by_fineness),
                 "at least",
                 0.9,
             ),
@@ -103,11 +115,11 @@ def figure(bench: Bench) -> Section:
     )
 
 
-def _sharp(saliency: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _is_salient(saliency: NDArray[np.float32]) -> NDArray[np.bool_]:
     return saliency > 0.95
 
 
-def _soft(saliency: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _is_background(saliency: NDArray[np.float32]) -> NDArray[np.bool_]:
     return saliency < 0.05
 
 
@@ -115,17 +127,17 @@ def _triangle(pictures: list[Pixels]) -> bytes:
     figure, axes = canvas(5, 5, 9.0 + 5 * 0.25)
     for place in axes.flat:
         place.set_axis_off()
-    for (n, s, _), pixels in zip(TRIANGLE, pictures, strict=True):
+    for (n, s, _), pixels in zip(SIMPLEX_POINTS, pictures, strict=True):
         show(axes[round(4 * n), round(4 * s)], pixels, f"night {n:g}, shallow {s:g}")
     return png(figure)
 
 
-def _along(shares: NDArray[np.float64], values: list[float]) -> float:
+def _correlate(shares: NDArray[np.float64], values: list[float]) -> float:
     return float(np.corrcoef(shares, values)[0, 1])
 
 
 def _strip(frames: list[Pixels]) -> bytes:
-    return strip([frames[ALPHAS.index(alpha)] for alpha in SHOWN], [f"{alpha:g}" for alpha in SHOWN])
+    return strip([frames[SWEEP_ALPHAS.index(alpha)] for alpha in SHOWN_ALPHAS], [f"{alpha:g}" for alpha in SHOWN_ALPHAS])
 
 
 def _tensor(pixels: Pixels) -> torch.Tensor:

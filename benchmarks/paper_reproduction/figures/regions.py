@@ -5,71 +5,71 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper_reproduction.bench import Bench
+from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import strip
-from benchmarks.paper_reproduction.families import FAMILIES
+from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.figures.super_resolution import detail
-from benchmarks.paper_reproduction.photographs import noisy, photograph
-from benchmarks.paper_reproduction.section import Goal, Picture, Section, Table
+from benchmarks.paper_reproduction.photographs import add_noise, photograph
+from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.spatial.render import render_map
 
-FAMILY, NOISE = "dncnn", 40
-TOP, LEFT, SIDE, HORIZON, FEATHER = 64, 128, 384, 172, 8
+FAMILY_NAME, NOISE_SIGMA = "dncnn", 40
+CROP_TOP, CROP_LEFT, CROP_SIDE_PX, HORIZON_ROW, FEATHER_ROWS = 64, 128, 384, 172, 8
 """Of the photograph `camera`: the part that is taken, the horizon in it, and over how many rows the map goes from sky to grass."""
-SKY, GRASS = slice(0, HORIZON - FEATHER), slice(HORIZON + FEATHER, SIDE)
-ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
+SKY_ROWS, GRASS_ROWS = slice(0, HORIZON_ROW - FEATHER_ROWS), slice(HORIZON_ROW + FEATHER_ROWS, CROP_SIDE_PX)
+SWEEP_ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 """Share of N60."""
 
 
-def figure(bench: Bench) -> Section:
+def figure(bench: ReproductionBench) -> Section:
     """The sky's best alpha by PSNR, the grass's by how much texture is left; then one render by a map with both."""
-    clean = photograph("camera")[TOP : TOP + SIDE, LEFT : LEFT + SIDE]
-    given = noisy(clean, NOISE)
-    share = np.clip((np.arange(SIDE) - HORIZON) / FEATHER + 0.5, 0, 1)[:, None].repeat(SIDE, axis=1)
-    outputs = [bench.between(FAMILY, "n20", "n60", alpha)(given) for alpha in ALPHAS]
+    clean = photograph("camera")[CROP_TOP : CROP_TOP + CROP_SIDE_PX, CROP_LEFT : CROP_LEFT + CROP_SIDE_PX]
+    given = add_noise(clean, NOISE_SIGMA)
+    share = np.clip((np.arange(CROP_SIDE_PX) - HORIZON_ROW) / FEATHER_ROWS + 0.5, 0, 1)[:, None].repeat(CROP_SIDE_PX, axis=1)
+    outputs = [bench.between(FAMILY_NAME, "n20", "n60", alpha)(given) for alpha in SWEEP_ALPHAS]
 
-    def scored(output: NDArray[np.uint8]) -> tuple[float, float, float]:
+    def score_output(output: NDArray[np.uint8]) -> tuple[float, float, float]:
         """PSNR of the sky and of the grass in dB, and the grass's energy of detail in parts of the original's."""
-        energy = detail(output)[GRASS].std() / detail(clean)[GRASS].std()
-        return psnr(output[SKY], clean[SKY]), psnr(output[GRASS], clean[GRASS]), float(energy)
+        energy = detail(output)[GRASS_ROWS].std() / detail(clean)[GRASS_ROWS].std()
+        return psnr(output[SKY_ROWS], clean[SKY_ROWS]), psnr(output[GRASS_ROWS], clean[GRASS_ROWS]), float(energy)
 
-    found = np.array([scored(output) for output in outputs])
+    found = np.array([score_output(output) for output in outputs])
     sky, grass = int(found[:, 0].argmax()), int(np.abs(found[:, 2] - 1).argmin())
     ends = [
-        dict.fromkeys(FAMILIES[FAMILY].members, 0.0) | {"n20": 1 - ALPHAS[index], "n60": ALPHAS[index]}
+        dict.fromkeys(TRAINED_FAMILIES[FAMILY_NAME].members, 0.0) | {"n20": 1 - SWEEP_ALPHAS[index], "n60": SWEEP_ALPHAS[index]}
         for index in (sky, grass)
     ]
-    mapped = render_map(bench.session(FAMILY), given, share, black=ends[0], white=ends[1]).output
-    reached = scored(mapped)
+    mapped = render_map(bench.session(FAMILY_NAME), given, share, black=ends[0], white=ends[1]).output
+    reached = score_output(mapped)
     rows: list[tuple[str | float, ...]] = [
-        (f"{alpha:.1f}", *(float(value) for value in row)) for alpha, row in zip(ALPHAS, found, strict=True)
+        (f"{alpha:.1f}", *(float(value) for value in row)) for alpha, row in zip(SWEEP_ALPHAS, found, strict=True)
     ]
-    rows.append((f"map, {ALPHAS[sky]:.1f} and {ALPHAS[grass]:.1f}", *reached))
+    rows.append((f"map, {SWEEP_ALPHAS[sky]:.1f} and {SWEEP_ALPHAS[grass]:.1f}", *reached))
     shown = {
-        f"noise {NOISE}": given,
-        f"all at the grass's, {ALPHAS[grass]:.1f}": outputs[grass],
-        f"all at the sky's, {ALPHAS[sky]:.1f}": outputs[sky],
-        f"sky {ALPHAS[sky]:.1f}, grass {ALPHAS[grass]:.1f}": mapped,
+        f"noise {NOISE_SIGMA}": given,
+        f"all at the grass's, {SWEEP_ALPHAS[grass]:.1f}": outputs[grass],
+        f"all at the sky's, {SWEEP_ALPHAS[sky]:.1f}": outputs[sky],
+        f"sky {SWEEP_ALPHAS[sky]:.1f}, grass {SWEEP_ALPHAS[grass]:.1f}": mapped,
         "original": clean,
     }
     return Section(
         title="Each region its own alpha",
         claim="one picture, different alpha for different regions: the grass is denoised more weakly, to keep its texture, and the sky "
         "more strongly (section 4.1, Fig. 6).",
-        how=f"DnCNN-17, N20 and N60, the held-out photograph of scikit-image's camera at noise {NOISE}, a map by the horizon, "
+        how=f"DnCNN-17, N20 and N60, the held-out photograph of scikit-image's camera at noise {NOISE_SIGMA}, a map by the horizon, "
         "rendered by `dni_deploy.render_map` in the running engine. The sky takes the alpha of its highest PSNR; the grass the one that "
         "leaves it as much detail (what a Gaussian of 1 pixel takes away) as the original has; both of a 0.1 sweep.",
         goals=(
-            Goal("alpha of the sky minus that of the grass", ALPHAS[sky] - ALPHAS[grass], "above", 0.0),
-            Goal(
+            ReproductionGoal("alpha of the sky minus that of the grass", SWEEP_ALPHAS[sky] - SWEEP_ALPHAS[grass], "above", 0.0),
+            ReproductionGoal(
                 "PSNR of the sky, the map minus all at the grass's alpha",
                 reached[0] - float(found[grass, 0]),
                 "above",
                 0.0,
                 "dB",
             ),
-            Goal(
+            ReproductionGoal(
                 "distance of the grass's detail from the original's, all at the sky's alpha minus the map",
                 abs(float(found[sky, 2]) - 1) - abs(reached[2] - 1),
                 "above",
@@ -77,14 +77,14 @@ def figure(bench: Bench) -> Section:
             ),
         ),
         pictures=(
-            Picture(
+            FigureImage(
                 "regions",
                 strip([part[72:264, 96:288] for part in shown.values()], list(shown)),
                 "A part of the photograph around the horizon: noisy, one alpha for all, the other, each region its own, original.",
             ),
         ),
         tables=(Table(("alpha", "sky, dB", "grass, dB", "detail of the grass"), tuple(rows)),),
-        note=f"By PSNR alone the grass would take alpha {ALPHAS[int(found[:, 1].argmax())]:.1f}, the sky {ALPHAS[sky]:.1f}: "
+        note=f"By PSNR alone the grass would take alpha {SWEEP_ALPHAS[int(found[:, 1].argmax())]:.1f}, the sky {SWEEP_ALPHAS[sky]:.1f}: "
         "noise is the same in both here, and PSNR would rather have no texture than a wrong one. Less denoising of the grass is a wish of "
         "the eye, as in the paper, and part of the detail that it leaves is noise. Where the noise itself differs from place to "
         "place, a map gains in PSNR, too: docs/alpha-map.md.",

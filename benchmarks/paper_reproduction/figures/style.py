@@ -7,55 +7,55 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from benchmarks.paper_reproduction.bench import Bench
+from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png, strip
-from benchmarks.paper_reproduction.measures import Pixels, colour_distance, luminance, rise, stroke_length, texture_distance
-from benchmarks.paper_reproduction.photographs import TEST
-from benchmarks.paper_reproduction.section import Goal, Picture, Section, Table
+from benchmarks.paper_reproduction.measures import Pixels, color_distance, luminance, rise, stroke_length, texture_distance
+from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS
+from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from benchmarks.paper_reproduction.square import square
-from benchmarks.paper_reproduction.styles import STYLES
+from benchmarks.paper_reproduction.styles import STYLE_IMAGES
 
-ALPHAS = tuple(step / 10 for step in range(11))
-SHOWN = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-SUBJECT = "astronaut"
-FACE = (slice(8, 104), slice(56, 152))
+SWEEP_ALPHAS = tuple(step / 10 for step in range(11))
+SHOWN_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+SUBJECT_NAME = "astronaut"
+FACE_WINDOW = (slice(8, 104), slice(56, 152))
 """Where the subject's face is: twenty-five whole pictures would be too small to see a stroke."""
 
-QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
-STRICT = 0.95
+PLANE_COORDINATES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MIN_RANK_CORRELATION = 0.95
 """Rank correlation with alpha that counts as following it: of eleven values, neighbours may change places once or twice."""
 
 
-def figure(bench: Bench) -> Section:
-    scenes = {name: square(name) for name in TEST}
+def figure(bench: ReproductionBench) -> Section:
+    scenes = {name: square(name) for name in TEST_PHOTOGRAPHS}
 
     def renders(shares: Mapping[str, float]) -> list[Pixels]:
         session = bench.at("style", shares)
         return [session(pixels) for pixels in scenes.values()]
 
     def along(first: str, second: str) -> list[list[Pixels]]:
-        return [renders({first: 1 - alpha, second: alpha}) for alpha in ALPHAS]
+        return [renders({first: 1 - alpha, second: alpha}) for alpha in SWEEP_ALPHAS]
 
     styles = along("mosaic_small", "fire_small")
     strokes = {style: along(f"{style}_small", f"{style}_large") for style in ("mosaic", "fire")}
     contents = along("content", "mosaic_small")
-    plane = {(x, y): renders(corner_shares(x, y)) for y in QUARTERS for x in QUARTERS}
+    plane = {(x, y): renders(corner_shares(x, y)) for y in PLANE_COORDINATES for x in PLANE_COORDINATES}
 
-    from_mosaic, to_fire = (_curve(styles, _to(colour_distance, name)) for name in ENDS)
-    texture_from, texture_to = (_curve(styles, _to(texture_distance, name)) for name in ENDS)
+    from_mosaic, to_fire = (_curve(styles, _to(color_distance, name)) for name in END_STYLES)
+    texture_from, texture_to = (_curve(styles, _to(texture_distance, name)) for name in END_STYLES)
     lengths = {style: _curve(frames, stroke_length) for style, frames in strokes.items()}
     likeness = [_likeness(frames, list(scenes.values())) for frames in contents]
-    to_style = _curve(contents, _to(colour_distance, "mosaic_small"))
-    across = {place: _mean(frames, _to(colour_distance, "fire_small")) for place, frames in plane.items()}
+    to_style = _curve(contents, _to(color_distance, "mosaic_small"))
+    across = {place: _mean(frames, _to(color_distance, "fire_small")) for place, frames in plane.items()}
     upward = {place: _mean(frames, stroke_length) for place, frames in plane.items()}
 
     lines, axes = canvas(1, 3, 2.4)
-    axes[0, 0].plot(ALPHAS, from_mosaic, label="colours to mosaic")
-    axes[0, 0].plot(ALPHAS, to_fire, label="colours to fire")
+    axes[0, 0].plot(SWEEP_ALPHAS, from_mosaic, label="colours to mosaic")
+    axes[0, 0].plot(SWEEP_ALPHAS, to_fire, label="colours to fire")
     for style, values in lengths.items():
-        axes[0, 1].plot(ALPHAS, values, label=f"{style}: stroke, pixels")
-    axes[0, 2].plot(ALPHAS, likeness, label="SSIM to the photograph")
-    axes[0, 2].plot(ALPHAS, to_style, label="colours to mosaic")
+        axes[0, 1].plot(SWEEP_ALPHAS, values, label=f"{style}: stroke, pixels")
+    axes[0, 2].plot(SWEEP_ALPHAS, likeness, label="SSIM to the photograph")
+    axes[0, 2].plot(SWEEP_ALPHAS, to_style, label="colours to mosaic")
     for place, title in zip(axes[0], ("mosaic - fire", "small - large", "content - style"), strict=True):
         place.set(xlabel="alpha", title=title)
         place.legend(fontsize=7)
@@ -63,27 +63,27 @@ def figure(bench: Bench) -> Section:
         title="Style, stroke size, content against style, and a plane of them (Fig. 8)",
         claim="One style becomes another, strokes grow, content gives way to style, all continuously, and several models "
         "span a plane of stroke x style (section 4.3).",
-        how=f"TransformerNet, {', '.join(TEST)} at 256 pixels; alpha in steps of 0.1, the plane by bilinear shares of its "
+        how=f"TransformerNet, {', '.join(TEST_PHOTOGRAPHS)} at 256 pixels; alpha in steps of 0.1, the plane by bilinear shares of its "
         "four corners. Colours: sliced Wasserstein distance to the style picture. Texture: Wasserstein distance of oriented "
         "derivatives of brightness ranks. Stroke: over how many pixels the brightness ranks change.",
         pictures=(
-            Picture("style-styles", _strip(styles), "From the mosaic (0) to the fire (1)."),
-            Picture(
+            FigureImage("style-styles", _strip(styles), "From the mosaic (0) to the fire (1)."),
+            FigureImage(
                 "style-strokes",
                 _strip(strokes["mosaic"], strokes["fire"]),
                 "From small strokes (0) to large ones (1): mosaic, fire.",
             ),
-            Picture("style-content", _strip(contents), "From content (0) to style (1)."),
-            Picture(
+            FigureImage("style-content", _strip(contents), "From content (0) to style (1)."),
+            FigureImage(
                 "style-plane",
                 strip(
-                    [plane[place][_subject()][FACE] for place in plane],
+                    [plane[place][_subject()][FACE_WINDOW] for place in plane],
                     [f"fire {x:g}, large {y:g}" for x, y in plane],
                     columns=5,
                 ),
                 "Style to the right, stroke size downwards; corners are members, all else is blended.",
             ),
-            Picture("style-curves", png(lines), "What is measured along the three strips."),
+            FigureImage("style-curves", png(lines), "What is measured along the three strips."),
         ),
         tables=(
             Table(
@@ -99,7 +99,7 @@ def figure(bench: Bench) -> Section:
                 ),
                 tuple(
                     zip(
-                        ALPHAS,
+                        SWEEP_ALPHAS,
                         from_mosaic,
                         to_fire,
                         texture_from,
@@ -114,28 +114,44 @@ def figure(bench: Bench) -> Section:
             ),
         ),
         goals=(
-            Goal(
+            ReproductionGoal(
                 "Mosaic to fire: distance to the mosaic's colours follows alpha (rank correlation)",
                 rise(from_mosaic),
                 "at least",
-                STRICT,
+                MIN_RANK_CORRELATION,
             ),
-            Goal("Mosaic to fire: distance to the fire's colours follows alpha", rise(to_fire), "at most", -STRICT),
-            Goal("Small to large stroke, mosaic: its length follows alpha", rise(lengths["mosaic"]), "at least", STRICT),
-            Goal("Small to large stroke, fire: its length follows alpha", rise(lengths["fire"]), "at least", STRICT),
-            Goal("Content to style: likeness to the photograph follows alpha", rise(likeness), "at most", -STRICT),
-            Goal("Content to style: distance to the style's colours follows alpha", rise(to_style), "at most", -STRICT),
-            Goal(
-                "Plane: distance to the fire's colours falls along the style axis, worst of 5 rows",
-                max(rise([across[x, y] for x in QUARTERS]) for y in QUARTERS),
-                "at most",
-                -STRICT,
+            ReproductionGoal(
+                "Mosaic to fire: distance to the fire's colours follows alpha", rise(to_fire), "at most", -MIN_RANK_CORRELATION
             ),
-            Goal(
-                "Plane: the stroke grows along the stroke axis, worst of 5 columns",
-                min(rise([upward[x, y] for y in QUARTERS]) for x in QUARTERS),
+            ReproductionGoal(
+                "Small to large stroke, mosaic: its length follows alpha",
+                rise(lengths["mosaic"]),
                 "at least",
-                STRICT,
+                MIN_RANK_CORRELATION,
+            ),
+            ReproductionGoal(
+                "Small to large stroke, fire: its length follows alpha", rise(lengths["fire"]), "at least", MIN_RANK_CORRELATION
+            ),
+            ReproductionGoal(
+                "Content to style: likeness to the photograph follows alpha", rise(likeness), "at most", -MIN_RANK_CORRELATION
+            ),
+            ReproductionGoal(
+                "Content to style: distance to the style's colours follows alpha",
+                rise(to_style),
+                "at most",
+                -MIN_RANK_CORRELATION,
+            ),
+            ReproductionGoal(
+                "Plane: distance to the fire's colours falls along the style axis, worst of 5 rows",
+                max(rise([across[x, y] for x in PLANE_COORDINATES]) for y in PLANE_COORDINATES),
+                "at most",
+                -MIN_RANK_CORRELATION,
+            ),
+            ReproductionGoal(
+                "Plane: the stroke grows along the stroke axis, worst of 5 columns",
+                min(rise([upward[x, y] for y in PLANE_COORDINATES]) for x in PLANE_COORDINATES),
+                "at least",
+                MIN_RANK_CORRELATION,
             ),
         ),
         otherwise="The members are small nets trained for minutes, and each distance is one number for a whole picture: "
@@ -148,7 +164,7 @@ def figure(bench: Bench) -> Section:
     )
 
 
-ENDS = ("mosaic_small", "fire_small")
+END_STYLES = ("mosaic_small", "fire_small")
 
 
 def corner_shares(fire: float, large: float) -> dict[str, float]:
@@ -162,16 +178,16 @@ def corner_shares(fire: float, large: float) -> dict[str, float]:
 
 
 def _subject() -> int:
-    return TEST.index(SUBJECT)
+    return TEST_PHOTOGRAPHS.index(SUBJECT_NAME)
 
 
 def _strip(*rows: list[list[Pixels]]) -> bytes:
-    frames = [row[ALPHAS.index(alpha)][_subject()] for row in rows for alpha in SHOWN]
-    return strip(frames, [f"{alpha:g}" for alpha in SHOWN] * len(rows), columns=len(SHOWN))
+    frames = [row[SWEEP_ALPHAS.index(alpha)][_subject()] for row in rows for alpha in SHOWN_ALPHAS]
+    return strip(frames, [f"{alpha:g}" for alpha in SHOWN_ALPHAS] * len(rows), columns=len(SHOWN_ALPHAS))
 
 
 def _to(distance: Callable[[Pixels, Pixels], float], style: str) -> Callable[[Pixels], float]:
-    return lambda made: distance(made, STYLES[style])
+    return lambda made: distance(made, STYLE_IMAGES[style])
 
 
 def _mean(frames: list[Pixels], measure: Callable[[Pixels], float]) -> float:

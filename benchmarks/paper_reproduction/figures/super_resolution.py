@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from benchmarks.paper_reproduction.bench import Bench
+from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png, strip
 from benchmarks.paper_reproduction.measures import luminance
-from benchmarks.paper_reproduction.photographs import TEST, middle, resized
-from benchmarks.paper_reproduction.section import Goal, Picture, Section, Table
+from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, middle, resize_image
+from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from dni_deploy.imaging.metrics.psnr import psnr
 
-FAMILY = "sr"
-ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
+FAMILY_NAME = "sr"
+SWEEP_ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 """Share of the GAN member."""
-SIDE = 256
+IMAGE_SIDE_PX = 256
 DETAIL_SIGMA = 1.0
 """Pixels; what a Gaussian of this width takes away is called detail: the band that shrinking by 4 lost, and some above it."""
 
@@ -44,35 +44,41 @@ def scores(pixels: Pixels, original: Pixels) -> tuple[float, float, float, float
     )
 
 
-def figure(bench: Bench) -> Section:
+def figure(bench: ReproductionBench) -> Section:
     """Both ways along alpha on the held-out photographs."""
-    originals = {name: middle(name, SIDE) for name in TEST}
+    originals = {name: middle(name, IMAGE_SIDE_PX) for name in TEST_PHOTOGRAPHS}
     outputs = {
         alpha: {
-            name: bench.between(FAMILY, "mse", "gan", alpha)(resized(whole, SIDE // 4, SIDE // 4))
+            name: bench.between(FAMILY_NAME, "mse", "gan", alpha)(resize_image(whole, IMAGE_SIDE_PX // 4, IMAGE_SIDE_PX // 4))
             for name, whole in originals.items()
         }
-        for alpha in ALPHAS
+        for alpha in SWEEP_ALPHAS
     }
     ways: dict[str, list[NDArray[np.float64]]] = {"network": [], "pixels": []}
-    for alpha in ALPHAS:
+    for alpha in SWEEP_ALPHAS:
         mixed = {
             name: np.asarray(
                 np.rint((1 - alpha) * outputs[0.0][name].astype(np.float64) + alpha * outputs[1.0][name]), np.uint8
             )
-            for name in TEST
+            for name in TEST_PHOTOGRAPHS
         }
         for way, pictures in (("network", outputs[alpha]), ("pixels", mixed)):
-            ways[way].append(np.mean([scores(pictures[name], originals[name]) for name in TEST], axis=0))
+            ways[way].append(np.mean([scores(pictures[name], originals[name]) for name in TEST_PHOTOGRAPHS], axis=0))
     table = {way: np.array(found) for way, found in ways.items()}
     network, pixels = table["network"], table["pixels"]
-    bicubic = np.mean([scores(resized(resized(o, SIDE // 4, SIDE // 4), SIDE, SIDE), o) for o in originals.values()], axis=0)
+    bicubic = np.mean(
+        [
+            scores(resize_image(resize_image(o, IMAGE_SIDE_PX // 4, IMAGE_SIDE_PX // 4), IMAGE_SIDE_PX, IMAGE_SIDE_PX), o)
+            for o in originals.values()
+        ],
+        axis=0,
+    )
     inner = slice(1, -1)
-    matched = [_matched(network, pixels, column) for column in range(4)]
+    matched = [_compare_at_equal_detail(network, pixels, column) for column in range(4)]
     rows: list[tuple[str | float, ...]] = [
         (f"{alpha:.1f}", way, *(float(value) for value in table[way][index]))
-        for index, alpha in enumerate(ALPHAS)
-        for way in (("network",) if index in (0, len(ALPHAS) - 1) else ("network", "pixels"))
+        for index, alpha in enumerate(SWEEP_ALPHAS)
+        for way in (("network",) if index in (0, len(SWEEP_ALPHAS) - 1) else ("network", "pixels"))
     ]
     return Section(
         title="Super-resolution: blended networks, not blended pictures",
@@ -83,28 +89,28 @@ def figure(bench: Bench) -> Section:
         "a Gaussian of 1 pixel takes away; its energy is in parts of the original's, and its correlation with the original's says "
         "how much of it is true.",
         goals=(
-            Goal("PSNR, MSE member minus bicubic", float(network[0, 0] - bicubic[0]), "above", 0.0, "dB"),
-            Goal("PSNR, MSE member minus GAN member", float(network[0, 0] - network[-1, 0]), "above", 0.0, "dB"),
-            Goal("energy of the detail, GAN member over MSE member", float(network[-1, 2] / network[0, 2]), "at least", 1.1),
-            Goal(
+            ReproductionGoal("PSNR, MSE member minus bicubic", float(network[0, 0] - bicubic[0]), "above", 0.0, "dB"),
+            ReproductionGoal("PSNR, MSE member minus GAN member", float(network[0, 0] - network[-1, 0]), "above", 0.0, "dB"),
+            ReproductionGoal("energy of the detail, GAN member over MSE member", float(network[-1, 2] / network[0, 2]), "at least", 1.1),
+            ReproductionGoal(
                 "energy of the detail along alpha, largest step back in parts of the whole way",
                 float(max(0.0, -np.diff(network[:, 2]).min()) / max(abs(network[-1, 2] - network[0, 2]), 1e-9)),
                 "at most",
                 0.05,
             ),
-            Goal(
+            ReproductionGoal(
                 "PSNR, networks minus pictures at the same alpha, mean of 0.1 to 0.9",
                 float((network - pixels)[inner, 0].mean()),
                 "above",
                 0.0,
                 "dB",
             ),
-            Goal("PSNR, networks minus pictures of the same energy of detail", matched[0], "above", 0.0, "dB"),
-            Goal("correlation of the detail, networks minus pictures of the same energy of detail", matched[3], "above", 0.0),
+            ReproductionGoal("PSNR, networks minus pictures of the same energy of detail", matched[0], "above", 0.0, "dB"),
+            ReproductionGoal("correlation of the detail, networks minus pictures of the same energy of detail", matched[3], "above", 0.0),
         ),
         pictures=(
-            Picture("super-resolution", _curves(table), "PSNR, SSIM, energy and correlation of the detail along alpha."),
-            Picture("super-resolution-crops", _crops(outputs), "Crops; upper rows: blended networks, lower: blended pictures."),
+            FigureImage("super-resolution", _curves(table), "PSNR, SSIM, energy and correlation of the detail along alpha."),
+            FigureImage("super-resolution-crops", _crops(outputs), "Crops; upper rows: blended networks, lower: blended pictures."),
         ),
         tables=(Table(("alpha", "what is blended", "PSNR, dB", "SSIM", "energy of the detail", "its correlation"), tuple(rows), 3),),
         note="At one alpha the two ways have different amounts of detail (blended pictures more of it, where the GAN's is made up), so "
@@ -114,7 +120,7 @@ def figure(bench: Bench) -> Section:
     )  # fmt: skip
 
 
-def _matched(network: NDArray[np.float64], pixels: NDArray[np.float64], column: int) -> float:
+def _compare_at_equal_detail(network: NDArray[np.float64], pixels: NDArray[np.float64], column: int) -> float:
     """Mean difference of a score where both ways have the same energy of detail; that rises with alpha in both."""
     energies = np.linspace(network[0, 2], network[-1, 2], 101)[1:-1]
     first, second = (np.interp(energies, way[:, 2], way[:, column]) for way in (network, pixels))
@@ -127,7 +133,7 @@ def _curves(table: dict[str, NDArray[np.float64]]) -> bytes:
         zip(axes[0], ("PSNR, dB", "SSIM", "energy of the detail", "its correlation"), strict=True)
     ):
         for way, found in table.items():
-            place.plot(ALPHAS, found[:, index], "o-" if way == "network" else "x--", markersize=3, label=f"blended {way}")
+            place.plot(SWEEP_ALPHAS, found[:, index], "o-" if way == "network" else "x--", markersize=3, label=f"blended {way}")
         place.set(xlabel="alpha, the share of GAN", title=title)
     axes[0, 0].legend(fontsize=7)
     return png(figure)
@@ -144,6 +150,6 @@ def _crops(outputs: dict[float, dict[str, Pixels]]) -> bytes:
                 mixed = np.asarray(np.rint((1 - alpha) * ends[0] + alpha * ends[1]), np.uint8)
                 pictures.append((outputs[alpha][name] if way == "networks" else mixed)[window])
                 titles.append(f"{way}, {alpha:.1f}")
-            pictures.append(middle(name, SIDE)[window])
+            pictures.append(middle(name, IMAGE_SIDE_PX)[window])
             titles.append("original")
     return strip(pictures, titles, columns=len(alphas) + 1)

@@ -15,23 +15,23 @@ import time
 import torch
 
 from benchmarks.paper_reproduction.train.denoise import arguments, load, train, write
-from exporters.architectures.dncnn import DnCNN, initialise
+from exporters.architectures.dncnn import DnCNN, initialize_weights
 
-BATCH, SIDE = 16, 48
+BATCH_SIZE, PATCH_SIDE_PX = 16, 48
 
 
 def main() -> None:
     """Train what is not in the folder yet."""
     folder, count = arguments(__doc__)
     started = time.monotonic()
-    n20 = initialise(DnCNN(), torch.Generator().manual_seed(0))
+    n20 = initialize_weights(DnCNN(), torch.Generator().manual_seed(0))
     if not load(n20, folder / "n20.safetensors"):
-        train(n20, 20, count(7000), 1e-3, batch=BATCH, side=SIDE, seed=20)
+        train(n20, 20, count(7000), 1e-3, batch=BATCH_SIZE, side=PATCH_SIDE_PX, seed=20)
         write(n20, folder / "n20.safetensors", {"noise": "20"})
     for level in (40, 60):
         net = copy.deepcopy(n20)
         if not load(net, folder / f"n{level}.safetensors"):
-            train(net, level, count(3000), 3e-4, batch=BATCH, side=SIDE, seed=level)
+            train(net, level, count(3000), 3e-4, batch=BATCH_SIZE, side=PATCH_SIDE_PX, seed=level)
             write(net, folder / f"n{level}.safetensors", {"noise": str(level)})
     print(f"{(time.monotonic() - started) / 60:.1f} minutes, torch {torch.__version__}")
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.paper_reproduction.photographs import TEST, middle, noisy
+from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, add_noise, middle
 from benchmarks.paper_reproduction.train.patches import draw_patches, training_pictures
 
-LEVELS = (20, 30, 40, 50, 60)
+NOISE_LEVELS = (20, 30, 40, 50, 60)
 
 
 def arguments(description: str | None) -> tuple[Path, Callable[[int], int]]:
@@ -93,28 +93,28 @@ def psnr(net: nn.Module, level: int) -> float:
     """Mean PSNR in dB over the middle 256 x 256 of the test photographs."""
     net.eval()
     values = []
-    for name in TEST:
+    for name in TEST_PHOTOGRAPHS:
         clean, given = (
             torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float()[None] / 255
-            for pixels in (middle(name), noisy(middle(name), level))
+            for pixels in (middle(name), add_noise(middle(name), level))
         )
         error = (net(given).clamp(0, 1) - clean).square().mean()
         values.append(-10 * math.log10(float(error)))
     return float(np.mean(values))
 
 
-def rounded(net: nn.Module) -> dict[str, Tensor]:
+def round_to_float16(net: nn.Module) -> dict[str, Tensor]:
     """The state dict in float16; the integer batch counters are left out, inference never reads them."""
     return {key: value.to("cpu").half().contiguous() for key, value in net.state_dict().items() if value.is_floating_point()}
 
 
 def write(net: nn.Module, path: Path, facts: Mapping[str, str]) -> None:
     """Write the rounded weights, round those of `net` itself, and print its PSNR at every level."""
-    state = rounded(net)
+    state = round_to_float16(net)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, {"format": "pt", **facts})
     net.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
-    print(f"{path.name}: " + ", ".join(f"noise {level} {psnr(net, level):.2f} dB" for level in LEVELS), flush=True)
+    print(f"{path.name}: " + ", ".join(f"noise {level} {psnr(net, level):.2f} dB" for level in NOISE_LEVELS), flush=True)
 
 
 def load(net: nn.Module, path: Path) -> bool:

@@ -29,63 +29,65 @@ from torch.nn import functional
 from benchmarks.paper_reproduction.train.weights import write
 from exporters.architectures.dcgan import DCGANGenerator
 
-LATENT, WIDTHS = 32, (128, 64, 32)
-SIDE, BATCH = 32, 64
-SHEAR = 0.45
+LATENT_CHANNELS, LAYER_WIDTHS = 32, (128, 64, 32)
+DIGIT_SIDE_PX, BATCH_SIZE = 32, 64
+SHEAR_COLUMNS_PER_ROW = 0.45
 """Columns per row: what `slanted` leans, about 24 degrees."""
 
-THIN, BOLD = 1, 3
+THIN_PEN_RADIUS_PX, BOLD_PEN_RADIUS_PX = 1, 3
 """Radius of the pen in pixels."""
 
 
 def skeletons() -> NDArray[np.bool_]:
-    """The digits upright and one pixel thin, (1797, SIDE, SIDE)."""
+    """The digits upright and one pixel thin, (1797, DIGIT_SIDE_PX, DIGIT_SIDE_PX)."""
     from sklearn.datasets import load_digits
 
     made = []
     for small in load_digits().images / 16.0:
-        large = np.clip(ndimage.zoom(np.pad(small, 1), SIDE / 10, order=3), 0, 1)
-        made.append(skeletonize(_sheared(large, -_lean(large)) > 0.45))
+        large = np.clip(ndimage.zoom(np.pad(small, 1), DIGIT_SIDE_PX / 10, order=3), 0, 1)
+        made.append(skeletonize(_shear_image(large, -_lean(large)) > 0.45))
     return np.stack(made)
 
 
 def _lean(ink: NDArray[np.float64]) -> float:
     """Columns per row, upwards to the right, by second moments."""
-    rows, columns = np.mgrid[:SIDE, :SIDE] - np.array([[[np.average(axis, weights=ink)]] for axis in np.mgrid[:SIDE, :SIDE]])
+    rows, columns = np.mgrid[:DIGIT_SIDE_PX, :DIGIT_SIDE_PX] - np.array(
+        [[[np.average(axis, weights=ink)]] for axis in np.mgrid[:DIGIT_SIDE_PX, :DIGIT_SIDE_PX]]
+    )
     return -float((ink * rows * columns).sum() / (ink * rows * rows).sum())
 
 
-def _sheared(ink: NDArray[np.float64], lean: float) -> NDArray[np.float64]:
-    middle = (SIDE - 1) / 2
+def _shear_image(ink: NDArray[np.float64], lean: float) -> NDArray[np.float64]:
+    middle = (DIGIT_SIDE_PX - 1) / 2
     matrix = np.array([[1.0, 0.0], [lean, 1.0]])
     return np.asarray(ndimage.affine_transform(ink, matrix, [0.0, -lean * middle], order=1))
 
 
-def drawn(bones: NDArray[np.bool_], radius: int, lean: float = 0.0) -> Tensor:
-    """float32 (N, 1, SIDE, SIDE) in [-1, 1], ink bright: every skeleton with a round pen."""
+def draw_digits(bones: NDArray[np.bool_], radius: int, lean: float = 0.0) -> Tensor:
+    """float32 (N, 1, DIGIT_SIDE_PX, DIGIT_SIDE_PX) in [-1, 1], ink bright: every skeleton with a round pen."""
     pen = disk(radius)
     digits = [ndimage.gaussian_filter(ndimage.binary_dilation(bone, pen).astype(np.float64), 0.6) for bone in bones]
-    return torch.from_numpy(np.stack([_sheared(digit, lean) for digit in digits])).float()[:, None] * 2 - 1
+    return torch.from_numpy(np.stack([_shear_image(digit, lean) for digit in digits])).float()[:, None] * 2 - 1
 
 
-def dilated(digits: Tensor) -> Tensor:
+def dilate_digits(digits: Tensor) -> Tensor:
     """Thin to bold: grey dilation by a disc of what the pens differ by."""
-    return _largest(digits, BOLD - THIN)
+    return _dilate_by_disk(digits, BOLD_PEN_RADIUS_PX - THIN_PEN_RADIUS_PX)
 
 
-def _largest(digits: Tensor, radius: int) -> Tensor:
+def _dilate_by_disk(digits: Tensor, radius: int) -> Tensor:
     height = digits.shape[2]
     padded = functional.pad(digits, (radius,) * 4, value=-1.0)
     places = [(y, x) for y, x in np.argwhere(disk(radius))]
     return torch.stack([padded[..., y : y + height, x : x + height] for y, x in places]).amax(0)
 
 
-def leaned(digits: Tensor) -> Tensor:
+def slant_digits(digits: Tensor) -> Tensor:
     """Upright to slanted, by bilinear resampling."""
-    middle = (SIDE - 1) / 2
-    rows = (torch.arange(SIDE) - middle) / middle
+    middle = (DIGIT_SIDE_PX - 1) / 2
+    rows = (torch.arange(DIGIT_SIDE_PX) - middle) / middle
     grid = torch.stack(torch.meshgrid(rows, rows, indexing="ij")[::-1], -1)
-    grid = torch.stack([grid[..., 0] + SHEAR * grid[..., 1], grid[..., 1]], -1).expand(len(digits), -1, -1, -1)
+    grid = torch.stack([grid[..., 0] + SHEAR_COLUMNS_PER_ROW * grid[..., 1], grid[..., 1]], -1).expand(len(digits), -1, -1, -1)
     return functional.grid_sample(digits + 1, grid, align_corners=True) - 1
 
 
@@ -113,8 +115,8 @@ def train(
     for step in range(1, steps + 1):
         for group in (*g_optimizer.param_groups, *d_optimizer.param_groups):
             group["lr"] = (rate if group in g_optimizer.param_groups else 2 * rate) * min(1.0, 2 - 1.9 * step / steps)
-        real = digits[torch.randint(len(digits), (BATCH,), generator=generator)]
-        latent = torch.randn(BATCH, LATENT, 1, 1, generator=generator)
+        real = digits[torch.randint(len(digits), (BATCH_SIZE,), generator=generator)]
+        latent = torch.randn(BATCH_SIZE, LATENT_CHANNELS, 1, 1, generator=generator)
         made = net(latent)
         d_loss = functional.relu(1 - critic(real)).mean() + functional.relu(1 + critic(made.detach())).mean()
         d_optimizer.zero_grad(set_to_none=True)
@@ -149,7 +151,7 @@ def _estimate(net: DCGANGenerator, generator: torch.Generator) -> None:
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
-    net.train()(torch.randn(4096, LATENT, 1, 1, generator=generator))
+    net.train()(torch.randn(4096, LATENT_CHANNELS, 1, 1, generator=generator))
     for norm in norms:
         norm.momentum = 0.1
     net.eval()
@@ -165,13 +167,16 @@ def main() -> None:
     steps, fewer = (max(1, round(count * arguments.steps)) for count in (3500, 800))
     bones = skeletons()
     torch.manual_seed(0)
-    thin, critic = DCGANGenerator(LATENT, WIDTHS, 1), discriminator()
+    thin, critic = DCGANGenerator(LATENT_CHANNELS, LAYER_WIDTHS, 1), discriminator()
     for module in thin.modules():
         if isinstance(module, nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
-    train(thin, critic, drawn(bones, THIN), steps, 4e-4, seed=0)
+    train(thin, critic, draw_digits(bones, THIN_PEN_RADIUS_PX), steps, 4e-4, seed=0)
     write(thin, arguments.output / "thin.safetensors", {"digits": "thin"})
-    for name, digits, becomes in (("bold", drawn(bones, BOLD), dilated), ("slanted", drawn(bones, THIN, SHEAR), leaned)):
+    for name, digits, becomes in (
+        ("bold", draw_digits(bones, BOLD_PEN_RADIUS_PX), dilate_digits),
+        ("slanted", draw_digits(bones, THIN_PEN_RADIUS_PX, SHEAR_COLUMNS_PER_ROW), slant_digits),
+    ):
         net, judge = copy.deepcopy(thin), copy.deepcopy(critic)
         train(net, judge, digits, fewer, 2e-4, seed=1, anchor=(thin, becomes))
         write(net, arguments.output / f"{name}.safetensors", {"digits": name})

@@ -16,11 +16,11 @@ import time
 
 import torch
 
-from benchmarks.paper_reproduction.families import SHIPPED
-from benchmarks.paper_reproduction.train.denoise import LEVELS, arguments, load, train, write
-from exporters.architectures.dncnn import DnCNN, initialise
+from benchmarks.paper_reproduction.families import SHIPPED_WEIGHTS_FOLDER
+from benchmarks.paper_reproduction.train.denoise import NOISE_LEVELS, arguments, load, train, write
+from exporters.architectures.dncnn import DnCNN, initialize_weights
 
-BATCH, SIDE = 8, 40
+BATCH_SIZE, PATCH_SIDE_PX = 8, 40
 
 
 def main() -> None:
@@ -28,15 +28,15 @@ def main() -> None:
     folder, count = arguments(__doc__)
     started = time.monotonic()
     n20 = DnCNN()
-    load(n20, SHIPPED / "n20.safetensors")
-    for level in reversed(LEVELS[1:]):
+    load(n20, SHIPPED_WEIGHTS_FOLDER / "n20.safetensors")
+    for level in reversed(NOISE_LEVELS[1:]):
         net = copy.deepcopy(n20)
         if not load(net, folder / f"n{level}.safetensors"):
-            train(net, level, count(700), 1e-4, batch=BATCH, side=SIDE, seed=1, frozen_statistics=True)
+            train(net, level, count(700), 1e-4, batch=BATCH_SIZE, side=PATCH_SIDE_PX, seed=1, frozen_statistics=True)
             write(net, folder / f"n{level}.safetensors", {"noise": str(level)})
-    scratch = initialise(DnCNN(), torch.Generator().manual_seed(7))
+    scratch = initialize_weights(DnCNN(), torch.Generator().manual_seed(7))
     if not load(scratch, folder / "scratch.safetensors"):
-        train(scratch, 60, count(800), 1e-3, batch=BATCH, side=SIDE, seed=7)
+        train(scratch, 60, count(800), 1e-3, batch=BATCH_SIZE, side=PATCH_SIDE_PX, seed=7)
         write(scratch, folder / "scratch.safetensors", {"noise": "60"})
     print(f"{(time.monotonic() - started) / 60:.1f} minutes, torch {torch.__version__}")
 

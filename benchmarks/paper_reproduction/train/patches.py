@@ -7,17 +7,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.paper_reproduction.photographs import TRAIN, photograph, resized
+from benchmarks.paper_reproduction.photographs import TRAIN_PHOTOGRAPHS, photograph, resize_image
 
 
-def training_pictures(names: tuple[str, ...] = TRAIN, scales: tuple[float, ...] = (1.0, 0.7)) -> list[NDArray[np.uint8]]:
-    """The pictures of TRAIN, each at every one of `scales`: more scales of texture. uint8 (H, W, 3) each."""
+def training_pictures(
+    names: tuple[str, ...] = TRAIN_PHOTOGRAPHS, scales: tuple[float, ...] = (1.0, 0.7)
+) -> list[NDArray[np.uint8]]:
+    """The pictures of TRAIN_PHOTOGRAPHS, each at every one of `scales`: more scales of texture. uint8 (H, W, 3) each."""
     pictures = []
     for scale in scales:
         for name in names:
             pixels = photograph(name)
             height, width = pixels.shape[:2]
-            pictures.append(pixels if scale == 1.0 else resized(pixels, round(width * scale), round(height * scale)))
+            pictures.append(pixels if scale == 1.0 else resize_image(pixels, round(width * scale), round(height * scale)))
     return pictures
 
 

@@ -24,14 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.paper_reproduction.photographs import TEXTURES, TRAIN
-from benchmarks.paper_reproduction.scenes import night, shallow
+from benchmarks.paper_reproduction.photographs import TEXTURE_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
+from benchmarks.paper_reproduction.scenes import blur_background, darken_to_night
 from benchmarks.paper_reproduction.train.patches import draw_patches, training_pictures
 from benchmarks.paper_reproduction.train.weights import load, write
 from exporters.architectures.cyclegan import ResnetGenerator
 
-WIDTH, BLOCKS = 16, 6
-BATCH, CROP = 4, 96
+NETWORK_WIDTH, BLOCK_COUNT = 16, 6
+BATCH_SIZE, CROP_SIDE_PX = 4, 96
 IDENTITY_WEIGHT = 0.25
 
 
@@ -39,15 +39,17 @@ def identity(pictures: Tensor) -> Tensor:
     return pictures
 
 
-def begin() -> ResnetGenerator:
+def make_network() -> ResnetGenerator:
     torch.manual_seed(0)
-    return ResnetGenerator(3, WIDTH, BLOCKS, batch_norm=True)
+    return ResnetGenerator(3, NETWORK_WIDTH, BLOCK_COUNT, batch_norm=True)
 
 
 def scenery() -> list[NDArray[np.uint8]]:
     """The training photographs that show something, small enough that a crop sees much of one."""
-    pictures = training_pictures(tuple(name for name in TRAIN if name not in (*TEXTURES, "page", "text")), (0.5, 0.35, 0.25))
-    return [picture for picture in pictures if min(picture.shape[:2]) >= CROP]
+    pictures = training_pictures(
+        tuple(name for name in TRAIN_PHOTOGRAPHS if name not in (*TEXTURE_PHOTOGRAPHS, "page", "text")), (0.5, 0.35, 0.25)
+    )
+    return [picture for picture in pictures if min(picture.shape[:2]) >= CROP_SIDE_PX]
 
 
 def train(
@@ -72,7 +74,7 @@ def train(
     for step in range(1, steps + 1):
         pace = min(1.0, step / (0.05 * steps)) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         optimizer.param_groups[0]["lr"] = rate * pace
-        given = draw_patches(pictures, rng, BATCH, CROP)
+        given = draw_patches(pictures, rng, BATCH_SIZE, CROP_SIDE_PX)
         wanted = becomes(given)
         loss = _difference(net, given, wanted)
         shown += (loss.item() - shown) / min(step, 50)
@@ -98,7 +100,7 @@ def _estimate(net: ResnetGenerator, pictures: list[NDArray[np.uint8]], rng: np.r
         norm.reset_running_stats()
         norm.momentum = None
     for _ in range(64):
-        net(draw_patches(pictures, rng, BATCH, CROP) * 2 - 1)
+        net(draw_patches(pictures, rng, BATCH_SIZE, CROP_SIDE_PX) * 2 - 1)
 
 
 def _difference(net: ResnetGenerator, given: Tensor, wanted: Tensor) -> Tensor:
@@ -119,14 +121,14 @@ def main() -> None:
     steps, fewer = (max(1, round(count * arguments.steps)) for count in (4800, 1200))
     ancestor = arguments.output / "identity.safetensors"
     if not ancestor.exists():
-        net = begin()
+        net = make_network()
         train(net, identity, steps // 4, 2e-3, seed=0, name="identity, statistics", held=False)
         train(net, identity, steps - steps // 4, 2e-3, seed=2, name="identity")
         write(net, ancestor, {"scene": "identity"})
-    for name, becomes in (("night", night), ("shallow", shallow)):
+    for name, becomes in (("night", darken_to_night), ("shallow", blur_background)):
         file = arguments.output / f"{name}.safetensors"
         if not file.exists():
-            net = begin()
+            net = make_network()
             net.load_state_dict(load(ancestor), strict=False)
             train(net, becomes, fewer, 1e-3, seed=1, name=name)
             write(net, file, {"scene": name})

@@ -30,14 +30,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.paper_reproduction.photographs import TEST, middle, resized
-from benchmarks.paper_reproduction.train.denoise import arguments, load, rounded
+from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, middle, resize_image
+from benchmarks.paper_reproduction.train.denoise import arguments, load, round_to_float16
 from benchmarks.paper_reproduction.train.patches import training_pictures
 from exporters.architectures.rrdbnet import RRDBNet
 
-SCALE, BATCH, SIDE = 4, 8, 24
-"""SIDE in pixels of the small picture."""
-ADVERSARIAL, TEXTURE, PIXELS, SHRUNK = 0.02, 0.05, 0.3, 1.0
+UPSCALING_FACTOR, BATCH_SIZE, PATCH_SIDE_PX = 4, 8, 24
+"""PATCH_SIDE_PX in pixels of the small picture."""
+ADVERSARIAL_WEIGHT, TEXTURE_WEIGHT, PIXEL_WEIGHT, LOW_RESOLUTION_WEIGHT = 0.02, 0.05, 0.3, 1.0
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -51,9 +51,9 @@ def pairs() -> list[Pair]:
     """Every training picture with its antialiased bicubic quarter."""
     made = []
     for pixels in training_pictures():
-        height, width = (size // SCALE * SCALE for size in pixels.shape[:2])
+        height, width = (size // UPSCALING_FACTOR * UPSCALING_FACTOR for size in pixels.shape[:2])
         large = pixels[:height, :width]
-        made.append((large, resized(large, width // SCALE, height // SCALE)))
+        made.append((large, resize_image(large, width // UPSCALING_FACTOR, height // UPSCALING_FACTOR)))
     return made
 
 
@@ -61,12 +61,12 @@ def draw(pictures: list[Pair], rng: np.random.Generator) -> tuple[Tensor, Tensor
     """Large and small patches that belong together, float32 in [0, 1], flipped, turned, channels in random order."""
     larges: list[NDArray[np.uint8]] = []
     smalls: list[NDArray[np.uint8]] = []
-    for index in rng.integers(len(pictures), size=BATCH):
+    for index in rng.integers(len(pictures), size=BATCH_SIZE):
         large, small = pictures[index]
-        top, left = (int(rng.integers(size - SIDE + 1)) for size in small.shape[:2])
+        top, left = (int(rng.integers(size - PATCH_SIDE_PX + 1)) for size in small.shape[:2])
         turns, flip, order = int(rng.integers(4)), bool(rng.integers(2)), rng.permutation(3)
-        for picture, scale, patches in ((large, SCALE, larges), (small, 1, smalls)):
-            patch = picture[top * scale : (top + SIDE) * scale, left * scale : (left + SIDE) * scale]
+        for picture, scale, patches in ((large, UPSCALING_FACTOR, larges), (small, 1, smalls)):
+            patch = picture[top * scale : (top + PATCH_SIDE_PX) * scale, left * scale : (left + PATCH_SIDE_PX) * scale]
             patch = np.rot90(patch, turns)
             patches.append((patch[:, ::-1] if flip else patch)[..., order].transpose(2, 0, 1))
     large_batch, small_batch = (torch.from_numpy(np.stack(patches)).float() / 255 for patches in (larges, smalls))
@@ -137,8 +137,12 @@ def train_gan(net: nn.Module, pictures: list[Pair], steps: int) -> None:
             [functional.l1_loss(one, other) for one, other in zip(bands(made), bands(large), strict=True)]
         ).sum()
         pixels = functional.l1_loss(made, large)
-        shrunk = functional.l1_loss(functional.avg_pool2d(made, SCALE), functional.avg_pool2d(large, SCALE))
-        loss = ADVERSARIAL * adversarial + TEXTURE * texture + PIXELS * pixels + SHRUNK * shrunk
+        shrunk = functional.l1_loss(
+            functional.avg_pool2d(made, UPSCALING_FACTOR), functional.avg_pool2d(large, UPSCALING_FACTOR)
+        )
+        loss = (
+            ADVERSARIAL_WEIGHT * adversarial + TEXTURE_WEIGHT * texture + PIXEL_WEIGHT * pixels + LOW_RESOLUTION_WEIGHT * shrunk
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -163,13 +167,13 @@ def train_gan(net: nn.Module, pictures: list[Pair], steps: int) -> None:
 def write(net: RRDBNet, path: Path, loss: str) -> None:
     """Write the rounded weights, round those of `net` itself, and print PSNR and detail on the test photographs."""
     net.eval()
-    state = rounded(net)
+    state = round_to_float16(net)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, {"format": "pt", "loss": loss})
     net.load_state_dict({key: value.float() for key, value in state.items()})
-    for name in TEST:
+    for name in TEST_PHOTOGRAPHS:
         large = middle(name)
-        small = resized(large, 256 // SCALE, 256 // SCALE)
+        small = resize_image(large, 256 // UPSCALING_FACTOR, 256 // UPSCALING_FACTOR)
         made = net(torch.from_numpy(small.transpose(2, 0, 1).copy()).float()[None] / 255).clamp(0, 1)
         truth = torch.from_numpy(large.transpose(2, 0, 1).copy()).float()[None] / 255
         quality = -10 * float(torch.log10((made - truth).square().mean()))

@@ -24,22 +24,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.paper_reproduction.photographs import TEXTURES, TRAIN
-from benchmarks.paper_reproduction.styles import STYLES
+from benchmarks.paper_reproduction.photographs import TEXTURE_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
+from benchmarks.paper_reproduction.styles import STYLE_IMAGES
 from benchmarks.paper_reproduction.train.patches import draw_patches, training_pictures
 from benchmarks.paper_reproduction.train.texture import StyleDistance, structure
 from benchmarks.paper_reproduction.train.weights import load, write
 from exporters.architectures.transformer_net import TransformerNet
 
-WIDTHS, BLOCKS = (16, 32, 64), 4
-BATCH, CROP = 4, 112
+LAYER_WIDTHS, BLOCK_COUNT = (16, 32, 64), 4
+BATCH_SIZE, CROP_SIDE_PX = 4, 112
 OUTPUT_GAIN = 30.0
 """The last convolution's weights and rate against the default: its values are 0..255, all others' about 1."""
 
 
-def begin() -> TransformerNet:
+def make_network() -> TransformerNet:
     torch.manual_seed(0)
-    net = TransformerNet(widths=WIDTHS, blocks=BLOCKS)
+    net = TransformerNet(widths=LAYER_WIDTHS, blocks=BLOCK_COUNT)
     with torch.no_grad():
         net.deconv3.conv2d.weight *= OUTPUT_GAIN
         nn.init.constant_(net.get_parameter("deconv3.conv2d.bias"), 127.0)
@@ -54,9 +54,11 @@ def train(
 
     only        "norm" or "conv": the others keep the ancestor's values.
     """
-    pictures = training_pictures(tuple(name for name in TRAIN if name not in (*TEXTURES, "page", "text")), (0.6, 0.4))
-    pictures = [picture for picture in pictures if min(picture.shape[:2]) >= CROP]
-    texture_distance = StyleDistance(torch.from_numpy(STYLES[style].transpose(2, 0, 1).copy()).float()[None] / 255, seed)
+    pictures = training_pictures(
+        tuple(name for name in TRAIN_PHOTOGRAPHS if name not in (*TEXTURE_PHOTOGRAPHS, "page", "text")), (0.6, 0.4)
+    )
+    pictures = [picture for picture in pictures if min(picture.shape[:2]) >= CROP_SIDE_PX]
+    texture_distance = StyleDistance(torch.from_numpy(STYLE_IMAGES[style].transpose(2, 0, 1).copy()).float()[None] / 255, seed)
     rng = np.random.default_rng(seed)
     net.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     norms = {f"{name}.{key}" for name, module in net.named_modules() if isinstance(module, nn.InstanceNorm2d)
@@ -73,7 +75,7 @@ def train(
         pace = min(1.0, step / (0.05 * steps)) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate * pace * group["gain"]
-        given = draw_patches(pictures, rng, BATCH, CROP).to(memory_format=torch.channels_last)
+        given = draw_patches(pictures, rng, BATCH_SIZE, CROP_SIDE_PX).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             made = net(given * 255)
         made = made.float() / 255
@@ -104,7 +106,7 @@ def main() -> None:
     steps, fewer = (max(1, round(count * arguments.steps)) for count in (1200, 500))
     ancestor = arguments.output / "style/mosaic_small.safetensors"
     if not ancestor.exists():
-        net = begin()
+        net = make_network()
         train(net, "mosaic_small", steps, 2e-3, seed=0)
         write(net, ancestor, {"style": "mosaic_small"})
     for path, style, options in (
@@ -117,7 +119,7 @@ def main() -> None:
     ):
         file = arguments.output / f"{path}.safetensors"
         if not file.exists():
-            net = begin()
+            net = make_network()
             net.load_state_dict(load(ancestor))
             train(net, style, fewer, 1.5e-3, seed=1, **options)
             write(net, file, {"style": style, **{key: str(value) for key, value in options.items()}})

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LEVELS = 3
+SCALE_COUNT = 3
 """Scales: the picture, a half and a quarter of it; a patch of 7 then reaches over 28 pixels."""
 
-PATCH, DIRECTIONS = 7, 256
-COLOUR_DIRECTIONS = 64
+PATCH_SIDE_PX, PATCH_DIRECTIONS = 7, 256
+COLOR_DIRECTIONS = 64
 
-RANKS = 1024
+RANK_COUNT = 1024
 """Points of a style's distribution that are kept for each direction."""
 
 
@@ -26,7 +26,7 @@ RANKS = 1024
 class Projections:
     """Random directions of one patch size, and how a style is distributed along each.
 
-    filters (F, 3, p, p), of unit norm; targets (F, RANKS), ascending.
+    filters (F, 3, p, p), of unit norm; targets (F, RANK_COUNT), ascending.
     """
 
     filters: Tensor
@@ -36,7 +36,7 @@ class Projections:
     def of(cls, style: Tensor, count: int, size: int, generator: torch.Generator) -> Projections:
         filters = torch.randn(count, 3, size, size, generator=generator)
         filters = filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
-        return cls(filters, _ranks(functional.conv2d(style, filters).flatten(2)[0], RANKS))
+        return cls(filters, _ranks(functional.conv2d(style, filters).flatten(2)[0], RANK_COUNT))
 
     def distance(self, pictures: Tensor, chosen: Tensor, stride: int = 1) -> Tensor:
         """Mean over pictures and the chosen directions of the distance between the sorted projections; a scalar."""
@@ -57,19 +57,19 @@ class StyleDistance:
     def __init__(self, style: Tensor, seed: int, directions: int = 32) -> None:
         self._generator = torch.Generator().manual_seed(seed)
         self._directions = directions
-        self._colours = Projections.of(style, COLOUR_DIRECTIONS, 1, self._generator)
+        self._color_projections = Projections.of(style, COLOR_DIRECTIONS, 1, self._generator)
         self._levels = []
-        for level in range(LEVELS):
+        for level in range(SCALE_COUNT):
             smaller = functional.avg_pool2d(style, 2**level) if level else style
-            self._levels.append(Projections.of(smaller, DIRECTIONS, PATCH, self._generator))
+            self._levels.append(Projections.of(smaller, PATCH_DIRECTIONS, PATCH_SIDE_PX, self._generator))
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """pictures (B, 3, H, W) in [0, 1] -> a scalar: twice the colours' distance and each level's."""
-        total = 2.0 * self._colours.distance(pictures, self._draw(COLOUR_DIRECTIONS, 8), 2)
+        total = 2.0 * self._color_projections.distance(pictures, self._draw(COLOR_DIRECTIONS, 8), 2)
         for level, projections in enumerate(self._levels):
             if level:
                 pictures = functional.avg_pool2d(pictures, 2)
-            total = total + projections.distance(pictures, self._draw(DIRECTIONS, self._directions), 1 if level else 2)
+            total = total + projections.distance(pictures, self._draw(PATCH_DIRECTIONS, self._directions), 1 if level else 2)
         return total
 
     def _draw(self, of: int, count: int) -> Tensor:

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dni_deploy.errors import DniError, UsageError, shown
+from dni_deploy.errors import DniError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.utils.import_path import dotted
-from dni_deploy.utils.optional_packages import open_door
+from dni_deploy.utils.import_path import import_function
+from dni_deploy.utils.optional_packages import import_optional
 
 
 @dataclass(frozen=True)
-class Score:
+class Metric:
     """One measure: measure(picture, reference) -> a number, both uint8 (H, W, 3) of one size.
 
     unit    "dB", or "" for a bare number.
@@ -33,64 +33,70 @@ class Score:
 
     name: str
     unit: str
-    higher: bool
+    higher_is_better: bool
     measure: Callable[[Frame, Frame], float]
-    told: Callable[[float], str] | None = None
+    formatter: Callable[[float], str] | None = None
 
-    def utility(self, value: float) -> float:
+    def to_utility(self, value: float) -> float:
         """The number with its sign turned where less is better: what a search climbs."""
-        return value if self.higher else -value
+        return value if self.higher_is_better else -value
 
-    def text(self, value: float) -> str:
+    def format_value(self, value: float) -> str:
         """For people: "27.31 dB", "0.9136", or "identical"."""
         if math.isinf(value):
-            return "identical" if self.utility(value) > 0 else "infinite"
-        if self.told is not None:
-            return self.told(value)
+            return "identical" if self.to_utility(value) > 0 else "infinite"
+        if self.formatter is not None:
+            return self.formatter(value)
         return f"{value:.2f} {self.unit}" if self.unit else f"{value:.4f}"
 
 
-_BUILT_IN = {
+_BUILT_IN_METRICS = {
     "psnr": ("dni_deploy.imaging.metrics.psnr", "psnr", "dB", True),
     "ssim": ("dni_deploy.imaging.metrics.ssim", "ssim", "", True),
     "haarpsi": ("dni_deploy.imaging.metrics.haarpsi", "haarpsi", "", True),
     "ciede2000": ("dni_deploy.imaging.metrics.ciede2000", "ciede2000", "", False),
     "lpips": ("dni_deploy.imaging.metrics.lpips", "lpips_distance", "", False),
 }
-NAMES = tuple(_BUILT_IN)
+METRIC_NAMES = tuple(_BUILT_IN_METRICS)
 
 
-def find_score(name: str) -> Score:
-    """The measure of that name. Raises UsageError for none, EnvironmentProblem where its package is not installed."""
-    if name in _BUILT_IN:
-        module, function, unit, higher = _BUILT_IN[name]
-        return Score(name, unit, higher, getattr(open_door(module), function))
+def find_metric(name: str) -> Metric:
+    """The measure of that name. Raises UsageError for none, UnavailableError where its package is not installed."""
+    if name in _BUILT_IN_METRICS:
+        module, function, unit, higher = _BUILT_IN_METRICS[name]
+        return Metric(name, unit, higher, getattr(import_optional(module), function))
     lower = name.startswith("min:")
     spelled = name.removeprefix("min:")
     if ":" not in spelled:
         raise UsageError(
-            f"There is no metric {shown(name)!r}; there are {', '.join(NAMES)}, or your own function as package.module:function "
+            f"There is no metric {escape_name(name)!r}; there are {', '.join(METRIC_NAMES)}, or your own function as package.module:function "
             "(min:package.module:function where less is better)."
         )
-    return Score(spelled, "", not lower, _guarded(spelled, dotted(spelled, "a number for two pictures")))
+    return Metric(spelled, "", not lower, _wrap_user_metric(spelled, import_function(spelled, "a number for two pictures")))
 
 
-def _guarded(name: str, function: Callable[..., Any]) -> Callable[[Frame, Frame], float]:
+def _wrap_user_metric(name: str, function: Callable[..., Any]) -> Callable[[Frame, Frame], float]:
     """The user's function; what goes wrong in it is told as theirs, and it cannot change the pictures."""
 
-    def measure(picture: Frame, reference: Frame) -> float:
+    def measure(output: Frame, reference: Frame) -> float:
         try:
-            value = function(picture.copy(), reference.copy())
+            value = function(output.copy(), reference.copy())
         except DniError:
             raise
         except Exception as error:
-            raise UsageError(f"The metric {shown(name)!r} failed: {type(error).__name__}: {shown(error)}") from error
+            raise UsageError(
+                f"The metric {escape_name(name)!r} failed: {type(error).__name__}: {escape_name(error)}"
+            ) from error
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise UsageError(f"The metric {shown(name)!r} gave a {type(value).__name__}; it must give one number.") from None
+            raise UsageError(
+                f"The metric {escape_name(name)!r} gave a {type(value).__name__}; it must give one number."
+            ) from None
         if math.isnan(number):
-            raise UsageError(f"The metric {shown(name)!r} gave NaN; it must give a number for any two pictures of one size.")
+            raise UsageError(
+                f"The metric {escape_name(name)!r} gave NaN; it must give a number for any two pictures of one size."
+            )
         return number
 
     return measure

@@ -10,22 +10,22 @@ from dni_deploy.errors import MismatchError
 from dni_deploy.imaging.frames import Frame
 
 
-def lab(picture: Frame) -> NDArray[np.float64]:
+def to_lab(frame: Frame) -> NDArray[np.float64]:
     """The picture, sRGB, in CIELAB under D65; float64 (H, W, 3)."""
-    converted: NDArray[np.float64] = rgb2lab(picture.astype(np.float64) / 255)
+    converted: NDArray[np.float64] = rgb2lab(frame.astype(np.float64) / 255)
     return converted
 
 
-def difference(picture: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+def compute_color_difference(output: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
     """Mean CIEDE2000 over the pixels of two pictures in CIELAB; for small differences it grows in proportion to them."""
-    return float(np.mean(deltaE_ciede2000(picture, reference)))
+    return float(np.mean(deltaE_ciede2000(output, reference)))
 
 
-def ciede2000(picture: Frame, reference: Frame) -> float:
+def ciede2000(output: Frame, reference: Frame) -> float:
     """Mean colour difference of two pictures; 0 for equal ones. Raises MismatchError if the sizes differ."""
-    if picture.shape != reference.shape:
+    if output.shape != reference.shape:
         raise MismatchError(
-            f"The pictures are {picture.shape[1]}x{picture.shape[0]} and {reference.shape[1]}x{reference.shape[0]}; "
+            f"The pictures are {output.shape[1]}x{output.shape[0]} and {reference.shape[1]}x{reference.shape[0]}; "
             "they must be of one size to be compared."
         )
-    return difference(lab(picture), lab(reference))
+    return compute_color_difference(to_lab(output), to_lab(reference))

@@ -13,73 +13,79 @@ from scipy.ndimage import correlate1d
 from dni_deploy.errors import MismatchError
 from dni_deploy.imaging.frames import Frame
 
-Plane = NDArray[np.float64]
+ImagePlane = NDArray[np.float64]
 
-C, ALPHA = 30.0, 4.2
+SIMILARITY_CONSTANT, LOGISTIC_SLOPE = 30.0, 4.2
 """The two constants that the paper fitted to opinion scores."""
 
-SMALLEST = 16
+MIN_HAARPSI_SIDE_PX = 16
 """Pixels a side: the coarsest of the three scales spans 8 pixels of the halved picture."""
 
-YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
-def haarpsi(picture: Frame, reference: Frame) -> float:
+def haarpsi(output: Frame, reference: Frame) -> float:
     """Haar wavelet-based perceptual similarity index, 0 to 1; 1 for equal pictures.
 
-    Raises MismatchError for sizes that differ or lie below SMALLEST.
+    Raises MismatchError for sizes that differ or lie below MIN_HAARPSI_SIDE_PX.
     Source: Reisenhofer, Bosse, Kutyniok, Wiegand, Signal Processing: Image Communication 61, 2018, equations 5 to 12, with the
     colour extension of section 2.3 and the halving that the authors' code begins with.
     """
-    if picture.shape != reference.shape or min(picture.shape[:2]) < SMALLEST:
+    if output.shape != reference.shape or min(output.shape[:2]) < MIN_HAARPSI_SIDE_PX:
         raise MismatchError(
-            f"HaarPSI needs two pictures of one size, at least {SMALLEST} pixels a side; "
-            f"got {picture.shape[1]}x{picture.shape[0]} and {reference.shape[1]}x{reference.shape[0]}."
+            f"HaarPSI needs two pictures of one size, at least {MIN_HAARPSI_SIDE_PX} pixels a side; "
+            f"got {output.shape[1]}x{output.shape[0]} and {reference.shape[1]}x{reference.shape[0]}."
         )
-    one, other = _halved(picture), _halved(reference)
+    one, other = _downsample_yiq(output), _downsample_yiq(reference)
     similar, weights = [], []
     for upright in (True, False):
-        coefficients = [[np.abs(_haar(planes[0], scale, upright)) for scale in (1, 2, 3)] for planes in (one, other)]
-        fine = [_similarity(coefficients[0][scale], coefficients[1][scale]) for scale in (0, 1)]
+        coefficients = [
+            [np.abs(_apply_haar_filter(planes[0], scale, upright)) for scale in (1, 2, 3)] for planes in (one, other)
+        ]
+        fine = [_compute_similarity(coefficients[0][scale], coefficients[1][scale]) for scale in (0, 1)]
         similar.append((fine[0] + fine[1]) / 2)
         weights.append(np.maximum(coefficients[0][2], coefficients[1][2]))
-    chroma = [_similarity(np.abs(_box(one[channel])), np.abs(_box(other[channel]))) for channel in (1, 2)]
+    chroma = [
+        _compute_similarity(np.abs(_average_2x2(one[channel])), np.abs(_average_2x2(other[channel]))) for channel in (1, 2)
+    ]
     similar.append((chroma[0] + chroma[1]) / 2)
     weights.append((weights[0] + weights[1]) / 2)
     total = sum(float(weight.sum()) for weight in weights)
     if total == 0:  # two flat black pictures have no structure to weigh
         return 1.0
-    pooled = sum(float((weight / (1 + np.exp(-ALPHA * local))).sum()) for local, weight in zip(similar, weights, strict=True))
+    pooled = sum(
+        float((weight / (1 + np.exp(-LOGISTIC_SLOPE * local))).sum()) for local, weight in zip(similar, weights, strict=True)
+    )
     share = pooled / total
-    return float((np.log(share / (1 - share)) / ALPHA) ** 2)
+    return float((np.log(share / (1 - share)) / LOGISTIC_SLOPE) ** 2)
 
 
-def _halved(frame: Frame) -> list[Plane]:
+def _downsample_yiq(frame: Frame) -> list[ImagePlane]:
     """Y, I and Q in 0..255, averaged over 2x2 and every second pixel taken."""
-    planes = np.tensordot(YIQ, frame.astype(np.float64), axes=(1, 2))
-    return [_box(plane)[::2, ::2] for plane in planes]
+    planes = np.tensordot(RGB_TO_YIQ, frame.astype(np.float64), axes=(1, 2))
+    return [_average_2x2(plane)[::2, ::2] for plane in planes]
 
 
-def _box(plane: Plane) -> Plane:
+def _average_2x2(plane: ImagePlane) -> ImagePlane:
     """Mean over 2x2 pixels; beyond the border all is 0."""
-    return _along(_along(plane, np.full(2, 0.5), 0), np.full(2, 0.5), 1)
+    return _correlate_axis(_correlate_axis(plane, np.full(2, 0.5), 0), np.full(2, 0.5), 1)
 
 
-def _haar(plane: Plane, scale: int, upright: bool) -> Plane:
+def _apply_haar_filter(plane: ImagePlane, scale: int, across_rows: bool) -> ImagePlane:
     """The Haar wavelet of 2**scale pixels, across the rows (upright) or across the columns, of unit gain 2**-scale."""
     size = 2**scale
     mean = np.full(size, 2.0**-scale)
     step = np.repeat([1.0, -1.0], size // 2)
-    across, along = (0, 1) if upright else (1, 0)
-    return _along(_along(plane, step, across), mean, along)
+    across, along = (0, 1) if across_rows else (1, 0)
+    return _correlate_axis(_correlate_axis(plane, step, across), mean, along)
 
 
-def _along(plane: Plane, kernel: NDArray[np.float64], axis: int) -> Plane:
+def _correlate_axis(plane: ImagePlane, kernel: NDArray[np.float64], axis: int) -> ImagePlane:
     # An even window's middle lies between two pixels: of two, it takes the pixel and the one behind it, as the authors' code does.
-    result: Plane = correlate1d(plane, kernel, axis=axis, mode="constant", origin=-1)
+    result: ImagePlane = correlate1d(plane, kernel, axis=axis, mode="constant", origin=-1)
     return result
 
 
-def _similarity(one: Plane, other: Plane) -> Plane:
-    similar: Plane = (2 * one * other + C) / (one**2 + other**2 + C)
+def _compute_similarity(one: ImagePlane, other: ImagePlane) -> ImagePlane:
+    similar: ImagePlane = (2 * one * other + SIMILARITY_CONSTANT) / (one**2 + other**2 + SIMILARITY_CONSTANT)
     return similar

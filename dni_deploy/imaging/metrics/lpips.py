@@ -7,38 +7,38 @@ from typing import Any
 
 import numpy as np
 
-from dni_deploy.errors import EnvironmentProblem, shown
+from dni_deploy.errors import UnavailableError, escape_name
 from dni_deploy.imaging.frames import Frame
 
 
 @cache
-def _network() -> Any:
+def _load_network() -> Any:
     try:
         import lpips
     except ImportError as error:
-        raise EnvironmentProblem(
+        raise UnavailableError(
             "The metric lpips needs the package 'lpips', which is not installed (pip install lpips); haarpsi needs no weights "
             "and agrees better with people."
         ) from error
     try:
         return lpips.LPIPS(net="alex", verbose=False).eval()
     except Exception as error:  # its backbone is downloaded at first use
-        raise EnvironmentProblem(
-            f"The package 'lpips' could not load its network ({type(error).__name__}: {shown(error)})."
+        raise UnavailableError(
+            f"The package 'lpips' could not load its network ({type(error).__name__}: {escape_name(error)})."
         ) from error
 
 
-def lpips_distance(picture: Frame, reference: Frame) -> float:
+def lpips_distance(output: Frame, reference: Frame) -> float:
     """LPIPS with AlexNet, as its authors advise for comparing; 0 for equal pictures, more is worse.
 
-    Raises EnvironmentProblem without the package or its weights.  Source: Zhang et al., CVPR 2018.
+    Raises UnavailableError without the package or its weights.  Source: Zhang et al., CVPR 2018.
     """
-    network = _network()
+    network = _load_network()
     import torch
 
     one, other = (
         torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))[None].astype(np.float32) / 127.5 - 1)
-        for frame in (picture, reference)
+        for frame in (output, reference)
     )
     with torch.inference_mode():
         return float(network(one, other))

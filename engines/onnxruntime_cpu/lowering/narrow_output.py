@@ -16,47 +16,47 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.lowering.graph_rewriter import Draft
+from engines.lowering.graph_rewriter import GraphRewriter
 from engines.onnxruntime_cpu import runtime
 
-STEP = 2
+OUTPUT_STEP = 2
 
 
-def rewrite(draft: Draft) -> None:
+def rewrite(rewriter: GraphRewriter) -> None:
     nodes: list[onnx.NodeProto] = []
-    consumers, producers = draft.consumers(), draft.producers()
-    for node in draft.nodes:
+    consumers, producers = rewriter.count_consumers(), rewriter.find_producers()
+    for node in rewriter.nodes:
         before = producers.get(node.input[0]) if node.op_type == "Conv" else None
         own = [name for name in node.input[1:] if name]
-        written = {name for fold in draft.recipes.folds for name in (fold.weight, fold.bias)}
+        written = {name for fold in rewriter.recipes.folds for name in (fold.weight, fold.bias)}
         if (
             before is None
             or before.op_type != "Pad"
-            or any(name not in draft.recipes.linear or consumers[name] != 1 or name in written for name in own)
-            or not _is_narrow(draft, node)
+            or any(name not in rewriter.recipes.linear or consumers[name] != 1 or name in written for name in own)
+            or not _is_narrow(rewriter, node)
         ):
             nodes.append(node)
             continue
-        nodes += _stepped(draft, node, own)
-    draft.nodes = nodes
+        nodes += _make_strided_nodes(rewriter, node, own)
+    rewriter.nodes = nodes
 
 
-def _is_narrow(draft: Draft, node: onnx.NodeProto) -> bool:
+def _is_narrow(rewriter: GraphRewriter, node: onnx.NodeProto) -> bool:
     """Square steps of one pixel, one group, a kernel larger than one pixel, and room for four times the outputs in one block."""
-    outputs, inputs, *kernel = draft.recipes.linear[node.input[1]].shape
+    outputs, inputs, *kernel = rewriter.recipes.linear[node.input[1]].shape
     plain: dict[str, list[int] | list[bytes]] = {
         "group": [1], "strides": [1, 1], "dilations": [1, 1], "auto_pad": [b"NOTSET"],
     }  # fmt: skip
     return (
         len(kernel) == 2
         and min(kernel) > 1
-        and runtime.blocks(inputs)
-        and outputs * STEP * STEP <= runtime.block_size()
-        and all(_numbers(node, name, default) == default for name, default in plain.items())
+        and runtime.can_block_channels(inputs)
+        and outputs * OUTPUT_STEP * OUTPUT_STEP <= runtime.measure_block_size()
+        and all(_read_attribute(node, name, default) == default for name, default in plain.items())
     )
 
 
-def _numbers(node: onnx.NodeProto, name: str, default: list[int] | list[bytes]) -> list[int] | list[bytes]:
+def _read_attribute(node: onnx.NodeProto, name: str, default: list[int] | list[bytes]) -> list[int] | list[bytes]:
     for attribute in node.attribute:
         if attribute.name == name:
             value = helper.get_attribute_value(attribute)
@@ -64,30 +64,32 @@ def _numbers(node: onnx.NodeProto, name: str, default: list[int] | list[bytes]) 
     return default
 
 
-def _stepped(draft: Draft, node: onnx.NodeProto, own: list[str]) -> list[onnx.NodeProto]:
+def _make_strided_nodes(rewriter: GraphRewriter, node: onnx.NodeProto, own: list[str]) -> list[onnx.NodeProto]:
     x, y = node.input[0], node.output[0]
-    outputs, inputs, height, width = draft.recipes.linear[own[0]].shape
+    outputs, inputs, height, width = rewriter.recipes.linear[own[0]].shape
     for name in own:
-        recipe = draft.recipes.linear[name]
-        larger = (outputs * STEP**2, inputs, height + 1, width + 1) if name == own[0] else (outputs * STEP**2,)
-        draft.recipes.linear[name] = replace(recipe, shape=larger, step=STEP)
-    top, left, bottom, right = (int(number) for number in _numbers(node, "pads", [0, 0, 0, 0]))
+        recipe = rewriter.recipes.linear[name]
+        larger = (outputs * OUTPUT_STEP**2, inputs, height + 1, width + 1) if name == own[0] else (outputs * OUTPUT_STEP**2,)
+        rewriter.recipes.linear[name] = replace(recipe, shape=larger, step=OUTPUT_STEP)
+    top, left, bottom, right = (int(number) for number in _read_attribute(node, "pads", [0, 0, 0, 0]))
     # With an odd size the last step reaches one pixel further, and what it computes there is cut off again.
     pads = [top, left, bottom + 1, right + 1]
     growth = np.array([top + bottom - height + 1, left + right - width + 1], np.int64)
     kernel = [height + 1, width + 1]
     return [
-        helper.make_node("Conv", [x, *own], [f"{y}@steps"], name=y, kernel_shape=kernel, pads=pads, strides=[STEP, STEP]),
-        helper.make_node("DepthToSpace", [f"{y}@steps"], [f"{y}@whole"], blocksize=STEP, mode="CRD"),
+        helper.make_node(
+            "Conv", [x, *own], [f"{y}@steps"], name=y, kernel_shape=kernel, pads=pads, strides=[OUTPUT_STEP, OUTPUT_STEP]
+        ),
+        helper.make_node("DepthToSpace", [f"{y}@steps"], [f"{y}@whole"], blocksize=OUTPUT_STEP, mode="CRD"),
         helper.make_node("Shape", [x], [f"{y}@input"], start=2, end=4),
-        helper.make_node("Add", [f"{y}@input", draft.add_constant(f"{y}@growth", growth)], [f"{y}@size"]),
+        helper.make_node("Add", [f"{y}@input", rewriter.add_constant(f"{y}@growth", growth)], [f"{y}@size"]),
         helper.make_node(
             "Slice",
             [
                 f"{y}@whole",
-                draft.add_constant("from the first", np.zeros(2, np.int64)),
+                rewriter.add_constant("from the first", np.zeros(2, np.int64)),
                 f"{y}@size",
-                draft.add_constant("height and width", np.array([2, 3], np.int64)),
+                rewriter.add_constant("height and width", np.array([2, 3], np.int64)),
             ],
             [y],
         ),

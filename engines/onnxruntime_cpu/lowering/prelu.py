@@ -11,34 +11,34 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.lowering.graph_rewriter import Draft
-from engines.lowering.recipes import Linear
+from engines.lowering.graph_rewriter import GraphRewriter
+from engines.lowering.recipes import LinearRecipe
 from engines.onnxruntime_cpu import runtime
 
 
-def rewrite(draft: Draft) -> None:
+def rewrite(rewriter: GraphRewriter) -> None:
     nodes: list[onnx.NodeProto] = []
-    producers = draft.producers()
-    for node in draft.nodes:
-        slope = _slope(draft, node, producers)
-        channels = draft.channels.get(node.input[0], 0) if slope else 0
-        if slope is None or not runtime.blocks(channels):
+    producers = rewriter.find_producers()
+    for node in rewriter.nodes:
+        slope = _find_slope(rewriter, node, producers)
+        channels = rewriter.channels.get(node.input[0], 0) if slope else 0
+        if slope is None or not runtime.can_block_channels(channels):
             nodes.append(node)
             continue
         x, y = node.input[0], node.output[0]
-        minus = draft.add_constant(f"times -1.0 x{channels}", np.full((channels, 1, 1, 1), -1, np.float32))
+        minus = rewriter.add_constant(f"times -1.0 x{channels}", np.full((channels, 1, 1, 1), -1, np.float32))
         gain = f"{slope}@gain x{channels}"  # one slope may serve activations of several widths
-        draft.recipes.linear[gain] = Linear(slope, (channels, 1, 1, 1), factor=-1.0, offset=1.0)
+        rewriter.recipes.linear[gain] = LinearRecipe(slope, (channels, 1, 1, 1), factor=-1.0, offset=1.0)
         nodes += [
-            draft.depthwise(x, minus, None, f"{y}@negated", channels),
+            rewriter.make_depthwise_node(x, minus, None, f"{y}@negated", channels),
             helper.make_node("Relu", [f"{y}@negated"], [f"{y}@negative"], name=f"{y}@negative"),
-            draft.depthwise(f"{y}@negative", gain, None, f"{y}@bend", channels),
+            rewriter.make_depthwise_node(f"{y}@negative", gain, None, f"{y}@bend", channels),
             helper.make_node("Add", [f"{y}@bend", x], [y], name=y),
         ]
-    draft.nodes = nodes
+    rewriter.nodes = nodes
 
 
-def _slope(draft: Draft, node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> str | None:
+def _find_slope(rewriter: GraphRewriter, node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> str | None:
     """The weight that holds the slopes, looking through a Reshape; one per channel or one for all."""
     if node.op_type != "PRelu":
         return None
@@ -46,8 +46,8 @@ def _slope(draft: Draft, node: onnx.NodeProto, producers: dict[str, onnx.NodePro
     through = producers.get(name)
     if through is not None and through.op_type in ("Reshape", "Unsqueeze"):
         name = through.input[0]
-    recipe = draft.recipes.linear.get(name)
+    recipe = rewriter.recipes.linear.get(name)
     if recipe is None:
         return None
     size = int(np.prod(recipe.shape))
-    return name if size in (1, draft.channels.get(node.input[0])) else None
+    return name if size in (1, rewriter.channels.get(node.input[0])) else None

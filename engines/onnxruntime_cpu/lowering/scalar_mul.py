@@ -14,16 +14,16 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.lowering.graph_rewriter import Draft
+from engines.lowering.graph_rewriter import GraphRewriter
 from engines.onnxruntime_cpu import runtime
 
 
-def rewrite(draft: Draft) -> None:
+def rewrite(rewriter: GraphRewriter) -> None:
     nodes: list[onnx.NodeProto] = []
-    consumers, producers = draft.consumers(), draft.producers()
-    scaled_by_fold = {fold.weight for fold in draft.recipes.folds}
-    for node in draft.nodes:
-        factor, x = _factor(draft, node)
+    consumers, producers = rewriter.count_consumers(), rewriter.find_producers()
+    scaled_by_fold = {fold.weight for fold in rewriter.recipes.folds}
+    for node in rewriter.nodes:
+        factor, x = _find_factor(rewriter, node)
         if factor is None:
             nodes.append(node)
             continue
@@ -34,30 +34,30 @@ def rewrite(draft: Draft) -> None:
             and before in nodes
             and consumers[x] == 1
             and all(
-                name in draft.recipes.linear and consumers[name] == 1 and name not in scaled_by_fold
+                name in rewriter.recipes.linear and consumers[name] == 1 and name not in scaled_by_fold
                 for name in before.input[1:]
             )
         ):
             for name in before.input[1:]:
-                recipe = draft.recipes.linear[name]
-                draft.recipes.linear[name] = replace(recipe, factor=recipe.factor * factor, offset=recipe.offset * factor)
+                recipe = rewriter.recipes.linear[name]
+                rewriter.recipes.linear[name] = replace(recipe, factor=recipe.factor * factor, offset=recipe.offset * factor)
             scaled = helper.make_node(before.op_type, list(before.input), list(node.output), name=before.name)
             scaled.attribute.extend(before.attribute)
             nodes[nodes.index(before)] = scaled
             producers[node.output[0]] = scaled
-        elif runtime.blocks(channels := draft.channels.get(x, 0)):
-            weight = draft.add_constant(f"times {factor!r} x{channels}", np.full((channels, 1, 1, 1), factor, np.float32))
-            nodes.append(draft.depthwise(x, weight, None, node.output[0], channels))
+        elif runtime.can_block_channels(channels := rewriter.channels.get(x, 0)):
+            weight = rewriter.add_constant(f"times {factor!r} x{channels}", np.full((channels, 1, 1, 1), factor, np.float32))
+            nodes.append(rewriter.make_depthwise_node(x, weight, None, node.output[0], channels))
         else:
             nodes.append(node)
-    draft.nodes = nodes
+    rewriter.nodes = nodes
 
 
-def _factor(draft: Draft, node: onnx.NodeProto) -> tuple[float | None, str]:
+def _find_factor(rewriter: GraphRewriter, node: onnx.NodeProto) -> tuple[float | None, str]:
     """The constant scalar of a Mul and the name of its other input; None where the node is not of that kind."""
     if node.op_type == "Mul":
         for scalar, x in (node.input, reversed(node.input)):
-            value = draft.constant(scalar)
+            value = rewriter.get_constant(scalar)
             if value is not None and value.size == 1 and value.ndim <= 4 and value.dtype == np.float32:
                 factor = float(value.reshape(-1)[0])
                 if math.isfinite(factor):

@@ -17,11 +17,11 @@ from benchmarks.gpu import result as results
 from benchmarks.gpu.case import run_case
 from benchmarks.gpu.check import Agreement, agreement, fault
 from benchmarks.gpu.measurement import Measurement
-from benchmarks.gpu.modes import Way
+from benchmarks.gpu.modes import GpuBackendMode
 from benchmarks.gpu.prepare import prepare
-from benchmarks.gpu.prepared import Prepared, expected_outputs
-from benchmarks.gpu.random_weights import STEP, family
-from benchmarks.gpu.torch_peers import Flat, Float32Ends, TorchPeer, expected_at
+from benchmarks.gpu.prepared import PreparedNetwork, read_expected_outputs
+from benchmarks.gpu.random_weights import MEMBER_DISTANCE, family
+from benchmarks.gpu.torch_peers import FlatWeights, Float32Ends, TorchPeer, compute_expected_outputs
 from benchmarks.page import page
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
@@ -35,35 +35,37 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Prepared]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreparedNetwork]:
     folder = tmp_path_factory.mktemp("prepared")
     return folder, prepare(folder, "pico", title="Pico", build=lambda: pico_net(NETWORK))
 
 
 @pytest.fixture
-def bundle(prepared: tuple[Path, Prepared], tmp_path: Path) -> Bundle:
-    return Prepared.load(prepared[0], "pico").bundle(tmp_path / "pico.dni")
+def bundle(prepared: tuple[Path, PreparedNetwork], tmp_path: Path) -> Bundle:
+    return PreparedNetwork.load(prepared[0], "pico").bundle(tmp_path / "pico.dni")
 
 
-def test_a_prepared_network_is_small_and_comes_back_whole(prepared: tuple[Path, Prepared], bundle: Bundle) -> None:
+def test_a_prepared_network_is_small_and_comes_back_whole(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
     folder, made = prepared
-    read = Prepared.load(folder, "pico")
+    read = PreparedNetwork.load(folder, "pico")
     assert read.graph == made.graph
     assert (read.signature, read.shapes, read.weights_sha256) == (made.signature, made.shapes, made.weights_sha256)
     assert (folder / "pico.onnx").stat().st_size < 20_000
     assert all(not tensor.raw_data for tensor in read.graph.graph.initializer if tensor.name in read.shapes)
     assert set(bundle.weight_names) == set(read.shapes)
     for member, state in read.states().items():
-        for name, value in bundle.weights(member).items():
+        for name, value in bundle.read_weights(member).items():
             np.testing.assert_array_equal(value, state[name])
     assert read.bundle(bundle.path).digest == bundle.digest  # a second call takes the one that is there
 
 
-def test_what_is_expected_is_what_the_bundle_computes(prepared: tuple[Path, Prepared], bundle: Bundle) -> None:
-    expected = expected_outputs(prepared[0], "pico")
-    members = [bundle.weights(member) for member in bundle.members]
+def test_what_is_expected_is_what_the_bundle_computes(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
+    expected = read_expected_outputs(prepared[0], "pico")
+    members = [bundle.read_weights(member) for member in bundle.members]
     for name, shares in (("mixed", [0.35, 0.65]), ("first", [1.0, 0.0]), ("second", [0.0, 1.0])):
-        got = runtime.run(runtime.session(bundle.graph_with(blend_float64(members, np.array(shares))), 1), expected["x"])
+        got = runtime.run_session(
+            runtime.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares))), 1), expected["x"]
+        )
         assert np.abs(got - expected[name]).max() <= 1e-5 * np.abs(expected[name]).max()  # float32 against float64
 
 
@@ -72,35 +74,37 @@ def test_random_members_differ_a_little_and_keep_variances_positive() -> None:
     states = family(shapes, members=3, seed=4)
     first, second = states["m0"], states["m1"]
     moved = np.std(first["c.weight"] - second["c.weight"]) / np.std(first["c.weight"])
-    assert 0.7 * STEP < moved < 1.4 * STEP
+    assert 0.7 * MEMBER_DISTANCE < moved < 1.4 * MEMBER_DISTANCE
     assert all(float(state["b.running_var"].min()) > 0 for state in states.values())
     again = family(shapes, members=3, seed=4)
     assert all(np.array_equal(states[m][n], again[m][n]) for m in states for n in shapes)
 
 
-def test_other_random_numbers_are_told(prepared: tuple[Path, Prepared], tmp_path: Path) -> None:
+def test_other_random_numbers_are_told(prepared: tuple[Path, PreparedNetwork], tmp_path: Path) -> None:
     for path in prepared[0].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     facts = json.loads((tmp_path / "pico.json").read_text())
     (tmp_path / "pico.json").write_text(json.dumps({**facts, "seed": facts["seed"] + 1}))
     with pytest.raises(InputError, match="come out differently"):
-        Prepared.load(tmp_path, "pico").bundle(tmp_path / "x.dni")
+        PreparedNetwork.load(tmp_path, "pico").bundle(tmp_path / "x.dni")
     with pytest.raises(InputError, match="--prepare"):
-        Prepared.load(tmp_path, "nothing")
+        PreparedNetwork.load(tmp_path, "nothing")
 
 
-def known(machine: Machine, name: str, engines: list[KnownEngine], **options: Any) -> Way:
+def known(machine: Machine, name: str, engines: list[KnownEngine], **options: Any) -> GpuBackendMode:
     def open_way(bundle: Bundle, precision: str) -> KnownEngine:
         kept = {key: options[key] for key in ("slots", "scale", "frame") if key in options}
         engines.append(KnownEngine(machine, bundle, **kept))
         return engines[-1]
 
     about = {key: options[key] for key in ("changes", "ahead", "slow") if key in options}
-    return Way(name, f"the way {name}", open_way, options.get("obstacle", lambda: None), **about)
+    return GpuBackendMode(name, f"the way {name}", open_way, options.get("obstacle", lambda: None), **about)
 
 
 @pytest.fixture
-def case(prepared: tuple[Path, Prepared], bundle: Bundle) -> tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]]:
+def case(
+    prepared: tuple[Path, PreparedNetwork], bundle: Bundle
+) -> tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]]:
     machine, engines, kept = Machine(), list[KnownEngine](), list[dict[str, Any]]()
     chosen = [
         known(machine, "tensorrt", engines),
@@ -151,7 +155,7 @@ def test_a_way_that_is_wrong_or_absent_gets_no_time(
     json.dumps(made, allow_nan=False)
 
 
-def test_nothing_more_is_opened_when_the_time_is_up(prepared: tuple[Path, Prepared], bundle: Bundle) -> None:
+def test_nothing_more_is_opened_when_the_time_is_up(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
     machine, engines = Machine(), list[KnownEngine]()
     chosen = [known(machine, "tensorrt", engines)]
     made = run_case(prepared[1], prepared[0], bundle, (64, 64), "fp32", chosen, KnownClock(machine), budget=0.0)
@@ -180,12 +184,12 @@ class NaNs(KnownEngine):
         return super().infer(slot, x) * np.float32("nan")
 
 
-def test_nan_is_wrong(prepared: tuple[Path, Prepared], bundle: Bundle) -> None:
+def test_nan_is_wrong(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
     machine = Machine()
-    way = Way("tensorrt", "NaN", lambda bundle, precision: NaNs(machine, bundle), lambda: None)
+    way = GpuBackendMode("tensorrt", "NaN", lambda bundle, precision: NaNs(machine, bundle), lambda: None)
     made = run_case(prepared[1], prepared[0], bundle, (64, 64), "fp16", [way], KnownClock(machine))
     assert "wrong" in made["skipped"]["tensorrt"]
-    json.dumps(results.merged([{**results.empty({}, "c"), "cases": [made]}]), allow_nan=False)
+    json.dumps(results.merge_results([{**results.make_empty_result({}, "c"), "cases": [made]}]), allow_nan=False)
 
 
 class Fragile(KnownEngine):
@@ -200,7 +204,7 @@ class Fragile(KnownEngine):
 
 @pytest.mark.parametrize("left", [0, 1, 25])
 def test_one_that_fails_while_it_is_timed_costs_itself_alone(
-    prepared: tuple[Path, Prepared], bundle: Bundle, left: int
+    prepared: tuple[Path, PreparedNetwork], bundle: Bundle, left: int
 ) -> None:
     machine, engines, said = Machine(), list[KnownEngine](), list[str]()
 
@@ -209,7 +213,7 @@ def test_one_that_fails_while_it_is_timed_costs_itself_alone(
         engines[-1].left = left  # type: ignore[attr-defined]
         return engines[-1]  # type: ignore[return-value]
 
-    modes = [Way("tensorrt", "breaks", fragile, lambda: None), known(machine, "onnxruntime-gpu", engines)]
+    modes = [GpuBackendMode("tensorrt", "breaks", fragile, lambda: None), known(machine, "onnxruntime-gpu", engines)]
     made = run_case(
         prepared[1], prepared[0], bundle, (64, 64), "fp32", modes, KnownClock(machine), seconds=1.0, say=said.append
     )
@@ -231,11 +235,11 @@ def figure(network: str, label: str, over: float, **more: Any) -> dict[str, Any]
 def test_goals_and_page_follow_from_the_result(
     case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    ours = results.empty({"gpu": "Known", "date": "2026-01-01"}, "abc")
+    ours = results.make_empty_result({"gpu": "Known", "date": "2026-01-01"}, "abc")
     ours["parts"][0]["ceilings"] = {"copy": 4.4e12, "products": {"fp16": 8e14}}
     ours["kernel"] = [figure("rrdb", "RRDB", 0.5), figure("large", "large", 0.95), figure("pico", "Pico", 0.1)]
     inputs = {**case[0]["rows"][0], "name": "tensorrt-inputs"}
-    theirs = results.empty({"gpu": "Known", "torch": "9"}, "abc")
+    theirs = results.make_empty_result({"gpu": "Known", "torch": "9"}, "abc")
     compiled = {**case[0]["rows"][-1], "steady_ms": 4.0}
     theirs["cases"] = [{**case[0], "rows": [compiled], "ratios": {}}]
     ours["cases"] = [{**case[0], "rows": [row for row in case[0]["rows"] if "torch" not in row["name"]] + [inputs]}]
@@ -286,13 +290,21 @@ def test_the_page_in_docs_is_the_one_that_the_results_make() -> None:
 def test_of_two_measurements_of_one_thing_the_later_counts(
     case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]],
 ) -> None:
-    first = {**results.empty({"gpu": "a"}, "c"), "cases": [{**case[0], "seconds": 1}], "kernel": [figure("rrdb", "l", 0.5)]}
-    again = {**results.empty({"gpu": "a"}, "c"), "cases": [{**case[0], "seconds": 2}], "kernel": [figure("rrdb", "l", 0.7)]}
-    other = {**results.empty({"gpu": "b"}, "c"), "cases": [{**case[0], "seconds": 3}]}
-    whole = results.merged([first, again, other])
+    first = {
+        **results.make_empty_result({"gpu": "a"}, "c"),
+        "cases": [{**case[0], "seconds": 1}],
+        "kernel": [figure("rrdb", "l", 0.5)],
+    }
+    again = {
+        **results.make_empty_result({"gpu": "a"}, "c"),
+        "cases": [{**case[0], "seconds": 2}],
+        "kernel": [figure("rrdb", "l", 0.7)],
+    }
+    other = {**results.make_empty_result({"gpu": "b"}, "c"), "cases": [{**case[0], "seconds": 3}]}
+    whole = results.merge_results([first, again, other])
     assert [(entry["part"], entry["seconds"]) for entry in whole["cases"]] == [(0, 2), (1, 3)]
     assert [entry["over_copy"] for entry in whole["kernel"]] == [0.7]
-    assert results.merged([whole]) == whole
+    assert results.merge_results([whole]) == whole
 
 
 def test_the_most_telling_comes_first_and_what_is_there_is_not_done_again(
@@ -307,10 +319,10 @@ def test_the_most_telling_comes_first_and_what_is_there_is_not_done_again(
     ]
     for task in planned:  # every command line is one that is understood
         __main__.parser().parse_args(list(task.arguments))
-    whole = results.merged(
-        [{**results.empty({}, "c"), "cases": [{**case[0], "network": "rrdb"}], "kernel": [figure("large", "l", 1)]}]
+    whole = results.merge_results(
+        [{**results.make_empty_result({}, "c"), "cases": [{**case[0], "network": "rrdb"}], "kernel": [figure("large", "l", 1)]}]
     )
-    done = [task.name for task in planned if measure_all.has(whole, task)]
+    done = [task.name for task in planned if measure_all.has_result(whole, task)]
     assert done == ["kernel", "rrdb 1280x720 fp16"]
 
 
@@ -323,7 +335,7 @@ def test_all_of_it_goes_on_where_it_ended(
         if len(done) == 4:
             return None  # it crashed
         done.append(task.name)
-        made = results.empty({"gpu": "Known"}, "c")
+        made = results.make_empty_result({"gpu": "Known"}, "c")
         if task.kernel:
             made["kernel"] = [figure("large", "l", 1.0)]
         elif task.case is not None:
@@ -332,7 +344,7 @@ def test_all_of_it_goes_on_where_it_ended(
         return made
 
     monkeypatch.setattr(measure_all, "run", run)
-    monkeypatch.setattr(measure_all.driver, "obstacle", lambda: None)
+    monkeypatch.setattr(measure_all.driver, "why_gpu_unavailable", lambda: None)
     command = ["--prepared", str(tmp_path), "-o", str(tmp_path / "o.json"), "--commit", "c"]
     assert measure_all.main(command) == 0
     assert done == ["kernel", "rrdb 1280x720 fp16", "compact 1280x720 fp16", "dncnn 1280x720 fp16"]
@@ -354,9 +366,9 @@ def test_what_cannot_run_here_is_named(capsys: pytest.CaptureFixture[str]) -> No
     assert "there are" in capsys.readouterr().err
 
 
-def test_a_measurement_writes_after_each_case(prepared: tuple[Path, Prepared], tmp_path: Path) -> None:
+def test_a_measurement_writes_after_each_case(prepared: tuple[Path, PreparedNetwork], tmp_path: Path) -> None:
     machine, engines = Machine(), list[KnownEngine]()
-    made = results.empty({"gpu": "Known"}, "c")
+    made = results.make_empty_result({"gpu": "Known"}, "c")
     measurement = Measurement(prepared[0], tmp_path / "work", made, tmp_path / "o.json", seconds=0.5)
     measurement.cases(["pico"], [(64, 64), (32, 32)], ["fp32"], [known(machine, "tensorrt", engines)], KnownClock(machine))
     assert [entry["shape"] for entry in results.read(tmp_path / "o.json")["cases"]] == [[1, 3, 64, 64], [1, 3, 32, 32]]
@@ -365,12 +377,12 @@ def test_a_measurement_writes_after_each_case(prepared: tuple[Path, Prepared], t
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_torch_weights_are_views_of_one_tensor_that_is_blended_in_place(
-    prepared: tuple[Path, Prepared], channels_last: bool
+    prepared: tuple[Path, PreparedNetwork], channels_last: bool
 ) -> None:
     states = list(prepared[1].states().values())
-    expected = expected_outputs(prepared[0], "pico")
+    expected = read_expected_outputs(prepared[0], "pico")
     ends = Float32Ends(pico_net(NETWORK), torch.float32, channels_last)
-    flat = Flat(ends.net, [dict(state) for state in states], torch.float32, channels_last)
+    flat = FlatWeights(ends.net, [dict(state) for state in states], torch.float32, channels_last)
     for name, shares in (("mixed", [0.35, 0.65]), ("second", [0.0, 1.0]), ("first", [1.0, 0.0]), ("mixed", [0.35, 0.65])):
         flat.blend(np.array(shares))
         with torch.no_grad():
@@ -385,7 +397,7 @@ def test_three_members_in_torch() -> None:
         {"weight": rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "bias": rng.standard_normal(4).astype(np.float32)}
         for _ in range(3)
     ]
-    flat = Flat(net, members, torch.float32, False)
+    flat = FlatWeights(net, members, torch.float32, False)
     shares = np.array([0.2, 0.3, 0.5])
     flat.blend(shares)
     truth = blend_float64(members, shares)["weight"]
@@ -410,7 +422,9 @@ class Elsewhere:
         return 1.0
 
 
-def test_pytorchs_row_is_an_engine(prepared: tuple[Path, Prepared], bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorchs_row_is_an_engine(
+    prepared: tuple[Path, PreparedNetwork], bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All but the device: tests/gpu/test_torch.py has that, with graphs and compilation."""
     empty = torch.empty
     monkeypatch.setattr(torch.cuda, "Stream", Elsewhere)
@@ -420,7 +434,7 @@ def test_pytorchs_row_is_an_engine(prepared: tuple[Path, Prepared], bundle: Bund
     monkeypatch.setattr(torch.Tensor, "cuda", torch.Tensor.clone)
     monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
     monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **more: empty(*shape, **more))
-    expected = expected_outputs(prepared[0], "pico")
+    expected = read_expected_outputs(prepared[0], "pico")
     peer = TorchPeer(bundle, "fp32", "eager")
     found = agreement(peer, expected, changes=True)
     assert fault(found, "fp32") is None
@@ -428,18 +442,18 @@ def test_pytorchs_row_is_an_engine(prepared: tuple[Path, Prepared], bundle: Bund
     assert peer.stream_handle(0) == 7
     assert peer.infer(0, expected["x"][..., :32, :48].copy()).shape[2:] == (32, 48)
     peer.close()
-    again = expected_at(bundle, expected["x"], {"mixed": (0.35, 0.65)})
+    again = compute_expected_outputs(bundle, expected["x"], {"mixed": (0.35, 0.65)})
     np.testing.assert_allclose(again["mixed"], expected["mixed"], rtol=1e-6, atol=1e-6)  # float64 both, rounded once
 
 
 def test_every_way_is_one_of_our_engines_or_pytorchs() -> None:
     from engines import ENGINES
 
-    assert {way.engine for way in modes.WAYS} - {None} <= set(ENGINES)
-    assert {way.name for way in modes.WAYS if way.engine is None} == {
+    assert {way.engine for way in modes.GPU_BACKEND_MODES} - {None} <= set(ENGINES)
+    assert {way.name for way in modes.GPU_BACKEND_MODES if way.engine is None} == {
         "torch-eager",
         "torch-graph",
         "torch-compile",
         "torch-autotune",
     }
-    assert set(modes.OURS) <= {way.name for way in modes.WAYS}
+    assert set(modes.OUR_MODES) <= {way.name for way in modes.GPU_BACKEND_MODES}

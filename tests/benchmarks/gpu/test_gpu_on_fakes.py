@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.gpu import measure_all
 from benchmarks.gpu import result as results
-from benchmarks.gpu.modes import WAYS, chosen
+from benchmarks.gpu.modes import GPU_BACKEND_MODES, select_modes
 from benchmarks.gpu.prepare import prepare
 from engines.cuda import driver
 from tests.fakes.gpu import FakeGpu
@@ -29,10 +29,10 @@ def test_the_kernel_and_the_copy(gpu: FakeGpu, prepared: Path, tmp_path: Path, m
     from benchmarks.gpu.measurement import Measurement
 
     monkeypatch.setattr(ceilings.copy_rate, "__defaults__", (1 << 16, 3))
-    monkeypatch.setattr(kernel, "ROTATED", 1 << 18)
-    monkeypatch.setattr(kernel, "PER_MARK", 0.0)
+    monkeypatch.setattr(kernel, "MIN_ROTATED_BYTES", 1 << 18)
+    monkeypatch.setattr(kernel, "WORK_PER_MARK_S", 0.0)
     monkeypatch.setattr(ceilings, "matrix_rates", lambda: {"fp16": 1e12})
-    made = results.empty({"gpu": "stand-in"}, "c")
+    made = results.make_empty_result({"gpu": "stand-in"}, "c")
     with EventClock() as clock:
         Measurement(prepared, tmp_path, made, tmp_path / "o.json").kernel(["pico"], ["fp32", "fp16"], clock, large=12_800)
     stored = results.read(tmp_path / "o.json")
@@ -55,18 +55,18 @@ def test_every_mode_of_ours(gpu: FakeGpu, prepared: Path, tmp_path: Path, monkey
     from benchmarks.gpu.clock import EventClock
     from benchmarks.gpu.measurement import Measurement
 
-    monkeypatch.setattr("engines.trt.features.NUMPY", 1)  # the stand-in for 8.6 reads NumPy 2's arrays right
-    made = results.empty({"gpu": "stand-in"}, "c")
+    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)  # the stand-in for 8.6 reads NumPy 2's arrays right
+    made = results.make_empty_result({"gpu": "stand-in"}, "c")
     with EventClock() as clock:
         measurement = Measurement(prepared, tmp_path / "w", made, tmp_path / "o.json", seconds=0.05)
         measurement.may_build = False
-        measurement.cases(["pico"], [(64, 64)], ["fp32"], chosen(("tensorrt", "tensorrt-constant")), clock)
+        measurement.cases(["pico"], [(64, 64)], ["fp32"], select_modes(("tensorrt", "tensorrt-constant")), clock)
         assert set(made["cases"][0]["skipped"].values()) == {"its plan was not built in the time that was given"}
-        measurement.build(["pico"], [(64, 64)], ["fp32"], WAYS)
-        measurement.cases(["pico"], [(64, 64)], ["fp32"], WAYS, clock)
+        measurement.build(["pico"], [(64, 64)], ["fp32"], GPU_BACKEND_MODES)
+        measurement.cases(["pico"], [(64, 64)], ["fp32"], GPU_BACKEND_MODES, clock)
     (case,) = results.read(tmp_path / "o.json")["cases"]  # the second took the first one's place
     rows = {row["name"]: row for row in case["rows"]}
-    assert set(rows) == {way.name for way in WAYS if way.engine is not None} - {"onnxruntime-gpu"}
+    assert set(rows) == {way.name for way in GPU_BACKEND_MODES if way.engine is not None} - {"onnxruntime-gpu"}
     for name, row in rows.items():
         assert row["agreement"]["error"] <= 1e-5, name  # ONNX Runtime against float64
         assert row["agreement"]["returns"] in (True, None), name
@@ -78,7 +78,7 @@ def test_every_mode_of_ours(gpu: FakeGpu, prepared: Path, tmp_path: Path, monkey
 
 
 def test_without_a_gpu_it_says_so_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if driver.obstacle() is None:
+    if driver.why_gpu_unavailable() is None:
         pytest.skip("there is a GPU here")
     assert measure_all.main(["--prepared", str(tmp_path), "-o", str(tmp_path / "o.json")]) == 7
     assert "no NVIDIA driver" in capsys.readouterr().err

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file  # noqa: E402
 
 from benchmarks.paper_reproduction import measures, scenes, styles  # noqa: E402
 from benchmarks.paper_reproduction.bench import open_bench  # noqa: E402
-from benchmarks.paper_reproduction.families import FAMILIES, WEIGHTS  # noqa: E402
+from benchmarks.paper_reproduction.families import TRAINED_FAMILIES, WEIGHTS_FOLDER  # noqa: E402
 from benchmarks.paper_reproduction.figures.style import corner_shares  # noqa: E402
-from benchmarks.paper_reproduction.photographs import TEST  # noqa: E402
+from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS  # noqa: E402
 from benchmarks.paper_reproduction.square import square  # noqa: E402
 from benchmarks.paper_reproduction.train.texture import StyleDistance  # noqa: E402
 
@@ -35,24 +35,24 @@ def _float(pixels: np.ndarray) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", EFFECTS)
 def test_members_are_of_one_architecture_in_float16(family: str) -> None:
-    from exporters.architectures import find
+    from exporters.architectures import find_architecture
 
-    row = FAMILIES[family]
+    row = TRAINED_FAMILIES[family]
     members = {name: load_file(path) for name, path in row.members.items()}
     shapes = [{key: tensor.shape for key, tensor in tensors.items()} for tensors in members.values()]
     assert all(each == shapes[0] for each in shapes)
     assert {tensor.dtype for tensors in members.values() for tensor in tensors.values()} == {np.dtype(np.float16)}
     assert all(np.isfinite(tensor).all() for tensors in members.values() for tensor in tensors.values())
-    assert find("auto", next(iter(members.values()))).name == row.architecture
+    assert find_architecture("auto", next(iter(members.values()))).name == row.architecture
 
 
 def test_the_weights_are_square() -> None:
-    sizes = [path.stat().st_size for family in EFFECTS for path in (WEIGHTS / family).glob("*.safetensors")]
+    sizes = [path.stat().st_size for family in EFFECTS for path in (WEIGHTS_FOLDER / family).glob("*.safetensors")]
     assert sum(sizes) < 10e6
 
 
 def test_only_the_named_parts_were_fine_tuned() -> None:
-    mosaic, norm, conv = (load_file(FAMILIES["style_parts"].members[name]) for name in ("mosaic", "norm", "conv"))
+    mosaic, norm, conv = (load_file(TRAINED_FAMILIES["style_parts"].members[name]) for name in ("mosaic", "norm", "conv"))
     for key, tensor in mosaic.items():
         in_norm = ".in" in f".{key}"
         assert np.array_equal(tensor, norm[key]) != in_norm, key
@@ -60,7 +60,7 @@ def test_only_the_named_parts_were_fine_tuned() -> None:
 
 
 def test_the_members_of_scenes_share_their_statistics() -> None:
-    members = [load_file(path) for path in FAMILIES["scenes"].members.values()]
+    members = [load_file(path) for path in TRAINED_FAMILIES["scenes"].members.values()]
     statistics = [key for key in members[0] if key.endswith(("running_mean", "running_var"))]
     assert statistics
     assert all(np.array_equal(members[0][key], other[key]) for other in members[1:] for key in statistics)
@@ -79,7 +79,7 @@ def test_alpha_moves_the_ink_in_the_exported_engine() -> None:
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_the_corners_shares_are_on_the_simplex(fire: float, large: float) -> None:
     shares = corner_shares(fire, large)
-    assert set(shares) < set(FAMILIES["style"].members)
+    assert set(shares) < set(TRAINED_FAMILIES["style"].members)
     assert min(shares.values()) >= 0
     assert sum(shares.values()) == pytest.approx(1, abs=4 * np.finfo(float).eps)  # four products, three sums
     assert shares["fire_small"] + shares["fire_large"] == pytest.approx(fire, abs=1e-15)
@@ -87,18 +87,18 @@ def test_the_corners_shares_are_on_the_simplex(fire: float, large: float) -> Non
 
 
 def test_colours_do_not_depend_on_places() -> None:
-    pixels = square(TEST[0], 64)
+    pixels = square(TEST_PHOTOGRAPHS[0], 64)
     shuffled = np.random.default_rng(0).permutation(pixels.reshape(-1, 3)).reshape(pixels.shape)
-    assert measures.colour_distance(pixels, shuffled) < 1e-7  # the same sums, each rounded in float32 as the other
-    assert measures.colour_distance(pixels, pixels[..., ::-1]) > 0.02
+    assert measures.color_distance(pixels, shuffled) < 1e-7  # the same sums, each rounded in float32 as the other
+    assert measures.color_distance(pixels, pixels[..., ::-1]) > 0.02
 
 
 def test_texture_does_not_depend_on_tone_or_colour() -> None:
-    pixels = square(TEST[0], 128)
+    pixels = square(TEST_PHOTOGRAPHS[0], 128)
     grey = np.rint(measures.luminance(pixels) * 100).astype(np.uint8)
     plain, toned = (np.repeat(each[..., None], 3, axis=2) for each in (grey, (grey.astype(int) ** 2 // 64).astype(np.uint8)))
     tinted = (plain * np.array([1, 0, 2], np.uint8)).astype(np.uint8)
-    moved = measures.texture_distance(np.roll(plain, 1, axis=0) // 2 * 2, styles.STYLES["fire_large"])
+    moved = measures.texture_distance(np.roll(plain, 1, axis=0) // 2 * 2, styles.STYLE_IMAGES["fire_large"])
     assert measures.texture_distance(tinted, plain) < 1e-6  # ranks are the same; float32 sorting
     assert moved > 0.01
     assert measures.texture_distance(toned, plain) < 0.1 * moved  # squares of small integers meet: few ranks are tied anew
@@ -106,7 +106,7 @@ def test_texture_does_not_depend_on_tone_or_colour() -> None:
 
 def test_strokes_are_longer_in_a_larger_picture() -> None:
     for style in ("mosaic", "fire"):
-        lengths = [measures.stroke_length(styles.STYLES[f"{style}_{stroke}"]) for stroke in ("small", "large")]
+        lengths = [measures.stroke_length(styles.STYLE_IMAGES[f"{style}_{stroke}"]) for stroke in ("small", "large")]
         assert lengths[1] > 1.2 * lengths[0]
 
 
@@ -127,20 +127,22 @@ def test_rise_is_of_the_order_alone() -> None:
 
 
 def test_night_is_dark_and_shallow_keeps_what_is_salient() -> None:
-    pictures = torch.cat([_float(square(name, 96)) for name in TEST])
-    mask, soft = scenes.saliency(pictures), scenes.shallow(pictures)
-    assert (scenes.night(pictures).mean((1, 2, 3)) < 0.6 * pictures.mean((1, 2, 3))).all()
+    pictures = torch.cat([_float(square(name, 96)) for name in TEST_PHOTOGRAPHS])
+    mask, soft = scenes.saliency(pictures), scenes.blur_background(pictures)
+    assert (scenes.darken_to_night(pictures).mean((1, 2, 3)) < 0.6 * pictures.mean((1, 2, 3))).all()
     assert mask.min() >= 0
     assert mask.max() <= 1
     kept, lost = (mask == 1).expand_as(soft), (mask == 0).expand_as(soft)
     assert kept.any()
     assert torch.equal(soft[kept], pictures[kept])
-    assert torch.allclose(soft[lost], scenes.blurred(pictures, scenes.BLUR)[lost], atol=1e-6)  # 0 * picture + 1 * blur, float32
+    assert torch.allclose(
+        soft[lost], scenes.blur_images(pictures, scenes.BACKGROUND_SIGMA_PX)[lost], atol=1e-6
+    )  # 0 * picture + 1 * blur, float32
 
 
 def test_a_style_is_nearer_to_itself_than_a_photograph_is() -> None:
     for name in ("mosaic_small", "fire_small"):
-        pixels = styles.STYLES[name]
+        pixels = styles.STYLE_IMAGES[name]
         distance = StyleDistance(_float(pixels), seed=0)
         itself, photograph = float(distance(_float(pixels[:128, 64:192]))), float(distance(_float(square("coffee", 128))))
         assert itself < 0.6 * photograph, (
@@ -155,9 +157,9 @@ def test_a_training_of_a_few_steps_writes_the_family(family: str, tmp_path: Path
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     written = {path.relative_to(tmp_path).as_posix(): load_file(path) for path in tmp_path.rglob("*.safetensors")}
-    kept = {path.relative_to(WEIGHTS if family == "style" else WEIGHTS / family).as_posix(): load_file(path)
+    kept = {path.relative_to(WEIGHTS_FOLDER if family == "style" else WEIGHTS_FOLDER / family).as_posix(): load_file(path)
             for folder in (("style", "style_parts") if family == "style" else (family,))
-            for path in (WEIGHTS / folder).glob("*.safetensors")}  # fmt: skip
+            for path in (WEIGHTS_FOLDER / folder).glob("*.safetensors")}  # fmt: skip
     assert set(written) == set(kept)
     for name, tensors in written.items():
         assert {key: t.shape for key, t in tensors.items()} == {key: t.shape for key, t in kept[name].items()}
@@ -176,7 +178,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     *_, block = re.findall(
         r"^```sh\n(.*?)^```$", (ROOT / "docs" / "effect-families.md").read_text(encoding="utf-8"), re.S | re.M
     )
-    Image.fromarray(square(TEST[2], 96)).save(tmp_path / "photograph.png")
+    Image.fromarray(square(TEST_PHOTOGRAPHS[2], 96)).save(tmp_path / "photograph.png")
     for line in block.splitlines():
         program, *words = shlex.split(line)
         assert program == "dni-deploy"

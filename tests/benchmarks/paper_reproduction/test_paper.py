@@ -16,21 +16,21 @@ pytest.importorskip("skimage")
 pytest.importorskip("matplotlib")
 
 from benchmarks.paper_reproduction import photographs
-from benchmarks.paper_reproduction.__main__ import IMAGES, PAGE, RESULTS
-from benchmarks.paper_reproduction.drawing import LARGEST, canvas, png
-from benchmarks.paper_reproduction.families import FAMILIES, ROOT, WEIGHTS, bundle, weights
-from benchmarks.paper_reproduction.figures import FIGURES
+from benchmarks.paper_reproduction.__main__ import IMAGES_FOLDER, PAGE_PATH, RESULT_PATH
+from benchmarks.paper_reproduction.drawing import MAX_PNG_BYTES, canvas, png
+from benchmarks.paper_reproduction.families import ROOT, TRAINED_FAMILIES, WEIGHTS_FOLDER, bundle, weights
+from benchmarks.paper_reproduction.figures import FIGURE_MODULES
 from benchmarks.paper_reproduction.page import page, sentence, verdict
-from benchmarks.paper_reproduction.section import Goal, Section, Table
+from benchmarks.paper_reproduction.section import ReproductionGoal, Section, Table
 from dni_deploy.checkpoints.family import Family
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TRAINED_FAMILIES)
 def test_weights_are_one_family_in_float16(family: str) -> None:
-    row = FAMILIES[family]
-    assert Family.of(row.members).names == tuple(row.members)
+    row = TRAINED_FAMILIES[family]
+    assert Family.from_checkpoints(row.members).names == tuple(row.members)
     assert set(row.controls) < set(row.members)
-    assert len(row.tuned) >= 2
+    assert len(row.tuned_members) >= 2
     for member in row.members:
         tensors = weights(family, member)
         assert all(np.isfinite(tensor).all() for tensor in tensors.values())
@@ -39,22 +39,22 @@ def test_weights_are_one_family_in_float16(family: str) -> None:
 
 
 def test_weights_are_small_and_all_in_the_table() -> None:
-    stored = set(WEIGHTS.rglob("*.safetensors"))
-    assert stored <= {path for row in FAMILIES.values() for path in row.members.values()}
+    stored = set(WEIGHTS_FOLDER.rglob("*.safetensors"))
+    assert stored <= {path for row in TRAINED_FAMILIES.values() for path in row.members.values()}
     assert sum(path.stat().st_size for path in stored) < 25e6
     assert sum(path.stat().st_size for path in (ROOT / "dni_deploy" / "data").rglob("*") if path.is_file()) < 5e6
 
 
 def test_training_never_sees_a_test_picture() -> None:
-    assert not set(photographs.TRAIN) & set(photographs.TEST)
-    assert set(photographs.TEXTURES) < set(photographs.TRAIN)
+    assert not set(photographs.TRAIN_PHOTOGRAPHS) & set(photographs.TEST_PHOTOGRAPHS)
+    assert set(photographs.TEXTURE_PHOTOGRAPHS) < set(photographs.TRAIN_PHOTOGRAPHS)
     # Not under another name either: two photographs of one scene would correlate.
     small = {
         name: np.asarray(Image.fromarray(photographs.photograph(name)).convert("L").resize((32, 32)), np.float64).ravel()
-        for name in (*photographs.TRAIN, *photographs.TEST)
+        for name in (*photographs.TRAIN_PHOTOGRAPHS, *photographs.TEST_PHOTOGRAPHS)
     }
-    for test in photographs.TEST:
-        for train in photographs.TRAIN:
+    for test in photographs.TEST_PHOTOGRAPHS:
+        for train in photographs.TRAIN_PHOTOGRAPHS:
             assert np.corrcoef(small[test], small[train])[0, 1] < 0.9, (test, train)
     with pytest.raises(KeyError):
         photographs.photograph("cat")
@@ -62,11 +62,11 @@ def test_training_never_sees_a_test_picture() -> None:
 
 def test_noise_is_what_it_says() -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
-    found = photographs.noisy(grey, 20).astype(np.float64) - 128
+    found = photographs.add_noise(grey, 20).astype(np.float64) - 128
     # 12288 samples: the standard error of sigma is 0.13.
     assert abs(found.std() - 20) < 0.5
     assert abs(found.mean()) < 0.8
-    assert np.array_equal(photographs.noisy(grey, 20), photographs.noisy(grey, 20))
+    assert np.array_equal(photographs.add_noise(grey, 20), photographs.add_noise(grey, 20))
 
 
 @pytest.mark.parametrize(
@@ -78,14 +78,14 @@ def test_noise_is_what_it_says() -> None:
     ],
 )  # fmt: skip
 def test_a_goal_knows_its_bound(direction: str, value: float, holds: bool) -> None:
-    goal = Goal("figure", value, direction, 1.0)  # type: ignore[arg-type]
+    goal = ReproductionGoal("figure", value, direction, 1.0)  # type: ignore[arg-type]
     assert goal.holds is holds
     assert ("**not reached**" in sentence(goal)) is not holds
     assert verdict([goal]) == ("It holds here." if holds else "It does not hold here.")
 
 
 def result_of(*values: float) -> dict[str, object]:
-    goals = tuple(Goal(f"goal {index}", value, "at least", 0.0, "dB") for index, value in enumerate(values))
+    goals = tuple(ReproductionGoal(f"goal {index}", value, "at least", 0.0, "dB") for index, value in enumerate(values))
     section = Section("Title", "claims.", "done.", goals, tables=(Table(("a", "b"), (("x", 1.5),)),), otherwise="Because.")
     told = section.to_json() | {"commit": "c", "date": "d", "seconds": 1.0}
     machine = {"cpu": "c", "cores": 2, "onnxruntime": "1", "numpy": "2", "python": "3"}
@@ -112,15 +112,15 @@ def test_a_section_without_a_goal_is_refused() -> None:
 
 
 def test_the_page_is_what_the_results_give() -> None:
-    result = json.loads(RESULTS.read_bytes())
-    assert PAGE.read_text(encoding="utf-8") == page(result)
-    assert tuple(result["sections"]) == FIGURES
+    result = json.loads(RESULT_PATH.read_bytes())
+    assert PAGE_PATH.read_text(encoding="utf-8") == page(result)
+    assert tuple(result["sections"]) == FIGURE_MODULES
     told = {picture["name"] for section in result["sections"].values() for picture in section["pictures"]}
-    assert told == {path.stem for path in IMAGES.glob("*.png")}
-    assert all(path.stat().st_size < LARGEST for path in IMAGES.glob("*.png"))
+    assert told == {path.stem for path in IMAGES_FOLDER.glob("*.png")}
+    assert all(path.stat().st_size < MAX_PNG_BYTES for path in IMAGES_FOLDER.glob("*.png"))
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", FIGURE_MODULES)
 def test_each_figure_has_its_function(name: str) -> None:
     assert callable(importlib.import_module(f"benchmarks.paper_reproduction.figures.{name}").figure)
 
@@ -132,12 +132,12 @@ def test_a_large_picture_becomes_smaller_or_is_refused() -> None:
         axes[0, 0].imshow(np.random.default_rng(0).integers(0, 256, side, dtype=np.uint8), interpolation="nearest")
         return png(figure)
 
-    assert len(drawn(1.5)) < LARGEST
+    assert len(drawn(1.5)) < MAX_PNG_BYTES
     with pytest.raises(ValueError, match="draw it smaller"):
         drawn(12.0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TRAINED_FAMILIES)
 def test_each_family_becomes_a_bundle(family: str, tmp_path: Path) -> None:
-    assert bundle(family, tmp_path).members == tuple(FAMILIES[family].members)
+    assert bundle(family, tmp_path).members == tuple(TRAINED_FAMILIES[family].members)

@@ -40,17 +40,17 @@ TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
 )
 def test_ways_to_write_it(alpha: Any, members: tuple[str, ...], shares: tuple[float, ...]) -> None:
     made = Coefficients.parse(alpha, members)
-    assert (made.members, made.shares) == (members, shares)
-    assert all(type(share) is float for share in made.shares)
+    assert (made.members, made.values) == (members, shares)
+    assert all(type(share) is float for share in made.values)
     assert Coefficients.parse(made, members) == made
-    array = made.array()
+    array = made.to_array()
     assert (array.dtype, array.tolist()) == (np.float64, list(shares))
     array[0] = 7
-    assert made.shares == shares
+    assert made.values == shares
 
 
 def test_one_hot() -> None:
-    assert Coefficients.one_hot("b", THREE).shares == (0, 1, 0)
+    assert Coefficients.one_hot("b", THREE).values == (0, 1, 0)
     assert str(Coefficients.one_hot("b", THREE)) == "a=0, b=1, c=0"
 
 
@@ -116,7 +116,7 @@ def test_names_are_made_safe() -> None:
 
 
 def test_extrapolation_has_to_be_asked_for() -> None:
-    assert Coefficients.parse(1.5, TWO, extrapolate=True).shares == (1.5, -0.5)
+    assert Coefficients.parse(1.5, TWO, extrapolate=True).values == (1.5, -0.5)
     for alpha in (math.nan, math.inf, "1e999"):
         with pytest.raises(CoefficientsError, match="finite"):
             Coefficients.parse(alpha, TWO, extrapolate=True)
@@ -130,7 +130,7 @@ def test_extrapolation_has_to_be_asked_for() -> None:
 
 
 def test_the_tolerance_of_the_sum() -> None:
-    assert Coefficients.parse([0.5, 0.5 + 0.9 * SUM_TOLERANCE], TWO).shares[1] == 0.5 + 0.9 * SUM_TOLERANCE  # not renormalised
+    assert Coefficients.parse([0.5, 0.5 + 0.9 * SUM_TOLERANCE], TWO).values[1] == 0.5 + 0.9 * SUM_TOLERANCE  # not renormalised
     with pytest.raises(CoefficientsError):
         Coefficients.parse([0.5, 0.5 + 1.1 * SUM_TOLERANCE], TWO)
 
@@ -138,7 +138,7 @@ def test_the_tolerance_of_the_sum() -> None:
 @given(st.floats(0, 1))
 def test_any_share_of_two(alpha: float) -> None:
     made = Coefficients.parse(alpha, TWO)
-    assert made.shares == (alpha, 1 - alpha)
+    assert made.values == (alpha, 1 - alpha)
     assert Coefficients.parse(repr(alpha), TWO) == made
 
 
@@ -147,7 +147,7 @@ def test_any_point_of_the_simplex_in_any_order(weights: list[int], random: Any) 
     names = tuple(f"m{place}" for place in range(len(weights)))
     shares = [weight / sum(weights) for weight in weights]
     made = Coefficients.parse(shares, names)
-    assert made.shares == tuple(shares)
+    assert made.values == tuple(shares)
     named = list(zip(names, shares, strict=True))
     random.shuffle(named)
     assert Coefficients.parse(dict(named), names) == made
@@ -169,6 +169,6 @@ def test_anything_gives_shares_or_one_sentence(alpha: Any, extrapolate: bool) ->
         text = str(error)
     else:
         text = str(made)
-        assert abs(math.fsum(made.shares) - 1) <= SUM_TOLERANCE
-        assert extrapolate or all(0 <= share <= 1 for share in made.shares)
+        assert abs(math.fsum(made.values) - 1) <= SUM_TOLERANCE
+        assert extrapolate or all(0 <= share <= 1 for share in made.values)
     assert text.isprintable()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.alpha.curves import SHAPES, AlphaCurve, is_curve
+from dni_deploy.alpha.curves import CURVE_SHAPES, AlphaCurve, is_curve
 from dni_deploy.errors import DniError, UsageError
 
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
@@ -19,7 +19,7 @@ CLOSE = 1e-12
 
 def gan(text: str, *times: float) -> list[float]:
     curve = AlphaCurve.parse(text, TWO)
-    return [curve.at(time, 0).shares[1] for time in times]
+    return [curve.at(time, 0).values[1] for time in times]
 
 
 @pytest.mark.parametrize(
@@ -52,33 +52,38 @@ def test_phase_and_offset() -> None:
 
 def test_ends_of_any_kind() -> None:
     curve = AlphaCurve.parse(" Triangle( period=1:00, from=a=0.5,b=0.5, to=0.2,0.3,0.5 ) ", THREE)
-    assert curve.at(0, 0).shares == (0.5, 0.5, 0)
-    assert curve.at(30, 0).shares == (0.2, 0.3, 0.5)
-    assert curve.at(15, 0).shares == pytest.approx((0.35, 0.4, 0.25), abs=CLOSE)
+    assert curve.at(0, 0).values == (0.5, 0.5, 0)
+    assert curve.at(30, 0).values == (0.2, 0.3, 0.5)
+    assert curve.at(15, 0).values == pytest.approx((0.35, 0.4, 0.25), abs=CLOSE)
     assert gan("saw(period=1, from=gan=0.2, to=gan=0.8)", 0.5) == pytest.approx([0.5], abs=CLOSE)
     assert gan("saw(period=1)", 0.25) == [0.25]
 
 
 def test_frames() -> None:
     curve = AlphaCurve.parse("triangle(period=100f)", TWO)
-    assert curve.at(99.0, 25).shares == (0.5, 0.5)
-    assert curve.at(99.0, 50).shares == (0, 1)
+    assert curve.at(99.0, 25).values == (0.5, 0.5)
+    assert curve.at(99.0, 50).values == (0, 1)
     mixed = AlphaCurve.parse("saw(period=100f, offset=1s)", TWO, fps=25)
-    assert mixed.at(2.0, 0).shares == pytest.approx((0.75, 0.25), abs=CLOSE)
+    assert mixed.at(2.0, 0).values == pytest.approx((0.75, 0.25), abs=CLOSE)
     with pytest.raises(UsageError, match="mixes seconds and frames"):
         AlphaCurve.parse("saw(period=100f, offset=1s)", TWO)
 
 
-@given(st.sampled_from(sorted(SHAPES)), st.floats(1e-3, 1e6), st.floats(-10, 10), st.floats(0, 1e6), st.floats(-1e9, 1e9))
+@given(st.sampled_from(sorted(CURVE_SHAPES)), st.floats(1e-3, 1e6), st.floats(-10, 10), st.floats(0, 1e6), st.floats(-1e9, 1e9))
 def test_every_point_is_on_the_simplex(shape: str, period: float, phase: float, offset: float, time: float) -> None:
     curve = AlphaCurve.parse(f"{shape}(period={period!r}, phase={phase!r}, offset={offset!r}, from=a, to=0.1,0.2,0.7)", THREE)
     point = curve.at(time, 0)
-    assert abs(math.fsum(point.shares) - 1) <= 2**-51
+    assert abs(math.fsum(point.values) - 1) <= 2**-51
     assert Coefficients.parse(point, THREE) == point
 
 
 @given(
-    st.sampled_from(sorted(SHAPES)), st.floats(1e-3, 1e6), st.floats(-10, 10), st.floats(0, 1e6), st.floats(0, 1), st.booleans()
+    st.sampled_from(sorted(CURVE_SHAPES)),
+    st.floats(1e-3, 1e6),
+    st.floats(-10, 10),
+    st.floats(0, 1e6),
+    st.floats(0, 1),
+    st.booleans(),
 )
 def test_json_there_and_back(shape: str, period: float, phase: float, offset: float, share: float, frames: bool) -> None:
     times = f"period={int(period) + 1}f, offset={int(offset)}f" if frames else f"period={period!r}, offset={offset!r}"

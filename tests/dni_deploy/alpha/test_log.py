@@ -46,7 +46,7 @@ def test_what_was_performed_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert [again.at(99.0, frame) for frame in range(500)] == points
     assert again.at(0.0, -1) == points[0]
     assert again.at(0.0, 10**9) == points[-1]
-    rows = list(AlphaLog.rows(path))
+    rows = list(AlphaLog.read_entries(path))
     assert [(row.frame, row.seconds, row.generation, row.coefficients) for row in rows] == [
         (frame, frame / 29.97, frame // 3 + 1, point) for frame, point in enumerate(points)
     ]
@@ -66,7 +66,7 @@ def test_any_floats_come_back(tmp_path_factory: pytest.TempPathFactory, shares: 
 def test_members_in_another_order(tmp_path: Path) -> None:
     path = written(tmp_path / "live.jsonl", performance(3))
     again = AlphaLog.read(path, ("c", "a", "b"))
-    one, other = performance(3)[1].shares, again.at(0, 1).shares
+    one, other = performance(3)[1].values, again.at(0, 1).values
     assert other == (one[2], one[0], one[1])
     with pytest.raises(MismatchError, match="for the members a, b, c"):
         AlphaLog.read(path, TWO)
@@ -111,7 +111,7 @@ def test_a_killed_writer_leaves_every_frame_it_wrote(tmp_path: Path) -> None:
     )
     assert child.returncode == -9
     again = AlphaLog.read(path, TWO)
-    assert [again.at(0, frame).shares[0] for frame in range(1, 40)] == [1 / frame for frame in range(1, 40)]
+    assert [again.at(0, frame).values[0] for frame in range(1, 40)] == [1 / frame for frame in range(1, 40)]
 
 
 @pytest.mark.parametrize("keep", [0, 1, 5, 10, 99])
@@ -226,7 +226,7 @@ def test_logs_that_are_none(tmp_path: Path) -> None:
 def test_every_kind_is_found(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(AlphaTimeline.parse("0:a=1, 1:b=1", THREE).to_json()))
     (tmp_path / "t.CSV").write_text("time,a,b,c\n0,0,1,0\n")
-    (tmp_path / "p.json").write_text(json.dumps(PlanePath.of(ControlPlane.default(THREE), [(0, (0, 0))]).to_json()))
+    (tmp_path / "p.json").write_text(json.dumps(PlanePath.from_keyframes(ControlPlane.default(THREE), [(0, (0, 0))]).to_json()))
     (tmp_path / "c.json").write_text(json.dumps(AlphaCurve.parse("sine(period=1, from=a, to=b)", THREE).to_json()))
     written(tmp_path / "l.jsonl", performance(3))
     kinds: list[tuple[Any, type]] = [
@@ -251,7 +251,7 @@ def test_every_kind_is_found(tmp_path: Path) -> None:
 
 def test_what_has_its_own_course(tmp_path: Path) -> None:
     written(tmp_path / "l.jsonl", performance(3))
-    (tmp_path / "p.json").write_text(json.dumps(PlanePath.of(ControlPlane.default(THREE), [(0, (0, 0))]).to_json()))
+    (tmp_path / "p.json").write_text(json.dumps(PlanePath.from_keyframes(ControlPlane.default(THREE), [(0, (0, 0))]).to_json()))
     for given_ in ("sine(period=1, from=a, to=b)", tmp_path / "l.jsonl", tmp_path / "p.json"):
         with pytest.raises(UsageError, match="its own course"):
             open_source(given_, THREE, interpolation="hold")

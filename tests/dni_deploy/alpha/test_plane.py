@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.plane_path import PlanePath
-from dni_deploy.alpha.triangulation import hull, triangles
+from dni_deploy.alpha.triangulation import find_hull_sides, triangulate_points
 from dni_deploy.errors import DniError, InputError, UsageError
 
 THREE, FOUR = ("a", "b", "c"), ("mosaic", "fire", "fine", "coarse")
@@ -32,7 +32,7 @@ layouts = st.lists(GRID, min_size=3, max_size=12, unique=True) | st.lists(FREE, 
 def plane(points: list[tuple[float, float]]) -> ControlPlane:
     names = tuple(f"m{index}" for index in range(len(points)))
     try:
-        return ControlPlane.of(dict(zip(names, points, strict=True)), names)
+        return ControlPlane.from_places(dict(zip(names, points, strict=True)), names)
     except UsageError as error:
         assume(False)
         raise AssertionError from error
@@ -41,32 +41,32 @@ def plane(points: list[tuple[float, float]]) -> ControlPlane:
 def test_four_corners_are_bilinear() -> None:
     made = ControlPlane.default(FOUR)
     assert [made.at(x, y) for x, y in ((0, 0), (1, 0), (0, 1), (1, 1))] == [Coefficients.one_hot(name, FOUR) for name in FOUR]
-    assert made.at(0.25, 0.5).shares == (0.375, 0.125, 0.375, 0.125)
-    assert made.at(0.5, 0).shares == (0.5, 0.5, 0, 0)
-    assert made.at(-3, 0.5).shares == (0.5, 0, 0.5, 0)  # outside: the nearest point
+    assert made.at(0.25, 0.5).values == (0.375, 0.125, 0.375, 0.125)
+    assert made.at(0.5, 0).values == (0.5, 0.5, 0, 0)
+    assert made.at(-3, 0.5).values == (0.5, 0, 0.5, 0)  # outside: the nearest point
     assert made.at(7, 7) == Coefficients.one_hot("coarse", FOUR)
 
 
 def test_the_corners_in_any_order_and_of_any_upright_rectangle() -> None:
     places = {"fire": (0.8, 0.2), "coarse": (0.8, 0.6), "mosaic": (0.2, 0.2), "fine": (0.2, 0.6)}
-    made = ControlPlane.of(places, FOUR)
+    made = ControlPlane.from_places(places, FOUR)
     for name, place in places.items():
         assert made.at(*place) == Coefficients.one_hot(name, FOUR)
-    assert made.at(0.5, 0.4).shares == pytest.approx((0.25,) * 4, abs=CLOSE)
+    assert made.at(0.5, 0.4).values == pytest.approx((0.25,) * 4, abs=CLOSE)
     assert made.at(0, 0) == Coefficients.one_hot("mosaic", FOUR)
 
 
 def test_three_are_barycentric() -> None:
-    made = ControlPlane.of({"a": (0, 0), "b": (1, 0), "c": (0, 1)}, THREE)
-    assert made.at(0.25, 0.25).shares == pytest.approx((0.5, 0.25, 0.25), abs=CLOSE)
-    assert made.at(0.5, 0.5).shares == pytest.approx((0, 0.5, 0.5), abs=CLOSE)
-    assert made.at(1, 1).shares == pytest.approx((0, 0.5, 0.5), abs=CLOSE)  # outside: the nearest point of the side
+    made = ControlPlane.from_places({"a": (0, 0), "b": (1, 0), "c": (0, 1)}, THREE)
+    assert made.at(0.25, 0.25).values == pytest.approx((0.5, 0.25, 0.25), abs=CLOSE)
+    assert made.at(0.5, 0.5).values == pytest.approx((0, 0.5, 0.5), abs=CLOSE)
+    assert made.at(1, 1).values == pytest.approx((0, 0.5, 0.5), abs=CLOSE)  # outside: the nearest point of the side
     assert made.at(-1, -5) == Coefficients.one_hot("a", THREE)
 
 
 def test_others_of_the_family_have_share_0() -> None:
-    made = ControlPlane.of({"a": (0, 0), "c": (1, 0), "e": (0, 1)}, ("a", "b", "c", "d", "e"))
-    shares = made.at(0.25, 0.25).shares
+    made = ControlPlane.from_places({"a": (0, 0), "c": (1, 0), "e": (0, 1)}, ("a", "b", "c", "d", "e"))
+    shares = made.at(0.25, 0.25).values
     assert (shares[1], shares[3]) == (0, 0)
     assert math.fsum(shares) == 1
 
@@ -76,7 +76,7 @@ def test_any_point_of_any_plane(points: list[tuple[float, float]], point: tuple[
     made = plane(points)
     coefficients = made.at(*point)
     assert Coefficients.parse(coefficients, made.members) == coefficients
-    assert abs(math.fsum(coefficients.shares) - 1) <= 2**-51
+    assert abs(math.fsum(coefficients.values) - 1) <= 2**-51
     for name, place in made.places:
         assert made.at(*place) == Coefficients.one_hot(name, made.members)
 
@@ -86,7 +86,7 @@ def test_inside_the_coefficients_lead_back_to_the_point(points: list[tuple[float
     """Barycentric and bilinear weights both have sum of share * place = point; outside it is the nearest point."""
     made = plane(points)
     places = np.array([place for _, place in made.places])
-    back = made.at(*point).array() @ places
+    back = made.at(*point).to_array() @ places
     inside = np.array(point)
     # The distance to the hull, by another road: the nearest of many points of it.
     mixtures = np.concatenate([np.linspace(places[i], places[j], 65) for i, j in combinations(range(len(places)), 2)])
@@ -107,8 +107,8 @@ def test_no_jump(points: list[tuple[float, float]], point: tuple[float, float], 
     height = min(height for height in heights if height > 0)
     assume(height > 1e-3)
     step = 1e-7
-    shares = made.at(*point).array()
-    moved = made.at(point[0] + step * math.cos(turn), point[1] + step * math.sin(turn)).array()
+    shares = made.at(*point).to_array()
+    moved = made.at(point[0] + step * math.cos(turn), point[1] + step * math.sin(turn)).to_array()
     assert np.max(np.abs(moved - shares)) <= step / height * 2 + 1e-5  # INSIDE, as above
 
 
@@ -121,7 +121,7 @@ def test_on_the_borders_between_triangles(count: int) -> None:
     for one, other in combinations(range(count), 2):
         for way in np.linspace(0, 1, 41):
             point = (1 - way) * places[one] + way * places[other]
-            back = made.at(float(point[0]), float(point[1])).array() @ places
+            back = made.at(float(point[0]), float(point[1])).to_array() @ places
             assert np.linalg.norm(back - point) < 1e-5  # INSIDE, as above
 
 
@@ -130,22 +130,22 @@ def test_places_that_are_almost_on_a_line() -> None:
     line = [(0.8, 0.9), (0.7000000000000001, 0.6000000000000001), (0.6000000000000001, 0.3000000000000001)]
     for more in ([(0.1, 0.5)], [(0.1, 0.5), (1.0, 0.4)]):
         names = tuple("abcde"[: 3 + len(more)])
-        made = ControlPlane.of(dict(zip(names, line + more, strict=True)), names)
+        made = ControlPlane.from_places(dict(zip(names, line + more, strict=True)), names)
         corners = np.array(line + more)
         mixtures = np.random.default_rng(0).dirichlet([1] * len(corners), 500)
         on_it = np.array([[1 - way, 0, way] for way in np.linspace(0, 1, 200)]) @ corners[:3]
         for x, y in np.concatenate([mixtures @ corners, on_it]).tolist():
-            assert np.linalg.norm(made.at(x, y).array() @ corners - (x, y)) < 1e-5
+            assert np.linalg.norm(made.at(x, y).to_array() @ corners - (x, y)) < 1e-5
 
 
 def test_the_shorter_joint_is_taken() -> None:
-    assert triangles([(0.0, 0.5), (1.0, 0.5), (0.5, 0.4), (0.5, 0.6)]) == [(0, 2, 3), (1, 2, 3)]
+    assert triangulate_points([(0.0, 0.5), (1.0, 0.5), (0.5, 0.4), (0.5, 0.6)]) == [(0, 2, 3), (1, 2, 3)]
 
 
 @given(layouts)
 def test_triangles_cover_the_hull_without_overlap(points: list[tuple[float, float]]) -> None:
     """Their areas add up to the hull's, exactly, and so do the triangles' that a fan from the hull's corners has."""
-    found = triangles(points)
+    found = triangulate_points(points)
     exact = [(Fraction(x), Fraction(y)) for x, y in points]
 
     def area(a: int, b: int, c: int) -> Fraction:
@@ -165,7 +165,7 @@ def test_triangles_cover_the_hull_without_overlap(points: list[tuple[float, floa
     whole = sum(area(chain[0], chain[place], chain[place + 1]) for place in range(1, len(chain) - 1))
     assert sum(abs(area(*triangle)) for triangle in found) == whole
     assert {index for triangle in found for index in triangle} == (set(range(len(points))) if whole else set())
-    assert set(chain) <= {index for side in hull(found) for index in side} or not whole
+    assert set(chain) <= {index for side in find_hull_sides(found) for index in side} or not whole
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_triangles_cover_the_hull_without_overlap(points: list[tuple[float, floa
 )
 def test_planes_that_go_wrong(places: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        ControlPlane.of(places, THREE)
+        ControlPlane.from_places(places, THREE)
     assert str(caught.value).isprintable()
 
 
@@ -209,7 +209,7 @@ def test_defaults() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    made = ControlPlane.of({"a": (0.1, 1 / 3), "b": (1, 0), "c": (0, 1)}, THREE)
+    made = ControlPlane.from_places({"a": (0.1, 1 / 3), "b": (1, 0), "c": (0, 1)}, THREE)
     file = tmp_path / "plane.json"
     file.write_text(json.dumps(made.to_json()))
     assert ControlPlane.read(file, THREE) == made
@@ -220,17 +220,17 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_a_path(tmp_path: Path) -> None:
-    path = PlanePath.of(ControlPlane.default(FOUR), [(0, (0, 0)), (1, (1, 0)), ("2s", (1, 1))], loop=True)
-    assert path.at(0.25, 0).shares == (0.75, 0.25, 0, 0)
-    assert path.at(1.5, 0).shares == (0, 0.5, 0, 0.5)
-    assert path.at(2.25, 0).shares == (0.75, 0.25, 0, 0)
+    path = PlanePath.from_keyframes(ControlPlane.default(FOUR), [(0, (0, 0)), (1, (1, 0)), ("2s", (1, 1))], loop=True)
+    assert path.at(0.25, 0).values == (0.75, 0.25, 0, 0)
+    assert path.at(1.5, 0).values == (0, 0.5, 0, 0.5)
+    assert path.at(2.25, 0).values == (0.75, 0.25, 0, 0)
     file = tmp_path / "path.json"
     file.write_text(json.dumps(path.to_json()))
     again = PlanePath.read(file, FOUR)
     assert again.to_json() == path.to_json()
     assert again.at(1.3, 0) == path.at(1.3, 0)
-    frames = PlanePath.of(ControlPlane.default(FOUR), [("0f", (0, 0)), ("10f", (1, 1))], "smooth")
-    assert frames.at(0.0, 5).shares == (0.25,) * 4
+    frames = PlanePath.from_keyframes(ControlPlane.default(FOUR), [("0f", (0, 0)), ("10f", (1, 1))], "smooth")
+    assert frames.at(0.0, 5).values == (0.25,) * 4
     assert frames.to_json()["keyframes"][1] == {"frame": 10, "at": [1.0, 1.0]}
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dni_deploy.alpha.coefficients import SUM_TOLERANCE, Coefficients
-from dni_deploy.alpha.simplex import between, completed, mixed, with_share
+from dni_deploy.alpha.simplex import fill_missing_member, interpolate, interpolate_values, with_coefficient
 from dni_deploy.errors import CoefficientsError
 
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
@@ -38,7 +38,7 @@ points = st.lists(st.integers(0, 10**6), min_size=2, max_size=16).filter(any).ma
     ],
 )
 def test_the_member_left_out_takes_the_rest(alpha: Any, members: tuple[str, ...], shares: tuple[float, ...]) -> None:
-    assert completed(alpha, members).shares == shares
+    assert fill_missing_member(alpha, members).values == shares
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_the_member_left_out_takes_the_rest(alpha: Any, members: tuple[str, ...]
 )
 def test_what_does_not_fit_is_told_as_ever(alpha: Any, words: str) -> None:
     with pytest.raises(CoefficientsError, match=words):
-        completed(alpha, TWO)
+        fill_missing_member(alpha, TWO)
 
 
 def test_more_than_one_left_out_is_not_guessed() -> None:
     with pytest.raises(CoefficientsError, match=r"sum to 0\.5"):
-        completed("a=0.5", THREE)
-    assert completed("gan=1.5", TWO, extrapolate=True).shares == (-0.5, 1.5)
+        fill_missing_member("a=0.5", THREE)
+    assert fill_missing_member("gan=1.5", TWO, extrapolate=True).values == (-0.5, 1.5)
 
 
 @given(points, points, st.floats(0, 1))
@@ -70,22 +70,22 @@ def test_a_way_stays_between_its_ends(start: list[float], end: list[float], way:
     count = min(len(start), len(end))
     one = [share / math.fsum(start[:count]) for share in start[:count]] if any(start[:count]) else [1.0] + [0.0] * (count - 1)
     two = [share / math.fsum(end[:count]) for share in end[:count]] if any(end[:count]) else [1.0] + [0.0] * (count - 1)
-    made = between(one, two, way)
+    made = interpolate_values(one, two, way)
     assert abs(math.fsum(made) - 1) <= STORED or way in (0, 1)
     assert all(0 <= share <= 1 for share in made)
     largest = made.index(max(made))  # takes the sum's rounding; all others lie between their ends, to the last bit
     for place, ends in enumerate(zip(one, two, strict=True)):
         assert place == largest or min(ends) <= made[place] <= max(ends)
-    assert between(one, two, 0.0) == tuple(one)
-    assert between(one, two, 1.0) == tuple(two)
-    assert between(one, one, way) == pytest.approx(one, abs=ULP)
+    assert interpolate_values(one, two, 0.0) == tuple(one)
+    assert interpolate_values(one, two, 1.0) == tuple(two)
+    assert interpolate_values(one, one, way) == pytest.approx(one, abs=ULP)
 
 
 @given(st.floats(0, 1), st.sampled_from([-1, 1]), st.sampled_from([-1, 1]))
 def test_the_tolerance_that_was_used_up_stays_good(way: float, first: int, second: int) -> None:
     """Ends as far off as parse takes them: what lies between has to pass parse, too."""
     one, two = barely(0.5, first), barely(0.1, second)
-    Coefficients.parse(mixed(one, two, way), TWO)
+    Coefficients.parse(interpolate(one, two, way), TWO)
 
 
 @cache
@@ -104,20 +104,20 @@ def barely(share: float, sign: int) -> Coefficients:
 
 def test_one_share_moves_and_the_others_keep_their_proportions() -> None:
     point = Coefficients.parse([0.5, 0.3, 0.2], THREE)
-    moved = with_share(point, "a", 0.0)
-    assert moved.shares == pytest.approx((0.0, 0.6, 0.4), abs=ULP)
-    assert with_share(Coefficients.one_hot("a", THREE), "a", 0.4).shares == pytest.approx((0.4, 0.3, 0.3), abs=ULP)
-    assert with_share(Coefficients.one_hot("psnr", TWO), "gan", 0.25).shares == (0.75, 0.25)
-    assert with_share(point, "b", 1.0).shares == (0.0, 1.0, 0.0)
+    moved = with_coefficient(point, "a", 0.0)
+    assert moved.values == pytest.approx((0.0, 0.6, 0.4), abs=ULP)
+    assert with_coefficient(Coefficients.one_hot("a", THREE), "a", 0.4).values == pytest.approx((0.4, 0.3, 0.3), abs=ULP)
+    assert with_coefficient(Coefficients.one_hot("psnr", TWO), "gan", 0.25).values == (0.75, 0.25)
+    assert with_coefficient(point, "b", 1.0).values == (0.0, 1.0, 0.0)
     for member, share in [("x", 0.5), ("a", math.nan), ("a", 1.5), ("a", -0.1), ("a", math.inf)]:
         with pytest.raises(CoefficientsError):
-            with_share(point, member, share)
+            with_coefficient(point, member, share)
 
 
 @given(points, st.floats(0, 1), st.integers(0, 15))
 def test_any_share_of_any_point(shares: list[float], share: float, place: int) -> None:
     names = tuple(f"m{index}" for index in range(len(shares)))
     member = names[place % len(names)]
-    moved = with_share(Coefficients.parse(shares, names), member, share)
-    assert moved.shares[place % len(names)] == pytest.approx(share, abs=2 * ULP)
-    assert abs(math.fsum(moved.shares) - 1) <= ULP
+    moved = with_coefficient(Coefficients.parse(shares, names), member, share)
+    assert moved.values[place % len(names)] == pytest.approx(share, abs=2 * ULP)
+    assert abs(math.fsum(moved.values) - 1) <= ULP

@@ -28,13 +28,13 @@ CLOSE = 2.0**-51
     [(-1, 0), (0, 0), (1.25, 0.5), (2.5, 1), (3.25, 0.65), (4, 0.3), (1e9, 0.3)],
 )
 def test_the_text_of_the_issue(seconds: float, gan: float) -> None:
-    assert AlphaTimeline.parse(ISSUE, TWO).at(seconds, 0).shares == pytest.approx((1 - gan, gan), abs=CLOSE)
+    assert AlphaTimeline.parse(ISSUE, TWO).at(seconds, 0).values == pytest.approx((1 - gan, gan), abs=CLOSE)
 
 
 def test_keyframes_are_met_exactly() -> None:
     timeline = AlphaTimeline.parse("0.1:0.2,0.3,0.5, 0.7:0.1,0.1,0.8, 1.3:c=1", THREE)
-    assert timeline.at(0.1, 0).shares == (0.2, 0.3, 0.5)
-    assert timeline.at(0.7, 0).shares == (0.1, 0.1, 0.8)
+    assert timeline.at(0.1, 0).values == (0.2, 0.3, 0.5)
+    assert timeline.at(0.7, 0).values == (0.1, 0.1, 0.8)
     assert timeline.at(1.3, 0) == Coefficients.one_hot("c", THREE)
 
 
@@ -52,16 +52,16 @@ def test_keyframes_are_met_exactly() -> None:
 def test_ways_to_write_a_time(text: str, moments: list[float]) -> None:
     timeline = AlphaTimeline.parse(text, TWO)
     assert (timeline.unit, timeline.times.tolist()) == ("seconds", moments)
-    assert timeline.shares.tolist() == [[1, 0], [0, 1]]
+    assert timeline.coefficients.tolist() == [[1, 0], [0, 1]]
 
 
 def test_frames_need_no_rate_and_a_mixture_does() -> None:
     timeline = AlphaTimeline.parse("0f:1, 75f:0", TWO)
     assert timeline.unit == "frames"
-    assert timeline.at(1e9, 30).shares == pytest.approx((0.6, 0.4), abs=CLOSE)  # the time does not count
+    assert timeline.at(1e9, 30).values == pytest.approx((0.6, 0.4), abs=CLOSE)  # the time does not count
     mixed = AlphaTimeline.parse("0:1, 75f:0", TWO, fps=30)
     assert mixed.times.tolist() == [0, 2.5]
-    assert mixed.at(1.25, 0).shares == (0.5, 0.5)
+    assert mixed.at(1.25, 0).values == (0.5, 0.5)
     for fps in (None, 0, -1, math.nan):
         with pytest.raises(UsageError, match="mixes seconds and frames"):
             AlphaTimeline.parse("0:1, 75f:0", TWO, fps=fps)
@@ -71,14 +71,14 @@ def test_a_text_without_times_is_a_constant() -> None:
     for text in ("0.3", "psnr=0.3", "gan=0.7", "0.3,0.7"):
         timeline = AlphaTimeline.parse(text, TWO)
         assert timeline.at(-5, 0) == timeline.at(99, 7)
-        assert timeline.at(0, 0).shares == pytest.approx((0.3, 0.7), abs=CLOSE)
+        assert timeline.at(0, 0).values == pytest.approx((0.3, 0.7), abs=CLOSE)
     fixed = Coefficients.parse(0.25, TWO)
-    assert AlphaTimeline.constant(fixed).at(3, 3) == fixed
+    assert AlphaTimeline.from_coefficients(fixed).at(3, 3) == fixed
 
 
 def test_ways_between() -> None:
     def at(kind: str, seconds: float) -> float:
-        return AlphaTimeline.of([(0, 1), (1, 0)], TWO, kind).at(seconds, 0).shares[0]
+        return AlphaTimeline.from_keyframes([(0, 1), (1, 0)], TWO, kind).at(seconds, 0).values[0]
 
     assert at("linear", 0.25) == 0.75
     assert [at("hold", seconds) for seconds in (0, 0.999, 1)] == [1, 1, 0]
@@ -94,13 +94,13 @@ def test_a_loop() -> None:
     timeline = AlphaTimeline.parse("1:1, 2:0, 3:0.5; loop", TWO)
     assert timeline.loop
     for turn in range(5):
-        assert timeline.at(1.5 + 2 * turn, 0).shares == (0.5, 0.5)
-        assert timeline.at(2 + 2 * turn, 0).shares == (0, 1)
-    assert timeline.at(3, 0).shares == (1, 0)  # the end of a turn is the start of the next
-    assert timeline.at(0, 0).shares == (1, 0)  # before the first keyframe
+        assert timeline.at(1.5 + 2 * turn, 0).values == (0.5, 0.5)
+        assert timeline.at(2 + 2 * turn, 0).values == (0, 1)
+    assert timeline.at(3, 0).values == (1, 0)  # the end of a turn is the start of the next
+    assert timeline.at(0, 0).values == (1, 0)  # before the first keyframe
     assert not AlphaTimeline.parse("1:1, 2:0; loop", TWO, loop=False).loop
     frames = AlphaTimeline.parse("0f:1, 4f:0; hold; loop", TWO)
-    assert [frames.at(0, frame).shares[0] for frame in range(9)] == [1] * 9
+    assert [frames.at(0, frame).values[0] for frame in range(9)] == [1] * 9
     with pytest.raises(UsageError, match="at least 2"):
         AlphaTimeline.parse("0:1; loop", TWO)
 
@@ -115,27 +115,29 @@ simplex = st.lists(st.integers(0, 1000), min_size=3, max_size=3).filter(any).map
     st.lists(st.floats(-10, 1000), max_size=20),
 )
 def test_every_point_is_on_the_simplex(shares: list[Any], kind: str, loop: bool, times: list[float]) -> None:
-    timeline = AlphaTimeline.of(
+    timeline = AlphaTimeline.from_keyframes(
         [(0.3 * index, alpha) for index, alpha in enumerate(shares)], THREE, kind, loop and len(shares) > 1
     )
     for time in times:
         point = timeline.at(time, 0)
-        assert abs(math.fsum(point.shares) - 1) <= 2**-51
-        assert all(0 <= share <= 1 for share in point.shares)
+        assert abs(math.fsum(point.values) - 1) <= 2**-51
+        assert all(0 <= share <= 1 for share in point.values)
         assert Coefficients.parse(point, THREE) == point
 
 
 def test_json_there_and_back(tmp_path: Path) -> None:
     for timeline in (
-        AlphaTimeline.of([(0.1, [0.1, 0.2, 0.7]), (1 / 3, "b=1"), (1e3, {"a": 0.5, "c": 0.5})], THREE, "smooth", True),
-        AlphaTimeline.of([("0f", "a=1"), ("75f", "b=1")], THREE, "hold"),
+        AlphaTimeline.from_keyframes(
+            [(0.1, [0.1, 0.2, 0.7]), (1 / 3, "b=1"), (1e3, {"a": 0.5, "c": 0.5})], THREE, "smooth", True
+        ),
+        AlphaTimeline.from_keyframes([("0f", "a=1"), ("75f", "b=1")], THREE, "hold"),
     ):
         file = tmp_path / "timeline.json"
         file.write_text(json.dumps(timeline.to_json()))
         again = AlphaTimeline.read(file, THREE)
         assert again.to_json() == timeline.to_json()
         assert again.times.tobytes() == timeline.times.tobytes()
-        assert again.shares.tobytes() == timeline.shares.tobytes()
+        assert again.coefficients.tobytes() == timeline.coefficients.tobytes()
         assert again.at(0.7, 33) == timeline.at(0.7, 33)
 
 
@@ -147,7 +149,7 @@ def test_json_by_hand(tmp_path: Path) -> None:
     )
     timeline = AlphaTimeline.read(file, TWO)
     assert timeline.times.tolist() == [0, 62.5, 70]
-    assert timeline.shares.tolist() == [[0.75, 0.25], [0, 1], [0.5, 0.5]]  # 0.25 was said of the file's first member
+    assert timeline.coefficients.tolist() == [[0.75, 0.25], [0, 1], [0.5, 0.5]]  # 0.25 was said of the file's first member
     assert (timeline.interpolation, timeline.loop) == ("linear", False)
 
 
@@ -165,7 +167,7 @@ def test_csv(tmp_path: Path, text: str, unit: str, times: list[float], shares: l
     file = tmp_path / "timeline.csv"
     file.write_bytes(text.encode())
     timeline = AlphaTimeline.read(file, TWO)
-    assert (timeline.unit, timeline.times.tolist(), timeline.shares.tolist()) == (unit, times, shares)
+    assert (timeline.unit, timeline.times.tolist(), timeline.coefficients.tolist()) == (unit, times, shares)
 
 
 @pytest.mark.parametrize(
@@ -271,13 +273,13 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys.csv"
     file.write_text("time,psnr\n0,1\n1,0\n2,1\n")
-    monkeypatch.setattr(keyframes, "KEYFRAME_LIMIT", 2)
+    monkeypatch.setattr(keyframes, "MAX_KEYFRAMES", 2)
     with pytest.raises(LimitError, match="at most 2 keyframes"):
         AlphaTimeline.read(file, TWO)
     with pytest.raises(LimitError, match="at most 2 keyframes"):
         AlphaTimeline.parse("0:1, 1:0, 2:1", TWO)
     with open(file, "wb") as stream:
-        stream.truncate(keyframes.BYTES_LIMIT + 1)
+        stream.truncate(keyframes.MAX_TEXT_FILE_BYTES + 1)
     with pytest.raises(LimitError, match="67,108,864 bytes") as caught:
         AlphaTimeline.read(file, TWO)
     assert caught.value.exit_code == 6
@@ -285,7 +287,7 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_extrapolation_has_to_be_asked_for() -> None:
     timeline = AlphaTimeline.parse("0:gan=0, 1:gan=2", TWO, extrapolate=True)
-    assert timeline.at(0.75, 0).shares == pytest.approx((-0.5, 1.5), abs=CLOSE)
+    assert timeline.at(0.75, 0).values == pytest.approx((-0.5, 1.5), abs=CLOSE)
     with pytest.raises(CoefficientsError):
         AlphaTimeline.parse("0:gan=0, 1:gan=2", TWO)
 
@@ -300,7 +302,7 @@ def test_a_timeline_keeps_its_numbers() -> None:
     with pytest.raises(ValueError):
         timeline.times[0] = 1
     with pytest.raises(ValueError):
-        timeline.shares[0, 0] = 1
+        timeline.coefficients[0, 0] = 1
 
 
 @given(st.text(alphabet=st.sampled_from("0123456789.:,;=sfpnrga-e \n\x00é"), max_size=40), st.none() | st.floats())

@@ -11,9 +11,9 @@ import pytest
 
 from dni_deploy.api.bench import bench
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import EnvironmentProblem
-from dni_deploy.latency.modes import ROWS
-from dni_deploy.latency.timing import interleaved
+from dni_deploy.errors import UnavailableError
+from dni_deploy.latency.modes import BACKEND_MODES
+from dni_deploy.latency.timing import time_interleaved
 from engines.cuda import driver
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn, profile
@@ -29,16 +29,16 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def quick(bundle: Bundle, **options: Any) -> Any:
-    return bench(bundle.path, shape=(1, 3, 16, 16), repeats=2, memory=False, threads=1, **options)
+    return bench(bundle.path, shape=(1, 3, 16, 16), repeats=2, measure_memory=False, threads=1, **options)
 
 
 def test_without_a_gpu_its_rows_are_left_out_and_told_why(bundle: Bundle) -> None:
-    if driver.obstacle() is None:
+    if driver.why_gpu_unavailable() is None:
         pytest.skip("there is a GPU here")
     report = quick(bundle)
     assert [row.name for row in report.rows] == ON_CPU
     left_out = {name: reason for name, reason in report.skipped.items() if name != "torch"}
-    assert set(left_out) == {row.name for row in ROWS if row.gpu} == {*TENSORRT, "ort gpu"}
+    assert set(left_out) == {row.name for row in BACKEND_MODES if row.on_gpu} == {*TENSORRT, "ort gpu"}
     assert all("no NVIDIA driver" in reason for reason in left_out.values())
     assert "torch" in report.skipped  # no architecture of ours
     assert report.ratios["frame with a change / steady frame"] > 0
@@ -50,7 +50,7 @@ def test_without_a_plan_the_row_says_how_to_get_one(bundle: Bundle, gpu: FakeGpu
     report = quick(bundle, rows=["tensorrt", "constant"])
     assert [row.name for row in report.rows] == ["constant"]
     assert "dni-deploy build --engine tensorrt" in report.skipped["tensorrt"]
-    with pytest.raises(EnvironmentProblem, match="Nothing can be timed here; tensorrt: no plan"):
+    with pytest.raises(UnavailableError, match="Nothing can be timed here; tensorrt: no plan"):
         quick(bundle, rows=["tensorrt"])
 
 
@@ -81,7 +81,7 @@ def test_rows_on_a_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
 class Counting:
     """An engine that says in which order it was called."""
 
-    name = road = "counting"
+    name = update_path = "counting"
     slots = 1
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Counting:
     def refit(self, slot: int, coefficients: Any) -> None:
         self.calls.append("refit")
 
-    def finish(self, slot: int) -> None:
+    def synchronize(self, slot: int) -> None:
         self.calls.append("finish")
 
     def infer(self, slot: int, x: Any) -> Any:
@@ -104,13 +104,13 @@ class Counting:
 def test_a_change_is_timed_to_its_end() -> None:
     """On a GPU a refit returns while its work is still queued; the frame after it must not pay for that."""
     engine = Counting()
-    samples = interleaved({"a": engine}, {}, np.zeros((1, 1, 2, 2), np.float32), 2, 3)  # type: ignore[dict-item]
+    samples = time_interleaved({"a": engine}, {}, np.zeros((1, 1, 2, 2), np.float32), 2, 3)  # type: ignore[dict-item]
     assert engine.calls == ["refit", *["infer", "refit", "finish", "infer", "infer"] * 4]
     assert len(samples["a"].change) == len(samples["a"].steady) == 3
 
 
 def test_the_command_tells_each_reason_once(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    if driver.obstacle() is None:
+    if driver.why_gpu_unavailable() is None:
         pytest.skip("there is a GPU here")
     from dni_deploy.cli.main import main
 

@@ -20,17 +20,17 @@ from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.cli.main import main
-from dni_deploy.compatibility.agreement import LayerIndex, filter_layers
-from dni_deploy.compatibility.barrier import Barrier, barrier
-from dni_deploy.compatibility.distance import network_distance, shortest_way
-from dni_deploy.compatibility.midpoint import midpoint
-from dni_deploy.compatibility.norm_drift import NormDrift, norm_drifts
-from dni_deploy.compatibility.permutation import matched
-from dni_deploy.compatibility.probes import drawn, probes
+from dni_deploy.compatibility.agreement import LayerCorrelation, find_filter_layers
+from dni_deploy.compatibility.barrier import Barrier, measure_barrier
+from dni_deploy.compatibility.distance import measure_network_distance, order_by_shortest_path
+from dni_deploy.compatibility.midpoint import measure_midpoint
+from dni_deploy.compatibility.norm_drift import BatchNormMismatch, measure_batchnorm_mismatches
+from dni_deploy.compatibility.permutation import align_permutations
+from dni_deploy.compatibility.probes import draw_test_image, make_sample_inputs
 from dni_deploy.compatibility.runner import open_runner
-from dni_deploy.compatibility.verdict import Evidence, judge
-from dni_deploy.compatibility.whiteness import whiteness
-from dni_deploy.errors import VERDICT_EXIT, CheckpointError, InputError, MismatchError, PictureError, UsageError
+from dni_deploy.compatibility.verdict import PairEvidence, judge_pair
+from dni_deploy.compatibility.whiteness import measure_whiteness
+from dni_deploy.errors import VERDICT_EXIT_CODE, CheckpointError, ImageFileError, InputError, MismatchError, UsageError
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.signature import Signature
 
@@ -112,7 +112,7 @@ def test_the_report_is_json_with_the_figures(tmp_path: Path) -> None:
 def test_reports(suffix: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / f"report.{suffix}"
-    family = Family.of(named(pico_family("dncnn_bn", 2)))
+    family = Family.from_checkpoints(named(pico_family("dncnn_bn", 2)))
     assert check(family, report=path).report == str(path)
     data = path.read_bytes()
     assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<!doctype html>"}[suffix])
@@ -136,7 +136,7 @@ def test_bad_requests(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.html, \.png"):
         check(family, report=tmp_path / "report.txt")
     (tmp_path / "no.png").write_bytes(b"no picture")
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageFileError):
         check(family, image=tmp_path / "no.png")
     with pytest.raises(CheckpointError, match="does not exist"):
         check({"a": tmp_path / "a.pth", "b": tmp_path / "b.pth"})
@@ -171,7 +171,7 @@ def test_a_bundle_runs_on_its_engine(tmp_path: Path) -> None:
     ],
 )
 def test_the_input_of_the_probe(signature: Signature, shape: tuple[int, ...]) -> None:
-    [probe] = probes(signature, [("drawn", drawn(96 * min(signature.scale, 2)))])
+    [probe] = make_sample_inputs(signature, [("drawn", draw_test_image(96 * min(signature.scale, 2)))])
     assert (probe.x.shape, probe.x.dtype) == (shape, np.float32)
     assert (probe.reference is None) == (signature.scale == 1)
     if probe.reference is not None:
@@ -179,22 +179,24 @@ def test_the_input_of_the_probe(signature: Signature, shape: tuple[int, ...]) ->
     if signature.kind == "image":
         assert 0 <= probe.x.min() < 0.2 < 0.8 < probe.x.max() <= 1
         small = np.full((5, 300, 3), 255, np.uint8)
-        assert (probes(Signature(low=-1.0, high=1.0, multiple=4), [("white", small)])[0].x == 1).all()
+        assert (make_sample_inputs(Signature(low=-1.0, high=1.0, multiple=4), [("white", small)])[0].x == 1).all()
 
 
 def test_figures_of_the_midpoint() -> None:
     random = np.random.default_rng(0)
     ends = [random.standard_normal((1, 1, 64, 64)).astype(np.float32) for _ in range(2)]
     mean = (ends[0] + ends[1]) / 2
-    exact = midpoint("a - b", ends[0], mean, ends[1])
-    assert (exact.error, exact.departure, exact.collapsed) == (0, 0, False)
-    same = midpoint("a - b", mean, mean, mean)
-    assert (same.error, same.departure, same.contrast, same.collapsed) == (0, 0, pytest.approx(1), False)
-    assert midpoint("a - b", ends[0], np.zeros_like(mean), ends[1]).collapsed
-    assert midpoint("a - b", mean, 3 * mean, mean).collapsed
-    assert midpoint("a - b", mean, mean + 0.1 * mean.std(), mean).departed
-    assert midpoint("a - b", mean, np.full_like(mean, np.nan), mean).collapsed
-    assert midpoint("a - b", ends[0], mean + 0.5, ends[1], span=2).brightness == pytest.approx(0.25, abs=1e-6)  # float32 sums
+    exact = measure_midpoint("a - b", ends[0], mean, ends[1])
+    assert (exact.error, exact.departure, exact.is_collapsed) == (0, 0, False)
+    same = measure_midpoint("a - b", mean, mean, mean)
+    assert (same.error, same.departure, same.contrast, same.is_collapsed) == (0, 0, pytest.approx(1), False)
+    assert measure_midpoint("a - b", ends[0], np.zeros_like(mean), ends[1]).is_collapsed
+    assert measure_midpoint("a - b", mean, 3 * mean, mean).is_collapsed
+    assert measure_midpoint("a - b", mean, mean + 0.1 * mean.std(), mean).is_outside_ends
+    assert measure_midpoint("a - b", mean, np.full_like(mean, np.nan), mean).is_collapsed
+    assert measure_midpoint("a - b", ends[0], mean + 0.5, ends[1], span=2).brightness == pytest.approx(
+        0.25, abs=1e-6
+    )  # float32 sums
 
 
 @pytest.mark.parametrize(
@@ -208,21 +210,21 @@ def test_figures_of_the_midpoint() -> None:
     ],
 )
 def test_the_bounds_of_the_paper(median: float, verdict: str) -> None:
-    found = judge("a - b", Evidence([layer(median)], median))
+    found = judge_pair("a - b", PairEvidence([layer(median)], median))
     assert found.verdict == verdict
     assert found.reasons
     assert bool(found.advice) == (verdict != "blends well")
 
 
-def layer(median: float, **more: Any) -> LayerIndex:
-    return LayerIndex("a - b", "w", (40, 4, 3, 3), 40, 0, (median,) * 5, **more)
+def layer(median: float, **more: Any) -> LayerCorrelation:
+    return LayerCorrelation("a - b", "w", (40, 4, 3, 3), 40, 0, (median,) * 5, **more)
 
 
 def test_the_picture_halfway_outweighs_the_index() -> None:
     x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
 
     def verdict(*outputs: Any) -> str:
-        return judge("a - b", Evidence([layer(0.99)], 0.99, middles=[midpoint("a - b", *outputs)])).verdict
+        return judge_pair("a - b", PairEvidence([layer(0.99)], 0.99, midpoints=[measure_midpoint("a - b", *outputs)])).verdict
 
     assert verdict(x, x, x) == "blends well"
     assert verdict(x, x * 0, x) == "will not blend"  # faded
@@ -233,25 +235,28 @@ def test_the_picture_halfway_outweighs_the_index() -> None:
 
 def test_what_is_wrong_has_a_name() -> None:
     x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
-    astray = [midpoint("a - b", x, x + 0.1, x)]
-    flipped = judge("a - b", Evidence([layer(0.99, flipped=8)], 0.99, middles=astray))
+    astray = [measure_midpoint("a - b", x, x + 0.1, x)]
+    flipped = judge_pair("a - b", PairEvidence([layer(0.99, flipped=8)], 0.99, midpoints=astray))
     assert (flipped.verdict, flipped.causes) == ("will not blend", ("flipped",))
-    permuted = judge("a - b", Evidence([layer(0.3, matched=0.99, chance=0.2)], 0.3, middles=astray))
+    permuted = judge_pair("a - b", PairEvidence([layer(0.3, matched=0.99, chance=0.2)], 0.3, midpoints=astray))
     assert (permuted.verdict, permuted.causes) == ("will not blend", ("permuted",))
-    lucky = judge("a - b", Evidence([layer(0.05, matched=0.8, chance=0.75)], 0.05))
+    lucky = judge_pair("a - b", PairEvidence([layer(0.05, matched=0.8, chance=0.75)], 0.05))
     assert (lucky.verdict, lucky.causes) == ("will not blend", ("apart",))
-    scaled = judge("a - b", Evidence([layer(0.99, scale=10.0)], 0.99))
+    scaled = judge_pair("a - b", PairEvidence([layer(0.99, scale=10.0)], 0.99))
     assert (scaled.verdict, scaled.causes) == ("blends with care", ("scale",))
-    noise = judge("a - b", Evidence([layer(0.9)], 0.9, distance=0.3, whiteness=1.0))
+    noise = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, distance=0.3, whiteness=1.0))
     assert (noise.verdict, noise.causes) == ("blends with care", ("noise",))
-    wall = judge("a - b", Evidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.03, 0.01)]))
+    wall = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.03, 0.01)]))
     assert (wall.verdict, wall.causes) == ("will not blend", ("barrier",))
-    hill = judge("a - b", Evidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.015, 0.01)]))
+    hill = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.015, 0.01)]))
     assert (hill.verdict, hill.causes) == ("blends with care", ("barrier",))
-    drift = judge("a - b", Evidence([layer(0.9)], 0.9, norms=[NormDrift("a - b", "bn", 0.3, 0.0)]))
+    drift = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, norm_mismatches=[BatchNormMismatch("a - b", "bn", 0.3, 0.0)]))
     assert (drift.verdict, drift.causes) == ("blends well", ("drift",))
     assert any("recalibration" in sentence for sentence in drift.advice)
-    left = judge("a - b", Evidence([layer(0.9)], 0.9, norms=[NormDrift("a - b", "bn", 0.3, 0.0)], recalibrated=True))
+    left = judge_pair(
+        "a - b",
+        PairEvidence([layer(0.9)], 0.9, norm_mismatches=[BatchNormMismatch("a - b", "bn", 0.3, 0.0)], is_recalibrated=True),
+    )
     assert any("what its re-estimated statistics say" in sentence for sentence in left.reasons)
     assert any("--force" in sentence for sentence in left.advice)
 
@@ -259,12 +264,12 @@ def test_what_is_wrong_has_a_name() -> None:
 def test_the_loss_barrier() -> None:
     clean = np.full((1, 3, 4, 4), 0.25, np.float32)
     outputs = (clean + np.float32(0.1), clean + np.float32(0.2), clean - np.float32(0.1))
-    found = barrier("a - b", "x", outputs, clean, -1.0, 1.0)  # a range of 2: an error of 0.1 is 0.05 of it
+    found = measure_barrier("a - b", "x", outputs, clean, -1.0, 1.0)  # a range of 2: an error of 0.1 is 0.05 of it
     assert found.first == pytest.approx(0.0025, rel=1e-5)  # float32 inputs
     assert found.barrier == pytest.approx(0.01 - 0.0025, rel=1e-5)
     assert found.decibels == found.beyond == pytest.approx(20 * np.log10(2), abs=1e-4)
-    assert found.wall
-    assert barrier("a - b", "x", (clean, clean, clean), clean, 0, 1).decibels == 0
+    assert found.is_blocking
+    assert measure_barrier("a - b", "x", (clean, clean, clean), clean, 0, 1).decibels == 0
 
 
 def test_a_network_that_restores_is_tried_with_noise() -> None:
@@ -273,7 +278,7 @@ def test_a_network_that_restores_is_tried_with_noise() -> None:
     for state in family:
         state["model.6.weight"], state["model.6.bias"] = state["model.6.weight"] / 100, state["model.6.bias"] / 100
     report = check(named(family))
-    assert [row.probe for row in report.barriers] == [f"astronaut, noise {sigma}" for sigma in (20, 40, 60)]
+    assert [row.test_image for row in report.barriers] == [f"astronaut, noise {sigma}" for sigma in (20, 40, 60)]
     # Clipped noise of sigma 20 of 255: a mean squared error of (20 / 255)^2 less what the clipping takes, a fifth at most here.
     assert report.barriers[0].first == pytest.approx((20 / 255) ** 2, rel=0.2)
     assert all(abs(row.decibels) < 0.5 for row in report.barriers)
@@ -288,7 +293,7 @@ def test_references(tmp_path: Path) -> None:
             Image.fromarray(pixels if number else pixels[::-1]).save(tmp_path / folder / f"{number}.png")
     family = named(pico_family("srcnn_959", 2))
     report = check(family, image=tmp_path / "in", reference=tmp_path / "clean")
-    assert [row.probe for row in report.barriers] == ["0.png", "1.png"]
+    assert [row.test_image for row in report.barriers] == ["0.png", "1.png"]
     assert report.to_json()["barriers"][0]["decibels"] == report.barriers[0].decibels
     with pytest.raises(MismatchError, match="1 pictures and 2 references"):
         check(family, image=tmp_path / "in" / "0.png", reference=tmp_path / "clean")
@@ -307,7 +312,7 @@ def test_another_network_is_a_verdict() -> None:
     report = check({"a": state, "b": pico_state("compact"), "c": pico_family("dncnn", 2)[1]})
     assert report.verdict == "will not blend"
     assert [(row.pair, row.verdict) for row in report.pairs] == [("a - c", "blends well"), ("a - b", "will not blend")]
-    assert (report.misfits[0].member, report.misfits[0].differences[0].key) == ("b", "model.0.weight")
+    assert (report.mismatches[0].member, report.mismatches[0].differences[0].key) == ("b", "model.0.weight")
     assert "does not fit" in report.reasons[0]
     assert report.members == ("a", "c", "b")
     alone = check({"a": state, "b": pico_state("dncnn_bn")})
@@ -336,7 +341,7 @@ def test_shortest_way_is_the_shortest() -> None:
         points = np.random.default_rng(seed).random((6, 3))
         table = np.linalg.norm(points[:, None] - points[None], axis=2)
         best = min(sum(table[a, b] for a, b in pairwise(way)) for way in permutations(range(6)))
-        way = shortest_way(table)
+        way = order_by_shortest_path(table)
         assert sorted(way) == list(range(6))
         assert sum(table[a, b] for a, b in pairwise(way)) == pytest.approx(best, rel=1e-12)  # other order of a float64 sum
         assert way[0] < way[-1]
@@ -346,13 +351,13 @@ def test_anchors_of_the_distance() -> None:
     random = np.random.default_rng(0)
     state = {f"{layer}.weight": random.standard_normal((64, 64, 3, 3)) for layer in "ab"}
     other = {f"{layer}.weight": random.standard_normal((64, 64, 3, 3)) for layer in "ab"}
-    assert network_distance(state, state) == 0
-    assert network_distance(state, other) == pytest.approx(1, abs=0.01)  # 1 / sqrt(73,728 numbers) is 0.004
-    assert network_distance(state, {key: -value for key, value in state.items()}) == pytest.approx(np.sqrt(2))
+    assert measure_network_distance(state, state) == 0
+    assert measure_network_distance(state, other) == pytest.approx(1, abs=0.01)  # 1 / sqrt(73,728 numbers) is 0.004
+    assert measure_network_distance(state, {key: -value for key, value in state.items()}) == pytest.approx(np.sqrt(2))
     half = {key: (value + other[key]) / 2 for key, value in state.items()}
     moved = {**state, "a.running_mean": np.ones(64)}
-    assert network_distance(moved, {**moved, "a.running_mean": np.zeros(64)}) == 0  # measured, not learned
-    assert network_distance(state, half) < network_distance(state, other)
+    assert measure_network_distance(moved, {**moved, "a.running_mean": np.zeros(64)}) == 0  # measured, not learned
+    assert measure_network_distance(state, half) < measure_network_distance(state, other)
 
 
 def test_whiteness_tells_noise_from_training() -> None:
@@ -360,9 +365,9 @@ def test_whiteness_tells_noise_from_training() -> None:
     state = {"w": random.standard_normal((64, 32, 3, 3))}
     noisy = {"w": state["w"] + 0.1 * random.standard_normal(state["w"].shape)}
     trained = {"w": state["w"] + np.einsum("i,jkl->ijkl", random.standard_normal(64), random.standard_normal((32, 3, 3)))}
-    assert whiteness(state, noisy, {"w": 0}) == pytest.approx(1, abs=0.05)
-    assert (whiteness(state, trained, {"w": 0}) or 0) > 5
-    assert whiteness(state, state, {"w": 0}) is None
+    assert measure_whiteness(state, noisy, {"w": 0}) == pytest.approx(1, abs=0.05)
+    assert (measure_whiteness(state, trained, {"w": 0}) or 0) > 5
+    assert measure_whiteness(state, state, {"w": 0}) is None
 
 
 def test_norm_inputs_are_those_of_torch(tmp_path: Path) -> None:
@@ -387,14 +392,14 @@ def test_norm_drift_against_float64() -> None:
     measured = ({"n": (zeros, ones)}, {"n": (2 * ones, 3 * ones)})
     middle = {"n": (3 * ones, ones / 2)}
     blend = {"n.running_mean": ones, "n.running_var": 2 * ones}
-    [row] = norm_drifts("a - b", (ends[0], blend, ends[1]), (measured[0], middle, measured[1]))
+    [row] = measure_batchnorm_mismatches("a - b", (ends[0], blend, ends[1]), (measured[0], middle, measured[1]))
     assert row.variance == pytest.approx(0.25, rel=1e-4)  # EPSILON over 2
     assert row.mean == pytest.approx(2 / np.sqrt(2), rel=1e-4)
-    assert row.drifted
+    assert row.has_drifted
     estimated = {"n.running_mean": 3 * ones, "n.running_var": ones / 2}
-    [row] = norm_drifts("a - b", (ends[0], estimated, ends[1]), (measured[0], middle, measured[1]))
+    [row] = measure_batchnorm_mismatches("a - b", (ends[0], estimated, ends[1]), (measured[0], middle, measured[1]))
     assert row.variance == pytest.approx(1, rel=1e-12)  # the same float64 numbers, divided by each other
-    assert (row.mean, row.drifted) == (0, False)
+    assert (row.mean, row.has_drifted) == (0, False)
 
 
 def drifting(pictures: Path) -> dict[str, Any]:
@@ -441,7 +446,7 @@ def test_a_recalibrated_bundle_is_measured_as_it_runs(
     assert any("--recalibrate" in sentence for sentence in plain.advice)
     assert plain.recalibration is None
     assert not any("re-estimated" in sentence for sentence in (*plain.notes, *plain.reasons))
-    recalibrate(bundle.path, noisy_pictures, knots=3)
+    recalibrate(bundle.path, noisy_pictures, calibration_points=3)
     again = check(bundle.path, image=noisy_pictures)
     assert "drift" not in again.pairs[0].causes
     assert not any("recalibrat" in sentence for sentence in again.advice)
@@ -462,10 +467,10 @@ def test_the_tensors_that_are_measured_are_those_that_refit_writes(tmp_path: Pat
     pytest.importorskip("onnxruntime")
     states = drifting(noisy_pictures)
     bundle = export(states, tmp_path / "x.dni")
-    recalibrate(bundle.path, noisy_pictures, knots=4)
+    recalibrate(bundle.path, noisy_pictures, calibration_points=4)
     opened = Bundle.open(bundle.path)
-    with open_runner(Family.of(states), opened, read_recalibration(opened)) as runner:
-        used = runner.tensors({"a": 0.5, "b": 0.5})
+    with open_runner(Family.from_checkpoints(states), opened, read_recalibration(opened)) as runner:
+        used = runner.blend_tensors({"a": 0.5, "b": 0.5})
     refit(bundle.path, 0.5, tmp_path / "half.safetensors")
     written = load_file(tmp_path / "half.safetensors")
     assert set(used) == set(opened.weight_names)
@@ -496,9 +501,11 @@ def test_matching_finds_a_permutation() -> None:
     report = check({"a": state, "b": moved})
     assert report.midpoints[0].departure > 100  # the ends are the same function, or this would be no permutation
     assert (report.verdict, report.pairs[0].causes[0]) == ("will not blend", "permuted")
-    assert all(row.matched is not None and row.matched > 0.999 for row in report.layers)
-    stranger = matched(state, pico_state("rrdbnet", 1), filter_layers(state))
-    assert max(abs(np.median(np.abs(row.index)) - row.chance) for row in stranger.values()) < 0.3  # what luck finds, no more
+    assert all(row.aligned_median is not None and row.aligned_median > 0.999 for row in report.layers)
+    stranger = align_permutations(state, pico_state("rrdbnet", 1), find_filter_layers(state))
+    assert (
+        max(abs(np.median(np.abs(row.correlations)) - row.chance_median) for row in stranger.values()) < 0.3
+    )  # what luck finds, no more
 
 
 def test_a_page_of_other_networks(tmp_path: Path) -> None:
@@ -511,7 +518,7 @@ def test_strict_is_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[st
         save_file(pico_state("srcnn_919", seed), tmp_path / f"{number}.safetensors")
     files = [f"{name}={tmp_path}/{number}.safetensors" for number, name in enumerate("ab")]
     assert main(["check", *files]) == 0
-    assert main(["check", *files, "--strict", "--json"]) == VERDICT_EXIT == 10
+    assert main(["check", *files, "--strict", "--json"]) == VERDICT_EXIT_CODE == 10
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{") :])["verdict"] == "will not blend"
     assert main(["check", files[0], f"c={tmp_path}/0.safetensors", "--strict"]) == 0

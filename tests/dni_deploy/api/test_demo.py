@@ -17,12 +17,12 @@ pytest.importorskip("matplotlib", reason="the demo draws a plot, which needs the
 from safetensors.torch import save_file  # noqa: E402
 
 from dni_deploy.api import demo as verb  # noqa: E402
-from dni_deploy.api.demo import FILES, NOISE, demo, noised  # noqa: E402
+from dni_deploy.api.demo import NOISE_SIGMA, OUTPUT_FILES, add_noise, demo  # noqa: E402
 from dni_deploy.bundle.bundle import Bundle  # noqa: E402
 from dni_deploy.checkpoints.checkpoint import Checkpoint  # noqa: E402
 from dni_deploy.errors import CheckpointError, UsageError  # noqa: E402
 from dni_deploy.imaging.metrics.psnr import psnr  # noqa: E402
-from exporters.architectures.dncnn import DnCNN, initialise  # noqa: E402
+from exporters.architectures.dncnn import DnCNN, initialize_weights  # noqa: E402
 
 PHOTOGRAPH = Path(verb.__file__).parents[1] / "data" / "astronaut.png"
 
@@ -34,8 +34,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "denoise").mkdir(parents=True)
     with Image.open(PHOTOGRAPH) as image:
         image.crop((96, 32, 160, 96)).save(folder / "astronaut.png")
-    middle = initialise(DnCNN(width=8, depth=4), torch.Generator().manual_seed(0)).state_dict()
-    step = initialise(DnCNN(width=8, depth=4), torch.Generator().manual_seed(1)).state_dict()
+    middle = initialize_weights(DnCNN(width=8, depth=4), torch.Generator().manual_seed(0)).state_dict()
+    step = initialize_weights(DnCNN(width=8, depth=4), torch.Generator().manual_seed(1)).state_dict()
     for level, distance in ((20, -0.1), (40, 0.0), (60, 0.1)):
         tensors = {
             key: (value + distance * step[key]).half().contiguous()
@@ -43,32 +43,32 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             if value.is_floating_point()
         }
         save_file(tensors, folder / "denoise" / f"n{level}.safetensors")
-    monkeypatch.setattr(verb, "DATA", folder)
+    monkeypatch.setattr(verb, "DATA_FOLDER", folder)
     return folder
 
 
 def test_the_whole_way(tmp_path: Path, data: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     report = demo(tmp_path / "out", progress=lambda *call: calls.append(call))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
-    assert [Path(name).name for name in report.files] == list(FILES)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(OUTPUT_FILES)
+    assert [Path(name).name for name in report.files] == list(OUTPUT_FILES)
     assert calls[0][0] == 0
     assert calls[-1][0] == calls[-1][1]
     assert all(before[0] <= after[0] for before, after in pairwise(calls))
 
     clean, noisy = (np.array(Image.open(tmp_path / "out" / name)) for name in ("clean.png", "noisy.png"))
     assert report.noisy_psnr == psnr(noisy, clean)
-    assert len(report.sweep.rows) == 21
-    assert [row.shares[0] for row in report.sweep.rows] == pytest.approx(np.arange(21) / 20)
+    assert len(report.sweep.points) == 21
+    assert [row.coefficients[0] for row in report.sweep.points] == pytest.approx(np.arange(21) / 20)
     # The members' float16 rounding and the engine's float32 sums can move a few pixels by one level, which is far below 0.05 dB;
     # so is what the statistics of nets as near as these move by. By construction the plain blend in the middle is N40.
-    assert report.sweep.rows[10].psnr == pytest.approx(report.matched_psnr, abs=0.05)
+    assert report.sweep.points[10].psnr == pytest.approx(report.matched_psnr, abs=0.05)
     for row, name in ((0, "n60"), (20, "n20")):
-        alone = verb._alone(Checkpoint.read(data / "denoise" / f"{name}.safetensors"), noisy)
-        assert report.sweep.rows[row].psnr == pytest.approx(psnr(alone, clean), abs=0.05)
+        alone = verb._run_checkpoint(Checkpoint.read(data / "denoise" / f"{name}.safetensors"), noisy)
+        assert report.sweep.points[row].psnr == pytest.approx(psnr(alone, clean), abs=0.05)
     assert Bundle.open(tmp_path / "out" / "demo.dni").manifest.recalibration is not None
     told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert told["finding"] == report.finding()
+    assert told["finding"] == report.format_finding()
     assert told["change_ms"] > 0
     assert told["frame_ms"] > 0
     assert "N40" in (tmp_path / "out" / "page.html").read_text()
@@ -76,16 +76,16 @@ def test_the_whole_way(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UsageError, match="exists"):
         demo(tmp_path / "out")
     again = demo(tmp_path / "out", force=True)
-    assert [row.psnr for row in again.sweep.rows] == [row.psnr for row in report.sweep.rows]  # fixed seed
+    assert [row.psnr for row in again.sweep.points] == [row.psnr for row in report.sweep.points]  # fixed seed
 
 
 def test_noise_is_what_it_says() -> None:
     grey = np.full((256, 256, 3), 128, np.uint8)
-    noise = noised(grey).astype(float) - 128
+    noise = add_noise(grey).astype(float) - 128
     # 196,608 values: the standard error of the mean is 0.09, that of sigma 0.064. Clipping at 3.2 sigma takes 0.1 off sigma.
     assert abs(noise.mean()) < 0.5
-    assert noise.std() == pytest.approx(NOISE, abs=0.4)
-    assert np.array_equal(noised(grey), noised(grey))
+    assert noise.std() == pytest.approx(NOISE_SIGMA, abs=0.4)
+    assert np.array_equal(add_noise(grey), add_noise(grey))
 
 
 def test_a_folder_that_is_a_file_and_weights_that_are_damaged(tmp_path: Path, data: Path) -> None:
@@ -100,13 +100,13 @@ def test_a_folder_that_is_a_file_and_weights_that_are_damaged(tmp_path: Path, da
 @pytest.mark.slow
 def test_the_shipped_family_shows_the_real_thing(tmp_path: Path) -> None:
     """The claim of section 3.2: for the noise in between, a blend beats both ends. Under a minute."""
-    if not (verb.DATA / "denoise" / "n60.safetensors").is_file():
+    if not (verb.DATA_FOLDER / "denoise" / "n60.safetensors").is_file():
         pytest.skip("the demo family's weights are not in this checkout")
     report = demo(tmp_path / "out")
-    assert report.sweep.interior
-    assert report.sweep.gain is not None
-    assert report.sweep.gain > 0.05  # below it, one picture's noise could decide
-    best = report.sweep.rows[report.sweep.best or 0].psnr
+    assert report.sweep.best_is_blend
+    assert report.sweep.gain_db is not None
+    assert report.sweep.gain_db > 0.05  # below it, one picture's noise could decide
+    best = report.sweep.points[report.sweep.best_index or 0].psnr
     assert best is not None
     assert best > report.noisy_psnr + 5
     assert best > report.matched_psnr - 0.5  # what a network trained for this noise reaches: measured 0.24 below it

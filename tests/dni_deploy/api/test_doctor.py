@@ -17,28 +17,30 @@ from engines.cuda import driver
 
 def versions(monkeypatch: pytest.MonkeyPatch, **installed: str) -> None:
     found = {name.replace("_", "-"): number for name, number in installed.items()}
-    monkeypatch.setattr(home, "_version", lambda name: found.get(name, ""))
+    monkeypatch.setattr(home, "_installed_version", lambda name: found.get(name, ""))
 
 
 def test_this_machine() -> None:
     report = doctor()
     assert {name: found for name, found, _ in report.packages}["numpy"] == version("numpy")
     [state] = [state for state in report.engines if state.name == "onnxruntime"]
-    assert state.runs
-    assert version("onnxruntime") in state.why
+    assert state.available
+    assert version("onnxruntime") in state.reason
     assert int(report.machine["cores"]) >= 1
     assert report.machine["memory"].endswith("GiB")
 
 
 def test_all_engines_are_told_and_a_reason_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "library", lambda: None)
+    monkeypatch.setattr(driver, "load_driver_library", lambda: None)
     report = doctor()
     states = {state.name: state for state in report.engines}
     assert list(states) == list(ENGINES)
     assert states["tensorrt"] == EngineState("tensorrt", False, "no NVIDIA driver on this machine (libcuda.so.1 not found)")
-    assert {state.why for name, state in states.items() if name.startswith(("tensorrt-", "onnxruntime-gpu"))} == {"as tensorrt"}
-    assert states["onnxruntime-inputs"].runs
-    assert states["onnxruntime-inputs"].why.startswith("to compare with: ")
+    assert {state.reason for name, state in states.items() if name.startswith(("tensorrt-", "onnxruntime-gpu"))} == {
+        "as tensorrt"
+    }
+    assert states["onnxruntime-inputs"].available
+    assert states["onnxruntime-inputs"].reason.startswith("to compare with: ")
     [line] = [line for line in report.advice if "GPU" in line]
     assert line.startswith("There is no NVIDIA GPU to use here: no NVIDIA driver")
     assert "Bundles run on the CPU" in line
@@ -54,9 +56,9 @@ def test_two_runtimes_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch)
     report = doctor()
-    assert not any(state.runs for state in report.engines)
+    assert not any(state.available for state in report.engines)
     [state] = [state for state in report.engines if state.name == "onnxruntime"]
-    assert state.why == "not installed"
+    assert state.reason == "not installed"
     assert [line for line in report.advice if "dni-deploy[cpu]" in line]
     assert [line for line in report.advice if "dni-deploy[export]" in line]
     assert report.to_json()["packages"]["numpy"] is None
@@ -68,8 +70,8 @@ def test_a_runtime_that_crashes_at_import_is_told(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(subprocess, "run", lambda *args, **options: crashed)
     report = doctor()
     [state] = [state for state in report.engines if state.name == "onnxruntime"]
-    assert not state.runs
-    assert state.why == "the import ended with signal 11"
+    assert not state.available
+    assert state.reason == "the import ended with signal 11"
     assert len(report.warnings) == 1
 
 
@@ -104,16 +106,16 @@ H200 = ("NVIDIA H200", 9, 0)
 
 def with_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, nvcc: str | None = "/usr/bin/nvcc", **installed: str) -> Any:
     """The report of a machine with this driver, whose packages are all to be found, and these versions of them."""
-    monkeypatch.setattr(driver, "library", lambda: cuda)
-    monkeypatch.setattr(driver, "nvcc", lambda: nvcc)
-    monkeypatch.setattr(obstacles, "_packages", lambda names, extra: None)
-    monkeypatch.setattr(home, "_providers", lambda: (("CUDAExecutionProvider", "CPUExecutionProvider"), ""))
+    monkeypatch.setattr(driver, "load_driver_library", lambda: cuda)
+    monkeypatch.setattr(driver, "find_nvcc", lambda: nvcc)
+    monkeypatch.setattr(obstacles, "_explain_missing_packages", lambda names, extra: None)
+    monkeypatch.setattr(home, "_query_providers", lambda: (("CUDAExecutionProvider", "CPUExecutionProvider"), ""))
     versions(monkeypatch, **installed)
     return doctor()
 
 
 def test_a_gpu_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(obstacles, "CUDA_PROVIDER", (".",))  # the folder `capi` itself: any onnxruntime has that
+    monkeypatch.setattr(obstacles, "CUDA_PROVIDER_LIBRARIES", (".",))  # the folder `capi` itself: any onnxruntime has that
     report = with_gpu(
         monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", pycuda="2026.1", polygraphy="0.53.6",
         onnxruntime_gpu="1.31.1", torch="2.13", onnxscript="0.7", matplotlib="3.11",
@@ -160,14 +162,14 @@ def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, sai
 def test_nvcc_is_looked_for_where_toolkits_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
-    monkeypatch.setattr(driver, "TOOLKIT", str(tmp_path / "none"))
-    assert driver.nvcc() is None
+    monkeypatch.setattr(driver, "DEFAULT_CUDA_HOME", str(tmp_path / "none"))
+    assert driver.find_nvcc() is None
     compiler = tmp_path / "cuda" / "bin" / "nvcc"
     compiler.parent.mkdir(parents=True)
     compiler.touch(0o755)
-    assert driver.nvcc() == str(compiler)
+    assert driver.find_nvcc() == str(compiler)
     monkeypatch.setenv("PATH", str(compiler.parent))
-    assert driver.nvcc() == "nvcc"
+    assert driver.find_nvcc() == "nvcc"
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-cu13", "tensorrt-cu12"])
@@ -178,8 +180,8 @@ def test_the_version_of_tensorrt_is_read_and_not_imported(monkeypatch: pytest.Mo
         return "11.4.0"
 
     monkeypatch.setattr(home, "version", found)
-    assert home._version("tensorrt") == "11.4.0"
-    assert home._version("pycuda") == ""
+    assert home._installed_version("tensorrt") == "11.4.0"
+    assert home._installed_version("pycuda") == ""
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from dni_deploy.api import export as module
 from dni_deploy.api.export import export
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CheckpointError, MismatchError, UsageError
-from exporters.export_graph import Lifted
+from exporters.export_graph import ExportedGraph
 from tests.support.pico_architectures import pico_family
 
 State = dict[str, np.ndarray]
@@ -48,7 +48,7 @@ def test_files_become_a_bundle_that_opens_anywhere(states: list[State], tmp_path
     assert bundle.manifest.unused == ()
     assert 0 < bundle.manifest.graph_facts["probe_error"] < 1e-5  # rounding
     for name, state in family(states).items():
-        for key, value in bundle.weights(name).items():
+        for key, value in bundle.read_weights(name).items():
             assert np.array_equal(value, state[key])
     assert Bundle.open(tmp_path / "d.dni").digest == bundle.digest
     graph = onnx.load(str(bundle.path / bundle.manifest.graph.file))  # with the first member's weights, by external data
@@ -73,7 +73,9 @@ def test_options_reach_the_bundle(states: list[State], tmp_path: Path) -> None:
 def test_members_of_another_precision_stay_lossless(dtype: Any, states: list[State], tmp_path: Path) -> None:
     states[1] = {key: value.astype(dtype) if value.dtype.kind == "f" else value for key, value in states[1].items()}
     bundle = export(family(states), tmp_path / "d.dni")
-    assert all(value.dtype == dtype and np.array_equal(value, states[1][key]) for key, value in bundle.weights("sharp").items())
+    assert all(
+        value.dtype == dtype and np.array_equal(value, states[1][key]) for key, value in bundle.read_weights("sharp").items()
+    )
 
 
 def test_an_existing_output_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -157,14 +159,14 @@ def test_a_cached_graph_of_another_network_is_made_anew(
     states: list[State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key cannot see everything that a network of one's own may depend on; the probe sees the result."""
-    true_lift = module.cached_lift
+    true_lift = module.export_graph_cached
 
-    def stale(*given: Any, fresh: bool = False, **options: Any) -> tuple[Lifted, bool]:
+    def stale(*given: Any, fresh: bool = False, **options: Any) -> tuple[ExportedGraph, bool]:
         lifted, _ = true_lift(*given, fresh=fresh, **options)
         if not fresh:
             lifted.graph.graph.node[-1].op_type = "Add"  # x + noise instead of x - noise
         return lifted, not fresh
 
-    monkeypatch.setattr(module, "cached_lift", stale)
+    monkeypatch.setattr(module, "export_graph_cached", stale)
     bundle = export(family(states), tmp_path / "d.dni")
-    assert bundle.graph().graph.node[-1].op_type == "Sub"
+    assert bundle.read_graph().graph.node[-1].op_type == "Sub"

@@ -17,11 +17,11 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import (
     DniError,
     EngineError,
-    EnvironmentProblem,
     InputError,
     LimitError,
     MismatchError,
-    PartialResult,
+    PartialResultError,
+    UnavailableError,
     UsageError,
 )
 from dni_deploy.signature import Signature
@@ -85,7 +85,7 @@ def test_the_side_file_plays_again(bundles: Any, dimmer: Any, tmp_path: Path) ->
     dimmer()
     log = tmp_path / "show.jsonl"
     _, out = rgb(bundles[1], alpha="0f:same=0.3, 4f:same=0.7", alpha_log=log)
-    rows = list(AlphaLog.rows(log))
+    rows = list(AlphaLog.read_entries(log))
     assert [row.frame for row in rows] == list(range(5))
     assert [row.generation for row in rows] == [1, 2, 3, 4, 5]
     dimmer()
@@ -169,7 +169,7 @@ def test_a_missing_rate(bundles: Any, dimmer: Any) -> None:
 def test_a_cut_stream_has_its_whole_frames_passed_on(bundles: Any, dimmer: Any) -> None:
     engine = dimmer()
     sink = io.BytesIO()
-    with pytest.raises(PartialResult, match="10 bytes were left after 3 whole frames"):
+    with pytest.raises(PartialResultError, match="10 bytes were left after 3 whole frames"):
         filter(bundles[1], io.BytesIO(PICTURES.tobytes()[: 3 * 72 + 10]), sink, format="rgb24", size="6x4")
     assert sink.getvalue() == PICTURES[:3].tobytes()
     assert engine.closed == 1
@@ -201,10 +201,10 @@ def test_a_reader_that_goes_away(bundles: Any, dimmer: Any) -> None:
 
 def test_live_alpha_between_frames(bundles: Any, dimmer: Any) -> None:
     from dni_deploy.alpha.coefficients import Coefficients
-    from dni_deploy.control.shared_alpha import AlphaCell
+    from dni_deploy.control.shared_alpha import SharedAlpha
 
     dimmer()
-    cell = AlphaCell(pipe_bundle.MEMBERS, Coefficients.one_hot("same", pipe_bundle.MEMBERS))
+    cell = SharedAlpha(pipe_bundle.MEMBERS, Coefficients.one_hot("same", pipe_bundle.MEMBERS))
 
     class Turning(io.BytesIO):
         """Turns the cell when the third picture is asked for."""
@@ -214,7 +214,7 @@ def test_live_alpha_between_frames(bundles: Any, dimmer: Any) -> None:
         def readinto(self, buffer: Any) -> int:
             self.pictures += 1
             if self.pictures == 3:
-                cell.set({"half": 1.0})
+                cell.set_alpha({"half": 1.0})
             return super().readinto(buffer)
 
     sink = io.BytesIO()
@@ -268,6 +268,6 @@ def test_y4m_without_pyav(bundles: Any, dimmer: Any, monkeypatch: pytest.MonkeyP
         monkeypatch.delitem(sys.modules, module, raising=False)
     for module in ("av", "av.video", "av.video.reformatter"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(EnvironmentProblem, match=r"pip install 'dni-deploy\[video\]'"):
+    with pytest.raises(UnavailableError, match=r"pip install 'dni-deploy\[video\]'"):
         y4m(bundles[1], HEADER)
     assert rgb(bundles[1])[0].frames == 5  # which does without

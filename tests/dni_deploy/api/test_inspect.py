@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from dni_deploy.api.inspect import PLAN, inspect, roles
+from dni_deploy.api.inspect import PLAN_FILE_NAME, find_weight_roles, inspect
 from dni_deploy.bundle.extras import store_slider
 from dni_deploy.cli.main import main
 from dni_deploy.errors import BundleError
@@ -22,7 +22,7 @@ def test_a_pico_bundle(tmp_path: Path) -> None:
     found = inspect(bundle.path)
     assert (found.architecture, found.opset, found.signature) == ("pico", 17, pico.SIGNATURE)
     assert found.digest == bundle.digest
-    assert found.probe_error == 0.0
+    assert found.verification_error == 0.0
     assert found.operators == {"Conv": 1, "BatchNormalization": 1, "PRelu": 1, "Mul": 1}
     assert found.parameters == 18 + 2 + 4 * 2 + 2
     assert found.unused == ("spare.weight",)
@@ -57,7 +57,7 @@ def test_roles_are_seen_through_views_and_joined() -> None:
     ]
     value = helper.make_tensor_value_info("r", TensorProto.FLOAT, None)
     model = helper.make_model(helper.make_graph(nodes, "roles", [], [value]))
-    assert roles(model, ("linear", "slope", "shared", "odd", "idle")) == {
+    assert find_weight_roles(model, ("linear", "slope", "shared", "odd", "idle")) == {
         "linear": "linear weight",
         "slope": "PReLU slope",
         "shared": "scale and shift",
@@ -119,4 +119,4 @@ def test_plans_are_listed_by_their_names(tmp_path: Path) -> None:
 def test_the_engines_names_for_their_plans_are_known(tmp_path: Path) -> None:
     from engines.onnxruntime_cpu.plan import plan_path
 
-    assert PLAN.fullmatch(plan_path(pico.write(tmp_path / "x.dni")).name)
+    assert PLAN_FILE_NAME.fullmatch(plan_path(pico.write(tmp_path / "x.dni")).name)

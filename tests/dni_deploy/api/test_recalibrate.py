@@ -16,13 +16,13 @@ from safetensors.numpy import load_file
 
 import dni_deploy as dni
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.blending.batchnorm_stats import blended
+from dni_deploy.blending.batchnorm_stats import blend_tensors
 from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError
 from dni_deploy.imaging.crops import read_crops
-from dni_deploy.imaging.image_file import Picture, write_picture
+from dni_deploy.imaging.image_file import Picture, write_image
 from dni_deploy.signature import Signature
 from engines.onnxruntime_cpu import runtime
 from tests.engines.conftest import Case, pico_case, write
@@ -43,7 +43,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (height, width) in enumerate(((40, 32), (32, 33), (70, 45), (33, 90))):
         ramp = np.linspace(20, 230, width)[None, :, None]
         pixels = np.clip(ramp + rng.normal(0, 25, (height, width, 3)), 0, 255).astype(np.uint8)
-        write_picture(folder / f"{number}.png", Picture(pixels))
+        write_image(folder / f"{number}.png", Picture(pixels))
     return folder
 
 
@@ -65,11 +65,13 @@ def train_mode(name: str, weights: dict[str, Any], inputs: np.ndarray, batch: in
 
 def test_what_is_stored_is_pytorchs_estimate_corrected_by_the_members(bundle: Bundle, pictures: Path) -> None:
     """The whole way in float64 with PyTorch: crops, blend, update_bn at the knots and at the ends, the correction."""
-    report = dni.recalibrate(bundle, pictures, knots=5, threads=1)
-    assert report.knots == 5
+    report = dni.recalibrate(bundle, pictures, calibration_points=5, threads=1)
+    assert report.calibration_points == 5
     known = read_recalibration(Bundle.open(bundle.path))
     assert known is not None
-    members = [{key: values.astype(np.float64) for key, values in bundle.weights(member).items()} for member in bundle.members]
+    members = [
+        {key: values.astype(np.float64) for key, values in bundle.read_weights(member).items()} for member in bundle.members
+    ]
     inputs, _ = read_crops(sorted(pictures.iterdir()), bundle.signature)
 
     def estimate(alpha: float) -> dict[str, np.ndarray]:
@@ -77,7 +79,7 @@ def test_what_is_stored_is_pytorchs_estimate_corrected_by_the_members(bundle: Bu
         return train_mode("dncnn_bn", weights, inputs)
 
     ends, middle, alpha = (estimate(1.0), estimate(0.0)), estimate(0.75), 0.75
-    found = known.at(np.array([alpha, 1 - alpha]))
+    found = known.interpolate(np.array([alpha, 1 - alpha]))
     for name in (key for key in found if key.endswith("running_var")):
         own = [tensors[name] for tensors in members]
         ratios = [np.log((mine + 1e-5) / (end[name] + 1e-5)) for mine, end in zip(own, ends, strict=True)]
@@ -95,18 +97,20 @@ def test_what_is_stored_is_pytorchs_estimate_corrected_by_the_members(bundle: Bu
 def test_the_report_and_the_file_say_what_was_done(bundle: Bundle, pictures: Path) -> None:
     before = bundle.digest
     told: list[tuple[int, int, str]] = []
-    report = dni.recalibrate(bundle.path, [pictures / "0.png", pictures / "2.png"], knots=3, progress=lambda *s: told.append(s))
+    report = dni.recalibrate(
+        bundle.path, [pictures / "0.png", pictures / "2.png"], calibration_points=3, progress=lambda *s: told.append(s)
+    )
     assert report.digest == Bundle.open(bundle.path).digest != before
     assert [layer.layer for layer in report.layers] == ["model.3", "model.6", "model.9"]
-    assert all(layer.shares == (0.5, 0.5) for layer in report.layers)  # the only knot that could move
+    assert all(layer.coefficients == (0.5, 0.5) for layer in report.layers)  # the only knot that could move
     assert all(layer.mean > 0 and layer.variance > 1 for layer in report.layers)
-    assert (report.parts, report.side) == (48, 32)
-    assert [(source.name, source.parts) for source in report.pictures] == [("0.png", 24), ("2.png", 24)]
-    assert report.pictures[0].sha256 == sha256((pictures / "0.png").read_bytes()).hexdigest()
+    assert (report.sample_count, report.sample_side_px) == (48, 32)
+    assert [(source.name, source.parts) for source in report.images] == [("0.png", 24), ("2.png", 24)]
+    assert report.images[0].sha256 == sha256((pictures / "0.png").read_bytes()).hexdigest()
     about = dni.inspect(bundle.path).recalibration
     assert about is not None
     assert about["knots"] == 3
-    assert [picture["sha256"] for picture in about["pictures"]] == [source.sha256 for source in report.pictures]
+    assert [picture["sha256"] for picture in about["pictures"]] == [source.sha256 for source in report.images]
     assert told[-1][:2] == (2, 3)
     json.dumps(report.to_json())
 
@@ -114,34 +118,34 @@ def test_the_report_and_the_file_say_what_was_done(bundle: Bundle, pictures: Pat
 def test_equal_members_move_nowhere(tmp_path: Path, pictures: Path, pico_case: Callable[[str], Case]) -> None:
     case = pico_case("dncnn_bn")
     twins = Case(case.name, case.graph, case.weights, [case.members[0]] * 2, case.signature, case.shapes)
-    report = dni.recalibrate(write(twins, tmp_path / "x.dni"), pictures, knots=3)
+    report = dni.recalibrate(write(twins, tmp_path / "x.dni"), pictures, calibration_points=3)
     # The blend of two equal float32 numbers in float64 is that number, and so the estimates are equal.
     assert all(layer.mean < 1e-9 and layer.variance < 1 + 1e-9 for layer in report.layers)
 
 
 def test_sessions_and_written_files_compute_with_them(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
-    dni.recalibrate(bundle, pictures, knots=5)
+    dni.recalibrate(bundle, pictures, calibration_points=5)
     opened = Bundle.open(bundle.path)
-    members = [opened.weights(member) for member in opened.members]
-    truth = blended(members, SHARES, read_recalibration(opened))
+    members = [opened.read_weights(member) for member in opened.members]
+    truth = blend_tensors(members, SHARES, read_recalibration(opened))
     x = np.random.default_rng(1).random((1, 3, 24, 32), np.float32)
-    expected = runtime.run(runtime.session(runtime.bind(opened.graph(), truth), 1), x)
+    expected = runtime.run_session(runtime.open_cpu_session(runtime.bind_initializers(opened.read_graph(), truth), 1), x)
     with dni.open_session(opened, engine="onnxruntime", alpha=0.6, threads=1) as session:
         np.testing.assert_allclose(session.infer(x), expected, atol=1e-5)
     dni.refit(opened.path, 0.6, tmp_path / "blended.onnx")
     model = onnx.load(tmp_path / "blended.onnx")
-    np.testing.assert_allclose(runtime.run(runtime.session(model, 1), x), expected, atol=1e-5)
+    np.testing.assert_allclose(runtime.run_session(runtime.open_cpu_session(model, 1), x), expected, atol=1e-5)
     dni.refit(opened.path, 0.6, tmp_path / "blended.safetensors")
     written = load_file(tmp_path / "blended.safetensors")
     for name, values in truth.items():
         assert written[name].tobytes() == values.astype(np.float32).tobytes()
     dni.refit(opened.path, "a=1", tmp_path / "a.safetensors")
     for name, values in load_file(tmp_path / "a.safetensors").items():
-        assert values.tobytes() == opened.tensors("a")[name].tobytes()
+        assert values.tobytes() == opened.read_tensors("a")[name].tobytes()
 
 
 def test_groups_and_extrapolation_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
-    dni.recalibrate(bundle, pictures, knots=3)
+    dni.recalibrate(bundle, pictures, calibration_points=3)
     with pytest.raises(CoefficientsError, match="groups of weights"):
         dni.open_session(bundle.path, rules=["norm:*=0.2"])
     with pytest.raises(CoefficientsError, match="groups of weights"):
@@ -161,24 +165,24 @@ def test_groups_and_extrapolation_are_refused(bundle: Bundle, pictures: Path, tm
 def test_what_is_there_is_kept_without_force_and_what_is_not_cannot_be_removed(bundle: Bundle, pictures: Path) -> None:
     with pytest.raises(UsageError, match="no re-estimated statistics to remove"):
         dni.recalibrate(bundle, remove=True)
-    first = dni.recalibrate(bundle, pictures, knots=3)
+    first = dni.recalibrate(bundle, pictures, calibration_points=3)
     with pytest.raises(UsageError, match="--force"):
-        dni.recalibrate(bundle.path, pictures / "0.png", knots=3)
+        dni.recalibrate(bundle.path, pictures / "0.png", calibration_points=3)
     assert Bundle.open(bundle.path).digest == first.digest
-    assert dni.recalibrate(bundle.path, pictures / "0.png", knots=3, force=True).digest != first.digest
+    assert dni.recalibrate(bundle.path, pictures / "0.png", calibration_points=3, force=True).digest != first.digest
     removed = dni.recalibrate(bundle.path, remove=True)
     assert removed.removed
     assert removed.digest == bundle.digest == Bundle.open(bundle.path).digest
 
 
 def test_the_same_pictures_give_the_same_digest(bundle: Bundle, pictures: Path) -> None:
-    digests = {dni.recalibrate(bundle.path, pictures, knots=3, threads=1, force=True).digest for _ in range(2)}
+    digests = {dni.recalibrate(bundle.path, pictures, calibration_points=3, threads=1, force=True).digest for _ in range(2)}
     assert len(digests) == 1
 
 
 def test_bad_input(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Callable[[str], Case]) -> None:
     small = tmp_path / "small.png"
-    write_picture(small, Picture(np.zeros((15, 40, 3), np.uint8)))
+    write_image(small, Picture(np.zeros((15, 40, 3), np.uint8)))
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("text")
     attempts: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
@@ -205,8 +209,8 @@ def test_a_network_of_noise(tmp_path: Path, pictures: Path, pico_case: Callable[
     bundle = write(pico_case("dcgan"), tmp_path / "x.dni", 3)
     with pytest.raises(UsageError, match="give the word noise"):
         dni.recalibrate(bundle, pictures)
-    report = dni.recalibrate(bundle, "noise", knots=6)
-    assert (report.knots, report.parts, report.pictures) == (6, 256, ())
+    report = dni.recalibrate(bundle, "noise", calibration_points=6)
+    assert (report.calibration_points, report.sample_count, report.images) == (6, 256, ())
     about = dni.inspect(bundle.path).recalibration
     assert about is not None
     assert about["pictures"] == "noise"
@@ -218,7 +222,7 @@ def test_a_network_of_noise(tmp_path: Path, pictures: Path, pico_case: Callable[
 def test_crops_are_spread_over_pictures_and_places(tmp_path: Path) -> None:
     place = np.mgrid[:200, :250].astype(np.uint8)
     for name in ("a.png", "b.png", "c.png"):
-        write_picture(tmp_path / name, Picture(np.stack([place[0], place[1], place[0]], axis=2)))
+        write_image(tmp_path / name, Picture(np.stack([place[0], place[1], place[0]], axis=2)))
     files = sorted(tmp_path.iterdir())
     signature = Signature(multiple=8)
     parts, sources = read_crops(files, signature, side=60, count=31)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.api.refit import refit
-from dni_deploy.blending.variance_guard import VarianceGuard, safe_interval, variance_names
+from dni_deploy.blending.variance_guard import VarianceGuard, compute_safe_interval, list_variance_names
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.errors import BundleError, CoefficientsError, MismatchError, UsageError
@@ -95,7 +95,7 @@ def test_an_end_is_that_member_bit_for_bit(bundle: Bundle, tmp_path: Path, membe
         assert values.tobytes() == pico.tensors(seed)[name].tobytes()
     refit(bundle.path, {member: 1.0}, tmp_path / "out.onnx")
     model = onnx.load(tmp_path / "out.onnx")
-    alone = bundle.graph_with(member)
+    alone = bundle.read_graph_with_weights(member)
     assert model.graph == alone.graph
     assert (report.numbers_changed == 0) == (member == "a")
 
@@ -106,7 +106,7 @@ def test_the_report_counts_what_changed(tmp_path: Path) -> None:
     bundle = pico.write(tmp_path / "x.dni", b=other)
     report = refit(bundle.path, "a=0.5,b=0.5", tmp_path / "out.onnx")
     assert (report.tensors, report.tensors_changed, report.numbers_changed) == (len(pico.USED), 1, 1)
-    assert (report.largest_change, report.largest_change_in) == (0.25, "conv.bias")
+    assert (report.largest_change, report.largest_change_tensor) == (0.25, "conv.bias")
     assert report.numbers == sum(int(np.prod(pico.SHAPES[name])) for name in pico.USED)
     assert report.size == (tmp_path / "out.onnx").stat().st_size
     assert report.seconds > 0
@@ -143,7 +143,7 @@ def test_extrapolation_stops_where_a_variance_would_not_be_positive(tmp_path: Pa
     # Channel 0: alpha * 2 + (1 - alpha) * 1 > 0 above -1;
     # channel 1: alpha * 0.5 + (1 - alpha) * 1 > 0 below 2.
     bundle = pico.write(tmp_path / "x.dni", **variances([2, 0.5], [1, 1]))
-    assert refit(bundle.path, 1.75, tmp_path / "a.onnx", extrapolate=True).shares == {"a": 1.75, "b": -0.75}
+    assert refit(bundle.path, 1.75, tmp_path / "a.onnx", extrapolate=True).alpha == {"a": 1.75, "b": -0.75}
     refit(bundle.path, -0.75, tmp_path / "b.onnx", extrapolate=True)
     for alpha, channel in ((2.0, 1), (2.5, 1), (-1.0, 0), (-1.5, 0)):
         with pytest.raises(CoefficientsError) as raised:
@@ -165,28 +165,28 @@ def test_extrapolation_beyond_the_dtype_is_refused(tmp_path: Path) -> None:
 def test_safe_interval_against_a_scan() -> None:
     random = np.random.default_rng(11)
     first, second = random.uniform(0.01, 2, (2, 50))
-    low, high = safe_interval([first, second])
+    low, high = compute_safe_interval([first, second])
     for alpha in np.linspace(-3, 4, 7001):
         positive = bool((alpha * first + (1 - alpha) * second > 0).all())
         assert positive == (low < alpha < high)
-    assert safe_interval([np.ones(3), np.ones(3)]) == (-np.inf, np.inf)
-    assert safe_interval([np.zeros(0), np.zeros(0)]) == (-np.inf, np.inf)
+    assert compute_safe_interval([np.ones(3), np.ones(3)]) == (-np.inf, np.inf)
+    assert compute_safe_interval([np.zeros(0), np.zeros(0)]) == (-np.inf, np.inf)
     # A channel that is dead in both members is dead at every alpha; dead in one, it sets an end.
-    assert safe_interval([np.array([0.0]), np.array([0.0])]) == (-np.inf, np.inf)
-    assert safe_interval([np.array([0.0]), np.array([1.0])]) == (-np.inf, 1.0)
+    assert compute_safe_interval([np.array([0.0]), np.array([0.0])]) == (-np.inf, np.inf)
+    assert compute_safe_interval([np.array([0.0]), np.array([1.0])]) == (-np.inf, 1.0)
     with pytest.raises(MismatchError):
-        safe_interval([first])
+        compute_safe_interval([first])
 
 
 def test_the_guard_finds_variances_by_key_and_by_graph() -> None:
     graph = pico.graph()
-    assert variance_names(pico.SHAPES) == ("bn.running_var",)
+    assert list_variance_names(pico.SHAPES) == ("bn.running_var",)
     for initializer in graph.graph.initializer:
         if initializer.name == "bn.running_var":
             initializer.name = "statistics"
     graph.graph.node[1].input[4] = "statistics"
-    assert variance_names(["conv.weight", "statistics"], graph) == ("statistics",)
-    assert variance_names(["conv.weight", "statistics"]) == ()
+    assert list_variance_names(["conv.weight", "statistics"], graph) == ("statistics",)
+    assert list_variance_names(["conv.weight", "statistics"]) == ()
 
 
 def test_the_guard_of_three_members_and_of_none_with_batchnorm() -> None:
@@ -197,13 +197,13 @@ def test_the_guard_of_three_members_and_of_none_with_batchnorm() -> None:
     guard.check(Coefficients.parse([1.2, -0.1, -0.1], names, extrapolate=True))
     with pytest.raises(CoefficientsError, match=r"'n\.running_var', channel 0, would be -1"):
         guard.check(Coefficients.parse([2, -0.5, -0.5], names, extrapolate=True))
-    assert guard.interval() is None
+    assert guard.compute_safe_interval() is None
     VarianceGuard([{}, {}], []).check(Coefficients.parse(5, ("a", "b"), extrapolate=True))
 
 
 def test_the_guards_interval_is_printed_inward() -> None:
     guard = VarianceGuard([{"running_var": np.array([3.0])}, {"running_var": np.array([2.0])}], ["running_var"])
-    assert guard.interval() == (-2.0, np.inf)
+    assert guard.compute_safe_interval() == (-2.0, np.inf)
     third = VarianceGuard([{"running_var": np.array([1.0])}, {"running_var": np.array([4.0])}], ["running_var"])
     with pytest.raises(CoefficientsError, match=r"between -infinity and 1\.3333"):
         third.check(Coefficients.parse(1.4, ("a", "b"), extrapolate=True))

@@ -14,15 +14,15 @@ from dni_deploy.api.run import run
 from dni_deploy.errors import (
     CoefficientsError,
     EngineError,
+    ImageFileError,
     InputError,
     LimitError,
     MismatchError,
-    PartialResult,
-    PictureError,
+    PartialResultError,
     UsageError,
 )
 from dni_deploy.signature import Signature
-from dni_deploy.spatial.alpha_map import SpatialAlpha
+from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from tests.support.frame_session import Dimmer, opener
 
 
@@ -50,7 +50,7 @@ def test_one_picture(tmp_path: Path, dimmer: Dimmer) -> None:
     report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 0.5)
     assert np.array_equal(opened(tmp_path / "out.png"), np.rint(pixels / 2).astype(np.uint8))  # np.rint: half to even
     assert report.alpha == {"a": 0.5, "b": 0.5}
-    assert (report.pictures[0].width, report.pictures[0].height, report.pictures[0].tiles) == (8, 6, 1)
+    assert (report.images[0].width, report.images[0].height, report.images[0].tiles) == (8, 6, 1)
     assert dimmer.closed == 1
     json.dumps(report.to_json(), allow_nan=False)
 
@@ -84,7 +84,7 @@ def test_folders_are_read_one_level_deep(tmp_path: Path, dimmer: Dimmer) -> None
 def test_tiles(tmp_path: Path, dimmer: Dimmer) -> None:
     pixels = picture(tmp_path / "in.png", 100, 40)
     report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1, tile=32, overlap=4)
-    assert report.pictures[0].tiles == 8  # 4 across (24 new columns each), 2 down
+    assert report.images[0].tiles == 8  # 4 across (24 new columns each), 2 down
     assert np.array_equal(opened(tmp_path / "out.png"), pixels)
 
 
@@ -161,7 +161,7 @@ def test_a_failure_leaves_the_others_done(tmp_path: Path, monkeypatch: pytest.Mo
     (source / "b.png").write_bytes(b"<html>")
     picture(source / "c.png", width=11)  # the network gives a NaN for it
     picture(source / "d.png")
-    with pytest.raises(PartialResult, match=r"2 of 4 pictures were done.*2 failed\. First: .*b\.png is not a PNG"):
+    with pytest.raises(PartialResultError, match=r"2 of 4 pictures were done.*2 failed\. First: .*b\.png is not a PNG"):
         run("x.dni", source, tmp_path / "out", 1)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.png"]
     assert engine.closed == 1
@@ -174,7 +174,7 @@ def test_alone_or_all_failing_the_error_is_its_own(tmp_path: Path, monkeypatch: 
         run("x.dni", tmp_path / "c.png", tmp_path / "out.png", 1)
     for name in ("x.png", "y.png"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(PictureError, match="None of 2 pictures"):
+    with pytest.raises(ImageFileError, match="None of 2 pictures"):
         run("x.dni", [tmp_path / "x.png", tmp_path / "y.png"], tmp_path / "out", 1)
     assert not (tmp_path / "out.png").exists()
 
@@ -209,7 +209,7 @@ def test_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
     assert calls[2][2] == "in.png: run 2 of 3, a=0.2, b=0.8"
     assert np.array_equal(opened(tmp_path / "out.png"), np.rint(pixels * np.float32(1) * share[..., None]).astype(np.uint8))
     assert (report.alpha, report.alpha_white) == ({"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0})
-    figures = report.pictures[0].alpha_map
+    figures = report.images[0].alpha_map
     assert figures is not None
     assert (figures.levels, figures.exact, figures.error_max) == (3, True, None)
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["pictures"][0]["alpha_map"]["levels"] == 3
@@ -218,12 +218,12 @@ def test_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
 def test_a_map_between_two_alphas_fitted_and_measured(tmp_path: Path, dimmer: Dimmer) -> None:
     pixels = picture(tmp_path / "in.png", 80, 60)
     Image.fromarray(np.arange(0, 240, 3, dtype=np.uint8)[None].repeat(2, axis=0)).save(tmp_path / "mask.png")
-    asked = SpatialAlpha(tmp_path / "mask.png", white=0.75, levels=5, fit=True, error=True)
+    asked = AlphaMapOptions(tmp_path / "mask.png", white=0.75, levels=5, resize_to_fit=True, measure_error=True)
     report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 0.25, alpha_map=asked)
     share = np.clip(np.arange(0, 240, 3) / 255, 0, 1)[:, None]
     # The dimmer is linear in alpha, so levels cost nothing: half a level of rounding, and float32 before it.
     assert np.abs(opened(tmp_path / "out.png") - pixels * (0.25 + 0.5 * share)).max() <= 0.5 + 1e-3
-    figures = report.pictures[0].alpha_map
+    figures = report.images[0].alpha_map
     assert figures is not None
     assert figures.error_max is not None
     assert figures.error_max < 1e-3
@@ -234,7 +234,7 @@ def test_maps_that_cannot_be_used(tmp_path: Path, dimmer: Dimmer) -> None:
     picture(tmp_path / "in.png")
     mask(tmp_path / "small.png", 4, 4)
     Image.new("RGBA", (8, 6)).save(tmp_path / "clear.png")
-    for name, kind in (("small.png", MismatchError), ("clear.png", PictureError), ("none.png", InputError)):
+    for name, kind in (("small.png", MismatchError), ("clear.png", ImageFileError), ("none.png", InputError)):
         with pytest.raises(kind):
             run("x.dni", tmp_path / "in.png", tmp_path / "out.png", alpha_map=tmp_path / name)
     with pytest.raises(UsageError, match="Which alpha"):

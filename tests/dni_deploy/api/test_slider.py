@@ -14,13 +14,13 @@ from PIL import Image
 
 from dni_deploy.api import slider as verb
 from dni_deploy.api import sweep as sweep_verb
-from dni_deploy.api.slider import slider, unevenness
+from dni_deploy.api.slider import compute_unevenness, slider
 from dni_deploy.api.sweep import sweep
 from dni_deploy.bundle import bundle as bundle_module
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.extras import store_slider
-from dni_deploy.bundle.slider import EvenSlider
-from dni_deploy.bundle.stored_file import read_file
+from dni_deploy.bundle.slider import PerceptualSlider
+from dni_deploy.bundle.stored_file import read_verified
 from dni_deploy.cli.main import main
 from dni_deploy.errors import BundleError, MismatchError, UsageError
 from tests.engines.conftest import write
@@ -54,23 +54,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_makes_the_steps_even_and_keeps_them(folder: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     report = slider("x.dni", "in.png", held_out="other.png", progress=lambda *call: calls.append(call))
-    assert report.before is not None
-    assert report.after is not None
+    assert report.alpha_unevenness is not None
+    assert report.slider_unevenness is not None
     assert report.held_out is not None
-    assert report.before > 2  # 3 * alpha^2 over its mean of 1, at the last step of 20
-    assert report.after < 1.15  # rounding to 255 levels, and straight pieces
+    assert report.alpha_unevenness > 2  # 3 * alpha^2 over its mean of 1, at the last step of 20
+    assert report.slider_unevenness < 1.15  # rounding to 255 levels, and straight pieces
     assert report.held_out[1] < 1.15 < 2 < report.held_out[0]
     kept = Bundle.open("x.dni").slider
     assert kept is not None
-    assert kept.knots == report.knots
+    assert kept.points == report.points
     about = Bundle.open("x.dni").manifest.slider_about
     assert about is not None
-    assert (about["before"], about["after"]) == (report.before, report.after)
+    assert (about["before"], about["after"]) == (report.alpha_unevenness, report.slider_unevenness)
     assert about["pictures"] == [{"name": "in.png", "sha256": sha256(Path("in.png").read_bytes()).hexdigest()}]
     assert (about["held_out"]["before"], about["held_out"]["after"]) == report.held_out
     assert [picture["name"] for picture in about["held_out"]["pictures"]] == ["other.png"]
     # Half of the way by brightness is 0.5 ** (1 / 3) = 0.794; CIEDE2000 sees differences in bright parts as smaller.
-    assert kept.at(0.5) == pytest.approx(0.794, abs=0.03)
+    assert kept.alpha_at(0.5) == pytest.approx(0.794, abs=0.03)
     assert calls[-1][0] == calls[-1][1] == calls[0][1]
     json.dumps(report.to_json(), allow_nan=False)
 
@@ -166,9 +166,9 @@ def test_a_bundle_is_opened_and_hashed_once(folder: Path, monkeypatch: pytest.Mo
     def counted(path: Path, stored: Any, *, keep: bool = True) -> bytes:
         if not keep:  # what opening does; whoever needs the content reads it, and checks it, at that moment
             checked.append(stored.file)
-        return read_file(path, stored, keep=keep)
+        return read_verified(path, stored, keep=keep)
 
-    monkeypatch.setattr(bundle_module, "read_file", counted)
+    monkeypatch.setattr(bundle_module, "read_verified", counted)
     assert main(line.format("rgb.dni").split()) == 0
     assert sorted(checked) == sorted(stored.file for stored in opened.manifest.files)
 
@@ -185,12 +185,12 @@ def test_sweep_takes_even_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sweep_verb, "open_session", opener(Bent((1.0, 0.0)), ("a", "b")))
     with pytest.raises(UsageError, match="holds no slider"):
         sweep("x.dni", "in.png", "sheet.png", steps=5, even=True)
-    made = EvenSlider(tuple(KNOTS))
+    made = PerceptualSlider(tuple(KNOTS))
     store_slider(Bundle.open("x.dni"), KNOTS)
     report = sweep("x.dni", "in.png", "sheet.png", steps=5, even=True)
-    assert [row.shares[0] for row in report.rows] == [made.at(step / 4) for step in range(5)]
+    assert [row.coefficients[0] for row in report.points] == [made.alpha_at(step / 4) for step in range(5)]
 
 
 def test_unevenness() -> None:
-    assert unevenness([1.0, 1.0, 4.0]) == 2.0
-    assert unevenness([0.0, 0.0]) == 1.0
+    assert compute_unevenness([1.0, 1.0, 4.0]) == 2.0
+    assert compute_unevenness([0.0, 0.0]) == 1.0

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from dni_deploy.api import sweep as verb
-from dni_deploy.api.sweep import alphas, sweep
+from dni_deploy.api.sweep import plan_alphas, sweep
 from dni_deploy.errors import MismatchError, UsageError
-from dni_deploy.imaging.metrics.psnr import decibels, psnr
-from dni_deploy.reports.contact_sheet import contact_sheet
+from dni_deploy.imaging.metrics.psnr import format_db, psnr
+from dni_deploy.reports.contact_sheet import draw_contact_sheet
 from dni_deploy.signature import Signature
 from tests.support.frame_session import Dimmer, opener
 
@@ -36,13 +36,13 @@ def dimmer(monkeypatch: pytest.MonkeyPatch) -> Dimmer:
 
 
 def test_paths() -> None:
-    assert alphas(2, 3) == [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
-    assert alphas(3, 3) == [(1, 0, 0), (0.5, 0.5, 0), (0, 1, 0), (0, 0.5, 0.5), (0, 0, 1)]
+    assert plan_alphas(2, 3) == [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
+    assert plan_alphas(3, 3) == [(1, 0, 0), (0.5, 0.5, 0), (0, 1, 0), (0, 0.5, 0.5), (0, 0, 1)]
     for members in (2, 3, 5):
-        for shares in alphas(members, 21):
+        for shares in plan_alphas(members, 21):
             assert math.fsum(shares) == pytest.approx(1, abs=1e-15)  # two shares, 1 - s and s
             assert min(shares) >= 0
-    assert [sum(share == 1 for share in shares) for shares in alphas(3, 4)] == [1, 0, 0, 1, 0, 0, 1]
+    assert [sum(share == 1 for share in shares) for shares in plan_alphas(3, 4)] == [1, 0, 0, 1, 0, 0, 1]
 
 
 def test_best_blend_and_its_gain(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
@@ -52,12 +52,12 @@ def test_best_blend_and_its_gain(tmp_path: Path, pictures: tuple[Path, Path], di
         "x.dni", source, tmp_path / "sheet.png", steps=11, reference=clean, html=tmp_path / "p.html",
         progress=lambda *call: calls.append(call),
     )  # fmt: skip
-    assert report.best == 6
-    assert report.rows[6].shares == (0.6, 0.4)
-    assert report.interior
-    assert report.rows[6].psnr == math.inf
-    assert report.finding() == "The best is a blend, identical at psnr 0.6, gan 0.4."
-    assert len(report.rows) == 11
+    assert report.best_index == 6
+    assert report.points[6].coefficients == (0.6, 0.4)
+    assert report.best_is_blend
+    assert report.points[6].psnr == math.inf
+    assert report.format_finding() == "The best is a blend, identical at psnr 0.6, gan 0.4."
+    assert len(report.points) == 11
     assert calls[-1][:2] == (11, 11)
     assert dimmer.refits == 12  # the first alpha of the session, then one for each step, none twice
     assert dimmer.closed == 1
@@ -65,7 +65,7 @@ def test_best_blend_and_its_gain(tmp_path: Path, pictures: tuple[Path, Path], di
     assert told["best_alpha"] == {"psnr": 0.6, "gan": 0.4}
     assert told["rows"][6]["psnr"] is None
     assert told["rows"][6]["identical"]
-    assert all(row.change_seconds > 0 and row.frame_seconds > 0 for row in report.rows[:-1])
+    assert all(row.change_seconds > 0 and row.frame_seconds > 0 for row in report.points[:-1])
     assert (tmp_path / "p.html").read_text().startswith("<!doctype html>")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 4 * 30
@@ -78,22 +78,22 @@ def test_numbers_are_those_of_the_pictures(tmp_path: Path, pictures: tuple[Path,
     with Image.open(clean_path) as image:
         clean = np.array(image)
     report = sweep("x.dni", source, tmp_path / "sheet.png", steps=5, reference=clean_path)
-    for row in report.rows:
-        assert row.psnr == pytest.approx(psnr(np.rint(pixels * row.shares[0]), clean), abs=0.02)  # rounding in float32
-        assert row.pixels_psnr == pytest.approx(psnr(pixels * row.shares[0], clean), abs=1e-4)
-    ends = max(report.rows[0].psnr or 0, report.rows[-1].psnr or 0)
-    best = report.rows[report.best or 0].psnr
+    for row in report.points:
+        assert row.psnr == pytest.approx(psnr(np.rint(pixels * row.coefficients[0]), clean), abs=0.02)  # rounding in float32
+        assert row.pixel_blend_psnr == pytest.approx(psnr(pixels * row.coefficients[0], clean), abs=1e-4)
+    ends = max(report.points[0].psnr or 0, report.points[-1].psnr or 0)
+    best = report.points[report.best_index or 0].psnr
     assert best is not None
-    assert report.gain == pytest.approx(best - ends)
-    assert f"{report.gain:.2f} dB above" in report.finding()
+    assert report.gain_db == pytest.approx(best - ends)
+    assert f"{report.gain_db:.2f} dB above" in report.format_finding()
 
 
 def test_a_best_at_an_end_is_said_plainly(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
     source, _ = pictures
     report = sweep("x.dni", source, tmp_path / "sheet.png", steps=3, reference=source)
-    assert report.best == 2
-    assert report.interior is False
-    assert "an end of the sweep" in report.finding()
+    assert report.best_index == 2
+    assert report.best_is_blend is False
+    assert "an end of the sweep" in report.format_finding()
     assert report.to_json()["best_is_a_blend"] is False
 
 
@@ -106,17 +106,17 @@ def test_three_members_go_from_each_to_the_next(
     report = sweep(
         "x.dni", source, tmp_path / "sheet.png", steps=6, reference=clean, html=tmp_path / "p.html", plot=tmp_path / "p.svg"
     )
-    assert report.rows[report.best or 0].shares == pytest.approx((0.2, 0.8, 0.0))
-    assert len(report.rows) == 11
-    assert all(row.pixels_psnr is None for row in report.rows)
+    assert report.points[report.best_index or 0].coefficients == pytest.approx((0.2, 0.8, 0.0))
+    assert len(report.points) == 11
+    assert all(row.pixel_blend_psnr is None for row in report.points)
     assert "blended pixels of" not in (tmp_path / "p.html").read_text()
     assert "<svg" in (tmp_path / "p.svg").read_text()
 
 
 def test_without_a_reference(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
     report = sweep("x.dni", pictures[0], tmp_path / "sheet.jpg", steps=2, html=tmp_path / "p.html")
-    assert report.best is None
-    assert report.gain is None
+    assert report.best_index is None
+    assert report.gain_db is None
     assert "dB" not in (tmp_path / "p.html").read_text().split("<main>")[1].split("<script")[0]
     assert report.to_json()["best_alpha"] is None
 
@@ -140,7 +140,7 @@ def test_everything_is_refused_before_anything_is_written(
             sweep("x.dni", source, sheet, **options)  # type: ignore[arg-type]
     with pytest.raises(MismatchError, match="3x3"):
         sweep("x.dni", source, sheet, reference=tmp_path / "small.png")
-    monkeypatch.setattr(verb, "MOST_PIXELS", 20 * 30 * 10)
+    monkeypatch.setattr(verb, "MAX_OUTPUT_PIXELS", 20 * 30 * 10)
     with pytest.raises(UsageError, match="fewer steps"):
         sweep("x.dni", source, sheet)
     assert not sheet.exists()
@@ -159,19 +159,19 @@ def test_scaling_networks_are_compared_at_their_size(
 def test_contact_sheet_shows_every_frame() -> None:
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
     frames = [np.full((600, 700, 3), colour, np.uint8) for colour in colours]
-    sheet = contact_sheet(frames, [["one line"]] * 5, best=2, caption="five")
+    sheet = draw_contact_sheet(frames, [["one line"]] * 5, best_index=2, caption="five")
     for colour in colours:
         count = int((sheet == colour).all(axis=2).sum())
         assert 0.95 * 512 * 439 < count <= 512 * 439  # shrunk to 512 on the longer side; edges may be softened
     with pytest.raises(UsageError):
-        contact_sheet(frames, [["a"]])
+        draw_contact_sheet(frames, [["a"]])
 
 
 def test_measures() -> None:
     black, white = np.zeros((2, 3, 3), np.uint8), np.full((2, 3, 3), 255, np.uint8)
     assert psnr(black, white) == 0
     assert psnr(black, black) == math.inf
-    assert decibels(math.inf) == "identical"
+    assert format_db(math.inf) == "identical"
     assert psnr(black, black + np.uint8(1)) == pytest.approx(20 * math.log10(255))
     with pytest.raises(MismatchError, match="3x2"):
         psnr(black, white[:1])

@@ -15,9 +15,9 @@ from PIL import Image
 
 from dni_deploy.api import tune as verb
 from dni_deploy.api.tune import tune
-from dni_deploy.cli.output import Surface
+from dni_deploy.cli.output import CommandOutput
 from dni_deploy.cli.tune import command
-from dni_deploy.errors import EnvironmentProblem, MismatchError, UsageError
+from dni_deploy.errors import MismatchError, UnavailableError, UsageError
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.signature import Signature
 from tests.dni_deploy.imaging.test_noise import noised
@@ -43,19 +43,19 @@ def test_two_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dimmer = use(monkeypatch, Dimmer((1.0, 0.0)), "psnr", "gan")
     calls: list[tuple[int, int, str]] = []
     report = tune("my family.dni", folder / "in.png", reference=folder / "clean.png", progress=lambda *call: calls.append(call))
-    best = report.rows[report.chosen]
-    assert best.shares[0] == pytest.approx(0.63, abs=0.004)  # 0.005 is where Brent stops; 0.004 makes one level of 255
-    assert report.chosen == report.bests[0]
-    assert dimmer.refits == len(report.rows) + 1 <= 33  # the session's first alpha; each evaluation is one refit
+    best = report.evaluations[report.chosen_index]
+    assert best.coefficients[0] == pytest.approx(0.63, abs=0.004)  # 0.005 is where Brent stops; 0.004 makes one level of 255
+    assert report.chosen_index == report.best_indices[0]
+    assert dimmer.refits == len(report.evaluations) + 1 <= 33  # the session's first alpha; each evaluation is one refit
     assert dimmer.closed == 1
-    assert calls[-1][:2] == (len(report.rows), len(report.rows))
+    assert calls[-1][:2] == (len(report.evaluations), len(report.evaluations))
     assert "dB at psnr 0.6" in calls[-2][2]
-    assert [report.rows[index].shares for index in report.alone] == [(1, 0), (0, 1)]
-    assert report.gain(0) == best.values[0] - report.rows[report.alone[0]].values[0] > 10
-    assert report.next_line().startswith("dni-deploy run 'my family.dni' in.png -o out.png --alpha psnr=0.6")
+    assert [report.evaluations[index].coefficients for index in report.single_member_indices] == [(1, 0), (0, 1)]
+    assert report.compute_gain(0) == best.values[0] - report.evaluations[report.single_member_indices[0]].values[0] > 10
+    assert report.format_next_command().startswith("dni-deploy run 'my family.dni' in.png -o out.png --alpha psnr=0.6")
     told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert told["alpha"] == dict(zip(("psnr", "gan"), best.shares, strict=True))
-    assert len(told["evaluations"]) == len(report.rows)
+    assert told["alpha"] == dict(zip(("psnr", "gan"), best.coefficients, strict=True))
+    assert len(told["evaluations"]) == len(report.evaluations)
     assert told["best"][0]["metric"] == "psnr"
 
 
@@ -65,8 +65,8 @@ def test_the_value_is_that_of_the_session_at_that_alpha(folder: Path, monkeypatc
     with Image.open(folder / "in.png") as source, Image.open(folder / "clean.png") as clean:
         frame, reference = np.array(source), np.array(clean)
     session = opener(engine, ("a", "b"))("x")
-    for row in report.rows:
-        session.alpha = row.shares
+    for row in report.evaluations:
+        session.alpha = row.coefficients
         assert row.values == (psnr(session(frame), reference),)
 
 
@@ -76,24 +76,25 @@ def test_several_pictures_are_averaged(folder: Path, monkeypatch: pytest.MonkeyP
         Image.fromarray(np.rint(np.array(source) * 0.35).astype(np.uint8)).save(folder / "dark.png")
     use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
     single = [
-        tune("x", folder / "in.png", reference=folder / name, evaluations=11).rows[:8] for name in ("clean.png", "dark.png")
+        tune("x", folder / "in.png", reference=folder / name, evaluations=11).evaluations[:8]
+        for name in ("clean.png", "dark.png")
     ]
     both = tune("x", [folder / "in.png"] * 2, reference=[folder / "clean.png", folder / "dark.png"], evaluations=11)
-    assert both.pictures == 2
-    for one, other, mean in zip(*single, both.rows, strict=False):
+    assert both.image_count == 2
+    for one, other, mean in zip(*single, both.evaluations, strict=False):
         assert mean.values[0] == pytest.approx((one.values[0] + other.values[0]) / 2, rel=1e-12)
 
 
 def test_three_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Dimmer((1.0, 0.5, 0.0)), "a", "b", "c")
     report = tune("x", folder / "in.png", reference=folder / "clean.png", plot=folder / "t.svg")
-    at = report.rows[report.chosen].shares
+    at = report.evaluations[report.chosen_index].coefficients
     assert at[0] + 0.5 * at[1] == pytest.approx(0.63, abs=0.004)  # a whole line of the triangle is best
-    assert len(report.rows) <= 48
+    assert len(report.evaluations) <= 48
     svg = (folder / "t.svg").read_bytes()
     assert svg.startswith(b"<?xml")
     again = tune("x", folder / "in.png", reference=folder / "clean.png", plot=folder / "again.svg")
-    assert [row.shares for row in again.rows] == [row.shares for row in report.rows]
+    assert [row.coefficients for row in again.evaluations] == [row.coefficients for row in report.evaluations]
     assert (folder / "again.svg").read_bytes() == svg
 
 
@@ -108,21 +109,21 @@ def test_measures_that_disagree_give_a_front(folder: Path, monkeypatch: pytest.M
     report = tune(
         "x.dni", "in.png", reference="clean.png", metric=["wishes:bright", "min:wishes:dark"], html="t.html", plot="t.png"
     )
-    means = [127.0 * row.shares[0] for row in report.rows]  # about: the mean of the noise
-    assert means[report.bests[0]] == pytest.approx(100, abs=3)
-    assert means[report.bests[1]] == pytest.approx(40, abs=3)
+    means = [127.0 * row.coefficients[0] for row in report.evaluations]  # about: the mean of the noise
+    assert means[report.best_indices[0]] == pytest.approx(100, abs=3)
+    assert means[report.best_indices[1]] == pytest.approx(40, abs=3)
     assert set(report.front) == {
-        index for index, mean in enumerate(means) if means[report.bests[1]] <= mean <= means[report.bests[0]]
+        index for index, mean in enumerate(means) if means[report.best_indices[1]] <= mean <= means[report.best_indices[0]]
     }
-    assert report.chosen in report.front
-    assert means[report.chosen] == pytest.approx(70, abs=6)  # halfway: both fall in proportion
-    assert len(report.finding()) == 3
+    assert report.chosen_index in report.front
+    assert means[report.chosen_index] == pytest.approx(70, abs=6)  # halfway: both fall in proportion
+    assert len(report.format_finding()) == 3
     page = (folder / "t.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
     assert page.count("<img ") == 4
     assert 'src="http' not in page
     assert 'href="http' not in page
-    assert report.next_line().replace("'", "&#x27;") in page or report.next_line() in page
+    assert report.format_next_command().replace("'", "&#x27;") in page or report.format_next_command() in page
     with Image.open(folder / "t.png") as plot:
         assert plot.width > 1500  # two measures and the front
 
@@ -136,18 +137,18 @@ def test_the_way_between_two_bests_is_on_the_front(folder: Path, monkeypatch: py
     monkeypatch.delitem(__import__("sys").modules, "ends", raising=False)
     use(monkeypatch, Dimmer((1.0, 0.4, 0.3)), "a", "b", "c")
     report = tune("x.dni", "in.png", reference="clean.png", metric=["ends:bright", "ends:dark"])
-    assert [report.rows[index].shares for index in report.bests] == [(1, 0, 0), (0, 0, 1)]
-    on_the_way = {row.shares for row in report.rows} & {(step / 8, 0.0, 1 - step / 8) for step in range(1, 8)}
+    assert [report.evaluations[index].coefficients for index in report.best_indices] == [(1, 0, 0), (0, 0, 1)]
+    on_the_way = {row.coefficients for row in report.evaluations} & {(step / 8, 0.0, 1 - step / 8) for step in range(1, 8)}
     assert len(on_the_way) == 7
     assert len(report.front) >= 9
-    assert len(report.rows) <= 64
+    assert len(report.evaluations) <= 64
 
 
 class Blurs:
     """Each member blurs by its own width, a blend by the blended width: a denoiser with one best blend."""
 
     name = "blurs"
-    road = "a number"
+    update_path = "a number"
     slots = 2
     scale = 1
 
@@ -157,7 +158,7 @@ class Blurs:
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         self.set[slot] = float(coefficients @ self.widths)
 
-    def finish(self, slot: int) -> None:
+    def synchronize(self, slot: int) -> None:
         pass
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -175,12 +176,12 @@ def test_without_a_reference_the_noise_tells(folder: Path, monkeypatch: pytest.M
     use(monkeypatch, Blurs(0.4, 4.0), "sharp", "soft")
     blind = tune("x", folder / "noisy.png", noise=noise)
     seeing = tune("x", folder / "noisy.png", reference=folder / "truth.png")
-    best, real = blind.rows[blind.chosen].shares, seeing.rows[seeing.chosen].shares
+    best, real = blind.evaluations[blind.chosen_index].coefficients, seeing.evaluations[seeing.chosen_index].coefficients
     assert best[0] == pytest.approx(real[0], abs=0.05)  # 0.18 in blur width, of a bowl that is flat at its bottom
     assert "estimated by SURE" in blind.notes[-1]
     assert ("was estimated" if noise == "auto" else "20.0 in noisy.png was given") in blind.notes[-1]
-    assert blind.finding()[0].startswith("Best by estimated error: ")
-    assert "dB)" in blind.finding()[0]
+    assert blind.format_finding()[0].startswith("Best by estimated error: ")
+    assert "dB)" in blind.format_finding()[0]
 
 
 @pytest.mark.parametrize(
@@ -231,13 +232,13 @@ def test_without_a_reference_only_denoisers(folder: Path, monkeypatch: pytest.Mo
 def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Dimmer((1.0, 0.5, 0.0)), "a", "b", "c")
     arguments = ["x.dni", str(folder / "in.png"), "--reference", str(folder / "clean.png"), "--evaluations", "20"]
-    told = CliRunner().invoke(command, arguments, obj=Surface())
+    told = CliRunner().invoke(command, arguments, obj=CommandOutput())
     assert told.exit_code == 0, told.output
     lines = told.stdout.splitlines()
     assert lines[0].split() == ["a", "b", "c", "psnr"]
     assert sum("alone" in line for line in lines) >= 2
     assert lines[-1].startswith("dni-deploy run x.dni in.png -o out.png --alpha ")
-    shown = CliRunner().invoke(command, [*arguments, "--json"], obj=Surface())
+    shown = CliRunner().invoke(command, [*arguments, "--json"], obj=CommandOutput())
     body = json.loads(shown.stdout)
     assert body["command"] == "tune"
     assert math.fsum(body["alpha"].values()) == pytest.approx(1, abs=1e-12)
@@ -247,9 +248,9 @@ def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from dni_deploy.utils.optional_packages import open_door
+    from dni_deploy.utils.optional_packages import import_optional
 
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     monkeypatch.delitem(sys.modules, "dni_deploy.tuning.search", raising=False)
-    with pytest.raises(EnvironmentProblem, match=r"pip install 'dni-deploy\[tune\]'"):
-        open_door("dni_deploy.tuning.search")
+    with pytest.raises(UnavailableError, match=r"pip install 'dni-deploy\[tune\]'"):
+        import_optional("dni_deploy.tuning.search")

@@ -13,7 +13,7 @@ from av.video.reformatter import Colorspace
 
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.errors import UsageError
-from dni_deploy.video_io.resume import work_folder
+from dni_deploy.video_io.resume import job_folder_path
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import Clip, see, with_subtitles
 from tests.support.video_command import Make
@@ -72,7 +72,7 @@ def test_everything_is_kept(tmp_path: Path, make: Make, clip: Clip) -> None:
     assert after.others == before.others
     assert after.tags == before.tags
     assert min(map(psnr, before.frames, after.frames)) > LOSSY
-    assert not work_folder(tmp_path / "out.mp4").exists()
+    assert not job_folder_path(tmp_path / "out.mp4").exists()
     json.dumps(report.to_json(), allow_nan=False)
 
 
@@ -112,9 +112,9 @@ def test_alpha_over_time(tmp_path: Path, make: Make, engine: Dimmer) -> None:
     light = [frame.mean() for frame in see(tmp_path / "out.mp4").frames]
     assert min(light[:10]) > 40  # seconds 0 to 0.36
     assert max(light[10:]) < 3  # 0.4 on
-    rows = list(AlphaLog.rows(tmp_path / "played.jsonl"))
+    rows = list(AlphaLog.read_entries(tmp_path / "played.jsonl"))
     assert [row.frame for row in rows] == list(range(20))
-    assert [row.coefficients.shares for row in rows] == [(1.0, 0.0)] * 10 + [(0.0, 1.0)] * 10
+    assert [row.coefficients.values for row in rows] == [(1.0, 0.0)] * 10 + [(0.0, 1.0)] * 10
     assert rows[10].generation == rows[9].generation + 1
     make(source, tmp_path / "again.mp4", tmp_path / "played.jsonl")
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()

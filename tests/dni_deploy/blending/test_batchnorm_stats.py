@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dni_deploy.blending.batchnorm_stats import KNOT_LIMIT, Recalibration, anchored, blended, default_steps, lattice
+from dni_deploy.blending.batchnorm_stats import (
+    MAX_CALIBRATION_POINTS,
+    BatchNormTable,
+    blend_tensors,
+    correct_estimates,
+    default_steps,
+    enumerate_calibration_points,
+)
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import CoefficientsError, LimitError
 
@@ -29,15 +36,17 @@ def members(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
     return made
 
 
-def recalibration(count: int, steps: int, seed: int = 0) -> Recalibration:
+def recalibration(count: int, steps: int, seed: int = 0) -> BatchNormTable:
     rng = np.random.default_rng(seed)
     inner = comb(steps + count - 1, count - 1) - count
-    return Recalibration.of(members(count), steps, {name: rng.uniform(0.1, 3, (inner, 4)) for name in NAMES}, {})
+    return BatchNormTable.from_inner_statistics(
+        members(count), steps, {name: rng.uniform(0.1, 3, (inner, 4)) for name in NAMES}, {}
+    )
 
 
 @pytest.mark.parametrize(("count", "steps"), [(2, 1), (2, 10), (3, 4), (4, 3), (7, 2)])
 def test_the_lattice_is_every_way_to_hand_out_the_steps(count: int, steps: int) -> None:
-    points = lattice(count, steps)
+    points = enumerate_calibration_points(count, steps)
     assert points.shape == (comb(steps + count - 1, count - 1), count)
     assert len({tuple(point) for point in points.tolist()}) == len(points)
     assert points.min() == 0
@@ -66,7 +75,7 @@ def test_how_many_knots() -> None:
 @st.composite
 def families(draw: st.DrawFn) -> tuple[int, int, np.ndarray]:
     count = draw(st.integers(2, 6))
-    steps = draw(st.integers(2, default_steps(count, KNOT_LIMIT)))
+    steps = draw(st.integers(2, default_steps(count, MAX_CALIBRATION_POINTS)))
     parts = np.array(draw(st.lists(st.floats(0, 1), min_size=count, max_size=count)))
     if draw(st.booleans()):
         parts = np.round(parts * steps)
@@ -78,30 +87,34 @@ def families(draw: st.DrawFn) -> tuple[int, int, np.ndarray]:
 def test_shares_are_barycentric_and_few(drawn: tuple[int, int, np.ndarray]) -> None:
     count, steps, point = drawn
     made = recalibration(count, steps)
-    shares = made.shares(point)
+    shares = made.interpolation_weights(point)
     assert shares.min() >= 0
     assert abs(shares.sum() - 1) < 1e-12
     assert np.count_nonzero(shares) <= count
     # What is linear in alpha comes out exactly: float64's own rounding, and a share within 1e-9 of a knot that was taken for it.
-    np.testing.assert_allclose(shares @ made.knots, point, atol=2e-9)
+    np.testing.assert_allclose(shares @ made.calibration_points, point, atol=2e-9)
 
 
 @pytest.mark.parametrize(("count", "steps"), [(2, 10), (2, 31), (3, 6), (5, 2)])
 def test_on_a_knot_its_statistics_come_bit_for_bit(count: int, steps: int) -> None:
     made = recalibration(count, steps)
-    for number, knot in enumerate(made.knots):
-        assert made.shares(knot)[number] == 1.0
-        for name, values in made.at(knot).items():
+    for number, knot in enumerate(made.calibration_points):
+        assert made.interpolation_weights(knot)[number] == 1.0
+        for name, values in made.interpolate(knot).items():
             assert values.tobytes() == made.statistics[name][number].tobytes()
     # Decimals that are meant to be a knot: 0.3 * 10 is not 3 in floating point, and neither is 1 - 0.7.
     if steps == 10:
-        assert made.shares(np.array([0.3, 0.7]))[7] == made.shares(np.array([1 - 0.7, 0.7]))[7] == 1.0
+        assert (
+            made.interpolation_weights(np.array([0.3, 0.7]))[7]
+            == made.interpolation_weights(np.array([1 - 0.7, 0.7]))[7]
+            == 1.0
+        )
 
 
 def test_between_two_members_it_is_interpolation() -> None:
     made = recalibration(2, 7)
     for alpha in np.linspace(0, 1, 57):
-        for name, values in made.at(np.array([alpha, 1 - alpha])).items():
+        for name, values in made.interpolate(np.array([alpha, 1 - alpha])).items():
             rows = made.statistics[name][::-1]  # by rising share of the first
             expected = [np.interp(alpha, np.linspace(0, 1, 8), column) for column in rows.T]
             np.testing.assert_allclose(values, expected, rtol=1e-12)
@@ -113,15 +126,18 @@ def test_near_coefficients_have_near_shares() -> None:
     for _ in range(300):
         one, other = rng.dirichlet(np.ones(4), 2)
         near = one + (other - one) * 1e-6
-        assert np.abs(made.shares(one) - made.shares(near)).sum() <= 2 * 4 * 3 * np.abs(one - near).sum() + 1e-9
+        assert (
+            np.abs(made.interpolation_weights(one) - made.interpolation_weights(near)).sum()
+            <= 2 * 4 * 3 * np.abs(one - near).sum() + 1e-9
+        )
 
 
 def test_a_member_alone_keeps_its_own_statistics() -> None:
     family, made = members(3), recalibration(3, 4)
     for number, share in enumerate(np.eye(3)):
-        for name, values in made.at(share).items():
+        for name, values in made.interpolate(share).items():
             assert values.astype(np.float32).tobytes() == family[number][name].tobytes()
-    assert int(made.inner.sum()) == 12
+    assert int(made.inner_mask.sum()) == 12
     with pytest.raises(ValueError):
         made.statistics[NAMES[0]][0] = 1.0
 
@@ -129,35 +145,37 @@ def test_a_member_alone_keeps_its_own_statistics() -> None:
 def test_what_is_not_known_is_refused() -> None:
     made = recalibration(2, 10)
     equal = np.tile([0.25, 0.75], (5, 1))
-    np.testing.assert_array_equal(made.shares(equal), made.shares(equal[0]))
+    np.testing.assert_array_equal(made.interpolation_weights(equal), made.interpolation_weights(equal[0]))
     equal[3] = [0.5, 0.5]
     with pytest.raises(CoefficientsError, match=r"groups of weights .*--no-recalibration"):
-        made.shares(equal)
+        made.interpolation_weights(equal)
     for row in ([1.1, -0.1], [-0.001, 1.001]):
         with pytest.raises(CoefficientsError, match=r"from 0 to 1, and nothing is known beyond"):
-            made.shares(np.array(row))
-    assert made.shares(np.array([0.5, 0.5000005])).sum() == pytest.approx(1, abs=1e-12)  # within what Coefficients take
+            made.interpolation_weights(np.array(row))
+    assert made.interpolation_weights(np.array([0.5, 0.5000005])).sum() == pytest.approx(
+        1, abs=1e-12
+    )  # within what Coefficients take
 
 
 def test_the_blend_has_the_statistics_of_its_own_and_the_rest_as_ever() -> None:
     family, made = members(2), recalibration(2, 4)
     shares = np.array([0.3, 0.7])
-    found, plain = blended(family, shares, made), blend_float64(family, shares)
+    found, plain = blend_tensors(family, shares, made), blend_float64(family, shares)
     assert found["bn.weight"].tobytes() == plain["bn.weight"].tobytes()
     for name in NAMES:
-        assert found[name].tobytes() == made.at(shares)[name].tobytes() != plain[name].tobytes()
-    assert {name: values.tobytes() for name, values in blended(family, shares).items()} == {
+        assert found[name].tobytes() == made.interpolate(shares)[name].tobytes() != plain[name].tobytes()
+    assert {name: values.tobytes() for name, values in blend_tensors(family, shares).items()} == {
         name: values.tobytes() for name, values in plain.items()
     }
     without = [{"bn.weight": tensors["bn.weight"]} for tensors in family]
-    assert set(blended(without, shares, made)) == {"bn.weight"}
+    assert set(blend_tensors(without, shares, made)) == {"bn.weight"}
 
 
 def test_sets_blended_by_the_knots_shares_are_the_blend() -> None:
     family, made = members(3), recalibration(3, 5)
-    sets = made.sets(family, ["bn.weight", *NAMES])
+    sets = made.tensors_at_points(family, ["bn.weight", *NAMES])
     for shares in np.random.default_rng(1).dirichlet(np.ones(3), 20):
-        expected, knots = blended(family, shares, made), made.shares(shares)
+        expected, knots = blend_tensors(family, shares, made), made.interpolation_weights(shares)
         for name, values in expected.items():
             got = sum(share * tensors[name] for share, tensors in zip(knots, sets, strict=True))
             np.testing.assert_allclose(got, values, rtol=1e-9, atol=1e-9)  # a share within 1e-9 of a knot may be taken for it
@@ -178,11 +196,11 @@ def true_statistics(knots: np.ndarray) -> list[Pair]:
 
 
 def corrected(estimates: list[Pair], own: list[Pair], knots: np.ndarray) -> list[Pair]:
-    return anchored(knots, [{"bn": pair} for pair in estimates], {"bn": own}, {"bn": 1e-5})["bn"]
+    return correct_estimates(knots, [{"bn": pair} for pair in estimates], {"bn": own}, {"bn": 1e-5})["bn"]
 
 
 def test_what_the_pictures_get_wrong_alike_everywhere_cancels() -> None:
-    knots = lattice(2, 10) / 10
+    knots = enumerate_calibration_points(2, 10) / 10
     truth = true_statistics(knots)
     # Pictures of 1.7 times the contrast, and darker: by half a deviation.
     estimates = [(mean - 0.5 * np.sqrt(variance), variance * 1.7) for mean, variance in truth]
@@ -193,7 +211,7 @@ def test_what_the_pictures_get_wrong_alike_everywhere_cancels() -> None:
 
 
 def test_equal_members_keep_their_statistics_whatever_the_pictures_are() -> None:
-    knots = lattice(3, 4) / 4
+    knots = enumerate_calibration_points(3, 4) / 4
     own = (np.array([0.3, -2.0, 0.0]), np.array([1.0, 1e-8, 25.0]))
     anything = (np.array([5.0, 1.0, -1.0]), np.array([0.01, 3.0, 0.0]))
     for mean, variance in corrected([anything] * len(knots), [own] * 3, knots):
@@ -203,7 +221,7 @@ def test_equal_members_keep_their_statistics_whatever_the_pictures_are() -> None
 
 def test_variances_stay_possible_whatever_was_estimated() -> None:
     rng = np.random.default_rng(0)
-    knots = lattice(2, 10) / 10
+    knots = enumerate_calibration_points(2, 10) / 10
     for _ in range(50):
         estimates = [(rng.normal(size=3), 10 ** rng.uniform(-12, 6, 3)) for _ in knots]
         own = [(rng.normal(size=3), 10 ** rng.uniform(-12, 6, 3)) for _ in range(2)]

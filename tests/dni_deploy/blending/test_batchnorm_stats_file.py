@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from dni_deploy.blending.batchnorm_stats import Recalibration
-from dni_deploy.blending.batchnorm_stats_file import FORMAT, read_recalibration, recalibration_bytes
+from dni_deploy.blending.batchnorm_stats import BatchNormTable
+from dni_deploy.blending.batchnorm_stats_file import RECALIBRATION_FORMAT, read_recalibration, serialize_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.extras import store_recalibration
 from dni_deploy.errors import BundleError
@@ -25,18 +25,20 @@ def bundle(tmp_path: Path) -> Bundle:
     return pico.write(tmp_path / "x.dni")
 
 
-def made(bundle: Bundle, steps: int = 4) -> Recalibration:
+def made(bundle: Bundle, steps: int = 4) -> BatchNormTable:
     rng = np.random.default_rng(0)
-    members = [bundle.weights(member) for member in bundle.members]
+    members = [bundle.read_weights(member) for member in bundle.members]
     about = {"pictures": [{"name": "späre\n.png", "sha256": "ab" * 32, "parts": 48}], "parts": 48}
-    return Recalibration.of(members, steps, {name: rng.uniform(0.1, 2, (steps - 1, 2)) for name in NAMES}, about)
+    return BatchNormTable.from_inner_statistics(
+        members, steps, {name: rng.uniform(0.1, 2, (steps - 1, 2)) for name in NAMES}, about
+    )
 
 
 def test_round_trip(bundle: Bundle) -> None:
     assert read_recalibration(bundle) is None
     before = made(bundle)
-    data = recalibration_bytes(before)
-    assert data == recalibration_bytes(made(bundle))
+    data = serialize_recalibration(before)
+    assert data == serialize_recalibration(made(bundle))
     stored = store_recalibration(bundle, data)
     after = read_recalibration(stored)
     assert after is not None
@@ -45,25 +47,25 @@ def test_round_trip(bundle: Bundle) -> None:
     assert set(after.statistics) == set(NAMES)
     for name in NAMES:
         assert after.statistics[name].tobytes() == before.statistics[name].tobytes()
-    again = read_recalibration(stored, [stored.weights(member) for member in stored.members])
+    again = read_recalibration(stored, [stored.read_weights(member) for member in stored.members])
     assert again is not None
     assert again.statistics["bn.running_var"].tobytes() == after.statistics["bn.running_var"].tobytes()
 
 
 def test_the_members_own_are_not_in_it(bundle: Bundle) -> None:
     # So that no file can change what a member alone computes.
-    stored = store_recalibration(bundle, recalibration_bytes(made(bundle)))
+    stored = store_recalibration(bundle, serialize_recalibration(made(bundle)))
     found = read_recalibration(stored)
     assert found is not None
     for row, member in ((0, "a"), (-1, "b")):
         for name in NAMES:
-            assert found.statistics[name][row].astype(np.float32).tobytes() == bundle.weights(member)[name].tobytes()
+            assert found.statistics[name][row].astype(np.float32).tobytes() == bundle.read_weights(member)[name].tobytes()
 
 
 def file(tensors: dict[str, Any] | None = None, **about: Any) -> bytes:
     """A file by hand; `about` replaces fields of its JSON."""
     good = {name: np.full((3, 2), 0.5) for name in NAMES}
-    fields = {"format": FORMAT, "steps": 4, "members": 2, **about}
+    fields = {"format": RECALIBRATION_FORMAT, "steps": 4, "members": 2, **about}
     data: bytes = save({**good, **(tensors or {})}, {"dni_deploy": json.dumps(fields)})
     return data
 
@@ -71,7 +73,7 @@ def file(tensors: dict[str, Any] | None = None, **about: Any) -> bytes:
 def test_a_file_by_hand_is_read_where_it_is_right(bundle: Bundle) -> None:
     found = read_recalibration(store_recalibration(bundle, file()))
     assert found is not None
-    assert len(found.knots) == 5
+    assert len(found.calibration_points) == 5
 
 
 TENSORS: dict[str, Any] = {
@@ -93,7 +95,7 @@ HOSTILE: dict[str, bytes] = {
     "metadata nested without end": save({name: np.full((3, 2), 0.5) for name in NAMES}, {"dni_deploy": "[" * 100_000}),
     "endless metadata": file(pictures="x" * (1 << 21)),
     "one tensor missing": save(
-        {NAMES[0]: np.full((3, 2), 0.5)}, {"dni_deploy": json.dumps({"format": FORMAT, "steps": 4, "members": 2})}
+        {NAMES[0]: np.full((3, 2), 0.5)}, {"dni_deploy": json.dumps({"format": RECALIBRATION_FORMAT, "steps": 4, "members": 2})}
     ),
     "another format": file(format="dni-deploy recalibration, version 2"),
     "other members": file(members=3),

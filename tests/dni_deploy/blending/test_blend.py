@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dni_deploy.blending.blend import CHUNK, blend_float64, blend_rows
+from dni_deploy.blending.blend import CHUNK_COLUMNS, blend_float64, blend_rows
 
 ULP = 2.0**-24
 """Unit roundoff of float32."""
-SIZES = (0, 1, 15, 16, 17, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 16, 10_003)
+SIZES = (0, 1, 15, 16, 17, CHUNK_COLUMNS - 1, CHUNK_COLUMNS, CHUNK_COLUMNS + 1, 3 * CHUNK_COLUMNS + 16, 10_003)
 
 # A negative zero, a quiet NaN with a payload, the smallest denormal, the largest denormal, both infinities, the largest number.
 HARD = np.array(
@@ -50,7 +50,7 @@ def assert_within_bound(rows: NDArray[np.float32], shares: NDArray[np.float64], 
 
 
 @pytest.mark.parametrize("n", range(1, 9))
-@pytest.mark.parametrize("size", [8, CHUNK + 5])
+@pytest.mark.parametrize("size", [8, CHUNK_COLUMNS + 5])
 def test_one_hot_copies_the_bytes(n: int, size: int) -> None:
     rows = members(n, size)
     rows[:, :8] = HARD
@@ -62,7 +62,7 @@ def test_one_hot_copies_the_bytes(n: int, size: int) -> None:
 @pytest.mark.parametrize("skipped", [(0,), (1,), (3,), (0, 1), (1, 3), (0, 3), (1, 2), (0, 2, 3)])
 def test_a_member_without_a_share_is_not_read(skipped: tuple[int, ...]) -> None:
     """0 * NaN is NaN, and 0 * infinity too."""
-    rows = members(4, CHUNK + 3)
+    rows = members(4, CHUNK_COLUMNS + 3)
     rows[list(skipped)] = np.nan
     rows[skipped[0], ::2] = np.inf
     kept = [member for member in range(4) if member not in skipped]
@@ -93,7 +93,7 @@ def test_error_bound_over_a_million(n: int) -> None:
 @pytest.mark.parametrize("used", [(0, 2), (1, 4), (0, 3, 4), (0, 2, 4), (1, 3), (2, 3, 4), (0, 1, 3), (2,)])
 def test_any_subset_of_members(used: tuple[int, ...]) -> None:
     """Neighbours, every second one, and those in no order that a stride has."""
-    rows, shares = members(5, 2 * CHUNK + 7), np.zeros(5)
+    rows, shares = members(5, 2 * CHUNK_COLUMNS + 7), np.zeros(5)
     shares[list(used)] = simplex(len(used)) * 0.999
     got = blended(rows, shares)
     assert_within_bound(rows, shares, got)
@@ -101,7 +101,7 @@ def test_any_subset_of_members(used: tuple[int, ...]) -> None:
 
 def test_members_with_padded_rows() -> None:
     """Rows of a wider matrix, as an aligned one has them."""
-    rows = members(3, 2 * CHUNK + 64)[:, 5 : 2 * CHUNK + 28]
+    rows = members(3, 2 * CHUNK_COLUMNS + 64)[:, 5 : 2 * CHUNK_COLUMNS + 28]
     shares = simplex(3)
     assert_within_bound(rows, shares, blended(rows, shares))
 
@@ -130,7 +130,7 @@ def test_far_apart_members_do_not_overflow() -> None:
     assert got.tolist() == [0.0, 0.0, np.float32(5e37)]
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.integers(0, 3), st.sampled_from([1, 17, CHUNK + 1]))
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.integers(0, 3), st.sampled_from([1, 17, CHUNK_COLUMNS + 1]))
 @settings(max_examples=150, deadline=None)
 def test_any_shares(drawn: list[float], seed: int, size: int) -> None:
     total = sum(drawn)
@@ -144,7 +144,7 @@ def test_any_shares(drawn: list[float], seed: int, size: int) -> None:
 @pytest.mark.parametrize("n", [2, 3, 5, 8])
 def test_same_shares_same_bytes_wherever_the_output_lies(n: int) -> None:
     """Not only in an array that begins on a cache line."""
-    rows, shares = members(n, 2 * CHUNK + 33), simplex(n)
+    rows, shares = members(n, 2 * CHUNK_COLUMNS + 33), simplex(n)
     memory = np.zeros(rows.shape[1] + 16, np.float32)
     seen = set()
     for start in range(16):

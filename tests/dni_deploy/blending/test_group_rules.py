@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.blending.group_rules import AlphaRules, Rule, parse_rule
-from dni_deploy.blending.preset import Recipe
+from dni_deploy.blending.preset import Preset
 from dni_deploy.blending.weight_groups import GroupedWeight, WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, DniError, InputError, UsageError
@@ -39,7 +39,7 @@ GROUPS = WeightGroups(
 
 def rows(*rules: str, members: tuple[str, ...] = AB, base: Any = 0.5, extrapolate: bool = False) -> dict[str, list[float]]:
     bound = AlphaRules.parse(rules, GROUPS, members, extrapolate=extrapolate)
-    shares = bound.rows(Coefficients.parse(base, members, extrapolate=extrapolate).array())
+    shares = bound.compute_coefficients(Coefficients.parse(base, members, extrapolate=extrapolate).to_array())
     assert shares.shape == (16, len(members))
     return {name: row.tolist() for name, row in zip(GROUPS.names, shares, strict=True)}
 
@@ -99,15 +99,15 @@ KNOTS = st.one_of(
 def test_whatever_is_written_gives_shares_and_is_written_back(knots: list[str], base: float) -> None:
     rule = parse_rule(f"body.*={'..'.join(knots)}", AB)
     bound = AlphaRules([rule], GROUPS)
-    start = Coefficients.parse(base, AB).array()
-    shares = bound.rows(start)
+    start = Coefficients.parse(base, AB).to_array()
+    shares = bound.compute_coefficients(start)
     assert ((shares >= 0) & (shares <= 1)).all()
     # A share given for b by 1 - number is off by a rounding, and each interpolation adds some.
     assert np.abs(shares.sum(axis=1) - 1).max() <= 4 * 2.0**-52
-    kept = Recipe.from_json(json.loads(json.dumps(Recipe(AB, None, (rule,)).to_json()))).rules
-    assert np.array_equal(AlphaRules(kept, GROUPS).rows(start), shares)
+    kept = Preset.from_json(json.loads(json.dumps(Preset(AB, None, (rule,)).to_json()))).rules
+    assert np.array_equal(AlphaRules(kept, GROUPS).compute_coefficients(start), shares)
     # As text, a share of two members is that of the first.
-    assert np.abs(AlphaRules([parse_rule(str(rule), AB)], GROUPS).rows(start) - shares).max() <= 4 * 2.0**-52
+    assert np.abs(AlphaRules([parse_rule(str(rule), AB)], GROUPS).compute_coefficients(start) - shares).max() <= 4 * 2.0**-52
 
 
 @given(st.text(max_size=30))
@@ -153,17 +153,20 @@ def test_rules_of_others_and_a_single_text_are_told() -> None:
 
 def test_what_rules_govern_and_split_norms_are_told() -> None:
     rules = AlphaRules.parse(["norm:*=0.2", "body.0.*=0..1"], GROUPS, AB)
-    assert [(told.weights, told.alpha, told.count) for told in rules.told()] == [("norm:*", "0.2", 6), ("body.0.*", "0..1", 4)]
-    assert rules.notes() == ()
+    assert [(told.weights, told.alpha, told.count) for told in rules.describe_rules()] == [
+        ("norm:*", "0.2", 6),
+        ("body.0.*", "0..1", 4),
+    ]
+    assert rules.describe_split_norms() == ()
     assert (
         "4 BatchNorms have tensors under different rules, first that of 'body.0.norm.weight'"
-        in (AlphaRules.parse(["statistics:*=0.2"], GROUPS, AB).notes()[0])
+        in (AlphaRules.parse(["statistics:*=0.2"], GROUPS, AB).describe_split_norms()[0])
     )
 
 
 def test_groups_are_read_off_the_graph(tmp_path: Path) -> None:
     bundle = pico_bundle.write(tmp_path / "pico.dni")
-    found = {weight.name: (weight.roles, weight.depth) for weight in WeightGroups.of_bundle(Bundle.open(bundle.path)).weights}
+    found = {weight.name: (weight.roles, weight.depth) for weight in WeightGroups.from_bundle(Bundle.open(bundle.path)).weights}
     assert found == {
         "conv.weight": (("conv", "weight"), 0),
         "conv.bias": (("conv", "bias"), 0),
@@ -185,7 +188,7 @@ def test_a_linear_layer_in_two_nodes_is_one_layer_and_movers_are_looked_through(
     names = ("gain", "w", "b")
     values = [numpy_helper.from_array(np.ones((3, 3) if name == "w" else 3, np.float32), name) for name in names]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy"]
-    groups = WeightGroups.of(helper.make_model(helper.make_graph(nodes, "linear", ends[:1], ends[1:], values)), names)
+    groups = WeightGroups.from_graph(helper.make_model(helper.make_graph(nodes, "linear", ends[:1], ends[1:], values)), names)
     assert groups.weights == (
         GroupedWeight("gain", ("other", "weight"), 1),
         GroupedWeight("w", ("linear", "weight"), 0),
@@ -195,9 +198,9 @@ def test_a_linear_layer_in_two_nodes_is_one_layer_and_movers_are_looked_through(
 
 def test_a_recipe_comes_back_as_it_was_written(tmp_path: Path) -> None:
     rules = tuple(parse_rule(text, ABC) for text in ("norm:*=b=1", "body.*=a=0.1,c=0.9..base..c=base*0.5"))
-    recipe = Recipe(ABC, Coefficients.parse("a=0.2,b=0.8", ABC), rules)
+    recipe = Preset(ABC, Coefficients.parse("a=0.2,b=0.8", ABC), rules)
     recipe.write(tmp_path / "look.json")
-    assert Recipe.read(tmp_path / "look.json") == recipe
+    assert Preset.read(tmp_path / "look.json") == recipe
     with pytest.raises(UsageError, match="exists"):
         recipe.write(tmp_path / "look.json")
     assert isinstance(recipe.rules[0], Rule)
@@ -225,7 +228,7 @@ def test_a_recipe_is_read_strictly(fields: object, told: str, tmp_path: Path) ->
     path = tmp_path / "off.json"
     path.write_text(json.dumps(fields))
     with pytest.raises(InputError, match=told) as caught:
-        Recipe.read(path)
+        Preset.read(path)
     assert str(caught.value).startswith(str(path))
 
 

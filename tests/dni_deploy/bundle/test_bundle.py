@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 
 from dni_deploy.bundle import writer
 from dni_deploy.bundle.bundle import Bundle, write_bundle
-from dni_deploy.bundle.manifest import MANIFEST
-from dni_deploy.bundle.stored_file import read_file
+from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME
+from dni_deploy.bundle.stored_file import read_verified
 from dni_deploy.errors import BundleError, DniError, InputError, MismatchError, RefusedError, UsageError
 from tests.support import pico_bundle as pico
 
@@ -24,7 +24,7 @@ FILES = {
     "a-ed81c8a13652a994.safetensors",
     "b-544dc0b61a932906.safetensors",
     "graph-b0b59e140d15459e.onnx",
-    MANIFEST,
+    MANIFEST_FILE_NAME,
 }
 
 
@@ -67,9 +67,9 @@ def test_what_it_says_of_itself(whole: Bundle) -> None:
     assert whole.architecture == "pico"
     assert whole.manifest.opset == 17
     assert whole.manifest.unused == ("spare.weight",)
-    assert whole.digest == sha256((whole.path / MANIFEST).read_bytes()).hexdigest()
+    assert whole.digest == sha256((whole.path / MANIFEST_FILE_NAME).read_bytes()).hexdigest()
     assert [member.source for member in whole.manifest.members] == ["a.pth", "b.pth"]
-    assert b"somebody" not in (whole.path / MANIFEST).read_bytes()
+    assert b"somebody" not in (whole.path / MANIFEST_FILE_NAME).read_bytes()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -77,16 +77,16 @@ def test_members_come_back_bit_for_bit(tmp_path: Path, dtype: type) -> None:
     bundle = pico.write(tmp_path / "x.dni", count=3, dtype=dtype)
     for seed, name in enumerate("abc"):
         expected = pico.tensors(seed, dtype)
-        found = bundle.tensors(name)
+        found = bundle.read_tensors(name)
         assert found.keys() == expected.keys()
         for key, values in expected.items():
             assert found[key].dtype == values.dtype
             assert found[key].tobytes() == values.tobytes()
             assert not found[key].flags.writeable
-        assert tuple(bundle.weights(name)) == bundle.weight_names
-    assert bundle.tensors("a")["bn.weight"] is not bundle.tensors("a")["bn.weight"]
+        assert tuple(bundle.read_weights(name)) == bundle.weight_names
+    assert bundle.read_tensors("a")["bn.weight"] is not bundle.read_tensors("a")["bn.weight"]
     with pytest.raises(UsageError, match="no member 'd'; it has a, b, c"):
-        bundle.tensors("d")
+        bundle.read_tensors("d")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_members_come_back_bit_for_bit(tmp_path: Path, dtype: type) -> None:
 def test_other_tools_open_it_with_the_first_member_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type, limit: int, extra: str
 ) -> None:
-    monkeypatch.setattr(writer, "INLINE_LIMIT", limit)
+    monkeypatch.setattr(writer, "MAX_INLINE_BYTES", limit)
     bundle = pico.write(tmp_path / "x.dni", dtype=dtype)
     file = bundle.path / bundle.manifest.graph.file
     onnx.checker.check_model(str(file), full_check=True)
@@ -106,12 +106,12 @@ def test_other_tools_open_it_with_the_first_member_inside(
     assert any(name.startswith("weights-") for name in os.listdir(bundle.path)) == bool(extra)
     x = picture()
     # The same graph and the same weights in the same library: equal bytes.
-    assert infer(str(file), x).tobytes() == infer(bundle.graph_with("a").SerializeToString(), x).tobytes()
-    assert infer(str(file), x).tobytes() != infer(bundle.graph_with("b").SerializeToString(), x).tobytes()
+    assert infer(str(file), x).tobytes() == infer(bundle.read_graph_with_weights("a").SerializeToString(), x).tobytes()
+    assert infer(str(file), x).tobytes() != infer(bundle.read_graph_with_weights("b").SerializeToString(), x).tobytes()
 
 
 def test_the_graph_keeps_its_constants_and_nothing_of_the_weights(whole: Bundle) -> None:
-    initializers = {initializer.name: initializer for initializer in whole.graph().graph.initializer}
+    initializers = {initializer.name: initializer for initializer in whole.read_graph().graph.initializer}
     assert onnx.numpy_helper.to_array(initializers.pop("half")) == 0.5
     assert tuple(initializers) == whole.weight_names
     for name, initializer in initializers.items():
@@ -120,11 +120,11 @@ def test_the_graph_keeps_its_constants_and_nothing_of_the_weights(whole: Bundle)
 
 
 def test_graph_with_refuses_what_does_not_fit(whole: Bundle) -> None:
-    weights = whole.weights("a")
+    weights = whole.read_weights("a")
     with pytest.raises(MismatchError, match=r"'bn\.bias'"):
-        whole.graph_with({name: values for name, values in weights.items() if name != "bn.bias"})
+        whole.read_graph_with_weights({name: values for name, values in weights.items() if name != "bn.bias"})
     with pytest.raises(MismatchError, match=r"'bn\.bias'"):
-        whole.graph_with({**weights, "bn.bias": np.zeros(3, np.float32)})
+        whole.read_graph_with_weights({**weights, "bn.bias": np.zeros(3, np.float32)})
 
 
 def test_the_graph_that_was_passed_in_is_not_changed(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_every_bit_flip_of_every_stored_file_is_refused(bundle: Bundle) -> None:
         for bit in range(8 * stored.size):
             _flip(bundle, stored.file, bit)
             with pytest.raises(BundleError):
-                read_file(bundle.path, stored, keep=False)
+                read_verified(bundle.path, stored, keep=False)
             _flip(bundle, stored.file, bit)
     Bundle.open(bundle.path)
 
@@ -264,7 +264,7 @@ def test_what_is_not_a_bundle(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "file")
     with pytest.raises(BundleError, match="not a bundle"):
         Bundle.open(tmp_path)
-    (tmp_path / MANIFEST).write_text('{"name": "a web app"}')
+    (tmp_path / MANIFEST_FILE_NAME).write_text('{"name": "a web app"}')
     with pytest.raises(BundleError, match="format"):
         Bundle.open(tmp_path)
 
@@ -275,8 +275,8 @@ def test_a_file_that_changes_after_opening_is_noticed_at_its_use(bundle: Bundle)
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(BundleError, match="SHA-256"):
-        bundle.weights("a")
-    bundle.weights("b")
+        bundle.read_weights("a")
+    bundle.read_weights("b")
 
 
 def test_data_in_files_of_the_graphs_own_choice_is_refused(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_data_in_files_of_the_graphs_own_choice_is_refused(tmp_path: Path) -> No
         path = tmp_path / f"{place}.dni"
         bundle = write_bundle(path, graph, pico.family(), pico.SIGNATURE, architecture="pico", graph_facts={})
         with pytest.raises(RefusedError, match="'t' points at a file"):
-            bundle.graph()
+            bundle.read_graph()
 
 
 # Replacing.
@@ -316,21 +316,21 @@ def test_force_replaces_the_bundle_and_keeps_what_is_not_ours(bundle: Bundle) ->
     replaced = pico.write(bundle.path, force=True, b=pico.tensors(9))
     assert replaced.digest != bundle.digest
     names = set(os.listdir(bundle.path))
-    assert names == {MANIFEST, "plans", stranger.name, *(stored.file for stored in replaced.manifest.files)}
+    assert names == {MANIFEST_FILE_NAME, "plans", stranger.name, *(stored.file for stored in replaced.manifest.files)}
     assert bundle.manifest.members[0].stored.file in names  # member a did not change
     assert bundle.manifest.members[1].stored.file not in names
     with pytest.raises(BundleError):
-        bundle.weights("b")  # opened before: its file is gone, and it says so
+        bundle.read_weights("b")  # opened before: its file is gone, and it says so
 
 
 def test_force_never_replaces_what_is_not_a_bundle(tmp_path: Path) -> None:
     folder = tmp_path / "x.dni"
     folder.mkdir()
     pico.write(folder, force=True)  # an empty folder is free to be taken
-    (folder / MANIFEST).write_text("{}")
+    (folder / MANIFEST_FILE_NAME).write_text("{}")
     with pytest.raises(UsageError, match="Nothing was written"):
         pico.write(folder, force=True)
-    assert (folder / MANIFEST).read_text() == "{}"
+    assert (folder / MANIFEST_FILE_NAME).read_text() == "{}"
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "one.png").touch()
@@ -346,7 +346,7 @@ def test_force_never_replaces_what_is_not_a_bundle(tmp_path: Path) -> None:
 def test_a_reader_during_a_replacement_gets_the_new_one(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     from dni_deploy.bundle import bundle as module
 
-    read, replaced = module.read_file, []
+    read, replaced = module.read_verified, []
 
     def replace_first(folder, stored, **options):  # type: ignore[no-untyped-def]
         if stored is not None and not replaced:
@@ -354,7 +354,7 @@ def test_a_reader_during_a_replacement_gets_the_new_one(bundle: Bundle, monkeypa
             pico.write(bundle.path, force=True, count=3, dtype=np.float16)
         return read(folder, stored, **options)
 
-    monkeypatch.setattr(module, "read_file", replace_first)
+    monkeypatch.setattr(module, "read_verified", replace_first)
     assert Bundle.open(bundle.path).members == ("a", "b", "c")
 
 

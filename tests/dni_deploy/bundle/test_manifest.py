@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from dni_deploy.bundle.manifest import SIZE_LIMIT, Manifest, MemberEntry, StoredFile, Weight
+from dni_deploy.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, MemberEntry, StoredFile, WeightEntry
 from dni_deploy.errors import BundleError, DniError, LimitError, RefusedError
 from dni_deploy.signature import Signature
 
 
 def stored(stem: str, suffix: str) -> StoredFile:
-    return StoredFile.of(stem, suffix, sha256(stem.encode()).hexdigest(), 100)
+    return StoredFile.from_digest(stem, suffix, sha256(stem.encode()).hexdigest(), 100)
 
 
 def manifest() -> Manifest:
@@ -26,7 +26,7 @@ def manifest() -> Manifest:
         opset=17,
         members=tuple(MemberEntry(name, stored(name, "safetensors"), f"{name}.pth", "ab" * 32, "float32") for name in "ab"),
         graph=stored("graph", "onnx"),
-        weights=(Weight("conv.weight", (2, 1, 3, 3)), Weight("scale", ())),
+        weights=(WeightEntry("conv.weight", (2, 1, 3, 3)), WeightEntry("scale", ())),
         weights_file=stored("weights", "bin"),
         unused=("späre",),
         tied={"alias": "conv.weight"},
@@ -286,6 +286,6 @@ def test_a_manifest_that_is_rewritten_with_other_spaces_is_refused() -> None:
 
 def test_size_limit_both_ways() -> None:
     with pytest.raises(LimitError):
-        Manifest.from_bytes(b" " * (SIZE_LIMIT + 1))
+        Manifest.from_bytes(b" " * (MAX_MANIFEST_BYTES + 1))
     with pytest.raises(LimitError):
         replace(manifest(), unused=tuple(f"{number:01000d}" for number in range(5000))).to_bytes()

@@ -15,8 +15,8 @@ import pytest
 from dni_deploy.bundle import bundle as bundle_module
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.extras import store_recalibration, store_slider
-from dni_deploy.bundle.manifest import MANIFEST
-from dni_deploy.bundle.stored_file import read_file
+from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME
+from dni_deploy.bundle.stored_file import read_verified
 from dni_deploy.errors import BundleError, LimitError, UsageError
 from dni_deploy.utils import atomic_write
 from tests.support import pico_bundle as pico
@@ -35,14 +35,14 @@ def listed(bundle: Bundle) -> set[str]:
 
 
 def named(bundle: Bundle) -> set[str]:
-    return {MANIFEST, *(stored.file for stored in bundle.manifest.files)}
+    return {MANIFEST_FILE_NAME, *(stored.file for stored in bundle.manifest.files)}
 
 
 def test_what_is_added_is_there_and_what_is_taken_away_leaves_the_first_bytes(bundle: Bundle) -> None:
     first = {name: (bundle.path / name).read_bytes() for name in listed(bundle)}
     one = store_recalibration(bundle, DATA)
     assert one.manifest.recalibration is not None
-    assert read_file(one.path, one.manifest.recalibration) == DATA
+    assert read_verified(one.path, one.manifest.recalibration) == DATA
     two = store_slider(one, KNOTS)
     assert two.manifest.slider == tuple(KNOTS)
     assert two.manifest.recalibration == one.manifest.recalibration
@@ -103,7 +103,7 @@ def test_knots_that_no_manifest_may_hold_are_not_written(bundle: Bundle) -> None
 
 @pytest.mark.skipif(os.name == "nt", reason="no flock there")
 def test_a_second_writer_is_kept_out(bundle: Bundle) -> None:
-    with bundle_module._alone(bundle.path), pytest.raises(UsageError, match="another process"):
+    with bundle_module._lock_folder(bundle.path), pytest.raises(UsageError, match="another process"):
         store_slider(bundle, KNOTS)
     assert Bundle.open(bundle.path).digest == bundle.digest
 
@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: py
     real = atomic_write.write_bytes
 
     def full(path: Path, data: bytes) -> None:
-        if MANIFEST in path.name:
+        if MANIFEST_FILE_NAME in path.name:
             raise OSError(28, "No space left on device", os.fspath(path))
         real(path, data)
 

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 
-from dni_deploy.checkpoints.checkpoint import WRAPPERS, Checkpoint
+from dni_deploy.checkpoints.checkpoint import WRAPPER_KEYS, Checkpoint
 from dni_deploy.errors import CheckpointError, DniError, LimitError, RefusedError
 from tests.support import malformed_checkpoints as malformed
 
@@ -112,15 +112,15 @@ def test_reading_needs_no_torch(suffix: str, tmp_path: Path) -> None:
 
 def test_from_memory() -> None:
     made = state()
-    checkpoint = Checkpoint.of(made)
+    checkpoint = Checkpoint.from_state_dict(made)
     same(made, checkpoint)
     assert checkpoint.source == "memory"
     made["double"].zero_()
     assert checkpoint.tensors["double"].any()  # the numbers were copied
-    assert Checkpoint.of(state()).sha256 == checkpoint.sha256 != Checkpoint.of(made).sha256
+    assert Checkpoint.from_state_dict(state()).sha256 == checkpoint.sha256 != Checkpoint.from_state_dict(made).sha256
     with pytest.raises(ValueError, match="read-only"):
         checkpoint.tensors["double"][0] = 1
-    swapped = Checkpoint.of({"x": np.arange(3, dtype=">f4")}).tensors["x"]
+    swapped = Checkpoint.from_state_dict({"x": np.arange(3, dtype=">f4")}).tensors["x"]
     assert swapped.dtype == np.dtype("f4")
     assert swapped.dtype.isnative
     assert swapped.tolist() == [0, 1, 2]
@@ -134,7 +134,7 @@ OTHER = {"w": np.zeros(2, np.float32)}
     ("value", "key", "wrapper"),
     [
         (ONE, None, None),
-        *(({name: ONE, "epoch": 3, "optimizer": {"state": {0: {"step": 1}}}}, None, name) for name in WRAPPERS),
+        *(({name: ONE, "epoch": 3, "optimizer": {"state": {0: {"step": 1}}}}, None, name) for name in WRAPPER_KEYS),
         ({"params": OTHER, "params_ema": ONE}, None, "params_ema"),
         ({"model": OTHER, "params": ONE}, None, "params"),
         ({"params": ONE, "params_ema": OTHER}, "params", "params"),
@@ -147,7 +147,7 @@ OTHER = {"w": np.zeros(2, np.float32)}
 )
 def test_wrappers(value: Any, key: str | None, wrapper: str | None, tmp_path: Path) -> None:
     """In memory and from files, by one rule."""
-    checkpoint = Checkpoint.of(value, key=key)
+    checkpoint = Checkpoint.from_state_dict(value, key=key)
     assert checkpoint.wrapper == wrapper
     assert checkpoint.tensors["w"].tolist() == [1, 1]
 
@@ -163,9 +163,9 @@ def test_wrappers(value: Any, key: str | None, wrapper: str | None, tmp_path: Pa
 
 
 def test_what_was_chosen_is_said() -> None:
-    assert "'params'" in Checkpoint.of({"params": ONE, "params_ema": ONE}).notes[0]
-    assert "epoch" in Checkpoint.of({**ONE, "epoch": 3}).notes[0]
-    assert "'module.'" in Checkpoint.of({"module.w": ONE["w"]}).notes[0]
+    assert "'params'" in Checkpoint.from_state_dict({"params": ONE, "params_ema": ONE}).notes[0]
+    assert "epoch" in Checkpoint.from_state_dict({**ONE, "epoch": 3}).notes[0]
+    assert "'module.'" in Checkpoint.from_state_dict({"module.w": ONE["w"]}).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_what_was_chosen_is_said() -> None:
 )
 def test_wrappers_that_do_not_fit(value: Any, key: str | None, words: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        Checkpoint.of(value, key=key)
+        Checkpoint.from_state_dict(value, key=key)
     assert words in str(caught.value)
 
 
@@ -197,7 +197,7 @@ def test_wrappers_that_do_not_fit(value: Any, key: str | None, words: str) -> No
     ],
 )
 def test_prefixes(names: list[str], canonical: list[str]) -> None:
-    made = Checkpoint.of({name: np.full(1, place, np.float32) for place, name in enumerate(names)})
+    made = Checkpoint.from_state_dict({name: np.full(1, place, np.float32) for place, name in enumerate(names)})
     assert list(made.tensors) == canonical
     assert [int(array[0]) for array in made.tensors.values()] == list(range(len(names)))
 
@@ -212,12 +212,12 @@ def test_tensors_of_a_kind_that_cannot_be_blended() -> None:
         (torch.ones(2).to(torch.float8_e5m2), CheckpointError),
     ]:
         with pytest.raises(kind, match="'w'"):
-            Checkpoint.of({"w": tensor})
+            Checkpoint.from_state_dict({"w": tensor})
 
 
 def test_nonfinite_numbers_are_counted() -> None:
-    made = Checkpoint.of({"a": np.array([1, np.nan, np.inf]), "b": np.ones(2), "c": np.array([1, 2])})
-    assert made.nonfinite() == [("a", 2)]
+    made = Checkpoint.from_state_dict({"a": np.array([1, np.nan, np.inf]), "b": np.ones(2), "c": np.array([1, 2])})
+    assert made.count_nonfinite() == [("a", 2)]
     assert made.float_keys == ("a", "b")
 
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from dni_deploy.checkpoints.checkpoint import Checkpoint
-from dni_deploy.checkpoints.family import Family, differences
+from dni_deploy.checkpoints.family import Family, find_differences
 from dni_deploy.errors import CheckpointError, InputError, LimitError, MismatchError, UsageError
 
 
@@ -28,7 +28,9 @@ def state(seed: int = 0, **changed: Any) -> dict[str, Any]:
 
 def test_what_fits(tmp_path: Path) -> None:
     save_file(state(1), tmp_path / "b.safetensors")
-    family = Family.of({"a": state(0), "b": tmp_path / "b.safetensors", "c": Checkpoint.of(state(2))})
+    family = Family.from_checkpoints(
+        {"a": state(0), "b": tmp_path / "b.safetensors", "c": Checkpoint.from_state_dict(state(2))}
+    )
     assert family.names == ("a", "b", "c")
     assert family.float_keys == ("conv.weight", "conv.bias")
     assert family.shapes == {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "bn.num_batches_tracked": (), "index": (2, 3)}
@@ -39,9 +41,9 @@ def test_what_fits(tmp_path: Path) -> None:
 
 
 def test_the_counter_of_batches_may_differ_or_be_missing() -> None:
-    Family.of({"a": state(0), "b": state(5)})
-    Family.of({"a": state(0), "b": state(1, **{"bn.num_batches_tracked": None})})
-    Family.of({"a": state(0, **{"bn.num_batches_tracked": None}), "b": state(1)})
+    Family.from_checkpoints({"a": state(0), "b": state(5)})
+    Family.from_checkpoints({"a": state(0), "b": state(1, **{"bn.num_batches_tracked": None})})
+    Family.from_checkpoints({"a": state(0, **{"bn.num_batches_tracked": None}), "b": state(1)})
 
 
 DIFFERENCES: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -62,35 +64,38 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_each_difference(name: str) -> None:
     changed, kind, words = DIFFERENCES[name]
     with pytest.raises(MismatchError) as caught:
-        Family.of({"x4v3": state(0), "wdn": state(1, **changed)})
+        Family.from_checkpoints({"x4v3": state(0), "wdn": state(1, **changed)})
     message = str(caught.value)
     assert message.startswith("Member 'wdn' does not fit family 'x4v3': 1 of ")
     assert words in message
     assert message.endswith("Blend only checkpoints of one architecture.")
     assert caught.value.exit_code == 4
-    assert [found.kind for found in differences(Checkpoint.of(state(0)), Checkpoint.of(state(1, **changed)))] == [kind]
+    assert [
+        found.kind
+        for found in find_differences(Checkpoint.from_state_dict(state(0)), Checkpoint.from_state_dict(state(1, **changed)))
+    ] == [kind]
 
 
 def test_several_differences() -> None:
     other = state(1, **{"conv.weight": np.ones((2, 3, 3, 3)), "conv.bias": None, "a": np.ones(1), "b": np.ones(1)})
-    found = differences(Checkpoint.of(state(0)), Checkpoint.of(other))
+    found = find_differences(Checkpoint.from_state_dict(state(0)), Checkpoint.from_state_dict(other))
     assert [(one.key, one.kind) for one in found] == [
         ("conv.weight", "shape"), ("conv.bias", "missing"), ("a", "extra"), ("b", "extra"),
     ]  # fmt: skip
     with pytest.raises(MismatchError, match=r"4 of 5 tensors differ \(1 missing, 2 extra\), first 'conv.weight'"):
-        Family.of({"a": state(0), "b": other})
+        Family.from_checkpoints({"a": state(0), "b": other})
 
 
 def test_names_from_files_are_made_safe() -> None:
     long = "x" * 500
     with pytest.raises(MismatchError) as caught:
-        Family.of({"a": state(0), "b": state(0, **{long: np.ones(1)})})
+        Family.from_checkpoints({"a": state(0), "b": state(0, **{long: np.ones(1)})})
     assert len(str(caught.value)) <= 300
 
 
 def test_float_types_may_differ() -> None:
     half = {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in state(1).items()}
-    family = Family.of({"a": state(0), "b": half})
+    family = Family.from_checkpoints({"a": state(0), "b": half})
     assert family["b"].checkpoint.tensors["conv.weight"].dtype == np.float16
     assert family.notes == ("b has 2 tensors of float16 where a has float32; each stays as it is.",)
 
@@ -100,33 +105,33 @@ def test_nonfinite_numbers_are_refused(bad: float, count: int) -> None:
     bias = np.zeros(4)
     bias[:count] = bad
     with pytest.raises(InputError, match=f"Member 'b' has {count} NaN or infinite numbers in 'conv.bias' of 4"):
-        Family.of({"a": state(0), "b": state(1, **{"conv.bias": bias})})
+        Family.from_checkpoints({"a": state(0), "b": state(1, **{"conv.bias": bias})})
 
 
 def test_the_same_twice_is_said() -> None:
-    assert Family.of({"a": state(0), "b": state(0)}).notes == (
+    assert Family.from_checkpoints({"a": state(0), "b": state(0)}).notes == (
         "b has the same numbers as a; a blend of the two changes nothing.",
     )
 
 
 def test_counts() -> None:
     with pytest.raises(UsageError, match="1 given"):
-        Family.of({"a": state(0)})
+        Family.from_checkpoints({"a": state(0)})
     with pytest.raises(UsageError, match="0 given"):
-        Family.of({})
-    assert len(Family.of({f"m{i}": state(i) for i in range(16)}).members) == 16
+        Family.from_checkpoints({})
+    assert len(Family.from_checkpoints({f"m{i}": state(i) for i in range(16)}).members) == 16
     with pytest.raises(LimitError, match="17 members"):
-        Family.of({f"m{i}": state(i) for i in range(17)})
+        Family.from_checkpoints({f"m{i}": state(i) for i in range(17)})
 
 
 @pytest.mark.parametrize("name", ["", "a=b", "a,b", "-a", ".a", "a b", "x" * 65, "\u00e9", "a\n", "a/b", 3])
 def test_bad_names(name: Any) -> None:
     with pytest.raises(UsageError, match="not usable"):
-        Family.of({"good-Name_1.0": state(0), name: state(1)})
+        Family.from_checkpoints({"good-Name_1.0": state(0), name: state(1)})
 
 
 def test_what_a_member_may_be() -> None:
     with pytest.raises(UsageError, match="Member 'b' is a int"):
-        Family.of({"a": state(0), "b": 3})  # type: ignore[dict-item]
+        Family.from_checkpoints({"a": state(0), "b": 3})  # type: ignore[dict-item]
     with pytest.raises(CheckpointError, match="does not exist"):
-        Family.of({"a": state(0), "b": "absent.pth"})
+        Family.from_checkpoints({"a": state(0), "b": "absent.pth"})

@@ -21,7 +21,7 @@ from dni_deploy.api.build import build
 from dni_deploy.api.refit import refit
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
-from dni_deploy.errors import EngineError, EnvironmentProblem, UsageError
+from dni_deploy.errors import EngineError, UnavailableError, UsageError
 from dni_deploy.session.session import open_session
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn
@@ -122,7 +122,7 @@ def test_precision_chooses_the_plan(gpu: FakeGpu, bundle: Bundle, precision: str
     for each in ("fp32", "fp16"):
         assert build(bundle.path, precision=each, **SHAPES).precision == each  # type: ignore[arg-type]
     with open_session(bundle, precision=precision) as session:
-        assert precision in session.engine.road
+        assert precision in session.engine.update_path
         session(frame())
 
 
@@ -130,14 +130,14 @@ def test_a_precision_without_a_plan_is_passed_over_by_auto_and_told_by_name(gpu:
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
     with open_session(bundle, precision="fp16", threads=1) as session:
         assert session.engine.name != "tensorrt"
-        assert "not tensorrt: No plan is built at fp16" in session.why
-    with pytest.raises(EnvironmentProblem, match=r"--precision fp16\.$"):
+        assert "not tensorrt: No plan is built at fp16" in session.engine_reason
+    with pytest.raises(UnavailableError, match=r"--precision fp16\.$"):
         open_session(bundle, engine="tensorrt", precision="fp16")
 
 
 def test_a_serialized_engine_for_other_programs(gpu: FakeGpu, bundle: Bundle, tmp_path: Path) -> None:
     target = tmp_path / "out.plan"
-    with pytest.raises(EnvironmentProblem, match="no plan is built"):
+    with pytest.raises(UnavailableError, match="no plan is built"):
         refit(bundle.path, 0.25, target)
     assert not target.exists()
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_a_verification_that_fails_is_not_hidden_by_auto(gpu: FakeGpu, bundle: B
 
     from engines import verification
 
-    monkeypatch.setitem(verification.TOLERANCE, "fp32", -1.0)  # nothing is good enough
+    monkeypatch.setitem(verification.MAX_RELATIVE_ERROR, "fp32", -1.0)  # nothing is good enough
     with pytest.raises(EngineError, match="what auto chose"):
         open_session(bundle)
 
@@ -172,9 +172,9 @@ def test_ahead_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, v
         expected = {}
         for alpha in alphas:
             plain.alpha = alpha
-            expected[plain.alpha.shares] = plain(x)
+            expected[plain.alpha.values] = plain(x)
         assert plain.engine.slots == 1
-    session = open_session(bundle, engine="tensorrt", ahead=True)
+    session = open_session(bundle, engine="tensorrt", async_refit=True)
     assert session.engine.slots == 2
     random = np.random.default_rng(seed)
 
@@ -187,12 +187,12 @@ def test_ahead_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, v
     newest = 0
     for _ in range(30):
         stamped = session.render(x)
-        np.testing.assert_array_equal(stamped.output, expected[stamped.coefficients.shares])
+        np.testing.assert_array_equal(stamped.output, expected[stamped.coefficients.values])
         assert stamped.generation >= newest
         newest = stamped.generation
     writer.join(PATIENCE)
     session.alpha = 0.25
-    assert session.settle(PATIENCE)
+    assert session.wait_until_applied(PATIENCE)
     np.testing.assert_array_equal(session(x), expected[0.25, 0.75])
     session.close()
     fake.check()
@@ -210,11 +210,11 @@ def test_rules_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, s
             plain.alpha, plain.rules = alpha, given
             expected.append(plain(x))
     assert not np.array_equal(expected[0], expected[1])
-    with open_session(bundle, engine="tensorrt", ahead=True, rules=rules, alpha=0.25) as session:
+    with open_session(bundle, engine="tensorrt", async_refit=True, rules=rules, alpha=0.25) as session:
         for _ in range(3):
             for number, (alpha, given) in enumerate(((0.25, rules), (0.75, rules[:1]), (0.75, None))):
                 session.alpha, session.rules = alpha, given
-                assert session.settle(PATIENCE)
+                assert session.wait_until_applied(PATIENCE)
                 np.testing.assert_array_equal(session(x), expected[number])
     fake.check()
 
@@ -222,7 +222,7 @@ def test_rules_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, s
 @pytest.fixture
 def numpy_1(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in for 8.6 reads NumPy 2's arrays right, which the real one does not."""
-    monkeypatch.setattr("engines.trt.features.NUMPY", 1)
+    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)
 
 
 @pytest.mark.parametrize("after", range(5))
@@ -230,21 +230,21 @@ def test_ahead_a_refit_that_stops_half_way(gpu: FakeGpu, bundle: Bundle, after: 
     """After so many weights. Told once by the next frame; the picture before stays, and the slot is refitted whole before it shows."""
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
     x = frame()
-    with open_session(bundle, engine="tensorrt", ahead=True) as session:
+    with open_session(bundle, engine="tensorrt", async_refit=True) as session:
         pictures = {}
         for number in range(4):
             session.alpha = number / 4
-            assert session.settle(PATIENCE)
+            assert session.wait_until_applied(PATIENCE)
             pictures[number] = session(x)
         gpu.trt.fail["refit"] = after
         session.alpha = 1.0
         with pytest.raises(EngineError):
-            session.settle(PATIENCE)
-        assert session.alpha.shares == (0.75, 0.25)
+            session.wait_until_applied(PATIENCE)
+        assert session.alpha.values == (0.75, 0.25)
         np.testing.assert_array_equal(session(x), pictures[3])
         for number in (2, 0, 3):
             session.alpha = number / 4
-            assert session.settle(PATIENCE)
+            assert session.wait_until_applied(PATIENCE)
             np.testing.assert_array_equal(session(x), pictures[number])
 
 

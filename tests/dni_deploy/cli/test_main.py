@@ -20,8 +20,8 @@ import pytest
 from dni_deploy import errors
 from dni_deploy.cli import dispatch as door
 from dni_deploy.cli import options, output
-from dni_deploy.cli.main import COMMANDS, front_page, main
-from dni_deploy.cli.output import Surface
+from dni_deploy.cli.main import COMMANDS, format_help_summary, main
+from dni_deploy.cli.output import CommandOutput
 from dni_deploy.errors import UsageError
 from dni_deploy.utils import optional_packages
 
@@ -165,7 +165,7 @@ def test_the_front_page_has_one_source(capsys: Capture) -> None:
     main([])
     main(["-h"])
     main(["-q", "--help"])  # this one goes through click
-    assert capsys.readouterr().out == (front_page() + "\n") * 3
+    assert capsys.readouterr().out == (format_help_summary() + "\n") * 3
 
 
 def test_version(capsys: Capture) -> None:
@@ -178,11 +178,11 @@ def test_version(capsys: Capture) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell: str, capsys: Capture) -> None:
     assert main(["completion", shell]) == 0
-    assert door.COMPLETE in capsys.readouterr().out
+    assert door.COMPLETE_VARIABLE in capsys.readouterr().out
 
 
 def test_completion_answers() -> None:
-    done = child(env={door.COMPLETE: "bash_complete", "COMP_WORDS": "dni-deploy in", "COMP_CWORD": "1"})
+    done = child(env={door.COMPLETE_VARIABLE: "bash_complete", "COMP_WORDS": "dni-deploy in", "COMP_CWORD": "1"})
     assert done.stdout == "plain,inspect\n"
 
 
@@ -199,7 +199,7 @@ def test_a_reader_who_leaves_ends_it_quietly() -> None:
             timeout=60,
         )
     assert done.stderr == ""
-    assert done.returncode == door.PIPE_CLOSED
+    assert done.returncode == door.EXIT_PIPE_CLOSED
 
 
 def test_without_stdout_and_home() -> None:
@@ -256,8 +256,8 @@ def on_a_terminal(code: str, **environment: str) -> str:
 
 
 STEPS = """
-from dni_deploy.cli.output import Surface
-with Surface().progress() as progress:
+from dni_deploy.cli.output import CommandOutput
+with CommandOutput().progress() as progress:
     if progress: [progress(step, 3, 'half\\x1b[2J way') for step in range(4)]
 print('done')
 """
@@ -270,12 +270,12 @@ def test_progress_only_on_a_terminal() -> None:
 
 
 def test_no_color() -> None:
-    code = "from dni_deploy.cli.output import table; table(['a', 'b'], [['x', 1]])"
+    code = "from dni_deploy.cli.output import print_table; print_table(['a', 'b'], [['x', 1]])"
     assert "\x1b[" not in on_a_terminal(code, NO_COLOR="1").replace("\x1b[1m", "").replace("\x1b[0m", "")
 
 
 def test_tables_off_a_terminal_are_never_wrapped(capsys: Capture) -> None:
-    output.table(["name", "share"], [["x" * 150, 0.5], ["y\n", "12"]])
+    output.print_table(["name", "share"], [["x" * 150, 0.5], ["y\n", "12"]])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "x" * 150 + "    0.5"
     assert lines[2].startswith("y\\n ")
@@ -290,39 +290,39 @@ def test_json_is_all_there_is(capsys: Capture) -> None:
 
 
 def test_json_has_no_infinity(capsys: Capture) -> None:
-    Surface(json=True).result("x", {"psnr": [float("inf"), 31.5], "by": {"name": float("nan")}})
+    CommandOutput(json=True).print_result("x", {"psnr": [float("inf"), 31.5], "by": {"name": float("nan")}})
     assert json.loads(capsys.readouterr().out) == {"schema": 1, "command": "x", "psnr": [None, 31.5], "by": {"name": None}}
 
 
 def test_member_arguments(tmp_path: Path) -> None:
     odd = tmp_path / "a=b.pth"
     odd.touch()
-    assert options.members(("psnr=x/1.pth", "gan.pth")) == {"psnr": Path("x/1.pth"), "gan": Path("gan.pth")}
-    assert options.members((str(odd),)) == {"a=b": odd}
-    assert options.members(("x=a=b.pth",)) == {"x": Path("a=b.pth")}
+    assert options.parse_members(("psnr=x/1.pth", "gan.pth")) == {"psnr": Path("x/1.pth"), "gan": Path("gan.pth")}
+    assert options.parse_members((str(odd),)) == {"a=b": odd}
+    assert options.parse_members(("x=a=b.pth",)) == {"x": Path("a=b.pth")}
     with pytest.raises(UsageError, match="Two members"):
-        options.members(("a=1", "a=2"))
+        options.parse_members(("a=1", "a=2"))
 
 
 @pytest.mark.parametrize(("text", "pair"), [("0..1", (0, 1)), ("-1..1", (-1, 1)), ("0..255", (0, 255)), (None, None)])
 def test_ranges(text: str | None, pair: tuple[float, float] | None) -> None:
-    assert options.value_range(text) == pair
+    assert options.parse_value_range(text) == pair
 
 
 @pytest.mark.parametrize("text", ["", "1", "1..0", "a..b", "nan..1", "0..inf", "..", "0..0"])
 def test_what_is_no_range(text: str) -> None:
     with pytest.raises(UsageError, match="LO"):
-        options.value_range(text)
+        options.parse_value_range(text)
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (3_400_000, "3.4 MB"), (2e12, "2000.0 GB")])
 def test_sizes(count: float, text: str) -> None:
-    assert output.size(count) == text
+    assert output.format_bytes(count) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0003, "0.30 ms"), (0.042, "42 ms"), (3.14, "3.1 s")])
 def test_spans(seconds: float, text: str) -> None:
-    assert output.span(seconds) == text
+    assert output.format_seconds(seconds) == text
 
 
 def test_a_package_that_hides_a_bay_is_named(tmp_path: Path) -> None:
@@ -338,16 +338,16 @@ def test_a_package_that_hides_a_bay_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_ours_or_not() -> None:
-    assert optional_packages.missing(ModuleNotFoundError("x", name="something_else")) is None
-    assert optional_packages.missing(ModuleNotFoundError("x")) is None
-    told = optional_packages.missing(ModuleNotFoundError("x", name="onnxruntime.capi"))
+    assert optional_packages.explain_missing_package(ModuleNotFoundError("x", name="something_else")) is None
+    assert optional_packages.explain_missing_package(ModuleNotFoundError("x")) is None
+    told = optional_packages.explain_missing_package(ModuleNotFoundError("x", name="onnxruntime.capi"))
     assert "dni-deploy[cpu]" in str(told)
 
 
 def test_every_package_is_in_the_extra_that_is_named_for_it() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     other_name = {"pythonosc": "python-osc", "rtmidi": "python-rtmidi", "skimage": "scikit-image"}
-    for module, extra in optional_packages.EXTRAS.items():
+    for module, extra in optional_packages.EXTRA_BY_PACKAGE.items():
         package = other_name.get(module, module)
         if package != "torchvision":  # spandrel brings it
             listed = re.findall(rf"^{extra} = \[(.*)\]$", text, re.M)

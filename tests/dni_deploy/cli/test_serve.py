@@ -49,26 +49,26 @@ def bundle(monkeypatch: pytest.MonkeyPatch) -> list[Dimmer]:
     return opened
 
 
-def served(**options: Any) -> verb.Serving:
+def served(**options: Any) -> verb.ServeStatus:
     """What is told when the page answers; it is stopped then."""
-    told: list[verb.Serving] = []
+    told: list[verb.ServeStatus] = []
 
-    def started(serving: verb.Serving, page: server.PageServer) -> None:
+    def started(serving: verb.ServeStatus, page: server.PageServer) -> None:
         told.append(serving)
         page.stop()
 
-    verb.serve("sr.dni", port=0, started=started, **options)
+    verb.serve("sr.dni", port=0, on_started=started, **options)
     return told[0]
 
 
 def test_the_verb_serves_until_it_is_stopped_and_closes_everything(bundle: list[Dimmer]) -> None:
     told = []
 
-    def started(serving: verb.Serving, page: server.PageServer) -> None:
+    def started(serving: verb.ServeStatus, page: server.PageServer) -> None:
         told.append(serving)
         page.stop()
 
-    report = verb.serve("sr.dni", port=0, alpha="bright=0.25,dark=0.75", size="64x48", started=started)
+    report = verb.serve("sr.dni", port=0, alpha="bright=0.25,dark=0.75", size="64x48", on_started=started)
     assert report.frames == 0
     assert told[0].alpha == {"bright": 0.25, "dark": 0.75}
     assert told[0].url.startswith("http://127.0.0.1:")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dni_deploy.compatibility.agreement import drifts, filter_layers, layer_indices
-from dni_deploy.compatibility.correlation import correlation
+from dni_deploy.compatibility.agreement import find_filter_layers, measure_batchnorm_differences, measure_layer_correlations
+from dni_deploy.compatibility.correlation import correlate_filters
 
 random = np.random.default_rng(0)
 A = random.standard_normal((6, 4, 3, 3))
@@ -25,41 +25,43 @@ CLOSE = 1e-13
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_equals_numpy(shape: tuple[int, ...], dtype: type) -> None:
     a, b = (random.standard_normal(shape).astype(dtype) for _ in range(2))
-    np.testing.assert_allclose(correlation(a, b), reference(a.astype(np.float64), b.astype(np.float64)), rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(
+        correlate_filters(a, b), reference(a.astype(np.float64), b.astype(np.float64)), rtol=0, atol=CLOSE
+    )
 
 
 def test_scale_and_shift_do_not_matter() -> None:
     """With the denominator as the paper prints it, the first of these would change by a factor of ten."""
     for changed in (100 * B, B + 7, 3 * B - 2):
-        np.testing.assert_allclose(correlation(A, changed), correlation(A, B), rtol=0, atol=CLOSE)
-    np.testing.assert_allclose(correlation(A, -B), -correlation(A, B), rtol=0, atol=CLOSE)
-    np.testing.assert_allclose(correlation(A, A), 1, rtol=0, atol=CLOSE)
+        np.testing.assert_allclose(correlate_filters(A, changed), correlate_filters(A, B), rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(correlate_filters(A, -B), -correlate_filters(A, B), rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(correlate_filters(A, A), 1, rtol=0, atol=CLOSE)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e170, 1e300])
 def test_neither_tiny_nor_huge_numbers_break_it(scale: float) -> None:
-    np.testing.assert_allclose(correlation(A * scale, B), correlation(A, B), rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(correlate_filters(A * scale, B), correlate_filters(A, B), rtol=0, atol=CLOSE)
 
 
 def test_constant_filters_have_none() -> None:
     a = A.copy()
     a[1], a[2], a[3] = 0, 0.1, 1e9  # 0.1 has no exact mean: rounding must not look like variation
-    index = correlation(a, B)
+    index = correlate_filters(a, B)
     assert np.isnan(index[1:4]).all()
     assert np.isfinite(index[[0, 4, 5]]).all()
 
 
 def test_transposed_convolutions_have_their_filters_on_the_second_axis() -> None:
     np.testing.assert_allclose(
-        correlation(A, B, filter_axis=1), reference(A.swapaxes(0, 1), B.swapaxes(0, 1)), rtol=0, atol=CLOSE
+        correlate_filters(A, B, filter_axis=1), reference(A.swapaxes(0, 1), B.swapaxes(0, 1)), rtol=0, atol=CLOSE
     )
 
 
 def test_unrelated_filters_are_near_zero() -> None:
     """Two random filters of 576 numbers correlate with deviation 1/24; the median of 64 stays well inside 0.03."""
     a, b = (random.standard_normal((64, 64, 3, 3)) for _ in range(2))
-    assert abs(np.median(correlation(a, b))) < 0.03
-    assert abs(np.median(correlation(a, a[random.permutation(64)]))) < 0.1
+    assert abs(np.median(correlate_filters(a, b))) < 0.03
+    assert abs(np.median(correlate_filters(a, a[random.permutation(64)]))) < 0.1
 
 
 def test_layers_in_natural_order_with_the_axis_of_their_filters() -> None:
@@ -69,26 +71,32 @@ def test_layers_in_natural_order_with_the_axis_of_their_filters() -> None:
         "seed.weight": np.ones((7, 6, 4, 4)), "seed_norm.weight": np.ones(6), "fc.weight": np.ones((2, 9)),
         "table": np.ones((3, 3), np.int64),
     }  # fmt: skip
-    assert filter_layers(tensors) == {"body.2.weight": 0, "body.10.weight": 0, "fc.weight": 0, "seed.weight": 1, "up.weight": 1}
-    assert list(filter_layers(tensors))[:2] == ["body.2.weight", "body.10.weight"]
-    assert filter_layers(tensors, {"body.2.weight"})["body.2.weight"] == 1
+    assert find_filter_layers(tensors) == {
+        "body.2.weight": 0,
+        "body.10.weight": 0,
+        "fc.weight": 0,
+        "seed.weight": 1,
+        "up.weight": 1,
+    }
+    assert list(find_filter_layers(tensors))[:2] == ["body.2.weight", "body.10.weight"]
+    assert find_filter_layers(tensors, {"body.2.weight"})["body.2.weight"] == 1
 
 
 def test_a_layer_has_the_quantiles_of_its_filters() -> None:
     constant = A.copy()
     constant[0] = 1
-    (row,), everything = layer_indices("a - b", {"w": constant}, {"w": B}, {"w": 0})
+    (row,), everything = measure_layer_correlations("a - b", {"w": constant}, {"w": B}, {"w": 0})
     assert (row.filters, row.constant, len(everything)) == (6, 1, 5)
     np.testing.assert_allclose(row.quantiles, np.percentile(reference(A, B)[1:], (5, 25, 50, 75, 95)), rtol=0, atol=CLOSE)
     assert row.median == row.quantiles[2]
-    (none,), nothing = layer_indices("a - b", {"w": np.ones((2, 4))}, {"w": np.ones((2, 4))}, {"w": 0})
+    (none,), nothing = measure_layer_correlations("a - b", {"w": np.ones((2, 4))}, {"w": np.ones((2, 4))}, {"w": 0})
     assert (none.median, none.quantiles, nothing) == (None, (), [])
 
 
 def test_drift_of_batch_statistics() -> None:
     one = {"bn.running_mean": np.zeros(3), "bn.running_var": np.full(3, 4.0), "stray.running_mean": np.ones(2)}
     other = {"bn.running_mean": np.full(3, 2.0), "bn.running_var": np.full(3, 4.0), "stray.running_mean": np.ones(2)}
-    (row,) = drifts("a - b", one, other)
+    (row,) = measure_batchnorm_differences("a - b", one, other)
     assert (row.layer, row.mean, row.variance) == ("bn", 1.0, 1.0)
-    (row,) = drifts("a - b", one, {**one, "bn.running_var": np.full(3, 2.0)})
+    (row,) = measure_batchnorm_differences("a - b", one, {**one, "bn.running_var": np.full(3, 2.0)})
     assert (row.mean, row.variance) == (0.0, 2.0)

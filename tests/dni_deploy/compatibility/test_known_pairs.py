@@ -7,12 +7,20 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.features.check_pairs import BLENDS, NOT, KnownPair, member, permuted, turned, twelve
+from benchmarks.features.check_pairs import (
+    BLENDS_ANSWER,
+    DOES_NOT_BLEND_ANSWER,
+    KnownPair,
+    flip_signs,
+    list_test_pairs,
+    member,
+    permute_channels,
+)
 from dni_deploy.api.check import check
-from exporters.architectures import find
+from exporters.architectures import find_architecture
 from exporters.member_network import MemberNetwork
 
-PAIRS = twelve()
+PAIRS = list_test_pairs()
 CAUSES = {
     "from scratch": "apart", "permuted channels": "permuted", "other task": "apart", "other width": "other network",
     "sign-flipped": "flipped", "noise": "apart",
@@ -20,7 +28,7 @@ CAUSES = {
 
 
 def test_six_and_six() -> None:
-    assert [pair.answer for pair in PAIRS] == [BLENDS] * 6 + [NOT] * 6
+    assert [pair.answer for pair in PAIRS] == [BLENDS_ANSWER] * 6 + [DOES_NOT_BLEND_ANSWER] * 6
     assert len({pair.kind for pair in PAIRS}) == 12
 
 
@@ -32,8 +40,8 @@ def test_six_and_six() -> None:
 def test_the_verdict_is_right(pair: KnownPair) -> None:
     first, second = pair.members()
     report = check({"first": first, "second": second})
-    assert (report.verdict != "will not blend") == (pair.answer == BLENDS), report.reasons
-    if pair.answer == NOT:
+    assert (report.verdict != "will not blend") == (pair.answer == BLENDS_ANSWER), report.reasons
+    if pair.answer == DOES_NOT_BLEND_ANSWER:
         assert report.pairs[0].causes[0] == CAUSES[pair.kind]
         assert report.advice
 
@@ -45,13 +53,13 @@ def test_the_verdict_is_right(pair: KnownPair) -> None:
 def test_a_permuted_or_turned_network_is_the_same_function(family: str, name: str) -> None:
     """Else the pairs that do not blend would be damaged networks, which is another question."""
     state = member(family, name)
-    network = MemberNetwork(find("auto", state))
+    network = MemberNetwork(find_architecture("auto", state))
     shape = (1, 32, 1, 1) if family == "digits" else (1, 3, 32, 32)
     x = np.random.default_rng(0).random(shape, np.float32)
     expected = network.infer(state, x)
-    for change in (permuted, turned):
+    for change in (permute_channels, flip_signs):
         changed = change(state, 1)
-        if change is permuted or family != "three_layer":  # which has no norm that could take the sign back
+        if change is permute_channels or family != "three_layer":  # which has no norm that could take the sign back
             assert any(not np.array_equal(changed[key], state[key]) for key in state)
         # float32 sums in another order; InstanceNorm divides them by small deviations
         assert np.abs(network.infer(changed, x) - expected).max() <= 1e-3 * np.abs(expected).max()

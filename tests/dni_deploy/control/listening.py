@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.control.shared_alpha import SharedAlpha
 
 TWO, THREE, FOUR = ("psnr", "gan"), ("a", "b", "c"), ("m", "f", "n", "o")
 PATIENCE = 20.0
@@ -24,8 +24,8 @@ class Told:
         self.sentences.append(sentence)
 
 
-def new_cell(members: tuple[str, ...] = TWO) -> AlphaCell:
-    return AlphaCell(members, Coefficients.one_hot(members[0], members))
+def new_cell(members: tuple[str, ...] = TWO) -> SharedAlpha:
+    return SharedAlpha(members, Coefficients.one_hot(members[0], members))
 
 
 def until(holds: Callable[[], bool]) -> None:

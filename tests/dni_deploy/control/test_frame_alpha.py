@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.control.frame_alpha import open_control, source_of
-from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.control.frame_alpha import open_frame_alpha, resolve_alpha_source
+from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import CoefficientsError, UsageError
 
 MEMBERS = ("psnr", "gan")
@@ -19,8 +19,8 @@ RATE = Fraction(25)
 
 
 def first_shares(alpha: Any, frames: tuple[int, ...], rate: Fraction | None = RATE) -> list[float]:
-    with open_control(MEMBERS, alpha, rate=rate) as control:
-        return [control.at(frame).shares[0] for frame in frames]
+    with open_frame_alpha(MEMBERS, alpha, rate=rate) as control:
+        return [control.at(frame).values[0] for frame in frames]
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_seconds_without_a_rate() -> None:
             first_shares(alpha, (0,), None)
     assert first_shares("0f:psnr=0, 50f:psnr=1", (0, 25), None) == [0.0, 0.5]
     assert first_shares(0.5, (0, 25), None) == [0.5, 0.5]
-    with open_control(MEMBERS, rate=None) as control:
-        assert math.isnan(control.seconds(3))
+    with open_frame_alpha(MEMBERS, rate=None) as control:
+        assert math.isnan(control.frame_seconds(3))
 
 
 def test_a_source_of_ones_own() -> None:
@@ -64,20 +64,20 @@ def test_a_source_of_ones_own() -> None:
 
     assert first_shares(Even(), (0, 1, 2)) == [1.0, 0.0, 1.0]
     with pytest.raises(CoefficientsError):
-        source_of(Even(), ("a", "b"))
+        resolve_alpha_source(Even(), ("a", "b"))
 
 
 def test_a_cell_of_ones_own() -> None:
-    cell = AlphaCell(MEMBERS, Coefficients.parse(0.5, MEMBERS))
-    with open_control(MEMBERS, cell, rate=None) as control:
-        assert control.live
-        assert control.at(0).shares[0] == 0.5
-        cell.set(0.25)
-        assert control.at(1).shares[0] == 0.25
+    cell = SharedAlpha(MEMBERS, Coefficients.parse(0.5, MEMBERS))
+    with open_frame_alpha(MEMBERS, cell, rate=None) as control:
+        assert control.is_live
+        assert control.at(0).values[0] == 0.5
+        cell.set_alpha(0.25)
+        assert control.at(1).values[0] == 0.25
 
 
 def test_what_excludes_each_other() -> None:
-    with pytest.raises(UsageError, match="exclude each other"), open_control(MEMBERS, "0f:0, 9f:1", osc=0):
+    with pytest.raises(UsageError, match="exclude each other"), open_frame_alpha(MEMBERS, "0f:0, 9f:1", osc=0):
         pass
-    with pytest.raises(UsageError, match="slew limit is for live alpha"), open_control(MEMBERS, 0.5, slew=1.0):
+    with pytest.raises(UsageError, match="slew limit is for live alpha"), open_frame_alpha(MEMBERS, 0.5, slew=1.0):
         pass

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.control.message_handler import LINE_LIMIT, Steering
-from dni_deploy.control.stdin import LinesFeeder
+from dni_deploy.control.message_handler import MAX_LINE_LENGTH, AlphaMessageHandler
+from dni_deploy.control.stdin import StdinAlphaListener
 from dni_deploy.errors import DniError
 from tests.dni_deploy.control.listening import FOUR, THREE, Told, new_cell, until
 
@@ -33,38 +33,38 @@ from tests.dni_deploy.control.listening import FOUR, THREE, Told, new_cell, unti
 )
 def test_lines_that_set_alpha(line: str, shares: tuple[float, ...]) -> None:
     cell = new_cell()
-    assert Steering(cell, "lines").line(line) == 1
-    assert cell.read().wanted.shares == shares
+    assert AlphaMessageHandler(cell, "lines").set_from_line(line) == 1
+    assert cell.read().requested.values == shares
 
 
 def test_a_plane_and_a_share_of_several() -> None:
     cell = new_cell(FOUR)
-    steering = Steering(cell, "lines", ControlPlane.default(FOUR))
-    steering.line("plane 0.25 0.5")
-    assert cell.read().wanted.shares == (0.375, 0.125, 0.375, 0.125)
-    steering.line("m 1")
-    assert cell.read().wanted.shares == (1, 0, 0, 0)
+    steering = AlphaMessageHandler(cell, "lines", ControlPlane.default(FOUR))
+    steering.set_from_line("plane 0.25 0.5")
+    assert cell.read().requested.values == (0.375, 0.125, 0.375, 0.125)
+    steering.set_from_line("m 1")
+    assert cell.read().requested.values == (1, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
     "line",
     ["", "alpha", "alpha x", "alpha nan", "alpha 1e999", "alpha 2", "gan -1", "gan x", "gan nan", "x=1", "plane 0 0", "plane",
-     "alpha 0.4 0.5", "1,1", "\x00", "alpha " + "1" * LINE_LIMIT, "quit", "psnr=0.5,psnr=0.5"],
+     "alpha 0.4 0.5", "1,1", "\x00", "alpha " + "1" * MAX_LINE_LENGTH, "quit", "psnr=0.5,psnr=0.5"],
 )  # fmt: skip
 def test_lines_that_do_not(line: str) -> None:
     cell, told = new_cell(), Told()
-    steering = Steering(cell, "lines", tell=told)
+    steering = AlphaMessageHandler(cell, "lines", report=told)
     with pytest.raises(DniError) as caught:
-        steering.line(line)
+        steering.set_from_line(line)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
     for _ in range(3):
-        assert not steering.attempt(lambda: steering.line(line))
-    assert (steering.accepted, steering.refused, len(told.sentences)) == (0, 3, 1)
+        assert not steering.handle_safely(lambda: steering.set_from_line(line))
+    assert (steering.accepted_count, steering.refused_count, len(told.sentences)) == (0, 3, 1)
     assert "alpha stayed as it was" in told.sentences[0]
-    steering.finish()
+    steering.report_refusals()
     assert told.sentences[1].startswith("3 messages by lines were refused, the last one:")
-    assert cell.setting.sequence == 0
+    assert cell.state.sequence == 0
 
 
 def test_a_subscriber_that_raises_stops_nothing() -> None:
@@ -74,8 +74,8 @@ def test_a_subscriber_that_raises_stops_nothing() -> None:
         raise KeyError("theirs")
 
     cell.subscribe(broken)
-    steering = Steering(cell, "lines", tell=told)
-    assert not steering.attempt(lambda: steering.line("0.25"))
+    steering = AlphaMessageHandler(cell, "lines", report=told)
+    assert not steering.handle_safely(lambda: steering.set_from_line("0.25"))
     assert "KeyError" in told.sentences[0]
 
 
@@ -83,8 +83,8 @@ def test_a_subscriber_that_raises_stops_nothing() -> None:
 def test_any_line_sets_alpha_or_gives_one_sentence(line: str) -> None:
     cell = new_cell()
     try:
-        Steering(cell, "lines").line(line)
-        told = str(cell.read().wanted)
+        AlphaMessageHandler(cell, "lines").set_from_line(line)
+        told = str(cell.read().requested)
     except DniError as error:
         told = str(error)
     assert told.isprintable()
@@ -92,23 +92,23 @@ def test_any_line_sets_alpha_or_gives_one_sentence(line: str) -> None:
 
 def test_a_stream_of_text() -> None:
     cell, told = new_cell(), Told()
-    feeder = LinesFeeder(cell, io.StringIO("alpha 0.4\n\n# a comment\nnonsense\r\ngan=0.25\nalpha 0.125"), tell=told)
+    feeder = StdinAlphaListener(cell, io.StringIO("alpha 0.4\n\n# a comment\nnonsense\r\ngan=0.25\nalpha 0.125"), report=told)
     with feeder:
-        until(lambda: feeder.accepted == 3)
-    assert cell.read().wanted.shares == (0.125, 0.875)
-    assert (feeder.refused, len(told.sentences)) == (1, 1)
+        until(lambda: feeder.accepted_count == 3)
+    assert cell.read().requested.values == (0.125, 0.875)
+    assert (feeder.refused_count, len(told.sentences)) == (1, 1)
 
 
 def test_a_pipe_that_stays_open() -> None:
     cell = new_cell()
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as stream:
-        feeder = LinesFeeder(cell, stream, tell=Told())
+        feeder = StdinAlphaListener(cell, stream, report=Told())
         with feeder:
             os.write(writing, b"alpha 0.")
             os.write(writing, b"4\nalpha ")
-            until(lambda: feeder.accepted == 1)
-            assert cell.read().wanted.shares == (0.4, 0.6)
+            until(lambda: feeder.accepted_count == 1)
+            assert cell.read().requested.values == (0.4, 0.6)
         assert not [thread for thread in threading.enumerate() if thread.name == "dni-lines"]  # though nobody closed the pipe
     os.close(writing)
 
@@ -116,37 +116,37 @@ def test_a_pipe_that_stays_open() -> None:
 def test_a_file(tmp_path: Path) -> None:
     (tmp_path / "alphas.txt").write_text("alpha 0.4\nalpha 0.2\n")
     cell = new_cell()
-    with open(tmp_path / "alphas.txt") as stream, LinesFeeder(cell, stream) as feeder:
-        until(lambda: feeder.accepted == 2)
-    assert cell.read().wanted.shares == (0.2, 0.8)
+    with open(tmp_path / "alphas.txt") as stream, StdinAlphaListener(cell, stream) as feeder:
+        until(lambda: feeder.accepted_count == 2)
+    assert cell.read().requested.values == (0.2, 0.8)
 
 
 def test_a_line_without_end_costs_no_memory_and_what_follows_counts() -> None:
     cell, told = new_cell(), Told()
-    stream = io.BytesIO(b"x" * (5 * LINE_LIMIT) + b"\nalpha 0.4\n" + b"\xff\xfe\n" + b"alpha 0.2\n")
-    with LinesFeeder(cell, stream, tell=told) as feeder:
-        until(lambda: feeder.accepted == 2)
-    assert feeder.refused == 2
+    stream = io.BytesIO(b"x" * (5 * MAX_LINE_LENGTH) + b"\nalpha 0.4\n" + b"\xff\xfe\n" + b"alpha 0.2\n")
+    with StdinAlphaListener(cell, stream, report=told) as feeder:
+        until(lambda: feeder.accepted_count == 2)
+    assert feeder.refused_count == 2
     assert "characters" in told.sentences[0]
 
 
 def test_a_closed_stream_is_told() -> None:
     told, stream = Told(), io.StringIO()
     stream.close()
-    with LinesFeeder(new_cell(), stream, tell=told) as feeder:
-        until(lambda: feeder.refused == 1)
+    with StdinAlphaListener(new_cell(), stream, report=told) as feeder:
+        until(lambda: feeder.refused_count == 1)
 
 
 @pytest.mark.usefixtures("nervous")
 def test_two_feeders_of_three_members_leave_the_simplex_to_nobody() -> None:
     cell = new_cell(THREE)
     seen = []
-    cell.subscribe(lambda setting: seen.append(sum(setting.wanted.shares)))
+    cell.subscribe(lambda setting: seen.append(sum(setting.requested.values)))
     texts = ["".join(f"{name} {step % 11 / 10}\n" for step in range(500)) for name in THREE]
-    feeders = [LinesFeeder(cell, io.StringIO(text)) for text in texts]
+    feeders = [StdinAlphaListener(cell, io.StringIO(text)) for text in texts]
     for feeder in feeders:
         feeder.start()
-    until(lambda: cell.setting.sequence == 1500)
+    until(lambda: cell.state.sequence == 1500)
     for feeder in feeders:
         feeder.close()
     assert len(seen) == 1500

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from dni_deploy.control.http import HttpFeeder
-from dni_deploy.control.open_listeners import open_feeders, read_midi
-from dni_deploy.errors import BusyError, EnvironmentProblem, UsageError
+from dni_deploy.control.http import HttpAlphaListener
+from dni_deploy.control.open_listeners import open_listeners, parse_midi_option
+from dni_deploy.errors import BusyError, UnavailableError, UsageError
 from tests.dni_deploy.control.listening import Told, new_cell, until
 
 
@@ -22,15 +22,15 @@ def listening() -> set[str]:
 def test_all_that_need_no_hardware() -> None:
     client = pytest.importorskip("pythonosc.udp_client")
     cell, noted = new_cell(), Told()
-    with open_feeders(cell, osc=0, http=0, lines=io.StringIO("alpha 0.125\n"), note=noted, tell=Told()) as feeders:
-        until(lambda: cell.read().wanted.shares[0] == 0.125)
+    with open_listeners(cell, osc=0, http=0, lines=io.StringIO("alpha 0.125\n"), note=noted, report=Told()) as feeders:
+        until(lambda: cell.read().requested.values[0] == 0.125)
         client.SimpleUDPClient("127.0.0.1", feeders[0].port).send_message("/dni/alpha", 0.25)  # type: ignore[attr-defined]
-        until(lambda: cell.read().wanted.shares[0] == 0.25)
+        until(lambda: cell.read().requested.values[0] == 0.25)
         connection = http.client.HTTPConnection("127.0.0.1", feeders[1].port)  # type: ignore[attr-defined]
         connection.request("PUT", "/alpha", "0.5")
         assert connection.getresponse().status == 200
-        assert cell.read().wanted.shares[0] == 0.5
-        assert [feeder.accepted for feeder in feeders] == [1, 1, 1]
+        assert cell.read().requested.values[0] == 0.5
+        assert [feeder.accepted_count for feeder in feeders] == [1, 1, 1]
         assert len(noted.sentences) == 2
         assert str(feeders[1].port) in noted.sentences[1]  # type: ignore[attr-defined]
     assert not listening()
@@ -38,8 +38,8 @@ def test_all_that_need_no_hardware() -> None:
 
 def test_none_is_left_when_one_fails() -> None:
     pytest.importorskip("pythonosc")
-    with HttpFeeder(new_cell(), 0) as other:
-        with pytest.raises(BusyError), open_feeders(new_cell(), osc=0, http=other.port):
+    with HttpAlphaListener(new_cell(), 0) as other:
+        with pytest.raises(BusyError), open_listeners(new_cell(), osc=0, http=other.port):
             raise AssertionError("not reached")
         assert listening() == {"dni-http"}
 
@@ -53,14 +53,14 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, package: str
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(EnvironmentProblem, match=rf"dni-deploy\[{extra}\]"), open_feeders(new_cell(), **asked):  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError, match=rf"dni-deploy\[{extra}\]"), open_listeners(new_cell(), **asked):  # type: ignore[arg-type]
         raise AssertionError("not reached")
 
 
 def test_ways_to_write_midi() -> None:
-    assert read_midi("1") == ({1: ""}, None)
-    assert read_midi(" 16 @ nano KONTROL ") == ({16: ""}, "nano KONTROL")
-    assert read_midi("20=psnr, 21=gan@x") == ({20: "psnr", 21: "gan"}, "x")
+    assert parse_midi_option("1") == ({1: ""}, None)
+    assert parse_midi_option(" 16 @ nano KONTROL ") == ({16: ""}, "nano KONTROL")
+    assert parse_midi_option("20=psnr, 21=gan@x") == ({20: "psnr", 21: "gan"}, "x")
     for text in ("", "x", "1@", "1,1", "-1", "1=", "1.5", "99999", "²", "1@ "):
         with pytest.raises(UsageError):
-            read_midi(text)
+            parse_midi_option(text)

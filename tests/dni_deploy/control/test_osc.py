@@ -19,8 +19,8 @@ from pythonosc.udp_client import SimpleUDPClient
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.control.osc import OscFeeder, messages
-from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.control.osc import OscAlphaListener, parse_messages
+from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import BusyError, UsageError
 from tests.dni_deploy.control.listening import FOUR, Told, new_cell, until
 
@@ -31,9 +31,9 @@ FLOAT32 = 2.0**-23
 class Rig:
     """A cell, a feeder on a free port, and a client of it."""
 
-    def __init__(self, cell: AlphaCell, plane: ControlPlane | None = None) -> None:
+    def __init__(self, cell: SharedAlpha, plane: ControlPlane | None = None) -> None:
         self.cell, self.told = cell, Told()
-        self.feeder = OscFeeder(cell, 0, plane=plane, tell=self.told)
+        self.feeder = OscAlphaListener(cell, 0, plane=plane, report=self.told)
         self.feeder.start()
         self.client = SimpleUDPClient("127.0.0.1", self.feeder.port)
 
@@ -41,7 +41,7 @@ class Rig:
         self.client._sock.sendto(datagram, ("127.0.0.1", self.feeder.port))
 
     def shares(self) -> tuple[float, ...]:
-        return self.cell.read().wanted.shares
+        return self.cell.read().requested.values
 
 
 @pytest.fixture
@@ -63,13 +63,13 @@ def bundle(*alphas: float, at: float | int = IMMEDIATELY) -> bytes:
 def test_alpha(rig: Rig) -> None:
     for count, alpha in enumerate((0.25, 1, 0.0, 0.75), 1):
         rig.client.send_message("/dni/alpha", alpha)
-        until(lambda count=count: rig.feeder.accepted == count)  # type: ignore[misc]
+        until(lambda count=count: rig.feeder.accepted_count == count)  # type: ignore[misc]
         assert rig.shares() == (alpha, 1 - alpha)
         assert rig.cell.read().source == "OSC"
     rig.client.send_message("/dni/alpha/gan", 0.25)
     until(lambda: rig.shares() == (0.75, 0.25))
     rig.client.send_message("/dni/shares", [0.1, 0.9])
-    until(lambda: rig.feeder.accepted == 6)
+    until(lambda: rig.feeder.accepted_count == 6)
     assert rig.shares() == pytest.approx((0.1, 0.9), abs=FLOAT32)
 
 
@@ -79,10 +79,10 @@ def test_four_on_a_plane() -> None:
         rig.client.send_message("/dni/plane", [0.25, 0.5])
         until(lambda: rig.shares() == (0.375, 0.125, 0.375, 0.125))
         rig.client.send_message("/dni/alpha/m", 0.75)
-        until(lambda: rig.feeder.accepted == 2)
+        until(lambda: rig.feeder.accepted_count == 2)
         assert rig.shares()[0] == 0.75
         rig.client.send_message("/dni/alpha", 0.5)
-        until(lambda: rig.feeder.refused == 1)
+        until(lambda: rig.feeder.refused_count == 1)
     assert "family has 4" in rig.told.sentences[0]
 
 
@@ -114,9 +114,9 @@ def test_messages_that_cannot_be_used(rig: Rig, address: str, values: object) ->
     rig.client.send_message(address, values)  # type: ignore[arg-type]
     rig.client.send_message(address, values)  # type: ignore[arg-type]
     rig.client.send_message("/dni/alpha", 0.25)
-    until(lambda: rig.feeder.accepted == 1)
+    until(lambda: rig.feeder.accepted_count == 1)
     # Of two to one address, both or only the last may have been looked at.
-    assert rig.feeder.refused + rig.feeder.overtaken in (1, 2)
+    assert rig.feeder.refused_count + rig.feeder.superseded_count in (1, 2)
     assert rig.shares() == (0.25, 0.75)
     assert all(sentence.isprintable() for sentence in rig.told.sentences)
 
@@ -142,16 +142,16 @@ def test_messages_that_cannot_be_used(rig: Rig, address: str, values: object) ->
 )
 def test_datagrams_that_are_not_osc(rig: Rig, datagram: bytes) -> None:
     rig.send(datagram)
-    until(lambda: rig.feeder.refused == 1)
+    until(lambda: rig.feeder.refused_count == 1)
     rig.client.send_message("/dni/alpha", 0.25)
-    until(lambda: rig.feeder.accepted == 1)
+    until(lambda: rig.feeder.accepted_count == 1)
     assert len(rig.told.sentences) == 1
 
 
 def test_zeros_that_some_senders_leave_out(rig: Rig) -> None:
     """python-osc knows of one that cuts the zeros off a number's end."""
     rig.send(b"/dni/alpha\0\0,f\0\0" + struct.pack(">f", 0.5).rstrip(b"\0"))
-    until(lambda: rig.feeder.accepted == 1)
+    until(lambda: rig.feeder.accepted_count == 1)
     assert rig.shares() == (0.5, 0.5)
 
 
@@ -160,7 +160,7 @@ def test_a_bundle_in_a_bundle_without_end(rig: Rig) -> None:
     for _ in range(2000):
         inner = b"#bundle\0" + struct.pack(">Qi", 1, len(inner)) + inner
     rig.send(inner)
-    until(lambda: rig.feeder.refused == 1)
+    until(lambda: rig.feeder.refused_count == 1)
 
 
 anything = st.one_of(
@@ -174,7 +174,7 @@ anything = st.one_of(
 def test_any_datagram_is_messages_or_one_sentence(datagram: bytes) -> None:
     told = "x"
     try:
-        list(messages(datagram))
+        list(parse_messages(datagram))
     except UsageError as error:
         told = str(error)
     assert told.isprintable()
@@ -182,17 +182,17 @@ def test_any_datagram_is_messages_or_one_sentence(datagram: bytes) -> None:
 
 def test_bundles(rig: Rig) -> None:
     rig.send(bundle(0.1, 0.5))
-    until(lambda: rig.feeder.accepted == 2)
+    until(lambda: rig.feeder.accepted_count == 2)
     assert rig.shares() == (0.5, 0.5)
     now = time.time()
     rig.send(bundle(0.25, at=now))
     rig.send(bundle(0.75, at=now - 0.5))  # overtaken on the way
     rig.client.send_message("/dni/alpha/gan", 0.25)
-    until(lambda: rig.feeder.accepted == 4)
-    assert rig.feeder.refused == 1
+    until(lambda: rig.feeder.accepted_count == 4)
+    assert rig.feeder.refused_count == 1
     assert "came late" in rig.told.sentences[0]
     rig.send(bundle(0.125, at=now - 3600))  # its clock was set back: not late for ever
-    until(lambda: rig.feeder.accepted == 5)
+    until(lambda: rig.feeder.accepted_count == 5)
     assert rig.shares() == (0.125, 0.875)
 
 
@@ -209,29 +209,29 @@ def test_a_flood_ends_with_the_last_value(rig: Rig) -> None:
 
 
 def _settled(rig: Rig) -> bool:
-    before = rig.feeder.accepted + rig.feeder.refused + rig.feeder.overtaken
+    before = rig.feeder.accepted_count + rig.feeder.refused_count + rig.feeder.superseded_count
     time.sleep(0.05)
-    return rig.feeder.accepted + rig.feeder.refused + rig.feeder.overtaken == before
+    return rig.feeder.accepted_count + rig.feeder.refused_count + rig.feeder.superseded_count == before
 
 
 def test_ports() -> None:
-    first = OscFeeder(new_cell(), 0)
+    first = OscAlphaListener(new_cell(), 0)
     with first:
         assert first.port > 0
         with pytest.raises(BusyError, match=f"127.0.0.1 port {first.port}: another program has it") as caught:
-            OscFeeder(new_cell(), first.port).start()
+            OscAlphaListener(new_cell(), first.port).start()
         assert caught.value.exit_code == 9
-    with OscFeeder(new_cell(), first.port):
+    with OscAlphaListener(new_cell(), first.port):
         pass  # it was given back
     for port in (-1, 1 << 16):
         with pytest.raises(UsageError, match="not a port"):
-            OscFeeder(new_cell(), port).start()
+            OscAlphaListener(new_cell(), port).start()
     with pytest.raises(UsageError, match=r"not an address of this machine|no such address"):
-        OscFeeder(new_cell(), 0, "192.0.2.1").start()  # kept for documentation: nobody's
+        OscAlphaListener(new_cell(), 0, "192.0.2.1").start()  # kept for documentation: nobody's
 
 
 def test_it_can_be_closed_and_started_again() -> None:
-    feeder = OscFeeder(new_cell(), 0, tell=Told())
+    feeder = OscAlphaListener(new_cell(), 0, report=Told())
     feeder.close()
     for _ in range(3):
         feeder.start()

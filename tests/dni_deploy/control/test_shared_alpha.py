@@ -1,4 +1,4 @@
-"""AlphaCell: the newest wins, from any thread; nothing wrong gets in; the slew limit moves on the straight line."""
+"""SharedAlpha: the newest wins, from any thread; nothing wrong gets in; the slew limit moves on the straight line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.control.shared_alpha import AlphaCell, Setting
+from dni_deploy.control.shared_alpha import AlphaState, SharedAlpha
 from dni_deploy.errors import CoefficientsError, UsageError
 
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
@@ -20,16 +20,16 @@ CLOSE = 1e-12
 """Steps of a hundred reads, each rounded."""
 
 
-def cell(**options: Any) -> AlphaCell:
-    return AlphaCell(TWO, Coefficients.one_hot("psnr", TWO), **options)
+def cell(**options: Any) -> SharedAlpha:
+    return SharedAlpha(TWO, Coefficients.one_hot("psnr", TWO), **options)
 
 
 def test_the_newest_wins() -> None:
     live = cell()
-    assert live.read() == Setting(0, Coefficients.one_hot("psnr", TWO), Coefficients.one_hot("psnr", TWO), "")
-    assert live.set(0.25, "osc") == 1
-    assert live.set("gan=0.5,psnr=0.5", "page") == 2
-    assert live.read().coefficients.shares == (0.5, 0.5)
+    assert live.read() == AlphaState(0, Coefficients.one_hot("psnr", TWO), Coefficients.one_hot("psnr", TWO), "")
+    assert live.set_alpha(0.25, "osc") == 1
+    assert live.set_alpha("gan=0.5,psnr=0.5", "page") == 2
+    assert live.read().coefficients.values == (0.5, 0.5)
     assert (live.read().sequence, live.read().source) == (2, "page")
     assert live.at(0.0, 0) == live.read().coefficients
 
@@ -37,17 +37,17 @@ def test_the_newest_wins() -> None:
 @pytest.mark.parametrize("alpha", [math.nan, "nan", 1.5, "x=1", "", None, [1], {"psnr": 2}, 10**400, "0" * 10**6 + "x"])
 def test_what_does_not_fit_changes_nothing(alpha: Any) -> None:
     live = cell()
-    live.set(0.25, "before")
-    before = live.setting
+    live.set_alpha(0.25, "before")
+    before = live.state
     with pytest.raises(CoefficientsError) as caught:
-        live.set(alpha, "bad")
+        live.set_alpha(alpha, "bad")
     assert len(str(caught.value)) < 500
-    assert live.setting == before
+    assert live.state == before
 
 
 def test_a_first_alpha_of_another_family() -> None:
     with pytest.raises(CoefficientsError):
-        AlphaCell(THREE, Coefficients.one_hot("psnr", TWO))
+        SharedAlpha(THREE, Coefficients.one_hot("psnr", TWO))
     for slew in (0, -1, math.nan, math.inf):
         with pytest.raises(UsageError, match="slew"):
             cell(slew=slew)
@@ -55,22 +55,22 @@ def test_a_first_alpha_of_another_family() -> None:
 
 def test_extrapolation_has_to_be_asked_for() -> None:
     with pytest.raises(CoefficientsError):
-        cell().set(1.5)
+        cell().set_alpha(1.5)
     live = cell(extrapolate=True)
-    live.set(1.5)
-    assert live.read().wanted.shares == (1.5, -0.5)
+    live.set_alpha(1.5)
+    assert live.read().requested.values == (1.5, -0.5)
 
 
 def test_slew_by_the_time_passed_in() -> None:
     live = cell(slew=0.5)
     live.read(10.0)
-    live.set("gan=1", now=10.0)
+    live.set_alpha("gan=1", now=10.0)
     gan = []
     for step in range(1, 6):
         setting = live.read(10.0 + 0.5 * step)
-        gan.append(setting.coefficients.shares[1])
-        assert setting.wanted.shares == (0, 1)
-        assert math.fsum(setting.coefficients.shares) == 1
+        gan.append(setting.coefficients.values[1])
+        assert setting.requested.values == (0, 1)
+        assert math.fsum(setting.coefficients.values) == 1
     assert gan == pytest.approx([0.25, 0.5, 0.75, 1, 1], abs=CLOSE)
     assert live.read(13.0).coefficients == Coefficients.one_hot("gan", TWO)  # exactly there
 
@@ -78,89 +78,91 @@ def test_slew_by_the_time_passed_in() -> None:
 def test_a_rest_before_a_change_is_no_head_start() -> None:
     live = cell(slew=1.0)
     live.read(0.0)
-    live.set(0.0, now=100.0)  # nobody read for 100 s
-    assert live.read(100.25).coefficients.shares == pytest.approx((0.75, 0.25), abs=CLOSE)
+    live.set_alpha(0.0, now=100.0)  # nobody read for 100 s
+    assert live.read(100.25).coefficients.values == pytest.approx((0.75, 0.25), abs=CLOSE)
 
 
 def test_slew_counts_the_seconds_of_the_pictures_for_a_frame_loop() -> None:
     live = cell(slew=1.0)
-    assert live.at(0.0, 0).shares == (1, 0)
-    live.set(0.0)
-    assert live.at(0.04, 1).shares == pytest.approx((0.96, 0.04), abs=CLOSE)
-    assert live.at(0.04, 1).shares == pytest.approx((0.96, 0.04), abs=CLOSE)
-    assert live.at(0.02, 0).shares == pytest.approx((0.96, 0.04), abs=CLOSE)  # a seek back does not move it
-    assert live.at(9.0, 225).shares == (0, 1)
+    assert live.at(0.0, 0).values == (1, 0)
+    live.set_alpha(0.0)
+    assert live.at(0.04, 1).values == pytest.approx((0.96, 0.04), abs=CLOSE)
+    assert live.at(0.04, 1).values == pytest.approx((0.96, 0.04), abs=CLOSE)
+    assert live.at(0.02, 0).values == pytest.approx((0.96, 0.04), abs=CLOSE)  # a seek back does not move it
+    assert live.at(9.0, 225).values == (0, 1)
 
 
 def test_slew_moves_straight_and_turns_at_once() -> None:
-    live = AlphaCell(THREE, Coefficients.one_hot("a", THREE), slew=1.0)
+    live = SharedAlpha(THREE, Coefficients.one_hot("a", THREE), slew=1.0)
     live.read(0.0)
-    live.set([0.0, 0.5, 0.5], now=0.0)
-    assert live.read(0.4).coefficients.shares == pytest.approx((0.6, 0.2, 0.2), abs=CLOSE)  # a has farthest to go: 1 a second
-    live.set([1.0, 0.0, 0.0], now=0.4)
-    assert live.read(0.6).coefficients.shares == pytest.approx((0.8, 0.1, 0.1), abs=CLOSE)
+    live.set_alpha([0.0, 0.5, 0.5], now=0.0)
+    assert live.read(0.4).coefficients.values == pytest.approx((0.6, 0.2, 0.2), abs=CLOSE)  # a has farthest to go: 1 a second
+    live.set_alpha([1.0, 0.0, 0.0], now=0.4)
+    assert live.read(0.6).coefficients.values == pytest.approx((0.8, 0.1, 0.1), abs=CLOSE)
 
 
 def test_the_clock_is_monotonic_by_default() -> None:
     now = [5.0]
     live = cell(slew=1.0, clock=lambda: now[0])
     live.read()
-    live.set(0.0)
+    live.set_alpha(0.0)
     now[0] = 5.5
-    assert live.read().coefficients.shares == pytest.approx((0.5, 0.5), abs=CLOSE)
+    assert live.read().coefficients.values == pytest.approx((0.5, 0.5), abs=CLOSE)
     now[0] = 4.0
-    assert live.read().coefficients.shares == pytest.approx((0.5, 0.5), abs=CLOSE)
+    assert live.read().coefficients.values == pytest.approx((0.5, 0.5), abs=CLOSE)
 
 
 def test_update_changes_what_is_wanted() -> None:
     live = cell()
-    live.set(0.5)
-    live.update(lambda wanted: Coefficients(TWO, (wanted.shares[0] / 2, 1 - wanted.shares[0] / 2)), "knob")
-    assert live.read().wanted.shares == (0.25, 0.75)
+    live.set_alpha(0.5)
+    live.update(lambda wanted: Coefficients(TWO, (wanted.values[0] / 2, 1 - wanted.values[0] / 2)), "knob")
+    assert live.read().requested.values == (0.25, 0.75)
     with pytest.raises(CoefficientsError):
         live.update(lambda wanted: Coefficients(TWO, (2.0, 2.0)))
-    assert live.setting.sequence == 2
+    assert live.state.sequence == 2
 
 
 def test_update_goes_from_what_is_wanted_not_from_where_a_slew_limit_is() -> None:
     live = cell(slew=0.1)
     live.read(0.0)
-    live.set(0.5, now=0.0)
+    live.set_alpha(0.5, now=0.0)
     live.read(0.1)
-    live.update(lambda wanted: Coefficients.parse(wanted.shares[0] / 2, TWO), now=0.1)
-    assert live.read(0.2).wanted.shares == (0.25, 0.75)
+    live.update(lambda wanted: Coefficients.parse(wanted.values[0] / 2, TWO), now=0.1)
+    assert live.read(0.2).requested.values == (0.25, 0.75)
 
 
 def test_subscribers_and_waiting() -> None:
     live, seen = cell(), []
     end = live.subscribe(seen.append)
-    live.set(0.25, "x")
+    live.set_alpha(0.25, "x")
     end()
     end()
-    live.set(0.75)
+    live.set_alpha(0.75)
     assert [(setting.sequence, setting.wanted.shares[0], setting.source) for setting in seen] == [(1, 0.25, "x")]
-    assert live.wait(2, timeout=0.01) is None
-    waited = live.wait(1)
+    assert live.wait_for_change(2, timeout=0.01) is None
+    waited = live.wait_for_change(1)
     assert waited is not None
     assert waited.sequence == 2
-    threading.Timer(0.02, lambda: live.set(0.1)).start()
-    waited = live.wait(2, timeout=PATIENCE)
+    threading.Timer(0.02, lambda: live.set_alpha(0.1)).start()
+    waited = live.wait_for_change(2, timeout=PATIENCE)
     assert waited is not None
-    assert waited.wanted.shares[0] == 0.1
+    assert waited.requested.values[0] == 0.1
 
 
 @pytest.mark.usefixtures("nervous")
 @pytest.mark.parametrize("slew", [None, 50.0])
 def test_many_threads(slew: float | None, record_property: Callable[[str, object], None]) -> None:
     """Each setter writes points of its own direction; a reader must only see whole points, and sequences that never go back."""
-    live = AlphaCell(THREE, Coefficients.one_hot("a", THREE), slew=slew)
+    live = SharedAlpha(THREE, Coefficients.one_hot("a", THREE), slew=slew)
     stop, errors = threading.Event(), list[BaseException]()
     sets = 3000
 
     def setter(writer: int) -> None:
         try:
             for step in range(1, sets + 1):
-                live.set([0.5 if place == writer else 0.25 for place in range(3)] if step % 2 else [1 / 3] * 3, str(writer))
+                live.set_alpha(
+                    [0.5 if place == writer else 0.25 for place in range(3)] if step % 2 else [1 / 3] * 3, str(writer)
+                )
         except BaseException as error:
             errors.append(error)
 
@@ -174,10 +176,10 @@ def test_many_threads(slew: float | None, record_property: Callable[[str, object
                 counted[0] += 1
                 assert setting.sequence >= newest
                 newest = setting.sequence
-                assert abs(math.fsum(setting.coefficients.shares) - 1) < CLOSE
+                assert abs(math.fsum(setting.coefficients.values) - 1) < CLOSE
                 if setting.sequence:
-                    odd = setting.wanted.shares != (1 / 3,) * 3
-                    assert not odd or setting.wanted.shares[int(setting.source)] == 0.5  # point and source go together
+                    odd = setting.requested.values != (1 / 3,) * 3
+                    assert not odd or setting.requested.values[int(setting.source)] == 0.5  # point and source go together
         except BaseException as error:
             errors.append(error)
 
@@ -194,5 +196,5 @@ def test_many_threads(slew: float | None, record_property: Callable[[str, object
         assert not thread.is_alive()
     record_property("reads", counted[0])
     assert not errors
-    assert live.setting.sequence == 3 * sets
+    assert live.state.sequence == 3 * sets
     assert counted[0] > 10

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from dni_deploy.errors import InputError, LimitError, PictureError, UsageError
-from dni_deploy.imaging.image_file import Picture, output_format, read_picture, write_picture
+from dni_deploy.errors import ImageFileError, InputError, LimitError, UsageError
+from dni_deploy.imaging.image_file import Picture, output_format, read_image, write_image
 
 
 def pixels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -34,11 +34,11 @@ def png_header(width: int, height: int, depth: int, colour: int) -> bytes:
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".TIFF", ".bmp"])
 def test_lossless_formats_give_the_same_pixels_back(tmp_path: Path, suffix: str) -> None:
     rgb = pixels(7, 5, 3)
-    write_picture(tmp_path / f"a{suffix}", Picture(rgb))
-    picture = read_picture(tmp_path / f"a{suffix}")
+    write_image(tmp_path / f"a{suffix}", Picture(rgb))
+    picture = read_image(tmp_path / f"a{suffix}")
     assert np.array_equal(picture.rgb, rgb)
     assert picture.alpha is None
-    assert not picture.grey
+    assert not picture.is_gray
     assert picture.notes == ()
 
 
@@ -46,8 +46,8 @@ def test_lossless_formats_give_the_same_pixels_back(tmp_path: Path, suffix: str)
 def test_transparency_is_carried_bit_equal(tmp_path: Path, suffix: str) -> None:
     rgb, alpha = pixels(9, 4, 3), pixels(9, 4, seed=1)
     alpha[:3] = 0  # the colours under transparent pixels count, too
-    write_picture(tmp_path / f"a{suffix}", Picture(rgb, alpha))
-    picture = read_picture(tmp_path / f"a{suffix}")
+    write_image(tmp_path / f"a{suffix}", Picture(rgb, alpha))
+    picture = read_image(tmp_path / f"a{suffix}")
     assert np.array_equal(picture.alpha, alpha)
     assert np.array_equal(picture.rgb, rgb)
     same = picture.with_pixels(rgb // 2)
@@ -60,27 +60,27 @@ def test_transparency_is_carried_bit_equal(tmp_path: Path, suffix: str) -> None:
 def test_jpeg_is_written_at_full_colour_resolution(tmp_path: Path) -> None:
     rgb = np.zeros((32, 32, 3), np.uint8)
     rgb[:, ::2, 0] = 255
-    write_picture(tmp_path / "a.jpg", Picture(rgb))
+    write_image(tmp_path / "a.jpg", Picture(rgb))
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.layer[0][1:3] == image.layer[1][1:3]  # type: ignore[attr-defined]  # 4:4:4
     # Quality 95 keeps one-pixel red stripes apart; at 4:2:0 they become one flat colour.
-    assert np.abs(read_picture(tmp_path / "a.jpg").rgb.astype(int) - rgb).max() < 40
+    assert np.abs(read_image(tmp_path / "a.jpg").rgb.astype(int) - rgb).max() < 40
 
 
 def test_grey_stays_grey(tmp_path: Path) -> None:
     grey, alpha = pixels(6, 5), pixels(6, 5, seed=1)
     Image.fromarray(grey).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png")
-    assert picture.grey
+    picture = read_image(tmp_path / "a.png")
+    assert picture.is_gray
     assert np.array_equal(picture.rgb, np.repeat(grey[..., None], 3, axis=2))
-    write_picture(tmp_path / "b.png", picture)
+    write_image(tmp_path / "b.png", picture)
     with Image.open(tmp_path / "b.png") as image:
         assert image.mode == "L"
         assert np.array_equal(np.array(image), grey)
     image = Image.fromarray(grey)
     image.putalpha(Image.fromarray(alpha))
     image.save(tmp_path / "la.png")
-    write_picture(tmp_path / "lb.png", read_picture(tmp_path / "la.png"))
+    write_image(tmp_path / "lb.png", read_image(tmp_path / "la.png"))
     with Image.open(tmp_path / "lb.png") as image:
         assert image.mode == "LA"
         assert np.array_equal(np.array(image), np.dstack([grey, alpha]))
@@ -97,7 +97,7 @@ def test_exif_rotation_is_applied_to_colours_and_transparency(tmp_path: Path, or
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(np.ascontiguousarray(turn[orientation](upright))).save(tmp_path / "a.png", exif=exif)
-    picture = read_picture(tmp_path / "a.png")
+    picture = read_image(tmp_path / "a.png")
     assert np.array_equal(picture.rgb, upright[..., :3])
     assert np.array_equal(picture.alpha, upright[..., 3])
 
@@ -105,40 +105,40 @@ def test_exif_rotation_is_applied_to_colours_and_transparency(tmp_path: Path, or
 def test_colour_profile_is_kept(tmp_path: Path) -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for suffix in (".png", ".jpg", ".webp", ".tif"):
-        write_picture(tmp_path / f"a{suffix}", Picture(pixels(4, 4, 3), icc=icc))
-        assert read_picture(tmp_path / f"a{suffix}").icc == icc
+        write_image(tmp_path / f"a{suffix}", Picture(pixels(4, 4, 3), icc=icc))
+        assert read_image(tmp_path / f"a{suffix}").icc == icc
 
 
 def test_palette_one_bit_and_cmyk_are_converted_with_a_note(tmp_path: Path) -> None:
     palette = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     palette.save(tmp_path / "p.png", transparency=bytes([255, 0, 128]))
-    picture = read_picture(tmp_path / "p.png")
+    picture = read_image(tmp_path / "p.png")
     assert picture.rgb.tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 255, 0]]]
     assert picture.alpha is not None
     assert picture.alpha.tolist() == [[255, 0], [128, 0]]
     assert "palette" in picture.notes[0]
 
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "1.png")
-    picture = read_picture(tmp_path / "1.png")
+    picture = read_image(tmp_path / "1.png")
     assert picture.rgb[..., 0].tolist() == [[255, 0]]
-    assert picture.grey
+    assert picture.is_gray
     assert "1-bit" in picture.notes[0]
 
     Image.new("CMYK", (3, 2), (0, 255, 255, 0)).save(tmp_path / "c.tif")
-    picture = read_picture(tmp_path / "c.tif")
+    picture = read_image(tmp_path / "c.tif")
     assert picture.rgb.shape == (2, 3, 3)
     assert picture.rgb[0, 0].tolist() == [255, 0, 0]
     assert "CMYK" in picture.notes[0]
 
     Image.fromarray(pixels(2, 2, 3)).save(tmp_path / "key.png", transparency=(1, 2, 3))
-    assert read_picture(tmp_path / "key.png").alpha is not None
+    assert read_image(tmp_path / "key.png").alpha is not None
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (13, 1), (2, 3)])
 def test_small_pictures(tmp_path: Path, shape: tuple[int, int]) -> None:
-    write_picture(tmp_path / "a.png", Picture(pixels(*shape, 3)))
-    assert read_picture(tmp_path / "a.png").rgb.shape == (*shape, 3)
+    write_image(tmp_path / "a.png", Picture(pixels(*shape, 3)))
+    assert read_image(tmp_path / "a.png").rgb.shape == (*shape, 3)
 
 
 def test_sixteen_bits_and_floats_are_refused(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_sixteen_bits_and_floats_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "int.tif")
     Image.new("LAB", (4, 4)).save(tmp_path / "lab.tif")
     for path in sorted(tmp_path.iterdir()):
-        with pytest.raises(PictureError, match=r"Convert it first"):
-            read_picture(path)
+        with pytest.raises(ImageFileError, match=r"Convert it first"):
+            read_image(path)
 
 
 def test_sixteen_bit_colour_tiff_is_refused(tmp_path: Path) -> None:
@@ -163,19 +163,19 @@ def test_sixteen_bit_colour_tiff_is_refused(tmp_path: Path) -> None:
     body = b"II*\0" + struct.pack("<I", 8) + directory
     assert len(body) == 134
     (tmp_path / "a.tif").write_bytes(body + struct.pack("<3H", 16, 16, 16) + struct.pack("<3H", 1, 2, 3))
-    with pytest.raises(PictureError, match="16 bits a channel"):
-        read_picture(tmp_path / "a.tif")
+    with pytest.raises(ImageFileError, match="16 bits a channel"):
+        read_image(tmp_path / "a.tif")
 
 
 def test_animations_and_pages_are_refused(tmp_path: Path) -> None:
     frames = [Image.fromarray(pixels(8, 8, 3, seed=seed)) for seed in range(3)]
     for suffix in ("png", "webp"):
         frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
-        with pytest.raises(PictureError, match="animation of 3 frames"):
-            read_picture(tmp_path / f"a.{suffix}")
+        with pytest.raises(ImageFileError, match="animation of 3 frames"):
+            read_image(tmp_path / f"a.{suffix}")
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
-    with pytest.raises(PictureError, match="3 pages"):
-        read_picture(tmp_path / "a.tif")
+    with pytest.raises(ImageFileError, match="3 pages"):
+        read_image(tmp_path / "a.tif")
 
 
 def test_too_many_pixels_are_refused_by_the_header(tmp_path: Path) -> None:
@@ -183,15 +183,15 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(png_header(2**31 - 1, 2**31 - 1, 8, 2))
     for name in ("wide.png", "bomb.png"):
         with pytest.raises(LimitError, match="100,000,000"):
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
     (tmp_path / "times4.png").write_bytes(png_header(2501, 2500, 8, 2))
     with pytest.raises(LimitError, match="scale 4"):
-        read_picture(tmp_path / "times4.png", scale=4)
+        read_image(tmp_path / "times4.png", scale=4)
 
 
 def test_damaged_files(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png", Picture(pixels(40, 40, 3)))
-    write_picture(tmp_path / "a.jpg", Picture(pixels(40, 40, 3)))
+    write_image(tmp_path / "a.png", Picture(pixels(40, 40, 3)))
+    write_image(tmp_path / "a.jpg", Picture(pixels(40, 40, 3)))
     whole = (tmp_path / "a.png").read_bytes()
     bad = {
         "cut.png": whole[: len(whole) // 2],
@@ -207,8 +207,8 @@ def test_damaged_files(tmp_path: Path) -> None:
     }
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(PictureError) as caught:
-            read_picture(tmp_path / name)
+        with pytest.raises(ImageFileError) as caught:
+            read_image(tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -217,7 +217,7 @@ def test_every_cut_and_many_flips_are_errors_of_ours_or_pictures(tmp_path: Path)
     """A damaged file gives a DniError or a picture of some sort, never another exception."""
     rng = np.random.default_rng(0)
     for ending in (".png", ".jpg", ".webp", ".tif", ".bmp"):
-        write_picture(tmp_path / f"a{ending}", Picture(pixels(6, 6, 3)))
+        write_image(tmp_path / f"a{ending}", Picture(pixels(6, 6, 3)))
         whole = (tmp_path / f"a{ending}").read_bytes()
         variants = [whole[:length] for length in range(0, len(whole), max(1, len(whole) // 20))]
         for _ in range(60):
@@ -227,34 +227,34 @@ def test_every_cut_and_many_flips_are_errors_of_ours_or_pictures(tmp_path: Path)
         for content in variants:
             (tmp_path / f"b{ending}").write_bytes(content)
             with suppress(InputError, LimitError):
-                read_picture(tmp_path / f"b{ending}")
+                read_image(tmp_path / f"b{ending}")
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path, what in ((tmp_path, "folder"), (tmp_path / "none.png", "No such file"), (tmp_path / "pipe.png", "pipe")):
         with pytest.raises(InputError, match=what):
-            read_picture(path)
+            read_image(path)
     with pytest.raises(InputError):
-        read_picture("a\0b.png")
+        read_image("a\0b.png")
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     opaque, clear = Picture(pixels(2, 2, 3)), Picture(pixels(2, 2, 3), pixels(2, 2))
     for name in ("a.gif", "a", "a.png.txt"):
         with pytest.raises(UsageError, match="no picture format"):
-            write_picture(tmp_path / name, opaque)
+            write_image(tmp_path / name, opaque)
     for name in ("a.jpg", "a.bmp"):
         with pytest.raises(UsageError, match="transparency"):
-            write_picture(tmp_path / name, clear)
+            write_image(tmp_path / name, clear)
     with pytest.raises(LimitError, match="at most"):
-        write_picture(tmp_path / "a.webp", Picture(np.zeros((1, 16_384, 3), np.uint8)))
+        write_image(tmp_path / "a.webp", Picture(np.zeros((1, 16_384, 3), np.uint8)))
     assert list(tmp_path.iterdir()) == []
-    write_picture(tmp_path / "a.png", opaque)
+    write_image(tmp_path / "a.png", opaque)
     before = (tmp_path / "a.png").read_bytes()
     with pytest.raises(UsageError, match="exists"):
-        write_picture(tmp_path / "a.png", clear)
+        write_image(tmp_path / "a.png", clear)
     assert (tmp_path / "a.png").read_bytes() == before
-    write_picture(tmp_path / "a.png", clear, force=True)
-    assert read_picture(tmp_path / "a.png").alpha is not None
+    write_image(tmp_path / "a.png", clear, force=True)
+    assert read_image(tmp_path / "a.png").alpha is not None
     assert output_format("X.JPEG") == "JPEG"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dni_deploy.errors import InputError
-from dni_deploy.imaging.picture_files import listed, pictures_in, pictures_of
+from dni_deploy.imaging.picture_files import as_path_list, list_folder_images, list_images
 
 
 def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
@@ -15,14 +15,14 @@ def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     found = [tmp_path / "a.JPG", tmp_path / "b.png"]
-    assert pictures_in(tmp_path) == (found, 1)
-    assert pictures_of(tmp_path) == found
-    assert pictures_of([tmp_path / "given.png", tmp_path]) == [tmp_path / "given.png", *found]
-    assert listed("x.png") == [Path("x.png")]
+    assert list_folder_images(tmp_path) == (found, 1)
+    assert list_images(tmp_path) == found
+    assert list_images([tmp_path / "given.png", tmp_path]) == [tmp_path / "given.png", *found]
+    assert as_path_list("x.png") == [Path("x.png")]
 
 
 def test_a_folder_without_any(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no picture"):
-        pictures_of([tmp_path])
+        list_images([tmp_path])
     with pytest.raises(InputError, match="cannot be read"):
-        pictures_in(tmp_path / "none")
+        list_folder_images(tmp_path / "none")

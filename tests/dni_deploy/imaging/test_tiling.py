@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.imaging.frames import from_network, to_network
-from dni_deploy.imaging.image_file import read_picture
+from dni_deploy.imaging.image_file import read_image
 from dni_deploy.imaging.tiling import count_tiles, default_overlap, run_tiled
 from dni_deploy.signature import Signature
 
@@ -101,9 +101,9 @@ def test_seams_of_real_networks_stay_under_one_level(name: str, blocks: int) -> 
     torch = pytest.importorskip("torch", reason="the networks are computed by PyTorch (extra `export`)")
     torch.manual_seed(0)
     if name == "dncnn":
-        from exporters.architectures.dncnn import DnCNN, initialise
+        from exporters.architectures.dncnn import DnCNN, initialize_weights
 
-        net = initialise(DnCNN(width=16)).eval()
+        net = initialize_weights(DnCNN(width=16)).eval()
         signature = Signature(radius=17)
     else:
         from exporters.architectures.rrdbnet import RRDBNet
@@ -139,7 +139,7 @@ def test_what_a_trained_network_looks_at_is_much_less_than_it_may_see() -> None:
 
     Weights at random say little about this: training is what makes far pixels count. Influence that spreads block by block widens as
     the square root of their number; 2 blocks that need 8 pixels for a third of a level would then be 23 that need 27, which is an
-    estimate, and what the 32 of LARGE_OVERLAP rest on.
+    estimate, and what the 32 of LARGE_OVERLAP_PX rest on.
     """
     torch = pytest.importorskip("torch", reason="the network is computed by PyTorch (extra `export`)")
     safetensors = pytest.importorskip("safetensors.torch")
@@ -156,7 +156,7 @@ def test_what_a_trained_network_looks_at_is_much_less_than_it_may_see() -> None:
         with torch.no_grad():
             return np.ascontiguousarray(net(torch.from_numpy(to_network(frame, signature))).numpy()[0].transpose(1, 2, 0))
 
-    frame = np.ascontiguousarray(read_picture(root / "dni_deploy" / "data" / "astronaut.png").rgb[60:156])
+    frame = np.ascontiguousarray(read_image(root / "dni_deploy" / "data" / "astronaut.png").rgb[60:156])
     whole = infer(frame)
     seams = {
         overlap: 255 * np.abs(run_tiled(infer, frame, signature, tile=112, overlap=overlap) - whole).max()

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.dispatch import group
-from dni_deploy.cli.output import Surface
+from dni_deploy.cli.output import CommandOutput
 from dni_deploy.errors import InputError, UsageError
 from dni_deploy.latency import video
 from dni_deploy.latency.video import bench_video
@@ -26,7 +26,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "EVENTS_EVERY", 0.01)
+    monkeypatch.setattr(video, "MEAN_EVENT_INTERVAL_S", 0.01)
 
 
 def test_the_stages(tmp_path: Path, bundle: Bundle) -> None:
@@ -53,13 +53,13 @@ def test_the_stages(tmp_path: Path, bundle: Bundle) -> None:
 def test_the_command(tmp_path: Path, bundle: Bundle) -> None:
     clip = Clip(audio=None).write(tmp_path / "in.mp4")
     asked = ["bench", str(bundle.path), "--video", str(clip), "--repeats", "6", "--threads", "1"]
-    plain = CliRunner().invoke(group, asked, obj=Surface())
+    plain = CliRunner().invoke(group, asked, obj=CommandOutput())
     assert plain.exit_code == 0, plain.output
     assert "slider to picture" in plain.output
-    body = json.loads(CliRunner().invoke(group, [*asked, "--json"], obj=Surface()).stdout)
+    body = json.loads(CliRunner().invoke(group, [*asked, "--json"], obj=CommandOutput()).stdout)
     assert body["frames"] == 6
     assert len(body["stages"]) == 7
-    refused = CliRunner().invoke(group, [*asked, "--shape", "1x3x8x8"], obj=Surface())
+    refused = CliRunner().invoke(group, [*asked, "--shape", "1x3x8x8"], obj=CommandOutput())
     assert isinstance(refused.exception, UsageError)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dni_deploy.errors import UsageError
-from dni_deploy.reports.page import Shot, page
+from dni_deploy.reports.page import SweepFrame, render_slider_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -24,10 +24,10 @@ FLAGS = [
 EVIL = "</script><img src=x onerror=alert(1)>&\"'"
 
 
-def shots(count: int = 5) -> list[Shot]:
+def shots(count: int = 5) -> list[SweepFrame]:
     """Grey pictures of rising brightness, best in the middle."""
     return [
-        Shot(np.full((24, 32, 3), 50 * index, np.uint8), f"alpha {index / (count - 1):g}", 30.0 - abs(index - 2), 28.0)
+        SweepFrame(np.full((24, 32, 3), 50 * index, np.uint8), f"alpha {index / (count - 1):g}", 30.0 - abs(index - 2), 28.0)
         for index in range(count)
     ]
 
@@ -37,7 +37,7 @@ def written(**options: Any) -> str:
         "title": "Noise 40", "lead": "Move it.", "ends": ("all N60", "all N20"), "best": 2, "blend_pixels": True,
         "levels": {"N40": 29.5}, "facts": {"engine": "none"},
     }  # fmt: skip
-    return page(shots(), np.zeros((24, 32, 3), np.uint8), **{**settings, **options})
+    return render_slider_page(shots(), np.zeros((24, 32, 3), np.uint8), **{**settings, **options})
 
 
 class Collector(HTMLParser):
@@ -76,8 +76,8 @@ def test_every_control_has_a_name_and_every_picture_a_text() -> None:
 
 def test_names_cannot_become_markup() -> None:
     text = written(title=EVIL, lead=EVIL, ends=(EVIL, EVIL), levels={EVIL: 29.0}, facts={EVIL: EVIL})
-    hostile = [Shot(shot.frame, EVIL, shot.psnr) for shot in shots()]
-    text += page(hostile, hostile[0].frame, title="t", lead="l", ends=("a", "b"))
+    hostile = [SweepFrame(shot.frame, EVIL, shot.psnr) for shot in shots()]
+    text += render_slider_page(hostile, hostile[0].frame, title="t", introduction="l", end_labels=("a", "b"))
     assert "<img src=x" not in text
     assert text.count("</script>") == 4
     facts = json.loads(re.findall(r'id="facts">(.*?)</script>', text)[1])
@@ -85,22 +85,24 @@ def test_names_cannot_become_markup() -> None:
 
 
 def test_identical_pictures_and_missing_references() -> None:
-    same = [Shot(shot.frame, shot.alpha, float("inf")) for shot in shots()]
-    text = page(same, same[0].frame, title="t", lead="l", ends=("a", "b"), best=0)
+    same = [SweepFrame(shot.frame, shot.alpha_text, float("inf")) for shot in shots()]
+    text = render_slider_page(same, same[0].frame, title="t", introduction="l", end_labels=("a", "b"), best_index=0)
     assert "identical" in text
     assert "Infinity" not in text
     assert "NaN" not in text
-    none = [Shot(shot.frame, shot.alpha) for shot in shots()]
-    text = page(none, none[0].frame, title="t", lead="l", ends=("a", "b"))
+    none = [SweepFrame(shot.frame, shot.alpha_text) for shot in shots()]
+    text = render_slider_page(none, none[0].frame, title="t", introduction="l", end_labels=("a", "b"))
     assert "<svg" not in text
     assert "<table" not in text
     with pytest.raises(UsageError):
-        page(none[:1], none[0].frame, title="t", lead="l", ends=("a", "b"))
+        render_slider_page(none[:1], none[0].frame, title="t", introduction="l", end_labels=("a", "b"))
 
 
 def test_large_sweeps_are_written_as_jpeg_and_the_page_says_so() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (1200, 1700, 3), dtype=np.uint8)
-    text = page([Shot(frame, "a"), Shot(frame, "b")], frame, title="t", lead="l", ends=("a", "b"))
+    text = render_slider_page(
+        [SweepFrame(frame, "a"), SweepFrame(frame, "b")], frame, title="t", introduction="l", end_labels=("a", "b")
+    )
     assert "data:image/png" not in text
     assert "as JPEG of quality 95" in text
     assert "without loss" in written()

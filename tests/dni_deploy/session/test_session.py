@@ -22,7 +22,7 @@ from dni_deploy.errors import BundleError, CoefficientsError, EngineError, Usage
 from dni_deploy.imaging.frames import Frame, from_network, to_network
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.signature import Signature
-from engines import Choice, Opened
+from engines import EngineChoice, OpenedEngine
 from engines.options import EngineOptions
 from tests.engines.conftest import write
 from tests.support.frame_session import Dimmer
@@ -81,14 +81,14 @@ def dimmer(*factors: float, **options: Any) -> tuple[Session, Dimmer]:
 def test_alpha_in_every_form(session: Session, alpha: Alpha, shares: tuple[float, ...]) -> None:
     session.alpha = alpha
     assert session.alpha == Coefficients(("a", "b", "c"), shares)
-    assert session.render(frame()).coefficients.shares == shares
+    assert session.render(frame()).coefficients.values == shares
 
 
 def test_one_number_is_the_first_members_share(pair: Bundle) -> None:
     with open_session(pair, alpha=0.35, threads=1) as session:
-        assert session.alpha.shares == (0.35, 0.65)
+        assert session.alpha.values == (0.35, 0.65)
         session.alpha = "0.25"
-        assert session.render(frame()).coefficients.shares == (0.25, 0.75)
+        assert session.render(frame()).coefficients.values == (0.25, 0.75)
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_a_refused_alpha_leaves_the_old_one_in_force(session: Session, alpha: An
     with pytest.raises(CoefficientsError):
         session.alpha = alpha
     after = session.render(frame())
-    assert session.alpha.shares == after.coefficients.shares == (0.2, 0.3, 0.5)
+    assert session.alpha.values == after.coefficients.values == (0.2, 0.3, 0.5)
     assert after.generation == before.generation
     np.testing.assert_array_equal(after.output, before.output)
 
 
 def test_the_default_is_the_first_member_alone(session: Session) -> None:
     assert session.members == ("a", "b", "c")
-    assert session.alpha.shares == (1.0, 0.0, 0.0)
+    assert session.alpha.values == (1.0, 0.0, 0.0)
     assert session.generation == 1
 
 
@@ -119,7 +119,7 @@ def test_an_alpha_may_be_changed_by_its_owner_afterwards(session: Session) -> No
     mine = [0.2, 0.3, 0.5]
     session.alpha = mine
     mine[:] = [9.0, 9.0, 9.0]
-    assert session.render(frame()).coefficients.shares == (0.2, 0.3, 0.5)
+    assert session.render(frame()).coefficients.values == (0.2, 0.3, 0.5)
 
 
 def test_the_next_frame_has_it_and_generations_count_blends(session: Session) -> None:
@@ -129,7 +129,7 @@ def test_the_next_frame_has_it_and_generations_count_blends(session: Session) ->
         session.alpha = [share, 1 - share, 0.0]
         assert session.generation == number - 1  # nothing is blended before a frame asks for it
         stamped = session.render(x)
-        assert (stamped.generation, stamped.coefficients.shares) == (number, (share, 1 - share, 0.0))
+        assert (stamped.generation, stamped.coefficients.values) == (number, (share, 1 - share, 0.0))
         outputs[share] = stamped.output
     assert len({output.tobytes() for output in outputs.values()}) == 4
     session.alpha = [0.25, 0.75, 0.0]
@@ -150,7 +150,7 @@ def test_of_values_between_two_frames_the_last_counts() -> None:
     for share in np.linspace(0, 1, 101):
         session.alpha = float(share)
     assert engine.refits == 1
-    assert session.render(frame()).coefficients.shares == (1.0, 0.0)
+    assert session.render(frame()).coefficients.values == (1.0, 0.0)
     assert engine.refits == 2
     assert session.change_seconds >= 0
 
@@ -245,16 +245,18 @@ def test_an_alpha_that_the_engine_refuses_leaves_the_old_one_in_force(slots: int
     session.alpha = 0.25
     with pytest.raises(EngineError, match="no"):
         session(frame())
-    assert session.alpha.shares == (1.0, 0.0)
+    assert session.alpha.values == (1.0, 0.0)
     np.testing.assert_array_equal(session(frame()), before)
     session.alpha = 0.5
-    assert session.render(frame()).coefficients.shares == (0.5, 0.5)
+    assert session.render(frame()).coefficients.values == (0.5, 0.5)
 
 
 def test_a_first_alpha_that_the_engine_refuses_closes_the_engine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Fragile((0.5, 1.0, 2.0))
     engine.refused = (1.0,)
-    monkeypatch.setattr("dni_deploy.session.session.open_engine", lambda *given: Opened(engine, Choice("fragile", "asked for")))
+    monkeypatch.setattr(
+        "dni_deploy.session.session.open_engine", lambda *given: OpenedEngine(engine, EngineChoice("fragile", "asked for"))
+    )
     with pytest.raises(EngineError, match="no"):
         open_session(bundle)
     assert engine.closed == 1
@@ -314,7 +316,7 @@ def test_opening_what_is_no_bundle(tmp_path: Path) -> None:
 
 def test_opening_by_path_and_from_the_front_door(bundle: Bundle) -> None:
     with dni_deploy.open_session(str(bundle.path), alpha="b=1", threads=1, slots=1) as session:
-        assert session.render(frame()).coefficients.shares == (0.0, 1.0, 0.0)
+        assert session.render(frame()).coefficients.values == (0.0, 1.0, 0.0)
         assert session.engine.slots == 1
 
 
@@ -329,11 +331,11 @@ def test_extrapolation_has_to_be_asked_for(pair: Bundle) -> None:
 def test_the_guard_refuses_a_variance_that_is_not_positive(pair: Bundle) -> None:
     with open_session(pair, threads=1, extrapolate=True) as session:
         session.alpha = 1.01
-        assert session.render(frame()).coefficients.shares == (1.01, pytest.approx(-0.01))
+        assert session.render(frame()).coefficients.values == (1.01, pytest.approx(-0.01))
         before = session(frame())
         with pytest.raises(CoefficientsError, match=r"running_var.*between"):
             session.alpha = 50.0
-        assert session.alpha.shares[0] == 1.01
+        assert session.alpha.values[0] == 1.01
         np.testing.assert_array_equal(session(frame()), before)
     with pytest.raises(CoefficientsError, match="running_var"):
         open_session(pair, alpha=-50.0, extrapolate=True)
@@ -353,7 +355,7 @@ def test_stamps_are_true_while_threads_change_alpha() -> None:
         newest = 0
         while not stop.is_set() and time.monotonic() < deadline:
             stamped = session.render(x)
-            expected = np.rint(np.float32(200) / np.float32(255) * np.float32(stamped.coefficients.shares[1]) * 255)
+            expected = np.rint(np.float32(200) / np.float32(255) * np.float32(stamped.coefficients.values[1]) * 255)
             if stamped.generation < newest or (stamped.output != expected).any():
                 wrong.append(stamped)
             newest = stamped.generation
@@ -391,7 +393,7 @@ def test_frames_of_many_threads_on_one_engine(session: Session) -> None:
         for number in np.random.default_rng(seed).integers(0, 4, 50):
             session.alpha = alphas[number]
             stamped = session.render(x)
-            if stamped.output.tobytes() != expected[stamped.coefficients.shares]:
+            if stamped.output.tobytes() != expected[stamped.coefficients.values]:
                 wrong.append(stamped)
 
     threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(4)]
@@ -420,7 +422,7 @@ class Slow(Dimmer):
         self.queued[slot] = float(coefficients @ self.factors)
         self.refits += 1
 
-    def finish(self, slot: int) -> None:
+    def synchronize(self, slot: int) -> None:
         assert self.go.wait(PATIENCE)
         self.set[slot] = self.queued.get(slot, self.set[slot])
         self.order.append("finish")
@@ -432,7 +434,7 @@ class Slow(Dimmer):
 
 def slow_ahead() -> tuple[Session, Slow]:
     engine = Slow(0.0, 1.0)
-    return Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (0.0, 1.0)), ahead=True), engine
+    return Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (0.0, 1.0)), async_refit=True), engine
 
 
 def test_ahead_no_frame_waits_and_the_change_shows_when_it_is_ready() -> None:
@@ -443,14 +445,14 @@ def test_ahead_no_frame_waits_and_the_change_shows_when_it_is_ready() -> None:
         session.alpha = 0.5
         for _ in range(3):
             stamped = session.render(x)
-            assert (stamped.generation, stamped.coefficients.shares) == (1, (0.0, 1.0))
+            assert (stamped.generation, stamped.coefficients.values) == (1, (0.0, 1.0))
             assert (stamped.output == 200).all()
-        assert session.alpha.shares == (0.5, 0.5)  # what was set last, though no frame has it yet
-        assert not session.settle(0.01)
+        assert session.alpha.values == (0.5, 0.5)  # what was set last, though no frame has it yet
+        assert not session.wait_until_applied(0.01)
         engine.go.set()
-        assert session.settle(PATIENCE)
+        assert session.wait_until_applied(PATIENCE)
         stamped = session.render(x)
-        assert (stamped.generation, stamped.coefficients.shares) == (2, (0.5, 0.5))
+        assert (stamped.generation, stamped.coefficients.values) == (2, (0.5, 0.5))
         assert (stamped.output == 100).all()
         assert session.change_seconds > 0
 
@@ -458,16 +460,16 @@ def test_ahead_no_frame_waits_and_the_change_shows_when_it_is_ready() -> None:
 def test_ahead_a_refused_alpha_is_told_once_by_the_next_frame() -> None:
     engine = Fragile((0.5, 1.0))
     engine.refused = (0.25,)
-    with Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (1.0, 0.0)), ahead=True) as session:
+    with Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (1.0, 0.0)), async_refit=True) as session:
         before = session(frame())
         session.alpha = 0.25
         with pytest.raises(EngineError, match="no"):
-            session.settle(PATIENCE)
-        assert session.alpha.shares == (1.0, 0.0)
+            session.wait_until_applied(PATIENCE)
+        assert session.alpha.values == (1.0, 0.0)
         np.testing.assert_array_equal(session(frame()), before)
         session.alpha = 0.5
-        assert session.settle(PATIENCE)
-        assert session.render(frame()).coefficients.shares == (0.5, 0.5)
+        assert session.wait_until_applied(PATIENCE)
+        assert session.render(frame()).coefficients.values == (0.5, 0.5)
 
 
 def test_ahead_the_refit_ends_before_the_engine_is_closed() -> None:
@@ -485,35 +487,35 @@ def test_ahead_the_refit_ends_before_the_engine_is_closed() -> None:
     with pytest.raises(EngineError, match="closed"):
         session(frame())
     with pytest.raises(EngineError, match="closed"):
-        session.settle()
+        session.wait_until_applied()
 
 
 def test_ahead_needs_two_slots(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="2 slots"):
-        open_session(bundle, ahead=True, slots=1)
+        open_session(bundle, async_refit=True, slots=1)
     engine = Dimmer((0.5, 1.0, 2.0))
     engine.slots = 1  # whatever it was asked for
     asked: list[EngineOptions] = []
 
-    def open_engine(bundle: Bundle, name: str, options: EngineOptions) -> Opened:
+    def open_engine(bundle: Bundle, name: str, options: EngineOptions) -> OpenedEngine:
         asked.append(options)
-        return Opened(engine, Choice("dimmer", "asked for"))
+        return OpenedEngine(engine, EngineChoice("dimmer", "asked for"))
 
     monkeypatch.setattr("dni_deploy.session.session.open_engine", open_engine)
     with pytest.raises(UsageError, match="2 sets of weights"):
-        open_session(bundle, ahead=True, precision="fp16", cuda_graph=True, device=3)
+        open_session(bundle, async_refit=True, precision="fp16", cuda_graph=True, device=3)
     assert asked == [EngineOptions(slots=2, precision="fp16", cuda_graph=True, device=3)]
     assert engine.closed == 1
 
 
 def test_ahead_gives_the_same_pictures(bundle: Bundle) -> None:
     x = frame()
-    with open_session(bundle, threads=1) as plain, open_session(bundle, threads=1, ahead=True) as ahead:
-        assert ahead.why == plain.why != ""
+    with open_session(bundle, threads=1) as plain, open_session(bundle, threads=1, async_refit=True) as ahead:
+        assert ahead.engine_reason == plain.engine_reason != ""
         for shares in ([0.2, 0.3, 0.5], [0.0, 1.0, 0.0], [0.2, 0.3, 0.5]):
             plain.alpha = ahead.alpha = shares
-            assert plain.settle()
-            assert ahead.settle(PATIENCE)
+            assert plain.wait_until_applied()
+            assert ahead.wait_until_applied(PATIENCE)
             np.testing.assert_array_equal(ahead(x), plain(x))
 
 
@@ -526,7 +528,7 @@ def test_ahead_stamps_are_true_while_threads_change_alpha() -> None:
         newest = 0
         while not stop.is_set():
             stamped = session.render(x)
-            expected = np.rint(np.float32(200) / np.float32(255) * np.float32(stamped.coefficients.shares[1]) * 255)
+            expected = np.rint(np.float32(200) / np.float32(255) * np.float32(stamped.coefficients.values[1]) * 255)
             if stamped.generation < newest or (stamped.output != expected).any():
                 wrong.append(stamped)
             newest = stamped.generation
@@ -541,14 +543,14 @@ def test_ahead_stamps_are_true_while_threads_change_alpha() -> None:
         thread.start()
     for thread in writers:
         thread.join(PATIENCE)
-    assert session.settle(PATIENCE)
+    assert session.wait_until_applied(PATIENCE)
     stop.set()
     for thread in (*threads, *writers):
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert not wrong
     session.alpha = 0.25
-    assert session.settle(PATIENCE)
+    assert session.wait_until_applied(PATIENCE)
     assert (session(x) == 150).all()
     session.close()
 
@@ -558,6 +560,6 @@ def test_settle_has_the_next_frame_wait_for_nothing() -> None:
     session = Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (0.0, 1.0)))
     session.alpha = 0.5
     assert engine.order == []
-    assert session.settle()
+    assert session.wait_until_applied()
     assert engine.order == ["finish"]
     assert session.generation == 2

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from dni_deploy.session.swap import Live, Swap
+from dni_deploy.session.swap import CurrentWeights, SyncRefit
 
 LAYERS = 64
 PATIENCE = 20.0
@@ -25,19 +25,19 @@ PATIENCE = 20.0
 Weights = list[list[int]]
 
 
-class WithoutSlots(Swap[int]):
+class WithoutSlots(SyncRefit[int]):
     """Broken: writes into the weights that frames are using."""
 
-    def _free(self, live: Live[int] | None) -> int | None:
+    def _find_free_slot(self, current: CurrentWeights[int] | None) -> int | None:
         return 0
 
 
-class WithoutPins(Swap[int]):
+class WithoutPins(SyncRefit[int]):
     """Broken: two slots in turn, without looking whether a frame is still in one."""
 
-    def _free(self, live: Live[int] | None) -> int | None:
-        assert live is not None
-        return 1 - live.slot
+    def _find_free_slot(self, current: CurrentWeights[int] | None) -> int | None:
+        assert current is not None
+        return 1 - current.slot
 
 
 @dataclass
@@ -53,13 +53,13 @@ class Counts:
 
 
 def tag_model(
-    design: Callable[[int, Callable[[int, int], None], int], Swap[int]] = Swap,
+    design: Callable[[int, Callable[[int, int], None], int], SyncRefit[int]] = SyncRefit,
     *,
     slots: int = 2,
     requests: int = 0,
     layer_by_layer: bool = False,
     until_torn: bool = False,
-) -> tuple[Counts, Swap[int]]:
+) -> tuple[Counts, SyncRefit[int]]:
     """Three threads request values, two make frames; ends after so many requests, or at the first torn frame.
 
     layer_by_layer: the reader looks up the live slot for each layer anew, which is a broken design too.
@@ -92,7 +92,7 @@ def tag_model(
         frames = torn = backwards = newest = 0
         try:
             while not stop.is_set():
-                with swap.frame() as live:
+                with swap.hold_current() as live:
                     if layer_by_layer:
                         seen = {weights[_live(swap).slot][layer] for layer in range(LAYERS)}
                     else:
@@ -125,8 +125,8 @@ def tag_model(
     return counts, swap
 
 
-def _live(swap: Swap[int]) -> Live[int]:
-    live = swap._live
+def _live(swap: SyncRefit[int]) -> CurrentWeights[int]:
+    live = swap._current
     assert live is not None
     return live
 
@@ -150,8 +150,8 @@ def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[
     assert counts.requests == requests
     assert counts.swaps > 100  # the model did swap
     assert counts.frames > counts.swaps // 2
-    wanted = swap.wanted
-    with swap.frame() as live:
+    wanted = swap.requested
+    with swap.hold_current() as live:
         assert live.value == wanted
         assert live.value // 10 == requests // 3  # somebody's last
 
@@ -159,7 +159,7 @@ def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[
 @pytest.mark.usefixtures("nervous")
 @pytest.mark.parametrize(
     ("design", "slots", "layer_by_layer"),
-    [(WithoutSlots, 1, False), (WithoutPins, 2, False), (Swap, 2, True)],
+    [(WithoutSlots, 1, False), (WithoutPins, 2, False), (SyncRefit, 2, True)],
     ids=["in place without slots", "two slots without pins", "a look at the live slot per layer"],
 )
 def test_broken_designs_are_caught(
@@ -279,22 +279,22 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
             weights[slot][1] = tag
             schedule.pause()
 
-        swap: Swap[int] = design(slots, refit, 0)
-        swap._changed = ScheduledCondition(schedule)  # type: ignore[assignment]
+        swap: SyncRefit[int] = design(slots, refit, 0)
+        swap._state_changed = ScheduledCondition(schedule)  # type: ignore[assignment]
 
-        def request(schedule: Schedule = schedule, swap: Swap[int] = swap, requested: list[int] = requested) -> None:
+        def request(schedule: Schedule = schedule, swap: SyncRefit[int] = swap, requested: list[int] = requested) -> None:
             schedule.pause()
             requested.append(len(requested) + 1)
             swap.request(requested[-1])
 
         def frame(
-            looks: int, schedule: Schedule = schedule, swap: Swap[int] = swap, weights: Weights = weights,
+            looks: int, schedule: Schedule = schedule, swap: SyncRefit[int] = swap, weights: Weights = weights,
             generations: list[int] = generations, requested: list[int] = requested,
         ) -> None:  # fmt: skip
             nonlocal seen_torn
             before = len(requested)
             try:
-                with swap.frame() as live:
+                with swap.hold_current() as live:
                     generations.append(live.generation)
                     assert live.value >= before or bad, "a frame showed an older value than was requested before it began"
                     assert live.value not in bad
@@ -315,11 +315,11 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
         schedule.run({**actors, "third": request} if third else actors)
         assert not schedule.errors, schedule.errors
         assert generations == sorted(generations)
-        swap._changed = threading.Condition()
+        swap._state_changed = threading.Condition()
         for _ in range(2):  # a bad last value raises once, and then the one before is shown
             try:
-                with swap.frame() as live:
-                    assert weights[live.slot] == [live.value] * 2 or design is not Swap
+                with swap.hold_current() as live:
+                    assert weights[live.slot] == [live.value] * 2 or design is not SyncRefit
                     assert live.value == len(requested) or bad
                     assert live.value not in bad
                     break
@@ -327,7 +327,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
                 continue
         else:
             raise AssertionError("no value could be shown")
-        assert swap._pins == [0] * slots
+        assert swap._frames_in_slot == [0] * slots
         total, torn = total + 1, torn + bool(seen_torn)
         choices = None if torn else schedule.next()
     return total, torn
@@ -339,7 +339,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
 )
 def test_every_schedule_is_whole(slots: int, third: bool, record_property: Callable[[str, object], None]) -> None:
     """Two actors have some hundred schedules, three some ten thousand: half a minute."""
-    total, torn = explore(Swap, slots, third=third)
+    total, torn = explore(SyncRefit, slots, third=third)
     record_property("schedules", total)
     assert total > 200
     assert torn == 0
@@ -355,7 +355,7 @@ def test_every_schedule_is_whole(slots: int, third: bool, record_property: Calla
 def test_every_schedule_with_a_refit_that_fails(
     slots: int, bad: set[int], third: bool, record_property: Callable[[str, object], None]
 ) -> None:
-    total, torn = explore(Swap, slots, frozenset(bad), third)
+    total, torn = explore(SyncRefit, slots, frozenset(bad), third)
     record_property("schedules", total)
     assert total > 50
     assert torn == 0
@@ -391,8 +391,8 @@ class Breakable:
             raise Boom
         self.weights[slot][:] = [tag] * 3
 
-    def shown(self, swap: Swap[int]) -> int:
-        with swap.frame() as live:
+    def shown(self, swap: SyncRefit[int]) -> int:
+        with swap.hold_current() as live:
             assert self.weights[live.slot] == [live.value] * 3
             return live.value
 
@@ -401,14 +401,14 @@ class Breakable:
 @pytest.mark.parametrize("failing", range(2, 8))
 def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
     engine = Breakable(slots, {failing})
-    swap = Swap(slots, engine.refit, 100)
+    swap = SyncRefit(slots, engine.refit, 100)
     shown = 100
     for value in range(101, 110):
         swap.request(value)
         if engine.calls + 1 == failing:
             with pytest.raises(Boom):
                 engine.shown(swap)
-            assert swap.wanted == shown
+            assert swap.requested == shown
             generation = swap.generation
             assert engine.shown(swap) == shown
             # With one slot the value before had to be made again; with two it was never touched.
@@ -421,14 +421,14 @@ def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
 
 def test_a_first_refit_that_fails_raises() -> None:
     with pytest.raises(Boom):
-        Swap(2, Breakable(2, {1}).refit, 0)
+        SyncRefit(2, Breakable(2, {1}).refit, 0)
 
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_second_failure_does_not_lose_the_value_before(slots: int) -> None:
     """One slot: 1 fails, and before any frame shows 0 again 2 fails too; 0 is still what is in force."""
     engine = Breakable(slots, {2, 3})
-    swap = Swap(slots, engine.refit, 0)
+    swap = SyncRefit(slots, engine.refit, 0)
     for value in (1, 2):
         swap.request(value)
         with pytest.raises(Boom):
@@ -438,7 +438,7 @@ def test_a_second_failure_does_not_lose_the_value_before(slots: int) -> None:
 
 def test_a_failed_repair_is_tried_again() -> None:
     engine = Breakable(1, {2, 3})
-    swap = Swap(1, engine.refit, 0)
+    swap = SyncRefit(1, engine.refit, 0)
     swap.request(1)
     for _ in range(2):  # 1 fails, then the repair with 0
         with pytest.raises(Boom):
@@ -453,12 +453,14 @@ def test_a_request_at_any_moment_of_a_failure_is_not_lost(slots: int) -> None:
     while injected:
         moment, injected = moment + 1, False
         engine = Breakable(slots, {2})
-        swap = Swap(slots, engine.refit, 0)
+        swap = SyncRefit(slots, engine.refit, 0)
         swap.request(1)
         lines = 0
         other = threading.Thread(target=swap.request, args=(2,), daemon=True)
 
-        def trace(frame: FrameType, event: str, _: Any, swap: Swap[int] = swap, other: Any = other, at: int = moment) -> Any:
+        def trace(
+            frame: FrameType, event: str, _: Any, swap: SyncRefit[int] = swap, other: Any = other, at: int = moment
+        ) -> Any:
             nonlocal lines, injected
             if frame.f_locals.get("self") is not swap:
                 return None
@@ -499,14 +501,14 @@ def test_a_request_waits_for_nobody() -> None:
             refitting.set()
             assert go.wait(PATIENCE)
 
-    swap = Swap(2, refit, 0)
+    swap = SyncRefit(2, refit, 0)
     shown: list[int] = []
 
     def frame() -> None:
-        with swap.frame() as live:
+        with swap.hold_current() as live:
             shown.append(live.value)
 
-    with swap.frame():
+    with swap.hold_current():
         swap.request(1)
         thread = threading.Thread(target=frame, daemon=True)
         thread.start()
@@ -515,7 +517,7 @@ def test_a_request_waits_for_nobody() -> None:
         for value in range(2, 1000):
             swap.request(value)
         assert time.perf_counter() - started < 5  # the refit would have held it for PATIENCE
-        assert swap.wanted == 999
+        assert swap.requested == 999
         go.set()
         _join([thread])
     frame()
@@ -525,18 +527,18 @@ def test_a_request_waits_for_nobody() -> None:
 @pytest.mark.parametrize("slots", [1, 2, 3])
 def test_a_frame_waits_for_a_free_slot(slots: int) -> None:
     """`slots` frames hold all slots with different values; one more value has to wait for the first of them."""
-    swap = Swap(slots, lambda slot, tag: None, 0)
-    held = [swap.frame() for _ in range(slots)]
+    swap = SyncRefit(slots, lambda slot, tag: None, 0)
+    held = [swap.hold_current() for _ in range(slots)]
     lives = []
     for number, frame in enumerate(held):
         swap.request(number)
         lives.append(frame.__enter__())
     assert {live.slot for live in lives} == set(range(slots))
     swap.request(99)
-    entered: list[Live[int]] = []
+    entered: list[CurrentWeights[int]] = []
 
     def frame() -> None:
-        with swap.frame() as live:
+        with swap.hold_current() as live:
             entered.append(live)
 
     thread = threading.Thread(target=frame, daemon=True)
@@ -552,27 +554,27 @@ def test_a_frame_waits_for_a_free_slot(slots: int) -> None:
 
 def test_frames_of_one_value_share_a_slot() -> None:
     calls: list[int] = []
-    swap = Swap(2, lambda slot, tag: calls.append(slot), 0)
-    with swap.frame() as first, swap.frame() as second:
-        assert first == second == Live(1, 0, 0)
+    swap = SyncRefit(2, lambda slot, tag: calls.append(slot), 0)
+    with swap.hold_current() as first, swap.hold_current() as second:
+        assert first == second == CurrentWeights(1, 0, 0)
     assert calls == [0]
 
 
 def test_values_between_two_frames_cost_one_refit() -> None:
     calls: list[int] = []
-    swap = Swap(2, lambda slot, tag: calls.append(tag), 0)
+    swap = SyncRefit(2, lambda slot, tag: calls.append(tag), 0)
     for value in range(1, 1000):
         swap.request(value)
-    with swap.frame() as live:
+    with swap.hold_current() as live:
         assert live.value == 999
     assert calls == [0, 999]
     assert swap.generation == 2
 
 
 def test_an_error_in_a_frame_frees_its_slot() -> None:
-    swap = Swap(1, lambda slot, tag: None, 0)
-    with pytest.raises(Boom), swap.frame():
+    swap = SyncRefit(1, lambda slot, tag: None, 0)
+    with pytest.raises(Boom), swap.hold_current():
         raise Boom
     swap.request(1)
-    with swap.frame() as live:
+    with swap.hold_current() as live:
         assert live.value == 1

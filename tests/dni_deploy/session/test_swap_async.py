@@ -1,4 +1,4 @@
-"""SwapAhead: what holds for Swap holds here, no frame waits for a refit, and a failure is told once.
+"""AsyncRefit: what holds for Swap holds here, no frame waits for a refit, and a failure is told once.
 
 The rigs are those of test_swap: the tag model with real threads, and schedules at small scale, here drawn at random, with the
 refitting thread as one more actor. Designs that are known to be wrong run on the same rigs and must be caught.
@@ -19,14 +19,14 @@ import pytest
 
 from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.session import swap_ahead
-from dni_deploy.session.swap import Live
-from dni_deploy.session.swap_ahead import SwapAhead
+from dni_deploy.session.swap import CurrentWeights
+from dni_deploy.session.swap_ahead import AsyncRefit
 from tests.dni_deploy.session.test_swap import PATIENCE, Boom, Breakable, Schedule, ScheduledCondition, Weights, tag_model
 
 
 @contextmanager
-def running(design: Any, slots: int, refit: Callable[[int, int], None], first: int = 0) -> Iterator[SwapAhead[int]]:
-    swap: SwapAhead[int] = design(slots, refit, first)
+def running(design: Any, slots: int, refit: Callable[[int, int], None], first: int = 0) -> Iterator[AsyncRefit[int]]:
+    swap: AsyncRefit[int] = design(slots, refit, first)
     try:
         yield swap
     finally:
@@ -34,39 +34,39 @@ def running(design: Any, slots: int, refit: Callable[[int, int], None], first: i
         assert not swap._thread.is_alive()
 
 
-class WithoutPins(SwapAhead[int]):
+class WithoutPins(AsyncRefit[int]):
     """Broken: refits a slot that a frame is still in."""
 
-    def _idle(self) -> int | None:
-        return 1 - self._live.slot
+    def _find_idle_slot(self) -> int | None:
+        return 1 - self._current.slot
 
 
-class InPlace(SwapAhead[int]):
+class InPlace(AsyncRefit[int]):
     """Broken: refits the slot that is shown."""
 
-    def _idle(self) -> int | None:
-        return self._live.slot
+    def _find_idle_slot(self) -> int | None:
+        return self._current.slot
 
 
-class TooEarly(SwapAhead[int]):
+class TooEarly(AsyncRefit[int]):
     """Broken: shows a value when its refit begins."""
 
-    def _work(self) -> None:
+    def _run_refits(self) -> None:
         refit = self._refit
 
         def published(slot: int, value: int) -> None:
-            with self._changed:
-                self._live = Live(self._live.generation + 1, slot, value)
+            with self._state_changed:
+                self._current = CurrentWeights(self._current.generation + 1, slot, value)
             refit(slot, value)
 
         self._refit = published
-        super()._work()
+        super()._run_refits()
 
 
 @pytest.mark.usefixtures("nervous")
 @pytest.mark.parametrize(("slots", "requests"), [(2, 99_999), (3, 99_999), pytest.param(2, 999_999, marks=pytest.mark.slow)])
 def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[str, object], None]) -> None:
-    counts, made = tag_model(SwapAhead, slots=slots, requests=requests)  # type: ignore[arg-type]
+    counts, made = tag_model(AsyncRefit, slots=slots, requests=requests)  # type: ignore[arg-type]
     swap: Any = made
     record_property("counts", counts)
     assert not counts.errors
@@ -191,7 +191,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: i
 @pytest.mark.parametrize("bad", [set[int](), {1}, {2}, {1, 2}], ids=str)
 @pytest.mark.parametrize("count", [400, pytest.param(2_500, marks=pytest.mark.slow)])
 def test_schedules_are_whole(slots: int, bad: set[int], count: int, record_property: Callable[[str, object], None]) -> None:
-    different, torn = explore(SwapAhead, slots, frozenset(bad), count)
+    different, torn = explore(AsyncRefit, slots, frozenset(bad), count)
     record_property("schedules", different)
     assert different > 0.9 * count
     assert torn == 0
@@ -205,10 +205,10 @@ def test_schedules_catch_broken_designs(design: Any) -> None:
 # ----- a refit that fails
 
 
-def settled(swap: SwapAhead[int], engine: Breakable) -> int:
+def settled(swap: AsyncRefit[int], engine: Breakable) -> int:
     """The value that is shown when the thread has come to rest."""
-    assert swap.settle(PATIENCE)
-    with swap.frame() as live:
+    assert swap.wait_until_applied(PATIENCE)
+    with swap.hold_current() as live:
         assert engine.weights[live.slot] == [live.value] * 3
         return live.value
 
@@ -217,7 +217,7 @@ def settled(swap: SwapAhead[int], engine: Breakable) -> int:
 @pytest.mark.parametrize("failing", range(2, 9))
 def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
     engine = Breakable(slots, {failing})
-    with running(SwapAhead, slots, engine.refit, 100) as swap:
+    with running(AsyncRefit, slots, engine.refit, 100) as swap:
         shown = 100
         for value in range(101, 110):
             swap.request(value)
@@ -225,7 +225,7 @@ def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
                 with pytest.raises(Boom):
                     settled(swap, engine)
                 generation = swap.generation
-                assert (swap.wanted, settled(swap, engine), swap.generation) == (shown, shown, generation)
+                assert (swap.requested, settled(swap, engine), swap.generation) == (shown, shown, generation)
             else:
                 assert settled(swap, engine) == value
                 shown = value
@@ -235,10 +235,10 @@ def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
 @pytest.mark.parametrize("slots", [2, 3])
 def test_every_refit_fails_for_a_while(slots: int) -> None:
     engine = Breakable(slots, {2, 3, 4})
-    with running(SwapAhead, slots, engine.refit) as swap:
+    with running(AsyncRefit, slots, engine.refit) as swap:
         for value in (1, 2, 3):
             swap.request(value)
-            assert swap.settle(PATIENCE)
+            assert swap.wait_until_applied(PATIENCE)
         with pytest.raises(Boom):  # three failures since the last frame: the newest is told
             settled(swap, engine)
         assert settled(swap, engine) == 0
@@ -249,7 +249,7 @@ def test_every_refit_fails_for_a_while(slots: int) -> None:
 def test_a_first_refit_that_fails_raises() -> None:
     before = threading.active_count()
     with pytest.raises(Boom):
-        SwapAhead(2, Breakable(2, {1}).refit, 0)
+        AsyncRefit(2, Breakable(2, {1}).refit, 0)
     assert threading.active_count() == before
 
 
@@ -269,12 +269,12 @@ def test_random_failures_under_random_requests(seed: int) -> None:
             raise
 
     stop, problems, told = threading.Event(), list[object](), [0]
-    with running(SwapAhead, engine.slots, refit) as swap:
+    with running(AsyncRefit, engine.slots, refit) as swap:
 
         def look() -> None:
             while not stop.is_set():
                 try:
-                    with swap.frame() as live:
+                    with swap.hold_current() as live:
                         if engine.weights[live.slot] != [live.value] * 3 or live.value in failed:
                             problems.append(live)
                 except Boom:
@@ -286,7 +286,7 @@ def test_random_failures_under_random_requests(seed: int) -> None:
             swap.request(tag)
             if tag % 3 == 0:
                 time.sleep(0)
-        assert swap.settle(PATIENCE)
+        assert swap.wait_until_applied(PATIENCE)
         stop.set()
         reader.join(PATIENCE)
         assert not reader.is_alive()
@@ -294,7 +294,7 @@ def test_random_failures_under_random_requests(seed: int) -> None:
         assert told[0] <= len(failed)
         for _ in range(2):
             try:
-                with swap.frame() as live:
+                with swap.hold_current() as live:
                     assert live.value == 2999 or (2999 in failed and live.value not in failed)
                     break
             except Boom:
@@ -305,7 +305,7 @@ def test_random_failures_under_random_requests(seed: int) -> None:
 
 
 @contextmanager
-def held_refit(slots: int = 2) -> Iterator[tuple[SwapAhead[int], list[int]]]:
+def held_refit(slots: int = 2) -> Iterator[tuple[AsyncRefit[int], list[int]]]:
     """A swap whose refit of 1 is under way until the block ends; and the values that were refitted."""
     begun, go, refitted = threading.Event(), threading.Event(), list[int]()
 
@@ -315,7 +315,7 @@ def held_refit(slots: int = 2) -> Iterator[tuple[SwapAhead[int], list[int]]]:
             begun.set()
             assert go.wait(PATIENCE)
 
-    with running(SwapAhead, slots, refit) as swap:
+    with running(AsyncRefit, slots, refit) as swap:
         swap.request(1)
         assert begun.wait(PATIENCE)
         try:
@@ -329,11 +329,11 @@ def test_a_frame_and_a_request_wait_for_no_refit() -> None:
         started = time.perf_counter()
         for value in range(2, 1000):
             swap.request(value)
-            with swap.frame() as live:
-                assert live == Live(1, 0, 0)
+            with swap.hold_current() as live:
+                assert live == CurrentWeights(1, 0, 0)
         assert time.perf_counter() - started < 5  # the refit would have held it for PATIENCE
-        assert not swap.settle(0.01)
-        assert swap.wanted == 999
+        assert not swap.wait_until_applied(0.01)
+        assert swap.requested == 999
     assert refitted in ([0, 1], [0, 1, 999])  # the rest was overtaken; the block's end may close it before 999
 
 
@@ -346,23 +346,23 @@ def test_what_was_overtaken_is_skipped_and_the_last_is_shown() -> None:
         if tag:
             assert gate.acquire(timeout=PATIENCE)
 
-    with running(SwapAhead, 2, refit) as swap:
+    with running(AsyncRefit, 2, refit) as swap:
         for value in (1, 2, 3, 4):
             swap.request(value)
             while len(refitted) < 2:
                 time.sleep(0.001)
         gate.release(2)
-        assert swap.settle(PATIENCE)
+        assert swap.wait_until_applied(PATIENCE)
         assert refitted == [0, 1, 4]
         assert swap.generation == 3  # 1 was shown though it had been overtaken while it ran
-        with swap.frame() as live:
+        with swap.hold_current() as live:
             assert live.value == 4
 
 
 def test_going_back_to_what_is_shown_shows_nothing_else() -> None:
     with held_refit() as (swap, refitted):
         swap.request(0)  # the very object that is live
-        assert not swap.settle(0.01)  # the thread is not at rest
+        assert not swap.wait_until_applied(0.01)  # the thread is not at rest
     assert refitted == [0, 1]
     assert swap.generation == 1
 
@@ -370,36 +370,36 @@ def test_going_back_to_what_is_shown_shows_nothing_else() -> None:
 @pytest.mark.parametrize("slots", [2, 3])
 def test_all_slots_in_frames_is_no_deadlock(slots: int) -> None:
     """Frames hold all slots, each with another value; one more value waits for the first of them, and frames go on."""
-    with running(SwapAhead, slots, lambda slot, tag: None) as swap:
-        held = [swap.frame() for _ in range(slots)]
+    with running(AsyncRefit, slots, lambda slot, tag: None) as swap:
+        held = [swap.hold_current() for _ in range(slots)]
         lives = []
         for number, frame in enumerate(held):
             swap.request(number)
-            assert swap.settle(PATIENCE)
+            assert swap.wait_until_applied(PATIENCE)
             lives.append(frame.__enter__())
         assert {live.slot for live in lives} == set(range(slots))
         swap.request(99)
-        assert not swap.settle(0.05)
-        with swap.frame() as live:
+        assert not swap.wait_until_applied(0.05)
+        with swap.hold_current() as live:
             assert live == lives[-1]
         held[0].__exit__(None, None, None)
-        assert swap.settle(PATIENCE)
-        with swap.frame() as live:
+        assert swap.wait_until_applied(PATIENCE)
+        with swap.hold_current() as live:
             assert (live.slot, live.value) == (lives[0].slot, 99)
         for frame in held[1:]:
             frame.__exit__(None, None, None)
 
 
 def test_an_error_in_a_frame_frees_its_slot() -> None:
-    with running(SwapAhead, 2, lambda slot, tag: None) as swap:
-        with pytest.raises(Boom), swap.frame():
+    with running(AsyncRefit, 2, lambda slot, tag: None) as swap:
+        with pytest.raises(Boom), swap.hold_current():
             raise Boom
-        assert swap._pins == [0, 0]
+        assert swap._frames_in_slot == [0, 0]
 
 
 def test_one_slot_is_not_enough() -> None:
     with pytest.raises(UsageError, match="2 sets of weights"):
-        SwapAhead(1, lambda slot, tag: None, 0)
+        AsyncRefit(1, lambda slot, tag: None, 0)
 
 
 # ----- the end
@@ -414,7 +414,7 @@ def test_closing_waits_for_the_refit_that_runs_and_drops_what_was_not_begun() ->
             time.sleep(0.05)
         refitted.append(tag)
 
-    swap = SwapAhead(2, refit, 0)
+    swap = AsyncRefit(2, refit, 0)
     swap.request(1)
     assert begun.wait(PATIENCE)
     swap.request(2)
@@ -423,11 +423,11 @@ def test_closing_waits_for_the_refit_that_runs_and_drops_what_was_not_begun() ->
     assert refitted == [0, 1]
     assert not swap._thread.is_alive()
     swap.request(3)  # of no use, and no error
-    assert swap.settle()  # and nobody waits for a thread that is gone
+    assert swap.wait_until_applied()  # and nobody waits for a thread that is gone
 
 
 def test_a_refit_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swap_ahead, "PATIENCE", 0.05)
+    monkeypatch.setattr(swap_ahead, "REFIT_CLOSE_TIMEOUT_S", 0.05)
     with held_refit() as (swap, _), pytest.raises(EngineError, match="not ended"):
         swap.close()
     monkeypatch.undo()
@@ -437,9 +437,9 @@ def test_a_refit_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_program_that_forgets_to_close_ends_all_the_same() -> None:
     """And not in the middle of a refit."""
     code = (
-        "import time; from dni_deploy.session.swap_ahead import SwapAhead\n"
+        "import time; from dni_deploy.session.swap_ahead import AsyncRefit\n"
         "def refit(slot, tag):\n    if tag: time.sleep(0.3); print('whole', flush=True)\n"
-        "swap = SwapAhead(2, refit, 0); swap.request(1); time.sleep(0.1)"
+        "swap = AsyncRefit(2, refit, 0); swap.request(1); time.sleep(0.1)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "whole\n", "")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dni_deploy.errors import InputError, MismatchError, PictureError, UsageError
-from dni_deploy.spatial.alpha_map import LEVELS, SAME, AlphaMap
+from dni_deploy.errors import ImageFileError, InputError, MismatchError, UsageError
+from dni_deploy.spatial.alpha_map import DEFAULT_LEVELS, LEVEL_TOLERANCE, AlphaMap
 
 
 def ramp(kind: type) -> np.ndarray:
@@ -73,7 +73,7 @@ def refused(tmp_path: Path) -> dict[str, str]:
 
 def test_what_is_not_a_map(tmp_path: Path) -> None:
     for name, words in refused(tmp_path).items():
-        with pytest.raises(PictureError, match=words):
+        with pytest.raises(ImageFileError, match=words):
             AlphaMap.read(tmp_path / name)
     with pytest.raises(InputError, match="cannot be read"):
         AlphaMap.read(tmp_path / "none.png")
@@ -112,27 +112,27 @@ def test_a_map_owns_its_pixels() -> None:
 
 def test_few_values_are_the_levels_and_many_are_not() -> None:
     few = AlphaMap.of(np.array([[0, 7, 255]], np.uint8))
-    assert np.array_equal(few.levels(), np.array([0, 7, 255]) / 255)
-    assert np.array_equal(few.levels(3), few.levels())
-    assert np.array_equal(few.levels(2), [0.0, 1.0])
+    assert np.array_equal(few.choose_levels(), np.array([0, 7, 255]) / 255)
+    assert np.array_equal(few.choose_levels(3), few.choose_levels())
+    assert np.array_equal(few.choose_levels(2), [0.0, 1.0])
     many = AlphaMap.of(np.arange(256, dtype=np.uint8)[None])
-    assert np.array_equal(many.levels(), np.linspace(0, 1, LEVELS))
-    assert many.levels(256).size == 256
+    assert np.array_equal(many.choose_levels(), np.linspace(0, 1, DEFAULT_LEVELS))
+    assert many.choose_levels(256).size == 256
     for wrong in (1, 0, 257, 2.5, True):
         with pytest.raises(UsageError, match="2 to 256 levels"):
-            many.levels(wrong)  # type: ignore[arg-type]
+            many.choose_levels(wrong)  # type: ignore[arg-type]
 
 
 @given(st.lists(st.integers(0, 65535), min_size=1, max_size=40), st.integers(2, 12))
 def test_weights_are_linear_between_neighbours(codes: list[int], most: int) -> None:
     alpha_map = AlphaMap.of(np.array([codes], np.uint16))
-    levels = alpha_map.levels(most)
-    weights = alpha_map.weights(levels)[:, alpha_map.codes[0]].astype(np.float64)
-    # float32 weights: each is off by at most 6e-8, and a sum of two by twice that; SAME where a value was taken for a level.
+    levels = alpha_map.choose_levels(most)
+    weights = alpha_map.compute_weights(levels)[:, alpha_map.codes[0]].astype(np.float64)
+    # float32 weights: each is off by at most 6e-8, and a sum of two by twice that; LEVEL_TOLERANCE where a value was taken for a level.
     assert np.abs(weights.sum(axis=0) - 1).max() <= 1.2e-7
     off = np.abs(levels @ weights - np.array(codes) / 65535)
-    near = np.abs(np.array(codes)[:, None] / 65535 - levels).min(axis=1) <= SAME
-    assert (off <= np.where(near, SAME, 0) + 1.2e-7).all()
+    near = np.abs(np.array(codes)[:, None] / 65535 - levels).min(axis=1) <= LEVEL_TOLERANCE
+    assert (off <= np.where(near, LEVEL_TOLERANCE, 0) + 1.2e-7).all()
     assert (np.count_nonzero(weights, axis=0) <= 2).all()
     at_a_level = np.isin(np.array(codes) / 65535, levels)
     assert np.array_equal(weights[:, at_a_level].max(axis=0), np.ones(at_a_level.sum()))
@@ -140,8 +140,8 @@ def test_weights_are_linear_between_neighbours(codes: list[int], most: int) -> N
 
 def test_scaling_and_sizes() -> None:
     alpha_map = AlphaMap.of(np.array([[0, 255], [0, 255]], np.uint8))
-    assert alpha_map.fitted(2, 2) is alpha_map
-    wide = values(alpha_map.fitted(8, 8))
+    assert alpha_map.resize_to(2, 2) is alpha_map
+    wide = values(alpha_map.resize_to(8, 8))
     assert wide.shape == (8, 8)
     assert (np.diff(wide, axis=1) >= 0).all()
     assert (wide[:, 0] == 0).all()
@@ -155,12 +155,12 @@ def test_scaling_and_sizes() -> None:
 
 def test_scaling_asks_for_no_level_that_was_not_there() -> None:
     """An eighth has no code of sixteen bits; it is a level all the same."""
-    flat = AlphaMap.of(np.full((8, 8), 0.125)).fitted(20, 30)
+    flat = AlphaMap.of(np.full((8, 8), 0.125)).resize_to(20, 30)
     levels = np.linspace(0, 1, 9)
-    assert np.count_nonzero(flat.weights(levels)[:, flat.used()].any(axis=1)) == 1
+    assert np.count_nonzero(flat.compute_weights(levels)[:, flat.used_codes()].any(axis=1)) == 1
 
 
 def test_snapping_undoes_what_coding_did() -> None:
     noisy = AlphaMap.of(np.array([[0, 2, 3, 4, 128, 252, 255]], np.uint8))
-    snapped = noisy.snapped(np.array([0.0, 1.0]), 3.5 / 255)
+    snapped = noisy.snap_to_levels(np.array([0.0, 1.0]), 3.5 / 255)
     assert np.array_equal(values(snapped)[0], [0, 0, 0, 4 / 255, 128 / 255, 1, 1])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dni_deploy.spatial.regions import RUN_COST, SMALLEST, Rect, regions
+from dni_deploy.spatial.regions import MIN_REGION_SIDE_PX, RUN_COST_PX, Rect, find_regions
 
 
 def cost(rects: list[Rect], size: tuple[int, int], halo: int) -> int:
@@ -16,8 +16,8 @@ def cost(rects: list[Rect], size: tuple[int, int], halo: int) -> int:
     for rect in rects:
         sides = []
         for low, high, end in ((rect.top, rect.bottom, size[0]), (rect.left, rect.right, size[1])):
-            sides.append(max(min(high + halo, end) - max(low - halo, 0), min(SMALLEST, end)))
-        total += sides[0] * sides[1] + RUN_COST
+            sides.append(max(min(high + halo, end) - max(low - halo, 0), min(MIN_REGION_SIDE_PX, end)))
+        total += sides[0] * sides[1] + RUN_COST_PX
     return total
 
 
@@ -34,7 +34,7 @@ def blobs(seed: int, height: int, width: int) -> np.ndarray:
 @given(st.integers(0, 10**6), st.integers(1, 150), st.integers(1, 150), st.integers(0, 20), st.sampled_from([0, 48, 64]))
 def test_every_needed_pixel_is_in_exactly_one(seed: int, height: int, width: int, halo: int, limit: int) -> None:
     needed = blobs(seed, height, width)
-    rects = regions(needed, halo, limit)
+    rects = find_regions(needed, halo, limit)
     times = np.zeros(needed.shape, np.int64)
     for rect in rects:
         assert rect.area > 0
@@ -54,28 +54,28 @@ def test_every_needed_pixel_is_in_exactly_one(seed: int, height: int, width: int
 def test_half_a_picture_is_one_rectangle() -> None:
     needed = np.zeros((512, 512), np.bool_)
     needed[:, :250] = True
-    assert regions(needed, 17) == [Rect(0, 512, 0, 250)]
-    assert regions(np.zeros((9, 9), np.bool_), 3) == []
+    assert find_regions(needed, 17) == [Rect(0, 512, 0, 250)]
+    assert find_regions(np.zeros((9, 9), np.bool_), 3) == []
 
 
 @pytest.mark.parametrize("halo", [0, 8])
 def test_two_corners_and_an_l_are_cut(halo: int) -> None:
     corners = np.zeros((480, 480), np.bool_)
     corners[:100, :120] = corners[400:, 360:] = True
-    assert regions(corners, halo) == [Rect(0, 100, 0, 120), Rect(400, 480, 360, 480)]
+    assert find_regions(corners, halo) == [Rect(0, 100, 0, 120), Rect(400, 480, 360, 480)]
     shape = np.zeros((480, 480), np.bool_)
     shape[:, :80] = shape[400:] = True
-    assert sum(rect.area for rect in regions(shape, halo)) == 480 * 80 + 80 * 400
+    assert sum(rect.area for rect in find_regions(shape, halo)) == 480 * 80 + 80 * 400
 
 
 def test_a_ring_costs_less_than_its_square() -> None:
     """The first cut through a ring gains nothing, so a search that looks one cut ahead would stay at the square."""
     needed = np.ones((480, 480), np.bool_)
     needed[80:400, 80:400] = False
-    assert sum(rect.area for rect in regions(needed, 4)) == 480**2 - 320**2
+    assert sum(rect.area for rect in find_regions(needed, 4)) == 480**2 - 320**2
 
 
 def test_crumbs_stay_together() -> None:
     needed = np.zeros((200, 200), np.bool_)
     needed[50:80:9, 60:90:9] = True
-    assert len(regions(needed, 10)) == 1
+    assert len(find_regions(needed, 10)) == 1

@@ -15,7 +15,7 @@ from dni_deploy.session.session import Session, open_session
 from dni_deploy.signature import Signature
 from dni_deploy.spatial.alpha_map import AlphaMap
 from dni_deploy.spatial.plan import plan_map
-from dni_deploy.spatial.render import MapEnds, render_map, render_plan
+from dni_deploy.spatial.render import AlphaMapRange, render_map, render_plan
 from tests.support.frame_session import Dimmer
 
 AB = ("a", "b")
@@ -121,7 +121,7 @@ def test_a_network_that_sees_the_whole_picture_runs_whole() -> None:
         picture, alpha_map = frame(50, 40), AlphaMap.of(masks(50, 40)["half"])
         engine = session.engine
         made = render_map(session, picture, alpha_map)
-        assert made.plan.work == 2
+        assert made.plan.relative_cost == 2
         assert set(engine.shapes) == {(50, 40)}  # type: ignore[attr-defined]
         assert np.array_equal(made.output, picked(session, picture, alpha_map))
         with pytest.raises(UsageError, match="tiles would show"):
@@ -158,7 +158,7 @@ def test_it_converges_as_the_square_of_the_distance_between_levels() -> None:
     gradient = np.broadcast_to(np.linspace(0, 1, 200), (40, 200)).copy()
     with bent() as session:
         picture = frame(40, 200)
-        ends = MapEnds.of(session)
+        ends = AlphaMapRange.from_options(session)
         alpha_map = AlphaMap.of(gradient)
         true = render_plan(session, picture, plan_map(alpha_map, 40, 200, session.signature, levels=256), ends)
         errors = []
@@ -175,7 +175,7 @@ def test_levels_that_no_pixel_needs_are_left_out() -> None:
     gradient = np.broadcast_to(np.linspace(0.3, 0.45, 64), (32, 64)).copy()
     with bent() as session:
         made = render_map(session, frame(32, 64), gradient)
-        assert [alpha.shares[0] for alpha in made.levels] == [0.25, 0.375, 0.5]
+        assert [alpha.values[0] for alpha in made.levels] == [0.25, 0.375, 0.5]
         assert not made.plan.exact
         before = session.engine.refits  # type: ignore[attr-defined]
         render_map(session, frame(32, 64), gradient)
@@ -185,7 +185,7 @@ def test_levels_that_no_pixel_needs_are_left_out() -> None:
 def test_frames_in_turn_save_a_refit() -> None:
     with bent() as session:
         plan = plan_map(AlphaMap.of(masks(40, 40)["half"]), 40, 40, session.signature)
-        ends, engine = MapEnds.of(session), session.engine
+        ends, engine = AlphaMapRange.from_options(session), session.engine
         outputs = [render_plan(session, frame(40, 40), plan, ends)]
         before = engine.refits  # type: ignore[attr-defined]
         outputs += [render_plan(session, frame(40, 40), plan, ends) for _ in range(4)]
@@ -212,13 +212,13 @@ def test_other_ends_and_three_members() -> None:
 
 def test_mixing_does_not_leave_the_simplex() -> None:
     names = ("a", "b", "c")
-    ends = MapEnds(Coefficients(names, (0.1, 0.7, 0.2)), Coefficients(names, (0.1, 0.0, 0.9)))
+    ends = AlphaMapRange(Coefficients(names, (0.1, 0.7, 0.2)), Coefficients(names, (0.1, 0.0, 0.9)))
     for share in np.linspace(0, 1, 1001):
-        at = ends.at(float(share))
-        assert at.shares[0] == 0.1
+        at = ends.interpolate(float(share))
+        assert at.values[0] == 0.1
         assert Coefficients.parse(at, names) == at
-    assert ends.at(0.0) is ends.black
-    assert ends.at(1.0) is ends.white
+    assert ends.interpolate(0.0) is ends.black
+    assert ends.interpolate(1.0) is ends.white
 
 
 def test_sizes_and_arrays_that_do_not_fit() -> None:
@@ -247,7 +247,7 @@ def test_a_refit_that_fails_in_the_middle_leaves_the_alpha_as_it_was() -> None:
         engine.refit = failing  # type: ignore[method-assign]
         with pytest.raises(EngineError, match="no more"):
             render_map(session, picture, masks(40, 40)["half"])
-        assert session.alpha.shares == (0.25, 0.75)
+        assert session.alpha.values == (0.25, 0.75)
         assert np.array_equal(session(picture), before)
         engine.refit = engine_refit  # type: ignore[method-assign]
         assert np.array_equal(render_map(session, picture, masks(40, 40)["half"]).output, whole)
@@ -271,7 +271,7 @@ def test_a_session_that_refits_ahead_gives_the_same() -> None:
     signature = Signature(radius=5)
     with bent() as plain:
         wanted = render_map(plain, frame(60, 60), masks(60, 60)["five"]).output
-    with Session(Bend(signature), AB, signature, Coefficients.one_hot("a", AB), ahead=True) as session:  # type: ignore[arg-type]
+    with Session(Bend(signature), AB, signature, Coefficients.one_hot("a", AB), async_refit=True) as session:  # type: ignore[arg-type]
         assert np.array_equal(render_map(session, frame(60, 60), masks(60, 60)["five"]).output, wanted)
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.errors import CoefficientsError, InputError, MismatchError, UsageError
-from dni_deploy.spatial.alpha_map import SpatialAlpha
-from dni_deploy.spatial.map_film import MapFilm
-from dni_deploy.video_io.resume import work_folder
-from dni_deploy.video_io.video_file import look
+from dni_deploy.spatial.alpha_map import AlphaMapOptions
+from dni_deploy.spatial.map_film import AlphaMapVideo
+from dni_deploy.video_io.resume import job_folder_path
+from dni_deploy.video_io.video_file import open_video_file
 from tests.dni_deploy.video_io.test_resume import stopping
 from tests.support.frame_session import Dimmer
 from tests.support.gray_video import grey_film
@@ -49,7 +49,7 @@ def test_one_map_for_all_frames(tmp_path: Path, make: Make, engine: Dimmer, clip
 
 
 def test_ends_over_time(tmp_path: Path, make: Make, clip: Path) -> None:
-    asked = SpatialAlpha(mask(tmp_path / "mask.png"), white="0:a=1, 0.76s:b=1")
+    asked = AlphaMapOptions(mask(tmp_path / "mask.png"), white="0:a=1, 0.76s:b=1")
     make(clip, tmp_path / "out.mp4", "0:b=1, 0.76s:a=1", alpha_map=asked, alpha_log=tmp_path / "log.jsonl")
     made, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
     left, right = slice(0, WIDTH // 2 - 4), slice(WIDTH // 2 + 4, WIDTH)
@@ -58,7 +58,7 @@ def test_ends_over_time(tmp_path: Path, make: Make, clip: Path) -> None:
         seen = made[:, :, side].mean(axis=(1, 2, 3)) / whole[:, :, side].mean(axis=(1, 2, 3))
         assert np.abs(seen - share).max() < 0.05  # coding, on means of half a picture
     log = AlphaLog.read(tmp_path / "log.jsonl", ("a", "b"))
-    assert [round(log.at(0, frame).shares[0], 6) for frame in range(FRAMES)] == [round(share, 6) for share in shares]
+    assert [round(log.at(0, frame).values[0], 6) for frame in range(FRAMES)] == [round(share, 6) for share in shares]
 
 
 def test_a_film_of_maps(tmp_path: Path, make: Make, engine: Dimmer, clip: Path) -> None:
@@ -67,10 +67,10 @@ def test_a_film_of_maps(tmp_path: Path, make: Make, engine: Dimmer, clip: Path) 
     for number in range(FRAMES):
         maps[number, :, 2 * number : 2 * number + 24] = 255
     moving = grey_film(tmp_path / "maps.mp4", maps)
-    source = look(clip)
-    film = MapFilm(moving, source, 1)
+    source = open_video_file(clip)
+    film = AlphaMapVideo(moving, source, 1)
     for number in range(FRAMES):
-        alpha_map = film.at(number)
+        alpha_map = film.read_map(number)
         off = np.abs(alpha_map.values[alpha_map.codes] - maps[number] / 255)
         assert np.median(off) == 0
         assert off.mean() < 0.03  # smeared edges
@@ -91,7 +91,7 @@ LATE = 2 * 18
 def test_stopped_runs_go_on(
     tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, clip: Path, moving: bool
 ) -> None:
-    asked: dict[str, object] = {"alpha_map": SpatialAlpha(mask(tmp_path / "mask.png"), white="0:a=1, 0.3s:a=0.5,b=0.5")}
+    asked: dict[str, object] = {"alpha_map": AlphaMapOptions(mask(tmp_path / "mask.png"), white="0:a=1, 0.3s:a=0.5,b=0.5")}
     if moving:
         maps = np.random.default_rng(0).integers(0, 2, (FRAMES, HEIGHT // 16, WIDTH // 16)) * 255
         asked = {"alpha_map": grey_film(tmp_path / "maps.mkv", maps.repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8))}
@@ -103,7 +103,7 @@ def test_stopped_runs_go_on(
             make(clip, tmp_path / "out.mp4", alpha, alpha_log=tmp_path / "out.jsonl", **asked)
     assert not (tmp_path / "out.mp4").exists()
     made = make(clip, tmp_path / "out.mp4", alpha, alpha_log=tmp_path / "out.jsonl", **asked)
-    assert made.kept >= 8
+    assert made.resumed_frames >= 8
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
@@ -111,13 +111,13 @@ def test_stopped_runs_go_on(
 def test_another_map_is_another_job(
     tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, clip: Path
 ) -> None:
-    asked = SpatialAlpha(mask(tmp_path / "mask.png"))
+    asked = AlphaMapOptions(mask(tmp_path / "mask.png"))
     with monkeypatch.context() as context:
         stopping(engine, context, LATE, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             make(clip, tmp_path / "out.mp4", 0.25, alpha_map=asked)
-    assert work_folder(tmp_path / "out.mp4").exists()
-    for other in (None, SpatialAlpha(asked.mask, white=0.5), SpatialAlpha(asked.mask, levels=3)):
+    assert job_folder_path(tmp_path / "out.mp4").exists()
+    for other in (None, AlphaMapOptions(asked.mask, white=0.5), AlphaMapOptions(asked.mask, levels=3)):
         with pytest.raises(UsageError, match="alpha map"):
             make(clip, tmp_path / "out.mp4", 0.25, alpha_map=other)
 
@@ -137,14 +137,14 @@ def test_maps_that_cannot_be_used(tmp_path: Path, make: Make, clip: Path) -> Non
         with pytest.raises(kind, match=words):
             make(clip, tmp_path / "out.mp4", None, alpha_map=name)
     with pytest.raises(CoefficientsError):
-        make(clip, tmp_path / "out.mp4", None, alpha_map=SpatialAlpha(mask(tmp_path / "mask.png"), white=1.5))
+        make(clip, tmp_path / "out.mp4", None, alpha_map=AlphaMapOptions(mask(tmp_path / "mask.png"), white=1.5))
     with pytest.raises(UsageError, match="Which alpha"):
         make(clip, tmp_path / "out.mp4", None)
     with pytest.raises(UsageError, match="is the input"):
         make(clip, short, None, alpha_map=short, force=True)
     assert not (tmp_path / "out.mp4").exists()
-    assert not work_folder(tmp_path / "out.mp4").exists()
-    make(clip, tmp_path / "out.mp4", None, alpha_map=SpatialAlpha(narrow, fit=True))
+    assert not job_folder_path(tmp_path / "out.mp4").exists()
+    make(clip, tmp_path / "out.mp4", None, alpha_map=AlphaMapOptions(narrow, resize_to_fit=True))
 
 
 def test_a_film_of_maps_that_ends_early_writes_nothing(tmp_path: Path, make: Make, clip: Path) -> None:
@@ -153,4 +153,4 @@ def test_a_film_of_maps_that_ends_early_writes_nothing(tmp_path: Path, make: Mak
     with pytest.raises((InputError, MismatchError), match=r"must have (a map|one) for each"):
         make(clip, tmp_path / "out.mp4", None, alpha_map=maps)
     assert not (tmp_path / "out.mp4").exists()
-    assert not work_folder(tmp_path / "out.mp4").exists()
+    assert not job_folder_path(tmp_path / "out.mp4").exists()

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dni_deploy.tuning.search import GRAIN, Landscape, Point, Spent, around, climb, lattice, rounded, shares, survey
+from dni_deploy.tuning.search import (
+    SHARES_PER_UNIT,
+    BudgetExhaustedError,
+    GridPoint,
+    Objective,
+    enumerate_grid,
+    neighbors,
+    refine_best_point,
+    round_to_grid,
+    survey_simplex,
+    to_coefficients,
+)
 
 # A machine with other work on it is slow in drawing examples, too.
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,35 +31,35 @@ MEMBERS = st.integers(2, 6)
 @calm
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8).filter(lambda parts: sum(parts) > 1e-6))
 def test_rounding_stays_on_the_simplex(parts: list[float]) -> None:
-    point = rounded(parts)
-    assert sum(point) == GRAIN
+    point = round_to_grid(parts)
+    assert sum(point) == SHARES_PER_UNIT
     assert min(point) >= 0
-    scaled = np.array(parts) / sum(parts) * GRAIN
+    scaled = np.array(parts) / sum(parts) * SHARES_PER_UNIT
     assert np.abs(np.array(point) - scaled).max() < 1 + 1e-6
-    assert math.fsum(shares(point)) == pytest.approx(1, abs=1e-12)
-    assert rounded([7 * part for part in point]) == point  # the unit does not matter
+    assert math.fsum(to_coefficients(point)) == pytest.approx(1, abs=1e-12)
+    assert round_to_grid([7 * part for part in point]) == point  # the unit does not matter
 
 
 @calm
 @given(MEMBERS, st.integers(1, 5))
 def test_the_lattice_is_whole(members: int, steps: int) -> None:
-    points = list(lattice(members, steps))
+    points = list(enumerate_grid(members, steps))
     assert len(set(points)) == math.comb(steps + members - 1, steps)
-    assert all(sum(point) == GRAIN for point in points)
-    assert {tuple(GRAIN * (index == place) for index in range(members)) for place in range(members)} <= set(points)
+    assert all(sum(point) == SHARES_PER_UNIT for point in points)
+    assert {tuple(SHARES_PER_UNIT * (index == place) for index in range(members)) for place in range(members)} <= set(points)
 
 
 @calm
 @given(MEMBERS.flatmap(lambda members: st.lists(st.integers(0, 50), min_size=members, max_size=members)), st.integers(1, 300))
 def test_neighbours_stay_on_the_simplex(parts: list[int], step: int) -> None:
-    point = rounded(np.array(parts, float) + 1)
-    for there in around(point, step):
-        assert sum(there) == GRAIN
+    point = round_to_grid(np.array(parts, float) + 1)
+    for there in neighbors(point, step):
+        assert sum(there) == SHARES_PER_UNIT
         assert min(there) >= 0
         assert sum(a != b for a, b in zip(point, there, strict=True)) == 2
 
 
-def find(target: np.ndarray, budget: int, skew: float = 0.0) -> tuple[Point, Landscape]:
+def find(target: np.ndarray, budget: int, skew: float = 0.0) -> tuple[GridPoint, Objective]:
     """Search a bowl around the target, turned and stretched by `skew`."""
     members = len(target)
     calls: list[tuple[float, ...]] = []
@@ -60,10 +71,10 @@ def find(target: np.ndarray, budget: int, skew: float = 0.0) -> tuple[Point, Lan
         calls.append(at)
         return (-float(np.sum((turned @ (np.array(at) - target)) ** 2)),)
 
-    landscape = Landscape(measure, budget)
-    survey(landscape, members, max(members, budget // 3))
-    best = climb(landscape, members, lambda values: values[0], budget - len(landscape.found))
-    assert len(calls) == len(set(calls)) == len(landscape.found) <= budget
+    landscape = Objective(measure, budget)
+    survey_simplex(landscape, members, max(members, budget // 3))
+    best = refine_best_point(landscape, members, lambda values: values[0], budget - len(landscape.values_by_point))
+    assert len(calls) == len(set(calls)) == len(landscape.values_by_point) <= budget
     assert landscape.budget == budget
     return best, landscape
 
@@ -75,43 +86,43 @@ def test_a_bowl_anywhere_on_the_simplex(parts: list[float]) -> None:
     target /= target.sum()
     best, _ = find(target, 32 if len(parts) == 2 else 24 * (len(parts) - 1), skew=0.3)
     # 0.02: the pattern's last step is 0.01, and the bowl is up to twice as flat in one direction as in another
-    assert np.abs(np.array(best) / GRAIN - target).max() <= 0.02
+    assert np.abs(np.array(best) / SHARES_PER_UNIT - target).max() <= 0.02
 
 
 @pytest.mark.parametrize("target", [(1.4, -0.4), (1.3, -0.1, -0.2), (0.6, 0.6, -0.2)])
 def test_a_top_beyond_the_simplex_is_found_at_its_border(target: tuple[float, ...]) -> None:
     best, _ = find(np.array(target), 40)
     expected = {2: (1.0, 0.0), 3: (1.0, 0.0, 0.0) if target[0] > 1 else (0.5, 0.5, 0.0)}[len(target)]
-    assert np.abs(np.array(best) / GRAIN - expected).max() <= 0.01
+    assert np.abs(np.array(best) / SHARES_PER_UNIT - expected).max() <= 0.01
 
 
 def test_two_members_begin_with_the_papers_sweep() -> None:
-    landscape = Landscape(lambda at: (-((at[0] - 0.333) ** 2),), 32)
-    survey(landscape, 2, 22)
-    climb(landscape, 2, lambda values: values[0], 11)
-    assert list(landscape.found)[:21] == [(50 * step, GRAIN - 50 * step) for step in range(21)]
-    assert abs(landscape.best(lambda values: values[0])[0] - 333) <= 5
+    landscape = Objective(lambda at: (-((at[0] - 0.333) ** 2),), 32)
+    survey_simplex(landscape, 2, 22)
+    refine_best_point(landscape, 2, lambda values: values[0], 11)
+    assert list(landscape.values_by_point)[:21] == [(50 * step, SHARES_PER_UNIT - 50 * step) for step in range(21)]
+    assert abs(landscape.best_point(lambda values: values[0])[0] - 333) <= 5
 
 
 def test_a_small_budget_has_the_members_first() -> None:
-    landscape = Landscape(lambda at: (at[2],), 3)
-    survey(landscape, 3, 3)
-    assert set(landscape.found) == {(1000, 0, 0), (0, 1000, 0), (0, 0, 1000)}
-    assert climb(landscape, 3, lambda values: values[0], 0) == (0, 0, 1000)
-    with pytest.raises(Spent):
+    landscape = Objective(lambda at: (at[2],), 3)
+    survey_simplex(landscape, 3, 3)
+    assert set(landscape.values_by_point) == {(1000, 0, 0), (0, 1000, 0), (0, 0, 1000)}
+    assert refine_best_point(landscape, 3, lambda values: values[0], 0) == (0, 0, 1000)
+    with pytest.raises(BudgetExhaustedError):
         landscape((500, 500, 0))
     assert landscape((0, 0, 1000)) == (1.0,)  # what is known costs nothing
 
 
 def test_infinities_do_not_stop_it() -> None:
     """Identical pictures have an infinite PSNR."""
-    landscape = Landscape(lambda at: (math.inf if at[0] == 0.5 else -abs(at[0] - 0.5),), 40)
-    survey(landscape, 3, 15)
-    assert climb(landscape, 3, lambda values: values[0], 25)[0] == 500
+    landscape = Objective(lambda at: (math.inf if at[0] == 0.5 else -abs(at[0] - 0.5),), 40)
+    survey_simplex(landscape, 3, 15)
+    assert refine_best_point(landscape, 3, lambda values: values[0], 25)[0] == 500
 
 
 def test_flat_ground_ends() -> None:
-    landscape = Landscape(lambda at: (0.0,), 200)
-    survey(landscape, 3, 15)
-    climb(landscape, 3, lambda values: values[0], 185)
-    assert len(landscape.found) < 100
+    landscape = Objective(lambda at: (0.0,), 200)
+    survey_simplex(landscape, 3, 15)
+    refine_best_point(landscape, 3, lambda values: values[0], 185)
+    assert len(landscape.values_by_point) < 100

@@ -12,7 +12,7 @@ from scipy.stats import norm, truncnorm
 from dni_deploy.errors import MismatchError
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.signature import Signature
-from dni_deploy.tuning.sure import Infer, Sure, unclipped
+from dni_deploy.tuning.sure import Infer, SureEstimator, moments_before_clipping
 from tests.dni_deploy.imaging.test_noise import noised
 
 RGB = Signature(radius=8)
@@ -45,7 +45,7 @@ def ends() -> Frame:
     return picture
 
 
-def errors(clean: Frame, sigma: float, make: Callable[..., Sure] = Sure) -> tuple[list[float], list[float]]:
+def errors(clean: Frame, sigma: float, make: Callable[..., SureEstimator] = SureEstimator) -> tuple[list[float], list[float]]:
     """True and estimated mean squared errors of ever wider blurs."""
     noisy = noised(clean, sigma)
     risk = make(noisy, sigma, RGB, blur(1.5))
@@ -53,7 +53,7 @@ def errors(clean: Frame, sigma: float, make: Callable[..., Sure] = Sure) -> tupl
     for width in (0.6, 1.2, 2.5, 4.0):
         x = (noisy.transpose(2, 0, 1)[None] / np.float32(255)).astype(np.float32)
         true.append(float(np.mean((255 * blur(width)(x)[0].transpose(1, 2, 0).astype(np.float64) - clean) ** 2)))
-        estimated.append(risk.mean_squared_error(blur(width)))
+        estimated.append(risk.estimate_mean_squared_error(blur(width)))
     return true, estimated
 
 
@@ -74,7 +74,7 @@ def test_it_ranks_where_noise_is_clipped() -> None:
 
 def test_without_the_care_for_clipping_it_would_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The textbook estimate on the same picture, so that the test above is known to see what it is for."""
-    monkeypatch.setattr("dni_deploy.tuning.sure.unclipped", lambda noisy, clean, sigma: (noisy, noisy**2))
+    monkeypatch.setattr("dni_deploy.tuning.sure.moments_before_clipping", lambda noisy, clean, sigma: (noisy, noisy**2))
     true, estimated = errors(ends(), SIGMA)
     gaps, estimated_gaps = np.array(true) - min(true), np.array(estimated) - min(estimated)
     assert np.abs(estimated_gaps - gaps).max() > 100
@@ -84,7 +84,7 @@ def test_without_the_care_for_clipping_it_would_not(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("sigma", [2.0, 35.0])
 def test_the_moments_of_what_was_cut_off(mean: float, sigma: float) -> None:
     mean = min(max(mean, 0.0), 255.0)
-    first, second = unclipped(np.array([0.0, 100.0, 255.0]), np.full(3, mean), sigma)
+    first, second = moments_before_clipping(np.array([0.0, 100.0, 255.0]), np.full(3, mean), sigma)
     for index, (low, high) in {0: (-np.inf, 0.0), 2: (255.0, np.inf)}.items():
         if norm.logsf(abs(np.nan_to_num(low, neginf=high) if index == 2 else mean) / sigma) < -600:
             continue  # SciPy's own truncated normal loses its digits there
@@ -97,15 +97,15 @@ def test_the_moments_of_what_was_cut_off(mean: float, sigma: float) -> None:
 
 def test_a_network_of_another_range_and_one_that_gives_the_noise() -> None:
     noisy = noised(middle(), 20)
-    expected = Sure(noisy, 20, RGB, blur(1)).mean_squared_error(blur(1))
+    expected = SureEstimator(noisy, 20, RGB, blur(1)).estimate_mean_squared_error(blur(1))
     signed = Signature(low=-1.0, high=1.0, radius=8)
     # 0.05: float32 of 255 * 2 instead of 255, through a squared difference of hundreds
-    assert Sure(noisy, 20, signed, blur(1)).mean_squared_error(blur(1)) == pytest.approx(expected, abs=0.05)
+    assert SureEstimator(noisy, 20, signed, blur(1)).estimate_mean_squared_error(blur(1)) == pytest.approx(expected, abs=0.05)
     noise = Signature(residual=True, radius=8)
     given: Infer = lambda x: x - blur(1)(x)  # noqa: E731
-    assert Sure(noisy, 20, noise, given).mean_squared_error(given) == pytest.approx(expected, abs=0.05)
+    assert SureEstimator(noisy, 20, noise, given).estimate_mean_squared_error(given) == pytest.approx(expected, abs=0.05)
 
 
 def test_a_network_that_enlarges_is_refused() -> None:
     with pytest.raises(MismatchError, match=r"enlarges by 4\. Give --reference"):
-        Sure(middle(), 20, Signature(scale=4), blur(1))
+        SureEstimator(middle(), 20, Signature(scale=4), blur(1))

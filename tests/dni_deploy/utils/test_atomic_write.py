@@ -22,7 +22,7 @@ import pytest
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError
 from dni_deploy.utils import atomic_write
-from dni_deploy.utils.atomic_write import publish_bytes, publish_file, publish_folder
+from dni_deploy.utils.atomic_write import write_bytes_atomically, write_file_atomically, write_folder_atomically
 from tests.support import pico_bundle as pico
 
 OLD, NEW = b"old", b"new" * 1000
@@ -37,7 +37,7 @@ def publish_while(context: AbstractContextManager[Path], meanwhile: Callable[[],
 
 def test_a_file_appears_whole_and_alone(tmp_path: Path) -> None:
     target = tmp_path / "x.png"
-    with publish_file(target) as temporary:
+    with write_file_atomically(target) as temporary:
         assert temporary.parent == tmp_path
         assert temporary.name.startswith(".x.png.")
         assert str(os.getpid()) in temporary.name
@@ -52,18 +52,21 @@ def test_an_existing_file_is_kept_without_force_and_replaced_with_it(tmp_path: P
     target = tmp_path / "x"
     target.write_bytes(OLD)
     entered = False
-    with pytest.raises(UsageError, match=r"exists; give --force to replace it. Nothing was written."), publish_file(target):
+    with (
+        pytest.raises(UsageError, match=r"exists; give --force to replace it. Nothing was written."),
+        write_file_atomically(target),
+    ):
         entered = True
     assert not entered
     assert target.read_bytes() == OLD
-    publish_bytes(target, NEW, force=True)
+    write_bytes_atomically(target, NEW, force=True)
     assert target.read_bytes() == NEW
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "x"
     with pytest.raises(UsageError, match="by somebody else"):
-        publish_while(publish_file(target), lambda: target.write_bytes(OLD))
+        publish_while(write_file_atomically(target), lambda: target.write_bytes(OLD))
     assert target.read_bytes() == OLD
     assert os.listdir(tmp_path) == ["x"]
 
@@ -73,10 +76,10 @@ def test_it_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(atomic_write, "os", SimpleNamespace(**{**vars(os), "link": no_links}))
-    publish_bytes(tmp_path / "x", NEW)
+    write_bytes_atomically(tmp_path / "x", NEW)
     assert (tmp_path / "x").read_bytes() == NEW
     with pytest.raises(UsageError):
-        publish_while(publish_file(tmp_path / "y"), lambda: (tmp_path / "y").write_bytes(OLD))
+        publish_while(write_file_atomically(tmp_path / "y"), lambda: (tmp_path / "y").write_bytes(OLD))
     assert (tmp_path / "y").read_bytes() == OLD
     assert sorted(os.listdir(tmp_path)) == ["x", "y"]
 
@@ -91,7 +94,7 @@ def test_targets_that_cannot_be(tmp_path: Path, force: bool) -> None:
         (tmp_path / "..", "not the name"),
         (tmp_path / ("x" * 250), "too long"),
     ):
-        with pytest.raises(UsageError, match=message), publish_file(path, force=force) as temporary:
+        with pytest.raises(UsageError, match=message), write_file_atomically(path, force=force) as temporary:
             temporary.write_bytes(NEW)
     assert os.listdir(tmp_path) == ["folder"]
 
@@ -101,8 +104,8 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(OLD)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(UsageError):
-        publish_bytes(tmp_path / "link", NEW)
-    publish_bytes(tmp_path / "link", NEW, force=True)
+        write_bytes_atomically(tmp_path / "link", NEW)
+    write_bytes_atomically(tmp_path / "link", NEW, force=True)
     assert (tmp_path / "real").read_bytes() == OLD
     assert (tmp_path / "link").read_bytes() == NEW
 
@@ -116,16 +119,16 @@ def test_any_exception_leaves_the_old_one_and_no_temporary(tmp_path: Path, raise
         raise raised
 
     with pytest.raises(raised):
-        publish_while(publish_file(target, force=True), fail)
+        publish_while(write_file_atomically(target, force=True), fail)
     with pytest.raises(raised):
-        publish_while(publish_folder(tmp_path / "folder"), fail)
+        publish_while(write_folder_atomically(tmp_path / "folder"), fail)
     assert os.listdir(tmp_path) == ["x"]
     assert target.read_bytes() == OLD
 
 
 def test_the_systems_errors_inside_the_block_are_explained(tmp_path: Path) -> None:
     def attempt(error: OSError) -> None:
-        with publish_file(tmp_path / "x"):
+        with write_file_atomically(tmp_path / "x"):
             raise error
 
     with pytest.raises(LimitError, match=r"no room to write .*Nothing was written"):
@@ -135,25 +138,27 @@ def test_the_systems_errors_inside_the_block_are_explained(tmp_path: Path) -> No
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="could not be written"), publish_file(tmp_path / "x"):
+    with pytest.raises(InputError, match="could not be written"), write_file_atomically(tmp_path / "x"):
         pass
     assert os.listdir(tmp_path) == []
 
 
 def test_only_a_new_or_empty_folder_is_published(tmp_path: Path) -> None:
-    with publish_folder(tmp_path / "new") as temporary:
+    with write_folder_atomically(tmp_path / "new") as temporary:
         (temporary / "inner").mkdir()
         (temporary / "inner" / "file").write_bytes(NEW)
         assert not (tmp_path / "new").exists()
     assert (tmp_path / "new" / "inner" / "file").read_bytes() == NEW
     (tmp_path / "empty").mkdir()
     for force, path in ((False, "new"), (True, "new"), (False, "empty")):
-        with pytest.raises(UsageError), publish_folder(tmp_path / path, force=force):
+        with pytest.raises(UsageError), write_folder_atomically(tmp_path / path, force=force):
             pytest.fail("entered")
-    with publish_folder(tmp_path / "empty", force=True) as temporary:
+    with write_folder_atomically(tmp_path / "empty", force=True) as temporary:
         (temporary / "file").write_bytes(OLD)
     with pytest.raises(InputError):
-        publish_while(publish_folder(tmp_path / "raced"), lambda: shutil.copytree(tmp_path / "empty", tmp_path / "raced"))
+        publish_while(
+            write_folder_atomically(tmp_path / "raced"), lambda: shutil.copytree(tmp_path / "empty", tmp_path / "raced")
+        )
     assert os.listdir(tmp_path / "raced") == ["file"]
     assert (tmp_path / "raced" / "file").read_bytes() == OLD
     assert sorted(os.listdir(tmp_path)) == ["empty", "new", "raced"]
@@ -163,7 +168,7 @@ def test_only_a_new_or_empty_folder_is_published(tmp_path: Path) -> None:
 def test_temporaries_of_dead_processes_are_removed_and_others_kept(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", "pass"])
     ended.wait()
-    host = atomic_write._host()
+    host = atomic_write._compute_host_id()
     dead = tmp_path / f".x.{ended.pid}-{host}-00000000.part"
     alive = tmp_path / f".x.{os.getppid()}-{host}-00000000.part"
     elsewhere = tmp_path / f".x.{ended.pid}-{'0' * 6}-00000000.part"
@@ -175,7 +180,7 @@ def test_temporaries_of_dead_processes_are_removed_and_others_kept(tmp_path: Pat
     folder = tmp_path / f".x.{ended.pid}-{host}-22222222.part"
     folder.mkdir()
     (folder / "file").touch()
-    publish_bytes(tmp_path / "x", NEW)
+    write_bytes_atomically(tmp_path / "x", NEW)
     assert set(os.listdir(tmp_path)) == {"x", alive.name, elsewhere.name, other.name}
 
 
@@ -265,7 +270,7 @@ def test_every_fault_of_a_file_leaves_old_or_new(tmp_path: Path, monkeypatch: py
         prepare()
 
     prepare()
-    assert every_fault(monkeypatch, lambda: publish_bytes(target, NEW, force=force), verify, CODES) > 20
+    assert every_fault(monkeypatch, lambda: write_bytes_atomically(target, NEW, force=force), verify, CODES) > 20
 
 
 @pytest.mark.parametrize("codes", SOME_CODES)
@@ -313,14 +318,14 @@ def test_every_fault_of_a_replacement_leaves_the_old_or_the_new_bundle(
 WRITER = """
     import sys
     from pathlib import Path
-    from dni_deploy.utils.atomic_write import publish_bytes
+    from dni_deploy.utils.atomic_write import write_bytes_atomically
     from tests import pico_bundle as pico
 
     folder = Path(sys.argv[1])
     print("ready", flush=True)
     while True:
         for seed in (1, 2):
-            publish_bytes(folder / "x", bytes([seed]) * 100_000, force=True)
+            write_bytes_atomically(folder / "x", bytes([seed]) * 100_000, force=True)
             pico.write(folder / "x.dni", force=True, b=pico.tensors(seed))
 """
 
@@ -344,7 +349,7 @@ def process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
 def test_a_kill_at_any_time_leaves_a_whole_file_and_a_whole_bundle(tmp_path: Path) -> None:
     # One process that has imported everything forks the writers: an import for each of 20 would take most of the time.
-    publish_bytes(tmp_path / "x", b"\1" * 100_000)
+    write_bytes_atomically(tmp_path / "x", b"\1" * 100_000)
     pico.write(tmp_path / "x.dni", b=pico.tensors(1))
     server = f"""
         import os, signal, sys, time, random
@@ -383,7 +388,7 @@ def test_a_kill_at_any_time_leaves_a_whole_file_and_a_whole_bundle(tmp_path: Pat
         forker.kill()
         forker.communicate()
     # The next publication clears away what the kills left of the same target.
-    publish_bytes(tmp_path / "x", OLD, force=True)
+    write_bytes_atomically(tmp_path / "x", OLD, force=True)
     assert [name for name in temporaries(tmp_path) if name.startswith(".x.") and ".dni." not in name] == []
     bundle = pico.write(tmp_path / "x.dni", force=True)
     assert bundle.members == ("a", "b")
@@ -397,13 +402,13 @@ def test_a_full_disk_is_a_limit_error_and_the_old_one_stays(tmp_path: Path) -> N
         import resource, sys
         from pathlib import Path
         from dni_deploy.errors import LimitError
-        from dni_deploy.utils.atomic_write import publish_bytes
+        from dni_deploy.utils.atomic_write import write_bytes_atomically
         from tests import pico_bundle as pico
 
         folder = Path(sys.argv[1])
         resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))  # smaller than each of the bundle's files
         for job in (
-            lambda: publish_bytes(folder / "x", bytes(5000), force=True),
+            lambda: write_bytes_atomically(folder / "x", bytes(5000), force=True),
             lambda: pico.write(folder / "x.dni", force=True, count=3),
             lambda: pico.write(folder / "new.dni"),
         ):
@@ -427,9 +432,9 @@ def test_a_full_disk_is_a_limit_error_and_the_old_one_stays(tmp_path: Path) -> N
 def test_ctrl_c_removes_the_temporary(tmp_path: Path) -> None:
     code = """
         import sys, time
-        from dni_deploy.utils.atomic_write import publish_file
+        from dni_deploy.utils.atomic_write import write_file_atomically
 
-        with publish_file(sys.argv[1]) as temporary:
+        with write_file_atomically(sys.argv[1]) as temporary:
             temporary.write_bytes(b"part")
             print("ready", flush=True)
             time.sleep(60)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import Colorspace
 
-from dni_deploy.video_io.color import Colour, FromRgb, ToRgb, even_size, evened
+from dni_deploy.video_io.color import ColorSpec, FromRgbConverter, ToRgbConverter, pad_size_to_even, pad_to_even
 from tests.dni_deploy.api.test_video import psnr
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import Clip, picture, see
@@ -32,10 +32,10 @@ def by_hand(rgb: tuple[int, ...], matrix: int, full: bool) -> tuple[float, ...]:
 @pytest.mark.parametrize("matrix", COEFFICIENTS)
 @pytest.mark.parametrize("full", [False, True])
 def test_flat_colours_there_and_back(matrix: int, full: bool) -> None:
-    colour = Colour(matrix, full, 1, 1, False)
-    if colour.scaler not in Colorspace.__members__:
-        pytest.skip(f"this PyAV does not know {colour.scaler}")
-    there, back = FromRgb(colour), ToRgb(colour)
+    colour = ColorSpec(matrix, full, 1, 1, False)
+    if colour.swscale_colorspace not in Colorspace.__members__:
+        pytest.skip(f"this PyAV does not know {colour.swscale_colorspace}")
+    there, back = FromRgbConverter(colour), ToRgbConverter(colour)
     for rgb in PATCHES:
         frame = there(np.full((16, 16, 3), rgb, np.uint8))
         planes = [int(np.frombuffer(bytes(plane), np.uint8)[0]) for plane in frame.planes]
@@ -47,10 +47,10 @@ def test_flat_colours_there_and_back(matrix: int, full: bool) -> None:
 
 def test_untagged_films_are_taken_by_their_lines() -> None:
     for height, matrix in ((48, 6), (576, 6), (719, 6), (720, 1), (2160, 1)):
-        colour = Colour.of(av.VideoFrame(64, height, "yuv420p"))
-        assert (colour.matrix, colour.full, colour.guessed) == (matrix, False, True)
-    assert Colour.of(av.VideoFrame(64, 48, "yuvj420p")).full
-    assert not Colour.of(av.VideoFrame(64, 48, "rgb24")).guessed
+        colour = ColorSpec.from_frame(av.VideoFrame(64, height, "yuv420p"))
+        assert (colour.matrix, colour.is_full_range, colour.is_guessed) == (matrix, False, True)
+    assert ColorSpec.from_frame(av.VideoFrame(64, 48, "yuvj420p")).is_full_range
+    assert not ColorSpec.from_frame(av.VideoFrame(64, 48, "rgb24")).is_guessed
 
 
 def test_an_untagged_film_is_told_and_tagged(tmp_path: Path, make: Make) -> None:
@@ -70,9 +70,9 @@ def test_odd_sides_keep_every_pixel(tmp_path: Path, make: Make) -> None:
     assert any("63x47 is odd: the last column and the last row are repeated" in note for note in report.notes)
     assert psnr(see(tmp_path / "out.mp4").frames[3][:47, :63], picture(3, 63, 47)) > 28
     rgb = picture(0, 5, 3)
-    assert np.array_equal(evened(rgb)[:3, :5], rgb)
-    assert np.array_equal(evened(rgb)[3, :5], rgb[2])
-    assert even_size(1, 1) == (2, 2)
+    assert np.array_equal(pad_to_even(rgb)[:3, :5], rgb)
+    assert np.array_equal(pad_to_even(rgb)[3, :5], rgb[2])
+    assert pad_size_to_even(1, 1) == (2, 2)
 
 
 def test_one_pixel(tmp_path: Path, make: Make) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dni_deploy.errors import InputError, LimitError
-from dni_deploy.video_io.pipe import Downstream, flush, look_downstream, read_line, read_whole, write_whole
+from dni_deploy.video_io.pipe import OutputClosedError, check_output_open, flush, read_line, read_whole, write_whole
 
 
 class Dribble:
@@ -81,7 +81,12 @@ def test_pipes_that_do_not_block() -> None:
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(errno.EPIPE, Downstream), (errno.ECONNRESET, Downstream), (errno.ENOSPC, LimitError), (errno.EIO, InputError)],
+    [
+        (errno.EPIPE, OutputClosedError),
+        (errno.ECONNRESET, OutputClosedError),
+        (errno.ENOSPC, LimitError),
+        (errno.EIO, InputError),
+    ],
 )
 def test_writes_that_fail(number: int, kind: type[Exception]) -> None:
     with pytest.raises(kind):
@@ -102,10 +107,10 @@ def test_reads_that_fail() -> None:
 def test_looking_downstream() -> None:
     reading, writing = os.pipe()
     with io.FileIO(writing, "wb") as sink:
-        look_downstream(sink)
+        check_output_open(sink)
         os.close(reading)
-        with pytest.raises(Downstream):
-            look_downstream(sink)
-    look_downstream(io.BytesIO())
+        with pytest.raises(OutputClosedError):
+            check_output_open(sink)
+    check_output_open(io.BytesIO())
     with open(os.devnull, "wb") as file:
-        look_downstream(file)
+        check_output_open(file)

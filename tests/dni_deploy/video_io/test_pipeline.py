@@ -13,14 +13,14 @@ import pytest
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.errors import EngineError, InputError
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.session.session import Stamped
+from dni_deploy.session.session import RenderedFrame
 from dni_deploy.video_io import pipeline
-from dni_deploy.video_io.channel import Broken, Channel
-from dni_deploy.video_io.encoder import EncoderSettings, Target
-from dni_deploy.video_io.pipeline import Settings, process
-from dni_deploy.video_io.reader import Losses, Reader
+from dni_deploy.video_io.channel import AbortableQueue, QueueClosedError
+from dni_deploy.video_io.encoder import EncoderSettings, OutputFormat
+from dni_deploy.video_io.pipeline import PipelineSettings, run_pipeline
+from dni_deploy.video_io.reader import DroppedFrames, VideoReader
 from dni_deploy.video_io.resume import open_job
-from dni_deploy.video_io.video_file import look
+from dni_deploy.video_io.video_file import open_video_file
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import Clip
 from tests.support.video_command import Make
@@ -28,16 +28,18 @@ from tests.support.video_command import Make
 ONE = Coefficients(("a",), (1.0,))
 
 
-def identity(frame: Frame, seconds: float, number: int) -> Stamped:
-    return Stamped(frame, 0, ONE)
+def identity(frame: Frame, seconds: float, number: int) -> RenderedFrame:
+    return RenderedFrame(frame, 0, ONE)
 
 
-def run(source_path: Path, output: Path, effect: Any = identity, segment: int = 8, progress: Any = None) -> Losses:
+def run(source_path: Path, output: Path, effect: Any = identity, segment: int = 8, progress: Any = None) -> DroppedFrames:
     """The pipeline alone; the segments stay."""
-    source = look(source_path)
-    settings = Settings(EncoderSettings(crf=20, preset="ultrafast"), Target.of(source, 1), True, segment)
+    source = open_video_file(source_path)
+    settings = PipelineSettings(
+        EncoderSettings(crf=20, preset="ultrafast"), OutputFormat.from_video_file(source, 1), True, segment
+    )
     with open_job(output, {}) as job:
-        return process(source, job, effect, settings, 1, progress)
+        return run_pipeline(source, job, effect, settings, 1, progress)
 
 
 def ours() -> list[str]:
@@ -45,7 +47,7 @@ def ours() -> list[str]:
 
 
 def test_a_channel_is_bounded_ends_and_breaks() -> None:
-    channel: Channel[int] = Channel(2)
+    channel: AbortableQueue[int] = AbortableQueue(2)
     got: list[int] = []
     reader = threading.Thread(target=lambda: got.extend(channel))
     channel.put(1)
@@ -56,15 +58,15 @@ def test_a_channel_is_bounded_ends_and_breaks() -> None:
     assert full.is_alive()
     reader.start()
     full.join(5)
-    channel.end()
+    channel.close()
     reader.join(5)
     assert got == [1, 2, 3]
-    broken: Channel[int] = Channel(1)
+    broken: AbortableQueue[int] = AbortableQueue(1)
     broken.put(1)
-    threading.Timer(0.02, broken.break_up).start()
-    with pytest.raises(Broken):
+    threading.Timer(0.02, broken.abort).start()
+    with pytest.raises(QueueClosedError):
         broken.put(2)
-    with pytest.raises(Broken):
+    with pytest.raises(QueueClosedError):
         next(iter(broken))
 
 
@@ -72,7 +74,7 @@ def test_a_channel_is_bounded_ends_and_breaks() -> None:
 def test_an_exception_of_the_effect_ends_all(tmp_path: Path, kind: type[BaseException]) -> None:
     source = Clip(frames=60, audio=None).write(tmp_path / "in.mp4")
 
-    def effect(frame: Frame, seconds: float, number: int) -> Stamped:
+    def effect(frame: Frame, seconds: float, number: int) -> RenderedFrame:
         if number == 30:
             raise kind("told")
         return identity(frame, seconds, number)
@@ -92,9 +94,9 @@ def test_an_exception_of_a_thread_is_the_one_that_is_raised(tmp_path: Path, monk
         raise InputError(f"the {side} failed")
 
     if side == "reader":
-        monkeypatch.setattr(Reader, "_time", fail)
+        monkeypatch.setattr(VideoReader, "_fix_timestamp", fail)
     else:
-        monkeypatch.setattr(pipeline.Encoder, "finish", fail)
+        monkeypatch.setattr(pipeline.Encoder, "flush", fail)
     before = time.monotonic()
     with pytest.raises(InputError, match=f"the {side} failed"):
         run(source, tmp_path / "out.mp4")
@@ -106,25 +108,25 @@ def test_the_reader_never_runs_far_ahead(tmp_path: Path) -> None:
     """A slow effect holds the decoder back: frames that are between them are bounded."""
     source = Clip(frames=60, audio=None).write(tmp_path / "in.mp4")
     made, most = [0], [0]
-    real = Reader._time
+    real = VideoReader._fix_timestamp
 
-    def counted(reader: Reader, frame: Any) -> int:
+    def counted(reader: VideoReader, frame: Any) -> int:
         made[0] += 1
         return real(reader, frame)
 
-    def effect(frame: Frame, seconds: float, number: int) -> Stamped:
+    def effect(frame: Frame, seconds: float, number: int) -> RenderedFrame:
         time.sleep(0.002)
         most[0] = max(most[0], made[0] - number)
         return identity(frame, seconds, number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Reader, "_time", counted)
+        patch.setattr(VideoReader, "_fix_timestamp", counted)
         run(source, tmp_path / "out.mp4", effect)
-    assert most[0] <= pipeline.QUEUE_FRAMES + 2  # the one in the effect, and the one that waits for room
+    assert most[0] <= pipeline.MAX_QUEUE_FRAMES + 2  # the one in the effect, and the one that waits for room
 
 
 def test_progress_tells_the_pace(tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "TOLD_EVERY", 0.0)
+    monkeypatch.setattr(pipeline, "PROGRESS_INTERVAL_S", 0.0)
     told: list[tuple[int, int, str]] = []
     make(Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4", progress=lambda *step: told.append(step))
     assert [done for done, _, _ in told[:20]] == list(range(1, 21))
@@ -138,7 +140,7 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     source = Clip(frames=20_000, width=32, height=32, audio=None, gop=250).write(tmp_path / "in.mp4")
     process_now, sizes = psutil.Process(), {}
 
-    def effect(frame: Frame, seconds: float, number: int) -> Stamped:
+    def effect(frame: Frame, seconds: float, number: int) -> RenderedFrame:
         if number in (1_000, 5_000, 10_000, 19_999):
             sizes[number] = process_now.memory_info().rss
         return identity(frame, seconds, number)

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from dni_deploy.video_io.pipe import Downstream
-from dni_deploy.video_io.queues import READ_AHEAD, WRITE_BEHIND, pump
+from dni_deploy.video_io.pipe import OutputClosedError
+from dni_deploy.video_io.queues import READ_AHEAD_FRAMES, WRITE_BEHIND_FRAMES, run_pipeline
 
 
 def test_order() -> None:
     out: list[int] = []
-    assert pump(iter(range(200)), lambda item, number: item * 1000 + number, out.append) == (200, False)
+    assert run_pipeline(iter(range(200)), lambda item, number: item * 1000 + number, out.append) == (200, False)
     assert out == [n * 1001 for n in range(200)]
-    assert pump(iter(()), lambda item, number: item, out.append) == (0, False)
+    assert run_pipeline(iter(()), lambda item, number: item, out.append) == (0, False)
 
 
 def test_they_overlap() -> None:
@@ -27,7 +27,7 @@ def test_they_overlap() -> None:
         return item
 
     started = time.perf_counter()
-    pump((slow(n) for n in range(30)), lambda item, number: slow(item), slow)
+    run_pipeline((slow(n) for n in range(30)), lambda item, number: slow(item), slow)
     assert time.perf_counter() - started < 0.6
 
 
@@ -45,13 +45,13 @@ def test_little_lies_between_them() -> None:
     def sink(item: int) -> None:
         go.wait(10)
 
-    thread = threading.Thread(target=pump, args=(source(), lambda item, number: item, sink))
+    thread = threading.Thread(target=run_pipeline, args=(source(), lambda item, number: item, sink))
     thread.start()
     time.sleep(0.2)
     held = read
     go.set()
     thread.join(10)
-    assert held <= READ_AHEAD + WRITE_BEHIND + 3  # one more in each hand
+    assert held <= READ_AHEAD_FRAMES + WRITE_BEHIND_FRAMES + 3  # one more in each hand
     assert read == 1000
 
 
@@ -63,7 +63,7 @@ def failing(count: int) -> Iterator[int]:
 def test_what_came_before_a_cut_is_handed_over() -> None:
     out: list[int] = []
     with pytest.raises(ValueError, match="cut"):
-        pump(failing(50), lambda item, number: item, out.append)
+        run_pipeline(failing(50), lambda item, number: item, out.append)
     assert out == list(range(50))
 
 
@@ -76,7 +76,7 @@ def test_what_was_made_before_an_error_is_handed_over() -> None:
         return item
 
     with pytest.raises(RuntimeError, match="broken"):
-        pump(iter(range(1000)), effect, out.append)
+        run_pipeline(iter(range(1000)), effect, out.append)
     assert out == list(range(7))
 
 
@@ -93,11 +93,11 @@ def test_a_reader_that_goes_away_is_no_error(stalled: bool) -> None:
     def sink(item: int) -> None:
         nonlocal taken
         if taken == 3:
-            raise Downstream
+            raise OutputClosedError
         taken += 1
 
     started = time.perf_counter()
-    assert pump(source(), lambda item, number: item, sink) == (3, True)
+    assert run_pipeline(source(), lambda item, number: item, sink) == (3, True)
     assert time.perf_counter() - started < 5
     forever.set()
 
@@ -108,7 +108,7 @@ def test_a_sink_that_fails() -> None:
             raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"):
-        pump(iter(range(1000)), lambda item, number: item, sink)
+        run_pipeline(iter(range(1000)), lambda item, number: item, sink)
 
 
 def test_ctrl_c_waits_for_nobody() -> None:
@@ -121,6 +121,6 @@ def test_ctrl_c_waits_for_nobody() -> None:
 
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        pump(iter(range(100)), effect, lambda item: stuck.wait(30) and None)
+        run_pipeline(iter(range(100)), effect, lambda item: stuck.wait(30) and None)
     stuck.set()
     assert time.perf_counter() - started < 5

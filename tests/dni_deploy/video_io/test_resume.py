@@ -24,7 +24,7 @@ from dni_deploy.alpha.plane_path import PlanePath
 from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
 from dni_deploy.api import video as verb
 from dni_deploy.errors import BusyError, EngineError, InputError, LimitError, UsageError
-from dni_deploy.video_io.resume import open_job, work_folder
+from dni_deploy.video_io.resume import job_folder_path, open_job
 from dni_deploy.video_io.segments import SegmentWriter, open_segment
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import Clip
@@ -67,12 +67,12 @@ def test_stopped_runs_go_on(
         make(source, output, alpha, alpha_log=tmp_path / "out.jsonl")
     assert not output.exists()
     # Up to 8 frames wait for the writer and are dropped; where no segment is whole nothing is left.
-    assert work_folder(output).exists() == (stop == 19) or stop in (8, 9)
+    assert job_folder_path(output).exists() == (stop == 19) or stop in (8, 9)
     report = make(source, output, alpha, alpha_log=tmp_path / "out.jsonl")
-    assert report.kept in ((0,) if stop < 8 else (0, 8) if stop < 16 else (8, 16))
+    assert report.resumed_frames in ((0,) if stop < 8 else (0, 8) if stop < 16 else (8, 16))
     assert output.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert not work_folder(output).exists()
+    assert not job_folder_path(output).exists()
 
 
 MEMBERS = ("a", "b", "c")
@@ -99,11 +99,11 @@ def test_the_identity_of_alpha_over_time_is_pinned(kind: str) -> None:
     """Neither a new version nor another name of the class makes a stopped job another one."""
     source, digest = SOURCES[kind]
     assert vars(type(source))["kind"] == kind
-    assert verb._digest(source) == digest
+    assert verb._digest_alpha_source(source) == digest
     renamed = copy(source)
     object.__setattr__(renamed, "__class__", type("RenamedSource", (type(source),), {}))
     assert type(renamed).__name__ == "RenamedSource"
-    assert verb._digest(renamed) == digest
+    assert verb._digest_alpha_source(renamed) == digest
 
 
 def test_every_alpha_source_that_can_be_resumed_is_pinned() -> None:
@@ -135,7 +135,7 @@ def test_a_source_of_somebody_elses_goes_by_its_class() -> None:
         def to_json(self) -> dict[str, int]:
             return {"steps": 3}
 
-    assert verb._digest(Steps()) == sha256(b'["Steps", {"steps": 3}]').hexdigest()
+    assert verb._digest_alpha_source(Steps()) == sha256(b'["Steps", {"steps": 3}]').hexdigest()
 
 
 def test_other_settings_are_refused_and_fresh_begins_anew(
@@ -157,7 +157,7 @@ def test_other_settings_are_refused_and_fresh_begins_anew(
     os.utime(source, (1, 1))
     with pytest.raises(UsageError, match="differs in: film"):
         make(source, output, 1.0)
-    assert make(source, output, 1.0, crf=9, fresh=True).kept == 0
+    assert make(source, output, 1.0, crf=9, fresh=True).resumed_frames == 0
 
 
 def test_a_damaged_segment_is_made_again(tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,13 +167,13 @@ def test_a_damaged_segment_is_made_again(tmp_path: Path, make: Make, engine: Dim
     stopping(engine, monkeypatch, 19, Stops())
     with pytest.raises(Stops):
         make(source, output)
-    first = work_folder(output) / "000000.segment"
+    first = job_folder_path(output) / "000000.segment"
     assert open_segment(first) is not None
     data = bytearray(first.read_bytes())
     data[100] ^= 1
     first.write_bytes(data)
     assert open_segment(first) is None
-    assert make(source, output).kept == 0
+    assert make(source, output).resumed_frames == 0
     assert output.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
@@ -185,7 +185,7 @@ def test_a_full_or_failing_disk_keeps_the_whole_segments(
     real = SegmentWriter._write
 
     def write(writer: SegmentWriter, data: bytes) -> None:
-        if writer._first == 16:
+        if writer._first_frame == 16:
             raise OSError(number, os.strerror(number))
         real(writer, data)
 
@@ -193,7 +193,7 @@ def test_a_full_or_failing_disk_keeps_the_whole_segments(
         patch.setattr(SegmentWriter, "_write", write)
         with pytest.raises(kind, match=os.strerror(number)):
             make(source, tmp_path / "out.mp4")
-    assert make(source, tmp_path / "out.mp4").kept == 16
+    assert make(source, tmp_path / "out.mp4").resumed_frames == 16
 
 
 def test_two_runs_on_one_output(tmp_path: Path, make: Make) -> None:
@@ -211,7 +211,7 @@ def killed_once(source: Path, output: Path, seconds: float, pause: float) -> boo
     """Start the job, kill it that long after its folder appeared; tells whether it was killed before it was done."""
     child = start(source, output, pause)
     give_up = time.monotonic() + 60
-    while not work_folder(output).exists() and child.poll() is None and time.monotonic() < give_up:
+    while not job_folder_path(output).exists() and child.poll() is None and time.monotonic() < give_up:
         time.sleep(0.002)
     time.sleep(seconds)
     if child.poll() is None:

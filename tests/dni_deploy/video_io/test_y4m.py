@@ -9,13 +9,20 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dni_deploy.errors import DniError, InputError, LimitError, PartialResult, UsageError
-from dni_deploy.video_io.y4m import CHROMA, Header, frame_line, plane_sizes, read_frames, read_header
+from dni_deploy.errors import DniError, InputError, LimitError, PartialResultError, UsageError
+from dni_deploy.video_io.y4m import (
+    CHROMA_SUBSAMPLING,
+    Y4mHeader,
+    compute_plane_sizes,
+    format_frame_line,
+    read_header,
+    read_y4m_frames,
+)
 
 PLAIN = b"YUV4MPEG2 W6 H4 F30000:1001 Ip A1:1 C420jpeg XYSCSS=420JPEG XCOLORRANGE=FULL\n"
 
 
-def header(line: bytes) -> Header:
+def header(line: bytes) -> Y4mHeader:
     return read_header(io.BytesIO(line))
 
 
@@ -25,13 +32,13 @@ def test_header() -> None:
     assert read.rate == Fraction(30000, 1001)
     assert read.frame_bytes == 6 * 4 * 3 // 2
     assert read.to_bytes() == PLAIN
-    assert not read.interlaced
+    assert not read.is_interlaced
 
 
 def test_a_scale_changes_width_and_height_alone() -> None:
-    assert header(PLAIN).scaled(4).to_bytes() == PLAIN.replace(b"W6 H4", b"W24 H16")
+    assert header(PLAIN).scale_by(4).to_bytes() == PLAIN.replace(b"W6 H4", b"W24 H16")
     with pytest.raises(LimitError, match="20000x20000"):
-        header(b"YUV4MPEG2 W5000 H5000 F25:1\n").scaled(4)
+        header(b"YUV4MPEG2 W5000 H5000 F25:1\n").scale_by(4)
 
 
 def test_without_a_chroma_it_is_420() -> None:
@@ -46,11 +53,11 @@ def test_nothing_behind_the_header_is_taken() -> None:
     assert stream.read() == b"FRAME\n"
 
 
-@pytest.mark.parametrize("chroma", CHROMA)
+@pytest.mark.parametrize("chroma", CHROMA_SUBSAMPLING)
 def test_plane_sizes_of_odd_frames(chroma: str) -> None:
-    expected = {(2, 2): (3, 4), (2, 1): (5, 4), (1, 1): (5, 7), None: ()}[CHROMA[chroma]]
-    assert plane_sizes(7, 5, chroma)[0] == (5, 7)
-    assert all(size == expected for size in plane_sizes(7, 5, chroma)[1:])
+    expected = {(2, 2): (3, 4), (2, 1): (5, 4), (1, 1): (5, 7), None: ()}[CHROMA_SUBSAMPLING[chroma]]
+    assert compute_plane_sizes(7, 5, chroma)[0] == (5, 7)
+    assert all(size == expected for size in compute_plane_sizes(7, 5, chroma)[1:])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +98,7 @@ def test_what_a_header_claims_is_not_allocated() -> None:
     for line in (b"YUV4MPEG2 W999999999 H999999999 F25:1\n", b"YUV4MPEG2 W10000 H10000 F25:1\n"):
         with pytest.raises(LimitError) if b"99" in line else pytest.raises(InputError):
             read = header(line)
-            next(read_frames(io.BytesIO(b"FRAMING"), read))
+            next(read_y4m_frames(io.BytesIO(b"FRAMING"), read))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
@@ -111,7 +118,7 @@ def stream(count: int = 3, parameters: bytes = b"") -> tuple[bytes, list[np.ndar
 
 def test_frames() -> None:
     data, frames = stream()
-    read = list(read_frames(io.BytesIO(data), header(PLAIN)))
+    read = list(read_y4m_frames(io.BytesIO(data), header(PLAIN)))
     assert [[plane.shape for plane in frame.planes] for frame in read] == [[(4, 6), (2, 3), (2, 3)]] * 3
     for frame, expected in zip(read, frames, strict=True):
         assert np.concatenate([plane.ravel() for plane in frame.planes]).tobytes() == expected.tobytes()
@@ -119,19 +126,19 @@ def test_frames() -> None:
 
 def test_parameters_of_a_frame() -> None:
     data, _ = stream(2, b" Ip Xcomment")
-    assert [frame.parameters for frame in read_frames(io.BytesIO(data), header(PLAIN))] == [(b"Ip", b"Xcomment")] * 2
+    assert [frame.parameters for frame in read_y4m_frames(io.BytesIO(data), header(PLAIN))] == [(b"Ip", b"Xcomment")] * 2
 
 
 @pytest.mark.parametrize("keep", range(43, 126))
 def test_cut_anywhere(keep: int) -> None:
     """Three frames of 6 + 36 bytes, cut behind the first: what was whole comes, and the rest is told unless it was clean."""
     data, _ = stream()
-    frames = read_frames(io.BytesIO(data[:keep]), header(PLAIN))
+    frames = read_y4m_frames(io.BytesIO(data[:keep]), header(PLAIN))
     assert len([next(frames) for _ in range(keep // 42)]) == keep // 42
     if keep % 42 == 0:
         assert next(frames, None) is None
     else:
-        with pytest.raises(PartialResult, match=f"After frame {keep // 42}, "):
+        with pytest.raises(PartialResultError, match=f"After frame {keep // 42}, "):
             next(frames)
 
 
@@ -149,19 +156,19 @@ def test_cut_anywhere(keep: int) -> None:
 )
 def test_no_whole_frame(data: bytes, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        list(read_frames(io.BytesIO(data), header(PLAIN)))
+        list(read_y4m_frames(io.BytesIO(data), header(PLAIN)))
 
 
 def test_junk_between_frames() -> None:
     data, _ = stream(2)
-    with pytest.raises(PartialResult, match="After frame 2, '123456' stands where FRAME was expected"):
-        list(read_frames(io.BytesIO(data + b"1234567"), header(PLAIN)))
+    with pytest.raises(PartialResultError, match="After frame 2, '123456' stands where FRAME was expected"):
+        list(read_y4m_frames(io.BytesIO(data + b"1234567"), header(PLAIN)))
 
 
 def test_frame_line() -> None:
-    assert frame_line(()) == b"FRAME\n"
-    assert frame_line((b"Ip",), "3:0.25,0.75") == b"FRAME Ip XDNI=3:0.25,0.75\n"
-    long = frame_line((b"X" + b"c" * 60,), "3:" + ",".join(["0.125"] * 8))
+    assert format_frame_line(()) == b"FRAME\n"
+    assert format_frame_line((b"Ip",), "3:0.25,0.75") == b"FRAME Ip XDNI=3:0.25,0.75\n"
+    long = format_frame_line((b"X" + b"c" * 60,), "3:" + ",".join(["0.125"] * 8))
     assert long == b"FRAME X" + b"c" * 60 + b"\n"  # no room: what came is kept, the stamp is left to the side file
-    assert len(frame_line((), "1" * 68)) == 80
-    assert frame_line((), "1" * 69) == b"FRAME\n"
+    assert len(format_frame_line((), "1" * 68)) == 80
+    assert format_frame_line((), "1" * 69) == b"FRAME\n"

@@ -10,16 +10,16 @@ import numpy as np
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.control.shared_alpha import AlphaCell
+from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.session.session import Session
 from dni_deploy.signature import Signature
-from dni_deploy.webui.app import Desk
-from dni_deploy.webui.limits import Limits
+from dni_deploy.webui.app import AppState
+from dni_deploy.webui.limits import RequestLimits
 from dni_deploy.webui.pixel_blend import PixelBlend
-from dni_deploy.webui.renderer import Stage
-from dni_deploy.webui.server import PageServer, listen
-from dni_deploy.webui.sources import Shot, Source, Still
+from dni_deploy.webui.renderer import Renderer
+from dni_deploy.webui.server import PageServer, open_listening_socket
+from dni_deploy.webui.sources import FrameSource, SourceFrame, StillImage
 from tests.support.frame_session import Dimmer
 
 TOKEN = "a-token-of-the-tests"
@@ -36,10 +36,10 @@ def photograph(width: int = 320, height: int = 180) -> Frame:
     """Something to look at in screenshots."""
     from PIL import Image
 
-    from dni_deploy.imaging.image_file import read_picture
-    from dni_deploy.webui.sources import PHOTOGRAPH
+    from dni_deploy.imaging.image_file import read_image
+    from dni_deploy.webui.sources import DEFAULT_IMAGE
 
-    with Image.fromarray(read_picture(str(PHOTOGRAPH)).rgb) as image:
+    with Image.fromarray(read_image(str(DEFAULT_IMAGE)).rgb) as image:
         side = image.width
         return np.asarray(image.crop((0, 0, side, side * 9 // 16)).resize((width, height)))
 
@@ -47,18 +47,18 @@ def photograph(width: int = 320, height: int = 180) -> Frame:
 class Clock:
     """A moving source: as many frames a second as asked for, each with its number in its brightness."""
 
-    moves = True
+    is_moving = True
     name = "a clock"
 
     def __init__(self, rate: float = 100.0, frame: Frame | None = None) -> None:
         self.rate, self.given, self.closed = rate, -1, 0
         self.frame = grey() if frame is None else frame
 
-    def at(self, seconds: float) -> Shot:
+    def get_frame(self, seconds: float) -> SourceFrame:
         self.given = int(seconds * self.rate)
-        return Shot(np.roll(self.frame, self.given % 64, axis=1), self.given)
+        return SourceFrame(np.roll(self.frame, self.given % 64, axis=1), self.given)
 
-    def wait(self, seconds: float) -> float:
+    def seconds_until_next(self, seconds: float) -> float:
         return max(0.0, (self.given + 1) / self.rate - seconds)
 
     def close(self) -> None:
@@ -72,9 +72,9 @@ def session(members: tuple[str, ...], alpha: Any = None, scale: int = 1) -> Sess
 
 class Live(NamedTuple):
     page: PageServer
-    desk: Desk
-    stage: Stage
-    cell: AlphaCell
+    desk: AppState
+    stage: Renderer
+    cell: SharedAlpha
 
     @property
     def origin(self) -> str:
@@ -86,13 +86,13 @@ class Live(NamedTuple):
 
 
 @contextmanager
-def stage_of(count: int = 2, source: Source | None = None, scale: int = 1, **options: Any) -> Iterator[Stage]:
+def stage_of(count: int = 2, source: FrameSource | None = None, scale: int = 1, **options: Any) -> Iterator[Renderer]:
     """A started stage; everything is closed afterwards."""
     members = NAMES[:count]
     with session(members, scale=scale) as live:
-        cell = AlphaCell(members, live.alpha, slew=options.pop("slew", None))
+        cell = SharedAlpha(members, live.alpha, slew=options.pop("slew", None))
         blend = PixelBlend(members, lambda member: session(members, {member: 1.0}, scale))
-        stage = Stage(live, cell, source or Still(grey(), "a grey picture", SIZE), pixels=blend, **options)
+        stage = Renderer(live, cell, source or StillImage(grey(), "a grey picture", SIZE), pixel_blend=blend, **options)
         stage.start()
         try:
             yield stage
@@ -104,8 +104,8 @@ def stage_of(count: int = 2, source: Source | None = None, scale: int = 1, **opt
 @contextmanager
 def served(
     count: int = 2,
-    source: Source | None = None,
-    limits: Limits | None = None,
+    source: FrameSource | None = None,
+    limits: RequestLimits | None = None,
     slider: list[list[float]] | None = None,
     **options: Any,
 ) -> Iterator[Live]:
@@ -118,6 +118,6 @@ def served(
         "slider": slider,
     }  # fmt: skip
     with stage_of(count, source, **options) as stage:
-        desk = Desk(stage, stage.cell, None if plane is None else plane.at, facts, SIZE, limits or Limits())
-        with PageServer(desk, listen("127.0.0.1", 0), TOKEN, "127.0.0.1") as page:
-            yield Live(page, desk, stage, stage.cell)
+        desk = AppState(stage, stage.shared_alpha, None if plane is None else plane.at, facts, SIZE, limits or RequestLimits())
+        with PageServer(desk, open_listening_socket("127.0.0.1", 0), TOKEN, "127.0.0.1") as page:
+            yield Live(page, desk, stage, stage.shared_alpha)

@@ -16,7 +16,7 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 
 import contextlib
 
-from dni_deploy.webui.limits import Limits
+from dni_deploy.webui.limits import RequestLimits
 from tests.dni_deploy.webui.page_server import TOKEN, Live, served
 from tests.dni_deploy.webui.test_guard import ask
 
@@ -25,7 +25,7 @@ QUERY = f"?token={TOKEN}"
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    with served(limits=Limits(body=1000, picture=100_000, request=0.4)) as opened:
+    with served(limits=RequestLimits(max_body_bytes=1000, max_image_bytes=100_000, request_timeout_s=0.4)) as opened:
         yield opened
 
 
@@ -49,8 +49,8 @@ def raw(live: Live, *parts: bytes, wait: float = 0.0) -> int:
 
 def test_alpha_by_http(live: Live) -> None:
     assert put(live, b'{"alpha": 0.25}')[0] == 200
-    assert live.cell.setting.wanted.shares == (0.25, 0.75)
-    assert live.cell.setting.source == "http"
+    assert live.cell.state.requested.values == (0.25, 0.75)
+    assert live.cell.state.source == "http"
     assert put(live, b'{"alpha": {"dark": 1}}', "application/json; charset=utf-8")[0] == 200
 
 
@@ -60,11 +60,11 @@ def test_alpha_by_http(live: Live) -> None:
      b'{"alpha": 1, "alpha": 0}', b"[" * 900, b'{"alpha": "nobody=1"}'],
 )  # fmt: skip
 def test_alphas_that_are_none(live: Live, body: bytes) -> None:
-    before = live.cell.setting
+    before = live.cell.state
     status, sentence = put(live, body)
     assert status == 400
     assert 10 < len(sentence) < 300
-    assert live.cell.setting == before
+    assert live.cell.state == before
 
 
 def test_bodies_of_another_type_or_size(live: Live) -> None:
@@ -113,8 +113,8 @@ def test_a_picture_by_http(live: Live) -> None:
     ):
         status, _, answer = ask(live, "PUT", f"/picture{QUERY}", None, picture(kind), Content_Type=told)
         assert (status, json.loads(answer)) == (200, {"source": "your picture", "width": 64, "height": 32})
-    assert live.stage.news[1]["source"] == "your picture"
-    assert live.stage.news[1]["moves"] is False
+    assert live.stage.status[1]["source"] == "your picture"
+    assert live.stage.status[1]["moves"] is False
 
 
 def test_pictures_that_are_none(live: Live) -> None:
@@ -126,7 +126,7 @@ def test_pictures_that_are_none(live: Live) -> None:
         "html": b"<!doctype html><script>alert(1)</script>", "16 bits": buffer.getvalue(), "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
         "polyglot": b"GIF89a" + picture(), "gif": picture("GIF", mode="L"),
     }  # fmt: skip
-    before = live.stage.news[1]["source"]
+    before = live.stage.status[1]["source"]
     for name, data in bad.items():
         status, sentence = put(live, data, "image/png", "/picture")
         assert status == 400, name
@@ -137,8 +137,8 @@ def test_pictures_that_are_none(live: Live) -> None:
     assert put(live, picture(), "text/html", "/picture")[0] == 415
     assert put(live, b"x" * 100_001, "image/png", "/picture")[0] == 413
     assert put(live, bomb(), "image/png", "/picture")[0] == 413
-    assert live.stage.news[1]["source"] == before
-    assert not live.desk.decoding
+    assert live.stage.status[1]["source"] == before
+    assert not live.desk.is_decoding
 
 
 def bomb() -> bytes:
@@ -155,12 +155,12 @@ def bomb() -> bytes:
 
 
 def test_one_picture_at_a_time(live: Live) -> None:
-    live.desk.decoding = True
+    live.desk.is_decoding = True
     try:
         status, headers, _ = ask(live, "PUT", f"/picture{QUERY}", None, picture(), Content_Type="image/png")
         assert (status, headers["retry-after"]) == (503, "2")
     finally:
-        live.desk.decoding = False
+        live.desk.is_decoding = False
 
 
 def test_requests_while_it_shuts_down() -> None:
@@ -181,7 +181,7 @@ def test_requests_while_it_shuts_down() -> None:
 
 
 def test_more_connections_than_there_may_be() -> None:
-    with served(limits=Limits(connections=4)) as live:
+    with served(limits=RequestLimits(max_connections=4)) as live:
         held = [socket.create_connection(("127.0.0.1", live.page.port), 5) for _ in range(6)]
         time.sleep(0.2)
         assert ask(live, "GET", f"/alpha{QUERY}", None)[0] == 503

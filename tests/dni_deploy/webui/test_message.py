@@ -5,24 +5,32 @@ from __future__ import annotations
 import pytest
 
 from dni_deploy.errors import UsageError
-from dni_deploy.webui.message import HEADER, MINE, MOVING, Stamp, pack, read_wish, unpack
+from dni_deploy.webui.message import (
+    FLAG_MOVING,
+    FLAG_SET_BY_PAGE,
+    MESSAGE_HEADER,
+    FrameMetadata,
+    pack_message,
+    parse_client_request,
+    unpack_message,
+)
 
-STAMP = Stamp(7, 3, 42, 9, (0.25, 0.5, 0.25), True, 12.5, 0.5, 2.0, 0.0)
+STAMP = FrameMetadata(7, 3, 42, 9, (0.25, 0.5, 0.25), True, 12.5, 0.5, 2.0, 0.0)
 
 
 def test_a_frame_comes_back() -> None:
-    data = pack(STAMP, {"blend": b"abc", "pixels": b"", "before": b"xy"}, ticket=11, mine=True, age=20.0)
-    fields, pictures = unpack(data)
+    data = pack_message(STAMP, {"blend": b"abc", "pixels": b"", "before": b"xy"}, request_id=11, set_by_page=True, age_ms=20.0)
+    fields, pictures = unpack_message(data)
     assert pictures == {"blend": b"abc", "pixels": b"", "before": b"xy"}
-    assert fields["shares"] == STAMP.shares
+    assert fields["shares"] == STAMP.coefficients
     assert (fields["sequence"], fields["generation"], fields["frame"], fields["setting"], fields["ticket"]) == (7, 3, 42, 9, 11)
     assert (fields["network"], fields["change"], fields["encode"], fields["age"]) == (12.5, 0.5, 2.0, 20.0)
-    assert fields["flags"] == MINE | MOVING
+    assert fields["flags"] == FLAG_SET_BY_PAGE | FLAG_MOVING
     assert data.startswith(b"DNI1\x01\x03\x03")  # what the page's script looks at
-    assert HEADER.size == 44
+    assert MESSAGE_HEADER.size == 44
     for broken in (b"", data[:10], b"XXXX" + data[4:], data[:4] + b"\x02" + data[5:]):
         with pytest.raises(UsageError):
-            unpack(broken)
+            unpack_message(broken)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +45,7 @@ def test_a_frame_comes_back() -> None:
 )  # fmt: skip
 def test_what_makes_no_sense(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        read_wish(text)
+        parse_client_request(text)
     assert len(str(caught.value)) < 300
 
 
@@ -49,4 +57,4 @@ def test_what_makes_sense() -> None:
         '{"point": [0, 1]}',
         '{"alpha": NaN}',
     ):
-        assert read_wish(text)  # what an alpha is worth is the cell's to say
+        assert parse_client_request(text)  # what an alpha is worth is the cell's to say

@@ -91,7 +91,7 @@ def test_the_slider_by_mouse_and_by_keyboard(browser: Any) -> None:
         assert page.evaluate(MEAN) == pytest.approx(120, abs=6)
         assert page.evaluate("dni.latencies.length") >= 3
         tab.until("document.getElementById('said').textContent.startsWith('bright 0.')")  # politely, when it has settled
-        live.cell.set({"bright": 0.25, "dark": 0.75}, "osc")  # somebody else moves it
+        live.cell.set_alpha({"bright": 0.25, "dark": 0.75}, "osc")  # somebody else moves it
         tab.shares(0.25, 0.75)
         tab.until("document.getElementById('alpha').value === '0.25'")
         tab.close()
@@ -110,7 +110,7 @@ def test_a_slider_with_even_steps(browser: Any) -> None:
         tab.shares(0.25, 0.75)  # position 0.1 is halfway to the first knot
         assert tab.page.locator("#alpha-number").inner_text().strip() == "alpha 0.250"
         assert slider.get_attribute("aria-valuetext") == "bright 0.25, dark 0.75"
-        live.cell.set({"bright": 0.8, "dark": 0.2}, "osc")
+        live.cell.set_alpha({"bright": 0.8, "dark": 0.2}, "osc")
         tab.shares(0.8, 0.2)
         tab.until("document.getElementById('alpha').value === '0.85'")
         tab.page.keyboard.press("End")
@@ -158,11 +158,11 @@ def test_keyframes_are_recorded_played_and_exported(browser: Any, tmp_path: Path
         place = tmp_path / "alpha.json"
         download.value.save_as(place)
         timeline = AlphaTimeline.read(place, ("bright", "dark"))
-        shares = [tuple(row) for row in timeline.shares.tolist()]
+        shares = [tuple(row) for row in timeline.coefficients.tolist()]
         assert shares[0] == (1.0, 0.0)
         assert shares[-1] == (0.25, 0.75)
         assert (0.75, 0.25) in shares
-        live.cell.set({"bright": 1.0}, "test")
+        live.cell.set_alpha({"bright": 1.0}, "test")
         tab.shares(1.0, 0.0)
         page.keyboard.press("p")
         tab.shares(0.75, 0.25)

@@ -16,8 +16,8 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.timeline import AlphaTimeline
 from dni_deploy.errors import EngineError
-from dni_deploy.webui.renderer import Picture, Stage
-from dni_deploy.webui.sources import Still
+from dni_deploy.webui.renderer import EncodedPreview, Renderer
+from dni_deploy.webui.sources import StillImage
 from tests.dni_deploy.webui.page_server import NAMES, SIZE, Clock, grey, stage_of
 
 
@@ -31,18 +31,18 @@ def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
 class Viewer:
     """Asks for pictures, as a page does."""
 
-    def __init__(self, stage: Stage, *views: str) -> None:
+    def __init__(self, stage: Renderer, *views: str) -> None:
         self.stage, self.views, self.woken = stage, frozenset(views), threading.Event()
-        stage.join(id(self), self.woken.set)
+        stage.add_client(id(self), self.woken.set)
 
-    def next(self, timeout: float = 5.0) -> Picture | None:
-        before = self.stage.latest
-        self.stage.ask(id(self), self.views)
+    def next(self, timeout: float = 5.0) -> EncodedPreview | None:
+        before = self.stage.latest_preview
+        self.stage.request_frame(id(self), self.views)
         end = time.monotonic() + timeout
-        while self.stage.latest is before and time.monotonic() < end:
+        while self.stage.latest_preview is before and time.monotonic() < end:
             self.woken.wait(0.02)
             self.woken.clear()
-        return None if self.stage.latest is before else self.stage.latest
+        return None if self.stage.latest_preview is before else self.stage.latest_preview
 
 
 def level(data: bytes) -> float:
@@ -57,41 +57,41 @@ def test_a_still_is_made_once_and_again_when_alpha_changes() -> None:
         assert first is not None
         assert level(first.jpegs["blend"]) == pytest.approx(200, abs=1)  # JPEG of one grey level: within rounding
         assert viewer.next(0.2) is None
-        assert stage.made == 1
-        stage.cell.set({"bright": 0.5, "dark": 0.5})
-        until(lambda: stage.made == 2)
-        second = stage.latest
+        assert stage.frame_count == 1
+        stage.shared_alpha.set_alpha({"bright": 0.5, "dark": 0.5})
+        until(lambda: stage.frame_count == 2)
+        second = stage.latest_preview
         assert second is not None
-        assert second.stamp.shares == (0.5, 0.5)
-        assert second.stamp.generation > first.stamp.generation
+        assert second.metadata.coefficients == (0.5, 0.5)
+        assert second.metadata.generation > first.metadata.generation
         assert level(second.jpegs["blend"]) == pytest.approx(120, abs=1)
 
 
 def test_nobody_asks_nothing_is_made() -> None:
     with stage_of(source=Clock()) as stage:
         time.sleep(0.1)
-        stage.cell.set({"dark": 1.0})
+        stage.shared_alpha.set_alpha({"dark": 1.0})
         time.sleep(0.1)
-        assert stage.made == 0
+        assert stage.frame_count == 0
 
 
 def test_a_film_goes_at_its_own_pace_and_no_faster_than_asked_for() -> None:
     with stage_of(source=Clock(1000), fps=50) as stage:
         viewer = Viewer(stage)
         viewer.next()
-        begun, made = time.monotonic(), stage.made
+        begun, made = time.monotonic(), stage.frame_count
         while time.monotonic() - begun < 0.5:
             assert viewer.next() is not None
-        assert stage.made - made <= 50 * (time.monotonic() - begun) + 2
-        first = stage.latest
+        assert stage.frame_count - made <= 50 * (time.monotonic() - begun) + 2
+        first = stage.latest_preview
         assert first is not None
-        stage.hold(True)
+        stage.pause(True)
         viewer.next(0.1)
         assert viewer.next(0.2) is None
-        stage.cell.set({"dark": 1.0})
+        stage.shared_alpha.set_alpha({"dark": 1.0})
         changed = viewer.next()
         assert changed is not None
-        assert changed.stamp.shares == (0.0, 1.0)
+        assert changed.metadata.coefficients == (0.0, 1.0)
 
 
 def test_views_are_made_for_those_who_ask() -> None:
@@ -99,29 +99,31 @@ def test_views_are_made_for_those_who_ask() -> None:
         plain = Viewer(stage).next()
         assert plain is not None
         assert set(plain.jpegs) == {"blend"}
-        stage.cell.set({"bright": 0.5, "dark": 0.5})
+        stage.shared_alpha.set_alpha({"bright": 0.5, "dark": 0.5})
         viewer = Viewer(stage, "before", "pixels")
         until(lambda: (picture := viewer.next()) is not None and set(picture.jpegs) == {"blend", "before", "pixels"})
-        picture = stage.latest
+        picture = stage.latest_preview
         assert picture is not None
         # The engine is linear, so blending weights and blending pixels agree here, up to the rounding of each output.
         assert level(picture.jpegs["pixels"]) == pytest.approx(level(picture.jpegs["blend"]), abs=1)
         assert level(picture.jpegs["before"]) == pytest.approx(200, abs=1)
-        assert stage.news[1]["pixels"] == "ready"
+        assert stage.status[1]["pixels"] == "ready"
 
 
 def test_a_timeline_is_followed_until_somebody_moves() -> None:
     timeline = AlphaTimeline.parse("0:bright=1, 0.2s:bright=0; loop", NAMES[:2])
     with stage_of(timeline=timeline) as stage:
         viewer = Viewer(stage)
-        seen = {picture.stamp.shares for _ in range(10) if (picture := viewer.next()) is not None}
+        seen = {picture.metadata.coefficients for _ in range(10) if (picture := viewer.next()) is not None}
         assert len(seen) >= 8
-        assert stage.news[1]["follow"] is True
-        stage.cell.set({"bright": 0.25, "dark": 0.75}, "somebody")
-        until(lambda: (viewer.next(0.1), stage.latest and stage.latest.stamp.shares == (0.25, 0.75))[1])
+        assert stage.status[1]["follow"] is True
+        stage.shared_alpha.set_alpha({"bright": 0.25, "dark": 0.75}, "somebody")
+        until(
+            lambda: (viewer.next(0.1), stage.latest_preview and stage.latest_preview.metadata.coefficients == (0.25, 0.75))[1]
+        )
         assert viewer.next(0.2) is None
-        assert stage.news[1]["follow"] is False
-        stage.follow(True)
+        assert stage.status[1]["follow"] is False
+        stage.follow_timeline(True)
         assert viewer.next() is not None
 
 
@@ -130,12 +132,12 @@ def test_a_slew_limit_makes_pictures_all_the_way() -> None:
         viewer = Viewer(stage)
         viewer.next()
         viewer.next(0.05)
-        stage.cell.set({"dark": 1.0})
+        stage.shared_alpha.set_alpha({"dark": 1.0})
         shares = []
         while not shares or shares[-1] != (0.0, 1.0):
             picture = viewer.next(2.0)
             assert picture is not None
-            shares.append(picture.stamp.shares)
+            shares.append(picture.metadata.coefficients)
         assert len(shares) > 3
         assert shares == sorted(shares, reverse=True)
 
@@ -145,10 +147,10 @@ def test_another_source_is_shown_at_once_and_the_old_one_closed() -> None:
     with stage_of(source=clock) as stage:
         viewer = Viewer(stage)
         viewer.next()
-        stage.replace(Still(grey(50), "another", SIZE))
-        until(lambda: (viewer.next(0.1), level(stage.latest.jpegs["blend"]) < 60 if stage.latest else False)[1])
+        stage.replace_source(StillImage(grey(50), "another", SIZE))
+        until(lambda: (viewer.next(0.1), level(stage.latest_preview.jpegs["blend"]) < 60 if stage.latest_preview else False)[1])
         assert clock.closed == 1
-        assert stage.news[1]["source"] == "another"
+        assert stage.status[1]["source"] == "another"
 
 
 def test_an_error_of_the_network_is_told_and_the_pictures_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +166,10 @@ def test_an_error_of_the_network_is_told_and_the_pictures_go_on(monkeypatch: pyt
             return render(frame)
 
         monkeypatch.setattr(stage.session, "render", fails)
-        stage.ask(id(viewer), viewer.views)
-        until(lambda: stage.news[1]["problem"] == "the network broke.")
+        stage.request_frame(id(viewer), viewer.views)
+        until(lambda: stage.status[1]["problem"] == "the network broke.")
         assert viewer.next(3.0) is not None
-        until(lambda: stage.news[1]["problem"] == "")
+        until(lambda: stage.status[1]["problem"] == "")
 
 
 def test_every_picture_is_of_one_alpha_while_it_is_set_all_the_time() -> None:
@@ -179,7 +181,7 @@ def test_every_picture_is_of_one_alpha_while_it_is_set_all_the_time() -> None:
             while not done.is_set():
                 number += 1
                 share = (number % 101) / 100
-                stage.cell.set(Coefficients.parse([share, 1 - share], NAMES[:2]))
+                stage.shared_alpha.set_alpha(Coefficients.parse([share, 1 - share], NAMES[:2]))
 
         thread = threading.Thread(target=flood)
         thread.start()
@@ -188,9 +190,9 @@ def test_every_picture_is_of_one_alpha_while_it_is_set_all_the_time() -> None:
             for _ in range(40):
                 picture = viewer.next()
                 assert picture is not None
-                assert picture.stamp.sequence > last
-                last = picture.stamp.sequence
-                expected = 200 * (picture.stamp.shares[0] + 0.2 * picture.stamp.shares[1])
+                assert picture.metadata.sequence > last
+                last = picture.metadata.sequence
+                expected = 200 * (picture.metadata.coefficients[0] + 0.2 * picture.metadata.coefficients[1])
                 assert level(picture.jpegs["blend"]) == pytest.approx(expected, abs=1.5)  # rounding, then JPEG
         finally:
             done.set()

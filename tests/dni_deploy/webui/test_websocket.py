@@ -18,9 +18,9 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from dni_deploy.utils.hardware import resident
-from dni_deploy.webui.limits import Limits
-from dni_deploy.webui.message import MINE, unpack
+from dni_deploy.utils.hardware import measure_resident_bytes
+from dni_deploy.webui.limits import RequestLimits
+from dni_deploy.webui.message import FLAG_SET_BY_PAGE, unpack_message
 from tests.dni_deploy.webui.page_server import TOKEN, Clock, Live, served
 
 
@@ -46,7 +46,7 @@ def frame(page: ClientConnection, timeout: float = 5.0) -> tuple[dict[str, Any],
     while True:
         data = page.recv(timeout)
         if isinstance(data, bytes):
-            return unpack(data)
+            return unpack_message(data)
 
 
 def words(page: ClientConnection, key: str, timeout: float = 5.0) -> Any:
@@ -91,18 +91,18 @@ def test_every_frame_carries_the_alpha_and_the_ticket_it_was_made_with(live: Liv
             while fields["ticket"] < ticket:
                 say(page, next=True)
                 fields, _ = frame(page)
-            assert fields["flags"] & MINE
+            assert fields["flags"] & FLAG_SET_BY_PAGE
             assert fields["shares"] == ((0.5, 0.25, 0.25), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0))[ticket - 1]
         say(page, ticket=1, alpha=[1.0, 0.0, 0.0])  # late: an older ticket than the newest
         say(page, next=True)
         frame(page)
-        assert live.cell.setting.wanted.shares == (0.0, 1.0, 0.0)
-        live.cell.set([0.0, 0.0, 1.0], "osc")
+        assert live.cell.state.requested.values == (0.0, 1.0, 0.0)
+        live.cell.set_alpha([0.0, 0.0, 1.0], "osc")
         fields = {"shares": None}
         while fields["shares"] != (0.0, 0.0, 1.0):
             say(page, next=True)
             fields, _ = frame(page)
-        assert not fields["flags"] & MINE
+        assert not fields["flags"] & FLAG_SET_BY_PAGE
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_every_frame_carries_the_alpha_and_the_ticket_it_was_made_with(live: Liv
      '{"point": [NaN, 0]}', '{"share": {"member": "nobody", "value": 1}}', "hello", "[" * 1000, '{"views": ["secret"]}'],
 )  # fmt: skip
 def test_what_makes_no_sense_gets_a_sentence_and_changes_nothing(live: Live, text: str) -> None:
-    before = live.cell.setting
+    before = live.cell.state
     with connect(live.frames) as page:
         page.send(text)
         problem = words(page, "problem")
         assert 10 < len(problem) < 300
         assert "/" not in problem.replace("and/or", "")
-        assert live.cell.setting == before
+        assert live.cell.state == before
         say(page, next=True)
         assert frame(page)
 
@@ -216,7 +216,7 @@ def test_frames_that_break_the_protocol(live: Live, first: int, payload: bytes, 
 
 
 def test_a_flood_of_alphas_ends_with_the_last_one_and_little_memory(live: Live) -> None:
-    before = resident()
+    before = measure_resident_bytes()
     with connect(live.frames) as page:
         for number in range(20_000):
             share = (number % 1000) / 1000
@@ -224,8 +224,8 @@ def test_a_flood_of_alphas_ends_with_the_last_one_and_little_memory(live: Live) 
         say(page, next=True)
         while frame(page)[0]["ticket"] < 20_000:
             say(page, next=True)
-    assert live.cell.setting.wanted.shares == (0.999, 0.001, 0.0)
-    after = resident()
+    assert live.cell.state.requested.values == (0.999, 0.001, 0.0)
+    after = measure_resident_bytes()
     if before is not None and after is not None:
         assert after - before < 20e6  # a queue of 20,000 messages with a frame each would be far more
     assert works(live)
@@ -238,11 +238,11 @@ def test_a_flood_of_pings_and_of_wishes(live: Live) -> None:
         raw.send(0x81, b'{"next":true}')
     raw.socket.close()
     assert works(live)
-    until(lambda: live.desk.clients == 0)
+    until(lambda: live.desk.client_count == 0)
 
 
 def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
-    limits = Limits(send=0.5, ping=0.3, pong=0.4)
+    limits = RequestLimits(send_timeout_s=0.5, ping_interval_s=0.3, pong_timeout_s=0.4)
     noise = bytes(range(256)) * (1280 * 720 * 3 // 256)
     import numpy as np
 
@@ -252,39 +252,39 @@ def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
         raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         started = time.monotonic()
         try:
-            while live.desk.clients and time.monotonic() - started < 8:
+            while live.desk.client_count and time.monotonic() - started < 8:
                 raw.send(0x81, b'{"next":true}')
                 time.sleep(0.01)
         except OSError:
             pass  # cut off
-        until(lambda: live.desk.clients == 0)
+        until(lambda: live.desk.client_count == 0)
         assert time.monotonic() - started < 6
         assert works(live)
         raw.socket.close()
 
 
 def test_a_half_open_client_is_found_out_and_a_dropped_one_leaves_its_place() -> None:
-    with served(2, limits=Limits(ping=0.2, pong=0.3)) as live:
+    with served(2, limits=RequestLimits(ping_interval_s=0.2, pong_timeout_s=0.3)) as live:
         silent = Raw(live)  # answers no ping
-        until(lambda: live.desk.clients == 1)
-        until(lambda: live.desk.clients == 0, 3.0)
+        until(lambda: live.desk.client_count == 1)
+        until(lambda: live.desk.client_count == 0, 3.0)
         silent.socket.close()
         dropped = Raw(live)
         dropped.send(0x81, b'{"next":true}')
         dropped.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         dropped.socket.close()  # a reset in the middle of a frame
-        until(lambda: live.desk.clients == 0)
+        until(lambda: live.desk.client_count == 0)
         assert works(live)
 
 
 def test_at_most_a_few_pages() -> None:
-    with served(2, limits=Limits(clients=2)) as live:
+    with served(2, limits=RequestLimits(max_clients=2)) as live:
         with connect(live.frames) as one, connect(live.frames):
             words(one, "hello")
-            until(lambda: live.desk.clients == 2)
+            until(lambda: live.desk.client_count == 2)
             with connect(live.frames) as third:
                 assert closed(third) == 1013
-        until(lambda: live.desk.clients == 0)
+        until(lambda: live.desk.client_count == 0)
         assert works(live)
 
 

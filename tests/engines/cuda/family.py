@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from engines.lowering.gpu import Weight
-from engines.lowering.recipes import Fold, Linear, Recipes
+from engines.lowering.gpu import LoweredWeight
+from engines.lowering.recipes import BatchNormFold, LinearRecipe, Recipes
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -28,23 +28,25 @@ class Lowered:
     """The two things that a layout wants of a lowered graph."""
 
     recipes: Recipes
-    weights: tuple[Weight, ...]
+    weights: tuple[LoweredWeight, ...]
 
 
 def recipes(folds: bool = True) -> Recipes:
     """Linear weights in each way that there is, and BatchNorms behind Conv (axis 0), ConvTranspose (axis 1) and a depthwise one."""
-    linear = {name: Linear(name, shape) for name, shape in SHAPES.items()}
-    linear["slope"] = Linear("slope", (16, 1, 1))
+    linear = {name: LinearRecipe(name, shape) for name, shape in SHAPES.items()}
+    linear["slope"] = LinearRecipe("slope", (16, 1, 1))
     if not folds:
         return Recipes(linear)
     made = [("norm1", "conv.weight", 0, "conv.bias"), ("norm2", "up.weight", 1, "up.bias"), ("norm3", "deep.weight", 0, None)]
     for norm, _, _, bias in made:
         linear.pop(bias, None) if bias else None
-        linear[f"{norm}@shift"] = Linear(None, (NORMS[norm],))
+        linear[f"{norm}@shift"] = LinearRecipe(None, (NORMS[norm],))
     return Recipes(
         linear,
         [
-            Fold(weight, axis, f"{norm}@shift", f"{norm}.weight", f"{norm}.bias", f"{norm}.mean", f"{norm}.var", 1e-5, bias)
+            BatchNormFold(
+                weight, axis, f"{norm}@shift", f"{norm}.weight", f"{norm}.bias", f"{norm}.mean", f"{norm}.var", 1e-5, bias
+            )
             for norm, weight, axis, bias in made
         ],
     )
@@ -52,7 +54,7 @@ def recipes(folds: bool = True) -> Recipes:
 
 def lowered(dtype: DTypeLike = np.float32, folds: bool = True) -> Lowered:
     made = recipes(folds)
-    return Lowered(made, tuple(Weight(name, recipe.shape, np.dtype(dtype)) for name, recipe in made.linear.items()))
+    return Lowered(made, tuple(LoweredWeight(name, recipe.shape, np.dtype(dtype)) for name, recipe in made.linear.items()))
 
 
 def members(count: int, seed: int = 0, dtype: DTypeLike = np.float32) -> list[Tensors]:
@@ -76,5 +78,5 @@ def shares(count: int, seed: int = 0) -> NDArray[np.float64]:
     return chosen / chosen.sum()
 
 
-def numbers(weights: tuple[Weight, ...]) -> int:
+def numbers(weights: tuple[LoweredWeight, ...]) -> int:
     return sum(prod(weight.shape) for weight in weights)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dni_deploy.blending.blend import blend_float64
 from engines.cuda import cuda_graph
 from engines.cuda.device import Device
-from engines.cuda.kernels import BLEND, BLOCK, Kernels, grid, name, tile
+from engines.cuda.kernels import BLEND_ARGUMENTS, THREADS_PER_BLOCK, Kernels, compute_grid, compute_tile_size, kernel_name
 from engines.cuda.memory import Buffer
 from tests.engines.cuda import family, test_kernels
 from tests.engines.cuda.test_blender import Road, close_enough
@@ -30,15 +30,17 @@ def on_device(device: Device, members: list[NDArray[Any]], shares: list[float], 
     size, stored, single = members[0].size, members[0].dtype, np.dtype(dtype)
     held = [Buffer(device, (size + shift) * stored.itemsize) for _ in members]
     out = Buffer(device, (size + shift + 64) * single.itemsize)
-    struct, stream = np.zeros((), BLEND), device.stream()
+    struct, stream = np.zeros((), BLEND_ARGUMENTS), device.create_stream()
     struct["count"], struct["members"], struct["out"] = size, len(members), out.pointer + shift * single.itemsize
     for index, (buffer, member) in enumerate(zip(held, members, strict=True)):
         buffer.upload(np.ascontiguousarray(member), offset=shift * stored.itemsize)
         struct["member"][index] = buffer.pointer + shift * stored.itemsize
     struct["share"][: len(shares)] = shares
     out.upload(np.full(size + shift + 64, 77, single))
-    kernel = Kernels(device).function(name(stored, single, len(members), scaled=False), BLEND)
-    kernel.prepared_async_call(grid(size, tile(stored, len(members), scaled=False)), BLOCK, stream, struct[()])
+    kernel = Kernels(device).load_function(kernel_name(stored, single, len(members), scaled=False), BLEND_ARGUMENTS)
+    kernel.prepared_async_call(
+        compute_grid(size, compute_tile_size(stored, len(members), scaled=False)), THREADS_PER_BLOCK, stream, struct[()]
+    )
     stream.synchronize()
     got = np.empty(size + shift + 64, single)
     out.download(got)
@@ -79,15 +81,15 @@ def check_blender() -> None:
                 shares = family.shares(count)
                 road.blend(shares)
                 first = road.read()
-                close_enough(first, road.lowered.recipes.values(blend_float64(members, shares)), count, dtype)
+                close_enough(first, road.lowered.recipes.compute_values(blend_float64(members, shares)), count, dtype)
                 road.blend(np.eye(count)[1])
-                for key, value in road.lowered.recipes.values(members[1]).items():
+                for key, value in road.lowered.recipes.compute_values(members[1]).items():
                     assert road.read()[key].tobytes() == value.astype(dtype).tobytes(), key
                 with road.device:
                     handle = road.streams[0].handle
-                    cuda_graph.begin(handle)
+                    cuda_graph.begin_capture(handle)
                     road.blender.blend(shares, road.slots[0], road.streams[0])
-                    graph = cuda_graph.end(handle)
+                    graph = cuda_graph.end_capture(handle)
                     graph.launch(handle)
                     road.streams[0].synchronize()
                     graph.close()

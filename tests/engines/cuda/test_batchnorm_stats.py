@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import Recalibration, blended
-from engines.lowering.gpu import Weight, lower_for_gpu, overflowing
-from engines.lowering.recipes import Linear, Recipes
+from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
+from engines.lowering.gpu import LoweredWeight, find_float16_overflows, lower_for_gpu
+from engines.lowering.recipes import LinearRecipe, Recipes
 from tests.engines.cuda import family
 from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import HAND, RAW
@@ -20,31 +20,33 @@ STEPS = 4
 BETWEEN, KNOT = np.array([0.22, 0.33, 0.45]), np.array([0.25, 0.5, 0.25])
 
 
-def known_of(case: Any, members: list[dict[str, NDArray[Any]]]) -> Recalibration:
+def known_of(case: Any, members: list[dict[str, NDArray[Any]]]) -> BatchNormTable:
     rng, inner = np.random.default_rng(0), 12  # of 15 knots, three are members
     names = [name for name in case.weights if "running" in name]
     drawn = {name: rng.uniform(0.5, 2.0, (inner, members[0][name].size)).astype(np.float32) for name in names}
-    return Recalibration.of(members, STEPS, {name: rows.astype(np.float64) for name, rows in drawn.items()}, {})
+    return BatchNormTable.from_inner_statistics(
+        members, STEPS, {name: rows.astype(np.float64) for name, rows in drawn.items()}, {}
+    )
 
 
 class Road:
     """One recalibrated family on the device, with a slot."""
 
     def __init__(self, case: Any) -> None:
-        from engines.cuda.blender import DeviceBlender, Live
+        from engines.cuda.blender import DeviceBlender, WeightBuffer
         from engines.cuda.device import Device
         from engines.cuda.layout import DeviceLayout
-        from engines.cuda.members import Members
+        from engines.cuda.members import DeviceMembers
 
         self.tensors = [dict(tensors) for tensors in case.members]
         self.known = known_of(case, self.tensors)
         self.lowered = lower_for_gpu(case.graph, case.weights, "fp32")
-        self.layout = DeviceLayout.of(self.lowered, self.known.statistics)
+        self.layout = DeviceLayout.from_lowered(self.lowered, self.known.statistics)
         self.device = Device.open(0)
         with self.device:
-            self.members = Members(self.device, self.layout, self.lowered.recipes, self.tensors, self.known)
-            self.blender, self.live = DeviceBlender(self.device, self.members), Live(self.device, self.layout)
-            self.stream: Any = self.device.stream()
+            self.members = DeviceMembers(self.device, self.layout, self.lowered.recipes, self.tensors, self.known)
+            self.blender, self.live = DeviceBlender(self.device, self.members), WeightBuffer(self.device, self.layout)
+            self.stream: Any = self.device.create_stream()
 
     def blend(self, shares: NDArray[np.float64]) -> dict[str, NDArray[np.float32]]:
         with self.device:
@@ -53,7 +55,7 @@ class Road:
             made = {}
             for weight in self.lowered.weights:
                 made[weight.name] = np.empty(weight.shape, np.float32)
-                self.live.buffer.download(made[weight.name], offset=self.layout.offset(weight.name))
+                self.live.buffer.download(made[weight.name], offset=self.layout.offset_of(weight.name))
         return made
 
     def close(self) -> None:
@@ -78,7 +80,7 @@ def raw(road: Road) -> set[str]:
 
 def test_every_weight_is_what_the_truth_makes_it(road: Road) -> None:
     for shares in (BETWEEN, KNOT, *np.eye(3)):
-        wanted = road.lowered.recipes.values(blended(road.tensors, shares, road.known))
+        wanted = road.lowered.recipes.compute_values(blend_tensors(road.tensors, shares, road.known))
         for name, got in road.blend(shares).items():
             # At most five fused steps and roundings, on sums of numbers below 8.
             assert np.abs(got - wanted[name]).max() <= 5 * 8 * 2.0**-24, name
@@ -93,19 +95,26 @@ def test_what_is_launched_and_read(road: Road, gpu: FakeGpu) -> None:
     road.blend(BETWEEN)
     assert sum(gpu.launches.values()) == len(regions) + bool(road.layout.folds)
     assert all(len(pointers) == (15 if region.kind == "knots" else 3) for region, _, pointers in road.members.regions)
-    assert len(road.members.statistics) == (15 if road.layout.folds else 0)
+    assert len(road.members.statistics_pointers) == (15 if road.layout.folds else 0)
     numbers = sum(region.count for region in regions if region.kind == "knots")
-    assert np.count_nonzero(road.known.shares(BETWEEN)) == 3
-    saved = road.blender.bytes_moved(BETWEEN) - road.blender.bytes_moved(KNOT)
+    assert np.count_nonzero(road.known.interpolation_weights(BETWEEN)) == 3
+    saved = road.blender.count_bytes_moved(BETWEEN) - road.blender.count_bytes_moved(KNOT)
     assert saved == 2 * (road.layout.channels * 40 + numbers * 4)
 
 
 def test_what_float16_cannot_hold_is_told_by_the_knots() -> None:
     """A mean between the members that no member has, as a weight of a graph in float16."""
     members = [{"bn.running_mean": np.full(8, value, np.float32)} for value in (1.0, 2.0, 3.0)]
-    recipes = Recipes({"mean": Linear("bn.running_mean", (1, 8, 1, 1))})
-    lowered: Any = family.Lowered(recipes, (Weight("mean", (1, 8, 1, 1), np.dtype(np.float16)),))
+    recipes = Recipes({"mean": LinearRecipe("bn.running_mean", (1, 8, 1, 1))})
+    lowered: Any = family.Lowered(recipes, (LoweredWeight("mean", (1, 8, 1, 1), np.dtype(np.float16)),))
     rows = np.ones((12, 8))
-    assert overflowing(lowered, members, Recalibration.of(members, STEPS, {"bn.running_mean": rows}, {})) == []
+    assert (
+        find_float16_overflows(
+            lowered, members, BatchNormTable.from_inner_statistics(members, STEPS, {"bn.running_mean": rows}, {})
+        )
+        == []
+    )
     rows[7, 3] = 1e5
-    assert overflowing(lowered, members, Recalibration.of(members, STEPS, {"bn.running_mean": rows}, {})) == ["mean"]
+    assert find_float16_overflows(
+        lowered, members, BatchNormTable.from_inner_statistics(members, STEPS, {"bn.running_mean": rows}, {})
+    ) == ["mean"]

@@ -18,18 +18,18 @@ class Road:
     """One family on the device, with two slots and a stream for each."""
 
     def __init__(self, lowered: family.Lowered, members: list[family.Tensors]) -> None:
-        from engines.cuda.blender import DeviceBlender, Live
+        from engines.cuda.blender import DeviceBlender, WeightBuffer
         from engines.cuda.device import Device
         from engines.cuda.layout import DeviceLayout
-        from engines.cuda.members import Members
+        from engines.cuda.members import DeviceMembers
 
         self.lowered, self.tensors = lowered, members
         self.device = Device.open(0)
-        self.layout = DeviceLayout.of(lowered)  # type: ignore[arg-type]
+        self.layout = DeviceLayout.from_lowered(lowered)  # type: ignore[arg-type]
         with self.device:
-            self.members = Members(self.device, self.layout, lowered.recipes, members)
-            self.slots = [Live(self.device, self.layout) for _ in range(2)]
-            self.streams = [self.device.stream() for _ in range(2)]
+            self.members = DeviceMembers(self.device, self.layout, lowered.recipes, members)
+            self.slots = [WeightBuffer(self.device, self.layout) for _ in range(2)]
+            self.streams = [self.device.create_stream() for _ in range(2)]
             self.blender = DeviceBlender(self.device, self.members)
 
     def blend(self, shares: Any, slot: int = 0) -> None:
@@ -42,7 +42,7 @@ class Road:
             self.streams[slot].synchronize()
             for weight in self.lowered.weights:
                 found[weight.name] = np.empty(weight.shape, weight.dtype)
-                self.slots[slot].buffer.download(found[weight.name], offset=self.layout.offset(weight.name))
+                self.slots[slot].buffer.download(found[weight.name], offset=self.layout.offset_of(weight.name))
         return found
 
     def close(self) -> None:
@@ -192,26 +192,26 @@ def test_shares_that_do_not_fit(road: Any, shares: list[float]) -> None:
 def test_too_many_members(gpu: FakeGpu) -> None:
     from engines.cuda.device import Device
     from engines.cuda.layout import DeviceLayout
-    from engines.cuda.members import Members
+    from engines.cuda.members import DeviceMembers
 
     made, tensors = family.lowered(), family.members(1)[0]
     device = Device.open(0)
     with device, pytest.raises(LimitError, match="1 to 32 members; this family has 33"):
-        Members(device, DeviceLayout.of(made), made.recipes, [tensors] * 33)  # type: ignore[arg-type]
+        DeviceMembers(device, DeviceLayout.from_lowered(made), made.recipes, [tensors] * 33)  # type: ignore[arg-type]
     device.close()
 
 
 def test_no_room_on_the_device_leaves_nothing_there(gpu: FakeGpu) -> None:
     from engines.cuda.device import Device
     from engines.cuda.layout import DeviceLayout
-    from engines.cuda.members import Members
+    from engines.cuda.members import DeviceMembers
 
     made = family.lowered()
-    layout = DeviceLayout.of(made)  # type: ignore[arg-type]
+    layout = DeviceLayout.from_lowered(made)  # type: ignore[arg-type]
     device = Device.open(0)
     gpu.memory.total = 2 * layout.nbytes
     with device, pytest.raises(LimitError, match="MB free where"):
-        Members(device, layout, made.recipes, family.members(3))
+        DeviceMembers(device, layout, made.recipes, family.members(3))
     assert gpu.memory.used == 0
     device.close()
 
@@ -238,12 +238,12 @@ def test_members_of_two_dtypes_are_kept_as_the_wider(road: Any, gpu: FakeGpu, fi
 
 def test_float16_members_of_a_computed_weight_are_kept_as_float32(road: Any, gpu: FakeGpu) -> None:
     """1 / 3 of a float16 is no float16."""
-    from engines.lowering.recipes import Linear, Recipes
+    from engines.lowering.recipes import LinearRecipe, Recipes
 
     made = family.lowered(folds=False)
-    recipes = Recipes({**made.recipes.linear, "last.weight": Linear("last.weight", (3, 12, 1, 1), factor=1 / 3)})
+    recipes = Recipes({**made.recipes.linear, "last.weight": LinearRecipe("last.weight", (3, 12, 1, 1), factor=1 / 3)})
     members = family.members(2, dtype=np.float16)
     one = road(family.Lowered(recipes, made.weights), members)
     one.blend([0.5, 0.5])
     assert list(gpu.launches) == ["blend_f32_f32_2"]
-    close_enough(one.read(), recipes.values(blend_float64(members, np.array([0.5, 0.5]))), 2, "float32")
+    close_enough(one.read(), recipes.compute_values(blend_float64(members, np.array([0.5, 0.5]))), 2, "float32")

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from dni_deploy.errors import EngineError, EnvironmentProblem, LimitError
+from dni_deploy.errors import EngineError, LimitError, UnavailableError
 from tests.fakes.gpu import FakeGpu
 
 
@@ -21,7 +21,7 @@ def test_open_and_close(gpu: FakeGpu) -> None:
         with device:
             assert gpu.has_context()
         assert gpu.has_context()
-        assert device.free_bytes() > 0
+        assert device.query_free_bytes() > 0
     assert not gpu.has_context()
     device.close()
     device.close()
@@ -70,8 +70,8 @@ def test_no_driver(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.cuda import driver
     from engines.cuda.device import Device
 
-    monkeypatch.setattr(driver, "library", lambda: None)
-    with pytest.raises(EnvironmentProblem, match=r"^No GPU can be used: no NVIDIA driver"):
+    monkeypatch.setattr(driver, "load_driver_library", lambda: None)
+    with pytest.raises(UnavailableError, match=r"^No GPU can be used: no NVIDIA driver"):
         Device.open()
     assert not gpu.initialized
 
@@ -80,7 +80,7 @@ def test_no_driver(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_such_gpu(gpu: FakeGpu, index: int) -> None:
     from engines.cuda.device import Device
 
-    with pytest.raises(EnvironmentProblem, match=f"no GPU number {index}: the driver counts 1"):
+    with pytest.raises(UnavailableError, match=f"no GPU number {index}: the driver counts 1"):
         Device.open(index)
 
 
@@ -92,7 +92,7 @@ def test_what_is_uploaded_is_there_for_every_stream(gpu: FakeGpu) -> None:
 
     device = Device.open()
     with device:
-        buffer, stream = Buffer(device, 12), device.stream()
+        buffer, stream = Buffer(device, 12), device.create_stream()
         buffer.upload(np.float32([1, 2, 3]))
         back = np.empty(3, np.float32)
         buffer.download(back, stream)
@@ -143,13 +143,13 @@ def test_staging_grows_and_is_freed(gpu: FakeGpu) -> None:
     device = Device.open()
     with device:
         staging = Staging(device)
-        first = staging.array((2, 3))
+        first = staging.get_array((2, 3))
         first[:] = 7
         assert first.dtype == np.float32
-        assert np.all(staging.array((6,)) == 7)  # the same memory
-        large = staging.array((5, 100), np.uint8)
+        assert np.all(staging.get_array((6,)) == 7)  # the same memory
+        large = staging.get_array((5, 100), np.uint8)
         large[:] = 1
-        assert staging.array((0, 3)).shape == (0, 3)
+        assert staging.get_array((0, 3)).shape == (0, 3)
         staging.free()
         staging.free()
     device.close()
@@ -162,13 +162,13 @@ def test_a_graph_is_launched_again_and_again(gpu: FakeGpu) -> None:
 
     device = Device.open()
     with device:
-        buffer, stream = Buffer(device, 4), device.stream()
+        buffer, stream = Buffer(device, 4), device.create_stream()
         buffer.upload(np.zeros(1, np.int32))
-        cuda_graph.begin(stream.handle)
+        cuda_graph.begin_capture(stream.handle)
         with pytest.raises(EngineError, match="already being captured"):
-            cuda_graph.begin(stream.handle)
+            cuda_graph.begin_capture(stream.handle)
         buffer.upload(np.int32([3]), stream)
-        graph = cuda_graph.end()
+        graph = cuda_graph.end_capture()
         back = np.empty(1, np.int32)
         buffer.download(back)
         assert back[0] == 0
@@ -193,17 +193,17 @@ def test_captures_that_fail(gpu: FakeGpu) -> None:
 
     device = Device.open()
     with device:
-        stream = device.stream()
+        stream = device.create_stream()
         with pytest.raises(EngineError, match="No CUDA graph of this stream"):
-            cuda_graph.end()
+            cuda_graph.end_capture()
         with pytest.raises(EngineError, match="cuStreamBeginCapture_v2 failed with CUDA_ERROR"):
-            cuda_graph.begin(0)  # the default stream cannot be captured
-        cuda_graph.begin(stream.handle)
-        cuda_graph.abandon()
-        cuda_graph.abandon()
-        cuda_graph.begin(stream.handle)  # the stream can be captured again
+            cuda_graph.begin_capture(0)  # the default stream cannot be captured
+        cuda_graph.begin_capture(stream.handle)
+        cuda_graph.abort_capture()
+        cuda_graph.abort_capture()
+        cuda_graph.begin_capture(stream.handle)  # the stream can be captured again
         with pytest.raises(EngineError, match="No CUDA graph"):
-            cuda_graph.end(stream.handle + 1)
-        cuda_graph.end(stream.handle).close()
+            cuda_graph.end_capture(stream.handle + 1)
+        cuda_graph.end_capture(stream.handle).close()
         del stream
     device.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dni_deploy.errors import EngineError, EnvironmentProblem
+from dni_deploy.errors import EngineError, UnavailableError
 from tests.fakes.gpu import COMPILER, FakeGpu
 
 
@@ -39,30 +39,30 @@ def kept(tmp_path: Path) -> Path:
 
 
 def test_compiled_once(compiled: list[str], tmp_path: Path) -> None:
-    from engines.cuda.kernels import machine_code
+    from engines.cuda.kernels import load_machine_code
 
-    first = machine_code("sm_90")
-    assert machine_code("sm_90") == first
+    first = load_machine_code("sm_90")
+    assert load_machine_code("sm_90") == first
     assert compiled == ["sm_90"]
     assert stat.S_IMODE(kept(tmp_path).stat().st_mode) == 0o600
-    machine_code("sm_86")
+    load_machine_code("sm_86")
     assert compiled == ["sm_90", "sm_86"]
 
 
 def test_another_compiler_compiles_again(compiled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from engines.cuda.kernels import machine_code
+    from engines.cuda.kernels import load_machine_code
 
-    machine_code("sm_90")
+    load_machine_code("sm_90")
     monkeypatch.setattr(COMPILER, "get_nvcc_version", lambda nvcc: "release 13.1")
-    machine_code("sm_90")
+    load_machine_code("sm_90")
     assert compiled == ["sm_90", "sm_90"]
 
 
 @pytest.mark.parametrize("change", ["flip", "cut", "empty", "writable", "gone"])
 def test_a_file_that_is_not_as_it_was_written(compiled: list[str], tmp_path: Path, change: str) -> None:
-    from engines.cuda.kernels import machine_code
+    from engines.cuda.kernels import load_machine_code
 
-    good = machine_code("sm_90")
+    good = load_machine_code("sm_90")
     path = kept(tmp_path)
     data = path.read_bytes()
     if change == "flip":
@@ -75,18 +75,18 @@ def test_a_file_that_is_not_as_it_was_written(compiled: list[str], tmp_path: Pat
         path.chmod(0o660)
     else:
         path.unlink()
-    assert machine_code("sm_90") == good
+    assert load_machine_code("sm_90") == good
     assert len(compiled) == 2
-    assert machine_code("sm_90") == good
+    assert load_machine_code("sm_90") == good
     assert len(compiled) == 2
     assert stat.S_IMODE(kept(tmp_path).stat().st_mode) == 0o600
 
 
 def test_a_cache_that_cannot_be_written(compiled: list[str], tmp_path: Path) -> None:
-    from engines.cuda.kernels import machine_code
+    from engines.cuda.kernels import load_machine_code
 
     (tmp_path / "cache").write_text("a file where a folder should be")
-    assert machine_code("sm_90") == machine_code("sm_90")
+    assert load_machine_code("sm_90") == load_machine_code("sm_90")
     assert len(compiled) == 2
 
 
@@ -96,38 +96,38 @@ def test_no_compiler(compiled: list[str], monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "no"))
     monkeypatch.delenv("CUDA_PATH", raising=False)
-    monkeypatch.setattr(driver, "TOOLKIT", str(tmp_path / "none"))
-    with pytest.raises(EnvironmentProblem, match=r"nvcc is not on the PATH.*install the CUDA toolkit"):
-        kernels.machine_code("sm_90")
+    monkeypatch.setattr(driver, "DEFAULT_CUDA_HOME", str(tmp_path / "none"))
+    with pytest.raises(UnavailableError, match=r"nvcc is not on the PATH.*install the CUDA toolkit"):
+        kernels.load_machine_code("sm_90")
 
 
 def test_a_compiler_that_does_not_start(compiled: list[str], gpu: FakeGpu) -> None:
-    from engines.cuda.kernels import machine_code
+    from engines.cuda.kernels import load_machine_code
 
     gpu.nvcc = False
-    with pytest.raises(EnvironmentProblem, match="nvcc could not be run"):
-        machine_code("sm_90")
+    with pytest.raises(UnavailableError, match="nvcc could not be run"):
+        load_machine_code("sm_90")
 
 
 def test_a_compiler_that_refuses(compiled: list[str]) -> None:
-    from engines.cuda.kernels import machine_code
+    from engines.cuda.kernels import load_machine_code
 
     with pytest.raises(EngineError, match="could not compile the blend kernel for sm_x"):
-        machine_code("sm_x")
+        load_machine_code("sm_x")
 
 
 def test_loaded_once_per_device(compiled: list[str]) -> None:
     from engines.cuda.device import Device
-    from engines.cuda.kernels import BLEND, Kernels
+    from engines.cuda.kernels import BLEND_ARGUMENTS, Kernels
 
     device = Device.open()
     with device:
         kernels = Kernels(device)
-        kernels.function("blend_f32_f32_1", BLEND)
-        Kernels(device).function("fold", BLEND)
+        kernels.load_function("blend_f32_f32_1", BLEND_ARGUMENTS)
+        Kernels(device).load_function("fold", BLEND_ARGUMENTS)
         assert len(compiled) == 1
         with pytest.raises(EngineError, match="no kernel 'blend_f8_f8_1'"):
-            kernels.function("blend_f8_f8_1", BLEND)
+            kernels.load_function("blend_f8_f8_1", BLEND_ARGUMENTS)
     device.close()
 
 

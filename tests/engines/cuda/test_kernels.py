@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.lowering.recipes import scale_and_shift
+from engines.lowering.recipes import compute_scale_and_shift
 from tests.engines.cuda import host_compiler
 
 SIZES = (0, 1, 3, 4, 5, 255, 256, 257, 10**6 + 3)
@@ -53,7 +53,7 @@ def blend(
     shifts = shifts or [0] * (len(members) + 1)
     held = [aligned(member, shift) for member, shift in zip(members, shifts[1:], strict=True)]
     out = aligned(np.full(count + GUARD, 77, dtype), shifts[0])
-    struct = np.zeros((), kernels.BLEND)
+    struct = np.zeros((), kernels.BLEND_ARGUMENTS)
     struct["out"], struct["count"], struct["members"] = out.ctypes.data, count, len(members)
     struct["member"][: len(members)] = [member.ctypes.data for member in held]
     struct["share"][: len(members)] = shares
@@ -62,8 +62,12 @@ def blend(
     if lines is not None and scale is not None:
         table, scales = aligned(lines.reshape(-1)), aligned(scale)
         struct["lines"], struct["scale"] = table.ctypes.data, scales.ctypes.data
-    name = kernels.name(members[0].dtype, np.dtype(dtype), len(members), scaled=scaled)
-    blocks = kernels.grid(count, kernels.tile(members[0].dtype, len(members), scaled=scaled))[0] if grid is None else grid
+    name = kernels.kernel_name(members[0].dtype, np.dtype(dtype), len(members), scaled=scaled)
+    blocks = (
+        kernels.compute_grid(count, kernels.compute_tile_size(members[0].dtype, len(members), scaled=scaled))[0]
+        if grid is None
+        else grid
+    )
     host_compiler.launch(name, blocks, block, struct.tobytes())
     assert np.all(out[count:] == 77)
     return out[:count]
@@ -184,7 +188,7 @@ def test_the_sign_of_zero_survives() -> None:
 
 
 def table(shape: tuple[int, ...], axis: int, first: int) -> NDArray[np.uint32]:
-    """As DeviceLayout.lines, of one weight."""
+    """As DeviceLayout.build_channel_table, of one weight."""
     count = -(-int(np.prod(shape)) // 128)
     rows = np.zeros((count, 4), np.uint32)
     rows[:, :3] = first, int(np.prod(shape[axis + 1 :])), shape[axis]
@@ -230,7 +234,7 @@ def test_rows_of_a_convolution_are_scaled(shape: tuple[int, ...], axis: int, cou
 @pytest.mark.parametrize("count", [1, 2, 3, 16, 32])
 @pytest.mark.parametrize("channels", [1, 3, 255, 256, 300])
 def test_fold(channels: int, count: int, dtype: str) -> None:
-    """Against recipes.scale_and_shift of the blended statistics: the same rounded numbers for one member, within an ulp for more."""
+    """Against recipes.compute_scale_and_shift of the blended statistics: the same rounded numbers for one member, within an ulp for more."""
     from engines.cuda import kernels
 
     source = np.random.default_rng(channels)
@@ -245,13 +249,13 @@ def test_fold(channels: int, count: int, dtype: str) -> None:
     order = np.arange(channels)[::-1] * 2 + 4
     places = aligned((order.astype(np.uint64) * size) * 2 + (size == 2))
     scale = aligned(np.full(channels + GUARD, 77, np.float32))
-    struct = np.zeros((), kernels.FOLD)
+    struct = np.zeros((), kernels.FOLD_ARGUMENTS)
     struct["live"], struct["places"], struct["scale"] = live.ctypes.data, places.ctypes.data, scale.ctypes.data
     struct["count"], struct["members"] = channels, count
     struct["member"][:count] = [row.ctypes.data for row in held]
     struct["share"][:count] = shares
-    host_compiler.launch("fold", kernels.grid(channels, 256)[0], 256, struct.tobytes())
-    expected, shift = scale_and_shift(np.tensordot(shares, statistics, 1))
+    host_compiler.launch("fold", kernels.compute_grid(channels, 256)[0], 256, struct.tobytes())
+    expected, shift = compute_scale_and_shift(np.tensordot(shares, statistics, 1))
     assert np.all(scale[channels:] == 77)
     assert np.all(np.delete(live, order) == 77)
     if count == 1:
@@ -270,21 +274,21 @@ def test_structs_and_tiles_are_those_of_the_source() -> None:
     library = host_compiler.build()
     names = set(host_compiler.kernels())
     assert len(names) == 74
-    assert library.host_argument_bytes(b"fold") == kernels.FOLD.itemsize
-    assert library.host_argument_bytes(b"fold_by_row") == kernels.BY_ROW.itemsize
+    assert library.host_argument_bytes(b"fold") == kernels.FOLD_ARGUMENTS.itemsize
+    assert library.host_argument_bytes(b"fold_by_row") == kernels.PER_TENSOR_ARGUMENTS.itemsize
     for stored, dtype in PAIRS:
         for scaled, by_row in itertools.product((False, True), repeat=2):
             for count in range(1, 8):
-                name = kernels.name(np.dtype(stored), np.dtype(dtype), count, scaled=scaled, by_row=by_row)
+                name = kernels.kernel_name(np.dtype(stored), np.dtype(dtype), count, scaled=scaled, per_tensor=by_row)
                 names.discard(name)
-                argument = kernels.BY_ROW if by_row else kernels.BLEND
+                argument = kernels.PER_TENSOR_ARGUMENTS if by_row else kernels.BLEND_ARGUMENTS
                 assert library.host_argument_bytes(name.encode()) == argument.itemsize
-                numbers = kernels.tile(np.dtype(stored), count, scaled=scaled, by_row=by_row)
+                numbers = kernels.compute_tile_size(np.dtype(stored), count, scaled=scaled, per_tensor=by_row)
                 assert library.host_tile(name.encode(), 256) == numbers
     assert names == {"fold", "fold_by_row"}
-    source = kernels.SOURCE.read_text(encoding="utf-8")
+    source = kernels.KERNEL_SOURCE.read_text(encoding="utf-8")
     assert f"#define MAX_MEMBERS {kernels.MAX_MEMBERS} " in source
-    assert f"#define LINE {kernels.LINE}u " in source
+    assert f"#define LINE {kernels.WEIGHT_ALIGNMENT_FLOATS}u " in source
 
 
 def test_unknown_kernels_and_structs_of_another_size_are_refused() -> None:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from dni_deploy.errors import EngineError, LimitError
-from engines.cuda.layout import LINE, DeviceLayout
-from engines.lowering.gpu import Weight
-from engines.lowering.recipes import Fold, Linear, Recipes
+from engines.cuda.layout import WEIGHT_ALIGNMENT_FLOATS, DeviceLayout
+from engines.lowering.gpu import LoweredWeight
+from engines.lowering.recipes import BatchNormFold, LinearRecipe, Recipes
 from tests.engines.cuda import family
 
 
 def layout(lowered: family.Lowered) -> DeviceLayout:
-    return DeviceLayout.of(lowered)  # type: ignore[arg-type]
+    return DeviceLayout.from_lowered(lowered)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -23,9 +23,9 @@ def test_places(dtype: str) -> None:
     assert found.names == tuple(weight.name for weight in lowered.weights)
     taken = np.zeros(found.nbytes, np.int64)
     for weight in lowered.weights:
-        start = found.offset(weight.name)
+        start = found.offset_of(weight.name)
         assert start % 256 == 0
-        assert (found.count(weight.name), found.dtype(weight.name)) == (weight.count, np.dtype(dtype))
+        assert (found.count_of(weight.name), found.dtype_of(weight.name)) == (weight.count, np.dtype(dtype))
         taken[start : start + weight.count * weight.dtype.itemsize] += 1
     taken[found.scale_offset : found.scale_offset + 4 * found.channels] += 1
     assert taken.max() == 1
@@ -34,7 +34,9 @@ def test_places(dtype: str) -> None:
 
 def test_regions_are_by_kind_and_dtype() -> None:
     lowered = family.lowered()
-    mixed = tuple(Weight(w.name, w.shape, np.dtype("f2" if w.name.startswith("first") else "f4")) for w in lowered.weights)
+    mixed = tuple(
+        LoweredWeight(w.name, w.shape, np.dtype("f2" if w.name.startswith("first") else "f4")) for w in lowered.weights
+    )
     found = layout(family.Lowered(lowered.recipes, mixed))
     kinds = {(region.kind, region.dtype.name): {name for name, _ in region.starts} for region in found.regions}
     assert kinds == {
@@ -45,7 +47,7 @@ def test_regions_are_by_kind_and_dtype() -> None:
     }
     for region in found.regions:
         for name, start in region.starts:
-            assert found.offset(name) == region.offset + start * region.dtype.itemsize
+            assert found.offset_of(name) == region.offset + start * region.dtype.itemsize
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -53,22 +55,22 @@ def test_tables_name_each_numbers_channel(dtype: str) -> None:
     lowered = family.lowered(dtype)
     found = layout(lowered)
     (region,) = (region for region in found.regions if region.kind == "fold")
-    table = found.lines(region)
-    assert table.shape == (region.count // LINE, 4)
+    table = found.build_channel_table(region)
+    assert table.shape == (region.count // WEIGHT_ALIGNMENT_FLOATS, 4)
     first = 0
-    places = found.places()
+    places = found.build_shift_offsets()
     for fold in lowered.recipes.folds:
         shape = lowered.recipes.linear[fold.weight].shape
         along = [1] * len(shape)
         along[fold.axis] = -1
         expected = np.broadcast_to(np.arange(shape[fold.axis]).reshape(along), shape).reshape(-1) + first
-        start = (found.offset(fold.weight) - region.offset) // region.dtype.itemsize
+        start = (found.offset_of(fold.weight) - region.offset) // region.dtype.itemsize
         element = np.arange(start, start + expected.size)
-        begin, inner, channels, local = table[element // LINE].T.astype(np.int64)
-        assert np.array_equal(begin + (local + element % LINE) // inner % channels, expected)
+        begin, inner, channels, local = table[element // WEIGHT_ALIGNMENT_FLOATS].T.astype(np.int64)
+        assert np.array_equal(begin + (local + element % WEIGHT_ALIGNMENT_FLOATS) // inner % channels, expected)
         for channel in range(shape[fold.axis]):
             place = int(places[first + channel])
-            assert place >> 1 == found.offset(fold.bias) + channel * np.dtype(dtype).itemsize
+            assert place >> 1 == found.offset_of(fold.bias) + channel * np.dtype(dtype).itemsize
             assert bool(place & 1) == (dtype == "float16")
         first += shape[fold.axis]
 
@@ -79,14 +81,14 @@ def test_nothing_to_blend() -> None:
 
 
 def test_a_weight_without_numbers() -> None:
-    recipes = Recipes({"empty": Linear("empty", (0, 3)), "one": Linear("one", (1,))})
-    found = layout(family.Lowered(recipes, tuple(Weight(n, r.shape, np.dtype("f4")) for n, r in recipes.linear.items())))
-    assert found.count("empty") == 0
+    recipes = Recipes({"empty": LinearRecipe("empty", (0, 3)), "one": LinearRecipe("one", (1,))})
+    found = layout(family.Lowered(recipes, tuple(LoweredWeight(n, r.shape, np.dtype("f4")) for n, r in recipes.linear.items())))
+    assert found.count_of("empty") == 0
     assert found.nbytes == 512
 
 
-def one_fold(weight: str = "w", bias: str = "b", axis: int = 0) -> Fold:
-    return Fold(weight, axis, bias, None, None, "mean", "var", 1e-5, None)
+def one_fold(weight: str = "w", bias: str = "b", axis: int = 0) -> BatchNormFold:
+    return BatchNormFold(weight, axis, bias, None, None, "mean", "var", 1e-5, None)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +101,8 @@ def one_fold(weight: str = "w", bias: str = "b", axis: int = 0) -> Fold:
         ([one_fold(axis=2)], "channels of 'w'"),
     ],
 )
-def test_folds_that_do_not_fit(folds: list[Fold], words: str) -> None:
-    weights = (Weight("w", (4, 3), np.dtype("f4")), Weight("b", (4,), np.dtype("f4")))
+def test_folds_that_do_not_fit(folds: list[BatchNormFold], words: str) -> None:
+    weights = (LoweredWeight("w", (4, 3), np.dtype("f4")), LoweredWeight("b", (4,), np.dtype("f4")))
     with pytest.raises(EngineError) as caught:
         layout(family.Lowered(Recipes({}, folds), weights))
     assert words in str(caught.value)
@@ -108,4 +110,4 @@ def test_folds_that_do_not_fit(folds: list[Fold], words: str) -> None:
 
 def test_a_weight_that_is_too_large() -> None:
     with pytest.raises(LimitError, match="2147483648 numbers"):
-        layout(family.Lowered(Recipes({}, []), (Weight("w", (2**31,), np.dtype("f4")),)))
+        layout(family.Lowered(Recipes({}, []), (LoweredWeight("w", (2**31,), np.dtype("f4")),)))

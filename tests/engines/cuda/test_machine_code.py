@@ -53,4 +53,4 @@ def test_no_kernel_spills(architecture: str, tmp_path: Path) -> None:
 def test_the_options_are_those_of_the_product(gpu: object) -> None:
     from engines.cuda import kernels
 
-    assert kernels.OPTIONS == OPTIONS
+    assert kernels.NVCC_OPTIONS == OPTIONS

@@ -150,7 +150,7 @@ def test_a_table_in_page_locked_memory_would_have_to_wait(road: Any, gpu: FakeGp
     """The copy reads such memory late, when the next change has overwritten it: the test above can fail."""
     import pycuda.driver as cuda
 
-    from engines.cuda.per_tensor_coefficients import Table
+    from engines.cuda.per_tensor_coefficients import CoefficientTable
 
     members = family.members(2)
     one = road(family.lowered(), members)
@@ -162,7 +162,7 @@ def test_a_table_in_page_locked_memory_would_have_to_wait(road: Any, gpu: FakeGp
         self._buffer.upload(held[: len(data)], stream)
         return int(self._buffer.pointer)
 
-    monkeypatch.setattr(Table, "fill", fill)
+    monkeypatch.setattr(CoefficientTable, "upload", fill)
     rows = [some_rows(len(members[0]), 2, seed) for seed in (0, 1)]
     for slot in (0, 1):
         one.blend(rows[slot], slot)
@@ -184,11 +184,11 @@ def test_a_captured_blend(road: Any, gpu: FakeGpu) -> None:
     expected = one.read()
     with one.device:
         handle = one.streams[0].handle
-        cuda_graph.begin(handle)
+        cuda_graph.begin_capture(handle)
         with pytest.raises(EngineError, match="cannot be new within a CUDA graph"):
             one.blend(rows[::-1].copy())
         one.blend(rows)
-        graph = cuda_graph.end(handle)
+        graph = cuda_graph.end_capture(handle)
         one.slots[0].buffer.zero(one.streams[0])
         graph.launch(handle)
         one.streams[0].synchronize()
@@ -260,7 +260,7 @@ def test_whole_graphs(pico_case: Callable[[str], Case], gpu: FakeGpu, name: str,
     road = Road(lowered, members)  # type: ignore[arg-type]
     rows = some_rows(len(case.weights), 3)
     road.blend(rows)
-    got, expected = road.read(), lowered.recipes.values(blended(members, rows))
+    got, expected = road.read(), lowered.recipes.compute_values(blended(members, rows))
     for weight in lowered.weights:
         # As in test_whole_graphs.test_every_weight, with one rounding more: these rows are rounded to float32 from thirds.
         size = float(np.abs(expected[weight.name]).max(initial=0))
@@ -274,20 +274,20 @@ def test_whole_graphs(pico_case: Callable[[str], Case], gpu: FakeGpu, name: str,
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_tables_name_each_numbers_tensor(dtype: str) -> None:
     lowered = family.lowered(dtype)
-    layout = DeviceLayout.of(lowered)  # type: ignore[arg-type]
-    tensors = layout.tensors()
+    layout = DeviceLayout.from_lowered(lowered)  # type: ignore[arg-type]
+    tensors = layout.source_tensors()
     for region in layout.regions:
         if region.kind == "shift":
             continue
-        rows = layout.rows(region)
+        rows = layout.build_row_index(region)
         assert rows.shape == (region.count // 128,)
         for name, start in region.starts:
-            of_weight = rows[start // 128 : -(-(start + layout.count(name)) // 128)]
+            of_weight = rows[start // 128 : -(-(start + layout.count_of(name)) // 128)]
             assert {tensors[row] for row in of_weight} == {lowered.recipes.linear[name].source}
-    statistics, table = layout.statistics(), layout.statistics_rows()
+    statistics, table = layout.statistics_tensors(), layout.build_statistics_index()
     first = 0
     for fold in lowered.recipes.folds:
-        channels = layout.count(fold.bias)
+        channels = layout.count_of(fold.bias)
         named = [{statistics[row] for row in table[place, first : first + channels]} for place in range(5)]
         assert named == [{fold.variance}, {fold.gamma}, {fold.beta}, {fold.mean}, {fold.convolution_bias or fold.mean}]
         first += channels

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.lowering.recipes import scale_and_shift
+from engines.lowering.recipes import compute_scale_and_shift
 from tests.engines.cuda import host_compiler
 from tests.engines.cuda.test_kernels import GUARD, PAIRS, TYPES, aligned, limit, random, table
 
@@ -42,7 +42,7 @@ def blend(
     held = [aligned(member) for member in members]
     out = aligned(np.full(count + GUARD, 77, dtype), shift)
     numbers, places = aligned(shares.astype(np.float32).reshape(-1)), aligned(rows.astype(np.uint32))
-    struct = np.zeros((), kernels.BY_ROW)
+    struct = np.zeros((), kernels.PER_TENSOR_ARGUMENTS)
     struct["out"], struct["count"], struct["members"] = out.ctypes.data, count, len(members)
     struct["rows"], struct["shares"] = places.ctypes.data, numbers.ctypes.data
     struct["member"][: len(members)] = [member.ctypes.data for member in held]
@@ -50,9 +50,9 @@ def blend(
     if lines is not None and scale is not None:
         scales, numbered = aligned(scale), aligned(lines.reshape(-1))
         struct["lines"], struct["scale"] = numbered.ctypes.data, scales.ctypes.data
-    name = kernels.name(members[0].dtype, np.dtype(dtype), len(members), scaled=scaled, by_row=True)
-    tile = kernels.tile(members[0].dtype, len(members), scaled=scaled, by_row=True)
-    host_compiler.launch(name, kernels.grid(count, tile)[0] if grid is None else grid, block, struct.tobytes())
+    name = kernels.kernel_name(members[0].dtype, np.dtype(dtype), len(members), scaled=scaled, per_tensor=True)
+    tile = kernels.compute_tile_size(members[0].dtype, len(members), scaled=scaled, per_tensor=True)
+    host_compiler.launch(name, kernels.compute_grid(count, tile)[0] if grid is None else grid, block, struct.tobytes())
     assert np.all(out[count:] == 77)
     return out[:count]
 
@@ -218,14 +218,14 @@ def test_fold(channels: int, count: int, dtype: str) -> None:
     live, scale = aligned(np.full(channels + GUARD, 77, dtype)), aligned(np.full(channels + GUARD, 77, np.float32))
     places = aligned(np.arange(channels, dtype=np.uint64) * size * 2 + (size == 2))
     table, numbered = aligned(shares.reshape(-1)), aligned(rows.reshape(-1))
-    struct = np.zeros((), kernels.BY_ROW)
+    struct = np.zeros((), kernels.PER_TENSOR_ARGUMENTS)
     struct["out"], struct["lines"], struct["scale"] = live.ctypes.data, places.ctypes.data, scale.ctypes.data
     struct["rows"], struct["shares"] = numbered.ctypes.data, table.ctypes.data
     struct["count"], struct["members"] = channels, count
     struct["member"][:count] = [row.ctypes.data for row in held]
-    host_compiler.launch("fold_by_row", kernels.grid(channels, 256)[0], 256, struct.tobytes())
+    host_compiler.launch("fold_by_row", kernels.compute_grid(channels, 256)[0], 256, struct.tobytes())
     each = np.moveaxis(shares[rows], 2, 0)
-    expected, shift = scale_and_shift(np.where(each != 0, each * np.nan_to_num(statistics), 0).sum(0))
+    expected, shift = compute_scale_and_shift(np.where(each != 0, each * np.nan_to_num(statistics), 0).sum(0))
     assert np.all(scale[channels:] == 77)
     assert np.all(live[channels:] == 77)
     assert np.all(np.abs(scale[:channels] - expected) <= np.abs(expected) * 2.0**-24 * 1.001)  # float64 below, rounded once
@@ -246,7 +246,7 @@ def test_fold_with_rows_that_are_all_equal_gives_the_plain_kernels_bytes(count: 
     places, rows = aligned(np.arange(300, dtype=np.uint64) * 8), aligned(source.integers(0, 4, 1500).astype(np.uint32))
     table = aligned(np.tile(shares, 4))
     found = []
-    for name, argument in (("fold", kernels.FOLD), ("fold_by_row", kernels.BY_ROW)):
+    for name, argument in (("fold", kernels.FOLD_ARGUMENTS), ("fold_by_row", kernels.PER_TENSOR_ARGUMENTS)):
         out = [aligned(np.zeros(300, np.float32)) for _ in range(2)]
         struct = np.zeros((), argument)
         heads = ("live", "places") if name == "fold" else ("out", "lines")

@@ -25,7 +25,7 @@ def test_every_weight(pico_case: Callable[[str], Case], gpu: FakeGpu, name: str,
     road = Road(lowered, case.members)  # type: ignore[arg-type]
     for shares in (np.eye(3)[1], np.array([0.2, 0.3, 0.5])):
         road.blend(shares)
-        got, expected = road.read(), lowered.recipes.values(blend_float64(case.members, shares))
+        got, expected = road.read(), lowered.recipes.compute_values(blend_float64(case.members, shares))
         for weight in lowered.weights:
             if shares.max() == 1:
                 assert got[weight.name].tobytes() == expected[weight.name].astype(weight.dtype).tobytes(), weight.name

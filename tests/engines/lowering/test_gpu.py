@@ -15,7 +15,7 @@ from onnx import TensorProto, defs, helper
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError, UsageError
-from engines.lowering.gpu import Lowered, lower_for_gpu, overflowing
+from engines.lowering.gpu import LoweredGraph, find_float16_overflows, lower_for_gpu
 from engines.onnxruntime_cpu import runtime
 from tests.engines.conftest import NAMES, Case
 from tests.support.handmade_graphs import HAND, Hand, weight_norm
@@ -50,10 +50,10 @@ def test_the_lowered_graph_computes_the_same(case: Case, precision: str, fold: b
     lowered = lower_for_gpu(case.graph, case.weights, precision, fold=fold)
     for shares in SHARES if fold else SHARES[2:3]:
         blended = blend_float64(case.members[: len(shares)], np.array(shares))
-        before = runtime.session(runtime.bind(case.graph, blended), 1)
-        after = runtime.session(lowered.bound(lowered.recipes.values(blended)), 1)
+        before = runtime.open_cpu_session(runtime.bind_initializers(case.graph, blended), 1)
+        after = runtime.open_cpu_session(lowered.bind_weights(lowered.recipes.compute_values(blended)), 1)
         for x in case.inputs():
-            assert distance(runtime.run(after, x), runtime.run(before, x)) <= TOLERANCE[precision]
+            assert distance(runtime.run_session(after, x), runtime.run_session(before, x)) <= TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,11 +66,11 @@ def test_it_equals_pytorch(name: str, pico_case: Callable[[str], Case], precisio
         net = pico_net(name).double()
         left = net.load_state_dict({key: torch.from_numpy(value) for key, value in blended.items()}, strict=False)
         assert not left.unexpected_keys
-        session = runtime.session(lowered.bound(lowered.recipes.values(blended)), 1)
+        session = runtime.open_cpu_session(lowered.bind_weights(lowered.recipes.compute_values(blended)), 1)
         for x in case.inputs():
             with torch.no_grad():
                 expected = net(torch.from_numpy(x).double()).numpy()
-            assert distance(runtime.run(session, x), expected) <= TOLERANCE[precision]
+            assert distance(runtime.run_session(session, x), expected) <= TOLERANCE[precision]
 
 
 # ----- the graph
@@ -80,7 +80,7 @@ def test_the_graph_is_a_proper_one(case: Case, precision: str) -> None:
     before = case.graph.SerializeToString(deterministic=True)
     lowered = lower_for_gpu(case.graph, case.weights, precision)
     assert case.graph.SerializeToString(deterministic=True) == before
-    bound = lowered.bound(lowered.recipes.values(case.members[0]))
+    bound = lowered.bind_weights(lowered.recipes.compute_values(case.members[0]))
     onnx.checker.check_model(bound, full_check=True)
     graph = bound.graph
     assert bound.opset_import == case.graph.opset_import
@@ -101,7 +101,7 @@ def test_weights_are_read_by_those_who_use_them(case: Case, precision: str) -> N
     assert len(initializers) == len(graph.initializer)
     assert [weight.name for weight in lowered.weights] == [name for name in initializers if name in lowered.recipes.linear]
     assert {weight.name for weight in lowered.weights} == set(lowered.recipes.linear)
-    values = lowered.recipes.values(case.members[0])
+    values = lowered.recipes.compute_values(case.members[0])
     for weight in lowered.weights:
         tensor = initializers[weight.name]
         assert not tensor.raw_data
@@ -222,13 +222,13 @@ def linear() -> tuple[Hand, str]:
     return hand, hand.node("Add", [y, hand.weight("fc.bias", (10,), -0.5, 0.5)], 10)
 
 
-def check(case: Case, precision: str) -> Lowered:
+def check(case: Case, precision: str) -> LoweredGraph:
     lowered = lower_for_gpu(case.graph, case.weights, precision)
     blended = blend_float64(case.members, np.array([0.5, 0.2, 0.3]))
-    before = runtime.session(runtime.bind(case.graph, blended), 1)
-    after = runtime.session(lowered.bound(lowered.recipes.values(blended)), 1)
+    before = runtime.open_cpu_session(runtime.bind_initializers(case.graph, blended), 1)
+    after = runtime.open_cpu_session(lowered.bind_weights(lowered.recipes.compute_values(blended)), 1)
     for x in case.inputs():
-        assert distance(runtime.run(after, x), runtime.run(before, x)) <= TOLERANCE[precision]
+        assert distance(runtime.run_session(after, x), runtime.run_session(before, x)) <= TOLERANCE[precision]
     return lowered
 
 
@@ -347,20 +347,20 @@ def test_arithmetic_on_shapes_stays_float32() -> None:
 def test_weights_beyond_a_half_are_named() -> None:
     case = HAND["conv_bn"]()
     lowered = lower_for_gpu(case.graph, case.weights, "fp16")
-    assert overflowing(lowered, case.members) == []
+    assert find_float16_overflows(lowered, case.members) == []
     case.members[1]["conv0.weight"][2, 1, 0, 0] = 7e4
     case.members[2]["conv2.bias"][1] = -7e4
-    assert overflowing(lowered, case.members) == ["conv0.weight", "conv2.bias"]
-    assert overflowing(lower_for_gpu(case.graph, case.weights, "fp32"), case.members) == []
+    assert find_float16_overflows(lowered, case.members) == ["conv0.weight", "conv2.bias"]
+    assert find_float16_overflows(lower_for_gpu(case.graph, case.weights, "fp32"), case.members) == []
 
 
 def test_a_variance_that_makes_a_folded_weight_overflow_is_seen() -> None:
     case = HAND["conv_bn"]()
     lowered = lower_for_gpu(case.graph, case.weights, "fp16")
     case.members[0]["bn1.weight"][3] = 3e4
-    assert overflowing(lowered, case.members) == []
+    assert find_float16_overflows(lowered, case.members) == []
     case.members[0]["bn1.running_var"][3] = 1e-4
-    found = overflowing(lowered, case.members)
+    found = find_float16_overflows(lowered, case.members)
     assert "conv0.weight" in found
     assert len(found) == 2
 
@@ -379,10 +379,10 @@ def test_a_graph_with_graphs_inside_is_refused() -> None:
 def test_a_value_that_is_missing_is_named() -> None:
     case = HAND["conv_bn"]()
     lowered = lower_for_gpu(case.graph, case.weights, "fp32")
-    values = lowered.recipes.values(case.members[0])
+    values = lowered.recipes.compute_values(case.members[0])
     del values["conv2.bias"]
     with pytest.raises(EngineError, match=r"conv2\.bias"):
-        lowered.bound(values)
+        lowered.bind_weights(values)
 
 
 def test_an_unknown_precision() -> None:
@@ -393,18 +393,18 @@ def test_an_unknown_precision() -> None:
 @pytest.mark.slow
 def test_opset_17_stays_opset_17() -> None:
     """As TensorRT 8.6 reads it; reflection pads and Resize are where the two differ."""
-    from exporters.architectures import find
-    from exporters.export_graph import lift
+    from exporters.architectures import find_architecture
+    from exporters.export_graph import export_graph
 
     net = pico_net("transformer_net")
     tensors = pico_state("transformer_net")
-    lifted = lift(net, find("transformer_net", tensors).signature(net), opset=17)
+    lifted = export_graph(net, find_architecture("transformer_net", tensors).resolve_signature(net), opset=17)
     x = np.random.default_rng(0).random((1, 3, 24, 32), np.float32)
     with torch.no_grad():
         expected = net.double()(torch.from_numpy(x).double()).numpy()
     for precision, tolerance in TOLERANCE.items():
         lowered = lower_for_gpu(lifted.graph, lifted.names, precision)
-        bound = lowered.bound(lowered.recipes.values(tensors))
+        bound = lowered.bind_weights(lowered.recipes.compute_values(tensors))
         onnx.checker.check_model(bound, full_check=True)
         assert bound.opset_import[0].version == 17
-        assert distance(runtime.run(runtime.session(bound, 1), x), expected) <= tolerance
+        assert distance(runtime.run_session(runtime.open_cpu_session(bound, 1), x), expected) <= tolerance

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError
 from engines.lowering.gpu import lower_for_gpu
-from engines.lowering.weights_as_inputs import ALPHA, alpha_as_input, weights_as_inputs
+from engines.lowering.weights_as_inputs import ALPHA_INPUT_NAME, alpha_as_input, weights_as_inputs
 from engines.onnxruntime_cpu import runtime
 from tests.engines.conftest import Case
 from tests.support.handmade_graphs import HAND, Hand
@@ -32,12 +32,12 @@ def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Ca
 
 def opened(model: onnx.ModelProto) -> ort.InferenceSession:
     onnx.checker.check_model(model, full_check=True)
-    return runtime.session(model, 1)
+    return runtime.open_cpu_session(model, 1)
 
 
 def expected(case: Case, shares: list[float], x: NDArray[np.float32]) -> NDArray[np.float32]:
     blended = blend_float64(case.members[: len(shares)], np.array(shares))
-    return runtime.run(runtime.session(runtime.bind(case.graph, blended), 1), x)
+    return runtime.run_session(runtime.open_cpu_session(runtime.bind_initializers(case.graph, blended), 1), x)
 
 
 def check(case: Case, got: NDArray[np.float32], shares: list[float], x: NDArray[np.float32], precision: str) -> None:
@@ -61,14 +61,14 @@ def test_weights_as_inputs(case: Case, precision: str) -> None:
         assert tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) == weight.shape
     session = opened(model)
     for shares in SHARES:
-        values = lowered.recipes.values(blend_float64(case.members[: len(shares)], np.array(shares)))
+        values = lowered.recipes.compute_values(blend_float64(case.members[: len(shares)], np.array(shares)))
         feed = {weight.name: values[weight.name].astype(weight.dtype) for weight in lowered.weights}
         for x in case.inputs():
-            check(case, runtime.run(session, x, model.graph.input[0].name, feed), shares, x, precision)
+            check(case, runtime.run_session(session, x, model.graph.input[0].name, feed), shares, x, precision)
 
 
 def feed_alpha(shares: list[float]) -> dict[str, NDArray[np.float32]]:
-    return {ALPHA: np.array([shares], np.float32)}
+    return {ALPHA_INPUT_NAME: np.array([shares], np.float32)}
 
 
 @pytest.mark.parametrize("precision", ["bundle", "fp32", "fp16"])
@@ -81,15 +81,15 @@ def test_alpha_as_input(case: Case, precision: str) -> None:
         lowered = lower_for_gpu(case.graph, case.weights, precision, fold=False)
         assert not lowered.recipes.folds
         graph, names = lowered.graph, [weight.name for weight in lowered.weights]
-        members = [lowered.recipes.values(tensors) for tensors in case.members]
+        members = [lowered.recipes.compute_values(tensors) for tensors in case.members]
     for count in (2, 3):
         model = alpha_as_input(graph, names, members[:count])
-        assert [value.name for value in model.graph.input] == [case.graph.graph.input[0].name, ALPHA]
+        assert [value.name for value in model.graph.input] == [case.graph.graph.input[0].name, ALPHA_INPUT_NAME]
         session = opened(model)
         for shares in SHARES:
             if len(shares) == count:
                 for x in case.inputs():
-                    got = runtime.run(session, x, model.graph.input[0].name, feed_alpha(shares))
+                    got = runtime.run_session(session, x, model.graph.input[0].name, feed_alpha(shares))
                     check(case, got, shares, x, precision)
 
 
@@ -98,7 +98,7 @@ def test_float16_weights_are_blended_in_float32() -> None:
     case = HAND["conv_bn"]()
     lowered = lower_for_gpu(case.graph, case.weights, "fp16", fold=False)
     names = [weight.name for weight in lowered.weights]
-    model = alpha_as_input(lowered.graph, names, [lowered.recipes.values(tensors) for tensors in case.members])
+    model = alpha_as_input(lowered.graph, names, [lowered.recipes.compute_values(tensors) for tensors in case.members])
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert {types[f"{name}@members"] for name in names} == {TensorProto.FLOAT}
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
@@ -109,7 +109,7 @@ def test_a_weight_without_dimensions() -> None:
     case = hand.case(hand.node("Mul", ["x", hand.weight("gain", (), 0.5, 1.5)]))
     session = opened(alpha_as_input(case.graph, case.weights, case.members))
     x = case.inputs()[0]
-    check(case, runtime.run(session, x, "x", feed_alpha([0.5, 0.2, 0.3])), [0.5, 0.2, 0.3], x, "fp32")
+    check(case, runtime.run_session(session, x, "x", feed_alpha([0.5, 0.2, 0.3])), [0.5, 0.2, 0.3], x, "fp32")
 
 
 def test_what_is_no_initializer_is_named() -> None:
@@ -120,6 +120,6 @@ def test_what_is_no_initializer_is_named() -> None:
 
 def test_a_graph_that_has_an_alpha_is_refused() -> None:
     hand = Hand()
-    case = hand.case(hand.node("Mul", ["x", hand.weight(ALPHA, (1,), 0.5, 1.5)]))
+    case = hand.case(hand.node("Mul", ["x", hand.weight(ALPHA_INPUT_NAME, (1,), 0.5, 1.5)]))
     with pytest.raises(EngineError, match="already has a value named 'alpha'"):
         alpha_as_input(case.graph, case.weights, case.members)

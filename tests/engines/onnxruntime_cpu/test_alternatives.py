@@ -13,8 +13,8 @@ import pytest
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import EngineError, EnvironmentProblem, UsageError
-from engines import ENGINES, choose, load_engine
+from dni_deploy.errors import EngineError, UnavailableError, UsageError
+from engines import ENGINES, choose_engine, load_engine
 from engines.interface import Engine
 from engines.onnxruntime_cpu import layout, runtime
 from engines.options import EngineOptions
@@ -50,12 +50,14 @@ def engine(request: pytest.FixtureRequest, opened: tuple[Case, Bundle]) -> Itera
 def test_every_engine_computes_the_blend(engine: Engine, opened: tuple[Case, Bundle]) -> None:
     case, _ = opened
     assert engine.slots == 2
-    assert engine.road
+    assert engine.update_path
     for slot, shares in ((1, [0.2, 0.3, 0.5]), (0, [0.0, 0.6, 0.4]), (1, [1.0, 0.0, 0.0])):
         engine.refit(slot, np.array(shares))
-        stock = runtime.session(runtime.bind(case.graph, blend_float64(case.members, np.array(shares))), 1)
+        stock = runtime.open_cpu_session(
+            runtime.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1
+        )
         for x in case.inputs():
-            expected, got = runtime.run(stock, x), engine.infer(slot, x)
+            expected, got = runtime.run_session(stock, x), engine.infer(slot, x)
             assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
@@ -92,22 +94,22 @@ def test_every_engine_says_in_a_sentence_that_an_input_does_not_fit(engine: Engi
 
 
 def test_auto_is_the_one_in_place(cases: dict[str, tuple[Case, Bundle]]) -> None:
-    assert choose("auto").name == "onnxruntime"
+    assert choose_engine("auto").name == "onnxruntime"
     engine = load_engine(cases["hand"][1], options=EngineOptions(threads=1))
     assert engine.name == "onnxruntime"
-    assert engine.road.startswith("in place")
+    assert engine.update_path.startswith("in place")
     with pytest.raises(EngineError, match="Slot 0"):  # the verification's weights are not left in it
         engine.infer(0, cases["hand"][0].inputs()[0])
 
 
 def test_an_unknown_engine_and_an_absent_package_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"no engine 'vulkan'.*onnxruntime-rebuild"):
-        choose("vulkan")
+        choose_engine("vulkan")
     monkeypatch.setattr("engines.obstacles.find_spec", lambda name: None)
-    with pytest.raises(EnvironmentProblem, match=r"pip install 'dni-deploy\[cpu\]'"):
-        choose("onnxruntime")
-    with pytest.raises(EnvironmentProblem, match=r"No engine can run"):
-        choose()
+    with pytest.raises(UnavailableError, match=r"pip install 'dni-deploy\[cpu\]'"):
+        choose_engine("onnxruntime")
+    with pytest.raises(UnavailableError, match=r"No engine can run"):
+        choose_engine()
 
 
 # ----- what cannot be refitted in place
@@ -119,31 +121,33 @@ def rebuilt(case: Case, path: Path) -> Engine:
     assert engine.name == "onnxruntime-rebuild"
     for slot, shares in enumerate(([0.2, 0.3, 0.5], [0.5, 0.0, 0.5])):
         engine.refit(slot, np.array(shares))
-        stock = runtime.session(runtime.bind(case.graph, blend_float64(case.members, np.array(shares))), 1)
+        stock = runtime.open_cpu_session(
+            runtime.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1
+        )
         for x in case.inputs():
-            np.testing.assert_array_equal(engine.infer(slot, x), runtime.run(stock, x))
+            np.testing.assert_array_equal(engine.infer(slot, x), runtime.run_session(stock, x))
     return engine
 
 
 def test_a_product_of_two_weights(tmp_path: Path) -> None:
-    assert "computes" in rebuilt(weight_norm(), tmp_path / "x.dni").road
+    assert "computes" in rebuilt(weight_norm(), tmp_path / "x.dni").update_path
 
 
 @pytest.mark.parametrize("op", ["Abs", "Relu"])
 def test_a_weight_that_is_changed_on_its_way(op: str, tmp_path: Path) -> None:
-    assert "a new session for every alpha (" in rebuilt(clamped_weight(op), tmp_path / "x.dni").road
+    assert "a new session for every alpha (" in rebuilt(clamped_weight(op), tmp_path / "x.dni").update_path
 
 
 def test_a_weight_beyond_the_range_of_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "LARGEST", 100)
-    assert "more than 100 elements" in rebuilt(HAND["conv_bn"](), tmp_path / "x.dni").road
+    monkeypatch.setattr(layout, "MAX_WEIGHT_ELEMENTS", 100)
+    assert "more than 100 elements" in rebuilt(HAND["conv_bn"](), tmp_path / "x.dni").update_path
 
 
 def test_a_weight_without_effect(tmp_path: Path) -> None:
     """Its output is multiplied by 0, so that nobody could tell whether it is live."""
     hand = Hand()
     y = hand.node("Add", [hand.times(hand.node("Relu", [hand.conv("x", 3, weight="dead")]), 0.0), "x"])
-    assert "no usable output" in rebuilt(hand.case(y, name="dead"), tmp_path / "x.dni").road
+    assert "no usable output" in rebuilt(hand.case(y, name="dead"), tmp_path / "x.dni").update_path
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-rebuild"])
@@ -151,7 +155,7 @@ def test_sessions_that_take_turns_leave_each_other_the_cores(
     name: str, cases: dict[str, tuple[Case, Bundle]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads that spin on after a frame would take a core from the other slot's session. Not timed: what is asked for is looked at."""
-    opened, asked = runtime._open, []
+    opened, asked = runtime._create_session, []
 
     def spy(model: onnx.ModelProto, options: ort.SessionOptions, **named: Any) -> ort.InferenceSession:
         try:
@@ -160,7 +164,7 @@ def test_sessions_that_take_turns_leave_each_other_the_cores(
             asked.append("")
         return opened(model, options, **named)
 
-    monkeypatch.setattr(runtime, "_open", spy)
+    monkeypatch.setattr(runtime, "_create_session", spy)
     engine = load_engine(cases["compact"][1], name, EngineOptions(slots=2))
     for slot in range(2):
         engine.refit(slot, np.array([0.2, 0.3, 0.5]))

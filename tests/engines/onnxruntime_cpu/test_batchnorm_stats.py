@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dni_deploy.blending.batchnorm_stats import Recalibration, blended
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration, recalibration_bytes, statistics_names
+from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
+from dni_deploy.blending.batchnorm_stats_file import list_statistics_names, read_recalibration, serialize_recalibration
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.extras import store_recalibration
@@ -38,15 +38,17 @@ def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Ca
 def recalibrated(bundle: Bundle, steps: int = 4, seed: int = 5) -> Bundle:
     """With statistics that are far from the blend of the members', so that whoever does not use them is noticed."""
     rng = np.random.default_rng(seed)
-    members = [bundle.weights(member) for member in bundle.members]
-    shape = Recalibration.of(members, steps, {}, {}).knots
+    members = [bundle.read_weights(member) for member in bundle.members]
+    shape = BatchNormTable.from_inner_statistics(members, steps, {}, {}).calibration_points
     inner = int((shape.max(axis=1) < 1).sum())
     known = {}
-    for name in statistics_names(bundle):
+    for name in list_statistics_names(bundle):
         size = members[0][name].size
         is_variance = name.endswith("running_var")
         known[name] = rng.uniform(0.3, 3.0, (inner, size)) if is_variance else rng.normal(0, 0.5, (inner, size))
-    return store_recalibration(bundle, recalibration_bytes(Recalibration.of(members, steps, known, {"pictures": []})))
+    return store_recalibration(
+        bundle, serialize_recalibration(BatchNormTable.from_inner_statistics(members, steps, known, {"pictures": []}))
+    )
 
 
 def opened(bundle: Bundle, name: str) -> Engine:
@@ -55,13 +57,17 @@ def opened(bundle: Bundle, name: str) -> Engine:
 
 def test_every_engine_computes_with_the_statistics_of_the_knots(case: Case, tmp_path: Path) -> None:
     bundle = recalibrated(write(case, tmp_path / "x.dni", 3))
-    members = [bundle.weights(member) for member in bundle.members]
+    members = [bundle.read_weights(member) for member in bundle.members]
     known = read_recalibration(bundle, members)
     engines = [opened(bundle, name) for name in ENGINES]
     x = case.inputs()[0]
     for shares in map(np.array, MIXED):
-        expected = runtime.run(runtime.session(runtime.bind(case.graph, blended(members, shares, known)), 1), x)
-        plain = runtime.run(runtime.session(runtime.bind(case.graph, blend_float64(members, shares)), 1), x)
+        expected = runtime.run_session(
+            runtime.open_cpu_session(runtime.bind_initializers(case.graph, blend_tensors(members, shares, known)), 1), x
+        )
+        plain = runtime.run_session(
+            runtime.open_cpu_session(runtime.bind_initializers(case.graph, blend_float64(members, shares)), 1), x
+        )
         size = np.abs(expected).max()
         assert np.abs(plain - expected).max() > 1e-3 * size  # there is something to get wrong
         for engine in engines:
@@ -120,8 +126,8 @@ def test_a_plan_of_before_serves_and_is_verified_with_the_statistics(tmp_path: P
     built = build_engine(bundle, "onnxruntime", BuildOptions(threads=1))
     changed = recalibrated(bundle)
     again = build_engine(changed, "onnxruntime", BuildOptions(threads=1, force=True))
-    assert again.plan == built.plan
-    assert again.plan is not None
+    assert again.plan_path == built.plan_path
+    assert again.plan_path is not None
     engine = opened(changed, "onnxruntime")
-    assert "in place" in engine.road
+    assert "in place" in engine.update_path
     engine.close()

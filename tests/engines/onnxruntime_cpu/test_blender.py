@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError
 from engines.lowering.recipes import Recipes
-from engines.onnxruntime_cpu.arena import aligned
+from engines.onnxruntime_cpu.arena import allocate_aligned
 from engines.onnxruntime_cpu.blender import Blender
 from engines.onnxruntime_cpu.layout import Layout, find_layout
-from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.lowering import lower_for_cpu
 from tests.engines.conftest import NAMES, Case
 from tests.support.handmade_graphs import HAND
 
@@ -27,21 +27,21 @@ FOLDED = (
 @pytest.fixture(params=[*NAMES, *FOLDED])
 def made(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> tuple[Case, Layout, Recipes, Blender]:
     case = HAND[request.param]() if request.param in HAND else pico_case(request.param)
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     layout = find_layout(lowered, recipes)
     return case, layout, recipes, Blender(layout, recipes, case.members)
 
 
 def fresh(layout: Layout, recipes: Recipes, tensors: dict[str, NDArray[np.float64]]) -> NDArray[np.float32]:
-    out = aligned((layout.size,))
-    layout.row(recipes.values(tensors), out)
+    out = allocate_aligned((layout.size,))
+    layout.arrange_weights(recipes.compute_values(tensors), out)
     return out
 
 
 def test_a_blend_is_a_fresh_build_of_the_blended_tensors(made: tuple[Case, Layout, Recipes, Blender]) -> None:
     """To float32's roundings: n + 1 in the blend, one each in the scale and in the scaled weight."""
     case, layout, recipes, blender = made
-    got = aligned((layout.size,))
+    got = allocate_aligned((layout.size,))
     for shares in ([0.5, 0.2, 0.3], [0.0, 0.35, 0.65], [0.4, 0.0, 0.6]):
         blender.blend(np.array(shares), got)
         expected = fresh(layout, recipes, blend_float64(case.members, np.array(shares)))
@@ -55,7 +55,7 @@ def test_a_blend_is_a_fresh_build_of_the_blended_tensors(made: tuple[Case, Layou
 
 def test_one_hot_is_the_member_bit_for_bit(made: tuple[Case, Layout, Recipes, Blender]) -> None:
     case, layout, recipes, blender = made
-    got = aligned((layout.size,))
+    got = allocate_aligned((layout.size,))
     for index, member in enumerate(case.members):
         blender.blend(np.eye(3)[index], got)
         assert got.tobytes() == fresh(layout, recipes, dict(member)).tobytes()
@@ -63,7 +63,7 @@ def test_one_hot_is_the_member_bit_for_bit(made: tuple[Case, Layout, Recipes, Bl
 
 def test_there_and_back(made: tuple[Case, Layout, Recipes, Blender]) -> None:
     _, layout, _, blender = made
-    first, out = aligned((layout.size,)), aligned((layout.size,))
+    first, out = allocate_aligned((layout.size,)), allocate_aligned((layout.size,))
     a, b = np.array([0.1, 0.7, 0.2]), np.array([0.6, 0.0, 0.4])
     blender.blend(a, first)
     for shares in (a, b, a):
@@ -74,36 +74,36 @@ def test_there_and_back(made: tuple[Case, Layout, Recipes, Blender]) -> None:
 def test_no_drift_after_ten_thousand_changes() -> None:
     """Folds too: they are computed from the statistics and not from the last fold."""
     case = HAND["conv_bn"]()
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     layout = find_layout(lowered, recipes)
     blender = Blender(layout, recipes, case.members)
-    pristine = blender.rows.tobytes()
-    out, first = aligned((layout.size,)), aligned((layout.size,))
+    pristine = blender.member_rows.tobytes()
+    out, first = allocate_aligned((layout.size,)), allocate_aligned((layout.size,))
     blender.blend(np.array([0.3, 0.3, 0.4]), first)
     for shares in np.random.default_rng(0).dirichlet(np.ones(3), 10_000):
         blender.blend(shares, out)
     blender.blend(np.array([0.3, 0.3, 0.4]), out)
     assert out.tobytes() == first.tobytes()
-    assert blender.rows.tobytes() == pristine
-    assert not blender.rows.flags.writeable
+    assert blender.member_rows.tobytes() == pristine
+    assert not blender.member_rows.flags.writeable
 
 
 @pytest.mark.parametrize("name", ["conv_bn", "bn_first", "transposed_bn"])
 def test_a_variance_that_is_not_positive_is_refused(name: str) -> None:
     case = HAND[name]()
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     layout = find_layout(lowered, recipes)
     with pytest.raises(EngineError, match="variance"):
-        Blender(layout, recipes, case.members).blend(np.array([9.0, -8.0, 0.0]), aligned((layout.size,)))
+        Blender(layout, recipes, case.members).blend(np.array([9.0, -8.0, 0.0]), allocate_aligned((layout.size,)))
 
 
 def test_members_of_other_precisions_are_rounded_once() -> None:
     case = HAND["conv_bn"]()
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     layout = find_layout(lowered, recipes)
     halves = [{name: tensor.astype(np.float16) for name, tensor in member.items()} for member in case.members]
     wide = [{name: tensor.astype(np.float64) for name, tensor in member.items()} for member in halves]
-    out, expected = aligned((layout.size,)), aligned((layout.size,))
+    out, expected = allocate_aligned((layout.size,)), allocate_aligned((layout.size,))
     shares = np.array([0.2, 0.3, 0.5])
     Blender(layout, recipes, halves).blend(shares, out)
     Blender(layout, recipes, wide).blend(shares, expected)

@@ -12,9 +12,11 @@ from onnx import helper, numpy_helper
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.blocked_prelu import restore_prelu
 from engines.onnxruntime_cpu.layout import find_layout
-from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.lowering import lower_for_cpu
 
-pytestmark = pytest.mark.skipif(runtime.block_size() == 0, reason="ONNX Runtime has no blocked layout on this processor")
+pytestmark = pytest.mark.skipif(
+    runtime.measure_block_size() == 0, reason="ONNX Runtime has no blocked layout on this processor"
+)
 
 CHANNELS = 32
 
@@ -46,39 +48,41 @@ def chain(slopes: int = CHANNELS, *, added: bool = False) -> tuple[onnx.ModelPro
 @pytest.mark.parametrize("shape", [(1, 3, 7, 9), (2, 3, 16, 5)])
 def test_it_computes_the_same(slopes: int, added: bool, shape: tuple[int, ...]) -> None:
     model, weights = chain(slopes, added=added)
-    lowered, recipes = lower(model, tuple(weights))
+    lowered, recipes = lower_for_cpu(model, tuple(weights))
     layout = find_layout(lowered, recipes)
     row = np.zeros(layout.size, np.float32)
-    layout.row(recipes.values(weights), row)
-    bound = runtime.bind(layout.optimized, {s.name: row[s.start : s.stop].reshape(s.shape) for s in layout.slots})
+    layout.arrange_weights(recipes.compute_values(weights), row)
+    bound = runtime.bind_initializers(layout.optimized, {s.name: row[s.start : s.stop].reshape(s.shape) for s in layout.spans})
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    got, expected = (runtime.run(session, x) for session in (runtime.constant_session(bound), runtime.session(model)))
+    got, expected = (
+        runtime.run_session(session, x) for session in (runtime.open_optimized_session(bound), runtime.open_cpu_session(model))
+    )
     # 1 - (1 - s) differs from s by one rounding of a number up to 1.5; 288 products each are added up behind it.
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * float(np.abs(expected).max()))
 
 
 def test_no_pass_over_the_activation_but_the_prelu_remains() -> None:
     model, weights = chain()
-    kinds = Counter(node.op_type for node in find_layout(*lower(model, tuple(weights))).optimized.graph.node)
+    kinds = Counter(node.op_type for node in find_layout(*lower_for_cpu(model, tuple(weights))).optimized.graph.node)
     assert kinds["PRelu"] == 1
     assert kinds["Conv"] == 2  # the depthwise ones are gone
     assert kinds["ReorderInput"] == 0
     assert kinds["ReorderOutput"] == 1
-    stock = Counter(node.op_type for node in runtime.optimize(model).graph.node)
+    stock = Counter(node.op_type for node in runtime.optimize_graph(model).graph.node)
     assert stock["ReorderInput"] + stock["ReorderOutput"] == 3  # what it saves: one before and one after the PRelu
 
 
 def test_a_pair_that_is_no_prelu_stays() -> None:
     model, weights = chain()
-    lowered, recipes = lower(model, tuple(weights))
+    lowered, recipes = lower_for_cpu(model, tuple(weights))
     constant = next(tensor for tensor in lowered.graph.initializer if tensor.name.startswith("times -1.0"))
     constant.CopyFrom(numpy_helper.from_array(np.full((CHANNELS, 1, 1, 1), -2, np.float32), constant.name))
-    optimized = runtime.optimize(runtime.bind(lowered, recipes.values(weights)))
+    optimized = runtime.optimize_graph(runtime.bind_initializers(lowered, recipes.compute_values(weights)))
     live = {tensor.name for tensor in optimized.graph.initializer if not tensor.name.startswith("times")}
     before = optimized.SerializeToString(deterministic=True)
-    assert restore_prelu(optimized, live, runtime.block_size()) == 0
+    assert restore_prelu(optimized, live, runtime.measure_block_size()) == 0
     assert optimized.SerializeToString(deterministic=True) == before
 
 
 def test_the_block_is_what_this_processor_has() -> None:
-    assert runtime.block_size() in (8, 16)
+    assert runtime.measure_block_size() in (8, 16)

@@ -11,7 +11,7 @@ import pytest
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError
-from dni_deploy.session.swap import Swap
+from dni_deploy.session.swap import SyncRefit
 from engines.onnxruntime_cpu import runtime
 from tests.dni_deploy.session.test_swap import PATIENCE, WithoutSlots
 from tests.engines.conftest import NAMES, Case, in_place
@@ -44,9 +44,11 @@ def test_outputs_are_those_of_a_fresh_session_with_the_blended_weights(case: Cas
     tolerance = WITH_INSTANCE_NORM if normalizes else TOLERANCE
     for slot, shares in enumerate(([0.2, 0.3, 0.5], [0.65, 0.0, 0.35])):
         engine.refit(slot, np.array(shares))
-        stock = runtime.session(runtime.bind(case.graph, blend_float64(case.members, np.array(shares))), 1)
+        stock = runtime.open_cpu_session(
+            runtime.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1
+        )
         for x in case.inputs():
-            expected, got = runtime.run(stock, x), engine.infer(slot, x)
+            expected, got = runtime.run_session(stock, x), engine.infer(slot, x)
             assert got.shape == expected.shape
             assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
     engine.close()
@@ -81,8 +83,10 @@ def test_ends_are_the_members_bit_for_bit(case: Case) -> None:
         np.testing.assert_array_equal(got, alone.infer(0, x))
         turned.refit(0, np.eye(3)[2 - index])
         np.testing.assert_array_equal(got, turned.infer(0, x))
-        constant = runtime.constant_session(runtime.bind(alone.layout.optimized, alone.arenas[0].views))
-        np.testing.assert_array_equal(got, runtime.run(constant, x))
+        constant = runtime.open_optimized_session(
+            runtime.bind_initializers(alone.layout.optimized, alone.weight_buffers[0].views)
+        )
+        np.testing.assert_array_equal(got, runtime.run_session(constant, x))
 
 
 def test_members_are_not_the_callers() -> None:
@@ -175,7 +179,7 @@ def test_ten_thousand_changes_leave_no_trace() -> None:
 
 
 def tag_model(
-    design: Callable[..., Swap[tuple[float, float]]], slots: int, changes: int, until_torn: bool = False
+    design: Callable[..., SyncRefit[tuple[float, float]]], slots: int, changes: int, until_torn: bool = False
 ) -> tuple[int, int, int, list[BaseException]]:
     """Swaps, frames, torn frames and errors, while three threads change alpha and two make frames."""
     case = tags()
@@ -197,7 +201,7 @@ def tag_model(
     def frames(number: int) -> None:
         try:
             while not stop.is_set() and time.monotonic() < deadline:
-                with swap.frame() as live:
+                with swap.hold_current() as live:
                     y = engine.infer(live.slot, x).reshape(-1)
                 torn = not (y == np.float32(live.value[1])).all()
                 assert y.size == TAGS
@@ -218,8 +222,8 @@ def tag_model(
     for thread in readers:
         thread.join(PATIENCE)
         assert not thread.is_alive()
-    with swap.frame() as live:  # what was asked for last is shown
-        assert live.value is swap.wanted
+    with swap.hold_current() as live:  # what was asked for last is shown
+        assert live.value is swap.requested
         if not until_torn:
             assert (engine.infer(live.slot, x) == np.float32(live.value[1])).all()
     engine.close()
@@ -230,7 +234,7 @@ def tag_model(
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("changes", [9_999, pytest.param(60_000, marks=pytest.mark.slow)])
 def test_no_frame_is_torn(slots: int, changes: int, record_property: Callable[[str, object], None]) -> None:
-    swaps, frames, torn, errors = tag_model(Swap, slots, changes)
+    swaps, frames, torn, errors = tag_model(SyncRefit, slots, changes)
     record_property("swaps, frames, torn", (swaps, frames, torn))
     assert not errors
     assert torn == 0

@@ -11,9 +11,9 @@ from onnx import numpy_helper
 
 from engines.onnxruntime_cpu import layout as layout_module
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.arena import Arena, aligned
-from engines.onnxruntime_cpu.layout import ALIGNMENT, NotInPlace, find_layout
-from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.arena import HostWeightBuffer, allocate_aligned
+from engines.onnxruntime_cpu.layout import SPAN_ALIGNMENT_FLOATS, InPlaceUnsupportedError, find_layout
+from engines.onnxruntime_cpu.lowering import lower_for_cpu
 from tests.engines.conftest import NAMES, Case
 from tests.support.handmade_graphs import HAND, clamped_weight, weight_norm
 
@@ -21,12 +21,14 @@ from tests.support.handmade_graphs import HAND, clamped_weight, weight_norm
 @pytest.mark.parametrize("name", [*NAMES, "transposed_bn", "bn_after_grouped_conv", "bn_after_depthwise_conv", "tied_convs"])
 def test_rows_are_what_onnxruntime_makes_of_the_weights(name: str, pico_case: Callable[[str], Case]) -> None:
     case = HAND[name]() if name in HAND else pico_case(name)
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     layout = find_layout(lowered, recipes)
-    values = recipes.values(case.members[1])
-    arena = Arena(layout)
-    layout.row(values, arena.flat)
-    made = {tensor.name: tensor for tensor in runtime.optimize(runtime.bind(lowered, values)).graph.initializer}
+    values = recipes.compute_values(case.members[1])
+    arena = HostWeightBuffer(layout)
+    layout.arrange_weights(values, arena.flat)
+    made = {
+        tensor.name: tensor for tensor in runtime.optimize_graph(runtime.bind_initializers(lowered, values)).graph.initializer
+    }
     assert arena.views
     for name, view in arena.views.items():
         expected = numpy_helper.to_array(made[name])
@@ -38,14 +40,14 @@ def test_rows_are_what_onnxruntime_makes_of_the_weights(name: str, pico_case: Ca
 def test_places_lead_back(name: str, pico_case: Callable[[str], Case]) -> None:
     """Each element of each weight lies somewhere, where `places` says, and nowhere else."""
     case = HAND[name]() if name in HAND else pico_case(name)
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     layout = find_layout(lowered, recipes)
-    values = recipes.values(case.members[0])
-    flat = aligned((layout.size,))
-    layout.row(values, flat)
+    values = recipes.compute_values(case.members[0])
+    flat = allocate_aligned((layout.size,))
+    layout.arrange_weights(values, flat)
     taken = np.zeros(layout.size, np.bool_)
     for weight, value in values.items():
-        places, element = layout.places(weight, value.size)
+        places, element = layout.find_positions(weight, value.size)
         assert set(element.tolist()) == set(range(value.size))
         assert not taken[places].any()
         taken[places] = True
@@ -55,47 +57,47 @@ def test_places_lead_back(name: str, pico_case: Callable[[str], Case]) -> None:
 
 def test_slots_lie_in_order_on_lines_of_their_own(pico_case: Callable[[str], Case]) -> None:
     case = pico_case("dncnn_bn")
-    layout = find_layout(*lower(case.graph, case.weights))
-    assert layout.size % ALIGNMENT == 0
-    for slot, following in pairwise(layout.slots):
-        assert slot.start % ALIGNMENT == 0
+    layout = find_layout(*lower_for_cpu(case.graph, case.weights))
+    assert layout.size % SPAN_ALIGNMENT_FLOATS == 0
+    for slot, following in pairwise(layout.spans):
+        assert slot.start % SPAN_ALIGNMENT_FLOATS == 0
         assert slot.stop <= following.start
         assert slot.stop - slot.start == np.prod(slot.shape)
-    arena = Arena(layout)
+    arena = HostWeightBuffer(layout)
     assert all(view.ctypes.data % 64 == 0 for view in arena.views.values())
 
 
 def test_a_graph_without_data_keeps_none(pico_case: Callable[[str], Case]) -> None:
     """The addresses do not stay in the optimized graph."""
     case = pico_case("compact")
-    layout = find_layout(*lower(case.graph, case.weights))
-    live = {slot.name for slot in layout.slots}
+    layout = find_layout(*lower_for_cpu(case.graph, case.weights))
+    live = {slot.name for slot in layout.spans}
     for tensor in layout.optimized.graph.initializer:
         assert bool(tensor.raw_data or tensor.float_data) != (tensor.name in live) or tensor.name not in live
 
 
 def test_a_computed_weight_is_refused() -> None:
     case = weight_norm()
-    with pytest.raises(NotInPlace, match="computes"):
-        find_layout(*lower(case.graph, case.weights))
+    with pytest.raises(InPlaceUnsupportedError, match="computes"):
+        find_layout(*lower_for_cpu(case.graph, case.weights))
 
 
 @pytest.mark.parametrize("op", ["Abs", "Relu", "Neg", "Floor", "Sign"])
 def test_a_weight_that_is_changed_is_refused(op: str) -> None:
     """Abs and Relu leave positive numbers as they are, which is why the marks are negative."""
     case = clamped_weight(op)
-    with pytest.raises(NotInPlace):
-        find_layout(*lower(case.graph, case.weights))
+    with pytest.raises(InPlaceUnsupportedError):
+        find_layout(*lower_for_cpu(case.graph, case.weights))
 
 
 def test_a_weight_beyond_the_range_of_addresses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout_module, "LARGEST", 100)
+    monkeypatch.setattr(layout_module, "MAX_WEIGHT_ELEMENTS", 100)
     case = HAND["conv_bn"]()
-    with pytest.raises(NotInPlace, match="more than 100 elements"):
-        find_layout(*lower(case.graph, case.weights))
+    with pytest.raises(InPlaceUnsupportedError, match="more than 100 elements"):
+        find_layout(*lower_for_cpu(case.graph, case.weights))
 
 
 def test_addresses_are_exact_up_to_the_limit() -> None:
-    """Places are 1 to LARGEST + 1 at most."""
-    assert int(np.float32(layout_module.LARGEST)) == layout_module.LARGEST
-    assert np.float32(layout_module.LARGEST + 1) != np.float32(layout_module.LARGEST)
+    """Places are 1 to MAX_WEIGHT_ELEMENTS + 1 at most."""
+    assert int(np.float32(layout_module.MAX_WEIGHT_ELEMENTS)) == layout_module.MAX_WEIGHT_ELEMENTS
+    assert np.float32(layout_module.MAX_WEIGHT_ELEMENTS + 1) != np.float32(layout_module.MAX_WEIGHT_ELEMENTS)

@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dni_deploy.blending.blend import CHUNK, blend_rows
-from engines.onnxruntime_cpu.per_tensor_blend import MOST, Pieces
+from dni_deploy.blending.blend import CHUNK_COLUMNS, blend_rows
+from engines.onnxruntime_cpu.per_tensor_blend import MAX_MEMBERS, PerTensorBlender
 from tests.dni_deploy.blending.test_blend import HARD, ULP
 
-LENGTHS = (1, 16, 16, 16, 48, 48, 2 * CHUNK + 16, 36864, 36864, 16, 27)
+LENGTHS = (1, 16, 16, 16, 48, 48, 2 * CHUNK_COLUMNS + 16, 36864, 36864, 16, 27)
 """Alone and in bands, below and above a product's size, with and without a divisor near it, and an odd rest."""
 
 
-def pieces(lengths: tuple[int, ...]) -> tuple[Pieces, NDArray[np.int64]]:
+def pieces(lengths: tuple[int, ...]) -> tuple[PerTensorBlender, NDArray[np.int64]]:
     borders = np.cumsum([0, *lengths])
-    return Pieces(borders[:-1].tolist(), int(borders[-1])), borders
+    return PerTensorBlender(borders[:-1].tolist(), int(borders[-1])), borders
 
 
 def rows(count: int, members: int, seed: int) -> NDArray[np.float64]:
@@ -41,10 +41,10 @@ def test_each_piece_is_the_blend_of_its_row(members: int, lengths: list[int], se
     check(members, tuple(lengths), seed)
 
 
-@pytest.mark.parametrize("members", [2, 3, 4, 5, MOST + 1])
+@pytest.mark.parametrize("members", [2, 3, 4, 5, MAX_MEMBERS + 1])
 def test_long_pieces_too(members: int) -> None:
     for seed in range(3):
-        check(members, LENGTHS if members < MOST else (3, 3, 40), seed)
+        check(members, LENGTHS if members < MAX_MEMBERS else (3, 3, 40), seed)
 
 
 def check(members: int, lengths: tuple[int, ...], seed: int) -> None:

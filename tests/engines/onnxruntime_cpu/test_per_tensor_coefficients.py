@@ -16,10 +16,10 @@ from dni_deploy.errors import EngineError, UsageError
 from engines import load_engine
 from engines.interface import Engine
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.arena import aligned
+from engines.onnxruntime_cpu.arena import allocate_aligned
 from engines.onnxruntime_cpu.blender import Blender
 from engines.onnxruntime_cpu.layout import find_layout
-from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.lowering import lower_for_cpu
 from engines.options import EngineOptions
 from tests.engines.conftest import NAMES, Case, in_place, write
 from tests.engines.onnxruntime_cpu.test_blender import FOLDED, fresh
@@ -61,9 +61,9 @@ def test_outputs_are_those_of_every_tensor_blended_by_itself(opened: tuple[Engin
     for slot in (0, 1):
         shares = drawn(case, slot)
         engine.refit(slot, shares)
-        stock = runtime.session(runtime.bind(case.graph, blend_float64(case.members, shares)), 1)
+        stock = runtime.open_cpu_session(runtime.bind_initializers(case.graph, blend_float64(case.members, shares)), 1)
         for x in case.inputs():
-            expected, got = runtime.run(stock, x), engine.infer(slot, x)
+            expected, got = runtime.run_session(stock, x), engine.infer(slot, x)
             assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
 
 
@@ -86,10 +86,10 @@ def test_there_and_back_is_bit_identical_and_plain_shares_are_as_without(opened:
 def test_the_arena_is_a_fresh_build_of_the_blended_tensors(name: str, pico_case: Callable[[str], Case]) -> None:
     """To float32's roundings, as for plain shares: test_blender.py."""
     case = HAND[name]() if name in HAND else pico_case(name)
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     layout = find_layout(lowered, recipes)
     blender = Blender(layout, recipes, case.members)
-    got = aligned((layout.size,))
+    got = allocate_aligned((layout.size,))
     for seed in range(3):
         shares = drawn(case, seed)
         blender.blend(shares, got)
@@ -102,18 +102,18 @@ def test_the_arena_is_a_fresh_build_of_the_blended_tensors(name: str, pico_case:
 def test_rows_that_are_all_one_member_are_that_member_bit_for_bit(case: Case) -> None:
     """With one weight off, so that rows differ: everything else keeps the member's bits."""
     engine = in_place(case, slots=1)
-    alone = engine.arenas[0].flat.copy()
+    alone = engine.weight_buffers[0].flat.copy()
     for member in range(3):
         engine.refit(0, np.eye(3)[member])
-        alone[:] = engine.arenas[0].flat
+        alone[:] = engine.weight_buffers[0].flat
         shares = np.tile(np.eye(3)[member], (len(case.weights), 1))
         shares[-1] = [0.25, 0.5, 0.25]
         engine.refit(0, shares)
-        changed = np.flatnonzero(engine.arenas[0].flat.view(np.uint32) != alone.view(np.uint32))
+        changed = np.flatnonzero(engine.weight_buffers[0].flat.view(np.uint32) != alone.view(np.uint32))
         engine.refit(0, np.array([0.25, 0.5, 0.25]))
         assert 0 < len(changed) < alone.size
         last, tensor = list(case.members[0].items())[-1]
-        fold = any(last in (f.gamma, f.beta, f.mean, f.variance) for f in lower(case.graph, case.weights)[1].folds)
+        fold = any(last in (f.gamma, f.beta, f.mean, f.variance) for f in lower_for_cpu(case.graph, case.weights)[1].folds)
         if not fold:  # a fold's tensors change the whole convolution before them
             assert len(changed) <= 64 * tensor.size  # a narrow output is copied to four places, a slope to all channels
     engine.close()
@@ -145,10 +145,10 @@ def test_alpha_as_a_graph_input_is_one_for_all_weights(tmp_path: Path, pico_case
 
 def test_pieces_where_one_optimized_weight_is_made_of_several() -> None:
     """No graph that was seen does so; the rule of the layout's map holds all the same."""
-    from engines.onnxruntime_cpu.layout import Layout, Slot
+    from engines.onnxruntime_cpu.layout import Layout, WeightSpan
 
     gather = np.array([1, 2, 0, 3, 4, 0, 0, 5, 3, 1], np.int64)
     layout = Layout(
-        onnx.ModelProto(), (Slot("joined", (7,), 0, 7), Slot("both", (3,), 7, 10)), gather, {"a": 0, "b": 2, "c": 4}
+        onnx.ModelProto(), (WeightSpan("joined", (7,), 0, 7), WeightSpan("both", (3,), 7, 10)), gather, {"a": 0, "b": 2, "c": 4}
     )
-    assert layout.pieces() == ([0, 3, 7, 8, 9], ["a", "b", "c", "b", "a"])
+    assert layout.split_blocks() == ([0, 3, 7, 8, 9], ["a", "b", "c", "b", "a"])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError
-from engines.onnxruntime_cpu.statistics import Statistician
+from engines.onnxruntime_cpu.statistics import BatchNormEstimator
 from tests.engines.conftest import Case
 from tests.support.handmade_graphs import HAND
 
@@ -33,7 +33,7 @@ def test_they_are_those_of_pytorch_in_train_mode(name: str, pico_case: Callable[
 
     case = pico_case(name)
     weights = blend_float64(case.members, np.array([0.5, 0.3, 0.2]))
-    found = Statistician(case.graph, case.weights, threads=1).estimate(weights, batches(case))
+    found = BatchNormEstimator(case.graph, case.weights, threads=1).estimate(weights, batches(case))
     net = PICO[name].factory().double()
     net.load_state_dict({key: torch.from_numpy(values) for key, values in weights.items()}, strict=False)
     for module in net.modules():
@@ -60,7 +60,7 @@ def test_layers_of_every_kind(name: str) -> None:
     case = HAND[name]()
     shape = (8, *case.shapes[0][1:])
     x = np.random.default_rng(3).normal(0.5, 2.0, shape).astype(np.float32)
-    statistician = Statistician(case.graph, case.weights, threads=1)
+    statistician = BatchNormEstimator(case.graph, case.weights, threads=1)
     found = statistician.estimate(case.members[0], [x])
     first = statistician.layers[0]
     if name == "bn_first":
@@ -83,7 +83,7 @@ def test_layers_of_every_kind(name: str) -> None:
 
 def test_a_layer_that_is_run_through_twice_has_the_mean_of_both() -> None:
     case = HAND["shared_bn"]()
-    found = Statistician(case.graph, case.weights, threads=1).estimate(case.members[0], [case.inputs()[0]])
+    found = BatchNormEstimator(case.graph, case.weights, threads=1).estimate(case.members[0], [case.inputs()[0]])
     torch = pytest.importorskip("torch")
     x = torch.from_numpy(case.inputs()[0]).double()
     means = []
@@ -98,13 +98,13 @@ def test_a_layer_that_is_run_through_twice_has_the_mean_of_both() -> None:
 def test_the_graph_that_was_passed_in_is_not_changed() -> None:
     case = HAND["conv_bn"]()
     before = case.graph.SerializeToString(deterministic=True)
-    Statistician(case.graph, case.weights, threads=1)
+    BatchNormEstimator(case.graph, case.weights, threads=1)
     assert case.graph.SerializeToString(deterministic=True) == before
 
 
 def test_what_is_not_finite_is_told() -> None:
     case = HAND["conv_bn"]()
-    statistician = Statistician(case.graph, case.weights, threads=1)
+    statistician = BatchNormEstimator(case.graph, case.weights, threads=1)
     broken = {
         name: np.full_like(values, np.inf) if name.startswith("conv0") else values for name, values in case.members[0].items()
     }

@@ -17,12 +17,12 @@ from dni_deploy.blending.blend import blend_rows
 from dni_deploy.errors import EngineError
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.arena import aligned
+from engines.onnxruntime_cpu.arena import allocate_aligned
 from engines.onnxruntime_cpu.engine import InPlaceEngine
-from engines.onnxruntime_cpu.layout import Layout, NotInPlace, Slot, find_layout
-from engines.onnxruntime_cpu.lowering import lower
-from engines.onnxruntime_cpu.verify_in_place import TOLERANCE, verify_blend, verify_each, verify_effect
-from engines.verification_inputs import probe_input
+from engines.onnxruntime_cpu.layout import InPlaceUnsupportedError, Layout, WeightSpan, find_layout
+from engines.onnxruntime_cpu.lowering import lower_for_cpu
+from engines.onnxruntime_cpu.verify_in_place import MAX_RELATIVE_ERROR, verify_blend, verify_each_weight, verify_weight_effect
+from engines.verification_inputs import make_verification_input
 from tests.engines.conftest import NAMES, Case, in_place
 from tests.support.handmade_graphs import HAND
 
@@ -32,18 +32,18 @@ def test_a_sound_engine_passes(name: str, pico_case: Callable[[str], Case]) -> N
     case = HAND[name]() if name in HAND else pico_case(name)
     engine = in_place(case)
     # Far from the limit: 1e-7 to 1e-6, but 2e-5 where InstanceNorm divides by the spread of the few pixels that a probe leaves it.
-    assert verify_blend(engine, case.graph, case.members, case.signature) < TOLERANCE / 3
-    verify_effect(engine, case.signature)
+    assert verify_blend(engine, case.graph, case.members, case.signature) < MAX_RELATIVE_ERROR / 3
+    verify_weight_effect(engine, case.signature)
     with pytest.raises(EngineError, match="refit"):  # the weights that it tried are nobody's
-        engine.infer(0, probe_input(case.signature, 16))
-    steps = list(verify_each(engine, case.signature))
-    assert steps == [(number + 1, len(steps)) for number in range(len(engine.layout.slots))]
+        engine.infer(0, make_verification_input(case.signature, 16))
+    steps = list(verify_each_weight(engine, case.signature))
+    assert steps == [(number + 1, len(steps)) for number in range(len(engine.layout.spans))]
 
 
 @pytest.fixture
 def careless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Live sessions are opened at ONNX Runtime's default options, as anybody would."""
-    real = runtime._open
+    real = runtime._create_session
 
     def open_at_defaults(model: Any, options: ort.SessionOptions, **more: Any) -> ort.InferenceSession:
         if options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL and live[0]:
@@ -52,17 +52,17 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(model, options, **more)
 
     live = [False]
-    opened = runtime.LiveSession.__init__
+    opened = runtime.InPlaceSession.__init__
 
-    def init(self: runtime.LiveSession, *given: Any, **named: Any) -> None:
+    def init(self: runtime.InPlaceSession, *given: Any, **named: Any) -> None:
         live[0] = True
         try:
             opened(self, *given, **named)
         finally:
             live[0] = False
 
-    monkeypatch.setattr(runtime, "_open", open_at_defaults)
-    monkeypatch.setattr(runtime.LiveSession, "__init__", init)
+    monkeypatch.setattr(runtime, "_create_session", open_at_defaults)
+    monkeypatch.setattr(runtime.InPlaceSession, "__init__", init)
 
 
 @pytest.mark.usefixtures("careless")
@@ -71,10 +71,10 @@ def test_weights_that_the_session_packed_are_caught(name: str, pico_case: Callab
     """The optimized graph, opened with pre-packing: transposed convolutions and those outside the blocked layout are repacked."""
     case = pico_case(name)
     engine = in_place(case)
-    with pytest.raises(NotInPlace, match="does not see"):
-        verify_effect(engine, case.signature)
-    with pytest.raises(NotInPlace, match="has no effect"):
-        list(verify_each(engine, case.signature))
+    with pytest.raises(InPlaceUnsupportedError, match="does not see"):
+        verify_weight_effect(engine, case.signature)
+    with pytest.raises(InPlaceUnsupportedError, match="has no effect"):
+        list(verify_each_weight(engine, case.signature))
 
 
 @pytest.mark.usefixtures("careless")
@@ -82,21 +82,21 @@ def test_weights_that_the_session_packed_are_caught(name: str, pico_case: Callab
 def test_weights_that_the_session_copied_are_caught(name: str, pico_case: Callable[[str], Case]) -> None:
     """The graph as it is, its weights over our memory, and ONNX Runtime optimizes it at load: it reorders into copies."""
     case = HAND[name]() if name in HAND else pico_case(name)
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     engine = InPlaceEngine(plain(lowered, recipes), recipes, case.members, threads=1, slots=1)
     x = case.inputs()[0]
     outputs = []
     for member in range(2):
         engine.refit(0, np.eye(3)[member])
         outputs.append(engine.infer(0, x))
-    right = runtime.run(runtime.session(runtime.bind(case.graph, case.members[1])), x)
+    right = runtime.run_session(runtime.open_cpu_session(runtime.bind_initializers(case.graph, case.members[1])), x)
     assert np.abs(outputs[1] - right).max() > 1e-3 * np.abs(right).max()  # the slider that does nothing, or half of it
-    with pytest.raises(NotInPlace, match="another picture"):
+    with pytest.raises(InPlaceUnsupportedError, match="another picture"):
         verify_blend(engine, case.graph, case.members, case.signature)
-    with pytest.raises(NotInPlace, match="does not see"):
-        verify_effect(engine, case.signature)
-    with pytest.raises(NotInPlace, match="has no effect"):
-        list(verify_each(engine, case.signature))
+    with pytest.raises(InPlaceUnsupportedError, match="does not see"):
+        verify_weight_effect(engine, case.signature)
+    with pytest.raises(InPlaceUnsupportedError, match="has no effect"):
+        list(verify_each_weight(engine, case.signature))
 
 
 def plain(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
@@ -104,7 +104,7 @@ def plain(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
     slots, offsets, start = [], {}, 0
     for name, recipe in recipes.linear.items():
         size = int(np.prod(recipe.shape))
-        slots.append(Slot(name, recipe.shape, start, start + size))
+        slots.append(WeightSpan(name, recipe.shape, start, start + size))
         offsets[name] = start
         start += size
     return Layout(lowered, tuple(slots), np.arange(1, start + 1), offsets)
@@ -114,15 +114,15 @@ def plain(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
 def test_swapped_places_are_caught(name: str, pico_case: Callable[[str], Case]) -> None:
     """Two weights of one shape, each in the other's place: nothing but the picture is wrong."""
     case = pico_case(name)
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     layout = find_layout(lowered, recipes)
-    first, second = next((a, b) for a, b in pairwise(layout.slots) if a.shape == b.shape and len(a.shape) == 4)
+    first, second = next((a, b) for a, b in pairwise(layout.spans) if a.shape == b.shape and len(a.shape) == 4)
     gather = layout.gather.copy()
     gather[first.start : first.stop] = layout.gather[second.start : second.stop]
     gather[second.start : second.stop] = layout.gather[first.start : first.stop]
     engine = InPlaceEngine(replace(layout, gather=gather), recipes, case.members, threads=1)
-    verify_effect(engine, case.signature)  # live they are
-    with pytest.raises(NotInPlace, match="another picture"):
+    verify_weight_effect(engine, case.signature)  # live they are
+    with pytest.raises(InPlaceUnsupportedError, match="another picture"):
         verify_blend(engine, case.graph, case.members, case.signature)
 
 
@@ -133,31 +133,31 @@ def test_folding_before_blending_is_caught(
     """What blending a fused export would do: right at the ends, wrong in between."""
     case = HAND[name]() if name in HAND else pico_case(name)
     engine = in_place(case)
-    _, recipes = lower(case.graph, case.weights)
-    rows = aligned((len(case.members), engine.layout.size))
+    _, recipes = lower_for_cpu(case.graph, case.weights)
+    rows = allocate_aligned((len(case.members), engine.layout.size))
     for row, member in zip(rows, case.members, strict=True):
-        engine.layout.row(recipes.values(member), row)
+        engine.layout.arrange_weights(recipes.compute_values(member), row)
 
     def blend(shares: NDArray[np.float64], out: NDArray[np.float32]) -> None:
         blend_rows(rows, shares, out)
 
     monkeypatch.setattr(engine.blender, "blend", blend)
-    with pytest.raises(NotInPlace, match="another picture"):
+    with pytest.raises(InPlaceUnsupportedError, match="another picture"):
         verify_blend(engine, case.graph, case.members, case.signature)
 
 
 def test_an_old_epsilon_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """1e-3 read as 1e-5."""
     case = HAND["conv_without_bias_bn"]()
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     recipes.folds[:] = [replace(fold, epsilon=1e-5) for fold in recipes.folds]
     engine = InPlaceEngine(find_layout(lowered, recipes), recipes, case.members, threads=1)
-    with pytest.raises(NotInPlace, match="another picture"):
+    with pytest.raises(InPlaceUnsupportedError, match="another picture"):
         verify_blend(engine, case.graph, case.members, case.signature)
 
 
 def test_a_member_that_is_not_the_bundles_is_caught() -> None:
     case = HAND["conv_bn"]()
     engine = in_place(case, [case.members[0], case.members[2], case.members[1]])
-    with pytest.raises(NotInPlace, match="another picture"):
+    with pytest.raises(InPlaceUnsupportedError, match="another picture"):
         verify_blend(engine, case.graph, case.members, case.signature)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dni_deploy.blending.batchnorm_stats import blended
+from dni_deploy.blending.batchnorm_stats import blend_tensors
 from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.errors import CoefficientsError, EngineError
 from engines.lowering.gpu import lower_for_gpu
@@ -35,17 +35,19 @@ def test_frames_with_the_statistics_of_the_knots(
     hand = {**HAND, **RAW}
     case = hand[name]() if name in hand else pico_case(name)
     bundle = recalibrated(write(case, tmp_path / "x.dni", 3))
-    members = [{key: bundle.weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
+    members = [{key: bundle.read_weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
     known = read_recalibration(bundle, members)
-    lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, precision)
+    lowered = lower_for_gpu(bundle.read_graph(), bundle.weight_names, precision)
     engine = BoundEngine(
-        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", memory="cpu", recalibration=known
+        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", device_type="cpu", recalibration=known
     )
     try:
         x = case.inputs()[0]
         for shares in map(np.array, ([0.2, 0.3, 0.5], [0.65, 0.0, 0.35], [0.0, 1.0, 0.0])):
             engine.refit(0, shares)
-            expected = runtime.run(runtime.session(bundle.graph_with(blended(members, shares, known))), x)
+            expected = runtime.run_session(
+                runtime.open_cpu_session(bundle.read_graph_with_weights(blend_tensors(members, shares, known))), x
+            )
             assert relative_error(engine.infer(0, x), expected) <= TOLERANCE[precision]
     finally:
         engine.close()
@@ -58,11 +60,11 @@ def test_groups_and_what_lies_beyond_are_refused(gpu: FakeGpu, tmp_path: Path) -
 
     case = HAND["conv_bn"]()
     bundle = recalibrated(write(case, tmp_path / "x.dni", 3))
-    members = [{key: bundle.weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
+    members = [{key: bundle.read_weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
     known = read_recalibration(bundle, members)
-    lowered = lower_for_gpu(bundle.graph(), bundle.weight_names, "fp32")
+    lowered = lower_for_gpu(bundle.read_graph(), bundle.weight_names, "fp32")
     engine = BoundEngine(
-        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", memory="cpu", recalibration=known
+        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", device_type="cpu", recalibration=known
     )
     rows = np.tile([0.2, 0.3, 0.5], (len(bundle.weight_names), 1))
     rows[0] = 0.65, 0.0, 0.35

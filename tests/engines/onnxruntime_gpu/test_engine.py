@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
-from dni_deploy.errors import EngineError, EnvironmentProblem
+from dni_deploy.errors import EngineError, UnavailableError
 from engines.lowering.gpu import lower_for_gpu
 from engines.onnxruntime_cpu import runtime
 from engines.options import EngineOptions
@@ -41,7 +41,7 @@ def make(case: Case, precision: str = "fp32", **options: Any) -> Any:
     members = [
         {name: tensors[name] for name in case.weights} for tensors in case.members
     ]  # in their order, as a bundle has them
-    return BoundEngine(lowered, members, chosen, provider="CPUExecutionProvider", memory="cpu")
+    return BoundEngine(lowered, members, chosen, provider="CPUExecutionProvider", device_type="cpu")
 
 
 @pytest.fixture
@@ -59,7 +59,9 @@ def engine(gpu: FakeGpu, case: Case) -> Iterator[Any]:
 
 def expected(case: Case, shares: list[float], x: NDArray[np.float32]) -> NDArray[np.float32]:
     """The bundle's own graph with float64-blended weights, by a stock session."""
-    return runtime.run(runtime.session(runtime.bind(case.graph, blend_float64(case.members, np.array(shares))), 1), x)
+    return runtime.run_session(
+        runtime.open_cpu_session(runtime.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1), x
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -88,9 +90,9 @@ def test_it_computes_the_blend_of_each_weight(gpu: FakeGpu, case: Case, precisio
             rows = some_rows(len(case.weights), 3, slot)
             engine.refit(slot, rows)
             members = [{name: tensors[name] for name in case.weights} for tensors in case.members]
-            session = runtime.session(runtime.bind(case.graph, blended(members, rows)), 1)
+            session = runtime.open_cpu_session(runtime.bind_initializers(case.graph, blended(members, rows)), 1)
             for x in case.inputs():
-                wanted, got = runtime.run(session, x), engine.infer(slot, x)
+                wanted, got = runtime.run_session(session, x), engine.infer(slot, x)
                 assert np.abs(got - wanted).max() <= TOLERANCE[precision] * np.ptp(wanted)
     finally:
         engine.close()
@@ -194,7 +196,9 @@ def test_a_refit_that_fails_leaves_the_slot_unusable(engine: Any, case: Case, mo
 
     engine.refit(0, np.array([1.0, 0.0, 0.0]))
     with monkeypatch.context() as patched:
-        patched.setattr(DeviceBlender, "queue", lambda *_: (_ for _ in ()).throw(EngineError("The blend could not be queued.")))
+        patched.setattr(
+            DeviceBlender, "enqueue_blend", lambda *_: (_ for _ in ()).throw(EngineError("The blend could not be queued."))
+        )
         with pytest.raises(EngineError, match="could not be queued"):
             engine.refit(0, np.array([0.0, 1.0, 0.0]))
     with pytest.raises(EngineError, match="refit it first"):
@@ -250,15 +254,15 @@ def test_graphs_are_numbered_by_slot_shape_and_place(gpu: FakeGpu, case: Case, m
 
 
 def test_the_cuda_provider_is_told_of_our_stream(gpu: FakeGpu) -> None:
-    from engines.onnxruntime_gpu.session import provider_options
+    from engines.onnxruntime_gpu.session import make_provider_options
 
-    told = provider_options(1, 0xABCDEF0, replay=False)
+    told = make_provider_options(1, 0xABCDEF0, replay=False)
     assert all(isinstance(value, str) for value in told.values())
     assert told["device_id"] == "1"
     assert told["user_compute_stream"] == str(0xABCDEF0)
     assert told["use_tf32"] == "0"
     assert told["enable_cuda_graph"] == "0"
-    assert provider_options(0, 1, replay=True)["enable_cuda_graph"] == "1"
+    assert make_provider_options(0, 1, replay=True)["enable_cuda_graph"] == "1"
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has it")
@@ -266,7 +270,7 @@ def test_a_provider_that_is_not_there_is_an_error(gpu: FakeGpu, case: Case, tmp_
     """ONNX Runtime would run on the CPU with a warning."""
     from engines.onnxruntime_gpu import open_bound
 
-    with pytest.raises(EnvironmentProblem, match="could not load its CUDA provider"):
+    with pytest.raises(UnavailableError, match="could not load its CUDA provider"):
         open_bound(write(case, tmp_path / "x.dni", 2), EngineOptions(threads=1))
 
 
@@ -291,7 +295,7 @@ def test_opening_verifies_and_leaves_no_weights(
     try:
         assert engine.name == "onnxruntime-gpu"
         assert engine.slots == 1
-        assert (precision or "fp32") in engine.road
+        assert (precision or "fp32") in engine.update_path
         with pytest.raises(EngineError, match="refit it first"):
             engine.infer(0, case.inputs()[0])
     finally:
@@ -306,8 +310,8 @@ def test_an_engine_that_computes_something_else_is_refused(
 
     on_cpu(monkeypatch)
     bundle = write(case, tmp_path / "x.dni", 3)
-    queue = DeviceBlender.queue
-    monkeypatch.setattr(DeviceBlender, "queue", lambda self, shares, *rest: queue(self, np.eye(3)[0], *rest))
+    queue = DeviceBlender.enqueue_blend
+    monkeypatch.setattr(DeviceBlender, "enqueue_blend", lambda self, shares, *rest: queue(self, np.eye(3)[0], *rest))
     with pytest.raises(EngineError, match="another picture"):
         open_bound(bundle, EngineOptions(threads=1))
 
@@ -324,6 +328,6 @@ def test_a_weight_that_float16_cannot_hold_is_named(gpu: FakeGpu, tmp_path: Path
 def test_no_gpu_is_an_environment_problem(gpu: FakeGpu, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.cuda import driver
 
-    monkeypatch.setattr(driver, "library", lambda: None)
-    with pytest.raises(EnvironmentProblem, match="no NVIDIA driver"):
+    monkeypatch.setattr(driver, "load_driver_library", lambda: None)
+    with pytest.raises(UnavailableError, match="no NVIDIA driver"):
         make(case)

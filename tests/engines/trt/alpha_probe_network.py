@@ -43,7 +43,7 @@ def bundle(folder: Path) -> Bundle:
 
 
 def profile(of: Bundle) -> Profile:
-    return Profile.of(of.signature, SHAPES[0], SHAPES[1], LARGEST)
+    return Profile.from_shapes(of.signature, SHAPES[0], SHAPES[1], LARGEST)
 
 
 def evaluate(inputs: dict[str, NDArray[Any]], weights: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

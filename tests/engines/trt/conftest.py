@@ -45,7 +45,7 @@ def _at_17(case: Case) -> Case:
 
 def profile(bundle: Bundle) -> Profile:
     """Small frames, so that the stand-in and ONNX Runtime take milliseconds."""
-    return Profile.of(bundle.signature, (1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
+    return Profile.from_shapes(bundle.signature, (1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
 
 
 def picture(seed: int = 0, height: int = 12, width: int = 20) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -61,4 +61,4 @@ def bundle(tmp_path: Path) -> Bundle:
 def numpy_1(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in for 8.6 reads NumPy 2's arrays right, which the real one does not."""
     if "gpu" in request.fixturenames:
-        monkeypatch.setattr("engines.trt.features.NUMPY", 1)
+        monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)

@@ -32,8 +32,8 @@ from engines.onnxruntime_cpu import runtime
 from engines.options import BuildOptions, EngineOptions
 from engines.profile import Profile
 from engines.trt import serialize_refitted
-from engines.trt.features import features
-from engines.verification import TOLERANCE
+from engines.trt.features import detect_features
+from engines.verification import MAX_RELATIVE_ERROR
 from engines.verification_inputs import relative_error
 from tests.support import pico_bundle
 
@@ -65,16 +65,16 @@ def instance_norm(path: Path) -> Bundle:
         random = np.random.default_rng(seed)
         drawn = {key: random.uniform(-0.5, 0.5, shape).astype(np.float32) for key, shape in shapes.items()}
         drawn["norm.weight"] += 1
-        members[name] = replace(Checkpoint.of(drawn), source=f"{name}.pth")
+        members[name] = replace(Checkpoint.from_state_dict(drawn), source=f"{name}.pth")
     signature = Signature(input_channels=1, output_channels=2)
-    return write_bundle(path, model, Family.of(members), signature, architecture="hand", graph_facts={})
+    return write_bundle(path, model, Family.from_checkpoints(members), signature, architecture="hand", graph_facts={})
 
 
 BUNDLES: dict[str, Callable[[Path], Bundle]] = {"pico (BatchNorm, PReLU)": pico_bundle.write, "instance norm": instance_norm}
 
 
 def profile(bundle: Bundle) -> Profile:
-    return Profile.of(bundle.signature, (1, 1, 16, 16), (1, 1, 64, 64), (1, 1, 96, 128))
+    return Profile.from_shapes(bundle.signature, (1, 1, 16, 16), (1, 1, 64, 64), (1, 1, 96, 128))
 
 
 def picture(seed: int, height: int = 64, width: int = 64) -> NDArray[np.float32]:
@@ -82,8 +82,10 @@ def picture(seed: int, height: int = 64, width: int = 64) -> NDArray[np.float32]
 
 
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    members = [bundle.weights(name) for name in bundle.members]
-    return runtime.run(runtime.session(bundle.graph_with(blend_float64(members, np.array(shares, np.float64)))), x)
+    members = [bundle.read_weights(name) for name in bundle.members]
+    return runtime.run_session(
+        runtime.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares, np.float64)))), x
+    )
 
 
 @contextmanager
@@ -97,7 +99,7 @@ def opened(bundle: Bundle, name: str, **options: Any) -> Iterator[Any]:
 
 def check_kind(bundle: Bundle, name: str, precision: str, cuda_graph: bool, slots: int) -> str:
     """Every slot at every alpha, at three shapes and several times, and A -> B -> A; then what a frame out of place gives."""
-    worst, limit = 0.0, TOLERANCE[precision]
+    worst, limit = 0.0, MAX_RELATIVE_ERROR[precision]
     with opened(bundle, name, precision=precision, cuda_graph=cuda_graph, slots=slots) as engine:
         first: dict[tuple[int, int], Any] = {}
         for slot in range(slots):
@@ -124,7 +126,7 @@ def check_constant(bundle: Bundle, precision: str) -> str:
     with opened(bundle, "tensorrt-constant", precision=precision) as engine:
         engine.refit(0, np.array([1.0, 0.0]))
         error = relative_error(engine.infer(0, picture(0)), truth(bundle, [1.0, 0.0], picture(0)))
-        assert error <= TOLERANCE[precision], f"differs by {error:.1e}"
+        assert error <= MAX_RELATIVE_ERROR[precision], f"differs by {error:.1e}"
         return f"error {error:.1e}"
 
 
@@ -139,20 +141,20 @@ def check_interleaved(bundle: Bundle, name: str) -> str:
                 engine.enqueue(slot)
             for slot in (0, 1):
                 error = relative_error(engine.fetch(slot), truth(bundle, shares[slot], picture(step + slot)))
-                assert error <= TOLERANCE["fp32"], f"step {step}, slot {slot}: differs by {error:.1e}"
+                assert error <= MAX_RELATIVE_ERROR["fp32"], f"step {step}, slot {slot}: differs by {error:.1e}"
     return "50 steps"
 
 
 def run(folder: Path) -> Iterator[str]:
     """Each check, as a line when it has passed."""
-    strip = features().strip
+    strip = detect_features().strip
     for title, write in BUNDLES.items():
         bundle = write(folder / title.partition(" ")[0])
         for precision in ("fp32", "fp16"):
             for name in (*KINDS, "tensorrt-constant"):
                 started = time.perf_counter()
                 built = build_engine(bundle, name, BuildOptions(precision=precision, profile=profile(bundle)))
-                yield f"{title}, {name}, {precision}: built in {time.perf_counter() - started:.1f} s, error {built.error:.1e}"
+                yield f"{title}, {name}, {precision}: built in {time.perf_counter() - started:.1f} s, error {built.max_relative_error:.1e}"
             for name in KINDS:
                 for cuda_graph, slots in ((False, 1), (False, 2), (True, 2)):
                     told = check_kind(bundle, name, precision, cuda_graph, slots)
@@ -164,12 +166,12 @@ def run(folder: Path) -> Iterator[str]:
             yield f"{title}, {name}: interleaved, {check_interleaved(bundle, name)}"
         if strip:
             built = build_engine(bundle, "tensorrt", BuildOptions(profile=profile(bundle), strip=True))
-            assert built.plan is not None
-            yield f"{title}: stripped plan of {built.plan.stat().st_size} bytes; {check_kind(bundle, 'tensorrt', 'fp32', False, 1)}"
+            assert built.plan_path is not None
+            yield f"{title}: stripped plan of {built.plan_path.stat().st_size} bytes; {check_kind(bundle, 'tensorrt', 'fp32', False, 1)}"
 
 
 if __name__ == "__main__":
-    found = features()
+    found = detect_features()
     print(f"TensorRT {found.version}, NumPy {np.__version__}, Python {sys.version.split()[0]}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         for line in run(Path(scratch)):

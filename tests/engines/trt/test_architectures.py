@@ -21,7 +21,7 @@ from tests.fakes.gpu import FakeGpu
 def profile(case: Case) -> Profile:
     """All of the case's shapes."""
     low, high = (tuple(choose(sizes) for sizes in zip(*case.shapes, strict=True)) for choose in (min, max))
-    return Profile.of(case.signature, low, high, high)  # type: ignore[arg-type]
+    return Profile.from_shapes(case.signature, low, high, high)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import blended
+from dni_deploy.blending.batchnorm_stats import blend_tensors
 from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.extras import store_recalibration
@@ -28,9 +28,9 @@ MIXED = ([0.2, 0.3, 0.5], [0.65, 0.0, 0.35], [0.25, 0.5, 0.25])
 
 
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    members = [bundle.weights(member) for member in bundle.members]
-    weights = blended(members, np.array(shares, np.float64), read_recalibration(bundle, members))
-    return runtime.run(runtime.session(bundle.graph_with(weights)), x)
+    members = [bundle.read_weights(member) for member in bundle.members]
+    weights = blend_tensors(members, np.array(shares, np.float64), read_recalibration(bundle, members))
+    return runtime.run_session(runtime.open_cpu_session(bundle.read_graph_with_weights(weights)), x)
 
 
 @everywhere

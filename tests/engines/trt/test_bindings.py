@@ -72,14 +72,14 @@ def drive(gpu: FakeGpu, folder: Path) -> Iterator[str]:
     """Every kind of engine through its whole life."""
     import engines.trt as ours
     from engines.options import BuildOptions, EngineOptions
-    from engines.trt.features import features
+    from engines.trt.features import detect_features
 
     for case, kind, precision, strip in [
         *(("bn", kind, precision, False) for kind in KINDS for precision in ("fp32", "fp16")),
         ("instance_norm", "refit", "fp32", False),
         ("bn", "refit", "fp32", True),
     ]:
-        if strip and not features().strip:
+        if strip and not detect_features().strip:
             continue
         bundle = write(CASES[case](), folder / f"{case}-{kind}-{precision}-{strip}.dni")
         options = BuildOptions(precision=precision, profile=profile(bundle), strip=strip)
@@ -193,7 +193,7 @@ def test_features_are_the_same_on_the_real_bindings(gpu: FakeGpu) -> None:
         "import json, tensorrt_bindings as trt; from dataclasses import asdict; from engines.trt.features import Features; "
         "print(json.dumps(asdict(Features.of(trt))))"
     )
-    assert json.loads(bindings.run(gpu.tensorrt, code)) == asdict(Features.of(tensorrt))
+    assert json.loads(bindings.run(gpu.tensorrt, code)) == asdict(Features.from_module(tensorrt))
 
 
 def _mentioned() -> dict[str, set[str]]:
@@ -233,7 +233,7 @@ def test_names_in_our_sources_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         install(monkeypatch, tensorrt=version)
         import tensorrt
 
-        offered[version] = Features.of(tensorrt)
+        offered[version] = Features.from_module(tensorrt)
     mentioned = _mentioned()
     assert "Refitter" in mentioned
     problems = []
@@ -253,15 +253,15 @@ def test_names_in_our_sources_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_tensorrt_calls_of_ours(gpu: FakeGpu) -> None:
     """The logger's and the monitor's methods have the real ones' names and parameters."""
-    from engines.trt.messages import Messages
-    from engines.trt.monitor import monitor
+    from engines.trt.messages import TensorRTLogger
+    from engines.trt.monitor import make_progress_monitor
 
     if bindings.missing("11.4") is not None:
         pytest.skip(str(bindings.missing("11.4")))
     classes = bindings.read("11.4")["classes"]
     for ours, name, methods in (
-        (Messages, "ILogger", ["log"]),
-        (type(monitor(None)), "IProgressMonitor", ["phase_start", "step_complete", "phase_finish"]),
+        (TensorRTLogger, "ILogger", ["log"]),
+        (type(make_progress_monitor(None)), "IProgressMonitor", ["phase_start", "step_complete", "phase_finish"]),
     ):
         for method in methods:
             assert method in vars(ours)

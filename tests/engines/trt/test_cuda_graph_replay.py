@@ -80,7 +80,7 @@ def test_where_capturing_fails_there_are_none(bundle: Bundle, gpu: FakeGpu, monk
     def refuse(handle: int) -> None:
         raise EngineError("the driver said no")
 
-    monkeypatch.setattr("engines.trt.runner.begin", refuse)
+    monkeypatch.setattr("engines.trt.runner.begin_capture", refuse)
     build(bundle)
     with opened(bundle, cuda_graph=True) as engine:
         assert "without CUDA graphs, because the driver said no" in engine.road

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import DniError, EngineError, EnvironmentProblem, LimitError
+from dni_deploy.errors import DniError, EngineError, LimitError, UnavailableError
 from engines import build_engine, load_engine
-from engines.lowering.gpu import Lowered
+from engines.lowering.gpu import LoweredGraph
 from engines.options import BuildOptions, EngineOptions
 from engines.trt import build_refit, open_refit, serialize_refitted
 from engines.trt.plan import Plan, read_plan, write_plan
-from engines.trt.target import Target
+from engines.trt.target import PlanIdentity
 from tests.engines.conftest import Case, write
 from tests.engines.trt.conftest import bn, picture, profile
 from tests.engines.trt.test_modes import build, everywhere
@@ -153,7 +153,7 @@ def test_weights_beyond_float16(gpu: FakeGpu, tmp_path: Path) -> None:
 def test_another_lowering(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's graph is the bundle's graph as we lower it today; its identity should have told already."""
     build(bundle)
-    monkeypatch.setattr(Lowered, "digest", lambda self: "1" * 64)
+    monkeypatch.setattr(LoweredGraph, "digest", lambda self: "1" * 64)
     with pytest.raises(EngineError, match="another lowering"):
         load_engine(bundle, "tensorrt")
 
@@ -169,7 +169,7 @@ def test_no_compiler_for_the_kernel(bundle: Bundle, gpu: FakeGpu, tmp_path: Path
 @everywhere
 def test_a_plan_that_tensorrt_does_not_take(bundle: Bundle, gpu: FakeGpu) -> None:
     path = build(bundle).plan
-    held = read_plan(path, Target.of(bundle, "refit", profile=profile(bundle)))
+    held = read_plan(path, PlanIdentity.for_bundle(bundle, "refit", profile=profile(bundle)))
     write_plan(bundle, Plan(held.header, b"not an engine"), force=True)
     refused(gpu, "could not load the plan", lambda: load_engine(bundle, "tensorrt"))
 
@@ -229,7 +229,7 @@ def test_a_package_that_does_not_import(
         lambda: open_refit(bundle, EngineOptions()),
         lambda: serialize_refitted(bundle, np.array([1.0, 0, 0])),
     ):
-        with pytest.raises(EnvironmentProblem, match=f"TensorRT cannot run here: {type(error).__name__}, ") as told:
+        with pytest.raises(UnavailableError, match=f"TensorRT cannot run here: {type(error).__name__}, ") as told:
             call()
         assert not isinstance(told.value, EngineError)
         assert "\n" not in str(told.value)

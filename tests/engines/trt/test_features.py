@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dni_deploy.errors import EnvironmentProblem
-from engines.trt.features import Features, features
+from dni_deploy.errors import UnavailableError
+from engines.trt.features import Features, detect_features
 from tests.fakes.gpu import FakeGpu
 
 
@@ -22,16 +22,16 @@ from tests.fakes.gpu import FakeGpu
     indirect=["gpu"],
 )
 def test_each_version(gpu: FakeGpu, expected: set[str]) -> None:
-    found = features()
+    found = detect_features()
     assert {name for name in vars(found) if vars(found)[name] is True} == expected
     assert found.version.startswith(gpu.tensorrt)
-    assert found.largest_opset == (17 if gpu.tensorrt == "8.6" else None)
+    assert found.max_opset == (17 if gpu.tensorrt == "8.6" else None)
 
 
 @pytest.mark.parametrize(("gpu", "half"), [("11.4", "fp16"), ("10.16", "fp16"), ("8.6", "fp32")], indirect=["gpu"])
 def test_half_precision_is_the_graphs_or_the_builders(gpu: FakeGpu, half: str) -> None:
-    assert features().graph_precision("fp16") == half
-    assert features().graph_precision("fp32") == "fp32"
+    assert detect_features().graph_precision("fp16") == half
+    assert detect_features().graph_precision("fp32") == "fp32"
 
 
 def without(*missing: str) -> Any:
@@ -49,22 +49,22 @@ def without(*missing: str) -> Any:
 
 
 def test_by_attribute_and_not_by_number() -> None:
-    found = Features.of(without())
-    assert (found.device_weights, found.prototype, found.strip) == (True, True, True)
-    assert (found.individual, found.progress, found.native_instancenorm, found.narrow_tactics) == (False,) * 4
-    assert Features.of(without("get_weights_prototype")).prototype is False
-    assert Features.of(without("refit_cuda_engine_async")).device_weights is False
+    found = Features.from_module(without())
+    assert (found.device_weights, found.weights_prototype, found.strip) == (True, True, True)
+    assert (found.individual_refit, found.progress, found.native_instancenorm, found.narrow_tactics) == (False,) * 4
+    assert Features.from_module(without("get_weights_prototype")).weights_prototype is False
+    assert Features.from_module(without("refit_cuda_engine_async")).device_weights is False
 
 
 @pytest.mark.parametrize("gpu", ["8.6"], indirect=True)
 def test_numpy_2_with_8_6(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engines.trt.features.NUMPY", 2)
-    with pytest.raises(EnvironmentProblem, match="pip install 'numpy<2'"):
-        features()
+    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 2)
+    with pytest.raises(UnavailableError, match="pip install 'numpy<2'"):
+        detect_features()
 
 
 def test_no_driver(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything of TensorRT is touched: its classes crash then."""
-    monkeypatch.setattr("engines.cuda.driver.library", lambda: None)
-    with pytest.raises(EnvironmentProblem, match="no NVIDIA driver"):
-        features()
+    monkeypatch.setattr("engines.cuda.driver.load_driver_library", lambda: None)
+    with pytest.raises(UnavailableError, match="no NVIDIA driver"):
+        detect_features()

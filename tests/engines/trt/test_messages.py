@@ -10,22 +10,22 @@ from tests.fakes.gpu import FakeGpu
 def test_the_first_since_the_begin(gpu: FakeGpu) -> None:
     import tensorrt as trt
 
-    from engines.trt.messages import begin, failed, messages
+    from engines.trt.messages import clear_errors, get_logger, make_engine_error
 
-    log = messages()
+    log = get_logger()
     log.log(trt.Logger.ERROR, "of long ago")
-    begin()
+    clear_errors()
     log.log(trt.Logger.WARNING, "a warning")
     log.log(trt.Logger.INTERNAL_ERROR, "\n[foo.cpp::bar::12] Error Code 2: \x1b[31mno room.\nmore of it")
     log.log(trt.Logger.ERROR, "and so its caller failed")
-    told = str(failed("do it", "Try again."))
+    told = str(make_engine_error("do it", "Try again."))
     assert "could not do it: [foo.cpp::bar::12] Error Code 2: \\x1b[31mno room. Try again." in told
-    assert str(failed("do it")) == f"TensorRT {trt.__version__} could not do it."
-    assert messages() is log
+    assert str(make_engine_error("do it")) == f"TensorRT {trt.__version__} could not do it."
+    assert get_logger() is log
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "  "])
 def test_nothing_said(text: str, gpu: FakeGpu) -> None:
-    from engines.trt.messages import sentence
+    from engines.trt.messages import summarize_message
 
-    assert sentence(text) == "no reason was given"
+    assert summarize_message(text) == "no reason was given"

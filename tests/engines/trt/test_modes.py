@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import EngineError, EnvironmentProblem, UsageError
+from dni_deploy.errors import EngineError, UnavailableError, UsageError
 from engines import build_engine, load_engine
 from engines.onnxruntime_cpu import runtime
 from engines.options import BuildOptions, EngineOptions
@@ -32,8 +32,10 @@ everywhere = pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
 
 
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    members = [bundle.weights(name) for name in bundle.members]
-    return runtime.run(runtime.session(bundle.graph_with(blend_float64(members, np.array(shares, np.float64)))), x)
+    members = [bundle.read_weights(name) for name in bundle.members]
+    return runtime.run_session(
+        runtime.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares, np.float64)))), x
+    )
 
 
 def build(bundle: Bundle, name: str = "tensorrt", **options: Any) -> Any:
@@ -180,7 +182,7 @@ def test_a_blend_that_fails_poisons(bundle: Bundle, gpu: FakeGpu, monkeypatch: p
         engine.refit(0, np.array([1.0, 0, 0]))
         with monkeypatch.context() as patched:
             patched.setattr(
-                DeviceBlender, "queue", lambda *_: (_ for _ in ()).throw(EngineError("The blend could not be queued."))
+                DeviceBlender, "enqueue_blend", lambda *_: (_ for _ in ()).throw(EngineError("The blend could not be queued."))
             )
             with pytest.raises(EngineError, match="could not be queued"):
                 engine.refit(0, np.array([0, 1.0, 0]))
@@ -257,7 +259,11 @@ def test_closed(bundle: Bundle, gpu: FakeGpu) -> None:
     engine = load_engine(bundle, "tensorrt", EngineOptions())
     engine.close()
     engine.close()
-    for call in (lambda: engine.refit(0, np.array([1.0, 0, 0])), lambda: engine.infer(0, picture()), lambda: engine.finish(0)):
+    for call in (
+        lambda: engine.refit(0, np.array([1.0, 0, 0])),
+        lambda: engine.infer(0, picture()),
+        lambda: engine.synchronize(0),
+    ):
         with pytest.raises(EngineError, match="closed"):
             call()
 
@@ -306,7 +312,7 @@ def test_opening_needs_no_reference(name: str, bundle: Bundle, gpu: FakeGpu, mon
     def refuse(*given: Any) -> Any:
         raise AssertionError("ONNX Runtime was asked")
 
-    monkeypatch.setattr("engines.verification.Reference.expected", refuse)
+    monkeypatch.setattr("engines.verification.Reference.compute_reference", refuse)
     with opened(bundle, name):
         pass
 
@@ -330,10 +336,10 @@ def test_a_plan_for_another_family(gpu: FakeGpu, tmp_path: Path) -> None:
 def test_no_plan(bundle: Bundle, gpu: FakeGpu) -> None:
     from engines.trt import open_inputs, open_refit
 
-    with pytest.raises(EnvironmentProblem, match="--engine tensorrt --precision fp16") as told:
+    with pytest.raises(UnavailableError, match="--engine tensorrt --precision fp16") as told:
         open_refit(bundle, EngineOptions(precision="fp16"))
     assert not isinstance(told.value, EngineError)  # auto passes it over
-    with pytest.raises(EnvironmentProblem, match="--engine tensorrt-inputs"):
+    with pytest.raises(UnavailableError, match="--engine tensorrt-inputs"):
         open_inputs(bundle, EngineOptions())
 
 
@@ -355,8 +361,8 @@ def test_what_8_6_cannot(bundle: Bundle, gpu: FakeGpu, tmp_path: Path, monkeypat
     newer = write(case, tmp_path / "newer.dni", members=2)
     with pytest.raises(EngineError, match="export with --opset 17"):
         build(newer)
-    monkeypatch.setattr("engines.trt.features.NUMPY", 2)
-    with pytest.raises(EnvironmentProblem, match="NumPy 2"):
+    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 2)
+    with pytest.raises(UnavailableError, match="NumPy 2"):
         build(bundle)
     assert not list((bundle.path / "plans").glob("*"))
 
@@ -378,4 +384,6 @@ def test_a_profile_that_the_graph_does_not_take(gpu: FakeGpu, tmp_path: Path) ->
     case.graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     bundle = write(case, tmp_path / "one.dni", members=2)
     with pytest.raises(UsageError, match="batch"):
-        build_engine(bundle, "tensorrt", BuildOptions(profile=type(profile(bundle)).of(bundle.signature, None, (4, 3, 16, 16))))
+        build_engine(
+            bundle, "tensorrt", BuildOptions(profile=type(profile(bundle)).from_shapes(bundle.signature, None, (4, 3, 16, 16)))
+        )

@@ -25,8 +25,8 @@ KINDS = ("tensorrt", "tensorrt-inputs")
 
 def truth(bundle: Bundle, rows: NDArray[np.float64], x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows in the order of the bundle's names, whatever order its members have them in."""
-    members = [{name: bundle.weights(member)[name] for name in bundle.weight_names} for member in bundle.members]
-    return runtime.run(runtime.session(bundle.graph_with(blended(members, rows))), x)
+    members = [{name: bundle.read_weights(member)[name] for name in bundle.weight_names} for member in bundle.members]
+    return runtime.run_session(runtime.open_cpu_session(bundle.read_graph_with_weights(blended(members, rows))), x)
 
 
 @everywhere

@@ -18,8 +18,18 @@ from dni_deploy.bundle.extras import store_recalibration
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
 from engines.profile import Profile
 from engines.trt.build_settings import BuildSettings
-from engines.trt.plan import MAGIC, Header, Plan, Sample, find_plan, plan_path, read_plan, search_plans, write_plan
-from engines.trt.target import Target
+from engines.trt.plan import (
+    PLAN_MAGIC,
+    OutputSample,
+    Plan,
+    PlanHeader,
+    find_plan,
+    plan_path,
+    read_plan,
+    search_plans,
+    write_plan,
+)
+from engines.trt.target import PlanIdentity
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn
 from tests.fakes.gpu import FakeGpu
@@ -30,13 +40,13 @@ PROFILE = Profile((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
 
 def plan(bundle: Bundle, kind: str = "refit", precision: str = "fp32", engine: bytes = b"engine" * 1000) -> Plan:
     weights = (("conv.weight", "float32", 216), ("конв\n", "float16", 3))
-    sample = Sample.of(bundle, np.arange(3, dtype=np.float32))
-    return Plan(Header(here(bundle, kind, precision), "0" * 64, weights, sample), engine)
+    sample = OutputSample.from_values(bundle, np.arange(3, dtype=np.float32))
+    return Plan(PlanHeader(here(bundle, kind, precision), "0" * 64, weights, sample), engine)
 
 
-def here(bundle: Bundle, kind: str = "refit", precision: str = "fp32") -> Target:
+def here(bundle: Bundle, kind: str = "refit", precision: str = "fp32") -> PlanIdentity:
     """What such a plan must be for on this machine."""
-    return Target.of(bundle, kind, precision, PROFILE)
+    return PlanIdentity.for_bundle(bundle, kind, precision, PROFILE)
 
 
 def test_round_trip(bundle: Bundle) -> None:
@@ -63,8 +73,8 @@ def test_the_header_is_pinned(bundle: Bundle) -> None:
     """Plans of an older version would otherwise be read as something else."""
     data = write_plan(bundle, plan(bundle)).read_bytes()
     assert data.startswith(b"dni-deploy plan for tensorrt, version 2\n")
-    length = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 8], "little")
-    header = json.loads(data[len(MAGIC) + 8 :][:length])
+    length = int.from_bytes(data[len(PLAN_MAGIC) : len(PLAN_MAGIC) + 8], "little")
+    header = json.loads(data[len(PLAN_MAGIC) + 8 :][:length])
     assert set(header) == {"target", "lowered", "weights", "sample"}
     assert set(header["target"]) == {"kind", "graph", "settings", "members", "tensorrt", "gpu", "capability"}
     assert set(header["target"]["settings"]) == {
@@ -222,12 +232,12 @@ def test_of_another_version(bundle: Bundle, version: int, words: str) -> None:
 def test_a_header_that_no_version_writes(bundle: Bundle, old: bytes, new: bytes) -> None:
     """A search reads headers before anything has been verified; it goes on without such a plan."""
     data = write_plan(bundle, plan(bundle)).read_bytes()
-    length = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 8], "little")
-    header, rest = data[len(MAGIC) + 8 :][:length], data[len(MAGIC) + 8 + length + 32 :]
+    length = int.from_bytes(data[len(PLAN_MAGIC) : len(PLAN_MAGIC) + 8], "little")
+    header, rest = data[len(PLAN_MAGIC) + 8 :][:length], data[len(PLAN_MAGIC) + 8 + length + 32 :]
     assert old in header
     header = header.replace(old, new)
     path = bundle.path / "plans" / "tensorrt-refit-fp32-0123456789abcdef.plan"
-    path.write_bytes(MAGIC + len(header).to_bytes(8, "little") + header + sha256(header + rest).digest() + rest)
+    path.write_bytes(PLAN_MAGIC + len(header).to_bytes(8, "little") + header + sha256(header + rest).digest() + rest)
     path.chmod(0o600)
     assert find_plan(bundle, "refit") == plan_path(bundle, plan(bundle).header)
     with pytest.raises(BundleError, match="damaged"):
@@ -256,8 +266,10 @@ def test_every_setting_makes_another_plan(bundle: Bundle) -> None:
 
 def test_plans_with_weights_belong_to_a_family(bundle: Bundle) -> None:
     """A refit plan serves every family on the graph; one that holds members' weights serves these members."""
-    assert Target.of(bundle, "refit").members == Target.of(bundle, "inputs").members == ()
-    assert len(Target.of(bundle, "graph").members) == len(Target.of(bundle, "constant").members) == 3
+    assert PlanIdentity.for_bundle(bundle, "refit").members == PlanIdentity.for_bundle(bundle, "inputs").members == ()
+    assert (
+        len(PlanIdentity.for_bundle(bundle, "graph").members) == len(PlanIdentity.for_bundle(bundle, "constant").members) == 3
+    )
 
 
 def test_a_sample_is_the_familys(bundle: Bundle, tmp_path: Path) -> None:
@@ -289,7 +301,7 @@ def test_the_newest_that_fits(bundle: Bundle) -> None:
 @pytest.mark.parametrize("gpu", ["10.16"], indirect=True)
 def test_no_such_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
     with pytest.raises(DniError, match="no GPU number 3"):
-        Target.of(bundle, "refit", device=3)
+        PlanIdentity.for_bundle(bundle, "refit", device=3)
 
 
 def test_a_full_disk_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

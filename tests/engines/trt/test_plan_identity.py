@@ -17,13 +17,13 @@ import onnx
 import pytest
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import EngineError, EnvironmentProblem
+from dni_deploy.errors import EngineError, UnavailableError
 from engines import build_engine, load_engine
-from engines.lowering.gpu import Lowered
+from engines.lowering.gpu import LoweredGraph
 from engines.lowering.recipes import Recipes
 from engines.options import BuildOptions, EngineOptions
 from engines.trt.build_settings import BuildSettings
-from engines.trt.plan import FORMAT, MAGIC, find_plan, search_plans
+from engines.trt.plan import FORMAT, PLAN_MAGIC, find_plan, search_plans
 from tests.engines.test_plan_identity import CHANGES, other_fold, renamed_node
 from tests.engines.trt.conftest import VERSIONS, profile
 from tests.fakes.gpu import FakeGpu
@@ -49,7 +49,7 @@ with pytest.MonkeyPatch.context() as patch:
 
 def build(bundle: Bundle, name: str) -> Path:
     options = BuildOptions() if name == "onnxruntime" else BuildOptions(profile=profile(bundle))
-    built = build_engine(bundle, name, options).plan
+    built = build_engine(bundle, name, options).plan_path
     assert built is not None
     return built
 
@@ -101,7 +101,7 @@ def test_another_lowering_or_recipe_makes_another_plan(
     before = build(bundle, name)
     assert find_plan(bundle, KINDS[name]) == before
 
-    def changed(*given: Any, **options: Any) -> Lowered:
+    def changed(*given: Any, **options: Any) -> LoweredGraph:
         lowered = real(*given, **options)
         change(lowered.graph, lowered.recipes)
         return lowered
@@ -111,7 +111,7 @@ def test_another_lowering_or_recipe_makes_another_plan(
     real = network.lower_for_gpu
     monkeypatch.setattr(network, "lower_for_gpu", changed)
     assert find_plan(bundle, KINDS[name]) is None
-    with pytest.raises(EnvironmentProblem, match=f"{before.name} was built from another bundle or another lowering") as told:
+    with pytest.raises(UnavailableError, match=f"{before.name} was built from another bundle or another lowering") as told:
         load_engine(bundle, name)
     assert not isinstance(told.value, EngineError)  # auto passes it over
     if change is renamed_node:  # the others would not compute the same picture
@@ -147,7 +147,7 @@ def test_another_flag_makes_another_plan(bundle: Bundle, gpu: FakeGpu, monkeypat
     found, rejected = search_plans(bundle, "refit")
     assert found is None
     assert rejected == f"{before.name} was built with tf32 False, and here it is True"
-    with pytest.raises(EnvironmentProblem, match=r"was built with tf32 False, and here it is True\): dni-deploy build"):
+    with pytest.raises(UnavailableError, match=r"was built with tf32 False, and here it is True\): dni-deploy build"):
         load_engine(bundle, "tensorrt")
     assert build(bundle, "tensorrt") != before
 
@@ -161,10 +161,10 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
     """A flag that is set past the settings would be in no plan's identity."""
     import tensorrt as trt
 
-    from engines.trt import builder
+    from engines.trt import build
 
     configs: list[Any] = []
-    real = builder._config
+    real = build._config
 
     def spied(order: Any) -> Callable[[Any, Any], Any]:
         make = real(order)
@@ -175,7 +175,7 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
 
         return call
 
-    monkeypatch.setattr(builder, "_config", spied)
+    monkeypatch.setattr(build, "_config", spied)
     build_engine(bundle, name, BuildOptions(profile=profile(bundle), precision=precision))
     ((settings, config),) = configs
     flags = {flag for flag, member in trt.BuilderFlag.__members__.items() if config.get_flag(member)}
@@ -199,13 +199,13 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
 def test_a_plan_of_an_older_version(bundle: Bundle, gpu: FakeGpu) -> None:
     """It is named, and what to do; auto goes on without it."""
     path = build(bundle, "tensorrt")
-    path.write_bytes(FORMAT + b"1\n" + path.read_bytes()[len(MAGIC) :])
+    path.write_bytes(FORMAT + b"1\n" + path.read_bytes()[len(PLAN_MAGIC) :])
     older = f"{path.name} was built by an older version of dni-deploy"
-    with pytest.raises(EnvironmentProblem, match=rf"\({older}\): dni-deploy build --engine tensorrt\.$"):
+    with pytest.raises(UnavailableError, match=rf"\({older}\): dni-deploy build --engine tensorrt\.$"):
         load_engine(bundle, "tensorrt")
     from engines.trt import open_refit
 
-    with pytest.raises(EnvironmentProblem, match=rf"No plan is built .* \({older}\); build one with dni-deploy build"):
+    with pytest.raises(UnavailableError, match=rf"No plan is built .* \({older}\); build one with dni-deploy build"):
         open_refit(bundle, EngineOptions())
     path.unlink()
     assert build(bundle, "tensorrt") == path

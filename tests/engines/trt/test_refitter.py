@@ -12,7 +12,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
 from engines import load_engine
 from engines.trt.plan import Plan, read_plan, write_plan
-from engines.trt.target import Target
+from engines.trt.target import PlanIdentity
 from tests.engines.trt.conftest import picture, profile
 from tests.engines.trt.test_modes import build, everywhere, opened
 from tests.fakes.gpu import FakeGpu
@@ -55,11 +55,11 @@ def test_both(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
 def test_another_count_than_the_plan_has(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engines.trt.weights import Source
+    from engines.trt.weights import RefitWeights
 
     build(bundle)
-    real = Source.count
-    monkeypatch.setattr(Source, "count", lambda self, name: real(self, name) - (name == "conv0.bias"))
+    real = RefitWeights.count_of
+    monkeypatch.setattr(RefitWeights, "count_of", lambda self, name: real(self, name) - (name == "conv0.bias"))
     with pytest.raises(EngineError, match=r"'conv0.bias' as 8 numbers.*as 7 of float32"):
         load_engine(bundle, "tensorrt")
 
@@ -91,7 +91,7 @@ def test_the_weights_are_set_once(bundle: Bundle, gpu: FakeGpu, monkeypatch: pyt
 @pytest.mark.parametrize("gpu", ["8.6"], indirect=True)
 def test_a_new_refitter_now_and_then(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """8.6 sets all weights at each refit, and its binding keeps them for the refitter's life."""
-    monkeypatch.setattr("engines.trt.refitter.FRESH", 3)
+    monkeypatch.setattr("engines.trt.refitter.REFITTER_RENEWAL_PERIOD", 3)
     build(bundle)
     with opened(bundle) as engine:
         refitters = set()
@@ -107,8 +107,10 @@ def test_a_new_refitter_now_and_then(bundle: Bundle, gpu: FakeGpu, monkeypatch: 
 
 @everywhere
 def test_a_plan_that_cannot_be_refitted(bundle: Bundle, gpu: FakeGpu) -> None:
-    constant = read_plan(build(bundle, "tensorrt-constant").plan, Target.of(bundle, "constant", profile=profile(bundle)))
-    held = read_plan(build(bundle).plan, Target.of(bundle, "refit", profile=profile(bundle)))
+    constant = read_plan(
+        build(bundle, "tensorrt-constant").plan, PlanIdentity.for_bundle(bundle, "constant", profile=profile(bundle))
+    )
+    held = read_plan(build(bundle).plan, PlanIdentity.for_bundle(bundle, "refit", profile=profile(bundle)))
     write_plan(bundle, Plan(held.header, constant.engine), force=True)
     with pytest.raises(EngineError, match="cannot be refitted"):
         load_engine(bundle, "tensorrt")

@@ -42,7 +42,7 @@ GROUPS = {
 @pytest.fixture(autouse=True)
 def small_probe(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verification's picture is the smallest one, so that buffers still have to grow while frames run."""
-    monkeypatch.setattr("engines.verification.SIDE", 1)
+    monkeypatch.setattr("engines.verification.VERIFICATION_SIDE_PX", 1)
     monkeypatch.setattr(Recording, "version", None)  # the calls are looked at elsewhere
 
 
@@ -232,14 +232,14 @@ def test_the_rig_catches_nothing_in_the_engine_as_it_is(gpu: FakeGpu, tmp_path: 
 def test_fetch_that_does_not_wait(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.trt.runner import Runner
 
-    without_waiting(monkeypatch, Runner, "fetch", lambda runner: runner._stream)
+    without_waiting(monkeypatch, Runner, "download", lambda runner: runner._stream)
     catch(gpu, tmp_path)
 
 
 def test_members_that_are_not_there_yet(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engines.cuda.members import Members
+    from engines.cuda.members import DeviceMembers
 
-    without_waiting(monkeypatch, Members, "__init__", lambda members, device, *more: device.service)
+    without_waiting(monkeypatch, DeviceMembers, "__init__", lambda members, device, *more: device.service)
     assert "another picture" in catch(gpu, tmp_path)
 
 
@@ -260,7 +260,7 @@ def test_refit_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyte
 def test_blend_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.cuda.blender import DeviceBlender
 
-    made, whole = DeviceBlender.__init__, DeviceBlender.queue
+    made, whole = DeviceBlender.__init__, DeviceBlender.enqueue_blend
 
     def make(self: Any, device: Any, members: Any) -> None:
         made(self, device, members)
@@ -270,30 +270,30 @@ def test_blend_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyte
         whole(self, shares, live, self.service)
 
     monkeypatch.setattr(DeviceBlender, "__init__", make)
-    monkeypatch.setattr(DeviceBlender, "queue", elsewhere)
+    monkeypatch.setattr(DeviceBlender, "enqueue_blend", elsewhere)
     catch(gpu, tmp_path)
 
 
 def test_shares_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engines.cuda.per_tensor_coefficients import Table
+    from engines.cuda.per_tensor_coefficients import CoefficientTable
 
-    whole = Table.fill
-    monkeypatch.setattr(Table, "fill", lambda table, data, stream: whole(table, data, table._buffer._service))
+    whole = CoefficientTable.upload
+    monkeypatch.setattr(CoefficientTable, "upload", lambda table, data, stream: whole(table, data, table._buffer._service))
     catch(gpu, tmp_path)
 
 
 def test_one_table_of_shares_for_two_slots(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its kernels may still read it when the other slot's are to come: hence one per slot."""
-    from engines.cuda.per_tensor_coefficients import Table
+    from engines.cuda.per_tensor_coefficients import CoefficientTable
 
-    made: list[Table] = []
-    whole = Table.fill
+    made: list[CoefficientTable] = []
+    whole = CoefficientTable.upload
 
-    def shared(self: Table, data: bytes, stream: Any) -> int:
+    def shared(self: CoefficientTable, data: bytes, stream: Any) -> int:
         made.append(self)
         return whole(next(table for table in made if table._buffer.pointer), data, stream)
 
-    monkeypatch.setattr(Table, "fill", shared)
+    monkeypatch.setattr(CoefficientTable, "upload", shared)
     catch(gpu, tmp_path)
 
 
@@ -313,7 +313,7 @@ def test_pictures_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: p
 def test_finish_that_does_not_wait(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.trt.engine import TensorRTEngine
 
-    without_waiting(monkeypatch, TensorRTEngine, "finish", lambda engine, slot: engine.all[slot].stream)
+    without_waiting(monkeypatch, TensorRTEngine, "synchronize", lambda engine, slot: engine.all[slot].stream)
     assert "finish came back" in catch(gpu, tmp_path)
 
 
@@ -330,7 +330,7 @@ def test_buffers_freed_under_a_frame(gpu: FakeGpu, tmp_path: Path, waits: bool, 
 
     engine = opened(gpu, tmp_path)
     if not waits:
-        without_waiting(monkeypatch, Runner, "_grow", lambda runner, *more: runner._stream)
+        without_waiting(monkeypatch, Runner, "_ensure_buffer", lambda runner, *more: runner._stream)
     small, large = np.ones((1, 1, 1, 1), np.float32), np.ones(alpha_probe_network.LARGEST, np.float32)
     engine.refit(0, np.array([0.5, 0.5]))
     engine.place(0, small)
@@ -359,14 +359,14 @@ def test_one_engine_for_two_slots(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyt
     """A running engine must not be refitted from another stream: hence one per slot."""
     from engines.trt.engine import TensorRTEngine
 
-    whole = TensorRTEngine.deserialized
+    whole = TensorRTEngine._deserialize_plan
 
     def shared(self: Any, plan: Any) -> Any:
         if self.shared is None:
             self.shared = whole(self, plan)
         return self.shared
 
-    monkeypatch.setattr(TensorRTEngine, "deserialized", shared)
+    monkeypatch.setattr(TensorRTEngine, "_deserialize_plan", shared)
     catch(gpu, tmp_path)
 
 
@@ -402,8 +402,8 @@ def test_graphs_kept_though_they_see_no_refit(gpu: FakeGpu, tmp_path: Path, monk
     from engines.trt.runner import Runner
 
     gpu.trt.graphs_see_refits = False
-    monkeypatch.setattr(Runner, "refitted", lambda runner: None)
-    monkeypatch.setattr("engines.trt.engine.TensorRTEngine.probe_replay", _replay_at_once)
+    monkeypatch.setattr(Runner, "invalidate_graph", lambda runner: None)
+    monkeypatch.setattr("engines.trt.engine.TensorRTEngine.detect_replay_support", _replay_at_once)
     catch(gpu, tmp_path, graph=True)
 
 
@@ -414,9 +414,9 @@ def _replay_at_once(engine: Any, x: NDArray[np.float32]) -> None:
 
 @oldest
 def test_host_weights_read_before_the_blend(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engines.trt.weights import Source
+    from engines.trt.weights import RefitWeights
 
-    without_waiting(monkeypatch, Source, "on_host", lambda source, stream: stream)
+    without_waiting(monkeypatch, RefitWeights, "download_to_host", lambda source, stream: stream)
     catch(gpu, tmp_path)
 
 
@@ -424,15 +424,15 @@ def test_host_weights_read_before_the_blend(gpu: FakeGpu, tmp_path: Path, monkey
 def test_old_context_after_a_refit(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.trt.runner import Runner
 
-    whole = Runner.retire
-    monkeypatch.setattr(Runner, "retire", lambda runner: None)
+    whole = Runner.destroy_context
+    monkeypatch.setattr(Runner, "destroy_context", lambda runner: None)
     catch(gpu, tmp_path)
-    monkeypatch.setattr(Runner, "retire", whole)
+    monkeypatch.setattr(Runner, "destroy_context", whole)
 
 
 @oldest
 def test_context_dropped_under_a_frame(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.trt.modes import RefitEngine
 
-    without_waiting(monkeypatch, RefitEngine, "change", lambda engine, at, shares: at.stream)
+    without_waiting(monkeypatch, RefitEngine, "_apply_coefficients", lambda engine, at, shares: at.stream)
     catch(gpu, tmp_path)

@@ -126,7 +126,7 @@ def copies() -> None:
 
     device = Device.open()
     with device:
-        buffer, other, out = Buffer(device, 8), device.stream(), np.empty(2, np.float32)
+        buffer, other, out = Buffer(device, 8), device.create_stream(), np.empty(2, np.float32)
         for values in ([1.0, 2.0], [0.0, 0.0]):
             if any(values):
                 buffer.upload(np.array(values, np.float32))
@@ -146,8 +146,8 @@ def copies() -> None:
 
 def caught(monkeypatch: pytest.MonkeyPatch, folder: Path, place: tuple[str, int] | None) -> str | None:
     """The first thing that was wrong in any of the lives, or None."""
-    monkeypatch.setattr("engines.verification.SIDE", 1)
-    monkeypatch.setattr("engines.trt.features.NUMPY", 1)
+    monkeypatch.setattr("engines.verification.VERIFICATION_SIDE_PX", 1)
+    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)
     for version, kind, graph in LIVES:
         with monkeypatch.context() as patch:
             gpu = install(patch, tensorrt=version)

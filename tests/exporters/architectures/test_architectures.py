@@ -12,7 +12,7 @@ from torch import nn
 
 from dni_deploy.errors import MismatchError, UsageError
 from dni_deploy.signature import Signature
-from exporters.architectures import ARCHITECTURES, find
+from exporters.architectures import ARCHITECTURES, find_architecture
 from exporters.architectures.architecture import Architecture, shapes_of
 from exporters.architectures.compact import SRVGGNetCompact
 from exporters.architectures.cyclegan import ResnetGenerator
@@ -37,7 +37,7 @@ def test_a_network_is_recognised_by_one_architecture_and_rebuilt_exactly(name: s
     shapes = shapes_of(state)
     assert [each.name for each in ARCHITECTURES if each.matches(shapes)] == [PICO[name].architecture]
 
-    rebuilt = find("auto", state).build(state)
+    rebuilt = find_architecture("auto", state).build(state)
     assert list(rebuilt.state_dict()) == list(state)
     assert not rebuilt.training
     assert not any(tensor.requires_grad for tensor in rebuilt.parameters())
@@ -48,9 +48,9 @@ def test_a_network_is_recognised_by_one_architecture_and_rebuilt_exactly(name: s
 @pytest.mark.parametrize("name", PICO)
 def test_the_signature_says_what_comes_out(name: str) -> None:
     state = pico_state(name)
-    architecture = find("auto", state)
+    architecture = find_architecture("auto", state)
     net = architecture.build(state)
-    signature = architecture.signature(net)
+    signature = architecture.resolve_signature(net)
     for batch, channels, height, width in PICO[name].shapes:
         assert (channels, height % signature.multiple, width % signature.multiple) in {
             (signature.input_channels, 0, 0),
@@ -104,22 +104,22 @@ def test_public_checkpoints_are_read_off_their_names_and_shapes(name: str) -> No
     architecture, shapes, parameters, signature = PUBLIC[name]
     assert [each.name for each in ARCHITECTURES if each.matches(shapes)] == [architecture]
     with torch.device("meta"):  # the networks' size is not what is tested
-        net = known(architecture).propose(shapes)
+        net = known(architecture).infer_hyperparameters(shapes)
     assert {key: tuple(value.shape) for key, value in net.state_dict().items()} == shapes
-    assert known(architecture).signature(net) == signature
+    assert known(architecture).resolve_signature(net) == signature
     if parameters is not None:
         assert sum(math.prod(tensor.shape) for tensor in net.parameters()) == parameters
 
 
 def proposed(name: str, shapes: public.Shapes) -> nn.Module:
     with torch.device("meta"):
-        return known(name).propose(shapes)
+        return known(name).infer_hyperparameters(shapes)
 
 
 def test_hyper_parameters_come_from_the_shapes() -> None:
     rrdbnet = proposed("rrdbnet", public.rrdbnet(public.NEW, 6, 2, inputs=12, width=48, growth=24))
     assert isinstance(rrdbnet, RRDBNet)
-    assert (len(rrdbnet.blocks), len(rrdbnet.ups), rrdbnet.unshuffle) == (6, 2, 2)
+    assert (len(rrdbnet.blocks), len(rrdbnet.upsample_names), rrdbnet.unshuffle) == (6, 2, 2)
     compact = proposed("compact", public.compact(16, scale=2, width=24))
     assert isinstance(compact, SRVGGNetCompact)
     assert (len(compact.body), compact.scale) == (35, 2)
@@ -134,7 +134,7 @@ def test_hyper_parameters_come_from_the_shapes() -> None:
 )
 def test_dncnn_eps_follows_whose_file_it_is(pico: str, eps: float) -> None:
     state = pico_state(pico)
-    norms = [module for module in find("auto", state).build(state).modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in find_architecture("auto", state).build(state).modules() if isinstance(module, nn.BatchNorm2d)]
     assert {module.eps for module in norms} == {eps}
     only_first = DnCNN(1, 4, 4, prefix="dncnn", biases=(True, False), eps=1e-4).state_dict()
     net = proposed("dncnn", {key: tuple(value.shape) for key, value in only_first.items()})
@@ -146,7 +146,7 @@ def test_dncnn_without_any_bias() -> None:
     state = {key: value.numpy() for key, value in net.state_dict().items()}
     assert list(state) == [f"model.{place}.weight" for place in (0, 2, 4, 6)]
     x = example((1, 3, 9, 8))
-    assert torch.equal(find("auto", state).build(state)(x), net(x))
+    assert torch.equal(find_architecture("auto", state).build(state)(x), net(x))
 
 
 def test_three_small_convolutions_are_a_dncnn_and_a_large_first_kernel_is_an_srcnn() -> None:
@@ -160,10 +160,10 @@ def test_three_small_convolutions_are_a_dncnn_and_a_large_first_kernel_is_an_src
             for part in ("weight", "bias")
         }
 
-    assert find("auto", sequential(3, 3, 3)).name == "dncnn"
-    assert find("auto", sequential(9, 1, 5)).name == "srcnn"
+    assert find_architecture("auto", sequential(3, 3, 3)).name == "dncnn"
+    assert find_architecture("auto", sequential(9, 1, 5)).name == "srcnn"
     with pytest.raises(MismatchError):
-        find("auto", sequential(3, 5, 3))
+        find_architecture("auto", sequential(3, 5, 3))
 
 
 @pytest.mark.parametrize("dropout", [False, True])
@@ -173,7 +173,7 @@ def test_cyclegan_blocks_with_dropout_have_their_second_convolution_one_further(
     state = {key: value.numpy() for key, value in net.state_dict().items()}
     assert ("model.10.conv_block.6.weight" in state) == (dropout or batch_norm)
     x = example((1, 3, 16, 20)) * 2 - 1
-    assert torch.equal(find("auto", state).build(state)(x), net(x))
+    assert torch.equal(find_architecture("auto", state).build(state)(x), net(x))
 
 
 def test_statistics_that_instance_norm_never_reads_are_dropped() -> None:
@@ -183,18 +183,18 @@ def test_statistics_that_instance_norm_never_reads_are_dropped() -> None:
         for place in places:
             old[f"{place}.running_mean"] = np.zeros(4, np.float32)
             old[f"{place}.running_var"] = np.ones(4, np.float32)
-        architecture = find("auto", old)
+        architecture = find_architecture("auto", old)
         assert architecture.name == name
-        assert list(architecture.canonical(old)) == list(state)
+        assert list(architecture.canonicalize_tensors(old)) == list(state)
         x = example(PICO[name].shapes[0])
         assert torch.equal(architecture.build(old)(x), pico_net(name)(x))
     batch_norm = pico_state("cyclegan_bn")
-    assert list(known("cyclegan").canonical(batch_norm)) == list(batch_norm)
+    assert list(known("cyclegan").canonicalize_tensors(batch_norm)) == list(batch_norm)
 
 
 LOCAL = {name: pico.factory for name, pico in PICO.items() if pico.factory().signature.radius is not None}
 LOCAL["rrdbnet_x1"] = lambda: RRDBNet(3, 4, 1, 2, unshuffle=4)
-LOCAL["rrdbnet_x8"] = lambda: RRDBNet(3, 4, 1, 2, ups=3)
+LOCAL["rrdbnet_x8"] = lambda: RRDBNet(3, 4, 1, 2, upsample_count=3)
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -222,7 +222,7 @@ def test_counters_are_ignored_and_floats_become_float32() -> None:
     state = {key: value for key, value in pico_state("dncnn_bn").items() if not key.endswith("num_batches_tracked")}
     for dtype in (np.float16, np.float64):
         converted = {key: value.astype(dtype) for key, value in state.items()}
-        net = find("auto", converted).build(converted)
+        net = find_architecture("auto", converted).build(converted)
         for key, value in converted.items():
             assert net.state_dict()[key].dtype == torch.float32
             np.testing.assert_array_equal(net.state_dict()[key].numpy(), value.astype(np.float32))
@@ -233,7 +233,7 @@ def test_build_copies_what_it_is_given() -> None:
     state = pico_state("compact_x2")
     for value in state.values():
         value.setflags(write=False)
-    net = find("auto", state).build(state)
+    net = find_architecture("auto", state).build(state)
     before = state["body.0.bias"].copy()
     next(iter(net.parameters())).add_(1)
     net.state_dict()["body.0.bias"].add_(1)
@@ -254,7 +254,7 @@ def test_a_named_architecture_that_does_not_fit_says_the_first_difference() -> N
     }
     for message, (name, tensors) in cases.items():
         with pytest.raises(MismatchError, match=message) as caught:
-            find(name, tensors)
+            find_architecture(name, tensors)
         assert "\n" not in str(caught.value)
         with pytest.raises(MismatchError, match=message):
             known(name).build(tensors)
@@ -264,11 +264,11 @@ def test_unknown_networks_and_names_are_answered_with_what_is_known() -> None:
     with pytest.raises(
         MismatchError, match=r"1 tensors \(first 'head.weight', \(2, 3\)\).*srcnn, dncnn, rrdbnet.*--arch package"
     ):
-        find("auto", {"head.weight": np.zeros((2, 3), np.float32)})
+        find_architecture("auto", {"head.weight": np.zeros((2, 3), np.float32)})
     with pytest.raises(MismatchError, match="0 tensors"):
-        find("auto", {})
+        find_architecture("auto", {})
     with pytest.raises(UsageError, match=r"no architecture 'unet'.*rrdbnet.*package\.module:factory"):
-        find("unet", pico_state("compact"))
+        find_architecture("unet", pico_state("compact"))
 
 
 def test_a_far_position_does_not_ask_for_a_network_of_that_depth() -> None:
@@ -276,13 +276,13 @@ def test_a_far_position_does_not_ask_for_a_network_of_that_depth() -> None:
         state = pico_state(name)
         prefix = key.partition(".")[0]
         with pytest.raises(MismatchError, match=r"position 99998"):
-            find(name, {**state, key: state[f"{prefix}.0.weight"]})
+            find_architecture(name, {**state, key: state[f"{prefix}.0.weight"]})
 
 
 def test_compact_without_slopes_is_refused_rather_than_guessed_at() -> None:
     net = SRVGGNetCompact(3, 4, 2, 2, activation="leakyrelu")
     with pytest.raises(MismatchError, match="slopes of a PReLU"):
-        find("compact", {key: value.detach().numpy() for key, value in net.state_dict().items()})
+        find_architecture("compact", {key: value.detach().numpy() for key, value in net.state_dict().items()})
 
 
 @pytest.mark.parametrize("name", PICO)
@@ -295,7 +295,9 @@ def test_damaged_state_dicts_are_refused_by_every_architecture(name: str) -> Non
         damages = [(), (*shape, 1), (*shape[:-1], 0), (*shape[:-1], shape[-1] + 2), (2**40, *shape[1:]), (2**62,) * 4]
         for damaged in [{k: v for k, v in shapes.items() if k != key}, *({**shapes, key: damage} for damage in damages)]:
             for architecture in ARCHITECTURES:
-                reason = architecture.difference(damaged)  # a last layer's width may be another network's: then all must fit
+                reason = architecture.describe_mismatch(
+                    damaged
+                )  # a last layer's width may be another network's: then all must fit
                 assert reason is not None or architecture.name == PICO[name].architecture
                 if reason is None:
                     assert shapes_of_proposed(architecture, damaged) == damaged
@@ -311,7 +313,7 @@ def test_a_pico_family_is_near_and_each_member_fits() -> None:
     first = members[0]
     for member in members[1:]:
         assert shapes_of(member) == shapes_of(first)
-        assert find("auto", member).name == "dncnn"
+        assert find_architecture("auto", member).name == "dncnn"
         assert all((member[key] > 0).all() for key in member if key.endswith("running_var"))
         assert 0.99 < np.corrcoef(first["model.2.weight"].ravel(), member["model.2.weight"].ravel())[0, 1] < 1
     np.testing.assert_array_equal(first["model.0.weight"], pico_state("dncnn_bn", seed=2)["model.0.weight"])

@@ -13,8 +13,8 @@ from torch import nn
 
 from dni_deploy.errors import MismatchError, UsageError
 from dni_deploy.signature import Signature
-from exporters.architectures import custom, find
-from exporters.architectures.measure_signature import measure
+from exporters.architectures import find_architecture, load_custom_architecture
+from exporters.architectures.measure_signature import measure_signature
 from tests.support.pico_architectures import PICO, pico_net
 
 MODULE = """
@@ -63,7 +63,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def state(module: str) -> dict[str, np.ndarray]:
-    net = custom(f"{module}:plain").propose({})
+    net = load_custom_architecture(f"{module}:plain").infer_hyperparameters({})
     return {key: value.detach().numpy() for key, value in net.state_dict().items()}
 
 
@@ -71,25 +71,25 @@ def test_a_network_from_a_module_in_the_current_folder(module: str) -> None:
     before = list(sys.path)
     tensors = state(module)
     tensors["index"] = np.array([1, 2, 3])  # an integer buffer is loaded as it is
-    architecture = find(f"{module}:plain", tensors)
+    architecture = find_architecture(f"{module}:plain", tensors)
     assert sys.path == before
     net = architecture.build(tensors)
     assert net.state_dict()["index"].tolist() == [1, 2, 3]
     np.testing.assert_array_equal(net.state_dict()["conv.weight"].numpy(), tensors["conv.weight"])
-    assert architecture.signature(net) == Signature(scale=2)
+    assert architecture.resolve_signature(net) == Signature(scale=2)
     assert architecture.name == f"{module}:plain"
 
 
 def test_a_signature_may_be_carried_by_the_factory_or_the_network(module: str) -> None:
     tensors = state(module)
-    architecture = find(f"{module}:described", tensors)
-    assert architecture.signature(architecture.build(tensors)) == Signature(scale=2, low=-1.0, radius=1)
-    assert find(f"{module}:Names.make", tensors).build(tensors)(torch.rand(1, 3, 4, 4)).shape == (1, 3, 8, 8)
+    architecture = find_architecture(f"{module}:described", tensors)
+    assert architecture.resolve_signature(architecture.build(tensors)) == Signature(scale=2, low=-1.0, radius=1)
+    assert find_architecture(f"{module}:Names.make", tensors).build(tensors)(torch.rand(1, 3, 4, 4)).shape == (1, 3, 8, 8)
 
 
 def test_a_network_of_your_own_that_does_not_fit_says_the_first_difference(module: str) -> None:
     with pytest.raises(MismatchError, match=r"'conv.bias' has shape \(9,\) instead of \(12,\)"):
-        find(f"{module}:plain", {**state(module), "conv.bias": np.zeros(9, np.float32)})
+        find_architecture(f"{module}:plain", {**state(module), "conv.bias": np.zeros(9, np.float32)})
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_a_network_of_your_own_that_does_not_fit_says_the_first_difference(modul
 )
 def test_each_wrong_name_is_one_sentence(module: str, name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        find(name.format(module), {})
+        find_architecture(name.format(module), {})
 
 
 @pytest.mark.parametrize("name", [name for name in PICO if PICO[name].architecture != "dcgan"])
 def test_what_is_measured_agrees_with_what_is_declared(name: str) -> None:
-    declared, measured = pico_net(name).signature, measure(pico_net(name))
+    declared, measured = pico_net(name).signature, measure_signature(pico_net(name))
     assert isinstance(declared, Signature)
     for field in ("input_channels", "output_channels", "scale", "multiple"):
         assert getattr(measured, field) == getattr(declared, field), field
@@ -121,6 +121,6 @@ def test_what_is_measured_agrees_with_what_is_declared(name: str) -> None:
 
 def test_a_network_that_makes_no_picture_cannot_be_measured() -> None:
     with pytest.raises(MismatchError, match=r"could not be measured.*attribute 'signature'"):
-        measure(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)).eval())
+        measure_signature(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)).eval())
     with pytest.raises(MismatchError, match="could not be measured"):
-        measure(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)).eval())
+        measure_signature(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)).eval())

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from dni_deploy.errors import EnvironmentProblem, MismatchError
+from dni_deploy.errors import MismatchError, UnavailableError
 from dni_deploy.signature import Signature
-from exporters.architectures import find
-from exporters.architectures.rrdbnet import BASICSR, ESRGAN, Naming, RRDBNet, old_esrgan
+from exporters.architectures import find_architecture
+from exporters.architectures.rrdbnet import BASICSR_NAMING, ESRGAN_NAMING, Naming, RRDBNet, make_old_esrgan_naming
 from tests.support.pico_architectures import PICO, pico_net, pico_state
 from tests.support.torchvision_stub import import_spandrel
 
@@ -33,13 +33,13 @@ def test_a_network_that_only_spandrel_knows(spandrel: ModuleType) -> None:
     options = {"depths": [2, 2], "embed_dim": 12, "num_heads": [2, 2], "mlp_ratio": 2, "window_size": 8, "img_size": 64}
     original = SwinIR(upscale=2, upsampler="pixelshuffledirect", **options).eval().requires_grad_(False)
     state = {key: value.numpy().copy() for key, value in original.state_dict().items()}
-    architecture = find("auto", state)
+    architecture = find_architecture("auto", state)
     net = architecture.build(state)
     x = torch.rand(1, 3, 16, 24)
     assert architecture.name == "spandrel.SwinIR"
-    assert architecture.signature(net) == Signature(scale=2)
+    assert architecture.resolve_signature(net) == Signature(scale=2)
     assert torch.equal(net(x), original(x))
-    assert list(architecture.canonical(state)) == list(state)
+    assert list(architecture.canonicalize_tensors(state)) == list(state)
 
     other = {key: value * np.float32(1.1) if value.dtype.kind == "f" else value for key, value in state.items()}
     expected = copy.deepcopy(original)
@@ -49,7 +49,7 @@ def test_a_network_that_only_spandrel_knows(spandrel: ModuleType) -> None:
 
 
 def naming(style: str) -> Naming:
-    return {"new": BASICSR, "middle": ESRGAN, "old": old_esrgan(1, 2)}[style]
+    return {"new": BASICSR_NAMING, "middle": ESRGAN_NAMING, "old": make_old_esrgan_naming(1, 2)}[style]
 
 
 @pytest.mark.parametrize(("style", "unshuffle"), [("new", 1), ("new", 2), ("middle", 1), ("old", 1)])
@@ -57,12 +57,12 @@ def test_our_rrdbnet_is_theirs(spandrel: ModuleType, style: str, unshuffle: int)
     torch.manual_seed(1)
     net = RRDBNet(3, 64, 1, 32, unshuffle=unshuffle, naming=naming(style)).eval().requires_grad_(False)
     state = {key: value.numpy().copy() for key, value in net.state_dict().items()}
-    theirs = find("spandrel", state)
-    renamed = theirs.canonical(state)
+    theirs = find_architecture("spandrel", state)
+    renamed = theirs.canonicalize_tensors(state)
     assert sorted(value.sum() for value in renamed.values()) == sorted(value.sum() for value in state.values())
     x = torch.rand(1, 3, 12, 16)
     assert torch.equal(theirs.build(state)(x), net(x))
-    signature = theirs.signature(theirs.build(state))
+    signature = theirs.resolve_signature(theirs.build(state))
     assert isinstance(net.signature, Signature)
     assert (signature.scale, signature.input_channels) == (net.signature.scale, net.signature.input_channels)
     assert signature.multiple % net.signature.multiple == 0  # theirs asks for 4 at x2, where 2 is enough
@@ -72,13 +72,13 @@ def test_our_rrdbnet_is_theirs(spandrel: ModuleType, style: str, unshuffle: int)
 def test_other_networks_that_both_know_compute_the_same(spandrel: ModuleType, name: str) -> None:
     state = pico_state(name)
     x = torch.rand(PICO[name].shapes[0])
-    assert torch.equal(find("spandrel", state).build(state)(x), pico_net(name)(x))
+    assert torch.equal(find_architecture("spandrel", state).build(state)(x), pico_net(name)(x))
 
 
 def test_what_spandrel_does_not_know_either(spandrel: ModuleType) -> None:
     for name in ("auto", "spandrel"):
         with pytest.raises(MismatchError, match="none of the networks known here"):
-            find(name, {"head.weight": np.zeros((2, 3), np.float32)})
+            find_architecture(name, {"head.weight": np.zeros((2, 3), np.float32)})
 
 
 def test_asking_for_spandrel_where_it_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +87,6 @@ def test_asking_for_spandrel_where_it_cannot_be_imported(monkeypatch: pytest.Mon
     monkeypatch.delattr(package, "spandrel", raising=False)
     monkeypatch.delitem(sys.modules, "exporters.architectures.spandrel", raising=False)
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(EnvironmentProblem, match="spandrel"):
-        find("spandrel", pico_state("compact"))
-    assert find("auto", pico_state("compact")).name == "compact"
+    with pytest.raises(UnavailableError, match="spandrel"):
+        find_architecture("spandrel", pico_state("compact"))
+    assert find_architecture("auto", pico_state("compact")).name == "compact"

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dni_deploy.errors import EnvironmentProblem, MismatchError, UsageError
+from dni_deploy.errors import MismatchError, UnavailableError, UsageError
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.metrics import NAMES, find_score
+from dni_deploy.imaging.metrics import METRIC_NAMES, find_metric
 from dni_deploy.imaging.metrics.ciede2000 import ciede2000
 from dni_deploy.imaging.metrics.haarpsi import haarpsi
-from dni_deploy.imaging.metrics.lpips import _network
+from dni_deploy.imaging.metrics.lpips import _load_network
 from dni_deploy.imaging.metrics.ssim import ssim
 
 
@@ -28,9 +28,9 @@ def picture(seed: int = 0, height: int = 64, width: int = 48) -> Frame:
 
 
 def test_haarpsi_is_that_of_piq(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PIQ 0.8.0 in float64, another implementation; it rounds the YIQ matrix to four decimals, the authors, as here, to three."""
+    """PIQ 0.8.0 in float64, another implementation; it rounds the RGB_TO_YIQ matrix to four decimals, the authors, as here, to three."""
     piq = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-    monkeypatch.setattr("dni_deploy.imaging.metrics.haarpsi.YIQ", piq)
+    monkeypatch.setattr("dni_deploy.imaging.metrics.haarpsi.RGB_TO_YIQ", piq)
     # 1e-12: float64 sums of 1,536 terms in another order
     assert haarpsi(picture(1), picture(0)) == pytest.approx(0.8286411327319916, abs=1e-12)
     assert haarpsi(picture(0)[::-1].copy(), picture(0)) == pytest.approx(0.590242422333985, abs=1e-12)
@@ -49,8 +49,10 @@ def test_more_noise_is_worse_by_every_measure() -> None:
     clean = picture()
     noise = np.random.default_rng(3).normal(0, 1, clean.shape)
     for name in ("psnr", "ssim", "haarpsi", "ciede2000"):
-        score = find_score(name)
-        values = [score.utility(score.measure(np.clip(clean + s * noise, 0, 255).astype(np.uint8), clean)) for s in (5, 15, 40)]
+        score = find_metric(name)
+        values = [
+            score.to_utility(score.measure(np.clip(clean + s * noise, 0, 255).astype(np.uint8), clean)) for s in (5, 15, 40)
+        ]
         assert values == sorted(values, reverse=True), name
 
 
@@ -74,12 +76,12 @@ def test_of_another_size() -> None:
 
 
 def test_texts_and_signs() -> None:
-    psnr, colour = find_score("psnr"), find_score("ciede2000")
-    assert psnr.text(27.314) == "27.31 dB"
-    assert psnr.text(math.inf) == "identical"
-    assert colour.text(1.5) == "1.5000"
-    assert colour.text(math.inf) == "infinite"
-    assert (psnr.utility(2.0), colour.utility(2.0)) == (2.0, -2.0)
+    psnr, colour = find_metric("psnr"), find_metric("ciede2000")
+    assert psnr.format_value(27.314) == "27.31 dB"
+    assert psnr.format_value(math.inf) == "identical"
+    assert colour.format_value(1.5) == "1.5000"
+    assert colour.format_value(math.inf) == "infinite"
+    assert (psnr.to_utility(2.0), colour.to_utility(2.0)) == (2.0, -2.0)
 
 
 @pytest.fixture
@@ -100,12 +102,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("own")
 def test_a_function_of_the_users_own() -> None:
-    score, lower = find_score("own_metrics:bright"), find_score("min:own_metrics:bright")
+    score, lower = find_metric("own_metrics:bright"), find_metric("min:own_metrics:bright")
     one = picture()
     assert score.measure(one, one) == one.mean()
-    assert (score.higher, lower.higher, lower.name) == (True, False, "own_metrics:bright")
+    assert (score.higher_is_better, lower.higher_is_better, lower.name) == (True, False, "own_metrics:bright")
     before = one.copy()
-    find_score("own_metrics:spoils").measure(one, one)
+    find_metric("own_metrics:spoils").measure(one, one)
     np.testing.assert_array_equal(one, before)
 
 
@@ -124,17 +126,17 @@ def test_a_function_of_the_users_own() -> None:
 )
 def test_what_goes_wrong_is_told(name: str, told: str) -> None:
     with pytest.raises(UsageError, match=told) as caught:
-        find_score(name).measure(picture(), picture())
+        find_metric(name).measure(picture(), picture())
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
 
 
 def test_lpips_is_asked_of_the_users_package(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    _network.cache_clear()
+    _load_network.cache_clear()
     monkeypatch.setitem(sys.modules, "lpips", None)
-    score = find_score("lpips")
-    with pytest.raises(EnvironmentProblem, match="pip install lpips"):
+    score = find_metric("lpips")
+    with pytest.raises(UnavailableError, match="pip install lpips"):
         score.measure(picture(), picture())
 
     class Distance(torch.nn.Module):
@@ -149,11 +151,11 @@ def test_lpips_is_asked_of_the_users_package(monkeypatch: pytest.MonkeyPatch) ->
     one, other = picture(), 255 - picture()
     expected = np.abs(one.astype(float) - other).mean() / 127.5
     assert score.measure(one, other) == pytest.approx(expected, rel=1e-5)  # float32 sums of 9,216 values
-    assert not score.higher
-    _network.cache_clear()
+    assert not score.higher_is_better
+    _load_network.cache_clear()
 
 
 def test_every_name_is_in_the_table_of_the_docstring() -> None:
     import dni_deploy.imaging.metrics
 
-    assert all(f"    {name} " in (dni_deploy.imaging.metrics.__doc__ or "") for name in NAMES)
+    assert all(f"    {name} " in (dni_deploy.imaging.metrics.__doc__ or "") for name in METRIC_NAMES)

@@ -13,7 +13,7 @@ import pytest
 from dni_deploy.blending.blend import blend_float64
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.layout import find_layout
-from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.lowering import lower_for_cpu
 from tests.engines.conftest import NAMES, Case
 from tests.support.handmade_graphs import HAND
 from tests.support.pico_architectures import RRDBNet, SRVGGNetCompact
@@ -29,13 +29,13 @@ def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Ca
 
 
 def test_the_lowered_graph_computes_the_same(case: Case) -> None:
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     shares = np.array([0.5, 0.2, 0.3])
     blended = blend_float64(case.members, shares)
-    before = runtime.session(runtime.bind(case.graph, blended))
-    after = runtime.session(runtime.bind(lowered, recipes.values(blended)))
+    before = runtime.open_cpu_session(runtime.bind_initializers(case.graph, blended))
+    after = runtime.open_cpu_session(runtime.bind_initializers(lowered, recipes.compute_values(blended)))
     for x in case.inputs():
-        expected, got = runtime.run(before, x), runtime.run(after, x)
+        expected, got = runtime.run_session(before, x), runtime.run_session(after, x)
         assert got.shape == expected.shape
         error = np.abs(got - expected).max() / np.abs(expected).max()
         assert error <= TOLERANCE
@@ -43,7 +43,7 @@ def test_the_lowered_graph_computes_the_same(case: Case) -> None:
 
 def test_recipes_and_graph_fit_each_other(case: Case) -> None:
     before = case.graph.SerializeToString(deterministic=True)
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     assert case.graph.SerializeToString(deterministic=True) == before
     initializers = {tensor.name: tensor for tensor in lowered.graph.initializer}
     assert len(initializers) == len(lowered.graph.initializer)
@@ -51,12 +51,12 @@ def test_recipes_and_graph_fit_each_other(case: Case) -> None:
         assert tuple(initializers[name].dims) == recipe.shape
         assert not initializers[name].raw_data
     assert {fold.weight for fold in recipes.folds} | {fold.bias for fold in recipes.folds} <= set(recipes.linear)
-    onnx.checker.check_model(runtime.bind(lowered, recipes.values(case.members[0])))
+    onnx.checker.check_model(runtime.bind_initializers(lowered, recipes.compute_values(case.members[0])))
 
 
 @pytest.mark.parametrize("name", [name for name in HAND if "bn" in name and name != "bn_without_affine"])
 def test_no_batch_norm_of_a_picture_is_left(name: str) -> None:
-    lowered, _ = lower(HAND[name]().graph, HAND[name]().weights)
+    lowered, _ = lower_for_cpu(HAND[name]().graph, HAND[name]().weights)
     left = sum(node.op_type == "BatchNormalization" for node in lowered.graph.node)
     assert left == (1 if name == "linear_bn" else 0)
 
@@ -74,7 +74,7 @@ def test_no_batch_norm_of_a_picture_is_left(name: str) -> None:
     ],
 )
 def test_what_is_folded(name: str, kinds: dict[str, int]) -> None:
-    lowered, _ = lower(HAND[name]().graph, HAND[name]().weights)
+    lowered, _ = lower_for_cpu(HAND[name]().graph, HAND[name]().weights)
     assert Counter(node.op_type for node in lowered.graph.node) == kinds
 
 
@@ -88,7 +88,7 @@ def test_a_node_that_nothing_reads_is_left_out() -> None:
     for name in names:
         dims = (4, 3, 1, 1) if name == "spare.weight" else (4,)
         case.graph.graph.initializer.append(onnx.TensorProto(name=name, dims=dims, data_type=onnx.TensorProto.FLOAT))
-    lowered, recipes = lower(case.graph, (*case.weights, *names))
+    lowered, recipes = lower_for_cpu(case.graph, (*case.weights, *names))
     assert not any("spare" in name for node in lowered.graph.node for name in (*node.input, *node.output))
     assert not any("spare" in name for name in recipes.linear)
     assert len(recipes.folds) == 1
@@ -105,21 +105,21 @@ def reorders(model: onnx.ModelProto) -> Counter[str]:
 def blocked() -> bool:
     """Whether this machine's ONNX Runtime has the blocked layout at all (x86 with AVX2 or better)."""
     case = HAND["conv_bn"]()
-    lowered, recipes = lower(case.graph, case.weights)
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
     return bool(reorders(find_layout(lowered, recipes).optimized).total())
 
 
 @pytest.fixture(scope="module")
 def wide(pico_case: Callable[[str], Case]) -> dict[str, tuple[onnx.ModelProto, tuple[str, ...], dict[str, np.ndarray]]]:
     """Compact and RRDB of 16 channels, as wide as a block."""
-    from exporters.architectures import find
-    from exporters.cache import cached_lift
+    from exporters.architectures import find_architecture
+    from exporters.cache import export_graph_cached
 
     made = {}
     for name, net in (("compact", SRVGGNetCompact(3, 16, 3, 4)), ("rrdbnet", RRDBNet(3, 16, 2, 16))):
         net.eval().requires_grad_(False)
         tensors = {key: value.numpy() for key, value in net.state_dict().items()}
-        lifted, _ = cached_lift(name, net, find(name, tensors).signature(net))
+        lifted, _ = export_graph_cached(name, net, find_architecture(name, tensors).resolve_signature(net))
         made[name] = (lifted.graph, lifted.names, tensors)
     return made
 
@@ -130,9 +130,9 @@ def test_reorders_are_gone(name: str, wide: dict[str, tuple[onnx.ModelProto, tup
     if not blocked():
         pytest.skip("ONNX Runtime has no blocked layout on this processor")
     graph, names, tensors = wide[name]
-    lowered, recipes = lower(graph, names)
+    lowered, recipes = lower_for_cpu(graph, names)
     ours = reorders(find_layout(lowered, recipes).optimized)
-    stock = reorders(_stock(runtime.bind(graph, tensors)))
+    stock = reorders(_stock(runtime.bind_initializers(graph, tensors)))
     # RRDBNet's two nearest-neighbour Resizes are outside the layout in both.
     resizes = sum(node.op_type == "Resize" for node in graph.graph.node) if name == "rrdbnet" else 0
     assert max(ours.values()) <= 2 + resizes

@@ -8,9 +8,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.lowering import lower
+from engines.onnxruntime_cpu.lowering import lower_for_cpu
 
-pytestmark = pytest.mark.skipif(runtime.block_size() < 16, reason="four times three outputs do not fit this processor's block")
+pytestmark = pytest.mark.skipif(
+    runtime.measure_block_size() < 16, reason="four times three outputs do not fit this processor's block"
+)
 
 INPUTS = 16
 
@@ -50,11 +52,11 @@ def test_the_picture_is_the_same(
     kernel: tuple[int, int], pads: tuple[int, ...], bias: bool, size: tuple[int, int, int]
 ) -> None:
     model, weights = padded(kernel, pads=pads, bias=bias)
-    lowered, recipes = lower(model, tuple(weights))
+    lowered, recipes = lower_for_cpu(model, tuple(weights))
     assert is_stepped(lowered)
     x = np.random.default_rng(1).standard_normal((size[0], 3, *size[1:])).astype(np.float32)
-    expected = runtime.run(runtime.session(model), x)
-    got = runtime.run(runtime.session(runtime.bind(lowered, recipes.values(weights))), x)
+    expected = runtime.run_session(runtime.open_cpu_session(model), x)
+    got = runtime.run_session(runtime.open_cpu_session(runtime.bind_initializers(lowered, recipes.compute_values(weights))), x)
     assert got.shape == expected.shape
     # Up to 16 * 81 products in another order: each addition rounds by 2^-24 of a sum that stays within the largest output.
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
@@ -63,7 +65,7 @@ def test_the_picture_is_the_same(
 @pytest.mark.parametrize("outputs", [1, 3, 4])
 def test_few_outputs_are_stepped(outputs: int) -> None:
     model, weights = padded((5, 5), outputs=outputs)
-    lowered, recipes = lower(model, tuple(weights))
+    lowered, recipes = lower_for_cpu(model, tuple(weights))
     assert is_stepped(lowered)
     assert recipes.linear["last"].shape == (4 * outputs, INPUTS, 6, 6)
     assert recipes.linear["bias"].shape == (4 * outputs,)
@@ -80,11 +82,11 @@ def test_few_outputs_are_stepped(outputs: int) -> None:
 )
 def test_others_stay(outputs: int, kernel: tuple[int, int], attributes: dict[str, object]) -> None:
     model, weights = padded(kernel, outputs=outputs, **attributes)
-    assert not is_stepped(lower(model, tuple(weights))[0])
+    assert not is_stepped(lower_for_cpu(model, tuple(weights))[0])
 
 
 def test_a_convolution_that_is_not_behind_a_pad_stays() -> None:
     model, weights = padded((3, 3))
     del model.graph.node[1]
     model.graph.node[1].input[0] = "a"
-    assert not is_stepped(lower(model, tuple(weights))[0])
+    assert not is_stepped(lower_for_cpu(model, tuple(weights))[0])
