@@ -16,9 +16,9 @@ from typing import Any
 
 import click
 
-from benchmarks.commit import describe_commit
 from benchmarks.networks import NETWORKS, family
 from benchmarks.page import write_page
+from benchmarks.result_file import describe_commit
 from dni_deploy.api.bench import bench
 from dni_deploy.api.export import export
 from dni_deploy.utils.atomic_write import write_bytes_atomically

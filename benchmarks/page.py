@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.page import gpu_lines
-from dni_deploy.reports.bench_plot import plot_bench
+from dni_deploy.reports.plot import plot_bench
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 
 CPU_GOALS: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (

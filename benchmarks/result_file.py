@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dni_deploy.utils.atomic_write import write_bytes_atomically
@@ -17,3 +19,13 @@ def write_result(output: str | os.PathLike[str], result: Mapping[str, Any]) -> N
         print(text, end="")
     else:
         write_bytes_atomically(output, text.encode(), force=True)
+
+
+def describe_commit(folder: Path) -> str:
+    """The commit's first digits, with a mark where the working tree differs from it; "unknown" without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answer.stdout.strip()

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from dni_deploy.api.export import export
-from dni_deploy.bundle.bundle import write_bundle
+from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.imaging.image_file import read_image

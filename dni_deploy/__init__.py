@@ -6,7 +6,7 @@ program which only asks for the version never waits for torch, onnx or onnxrunti
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+from dni_deploy._version import __version__ as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` would double the time of this import

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from dni_deploy.cli.main import COMMANDS, PROGRAM_NAME, format_help_summary
+from dni_deploy.cli.commands import COMMANDS, PROGRAM_NAME, format_help_summary
 
 TARGET = Path(__file__).with_name("cli.md")
 

@@ -25,9 +25,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from benchmarks.commit import describe_commit
 from benchmarks.networks import NETWORKS, family
-from benchmarks.result_file import write_result
+from benchmarks.result_file import describe_commit, write_result
 from benchmarks.samples import ROOT
 from dni_deploy.api.export import export
 from dni_deploy.imaging.image_file import read_image

@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.commit import describe_commit
 from benchmarks.paper_reproduction.families import LEVEL_MEMBERS, ROOT, TRAINED_FAMILIES, weights
+from benchmarks.result_file import describe_commit
 from dni_deploy.api.check import check
 from exporters.architectures import find_architecture
 from exporters.architectures.srcnn import SRCNN

@@ -21,14 +21,13 @@ from typing import Any
 import av
 import click
 
-from benchmarks.commit import describe_commit
-from benchmarks.result_file import write_result
+from benchmarks.result_file import describe_commit, write_result
 from benchmarks.samples import ROOT, write_compact_bundle, write_identity_bundle, write_video
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.api.video import DEFAULT_SEGMENT_FRAMES, video
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.session.session import RenderedFrame
+from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.hardware import count_cores, read_cpu_info
 from dni_deploy.video_io import encoder

@@ -20,9 +20,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.commit import describe_commit
 from benchmarks.networks import NETWORKS, family
-from benchmarks.result_file import write_result
+from benchmarks.result_file import describe_commit, write_result
 from benchmarks.samples import ROOT
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.api.export import export
@@ -31,8 +30,8 @@ from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.latency.timing import compute_median_ratio
 from dni_deploy.session.session import RenderState
 from dni_deploy.utils.hardware import count_cores, read_cpu_info
-from engines import load_engine
-from engines.options import EngineOptions
+from engines.interface import EngineOptions
+from engines.registry import load_engine
 from engines.verification_inputs import make_verification_input
 
 RESULT_PATH = ROOT / "benchmarks" / "results" / "groups.json"

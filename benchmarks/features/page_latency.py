@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.commit import describe_commit
+from benchmarks.result_file import describe_commit
 from benchmarks.samples import ROOT, write_compact_bundle, write_identity_bundle, write_video
 from dni_deploy.errors import UnavailableError
 from dni_deploy.utils.hardware import count_cores, read_cpu_info

@@ -22,25 +22,25 @@ import click
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.commit import describe_commit
 from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, add_noise, middle
+from benchmarks.result_file import describe_commit
 from dni_deploy.api.export import export
 from dni_deploy.api.recalibrate import CROPS_PER_BATCH, recalibrate
 from dni_deploy.blending.batchnorm_stats import BatchNormTable, enumerate_calibration_points
 from dni_deploy.blending.batchnorm_stats_file import serialize_recalibration
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.extras import store_recalibration
+from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.imaging.image_file import Picture, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import open_session
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import count_cores, read_cpu_info
-from engines import load_engine
+from engines.interface import EngineOptions
 from engines.onnxruntime_cpu.statistics import BatchNormEstimator
-from engines.options import EngineOptions
+from engines.registry import load_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT_PATH = ROOT / "benchmarks" / "results" / "recalibration.json"

@@ -21,7 +21,7 @@ import click
 import numpy as np
 from skimage import data
 
-from benchmarks.commit import describe_commit
+from benchmarks.result_file import describe_commit
 from dni_deploy.api.export import export
 from dni_deploy.api.tune import tune
 from dni_deploy.bundle.bundle import Bundle

@@ -18,12 +18,12 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.commit import describe_commit
 from benchmarks.gpu import result as results
 from benchmarks.gpu.clock import EventClock
 from benchmarks.gpu.machine import describe_machine
 from benchmarks.gpu.measurement import Measurement, say
 from benchmarks.gpu.modes import GPU_BACKEND_MODES, select_modes
+from benchmarks.result_file import describe_commit
 from dni_deploy.errors import DniError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.commit import describe_commit
 from benchmarks.gpu import result as results
 from benchmarks.gpu.modes import GPU_BACKEND_MODES, max_plan_size
+from benchmarks.result_file import describe_commit
 from dni_deploy.errors import UnavailableError
-from engines import ENGINES
 from engines.cuda import driver
+from engines.registry import ENGINES
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_TASK_TIME_FRACTION = 0.5
@@ -36,7 +36,7 @@ BUILDABLE_ENGINES = tuple(
 
 @dataclass(frozen=True)
 class Task:
-    """One process. arguments: of benchmarks.gpu.__main__. case: what it adds to the result, or None; kernel likewise."""
+    """One process. arguments: of benchmarks.gpu. case: what it adds to the result, or None; kernel likewise."""
 
     name: str
     arguments: tuple[str, ...]
@@ -81,7 +81,7 @@ def has_result(result: results.Result | None, task: Task) -> bool:
 def run(task: Task, common: tuple[str, ...], output: Path, left: float) -> results.Result | None:
     """Do it in a process; what it wrote before it ended or was ended, or None."""
     limit = max(30.0, left * MAX_TASK_TIME_FRACTION)
-    command = [sys.executable, "-m", "benchmarks.gpu.__main__", *task.arguments, *common]
+    command = [sys.executable, "-m", "benchmarks.gpu", *task.arguments, *common]
     command += ["--budget", f"{limit:.0f}", "--output", str(output)]
     try:
         code = subprocess.run(
@@ -96,7 +96,7 @@ def run(task: Task, common: tuple[str, ...], output: Path, left: float) -> resul
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prepared", type=Path, required=True, help="what benchmarks.gpu.__main__ --prepare wrote")
+    parser.add_argument("--prepared", type=Path, required=True, help="what benchmarks.gpu --prepare wrote")
     parser.add_argument("--budget", type=float, default=1500.0, help="seconds for everything (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of timing per case (default %(default)s)")
     parser.add_argument("--work", type=Path, help="keep bundles and plans here for a second call")

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dni_deploy.bundle.bundle import Bundle
-from engines import ENGINES, build_engine, load_engine
-from engines.interface import DeviceEngine
-from engines.options import BuildOptions, EngineOptions
+from engines.interface import BuildOptions, DeviceEngine, EngineOptions
 from engines.profile import Profile
+from engines.registry import ENGINES, build_engine, load_engine
 
 MIN_PLAN_SIZE, TUNED_PLAN_SIZE = (64, 64), (720, 1280)
 """Not the product's own full HD: the memory of eight contexts at x4, float32 and full HD is more than any GPU has."""
@@ -26,7 +25,7 @@ class GpuBackendMode:
     ahead         two slots, the idle one changed while a frame runs.
     open          (bundle, precision) -> DeviceEngine; its plan is there.
     obstacle      why it cannot run here, or None.
-    engine        the one of engines.ENGINES that it opens; None for PyTorch's.
+    engine        the one of engines.registry.ENGINES that it opens; None for PyTorch's.
     slow          opening it may take minutes, and cannot be interrupted.
     """
 

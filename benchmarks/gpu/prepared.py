@@ -15,7 +15,8 @@ import onnx
 from numpy.typing import NDArray
 
 from benchmarks.gpu.random_weights import State, digest, family
-from dni_deploy.bundle.bundle import Bundle, write_bundle
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.errors import InputError, escape_name
 from dni_deploy.signature import Signature
@@ -60,7 +61,7 @@ class PreparedNetwork:
         if (folder / "manifest.json").is_file():
             return Bundle.open(folder)
         members = Family.from_checkpoints(dict(self.states()))
-        facts = {"made by": "benchmarks.gpu.__main__"}
+        facts = {"made by": "benchmarks.gpu"}
         return write_bundle(folder, self.graph, members, self.signature, architecture=self.architecture, graph_facts=facts)
 
     def save(self, folder: Path, expected: dict[str, NDArray[Any]]) -> None:

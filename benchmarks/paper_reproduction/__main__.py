@@ -19,12 +19,12 @@ from typing import Any
 
 import click
 
-from benchmarks.commit import describe_commit
 from benchmarks.paper_reproduction.bench import open_bench
 from benchmarks.paper_reproduction.families import ROOT
 from benchmarks.paper_reproduction.figures import FIGURE_MODULES
 from benchmarks.paper_reproduction.page import page
 from benchmarks.paper_reproduction.section import Section
+from benchmarks.result_file import describe_commit
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import count_cores, read_cpu_info
 

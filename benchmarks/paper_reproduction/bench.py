@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.paper_reproduction.families import TRAINED_FAMILIES, bundle
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.compatibility.agreement import find_filter_layers
+from dni_deploy.compatibility.correlation import find_filter_layers
 from dni_deploy.session.session import Session, open_session
 
 T = TypeVar("T")

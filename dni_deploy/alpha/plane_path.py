@@ -14,19 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.alpha.keyframes import (
-    ALPHA_FILE_SCHEMA_VERSION,
-    INTERPOLATIONS,
-    MAX_KEYFRAMES,
-    Moment,
-    as_text,
-    load_json,
-    read_bytes,
-    read_json_moment,
-)
+from dni_deploy.alpha.keyframes import ALPHA_FILE_SCHEMA_VERSION, INTERPOLATIONS, MAX_KEYFRAMES, Moment, read_json_moment
 from dni_deploy.alpha.plane import ControlPlane, parse_point
 from dni_deploy.alpha.timeline import convert_to_common_unit, find_interval, make_read_only_array, parse_keyframe_time
 from dni_deploy.errors import InputError, LimitError, UsageError, escape_name
+from dni_deploy.utils.text_file import as_text, load_json, read_bytes
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from dni_deploy.alpha.coefficients import Alpha
 from dni_deploy.alpha.curves import AlphaCurve, is_curve
-from dni_deploy.alpha.keyframes import as_text, load_json, read_bytes
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.plane_path import PlanePath
 from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
 from dni_deploy.errors import InputError, UsageError, escape_name
+from dni_deploy.utils.text_file import as_text, load_json, read_bytes
 
 ALPHA_FILE_SUFFIXES = (".json", ".csv", ".jsonl")
 

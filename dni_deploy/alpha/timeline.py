@@ -21,17 +21,15 @@ from dni_deploy.alpha.keyframes import (
     INTERPOLATIONS,
     Moment,
     ParsedKeyframes,
-    as_text,
     from_csv,
     from_json,
     from_text,
-    load_json,
-    read_bytes,
     read_numbered_moment,
     validate_moment,
 )
 from dni_deploy.alpha.simplex import fill_missing_member, interpolate_values
 from dni_deploy.errors import CoefficientsError, InputError, LimitError, UsageError, escape_name
+from dni_deploy.utils.text_file import as_text, load_json, read_bytes
 
 
 class AlphaSource(Protocol):

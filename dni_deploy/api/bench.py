@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dni_deploy import __version__
+from dni_deploy._version import __version__
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, UnavailableError, UsageError, escape_name
-from dni_deploy.latency.memory import measure_mode_memory
 from dni_deploy.latency.modes import BACKEND_MODES, BackendMode, make_copy_baseline
-from dni_deploy.latency.timing import TimingSamples, compute_median_ratio, time_interleaved
+from dni_deploy.latency.timing import TimingSamples, compute_median_ratio, measure_mode_memory, time_interleaved
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import count_cores, read_cpu_info
 from dni_deploy.utils.optional_packages import import_optional
@@ -153,7 +152,7 @@ def bench(
         write_bytes_atomically(output, (text + "\n").encode(), force=force)
     if plot is not None:
         rows_json = {report.architecture: [asdict(row) for row in report.rows]}
-        import_optional("dni_deploy.reports.bench_plot").plot_bench(plot, rows_json, force=force)
+        import_optional("dni_deploy.reports.plot").plot_bench(plot, rows_json, force=force)
     return report
 
 

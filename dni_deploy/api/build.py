@@ -10,11 +10,11 @@ from typing import Any
 from dni_deploy.api.recalibrate import RecalibrationReport, recalibrate
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError
-from dni_deploy.imaging.picture_files import Paths, as_path_list
+from dni_deploy.imaging.image_file import Paths, as_path_list
 from dni_deploy.utils.progress import OptionalProgress
-from engines import ENGINES, build_engine, choose_builder, refuse_unused_options
-from engines.options import BuildOptions
+from engines.interface import BuildOptions
 from engines.profile import InputShape, Profile
+from engines.registry import ENGINES, build_engine, choose_builder, refuse_unused_options
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family, describe_mismatch, find_differences, read_members
-from dni_deploy.compatibility.agreement import (
+from dni_deploy.compatibility.correlation import (
     BatchNormDifference,
     LayerCorrelation,
     find_filter_layers,
     measure_batchnorm_differences,
     measure_layer_correlations,
 )
-from dni_deploy.compatibility.distance import measure_pairwise_distances, order_by_shortest_path
+from dni_deploy.compatibility.distance import measure_pairwise_distances, measure_whiteness, order_by_shortest_path
 from dni_deploy.compatibility.page import render_check_page
 from dni_deploy.compatibility.permutation import align_permutations, can_align
 from dni_deploy.compatibility.probes import TEST_SIDE_PX, draw_test_image, make_sample_inputs
@@ -32,15 +32,12 @@ from dni_deploy.compatibility.report import ArchitectureMismatch, CheckReport, P
 from dni_deploy.compatibility.runner import open_runner
 from dni_deploy.compatibility.trial import PairMeasurements, format_pair_name, measure_pairs
 from dni_deploy.compatibility.verdict import VERDICTS, PairEvidence, judge_pair
-from dni_deploy.compatibility.whiteness import measure_whiteness
 from dni_deploy.errors import EngineError, MismatchError, UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import read_image
-from dni_deploy.imaging.picture_files import Paths, list_images
+from dni_deploy.imaging.image_file import Paths, list_images, read_image
 from dni_deploy.signature import Signature
-from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
-from dni_deploy.utils.outputs import check_outputs
 from dni_deploy.utils.progress import OptionalProgress
 
 CheckInput = Union[str, "os.PathLike[str]", Bundle, Family, Mapping[str, Any]]

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from dni_deploy import __version__
+from dni_deploy._version import __version__
 from dni_deploy.utils.hardware import cache_folder, count_cores, read_cpu_info, total_memory_bytes
-from engines import ENGINES
 from engines.cuda import driver
 from engines.cuda.driver import Driver
+from engines.registry import ENGINES
 
 REPORTED_PACKAGES = (
     ("numpy", "everything"),

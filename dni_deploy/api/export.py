@@ -14,8 +14,9 @@ import numpy as np
 import onnxruntime
 from torch import nn
 
-from dni_deploy.bundle.bundle import Bundle, write_bundle
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME
+from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.errors import MismatchError, UsageError, escape_name

@@ -17,12 +17,12 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.control.frame_alpha import FrameAlpha, StreamAlpha, open_frame_alpha
 from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.imaging.frames import check_signature
-from dni_deploy.session.session import RenderedFrame, Session, open_session
+from dni_deploy.imaging.rendered import RenderedFrame
+from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.video_io.pipe import OutputClosedError, ReadableFile, WritableFile, check_output_open, flush, write_whole
 from dni_deploy.video_io.queues import run_pipeline
-from dni_deploy.video_io.raw_formats import RawFrame, RawVideoFormat, parse_rate
-from dni_deploy.video_io.rgb24 import Rgb24Format
+from dni_deploy.video_io.raw_formats import RawFrame, RawVideoFormat, Rgb24Format, parse_rate
 
 RAW_FORMATS = ("y4m", "rgb24")
 
@@ -167,7 +167,7 @@ def _make_raw_format(
 ) -> RawVideoFormat:
     if format == "rgb24":
         return Rgb24Format(source, scale, size or "", fps=rate)
-    lane: RawVideoFormat = import_optional("dni_deploy.video_io.y4m_lane").Y4mFormat(
+    lane: RawVideoFormat = import_optional("dni_deploy.video_io.raw_formats").Y4mFormat(
         source, scale, matrix=matrix, fps=rate, stamp=stamp
     )
     return lane

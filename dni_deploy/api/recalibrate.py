@@ -15,10 +15,10 @@ from dni_deploy.blending.batchnorm_stats import BatchNormTable, correct_estimate
 from dni_deploy.blending.batchnorm_stats_file import list_statistics_names, serialize_recalibration
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.extras import store_recalibration
+from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.crops import CropSource, read_crops
-from dni_deploy.imaging.picture_files import Paths, list_images
+from dni_deploy.imaging.image_file import Paths, list_images
 from dni_deploy.signature import Signature
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress

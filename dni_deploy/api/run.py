@@ -14,13 +14,11 @@ from dni_deploy.blending.group_rules import AppliedRule, Rule
 from dni_deploy.blending.preset import Preset
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, InputError, PartialResultError, UsageError, escape_name
-from dni_deploy.imaging.image_file import output_format, read_image, write_image
-from dni_deploy.imaging.picture_files import Paths, as_path_list, list_folder_images
+from dni_deploy.imaging.image_file import Paths, as_path_list, list_folder_images, output_format, read_image, write_image
 from dni_deploy.imaging.tiling import count_tiles, run_tiled
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMap, AlphaMapOptions
-from dni_deploy.spatial.render import AlphaMapRange
-from dni_deploy.spatial.spatial import AlphaMapRenderer, AlphaMapStats
+from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer, AlphaMapStats
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 
 

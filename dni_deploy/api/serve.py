@@ -22,7 +22,7 @@ from dni_deploy.errors import EngineError, UsageError, escape_name
 from dni_deploy.imaging.frames import check_signature
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.webui.app import AppState
-from dni_deploy.webui.limits import RequestLimits
+from dni_deploy.webui.guard import RequestLimits
 from dni_deploy.webui.pixel_blend import PixelBlend
 from dni_deploy.webui.renderer import Renderer
 from dni_deploy.webui.server import PageServer, is_loopback_host, open_listening_socket, validate_token

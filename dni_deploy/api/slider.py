@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.extras import store_slider
 from dni_deploy.bundle.slider import PerceptualSlider
+from dni_deploy.bundle.writer import store_slider
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.image_file import Paths, list_images
 from dni_deploy.imaging.metrics.ciede2000 import compute_color_difference, to_lab
-from dni_deploy.imaging.picture_files import Paths, list_images
 from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.tuning.trials import TestImage, read_test_images
+from dni_deploy.utils.atomic_write import check_outputs
 from dni_deploy.utils.optional_packages import import_optional
-from dni_deploy.utils.outputs import check_outputs
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 
 INITIAL_ALPHA_STEPS, DEFAULT_SLIDER_STEPS = 16, 32
@@ -210,10 +210,10 @@ def _hash_images(files: Sequence[Path]) -> list[dict[str, str]]:
 
 
 def _draw_plot(report: SliderReport, plot: str | os.PathLike[str]) -> bytes:
-    drawn: bytes = import_optional("dni_deploy.reports.slider_plot").plot_slider(
+    drawn: bytes = import_optional("dni_deploy.reports.plot").plot_slider(
         report.points, report.alpha_distances, report.slider_distances, report.members, Path(plot).suffix.lower()[1:]
     )
     return drawn
 
 
-__all__ = ["SliderReport", "slider", "compute_unevenness"]
+__all__ = ["SliderReport", "compute_unevenness", "slider"]

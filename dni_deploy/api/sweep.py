@@ -19,12 +19,18 @@ from dni_deploy.imaging.image_file import Picture, output_format, read_image, wr
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.reports.page import check_page_name
-from dni_deploy.reports.sweep import SweepPoint, SweepReport, describe_coefficients, find_best_point
-from dni_deploy.reports.sweep_views import draw_sweep_sheet, plot_sweep, render_sweep_page
+from dni_deploy.reports.sweep import (
+    SweepPoint,
+    SweepReport,
+    describe_coefficients,
+    draw_sweep_sheet,
+    find_best_point,
+    plot_sweep,
+    render_sweep_page,
+)
 from dni_deploy.session.session import Session, open_session
-from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
-from dni_deploy.utils.outputs import check_outputs
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 
 __all__ = ["SweepPoint", "SweepReport", "sweep"]

@@ -15,22 +15,28 @@ from pathlib import Path
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.image_file import Paths, as_path_list, list_images
 from dni_deploy.imaging.metrics import Metric, find_metric
 from dni_deploy.imaging.metrics.psnr import format_db
 from dni_deploy.imaging.noise import estimate_noise
-from dni_deploy.imaging.picture_files import Paths, as_path_list, list_images
 from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.reports.page import check_page_name
 from dni_deploy.reports.sweep import describe_coefficients
 from dni_deploy.session.session import Session, open_session
-from dni_deploy.tuning.pareto import find_knee_point, find_pareto_front
 from dni_deploy.tuning.report import Evaluation, TuneReport, sort_front
-from dni_deploy.tuning.search import Objective, refine_best_point, round_to_grid, survey_simplex, to_coefficients
+from dni_deploy.tuning.search import (
+    Objective,
+    find_knee_point,
+    find_pareto_front,
+    refine_best_point,
+    round_to_grid,
+    survey_simplex,
+    to_coefficients,
+)
 from dni_deploy.tuning.sure import SureEstimator
 from dni_deploy.tuning.trials import TestImage, pair_with_references, read_test_images
-from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
-from dni_deploy.utils.outputs import check_outputs
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 
 MAX_METRICS = 4

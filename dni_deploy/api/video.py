@@ -14,7 +14,7 @@ from typing import Any
 
 import av
 
-from dni_deploy import __version__
+from dni_deploy._version import __version__
 from dni_deploy.alpha import source as alpha_input
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.alpha.log import AlphaLog
@@ -31,8 +31,9 @@ from dni_deploy.errors import (
     escape_name,
 )
 from dni_deploy.imaging.frames import Frame, check_signature
+from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.imaging.tiling import run_tiled
-from dni_deploy.session.session import RenderedFrame, Session, open_session
+from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.alpha.keyframes import as_text, load_json, read_bytes
 from dni_deploy.blending.group_rules import Rule, make_rule
 from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.text_file import as_text, load_json, read_bytes
 
 PRESET_SCHEMA_VERSION = 1
 PRESET_FIELDS = ("schema", "members", "alpha", "rules")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,14 +18,12 @@ from safetensors.numpy import load
 from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME, Manifest
 from dni_deploy.bundle.slider import PerceptualSlider
 from dni_deploy.bundle.stored_file import read_verified
-from dni_deploy.bundle.writer import build_bundle_files
-from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError, RefusedError, UsageError, escape_name
+from dni_deploy.errors import BundleError, MismatchError, RefusedError, UsageError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
-from dni_deploy.utils.atomic_write import write_bytes, write_bytes_atomically, write_folder_atomically
 
 if TYPE_CHECKING:
-    from dni_deploy.checkpoints.family import Family
+    pass
 
 
 @dataclass(frozen=True)
@@ -164,100 +161,3 @@ class Bundle:
                     f"Member {escape_name(member)!r}: {escape_name(weight.name)!r} is {what}, the graph has it as {weight.shape}."
                 )
         return {weight.name: tensors[weight.name] for weight in self.manifest.weights}
-
-
-def write_bundle(
-    path: str | os.PathLike[str],
-    graph: ModelProto,
-    family: Family,
-    signature: Signature,
-    *,
-    architecture: str,
-    graph_facts: Mapping[str, Any],
-    tied: Mapping[str, str] | None = None,
-    force: bool = False,
-) -> Bundle:
-    """Write the folder and open it.
-
-    graph  its float32 initializers named by the family's float keys become the weights, whatever values they carry;
-           it is not changed. They point into the first member's file where that is float32.
-    force  replace the bundle at `path`; anything else that lies there is never replaced.
-
-    A new bundle appears whole. In an existing one the new files are written first, the manifest is replaced last, in one
-    step, and then the files that only the old manifest named are removed. The same input gives the same bytes.
-    Raises UsageError (exists), MismatchError (the graph does not fit the family), LimitError (no room), InputError.
-    """
-    folder = Path(path)
-    if os.path.lexists(folder) and force and not (folder.is_dir() and not any(folder.iterdir())):
-        replace_files(folder, lambda _: build_bundle_files(graph, family, signature, architecture, graph_facts, tied or {}))
-    else:
-        with write_folder_atomically(folder, force=force) as temporary:
-            for name, data in build_bundle_files(graph, family, signature, architecture, graph_facts, tied or {}):
-                write_bytes(temporary / name, data)
-    return Bundle.open(folder)
-
-
-def replace_files(folder: Path, make_files: Callable[[Manifest], Iterable[tuple[str, bytes]]]) -> None:
-    """Replace the bundle in this folder by what `make_files` makes of its manifest: names and contents, the manifest last.
-
-    Nobody else writes meanwhile. New files first, then the manifest in one step, then files that only the old manifest named are
-    removed; until that step the old bundle is whole. Raises UsageError (no bundle, or another writer), LimitError, InputError.
-    """
-    written = set()
-    with _lock_folder(folder):
-        try:
-            old = Bundle._read_manifest(folder)
-        except (BundleError, RefusedError) as error:
-            raise UsageError(
-                f"Only a bundle can be replaced or added to, and this is none that can be read. {error} Nothing was written."
-            ) from None
-        kept = {stored.file for stored in old.manifest.files}
-        named = kept
-        try:
-            for name, data in make_files(old.manifest):
-                written.add(name)
-                if name == MANIFEST_FILE_NAME:
-                    named = {stored.file for stored in Manifest.from_bytes(data).files}
-                write_bytes_atomically(folder / name, data, force=True)
-        except BaseException as error:
-            # Whether the old manifest still stands is for the disk to say: the fault may lie between its replacement and us.
-            with suppress(BundleError, RefusedError):
-                if Bundle._read_manifest(folder).digest == old.digest:
-                    _remove_files(folder, written - kept - {MANIFEST_FILE_NAME})
-                    if isinstance(error, (LimitError, InputError)):
-                        raise type(error)(f"{error} The bundle {escape_name(folder)} is as it was.") from error
-            raise
-        _remove_files(folder, kept - named)
-
-
-def _remove_files(folder: Path, names: set[str]) -> None:
-    for name in names:  # names that a checked manifest gave: never a path
-        with suppress(OSError):
-            os.unlink(folder / name)
-
-
-@contextmanager
-def _lock_folder(folder: Path) -> Iterator[None]:
-    """Keep a second writer out: it could remove files that the first one's manifest names."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # a folder that one may write to and not list
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"{escape_name(folder)} is being written by another process; try again. Nothing was written."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)

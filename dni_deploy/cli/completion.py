@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.main import COMPLETE_VARIABLE, PROGRAM_NAME
+from dni_deploy.cli.commands import COMPLETE_VARIABLE, PROGRAM_NAME
 from dni_deploy.cli.output import CommandOutput
 
 

@@ -15,8 +15,8 @@ from typing import NoReturn
 import click
 from click.shell_completion import shell_complete
 
-from dni_deploy import __version__
-from dni_deploy.cli.main import COMMANDS, COMPLETE_VARIABLE, PROGRAM_NAME, format_help_summary
+from dni_deploy._version import __version__
+from dni_deploy.cli.commands import COMMANDS, COMPLETE_VARIABLE, PROGRAM_NAME, format_help_summary
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.utils.optional_packages import explain_missing_package

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dni_deploy.cli.main import COMMANDS
+from dni_deploy.cli.commands import COMMANDS
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.optional_packages import import_optional

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dni_deploy.cli.main import PROGRAM_NAME
+from dni_deploy.cli.commands import PROGRAM_NAME
 from dni_deploy.errors import escape_name
 from dni_deploy.utils.progress import OptionalProgress
 

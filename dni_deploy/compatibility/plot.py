@@ -9,8 +9,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dni_deploy.compatibility.agreement import LayerCorrelation
-from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX
+from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX, LayerCorrelation
 from dni_deploy.errors import escape_name
 
 PAIR_COLORS = ("#b8420e", "#3b6ea5", "#2f7d5b", "#8a5aa8", "#6b7280", "#a8842c")

@@ -6,10 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dni_deploy.checkpoints.family import Difference
-from dni_deploy.compatibility.agreement import BatchNormDifference, LayerCorrelation
-from dni_deploy.compatibility.barrier import Barrier
-from dni_deploy.compatibility.midpoint import Midpoint
-from dni_deploy.compatibility.norm_drift import BatchNormMismatch
+from dni_deploy.compatibility.correlation import BatchNormDifference, LayerCorrelation
+from dni_deploy.compatibility.midpoint import Barrier, BatchNormMismatch, Midpoint
 from dni_deploy.compatibility.verdict import Cause, Verdict
 
 

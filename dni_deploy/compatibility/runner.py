@@ -13,7 +13,7 @@ from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.family import Family
-from dni_deploy.compatibility.norm_drift import NormInputStatistics
+from dni_deploy.compatibility.midpoint import NormInputStatistics
 from dni_deploy.signature import Signature
 from dni_deploy.utils.optional_packages import import_optional
 
@@ -122,7 +122,7 @@ class _BundleRunner:
     def measure_batchnorm_inputs(
         self, tensors: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]
     ) -> NormInputStatistics:
-        found: NormInputStatistics = import_optional("engines.onnxruntime_cpu.norm_inputs").measure_batchnorm_inputs(
+        found: NormInputStatistics = import_optional("engines.onnxruntime_cpu.statistics").measure_batchnorm_inputs(
             self._graph, tensors, inputs
         )
         return found

@@ -10,9 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.checkpoints.family import Family
-from dni_deploy.compatibility.barrier import Barrier, measure_barrier
-from dni_deploy.compatibility.midpoint import Midpoint, measure_midpoint
-from dni_deploy.compatibility.norm_drift import BatchNormMismatch, NormInputStatistics, measure_batchnorm_mismatches
+from dni_deploy.compatibility.midpoint import (
+    Barrier,
+    BatchNormMismatch,
+    Midpoint,
+    NormInputStatistics,
+    measure_barrier,
+    measure_batchnorm_mismatches,
+    measure_midpoint,
+)
 from dni_deploy.compatibility.probes import TEST_NOISE_SIGMAS, SampleInput, add_noise, is_restoration_network
 from dni_deploy.compatibility.runner import BlendRunner, MemberCoefficients
 from dni_deploy.imaging.frames import Frame

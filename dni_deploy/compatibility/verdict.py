@@ -8,12 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from dni_deploy.compatibility.agreement import LayerCorrelation
-from dni_deploy.compatibility.barrier import Barrier
-from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX
-from dni_deploy.compatibility.midpoint import Midpoint, average_midpoints
-from dni_deploy.compatibility.norm_drift import BatchNormMismatch
-from dni_deploy.compatibility.whiteness import MAX_WHITENESS
+from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX, LayerCorrelation
+from dni_deploy.compatibility.distance import MAX_WHITENESS
+from dni_deploy.compatibility.midpoint import Barrier, BatchNormMismatch, Midpoint, average_midpoints
 
 Verdict = Literal["blends well", "blends with care", "will not blend"]
 VERDICTS: tuple[Verdict, ...] = ("blends well", "blends with care", "will not blend")

@@ -18,12 +18,12 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
-from dni_deploy.alpha.keyframes import load_json
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.control.listener import AlphaListener, bind_socket
 from dni_deploy.control.message_handler import ReportMessage
 from dni_deploy.control.shared_alpha import AlphaState, SharedAlpha
 from dni_deploy.errors import DniError, UsageError, escape_name
+from dni_deploy.utils.text_file import load_json
 
 MAX_BODY_BYTES = 1 << 16
 MAX_DRAIN_BYTES = 1 << 20

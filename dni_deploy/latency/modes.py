@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
-from engines import ENGINES, load_engine
-from engines.interface import Engine
-from engines.options import EngineOptions
+from dni_deploy.errors import MismatchError
+from engines.interface import Engine, EngineOptions
+from engines.registry import ENGINES, load_engine
+from exporters.architectures import find_architecture
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,6 @@ def _make_mode(name: str, title: str, engine: str, *, changes_alpha: bool = True
 
 
 def _open_torch(bundle: Bundle, threads: int) -> Engine:
-    from dni_deploy.latency.torch_eager import TorchEager
 
     return TorchEager(bundle, threads)
 
@@ -80,3 +82,41 @@ def make_copy_baseline(engine: Engine) -> Callable[[], None] | None:
         np.copyto(target, source)
 
     return copy_weights
+
+
+class TorchEager:
+    """An Engine (see engines/interface.py) of one slot. Needs the bundle's architecture to be one that is known here."""
+
+    name = "torch"
+    update_path = "the state dicts are blended and loaded into the module"
+    slots = 1
+
+    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        tensors = [bundle.read_tensors(member) for member in bundle.members]
+        self._net = find_architecture(bundle.architecture, tensors[0]).build(tensors[0])
+        names = set(self._net.state_dict())
+        if not names.issuperset(bundle.weight_names):
+            raise MismatchError(f"The architecture {bundle.architecture!r} does not have the bundle's weights.")
+        self._states: list[dict[str, Any]] = [
+            {name: torch.from_numpy(np.array(member[name], np.float32)) for name in bundle.weight_names} for member in tensors
+        ]
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        blended = {
+            name: sum(float(share) * state[name] for share, state in zip(coefficients, self._states, strict=True))
+            for name in self._states[0]
+        }
+        self._net.load_state_dict(blended, strict=False)
+
+    def synchronize(self, slot: int) -> None:
+        pass
+
+    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            result: NDArray[np.float32] = self._net(torch.from_numpy(x)).numpy()
+        return result
+
+    def close(self) -> None:
+        self._states.clear()

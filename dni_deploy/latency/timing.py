@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.latency.modes import BACKEND_MODES
+from dni_deploy.utils.hardware import measure_resident_bytes
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.interface import Engine
 
@@ -70,3 +76,35 @@ def time_interleaved(
 def compute_median_ratio(numerators: list[float], denominators: list[float]) -> float:
     """Median of the ratios round by round: a machine that is slow for a while is slow for both."""
     return float(np.median(np.divide(numerators, denominators)))
+
+
+def measure_mode_memory(bundle_path: str, mode: str, shape: tuple[int, ...], threads: int) -> int | None:
+    """Growth of resident memory by opening a row that is not on a GPU, one alpha change and two frames; None where it cannot be told.
+
+    The packages that the row needs are loaded before the first reading.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(_measure_memory_growth, bundle_path, mode, shape, threads).result()
+        except BrokenProcessPool:  # out of memory
+            return None
+
+
+def _measure_memory_growth(bundle_path: str, name: str, shape: tuple[int, ...], threads: int) -> int | None:
+    row = next(row for row in BACKEND_MODES if row.name == name)
+    bundle = Bundle.open(bundle_path)
+    import onnxruntime  # noqa: F401
+
+    if name == "torch":
+        import torch  # noqa: F401
+
+        import exporters.architectures  # noqa: F401
+    before = measure_resident_bytes()
+    engine = row.open_engine(bundle, threads)
+    x = np.zeros(shape, np.float32)
+    engine.refit(0, np.full(len(bundle.members), 1 / len(bundle.members)))
+    engine.infer(0, x)
+    engine.infer(0, x)
+    after = measure_resident_bytes()
+    return None if before is None or after is None else after - before

@@ -15,7 +15,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,28 +27,11 @@ from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, EngineError, UsageError
 from dni_deploy.imaging.frames import Frame, round_to_uint8, to_network, to_pixels
-from dni_deploy.session.swap import SyncRefit
-from dni_deploy.session.swap_ahead import AsyncRefit
+from dni_deploy.imaging.rendered import RenderedFrame, RenderedPixels
+from dni_deploy.session.swap import AsyncRefit, SyncRefit
 from dni_deploy.signature import Signature
-from engines import open_engine
-from engines.interface import Engine
-from engines.options import EngineOptions
-
-
-class RenderedFrame(NamedTuple):
-    """An output with what made it: the generation (grows by one at each change) and the coefficients."""
-
-    output: Frame
-    generation: int
-    coefficients: Coefficients
-
-
-class RenderedPixels(NamedTuple):
-    """As Stamped, before rounding: float32 (3, scale * H, scale * W) in 0..255, not clamped."""
-
-    pixels: NDArray[np.float32]
-    generation: int
-    coefficients: Coefficients
+from engines.interface import Engine, EngineOptions
+from engines.registry import open_engine
 
 
 @dataclass(frozen=True)
@@ -267,7 +249,7 @@ def open_session(
 ) -> Session:
     """Open a bundle, load an engine for it and set the first alpha (default: the first member alone).
 
-    engine       "auto" or a name from engines.ENGINES.
+    engine       "auto" or a name from engines.registry.ENGINES.
     threads      per inference; 0 leaves it to the engine.
     slots        sets of weights: with 2, the next alpha is blended while frames of the last one still run; None: the engine's own number.
     extrapolate  allow shares outside 0 to 1, as far as every BatchNorm variance stays positive.

@@ -20,6 +20,7 @@ GridPoint = tuple[int, ...]
 """Shares in thousandths, in family order, summing to SHARES_PER_UNIT: what is printed is exactly what was evaluated."""
 
 SHARES_PER_UNIT = 1000
+
 SWEEP_STEPS = 20
 """Of the sweep over two members: alpha in steps of 0.05, as in section 3.2 of the paper."""
 
@@ -199,3 +200,39 @@ class _QuadraticModel:
             method="SLSQP",
         )
         return round_to_grid(found.x) if np.isfinite(found.x).all() and found.x.sum() > 0 else round_to_grid(self._center)
+
+
+def find_pareto_front(values: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the rows that no other row equals or exceeds in every measure while exceeding it in one; more is better.
+
+    Of equal rows the first is kept. The order is that of the rows.
+    """
+    return [
+        index
+        for index, row in enumerate(values)
+        if not any(_dominates(other, row) or (place < index and list(other) == list(row)) for place, other in enumerate(values))
+    ]
+
+
+def _dominates(other: Sequence[float], row: Sequence[float]) -> bool:
+    return all(a >= b for a, b in zip(other, row, strict=True)) and any(a > b for a, b in zip(other, row, strict=True))
+
+
+def find_knee_point(values: Sequence[Sequence[float]]) -> int:
+    """Index of the row of a front that is nearest to the best of every measure, each scaled to 0..1 over the front.
+
+    Source: the compromise solution of Zeleny, 1973, under the Euclidean distance.
+    """
+    columns = list(zip(*values, strict=True))
+    spans = [(min(column), max(column)) for column in columns]
+
+    def distance_to_ideal(row: Sequence[float]) -> float:
+        lacking = []
+        for value, (low, high) in zip(row, spans, strict=True):
+            if math.isinf(high - low):  # identical pictures have an infinite PSNR
+                lacking.append(float(value != high))
+            else:
+                lacking.append((high - value) / (high - low) if high > low else 0.0)
+        return math.hypot(*lacking)
+
+    return min(range(len(values)), key=lambda index: distance_to_ideal(values[index]))

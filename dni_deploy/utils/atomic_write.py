@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,9 @@ DISK_FULL_ERRNOS = frozenset(
 """What the system says when there is no room: disk, quota, file size."""
 
 NO_HARD_LINK_ERRNOS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV})
+
 NO_FOLDER_SYNC_ERRNOS = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
+
 STALE_AGE_S = 86400
 """After a day a temporary name of another machine, or of a recycled process number, is nobody's."""
 
@@ -255,3 +257,19 @@ def _write_error(error: OSError, target: Path, existed: bool | None) -> DniError
     if error.errno == errno.ENAMETOOLONG:
         return UsageError(f"The name {escape_name(target.name)} is too long for this disk; choose a shorter one. {state}")
     return InputError(f"{escape_name(target)} could not be written ({reason}). {state}")
+
+
+def check_outputs(paths: Sequence[str | os.PathLike[str] | None], force: bool) -> tuple[str, ...]:
+    """The paths that are not None. force: what exists may be replaced.
+
+    Raises UsageError: two are one file, a folder that does not exist, or a file that does.
+    """
+    outputs = [os.fspath(path) for path in paths if path is not None]
+    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
+        raise UsageError(f"Two outputs have one name: {', '.join(escape_name(path) for path in outputs)}. Nothing was written.")
+    for path in outputs:
+        if not Path(path).absolute().parent.is_dir():
+            raise UsageError(f"The folder of {escape_name(path)} does not exist. Nothing was written.")
+        if os.path.lexists(path) and not force:
+            raise UsageError(f"{escape_name(path)} exists; give --force to replace it. Nothing was written.")
+    return tuple(outputs)

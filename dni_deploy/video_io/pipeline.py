@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from dni_deploy.errors import EngineError, InputError, LimitError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.session.session import RenderedFrame
+from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.channel import AbortableQueue, QueueClosedError
 from dni_deploy.video_io.encoder import Encoder, EncoderSettings, OutputFormat
+from dni_deploy.video_io.queues import AbortableQueue, QueueClosedError
 from dni_deploy.video_io.reader import DecodedFrame, DroppedFrames, VideoReader
 from dni_deploy.video_io.resume import VideoJob
 from dni_deploy.video_io.segments import FrameAlphaRecord, FrameCountError, SegmentWriter

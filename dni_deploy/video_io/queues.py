@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from threading import Condition
 from typing import Generic, TypeVar
 
 from dni_deploy.video_io.pipe import OutputClosedError
 
 In = TypeVar("In")
+
 Out = TypeVar("Out")
+
 Item = TypeVar("Item")
 
 READ_AHEAD_FRAMES = 2
+
 WRITE_BEHIND_FRAMES = 2
 """Frames: enough for the three to overlap. Each frame more is one frame more between a live alpha and its picture."""
 
 READER_JOIN_TIMEOUT_S = 1.0
 """How long a reader that still waits for a stalled source is waited for when all else is done; it is a daemon."""
-
 
 POLL_INTERVAL_S = 0.1
 """Waits are cut into pieces of this length: a signal that the system gives to another thread does not wake the main one, and
@@ -147,3 +150,54 @@ def run_pipeline(
         if worker.error is not None and not isinstance(worker.error, OutputClosedError):
             raise worker.error
     return written, closed
+
+
+class QueueClosedError(Exception):
+    """The channel was broken: somebody else failed, and tells why."""
+
+
+class AbortableQueue(Generic[Item]):
+    """One thread puts, one gets; at most `max_items` items are between them."""
+
+    def __init__(self, max_items: int) -> None:
+        self._max_items = max_items
+        self._items: deque[Item] = deque()
+        self._changed = Condition()
+        self._closed = False
+        self._aborted = False
+
+    def put(self, item: Item) -> None:
+        """Wait for room and put. Raises Broken."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._aborted or len(self._items) < self._max_items)
+            if self._aborted:
+                raise QueueClosedError
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """There will be no more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Wake and stop both sides at once; what is inside is dropped."""
+        with self._changed:
+            self._aborted = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Item]:
+        """Every item until the end. Raises Broken."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._aborted or self._closed or bool(self._items))
+                if self._aborted:
+                    raise QueueClosedError
+                if not self._items:
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+            del item  # a frame is not to be held while the next one is waited for

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -10,9 +11,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.errors import InputError, LimitError, PartialResultError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.session.session import RenderedFrame
+from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
+from dni_deploy.imaging.rendered import RenderedFrame
+from dni_deploy.video_io.color import ColorConverter, choose_matrix
+from dni_deploy.video_io.pipe import ReadableFile, read_whole
+from dni_deploy.video_io.y4m import Y4mHeader, format_frame_line, read_header, read_y4m_frames, split_planes
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,121 @@ def parse_rate(text: str) -> Fraction:
     if not (0 < rate <= 10**6 and rate.denominator <= 10**9):
         raise UsageError(f"--fps {escape_name(text, 40)} is not a frame rate, such as 25, 29.97 or 30000/1001.")
     return rate
+
+
+def parse_size(text: str, scale: int = 1) -> tuple[int, int]:
+    """Width and height from "640x360". scale: of the network that will run.
+
+    Raises UsageError (not WxH), LimitError (more than MAX_OUTPUT_PIXELS pixels of output).
+    """
+    match = re.fullmatch(r"([0-9]{1,9})[xX]([0-9]{1,9})", text.strip())
+    if not match or not int(match[1]) or not int(match[2]):
+        raise UsageError(f"--size {escape_name(text, 40)} is not WIDTHxHEIGHT, such as 640x360.")
+    width, height = int(match[1]), int(match[2])
+    if width * height * scale * scale > MAX_OUTPUT_PIXELS:
+        raise LimitError(
+            f"--size {width}x{height} would give {width * scale}x{height * scale} pixels a frame; the limit is {MAX_OUTPUT_PIXELS:,}."
+        )
+    return width, height
+
+
+def read_rgb24_frames(source: ReadableFile, width: int, height: int) -> Iterator[Frame]:
+    """The frames up to the end of the stream, fresh arrays.
+
+    Raises PartialResultError where it ends inside a frame, InputError where that is the first.
+    """
+    count = 0
+    while True:
+        frame = np.empty((height, width, 3), np.uint8)
+        came = read_whole(source, frame)
+        if came == frame.size:
+            yield frame
+            count += 1
+            continue
+        if came and not count:
+            raise InputError(f"{came} bytes came, and one frame of {width}x{height} has {frame.size}; see --size.")
+        if came:
+            raise PartialResultError(
+                f"{came} bytes were left after {count} whole frames of {width}x{height}, which were passed on; "
+                "the stream was cut, or --size is not its size."
+            )
+        return
+
+
+class Rgb24Format:
+    """As Lane says. size: "WIDTHxHEIGHT". Raises what parse_size does."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, source: ReadableFile, scale: int, size: str, *, fps: Fraction | None = None) -> None:
+        self.scale, self.rate, self._source = scale, fps, source
+        self.width, self.height = parse_size(size, scale)
+
+    def encode_header(self) -> bytes:
+        return b""
+
+    def read(self) -> Iterator[RawFrame]:
+        return map(RawFrame, read_rgb24_frames(self._source, self.width, self.height))
+
+    def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:
+        return rendered.output.reshape(-1)
+
+
+class Y4mFormat:
+    """As Lane says.
+
+    matrix  "auto", "709" or "601".  fps: for a header without a rate.  stamp: write what made a frame into its line.
+    Raises what read_header does, and UsageError (no rate anywhere, or two that differ), LimitError (the output is too large).
+    """
+
+    def __init__(
+        self, source: ReadableFile, scale: int, *, matrix: str = "auto", fps: Fraction | None = None, stamp: bool = True
+    ) -> None:
+        header = _with_rate(read_header(source), fps)
+        self.scale, self.width, self.height, self.rate = scale, header.width, header.height, header.rate
+        self._source, self._stamp = source, stamp
+        self._input_header, self._output_header = header, header.scale_by(scale)
+        matrices = [choose_matrix(matrix, size.height) for size in (header, self._output_header)]
+        self._color_converters = [
+            ColorConverter(size.width, size.height, header.chroma, name, header.full_range)
+            for size, name in zip((header, self._output_header), matrices, strict=True)
+        ]
+        self.notes = tuple(_collect_notes(header, matrix, matrices))
+
+    def encode_header(self) -> bytes:
+        return self._output_header.to_bytes()
+
+    def read(self) -> Iterator[RawFrame]:
+        for frame in read_y4m_frames(self._source, self._input_header):
+            yield RawFrame(self._color_converters[0].to_rgb(frame.planes), frame.parameters)
+
+    def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:
+        line = format_frame_line(frame.parameters, format_stamp(rendered) if self._stamp else "")
+        data = np.empty(len(line) + self._output_header.frame_bytes, np.uint8)
+        data[: len(line)] = np.frombuffer(line, np.uint8)
+        self._color_converters[1].from_rgb(rendered.output, split_planes(data[len(line) :], self._output_header.plane_sizes))
+        return data
+
+
+def format_stamp(rendered: RenderedFrame) -> str:
+    """The generation and the shares in family order, such as "17:0.35,0.65"."""
+    return f"{rendered.generation}:" + ",".join(f"{share:.6g}" for share in rendered.coefficients.values)
+
+
+def _with_rate(header: Y4mHeader, fps: Fraction | None) -> Y4mHeader:
+    if header.rate is None and fps is None:
+        raise UsageError("The y4m header has no frame rate; give it with --fps.")
+    if header.rate is None:
+        return header.with_rate(fps or Fraction(1))
+    if fps is not None and fps != header.rate:
+        raise UsageError(f"The y4m header says {header.rate} frames per second and --fps says {fps}; leave --fps out.")
+    return header
+
+
+def _collect_notes(header: Y4mHeader, matrix: str, matrices: Sequence[str]) -> Iterator[str]:
+    if matrix == "auto" and header.chroma != "mono":
+        before, after = matrices
+        way = f"taken as BT.{before}" + (f" and written as BT.{after}" if after != before else "")
+        yield f"y4m carries no colour matrix; by the number of lines it is {way} (--matrix)."
+    if header.is_interlaced:
+        yield "The stream is interlaced; its frames are filtered as they are, both fields together."

@@ -13,11 +13,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from dni_deploy.alpha.keyframes import load_json
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import DniError, LimitError, UsageError
-from dni_deploy.webui.guard import RequestRefusedError
-from dni_deploy.webui.limits import RequestLimits
+from dni_deploy.utils.text_file import load_json
+from dni_deploy.webui.guard import RequestLimits, RequestRefusedError
 from dni_deploy.webui.renderer import Renderer
 from dni_deploy.webui.sources import decode_upload
 from dni_deploy.webui.websocket import CLOSE_TRY_AGAIN_LATER, PageConnection, PlaneFunction

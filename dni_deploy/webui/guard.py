@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
+import h11
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """Sizes in bytes, times in seconds; tests make them smaller.
+
+    clients      pages that may watch at once (OBS, a desk, a phone); the next one is told to come back later.
+    connections  open connections in all, beyond which requests get 503.
+    message      one text message on the WebSocket.
+    body         JSON by HTTP.  picture: an uploaded picture.
+    headers      of one request.
+    request      until a request's headers are whole, and the longest wait for the next part of a body.
+    send         until a client must have taken what was sent; then it is cut off.
+    ping, pong   how often an idle client is asked whether it is still there, and how long it may take to answer.
+    shutdown     until everything has ended after Ctrl-C.
+    """
+
+    max_clients: int = 8
+    max_connections: int = 64
+    max_message_bytes: int = 1 << 16
+    max_body_bytes: int = 1 << 20
+    max_image_bytes: int = 1 << 26
+    max_header_bytes: int = 1 << 16
+    request_timeout_s: float = 10.0
+    send_timeout_s: float = 4.0
+    ping_interval_s: float = 2.0
+    pong_timeout_s: float = 3.0
+    shutdown_timeout_s: float = 2.0
+
 
 MIN_TOKEN_LENGTH = 16
+
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self' ws://{host}; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -166,3 +203,64 @@ def _make_security_headers(host: str) -> dict[str, str]:
         "cross-origin-resource-policy": "same-origin",
         "cross-origin-opener-policy": "same-origin",
     }
+
+
+ABORT_EXTENSION = "dni.abort"
+"""In a WebSocket's scope["extensions"]: a function that ends the connection at once, without waiting for the other side."""
+
+
+def make_http_protocol(limits: RequestLimits) -> type[H11Protocol]:
+    """HTTP/1.1 whose connections are closed where a request's headers are not whole within limits.request."""
+
+    class TimeLimitedProtocol(H11Protocol):
+        timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._update_timer()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._update_timer()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self.timer is not None:
+                self.timer.cancel()
+            super().connection_lost(exc)
+
+        def _update_timer(self) -> None:
+            """The clock runs while a request has begun and its headers are not whole; from the first byte, not from the last."""
+            waiting = self in self.connections and self.conn.their_state is h11.IDLE
+            if waiting and self.timer is None:
+                self.timer = self.loop.call_later(limits.request_timeout_s, self.transport.abort)
+            elif not waiting and self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
+
+    return TimeLimitedProtocol
+
+
+def make_websocket_protocol(limits: RequestLimits) -> type[WebSocketsSansIOProtocol]:
+    """A WebSocket that can be cut off: by us through ABORT_EXTENSION, and where a ping is not answered or a goodbye not taken."""
+
+    class AbortableWebSocketProtocol(WebSocketsSansIOProtocol):
+        def handle_connect(self, event: Request) -> None:
+            super().handle_connect(event)
+            if hasattr(self, "scope"):
+                extensions: Any = self.scope["extensions"]
+                extensions[ABORT_EXTENSION] = self.transport.abort
+
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            if self.initial_response is not None and self.close_sent:
+                self.handshake_complete = True  # by a refusal; uvicorn 0.54 would log it as an error of ours
+
+        def keepalive_timeout(self) -> None:
+            super().keepalive_timeout()
+            self.transport.abort()  # close() alone would wait for a client that reads nothing
+
+        def shutdown(self) -> None:
+            super().shutdown()
+            self.loop.call_later(limits.shutdown_timeout_s / 2, self.transport.abort)
+
+    return AbortableWebSocketProtocol

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dni_deploy.alpha.keyframes import load_json
 from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.utils.text_file import load_json
 
 MESSAGE_VERSION = 1
 PREVIEW_KINDS = ("blend", "before", "pixels")

@@ -15,8 +15,7 @@ import uvicorn
 
 from dni_deploy.errors import BusyError, UsageError, escape_name
 from dni_deploy.webui.app import AppState, make_app
-from dni_deploy.webui.connection import make_http_protocol, make_websocket_protocol
-from dni_deploy.webui.guard import MIN_TOKEN_LENGTH, RequestGuard
+from dni_deploy.webui.guard import MIN_TOKEN_LENGTH, RequestGuard, make_http_protocol, make_websocket_protocol
 
 WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")
 

@@ -15,8 +15,7 @@ from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.simplex import with_coefficient
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import DniError, UsageError
-from dni_deploy.webui.connection import ABORT_EXTENSION
-from dni_deploy.webui.limits import RequestLimits
+from dni_deploy.webui.guard import ABORT_EXTENSION, RequestLimits
 from dni_deploy.webui.message import pack_message, parse_client_request
 from dni_deploy.webui.renderer import Renderer
 

@@ -31,7 +31,7 @@ from engines.cuda.layout import DeviceLayout, Region
 from engines.cuda.members import DeviceMembers
 from engines.cuda.memory import Buffer
 from engines.cuda.per_tensor_coefficients import CoefficientTable
-from engines.shares import check_coefficient_count, single_row_or_none
+from engines.interface import check_coefficient_count, single_row_or_none
 
 
 class WeightBuffer:

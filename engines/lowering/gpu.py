@@ -15,11 +15,11 @@ from onnx import helper, numpy_helper
 
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.errors import EngineError, escape_name
+from engines.interface import check_precision
 from engines.lowering import batch_norm, batch_norm_nodes, constant_nodes, weight_layout
 from engines.lowering.float16 import MAX_FLOAT16, to_float16
 from engines.lowering.graph_rewriter import GraphRewriter
 from engines.lowering.recipes import Recipes, select_statistics_tensors
-from engines.options import check_precision
 
 
 @dataclass(frozen=True)

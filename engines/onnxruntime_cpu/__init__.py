@@ -12,8 +12,7 @@ from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UsageError, escape_name
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from engines import BuildResult
-from engines.interface import Engine
+from engines.interface import BuildOptions, BuildResult, Engine, EngineOptions
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu.alternatives import OrtConstantBaseline, OrtGraphBaseline, OrtInputsBaseline
 from engines.onnxruntime_cpu.engine import InPlaceEngine
@@ -22,7 +21,6 @@ from engines.onnxruntime_cpu.lowering import lower_for_cpu
 from engines.onnxruntime_cpu.plan import PlanIdentity, plan_path, read_plan, write_plan
 from engines.onnxruntime_cpu.rebuild import RebuildEngine
 from engines.onnxruntime_cpu.verify_in_place import verify_blend, verify_each_weight, verify_weight_effect
-from engines.options import BuildOptions, EngineOptions
 
 DEFAULT_SLOTS = 2
 

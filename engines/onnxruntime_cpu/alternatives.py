@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.blending.blend import blend_rows
 from dni_deploy.errors import EngineError
+from engines.interface import require_single_row, single_row_or_none
 from engines.lowering.weights_as_inputs import ALPHA_INPUT_NAME, CALIBRATION_INPUT_NAME, alpha_as_input, weights_as_inputs
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.arena import allocate_aligned
+from engines.onnxruntime_cpu.layout import allocate_aligned
 from engines.onnxruntime_cpu.per_tensor_blend import PerTensorBlender
-from engines.shares import require_single_row, single_row_or_none
 
 Members = Sequence[Mapping[str, NDArray[Any]]]
 

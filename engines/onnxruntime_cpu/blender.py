@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.blending.blend import blend_rows
 from dni_deploy.errors import EngineError
+from engines.interface import single_row_or_none
 from engines.lowering.recipes import Recipes, compute_scale_and_shift, select_statistics_tensors
-from engines.onnxruntime_cpu.arena import allocate_aligned
 from engines.onnxruntime_cpu.channel_scale import make_channel_scales
-from engines.onnxruntime_cpu.layout import Layout
+from engines.onnxruntime_cpu.layout import Layout, allocate_aligned
 from engines.onnxruntime_cpu.per_tensor_blend import PerTensorBlender
-from engines.shares import single_row_or_none
 
 
 class Blender:

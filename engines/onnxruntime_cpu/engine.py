@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.errors import EngineError
 from engines.lowering.recipes import Recipes
-from engines.onnxruntime_cpu.arena import HostWeightBuffer
 from engines.onnxruntime_cpu.blender import Blender
-from engines.onnxruntime_cpu.layout import Layout
+from engines.onnxruntime_cpu.layout import HostWeightBuffer, Layout
 from engines.onnxruntime_cpu.runtime import InPlaceSession
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dni_deploy.errors import EngineError, escape_name
-from engines.options import EngineOptions
+from engines.interface import EngineOptions
 
 if TYPE_CHECKING:
     from dni_deploy.bundle.bundle import Bundle

@@ -23,11 +23,11 @@ from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
+from engines.interface import EngineOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.weights_as_inputs import weights_as_inputs
 from engines.onnxruntime_gpu.session import CUDA_PROVIDER, make_provider_options, open_session
 from engines.onnxruntime_gpu.slot import BoundBufferSet
-from engines.options import EngineOptions
 
 
 class BoundEngine:

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from dni_deploy.errors import UnavailableError, escape_name
 from dni_deploy.utils.progress import OptionalProgress
-from engines.options import BuildOptions, EngineOptions
+from engines.interface import BuildOptions, EngineOptions
 
 if TYPE_CHECKING:
     from dni_deploy.bundle.bundle import Bundle
-    from engines import BuildResult
-    from engines.interface import DeviceEngine
+    from engines.interface import BuildResult, DeviceEngine
 
 
 def open_refit(bundle: Bundle, options: EngineOptions) -> DeviceEngine:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,61 @@ from polygraphy.backend.trt import util as polygraphy_util
 from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, EngineError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import cache_folder
-from dni_deploy.utils.progress import OptionalProgress
+from dni_deploy.utils.progress import OptionalProgress, report_progress
+from engines.cuda.device import Device
+from engines.interface import BuildOptions, BuildResult, EngineOptions
+from engines.profile import Profile
 from engines.trt.build_settings import BuildSettings
-from engines.trt.features import Features
-from engines.trt.messages import clear_errors, get_logger, make_engine_error, summarize_message
-from engines.trt.monitor import make_progress_monitor
+from engines.trt.features import Features, detect_features
+from engines.trt.messages import clear_errors, drop_variables, get_logger, make_engine_error, summarize_message
+from engines.trt.modes import ENGINE_BY_PLAN_KIND
+from engines.trt.network import Network
+from engines.trt.plan import OutputSample, Plan, PlanHeader, PlanIdentity, plan_path, read_plan, write_plan
+from engines.verification import Reference, sample_output, verify_at, verify_members
+
+
+def make_progress_monitor(progress: OptionalProgress) -> Any:
+    """A trt.IProgressMonitor, for TensorRTs that have it. `stopped` is then the exception that ended the build, or None."""
+
+    class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]  # no types are shipped
+        """Phases nest: the outermost one counts, the innermost one has the name. Called from any thread; must not raise."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.stopped: BaseException | None = None
+            self.phases: dict[str, tuple[str | None, int, int]] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.phases[phase_name] = (parent_phase, 0, num_steps)
+            self._report_phase(phase_name)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            parent, _, total = self.phases.get(phase_name, (None, 0, 1))
+            self.phases[phase_name] = (parent, step + 1, total)
+            self._report_phase(phase_name)
+            return self.stopped is None
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.phases.pop(phase_name, None)
+
+        def _report_phase(self, name: str) -> None:
+            outer = name
+            for _ in self.phases:
+                parent = self.phases.get(outer, (None, 0, 1))[0]
+                if not parent or parent not in self.phases:
+                    break
+                outer = parent
+            _, done, total = self.phases.get(outer, (None, 0, 1))
+            try:
+                report_progress(progress, min(done, total), max(total, 1), name)
+            except BaseException as stopped:  # Ctrl-C too: it may not go through TensorRT, so it waits for its return
+                self.stopped = stopped
+
+    return ProgressMonitor()
 
 
 @dataclass(frozen=True)
@@ -167,3 +215,49 @@ def _save_timing_cache(config: Any, features: Features) -> None:
     with suppress(OSError, DniError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomically(path, bytes(cache.serialize()), force=True)
+
+
+def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: OptionalProgress = None) -> BuildResult:
+    """Minutes for a large network. Nothing is written where the verification fails.
+
+    Raises UsageError (it exists and force is off, or the profile does not fit), EngineError, UnavailableError, LimitError.
+    """
+    found = detect_features()
+    precision, profile = options.precision, options.profile or Profile.from_shapes(bundle.signature)
+    report_progress(progress, 0, 1, "lowering the graph")
+    network = Network.from_bundle(bundle, kind, found.graph_precision(precision))
+    target = PlanIdentity.for_bundle(bundle, kind, precision, profile, options.strip, options.device)
+    header = PlanHeader(target, lowered=network.lowered.digest(), weights=network.weight_specs)
+    path = plan_path(bundle, header)
+    kept = os.path.lexists(path) and options.keep and not options.force
+    if os.path.lexists(path) and not (options.force or kept):
+        raise UsageError(f"{escape_name(path)} exists; give --force to build it again. Nothing was written.")
+    order = BuildRequest(network.build_model(), target.settings, network.weight_names if kind == "refit" else ())
+    device = Device.open(options.device)
+    try:
+        with device:
+            plan = read_plan(path, target) if kept else Plan(header, _build_clearing_frames(order, found, progress))
+    finally:
+        device.close()
+    report_progress(progress, 0, 1, "comparing with ONNX Runtime")
+    engine = ENGINE_BY_PLAN_KIND[kind](network, plan, EngineOptions(slots=1, device=options.device), found)
+    try:
+        reference = Reference(bundle, network.members, profile)
+        if engine.blends:
+            error = verify_members(engine, reference, precision)
+        else:
+            error = verify_at(engine, engine.verification_coefficients, reference, precision)
+        expected = sample_output(reference.compute_reference(engine.verification_coefficients))
+    finally:
+        engine.close()
+    plan = replace(plan, header=replace(header, sample=OutputSample.from_values(bundle, expected)))
+    written = write_plan(bundle, plan, force=options.force or kept)
+    return BuildResult(written, engine.update_path, len(network.weight_names) if engine.blends else 0, error, kept)
+
+
+def _build_clearing_frames(request: BuildRequest, features: Features, progress: OptionalProgress) -> bytes:
+    try:
+        return build_serialized_engine(request, features, progress)
+    except BaseException as error:
+        drop_variables(error)
+        raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from engines.options import check_precision
+from engines.interface import check_precision
 from engines.profile import Profile
 from engines.trt.features import Features
 

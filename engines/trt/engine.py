@@ -23,15 +23,13 @@ from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
 from engines.cuda.memory import Buffer
-from engines.options import EngineOptions
+from engines.interface import EngineOptions
 from engines.trt.features import Features
-from engines.trt.messages import clear_errors, get_logger, make_engine_error, summarize_message
+from engines.trt.messages import clear_errors, drop_variables, get_logger, make_engine_error, summarize_message
 from engines.trt.network import Network
 from engines.trt.plan import Plan
-from engines.trt.refitter import Refitter
+from engines.trt.refitter import Refitter, RefitWeights
 from engines.trt.runner import Runner
-from engines.trt.unwind import drop_variables
-from engines.trt.weights import RefitWeights
 from engines.verification_inputs import mixed_coefficients
 
 NOT_YET_REFITTED = "it has no weights yet"

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError
-from engines.options import EngineOptions
+from engines.interface import EngineOptions
 from engines.trt.engine import TensorRTEngine
 from engines.trt.features import detect_features
 from engines.trt.modes import ENGINE_BY_PLAN_KIND, RefitEngine

@@ -5,6 +5,7 @@ One logger for everything: TensorRT keeps the first one it is given for the whol
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from functools import lru_cache
 from typing import Any
@@ -52,3 +53,12 @@ def summarize_message(text: str) -> str:
     """The first line of a message, without its full stop."""
     lines = text.strip().splitlines()
     return escape_name(lines[0] if lines else "no reason was given").rstrip(". ")
+
+
+def drop_variables(error: BaseException | None) -> None:
+    """Clear the variables of every frame that the exception and those behind it went through; frames that still run keep theirs."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -11,13 +11,12 @@ from dni_deploy.errors import EngineError
 from engines.cuda.blender import WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.memory import Buffer
+from engines.interface import check_coefficient_count, require_single_row
 from engines.lowering.weights_as_inputs import ALPHA_INPUT_NAME, CALIBRATION_INPUT_NAME
-from engines.shares import check_coefficient_count, require_single_row
 from engines.trt.engine import TensorRTBufferSet, TensorRTEngine
 from engines.trt.messages import make_engine_error
 from engines.trt.plan import Plan
-from engines.trt.refitter import Refitter
-from engines.trt.weights import RefitWeights
+from engines.trt.refitter import Refitter, RefitWeights
 
 INPUT_ALIGNMENT_FLOATS = 64
 """Numbers of 4 bytes: TensorRT asks for inputs at multiples of 256 bytes."""

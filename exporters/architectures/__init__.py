@@ -19,7 +19,7 @@ from exporters.architectures import compact, cyclegan, dcgan, dncnn, rrdbnet, sr
 from exporters.architectures.architecture import Architecture, shapes_of
 from exporters.architectures.custom import load_custom_architecture
 
-__all__ = ["ARCHITECTURES", "Architecture", "load_custom_architecture", "find_architecture"]
+__all__ = ["ARCHITECTURES", "Architecture", "find_architecture", "load_custom_architecture"]
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     srcnn.ARCHITECTURE,

@@ -15,6 +15,7 @@ from dni_deploy.signature import Signature
 from exporters.architectures.measure_signature import measure_signature
 
 Shape = tuple[int, ...]
+
 Shapes = Mapping[str, Shape]
 
 
@@ -123,3 +124,13 @@ def _describe_mismatch(net: nn.Module, shapes: Shapes) -> str | None:
             return f"'{escape_name(key)}' has shape {shapes[key]} instead of {shape}"
     surplus = [key for key in shapes if key not in wanted and not _is_counter(key)]
     return f"'{escape_name(surplus[0])}' has no place in it" if surplus else None
+
+
+def add_nested_module(root: nn.Module, name: str, layer: nn.Module) -> None:
+    """Adds `layer` to `root` under a dotted name, with empty modules for the steps between that do not exist yet."""
+    *steps, last = name.split(".")
+    for step in steps:
+        if step not in dict(root.named_children()):
+            root.add_module(step, nn.Module())
+        root = root.get_submodule(step)
+    root.add_module(last, layer)

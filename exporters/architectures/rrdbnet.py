@@ -22,8 +22,7 @@ from torch.nn import functional
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
 from exporters.architectures import receptive_field
-from exporters.architectures.architecture import Architecture, Shapes, count_indexed, require_shape
-from exporters.architectures.containers import add_nested_module
+from exporters.architectures.architecture import Architecture, Shapes, add_nested_module, count_indexed, require_shape
 
 
 @dataclass(frozen=True)

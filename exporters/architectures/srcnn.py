@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
-from exporters.architectures.architecture import Architecture, Shapes, require_shape
-from exporters.architectures.containers import add_nested_module
+from exporters.architectures.architecture import Architecture, Shapes, add_nested_module, require_shape
 
 DEFAULT_LAYER_NAMES = ("conv1", "conv2", "conv3")
 

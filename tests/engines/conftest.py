@@ -12,7 +12,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from dni_deploy.bundle.bundle import Bundle, write_bundle
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.signature import Signature

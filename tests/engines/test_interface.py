@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dni_deploy.errors import UsageError
-from engines.shares import require_single_row, single_row_or_none
+from engines.interface import require_single_row, single_row_or_none
 
 ROW = np.array([0.25, 0.75])
 

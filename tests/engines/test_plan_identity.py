@@ -12,13 +12,13 @@ import pytest
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError
-from engines import build_engine
+from engines.interface import BuildOptions
 from engines.lowering.graph_digest import digest_lowered_graph
 from engines.lowering.recipes import BatchNormFold, LinearRecipe, Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.lowering import lower_for_cpu
 from engines.onnxruntime_cpu.plan import PlanIdentity, identify_plan, plan_path, read_plan
-from engines.options import BuildOptions
+from engines.registry import build_engine
 from tests.engines.conftest import write
 from tests.support.handmade_graphs import HAND
 

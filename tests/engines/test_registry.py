@@ -12,18 +12,18 @@ import pytest
 
 import engines
 from dni_deploy.errors import BundleError, EngineError, RefusedError, UnavailableError, UsageError
-from engines import (
+from engines import registry
+from engines.interface import EngineOptions
+from engines.registry import (
     ENGINES,
     EngineChoice,
     EngineEntry,
     choose_builder,
     choose_engine,
     load_engine,
-    obstacles,
     open_engine,
     refuse_unused_options,
 )
-from engines.options import EngineOptions
 from tests.support.frame_session import Dimmer
 
 AUTO = ("tensorrt", "onnxruntime-gpu", "onnxruntime")
@@ -176,7 +176,7 @@ def test_building_does_not_need_what_it_builds(rack: Rack) -> None:
 def test_a_package_that_does_not_import_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken_engine.py").write_text("raise ImportError('libnvinfer.so.11: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
-    entry = replace(ENGINES["tensorrt"], opener="broken_engine:open", obstacle=lambda bundle, device=0: None)
+    entry = replace(ENGINES["tensorrt"], opener="broken_engine:open", unavailable_reason=lambda bundle, device=0: None)
     monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "tensorrt": entry, "onnxruntime-gpu": entry})
     with pytest.raises(UnavailableError, match=r"^The engine tensorrt cannot run here: ImportError, libnvinfer.so.11: cannot"):
         open_engine(BUNDLE, "tensorrt")
@@ -200,32 +200,32 @@ def test_options_without_use_are_refused() -> None:
 
 def test_obstacles_in_the_order_of_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("engines.cuda.driver.why_gpu_unavailable", lambda: "no driver")
-    assert obstacles.make_tensorrt_check("refit")(None) == obstacles.why_onnxruntime_gpu_unavailable(None) == "no driver"
+    assert registry.make_tensorrt_check("refit")(None) == registry.why_onnxruntime_gpu_unavailable(None) == "no driver"
     monkeypatch.setattr("engines.cuda.driver.why_gpu_unavailable", lambda: None)
-    monkeypatch.setattr(obstacles, "find_spec", lambda name: None)
-    assert obstacles.make_tensorrt_check("refit")(None) == (
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    assert registry.make_tensorrt_check("refit")(None) == (
         "tensorrt and pycuda and polygraphy not installed: pip install 'dni-deploy[tensorrt]'"
     )
     assert (
-        obstacles.why_onnxruntime_gpu_unavailable(None) == "onnxruntime and pycuda not installed: pip install 'dni-deploy[gpu]'"
+        registry.why_onnxruntime_gpu_unavailable(None) == "onnxruntime and pycuda not installed: pip install 'dni-deploy[gpu]'"
     )
 
     class Spec:
         submodule_search_locations = (str(tmp_path),)
 
-    monkeypatch.setattr(obstacles, "find_spec", lambda name: Spec())
-    assert "no CUDA provider" in str(obstacles.why_onnxruntime_gpu_unavailable(None))
+    monkeypatch.setattr(registry, "find_spec", lambda name: Spec())
+    assert "no CUDA provider" in str(registry.why_onnxruntime_gpu_unavailable(None))
     (tmp_path / "capi").mkdir()
-    (tmp_path / "capi" / obstacles.CUDA_PROVIDER_LIBRARIES[0]).touch()
-    assert obstacles.why_onnxruntime_gpu_unavailable(None) is None
-    assert obstacles.make_tensorrt_check("refit")(None) is None
+    (tmp_path / "capi" / registry.CUDA_PROVIDER_LIBRARIES[0]).touch()
+    assert registry.why_onnxruntime_gpu_unavailable(None) is None
+    assert registry.make_tensorrt_check("refit")(None) is None
 
 
 def test_choosing_imports_no_engine() -> None:
     """A broken package can take the process that imports it with it."""
     code = (
         "import sys; from engines.cuda import driver; driver.obstacle = lambda: None\n"
-        "import engines; [entry.obstacle(None) for entry in engines.ENGINES.values()]\n"
+        "import engines; [entry.obstacle(None) for entry in engines.registry.ENGINES.values()]\n"
         "print({'onnxruntime', 'tensorrt', 'pycuda', 'polygraphy', 'onnx', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -14,9 +14,9 @@ from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
 from dni_deploy.signature import Signature
-from engines import load_engine
 from engines.onnxruntime_cpu import runtime
 from engines.profile import Profile
+from engines.registry import load_engine
 from engines.verification import (
     MAX_RELATIVE_ERROR,
     SAMPLE_COUNT,

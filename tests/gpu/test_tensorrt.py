@@ -37,8 +37,8 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def build(bundle: Bundle) -> Any:
-    from engines import build_engine
-    from engines.options import BuildOptions
+    from engines.interface import BuildOptions
+    from engines.registry import build_engine
 
     def built(name: str, precision: str = "fp32") -> None:
         profile = Profile.from_shapes(bundle.signature, (1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 96, 96))

@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from dni_deploy.bundle.bundle import Bundle, write_bundle
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.signature import Signature

@@ -8,8 +8,7 @@ from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png
 from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
-from dni_deploy.compatibility.agreement import measure_layer_correlations
-from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX
+from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX, measure_layer_correlations
 
 
 def figure(bench: ReproductionBench) -> Section:

@@ -10,8 +10,7 @@ from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.photographs import add_noise, middle
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from benchmarks.paper_reproduction.study import test_psnr
-from dni_deploy.compatibility.agreement import find_filter_layers, measure_layer_correlations
-from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX
+from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, find_filter_layers, measure_layer_correlations
 
 SWEEP_ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 NOISE_SIGMA = 40

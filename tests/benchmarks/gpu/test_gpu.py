@@ -447,7 +447,7 @@ def test_pytorchs_row_is_an_engine(
 
 
 def test_every_way_is_one_of_our_engines_or_pytorchs() -> None:
-    from engines import ENGINES
+    from engines.registry import ENGINES
 
     assert {way.engine for way in modes.GPU_BACKEND_MODES} - {None} <= set(ENGINES)
     assert {way.name for way in modes.GPU_BACKEND_MODES if way.engine is None} == {

@@ -15,9 +15,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.alpha.plane import ControlPlane, find_hull_sides, triangulate_points
 from dni_deploy.alpha.plane_path import PlanePath
-from dni_deploy.alpha.triangulation import find_hull_sides, triangulate_points
 from dni_deploy.errors import DniError, InputError, UsageError
 
 THREE, FOUR = ("a", "b", "c"), ("mosaic", "fire", "fine", "coarse")

@@ -56,8 +56,8 @@ def test_without_a_plan_the_row_says_how_to_get_one(bundle: Bundle, gpu: FakeGpu
 
 @pytest.mark.parametrize("gpu", [{"eager": True}], indirect=True)
 def test_rows_on_a_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
-    from engines import ENGINES, build_engine
-    from engines.options import BuildOptions
+    from engines.interface import BuildOptions
+    from engines.registry import ENGINES, build_engine
 
     for name in ENGINES:
         if name.startswith("tensorrt"):

@@ -20,16 +20,19 @@ from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.cli.main import main
-from dni_deploy.compatibility.agreement import LayerCorrelation, find_filter_layers
-from dni_deploy.compatibility.barrier import Barrier, measure_barrier
-from dni_deploy.compatibility.distance import measure_network_distance, order_by_shortest_path
-from dni_deploy.compatibility.midpoint import measure_midpoint
-from dni_deploy.compatibility.norm_drift import BatchNormMismatch, measure_batchnorm_mismatches
+from dni_deploy.compatibility.correlation import LayerCorrelation, find_filter_layers
+from dni_deploy.compatibility.distance import measure_network_distance, measure_whiteness, order_by_shortest_path
+from dni_deploy.compatibility.midpoint import (
+    Barrier,
+    BatchNormMismatch,
+    measure_barrier,
+    measure_batchnorm_mismatches,
+    measure_midpoint,
+)
 from dni_deploy.compatibility.permutation import align_permutations
 from dni_deploy.compatibility.probes import draw_test_image, make_sample_inputs
 from dni_deploy.compatibility.runner import open_runner
 from dni_deploy.compatibility.verdict import PairEvidence, judge_pair
-from dni_deploy.compatibility.whiteness import measure_whiteness
 from dni_deploy.errors import VERDICT_EXIT_CODE, CheckpointError, ImageFileError, InputError, MismatchError, UsageError
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.signature import Signature

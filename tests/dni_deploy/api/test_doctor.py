@@ -11,8 +11,9 @@ import pytest
 
 from dni_deploy.api import doctor as home
 from dni_deploy.api.doctor import EngineState, doctor
-from engines import ENGINES, obstacles
+from engines import registry
 from engines.cuda import driver
+from engines.registry import ENGINES
 
 
 def versions(monkeypatch: pytest.MonkeyPatch, **installed: str) -> None:
@@ -108,14 +109,14 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, nvcc: str | None = "/u
     """The report of a machine with this driver, whose packages are all to be found, and these versions of them."""
     monkeypatch.setattr(driver, "load_driver_library", lambda: cuda)
     monkeypatch.setattr(driver, "find_nvcc", lambda: nvcc)
-    monkeypatch.setattr(obstacles, "_explain_missing_packages", lambda names, extra: None)
+    monkeypatch.setattr(registry, "_explain_missing_packages", lambda names, extra: None)
     monkeypatch.setattr(home, "_query_providers", lambda: (("CUDAExecutionProvider", "CPUExecutionProvider"), ""))
     versions(monkeypatch, **installed)
     return doctor()
 
 
 def test_a_gpu_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(obstacles, "CUDA_PROVIDER_LIBRARIES", (".",))  # the folder `capi` itself: any onnxruntime has that
+    monkeypatch.setattr(registry, "CUDA_PROVIDER_LIBRARIES", (".",))  # the folder `capi` itself: any onnxruntime has that
     report = with_gpu(
         monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", pycuda="2026.1", polygraphy="0.53.6",
         onnxruntime_gpu="1.31.1", torch="2.13", onnxscript="0.7", matplotlib="3.11",

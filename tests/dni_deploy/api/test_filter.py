@@ -264,7 +264,7 @@ def test_a_network_that_takes_no_pictures(dimmer: Any, tmp_path: Path, monkeypat
 
 def test_y4m_without_pyav(bundles: Any, dimmer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     dimmer()
-    for module in ("dni_deploy.video_io.y4m_lane", "dni_deploy.video_io.colour"):
+    for module in ("dni_deploy.video_io.raw_formats", "dni_deploy.video_io.color"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     for module in ("av", "av.video", "av.video.reformatter"):
         monkeypatch.setitem(sys.modules, module, None)

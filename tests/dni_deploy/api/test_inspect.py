@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from dni_deploy.api.inspect import PLAN_FILE_NAME, find_weight_roles, inspect
-from dni_deploy.bundle.extras import store_slider
+from dni_deploy.bundle.writer import store_slider
 from dni_deploy.cli.main import main
 from dni_deploy.errors import BundleError
 from tests.support import pico_bundle as pico

@@ -18,9 +18,9 @@ from dni_deploy.api.slider import compute_unevenness, slider
 from dni_deploy.api.sweep import sweep
 from dni_deploy.bundle import bundle as bundle_module
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.extras import store_slider
 from dni_deploy.bundle.slider import PerceptualSlider
 from dni_deploy.bundle.stored_file import read_verified
+from dni_deploy.bundle.writer import store_slider
 from dni_deploy.cli.main import main
 from dni_deploy.errors import BundleError, MismatchError, UsageError
 from tests.engines.conftest import write

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.blending.batchnorm_stats_file import RECALIBRATION_FORMAT, read_recalibration, serialize_recalibration
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.extras import store_recalibration
+from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import BundleError
 from tests.support import pico_bundle as pico
 

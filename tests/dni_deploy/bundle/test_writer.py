@@ -14,9 +14,9 @@ import pytest
 
 from dni_deploy.bundle import bundle as bundle_module
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.extras import store_recalibration, store_slider
 from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME
 from dni_deploy.bundle.stored_file import read_verified
+from dni_deploy.bundle.writer import store_recalibration, store_slider
 from dni_deploy.errors import BundleError, LimitError, UsageError
 from dni_deploy.utils import atomic_write
 from tests.support import pico_bundle as pico

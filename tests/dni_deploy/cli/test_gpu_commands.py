@@ -252,6 +252,6 @@ def test_all_engines_are_in_the_doctors_list_and_run(gpu: FakeGpu, capsys: Captu
     assert main(["doctor", "--json"]) == 0
     report = told(capsys)
     states = {state["name"]: state for state in report["engines"]}
-    assert list(states) == list(engines.ENGINES)
+    assert list(states) == list(engines.registry.ENGINES)
     assert states["tensorrt"]["runs"]
     assert "Fake H200" in report["machine"]["gpu"]

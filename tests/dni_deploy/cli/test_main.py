@@ -20,7 +20,8 @@ import pytest
 from dni_deploy import errors
 from dni_deploy.cli import dispatch as door
 from dni_deploy.cli import options, output
-from dni_deploy.cli.main import COMMANDS, format_help_summary, main
+from dni_deploy.cli.commands import COMMANDS, format_help_summary
+from dni_deploy.cli.main import main
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.errors import UsageError
 from dni_deploy.utils import optional_packages

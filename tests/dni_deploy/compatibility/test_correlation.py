@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dni_deploy.compatibility.agreement import find_filter_layers, measure_batchnorm_differences, measure_layer_correlations
-from dni_deploy.compatibility.correlation import correlate_filters
+from dni_deploy.compatibility.correlation import (
+    correlate_filters,
+    find_filter_layers,
+    measure_batchnorm_differences,
+    measure_layer_correlations,
+)
 
 random = np.random.default_rng(0)
 A = random.standard_normal((6, 4, 3, 3))

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from dni_deploy.errors import ImageFileError, InputError, LimitError, UsageError
-from dni_deploy.imaging.image_file import Picture, output_format, read_image, write_image
+from dni_deploy.imaging.image_file import (
+    Picture,
+    as_path_list,
+    list_folder_images,
+    list_images,
+    output_format,
+    read_image,
+    write_image,
+)
 
 
 def pixels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -258,3 +266,21 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", clear, force=True)
     assert read_image(tmp_path / "a.png").alpha is not None
     assert output_format("X.JPEG") == "JPEG"
+
+
+def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", ".hidden.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    found = [tmp_path / "a.JPG", tmp_path / "b.png"]
+    assert list_folder_images(tmp_path) == (found, 1)
+    assert list_images(tmp_path) == found
+    assert list_images([tmp_path / "given.png", tmp_path]) == [tmp_path / "given.png", *found]
+    assert as_path_list("x.png") == [Path("x.png")]
+
+
+def test_a_folder_without_any(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no picture"):
+        list_images([tmp_path])
+    with pytest.raises(InputError, match="cannot be read"):
+        list_folder_images(tmp_path / "none")

@@ -22,8 +22,8 @@ from dni_deploy.errors import BundleError, CoefficientsError, EngineError, Usage
 from dni_deploy.imaging.frames import Frame, from_network, to_network
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.signature import Signature
-from engines import EngineChoice, OpenedEngine
-from engines.options import EngineOptions
+from engines.interface import EngineOptions
+from engines.registry import EngineChoice, OpenedEngine
 from tests.engines.conftest import write
 from tests.support.frame_session import Dimmer
 from tests.support.handmade_graphs import HAND

@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 from dni_deploy.errors import EngineError, UsageError
-from dni_deploy.session import swap_ahead
-from dni_deploy.session.swap import CurrentWeights
-from dni_deploy.session.swap_ahead import AsyncRefit
+from dni_deploy.session import swap as swap_module
+from dni_deploy.session.swap import AsyncRefit, CurrentWeights
 from tests.dni_deploy.session.test_swap import PATIENCE, Boom, Breakable, Schedule, ScheduledCondition, Weights, tag_model
 
 
@@ -427,7 +426,7 @@ def test_closing_waits_for_the_refit_that_runs_and_drops_what_was_not_begun() ->
 
 
 def test_a_refit_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swap_ahead, "REFIT_CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(swap_module, "REFIT_CLOSE_TIMEOUT_S", 0.05)
     with held_refit() as (swap, _), pytest.raises(EngineError, match="not ended"):
         swap.close()
     monkeypatch.undo()
@@ -437,7 +436,7 @@ def test_a_refit_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_program_that_forgets_to_close_ends_all_the_same() -> None:
     """And not in the middle of a refit."""
     code = (
-        "import time; from dni_deploy.session.swap_ahead import AsyncRefit\n"
+        "import time; from dni_deploy.session.swap import AsyncRefit\n"
         "def refit(slot, tag):\n    if tag: time.sleep(0.3); print('whole', flush=True)\n"
         "swap = AsyncRefit(2, refit, 0); swap.request(1); time.sleep(0.1)"
     )

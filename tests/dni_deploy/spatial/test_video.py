@@ -11,7 +11,7 @@ from PIL import Image
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.errors import CoefficientsError, InputError, MismatchError, UsageError
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
-from dni_deploy.spatial.map_film import AlphaMapVideo
+from dni_deploy.spatial.video import AlphaMapVideo
 from dni_deploy.video_io.resume import job_folder_path
 from dni_deploy.video_io.video_file import open_video_file
 from tests.dni_deploy.video_io.test_resume import stopping

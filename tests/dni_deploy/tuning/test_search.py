@@ -15,6 +15,8 @@ from dni_deploy.tuning.search import (
     GridPoint,
     Objective,
     enumerate_grid,
+    find_knee_point,
+    find_pareto_front,
     neighbors,
     refine_best_point,
     round_to_grid,
@@ -126,3 +128,28 @@ def test_flat_ground_ends() -> None:
     survey_simplex(landscape, 3, 15)
     refine_best_point(landscape, 3, lambda values: values[0], 185)
     assert len(landscape.values_by_point) < 100
+
+
+# A machine with other work on it is slow in drawing examples, too.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+ROWS = st.integers(1, 3).flatmap(lambda width: st.lists(st.tuples(*[st.integers(-3, 3)] * width), min_size=1, max_size=12))
+
+
+@calm
+@given(ROWS)
+def test_the_front_is_what_none_beats(rows: list[tuple[int, ...]]) -> None:
+    kept = find_pareto_front(rows)
+    chosen = [rows[index] for index in kept]
+    assert len(set(chosen)) == len(chosen)
+    for index, row in enumerate(rows):
+        beaten = [other for other in rows if other != row and all(a >= b for a, b in zip(other, row, strict=True))]
+        first = rows.index(row) == index
+        assert (index in kept) == (not beaten and first)
+
+
+def test_the_knee() -> None:
+    assert find_knee_point([(0, 10), (8, 8), (10, 0)]) == 1
+    assert find_knee_point([(0, 1000), (0.8, 800), (1, 0)]) == 1  # the scale of a measure does not matter
+    assert find_knee_point([(3.0, 3.0)]) == 0
+    assert find_knee_point([(math.inf, 1.0), (20.0, 1.0)]) == 0

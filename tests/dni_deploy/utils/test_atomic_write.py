@@ -22,7 +22,7 @@ import pytest
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError
 from dni_deploy.utils import atomic_write
-from dni_deploy.utils.atomic_write import write_bytes_atomically, write_file_atomically, write_folder_atomically
+from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically, write_file_atomically, write_folder_atomically
 from tests.support import pico_bundle as pico
 
 OLD, NEW = b"old", b"new" * 1000
@@ -184,8 +184,6 @@ def test_temporaries_of_dead_processes_are_removed_and_others_kept(tmp_path: Pat
     assert set(os.listdir(tmp_path)) == {"x", alive.name, elsewhere.name, other.name}
 
 
-# The n-th call of the system fails, once or from then on, for every n until the whole succeeds (SQLite's way).
-
 CALLS = ("open", "write", "fsync", "close", "replace", "link", "rename", "mkdir", "unlink")
 
 
@@ -244,6 +242,7 @@ def every_fault(
 
 
 CODES = (errno.EIO, errno.ENOSPC, errno.EACCES)
+
 SOME_CODES = [
     pytest.param((errno.ENOSPC,), id="ENOSPC"),
     pytest.param((errno.EIO, errno.EACCES), id="rest", marks=pytest.mark.slow),
@@ -312,8 +311,6 @@ def test_every_fault_of_a_replacement_leaves_the_old_or_the_new_bundle(
     assert every_fault(monkeypatch, lambda: pico.write(target, force=True, count=3), verify, codes) > 40
     assert len(new) == 1
 
-
-# Kills and full disks, in processes of their own.
 
 WRITER = """
     import sys
@@ -447,3 +444,24 @@ def test_ctrl_c_removes_the_temporary(tmp_path: Path) -> None:
         while interrupted.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_can_be_written(tmp_path: Path) -> None:
+    there = tmp_path / "there.png"
+    there.write_bytes(b"x")
+    assert check_outputs((tmp_path / "a.png", None), force=False) == (str(tmp_path / "a.png"),)
+    assert check_outputs((there,), force=True) == (str(there),)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("there.png",), "exists; give --force"),
+        (("none/a.png",), "folder of .* does not exist"),
+        (("a.png", "./a.png"), "one name"),
+    ],
+)
+def test_what_cannot(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    (tmp_path / "there.png").write_bytes(b"x")
+    with pytest.raises(UsageError, match=said):
+        check_outputs([tmp_path / name if name[0] != "." else f"{tmp_path}/{name}" for name in names], force=False)

@@ -13,11 +13,11 @@ import pytest
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.errors import EngineError, InputError
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.session.session import RenderedFrame
+from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.video_io import pipeline
-from dni_deploy.video_io.channel import AbortableQueue, QueueClosedError
 from dni_deploy.video_io.encoder import EncoderSettings, OutputFormat
 from dni_deploy.video_io.pipeline import PipelineSettings, run_pipeline
+from dni_deploy.video_io.queues import AbortableQueue, QueueClosedError
 from dni_deploy.video_io.reader import DroppedFrames, VideoReader
 from dni_deploy.video_io.resume import open_job
 from dni_deploy.video_io.video_file import open_video_file

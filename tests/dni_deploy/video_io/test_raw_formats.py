@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from dni_deploy.errors import InputError, LimitError, PartialResultError, UsageError
-from dni_deploy.video_io.raw_formats import parse_rate
-from dni_deploy.video_io.rgb24 import parse_size, read_rgb24_frames
+from dni_deploy.video_io.raw_formats import parse_rate, parse_size, read_rgb24_frames
 
 
 @pytest.mark.parametrize(("text", "size"), [("640x360", (640, 360)), (" 1X1 ", (1, 1))])

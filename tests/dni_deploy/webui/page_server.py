@@ -15,7 +15,7 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.session.session import Session
 from dni_deploy.signature import Signature
 from dni_deploy.webui.app import AppState
-from dni_deploy.webui.limits import RequestLimits
+from dni_deploy.webui.guard import RequestLimits
 from dni_deploy.webui.pixel_blend import PixelBlend
 from dni_deploy.webui.renderer import Renderer
 from dni_deploy.webui.server import PageServer, open_listening_socket

@@ -16,7 +16,7 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 
 import contextlib
 
-from dni_deploy.webui.limits import RequestLimits
+from dni_deploy.webui.guard import RequestLimits
 from tests.dni_deploy.webui.page_server import TOKEN, Live, served
 from tests.dni_deploy.webui.test_guard import ask
 

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from dni_deploy.utils.hardware import measure_resident_bytes
-from dni_deploy.webui.limits import RequestLimits
+from dni_deploy.webui.guard import RequestLimits
 from dni_deploy.webui.message import FLAG_SET_BY_PAGE, unpack_message
 from tests.dni_deploy.webui.page_server import TOKEN, Clock, Live, served
 

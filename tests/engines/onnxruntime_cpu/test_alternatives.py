@@ -14,10 +14,9 @@ import pytest
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError, UsageError
-from engines import ENGINES, choose_engine, load_engine
-from engines.interface import Engine
+from engines.interface import Engine, EngineOptions
 from engines.onnxruntime_cpu import layout, runtime
-from engines.options import EngineOptions
+from engines.registry import ENGINES, choose_engine, load_engine
 from tests.engines.conftest import Case, write
 from tests.support.handmade_graphs import HAND, Hand, clamped_weight, weight_norm
 
@@ -105,7 +104,7 @@ def test_auto_is_the_one_in_place(cases: dict[str, tuple[Case, Bundle]]) -> None
 def test_an_unknown_engine_and_an_absent_package_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"no engine 'vulkan'.*onnxruntime-rebuild"):
         choose_engine("vulkan")
-    monkeypatch.setattr("engines.obstacles.find_spec", lambda name: None)
+    monkeypatch.setattr("engines.registry.find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match=r"pip install 'dni-deploy\[cpu\]'"):
         choose_engine("onnxruntime")
     with pytest.raises(UnavailableError, match=r"No engine can run"):

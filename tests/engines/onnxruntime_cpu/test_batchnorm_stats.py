@@ -12,12 +12,11 @@ from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
 from dni_deploy.blending.batchnorm_stats_file import list_statistics_names, read_recalibration, serialize_recalibration
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.extras import store_recalibration
+from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import CoefficientsError, DniError
-from engines import build_engine, load_engine
-from engines.interface import Engine
+from engines.interface import BuildOptions, Engine, EngineOptions
 from engines.onnxruntime_cpu import runtime
-from engines.options import BuildOptions, EngineOptions
+from engines.registry import build_engine, load_engine
 from tests.engines.conftest import Case, write
 from tests.support.handmade_graphs import HAND
 

@@ -11,8 +11,13 @@ from onnx import numpy_helper
 
 from engines.onnxruntime_cpu import layout as layout_module
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.arena import HostWeightBuffer, allocate_aligned
-from engines.onnxruntime_cpu.layout import SPAN_ALIGNMENT_FLOATS, InPlaceUnsupportedError, find_layout
+from engines.onnxruntime_cpu.layout import (
+    SPAN_ALIGNMENT_FLOATS,
+    HostWeightBuffer,
+    InPlaceUnsupportedError,
+    allocate_aligned,
+    find_layout,
+)
 from engines.onnxruntime_cpu.lowering import lower_for_cpu
 from tests.engines.conftest import NAMES, Case
 from tests.support.handmade_graphs import HAND, clamped_weight, weight_norm

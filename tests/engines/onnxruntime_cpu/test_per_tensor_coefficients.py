@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError, UsageError
-from engines import load_engine
-from engines.interface import Engine
+from engines.interface import Engine, EngineOptions
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.arena import allocate_aligned
 from engines.onnxruntime_cpu.blender import Blender
-from engines.onnxruntime_cpu.layout import find_layout
+from engines.onnxruntime_cpu.layout import allocate_aligned, find_layout
 from engines.onnxruntime_cpu.lowering import lower_for_cpu
-from engines.options import EngineOptions
+from engines.registry import load_engine
 from tests.engines.conftest import NAMES, Case, in_place, write
 from tests.engines.onnxruntime_cpu.test_blender import FOLDED, fresh
 from tests.engines.onnxruntime_cpu.test_engine import TOLERANCE, WITH_INSTANCE_NORM

@@ -17,9 +17,8 @@ from dni_deploy.blending.blend import blend_rows
 from dni_deploy.errors import EngineError
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.arena import allocate_aligned
 from engines.onnxruntime_cpu.engine import InPlaceEngine
-from engines.onnxruntime_cpu.layout import InPlaceUnsupportedError, Layout, WeightSpan, find_layout
+from engines.onnxruntime_cpu.layout import InPlaceUnsupportedError, Layout, WeightSpan, allocate_aligned, find_layout
 from engines.onnxruntime_cpu.lowering import lower_for_cpu
 from engines.onnxruntime_cpu.verify_in_place import MAX_RELATIVE_ERROR, verify_blend, verify_each_weight, verify_weight_effect
 from engines.verification_inputs import make_verification_input

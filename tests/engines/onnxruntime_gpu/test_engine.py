@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError, UnavailableError
+from engines.interface import EngineOptions
 from engines.lowering.gpu import lower_for_gpu
 from engines.onnxruntime_cpu import runtime
-from engines.options import EngineOptions
 from tests.engines.conftest import Case, write
 from tests.engines.cuda.test_per_tensor_blend import blended, some_rows
 from tests.fakes.gpu import FakeGpu

@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from dni_deploy.blending.blend import blend_float64
-from dni_deploy.bundle.bundle import Bundle, write_bundle
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.errors import UsageError
 from dni_deploy.signature import Signature
-from engines import build_engine, load_engine
+from engines.interface import BuildOptions, EngineOptions
 from engines.onnxruntime_cpu import runtime
-from engines.options import BuildOptions, EngineOptions
 from engines.profile import Profile
+from engines.registry import build_engine, load_engine
 from engines.trt import serialize_refitted
 from engines.trt.features import detect_features
 from engines.verification import MAX_RELATIVE_ERROR

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines import build_engine, load_engine
-from engines.options import BuildOptions, EngineOptions
+from engines.interface import BuildOptions, EngineOptions
 from engines.profile import Profile
+from engines.registry import build_engine, load_engine
 from engines.verification import psnr
 from engines.verification_inputs import relative_error
 from tests.engines.conftest import NAMES, Case, write

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dni_deploy.blending.batchnorm_stats import blend_tensors
 from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.extras import store_recalibration
+from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import DniError, EngineError
 from engines.onnxruntime_cpu import runtime
 from engines.trt import serialize_refitted

@@ -71,7 +71,7 @@ def wrong(call: Call, real: dict[str, Any]) -> str | None:
 def drive(gpu: FakeGpu, folder: Path) -> Iterator[str]:
     """Every kind of engine through its whole life."""
     import engines.trt as ours
-    from engines.options import BuildOptions, EngineOptions
+    from engines.interface import BuildOptions, EngineOptions
     from engines.trt.features import detect_features
 
     for case, kind, precision, strip in [
@@ -253,8 +253,8 @@ def test_names_in_our_sources_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_tensorrt_calls_of_ours(gpu: FakeGpu) -> None:
     """The logger's and the monitor's methods have the real ones' names and parameters."""
+    from engines.trt.build import make_progress_monitor
     from engines.trt.messages import TensorRTLogger
-    from engines.trt.monitor import make_progress_monitor
 
     if bindings.missing("11.4") is not None:
         pytest.skip(str(bindings.missing("11.4")))

@@ -14,12 +14,11 @@ import pytest
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, EngineError, LimitError, UnavailableError
-from engines import build_engine, load_engine
+from engines.interface import BuildOptions, EngineOptions
 from engines.lowering.gpu import LoweredGraph
-from engines.options import BuildOptions, EngineOptions
+from engines.registry import build_engine, load_engine
 from engines.trt import build_refit, open_refit, serialize_refitted
-from engines.trt.plan import Plan, read_plan, write_plan
-from engines.trt.target import PlanIdentity
+from engines.trt.plan import Plan, PlanIdentity, read_plan, write_plan
 from tests.engines.conftest import Case, write
 from tests.engines.trt.conftest import bn, picture, profile
 from tests.engines.trt.test_modes import build, everywhere
@@ -79,7 +78,7 @@ def test_a_build_that_fails_writes_nothing(bundle: Bundle, gpu: FakeGpu, monkeyp
     def wrong(*given: Any) -> float:
         raise EngineError("another picture")
 
-    monkeypatch.setattr("engines.trt.building.verify_members", wrong)
+    monkeypatch.setattr("engines.trt.build.verify_members", wrong)
     refused(gpu, "another picture", lambda: build(bundle))
     assert not list((bundle.path / "plans").glob("*"))
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.extras import store_recalibration
+from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
 from engines.profile import Profile
 from engines.trt.build_settings import BuildSettings
@@ -23,13 +23,13 @@ from engines.trt.plan import (
     OutputSample,
     Plan,
     PlanHeader,
+    PlanIdentity,
     find_plan,
     plan_path,
     read_plan,
     search_plans,
     write_plan,
 )
-from engines.trt.target import PlanIdentity
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn
 from tests.fakes.gpu import FakeGpu

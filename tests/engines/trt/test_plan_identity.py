@@ -18,10 +18,10 @@ import pytest
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError
-from engines import build_engine, load_engine
+from engines.interface import BuildOptions, EngineOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.recipes import Recipes
-from engines.options import BuildOptions, EngineOptions
+from engines.registry import build_engine, load_engine
 from engines.trt.build_settings import BuildSettings
 from engines.trt.plan import FORMAT, PLAN_MAGIC, find_plan, search_plans
 from tests.engines.test_plan_identity import CHANGES, other_fold, renamed_node
@@ -164,7 +164,7 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
     from engines.trt import build
 
     configs: list[Any] = []
-    real = build._config
+    real = build._make_config
 
     def spied(order: Any) -> Callable[[Any, Any], Any]:
         make = real(order)
@@ -175,7 +175,7 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
 
         return call
 
-    monkeypatch.setattr(build, "_config", spied)
+    monkeypatch.setattr(build, "_make_config", spied)
     build_engine(bundle, name, BuildOptions(profile=profile(bundle), precision=precision))
     ((settings, config),) = configs
     flags = {flag for flag, member in trt.BuilderFlag.__members__.items() if config.get_flag(member)}

@@ -10,9 +10,8 @@ import pytest
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
-from engines import load_engine
-from engines.trt.plan import Plan, read_plan, write_plan
-from engines.trt.target import PlanIdentity
+from engines.registry import load_engine
+from engines.trt.plan import Plan, PlanIdentity, read_plan, write_plan
 from tests.engines.trt.conftest import picture, profile
 from tests.engines.trt.test_modes import build, everywhere, opened
 from tests.fakes.gpu import FakeGpu
@@ -55,7 +54,7 @@ def test_both(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
 def test_another_count_than_the_plan_has(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engines.trt.weights import RefitWeights
+    from engines.trt.refitter import RefitWeights
 
     build(bundle)
     real = RefitWeights.count_of

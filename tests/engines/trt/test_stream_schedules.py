@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
-from engines.options import BuildOptions, EngineOptions
+from engines.interface import BuildOptions, EngineOptions
 from tests.engines.trt import alpha_probe_network
 from tests.engines.trt.alpha_probe_network import WEIGHTS, Caught, Schedule
 from tests.fakes.gpu import FakeGpu
@@ -414,7 +414,7 @@ def _replay_at_once(engine: Any, x: NDArray[np.float32]) -> None:
 
 @oldest
 def test_host_weights_read_before_the_blend(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engines.trt.weights import RefitWeights
+    from engines.trt.refitter import RefitWeights
 
     without_waiting(monkeypatch, RefitWeights, "download_to_host", lambda source, stream: stream)
     catch(gpu, tmp_path)

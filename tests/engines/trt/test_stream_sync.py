@@ -18,7 +18,7 @@ import pytest
 
 import engines
 from dni_deploy.errors import EngineError
-from engines.options import BuildOptions, EngineOptions
+from engines.interface import BuildOptions, EngineOptions
 from tests.engines.trt import alpha_probe_network
 from tests.engines.trt.alpha_probe_network import Caught, Schedule
 from tests.fakes import gpu as machine
