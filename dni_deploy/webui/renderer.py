@@ -14,9 +14,10 @@ from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.control.shared_alpha import AlphaState, SharedAlpha
 from dni_deploy.errors import DniError
 from dni_deploy.session.session import Session
+from dni_deploy.webui.frame_source import FrameSource, SourceFrame
 from dni_deploy.webui.message import FrameMetadata
 from dni_deploy.webui.pixel_blend import PixelBlend
-from dni_deploy.webui.sources import FrameSource, SourceFrame, encode_jpeg
+from dni_deploy.webui.sources import encode_jpeg
 
 TIMELINE_SOURCE = "timeline"
 ERROR_PAUSE_S = 1.0

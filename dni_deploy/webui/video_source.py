@@ -19,7 +19,7 @@ from dni_deploy.errors import DniError, InputError, UnavailableError, escape_nam
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.video_io.color import ColorSpec, ToRgbConverter
 from dni_deploy.video_io.video_file import find_video_stream, open_container, open_video_file
-from dni_deploy.webui.sources import SourceFrame, compute_fitted_size
+from dni_deploy.webui.frame_source import SourceFrame, compute_fitted_size
 
 MAX_DECODED_FRAMES = 4
 """Decoded frames that wait; the decoder is never farther ahead."""

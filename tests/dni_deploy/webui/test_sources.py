@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from dni_deploy.errors import DniError, ImageFileError, InputError, UnavailableError, UsageError
-from dni_deploy.webui.sources import compute_fitted_size, decode_upload, open_frame_source, parse_size
+from dni_deploy.webui.frame_source import compute_fitted_size
+from dni_deploy.webui.sources import decode_upload, open_frame_source, parse_size
 
 
 def picture(size: tuple[int, int]) -> bytes:
