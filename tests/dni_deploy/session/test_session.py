@@ -296,7 +296,7 @@ def test_a_session_that_is_open_when_the_program_ends(tmp_path: Path) -> None:
         "class Told(Dimmer):\n    def close(self): print('closed', flush=True)\n"
         "first = Coefficients.one_hot('a', ('a', 'b'))\n"
         "plain = Session(Told((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first)\n"
-        "ahead = Session(Told((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first, ahead=True)\n"
+        "ahead = Session(Told((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first, async_refit=True)\n"
         "ahead.alpha = 0.5"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
