@@ -1,22 +1,22 @@
 """Every error that dni-deploy raises on purpose, and the exit code of each kind.
 
     DniError                        exit
-    ├── UsageError (ValueError)      2    the command or call is off: an option, an output that exists
+    ├── UsageError (ValueError)      2    the command or call is wrong: an option, an output that exists
     │   └── CoefficientsError        2    an alpha that is not one number per member, >= 0, summing to 1
     ├── InputError (ValueError)      3    a file is missing, damaged or not what it says
     │   ├── CheckpointError          3
     │   ├── BundleError              3
-    │   └── ImageFileError             3
+    │   └── ImageFileError           3
     ├── MismatchError (ValueError)   4    each input is sound, but they do not fit together
     ├── RefusedError                 5    reading it would run its code, or follow a path out of its folder
     ├── LimitError                   6    too large: memory, disk, size limits
-    ├── UnavailableError           7    something is not installed, or a device or driver is absent
-    │   └── EngineError              7    an engine could not be built, refitted or verified
-    ├── PartialResultError                8    some of the inputs were done and some were not
-    └── BusyError                    9    what only one may have, such as a port, is taken
+    ├── UnavailableError             7    a package, device or driver that is needed and absent
+    ├── PartialResultError           8    some of the inputs were done and some were not
+    ├── BusyError                    9    something that only one process may use, such as a port, is in use
+    └── EngineError                 11    an engine could not be built or refitted, or computes something else than the reference
 
-Exit 1 is a bug of ours, 10 is `check --strict` where the members will not blend, 130 is Ctrl-C. A message is one
-sentence or two: what, where, expected and got, what to do, and what is on disk now where that is in doubt.
+Exit 1 is a bug in dni-deploy, 10 is `check --strict` where the members will not blend, 130 is Ctrl-C. A message is one or two
+sentences: what, where, expected and got, what to do, and what is on disk now where that is in doubt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from __future__ import annotations
 import unicodedata
 
 VERDICT_EXIT_CODE = 10
-"""Of `check --strict` for "will not blend": a result that a script wants to stop at, and no error."""
+"""Exit code of `check --strict` for the verdict "will not blend": a result that a script wants to stop at, not an error."""
 
 
 class DniError(Exception):
@@ -40,6 +40,8 @@ class DniError(Exception):
 
 
 class UsageError(DniError, ValueError):
+    """A wrong command or call: an unknown option, options that exclude each other, an output that exists."""
+
     kind = "UsageError"
     exit_code = 2
 
@@ -51,12 +53,14 @@ class CoefficientsError(UsageError):
 
 
 class InputError(DniError, ValueError):
+    """A file that is missing, damaged or not what it says."""
+
     kind = "InputError"
     exit_code = 3
 
 
 class CheckpointError(InputError):
-    """A checkpoint file that cannot be read as tensors under names."""
+    """A checkpoint file that cannot be read as named tensors."""
 
     kind = "CheckpointError"
 
@@ -68,9 +72,9 @@ class BundleError(InputError):
 
 
 class ImageFileError(InputError):
-    """A picture file that cannot be decoded, or that would lose content by being decoded."""
+    """An image file that cannot be decoded, or that would lose content by being decoded."""
 
-    kind = "PictureError"
+    kind = "ImageFileError"
 
 
 class MismatchError(DniError, ValueError):
@@ -97,35 +101,51 @@ class LimitError(DniError):
 class UnavailableError(DniError):
     """A package, device or driver that is needed and absent."""
 
-    kind = "EnvironmentProblem"
+    kind = "UnavailableError"
     exit_code = 7
 
 
-class EngineError(UnavailableError):
-    """An engine that could not be built, refitted or verified."""
-
-    kind = "EngineError"
+EnvironmentProblem = UnavailableError
+"""The old name, importable until the next release."""
 
 
 class PartialResultError(DniError):
     """A job over several inputs that finished only some of them."""
 
-    kind = "PartialResult"
+    kind = "PartialResultError"
     exit_code = 8
 
 
 class BusyError(DniError):
-    """Something that only one may have, such as a port, is taken."""
+    """Something that only one process may use, such as a port, is in use."""
 
     kind = "BusyError"
     exit_code = 9
+
+
+class EngineError(DniError):
+    """An engine that could not be built or refitted, or that computes something else than the reference.
+
+    No subclass of UnavailableError: a wrong result must never look like a missing package. `--engine auto` does not skip it.
+    """
+
+    kind = "EngineError"
+    exit_code = 11
 
 
 _UNSAFE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def escape_name(name: object, limit: int = 200) -> str:
-    """A name from outside (file, tensor, key) made safe for one line: control and bidi characters and line ends escaped."""
+    """Makes a name from outside (file, tensor, key) safe to print on one line.
+
+    Args:
+        name: Anything; its str() is used.
+        limit: Largest number of characters of the result.
+
+    Returns:
+        The name with control characters, bidirectional controls and line ends escaped, and cut at the limit with an ellipsis.
+    """
     safe = "".join(
         character if unicodedata.category(character) not in _UNSAFE_CATEGORIES else character.encode("unicode_escape").decode()
         for character in str(name)[: limit + 1]

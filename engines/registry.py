@@ -211,10 +211,10 @@ def choose_builder(name: str = "auto") -> EngineChoice:
 def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> OpenedEngine:
     """Open the bundle in an engine; every slot still needs its first refit. The caller closes it.
 
-    auto passes over what this machine lacks, and `reason` says so: an obstacle, a package that does not import, an UnavailableError
-    from the opener. It does not pass over an EngineError: that engine opened here and then failed or computed something else than
-    the reference. Whoever has a GPU shall hear of that, and not wonder why frames are slow; `--engine` names another one.
-    Neither does it pass over a damaged plan (BundleError, RefusedError): that one is to be built again.
+    auto skips what this machine lacks, and `reason` says so: an unavailable reason, a package that does not import, an
+    UnavailableError from the opener. It does not skip an EngineError: that engine is available and failed, or computed something
+    else than the reference. The owner of a GPU must learn that, and not wonder why frames are slow; `--engine` names another one.
+    Neither does it skip a damaged plan (BundleError, RefusedError): that one is to be built again.
     Raises UsageError (name), UnavailableError (cannot run here), EngineError (the network cannot be opened).
     """
     options = options or EngineOptions()
@@ -225,10 +225,10 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
     for candidate in _available_engines(bundle, options.device, passed):
         try:
             return OpenedEngine(_call_opener(candidate, bundle, options), EngineChoice(candidate, _format_reasons(passed)))
-        except EngineError as error:
-            raise type(error)(f"{error} This is what auto chose; name another one with --engine to do without it.") from error
         except UnavailableError as error:
             passed[candidate] = str(error).removeprefix(_unavailable_prefix(candidate)).rstrip(".")
+        except EngineError as error:
+            raise _chosen_by_auto(error) from error
     raise _no_engine_error(passed)
 
 
@@ -275,12 +275,18 @@ def _available_engines(bundle: Bundle | None, device: int, skipped: dict[str, st
             continue
         try:
             obstacle = _find_unavailable_reason(name, bundle, device)
+        except EngineError as error:
+            raise _chosen_by_auto(error) from error
         except DniError as error:  # a plan that cannot be read, say: a reason like any other, and the next one may run
             obstacle = str(error).rstrip(".")
         if obstacle is None:
             yield name
         else:
             skipped[name] = obstacle
+
+
+def _chosen_by_auto(error: EngineError) -> EngineError:
+    return type(error)(f"{error} This is what auto chose; name another one with --engine to do without it.")
 
 
 def _find_unavailable_reason(name: str, bundle: Bundle | None, device: int) -> str | None:

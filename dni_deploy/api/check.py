@@ -32,7 +32,7 @@ from dni_deploy.compatibility.report import ArchitectureMismatch, CheckReport, P
 from dni_deploy.compatibility.runner import open_runner
 from dni_deploy.compatibility.trial import PairMeasurements, format_pair_name, measure_pairs
 from dni_deploy.compatibility.verdict import VERDICTS, PairEvidence, judge_pair
-from dni_deploy.errors import EngineError, MismatchError, UnavailableError, UsageError, escape_name
+from dni_deploy.errors import MismatchError, UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.image_file import Paths, list_images, read_image
 from dni_deploy.signature import Signature
@@ -67,7 +67,8 @@ def check(
     reference  what the network should make of them, in the same order: gives the loss barrier.
     report     .html: a page with pictures, figures and tables; .png, .svg or .pdf: a plot of the layers.
     A poor verdict is a result, no error, and so are members of different networks. Raises UsageError (fewer than two members, a
-    report that exists), MismatchError (references of another size or number), and what reading checkpoints and pictures raises.
+    report that exists), MismatchError (references of another size or number), EngineError (the engine fails its verification, so
+    that nothing can be said), and what reading checkpoints and pictures raises.
     """
     suffix = _check_report_path(report, force)
     if reference is not None and image is None:
@@ -194,10 +195,7 @@ def _measure_pairs(
                 raise
             return PairMeasurements(), None, f"No midpoint was computed, because the architecture is not known: {problem}"
         found = make_sample_inputs(runner.signature, images or _default_images(runner.signature), references)
-        try:
-            return measure_pairs(runner, family, pairs, found, progress), runner.architecture, None
-        except EngineError as problem:
-            return PairMeasurements(), runner.architecture, f"No midpoint was computed: {problem}"
+        return measure_pairs(runner, family, pairs, found, progress), runner.architecture, None
 
 
 def _default_images(signature: Signature) -> list[tuple[str, Frame]]:

@@ -22,6 +22,7 @@ from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import (
+    EngineError,
     InputError,
     LimitError,
     MismatchError,
@@ -278,7 +279,7 @@ def _remove_job_on_failure(job: VideoJob) -> Iterator[None]:
     """Remove the job where going on with it would fail again; what a stop, a full disk or a device broke off stays."""
     try:
         yield
-    except (LimitError, UnavailableError, JobFolderError, OSError):
+    except (LimitError, UnavailableError, EngineError, JobFolderError, OSError):
         if not job.segments:
             job.remove()
         raise

@@ -37,7 +37,7 @@ THREAD_JOIN_TIMEOUT_S = 60.0
 class JobFolderError(InputError):
     """The work folder cannot be written; the film itself is not at fault, so what is done stays."""
 
-    kind = "WorkFolderError"
+    kind = "JobFolderError"
 
 
 class ProcessedFrame(NamedTuple):

@@ -36,7 +36,7 @@ SPAN_ALIGNMENT_FLOATS = 16
 class InPlaceUnsupportedError(EngineError):
     """This graph cannot be refitted in place; str() says why."""
 
-    kind = "NotInPlace"
+    kind = "InPlaceUnsupportedError"
 
 
 @dataclass(frozen=True)

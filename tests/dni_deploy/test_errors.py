@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from dni_deploy import errors
 from dni_deploy.cli.main import main
-from dni_deploy.errors import DniError, escape_name
+from dni_deploy.errors import DniError, EngineError, UnavailableError, escape_name
 
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DniError)]
+KINDS = list(dict.fromkeys(kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DniError)))
 
 
 def test_the_tree_is_true() -> None:
     """Each line of the drawing: name, indentation by parent, exit code, and ValueError where it says so."""
-    lines = re.findall(r"^    ([│ ]*)(?:[├└]── )?(\w+)( \(ValueError\))?  +(\d|exit)", errors.__doc__ or "", re.M)
+    lines = re.findall(r"^    ([│ ]*)(?:[├└]── )?(\w+)( \(ValueError\))?  +(\d+|exit)", errors.__doc__ or "", re.M)
     drawn = {name: (len(indent) // 4, code) for indent, name, _, code in lines}
     assert set(drawn) == {kind.__name__ for kind in KINDS}
     for kind in KINDS:
@@ -34,16 +34,26 @@ def test_the_tree_is_true() -> None:
 
 
 def test_exit_codes() -> None:
-    """1 is a bug of ours and 130 Ctrl-C: no error on purpose has them."""
+    """1 is a bug of ours, 10 a verdict and 130 Ctrl-C: no error on purpose has them."""
     codes = {kind.exit_code for kind in KINDS if kind is not DniError}
-    assert codes == {2, 3, 4, 5, 6, 7, 8, 9}
+    assert codes == {2, 3, 4, 5, 6, 7, 8, 9, 11}
     for kind in KINDS:
         for parent in kind.__mro__[1:]:
             if parent in KINDS and parent is not DniError:
                 assert kind.exit_code == parent.exit_code  # a kind inside a kind keeps its code
 
 
-ROOT = Path(__file__).parent.parent
+def test_a_wrong_result_never_looks_like_a_missing_package() -> None:
+    """The order of two `except` must not decide whether `--engine auto` goes on with another engine."""
+    assert not issubclass(EngineError, UnavailableError)
+    assert not issubclass(UnavailableError, EngineError)
+
+
+def test_the_old_name_is_importable_for_one_release() -> None:
+    assert errors.EnvironmentProblem is UnavailableError
+
+
+ROOT = Path(__file__).parents[2]
 
 FIXED = {
     "BundleError": 3,
@@ -51,17 +61,17 @@ FIXED = {
     "CheckpointError": 3,
     "CoefficientsError": 2,
     "DniError": 1,
-    "EngineError": 7,
-    "EnvironmentProblem": 7,
+    "EngineError": 11,
+    "ImageFileError": 3,
+    "InPlaceUnsupportedError": 11,
     "InputError": 3,
+    "JobFolderError": 3,
     "LimitError": 6,
     "MismatchError": 4,
-    "NotInPlace": 7,
-    "PartialResult": 8,
-    "PictureError": 3,
+    "PartialResultError": 8,
     "RefusedError": 5,
+    "UnavailableError": 7,
     "UsageError": 2,
-    "WorkFolderError": 3,
 }
 """The kind of every error, as scripts read it in JSON, and its exit code. The kinds stay, whatever the classes are called."""
 
@@ -100,7 +110,7 @@ def test_every_error_has_a_kind_of_its_own_and_none_changes() -> None:
         kinds += values
     assert sorted(kinds) == sorted(FIXED)
     assert {kind.kind: kind.exit_code for kind in KINDS} == {
-        name: code for name, code in FIXED.items() if name not in ("NotInPlace", "WorkFolderError")
+        name: code for name, code in FIXED.items() if name not in ("InPlaceUnsupportedError", "JobFolderError")
     }
 
 
@@ -133,11 +143,11 @@ def test_a_renamed_class_changes_no_json(kind: type[DniError], monkeypatch: pyte
         ("", ""),
     ],
 )
-def test_shown(name: object, safe: str) -> None:
+def test_escape_name(name: object, safe: str) -> None:
     assert escape_name(name) == safe
 
 
-def test_shown_is_short() -> None:
+def test_escape_name_cuts_long_names() -> None:
     assert escape_name("x" * 200) == "x" * 200
     assert escape_name("x" * 201) == "x" * 199 + "\u2026"
     assert len(escape_name("\n" * 10**6)) == 200
@@ -145,7 +155,7 @@ def test_shown_is_short() -> None:
 
 
 @given(st.text(st.characters()), st.integers(1, 300))
-def test_shown_is_one_printable_line(name: str, limit: int) -> None:
+def test_escape_name_gives_one_printable_line(name: str, limit: int) -> None:
     text = escape_name(name, limit)
     assert len(text) <= limit
     assert len(text.splitlines()) <= 1

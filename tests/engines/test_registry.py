@@ -73,8 +73,8 @@ class Rack:
 
             return open
 
-        monkeypatch.setattr(engines, "ENGINES", {name: entry(name) for name in AUTO})
-        monkeypatch.setattr(engines, "_import_function", function)
+        monkeypatch.setattr(registry, "ENGINES", {name: entry(name) for name in AUTO})
+        monkeypatch.setattr(registry, "_import_function", function)
 
 
 @pytest.fixture
@@ -153,6 +153,14 @@ def test_a_verification_that_fails_is_never_passed_over(rack: Rack) -> None:
     assert rack.opened == ["tensorrt"]
 
 
+def test_neither_is_an_engine_error_while_availability_is_checked(rack: Rack) -> None:
+    """Looking for a plan lowers the graph, which may fail; that is an error of the engine, not its absence."""
+    rack.obstacles["tensorrt"] = EngineError("The graph cannot be lowered.")
+    for entry_point in (choose_engine, choose_builder, lambda: open_engine(BUNDLE)):
+        with pytest.raises(EngineError, match=r"cannot be lowered\. This is what auto chose; .*--engine"):
+            entry_point()
+
+
 @pytest.mark.parametrize("error", [BundleError("damaged"), RefusedError("another's"), UsageError("no"), MemoryError()])
 def test_neither_is_anything_else(rack: Rack, error: Exception) -> None:
     rack.openers["tensorrt"] = error
@@ -177,7 +185,7 @@ def test_a_package_that_does_not_import_is_told(monkeypatch: pytest.MonkeyPatch,
     (tmp_path / "broken_engine.py").write_text("raise ImportError('libnvinfer.so.11: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     entry = replace(ENGINES["tensorrt"], opener="broken_engine:open", unavailable_reason=lambda bundle, device=0: None)
-    monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "tensorrt": entry, "onnxruntime-gpu": entry})
+    monkeypatch.setattr(registry, "ENGINES", {**ENGINES, "tensorrt": entry, "onnxruntime-gpu": entry})
     with pytest.raises(UnavailableError, match=r"^The engine tensorrt cannot run here: ImportError, libnvinfer.so.11: cannot"):
         open_engine(BUNDLE, "tensorrt")
 

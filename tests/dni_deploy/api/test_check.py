@@ -33,7 +33,15 @@ from dni_deploy.compatibility.permutation import align_permutations
 from dni_deploy.compatibility.probes import draw_test_image, make_sample_inputs
 from dni_deploy.compatibility.runner import open_runner
 from dni_deploy.compatibility.verdict import PairEvidence, judge_pair
-from dni_deploy.errors import VERDICT_EXIT_CODE, CheckpointError, ImageFileError, InputError, MismatchError, UsageError
+from dni_deploy.errors import (
+    VERDICT_EXIT_CODE,
+    CheckpointError,
+    EngineError,
+    ImageFileError,
+    InputError,
+    MismatchError,
+    UsageError,
+)
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.signature import Signature
 
@@ -95,6 +103,36 @@ def test_an_unknown_network_is_judged_by_its_filters() -> None:
     report = check({"a": state, "b": {key: value + 0.01 for key, value in state.items()}})
     assert (report.verdict, report.architecture, report.midpoints) == ("blends well", None, ())
     assert any("No midpoint was computed" in note for note in report.notes)
+
+
+def test_an_engine_that_fails_its_verification_gives_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """With a verdict, `check --strict` would pass on a machine whose engine computes something else than the reference."""
+
+    def open_broken(*arguments: object, **options: object) -> None:
+        raise EngineError("The engine differs from ONNX Runtime by 3.0e-01 of the largest value.")
+
+    monkeypatch.setattr("dni_deploy.api.check.open_runner", open_broken)
+    files = []
+    for name, state in named(pico_family("srcnn_959", 2)).items():
+        save_file(state, tmp_path / f"{name}.safetensors")
+        files.append(f"{name}={tmp_path / name}.safetensors")
+    with pytest.raises(EngineError, match="differs from ONNX Runtime"):
+        check(dict(member.split("=") for member in files))
+    assert main(["check", *files, "--strict", "--json"]) == 11
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert json.loads(captured.err)["error"]["kind"] == "EngineError"
+
+
+def test_an_engine_that_fails_while_it_runs_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise EngineError("The GPU failed.")
+
+    monkeypatch.setattr("dni_deploy.api.check.measure_pairs", fail)
+    with pytest.raises(EngineError, match="GPU failed"):
+        check(named(pico_family("srcnn_959", 2)))
 
 
 def test_nothing_to_compare() -> None:
