@@ -17,10 +17,11 @@ from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, escape_name
 from dni_deploy.signature import Signature
+from dni_deploy.utils.compare_arrays import psnr_db, relative_error
 from engines.interface import Engine
 from engines.onnxruntime_cpu import runtime
 from engines.profile import Profile
-from engines.verification_inputs import make_random_input, mixed_coefficients, relative_error
+from engines.verification_inputs import make_random_input, mixed_coefficients
 
 MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 5e-3}
 """Of the output's largest value. fp32: sums in another order differ by 1e-7 to 1e-5 over hundreds of layers (TF32, which is off,
@@ -136,7 +137,7 @@ def _check_output(
     precision: str,
 ) -> float:
     error = relative_error(got, expected)
-    decibels = psnr(got, expected)
+    decibels = psnr_db(got, expected)
     if _is_within_tolerance(error, decibels, precision):
         return error
     told = ", ".join(f"{escape_name(name)}={share:.3g}" for name, share in zip(names, coefficients, strict=True) if share)
@@ -151,11 +152,3 @@ def _is_within_tolerance(error: float, decibels: float, precision: str) -> bool:
         return precision == "fp32" and error <= MAX_RELATIVE_ERROR["fp32"]
     mean = 10 ** (-decibels / 20)  # the root of the mean square, as a share of the peak, as `error` is
     return error <= MAX_RELATIVE_ERROR["fp16"] or (decibels >= FP16_ROUNDING_PSNR_DB and error <= MAX_PEAK_TO_RMS * mean)
-
-
-def psnr(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """In dB, the peak being the largest expected value; -inf where it cannot be told, inf for equal ones."""
-    if got.shape != expected.shape or not np.isfinite(got).all():
-        return float("-inf")
-    mean = float(np.mean((got.astype(np.float64) - expected) ** 2))
-    return float("inf") if mean == 0 else float(20 * np.log10(max(float(np.abs(expected).max()), 1e-30) / np.sqrt(mean)))

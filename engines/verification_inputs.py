@@ -29,10 +29,3 @@ def mixed_coefficients(members: int) -> NDArray[np.float64]:
     """A share for every member, all different and none 0: float64 (N,), summing to 1."""
     shares = np.linspace(1.0, 2.0, members)
     return np.asarray(shares / shares.sum(), np.float64)
-
-
-def relative_error(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """The largest difference, as a share of the largest expected value; infinite where shapes differ or something is not finite."""
-    if got.shape != expected.shape or not (np.isfinite(got).all() and np.isfinite(expected).all()):
-        return float("inf")
-    return float(np.abs(got - expected).max() / max(float(np.abs(expected).max()), 1e-30))

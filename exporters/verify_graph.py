@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import MismatchError, escape_name
 from dni_deploy.signature import Signature
+from dni_deploy.utils.compare_arrays import relative_error
 from dni_deploy.utils.onnx_weights import fill_initializers
 from exporters.canonical_names import find_used_values
 from exporters.export_graph import INPUT_NAME, collect_float_tensors
@@ -51,20 +52,13 @@ def verify_graph(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *
                 "so its graph cannot be verified."
             )
         got = session.run(None, {INPUT_NAME: x.numpy()})[0]
-        error = compute_relative_error(got, wanted) if got.shape == wanted.shape else np.inf
-        worst = worst if error <= worst else error  # NaN too
-    if not worst <= MAX_RELATIVE_ERROR:
+        worst = max(worst, relative_error(got, wanted))
+    if worst > MAX_RELATIVE_ERROR:
         raise MismatchError(
             f"The exported graph of {escape_name(type(net).__name__)} does not follow its weights: with other weights under the same names, "
             f"its output differs from PyTorch's by {worst:.1e} of the range, where {MAX_RELATIVE_ERROR:.0e} is allowed."
         )
     return worst
-
-
-def compute_relative_error(output: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
-    """The largest difference over the largest wanted value; NaN if either has one."""
-    difference = np.abs(output.astype(np.float64) - expected).max()
-    return float(difference / max(float(np.abs(expected).max()), 1e-12))
 
 
 def _perturb_tensor(tensor: Tensor, generator: torch.Generator) -> Tensor:

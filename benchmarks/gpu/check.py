@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.prepared import REFERENCE_ALPHAS
+from dni_deploy.utils.compare_arrays import psnr_db, relative_error
 from engines.interface import Engine
 
 MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 5e-3}
@@ -54,9 +54,8 @@ def agreement(engine: Engine, expected: Mapping[str, NDArray[Any]], *, changes: 
         for name in names:
             engine.refit(slot, np.array(REFERENCE_ALPHAS[name]))
             outputs[name] = engine.infer(slot, x)
-            error, ratio = _difference(outputs[name], expected[name])
-            errors.append(error)
-            ratios.append(ratio)
+            errors.append(min(relative_error(outputs[name], expected[name]), INVALID_OUTPUT_SCORES[0]))
+            ratios.append(max(psnr_db(outputs[name], expected[name]), INVALID_OUTPUT_SCORES[1]))
         if changes:
             engine.refit(slot, np.array(REFERENCE_ALPHAS["mixed"]))
             returns.append(np.array_equal(engine.infer(slot, x), outputs["mixed"]))
@@ -72,16 +71,3 @@ def fault(found: Agreement, precision: str) -> str | None:
     if precision == "fp16" and found.psnr is not None and not found.psnr >= MIN_FP16_PSNR_DB:
         return f"wrong: {found.psnr:.1f} dB against PyTorch, asked for are {MIN_FP16_PSNR_DB:g}"
     return None
-
-
-def _difference(got: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
-    """Largest error over the largest expected value, and the PSNR in dB; INVALID_OUTPUT_SCORES for what is no picture."""
-    if got.shape != expected.shape:
-        return INVALID_OUTPUT_SCORES
-    difference = np.subtract(got, expected, dtype=np.float32)
-    if not np.isfinite(difference).all():
-        return INVALID_OUTPUT_SCORES
-    peak = max(float(expected.max()), -float(expected.min()), 1e-30)
-    flat = (difference / peak).reshape(-1)
-    root = math.sqrt(float(np.dot(flat, flat)) / flat.size) * peak
-    return max(float(difference.max()), -float(difference.min())) / peak, 20 * math.log10(peak / root) if root else float("inf")

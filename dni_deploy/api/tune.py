@@ -36,6 +36,7 @@ from dni_deploy.tuning.search import (
 from dni_deploy.tuning.sure import SureEstimator
 from dni_deploy.tuning.trials import TestImage, pair_with_references, read_test_images
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
+from dni_deploy.utils.compare_arrays import mse_to_psnr_db
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 
@@ -54,7 +55,7 @@ def _reject_images(picture: Frame, reference: Frame) -> float:
 
 def _format_estimate(error: float) -> str:
     """An estimated mean squared error with the PSNR that it would be; it may be below 0, since it is an estimate."""
-    return f"{error:.1f} ({format_db(10 * math.log10(255**2 / error))})" if error > 0 else f"{error:.1f}"
+    return f"{error:.1f} ({format_db(mse_to_psnr_db(error, 255))})" if error > 0 else f"{error:.1f}"
 
 
 SURE_SCORE = Metric("estimated error", "", False, _reject_images, _format_estimate)

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
 from dni_deploy.errors import EngineError
 from dni_deploy.signature import Signature
+from dni_deploy.utils.compare_arrays import relative_error
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import InPlaceUnsupportedError
-from engines.verification_inputs import make_verification_input, mixed_coefficients, relative_error
+from engines.verification_inputs import make_verification_input, mixed_coefficients
 
 MAX_RELATIVE_ERROR = 1e-4
 """Of the output's largest value: float32 sums in another order differ by 1e-7 to 1e-5 over hundreds of layers, while the

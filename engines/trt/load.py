@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError
+from dni_deploy.utils.compare_arrays import relative_error
 from engines.interface import EngineOptions
 from engines.trt.engine import TensorRTEngine
 from engines.trt.features import detect_features
@@ -14,7 +15,6 @@ from engines.trt.modes import ENGINE_BY_PLAN_KIND, RefitEngine
 from engines.trt.network import Network
 from engines.trt.plan import Plan, read_plan, search_plans
 from engines.verification import MAX_RELATIVE_ERROR, Reference, verify_at
-from engines.verification_inputs import relative_error
 
 
 def open_engine(bundle: Bundle, kind: str, options: EngineOptions) -> TensorRTEngine:

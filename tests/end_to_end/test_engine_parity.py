@@ -16,7 +16,7 @@ from dni_deploy.api.export import export
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.session.session import open_session
-from exporters.verify_graph import compute_relative_error
+from dni_deploy.utils.compare_arrays import relative_error
 from tests.support.pico_architectures import PICO, pico_family, pico_net
 
 TOLERANCE = 1e-5
@@ -102,5 +102,5 @@ def test_output_is_that_of_pytorch_with_the_blended_state_dict(
                     wanted = truth(name, states, shares, x)
                     got = infer(shares, x)
                     assert got.shape == wanted.shape
-                    error = compute_relative_error(got, wanted)
+                    error = relative_error(got, wanted)
                     assert error <= TOLERANCE, f"{name} at {shares}, {shape}: {error:.1e}"

@@ -23,7 +23,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CoefficientsError, UsageError
 from dni_deploy.session.session import open_session
-from exporters.verify_graph import compute_relative_error
+from dni_deploy.utils.compare_arrays import relative_error
 from tests.support import pico_bundle
 from tests.support.pico_architectures import PICO, pico_family, pico_net
 
@@ -61,7 +61,7 @@ def test_a_session_computes_what_pytorch_does_with_every_tensor_blended_by_its_r
             net.load_state_dict({key: torch.as_tensor(array) for key, array in whole.items()}, strict=True)
             with torch.no_grad():
                 expected = net(torch.from_numpy(x).double()).numpy()
-            assert compute_relative_error(session.infer(x), expected) <= TOLERANCE
+            assert relative_error(session.infer(x), expected) <= TOLERANCE
 
 
 @pytest.fixture(scope="module")

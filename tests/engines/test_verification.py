@@ -22,7 +22,6 @@ from engines.verification import (
     SAMPLE_COUNT,
     Reference,
     choose_verification_shape,
-    psnr,
     sample_output,
     verify_at,
     verify_members,
@@ -210,10 +209,3 @@ def test_the_probe_is_small_and_within_the_profile() -> None:
     assert shape((8, 8), (24, 200)) == (1, 3, 24, 64)
     latent = Profile((2, 3, 1, 1), (2, 3, 1, 1), (4, 3, 1, 1))
     assert choose_verification_shape(Signature(kind="latent"), latent) == (2, 3, 1, 1)
-
-
-def test_decibels() -> None:
-    one = np.ones((2, 2), np.float32)
-    assert psnr(one, one) == float("inf")
-    assert psnr(one * np.float32(1.01), one) == pytest.approx(40, abs=1e-3)
-    assert psnr(one[:1], one) == float("-inf")

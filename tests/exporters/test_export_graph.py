@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError
 from dni_deploy.signature import Signature
+from dni_deploy.utils.compare_arrays import relative_error
 from dni_deploy.utils.onnx_weights import strip_initializer
 from exporters.architectures import find_architecture
 from exporters.cache import export_graph_cached
 from exporters.canonical_names import iterate_subgraphs
 from exporters.export_graph import ExportedGraph, export_graph
-from exporters.verify_graph import compute_relative_error
 from tests.support.pico_architectures import PICO, pico_net, pico_state
 
 DIRECT = ("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization")
@@ -82,7 +82,7 @@ def test_opset_17_keeps_the_names_and_the_picture(name: str) -> None:
     for shape in PICO[name].shapes:
         x = seeded(*shape)
         with torch.no_grad():
-            assert compute_relative_error(run(result.graph, x), net(x).numpy()) <= ROUNDING
+            assert relative_error(run(result.graph, x), net(x).numpy()) <= ROUNDING
 
 
 @pytest.mark.parametrize("name", ["dncnn_bn", "transformer_net"])
@@ -150,7 +150,7 @@ def test_an_in_place_layer_that_matters_stays_so() -> None:
     assert net.activation.inplace
     x = seeded(1, 3, 9, 14)
     with torch.no_grad():
-        assert compute_relative_error(run(graph, x), net(x).numpy()) <= ROUNDING
+        assert relative_error(run(graph, x), net(x).numpy()) <= ROUNDING
 
 
 def custom(forward: Callable[[nn.Module, Tensor], Any], **weights: Tensor) -> nn.Module:

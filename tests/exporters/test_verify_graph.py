@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
 from exporters.export_graph import export_graph
-from exporters.verify_graph import MAX_RELATIVE_ERROR, compute_relative_error, verify_graph
+from exporters.verify_graph import MAX_RELATIVE_ERROR, verify_graph
 from tests.exporters.test_export_graph import lifted
 from tests.support.pico_architectures import PICO, pico_net
 
@@ -102,8 +101,3 @@ def test_a_network_that_leaves_the_numbers_cannot_be_verified() -> None:
     net = Sensitive().eval()
     with pytest.raises(MismatchError, match="NaN or infinite values"):
         verify_graph(export_graph(net, Signature()).graph, net, Signature())
-
-
-def test_relative_error_by_hand() -> None:
-    assert compute_relative_error(np.array([1.0, -2.0]), np.array([1.0, -4.0])) == 0.5
-    assert np.isnan(compute_relative_error(np.array([np.nan]), np.array([1.0])))

@@ -15,6 +15,7 @@ from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS
 from benchmarks.paper_reproduction.scenes import blur_background, darken_to_night, saliency
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from benchmarks.paper_reproduction.square import square
+from dni_deploy.utils.compare_arrays import psnr_db
 
 SCENE_SIDE_PX = 256
 SWEEP_ALPHAS = tuple(step / 10 for step in range(11))
@@ -82,7 +83,7 @@ def figure(bench: ReproductionBench) -> Section:
             Table(
                 ("member", "PSNR to its formula, dB"),
                 tuple(
-                    (end, _mean({name: _psnr(got[name], wanted[name]) for name in TEST_PHOTOGRAPHS}))
+                    (end, _mean({name: psnr_db(got[name], wanted[name], 255) for name in TEST_PHOTOGRAPHS}))
                     for end, (got, wanted) in ends.items()
                 ),
             ),
@@ -146,10 +147,6 @@ def _tensor(pixels: Pixels) -> torch.Tensor:
 
 def _pixels(picture: torch.Tensor) -> Pixels:
     return np.asarray(np.rint(picture[0].numpy().transpose(1, 2, 0) * 255), np.uint8)
-
-
-def _psnr(pixels: Pixels, wanted: Pixels) -> float:
-    return float(-10 * np.log10(np.mean((pixels.astype(np.float64) - wanted) ** 2) / 255**2))
 
 
 def _mean(values: Mapping[str, float]) -> float:

@@ -5,29 +5,31 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import MismatchError
-
-
-def mean_squared_error(output: NDArray[Any], reference: NDArray[Any]) -> float:
-    """Mean of the squared differences over all pixels and channels, in float64; same shape, 0..255.
-
-    Raises MismatchError if the sizes differ.
-    """
-    if output.shape != reference.shape:
-        raise MismatchError(
-            f"The picture is {_format_size(output)} and the reference {_format_size(reference)}; they must be of one size to be compared."
-        )
-    difference = output.astype(np.float64) - reference.astype(np.float64)
-    return float(np.mean(np.square(difference, out=difference)))
+from dni_deploy.utils.compare_arrays import psnr_db
 
 
 def psnr(output: NDArray[Any], reference: NDArray[Any]) -> float:
-    """Peak signal-to-noise ratio of two 8-bit pictures in dB, over all channels; infinity if they are identical."""
-    error = mean_squared_error(output, reference)
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    """Computes the PSNR of two 8-bit frames over all pixels and channels.
+
+    Args:
+        output: uint8 (H, W, C), or float values in 0..255 of any shape.
+        reference: Of the same shape.
+
+    Returns:
+        The ratio in dB; inf for identical frames.
+
+    Raises:
+        MismatchError: The sizes differ.
+    """
+    if output.shape != reference.shape:
+        raise MismatchError(
+            f"The picture is {_format_size(output)} and the reference {_format_size(reference)}; "
+            "they must be of one size to be compared."
+        )
+    return psnr_db(output, reference, 255)
 
 
 def format_db(value: float) -> str:

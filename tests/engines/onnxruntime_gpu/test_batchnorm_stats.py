@@ -11,10 +11,10 @@ import pytest
 from dni_deploy.blending.batchnorm_stats import blend_tensors
 from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.errors import CoefficientsError, EngineError
+from dni_deploy.utils.compare_arrays import relative_error
 from engines.interface import EngineOptions
 from engines.lowering.gpu import lower_for_gpu
 from engines.onnxruntime_cpu import runtime
-from engines.verification_inputs import relative_error
 from tests.engines.conftest import Case, write
 from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
 from tests.fakes.gpu import FakeGpu

@@ -28,6 +28,7 @@ from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.errors import UsageError
 from dni_deploy.signature import Signature
+from dni_deploy.utils.compare_arrays import relative_error
 from engines.interface import BuildOptions, EngineOptions
 from engines.onnxruntime_cpu import runtime
 from engines.profile import Profile
@@ -35,7 +36,6 @@ from engines.registry import build_engine, load_engine
 from engines.trt import serialize_refitted
 from engines.trt.features import detect_features
 from engines.verification import MAX_RELATIVE_ERROR
-from engines.verification_inputs import relative_error
 from tests.support import pico_bundle
 
 KINDS = ("tensorrt", "tensorrt-inputs", "tensorrt-graph")

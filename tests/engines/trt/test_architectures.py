@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dni_deploy.utils.compare_arrays import psnr_db, relative_error
 from engines.interface import BuildOptions, EngineOptions
 from engines.profile import Profile
 from engines.registry import build_engine, load_engine
-from engines.verification import psnr
-from engines.verification_inputs import relative_error
 from tests.engines.conftest import NAMES, Case, write
 from tests.engines.trt.test_modes import KINDS, truth
 from tests.fakes.gpu import FakeGpu
@@ -39,5 +38,5 @@ def test_architecture(name: str, precision: str, gpu: FakeGpu, tmp_path: Path, p
             for x in case.inputs():
                 got, expected = engine.infer(0, x), truth(bundle, shares, x)
                 # As engines/verification.py has them; the worst pixel of a float16 CycleGAN is off by 7e-3, and these pictures are small.
-                assert psnr(got, expected) >= 50 if precision == "fp16" else relative_error(got, expected) <= 1e-4
+                assert psnr_db(got, expected) >= 50 if precision == "fp16" else relative_error(got, expected) <= 1e-4
         engine.close()

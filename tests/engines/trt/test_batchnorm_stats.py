@@ -14,9 +14,9 @@ from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import DniError, EngineError
+from dni_deploy.utils.compare_arrays import relative_error
 from engines.onnxruntime_cpu import runtime
 from engines.trt import serialize_refitted
-from engines.verification_inputs import relative_error
 from tests.engines.conftest import write
 from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
 from tests.engines.trt.conftest import picture

@@ -9,7 +9,7 @@ import pytest
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
-from engines.verification_inputs import relative_error
+from dni_deploy.utils.compare_arrays import relative_error
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn, picture
 from tests.engines.trt.test_modes import KINDS, build, everywhere, opened, truth

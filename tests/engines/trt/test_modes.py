@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError, UsageError
+from dni_deploy.utils.compare_arrays import relative_error
 from engines.interface import BuildOptions, EngineOptions
 from engines.onnxruntime_cpu import runtime
 from engines.registry import build_engine, load_engine
-from engines.verification_inputs import relative_error
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import CASES, VERSIONS, picture, profile
 from tests.fakes.gpu import FakeGpu

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UsageError
+from dni_deploy.utils.compare_arrays import relative_error
 from engines.onnxruntime_cpu import runtime
 from engines.trt import serialize_refitted
-from engines.verification_inputs import relative_error
 from tests.engines.conftest import write
 from tests.engines.cuda.test_per_tensor_blend import blended, some_rows
 from tests.engines.trt.conftest import CASES, picture
