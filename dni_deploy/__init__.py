@@ -1,7 +1,7 @@
-"""dni-deploy: blend the checkpoints of one network family inside a running engine, live.
+"""Blends the checkpoints of one network family inside a running engine, frame by frame.
 
-Importing this package imports nothing else: each name below is fetched from its home at first use (PEP 562), so that a
-program which only asks for the version never waits for torch, onnx or onnxruntime.
+Importing this package imports nothing else: each public name is imported from its module at first use (PEP 562), so that a
+program that only asks for the version never waits for torch, onnx or onnxruntime.
 """
 
 from __future__ import annotations
@@ -9,8 +9,15 @@ from __future__ import annotations
 from dni_deploy._version import __version__ as __version__
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` would double the time of this import
+if TYPE_CHECKING:  # what a type checker sees; importing the standard library's `typing` would double the time of this import
     from dni_deploy.alpha.coefficients import Coefficients as Coefficients
+    from dni_deploy.alpha.curves import AlphaCurve as AlphaCurve
+    from dni_deploy.alpha.log import AlphaLog as AlphaLog
+    from dni_deploy.alpha.plane import ControlPlane as ControlPlane
+    from dni_deploy.alpha.plane_path import PlanePath as PlanePath
+    from dni_deploy.alpha.source import open_alpha_source as open_alpha_source
+    from dni_deploy.alpha.timeline import AlphaSource as AlphaSource
+    from dni_deploy.alpha.timeline import AlphaTimeline as AlphaTimeline
     from dni_deploy.api.bench import bench as bench
     from dni_deploy.api.build import build as build
     from dni_deploy.api.check import check as check
@@ -30,7 +37,22 @@ if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` w
     from dni_deploy.bundle.bundle import Bundle as Bundle
     from dni_deploy.checkpoints.checkpoint import Checkpoint as Checkpoint
     from dni_deploy.checkpoints.family import Family as Family
+    from dni_deploy.control.open_listeners import open_listeners as open_listeners
+    from dni_deploy.control.shared_alpha import SharedAlpha as SharedAlpha
+    from dni_deploy.errors import BundleError as BundleError
+    from dni_deploy.errors import BusyError as BusyError
+    from dni_deploy.errors import CheckpointError as CheckpointError
+    from dni_deploy.errors import CoefficientsError as CoefficientsError
     from dni_deploy.errors import DniError as DniError
+    from dni_deploy.errors import EngineError as EngineError
+    from dni_deploy.errors import ImageFileError as ImageFileError
+    from dni_deploy.errors import InputError as InputError
+    from dni_deploy.errors import LimitError as LimitError
+    from dni_deploy.errors import MismatchError as MismatchError
+    from dni_deploy.errors import PartialResultError as PartialResultError
+    from dni_deploy.errors import RefusedError as RefusedError
+    from dni_deploy.errors import UnavailableError as UnavailableError
+    from dni_deploy.errors import UsageError as UsageError
     from dni_deploy.session.session import Session as Session
     from dni_deploy.session.session import open_session as open_session
     from dni_deploy.signature import Signature as Signature
@@ -38,41 +60,43 @@ if TYPE_CHECKING:  # what a type checker sees; the standard library's `typing` w
     from dni_deploy.spatial.alpha_map import AlphaMapOptions as AlphaMapOptions
     from dni_deploy.spatial.render import render_map as render_map
 
+_NAMES_BY_MODULE = {
+    "alpha.coefficients": "Coefficients",
+    "alpha.curves": "AlphaCurve",
+    "alpha.log": "AlphaLog",
+    "alpha.plane": "ControlPlane",
+    "alpha.plane_path": "PlanePath",
+    "alpha.source": "open_alpha_source",
+    "alpha.timeline": "AlphaSource AlphaTimeline",
+    "bundle.bundle": "Bundle",
+    "checkpoints.checkpoint": "Checkpoint",
+    "checkpoints.family": "Family",
+    "control.open_listeners": "open_listeners",
+    "control.shared_alpha": "SharedAlpha",
+    "errors": "DniError UsageError CoefficientsError InputError CheckpointError BundleError ImageFileError MismatchError "
+    "RefusedError LimitError UnavailableError PartialResultError BusyError EngineError",
+    "session.session": "Session open_session",
+    "signature": "Signature",
+    "spatial.alpha_map": "AlphaMap AlphaMapOptions",
+    "spatial.render": "render_map",
+}
+_FUNCTIONS = (
+    "bench build check demo doctor export filter inspect recalibrate refit run serve slider sweep tune video"  # one per command
+)
 _MODULE_BY_NAME = {
-    "AlphaMap": "dni_deploy.spatial.alpha_map",
-    "AlphaMapOptions": "dni_deploy.spatial.alpha_map",
-    "Bundle": "dni_deploy.bundle.bundle",
-    "Checkpoint": "dni_deploy.checkpoints.checkpoint",
-    "Coefficients": "dni_deploy.alpha.coefficients",
-    "DniError": "dni_deploy.errors",
-    "Family": "dni_deploy.checkpoints.family",
-    "Session": "dni_deploy.session.session",
-    "Signature": "dni_deploy.signature",
-    "bench": "dni_deploy.api.bench",
-    "build": "dni_deploy.api.build",
-    "check": "dni_deploy.api.check",
-    "demo": "dni_deploy.api.demo",
-    "doctor": "dni_deploy.api.doctor",
-    "export": "dni_deploy.api.export",
-    "filter": "dni_deploy.api.filter",
-    "inspect": "dni_deploy.api.inspect",
-    "open_session": "dni_deploy.session.session",
-    "recalibrate": "dni_deploy.api.recalibrate",
-    "refit": "dni_deploy.api.refit",
-    "render_map": "dni_deploy.spatial.render",
-    "run": "dni_deploy.api.run",
-    "serve": "dni_deploy.api.serve",
-    "slider": "dni_deploy.api.slider",
-    "sweep": "dni_deploy.api.sweep",
-    "tune": "dni_deploy.api.tune",
-    "video": "dni_deploy.api.video",
+    **{name: f"dni_deploy.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names.split()},
+    **{name: f"dni_deploy.api.{name}" for name in _FUNCTIONS.split()},
 }
 
 __all__ = ["__version__", *_MODULE_BY_NAME]
 
 
 def __getattr__(name: str) -> object:
-    """Fetch a public name. Raises UnavailableError, naming the extra to install, where its home needs a missing package."""
+    """Imports a public name.
+
+    Raises:
+        UnavailableError: Its module needs a package that is not installed; the message names the extra that brings it.
+    """
     if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module 'dni_deploy' has no attribute {name!r}")
     from dni_deploy.utils.optional_packages import import_optional

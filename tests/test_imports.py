@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vapoursynth": {"session", "control", "bundle", "imaging"},
     "api": LIBRARY - {"api"},
     "cli": {"api", "bundle", "blending", "spatial", "imaging", "tuning", "video_io", "latency", "webui"},
-    "dni_deploy": {"api", "session", "bundle", "checkpoints", "alpha", "spatial"},
+    "dni_deploy": {"api", "session", "bundle", "checkpoints", "alpha", "control", "spatial"},
     "__main__": {"cli"},
     "benchmarks": LIBRARY | {"cli", "dni_deploy"},
 }

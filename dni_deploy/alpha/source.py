@@ -17,19 +17,19 @@ from dni_deploy.utils.text_file import as_text, load_json, read_bytes
 ALPHA_FILE_SUFFIXES = (".json", ".csv", ".jsonl")
 
 
-def as_source(
+def as_alpha_source(
     alpha: Alpha | AlphaSource | str | os.PathLike[str],
     members: Sequence[str],
     *,
     fps: float | None = None,
     extrapolate: bool = False,
 ) -> AlphaSource:
-    """Whatever a caller may give: an AlphaSource as it is, text or a path as open_source takes them, or one alpha for all frames.
+    """Whatever a caller may give: an AlphaSource as it is, text or a path as open_alpha_source takes them, or one alpha for all frames.
 
-    Raises what open_source does.
+    Raises what open_alpha_source does.
     """
     if isinstance(alpha, str | os.PathLike):
-        return open_source(alpha, members, fps=fps, extrapolate=extrapolate)
+        return open_alpha_source(alpha, members, fps=fps, extrapolate=extrapolate)
     if hasattr(alpha, "at"):
         return alpha
     return AlphaTimeline.from_keyframes([(0.0, alpha)], members, extrapolate=extrapolate)
@@ -40,7 +40,7 @@ def is_constant(source: AlphaSource) -> bool:
     return isinstance(source, AlphaTimeline) and len(source.times) == 1
 
 
-def open_source(
+def open_alpha_source(
     alpha: str | os.PathLike[str],
     members: Sequence[str],
     *,

@@ -88,7 +88,7 @@ def serve(
 
     source   a picture or a video file, which is played over and over; None: the camera, or the photograph of dni-deploy.
     host, port   where to listen; only this machine can come in unless host says otherwise, which takes a token. Port 0: any.
-    alpha    to begin with; over time, as alpha_input.open_source reads it, it is followed until somebody moves a control.
+    alpha    to begin with; over time, as alpha_input.open_alpha_source reads it, it is followed until somebody moves a control.
     plane    a JSON file with the members' places; None: a triangle for three members, the corners for four.
     slew     how far a share may move in a second; None: at once.   osc, midi, lines: as in open_listeners.
     size     pictures are made small enough for it before the network.  quality: of the JPEGs, 1 to 95.  fps: the most in a second.
@@ -167,7 +167,7 @@ def serve(
 def _choose_initial_alpha(alpha: Alpha | None, members: tuple[str, ...]) -> tuple[Coefficients, AlphaSource | None]:
     """The first coefficients, and alpha over time where it was given."""
     if isinstance(alpha, str):
-        source = alpha_input.open_source(alpha, members)
+        source = alpha_input.open_alpha_source(alpha, members)
         return source.at(0.0, 0), None if alpha_input.is_constant(source) else source
     if alpha is None:
         share = 1 / len(members)

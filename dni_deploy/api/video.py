@@ -107,7 +107,7 @@ def video(
 ) -> VideoReport:
     """Process a film; sound, subtitles, chapters and every timestamp stay.
 
-    alpha    an alpha, alpha over time as alpha_input.open_source reads it, or an AlphaSource; needed, except with a map between
+    alpha    an alpha, alpha over time as alpha_input.open_alpha_source reads it, or an AlphaSource; needed, except with a map between
              two members.
     alpha_map   a grey picture, or a film with a grey frame for each frame: each pixel gets an alpha between `alpha` (black) and
              that of its white, see render_map; the white may be over time, too. The alpha log tells that of black.
@@ -140,7 +140,7 @@ def video(
     scale = bundle.signature.scale
 
     def as_alpha_source(given: Any) -> AlphaSource:
-        return alpha_input.as_source(given, bundle.members, extrapolate=extrapolate, fps=float(source.frame_rate))
+        return alpha_input.as_alpha_source(given, bundle.members, extrapolate=extrapolate, fps=float(source.frame_rate))
 
     mapped = (
         None

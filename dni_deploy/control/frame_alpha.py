@@ -13,14 +13,14 @@ from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.alpha.curves import AlphaCurve
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.plane_path import PlanePath
-from dni_deploy.alpha.source import as_source, is_constant
+from dni_deploy.alpha.source import as_alpha_source, is_constant
 from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
 from dni_deploy.control.open_listeners import open_listeners
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UsageError
 
 StreamAlpha = Union[Alpha, AlphaSource, "os.PathLike[str]", None]
-"""An alpha; text or a file as open_source takes them; an AlphaSource; None: the first member alone."""
+"""An alpha; text or a file as open_alpha_source takes them; an AlphaSource; None: the first member alone."""
 
 
 class FrameAlpha:
@@ -53,11 +53,11 @@ def resolve_alpha_source(
 ) -> AlphaSource:
     """The AlphaSource that is meant. rate: frames per second, None where nobody says.
 
-    Raises UsageError (times in seconds and no rate), CoefficientsError (for other members), and what open_source does.
+    Raises UsageError (times in seconds and no rate), CoefficientsError (for other members), and what open_alpha_source does.
     """
     if alpha is None:
         return AlphaTimeline.from_coefficients(Coefficients.one_hot(members[0], members))
-    source = as_source(alpha, members, fps=None if rate is None else float(rate), extrapolate=extrapolate)
+    source = as_alpha_source(alpha, members, fps=None if rate is None else float(rate), extrapolate=extrapolate)
     if rate is None and not is_constant(source) and _time_unit(source) == "seconds":
         raise UsageError(
             "The alpha counts seconds and there is no frame rate; give one (--fps, AssumeFPS), or count frames (75f)."

@@ -15,7 +15,7 @@ import pytest
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.alpha.source import open_source
+from dni_deploy.alpha.source import open_alpha_source
 from dni_deploy.control.http import HttpAlphaListener
 from dni_deploy.control.message_handler import AlphaMessageHandler
 from dni_deploy.control.stdin import StdinAlphaListener
@@ -34,7 +34,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("text", [line for block in blocks("alpha") for line in block.splitlines()])
 def test_texts(text: str) -> None:
-    source = open_source(text, TWO)
+    source = open_alpha_source(text, TWO)
     seen = {Coefficients.parse(source.at(frame / 25, frame), TWO) for frame in range(0, 200, 7)}
     assert (len(seen) == 1) == (":" not in text and "(" not in text)
 
@@ -48,11 +48,13 @@ def test_files(kind: str, tmp_path: Path) -> None:
         if '"plane"' in block and "keyframes" not in block:
             assert ControlPlane.read(path, FOUR).at(1, 0) == Coefficients.one_hot("fine-fire", FOUR)
             continue
-        source = open_source(path, members)
+        source = open_alpha_source(path, members)
         assert source.at(0, 0) != source.at(1.5, 2)
     if kind == "json":
         assert (
-            open_source(_saved(tmp_path / "curve.json", re.findall(r'`(\{"curve".*?\})`', PAGE)[0]), TWO).at(2, 0).values[1]
+            open_alpha_source(_saved(tmp_path / "curve.json", re.findall(r'`(\{"curve".*?\})`', PAGE)[0]), TWO)
+            .at(2, 0)
+            .values[1]
             == 1
         )
 

@@ -12,7 +12,7 @@ import pytest
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.log import AlphaLog
-from dni_deploy.alpha.source import open_source
+from dni_deploy.alpha.source import open_alpha_source
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.control.stdin import StdinAlphaListener
@@ -77,7 +77,7 @@ def test_a_live_performance_is_rendered_again_exactly(slew: float | None, tmp_pa
     assert len(rows) == FRAMES
     assert len({row.coefficients for row in rows}) > 5  # it was played
     assert [row.generation for row in rows] == sorted(row.generation for row in rows)
-    again = open_source(path, MEMBERS)
+    again = open_alpha_source(path, MEMBERS)
     assert performed(again) == live
     with AlphaLog(tmp_path / "again.jsonl", MEMBERS, "digest") as log:
         performed(again, log)
@@ -87,7 +87,7 @@ def test_a_live_performance_is_rendered_again_exactly(slew: float | None, tmp_pa
 
 def test_the_export_of_a_timeline_makes_the_same_pictures(tmp_path: Path) -> None:
     for text in ("0:a=1, 2s:0.2,0.3,0.5, 4s:c=1; smooth", "0f:a=1, 50f:b=1; loop", "sine(period=1.5s, from=a, to=c)"):
-        source = open_source(text, MEMBERS)
+        source = open_alpha_source(text, MEMBERS)
         path = tmp_path / "export.json"
         path.write_text(json.dumps(source.to_json()))  # type: ignore[attr-defined]
-        assert performed(open_source(path, MEMBERS)) == performed(source)
+        assert performed(open_alpha_source(path, MEMBERS)) == performed(source)

@@ -1,4 +1,4 @@
-"""AlphaLog: what was performed comes back bit for bit, however the writing ended; open_source finds the right reader."""
+"""AlphaLog: what was performed comes back bit for bit, however the writing ended; open_alpha_source finds the right reader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dni_deploy.alpha.curves import AlphaCurve
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.plane_path import PlanePath
-from dni_deploy.alpha.source import open_source
+from dni_deploy.alpha.source import open_alpha_source
 from dni_deploy.alpha.timeline import AlphaTimeline
 from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError
 
@@ -220,7 +220,7 @@ def test_logs_that_are_none(tmp_path: Path) -> None:
             AlphaLog.read(path, TWO)
 
 
-# ----- open_source: whatever stands behind --alpha
+# ----- open_alpha_source: whatever stands behind --alpha
 
 
 def test_every_kind_is_found(tmp_path: Path) -> None:
@@ -240,11 +240,11 @@ def test_every_kind_is_found(tmp_path: Path) -> None:
         (str(tmp_path / "l.jsonl"), AlphaTimeline),
     ]
     for given_, kind in kinds:
-        source = open_source(given_, THREE)
+        source = open_alpha_source(given_, THREE)
         assert type(source) is kind
         assert Coefficients.parse(source.at(0.5, 1), THREE)
-    assert open_source(str(tmp_path / "l.jsonl"), THREE).at(0, 1) == performance(3)[1]
-    held = open_source("0:a=1, 1:b=1", THREE, interpolation="hold", loop=True)
+    assert open_alpha_source(str(tmp_path / "l.jsonl"), THREE).at(0, 1) == performance(3)[1]
+    held = open_alpha_source("0:a=1, 1:b=1", THREE, interpolation="hold", loop=True)
     assert isinstance(held, AlphaTimeline)
     assert (held.interpolation, held.loop) == ("hold", True)
 
@@ -254,12 +254,12 @@ def test_what_has_its_own_course(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(json.dumps(PlanePath.from_keyframes(ControlPlane.default(THREE), [(0, (0, 0))]).to_json()))
     for given_ in ("sine(period=1, from=a, to=b)", tmp_path / "l.jsonl", tmp_path / "p.json"):
         with pytest.raises(UsageError, match="its own course"):
-            open_source(given_, THREE, interpolation="hold")
+            open_alpha_source(given_, THREE, interpolation="hold")
     (tmp_path / "c.json").write_text('{"curve": "sine(period=0, from=a, to=b)"}')
     with pytest.raises(InputError, match=r"c\.json: The period"):
-        open_source(tmp_path / "c.json", THREE)
+        open_alpha_source(tmp_path / "c.json", THREE)
     with pytest.raises(InputError, match="does not exist"):
-        open_source("absent.json", THREE)
+        open_alpha_source("absent.json", THREE)
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(InputError, match=r"bad\.json: it is not JSON"):
-        open_source(tmp_path / "bad.json", THREE)
+        open_alpha_source(tmp_path / "bad.json", THREE)
