@@ -167,7 +167,7 @@ def _make_raw_format(
 ) -> RawVideoFormat:
     if format == "rgb24":
         return Rgb24Format(source, scale, size or "", fps=rate)
-    lane: RawVideoFormat = import_optional("dni_deploy.video_io.raw_formats").Y4mFormat(
+    lane: RawVideoFormat = import_optional("dni_deploy.video_io.y4m").Y4mFormat(
         source, scale, matrix=matrix, fps=rate, stamp=stamp
     )
     return lane

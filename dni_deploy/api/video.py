@@ -40,8 +40,7 @@ from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io import encoder
-from dni_deploy.video_io.color import pad_size_to_even
-from dni_deploy.video_io.encoder import OutputFormat
+from dni_deploy.video_io.encoder import OutputFormat, pad_size_to_even
 from dni_deploy.video_io.mux import ATTACHMENT_MUXER, check_output_streams, find_muxer, mux_segments
 from dni_deploy.video_io.pipeline import FrameFunction, JobFolderError, PipelineSettings, run_pipeline
 from dni_deploy.video_io.reader import DroppedFrames

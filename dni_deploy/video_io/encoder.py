@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import numpy as np
 from av.codec.context import Flags
 from av.container import OutputContainer
 from av.packet import Packet
@@ -16,7 +17,7 @@ from av.video.stream import VideoStream
 
 from dni_deploy.errors import UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.video_io.color import ColorSpec, FromRgbConverter, pad_size_to_even
+from dni_deploy.video_io.color import ColorConverter, ColorSpec
 from dni_deploy.video_io.video_file import VideoFile
 
 QUALITY_OPTION_BY_ENCODER = {
@@ -33,6 +34,19 @@ QUALITY_OPTION_BY_ENCODER = {
 
 OUTPUT_PIXEL_FORMAT = "yuv420p"
 """What every player shows."""
+
+
+def pad_size_to_even(width: int, height: int) -> tuple[int, int]:
+    """Returns the sides that 4:2:0 can hold: an odd side gets one pixel more."""
+    return width + width % 2, height + height % 2
+
+
+def pad_to_even(rgb: Frame) -> Frame:
+    """Repeats the last column or row of a frame where that side is odd; returns the frame itself where none is."""
+    height, width = rgb.shape[:2]
+    if height % 2 or width % 2:
+        return np.pad(rgb, [(0, height % 2), (0, width % 2), (0, 0)], "edge")
+    return rgb
 
 
 @dataclass(frozen=True)
@@ -132,12 +146,12 @@ class Encoder:
                 f"({escape_name(getattr(error, 'strerror', error))}); try another --codec."
             ) from error
         self._context = context
-        self._rgb_converter = FromRgbConverter(output_format.color, OUTPUT_PIXEL_FORMAT)
+        self._color_converter = ColorConverter(output_format.color, OUTPUT_PIXEL_FORMAT)
         self._settings = settings
 
     def encode(self, rgb: Frame, pts: int) -> Iterable[Packet[Any]]:
         """The packets that are ready; the frame's own may come later."""
-        frame = self._rgb_converter(rgb)
+        frame = self._color_converter.from_rgb(pad_to_even(rgb))
         frame.pts, frame.time_base = pts, self._context.time_base
         frame.color_primaries, frame.color_trc = self._context.color_primaries, self._context.color_trc
         return self._encode_frame(frame)

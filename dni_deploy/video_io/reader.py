@@ -16,8 +16,8 @@ from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, LimitError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.video_io.color import ToRgbConverter
-from dni_deploy.video_io.video_file import VideoFile, find_video_stream, open_container
+from dni_deploy.video_io.color import ColorConverter
+from dni_deploy.video_io.video_file import VideoFile, find_video_stream, open_container, turn_upright
 
 TRUSTED_DURATION_FORMATS = ("matroska", "mov", "flv", "avi")
 """Formats whose head says how long the film is; the others' duration is a guess from the end of the file itself."""
@@ -74,7 +74,7 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[DecodedFrame]:
         """Raises InputError: a frame has another size, the file cannot be opened. Damage is counted, not raised."""
-        to_rgb = ToRgbConverter(self.video_file.color, self.video_file.rotation)
+        converter = ColorConverter(self.video_file.color)
         index = 0
         with open_container(self.video_file.path, self.hwaccel) as container:
             stream = find_video_stream(container, self.video_file.path)
@@ -84,7 +84,8 @@ class VideoReader:
                     raise InputError(self._format_size_change(frame, index))
                 pts = self._fix_timestamp(frame)
                 if index >= self.skip:
-                    yield DecodedFrame(index, pts, int(frame.duration or 0), to_rgb(frame))
+                    rgb = turn_upright(converter.to_rgb(frame), self.video_file.rotation)
+                    yield DecodedFrame(index, pts, int(frame.duration or 0), rgb)
                 index += 1
         if self.dropped_frames.has_losses:
             self.dropped_frames.missing = max(0, self.video_file.frame_count - index)

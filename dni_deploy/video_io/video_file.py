@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 from av.codec.hwaccel import HWAccel, HWDeviceType, hwdevices_available
 from av.container import InputContainer
 from av.stream import Disposition, Stream
@@ -18,6 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, RefusedError, UnavailableError, UsageError, escape_name
+from dni_deploy.imaging.frames import Frame
 from dni_deploy.video_io.color import ColorSpec
 
 ALLOWED_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,h264,hevc,obu,m4v"
@@ -179,6 +181,19 @@ def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
             attachment_count=sum(container.streams[index].type == "attachment" for index in kept),
             notes=tuple(_describe_conversions(container, stream, first, colour, rotation, kept)),
         )
+
+
+def turn_upright(rgb: Frame, rotation: int) -> Frame:
+    """Turns a stored frame as it is shown.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        rotation: Degrees counterclockwise, a multiple of 90.
+
+    Returns:
+        A new array, or `rgb` itself where nothing is turned.
+    """
+    return np.ascontiguousarray(np.rot90(rgb, rotation // 90)) if rotation else rgb
 
 
 def _decode_first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:

@@ -6,16 +6,27 @@ Source: yuv4mpeg(5) of mjpegtools; the extensions XCOLORRANGE and the 8 bit name
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from dni_deploy.errors import InputError, LimitError, PartialResultError, UsageError, escape_name
 from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
+from dni_deploy.imaging.rendered import RenderedFrame
+from dni_deploy.video_io.color import (
+    AVCOL_SPC_BT709,
+    AVCOL_SPC_SMPTE170M,
+    ColorConverter,
+    ColorSpec,
+    choose_matrix,
+    view_planes,
+)
 from dni_deploy.video_io.pipe import ReadableFile, read_line, read_whole
+from dni_deploy.video_io.raw_formats import RawFrame
 
 Y4M_MAGIC, Y4M_FRAME_TAG = b"YUV4MPEG2", b"FRAME"
 MAX_HEADER_BYTES = 1024
@@ -33,6 +44,13 @@ CHROMA_SUBSAMPLING = {
     "mono": None,
 }
 """How many columns and rows of luma share one sample of chroma; None: there is no chroma."""
+
+
+PIXEL_FORMATS = {(2, 2): "yuv420p", (2, 1): "yuv422p", (1, 1): "yuv444p", None: "yuv444p"}
+"""FFmpeg's format for each sharing of chroma. Mono goes as 4:4:4 with neutral chroma: swscale takes gray for full range always."""
+
+NEUTRAL_CHROMA = 128
+"""The chroma code of gray."""
 
 
 @dataclass(frozen=True)
@@ -218,3 +236,86 @@ def format_frame_line(parameters: tuple[bytes, ...], stamp: str = "") -> bytes:
     line = b" ".join((Y4M_FRAME_TAG, *parameters))
     comment = f" XDNI={stamp}".encode("ascii", "replace").replace(b"\n", b"?") if stamp else b""
     return line + (comment if len(line) + len(comment) < MAX_FRAME_LINE_BYTES else b"") + b"\n"
+
+
+class Y4mFormat:
+    """As Lane says.
+
+    matrix  "auto", "709" or "601".  fps: for a header without a rate.  stamp: write what made a frame into its line.
+    Raises what read_header does, and UsageError (no rate anywhere, or two that differ), LimitError (the output is too large).
+    """
+
+    def __init__(
+        self, source: ReadableFile, scale: int, *, matrix: str = "auto", fps: Fraction | None = None, stamp: bool = True
+    ) -> None:
+        header = _with_rate(read_header(source), fps)
+        self.scale, self.width, self.height, self.rate = scale, header.width, header.height, header.rate
+        self._source, self._stamp = source, stamp
+        self._input_header, self._output_header = header, header.scale_by(scale)
+        self._to_rgb, self._from_rgb = (
+            ColorConverter(
+                choose_color(matrix, size.height, header.full_range), PIXEL_FORMATS[CHROMA_SUBSAMPLING[header.chroma]]
+            )
+            for size in (header, self._output_header)
+        )
+        self.notes = tuple(_collect_notes(header, self._to_rgb.color, self._from_rgb.color))
+
+    def encode_header(self) -> bytes:
+        return self._output_header.to_bytes()
+
+    def read(self) -> Iterator[RawFrame]:
+        for frame in read_y4m_frames(self._source, self._input_header):
+            decoded = make_frame(frame.planes, self._to_rgb.pixel_format)
+            yield RawFrame(self._to_rgb.to_rgb(decoded), frame.parameters)
+
+    def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:
+        line = format_frame_line(frame.parameters, format_stamp(rendered) if self._stamp else "")
+        data = np.empty(len(line) + self._output_header.frame_bytes, np.uint8)
+        data[: len(line)] = np.frombuffer(line, np.uint8)
+        planes = split_planes(data[len(line) :], self._output_header.plane_sizes)
+        for written, plane in zip(planes, view_planes(self._from_rgb.from_rgb(rendered.output)), strict=False):
+            written[:] = plane  # mono has no use for the other two
+        return data
+
+
+def format_stamp(rendered: RenderedFrame) -> str:
+    """The generation and the shares in family order, such as "17:0.35,0.65"."""
+    return f"{rendered.generation}:" + ",".join(f"{share:.6g}" for share in rendered.coefficients.values)
+
+
+def _with_rate(header: Y4mHeader, fps: Fraction | None) -> Y4mHeader:
+    if header.rate is None and fps is None:
+        raise UsageError("The y4m header has no frame rate; give it with --fps.")
+    if header.rate is None:
+        return header.with_rate(fps or Fraction(1))
+    if fps is not None and fps != header.rate:
+        raise UsageError(f"The y4m header says {header.rate} frames per second and --fps says {fps}; leave --fps out.")
+    return header
+
+
+def _collect_notes(header: Y4mHeader, read: ColorSpec, written: ColorSpec) -> Iterator[str]:
+    if read.is_guessed and header.chroma != "mono":
+        change = f" and written as {written.matrix_name}" if written.matrix != read.matrix else ""
+        yield f"y4m carries no color matrix; by the number of lines it is taken as {read.matrix_name}{change} (--matrix)."
+    if header.is_interlaced:
+        yield "The stream is interlaced; its frames are filtered as they are, both fields together."
+
+
+def choose_color(matrix: str, height: int, is_full_range: bool) -> ColorSpec:
+    """Chooses the color specification of a stream.
+
+    Args:
+        matrix: "709", "601", or "auto" for that of the number of lines.
+        height: Lines of a frame.
+        is_full_range: As the header says.
+    """
+    number = {"709": AVCOL_SPC_BT709, "601": AVCOL_SPC_SMPTE170M}.get(matrix) or choose_matrix(height)
+    return ColorSpec(number, is_full_range, is_guessed=matrix == "auto")
+
+
+def make_frame(planes: Sequence[NDArray[np.uint8]], pixel_format: str) -> VideoFrame:
+    """Makes a frame of planar YUV and copies the planes into it; planes that are missing, those of mono, get neutral chroma."""
+    frame = VideoFrame(planes[0].shape[1], planes[0].shape[0], pixel_format)
+    for index, plane in enumerate(view_planes(frame)):
+        plane[:] = planes[index] if index < len(planes) else NEUTRAL_CHROMA
+    return frame

@@ -17,8 +17,8 @@ from av.video.stream import VideoStream
 
 from dni_deploy.errors import DniError, InputError, UnavailableError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.video_io.color import ColorSpec, ToRgbConverter
-from dni_deploy.video_io.video_file import find_video_stream, open_container, open_video_file
+from dni_deploy.video_io.color import ColorConverter, ColorSpec
+from dni_deploy.video_io.video_file import find_video_stream, open_container, open_video_file, turn_upright
 from dni_deploy.webui.frame_source import SourceFrame, compute_fitted_size
 
 MAX_DECODED_FRAMES = 4
@@ -120,14 +120,14 @@ class LoopedVideo:
     def _read_frames_once(self) -> Iterator[tuple[float, Frame]]:
         """The film from its beginning to its end; what is damaged is passed over."""
         film, first = self._video_file, None
-        to_rgb = ToRgbConverter(film.color, film.rotation)
+        converter = ColorConverter(film.color)
         with open_container(film.path) as container:
             stream = find_video_stream(container, film.path)
             stream.thread_type = "AUTO"
             for index, frame in enumerate(_decode_packets(container, stream)):
                 seconds = frame.time if frame.time is not None else float(index / film.frame_rate)
                 first = seconds if first is None else first
-                yield max(0.0, seconds - first), convert_and_fit(frame, self._max_size, to_rgb, film.rotation)
+                yield max(0.0, seconds - first), convert_and_fit(frame, self._max_size, converter, film.rotation)
 
 
 def _decode_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -158,8 +158,8 @@ class Camera:
             self._container: Any = av.open(device, format="v4l2", options={"framerate": "30"}, timeout=5.0)
             self._frame_iterator = self._container.decode(video=0)
             first = next(self._frame_iterator)
-            self._rgb_converter = ToRgbConverter(ColorSpec.from_frame(first))
-            self._current_frame = SourceFrame(convert_and_fit(first, max_size, self._rgb_converter), 0)
+            self._color_converter = ColorConverter(ColorSpec.from_frame(first))
+            self._current_frame = SourceFrame(convert_and_fit(first, max_size, self._color_converter), 0)
         except (av.FFmpegError, OSError, StopIteration, ValueError, IndexError) as error:
             raise UnavailableError(f"The camera {device} gives no pictures ({escape_name(error, 100)}).") from error
         self._max_size, self._last_given_number = max_size, 0
@@ -188,15 +188,23 @@ class Camera:
                 if self._stop.is_set():
                     return
                 number += 1
-                self._current_frame = SourceFrame(convert_and_fit(frame, self._max_size, self._rgb_converter), number)
+                self._current_frame = SourceFrame(convert_and_fit(frame, self._max_size, self._color_converter), number)
         except (av.FFmpegError, OSError):
             return  # unplugged: its last picture stays
 
 
-def convert_and_fit(frame: VideoFrame, max_size: tuple[int, int], to_rgb: ToRgbConverter, rotation: int = 0) -> Frame:
-    """A decoded frame as RGB, upright and fitted into size; an array of its own. It is made small first, which costs less."""
+def convert_and_fit(frame: VideoFrame, max_size: tuple[int, int], converter: ColorConverter, rotation: int = 0) -> Frame:
+    """Converts a decoded frame to RGB, scaled down to fit and turned upright.
+
+    Args:
+        frame: The decoded frame.
+        max_size: Largest width and height of the result.
+        converter: Converts frames of this stream.
+        rotation: Degrees counterclockwise, a multiple of 90.
+
+    Returns:
+        uint8 (H, W, 3), an array that the caller owns.
+    """
     box = max_size if rotation // 90 % 2 == 0 else (max_size[1], max_size[0])
-    width, height = compute_fitted_size(frame.width, frame.height, box)
-    if (width, height) != (frame.width, frame.height):
-        frame = frame.reformat(width=width, height=height)
-    return to_rgb(frame)
+    size = compute_fitted_size(frame.width, frame.height, box)
+    return turn_upright(converter.to_rgb(frame, size), rotation)

@@ -150,7 +150,7 @@ def test_the_matrix_goes_by_the_lines_on_each_side(bundles: Any, dimmer: Any) ->
         moved = abs(int(frame[0, 0]) - 100)
         assert (moved > 5) == (matrix == "auto")  # a coloured patch has another luma in BT.709
     assert said == [
-        "y4m carries no colour matrix; by the number of lines it is taken as BT.601 and written as BT.709 (--matrix)."
+        "y4m carries no color matrix; by the number of lines it is taken as BT.601 and written as BT.709 (--matrix)."
     ]
 
 
@@ -264,7 +264,7 @@ def test_a_network_that_takes_no_pictures(dimmer: Any, tmp_path: Path, monkeypat
 
 def test_y4m_without_pyav(bundles: Any, dimmer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     dimmer()
-    for module in ("dni_deploy.video_io.raw_formats", "dni_deploy.video_io.color"):
+    for module in ("dni_deploy.video_io.y4m", "dni_deploy.video_io.color"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     for module in ("av", "av.video", "av.video.reformatter"):
         monkeypatch.setitem(sys.modules, module, None)

@@ -118,3 +118,13 @@ def test_alpha_over_time(tmp_path: Path, make: Make, engine: Dimmer) -> None:
     assert rows[10].generation == rows[9].generation + 1
     make(source, tmp_path / "again.mp4", tmp_path / "played.jsonl")
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
+
+
+def test_super_resolution(tmp_path: Path, make: Make, engine: Dimmer) -> None:
+    engine.scale = 4
+    source = Clip().write(tmp_path / "in.mp4")
+    report = make(source, tmp_path / "out.mp4")
+    after = see(tmp_path / "out.mp4")
+    assert (report.width, report.height) == (256, 192)
+    assert after.times == see(source).times
+    assert psnr(after.frames[2], see(source).frames[2].repeat(4, 0).repeat(4, 1)) > 28

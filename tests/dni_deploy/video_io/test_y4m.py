@@ -9,10 +9,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.errors import DniError, InputError, LimitError, PartialResultError, UsageError
+from dni_deploy.imaging.rendered import RenderedFrame
+from dni_deploy.video_io.color import ColorSpec
 from dni_deploy.video_io.y4m import (
     CHROMA_SUBSAMPLING,
+    Y4mFormat,
     Y4mHeader,
+    choose_color,
     compute_plane_sizes,
     format_frame_line,
     read_header,
@@ -172,3 +177,29 @@ def test_frame_line() -> None:
     assert long == b"FRAME X" + b"c" * 60 + b"\n"  # no room: what came is kept, the stamp is left to the side file
     assert len(format_frame_line((), "1" * 68)) == 80
     assert format_frame_line((), "1" * 69) == b"FRAME\n"
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
+@pytest.mark.parametrize("matrix", ["601", "709"])
+@pytest.mark.parametrize("chroma", CHROMA_SUBSAMPLING)
+def test_frames_of_every_chroma_come_back(chroma: str, matrix: str, full: bool) -> None:
+    """Flat patches through an identity: each code comes back to within the rounding of RGB. Mono has no chroma plane."""
+    tokens = f"W33 H17 F25:1 C{chroma}" + (" XCOLORRANGE=FULL" if full else "")
+    sizes = compute_plane_sizes(33, 17, chroma)
+    for y, u, v in ((70, 120, 140), (180, 105, 150), (125, 128, 128)):
+        codes = (y, 128, 128) if chroma == "mono" else (y, u, v)
+        data = b"".join(np.full(size, code, np.uint8).tobytes() for size, code in zip(sizes, codes, strict=False))
+        video = Y4mFormat(io.BytesIO(f"YUV4MPEG2 {tokens}\nFRAME\n".encode() + data), 1, matrix=matrix, stamp=False)
+        (frame,) = video.read()
+        written = video.encode_frame(frame, RenderedFrame(frame.rgb, 0, Coefficients(("a",), (1.0,))))[len(b"FRAME\n") :]
+        assert written.size == len(data)
+        assert np.abs(written.astype(int) - np.frombuffer(data, np.uint8)).max() <= 1
+        if chroma == "mono":
+            assert np.ptp(frame.rgb[0, 0]) == 0
+
+
+@pytest.mark.parametrize("height", [240, 719, 720, 1080])
+def test_the_matrix_goes_by_the_option_or_the_lines(height: int) -> None:
+    assert choose_color("auto", height, False) == ColorSpec(1 if height >= 720 else 6, False, is_guessed=True)
+    assert choose_color("601", height, True) == ColorSpec(6, True)
+    assert choose_color("709", height, True) == ColorSpec(1, True)
