@@ -26,8 +26,8 @@ from dni_deploy.reports.sweep import (
     draw_sweep_sheet,
     find_best_point,
     plot_sweep,
-    render_sweep_page,
 )
+from dni_deploy.reports.sweep_page import render_sweep_page
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional

@@ -95,7 +95,7 @@ class _CheckpointRunner:
     def measure_batchnorm_inputs(
         self, tensors: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]
     ) -> NormInputStatistics:
-        found: NormInputStatistics = self._network.norm_inputs(tensors, inputs)
+        found: NormInputStatistics = self._network.measure_batchnorm_inputs(tensors, inputs)
         return found
 
 
