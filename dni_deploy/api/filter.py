@@ -80,6 +80,8 @@ def filter(
     alpha: StreamAlpha = None,
     osc: int | None = None,
     http: int | None = None,
+    http_token: str | None = None,
+    requires_http_token: bool = True,
     midi: str | None = None,
     plane: str | os.PathLike[str] | None = None,
     slew: float | None = None,
@@ -104,6 +106,7 @@ def filter(
     alpha          an alpha; a timeline or a curve as text; a file of keyframes, or a log to play again; an AlphaSource;
                    None: the first member alone.
     osc, http      ports on loopback for live alpha (0: any, told by `note`); `alpha` is then where it starts. slew: as SharedAlpha.
+    http_token     the secret that HTTP requests carry; None: a random one, told by `note`. requires_http_token False: none is needed.
     midi           controllers for live alpha, as open_listeners reads them. plane: a JSON file with what live points mean.
     alpha_log      a side file with alpha and generation of every frame that was written; force: replace one that exists.
     stamp          y4m: write generation and shares into each frame's line, as the comment XDNI=generation:share,share.
@@ -128,6 +131,8 @@ def filter(
                 rate=lane.rate,
                 osc=osc,
                 http=http,
+                http_token=http_token,
+                requires_http_token=requires_http_token,
                 midi=midi,
                 plane=None if plane is None else ControlPlane.read(plane, bundle.members),
                 slew=slew,
