@@ -131,7 +131,7 @@ ABORT_EXTENSION = "dni.abort"
 """In a WebSocket's scope["extensions"]: a function that ends the connection at once, without waiting for the other side."""
 
 
-def make_http_protocol(limits: RequestLimits) -> type[H11Protocol]:
+def make_http_protocol(limits: PageLimits) -> type[H11Protocol]:
     """HTTP/1.1 whose connections are closed where a request's headers are not whole within limits.request."""
 
     class TimeLimitedProtocol(H11Protocol):
@@ -162,7 +162,7 @@ def make_http_protocol(limits: RequestLimits) -> type[H11Protocol]:
     return TimeLimitedProtocol
 
 
-def make_websocket_protocol(limits: RequestLimits) -> type[WebSocketsSansIOProtocol]:
+def make_websocket_protocol(limits: PageLimits) -> type[WebSocketsSansIOProtocol]:
     """A WebSocket that can be cut off: by us through ABORT_EXTENSION, and where a ping is not answered or a goodbye not taken."""
 
     class AbortableWebSocketProtocol(WebSocketsSansIOProtocol):
