@@ -1,4 +1,4 @@
-"""Engine: an optimized network that takes new weights while it lives."""
+"""What an engine is: an optimized network that takes new weights while it lives, and how it is built and opened."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ if TYPE_CHECKING:
 
 
 PRECISIONS = ("fp32", "fp16")
+REASON_REQUESTED = "asked for"
+"""Why an engine is used that the user named."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to open an engine; one that has no use for an option ignores it.
+    """How to open an engine; an engine that has no use for an option ignores it.
 
-    threads     of the processor, per inference; 0 leaves it to the engine.
-    slots       independent sets of weights, at least 1; None for the engine's own default.
-    precision   "fp32" or "fp16" on a GPU; None takes the newest plan's, or fp32. On the CPU all is fp32.
-    cuda_graph  replay frames as a CUDA graph where the engine can.
-    device      the GPU's number as the driver counts.
+    Attributes:
+        threads: Number of processor threads per inference; 0 leaves it to the engine.
+        slots: Number of independent sets of weights, at least 1; None for the engine's own default.
+        precision: "fp32" or "fp16" on a GPU; None for the newest plan's, or fp32. On the CPU all is fp32.
+        cuda_graph: Replay frames as a CUDA graph where the engine can.
+        device: Number of the GPU, as the driver counts.
     """
 
     threads: int = 0
@@ -49,9 +52,16 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build ahead of time. profile None: the default one of the bundle's signature. strip: a plan without weights.
+    """How to build ahead of time.
 
-    force: replace a plan that is there. keep: let it stay, and verify it with the bundle as it is now; without either that is an error.
+    Attributes:
+        threads: As in `EngineOptions`.
+        precision: "fp32" or "fp16".
+        profile: Input shapes to build for; None for the default ones of the bundle's signature.
+        strip: Write a plan without weights.
+        device: As in `EngineOptions`.
+        force: Replace a plan that is there.
+        keep: Keep a plan that is there, and verify it with the bundle as it is now. Without either, such a plan is an error.
     """
 
     threads: int = 0
@@ -67,6 +77,7 @@ class BuildOptions:
 
 
 def check_precision(precision: str) -> None:
+    """Raises UsageError where a precision is not one of PRECISIONS."""
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {' or '.join(PRECISIONS)}; got {escape_name(precision)}.")
 
@@ -75,10 +86,12 @@ def check_precision(precision: str) -> None:
 class BuildResult:
     """What a builder made.
 
-    plan      the file, or None where the engine will do without one (`update_path` says why).
-    weights   how many weights of the network change with alpha, and were verified to.
-    error     the verification's largest relative error against the reference, or None.
-    kept      the plan was there before, and was verified only.
+    Attributes:
+        plan_path: The file, or None where the engine will do without one; `update_path` says why.
+        update_path: As in `Engine`.
+        weight_count: Number of weights of the network that change with alpha, and were verified to.
+        max_relative_error: Largest relative error of the verification against the reference, or None.
+        plan_kept: Whether the plan was there before, and was verified only.
     """
 
     plan_path: Path | None
@@ -89,12 +102,15 @@ class BuildResult:
 
 
 class Engine(Protocol):
-    """What every engine gives to a Session.
+    """What every engine gives to a session.
 
-    name         as in `--engine`, e.g. "onnxruntime".
-    road         one sentence: how weights reach the running network, and why if it is a fallback.
-    slots        how many independent sets of weights it holds, at least 1. Sets are refitted one at a time;
-                 infer may run on other slots meanwhile. The Session never refits a slot that a frame is using.
+    Attributes:
+        name: Name as in `--engine`, such as "onnxruntime".
+        update_path: One sentence: how weights reach the running network, and why if it is a fallback.
+        slots: Number of independent sets of weights, at least 1.
+
+    Thread safety: slots are refitted one at a time, never one that a frame is using; `infer` may run on other slots meanwhile, from
+    any thread. Calls for one slot come from one thread at a time.
     """
 
     name: str
@@ -102,53 +118,107 @@ class Engine(Protocol):
     slots: int
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        """Put the blend into the slot, always computed from the pristine members.
+        """Puts a blend into a slot, always computed from the original members.
 
-        coefficients  float64 (N,): the members' shares, in family order, one for all weights; or float64 (W, N): a row of shares for
-                      each of the bundle's `weight_names`, in their order. Read before this returns, never kept or changed. Every row
-                      sums to 1. A row with one share of 1 copies that member's bits; a member whose share is 0 is not read. Rows that
-                      are all equal give the same bytes as that one row, (N,), would.
         A weight of the optimized network takes the row of the one tensor that it is made of. A folded BatchNorm is made of up to
-        five, each with a row of its own: they are blended first, whatever their shares, and then folded.
-        Raises UsageError for (W, N) where the engine has one alpha for all weights (see engines/interface.py).
+        five, each with a row of its own: they are blended first, whatever their coefficients, and then folded.
 
-        Returns when the next infer on that slot is certain to see it; on a GPU the work itself may still be in its queue (see
-        `synchronize`). Raises EngineError, and the slot is then unusable until a whole refit succeeds.
+        Returns when the next `infer` on that slot is certain to see the blend; on a GPU the work itself may still be in its queue
+        (see `synchronize`).
+
+        Args:
+            slot: Number of the slot.
+            coefficients: float64 (N,), one for each member in family order, for all weights; or float64 (W, N), a row for each of the
+                bundle's `weight_names` in their order. Read before this returns, never kept or changed. Every row sums to 1. A row
+                with a coefficient of 1 copies that member's bits; a member whose coefficient is 0 is not read. Rows that are all
+                equal give the same bytes as that one row, (N,), would.
+
+        Raises:
+            EngineError: The refit failed; the slot is unusable until a whole refit succeeds.
+            UsageError: The engine has one alpha for all weights and the rows differ.
         """
 
     def synchronize(self, slot: int) -> None:
-        """Wait until the slot's newest refit has ended, so that a frame on it waits for nothing. Raises as `refit` does."""
+        """Waits until the slot's newest refit has ended, so that a frame on it waits for nothing.
+
+        Args:
+            slot: Number of the slot.
+
+        Raises:
+            EngineError: As `refit`.
+        """
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The raw network: float32 (N, C, H, W) -> float32 (N, C', H', W'), a fresh array. May be called from any thread."""
+        """Runs the raw network.
+
+        Args:
+            slot: Number of the slot.
+            x: float32 (N, C, H, W), in the network's value range.
+
+        Returns:
+            A fresh array, float32 (N, C', H', W').
+
+        Raises:
+            EngineError: The slot has no weights, the engine is closed, or it cannot run this input.
+        """
 
     def close(self) -> None:
-        """Free everything. No infer may be running. Calling it again does nothing."""
+        """Frees everything. No `infer` may be running. Calling it again does nothing."""
 
 
 class DeviceEngine(Engine, Protocol):
-    """An Engine on a GPU. infer is place, enqueue, fetch; apart, they can be timed and overlapped.
+    """An engine on a GPU, whose `infer` is `upload`, `enqueue`, `download`; apart, they can be timed and overlapped.
 
-    Each slot has one stream, and its refit, place, enqueue and fetch are queued on it in the order of the calls.
-    Coefficients that a refit refuses leave the slot as it was: they are looked at before anything of it is touched.
-    Calls for one slot come from one thread at a time.
+    Each slot has one stream, and its refit, upload, enqueue and download are queued on it in the order of the calls. Coefficients
+    that a refit refuses leave the slot as it was: they are validated before anything of it is touched.
+
+    Thread safety: calls for one slot come from one thread at a time.
     """
 
     def stream_handle(self, slot: int) -> int:
-        """The slot's CUstream, for events and timing. The engine owns it."""
+        """Returns the slot's CUstream, for events and timing. The engine owns it."""
 
     def upload(self, slot: int, x: NDArray[np.float32]) -> None:
-        """Queue the upload of an input: float32 (N, C, H, W), read before this returns. Raises UsageError outside the profile."""
+        """Queues the upload of an input.
+
+        Args:
+            slot: Number of the slot.
+            x: float32 (N, C, H, W), read before this returns.
+
+        Raises:
+            UsageError: The shape is outside of the profile.
+        """
 
     def enqueue(self, slot: int) -> None:
-        """Queue one run of the network on the input that was placed last. Raises EngineError."""
+        """Queues one run of the network on the input that was uploaded last.
+
+        Args:
+            slot: Number of the slot.
+
+        Raises:
+            EngineError: The slot has no weights or no input, or the run cannot be queued.
+        """
 
     def download(self, slot: int) -> NDArray[np.float32]:
-        """Wait for what is queued and return the newest output, a fresh float32 (N, C', H', W')."""
+        """Waits for what is queued.
+
+        Args:
+            slot: Number of the slot.
+
+        Returns:
+            The newest output, a fresh float32 (N, C', H', W').
+        """
 
 
 def single_row_or_none(coefficients: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The shares that all weights have: (N,) itself, or the row of a (W, N) whose rows are all equal; None where rows differ."""
+    """Returns the coefficients that all weights have.
+
+    Args:
+        coefficients: float64 (N,) or (W, N).
+
+    Returns:
+        (N,) itself, or the row of a (W, N) whose rows are all equal, a view; None where rows differ.
+    """
     if coefficients.ndim == 1:
         return coefficients
     row: NDArray[np.float64] = coefficients[0]
@@ -156,14 +226,27 @@ def single_row_or_none(coefficients: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def require_single_row(coefficients: NDArray[np.float64], engine: str) -> NDArray[np.float64]:
-    """The same, for an engine that has one alpha for all weights. Raises UsageError where rows differ."""
+    """Returns the coefficients that all weights have, for an engine that has one alpha for all weights.
+
+    Args:
+        coefficients: float64 (N,) or (W, N).
+        engine: Name of the engine, for the message.
+
+    Returns:
+        As `single_row_or_none`.
+
+    Raises:
+        UsageError: The rows differ.
+    """
     row = single_row_or_none(coefficients)
     if row is None:
-        raise UsageError(f"The engine {engine} has one alpha for all weights; for alpha by groups of weights take another one.")
+        raise UsageError(
+            f"The engine {engine} has one alpha for all weights; choose another one for alpha by groups of weights."
+        )
     return row
 
 
 def check_coefficient_count(row: NDArray[np.float64], members: int) -> None:
-    """Raises EngineError where a row (N,) is not one share for each member, or has none that is not 0."""
+    """Raises EngineError where a row (N,) does not have one coefficient per member, or has none that is not 0."""
     if len(row) != members or not row.any():
         raise EngineError(f"{len(row)} shares, {int((row != 0).sum())} of them not 0, for {members} members.")

@@ -1,8 +1,10 @@
-"""The engines that a user may choose, and why one is unavailable here."""
+"""The engines that a user may choose, and why one cannot run here."""
 
 from __future__ import annotations
 
 import importlib
+import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,33 +14,44 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from dni_deploy.errors import DniError, EngineError, UnavailableError, UsageError, escape_name
 from dni_deploy.utils.progress import OptionalProgress
 from engines.cuda import driver
-from engines.interface import BuildOptions, BuildResult, EngineOptions
+from engines.interface import REASON_REQUESTED, BuildOptions, BuildResult, EngineOptions
 
 if TYPE_CHECKING:
     from dni_deploy.bundle.bundle import Bundle
     from engines.interface import Engine
 
-REASON_REQUESTED = "asked for"
+log = logging.getLogger(__name__)
 
 
 class AvailabilityCheck(Protocol):
-    """Asked with the bundle and the number of the GPU that it shall run on, or with None for the machine alone."""
+    """Tells why an engine cannot run, without importing a package that could break."""
 
-    def __call__(self, bundle: Bundle | None, device: int = 0) -> str | None: ...
+    def __call__(self, bundle: Bundle | None, device: int = 0) -> str | None:
+        """Tells why the engine cannot run.
+
+        Args:
+            bundle: The bundle to run; None to ask about the machine alone.
+            device: Number of the GPU to run on.
+
+        Returns:
+            One sentence without a full stop, or None where nothing is in the way.
+        """
 
 
 CUDA_PROVIDER_LIBRARIES = ("libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll")
-"""What onnxruntime-gpu brings and onnxruntime does not, in the package's folder `capi`."""
+"""What onnxruntime-gpu has and onnxruntime does not, in the package's folder `capi`."""
 
 
 def why_onnxruntime_unavailable(bundle: Bundle | None, device: int = 0) -> str | None:
+    """Tells why ONNX Runtime on the CPU cannot run, as an `AvailabilityCheck`."""
     return _explain_missing_packages(("onnxruntime",), "cpu")
 
 
 def why_onnxruntime_gpu_unavailable(bundle: Bundle | None, device: int = 0) -> str | None:
-    obstacle = driver.why_gpu_unavailable() or _explain_missing_packages(("onnxruntime", "pycuda"), "gpu")
-    if obstacle:
-        return obstacle
+    """Tells why ONNX Runtime on the GPU cannot run, as an `AvailabilityCheck`."""
+    reason = driver.why_gpu_unavailable() or _explain_missing_packages(("onnxruntime", "pycuda"), "gpu")
+    if reason:
+        return reason
     spec = find_spec("onnxruntime")
     folders = [Path(folder) / "capi" for folder in (spec.submodule_search_locations if spec else None) or ()]
     if not any((folder / name).exists() for folder in folders for name in CUDA_PROVIDER_LIBRARIES):
@@ -50,19 +63,26 @@ def why_onnxruntime_gpu_unavailable(bundle: Bundle | None, device: int = 0) -> s
 
 
 def make_tensorrt_check(kind: str) -> AvailabilityCheck:
-    """kind: of the plan that the engine opens, as in engines/trt/plan.py."""
+    """Makes the check of a TensorRT engine.
+
+    Args:
+        kind: Kind of the plan that the engine opens, as in engines/trt/plan.py.
+
+    Returns:
+        An `AvailabilityCheck`.
+    """
 
     def why_tensorrt_unavailable(bundle: Bundle | None, device: int = 0) -> str | None:
-        found = driver.why_gpu_unavailable() or _explain_missing_packages(("tensorrt", "pycuda", "polygraphy"), "tensorrt")
-        if found or bundle is None:
-            return found
+        reason = driver.why_gpu_unavailable() or _explain_missing_packages(("tensorrt", "pycuda", "polygraphy"), "tensorrt")
+        if reason or bundle is None:
+            return reason
         from engines.trt.plan import search_plans
 
         plan, rejected = search_plans(bundle, kind, device=device)
         if plan is None:
             engine = "tensorrt" if kind == "refit" else f"tensorrt-{kind}"
-            told = f" ({rejected})" if rejected else ""
-            return f"no plan is built for this GPU and this TensorRT{told}: dni-deploy build --engine {engine}"
+            detail = f" ({rejected})" if rejected else ""
+            return f"no plan is built for this GPU and this TensorRT{detail}: dni-deploy build --engine {engine}"
         return None
 
     return why_tensorrt_unavailable
@@ -75,15 +95,17 @@ def _explain_missing_packages(names: tuple[str, ...], extra: str) -> str | None:
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """One line of the list.
+    """One line of the list of engines.
 
-    opener    "module:function" that takes (bundle, options: EngineOptions) and returns an Engine.
-    title     what it is, in a few words.
-    obstacle  why it cannot run here, one sentence without a full stop, or None; see obstacles.py.
-    builder   "module:function" that takes (bundle, options: BuildOptions, progress) and returns a Built; None where
-              there is nothing to build ahead.
-    auto      whether `--engine auto` may choose it: the others exist to be compared with.
-    takes     what the builder makes use of, of "threads", "precision", "profile", "strip" and "device"; anything else is refused.
+    Attributes:
+        opener: "module:function" that takes (bundle, options: EngineOptions) and returns an Engine.
+        title: What the engine is, in a few words.
+        unavailable_reason: Tells why the engine cannot run here.
+        builder: "module:function" that takes (bundle, options: BuildOptions, progress) and returns a BuildResult; None where there is
+            nothing to build ahead.
+        auto: Whether `--engine auto` may choose it: the others exist for comparison.
+        build_option_names: What the builder makes use of, of "threads", "precision", "profile", "strip" and "device"; anything else
+            is refused.
     """
 
     opener: str
@@ -94,7 +116,6 @@ class EngineEntry:
     build_option_names: tuple[str, ...] = ()
 
 
-# The order is that of `auto`.
 ENGINES: Mapping[str, EngineEntry] = {
     "tensorrt": EngineEntry(
         "engines.trt:open_refit",
@@ -105,17 +126,17 @@ ENGINES: Mapping[str, EngineEntry] = {
         ("precision", "profile", "strip", "device"),
     ),
     "onnxruntime-gpu": EngineEntry(
-        "engines.onnxruntime_gpu:open_bound",
+        "engines.onnxruntime_gpu.load:open_bound",
         "ONNX Runtime on the GPU, weights blended in the memory that it reads",
         why_onnxruntime_gpu_unavailable,
         None,
         True,
     ),
     "onnxruntime": EngineEntry(
-        "engines.onnxruntime_cpu:open_in_place",
+        "engines.onnxruntime_cpu.load:open_in_place",
         "ONNX Runtime on the CPU, weights blended in place",
         why_onnxruntime_unavailable,
-        "engines.onnxruntime_cpu:build_plan",
+        "engines.onnxruntime_cpu.build:build_plan",
         True,
         ("threads",),
     ),
@@ -141,58 +162,89 @@ ENGINES: Mapping[str, EngineEntry] = {
         build_option_names=("precision", "profile", "device"),
     ),
     "onnxruntime-rebuild": EngineEntry(
-        "engines.onnxruntime_cpu:open_rebuild",
+        "engines.onnxruntime_cpu.load:open_rebuild",
         "ONNX Runtime on the CPU, a new session per alpha",
         why_onnxruntime_unavailable,
     ),
     "onnxruntime-constant": EngineEntry(
-        "engines.onnxruntime_cpu:open_constant",
+        "engines.onnxruntime_cpu.load:open_constant",
         "ONNX Runtime on the CPU, first member only, for timing",
         why_onnxruntime_unavailable,
     ),
     "onnxruntime-inputs": EngineEntry(
-        "engines.onnxruntime_cpu:open_inputs",
+        "engines.onnxruntime_cpu.load:open_inputs",
         "ONNX Runtime on the CPU, weights as graph inputs",
         why_onnxruntime_unavailable,
     ),
     "onnxruntime-graph": EngineEntry(
-        "engines.onnxruntime_cpu:open_in_graph",
+        "engines.onnxruntime_cpu.load:open_in_graph",
         "ONNX Runtime on the CPU, alpha as a graph input",
         why_onnxruntime_unavailable,
     ),
 }
+"""Every engine by name, in the order in which `auto` prefers them."""
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine's name, and why it is the one: REASON_REQUESTED, or what stood in the way of those that auto prefers."""
+    """An engine that was chosen.
+
+    Attributes:
+        name: Name of the engine, as in `ENGINES`.
+        reason: REASON_REQUESTED, or why the engines that `auto` prefers cannot run.
+    """
 
     name: str
     reason: str
 
 
 class OpenedEngine(NamedTuple):
-    """An engine, and how it came to be the one."""
+    """An open engine, and how it was chosen.
+
+    Attributes:
+        engine: The engine; the caller closes it.
+        choice: How it was chosen.
+    """
 
     engine: Engine
     choice: EngineChoice
 
 
 def choose_engine(name: str = "auto", bundle: Bundle | None = None, device: int = 0) -> EngineChoice:
-    """The engine that `auto` stands for here, or `name` itself. Raises UsageError (unknown), UnavailableError (cannot run)."""
+    """Chooses the engine that `auto` stands for here, or checks the named one.
+
+    Args:
+        name: "auto" or a name from `ENGINES`.
+        bundle: The bundle to run; None to ask about the machine alone.
+        device: Number of the GPU to run on.
+
+    Returns:
+        The choice.
+
+    Raises:
+        UsageError: There is no engine of this name.
+        UnavailableError: The engine, or with `auto` every one, cannot run here.
+    """
     if name != "auto":
         return _require_engine(name, bundle, device)
-    passed: dict[str, str] = {}
-    for candidate in _available_engines(bundle, device, passed):
-        return EngineChoice(candidate, _format_reasons(passed))
-    raise _no_engine_error(passed)
+    skipped: dict[str, str] = {}
+    for candidate in _available_engines(bundle, device, skipped):
+        return EngineChoice(candidate, _format_reasons(skipped))
+    raise _no_engine_error(skipped)
 
 
 def choose_builder(name: str = "auto") -> EngineChoice:
-    """The engine that `build` builds for: `name`, or the first of auto's that can run here and has something to build.
+    """Chooses the engine that `build` builds for. That no plan is built yet does not rule an engine out.
 
-    That no plan is built yet is no obstacle to building one. Raises as `choose_engine` does, and UsageError for an engine that has
-    nothing to build.
+    Args:
+        name: A name from `ENGINES`, or "auto" for the first of auto's that can run here and has something to build.
+
+    Returns:
+        The choice.
+
+    Raises:
+        UsageError: There is no engine of this name, or it has nothing to build.
+        UnavailableError: As in `choose_engine`.
     """
     if name != "auto":
         choice = _require_engine(name, None, 0)
@@ -200,97 +252,136 @@ def choose_builder(name: str = "auto") -> EngineChoice:
             others = ", ".join(other for other, entry in ENGINES.items() if entry.builder)
             raise UsageError(f"The engine {name} has nothing to build ahead; these have: {others}.")
         return choice
-    passed: dict[str, str] = {}
-    for candidate in _available_engines(None, 0, passed):
+    skipped: dict[str, str] = {}
+    for candidate in _available_engines(None, 0, skipped):
         if ENGINES[candidate].builder is not None:
-            return EngineChoice(candidate, _format_reasons(passed))
-        passed[candidate] = "it has nothing to build ahead"
-    raise _no_engine_error(passed)
+            return EngineChoice(candidate, _format_reasons(skipped))
+        skipped[candidate] = "it has nothing to build ahead"
+    raise _no_engine_error(skipped)
 
 
 def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> OpenedEngine:
-    """Open the bundle in an engine; every slot still needs its first refit. The caller closes it.
+    """Opens a bundle in an engine; every slot still needs its first refit.
 
-    auto skips what this machine lacks, and `reason` says so: an unavailable reason, a package that does not import, an
-    UnavailableError from the opener. It does not skip an EngineError: that engine is available and failed, or computed something
-    else than the reference. The owner of a GPU must learn that, and not wonder why frames are slow; `--engine` names another one.
+    `auto` skips what this machine lacks, and the choice's reason says so: an unavailable reason, a package that does not import, an
+    UnavailableError from the opener. It does not skip an EngineError: that engine is available and failed, or computed something else
+    than the reference. The owner of a GPU must learn that, and not wonder why frames are slow; `--engine` names another one.
     Neither does it skip a damaged plan (BundleError, RefusedError): that one is to be built again.
-    Raises UsageError (name), UnavailableError (cannot run here), EngineError (the network cannot be opened).
+
+    Args:
+        bundle: The bundle.
+        name: "auto" or a name from `ENGINES`.
+        options: How to open it; None for the defaults.
+
+    Returns:
+        The engine, which the caller closes, and how it was chosen.
+
+    Raises:
+        UsageError: There is no engine of this name.
+        UnavailableError: The engine, or with `auto` every one, cannot run here.
+        EngineError: The network cannot be opened, or the engine computes something else than the reference.
+        BundleError: A plan is damaged.
+        RefusedError: A plan is not to be trusted.
     """
     options = options or EngineOptions()
     if name != "auto":
-        choice = _require_engine(name, bundle, options.device)
-        return OpenedEngine(_call_opener(name, bundle, options), choice)
-    passed: dict[str, str] = {}
-    for candidate in _available_engines(bundle, options.device, passed):
+        return _open_chosen(bundle, _require_engine(name, bundle, options.device), options)
+    skipped: dict[str, str] = {}
+    for candidate in _available_engines(bundle, options.device, skipped):
         try:
-            return OpenedEngine(_call_opener(candidate, bundle, options), EngineChoice(candidate, _format_reasons(passed)))
+            return _open_chosen(bundle, EngineChoice(candidate, _format_reasons(skipped)), options)
         except UnavailableError as error:
-            passed[candidate] = str(error).removeprefix(_unavailable_prefix(candidate)).rstrip(".")
+            _skip_engine(skipped, candidate, str(error).removeprefix(_unavailable_prefix(candidate)).rstrip("."))
         except EngineError as error:
             raise _chosen_by_auto(error) from error
-    raise _no_engine_error(passed)
+    raise _no_engine_error(skipped)
 
 
 def load_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> Engine:
-    """The engine of `open_engine` alone."""
+    """Opens a bundle as `open_engine` does and returns the engine alone."""
     return open_engine(bundle, name, options).engine
 
 
 def build_engine(bundle: Bundle, name: str, options: BuildOptions, progress: OptionalProgress = None) -> BuildResult:
-    """Build ahead of time what the engine opens later. `name` is an engine's own, not auto.
+    """Builds ahead of time what an engine opens later.
 
-    Raises UsageError (nothing to build, or it exists and `force` is off), UnavailableError, EngineError, LimitError.
+    Args:
+        bundle: The bundle; the plan is written into it.
+        name: A name from `ENGINES`, not "auto".
+        options: How to build.
+        progress: Called as the build proceeds.
+
+    Returns:
+        What was built.
+
+    Raises:
+        UsageError: There is nothing to build, or the plan exists and neither `force` nor `keep` is set.
+        UnavailableError: A package of the engine does not import.
+        EngineError: The plan cannot be built, or computes something else than the reference.
+        LimitError: There is no room for it.
     """
     entry = ENGINES[name]
     if entry.builder is None:
         raise UsageError(f"The engine {name} has nothing to build ahead.")
-    built: BuildResult = _import_function(name, entry.builder)(bundle, options, progress)
-    return built
+    result: BuildResult = _import_function(name, entry.builder)(bundle, options, progress)
+    return result
 
 
 def refuse_unused_options(choice: EngineChoice, option_names: Iterable[str]) -> None:
-    """Raise UsageError where the engine's builder has no use for an option that was given; names as in EngineEntry.build_option_names."""
+    """Refuses options that the engine's builder has no use for.
+
+    Args:
+        choice: The engine.
+        option_names: Names of the options that were given, as in `EngineEntry.build_option_names`.
+
+    Raises:
+        UsageError: One of them has no effect.
+    """
     unused = [option for option in option_names if option not in ENGINES[choice.name].build_option_names]
     if unused:
         users = [other for other, entry in ENGINES.items() if set(unused) <= set(entry.build_option_names)]
-        told = f"Building for the engine {choice.name} has no use for {' and '.join(unused)}"
-        told += f"; that is for {', '.join(users)}." if users else "."
-        raise UsageError(told if choice.reason == REASON_REQUESTED else f"{told} It was taken because: {choice.reason}.")
+        message = f"Building for the engine {choice.name} has no use for {' and '.join(unused)}"
+        message += f"; that is for {', '.join(users)}." if users else "."
+        raise UsageError(message if choice.reason == REASON_REQUESTED else f"{message} It was chosen because: {choice.reason}.")
 
 
 def _require_engine(name: str, bundle: Bundle | None, device: int) -> EngineChoice:
     if name not in ENGINES:
         raise UsageError(f"There is no engine {escape_name(name)!r}; there are auto, {', '.join(ENGINES)}.")
-    obstacle = _find_unavailable_reason(name, bundle, device)
-    if obstacle is not None:
-        raise UnavailableError(f"{_unavailable_prefix(name)}{obstacle}.")
+    reason = _find_unavailable_reason(name, bundle, device)
+    if reason is not None:
+        raise UnavailableError(f"{_unavailable_prefix(name)}{reason}.")
     return EngineChoice(name, REASON_REQUESTED)
 
 
 def _available_engines(bundle: Bundle | None, device: int, skipped: dict[str, str]) -> Iterator[str]:
-    """auto's engines without an obstacle, best first; `skipped` gets the reasons of the others, by name, as they are met."""
+    """Yields auto's engines that can run, best first; `skipped` gets the reasons of the others by name, as they are met."""
     for name, entry in ENGINES.items():
         if not entry.auto:
             continue
         try:
-            obstacle = _find_unavailable_reason(name, bundle, device)
+            reason = _find_unavailable_reason(name, bundle, device)
         except EngineError as error:
             raise _chosen_by_auto(error) from error
         except DniError as error:  # a plan that cannot be read, say: a reason like any other, and the next one may run
-            obstacle = str(error).rstrip(".")
-        if obstacle is None:
+            reason = str(error).rstrip(".")
+        if reason is None:
             yield name
         else:
-            skipped[name] = obstacle
+            _skip_engine(skipped, name, reason)
 
 
 def _chosen_by_auto(error: EngineError) -> EngineError:
     return type(error)(f"{error} This is what auto chose; name another one with --engine to do without it.")
 
 
+def _skip_engine(skipped: dict[str, str], name: str, reason: str) -> None:
+    skipped[name] = reason
+    log.info("engine %s skipped: %s", name, reason)
+
+
 def _find_unavailable_reason(name: str, bundle: Bundle | None, device: int) -> str | None:
-    """As EngineEntry.unavailable_reason. A package that breaks while it is looked at is one: it must not take those down that work."""
+    """Asks the entry. A package that breaks while it is looked at is a reason: it must not take those down that work."""
     try:
         return ENGINES[name].unavailable_reason(bundle, device)
     except DniError:
@@ -300,11 +391,12 @@ def _find_unavailable_reason(name: str, bundle: Bundle | None, device: int) -> s
 
 
 def _format_reasons(skipped: Mapping[str, str]) -> str:
-    """One clause for each reason, with all engines that it kept away: "not a and b: reason; not c: reason"."""
-    reasons: dict[str, list[str]] = {}
+    """Formats a clause for each reason, with all engines that it ruled out: "not a and b: reason; not c: reason"."""
+    names_by_reason: dict[str, list[str]] = {}
     for name, reason in skipped.items():
-        reasons.setdefault(reason, []).append(name)
-    return "; ".join(f"not {' and '.join(names)}: {reason}" for reason, names in reasons.items()) or "the first choice"
+        names_by_reason.setdefault(reason, []).append(name)
+    clauses = (f"not {' and '.join(names)}: {reason}" for reason, names in names_by_reason.items())
+    return "; ".join(clauses) or "the first choice"
 
 
 def _unavailable_prefix(name: str) -> str:
@@ -315,18 +407,22 @@ def _no_engine_error(skipped: Mapping[str, str]) -> UnavailableError:
     return UnavailableError(f"No engine can run here; {_format_reasons(skipped)}. `dni-deploy doctor` tells more.")
 
 
-def _call_opener(name: str, bundle: Bundle, options: EngineOptions) -> Engine:
-    engine: Engine = _import_function(name, ENGINES[name].opener)(bundle, options)
-    return engine
+def _open_chosen(bundle: Bundle, choice: EngineChoice, options: EngineOptions) -> OpenedEngine:
+    started = time.perf_counter()
+    engine: Engine = _import_function(choice.name, ENGINES[choice.name].opener)(bundle, options)
+    log.info(
+        "engine %s opened in %.2f s (%s): %s", choice.name, time.perf_counter() - started, choice.reason, engine.update_path
+    )
+    return OpenedEngine(engine, choice)
 
 
 def _import_function(engine: str, name: str):  # type: ignore[no-untyped-def]  # any of the openers and builders above
     """Raises UnavailableError where a package of the engine does not import: a library that it links is missing, say."""
-    module, _, function = name.partition(":")
+    module_name, _, function = name.partition(":")
     try:
-        home = importlib.import_module(module)
+        module = importlib.import_module(module_name)
     except (ImportError, OSError) as error:
         raise UnavailableError(
             f"{_unavailable_prefix(engine)}{type(error).__name__}, {escape_name(error).rstrip('.')}."
         ) from error
-    return getattr(home, function)
+    return getattr(module, function)

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tuning": {"imaging", "reports"},
     "session": {"engines", "blending", "alpha", "bundle", "imaging"},
     "spatial": {"session", "video_io", "imaging", "alpha"},
-    "compatibility": {"session", "engines", "exporters", "blending", "bundle", "checkpoints", "imaging", "reports"},
+    "compatibility": {"session", "engines", "exporters", "blending", "bundle", "checkpoints", "imaging"},
     "latency": {"session", "engines", "exporters", "video_io", "control", "alpha", "bundle", "imaging"},
     "webui": {"session", "control", "alpha", "video_io", "imaging"},
     "vapoursynth": {"session", "control", "bundle", "imaging"},
@@ -51,11 +51,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 A part is a package, a flat module of dni_deploy/, or "dni_deploy" for its public names.
 """
 ENGINE_LAYERS = (
-    ("profile", "verification_inputs"),
-    ("interface",),
-    ("lowering",),
+    ("profile",),
+    ("interface", "ort_session"),
+    ("lowering", "verification"),
     ("cuda", "onnxruntime_cpu"),
-    ("verification",),
     ("onnxruntime_gpu", "trt"),
     ("registry",),
 )

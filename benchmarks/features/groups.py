@@ -32,7 +32,7 @@ from dni_deploy.session.session import RenderState
 from dni_deploy.utils.hardware import count_cores, read_cpu_info
 from engines.interface import EngineOptions
 from engines.registry import load_engine
-from engines.verification_inputs import make_verification_input
+from engines.verification import make_verification_input
 
 RESULT_PATH = ROOT / "benchmarks" / "results" / "groups.json"
 INPUT_SIDE_PX = 32

@@ -161,3 +161,7 @@ class Bundle:
                     f"Member {escape_name(member)!r}: {escape_name(weight.name)!r} is {what}, the graph has it as {weight.shape}."
                 )
         return {weight.name: tensors[weight.name] for weight in self.manifest.weights}
+
+    def read_all_weights(self) -> list[dict[str, NDArray[Any]]]:
+        """Reads every member's weights, in family order, as `read_weights` does."""
+        return [self.read_weights(member) for member in self.members]

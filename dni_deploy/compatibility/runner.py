@@ -75,7 +75,7 @@ def _round_to_float32(blend: Mapping[str, NDArray[np.float64]]) -> dict[str, NDA
 class _CheckpointRunner:
     def __init__(self, family: Family) -> None:
         first = family.members[0].checkpoint.tensors
-        found = import_optional("exporters.architectures.registry").find_architecture("auto", first)
+        found = import_optional("exporters.architectures").find_architecture("auto", first)
         self.architecture: str = found.name
         self.signature: Signature = found.resolve_signature(found.build(first))
         self._family = family
@@ -104,7 +104,10 @@ class _BundleRunner:
         self.architecture: str = bundle.architecture
         self.signature: Signature = bundle.signature
         self._family, self._session, self._recalibration = family, session, recalibration
-        self._graph, self._names = bundle.read_graph(), bundle.weight_names
+        self._names = bundle.weight_names
+        self._estimator = import_optional("engines.onnxruntime_cpu.statistics").BatchNormEstimator(
+            bundle.read_graph(), bundle.weight_names, statistics="running"
+        )
 
     def infer(self, coefficients: MemberCoefficients, x: NDArray[np.float32]) -> NDArray[np.float32]:
         self._session.alpha = dict(coefficients)
@@ -122,7 +125,5 @@ class _BundleRunner:
     def measure_batchnorm_inputs(
         self, tensors: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]
     ) -> NormInputStatistics:
-        found: NormInputStatistics = import_optional("engines.onnxruntime_cpu.statistics").measure_batchnorm_inputs(
-            self._graph, tensors, inputs
-        )
-        return found
+        estimate = self._estimator.estimate(tensors, inputs)
+        return {name.removesuffix("running_mean").removesuffix("."): moments for name, moments in estimate.items()}

@@ -1,4 +1,4 @@
-"""An image file as RGB pixels, with what travels beside them (transparency, colour profile, greyness)."""
+"""Picture: an image file as RGB pixels, with what travels beside them (transparency, colour profile, greyness)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Union
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from PIL.ImageFile import ImageFile as PillowImageFile
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from dni_deploy.errors import DniError, ImageFileError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
@@ -45,7 +44,7 @@ EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "
 
 
 @dataclass(frozen=True)
-class ImageFile:
+class Picture:
     """A decoded picture, upright; its arrays are its own.
 
     rgb    uint8 (H, W, 3).
@@ -61,7 +60,7 @@ class ImageFile:
     is_gray: bool = False
     notes: tuple[str, ...] = ()
 
-    def with_pixels(self, rgb: Frame) -> ImageFile:
+    def with_pixels(self, rgb: Frame) -> Picture:
         """The same picture with new colours; transparency is resized (bicubic) only if the size differs."""
         alpha = self.alpha
         if alpha is not None and alpha.shape != rgb.shape[:2]:
@@ -70,7 +69,7 @@ class ImageFile:
         return replace(self, rgb=rgb, alpha=alpha)
 
 
-def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> ImageFile:
+def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> Picture:
     """Decode one PNG, JPEG, WebP, TIFF or BMP file of 8 bits a channel.
 
     EXIF rotation is applied; palette, 1-bit and CMYK pictures are converted, which `notes` says. Other metadata is left out.
@@ -89,7 +88,7 @@ def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> ImageFile:
         return _to_image_file(image, notes)
 
 
-def write_image(path: str | os.PathLike[str], image_file: ImageFile, *, force: bool = False) -> None:
+def write_image(path: str | os.PathLike[str], image_file: Picture, *, force: bool = False) -> None:
     """Encode by the suffix and publish: JPEG at quality 95 in 4:4:4, everything else lossless.
 
     Raises UsageError (exists without `force`, an unknown suffix, a format without transparency for a picture that has it),
@@ -177,7 +176,7 @@ def check_size(path: Path, width: int, height: int, scale: int) -> None:
 def read_bit_depth(image: Image.Image) -> int:
     """Bits a channel as the file has them, asked before it is decoded: Pillow would squeeze some into 8 without a word."""
     if image.format == "PNG":
-        assert isinstance(image, PillowImageFile)
+        assert isinstance(image, ImageFile.ImageFile)
         assert image.fp is not None  # open until load
         place = image.fp.tell()
         image.fp.seek(24)  # the depth in IHDR, behind signature 8, length 4, name 4, width 4, height 4
@@ -210,7 +209,7 @@ def _describe_extra_frames(path: Path, image: Image.Image) -> list[str]:
     )
 
 
-def _to_image_file(image: Image.Image, notes: list[str]) -> ImageFile:
+def _to_image_file(image: Image.Image, notes: list[str]) -> Picture:
     icc = image.info.get("icc_profile") or None
     alpha = None
     if image.has_transparency_data:
@@ -225,7 +224,7 @@ def _to_image_file(image: Image.Image, notes: list[str]) -> ImageFile:
         notes.append(how)
         icc = None
     grey = mode in ("1", "L", "LA")
-    return ImageFile(np.array(image.convert("RGB")), alpha, icc, grey, tuple(notes))
+    return Picture(np.array(image.convert("RGB")), alpha, icc, grey, tuple(notes))
 
 
 def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:

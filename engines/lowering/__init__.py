@@ -1,4 +1,1 @@
-"""Lowering: rewrites of a bundle's graph that more than one engine wants; an engine's own lie in its folder.
-
-Each pass is one file with one function `rewrite(draft)`.
-"""
+"""Rewrites of a bundle's graph that more than one backend needs; what one backend alone needs lies in its own package."""

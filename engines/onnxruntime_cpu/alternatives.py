@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.blending.blend import blend_rows
 from dni_deploy.errors import EngineError
+from engines import ort_session
 from engines.interface import require_single_row, single_row_or_none
 from engines.lowering.weights_as_inputs import ALPHA_INPUT_NAME, CALIBRATION_INPUT_NAME, alpha_as_input, weights_as_inputs
-from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.layout import allocate_aligned
 from engines.onnxruntime_cpu.per_tensor_blend import PerTensorBlender
 
@@ -36,7 +36,7 @@ class _OrtBaseline:
 
     def __init__(self, model: onnx.ModelProto, threads: int, slots: int) -> None:
         self.slots = slots
-        self._session: ort.InferenceSession | None = runtime.open_cpu_session(model, threads)
+        self._session: ort.InferenceSession | None = ort_session.open_cpu_session(model, threads)
         self._feeds: list[dict[str, NDArray[np.float32]] | None] = [None] * slots
         self._input: str = self._session.get_inputs()[0].name
 
@@ -47,7 +47,7 @@ class _OrtBaseline:
         feed = self._feeds[slot]
         if self._session is None or feed is None:
             raise EngineError(f"Slot {slot} has no weights; refit it first.")
-        return runtime.run_session(self._session, x, self._input, feed)
+        return ort_session.run_session(self._session, x, self._input, feed)
 
     def close(self) -> None:
         self._session = None
@@ -60,7 +60,7 @@ class OrtConstantBaseline(_OrtBaseline):
     update_path = "constant weights: the first member, whatever alpha is"
 
     def __init__(self, graph: onnx.ModelProto, names: Sequence[str], members: Members, *, threads: int, slots: int) -> None:
-        super().__init__(runtime.bind_initializers(graph, {name: members[0][name] for name in names}), threads, slots)
+        super().__init__(ort_session.bind_initializers(graph, {name: members[0][name] for name in names}), threads, slots)
         self._feeds = [{}] * slots
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:

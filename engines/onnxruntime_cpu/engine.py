@@ -1,11 +1,13 @@
-"""InPlaceEngine: ONNX Runtime on the CPU with weights that change under the running session.
+"""The in-place engine: ONNX Runtime on the CPU with weights that change under the running session.
 
-Per slot one arena and one live session over it; a refit is one blend into the arena. Memory: (members + slots) times the
+Each slot has one weight buffer and one session over it; a refit is one blend into the buffer. Memory: (members + slots) times the
 weights. Layout and blending are shared by the slots.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +21,19 @@ from engines.onnxruntime_cpu.blender import Blender
 from engines.onnxruntime_cpu.layout import HostWeightBuffer, Layout
 from engines.onnxruntime_cpu.runtime import InPlaceSession
 
+log = logging.getLogger(__name__)
+
 
 class InPlaceEngine:
-    """An Engine (see engines/interface.py) whose refit is a blend into memory that the session reads."""
+    """An `Engine` whose refit is a blend into memory that the session reads.
+
+    Attributes:
+        layout: The optimized graph and where its weights lie.
+        blender: Blends into a weight buffer.
+        weight_buffers: One buffer per slot; owned by the engine.
+
+    Thread safety: as `Engine` says.
+    """
 
     name = "onnxruntime"
     update_path = "in place: the blend goes straight into the running session's weights"
@@ -36,31 +48,49 @@ class InPlaceEngine:
         slots: int = 2,
         recalibration: BatchNormTable | None = None,
     ) -> None:
+        """Copies the members' weights in the layout and opens a session per slot; nothing is verified yet.
+
+        Args:
+            layout: The layout of the lowered graph that `recipes` belong to.
+            recipes: How each lowered weight is made of the members' tensors.
+            members: Each member's weights by name, in the bundle's order.
+            threads: Number of intra-op threads; 0 for one per physical core.
+            slots: Number of slots.
+            recalibration: The bundle's re-estimated BatchNorm statistics, if it has any.
+
+        Raises:
+            EngineError: ONNX Runtime cannot open the graph.
+        """
         self.slots = slots
         self.layout = layout
         self.blender = Blender(layout, recipes, members, recalibration)
         self.weight_buffers = [HostWeightBuffer(layout) for _ in range(slots)]
-        self._sessions = [InPlaceSession(layout.optimized, arena.views, threads) for arena in self.weight_buffers]
+        self._sessions = [InPlaceSession(layout.optimized, buffer.views, threads) for buffer in self.weight_buffers]
         self._slot_has_weights = [False] * slots
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        """Blends into the slot's buffer, as `Engine.refit`."""
+        started = time.perf_counter()
         self._slot_has_weights[slot] = False  # until the blend is whole
         self.blender.blend(coefficients, self.weight_buffers[slot].flat)
         self._slot_has_weights[slot] = True
+        log.debug("slot %d blended in %.2f ms", slot, 1e3 * (time.perf_counter() - started))
 
     def synchronize(self, slot: int) -> None:
-        pass
+        """Does nothing: a refit ends before it returns."""
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Runs the slot's session, as `Engine.infer`."""
         if not self._slot_has_weights[slot]:
             raise EngineError(f"Slot {slot} has no whole set of weights; refit it first.")
         return self._sessions[slot].run(x)
 
     def invalidate_weights(self) -> None:
-        """Say that the weights have been tampered with: every slot needs a refit."""
+        """Marks every slot's weights as undefined, so that it needs a refit: for callers that changed a buffer themselves."""
         self._slot_has_weights = [False] * self.slots
 
     def close(self) -> None:
+        """Closes the sessions, as `Engine.close`."""
         for session in self._sessions:
             session.close()
         self._slot_has_weights = [False] * self.slots

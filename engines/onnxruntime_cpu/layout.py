@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from dni_deploy.errors import EngineError
+from engines import ort_session
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.blocked_prelu import restore_prelu
@@ -161,7 +162,7 @@ def _optimize_graph(
         name: make_values(index, int(np.prod(recipe.shape))).reshape(recipe.shape)
         for index, (name, recipe) in enumerate(recipes.linear.items())
     }
-    return runtime.optimize_graph(runtime.bind_initializers(lowered, values))
+    return runtime.optimize_graph(ort_session.bind_initializers(lowered, values))
 
 
 def _read_float32_initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:

@@ -1,14 +1,15 @@
-"""Plan: the layout of an optimized network, kept on disk so that a session opens without optimizing again.
+"""The plan file: the layout of an optimized network, kept on disk so that a session opens without optimizing again.
 
 One safetensors file in the bundle's `plans/` folder. It holds the optimized graph and the gather map, no weights: those stay in the
 bundle, so a plan serves every family on the same graph. Its name is the hash of all that the layout depends on (the lowered graph
 with its recipes, the settings of the optimizer, ONNX Runtime's version, the processor's instruction sets), so a plan for anything
-else is never looked at; its content is checked against a SHA-256 of its own.
+else is never read; its content is checked against a SHA-256 of its own.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ from engines.lowering.graph_digest import digest_lowered_graph
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.layout import Layout, WeightSpan
-from engines.onnxruntime_cpu.lowering import lower_for_cpu
+
+log = logging.getLogger(__name__)
 
 PLAN_FORMAT = "dni-deploy plan for onnxruntime, version 2"
 """Raise the version where this file's content changes, and where `find_layout` makes another layout of the same optimized graph:
@@ -45,7 +47,7 @@ class PlanIdentity:
 
     Attributes:
         lowered: Digest of the lowered graph with its recipes.
-        settings: What ONNX Runtime is told when it optimizes the graph.
+        settings: Settings with which ONNX Runtime optimizes the graph.
         onnxruntime: Version of ONNX Runtime.
         machine: Name of the processor's architecture.
         instruction_sets: The processor's instruction sets that change the layout.
@@ -84,22 +86,17 @@ class PlanIdentity:
         return sha256(json.dumps([PLAN_FORMAT, self.to_json()], sort_keys=True).encode()).hexdigest()
 
 
-def identify_plan(bundle: Bundle) -> PlanIdentity:
-    """Lowers the bundle's graph and makes the identity of its plan on this machine."""
-    return PlanIdentity.of(*lower_for_cpu(bundle.read_graph(), bundle.weight_names))
-
-
-def plan_path(bundle: Bundle, identity: PlanIdentity | None = None) -> Path:
+def plan_path(bundle: Bundle, identity: PlanIdentity) -> Path:
     """Names the bundle's plan for this machine, whether there is one or not.
 
     Args:
         bundle: The bundle.
-        identity: The plan's identity, where the caller has it; else the graph is lowered for it.
+        identity: The plan's identity.
 
     Returns:
         The path of the file.
     """
-    return bundle.path / "plans" / f"onnxruntime-{(identity or identify_plan(bundle)).key[:16]}.plan"
+    return bundle.path / "plans" / f"onnxruntime-{identity.key[:16]}.plan"
 
 
 def write_plan(bundle: Bundle, layout: Layout, identity: PlanIdentity, *, force: bool = False) -> Path:
@@ -122,7 +119,7 @@ def write_plan(bundle: Bundle, layout: Layout, identity: PlanIdentity, *, force:
     header = {
         "format": PLAN_FORMAT,
         "identity": identity.to_json(),
-        "slots": [[slot.name, list(slot.shape), slot.start, slot.stop] for slot in layout.spans],
+        "slots": [[span.name, list(span.shape), span.start, span.stop] for span in layout.spans],
         "offsets": list(layout.offsets.items()),
     }
     tensors: dict[str, NDArray[Any]] = {
@@ -153,31 +150,63 @@ def read_plan(bundle: Bundle, identity: PlanIdentity) -> Layout | None:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        _log_absence(path, identity)
         return None
     except OSError as error:
         raise BundleError(f"{escape_name(path)} cannot be read: {os.strerror(error.errno or 0)}.") from None
-    again = f"write it again with dni-deploy build {escape_name(bundle.path)} --force"
-    damaged = BundleError(f"{escape_name(path)} is damaged; {again}.")
+    advice = f"write it again with dni-deploy build {escape_name(bundle.path)} --force"
+    damaged = BundleError(f"{escape_name(path)} is damaged; {advice}.")
     try:
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        metadata = _read_metadata(data)
         tensors = load(data)
         if metadata["sha256"] != _compute_digest(metadata["header"], tensors):
             raise damaged
         header = json.loads(metadata["header"])
         if header["format"] != PLAN_FORMAT:
-            raise BundleError(f"{escape_name(path)} was written by another version of dni-deploy; {again}.")
-        written, here = header["identity"], identity.to_json()
-        differing = [name for name in here if written.get(name) != here[name]]
+            raise BundleError(f"{escape_name(path)} was written by another version of dni-deploy; {advice}.")
+        differing = _find_differing_fields(header["identity"], identity)
         if differing:
-            raise BundleError(f"{escape_name(path)} is for something else, by its {' and '.join(differing)}; {again}.")
+            log.info("plan %s rejected: it differs by its %s", escape_name(path), differing)
+            raise BundleError(f"{escape_name(path)} is for something else, by its {differing}; {advice}.")
         optimized = onnx.ModelProto.FromString(tensors["optimized"].tobytes())
-        slots = tuple(WeightSpan(name, tuple(shape), start, stop) for name, shape, start, stop in header["slots"])
-        return Layout(optimized, slots, tensors["gather"], dict(header["offsets"]))
+        spans = tuple(WeightSpan(name, tuple(shape), start, stop) for name, shape, start, stop in header["slots"])
+        log.info("plan %s found", escape_name(path))
+        return Layout(optimized, spans, tensors["gather"], dict(header["offsets"]))
     except BundleError:
         raise
-    except (SafetensorError, DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except UNREADABLE_PLAN_ERRORS:
         raise damaged from None
+
+
+UNREADABLE_PLAN_ERRORS = (SafetensorError, DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a damaged file raises, here and in the libraries."""
+
+
+def _log_absence(path: Path, identity: PlanIdentity) -> None:
+    """Logs that there is no plan, and which fields of the plans that are there instead are others."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    log.info("plan %s absent: the layout is found anew", escape_name(path))
+    for other in sorted(path.parent.glob("onnxruntime-*.plan")):
+        try:
+            header = json.loads(_read_metadata(other.read_bytes())["header"])
+            log.info(
+                "plan %s rejected: it differs by its %s",
+                escape_name(other),
+                _find_differing_fields(header["identity"], identity),
+            )
+        except (OSError, *UNREADABLE_PLAN_ERRORS):
+            log.info("plan %s rejected: it cannot be read", escape_name(other))
+
+
+def _read_metadata(data: bytes) -> dict[str, str]:
+    metadata: dict[str, str] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    return metadata
+
+
+def _find_differing_fields(written: dict[str, Any], identity: PlanIdentity) -> str:
+    """Names the fields that differ, joined by "and"; empty where none does."""
+    return " and ".join(name for name, value in identity.to_json().items() if written.get(name) != value)
 
 
 def _compute_digest(header: str, tensors: dict[str, NDArray[Any]]) -> str:

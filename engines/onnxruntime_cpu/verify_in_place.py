@@ -1,4 +1,4 @@
-"""Verify an in-place engine before its first frame: it computes the blend, and every weight that it holds has an effect.
+"""Proof that an in-place engine computes the blend, and that every weight that it holds has an effect, before its first frame.
 
 A slider that silently does nothing is the worst failure there is, and ONNX Runtime makes it easy: at its default options it copies, folds
 or repacks the weights of a graph at load, and does not see what happens to the memory they came from.
@@ -6,6 +6,7 @@ or repacks the weights of a graph at load, and does not see what happens to the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,20 +15,52 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
+from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.errors import EngineError
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
+from engines import ort_session
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import InPlaceUnsupportedError
-from engines.verification_inputs import make_verification_input, mixed_coefficients
+from engines.verification import MAX_RELATIVE_ERROR, VERIFICATION_SIDE_PX, make_verification_input, mixed_coefficients
 
-MAX_RELATIVE_ERROR = 1e-4
-"""Of the output's largest value: float32 sums in another order differ by 1e-7 to 1e-5 over hundreds of layers, while the
-smallest mistake that was ever seen (BatchNorm folded before blending) is 5e-3."""
+log = logging.getLogger(__name__)
 
-VERIFICATION_SIDES_PX = (4, 8, 16, 32, 64)
+VERIFICATION_SIDES_PX = (4, 8, 16, 32, VERIFICATION_SIDE_PX)
+"""Sides of the inputs that are tried, smallest first: one inference per weight should be cheap."""
+
+
+def verify_engine(
+    engine: InPlaceEngine,
+    graph: onnx.ModelProto,
+    members: Sequence[Mapping[str, NDArray[Any]]],
+    signature: Signature,
+    table: BatchNormTable | None = None,
+) -> float:
+    """Runs what every in-place engine has to pass before its first frame.
+
+    Args:
+        engine: The engine. Every slot needs a refit afterwards; it is closed where it fails.
+        graph: The bundle's own graph.
+        members: Each member's weights by name.
+        signature: The network's signature.
+        table: The bundle's re-estimated BatchNorm statistics, if it has any.
+
+    Returns:
+        The blend's relative error.
+
+    Raises:
+        InPlaceUnsupportedError: The engine computes something else, or does not see a change of its weights.
+    """
+    try:
+        error = verify_blend(engine, graph, members, signature, table)
+        verify_weight_effect(engine, signature)
+    except BaseException:
+        engine.close()
+        raise
+    log.info("engine %s verified: relative error %.1e, %.0e allowed", engine.name, error, MAX_RELATIVE_ERROR["fp32"])
+    return error
 
 
 def verify_blend(
@@ -35,43 +68,57 @@ def verify_blend(
     graph: onnx.ModelProto,
     members: Sequence[Mapping[str, NDArray[Any]]],
     signature: Signature,
-    recalibration: BatchNormTable | None = None,
+    table: BatchNormTable | None = None,
 ) -> float:
-    """Compare a mixed blend with a stock session on the bundle's own graph with float64-blended weights.
+    """Compares a mixed blend with a stock session on the bundle's own graph with float64-blended weights.
 
-    Returns the relative error. Raises InPlaceUnsupportedError where it is above MAX_RELATIVE_ERROR. Leaves slot 0 refitted.
+    Args:
+        engine: The engine; slot 0 is left refitted.
+        graph: As in `verify_engine`.
+        members: As in `verify_engine`.
+        signature: As in `verify_engine`.
+        table: As in `verify_engine`.
+
+    Returns:
+        The relative error.
+
+    Raises:
+        InPlaceUnsupportedError: The error is above MAX_RELATIVE_ERROR["fp32"].
     """
-    shares = mixed_coefficients(len(members))
-    reference = runtime.open_cpu_session(runtime.bind_initializers(graph, blend_tensors(members, shares, recalibration)))
-    engine.refit(0, shares)
+    coefficients = mixed_coefficients(len(members))
+    reference = ort_session.open_blended_session(graph, members, coefficients, table)
+    engine.refit(0, coefficients)
     error = np.inf
-    for sides in (
-        VERIFICATION_SIDES_PX,
-        VERIFICATION_SIDES_PX[-2:],
-    ):  # InstanceNorm over a few pixels magnifies rounding: ask a larger picture too
-        x, expected = _run_smallest_input(signature, partial(runtime.run_session, reference), sides)
-        got = engine.infer(0, x)
-        error = relative_error(got, expected)
-        if error <= MAX_RELATIVE_ERROR:
+    # InstanceNorm over a few pixels magnifies roundings: a larger input decides where a small one fails.
+    for sides in (VERIFICATION_SIDES_PX, VERIFICATION_SIDES_PX[-2:]):
+        x, expected = _run_smallest_input(signature, partial(ort_session.run_session, reference), sides)
+        error = relative_error(engine.infer(0, x), expected)
+        if error <= MAX_RELATIVE_ERROR["fp32"]:
             return error
-    raise InPlaceUnsupportedError(f"the blended optimized weights give another picture than a rebuilt session, by {error:.1e}")
+    raise InPlaceUnsupportedError(f"the blended optimized weights give another output than a rebuilt session, by {error:.1e}")
 
 
 def verify_weight_effect(engine: InPlaceEngine, signature: Signature) -> None:
-    """Change every live weight of every slot at once, and require the very bits of a session that was opened with those weights.
+    """Changes every weight of every slot at once, and requires the bits of a session that was opened with those weights.
 
-    One weight that the live session had copied, folded or repacked would keep its old value and change bits: this asks of each
-    weight what `verify_each_weight` asks, in one run. Raises InPlaceUnsupportedError. Leaves every slot in need of a refit.
+    One weight that the live session had copied, folded or repacked would keep its old value and change bits: this checks for every
+    weight what `verify_each_weight` checks for one, in one run.
+
+    Args:
+        engine: The engine; every slot needs a refit afterwards.
+        signature: The network's signature.
+
+    Raises:
+        InPlaceUnsupportedError: A change is not seen, or cannot be verified.
     """
     rng = np.random.default_rng(0)
-    shares = np.full(len(engine.blender.member_rows), 1.0 / len(engine.blender.member_rows))
-    for slot, arena in enumerate(engine.weight_buffers):
-        engine.refit(slot, shares)
+    for slot, buffer in enumerate(engine.weight_buffers):
+        _refit_equal_blend(engine, slot)
         x, before = _run_smallest_input(signature, partial(engine.infer, slot))
-        arena.flat *= rng.uniform(0.5, 1.5, arena.flat.shape).astype(np.float32)
-        arena.flat += rng.uniform(0.0, 1e-3, arena.flat.shape).astype(np.float32)
-        opened = runtime.open_optimized_session(runtime.bind_initializers(engine.layout.optimized, arena.views))
-        expected = runtime.run_session(opened, x)
+        buffer.flat *= rng.uniform(0.5, 1.5, buffer.flat.shape).astype(np.float32)
+        buffer.flat += rng.uniform(0.0, 1e-3, buffer.flat.shape).astype(np.float32)
+        changed = ort_session.bind_initializers(engine.layout.optimized, buffer.views)
+        expected = ort_session.run_session(runtime.open_optimized_session(changed), x)
         if not np.isfinite(expected).all() or np.array_equal(expected, before):
             raise InPlaceUnsupportedError("changed weights give no usable output, so that their effect cannot be verified")
         if not np.array_equal(engine.infer(slot, x), expected):
@@ -80,23 +127,31 @@ def verify_weight_effect(engine: InPlaceEngine, signature: Signature) -> None:
 
 
 def verify_each_weight(engine: InPlaceEngine, signature: Signature) -> Iterator[tuple[int, int]]:
-    """Change each live weight of slot 0 alone and require another output; yields (done, total).
+    """Changes each weight of slot 0 alone and requires another output.
 
-    One inference per weight: seconds for a large network. Raises InPlaceUnsupportedError naming the first weight without effect. Leaves slot 0 in
-    need of a refit.
+    One inference per weight: seconds for a large network.
+
+    Args:
+        engine: The engine; slot 0 needs a refit afterwards.
+        signature: The network's signature.
+
+    Yields:
+        Number of weights done, and of all.
+
+    Raises:
+        InPlaceUnsupportedError: A weight has no effect; it is named.
     """
-    shares = np.full(len(engine.blender.member_rows), 1.0 / len(engine.blender.member_rows))
-    engine.refit(0, shares)
+    _refit_equal_blend(engine, 0)
     x, before = _run_smallest_input(signature, partial(engine.infer, 0))
     rng = np.random.default_rng(0)
     views = engine.weight_buffers[0].views
     for done, (name, view) in enumerate(views.items(), 1):
-        kept = view.copy()
-        size = max(float(np.abs(kept).max()), 1e-3)
-        for strength in (0.5, 50.0):  # a dead channel may hide a gentle change
-            view += (strength * size * rng.uniform(0.5, 1.0, view.shape)).astype(np.float32)
+        original = view.copy()
+        scale = max(float(np.abs(original).max()), 1e-3)
+        for strength in (0.5, 50.0):  # a dead channel may hide a small change
+            view += (strength * scale * rng.uniform(0.5, 1.0, view.shape)).astype(np.float32)
             changed = not np.array_equal(engine.infer(0, x), before)
-            view[...] = kept
+            view[...] = original
             if changed:
                 break
         else:
@@ -104,12 +159,17 @@ def verify_each_weight(engine: InPlaceEngine, signature: Signature) -> Iterator[
         yield done, len(views)
 
 
+def _refit_equal_blend(engine: InPlaceEngine, slot: int) -> None:
+    members = len(engine.blender.member_rows)
+    engine.refit(slot, np.full(members, 1.0 / members))
+
+
 def _run_smallest_input(
     signature: Signature,
     run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     sides: Sequence[int] = VERIFICATION_SIDES_PX,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The smallest probe that the network accepts (reflection pads and strides ask for a minimum), and its output."""
+    """Returns the smallest input that the network accepts (reflection pads and strides need a minimum), and its output."""
     for side in sides[:-1]:
         x = make_verification_input(signature, side)
         try:

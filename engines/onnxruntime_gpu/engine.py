@@ -26,8 +26,8 @@ from engines.cuda.members import DeviceMembers
 from engines.interface import EngineOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.weights_as_inputs import weights_as_inputs
+from engines.onnxruntime_gpu.buffer_set import BoundBufferSet
 from engines.onnxruntime_gpu.session import CUDA_PROVIDER, make_provider_options, open_session
-from engines.onnxruntime_gpu.slot import BoundBufferSet
 
 
 class BoundEngine:

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from dni_deploy.errors import EngineError, UnavailableError
-from engines.onnxruntime_cpu import runtime
+from engines import ort_session
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
@@ -51,13 +51,13 @@ def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, st
     try:
         session = ort.InferenceSession(
             model.SerializeToString(),
-            runtime.make_session_options(threads),
+            ort_session.make_session_options(threads),
             providers=[(provider, dict(options))],
             enable_fallback=0,
         )
     except Exception as error:  # its exceptions share no base class but RuntimeError and Exception
         raise EngineError(
-            f"ONNX Runtime {ort.__version__} could not open the network on the GPU: {runtime.summarize_error(error)}"
+            f"ONNX Runtime {ort.__version__} could not open the network on the GPU: {ort_session.summarize_error(error)}"
         ) from error
     # A provider whose libraries are not found is left out with a warning, and the network would run on the CPU.
     if session.get_providers()[0] != provider:

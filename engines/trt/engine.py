@@ -30,7 +30,7 @@ from engines.trt.network import Network
 from engines.trt.plan import Plan
 from engines.trt.refitter import Refitter, RefitWeights
 from engines.trt.runner import Runner
-from engines.verification_inputs import mixed_coefficients
+from engines.verification import mixed_coefficients
 
 NOT_YET_REFITTED = "it has no weights yet"
 REFIT_INCOMPLETE = "its last refit failed and may have changed some of the weights"

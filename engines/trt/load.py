@@ -68,9 +68,7 @@ def serialize_refitted(bundle: Bundle, coefficients: NDArray[np.float64], precis
     try:
         plain.refit(0, coefficients)
         if relative_error(plain.infer(0, x), expected) > MAX_RELATIVE_ERROR[engine.header.precision]:
-            raise EngineError(
-                "The engine that TensorRT serialized after the refit gives another picture than the refitted one."
-            )
+            raise EngineError("The engine that TensorRT serialized after the refit gives another output than the refitted one.")
     finally:
         plain.close()
     return data

@@ -19,7 +19,8 @@ from dni_deploy.checkpoints.family import Family
 from dni_deploy.signature import Signature
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
-from engines.onnxruntime_cpu.lowering import lower_for_cpu
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
+from engines.onnxruntime_cpu.plan import PlanIdentity
 
 try:
     from tests.support.pico_architectures import PICO, pico_family, pico_net
@@ -56,6 +57,11 @@ def in_place(case: Case, members: Sequence[Tensors] | None = None, *, threads: i
     return InPlaceEngine(find_layout(lowered, recipes), recipes, members or case.members, threads=threads, slots=slots)
 
 
+def identify_plan(bundle: Bundle) -> PlanIdentity:
+    """The identity of the bundle's plan for ONNX Runtime on this machine."""
+    return PlanIdentity.of(*lower_for_cpu(bundle.read_graph(), bundle.weight_names))
+
+
 def write(case: Case, path: Path, members: int = 2) -> Bundle:
     """The case as a bundle on disk, members a, b, c."""
     family = Family.from_checkpoints(dict(zip("abc", map(Checkpoint.from_state_dict, case.members[:members]), strict=False)))
@@ -77,7 +83,7 @@ def pico_case() -> Callable[[str], Case]:
 
 def _case(name: str) -> Case:
     from dni_deploy.utils.onnx_weights import strip_initializer
-    from exporters.architectures.registry import find_architecture
+    from exporters.architectures import find_architecture
     from exporters.cache import export_graph_cached
 
     states = pico_family(name, 3)

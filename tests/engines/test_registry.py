@@ -39,7 +39,7 @@ def test_every_line_of_the_list_is_whole() -> None:
         module, _, function = entry.opener.partition(":")
         path = Path(*module.split("."))
         root = Path(engines.__file__).parent.parent
-        assert (root / path / "__init__.py").exists()
+        assert (root / path / "__init__.py").exists() or (root / path.with_suffix(".py")).exists()
         assert function.startswith("open_")
         assert bool(entry.build_option_names) == (entry.builder is not None)
         assert set(entry.build_option_names) <= {"threads", "precision", "profile", "strip", "device"}
@@ -198,7 +198,7 @@ def test_options_without_use_are_refused() -> None:
     ):
         refuse_unused_options(EngineChoice("onnxruntime", "asked for"), ["precision", "strip"])
     with pytest.raises(
-        UsageError, match=r"no use for threads; that is for onnxruntime\. It was taken because: the first choice\.$"
+        UsageError, match=r"no use for threads; that is for onnxruntime\. It was chosen because: the first choice\.$"
     ):
         refuse_unused_options(EngineChoice("tensorrt", "the first choice"), ["threads"])
 
@@ -232,8 +232,8 @@ def test_obstacles_in_the_order_of_what_to_do(monkeypatch: pytest.MonkeyPatch, t
 def test_choosing_imports_no_engine() -> None:
     """A broken package can take the process that imports it with it."""
     code = (
-        "import sys; from engines.cuda import driver; driver.obstacle = lambda: None\n"
-        "import engines; [entry.obstacle(None) for entry in engines.registry.ENGINES.values()]\n"
+        "import sys; from engines.cuda import driver; driver.why_gpu_unavailable = lambda: None\n"
+        "from engines.registry import ENGINES; [entry.unavailable_reason(None) for entry in ENGINES.values()]\n"
         "print({'onnxruntime', 'tensorrt', 'pycuda', 'polygraphy', 'onnx', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

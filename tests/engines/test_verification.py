@@ -14,7 +14,7 @@ from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
 from dni_deploy.signature import Signature
-from engines.onnxruntime_cpu import runtime
+from engines import ort_session
 from engines.profile import Profile
 from engines.registry import load_engine
 from engines.verification import (
@@ -22,12 +22,12 @@ from engines.verification import (
     SAMPLE_COUNT,
     Reference,
     choose_verification_shape,
+    mixed_coefficients,
     sample_output,
     verify_at,
     verify_members,
     verify_mixed,
 )
-from engines.verification_inputs import mixed_coefficients
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn, numpy_1, profile  # noqa: F401
 from tests.engines.trt.test_modes import build, everywhere
@@ -50,11 +50,11 @@ class Stub:
 
     def refit(self, slot: int, coefficients: Shares) -> None:
         values = self.weights(self.members, coefficients, self.history)
-        self.sessions[slot] = runtime.open_cpu_session(self.bundle.read_graph_with_weights(values))
+        self.sessions[slot] = ort_session.open_cpu_session(self.bundle.read_graph_with_weights(values))
         self.history.append(coefficients)
 
     def infer(self, slot: int, x: Picture) -> Picture:
-        return runtime.run_session(self.sessions[slot], x)
+        return ort_session.run_session(self.sessions[slot], x)
 
     def synchronize(self, slot: int) -> None: ...
 
@@ -119,7 +119,7 @@ def test_a_sound_engine_passes(precision: str, bundle: Bundle) -> None:
 @pytest.mark.parametrize("weights", [constant, dropped_bias, ends_only])
 def test_another_picture(weights: Any, precision: str, bundle: Bundle) -> None:
     for verify in (verify_members, verify_mixed, verify_sample):
-        with pytest.raises(EngineError, match=r"another picture at .* than ONNX Runtime"):
+        with pytest.raises(EngineError, match=r"another output at .* than ONNX Runtime"):
             verify(Stub(bundle, weights), reference(bundle), precision)
 
 
@@ -133,7 +133,7 @@ def test_a_sample_is_small_and_spread() -> None:
 
 def test_another_shape_than_the_sample(bundle: Bundle) -> None:
     wrong = np.zeros(5, np.float32)
-    with pytest.raises(EngineError, match="another picture"):
+    with pytest.raises(EngineError, match="another output"):
         verify_at(Stub(bundle, sound), mixed_coefficients(3), reference(bundle), "fp32", wrong)
 
 
@@ -181,7 +181,7 @@ def test_a_float16_pixel_may_err_where_all_do(pixels: int, passes: bool, bundle:
     if passes:
         assert verify_mixed(engine, reference(bundle), "fp16") == pytest.approx(8e-3, rel=0.02)
     else:
-        with pytest.raises(EngineError, match="another picture"):
+        with pytest.raises(EngineError, match="another output"):
             verify_mixed(engine, reference(bundle), "fp16")
 
 
@@ -194,7 +194,7 @@ def test_two_weights_in_each_others_place(bundle: Bundle, gpu: FakeGpu, monkeypa
     real = DeviceLayout.offset_of
     other = {"conv0.bias": "prelu3.weight", "prelu3.weight": "conv0.bias"}
     monkeypatch.setattr(DeviceLayout, "offset_of", lambda self, name: real(self, other.get(name, name)))
-    with pytest.raises(EngineError, match="another picture"):
+    with pytest.raises(EngineError, match="another output"):
         load_engine(bundle, "tensorrt")
 
 

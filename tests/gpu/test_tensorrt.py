@@ -48,11 +48,11 @@ def build(bundle: Bundle) -> Any:
 
 
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    from engines.onnxruntime_cpu import runtime
+    from engines import ort_session
 
     members = [bundle.read_weights(name) for name in bundle.members]
-    return runtime.run_session(
-        runtime.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares, np.float64))), 1), x
+    return ort_session.run_session(
+        ort_session.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares, np.float64))), 1), x
     )
 
 

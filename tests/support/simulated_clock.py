@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
-from engines.onnxruntime_cpu import runtime
+from engines import ort_session
 
 FRAME, CHANGE, UPLOAD, DOWNLOAD = 8e-3, 2e-3, 1e-3, 3e-3
 
@@ -92,8 +92,8 @@ class KnownEngine:
         shares = self._graphs[slot]
         if shares not in self._made:
             graph = self._bundle.read_graph_with_weights(blend_float64(self._members, np.frombuffer(shares)))
-            self._made[shares] = runtime.open_cpu_session(graph, 1)
-        return runtime.run_session(self._made[shares], x) * np.float32(self.scale)
+            self._made[shares] = ort_session.open_cpu_session(graph, 1)
+        return ort_session.run_session(self._made[shares], x) * np.float32(self.scale)
 
     def close(self) -> None:
         self.closed += 1

@@ -26,7 +26,7 @@ from benchmarks.page import page
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import InputError
-from engines.onnxruntime_cpu import runtime
+from engines import ort_session
 from tests.support.pico_architectures import pico_net
 from tests.support.simulated_clock import CHANGE, DOWNLOAD, FRAME, UPLOAD, KnownClock, KnownEngine, Machine
 
@@ -63,8 +63,9 @@ def test_what_is_expected_is_what_the_bundle_computes(prepared: tuple[Path, Prep
     expected = read_expected_outputs(prepared[0], "pico")
     members = [bundle.read_weights(member) for member in bundle.members]
     for name, shares in (("mixed", [0.35, 0.65]), ("first", [1.0, 0.0]), ("second", [0.0, 1.0])):
-        got = runtime.run_session(
-            runtime.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares))), 1), expected["x"]
+        got = ort_session.run_session(
+            ort_session.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares))), 1),
+            expected["x"],
         )
         assert np.abs(got - expected[name]).max() <= 1e-5 * np.abs(expected[name]).max()  # float32 against float64
 

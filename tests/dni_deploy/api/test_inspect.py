@@ -118,5 +118,7 @@ def test_plans_are_listed_by_their_names(tmp_path: Path) -> None:
 
 def test_the_engines_names_for_their_plans_are_known(tmp_path: Path) -> None:
     from engines.onnxruntime_cpu.plan import plan_path
+    from tests.engines.conftest import identify_plan
 
-    assert PLAN_FILE_NAME.fullmatch(plan_path(pico.write(tmp_path / "x.dni")).name)
+    bundle = pico.write(tmp_path / "x.dni")
+    assert PLAN_FILE_NAME.fullmatch(plan_path(bundle, identify_plan(bundle)).name)

@@ -22,9 +22,9 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError
 from dni_deploy.imaging.crops import read_crops
-from dni_deploy.imaging.image_file import ImageFile, write_image
+from dni_deploy.imaging.image_file import Picture, write_image
 from dni_deploy.signature import Signature
-from engines.onnxruntime_cpu import runtime
+from engines import ort_session
 from tests.engines.conftest import Case, pico_case, write
 from tests.support.handmade_graphs import HAND
 
@@ -43,7 +43,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (height, width) in enumerate(((40, 32), (32, 33), (70, 45), (33, 90))):
         ramp = np.linspace(20, 230, width)[None, :, None]
         pixels = np.clip(ramp + rng.normal(0, 25, (height, width, 3)), 0, 255).astype(np.uint8)
-        write_image(folder / f"{number}.png", ImageFile(pixels))
+        write_image(folder / f"{number}.png", Picture(pixels))
     return folder
 
 
@@ -129,12 +129,14 @@ def test_sessions_and_written_files_compute_with_them(bundle: Bundle, pictures: 
     members = [opened.read_weights(member) for member in opened.members]
     truth = blend_tensors(members, SHARES, read_recalibration(opened))
     x = np.random.default_rng(1).random((1, 3, 24, 32), np.float32)
-    expected = runtime.run_session(runtime.open_cpu_session(runtime.bind_initializers(opened.read_graph(), truth), 1), x)
+    expected = ort_session.run_session(
+        ort_session.open_cpu_session(ort_session.bind_initializers(opened.read_graph(), truth), 1), x
+    )
     with dni.open_session(opened, engine="onnxruntime", alpha=0.6, threads=1) as session:
         np.testing.assert_allclose(session.infer(x), expected, atol=1e-5)
     dni.refit(opened.path, 0.6, tmp_path / "blended.onnx")
     model = onnx.load(tmp_path / "blended.onnx")
-    np.testing.assert_allclose(runtime.run_session(runtime.open_cpu_session(model, 1), x), expected, atol=1e-5)
+    np.testing.assert_allclose(ort_session.run_session(ort_session.open_cpu_session(model, 1), x), expected, atol=1e-5)
     dni.refit(opened.path, 0.6, tmp_path / "blended.safetensors")
     written = load_file(tmp_path / "blended.safetensors")
     for name, values in truth.items():
@@ -182,7 +184,7 @@ def test_the_same_pictures_give_the_same_digest(bundle: Bundle, pictures: Path) 
 
 def test_bad_input(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Callable[[str], Case]) -> None:
     small = tmp_path / "small.png"
-    write_image(small, ImageFile(np.zeros((15, 40, 3), np.uint8)))
+    write_image(small, Picture(np.zeros((15, 40, 3), np.uint8)))
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("text")
     attempts: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
@@ -222,7 +224,7 @@ def test_a_network_of_noise(tmp_path: Path, pictures: Path, pico_case: Callable[
 def test_crops_are_spread_over_pictures_and_places(tmp_path: Path) -> None:
     place = np.mgrid[:200, :250].astype(np.uint8)
     for name in ("a.png", "b.png", "c.png"):
-        write_image(tmp_path / name, ImageFile(np.stack([place[0], place[1], place[0]], axis=2)))
+        write_image(tmp_path / name, Picture(np.stack([place[0], place[1], place[0]], axis=2)))
     files = sorted(tmp_path.iterdir())
     signature = Signature(multiple=8)
     parts, sources = read_crops(files, signature, side=60, count=31)

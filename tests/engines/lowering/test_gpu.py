@@ -15,8 +15,8 @@ from onnx import TensorProto, defs, helper
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError, UsageError
+from engines import ort_session
 from engines.lowering.gpu import LoweredGraph, find_float16_overflows, lower_for_gpu
-from engines.onnxruntime_cpu import runtime
 from tests.engines.conftest import NAMES, Case
 from tests.support.handmade_graphs import HAND, Hand, weight_norm
 from tests.support.pico_architectures import pico_net, pico_state
@@ -50,10 +50,10 @@ def test_the_lowered_graph_computes_the_same(case: Case, precision: str, fold: b
     lowered = lower_for_gpu(case.graph, case.weights, precision, fold=fold)
     for shares in SHARES if fold else SHARES[2:3]:
         blended = blend_float64(case.members[: len(shares)], np.array(shares))
-        before = runtime.open_cpu_session(runtime.bind_initializers(case.graph, blended), 1)
-        after = runtime.open_cpu_session(lowered.bind_weights(lowered.recipes.compute_values(blended)), 1)
+        before = ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, blended), 1)
+        after = ort_session.open_cpu_session(lowered.bind_weights(lowered.recipes.compute_values(blended)), 1)
         for x in case.inputs():
-            assert distance(runtime.run_session(after, x), runtime.run_session(before, x)) <= TOLERANCE[precision]
+            assert distance(ort_session.run_session(after, x), ort_session.run_session(before, x)) <= TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,11 +66,11 @@ def test_it_equals_pytorch(name: str, pico_case: Callable[[str], Case], precisio
         net = pico_net(name).double()
         left = net.load_state_dict({key: torch.from_numpy(value) for key, value in blended.items()}, strict=False)
         assert not left.unexpected_keys
-        session = runtime.open_cpu_session(lowered.bind_weights(lowered.recipes.compute_values(blended)), 1)
+        session = ort_session.open_cpu_session(lowered.bind_weights(lowered.recipes.compute_values(blended)), 1)
         for x in case.inputs():
             with torch.no_grad():
                 expected = net(torch.from_numpy(x).double()).numpy()
-            assert distance(runtime.run_session(session, x), expected) <= TOLERANCE[precision]
+            assert distance(ort_session.run_session(session, x), expected) <= TOLERANCE[precision]
 
 
 # ----- the graph
@@ -225,10 +225,10 @@ def linear() -> tuple[Hand, str]:
 def check(case: Case, precision: str) -> LoweredGraph:
     lowered = lower_for_gpu(case.graph, case.weights, precision)
     blended = blend_float64(case.members, np.array([0.5, 0.2, 0.3]))
-    before = runtime.open_cpu_session(runtime.bind_initializers(case.graph, blended), 1)
-    after = runtime.open_cpu_session(lowered.bind_weights(lowered.recipes.compute_values(blended)), 1)
+    before = ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, blended), 1)
+    after = ort_session.open_cpu_session(lowered.bind_weights(lowered.recipes.compute_values(blended)), 1)
     for x in case.inputs():
-        assert distance(runtime.run_session(after, x), runtime.run_session(before, x)) <= TOLERANCE[precision]
+        assert distance(ort_session.run_session(after, x), ort_session.run_session(before, x)) <= TOLERANCE[precision]
     return lowered
 
 
@@ -393,7 +393,7 @@ def test_an_unknown_precision() -> None:
 @pytest.mark.slow
 def test_opset_17_stays_opset_17() -> None:
     """As TensorRT 8.6 reads it; reflection pads and Resize are where the two differ."""
-    from exporters.architectures.registry import find_architecture
+    from exporters.architectures import find_architecture
     from exporters.export_graph import export_graph
 
     net = pico_net("transformer_net")
@@ -407,4 +407,4 @@ def test_opset_17_stays_opset_17() -> None:
         bound = lowered.bind_weights(lowered.recipes.compute_values(tensors))
         onnx.checker.check_model(bound, full_check=True)
         assert bound.opset_import[0].version == 17
-        assert distance(runtime.run_session(runtime.open_cpu_session(bound, 1), x), expected) <= tolerance
+        assert distance(ort_session.run_session(ort_session.open_cpu_session(bound, 1), x), expected) <= tolerance

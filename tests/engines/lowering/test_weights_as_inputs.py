@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError
+from engines import ort_session
 from engines.lowering.gpu import lower_for_gpu
 from engines.lowering.weights_as_inputs import ALPHA_INPUT_NAME, alpha_as_input, weights_as_inputs
-from engines.onnxruntime_cpu import runtime
 from tests.engines.conftest import Case
 from tests.support.handmade_graphs import HAND, Hand
 
@@ -32,12 +32,12 @@ def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Ca
 
 def opened(model: onnx.ModelProto) -> ort.InferenceSession:
     onnx.checker.check_model(model, full_check=True)
-    return runtime.open_cpu_session(model, 1)
+    return ort_session.open_cpu_session(model, 1)
 
 
 def expected(case: Case, shares: list[float], x: NDArray[np.float32]) -> NDArray[np.float32]:
     blended = blend_float64(case.members[: len(shares)], np.array(shares))
-    return runtime.run_session(runtime.open_cpu_session(runtime.bind_initializers(case.graph, blended), 1), x)
+    return ort_session.run_session(ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, blended), 1), x)
 
 
 def check(case: Case, got: NDArray[np.float32], shares: list[float], x: NDArray[np.float32], precision: str) -> None:
@@ -64,7 +64,7 @@ def test_weights_as_inputs(case: Case, precision: str) -> None:
         values = lowered.recipes.compute_values(blend_float64(case.members[: len(shares)], np.array(shares)))
         feed = {weight.name: values[weight.name].astype(weight.dtype) for weight in lowered.weights}
         for x in case.inputs():
-            check(case, runtime.run_session(session, x, model.graph.input[0].name, feed), shares, x, precision)
+            check(case, ort_session.run_session(session, x, model.graph.input[0].name, feed), shares, x, precision)
 
 
 def feed_alpha(shares: list[float]) -> dict[str, NDArray[np.float32]]:
@@ -89,7 +89,7 @@ def test_alpha_as_input(case: Case, precision: str) -> None:
         for shares in SHARES:
             if len(shares) == count:
                 for x in case.inputs():
-                    got = runtime.run_session(session, x, model.graph.input[0].name, feed_alpha(shares))
+                    got = ort_session.run_session(session, x, model.graph.input[0].name, feed_alpha(shares))
                     check(case, got, shares, x, precision)
 
 
@@ -109,7 +109,7 @@ def test_a_weight_without_dimensions() -> None:
     case = hand.case(hand.node("Mul", ["x", hand.weight("gain", (), 0.5, 1.5)]))
     session = opened(alpha_as_input(case.graph, case.weights, case.members))
     x = case.inputs()[0]
-    check(case, runtime.run_session(session, x, "x", feed_alpha([0.5, 0.2, 0.3])), [0.5, 0.2, 0.3], x, "fp32")
+    check(case, ort_session.run_session(session, x, "x", feed_alpha([0.5, 0.2, 0.3])), [0.5, 0.2, 0.3], x, "fp32")
 
 
 def test_what_is_no_initializer_is_named() -> None:

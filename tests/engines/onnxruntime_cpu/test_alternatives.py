@@ -14,8 +14,9 @@ import pytest
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError, UsageError
+from engines import ort_session
 from engines.interface import Engine, EngineOptions
-from engines.onnxruntime_cpu import layout, runtime
+from engines.onnxruntime_cpu import layout
 from engines.registry import ENGINES, choose_engine, load_engine
 from tests.engines.conftest import Case, write
 from tests.support.handmade_graphs import HAND, Hand, clamped_weight, weight_norm
@@ -52,11 +53,11 @@ def test_every_engine_computes_the_blend(engine: Engine, opened: tuple[Case, Bun
     assert engine.update_path
     for slot, shares in ((1, [0.2, 0.3, 0.5]), (0, [0.0, 0.6, 0.4]), (1, [1.0, 0.0, 0.0])):
         engine.refit(slot, np.array(shares))
-        stock = runtime.open_cpu_session(
-            runtime.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1
+        stock = ort_session.open_cpu_session(
+            ort_session.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1
         )
         for x in case.inputs():
-            expected, got = runtime.run_session(stock, x), engine.infer(slot, x)
+            expected, got = ort_session.run_session(stock, x), engine.infer(slot, x)
             assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
@@ -120,11 +121,11 @@ def rebuilt(case: Case, path: Path) -> Engine:
     assert engine.name == "onnxruntime-rebuild"
     for slot, shares in enumerate(([0.2, 0.3, 0.5], [0.5, 0.0, 0.5])):
         engine.refit(slot, np.array(shares))
-        stock = runtime.open_cpu_session(
-            runtime.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1
+        stock = ort_session.open_cpu_session(
+            ort_session.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1
         )
         for x in case.inputs():
-            np.testing.assert_array_equal(engine.infer(slot, x), runtime.run_session(stock, x))
+            np.testing.assert_array_equal(engine.infer(slot, x), ort_session.run_session(stock, x))
     return engine
 
 
@@ -154,7 +155,7 @@ def test_sessions_that_take_turns_leave_each_other_the_cores(
     name: str, cases: dict[str, tuple[Case, Bundle]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads that spin on after a frame would take a core from the other slot's session. Not timed: what is asked for is looked at."""
-    opened, asked = runtime._create_session, []
+    opened, asked = ort_session.create_session, []
 
     def spy(model: onnx.ModelProto, options: ort.SessionOptions, **named: Any) -> ort.InferenceSession:
         try:
@@ -163,7 +164,7 @@ def test_sessions_that_take_turns_leave_each_other_the_cores(
             asked.append("")
         return opened(model, options, **named)
 
-    monkeypatch.setattr(runtime, "_create_session", spy)
+    monkeypatch.setattr(ort_session, "create_session", spy)
     engine = load_engine(cases["compact"][1], name, EngineOptions(slots=2))
     for slot in range(2):
         engine.refit(slot, np.array([0.2, 0.3, 0.5]))

@@ -14,8 +14,8 @@ from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import CoefficientsError, DniError
+from engines import ort_session
 from engines.interface import BuildOptions, Engine, EngineOptions
-from engines.onnxruntime_cpu import runtime
 from engines.registry import build_engine, load_engine
 from tests.engines.conftest import Case, write
 from tests.support.handmade_graphs import HAND
@@ -61,11 +61,11 @@ def test_every_engine_computes_with_the_statistics_of_the_knots(case: Case, tmp_
     engines = [opened(bundle, name) for name in ENGINES]
     x = case.inputs()[0]
     for shares in map(np.array, MIXED):
-        expected = runtime.run_session(
-            runtime.open_cpu_session(runtime.bind_initializers(case.graph, blend_tensors(members, shares, known)), 1), x
+        expected = ort_session.run_session(
+            ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, blend_tensors(members, shares, known)), 1), x
         )
-        plain = runtime.run_session(
-            runtime.open_cpu_session(runtime.bind_initializers(case.graph, blend_float64(members, shares)), 1), x
+        plain = ort_session.run_session(
+            ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, blend_float64(members, shares)), 1), x
         )
         size = np.abs(expected).max()
         assert np.abs(plain - expected).max() > 1e-3 * size  # there is something to get wrong

@@ -13,7 +13,7 @@ from dni_deploy.errors import EngineError
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu.blender import Blender
 from engines.onnxruntime_cpu.layout import Layout, allocate_aligned, find_layout
-from engines.onnxruntime_cpu.lowering import lower_for_cpu
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 from tests.engines.conftest import NAMES, Case
 from tests.support.handmade_graphs import HAND
 

@@ -9,10 +9,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from engines import ort_session
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.blocked_prelu import restore_prelu
 from engines.onnxruntime_cpu.layout import find_layout
-from engines.onnxruntime_cpu.lowering import lower_for_cpu
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 
 pytestmark = pytest.mark.skipif(
     runtime.measure_block_size() == 0, reason="ONNX Runtime has no blocked layout on this processor"
@@ -52,10 +53,13 @@ def test_it_computes_the_same(slopes: int, added: bool, shape: tuple[int, ...]) 
     layout = find_layout(lowered, recipes)
     row = np.zeros(layout.size, np.float32)
     layout.arrange_weights(recipes.compute_values(weights), row)
-    bound = runtime.bind_initializers(layout.optimized, {s.name: row[s.start : s.stop].reshape(s.shape) for s in layout.spans})
+    bound = ort_session.bind_initializers(
+        layout.optimized, {s.name: row[s.start : s.stop].reshape(s.shape) for s in layout.spans}
+    )
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     got, expected = (
-        runtime.run_session(session, x) for session in (runtime.open_optimized_session(bound), runtime.open_cpu_session(model))
+        ort_session.run_session(session, x)
+        for session in (runtime.open_optimized_session(bound), ort_session.open_cpu_session(model))
     )
     # 1 - (1 - s) differs from s by one rounding of a number up to 1.5; 288 products each are added up behind it.
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * float(np.abs(expected).max()))
@@ -77,7 +81,7 @@ def test_a_pair_that_is_no_prelu_stays() -> None:
     lowered, recipes = lower_for_cpu(model, tuple(weights))
     constant = next(tensor for tensor in lowered.graph.initializer if tensor.name.startswith("times -1.0"))
     constant.CopyFrom(numpy_helper.from_array(np.full((CHANNELS, 1, 1, 1), -2, np.float32), constant.name))
-    optimized = runtime.optimize_graph(runtime.bind_initializers(lowered, recipes.compute_values(weights)))
+    optimized = runtime.optimize_graph(ort_session.bind_initializers(lowered, recipes.compute_values(weights)))
     live = {tensor.name for tensor in optimized.graph.initializer if not tensor.name.startswith("times")}
     before = optimized.SerializeToString(deterministic=True)
     assert restore_prelu(optimized, live, runtime.measure_block_size()) == 0

@@ -12,6 +12,7 @@ import pytest
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError
 from dni_deploy.session.swap import SyncRefit
+from engines import ort_session
 from engines.onnxruntime_cpu import runtime
 from tests.dni_deploy.session.test_swap import PATIENCE, WithoutSlots
 from tests.engines.conftest import NAMES, Case, in_place
@@ -44,11 +45,11 @@ def test_outputs_are_those_of_a_fresh_session_with_the_blended_weights(case: Cas
     tolerance = WITH_INSTANCE_NORM if normalizes else TOLERANCE
     for slot, shares in enumerate(([0.2, 0.3, 0.5], [0.65, 0.0, 0.35])):
         engine.refit(slot, np.array(shares))
-        stock = runtime.open_cpu_session(
-            runtime.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1
+        stock = ort_session.open_cpu_session(
+            ort_session.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1
         )
         for x in case.inputs():
-            expected, got = runtime.run_session(stock, x), engine.infer(slot, x)
+            expected, got = ort_session.run_session(stock, x), engine.infer(slot, x)
             assert got.shape == expected.shape
             assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
     engine.close()
@@ -84,9 +85,9 @@ def test_ends_are_the_members_bit_for_bit(case: Case) -> None:
         turned.refit(0, np.eye(3)[2 - index])
         np.testing.assert_array_equal(got, turned.infer(0, x))
         constant = runtime.open_optimized_session(
-            runtime.bind_initializers(alone.layout.optimized, alone.weight_buffers[0].views)
+            ort_session.bind_initializers(alone.layout.optimized, alone.weight_buffers[0].views)
         )
-        np.testing.assert_array_equal(got, runtime.run_session(constant, x))
+        np.testing.assert_array_equal(got, ort_session.run_session(constant, x))
 
 
 def test_members_are_not_the_callers() -> None:

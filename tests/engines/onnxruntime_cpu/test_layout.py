@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
+from engines import ort_session
 from engines.onnxruntime_cpu import layout as layout_module
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.layout import (
@@ -18,7 +19,7 @@ from engines.onnxruntime_cpu.layout import (
     allocate_aligned,
     find_layout,
 )
-from engines.onnxruntime_cpu.lowering import lower_for_cpu
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 from tests.engines.conftest import NAMES, Case
 from tests.support.handmade_graphs import HAND, clamped_weight, weight_norm
 
@@ -32,7 +33,8 @@ def test_rows_are_what_onnxruntime_makes_of_the_weights(name: str, pico_case: Ca
     arena = HostWeightBuffer(layout)
     layout.arrange_weights(values, arena.flat)
     made = {
-        tensor.name: tensor for tensor in runtime.optimize_graph(runtime.bind_initializers(lowered, values)).graph.initializer
+        tensor.name: tensor
+        for tensor in runtime.optimize_graph(ort_session.bind_initializers(lowered, values)).graph.initializer
     }
     assert arena.views
     for name, view in arena.views.items():

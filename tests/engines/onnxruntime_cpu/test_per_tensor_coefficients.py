@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError, UsageError
+from engines import ort_session
 from engines.interface import Engine, EngineOptions
-from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.blender import Blender
 from engines.onnxruntime_cpu.layout import allocate_aligned, find_layout
-from engines.onnxruntime_cpu.lowering import lower_for_cpu
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 from engines.registry import load_engine
 from tests.engines.conftest import NAMES, Case, in_place, write
 from tests.engines.onnxruntime_cpu.test_blender import FOLDED, fresh
@@ -59,9 +59,9 @@ def test_outputs_are_those_of_every_tensor_blended_by_itself(opened: tuple[Engin
     for slot in (0, 1):
         shares = drawn(case, slot)
         engine.refit(slot, shares)
-        stock = runtime.open_cpu_session(runtime.bind_initializers(case.graph, blend_float64(case.members, shares)), 1)
+        stock = ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, blend_float64(case.members, shares)), 1)
         for x in case.inputs():
-            expected, got = runtime.run_session(stock, x), engine.infer(slot, x)
+            expected, got = ort_session.run_session(stock, x), engine.infer(slot, x)
             assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
 
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_rows
 from dni_deploy.errors import EngineError
+from engines import ort_session
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import InPlaceUnsupportedError, Layout, WeightSpan, allocate_aligned, find_layout
-from engines.onnxruntime_cpu.lowering import lower_for_cpu
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 from engines.onnxruntime_cpu.verify_in_place import MAX_RELATIVE_ERROR, verify_blend, verify_each_weight, verify_weight_effect
-from engines.verification_inputs import make_verification_input
+from engines.verification import make_verification_input
 from tests.engines.conftest import NAMES, Case, in_place
 from tests.support.handmade_graphs import HAND
 
@@ -42,7 +43,7 @@ def test_a_sound_engine_passes(name: str, pico_case: Callable[[str], Case]) -> N
 @pytest.fixture
 def careless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Live sessions are opened at ONNX Runtime's default options, as anybody would."""
-    real = runtime._create_session
+    real = ort_session.create_session
 
     def open_at_defaults(model: Any, options: ort.SessionOptions, **more: Any) -> ort.InferenceSession:
         if options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL and live[0]:
@@ -60,7 +61,7 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> None:
         finally:
             live[0] = False
 
-    monkeypatch.setattr(runtime, "_create_session", open_at_defaults)
+    monkeypatch.setattr(ort_session, "create_session", open_at_defaults)
     monkeypatch.setattr(runtime.InPlaceSession, "__init__", init)
 
 
@@ -88,9 +89,9 @@ def test_weights_that_the_session_copied_are_caught(name: str, pico_case: Callab
     for member in range(2):
         engine.refit(0, np.eye(3)[member])
         outputs.append(engine.infer(0, x))
-    right = runtime.run_session(runtime.open_cpu_session(runtime.bind_initializers(case.graph, case.members[1])), x)
+    right = ort_session.run_session(ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, case.members[1])), x)
     assert np.abs(outputs[1] - right).max() > 1e-3 * np.abs(right).max()  # the slider that does nothing, or half of it
-    with pytest.raises(InPlaceUnsupportedError, match="another picture"):
+    with pytest.raises(InPlaceUnsupportedError, match="another output"):
         verify_blend(engine, case.graph, case.members, case.signature)
     with pytest.raises(InPlaceUnsupportedError, match="does not see"):
         verify_weight_effect(engine, case.signature)
@@ -121,7 +122,7 @@ def test_swapped_places_are_caught(name: str, pico_case: Callable[[str], Case]) 
     gather[second.start : second.stop] = layout.gather[first.start : first.stop]
     engine = InPlaceEngine(replace(layout, gather=gather), recipes, case.members, threads=1)
     verify_weight_effect(engine, case.signature)  # live they are
-    with pytest.raises(InPlaceUnsupportedError, match="another picture"):
+    with pytest.raises(InPlaceUnsupportedError, match="another output"):
         verify_blend(engine, case.graph, case.members, case.signature)
 
 
@@ -141,7 +142,7 @@ def test_folding_before_blending_is_caught(
         blend_rows(rows, shares, out)
 
     monkeypatch.setattr(engine.blender, "blend", blend)
-    with pytest.raises(InPlaceUnsupportedError, match="another picture"):
+    with pytest.raises(InPlaceUnsupportedError, match="another output"):
         verify_blend(engine, case.graph, case.members, case.signature)
 
 
@@ -151,12 +152,12 @@ def test_an_old_epsilon_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     lowered, recipes = lower_for_cpu(case.graph, case.weights)
     recipes.folds[:] = [replace(fold, epsilon=1e-5) for fold in recipes.folds]
     engine = InPlaceEngine(find_layout(lowered, recipes), recipes, case.members, threads=1)
-    with pytest.raises(InPlaceUnsupportedError, match="another picture"):
+    with pytest.raises(InPlaceUnsupportedError, match="another output"):
         verify_blend(engine, case.graph, case.members, case.signature)
 
 
 def test_a_member_that_is_not_the_bundles_is_caught() -> None:
     case = HAND["conv_bn"]()
     engine = in_place(case, [case.members[0], case.members[2], case.members[1]])
-    with pytest.raises(InPlaceUnsupportedError, match="another picture"):
+    with pytest.raises(InPlaceUnsupportedError, match="another output"):
         verify_blend(engine, case.graph, case.members, case.signature)

@@ -12,9 +12,9 @@ from dni_deploy.blending.batchnorm_stats import blend_tensors
 from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.errors import CoefficientsError, EngineError
 from dni_deploy.utils.compare_arrays import relative_error
+from engines import ort_session
 from engines.interface import EngineOptions
 from engines.lowering.gpu import lower_for_gpu
-from engines.onnxruntime_cpu import runtime
 from tests.engines.conftest import Case, write
 from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
 from tests.fakes.gpu import FakeGpu
@@ -45,8 +45,8 @@ def test_frames_with_the_statistics_of_the_knots(
         x = case.inputs()[0]
         for shares in map(np.array, ([0.2, 0.3, 0.5], [0.65, 0.0, 0.35], [0.0, 1.0, 0.0])):
             engine.refit(0, shares)
-            expected = runtime.run_session(
-                runtime.open_cpu_session(bundle.read_graph_with_weights(blend_tensors(members, shares, known))), x
+            expected = ort_session.run_session(
+                ort_session.open_cpu_session(bundle.read_graph_with_weights(blend_tensors(members, shares, known))), x
             )
             assert relative_error(engine.infer(0, x), expected) <= TOLERANCE[precision]
     finally:

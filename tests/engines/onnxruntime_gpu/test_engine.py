@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError, UnavailableError
+from engines import ort_session
 from engines.interface import EngineOptions
 from engines.lowering.gpu import lower_for_gpu
-from engines.onnxruntime_cpu import runtime
 from tests.engines.conftest import Case, write
 from tests.engines.cuda.test_per_tensor_blend import blended, some_rows
 from tests.fakes.gpu import FakeGpu
@@ -59,8 +59,11 @@ def engine(gpu: FakeGpu, case: Case) -> Iterator[Any]:
 
 def expected(case: Case, shares: list[float], x: NDArray[np.float32]) -> NDArray[np.float32]:
     """The bundle's own graph with float64-blended weights, by a stock session."""
-    return runtime.run_session(
-        runtime.open_cpu_session(runtime.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1), x
+    return ort_session.run_session(
+        ort_session.open_cpu_session(
+            ort_session.bind_initializers(case.graph, blend_float64(case.members, np.array(shares))), 1
+        ),
+        x,
     )
 
 
@@ -90,9 +93,9 @@ def test_it_computes_the_blend_of_each_weight(gpu: FakeGpu, case: Case, precisio
             rows = some_rows(len(case.weights), 3, slot)
             engine.refit(slot, rows)
             members = [{name: tensors[name] for name in case.weights} for tensors in case.members]
-            session = runtime.open_cpu_session(runtime.bind_initializers(case.graph, blended(members, rows)), 1)
+            session = ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, blended(members, rows)), 1)
             for x in case.inputs():
-                wanted, got = runtime.run_session(session, x), engine.infer(slot, x)
+                wanted, got = ort_session.run_session(session, x), engine.infer(slot, x)
                 assert np.abs(got - wanted).max() <= TOLERANCE[precision] * np.ptp(wanted)
     finally:
         engine.close()
@@ -268,7 +271,7 @@ def test_the_cuda_provider_is_told_of_our_stream(gpu: FakeGpu) -> None:
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has it")
 def test_a_provider_that_is_not_there_is_an_error(gpu: FakeGpu, case: Case, tmp_path: Path) -> None:
     """ONNX Runtime would run on the CPU with a warning."""
-    from engines.onnxruntime_gpu import open_bound
+    from engines.onnxruntime_gpu.load import open_bound
 
     with pytest.raises(UnavailableError, match="could not load its CUDA provider"):
         open_bound(write(case, tmp_path / "x.dni", 2), EngineOptions(threads=1))
@@ -287,7 +290,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_opening_verifies_and_leaves_no_weights(
     gpu: FakeGpu, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str | None
 ) -> None:
-    from engines.onnxruntime_gpu import open_bound
+    from engines.onnxruntime_gpu.load import open_bound
 
     on_cpu(monkeypatch)
     bundle = write(case, tmp_path / "x.dni", 3)
@@ -306,18 +309,18 @@ def test_an_engine_that_computes_something_else_is_refused(
     gpu: FakeGpu, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engines.cuda.blender import DeviceBlender
-    from engines.onnxruntime_gpu import open_bound
+    from engines.onnxruntime_gpu.load import open_bound
 
     on_cpu(monkeypatch)
     bundle = write(case, tmp_path / "x.dni", 3)
     queue = DeviceBlender.enqueue_blend
     monkeypatch.setattr(DeviceBlender, "enqueue_blend", lambda self, shares, *rest: queue(self, np.eye(3)[0], *rest))
-    with pytest.raises(EngineError, match="another picture"):
+    with pytest.raises(EngineError, match="another output"):
         open_bound(bundle, EngineOptions(threads=1))
 
 
 def test_a_weight_that_float16_cannot_hold_is_named(gpu: FakeGpu, tmp_path: Path) -> None:
-    from engines.onnxruntime_gpu import open_bound
+    from engines.onnxruntime_gpu.load import open_bound
 
     case = HAND["conv_bn"]()
     case.members[1]["conv2.bias"][0] = 1e5

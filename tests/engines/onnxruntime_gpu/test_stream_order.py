@@ -1,6 +1,6 @@
 """The same engine when nothing runs before it has to: uploads, blends and runs wait in the stream, as they may on a GPU.
 
-Whatever is read too early, or overwritten while something queued still needs it, gives another picture.
+Whatever is read too early, or overwritten while something queued still needs it, gives another output.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from dni_deploy.checkpoints.family import Family
 from dni_deploy.errors import UsageError
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
+from engines import ort_session
 from engines.interface import BuildOptions, EngineOptions
-from engines.onnxruntime_cpu import runtime
 from engines.profile import Profile
 from engines.registry import build_engine, load_engine
 from engines.trt import serialize_refitted
@@ -84,8 +84,8 @@ def picture(seed: int, height: int = 64, width: int = 64) -> NDArray[np.float32]
 
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
     members = [bundle.read_weights(name) for name in bundle.members]
-    return runtime.run_session(
-        runtime.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares, np.float64)))), x
+    return ort_session.run_session(
+        ort_session.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares, np.float64)))), x
     )
 
 

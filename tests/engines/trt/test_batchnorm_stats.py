@@ -15,7 +15,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import DniError, EngineError
 from dni_deploy.utils.compare_arrays import relative_error
-from engines.onnxruntime_cpu import runtime
+from engines import ort_session
 from engines.trt import serialize_refitted
 from tests.engines.conftest import write
 from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
@@ -30,7 +30,7 @@ MIXED = ([0.2, 0.3, 0.5], [0.65, 0.0, 0.35], [0.25, 0.5, 0.25])
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
     members = [bundle.read_weights(member) for member in bundle.members]
     weights = blend_tensors(members, np.array(shares, np.float64), read_recalibration(bundle, members))
-    return runtime.run_session(runtime.open_cpu_session(bundle.read_graph_with_weights(weights)), x)
+    return ort_session.run_session(ort_session.open_cpu_session(bundle.read_graph_with_weights(weights)), x)
 
 
 @everywhere
@@ -97,7 +97,7 @@ def test_an_engine_that_ignored_them_would_not_open(bundle: Bundle, gpu: FakeGpu
     changed = recalibrated(bundle)
     build(changed)
     monkeypatch.setattr("engines.trt.network.read_recalibration", lambda *_: None)
-    with pytest.raises(EngineError, match="gives another picture"), opened(changed):
+    with pytest.raises(EngineError, match="gives another output"), opened(changed):
         pass
 
 

@@ -76,10 +76,10 @@ def test_memory_that_ends_at_every_step(bundle: Bundle, gpu: FakeGpu) -> None:
 @everywhere
 def test_a_build_that_fails_writes_nothing(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*given: Any) -> float:
-        raise EngineError("another picture")
+        raise EngineError("another output")
 
     monkeypatch.setattr("engines.trt.build.verify_members", wrong)
-    refused(gpu, "another picture", lambda: build(bundle))
+    refused(gpu, "another output", lambda: build(bundle))
     assert not list((bundle.path / "plans").glob("*"))
 
 

@@ -16,8 +16,8 @@ from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError, UsageError
 from dni_deploy.utils.compare_arrays import relative_error
+from engines import ort_session
 from engines.interface import BuildOptions, EngineOptions
-from engines.onnxruntime_cpu import runtime
 from engines.registry import build_engine, load_engine
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import CASES, VERSIONS, picture, profile
@@ -33,8 +33,8 @@ everywhere = pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
 
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
     members = [bundle.read_weights(name) for name in bundle.members]
-    return runtime.run_session(
-        runtime.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares, np.float64)))), x
+    return ort_session.run_session(
+        ort_session.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares, np.float64)))), x
     )
 
 

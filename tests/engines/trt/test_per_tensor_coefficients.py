@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.utils.compare_arrays import relative_error
-from engines.onnxruntime_cpu import runtime
+from engines import ort_session
 from engines.trt import serialize_refitted
 from tests.engines.conftest import write
 from tests.engines.cuda.test_per_tensor_blend import blended, some_rows
@@ -26,7 +26,7 @@ KINDS = ("tensorrt", "tensorrt-inputs")
 def truth(bundle: Bundle, rows: NDArray[np.float64], x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows in the order of the bundle's names, whatever order its members have them in."""
     members = [{name: bundle.read_weights(member)[name] for name in bundle.weight_names} for member in bundle.members]
-    return runtime.run_session(runtime.open_cpu_session(bundle.read_graph_with_weights(blended(members, rows))), x)
+    return ort_session.run_session(ort_session.open_cpu_session(bundle.read_graph_with_weights(blended(members, rows))), x)
 
 
 @everywhere

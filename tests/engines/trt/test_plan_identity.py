@@ -24,7 +24,7 @@ from engines.lowering.recipes import Recipes
 from engines.registry import build_engine, load_engine
 from engines.trt.build_settings import BuildSettings
 from engines.trt.plan import FORMAT, PLAN_MAGIC, find_plan, search_plans
-from tests.engines.test_plan_identity import CHANGES, other_fold, renamed_node
+from tests.engines.onnxruntime_cpu.test_plan import CHANGES, other_fold, renamed_node
 from tests.engines.trt.conftest import VERSIONS, profile
 from tests.fakes.gpu import FakeGpu
 
@@ -34,15 +34,17 @@ CHILD = """
 import json, sys
 import pytest
 from dni_deploy.bundle.bundle import Bundle
-from engines.onnxruntime_cpu.plan import plan_path
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
+from engines.onnxruntime_cpu.plan import PlanIdentity, plan_path
 from engines.trt.plan import find_plan
 from tests.fakes.gpu import install
 import engines
 with pytest.MonkeyPatch.context() as patch:
     install(patch)
     bundle = Bundle.open(sys.argv[1])
+    cpu = plan_path(bundle, PlanIdentity.of(*lower_for_cpu(bundle.read_graph(), bundle.weight_names)))
     found = [find_plan(bundle, kind) for kind in sys.argv[2:]]
-    print(json.dumps([engines.__file__, plan_path(bundle).name, *(None if path is None else path.name for path in found)]))
+    print(json.dumps([engines.__file__, cpu.name, *(None if path is None else path.name for path in found)]))
 """
 """Prints where the engines come from, then the names of the bundle's plans as the sources in the working directory find them."""
 

@@ -240,7 +240,7 @@ def test_members_that_are_not_there_yet(gpu: FakeGpu, tmp_path: Path, monkeypatc
     from engines.cuda.members import DeviceMembers
 
     without_waiting(monkeypatch, DeviceMembers, "__init__", lambda members, device, *more: device.service)
-    assert "another picture" in catch(gpu, tmp_path)
+    assert "another output" in catch(gpu, tmp_path)
 
 
 def test_refit_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ import onnxruntime as ort
 import pytest
 
 from dni_deploy.blending.blend import blend_float64
-from engines.onnxruntime_cpu import runtime
+from engines import ort_session
 from engines.onnxruntime_cpu.layout import find_layout
-from engines.onnxruntime_cpu.lowering import lower_for_cpu
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 from tests.engines.conftest import NAMES, Case
 from tests.support.handmade_graphs import HAND
 from tests.support.pico_architectures import RRDBNet, SRVGGNetCompact
@@ -32,10 +32,10 @@ def test_the_lowered_graph_computes_the_same(case: Case) -> None:
     lowered, recipes = lower_for_cpu(case.graph, case.weights)
     shares = np.array([0.5, 0.2, 0.3])
     blended = blend_float64(case.members, shares)
-    before = runtime.open_cpu_session(runtime.bind_initializers(case.graph, blended))
-    after = runtime.open_cpu_session(runtime.bind_initializers(lowered, recipes.compute_values(blended)))
+    before = ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, blended))
+    after = ort_session.open_cpu_session(ort_session.bind_initializers(lowered, recipes.compute_values(blended)))
     for x in case.inputs():
-        expected, got = runtime.run_session(before, x), runtime.run_session(after, x)
+        expected, got = ort_session.run_session(before, x), ort_session.run_session(after, x)
         assert got.shape == expected.shape
         error = np.abs(got - expected).max() / np.abs(expected).max()
         assert error <= TOLERANCE
@@ -51,7 +51,7 @@ def test_recipes_and_graph_fit_each_other(case: Case) -> None:
         assert tuple(initializers[name].dims) == recipe.shape
         assert not initializers[name].raw_data
     assert {fold.weight for fold in recipes.folds} | {fold.bias for fold in recipes.folds} <= set(recipes.linear)
-    onnx.checker.check_model(runtime.bind_initializers(lowered, recipes.compute_values(case.members[0])))
+    onnx.checker.check_model(ort_session.bind_initializers(lowered, recipes.compute_values(case.members[0])))
 
 
 @pytest.mark.parametrize("name", [name for name in HAND if "bn" in name and name != "bn_without_affine"])
@@ -112,7 +112,7 @@ def blocked() -> bool:
 @pytest.fixture(scope="module")
 def wide(pico_case: Callable[[str], Case]) -> dict[str, tuple[onnx.ModelProto, tuple[str, ...], dict[str, np.ndarray]]]:
     """Compact and RRDB of 16 channels, as wide as a block."""
-    from exporters.architectures.registry import find_architecture
+    from exporters.architectures import find_architecture
     from exporters.cache import export_graph_cached
 
     made = {}
@@ -132,7 +132,7 @@ def test_reorders_are_gone(name: str, wide: dict[str, tuple[onnx.ModelProto, tup
     graph, names, tensors = wide[name]
     lowered, recipes = lower_for_cpu(graph, names)
     ours = reorders(find_layout(lowered, recipes).optimized)
-    stock = reorders(_stock(runtime.bind_initializers(graph, tensors)))
+    stock = reorders(_stock(ort_session.bind_initializers(graph, tensors)))
     # RRDBNet's two nearest-neighbour Resizes are outside the layout in both.
     resizes = sum(node.op_type == "Resize" for node in graph.graph.node) if name == "rrdbnet" else 0
     assert max(ours.values()) <= 2 + resizes

@@ -7,8 +7,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from engines import ort_session
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.lowering import lower_for_cpu
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 
 pytestmark = pytest.mark.skipif(
     runtime.measure_block_size() < 16, reason="four times three outputs do not fit this processor's block"
@@ -55,8 +56,10 @@ def test_the_picture_is_the_same(
     lowered, recipes = lower_for_cpu(model, tuple(weights))
     assert is_stepped(lowered)
     x = np.random.default_rng(1).standard_normal((size[0], 3, *size[1:])).astype(np.float32)
-    expected = runtime.run_session(runtime.open_cpu_session(model), x)
-    got = runtime.run_session(runtime.open_cpu_session(runtime.bind_initializers(lowered, recipes.compute_values(weights))), x)
+    expected = ort_session.run_session(ort_session.open_cpu_session(model), x)
+    got = ort_session.run_session(
+        ort_session.open_cpu_session(ort_session.bind_initializers(lowered, recipes.compute_values(weights))), x
+    )
     assert got.shape == expected.shape
     # Up to 16 * 81 products in another order: each addition rounds by 2^-24 of a sum that stays within the largest output.
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))

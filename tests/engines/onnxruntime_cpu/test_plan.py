@@ -16,10 +16,10 @@ from engines.interface import BuildOptions
 from engines.lowering.graph_digest import digest_lowered_graph
 from engines.lowering.recipes import BatchNormFold, LinearRecipe, Recipes
 from engines.onnxruntime_cpu import runtime
-from engines.onnxruntime_cpu.lowering import lower_for_cpu
-from engines.onnxruntime_cpu.plan import PlanIdentity, identify_plan, plan_path, read_plan
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
+from engines.onnxruntime_cpu.plan import PlanIdentity, plan_path, read_plan
 from engines.registry import build_engine
-from tests.engines.conftest import write
+from tests.engines.conftest import identify_plan, write
 from tests.support.handmade_graphs import HAND
 
 
@@ -55,7 +55,7 @@ def test_another_lowering_or_recipe_makes_another_layout(
     change: Callable[[onnx.ModelProto, Recipes], None], bundle: Bundle
 ) -> None:
     before = build(bundle)
-    assert plan_path(bundle) == before
+    assert plan_path(bundle, identify_plan(bundle)) == before
     lowered, recipes = lower_for_cpu(bundle.read_graph(), bundle.weight_names)
     assert PlanIdentity.of(lowered, recipes) == identify_plan(bundle)
     change(lowered, recipes)
@@ -67,10 +67,10 @@ def test_another_lowering_or_recipe_makes_another_layout(
 def test_another_setting_of_the_optimizer_makes_another_layout(
     field: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = plan_path(bundle)
+    before = plan_path(bundle, identify_plan(bundle))
     other = {"level": "ORT_ENABLE_EXTENDED", "disabled_optimizers": (), "config": (), "threads": 2}[field]
     monkeypatch.setattr(runtime, "BUILD_SETTINGS", replace(runtime.BUILD_SETTINGS, **{field: other}))
-    assert plan_path(bundle) != before
+    assert plan_path(bundle, identify_plan(bundle)) != before
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
+from engines import ort_session
 from engines.cuda.blender import WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.memory import Buffer, Staging
 from engines.lowering.gpu import LoweredWeight
-from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_gpu.session import make_run_options
 
 FrameBinding = tuple[tuple[int, ...], int, int]
@@ -152,7 +152,7 @@ class BoundBufferSet:
             self._session.run_with_iobinding(self._binding, options)
         except Exception as error:  # its exceptions share no base class but RuntimeError and Exception
             raise EngineError(
-                f"ONNX Runtime could not run an input of shape {self._input_shape}: {runtime.summarize_error(error)}"
+                f"ONNX Runtime could not run an input of shape {self._input_shape}: {ort_session.summarize_error(error)}"
             ) from error
 
     def _ensure_buffer(self, name: str, nbytes: int) -> None:
