@@ -1,11 +1,11 @@
-"""Coefficients: one number per member, >= 0, summing to 1 (Eq. 1 and 2 of the DNI paper)."""
+"""Alpha of one frame: one coefficient per member, >= 0, summing to 1 (Eq. 1 and 2 of the DNI paper)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,140 +13,158 @@ from numpy.typing import NDArray
 from dni_deploy.errors import CoefficientsError, escape_name
 
 SUM_TOLERANCE = 1e-6
-"""How far the sum may be from 1: decimal fractions such as 0.1 do not add up exactly; nothing is renormalised."""
+"""How far the sum may be from 1: decimal fractions such as 0.1 do not add up exactly. Nothing is normalized."""
 
 Alpha = Union[float, str, Mapping[str, float], Sequence[float], "Coefficients"]
-"""What a user may give: the first member's share (two members), one number per member, or shares by name."""
+"""What a user may pass: the first member's share (two members), one number per member, or shares by name."""
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The members' shares, in family order.
+    """The coefficients of a blend, in family order.
 
-    members  the names, in family order.
-    shares   one finite number per member, summing to 1 within SUM_TOLERANCE; outside [0, 1] only by extrapolation.
+    Attributes:
+        members: Names of the members, in family order.
+        values: One finite number per member, summing to 1 within SUM_TOLERANCE; outside 0 to 1 only by extrapolation.
     """
 
     members: tuple[str, ...]
     values: tuple[float, ...]
 
     @classmethod
-    def parse(cls, alpha: Alpha, members: Sequence[str], *, extrapolate: bool = False) -> Coefficients:
-        """Read an alpha as given by a user.
+    def parse(
+        cls, alpha: Alpha, members: Sequence[str], *, extrapolate: bool = False, fill_missing: bool = False
+    ) -> Coefficients:
+        """Reads an alpha as a user writes it.
 
-        0.35               two members: the first member's share, Eq. 1
-        "0.35"             the same, from a command line
-        "a=0.3,b=0.7"      by name; a name that is left out has share 0
-        "0.2,0.3,0.5"      one number per member
-        {"a": 0.3, ...}    by name;  [0.2, 0.3, 0.5]  by position
+            0.35               two members: the first member's share, Eq. 1
+            "0.35"             the same, from a command line
+            "a=0.3,b=0.7"      by name; a name that is left out has share 0
+            "0.2,0.3,0.5"      one number per member
+            {"a": 0.3, ...}    by name;  [0.2, 0.3, 0.5]  by position
 
-        Raises CoefficientsError: NaN or infinite, out of [0, 1] without `extrapolate`, wrong count, sum not 1, unknown name.
+        Args:
+            alpha: The alpha, in any of these forms.
+            members: Names of the family's members, in its order.
+            extrapolate: Whether shares outside 0 to 1 are allowed.
+            fill_missing: Whether the one member that an alpha by name leaves out takes the rest of 1: "gan=0" of psnr and gan is
+                psnr=1. Where more than one is left out they have share 0, and the sum has to be 1.
+
+        Returns:
+            The coefficients.
+
+        Raises:
+            CoefficientsError: A share is NaN, infinite or outside 0 to 1 without `extrapolate`, the count or the sum is wrong, or a
+                name is unknown.
         """
         names = tuple(members)
-        if isinstance(alpha, Coefficients):
-            if alpha.members != names:
+        form: Any = _split_text(alpha) if isinstance(alpha, str) else alpha
+        if isinstance(form, Coefficients):
+            if form.members != names:
                 raise CoefficientsError(
-                    f"Alpha is for the members {_format_names(alpha.members)}, this family has {_format_names(names)}."
+                    f"Alpha is for the members {_format_names(form.members)}, this family has {_format_names(names)}."
                 )
-            shares: Sequence[float] = alpha.values
-        elif isinstance(alpha, str):
-            shares = _from_text(alpha, names)
-        elif isinstance(alpha, Mapping):
-            shares = _from_names(alpha, names)
-        elif (isinstance(alpha, Sequence) and not isinstance(alpha, (bytes, bytearray))) or (
-            isinstance(alpha, np.ndarray) and alpha.ndim == 1
+            values: Sequence[float] = form.values
+        elif isinstance(form, Mapping):
+            values = _order_by_name(form, names, extrapolate, fill_missing)
+        elif (isinstance(form, Sequence) and not isinstance(form, (str, bytes, bytearray))) or (
+            isinstance(form, np.ndarray) and form.ndim == 1
         ):
-            shares = [_parse_number(share) for share in alpha]
-            if len(shares) != len(names):
+            values = [_parse_number(value) for value in form]
+            if len(values) != len(names):
                 raise CoefficientsError(
-                    f"Alpha has {len(shares)} numbers, the family has {len(names)} members: {_format_names(names)}."
+                    f"Alpha has {len(values)} numbers, the family has {len(names)} members: {_format_names(names)}."
                 )
         else:
-            shares = _from_number(_parse_number(alpha), names)
-        return cls(names, _validate_coefficients(shares, names, extrapolate))
+            values = _expand_single_number(_parse_number(form), names)
+        _validate_coefficients(values, names, extrapolate)
+        return cls(names, tuple(float(value) for value in values))
 
     @classmethod
     def one_hot(cls, member: str, members: Sequence[str]) -> Coefficients:
-        """The coefficients at which the blend is that member, bit for bit."""
+        """Makes the coefficients at which the blend is that member, bit for bit."""
         return cls.parse({member: 1.0}, members)
 
     def to_array(self) -> NDArray[np.float64]:
-        """float64 (N,), in family order; a fresh array, the caller's own."""
+        """Copies the coefficients into a new array, float64 (N,), in family order."""
         return np.array(self.values, np.float64)
 
     def __str__(self) -> str:
-        return ", ".join(f"{escape_name(name)}={share:.6g}" for name, share in zip(self.members, self.values, strict=True))
+        return ", ".join(f"{escape_name(name)}={value:.6g}" for name, value in zip(self.members, self.values, strict=True))
 
 
-def _from_text(text: str, names: tuple[str, ...]) -> Sequence[float]:
+def _split_text(text: str) -> dict[str, float] | list[str] | str:
+    """The parts of an alpha as text: by name, by position, or one number."""
     parts = [part.strip() for part in text.split(",")]
-    if any("=" in part for part in parts):
-        by_name: dict[str, float] = {}
-        for part in parts:
-            name, equals, share = part.rpartition("=")
-            if not equals or not name:
-                raise CoefficientsError(
-                    f"Alpha {escape_name(text)!r} mixes numbers and names; write name=number for each member."
-                )
-            if name.strip() in by_name:
-                raise CoefficientsError(f"Alpha {escape_name(text)!r} names {escape_name(name.strip())!r} twice.")
-            by_name[name.strip()] = _parse_number(share)
-        return _from_names(by_name, names)
-    if len(parts) == 1:
-        return _from_number(_parse_number(parts[0]), names)
-    if len(parts) != len(names):
-        raise CoefficientsError(f"Alpha has {len(parts)} numbers, the family has {len(names)} members: {_format_names(names)}.")
-    return [_parse_number(part) for part in parts]
+    if not any("=" in part for part in parts):
+        return parts if len(parts) > 1 else parts[0]
+    by_name: dict[str, float] = {}
+    for part in parts:
+        name, equals, value = part.rpartition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise CoefficientsError(f"Alpha {escape_name(text)!r} mixes numbers and names; write name=number for each member.")
+        if name in by_name:
+            raise CoefficientsError(f"Alpha {escape_name(text)!r} names {escape_name(name)!r} twice.")
+        by_name[name] = _parse_number(value)
+    return by_name
 
 
-def _from_names(by_name: Mapping[str, float], names: tuple[str, ...]) -> Sequence[float]:
+def _order_by_name(by_name: Mapping[str, object], names: tuple[str, ...], extrapolate: bool, fill_missing: bool) -> list[float]:
     unknown = [name for name in by_name if name not in names]
     if unknown:
         raise CoefficientsError(f"Alpha names {_format_names(unknown)}; the members are {_format_names(names)}.")
     if not by_name:
         raise CoefficientsError(f"Alpha is empty; give a share to at least one of {_format_names(names)}.")
-    return [_parse_number(by_name.get(name, 0.0)) for name in names]
+    values = {name: _parse_number(value) for name, value in by_name.items()}
+    rest = 1.0 - _sum_values(values.values()) if fill_missing and len(values) == len(names) - 1 else 0.0
+    if not math.isfinite(rest) or not (extrapolate or 0.0 <= rest <= 1.0):
+        rest = 0.0
+    return [values.get(name, rest) for name in names]
 
 
-def _from_number(share: float, names: tuple[str, ...]) -> Sequence[float]:
+def _expand_single_number(value: float, names: tuple[str, ...]) -> list[float]:
     if len(names) != 2:
         raise CoefficientsError(
             f"One number is an alpha for two members, this family has {len(names)}; "
             f"write it as {','.join(f'{escape_name(name)}={1 / len(names):.2g}' for name in names)} or as {len(names)} numbers."
         )
-    return [share, 1.0 - share]
+    return [value, 1.0 - value]
 
 
-def _parse_number(share: object) -> float:
+def _parse_number(value: object) -> float:
     try:
-        if not isinstance(share, (bytes, bytearray)):
-            return float(share)  # type: ignore[arg-type]
+        if not isinstance(value, (bytes, bytearray)):
+            return float(value)  # type: ignore[arg-type]
     except OverflowError:
         raise CoefficientsError("An integer in alpha is larger than any float; a share is from 0 to 1.") from None
     except (TypeError, ValueError):
         pass
-    raise CoefficientsError(f"{escape_name(repr(share))} in alpha is not a number.")
+    raise CoefficientsError(f"{escape_name(repr(value))} in alpha is not a number.")
 
 
-def _validate_coefficients(shares: Sequence[float], names: tuple[str, ...], extrapolate: bool) -> tuple[float, ...]:
-    for name, share in zip(names, shares, strict=True):
-        if not math.isfinite(share):
-            raise CoefficientsError(f"The share of {escape_name(name)!r} is {share}; it must be a finite number.")
-        if not extrapolate and not 0.0 <= share <= 1.0:
+def _validate_coefficients(values: Sequence[float], names: tuple[str, ...], extrapolate: bool) -> None:
+    for name, value in zip(names, values, strict=True):
+        if not math.isfinite(value):
+            raise CoefficientsError(f"The share of {escape_name(name)!r} is {value}; it must be a finite number.")
+        if not extrapolate and not 0.0 <= value <= 1.0:
             raise CoefficientsError(
-                f"The share of {escape_name(name)!r} is {share:g}, outside 0 to 1; extrapolation has to be asked for (--extrapolate)."
+                f"The share of {escape_name(name)!r} is {value:g}, outside 0 to 1; extrapolation has to be asked for (--extrapolate)."
             )
-    try:
-        total = math.fsum(shares)
-    except OverflowError:  # of finite numbers, by extrapolation
-        total = math.inf
+    total = _sum_values(values)
     if abs(total - 1.0) > SUM_TOLERANCE:
         raise CoefficientsError(
             f"The shares sum to {total:.9g} and must sum to 1: "
-            + ", ".join(f"{escape_name(name)}={share:g}" for name, share in zip(names, shares, strict=True))
+            + ", ".join(f"{escape_name(name)}={value:g}" for name, value in zip(names, values, strict=True))
         )
-    return tuple(float(share) for share in shares)
 
 
-def _format_names(names: Sequence[str]) -> str:
+def _sum_values(values: Iterable[float]) -> float:
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # beyond the largest float by extrapolation, or of infinities
+        return math.inf
+
+
+def _format_names(names: Iterable[str]) -> str:
     return ", ".join(repr(escape_name(name)) for name in names) or "none"

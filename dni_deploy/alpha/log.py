@@ -1,4 +1,4 @@
-"""AlphaLog: the side file of a performance, a line for each frame with the alpha and the generation it was made with.
+"""Log of a performance: a line for each frame, with the alpha and the generation it was rendered with.
 
 JSON Lines: a header, then {"frame": 0, "seconds": 0.0, "generation": 1, "shares": [0.35, 0.65]} and so on. Numbers are written
 so that they are read back bit for bit: a performance that was live is rendered again exactly.
@@ -26,7 +26,14 @@ MAX_LOG_FRAMES = 4_000_000
 
 
 class AlphaLogEntry(NamedTuple):
-    """One frame: its number from 0, its time (NaN if it had none), and what it was made with."""
+    """One frame of a log.
+
+    Attributes:
+        frame: Number of the frame, from 0.
+        seconds: Its time in seconds from the start; NaN if it had none.
+        generation: Number of changes of the weights before it.
+        coefficients: What it was rendered with.
+    """
 
     frame: int
     seconds: float
@@ -35,14 +42,31 @@ class AlphaLogEntry(NamedTuple):
 
 
 class AlphaLog:
-    """Writes the side file line by line; each line is with the system when `write` returns, on the disk after `close`.
+    """Writes a log line by line; a line is with the operating system when `write` returns, and on the disk after `close`.
 
-    with AlphaLog(path, session.members, bundle.digest) as log:
-        log.write(frame, seconds, stamped.generation, stamped.coefficients)
+    Attributes:
+        path: The file.
+        members: Names of the members, in the order of the log.
+
+    Example:
+        with AlphaLog(path, session.members, bundle.digest) as log:
+            log.write(frame, seconds, rendered.generation, rendered.coefficients)
     """
 
     def __init__(self, path: str | os.PathLike[str], members: Sequence[str], bundle: str = "", *, force: bool = False) -> None:
-        """bundle: its digest. Raises UsageError (it exists and `force` is off), InputError, LimitError."""
+        """Creates the file and writes the header.
+
+        Args:
+            path: The file.
+            members: Names of the members.
+            bundle: Digest of the bundle.
+            force: Whether a file that exists is replaced.
+
+        Raises:
+            UsageError: The file exists and `force` is off.
+            InputError: It cannot be written.
+            LimitError: There is no room for it.
+        """
         self.path, self.members = os.fspath(path), tuple(members)
         self._last_frame = -1
         self._stream: BinaryIO | None = self._open_log("wb" if force else "xb")
@@ -52,35 +76,57 @@ class AlphaLog:
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str], members: Sequence[str], bundle: str = "", *, frames: int) -> AlphaLog:
-        """Go on with a log that was cut off: lines of frames before `frames` stay, the rest is dropped.
+        """Continues a log that was cut off.
 
-        A file that is not there is begun anew. Raises InputError (it is no log), MismatchError (other members, another bundle).
+        Args:
+            path: The file; one that does not exist is created.
+            members: Names of the members.
+            bundle: Digest of the bundle.
+            frames: Lines of frames before this one stay, the rest is dropped.
+
+        Returns:
+            The log, opened for writing.
+
+        Raises:
+            InputError: The file is no log.
+            MismatchError: It is of other members or of another bundle.
         """
         if not os.path.lexists(path):
             return cls(path, members, bundle)
-        header, end, last = _LogReader(path), 0, -1
-        if header.members != tuple(members) or (bundle and header.bundle != bundle):
+        reader = _LogReader(path)
+        if reader.members != tuple(members) or (bundle and reader.bundle != bundle):
             raise MismatchError(
                 f"The alpha log {escape_name(path)} is of other members or another bundle; give it another name."
             )
-        end = header.end_offset
-        for row in header.read_entries():
-            if row.frame >= frames:
+        end_offset, last_frame = reader.end_offset, -1
+        for entry in reader.read_entries():
+            if entry.frame >= frames:
                 break
-            end, last = header.end_offset, row.frame
+            end_offset, last_frame = reader.end_offset, entry.frame
         log = cls.__new__(cls)
-        log.path, log.members, log._last_frame = os.fspath(path), tuple(members), last
+        log.path, log.members, log._last_frame = os.fspath(path), tuple(members), last_frame
         log._stream = log._open_log("r+b")
-        log._stream.truncate(end)
-        log._stream.seek(end)
+        log._stream.truncate(end_offset)
+        log._stream.seek(end_offset)
         return log
 
     @staticmethod
     def read(path: str | os.PathLike[str], members: Sequence[str]) -> AlphaTimeline:
-        """The performance as an AlphaSource: frame by frame exactly the coefficients of the log.
+        """Reads a log as alpha over time: each frame has exactly the coefficients of the log.
 
-        A frame that the log lacks has the alpha of the one before it. A last line that was cut is left out.
-        Raises InputError (missing, damaged, no frame; names the line), MismatchError (other members), LimitError.
+        A frame that the log lacks has the alpha of the one before it. A last line that was cut off is left out.
+
+        Args:
+            path: The file.
+            members: Names of the family's members, in any order.
+
+        Returns:
+            A timeline in frames.
+
+        Raises:
+            InputError: The file is missing, damaged or holds no frame; the message names the line.
+            MismatchError: It is of other members.
+            LimitError: It has more than MAX_LOG_FRAMES.
         """
         reader = _LogReader(path)
         if sorted(reader.members) != sorted(members):
@@ -90,21 +136,33 @@ class AlphaLog:
             )
         order = [reader.members.index(name) for name in members]
         frames: list[int] = []
-        shares: list[tuple[float, ...]] = []
-        for row in reader.read_entries():
-            frames.append(row.frame)
-            shares.append(tuple(row.coefficients.values[place] for place in order))
+        rows: list[tuple[float, ...]] = []
+        for entry in reader.read_entries():
+            frames.append(entry.frame)
+            rows.append(tuple(entry.coefficients.values[column] for column in order))
         if not frames:
             raise InputError(f"The alpha log {escape_name(path)} holds no frame.")
-        return AlphaTimeline(tuple(members), "frames", make_read_only_array(frames), make_read_only_array(shares), "hold")
+        return AlphaTimeline(tuple(members), "frames", make_read_only_array(frames), make_read_only_array(rows), "hold")
 
     @staticmethod
     def read_entries(path: str | os.PathLike[str]) -> Iterator[AlphaLogEntry]:
-        """The log line by line, in the log's own order of members. Raises as `read` does."""
+        """Reads a log line by line, in its own order of members; errors are those of `read`."""
         return _LogReader(path).read_entries()
 
     def write(self, frame: int, seconds: float, generation: int, coefficients: Coefficients) -> None:
-        """One frame; frames come in rising order. Raises UsageError, LimitError (no room), InputError (closed, a failing disk)."""
+        """Writes the line of one frame.
+
+        Args:
+            frame: Number of the frame; higher than that of the line before.
+            seconds: Its time in seconds from the start, or NaN.
+            generation: Number of changes of the weights before it.
+            coefficients: What it was rendered with.
+
+        Raises:
+            UsageError: The frame is not later than the last one, or the coefficients are those of other members.
+            LimitError: There is no room for it.
+            InputError: The log is closed, or the disk fails.
+        """
         if frame <= self._last_frame:
             raise UsageError(f"The alpha log has frame {self._last_frame} already; got frame {frame}.")
         if coefficients.members != self.members:
@@ -115,13 +173,13 @@ class AlphaLog:
                 "frame": int(frame),
                 "seconds": time if math.isfinite(time) else None,
                 "generation": int(generation),
-                "shares": [float(share) for share in coefficients.values],
+                "shares": [float(value) for value in coefficients.values],
             }
         )
         self._last_frame = frame
 
     def close(self) -> None:
-        """Flush to the disk. Calling it again does nothing."""
+        """Flushes the log to the disk and closes it. Calling it again does nothing."""
         stream, self._stream = self._stream, None
         if stream is not None:
             try:
@@ -164,20 +222,21 @@ class AlphaLog:
 
 
 class _LogReader:
-    """The header at once, the rows as they are asked for. `end`: where the last whole line that was read ends, in bytes."""
+    """Reads the header when it is made, and the entries one by one. `end_offset`: end of the last whole line that was read."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
         self.end_offset = 0
         try:
             if not os.path.isfile(path):
-                raise InputError(
-                    f"The alpha log {escape_name(path)} {'is not a file' if os.path.lexists(path) else 'does not exist'}."
-                )
+                problem = "is not a file" if os.path.lexists(path) else "does not exist"
+                raise InputError(f"The alpha log {escape_name(path)} {problem}.")
             with open(path, "rb") as stream:
                 line = stream.readline(MAX_LINE_BYTES)
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
-            raise error if isinstance(error, InputError) else self._read_error(error) from error
+            raise self._read_error(error) from error
         header = _parse_line(line) if line.endswith(b"\n") else None
         if not isinstance(header, dict) or header.get("format") != ALPHA_LOG_FORMAT or not _is_name_list(header.get("members")):
             raise InputError(f"{escape_name(path)} is not an alpha log: its first line is not the header of one.")
@@ -185,8 +244,7 @@ class _LogReader:
             raise InputError(
                 f"The alpha log {escape_name(path)} has schema {escape_name(header.get('schema'), 40)}; this version reads {ALPHA_LOG_SCHEMA_VERSION}."
             )
-        members = header["members"]
-        self.members = tuple(members)
+        self.members = tuple(header["members"])
         self.bundle = str(header.get("bundle", ""))
         self.end_offset = len(line)
 
@@ -202,35 +260,31 @@ class _LogReader:
                     try:
                         if not line.endswith(b"\n"):
                             raise UsageError("it is cut")
-                        row = self._parse_entry(_parse_line(line), last)
+                        entry = self._parse_entry(_parse_line(line), last)
                     except UsageError as error:
                         if not stream.readline(1):
-                            return  # the machine stopped while it was written
+                            return  # the process stopped while it was written
                         raise InputError(f"The alpha log {escape_name(self.path)}, line {number}: {error}.") from None
-                    last = row.frame
+                    last = entry.frame
                     self.end_offset += len(line)
-                    yield row
+                    yield entry
         except OSError as error:
             raise self._read_error(error) from error
 
     def _parse_entry(self, fields: object, last: int) -> AlphaLogEntry:
         if not isinstance(fields, dict):
             raise UsageError("it is not a frame")
-        frame, generation, seconds = (
-            _require_whole_number(fields, "frame"),
-            _require_whole_number(fields, "generation"),
-            fields.get("seconds"),
-        )
+        frame, generation = _require_whole_number(fields, "frame"), _require_whole_number(fields, "generation")
+        seconds, values = fields.get("seconds"), fields.get("shares")
         if seconds is not None and type(seconds) not in (int, float):
             raise UsageError("its time is not a number")
         if frame <= last:
             raise UsageError(f"frame {frame} comes after frame {last}")
-        shares = fields.get("shares")
-        if not isinstance(shares, list) or not all(type(share) in (int, float) for share in shares):
+        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
             raise UsageError("its shares are not numbers")
         try:
-            # What an extrapolating session was given is checked again by the one that gets it.
-            coefficients = Coefficients.parse(shares, self.members, extrapolate=True)
+            # Whether extrapolation is allowed is checked by the session that gets the coefficients.
+            coefficients = Coefficients.parse(values, self.members, extrapolate=True)
         except CoefficientsError as error:
             raise UsageError(str(error).rstrip(".")) from None
         return AlphaLogEntry(frame, math.nan if seconds is None else float(seconds), generation, coefficients)

@@ -1,4 +1,4 @@
-"""PlanePath: a way through a control plane over time, as an AlphaSource.
+"""Alpha over time, from keyframes of points on a control plane.
 
 A file has the plane and, beside it, "keyframes" with "at": {"plane": {...}, "keyframes": [{"time": 0, "at": [0, 0.5]}, ...]}.
 """
@@ -14,18 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.alpha.keyframes import ALPHA_FILE_SCHEMA_VERSION, INTERPOLATIONS, MAX_KEYFRAMES, Moment, read_json_moment
+from dni_deploy.alpha.keyframes import ParsedKeyframes, from_pairs, read_json_keyframes
 from dni_deploy.alpha.plane import ControlPlane, parse_point
-from dni_deploy.alpha.timeline import convert_to_common_unit, find_interval, make_read_only_array, parse_keyframe_time
-from dni_deploy.errors import InputError, LimitError, UsageError, escape_name
-from dni_deploy.utils.text_file import as_text, load_json, read_bytes
+from dni_deploy.alpha.timeline import KeyframeTrack, make_read_only_array, track_to_json, validate_track
+from dni_deploy.errors import UsageError
+from dni_deploy.utils.text_file import name_file_in_errors, read_json
 
 
 @dataclass(frozen=True, eq=False)
-class PlanePath:
-    """points: float64 (K, 2), x and y at each of the times; unit, times, interpolation, loop as in AlphaTimeline.
+class PlanePath(KeyframeTrack):
+    """A point that moves on straight lines of a control plane; each frame has the coefficients of its point.
 
-    The point moves on straight lines of the plane, and each frame has the coefficients of its point.
+    Attributes:
+        plane: The control plane.
+        points: float64 (K, 2), x and y at each of the times; read-only.
     """
 
     kind: ClassVar[str] = "PlanePath"
@@ -47,69 +49,71 @@ class PlanePath:
         *,
         fps: float | None = None,
     ) -> PlanePath:
-        """Keyframes as pairs of a time, as in AlphaTimeline.from_keyframes, and a point. Raises UsageError, LimitError."""
-        timed = ((parse_keyframe_time(index, time), point) for index, (time, point) in enumerate(keyframes))
-        return cls._build(plane, timed, interpolation, loop, fps)
+        """Makes a path from pairs of a time and a point (x, y).
+
+        The other arguments and the errors are those of AlphaTimeline.from_keyframes.
+        """
+        return cls._build(plane, from_pairs(keyframes, interpolation, loop, "path"), fps)
 
     @classmethod
     def from_json(cls, fields: object, members: Sequence[str], *, fps: float | None = None) -> PlanePath:
-        """Raises UsageError."""
+        """Reads the object of a file.
+
+        Args:
+            fields: The object.
+            members: Names of the family's members.
+            fps: Frame rate; needed only where seconds and frames are mixed.
+
+        Returns:
+            The path.
+
+        Raises:
+            UsageError: A field has another form, or the keyframes do not rise.
+            LimitError: There are too many keyframes.
+        """
         plane = ControlPlane.from_json(fields, members)
         assert isinstance(fields, dict)
-        keyframes, loop = fields.get("keyframes"), fields.get("loop", False)
-        if not isinstance(keyframes, list):
+        if not isinstance(fields.get("keyframes"), list):
             raise UsageError('a way through a plane has a list "keyframes".')
-        if not isinstance(loop, bool):
-            raise UsageError('"loop" is true or false.')
-        timed = []
-        for index, keyframe in enumerate(keyframes):
-            if not isinstance(keyframe, dict) or "at" not in keyframe:
-                raise UsageError(f'Keyframe {index + 1} is not an object with "at" and either "time" or "frame".')
-            timed.append((read_json_moment(index, keyframe), keyframe["at"]))
-        return cls._build(plane, timed, fields.get("interpolation", "linear"), loop, fps)
+        return cls._build(plane, read_json_keyframes(fields, ParsedKeyframes("path"), "at"), fps)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], members: Sequence[str], *, fps: float | None = None) -> PlanePath:
-        """A JSON file. Raises InputError, LimitError."""
-        data = read_bytes(path)
-        try:
-            return cls.from_json(load_json(as_text(data)), members, fps=fps)
-        except UsageError as error:
-            raise InputError(f"{escape_name(path)}: {error}") from None
+        """Reads a JSON file; the arguments are those of `from_json`.
+
+        Raises:
+            InputError: The file is missing, damaged or does not fit the family.
+            LimitError: It is too large.
+        """
+        fields = read_json(path, "timeline")
+        with name_file_in_errors(path):
+            return cls.from_json(fields, members, fps=fps)
 
     @classmethod
-    def _build(
-        cls, plane: ControlPlane, keyframes: Iterable[tuple[Moment, Any]], interpolation: str, loop: bool, fps: float | None
-    ) -> PlanePath:
-        moments, points = [], []
-        for index, (moment, point) in enumerate(keyframes):
-            if index >= MAX_KEYFRAMES:
-                raise LimitError(f"A path has at most {MAX_KEYFRAMES:,} keyframes; this one has more.")
-            moments.append(moment)
-            points.append(parse_point(point, f"Keyframe {index + 1} at {moment}: the point"))
-        if len(moments) < 1 + loop:
-            raise UsageError(f"The path has {len(moments)} keyframes; it needs at least {1 + loop}.")
-        if interpolation not in INTERPOLATIONS:
-            raise UsageError(
-                f"There is no interpolation {escape_name(interpolation, 60)!r}; there are {', '.join(INTERPOLATIONS)}."
-            )
-        unit, times = convert_to_common_unit(moments, fps)
-        return cls(plane, unit, make_read_only_array(times), make_read_only_array(points), interpolation, loop)
+    def _build(cls, plane: ControlPlane, keyframes: ParsedKeyframes, fps: float | None) -> PlanePath:
+        points = [
+            parse_point(point, f"Keyframe {index + 1} at {moment}: the point")
+            for index, (moment, point) in enumerate(zip(keyframes.moments, keyframes.values, strict=True))
+        ]
+        unit, times, interpolation, loop = validate_track(keyframes, fps)
+        return cls(plane, unit, times, make_read_only_array(points), interpolation, loop)
 
     @property
     def members(self) -> tuple[str, ...]:
+        """Names of the members, in family order."""
         return self.plane.members
 
     def at(self, seconds: float, frame: int) -> Coefficients:
-        """The coefficients of a frame's point. Raises UsageError for a time that is no number."""
-        left, right, way = find_interval(self, seconds, frame)
-        start, end = self.points[left], self.points[right]
-        x, y = (start if way == 0.0 else (1.0 - way) * start + way * end).tolist()
+        """Computes the coefficients of a frame's point, as in AlphaSource.
+
+        Raises:
+            UsageError: The time is not a finite number.
+        """
+        before, after, fraction = self.find_interval(seconds, frame)
+        start, end = self.points[before], self.points[after]
+        x, y = (start if fraction == 0.0 else (1.0 - fraction) * start + fraction * end).tolist()
         return self.plane.at(x, y)
 
     def to_json(self) -> dict[str, Any]:
-        """As `read` takes it."""
-        key, kind = ("frame", int) if self.unit == "frames" else ("time", float)
-        keyframes = [{key: kind(time), "at": point} for time, point in zip(self.times, self.points.tolist(), strict=True)]
-        more = {"interpolation": self.interpolation, "loop": self.loop, "keyframes": keyframes}
-        return {**self.plane.to_json(), "schema": ALPHA_FILE_SCHEMA_VERSION, **more}
+        """Returns the path as `read` reads it; numbers come back bit for bit."""
+        return {**self.plane.to_json(), **track_to_json(self, "at", self.points.tolist())}

@@ -1,4 +1,4 @@
-"""Alpha input: whatever a user may give for alpha over time, as one AlphaSource."""
+"""Whatever a user may pass for alpha over time, as one AlphaSource."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dni_deploy.alpha.curves import AlphaCurve, is_curve
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.plane_path import PlanePath
 from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
-from dni_deploy.errors import InputError, UsageError, escape_name
-from dni_deploy.utils.text_file import as_text, load_json, read_bytes
+from dni_deploy.errors import UsageError
+from dni_deploy.utils.text_file import name_file_in_errors, read_json
 
 ALPHA_FILE_SUFFIXES = (".json", ".csv", ".jsonl")
 
@@ -24,9 +24,16 @@ def as_alpha_source(
     fps: float | None = None,
     extrapolate: bool = False,
 ) -> AlphaSource:
-    """Whatever a caller may give: an AlphaSource as it is, text or a path as open_alpha_source takes them, or one alpha for all frames.
+    """Returns an AlphaSource as it is, and opens anything else.
 
-    Raises what open_alpha_source does.
+    Args:
+        alpha: An AlphaSource, a text or a path as `open_alpha_source` reads it, or one alpha for all frames.
+        members: Names of the family's members.
+        fps: Frame rate, for what mixes seconds and frames.
+        extrapolate: Whether coefficients outside 0 to 1 are allowed.
+
+    Returns:
+        The source. The errors are those of `open_alpha_source`.
     """
     if isinstance(alpha, str | os.PathLike):
         return open_alpha_source(alpha, members, fps=fps, extrapolate=extrapolate)
@@ -36,7 +43,7 @@ def as_alpha_source(
 
 
 def is_constant(source: AlphaSource) -> bool:
-    """Whether it is the same for every frame."""
+    """Tells whether a source is known to be the same for every frame."""
     return isinstance(source, AlphaTimeline) and len(source.times) == 1
 
 
@@ -49,42 +56,51 @@ def open_alpha_source(
     loop: bool | None = None,
     extrapolate: bool = False,
 ) -> AlphaSource:
-    """Read what stands behind --alpha.
+    """Opens an alpha over time as `--alpha` has it.
 
-    "0.35", "psnr=0.3,gan=0.7"                      one alpha for all frames
-    "0:gan=0, 2.5s:gan=1"                           a timeline
-    "sine(period=4s, from=psnr, to=gan)"            a curve without end
-    a path that ends in .json, .csv or .jsonl       a file: JSON of keyframes, of a way through a
-                                                    plane, or of a curve; CSV; a performance's side file
+        "0.35", "psnr=0.3,gan=0.7"                      one alpha for all frames
+        "0:gan=0, 2.5s:gan=1"                           a timeline
+        "sine(period=4s, from=psnr, to=gan)"            a curve without end
+        a path that ends in .json, .csv or .jsonl       a file: JSON of keyframes, of a path on a control plane, or of a
+                                                        curve; CSV of keyframes; the alpha log of a performance
 
-    fps             the frame rate, for what mixes seconds and frames.
-    interpolation, loop   go before what the timeline itself says; a curve and a side file have no use for them.
-    Raises UsageError, CoefficientsError, InputError, MismatchError, LimitError: one sentence that names the place.
+    Args:
+        alpha: The text or the path.
+        members: Names of the family's members.
+        fps: Frame rate, for what mixes seconds and frames.
+        interpolation: Overrides that of a timeline; curves, paths and logs have none to choose.
+        loop: Overrides that of a timeline, likewise.
+        extrapolate: Whether coefficients outside 0 to 1 are allowed.
+
+    Returns:
+        The source.
+
+    Raises:
+        UsageError: The text cannot be read; the message names the keyframe.
+        CoefficientsError: An alpha does not fit the family.
+        InputError: The file is missing or damaged.
+        MismatchError: The log is that of another family.
+        LimitError: The text or file is too large.
     """
-    if isinstance(alpha, str) and not alpha.strip().lower().endswith(ALPHA_FILE_SUFFIXES):
+    text = os.fspath(alpha).strip()
+    if isinstance(alpha, str) and not text.lower().endswith(ALPHA_FILE_SUFFIXES):
         if is_curve(alpha):
             _reject_options(interpolation, loop, "A curve")
             return AlphaCurve.parse(alpha, members, fps=fps, extrapolate=extrapolate)
         return AlphaTimeline.parse(alpha, members, fps=fps, interpolation=interpolation, loop=loop, extrapolate=extrapolate)
-    path = Path(alpha.strip() if isinstance(alpha, str) else alpha)
+    path = Path(text if isinstance(alpha, str) else alpha)
     if path.suffix.lower() == ".jsonl":
         _reject_options(interpolation, loop, "The side file of a performance")
         return AlphaLog.read(path, members)
-    if path.suffix.lower() == ".json":
-        try:
-            fields = load_json(as_text(read_bytes(path)))
-        except UsageError as error:
-            raise InputError(f"{escape_name(path)}: {error}") from None
-        kinds = {"plane": "A way through a plane", "curve": "A curve"}
-        kind = next((key for key in kinds if isinstance(fields, dict) and key in fields), None)
-        if kind is not None:
-            _reject_options(interpolation, loop, kinds[kind])
-            try:
-                if kind == "plane":
-                    return PlanePath.from_json(fields, members, fps=fps)
-                return AlphaCurve.from_json(fields, members, fps=fps, extrapolate=extrapolate)
-            except UsageError as error:
-                raise InputError(f"{escape_name(path)}: {error}") from None
+    fields = read_json(path, "timeline") if path.suffix.lower() == ".json" else None
+    if isinstance(fields, dict) and "plane" in fields:
+        _reject_options(interpolation, loop, "A way through a plane")
+        with name_file_in_errors(path):
+            return PlanePath.from_json(fields, members, fps=fps)
+    if isinstance(fields, dict) and "curve" in fields:
+        _reject_options(interpolation, loop, "A curve")
+        with name_file_in_errors(path):
+            return AlphaCurve.from_json(fields, members, fps=fps, extrapolate=extrapolate)
     return AlphaTimeline.read(path, members, fps=fps, interpolation=interpolation, loop=loop, extrapolate=extrapolate)
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.blending.group_rules import Rule, make_rule
-from dni_deploy.errors import InputError, UsageError, escape_name
+from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.atomic_write import write_bytes_atomically
-from dni_deploy.utils.text_file import as_text, load_json, read_bytes
+from dni_deploy.utils.text_file import name_file_in_errors, read_json
 
 PRESET_SCHEMA_VERSION = 1
 PRESET_FIELDS = ("schema", "members", "alpha", "rules")
@@ -54,11 +54,9 @@ class Preset:
     @classmethod
     def read(cls, path: str | os.PathLike[str], *, extrapolate: bool = False) -> Preset:
         """A JSON file. Raises InputError, LimitError."""
-        data = read_bytes(path, "recipe", 1 << 20)
-        try:
-            return cls.from_json(load_json(as_text(data)), extrapolate=extrapolate)
-        except UsageError as error:
-            raise InputError(f"{escape_name(path)}: {error}") from None
+        fields = read_json(path, "preset", 1 << 20)
+        with name_file_in_errors(path):
+            return cls.from_json(fields, extrapolate=extrapolate)
 
     def to_json(self) -> dict[str, Any]:
         """As `read` takes it."""

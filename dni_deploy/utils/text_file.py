@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +14,76 @@ from dni_deploy.errors import InputError, LimitError, UsageError, escape_name
 MAX_TEXT_FILE_BYTES = 64 << 20
 
 
-def read_bytes(path: str | os.PathLike[str], what: str = "timeline", limit: int = MAX_TEXT_FILE_BYTES) -> bytes:
-    """A whole regular file of at most `limit` bytes. Raises InputError, LimitError."""
+def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT_FILE_BYTES) -> str:
+    """Reads a regular file of UTF-8 text, with or without a byte order mark.
+
+    Args:
+        path: The file.
+        what: What it is, for messages: "timeline".
+        limit: Its largest size in bytes.
+
+    Returns:
+        The text.
+
+    Raises:
+        InputError: The file is missing, unreadable, not a regular file or not UTF-8.
+        LimitError: It is too large.
+    """
     try:
         if not Path(path).is_file():
-            raise InputError(
-                f"The {what} {escape_name(path)} {'is not a file' if os.path.lexists(path) else 'does not exist'}."
-            )
+            problem = "is not a file" if os.path.lexists(path) else "does not exist"
+            raise InputError(f"The {what} {escape_name(path)} {problem}.")
         with open(path, "rb") as stream:
             data = stream.read(limit + 1)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"The {what} {escape_name(path)} cannot be read ({escape_name(reason)}).") from error
     if len(data) > limit:
         raise LimitError(f"The {what} {escape_name(path)} has more than {limit:,} bytes, the limit.")
-    return data
-
-
-def as_text(data: bytes) -> str:
-    """UTF-8, with or without its mark. Raises UsageError."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"byte {error.start} is not UTF-8 text.") from None
+        raise InputError(f"{escape_name(path)}: byte {error.start} is not UTF-8 text.") from None
+
+
+def read_json(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT_FILE_BYTES) -> Any:
+    """Reads and parses a JSON file; arguments and errors are those of `read_text`, and InputError where it is no JSON."""
+    text = read_text(path, what, limit)
+    with name_file_in_errors(path):
+        return load_json(text)
+
+
+@contextmanager
+def name_file_in_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Puts the file's name before the message of a UsageError, which becomes an InputError, and of a LimitError."""
+    try:
+        yield
+    except LimitError as error:
+        raise LimitError(f"{escape_name(path)}: {error}") from None
+    except UsageError as error:
+        raise InputError(f"{escape_name(path)}: {error}") from None
 
 
 def load_json(text: str) -> Any:
-    """Any JSON; raises UsageError where it is none, is nested without end, or says one key of an object twice."""
+    """Parses JSON.
 
-    def make_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
-            raise UsageError(f"an object has the key {escape_name(twice)!r} twice.")
-        return found
-
+    Raises:
+        UsageError: It is no JSON, is nested too deeply, or has an object with one key twice.
+    """
     try:
-        return json.loads(text, object_pairs_hook=make_unique_dict)
+        return json.loads(text, object_pairs_hook=_make_unique_dict)
     except UsageError:
         raise
     except (ValueError, RecursionError) as error:
         raise UsageError(f"it is not JSON ({escape_name(error)}).") from None
+
+
+def _make_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in fields:
+            raise UsageError(f"an object has the key {escape_name(key)!r} twice.")
+        fields[key] = value
+    return fields

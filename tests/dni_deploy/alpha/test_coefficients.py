@@ -172,3 +172,45 @@ def test_anything_gives_shares_or_one_sentence(alpha: Any, extrapolate: bool) ->
         assert abs(math.fsum(made.values) - 1) <= SUM_TOLERANCE
         assert extrapolate or all(0 <= share <= 1 for share in made.values)
     assert text.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("alpha", "members", "shares"),
+    [
+        ("gan=0", TWO, (1.0, 0.0)),
+        ("gan=0.3", TWO, (0.7, 0.3)),
+        ({"psnr": 0.25}, TWO, (0.25, 0.75)),
+        ("a=0.25,c=0.25", THREE, (0.25, 0.5, 0.25)),
+        ("a=1", THREE, (1.0, 0.0, 0.0)),
+        ("psnr=0.3,gan=0.7", TWO, (0.3, 0.7)),
+        (0.25, TWO, (0.25, 0.75)),
+        ("0.25", TWO, (0.25, 0.75)),
+        ([0.2, 0.3, 0.5], THREE, (0.2, 0.3, 0.5)),
+    ],
+)
+def test_one_missing_member_takes_the_rest(alpha: Any, members: tuple[str, ...], shares: tuple[float, ...]) -> None:
+    assert Coefficients.parse(alpha, members, fill_missing=True).values == shares
+
+
+@pytest.mark.parametrize(
+    ("alpha", "words"),
+    [
+        ("gan=1.5", "'gan' is 1.5, outside 0 to 1"),
+        ("gan=-0.5", "'gan' is -0.5, outside 0 to 1"),
+        ("gan=nan", "finite"),
+        ("gan=x", "not a number"),
+        ({"gan": 10**400}, "larger than any float"),
+        ({"gan": None}, "not a number"),
+        ("other=1", "names 'other'"),
+        ("gan=0.5,gan=0.5", "twice"),
+    ],
+)
+def test_errors_are_the_same_with_a_missing_member(alpha: Any, words: str) -> None:
+    with pytest.raises(CoefficientsError, match=words):
+        Coefficients.parse(alpha, TWO, fill_missing=True)
+
+
+def test_several_missing_members_have_share_0() -> None:
+    with pytest.raises(CoefficientsError, match=r"sum to 0\.5"):
+        Coefficients.parse("a=0.5", THREE, fill_missing=True)
+    assert Coefficients.parse("gan=1.5", TWO, extrapolate=True, fill_missing=True).values == (-0.5, 1.5)

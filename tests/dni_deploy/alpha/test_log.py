@@ -1,14 +1,12 @@
-"""AlphaLog: what was performed comes back bit for bit, however the writing ended; open_alpha_source finds the right reader."""
+"""AlphaLog: what was performed comes back bit for bit, however the writing ended."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.alpha.curves import AlphaCurve
 from dni_deploy.alpha.log import AlphaLog
-from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.alpha.plane_path import PlanePath
-from dni_deploy.alpha.source import open_alpha_source
-from dni_deploy.alpha.timeline import AlphaTimeline
 from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError
 
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
@@ -218,48 +211,3 @@ def test_logs_that_are_none(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent", "nul\0"):
         with pytest.raises(InputError, match="alpha log"):
             AlphaLog.read(path, TWO)
-
-
-# ----- open_alpha_source: whatever stands behind --alpha
-
-
-def test_every_kind_is_found(tmp_path: Path) -> None:
-    (tmp_path / "t.json").write_text(json.dumps(AlphaTimeline.parse("0:a=1, 1:b=1", THREE).to_json()))
-    (tmp_path / "t.CSV").write_text("time,a,b,c\n0,0,1,0\n")
-    (tmp_path / "p.json").write_text(json.dumps(PlanePath.from_keyframes(ControlPlane.default(THREE), [(0, (0, 0))]).to_json()))
-    (tmp_path / "c.json").write_text(json.dumps(AlphaCurve.parse("sine(period=1, from=a, to=b)", THREE).to_json()))
-    written(tmp_path / "l.jsonl", performance(3))
-    kinds: list[tuple[Any, type]] = [
-        ("a=0.5,b=0.5", AlphaTimeline),
-        ("0:a=1, 1:b=1", AlphaTimeline),
-        ("sine(period=1, from=a, to=b)", AlphaCurve),
-        (str(tmp_path / "t.json"), AlphaTimeline),
-        (tmp_path / "t.CSV", AlphaTimeline),
-        (tmp_path / "p.json", PlanePath),
-        (tmp_path / "c.json", AlphaCurve),
-        (str(tmp_path / "l.jsonl"), AlphaTimeline),
-    ]
-    for given_, kind in kinds:
-        source = open_alpha_source(given_, THREE)
-        assert type(source) is kind
-        assert Coefficients.parse(source.at(0.5, 1), THREE)
-    assert open_alpha_source(str(tmp_path / "l.jsonl"), THREE).at(0, 1) == performance(3)[1]
-    held = open_alpha_source("0:a=1, 1:b=1", THREE, interpolation="hold", loop=True)
-    assert isinstance(held, AlphaTimeline)
-    assert (held.interpolation, held.loop) == ("hold", True)
-
-
-def test_what_has_its_own_course(tmp_path: Path) -> None:
-    written(tmp_path / "l.jsonl", performance(3))
-    (tmp_path / "p.json").write_text(json.dumps(PlanePath.from_keyframes(ControlPlane.default(THREE), [(0, (0, 0))]).to_json()))
-    for given_ in ("sine(period=1, from=a, to=b)", tmp_path / "l.jsonl", tmp_path / "p.json"):
-        with pytest.raises(UsageError, match="its own course"):
-            open_alpha_source(given_, THREE, interpolation="hold")
-    (tmp_path / "c.json").write_text('{"curve": "sine(period=0, from=a, to=b)"}')
-    with pytest.raises(InputError, match=r"c\.json: The period"):
-        open_alpha_source(tmp_path / "c.json", THREE)
-    with pytest.raises(InputError, match="does not exist"):
-        open_alpha_source("absent.json", THREE)
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(InputError, match=r"bad\.json: it is not JSON"):
-        open_alpha_source(tmp_path / "bad.json", THREE)

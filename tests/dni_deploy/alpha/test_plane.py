@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.plane import ControlPlane, find_hull_sides, triangulate_points
-from dni_deploy.alpha.plane_path import PlanePath
 from dni_deploy.errors import DniError, InputError, UsageError
 
 THREE, FOUR = ("a", "b", "c"), ("mosaic", "fire", "fine", "coarse")
@@ -216,41 +215,6 @@ def test_files(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(InputError, match=r"plane\.json"):
             ControlPlane.read(file, THREE)
-
-
-def test_a_path(tmp_path: Path) -> None:
-    path = PlanePath.from_keyframes(ControlPlane.default(FOUR), [(0, (0, 0)), (1, (1, 0)), ("2s", (1, 1))], loop=True)
-    assert path.at(0.25, 0).values == (0.75, 0.25, 0, 0)
-    assert path.at(1.5, 0).values == (0, 0.5, 0, 0.5)
-    assert path.at(2.25, 0).values == (0.75, 0.25, 0, 0)
-    file = tmp_path / "path.json"
-    file.write_text(json.dumps(path.to_json()))
-    again = PlanePath.read(file, FOUR)
-    assert again.to_json() == path.to_json()
-    assert again.at(1.3, 0) == path.at(1.3, 0)
-    frames = PlanePath.from_keyframes(ControlPlane.default(FOUR), [("0f", (0, 0)), ("10f", (1, 1))], "smooth")
-    assert frames.at(0.0, 5).values == (0.25,) * 4
-    assert frames.to_json()["keyframes"][1] == {"frame": 10, "at": [1.0, 1.0]}
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({}, "keyframes"),
-        ({"keyframes": []}, "0 keyframes"),
-        ({"keyframes": [{"time": 0, "at": [0, 0]}], "loop": True}, "at least 2"),
-        ({"keyframes": [{"time": 0, "at": [0, 0]}], "loop": 3}, "true or false"),
-        ({"keyframes": [{"time": 0}]}, "Keyframe 1 is not"),
-        ({"keyframes": [{"at": [0, 0]}]}, "Keyframe 1 is to have"),
-        ({"keyframes": [{"time": 0, "at": [0, None]}]}, "Keyframe 1 at 0s: the point"),
-        ({"keyframes": [{"time": 0, "at": [0, 1]}, {"time": 0, "at": [0, 1]}]}, "Keyframe 2 is at 0s, as"),
-        ({"keyframes": [{"time": 0, "at": [0, 1]}], "interpolation": "cubic"}, "no interpolation"),
-    ],
-)
-def test_paths_that_go_wrong(fields: dict[str, Any], words: str) -> None:
-    places = ControlPlane.default(FOUR).to_json()
-    with pytest.raises(UsageError, match=words):
-        PlanePath.from_json({**places, **fields}, FOUR)
 
 
 anything = st.recursive(

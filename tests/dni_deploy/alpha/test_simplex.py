@@ -1,17 +1,16 @@
-"""Simplex: no step leaves it, every sum stays what it was, and the member left out takes the rest."""
+"""Points on the simplex: no step leaves it, and every sum stays what it was."""
 
 from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dni_deploy.alpha.coefficients import SUM_TOLERANCE, Coefficients
-from dni_deploy.alpha.simplex import fill_missing_member, interpolate, interpolate_values, with_coefficient
+from dni_deploy.alpha.simplex import interpolate, interpolate_values, with_coefficient
 from dni_deploy.errors import CoefficientsError
 
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
@@ -21,48 +20,6 @@ STORED = 2.0**-53
 """The largest share takes the rounding of the sum; storing it rounds once more."""
 
 points = st.lists(st.integers(0, 10**6), min_size=2, max_size=16).filter(any).map(lambda w: [x / sum(w) for x in w])
-
-
-@pytest.mark.parametrize(
-    ("alpha", "members", "shares"),
-    [
-        ("gan=0", TWO, (1.0, 0.0)),
-        ("gan=0.3", TWO, (0.7, 0.3)),
-        ({"psnr": 0.25}, TWO, (0.25, 0.75)),
-        ("a=0.25,c=0.25", THREE, (0.25, 0.5, 0.25)),
-        ("a=1", THREE, (1.0, 0.0, 0.0)),
-        ("psnr=0.3,gan=0.7", TWO, (0.3, 0.7)),
-        (0.25, TWO, (0.25, 0.75)),
-        ("0.25", TWO, (0.25, 0.75)),
-        ([0.2, 0.3, 0.5], THREE, (0.2, 0.3, 0.5)),
-    ],
-)
-def test_the_member_left_out_takes_the_rest(alpha: Any, members: tuple[str, ...], shares: tuple[float, ...]) -> None:
-    assert fill_missing_member(alpha, members).values == shares
-
-
-@pytest.mark.parametrize(
-    ("alpha", "words"),
-    [
-        ("gan=1.5", "'gan' is 1.5, outside 0 to 1"),
-        ("gan=-0.5", "'gan' is -0.5, outside 0 to 1"),
-        ("gan=nan", "finite"),
-        ("gan=x", "not a number"),
-        ({"gan": 10**400}, "larger than any float"),
-        ({"gan": None}, "not a number"),
-        ("other=1", "names 'other'"),
-        ("gan=0.5,gan=0.5", "twice"),
-    ],
-)
-def test_what_does_not_fit_is_told_as_ever(alpha: Any, words: str) -> None:
-    with pytest.raises(CoefficientsError, match=words):
-        fill_missing_member(alpha, TWO)
-
-
-def test_more_than_one_left_out_is_not_guessed() -> None:
-    with pytest.raises(CoefficientsError, match=r"sum to 0\.5"):
-        fill_missing_member("a=0.5", THREE)
-    assert fill_missing_member("gan=1.5", TWO, extrapolate=True).values == (-0.5, 1.5)
 
 
 @given(points, points, st.floats(0, 1))

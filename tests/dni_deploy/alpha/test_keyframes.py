@@ -1,0 +1,83 @@
+"""Keyframes as written: times, units, and the three notations, before any family is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from dni_deploy.alpha import keyframes
+from dni_deploy.alpha.keyframes import (
+    Moment,
+    ParsedKeyframes,
+    convert_to_common_unit,
+    from_csv,
+    from_json,
+    from_pairs,
+    from_text,
+    read_moment,
+)
+from dni_deploy.errors import LimitError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2.5", Moment(2.5, "seconds")),
+        (" 2.5 S ", Moment(2.5, "seconds")),
+        ("1:02.5", Moment(62.5, "seconds")),
+        ("1:00:02.5", Moment(3602.5, "seconds")),
+        ("75f", Moment(75, "frames")),
+        ("1e1F", Moment(10, "frames")),
+    ],
+)
+def test_times_are_read(text: str, moment: Moment) -> None:
+    assert read_moment(text) == moment
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1:60", "-1", "1.5f", "1e999", "1:2:3:4", "\u0661"])
+def test_other_texts_are_no_times(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a"):
+        read_moment(text)
+
+
+def test_frames_become_seconds_only_where_units_are_mixed() -> None:
+    frames = [Moment(0, "frames"), Moment(50, "frames")]
+    assert convert_to_common_unit(frames, None, "timeline") == ("frames", [0, 50])
+    mixed = [Moment(1, "seconds"), Moment(50, "frames")]
+    assert convert_to_common_unit(mixed, 25, "curve") == ("seconds", [1, 2])
+    for fps in (None, 0.0, float("nan")):
+        with pytest.raises(UsageError, match="The curve mixes seconds and frames"):
+            convert_to_common_unit(mixed, fps, "curve")
+
+
+def test_the_notations_agree() -> None:
+    moments = [Moment(0, "seconds"), Moment(62.5, "seconds")]
+    written = [
+        from_text("0:gan=0, 1:02.5:gan=1"),
+        from_json({"keyframes": [{"time": 0, "alpha": "gan=0"}, {"time": "1:02.5", "alpha": "gan=1"}]}),
+        from_csv("time,gan\n0,0\n1:02.5,1\n"),
+        from_pairs([(0, "gan=0"), ("1:02.5", "gan=1")], "linear", False),
+    ]
+    assert [parsed.moments for parsed in written] == [moments] * 4
+    assert [parsed.values for parsed in written[:2]] == [["gan=0", "gan=1"]] * 2
+    assert written[2].values == [{"gan": "0"}, {"gan": "1"}]
+
+
+def test_an_alpha_with_commas_belongs_to_the_time_before_it() -> None:
+    parsed = from_text("0:psnr=0.8,gan=0.2, 2s:gan=1; smooth; loop")
+    assert parsed.values == ["psnr=0.8,gan=0.2", "gan=1"]
+    assert (parsed.interpolation, parsed.loop, parsed.has_times) == ("smooth", True, True)
+    assert not from_text("gan=0.3").has_times
+
+
+@pytest.mark.parametrize("fields", [{"time": True}, {"time": None}, {"time": 0, "frame": 0}, {}])
+def test_a_json_keyframe_has_one_time(fields: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"^Keyframe 2"):
+        from_json({"keyframes": [{"time": 0, "alpha": 1}, {"alpha": 1, **fields}]})
+
+
+def test_there_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyframes, "MAX_KEYFRAMES", 1)
+    parsed = ParsedKeyframes("path")
+    parsed.add(Moment(0, "seconds"), 1)
+    with pytest.raises(LimitError, match="A path has at most 1 keyframes"):
+        parsed.add(Moment(1, "seconds"), 1)
