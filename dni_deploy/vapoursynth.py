@@ -67,6 +67,7 @@ def dni(
     engine: str = "auto",
     *,
     http: int | None = None,
+    token: str | None = None,
     slew: float | None = None,
     threads: int = 0,
     precision: str | None = None,
@@ -81,6 +82,7 @@ def dni(
                 an AlphaSource; None: the first member alone.
     osc, http   ports on loopback (0: any, told by the core's log): alpha can then be set while the clip plays, and frames are
                 not cached, since VapourSynth would show those that it has with the alpha of then. slew: as SharedAlpha.
+    token       the secret that HTTP requests carry; None: a random one, told by the core's log.
     engine, threads, precision, device, extrapolate   as in open_session.
     alpha_for   rules for groups of weights, such as "norm:*=0.2"; one or several.
     Each frame has the properties dni_alpha (the shares in family order) and dni_generation; the others are kept.
@@ -97,7 +99,15 @@ def dni(
     with ExitStack() as stack:
         control = stack.enter_context(
             open_frame_alpha(
-                opened.members, alpha, rate=rate, osc=osc, http=http, slew=slew, extrapolate=extrapolate, note=_log_message
+                opened.members,
+                alpha,
+                rate=rate,
+                osc=osc,
+                http=http,
+                http_token=token,
+                slew=slew,
+                extrapolate=extrapolate,
+                note=_log_message,
             )
         )
         session = stack.enter_context(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.api.export import export
 from dni_deploy.imaging.frames import Frame, round_to_uint8
-from dni_deploy.imaging.image_file import Picture, read_image, write_image
+from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.reports.contact_sheet import draw_contact_sheet
 from dni_deploy.session.session import Session, open_session
@@ -115,7 +115,7 @@ def main(folder: Path) -> dict[str, Any]:
         (name if name == "map" else f"{name}, {numbers['psnr'][name][0]:.2f} dB", text) for name, (_, text) in shown.items()
     ]
     sheet = draw_contact_sheet([picture for picture, _ in shown.values()], labels, columns=4, best_index=3)
-    write_image(folder / "alpha-map.png", Picture(sheet), force=True)
+    write_image(folder / "alpha-map.png", ImageFile(sheet), force=True)
     return numbers
 
 

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tuning": {"imaging", "reports"},
     "session": {"engines", "blending", "alpha", "bundle", "imaging"},
     "spatial": {"session", "video_io", "imaging", "alpha"},
-    "compatibility": {"session", "engines", "exporters", "blending", "bundle", "checkpoints", "imaging"},
+    "compatibility": {"session", "engines", "exporters", "blending", "bundle", "checkpoints", "imaging", "reports"},
     "latency": {"session", "engines", "exporters", "video_io", "control", "alpha", "bundle", "imaging"},
     "webui": {"session", "control", "alpha", "video_io", "imaging"},
     "vapoursynth": {"session", "control", "bundle", "imaging"},

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from benchmarks.paper_reproduction.families import LEVEL_MEMBERS, ROOT, TRAINED_FAMILIES, weights
 from benchmarks.result_file import describe_commit
 from dni_deploy.api.check import check
-from exporters.architectures import find_architecture
+from exporters.architectures.registry import find_architecture
 from exporters.architectures.srcnn import SRCNN
 
 State = dict[str, NDArray[Any]]

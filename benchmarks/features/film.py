@@ -33,8 +33,8 @@ from dni_deploy.utils.hardware import count_cores, read_cpu_info
 from dni_deploy.video_io import encoder
 from dni_deploy.video_io.encoder import OutputFormat
 from dni_deploy.video_io.mux import check_output_streams, find_muxer, mux_segments
-from dni_deploy.video_io.pipeline import PipelineSettings, run_pipeline
 from dni_deploy.video_io.resume import open_job
+from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
 from dni_deploy.video_io.video_file import open_video_file
 
 RESULT_PATH = ROOT / "benchmarks" / "results" / "film.json"
@@ -66,11 +66,11 @@ def run_identity_pipeline(source: Path, output: Path) -> None:
 
     found = open_video_file(source)
     target = OutputFormat.from_video_file(found, 1)
-    settings = PipelineSettings(
+    settings = TranscodeSettings(
         ENCODER_SETTINGS, target, check_output_streams(output, found, ENCODER_SETTINGS, target), DEFAULT_SEGMENT_FRAMES
     )
     with open_job(output, {}, fresh=True) as job:
-        run_pipeline(found, job, process_frame, settings, 1)
+        transcode_segments(found, job, process_frame, settings, 1)
         with write_file_atomically(output, force=True) as temporary:
             mux_segments(temporary, find_muxer(output), job.segments, found, ENCODER_SETTINGS, target)
         job.remove()

@@ -33,7 +33,7 @@ from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.imaging.crops import read_crops
-from dni_deploy.imaging.image_file import Picture, write_image
+from dni_deploy.imaging.image_file import ImageFile, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import open_session
 from dni_deploy.utils.atomic_write import write_bytes_atomically
@@ -56,7 +56,7 @@ def calibration(folder: Path, *, clean: bool = False) -> Path:
     for number, name in enumerate(TRAIN_PHOTOGRAPHS):
         pixels = middle(name)
         write_image(
-            folder / f"{name}.png", Picture(pixels if clean else add_noise(pixels, 20 + 10 * (number % 5), seed=number))
+            folder / f"{name}.png", ImageFile(pixels if clean else add_noise(pixels, 20 + 10 * (number % 5), seed=number))
         )
     return folder
 

@@ -27,7 +27,7 @@ from dni_deploy.api.tune import tune
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import Picture, write_image
+from dni_deploy.imaging.image_file import ImageFile, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import open_session
 from dni_deploy.signature import Signature
@@ -81,8 +81,8 @@ def measure_cases(bundle: Bundle, folder: Path) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for (name, level), (noisy, clean), points in zip(names, cases, grids, strict=True):
         click.echo(f"{name}, noise {level}", err=True)
-        write_image(folder / "noisy.png", Picture(noisy), force=True)
-        write_image(folder / "clean.png", Picture(clean), force=True)
+        write_image(folder / "noisy.png", ImageFile(noisy), force=True)
+        write_image(folder / "clean.png", ImageFile(clean), force=True)
         found = tune(bundle, folder / "noisy.png", reference=folder / "clean.png", threads=1)
         values = [row.values[0] for row in found.evaluations]
         best = max(points.values())

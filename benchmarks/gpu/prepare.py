@@ -16,7 +16,7 @@ from benchmarks.networks import NETWORKS
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
-from exporters.architectures import find_architecture
+from exporters.architectures.registry import find_architecture
 from exporters.cache import export_graph_cached
 
 EXPORT_OPSET = 17

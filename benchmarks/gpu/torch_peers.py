@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, MismatchError
-from exporters.architectures import find_architecture
+from exporters.architectures.registry import find_architecture
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 TENSOR_ALIGNMENT_BYTES = 256

@@ -13,7 +13,7 @@ from dni_deploy.api.export import export
 from dni_deploy.bundle.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WEIGHTS_FOLDER = ROOT / "benchmarks" / "paper" / "weights"
+WEIGHTS_FOLDER = ROOT / "benchmarks" / "paper_reproduction" / "weights"
 SHIPPED_WEIGHTS_FOLDER = ROOT / "dni_deploy" / "data" / "denoise"
 """The demo family ships in the wheel, and is not stored twice."""
 

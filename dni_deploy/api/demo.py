@@ -18,11 +18,11 @@ from dni_deploy.api.sweep import sweep
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame, from_network, to_network
-from dni_deploy.imaging.image_file import Picture, read_image, write_image
+from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.reports.sweep import SweepReport
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from exporters.architectures import find_architecture
+from exporters.architectures.registry import find_architecture
 
 NOISE_SIGMA = 40
 """Sigma of the added noise, of 255. The paper says variance 40; its pictures and DnCNN's convention are sigma."""
@@ -100,8 +100,8 @@ def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progr
     with as_file(DATA_FOLDER / "astronaut.png") as photograph:
         clean = read_image(photograph).rgb
     noisy = add_noise(clean)
-    write_image(folder / "clean.png", Picture(clean), force=force)
-    write_image(folder / "noisy.png", Picture(noisy), force=force)
+    write_image(folder / "clean.png", ImageFile(clean), force=force)
+    write_image(folder / "noisy.png", ImageFile(noisy), force=force)
     members = {}
     for level in (20, 60, NOISE_SIGMA):
         with as_file(DATA_FOLDER / "denoise" / f"n{level}.safetensors") as weights:

@@ -22,7 +22,8 @@ from dni_deploy.checkpoints.family import Family
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from exporters.architectures import Architecture, find_architecture
+from exporters.architectures.architecture import Architecture
+from exporters.architectures.registry import find_architecture
 from exporters.cache import VERSIONED_PACKAGES, export_graph_cached
 from exporters.export_graph import EXPORTER_OPSET, MIN_OPSET, ExportedGraph
 from exporters.verify_graph import verify_graph

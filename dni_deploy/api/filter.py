@@ -21,10 +21,14 @@ from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.video_io.pipe import OutputClosedError, ReadableFile, WritableFile, check_output_open, flush, write_whole
-from dni_deploy.video_io.queues import run_pipeline
+from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
 from dni_deploy.video_io.raw_formats import RawFrame, RawVideoFormat, Rgb24Format, parse_rate
 
 RAW_FORMATS = ("y4m", "rgb24")
+
+PIPE_LIMITS = PipelineLimits(max_read=2, max_processed=2, join_timeout_s=1.0)
+"""Frames that are enough for reading, rendering and writing to overlap. Each frame more is one frame more between a live alpha
+and what is shown. A reader that still waits for a stalled source is left alone after a second."""
 
 NoteCallback = Callable[[str], None]
 """Takes a sentence for people: what was taken for granted, what a control message had wrong."""
@@ -76,6 +80,8 @@ def filter(
     alpha: StreamAlpha = None,
     osc: int | None = None,
     http: int | None = None,
+    http_token: str | None = None,
+    requires_http_token: bool = True,
     midi: str | None = None,
     plane: str | os.PathLike[str] | None = None,
     slew: float | None = None,
@@ -100,6 +106,7 @@ def filter(
     alpha          an alpha; a timeline or a curve as text; a file of keyframes, or a log to play again; an AlphaSource;
                    None: the first member alone.
     osc, http      ports on loopback for live alpha (0: any, told by `note`); `alpha` is then where it starts. slew: as SharedAlpha.
+    http_token     the secret that HTTP requests carry; None: a random one, told by `note`. requires_http_token False: none is needed.
     midi           controllers for live alpha, as open_listeners reads them. plane: a JSON file with what live points mean.
     alpha_log      a side file with alpha and generation of every frame that was written; force: replace one that exists.
     stamp          y4m: write generation and shares into each frame's line, as the comment XDNI=generation:share,share.
@@ -124,6 +131,8 @@ def filter(
                 rate=lane.rate,
                 osc=osc,
                 http=http,
+                http_token=http_token,
+                requires_http_token=requires_http_token,
                 midi=midi,
                 plane=None if plane is None else ControlPlane.read(plane, bundle.members),
                 slew=slew,
@@ -178,21 +187,25 @@ def _filter_frames(
 ) -> FilterReport:
     started: list[float] = []
 
-    def read_frames() -> Iterator[RawFrame]:
-        for picture in raw_format.read():
+    def read_frames() -> Iterator[tuple[int, RawFrame]]:
+        for number, source in enumerate(raw_format.read()):
             if not started:
                 started.append(time.perf_counter())
-            yield picture
+            yield number, source
 
-    def process_frame(picture: RawFrame, number: int) -> FilteredFrame:
+    def process_frame(numbered: tuple[int, RawFrame]) -> FilteredFrame:
+        number, source = numbered
         session.alpha = control.at(number)
-        return FilteredFrame(picture, session.render(picture.rgb), number)
+        return FilteredFrame(source, session.render(source.rgb), number)
 
-    def write_frame(made: FilteredFrame) -> None:
-        write_whole(sink, raw_format.encode_frame(made.source, made.rendered))
-        flush(sink)
-        if log is not None:
-            log.write(made.number, control.frame_seconds(made.number), made.rendered.generation, made.rendered.coefficients)
+    def write_frames(frames: Iterator[FilteredFrame]) -> None:
+        for frame in frames:
+            write_whole(sink, raw_format.encode_frame(frame.source, frame.rendered))
+            flush(sink)
+            if log is not None:
+                seconds = control.frame_seconds(frame.number)
+                log.write(frame.number, seconds, frame.rendered.generation, frame.rendered.coefficients)
+            del frame
 
     first = session.generation
     written, closed = 0, False
@@ -202,7 +215,7 @@ def _filter_frames(
     except OutputClosedError:
         closed = True
     if not closed:
-        written, closed = run_pipeline(read_frames(), process_frame, write_frame, lambda: check_output_open(sink))
+        written, closed = run_pipeline(read_frames(), process_frame, write_frames, PIPE_LIMITS, lambda: check_output_open(sink))
     if not written and not closed:
         raise InputError("The stream ended before its first frame; see what the program before the pipe says.")
     scaled = f"{raw_format.width * raw_format.scale}x{raw_format.height * raw_format.scale}"

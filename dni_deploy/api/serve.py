@@ -17,15 +17,16 @@ from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.control.open_listeners import open_listeners
+from dni_deploy.control.request_guard import is_loopback_host
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import EngineError, UsageError, escape_name
 from dni_deploy.imaging.frames import check_signature
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.webui.app import AppState
-from dni_deploy.webui.guard import RequestLimits
+from dni_deploy.webui.guard import PageLimits
 from dni_deploy.webui.pixel_blend import PixelBlend
 from dni_deploy.webui.renderer import Renderer
-from dni_deploy.webui.server import PageServer, is_loopback_host, open_listening_socket, validate_token
+from dni_deploy.webui.server import PageServer, choose_token, open_listening_socket
 from dni_deploy.webui.sources import open_frame_source, parse_size
 
 MAX_FPS = 240
@@ -81,7 +82,7 @@ def serve(
     device: int = 0,
     threads: int = 0,
     rules: Sequence[str | Rule] | None = None,
-    limits: RequestLimits | None = None,
+    limits: PageLimits | None = None,
     on_started: Callable[[ServeStatus, PageServer], None] | None = None,
 ) -> ServeReport:
     """Serve the page until Ctrl-C, SIGTERM or `PageServer.stop`.
@@ -101,8 +102,8 @@ def serve(
     if not 1 <= fps <= MAX_FPS:
         raise UsageError(f"The frame rate is from 1 to {MAX_FPS}, got {escape_name(fps, 40)}.")
     box = parse_size(size)
-    bounds = limits or RequestLimits()
-    secret = validate_token(token, host)
+    bounds = limits or PageLimits()
+    secret = choose_token(token, host)
     opened = Bundle.ensure_open(bundle)
     check_signature(opened.signature)
     first, timeline = _choose_initial_alpha(alpha, opened.members)
@@ -142,7 +143,7 @@ def serve(
             "fps": fps,
             "upload": bounds.max_image_bytes,
         }
-        desk = AppState(stage, cell, None if pad is None else pad.at, facts, box, bounds)
+        desk = AppState(stage, cell, pad, facts, box, bounds)
         page = PageServer(desk, listening, secret, host)
         serving = ServeStatus(
             page.url,

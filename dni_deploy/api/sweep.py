@@ -15,7 +15,7 @@ from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import Picture, output_format, read_image, write_image
+from dni_deploy.imaging.image_file import ImageFile, output_format, read_image, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.reports.page import check_page_name
@@ -26,8 +26,8 @@ from dni_deploy.reports.sweep import (
     draw_sweep_sheet,
     find_best_point,
     plot_sweep,
-    render_sweep_page,
 )
+from dni_deploy.reports.sweep_page import render_sweep_page
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
@@ -90,7 +90,7 @@ def sweep(
     heading = (
         title or f"{Path(image).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
     )
-    write_image(output, Picture(draw_sweep_sheet(frames, report, heading)), force=force)
+    write_image(output, ImageFile(draw_sweep_sheet(frames, report, heading)), force=force)
     if html is not None:
         write_bytes_atomically(
             html, render_sweep_page(frames, report, source.rgb, heading, reference_psnrs).encode(), force=force

@@ -42,9 +42,9 @@ from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io import encoder
 from dni_deploy.video_io.encoder import OutputFormat, pad_size_to_even
 from dni_deploy.video_io.mux import ATTACHMENT_MUXER, check_output_streams, find_muxer, mux_segments
-from dni_deploy.video_io.pipeline import FrameFunction, JobFolderError, PipelineSettings, run_pipeline
 from dni_deploy.video_io.reader import DroppedFrames
 from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job
+from dni_deploy.video_io.transcode import FrameFunction, JobFolderError, TranscodeSettings, transcode_segments
 from dni_deploy.video_io.video_file import VideoFile, open_video_file
 
 DEFAULT_SEGMENT_FRAMES = 250
@@ -148,7 +148,7 @@ def video(
     )
     alphas = as_alpha_source(alpha) if mapped is None else mapped.black_source
     target = OutputFormat.from_video_file(source, scale)
-    settings = PipelineSettings(chosen, target, check_output_streams(goal, source, chosen, target), segment, hwaccel)
+    settings = TranscodeSettings(chosen, target, check_output_streams(goal, source, chosen, target), segment, hwaccel)
     with open_session(
         bundle,
         engine=engine,
@@ -184,7 +184,7 @@ def video(
             else mapped.make_frame_function(session, tile, overlap)
         )
         with open_job(goal, description, fresh=fresh or live) as job, _remove_job_on_failure(job):
-            losses = run_pipeline(source, job, effect, settings, scale, progress)
+            losses = transcode_segments(source, job, effect, settings, scale, progress)
             if not job.segments:
                 raise InputError(f"{escape_name(film)} holds no frame that can be decoded. Nothing was written.")
             report_progress(progress, job.frames, job.frames, "putting the film together")

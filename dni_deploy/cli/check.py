@@ -48,7 +48,7 @@ def command(
     """Tell whether checkpoints blend, before anything is exported.
 
     Compares filters by the correlation index of the paper (Eq. 3), looks at the network halfway between the members on
-    pictures, and says what is wrong and what to do. The verdict is one of "blends well", "blends with care",
+    pictures, and says what is wrong and what to do. The verdict is one of "blends well", "blends with caveats",
     "will not blend"; it is a result, so the exit code is 0 whichever it is, unless --strict is given.
     """
     one_bundle = len(members) == 1 and Path(members[0]).is_dir()

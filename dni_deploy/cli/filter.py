@@ -46,6 +46,10 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @click.option("--osc", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by OSC on this port of loopback.")
 @click.option("--http", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by HTTP on this port of loopback.")
+@click.option(
+    "--token", help="The secret that requests to --http carry; better as DNI_FILTER_TOKEN.  [default: random, and printed]"
+)
+@click.option("--no-token", is_flag=True, help="Let every program on this machine set alpha by --http.")
 @click.option("--midi", metavar="CC", help="Set alpha live by MIDI: 1, 1@NAME of the input, or 20=psnr,21=gan.")
 @click.option(
     "--plane", type=options.PATH_TYPE, help="A JSON file with the members' places, for live points of a control plane."
@@ -67,6 +71,8 @@ def command(
     alpha: str | None,
     osc: int | None,
     http: int | None,
+    token: str | None,
+    no_token: bool,
     midi: str | None,
     plane: Path | None,
     slew: float | None,
@@ -104,6 +110,8 @@ def command(
             alpha=alpha,
             osc=osc,
             http=http,
+            http_token=token,
+            requires_http_token=not no_token,
             midi=midi,
             plane=plane,
             slew=slew,

@@ -75,7 +75,7 @@ def _round_to_float32(blend: Mapping[str, NDArray[np.float64]]) -> dict[str, NDA
 class _CheckpointRunner:
     def __init__(self, family: Family) -> None:
         first = family.members[0].checkpoint.tensors
-        found = import_optional("exporters.architectures").find_architecture("auto", first)
+        found = import_optional("exporters.architectures.registry").find_architecture("auto", first)
         self.architecture: str = found.name
         self.signature: Signature = found.resolve_signature(found.build(first))
         self._family = family

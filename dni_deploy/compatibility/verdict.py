@@ -12,8 +12,8 @@ from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDI
 from dni_deploy.compatibility.distance import MAX_WHITENESS
 from dni_deploy.compatibility.midpoint import Barrier, BatchNormMismatch, Midpoint, average_midpoints
 
-Verdict = Literal["blends well", "blends with care", "will not blend"]
-VERDICTS: tuple[Verdict, ...] = ("blends well", "blends with care", "will not blend")
+Verdict = Literal["blends well", "blends with caveats", "will not blend"]
+VERDICTS: tuple[Verdict, ...] = ("blends well", "blends with caveats", "will not blend")
 Cause = Literal["apart", "permuted", "flipped", "scale", "noise", "collapse", "barrier", "drift", "other network"]
 
 MIN_CAUSE_FRACTION = 0.05
@@ -79,7 +79,7 @@ def judge_pair(pair: str, evidence: PairEvidence) -> PairJudgment:
 
     "will not blend": the median index is below 0.1; or the picture halfway collapses; or halfway the error is twice that of the worse
     end; or filters are out of order or turned, and the picture halfway shows it.
-    "blends with care": a layer's median index is below 0.689, or the middle leaves what is between the ends, or there is a hill
+    "blends with caveats": a layer's median index is below 0.689, or the middle leaves what is between the ends, or there is a hill
     between them, or their scales differ, or the difference is noise, or there are no filters to compare. Else "blends well".
     """
     found = _Findings()

@@ -79,6 +79,8 @@ def open_frame_alpha(
     rate: Fraction | None = None,
     osc: int | None = None,
     http: int | None = None,
+    http_token: str | None = None,
+    requires_http_token: bool = True,
     midi: str | None = None,
     plane: ControlPlane | None = None,
     slew: float | None = None,
@@ -87,7 +89,7 @@ def open_frame_alpha(
 ) -> Iterator[FrameAlpha]:
     """The control of one stream; leaving the block closes its ports.
 
-    osc, http, midi, plane   as in open_listeners; `alpha` is then where the cell begins, and must not change by itself.
+    osc, http, http_token, requires_http_token, midi, plane   as in open_listeners; `alpha` is then where the cell begins, and must not change by itself.
     slew        of that cell, as SharedAlpha.
     note        is told the ports, and what a message has wrong.
     Raises UsageError, BusyError (a port is taken), UnavailableError (python-osc is not installed; names the extra), and what
@@ -95,6 +97,8 @@ def open_frame_alpha(
     """
     source = resolve_alpha_source(alpha, members, rate=rate, extrapolate=extrapolate)
     live = osc is not None or http is not None or midi is not None
+    if http is None and (http_token is not None or not requires_http_token):
+        raise UsageError("A token is for alpha that is set by HTTP; give --http with it, or leave it out.")
     if slew is not None and (not live or isinstance(source, SharedAlpha)):
         raise UsageError("A slew limit is for live alpha; give a port with it (--osc, --http, --midi), or leave it out.")
     if live and not isinstance(source, SharedAlpha):
@@ -102,7 +106,17 @@ def open_frame_alpha(
             raise UsageError("An alpha over time and a live one exclude each other; give one alpha to start from.")
         source = SharedAlpha(members, source.at(0.0, 0), slew=slew, extrapolate=extrapolate)
     if isinstance(source, SharedAlpha):
-        with open_listeners(source, osc=osc, http=http, midi=midi, plane=plane, note=note, report=note):
+        with open_listeners(
+            source,
+            osc=osc,
+            http=http,
+            http_token=http_token,
+            requires_http_token=requires_http_token,
+            midi=midi,
+            plane=plane,
+            note=note,
+            report=note,
+        ):
             yield FrameAlpha(source, rate)
     else:
         yield FrameAlpha(source, rate)

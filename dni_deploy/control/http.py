@@ -1,10 +1,6 @@
-"""HTTP: GET /alpha tells the alpha, PUT /alpha sets it; for scripts on this machine, without any package.
+"""A small HTTP server for GET and PUT of /alpha, for scripts on this machine; needs no package.
 
-curl -X PUT -d 0.4 http://127.0.0.1:9124/alpha
-curl -X PUT -d '{"alpha": {"psnr": 0.3, "gan": 0.7}}' http://127.0.0.1:9124/alpha
-
-A page of another site in a browser on this machine can send requests here, too: only those are answered whose Host is this
-machine by name, and none that a page of another origin makes.
+curl -X PUT -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{"alpha": 0.4}' http://127.0.0.1:9124/alpha
 """
 
 from __future__ import annotations
@@ -13,32 +9,47 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
 from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.control.alpha_http import ALPHA_PATH, HTTP_SOURCE, JSON_CONTENT_TYPE, error_to_json, put_alpha, state_to_json
 from dni_deploy.control.listener import AlphaListener, bind_socket
 from dni_deploy.control.message_handler import ReportMessage
-from dni_deploy.control.shared_alpha import AlphaState, SharedAlpha
-from dni_deploy.errors import DniError, UsageError, escape_name
-from dni_deploy.utils.text_file import load_json
+from dni_deploy.control.request_guard import (
+    RequestGuard,
+    RequestHead,
+    RequestLimits,
+    RequestRefusedError,
+    bracket_host,
+    check_body_head,
+    is_loopback_host,
+    make_response_headers,
+    make_token,
+    validate_token,
+)
+from dni_deploy.control.shared_alpha import SharedAlpha
+from dni_deploy.errors import UsageError, escape_name
 
-MAX_BODY_BYTES = 1 << 16
-MAX_DRAIN_BYTES = 1 << 20
-MAX_CONNECTIONS = 16
+MAX_DISCARDED_BYTES = 1 << 20
+"""Bytes of the body of a refused request that are read."""
+
 READ_TIMEOUT_S = 5.0
-"""Seconds that a client may keep us waiting for a byte."""
-REQUEST_TIMEOUT_S = 10.0
-"""Seconds that a whole request may take, however its bytes drip."""
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+"""Seconds that a client may let the server wait for a byte."""
 
 
 class HttpAlphaListener(AlphaListener):
-    """Listens on TCP. `port` is the real one after start, where 0 was given. hosts: names it may be called by besides LOOPBACK_NAMES."""
+    """Listens on a TCP port.
 
-    source = "HTTP"
+    Attributes:
+        port: The real port after `start`, where 0 was given.
+        token: The secret that every request has to carry as `Authorization: Bearer`; None where none is required.
+    """
+
+    source = HTTP_SOURCE
 
     def __init__(
         self,
@@ -46,20 +57,44 @@ class HttpAlphaListener(AlphaListener):
         port: int,
         host: str = "127.0.0.1",
         *,
-        extra_hosts: tuple[str, ...] = (),
+        token: str | None = None,
+        requires_token: bool = True,
+        extra_hosts: Sequence[str] = (),
+        limits: RequestLimits | None = None,
         plane: ControlPlane | None = None,
         report: ReportMessage | None = None,
     ) -> None:
+        """Creates a listener, which opens its port in `start`.
+
+        Args:
+            shared_alpha: What is set.
+            port: TCP port; 0 for any that is free.
+            host: Address to listen at.
+            token: The secret; None for a random one.
+            requires_token: False to let in every program on this machine, whoever started it.
+            extra_hosts: Names that the server goes by besides those of loopback and `host`.
+            limits: Sizes and times; None for the defaults.
+            plane: What a point means; None refuses points.
+            report: As in AlphaMessageHandler.
+
+        Raises:
+            UsageError: The token cannot be used, or none is required at an address that other machines can reach.
+        """
         super().__init__(shared_alpha, plane=plane, report=report)
-        self.host, self.port = host, port
-        self.allowed_hosts = tuple(
-            name.lower() for name in (*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host, *extra_hosts)
-        )
+        if not requires_token and (token is not None or not is_loopback_host(host)):
+            raise UsageError(
+                "A token and no token exclude each other."
+                if token is not None
+                else f"At {escape_name(host, 60)} other machines can set alpha, so a token is required."
+            )
+        self.host, self.port, self.limits = host, port, limits or RequestLimits()
+        self.token = None if not requires_token else make_token() if token is None else validate_token(token)
+        self.guard = RequestGuard(self.token, port, extra_hosts=(bracket_host(host), *extra_hosts))
 
     def _open_input(self) -> None:
-        listening = bind_socket(self.host, self.port, socket.SOCK_STREAM, "HTTP")
-        self.port = listening.getsockname()[1]
-        self._server = _HttpServer(self, listening)
+        listening_socket = bind_socket(self.host, self.port, socket.SOCK_STREAM, "HTTP")
+        self.port = self.guard.port = listening_socket.getsockname()[1]
+        self._server = _HttpServer(self, listening_socket)
 
     def _run(self) -> None:
         self._server.serve_forever(poll_interval=0.1)
@@ -69,34 +104,16 @@ class HttpAlphaListener(AlphaListener):
 
     def _close_input(self) -> None:
         self._server.server_close()
-        self._server.close_expired(time.monotonic() + 2 * REQUEST_TIMEOUT_S)
-
-    def set_from_body(self, body: str) -> None:
-        """Set what a body says. Raises DniError."""
-        text = body.strip()
-        alpha: Any = load_json(text) if text[:1] in ("{", "[", '"') else text
-        if isinstance(alpha, dict) and not set(alpha) & set(self.handler.shared_alpha.members):
-            if set(alpha) == {"plane"}:
-                point = alpha["plane"]
-                if not isinstance(point, list) or len(point) != 2:
-                    raise UsageError('"plane" is a list of two numbers, x and y.')
-                self.handler.set_point(*point)
-                return
-            if set(alpha) == {"alpha"}:
-                alpha = alpha["alpha"]
-        if isinstance(alpha, str):
-            self.handler.set_from_line(alpha)
-        else:
-            self.handler.set_alpha(alpha)
+        self._server.close_expired(float("inf"))
 
 
 class _HttpServer(ThreadingMixIn, TCPServer):
-    """At most MAX_CONNECTIONS threads; each ends by itself."""
+    """Runs at most `max_connections` threads, each of which ends by itself."""
 
     daemon_threads = True
-    request_queue_size = 4 * MAX_CONNECTIONS
 
     def __init__(self, listener: HttpAlphaListener, listening_socket: socket.socket) -> None:
+        self.request_queue_size = 4 * listener.limits.max_connections
         super().__init__(listening_socket.getsockname(), _RequestHandler, bind_and_activate=False)
         self.socket.close()
         self.socket = listening_socket
@@ -108,16 +125,20 @@ class _HttpServer(ThreadingMixIn, TCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            room = len(self._start_times) < MAX_CONNECTIONS
-            if room:
+            accepted = len(self._start_times) < self.listener.limits.max_connections
+            if accepted:
                 self._start_times[request] = time.monotonic()
-        if room:
+        if accepted:
             super().process_request(request, client_address)
-        else:
-            with suppress(OSError):
-                request.settimeout(0)
-                request.send(b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
-            super().shutdown_request(request)
+            return
+        refusal = RequestRefusedError(503, f"{self.listener.limits.max_connections} connections are open already; try again.")
+        data = json.dumps(error_to_json(refusal.error)).encode()
+        headers = {**_make_headers(503, data), "connection": "close"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        with suppress(OSError):
+            request.settimeout(0)
+            request.send(f"HTTP/1.0 503 Service Unavailable\r\n{head}\r\n".encode() + data)
+        super().shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
@@ -128,15 +149,19 @@ class _HttpServer(ThreadingMixIn, TCPServer):
         self.close_expired(time.monotonic())
 
     def close_expired(self, now: float) -> None:
-        """End the connections that began more than REQUEST_TIMEOUT_S before `now`."""
+        """Ends the connections that began more than the limit's time before `now`, however their bytes drip in."""
         with self._lock:
-            old = [request for request, began in self._start_times.items() if now - began > REQUEST_TIMEOUT_S]
-        for request in old:
+            expired = [
+                request
+                for request, started_at in self._start_times.items()
+                if now - started_at > self.listener.limits.request_timeout_s
+            ]
+        for request in expired:
             with suppress(OSError):
                 request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, or was cut: nothing to tell."""
+        """Ignores a client that went away or was cut off."""
 
 
 class _RequestHandler(BaseHTTPRequestHandler):
@@ -145,109 +170,66 @@ class _RequestHandler(BaseHTTPRequestHandler):
     server_version, sys_version = "dni-deploy", ""
 
     def do_GET(self) -> None:
-        if self._check_request():
-            self._respond_json(200, _state_to_json(self.server.listener.handler.shared_alpha.state))
+        self._respond(lambda head: (200, state_to_json(self.server.listener.handler.shared_alpha.state)))
 
     def do_PUT(self) -> None:
-        if not self._check_request():
-            return
-        body = self._read_body()
-        if body is None:
-            return
-        feeder, failed = self.server.listener, list[DniError]()
+        self._respond(lambda head: put_alpha(self.server.listener.handler, self._read_body(head)))
 
-        def set_alpha() -> None:
-            try:
-                feeder.set_from_body(body)
-            except DniError as error:
-                failed.append(error)
-                raise
-
-        if feeder.handler.handle_safely(set_alpha):
-            self._respond_json(200, _state_to_json(feeder.handler.shared_alpha.state))
-        elif failed:
-            self._respond_error(400, str(failed[0]), failed[0].kind)
-        else:
-            self._respond_error(500, "The alpha could not be set.", DniError.kind)
-
-    def _check_request(self) -> bool:
-        """Whether it is for us, from us, and for what there is; answers otherwise."""
-        hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin")
-        port = self.server.listener.port
-        good = {f"{name}:{port}" for name in self.server.listener.allowed_hosts}
-        good |= set(self.server.listener.allowed_hosts) if port == 80 else set()
-        if len(hosts) != 1 or hosts[0].lower() not in good:
-            return self._respond_refused(400, "The Host of the request is not this machine.")
-        if origin not in (None, f"http://{hosts[0]}") or self.headers.get("Sec-Fetch-Site", "none") not in (
-            "none",
-            "same-origin",
-        ):
-            return self._respond_refused(403, "Pages of another origin cannot set alpha.")
-        if self.path != "/alpha":
-            return self._respond_refused(404, "There is only /alpha here.")
-        return True
-
-    def _read_body(self) -> str | None:
-        given = self.headers.get_all("Content-Length", [])
-        if self.headers.get("Transfer-Encoding") or len(given) != 1 or not (given[0].isascii() and given[0].isdigit()):
-            self._respond_refused(411, "The request needs one Content-Length, and no Transfer-Encoding.")
-            return None
-        if self.headers.get("Content-Encoding", "identity") != "identity":
-            self._respond_refused(415, "A body is not compressed.")
-            return None
-        if len(given[0]) > 9 or int(given[0]) > MAX_BODY_BYTES:
-            self.rfile.read(min(int(given[0][:9]), MAX_DRAIN_BYTES))  # or the answer would be lost with the connection
-            self._respond_refused(413, f"A body has at most {MAX_BODY_BYTES:,} bytes.")
-            return None
-        size = int(given[0])
-        data = self.rfile.read(size)
+    def _respond(self, answer: Callable[[RequestHead], tuple[int, dict[str, Any]]]) -> None:
+        """Checks the request and sends the answer, or the error."""
+        head = RequestHead(self.command, self.path, tuple((name.lower(), value) for name, value in self.headers.items()))
         try:
-            if len(data) == size:
-                return data.decode("utf-8")
-            self._respond_refused(400, "The body is shorter than its Content-Length.")
-        except UnicodeDecodeError:
-            self._respond_refused(400, "The body is not UTF-8 text.")
-        return None
+            self.server.listener.guard.admit(head)
+            if self.path != ALPHA_PATH:
+                raise RequestRefusedError(404, f"There is only {ALPHA_PATH} here.")
+            status, fields = answer(head)
+        except RequestRefusedError as refusal:
+            self._discard_body(head)
+            self._send_refusal(refusal)
+        else:
+            self._send_json(status, fields)
 
-    def _respond_refused(self, status: int, sentence: str) -> bool:
-        """Count it and answer; always False."""
-        self.server.listener.handler.count_refusal(sentence)
-        self._respond_error(status, sentence, UsageError.kind)
-        return False
+    def _read_body(self, head: RequestHead) -> bytes:
+        size = check_body_head(head, (JSON_CONTENT_TYPE,), self.server.listener.limits.max_body_bytes)
+        data = self.rfile.read(size)
+        if len(data) != size:
+            raise RequestRefusedError(400, "The body is shorter than its Content-Length.")
+        return data
 
-    def _respond_error(self, status: int, sentence: str, kind: str) -> None:
-        self._respond_json(status, {"schema": 1, "error": {"kind": kind, "message": sentence, "exit_code": 2}})
+    def _discard_body(self, head: RequestHead) -> None:
+        """Reads what was sent, or the answer would be lost with the connection."""
+        lengths = [value for value in head.get_all("content-length") if value.isascii() and value.isdigit()]
+        with suppress(OSError):
+            self.rfile.read(min(int(lengths[0][:9]), MAX_DISCARDED_BYTES) if lengths else 0)
 
-    def _respond_json(self, status: int, fields: dict[str, Any]) -> None:
+    def _send_refusal(self, refusal: RequestRefusedError) -> None:
+        self.server.listener.handler.count_refusal(str(refusal))
+        self._send_json(refusal.status, error_to_json(refusal.error))
+
+    def _send_json(self, status: int, fields: dict[str, Any]) -> None:
         data = json.dumps(fields).encode() + b"\n"
         self.send_response(status)
-        for name, value in (
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(data))),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-            *([("Allow", "GET, PUT")] if status == 405 else []),
-        ):
+        for name, value in _make_headers(status, data).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server refuses by itself: a method that is not there (405 here), a line too long, no HTTP."""
-        status = 405 if code == 501 else int(code)
+        """Answers what http.server refuses by itself: an unknown method (405 here), a line that is too long, what is not HTTP."""
         self.close_connection = True
-        self._respond_refused(
-            status,
-            f"There is no {escape_name(self.command, 20)} here; there are GET and PUT."
-            if status == 405
-            else escape_name(message),
-        )
+        if code == 501:
+            self._send_refusal(
+                RequestRefusedError(405, f"There is no {escape_name(self.command, 20)} here; there are GET and PUT.")
+            )
+        else:
+            self._send_refusal(RequestRefusedError(int(code), escape_name(message)))
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is logged."""
+        """Logs nothing."""
 
 
-def _state_to_json(state: AlphaState) -> dict[str, Any]:
-    """alpha: as of the newest frame; wanted: where a slew limit is on the way to."""
-    alpha, wanted = (dict(zip(point.members, point.values, strict=True)) for point in (state.coefficients, state.requested))
-    return {"schema": 1, "sequence": state.sequence, "alpha": alpha, "wanted": wanted, "source": state.source}
+def _make_headers(status: int, data: bytes) -> dict[str, str]:
+    allowed = {"allow": "GET, PUT"} if status == 405 else {}
+    return {
+        "content-type": JSON_CONTENT_TYPE, "content-length": str(len(data)), **allowed, **make_response_headers(status)
+    }  # fmt: skip

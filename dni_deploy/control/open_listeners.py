@@ -21,6 +21,8 @@ def open_listeners(
     *,
     osc: int | None = None,
     http: int | None = None,
+    http_token: str | None = None,
+    requires_http_token: bool = True,
     midi: str | None = None,
     lines: IO[Any] | None = None,
     plane: ControlPlane | None = None,
@@ -30,6 +32,7 @@ def open_listeners(
     """What sets the cell from outside, until the block is left.
 
     osc, http   ports on loopback, 0 for any that is free.
+    http_token  the secret of the HTTP port, None for a random one, which note is told; requires_http_token False: none is needed.
     midi        "1" (a controller), "1@nanoKONTROL" (and a part of the input's name), "20=psnr,21=gan" (a controller each).
     lines       a stream of lines.
     plane       what points mean.
@@ -44,10 +47,11 @@ def open_listeners(
             note(f"Alpha is set live by OSC on UDP port {by_osc.port} of this machine.")
         if http is not None:
             by_http = import_optional("dni_deploy.control.http").HttpAlphaListener(
-                shared_alpha, http, plane=plane, report=report
+                shared_alpha, http, token=http_token, requires_token=requires_http_token, plane=plane, report=report
             )
             found.append(stack.enter_context(by_http))
-            note(f"Alpha is set live by HTTP: PUT http://127.0.0.1:{by_http.port}/alpha")
+            secret = f", with the header Authorization: Bearer {by_http.token}" if by_http.token else ""
+            note(f"Alpha is set live by HTTP: PUT http://127.0.0.1:{by_http.port}/alpha{secret}")
         if midi is not None:
             controls, name = parse_midi_option(midi)
             by_midi = import_optional("dni_deploy.control.midi").MidiAlphaListener(

@@ -1,4 +1,4 @@
-"""Picture: an image file as RGB pixels, with what travels beside them (transparency, colour profile, greyness)."""
+"""An image file as RGB pixels, with what travels beside them (transparency, colour profile, greyness)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Union
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile as PillowImageFile
 
 from dni_deploy.errors import DniError, ImageFileError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
@@ -44,7 +45,7 @@ EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """A decoded picture, upright; its arrays are its own.
 
     rgb    uint8 (H, W, 3).
@@ -60,7 +61,7 @@ class Picture:
     is_gray: bool = False
     notes: tuple[str, ...] = ()
 
-    def with_pixels(self, rgb: Frame) -> Picture:
+    def with_pixels(self, rgb: Frame) -> ImageFile:
         """The same picture with new colours; transparency is resized (bicubic) only if the size differs."""
         alpha = self.alpha
         if alpha is not None and alpha.shape != rgb.shape[:2]:
@@ -69,7 +70,7 @@ class Picture:
         return replace(self, rgb=rgb, alpha=alpha)
 
 
-def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> Picture:
+def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> ImageFile:
     """Decode one PNG, JPEG, WebP, TIFF or BMP file of 8 bits a channel.
 
     EXIF rotation is applied; palette, 1-bit and CMYK pictures are converted, which `notes` says. Other metadata is left out.
@@ -88,7 +89,7 @@ def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> Picture:
         return _to_image_file(image, notes)
 
 
-def write_image(path: str | os.PathLike[str], image_file: Picture, *, force: bool = False) -> None:
+def write_image(path: str | os.PathLike[str], image_file: ImageFile, *, force: bool = False) -> None:
     """Encode by the suffix and publish: JPEG at quality 95 in 4:4:4, everything else lossless.
 
     Raises UsageError (exists without `force`, an unknown suffix, a format without transparency for a picture that has it),
@@ -176,7 +177,7 @@ def check_size(path: Path, width: int, height: int, scale: int) -> None:
 def read_bit_depth(image: Image.Image) -> int:
     """Bits a channel as the file has them, asked before it is decoded: Pillow would squeeze some into 8 without a word."""
     if image.format == "PNG":
-        assert isinstance(image, ImageFile.ImageFile)
+        assert isinstance(image, PillowImageFile)
         assert image.fp is not None  # open until load
         place = image.fp.tell()
         image.fp.seek(24)  # the depth in IHDR, behind signature 8, length 4, name 4, width 4, height 4
@@ -209,7 +210,7 @@ def _describe_extra_frames(path: Path, image: Image.Image) -> list[str]:
     )
 
 
-def _to_image_file(image: Image.Image, notes: list[str]) -> Picture:
+def _to_image_file(image: Image.Image, notes: list[str]) -> ImageFile:
     icc = image.info.get("icc_profile") or None
     alpha = None
     if image.has_transparency_data:
@@ -224,7 +225,7 @@ def _to_image_file(image: Image.Image, notes: list[str]) -> Picture:
         notes.append(how)
         icc = None
     grey = mode in ("1", "L", "LA")
-    return Picture(np.array(image.convert("RGB")), alpha, icc, grey, tuple(notes))
+    return ImageFile(np.array(image.convert("RGB")), alpha, icc, grey, tuple(notes))
 
 
 def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:

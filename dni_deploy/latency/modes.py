@@ -15,7 +15,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import MismatchError
 from engines.interface import Engine, EngineOptions
 from engines.registry import ENGINES, load_engine
-from exporters.architectures import find_architecture
+from exporters.architectures.registry import find_architecture
 
 
 @dataclass(frozen=True)

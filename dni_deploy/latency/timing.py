@@ -99,7 +99,7 @@ def _measure_memory_growth(bundle_path: str, name: str, shape: tuple[int, ...], 
     if name == "torch":
         import torch  # noqa: F401
 
-        import exporters.architectures  # noqa: F401
+        import exporters.architectures.registry  # noqa: F401
     before = measure_resident_bytes()
     engine = row.open_engine(bundle, threads)
     x = np.zeros(shape, np.float32)

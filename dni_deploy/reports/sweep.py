@@ -12,7 +12,6 @@ from typing import Any
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.metrics.psnr import format_db, to_json_number
 from dni_deploy.reports.contact_sheet import draw_contact_sheet
-from dni_deploy.reports.page import SweepFrame, render_slider_page
 from dni_deploy.utils.optional_packages import import_optional
 
 
@@ -133,42 +132,6 @@ def draw_sweep_sheet(frames: Sequence[Frame], report: SweepReport, heading: str)
     if len(report.members) == 2:
         labels = [[f"alpha {row.coefficients[0]:.4g}", *lines] for row, lines in zip(report.points, labels, strict=True)]
     return draw_contact_sheet(frames, labels, best_index=report.best_index, caption=heading)
-
-
-def render_sweep_page(
-    frames: Sequence[Frame], report: SweepReport, input_frame: Frame, heading: str, levels: Mapping[str, float] | None
-) -> str:
-    """The page as text: the slider starts at the best alpha; two members can be compared with a blend of pixels."""
-    members, rows = report.members, report.points
-    two = len(members) == 2
-    shots = [
-        SweepFrame(
-            frame,
-            (f"alpha {row.coefficients[0]:.4g}: " if two else "") + describe_coefficients(members, row.coefficients),
-            row.psnr,
-            row.pixel_blend_psnr,
-        )
-        for frame, row in zip(frames, rows, strict=True)
-    ]
-    lead = (
-        f"Move the slider: {len(rows)} settings of alpha, each computed by one {report.engine} engine whose weights were changed "
-        "in place. It was never rebuilt. "
-    )
-    return render_slider_page(
-        shots,
-        input_frame,
-        title=heading,
-        introduction=lead + (report.format_finding() if report.best_index is not None else ""),
-        end_labels=(f"all {members[1 if two else 0]}", f"all {members[0 if two else -1]}"),
-        best_index=report.best_index,
-        blend_pixels=two,
-        levels=levels,
-        summary={
-            "one change of alpha": f"{report.change_seconds * 1e3:.2f} ms (median)",
-            "one frame": f"{report.frame_seconds * 1e3:.0f} ms (median), {frames[0].shape[1]} x {frames[0].shape[0]} pixels",
-            "engine": report.engine,
-        },
-    )
 
 
 def plot_sweep(

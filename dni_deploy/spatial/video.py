@@ -17,9 +17,9 @@ from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.session import Session
 from dni_deploy.spatial.alpha_map import DEFAULT_LEVELS, AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer
-from dni_deploy.video_io.pipeline import FrameFunction
 from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import fingerprint_file
+from dni_deploy.video_io.transcode import FrameFunction
 from dni_deploy.video_io.video_file import VideoFile, open_video_file
 
 MAX_CODING_ERROR = 3

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dni_deploy.errors import escape_name
-from dni_deploy.imaging.metrics import Metric
+from dni_deploy.imaging.metrics.registry import Metric
 from dni_deploy.tuning.report import TuneReport
 
 BEST_COLOR, CURVE_COLOR, OUTLINE_COLOR = "#b8420e", "#3b6ea5", "#1d2329"

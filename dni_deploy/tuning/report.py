@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dni_deploy.errors import escape_name
-from dni_deploy.imaging.metrics import Metric
 from dni_deploy.imaging.metrics.psnr import to_json_number
+from dni_deploy.imaging.metrics.registry import Metric
 from dni_deploy.reports.sweep import describe_coefficients
 
 

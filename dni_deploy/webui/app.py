@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.control.alpha_http import HTTP_SOURCE, JSON_CONTENT_TYPE, error_to_json, put_alpha, state_to_json
+from dni_deploy.control.message_handler import AlphaMessageHandler
+from dni_deploy.control.request_guard import RequestRefusedError, body_too_large_error, check_body_head
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import DniError, LimitError, UsageError
-from dni_deploy.utils.text_file import load_json
-from dni_deploy.webui.guard import RequestLimits, RequestRefusedError
+from dni_deploy.webui.guard import PageLimits, make_refusal_response, make_request_head
 from dni_deploy.webui.renderer import Renderer
 from dni_deploy.webui.sources import decode_upload
-from dni_deploy.webui.websocket import CLOSE_TRY_AGAIN_LATER, PageConnection, PlaneFunction
+from dni_deploy.webui.websocket import CLOSE_TRY_AGAIN_LATER, PageConnection
 
 PAGE_FOLDER = files("dni_deploy") / "webui" / "page"
 STATIC_FILE_TYPES = {
@@ -28,7 +33,11 @@ STATIC_FILE_TYPES = {
     "controls.js": "text/javascript; charset=utf-8",
     "recorder.js": "text/javascript; charset=utf-8",
 }
-"""The files that are served, by name; nothing else has an address, so there is no path to climb out of."""
+"""The files that are served, by name; nothing else has an address, so no path can lead out of the folder."""
+
+IMAGE_CONTENT_TYPES = ("image/png", "image/jpeg", "image/webp", "image/tiff", "image/bmp", "application/octet-stream")
+HTTP_ERROR_MESSAGES = {404: "There is nothing at this address.", 405: "There is no such method at this address."}
+LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -37,16 +46,17 @@ class AppState:
 
     renderer: Renderer
     shared_alpha: SharedAlpha
-    plane: PlaneFunction | None
+    plane: ControlPlane | None
     hello_fields: dict[str, Any]
     max_size: tuple[int, int]
-    limits: RequestLimits
+    limits: PageLimits
     client_count: int = 0
     is_decoding: bool = False
 
 
 def make_app(state: AppState) -> Starlette:
     """The ASGI application, without its guard."""
+    handler = AlphaMessageHandler(state.shared_alpha, HTTP_SOURCE, state.plane, LOG.debug)
     served = {name: (PAGE_FOLDER / name).read_bytes() for name in STATIC_FILE_TYPES}
     page = (PAGE_FOLDER / "page.html").read_bytes()
 
@@ -56,34 +66,38 @@ def make_app(state: AppState) -> Starlette:
     async def serve_static_file(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in served:
-            return JSONResponse({"error": "There is nothing at this address."}, 404)
+            raise HTTPException(404)
         return Response(served[name], media_type=STATIC_FILE_TYPES[name])
 
     async def handle_alpha(request: Request) -> Response:
-        if request.method in ("GET", "HEAD"):
-            return JSONResponse(_state_to_json(state))
-        body = await _read_body(request, state.limits.max_body_bytes, ("application/json",), state.limits.request_timeout_s)
-        try:
-            wish = load_json(body.decode())
-            if not isinstance(wish, dict) or set(wish) != {"alpha"}:
-                raise UsageError('The body is an object such as {"alpha": 0.5}.')
-            state.shared_alpha.set_alpha(wish["alpha"], "http")
-        except UnicodeDecodeError:
-            return JSONResponse({"error": "The body is not UTF-8 text."}, 400)
-        except DniError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        return JSONResponse(_state_to_json(state))
+        if request.method != "PUT":
+            return JSONResponse(alpha_to_json())
+        check_body_head(make_request_head(request.scope), (JSON_CONTENT_TYPE,), state.limits.max_body_bytes)
+        body = await _read_body(request, state.limits.max_body_bytes, state.limits.request_timeout_s)
+        status, fields = put_alpha(handler, body)
+        return JSONResponse(alpha_to_json() if status == 200 else fields, status)
+
+    def alpha_to_json() -> dict[str, Any]:
+        """The answer of the contract, and the newest frame."""
+        latest = state.renderer.latest_preview
+        frame = {
+            "generation": None if latest is None else latest.metadata.generation,
+            "count": state.renderer.frame_count,
+            "problem": state.renderer.status[1].get("problem", ""),
+        }
+        return {**state_to_json(state.shared_alpha.state), "frame": frame}
 
     async def handle_upload(request: Request) -> Response:
         if state.is_decoding:
-            return JSONResponse({"error": "Another picture is being read; try again."}, 503, {"retry-after": "2"})
+            raise RequestRefusedError(503, "Another image is being read; try again.")
         state.is_decoding = True
         try:
-            kinds = ("image/png", "image/jpeg", "image/webp", "image/tiff", "image/bmp", "application/octet-stream")
-            body = await _read_body(request, state.limits.max_image_bytes, kinds, state.limits.request_timeout_s)
+            head, max_bytes = make_request_head(request.scope), state.limits.max_image_bytes
+            check_body_head(head, IMAGE_CONTENT_TYPES, max_bytes, requires_length=False)
+            body = await _read_body(request, max_bytes, state.limits.request_timeout_s)
             source = await asyncio.to_thread(decode_upload, body, state.max_size)
         except DniError as error:
-            return JSONResponse({"error": str(error)}, 413 if isinstance(error, LimitError) else 400)
+            return JSONResponse(error_to_json(error), 413 if isinstance(error, LimitError) else 400)
         finally:
             state.is_decoding = False
         state.renderer.replace_source(source)
@@ -104,7 +118,13 @@ def make_app(state: AppState) -> Starlette:
 
     async def respond_refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestRefusedError)
-        return JSONResponse({"error": error.message}, error.status, {"connection": "close"})
+        return make_refusal_response(error)
+
+    async def respond_error(request: Request, error: Exception) -> Response:
+        """What Starlette refuses by itself, in the form of all errors."""
+        assert isinstance(error, HTTPException)
+        message = HTTP_ERROR_MESSAGES.get(error.status_code, error.detail)
+        return JSONResponse(error_to_json(UsageError(message)), error.status_code, dict(error.headers or {}))
 
     return Starlette(
         routes=[
@@ -114,31 +134,16 @@ def make_app(state: AppState) -> Starlette:
             Route("/picture", handle_upload, methods=["PUT"]),
             WebSocketRoute("/frames", serve_websocket),
         ],
-        exception_handlers={RequestRefusedError: respond_refused},
+        exception_handlers={RequestRefusedError: respond_refused, HTTPException: respond_error},
     )
 
 
-def _state_to_json(state: AppState) -> dict[str, Any]:
-    """What GET /alpha tells: the members with the shares that are wanted, and the newest frame."""
-    wanted, latest = state.shared_alpha.state.requested, state.renderer.latest_preview
-    return {
-        "alpha": dict(zip(wanted.members, wanted.values, strict=True)),
-        "generation": None if latest is None else latest.metadata.generation,
-        "frames": state.renderer.frame_count,
-        "problem": state.renderer.status[1].get("problem", ""),
-    }
+async def _read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+    """Reads a whole body, as long as it keeps coming.
 
-
-async def _read_body(request: Request, max_bytes: int, content_types: tuple[str, ...], timeout_s: float) -> bytes:
-    """The whole body, as long as it keeps coming. Raises Refusal: 408, 413, 415."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in content_types:
-        raise RequestRefusedError(415, f"The body's Content-Type has to be {' or '.join(content_types)}.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise RequestRefusedError(415, "A compressed body is not read.")
-    told = request.headers.get("content-length", "0")
-    if not told.isdigit() or len(told) > 18 or int(told) > max_bytes:
-        raise RequestRefusedError(413, f"The body is too large; the limit is {max_bytes:,} bytes.")
+    Raises:
+        RequestRefusedError: 408 where no next part comes in time, 413 where it is too large, 400 where it ends early.
+    """
     parts: list[bytes] = []
     size = 0
     stream = request.stream()
@@ -147,7 +152,7 @@ async def _read_body(request: Request, max_bytes: int, content_types: tuple[str,
             part = await asyncio.wait_for(anext(stream), timeout_s)
             size += len(part)
             if size > max_bytes:
-                raise RequestRefusedError(413, f"The body is too large; the limit is {max_bytes:,} bytes.")
+                raise body_too_large_error(max_bytes)
             parts.append(part)
     except StopAsyncIteration:
         return b"".join(parts)

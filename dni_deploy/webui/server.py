@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import secrets
 import socket
 import threading
 from collections.abc import Callable
@@ -13,9 +12,10 @@ from typing import Any
 
 import uvicorn
 
+from dni_deploy.control.request_guard import RequestGuard, bracket_host, is_loopback_host, make_token, validate_token
 from dni_deploy.errors import BusyError, UsageError, escape_name
 from dni_deploy.webui.app import AppState, make_app
-from dni_deploy.webui.guard import MIN_TOKEN_LENGTH, RequestGuard, make_http_protocol, make_websocket_protocol
+from dni_deploy.webui.guard import RequestGuardMiddleware, make_http_protocol, make_websocket_protocol
 
 WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")
 
@@ -47,31 +47,19 @@ def open_listening_socket(host: str, port: int) -> socket.socket:
     return opened
 
 
-def is_loopback_host(host: str) -> bool:
-    """Whether only this machine can reach it."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+def choose_token(token: str | None, host: str) -> str:
+    """Returns the token to use: the one that was given, or a random one.
 
-
-def make_token() -> str:
-    """256 random bits."""
-    return secrets.token_urlsafe(32)
-
-
-def validate_token(token: str | None, host: str) -> str:
-    """The token to use. Raises UsageError: too short, signs that a URL would change, none where other machines can come in."""
-    if token is None:
-        if not is_loopback_host(host):
-            raise UsageError(
-                f"--host {escape_name(host, 60)} lets other machines in; choose a token of your own with --token or DNI_SERVE_TOKEN."
-            )
-        return make_token()
-    if (
-        len(token) < MIN_TOKEN_LENGTH
-        or len(token) > 256
-        or not all(sign.isascii() and (sign.isalnum() or sign in "-_") for sign in token)
-    ):
-        raise UsageError(f"A token has {MIN_TOKEN_LENGTH} to 256 letters, digits, - or _.")
-    return token
+    Raises:
+        UsageError: It cannot be used, or none was given where other machines can come in.
+    """
+    if token is not None:
+        return validate_token(token)
+    if not is_loopback_host(host):
+        raise UsageError(
+            f"--host {escape_name(host, 60)} lets other machines in; choose a token of your own with --token or DNI_SERVE_TOKEN."
+        )
+    return make_token()
 
 
 class PageServer:
@@ -83,13 +71,17 @@ class PageServer:
     def __init__(self, state: AppState, listening_socket: socket.socket, token: str, host: str) -> None:
         address = listening_socket.getsockname()
         self.port: int = address[1]
-        shown_host = "127.0.0.1" if host in WILDCARD_ADDRESSES else f"[{host}]" if ":" in host else host
+        shown_host = "127.0.0.1" if host in WILDCARD_ADDRESSES else bracket_host(host)
         self.url = f"http://{shown_host}:{self.port}/?token={token}"
         self._socket = listening_socket
-        app = RequestGuard(
-            make_app(state), token, self.port, loopback=is_loopback_host(host), is_closing=lambda: self._server.should_exit
+        limits = self._limits = state.limits
+        app = RequestGuardMiddleware(
+            make_app(state),
+            RequestGuard(token, self.port, cookie_name=f"dni-serve-{self.port}"),  # cookies do not keep ports apart
+            token,
+            is_loopback=is_loopback_host(host),
+            unavailable_reason=self._unavailable_reason,
         )
-        limits = state.limits
         config = uvicorn.Config(
             app,
             http=make_http_protocol(limits),
@@ -105,13 +97,19 @@ class PageServer:
             ws_ping_interval=limits.ping_interval_s,
             ws_ping_timeout=limits.pong_timeout_s,
             ws_per_message_deflate=False,
-            limit_concurrency=limits.max_connections,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=max(1, round(limits.shutdown_timeout_s)),
             h11_max_incomplete_event_size=limits.max_header_bytes,
         )
         self._server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None
+
+    def _unavailable_reason(self) -> str:
+        if self._server.should_exit:
+            return "The server is shutting down."
+        if len(self._server.server_state.connections) > self._limits.max_connections:
+            return f"{self._limits.max_connections} connections are open already; try again."
+        return ""
 
     def run(self, on_ready: Callable[[], Any] | None = None) -> None:
         """Serve until it is stopped; `on_ready` is called when it answers. Signals are passed on when everything has ended."""

@@ -6,16 +6,15 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.simplex import with_coefficient
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import DniError, UsageError
-from dni_deploy.webui.guard import ABORT_EXTENSION, RequestLimits
+from dni_deploy.webui.guard import ABORT_EXTENSION, PageLimits
 from dni_deploy.webui.message import pack_message, parse_client_request
 from dni_deploy.webui.renderer import Renderer
 
@@ -27,9 +26,6 @@ CLOSE_UNSUPPORTED_DATA, CLOSE_POLICY_VIOLATION, CLOSE_GOING_AWAY, CLOSE_INTERNAL
     1011,
     1013,
 )
-PlaneFunction = Callable[[float, float], Coefficients]
-"""A point of the control plane, as coefficients."""
-
 MAX_INVALID_MESSAGES = 50
 """Messages that make no sense, after which a client is sent away."""
 
@@ -42,8 +38,8 @@ class PageConnection:
         socket: WebSocket,
         renderer: Renderer,
         shared_alpha: SharedAlpha,
-        plane: PlaneFunction | None,
-        limits: RequestLimits,
+        plane: ControlPlane | None,
+        limits: PageLimits,
     ) -> None:
         self.socket, self.renderer, self.shared_alpha, self.plane, self.limits = socket, renderer, shared_alpha, plane, limits
         self.client_id = id(self)
@@ -136,7 +132,7 @@ class PageConnection:
         if "point" in request:
             if self.plane is None:
                 raise UsageError("This family has no control plane; it takes three or four members.")
-            return self.shared_alpha.set_alpha(self.plane(*request["point"]), self.source)
+            return self.shared_alpha.set_alpha(self.plane.at(*request["point"]), self.source)
         share = request["share"]
         return self.shared_alpha.update(lambda point: with_coefficient(point, share["member"], share["value"]), self.source)
 

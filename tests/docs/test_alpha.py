@@ -78,14 +78,16 @@ def test_curl() -> None:
         for line in block.splitlines():
             words = shlex.split(line.removeprefix("$ curl "))
             method, body = ("PUT", words[words.index("-d") + 1]) if "-X" in words else ("GET", None)
+            headers = dict(words[place + 1].split(": ", 1) for place, word in enumerate(words) if word == "-H")
+            headers["Authorization"] = headers["Authorization"].replace("$TOKEN", str(feeder.token))
             assert words[-1] == "http://127.0.0.1:9124/alpha"
             connection = http.client.HTTPConnection("127.0.0.1", feeder.port)
-            connection.request(method, "/alpha", body)
+            connection.request(method, "/alpha", body, headers)
             answer = connection.getresponse()
             assert answer.status == 200, line
             assert set(json.loads(answer.read())) >= {"sequence", "alpha", "wanted", "source"}
             connection.close()
-        assert feeder.accepted_count == 4
+        assert feeder.accepted_count == 3
     steering = AlphaMessageHandler(new_cell(FOUR), "x", ControlPlane.default(FOUR))
     steering.set_from_line("plane 0.3 0.7")
 

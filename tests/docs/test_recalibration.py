@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dni_deploy.cli.main import main
-from dni_deploy.imaging.image_file import Picture, write_image
+from dni_deploy.imaging.image_file import ImageFile, write_image
 
 pytest.importorskip("torch", reason="the bundle is exported by PyTorch (extra `export`)")
 
@@ -33,7 +33,7 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     first, second = pico_family("dncnn_bn", 2)
     export({"n20": first, "n60": second}, tmp_path / "denoise.dni")
     (tmp_path / "noisy").mkdir()
-    write_image(tmp_path / "noisy" / "one.png", Picture(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)))
+    write_image(tmp_path / "noisy" / "one.png", ImageFile(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)))
     lines = [line.removeprefix("$ ") for line in block("console").splitlines()]
     assert len(lines) == 3
     for line in lines:  # the last one takes the statistics away, so that the block below may add them

@@ -83,7 +83,7 @@ def pico_case() -> Callable[[str], Case]:
 
 def _case(name: str) -> Case:
     from dni_deploy.utils.onnx_weights import strip_initializer
-    from exporters.architectures import find_architecture
+    from exporters.architectures.registry import find_architecture
     from exporters.cache import export_graph_cached
 
     states = pico_family(name, 3)

@@ -16,7 +16,7 @@ from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
 from dni_deploy.utils.onnx_weights import strip_initializer
-from exporters.architectures import find_architecture
+from exporters.architectures.registry import find_architecture
 from exporters.cache import export_graph_cached
 from exporters.canonical_names import iterate_subgraphs
 from exporters.export_graph import ExportedGraph, export_graph

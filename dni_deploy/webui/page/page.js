@@ -250,7 +250,7 @@ async function upload(file) {
     const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
     const answer = await fetch("picture", { method: "PUT", body: file, headers });
     const told = await answer.json();
-    if (answer.ok) say(`Showing ${file.name}.`); else complain(told.error, 8000);
+    if (answer.ok) say(`Showing ${file.name}.`); else complain(told.error.message, 8000);
   } catch { complain("The picture could not be sent.", 6000); }
 }
 

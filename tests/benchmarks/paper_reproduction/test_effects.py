@@ -35,7 +35,7 @@ def _float(pixels: np.ndarray) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", EFFECTS)
 def test_members_are_of_one_architecture_in_float16(family: str) -> None:
-    from exporters.architectures import find_architecture
+    from exporters.architectures.registry import find_architecture
 
     row = TRAINED_FAMILIES[family]
     members = {name: load_file(path) for name, path in row.members.items()}

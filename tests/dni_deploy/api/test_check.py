@@ -137,7 +137,7 @@ def test_an_engine_that_fails_while_it_runs_gives_no_verdict(monkeypatch: pytest
 
 def test_nothing_to_compare() -> None:
     report = check({"a": {"scale": np.ones(3)}, "b": {"scale": np.zeros(3)}})
-    assert (report.verdict, report.median) == ("blends with care", None)
+    assert (report.verdict, report.median) == ("blends with caveats", None)
 
 
 def test_the_report_is_json_with_the_figures(tmp_path: Path) -> None:
@@ -245,8 +245,8 @@ def test_figures_of_the_midpoint() -> None:
     [
         (1.0, "blends well"),
         (0.689, "blends well"),
-        (0.688, "blends with care"),
-        (0.1, "blends with care"),
+        (0.688, "blends with caveats"),
+        (0.1, "blends with caveats"),
         (0.099, "will not blend"),
     ],
 )
@@ -270,8 +270,8 @@ def test_the_picture_halfway_outweighs_the_index() -> None:
     assert verdict(x, x, x) == "blends well"
     assert verdict(x, x * 0, x) == "will not blend"  # faded
     assert verdict(x, x[..., ::-1], x) == "will not blend"  # another picture, with the same contrast
-    assert verdict(x, x + 0.3, x) == "blends with care"
-    assert verdict(x, x[..., ::-1] * 1.2, -x) == "blends with care"  # the ends are as far from each other
+    assert verdict(x, x + 0.3, x) == "blends with caveats"
+    assert verdict(x, x[..., ::-1] * 1.2, -x) == "blends with caveats"  # the ends are as far from each other
 
 
 def test_what_is_wrong_has_a_name() -> None:
@@ -284,13 +284,13 @@ def test_what_is_wrong_has_a_name() -> None:
     lucky = judge_pair("a - b", PairEvidence([layer(0.05, matched=0.8, chance=0.75)], 0.05))
     assert (lucky.verdict, lucky.causes) == ("will not blend", ("apart",))
     scaled = judge_pair("a - b", PairEvidence([layer(0.99, scale=10.0)], 0.99))
-    assert (scaled.verdict, scaled.causes) == ("blends with care", ("scale",))
+    assert (scaled.verdict, scaled.causes) == ("blends with caveats", ("scale",))
     noise = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, distance=0.3, whiteness=1.0))
-    assert (noise.verdict, noise.causes) == ("blends with care", ("noise",))
+    assert (noise.verdict, noise.causes) == ("blends with caveats", ("noise",))
     wall = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.03, 0.01)]))
     assert (wall.verdict, wall.causes) == ("will not blend", ("barrier",))
     hill = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.015, 0.01)]))
-    assert (hill.verdict, hill.causes) == ("blends with care", ("barrier",))
+    assert (hill.verdict, hill.causes) == ("blends with caveats", ("barrier",))
     drift = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, norm_mismatches=[BatchNormMismatch("a - b", "bn", 0.3, 0.0)]))
     assert (drift.verdict, drift.causes) == ("blends well", ("drift",))
     assert any("recalibration" in sentence for sentence in drift.advice)

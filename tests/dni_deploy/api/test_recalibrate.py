@@ -22,7 +22,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError
 from dni_deploy.imaging.crops import read_crops
-from dni_deploy.imaging.image_file import Picture, write_image
+from dni_deploy.imaging.image_file import ImageFile, write_image
 from dni_deploy.signature import Signature
 from engines import ort_session
 from tests.engines.conftest import Case, pico_case, write
@@ -43,7 +43,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (height, width) in enumerate(((40, 32), (32, 33), (70, 45), (33, 90))):
         ramp = np.linspace(20, 230, width)[None, :, None]
         pixels = np.clip(ramp + rng.normal(0, 25, (height, width, 3)), 0, 255).astype(np.uint8)
-        write_image(folder / f"{number}.png", Picture(pixels))
+        write_image(folder / f"{number}.png", ImageFile(pixels))
     return folder
 
 
@@ -184,7 +184,7 @@ def test_the_same_pictures_give_the_same_digest(bundle: Bundle, pictures: Path) 
 
 def test_bad_input(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Callable[[str], Case]) -> None:
     small = tmp_path / "small.png"
-    write_image(small, Picture(np.zeros((15, 40, 3), np.uint8)))
+    write_image(small, ImageFile(np.zeros((15, 40, 3), np.uint8)))
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("text")
     attempts: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
@@ -224,7 +224,7 @@ def test_a_network_of_noise(tmp_path: Path, pictures: Path, pico_case: Callable[
 def test_crops_are_spread_over_pictures_and_places(tmp_path: Path) -> None:
     place = np.mgrid[:200, :250].astype(np.uint8)
     for name in ("a.png", "b.png", "c.png"):
-        write_image(tmp_path / name, Picture(np.stack([place[0], place[1], place[0]], axis=2)))
+        write_image(tmp_path / name, ImageFile(np.stack([place[0], place[1], place[0]], axis=2)))
     files = sorted(tmp_path.iterdir())
     signature = Signature(multiple=8)
     parts, sources = read_crops(files, signature, side=60, count=31)

@@ -219,9 +219,14 @@ def by_osc(port: int) -> Callable[[], object]:
     return lambda: client.send_message("/dni/shares", [0.0, 1.0])
 
 
+TOKEN = "a-token-of-the-tests"
+
+
 def by_http(port: int) -> Callable[[], object]:
     def put() -> None:
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/alpha", b'{"alpha": {"half": 1.0}}', method="PUT")
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        body = b'{"alpha": {"half": 1.0}}'
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/alpha", body, headers, method="PUT")
         with urllib.request.urlopen(request, timeout=10) as answer:
             assert answer.status == 200
 
@@ -234,7 +239,17 @@ def test_live_alpha(way: str, bundles: Any, tmp_path: Path) -> None:
     if way == "osc":
         pytest.importorskip("pythonosc", reason="OSC needs python-osc (extra `live`)")
     log = tmp_path / "show.jsonl"
-    with running(bundles[1], *RGB, f"--{way}", "0", "--alpha-log", os.fspath(log), "--alpha", "same=1") as child:
+    with running(
+        bundles[1],
+        *RGB,
+        f"--{way}",
+        "0",
+        *(["--token", TOKEN] if way == "http" else []),
+        "--alpha-log",
+        os.fspath(log),
+        "--alpha",
+        "same=1",
+    ) as child:
         said = re.search(rb"(?:port |127\.0\.0\.1:)(\d+)", child.stderr.readline())
         assert said
         send = (by_osc if way == "osc" else by_http)(int(said[1]))

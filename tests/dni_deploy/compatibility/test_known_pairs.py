@@ -17,7 +17,7 @@ from benchmarks.features.check_pairs import (
     permute_channels,
 )
 from dni_deploy.api.check import check
-from exporters.architectures import find_architecture
+from exporters.architectures.registry import find_architecture
 from exporters.member_network import MemberNetwork
 
 PAIRS = list_test_pairs()

@@ -27,7 +27,10 @@ def test_all_that_need_no_hardware() -> None:
         client.SimpleUDPClient("127.0.0.1", feeders[0].port).send_message("/dni/alpha", 0.25)  # type: ignore[attr-defined]
         until(lambda: cell.read().requested.values[0] == 0.25)
         connection = http.client.HTTPConnection("127.0.0.1", feeders[1].port)  # type: ignore[attr-defined]
-        connection.request("PUT", "/alpha", "0.5")
+        token = feeders[1].token  # type: ignore[attr-defined]
+        assert token in noted.sentences[1]
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        connection.request("PUT", "/alpha", '{"alpha": 0.5}', headers)
         assert connection.getresponse().status == 200
         assert cell.read().requested.values[0] == 0.5
         assert [feeder.accepted_count for feeder in feeders] == [1, 1, 1]

@@ -138,7 +138,7 @@ def test_subscribers_and_waiting() -> None:
     end()
     end()
     live.set_alpha(0.75)
-    assert [(setting.sequence, setting.wanted.shares[0], setting.source) for setting in seen] == [(1, 0.25, "x")]
+    assert [(setting.sequence, setting.requested.values[0], setting.source) for setting in seen] == [(1, 0.25, "x")]
     assert live.wait_for_change(2, timeout=0.01) is None
     waited = live.wait_for_change(1)
     assert waited is not None

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from dni_deploy.errors import ImageFileError, InputError, LimitError, UsageError
 from dni_deploy.imaging.image_file import (
-    Picture,
+    ImageFile,
     as_path_list,
     list_folder_images,
     list_images,
@@ -42,7 +42,7 @@ def png_header(width: int, height: int, depth: int, colour: int) -> bytes:
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".TIFF", ".bmp"])
 def test_lossless_formats_give_the_same_pixels_back(tmp_path: Path, suffix: str) -> None:
     rgb = pixels(7, 5, 3)
-    write_image(tmp_path / f"a{suffix}", Picture(rgb))
+    write_image(tmp_path / f"a{suffix}", ImageFile(rgb))
     picture = read_image(tmp_path / f"a{suffix}")
     assert np.array_equal(picture.rgb, rgb)
     assert picture.alpha is None
@@ -54,7 +54,7 @@ def test_lossless_formats_give_the_same_pixels_back(tmp_path: Path, suffix: str)
 def test_transparency_is_carried_bit_equal(tmp_path: Path, suffix: str) -> None:
     rgb, alpha = pixels(9, 4, 3), pixels(9, 4, seed=1)
     alpha[:3] = 0  # the colours under transparent pixels count, too
-    write_image(tmp_path / f"a{suffix}", Picture(rgb, alpha))
+    write_image(tmp_path / f"a{suffix}", ImageFile(rgb, alpha))
     picture = read_image(tmp_path / f"a{suffix}")
     assert np.array_equal(picture.alpha, alpha)
     assert np.array_equal(picture.rgb, rgb)
@@ -68,7 +68,7 @@ def test_transparency_is_carried_bit_equal(tmp_path: Path, suffix: str) -> None:
 def test_jpeg_is_written_at_full_colour_resolution(tmp_path: Path) -> None:
     rgb = np.zeros((32, 32, 3), np.uint8)
     rgb[:, ::2, 0] = 255
-    write_image(tmp_path / "a.jpg", Picture(rgb))
+    write_image(tmp_path / "a.jpg", ImageFile(rgb))
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.layer[0][1:3] == image.layer[1][1:3]  # type: ignore[attr-defined]  # 4:4:4
     # Quality 95 keeps one-pixel red stripes apart; at 4:2:0 they become one flat colour.
@@ -113,7 +113,7 @@ def test_exif_rotation_is_applied_to_colours_and_transparency(tmp_path: Path, or
 def test_colour_profile_is_kept(tmp_path: Path) -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for suffix in (".png", ".jpg", ".webp", ".tif"):
-        write_image(tmp_path / f"a{suffix}", Picture(pixels(4, 4, 3), icc=icc))
+        write_image(tmp_path / f"a{suffix}", ImageFile(pixels(4, 4, 3), icc=icc))
         assert read_image(tmp_path / f"a{suffix}").icc == icc
 
 
@@ -145,7 +145,7 @@ def test_palette_one_bit_and_cmyk_are_converted_with_a_note(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (13, 1), (2, 3)])
 def test_small_pictures(tmp_path: Path, shape: tuple[int, int]) -> None:
-    write_image(tmp_path / "a.png", Picture(pixels(*shape, 3)))
+    write_image(tmp_path / "a.png", ImageFile(pixels(*shape, 3)))
     assert read_image(tmp_path / "a.png").rgb.shape == (*shape, 3)
 
 
@@ -198,8 +198,8 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path: Path) -> None:
 
 
 def test_damaged_files(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png", Picture(pixels(40, 40, 3)))
-    write_image(tmp_path / "a.jpg", Picture(pixels(40, 40, 3)))
+    write_image(tmp_path / "a.png", ImageFile(pixels(40, 40, 3)))
+    write_image(tmp_path / "a.jpg", ImageFile(pixels(40, 40, 3)))
     whole = (tmp_path / "a.png").read_bytes()
     bad = {
         "cut.png": whole[: len(whole) // 2],
@@ -225,7 +225,7 @@ def test_every_cut_and_many_flips_are_errors_of_ours_or_pictures(tmp_path: Path)
     """A damaged file gives a DniError or a picture of some sort, never another exception."""
     rng = np.random.default_rng(0)
     for ending in (".png", ".jpg", ".webp", ".tif", ".bmp"):
-        write_image(tmp_path / f"a{ending}", Picture(pixels(6, 6, 3)))
+        write_image(tmp_path / f"a{ending}", ImageFile(pixels(6, 6, 3)))
         whole = (tmp_path / f"a{ending}").read_bytes()
         variants = [whole[:length] for length in range(0, len(whole), max(1, len(whole) // 20))]
         for _ in range(60):
@@ -248,7 +248,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    opaque, clear = Picture(pixels(2, 2, 3)), Picture(pixels(2, 2, 3), pixels(2, 2))
+    opaque, clear = ImageFile(pixels(2, 2, 3)), ImageFile(pixels(2, 2, 3), pixels(2, 2))
     for name in ("a.gif", "a", "a.png.txt"):
         with pytest.raises(UsageError, match="no picture format"):
             write_image(tmp_path / name, opaque)
@@ -256,7 +256,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="transparency"):
             write_image(tmp_path / name, clear)
     with pytest.raises(LimitError, match="at most"):
-        write_image(tmp_path / "a.webp", Picture(np.zeros((1, 16_384, 3), np.uint8)))
+        write_image(tmp_path / "a.webp", ImageFile(np.zeros((1, 16_384, 3), np.uint8)))
     assert list(tmp_path.iterdir()) == []
     write_image(tmp_path / "a.png", opaque)
     before = (tmp_path / "a.png").read_bytes()

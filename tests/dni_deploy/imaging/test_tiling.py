@@ -147,7 +147,7 @@ def test_what_a_trained_network_looks_at_is_much_less_than_it_may_see() -> None:
 
     root = Path(__file__).resolve().parents[3]
     net = RRDBNet(width=32, blocks=2, growth=16).eval()
-    state = safetensors.load_file(root / "benchmarks" / "paper" / "weights" / "sr" / "gan.safetensors")
+    state = safetensors.load_file(root / "benchmarks" / "paper_reproduction" / "weights" / "sr" / "gan.safetensors")
     net.load_state_dict({key: value.float() for key, value in state.items()})
     signature = net.signature
     assert signature.radius == 34

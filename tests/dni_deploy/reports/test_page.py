@@ -1,175 +1,127 @@
-"""Page: self-contained, escaped, and in a real browser it moves."""
+"""Self-contained pages: templates are filled in one pass, and everything a page needs is inside it and in the wheel."""
 
 from __future__ import annotations
 
-import json
+import ast
+import base64
+import io
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import dni_deploy
 from dni_deploy.errors import UsageError
-from dni_deploy.reports.page import SweepFrame, render_slider_page
+from dni_deploy.reports.page import check_page_name, encode_data_uri, fill_template, render_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-]  # fmt: skip
-EVIL = "</script><img src=x onerror=alert(1)>&\"'"
+PACKAGE = Path(dni_deploy.__file__).parent
+TEMPLATES = sorted(path for folder in ("reports", "compatibility", "tuning") for path in (PACKAGE / folder).glob("*.html"))
 
 
-def shots(count: int = 5) -> list[SweepFrame]:
-    """Grey pictures of rising brightness, best in the middle."""
-    return [
-        SweepFrame(np.full((24, 32, 3), 50 * index, np.uint8), f"alpha {index / (count - 1):g}", 30.0 - abs(index - 2), 28.0)
-        for index in range(count)
-    ]
+@pytest.mark.parametrize(
+    ("template", "values", "text"),
+    [
+        ("{{x}}", {"x": "<b>&'"}, "&lt;b&gt;&amp;&#x27;"),
+        ("{{{x}}}", {"x": "<b>"}, "<b>"),
+        ("{{x}}", {"x": 0}, "0"),
+        ("{{#x}}[{{name}}]{{/x}}", {"x": [{"name": 1}, {"name": 2}]}, "[1][2]"),
+        ("{{#x}}[{{.}}{{y}}]{{/x}}", {"x": ("a", "b"), "y": "!"}, "[a!][b!]"),
+        ("{{#x}}{{y}}{{/x}}", {"x": {"y": "inner"}, "y": "outer"}, "inner"),
+        ("{{#x}}yes{{/x}}{{^x}}no{{/x}}", {"x": True}, "yes"),
+        ("{{#x}}yes{{/x}}{{^x}}no{{/x}}", {"x": None}, "no"),
+        ("{{#x}}yes{{/x}}{{^x}}no{{/x}}", {"x": []}, "no"),
+        ("{{#x}}{{#y}}{{.}}{{/y}};{{/x}}", {"x": [{"y": [1, 2]}, {"y": [3]}]}, "12;3;"),
+        ("{{x}} {{{x}}}", {"x": "{{y}}{{#y}}"}, "{{y}}{{#y}} {{y}}{{#y}}"),  # a value is never read as a tag
+        ("{{x}}", {"x": "a\x1b[2J"}, "a\\x1b[2J"),  # control characters are written out
+    ],
+)
+def test_fill_template(template: str, values: dict[str, Any], text: str) -> None:
+    assert fill_template(template, values) == text
 
 
-def written(**options: Any) -> str:
-    settings: dict[str, Any] = {
-        "title": "Noise 40", "lead": "Move it.", "ends": ("all N60", "all N20"), "best": 2, "blend_pixels": True,
-        "levels": {"N40": 29.5}, "facts": {"engine": "none"},
-    }  # fmt: skip
-    return render_slider_page(shots(), np.zeros((24, 32, 3), np.uint8), **{**settings, **options})
+def test_a_missing_value_is_an_error() -> None:
+    with pytest.raises(KeyError, match="title"):
+        fill_template("{{title}}", {})
 
 
-class Collector(HTMLParser):
-    """Every tag with its attributes; text of the script that holds the numbers."""
+def test_a_page_without_a_script_may_not_run_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dni_deploy.reports.page._read_text", lambda package, name: (PACKAGE / "reports" / name).read_text()
+                        if name in ("page.html", "page.css") else {"x.html": "<p>{{text}}</p>", "x.js": "run();"}[name])  # fmt: skip
+    values = {"title": "<t>", "command": "check", "footnote": "", "text": "&"}
+    still = render_page("any", "x", values)
+    assert "<p>&amp;</p>" in still
+    assert "<title>&lt;t&gt;</title>" in still
+    assert "<script" not in still
+    assert "script-src" not in still
+    moving = render_page("any", "x", values, {"end": "</script>"})
+    assert "script-src 'unsafe-inline'" in moving.replace("&#x27;", "'")
+    assert "run();" in moving
+    assert moving.count("</script>") == 2
 
-    def __init__(self, text: str) -> None:
+
+VOID_ELEMENTS = ("meta", "link", "img", "input", "br")
+
+
+class BalanceChecker(HTMLParser):
+    """Open elements; fails where one is closed that is not the innermost."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
+        self.open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID_ELEMENTS:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """An element that closes itself."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, self.getpos()
 
 
-def test_nothing_comes_from_outside() -> None:
-    tags = Collector(written()).tags
-    for tag, attributes in tags:
-        for name in ("src", "href", "srcset", "action", "data"):
-            value = attributes.get(name)
-            assert value is None or value.startswith("data:"), (tag, name)
-        assert not [name for name in attributes if name.startswith("on")]
-    assert [attributes for tag, attributes in tags if attributes.get("http-equiv") == "Content-Security-Policy"]
-    assert not re.search(r"https?://|@import|url\(", written())
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_templates_close_what_they_open(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    stack: list[str] = []
+    for kind, name in re.findall(r"\{\{([#^/])(\w+)\}\}", text):
+        if kind == "/":
+            assert stack.pop() == name
+        else:
+            assert name not in stack, "a section may not contain one of its own name"
+            stack.append(name)
+    assert stack == []
+    checker = BalanceChecker()
+    checker.feed(re.sub(r"\{\{[^}]*\}*\}\}", "", text))
+    assert checker.open == []
+    assert not re.search(r"https?://|\son\w+=", text)
 
 
-def test_every_control_has_a_name_and_every_picture_a_text() -> None:
-    tags = Collector(written()).tags
-    labels = {attributes.get("for") for tag, attributes in tags if tag == "label"}
-    for tag, attributes in tags:
-        if tag == "input" and attributes["type"] == "range":
-            assert attributes["id"] in labels
-        if tag == "img":
-            assert attributes.get("alt") is not None
-    assert ("html", {"lang": "en"}) in tags
+def test_page_files_are_part_of_the_wheel() -> None:
+    declared = re.search(r"^dni_deploy = (\[.*\])$", (PACKAGE.parent / "pyproject.toml").read_text(), re.MULTILINE)
+    assert declared is not None
+    shipped = {path for pattern in ast.literal_eval(declared[1]) for path in PACKAGE.glob(pattern)}
+    assert {path for suffix in ("html", "css", "js") for path in PACKAGE.rglob(f"*.{suffix}")} <= shipped
 
 
-def test_names_cannot_become_markup() -> None:
-    text = written(title=EVIL, lead=EVIL, ends=(EVIL, EVIL), levels={EVIL: 29.0}, facts={EVIL: EVIL})
-    hostile = [SweepFrame(shot.frame, EVIL, shot.psnr) for shot in shots()]
-    text += render_slider_page(hostile, hostile[0].frame, title="t", introduction="l", end_labels=("a", "b"))
-    assert "<img src=x" not in text
-    assert text.count("</script>") == 4
-    facts = json.loads(re.findall(r'id="facts">(.*?)</script>', text)[1])
-    assert facts["rows"][0]["alpha"] == EVIL
+def test_images_are_embedded_without_loss_and_reduced_only_where_asked() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (30, 60, 3), np.uint8)
+
+    def decode(uri: str) -> Image.Image:
+        return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+    assert np.array_equal(np.asarray(decode(encode_data_uri(frame))), frame)
+    assert decode(encode_data_uri(frame, 60)).size == (60, 30)
+    assert decode(encode_data_uri(frame, 20)).size == (20, 10)
+    assert encode_data_uri(frame, lossless=False).startswith("data:image/jpeg;base64,")
 
 
-def test_identical_pictures_and_missing_references() -> None:
-    same = [SweepFrame(shot.frame, shot.alpha_text, float("inf")) for shot in shots()]
-    text = render_slider_page(same, same[0].frame, title="t", introduction="l", end_labels=("a", "b"), best_index=0)
-    assert "identical" in text
-    assert "Infinity" not in text
-    assert "NaN" not in text
-    none = [SweepFrame(shot.frame, shot.alpha_text) for shot in shots()]
-    text = render_slider_page(none, none[0].frame, title="t", introduction="l", end_labels=("a", "b"))
-    assert "<svg" not in text
-    assert "<table" not in text
-    with pytest.raises(UsageError):
-        render_slider_page(none[:1], none[0].frame, title="t", introduction="l", end_labels=("a", "b"))
-
-
-def test_large_sweeps_are_written_as_jpeg_and_the_page_says_so() -> None:
-    frame = np.random.default_rng(0).integers(0, 256, (1200, 1700, 3), dtype=np.uint8)
-    text = render_slider_page(
-        [SweepFrame(frame, "a"), SweepFrame(frame, "b")], frame, title="t", introduction="l", end_labels=("a", "b")
-    )
-    assert "data:image/png" not in text
-    assert "as JPEG of quality 95" in text
-    assert "without loss" in written()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield started
-        started.close()
-
-
-def middle_pixel(tab: Any) -> int:
-    """The red value that the eye sees in the middle of the picture."""
-    import io
-
-    from PIL import Image
-
-    with Image.open(io.BytesIO(tab.locator("#stage").screenshot())) as image:
-        pixel = image.convert("RGB").getpixel((image.width * 3 // 4, image.height // 2))
-    assert isinstance(pixel, tuple)
-    return int(pixel[0])
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_slider_moves_the_picture(tmp_path: Path, browser: Any, width: int, scheme: str) -> None:
-    place = tmp_path / "page.html"
-    place.write_text(written(), encoding="utf-8")
-    tab = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
-    problems: list[str] = []
-    tab.on("pageerror", lambda error: problems.append(str(error)))
-    tab.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-    requests: list[str] = []
-    tab.on("request", lambda request: requests.append(request.url))
-    tab.goto(place.as_uri())
-    slider = tab.get_by_label("alpha", exact=True)
-    assert middle_pixel(tab) == 100  # starts at the best, shot 2
-    slider.focus()
-    tab.keyboard.press("ArrowRight")
-    assert middle_pixel(tab) == 150
-    assert "alpha 0.75" in slider.get_attribute("aria-valuetext")
-    assert "29.00 dB" in tab.locator("#told").inner_text()
-    tab.keyboard.press("Home")
-    assert middle_pixel(tab) == 0
-    tab.keyboard.press("End")
-    assert middle_pixel(tab) == 200
-
-    tab.get_by_label("blended pixels").check()
-    slider.fill("1")
-    assert middle_pixel(tab) == pytest.approx(50, abs=1)  # a quarter of 200 over 0; the browser rounds
-    tab.get_by_label("blended weights").check()
-    assert middle_pixel(tab) == 50
-
-    slider.fill("4")
-    tab.get_by_label("Uncover the input").fill("90")
-    assert middle_pixel(tab) == 0
-    tab.get_by_label("Uncover the input").fill("0")
-    assert middle_pixel(tab) == 200
-
-    tab.get_by_text("All numbers").click()
-    assert tab.locator("tr").count() == 6
-    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert problems == []
-    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
-    tab.close()
+def test_a_page_is_named_html() -> None:
+    check_page_name("Report.HTML")
+    check_page_name(Path("a.htm"))
+    with pytest.raises(UsageError, match=r"A page is written as \.html; got a\.txt"):
+        check_page_name("a.txt")

@@ -1,149 +1,229 @@
-"""Pipeline: three threads that end together, and memory that does not grow."""
+"""Reading, processing and writing overlap, in order, with little between them; every fault ends them cleanly."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
-import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
-import psutil
 import pytest
 
-from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.errors import EngineError, InputError
-from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.rendered import RenderedFrame
-from dni_deploy.video_io import pipeline
-from dni_deploy.video_io.encoder import EncoderSettings, OutputFormat
-from dni_deploy.video_io.pipeline import PipelineSettings, run_pipeline
-from dni_deploy.video_io.queues import AbortableQueue, QueueClosedError
-from dni_deploy.video_io.reader import DroppedFrames, VideoReader
-from dni_deploy.video_io.resume import open_job
-from dni_deploy.video_io.video_file import open_video_file
-from tests.support.frame_session import Dimmer
-from tests.support.video_clips import Clip
-from tests.support.video_command import Make
+from dni_deploy.video_io.pipe import OutputClosedError
+from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
+from dni_deploy.video_io.queues import QueueClosedError
 
-ONE = Coefficients(("a",), (1.0,))
+DEADLINE_S = 10.0
+"""Far beyond what any of these runs takes, so that a failure ends instead of hanging."""
+
+LIMITS = PipelineLimits(max_read=2, max_processed=3, join_timeout_s=1.0)
+
+MAX_ITEMS_BETWEEN = LIMITS.max_read + LIMITS.max_processed + 3
+"""Both queues full, and one item in each of the three hands."""
 
 
-def identity(frame: Frame, seconds: float, number: int) -> RenderedFrame:
-    return RenderedFrame(frame, 0, ONE)
+def write_to(target: Callable[[int], object]) -> Callable[[Iterator[int]], None]:
+    """Makes a writer of a function of one item."""
+
+    def write(items: Iterator[int]) -> None:
+        for item in items:
+            target(item)
+
+    return write
 
 
-def run(source_path: Path, output: Path, effect: Any = identity, segment: int = 8, progress: Any = None) -> DroppedFrames:
-    """The pipeline alone; the segments stay."""
-    source = open_video_file(source_path)
-    settings = PipelineSettings(
-        EncoderSettings(crf=20, preset="ultrafast"), OutputFormat.from_video_file(source, 1), True, segment
+def identity(item: int) -> int:
+    return item
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    for thread in threading.enumerate():
+        if thread.name in ("dni-read", "dni-write"):
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive(), thread.name
+
+
+def test_items_are_written_in_order() -> None:
+    out: list[int] = []
+    assert run_pipeline(range(200), lambda item: item * 1000, write_to(out.append), LIMITS) == (200, False)
+    assert out == [1000 * item for item in range(200)]
+    assert run_pipeline((), identity, write_to(out.append), LIMITS) == (0, False)
+
+
+def test_the_three_overlap() -> None:
+    """Each of the three waits for the other two: one behind the other, this would never get past the barrier."""
+    barrier = threading.Barrier(3)
+
+    def meet(item: int) -> int:
+        barrier.wait(DEADLINE_S)
+        return item
+
+    def read() -> Iterator[int]:
+        yield 0
+        yield 1
+        yield meet(2)
+
+    def process(item: int) -> int:
+        return meet(item) if item == 1 else item
+
+    assert run_pipeline(read(), process, write_to(lambda item: meet(item) if item == 0 else item), LIMITS) == (3, False)
+
+
+def test_a_stalled_output_stops_the_input() -> None:
+    """Memory does not grow with the stream."""
+    count = 0
+    is_full, may_go_on = threading.Event(), threading.Event()
+
+    def read() -> Iterator[int]:
+        nonlocal count
+        for item in range(1000):
+            count += 1
+            if count == MAX_ITEMS_BETWEEN:
+                is_full.set()
+            yield item
+
+    thread = threading.Thread(
+        target=run_pipeline, args=(read(), identity, write_to(lambda item: may_go_on.wait(DEADLINE_S)), LIMITS)
     )
-    with open_job(output, {}) as job:
-        return run_pipeline(source, job, effect, settings, 1, progress)
+    thread.start()
+    assert is_full.wait(DEADLINE_S)
+    thread.join(0.05)  # nothing to wait for where it works; time to read too far where it does not
+    assert count == MAX_ITEMS_BETWEEN
+    may_go_on.set()
+    thread.join(DEADLINE_S)
+    assert count == 1000
 
 
-def ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("dni-")]
+class FaultError(Exception):
+    """Stands for any error of one of the three."""
 
 
-def test_a_channel_is_bounded_ends_and_breaks() -> None:
-    channel: AbortableQueue[int] = AbortableQueue(2)
-    got: list[int] = []
-    reader = threading.Thread(target=lambda: got.extend(channel))
-    channel.put(1)
-    channel.put(2)
-    full = threading.Thread(target=lambda: channel.put(3))
-    full.start()
-    time.sleep(0.02)
-    assert full.is_alive()
-    reader.start()
-    full.join(5)
-    channel.close()
-    reader.join(5)
-    assert got == [1, 2, 3]
-    broken: AbortableQueue[int] = AbortableQueue(1)
-    broken.put(1)
-    threading.Timer(0.02, broken.abort).start()
-    with pytest.raises(QueueClosedError):
-        broken.put(2)
-    with pytest.raises(QueueClosedError):
-        next(iter(broken))
+FAULT_AT = 20
+"""The item at which the fault happens: after every queue was full."""
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, EngineError, SystemExit])
-def test_an_exception_of_the_effect_ends_all(tmp_path: Path, kind: type[BaseException]) -> None:
-    source = Clip(frames=60, audio=None).write(tmp_path / "in.mp4")
+class FaultyStream:
+    """Counts up; something happens to one of its three users, or while the output waits, at item FAULT_AT."""
 
-    def effect(frame: Frame, seconds: float, number: int) -> RenderedFrame:
-        if number == 30:
-            raise kind("told")
-        return identity(frame, seconds, number)
+    def __init__(self, place: str, fault: str, is_output_slow: bool) -> None:
+        self.place, self.fault, self.is_output_slow = place, fault, is_output_slow
+        self.written: list[int] = []
+        self.max_between = 0
+        self.is_over = threading.Event()
+        self._is_backlogged = threading.Event()
 
-    before = time.monotonic()
-    with pytest.raises(kind, match="told"):
-        run(source, tmp_path / "out.mp4", effect)
-    assert time.monotonic() - before < 10
-    assert not ours()
+    def read(self) -> Iterator[int]:
+        for item in range(1000):
+            self.max_between = max(self.max_between, item + 1 - len(self.written))
+            if item + 1 == MAX_ITEMS_BETWEEN - 1:
+                self._is_backlogged.set()
+            if self.place == "poll" and item == FAULT_AT:  # a source that gives no more leaves the output waiting
+                self.is_over.wait(DEADLINE_S)
+                return
+            yield self._pass("read", item)
 
+    def process(self, item: int) -> int:
+        return self._pass("process", item)
 
-@pytest.mark.parametrize("side", ["reader", "writer"])
-def test_an_exception_of_a_thread_is_the_one_that_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str) -> None:
-    source = Clip(frames=60, audio=None).write(tmp_path / "in.mp4")
+    def write(self, items: Iterator[int]) -> None:
+        if self.is_output_slow:  # as slow as can be: it begins when all others wait for it
+            assert self._is_backlogged.wait(DEADLINE_S)
+        for item in items:
+            self.written.append(self._pass("write", item))
 
-    def fail(*arguments: object) -> None:
-        raise InputError(f"the {side} failed")
+    def poll(self) -> None:
+        if len(self.written) == FAULT_AT:
+            self._pass("poll", FAULT_AT)
 
-    if side == "reader":
-        monkeypatch.setattr(VideoReader, "_fix_timestamp", fail)
-    else:
-        monkeypatch.setattr(pipeline.Encoder, "flush", fail)
-    before = time.monotonic()
-    with pytest.raises(InputError, match=f"the {side} failed"):
-        run(source, tmp_path / "out.mp4")
-    assert time.monotonic() - before < 10
-    assert not ours()
-
-
-def test_the_reader_never_runs_far_ahead(tmp_path: Path) -> None:
-    """A slow effect holds the decoder back: frames that are between them are bounded."""
-    source = Clip(frames=60, audio=None).write(tmp_path / "in.mp4")
-    made, most = [0], [0]
-    real = VideoReader._fix_timestamp
-
-    def counted(reader: VideoReader, frame: Any) -> int:
-        made[0] += 1
-        return real(reader, frame)
-
-    def effect(frame: Frame, seconds: float, number: int) -> RenderedFrame:
-        time.sleep(0.002)
-        most[0] = max(most[0], made[0] - number)
-        return identity(frame, seconds, number)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VideoReader, "_fix_timestamp", counted)
-        run(source, tmp_path / "out.mp4", effect)
-    assert most[0] <= pipeline.MAX_QUEUE_FRAMES + 2  # the one in the effect, and the one that waits for room
+    def _pass(self, place: str, item: int) -> int:
+        if place != self.place or item != FAULT_AT:
+            return item
+        if self.fault == "error":
+            raise FaultError
+        if self.fault == "closed output":
+            raise OutputClosedError
+        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C: in the main thread, while this place is at work
+        if place != "process":
+            self.is_over.wait(DEADLINE_S)
+        return item
 
 
-def test_progress_tells_the_pace(tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "PROGRESS_INTERVAL_S", 0.0)
-    told: list[tuple[int, int, str]] = []
-    make(Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4", progress=lambda *step: told.append(step))
-    assert [done for done, _, _ in told[:20]] == list(range(1, 21))
-    assert all(total == 20 for _, total, _ in told)
-    assert "frames/s, 0:00:00 left" in told[5][2]
+@pytest.mark.parametrize("is_output_slow", [False, True], ids=["fast output", "slow output"])
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        ("read", "error"),
+        ("process", "error"),
+        ("write", "error"),
+        ("poll", "error"),
+        ("read", "Ctrl-C"),
+        ("process", "Ctrl-C"),
+        ("write", "Ctrl-C"),
+        ("write", "closed output"),
+        ("poll", "closed output"),
+    ],
+)
+def test_faults(place: str, fault: str, is_output_slow: bool) -> None:
+    """An error is raised after what came before it was written, Ctrl-C drops that, a closed output ends the run with a count.
+
+    No thread is left, by the fixture, and no more than the limits lies between the places.
+    """
+    stream = FaultyStream(place, fault, is_output_slow)
+    limits = LIMITS._replace(join_timeout_s=0.2)  # it passes where a place is stuck until `is_over`
+    try:
+        if fault == "closed output":
+            assert run_pipeline(stream.read(), stream.process, stream.write, limits, stream.poll) == (FAULT_AT, True)
+        else:
+            with pytest.raises(FaultError if fault == "error" else KeyboardInterrupt):
+                run_pipeline(stream.read(), stream.process, stream.write, limits, stream.poll)
+    finally:
+        stream.is_over.set()
+    assert stream.written[:FAULT_AT] == list(range(FAULT_AT if fault != "Ctrl-C" else min(FAULT_AT, len(stream.written))))
+    assert len(stream.written) <= FAULT_AT + (fault == "Ctrl-C" and place == "write")
+    assert stream.max_between <= MAX_ITEMS_BETWEEN
 
 
-@pytest.mark.slow
-def test_memory_is_flat(tmp_path: Path) -> None:
-    """From frame 1,000 to frame 20,000 resident memory grows by no more than the issue's 20 MB."""
-    source = Clip(frames=20_000, width=32, height=32, audio=None, gop=250).write(tmp_path / "in.mp4")
-    process_now, sizes = psutil.Process(), {}
+def test_the_first_error_wins() -> None:
+    """The output fails while it writes what came before an error of the input."""
+    has_failed = threading.Event()
 
-    def effect(frame: Frame, seconds: float, number: int) -> RenderedFrame:
-        if number in (1_000, 5_000, 10_000, 19_999):
-            sizes[number] = process_now.memory_info().rss
-        return identity(frame, seconds, number)
+    def read() -> Iterator[int]:
+        yield from range(2)
+        has_failed.set()
+        raise FaultError
 
-    run(source, tmp_path / "out.mp4", effect, segment=250)
-    assert sizes[19_999] - sizes[1_000] <= 20e6, sizes
+    def write(items: Iterator[int]) -> None:
+        assert has_failed.wait(DEADLINE_S)
+        assert next(items) == 0
+        raise OSError("the disk, later")
+
+    def process(item: int) -> int:
+        assert has_failed.wait(DEADLINE_S)
+        return item
+
+    with pytest.raises(FaultError):
+        run_pipeline(read(), process, write, LIMITS)
+
+
+def test_the_writer_learns_that_items_are_missing() -> None:
+    """Else it would finish a segment that is not whole."""
+    ends: list[str] = []
+
+    def read() -> Iterator[int]:
+        yield 0
+        raise FaultError
+
+    def write(items: Iterator[int]) -> None:
+        try:
+            for _ in items:
+                pass
+            ends.append("whole")
+        except QueueClosedError:
+            ends.append("items are missing")
+            raise
+
+    with pytest.raises(FaultError):
+        run_pipeline(read(), identity, write, LIMITS)
+    assert ends == ["items are missing"]

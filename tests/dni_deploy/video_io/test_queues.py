@@ -1,126 +1,119 @@
-"""Loop: the three overlap, in order, with little between them; errors and a reader that goes away end it cleanly."""
+"""A bounded queue holds back who puts, gives everything in order, and ends at once where it is aborted."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable
 
 import pytest
 
-from dni_deploy.video_io.pipe import OutputClosedError
-from dni_deploy.video_io.queues import READ_AHEAD_FRAMES, WRITE_BEHIND_FRAMES, run_pipeline
+from dni_deploy.video_io.queues import BoundedQueue, QueueClosedError
+
+DEADLINE_S = 10.0
+"""Far beyond what any of these steps takes, so that a failure ends instead of hanging."""
 
 
-def test_order() -> None:
-    out: list[int] = []
-    assert run_pipeline(iter(range(200)), lambda item, number: item * 1000 + number, out.append) == (200, False)
-    assert out == [n * 1001 for n in range(200)]
-    assert run_pipeline(iter(()), lambda item, number: item, out.append) == (0, False)
-
-
-def test_they_overlap() -> None:
-    """30 items of 10 ms in each of three places: 0.3 s if they overlap, 0.9 s one behind the other; 0.6 parts the two."""
-
-    def slow(item: int) -> int:
-        time.sleep(0.01)
-        return item
-
-    started = time.perf_counter()
-    run_pipeline((slow(n) for n in range(30)), lambda item, number: slow(item), slow)
-    assert time.perf_counter() - started < 0.6
-
-
-def test_little_lies_between_them() -> None:
-    """A sink that stands still stops the source: memory does not grow with the stream."""
-    read = 0
-    go = threading.Event()
-
-    def source() -> Iterator[int]:
-        nonlocal read
-        for n in range(1000):
-            read = n + 1
-            yield n
-
-    def sink(item: int) -> None:
-        go.wait(10)
-
-    thread = threading.Thread(target=run_pipeline, args=(source(), lambda item, number: item, sink))
+def start(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    time.sleep(0.2)
-    held = read
-    go.set()
-    thread.join(10)
-    assert held <= READ_AHEAD_FRAMES + WRITE_BEHIND_FRAMES + 3  # one more in each hand
-    assert read == 1000
+    return thread
 
 
-def failing(count: int) -> Iterator[int]:
-    yield from range(count)
-    raise ValueError("cut")
+def test_a_full_queue_holds_back_who_puts() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(2)
+    added: list[int] = []
+    four_added = threading.Event()
+
+    def put_items() -> None:
+        for item in range(5):
+            queue.put(item)
+            added.append(item)
+            if len(added) == 4:
+                four_added.set()
+        queue.close()
+
+    thread = start(put_items)
+    items = iter(queue)
+    assert next(items) == 0
+    assert next(items) == 1
+    assert four_added.wait(DEADLINE_S)
+    assert len(added) == 4  # two are taken and two lie in the queue; the fifth waits
+    assert list(items) == [2, 3, 4]
+    thread.join(DEADLINE_S)
 
 
-def test_what_came_before_a_cut_is_handed_over() -> None:
-    out: list[int] = []
-    with pytest.raises(ValueError, match="cut"):
-        run_pipeline(failing(50), lambda item, number: item, out.append)
-    assert out == list(range(50))
+def test_close_gives_what_is_left() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(3)
+    queue.put(1)
+    queue.put(2)
+    queue.close()
+    with pytest.raises(QueueClosedError):
+        queue.put(3)
+    assert list(queue) == [1, 2]
 
 
-def test_what_was_made_before_an_error_is_handed_over() -> None:
-    out: list[int] = []
-
-    def effect(item: int, number: int) -> int:
-        if number == 7:
-            raise RuntimeError("broken")
-        return item
-
-    with pytest.raises(RuntimeError, match="broken"):
-        run_pipeline(iter(range(1000)), effect, out.append)
-    assert out == list(range(7))
+def test_missing_items_end_the_iteration_by_an_error() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(3)
+    queue.put(1)
+    queue.close(is_complete=False)
+    items = iter(queue)
+    assert next(items) == 1
+    with pytest.raises(QueueClosedError):
+        next(items)
 
 
-@pytest.mark.parametrize("stalled", [False, True])
-def test_a_reader_that_goes_away_is_no_error(stalled: bool) -> None:
-    """Also where the source gives nothing more: nobody waits for it longer than a second."""
-    taken = 0
-    forever = threading.Event()
+def test_abort_drops_everything_and_wakes_both_sides() -> None:
+    full: BoundedQueue[int] = BoundedQueue(1)
+    full.put(1)
+    empty: BoundedQueue[int] = BoundedQueue(1)
+    refused: list[str] = []
 
-    def source() -> Iterator[int]:
-        yield from range(4 if stalled else 10_000)
-        forever.wait(30)
+    def put_one_more() -> None:
+        try:
+            full.put(2)
+        except QueueClosedError:
+            refused.append("put")
 
-    def sink(item: int) -> None:
-        nonlocal taken
-        if taken == 3:
-            raise OutputClosedError
-        taken += 1
+    def wait_for_item() -> None:
+        try:
+            next(iter(empty))
+        except QueueClosedError:
+            refused.append("get")
 
-    started = time.perf_counter()
-    assert run_pipeline(source(), lambda item, number: item, sink) == (3, True)
-    assert time.perf_counter() - started < 5
-    forever.set()
-
-
-def test_a_sink_that_fails() -> None:
-    def sink(item: int) -> None:
-        if item == 2:
-            raise OSError("disk")
-
-    with pytest.raises(OSError, match="disk"):
-        run_pipeline(iter(range(1000)), lambda item, number: item, sink)
+    threads = [start(put_one_more), start(wait_for_item)]
+    full.abort()
+    empty.abort()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert sorted(refused) == ["get", "put"]
+    with pytest.raises(QueueClosedError):
+        next(iter(full))
 
 
-def test_ctrl_c_waits_for_nobody() -> None:
-    stuck = threading.Event()
+def test_poll_is_called_while_the_queue_is_empty() -> None:
+    class StopWaitingError(Exception):
+        pass
 
-    def effect(item: int, number: int) -> int:
-        if number == 3:
-            raise KeyboardInterrupt
-        return item
+    def poll() -> None:
+        raise StopWaitingError
 
-    started = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt):
-        run_pipeline(iter(range(100)), effect, lambda item: stuck.wait(30) and None)
-    stuck.set()
-    assert time.perf_counter() - started < 5
+    queue: BoundedQueue[int] = BoundedQueue(1, poll)
+    queue.put(1)
+    items = iter(queue)
+    assert next(items) == 1
+    with pytest.raises(StopWaitingError):
+        next(items)
+
+
+def test_an_item_is_not_held_while_the_next_one_is_waited_for() -> None:
+    class Item:
+        pass
+
+    queue: BoundedQueue[Item] = BoundedQueue(1)
+    queue.put(Item())
+    items = iter(queue)
+    reference = weakref.ref(next(items))
+    queue.close()
+    assert next(items, None) is None
+    assert reference() is None

@@ -16,7 +16,7 @@ from dni_deploy.session.session import Session
 from dni_deploy.signature import Signature
 from dni_deploy.webui.app import AppState
 from dni_deploy.webui.frame_source import FrameSource, SourceFrame
-from dni_deploy.webui.guard import RequestLimits
+from dni_deploy.webui.guard import PageLimits
 from dni_deploy.webui.pixel_blend import PixelBlend
 from dni_deploy.webui.renderer import Renderer
 from dni_deploy.webui.server import PageServer, open_listening_socket
@@ -106,7 +106,7 @@ def stage_of(count: int = 2, source: FrameSource | None = None, scale: int = 1, 
 def served(
     count: int = 2,
     source: FrameSource | None = None,
-    limits: RequestLimits | None = None,
+    limits: PageLimits | None = None,
     slider: list[list[float]] | None = None,
     **options: Any,
 ) -> Iterator[Live]:
@@ -119,6 +119,6 @@ def served(
         "slider": slider,
     }  # fmt: skip
     with stage_of(count, source, **options) as stage:
-        desk = AppState(stage, stage.shared_alpha, None if plane is None else plane.at, facts, SIZE, limits or RequestLimits())
+        desk = AppState(stage, stage.shared_alpha, plane, facts, SIZE, limits or PageLimits())
         with PageServer(desk, open_listening_socket("127.0.0.1", 0), TOKEN, "127.0.0.1") as page:
             yield Live(page, desk, stage, stage.shared_alpha)

@@ -60,7 +60,7 @@ UPGRADE = {
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("kind", ["GET", "PUT", "WS"])
-def test_exactly_the_legal_ones_pass(live: Live, host: str, kind: str) -> None:
+def test_a_token_in_the_url_needs_the_right_host_and_origin(live: Live, host: str, kind: str) -> None:
     port = live.page.port
     named = f"{host}:{port}"
     origins = (

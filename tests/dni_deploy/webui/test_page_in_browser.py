@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
 
 from dni_deploy.alpha.timeline import AlphaTimeline
-from tests.dni_deploy.reports.test_page import CHROMIUM, FLAGS
 from tests.dni_deploy.webui.page_server import TOKEN, Clock, Live, photograph, served
+from tests.support.browser import CHROMIUM, FLAGS
 
 ASK = "document.getElementById('picture').dataset"
 MEAN = """(() => { const canvas = document.getElementById('picture'), copy = new OffscreenCanvas(canvas.width, canvas.height);

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from dni_deploy.utils.hardware import measure_resident_bytes
-from dni_deploy.webui.guard import RequestLimits
+from dni_deploy.webui.guard import PageLimits
 from dni_deploy.webui.message import FLAG_SET_BY_PAGE, unpack_message
 from tests.dni_deploy.webui.page_server import TOKEN, Clock, Live, served
 
@@ -242,7 +242,7 @@ def test_a_flood_of_pings_and_of_wishes(live: Live) -> None:
 
 
 def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
-    limits = RequestLimits(send_timeout_s=0.5, ping_interval_s=0.3, pong_timeout_s=0.4)
+    limits = PageLimits(send_timeout_s=0.5, ping_interval_s=0.3, pong_timeout_s=0.4)
     noise = bytes(range(256)) * (1280 * 720 * 3 // 256)
     import numpy as np
 
@@ -264,7 +264,7 @@ def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
 
 
 def test_a_half_open_client_is_found_out_and_a_dropped_one_leaves_its_place() -> None:
-    with served(2, limits=RequestLimits(ping_interval_s=0.2, pong_timeout_s=0.3)) as live:
+    with served(2, limits=PageLimits(ping_interval_s=0.2, pong_timeout_s=0.3)) as live:
         silent = Raw(live)  # answers no ping
         until(lambda: live.desk.client_count == 1)
         until(lambda: live.desk.client_count == 0, 3.0)
@@ -278,7 +278,7 @@ def test_a_half_open_client_is_found_out_and_a_dropped_one_leaves_its_place() ->
 
 
 def test_at_most_a_few_pages() -> None:
-    with served(2, limits=RequestLimits(max_clients=2)) as live:
+    with served(2, limits=PageLimits(max_clients=2)) as live:
         with connect(live.frames) as one, connect(live.frames):
             words(one, "hello")
             until(lambda: live.desk.client_count == 2)

@@ -393,7 +393,7 @@ def test_an_unknown_precision() -> None:
 @pytest.mark.slow
 def test_opset_17_stays_opset_17() -> None:
     """As TensorRT 8.6 reads it; reflection pads and Resize are where the two differ."""
-    from exporters.architectures import find_architecture
+    from exporters.architectures.registry import find_architecture
     from exporters.export_graph import export_graph
 
     net = pico_net("transformer_net")

@@ -12,11 +12,11 @@ from torch import nn
 
 from dni_deploy.errors import MismatchError, UsageError
 from dni_deploy.signature import Signature
-from exporters.architectures import ARCHITECTURES, find_architecture
 from exporters.architectures.architecture import Architecture, shapes_of
 from exporters.architectures.compact import SRVGGNetCompact
 from exporters.architectures.cyclegan import ResnetGenerator
 from exporters.architectures.dncnn import DnCNN
+from exporters.architectures.registry import ARCHITECTURES, find_architecture
 from exporters.architectures.rrdbnet import RRDBNet
 from exporters.architectures.transformer_net import TransformerNet
 from tests.exporters.architectures import public_names as public

@@ -13,8 +13,9 @@ from torch import nn
 
 from dni_deploy.errors import MismatchError, UsageError
 from dni_deploy.signature import Signature
-from exporters.architectures import find_architecture, load_custom_architecture
+from exporters.architectures.custom import load_custom_architecture
 from exporters.architectures.measure_signature import measure_signature
+from exporters.architectures.registry import find_architecture
 from tests.support.pico_architectures import PICO, pico_net
 
 MODULE = """

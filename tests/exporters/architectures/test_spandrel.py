@@ -12,7 +12,7 @@ import torch
 
 from dni_deploy.errors import MismatchError, UnavailableError
 from dni_deploy.signature import Signature
-from exporters.architectures import find_architecture
+from exporters.architectures.registry import find_architecture
 from exporters.architectures.rrdbnet import BASICSR_NAMING, ESRGAN_NAMING, Naming, RRDBNet, make_old_esrgan_naming
 from tests.support.pico_architectures import PICO, pico_net, pico_state
 from tests.support.torchvision_stub import import_spandrel

@@ -112,7 +112,7 @@ def blocked() -> bool:
 @pytest.fixture(scope="module")
 def wide(pico_case: Callable[[str], Case]) -> dict[str, tuple[onnx.ModelProto, tuple[str, ...], dict[str, np.ndarray]]]:
     """Compact and RRDB of 16 channels, as wide as a block."""
-    from exporters.architectures import find_architecture
+    from exporters.architectures.registry import find_architecture
     from exporters.cache import export_graph_cached
 
     made = {}

@@ -1,0 +1,89 @@
+"""Architectures: the networks that dni-deploy knows, in the order in which a state dict is tried against them.
+
+Each recognises its own by names and shapes alone, and compares all of them, so no two accept the same state dict; the
+order only says who is asked first. Where a file fits two networks that names and shapes cannot tell apart, the file's
+docstring says which one is meant (three 3 x 3 convolutions under `model` are a DnCNN of depth 3, never an SRCNN).
+After all of ours comes spandrel, where it is installed. Adding an architecture: one file, one line here, one test.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+
+import numpy as np
+
+from dni_deploy.errors import MismatchError, UnavailableError, UsageError, escape_name
+from dni_deploy.utils.optional_packages import explain_missing_package
+from exporters.architectures import compact, cyclegan, dcgan, dncnn, rrdbnet, srcnn, transformer_net
+from exporters.architectures.architecture import Architecture, shapes_of
+from exporters.architectures.custom import load_custom_architecture
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    srcnn.ARCHITECTURE,
+    dncnn.ARCHITECTURE,
+    rrdbnet.ARCHITECTURE,
+    compact.ARCHITECTURE,
+    cyclegan.ARCHITECTURE,
+    transformer_net.ARCHITECTURE,
+    dcgan.ARCHITECTURE,
+)
+
+
+def find_architecture(name: str, tensors: Mapping[str, np.ndarray]) -> Architecture:
+    """The architecture of a state dict.
+
+    name   "auto", one of ARCHITECTURES, "spandrel", or "package.module:factory".
+    Raises UsageError for an unknown name, MismatchError where nothing matches or the named one does not, with the first
+    name or shape that differs; UnavailableError where spandrel is asked for and cannot be imported.
+    """
+    shapes = shapes_of(tensors)
+    if name == "auto":
+        return next((known for known in ARCHITECTURES if known.matches(shapes)), None) or _find_with_spandrel(
+            tensors, required=False
+        )
+    if name == "spandrel" or name.startswith("spandrel."):
+        return _find_with_spandrel(tensors, required=True)
+    if ":" in name:
+        chosen = load_custom_architecture(name)
+    else:
+        named = {known.name: known for known in ARCHITECTURES}
+        if name not in named:
+            raise UsageError(
+                f"There is no architecture '{escape_name(name)}'. Known are {', '.join(named)} and spandrel; "
+                "your own network goes in as package.module:factory."
+            )
+        chosen = named[name]
+    difference = chosen.describe_mismatch(shapes)
+    if difference is not None:
+        raise MismatchError(
+            f"The checkpoint is not of architecture '{escape_name(name)}' ({chosen.title}): {difference}. "
+            "Leave --arch away to have it recognised."
+        )
+    return chosen
+
+
+def _find_with_spandrel(tensors: Mapping[str, np.ndarray], *, required: bool) -> Architecture:
+    if required or importlib.util.find_spec("spandrel") is not None:
+        try:
+            from exporters.architectures import spandrel
+        except ModuleNotFoundError as error:
+            if required:
+                raise explain_missing_package(error) or error from error
+        except Exception as error:  # a torchvision that does not fit this torch raises RuntimeError, ImportError and others
+            if required:
+                raise UnavailableError(
+                    f"spandrel is installed but cannot be imported ({escape_name(error)}). "
+                    "Its torchvision must be the one built for the torch that is installed."
+                ) from error
+        else:
+            found = spandrel.recognize_architecture(tensors)
+            if found is not None:
+                return found
+    first = next(iter(tensors), None)
+    example = "" if first is None else f" (first '{escape_name(first)}', {tuple(tensors[first].shape)})"
+    raise MismatchError(
+        f"The {len(tensors)} tensors{example} are none of the networks known here: "
+        f"{', '.join(known.name for known in ARCHITECTURES)}. --arch NAME tells what one of them lacks; "
+        "--arch package.module:factory takes your own network; the extra 'spandrel' knows 42 more."
+    )
