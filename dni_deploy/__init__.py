@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.bundle.bundle import Bundle as Bundle
     from dni_deploy.checkpoints.checkpoint import Checkpoint as Checkpoint
     from dni_deploy.checkpoints.family import Family as Family
+    from dni_deploy.control.open_listeners import ListenerOptions as ListenerOptions
     from dni_deploy.control.open_listeners import open_listeners as open_listeners
     from dni_deploy.control.shared_alpha import SharedAlpha as SharedAlpha
     from dni_deploy.errors import BundleError as BundleError
@@ -53,12 +54,14 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.errors import RefusedError as RefusedError
     from dni_deploy.errors import UnavailableError as UnavailableError
     from dni_deploy.errors import UsageError as UsageError
+    from dni_deploy.session.options import SessionOptions as SessionOptions
     from dni_deploy.session.session import Session as Session
     from dni_deploy.session.session import open_session as open_session
     from dni_deploy.signature import Signature as Signature
     from dni_deploy.spatial.alpha_map import AlphaMap as AlphaMap
     from dni_deploy.spatial.alpha_map import AlphaMapOptions as AlphaMapOptions
     from dni_deploy.spatial.render import render_map as render_map
+    from dni_deploy.video_io.encoder import EncoderOptions as EncoderOptions
 
 _NAMES_BY_MODULE = {
     "alpha.coefficients": "Coefficients",
@@ -71,14 +74,16 @@ _NAMES_BY_MODULE = {
     "bundle.bundle": "Bundle",
     "checkpoints.checkpoint": "Checkpoint",
     "checkpoints.family": "Family",
-    "control.open_listeners": "open_listeners",
+    "control.open_listeners": "ListenerOptions open_listeners",
     "control.shared_alpha": "SharedAlpha",
     "errors": "DniError UsageError CoefficientsError InputError CheckpointError BundleError ImageFileError MismatchError "
     "RefusedError LimitError UnavailableError PartialResultError BusyError EngineError",
+    "session.options": "SessionOptions",
     "session.session": "Session open_session",
     "signature": "Signature",
     "spatial.alpha_map": "AlphaMap AlphaMapOptions",
     "spatial.render": "render_map",
+    "video_io.encoder": "EncoderOptions",
 }
 _FUNCTIONS = (
     "bench build check demo doctor export filter inspect recalibrate refit run serve slider sweep tune video"  # one per command

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.control.frame_alpha import FrameAlpha, StreamAlpha, open_frame_alpha
+from dni_deploy.control.open_listeners import ListenerOptions
 from dni_deploy.errors import EngineError, LimitError, UsageError
 from dni_deploy.imaging.frames import check_signature, mirror_indices, padded_size
 from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
@@ -102,10 +103,7 @@ def dni(
                 opened.members,
                 alpha,
                 rate=rate,
-                osc=osc,
-                http=http,
-                http_token=token,
-                slew=slew,
+                listeners=ListenerOptions(osc=osc, http=http, http_token=token, slew=slew),
                 extrapolate=extrapolate,
                 note=_log_message,
             )
@@ -117,7 +115,7 @@ def dni(
                 alpha=control.at(0),
                 threads=threads,
                 extrapolate=extrapolate,
-                rules=[alpha_for] if isinstance(alpha_for, str) else alpha_for,
+                rules=[alpha_for] if isinstance(alpha_for, str) else alpha_for or (),
                 precision=precision,
                 device=device,
             )

@@ -345,9 +345,14 @@ def refuse_unused_options(choice: EngineChoice, option_names: Iterable[str]) -> 
         raise UsageError(message if choice.reason == REASON_REQUESTED else f"{message} It was chosen because: {choice.reason}.")
 
 
-def _require_engine(name: str, bundle: Bundle | None, device: int) -> EngineChoice:
+def check_engine_name(name: str) -> None:
+    """Raises UsageError where no engine has this name."""
     if name not in ENGINES:
         raise UsageError(f"There is no engine {escape_name(name)!r}; there are auto, {', '.join(ENGINES)}.")
+
+
+def _require_engine(name: str, bundle: Bundle | None, device: int) -> EngineChoice:
+    check_engine_name(name)
     reason = _find_unavailable_reason(name, bundle, device)
     if reason is not None:
         raise UnavailableError(f"{_unavailable_prefix(name)}{reason}.")

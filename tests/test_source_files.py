@@ -42,3 +42,19 @@ def test_types_are_shipped(package: str) -> None:
 @pytest.mark.parametrize("package", ["exporters", "engines"])
 def test_packages_of_common_names_carry_our_name(package: str) -> None:
     assert import_module(package).DISTRIBUTION == "dni-deploy"
+
+
+MAX_PARAMETERS = 14
+"""More than that belongs into an object of options, as SessionOptions is one."""
+
+
+@pytest.mark.parametrize("package", ["dni_deploy", "exporters", "engines"])
+def test_no_function_takes_more_parameters_than_one_can_survey(package: str) -> None:
+    crowded = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                if len(parameters) > MAX_PARAMETERS:
+                    crowded.append(f"{path.relative_to(ROOT)}: {node.name} has {len(parameters)}")
+    assert not crowded

@@ -24,21 +24,20 @@ import click
 from benchmarks.result_file import describe_commit, write_result
 from benchmarks.samples import ROOT, write_compact_bundle, write_identity_bundle, write_video
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.api.video import DEFAULT_SEGMENT_FRAMES, video
+from dni_deploy.api.video import video
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.hardware import count_cores, read_cpu_info
-from dni_deploy.video_io import encoder
-from dni_deploy.video_io.encoder import OutputFormat
+from dni_deploy.video_io.encoder import DEFAULT_SEGMENT_FRAMES, EncoderOptions, OutputFormat
 from dni_deploy.video_io.mux import check_output_streams, find_muxer, mux_segments
 from dni_deploy.video_io.resume import open_job
 from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
 from dni_deploy.video_io.video_file import open_video_file
 
 RESULT_PATH = ROOT / "benchmarks" / "results" / "film.json"
-ENCODER_SETTINGS = encoder.make_encoder_settings("libx264", None, None)
+ENCODER_OPTIONS = EncoderOptions()
 CHANGING_ALPHA = "sine(period=1.7s, from=m0, to=m1)"
 STEADY_ALPHA = "m0=0.5, m1=0.5"
 
@@ -48,7 +47,7 @@ def transcode(source: Path, output: Path) -> None:
     with av.open(str(source)) as read, av.open(str(output), "w") as write:
         taken = read.streams.video[0]
         taken.thread_type = "AUTO"
-        made = write.add_stream("libx264", rate=taken.average_rate, options=ENCODER_SETTINGS.options)
+        made = write.add_stream("libx264", rate=taken.average_rate, options=ENCODER_OPTIONS.options)
         made.width, made.height, made.pix_fmt = taken.width, taken.height, "yuv420p"
         made.codec_context.time_base = taken.time_base
         for frame in read.decode(taken):
@@ -67,12 +66,12 @@ def run_identity_pipeline(source: Path, output: Path) -> None:
     found = open_video_file(source)
     target = OutputFormat.from_video_file(found, 1)
     settings = TranscodeSettings(
-        ENCODER_SETTINGS, target, check_output_streams(output, found, ENCODER_SETTINGS, target), DEFAULT_SEGMENT_FRAMES
+        ENCODER_OPTIONS, target, check_output_streams(output, found, ENCODER_OPTIONS, target), DEFAULT_SEGMENT_FRAMES
     )
     with open_job(output, {}, fresh=True) as job:
         transcode_segments(found, job, process_frame, settings, 1)
         with write_file_atomically(output, force=True) as temporary:
-            mux_segments(temporary, find_muxer(output), job.segments, found, ENCODER_SETTINGS, target)
+            mux_segments(temporary, find_muxer(output), job.segments, found, ENCODER_OPTIONS, target)
         job.remove()
 
 

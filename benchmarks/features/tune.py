@@ -29,6 +29,7 @@ from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.image_file import ImageFile, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import open_session
 from dni_deploy.signature import Signature
 from dni_deploy.tuning.search import enumerate_grid, to_coefficients
@@ -83,7 +84,7 @@ def measure_cases(bundle: Bundle, folder: Path) -> dict[str, Any]:
         click.echo(f"{name}, noise {level}", err=True)
         write_image(folder / "noisy.png", ImageFile(noisy), force=True)
         write_image(folder / "clean.png", ImageFile(clean), force=True)
-        found = tune(bundle, folder / "noisy.png", reference=folder / "clean.png", threads=1)
+        found = tune(bundle, folder / "noisy.png", reference=folder / "clean.png", options=SessionOptions(threads=1))
         values = [row.values[0] for row in found.evaluations]
         best = max(points.values())
         near = next((index + 1 for index, value in enumerate(values) if value >= best - NEAR_BEST_DB), None)
@@ -132,7 +133,7 @@ def _worst(counts: list[int | None]) -> int | None:
 
 def _tune_without_reference(bundle: Bundle, folder: Path, noisy: Frame, clean: Frame, noise: float | str) -> float:
     """The true PSNR of the blend that tune chooses without the clean picture."""
-    chosen = tune(bundle, folder / "noisy.png", noise=noise, threads=1)
+    chosen = tune(bundle, folder / "noisy.png", noise=noise, options=SessionOptions(threads=1))
     with open_session(bundle, alpha=chosen.evaluations[chosen.chosen_index].coefficients, threads=1) as session:
         return psnr(session(noisy), clean)
 

@@ -14,7 +14,7 @@ import torch
 
 from dni_deploy.api.export import export
 from dni_deploy.api.recalibrate import recalibrate
-from dni_deploy.api.sweep import sweep
+from dni_deploy.api.sweep import SweepLabels, sweep
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame, from_network, to_network
@@ -124,8 +124,7 @@ def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progr
         plot=folder / "psnr.png",
         force=force,
         progress=None if progress is None else lambda done, _, what: progress(3 + done, total, what),
-        title=f"Noise {NOISE_SIGMA}, denoised between N20 and N60",
-        reference_psnrs={"N40, trained for it": matched_psnr},
+        labels=SweepLabels(f"Noise {NOISE_SIGMA}, denoised between N20 and N60", {"N40, trained for it": matched_psnr}),
     )
     return DemoReport(
         os.fspath(folder),

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from dni_deploy.alpha.log import AlphaLog
-from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.control.frame_alpha import FrameAlpha, StreamAlpha, open_frame_alpha
+from dni_deploy.control.open_listeners import ListenerOptions
 from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.imaging.frames import check_signature
 from dni_deploy.imaging.rendered import RenderedFrame
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.video_io.pipe import OutputClosedError, ReadableFile, WritableFile, check_output_open, flush, write_whole
@@ -78,22 +78,11 @@ def filter(
     fps: str | None = None,
     matrix: str = "auto",
     alpha: StreamAlpha = None,
-    osc: int | None = None,
-    http: int | None = None,
-    http_token: str | None = None,
-    requires_http_token: bool = True,
-    midi: str | None = None,
-    plane: str | os.PathLike[str] | None = None,
-    slew: float | None = None,
+    listeners: ListenerOptions | None = None,
     alpha_log: str | os.PathLike[str] | None = None,
     force: bool = False,
     stamp: bool = True,
-    engine: str = "auto",
-    precision: str | None = None,
-    device: int = 0,
-    threads: int = 0,
-    extrapolate: bool = False,
-    rules: Sequence[str | Rule] | None = None,
+    options: SessionOptions | None = None,
     note: NoteCallback | None = None,
 ) -> FilterReport:
     """Filter raw video until the source ends or whoever reads the sink goes away, which is no error.
@@ -105,16 +94,15 @@ def filter(
     matrix         "709", "601", or "auto": y4m does not say, so from 720 lines on BT.709, below BT.601, in and out each.
     alpha          an alpha; a timeline or a curve as text; a file of keyframes, or a log to play again; an AlphaSource;
                    None: the first member alone.
-    osc, http      ports on loopback for live alpha (0: any, told by `note`); `alpha` is then where it starts. slew: as SharedAlpha.
-    http_token     the secret that HTTP requests carry; None: a random one, told by `note`. requires_http_token False: none is needed.
-    midi           controllers for live alpha, as open_listeners reads them. plane: a JSON file with what live points mean.
+    listeners      what sets alpha from outside while frames run (`note` gets the ports and the token); `alpha` is then where it starts.
     alpha_log      a side file with alpha and generation of every frame that was written; force: replace one that exists.
     stamp          y4m: write generation and shares into each frame's line, as the comment XDNI=generation:share,share.
-    engine, precision, device, threads, extrapolate, rules   as in open_session.
+    options        of the session.
     Raises UsageError, InputError (nothing, no whole frame, or no video came), PartialResultError (the stream was cut or damaged after
     whole frames, which were passed on), LimitError, MismatchError (the network takes no pictures), UnavailableError
     (y4m without PyAV; names the extra), and what open_session raises.
     """
+    options = options or SessionOptions()
     tell = note or (lambda sentence: None)
     rate = None if fps is None else parse_rate(fps)
     _check_options(format, size, matrix, rate)
@@ -129,29 +117,12 @@ def filter(
                 bundle.members,
                 alpha,
                 rate=lane.rate,
-                osc=osc,
-                http=http,
-                http_token=http_token,
-                requires_http_token=requires_http_token,
-                midi=midi,
-                plane=None if plane is None else ControlPlane.read(plane, bundle.members),
-                slew=slew,
-                extrapolate=extrapolate,
+                listeners=listeners,
+                extrapolate=options.extrapolate,
                 note=tell,
             )
         )
-        session = stack.enter_context(
-            open_session(
-                bundle,
-                engine=engine,
-                alpha=control.at(0),
-                threads=threads,
-                extrapolate=extrapolate,
-                precision=precision,
-                device=device,
-                rules=rules,
-            )
-        )
+        session = stack.enter_context(open_session(bundle, options, alpha=control.at(0)))
         log = None
         if alpha_log is not None:  # after the session: one that cannot be opened leaves no empty log
             log = stack.enter_context(AlphaLog(alpha_log, bundle.members, bundle.digest, force=force))

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
-from dni_deploy.blending.group_rules import AppliedRule, Rule
+from dni_deploy.blending.group_rules import AppliedRule
 from dni_deploy.blending.preset import Preset
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, InputError, PartialResultError, UsageError, escape_name
 from dni_deploy.imaging.image_file import Paths, as_path_list, list_folder_images, output_format, read_image, write_image
 from dni_deploy.imaging.tiling import count_tiles, run_tiled
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer, AlphaMapStats
@@ -77,14 +78,9 @@ def run(
     alpha: Alpha | None = None,
     *,
     alpha_map: AlphaMapOptions | str | os.PathLike[str] | None = None,
-    engine: str = "auto",
-    precision: str | None = None,
-    device: int = 0,
+    options: SessionOptions | None = None,
     tile: int | None = None,
     overlap: int | None = None,
-    threads: int = 0,
-    extrapolate: bool = False,
-    rules: Sequence[str | Rule] | None = None,
     save_preset: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: OptionalProgress = None,
@@ -97,9 +93,8 @@ def run(
     alpha    needed, except with a map between two members.
     alpha_map   a grey picture: each pixel gets an alpha between `alpha` (black; None: the second of two members alone) and that of
              its white (the first member alone unless asked for otherwise), see render_map.
-    engine, precision, device   as in open_session.
+    options  of the session, its rules among them.
     tile, overlap   input pixels, as in run_tiled; None: 512 of the output, and the network's radius.
-    rules    for groups of weights that have an alpha of their own, as open_session takes them.
     save_preset   a file to keep alpha and rules in, before the first picture.
     force    replace outputs that exist; an input is never replaced.
     Raises before anything is done: UsageError (outputs that exist, coincide or have no known format), InputError (an input is
@@ -111,16 +106,7 @@ def run(
     asked = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
     jobs, skipped = plan_image_tasks(inputs, output, force, None if asked is None else asked.mask)
     mask = None if asked is None else AlphaMap.read(asked.mask)
-    with open_session(
-        bundle_path,
-        engine=engine,
-        alpha=alpha,
-        threads=threads,
-        extrapolate=extrapolate,
-        precision=precision,
-        device=device,
-        rules=rules,
-    ) as session:
+    with open_session(bundle_path, options, alpha=alpha) as session:
         bound = session.rules
         if save_preset is not None:
             Preset(session.members, session.alpha, () if bound is None else bound.rules).write(save_preset, force=force)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dni_deploy.alpha import source as alpha_input
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.timeline import AlphaSource
-from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.control.open_listeners import open_listeners
+from dni_deploy.control.open_listeners import ListenerOptions, open_listeners
 from dni_deploy.control.request_guard import is_loopback_host
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import EngineError, UsageError, escape_name
 from dni_deploy.imaging.frames import check_signature
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.webui.app import AppState
 from dni_deploy.webui.guard import PageLimits
@@ -67,21 +67,13 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8765,
     alpha: Alpha | None = None,
-    plane: str | os.PathLike[str] | None = None,
-    slew: float | None = None,
-    osc: int | None = None,
-    midi: str | None = None,
-    lines: IO[Any] | None = None,
+    listeners: ListenerOptions | None = None,
     camera: int | None = None,
     size: str = "640x360",
     quality: int = 80,
     fps: float = 60.0,
     token: str | None = None,
-    engine: str = "auto",
-    precision: str | None = None,
-    device: int = 0,
-    threads: int = 0,
-    rules: Sequence[str | Rule] | None = None,
+    options: SessionOptions | None = None,
     limits: PageLimits | None = None,
     on_started: Callable[[ServeStatus, PageServer], None] | None = None,
 ) -> ServeReport:
@@ -90,11 +82,10 @@ def serve(
     source   a picture or a video file, which is played over and over; None: the camera, or the photograph of dni-deploy.
     host, port   where to listen; only this machine can come in unless host says otherwise, which takes a token. Port 0: any.
     alpha    to begin with; over time, as alpha_input.open_alpha_source reads it, it is followed until somebody moves a control.
-    plane    a JSON file with the members' places; None: a triangle for three members, the corners for four.
-    slew     how far a share may move in a second; None: at once.   osc, midi, lines: as in open_listeners.
+    listeners  what sets alpha besides the page; without a plane in it: a triangle for three members, the corners for four.
     size     pictures are made small enough for it before the network.  quality: of the JPEGs, 1 to 95.  fps: the most in a second.
     started  called in this thread when the page answers.
-    engine, precision, device, threads, rules   as in open_session; the page shows what rules pin.
+    options  of the session; the page shows what its rules pin.
     Raises UsageError, BusyError (the port), InputError (the source), and what open_session raises.
     """
     if not 1 <= quality <= 95:
@@ -107,12 +98,13 @@ def serve(
     opened = Bundle.ensure_open(bundle)
     check_signature(opened.signature)
     first, timeline = _choose_initial_alpha(alpha, opened.members)
-    pad = _read_plane(plane, opened.members)
+    options, listeners = options or SessionOptions(), listeners or ListenerOptions()
+    pad = listeners.read_plane(opened.members)
+    if pad is None and len(opened.members) in (3, 4):
+        pad = ControlPlane.default(opened.members)
 
-    def open_at(start: Alpha, pinned: Sequence[str | Rule] | None = None) -> Session:
-        return open_session(
-            opened, engine=engine, alpha=start, threads=threads, precision=precision, device=device, rules=pinned
-        )
+    def open_member(member: str) -> Session:
+        return open_session(opened, options, alpha=Coefficients.one_hot(member, opened.members), rules=())
 
     begun = time.perf_counter()
     with ExitStack() as stack:
@@ -121,14 +113,14 @@ def serve(
         pictures = open_frame_source(source, box, camera)
         closing = stack.enter_context(ExitStack())
         closing.callback(pictures.close)
-        live = stack.enter_context(open_at(first, rules))
-        cell = SharedAlpha(opened.members, live.alpha, slew=slew)
-        blend = PixelBlend(opened.members, lambda member: open_at(Coefficients.one_hot(member, opened.members)))
+        live = stack.enter_context(open_session(opened, options, alpha=first))
+        cell = SharedAlpha(opened.members, live.alpha, slew=listeners.slew)
+        blend = PixelBlend(opened.members, open_member)
         stack.callback(blend.close)
         stage = Renderer(live, cell, pictures, pixel_blend=blend, timeline=timeline, quality=quality, fps=fps)
         closing.pop_all()  # the source is the stage's now
         stack.callback(stage.close)
-        stack.enter_context(open_listeners(cell, osc=osc, midi=midi, lines=lines, plane=pad))
+        stack.enter_context(open_listeners(cell, listeners, plane=pad))
         facts = {
             "members": list(opened.members),
             "plane": None if pad is None else {name: list(place) for name, place in pad.places},
@@ -152,7 +144,7 @@ def serve(
             live.engine.name,
             live.engine_reason,
             pictures.name,
-            osc,
+            listeners.osc,
             ""
             if is_loopback_host(host)
             else f"Other machines can reach this page at port {page.port}; whoever has the token is in.",
@@ -174,9 +166,3 @@ def _choose_initial_alpha(alpha: Alpha | None, members: tuple[str, ...]) -> tupl
         share = 1 / len(members)
         return Coefficients.parse([share] * (len(members) - 1) + [1 - share * (len(members) - 1)], members), None
     return Coefficients.parse(alpha, members), None
-
-
-def _read_plane(path: str | os.PathLike[str] | None, members: tuple[str, ...]) -> ControlPlane | None:
-    if path is not None:
-        return ControlPlane.read(path, members)
-    return ControlPlane.default(members) if len(members) in (3, 4) else None

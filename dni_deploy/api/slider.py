@@ -18,6 +18,7 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.image_file import Paths, list_images
 from dni_deploy.imaging.metrics.ciede2000 import compute_color_difference, to_lab
 from dni_deploy.imaging.tiling import run_tiled
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.tuning.trials import TestImage, read_test_images
 from dni_deploy.utils.atomic_write import check_outputs
@@ -71,10 +72,7 @@ def slider(
     remove: bool = False,
     crop: int | None = None,
     plot: str | os.PathLike[str] | None = None,
-    engine: str = "auto",
-    precision: str | None = None,
-    device: int = 0,
-    threads: int = 0,
+    options: SessionOptions | None = None,
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> SliderReport:
@@ -101,7 +99,7 @@ def slider(
     if not probes:
         raise UsageError("A slider is measured on at least one picture; name one like those that it will be moved over.")
     others = list_images(held_out)
-    with open_session(opened, engine=engine, threads=threads, precision=precision, device=device) as session:
+    with open_session(opened, options) as session:
         trials, notes = read_test_images([(path, None) for path in probes], session.signature, crop)
         unseen, more = read_test_images([(path, None) for path in others], session.signature, crop)
         watch = _DistanceMeter(

@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
@@ -28,6 +28,7 @@ from dni_deploy.reports.sweep import (
     plot_sweep,
 )
 from dni_deploy.reports.sweep_page import render_sweep_page
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
@@ -40,6 +41,18 @@ MAX_OUTPUT_PIXELS = 4 * 10**8
 """Of all outputs together, which are held in memory (3 bytes each) until the sheet is drawn."""
 
 
+class SweepLabels(NamedTuple):
+    """What the outputs of a sweep say besides its results.
+
+    Attributes:
+        heading: Heading of contact sheet, page and plot; empty: the names of image and members.
+        reference_psnrs: PSNR by name, in dB, drawn as lines to compare with.
+    """
+
+    heading: str = ""
+    reference_psnrs: Mapping[str, float] | None = None
+
+
 def sweep(
     bundle_path: Bundle | str | os.PathLike[str],
     image: str | os.PathLike[str],
@@ -50,17 +63,12 @@ def sweep(
     reference: str | os.PathLike[str] | None = None,
     html: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
-    engine: str = "auto",
-    precision: str | None = None,
-    device: int = 0,
+    options: SessionOptions | None = None,
     tile: int | None = None,
     overlap: int | None = None,
-    threads: int = 0,
-    rules: Sequence[str | Rule] | None = None,
     force: bool = False,
     progress: OptionalProgress = None,
-    title: str = "",
-    reference_psnrs: Mapping[str, float] | None = None,
+    labels: SweepLabels | None = None,
 ) -> SweepReport:
     """Process one picture at `steps` alphas and draw a contact sheet, and on request a page with a slider and a plot.
 
@@ -68,19 +76,17 @@ def sweep(
     alphas on each way (where two ways meet, the member stands once).
     even        take equal steps of the slider that the bundle holds, not of alpha.
     reference   a clean picture of the output's size: adds PSNR and the best alpha.  html, plot: files to write.
-    engine, precision, device   as in open_session.
-    rules       for groups of weights that keep an alpha of their own on the way, as open_session takes them.
-    title, levels: a heading, and PSNR values by name to draw as lines for comparison.
+    options     of the session; groups of weights that have rules keep their own alpha on the way.
+    labels      a heading of your own, and PSNR values to compare with.
     Raises UsageError (outputs that exist or have no known format, steps out of 2 to 1001, a plot without a reference),
     MismatchError (the reference's size), and what read_image and open_session raise; nothing is written then.
     """
+    labels = labels or SweepLabels()
     outputs = _check_outputs(output, html, plot, reference, steps, force)
     bundle = Bundle.ensure_open(bundle_path) if even else None
     source = read_image(image)
     clean = None if reference is None else read_image(reference).rgb
-    with open_session(
-        bundle or bundle_path, engine=engine, threads=threads, precision=precision, device=device, rules=rules
-    ) as session:
+    with open_session(bundle or bundle_path, options) as session:
         path = plan_alphas(len(session.members), steps)
         if even and bundle is not None:
             path = [(at, 1 - at) for at in (bundle.alpha_at(position) for position, _ in path)]
@@ -88,15 +94,16 @@ def sweep(
         frames, rows = measure_path(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
         report = SweepReport(session.members, session.engine.name, rows, find_best_point(rows), outputs, session.engine_reason)
     heading = (
-        title or f"{Path(image).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
+        labels.heading
+        or f"{Path(image).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
     )
     write_image(output, ImageFile(draw_sweep_sheet(frames, report, heading)), force=force)
     if html is not None:
         write_bytes_atomically(
-            html, render_sweep_page(frames, report, source.rgb, heading, reference_psnrs).encode(), force=force
+            html, render_sweep_page(frames, report, source.rgb, heading, labels.reference_psnrs).encode(), force=force
         )
     if plot is not None:
-        plot_sweep(plot, report, heading, reference_psnrs, force)
+        plot_sweep(plot, report, heading, labels.reference_psnrs, force)
     report_progress(progress, len(path), len(path), "done")
     return report
 

@@ -22,6 +22,7 @@ from dni_deploy.imaging.noise import estimate_noise
 from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.reports.page import check_page_name
 from dni_deploy.reports.sweep import describe_coefficients
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.tuning.report import Evaluation, TuneReport, sort_front
 from dni_deploy.tuning.search import (
@@ -75,10 +76,7 @@ def tune(
     crop: int | None = None,
     html: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
-    engine: str = "auto",
-    precision: str | None = None,
-    device: int = 0,
-    threads: int = 0,
+    options: SessionOptions | None = None,
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> TuneReport:
@@ -99,7 +97,7 @@ def tune(
     scores, sigma = _choose_metrics(metric, reference, noise)
     files = _check_outputs(html, plot, force)
     pairs = pair_with_references(list_images(images), [] if reference is None else as_path_list(reference))
-    with open_session(bundle_path, engine=engine, threads=threads, precision=precision, device=device) as session:
+    with open_session(bundle_path, options) as session:
         trials, notes = read_test_images(pairs, session.signature, crop)
         if session.signature.radius is None and notes:
             notes.append(

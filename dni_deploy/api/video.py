@@ -19,7 +19,6 @@ from dni_deploy.alpha import source as alpha_input
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.timeline import AlphaSource
-from dni_deploy.blending.group_rules import Rule
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import (
     EngineError,
@@ -34,21 +33,18 @@ from dni_deploy.errors import (
 from dni_deploy.imaging.frames import Frame, check_signature
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.imaging.tiling import run_tiled
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io import encoder
-from dni_deploy.video_io.encoder import OutputFormat, pad_size_to_even
+from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, pad_size_to_even
 from dni_deploy.video_io.mux import ATTACHMENT_MUXER, check_output_streams, find_muxer, mux_segments
 from dni_deploy.video_io.reader import DroppedFrames
 from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job
 from dni_deploy.video_io.transcode import FrameFunction, JobFolderError, TranscodeSettings, transcode_segments
 from dni_deploy.video_io.video_file import VideoFile, open_video_file
-
-DEFAULT_SEGMENT_FRAMES = 250
-"""Frames of a segment: the distance of key frames that x264 takes by itself, so that segments cost next to nothing."""
 
 LIVE_ALPHA_DIGEST = "live"
 
@@ -86,19 +82,11 @@ def video(
     alpha: Alpha | AlphaSource | str | os.PathLike[str] | None = None,
     *,
     alpha_map: AlphaMapOptions | str | os.PathLike[str] | None = None,
-    engine: str = "auto",
-    precision: str | None = None,
-    device: int = 0,
+    options: SessionOptions | None = None,
     tile: int | None = None,
     overlap: int | None = None,
-    threads: int = 0,
-    extrapolate: bool = False,
-    rules: Sequence[str | Rule] | None = None,
-    codec: str = "libx264",
-    crf: int | None = None,
-    preset: str | None = None,
+    encoder: EncoderOptions | None = None,
     hwaccel: str | None = None,
-    segment: int = DEFAULT_SEGMENT_FRAMES,
     fresh: bool = False,
     alpha_log: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -110,11 +98,10 @@ def video(
              two members.
     alpha_map   a grey picture, or a film with a grey frame for each frame: each pixel gets an alpha between `alpha` (black) and
              that of its white, see render_map; the white may be over time, too. The alpha log tells that of black.
-    engine, precision, device, threads, extrapolate   as in open_session; tile, overlap as in run_tiled, None: no tiles.
-    rules    for groups of weights that have an alpha of their own all the time, as open_session takes them.
-    codec    an encoder of FFmpeg; crf: its quality, for x264 and x265 by default 18; preset: theirs by default veryfast.
+    options  of the session, its rules among them; tile, overlap as in run_tiled, None: no tiles.
+    encoder  how the output is encoded, and how many frames a segment has.
     hwaccel  decode on this kind of hardware, such as "cuda".
-    segment  frames of a segment. A run that is stopped leaves its whole segments in the folder OUTPUT.dni-part; the same call
+             A run that is stopped leaves its whole segments in the folder OUTPUT.dni-part; the same call
              goes on behind the last one, and gives the same bytes as a run that was never stopped. fresh: from the beginning.
     alpha_log   write each frame's time, generation and alpha here.
     force    replace an output that exists.
@@ -130,16 +117,14 @@ def video(
     log = None if alpha_log is None else Path(alpha_log)
     _check_outputs([film] if asked is None else [film, Path(asked.mask)], goal, log, force)
     name = find_muxer(goal)
-    chosen = encoder.make_encoder_settings(codec, crf, preset)
-    if segment < 1:
-        raise UsageError(f"A segment has at least 1 frame; got {segment}.")
+    encoder, options = encoder or EncoderOptions(), options or SessionOptions()
     source = open_video_file(film, hwaccel)
     bundle = Bundle.ensure_open(bundle_path)
     check_signature(bundle.signature)
     scale = bundle.signature.scale
 
     def as_alpha_source(given: Any) -> AlphaSource:
-        return alpha_input.as_alpha_source(given, bundle.members, extrapolate=extrapolate, fps=float(source.frame_rate))
+        return alpha_input.as_alpha_source(given, bundle.members, extrapolate=options.extrapolate, fps=float(source.frame_rate))
 
     mapped = (
         None
@@ -148,26 +133,19 @@ def video(
     )
     alphas = as_alpha_source(alpha) if mapped is None else mapped.black_source
     target = OutputFormat.from_video_file(source, scale)
-    settings = TranscodeSettings(chosen, target, check_output_streams(goal, source, chosen, target), segment, hwaccel)
-    with open_session(
-        bundle,
-        engine=engine,
-        alpha=alphas.at(0.0, 0),
-        threads=threads,
-        extrapolate=extrapolate,
-        precision=precision,
-        device=device,
-        rules=rules,
-    ) as session:
+    settings = TranscodeSettings(
+        encoder, target, check_output_streams(goal, source, encoder, target), encoder.segment_frames, hwaccel
+    )
+    with open_session(bundle, options, alpha=alphas.at(0.0, 0)) as session:
         description: dict[str, Any] = {
             "film": fingerprint_file(film),
             "bundle": bundle.digest,
             "alpha": _digest_alpha_source(alphas),
-            "engine": [session.engine.name, precision],
+            "engine": [session.engine.name, options.precision],
             "tiles": [tile, overlap],
-            "encoder": chosen.to_json(),
+            "encoder": encoder.to_json(),
             "hardware decoder": hwaccel,
-            "segment": segment,
+            "segment": encoder.segment_frames,
             "container": name,
             "versions": {"dni-deploy": __version__, "PyAV": av.__version__},
         }
@@ -193,7 +171,7 @@ def video(
                 job.mark_log_started()
                 _write_log(log, job, bundle, force or logged)
             with write_file_atomically(goal, force=force) as temporary:
-                mux_segments(temporary, name, job.segments, source, chosen, target)
+                mux_segments(temporary, name, job.segments, source, encoder, target)
             job.remove()
         report = VideoReport(
             source=os.fspath(film),
@@ -204,7 +182,7 @@ def video(
             height=target.height,
             engine=session.engine.name,
             engine_why=session.engine_reason,
-            codec=codec,
+            codec=encoder.codec,
             seconds=time.perf_counter() - started,
             notes=(*source.notes, *_describe_adjustments(source, scale, target, losses, name)),
         )

@@ -47,9 +47,19 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option("--osc", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by OSC on this port of loopback.")
 @click.option("--http", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by HTTP on this port of loopback.")
 @click.option(
-    "--token", help="The secret that requests to --http carry; better as DNI_FILTER_TOKEN.  [default: random, and printed]"
+    "--token",
+    "http_token",
+    envvar="DNI_FILTER_TOKEN",
+    help="The secret that requests to --http carry; better as DNI_FILTER_TOKEN.  [default: random, and printed]",
 )
-@click.option("--no-token", is_flag=True, help="Let every program on this machine set alpha by --http.")
+@click.option(
+    "--no-token",
+    "requires_http_token",
+    envvar="DNI_FILTER_NO_TOKEN",
+    is_flag=True,
+    callback=lambda ctx, parameter, is_set: not is_set,
+    help="Let every program on this machine set alpha by --http.",
+)
 @click.option("--midi", metavar="CC", help="Set alpha live by MIDI: 1, 1@NAME of the input, or 20=psnr,21=gan.")
 @click.option(
     "--plane", type=options.PATH_TYPE, help="A JSON file with the members' places, for live points of a control plane."
@@ -69,21 +79,10 @@ def command(
     fps: str | None,
     matrix: str,
     alpha: str | None,
-    osc: int | None,
-    http: int | None,
-    token: str | None,
-    no_token: bool,
-    midi: str | None,
-    plane: Path | None,
-    slew: float | None,
+    listeners: Any,
     alpha_log: Path | None,
     stamp: bool,
-    engine: str,
-    precision: str | None,
-    device: int,
-    threads: int,
-    extrapolate: bool,
-    rules: Any,
+    session_options: Any,
     force: bool,
 ) -> None:
     """Filter raw video between other programs: stdin to stdout.
@@ -108,22 +107,11 @@ def command(
             fps=fps,
             matrix=matrix,
             alpha=alpha,
-            osc=osc,
-            http=http,
-            http_token=token,
-            requires_http_token=not no_token,
-            midi=midi,
-            plane=plane,
-            slew=slew,
+            listeners=listeners,
             alpha_log=alpha_log,
             force=force,
             stamp=stamp,
-            engine=engine,
-            precision=precision,
-            device=device,
-            threads=threads,
-            extrapolate=extrapolate,
-            rules=rules,
+            options=session_options,
             note=print_note,
         )
     if command_output.json:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,17 @@ from dni_deploy.utils.optional_packages import import_optional
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PATH_TYPE = click.Path(path_type=Path)
+
+
+def _combine(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Several options as one decorator, in the order of the help."""
+
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
 
 
 class CommandWithExamples(click.Command):
@@ -31,22 +44,53 @@ class CommandWithExamples(click.Command):
                 formatter.write(f"  {line.strip()}\n")
 
 
-def command(name: str, examples: str) -> Callable[[Function], click.Command]:
-    """Make a function the command `name`: its docstring is the help, `examples` one command line per line."""
+def command(name: str, examples: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Makes a function the command `name`.
 
-    def wrap(function: Function) -> click.Command:
+    Args:
+        name: The command's name, one of COMMANDS.
+        examples: One command line per line, shown at the end of the help.
+
+    Returns:
+        A decorator. The function's docstring is the help; it is called with the CommandOutput and with the values of the
+        command line, of which those that belong together have become one object (see OPTION_OBJECTS).
+    """
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        parameters = signature(function).parameters
+
+        @wraps(function)
+        def callback(command_output: CommandOutput, **values: Any) -> Any:
+            _resolve_slider(values)
+            _resolve_rules(values)
+            _resolve_alpha_map(values)
+            for parameter, (module, class_name) in OPTION_OBJECTS.items():
+                if parameter in parameters:
+                    options_class = getattr(import_optional(module), class_name)
+                    chosen = {field.name: values.pop(field.name) for field in fields(options_class) if field.name in values}
+                    values[parameter] = options_class(**chosen)
+            return function(command_output, **values)
+
         settings = {"help_option_names": ["-h", "--help"]}
-        made = click.command(
+        result = click.command(
             name, cls=CommandWithExamples, short_help=COMMANDS[name], examples=examples, context_settings=settings
-        )(click.pass_obj(function))
-        made.params += [
+        )(click.pass_obj(callback))
+        result.params += [
             _make_flag("--json", "json", "One JSON object on stdout."),
             _make_flag("-q/--quiet", "quiet", "No progress on stderr."),
+            _make_flag("--debug", "debug", "Show the traceback of an error."),
         ]
-        made.params += [_make_flag("--debug", "debug", "Show the traceback of an error.")]
-        return made
+        return result
 
-    return wrap
+    return decorate
+
+
+OPTION_OBJECTS = {
+    "session_options": ("dni_deploy.session.options", "SessionOptions"),
+    "listeners": ("dni_deploy.control.open_listeners", "ListenerOptions"),
+    "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
+}
+"""Parameter of a command -> module and class of the library that holds the command line's values for its fields."""
 
 
 def _make_flag(spelling: str, field: str, text: str) -> click.Option:
@@ -74,109 +118,85 @@ alpha_optional = click.option(
 )
 
 
-def slider_option(function: Function) -> Function:
-    """--slider in place of --alpha: a position of the slider that the bundle holds, given to the command as alpha.
+slider = click.option(
+    "--slider",
+    type=click.FloatRange(0, 1),
+    metavar="POSITION",
+    help="In place of --alpha: 0 to 1 on the slider with even steps that `dni-deploy slider` keeps in the bundle.",
+)
 
-    The command then gets the bundle opened: to open it again would hash every file of it again, and might find another one there.
+
+def _resolve_slider(values: dict[str, Any]) -> None:
+    """Turns a position of the bundle's slider into the alpha that it stands for.
+
+    The command then gets the bundle opened: to open it again would hash every file of it again, and might find another one.
     """
-
-    @wraps(function)
-    def wrapper(*args: Any, bundle: Path, alpha: str | None, slider: float | None, **kwargs: Any) -> Any:
-        if slider is None:
-            return function(*args, bundle=bundle, alpha=alpha, **kwargs)
-        if alpha is not None:
-            raise UsageError("--alpha and --slider say the same thing in two ways; give one of them.")
-        opened = import_optional("dni_deploy.bundle.bundle").Bundle.open(bundle)
-        return function(*args, bundle=opened, alpha=opened.alpha_at(slider), **kwargs)
-
-    option = click.option(
-        "--slider",
-        type=click.FloatRange(0, 1),
-        metavar="POSITION",
-        help="In place of --alpha: 0 to 1 on the slider with even steps that `dni-deploy slider` keeps in the bundle.",
-    )
-    return option(wrapper)  # type: ignore[return-value]
+    position = values.pop("slider", None)
+    if position is None:
+        return
+    if values["alpha"] is not None:
+        raise UsageError("--alpha and --slider say the same thing in two ways; give one of them.")
+    values["bundle"] = import_optional("dni_deploy.bundle.bundle").Bundle.open(values["bundle"])
+    values["alpha"] = values["bundle"].alpha_at(position)
 
 
-def alpha_map_options(function: Function) -> Function:
-    """What a map of alphas needs, given to the command as one AlphaMapOptions, or None."""
+alpha_map_options = _combine(
+    click.option(
+        "--alpha-map",
+        type=PATH_TYPE,
+        metavar="MASK",
+        help="A grey picture with an alpha for each pixel; black is --alpha. For a film, also a grey film of as many frames.",
+    ),
+    click.option("--alpha-map-to", metavar="ALPHA", help="The alpha where MASK is white.  [default: the first member alone]"),
+    click.option(
+        "--levels",
+        type=click.IntRange(2, 256),
+        help="Run the network at so many alphas from black to white and interpolate between.  "
+        "[default: MASK's own values if they are few, else 9]",
+    ),
+    click.option("--alpha-map-fit", is_flag=True, help="Scale MASK to the picture where it has another size."),
+)
 
-    @wraps(function)
-    def wrapper(
-        *args: Any,
-        alpha_map: Path | None,
-        alpha_map_to: str | None,
-        levels: int | None,
-        alpha_map_fit: bool,
-        alpha_map_error: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        if alpha_map is None:
-            if alpha_map_to is not None or levels is not None or alpha_map_fit or alpha_map_error:
-                raise UsageError(
-                    "--alpha-map-to, --levels, --alpha-map-fit and --alpha-map-error go with a map: give --alpha-map MASK."
-                )
-            return function(*args, alpha_map=None, **kwargs)
-        asked = import_optional("dni_deploy.spatial.alpha_map").AlphaMapOptions(
-            alpha_map, alpha_map_to, levels, alpha_map_fit, alpha_map_error
+
+def _resolve_alpha_map(values: dict[str, Any]) -> None:
+    """Turns the options of an alpha map into one AlphaMapOptions, or None."""
+    if "alpha_map" not in values:
+        return
+    names = ("alpha_map_to", "levels", "alpha_map_fit", "alpha_map_error")
+    settings = [values.pop(name, False) for name in names]
+    if values["alpha_map"] is not None:
+        values["alpha_map"] = import_optional("dni_deploy.spatial.alpha_map").AlphaMapOptions(values["alpha_map"], *settings)
+    elif any(setting not in (None, False) for setting in settings):
+        raise UsageError(
+            "--alpha-map-to, --levels, --alpha-map-fit and --alpha-map-error go with a map: give --alpha-map MASK."
         )
-        return function(*args, alpha_map=asked, **kwargs)
-
-    for option in reversed(
-        (
-            click.option(
-                "--alpha-map",
-                type=PATH_TYPE,
-                metavar="MASK",
-                help="A grey picture with an alpha for each pixel; black is --alpha. For a film, also a grey film of as many frames.",
-            ),
-            click.option(
-                "--alpha-map-to", metavar="ALPHA", help="The alpha where MASK is white.  [default: the first member alone]"
-            ),
-            click.option(
-                "--levels",
-                type=click.IntRange(2, 256),
-                help="Run the network at so many alphas from black to white and interpolate between.  "
-                "[default: MASK's own values if they are few, else 9]",
-            ),
-            click.option("--alpha-map-fit", is_flag=True, help="Scale MASK to the picture where it has another size."),
-        )
-    ):
-        wrapper = option(wrapper)
-    return wrapper  # type: ignore[return-value]
 
 
-def group_rule_options(function: Function) -> Function:
-    """What groups of weights take: --alpha-for and --recipe, given to the command as `rules`, and as `alpha` where it gave none."""
+group_rule_options = _combine(
+    click.option(
+        "--alpha-for",
+        multiple=True,
+        metavar="PATTERN=ALPHA",
+        help="An alpha for some of the weights, by name or role: 'norm:*=0.2', 'body.[0-7].*=0.8', 'body.*=0.2..0.8' over "
+        "depth, 'bias:*=base*0.5' of --alpha. Again for more; later ones win. `dni-deploy inspect --groups` lists the weights.",
+    ),
+    click.option(
+        "--recipe", type=PATH_TYPE, metavar="FILE", help="Rules of that kind, and an alpha to begin with, from a file."
+    ),
+)
 
-    @wraps(function)
-    def wrapper(*args: Any, alpha_for: tuple[str, ...], recipe: Path | None, **kwargs: Any) -> Any:
-        rules: list[Any] = []
-        if recipe is not None:
-            read = import_optional("dni_deploy.blending.preset").Preset.read(
-                recipe, extrapolate=kwargs.get("extrapolate", False)
-            )
-            rules += read.rules
-            if "alpha" in kwargs and kwargs["alpha"] is None:
-                kwargs["alpha"] = read.alpha
-        return function(*args, rules=[*rules, *alpha_for] or None, **kwargs)
 
-    for option in reversed(
-        (
-            click.option(
-                "--alpha-for",
-                multiple=True,
-                metavar="PATTERN=ALPHA",
-                help="An alpha for some of the weights, by name or role: 'norm:*=0.2', 'body.[0-7].*=0.8', 'body.*=0.2..0.8' over "
-                "depth, 'bias:*=base*0.5' of --alpha. Again for more; later ones win. `dni-deploy inspect --groups` lists the weights.",
-            ),
-            click.option(
-                "--recipe", type=PATH_TYPE, metavar="FILE", help="Rules of that kind, and an alpha to begin with, from a file."
-            ),
-        )
-    ):
-        wrapper = option(wrapper)
-    return wrapper  # type: ignore[return-value]
+def _resolve_rules(values: dict[str, Any]) -> None:
+    """Turns --alpha-for and --recipe into the list of rules, and gives the preset's alpha where the command line has none."""
+    if "alpha_for" not in values:
+        return
+    texts, path = values.pop("alpha_for"), values.pop("recipe")
+    values["rules"] = list(texts)
+    if path is not None:
+        preset = import_optional("dni_deploy.blending.preset").Preset.read(path, extrapolate=values.get("extrapolate", False))
+        values["rules"] = [*preset.rules, *texts]
+        if "alpha" in values and values["alpha"] is None:
+            values["alpha"] = preset.alpha
 
 
 save_preset = click.option("--save-recipe", type=PATH_TYPE, metavar="FILE", help="Keep alpha and the rules for groups here.")
@@ -195,19 +215,11 @@ extrapolate = click.option(
 )
 
 
-def _validate_engine(ctx: click.Context, param: click.Parameter, name: str) -> str:
-    known = ("auto", *import_optional("engines").ENGINES)
-    if name not in known:
-        raise click.BadParameter(f"there is no engine '{name}'; there are {', '.join(known)}.", ctx, param)
-    return name
-
-
 engine = click.option(
     "--engine",
     metavar="auto|NAME",
     default="auto",
     show_default=True,
-    callback=_validate_engine,
     help="What runs the network: tensorrt, onnxruntime-gpu, onnxruntime, or one to compare them with (`dni-deploy doctor` "
     "lists all); auto takes the first of these that can run here, and tells which and why.",
 )
@@ -218,11 +230,8 @@ device = click.option("--device", type=click.IntRange(0, 255), default=0, help="
 threads = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads of the engine; 0: one per core.")
 
 
-def session_options(function: Function) -> Function:
-    """What every command that runs a network takes: engine, precision, device, threads."""
-    for option in (threads, device, precision, engine):
-        function = option(function)
-    return function
+session_options = _combine(engine, precision, device, threads)
+"""What every command that runs a network takes; the command gets it as one SessionOptions, `session_options`."""
 
 
 def format_engine(name: str, reason: str) -> str:

@@ -24,7 +24,7 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @options.bundle
 @options.alpha_optional
-@options.slider_option
+@options.slider
 @options.output_option(
     "The file to write: .onnx (self-contained), .safetensors (a checkpoint), or .plan or .engine (TensorRT, for this GPU)."
 )

@@ -27,7 +27,7 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.argument("inputs", nargs=-1, required=True, type=options.PATH_TYPE)
 @options.output_option("The picture to write, or a folder for several.")
 @options.alpha_or_map
-@options.slider_option
+@options.slider
 @options.alpha_map_options
 @options.alpha_map_error
 @options.session_options
@@ -44,14 +44,9 @@ def command(
     output: Path,
     alpha: Any,
     alpha_map: Any,
-    engine: str,
-    precision: str | None,
-    device: int,
+    session_options: Any,
     tile: int | None,
     overlap: int | None,
-    threads: int,
-    extrapolate: bool,
-    rules: Any,
     save_preset: Path | None,
     force: bool,
 ) -> None:
@@ -68,14 +63,9 @@ def command(
             output,
             alpha,
             alpha_map=alpha_map,
-            engine=engine,
-            precision=precision,
-            device=device,
+            options=session_options,
             tile=tile,
             overlap=overlap,
-            threads=threads,
-            extrapolate=extrapolate,
-            rules=rules,
             save_preset=save_preset,
             force=force,
             progress=progress,

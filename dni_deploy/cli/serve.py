@@ -6,7 +6,7 @@ import os
 import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,11 @@ from dni_deploy.utils.optional_packages import import_optional
 if TYPE_CHECKING:
     from dni_deploy.api.serve import ServeStatus
     from dni_deploy.webui.server import PageServer
+
+
+def _as_stdin(ctx: click.Context, param: click.Parameter, is_set: bool) -> IO[str] | None:
+    """The stream that --lines stands for."""
+    return sys.stdin if is_set else None
 
 
 @options.command(
@@ -41,7 +46,7 @@ if TYPE_CHECKING:
 @click.option("--slew", type=float, help="How far a share may move in a second.  [default: at once]")
 @click.option("--osc", type=click.IntRange(1, 65535), help="Take alpha by OSC on this UDP port, too.")
 @click.option("--midi", metavar="CC", help="Take alpha by MIDI, too: 1, 1@NAME of the input, or 20=psnr,21=gan.")
-@click.option("--lines", is_flag=True, help="Take alpha by lines on stdin, too, such as gan=0.7.")
+@click.option("--lines", is_flag=True, callback=_as_stdin, help="Take alpha by lines on stdin, too, such as gan=0.7.")
 @click.option("--camera", type=click.IntRange(0, 63), help="Show the camera of this number instead of a file.")
 @click.option("--size", default="640x360", show_default=True, help="Pictures are made small enough for this.")
 @click.option("--quality", type=click.IntRange(1, 95), default=80, show_default=True, help="Of the JPEGs that the page gets.")
@@ -57,22 +62,14 @@ def command(
     host: str,
     port: int,
     alpha: str | None,
-    plane: Path | None,
-    slew: float | None,
-    osc: int | None,
-    midi: str | None,
-    lines: bool,
+    listeners: Any,
     camera: int | None,
     size: str,
     quality: int,
     fps: float,
     token: str | None,
     open_page: bool | None,
-    engine: str,
-    precision: str | None,
-    device: int,
-    threads: int,
-    rules: Any,
+    session_options: Any,
 ) -> None:
     """Show a video, a picture or a camera live in the browser, with a slider.
 
@@ -100,21 +97,13 @@ def command(
         host=host,
         port=port,
         alpha=alpha,
-        plane=plane,
-        slew=slew,
-        osc=osc,
-        midi=midi,
-        lines=sys.stdin if lines else None,
+        listeners=listeners,
         camera=camera,
         size=size,
         quality=quality,
         fps=fps,
         token=token,
-        engine=engine,
-        precision=precision,
-        device=device,
-        threads=threads,
-        rules=rules,
+        options=session_options,
         on_started=on_started,
     )
     if not command_output.quiet:

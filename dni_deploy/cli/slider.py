@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +22,7 @@ from dni_deploy.utils.optional_packages import import_optional
     """,
 )
 @options.bundle
-@click.argument("pictures", nargs=-1, type=options.PATH_TYPE)
+@click.argument("images", metavar="[PICTURES]...", nargs=-1, type=options.PATH_TYPE)
 @click.option(
     "--steps", type=click.IntRange(4, 256), default=32, show_default=True, help="Steps of the slider that are measured."
 )
@@ -44,10 +45,7 @@ def command(
     remove: bool,
     crop: int | None,
     plot: Path | None,
-    engine: str,
-    precision: str | None,
-    device: int,
-    threads: int,
+    session_options: Any,
     force: bool,
 ) -> None:
     """Measure how far pictures move along alpha, and keep a slider in the bundle whose equal steps look equal.
@@ -65,10 +63,7 @@ def command(
             remove=remove,
             crop=crop,
             plot=plot,
-            engine=engine,
-            precision=precision,
-            device=device,
-            threads=threads,
+            options=session_options,
             force=force,
             progress=progress,
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     """,
 )
 @options.bundle
-@click.argument("picture", type=options.PATH_TYPE)
+@click.argument("image", metavar="PICTURE", type=options.PATH_TYPE)
 @options.output_option("The contact sheet to write.")
 @click.option("--steps", type=click.IntRange(2, 1001), default=11, show_default=True, help="How many alphas, ends included.")
 @click.option("--even", is_flag=True, help="Equal steps of the slider that the bundle holds, not of alpha.")
@@ -46,13 +46,9 @@ def command(
     reference: Path | None,
     html: Path | None,
     plot: Path | None,
-    engine: str,
-    precision: str | None,
-    device: int,
+    session_options: Any,
     tile: int | None,
     overlap: int | None,
-    threads: int,
-    rules: Any,
     force: bool,
 ) -> None:
     """Process one picture at many alphas: a contact sheet, and a page with a slider.
@@ -70,13 +66,9 @@ def command(
             reference=reference,
             html=html,
             plot=plot,
-            engine=engine,
-            precision=precision,
-            device=device,
+            options=session_options,
             tile=tile,
             overlap=overlap,
-            threads=threads,
-            rules=rules,
             force=force,
             progress=progress,
         )

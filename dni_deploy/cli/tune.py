@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,7 +29,7 @@ MAX_LISTED_POINTS = 10
     """,
 )
 @options.bundle
-@click.argument("pictures", nargs=-1, required=True, type=options.PATH_TYPE)
+@click.argument("images", metavar="PICTURES...", nargs=-1, required=True, type=options.PATH_TYPE)
 @click.option(
     "--reference",
     type=options.PATH_TYPE,
@@ -69,10 +69,7 @@ def command(
     crop: int | None,
     html: Path | None,
     plot: Path | None,
-    engine: str,
-    precision: str | None,
-    device: int,
-    threads: int,
+    session_options: Any,
     force: bool,
 ) -> None:
     """Find the alpha that is best: by references, or for denoisers by the noise.
@@ -91,10 +88,7 @@ def command(
             crop=crop,
             html=html,
             plot=plot,
-            engine=engine,
-            precision=precision,
-            device=device,
-            threads=threads,
+            options=session_options,
             force=force,
             progress=progress,
         )

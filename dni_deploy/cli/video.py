@@ -22,7 +22,7 @@ from dni_deploy.utils.optional_packages import import_optional
     """,
 )
 @options.bundle
-@click.argument("film", metavar="IN", type=options.PATH_TYPE)
+@click.argument("video", metavar="IN", type=options.PATH_TYPE)
 @options.output_option("The film to write: .mp4, .m4v, .mov, .mkv or .webm.")
 @click.option(
     "--alpha",
@@ -42,6 +42,8 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option("--hwaccel", metavar="NAME", help="Decode on hardware, such as cuda.")
 @click.option(
     "--segment",
+    "segment_frames",
+    envvar="DNI_VIDEO_SEGMENT",  # by the option's name, as those of all others
     type=click.IntRange(1, 100_000),
     default=250,
     show_default=True,
@@ -57,19 +59,11 @@ def command(
     output: Path,
     alpha: str | None,
     alpha_map: Any,
-    engine: str,
-    precision: str | None,
-    device: int,
+    session_options: Any,
     tile: int | None,
     overlap: int | None,
-    threads: int,
-    extrapolate: bool,
-    rules: Any,
-    codec: str,
-    crf: int | None,
-    preset: str | None,
+    encoder: Any,
     hwaccel: str | None,
-    segment: int,
     resume: bool,
     alpha_log: Path | None,
     force: bool,
@@ -87,19 +81,11 @@ def command(
             output,
             alpha,
             alpha_map=alpha_map,
-            engine=engine,
-            precision=precision,
-            device=device,
+            options=session_options,
             tile=tile,
             overlap=overlap,
-            threads=threads,
-            extrapolate=extrapolate,
-            rules=rules,
-            codec=codec,
-            crf=crf,
-            preset=preset,
+            encoder=encoder,
             hwaccel=hwaccel,
-            segment=segment,
             fresh=not resume,
             alpha_log=alpha_log,
             force=force,

@@ -11,11 +11,10 @@ from typing import Union
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.alpha.curves import AlphaCurve
-from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.plane_path import PlanePath
 from dni_deploy.alpha.source import as_alpha_source, is_constant
 from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
-from dni_deploy.control.open_listeners import open_listeners
+from dni_deploy.control.open_listeners import ListenerOptions, open_listeners
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UsageError
 
@@ -77,46 +76,28 @@ def open_frame_alpha(
     alpha: StreamAlpha = None,
     *,
     rate: Fraction | None = None,
-    osc: int | None = None,
-    http: int | None = None,
-    http_token: str | None = None,
-    requires_http_token: bool = True,
-    midi: str | None = None,
-    plane: ControlPlane | None = None,
-    slew: float | None = None,
+    listeners: ListenerOptions | None = None,
     extrapolate: bool = False,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> Iterator[FrameAlpha]:
     """The control of one stream; leaving the block closes its ports.
 
-    osc, http, http_token, requires_http_token, midi, plane   as in open_listeners; `alpha` is then where the cell begins, and must not change by itself.
-    slew        of that cell, as SharedAlpha.
+    listeners   what sets alpha from outside; `alpha` is then where the shared alpha begins, and must not change by itself.
     note        is told the ports, and what a message has wrong.
     Raises UsageError, BusyError (a port is taken), UnavailableError (python-osc is not installed; names the extra), and what
     resolve_alpha_source does.
     """
     source = resolve_alpha_source(alpha, members, rate=rate, extrapolate=extrapolate)
-    live = osc is not None or http is not None or midi is not None
-    if http is None and (http_token is not None or not requires_http_token):
-        raise UsageError("A token is for alpha that is set by HTTP; give --http with it, or leave it out.")
-    if slew is not None and (not live or isinstance(source, SharedAlpha)):
+    listeners = listeners or ListenerOptions()
+    live = listeners.is_live
+    if listeners.slew is not None and (not live or isinstance(source, SharedAlpha)):
         raise UsageError("A slew limit is for live alpha; give a port with it (--osc, --http, --midi), or leave it out.")
     if live and not isinstance(source, SharedAlpha):
         if not is_constant(source):
             raise UsageError("An alpha over time and a live one exclude each other; give one alpha to start from.")
-        source = SharedAlpha(members, source.at(0.0, 0), slew=slew, extrapolate=extrapolate)
+        source = SharedAlpha(members, source.at(0.0, 0), slew=listeners.slew, extrapolate=extrapolate)
     if isinstance(source, SharedAlpha):
-        with open_listeners(
-            source,
-            osc=osc,
-            http=http,
-            http_token=http_token,
-            requires_http_token=requires_http_token,
-            midi=midi,
-            plane=plane,
-            note=note,
-            report=note,
-        ):
+        with open_listeners(source, listeners, note=note, report=note):
             yield FrameAlpha(source, rate)
     else:
         yield FrameAlpha(source, rate)

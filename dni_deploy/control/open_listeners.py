@@ -1,9 +1,11 @@
-"""Feeders: those that a user asked for, opened together and closed together."""
+"""What sets alpha from outside: the listeners that a user chose, opened together and closed together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from dni_deploy.alpha.plane import ControlPlane
@@ -15,53 +17,108 @@ from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.optional_packages import import_optional
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListenerOptions:
+    """How alpha is set from outside while frames run.
+
+    Attributes:
+        osc: UDP port on loopback that takes OSC messages; 0: any free port.
+        http: TCP port on loopback that takes HTTP requests; 0: any free port.
+        http_token: The secret that HTTP requests carry; None: a random one, which is part of the note on the port.
+        requires_http_token: Whether HTTP requests need the token at all.
+        midi: MIDI controllers: "1" (a controller), "1@nanoKONTROL" (and a part of the input's name), "20=psnr,21=gan" (one
+            controller for each member).
+        lines: A stream of lines, such as stdin.
+        plane: What points mean: a control plane, or a JSON file with the members' places.
+        slew: Limit of the change of a coefficient, in 1/s, of the shared alpha that a command makes; None: at once.
+
+    Raises:
+        UsageError: A token without HTTP.
+    """
+
+    osc: int | None = None
+    http: int | None = None
+    http_token: str | None = None
+    requires_http_token: bool = True
+    midi: str | None = None
+    lines: IO[Any] | None = None
+    plane: ControlPlane | str | os.PathLike[str] | None = None
+    slew: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.http is None and (self.http_token is not None or not self.requires_http_token):
+            raise UsageError("A token is for alpha that is set by HTTP; give --http with it, or leave it out.")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is anything to listen to."""
+        return any(value is not None for value in (self.osc, self.http, self.midi, self.lines))
+
+    def read_plane(self, members: Sequence[str]) -> ControlPlane | None:
+        """Reads the control plane for these members; None where none was named.
+
+        Raises:
+            InputError: The file cannot be read.
+            UsageError: It is not a plane for these members.
+        """
+        if self.plane is None or isinstance(self.plane, ControlPlane):
+            return self.plane
+        return ControlPlane.read(self.plane, members)
+
+
 @contextmanager
 def open_listeners(
     shared_alpha: SharedAlpha,
+    options: ListenerOptions | None = None,
     *,
-    osc: int | None = None,
-    http: int | None = None,
-    http_token: str | None = None,
-    requires_http_token: bool = True,
-    midi: str | None = None,
-    lines: IO[Any] | None = None,
-    plane: ControlPlane | None = None,
     note: Callable[[str], None] = lambda sentence: None,
     report: ReportMessage | None = None,
+    **keywords: Any,
 ) -> Iterator[tuple[AlphaListener, ...]]:
-    """What sets the cell from outside, until the block is left.
+    """Opens what sets the shared alpha from outside, until the block is left.
 
-    osc, http   ports on loopback, 0 for any that is free.
-    http_token  the secret of the HTTP port, None for a random one, which note is told; requires_http_token False: none is needed.
-    midi        "1" (a controller), "1@nanoKONTROL" (and a part of the input's name), "20=psnr,21=gan" (a controller each).
-    lines       a stream of lines.
-    plane       what points mean.
-    note        is told of each where it listens; tell: as in Steering.
-    Raises UsageError, BusyError, UnavailableError (a package that is missing, naming its extra; no MIDI here).
+    Args:
+        shared_alpha: The alpha to set.
+        options: Where to listen.
+        note: Called with a sentence for each place that is listened to.
+        report: Called with what is wrong with a message; None: it is logged.
+        **keywords: Fields of ListenerOptions by name, instead of `options` or to change some of them.
+
+    Yields:
+        The listeners, in the order of the options.
+
+    Raises:
+        UsageError: A MIDI option that cannot be read.
+        BusyError: A port is taken.
+        UnavailableError: A package is missing (names its extra), or there is no MIDI here.
     """
-    found: list[AlphaListener] = []
+    options = replace(options or ListenerOptions(), **keywords)
+    settings: dict[str, Any] = {"plane": options.read_plane(shared_alpha.members), "report": report}
+    listeners: list[AlphaListener] = []
     with ExitStack() as stack:
-        if osc is not None:
-            by_osc = import_optional("dni_deploy.control.osc").OscAlphaListener(shared_alpha, osc, plane=plane, report=report)
-            found.append(stack.enter_context(by_osc))
-            note(f"Alpha is set live by OSC on UDP port {by_osc.port} of this machine.")
-        if http is not None:
-            by_http = import_optional("dni_deploy.control.http").HttpAlphaListener(
-                shared_alpha, http, token=http_token, requires_token=requires_http_token, plane=plane, report=report
+        if options.osc is not None:
+            osc = import_optional("dni_deploy.control.osc").OscAlphaListener(shared_alpha, options.osc, **settings)
+            listeners.append(stack.enter_context(osc))
+            note(f"Alpha is set live by OSC on UDP port {osc.port} of this machine.")
+        if options.http is not None:
+            http = import_optional("dni_deploy.control.http").HttpAlphaListener(
+                shared_alpha,
+                options.http,
+                token=options.http_token,
+                requires_token=options.requires_http_token,
+                **settings,
             )
-            found.append(stack.enter_context(by_http))
-            secret = f", with the header Authorization: Bearer {by_http.token}" if by_http.token else ""
-            note(f"Alpha is set live by HTTP: PUT http://127.0.0.1:{by_http.port}/alpha{secret}")
-        if midi is not None:
-            controls, name = parse_midi_option(midi)
-            by_midi = import_optional("dni_deploy.control.midi").MidiAlphaListener(
-                shared_alpha, name, controls, plane=plane, report=report
-            )
-            found.append(stack.enter_context(by_midi))
-            note(f"Alpha is set live by MIDI from {escape_name(by_midi.port_name)}.")
-        if lines is not None:
-            found.append(stack.enter_context(StdinAlphaListener(shared_alpha, lines, plane=plane, report=report)))
-        yield tuple(found)
+            listeners.append(stack.enter_context(http))
+            secret = f", with the header Authorization: Bearer {http.token}" if http.token else ""
+            note(f"Alpha is set live by HTTP: PUT http://127.0.0.1:{http.port}/alpha{secret}")
+        if options.midi is not None:
+            controls, name = parse_midi_option(options.midi)
+            midi = import_optional("dni_deploy.control.midi").MidiAlphaListener(shared_alpha, name, controls, **settings)
+            listeners.append(stack.enter_context(midi))
+            note(f"Alpha is set live by MIDI from {escape_name(midi.port_name)}.")
+        if options.lines is not None:
+            listeners.append(stack.enter_context(StdinAlphaListener(shared_alpha, options.lines, **settings)))
+        yield tuple(listeners)
 
 
 def parse_midi_option(text: str) -> tuple[int | dict[int, str], str | None]:

@@ -20,7 +20,7 @@ from dni_deploy.imaging.frames import check_signature
 from dni_deploy.latency.timing import compute_median_ratio
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.encoder import Encoder, EncoderSettings, OutputFormat
+from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat
 from dni_deploy.video_io.reader import DecodedFrame, VideoReader
 from dni_deploy.video_io.video_file import open_video_file
 
@@ -86,7 +86,7 @@ def bench_video(
     check_signature(bundle.signature)
     source = open_video_file(Path(video_path))
     target = OutputFormat.from_video_file(source, bundle.signature.scale)
-    encoder = Encoder(EncoderSettings(), target, global_header=True)
+    encoder = Encoder(EncoderOptions(), target, global_header=True)
     rng = np.random.default_rng(seed)
     times: dict[str, list[float]] = {
         name: [] for name in ("decode", "blend and refit", "frame, changed", "frame, steady", "encode", "end to end")

@@ -12,25 +12,27 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.blending.batchnorm_stats import EXTRAPOLATION_UNSUPPORTED_MESSAGE, GROUPS_UNSUPPORTED_MESSAGE
-from dni_deploy.blending.group_rules import AlphaRules, Rule, Rules
+from dni_deploy.blending.group_rules import AlphaRules, Rules
 from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, EngineError, UsageError
 from dni_deploy.imaging.frames import Frame, round_to_uint8, to_network, to_pixels
 from dni_deploy.imaging.rendered import RenderedFrame, RenderedPixels
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.swap import AsyncRefit, SyncRefit
 from dni_deploy.signature import Signature
-from engines.interface import Engine, EngineOptions
+from engines.interface import Engine
 from engines.registry import open_engine
 
 
@@ -235,41 +237,36 @@ class Session:
 
 def open_session(
     bundle: Bundle | str | os.PathLike[str],
+    options: SessionOptions | None = None,
     *,
-    engine: str = "auto",
     alpha: Alpha | None = None,
-    threads: int = 0,
-    slots: int | None = None,
-    extrapolate: bool = False,
-    async_refit: bool = False,
-    precision: str | None = None,
-    cuda_graph: bool = False,
-    device: int = 0,
-    rules: Sequence[str | Rule] | None = None,
+    **keywords: Any,
 ) -> Session:
-    """Open a bundle, load an engine for it and set the first alpha (default: the first member alone).
+    """Opens a bundle, loads an engine for it and sets the first alpha.
 
-    engine       "auto" or a name from engines.registry.ENGINES.
-    threads      per inference; 0 leaves it to the engine.
-    slots        sets of weights: with 2, the next alpha is blended while frames of the last one still run; None: the engine's own number.
-    extrapolate  allow shares outside 0 to 1, as far as every BatchNorm variance stays positive.
-    ahead        refit in a thread of its own, as soon as alpha is set: no frame waits for a refit, and a change shows at the first
-                 frame after its refit has ended. Without it the next frame that starts has the change, and waits for it. Takes 2 slots.
-    precision    "fp32" or "fp16", on a GPU; None: that of the newest plan, or fp32.
-    cuda_graph   replay frames as a CUDA graph where the engine can.
-    device       the GPU's number, as the driver counts.
-    rules        for groups of weights that have an alpha of their own, such as ["norm:*=0.2", "body.*=0.2..0.8"]: see alpha_rules.
-    Raises UsageError, BundleError, CoefficientsError, EngineError, UnavailableError.
+    Args:
+        bundle: The bundle or its path.
+        options: Engine, precision, rules and the like; None: the defaults.
+        alpha: The first alpha; None: the first member alone.
+        **keywords: Fields of SessionOptions by name, instead of `options` or to change some of them.
+
+    Returns:
+        The session, which owns the engine; the caller closes it.
+
+    Raises:
+        UsageError: An option is out of range or unknown.
+        BundleError: The bundle is damaged.
+        CoefficientsError: The alpha or a rule does not suit the family.
+        UnavailableError: The engine cannot run here.
+        EngineError: The engine could not be opened.
     """
-    if async_refit and slots == 1:
-        raise UsageError("ahead needs 2 slots: one for frames, one to refit meanwhile; got slots=1.")
-    slots = 2 if async_refit and slots is None else slots
-    options = EngineOptions(threads=threads, slots=slots, precision=precision, cuda_graph=cuda_graph, device=device)
+    options = replace(options or SessionOptions(), **keywords)
+    rules, extrapolate = list(options.rules), options.extrapolate
     opened = Bundle.ensure_open(bundle)
     members = opened.members
     if opened.manifest.recalibration is not None and (rules or extrapolate):
         raise CoefficientsError(GROUPS_UNSUPPORTED_MESSAGE if rules else EXTRAPOLATION_UNSUPPORTED_MESSAGE)
-    first = (
+    initial = (
         Coefficients.one_hot(members[0], members)
         if alpha is None
         else Coefficients.parse(alpha, members, extrapolate=extrapolate)
@@ -279,24 +276,24 @@ def open_session(
         tensors = [opened.read_weights(member) for member in members]
         guard = VarianceGuard(tensors, list_variance_names(opened.weight_names, opened.read_graph()))
         if not rules:
-            guard.check(first)
-    found = WeightGroups.from_bundle(opened) if rules else None  # before the engine, which may take long to open
-    bound = AlphaRules.parse(list(rules), found, members, extrapolate=extrapolate) if rules and found else None
-    loaded, choice = open_engine(opened, engine, options)
+            guard.check(initial)
+    groups = WeightGroups.from_bundle(opened) if rules else None  # before the engine, which may take long to open
+    bound_rules = AlphaRules.parse(rules, groups, members, extrapolate=extrapolate) if groups else None
+    engine, choice = open_engine(opened, options.engine, options.engine_options)
     try:
         return Session(
-            loaded,
+            engine,
             members,
             opened.signature,
-            first,
+            initial,
             variance_guard=guard,
-            async_refit=async_refit,
+            async_refit=options.async_refit,
             engine_reason=choice.reason,
-            load_groups=lambda: found or _read_weight_groups(opened),
-            rules=bound,
+            load_groups=lambda: groups or _read_weight_groups(opened),
+            rules=bound_rules,
         )
     except BaseException:
-        loaded.close()  # its first refit failed, and nobody else knows of it
+        engine.close()  # its first refit failed, and nobody else knows of it
         raise
 
 

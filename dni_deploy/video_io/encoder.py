@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -49,13 +49,43 @@ def pad_to_even(rgb: Frame) -> Frame:
     return rgb
 
 
-@dataclass(frozen=True)
-class EncoderSettings:
-    """codec by FFmpeg's name; crf and preset None: not given to the encoder."""
+DEFAULT_SEGMENT_FRAMES = 250
+"""Frames of a segment: the distance of key frames that x264 takes by itself, so that segments cost next to nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """How video is encoded.
+
+    Attributes:
+        codec: An encoder by FFmpeg's name.
+        crf: Its quality, lower is better; None: 18 for libx264 and libx265, and not given to other encoders.
+        preset: Its speed; None: "veryfast" for libx264 and libx265, and not given to other encoders.
+        segment_frames: Number of frames of a segment. A stopped run goes on behind its last whole segment.
+
+    Raises:
+        UsageError: There is no such encoder here, or a segment has no frame.
+    """
 
     codec: str = "libx264"
-    crf: int | None = 18
-    preset: str | None = "veryfast"
+    crf: int | None = None
+    preset: str | None = None
+    segment_frames: int = DEFAULT_SEGMENT_FRAMES
+
+    def __post_init__(self) -> None:
+        if self.segment_frames < 1:
+            raise UsageError(f"A segment has at least 1 frame; got {self.segment_frames}.")
+        try:
+            codec = av.Codec(self.codec, "w")
+        except (av.error.FFmpegError, ValueError):
+            raise UsageError(
+                f"There is no encoder {escape_name(self.codec)!r} here; common ones are {', '.join(QUALITY_OPTION_BY_ENCODER)}."
+            ) from None
+        if codec.type != "video":
+            raise UsageError(f"{escape_name(self.codec)} encodes {escape_name(codec.type)}, not video.")
+        if self.codec in ("libx264", "libx265"):
+            object.__setattr__(self, "crf", 18 if self.crf is None else self.crf)
+            object.__setattr__(self, "preset", self.preset or "veryfast")
 
     @property
     def options(self) -> dict[str, str]:
@@ -74,22 +104,8 @@ class EncoderSettings:
         return made
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def make_encoder_settings(codec: str, crf: int | None, preset: str | None) -> EncoderSettings:
-    """Settings with the defaults of x264 and x265 where nothing is given. Raises UsageError on a codec that is unknown."""
-    try:
-        found = av.Codec(codec, "w")
-    except (av.error.FFmpegError, ValueError):
-        raise UsageError(
-            f"There is no encoder {escape_name(codec)!r} here; common ones are {', '.join(QUALITY_OPTION_BY_ENCODER)}."
-        ) from None
-    if found.type != "video":
-        raise UsageError(f"{escape_name(codec)} encodes {escape_name(found.type)}, not video.")
-    if codec in ("libx264", "libx265"):
-        return EncoderSettings(codec, 18 if crf is None else crf, preset or "veryfast")
-    return EncoderSettings(codec, crf, preset)
+        """Describes what each encoded frame depends on."""
+        return {"codec": self.codec, "crf": self.crf, "preset": self.preset}
 
 
 @dataclass(frozen=True)
@@ -118,7 +134,7 @@ class OutputFormat:
         context.color_primaries, context.color_trc = self.color.primaries, self.color.transfer
 
 
-def add_video_stream(output: OutputContainer, settings: EncoderSettings, output_format: OutputFormat) -> VideoStream:
+def add_video_stream(output: OutputContainer, settings: EncoderOptions, output_format: OutputFormat) -> VideoStream:
     """A video stream that packets of such an encoder can be muxed to: an encoder is opened for its header alone."""
     stream = output.add_stream(settings.codec, rate=output_format.frame_rate, options=settings.options)
     assert isinstance(stream, VideoStream)
@@ -130,7 +146,7 @@ def add_video_stream(output: OutputContainer, settings: EncoderSettings, output_
 class Encoder:
     """One segment's encoder. Belongs to one thread."""
 
-    def __init__(self, settings: EncoderSettings, output_format: OutputFormat, *, global_header: bool) -> None:
+    def __init__(self, settings: EncoderOptions, output_format: OutputFormat, *, global_header: bool) -> None:
         """header: the container keeps the encoder's header.
 
         Raises UsageError (options that it does not take), UnavailableError (it does not work here, or not at this size).

@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, LimitError, UnavailableError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
-from dni_deploy.video_io.encoder import Encoder, EncoderSettings, OutputFormat, add_video_stream
+from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat, add_video_stream
 from dni_deploy.video_io.segments import EncodedPacket, Segment
 from dni_deploy.video_io.video_file import VideoFile, open_container
 
@@ -42,7 +42,7 @@ ATTACHMENT_MUXER = "matroska"
 """The only one of them that has a place for attachments, such as fonts."""
 
 
-def check_output_streams(path: Path, video_file: VideoFile, settings: EncoderSettings, output_format: OutputFormat) -> bool:
+def check_output_streams(path: Path, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat) -> bool:
     """See, in memory, that such a container takes all the streams; tells whether it keeps the encoder's header.
 
     Raises UsageError (a stream that it cannot hold, a codec that does not go in), UnavailableError (no such encoder here).
@@ -72,7 +72,7 @@ def mux_segments(
     muxer: str,
     segments: Sequence[Segment],
     video_file: VideoFile,
-    settings: EncoderSettings,
+    settings: EncoderOptions,
     output_format: OutputFormat,
 ) -> None:
     """Write the film to `path`, a temporary name: the segments' packets, and the source's kept streams unchanged.

@@ -12,7 +12,7 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.encoder import Encoder, EncoderSettings, OutputFormat
+from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat
 from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
 from dni_deploy.video_io.reader import DecodedFrame, DroppedFrames, VideoReader
 from dni_deploy.video_io.resume import VideoJob
@@ -67,7 +67,7 @@ class TranscodeSettings:
         hwaccel: Kind of hardware to decode on, or None.
     """
 
-    encoder: EncoderSettings
+    encoder: EncoderOptions
     output_format: OutputFormat
     global_header: bool
     segment_frames: int

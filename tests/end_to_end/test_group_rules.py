@@ -22,6 +22,7 @@ from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CoefficientsError, UsageError
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import open_session
 from dni_deploy.utils.compare_arrays import relative_error
 from tests.support import pico_bundle
@@ -271,10 +272,12 @@ def test_films_and_pipes_have_rules(here: Path) -> None:
     source = Clip(audio=None, frames=6).write(here / "in.mp4")
     moving, pinned = "0:gan=1, 0.2s:gan=0", ["*=psnr=1"]
     for name, alpha, rules in (("moving", moving, pinned), ("still", "psnr=1", None), ("free", moving, None)):
-        video("sr.dni", source, here / f"{name}.mp4", alpha, rules=rules)
+        video("sr.dni", source, here / f"{name}.mp4", alpha, options=SessionOptions(rules=rules))
         with open(here / f"{name}.rgb", "wb") as sink:
             raw = io.BytesIO(np.random.default_rng(4).integers(0, 256, 3 * 20 * 16 * 3, np.uint8).tobytes())
-            filter("sr.dni", raw, sink, format="rgb24", size="20x16", fps="10", alpha=alpha, rules=rules)  # type: ignore[arg-type]
+            filter(
+                "sr.dni", raw, sink, format="rgb24", size="20x16", fps="10", alpha=alpha, options=SessionOptions(rules=rules)
+            )  # type: ignore[arg-type]
     for suffix in (".mp4", ".rgb"):
         moved, still, free = ((here / f"{name}{suffix}").read_bytes() for name in ("moving", "still", "free"))
         assert moved == still

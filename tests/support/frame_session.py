@@ -45,7 +45,7 @@ class Dimmer:
 def opener(engine: Dimmer, members: tuple[str, ...], signature: Signature | None = None) -> Any:
     """A stand-in for open_session that gives the real Session over this engine."""
 
-    def open_session(bundle: object, *, alpha: Any = None, extrapolate: bool = False, **options: object) -> Session:
+    def open_session(bundle: object, options: object = None, *, alpha: Any = None, **keywords: object) -> Session:
         first = Coefficients.one_hot(members[0], members) if alpha is None else Coefficients.parse(alpha, members)
         return Session(engine, members, signature or Signature(radius=0, scale=engine.scale), first)
 

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.api import video as verb
+from dni_deploy.video_io.encoder import EncoderOptions
 from tests.support.frame_session import Dimmer, opener
 from tests.support.video_command import MEMBERS, named_bundle
 
+ENCODER = EncoderOptions(crf=12, preset="ultrafast", segment_frames=5)
 ALPHA = "0:a=1, 0.8s:a=0.4; smooth"
 
 
@@ -32,7 +34,7 @@ def run(source: Path, output: Path, pause: float, **options: Any) -> verb.VideoR
     engine.pause = pause
     verb.open_session = opener(engine, MEMBERS)
     log = output.with_suffix(".jsonl")
-    return verb.video(named_bundle(), source, output, ALPHA, segment=5, crf=12, preset="ultrafast", alpha_log=log, **options)
+    return verb.video(named_bundle(), source, output, ALPHA, encoder=ENCODER, alpha_log=log, **options)
 
 
 if __name__ == "__main__":

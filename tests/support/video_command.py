@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from dni_deploy.api import video as verb
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.signature import Signature
+from dni_deploy.video_io.encoder import EncoderOptions
 from tests.support.frame_session import Dimmer, opener
 
 MEMBERS = ("a", "b")
@@ -40,8 +42,10 @@ def make(monkeypatch: pytest.MonkeyPatch, engine: Dimmer) -> Make:
     monkeypatch.setattr(verb, "open_session", opener(engine, MEMBERS))
 
     def call(source: Path, output: Path, alpha: Any = 1.0, **options: Any) -> verb.VideoReport:
-        chosen = {"segment": 8, "crf": 8, "preset": "ultrafast", **options}
+        chosen = {"segment_frames": 8, "crf": 8, "preset": "ultrafast", **options}
         digest = chosen.pop("digest", "0" * 64)
+        encoding = {field.name: chosen.pop(field.name) for field in fields(EncoderOptions) if field.name in chosen}
+        chosen["encoder"] = EncoderOptions(**encoding)
         return verb.video(named_bundle(engine.scale, digest), source, output, alpha, **chosen)
 
     return call

@@ -14,6 +14,7 @@ import pytest
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.api.filter import FilterReport, filter
 from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.control.open_listeners import ListenerOptions
 from dni_deploy.errors import (
     DniError,
     EngineError,
@@ -238,7 +239,7 @@ def test_live_alpha_between_frames(bundles: Any, dimmer: Any) -> None:
         ({"alpha": "0:same=1, 2s:same=0"}, UsageError, "--fps"),
         ({"alpha": "nobody=1"}, UsageError, "nobody"),
         ({"alpha": 1.5}, UsageError, "outside 0 to 1"),
-        ({"slew": 1.0}, UsageError, "slew"),
+        ({"listeners": ListenerOptions(slew=1.0)}, UsageError, "slew"),
     ],
 )
 def test_calls_that_are_off(options: dict[str, Any], kind: type[DniError], said: str, bundles: Any, dimmer: Any) -> None:

@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
 
 from dni_deploy.api import serve as verb
+from dni_deploy.control.open_listeners import ListenerOptions
 from dni_deploy.errors import BusyError, UsageError
 from dni_deploy.webui import server
 from tests.support.frame_session import Dimmer, opener
@@ -40,9 +41,9 @@ def bundle(monkeypatch: pytest.MonkeyPatch) -> list[Dimmer]:
     """Any path is a bundle of two; returns the engines that were opened."""
     opened: list[Dimmer] = []
 
-    def open_session(bundle: Any, **options: Any) -> Any:
+    def open_session(bundle: Any, options: Any = None, **keywords: Any) -> Any:
         opened.append(Dimmer((1.0, 0.2)))
-        return opener(opened[-1], Bundle.members)(bundle, **options)
+        return opener(opened[-1], Bundle.members)(bundle, options, **keywords)
 
     monkeypatch.setattr(verb, "open_session", open_session)
     monkeypatch.setattr(verb.Bundle, "open", lambda path: Bundle)
@@ -85,7 +86,7 @@ def test_a_timeline_begins_where_it_begins(bundle: list[Dimmer]) -> None:
 @pytest.mark.parametrize(
     "options",
     [{"quality": 0}, {"quality": 96}, {"fps": 0.5}, {"fps": float("nan")}, {"size": "1x1"}, {"alpha": "nobody=1"}, {"alpha": "0:x=1"},
-     {"token": "short"}, {"token": "with a space in it and long"}, {"host": "0.0.0.0"}, {"host": "no.such.host.invalid"}, {"slew": -1.0}],
+     {"token": "short"}, {"token": "with a space in it and long"}, {"host": "0.0.0.0"}, {"host": "no.such.host.invalid"}, {"listeners": ListenerOptions(slew=-1.0)}],
 )  # fmt: skip
 def test_options_that_make_no_sense(bundle: list[Dimmer], options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -114,7 +115,7 @@ from tests.support.frame_session import Dimmer, opener
 from tests.dni_deploy.cli.test_serve import Bundle
 from dni_deploy.api import serve as verb
 verb.Bundle.open = lambda path: Bundle
-verb.open_session = lambda bundle, **options: opener(Dimmer((1.0, 0.2)), Bundle.members)(bundle, **options)
+verb.open_session = lambda *args, **keywords: opener(Dimmer((1.0, 0.2)), Bundle.members)(*args, **keywords)
 from dni_deploy.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """

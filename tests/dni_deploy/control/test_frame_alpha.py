@@ -11,6 +11,7 @@ import pytest
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.control.frame_alpha import open_frame_alpha, resolve_alpha_source
+from dni_deploy.control.open_listeners import ListenerOptions
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import CoefficientsError, UsageError
 
@@ -77,7 +78,13 @@ def test_a_cell_of_ones_own() -> None:
 
 
 def test_what_excludes_each_other() -> None:
-    with pytest.raises(UsageError, match="exclude each other"), open_frame_alpha(MEMBERS, "0f:0, 9f:1", osc=0):
+    with (
+        pytest.raises(UsageError, match="exclude each other"),
+        open_frame_alpha(MEMBERS, "0f:0, 9f:1", listeners=ListenerOptions(osc=0)),
+    ):
         pass
-    with pytest.raises(UsageError, match="slew limit is for live alpha"), open_frame_alpha(MEMBERS, 0.5, slew=1.0):
+    with (
+        pytest.raises(UsageError, match="slew limit is for live alpha"),
+        open_frame_alpha(MEMBERS, 0.5, listeners=ListenerOptions(slew=1.0)),
+    ):
         pass

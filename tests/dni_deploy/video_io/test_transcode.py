@@ -15,7 +15,7 @@ from dni_deploy.errors import EngineError, InputError, LimitError
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.video_io import transcode
-from dni_deploy.video_io.encoder import EncoderSettings, OutputFormat
+from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat
 from dni_deploy.video_io.reader import DroppedFrames, VideoReader
 from dni_deploy.video_io.resume import job_folder_path, open_job
 from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
@@ -40,7 +40,7 @@ def transcode_clip(
     """Makes the segments of a file alone; they stay in the job folder."""
     source = open_video_file(source_path)
     settings = TranscodeSettings(
-        EncoderSettings(crf=20, preset="ultrafast"), OutputFormat.from_video_file(source, 1), True, segment_frames
+        EncoderOptions(crf=20, preset="ultrafast"), OutputFormat.from_video_file(source, 1), True, segment_frames
     )
     with open_job(output, {}) as job:
         return transcode_segments(source, job, process_frame, settings, 1, progress)
