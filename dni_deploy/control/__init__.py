@@ -1,3 +1,1 @@
-"""Live control: one cell that holds the wanted alpha, and what feeds it: OSC, MIDI, lines, HTTP."""
-
-from __future__ import annotations
+"""Alpha set from outside while frames run: by OSC, MIDI, HTTP or lines of text."""

@@ -78,13 +78,12 @@ def state_to_json(state: AlphaState) -> dict[str, Any]:
     """Returns the answer to a GET or a PUT.
 
     Returns:
-        An object with `sequence` (number of changes so far), `alpha` (as of the newest frame), `wanted` (differs from it while a slew limit
-        is on the way there) and `source` (who set it).
+        An object with `sequence` (number of changes so far), `alpha` (as of the newest frame), `wanted` (differs from it while a slew
+        limit is on the way there) and `source` (who set it).
     """
     alpha, wanted = (dict(zip(point.members, point.values, strict=True)) for point in (state.coefficients, state.requested))
-    return {
-        "schema": ALPHA_HTTP_SCHEMA_VERSION, "sequence": state.sequence, "alpha": alpha, "wanted": wanted, "source": state.source
-    }  # fmt: skip
+    fields = {"sequence": state.sequence, "alpha": alpha, "wanted": wanted, "source": state.source}
+    return {"schema": ALPHA_HTTP_SCHEMA_VERSION, **fields}
 
 
 def error_to_json(error: DniError) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A small HTTP server for GET and PUT of /alpha, for scripts on this machine; needs no package.
 
-curl -X PUT -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{"alpha": 0.4}' http://127.0.0.1:9124/alpha
+curl -X PUT -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{"alpha": 0.4}'
+http://127.0.0.1:9124/alpha
 """
 
 from __future__ import annotations
@@ -215,7 +216,8 @@ class _RequestHandler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answers what http.server refuses by itself: an unknown method (405 here), a line that is too long, what is not HTTP."""
+        """Answers what http.server refuses by itself: an unknown method (405 here), a line that is too long, what is not
+        HTTP."""
         self.close_connection = True
         if code == 501:
             self._send_refusal(

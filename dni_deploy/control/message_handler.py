@@ -1,4 +1,7 @@
-"""Steering: what a message means for the cell, whoever brought it. What cannot be used is counted and told once; nothing stops."""
+"""What a message means for the shared alpha, whoever brought it.
+
+A message that cannot be used is counted and reported once; nothing stops.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +9,100 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.alpha.coefficients import Alpha
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.alpha.simplex import with_coefficient
+from dni_deploy.alpha.simplex import fill_missing_member, with_coefficient
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import DniError, UsageError, escape_name
 
 ReportMessage = Callable[[str], None]
+"""Takes a sentence for people about messages that were refused."""
+
 MAX_LINE_LENGTH = 1 << 16
+LOG = logging.getLogger(__name__)
 
 
 class AlphaMessageHandler:
-    """One feeder's hand on the cell.
+    """Applies the messages of one listener to the shared alpha.
 
-    source   as which the cell is told who set it.
-    plane    what a point means; None: points are refused.
-    tell     is given the first refusal, and at the end how many there were; None: a warning of the logger "dni_deploy.control".
-    accepted, refused   counts; last_refusal   the newest sentence, or "".
+    Attributes:
+        accepted_count: Number of messages that have set alpha.
+        refused_count: Number of messages that could not be used.
+        last_refusal: Why the newest of them was refused, or "".
+
+    Thread safety: any thread may call any method.
     """
 
     def __init__(
         self, shared_alpha: SharedAlpha, source: str, plane: ControlPlane | None = None, report: ReportMessage | None = None
     ) -> None:
+        """Creates a handler.
+
+        Args:
+            shared_alpha: What is set.
+            source: Who sets it, as SharedAlpha and messages call it.
+            plane: What a point means; None refuses points.
+            report: Takes the first refusal, and at the end how many there were; None logs them as warnings.
+        """
         self.shared_alpha, self.source, self.plane = shared_alpha, source, plane
         self.accepted_count = self.refused_count = 0
         self.last_refusal = ""
-        self._report = logging.getLogger("dni_deploy.control").warning if report is None else report
+        self._report = LOG.warning if report is None else report
         self._lock = threading.Lock()
 
     def set_alpha(self, alpha: Alpha) -> int:
-        """Any alpha; the one member that is left out takes the rest. Raises CoefficientsError, as the others here do."""
-        members, extrapolate = self.shared_alpha.members, self.shared_alpha.extrapolate
-        coefficients = Coefficients.parse(alpha, members, extrapolate=extrapolate, fill_missing=True)
-        return self.shared_alpha.set_alpha(coefficients, self.source)
+        """Sets any alpha; the one member that is left out takes the rest.
+
+        Returns:
+            The sequence number of the change.
+
+        Raises:
+            CoefficientsError: The alpha cannot be used with this family.
+        """
+        return self.shared_alpha.set_alpha(
+            fill_missing_member(alpha, self.shared_alpha.members, extrapolate=self.shared_alpha.extrapolate), self.source
+        )
 
     def set_coefficient(self, member: str, coefficient: float) -> int:
-        """One member's share; the others keep their proportions."""
+        """Sets one member's share; the others keep their proportions.
+
+        Returns:
+            The sequence number of the change.
+
+        Raises:
+            CoefficientsError: There is no such member, or the share is out of range.
+        """
         extrapolate = self.shared_alpha.extrapolate
         return self.shared_alpha.update(
-            lambda wanted: with_coefficient(wanted, member, coefficient, extrapolate=extrapolate), self.source
+            lambda requested: with_coefficient(requested, member, coefficient, extrapolate=extrapolate), self.source
         )
 
     def set_point(self, x: float, y: float) -> int:
-        """A point of the plane. Raises UsageError: there is no plane, or it is no point."""
+        """Sets the alpha at a point of the plane.
+
+        Returns:
+            The sequence number of the change.
+
+        Raises:
+            UsageError: There is no plane, or the numbers are no point.
+        """
         if self.plane is None:
             raise UsageError("A point was sent, and no plane is set up here.")
         return self.shared_alpha.set_alpha(self.plane.at(x, y), self.source)
 
     def set_from_line(self, text: str) -> int:
-        """ "alpha 0.4", "psnr=0.3,gan=0.7", "0.4", "gan 0.7" (the others keep their proportions) or "plane 0.3 0.7"."""
+        """Sets what a line of text says.
+
+        Args:
+            text: "alpha 0.4", "psnr=0.3,gan=0.7", "0.4", "gan 0.7" (the others keep their proportions) or "plane 0.3 0.7".
+
+        Returns:
+            The sequence number of the change.
+
+        Raises:
+            UsageError: The line is too long, or has a point that cannot be used.
+            CoefficientsError: The alpha cannot be used with this family.
+        """
         if len(text) > MAX_LINE_LENGTH:
             raise UsageError(f"The line has {len(text):,} characters; an alpha has at most {MAX_LINE_LENGTH:,}.")
         words = text.split()
@@ -62,47 +110,60 @@ class AlphaMessageHandler:
             return self.set_point(*_parse_numbers(words[1:], 2, "plane"))
         if len(words) == 2 and words[0] in self.shared_alpha.members:
             return self.set_coefficient(words[0], *_parse_numbers(words[1:], 1, words[0]))
-        rest = text.strip()
-        return self.set_alpha(rest[5:] if words and words[0].lower() == "alpha" else rest)
+        stripped = text.strip()
+        return self.set_alpha(stripped[5:] if words and words[0].lower() == "alpha" else stripped)
 
     def handle_safely(self, action: Callable[[], object]) -> bool:
-        """Do it; what goes wrong is counted, never raised."""
+        """Runs what a message asks for, and counts it as accepted or refused.
+
+        Args:
+            action: Sets alpha.
+
+        Returns:
+            Whether it ran without an error; none is raised.
+        """
         try:
             action()
         except DniError as error:
             self.count_refusal(str(error))
             return False
-        except Exception as error:  # a subscriber's own, or a parser that met what it was not made for
+        except Exception as error:  # of a subscriber, or of a parser that met what it was not written for
             self.count_refusal(f"{type(error).__name__}: {escape_name(error)}")
             return False
         with self._lock:
             self.accepted_count += 1
+        LOG.debug("%s set alpha to %s", self.source, self.shared_alpha.state.requested)
         return True
 
     def count_refusal(self, sentence: str) -> None:
-        """Count a message that cannot be used; the first one is told."""
+        """Counts a message that cannot be used, and reports the first one.
+
+        Args:
+            sentence: Why it cannot be used.
+        """
+        LOG.debug("%s sent what cannot be used: %s", self.source, sentence)
         with self._lock:
             self.refused_count += 1
             self.last_refusal = sentence
-            first = self.refused_count == 1
-        if first:
+            is_first = self.refused_count == 1
+        if is_first:
             self._report(
                 f"A message by {self.source} was refused, and alpha stayed as it was: {sentence} Others are only counted."
             )
 
     def report_refusals(self) -> None:
-        """Tell how many were refused, where it was more than the one that was told."""
+        """Reports how many messages were refused, where it was more than the one that was reported."""
         if self.refused_count > 1:
             self._report(f"{self.refused_count:,} messages by {self.source} were refused, the last one: {self.last_refusal}")
 
 
-def _parse_numbers(words: Sequence[str], count: int, what: str) -> list[float]:
+def _parse_numbers(words: Sequence[str], count: int, name: str) -> list[float]:
     try:
-        found = [float(word) for word in words]
+        numbers = [float(word) for word in words]
     except ValueError:
-        found = []
-    if len(found) != count:
+        numbers = []
+    if len(numbers) != count:
         raise UsageError(
-            f"'{escape_name(what, 60)}' takes {count} number{'s' * (count > 1)}; got {escape_name(' '.join(words), 60)!r}."
+            f"'{escape_name(name, 60)}' takes {count} number{'s' * (count > 1)}; got {escape_name(' '.join(words), 60)!r}."
         )
-    return found
+    return numbers

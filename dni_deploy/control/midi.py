@@ -1,7 +1,7 @@
-"""MIDI: alpha from knobs and faders, by control change.
+"""Alpha from MIDI knobs and faders, by control change messages.
 
-One knob is the first of two members; several knobs are several members' shares; two are the x and y of a plane. Controllers 0 to 31
-may come as pairs with 32 to 63 (14 bits), which is noticed.
+One knob is the first of two members; several knobs are several members' shares; two are the x and y of a plane. Controllers 0
+to 31 may come as pairs with 32 to 63 (14 bits), which is detected.
 """
 
 from __future__ import annotations
@@ -19,24 +19,30 @@ from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UnavailableError, UsageError, escape_name
 
 LSB_CONTROLLER_OFFSET = 32
-"""Controller n has its fine part in n + 32."""
+"""Controller n has its least significant byte in n + 32. Source: MIDI 1.0, control change messages 32 to 63."""
 
 
 class ControlChangeHandler:
-    """Control changes as settings; needs no port.
-
-    controls: a controller is "" for alpha (two members), a member's name, or "x" or "y" of the plane.
-    channel: 0 to 15, or None for all.
-    """
+    """Sets alpha by control changes; needs no MIDI port."""
 
     def __init__(self, handler: AlphaMessageHandler, controls: Mapping[int, str], channel: int | None = None) -> None:
-        """Raises UsageError: no such controller, or it is for nobody."""
+        """Creates a handler.
+
+        Args:
+            handler: Applies each value to the shared alpha.
+            controls: Target by controller, 0 to 127: "" for alpha (two members), a member's name, or "x" or "y" of the plane.
+            channel: MIDI channel, 0 to 15; None for all.
+
+        Raises:
+            UsageError: There is no such controller or target.
+        """
+        names = ", ".join(map(escape_name, handler.shared_alpha.members))
         axes = ("x", "y") if handler.plane is not None else ()
         for control, target in controls.items():
             if not 0 <= control < 128 or (target and target not in handler.shared_alpha.members and target not in axes):
                 raise UsageError(
                     f"MIDI controller {control} for {escape_name(target)!r}: controllers are 0 to 127, each for a member"
-                    f"{' or for x or y' if axes else ''}; the members are {', '.join(map(escape_name, handler.shared_alpha.members))}."
+                    f"{' or for x or y' if axes else ''}; the members are {names}."
                 )
         self.handler, self.controls, self.channel = handler, dict(controls), channel
         self._coarse: dict[int, int] = {}
@@ -45,13 +51,21 @@ class ControlChangeHandler:
         self._parser = mido.Parser()
 
     def parse_bytes(self, data: Iterable[int]) -> None:
-        """Bytes as they come from a wire, cut anywhere."""
+        """Handles bytes as they come from a wire, cut anywhere.
+
+        Args:
+            data: Bytes of MIDI messages, 0 to 255.
+        """
         self._parser.feed(data)
         for message in self._parser:
             self.handle_message(message)
 
     def handle_message(self, message: Any) -> None:
-        """One message of mido; what is no control change of ours is passed over."""
+        """Handles one message; ignores one that is not a control change of a known controller.
+
+        Args:
+            message: A message of mido.
+        """
         if message.type != "control_change" or self.channel not in (None, message.channel):
             return
         control, value = message.control, message.value
@@ -67,7 +81,12 @@ class ControlChangeHandler:
         self.handler.handle_safely(lambda: self._apply_value(self.controls[control], self._read_value(control)))
 
     def _set_coarse(self, control: int, value: int) -> None:
-        """Of a pair, the fine part follows in a moment: till then the value is the nearest to the one before, so none jumps past."""
+        """Takes the most significant byte of a value.
+
+        That of a pair is followed by the other in a moment: until then the value is the one nearest to the one before, so that
+            no
+        value overshoots.
+        """
         before = self._coarse.get(control, value)
         self._coarse[control] = value
         if control in self._fine and value != before:
@@ -89,7 +108,11 @@ class ControlChangeHandler:
 
 
 class MidiAlphaListener(AlphaListener):
-    """Listens to a MIDI input: port_name, or a part of it; None: the first there is. control: a controller, or as in Knobs."""
+    """Listens to a MIDI input.
+
+    Attributes:
+        port_name: The whole name of the input, after `start`.
+    """
 
     source = "MIDI"
 
@@ -103,6 +126,19 @@ class MidiAlphaListener(AlphaListener):
         plane: ControlPlane | None = None,
         report: ReportMessage | None = None,
     ) -> None:
+        """Creates a listener that is not started.
+
+        Args:
+            shared_alpha: What is set.
+            port_name: The name of a MIDI input or a part of it; None for the first input.
+            control: The controller of alpha, or targets by controller as in ControlChangeHandler.
+            channel: MIDI channel, 0 to 15; None for all.
+            plane: What a point means; None refuses points.
+            report: As in AlphaMessageHandler.
+
+        Raises:
+            UsageError: There is no such controller or target.
+        """
         super().__init__(shared_alpha, plane=plane, report=report)
         self.port_name = port_name
         self.control_changes = ControlChangeHandler(
@@ -111,24 +147,21 @@ class MidiAlphaListener(AlphaListener):
 
     def _open_input(self) -> None:
         names = list_inputs()
-        wanted = [name for name in names if self.port_name is None or self.port_name in name]
-        if not wanted:
-            what = (
-                "There is no MIDI input"
-                if self.port_name is None
-                else f"No MIDI input is called {escape_name(self.port_name)!r}"
-            )
-            raise UsageError(f"{what}; there are: {', '.join(map(escape_name, names)) or 'none'}.")
+        matches = [name for name in names if self.port_name is None or self.port_name in name]
+        if not matches:
+            called = None if self.port_name is None else escape_name(self.port_name)
+            missing = "There is no MIDI input" if called is None else f"No MIDI input is called {called!r}"
+            raise UsageError(f"{missing}; there are: {', '.join(map(escape_name, names)) or 'none'}.")
         try:
-            self._port = mido.open_input(wanted[0], callback=self.control_changes.handle_message)
-        except Exception as error:  # rtmidi has its own kinds
+            self._port = mido.open_input(matches[0], callback=self.control_changes.handle_message)
+        except Exception as error:  # rtmidi has exceptions of its own
             raise UnavailableError(
-                f"The MIDI input {escape_name(wanted[0])} cannot be opened ({escape_name(error)})."
+                f"The MIDI input {escape_name(matches[0])} cannot be opened ({escape_name(error)})."
             ) from None
-        self.port_name = wanted[0]
+        self.port_name = matches[0]
 
     def _run(self) -> None:
-        self._stopping.wait()  # the port has a thread of its own, and calls
+        self._stopping.wait()  # the port calls in a thread of its own
 
     def _close_input(self) -> None:
         with suppress(Exception):  # it may have been unplugged
@@ -136,7 +169,11 @@ class MidiAlphaListener(AlphaListener):
 
 
 def list_inputs() -> list[str]:
-    """The MIDI inputs of this machine. Raises UnavailableError: no sequencer, or python-rtmidi is not installed."""
+    """Lists the names of the MIDI inputs of this machine.
+
+    Raises:
+        UnavailableError: There is no MIDI sequencer, or python-rtmidi is not installed.
+    """
     try:
         return list(mido.get_input_names())
     except ModuleNotFoundError:

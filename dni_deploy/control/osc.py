@@ -1,4 +1,4 @@
-"""OSC: alpha from TouchDesigner, Max, a phone, or whatever else sends Open Sound Control over UDP.
+"""Alpha by Open Sound Control (OSC) over UDP, from TouchDesigner, Max, a phone, or whatever else sends it.
 
 /dni/alpha 0.4          two members: the first one's share
 /dni/alpha/gan 0.7      that member's share; the others keep their proportions
@@ -28,12 +28,15 @@ from dni_deploy.errors import UsageError, escape_name
 ADDRESS_PREFIX = "/dni/"
 OSC_BUNDLE_TAG = b"#bundle\0"
 IMMEDIATE_TIME_TAG = 1
-"""The time tag that means: immediately."""
+"""The time tag that means: immediately. Source: OSC 1.0 specification."""
 MAX_BUNDLE_DEPTH = 8
 MAX_DATAGRAMS_PER_BATCH = 1024
-"""Datagrams taken from the system at once; of those to one address only the last is looked at."""
+"""Number of datagrams that are received at once; of those to one address only the last is used."""
 BATCH_PAUSE_S = 0.002
-"""Seconds of rest after a batch with more than a handful: a flood costs the frames little, and an alpha waits no longer than that."""
+"""Seconds of pause after a batch of more than MAX_UNPAUSED_DATAGRAMS: a flood costs the frames little, and no alpha waits
+longer."""
+
+MAX_UNPAUSED_DATAGRAMS = 8
 MAX_SENDERS = 64
 MAX_BUNDLE_AGE_S = 10.0
 """Seconds: a bundle that is older than the sender's newest by less came late; by more, the sender's clock was set."""
@@ -42,7 +45,13 @@ _READER_BY_TYPE_TAG = {"f": osc_types.get_float, "i": osc_types.get_int, "d": os
 
 
 class OscMessage(NamedTuple):
-    """seconds: the time tag of its bundle; None: at once."""
+    """A message.
+
+    Attributes:
+        address: Its OSC address, such as /dni/alpha.
+        numbers: Its arguments.
+        seconds: Time tag of its bundle, in seconds of the sender's clock; None: immediately.
+    """
 
     address: str
     numbers: tuple[float, ...]
@@ -50,7 +59,19 @@ class OscMessage(NamedTuple):
 
 
 def parse_messages(datagram: bytes, seconds: float | None = None, depth: int = 0) -> Iterator[OscMessage]:
-    """The messages of a datagram, those of bundles in their order. Raises UsageError on anything else."""
+    """Parses the messages of a datagram.
+
+    Args:
+        datagram: An OSC message or bundle.
+        seconds: Time tag of the bundle that it stands in.
+        depth: How many bundles it stands in.
+
+    Yields:
+        The messages, those of a bundle in their order.
+
+    Raises:
+        UsageError: It is neither, or nested too deeply, or has arguments that are not numbers.
+    """
     if not datagram.startswith(OSC_BUNDLE_TAG):
         yield _parse_message(datagram, seconds)
         return
@@ -58,26 +79,26 @@ def parse_messages(datagram: bytes, seconds: float | None = None, depth: int = 0
         raise UsageError("A datagram is not an OSC bundle.")
     (tag,) = struct.unpack_from(">Q", datagram, 8)
     seconds = None if tag == IMMEDIATE_TIME_TAG else tag / 2**32
-    place = 16
-    while place < len(datagram):
-        (size,) = struct.unpack(">i", datagram[place : place + 4].ljust(4, b"\xff"))
-        if not 0 < size <= len(datagram) - place - 4:
+    offset = 16
+    while offset < len(datagram):
+        (size,) = struct.unpack(">i", datagram[offset : offset + 4].ljust(4, b"\xff"))
+        if not 0 < size <= len(datagram) - offset - 4:
             raise UsageError("A datagram is a damaged OSC bundle.")
-        yield from parse_messages(datagram[place + 4 : place + 4 + size], seconds, depth + 1)
-        place += 4 + size
+        yield from parse_messages(datagram[offset + 4 : offset + 4 + size], seconds, depth + 1)
+        offset += 4 + size
 
 
 def _parse_message(datagram: bytes, seconds: float | None) -> OscMessage:
     try:
-        address, place = osc_types.get_string(datagram, 0)
-        tags, place = osc_types.get_string(datagram, place) if datagram[place:] else (",", place)
+        address, offset = osc_types.get_string(datagram, 0)
+        tags, offset = osc_types.get_string(datagram, offset) if datagram[offset:] else (",", offset)
         if not address.startswith("/") or not tags.startswith(","):
             raise UsageError("A datagram is not OSC.")
         numbers = []
         for tag in tags[1:]:
             if tag not in _READER_BY_TYPE_TAG:
                 raise UsageError(f"{escape_name(address, 80)} takes numbers; got the type {escape_name(tag)!r}.")
-            number, place = _READER_BY_TYPE_TAG[tag](datagram, place)
+            number, offset = _READER_BY_TYPE_TAG[tag](datagram, offset)
             numbers.append(float(number))
     except (osc_types.ParseError, UnicodeDecodeError, struct.error, IndexError) as error:
         raise UsageError(f"A datagram is not OSC ({escape_name(error, 80)}).") from None
@@ -85,10 +106,14 @@ def _parse_message(datagram: bytes, seconds: float | None) -> OscMessage:
 
 
 class OscAlphaListener(AlphaListener):
-    """Listens on UDP. `port` is the real one after start, where 0 was given.
+    """Listens on a UDP port.
 
     The newest counts: messages are used as they come, whatever their time tag says, but a bundle that the network delivered
     after a newer one of the same sender is refused as late.
+
+    Attributes:
+        port: The real port after `start`, where 0 was given.
+        superseded_count: Number of messages of a flood that were not used, since a newer one to the same address was there.
     """
 
     source = "OSC"
@@ -102,10 +127,18 @@ class OscAlphaListener(AlphaListener):
         plane: ControlPlane | None = None,
         report: ReportMessage | None = None,
     ) -> None:
+        """Creates a listener, which opens its port in `start`.
+
+        Args:
+            shared_alpha: What is set.
+            port: UDP port; 0 for any that is free.
+            host: Address to listen at.
+            plane: What a point means; None refuses points.
+            report: As in AlphaMessageHandler.
+        """
         super().__init__(shared_alpha, plane=plane, report=report)
         self.host, self.port = host, port
         self.superseded_count = 0
-        """How many messages of a flood were not looked at, since a newer one to the same address was there."""
         self._newest_time_tags: OrderedDict[object, float] = OrderedDict()
 
     def _open_input(self) -> None:
@@ -121,16 +154,16 @@ class OscAlphaListener(AlphaListener):
             while not self._stopping.is_set():
                 selector.select()
                 batch: OrderedDict[tuple[object, bytes], bytes] = OrderedDict()
-                taken = 0
+                count = 0
                 for datagram, sender in self._receive_datagrams():
-                    taken += 1
-                    # Bundles may hold anything, so none of them is overtaken.
-                    key = (sender, b"%d" % taken if datagram.startswith(OSC_BUNDLE_TAG) else datagram.split(b"\0", 1)[0])
+                    count += 1
+                    # A bundle may hold anything, so none is superseded.
+                    key = (sender, b"%d" % count if datagram.startswith(OSC_BUNDLE_TAG) else datagram.split(b"\0", 1)[0])
                     self.superseded_count += batch.pop(key, None) is not None
                     batch[key] = datagram
                 for (sender, _), datagram in batch.items():
                     self._handle_datagram(datagram, sender)
-                if taken > 8:
+                if count > MAX_UNPAUSED_DATAGRAMS:
                     self._stopping.wait(BATCH_PAUSE_S)
 
     def _receive_datagrams(self) -> Iterator[tuple[bytes, object]]:
@@ -139,16 +172,16 @@ class OscAlphaListener(AlphaListener):
                 yield self._socket.recvfrom(1 << 16)
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:  # such as the answer of a port that nobody listens on
+            except OSError:  # such as the reply of a port at which nobody listens
                 continue
 
     def _handle_datagram(self, datagram: bytes, sender: object) -> None:
         try:
-            found = list(parse_messages(datagram))
+            messages = list(parse_messages(datagram))
         except UsageError as error:
             self.handler.count_refusal(str(error))
             return
-        for message in found:
+        for message in messages:
             if self._is_late(message.seconds, sender):
                 self.handler.count_refusal(
                     f"{escape_name(message.address, 80)} came late, after a newer one of the same sender."
@@ -160,11 +193,11 @@ class OscAlphaListener(AlphaListener):
         if seconds is None:
             return False
         newest = self._newest_time_tags.pop(sender, -math.inf)
-        late = newest - MAX_BUNDLE_AGE_S < seconds < newest
-        self._newest_time_tags[sender] = newest if late else seconds
+        is_late = newest - MAX_BUNDLE_AGE_S < seconds < newest
+        self._newest_time_tags[sender] = newest if is_late else seconds
         if len(self._newest_time_tags) > MAX_SENDERS:
             self._newest_time_tags.popitem(last=False)
-        return late
+        return is_late
 
     def _handle_message(self, message: OscMessage) -> None:
         address, numbers = message.address, message.numbers
@@ -192,5 +225,5 @@ class OscAlphaListener(AlphaListener):
         self._wake_writer.send(b"x")
 
     def _close_input(self) -> None:
-        for one in (self._socket, self._wake_writer, self._wake_reader):
-            one.close()
+        for opened in (self._socket, self._wake_writer, self._wake_reader):
+            opened.close()

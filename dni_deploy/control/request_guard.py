@@ -26,7 +26,7 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
-"""Headers of every response: it is never cached, its type is never guessed, it is never framed, and other sites cannot read it."""
+"""Headers of every response: never cached, of no guessed type, never framed, and not to be read by other sites."""
 
 _HEADERS_BY_STATUS = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "2"}}
 _ERROR_BY_STATUS: dict[int, type[DniError]] = {413: LimitError, 500: DniError, 503: BusyError}
@@ -69,11 +69,12 @@ class RequestHead:
     Attributes:
         method: HTTP method, in upper case; GET for a WebSocket.
         path: Path, without the query.
-        headers: Pairs of a name in lower case and a value, in the order in which they came. Bytes are decoded as Latin-1, so that one
-            that is not ASCII equals nothing that is expected.
+        headers: Pairs of a name in lower case and a value, in the order in which they came. Bytes are decoded as Latin-1, so
+            that one that is not ASCII equals nothing that is expected.
         query: What follows the question mark.
         is_websocket: Whether a WebSocket is to be opened.
-        local_host: Address of this machine at which the connection came in, where that counts as a name of the server; else None.
+        local_host: Address of this machine at which the connection came in, where that counts as a name of the server;
+            else None.
     """
 
     method: str
@@ -108,9 +109,9 @@ class Admission(NamedTuple):
 class RequestGuard:
     """Checks the head of every request before any other code sees it.
 
-    Four questions, in this order: Is the Host a name of this server? (A rebound DNS name is not.) Is the Origin exactly this server? (A
-    page of another site, or "null", is not.) Does the browser say that another site sent the request? Is the token right? A cookie alone
-    never changes anything: it counts for a change only together with the Origin that browsers then send.
+    Four questions, in this order: Is the Host a name of this server? (A rebound DNS name is not.) Is the Origin exactly this
+    server? (A page of another site, or "null", is not.) Does the browser say that another site sent the request? Is the token
+    right? A cookie alone never changes anything: it counts for a change only together with the Origin that browsers then send.
 
     Thread safety: immutable, except that `port` may be set before the first request; any thread may call `admit`.
     """
@@ -124,8 +125,8 @@ class RequestGuard:
             token: The secret that a request has to carry; None where none is required.
             port: TCP port of the server, which is part of the Host header.
             extra_hosts: Names of the server besides those of loopback; an IPv6 address in brackets.
-            cookie_name: Name of the cookie that may carry the token; the token may then be in the URL, too. None: only the header
-                `Authorization: Bearer` counts, for a server that has no page.
+            cookie_name: Name of the cookie that may carry the token; the token may then be in the URL, too. None: only the
+                header `Authorization: Bearer` counts, for a server that has no page.
         """
         self.port, self.cookie_name = port, cookie_name
         self._token = token
@@ -198,7 +199,8 @@ def check_body_head(
         The size of the body in bytes; None where it is not stated.
 
     Raises:
-        RequestRefusedError: 411 without one Content-Length, 415 for another type or a compressed body, 413 for one that is too large.
+        RequestRefusedError: 411 without one Content-Length, 415 for another type or a compressed body, 413 for one that is too
+            large.
     """
     lengths = head.get_all("content-length")
     stated = len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit()

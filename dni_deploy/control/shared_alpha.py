@@ -1,8 +1,8 @@
-"""SharedAlpha: the one place that holds the wanted alpha. Any thread sets it, the newest wins, the frame loop reads it.
+"""The one place that holds the wanted alpha: any thread sets it, the newest wins, the frame loop reads it.
 
-cell = SharedAlpha(session.members, session.alpha, slew=2.0)
-cell.set({"psnr": 0.2, "gan": 0.8}, "osc")   # any thread
-session.alpha = cell.at(seconds, frame)      # the frame loop
+shared_alpha = SharedAlpha(session.members, session.alpha, slew=2.0)
+shared_alpha.set_alpha({"psnr": 0.2, "gan": 0.8}, "osc")   # any thread
+session.alpha = shared_alpha.at(seconds, frame)            # the frame loop
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from dni_deploy.errors import UsageError
 
 
 class AlphaState(NamedTuple):
-    """What the cell holds: the number of the newest set (0: none yet), the coefficients now, those on the way to, who set them."""
+    """The alpha at one moment.
+
+    Attributes:
+        sequence: Number of changes so far; 0 before the first.
+        coefficients: Coefficients that a frame gets now.
+        requested: Coefficients that were set last; `coefficients` moves towards them while a slew limit is on the way.
+        source: Who set them, or "".
+    """
 
     sequence: int
     coefficients: Coefficients
@@ -28,7 +35,16 @@ class AlphaState(NamedTuple):
 
 
 class SharedAlpha:
-    """Thread-safe. Nothing here waits for a frame, and no frame waits for more than an assignment."""
+    """Holds the alpha of a running session, set from outside.
+
+    Attributes:
+        members: Names of the family's members, in family order.
+        extrapolate: Whether coefficients may lie outside 0..1.
+        slew: How far the coefficient that has farthest to go may move, in 1/s; None: at once.
+
+    Thread safety: any thread may call any method. Nothing here waits for a frame, and no frame waits for more than an
+        assignment.
+    """
 
     def __init__(
         self,
@@ -39,9 +55,18 @@ class SharedAlpha:
         extrapolate: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """slew: how far the share that has farthest to go may move in a second; None: at once.
+        """Creates a shared alpha.
 
-        Raises CoefficientsError (first is not for these members), UsageError (slew is not above 0).
+        Args:
+            members: Names of the family's members, in family order.
+            initial: Coefficients to begin with.
+            slew: Slew rate in 1/s; None changes alpha at once.
+            extrapolate: Whether coefficients may lie outside 0..1.
+            clock: Returns seconds, for `read`.
+
+        Raises:
+            CoefficientsError: `initial` is not for these members.
+            UsageError: `slew` is not above 0.
         """
         if slew is not None and not (math.isfinite(slew) and slew > 0):
             raise UsageError(f"The slew limit is a share per second above 0; got {slew:g}.")
@@ -52,46 +77,81 @@ class SharedAlpha:
         self._changed = threading.Condition()
         initial = Coefficients.parse(initial, self.members, extrapolate=extrapolate)
         self._state = AlphaState(0, initial, initial, "")
-        self._ramp_start = -math.inf  # when the way to `wanted` began, by the clock
-        self._last_read_time: float | None = None  # the time of the last read
+        self._ramp_start = -math.inf  # when the way to `requested` began, by the clock
+        self._last_read_time: float | None = None
         self._subscribers: list[Callable[[AlphaState], None]] = []
 
     @property
     def state(self) -> AlphaState:
-        """What the cell holds, as it was at the last read or set; moves nothing."""
+        """The state as of the last read or change; advances nothing."""
         return self._state
 
     def set_alpha(self, alpha: Alpha, source: str = "", now: float | None = None) -> int:
-        """Want this alpha from now on; returns its sequence number. `now`: by the clock of `read`.
+        """Requests an alpha from now on.
 
-        Raises CoefficientsError at once, and nothing changes then. Subscribers are called in this thread before it returns.
+        Args:
+            alpha: The alpha.
+            source: Who sets it.
+            now: Time of the change by the clock of `read`, in seconds; None asks the clock.
+
+        Returns:
+            The sequence number of the change. Subscribers were called in this thread.
+
+        Raises:
+            CoefficientsError: The alpha cannot be used with this family; nothing has changed.
         """
-        wanted = Coefficients.parse(alpha, self.members, extrapolate=self.extrapolate)
-        return self.update(lambda _: wanted, source, now)
+        requested = Coefficients.parse(alpha, self.members, extrapolate=self.extrapolate)
+        return self.update(lambda _: requested, source, now)
 
     def update(self, change: Callable[[Coefficients], Coefficients], source: str = "", now: float | None = None) -> int:
-        """Want what `change` makes of the alpha wanted so far, with no other set between; else as `set_alpha`."""
+        """Requests what a function makes of the alpha that was requested before, with no other change between.
+
+        Args:
+            change: Returns the new coefficients for the old ones; must not use this object.
+            source: As in `set_alpha`.
+            now: As in `set_alpha`.
+
+        Returns:
+            The sequence number of the change.
+
+        Raises:
+            CoefficientsError: The new alpha cannot be used with this family; nothing has changed.
+        """
         with self._changed:
             old = self._state
-            wanted = Coefficients.parse(change(old.requested), self.members, extrapolate=self.extrapolate)
+            requested = Coefficients.parse(change(old.requested), self.members, extrapolate=self.extrapolate)
             if old.coefficients == old.requested:
                 self._ramp_start = self._clock() if now is None else now
-            coefficients = wanted if self.slew is None else old.coefficients
-            setting = self._state = AlphaState(old.sequence + 1, coefficients, wanted, source)
+            coefficients = requested if self.slew is None else old.coefficients
+            state = self._state = AlphaState(old.sequence + 1, coefficients, requested, source)
             subscribers = tuple(self._subscribers)
             self._changed.notify_all()
         for subscriber in subscribers:
-            subscriber(setting)
-        return setting.sequence
+            subscriber(state)
+        return state.sequence
 
     def read(self, now: float | None = None) -> AlphaState:
-        """The setting at this moment, in seconds by the cell's clock; with a slew limit, one step nearer to what is wanted."""
+        """Advances the coefficients by the clock, as far as the slew limit allows.
+
+        Args:
+            now: Time in seconds by the clock; None asks it.
+
+        Returns:
+            The state at this moment.
+        """
         return self._advance(self._clock() if now is None else now, self._ramp_start)
 
     def at(self, seconds: float, frame: int) -> Coefficients:
-        """The cell as an AlphaSource: the slew limit counts seconds of the pictures, from frame to frame.
+        """Advances the coefficients by the time of the frames, as an AlphaSource does.
 
-        A loop uses either this or `read`: they count by different clocks.
+        A loop uses either this method or `read`: they count by different clocks.
+
+        Args:
+            seconds: Time of the frame.
+            frame: Its number; not used.
+
+        Returns:
+            The coefficients of the frame.
         """
         return self._advance(seconds, -math.inf).coefficients
 
@@ -99,20 +159,27 @@ class SharedAlpha:
         if self.slew is None:
             return self._state
         with self._changed:
-            setting = self._state
+            state = self._state
             last, self._last_read_time = self._last_read_time, now
-            if setting.coefficients == setting.requested or last is None:
-                return setting
+            if state.coefficients == state.requested or last is None:
+                return state
             step = self.slew * max(0.0, now - max(last, ramp_start))
-            way = max(abs(to - at) for at, to in zip(setting.coefficients.values, setting.requested.values, strict=True))
-            reached = interpolate(setting.coefficients, setting.requested, 1.0 if step >= way else step / way)
-            self._state = setting._replace(coefficients=reached)
+            pairs = zip(state.coefficients.values, state.requested.values, strict=True)
+            distance = max(abs(end - start) for start, end in pairs)
+            reached = interpolate(state.coefficients, state.requested, 1.0 if step >= distance else step / distance)
+            self._state = state._replace(coefficients=reached)
             return self._state
 
     def subscribe(self, subscriber: Callable[[AlphaState], None]) -> Callable[[], None]:
-        """Call it after every set, in the setter's thread; returns what ends that.
+        """Calls a function after every change, in the thread that made it.
 
-        Two sets at once may be told in the wrong order: the higher sequence is the newer one.
+        Of two changes at once the order of the calls may be reversed: the higher sequence number is the newer one.
+
+        Args:
+            subscriber: Takes the new state.
+
+        Returns:
+            A function that ends the subscription.
         """
         with self._changed:
             self._subscribers.append(subscriber)
@@ -125,7 +192,15 @@ class SharedAlpha:
         return unsubscribe
 
     def wait_for_change(self, sequence: int, timeout: float | None = None) -> AlphaState | None:
-        """Wait for a set newer than `sequence`; None if there was none in `timeout` seconds."""
+        """Waits for a change that is newer than `sequence`.
+
+        Args:
+            sequence: Number of a change that is known.
+            timeout: Seconds to wait; None without end.
+
+        Returns:
+            The state, or None if nothing changed in time.
+        """
         with self._changed:
             if self._changed.wait_for(lambda: self._state.sequence > sequence, timeout):
                 return self._state

@@ -1,4 +1,4 @@
-"""Lines: alpha from a script or a keyboard, one setting a line: "alpha 0.4", "psnr=0.3,gan=0.7", "plane 0.3 0.7"."""
+"""Alpha from lines of text, of a script or a keyboard: "alpha 0.4", "psnr=0.3,gan=0.7", "plane 0.3 0.7"."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import selectors
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import IO, Any
 
 from dni_deploy.alpha.plane import ControlPlane
@@ -16,9 +17,9 @@ from dni_deploy.control.shared_alpha import SharedAlpha
 
 
 class StdinAlphaListener(AlphaListener):
-    """Reads a stream to its end, text or bytes; the stream stays the caller's. Empty lines and those that begin with # are passed over.
+    """Reads lines from a stream until it ends. Empty lines and those that begin with # are skipped.
 
-    A stream that has a file descriptor is read past its own buffer: nobody else reads from it meanwhile.
+    A stream that has a file descriptor is read past its own buffer, so nobody else may read from it meanwhile.
     """
 
     source = "lines"
@@ -31,6 +32,14 @@ class StdinAlphaListener(AlphaListener):
         plane: ControlPlane | None = None,
         report: ReportMessage | None = None,
     ) -> None:
+        """Creates a listener that is not started.
+
+        Args:
+            shared_alpha: What is set.
+            stream: Text or bytes; it stays open, and the caller owns it.
+            plane: What a point means; None refuses points.
+            report: As in AlphaMessageHandler.
+        """
         super().__init__(shared_alpha, plane=plane, report=report)
         self._stream = stream
         self._wake_writer = self._wake_reader = -1
@@ -43,14 +52,14 @@ class StdinAlphaListener(AlphaListener):
             for line in self._read_lines():
                 text = line.decode("utf-8", "replace").strip()
                 if text and not text.startswith("#"):
-                    self.handler.handle_safely(lambda text=text: self.handler.set_from_line(text))  # type: ignore[misc]
+                    self.handler.handle_safely(partial(self.handler.set_from_line, text))
                 if self._stopping.is_set():
                     break
         except (OSError, ValueError) as error:  # it was closed, or is not for reading
-            self.handler.count_refusal(f"the stream ended ({error}).")
+            self.handler.count_refusal(f"The stream ended ({error}).")
 
     def _read_lines(self) -> Iterator[bytes]:
-        """Whole lines, and what stands behind the last one; a line too long comes as its beginning, longer than MAX_LINE_LENGTH."""
+        """Yields whole lines, and what follows the last; of one that is too long, a beginning longer than MAX_LINE_LENGTH."""
         rest, skipping = b"", False
         for chunk in self._read_chunks():
             *lines, rest = (rest + chunk).split(b"\n")
