@@ -78,7 +78,7 @@ def state_to_json(state: AlphaState) -> dict[str, Any]:
     """Returns the answer to a GET or a PUT.
 
     Returns:
-        An object with `sequence` (number of changes so far), `alpha` (as of the newest frame), `wanted` (differs from it while a slew
+        An object with `sequence` (number of changes so far), `alpha` (as of the newest frame), `wanted` (differs while a slew
         limit is on the way there) and `source` (who set it).
     """
     alpha, wanted = (dict(zip(point.members, point.values, strict=True)) for point in (state.coefficients, state.requested))

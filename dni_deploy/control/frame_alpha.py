@@ -1,4 +1,4 @@
-"""Control: the alpha of each frame of a stream: constant, over time, or set from outside while it runs."""
+"""The alpha of each frame of a stream: constant, over time, or set from outside while it runs."""
 
 from __future__ import annotations
 
@@ -19,40 +19,54 @@ from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UsageError
 
 StreamAlpha = Union[Alpha, AlphaSource, "os.PathLike[str]", None]
-"""An alpha; text or a file as open_alpha_source takes them; an AlphaSource; None: the first member alone."""
+"""An alpha; text or a file as open_alpha_source reads them; an AlphaSource; None: the first member alone."""
 
 
 class FrameAlpha:
-    """What a frame loop asks: the alpha of a frame by its number.
+    """Gives a frame loop the alpha of each frame by its number.
 
-    source: constant, over time, or a cell. rate: frames per second, None where nobody says.
+    Attributes:
+        source: The alpha: constant, over time, or a SharedAlpha.
+        rate: Frames per second; None where the stream does not say.
     """
 
     def __init__(self, source: AlphaSource, rate: Fraction | None = None) -> None:
+        """Stores source and rate."""
         self.source, self.rate = source, rate
 
     @property
     def is_live(self) -> bool:
-        """Whether the same frame made again may be another picture: alpha is set from outside, or by who knows what."""
+        """Whether the same frame may look different when it is rendered again: alpha is set from outside, or by unknown code."""
         return not isinstance(self.source, AlphaTimeline | AlphaCurve | PlanePath)
 
     def at(self, frame: int) -> Coefficients:
-        """The coefficients of a frame, whose time is its number over the frame rate."""
+        """Returns the coefficients of the frame of this number, whose time is its number over the frame rate."""
         if self.rate is None and isinstance(self.source, SharedAlpha):
             return self.source.read().coefficients  # a slew limit then counts seconds of the clock
         return self.source.at(0.0 if self.rate is None else self.frame_seconds(frame), frame)
 
     def frame_seconds(self, frame: int) -> float:
-        """The time of a frame; NaN where there is no frame rate, and nobody's alpha asks for it."""
+        """Returns the time of the frame of this number; NaN where there is no frame rate, in which case no alpha asks for it."""
         return math.nan if self.rate is None else float(frame / self.rate)
 
 
 def resolve_alpha_source(
     alpha: StreamAlpha, members: Sequence[str], *, rate: Fraction | None = None, extrapolate: bool = False
 ) -> AlphaSource:
-    """The AlphaSource that is meant. rate: frames per second, None where nobody says.
+    """Makes an AlphaSource of an alpha in any form.
 
-    Raises UsageError (times in seconds and no rate), CoefficientsError (for other members), and what open_alpha_source does.
+    Args:
+        alpha: The alpha.
+        members: Names of the family's members, in family order.
+        rate: Frames per second; None where the stream does not say.
+        extrapolate: Whether coefficients may lie outside 0..1.
+
+    Returns:
+        The source.
+
+    Raises:
+        UsageError: Times are in seconds and there is no frame rate, or the text or file cannot be read.
+        CoefficientsError: The alpha is for other members.
     """
     if alpha is None:
         return AlphaTimeline.from_coefficients(Coefficients.one_hot(members[0], members))
@@ -66,7 +80,7 @@ def resolve_alpha_source(
 
 
 def _time_unit(source: AlphaSource) -> str | None:
-    """What it counts, "seconds" or "frames"; None where it does not tell."""
+    """Returns what a source counts, "seconds" or "frames"; None where it does not say."""
     return source.period.unit if isinstance(source, AlphaCurve) else getattr(source, "unit", None)
 
 
@@ -80,12 +94,24 @@ def open_frame_alpha(
     extrapolate: bool = False,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> Iterator[FrameAlpha]:
-    """The control of one stream; leaving the block closes its ports.
+    """Opens the alpha of one stream; leaving the block closes its listeners.
 
-    listeners   what sets alpha from outside; `alpha` is then where the shared alpha begins, and must not change by itself.
-    note        is told the ports, and what a message has wrong.
-    Raises UsageError, BusyError (a port is taken), UnavailableError (python-osc is not installed; names the extra), and what
-    resolve_alpha_source does.
+    Args:
+        members: Names of the family's members, in family order.
+        alpha: The alpha; with listeners, the one to begin with, which must not change by itself.
+        rate: Frames per second; None where the stream does not say.
+        listeners: What sets alpha from outside; None: nothing.
+        extrapolate: Whether coefficients may lie outside 0..1.
+        note: Called with a sentence for each place that is listened to, and with what is wrong with a message.
+
+    Yields:
+        The alpha of each frame.
+
+    Raises:
+        UsageError: The options exclude each other, or as resolve_alpha_source says.
+        CoefficientsError: The alpha is for other members.
+        BusyError: A port is in use.
+        UnavailableError: A package is missing; its extra is named.
     """
     source = resolve_alpha_source(alpha, members, rate=rate, extrapolate=extrapolate)
     listeners = listeners or ListenerOptions()

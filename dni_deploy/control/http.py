@@ -216,8 +216,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answers what http.server refuses by itself: an unknown method (405 here), a line that is too long, what is not
-        HTTP."""
+        """Answers what http.server refuses by itself: an unknown method (here 405), a line too long, what is not HTTP."""
         self.close_connection = True
         if code == 501:
             self._send_refusal(

@@ -9,9 +9,9 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from dni_deploy.alpha.coefficients import Alpha
+from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.alpha.simplex import fill_missing_member, with_coefficient
+from dni_deploy.alpha.simplex import with_coefficient
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import DniError, UsageError, escape_name
 
@@ -59,9 +59,9 @@ class AlphaMessageHandler:
         Raises:
             CoefficientsError: The alpha cannot be used with this family.
         """
-        return self.shared_alpha.set_alpha(
-            fill_missing_member(alpha, self.shared_alpha.members, extrapolate=self.shared_alpha.extrapolate), self.source
-        )
+        members, extrapolate = self.shared_alpha.members, self.shared_alpha.extrapolate
+        coefficients = Coefficients.parse(alpha, members, extrapolate=extrapolate, fill_missing=True)
+        return self.shared_alpha.set_alpha(coefficients, self.source)
 
     def set_coefficient(self, member: str, coefficient: float) -> int:
         """Sets one member's share; the others keep their proportions.

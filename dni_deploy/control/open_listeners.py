@@ -121,21 +121,28 @@ def open_listeners(
         yield tuple(listeners)
 
 
-def parse_midi_option(text: str) -> tuple[int | dict[int, str], str | None]:
-    """The controllers, and the part of a name or None. Raises UsageError."""
-    controls, at, name = text.partition("@")
-    if at and not name.strip():
-        raise UsageError(f"{escape_name(text, 60)!r} names no MIDI input after the @; leave it out for the first there is.")
-    found: dict[int, str] = {}
+def parse_midi_option(text: str) -> tuple[dict[int, str], str | None]:
+    """Parses a MIDI option.
+
+    Args:
+        text: "1", "1@nanoKONTROL" or "20=psnr,21=gan".
+
+    Returns:
+        The targets by controller, "" where none is named, and a part of the input's name or None.
+
+    Raises:
+        UsageError: The text is none of these.
+    """
+    quoted = repr(escape_name(text, 60))
+    controls, at_sign, name = text.partition("@")
+    if at_sign and not name.strip():
+        raise UsageError(f"{quoted} names no MIDI input after the @; leave it out for the first input.")
+    targets: dict[int, str] = {}
     for part in controls.split(","):
-        number, equals, target = part.partition("=")
-        if (
-            not (number.strip().isascii() and number.strip().isdigit())
-            or len(number.strip()) > 3
-            or (equals and not target.strip())
-        ):
-            raise UsageError(f"{escape_name(text, 60)!r} is not a MIDI controller; write 1, 1@NAME, or 20=psnr,21=gan.")
-        if int(number) in found:
-            raise UsageError(f"{escape_name(text, 60)!r} names the MIDI controller {int(number)} twice.")
-        found[int(number)] = target.strip()
-    return found, name.strip() or None
+        number, equals, target = (word.strip() for word in part.partition("="))
+        if not (number.isascii() and number.isdigit()) or len(number) > 3 or (equals and not target):
+            raise UsageError(f"{quoted} is not a MIDI controller; write 1, 1@NAME, or 20=psnr,21=gan.")
+        if int(number) in targets:
+            raise UsageError(f"{quoted} names the MIDI controller {int(number)} twice.")
+        targets[int(number)] = target
+    return targets, name.strip() or None
