@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.paper_reproduction.families import LEVEL_MEMBERS, ROOT, TRAINED_FAMILIES, weights
+from benchmarks.families import LEVEL_MEMBERS, ROOT, TRAINED_FAMILIES, weights
 from benchmarks.result_file import describe_commit
 from dni_deploy.api.check import check
 from exporters.architectures.registry import find_architecture

@@ -22,8 +22,8 @@ import click
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
-from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, add_noise, middle
+from benchmarks.families import TRAINED_FAMILIES
+from benchmarks.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, add_noise, middle
 from benchmarks.result_file import describe_commit
 from dni_deploy.api.export import export
 from dni_deploy.api.recalibrate import CROPS_PER_BATCH, recalibrate

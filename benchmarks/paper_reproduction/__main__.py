@@ -19,8 +19,8 @@ from typing import Any
 
 import click
 
+from benchmarks.families import ROOT
 from benchmarks.paper_reproduction.bench import open_bench
-from benchmarks.paper_reproduction.families import ROOT
 from benchmarks.paper_reproduction.figures import FIGURE_MODULES
 from benchmarks.paper_reproduction.page import page
 from benchmarks.paper_reproduction.section import Section

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper_reproduction.families import TRAINED_FAMILIES, bundle
+from benchmarks.families import TRAINED_FAMILIES, bundle
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.compatibility.correlation import find_filter_layers

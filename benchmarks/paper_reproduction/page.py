@@ -15,7 +15,7 @@ def page(result: Mapping[str, Any]) -> str:
         "# The paper's claims, shown again",
         "",
         "Made by `python -m benchmarks.paper_reproduction` from benchmarks/results/paper.json; do not edit by hand. Every number",
-        "and picture comes from the families of benchmarks/paper_reproduction/families.py, trained by the scripts in",
+        "and picture comes from the families of benchmarks/families.py, trained by the scripts in",
         "benchmarks/paper_reproduction/train, exported to a bundle and run by the CPU engine. Verdicts are computed from the",
         "numbers. Photographs are those of scikit-image; the ones that are measured on were never trained on.",
         "",

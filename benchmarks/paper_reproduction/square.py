@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper_reproduction.photographs import photograph, resize_image
+from benchmarks.photographs import photograph, resize_image
 
 
 def square(name: str, side: int = 256) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.paper_reproduction.bench import ReproductionBench
-from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, add_noise, middle
+from benchmarks.photographs import TEST_PHOTOGRAPHS, add_noise, middle
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import Session
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from benchmarks.paper_reproduction.photographs import photograph, resize_image
+from benchmarks.photographs import photograph, resize_image
 
 STYLE_SIDE_PX = 256
 """Height and width of every style picture."""

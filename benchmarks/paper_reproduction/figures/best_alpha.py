@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from benchmarks.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png
-from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from benchmarks.paper_reproduction.study import INNER_LEVELS, SWEEP_ALPHAS, level_sweep
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png
-from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX, measure_layer_correlations
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.families import LEVEL_MEMBERS
 from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png
-from benchmarks.paper_reproduction.families import LEVEL_MEMBERS
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from benchmarks.paper_reproduction.study import END_MEMBERS, INNER_LEVELS, level_sweep
 from dni_deploy.compatibility.correlation import correlate_filters

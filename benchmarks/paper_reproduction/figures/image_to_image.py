@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png, show, strip
 from benchmarks.paper_reproduction.measures import Pixels, fineness, luminance, rise, sharpness
-from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS
 from benchmarks.paper_reproduction.scenes import blur_background, darken_to_night, saliency
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from benchmarks.paper_reproduction.square import square
+from benchmarks.photographs import TEST_PHOTOGRAPHS
 from dni_deploy.utils.compare_arrays import psnr_db
 
 SCENE_SIDE_PX = 256

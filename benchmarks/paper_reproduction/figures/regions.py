@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import strip
-from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.figures.super_resolution import detail
-from benchmarks.paper_reproduction.photographs import add_noise, photograph
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
+from benchmarks.photographs import add_noise, photograph
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.spatial.render import render_map
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png, strip
-from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
-from benchmarks.paper_reproduction.photographs import add_noise, middle
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from benchmarks.paper_reproduction.study import test_psnr
+from benchmarks.photographs import add_noise, middle
 from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, find_filter_layers, measure_layer_correlations
 
 SWEEP_ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

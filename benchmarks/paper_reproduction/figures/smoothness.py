@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.families import TRAINED_FAMILIES
 from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png
-from benchmarks.paper_reproduction.families import TRAINED_FAMILIES
-from benchmarks.paper_reproduction.photographs import add_noise, middle, resize_image
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
+from benchmarks.photographs import add_noise, middle, resize_image
 
 ALPHA_STEPS = 20
 MAX_STEP_TO_MEAN = 5.0

@@ -10,10 +10,10 @@ from skimage.metrics import structural_similarity
 from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png, strip
 from benchmarks.paper_reproduction.measures import Pixels, color_distance, luminance, rise, stroke_length, texture_distance
-from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from benchmarks.paper_reproduction.square import square
 from benchmarks.paper_reproduction.styles import STYLE_IMAGES
+from benchmarks.photographs import TEST_PHOTOGRAPHS
 
 SWEEP_ALPHAS = tuple(step / 10 for step in range(11))
 SHOWN_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

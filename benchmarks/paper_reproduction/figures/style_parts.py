@@ -7,10 +7,10 @@ import numpy as np
 from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import strip
 from benchmarks.paper_reproduction.measures import Pixels, color_distance, texture_distance
-from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
 from benchmarks.paper_reproduction.square import square
 from benchmarks.paper_reproduction.styles import STYLE_IMAGES
+from benchmarks.photographs import TEST_PHOTOGRAPHS
 
 SHOWN_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PART_TITLES = {"norm": "InstanceNorm only", "conv": "convolutions only", "both": "both"}

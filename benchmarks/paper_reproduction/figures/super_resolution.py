@@ -10,8 +10,8 @@ from skimage.metrics import structural_similarity
 from benchmarks.paper_reproduction.bench import ReproductionBench
 from benchmarks.paper_reproduction.drawing import canvas, png, strip
 from benchmarks.paper_reproduction.measures import luminance
-from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, middle, resize_image
 from benchmarks.paper_reproduction.section import FigureImage, ReproductionGoal, Section, Table
+from benchmarks.photographs import TEST_PHOTOGRAPHS, middle, resize_image
 from dni_deploy.imaging.metrics.psnr import psnr
 
 FAMILY_NAME = "sr"

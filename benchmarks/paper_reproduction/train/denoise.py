@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, add_noise, middle
 from benchmarks.paper_reproduction.train.patches import draw_patches, training_pictures
+from benchmarks.photographs import TEST_PHOTOGRAPHS, add_noise, middle
 
 NOISE_LEVELS = (20, 30, 40, 50, 60)
 

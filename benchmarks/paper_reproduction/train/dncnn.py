@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from benchmarks.paper_reproduction.families import SHIPPED_WEIGHTS_FOLDER
+from benchmarks.families import SHIPPED_WEIGHTS_FOLDER
 from benchmarks.paper_reproduction.train.denoise import NOISE_LEVELS, arguments, load, train, write
 from exporters.architectures.dncnn import DnCNN, initialize_weights
 

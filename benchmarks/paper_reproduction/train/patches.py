@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.paper_reproduction.photographs import TRAIN_PHOTOGRAPHS, photograph, resize_image
+from benchmarks.photographs import TRAIN_PHOTOGRAPHS, photograph, resize_image
 
 
 def training_pictures(

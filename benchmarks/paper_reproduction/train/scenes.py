@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.paper_reproduction.photographs import TEXTURE_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from benchmarks.paper_reproduction.scenes import blur_background, darken_to_night
 from benchmarks.paper_reproduction.train.patches import draw_patches, training_pictures
 from benchmarks.paper_reproduction.train.weights import load, write
+from benchmarks.photographs import TEXTURE_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from exporters.architectures.cyclegan import ResnetGenerator
 
 NETWORK_WIDTH, BLOCK_COUNT = 16, 6

@@ -30,9 +30,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS, middle, resize_image
 from benchmarks.paper_reproduction.train.denoise import arguments, load, round_to_float16
 from benchmarks.paper_reproduction.train.patches import training_pictures
+from benchmarks.photographs import TEST_PHOTOGRAPHS, middle, resize_image
 from exporters.architectures.rrdbnet import RRDBNet
 
 UPSCALING_FACTOR, BATCH_SIZE, PATCH_SIDE_PX = 4, 8, 24

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.paper_reproduction.photographs import TEXTURE_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from benchmarks.paper_reproduction.styles import STYLE_IMAGES
 from benchmarks.paper_reproduction.train.patches import draw_patches, training_pictures
 from benchmarks.paper_reproduction.train.texture import StyleDistance, structure
 from benchmarks.paper_reproduction.train.weights import load, write
+from benchmarks.photographs import TEXTURE_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from exporters.architectures.transformer_net import TransformerNet
 
 LAYER_WIDTHS, BLOCK_COUNT = (16, 32, 64), 4

@@ -17,13 +17,13 @@ torch = pytest.importorskip("torch")
 
 from safetensors.numpy import load_file  # noqa: E402
 
+from benchmarks.families import TRAINED_FAMILIES, WEIGHTS_FOLDER  # noqa: E402
 from benchmarks.paper_reproduction import measures, scenes, styles  # noqa: E402
 from benchmarks.paper_reproduction.bench import open_bench  # noqa: E402
-from benchmarks.paper_reproduction.families import TRAINED_FAMILIES, WEIGHTS_FOLDER  # noqa: E402
 from benchmarks.paper_reproduction.figures.style import corner_shares  # noqa: E402
-from benchmarks.paper_reproduction.photographs import TEST_PHOTOGRAPHS  # noqa: E402
 from benchmarks.paper_reproduction.square import square  # noqa: E402
 from benchmarks.paper_reproduction.train.texture import StyleDistance  # noqa: E402
+from benchmarks.photographs import TEST_PHOTOGRAPHS  # noqa: E402
 
 EFFECTS = ("style", "style_parts", "scenes", "digits")
 ROOT = Path(__file__).resolve().parents[3]

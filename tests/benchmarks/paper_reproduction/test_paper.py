@@ -15,10 +15,10 @@ pytest.importorskip("torch")
 pytest.importorskip("skimage")
 pytest.importorskip("matplotlib")
 
-from benchmarks.paper_reproduction import photographs
+from benchmarks import photographs
+from benchmarks.families import ROOT, TRAINED_FAMILIES, WEIGHTS_FOLDER, bundle, weights
 from benchmarks.paper_reproduction.__main__ import IMAGES_FOLDER, PAGE_PATH, RESULT_PATH
 from benchmarks.paper_reproduction.drawing import MAX_PNG_BYTES, canvas, png
-from benchmarks.paper_reproduction.families import ROOT, TRAINED_FAMILIES, WEIGHTS_FOLDER, bundle, weights
 from benchmarks.paper_reproduction.figures import FIGURE_MODULES
 from benchmarks.paper_reproduction.page import page, sentence, verdict
 from benchmarks.paper_reproduction.section import ReproductionGoal, Section, Table

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from dni_deploy.api.export import export
 from dni_deploy.bundle.bundle import Bundle
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS_FOLDER = ROOT / "benchmarks" / "paper_reproduction" / "weights"
 SHIPPED_WEIGHTS_FOLDER = ROOT / "dni_deploy" / "data" / "denoise"
 """The demo family ships in the wheel, and is not stored twice."""
