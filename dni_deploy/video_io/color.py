@@ -35,7 +35,7 @@ SCALER_FLAGS = 0x4 | 0x2000 | 0x4000 | 0x40000
 
 Without accurate rounding and full chroma, swscale takes shortcuts to RGB: one pass through 4:2:0 and back then darkens luma by
 1.0 code of 255 and leaves 46 dB of a photograph; with them the shift is 0.00 and 78 dB are left. Bicubic keeps chroma at 59 dB,
-bilinear at 50. Their price at 1280x720 is 6.6 ms instead of 0.5 ms to RGB, on one core; back it is none.
+bilinear at 50. Their price at 1280x720 is 3.0 ms instead of 0.5 ms to RGB, on one core; back it is none.
 """
 
 EXACT_BITS = 14
@@ -124,6 +124,8 @@ class ColorConverter:
         self._colorspace = Colorspace[SWSCALE_COLORSPACES[color.matrix]]
         self._range = AVCOL_RANGE_FULL if color.is_full_range else AVCOL_RANGE_LIMITED
         self._scaler = VideoReformatter()
+        # swscale has vector code for these flags to planar RGB alone: 3.0 ms for both steps at 1280x720, 5.9 ms straight to rgb24.
+        self._interleaver = VideoReformatter()
 
     def to_rgb(self, frame: VideoFrame, size: tuple[int, int] | None = None) -> Frame:
         """Converts a frame of any format to RGB.
@@ -144,10 +146,11 @@ class ColorConverter:
             return rgb
         if _is_gray(frame.format):
             return self._gray_to_rgb(frame, bits, size)
-        if not self.color.is_full_range or bits <= 8:
-            return _read_packed(self._scale(frame, "rgb24", self._range, AVCOL_RANGE_FULL, size), np.uint8)
-        limited = self._to_exact_limited(frame, bits)
-        return _read_packed(self._scale(limited, "rgb24", AVCOL_RANGE_LIMITED, AVCOL_RANGE_FULL, size), np.uint8)
+        source_range = self._range
+        if self.color.is_full_range and bits > 8:
+            frame, source_range = self._to_exact_limited(frame, bits), AVCOL_RANGE_LIMITED
+        planar = self._scale(frame, "gbrp", source_range, AVCOL_RANGE_FULL, size)
+        return _read_packed(self._interleaver.reformat(planar, format="rgb24"), np.uint8)
 
     def from_rgb(self, rgb: Frame) -> VideoFrame:
         """Converts RGB to a frame to encode.
@@ -218,8 +221,8 @@ def _view_rows(plane: Any, dtype: type[np.generic], length: int) -> NDArray[Any]
 
 
 def _read_packed(frame: VideoFrame, dtype: type[np.generic]) -> NDArray[Any]:
-    """Copies a packed RGB frame: (H, W, 3)."""
-    return np.array(_view_rows(frame.planes[0], dtype, 3 * frame.width)).reshape(frame.height, frame.width, 3)
+    """Returns packed RGB as (H, W, 3): the frame's memory itself, or a copy where its rows are padded."""
+    return np.ascontiguousarray(_view_rows(frame.planes[0], dtype, 3 * frame.width)).reshape(frame.height, frame.width, 3)
 
 
 def _is_gray(pixel_format: VideoFormat) -> bool:
