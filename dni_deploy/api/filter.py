@@ -20,7 +20,7 @@ from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.optional_packages import import_optional
-from dni_deploy.video_io.pipe import OutputClosedError, ReadableFile, WritableFile, check_output_open, flush, write_whole
+from dni_deploy.video_io.pipe import OutputClosedError, ReadableFile, WritableFile, check_output_open, write_whole
 from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
 from dni_deploy.video_io.raw_formats import RawFrame, RawVideoFormat, Rgb24Format, parse_rate
 
@@ -172,7 +172,6 @@ def _filter_frames(
     def write_frames(frames: Iterator[FilteredFrame]) -> None:
         for frame in frames:
             write_whole(sink, raw_format.encode_frame(frame.source, frame.rendered))
-            flush(sink)
             if log is not None:
                 seconds = control.frame_seconds(frame.number)
                 log.write(frame.number, seconds, frame.rendered.generation, frame.rendered.coefficients)
@@ -182,7 +181,6 @@ def _filter_frames(
     written, closed = 0, False
     try:
         write_whole(sink, raw_format.encode_header())
-        flush(sink)
     except OutputClosedError:
         closed = True
     if not closed:

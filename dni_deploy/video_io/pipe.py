@@ -1,4 +1,4 @@
-"""Stream: whole reads and whole writes on a pipe, and the two ends of this process."""
+"""Whole reads from a pipe and whole writes into one, and the two ends of this process."""
 
 from __future__ import annotations
 
@@ -15,33 +15,49 @@ from dni_deploy.errors import DniError, InputError, LimitError, UsageError
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 
 CLOSED_PIPE_ERRNOS = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN})
-"""What the system says when whoever read a pipe or socket went away."""
+"""What the system says where the reader of a pipe or socket has closed it."""
 
 
 class ReadableFile(Protocol):
-    """A binary file to read from, buffered or not; `fileno` is asked for only where it does not block."""
+    """A binary file to read from, buffered or not."""
 
-    def fileno(self) -> int: ...
+    def fileno(self) -> int:
+        """Returns the descriptor; only called where a read would block on a file that does not."""
+        ...
 
-    def readinto(self, buffer: Any, /) -> int | None: ...
+    def readinto(self, buffer: Any, /) -> int | None:
+        """Reads into a buffer, as io.RawIOBase does."""
+        ...
 
 
 class WritableFile(Protocol):
-    """A binary file to write to, buffered or not; `fileno` as above."""
+    """A binary file to write to, buffered or not."""
 
-    def fileno(self) -> int: ...
+    def fileno(self) -> int:
+        """Returns the descriptor; only called where a write would block on a file that does not, and to see whether it is open."""
+        ...
 
-    def write(self, data: Any, /) -> int | None: ...
+    def write(self, data: Any, /) -> int | None:
+        """Writes some of the data, as io.RawIOBase does."""
+        ...
 
 
 class OutputClosedError(Exception):
-    """Whoever read the output went away; not an error, and never seen outside this package."""
+    """The reader of the output closed it. It is no error for users and is never seen outside this package."""
 
 
 def read_whole(source: ReadableFile, buffer: Any) -> int:
-    """Fill a buffer (anything with a memory) from the source; returns how many bytes came before the end, all of them if equal.
+    """Fills a buffer from the source.
 
-    Raises InputError where reading fails.
+    Args:
+        source: The file.
+        buffer: Any object with writable memory.
+
+    Returns:
+        Number of bytes that came; fewer than the buffer holds only at the end of the stream.
+
+    Raises:
+        InputError: Reading failed.
     """
     view = memoryview(buffer).cast("B")
     done = 0
@@ -50,7 +66,7 @@ def read_whole(source: ReadableFile, buffer: Any) -> int:
             count = source.readinto(view[done:])
         except (OSError, ValueError) as error:  # ValueError: a file object that was closed
             raise InputError(f"Reading the video failed after {done} bytes of a frame ({_format_reason(error)}).") from error
-        if count is None:  # a pipe that somebody has made non-blocking
+        if count is None:  # a pipe that another program has made non-blocking
             select.select([source], [], [])
         elif count == 0:
             break
@@ -60,9 +76,15 @@ def read_whole(source: ReadableFile, buffer: Any) -> int:
 
 
 def read_line(source: ReadableFile, limit: int, start: bytes = b"") -> bytes:
-    """Bytes up to and with the next line end; without one where the stream ends or `limit` bytes have come.
+    """Reads a line byte by byte, so that nothing behind it is taken from the pipe.
 
-    start: what of the line has been read already. Byte by byte: nothing behind the line is taken from the pipe.
+    Args:
+        source: The file.
+        limit: Most bytes of a line.
+        start: What of the line has been read already.
+
+    Returns:
+        The bytes up to and with the line end; without one where the stream ends or `limit` bytes have come.
     """
     line = bytearray(start)
     byte = bytearray(1)
@@ -72,7 +94,17 @@ def read_line(source: ReadableFile, limit: int, start: bytes = b"") -> bytes:
 
 
 def write_whole(sink: WritableFile, data: Any) -> None:
-    """Write all of it. Raises Downstream where the reader went away, LimitError (no room), InputError (another failure)."""
+    """Writes all data, and flushes the file where it has a buffer.
+
+    Args:
+        sink: The file.
+        data: Any object with contiguous memory.
+
+    Raises:
+        OutputClosedError: The reader of the pipe closed it.
+        LimitError: There is no room.
+        InputError: Writing failed for another reason.
+    """
     view = memoryview(data).cast("B")
     try:
         while view:
@@ -81,35 +113,28 @@ def write_whole(sink: WritableFile, data: Any) -> None:
                 select.select([], [sink], [])
             else:
                 view = view[count:]
-    except OSError as error:
-        raise _make_write_error(error) from error
-
-
-def flush(sink: Any) -> None:
-    """Flush where the file has a buffer. Raises as write_whole does."""
-    try:
         if hasattr(sink, "flush"):
             sink.flush()
     except OSError as error:
-        raise _make_write_error(error) from error
+        if error.errno in CLOSED_PIPE_ERRNOS:
+            raise OutputClosedError from error
+        kind: type[DniError] = LimitError if error.errno in DISK_FULL_ERRNOS else InputError
+        raise kind(f"Writing the video failed ({_format_reason(error)}); the frames before it are written.") from error
 
 
 def check_output_open(sink: WritableFile) -> None:
-    """Raises Downstream where the reader of a pipe or socket has gone away; what is neither of them has none."""
+    """Checks that the output is still read. Files that are neither pipe nor socket have no reader to lose.
+
+    Raises:
+        OutputClosedError: The reader of a pipe or socket closed it.
+    """
     try:
-        look = select.poll()
-        look.register(sink.fileno(), 0)
-        if any(event & (select.POLLERR | select.POLLHUP) for _, event in look.poll(0)):
+        poll = select.poll()
+        poll.register(sink.fileno(), 0)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
             raise OutputClosedError
     except (OSError, AttributeError):  # no descriptor behind it; or Windows, where there is no poll
         return
-
-
-def _make_write_error(error: OSError) -> Exception:
-    if error.errno in CLOSED_PIPE_ERRNOS:
-        return OutputClosedError()
-    kind: type[DniError] = LimitError if error.errno in DISK_FULL_ERRNOS else InputError
-    return kind(f"Writing the video failed ({_format_reason(error)}); the frames before it are written.")
 
 
 def _format_reason(error: Exception) -> str:
@@ -118,35 +143,40 @@ def _format_reason(error: Exception) -> str:
 
 @contextmanager
 def standard_streams() -> Iterator[tuple[io.FileIO, io.FileIO]]:
-    """stdin and stdout as unbuffered binary files, for video alone.
+    """Opens stdin and stdout as unbuffered binary files, for video alone.
 
-    Within the block, whatever else is printed to stdout, by a C library too, goes to stderr. Unbuffered: a thread that waits
-    in a read holds no lock which the interpreter would want when it ends.
-    Raises UsageError where one of them is a terminal or closed.
+    Within the block, whatever else is printed to stdout, also by a C library, goes to stderr. The files are unbuffered because a
+    thread that waits in a buffered read holds a lock which the interpreter needs when it ends.
+
+    Yields:
+        The two files.
+
+    Raises:
+        UsageError: One of them is a terminal or closed.
     """
-    for descriptor, name, neighbour in ((0, "stdin", "Pipe video in"), (1, "stdout", "Pipe it on, or into a file")):
+    for descriptor, name, advice in ((0, "stdin", "Pipe video in"), (1, "stdout", "Pipe it on, or into a file")):
         try:
             os.fstat(descriptor)
         except OSError:
-            raise UsageError(f"{name} is closed, and a filter needs it. {neighbour}.") from None
+            raise UsageError(f"{name} is closed, and a filter needs it. {advice}.") from None
         if os.isatty(descriptor):
-            raise UsageError(f"{name} is a terminal; raw video belongs in a pipe. {neighbour}.")
+            raise UsageError(f"{name} is a terminal; raw video belongs in a pipe. {advice}.")
     if sys.stdout is not None:
         sys.stdout.flush()
-    kept = os.dup(1)
+    video_descriptor = os.dup(1)
     try:
         os.dup2(_stderr_descriptor(), 1)
-        with io.FileIO(0, "rb", closefd=False) as source, io.FileIO(kept, "wb", closefd=False) as sink:
+        with io.FileIO(0, "rb", closefd=False) as source, io.FileIO(video_descriptor, "wb", closefd=False) as sink:
             yield source, sink
     finally:
         if sys.stdout is not None:
             sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(video_descriptor, 1)
+        os.close(video_descriptor)
 
 
 def _stderr_descriptor() -> int:
-    """The descriptor of stderr, or of nothing at all where it is closed."""
+    """Returns the descriptor of stderr, or one of nothing at all where it is closed."""
     try:
         os.fstat(2)
     except OSError:

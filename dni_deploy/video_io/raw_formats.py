@@ -1,4 +1,4 @@
-"""Formats of raw video in a pipe: what one is, and rgb24, which is bare pixels. y4m has a module of its own, as it needs PyAV."""
+"""What a format of raw video in a pipe is, and rgb24, which is bare pixels. y4m has its own module, as it needs PyAV."""
 
 from __future__ import annotations
 
@@ -20,18 +20,28 @@ from dni_deploy.video_io.pipe import ReadableFile, read_whole
 
 @dataclass(frozen=True)
 class RawFrame:
-    """One frame on its way in: uint8 (H, W, 3), and what the stream said beside it."""
+    """A frame that was read.
+
+    Attributes:
+        rgb: uint8 (H, W, 3).
+        parameters: What the stream says beside the frame.
+    """
 
     rgb: Frame
     parameters: tuple[bytes, ...] = ()
 
 
 class RawVideoFormat(Protocol):
-    """`read` is used by one thread and `encode_frame` by one other.
+    """A stream of raw video, read and written in the same format.
 
-    width, height   of the input.        scale   of the network: the output is that many times as wide and high.
-    rate            frames per second; None where nobody says.
-    notes           sentences on what was taken for granted.
+    Attributes:
+        width: Width of the input in pixels.
+        height: Height of the input in pixels.
+        scale: The output is that many times as wide and high.
+        rate: Frames per second, or None where nobody says.
+        notes: Sentences on what was assumed.
+
+    Thread safety: One thread reads, and one other encodes.
     """
 
     width: int
@@ -41,20 +51,29 @@ class RawVideoFormat(Protocol):
     notes: tuple[str, ...]
 
     def encode_header(self) -> bytes:
-        """What comes before the first frame."""
+        """Returns what comes before the first frame."""
         ...
 
     def read(self) -> Iterator[RawFrame]:
-        """The pictures, up to the end of the stream. Raises InputError, PartialResultError."""
+        """Reads the frames up to the end of the stream.
+
+        Raises:
+            InputError: The stream does not begin with a whole frame.
+            PartialResultError: The stream ends inside a later frame, or something else follows a frame.
+        """
         ...
 
     def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:
-        """The bytes of the output frame, uint8 (bytes,), in one piece."""
+        """Returns the bytes of the output frame, uint8 (bytes,)."""
         ...
 
 
 def parse_rate(text: str) -> Fraction:
-    """Frames per second from "25", "29.97", "30000/1001" or "30000:1001". Raises UsageError."""
+    """Parses frames per second, such as "25", "29.97", "30000/1001" or "30000:1001".
+
+    Raises:
+        UsageError: The text is not a frame rate.
+    """
     try:
         rate = Fraction(text.strip().replace(":", "/")) if len(text) < 40 else Fraction(0)
     except (ValueError, ZeroDivisionError):
@@ -65,9 +84,15 @@ def parse_rate(text: str) -> Fraction:
 
 
 def parse_size(text: str, scale: int = 1) -> tuple[int, int]:
-    """Width and height from "640x360". scale: of the network that will run.
+    """Parses width and height, such as "640x360".
 
-    Raises UsageError (not WxH), LimitError (more than MAX_OUTPUT_PIXELS pixels of output).
+    Args:
+        text: The size.
+        scale: Scale of the network that will run.
+
+    Raises:
+        UsageError: The text is not a size.
+        LimitError: The output would have more than MAX_OUTPUT_PIXELS pixels.
     """
     match = re.fullmatch(r"([0-9]{1,9})[xX]([0-9]{1,9})", text.strip())
     if not match or not int(match[1]) or not int(match[2]):
@@ -80,43 +105,51 @@ def parse_size(text: str, scale: int = 1) -> tuple[int, int]:
     return width, height
 
 
-def read_rgb24_frames(source: ReadableFile, width: int, height: int) -> Iterator[Frame]:
-    """The frames up to the end of the stream, fresh arrays.
-
-    Raises PartialResultError where it ends inside a frame, InputError where that is the first.
-    """
-    count = 0
-    while True:
-        frame = np.empty((height, width, 3), np.uint8)
-        came = read_whole(source, frame)
-        if came == frame.size:
-            yield frame
-            count += 1
-            continue
-        if came and not count:
-            raise InputError(f"{came} bytes came, and one frame of {width}x{height} has {frame.size}; see --size.")
-        if came:
-            raise PartialResultError(
-                f"{came} bytes were left after {count} whole frames of {width}x{height}, which were passed on; "
-                "the stream was cut, or --size is not its size."
-            )
-        return
-
-
 class Rgb24Format:
-    """As Lane says. size: "WIDTHxHEIGHT". Raises what parse_size does."""
+    """Frames of bare RGB, one after the other; see RawVideoFormat."""
 
     notes: tuple[str, ...] = ()
 
     def __init__(self, source: ReadableFile, scale: int, size: str, *, fps: Fraction | None = None) -> None:
+        """Prepares to read.
+
+        Args:
+            source: The stream.
+            scale: Scale of the network.
+            size: "WIDTHxHEIGHT" of the input.
+            fps: Frames per second, if known.
+
+        Raises:
+            UsageError: The size is none.
+            LimitError: The output would be too large.
+        """
         self.scale, self.rate, self._source = scale, fps, source
         self.width, self.height = parse_size(size, scale)
 
     def encode_header(self) -> bytes:
+        """Returns nothing: the format has no header."""
         return b""
 
     def read(self) -> Iterator[RawFrame]:
-        return map(RawFrame, read_rgb24_frames(self._source, self.width, self.height))
+        """Reads the frames, as RawVideoFormat says."""
+        count = 0
+        while True:
+            frame = np.empty((self.height, self.width, 3), np.uint8)
+            size = read_whole(self._source, frame)
+            if size == 0:
+                return
+            if size < frame.size and not count:
+                raise InputError(
+                    f"{size} bytes came, and one frame of {self.width}x{self.height} has {frame.size}; see --size."
+                )
+            if size < frame.size:
+                raise PartialResultError(
+                    f"{size} bytes were left after {count} whole frames of {self.width}x{self.height}, which were passed on; "
+                    "the stream was cut, or --size is not its size."
+                )
+            yield RawFrame(frame)
+            count += 1
 
     def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:
+        """Returns the pixels as they are."""
         return rendered.output.reshape(-1)

@@ -1,6 +1,6 @@
-"""Y4M: the header and the frames of a YUV4MPEG2 stream, read and written.
+"""YUV4MPEG2 streams (y4m): the header, the frames, and the raw video format that is made of them.
 
-Source: yuv4mpeg(5) of mjpegtools; the extensions XCOLORRANGE and the 8 bit names of C are FFmpeg's (libavformat/yuv4mpegdec.c).
+Source: yuv4mpeg(5) of mjpegtools; the extensions XCOLORRANGE and the 8-bit names of C are FFmpeg's (libavformat/yuv4mpegdec.c).
 """
 
 from __future__ import annotations
@@ -43,11 +43,10 @@ CHROMA_SUBSAMPLING = {
     "444": (1, 1),
     "mono": None,
 }
-"""How many columns and rows of luma share one sample of chroma; None: there is no chroma."""
-
+"""How many columns and rows of luma share one chroma sample; None: there is no chroma."""
 
 PIXEL_FORMATS = {(2, 2): "yuv420p", (2, 1): "yuv422p", (1, 1): "yuv444p", None: "yuv444p"}
-"""FFmpeg's format for each sharing of chroma. Mono goes as 4:4:4 with neutral chroma: swscale takes gray for full range always."""
+"""FFmpeg's format for each subsampling. Mono is 4:4:4 with neutral chroma, since swscale takes gray for full range always."""
 
 NEUTRAL_CHROMA = 128
 """The chroma code of gray."""
@@ -57,9 +56,13 @@ NEUTRAL_CHROMA = 128
 class Y4mHeader:
     """The first line of a stream.
 
-    width, height   luma samples.        chroma   one of CHROMA_SUBSAMPLING.        full_range   XCOLORRANGE=FULL; else 16 to 235.
-    rate            frames per second; None where the stream does not tell.
-    tokens          every token but the magic, as read, in order.
+    Attributes:
+        width: Luma samples of a row.
+        height: Rows of luma samples.
+        chroma: One of CHROMA_SUBSAMPLING.
+        full_range: Black and white are 0 and 255 (XCOLORRANGE=FULL) instead of 16 and 235.
+        rate: Frames per second, or None where the stream does not say it.
+        tokens: Every token but the magic, as read, in order.
     """
 
     width: int
@@ -71,19 +74,25 @@ class Y4mHeader:
 
     @property
     def plane_sizes(self) -> tuple[tuple[int, int], ...]:
-        """(height, width) of each plane; an odd last column or row has its own chroma sample."""
+        """Height and width of each plane; an odd last column or row has its own chroma sample."""
         return compute_plane_sizes(self.width, self.height, self.chroma)
 
     @property
     def frame_bytes(self) -> int:
+        """Bytes of a frame, without its line."""
         return sum(height * width for height, width in self.plane_sizes)
 
     @property
     def is_interlaced(self) -> bool:
-        return any(token[:1] == b"I" and token[1:] in (b"t", b"b", b"m") for token in self.tokens)
+        """Whether the frames consist of two fields."""
+        return any(token in (b"It", b"Ib", b"Im") for token in self.tokens)
 
     def scale_by(self, scale: int) -> Y4mHeader:
-        """The header of frames `scale` times as wide and high. Raises LimitError beyond MAX_OUTPUT_PIXELS."""
+        """Returns the header of frames that are `scale` times as wide and high.
+
+        Raises:
+            LimitError: They have more than MAX_OUTPUT_PIXELS pixels.
+        """
         width, height = self.width * scale, self.height * scale
         if width * height > MAX_OUTPUT_PIXELS:
             raise LimitError(
@@ -92,29 +101,45 @@ class Y4mHeader:
         sizes = {b"W": b"W%d" % width, b"H": b"H%d" % height}
         return replace(self, width=width, height=height, tokens=tuple(sizes.get(token[:1], token) for token in self.tokens))
 
-    def with_rate(self, rate: Fraction) -> Y4mHeader:
-        """The header with a frame rate in the place of a missing one."""
-        kept = tuple(token for token in self.tokens if token[:1] != b"F")
-        return replace(self, rate=rate, tokens=(*kept, b"F%d:%d" % (rate.numerator, rate.denominator)))
+    def with_rate(self, rate: Fraction | None) -> Y4mHeader:
+        """Returns the header with a frame rate for one that has none.
+
+        Args:
+            rate: Frames per second, or None where nothing else says it either.
+
+        Raises:
+            UsageError: There is no rate anywhere, or two that differ.
+        """
+        if self.rate is not None:
+            if rate not in (None, self.rate):
+                raise UsageError(f"The y4m header says {self.rate} frames per second and --fps says {rate}; leave --fps out.")
+            return self
+        if rate is None:
+            raise UsageError("The y4m header has no frame rate; give it with --fps.")
+        tokens = tuple(token for token in self.tokens if token[:1] != b"F")
+        return replace(self, rate=rate, tokens=(*tokens, b"F%d:%d" % (rate.numerator, rate.denominator)))
 
     def to_bytes(self) -> bytes:
+        """Returns the line."""
         return b" ".join((Y4M_MAGIC, *self.tokens)) + b"\n"
 
 
 def compute_plane_sizes(width: int, height: int, chroma: str) -> tuple[tuple[int, int], ...]:
-    """(height, width) of each plane of a frame."""
-    shared = CHROMA_SUBSAMPLING[chroma]
-    if shared is None:
+    """Returns height and width of each plane of a frame."""
+    subsampling = CHROMA_SUBSAMPLING[chroma]
+    if subsampling is None:
         return ((height, width),)
-    part = (-(-height // shared[1]), -(-width // shared[0]))
-    return ((height, width), part, part)
+    chroma_size = (-(-height // subsampling[1]), -(-width // subsampling[0]))
+    return ((height, width), chroma_size, chroma_size)
 
 
 def read_header(source: ReadableFile) -> Y4mHeader:
-    """The first line of the stream. Nothing is allocated by what it claims.
+    """Reads the first line of a stream. Nothing is allocated by what it claims.
 
-    Raises InputError (no line, not y4m, a field that is missing, twice or nonsense), UsageError (a chroma that this build does
-    not handle, such as 10 bit), LimitError (more than MAX_OUTPUT_PIXELS pixels).
+    Raises:
+        InputError: There is no line, it is not y4m, or a field is missing, given twice or nonsense.
+        UsageError: The chroma format is not supported, such as 10 bits.
+        LimitError: A frame has more than MAX_OUTPUT_PIXELS pixels.
     """
     line = read_line(source, MAX_HEADER_BYTES)
     if not line:
@@ -134,24 +159,21 @@ def read_header(source: ReadableFile) -> Y4mHeader:
         if key == "X":
             full_range |= value.upper() == "COLORRANGE=FULL"
         elif key in fields:
-            raise InputError(
-                f"The y4m header gives {_format_bytes(key.encode('latin-1'))} twice: {_format_bytes(line.strip())}."
-            )
+            raise InputError(f"The y4m header gives {_format_bytes(token[:1])} twice: {_format_bytes(line.strip())}.")
         else:
             fields[key] = value
     width, height = _parse_length(fields, "W", line), _parse_length(fields, "H", line)
     if width * height > MAX_OUTPUT_PIXELS:
         raise LimitError(f"The y4m header claims {width}x{height} pixels; the limit is {MAX_OUTPUT_PIXELS:,} a frame.")
-    return Y4mHeader(
-        width, height, _validate_chroma(fields.get("C", "420jpeg")), full_range, _parse_rate(fields.get("F"), line), tokens
-    )
+    chroma, rate = _validate_chroma(fields.get("C", "420jpeg")), _parse_rate(fields.get("F"), line)
+    return Y4mHeader(width, height, chroma, full_range, rate, tokens)
 
 
 def _parse_length(fields: dict[str, str], key: str, line: bytes) -> int:
     text = fields.get(key, "")
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
-        said = f"says {key}{escape_name(text)}" if key in fields else f"has no {key}"
-        raise InputError(f"The y4m header {said}; {key} must be a whole number from 1: {_format_bytes(line.strip())}.")
+        problem = f"says {key}{escape_name(text)}" if key in fields else f"has no {key}"
+        raise InputError(f"The y4m header {problem}; {key} must be a whole number from 1: {_format_bytes(line.strip())}.")
     return int(text)
 
 
@@ -169,8 +191,8 @@ def _parse_rate(text: str | None, line: bytes) -> Fraction | None:
 def _validate_chroma(name: str) -> str:
     if name in CHROMA_SUBSAMPLING:
         return name
-    deep = re.search(r"p?(9|10|12|14|16)$", name)
-    reason = f"{deep[1]} bits a sample" if deep else "a layout that this filter does not read"
+    bits = re.search(r"p?(9|10|12|14|16)$", name)
+    reason = f"{bits[1]} bits a sample" if bits else "a layout that this filter does not read"
     raise UsageError(
         f"The stream is C{escape_name(name, 40)}: {reason}; convert it before the pipe to 8 bit 4:2:0, 4:2:2, 4:4:4 or mono "
         "(ffmpeg: -pix_fmt yuv420p)."
@@ -183,35 +205,39 @@ def _format_bytes(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Y4mFrame:
-    """One frame as it came: the parameters of its line, and its planes, views of one array that nobody else holds."""
+    """One frame as it was read.
+
+    Attributes:
+        parameters: The parameters of its line.
+        planes: uint8 (height, width) each, views of one array that nobody else holds.
+    """
 
     parameters: tuple[bytes, ...]
     planes: tuple[NDArray[np.uint8], ...]
 
 
 def read_y4m_frames(source: ReadableFile, header: Y4mHeader) -> Iterator[Y4mFrame]:
-    """The frames up to the end of the stream.
+    """Reads the frames up to the end of the stream.
 
-    Raises PartialResultError where it ends inside a frame or where something else follows one, InputError where that is the first.
+    Raises:
+        InputError: The stream does not begin with a whole frame.
+        PartialResultError: The stream ends inside a later frame, or something else follows a frame.
     """
     count = 0
     start = bytearray(len(Y4M_FRAME_TAG) + 1)
-    while got := read_whole(source, start):
-        line = bytes(start[:got])
-        if got == len(start) and line.startswith(Y4M_FRAME_TAG + b" "):
+    while size := read_whole(source, start):
+        line = bytes(start[:size])
+        if not (Y4M_FRAME_TAG + b"\n").startswith(line.replace(b" ", b"\n")):
+            raise _make_frame_error(count, f"{_format_bytes(line)} stands where FRAME was expected")
+        if line.endswith(b" "):
             line = read_line(source, MAX_HEADER_BYTES, line)
         if not line.endswith(b"\n"):
-            if got == len(start) and not line.startswith(Y4M_FRAME_TAG + b" "):
-                raise _make_frame_error(count, f"{_format_bytes(line)} stands where FRAME was expected")
-            raise _make_frame_error(
-                count, "the stream ends in a frame's line" if len(line) < MAX_HEADER_BYTES else "a FRAME line has no end"
-            )
-        if line[: len(Y4M_FRAME_TAG)] != Y4M_FRAME_TAG:
-            raise _make_frame_error(count, f"{_format_bytes(line)} stands where FRAME was expected")
+            is_long = len(line) == MAX_HEADER_BYTES
+            raise _make_frame_error(count, "a FRAME line has no end" if is_long else "the stream ends in a frame's line")
         data = np.empty(header.frame_bytes, np.uint8)
-        came = read_whole(source, data)
-        if came < data.size:
-            raise _make_frame_error(count, f"the stream ends {came} bytes into a frame of {data.size}")
+        size = read_whole(source, data)
+        if size < data.size:
+            raise _make_frame_error(count, f"the stream ends {size} bytes into a frame of {data.size}")
         yield Y4mFrame(tuple(line.split()[1:]), split_planes(data, header.plane_sizes))
         count += 1
 
@@ -223,32 +249,39 @@ def _make_frame_error(count: int, problem: str) -> Exception:
 
 
 def split_planes(data: NDArray[np.uint8], sizes: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.uint8], ...]:
-    """Views (height, width) of one uint8 (bytes,) array, one behind the other."""
-    planes, offset = [], 0
-    for height, width in sizes:
-        planes.append(data[offset : offset + height * width].reshape(height, width))
-        offset += height * width
-    return tuple(planes)
+    """Returns views (height, width) of one uint8 (bytes,) array, one behind the other."""
+    ends = np.cumsum([height * width for height, width in sizes])[:-1]
+    return tuple(part.reshape(size) for part, size in zip(np.split(data, ends), sizes, strict=True))
 
 
 def format_frame_line(parameters: tuple[bytes, ...], stamp: str = "") -> bytes:
-    """A frame's line with its parameters, and the stamp as an X comment where the line has room for it."""
+    """Formats a frame's line with its parameters, and the stamp as an X comment where the line has room for it."""
     line = b" ".join((Y4M_FRAME_TAG, *parameters))
     comment = f" XDNI={stamp}".encode("ascii", "replace").replace(b"\n", b"?") if stamp else b""
     return line + (comment if len(line) + len(comment) < MAX_FRAME_LINE_BYTES else b"") + b"\n"
 
 
 class Y4mFormat:
-    """As Lane says.
-
-    matrix  "auto", "709" or "601".  fps: for a header without a rate.  stamp: write what made a frame into its line.
-    Raises what read_header does, and UsageError (no rate anywhere, or two that differ), LimitError (the output is too large).
-    """
+    """A y4m stream, whose tokens are kept; see RawVideoFormat."""
 
     def __init__(
         self, source: ReadableFile, scale: int, *, matrix: str = "auto", fps: Fraction | None = None, stamp: bool = True
     ) -> None:
-        header = _with_rate(read_header(source), fps)
+        """Reads the header.
+
+        Args:
+            source: The stream.
+            scale: Scale of the network.
+            matrix: "709", "601", or "auto" for that of the number of lines, of the input and of the output each.
+            fps: Frames per second, for a header without a rate.
+            stamp: Write what made a frame into its line.
+
+        Raises:
+            InputError: The header is none.
+            UsageError: The chroma format is not supported, or there is no frame rate anywhere, or two that differ.
+            LimitError: A frame is too large, before or after the network.
+        """
+        header = read_header(source).with_rate(fps)
         self.scale, self.width, self.height, self.rate = scale, header.width, header.height, header.rate
         self._source, self._stamp = source, stamp
         self._input_header, self._output_header = header, header.scale_by(scale)
@@ -261,36 +294,25 @@ class Y4mFormat:
         self.notes = tuple(_collect_notes(header, self._to_rgb.color, self._from_rgb.color))
 
     def encode_header(self) -> bytes:
+        """Returns the header with the size of the output."""
         return self._output_header.to_bytes()
 
     def read(self) -> Iterator[RawFrame]:
+        """Reads the frames, as RawVideoFormat says."""
         for frame in read_y4m_frames(self._source, self._input_header):
             decoded = make_frame(frame.planes, self._to_rgb.pixel_format)
             yield RawFrame(self._to_rgb.to_rgb(decoded), frame.parameters)
 
     def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:
-        line = format_frame_line(frame.parameters, format_stamp(rendered) if self._stamp else "")
+        """Returns the frame's line and its planes."""
+        stamp = f"{rendered.generation}:" + ",".join(f"{share:.6g}" for share in rendered.coefficients.values)
+        line = format_frame_line(frame.parameters, stamp if self._stamp else "")
         data = np.empty(len(line) + self._output_header.frame_bytes, np.uint8)
         data[: len(line)] = np.frombuffer(line, np.uint8)
         planes = split_planes(data[len(line) :], self._output_header.plane_sizes)
-        for written, plane in zip(planes, view_planes(self._from_rgb.from_rgb(rendered.output)), strict=False):
-            written[:] = plane  # mono has no use for the other two
+        for target, plane in zip(planes, view_planes(self._from_rgb.from_rgb(rendered.output)), strict=False):
+            target[:] = plane  # mono has no use for the other two
         return data
-
-
-def format_stamp(rendered: RenderedFrame) -> str:
-    """The generation and the shares in family order, such as "17:0.35,0.65"."""
-    return f"{rendered.generation}:" + ",".join(f"{share:.6g}" for share in rendered.coefficients.values)
-
-
-def _with_rate(header: Y4mHeader, fps: Fraction | None) -> Y4mHeader:
-    if header.rate is None and fps is None:
-        raise UsageError("The y4m header has no frame rate; give it with --fps.")
-    if header.rate is None:
-        return header.with_rate(fps or Fraction(1))
-    if fps is not None and fps != header.rate:
-        raise UsageError(f"The y4m header says {header.rate} frames per second and --fps says {fps}; leave --fps out.")
-    return header
 
 
 def _collect_notes(header: Y4mHeader, read: ColorSpec, written: ColorSpec) -> Iterator[str]:
@@ -314,7 +336,7 @@ def choose_color(matrix: str, height: int, is_full_range: bool) -> ColorSpec:
 
 
 def make_frame(planes: Sequence[NDArray[np.uint8]], pixel_format: str) -> VideoFrame:
-    """Makes a frame of planar YUV and copies the planes into it; planes that are missing, those of mono, get neutral chroma."""
+    """Makes a frame of planar YUV and copies the planes into it; missing planes, those of mono, get neutral chroma."""
     frame = VideoFrame(planes[0].shape[1], planes[0].shape[0], pixel_format)
     for index, plane in enumerate(view_planes(frame)):
         plane[:] = planes[index] if index < len(planes) else NEUTRAL_CHROMA

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dni_deploy.errors import InputError, LimitError
-from dni_deploy.video_io.pipe import OutputClosedError, check_output_open, flush, read_line, read_whole, write_whole
+from dni_deploy.video_io.pipe import OutputClosedError, check_output_open, read_line, read_whole, write_whole
 
 
 class Dribble:
@@ -31,6 +31,17 @@ class Dribble:
         return min(2, len(data))
 
 
+class FailingFlush(Dribble):
+    """Fails when its buffer is flushed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def flush(self) -> None:
+        raise OSError(self.number, os.strerror(self.number))
+
+
 class Failing(Dribble):
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -41,9 +52,6 @@ class Failing(Dribble):
 
     def write(self, data: Any) -> int:
         raise OSError(self.number, os.strerror(self.number))
-
-    def flush(self) -> None:
-        self.write(b"")
 
 
 def test_dribbles() -> None:
@@ -92,7 +100,7 @@ def test_writes_that_fail(number: int, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         write_whole(Failing(number), b"x")
     with pytest.raises(kind):
-        flush(Failing(number))
+        write_whole(FailingFlush(number), b"x")
 
 
 def test_reads_that_fail() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from dni_deploy.errors import InputError, LimitError, PartialResultError, UsageError
-from dni_deploy.video_io.raw_formats import parse_rate, parse_size, read_rgb24_frames
+from dni_deploy.video_io.raw_formats import RawFrame, Rgb24Format, parse_rate, parse_size
 
 
 @pytest.mark.parametrize(("text", "size"), [("640x360", (640, 360)), (" 1X1 ", (1, 1))])
@@ -31,23 +32,28 @@ def test_sizes_beyond_the_limit() -> None:
         parse_size("5000x5000", 4)
 
 
+def read_frames(data: bytes) -> Iterator[RawFrame]:
+    """Reads rgb24 of 6x4 pixels."""
+    return Rgb24Format(io.BytesIO(data), 1, "6x4").read()
+
+
 def test_frames() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), np.uint8)
-    assert np.array_equal(list(read_rgb24_frames(io.BytesIO(frames.tobytes()), 6, 4)), frames)
-    assert list(read_rgb24_frames(io.BytesIO(b""), 6, 4)) == []
+    assert np.array_equal([frame.rgb for frame in read_frames(frames.tobytes())], frames)
+    assert list(read_frames(b"")) == []
 
 
 @pytest.mark.parametrize("extra", [1, 71])
-def test_left_over_bytes_are_told(extra: int) -> None:
-    frames = read_rgb24_frames(io.BytesIO(bytes(2 * 72 + extra)), 6, 4)
-    assert [next(frames).shape for _ in range(2)] == [(4, 6, 3)] * 2
+def test_bytes_after_the_last_frame(extra: int) -> None:
+    frames = read_frames(bytes(2 * 72 + extra))
+    assert [next(frames).rgb.shape for _ in range(2)] == [(4, 6, 3)] * 2
     with pytest.raises(PartialResultError, match=f"^{extra} bytes were left after 2 whole frames of 6x4"):
         next(frames)
 
 
 def test_less_than_one_frame() -> None:
     with pytest.raises(InputError, match="5 bytes came, and one frame of 6x4 has 72"):
-        list(read_rgb24_frames(io.BytesIO(bytes(5)), 6, 4))
+        list(read_frames(bytes(5)))
 
 
 @pytest.mark.parametrize(
