@@ -1,1 +1,1 @@
-"""Film: films through an effect, frame by frame: read, change, write, and take up again what was stopped."""
+"""Video files and raw pipes as frames, and back; segments of a resumable job."""

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
@@ -87,6 +88,12 @@ class ColorSpec:
             )
         return cls(matrix, is_full_range, primaries, transfer)
 
+    def tag(self, target: VideoFrame | VideoCodecContext) -> None:
+        """Writes the tags onto a frame or the context of an encoder."""
+        target.colorspace = self.matrix
+        target.color_range = AVCOL_RANGE_FULL if self.is_full_range else AVCOL_RANGE_LIMITED
+        target.color_primaries, target.color_trc = self.primaries, self.transfer
+
     @property
     def matrix_name(self) -> str:
         """The name of the matrix for messages, such as "BT.709"."""
@@ -159,7 +166,7 @@ class ColorConverter:
             rgb: uint8 (H, W, 3).
 
         Returns:
-            A new frame of `pixel_format` without a timestamp, tagged with matrix and range.
+            A new frame of `pixel_format` without a timestamp, with the tags of the color specification.
         """
         source = VideoFrame.from_numpy_buffer(np.ascontiguousarray(rgb), format="rgb24")
         if self.color.is_full_range:
@@ -168,7 +175,7 @@ class ColorConverter:
             _convert_planes(limited, frame, (EXACT_BITS, False), (8, True))
         else:
             frame = self._scale(source, self.pixel_format, AVCOL_RANGE_FULL, AVCOL_RANGE_LIMITED)
-        frame.colorspace, frame.color_range = self.color.matrix, self._range
+        self.color.tag(frame)
         return frame
 
     def _gray_to_rgb(self, frame: VideoFrame, bits: int, size: tuple[int, int] | None) -> Frame:

@@ -1,4 +1,4 @@
-"""Encoder: frames to packets, opened anew for every segment, so that no segment needs another one to be decoded."""
+"""Encoding frames to packets, with a new encoder for every segment, so that no segment needs another one to be decoded."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ QUALITY_OPTION_BY_ENCODER = {
     "hevc_nvenc": "cq",
     "av1_nvenc": "cq",
 }
-"""What each encoder calls the number that --crf is."""
+"""What each encoder calls the number of --crf."""
 
 OUTPUT_PIXEL_FORMAT = "yuv420p"
-"""What every player shows."""
+"""The format that every player shows."""
 
 
 def pad_size_to_even(width: int, height: int) -> tuple[int, int]:
@@ -89,19 +89,24 @@ class EncoderOptions:
 
     @property
     def options(self) -> dict[str, str]:
-        """As the encoder calls them. Raises UsageError where it has no such option."""
-        made: dict[str, str] = {}
+        """The options under the encoder's own names.
+
+        Raises:
+            UsageError: The encoder has no such option.
+        """
+        options: dict[str, str] = {}
         if self.crf is not None:
             if self.codec not in QUALITY_OPTION_BY_ENCODER:
                 raise UsageError(
-                    f"--crf is for {', '.join(QUALITY_OPTION_BY_ENCODER)}; {escape_name(self.codec)} has no such number, leave it out."
+                    f"--crf is for {', '.join(QUALITY_OPTION_BY_ENCODER)}; {escape_name(self.codec)} has no such number, "
+                    "leave it out."
                 )
-            made[QUALITY_OPTION_BY_ENCODER[self.codec]] = str(self.crf)
+            options[QUALITY_OPTION_BY_ENCODER[self.codec]] = str(self.crf)
         if self.preset is not None:
-            made["preset"] = self.preset
+            options["preset"] = self.preset
         if self.codec == "libx265":
-            made["x265-params"] = "log-level=none"
-        return made
+            options["x265-params"] = "log-level=none"
+        return options
 
     def to_json(self) -> dict[str, Any]:
         """Describes what each encoded frame depends on."""
@@ -110,7 +115,16 @@ class EncoderOptions:
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """What is encoded: even width and height, the source's time base, rate, pixel aspect and colour."""
+    """What is encoded.
+
+    Attributes:
+        width: Even width in pixels.
+        height: Even height in pixels.
+        time_base: Seconds per tick, as in the source.
+        frame_rate: Frames per second, as in the source.
+        pixel_aspect: Width over height of a pixel as shown, or None.
+        color: What the codes mean.
+    """
 
     width: int
     height: int
@@ -121,21 +135,26 @@ class OutputFormat:
 
     @classmethod
     def from_video_file(cls, video_file: VideoFile, scale: int) -> OutputFormat:
+        """Returns the format of a video that is `scale` times as wide and high as its source."""
         width, height = pad_size_to_even(video_file.width * scale, video_file.height * scale)
         return cls(width, height, video_file.time_base, video_file.frame_rate, video_file.pixel_aspect, video_file.color)
 
     def configure_context(self, context: VideoCodecContext) -> None:
+        """Prepares an encoder that is not open yet."""
         context.width, context.height, context.pix_fmt = self.width, self.height, OUTPUT_PIXEL_FORMAT
         context.framerate = self.frame_rate
         context.time_base = self.time_base  # before the first frame, or the timestamps would be rounded to the frame rate
         if self.pixel_aspect is not None:
             context.sample_aspect_ratio = self.pixel_aspect
-        context.colorspace, context.color_range = self.color.matrix, 2 if self.color.is_full_range else 1
-        context.color_primaries, context.color_trc = self.color.primaries, self.color.transfer
+        self.color.tag(context)
 
 
 def add_video_stream(output: OutputContainer, settings: EncoderOptions, output_format: OutputFormat) -> VideoStream:
-    """A video stream that packets of such an encoder can be muxed to: an encoder is opened for its header alone."""
+    """Adds a video stream for packets of such an encoder; an encoder is opened for its header alone.
+
+    Raises:
+        ValueError: The container cannot hold what the encoder makes.
+    """
     stream = output.add_stream(settings.codec, rate=output_format.frame_rate, options=settings.options)
     assert isinstance(stream, VideoStream)
     output_format.configure_context(stream.codec_context)
@@ -144,21 +163,32 @@ def add_video_stream(output: OutputContainer, settings: EncoderOptions, output_f
 
 
 class Encoder:
-    """One segment's encoder. Belongs to one thread."""
+    """The encoder of one segment.
+
+    Thread safety: For one thread.
+    """
 
     def __init__(self, settings: EncoderOptions, output_format: OutputFormat, *, global_header: bool) -> None:
-        """header: the container keeps the encoder's header.
+        """Opens the encoder.
 
-        Raises UsageError (options that it does not take), UnavailableError (it does not work here, or not at this size).
+        Args:
+            settings: The encoder and its options.
+            output_format: What is encoded.
+            global_header: The container keeps the encoder's header.
+
+        Raises:
+            UsageError: The encoder does not take the options.
+            UnavailableError: The encoder does not work here, or not at this size.
         """
         try:
             context = _open_codec(settings.codec, settings.options, output_format, global_header)
         except (av.error.FFmpegError, ValueError) as error:
-            told = ", ".join(f"{name} {escape_name(value)}" for name, value in settings.options.items())
+            name = escape_name(settings.codec)
             if settings.options and _can_open_without_options(settings.codec, output_format):
-                raise UsageError(f"The encoder {escape_name(settings.codec)} does not take {told}.") from error
+                options = ", ".join(f"{option} {escape_name(value)}" for option, value in settings.options.items())
+                raise UsageError(f"The encoder {name} does not take {options}.") from error
             raise UnavailableError(
-                f"The encoder {escape_name(settings.codec)} could not be opened here for {output_format.width}x{output_format.height} "
+                f"The encoder {name} could not be opened here for {output_format.width}x{output_format.height} "
                 f"({escape_name(getattr(error, 'strerror', error))}); try another --codec."
             ) from error
         self._context = context
@@ -166,14 +196,24 @@ class Encoder:
         self._settings = settings
 
     def encode(self, rgb: Frame, pts: int) -> Iterable[Packet[Any]]:
-        """The packets that are ready; the frame's own may come later."""
+        """Encodes a frame.
+
+        Args:
+            rgb: uint8 (H, W, 3); odd sides are padded.
+            pts: Timestamp in ticks.
+
+        Returns:
+            The packets that are ready; that of the frame itself may come later.
+
+        Raises:
+            UnavailableError: The encoder failed.
+        """
         frame = self._color_converter.from_rgb(pad_to_even(rgb))
         frame.pts, frame.time_base = pts, self._context.time_base
-        frame.color_primaries, frame.color_trc = self._context.color_primaries, self._context.color_trc
         return self._encode_frame(frame)
 
     def flush(self) -> Iterable[Packet[Any]]:
-        """The packets that are left."""
+        """Returns the packets that are left; no frame may follow."""
         return self._encode_frame(None)
 
     def _encode_frame(self, frame: av.VideoFrame | None) -> Iterable[Packet[Any]]:
@@ -198,7 +238,7 @@ def _open_codec(codec: str, options: dict[str, str], output_format: OutputFormat
 
 
 def _can_open_without_options(codec: str, output_format: OutputFormat) -> bool:
-    """Whether it is the options that it does not like."""
+    """Tells whether it is the options that the encoder does not take."""
     try:
         _open_codec(codec, {}, output_format, False)
     except (av.error.FFmpegError, ValueError):

@@ -1,11 +1,11 @@
-"""Join: segments and the source's other streams become one film, packet by packet."""
+"""Muxing: segments and the other streams of the source become one video file, packet by packet."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from heapq import merge
 from itertools import chain, islice, pairwise
@@ -29,7 +29,11 @@ MUXER_BY_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matrosk
 
 
 def find_muxer(path: Path) -> str:
-    """The muxer for that name. Raises UsageError."""
+    """Returns FFmpeg's muxer for the suffix of a path.
+
+    Raises:
+        UsageError: The suffix is none of MUXER_BY_SUFFIX.
+    """
     try:
         return MUXER_BY_SUFFIX[path.suffix.lower()]
     except KeyError:
@@ -39,32 +43,43 @@ def find_muxer(path: Path) -> str:
 
 
 ATTACHMENT_MUXER = "matroska"
-"""The only one of them that has a place for attachments, such as fonts."""
+"""The only muxer of them that takes attachments, such as fonts."""
 
 
 def check_output_streams(path: Path, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat) -> bool:
-    """See, in memory, that such a container takes all the streams; tells whether it keeps the encoder's header.
+    """Checks, without writing, that a container of this name takes all streams.
 
-    Raises UsageError (a stream that it cannot hold, a codec that does not go in), UnavailableError (no such encoder here).
+    Args:
+        path: The path of the output.
+        video_file: The input.
+        settings: How the video is encoded.
+        output_format: What is encoded.
+
+    Returns:
+        Whether the container keeps the encoder's header.
+
+    Raises:
+        UsageError: The container cannot hold a stream, or what the encoder makes.
+        UnavailableError: The encoder does not work here, or the container cannot be begun.
     """
     name = find_muxer(path)
-    with open_container(video_file.path) as given, av.open(os.devnull, "w", format=name) as output:
-        header = bool(output.format.flags & av.format.Flags.global_header.value)
-        Encoder(settings, output_format, global_header=header)
+    with open_container(video_file.path) as source, av.open(os.devnull, "w", format=name) as output:
+        has_global_header = bool(output.format.flags & av.format.Flags.global_header.value)
+        Encoder(settings, output_format, global_header=has_global_header)
         try:
             add_video_stream(output, settings, output_format)
         except ValueError as error:
             raise UsageError(f"A {name} file cannot hold what {escape_name(settings.codec)} encodes; choose .mkv.") from error
-        copies = _add_copied_streams(output, given, video_file, name)
+        copies = _add_copied_streams(output, source, video_file, name)
         try:
             output.start_encoding()
         except (av.error.FFmpegError, ValueError) as error:
             kinds = ", ".join(sorted({stream.type for stream in copies.values()})) or "none"
             raise UnavailableError(
-                f"A {name} file could not be begun with {escape_name(settings.codec)} and the film's other streams ({kinds}): "
+                f"A {name} file could not be begun with {escape_name(settings.codec)} and the other streams of the video ({kinds}): "
                 f"{escape_name(getattr(error, 'strerror', error))}. Try .mkv."
             ) from error
-        return header
+        return has_global_header
 
 
 def mux_segments(
@@ -75,32 +90,42 @@ def mux_segments(
     settings: EncoderOptions,
     output_format: OutputFormat,
 ) -> None:
-    """Write the film to `path`, a temporary name: the segments' packets, and the source's kept streams unchanged.
+    """Writes the packets of the segments, and the copied streams of the source unchanged.
 
-    Raises LimitError (no room), InputError (the source changed or broke meanwhile).
+    Args:
+        path: The file to write, under a temporary name.
+        muxer: FFmpeg's muxer.
+        segments: The whole segments, in order.
+        video_file: The input.
+        settings: How the segments were encoded.
+        output_format: What was encoded.
+
+    Raises:
+        LimitError: There is no room.
+        InputError: The source changed or broke meanwhile.
     """
     # Nothing that changes from run to run: the same segments give the same bytes.
     with (
-        open_container(video_file.path) as given,
+        open_container(video_file.path) as source,
         _raise_readable(path),
         av.open(str(path.absolute()), "w", format=muxer, container_options={"fflags": "+bitexact"}) as output,
     ):
         video = add_video_stream(output, settings, output_format)
-        output.metadata.update(given.metadata)
-        described = given.streams[video_file.stream_index]
-        video.metadata.update(_copy_metadata(described))
-        video.disposition = described.disposition
-        output.set_chapters(given.chapters())
-        copies = _add_copied_streams(output, given, video_file, muxer)
+        output.metadata.update(source.metadata)
+        source_video = source.streams[video_file.stream_index]
+        video.metadata.update(_copy_metadata(source_video))
+        video.disposition = source_video.disposition
+        output.set_chapters(source.chapters())
+        copies = _add_copied_streams(output, source, video_file, muxer)
         output.start_encoding()
         for timed in merge(
-            _read_video_packets(segments, video, output_format), _copy_packets(given, copies), key=lambda timed: timed.seconds
+            _read_video_packets(segments, video, output_format), _copy_packets(source, copies), key=lambda timed: timed.seconds
         ):
             output.mux_one(timed.packet)
 
 
 def _copy_metadata(stream: Stream) -> dict[str, str]:
-    """The stream's metadata without what described the old packets."""
+    """Returns the metadata of a stream without what describes the old packets."""
     stale = ("DURATION", "NUMBER_OF", "BPS", "_STATISTICS", "ENCODER", "encoder", "rotate")
     return {key: value for key, value in stream.metadata.items() if not key.startswith(stale)}
 
@@ -108,55 +133,62 @@ def _copy_metadata(stream: Stream) -> dict[str, str]:
 def _add_copied_streams(
     output: OutputContainer, container: InputContainer, video_file: VideoFile, muxer: str
 ) -> dict[int, Stream]:
-    made: dict[int, Stream] = {}
+    copies: dict[int, Stream] = {}
     for index in video_file.copied_streams:
         stream = container.streams[index]
         if stream.type == "attachment" and muxer != ATTACHMENT_MUXER:
             continue
         try:
-            made[index] = output.add_stream_from_template(stream)
+            copies[index] = output.add_stream_from_template(stream)
         except (av.error.FFmpegError, ValueError) as error:
             codec = stream.codec_context.name if stream.codec_context else "unknown"
             raise UsageError(
-                f"A {muxer} file cannot hold stream {index} of {escape_name(video_file.path)} ({escape_name(stream.type)}, {escape_name(codec)}), and "
-                "nothing is to be lost; name an output that ends in .mkv. Nothing was written."
+                f"A {muxer} file cannot hold stream {index} of {escape_name(video_file.path)} ({escape_name(stream.type)}, "
+                f"{escape_name(codec)}), and nothing is to be lost; name an output that ends in .mkv. Nothing was written."
             ) from error
         if stream.type != "attachment":
-            made[index].metadata.update(_copy_metadata(stream))
-            made[index].disposition = stream.disposition
-    return made
+            copies[index].metadata.update(_copy_metadata(stream))
+            copies[index].disposition = stream.disposition
+    return copies
 
 
 class TimedPacket(NamedTuple):
-    """A packet and when the decoder wants it."""
+    """A packet with its decoding time.
+
+    Attributes:
+        seconds: When the decoder needs it.
+        packet: The packet.
+    """
 
     seconds: Fraction
     packet: Packet[Any]
 
 
 def _read_video_packets(segments: Sequence[Segment], stream: VideoStream, output_format: OutputFormat) -> Iterator[TimedPacket]:
-    """The packets with decoding times that never go back, across segments too: each that of the frame `delay` places before."""
+    """Reads the video packets with decoding times that never go back, across segments, too.
+
+    The decoding time of a packet is the timestamp of the frame that is shown `delay` frames before it in decoding order.
+    """
     delay = max(segment.delay for segment in segments)
     head = list(islice(chain.from_iterable(segment.read_footer().frame_times for segment in segments), delay + 1))
     lead = max(delay, head[-1][0] - head[0][0])
-    before = deque(pts - lead for pts, _ in head[:delay])
+    decoding_times = deque(pts - lead for pts, _ in head[:delay])
     for segment, following in zip(segments, [*segments[1:], None], strict=True):
         times = segment.read_footer().frame_times
-        lengths = _compute_durations(times, following.read_footer().frame_times[0][0] if following else None)
+        durations = _compute_durations(times, following.read_footer().frame_times[0][0] if following else None)
         for (pts, _), encoded in zip(times, segment.read_packets(), strict=True):
-            before.append(pts)
-            yield TimedPacket(
-                before[0] * output_format.time_base,
-                _make_packet(encoded, before.popleft(), lengths[encoded.pts], stream, output_format),
-            )
+            decoding_times.append(pts)
+            dts = decoding_times.popleft()
+            packet = _make_packet(encoded, dts, durations[encoded.pts], stream, output_format)
+            yield TimedPacket(dts * output_format.time_base, packet)
 
 
 def _compute_durations(times: Sequence[tuple[int, int]], next_pts: int | None) -> dict[int, int]:
-    """How long each frame is shown, in ticks: until the next one; the film's last one as long as the source says."""
-    lengths = {pts: later - pts for (pts, _), (later, _) in pairwise(times)}
+    """Computes how long each frame is shown, in ticks: until the next one; the last one of all as long as the source says."""
+    durations = {pts: later - pts for (pts, _), (later, _) in pairwise(times)}
     last, duration = times[-1]
-    lengths[last] = next_pts - last if next_pts is not None else duration or (lengths[times[-2][0]] if lengths else 1)
-    return lengths
+    durations[last] = next_pts - last if next_pts is not None else duration or (durations[times[-2][0]] if durations else 1)
+    return durations
 
 
 def _make_packet(
@@ -171,27 +203,20 @@ def _make_packet(
 
 
 def _copy_packets(container: InputContainer, copied_streams: dict[int, Stream]) -> Iterator[TimedPacket]:
-    """The kept streams' packets as they are; a place that cannot be read ends them."""
-    wanted = [container.streams[index] for index in copied_streams if container.streams[index].type != "attachment"]
-    if not wanted:
+    """Reads the packets of the copied streams as they are, until a place that cannot be read."""
+    demuxed = [container.streams[index] for index in copied_streams if container.streams[index].type != "attachment"]
+    if not demuxed:
         return
-    late = Fraction(-(1 << 40))
-    packets = container.demux(*wanted)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.error.FFmpegError:
-            return
-        if packet is None:
-            return
-        if packet.dts is None and packet.pts is None:
-            continue  # the mark of a stream's end
-        time = packet.dts if packet.dts is not None else packet.pts
-        assert time is not None
-        if packet.time_base is not None:
-            late = max(late, time * packet.time_base)
-        packet.stream = copied_streams[packet.stream_index]
-        yield TimedPacket(late, packet)
+    latest = Fraction(-(1 << 40))
+    with suppress(av.error.FFmpegError):
+        for packet in container.demux(*demuxed):
+            time = packet.dts if packet.dts is not None else packet.pts
+            if time is None:
+                continue  # the mark of a stream's end
+            if packet.time_base is not None:
+                latest = max(latest, time * packet.time_base)
+            packet.stream = copied_streams[packet.stream_index]
+            yield TimedPacket(latest, packet)
 
 
 @contextmanager
@@ -203,4 +228,4 @@ def _raise_readable(path: Path) -> Iterator[None]:
             raise LimitError(
                 f"There is no room to write {escape_name(path)}; free some space and give the same command again."
             ) from error
-        raise InputError(f"The film could not be put together ({escape_name(error.strerror)}).") from error
+        raise InputError(f"The video could not be put together ({escape_name(error.strerror)}).") from error

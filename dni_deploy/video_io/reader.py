@@ -1,4 +1,4 @@
-"""Reader: the frames of a film as RGB, one after the other, and how many of them were lost."""
+"""The frames of a video file as RGB, one after the other, and how many of them were lost."""
 
 from __future__ import annotations
 
@@ -20,16 +20,24 @@ from dni_deploy.video_io.color import ColorConverter
 from dni_deploy.video_io.video_file import VideoFile, find_video_stream, open_container, turn_upright
 
 TRUSTED_DURATION_FORMATS = ("matroska", "mov", "flv", "avi")
-"""Formats whose head says how long the film is; the others' duration is a guess from the end of the file itself."""
+"""Formats whose header says how long the video is; for others FFmpeg estimates it from the end of the file itself."""
 
 TIMED_STREAM_TYPES = ("video", "audio", "subtitle")
+"""The types of streams whose packets have timestamps."""
 
 MAX_CONSECUTIVE_READ_ERRORS = 1000
-"""So many packets in a row that cannot be read, and the rest is given up."""
+"""Number of packets in a row that cannot be read after which the rest of the file is given up."""
 
 
 class DecodedFrame(NamedTuple):
-    """One frame: its number from 0, timestamp and duration in ticks of the source, and its pixels."""
+    """One frame.
+
+    Attributes:
+        number: Number in the video, from 0.
+        pts: Timestamp in ticks of the source.
+        duration: Duration in ticks of the source, or 0.
+        rgb: uint8 (H, W, 3), upright.
+    """
 
     number: int
     pts: int
@@ -39,12 +47,13 @@ class DecodedFrame(NamedTuple):
 
 @dataclass
 class DroppedFrames:
-    """What a film lost.
+    """What a video has lost.
 
-    found     whether anything was.
-    damaged   packets that could not be decoded, and frames that were damaged.
-    missing   frames that should be there by what the film says of itself, and that are not.
-    moved     timestamps that were absent or not later than the one before, and were set after it.
+    Attributes:
+        has_losses: Whether anything was lost.
+        damaged: Number of packets that could not be decoded and of frames that were damaged.
+        missing: Number of frames that should be there by what the file says, and are not.
+        adjusted_timestamps: Number of timestamps that were absent or not later than the one before, and were set after it.
     """
 
     has_losses: bool = False
@@ -54,7 +63,7 @@ class DroppedFrames:
 
     @property
     def frames(self) -> int:
-        """How many frames, about."""
+        """Number of lost frames, about."""
         return max(self.damaged, self.missing)
 
     def __bool__(self) -> bool:
@@ -62,10 +71,19 @@ class DroppedFrames:
 
 
 class VideoReader:
-    """Reads a film once, in one thread. `dropped_frames` is complete when the last picture was given."""
+    """Reads a video file once.
+
+    Attributes:
+        video_file: The file.
+        skip: Number of good frames at the beginning that are decoded and not given.
+        hwaccel: Kind of hardware to decode on, or None.
+        dropped_frames: What was lost; complete after the last frame.
+
+    Thread safety: For one thread.
+    """
 
     def __init__(self, video_file: VideoFile, *, skip: int = 0, hwaccel: str | None = None) -> None:
-        """skip: so many good frames at the beginning are decoded and not given."""
+        """Prepares to read; see the attributes."""
         self.video_file, self.skip, self.hwaccel = video_file, skip, hwaccel
         self.dropped_frames = DroppedFrames()
         self._last_pts: int | None = None
@@ -73,7 +91,12 @@ class VideoReader:
         self._frame_ticks = max(1, round(1 / (video_file.frame_rate * video_file.time_base)))
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        """Raises InputError: a frame has another size, the file cannot be opened. Damage is counted, not raised."""
+        """Gives every good frame. Damage is counted, not raised.
+
+        Raises:
+            InputError: A frame has another size, or the file cannot be opened.
+            LimitError: There is not enough memory.
+        """
         converter = ColorConverter(self.video_file.color)
         index = 0
         with open_container(self.video_file.path, self.hwaccel) as container:
@@ -92,10 +115,10 @@ class VideoReader:
 
     def _read_good_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         end = Fraction(0)
-        torn = _GapDetector() if "matroska" in container.format.name else None
+        gap_detector = _GapDetector() if "matroska" in container.format.name else None
         for packet in self._read_packets(container):
             end = max(end, _packet_end_time(packet))
-            if torn is not None and torn.has_gap_before(packet, stream.index):
+            if gap_detector is not None and gap_detector.has_gap_before(packet, stream.index):
                 self._gap_times.append(packet.pts or 0)
             if packet.stream.index != stream.index:
                 continue
@@ -111,7 +134,7 @@ class VideoReader:
         self.dropped_frames.damaged += 1
 
     def _read_packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
-        """Every packet of every stream that has times; a place that cannot be read is passed over."""
+        """Reads every packet of every stream that has timestamps; places that cannot be read are skipped."""
         errors = 0
         timed = [stream for stream in container.streams if stream.type in TIMED_STREAM_TYPES]
         packets = container.demux(*timed)
@@ -123,7 +146,7 @@ class VideoReader:
                 return
             except av.error.FFmpegError as error:
                 if isinstance(error, MemoryError):
-                    raise LimitError("There is not enough memory to decode the film.") from error
+                    raise LimitError("There is not enough memory to decode the video.") from error
                 errors += 1
                 self.dropped_frames.has_losses = True
                 packets = container.demux(*timed)
@@ -133,7 +156,7 @@ class VideoReader:
             frames = packet.decode()
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
-                raise LimitError("There is not enough memory to decode the film.") from error
+                raise LimitError("There is not enough memory to decode the video.") from error
             self._count_damage()
             return
         for frame in frames:
@@ -144,7 +167,7 @@ class VideoReader:
                 yield frame
 
     def _fix_timestamp(self, frame: VideoFrame) -> int:
-        """The frame's timestamp, made later than the last one where it is not: no container holds two frames at one time."""
+        """Returns the frame's timestamp, moved after the last one where it is not later: no container holds two at one time."""
         pts = frame.pts
         if pts is None and self._last_pts is not None:
             pts = self._last_pts + self._frame_ticks
@@ -155,17 +178,18 @@ class VideoReader:
             pts = self._last_pts + 1
             self.dropped_frames.adjusted_timestamps += 1
         elif self._gap_times and self._last_pts is not None and pts - self._last_pts > 1.5 * self._frame_ticks:
-            # Bytes that hold no packet may be anything; where frames are missing as well, it is a hole.
-            self.dropped_frames.has_losses |= any(self._last_pts < torn for torn in self._gap_times)
-        self._gap_times = [torn for torn in self._gap_times if torn > pts]
+            # Bytes that hold no packet may be anything; where frames are missing at the same place, something was lost.
+            self.dropped_frames.has_losses |= any(self._last_pts < gap for gap in self._gap_times)
+        self._gap_times = [gap for gap in self._gap_times if gap > pts]
         self._last_pts = pts
         return pts
 
     def _format_size_change(self, frame: VideoFrame, index: int) -> str:
         seconds = float(((frame.pts or 0) - self.video_file.start_pts) * self.video_file.time_base)
+        coded_width, coded_height = self.video_file.coded_size
         return (
-            f"{escape_name(self.video_file.path)} changes from {self.video_file.coded_size[0]}x{self.video_file.coded_size[1]} to {frame.width}x{frame.height} "
-            f"at frame {index} ({seconds:.3f} s), and a film has one size; cut it there and process the parts. "
+            f"{escape_name(self.video_file.path)} changes from {coded_width}x{coded_height} to {frame.width}x{frame.height} "
+            f"at frame {index} ({seconds:.3f} s), and a video has one size; cut it there and process the parts. "
             f"{index} frames were done, nothing was written."
         )
 
@@ -178,29 +202,29 @@ def _packet_end_time(packet: Packet[Any]) -> Fraction:
 
 
 class _GapDetector:
-    """Tells where bytes were passed over between two packets of a Matroska file, which looks for the next whole cluster by itself."""
+    """Finds where bytes were skipped between two packets of a Matroska file: its demuxer looks for the next whole cluster by itself."""
 
     MAX_HEADER_BYTES = 1024
-    """Bytes that headers of blocks and clusters may take."""
+    """Most bytes that headers of blocks and clusters take."""
 
     def __init__(self) -> None:
         self._end_position: int | None = None
         self._pending = False
 
     def has_gap_before(self, packet: Packet[Any], index: int) -> bool:
-        """Whether there was such a place since the last packet of the stream `index`; asked for every packet of the file."""
+        """Tells whether there was a gap since the last packet of the stream `index`. Called for every packet of the file."""
         if packet.pos is None or packet.pos < 0:
             return False
         self._pending |= self._end_position is not None and packet.pos - self._end_position > self.MAX_HEADER_BYTES
         self._end_position = packet.pos + packet.size
         if packet.stream_index != index:
             return False
-        told, self._pending = self._pending, False
-        return told
+        has_gap, self._pending = self._pending, False
+        return has_gap
 
 
 def _has_frames_beyond_end(container: InputContainer, stream: VideoStream, video_file: VideoFile) -> bool:
-    """Whether frames lie, by the index of an MP4, behind the end of the file."""
+    """Tells whether the index of an MP4 has frames behind the end of the file."""
     if "mov" not in container.format.name:
         return False
     size = os.stat(video_file.path).st_size
@@ -208,7 +232,7 @@ def _has_frames_beyond_end(container: InputContainer, stream: VideoStream, video
 
 
 def _ends_early(container: InputContainer, end: Fraction, video_file: VideoFile) -> bool:
-    """Whether all streams end well before the film does by its head."""
+    """Tells whether all streams end well before the duration that the header says."""
     if not container.duration or not any(name in container.format.name for name in TRUSTED_DURATION_FORMATS):
         return False
     start = Fraction(container.start_time or 0, av.time_base)

@@ -1,4 +1,4 @@
-"""Job: the folder beside the output in which a film is made segment by segment, and by which a stopped run is taken up."""
+"""The job of one video: the folder beside the output in which segments are kept, so that a stopped run can be resumed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from dni_deploy.video_io.segments import Segment, SegmentWriter, open_segment, s
 
 try:
     import fcntl
-except ImportError:  # Windows has no such lock; two runs on one output are then told apart by nothing
+except ImportError:  # Windows has no such lock; nothing keeps two runs on one output apart there
     fcntl = None  # type: ignore[assignment]
 
 JOB_FOLDER_SUFFIX = ".dni-part"
 JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME = "job.json", "lock", "logged"
 JOB_SCHEMA_VERSION = 1
 FINGERPRINT_BYTES = 1 << 20
-"""So many bytes at the film's beginning and end stand for its content."""
+"""Bytes at the beginning and at the end of a video that stand for its content."""
 
 
 @dataclass
 class VideoJob:
-    """A folder and the whole segments in it, in order.
+    """A job folder and the whole segments in it, in order.
 
-    kept: how many frames were there when the job was taken up.
+    Attributes:
+        folder: The folder.
+        segments: The whole segments, from the first one on.
+        resumed_frames: Number of frames that were there when the job was resumed.
     """
 
     folder: Path
@@ -41,32 +44,34 @@ class VideoJob:
 
     @property
     def frames(self) -> int:
+        """Number of frames in whole segments."""
         return sum(segment.frames for segment in self.segments)
 
     def begin_segment(self) -> SegmentWriter:
-        """The next segment, to be filled."""
+        """Creates the next segment, to be filled."""
         return SegmentWriter(self.folder, len(self.segments), self.frames)
 
     def mark_log_started(self) -> None:
-        """From here on the alpha log may be there already, put there by this job."""
+        """Records that an alpha log at its path may be of this job, so that a resumed run may replace it."""
         (self.folder / LOG_STARTED_FILE_NAME).touch()
 
     def remove(self) -> None:
-        """Remove the folder and all in it."""
+        """Removes the folder and everything in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def job_folder_path(output: Path) -> Path:
+    """Returns the path of the job folder of an output."""
     return output.with_name(output.name + JOB_FOLDER_SUFFIX)
 
 
 def has_started_log(output: Path) -> bool:
-    """Whether a stopped job for this output came as far as its alpha log, which may then be replaced."""
+    """Tells whether a stopped job for this output came as far as its alpha log, which may then be replaced."""
     return (job_folder_path(output) / LOG_STARTED_FILE_NAME).exists()
 
 
 def fingerprint_file(path: Path) -> dict[str, Any]:
-    """What tells one film from another: size, time of change, SHA-256 of head and tail."""
+    """Describes what distinguishes one video from another: size, modification time, and SHA-256 of head and tail."""
     status = os.stat(path)
     digest = sha256()
     with open(path, "rb") as file:
@@ -78,11 +83,22 @@ def fingerprint_file(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def open_job(output: Path, description: Mapping[str, Any], *, fresh: bool = False) -> Iterator[VideoJob]:
-    """The job for this output: a new one, or the one that was stopped, if its description is the same.
+    """Opens the job for an output: a new one, or the one that was stopped where its description is the same.
 
-    description: JSON; everything that the segments depend on. fresh: what is there is thrown away.
     Nobody else can work at the same output meanwhile. The folder stays; whoever finishes the job removes it.
-    Raises BusyError (another run is at it), UsageError (a stopped job of other settings), InputError (the folder cannot be made).
+
+    Args:
+        output: The path of the output.
+        description: Everything that the segments depend on, as JSON.
+        fresh: Discard a stopped job.
+
+    Yields:
+        The job.
+
+    Raises:
+        BusyError: Another run works at it.
+        UsageError: A stopped job has another description.
+        InputError: The folder cannot be made.
     """
     folder = job_folder_path(output)
     try:
@@ -92,7 +108,7 @@ def open_job(output: Path, description: Mapping[str, Any], *, fresh: bool = Fals
         if error.errno in DISK_FULL_ERRNOS:
             raise
         raise InputError(
-            f"The work folder {escape_name(folder)} cannot be made ({error.strerror}). Nothing was written."
+            f"The job folder {escape_name(folder)} cannot be made ({error.strerror}). Nothing was written."
         ) from error
     try:
         _lock_job(lock, output)
@@ -116,50 +132,45 @@ def _lock_job(descriptor: int, output: Path) -> None:
 
 def _resume_or_create(folder: Path, description: dict[str, Any], fresh: bool) -> VideoJob:
     path = folder / JOB_FILE_NAME
-    wanted = {"schema": JOB_SCHEMA_VERSION, **description}
-    if not fresh:
-        found = _read_description(path)
-        if found is not None and found != wanted:
-            other = ", ".join(sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)))
-            raise UsageError(
-                f"{escape_name(folder)} holds a stopped job that differs in: {escape_name(other)}. Give the same again to go on with it, or "
-                "--fresh to throw it away."
-            )
-        if found is not None:
-            return _load_segments(folder)
-    for entry in folder.iterdir():
-        if entry.name != LOCK_FILE_NAME:
-            with suppress(OSError):
-                entry.unlink()
-    write_bytes(path, json.dumps(wanted, indent=1).encode())
+    description = {"schema": JOB_SCHEMA_VERSION, **description}
+    stopped = None if fresh else _read_description(path)
+    if stopped == description:
+        return _load_segments(folder)
+    if stopped is not None:
+        differing = sorted(key for key in description.keys() | stopped.keys() if description.get(key) != stopped.get(key))
+        raise UsageError(
+            f"{escape_name(folder)} holds a stopped job that differs in: {escape_name(', '.join(differing))}. Give the same again "
+            "to resume it, or --fresh to discard it."
+        )
+    _remove_others(folder, {folder / LOCK_FILE_NAME})
+    write_bytes(path, json.dumps(description, indent=1).encode())
     sync_folder(folder)
     return VideoJob(folder)
 
 
 def _read_description(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_bytes())
+        description = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return description if isinstance(description, dict) else None
 
 
 def _load_segments(folder: Path) -> VideoJob:
-    """The whole segments from the first one on; what is behind a gap is removed."""
+    """Loads the whole segments from the first one on; what lies behind a gap is removed."""
     job = VideoJob(folder)
-    while True:
-        segment = open_segment(segment_path(folder, len(job.segments)))
-        if segment is None or segment.first_frame != job.frames:
+    while segment := open_segment(segment_path(folder, len(job.segments))):
+        if segment.first_frame != job.frames:
             break
         job.segments.append(segment)
     job.resumed_frames = job.frames
-    whole = {segment.path for segment in job.segments} | {
-        folder / JOB_FILE_NAME,
-        folder / LOCK_FILE_NAME,
-        folder / LOG_STARTED_FILE_NAME,
-    }
+    others = {folder / name for name in (JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME)}
+    _remove_others(folder, others | {segment.path for segment in job.segments})
+    return job
+
+
+def _remove_others(folder: Path, kept: set[Path]) -> None:
     for entry in folder.iterdir():
-        if entry not in whole:
+        if entry not in kept:
             with suppress(OSError):
                 entry.unlink()
-    return job

@@ -1,7 +1,7 @@
-"""Segments: pieces of an encoded film on disk, each whole or not there.
+"""Segments: pieces of an encoded video on disk, each whole or absent.
 
-A file is the packets one after the other, then a JSON foot, its length (4 bytes) and the SHA-256 of all that is before.
-Matroska would do, were its timestamps not rounded to milliseconds; these keep the film's own ticks.
+A file is the packets one after the other, then a JSON footer, the footer's length (4 bytes) and the SHA-256 of all before it.
+Matroska would do, were its timestamps not rounded to milliseconds; these keep the ticks of the source.
 """
 
 from __future__ import annotations
@@ -18,17 +18,25 @@ from typing import Any, BinaryIO, NamedTuple
 
 from av.packet import Packet
 
+from dni_deploy.errors import EngineError
 from dni_deploy.utils.atomic_write import sync_folder
 
 PACKET_HEADER = struct.Struct("<qBI")
 """Of each packet: timestamp in ticks, whether it is a key frame, number of bytes."""
 
 FOOTER_LENGTH = struct.Struct("<I")
+DIGEST_BYTES = 32
 READ_CHUNK_BYTES = 1 << 20
 
 
 class EncodedPacket(NamedTuple):
-    """One packet: timestamp in ticks, key frame or not, bytes."""
+    """One packet of an encoder.
+
+    Attributes:
+        pts: Timestamp in ticks.
+        is_keyframe: Whether it can be decoded without others.
+        data: The bytes.
+    """
 
     pts: int
     is_keyframe: bool
@@ -36,7 +44,13 @@ class EncodedPacket(NamedTuple):
 
 
 class FrameAlphaRecord(NamedTuple):
-    """What one frame was made with: seconds since the first frame, generation, shares in family order."""
+    """What one frame was rendered with.
+
+    Attributes:
+        seconds: Time since the first frame.
+        generation: Number of changes of the weights so far.
+        coefficients: One per member, in family order.
+    """
 
     seconds: float
     generation: int
@@ -44,7 +58,12 @@ class FrameAlphaRecord(NamedTuple):
 
 
 class SegmentFooter(NamedTuple):
-    """What is told of a segment's frames, in the order they are shown: timestamp and duration in ticks, and the alpha."""
+    """What is stored of a segment's frames, in the order in which they are shown.
+
+    Attributes:
+        frame_times: Timestamp and duration of each, in ticks.
+        alphas: What each was rendered with.
+    """
 
     frame_times: tuple[tuple[int, int], ...]
     alphas: tuple[FrameAlphaRecord, ...]
@@ -52,11 +71,14 @@ class SegmentFooter(NamedTuple):
 
 @dataclass(frozen=True)
 class Segment:
-    """A whole segment on disk; of a long film there are many, so only this much of each is in memory.
+    """A whole segment on disk. Of a long video there are many, so only this much of each is in memory.
 
-    first   number of its first frame in the film; frames: how many it has.
-    delay   by how many packets decoding is ahead of showing.
-    last    what the last frame was made with.
+    Attributes:
+        path: The file.
+        first_frame: Number of its first frame in the video.
+        frames: Number of frames.
+        delay: By how many packets decoding is ahead of showing.
+        last_alpha: What the last frame was rendered with.
     """
 
     path: Path
@@ -66,24 +88,38 @@ class Segment:
     last_alpha: FrameAlphaRecord
 
     def read_footer(self) -> SegmentFooter:
-        """Read. Raises OSError."""
+        """Reads times and alphas of the frames.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         with open(self.path, "rb") as file:
-            foot = _read_footer_json(file, os.stat(self.path).st_size)
-        times = tuple((int(pts), int(duration)) for pts, duration in foot["times"])
-        return SegmentFooter(times, tuple(_parse_alpha_record(row) for row in foot["alphas"]))
+            footer = _read_footer_json(file, os.stat(self.path).st_size)
+        times = tuple((int(pts), int(duration)) for pts, duration in footer["times"])
+        return SegmentFooter(times, tuple(_parse_alpha_record(row) for row in footer["alphas"]))
 
     def read_packets(self) -> Iterator[EncodedPacket]:
-        """Every packet in the order of decoding. The file was checked when the segment was opened."""
+        """Reads every packet in decoding order. The file was checked when the segment was opened."""
         with open(self.path, "rb") as file:
             for _ in range(self.frames):
-                pts, key, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
-                yield EncodedPacket(pts, bool(key), file.read(size))
+                pts, is_keyframe, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
+                yield EncodedPacket(pts, bool(is_keyframe), file.read(size))
 
 
 class SegmentWriter:
-    """Fills one segment under a temporary name; `close` gives it its own."""
+    """Fills one segment under a temporary name; `close` gives it its final one.
+
+    Thread safety: For one thread.
+    """
 
     def __init__(self, folder: Path, number: int, first_frame: int) -> None:
+        """Creates the file.
+
+        Args:
+            folder: The job folder.
+            number: Number of the segment in the video, from 0.
+            first_frame: Number of its first frame in the video.
+        """
         self._final_path = segment_path(folder, number)
         self._temporary_path = self._final_path.with_suffix(".part")
         self._first_frame = first_frame
@@ -95,15 +131,16 @@ class SegmentWriter:
 
     @property
     def frames(self) -> int:
+        """Number of frames that were added."""
         return len(self._frame_times)
 
     def add_frame(self, pts: int, duration: int, alpha: FrameAlphaRecord) -> None:
-        """A frame was given to the encoder."""
+        """Records a frame that was given to the encoder; times are in ticks."""
         self._frame_times.append((pts, duration))
         self._alphas.append(alpha)
 
     def add_packet(self, packet: Packet[Any]) -> None:
-        """Take a packet of the encoder."""
+        """Writes a packet of the encoder."""
         data = bytes(packet)
         assert packet.pts is not None
         self._write(PACKET_HEADER.pack(packet.pts, packet.is_keyframe, len(data)))
@@ -115,65 +152,71 @@ class SegmentWriter:
         self._file.write(data)
 
     def close(self) -> Segment:
-        """Write the foot, flush to the disk, give the name. Raises OSError (naming the file), FrameCountError."""
-        ranks = {pts: rank for rank, (pts, _) in enumerate(self._frame_times)}
+        """Writes the footer, flushes to the disk and gives the file its name.
+
+        Raises:
+            OSError: The file cannot be written.
+            EngineError: The encoder gave another number of packets than it took frames, or other timestamps.
+        """
         if sorted(self._packet_pts) != [pts for pts, _ in self._frame_times]:
-            raise FrameCountError(len(self._frame_times), len(self._packet_pts))
-        delay = max(place - ranks[pts] for place, pts in enumerate(self._packet_pts))
+            raise EngineError(
+                f"The encoder made {len(self._packet_pts)} packets of {self.frames} frames; choose another --codec."
+            )
+        ranks = {pts: rank for rank, (pts, _) in enumerate(self._frame_times)}
+        delay = max(position - ranks[pts] for position, pts in enumerate(self._packet_pts))
         fields = {"first": self._first_frame, "delay": delay, "times": self._frame_times, "alphas": self._alphas}
-        foot = json.dumps(fields, separators=(",", ":")).encode()
-        self._write(foot)
-        self._write(FOOTER_LENGTH.pack(len(foot)))
+        footer = json.dumps(fields, separators=(",", ":")).encode()
+        self._write(footer)
+        self._write(FOOTER_LENGTH.pack(len(footer)))
         self._file.write(self._digest.digest())
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._temporary_path, self._final_path)
         sync_folder(self._final_path.parent)
-        return Segment(self._final_path, self._first_frame, len(self._frame_times), delay, self._alphas[-1])
+        return Segment(self._final_path, self._first_frame, self.frames, delay, self._alphas[-1])
 
     def discard(self) -> None:
-        """Leave nothing."""
+        """Removes the file."""
         with suppress(OSError):  # a full disk is full for what was not flushed yet, too
             self._file.close()
         with suppress(OSError):
             self._temporary_path.unlink(missing_ok=True)
 
 
-class FrameCountError(Exception):
-    """The encoder gave another number of packets than it took frames, or other timestamps."""
-
-
 def segment_path(folder: Path, number: int) -> Path:
+    """Returns the path of a segment in a job folder."""
     return folder / f"{number:06d}.segment"
 
 
 def open_segment(path: Path) -> Segment | None:
-    """The segment at that path, read whole and checked; None where there is none, or a damaged one."""
+    """Opens a segment, reading and checking all of it.
+
+    Returns:
+        The segment, or None where there is none or it is damaged.
+    """
     try:
         size = os.stat(path).st_size
         with open(path, "rb") as file:
-            digest, left = sha256(), size - 32
-            while left > 0:
-                piece = file.read(min(READ_CHUNK_BYTES, left))
-                if not piece:
-                    return None
-                digest.update(piece)
-                left -= len(piece)
-            if left < 0 or file.read() != digest.digest():
+            digest, remaining = sha256(), size - DIGEST_BYTES
+            while remaining > 0 and (chunk := file.read(min(READ_CHUNK_BYTES, remaining))):
+                digest.update(chunk)
+                remaining -= len(chunk)
+            if remaining or file.read() != digest.digest():
                 return None
-            foot = _read_footer_json(file, size)
-        return Segment(path, foot["first"], len(foot["times"]), foot["delay"], _parse_alpha_record(foot["alphas"][-1]))
+            footer = _read_footer_json(file, size)
+        last_alpha = _parse_alpha_record(footer["alphas"][-1])
+        return Segment(path, footer["first"], len(footer["times"]), footer["delay"], last_alpha)
     except (OSError, struct.error, ValueError, KeyError, IndexError):
         return None
 
 
 def _read_footer_json(file: BinaryIO, size: int) -> dict[str, Any]:
-    file.seek(size - 32 - FOOTER_LENGTH.size)
+    file.seek(size - DIGEST_BYTES - FOOTER_LENGTH.size)
     (length,) = FOOTER_LENGTH.unpack(file.read(FOOTER_LENGTH.size))
-    file.seek(size - 32 - FOOTER_LENGTH.size - length)
-    found: dict[str, Any] = json.loads(file.read(length))
-    return found
+    file.seek(size - DIGEST_BYTES - FOOTER_LENGTH.size - length)
+    footer: dict[str, Any] = json.loads(file.read(length))
+    return footer
 
 
 def _parse_alpha_record(row: list[Any]) -> FrameAlphaRecord:

@@ -16,7 +16,7 @@ from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat
 from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
 from dni_deploy.video_io.reader import DecodedFrame, DroppedFrames, VideoReader
 from dni_deploy.video_io.resume import VideoJob
-from dni_deploy.video_io.segments import FrameAlphaRecord, FrameCountError, SegmentWriter
+from dni_deploy.video_io.segments import FrameAlphaRecord, SegmentWriter
 from dni_deploy.video_io.video_file import VideoFile
 
 FrameFunction = Callable[[Frame, float, int], RenderedFrame]
@@ -165,11 +165,7 @@ def _encode_segments(frames: Iterator[ProcessedFrame], job: VideoJob, settings: 
 def _close_segment(job: VideoJob, writer: SegmentWriter, encoder: Encoder) -> None:
     for packet in encoder.flush():
         writer.add_packet(packet)
-    try:
-        job.segments.append(writer.close())
-    except FrameCountError as error:
-        frames, packets = error.args
-        raise EngineError(f"The encoder made {packets} packets of {frames} frames; choose another --codec.") from error
+    job.segments.append(writer.close())
 
 
 def _choose_queue_length(frame_bytes: int) -> int:

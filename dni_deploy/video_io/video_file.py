@@ -1,4 +1,4 @@
-"""Source: a film that is to be read: opened without following anything out of it, and what it is."""
+"""A video file to read: what it is, and how it is opened without following references to anything else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.video_io.color import ColorSpec
 
 ALLOWED_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,h264,hevc,obu,m4v"
-"""The demuxers that may read a film: each reads one file. hls, dash, concat, sdp and their like open others, and are not here."""
+"""The demuxers that may read a video: each reads one file. hls, dash, concat, sdp and others like them open more, and are absent."""
 
 PLAYLIST_SIGNATURES = (
     b"#EXTM3U",
@@ -36,23 +36,32 @@ PLAYLIST_SIGNATURES = (
     b"<smil",
     b"<SmoothStreamingMedia",
 )
+"""How files begin that name other files."""
+
 COPIED_STREAM_TYPES = ("audio", "subtitle", "attachment")
-"""The kinds of streams that are copied as they are."""
+"""The types of streams that are copied as they are."""
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """What a film is.
+    """What a video file is.
 
-    index      of the video stream.
-    width, height   as it is shown, after `rotation` (degrees counterclockwise that turn the stored picture upright).
-    coded      width and height as stored.
-    time_base  seconds per tick of every timestamp; start: the first frame's timestamp in ticks.
-    rate       frames per second on average, for the encoder and for guesses; never for timestamps.
-    frames     how many there are, as far as the file says or its duration lets guess; 0 unknown.
-    aspect     width over height of a pixel as it is shown, or None.
-    kept       indices of the streams that are copied, as far as the output can hold them; attachments: how many of them are files.
-    notes      what a reader should know about how the film was taken, one phrase each.
+    Attributes:
+        path: The file.
+        stream_index: Index of the video stream.
+        width: Width as shown, in pixels.
+        height: Height as shown, in pixels.
+        coded_size: Width and height as stored.
+        rotation: Degrees counterclockwise that turn a stored frame upright.
+        time_base: Seconds per tick of every timestamp.
+        start_pts: Timestamp of the first frame, in ticks.
+        frame_rate: Frames per second on average, for the encoder and for estimates; never for timestamps.
+        frame_count: Number of frames as far as the file says it or its duration lets estimate; 0: unknown.
+        pixel_aspect: Width over height of a pixel as shown, or None.
+        color: What the codes mean.
+        copied_streams: Indices of the streams that are copied, as far as the output can hold them.
+        attachment_count: Number of attached files among them.
+        notes: What a user should know about how the file was read, one phrase each.
     """
 
     path: Path
@@ -74,9 +83,20 @@ class VideoFile:
 
 @contextmanager
 def open_container(path: Path, hwaccel: str | None = None) -> Iterator[InputContainer]:
-    """Open a file for one thread. Only this file is read, whatever it says inside: no other file, no connection.
+    """Opens a file for one thread. Only this file is read, whatever it says inside: no other file, no connection.
 
-    Raises InputError (no such file, not a film), RefusedError (a playlist), UsageError and UnavailableError (hardware).
+    Args:
+        path: The file.
+        hwaccel: Kind of hardware to decode on, such as "cuda", or None.
+
+    Yields:
+        The container.
+
+    Raises:
+        InputError: There is no such file, or it is no video.
+        RefusedError: The file is a playlist.
+        UsageError: There is no such kind of hardware decoder.
+        UnavailableError: The hardware decoder does not work here, or not for this video.
     """
     _check_is_video_file(path)
     # With the protocol spelled out, a name such as "concat:a|b" is a name and nothing else.
@@ -97,7 +117,7 @@ def open_container(path: Path, hwaccel: str | None = None) -> Iterator[InputCont
                 f"The hardware decoder {escape_name(hwaccel)!r} could not be opened here ({escape_name(error.strerror)}); leave --hwaccel out."
             ) from error
         raise InputError(
-            f"{escape_name(path)} could not be opened as a film ({escape_name(error.strerror)}). It may be cut off, damaged, or of a kind "
+            f"{escape_name(path)} could not be opened as a video ({escape_name(error.strerror)}). It may be cut off, damaged, or of a kind "
             "that is not read here."
         ) from error
     with container:
@@ -107,7 +127,7 @@ def open_container(path: Path, hwaccel: str | None = None) -> Iterator[InputCont
 def _check_is_video_file(path: Path) -> None:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{escape_name(path)} is not a file; a film is read from a file.")
+            raise InputError(f"{escape_name(path)} is not a file; a video is read from a file.")
         with open(path, "rb") as file:
             head = file.read(4096)
     except FileNotFoundError:
@@ -122,7 +142,7 @@ def _check_is_video_file(path: Path) -> None:
         text.startswith(b"<?xml") and any(mark in head for mark in PLAYLIST_SIGNATURES if mark[:1] == b"<")
     ):
         raise RefusedError(
-            f"{escape_name(path)} is a playlist: it names other files or addresses, and none of them is opened. Name the film."
+            f"{escape_name(path)} is a playlist: it names other files or addresses, and none of them is opened. Name the video."
         )
 
 
@@ -138,7 +158,11 @@ def _make_hwaccel(name: str | None) -> HWAccel | None:
 
 
 def find_video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The first stream of moving pictures, not a cover. Raises InputError."""
+    """Finds the first video stream that is not a cover image.
+
+    Raises:
+        InputError: There is none, or it cannot be decoded here.
+    """
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
@@ -148,7 +172,15 @@ def find_video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 
 def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
-    """What the film is, by its head and its first good frame. Raises as open_container does, and InputError where there is none."""
+    """Reads what a video file is, from its header and its first good frame.
+
+    Args:
+        path: The file.
+        hwaccel: As for `open_container`.
+
+    Raises:
+        InputError: No frame can be decoded, and as `open_container`, whose other errors it raises, too.
+    """
     with open_container(path, hwaccel) as container:
         stream = find_video_stream(container, path)
         first = _decode_first_frame(container, stream)
@@ -157,29 +189,29 @@ def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
         if stream.time_base is None:
             raise InputError(f"{escape_name(path)} does not say how its timestamps are counted.")
         rotation = int(first.rotation) % 360
-        upright = rotation % 90 == 0
-        turned = upright and rotation % 180 == 90
-        width, height = (first.height, first.width) if turned else (first.width, first.height)
+        is_applicable = rotation % 90 == 0
+        is_sideways = rotation in (90, 270)
+        width, height = (first.height, first.width) if is_sideways else (first.width, first.height)
         aspect = stream.sample_aspect_ratio or None
         rate = next((Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate), Fraction(30))
-        kept = tuple(other.index for other in container.streams if other.type in COPIED_STREAM_TYPES)
-        colour = ColorSpec.from_frame(first)
+        copied_streams = tuple(other.index for other in container.streams if other.type in COPIED_STREAM_TYPES)
+        color = ColorSpec.from_frame(first)
         return VideoFile(
             path=path,
             stream_index=stream.index,
             width=width,
             height=height,
             coded_size=(first.width, first.height),
-            rotation=rotation if upright else 0,
+            rotation=rotation if is_applicable else 0,
             time_base=stream.time_base,
             start_pts=first.pts if first.pts is not None else 0,
             frame_rate=rate if 0 < rate <= 1000 else Fraction(30),
             frame_count=stream.frames or _estimate_frame_count(container, stream, rate),
-            pixel_aspect=1 / aspect if aspect and turned else aspect,
-            color=colour,
-            copied_streams=kept,
-            attachment_count=sum(container.streams[index].type == "attachment" for index in kept),
-            notes=tuple(_describe_conversions(container, stream, first, colour, rotation, kept)),
+            pixel_aspect=1 / aspect if aspect and is_sideways else aspect,
+            color=color,
+            copied_streams=copied_streams,
+            attachment_count=sum(container.streams[index].type == "attachment" for index in copied_streams),
+            notes=tuple(_describe_conversions(container, stream, first, color, rotation, copied_streams)),
         )
 
 
@@ -226,9 +258,9 @@ def _describe_conversions(
     name = frame.format.name
     components = frame.format.components
     if color.is_guessed:
-        yield f"not tagged with a colour matrix: taken for {color} by its {frame.height} lines"
+        yield f"not tagged with a color matrix: taken for {color} by its {frame.height} lines"
     elif frame.format.is_rgb:
-        yield f"RGB in the film: written as {color}"
+        yield f"RGB in the video: written as {color}"
     if max(component.bits for component in components) > 8:
         yield f"{name} has more than 8 bits: processed and written with 8"
     if any(component.is_alpha for component in components):
@@ -238,9 +270,9 @@ def _describe_conversions(
     if frame.interlaced_frame:
         yield "interlaced: whole frames are processed, both fields together, and written as progressive; deinterlace first"
     if rotation % 90:
-        yield f"turned by {rotation} degrees: not followed"
+        yield f"turned by {rotation} degrees: not applied"
     elif rotation:
-        yield f"turned by {rotation} degrees: the picture is written upright"
+        yield f"turned by {rotation} degrees: the frames are written upright"
     for other in container.streams:
         if other.index != stream.index and other.index not in copied_streams:
             yield f"stream {other.index} ({_describe_stream_type(other)}) is left out"

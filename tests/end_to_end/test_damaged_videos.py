@@ -51,7 +51,7 @@ def refused(make: Make, source: Path, kind: type[Exception], told: str, output: 
 
 def test_files_that_are_no_films(tmp_path: Path, make: Make) -> None:
     (tmp_path / "text.mp4").write_text("a b c\n" * 500)
-    refused(make, tmp_path / "text.mp4", InputError, "could not be opened as a film")
+    refused(make, tmp_path / "text.mp4", InputError, "could not be opened as a video")
     (tmp_path / "empty.mp4").touch()
     refused(make, tmp_path / "empty.mp4", InputError, "is empty")
     refused(make, tmp_path / "gone.mp4", InputError, "does not exist")
