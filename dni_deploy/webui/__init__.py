@@ -1,1 +1,1 @@
-"""preview: a page with the picture live and a slider, for browsers on this machine."""
+"""The live page and its server: frames and a slider in browsers on this machine."""

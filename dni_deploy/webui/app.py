@@ -1,4 +1,4 @@
-"""App: the page's addresses, and what each of them does."""
+"""The addresses of the web UI's server, and what each of them does."""
 
 from __future__ import annotations
 
@@ -42,7 +42,18 @@ LOG = logging.getLogger(__name__)
 
 @dataclass
 class AppState:
-    """What the addresses work on. facts: what a page is told at the beginning; size: that uploaded pictures are fitted into."""
+    """What the addresses work on.
+
+    Attributes:
+        renderer: Renders the frames.
+        shared_alpha: What a page or a request sets.
+        plane: What a point means; None refuses points.
+        hello_fields: What a page is told at the beginning.
+        max_size: Largest width and height of an uploaded image, in pixels; it is scaled down to fit.
+        limits: Sizes and times.
+        client_count: Number of pages that watch.
+        is_decoding: Whether an uploaded image is being decoded; only one is at a time.
+    """
 
     renderer: Renderer
     shared_alpha: SharedAlpha
@@ -55,7 +66,7 @@ class AppState:
 
 
 def make_app(state: AppState) -> Starlette:
-    """The ASGI application, without its guard."""
+    """Makes the ASGI application, without the request guard."""
     handler = AlphaMessageHandler(state.shared_alpha, HTTP_SOURCE, state.plane, LOG.debug)
     served = {name: (PAGE_FOLDER / name).read_bytes() for name in STATIC_FILE_TYPES}
     page = (PAGE_FOLDER / "page.html").read_bytes()
@@ -78,7 +89,7 @@ def make_app(state: AppState) -> Starlette:
         return JSONResponse(alpha_to_json() if status == 200 else fields, status)
 
     def alpha_to_json() -> dict[str, Any]:
-        """The answer of the contract, and the newest frame."""
+        """Returns the answer of the contract, with the newest frame."""
         latest = state.renderer.latest_preview
         frame = {
             "generation": None if latest is None else latest.metadata.generation,
@@ -121,7 +132,7 @@ def make_app(state: AppState) -> Starlette:
         return make_refusal_response(error)
 
     async def respond_error(request: Request, error: Exception) -> Response:
-        """What Starlette refuses by itself, in the form of all errors."""
+        """Gives what Starlette refuses by itself the form of all errors."""
         assert isinstance(error, HTTPException)
         message = HTTP_ERROR_MESSAGES.get(error.status_code, error.detail)
         return JSONResponse(error_to_json(UsageError(message)), error.status_code, dict(error.headers or {}))

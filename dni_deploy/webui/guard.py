@@ -72,7 +72,8 @@ class RequestGuardMiddleware:
             app: The application.
             guard: Decides on each request; has a cookie name.
             token: Value of the cookie that a page gets which was opened with the token in its URL.
-            is_loopback: False where the server listens to other machines: then the address at which a connection came in is a Host, too.
+            is_loopback: False where the server listens to other machines: then the address at which a connection came in is a
+                Host, too.
             unavailable_reason: Returns why a request cannot be served now, as a sentence, for a 503; "" where it can.
         """
         self.app, self.guard, self.token = app, guard, token
@@ -123,16 +124,16 @@ def make_request_head(scope: Scope, *, is_loopback: bool = True) -> RequestHead:
 
 
 def make_refusal_response(refusal: RequestRefusedError) -> JSONResponse:
-    """Makes the answer to a refused request; the connection ends with it, so that a body that nobody reads is not waited for."""
+    """Makes the answer to a refused request, which ends the connection: a body that nobody reads is not waited for."""
     return JSONResponse(error_to_json(refusal.error), refusal.status, {"connection": "close"})
 
 
 ABORT_EXTENSION = "dni.abort"
-"""In a WebSocket's scope["extensions"]: a function that ends the connection at once, without waiting for the other side."""
+"""Key in scope["extensions"] of a WebSocket: a function that ends the connection without waiting for the other side."""
 
 
 def make_http_protocol(limits: PageLimits) -> type[H11Protocol]:
-    """HTTP/1.1 whose connections are closed where a request's headers are not whole within limits.request."""
+    """Makes the protocol class of HTTP/1.1 whose connections are closed where the headers of a request do not come in time."""
 
     class TimeLimitedProtocol(H11Protocol):
         timer: asyncio.TimerHandle | None = None
@@ -151,7 +152,7 @@ def make_http_protocol(limits: PageLimits) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def _update_timer(self) -> None:
-            """The clock runs while a request has begun and its headers are not whole; from the first byte, not from the last."""
+            """Lets the timer run while the headers of a request are not complete: from the first byte, not from the last."""
             waiting = self in self.connections and self.conn.their_state is h11.IDLE
             if waiting and self.timer is None:
                 self.timer = self.loop.call_later(limits.request_timeout_s, self.transport.abort)
@@ -163,7 +164,10 @@ def make_http_protocol(limits: PageLimits) -> type[H11Protocol]:
 
 
 def make_websocket_protocol(limits: PageLimits) -> type[WebSocketsSansIOProtocol]:
-    """A WebSocket that can be cut off: by us through ABORT_EXTENSION, and where a ping is not answered or a goodbye not taken."""
+    """Makes the protocol class of WebSockets that can be cut off.
+
+    The application cuts one off by ABORT_EXTENSION; the protocol, where a ping or a close is not answered.
+    """
 
     class AbortableWebSocketProtocol(WebSocketsSansIOProtocol):
         def handle_connect(self, event: Request) -> None:
@@ -175,7 +179,7 @@ def make_websocket_protocol(limits: PageLimits) -> type[WebSocketsSansIOProtocol
         async def send(self, message: Any) -> None:
             await super().send(message)
             if self.initial_response is not None and self.close_sent:
-                self.handshake_complete = True  # by a refusal; uvicorn 0.54 would log it as an error of ours
+                self.handshake_complete = True  # by a refusal; uvicorn 0.54 would log it as an error of this server
 
         def keepalive_timeout(self) -> None:
             super().keepalive_timeout()

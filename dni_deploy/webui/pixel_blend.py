@@ -1,4 +1,4 @@
-"""PixelBlend: what the paper compares with: the members' own outputs, mixed pixel by pixel."""
+"""The baseline of the paper: the members' own outputs, blended pixel by pixel instead of by their weights."""
 
 from __future__ import annotations
 
@@ -12,15 +12,27 @@ from dni_deploy.errors import DniError
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.session.session import Session
 
+OPENING_TIMEOUT_S = 10.0
+"""Seconds that `close` waits for the thread that opens the sessions."""
+
 
 class PixelBlend:
-    """One session for each member, opened in a thread of its own at the first wish; it owns and closes them.
+    """Owns one session for each member, which a thread opens when the first frame is asked for.
 
-    `problem` is the sentence of a member that could not be opened; the picture beside it goes on. `on_ready` is called in that
-    thread when it has ended.
+    Attributes:
+        problem: Why a member could not be opened, or ""; the blend of the weights goes on without it.
+        on_ready: Called in that thread when it has ended.
+
+    Thread safety: one thread renders; another may close once that has ended.
     """
 
     def __init__(self, members: Sequence[str], open_member: Callable[[str], Session]) -> None:
+        """Stores how a member is opened.
+
+        Args:
+            members: Names of the family's members, in family order.
+            open_member: Opens a session of one member alone, which the blend then owns.
+        """
         self._members, self._open_member = tuple(members), open_member
         self._sessions: list[Session] = []
         self._thread: threading.Thread | None = None
@@ -32,7 +44,7 @@ class PixelBlend:
 
     @property
     def is_ready(self) -> bool:
-        """Whether `blend_outputs` may be called; asking for the first time starts the opening."""
+        """Whether `blend_outputs` may be called; the first use starts to open the sessions."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._open_sessions, name="dni-members", daemon=True)
             self._thread.start()
@@ -55,21 +67,29 @@ class PixelBlend:
         self.on_ready()
 
     def blend_outputs(self, frame: Frame, frame_key: Hashable, coefficients: Sequence[float]) -> Frame:
-        """The members' outputs of this frame times their shares, rounded once; `frame_key` tells one frame from another.
+        """Blends the members' outputs of a frame, rounded once.
 
-        The outputs are kept until the key changes, so that a still costs the members' networks once.
+        The outputs are kept until the key changes, so that a still image costs the members' networks once.
+
+        Args:
+            frame: uint8 (H, W, 3), RGB.
+            frame_key: Differs wherever the frame differs.
+            coefficients: One per member, in family order.
+
+        Returns:
+            uint8 (scale * H, scale * W, 3), an array that the caller owns.
         """
         if self._outputs is None or frame_key != self._frame_key:
             self._outputs = np.stack([session(frame) for session in self._sessions]).astype(np.float32)
             self._frame_key = frame_key
-        mixed = np.tensordot(np.asarray(coefficients, np.float32), self._outputs, 1)
-        return np.asarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
+        blended = np.tensordot(np.asarray(coefficients, np.float32), self._outputs, 1)
+        return np.asarray(np.clip(np.rint(blended), 0, 255).astype(np.uint8))
 
     def close(self) -> None:
-        """No `blend_outputs` may be running."""
+        """Closes the sessions; no `blend_outputs` may be running."""
         self._closing = True
         if self._thread is not None:
-            self._thread.join(10.0)
+            self._thread.join(OPENING_TIMEOUT_S)
         for session in self._sessions:
             session.close()
         self._sessions = []

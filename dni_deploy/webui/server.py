@@ -1,9 +1,8 @@
-"""Server: the application on a socket of this machine, until it is told to stop."""
+"""The web UI's application on a socket of this machine, until it is stopped."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -12,39 +11,37 @@ from typing import Any
 
 import uvicorn
 
+from dni_deploy.control.listener import bind_socket
 from dni_deploy.control.request_guard import RequestGuard, bracket_host, is_loopback_host, make_token, validate_token
-from dni_deploy.errors import BusyError, UsageError, escape_name
+from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.webui.app import AppState, make_app
 from dni_deploy.webui.guard import RequestGuardMiddleware, make_http_protocol, make_websocket_protocol
 
 WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")
+LISTEN_BACKLOG = 128
+START_POLL_S = 0.005
+THREAD_TIMEOUT_S = 10.0
+"""Seconds that `start` and `stop` wait for the thread."""
 
 
 def open_listening_socket(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """Opens the socket of a server.
 
-    Raises BusyError (something listens there), UsageError (no address of this machine, a port that is not ours to take).
+    Args:
+        host: Name or address of this machine; "" for all of its IPv4 addresses.
+        port: TCP port; 0 for any that is free.
+
+    Returns:
+        The socket, which the caller owns.
+
+    Raises:
+        UsageError: There is no such address or port, or the port is reserved for the administrator.
+        BusyError: Another program listens there.
     """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise UsageError(f"--host {escape_name(host, 60)} is no address of this machine.") from error
-    opened = socket.socket(family, kind, protocol)
-    try:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(address)
-        opened.listen(128)
-        opened.setblocking(False)
-    except OSError as error:
-        opened.close()
-        if error.errno == errno.EADDRINUSE:
-            raise BusyError(
-                f"Port {port} is taken by another program; choose another one with --port, or 0 for any."
-            ) from error
-        if error.errno == errno.EACCES:
-            raise UsageError(f"Port {port} needs rights that this user has not; choose one from 1024 on.") from error
-        raise UsageError(f"--host {escape_name(host, 60)} is no address of this machine ({error.strerror}).") from error
-    return opened
+    listening_socket = bind_socket(host, port, socket.SOCK_STREAM, "The page")
+    listening_socket.listen(LISTEN_BACKLOG)
+    listening_socket.setblocking(False)
+    return listening_socket
 
 
 def choose_token(token: str | None, host: str) -> str:
@@ -63,16 +60,26 @@ def choose_token(token: str | None, host: str) -> str:
 
 
 class PageServer:
-    """The page under `url`. Owns the socket; the desk's stage is started and closed by whoever made it.
+    """Serves the page; as a context manager, in a thread of its own.
 
-    `run` blocks in this thread until a signal or `stop`; `start` does it in a thread of its own (then signals are not touched).
+    Attributes:
+        url: Address of the page, with the token.
+        port: TCP port.
+
+    Thread safety: `stop` may be called from any thread.
     """
 
     def __init__(self, state: AppState, listening_socket: socket.socket, token: str, host: str) -> None:
-        address = listening_socket.getsockname()
-        self.port: int = address[1]
-        shown_host = "127.0.0.1" if host in WILDCARD_ADDRESSES else bracket_host(host)
-        self.url = f"http://{shown_host}:{self.port}/?token={token}"
+        """Makes a server that does not serve yet.
+
+        Args:
+            state: What the application works on; its renderer is started and closed by the caller.
+            listening_socket: The socket, which the server closes when it ends.
+            token: The secret.
+            host: What the socket was opened with.
+        """
+        self.port: int = listening_socket.getsockname()[1]
+        self.url = f"http://{'127.0.0.1' if host in WILDCARD_ADDRESSES else bracket_host(host)}:{self.port}/?token={token}"
         self._socket = listening_socket
         limits = self._limits = state.limits
         app = RequestGuardMiddleware(
@@ -89,7 +96,7 @@ class PageServer:
             lifespan="off",
             access_log=False,
             log_config=None,
-            log_level="error",  # what a client does wrong is told to it; below warning, addresses are logged, and with them the token
+            log_level="error",  # clients learn of their errors; below warning, addresses are logged, and with them the token
             server_header=False,
             date_header=False,
             proxy_headers=False,
@@ -112,19 +119,23 @@ class PageServer:
         return ""
 
     def run(self, on_ready: Callable[[], Any] | None = None) -> None:
-        """Serve until it is stopped; `on_ready` is called when it answers. Signals are passed on when everything has ended."""
+        """Serves in this thread until a signal or `stop`. Signals are passed on when everything has ended.
+
+        Args:
+            on_ready: Called when the server answers.
+        """
         asyncio.run(self._serve(on_ready))
 
     async def _serve(self, on_ready: Callable[[], Any] | None) -> None:
         serving = asyncio.ensure_future(self._server.serve([self._socket]))
         while not self._server.started and not serving.done():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(START_POLL_S)
         if on_ready is not None and not serving.done():
             on_ready()
         await serving
 
     def start(self) -> None:
-        """Serve in a thread; returns when it answers."""
+        """Serves in a thread of its own, which leaves signals alone; returns when the server answers."""
         answering = threading.Event()
 
         def serve_in_thread() -> None:
@@ -135,13 +146,13 @@ class PageServer:
 
         self._thread = threading.Thread(target=serve_in_thread, name="dni-page", daemon=True)
         self._thread.start()
-        answering.wait(10.0)
+        answering.wait(THREAD_TIMEOUT_S)
 
     def stop(self) -> None:
-        """From any thread; a second call does nothing."""
+        """Ends the server; a second call does nothing."""
         self._server.should_exit = True
         if self._thread is not None:
-            self._thread.join(10.0)
+            self._thread.join(THREAD_TIMEOUT_S)
 
     def __enter__(self) -> PageServer:
         self.start()

@@ -1,4 +1,4 @@
-"""Moving sources: a looped video file and a camera, decoded in a thread of their own."""
+"""Sources that move: a video file that is played over and over, and a camera, each decoded in a thread of its own."""
 
 from __future__ import annotations
 
@@ -22,54 +22,75 @@ from dni_deploy.video_io.video_file import find_video_stream, open_container, op
 from dni_deploy.webui.frame_source import SourceFrame, compute_fitted_size
 
 MAX_DECODED_FRAMES = 4
-"""Decoded frames that wait; the decoder is never farther ahead."""
+"""Number of decoded frames that wait; the decoder is never farther ahead."""
 
 FRAME_POLL_S = 0.002
-"""Seconds until one looks again for a frame that is not there yet."""
+"""Seconds until the next look for a frame that is not decoded yet."""
 
 MAX_CATCH_UP_S = 2.0
-"""Seconds: a jump in time that is longer, because nobody watched, is not made up for by decoding everything between."""
+"""Longest jump in time, in seconds, that is made up for by decoding everything between; a longer one means that nobody
+watched."""
+
+PUT_TIMEOUT_S = 0.1
+"""Seconds after which a decoder that waits for room looks whether it is to stop."""
+
+DECODER_CLOSE_TIMEOUT_S = 2.0
+"""Seconds that `close` waits for the thread; it is a daemon, so a program that ends does not wait for it."""
+
+DEFAULT_FRAME_DURATION_S = 1 / 25
+"""How long the only frame of a video is shown."""
 
 
 class LoopedVideo:
-    """The frames of a video file over and over, each at its time; a slow page skips frames, and never slows the film.
+    """Supplies the frames of a video file over and over, each at its time; a slow page skips frames, and never slows the video.
 
-    Raises InputError where the file has no frames that can be decoded.
+    Implements FrameSource.
     """
 
     is_moving = True
 
     def __init__(self, path: str | os.PathLike[str], max_size: tuple[int, int]) -> None:
+        """Opens the file, decodes its first frame and starts the decoder.
+
+        Args:
+            path: The video file.
+            max_size: Largest width and height in pixels.
+
+        Raises:
+            InputError: The file has no frames that can be decoded.
+        """
         self.name = escape_name(Path(path).name, 60)
         self._video_file, self._max_size = open_video_file(Path(path)), max_size
-        self._stop = threading.Event()
+        self._stopping = threading.Event()
         self._decoded_frames: queue.Queue[tuple[float, Frame]] = queue.Queue(MAX_DECODED_FRAMES)
         self._frame_iterator = self._loop_frames()
         self._frame_number = 0
         try:
-            first = next(self._frame_iterator)
+            _, first = next(self._frame_iterator)
         except StopIteration:
             raise InputError(f"{self.name} has no frames that can be decoded.") from None
-        self._current_frame = SourceFrame(first[1], 0)
+        self._current_frame = SourceFrame(first, 0)
         self._next_frame: tuple[float, Frame] | None = None
         self._skipped_seconds = 0.0
         self._thread = threading.Thread(target=self._decode_frames, name="dni-decode", daemon=True)
         self._thread.start()
 
     def get_frame(self, seconds: float) -> SourceFrame:
+        """Returns the frame to show at a time; the last one where no newer one is decoded yet."""
         while self._has_next_frame():
             assert self._next_frame is not None
-            behind = seconds - self._skipped_seconds - self._next_frame[0]
-            if behind < 0:
+            frame_seconds, frame = self._next_frame
+            late_s = seconds - self._skipped_seconds - frame_seconds
+            if late_s < 0:
                 return self._current_frame
-            if behind > MAX_CATCH_UP_S:
-                self._skipped_seconds += behind
+            if late_s > MAX_CATCH_UP_S:
+                self._skipped_seconds += late_s
             self._frame_number += 1
-            self._current_frame, self._next_frame = SourceFrame(self._next_frame[1], self._frame_number), None
+            self._current_frame, self._next_frame = SourceFrame(frame, self._frame_number), None
         return self._current_frame
 
     def _has_next_frame(self) -> bool:
-        """Whether the next frame is decoded."""
+        """Returns whether the next frame is decoded."""
         if self._next_frame is None:
             try:
                 self._next_frame = self._decoded_frames.get_nowait()
@@ -78,56 +99,58 @@ class LoopedVideo:
         return True
 
     def seconds_until_next(self, seconds: float) -> float:
+        """Returns the seconds until the next frame is due, or until the next look where it is not decoded yet."""
         if not self._has_next_frame():
             return FRAME_POLL_S
         assert self._next_frame is not None
         return max(0.0, self._next_frame[0] + self._skipped_seconds - seconds)
 
     def close(self) -> None:
-        self._stop.set()
-        self._thread.join(2.0)
+        """Ends the decoder and closes the file."""
+        self._stopping.set()
+        self._thread.join(DECODER_CLOSE_TIMEOUT_S)
 
     def _decode_frames(self) -> None:
         try:
             for item in self._frame_iterator:
-                while not self._stop.is_set():
+                while not self._stopping.is_set():
                     try:
-                        self._decoded_frames.put(item, timeout=0.1)
+                        self._decoded_frames.put(item, timeout=PUT_TIMEOUT_S)
                         break
                     except queue.Full:
                         continue
-                if self._stop.is_set():
+                if self._stopping.is_set():
                     return
         except DniError:
-            return  # the file went away: its last picture stays
+            return  # the file is gone: its last frame stays
         finally:
             self._frame_iterator.close()  # type: ignore[attr-defined]
 
     def _loop_frames(self) -> Iterator[tuple[float, Frame]]:
-        """Pairs of a time since the very first frame and the frame; ends only where the file has none."""
-        begun = 0.0
+        """Yields pairs of the seconds since the very first frame and the frame; ends only where the file has none."""
+        start = 0.0
         while True:
-            count, last, step = 0, 0.0, 1 / 25
+            count, last, duration = 0, 0.0, DEFAULT_FRAME_DURATION_S
             for seconds, frame in self._read_frames_once():
-                step = seconds - last if count and seconds > last else step
+                duration = seconds - last if count and seconds > last else duration
                 last = seconds
                 count += 1
-                yield begun + seconds, frame
+                yield start + seconds, frame
             if count == 0:
                 return
-            begun += last + step
+            start += last + duration
 
     def _read_frames_once(self) -> Iterator[tuple[float, Frame]]:
-        """The film from its beginning to its end; what is damaged is passed over."""
-        film, first = self._video_file, None
-        converter = ColorConverter(film.color)
-        with open_container(film.path) as container:
-            stream = find_video_stream(container, film.path)
+        """Yields the frames of the file from its beginning to its end; skips what is damaged."""
+        video_file, first = self._video_file, None
+        converter = ColorConverter(video_file.color)
+        with open_container(video_file.path) as container:
+            stream = find_video_stream(container, video_file.path)
             stream.thread_type = "AUTO"
             for index, frame in enumerate(_decode_packets(container, stream)):
-                seconds = frame.time if frame.time is not None else float(index / film.frame_rate)
+                seconds = frame.time if frame.time is not None else float(index / video_file.frame_rate)
                 first = seconds if first is None else first
-                yield max(0.0, seconds - first), convert_and_fit(frame, self._max_size, converter, film.rotation)
+                yield max(0.0, seconds - first), convert_and_fit(frame, self._max_size, converter, video_file.rotation)
 
 
 def _decode_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -145,11 +168,23 @@ def _decode_packets(container: InputContainer, stream: VideoStream) -> Iterator[
 
 
 class Camera:
-    """A camera by its number (Video4Linux), newest picture first; raises UnavailableError where there is none."""
+    """Supplies the newest frame of a Video4Linux camera.
+
+    Implements FrameSource.
+    """
 
     is_moving = True
 
     def __init__(self, number: int, max_size: tuple[int, int]) -> None:
+        """Opens the camera, waits for its first frame and starts the decoder.
+
+        Args:
+            number: N of /dev/videoN.
+            max_size: Largest width and height in pixels.
+
+        Raises:
+            UnavailableError: There is no such camera, or it gives no frames.
+        """
         self.name = f"camera {number}"
         device = f"/dev/video{number}"
         if not os.path.exists(device):
@@ -162,35 +197,36 @@ class Camera:
             self._current_frame = SourceFrame(convert_and_fit(first, max_size, self._color_converter), 0)
         except (av.FFmpegError, OSError, StopIteration, ValueError, IndexError) as error:
             raise UnavailableError(f"The camera {device} gives no pictures ({escape_name(error, 100)}).") from error
-        self._max_size, self._last_given_number = max_size, 0
-        self._stop = threading.Event()
+        self._max_size, self._last_returned_number = max_size, 0
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._decode_frames, name="dni-camera", daemon=True)
         self._thread.start()
 
     def get_frame(self, seconds: float) -> SourceFrame:
-        shot = self._current_frame
-        self._last_given_number = shot.number
-        return shot
+        """Returns the newest frame, whatever the time."""
+        source_frame = self._current_frame
+        self._last_returned_number = source_frame.number
+        return source_frame
 
     def seconds_until_next(self, seconds: float) -> float:
-        return 0.0 if self._current_frame.number != self._last_given_number else FRAME_POLL_S
+        """Returns 0 where there is a new frame, else the seconds until the next look."""
+        return 0.0 if self._current_frame.number != self._last_returned_number else FRAME_POLL_S
 
     def close(self) -> None:
-        self._stop.set()
-        self._thread.join(2.0)
+        """Ends the decoder and closes the device, unless the device blocks it."""
+        self._stopping.set()
+        self._thread.join(DECODER_CLOSE_TIMEOUT_S)
         if not self._thread.is_alive():
             self._container.close()
 
     def _decode_frames(self) -> None:
-        number = 0
         try:
-            for frame in self._frame_iterator:
-                if self._stop.is_set():
+            for number, frame in enumerate(self._frame_iterator, 1):
+                if self._stopping.is_set():
                     return
-                number += 1
                 self._current_frame = SourceFrame(convert_and_fit(frame, self._max_size, self._color_converter), number)
         except (av.FFmpegError, OSError):
-            return  # unplugged: its last picture stays
+            return  # it was unplugged: its last frame stays
 
 
 def convert_and_fit(frame: VideoFrame, max_size: tuple[int, int], converter: ColorConverter, rotation: int = 0) -> Frame:

@@ -9,8 +9,8 @@ if (query.get("view") === "clean") document.documentElement.classList.add("clean
 if (token) { query.delete("token"); history.replaceState(null, "", location.pathname + (query.size ? `?${query}` : "")); }
 
 const IN_FLIGHT = 2, KINDS = ["blend", "before", "pixels"], CANVAS = { blend: at("picture"), before: at("before"), pixels: at("pixels") };
-const state = { facts: null, socket: null, controls: null, recorder: null, shares: [], ticket: 0, told: 0, drawn: 0, asked: 0, view: "blend",
-  wait: 500, playing: null, dragging: -1e9, news: {} };
+const state = { facts: null, socket: null, controls: null, recorder: null, shares: [], requestId: 0, appliedId: 0, drawn: 0, asked: 0, view: "blend",
+  wait: 500, playing: null, dragging: -1e9, status: {} };
 const sent = new Map();
 // For tests and benchmarks: what was drawn and how long it took.
 const stats = window.dni = { frames: 0, sequence: 0, shares: [], frame: 0, latencies: [], times: [] };
@@ -38,7 +38,7 @@ function ask() {
 
 function word(message) {
   if (message.hello) begin(message.hello);
-  if (message.news) news(message.news);
+  if (message.status) showStatus(message.status);
   if (message.problem) complain(message.problem, 6000);
 }
 
@@ -64,12 +64,12 @@ function begin(facts) {
   ask();
 }
 
-function news(facts) {
-  state.news = facts;
+function showStatus(facts) {
+  state.status = facts;
   at("source").textContent = `Showing ${facts.source}.`;
-  at("hold").setAttribute("aria-pressed", facts.hold);
-  at("hold").hidden = !facts.moves;
-  at("follow").hidden = !state.facts.timeline || facts.follow;
+  at("hold").setAttribute("aria-pressed", facts.paused);
+  at("hold").hidden = !facts.is_moving;
+  at("follow").hidden = !state.facts.timeline || facts.follows;
   at("tag-pixels").textContent = facts.pixels === "opening" ? "blended pixels: opening the members…" : "blended pixels";
   complain(facts.problem || "");
 }
@@ -81,7 +81,7 @@ function frame(buffer) {
   if (view.getUint32(0, false) !== 0x444e4931 || view.getUint8(4) !== 1) { complain("The server speaks another version; reload the page."); return; }
   const members = view.getUint8(5), count = view.getUint8(6), flags = view.getUint8(7);
   const head = { sequence: view.getUint32(8, true), generation: view.getUint32(12, true), frame: view.getUint32(16, true),
-    ticket: view.getUint32(20, true), network: view.getFloat32(28, true), change: view.getFloat32(32, true), mine: (flags & 1) > 0 };
+    requestId: view.getUint32(20, true), network: view.getFloat32(28, true), change: view.getFloat32(32, true), mine: (flags & 1) > 0 };
   let place = 44;
   head.shares = Array.from({ length: members }, (_, index) => view.getFloat32(place + 4 * index, true));
   place += 4 * members;
@@ -111,10 +111,10 @@ function draw(head, pictures) {
   if (stale) return;
   state.drawn = head.sequence;
   const now = performance.now();
-  if (head.ticket !== state.told) {
-    for (const [ticket, moment] of sent) if (ticket <= head.ticket) { stats.latencies.push(now - moment); sent.delete(ticket); }
+  if (head.requestId !== state.appliedId) {
+    for (const [id, moment] of sent) if (id <= head.requestId) { stats.latencies.push(now - moment); sent.delete(id); }
     if (stats.latencies.length > 1000) stats.latencies.splice(0, 500);
-    state.told = head.ticket;
+    state.appliedId = head.requestId;
   }
   stats.times.push(now);
   if (stats.times.length > 600) stats.times.splice(0, 300);
@@ -148,10 +148,10 @@ function move(message, moment) {
 }
 
 function set(message, moment = performance.now()) {
-  state.ticket += 1;
-  sent.set(state.ticket, moment);
+  state.requestId += 1;
+  sent.set(state.requestId, moment);
   if (sent.size > 500) sent.delete(sent.keys().next().value);
-  tell({ ...message, ticket: state.ticket });
+  tell({ ...message, request_id: state.requestId });
 }
 
 function say(text) { at("said").textContent = text; }
@@ -160,7 +160,7 @@ function complain(text, soon = 0) {
   clearTimeout(state.forget);
   at("problem").textContent = text;
   at("problem").hidden = !text;
-  if (soon) state.forget = setTimeout(() => complain(state.news.problem || ""), soon);
+  if (soon) state.forget = setTimeout(() => complain(state.status.problem || ""), soon);
 }
 
 function look(view) {
@@ -180,7 +180,7 @@ function cut(percent) {
   at("stage").style.setProperty("--cut", `${percent}%`);
 }
 
-function hold() { tell({ hold: at("hold").getAttribute("aria-pressed") !== "true" }); }
+function hold() { tell({ pause: at("hold").getAttribute("aria-pressed") !== "true" }); }
 
 function record() {
   const recorder = state.recorder;
@@ -249,8 +249,8 @@ async function upload(file) {
   try {
     const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
     const answer = await fetch("picture", { method: "PUT", body: file, headers });
-    const told = await answer.json();
-    if (answer.ok) say(`Showing ${file.name}.`); else complain(told.error.message, 8000);
+    const result = await answer.json();
+    if (answer.ok) say(`Showing ${file.name}.`); else complain(result.error.message, 8000);
   } catch { complain("The picture could not be sent.", 6000); }
 }
 
@@ -282,7 +282,7 @@ addEventListener("keydown", event => {
   const kind = event.target.tagName === "INPUT" ? event.target.type : event.target.tagName;
   if (event.ctrlKey || event.metaKey || event.altKey || ["text", "TEXTAREA"].includes(kind)) return;
   const key = event.key.toLowerCase();
-  if (key === " ") { if (["BUTTON", "SUMMARY", "radio", "checkbox", "file"].includes(kind)) return; event.preventDefault(); if (state.news.moves) hold(); }
+  if (key === " ") { if (["BUTTON", "SUMMARY", "radio", "checkbox", "file"].includes(kind)) return; event.preventDefault(); if (state.status.is_moving) hold(); }
   else if (event.repeat) return;
   else if (key === "r") record();
   else if (key === "p") play();
@@ -293,7 +293,7 @@ document.addEventListener("visibilitychange", ask);
 setInterval(() => {
   if (!state.facts) return;
   const now = performance.now(), recent = stats.times.filter(time => now - time < 1000);
-  const still = !state.news.moves || state.news.hold;
+  const still = !state.status.is_moving || state.status.paused;
   at("rate").textContent = recent.length > 1 ? `${recent.length} frames/s` : still ? "still picture" : "0 frames/s";
   const last = stats.latencies.slice(-30).sort((one, other) => one - other), middle = last[last.length >> 1];
   at("delay").textContent = last.length ? `control to picture ${middle.toFixed(0)} ms` : "";

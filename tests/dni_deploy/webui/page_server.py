@@ -15,12 +15,11 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.session.session import Session
 from dni_deploy.signature import Signature
 from dni_deploy.webui.app import AppState
-from dni_deploy.webui.frame_source import FrameSource, SourceFrame
+from dni_deploy.webui.frame_source import FrameSource, SourceFrame, StillImage
 from dni_deploy.webui.guard import PageLimits
 from dni_deploy.webui.pixel_blend import PixelBlend
 from dni_deploy.webui.renderer import Renderer
 from dni_deploy.webui.server import PageServer, open_listening_socket
-from dni_deploy.webui.sources import StillImage
 from tests.support.frame_session import Dimmer
 
 TOKEN = "a-token-of-the-tests"

@@ -94,7 +94,7 @@ def test_a_picture_by_http(live: Live) -> None:
         status, _, answer = ask(live, "PUT", f"/picture{QUERY}", None, picture(kind), Content_Type=told)
         assert (status, json.loads(answer)) == (200, {"source": "your picture", "width": 64, "height": 32})
     assert live.stage.status[1]["source"] == "your picture"
-    assert live.stage.status[1]["moves"] is False
+    assert live.stage.status[1]["is_moving"] is False
 
 
 def test_pictures_that_are_none(live: Live) -> None:

@@ -23,7 +23,13 @@ def test_a_frame_comes_back() -> None:
     fields, pictures = unpack_message(data)
     assert pictures == {"blend": b"abc", "pixels": b"", "before": b"xy"}
     assert fields["shares"] == STAMP.coefficients
-    assert (fields["sequence"], fields["generation"], fields["frame"], fields["setting"], fields["ticket"]) == (7, 3, 42, 9, 11)
+    assert (fields["sequence"], fields["generation"], fields["frame"], fields["alpha_sequence"], fields["request_id"]) == (
+        7,
+        3,
+        42,
+        9,
+        11,
+    )
     assert (fields["network"], fields["change"], fields["encode"], fields["age"]) == (12.5, 0.5, 2.0, 20.0)
     assert fields["flags"] == FLAG_SET_BY_PAGE | FLAG_MOVING
     assert data.startswith(b"DNI1\x01\x03\x03")  # what the page's script looks at
@@ -36,11 +42,11 @@ def test_a_frame_comes_back() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "next", "[]", "{}", "1", "null", '"next"', '{"alpha": 1', '{"nobody": 1}', '{"next": 1}', '{"ticket": -1, "alpha": 1}',
-        '{"ticket": 1.5, "alpha": 1}', '{"ticket": true, "alpha": 1}', '{"ticket": 4294967296, "alpha": 1}', '{"views": "before"}',
+        "", "next", "[]", "{}", "1", "null", '"next"', '{"alpha": 1', '{"nobody": 1}', '{"next": 1}', '{"request_id": -1, "alpha": 1}',
+        '{"request_id": 1.5, "alpha": 1}', '{"request_id": true, "alpha": 1}', '{"request_id": 4294967296, "alpha": 1}', '{"views": "before"}',
         '{"views": ["nothing"]}', '{"views": [1]}', '{"point": 1}', '{"point": [1]}', '{"point": [1, "2"]}', '{"point": [true, 1]}',
         '{"share": 1}', '{"share": {"member": "a"}}', '{"share": {"member": "a", "value": "1"}}', '{"alpha": 1, "point": [0, 0]}',
-        '{"hold": "yes"}', '{"alpha": 1, "alpha": 0}', "[" * 30_000, '{"alpha":' * 10_000,
+        '{"pause": "yes"}', '{"alpha": 1, "alpha": 0}', "[" * 30_000, '{"alpha":' * 10_000,
     ],
 )  # fmt: skip
 def test_what_makes_no_sense(text: str) -> None:
@@ -53,7 +59,7 @@ def test_what_makes_sense() -> None:
     for text in (
         '{"next": true}',
         '{"views": ["before", "pixels"]}',
-        '{"alpha": 0.5, "ticket": 1}',
+        '{"alpha": 0.5, "request_id": 1}',
         '{"point": [0, 1]}',
         '{"alpha": NaN}',
     ):

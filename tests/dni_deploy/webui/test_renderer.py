@@ -16,8 +16,8 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.timeline import AlphaTimeline
 from dni_deploy.errors import EngineError
+from dni_deploy.webui.frame_source import StillImage
 from dni_deploy.webui.renderer import EncodedPreview, Renderer
-from dni_deploy.webui.sources import StillImage
 from tests.dni_deploy.webui.page_server import NAMES, SIZE, Clock, grey, stage_of
 
 
@@ -116,13 +116,13 @@ def test_a_timeline_is_followed_until_somebody_moves() -> None:
         viewer = Viewer(stage)
         seen = {picture.metadata.coefficients for _ in range(10) if (picture := viewer.next()) is not None}
         assert len(seen) >= 8
-        assert stage.status[1]["follow"] is True
+        assert stage.status[1]["follows"] is True
         stage.shared_alpha.set_alpha({"bright": 0.25, "dark": 0.75}, "somebody")
         until(
             lambda: (viewer.next(0.1), stage.latest_preview and stage.latest_preview.metadata.coefficients == (0.25, 0.75))[1]
         )
         assert viewer.next(0.2) is None
-        assert stage.status[1]["follow"] is False
+        assert stage.status[1]["follows"] is False
         stage.follow_timeline(True)
         assert viewer.next() is not None
 

@@ -80,20 +80,20 @@ def test_a_frame_for_each_wish_and_no_more(live: Live) -> None:
         assert first["frame"] < third["frame"]
 
 
-def test_every_frame_carries_the_alpha_and_the_ticket_it_was_made_with(live: Live) -> None:
+def test_every_frame_carries_its_alpha_and_the_request_that_it_knows_of(live: Live) -> None:
     with connect(live.frames) as page:
-        for ticket, wish in enumerate(
+        for request_id, request in enumerate(
             ({"alpha": [0.5, 0.25, 0.25]}, {"point": [0.5, 1.0]}, {"share": {"member": "dark", "value": 1.0}}), 1
         ):
-            say(page, ticket=ticket, **wish)
+            say(page, request_id=request_id, **request)
             say(page, next=True)
             fields, _ = frame(page)
-            while fields["ticket"] < ticket:
+            while fields["request_id"] < request_id:
                 say(page, next=True)
                 fields, _ = frame(page)
             assert fields["flags"] & FLAG_SET_BY_PAGE
-            assert fields["shares"] == ((0.5, 0.25, 0.25), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0))[ticket - 1]
-        say(page, ticket=1, alpha=[1.0, 0.0, 0.0])  # late: an older ticket than the newest
+            assert fields["shares"] == ((0.5, 0.25, 0.25), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0))[request_id - 1]
+        say(page, request_id=1, alpha=[1.0, 0.0, 0.0])  # late: an older request than the newest
         say(page, next=True)
         frame(page)
         assert live.cell.state.requested.values == (0.0, 1.0, 0.0)
@@ -220,9 +220,9 @@ def test_a_flood_of_alphas_ends_with_the_last_one_and_little_memory(live: Live) 
     with connect(live.frames) as page:
         for number in range(20_000):
             share = (number % 1000) / 1000
-            page.send(f'{{"ticket": {number + 1}, "alpha": [{share}, {1 - share:.3f}, 0.0]}}')
+            page.send(f'{{"request_id": {number + 1}, "alpha": [{share}, {1 - share:.3f}, 0.0]}}')
         say(page, next=True)
-        while frame(page)[0]["ticket"] < 20_000:
+        while frame(page)[0]["request_id"] < 20_000:
             say(page, next=True)
     assert live.cell.state.requested.values == (0.999, 0.001, 0.0)
     after = measure_resident_bytes()
