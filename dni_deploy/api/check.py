@@ -32,7 +32,7 @@ from dni_deploy.compatibility.report import ArchitectureMismatch, CheckReport, P
 from dni_deploy.compatibility.runner import open_runner
 from dni_deploy.compatibility.trial import PairMeasurements, format_pair_name, measure_pairs
 from dni_deploy.compatibility.verdict import VERDICTS, PairEvidence, judge_pair
-from dni_deploy.errors import MismatchError, UnavailableError, UsageError, escape_name
+from dni_deploy.errors import InputError, LimitError, MismatchError, UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.image_file import Paths, list_images, read_image
 from dni_deploy.signature import Signature
@@ -194,8 +194,12 @@ def _measure_pairs(
             if bundle is not None:
                 raise
             return PairMeasurements(), None, f"No midpoint was computed, because the architecture is not known: {problem}"
-        found = make_sample_inputs(runner.signature, images or _default_images(runner.signature), references)
-        return measure_pairs(runner, family, pairs, found, progress), runner.architecture, None
+        except (InputError, LimitError) as problem:
+            if bundle is not None:
+                raise
+            return PairMeasurements(), None, f"No midpoint was computed, because the network cannot be exported: {problem}"
+        inputs = make_sample_inputs(runner.signature, images or _default_images(runner.signature), references)
+        return measure_pairs(runner, pairs, inputs, progress), runner.architecture, None
 
 
 def _default_images(signature: Signature) -> list[tuple[str, Frame]]:

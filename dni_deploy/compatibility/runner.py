@@ -1,16 +1,18 @@
-"""Blend runner: a family's network at any shares: a bundle on its engine, or checkpoints in PyTorch, before anything is exported."""
+"""A family's network at any coefficients: a bundle on its engine, or checkpoints whose graph is exported in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
-from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.compatibility.midpoint import NormInputStatistics
@@ -18,112 +20,127 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.optional_packages import import_optional
 
 MemberCoefficients = Mapping[str, float]
-"""By member; those left out have none."""
+"""Coefficients by member; those of members that are left out are 0."""
+
+RunBlend = Callable[[NDArray[np.float64], Sequence[NDArray[np.float32]]], list[NDArray[np.float32]]]
 
 
-class BlendRunner(Protocol):
-    """What a check asks of a network."""
+@dataclass(frozen=True)
+class BlendRunner:
+    """A network that runs at any coefficients.
 
-    @property
-    def signature(self) -> Signature: ...
+    Attributes:
+        architecture: Its name.
+        signature: What goes in and comes out.
+        family: The members.
+        graph: The network, not lowered.
+        weight_names: The weights that the graph uses.
+        recalibration: The re-estimated BatchNorm statistics that it runs with; None for blended ones.
+        run_blend: Runs it: coefficients float64 (N,) in family order and inputs to outputs.
 
-    @property
-    def architecture(self) -> str: ...
+    Thread safety: one call at a time.
+    """
 
-    def infer(self, coefficients: MemberCoefficients, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The raw network, float32 (N, C, H, W) -> float32 (N, C', H', W')."""
-        ...
+    architecture: str
+    signature: Signature
+    family: Family
+    graph: ModelProto
+    weight_names: tuple[str, ...]
+    recalibration: BatchNormTable | None
+    run_blend: RunBlend
+
+    def infer(self, coefficients: MemberCoefficients, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Runs the raw network.
+
+        Args:
+            coefficients: The blend.
+            inputs: float32 (N, C, H, W) each.
+
+        Returns:
+            The output for each input, float32 (N, C', H', W').
+        """
+        return self.run_blend(self._to_vector(coefficients), inputs)
 
     def blend_tensors(self, coefficients: MemberCoefficients) -> dict[str, NDArray[Any]]:
-        """What the network computes with at these shares, by the names of its weights."""
-        ...
+        """Computes the weights that the graph uses at these coefficients, re-estimated BatchNorm statistics among them.
+
+        Returns:
+            float32 by name, blended in float64 and rounded once; the caller's own.
+        """
+        members = [{name: member.checkpoint.tensors[name] for name in self.weight_names} for member in self.family.members]
+        blend = blend_tensors(members, self._to_vector(coefficients), self.recalibration)
+        return {name: values.astype(np.float32) for name, values in blend.items()}
 
     def measure_batchnorm_inputs(
         self, tensors: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]
     ) -> NormInputStatistics:
-        """Statistics of what goes into each BatchNorm, over all inputs; tensors: of the method of that name."""
-        ...
+        """Measures what enters each BatchNorm.
+
+        Args:
+            tensors: What `blend_tensors` returns.
+            inputs: float32 (N, C, H, W) each; each counts alike.
+
+        Returns:
+            Mean and variance over all inputs and places, float64 (C,) each, by layer; empty without BatchNorm.
+        """
+        estimate = self._estimator.estimate(tensors, inputs)
+        return {name.rpartition(".")[0]: statistics for name, statistics in estimate.items()}
+
+    @cached_property
+    def _estimator(self) -> Any:
+        statistics = import_optional("engines.onnxruntime_cpu.statistics")
+        return statistics.BatchNormEstimator(self.graph, self.weight_names, statistics="running")
+
+    def _to_vector(self, coefficients: MemberCoefficients) -> NDArray[np.float64]:
+        return np.array([coefficients.get(name, 0.0) for name in self.family.names])
 
 
 @contextmanager
 def open_runner(family: Family, bundle: Bundle | None, recalibration: BatchNormTable | None = None) -> Iterator[BlendRunner]:
-    """The bundle on its engine; without one, the family in PyTorch.
+    """Opens a family's network.
 
-    recalibration  the bundle's own, if it has one: the engine computes with it unasked, and so must whatever is compared with it.
-    Raises UnavailableError (neither engine nor PyTorch) and, for checkpoints, MismatchError (an architecture that is not known).
+    Args:
+        family: The members.
+        bundle: The bundle that they are from, to run on its engine; None to export the members' graph in memory.
+        recalibration: The bundle's own re-estimated statistics, if it has any. The engine always uses them, so whatever is
+            compared with it must use them, too.
+
+    Yields:
+        The runner, usable inside the `with` block.
+
+    Raises:
+        UnavailableError: No engine, or for checkpoints PyTorch or ONNX Runtime is missing.
+        MismatchError: The architecture of the checkpoints is not known.
+        InputError: The network of the checkpoints cannot be exported.
     """
     if bundle is None:
-        yield _CheckpointRunner(family)
+        yield _export_runner(family)
         return
     with import_optional("dni_deploy.session.session").open_session(bundle) as session:
-        yield _BundleRunner(bundle, family, session, recalibration)
 
+        def run(coefficients: NDArray[np.float64], inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+            session.alpha = coefficients
+            return [session.infer(x) for x in inputs]
 
-def _coefficient_vector(family: Family, coefficients: MemberCoefficients) -> NDArray[np.float64]:
-    return np.array([coefficients.get(name, 0.0) for name in family.names])
-
-
-def _select_tensors(family: Family, keys: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
-    """These tensors of each member."""
-    return [{key: member.checkpoint.tensors[key] for key in keys} for member in family.members]
-
-
-def _round_to_float32(blend: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
-    return {key: values.astype(np.float32) for key, values in blend.items()}
-
-
-class _CheckpointRunner:
-    def __init__(self, family: Family) -> None:
-        first = family.members[0].checkpoint.tensors
-        found = import_optional("exporters.architectures.registry").find_architecture("auto", first)
-        self.architecture: str = found.name
-        self.signature: Signature = found.resolve_signature(found.build(first))
-        self._family = family
-        self._network = import_optional("exporters.member_network").MemberNetwork(found)
-
-    def infer(self, coefficients: MemberCoefficients, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self._network.infer(self.blend_tensors(coefficients), x)
-        return output
-
-    def blend_tensors(self, coefficients: MemberCoefficients) -> dict[str, NDArray[Any]]:
-        """The first member's, with the floats blended in float64 and rounded once to float32."""
-        blend = blend_float64(
-            _select_tensors(self._family, self._family.float_keys), _coefficient_vector(self._family, coefficients)
-        )
-        return {**self._family.members[0].checkpoint.tensors, **_round_to_float32(blend)}
-
-    def measure_batchnorm_inputs(
-        self, tensors: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]
-    ) -> NormInputStatistics:
-        found: NormInputStatistics = self._network.measure_batchnorm_inputs(tensors, inputs)
-        return found
-
-
-class _BundleRunner:
-    def __init__(self, bundle: Bundle, family: Family, session: Any, recalibration: BatchNormTable | None) -> None:
-        self.architecture: str = bundle.architecture
-        self.signature: Signature = bundle.signature
-        self._family, self._session, self._recalibration = family, session, recalibration
-        self._names = bundle.weight_names
-        self._estimator = import_optional("engines.onnxruntime_cpu.statistics").BatchNormEstimator(
-            bundle.read_graph(), bundle.weight_names, statistics="running"
+        yield BlendRunner(
+            bundle.architecture, bundle.signature, family, bundle.read_graph(), bundle.weight_names, recalibration, run
         )
 
-    def infer(self, coefficients: MemberCoefficients, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._session.alpha = dict(coefficients)
-        output: NDArray[np.float32] = self._session.infer(x)
-        return output
 
-    def blend_tensors(self, coefficients: MemberCoefficients) -> dict[str, NDArray[Any]]:
-        """The graph's weights, with the re-estimated statistics in their places, in float64 and rounded once to float32."""
-        return _round_to_float32(
-            blend_tensors(
-                _select_tensors(self._family, self._names), _coefficient_vector(self._family, coefficients), self._recalibration
-            )
-        )
+def _export_runner(family: Family) -> BlendRunner:
+    # The exporter comes first: where it is missing, it is what the user has to install.
+    find_architecture = import_optional("exporters.architectures.registry").find_architecture
+    tensors = family.members[0].checkpoint.tensors
+    architecture = find_architecture("auto", tensors)
+    rebuild = import_optional("engines.onnxruntime_cpu.rebuild")
+    network = architecture.build(tensors)
+    signature = architecture.resolve_signature(network)
+    exported, _ = import_optional("exporters.cache").export_graph_cached(architecture.name, network, signature)
+    members = [{name: member.checkpoint.tensors[name] for name in exported.names} for member in family.members]
+    engine = rebuild.RebuildEngine(exported.graph, members, slots=1)
 
-    def measure_batchnorm_inputs(
-        self, tensors: Mapping[str, NDArray[Any]], inputs: Sequence[NDArray[np.float32]]
-    ) -> NormInputStatistics:
-        estimate = self._estimator.estimate(tensors, inputs)
-        return {name.removesuffix("running_mean").removesuffix("."): moments for name, moments in estimate.items()}
+    def run(coefficients: NDArray[np.float64], inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        engine.refit(0, coefficients)
+        return [engine.infer(0, x) for x in inputs]
+
+    return BlendRunner(architecture.name, signature, family, exported.graph, exported.names, None, run)

@@ -1,4 +1,4 @@
-"""Blend trial: pairs of members run alone and halfway on a few probes, and what comes out."""
+"""Pairs of members, run alone and halfway between them on a few test images, and what comes out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.checkpoints.family import Family
 from dni_deploy.compatibility.midpoint import (
     Barrier,
     BatchNormMismatch,
@@ -25,21 +24,38 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.signature import Signature
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 
-_Output = NDArray[np.float32]
+Pair = tuple[str, str]
+"""The names of two members."""
+
+_Outputs = Mapping[str, NDArray[np.float32]]
+"""What each blend makes of one input, by the name of the member or the pair."""
 
 
 @dataclass(frozen=True)
 class PairContactSheet:
-    """One pair on one probe in pictures: first member, halfway, the mean of both members' pixels, second member."""
+    """One pair on one test image.
+
+    Attributes:
+        pair: The pair's name.
+        test_image: The input's name.
+        frames: Output of the first member, of the blend halfway, mean of both members' pixels, output of the second member.
+    """
 
     pair: str
     test_image: str
-    frames: tuple[Frame, Frame, Frame, Frame]
+    frames: tuple[Frame, ...]
 
 
 @dataclass
 class PairMeasurements:
-    """What came out, a row for each pair and probe (`norm_mismatches`: and BatchNorm)."""
+    """What was measured: a row for each pair and test image.
+
+    Attributes:
+        midpoints: The blends against the mean of both members.
+        barriers: Errors against references, where there are any.
+        norm_mismatches: A row for each pair and BatchNorm.
+        contact_sheets: The outputs as frames.
+    """
 
     midpoints: list[Midpoint] = field(default_factory=list)
     barriers: list[Barrier] = field(default_factory=list)
@@ -47,114 +63,119 @@ class PairMeasurements:
     contact_sheets: list[PairContactSheet] = field(default_factory=list)
 
 
-def measure_pairs(
-    runner: BlendRunner,
-    family: Family,
-    pairs: Sequence[tuple[str, str]],
-    sample_inputs: Sequence[SampleInput],
-    progress: OptionalProgress = None,
-) -> PairMeasurements:
-    """Run each member alone and each pair at (0.5, 0.5) on the probes.
-
-    Where none of the probes has a reference and the members give back a clean picture more or less as it is, they are networks that
-    restore pictures: the last probe is tried with noise as well, and the loss barrier and BatchNorm's statistics are measured there.
-    """
-    signature, made = runner.signature, PairMeasurements()
-    names = tuple(dict.fromkeys(name for pair in pairs for name in pair))
-    shares: dict[str, MemberCoefficients] = {name: {name: 1.0} for name in names}
-    shares.update({format_pair_name(*pair): dict.fromkeys(pair, 0.5) for pair in pairs})
-    clean = not any(probe.reference is not None for probe in sample_inputs)
-    total = len(shares) * (len(sample_inputs) + 1)
-    for number, probe in enumerate(sample_inputs):
-        outputs = _run_blends(runner, shares, probe, number * len(shares), total, progress)
-        made.contact_sheets += [_make_contact_sheet(pair, probe, outputs, signature) for pair in pairs]
-        _add_comparisons(made, pairs, probe, outputs, signature, with_midpoints=True)
-    damaged = list(sample_inputs)
-    if clean and is_restoration_network(signature, sample_inputs[-1].x, [outputs[name] for name in names]):
-        damaged = [add_noise(sample_inputs[-1], signature, sigma) for sigma in TEST_NOISE_SIGMAS]
-        for probe in damaged:
-            outputs = _run_blends(runner, shares, probe, len(sample_inputs) * len(shares), total, progress)
-            _add_comparisons(made, pairs, probe, outputs, signature, with_midpoints=False)
-    made.norm_mismatches = _measure_norms(runner, family, pairs, names, [probe.x for probe in damaged])
-    report_progress(progress, total, total, "done")
-    return made
-
-
 def format_pair_name(first: str, second: str) -> str:
-    """What a pair is called in every row of a report."""
+    """Returns what a pair is called in every row of a report."""
     return f"{first} - {second}"
+
+
+def measure_pairs(
+    runner: BlendRunner, pairs: Sequence[Pair], sample_inputs: Sequence[SampleInput], progress: OptionalProgress = None
+) -> PairMeasurements:
+    """Runs each member alone and each pair at (0.5, 0.5).
+
+    Where no input has a reference and the members return a clean image nearly as it is, they are networks that restore images:
+    the last input is then tried with noise as well, and the loss barrier and the statistics of BatchNorm are measured there.
+
+    Args:
+        runner: The network.
+        pairs: The pairs to measure.
+        sample_inputs: The inputs.
+        progress: Called before each blend.
+
+    Returns:
+        What was measured.
+    """
+    signature, result = runner.signature, PairMeasurements()
+    members = tuple(dict.fromkeys(name for pair in pairs for name in pair))
+    blends: dict[str, MemberCoefficients] = {name: {name: 1.0} for name in members}
+    blends.update({format_pair_name(*pair): dict.fromkeys(pair, 0.5) for pair in pairs})
+    total = 2 * len(blends)
+    outputs = _run_blends(runner, blends, sample_inputs, 0, total, progress)
+    for sample, sample_outputs in zip(sample_inputs, outputs, strict=True):
+        result.midpoints += _measure_midpoints(pairs, sample, sample_outputs, signature)
+        result.contact_sheets += [_make_contact_sheet(pair, sample, sample_outputs, signature) for pair in pairs]
+    if not any(sample.reference is not None for sample in sample_inputs) and is_restoration_network(
+        signature, sample_inputs[-1].x, [outputs[-1][name] for name in members]
+    ):
+        sample_inputs = [add_noise(sample_inputs[-1], signature, sigma) for sigma in TEST_NOISE_SIGMAS]
+        outputs = _run_blends(runner, blends, sample_inputs, len(blends), total, progress)
+    for sample, sample_outputs in zip(sample_inputs, outputs, strict=True):
+        result.barriers += _measure_barriers(pairs, sample, sample_outputs, signature)
+    result.norm_mismatches = _measure_norms(runner, pairs, members, [sample.x for sample in sample_inputs])
+    report_progress(progress, total, total, "done")
+    return result
 
 
 def _run_blends(
     runner: BlendRunner,
-    coefficients: Mapping[str, MemberCoefficients],
-    sample_input: SampleInput,
+    blends: Mapping[str, MemberCoefficients],
+    sample_inputs: Sequence[SampleInput],
     done: int,
     total: int,
     progress: OptionalProgress,
-) -> dict[str, _Output]:
-    """The pictures that each blend makes of the probe: of a network that predicts the noise, input minus output."""
-    found = {}
-    for step, (name, blend) in enumerate(coefficients.items()):
-        report_progress(progress, done + step, total, f"{name} on {sample_input.name}")
-        y = runner.infer(blend, sample_input.x)
-        residual = runner.signature.residual and y.shape == sample_input.x.shape
-        found[name] = np.asarray(sample_input.x - y, np.float32) if residual else y
-    return found
+) -> list[_Outputs]:
+    """Returns the images that the blends make of each input: of a network that predicts the noise, input minus output."""
+    outputs: list[dict[str, NDArray[np.float32]]] = [{} for _ in sample_inputs]
+    for step, (name, coefficients) in enumerate(blends.items()):
+        report_progress(progress, done + step, total, f"{name} on {', '.join(sample.name for sample in sample_inputs)}")
+        raw_outputs = runner.infer(coefficients, [sample.x for sample in sample_inputs])
+        for sample, y, sample_outputs in zip(sample_inputs, raw_outputs, outputs, strict=True):
+            is_residual = runner.signature.residual and y.shape == sample.x.shape
+            sample_outputs[name] = np.asarray(sample.x - y, np.float32) if is_residual else y
+    return list(outputs)
 
 
-def _add_comparisons(
-    measurements: PairMeasurements,
-    pairs: Sequence[tuple[str, str]],
-    sample_input: SampleInput,
-    outputs: Mapping[str, _Output],
-    signature: Signature,
-    *,
-    with_midpoints: bool,
-) -> None:
-    for pair in pairs:
-        name = format_pair_name(*pair)
-        three = (outputs[pair[0]], outputs[name], outputs[pair[1]])
-        if with_midpoints:
-            measurements.midpoints.append(
-                measure_midpoint(name, *three, span=signature.high - signature.low, test_image=sample_input.name)
-            )
-        if sample_input.reference is not None and sample_input.reference.shape == three[0].shape:
-            measurements.barriers.append(
-                measure_barrier(name, sample_input.name, three, sample_input.reference, signature.low, signature.high)
-            )
+def _measure_midpoints(pairs: Sequence[Pair], sample: SampleInput, outputs: _Outputs, signature: Signature) -> list[Midpoint]:
+    span = signature.high - signature.low
+    return [
+        measure_midpoint(format_pair_name(*pair), *_select_outputs(pair, outputs), span=span, test_image=sample.name)
+        for pair in pairs
+    ]
+
+
+def _measure_barriers(pairs: Sequence[Pair], sample: SampleInput, outputs: _Outputs, signature: Signature) -> list[Barrier]:
+    if sample.reference is None or sample.reference.shape != next(iter(outputs.values())).shape:
+        return []
+    ends = signature.low, signature.high
+    return [
+        measure_barrier(format_pair_name(*pair), sample.name, _select_outputs(pair, outputs), sample.reference, *ends)
+        for pair in pairs
+    ]
+
+
+def _select_outputs(pair: Pair, outputs: _Outputs) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Returns the outputs of the first member, halfway, and of the second member."""
+    return outputs[pair[0]], outputs[format_pair_name(*pair)], outputs[pair[1]]
 
 
 def _measure_norms(
-    runner: BlendRunner, family: Family, pairs: Sequence[tuple[str, str]], names: Sequence[str], inputs: Sequence[_Output]
+    runner: BlendRunner, pairs: Sequence[Pair], members: Sequence[str], inputs: Sequence[NDArray[np.float32]]
 ) -> list[BatchNormMismatch]:
-    if not any(key.endswith("running_var") for key in family[names[0]].checkpoint.tensors):
+    if not any(name.endswith("running_var") for name in runner.weight_names):
         return []
 
-    def measure_norm_inputs(coefficients: MemberCoefficients) -> tuple[Mapping[str, NDArray[Any]], NormInputStatistics]:
+    def measure_blend(coefficients: MemberCoefficients) -> tuple[Mapping[str, NDArray[Any]], NormInputStatistics]:
         tensors = runner.blend_tensors(coefficients)
         return tensors, runner.measure_batchnorm_inputs(tensors, inputs)
 
-    alone = {name: measure_norm_inputs({name: 1.0}) for name in names}
+    by_member = {name: measure_blend({name: 1.0}) for name in members}
     rows = []
     for first, second in pairs:
-        one, half, other = alone[first], measure_norm_inputs(dict.fromkeys((first, second), 0.5)), alone[second]
+        blends = by_member[first], measure_blend(dict.fromkeys((first, second), 0.5)), by_member[second]
         rows += measure_batchnorm_mismatches(
-            format_pair_name(first, second), (one[0], half[0], other[0]), (one[1], half[1], other[1])
+            format_pair_name(first, second), [tensors for tensors, _ in blends], [statistics for _, statistics in blends]
         )
     return rows
 
 
-def _make_contact_sheet(
-    pair: tuple[str, str], sample_input: SampleInput, outputs: Mapping[str, _Output], signature: Signature
-) -> PairContactSheet:
-    first, middle, second = (outputs[name].astype(np.float64) for name in (pair[0], format_pair_name(*pair), pair[1]))
-    frames = [_to_frame(values, signature) for values in (first, middle, (first + second) / 2, second)]
-    return PairContactSheet(format_pair_name(*pair), sample_input.name, (frames[0], frames[1], frames[2], frames[3]))
+def _make_contact_sheet(pair: Pair, sample: SampleInput, outputs: _Outputs, signature: Signature) -> PairContactSheet:
+    first, middle, second = (output.astype(np.float64) for output in _select_outputs(pair, outputs))
+    frames = tuple(_to_frame(values, signature) for values in (first, middle, (first + second) / 2, second))
+    return PairContactSheet(format_pair_name(*pair), sample.name, frames)
 
 
 def _to_frame(values: NDArray[np.float64], signature: Signature) -> Frame:
-    """An output as a picture; several of a batch as a square of them. NaN is black, other channel counts show what there is."""
+    """Makes a frame of an output; of several in a batch a square of them, of other channel counts what can be seen. NaN is black."""
     scaled = np.nan_to_num((values - signature.low) / (signature.high - signature.low), nan=0.0, posinf=1.0, neginf=0.0)
     pixels = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
     pixels = pixels[:, :3] if pixels.shape[1] >= 3 else np.repeat(pixels[:, :1], 3, axis=1)

@@ -279,9 +279,9 @@ def test_what_is_wrong_has_a_name() -> None:
     astray = [measure_midpoint("a - b", x, x + 0.1, x)]
     flipped = judge_pair("a - b", PairEvidence([layer(0.99, flipped=8)], 0.99, midpoints=astray))
     assert (flipped.verdict, flipped.causes) == ("will not blend", ("flipped",))
-    permuted = judge_pair("a - b", PairEvidence([layer(0.3, matched=0.99, chance=0.2)], 0.3, midpoints=astray))
+    permuted = judge_pair("a - b", PairEvidence([layer(0.3, aligned_median=0.99, chance=0.2)], 0.3, midpoints=astray))
     assert (permuted.verdict, permuted.causes) == ("will not blend", ("permuted",))
-    lucky = judge_pair("a - b", PairEvidence([layer(0.05, matched=0.8, chance=0.75)], 0.05))
+    lucky = judge_pair("a - b", PairEvidence([layer(0.05, aligned_median=0.8, chance=0.75)], 0.05))
     assert (lucky.verdict, lucky.causes) == ("will not blend", ("apart",))
     scaled = judge_pair("a - b", PairEvidence([layer(0.99, scale=10.0)], 0.99))
     assert (scaled.verdict, scaled.causes) == ("blends with caveats", ("scale",))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
+import torch
 
 from benchmarks.features.check_pairs import (
     BLENDS_ANSWER,
@@ -18,7 +21,6 @@ from benchmarks.features.check_pairs import (
 )
 from dni_deploy.api.check import check
 from exporters.architectures.registry import find_architecture
-from exporters.member_network import MemberNetwork
 
 PAIRS = list_test_pairs()
 CAUSES = {
@@ -26,16 +28,18 @@ CAUSES = {
     "sign-flipped": "flipped", "noise": "apart",
 }  # fmt: skip
 
+SLOW_FAMILIES = ("demo", "small", "sr", "style", "scenes")
+
 
 def test_six_and_six() -> None:
     assert [pair.answer for pair in PAIRS] == [BLENDS_ANSWER] * 6 + [DOES_NOT_BLEND_ANSWER] * 6
     assert len({pair.kind for pair in PAIRS}) == 12
 
 
-# DnCNN takes five seconds, and training the small nets as long; the others take one.
+# Exporting the large networks takes five to seven seconds, training the small nets five; the others take one.
 @pytest.mark.parametrize(
     "pair",
-    [pytest.param(pair, id=pair.name, marks=[pytest.mark.slow] * (pair.name.startswith(("demo", "small")))) for pair in PAIRS],
+    [pytest.param(pair, id=pair.name, marks=[pytest.mark.slow] * (pair.name.startswith(SLOW_FAMILIES))) for pair in PAIRS],
 )
 def test_the_verdict_is_right(pair: KnownPair) -> None:
     first, second = pair.members()
@@ -53,13 +57,18 @@ def test_the_verdict_is_right(pair: KnownPair) -> None:
 def test_a_permuted_or_turned_network_is_the_same_function(family: str, name: str) -> None:
     """Else the pairs that do not blend would be damaged networks, which is another question."""
     state = member(family, name)
-    network = MemberNetwork(find_architecture("auto", state))
+    architecture = find_architecture("auto", state)
+
+    def infer(tensors: dict[str, Any]) -> np.ndarray:
+        with torch.no_grad():
+            return architecture.build(tensors)(torch.from_numpy(x)).numpy()
+
     shape = (1, 32, 1, 1) if family == "digits" else (1, 3, 32, 32)
     x = np.random.default_rng(0).random(shape, np.float32)
-    expected = network.infer(state, x)
+    expected = infer(state)
     for change in (permute_channels, flip_signs):
         changed = change(state, 1)
         if change is permute_channels or family != "three_layer":  # which has no norm that could take the sign back
             assert any(not np.array_equal(changed[key], state[key]) for key in state)
         # float32 sums in another order; InstanceNorm divides them by small deviations
-        assert np.abs(network.infer(changed, x) - expected).max() <= 1e-3 * np.abs(expected).max()
+        assert np.abs(infer(changed) - expected).max() <= 1e-3 * np.abs(expected).max()
