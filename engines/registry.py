@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dni_deploy.errors import DniError, EngineError, UnavailableError, UsageError, escape_name
 from dni_deploy.utils.progress import OptionalProgress
@@ -23,31 +23,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class AvailabilityCheck(Protocol):
-    """Tells why an engine cannot run, without importing a package that could break."""
+AvailabilityCheck = Callable[["Bundle | None"], "str | None"]
+"""Tells why an engine cannot run a bundle, or with None what this machine lacks, without importing a package that could break.
 
-    def __call__(self, bundle: Bundle | None, device: int = 0) -> str | None:
-        """Tells why the engine cannot run.
-
-        Args:
-            bundle: The bundle to run; None to ask about the machine alone.
-            device: Number of the GPU to run on.
-
-        Returns:
-            One sentence without a full stop, or None where nothing is in the way.
-        """
-
+It gives one sentence without a full stop, or None where nothing is in the way.
+"""
 
 CUDA_PROVIDER_LIBRARIES = ("libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll")
 """What onnxruntime-gpu has and onnxruntime does not, in the package's folder `capi`."""
 
 
-def why_onnxruntime_unavailable(bundle: Bundle | None, device: int = 0) -> str | None:
+def why_onnxruntime_unavailable(bundle: Bundle | None) -> str | None:
     """Tells why ONNX Runtime on the CPU cannot run, as an `AvailabilityCheck`."""
     return _explain_missing_packages(("onnxruntime",), "cpu")
 
 
-def why_onnxruntime_gpu_unavailable(bundle: Bundle | None, device: int = 0) -> str | None:
+def why_onnxruntime_gpu_unavailable(bundle: Bundle | None) -> str | None:
     """Tells why ONNX Runtime on the GPU cannot run, as an `AvailabilityCheck`."""
     reason = driver.why_gpu_unavailable() or _explain_missing_packages(("onnxruntime", "pycuda"), "gpu")
     if reason:
@@ -62,30 +53,21 @@ def why_onnxruntime_gpu_unavailable(bundle: Bundle | None, device: int = 0) -> s
     return None
 
 
-def make_tensorrt_check(kind: str) -> AvailabilityCheck:
-    """Makes the check of a TensorRT engine.
+def why_tensorrt_missing() -> str | None:
+    """Tells what TensorRT lacks on this machine: one sentence without a full stop, or None."""
+    return driver.why_gpu_unavailable() or _explain_missing_packages(("tensorrt", "pycuda", "polygraphy"), "tensorrt")
 
-    Args:
-        kind: Kind of the plan that the engine opens, as in engines/trt/plan.py.
 
-    Returns:
-        An `AvailabilityCheck`.
-    """
+def why_tensorrt_unavailable(bundle: Bundle | None) -> str | None:
+    """Tells why TensorRT cannot run, as an `AvailabilityCheck`. Whether one of a bundle's plans fits is found out by opening it."""
+    reason = why_tensorrt_missing()
+    if reason or bundle is None:
+        return reason
+    from engines.trt.plan import list_plan_files
 
-    def why_tensorrt_unavailable(bundle: Bundle | None, device: int = 0) -> str | None:
-        reason = driver.why_gpu_unavailable() or _explain_missing_packages(("tensorrt", "pycuda", "polygraphy"), "tensorrt")
-        if reason or bundle is None:
-            return reason
-        from engines.trt.plan import search_plans
-
-        plan, rejected = search_plans(bundle, kind, device=device)
-        if plan is None:
-            engine = "tensorrt" if kind == "refit" else f"tensorrt-{kind}"
-            detail = f" ({rejected})" if rejected else ""
-            return f"no plan is built for this GPU and this TensorRT{detail}: dni-deploy build --engine {engine}"
-        return None
-
-    return why_tensorrt_unavailable
+    if not list_plan_files(bundle):
+        return "no plan is built for this GPU and this TensorRT: dni-deploy build --engine tensorrt"
+    return None
 
 
 def _explain_missing_packages(names: tuple[str, ...], extra: str) -> str | None:
@@ -103,7 +85,6 @@ class EngineEntry:
         unavailable_reason: Tells why the engine cannot run here.
         builder: "module:function" that takes (bundle, options: BuildOptions, progress) and returns a BuildResult; None where there is
             nothing to build ahead.
-        auto: Whether `--engine auto` may choose it: the others exist for comparison.
         build_option_names: What the builder makes use of, of "threads", "precision", "profile", "strip" and "device"; anything else
             is refused.
     """
@@ -112,74 +93,28 @@ class EngineEntry:
     title: str
     unavailable_reason: AvailabilityCheck
     builder: str | None = None
-    auto: bool = False
     build_option_names: tuple[str, ...] = ()
 
 
 ENGINES: Mapping[str, EngineEntry] = {
     "tensorrt": EngineEntry(
-        "engines.trt:open_refit",
+        "engines.trt.load:open_engine",
         "TensorRT, weights blended on the GPU and refitted",
-        make_tensorrt_check("refit"),
-        "engines.trt:build_refit",
-        True,
+        why_tensorrt_unavailable,
+        "engines.trt.build:build_plan",
         ("precision", "profile", "strip", "device"),
     ),
     "onnxruntime-gpu": EngineEntry(
         "engines.onnxruntime_gpu.load:open_bound",
         "ONNX Runtime on the GPU, weights blended in the memory that it reads",
         why_onnxruntime_gpu_unavailable,
-        None,
-        True,
     ),
     "onnxruntime": EngineEntry(
         "engines.onnxruntime_cpu.load:open_in_place",
         "ONNX Runtime on the CPU, weights blended in place",
         why_onnxruntime_unavailable,
         "engines.onnxruntime_cpu.build:build_plan",
-        True,
         ("threads",),
-    ),
-    "tensorrt-inputs": EngineEntry(
-        "engines.trt:open_inputs",
-        "TensorRT, weights as inputs of the network",
-        make_tensorrt_check("inputs"),
-        "engines.trt:build_inputs",
-        build_option_names=("precision", "profile", "device"),
-    ),
-    "tensorrt-graph": EngineEntry(
-        "engines.trt:open_graph",
-        "TensorRT, alpha as an input, blend in the network",
-        make_tensorrt_check("graph"),
-        "engines.trt:build_graph",
-        build_option_names=("precision", "profile", "device"),
-    ),
-    "tensorrt-constant": EngineEntry(
-        "engines.trt:open_constant",
-        "TensorRT, first member only, for timing",
-        make_tensorrt_check("constant"),
-        "engines.trt:build_constant",
-        build_option_names=("precision", "profile", "device"),
-    ),
-    "onnxruntime-rebuild": EngineEntry(
-        "engines.onnxruntime_cpu.load:open_rebuild",
-        "ONNX Runtime on the CPU, a new session per alpha",
-        why_onnxruntime_unavailable,
-    ),
-    "onnxruntime-constant": EngineEntry(
-        "engines.onnxruntime_cpu.load:open_constant",
-        "ONNX Runtime on the CPU, first member only, for timing",
-        why_onnxruntime_unavailable,
-    ),
-    "onnxruntime-inputs": EngineEntry(
-        "engines.onnxruntime_cpu.load:open_inputs",
-        "ONNX Runtime on the CPU, weights as graph inputs",
-        why_onnxruntime_unavailable,
-    ),
-    "onnxruntime-graph": EngineEntry(
-        "engines.onnxruntime_cpu.load:open_in_graph",
-        "ONNX Runtime on the CPU, alpha as a graph input",
-        why_onnxruntime_unavailable,
     ),
 }
 """Every engine by name, in the order in which `auto` prefers them."""
@@ -210,13 +145,12 @@ class OpenedEngine(NamedTuple):
     choice: EngineChoice
 
 
-def choose_engine(name: str = "auto", bundle: Bundle | None = None, device: int = 0) -> EngineChoice:
+def choose_engine(name: str = "auto", bundle: Bundle | None = None) -> EngineChoice:
     """Chooses the engine that `auto` stands for here, or checks the named one.
 
     Args:
         name: "auto" or a name from `ENGINES`.
         bundle: The bundle to run; None to ask about the machine alone.
-        device: Number of the GPU to run on.
 
     Returns:
         The choice.
@@ -226,9 +160,9 @@ def choose_engine(name: str = "auto", bundle: Bundle | None = None, device: int 
         UnavailableError: The engine, or with `auto` every one, cannot run here.
     """
     if name != "auto":
-        return _require_engine(name, bundle, device)
+        return _require_engine(name, bundle)
     skipped: dict[str, str] = {}
-    for candidate in _available_engines(bundle, device, skipped):
+    for candidate in _available_engines(bundle, skipped):
         return EngineChoice(candidate, _format_reasons(skipped))
     raise _no_engine_error(skipped)
 
@@ -247,13 +181,13 @@ def choose_builder(name: str = "auto") -> EngineChoice:
         UnavailableError: As in `choose_engine`.
     """
     if name != "auto":
-        choice = _require_engine(name, None, 0)
+        choice = _require_engine(name, None)
         if ENGINES[name].builder is None:
             others = ", ".join(other for other, entry in ENGINES.items() if entry.builder)
             raise UsageError(f"The engine {name} has nothing to build ahead; these have: {others}.")
         return choice
     skipped: dict[str, str] = {}
-    for candidate in _available_engines(None, 0, skipped):
+    for candidate in _available_engines(None, skipped):
         if ENGINES[candidate].builder is not None:
             return EngineChoice(candidate, _format_reasons(skipped))
         skipped[candidate] = "it has nothing to build ahead"
@@ -285,9 +219,9 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
     """
     options = options or EngineOptions()
     if name != "auto":
-        return _open_chosen(bundle, _require_engine(name, bundle, options.device), options)
+        return _open_chosen(bundle, _require_engine(name, bundle), options)
     skipped: dict[str, str] = {}
-    for candidate in _available_engines(bundle, options.device, skipped):
+    for candidate in _available_engines(bundle, skipped):
         try:
             return _open_chosen(bundle, EngineChoice(candidate, _format_reasons(skipped)), options)
         except UnavailableError as error:
@@ -323,7 +257,7 @@ def build_engine(bundle: Bundle, name: str, options: BuildOptions, progress: Opt
     entry = ENGINES[name]
     if entry.builder is None:
         raise UsageError(f"The engine {name} has nothing to build ahead.")
-    result: BuildResult = _import_function(name, entry.builder)(bundle, options, progress)
+    result: BuildResult = import_backend_function(name, entry.builder)(bundle, options, progress)
     return result
 
 
@@ -351,21 +285,19 @@ def check_engine_name(name: str) -> None:
         raise UsageError(f"There is no engine {escape_name(name)!r}; there are auto, {', '.join(ENGINES)}.")
 
 
-def _require_engine(name: str, bundle: Bundle | None, device: int) -> EngineChoice:
+def _require_engine(name: str, bundle: Bundle | None) -> EngineChoice:
     check_engine_name(name)
-    reason = _find_unavailable_reason(name, bundle, device)
+    reason = _find_unavailable_reason(name, bundle)
     if reason is not None:
         raise UnavailableError(f"{_unavailable_prefix(name)}{reason}.")
     return EngineChoice(name, REASON_REQUESTED)
 
 
-def _available_engines(bundle: Bundle | None, device: int, skipped: dict[str, str]) -> Iterator[str]:
+def _available_engines(bundle: Bundle | None, skipped: dict[str, str]) -> Iterator[str]:
     """Yields auto's engines that can run, best first; `skipped` gets the reasons of the others by name, as they are met."""
-    for name, entry in ENGINES.items():
-        if not entry.auto:
-            continue
+    for name in ENGINES:
         try:
-            reason = _find_unavailable_reason(name, bundle, device)
+            reason = _find_unavailable_reason(name, bundle)
         except EngineError as error:
             raise _chosen_by_auto(error) from error
         except DniError as error:  # a plan that cannot be read, say: a reason like any other, and the next one may run
@@ -385,10 +317,10 @@ def _skip_engine(skipped: dict[str, str], name: str, reason: str) -> None:
     log.info("engine %s skipped: %s", name, reason)
 
 
-def _find_unavailable_reason(name: str, bundle: Bundle | None, device: int) -> str | None:
+def _find_unavailable_reason(name: str, bundle: Bundle | None) -> str | None:
     """Asks the entry. A package that breaks while it is looked at is a reason: it must not take those down that work."""
     try:
-        return ENGINES[name].unavailable_reason(bundle, device)
+        return ENGINES[name].unavailable_reason(bundle)
     except DniError:
         raise
     except Exception as error:
@@ -414,15 +346,23 @@ def _no_engine_error(skipped: Mapping[str, str]) -> UnavailableError:
 
 def _open_chosen(bundle: Bundle, choice: EngineChoice, options: EngineOptions) -> OpenedEngine:
     started = time.perf_counter()
-    engine: Engine = _import_function(choice.name, ENGINES[choice.name].opener)(bundle, options)
+    engine: Engine = import_backend_function(choice.name, ENGINES[choice.name].opener)(bundle, options)
     log.info(
         "engine %s opened in %.2f s (%s): %s", choice.name, time.perf_counter() - started, choice.reason, engine.update_path
     )
     return OpenedEngine(engine, choice)
 
 
-def _import_function(engine: str, name: str):  # type: ignore[no-untyped-def]  # any of the openers and builders above
-    """Raises UnavailableError where a package of the engine does not import: a library that it links is missing, say."""
+def import_backend_function(engine: str, name: str) -> Callable[..., Any]:
+    """Imports a function of a backend.
+
+    Args:
+        engine: The engine's name, for the message.
+        name: "module:function".
+
+    Raises:
+        UnavailableError: A package of the engine does not import: a library that it links is missing, say.
+    """
     module_name, _, function = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -430,4 +370,5 @@ def _import_function(engine: str, name: str):  # type: ignore[no-untyped-def]  #
         raise UnavailableError(
             f"{_unavailable_prefix(engine)}{type(error).__name__}, {escape_name(error).rstrip('.')}."
         ) from error
-    return getattr(module, function)
+    imported: Callable[..., Any] = getattr(module, function)
+    return imported

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gpu import result as results
-from benchmarks.gpu.modes import GPU_BACKEND_MODES, max_plan_size
+from benchmarks.gpu.modes import GPU_BACKEND_MODES, max_plan_size, needs_plan
 from benchmarks.result_file import describe_commit
 from dni_deploy.errors import UnavailableError
 from engines.cuda import driver
@@ -30,7 +30,7 @@ MAX_TASK_TIME_FRACTION = 0.5
 TASK_GRACE_S = 20.0
 """Seconds that a task may run over before it is ended."""
 BUILDABLE_ENGINES = tuple(
-    dict.fromkeys(way.engine for way in GPU_BACKEND_MODES if way.engine is not None and ENGINES[way.engine].builder is not None)
+    dict.fromkeys(mode.engine for mode in GPU_BACKEND_MODES if mode.engine is not None and needs_plan(mode.engine))
 )
 
 

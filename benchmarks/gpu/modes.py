@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dni_deploy.bundle.bundle import Bundle
 from engines.interface import BuildOptions, DeviceEngine, EngineOptions
 from engines.profile import Profile
-from engines.registry import ENGINES, build_engine, load_engine
+from engines.registry import ENGINES, load_engine
+
+if TYPE_CHECKING:
+    from engines.trt.engine import TensorRTEngine
 
 MIN_PLAN_SIZE, TUNED_PLAN_SIZE = (64, 64), (720, 1280)
 """Not the product's own full HD: the memory of eight contexts at x4, float32 and full HD is more than any GPU has."""
@@ -25,7 +29,7 @@ class GpuBackendMode:
     ahead         two slots, the idle one changed while a frame runs.
     open          (bundle, precision) -> DeviceEngine; its plan is there.
     obstacle      why it cannot run here, or None.
-    engine        the one of engines.registry.ENGINES that it opens; None for PyTorch's.
+    engine        name of the engine or baseline that it opens; None for PyTorch's.
     slow          opening it may take minutes, and cannot be interrupted.
     """
 
@@ -39,14 +43,25 @@ class GpuBackendMode:
     slow: bool = False
 
 
+def needs_plan(engine: str) -> bool:
+    """Whether a plan is built before the engine is opened."""
+    return engine.startswith("tensorrt")
+
+
 def has_plan(bundle: Bundle, engine: str, precision: str) -> bool:
-    """Whether the engine can be opened as it is: its plan is there, or it needs none."""
-    if ENGINES[engine].builder is None:
+    """Whether the engine can be opened as it is: its plan exists, or it needs none."""
+    if not needs_plan(engine):
         return True
     from engines.trt.plan import find_plan
 
-    kind = "refit" if engine == "tensorrt" else engine.removeprefix("tensorrt-")
-    return find_plan(bundle, kind, precision) is not None
+    return find_plan(bundle, _tensorrt_class(engine).network_class, precision) is not None
+
+
+def _tensorrt_class(engine: str) -> type[TensorRTEngine[Any]]:
+    from dni_deploy.latency.baselines.tensorrt import BASELINES
+    from engines.trt.engine import RefitEngine
+
+    return BASELINES.get(engine, RefitEngine)
 
 
 def max_plan_size(shape: tuple[int, int]) -> tuple[int, int]:
@@ -60,7 +75,9 @@ def build_plan(bundle: Bundle, engine: str, precision: str, upto: tuple[int, int
         return
     channels = bundle.signature.input_channels
     profile = Profile.from_shapes(bundle.signature, (1, channels, *MIN_PLAN_SIZE), (1, channels, *upto), (1, channels, *upto))
-    build_engine(bundle, engine, BuildOptions(precision=precision, profile=profile))
+    from engines.trt import build
+
+    build.build_plan(bundle, BuildOptions(precision=precision, profile=profile), None, _tensorrt_class(engine))
 
 
 def _make_engine_mode(
@@ -68,10 +85,15 @@ def _make_engine_mode(
 ) -> GpuBackendMode:
     def open_mode(bundle: Bundle, precision: str) -> DeviceEngine:
         options = EngineOptions(slots=slots, precision=precision, cuda_graph=replay)
-        opened: DeviceEngine = load_engine(bundle, engine, options)  # type: ignore[assignment]  # these engines are on a GPU
-        return opened
+        if not needs_plan(engine):
+            opened: DeviceEngine = load_engine(bundle, engine, options)  # type: ignore[assignment]  # this one is on a GPU
+            return opened
+        from engines.trt.load import open_engine
 
-    return GpuBackendMode(name, title, open_mode, lambda: ENGINES[engine].unavailable_reason(None), changes, slots > 1, engine)
+        return open_engine(bundle, options, _tensorrt_class(engine))
+
+    check = ENGINES["tensorrt" if needs_plan(engine) else engine].unavailable_reason
+    return GpuBackendMode(name, title, open_mode, lambda: check(None), changes, slots > 1, engine)
 
 
 def _make_torch_mode(name: str, title: str, mode: str) -> GpuBackendMode:

@@ -28,6 +28,7 @@ from dni_deploy.utils.hardware import count_cores, read_cpu_info
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.cuda import driver
+from engines.interface import EngineOptions
 
 CPU_MODE, CPU_BASELINE, GPU_MODES = "in place", "constant", ("tensorrt", "ort gpu")
 
@@ -76,6 +77,7 @@ def bench(
     repeats: int = 20,
     modes: Sequence[str] | None = None,
     measure_memory: bool = True,
+    build_baselines: bool = False,
     threads: int = 0,
     output: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
@@ -88,6 +90,8 @@ def bench(
              photograph fills it.
     repeats  rounds that count; each round runs every row once.
     rows     names of the rows to open; default all.
+    build_baselines   first build the plans of the TensorRT baselines that the bundle lacks, with the precision and the profile of its
+             plan for `tensorrt`.
     output   also write the report as JSON here; refused before the work if it exists and `force` is off. plot: the same, as a picture.
     """
     for path in (output, plot):
@@ -114,7 +118,9 @@ def bench(
                 if obstacle is not None:
                     skipped[row.name] = obstacle
                     continue
-                engine = row.open_engine(bundle, threads)
+                if build_baselines and row.build_plan is not None:
+                    row.build_plan(bundle, progress)
+                engine = row.open_engine(bundle, EngineOptions(threads=threads, slots=1))
             except (DniError, MemoryError) as error:
                 skipped[row.name] = str(error) or type(error).__name__
                 continue

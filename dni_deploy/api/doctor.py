@@ -146,7 +146,7 @@ def _list_engines(
             provider = "CUDAExecutionProvider" if name == "onnxruntime-gpu" else "CPUExecutionProvider"
             reason = None if provider in providers else import_error or f"it offers no {provider}"
         if reason is None:
-            states.append(EngineState(name, True, runs.get(name, f"to compare with: {entry.title}")))
+            states.append(EngineState(name, True, runs[name]))
         else:
             states.append(EngineState(name, False, f"as {given[reason]}" if reason in given else reason))
             given.setdefault(reason, name)

@@ -195,8 +195,10 @@ def _make_onnx_file(bundle: Bundle, weights: Mapping[str, NDArray[np.float32]], 
 
 def _make_tensorrt_engine(bundle: Bundle, coefficients: NDArray[np.float64], precision: str | None) -> bytes:
     """The bundle's TensorRT plan with this blend in it, as TensorRT serializes it."""
-    import_optional("engines").choose_engine("tensorrt", bundle)
-    data: bytes = import_optional("engines.trt").serialize_refitted(bundle, coefficients, precision=precision)
+    registry = import_optional("engines.registry")
+    registry.choose_engine("tensorrt", bundle)
+    serialize = registry.import_backend_function("tensorrt", "engines.trt.load:serialize_refitted")
+    data: bytes = serialize(bundle, coefficients, precision)
     return data
 
 

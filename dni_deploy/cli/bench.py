@@ -29,6 +29,9 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @click.option("-o", "--output", type=options.PATH_TYPE, help="Write the result as JSON here.")
 @click.option("--plot", type=options.PATH_TYPE, help="Draw the result here, .png, .svg or .pdf.")
+@click.option(
+    "--build-baselines", is_flag=True, help="Build the TensorRT plans of the baselines first, unless the bundle has them."
+)
 @options.threads
 @options.force
 def command(
@@ -39,6 +42,7 @@ def command(
     video: Path | None,
     output: Path | None,
     plot: Path | None,
+    build_baselines: bool,
     threads: int,
     force: bool,
 ) -> None:
@@ -48,9 +52,10 @@ def command(
     delay over a film's frames.
     """
     if video is not None:
-        if shape is not None or output is not None or plot is not None:
+        if shape is not None or output is not None or plot is not None or build_baselines:
             raise UsageError(
-                "--video takes its shape from the film, and prints; --shape, --output and --plot are for the other rows."
+                "--video takes its shape from the film, and prints; --shape, --output, --plot and --build-baselines are for the "
+                "other rows."
             )
         _bench_video(command_output, bundle, video, repeats, threads)
         return
@@ -58,7 +63,17 @@ def command(
     size = _parse_shape(shape)
     verb = import_optional("dni_deploy.api.bench").bench
     with command_output.show_progress() as progress:
-        report = verb(bundle, shape=size, threads=threads, output=output, plot=plot, force=force, progress=progress, **chosen)
+        report = verb(
+            bundle,
+            shape=size,
+            build_baselines=build_baselines,
+            threads=threads,
+            output=output,
+            plot=plot,
+            force=force,
+            progress=progress,
+            **chosen,
+        )
     if command_output.print_result("bench", report.to_json()):
         return
     print_summary(

@@ -220,8 +220,8 @@ engine = click.option(
     metavar="auto|NAME",
     default="auto",
     show_default=True,
-    help="What runs the network: tensorrt, onnxruntime-gpu, onnxruntime, or one to compare them with (`dni-deploy doctor` "
-    "lists all); auto takes the first of these that can run here, and tells which and why.",
+    help="What runs the network: tensorrt, onnxruntime-gpu or onnxruntime; auto takes the first of these that can run here, and "
+    "tells which and why.",
 )
 precision = click.option(
     "--precision", type=click.Choice(["fp32", "fp16"]), help="Of a GPU engine; on the CPU all is fp32.  [default: the plan's]"

@@ -1,76 +1,130 @@
-"""Rows: the ways to run a family at a changing alpha that the benchmark compares."""
+"""The ways to run a family at a changing alpha that the benchmark compares: the product's engines and the baselines."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import MismatchError
+from dni_deploy.utils.progress import OptionalProgress
 from engines.interface import Engine, EngineOptions
-from engines.registry import ENGINES, load_engine
-from exporters.architectures.registry import find_architecture
+from engines.registry import (
+    ENGINES,
+    import_backend_function,
+    load_engine,
+    why_onnxruntime_unavailable,
+    why_tensorrt_missing,
+)
+
+ORT_BASELINES = "dni_deploy.latency.baselines.onnxruntime_cpu"
+TENSORRT_BASELINES = "dni_deploy.latency.baselines.tensorrt"
+TORCH_BASELINE = "dni_deploy.latency.baselines.torch_eager"
 
 
 @dataclass(frozen=True)
 class BackendMode:
-    """One way.
+    """One way to run a family.
 
-    name      a word for tables and JSON.
-    title     what it does, in a few words.
-    changes   False where alpha cannot change: the constant-weight session that the others are held against.
-    open      (bundle, threads) -> an Engine with one slot.
-    obstacle  why it cannot run here, one sentence without a full stop, or None.
-    gpu       whether it computes on one: its weights are not in resident memory.
+    Attributes:
+        name: A word for tables and JSON.
+        title: What it does, in a few words.
+        open_engine: Opens a bundle with these options.
+        unavailable_reason: Why it cannot run the bundle here, or, with None, on this machine: one sentence without a full stop, or
+            None.
+        changes_alpha: False for constant weights, with which the others are compared.
+        on_gpu: Whether it computes on a GPU: its weights are not in resident memory then.
+        build_plan: Builds the plan that it opens unless the bundle has one; None where it needs none, or `dni-deploy build` builds it.
     """
 
     name: str
     title: str
-    changes_alpha: bool
-    open_engine: Callable[[Bundle, int], Engine]
-    unavailable_reason: Callable[[Bundle], str | None]
+    open_engine: Callable[[Bundle, EngineOptions], Engine]
+    unavailable_reason: Callable[[Bundle | None], str | None]
+    changes_alpha: bool = True
     on_gpu: bool = False
+    build_plan: Callable[[Bundle, OptionalProgress], None] | None = None
 
 
-def _make_mode(name: str, title: str, engine: str, *, changes_alpha: bool = True, on_gpu: bool = False) -> BackendMode:
-    def open_mode(bundle: Bundle, threads: int) -> Engine:
-        return load_engine(bundle, engine, EngineOptions(threads=threads, slots=1))
+def _make_engine_mode(name: str, title: str, engine: str, *, on_gpu: bool = False) -> BackendMode:
+    """Makes the mode of an engine that users choose."""
 
-    return BackendMode(name, title, changes_alpha, open_mode, lambda bundle: ENGINES[engine].unavailable_reason(bundle), on_gpu)
+    def open_engine(bundle: Bundle, options: EngineOptions) -> Engine:
+        return load_engine(bundle, engine, options)
 
-
-def _open_torch(bundle: Bundle, threads: int) -> Engine:
-
-    return TorchEager(bundle, threads)
+    return BackendMode(name, title, open_engine, lambda bundle: ENGINES[engine].unavailable_reason(bundle), on_gpu=on_gpu)
 
 
-def _why_torch_unavailable(bundle: Bundle) -> str | None:
-    return None if importlib.util.find_spec("torch") else "torch not installed: pip install 'dni-deploy[export]'"
+def _make_ort_baseline(name: str, title: str, opener: str, *, changes_alpha: bool = True) -> BackendMode:
+    """Makes the mode of a baseline in ONNX Runtime; `opener` is its name in the module of these baselines."""
+
+    def open_engine(bundle: Bundle, options: EngineOptions) -> Engine:
+        engine: Engine = import_backend_function("onnxruntime", f"{ORT_BASELINES}:{opener}")(bundle, options)
+        return engine
+
+    def unavailable_reason(bundle: Bundle | None) -> str | None:
+        return why_onnxruntime_unavailable(bundle) or (_why_statistics_unsupported(bundle) if changes_alpha else None)
+
+    return BackendMode(name, title, open_engine, unavailable_reason, changes_alpha)
+
+
+def _make_tensorrt_baseline(name: str, title: str, engine: str, *, changes_alpha: bool = True) -> BackendMode:
+    """Makes the mode of a baseline in TensorRT; `engine` is its name in the module of these baselines."""
+
+    def open_engine(bundle: Bundle, options: EngineOptions) -> Engine:
+        opened: Engine = import_backend_function(engine, f"{TENSORRT_BASELINES}:open_baseline")(engine, bundle, options)
+        return opened
+
+    def unavailable_reason(bundle: Bundle | None) -> str | None:
+        return why_tensorrt_missing() or (_why_statistics_unsupported(bundle) if changes_alpha else None)
+
+    def build_plan(bundle: Bundle, progress: OptionalProgress) -> None:
+        import_backend_function(engine, f"{TENSORRT_BASELINES}:build_missing_baseline")(engine, bundle, progress)
+
+    return BackendMode(name, title, open_engine, unavailable_reason, changes_alpha, True, build_plan)
+
+
+def _why_statistics_unsupported(bundle: Bundle | None) -> str | None:
+    if bundle is None or bundle.manifest.recalibration is None:
+        return None
+    return "the bundle has re-estimated BatchNorm statistics, which the baselines do not blend"
+
+
+def _open_torch(bundle: Bundle, options: EngineOptions) -> Engine:
+    engine: Engine = import_backend_function("torch", f"{TORCH_BASELINE}:TorchEager")(bundle, options)
+    return engine
+
+
+def _why_torch_unavailable(bundle: Bundle | None) -> str | None:
+    if importlib.util.find_spec("torch") is None:
+        return "torch not installed: pip install 'dni-deploy[export]'"
+    return _why_statistics_unsupported(bundle)
 
 
 BACKEND_MODES = (
-    _make_mode("in place", "ours: weights blended in place under the running session", "onnxruntime"),
-    _make_mode("tensorrt", "ours: TensorRT, weights blended on the GPU and refitted", "tensorrt", on_gpu=True),
-    _make_mode("ort gpu", "ours: ONNX Runtime on the GPU, weights blended where it reads them", "onnxruntime-gpu", on_gpu=True),
-    _make_mode("constant", "stock ONNX Runtime session with constant weights", "onnxruntime-constant", changes_alpha=False),
-    _make_mode("rebuild", "a new ONNX Runtime session for every alpha", "onnxruntime-rebuild"),
-    _make_mode("inputs", "ONNX Runtime, weights as graph inputs", "onnxruntime-inputs"),
-    _make_mode("in graph", "ONNX Runtime, alpha as a graph input, blend in the graph", "onnxruntime-graph"),
-    _make_mode("trt constant", "TensorRT with constant weights", "tensorrt-constant", changes_alpha=False, on_gpu=True),
-    _make_mode("trt inputs", "TensorRT, weights as inputs of the network", "tensorrt-inputs", on_gpu=True),
-    _make_mode("trt in graph", "TensorRT, alpha as an input, blend in the network", "tensorrt-graph", on_gpu=True),
-    BackendMode("torch", "PyTorch eager, blended state dict and load_state_dict", True, _open_torch, _why_torch_unavailable),
+    _make_engine_mode("in place", "ours: weights blended in place under the running session", "onnxruntime"),
+    _make_engine_mode("tensorrt", "ours: TensorRT, weights blended on the GPU and refitted", "tensorrt", on_gpu=True),
+    _make_engine_mode(
+        "ort gpu", "ours: ONNX Runtime on the GPU, weights blended where it reads them", "onnxruntime-gpu", on_gpu=True
+    ),
+    _make_ort_baseline(
+        "constant", "stock ONNX Runtime session with constant weights", "OrtConstantBaseline", changes_alpha=False
+    ),
+    _make_ort_baseline("rebuild", "a new ONNX Runtime session for every alpha", "open_rebuild"),
+    _make_ort_baseline("inputs", "ONNX Runtime, weights as graph inputs", "OrtInputsBaseline"),
+    _make_ort_baseline("in graph", "ONNX Runtime, alpha as a graph input, blend in the graph", "OrtGraphBaseline"),
+    _make_tensorrt_baseline("trt constant", "TensorRT with constant weights", "tensorrt-constant", changes_alpha=False),
+    _make_tensorrt_baseline("trt inputs", "TensorRT, weights as inputs of the network", "tensorrt-inputs"),
+    _make_tensorrt_baseline("trt in graph", "TensorRT, alpha as an input, blend in the network", "tensorrt-graph"),
+    BackendMode("torch", "PyTorch eager, blended state dict and load_state_dict", _open_torch, _why_torch_unavailable),
 )
 
 
 def make_copy_baseline(engine: Engine) -> Callable[[], None] | None:
-    """A plain copy of as many bytes as an in-place blend writes, into the same memory; None for other engines."""
+    """Makes a plain copy of as many bytes as an in-place blend writes, into the same memory; None for other engines."""
     from engines.onnxruntime_cpu.engine import InPlaceEngine
 
     if not isinstance(engine, InPlaceEngine):
@@ -82,41 +136,3 @@ def make_copy_baseline(engine: Engine) -> Callable[[], None] | None:
         np.copyto(target, source)
 
     return copy_weights
-
-
-class TorchEager:
-    """An Engine (see engines/interface.py) of one slot. Needs the bundle's architecture to be one that is known here."""
-
-    name = "torch"
-    update_path = "the state dicts are blended and loaded into the module"
-    slots = 1
-
-    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
-        if threads:
-            torch.set_num_threads(threads)
-        tensors = [bundle.read_tensors(member) for member in bundle.members]
-        self._net = find_architecture(bundle.architecture, tensors[0]).build(tensors[0])
-        names = set(self._net.state_dict())
-        if not names.issuperset(bundle.weight_names):
-            raise MismatchError(f"The architecture {bundle.architecture!r} does not have the bundle's weights.")
-        self._states: list[dict[str, Any]] = [
-            {name: torch.from_numpy(np.array(member[name], np.float32)) for name in bundle.weight_names} for member in tensors
-        ]
-
-    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        blended = {
-            name: sum(float(share) * state[name] for share, state in zip(coefficients, self._states, strict=True))
-            for name in self._states[0]
-        }
-        self._net.load_state_dict(blended, strict=False)
-
-    def synchronize(self, slot: int) -> None:
-        pass
-
-    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            result: NDArray[np.float32] = self._net(torch.from_numpy(x)).numpy()
-        return result
-
-    def close(self) -> None:
-        self._states.clear()

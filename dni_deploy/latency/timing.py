@@ -16,7 +16,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.latency.modes import BACKEND_MODES
 from dni_deploy.utils.hardware import measure_resident_bytes
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from engines.interface import Engine
+from engines.interface import Engine, EngineOptions
 
 
 @dataclass
@@ -97,11 +97,9 @@ def _measure_memory_growth(bundle_path: str, name: str, shape: tuple[int, ...], 
     import onnxruntime  # noqa: F401
 
     if name == "torch":
-        import torch  # noqa: F401
-
-        import exporters.architectures.registry  # noqa: F401
+        import dni_deploy.latency.baselines.torch_eager  # noqa: F401
     before = measure_resident_bytes()
-    engine = row.open_engine(bundle, threads)
+    engine = row.open_engine(bundle, EngineOptions(threads=threads, slots=1))
     x = np.zeros(shape, np.float32)
     engine.refit(0, np.full(len(bundle.members), 1 / len(bundle.members)))
     engine.infer(0, x)

@@ -1,1 +1,1 @@
-"""CUDA: the GPU's context, memory and streams through pycuda, and the kernel that blends a family in device memory."""
+"""CUDA: context, memory and streams through pycuda, and the kernels that blend a family in device memory."""

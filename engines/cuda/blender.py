@@ -1,4 +1,4 @@
-"""Blender: computes the blended weights on the device, always from the pristine members, straight into a slot's arena."""
+"""Blends a family on the device, always from the original members, into a slot's weight buffer."""
 
 from __future__ import annotations
 
@@ -35,9 +35,22 @@ from engines.interface import check_coefficient_count, single_row_or_none
 
 
 class WeightBuffer:
-    """One slot's blended weights: an arena in the layout, and the shares that it was blended by where weights have their own."""
+    """One slot's blended weights in device memory.
+
+    Attributes:
+        layout: Where each weight is.
+        buffer: The weights; this object owns it.
+        coefficient_table: The coefficients on the device, where weights have their own; this object owns it.
+
+    Thread safety: as the slot's stream orders it; the caller holds the device.
+    """
 
     def __init__(self, device: Device, layout: DeviceLayout) -> None:
+        """Allocates the memory, which is not cleared.
+
+        Raises:
+            LimitError: There is no room.
+        """
         self.layout = layout
         self.buffer = Buffer(device, layout.nbytes)
         try:
@@ -47,17 +60,17 @@ class WeightBuffer:
             raise
 
     def pointer_of(self, name: str) -> int:
-        """The weight's address."""
+        """Returns the device address of a weight."""
         return self.buffer.pointer + self.layout.offset_of(name)
 
     def free(self) -> None:
-        """Nothing queued may still use it. Calling it again does nothing."""
+        """Frees the memory. Nothing queued may still use it. Calling it again does nothing."""
         self.buffer.free()
         self.coefficient_table.free()
 
 
 class _KernelLaunch:
-    """What a region's kernel is launched with. Only addresses of the arena, members and shares change from call to call."""
+    """What a region's kernels are launched with. Only addresses and coefficients change from call to call."""
 
     def __init__(
         self, kernels: Kernels, members: DeviceMembers, region: Region, dtype: np.dtype[Any], pointers: list[int]
@@ -71,15 +84,15 @@ class _KernelLaunch:
         self.addresses = _to_address_bytes(pointers)
         self.bytes_per_member = region.count * dtype.itemsize
         self.other_bytes = region.count * region.dtype.itemsize + (region.count // 8 if scaled else 0)
-        # By the number of members that are read, from 1; of knots, too, no more than members are not 0.
+        # By the number of members that are read, from 1; of calibration points, too, at most as many are not 0.
         counts = range(1, members.count + 1)
         self.functions = [
             None,
             *(kernels.load_function(kernel_name(dtype, region.dtype, n, scaled=scaled), BLEND_ARGUMENTS) for n in counts),
         ]
         self.grids = [None, *(compute_grid(region.count, compute_tile_size(dtype, n, scaled=scaled)) for n in counts)]
-        by_row = [kernel_name(dtype, region.dtype, n, scaled=scaled, per_tensor=True) for n in counts]
-        self.per_tensor_functions = [None, *(kernels.load_function(each, PER_TENSOR_ARGUMENTS) for each in by_row)]
+        per_tensor = [kernel_name(dtype, region.dtype, n, scaled=scaled, per_tensor=True) for n in counts]
+        self.per_tensor_functions = [None, *(kernels.load_function(name, PER_TENSOR_ARGUMENTS) for name in per_tensor)]
         self.per_tensor_grids = [
             None,
             *(compute_grid(region.count, compute_tile_size(dtype, n, scaled=scaled, per_tensor=True)) for n in counts),
@@ -91,19 +104,32 @@ def _to_address_bytes(pointers: list[int]) -> list[bytes]:
 
 
 def _pack_member_addresses(addresses: list[bytes], used: list[int]) -> bytes:
-    """The addresses of the members that are read, in the space for all of them."""
+    """Packs the addresses of the members that are read into the space for all of them."""
     return b"".join([addresses[index] for index in used]).ljust(8 * MAX_MEMBERS, b"\0")
 
 
 def _pack_float32(coefficients: list[float]) -> bytes:
-    """The shares in float32, in the space for those of all members."""
+    """Packs coefficients as float32 into the space for those of all members."""
     return struct.pack(f"={len(coefficients)}f", *coefficients).ljust(4 * MAX_MEMBERS, b"\0")
 
 
 class DeviceBlender:
-    """Blends members into live arenas of the same layout, on whatever stream. It owns no memory, and any thread may use it."""
+    """Blends members into weight buffers of the same layout. It owns no memory.
+
+    Thread safety: any thread may use it, on any stream; the caller holds the device.
+    """
 
     def __init__(self, device: Device, members: DeviceMembers) -> None:
+        """Loads the kernels.
+
+        Args:
+            device: The device of the members.
+            members: The members, which must outlive this.
+
+        Raises:
+            UnavailableError: There is no CUDA compiler.
+            EngineError: The kernels do not compile.
+        """
         kernels = Kernels(device)
         layout = members.layout
         self._members = members
@@ -113,87 +139,106 @@ class DeviceBlender:
         self._fold_per_tensor = kernels.load_function("fold_by_row", PER_TENSOR_ARGUMENTS) if layout.channels else None
         self._fold_grid = compute_grid(layout.channels, THREADS_PER_BLOCK[0])
         self._statistics_addresses = _to_address_bytes(members.statistics_pointers)
-        # A variance that is not positive in a member itself is looked at whatever the shares are.
+        # A member whose own variance is not positive is checked at every alpha.
         self._has_nonpositive_variance = members.variance is not None and not bool((members.variance > 0).all())
 
     def blend(self, coefficients: NDArray[np.float64], weight_buffer: WeightBuffer, stream: cuda.Stream) -> None:
-        """Queue the blend of the members by float64 (N,) shares: at most one kernel per region and one for all BatchNorms.
+        """Validates coefficients and queues the blend: at most one kernel per region and one for all BatchNorms.
 
-        It allocates nothing and waits for nothing. A member whose share is 0 is not read; a single share of 1 copies the
-        member's numbers as they are. Raises what `validate_coefficients` does, and then nothing was queued, and what `enqueue_blend` does.
+        It allocates nothing and waits for nothing. A member whose coefficient is 0 is not read; a single coefficient of 1 copies the
+        member's numbers as they are.
 
-        Shares (W, N) are a row for each tensor (see Members), and all that holds for each weight by its row: the same number of
-        kernels, behind one small copy (see by_row.py). Rows that are all equal go as that one row.
+        Args:
+            coefficients: float64 (N,), or (W, N) with a row per tensor, in the order of the members' tensors: the same number of
+                kernels then, behind one small copy (see per_tensor_coefficients.py). Rows that are all equal count as that one row.
+            weight_buffer: The slot's buffer to fill.
+            stream: The slot's stream.
+
+        Raises:
+            CoefficientsError, EngineError: As `validate_coefficients` (nothing was queued then) and `enqueue_blend`.
         """
         self.enqueue_blend(self.validate_coefficients(coefficients), weight_buffer, stream)
 
     def validate_coefficients(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The first half of `blend`, which looks at no slot: the shares as `enqueue_blend` takes them, one row where all rows are equal.
+        """Validates coefficients without touching a slot, the first half of `blend`.
 
-        Raises CoefficientsError where re-estimated statistics do not reach (rows that differ, shares outside 0 to 1), EngineError for
-        shares of another shape, that are all 0, or at which a blended variance is not positive.
+        Args:
+            coefficients: float64 (N,) or (W, N).
+
+        Returns:
+            The coefficients for `enqueue_blend`: (N,) where all rows are equal.
+
+        Raises:
+            CoefficientsError: Re-estimated statistics do not reach there: rows that differ, coefficients outside 0 to 1.
+            EngineError: Another shape, all 0, or a blended variance that is not positive.
         """
-        members, known = self._members, self._members.recalibration
+        members, recalibration = self._members, self._members.recalibration
         if coefficients.ndim == 2:
             members.tensor_offsets.check_coefficients(coefficients, members.count)
         row = single_row_or_none(coefficients)
         if row is not None:
             check_coefficient_count(row, members.count)
         coefficients = coefficients if row is None else row
-        if known is not None:
-            known.validate_coefficients(coefficients)
-        # Between variances that are positive lies nothing else; outside 0..1 there is.
+        if recalibration is not None:
+            recalibration.validate_coefficients(coefficients)
+        # A convex blend of positive variances is positive; extrapolation can make it negative.
         if members.variance is None or (not self._has_nonpositive_variance and float(coefficients.min()) >= 0.0):
             return coefficients
         if row is None:
             blended = members.tensor_offsets.blend_variance(coefficients, members.variance)
         else:
-            of_sets = row if known is None else known.interpolation_weights(row)
-            used = np.flatnonzero(of_sets)
-            blended = of_sets[used] @ members.variance[used]
+            weights = row if recalibration is None else recalibration.interpolation_weights(row)
+            used = np.flatnonzero(weights)
+            blended = weights[used] @ members.variance[used]
         if not bool((blended > 0).all()):
             raise EngineError("A BatchNorm's blended variance is not positive at this alpha.")
         return coefficients
 
     def enqueue_blend(self, coefficients: NDArray[np.float64], weight_buffer: WeightBuffer, stream: cuda.Stream) -> None:
-        """The second half of `blend`, for who looks at shares before it touches a slot: what `validate_coefficients` returned, which is not checked again.
+        """Queues a blend by validated coefficients, the second half of `blend`.
 
-        Raises EngineError where the driver refuses a launch, and then the arena is to be blended again.
+        Args:
+            coefficients: What `validate_coefficients` returned; it is not checked again.
+            weight_buffer: The slot's buffer to fill.
+            stream: The slot's stream.
+
+        Raises:
+            EngineError: The driver refuses a launch; the weight buffer must be blended again then.
         """
-        arena = weight_buffer.buffer.pointer
-        if arena == 0:
+        address = weight_buffer.buffer.pointer
+        if address == 0:
             raise EngineError("The slot's weights were freed.")
         if coefficients.ndim == 2:
             self._enqueue_per_tensor(coefficients, weight_buffer, stream)
             return
         # Plain bytes and lists: with NumPy's records this would take longer than the kernel of a small network.
-        each = coefficients.tolist()
-        used = [index for index, share in enumerate(each) if share != 0.0]
-        known = self._members.recalibration
-        of_sets = coefficients if known is None else known.interpolation_weights(coefficients)
-        sets = used if known is None else np.flatnonzero(of_sets).tolist()
-        chosen, of_chosen = [each[index] for index in used], of_sets[sets].tolist()
-        scale = arena + self._scale_offset
+        values = coefficients.tolist()
+        used = [index for index, share in enumerate(values) if share != 0.0]
+        recalibration = self._members.recalibration
+        point_weights = coefficients if recalibration is None else recalibration.interpolation_weights(coefficients)
+        points = used if recalibration is None else np.flatnonzero(point_weights).tolist()
+        used_values, used_point_weights = [values[index] for index in used], point_weights[points].tolist()
+        scale = address + self._scale_offset
         try:
             if self._fold is not None:
-                head = ARGUMENT_HEAD.pack(arena, self._members.shift_offsets, scale, self._members.layout.channels)
-                doubles = struct.pack(f"={len(sets)}d", *of_chosen).ljust(8 * MAX_MEMBERS, b"\0")
+                head = ARGUMENT_HEAD.pack(address, self._members.shift_offsets, scale, self._members.layout.channels)
+                doubles = struct.pack(f"={len(points)}d", *used_point_weights).ljust(8 * MAX_MEMBERS, b"\0")
                 data = np.void(
                     b"".join(
                         (
                             head,
-                            _pack_member_addresses(self._statistics_addresses, sets),
+                            _pack_member_addresses(self._statistics_addresses, points),
                             doubles,
-                            ARGUMENT_TAIL.pack(len(sets), 0),
+                            ARGUMENT_TAIL.pack(len(points), 0),
                         )
                     )
                 )
                 self._fold.prepared_async_call(self._fold_grid, THREADS_PER_BLOCK, stream, data)
-            by_members, by_knots = (used, _pack_float32(chosen)), (sets, _pack_float32(of_chosen))
+            by_members, by_points = (used, _pack_float32(used_values)), (points, _pack_float32(used_point_weights))
             for launch in self._launches:
-                read, singles = by_knots if launch.reads_statistics else by_members
+                read, singles = by_points if launch.reads_statistics else by_members
                 count = len(read)
-                head = ARGUMENT_HEAD.pack(arena + launch.offset, launch.channel_table, scale, launch.count)
+                head = ARGUMENT_HEAD.pack(address + launch.offset, launch.channel_table, scale, launch.count)
                 data = np.void(
                     b"".join((head, _pack_member_addresses(launch.addresses, read), singles, ARGUMENT_TAIL.pack(count, 0)))
                 )
@@ -202,22 +247,22 @@ class DeviceBlender:
             raise EngineError(f"The blend could not be queued: {error}.") from error
 
     def _enqueue_per_tensor(self, coefficients: NDArray[np.float64], weight_buffer: WeightBuffer, stream: cuda.Stream) -> None:
-        members, arena = self._members, weight_buffer.buffer.pointer
+        members, address = self._members, weight_buffer.buffer.pointer
         columns = np.flatnonzero(coefficients.any(axis=0))
         used, count = columns.tolist(), len(columns)
         data, singles = members.tensor_offsets.pack_table(coefficients, columns)
-        scale, tail = arena + self._scale_offset, ARGUMENT_TAIL.pack(count, 0)
+        scale, tail = address + self._scale_offset, ARGUMENT_TAIL.pack(count, 0)
         try:
             table = weight_buffer.coefficient_table.upload(data, stream)
             if self._fold_per_tensor is not None:
                 head = PER_TENSOR_ARGUMENT_HEAD.pack(
-                    arena, members.shift_offsets, scale, members.layout.channels, members.statistics_index, table
+                    address, members.shift_offsets, scale, members.layout.channels, members.statistics_index, table
                 )
                 argument = np.void(b"".join((head, _pack_member_addresses(self._statistics_addresses, used), tail)))
                 self._fold_per_tensor.prepared_async_call(self._fold_grid, THREADS_PER_BLOCK, stream, argument)
             for launch in self._launches:
                 head = PER_TENSOR_ARGUMENT_HEAD.pack(
-                    arena + launch.offset, launch.channel_table, scale, launch.count, launch.row_index, table + singles
+                    address + launch.offset, launch.channel_table, scale, launch.count, launch.row_index, table + singles
                 )
                 argument = np.void(b"".join((head, _pack_member_addresses(launch.addresses, used), tail)))
                 launch.per_tensor_functions[count].prepared_async_call(
@@ -227,24 +272,24 @@ class DeviceBlender:
             raise EngineError(f"The blend could not be queued: {error}.") from error
 
     def count_bytes_moved(self, coefficients: NDArray[np.float64]) -> int:
-        """Bytes that a blend by these shares, (N,) or (W, N), reads and writes."""
+        """Counts the bytes that a blend by these coefficients, float64 (N,) or (W, N), reads and writes."""
         if coefficients.ndim == 2 and single_row_or_none(coefficients) is None:
             return self._count_per_tensor_bytes(coefficients)
         coefficients = coefficients if coefficients.ndim == 1 else coefficients[0]
         used = int(np.count_nonzero(coefficients))
-        known = self._members.recalibration
-        sets = used if known is None else int(np.count_nonzero(known.interpolation_weights(coefficients)))
-        folds = self._members.layout.channels * (sets * 40 + 16)
-        read = [sets if launch.reads_statistics else used for launch in self._launches]
+        recalibration = self._members.recalibration
+        points = used if recalibration is None else int(np.count_nonzero(recalibration.interpolation_weights(coefficients)))
+        folds = self._members.layout.channels * (points * 40 + 16)
+        read = [points if launch.reads_statistics else used for launch in self._launches]
         return folds + sum(
             count * launch.bytes_per_member + launch.other_bytes for count, launch in zip(read, self._launches, strict=True)
         )
 
     def _count_per_tensor_bytes(self, coefficients: NDArray[np.float64]) -> int:
-        places, read = self._members.tensor_offsets, (coefficients != 0).sum(axis=1)
-        total = int(8 * read[places.channels].sum()) + self._members.layout.channels * (16 + 20)
+        offsets, read = self._members.tensor_offsets, (coefficients != 0).sum(axis=1)
+        total = int(8 * read[offsets.channels].sum()) + self._members.layout.channels * (16 + 20)
         for launch in self._launches:
-            lines = int(launch.lines_per_tensor @ read[places.weights])
+            lines = int(launch.lines_per_tensor @ read[offsets.weights])
             total += (
                 lines * WEIGHT_ALIGNMENT_FLOATS * launch.bytes_per_member // launch.count
                 + launch.other_bytes

@@ -1,7 +1,7 @@
-"""Capture: CUDA graphs, through libcuda itself, because pycuda has no names for them.
+"""CUDA graphs, through libcuda itself, because pycuda does not wrap them.
 
-What is queued on a stream between `begin_capture` and `end_capture` is recorded instead of run, and can then be launched again and again for
-the cost of one launch. Within `with device:`.
+What is queued on a stream between `begin_capture` and `end_capture` is recorded instead of run, and can then be launched again and
+again for the cost of one launch. The caller holds the device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ _capture_state = threading.local()
 
 
 def begin_capture(stream_handle: int) -> None:
-    """Record what this thread queues on the stream from now on. Raises EngineError."""
+    """Records what this thread queues on the stream from now on.
+
+    Args:
+        stream_handle: The CUstream.
+
+    Raises:
+        EngineError: This thread captures already, or the driver refuses.
+    """
     if getattr(_capture_state, "handle", None) is not None:
         raise EngineError("A CUDA graph is already being captured on this thread.")
     _call_driver("cuStreamBeginCapture_v2", ctypes.c_void_p(stream_handle), ctypes.c_int(CAPTURE_MODE_THREAD_LOCAL))
@@ -28,7 +35,17 @@ def begin_capture(stream_handle: int) -> None:
 
 
 def end_capture(stream_handle: int | None = None) -> CudaGraph:
-    """The graph of what was queued since `begin_capture` (on this stream). Raises EngineError, and then nothing is captured any more."""
+    """Ends the capture of this thread; nothing is captured any more, even where that fails.
+
+    Args:
+        stream_handle: The CUstream that was captured; None for any.
+
+    Returns:
+        The graph, which the caller closes.
+
+    Raises:
+        EngineError: Nothing is being captured on that stream, or something was queued that cannot be captured.
+    """
     handle = getattr(_capture_state, "handle", None)
     if handle is None or stream_handle not in (None, handle):
         raise EngineError("No CUDA graph of this stream is being captured on this thread.")
@@ -46,12 +63,12 @@ def end_capture(stream_handle: int | None = None) -> CudaGraph:
 
 
 def is_capturing() -> bool:
-    """Whether this thread is capturing."""
+    """Returns whether this thread is capturing."""
     return getattr(_capture_state, "handle", None) is not None
 
 
 def abort_capture() -> None:
-    """Leave a capture whose work failed, so that the stream can be used again. Does nothing where none was begun."""
+    """Ends a capture whose work failed, so that the stream can be used again. Does nothing where none was begun."""
     handle, _capture_state.handle = getattr(_capture_state, "handle", None), None
     if handle is None:
         return
@@ -64,19 +81,26 @@ def abort_capture() -> None:
 
 
 class CudaGraph:
-    """A captured graph, ready to be launched. What it was captured with (memory, engines) must outlive it."""
+    """A captured graph, ready to be launched. What it was captured with (memory, engines) must outlive it.
+
+    Thread safety: calls come from one thread at a time.
+    """
 
     def __init__(self, executable: ctypes.c_void_p) -> None:
         self._executable = executable
 
     def launch(self, stream_handle: int) -> None:
-        """Queue it on a stream. Raises EngineError."""
+        """Queues the graph on a stream, by its CUstream.
+
+        Raises:
+            EngineError: The graph was closed, or the driver refuses.
+        """
         if not self._executable.value:
             raise EngineError("The CUDA graph was closed.")
         _call_driver("cuGraphLaunch", self._executable, ctypes.c_void_p(stream_handle))
 
     def close(self) -> None:
-        """Calling it again does nothing. Launches that are queued still run."""
+        """Destroys the graph; calling it again does nothing. Launches that are queued still run."""
         executable, self._executable = self._executable, ctypes.c_void_p()
         if executable.value:
             _call_driver("cuGraphExecDestroy", executable)
@@ -90,7 +114,7 @@ def _require_driver_library() -> Any:
 
 
 def _call_driver(name: str, *arguments: Any) -> None:
-    """Call libcuda; anything but success is an EngineError with the driver's own name for it."""
+    """Calls libcuda; anything but success is an EngineError with the driver's own name for it."""
     library = _require_driver_library()
     code = int(getattr(library, name)(*arguments))
     if code:

@@ -1,7 +1,7 @@
-"""Device: one GPU and its primary context, the one that TensorRT, ONNX Runtime and PyTorch use as well.
+"""One GPU and its primary context, the one that TensorRT, ONNX Runtime and PyTorch use as well.
 
 A second context in the process breaks those, so none is ever made. pycuda keeps a stack of contexts per thread, and a thread
-that ends with one on its stack ends the process: hence `with device:` around everything, on whatever thread.
+that ends with one on its stack ends the process: hence `with device:` around everything, on every thread.
 """
 
 from __future__ import annotations
@@ -25,18 +25,28 @@ class Device:
 
     All that is made on it is used, and freed, within such blocks, and before `close`.
 
-    name            as the driver says it.
-    capability      (major, minor).
-    service         a stream for set-up work, which then waits for nobody's frames.
-    modules         loaded machine code by key, so that it is loaded once (kernels.py).
+    Attributes:
+        name: The driver's name for the GPU.
+        capability: Its compute capability, (major, minor).
+        setup_stream: A stream for set-up work, which then waits for nobody's frames.
+        modules: Loaded machine code by key, so that it is loaded once (kernels.py).
+
+    Thread safety: any thread may enter it; `close` is called once nothing else uses it.
     """
 
     @classmethod
     def open(cls, index: int = 0) -> Device:
-        """Raises UnavailableError where there is no driver or no such GPU."""
-        obstacle = driver.why_gpu_unavailable()
-        if obstacle is not None:
-            raise UnavailableError(f"No GPU can be used: {obstacle}.")
+        """Opens a GPU.
+
+        Args:
+            index: The GPU's number as the driver counts, from 0.
+
+        Raises:
+            UnavailableError: There is no driver or no such GPU.
+        """
+        reason = driver.why_gpu_unavailable()
+        if reason is not None:
+            raise UnavailableError(f"No GPU can be used: {reason}.")
         try:
             cuda.init()
             count = cuda.Device.count()
@@ -58,15 +68,15 @@ class Device:
 
     @property
     def architecture(self) -> str:
-        """As nvcc calls it, such as "sm_90"."""
+        """The name that nvcc has for the architecture, such as "sm_90"."""
         return "sm_{}{}".format(*self.capability)
 
     def create_stream(self) -> cuda.Stream:
-        """A new stream. Drop the last reference to it within `with device:`."""
+        """Creates a stream, which the caller owns. Drop the last reference to it within `with device:`."""
         return cuda.Stream(NON_BLOCKING)
 
     def query_free_bytes(self) -> int:
-        """Memory that nobody uses now."""
+        """Returns how many bytes of device memory are free."""
         return int(cuda.mem_get_info()[0])
 
     def __enter__(self) -> Device:
@@ -79,7 +89,7 @@ class Device:
         cuda.Context.pop()
 
     def close(self) -> None:
-        """Release the context; not within `with device:`. Everything on it is freed by then. Calling it again does nothing."""
+        """Releases the context; not within `with device:`. Everything on it is freed by then. Calling it again does nothing."""
         with self._lock:
             if self._closed:
                 return

@@ -1,7 +1,7 @@
-"""Driver: what the NVIDIA driver says, asked through libcuda itself.
+"""The NVIDIA driver, asked through libcuda itself.
 
-No package is needed for it, and nothing else of the GPU road may be touched before: TensorRT's Runtime() crashes the
-interpreter where there is no driver.
+It needs no package, and comes before everything else of the GPU backend: TensorRT's Runtime() crashes the interpreter where there is
+no driver.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ DEFAULT_CUDA_HOME = "/usr/local/cuda"
 
 @dataclass(frozen=True)
 class Driver:
-    """version: the newest CUDA that it serves, (major, minor). devices: each GPU's name and compute capability, in its own order."""
+    """What the driver reports.
+
+    Attributes:
+        version: The newest CUDA that it serves, (major, minor).
+        devices: Name and compute capability, (major, minor), of each GPU, in the driver's order.
+    """
 
     version: tuple[int, int]
     devices: tuple[tuple[str, tuple[int, int]], ...]
 
 
 def load_driver_library() -> ctypes.CDLL | None:
-    """libcuda, or None where no driver is installed."""
+    """Loads libcuda; None where no driver is installed."""
     try:
         return ctypes.CDLL(CUDA_DRIVER_LIBRARY)
     except OSError:
@@ -34,7 +39,7 @@ def load_driver_library() -> ctypes.CDLL | None:
 
 
 def query_driver() -> Driver | str:
-    """The driver, or one sentence without a full stop on why there is none to talk to."""
+    """Asks the driver; gives one sentence without a full stop where there is none to ask."""
     cuda = load_driver_library()
     if cuda is None:
         return f"no NVIDIA driver on this machine ({CUDA_DRIVER_LIBRARY} not found)"
@@ -55,7 +60,7 @@ def query_driver() -> Driver | str:
 
 
 def why_gpu_unavailable() -> str | None:
-    """Why no GPU can be used, one sentence without a full stop, or None."""
+    """Tells why no GPU can be used, one sentence without a full stop; None where one can."""
     answer = query_driver()
     if isinstance(answer, str):
         return answer
@@ -63,7 +68,7 @@ def why_gpu_unavailable() -> str | None:
 
 
 def find_nvcc() -> str | None:
-    """The CUDA compiler: "nvcc" where the PATH has it, else its path in the toolkit's usual places, or None."""
+    """Finds the CUDA compiler: "nvcc" where the PATH has it, else its path in the toolkit's usual places, or None."""
     if shutil.which("nvcc"):
         return "nvcc"
     for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), DEFAULT_CUDA_HOME):

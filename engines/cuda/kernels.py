@@ -1,7 +1,7 @@
-"""Kernels: blend.cu compiled for the GPU at hand, by nvcc through pycuda, once per machine.
+"""The kernels of blend.cu, compiled for the GPU by nvcc through pycuda, once per machine.
 
-The machine code is kept in the cache folder under the hash of all that it depends on. It is our own file or it is not
-used: another owner, other writers or a wrong SHA-256 mean compiling again.
+The machine code is kept in the cache folder under the hash of all that it depends on. A file of another owner, with other
+writers or with a wrong SHA-256 is not used, and the kernels are compiled again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from engines.cuda.device import Device
 
 KERNEL_SOURCE = Path(__file__).with_name("blend.cu")
 NVCC_OPTIONS = ("-std=c++17", "-fmad=false")
-"""No fused operations but those that are written as such, so that the host's compiler gives the same bits."""
+"""No fused operations except those that are written as such, so that the host's compiler gives the same bits."""
 
 THREADS_PER_BLOCK = (256, 1, 1)
 MAX_MEMBERS = 32
 WEIGHT_ALIGNMENT_FLOATS = 128
-"""As in blend.cu: every weight begins on a multiple of so many numbers."""
+"""As in blend.cu: every weight begins on a multiple of this many numbers."""
 
 BLEND_ARGUMENTS = np.dtype(
     [
@@ -71,59 +71,86 @@ PER_TENSOR_ARGUMENTS = np.dtype(
         ("padding", "u4"),
     ]
 )
-"""The argument of the kernels by row; in that of `fold_by_row`, out and lines are called live and places."""
+"""The argument of the kernels for per-tensor coefficients; in that of `fold_by_row`, out and lines are called live and places."""
 ARGUMENT_HEAD, ARGUMENT_TAIL = struct.Struct("=4Q"), struct.Struct("=2I")
 PER_TENSOR_ARGUMENT_HEAD = struct.Struct("=6Q")
 
 
 def dtype_suffix(dtype: np.dtype[Any]) -> str:
-    """float32 -> "f32", as in the kernels' names."""
+    """Returns a dtype as in the kernels' names: "f32" for float32."""
     return f"f{dtype.itemsize * 8}"
 
 
 def kernel_name(member: np.dtype[Any], output: np.dtype[Any], members: int, *, scaled: bool, per_tensor: bool = False) -> str:
-    """The kernel for so many members. By row there is none for just one: that member has the whole of every row, which is a copy."""
+    """Returns the name of the kernel for this many members.
+
+    For per-tensor coefficients there is none for a single member: it has the whole of every row, which is a copy.
+    """
     kind, most = "scaled" if scaled else "blend", members if (2 if per_tensor else 1) <= members <= 4 else "n"
     return f"{kind}{'_by_row' if per_tensor else ''}_{dtype_suffix(member)}_{dtype_suffix(output)}_{most}"
 
 
 def compute_tile_size(member: np.dtype[Any], members: int, *, scaled: bool, per_tensor: bool = False) -> int:
-    """How many numbers one block takes at once; a grid of any size is right, this one leaves each thread one turn."""
+    """Returns how many numbers one block takes at once; a grid of any size is right, this one leaves each thread one turn."""
     wide = (2 if per_tensor else 1) <= members <= 2 and not scaled
     return THREADS_PER_BLOCK[0] * (64 if wide else 32) // int(member.itemsize)
 
 
 def compute_grid(count: int, tile_size: int) -> tuple[int, int]:
-    """So many blocks that each has one tile; beyond the largest grid the kernels' loops take the rest."""
+    """Returns the grid with one tile per block; beyond the largest grid the kernels' loops take the rest."""
     return (min(max(-(-count // tile_size), 1), 2**31 - 1), 1)
 
 
 class Kernels:
-    """The functions of blend.cu on one device, by name. Belongs to the device, and is used within `with device:`."""
+    """The functions of blend.cu on one device, by name. The device owns the code; the caller holds the device."""
 
     def __init__(self, device: Device) -> None:
+        """Loads the machine code, once per device.
+
+        Raises:
+            UnavailableError: There is no CUDA compiler.
+            EngineError: The kernels do not compile.
+        """
         key = "blend"
         if key not in device.modules:
             device.modules[key] = cuda.module_from_buffer(load_machine_code(device.architecture))
         self._module = device.modules[key]
 
     def load_function(self, name: str, argument: np.dtype[Any]) -> Any:
-        """A kernel for `prepared_async_call(grid, THREADS_PER_BLOCK, stream, argument)`, which is a numpy.void. Raises EngineError.
+        """Loads a kernel for `prepared_async_call(grid, THREADS_PER_BLOCK, stream, argument)`, where argument is a numpy.void.
 
-        The prepared call takes less than half the time of the plain one, which looks at its arguments anew.
+        The prepared call takes less than half the time of the plain one, which inspects its arguments every time.
+
+        Args:
+            name: Name of the kernel.
+            argument: The dtype of its argument.
+
+        Raises:
+            EngineError: There is no such kernel.
         """
         try:
-            found = self._module.get_function(name)
-            # Any question loads it. Left to the first launch (CUDA's lazy loading), that one may wait for all running work, and fails in
-            # a capture.
-            found.get_attribute(cuda.function_attribute.NUM_REGS)
-            return found.prepare([f"{argument.itemsize}s"])
+            function = self._module.get_function(name)
+            # Any query loads it. Left to the first launch (CUDA's lazy loading), that one may wait for all running work, and
+            # fails in a capture.
+            function.get_attribute(cuda.function_attribute.NUM_REGS)
+            return function.prepare([f"{argument.itemsize}s"])
         except cuda.Error as error:
             raise EngineError(f"The compiled blend.cu has no kernel {name!r}: {error}.") from error
 
 
 def load_machine_code(architecture: str) -> bytes:
-    """blend.cu for an architecture such as "sm_90", from the cache or compiled. Raises UnavailableError, EngineError."""
+    """Loads blend.cu for an architecture from the cache, or compiles it.
+
+    Args:
+        architecture: Such as "sm_90".
+
+    Returns:
+        The machine code (cubin).
+
+    Raises:
+        UnavailableError: There is no CUDA compiler, or it cannot be run.
+        EngineError: It cannot compile the kernels.
+    """
     nvcc = driver.find_nvcc()
     if nvcc is None:
         raise UnavailableError(
@@ -134,18 +161,18 @@ def load_machine_code(architecture: str) -> bytes:
     try:
         version = str(pycuda.compiler.get_nvcc_version(nvcc))
         key = sha256("\0".join([source, architecture, version, *NVCC_OPTIONS]).encode()).hexdigest()
-        found = _read_cached(key)
-        if found is not None:
-            return found
+        cached = _read_cached(key)
+        if cached is not None:
+            return cached
         code = bytes(
             pycuda.compiler.compile(
                 source, nvcc=nvcc, options=list(NVCC_OPTIONS), arch=architecture, no_extern_c=True, cache_dir=False
             )
         )
     except cuda.CompileError as error:
-        said = [line for line in str(error.stderr or error.stdout or "").splitlines() if line.strip()]
+        output = [line for line in str(error.stderr or error.stdout or "").splitlines() if line.strip()]
         raise EngineError(
-            f"nvcc could not compile the blend kernel for {architecture}: {escape_name(said[0]) if said else 'it gave no reason'}. "
+            f"nvcc could not compile the blend kernel for {architecture}: {escape_name(output[0]) if output else 'it gave no reason'}. "
             "It needs a C++ compiler beside it, and a version that knows this GPU."
         ) from error
     except OSError as error:
@@ -160,7 +187,7 @@ def _cache_path(key: str) -> Path | None:
 
 
 def _read_cached(key: str) -> bytes | None:
-    """The machine code without the SHA-256 before it, or None where it is absent, damaged or may be somebody else's."""
+    """Reads the machine code without the SHA-256 before it; None where it is absent, damaged or may be somebody else's."""
     path = _cache_path(key)
     if path is None:
         return None
@@ -177,7 +204,7 @@ def _read_cached(key: str) -> bytes | None:
 
 
 def _write_cached(key: str, code: bytes) -> None:
-    """Keep it for the next time; where that cannot be done, it is compiled again then."""
+    """Keeps the machine code for the next time; where that cannot be done, it is compiled again then."""
     path = _cache_path(key)
     if path is None:
         return

@@ -1,7 +1,7 @@
-"""Layout: where each weight of a lowered graph lies in a live arena.
+"""The layout of a weight buffer: where each weight of a lowered graph is.
 
-Weights that are blended in one go lie side by side, in regions by what happens to them and by dtype; every weight begins
-on a multiple of 128 numbers, which is at least 256 bytes. Behind the regions come the BatchNorms' scales, which only kernels read.
+Weights that one kernel blends are side by side, in regions by what happens to them and by dtype; every weight begins on a multiple of
+128 numbers, which is at least 256 bytes. Behind the regions come the BatchNorms' scales, which only kernels read.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ WEIGHT_ALIGNMENT_FLOATS = 128
 
 @dataclass(frozen=True)
 class Region:
-    """Weights side by side. The arena's bytes from `offset` on, `count` numbers with the padding.
+    """Weights side by side.
 
-    kind    "linear" (blended), "fold" (blended, then times a BatchNorm's scale), "shift" (a BatchNorm's own doing), "knots" (statistics
-            that the graph reads as they are, blended over the knots where they were re-estimated).
-    starts  (name, first number) of each weight.
+    Attributes:
+        kind: "linear" (blended), "fold" (blended, then times a BatchNorm's scale), "shift" (computed by a BatchNorm's fold) or "knots"
+            (re-estimated statistics that the graph reads as they are, blended over the calibration points).
+        dtype: Of the weights, float32 or float16.
+        offset: First byte in the weight buffer.
+        count: Numbers, padding included.
+        starts: (name, first number) of each weight.
     """
 
     kind: str
@@ -42,9 +46,18 @@ class Region:
 
 @dataclass(frozen=True)
 class DeviceLayout:
-    """names in the order of lowered.weights; nbytes of a whole arena; scale_offset, bytes, and channels of the scales in it.
+    """Where the weights are in a weight buffer.
 
-    sources  the family's tensor that each blended weight is made of, and takes its shares from.
+    Attributes:
+        names: Names of the weights, in the lowered graph's order.
+        regions: The regions, by offset.
+        weights: The lowered weights by name.
+        offsets: First byte of each weight, by name.
+        folds: The BatchNorms that are folded.
+        sources: Per blended weight the family's tensor that it is made of, and whose coefficients it takes.
+        channels: Channels of all folds.
+        scale_offset: First byte of the channels' scales, float32.
+        nbytes: Bytes of a whole weight buffer.
     """
 
     names: tuple[str, ...]
@@ -59,9 +72,15 @@ class DeviceLayout:
 
     @classmethod
     def from_lowered(cls, lowered: LoweredGraph, recalibrated_names: Collection[str] = ()) -> DeviceLayout:
-        """known: the family's tensors that are re-estimated statistics.
+        """Lays out the weights of a lowered graph.
 
-        Raises EngineError where a fold does not fit its weights, LimitError where a weight is too large for the kernel.
+        Args:
+            lowered: The graph.
+            recalibrated_names: The family's tensors that are re-estimated statistics.
+
+        Raises:
+            EngineError: A fold does not fit its weights.
+            LimitError: A weight is too large for the kernels.
         """
         weights = {weight.name: weight for weight in lowered.weights}
         folds = tuple(lowered.recipes.folds)
@@ -99,20 +118,23 @@ class DeviceLayout:
         )
 
     def offset_of(self, name: str) -> int:
-        """Bytes from the arena's begin, a multiple of 256."""
+        """Returns the weight's first byte in the weight buffer, a multiple of 256."""
         return self.offsets[name]
 
     def count_of(self, name: str) -> int:
-        """Numbers in the weight."""
+        """Returns how many numbers the weight has."""
         return self.weights[name].count
 
     def dtype_of(self, name: str) -> np.dtype[Any]:
+        """Returns the weight's dtype."""
         return self.weights[name].dtype
 
     def build_channel_table(self, region: Region) -> NDArray[np.uint32]:
-        """For each 128 numbers of a "fold" region, uint32 (count / 128, 4): first scale, inner, channels, place in its weight.
+        """Builds the table of a "fold" region that the kernels find channels by.
 
-        Number i of a weight belongs to the output channel (i / inner) % channels.
+        Returns:
+            uint32 (count / 128, 4), for each 128 numbers: first scale, inner, channels, position in its weight. Number i of a weight
+            belongs to the output channel (i / inner) % channels.
         """
         table = np.zeros((region.count // WEIGHT_ALIGNMENT_FLOATS, 4), np.uint32)
         firsts = dict(zip((fold.weight for fold in self.folds), self._first_channels(), strict=True))
@@ -128,39 +150,43 @@ class DeviceLayout:
         return table
 
     def source_tensors(self) -> tuple[str, ...]:
-        """The tensors in `sources`, each once: by row, the table of shares has a row for each, in this order."""
+        """Lists the tensors in `sources`, each once: a table of per-tensor coefficients has a row for each, in this order."""
         return tuple(dict.fromkeys(self.sources.values()))
 
     def build_row_index(self, region: Region) -> NDArray[np.uint32]:
-        """For each 128 numbers of a blended region, uint32 (count / 128,): the place of its weight's tensor in `source_tensors`."""
-        places = {name: place for place, name in enumerate(self.source_tensors())}
+        """Builds, for each 128 numbers of a blended region, the index of its weight's tensor in `source_tensors`: uint32 (count / 128,)."""
+        indices = {name: index for index, name in enumerate(self.source_tensors())}
         table = np.zeros(region.count // WEIGHT_ALIGNMENT_FLOATS, np.uint32)
         for name, start in region.starts:
             table[
                 start // WEIGHT_ALIGNMENT_FLOATS : (start + self.count_of(name) + WEIGHT_ALIGNMENT_FLOATS - 1)
                 // WEIGHT_ALIGNMENT_FLOATS
-            ] = places[self.sources[name]]
+            ] = indices[self.sources[name]]
         return table
 
     def statistics_tensors(self) -> tuple[str, ...]:
-        """The tensors that the BatchNorms are made of, each once: their table of shares has a row for each."""
+        """Lists the tensors that the BatchNorms are made of, each once: their table of coefficients has a row for each."""
         return tuple(dict.fromkeys(name for fold in self.folds for name in _fold_tensors(fold)))
 
     def build_statistics_index(self) -> NDArray[np.uint32]:
-        """uint32 (5, channels): for each of Fold.stack_statistics and each channel the place of its tensor in `statistics_tensors`."""
-        places = {name: place for place, name in enumerate(self.statistics_tensors())}
-        each = np.array([[places[name] for name in _fold_tensors(fold)] for fold in self.folds], np.uint32).reshape(-1, 5)
-        table: NDArray[np.uint32] = np.repeat(each, [self.count_of(fold.bias) for fold in self.folds], axis=0).T
+        """Builds, for each of `BatchNormFold.stack_statistics` and each channel, the index of its tensor in `statistics_tensors`.
+
+        Returns:
+            uint32 (5, channels).
+        """
+        indices = {name: index for index, name in enumerate(self.statistics_tensors())}
+        rows = np.array([[indices[name] for name in _fold_tensors(fold)] for fold in self.folds], np.uint32).reshape(-1, 5)
+        table: NDArray[np.uint32] = np.repeat(rows, [self.count_of(fold.bias) for fold in self.folds], axis=0).T
         return np.ascontiguousarray(table)
 
     def build_shift_offsets(self) -> NDArray[np.uint64]:
-        """For each channel of each fold, uint64 (channels,): where its shift goes, byte offset * 2 + 1 where it is a float16."""
-        places = [
+        """Builds, for each channel of each fold, where its shift goes: uint64 (channels,), byte offset * 2, + 1 for a float16."""
+        offsets = [
             ((self.offset_of(fold.bias) + np.arange(self.count_of(fold.bias)) * size) * 2 + (size == 2)).astype(np.uint64)
             for fold in self.folds
             for size in (self.dtype_of(fold.bias).itemsize,)
         ]
-        return np.concatenate(places) if places else np.zeros(0, np.uint64)
+        return np.concatenate(offsets) if offsets else np.zeros(0, np.uint64)
 
     def _first_channels(self) -> list[int]:
         counts = [self.count_of(fold.bias) for fold in self.folds]
@@ -168,16 +194,19 @@ class DeviceLayout:
 
 
 def _find_sources(recipes: Recipes, kinds: dict[str, str]) -> dict[str, str]:
-    """A weight that is made of no tensor is a number, the same in every member whatever its shares: a BatchNorm's scale before it is
-    folded. It takes those of the mean."""
+    """Finds the tensor that each blended weight takes its coefficients from.
+
+    A weight that is made of no tensor is a number, the same in every member: a BatchNorm's scale before it is folded. It takes the
+    coefficients of the mean.
+    """
     means = {fold.weight: fold.mean for fold in recipes.folds}
-    found = {name: recipes.linear[name].source or means.get(name) for name, kind in kinds.items() if kind != "shift"}
-    anything = next((source for source in found.values() if source), "")
-    return {name: source or anything for name, source in found.items()}
+    sources = {name: recipes.linear[name].source or means.get(name) for name, kind in kinds.items() if kind != "shift"}
+    default = next((source for source in sources.values() if source), "")
+    return {name: source or default for name, source in sources.items()}
 
 
 def _fold_tensors(fold: BatchNormFold) -> tuple[str, ...]:
-    """The tensors of Fold.stack_statistics; for one that the layer lacks, which is a number then, that of the mean."""
+    """Lists the tensors of `BatchNormFold.stack_statistics`; the mean stands for one that the layer lacks, which is a number then."""
     named = (fold.variance, fold.gamma, fold.beta, fold.mean, fold.convolution_bias)
     return tuple(fold.mean if name is None else name for name in named)
 

@@ -1,4 +1,4 @@
-"""Members: a family on the device, uploaded once: what every blend reads and nobody ever writes."""
+"""A family's members on the device, uploaded once: what every blend reads and nothing ever writes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,24 @@ FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
 
 
 class DeviceMembers:
-    """The pristine members on the device: per region and member one flat array, and what the BatchNorms need.
+    """The original members on the device: per region and member one flat array, and what the BatchNorms need.
 
-    members: per member the family's tensors by name, the blended ones, all in the same order, which is that of shares by weight; they
-    are copied and not kept. A region is float16 where every tensor that is copied into it is, float32 otherwise.
-    recalibration: BatchNorm statistics that were re-estimated; what is made of them is then here once for each of its knots, not for each
-    member. The layout is to know of them, too.
+    This object owns the device memory. A region is float16 where every tensor that is copied into it is, float32 otherwise.
+
+    Attributes:
+        layout: The layout of the weight buffers.
+        count: Number of members.
+        recalibration: Re-estimated BatchNorm statistics; None without.
+        regions: Per blended region its dtype and the device address of each member's (or calibration point's) array.
+        channel_tables: Device address of each "fold" region's channel table.
+        row_indices: Device address of each region's row index.
+        statistics_pointers: Device address of each member's (or calibration point's) statistics, float64 (5, channels).
+        shift_offsets: Device address of where each channel's shift goes; 0 without BatchNorms.
+        statistics_index: Device address of each channel's rows in a table of coefficients; 0 without BatchNorms.
+        tensor_offsets: Rows of per-tensor coefficients.
+        variance: float64 (N, channels) on the host, to validate coefficients by; None without BatchNorms.
+
+    Thread safety: any thread may read it; the caller holds the device.
     """
 
     def __init__(
@@ -37,6 +49,20 @@ class DeviceMembers:
         members: Sequence[Mapping[str, NDArray[Any]]],
         recalibration: BatchNormTable | None = None,
     ) -> None:
+        """Uploads the members; nothing is left behind where that fails.
+
+        Args:
+            device: The device.
+            layout: The layout, made with the names of re-estimated statistics where there are some.
+            recipes: How each weight is made of the family's tensors.
+            members: Per member the blended tensors by name, all in the same order, which is that of per-tensor coefficients; they are
+                copied and not kept.
+            recalibration: Re-estimated BatchNorm statistics: what is made of them is uploaded once for each calibration point, not for
+                each member.
+
+        Raises:
+            LimitError: Too many members, or no room.
+        """
         if not 1 <= len(members) <= MAX_MEMBERS:
             raise LimitError(f"The blend kernel takes 1 to {MAX_MEMBERS} members; this family has {len(members)}.")
         self.layout = layout
@@ -57,15 +83,15 @@ class DeviceMembers:
             raise
 
     def _upload_members(self, device: Device, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> None:
-        at_knots = select_statistics_tensors(recipes, members, self.recalibration)
+        point_tensors = select_statistics_tensors(recipes, members, self.recalibration)
         for region in self.layout.regions:
             if region.kind == "shift" or region.count == 0:
                 continue
-            sets = at_knots if region.kind == "knots" else members
-            dtype = _storage_dtype(region, recipes, sets)
+            tensor_sets = point_tensors if region.kind == "knots" else members
+            dtype = _storage_dtype(region, recipes, tensor_sets)
             row = np.zeros(region.count, dtype)
             pointers = []
-            for tensors in sets:
+            for tensors in tensor_sets:
                 for weight, start in region.starts:
                     row[start : start + self.layout.count_of(weight)] = (
                         recipes.linear[weight].compute_value(tensors).reshape(-1)
@@ -78,7 +104,7 @@ class DeviceMembers:
         if self.layout.channels:
             rows = [
                 np.ascontiguousarray(np.concatenate([fold.stack_statistics(tensors) for fold in self.layout.folds], axis=1))
-                for tensors in at_knots
+                for tensors in point_tensors
             ]
             self.statistics_pointers = [self._upload_array(device, row) for row in rows]
             self.shift_offsets = self._upload_array(device, self.layout.build_shift_offsets())
@@ -93,17 +119,17 @@ class DeviceMembers:
 
     @property
     def nbytes(self) -> int:
-        """Device memory that they take."""
+        """Device memory of all members, in bytes."""
         return sum(buffer.nbytes for buffer in self._buffers)
 
     def free(self) -> None:
-        """Nothing queued may still use them. Calling it again does nothing."""
+        """Frees the memory. Nothing queued may still use it. Calling it again does nothing."""
         for buffer in self._buffers:
             buffer.free()
 
 
 def _storage_dtype(region: Region, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> np.dtype[Any]:
-    """float16 where that keeps every number of every member as it is."""
+    """Returns float16 where that keeps every number of every member as it is, else float32."""
     linear = [recipes.linear[name] for name, _ in region.starts]
     sources = [recipe.source for recipe in linear if recipe.source is not None]
     plain = all(recipe.factor == 1.0 and float(np.float16(recipe.offset)) == recipe.offset for recipe in linear)

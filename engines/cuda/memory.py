@@ -1,7 +1,7 @@
-"""Buffer: memory on the device, and page-locked memory on the host, both freed by hand.
+"""Memory on the device, and page-locked memory on the host, both freed explicitly.
 
-Explicitly, because a finalizer runs on any thread at any time: there the context is not current, and pycuda would leak the memory.
-All methods are called within `with device:`.
+A finalizer runs on any thread at any time: the context is not current there, and pycuda would leak the memory. The caller holds the
+device around every call.
 """
 
 from __future__ import annotations
@@ -17,9 +17,21 @@ from engines.cuda.device import Device
 
 
 class Buffer:
-    """`nbytes` bytes on the device, not cleared, beginning on at least 256 bytes. `pointer` is 0 after `free`."""
+    """Memory on the device, aligned to at least 256 bytes.
+
+    Attributes:
+        nbytes: Its size.
+        pointer: Its device address; 0 after `free`.
+
+    Thread safety: copies are ordered by the stream that they are queued on.
+    """
 
     def __init__(self, device: Device, nbytes: int) -> None:
+        """Allocates the memory, which is not cleared.
+
+        Raises:
+            LimitError: There is no room.
+        """
         try:
             self._memory = cuda.mem_alloc(max(int(nbytes), 1))  # the driver refuses 0
         except cuda.MemoryError as error:
@@ -31,9 +43,16 @@ class Buffer:
         self._setup_stream = device.setup_stream
 
     def upload(self, array: NDArray[Any], stream: cuda.Stream | None = None, offset: int = 0) -> None:
-        """Copy a contiguous array to `offset` bytes from the start. Without a stream it is there on return, for every stream.
+        """Copies a contiguous array to the device.
 
-        With a stream the copy is queued: a page-locked array must stay as it is until then; any other was read on return.
+        Args:
+            array: Any dtype. Where it is page-locked and a stream is passed, it must not change until the copy has run; any other array
+                has been read on return.
+            stream: The stream to queue the copy on; None to wait for it, so that every stream sees it on return.
+            offset: First byte in the buffer.
+
+        Raises:
+            EngineError: The buffer was freed, or is too small.
         """
         self._check_range(array.nbytes, offset)
         if array.nbytes == 0:
@@ -45,7 +64,16 @@ class Buffer:
             self._setup_stream.synchronize()
 
     def download(self, out: NDArray[Any], stream: cuda.Stream | None = None, offset: int = 0) -> None:
-        """Copy into a contiguous array. Without a stream it is there on return; what other streams still do is not waited for."""
+        """Copies from the device into a contiguous array.
+
+        Args:
+            out: Any dtype; with a stream it is filled when the copy has run.
+            stream: The stream to queue the copy on; None to wait for it. Work of other streams is not waited for.
+            offset: First byte in the buffer.
+
+        Raises:
+            EngineError: The buffer was freed, or is too small.
+        """
         self._check_range(out.nbytes, offset)
         if out.nbytes == 0:
             return
@@ -54,7 +82,11 @@ class Buffer:
             self._setup_stream.synchronize()
 
     def zero(self, stream: cuda.Stream | None = None) -> None:
-        """Clear it; without a stream it is cleared on return."""
+        """Clears the buffer; without a stream it is cleared on return.
+
+        Raises:
+            EngineError: The buffer was freed.
+        """
         self._check_range(0, 0)
         if self.nbytes:
             cuda.memset_d8_async(self.pointer, 0, self.nbytes, stream or self._setup_stream)
@@ -62,7 +94,7 @@ class Buffer:
                 self._setup_stream.synchronize()
 
     def free(self) -> None:
-        """Nothing queued may still use it. Calling it again does nothing."""
+        """Frees the memory. Nothing queued may still use it. Calling it again does nothing."""
         memory, self._memory, self.pointer = self._memory, None, 0
         if memory is not None:
             memory.free()
@@ -75,16 +107,27 @@ class Buffer:
 
 
 class Staging:
-    """One page-locked host array that grows as needed: the GPU copies from and to it without a detour."""
+    """A page-locked host array that grows as needed: the GPU copies from and to it directly.
+
+    Thread safety: one thread at a time.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device  # whose context holds the memory
         self._memory: NDArray[np.uint8] | None = None
 
     def get_array(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        """A contiguous array of this shape, valid until the next call that needs more room: nothing queued may still use it then.
+        """Returns a contiguous array, whose content is what the last user left.
 
-        Its content is what the last user left. Raises LimitError.
+        Args:
+            shape: Its shape.
+            dtype: Its dtype.
+
+        Returns:
+            A view of this object's memory, valid until the next call that needs more room; nothing queued may still use it then.
+
+        Raises:
+            LimitError: There is no room.
         """
         kind = np.dtype(dtype)
         nbytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
@@ -98,7 +141,7 @@ class Staging:
         return self._memory[:nbytes].view(kind).reshape(shape)
 
     def free(self) -> None:
-        """Arrays that were given are gone with it. Calling it again does nothing."""
+        """Frees the memory, and with it the arrays that `get_array` returned. Calling it again does nothing."""
         memory, self._memory = self._memory, None
         if memory is not None:
             memory.base.free()  # type: ignore[union-attr]  # pycuda's allocation

@@ -8,7 +8,6 @@ from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
 from engines.interface import Engine, EngineOptions
-from engines.onnxruntime_cpu.alternatives import OrtConstantBaseline, OrtGraphBaseline, OrtInputsBaseline
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
@@ -47,35 +46,3 @@ def open_in_place(bundle: Bundle, options: EngineOptions) -> Engine:
         log.info("weights are not updated in place: %s", reason)
         return RebuildEngine(graph, members, threads=threads, slots=slots, reason=reason, recalibration=table)
     return engine
-
-
-def open_rebuild(bundle: Bundle, options: EngineOptions) -> Engine:
-    """Opens the engine that makes a new session for every alpha, as `open_in_place` takes its arguments."""
-    members = bundle.read_all_weights()
-    table = read_recalibration(bundle, members)
-    slots = options.slots or DEFAULT_SLOTS
-    return RebuildEngine(bundle.read_graph(), members, threads=options.threads, slots=slots, recalibration=table)
-
-
-def open_constant(bundle: Bundle, options: EngineOptions) -> Engine:
-    """Opens the first member with constant weights; alpha cannot change."""
-    graph, members, slots = bundle.read_graph(), bundle.read_all_weights(), options.slots or DEFAULT_SLOTS
-    return OrtConstantBaseline(graph, bundle.weight_names, members, threads=options.threads, slots=slots)
-
-
-def open_inputs(bundle: Bundle, options: EngineOptions) -> Engine:
-    """Opens the engine whose weights are graph inputs."""
-    return _open_baseline(OrtInputsBaseline, bundle, options)
-
-
-def open_in_graph(bundle: Bundle, options: EngineOptions) -> Engine:
-    """Opens the engine whose alpha is a graph input."""
-    return _open_baseline(OrtGraphBaseline, bundle, options)
-
-
-def _open_baseline(
-    engine_class: type[OrtInputsBaseline] | type[OrtGraphBaseline], bundle: Bundle, options: EngineOptions
-) -> Engine:
-    graph, members, slots = bundle.read_graph(), bundle.read_all_weights(), options.slots or DEFAULT_SLOTS
-    table = read_recalibration(bundle, members)
-    return engine_class(graph, bundle.weight_names, members, threads=options.threads, slots=slots, recalibration=table)

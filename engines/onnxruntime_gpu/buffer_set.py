@@ -89,7 +89,7 @@ class BoundBufferSet:
     def enqueue(self, *, replay: bool) -> None:
         """Queue one run on the frame that was placed last. Raises EngineError."""
         if self._input_shape is None:
-            raise EngineError("No input was placed; place one first.")
+            raise EngineError("No input was uploaded; upload one first.")
         place = self._bind_frame(self._input_shape)
         options = self._plain_run_options
         if replay and self._next_graph_id is not None:

@@ -1,8 +1,10 @@
-"""Builder: from an ONNX graph to a serialized TensorRT engine, through Polygraphy. Minutes on a large network."""
+"""Building a plan: from a bundle's graph to a verified TensorRT engine on disk, through Polygraphy. Minutes on a large network."""
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,20 +27,27 @@ from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.cuda.device import Device
 from engines.interface import BuildOptions, BuildResult, EngineOptions
 from engines.profile import Profile
-from engines.trt.build_settings import BuildSettings
+from engines.trt.engine import RefitEngine, TensorRTEngine
 from engines.trt.features import Features, detect_features
 from engines.trt.messages import clear_errors, drop_variables, get_logger, make_engine_error, summarize_message
-from engines.trt.modes import ENGINE_BY_PLAN_KIND
-from engines.trt.network import Network
-from engines.trt.plan import OutputSample, Plan, PlanHeader, PlanIdentity, plan_path, read_plan, write_plan
+from engines.trt.plan import OutputSample, Plan, PlanHeader, plan_path, read_plan, write_plan
+from engines.trt.plan_identity import BuildSettings, PlanIdentity
 from engines.verification import Reference, sample_output, verify_at, verify_members
+
+log = logging.getLogger(__name__)
 
 
 def make_progress_monitor(progress: OptionalProgress) -> Any:
-    """A trt.IProgressMonitor, for TensorRTs that have it. `stopped` is then the exception that ended the build, or None."""
+    """Makes a trt.IProgressMonitor that reports to `progress`, for TensorRTs that have it.
+
+    Its attribute `stopped` is the exception that ended the build, or None.
+    """
 
     class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]  # no types are shipped
-        """Phases nest: the outermost one counts, the innermost one has the name. Called from any thread; must not raise."""
+        """Counts the steps of the outermost phase under the name of the innermost.
+
+        Thread safety: TensorRT calls it from any thread; it must not raise.
+        """
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -79,9 +88,9 @@ class BuildRequest:
     """What to build.
 
     Attributes:
-        model: ONNX, with data in its initializers.
-        settings: All that the builder is told besides; nothing is set that is not in there.
-        refit: Names of the initializers that shall take new values later; empty for none.
+        model: The ONNX graph, with data in its initializers.
+        settings: Everything else that the builder is told.
+        refittable_names: Names of the initializers that take new values later; empty for none.
     """
 
     model: onnx.ModelProto
@@ -90,30 +99,40 @@ class BuildRequest:
 
 
 def build_serialized_engine(request: BuildRequest, features: Features, progress: OptionalProgress = None) -> bytes:
-    """The serialized engine. The caller holds the device.
+    """Builds an engine; the caller holds the device.
 
-    Raises UsageError (the profile does not fit the graph, or this TensorRT cannot strip), EngineError (anything else).
+    Args:
+        request: What to build.
+        features: What this TensorRT can do.
+        progress: Told of the phases.
+
+    Returns:
+        The engine as TensorRT serializes it.
+
+    Raises:
+        UsageError: The profile does not fit the graph, or this TensorRT cannot strip.
+        EngineError: TensorRT cannot read or build the graph.
     """
     _check_request(request, features)
     settings = request.settings
-    watch = make_progress_monitor(progress) if features.progress else None
+    monitor = make_progress_monitor(progress) if features.progress else None
     clear_errors()
     try:
         with _silence_polygraphy():
             kind = {"explicit_batch": settings.explicit_batch, "strongly_typed": settings.strongly_typed}
-            builder, network = CreateNetwork(**kind)()  # told in full: older Polygraphys know nothing of newer TensorRTs
+            builder, network = CreateNetwork(**kind)()  # every flag is passed: older Polygraphys do not know newer TensorRTs
             parser = _parse_graph(network, request)  # it owns the weights until the engine is built
             config = _make_config(request)(builder, network)
-            if watch is not None:
-                config.progress_monitor = watch
+            if monitor is not None:
+                config.progress_monitor = monitor
             if settings.refit_individual:
                 _mark_refittable(network, config, request.refittable_names)
             _load_timing_cache(config, features)
             serialized = bytes(EngineBytesFromNetwork((builder, network, parser), config=config)())
             _save_timing_cache(config, features)
     except PolygraphyException as error:
-        if watch is not None and watch.stopped is not None:
-            raise watch.stopped from None
+        if monitor is not None and monitor.stopped is not None:
+            raise monitor.stopped from None
         if not get_logger().errors:
             get_logger().errors.append(str(error))
         raise make_engine_error("build the engine") from error
@@ -131,23 +150,23 @@ def _check_request(request: BuildRequest, features: Features) -> None:
         raise UsageError(f"TensorRT {features.version} cannot write a plan without its weights; build without --strip.")
     profile = request.settings.profile
     dims = request.model.graph.input[0].type.tensor_type.shape.dim
-    for at, dim in enumerate(dims):
-        sizes = {shape[at] for shape in (profile.smallest, profile.tuned, profile.largest)}
+    for axis, dim in enumerate(dims):
+        sizes = {shape[axis] for shape in (profile.smallest, profile.tuned, profile.largest)}
         if dim.HasField("dim_value") and sizes != {dim.dim_value}:
             raise UsageError(
-                f"The graph has {dim.dim_value} as its {('batch', 'number of channels', 'height', 'width')[at]}, "
+                f"The graph has {dim.dim_value} as its {('batch', 'number of channels', 'height', 'width')[axis]}, "
                 f"and the profile asks for {', '.join(map(str, sorted(sizes)))}."
             )
 
 
-def _parse_graph(network: Any, order: BuildRequest) -> Any:
+def _parse_graph(network: Any, request: BuildRequest) -> Any:
     parser = trt.OnnxParser(network, get_logger())
-    if order.settings.native_instancenorm:
+    if request.settings.native_instancenorm:
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
-    if not parser.parse(order.model.SerializeToString()):
+    if not parser.parse(request.model.SerializeToString()):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        told = f": {summarize_message(str(errors[0].desc()))}" if errors else ""
-        raise EngineError(f"TensorRT {trt.__version__} cannot read the graph{told}.")
+        detail = f": {summarize_message(str(errors[0].desc()))}" if errors else ""
+        raise EngineError(f"TensorRT {trt.__version__} cannot read the graph{detail}.")
     return parser
 
 
@@ -183,7 +202,7 @@ def _mark_refittable(network: Any, config: Any, names: Sequence[str]) -> None:
 
 @contextmanager
 def _silence_polygraphy() -> Iterator[None]:
-    """Polygraphy prints to stdout, which is for results: its errors come as exceptions, TensorRT's in our messages."""
+    """Keeps Polygraphy from printing to stdout, which is for results: errors come as exceptions."""
     before, polygraphy_util.TRT_LOGGER = polygraphy_util.TRT_LOGGER, get_logger()
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
@@ -193,13 +212,13 @@ def _silence_polygraphy() -> Iterator[None]:
 
 
 def _timing_cache_path(features: Features) -> Path | None:
-    """Of this TensorRT; it tells by itself which GPU each entry is for."""
+    """Returns where the timing cache of this TensorRT is kept, or None; each entry of it says which GPU it is for."""
     folder = cache_folder()
     return None if folder is None else folder / "tensorrt" / f"timing-{features.version}.cache"
 
 
 def _load_timing_cache(config: Any, features: Features) -> None:
-    """Not by Polygraphy, which wants a path and makes a lock file beside it. A damaged or foreign one is not used."""
+    """Loads the timing cache; not by Polygraphy, which makes a lock file beside it. A damaged or foreign one is not used."""
     path = _timing_cache_path(features)
     with suppress(OSError):
         cache = None if path is None else config.create_timing_cache(path.read_bytes())
@@ -208,7 +227,7 @@ def _load_timing_cache(config: Any, features: Features) -> None:
 
 
 def _save_timing_cache(config: Any, features: Features) -> None:
-    """Keep what was measured: the next build of a like network takes a fraction of the time. Nobody needs it: no error."""
+    """Keeps what was measured: the next build of a similar network takes a fraction of the time. A failure is no error."""
     path, cache = _timing_cache_path(features), config.get_timing_cache()
     if path is None or cache is None:
         return
@@ -217,30 +236,52 @@ def _save_timing_cache(config: Any, features: Features) -> None:
         write_bytes_atomically(path, bytes(cache.serialize()), force=True)
 
 
-def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: OptionalProgress = None) -> BuildResult:
-    """Minutes for a large network. Nothing is written where the verification fails.
+def build_plan(
+    bundle: Bundle,
+    options: BuildOptions,
+    progress: OptionalProgress = None,
+    engine_class: type[TensorRTEngine[Any]] = RefitEngine,
+) -> BuildResult:
+    """Builds a bundle's plan for this GPU, verifies it and writes it; nothing is written where the verification fails.
 
-    Raises UsageError (it exists and force is off, or the profile does not fit), EngineError, UnavailableError, LimitError.
+    Args:
+        bundle: The bundle.
+        options: How to build.
+        progress: Told of the phases of the build.
+        engine_class: The engine that will open the plan, which says what kind of plan it is.
+
+    Returns:
+        What was built.
+
+    Raises:
+        UsageError: The plan exists and force is off, or the profile does not fit.
+        EngineError: TensorRT cannot build the graph, or the engine computes something else than ONNX Runtime.
+        UnavailableError: There is no such GPU.
+        LimitError: There is no room.
     """
-    found = detect_features()
+    started = time.perf_counter()
+    features, network_class = detect_features(), engine_class.network_class
     precision, profile = options.precision, options.profile or Profile.from_shapes(bundle.signature)
     report_progress(progress, 0, 1, "lowering the graph")
-    network = Network.from_bundle(bundle, kind, found.graph_precision(precision))
-    target = PlanIdentity.for_bundle(bundle, kind, precision, profile, options.strip, options.device)
-    header = PlanHeader(target, lowered=network.lowered.digest(), weights=network.weight_specs)
+    network = network_class.from_lowered(bundle, network_class.lower(bundle, features.graph_precision(precision)))
+    identity = PlanIdentity.for_graph(
+        bundle, network_class, network.lowered, features, precision, profile, options.strip, options.device
+    )
+    header = PlanHeader(identity, lowered=network.lowered.digest(), weights=network.weight_specs)
     path = plan_path(bundle, header)
     kept = os.path.lexists(path) and options.keep and not options.force
     if os.path.lexists(path) and not (options.force or kept):
         raise UsageError(f"{escape_name(path)} exists; give --force to build it again. Nothing was written.")
-    order = BuildRequest(network.build_model(), target.settings, network.weight_names if kind == "refit" else ())
+    names = network.weight_names if network.has_refittable_weights else ()
+    request = BuildRequest(network.build_model(), identity.settings, names)
     device = Device.open(options.device)
     try:
         with device:
-            plan = read_plan(path, target) if kept else Plan(header, _build_clearing_frames(order, found, progress))
+            plan = read_plan(path, identity) if kept else Plan(header, _build_clearing_frames(request, features, progress))
     finally:
         device.close()
     report_progress(progress, 0, 1, "comparing with ONNX Runtime")
-    engine = ENGINE_BY_PLAN_KIND[kind](network, plan, EngineOptions(slots=1, device=options.device), found)
+    engine = engine_class(network, plan, EngineOptions(slots=1, device=options.device), features)
     try:
         reference = Reference(bundle, network.members, profile)
         if engine.blends:
@@ -252,10 +293,12 @@ def build_plan(bundle: Bundle, kind: str, options: BuildOptions, progress: Optio
         engine.close()
     plan = replace(plan, header=replace(header, sample=OutputSample.from_values(bundle, expected)))
     written = write_plan(bundle, plan, force=options.force or kept)
+    log.info("%s %s in %.1f s", "verified" if kept else "built", written, time.perf_counter() - started)
     return BuildResult(written, engine.update_path, len(network.weight_names) if engine.blends else 0, error, kept)
 
 
 def _build_clearing_frames(request: BuildRequest, features: Features, progress: OptionalProgress) -> bytes:
+    """Builds; where that fails, nothing of TensorRT stays alive in the frames of the exception."""
     try:
         return build_serialized_engine(request, features, progress)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""Base: what the four ways to run a family in TensorRT have in common.
+"""The running TensorRT engine: slots on streams of their own, and weights refitted into them from device memory.
 
 Each slot has one stream. Blend, refit, upload, run and download of a slot are queued on it in the order of the calls, so that none
 of them needs to wait for another one, and nothing of one slot ever touches another slot's stream: two slots are two engines.
@@ -6,11 +6,13 @@ of them needs to wait for another one, and nothing of one slot ever touches anot
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pycuda.driver as cuda
@@ -22,7 +24,6 @@ from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
-from engines.cuda.memory import Buffer
 from engines.interface import EngineOptions
 from engines.trt.features import Features
 from engines.trt.messages import clear_errors, drop_variables, get_logger, make_engine_error, summarize_message
@@ -32,57 +33,106 @@ from engines.trt.refitter import Refitter, RefitWeights
 from engines.trt.runner import Runner
 from engines.verification import mixed_coefficients
 
+log = logging.getLogger(__name__)
+
 NOT_YET_REFITTED = "it has no weights yet"
 REFIT_INCOMPLETE = "its last refit failed and may have changed some of the weights"
 
 
-@dataclass
-class TensorRTBufferSet:
-    """One set of weights. unusable: why no frame may run on it, or None."""
+class TensorRTBufferSet(ABC):
+    """One slot: its stream, its runner, and what a change of alpha writes to. Complete when it exists.
 
-    stream: Any
-    engine: Any = None
-    runner: Runner | None = None
-    weight_buffer: WeightBuffer | None = None
-    refit_weights: RefitWeights | None = None
-    refitter: Refitter | None = None
-    alpha_buffer: Buffer | None = None
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    unusable_reason: str | None = NOT_YET_REFITTED
+    The engine frees what a slot is made of. Everything that is queued for the slot goes to `stream`.
 
-    @property
-    def active_runner(self) -> Runner:
-        if self.runner is None:
-            raise EngineError("The engine is closed.")
-        return self.runner
+    Attributes:
+        stream: The slot's CUDA stream.
+        runner: Frames go through it.
+        lock: Held during every use.
+        unusable_reason: Why no frame may run on the slot, a clause, or None.
+
+    Thread safety: the engine holds `lock` and the device around every call.
+    """
+
+    def __init__(self, stream: cuda.Stream, runner: Runner) -> None:
+        self.stream, self.runner = stream, runner
+        self.lock = threading.RLock()
+        self.unusable_reason: str | None = NOT_YET_REFITTED
+
+    @abstractmethod
+    def validate_coefficients(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Validates coefficients, and touches nothing of the slot: all refusals come from here.
+
+        Args:
+            coefficients: float64 (N,) or (W, N), as in `Engine.refit`.
+
+        Returns:
+            The coefficients as `apply_coefficients` takes them.
+
+        Raises:
+            CoefficientsError: Re-estimated statistics do not reach there.
+            UsageError: The engine has one alpha for all weights.
+            EngineError: Another shape, all 0, or a variance that is not positive.
+        """
+
+    @abstractmethod
+    def apply_coefficients(self, coefficients: NDArray[np.float64]) -> None:
+        """Queues on the stream what makes the next frame compute with these validated coefficients.
+
+        Raises:
+            EngineError: Something could not be queued; some of the weights may have changed.
+        """
 
 
-class TensorRTEngine:
-    """A DeviceEngine (see engines/interface.py). It owns the device's context and all that it makes in it.
+BufferSet = TypeVar("BufferSet", bound=TensorRTBufferSet)
 
-    blends  whether alpha has an effect.
+
+class TensorRTEngine(ABC, Generic[BufferSet]):
+    """A DeviceEngine (see engines/interface.py) on one plan. It owns the device's context and all that it makes in it.
+
+    Attributes:
+        network_class: The kind of plan that it opens.
+        build_command: What builds such a plan, for messages.
+        blends: Whether alpha has an effect.
+        network: The family that it runs.
+        header: The plan's header.
+        features: What this TensorRT can do.
+
+    Thread safety: any thread may call any method but `close`, which nothing else may run beside. Calls for one slot come after each
+    other.
     """
 
     name: str
-    update_path: str
-    blends = True
+    network_class: ClassVar[type[Network]] = Network
+    build_command: ClassVar[str]
+    blends: ClassVar[bool] = True
 
     def __init__(self, network: Network, plan: Plan, options: EngineOptions, features: Features) -> None:
-        """Raises EngineError, UnavailableError; nothing is left behind then."""
+        """Loads the plan and makes every slot; nothing is left behind where that fails.
+
+        Args:
+            network: The family; it must be the one of the plan.
+            plan: The plan, already checked.
+            options: Slots, device, and whether frames are replayed as CUDA graphs.
+            features: What this TensorRT can do.
+
+        Raises:
+            EngineError: TensorRT or the GPU failed.
+            LimitError: There is too little memory.
+            UnavailableError: There is no such GPU.
+        """
         self.network, self.header, self.features = network, plan.header, features
         self.slots = options.slots or 1
+        self.update_path = f"TensorRT {features.version}, {self.header.precision}: {self._describe_update_path()}"
         self._replay = options.cuda_graph
-        self._buffer_sets: list[TensorRTBufferSet] = []
-        self._members: DeviceMembers | None = None
-        self._blender: DeviceBlender | None = None
+        self._buffer_sets: list[BufferSet] = []
+        self._cleanup = ExitStack()  # unwound newest first: contexts, refitters and engines, then what lies under them
         self._runtime: Any = None
-        self.shared_engine: Any = None
         self._device: Device | None = Device.open(options.device)
         try:
             with self._device:
                 clear_errors()
                 self._runtime = trt.Runtime(get_logger())
-                self._allocate_buffer_sets(plan, self._device)
+                self._buffer_sets.extend(self._make_buffer_sets(plan, self._device))
         except BaseException as error:
             with self._device:
                 drop_variables(error)
@@ -91,171 +141,169 @@ class TensorRTEngine:
                 raise _make_gpu_error(error) from error
             raise
 
-    # What a kind adds.
+    @abstractmethod
+    def _describe_update_path(self) -> str:
+        """Says how weights reach the network, the end of `update_path`."""
 
-    def _allocate_buffer_sets(self, plan: Plan, device: Device) -> None:
-        """Fill `_buffer_sets`. The device is held; what is made must be reachable from `self` at once, so that `close` finds it."""
-        raise NotImplementedError
-
-    def _apply_coefficients(self, buffers: TensorRTBufferSet, coefficients: NDArray[np.float64]) -> None:
-        """Queue what makes the slot compute with these shares, which `taken` returned. The device is held."""
-        raise NotImplementedError
-
-    def _validate_coefficients(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The shares as `_apply_coefficients` takes them. Raises UsageError, CoefficientsError or EngineError where it does not, and then the slot is
-        as it was: all that can be said against shares is said here."""
-        shares = np.asarray(coefficients, np.float64)
-        return shares if self._blender is None else self._blender.validate_coefficients(shares)
+    @abstractmethod
+    def _make_buffer_sets(self, plan: Plan, device: Device) -> Iterator[BufferSet]:
+        """Makes `slots` slots; the device is held. Whatever is to be freed is given to `_free_at_close` as soon as it exists."""
 
     # Engine
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        with self._lock_slot(slot) as at:
-            shares = self._validate_coefficients(coefficients)
-            at.unusable_reason = REFIT_INCOMPLETE
-            self._apply_coefficients(at, shares)
-            at.unusable_reason = None
+        """Queues the blend into the slot; see `Engine.refit`."""
+        with self._lock_slot(slot) as buffers:
+            started = time.perf_counter()
+            coefficients = buffers.validate_coefficients(np.asarray(coefficients, np.float64))
+            buffers.unusable_reason = REFIT_INCOMPLETE
+            buffers.apply_coefficients(coefficients)
+            buffers.unusable_reason = None
+            log.debug("refit of slot %d queued in %.2f ms", slot, (time.perf_counter() - started) * 1e3)
 
     def synchronize(self, slot: int) -> None:
-        with self._lock_slot(slot) as at:
-            at.stream.synchronize()
+        """Waits for all that is queued for the slot."""
+        with self._lock_slot(slot) as buffers:
+            buffers.stream.synchronize()
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        with self._lock_slot(slot) as at:
-            at.active_runner.upload(x)
-            self._enqueue_frame(slot, at)
-            return at.active_runner.download()
+        """Runs one frame: float32 (N, C, H, W) -> float32 (N, C', H', W'), an array of the caller's."""
+        with self._lock_slot(slot) as buffers:
+            buffers.runner.upload(x)
+            self._enqueue_frame(slot, buffers)
+            return buffers.runner.download()
 
     # DeviceEngine
 
     def stream_handle(self, slot: int) -> int:
-        with self._lock_slot(slot) as at:
-            return int(at.stream.handle)
+        """Returns the slot's CUstream, which the engine owns."""
+        with self._lock_slot(slot) as buffers:
+            return int(buffers.stream.handle)
 
     def upload(self, slot: int, x: NDArray[np.float32]) -> None:
-        with self._lock_slot(slot) as at:
-            at.active_runner.upload(x)
+        """Queues the upload of an input; see `DeviceEngine.upload`."""
+        with self._lock_slot(slot) as buffers:
+            buffers.runner.upload(x)
 
     def enqueue(self, slot: int) -> None:
-        with self._lock_slot(slot) as at:
-            self._enqueue_frame(slot, at)
+        """Queues one run on the input that was uploaded last; see `DeviceEngine.enqueue`."""
+        with self._lock_slot(slot) as buffers:
+            self._enqueue_frame(slot, buffers)
 
     def download(self, slot: int) -> NDArray[np.float32]:
-        with self._lock_slot(slot) as at:
-            return at.active_runner.download()
+        """Waits for what is queued and returns the newest output; see `DeviceEngine.download`."""
+        with self._lock_slot(slot) as buffers:
+            return buffers.runner.download()
 
     # What opening needs.
 
     @property
     def verification_coefficients(self) -> NDArray[np.float64]:
-        """The shares at which an opened plan is compared with ONNX Runtime."""
+        """The coefficients at which an opened plan is compared with ONNX Runtime, float64 (N,)."""
         count = len(self.network.members)
         return mixed_coefficients(count) if self.blends else np.eye(count)[0]
 
     def finish_verification(self) -> None:
-        """After the verification: its weights and its picture are nobody's, so every slot waits for its first refit and frame."""
-        for at in self._buffer_sets:
-            at.unusable_reason = NOT_YET_REFITTED
-            at.active_runner.reset()
+        """Discards the weights and frames of the verification: every slot must be refitted before use."""
+        for buffers in self._buffer_sets:
+            buffers.unusable_reason = NOT_YET_REFITTED
+            buffers.runner.reset()
 
     def detect_replay_support(self, x: NDArray[np.float32]) -> None:
-        """Find out whether frames can be replayed as a CUDA graph here, and whether a replay sees weights that came after it.
+        """Finds out whether frames can be replayed as a CUDA graph here, and whether a replay sees weights that came after it.
 
-        NVIDIA does not say whether weights stay where they are over a refit. Uses slot 0. Without a clear answer, graphs are captured
-        again after each refit; where a replay is no good at all, there are none, and `update_path` says so.
+        NVIDIA does not say whether weights stay where they are over a refit. Without a clear answer, graphs are captured again after
+        each refit; where a replay is no good at all, there are none, and `update_path` says so. Uses slot 0.
+
+        Args:
+            x: An input that the profile takes, float32 (N, C, H, W).
         """
         first, last = np.eye(len(self.network.members))[[0, -1]]
-        run = self._buffer_sets[0].active_runner
-        keeps = False
+        runner = self._buffer_sets[0].runner
+        sees_refits = False
         try:
             self.refit(0, first)
-            plain, again = self.infer(0, x), self.infer(0, x)
-            if not (run.has_captured_graph and np.array_equal(plain, again)):
+            plain, replayed = self.infer(0, x), self.infer(0, x)
+            if not (runner.has_captured_graph and np.array_equal(plain, replayed)):
                 raise EngineError("a replayed frame differs from a queued one")
             if self.features.contexts_survive:
-                run.keep_graph_over_refit = True
+                runner.keep_graph_over_refit = True
                 self.refit(0, last)
                 replayed = self.infer(0, x)
-                run.keep_graph_over_refit = False
+                runner.keep_graph_over_refit = False
                 with self._device_context():
-                    run.invalidate_graph()
+                    runner.invalidate_graph()
                 fresh = self.infer(0, x)
-                # Where the last member's picture is the first one's, nothing was seen.
-                keeps = np.array_equal(replayed, fresh) and not np.array_equal(fresh, plain)
+                # Where the last member's output is the first one's, nothing was seen.
+                sees_refits = np.array_equal(replayed, fresh) and not np.array_equal(fresh, plain)
         except EngineError as error:
-            keeps, self._replay = False, False
+            sees_refits, self._replay = False, False
             self.update_path += f"; without CUDA graphs, because {str(error).rstrip('.')}"
         if self._replay:
-            kept = "kept over refits" if keeps else "captured again after each refit"
+            kept = "kept over refits" if sees_refits else "captured again after each refit"
             self.update_path += f"; frames are replayed as CUDA graphs{f', {kept}' if self.blends else ''}"
-        for at in self._buffer_sets:
-            at.active_runner.replay, at.active_runner.keep_graph_over_refit = self._replay, keeps
-            with self._device_context():
-                at.active_runner.invalidate_graph()
+        with self._device_context():
+            for buffers in self._buffer_sets:
+                buffers.runner.replay, buffers.runner.keep_graph_over_refit = self._replay, sees_refits
+                buffers.runner.invalidate_graph()
 
     def close(self) -> None:
-        """Contexts, refitters, engines, runtime, buffers, streams, device: TensorRT crashes in another order."""
+        """Frees everything; calling it again does nothing.
+
+        Contexts, refitters and engines go before the memory that they use, then the runtime, the streams and the device: TensorRT
+        crashes in another order.
+        """
         device, self._device = self._device, None
         if device is None:
             return
         with device:
-            for at in self._buffer_sets:
-                _suppress_cuda_errors(at.stream.synchronize)
-            for at in self._buffer_sets:
-                if at.runner is not None:
-                    _suppress_cuda_errors(at.runner.release)
-            for at in self._buffer_sets:
-                if at.refitter is not None:
-                    _suppress_cuda_errors(at.refitter.close)
-                at.refitter = None
-            for at in self._buffer_sets:
-                at.engine = None
-            self.shared_engine = None
+            streams = [buffers.stream for buffers in self._buffer_sets]
+            self._release_slots()
+            self._cleanup.close()
             self._runtime = None
-            for at in self._buffer_sets:
-                for part in (at.runner, at.refit_weights, at.alpha_buffer, at.weight_buffer):
-                    if part is not None:
-                        _suppress_cuda_errors(part.free)
-                at.runner, at.refit_weights, at.alpha_buffer, at.weight_buffer = None, None, None, None
-            if self._members is not None:
-                _suppress_cuda_errors(self._members.free)
-            self._members, self._blender = None, None
-            for at in self._buffer_sets:
-                at.stream = None
-            self._buffer_sets.clear()
+            streams.clear()
         device.close()
 
-    def _enqueue_frame(self, slot: int, buffers: TensorRTBufferSet) -> None:
+    def _release_slots(self) -> None:
+        """Waits for all slots and empties them: an exception that somebody keeps may hold one by its frames, and TensorRT with it."""
+        for buffers in self._buffer_sets:
+            _suppress_cuda_errors(buffers.stream.synchronize)
+        for buffers in self._buffer_sets:
+            vars(buffers).clear()
+        self._buffer_sets.clear()
+
+    def _enqueue_frame(self, slot: int, buffers: BufferSet) -> None:
         if buffers.unusable_reason is not None:
             raise EngineError(f"Slot {slot} cannot run: {buffers.unusable_reason}; refit it first.")
-        buffers.active_runner.enqueue()
-
-    # What the kinds share.
-
-    @property
-    def _update_path_prefix(self) -> str:
-        """How every road begins."""
-        return f"TensorRT {self.features.version}, {self.header.precision}"
+        buffers.runner.enqueue()
 
     @contextmanager
-    def _lock_slot(self, slot: int) -> Iterator[TensorRTBufferSet]:
-        """The slot's lock and the device. An error of the GPU becomes an EngineError, and the slot unusable."""
-        if self._device is None:
-            raise EngineError("The engine is closed.")
-        at = self._buffer_sets[slot]
-        with at.lock, self._device_context():
+    def _lock_slot(self, slot: int) -> Iterator[BufferSet]:
+        """Holds the slot's lock and the device. An error of the GPU becomes an EngineError, and the slot unusable."""
+        self._require_device()
+        buffers = self._buffer_sets[slot]
+        with buffers.lock, self._device_context():
             try:
-                yield at
+                yield buffers
             except cuda.Error as error:
-                at.unusable_reason = f"the GPU failed ({summarize_message(str(error))})"
+                buffers.unusable_reason = f"the GPU failed ({summarize_message(str(error))})"
                 raise _make_gpu_error(error) from error
 
     @contextmanager
-    def _device_context(self) -> Iterator[Device]:
+    def _device_context(self) -> Iterator[None]:
+        with self._require_device():
+            yield
+
+    def _require_device(self) -> Device:
         if self._device is None:
             raise EngineError("The engine is closed.")
-        with self._device as device:
-            yield device
+        return self._device
+
+    # What `_make_buffer_sets` is made of.
+
+    def _free_at_close(self, free: Callable[[], object]) -> None:
+        """Has `close` call this, before all that was given earlier. An error of the GPU does not keep the others from it."""
+        self._cleanup.callback(_suppress_cuda_errors, free)
 
     def _deserialize_plan(self, plan: Plan) -> Any:
         engine = self._runtime.deserialize_cuda_engine(plan.engine)
@@ -264,22 +312,138 @@ class TensorRTEngine:
         return engine
 
     def _make_runner(
-        self, device: Device, engine: Any, stream: Any, fixed_addresses: Mapping[str, int] | None = None
+        self, device: Device, engine: Any, stream: cuda.Stream, fixed_addresses: Mapping[str, int] | None = None
     ) -> Runner:
-        return Runner(device, engine, stream, self.header.profile, fixed_addresses, replay=self._replay)
+        runner = Runner(device, engine, stream, self.header.profile, fixed_addresses, replay=self._replay)
+        self._free_at_close(runner.close)
+        return runner
 
-    def upload_members(self, device: Device) -> DeviceLayout:
-        """Upload the members, once for all slots."""
-        network, known = self.network, self.network.recalibration
-        layout = DeviceLayout.from_lowered(network.lowered, () if known is None else known.statistics)
-        self._members = DeviceMembers(device, layout, network.lowered.recipes, list(network.members), known)
-        self._blender = DeviceBlender(device, self._members)
-        return layout
+    def _upload_members(self, device: Device) -> tuple[DeviceLayout, DeviceBlender]:
+        """Uploads the members, once for all slots, and gives the layout of a slot's weights and what blends into it."""
+        network, recalibration = self.network, self.network.recalibration
+        layout = DeviceLayout.from_lowered(network.lowered, () if recalibration is None else recalibration.statistics)
+        members = DeviceMembers(device, layout, network.lowered.recipes, list(network.members), recalibration)
+        self._free_at_close(members.free)
+        return layout, DeviceBlender(device, members)
 
-    def _blend_weights(self, buffers: TensorRTBufferSet, coefficients: NDArray[np.float64]) -> None:
-        assert self._blender is not None
-        assert buffers.weight_buffer is not None
-        self._blender.enqueue_blend(coefficients, buffers.weight_buffer, buffers.stream)
+    def _make_weight_buffer(self, device: Device, layout: DeviceLayout) -> WeightBuffer:
+        weight_buffer = WeightBuffer(device, layout)
+        self._free_at_close(weight_buffer.free)
+        return weight_buffer
+
+
+class RefitBufferSet(TensorRTBufferSet):
+    """A slot whose engine is its own, refitted from the slot's own blended weights."""
+
+    def __init__(
+        self,
+        stream: cuda.Stream,
+        runner: Runner,
+        engine: Any,
+        refitter: Refitter,
+        weight_buffer: WeightBuffer,
+        blender: DeviceBlender,
+        contexts_survive: bool,
+    ) -> None:
+        super().__init__(stream, runner)
+        self.engine, self.refitter = engine, refitter
+        self._weight_buffer, self._blender, self._contexts_survive = weight_buffer, blender, contexts_survive
+
+    def validate_coefficients(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Validates as the blender does; see `TensorRTBufferSet.validate_coefficients`."""
+        return self._blender.validate_coefficients(coefficients)
+
+    def apply_coefficients(self, coefficients: NDArray[np.float64]) -> None:
+        """Queues the blend and the refit behind it; see `TensorRTBufferSet.apply_coefficients`."""
+        if self.runner.has_context and self._contexts_survive:
+            self.runner.invalidate_graph()
+        elif self.runner.has_context:
+            self.stream.synchronize()
+            self.runner.destroy_context()
+        self._blender.enqueue_blend(coefficients, self._weight_buffer, self.stream)
+        self.refitter.refit()
+        if not self.runner.has_context:  # of a plan without weights, too, no context is made before its first refit
+            self.stream.synchronize()
+            self.runner.create_context()
+
+
+class RefitEngine(TensorRTEngine[RefitBufferSet]):
+    """Per slot an engine of its own from the one plan, refitted from weights that are blended on the GPU."""
+
+    name = "tensorrt"
+    build_command = "dni-deploy build --engine tensorrt"
+
+    def _describe_update_path(self) -> str:
+        if self.features.device_weights:
+            return "weights are blended on the GPU and refitted there, in the stream of the frames"
+        return "weights are blended on the GPU and refitted through the host, because device memory is refitted from 9.1 on"
+
+    def _make_buffer_sets(self, plan: Plan, device: Device) -> Iterator[RefitBufferSet]:
+        layout, blender = self._upload_members(device)
+        constants = self.network.collect_constants()
+        for _ in range(self.slots):
+            stream, weight_buffer = device.create_stream(), self._make_weight_buffer(device, layout)
+            refit_weights = RefitWeights(device, layout, weight_buffer)
+            self._free_at_close(refit_weights.free)
+            engine = self._deserialize_plan(plan)
+            if not engine.refittable:
+                raise EngineError("The plan's engine cannot be refitted; build it again.")
+            refitter = Refitter(engine, refit_weights, constants, self.features, stream)
+            self._free_at_close(refitter.close)
+            runner = self._make_runner(device, engine, stream)
+            survive = self.features.contexts_survive
+            yield RefitBufferSet(stream, runner, engine, refitter, weight_buffer, blender, survive)
+
+    def finish_verification(self) -> None:
+        """Discards the weights of the verification, and leaves out TensorRT's own look at the values from now on."""
+        super().finish_verification()
+        with self._device_context():
+            for buffers in self._buffer_sets:
+                buffers.refitter.disable_validation()
+
+    def serialize(self, slot: int) -> bytes:
+        """Returns the slot's engine with the weights that it has now, as TensorRT writes it.
+
+        Raises:
+            EngineError: The slot has no whole set of weights, or TensorRT failed.
+        """
+        with self._lock_slot(slot) as buffers:
+            if buffers.unusable_reason is not None:
+                raise EngineError(f"Slot {slot} cannot be written: {buffers.unusable_reason}.")
+            buffers.stream.synchronize()
+            serialized = buffers.engine.serialize()
+            if serialized is None:
+                raise make_engine_error("serialize the refitted engine")
+            return bytes(serialized)
+
+
+class ConstantBufferSet(TensorRTBufferSet):
+    """A slot whose weights are in the engine for good."""
+
+    def validate_coefficients(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Takes any."""
+        return coefficients
+
+    def apply_coefficients(self, coefficients: NDArray[np.float64]) -> None:
+        """Does nothing."""
+
+
+class ConstantEngine(TensorRTEngine[ConstantBufferSet]):
+    """One engine that is not refitted, whatever alpha is: it runs what `serialize_refitted` wrote, to compare it."""
+
+    name = "tensorrt-constant"
+    blends = False
+
+    def _describe_update_path(self) -> str:
+        return "constant weights, whatever alpha is"
+
+    def _make_buffer_sets(self, plan: Plan, device: Device) -> Iterator[ConstantBufferSet]:
+        engine = self._deserialize_plan(plan)
+        for _ in range(self.slots):
+            stream = device.create_stream()
+            runner = self._make_runner(device, engine, stream)
+            runner.create_context()
+            yield ConstantBufferSet(stream, runner)
 
 
 def _make_gpu_error(error: Exception) -> EngineError:
@@ -288,6 +452,6 @@ def _make_gpu_error(error: Exception) -> EngineError:
 
 
 def _suppress_cuda_errors(step: Callable[[], object]) -> None:
-    """On the way out: a GPU that has failed fails again at each step, and the others are still to be done."""
+    """Runs a step of closing: a GPU that has failed fails again at each step, and the others are still to be done."""
     with suppress(cuda.Error, EngineError):
         step()

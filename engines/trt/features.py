@@ -1,7 +1,7 @@
-"""Features: what this TensorRT can do, asked of the module itself.
+"""What the installed TensorRT can do, asked of the module itself.
 
-Numbers of enum members move between 8, 10 and 11 and whole classes come and go, so everything is asked by name. Asked when an
-engine is opened, never at import: tests run several TensorRTs in one process.
+Numbers of enum members change between 8, 10 and 11 and whole classes come and go, so everything is asked by name. It is asked when
+an engine is opened, never at import: tests run several TensorRTs in one process.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ NUMPY_MAJOR_VERSION = int(np.__version__.partition(".")[0])
 
 @dataclass(frozen=True)
 class Features:
-    """version is TensorRT's own, such as "10.16.1".
+    """What one TensorRT can do; in parentheses, the version that has it first.
 
-    device_weights      weights are refitted from device memory and in a stream (9.1). Without it they pass through the host.
-    prototype           the engine tells type and count of each weight that it expects (10.0).
-    individual          weights are made refittable one by one, so that all else can still be folded (10.5).
-    strip               a plan can be written without its weights (9.3).
-    explicit_batch      a network is to be told that its batch is a dimension (before 10).
-    strongly_typed      the graph's own types are used; before, half precision is a flag of the builder.
-    native_instancenorm the parser wants to be told to keep InstanceNormalization refittable; later ones do by themselves.
-    narrow_tactics      tactics from cuBLAS and cuDNN are to be left out: they are neither needed nor always there.
-    progress            the builder tells how far it is (9/10).
-    contexts_survive    execution contexts stay valid over a refit (9.1).
-    largest_opset       of ONNX that the parser reads, or None where ours are all within it.
+    Attributes:
+        version: TensorRT's own, such as "10.16.1".
+        device_weights: Weights are refitted from device memory and in a stream (9.1). Without it they pass through the host.
+        weights_prototype: The engine tells type and count of each weight that it expects (10.0).
+        individual_refit: Weights are made refittable one by one, so that all else can still be folded (10.5).
+        strip: A plan can be written without its weights (9.3).
+        explicit_batch: A network needs the flag that its batch is a dimension (before 10).
+        strongly_typed: The graph's own types are used; before, half precision is a flag of the builder.
+        native_instancenorm: The parser needs a flag to keep InstanceNormalization refittable; later ones keep it by themselves.
+        narrow_tactics: Tactics from cuBLAS and cuDNN are left out: they are not needed and not always installed.
+        progress: The builder reports its progress (9/10).
+        contexts_survive: Execution contexts stay valid over a refit (9.1).
+        max_opset: Newest ONNX opset that the parser reads, or None where every exported one is within it.
     """
 
     version: str
@@ -49,11 +51,11 @@ class Features:
 
     @classmethod
     def from_module(cls, trt: Any) -> Features:
-        """trt: the tensorrt module."""
+        """Asks a TensorRT module, `trt`."""
         refitter = trt.Refitter
         strongly_typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-        # No attribute tells of three: 10 still has the flag for explicit batches. Contexts: NvInferRuntime.h of 8.6, IRefitter.
-        # Opset: onnx-tensorrt 8.6, operators.md.
+        # Three follow from the version, for want of an attribute: 10 still has the flag for explicit batches; contexts:
+        # NvInferRuntime.h of 8.6, IRefitter; opset: onnx-tensorrt 8.6, operators.md.
         major = int(trt.__version__.partition(".")[0])
         return cls(
             version=str(trt.__version__),
@@ -74,21 +76,28 @@ class Features:
         )
 
     def graph_precision(self, precision: str) -> str:
-        """Of the graph that the parser gets: half precision by a flag of the builder keeps a float32 graph and float32 weights."""
+        """Returns the precision of the graph that the parser reads for a plan of this precision, "fp32" or "fp16".
+
+        Half precision by a flag of the builder keeps a float32 graph and float32 weights.
+        """
         return precision if self.strongly_typed else "fp32"
 
 
 def detect_features() -> Features:
-    """Of the TensorRT that is installed. Raises UnavailableError where no GPU is behind it: its classes crash then."""
-    obstacle = driver.why_gpu_unavailable()
-    if obstacle:
-        raise UnavailableError(f"TensorRT cannot run here: {obstacle}.")
+    """Asks the TensorRT that is installed, which imports it.
+
+    Raises:
+        UnavailableError: There is no GPU, without which its classes crash; or it is 8.6 beside NumPy 2.
+    """
+    reason = driver.why_gpu_unavailable()
+    if reason:
+        raise UnavailableError(f"TensorRT cannot run here: {reason}.")
     import tensorrt as trt
 
-    found = Features.from_module(trt)
-    if not found.device_weights and NUMPY_MAJOR_VERSION >= 2:
+    features = Features.from_module(trt)
+    if not features.device_weights and NUMPY_MAJOR_VERSION >= 2:
         raise UnavailableError(
-            f"TensorRT {found.version} reads the arrays of NumPy 2 wrong, without an error, so that weights would be lost; "
+            f"TensorRT {features.version} reads the arrays of NumPy 2 wrong, without an error, so that weights would be lost; "
             "pip install 'numpy<2' or a newer TensorRT."
         )
-    return found
+    return features

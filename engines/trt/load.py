@@ -1,6 +1,8 @@
-"""Opening: a bundle's newest plan as a running engine, compared with what ONNX Runtime computes before its first frame."""
+"""Opening a bundle's newest TensorRT plan as a running engine, compared with ONNX Runtime before its first frame."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,40 +11,49 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines.interface import EngineOptions
-from engines.trt.engine import TensorRTEngine
+from engines.trt.engine import ConstantEngine, RefitEngine, TensorRTEngine
 from engines.trt.features import detect_features
-from engines.trt.modes import ENGINE_BY_PLAN_KIND, RefitEngine
-from engines.trt.network import Network
 from engines.trt.plan import Plan, read_plan, search_plans
 from engines.verification import MAX_RELATIVE_ERROR, Reference, verify_at
 
 
-def open_engine(bundle: Bundle, kind: str, options: EngineOptions) -> TensorRTEngine:
-    """The engine; every slot still needs its first refit.
+def open_engine(
+    bundle: Bundle, options: EngineOptions, engine_class: type[TensorRTEngine[Any]] = RefitEngine
+) -> TensorRTEngine[Any]:
+    """Opens the bundle's newest plan that fits.
 
-    Raises UnavailableError (no plan for this GPU, TensorRT and precision), RefusedError, BundleError and MismatchError (the
-    plan), EngineError (it cannot be opened, or computes something else than ONNX Runtime).
+    Args:
+        bundle: The bundle.
+        options: How to open it; `precision` None takes the newest plan's.
+        engine_class: The engine, which says what kind of plan it opens.
+
+    Returns:
+        The engine, which the caller closes; every slot still needs its first refit.
+
+    Raises:
+        UnavailableError: There is no plan for this GPU, TensorRT and precision.
+        RefusedError, BundleError, MismatchError: The plan cannot be used.
+        EngineError: It cannot be opened, or computes something else than ONNX Runtime.
     """
-    found = detect_features()
-    found_plan, rejected = search_plans(bundle, kind, options.precision, options.device)
-    if found_plan is None:
-        wanted = f" at {options.precision}" if options.precision else ""
-        told = f" ({rejected})" if rejected else ""
+    features = detect_features()
+    network_class = engine_class.network_class
+    match, rejected = search_plans(bundle, network_class, options.precision, options.device)
+    if match is None:
+        precision = f" at {options.precision}" if options.precision else ""
         raise UnavailableError(
-            f"No plan is built{wanted} for this GPU and this TensorRT{told}; build one with dni-deploy build --engine "
-            f"tensorrt{'' if kind == 'refit' else f'-{kind}'}{f' --precision {options.precision}' if options.precision else ''}."
+            f"The engine {engine_class.name} cannot run here: no plan is built{precision} for this GPU and this TensorRT"
+            f"{f' ({rejected})' if rejected else ''}: {engine_class.build_command}"
+            f"{f' --precision {options.precision}' if options.precision else ''}."
         )
-    path, target = found_plan
-    plan = read_plan(path, target)
-    precision = plan.header.precision
-    network = Network.from_bundle(bundle, kind, found.graph_precision(precision))
+    plan = read_plan(match.path, match.identity)
+    network = network_class.from_lowered(bundle, match.lowered)
     if network.lowered.digest() != plan.header.lowered:
-        raise EngineError(f"The plan {path.name} was built from another lowering of this graph; build it again.")
-    engine = ENGINE_BY_PLAN_KIND[kind](network, plan, options, found)
+        raise EngineError(f"The plan {match.path.name} was built from another lowering of this graph; build it again.")
+    engine = engine_class(network, plan, options, features)
     try:
         reference = Reference(bundle, network.members, plan.header.profile)
         sample = plan.header.sample.values_for(bundle) if plan.header.sample else None
-        verify_at(engine, engine.verification_coefficients, reference, precision, sample)
+        verify_at(engine, engine.verification_coefficients, reference, plan.header.precision, sample)
         if options.cuda_graph:
             engine.detect_replay_support(reference.verification_input)
         engine.finish_verification()
@@ -52,9 +63,22 @@ def open_engine(bundle: Bundle, kind: str, options: EngineOptions) -> TensorRTEn
     return engine
 
 
-def serialize_refitted(bundle: Bundle, coefficients: NDArray[np.float64], precision: str | None) -> bytes:
-    """The refitted engine of one alpha, as TensorRT serializes it; compared with the one it was made from."""
-    engine = open_engine(bundle, "refit", EngineOptions(slots=1, precision=precision))
+def serialize_refitted(bundle: Bundle, coefficients: NDArray[np.float64], precision: str | None = None) -> bytes:
+    """Makes a plain TensorRT engine with the weights of one alpha, and compares it with the one that it was made from.
+
+    Args:
+        bundle: The bundle.
+        coefficients: float64 (N,) or (W, N), as in `Engine.refit`.
+        precision: "fp32" or "fp16"; None for the newest plan's.
+
+    Returns:
+        What TensorRT serializes, without a header of ours.
+
+    Raises:
+        UnavailableError: No plan is built.
+        EngineError: The engine cannot be written, or computes something else.
+    """
+    engine = open_engine(bundle, EngineOptions(slots=1, precision=precision))
     try:
         assert isinstance(engine, RefitEngine)
         engine.refit(0, coefficients)
@@ -64,7 +88,7 @@ def serialize_refitted(bundle: Bundle, coefficients: NDArray[np.float64], precis
         expected = engine.infer(0, x)
     finally:
         engine.close()
-    plain = ENGINE_BY_PLAN_KIND["constant"](engine.network, plan, EngineOptions(slots=1), engine.features)
+    plain = ConstantEngine(engine.network, plan, EngineOptions(slots=1), engine.features)
     try:
         plain.refit(0, coefficients)
         if relative_error(plain.infer(0, x), expected) > MAX_RELATIVE_ERROR[engine.header.precision]:

@@ -1,6 +1,6 @@
-"""Messages: TensorRT's own errors, kept for ours, and nothing of what else it says.
+"""TensorRT's error messages, kept for the project's own errors.
 
-One logger for everything: TensorRT keeps the first one it is given for the whole process, and warns of any other.
+There is one logger: TensorRT keeps the first one that it gets for the whole process, and warns of any other.
 """
 
 from __future__ import annotations
@@ -16,47 +16,58 @@ from dni_deploy.errors import EngineError, escape_name
 
 
 class TensorRTLogger(trt.ILogger):  # type: ignore[misc]  # no types are shipped
-    """Keeps the newest errors. TensorRT calls `log` from any thread, and it must not raise."""
+    """Keeps the newest errors and drops everything else.
+
+    Thread safety: TensorRT calls `log` from any thread; it must not raise.
+    """
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
         self.errors: deque[str] = deque(maxlen=8)
 
     def log(self, severity: Any, msg: str) -> None:
+        """Keeps an error; called by TensorRT."""
         if severity in (trt.Logger.ERROR, trt.Logger.INTERNAL_ERROR):
             self.errors.append(str(msg))
 
 
 @lru_cache(maxsize=1)
 def get_logger() -> TensorRTLogger:
-    """The logger of this process."""
+    """Returns the logger of this process."""
     return TensorRTLogger()
 
 
 def clear_errors() -> None:
-    """Forget what TensorRT complained of before, at the begin of something that may fail."""
+    """Forgets earlier errors, before something that may fail."""
     get_logger().errors.clear()
 
 
 def make_engine_error(action: str, hint: str = "") -> EngineError:
-    """The error for something that TensorRT would not do: "TensorRT could not <what>: <its error>." It is then forgotten.
+    """Makes the error for something that TensorRT refused, with TensorRT's own message, and forgets that message.
 
-    Of several errors since `clear_errors` it is the first: the later ones say that what called it failed too.
+    Of several errors since `clear_errors` it takes the first: the later ones say that the callers failed too.
+
+    Args:
+        action: What was refused, an infinitive such as "load the plan".
+        hint: What to do, a sentence.
     """
     errors = get_logger().errors
-    told = f": {summarize_message(errors[0])}" if errors else ""
+    detail = f": {summarize_message(errors[0])}" if errors else ""
     errors.clear()
-    return EngineError(f"TensorRT {trt.__version__} could not {action}{told}.{f' {hint}' if hint else ''}")
+    return EngineError(f"TensorRT {trt.__version__} could not {action}{detail}.{f' {hint}' if hint else ''}")
 
 
 def summarize_message(text: str) -> str:
-    """The first line of a message, without its full stop."""
+    """Returns the first line of a message, without its full stop."""
     lines = text.strip().splitlines()
     return escape_name(lines[0] if lines else "no reason was given").rstrip(". ")
 
 
 def drop_variables(error: BaseException | None) -> None:
-    """Clear the variables of every frame that the exception and those behind it went through; frames that still run keep theirs."""
+    """Clears the variables of every frame that an exception and its causes went through, so that they keep nothing alive.
+
+    Frames that still run keep theirs.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,6 +1,6 @@
-"""Refitter: hands a slot's blended weights to its engine.
+"""Refits an engine from a slot's blended weights.
 
-From TensorRT 9.1 on, the engine is told once where in device memory each weight lies; from then on a refit is one call that is
+From TensorRT 9.1 on, the engine learns once where in device memory each weight lies; from then on a refit is one call that is
 queued behind the blend. Before (8.6), weights pass through page-locked host memory, and the call waits.
 """
 
@@ -24,9 +24,12 @@ from engines.trt.messages import clear_errors, get_logger, make_engine_error
 
 
 class RefitWeights:
-    """Names, types, counts and device addresses of the weights of a live arena; and, for TensorRT 8.6, their values on the host.
+    """The weights of a slot's weight buffer: names, dtypes, counts, device addresses and, for TensorRT 8.6, values on the host.
 
-    The arena is the slot's, and the slot frees it. The caller holds the device.
+    The slot owns the weight buffer. The caller holds the device.
+
+    Attributes:
+        names: Names of the weights, in the layout's order.
     """
 
     def __init__(self, device: Device, layout: DeviceLayout, weight_buffer: WeightBuffer) -> None:
@@ -35,27 +38,34 @@ class RefitWeights:
         self.names = tuple(layout.names)
 
     def dtype_of(self, name: str) -> np.dtype[Any]:
+        """Returns the weight's dtype, float32 or float16."""
         return np.dtype(self._layout.dtype_of(name))
 
     def count_of(self, name: str) -> int:
+        """Returns how many numbers the weight has."""
         return int(self._layout.count_of(name))
 
     def pointer_of(self, name: str) -> int:
+        """Returns the weight's device address."""
         return int(self._weight_buffer.pointer_of(name))
 
     def download_to_host(self, stream: Any) -> dict[str, NDArray[Any]]:
-        """Every weight, flat, after what is queued on the stream: views of page-locked memory, good until the next call."""
-        arena = self._staging.get_array((self._layout.nbytes,), np.uint8)
-        self._weight_buffer.buffer.download(arena, stream)
+        """Waits for what is queued on the stream and copies every weight to the host.
+
+        Returns:
+            Per name a flat view of page-locked memory, in the weight's dtype, valid until the next call.
+        """
+        host_copy = self._staging.get_array((self._layout.nbytes,), np.uint8)
+        self._weight_buffer.buffer.download(host_copy, stream)
         stream.synchronize()
-        return {name: self._view_weight(arena, name) for name in self.names}
+        return {name: self._view_weight(host_copy, name) for name in self.names}
 
     def _view_weight(self, host_copy: NDArray[np.uint8], name: str) -> NDArray[Any]:
         start, dtype = self._layout.offset_of(name), self.dtype_of(name)
         return host_copy[start : start + self.count_of(name) * dtype.itemsize].view(dtype)
 
     def free(self) -> None:
-        """Free the host memory. Calling it again does nothing."""
+        """Frees the host memory. Calling it again does nothing."""
         self._staging.free()
 
 
@@ -70,23 +80,33 @@ HOST_REFIT_THREADS = 8
 
 
 class Refitter:
-    """For one engine and one set of weights that lie still. The caller holds the device.
+    """Refits one engine from one weight buffer, whose addresses never change. The caller holds the device.
 
-    source     where the blended weights lie, under every name that shall be supplied.
-    constants  the graph's other initializers: a TensorRT that makes every constant refittable wants all of them back.
-    Raises EngineError where the engine's weights and ours are not the same ones, by name, count and type.
+    Thread safety: calls come from one thread at a time.
     """
 
     def __init__(
         self, engine: Any, weights: RefitWeights, constants: Mapping[str, NDArray[Any]], features: Features, stream: Any
     ) -> None:
+        """Registers every weight.
+
+        Args:
+            engine: The engine, until `close`.
+            weights: Where the blended weights are; the slot owns them.
+            constants: The graph's other initializers: a TensorRT that makes every constant refittable asks for all of them.
+            features: What this TensorRT can do.
+            stream: The slot's stream; refits are queued on it.
+
+        Raises:
+            EngineError: The engine's weights are not the bundle's, by name, count and dtype.
+        """
         self._engine, self._weights, self._features, self._stream = engine, weights, features, stream
         self._refit_count = 0
         self._refitter = self._make_refitter()
-        wanted = list(self._refitter.get_all_weights())
-        _check_names(wanted, weights.names, constants)
-        # Kept: TensorRT reads them at each refit, from where they lie.
-        self._constants = {name: np.array(constants[name]).reshape(-1) for name in wanted if name in constants}
+        required = list(self._refitter.get_all_weights())
+        _check_names(required, weights.names, constants)
+        # Kept: TensorRT reads them at each refit, where they are.
+        self._constants = {name: np.array(constants[name]).reshape(-1) for name in required if name in constants}
         if features.device_weights:
             for name in weights.names:
                 self._set_device_weight(name)
@@ -94,9 +114,10 @@ class Refitter:
                 self._set_host_weight(name, value)
 
     def refit(self) -> None:
-        """Queue a refit of every weight with what the stream has in `weights` by then; on 8.6 it is over when this returns.
+        """Queues a refit of every weight with what the stream has written by then; on 8.6 it has ended when this returns.
 
-        Raises EngineError; some weights may have changed then, and only a whole refit makes the engine usable again.
+        Raises:
+            EngineError: TensorRT failed. Some weights may have changed; only a whole refit makes the engine usable again.
         """
         clear_errors()
         if not self._features.device_weights:
@@ -105,11 +126,12 @@ class Refitter:
             raise make_engine_error("refit the engine")
 
     def disable_validation(self) -> None:
-        """Leave out TensorRT's own look at the values from now on, which costs time at every refit. After a verified refit only."""
+        """Turns off TensorRT's own validation of the values, which costs time at every refit. Call it after a verified refit only."""
         if self._features.device_weights:
             self._refitter.weights_validation = False
 
     def close(self) -> None:
+        """Drops the refitter and the engine. Nothing may be queued."""
         self._refitter = None
         self._engine = None
 
@@ -151,16 +173,16 @@ class Refitter:
 
 
 def _check_names(required: Sequence[str], supplied: Sequence[str], constants: Mapping[str, NDArray[Any]]) -> None:
-    """Every weight that changes must be one that the engine takes, and every weight that it takes one that we have."""
+    """Checks that every weight that changes is one that the engine takes, and that it takes no weight that nobody supplies."""
     lacking = [name for name in supplied if name not in set(required)]
     unknown = [name for name in required if name not in set(supplied) and name not in constants]
-    if lacking or unknown:
-        told = []
-        if lacking:
-            told.append(f"{len(lacking)} of the bundle's {len(supplied)} weights are not in it, first {_format_names(lacking)}")
-        if unknown:
-            told.append(f"{len(unknown)} of its weights are not the bundle's, first {_format_names(unknown)}")
-        raise EngineError(f"The plan's weights are not the bundle's: {'; '.join(told)}. Build the plan again.")
+    problems = []
+    if lacking:
+        problems.append(f"{len(lacking)} of the bundle's {len(supplied)} weights are not in it, first {_format_names(lacking)}")
+    if unknown:
+        problems.append(f"{len(unknown)} of its weights are not the bundle's, first {_format_names(unknown)}")
+    if problems:
+        raise EngineError(f"The plan's weights are not the bundle's: {'; '.join(problems)}. Build the plan again.")
 
 
 def _format_names(names: Sequence[str]) -> str:

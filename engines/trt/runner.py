@@ -1,8 +1,8 @@
-"""Runner: one execution context with its stream and its buffers; a frame goes through it by place, enqueue, fetch.
+"""Runs frames: one execution context with its buffers; a frame goes through it by upload, enqueue and download.
 
-Buffers grow to the largest frame that came and are kept. With `replay`, a frame whose shape the last one had is replayed as a
-CUDA graph, which spares the launch of each kernel; the graph is captured at the second such frame, since TensorRT does work of its
-own at the first one with new shapes.
+Buffers grow to the largest frame so far and are kept. With `replay`, a frame of the same shape as the last one is replayed as a
+CUDA graph, which saves the launch of each kernel; the graph is captured at the second such frame, because TensorRT does work of its
+own at the first one with a new shape.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from engines.trt.messages import make_engine_error
 
 
 class Runner:
-    """For one engine and one stream, which the caller owns. Every method wants the device held, and calls from one thread at a time.
+    """Runs frames on one engine and one stream, which the caller owns; input, output and staging buffers are the runner's.
 
-    fixed    addresses of the inputs beside the picture, by name; what lies there may change, the addresses do not.
-    replay   replay frames as CUDA graphs.
-    keeps    a captured graph sees weights that were refitted after it; then it is kept over `invalidate_graph`.
+    Attributes:
+        replay: Replay frames as CUDA graphs.
+        keep_graph_over_refit: A captured graph sees weights that were refitted after it, so that `invalidate_graph` keeps it.
+
+    Thread safety: the caller holds the device, and calls come from one thread at a time.
     """
 
     def __init__(
@@ -42,6 +44,19 @@ class Runner:
         *,
         replay: bool = False,
     ) -> None:
+        """Looks up the engine's input and output; `create_context` makes the context.
+
+        Args:
+            device: The device.
+            engine: The engine, until `close`.
+            stream: The slot's stream; everything is queued on it.
+            profile: Shapes that the engine takes.
+            fixed_addresses: Device addresses of the inputs beside the frame, by name; what is there may change.
+            replay: Replay frames as CUDA graphs.
+
+        Raises:
+            EngineError: The engine's inputs are not the bundle's, or not float32.
+        """
         self._device, self._engine, self._stream, self._profile = device, engine, stream, profile
         self._fixed_addresses = dict(fixed_addresses or {})
         self.replay, self.keep_graph_over_refit = replay, False
@@ -58,16 +73,20 @@ class Runner:
 
     @property
     def has_context(self) -> bool:
-        """Whether there is an execution context. The first `create_context` makes one: of a plan without weights, after the first refit."""
+        """Whether there is an execution context; of a plan without weights there is none before the first refit."""
         return self._context is not None
 
     @property
     def has_captured_graph(self) -> bool:
-        """Whether the next frame of the last one's shape is a replay."""
+        """Whether the next frame of the same shape as the last one is a replay."""
         return self._graph is not None
 
     def create_context(self) -> None:
-        """A new execution context, for a TensorRT whose contexts do not outlive a refit. Nothing may be queued."""
+        """Makes a new execution context. Nothing may be queued.
+
+        Raises:
+            EngineError: TensorRT refuses; there may be too little memory.
+        """
         self.destroy_context()
         messages.clear_errors()
         self._context = self._engine.create_execution_context()
@@ -75,21 +94,29 @@ class Runner:
             raise make_engine_error("make an execution context", "There may be too little GPU memory for this profile.")
         for name, address in self._fixed_addresses.items():
             if not self._context.set_tensor_address(name, address):
-                raise make_engine_error(f"take the input {escape_name(name)!r} from where it lies")
+                raise make_engine_error(f"use the memory of the input {escape_name(name)!r}")
 
     def destroy_context(self) -> None:
-        """Drop the execution context and what was captured with it."""
+        """Drops the execution context and what was captured with it. Nothing may be queued."""
         self._destroy_graph()
         self._context_shape = None
         self._context = None
 
     def invalidate_graph(self) -> None:
-        """The engine's weights are others now: a captured graph is dropped, unless it is known to see them."""
+        """Drops a captured graph, because the engine's weights have changed, unless it is known to see them."""
         if not self.keep_graph_over_refit:
             self._destroy_graph()
 
     def upload(self, x: NDArray[np.float32]) -> None:
-        """Queue the upload of a frame: float32 (N, C, H, W), read before this returns."""
+        """Queues the upload of a frame.
+
+        Args:
+            x: float32 (N, C, H, W), read before this returns.
+
+        Raises:
+            UsageError: The shape is outside the profile.
+            LimitError: There is no room for it.
+        """
         if not self._profile.contains_shape(x.shape):
             raise UsageError(
                 f"The plan takes inputs of {self._profile}; got {'x'.join(map(str, x.shape))}. Build one for larger frames with "
@@ -101,16 +128,20 @@ class Runner:
             self._uploaded_event.synchronize()  # the last upload may still read the staging memory
         else:
             self._uploaded_event = cuda.Event(cuda.event_flags.DISABLE_TIMING)
-        held = self._staging_in.get_array(x.shape, np.float32)
-        np.copyto(held, x)
-        self._buffers["in"].upload(held, self._stream)
+        staged = self._staging_in.get_array(x.shape, np.float32)
+        np.copyto(staged, x)
+        self._buffers["in"].upload(staged, self._stream)
         self._uploaded_event.record(self._stream)
         self._input_shape = x.shape
 
     def enqueue(self) -> None:
-        """Queue one run on the frame that was placed last. Raises EngineError."""
+        """Queues one run on the frame that was uploaded last.
+
+        Raises:
+            EngineError: No frame was uploaded, or TensorRT refuses.
+        """
         if self._context is None or self._input_shape is None:
-            raise EngineError("No input was placed; place one first.")
+            raise EngineError("No input was uploaded; upload one first.")
         messages.clear_errors()
         if self._input_shape != self._context_shape:
             self._set_shape(self._input_shape)
@@ -124,25 +155,29 @@ class Runner:
         self._is_warm = self._has_run = True
 
     def download(self) -> NDArray[np.float32]:
-        """Wait for what is queued and return the newest output, a fresh float32 (N, C', H', W')."""
+        """Waits for what is queued and returns the newest output.
+
+        Returns:
+            float32 (N, C', H', W'), an array of the caller's.
+
+        Raises:
+            EngineError: Nothing was run.
+        """
         if not self._has_run:
-            raise EngineError("Nothing was run; place an input and enqueue first.")
-        held = self._staging_out.get_array(self._output_shape, np.float32)
-        self._buffers["out"].download(held, self._stream)
+            raise EngineError("Nothing was run; upload an input and enqueue first.")
+        staged = self._staging_out.get_array(self._output_shape, np.float32)
+        self._buffers["out"].download(staged, self._stream)
         self._stream.synchronize()
-        return np.array(held)
+        return np.array(staged)
 
     def reset(self) -> None:
-        """Forget the frame that was placed last and its output; the next one is to be placed anew."""
+        """Forgets the last frame and its output: another one is uploaded before the next run."""
         self._input_shape, self._has_run = None, False
 
-    def release(self) -> None:
-        """Let go of context and engine, which TensorRT wants freed before what lies under them. Nothing may be queued."""
+    def close(self) -> None:
+        """Frees the context, which TensorRT wants gone before what lies under it, then the buffers. Nothing may be queued."""
         self.destroy_context()
         self._engine = None
-
-    def free(self) -> None:
-        """Free the buffers, after `release`. Calling it again does nothing."""
         self._uploaded_event = None
         for buffer in self._buffers.values():
             buffer.free()
@@ -152,14 +187,14 @@ class Runner:
         self._stream = None
 
     def _set_shape(self, shape: tuple[int, ...]) -> None:
-        """Tell the context of a new shape, and where its input and output lie. Drops the graph of the old one."""
+        """Sets a new shape, and where its input and output are. Drops the graph of the old one."""
         self._destroy_graph()
         self._context_shape, self._has_run = None, False
         if not self._context.set_input_shape(self._input_name, shape):
             raise make_engine_error(f"take an input of {'x'.join(map(str, shape))}")
         self._output_shape = tuple(self._context.get_tensor_shape(self._output_name))
         if min(self._output_shape, default=0) < 1:
-            raise make_engine_error(f"tell the output's shape for an input of {'x'.join(map(str, shape))}")
+            raise make_engine_error(f"compute the output's shape for an input of {'x'.join(map(str, shape))}")
         self._ensure_buffer("out", int(np.prod(self._output_shape)) * 4)
         for name, buffer in ((self._input_name, "in"), (self._output_name, "out")):
             if not self._context.set_tensor_address(name, self._buffers[buffer].pointer):
@@ -186,31 +221,31 @@ class Runner:
             self._graph = None
 
     def _ensure_buffer(self, name: str, nbytes: int) -> None:
-        """A buffer of at least this size. A new one has a new address, which the context and a captured graph do not know."""
-        held = self._buffers.get(name)
-        if held is not None and held.nbytes >= nbytes:
+        """Makes the buffer at least this large. A new one has a new address, which the context and a captured graph do not know."""
+        buffer = self._buffers.get(name)
+        if buffer is not None and buffer.nbytes >= nbytes:
             return
-        if held is not None:
+        if buffer is not None:
             self._destroy_graph()
             self._context_shape = None
             self._stream.synchronize()
             del self._buffers[name]
-            held.free()
+            buffer.free()
         self._buffers[name] = Buffer(self._device, nbytes)
 
 
 def _find_input_and_output(engine: Any, fixed_addresses: Mapping[str, int]) -> tuple[str, str]:
-    """The names of the one input that is not fixed and of the first output, both float32."""
+    """Returns the names of the one input that is not fixed and of the first output, both float32."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
-    pictures = [name for name in inputs if name not in fixed_addresses]
+    frames = [name for name in inputs if name not in fixed_addresses]
     missing = [name for name in fixed_addresses if name not in inputs]
-    if len(pictures) != 1 or not outputs or missing:
+    if len(frames) != 1 or not outputs or missing:
         raise EngineError(
             f"The plan has the inputs {escape_name(', '.join(inputs))} and not those of the bundle; build it again."
         )
-    for name in (pictures[0], outputs[0]):
+    for name in (frames[0], outputs[0]):
         if engine.get_tensor_dtype(name) != trt.DataType.FLOAT:
             raise EngineError(f"The plan has {escape_name(name)!r} in another type than float32; build it again.")
-    return pictures[0], outputs[0]
+    return frames[0], outputs[0]

@@ -12,15 +12,19 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.signature import Signature
+from engines.interface import Engine, EngineOptions
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 from engines.onnxruntime_cpu.plan import PlanIdentity
+from engines.onnxruntime_cpu.rebuild import RebuildEngine
+from engines.registry import load_engine
 
 try:
     from tests.support.pico_architectures import PICO, pico_family, pico_net
@@ -66,6 +70,15 @@ def write(case: Case, path: Path, members: int = 2) -> Bundle:
     """The case as a bundle on disk, members a, b, c."""
     family = Family.from_checkpoints(dict(zip("abc", map(Checkpoint.from_state_dict, case.members[:members]), strict=False)))
     return write_bundle(path, case.graph, family, case.signature, architecture=case.name, graph_facts={})
+
+
+def open_cpu_engine(bundle: Bundle, name: str, *, threads: int = 1, slots: int = 2) -> Engine:
+    """The engine "onnxruntime", or "onnxruntime-rebuild", to which it falls back where a graph forbids weights in place."""
+    if name == "onnxruntime":
+        return load_engine(bundle, name, EngineOptions(threads=threads, slots=slots))
+    members = [bundle.read_weights(member) for member in bundle.members]
+    recalibration = read_recalibration(bundle, members)
+    return RebuildEngine(bundle.read_graph(), members, threads=threads, slots=slots, recalibration=recalibration)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ AUTO = ("tensorrt", "onnxruntime-gpu", "onnxruntime")
 
 
 def test_the_order_of_auto() -> None:
-    assert tuple(name for name, entry in ENGINES.items() if entry.auto) == AUTO
+    assert tuple(ENGINES) == AUTO
 
 
 def test_every_line_of_the_list_is_whole() -> None:
@@ -54,14 +54,14 @@ class Rack:
         self.opened: list[str] = []
 
         def entry(name: str) -> EngineEntry:
-            def obstacle(bundle: object, device: int = 0) -> Any:
+            def obstacle(bundle: object) -> Any:
                 found = self.obstacles[name]
                 if isinstance(found, Exception):
                     raise found
                 return found(bundle) if callable(found) else found
 
             builder = None if name == "onnxruntime-gpu" else f"{name}:build"
-            return EngineEntry(f"{name}:open", name, obstacle, builder, True, ("threads",) if builder else ())
+            return EngineEntry(f"{name}:open", name, obstacle, builder, ("threads",) if builder else ())
 
         def function(engine: str, name: str) -> Any:
             def open(bundle: object, options: EngineOptions) -> Any:
@@ -74,7 +74,7 @@ class Rack:
             return open
 
         monkeypatch.setattr(registry, "ENGINES", {name: entry(name) for name in AUTO})
-        monkeypatch.setattr(registry, "_import_function", function)
+        monkeypatch.setattr(registry, "import_backend_function", function)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_building_does_not_need_what_it_builds(rack: Rack) -> None:
 def test_a_package_that_does_not_import_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken_engine.py").write_text("raise ImportError('libnvinfer.so.11: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
-    entry = replace(ENGINES["tensorrt"], opener="broken_engine:open", unavailable_reason=lambda bundle, device=0: None)
+    entry = replace(ENGINES["tensorrt"], opener="broken_engine:open", unavailable_reason=lambda bundle: None)
     monkeypatch.setattr(registry, "ENGINES", {**ENGINES, "tensorrt": entry, "onnxruntime-gpu": entry})
     with pytest.raises(UnavailableError, match=r"^The engine tensorrt cannot run here: ImportError, libnvinfer.so.11: cannot"):
         open_engine(BUNDLE, "tensorrt")
@@ -208,10 +208,10 @@ def test_options_without_use_are_refused() -> None:
 
 def test_obstacles_in_the_order_of_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("engines.cuda.driver.why_gpu_unavailable", lambda: "no driver")
-    assert registry.make_tensorrt_check("refit")(None) == registry.why_onnxruntime_gpu_unavailable(None) == "no driver"
+    assert registry.why_tensorrt_unavailable(None) == registry.why_onnxruntime_gpu_unavailable(None) == "no driver"
     monkeypatch.setattr("engines.cuda.driver.why_gpu_unavailable", lambda: None)
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
-    assert registry.make_tensorrt_check("refit")(None) == (
+    assert registry.why_tensorrt_unavailable(None) == (
         "tensorrt and pycuda and polygraphy not installed: pip install 'dni-deploy[tensorrt]'"
     )
     assert (
@@ -226,7 +226,7 @@ def test_obstacles_in_the_order_of_what_to_do(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi" / registry.CUDA_PROVIDER_LIBRARIES[0]).touch()
     assert registry.why_onnxruntime_gpu_unavailable(None) is None
-    assert registry.make_tensorrt_check("refit")(None) is None
+    assert registry.why_tensorrt_unavailable(None) is None
 
 
 def test_choosing_imports_no_engine() -> None:

@@ -29,8 +29,7 @@ from engines.verification import (
     verify_mixed,
 )
 from tests.engines.conftest import write
-from tests.engines.trt.conftest import bn, numpy_1, profile  # noqa: F401
-from tests.engines.trt.test_modes import build, everywhere
+from tests.engines.trt.conftest import bn, build, everywhere, numpy_1, profile  # noqa: F401
 from tests.fakes.gpu import FakeGpu
 
 Shares = NDArray[np.float64]

@@ -19,7 +19,6 @@ from tests.engines.conftest import write
 from tests.engines.trt.conftest import CASES
 from tests.support.needs_gpu import need_gpu
 
-KINDS = ("tensorrt", "tensorrt-inputs", "tensorrt-graph")
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3}
 """Of the largest value, as issued: float32 in another order, float16 activations."""
 FRAMES = 200
@@ -64,10 +63,9 @@ def pictures() -> Iterator[NDArray[np.float32]]:
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", KINDS)
-def test_frames_have_the_alpha_that_was_set(name: str, precision: str, cuda_graph: bool, bundle: Bundle, build: Any) -> None:
-    build(name, precision)
-    with open_session(bundle, engine=name, precision=precision, cuda_graph=cuda_graph) as session:
+def test_frames_have_the_alpha_that_was_set(precision: str, cuda_graph: bool, bundle: Bundle, build: Any) -> None:
+    build("tensorrt", precision)
+    with open_session(bundle, engine="tensorrt", precision=precision, cuda_graph=cuda_graph) as session:
         for shares in ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.2, 0.3, 0.5), (0.0, 0.75, 0.25)):
             session.alpha = dict(zip(bundle.members, shares, strict=True))
             for x in pictures():
@@ -77,20 +75,19 @@ def test_frames_have_the_alpha_that_was_set(name: str, precision: str, cuda_grap
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize("name", KINDS)
-def test_every_frame_is_of_one_alpha(name: str, ahead: bool, cuda_graph: bool, bundle: Bundle, build: Any) -> None:
+def test_every_frame_is_of_one_alpha(ahead: bool, cuda_graph: bool, bundle: Bundle, build: Any) -> None:
     """Alphas from another thread; each frame must be one of the few pictures that they give, to the bit."""
-    build(name)
+    build("tensorrt")
     x = next(pictures())
     alphas = [dict(zip(bundle.members, shares, strict=True)) for shares in ((1, 0, 0), (0, 1, 0), (0.5, 0.25, 0.25))]
-    with open_session(bundle, engine=name, slots=2, cuda_graph=cuda_graph) as session:
+    with open_session(bundle, engine="tensorrt", slots=2, cuda_graph=cuda_graph) as session:
         known = set()
         for alpha in alphas * 2:
             session.alpha = alpha
             known.add(session.infer(x).tobytes())
     assert len(known) == len(alphas)
     done = threading.Event()
-    with open_session(bundle, engine=name, slots=2, async_refit=ahead, cuda_graph=cuda_graph) as session:
+    with open_session(bundle, engine="tensorrt", slots=2, async_refit=ahead, cuda_graph=cuda_graph) as session:
 
         def ask() -> None:
             rng = np.random.default_rng(0)

@@ -27,6 +27,7 @@ from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import InputError
 from engines import ort_session
+from tests.fakes.gpu import FakeGpu
 from tests.support.pico_architectures import pico_net
 from tests.support.simulated_clock import CHANGE, DOWNLOAD, FRAME, UPLOAD, KnownClock, KnownEngine, Machine
 
@@ -98,7 +99,7 @@ def known(machine: Machine, name: str, engines: list[KnownEngine], **options: An
         engines.append(KnownEngine(machine, bundle, **kept))
         return engines[-1]
 
-    about = {key: options[key] for key in ("changes", "ahead", "slow") if key in options}
+    about = {key: options[key] for key in ("changes_alpha", "async_refit", "slow") if key in options}
     return GpuBackendMode(name, f"the way {name}", open_way, options.get("obstacle", lambda: None), **about)
 
 
@@ -109,8 +110,8 @@ def case(
     machine, engines, kept = Machine(), list[KnownEngine](), list[dict[str, Any]]()
     chosen = [
         known(machine, "tensorrt", engines),
-        known(machine, "tensorrt-constant", engines, changes=False, frame=FRAME / 2),
-        known(machine, "tensorrt-ahead", engines, slots=2, ahead=True),
+        known(machine, "tensorrt-constant", engines, changes_alpha=False, frame=FRAME / 2),
+        known(machine, "tensorrt-ahead", engines, slots=2, async_refit=True),
         known(machine, "tensorrt-inputs", engines, scale=1.01),
         known(machine, "onnxruntime-gpu", engines, obstacle=lambda: "there is none"),
         known(machine, "torch-compile", engines, frame=FRAME * 2, slow=True),
@@ -447,10 +448,11 @@ def test_pytorchs_row_is_an_engine(
     np.testing.assert_allclose(again["mixed"], expected["mixed"], rtol=1e-6, atol=1e-6)  # float64 both, rounded once
 
 
-def test_every_way_is_one_of_our_engines_or_pytorchs() -> None:
+def test_every_mode_is_an_engine_a_baseline_or_pytorch(gpu: FakeGpu) -> None:
+    from dni_deploy.latency.baselines.tensorrt import BASELINES
     from engines.registry import ENGINES
 
-    assert {way.engine for way in modes.GPU_BACKEND_MODES} - {None} <= set(ENGINES)
+    assert {mode.engine for mode in modes.GPU_BACKEND_MODES} - {None} <= {*ENGINES, *BASELINES}
     assert {way.name for way in modes.GPU_BACKEND_MODES if way.engine is None} == {
         "torch-eager",
         "torch-graph",

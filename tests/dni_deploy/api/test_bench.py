@@ -16,7 +16,8 @@ from dni_deploy.latency.modes import BACKEND_MODES
 from dni_deploy.latency.timing import time_interleaved
 from engines.cuda import driver
 from tests.engines.conftest import write
-from tests.engines.trt.conftest import bn, profile
+from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
+from tests.engines.trt.conftest import bn, build
 from tests.fakes.gpu import FakeGpu
 
 ON_CPU = ["in place", "constant", "rebuild", "inputs", "in graph"]
@@ -47,25 +48,21 @@ def test_without_a_gpu_its_rows_are_left_out_and_told_why(bundle: Bundle) -> Non
 
 
 def test_without_a_plan_the_row_says_how_to_get_one(bundle: Bundle, gpu: FakeGpu) -> None:
-    report = quick(bundle, rows=["tensorrt", "constant"])
+    report = quick(bundle, modes=["tensorrt", "constant"])
     assert [row.name for row in report.rows] == ["constant"]
     assert "dni-deploy build --engine tensorrt" in report.skipped["tensorrt"]
     with pytest.raises(UnavailableError, match="Nothing can be timed here; tensorrt: no plan"):
-        quick(bundle, rows=["tensorrt"])
+        quick(bundle, modes=["tensorrt"])
 
 
 @pytest.mark.parametrize("gpu", [{"eager": True}], indirect=True)
 def test_rows_on_a_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
-    from engines.interface import BuildOptions
-    from engines.registry import ENGINES, build_engine
-
-    for name in ENGINES:
-        if name.startswith("tensorrt"):
-            build_engine(bundle, name, BuildOptions(profile=profile(bundle)))
-    report = quick(bundle, rows=["in place", *TENSORRT])
+    """The plans of the baselines are built like that of `tensorrt`, and not again by the next run."""
+    build(bundle)
+    report = quick(bundle, modes=["in place", *TENSORRT], build_baselines=True)
     rows = {row.name: row for row in report.rows}
     assert list(rows) == ["in place", *TENSORRT]
-    assert rows["tensorrt"].road.startswith("TensorRT 11.4")
+    assert rows["tensorrt"].update_path.startswith("TensorRT 11.4")
     assert rows["trt constant"].change_ms is None
     assert {
         "frame with a change / steady frame, tensorrt",
@@ -75,6 +72,10 @@ def test_rows_on_a_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
     } <= set(report.ratios)
     assert "alpha change, trt constant / ours" not in report.ratios
     assert report.machine["gpu"] == "Fake H200"
+    plans = {path: path.stat().st_mtime_ns for path in (bundle.path / "plans").iterdir()}
+    assert len(plans) == len(TENSORRT)
+    quick(bundle, modes=TENSORRT, build_baselines=True)
+    assert {path: path.stat().st_mtime_ns for path in plans} == plans
     json.dumps(report.to_json(), allow_nan=False)
 
 
@@ -118,3 +119,10 @@ def test_the_command_tells_each_reason_once(bundle: Bundle, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert out.count("no NVIDIA driver") == 1
     assert "left out: tensorrt, ort gpu, trt constant, trt inputs, trt in graph: no NVIDIA driver" in out
+
+
+def test_baselines_leave_out_a_bundle_with_re_estimated_statistics(bundle: Bundle) -> None:
+    """They would time another blend; constant weights are those of a member either way."""
+    report = quick(recalibrated(bundle), modes=ON_CPU)
+    assert [row.name for row in report.rows] == ["in place", "constant"]
+    assert "re-estimated BatchNorm statistics" in report.skipped["inputs"]

@@ -86,7 +86,7 @@ def test_blend_equals_the_recipes_of_the_blended_tensors(road: Any, count: int, 
     one = road(family.lowered(dtype), members)
     shares = family.shares(count)
     one.blend(shares)
-    close_enough(one.read(), one.lowered.recipes.values(blend_float64(members, shares)), count, dtype)
+    close_enough(one.read(), one.lowered.recipes.compute_values(blend_float64(members, shares)), count, dtype)
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16"])
@@ -103,7 +103,7 @@ def test_one_hot_is_the_member_byte_for_byte(road: Any, which: int, dtype: str, 
     one = road(family.lowered(dtype), members)
     one.blend(np.eye(3)[which])
     got = one.read()
-    for name, value in one.lowered.recipes.values(members[which]).items():
+    for name, value in one.lowered.recipes.compute_values(members[which]).items():
         assert got[name].tobytes() == value.astype(dtype).tobytes(), name
 
 
@@ -127,7 +127,7 @@ def test_slots_on_their_own_streams_do_not_touch_each_other(road: Any, gpu: Fake
     one.blend([0.25, 0.75], 0)
     one.blend([0.75, 0.25], 1)
     for slot, shares in enumerate(([0.25, 0.75], [0.75, 0.25])):
-        close_enough(one.read(slot), one.lowered.recipes.values(blend_float64(members, np.array(shares))), 2, "float32")
+        close_enough(one.read(slot), one.lowered.recipes.compute_values(blend_float64(members, np.array(shares))), 2, "float32")
 
 
 def test_what_is_launched(road: Any, gpu: FakeGpu) -> None:
@@ -156,9 +156,9 @@ def test_a_change_allocates_nothing(road: Any, gpu: FakeGpu) -> None:
 def test_bytes_moved(road: Any) -> None:
     one = road(family.lowered(np.float16, folds=False), family.members(3, dtype=np.float16))
     padded = sum(-(-weight.count // 128) * 128 for weight in one.lowered.weights)
-    assert one.blender.bytes_moved(np.array([0.5, 0.0, 0.5])) == 3 * 2 * padded
+    assert one.blender.count_bytes_moved(np.array([0.5, 0.0, 0.5])) == 3 * 2 * padded
     folded = road(family.lowered(), family.members(3))
-    assert folded.blender.bytes_moved(np.array([1.0, 0.0, 0.0])) > 2 * 4 * family.numbers(folded.lowered.weights) - 200
+    assert folded.blender.count_bytes_moved(np.array([1.0, 0.0, 0.0])) > 2 * 4 * family.numbers(folded.lowered.weights) - 200
 
 
 def test_a_variance_that_is_not_positive(road: Any, gpu: FakeGpu) -> None:
@@ -219,7 +219,7 @@ def test_no_room_on_the_device_leaves_nothing_there(gpu: FakeGpu) -> None:
 def test_members_are_copied(road: Any) -> None:
     members = family.members(2)
     one = road(family.lowered(), members)
-    expected = one.lowered.recipes.values(blend_float64(members, np.array([0.5, 0.5])))
+    expected = one.lowered.recipes.compute_values(blend_float64(members, np.array([0.5, 0.5])))
     for tensors in members:
         for tensor in tensors.values():
             tensor.fill(np.nan)
@@ -233,7 +233,7 @@ def test_members_of_two_dtypes_are_kept_as_the_wider(road: Any, gpu: FakeGpu, fi
     one = road(family.lowered(folds=False), members)
     one.blend([0.5, 0.5])
     assert list(gpu.launches) == [f"blend_f{kept}_f32_2"]
-    close_enough(one.read(), one.lowered.recipes.values(blend_float64(members, np.array([0.5, 0.5]))), 2, "float32")
+    close_enough(one.read(), one.lowered.recipes.compute_values(blend_float64(members, np.array([0.5, 0.5]))), 2, "float32")
 
 
 def test_float16_members_of_a_computed_weight_are_kept_as_float32(road: Any, gpu: FakeGpu) -> None:

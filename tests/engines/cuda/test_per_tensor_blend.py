@@ -50,7 +50,7 @@ def test_each_weight_by_its_own_row(road: Any, count: int, dtype: str, stored: s
     for seed in range(3):
         rows = some_rows(len(members[0]), count, seed)
         one.blend(rows)
-        close_enough(one.read(), one.lowered.recipes.values(blended(members, rows)), count, dtype)
+        close_enough(one.read(), one.lowered.recipes.compute_values(blended(members, rows)), count, dtype)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 8, len(family.members(1)[0])])
@@ -59,7 +59,7 @@ def test_any_number_of_groups(road: Any, groups: int) -> None:
     one = road(family.lowered(), members)
     rows = some_rows(groups, 3)[np.arange(len(members[0])) % groups]
     one.blend(rows)
-    close_enough(one.read(), one.lowered.recipes.values(blended(members, rows)), 3, "float32")
+    close_enough(one.read(), one.lowered.recipes.compute_values(blended(members, rows)), 3, "float32")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -75,7 +75,7 @@ def test_what_a_row_does_not_use_is_not_read(road: Any, dtype: str) -> None:
     one.blend(np.eye(3)[which])
     mixed = {name: members[chosen][name] for name, chosen in zip(members[0], which, strict=True)}
     got = one.read()
-    for name, value in one.lowered.recipes.values(mixed).items():
+    for name, value in one.lowered.recipes.compute_values(mixed).items():
         assert got[name].tobytes() == value.astype(dtype).tobytes(), name
 
 
@@ -143,7 +143,7 @@ def test_changes_that_are_all_queued_do_not_disturb_each_other(road: Any, gpu: F
             last[slot] = some_rows(len(members[0]), 2, 10 * seed + slot)
             one.blend(last[slot], slot)
     for slot, rows in last.items():
-        close_enough(one.read(slot), one.lowered.recipes.values(blended(members, rows)), 2, "float32")
+        close_enough(one.read(slot), one.lowered.recipes.compute_values(blended(members, rows)), 2, "float32")
 
 
 def test_a_table_in_page_locked_memory_would_have_to_wait(road: Any, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_a_table_in_page_locked_memory_would_have_to_wait(road: Any, gpu: FakeGp
     for slot in (0, 1):
         one.blend(rows[slot], slot)
     with pytest.raises(AssertionError):
-        close_enough(one.read(0), one.lowered.recipes.values(blended(members, rows[0])), 2, "float32")
+        close_enough(one.read(0), one.lowered.recipes.compute_values(blended(members, rows[0])), 2, "float32")
     with one.device:
         one.streams[1].synchronize()
         held.base.free()  # type: ignore[union-attr]
@@ -247,7 +247,7 @@ def test_bytes_moved(road: Any) -> None:
     rows[list(members[0]).index("up.weight")] = (0.2, 0.3, 0.5)
     padded = {name: -(-int(np.prod(shape)) // 128) * 128 for name, shape in shapes.items()}
     lines = sum(padded.values()) // 128
-    assert one.blender.bytes_moved(rows) == 3 * 2 * sum(padded.values()) + 2 * padded["up.weight"] + 4 * lines
+    assert one.blender.count_bytes_moved(rows) == 3 * 2 * sum(padded.values()) + 2 * padded["up.weight"] + 4 * lines
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

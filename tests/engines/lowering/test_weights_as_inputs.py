@@ -1,4 +1,4 @@
-"""Graphs that need no refit: with the weights as inputs, and with alpha as an input."""
+"""A graph with its weights as inputs computes the blend that is fed to it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import helper
 
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import EngineError
 from engines import ort_session
 from engines.lowering.gpu import lower_for_gpu
-from engines.lowering.weights_as_inputs import ALPHA_INPUT_NAME, alpha_as_input, weights_as_inputs
+from engines.lowering.weights_as_inputs import weights_as_inputs
 from tests.engines.conftest import Case
-from tests.support.handmade_graphs import HAND, Hand
+from tests.support.handmade_graphs import HAND
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
-"""Of the output's range; see test_gpu_lowering.py. Alpha is rounded to float32 besides: 6e-8 of each weight."""
+"""Of the output's range; see test_gpu_lowering.py."""
 NAMES = ("compact", "dncnn_bn", "transformer_net", "cyclegan_bn", "dcgan", "linear_bn", "bn_first", "bn_without_affine")
 SHARES = ([0.5, 0.2, 0.3], [0.0, 0.0, 1.0], [0.35, 0.65])
 
@@ -67,59 +67,7 @@ def test_weights_as_inputs(case: Case, precision: str) -> None:
             check(case, ort_session.run_session(session, x, model.graph.input[0].name, feed), shares, x, precision)
 
 
-def feed_alpha(shares: list[float]) -> dict[str, NDArray[np.float32]]:
-    return {ALPHA_INPUT_NAME: np.array([shares], np.float32)}
-
-
-@pytest.mark.parametrize("precision", ["bundle", "fp32", "fp16"])
-def test_alpha_as_input(case: Case, precision: str) -> None:
-    """Of the bundle's graph, or of a lowered one that leaves BatchNorm's raw statistics to be blended."""
-    if precision == "bundle":
-        graph, names, members = case.graph, list(case.weights), case.members
-        precision = "fp32"
-    else:
-        lowered = lower_for_gpu(case.graph, case.weights, precision, fold=False)
-        assert not lowered.recipes.folds
-        graph, names = lowered.graph, [weight.name for weight in lowered.weights]
-        members = [lowered.recipes.compute_values(tensors) for tensors in case.members]
-    for count in (2, 3):
-        model = alpha_as_input(graph, names, members[:count])
-        assert [value.name for value in model.graph.input] == [case.graph.graph.input[0].name, ALPHA_INPUT_NAME]
-        session = opened(model)
-        for shares in SHARES:
-            if len(shares) == count:
-                for x in case.inputs():
-                    got = ort_session.run_session(session, x, model.graph.input[0].name, feed_alpha(shares))
-                    check(case, got, shares, x, precision)
-
-
-def test_float16_weights_are_blended_in_float32() -> None:
-    """Shares that float16 rounds alike for every weight would be off by 5e-4 each."""
-    case = HAND["conv_bn"]()
-    lowered = lower_for_gpu(case.graph, case.weights, "fp16", fold=False)
-    names = [weight.name for weight in lowered.weights]
-    model = alpha_as_input(lowered.graph, names, [lowered.recipes.compute_values(tensors) for tensors in case.members])
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    assert {types[f"{name}@members"] for name in names} == {TensorProto.FLOAT}
-    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-
-
-def test_a_weight_without_dimensions() -> None:
-    hand = Hand()
-    case = hand.case(hand.node("Mul", ["x", hand.weight("gain", (), 0.5, 1.5)]))
-    session = opened(alpha_as_input(case.graph, case.weights, case.members))
-    x = case.inputs()[0]
-    check(case, ort_session.run_session(session, x, "x", feed_alpha([0.5, 0.2, 0.3])), [0.5, 0.2, 0.3], x, "fp32")
-
-
 def test_what_is_no_initializer_is_named() -> None:
     case = HAND["conv_bn"]()
     with pytest.raises(EngineError, match="no initializer 'nobody'"):
         weights_as_inputs(case.graph, [*case.weights, "nobody"])
-
-
-def test_a_graph_that_has_an_alpha_is_refused() -> None:
-    hand = Hand()
-    case = hand.case(hand.node("Mul", ["x", hand.weight(ALPHA_INPUT_NAME, (1,), 0.5, 1.5)]))
-    with pytest.raises(EngineError, match="already has a value named 'alpha'"):
-        alpha_as_input(case.graph, case.weights, case.members)

@@ -15,12 +15,12 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import CoefficientsError, DniError
 from engines import ort_session
-from engines.interface import BuildOptions, Engine, EngineOptions
-from engines.registry import build_engine, load_engine
-from tests.engines.conftest import Case, write
+from engines.interface import BuildOptions, Engine
+from engines.registry import build_engine
+from tests.engines.conftest import Case, open_cpu_engine, write
 from tests.support.handmade_graphs import HAND
 
-ENGINES = ("onnxruntime", "onnxruntime-rebuild", "onnxruntime-inputs", "onnxruntime-graph")
+ENGINES = ("onnxruntime", "onnxruntime-rebuild")
 BATCH_NORM = ("dncnn_bn", "dncnn_bn_kair", "cyclegan_bn", "dcgan")
 HANDS = tuple(name for name in HAND if "bn" in name)
 TOLERANCE = 1e-5
@@ -51,7 +51,7 @@ def recalibrated(bundle: Bundle, steps: int = 4, seed: int = 5) -> Bundle:
 
 
 def opened(bundle: Bundle, name: str) -> Engine:
-    return load_engine(bundle, name, EngineOptions(threads=1, slots=1))
+    return open_cpu_engine(bundle, name, slots=1)
 
 
 def test_every_engine_computes_with_the_statistics_of_the_knots(case: Case, tmp_path: Path) -> None:

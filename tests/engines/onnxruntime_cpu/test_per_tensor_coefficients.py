@@ -12,20 +12,19 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
-from dni_deploy.errors import EngineError, UsageError
+from dni_deploy.errors import EngineError
 from engines import ort_session
-from engines.interface import Engine, EngineOptions
+from engines.interface import Engine
 from engines.onnxruntime_cpu.blender import Blender
 from engines.onnxruntime_cpu.layout import allocate_aligned, find_layout
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
-from engines.registry import load_engine
-from tests.engines.conftest import NAMES, Case, in_place, write
+from tests.engines.conftest import NAMES, Case, in_place, open_cpu_engine, write
 from tests.engines.onnxruntime_cpu.test_blender import FOLDED, fresh
 from tests.engines.onnxruntime_cpu.test_engine import TOLERANCE, WITH_INSTANCE_NORM
 from tests.support.handmade_graphs import HAND
 
 HANDS = ("transposed_bn", "bn_first", "shared_bn", "shared_single_prelu", "linear_bn")
-ENGINES = ("onnxruntime", "onnxruntime-rebuild", "onnxruntime-inputs")
+ENGINES = ("onnxruntime", "onnxruntime-rebuild")
 
 
 def drawn(case: Case, seed: int = 0) -> NDArray[np.float64]:
@@ -46,7 +45,7 @@ def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Ca
 def opened(request: pytest.FixtureRequest, case: Case, tmp_path: Path) -> Iterator[tuple[Engine, Case]]:
     """As a user opens it, verified; what cannot be done in place is rebuilt. The case has its weights in the bundle's order."""
     bundle = write(case, tmp_path / "case.dni", 3)
-    engine = load_engine(bundle, request.param, EngineOptions(threads=1))
+    engine = open_cpu_engine(bundle, request.param)
     members = [{name: tensors[name] for name in bundle.weight_names} for tensors in case.members]
     yield engine, replace(case, weights=bundle.weight_names, members=members)
     engine.close()
@@ -129,15 +128,6 @@ def test_a_variance_that_one_row_makes_negative_is_an_error() -> None:
         engine.refit(0, shares)
     with pytest.raises(EngineError, match="refit it first"):
         engine.infer(0, case.inputs()[0])
-    engine.close()
-
-
-def test_alpha_as_a_graph_input_is_one_for_all_weights(tmp_path: Path, pico_case: Callable[[str], Case]) -> None:
-    case = pico_case("compact")
-    engine = load_engine(write(case, tmp_path / "case.dni", 3), "onnxruntime-graph", EngineOptions(threads=1))
-    engine.refit(0, np.tile([0.2, 0.3, 0.5], (len(case.weights), 1)))
-    with pytest.raises(UsageError, match="onnxruntime-graph has one alpha for all weights"):
-        engine.refit(0, drawn(case))
     engine.close()
 
 

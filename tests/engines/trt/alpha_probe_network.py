@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
+from engines.interface import BuildOptions, EngineOptions
 from engines.profile import Profile
 from tests.engines.conftest import write
 from tests.fakes.gpu import FakeGpu
@@ -44,6 +45,26 @@ def bundle(folder: Path) -> Bundle:
 
 def profile(of: Bundle) -> Profile:
     return Profile.from_shapes(of.signature, SHAPES[0], SHAPES[1], LARGEST)
+
+
+def engine_class(kind: str) -> Any:
+    """The engine of a kind of plan: "refit", or a baseline's."""
+    from dni_deploy.latency.baselines.tensorrt import BASELINES
+    from engines.trt.engine import RefitEngine
+
+    return BASELINES.get(f"tensorrt-{kind}", RefitEngine)
+
+
+def build(of: Bundle, kind: str = "refit") -> None:
+    from engines.trt.build import build_plan
+
+    build_plan(of, BuildOptions(profile=profile(of)), None, engine_class(kind))
+
+
+def open_engine(of: Bundle, kind: str, options: EngineOptions) -> Any:
+    from engines.trt import load
+
+    return load.open_engine(of, options, engine_class(kind))
 
 
 def evaluate(inputs: dict[str, NDArray[Any]], weights: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -139,7 +160,7 @@ class Schedule:
 
     def place(self, slot: int, chance: random.Random) -> None:
         self.slots[slot].x = self.x(chance)
-        self.engine.place(slot, self.slots[slot].x)
+        self.engine.upload(slot, self.slots[slot].x)
 
     def enqueue(self, slot: int, chance: random.Random) -> None:
         at = self.slots[slot]
@@ -151,7 +172,7 @@ class Schedule:
 
     def fetch(self, slot: int, chance: random.Random) -> None:
         if self.slots[slot].expected is not None:
-            self.compare(slot, self.engine.fetch(slot))
+            self.compare(slot, self.engine.download(slot))
 
     def infer(self, slot: int, chance: random.Random) -> None:
         at, x = self.slots[slot], self.x(chance)
@@ -163,7 +184,7 @@ class Schedule:
             self.compare(slot, self.engine.infer(slot, x))
 
     def finish(self, slot: int, chance: random.Random) -> None:
-        self.engine.finish(slot)
+        self.engine.synchronize(slot)
         if self.gpu.scheduler.queues[self.engine.stream_handle(slot)].work and self.gpu.scheduler.chance is not None:
             raise Caught("finish came back and work of its slot is still queued")
 

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import DniError
+from engines import ort_session
+from engines.interface import BuildOptions, EngineOptions
 from engines.profile import Profile
+from engines.registry import build_engine, load_engine
+from engines.trt.features import detect_features
+from engines.trt.network import Network
+from engines.trt.plan_identity import PlanIdentity
 from tests.engines.conftest import Case, write
+from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import Hand
 
 VERSIONS = ("11.4", "10.16", "8.6")
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
+"""fp32: the fake TensorRT is ONNX Runtime as well, on weights that were blended in float32. fp16: as in engines/verification.py."""
+
+everywhere = pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
 
 
 def bn() -> Case:
@@ -46,6 +62,54 @@ def _at_17(case: Case) -> Case:
 def profile(bundle: Bundle) -> Profile:
     """Small frames, so that the stand-in and ONNX Runtime take milliseconds."""
     return Profile.from_shapes(bundle.signature, (1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
+
+
+def build(bundle: Bundle, **options: Any) -> Any:
+    """Builds the plan for `tensorrt`."""
+    return build_engine(bundle, "tensorrt", BuildOptions(**{"profile": profile(bundle), **options}))
+
+
+@contextmanager
+def opened(bundle: Bundle, **options: Any) -> Iterator[Any]:
+    """The engine `tensorrt`, closed at the end."""
+    engine: Any = load_engine(bundle, "tensorrt", EngineOptions(**options))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def serialize_refitted(bundle: Bundle, coefficients: Any) -> bytes:
+    """What `refit -o x.plan` writes."""
+    from engines.trt import load
+
+    return load.serialize_refitted(bundle, np.asarray(coefficients))
+
+
+def identity_of(
+    bundle: Bundle,
+    network_class: type[Network] = Network,
+    precision: str = "fp32",
+    shapes: Profile | None = None,
+    device: int = 0,
+) -> PlanIdentity:
+    """What a plan of this kind must be for on this machine."""
+    features = detect_features()
+    lowered = network_class.lower(bundle, features.graph_precision(precision))
+    return PlanIdentity.for_graph(bundle, network_class, lowered, features, precision, shapes or profile(bundle), device=device)
+
+
+def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What ONNX Runtime computes with the float64 blend."""
+    blended = blend_float64([bundle.read_weights(name) for name in bundle.members], np.array(shares, np.float64))
+    return ort_session.run_session(ort_session.open_cpu_session(bundle.read_graph_with_weights(blended)), x)
+
+
+def assert_refused(gpu: FakeGpu, words: str, call: Callable[[], Any]) -> None:
+    """The call fails with these words, and nothing is left even while the exception and its frames exist."""
+    with pytest.raises(DniError, match=words) as refusal:
+        call()
+    assert gpu.leaks() == [], refusal
 
 
 def picture(seed: int = 0, height: int = 12, width: int = 20) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -32,10 +32,11 @@ from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
 from engines.interface import BuildOptions, EngineOptions
 from engines.profile import Profile
-from engines.registry import build_engine, load_engine
-from engines.trt import serialize_refitted
+from engines.trt.build import build_plan
 from engines.trt.features import detect_features
+from engines.trt.load import open_engine, serialize_refitted
 from engines.verification import MAX_RELATIVE_ERROR
+from tests.engines.trt.alpha_probe_network import engine_class
 from tests.support import pico_bundle
 
 KINDS = ("tensorrt", "tensorrt-inputs", "tensorrt-graph")
@@ -91,7 +92,7 @@ def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.flo
 
 @contextmanager
 def opened(bundle: Bundle, name: str, **options: Any) -> Iterator[Any]:
-    engine: Any = load_engine(bundle, name, EngineOptions(**options))
+    engine: Any = open_engine(bundle, EngineOptions(**options), engine_class(name.removeprefix("tensorrt-")))
     try:
         yield engine
     finally:
@@ -119,8 +120,8 @@ def check_kind(bundle: Bundle, name: str, precision: str, cuda_graph: bool, slot
             pass
         else:
             raise AssertionError("a frame outside the profile was taken")
-        kept = f", graphs kept over refits: {engine.all[0].run.keeps}" if cuda_graph else ""
-        return f"error {worst:.1e}{kept}; {engine.road}"
+        kept = f", graphs kept over refits: {engine._buffer_sets[0].runner.keep_graph_over_refit}" if cuda_graph else ""
+        return f"error {worst:.1e}{kept}; {engine.update_path}"
 
 
 def check_constant(bundle: Bundle, precision: str) -> str:
@@ -138,10 +139,10 @@ def check_interleaved(bundle: Bundle, name: str) -> str:
             shares = [np.array([step / 50, 1 - step / 50]), np.array([1 - step / 50, step / 50])]
             for slot in (0, 1):
                 engine.refit(slot, shares[slot])
-                engine.place(slot, picture(step + slot))
+                engine.upload(slot, picture(step + slot))
                 engine.enqueue(slot)
             for slot in (0, 1):
-                error = relative_error(engine.fetch(slot), truth(bundle, shares[slot], picture(step + slot)))
+                error = relative_error(engine.download(slot), truth(bundle, shares[slot], picture(step + slot)))
                 assert error <= MAX_RELATIVE_ERROR["fp32"], f"step {step}, slot {slot}: differs by {error:.1e}"
     return "50 steps"
 
@@ -154,7 +155,12 @@ def run(folder: Path) -> Iterator[str]:
         for precision in ("fp32", "fp16"):
             for name in (*KINDS, "tensorrt-constant"):
                 started = time.perf_counter()
-                built = build_engine(bundle, name, BuildOptions(precision=precision, profile=profile(bundle)))
+                built = build_plan(
+                    bundle,
+                    BuildOptions(precision=precision, profile=profile(bundle)),
+                    None,
+                    engine_class(name.removeprefix("tensorrt-")),
+                )
                 yield f"{title}, {name}, {precision}: built in {time.perf_counter() - started:.1f} s, error {built.max_relative_error:.1e}"
             for name in KINDS:
                 for cuda_graph, slots in ((False, 1), (False, 2), (True, 2)):
@@ -166,7 +172,7 @@ def run(folder: Path) -> Iterator[str]:
         for name in KINDS:
             yield f"{title}, {name}: interleaved, {check_interleaved(bundle, name)}"
         if strip:
-            built = build_engine(bundle, "tensorrt", BuildOptions(profile=profile(bundle), strip=True))
+            built = build_plan(bundle, BuildOptions(profile=profile(bundle), strip=True))
             assert built.plan_path is not None
             yield f"{title}: stripped plan of {built.plan_path.stat().st_size} bytes; {check_kind(bundle, 'tensorrt', 'fp32', False, 1)}"
 

@@ -16,11 +16,9 @@ from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import DniError, EngineError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
-from engines.trt import serialize_refitted
 from tests.engines.conftest import write
 from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
-from tests.engines.trt.conftest import picture
-from tests.engines.trt.test_modes import KINDS, TOLERANCE, build, everywhere, opened
+from tests.engines.trt.conftest import TOLERANCE, build, everywhere, opened, picture, serialize_refitted
 from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import RAW
 
@@ -35,13 +33,12 @@ def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.flo
 
 @everywhere
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", KINDS)
-def test_frames_with_the_statistics_of_the_knots(name: str, precision: str, bundle: Bundle, gpu: FakeGpu) -> None:
+def test_frames_with_the_statistics_of_the_knots(precision: str, bundle: Bundle, gpu: FakeGpu) -> None:
     changed = recalibrated(bundle)
-    built = build(changed, name, precision=precision)
-    assert built.error <= TOLERANCE[precision]
+    built = build(changed, precision=precision)
+    assert built.max_relative_error <= TOLERANCE[precision]
     x, outputs = picture(), []
-    with opened(changed, name, slots=2) as engine:
+    with opened(changed, slots=2) as engine:
         for number, shares in enumerate((*MIXED, *np.eye(3), MIXED[0])):
             engine.refit(number % 2, np.array(shares, np.float64))
             outputs.append(engine.infer(number % 2, x))
@@ -52,15 +49,14 @@ def test_frames_with_the_statistics_of_the_knots(name: str, precision: str, bund
 
 
 @everywhere
-@pytest.mark.parametrize("name", KINDS)
-def test_the_members_alone_are_the_same_bits_with_and_without(name: str, bundle: Bundle, gpu: FakeGpu) -> None:
-    build(bundle, name)
+def test_the_members_alone_are_the_same_bits_with_and_without(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
     changed = recalibrated(bundle)
     x = picture()
 
     def ends(of: Bundle) -> list[NDArray[np.float32]]:
         outputs = []
-        with opened(of, name) as engine:
+        with opened(of) as engine:
             for shares in np.eye(3):
                 engine.refit(0, shares)
                 outputs.append(engine.infer(0, x))
@@ -69,20 +65,18 @@ def test_the_members_alone_are_the_same_bits_with_and_without(name: str, bundle:
     plain = Bundle.open(store_recalibration(changed, None).path)
     before = ends(plain)
     changed = recalibrated(plain)
-    if name == "tensorrt-graph":
-        build(changed, name)  # its plan holds the statistics, so that the one of before is not taken for this bundle
     assert all(map(np.array_equal, ends(changed), before))
 
 
 @everywhere
 def test_a_plan_of_before_is_kept_and_verified_with_them(bundle: Bundle, gpu: FakeGpu) -> None:
     first = build(bundle)
-    before = first.plan.read_bytes()
+    before = first.plan_path.read_bytes()
     changed = recalibrated(bundle)
     kept = build(changed, keep=True)
-    assert kept.kept
-    assert kept.plan == first.plan
-    after = first.plan.read_bytes()
+    assert kept.plan_kept
+    assert kept.plan_path == first.plan_path
+    after = first.plan_path.read_bytes()
     assert after != before  # the sample of the expected output is the new one
     assert len(after) == pytest.approx(len(before), rel=0.01)
     with opened(changed) as engine:
@@ -111,11 +105,10 @@ def test_a_refitted_engine_is_written_with_them(bundle: Bundle, gpu: FakeGpu) ->
 
 @everywhere
 @pytest.mark.parametrize("cuda_graph", [False, True])
-@pytest.mark.parametrize("name", KINDS)
-def test_groups_and_what_lies_beyond_are_refused(name: str, cuda_graph: bool, bundle: Bundle, gpu: FakeGpu) -> None:
+def test_groups_and_what_lies_beyond_are_refused(cuda_graph: bool, bundle: Bundle, gpu: FakeGpu) -> None:
     """And the slot keeps what it had: nothing was queued, and frames go on with the same bits."""
     changed = recalibrated(bundle)
-    build(changed, name)
+    build(changed)
     rows, x = np.tile(MIXED[0], (len(changed.weight_names), 1)), picture()
     apart = rows.copy()
     apart[0] = MIXED[1]
@@ -124,7 +117,7 @@ def test_groups_and_what_lies_beyond_are_refused(name: str, cuda_graph: bool, bu
         (np.array([1.2, -0.2, 0.0]), "nothing is known beyond"),
         (np.tile([1.2, -0.2, 0.0], (len(rows), 1)), "nothing is known beyond"),
     )
-    with opened(changed, name, slots=2, cuda_graph=cuda_graph) as engine:
+    with opened(changed, slots=2, cuda_graph=cuda_graph) as engine:
         engine.refit(0, rows)  # equal rows are one alpha
         before = engine.infer(0, x)
         assert relative_error(before, truth(changed, MIXED[0], x)) <= TOLERANCE["fp32"]
@@ -144,16 +137,15 @@ def test_groups_and_what_lies_beyond_are_refused(name: str, cuda_graph: bool, bu
 
 @everywhere
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("make", RAW)
-def test_statistics_that_no_fold_takes_up(make: str, name: str, precision: str, gpu: FakeGpu, tmp_path: Path) -> None:
+def test_statistics_that_no_fold_takes_up(make: str, precision: str, gpu: FakeGpu, tmp_path: Path) -> None:
     """They are weights of the graph as they are, and blended over the knots too."""
     case = RAW[make]()
     case.graph.opset_import[0].version = 17  # which TensorRT 8.6 reads; these operators are the same there
     bundle = recalibrated(write(case, tmp_path / "x.dni", members=3))
-    build(bundle, name, precision=precision)
+    build(bundle, precision=precision)
     x, outputs = picture(), []
-    with opened(bundle, name) as engine:
+    with opened(bundle) as engine:
         for shares in (*MIXED, *np.eye(3), MIXED[0]):
             engine.refit(0, np.array(shares, np.float64))
             outputs.append(engine.infer(0, x))

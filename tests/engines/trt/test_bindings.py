@@ -20,6 +20,7 @@ import pytest
 import engines
 from tests.engines.conftest import write
 from tests.engines.trt import bindings
+from tests.engines.trt.alpha_probe_network import engine_class
 from tests.engines.trt.conftest import CASES, picture, profile
 from tests.engines.trt.signatures import Parameter, fits, signatures
 from tests.fakes.gpu import FakeGpu
@@ -70,8 +71,9 @@ def wrong(call: Call, real: dict[str, Any]) -> str | None:
 
 def drive(gpu: FakeGpu, folder: Path) -> Iterator[str]:
     """Every kind of engine through its whole life."""
-    import engines.trt as ours
     from engines.interface import BuildOptions, EngineOptions
+    from engines.trt import build, load
+    from engines.trt.engine import RefitEngine
     from engines.trt.features import detect_features
 
     for case, kind, precision, strip in [
@@ -83,16 +85,16 @@ def drive(gpu: FakeGpu, folder: Path) -> Iterator[str]:
             continue
         bundle = write(CASES[case](), folder / f"{case}-{kind}-{precision}-{strip}.dni")
         options = BuildOptions(precision=precision, profile=profile(bundle), strip=strip)
-        getattr(ours, f"build_{kind}")(bundle, options, lambda *step: None)
+        build.build_plan(bundle, options, lambda *step: None, engine_class(kind))
         for graph in (False, True):
-            engine = getattr(ours, f"open_{kind}")(bundle, EngineOptions(slots=2, cuda_graph=graph))
+            engine = load.open_engine(bundle, EngineOptions(slots=2, cuda_graph=graph), engine_class(kind))
             try:
                 for slot in (0, 1, 0, 0):
                     engine.refit(slot, np.array([0.25, 0.75]))
-                    engine.finish(slot)
+                    engine.synchronize(slot)
                     engine.infer(slot, picture())
                     engine.infer(slot, picture())
-                if kind == "refit":
+                if isinstance(engine, RefitEngine):
                     engine.serialize(0)
             finally:
                 engine.close()

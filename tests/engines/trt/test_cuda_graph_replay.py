@@ -11,8 +11,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
 from dni_deploy.utils.compare_arrays import relative_error
 from tests.engines.conftest import write
-from tests.engines.trt.conftest import bn, picture
-from tests.engines.trt.test_modes import KINDS, build, everywhere, opened, truth
+from tests.engines.trt.conftest import bn, build, everywhere, opened, picture, truth
 from tests.fakes.gpu import FakeGpu
 
 ALPHAS = ([1, 0, 0], [0, 0.5, 0.5], [0.2, 0.3, 0.5])
@@ -20,19 +19,18 @@ ALPHAS = ([1, 0, 0], [0, 0.5, 0.5], [0.2, 0.3, 0.5])
 
 @everywhere
 @pytest.mark.parametrize("sees", [True, False])
-@pytest.mark.parametrize("name", KINDS)
-def test_right_whatever_a_graph_sees(name: str, sees: bool, bundle: Bundle, gpu: FakeGpu) -> None:
+def test_right_whatever_a_graph_sees(sees: bool, bundle: Bundle, gpu: FakeGpu) -> None:
     gpu.trt.graphs_see_refits = sees
-    build(bundle, name)
-    with opened(bundle, name, cuda_graph=True, slots=2) as engine:
-        assert "without CUDA graphs" not in engine.road
+    build(bundle)
+    with opened(bundle, cuda_graph=True, slots=2) as engine:
+        assert "without CUDA graphs" not in engine.update_path
         for shares in ALPHAS * 2:
             for slot in range(2):
                 engine.refit(slot, np.array(shares, np.float64))
                 for seed in range(3):  # queued, captured, replayed
                     x = picture(seed)
                     assert relative_error(engine.infer(slot, x), truth(bundle, shares, x)) <= 1e-5
-                assert engine.all[slot].run.captured
+                assert engine._buffer_sets[slot].runner.has_captured_graph
 
 
 @pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
@@ -41,17 +39,17 @@ def test_kept_over_a_refit_only_where_that_was_seen(sees: bool, bundle: Bundle, 
     gpu.trt.graphs_see_refits = sees
     build(bundle)
     with opened(bundle, cuda_graph=True) as engine:
-        run = engine.all[0].run
-        assert run.keeps is sees
-        assert ("kept over refits" if sees else "captured again after each refit") in engine.road
+        run = engine._buffer_sets[0].runner
+        assert run.keep_graph_over_refit is sees
+        assert ("kept over refits" if sees else "captured again after each refit") in engine.update_path
         engine.refit(0, np.array([1.0, 0, 0]))
         engine.infer(0, picture())
         engine.infer(0, picture())
-        assert run.captured
+        assert run.has_captured_graph
         engine.refit(0, np.array([0, 1.0, 0]))
-        assert run.captured is sees
+        assert run.has_captured_graph is sees
         engine.infer(0, picture())
-        assert run.captured is sees  # the first frame after it is queued as it is
+        assert run.has_captured_graph is sees  # the first frame after it is queued as it is
 
 
 @everywhere
@@ -72,7 +70,7 @@ def test_members_that_are_the_same_tell_nothing(gpu: FakeGpu, tmp_path: Path) ->
     same = write(case, tmp_path / "same.dni", members=2)
     build(same)
     with opened(same, cuda_graph=True) as engine:
-        assert engine.all[0].run.keeps is False
+        assert engine._buffer_sets[0].runner.keep_graph_over_refit is False
 
 
 @everywhere
@@ -83,7 +81,7 @@ def test_where_capturing_fails_there_are_none(bundle: Bundle, gpu: FakeGpu, monk
     monkeypatch.setattr("engines.trt.runner.begin_capture", refuse)
     build(bundle)
     with opened(bundle, cuda_graph=True) as engine:
-        assert "without CUDA graphs, because the driver said no" in engine.road
+        assert "without CUDA graphs, because the driver said no" in engine.update_path
         engine.refit(0, np.array([1.0, 0, 0]))
         for _ in range(3):
             assert relative_error(engine.infer(0, picture()), truth(bundle, [1, 0, 0], picture())) <= 1e-5
@@ -109,4 +107,4 @@ def test_not_asked_for(bundle: Bundle, gpu: FakeGpu) -> None:
         engine.refit(0, np.array([1.0, 0, 0]))
         for _ in range(3):
             engine.infer(0, picture())
-        assert not engine.all[0].run.captured
+        assert not engine._buffer_sets[0].runner.has_captured_graph

@@ -15,8 +15,30 @@ from tests.fakes.gpu import FakeGpu
 @pytest.mark.parametrize(
     ("gpu", "expected"),
     [
-        ("11.4", {"device_weights", "prototype", "individual", "strip", "strongly_typed", "progress", "contexts_survive"}),
-        ("10.16", {"device_weights", "prototype", "individual", "strip", "strongly_typed", "progress", "contexts_survive"}),
+        (
+            "11.4",
+            {
+                "device_weights",
+                "weights_prototype",
+                "individual_refit",
+                "strip",
+                "strongly_typed",
+                "progress",
+                "contexts_survive",
+            },
+        ),
+        (
+            "10.16",
+            {
+                "device_weights",
+                "weights_prototype",
+                "individual_refit",
+                "strip",
+                "strongly_typed",
+                "progress",
+                "contexts_survive",
+            },
+        ),
         ("8.6", {"native_instancenorm", "narrow_tactics", "explicit_batch"}),
     ],
     indirect=["gpu"],

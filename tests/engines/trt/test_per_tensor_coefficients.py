@@ -10,17 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import EngineError, UsageError
+from dni_deploy.errors import EngineError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
-from engines.trt import serialize_refitted
 from tests.engines.conftest import write
 from tests.engines.cuda.test_per_tensor_blend import blended, some_rows
-from tests.engines.trt.conftest import CASES, picture
-from tests.engines.trt.test_modes import TOLERANCE, build, everywhere, opened
+from tests.engines.trt.conftest import CASES, TOLERANCE, build, everywhere, opened, picture, serialize_refitted
 from tests.fakes.gpu import FakeGpu
-
-KINDS = ("tensorrt", "tensorrt-inputs")
 
 
 def truth(bundle: Bundle, rows: NDArray[np.float64], x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -31,15 +27,14 @@ def truth(bundle: Bundle, rows: NDArray[np.float64], x: NDArray[np.float32]) -> 
 
 @everywhere
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("case", CASES)
-def test_a_frame_by_row(case: str, name: str, precision: str, gpu: FakeGpu, tmp_path: Path) -> None:
+def test_a_frame_by_row(case: str, precision: str, gpu: FakeGpu, tmp_path: Path) -> None:
     """Rows, one alpha and rows again, in one slot: the same bits come back."""
     bundle = write(CASES[case](), tmp_path / "case.dni", members=3)
-    build(bundle, name, precision=precision)
+    build(bundle, precision=precision)
     x, outputs = picture(), []
     first, second = (some_rows(len(bundle.weight_names), 3, seed) for seed in (0, 1))
-    with opened(bundle, name) as engine:
+    with opened(bundle) as engine:
         for rows in (first, second, np.array([0.2, 0.3, 0.5]), first):
             engine.refit(0, rows)
             outputs.append(engine.infer(0, x))
@@ -50,35 +45,15 @@ def test_a_frame_by_row(case: str, name: str, precision: str, gpu: FakeGpu, tmp_
 
 
 @everywhere
-@pytest.mark.parametrize("name", KINDS)
-def test_frames_replayed_as_cuda_graphs(name: str, bundle: Bundle, gpu: FakeGpu) -> None:
-    build(bundle, name)
-    with opened(bundle, name, slots=2, cuda_graph=True) as engine:
+def test_frames_replayed_as_cuda_graphs(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle, slots=2, cuda_graph=True) as engine:
         for step in range(4):
             rows = some_rows(len(bundle.weight_names), 3, step)
             engine.refit(step % 2, rows)
             for seed in range(3):
                 x = picture(seed)
                 assert relative_error(engine.infer(step % 2, x), truth(bundle, rows, x)) <= 1e-5
-
-
-@everywhere
-def test_alpha_as_an_input_is_one_for_all_weights(bundle: Bundle, gpu: FakeGpu) -> None:
-    """Refused in a sentence, and the slot keeps what it had; rows that are all equal are one alpha."""
-    build(bundle, "tensorrt-graph")
-    x, count = picture(), len(bundle.weight_names)
-    with opened(bundle, "tensorrt-graph") as engine:
-        engine.refit(0, np.tile([0.2, 0.3, 0.5], (count, 1)))
-        before = engine.infer(0, x)
-        with pytest.raises(UsageError, match="tensorrt-graph has one alpha for all weights"):
-            engine.refit(0, some_rows(count, 3))
-        assert np.array_equal(engine.infer(0, x), before)
-        for shares in (np.array([0.5, 0.5]), np.zeros(3)):
-            with pytest.raises(EngineError, match="of them not 0, for 3 members"):
-                engine.refit(0, shares)
-            assert np.array_equal(engine.infer(0, x), before)
-        engine.refit(0, np.array([0.2, 0.3, 0.5]))
-        assert np.array_equal(engine.infer(0, x), before)
 
 
 @everywhere

@@ -17,25 +17,31 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
 from engines.profile import Profile
-from engines.trt.build_settings import BuildSettings
+from engines.trt.network import Network
 from engines.trt.plan import (
     PLAN_MAGIC,
     OutputSample,
     Plan,
     PlanHeader,
-    PlanIdentity,
     find_plan,
     plan_path,
     read_plan,
     search_plans,
     write_plan,
 )
+from engines.trt.plan_identity import BuildSettings, PlanIdentity
 from tests.engines.conftest import write
-from tests.engines.trt.conftest import bn
+from tests.engines.trt.conftest import bn, identity_of
 from tests.fakes.gpu import FakeGpu
 
 pytestmark = pytest.mark.usefixtures("gpu")
 PROFILE = Profile((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
+
+
+class InputsNetwork(Network):
+    """Another kind of plan."""
+
+    kind = "inputs"
 
 
 def plan(bundle: Bundle, kind: str = "refit", precision: str = "fp32", engine: bytes = b"engine" * 1000) -> Plan:
@@ -46,7 +52,7 @@ def plan(bundle: Bundle, kind: str = "refit", precision: str = "fp32", engine: b
 
 def here(bundle: Bundle, kind: str = "refit", precision: str = "fp32") -> PlanIdentity:
     """What such a plan must be for on this machine."""
-    return PlanIdentity.for_bundle(bundle, kind, precision, PROFILE)
+    return replace(identity_of(bundle, precision=precision, shapes=PROFILE), kind=kind)
 
 
 def test_round_trip(bundle: Bundle) -> None:
@@ -57,7 +63,7 @@ def test_round_trip(bundle: Bundle) -> None:
     assert path.name.startswith("tensorrt-refit-fp32-")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert read_plan(path, here(bundle)) == made
-    assert find_plan(bundle, "refit") == path
+    assert find_plan(bundle) == path
     Bundle.open(bundle.path)  # plans are no part of what a bundle's manifest counts
 
 
@@ -149,7 +155,7 @@ def test_a_link_and_a_pipe(bundle: Bundle) -> None:
     os.mkfifo(pipe)
     with pytest.raises(RefusedError, match="plain file"):
         read_plan(pipe, target)
-    assert find_plan(bundle, "refit") == path
+    assert find_plan(bundle) == path
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 4096, b"ftrt" + bytes(range(64))])
@@ -160,11 +166,11 @@ def test_foreign_files(bundle: Bundle, content: bytes) -> None:
     path.chmod(0o600)
     with pytest.raises(BundleError, match="not a plan"):
         read_plan(path, here(bundle))
-    assert find_plan(bundle, "refit") is None
+    assert find_plan(bundle) is None
 
 
 def test_none(bundle: Bundle) -> None:
-    assert find_plan(bundle, "refit") is None
+    assert find_plan(bundle) is None
     with pytest.raises(BundleError, match="does not exist"):
         read_plan(bundle.path / "plans" / "tensorrt-refit-fp32-0.plan", here(bundle))
 
@@ -187,18 +193,18 @@ def test_none(bundle: Bundle) -> None:
 def test_for_something_else(bundle: Bundle, field: str, value: object, words: str) -> None:
     """The message names the field that differs, in an error as in what a search tells."""
     made = plan(bundle)
-    target = made.header.target
+    target = made.header.identity
     if hasattr(target, field):
         target = replace(target, **{field: value})  # type: ignore[arg-type]
     else:
         target = replace(target, settings=replace(target.settings, **{field: value}))  # type: ignore[arg-type]
-    path = write_plan(bundle, Plan(replace(made.header, target=target), made.engine))
+    path = write_plan(bundle, Plan(replace(made.header, identity=target), made.engine))
     with pytest.raises(MismatchError, match=words) as told:
         read_plan(path, here(bundle))
     assert "build it again" in str(told.value)
-    assert find_plan(bundle, "refit") is None
+    assert find_plan(bundle) is None
     if field != "kind":  # the file's name tells the kind, so that a search for another one does not look at it
-        found, rejected = search_plans(bundle, "refit")
+        found, rejected = search_plans(bundle)
         assert found is None
         assert rejected is not None
         assert rejected.startswith(f"{path.name} was built ")
@@ -214,9 +220,9 @@ def test_of_another_version(bundle: Bundle, version: int, words: str) -> None:
     path.chmod(0o600)
     with pytest.raises(BundleError, match=f"was built by {words} of dni-deploy; build it again"):
         read_plan(path, here(bundle))
-    assert find_plan(bundle, "refit") is None
-    assert search_plans(bundle, "refit") == (None, f"{path.name} was built by {words} of dni-deploy")
-    assert search_plans(bundle, "refit", "fp16") == (None, None)
+    assert find_plan(bundle) is None
+    assert search_plans(bundle) == (None, f"{path.name} was built by {words} of dni-deploy")
+    assert search_plans(bundle, precision="fp16") == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +245,7 @@ def test_a_header_that_no_version_writes(bundle: Bundle, old: bytes, new: bytes)
     path = bundle.path / "plans" / "tensorrt-refit-fp32-0123456789abcdef.plan"
     path.write_bytes(PLAN_MAGIC + len(header).to_bytes(8, "little") + header + sha256(header + rest).digest() + rest)
     path.chmod(0o600)
-    assert find_plan(bundle, "refit") == plan_path(bundle, plan(bundle).header)
+    assert find_plan(bundle) == plan_path(bundle, plan(bundle).header)
     with pytest.raises(BundleError, match="damaged"):
         read_plan(path, here(bundle))
 
@@ -247,7 +253,7 @@ def test_a_header_that_no_version_writes(bundle: Bundle, old: bytes, new: bytes)
 def test_every_setting_makes_another_plan(bundle: Bundle) -> None:
     """A field that a build depends on and that were left out of the JSON would let a plan be taken for another one."""
     made = plan(bundle)
-    settings = made.header.target.settings
+    settings = made.header.identity.settings
     paths = {plan_path(bundle, made.header)}
     for each in fields(settings):
         value = getattr(settings, each.name)
@@ -260,16 +266,8 @@ def test_every_setting_makes_another_plan(bundle: Bundle) -> None:
             other = "fp16"
         changed = replace(settings, **{each.name: other})  # type: ignore[arg-type]
         assert BuildSettings.from_json(json.loads(json.dumps(changed.to_json()))) == changed
-        paths.add(plan_path(bundle, replace(made.header, target=replace(made.header.target, settings=changed))))
+        paths.add(plan_path(bundle, replace(made.header, identity=replace(made.header.identity, settings=changed))))
     assert len(paths) == 1 + len(fields(settings))
-
-
-def test_plans_with_weights_belong_to_a_family(bundle: Bundle) -> None:
-    """A refit plan serves every family on the graph; one that holds members' weights serves these members."""
-    assert PlanIdentity.for_bundle(bundle, "refit").members == PlanIdentity.for_bundle(bundle, "inputs").members == ()
-    assert (
-        len(PlanIdentity.for_bundle(bundle, "graph").members) == len(PlanIdentity.for_bundle(bundle, "constant").members) == 3
-    )
 
 
 def test_a_sample_is_the_familys(bundle: Bundle, tmp_path: Path) -> None:
@@ -285,23 +283,23 @@ def test_a_sample_is_the_familys(bundle: Bundle, tmp_path: Path) -> None:
 def test_the_newest_that_fits(bundle: Bundle) -> None:
     single, half = write_plan(bundle, plan(bundle)), write_plan(bundle, plan(bundle, precision="fp16"))
     wider = plan(bundle)
-    target = wider.header.target.with_choices(Profile((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 99, 99)), False)
-    wide = write_plan(bundle, Plan(replace(wider.header, target=target), b""))
+    target = wider.header.identity.with_choices(Profile((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 99, 99)), False)
+    wide = write_plan(bundle, Plan(replace(wider.header, identity=target), b""))
     foreign = plan(bundle)
-    other = write_plan(bundle, Plan(replace(foreign.header, target=replace(foreign.header.target, gpu="other")), b""))
+    other = write_plan(bundle, Plan(replace(foreign.header, identity=replace(foreign.header.identity, gpu="other")), b""))
     assert len({single, half, wide, other}) == 4
     for age, path in enumerate((other, half, wide, single)):
         os.utime(path, ns=(10**18 - age, 10**18 - age))
-    assert find_plan(bundle, "refit") == half
-    assert find_plan(bundle, "refit", "fp32") == wide
-    assert find_plan(bundle, "refit", "fp16") == half
-    assert find_plan(bundle, "inputs") is None
+    assert find_plan(bundle) == half
+    assert find_plan(bundle, precision="fp32") == wide
+    assert find_plan(bundle, precision="fp16") == half
+    assert find_plan(bundle, InputsNetwork) is None
 
 
 @pytest.mark.parametrize("gpu", ["10.16"], indirect=True)
 def test_no_such_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
     with pytest.raises(DniError, match="no GPU number 3"):
-        PlanIdentity.for_bundle(bundle, "refit", device=3)
+        identity_of(bundle, device=3)
 
 
 def test_a_full_disk_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

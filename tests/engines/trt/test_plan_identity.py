@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,15 @@ import pytest
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError
-from engines.interface import BuildOptions, EngineOptions
+from engines.interface import BuildOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.recipes import Recipes
 from engines.registry import build_engine, load_engine
-from engines.trt.build_settings import BuildSettings
 from engines.trt.plan import FORMAT, PLAN_MAGIC, find_plan, search_plans
-from tests.engines.onnxruntime_cpu.test_plan import CHANGES, other_fold, renamed_node
+from engines.trt.plan_identity import BuildSettings
+from tests.engines.onnxruntime_cpu.test_plan import CHANGES, renamed_node
 from tests.engines.trt.conftest import VERSIONS, profile
 from tests.fakes.gpu import FakeGpu
-
-KINDS = {"tensorrt": "refit", "tensorrt-inputs": "inputs", "tensorrt-graph": "graph", "tensorrt-constant": "constant"}
 
 CHILD = """
 import json, sys
@@ -43,8 +40,7 @@ with pytest.MonkeyPatch.context() as patch:
     install(patch)
     bundle = Bundle.open(sys.argv[1])
     cpu = plan_path(bundle, PlanIdentity.of(*lower_for_cpu(bundle.read_graph(), bundle.weight_names)))
-    found = [find_plan(bundle, kind) for kind in sys.argv[2:]]
-    print(json.dumps([engines.__file__, cpu.name, *(None if path is None else path.name for path in found)]))
+    print(json.dumps([engines.__file__, cpu.name, find_plan(bundle).name]))
 """
 """Prints where the engines come from, then the names of the bundle's plans as the sources in the working directory find them."""
 
@@ -77,12 +73,12 @@ def move(folder: Path) -> None:
 def test_an_edit_that_changes_no_graph_keeps_every_plan(
     edit: Callable[[Path], None], bundle: Bundle, gpu: FakeGpu, tmp_path: Path
 ) -> None:
-    plans = [build(bundle, name) for name in ("onnxruntime", *KINDS)]
+    plans = [build(bundle, name) for name in ("onnxruntime", "tensorrt")]
     root, copy = Path(__file__).parents[3], tmp_path / "copy"
     for package in ("dni_deploy", "engines", "tests"):
         shutil.copytree(root / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     edit(copy)
-    command = [sys.executable, "-c", CHILD, str(bundle.path), *KINDS.values()]
+    command = [sys.executable, "-c", CHILD, str(bundle.path)]
     child = subprocess.run(
         command, cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True, timeout=120
     )
@@ -92,16 +88,13 @@ def test_an_edit_that_changes_no_graph_keeps_every_plan(
     assert names == [path.name for path in plans]
 
 
-@pytest.mark.parametrize(
-    ("name", "change"), [case for case in product(KINDS, CHANGES) if case != ("tensorrt-graph", other_fold)]
-)
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
 def test_another_lowering_or_recipe_makes_another_plan(
-    name: str, change: Callable[[onnx.ModelProto, Recipes], None], bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[onnx.ModelProto, Recipes], None], bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A graph that blends by itself has no folds."""
-    before = build(bundle, name)
-    assert find_plan(bundle, KINDS[name]) == before
+    before = build(bundle, "tensorrt")
+    assert find_plan(bundle) == before
 
     def changed(*given: Any, **options: Any) -> LoweredGraph:
         lowered = real(*given, **options)
@@ -112,33 +105,14 @@ def test_another_lowering_or_recipe_makes_another_plan(
 
     real = network.lower_for_gpu
     monkeypatch.setattr(network, "lower_for_gpu", changed)
-    assert find_plan(bundle, KINDS[name]) is None
+    assert find_plan(bundle) is None
     with pytest.raises(UnavailableError, match=f"{before.name} was built from another bundle or another lowering") as told:
-        load_engine(bundle, name)
+        load_engine(bundle, "tensorrt")
     assert not isinstance(told.value, EngineError)  # auto passes it over
     if change is renamed_node:  # the others would not compute the same picture
-        after = build(bundle, name)
+        after = build(bundle, "tensorrt")
         assert after != before
-        assert find_plan(bundle, KINDS[name]) == after
-
-
-@pytest.mark.parametrize(("name", "function"), [("tensorrt-inputs", "weights_as_inputs"), ("tensorrt-graph", "alpha_as_input")])
-def test_what_is_made_of_the_lowered_graph_counts_too(
-    name: str, function: str, bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those plans hold the graph that this function gives."""
-    from engines.trt import network
-
-    build(bundle, name)
-    real = getattr(network, function)
-
-    def changed(*given: Any) -> onnx.ModelProto:
-        model: onnx.ModelProto = real(*given)
-        model.graph.node[-1].name += " of another kind"
-        return model
-
-    monkeypatch.setattr(network, function, changed)
-    assert find_plan(bundle, KINDS[name]) is None
+        assert find_plan(bundle) == after
 
 
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
@@ -146,7 +120,7 @@ def test_another_flag_makes_another_plan(bundle: Bundle, gpu: FakeGpu, monkeypat
     before = build(bundle, "tensorrt")
     real = BuildSettings.choose
     monkeypatch.setattr(BuildSettings, "choose", lambda *given: replace(real(*given), tf32=True))
-    found, rejected = search_plans(bundle, "refit")
+    found, rejected = search_plans(bundle)
     assert found is None
     assert rejected == f"{before.name} was built with tf32 False, and here it is True"
     with pytest.raises(UnavailableError, match=r"was built with tf32 False, and here it is True\): dni-deploy build"):
@@ -156,9 +130,8 @@ def test_another_flag_makes_another_plan(bundle: Bundle, gpu: FakeGpu, monkeypat
 
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", KINDS)
 def test_the_builder_sets_what_the_settings_say_and_nothing_else(
-    name: str, precision: str, bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+    precision: str, bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flag that is set past the settings would be in no plan's identity."""
     import tensorrt as trt
@@ -178,7 +151,7 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
         return call
 
     monkeypatch.setattr(build, "_make_config", spied)
-    build_engine(bundle, name, BuildOptions(profile=profile(bundle), precision=precision))
+    build_engine(bundle, "tensorrt", BuildOptions(profile=profile(bundle), precision=precision))
     ((settings, config),) = configs
     flags = {flag for flag, member in trt.BuilderFlag.__members__.items() if config.get_flag(member)}
     named = {
@@ -194,7 +167,7 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
         source for source, member in trt.TacticSource.__members__.items() if config.get_tactic_sources() >> int(member) & 1
     }
     assert sources == set(settings.tactic_sources or trt.TacticSource.__members__)
-    assert settings.refit or settings.refit_individual or name != "tensorrt"
+    assert settings.refit or settings.refit_individual
 
 
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
@@ -205,9 +178,26 @@ def test_a_plan_of_an_older_version(bundle: Bundle, gpu: FakeGpu) -> None:
     older = f"{path.name} was built by an older version of dni-deploy"
     with pytest.raises(UnavailableError, match=rf"\({older}\): dni-deploy build --engine tensorrt\.$"):
         load_engine(bundle, "tensorrt")
-    from engines.trt import open_refit
-
-    with pytest.raises(UnavailableError, match=rf"No plan is built .* \({older}\); build one with dni-deploy build"):
-        open_refit(bundle, EngineOptions())
     path.unlink()
     assert build(bundle, "tensorrt") == path
+
+
+@pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
+def test_the_graph_is_lowered_once(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an opening as by a build: the search for a plan hands over the graph that it compared with."""
+    from engines.trt import network
+
+    calls: list[str] = []
+    real = network.lower_for_gpu
+
+    def count(*given: Any, **options: Any) -> LoweredGraph:
+        calls.append(given[2])
+        return real(*given, **options)
+
+    monkeypatch.setattr(network, "lower_for_gpu", count)
+    build(bundle, "tensorrt")
+    assert len(calls) == 1
+    for name in ("tensorrt", "auto"):
+        calls.clear()
+        load_engine(bundle, name).close()
+        assert len(calls) == 1

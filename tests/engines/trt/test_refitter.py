@@ -10,10 +10,10 @@ import pytest
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
+from engines.interface import BuildOptions
 from engines.registry import load_engine
-from engines.trt.plan import Plan, PlanIdentity, read_plan, write_plan
-from tests.engines.trt.conftest import picture, profile
-from tests.engines.trt.test_modes import build, everywhere, opened
+from engines.trt.plan import Plan, read_plan, write_plan
+from tests.engines.trt.conftest import build, everywhere, identity_of, opened, picture, profile
 from tests.fakes.gpu import FakeGpu
 
 
@@ -84,7 +84,7 @@ def test_the_weights_are_set_once(bundle: Bundle, gpu: FakeGpu, monkeypatch: pyt
             engine.refit(0, np.roll(np.array([1.0, 0, 0]), step))
             engine.infer(0, picture())
         assert len(calls) == once
-        assert engine.all[0].refitter._refitter.weights_validation is False
+        assert engine._buffer_sets[0].refitter._refitter.weights_validation is False
 
 
 @pytest.mark.parametrize("gpu", ["8.6"], indirect=True)
@@ -97,7 +97,7 @@ def test_a_new_refitter_now_and_then(bundle: Bundle, gpu: FakeGpu, monkeypatch: 
         kept = []
         for step in range(7):
             engine.refit(0, np.roll(np.array([1.0, 0, 0]), step))
-            kept.append(engine.all[0].refitter._refitter)
+            kept.append(engine._buffer_sets[0].refitter._refitter)
             refitters.add(id(kept[-1]))
         kept.clear()
         assert 3 <= len(refitters) <= 4
@@ -106,10 +106,14 @@ def test_a_new_refitter_now_and_then(bundle: Bundle, gpu: FakeGpu, monkeypatch: 
 
 @everywhere
 def test_a_plan_that_cannot_be_refitted(bundle: Bundle, gpu: FakeGpu) -> None:
-    constant = read_plan(
-        build(bundle, "tensorrt-constant").plan, PlanIdentity.for_bundle(bundle, "constant", profile=profile(bundle))
-    )
-    held = read_plan(build(bundle).plan, PlanIdentity.for_bundle(bundle, "refit", profile=profile(bundle)))
+    """As one whose engine was built with constant weights."""
+    from dni_deploy.latency.baselines.tensorrt import ConstantNetwork, TrtConstantBaseline
+    from engines.trt.build import build_plan
+
+    path = build_plan(bundle, BuildOptions(profile=profile(bundle)), None, TrtConstantBaseline).plan_path
+    assert path is not None
+    constant = read_plan(path, identity_of(bundle, ConstantNetwork))
+    held = read_plan(build(bundle).plan_path, identity_of(bundle))
     write_plan(bundle, Plan(held.header, constant.engine), force=True)
     with pytest.raises(EngineError, match="cannot be refitted"):
         load_engine(bundle, "tensorrt")

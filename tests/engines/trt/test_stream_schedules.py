@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
-from engines.interface import BuildOptions, EngineOptions
+from engines.interface import EngineOptions
 from tests.engines.trt import alpha_probe_network
 from tests.engines.trt.alpha_probe_network import WEIGHTS, Caught, Schedule
 from tests.fakes.gpu import FakeGpu
@@ -48,20 +48,18 @@ def small_probe(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def opened(gpu: FakeGpu, folder: Path, kind: str = "refit", graph: bool = False, slots: int = 2) -> Any:
     """A built and verified engine, evaluated by hand from then on."""
-    import engines.trt as ours
-
     gpu.trt.evaluator, gpu.trt.shapes = alpha_probe_network.evaluate, alpha_probe_network.shapes
     if kind == "graph":  # its graph is not the tags' any more
         gpu.trt.evaluator = None
     bundle = alpha_probe_network.bundle(folder)
-    getattr(ours, f"build_{kind}")(bundle, BuildOptions(profile=alpha_probe_network.profile(bundle)), None)
-    return getattr(ours, f"open_{kind}")(bundle, EngineOptions(slots=slots, cuda_graph=graph))
+    alpha_probe_network.build(bundle, kind)
+    return alpha_probe_network.open_engine(bundle, kind, EngineOptions(slots=slots, cuda_graph=graph))
 
 
 def run(gpu: FakeGpu, folder: Path, kind: str, graph: bool, seeds: range) -> None:
     engine = opened(gpu, folder, kind, graph)
     try:
-        schedule = Schedule(engine, gpu, fails=kind == "refit", by_row=kind != "graph")
+        schedule = Schedule(engine, gpu, fails=kind == "refit", by_row=kind == "refit")
         for seed in seeds:
             schedule.run(seed)
     finally:
@@ -145,15 +143,13 @@ def test_refit_that_stops_after_k_weights(gpu: FakeGpu, tmp_path: Path, stop: in
 @pytest.mark.parametrize("call", range(WEIGHTS))
 def test_weight_that_is_refused(gpu: FakeGpu, tmp_path: Path, call: int) -> None:
     """Every False is an error on that line, and nothing is left behind."""
-    import engines.trt as ours
-
     engine = opened(gpu, tmp_path)
     engine.close()
     gpu.trt.fail["set"] = call
     (tmp_path / "again").mkdir()
     bundle = alpha_probe_network.bundle(tmp_path / "again")
     with pytest.raises(EngineError, match=f"tag{call}"):
-        ours.build_refit(bundle, BuildOptions(profile=alpha_probe_network.profile(bundle)), None)
+        alpha_probe_network.build(bundle)
 
 
 @pytest.mark.parametrize("gpu", ["11.4", "10.16", "8.6"], indirect=True)
@@ -207,7 +203,7 @@ def catch(gpu: FakeGpu, folder: Path, kind: str = "refit", graph: bool = False, 
     engine = None
     try:
         engine = opened(gpu, folder, kind, graph)
-        schedule = Schedule(engine, gpu, fails=fails)
+        schedule = Schedule(engine, gpu, fails=fails, by_row=kind == "refit")
         for seed in range(ENOUGH):
             schedule.run(seed)
     except (Caught, EngineError) as error:
@@ -239,7 +235,7 @@ def test_fetch_that_does_not_wait(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyt
 def test_members_that_are_not_there_yet(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.cuda.members import DeviceMembers
 
-    without_waiting(monkeypatch, DeviceMembers, "__init__", lambda members, device, *more: device.service)
+    without_waiting(monkeypatch, DeviceMembers, "__init__", lambda members, device, *more: device.setup_stream)
     assert "another output" in catch(gpu, tmp_path)
 
 
@@ -264,7 +260,7 @@ def test_blend_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyte
 
     def make(self: Any, device: Any, members: Any) -> None:
         made(self, device, members)
-        self.service = device.service
+        self.service = device.setup_stream
 
     def elsewhere(self: Any, shares: NDArray[np.float64], live: Any, stream: Any) -> None:
         whole(self, shares, live, self.service)
@@ -278,7 +274,7 @@ def test_shares_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyt
     from engines.cuda.per_tensor_coefficients import CoefficientTable
 
     whole = CoefficientTable.upload
-    monkeypatch.setattr(CoefficientTable, "upload", lambda table, data, stream: whole(table, data, table._buffer._service))
+    monkeypatch.setattr(CoefficientTable, "upload", lambda table, data, stream: whole(table, data, table._buffer._setup_stream))
     catch(gpu, tmp_path)
 
 
@@ -304,7 +300,7 @@ def test_pictures_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: p
     whole = getattr(Buffer, copy)
 
     def elsewhere(self: Any, array: NDArray[Any], stream: Any = None, offset: int = 0) -> None:
-        whole(self, array, stream and self._service, offset)
+        whole(self, array, stream and self._setup_stream, offset)
 
     monkeypatch.setattr(Buffer, copy, elsewhere)
     catch(gpu, tmp_path)
@@ -313,7 +309,7 @@ def test_pictures_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: p
 def test_finish_that_does_not_wait(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.trt.engine import TensorRTEngine
 
-    without_waiting(monkeypatch, TensorRTEngine, "synchronize", lambda engine, slot: engine.all[slot].stream)
+    without_waiting(monkeypatch, TensorRTEngine, "synchronize", lambda engine, slot: engine._buffer_sets[slot].stream)
     assert "finish came back" in catch(gpu, tmp_path)
 
 
@@ -333,9 +329,9 @@ def test_buffers_freed_under_a_frame(gpu: FakeGpu, tmp_path: Path, waits: bool, 
         without_waiting(monkeypatch, Runner, "_ensure_buffer", lambda runner, *more: runner._stream)
     small, large = np.ones((1, 1, 1, 1), np.float32), np.ones(alpha_probe_network.LARGEST, np.float32)
     engine.refit(0, np.array([0.5, 0.5]))
-    engine.place(0, small)
+    engine.upload(0, small)
     engine.enqueue(0)
-    engine.place(0, large)
+    engine.upload(0, large)
     engine.close()
     assert any("freed" in sentence for sentence in gpu.violations) is not waits
     gpu.violations.clear()
@@ -345,9 +341,9 @@ def test_engine_closed_under_a_frame(gpu: FakeGpu, tmp_path: Path, monkeypatch: 
     engine = opened(gpu, tmp_path)
     x = np.ones((1, 1, 1, 1), np.float32)
     engine.refit(0, np.array([0.5, 0.5]))
-    engine.place(0, x)
+    engine.upload(0, x)
     engine.enqueue(0)
-    with deaf(engine.all[0].stream):
+    with deaf(engine._buffer_sets[0].stream):
         engine.close()
     gpu.scheduler.drain_all()
     assert any("destroyed while its work was pending" in sentence for sentence in gpu.violations)
@@ -362,9 +358,8 @@ def test_one_engine_for_two_slots(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyt
     whole = TensorRTEngine._deserialize_plan
 
     def shared(self: Any, plan: Any) -> Any:
-        if self.shared is None:
-            self.shared = whole(self, plan)
-        return self.shared
+        buffers = next(iter(self._buffer_sets), None)
+        return whole(self, plan) if buffers is None else buffers.engine
 
     monkeypatch.setattr(TensorRTEngine, "_deserialize_plan", shared)
     catch(gpu, tmp_path)
@@ -379,7 +374,7 @@ def test_failed_refit_that_poisons_nothing(gpu: FakeGpu, tmp_path: Path, monkeyp
         try:
             whole(self, slot, coefficients)
         finally:
-            self.all[slot].unusable = None
+            self._buffer_sets[slot].unusable_reason = None
 
     monkeypatch.setattr(TensorRTEngine, "refit", forgiving)
     assert "was not refused" in catch(gpu, tmp_path, fails=True)
@@ -408,8 +403,8 @@ def test_graphs_kept_though_they_see_no_refit(gpu: FakeGpu, tmp_path: Path, monk
 
 
 def _replay_at_once(engine: Any, x: NDArray[np.float32]) -> None:
-    for at in engine.all:
-        at.run.replay = True
+    for at in engine._buffer_sets:
+        at.runner.replay = True
 
 
 @oldest
@@ -432,7 +427,7 @@ def test_old_context_after_a_refit(gpu: FakeGpu, tmp_path: Path, monkeypatch: py
 
 @oldest
 def test_context_dropped_under_a_frame(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engines.trt.modes import RefitEngine
+    from engines.trt.engine import RefitBufferSet
 
-    without_waiting(monkeypatch, RefitEngine, "_apply_coefficients", lambda engine, at, shares: at.stream)
+    without_waiting(monkeypatch, RefitBufferSet, "apply_coefficients", lambda buffers, coefficients: buffers.stream)
     catch(gpu, tmp_path)

@@ -18,7 +18,7 @@ import pytest
 
 import engines
 from dni_deploy.errors import EngineError
-from engines.interface import BuildOptions, EngineOptions
+from engines.interface import EngineOptions
 from tests.engines.trt import alpha_probe_network
 from tests.engines.trt.alpha_probe_network import Caught, Schedule
 from tests.fakes import gpu as machine
@@ -27,7 +27,7 @@ from tests.fakes.trt.record import Recording
 
 ROOT = Path(engines.__file__).parent
 SOURCES = sorted([*(ROOT / "trt").glob("*.py"), *(ROOT / "cuda").glob("*.py")])
-NOT_TOLD = {"runner._forget_graph": "a graph that is destroyed while it runs is freed when it has ended (cuGraphExecDestroy)"}
+NOT_TOLD = {"runner._destroy_graph": "a graph that is destroyed while it runs is freed when it has ended (cuGraphExecDestroy)"}
 """By place, why its absence cannot be seen."""
 
 LIVES = [("11.4", "refit", False), ("8.6", "refit", False), ("11.4", "refit", True), ("11.4", "inputs", True)]
@@ -60,7 +60,7 @@ def take_away(monkeypatch: pytest.MonkeyPatch, path: str, line: int) -> list[int
 
         def call(self: Any, whole: Any = whole) -> Any:
             frame: Any = sys._getframe(1)
-            if frame.f_code.co_name == "_quietly":  # it is handed the method and calls it
+            if frame.f_code.co_name == "_suppress_cuda_errors":  # it is handed the method and calls it
                 frame = frame.f_back
             if frame.f_lineno == line and frame.f_code.co_filename == path:
                 times.append(line)
@@ -73,15 +73,13 @@ def take_away(monkeypatch: pytest.MonkeyPatch, path: str, line: int) -> list[int
 
 def live(gpu: FakeGpu, folder: Path, kind: str, graph: bool) -> None:
     """Raises Caught or EngineError, or leaves violations, where something is wrong."""
-    import engines.trt as ours
-
     gpu.trt.evaluator, gpu.trt.shapes = alpha_probe_network.evaluate, alpha_probe_network.shapes
     bundle = alpha_probe_network.bundle(folder)
-    getattr(ours, f"build_{kind}")(bundle, BuildOptions(profile=alpha_probe_network.profile(bundle)), None)
+    alpha_probe_network.build(bundle, kind)
     for life in range(4):
-        engine = getattr(ours, f"open_{kind}")(bundle, EngineOptions(slots=2, cuda_graph=graph))
+        engine = alpha_probe_network.open_engine(bundle, kind, EngineOptions(slots=2, cuda_graph=graph))
         try:
-            schedule = Schedule(engine, gpu, fails=kind == "refit")
+            schedule = Schedule(engine, gpu, fails=kind == "refit", by_row=kind == "refit")
             one_after_the_other(engine)
             for seed in range(life * 25, life * 25 + 25):
                 schedule.run(seed)
@@ -89,7 +87,7 @@ def live(gpu: FakeGpu, folder: Path, kind: str, graph: bool) -> None:
             engine.refit(0, np.array([0.25, 0.75]))
             if kind == "refit":
                 content = engine.serialize(0)
-                engine.finish(0)
+                engine.synchronize(0)
                 if content != engine.serialize(0):
                     raise Caught("the engine was written before its refit had ended")
             engine.enqueue(0)
@@ -107,11 +105,11 @@ def one_after_the_other(engine: Any) -> None:
     for slot in (0, 1):
         for x in (small, small, large, large):
             engine.refit(slot, np.array([0.5, 0.5]))
-            engine.place(slot, x)
+            engine.upload(slot, x)
             engine.enqueue(slot)
             engine.refit(slot, np.array([0.25, 0.75]))
-            engine.place(slot, -x)
-            got = engine.fetch(slot)
+            engine.upload(slot, -x)
+            got = engine.download(slot)
             if not np.array_equal(got, alpha_probe_network.picture(0.5, x)):
                 raise Caught(f"{got.ravel()[:4]} where it must be {alpha_probe_network.picture(0.5, x).ravel()[:4]}")
             engine.enqueue(slot)

@@ -17,14 +17,13 @@ from dni_deploy.errors import EngineError, UnavailableError, UsageError
 from engines import ort_session
 from engines.interface import Engine, EngineOptions
 from engines.onnxruntime_cpu import layout
-from engines.registry import ENGINES, choose_engine, load_engine
-from tests.engines.conftest import Case, write
+from engines.registry import choose_engine, load_engine
+from tests.engines.conftest import Case, open_cpu_engine, write
 from tests.support.handmade_graphs import HAND, Hand, clamped_weight, weight_norm
 
 TOLERANCE = 1e-5
 """Of the output's largest value: the engines blend and add in other orders, in float32."""
-CPU = [name for name, entry in ENGINES.items() if entry.opener.startswith("engines.onnxruntime_cpu:")]
-BLENDING = [name for name in CPU if name != "onnxruntime-constant"]
+BLENDING = ("onnxruntime", "onnxruntime-rebuild")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def opened(request: pytest.FixtureRequest, cases: dict[str, tuple[Case, Bundle]]
 
 @pytest.fixture(params=BLENDING)
 def engine(request: pytest.FixtureRequest, opened: tuple[Case, Bundle]) -> Iterator[Engine]:
-    engine = load_engine(opened[1], request.param, EngineOptions(threads=1))
+    engine = open_cpu_engine(opened[1], request.param)
     assert engine.name == request.param
     yield engine
     engine.close()
@@ -103,7 +102,7 @@ def test_auto_is_the_one_in_place(cases: dict[str, tuple[Case, Bundle]]) -> None
 
 
 def test_an_unknown_engine_and_an_absent_package_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match=r"no engine 'vulkan'.*onnxruntime-rebuild"):
+    with pytest.raises(UsageError, match=r"no engine 'vulkan'; there are auto, tensorrt, onnxruntime-gpu, onnxruntime\."):
         choose_engine("vulkan")
     monkeypatch.setattr("engines.registry.find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match=r"pip install 'dni-deploy\[cpu\]'"):
@@ -165,7 +164,7 @@ def test_sessions_that_take_turns_leave_each_other_the_cores(
         return opened(model, options, **named)
 
     monkeypatch.setattr(ort_session, "create_session", spy)
-    engine = load_engine(cases["compact"][1], name, EngineOptions(slots=2))
+    engine = open_cpu_engine(cases["compact"][1], name, threads=0)
     for slot in range(2):
         engine.refit(slot, np.array([0.2, 0.3, 0.5]))
     engine.close()

@@ -1,0 +1,63 @@
+"""Baseline in PyTorch on the CPU: the state dicts are blended and loaded into the module, as the paper's code does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import MismatchError
+from engines.interface import EngineOptions
+from exporters.architectures.registry import find_architecture
+
+
+class TorchEager:
+    """An Engine (see engines/interface.py) of one slot, for bundles of an architecture that is known here.
+
+    Thread safety: refit and infer come from one thread.
+    """
+
+    name = "torch"
+    update_path = "the state dicts are blended and loaded into the module"
+    slots = 1
+
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+        """Builds the module.
+
+        Raises:
+            MismatchError: The architecture does not have the bundle's weights.
+        """
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        tensors = [bundle.read_tensors(member) for member in bundle.members]
+        self._net = find_architecture(bundle.architecture, tensors[0]).build(tensors[0])
+        names = set(self._net.state_dict())
+        if not names.issuperset(bundle.weight_names):
+            raise MismatchError(f"The architecture {bundle.architecture!r} does not have the bundle's weights.")
+        self._states: list[dict[str, Any]] = [
+            {name: torch.from_numpy(np.array(member[name], np.float32)) for name in bundle.weight_names} for member in tensors
+        ]
+
+    def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
+        """Blends and loads; see `Engine.refit`, for one alpha over all weights."""
+        blended = {
+            name: sum(float(share) * state[name] for share, state in zip(coefficients, self._states, strict=True))
+            for name in self._states[0]
+        }
+        self._net.load_state_dict(blended, strict=False)
+
+    def synchronize(self, slot: int) -> None:
+        """Does nothing: a refit has ended when it returns."""
+
+    def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Runs one frame; see `Engine.infer`."""
+        with torch.inference_mode():
+            result: NDArray[np.float32] = self._net(torch.from_numpy(x)).numpy()
+        return result
+
+    def close(self) -> None:
+        """Drops the state dicts."""
+        self._states.clear()

@@ -1,0 +1,131 @@
+"""Building a plan on the fake TensorRT of each version: what is refused, what is written, and that a failure leaves nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import EngineError, UnavailableError, UsageError
+from engines.interface import BuildOptions
+from engines.registry import build_engine
+from tests.engines.conftest import Case, write
+from tests.engines.trt.conftest import CASES, assert_refused, bn, build, everywhere, opened, profile
+from tests.fakes.gpu import FakeGpu
+from tests.support.handmade_graphs import Hand
+
+
+@everywhere
+def test_build_again(bundle: Bundle, gpu: FakeGpu) -> None:
+    plan = build(bundle).plan_path
+    with pytest.raises(UsageError, match="--force"):
+        build(bundle)
+    assert build(bundle, force=True).plan_path == plan
+    assert build(bundle, precision="fp16").plan_path != plan
+    with opened(bundle, precision="fp32") as engine:
+        assert "fp32" in engine.update_path
+    with opened(bundle) as engine:
+        assert "fp16" in engine.update_path  # the newest
+
+
+@pytest.mark.parametrize("gpu", ["8.6"], indirect=True)
+def test_what_8_6_cannot(bundle: Bundle, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="without --strip"):
+        build(bundle, strip=True)
+    case = CASES["bn"]()
+    case.graph.opset_import[0].version = 18
+    newer = write(case, tmp_path / "newer.dni", members=2)
+    with pytest.raises(EngineError, match="export with --opset 17"):
+        build(newer)
+    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 2)
+    with pytest.raises(UnavailableError, match="NumPy 2"):
+        build(bundle)
+    assert not list((bundle.path / "plans").glob("*"))
+
+
+@everywhere
+def test_a_profile_that_the_graph_does_not_take(gpu: FakeGpu, tmp_path: Path) -> None:
+    case = CASES["bn"]()
+    case.graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    bundle = write(case, tmp_path / "one.dni", members=2)
+    with pytest.raises(UsageError, match="batch"):
+        build_engine(
+            bundle, "tensorrt", BuildOptions(profile=type(profile(bundle)).from_shapes(bundle.signature, None, (4, 3, 16, 16)))
+        )
+
+
+@everywhere
+def test_a_build_that_fails_writes_nothing(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*given: Any) -> float:
+        raise EngineError("another output")
+
+    monkeypatch.setattr("engines.trt.build.verify_members", wrong)
+    assert_refused(gpu, "another output", lambda: build(bundle))
+    assert not list((bundle.path / "plans").glob("*"))
+
+
+def unreadable() -> Case:
+    """A graph with an operator that no parser knows."""
+    hand = Hand()
+    case = hand.case(hand.node("Dream", [hand.conv("x", 3)]))
+    case.graph.opset_import[0].version = 17
+    return case
+
+
+@everywhere
+def test_a_graph_that_cannot_be_read(gpu: FakeGpu, tmp_path: Path) -> None:
+    bundle = write(unreadable(), tmp_path / "dream.dni")
+    assert_refused(gpu, "cannot read the graph.*Dream", lambda: build(bundle))
+
+
+@pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
+def test_progress_and_ctrl_c(bundle: Bundle, gpu: FakeGpu) -> None:
+    told: list[tuple[int, int, str]] = []
+
+    def stop(done: int, total: int, what: str) -> None:
+        if total > 1:
+            raise KeyboardInterrupt
+
+    options = BuildOptions(profile=profile(bundle))
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(bundle, "tensorrt", options, stop)
+    assert not list((bundle.path / "plans").glob("*"))
+    build_engine(bundle, "tensorrt", options, lambda *given: told.append(given))
+    assert all(0 <= done <= total and total > 0 for done, total, _ in told)
+    assert told[0][2] == "lowering the graph"
+    assert told[-1][2] == "comparing with ONNX Runtime"
+    assert len(told) > 4
+
+
+@everywhere
+def test_nothing_is_printed(bundle: Bundle, gpu: FakeGpu, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """stdout is for results, and Polygraphy prints there."""
+    build(bundle)
+    with pytest.raises(EngineError):
+        build(write(unreadable(), tmp_path / "dream.dni"))
+    said = capfd.readouterr()
+    assert said.out == said.err == ""
+
+
+@everywhere
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+def test_the_timing_cache(damage: bytes | None, bundle: Bundle, gpu: FakeGpu, tmp_path: Path, monkeypatch: Any) -> None:
+    """It is written, read again, and no harm where it is damaged."""
+    monkeypatch.setenv("DNI_CACHE", str(tmp_path / "cache"))
+    build(bundle)
+    (cache,) = (tmp_path / "cache" / "tensorrt").iterdir()
+    if damage is not None:
+        cache.write_bytes(damage)
+    build(bundle, force=True)
+    assert cache.read_bytes()
+
+
+@pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
+def test_weights_beyond_float16(gpu: FakeGpu, tmp_path: Path) -> None:
+    """8.6 keeps float32 weights and narrows them itself."""
+    case = bn()
+    case.members[1][case.weights[0]].reshape(-1)[0] = 1e6
+    with pytest.raises(EngineError, match="beyond 65504"):
+        build(write(case, tmp_path / "large.dni"), precision="fp16")

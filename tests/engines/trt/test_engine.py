@@ -1,0 +1,222 @@
+"""The running engine on the fake TensorRT of each version: slots, refits, frames, failures, threads and closing."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import EngineError, UsageError
+from dni_deploy.utils.compare_arrays import relative_error
+from engines.interface import EngineOptions
+from engines.registry import load_engine
+from tests.engines.trt.conftest import build, everywhere, opened, picture, truth
+from tests.fakes.gpu import FakeGpu
+
+
+@everywhere
+def test_two_slots(bundle: Bundle, gpu: FakeGpu) -> None:
+    """Each has its own weights, on its own stream, whatever the other one does."""
+    build(bundle)
+    with opened(bundle, slots=2) as engine:
+        assert engine.stream_handle(0) != engine.stream_handle(1)
+        x, y = picture(0), picture(1, 8, 24)
+        first, second = np.array([1.0, 0, 0]), np.array([0, 0.5, 0.5])
+        engine.refit(0, first)
+        engine.upload(0, x)
+        engine.enqueue(0)
+        engine.refit(1, second)  # while slot 0 runs
+        engine.upload(1, y)
+        engine.enqueue(1)
+        assert relative_error(engine.download(0), truth(bundle, first, x)) <= 1e-5
+        assert relative_error(engine.download(1), truth(bundle, second, y)) <= 1e-5
+        engine.refit(0, second)
+        engine.synchronize(0)
+        assert relative_error(engine.infer(1, x), truth(bundle, second, x)) <= 1e-5
+
+
+@everywhere
+def test_a_to_b_to_a(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle) as engine:
+        x, outputs = picture(), []
+        for shares in ([1, 0, 0], [0.2, 0.3, 0.5], [1, 0, 0], [0.2, 0.3, 0.5]):
+            engine.refit(0, np.array(shares, np.float64))
+            outputs.append(engine.infer(0, x))
+        assert np.array_equal(outputs[0], outputs[2])
+        assert np.array_equal(outputs[1], outputs[3])
+        assert not np.array_equal(outputs[0], outputs[1])
+
+
+@everywhere
+def test_every_slot_wants_a_refit_first(bundle: Bundle, gpu: FakeGpu) -> None:
+    """Those that the verification left in it are nobody's."""
+    build(bundle)
+    with opened(bundle, slots=2) as engine:
+        for slot in range(2):
+            with pytest.raises(EngineError, match="no weights yet"):
+                engine.infer(slot, picture())
+
+
+@everywhere
+def test_a_failed_refit_poisons_its_slot_alone(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle, slots=2) as engine:
+        x, shares = picture(), np.array([0.5, 0.25, 0.25])
+        engine.refit(0, np.array([1.0, 0, 0]))
+        engine.refit(1, shares)
+        gpu.trt.fail = {"refit": 1}  # one weight is changed, then False
+        with pytest.raises(EngineError, match="could not refit"):
+            engine.refit(0, shares)
+        for _ in range(2):
+            with pytest.raises(EngineError, match="last refit failed"):
+                engine.infer(0, x)
+        assert relative_error(engine.infer(1, x), truth(bundle, shares, x)) <= 1e-5
+        engine.refit(0, shares)
+        assert np.array_equal(engine.infer(0, x), engine.infer(1, x))
+
+
+@pytest.mark.parametrize("gpu", ["8.6"], indirect=True)
+def test_a_weight_that_is_refused_poisons(bundle: Bundle, gpu: FakeGpu) -> None:
+    """8.6 is given every weight at every refit."""
+    build(bundle)
+    with opened(bundle) as engine:
+        gpu.trt.fail = {"set": 2}
+        with pytest.raises(EngineError, match="could not take the weight"):
+            engine.refit(0, np.array([1.0, 0, 0]))
+        with pytest.raises(EngineError, match="last refit failed"):
+            engine.infer(0, picture())
+        engine.refit(0, np.array([1.0, 0, 0]))
+        assert relative_error(engine.infer(0, picture()), truth(bundle, [1, 0, 0], picture())) <= 1e-5
+
+
+@everywhere
+def test_an_alpha_that_is_refused_poisons_nothing(bundle: Bundle, gpu: FakeGpu) -> None:
+    """Far enough outside 0 to 1, a BatchNorm's blended variance is not positive."""
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([1.0, 0, 0]))
+        before = engine.infer(0, picture())
+        with pytest.raises(EngineError, match="variance"):
+            engine.refit(0, np.array([40.0, -39.0, 0]))
+        assert np.array_equal(engine.infer(0, picture()), before)
+
+
+@everywhere
+def test_a_blend_that_fails_poisons(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the driver refuses a launch, those before it are queued."""
+    from engines.cuda.blender import DeviceBlender
+
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([1.0, 0, 0]))
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                DeviceBlender, "enqueue_blend", lambda *_: (_ for _ in ()).throw(EngineError("The blend could not be queued."))
+            )
+            with pytest.raises(EngineError, match="could not be queued"):
+                engine.refit(0, np.array([0, 1.0, 0]))
+        with pytest.raises(EngineError, match="last refit failed"):
+            engine.infer(0, picture())
+        engine.refit(0, np.array([0, 1.0, 0]))
+        engine.infer(0, picture())
+
+
+@everywhere
+def test_a_run_that_fails(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([1.0, 0, 0]))
+        gpu.trt.fail = {"execute": 0}
+        with pytest.raises(EngineError, match="could not queue the network"):
+            engine.infer(0, picture())
+        assert relative_error(engine.infer(0, picture()), truth(bundle, [1, 0, 0], picture())) <= 1e-5
+
+
+@everywhere
+@pytest.mark.parametrize("shape", [(1, 3, 32, 16), (1, 3, 4, 16), (2, 3, 16, 16)])
+def test_frames_outside_the_profile(shape: tuple[int, ...], bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([1.0, 0, 0]))
+        with pytest.raises(UsageError, match="min 1x3x8x8, opt 1x3x16x16, max 1x3x24x24; got") as told:
+            engine.infer(0, np.zeros(shape, np.float32))
+        assert "--tile" in str(told.value)
+        engine.infer(0, picture())
+
+
+@everywhere
+def test_frames_of_changing_shape(bundle: Bundle, gpu: FakeGpu) -> None:
+    """Buffers grow and are kept; each output has its own frame's shape."""
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([0.5, 0.25, 0.25]))
+        for height, width in ((8, 8), (24, 24), (9, 21), (24, 24), (8, 24)):
+            x = picture(height, height, width)
+            assert relative_error(engine.infer(0, x), truth(bundle, [0.5, 0.25, 0.25], x)) <= 1e-5
+
+
+@everywhere
+def test_outputs_are_the_callers(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([1.0, 0, 0]))
+        x = picture()
+        first = engine.infer(0, x)
+        kept = first.copy()
+        engine.infer(0, picture(5))
+        assert np.array_equal(first, kept)
+        x[:] = 0  # what was placed was read
+
+
+@everywhere
+def test_place_twice_and_nothing(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([1.0, 0, 0]))
+        with pytest.raises(EngineError, match="No input was uploaded"):
+            engine.enqueue(0)
+        x, y = picture(0), picture(1)
+        engine.upload(0, x)
+        engine.upload(0, y)
+        engine.enqueue(0)
+        assert relative_error(engine.download(0), truth(bundle, [1, 0, 0], y)) <= 1e-5
+
+
+@everywhere
+def test_closed(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    engine = load_engine(bundle, "tensorrt", EngineOptions())
+    engine.close()
+    engine.close()
+    for call in (
+        lambda: engine.refit(0, np.array([1.0, 0, 0])),
+        lambda: engine.infer(0, picture()),
+        lambda: engine.synchronize(0),
+    ):
+        with pytest.raises(EngineError, match="closed"):
+            call()
+
+
+@everywhere
+def test_from_any_thread(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle, slots=2) as engine:
+        x, got = picture(), {}
+
+        def work(slot: int) -> None:
+            for step in range(6):
+                shares = np.roll(np.array([1.0, 0, 0]), slot + step)
+                engine.refit(slot, shares)
+                got[slot, step] = (shares, engine.infer(slot, x))
+
+        threads = [threading.Thread(target=work, args=(slot,)) for slot in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(got) == 12
+        for shares, output in got.values():
+            assert relative_error(output, truth(bundle, shares, x)) <= 1e-5
