@@ -13,7 +13,7 @@
     ├── UnavailableError             7    a package, device or driver that is needed and absent
     ├── PartialResultError           8    some of the inputs were done and some were not
     ├── BusyError                    9    something that only one process may use, such as a port, is in use
-    └── EngineError                 11    an engine could not be built or refitted, or computes something else than the reference
+    └── EngineError                 11    an engine could not be built or refitted, or gives wrong results
 
 Exit 1 is a bug in dni-deploy, 10 is `check --strict` where the members will not blend, 130 is Ctrl-C. A message is one or two
 sentences: what, where, expected and got, what to do, and what is on disk now where that is in doubt.
@@ -31,7 +31,8 @@ class DniError(Exception):
     """Base of all errors raised on purpose; str() is a whole message for the user.
 
     Attributes:
-        kind: The error's name in JSON. Fixed: scripts compare it, so it stays when the class is renamed. Every subclass sets its own.
+        kind: The error's name in JSON. Fixed: scripts compare it, so it stays when the class is renamed. Every subclass sets
+            its own.
         exit_code: The exit code of the command line. A subclass has its parent's unless it sets its own.
     """
 

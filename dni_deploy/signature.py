@@ -1,8 +1,8 @@
-"""Signature: what goes into and comes out of a network, as far as frames are concerned."""
+"""What goes into a network and comes out, as far as frames are concerned."""
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,13 +15,17 @@ NetworkKind = Literal["image", "latent"]
 class Signature:
     """Channels, scale and value range of one network.
 
-    kind        "image": float32 (N, C, H, W) in and out; "latent": float32 (N, C, 1, 1) noise in, a picture out.
-    scale       output height over input height (and width); 1 for a filter, 4 for x4 super-resolution.
-    multiple    height and width of the input must be multiples of this; frames are padded by reflection and cropped.
-    low, high   the values that stand for black and white, in and out: 0, 1 or -1, 1.
-    residual    the network gives the noise, and the picture is input minus output.
-    radius      how many input pixels around one it may depend on; None where it depends on the whole picture
-                (InstanceNorm, attention), so that tiles would show.
+    Attributes:
+        input_channels: Channels of the input.
+        output_channels: Channels of the output.
+        scale: Output height over input height (and width): 1 for a filter, 4 for x4 super-resolution.
+        multiple: Height and width of the input must be multiples of this; frames are padded by reflection and cropped.
+        low: The value that is black, in and out: 0 or -1.
+        high: The value that is white, in and out: 1.
+        residual: Whether the network computes the noise, and the image is input minus output.
+        radius: How many input pixels around one an output pixel may depend on; None where it depends on the whole image
+            (InstanceNorm, attention), so that tiles would be visible.
+        kind: "image": float32 (N, C, H, W) in and out; "latent": float32 (N, C, 1, 1) noise in, an image out.
     """
 
     input_channels: int = 3
@@ -35,23 +39,28 @@ class Signature:
     kind: NetworkKind = "image"
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the fields by name."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, fields: object) -> Signature:
-        """Raises BundleError on unknown or missing fields and on values of the wrong type."""
+        """Reads the fields by name.
+
+        Raises:
+            BundleError: A field is unknown, missing, or of the wrong type.
+        """
         if not isinstance(fields, dict) or set(fields) != set(cls.__dataclass_fields__):
             raise BundleError("The manifest's 'signature' does not have the fields of this version.")
-        whole = (fields["input_channels"], fields["output_channels"], fields["scale"], fields["multiple"])
-        if not all(type(number) is int and 0 < number < 2**16 for number in whole):
+        counts = (fields["input_channels"], fields["output_channels"], fields["scale"], fields["multiple"])
+        if not all(type(number) is int and 0 < number < 2**16 for number in counts):
             raise BundleError(
                 "The manifest's 'signature' has a channel count, scale or multiple that is not a positive number."
             )
         if fields["kind"] not in ("image", "latent") or type(fields["residual"]) is not bool:
             raise BundleError("The manifest's 'signature' has an unknown 'kind' or 'residual'.")
         low, high, radius = fields["low"], fields["high"], fields["radius"]
-        if not all(type(end) in (int, float) and math.isfinite(end) for end in (low, high)) or not low < high:
+        if not all(type(end) in (int, float) and abs(end) <= sys.float_info.max for end in (low, high)) or not low < high:
             raise BundleError("The manifest's 'signature' has a value range that is not two numbers, the smaller one first.")
         if radius is not None and (type(radius) is not int or radius < 0):
             raise BundleError("The manifest's 'signature' has a 'radius' that is not a number of pixels.")
-        return cls(**{**fields, "low": float(fields["low"]), "high": float(fields["high"])})
+        return cls(**{**fields, "low": float(low), "high": float(high)})

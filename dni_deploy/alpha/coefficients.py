@@ -47,15 +47,15 @@ class Coefficients:
             alpha: The alpha, in any of these forms.
             members: Names of the family's members, in its order.
             extrapolate: Whether shares outside 0 to 1 are allowed.
-            fill_missing: Whether the one member that an alpha by name leaves out takes the rest of 1: "gan=0" of psnr and gan is
-                psnr=1. Where more than one is left out they have share 0, and the sum has to be 1.
+            fill_missing: Whether the one member that an alpha by name leaves out takes the rest of 1: "gan=0" of psnr and gan
+                is psnr=1. Where more than one is left out they have share 0, and the sum has to be 1.
 
         Returns:
             The coefficients.
 
         Raises:
-            CoefficientsError: A share is NaN, infinite or outside 0 to 1 without `extrapolate`, the count or the sum is wrong, or a
-                name is unknown.
+            CoefficientsError: A share is NaN, infinite or outside 0 to 1 without `extrapolate`, the count or the sum is wrong,
+                or a name is unknown.
         """
         names = tuple(members)
         form: Any = _split_text(alpha) if isinstance(alpha, str) else alpha

@@ -40,8 +40,9 @@ MAX_PLACES = 64
 class ControlPlane:
     """Members at places of a plane.
 
-    Four places at the corners of an upright rectangle: bilinear. Otherwise: barycentric in triangles between them. A point outside
-    counts as the nearest one inside. At a member's place the coefficients are exactly that member; they change continuously.
+    Four places at the corners of an upright rectangle: bilinear. Otherwise: barycentric in triangles between them. A point
+    outside counts as the nearest one inside. At a member's place the coefficients are exactly that member; they change
+    continuously.
 
     Attributes:
         members: Names of the family's members, in its order.
@@ -63,7 +64,8 @@ class ControlPlane:
             The plane.
 
         Raises:
-            UsageError: There are fewer than 3 places, a name is unknown, or places are outside the plane, equal or all on one line.
+            UsageError: There are fewer than 3 places, a name is unknown, or places are outside the plane, equal or all on one
+                line.
         """
         names = tuple(members)
         points: dict[str, Point] = {}
@@ -196,8 +198,8 @@ class ControlPlane:
 def triangulate_points(points: Sequence[Point]) -> list[Triangle]:
     """Splits the convex hull of different points into triangles.
 
-    Edges are added from the shortest to the longest, each where no point lies on it and none of the earlier ones crosses it. The
-    arithmetic is exact: with rounding, edges of points that are nearly on a line could cross or leave a gap.
+    Edges are added from the shortest to the longest, each where no point lies on it and none of the earlier ones crosses it.
+    The arithmetic is exact: with rounding, edges of points that are nearly on a line could cross or leave a gap.
 
     Args:
         points: x and y of each point.

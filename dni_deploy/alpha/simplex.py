@@ -1,7 +1,7 @@
 """Points between the members, and the straight lines between them.
 
-Every point that is computed here sums to 1 as well as the ends of its line do, rounding included, and no coefficient lies outside
-the range of those of the ends: between alphas in 0 to 1 every point is in 0 to 1.
+Every point that is computed here sums to 1 as well as the ends of its line do, rounding included, and no coefficient lies
+outside the range of those of the ends: between alphas in 0 to 1 every point is in 0 to 1.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def with_coefficient(point: Coefficients, member: str, coefficient: float, *, ex
         The new coefficients.
 
     Raises:
-        CoefficientsError: There is no such member, or the coefficient is NaN, infinite, or outside 0 to 1 without `extrapolate`.
+        CoefficientsError: There is no such member, or the coefficient is NaN, infinite, or outside 0 to 1 without
+            `extrapolate`.
     """
     if member not in point.members:
         names = ", ".join(repr(escape_name(name)) for name in point.members)

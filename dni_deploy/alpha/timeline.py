@@ -34,8 +34,9 @@ from dni_deploy.utils.text_file import load_json, name_file_in_errors, read_text
 class AlphaSource(Protocol):
     """Alpha over time: what a frame loop asks once for each frame.
 
-    A source that is the same in every run also has `to_json()`, which returns all that it depends on, and `kind`, a fixed string that
-    stays when the class is renamed. Both are in the identity of a stopped video job; without `kind` the class name is used.
+    A source that is the same in every run also has `to_json()`, which returns all that it depends on, and `kind`, a fixed
+    string that stays when the class is renamed. Both are in the identity of a stopped video job; without `kind` the class name
+    is used.
     """
 
     def at(self, seconds: float, frame: int) -> Coefficients:
@@ -54,9 +55,10 @@ class KeyframeTrack:
     Attributes:
         unit: What `times` counts, "seconds" or "frames"; a track in frames needs no frame rate.
         times: float64 (K,), K >= 1, rising, from 0 on; read-only.
-        interpolation: "linear"; "smooth", which rests at each keyframe (smoothstep); "hold", which keeps the value until the next one.
-        loop: Whether the first keyframe follows at once after the last one; else the last value holds. Before the first one, its
-            value holds.
+        interpolation: "linear"; "smooth", which rests at each keyframe (smoothstep); "hold", which keeps the value until the
+            next one.
+        loop: Whether the first keyframe follows at once after the last one; else the last value holds. Before the first one,
+            its value holds.
     """
 
     unit: str
@@ -72,8 +74,8 @@ class KeyframeTrack:
             frame: Number of the frame, from 0.
 
         Returns:
-            The index of the keyframe before, that of the one after (the same one where a value holds), and the fraction of the line
-            from one to the other, 0 to 1.
+            The index of the keyframe before, that of the one after (the same one where a value holds), and the fraction of the
+            line from one to the other, 0 to 1.
 
         Raises:
             UsageError: The time is not a finite number.
@@ -127,8 +129,8 @@ class AlphaTimeline(KeyframeTrack):
         """Makes a timeline from pairs of a time and an alpha.
 
         Args:
-            keyframes: Times in seconds, or as a text such as "75f" or "1:02.5", and alphas as in Coefficients.parse; the one member
-                that is left out takes the rest.
+            keyframes: Times in seconds, or as a text such as "75f" or "1:02.5", and alphas as in Coefficients.parse; the one
+                member that is left out takes the rest.
             members: Names of the family's members.
             interpolation: As in KeyframeTrack.
             loop: As in KeyframeTrack.
@@ -158,8 +160,8 @@ class AlphaTimeline(KeyframeTrack):
     ) -> AlphaTimeline:
         """Reads "0:gan=0, 2.5s:gan=1, 4s:gan=0.3"; a text without times is a constant alpha.
 
-        Times are written 2.5 or 2.5s, 1:02.5, 75f. "; smooth", "; hold" and "; loop" may follow; the arguments `interpolation` and
-        `loop` override them. The other arguments and the errors are those of `from_keyframes`.
+        Times are written 2.5 or 2.5s, 1:02.5, 75f. "; smooth", "; hold" and "; loop" may follow; the arguments `interpolation`
+        and `loop` override them. The other arguments and the errors are those of `from_keyframes`.
         """
         return cls._build(from_text(text), members, interpolation, loop, fps, extrapolate)
 
@@ -232,8 +234,8 @@ def validate_track(keyframes: ParsedKeyframes, fps: float | None) -> tuple[str, 
         The fields of KeyframeTrack: unit, times, interpolation, loop.
 
     Raises:
-        UsageError: There are too few keyframes, the times do not rise, units are mixed and `fps` is not known, or there is no such
-            interpolation.
+        UsageError: There are too few keyframes, the times do not rise, units are mixed and `fps` is not known, or there is no
+            such interpolation.
     """
     noun, moments, loop = keyframes.noun, keyframes.moments, bool(keyframes.loop)
     if not moments:

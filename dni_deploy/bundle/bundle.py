@@ -1,4 +1,4 @@
-"""Bundle: the folder with one ONNX graph, every member's weights, and the manifest that vouches for them."""
+"""A bundle opened for reading: one ONNX graph, every member's weights, and the manifest with their SHA-256."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,15 @@ from dni_deploy.errors import BundleError, MismatchError, RefusedError, UsageErr
 from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Bundle:
     """An opened bundle. Nothing but the manifest is held in memory; every read checks the file's SHA-256 again.
 
-    path      the folder.
-    manifest  its table of contents.
-    digest    SHA-256 of manifest.json in hex: the identity of the whole bundle.
+    Attributes:
+        path: The folder.
+        manifest: Its table of contents.
+        digest: SHA-256 of manifest.json in hex: the identity of the whole bundle.
     """
 
     path: Path
@@ -41,20 +39,28 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Read the manifest and check every file of it against its SHA-256.
+        """Reads the manifest and checks every file of it against its SHA-256.
 
-        Raises BundleError (not a bundle, a file missing, changed or cut), RefusedError (a file that is a link, not a
-        file, or named outside the folder), LimitError (a manifest beyond its size limit).
+        Args:
+            path: The folder.
+
+        Returns:
+            The bundle.
+
+        Raises:
+            BundleError: The folder is no bundle, or a file is missing, changed or cut.
+            RefusedError: A file is a link, not a regular file, or named outside of the folder.
+            LimitError: The manifest is larger than its limit.
         """
         folder = Path(path)
-        for last in (False, False, True):
+        for is_last_attempt in (False, False, True):
             bundle = cls._read_manifest(folder)
             try:
                 for stored in bundle.manifest.files:
                     read_verified(folder, stored, keep=False)
             except (BundleError, RefusedError):
-                # Somebody may have replaced the bundle between our reading of its manifest and of its files.
-                if last or cls._read_manifest(folder).digest == bundle.digest:
+                # Another process may have replaced the bundle after its manifest and before its files were read.
+                if is_last_attempt or cls._read_manifest(folder).digest == bundle.digest:
                     raise
             else:
                 return bundle
@@ -62,14 +68,14 @@ class Bundle:
 
     @classmethod
     def ensure_open(cls, bundle: Bundle | str | os.PathLike[str]) -> Bundle:
-        """A bundle that is open already, as it is; else the one in that folder, opened."""
+        """Returns an opened bundle as it is, and opens the one in a folder; errors are those of `open`."""
         return bundle if isinstance(bundle, Bundle) else cls.open(bundle)
 
     @classmethod
     def _read_manifest(cls, folder: Path) -> Bundle:
         if not folder.is_dir():
-            missing = "does not exist" if not os.path.lexists(folder) else "is not a folder"
-            raise BundleError(f"{escape_name(folder)} {missing}; a bundle is the folder that `dni-deploy export` writes.")
+            problem = "is not a folder" if os.path.lexists(folder) else "does not exist"
+            raise BundleError(f"{escape_name(folder)} {problem}; a bundle is the folder that `dni-deploy export` writes.")
         data = read_verified(folder, None, keep=True)
         try:
             return cls(folder, Manifest.from_bytes(data), sha256(data).hexdigest())
@@ -78,44 +84,69 @@ class Bundle:
 
     @property
     def members(self) -> tuple[str, ...]:
+        """Names of the members, in family order."""
         return tuple(member.name for member in self.manifest.members)
 
     @property
     def signature(self) -> Signature:
+        """What goes into the network and comes out."""
         return self.manifest.signature
 
     @property
     def architecture(self) -> str:
+        """Name of the architecture, as in `--arch`."""
         return self.manifest.architecture
 
     @property
     def weight_names(self) -> tuple[str, ...]:
-        """The blended initializers, in graph order."""
+        """Names of the blended initializers, in graph order."""
         return tuple(weight.name for weight in self.manifest.weights)
 
     @property
     def slider(self) -> PerceptualSlider | None:
-        """The slider with even steps that `dni-deploy slider` stored; None without. Raises BundleError for knots that are none."""
+        """The perceptually uniform slider that `dni-deploy slider` stored, or None; its points may raise BundleError."""
         return None if self.manifest.slider is None else PerceptualSlider(self.manifest.slider)
 
     def alpha_at(self, position: float) -> float:
-        """Alpha, the first member's share, at a position of the stored slider, 0 to 1. Raises UsageError where there is no slider."""
+        """Returns alpha, the first member's share, at a position of the stored slider.
+
+        Args:
+            position: From 0 to 1.
+
+        Raises:
+            UsageError: The bundle has no slider, or the position is another number.
+        """
         if self.slider is None:
-            raise UsageError(
-                f"{escape_name(self.path)} holds no slider; `dni-deploy slider {escape_name(self.path)} PICTURE` measures one and keeps it there."
-            )
+            path = escape_name(self.path)
+            raise UsageError(f"{path} holds no slider; `dni-deploy slider {path} IMAGE` measures one and stores it there.")
         return self.slider.alpha_at(position)
 
     def read_graph(self) -> ModelProto:
-        """The graph with its weights taken out: those initializers have name, shape and type, no data. The caller's own."""
+        """Reads the graph without its weights: their initializers have name, shape and type, and no data.
+
+        Returns:
+            A new model, which the caller may change.
+
+        Raises:
+            BundleError: The file changed since the bundle was opened, or does not fit the manifest.
+            RefusedError: The graph points at a file that is not one of the weights.
+        """
         model = onnx_weights.parse_graph(read_verified(self.path, self.manifest.graph), escape_name(self.manifest.graph.file))
         onnx_weights.strip_weights(model, {weight.name: weight.shape for weight in self.manifest.weights})
         return model
 
     def read_graph_with_weights(self, weights: str | Mapping[str, NDArray[Any]]) -> ModelProto:
-        """The graph with float32 weights inside: a member's, or these by name, rounded to float32. The caller's own.
+        """Reads the graph and puts float32 weights into it.
 
-        Raises MismatchError if a name is missing or a shape differs.
+        Args:
+            weights: A member's name, or arrays by name, which are rounded to float32.
+
+        Returns:
+            A new model, which the caller may change.
+
+        Raises:
+            MismatchError: A name is missing or a shape differs.
+            BundleError: As `read_graph` and `read_weights`.
         """
         tensors = self.read_weights(weights) if isinstance(weights, str) else weights
         missing = [name for name in self.weight_names if name not in tensors]
@@ -128,9 +159,17 @@ class Bundle:
         return model
 
     def read_tensors(self, member: str) -> dict[str, NDArray[Any]]:
-        """All tensors of the member's checkpoint, integers too, in their own dtypes. Fresh and read-only at every call.
+        """Reads all tensors of a member's checkpoint, integers too, in their own dtypes.
 
-        Raises UsageError on an unknown member, BundleError if the file changed since the bundle was opened.
+        Args:
+            member: Name of the member.
+
+        Returns:
+            New, read-only arrays by name.
+
+        Raises:
+            UsageError: There is no such member.
+            BundleError: The file changed since the bundle was opened.
         """
         if member not in self.members:
             raise UsageError(
@@ -148,17 +187,26 @@ class Bundle:
         return tensors
 
     def read_weights(self, member: str) -> dict[str, NDArray[Any]]:
-        """The member's value of every blended initializer, in graph order, in its own dtype. Fresh and read-only at every call.
+        """Reads a member's value of every blended initializer, in its own dtype.
 
-        Raises as `tensors` does, and BundleError if a weight is missing or has another shape than the graph's.
+        Args:
+            member: Name of the member.
+
+        Returns:
+            New, read-only arrays by name, in graph order.
+
+        Raises:
+            UsageError: There is no such member.
+            BundleError: The file changed since the bundle was opened, or a weight is missing or has another shape than the
+                graph's.
         """
         tensors = self.read_tensors(member)
         for weight in self.manifest.weights:
-            found = tensors.get(weight.name)
-            if found is None or found.shape != weight.shape or found.dtype.kind != "f":
-                what = "missing" if found is None else f"{found.dtype} {found.shape}"
+            tensor = tensors.get(weight.name)
+            if tensor is None or tensor.shape != weight.shape or tensor.dtype.kind != "f":
+                what = "missing" if tensor is None else f"{tensor.dtype} {tensor.shape}"
                 raise BundleError(
-                    f"Member {escape_name(member)!r}: {escape_name(weight.name)!r} is {what}, the graph has it as {weight.shape}."
+                    f"Member {escape_name(member)!r}: {escape_name(weight.name)!r} is {what}; the graph has it as {weight.shape}."
                 )
         return {weight.name: tensors[weight.name] for weight in self.manifest.weights}
 

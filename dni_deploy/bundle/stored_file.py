@@ -1,4 +1,4 @@
-"""Stored: a file of a bundle, read without following links and checked against the manifest."""
+"""A file of a bundle, read without following links and checked against the manifest."""
 
 from __future__ import annotations
 
@@ -15,12 +15,22 @@ _READ_CHUNK_BYTES = 1 << 20
 
 
 def read_verified(folder: Path, stored: StoredFile | None, *, keep: bool = True) -> bytes:
-    """One file of the bundle, checked; without `keep` its content is only checked. None reads the manifest.
+    """Reads one file of a bundle and checks it. Never follows a link and never waits on a pipe.
 
-    Never follows a link and never waits on a pipe.
+    Args:
+        folder: The bundle.
+        stored: The file as the manifest describes it; None reads the manifest itself, which is not checked.
+        keep: Whether the content is returned; else it is only checked.
+
+    Returns:
+        The content, or b"" without `keep`.
+
+    Raises:
+        BundleError: The file is missing or unreadable, or differs from the manifest.
+        RefusedError: It is a link or not a regular file.
     """
     path = folder / (MANIFEST_FILE_NAME if stored is None else stored.file)
-    # Without O_NOFOLLOW (Windows) there is a moment between this look and the open; the SHA-256 still holds.
+    # Without O_NOFOLLOW (Windows) the file may change between this check and the open; the SHA-256 still holds.
     if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):
         raise RefusedError(f"{escape_name(path)} is a link; a bundle holds plain files only, and links are not followed.")
     flags = os.O_RDONLY
@@ -48,26 +58,26 @@ def read_verified(folder: Path, stored: StoredFile | None, *, keep: bool = True)
 
 
 def _read_checked(descriptor: int, path: Path, stored: StoredFile | None, keep: bool) -> bytes:
-    about = os.fstat(descriptor)
-    if not stat.S_ISREG(about.st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         raise RefusedError(f"{escape_name(path)} is not a plain file; a bundle holds plain files only.")
     if stored is None:
         limit = MAX_MANIFEST_BYTES + 1  # one more than is read, so that from_bytes can say so
-    elif about.st_size != stored.size:
+    elif status.st_size != stored.size:
         raise BundleError(
-            f"{escape_name(path)} has {about.st_size} bytes, the manifest says {stored.size}: it was cut or changed."
+            f"{escape_name(path)} has {status.st_size} bytes, the manifest says {stored.size}: it was cut or changed."
         )
     else:
         limit = stored.size
-    digest, pieces, left = sha256(), [], limit
-    while left and (piece := os.read(descriptor, min(left, _READ_CHUNK_BYTES))):
-        digest.update(piece)
-        left -= len(piece)
+    digest, chunks, remaining = sha256(), [], limit
+    while remaining and (chunk := os.read(descriptor, min(remaining, _READ_CHUNK_BYTES))):
+        digest.update(chunk)
+        remaining -= len(chunk)
         if keep:
-            pieces.append(piece)
+            chunks.append(chunk)
     if stored is not None and digest.hexdigest() != stored.sha256:
         raise BundleError(
             f"{escape_name(path)} has the SHA-256 {digest.hexdigest()[:16]}…, the manifest says {stored.sha256[:16]}…: "
             "it was changed or damaged; copy or export it again."
         )
-    return b"".join(pieces)
+    return b"".join(chunks)

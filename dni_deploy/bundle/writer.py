@@ -1,4 +1,4 @@
-"""Bundle files: name and content of every file that a graph and a family become."""
+"""Writing of bundles: the files that a graph and a family become, and what is added to a bundle later."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +16,20 @@ from onnx import ModelProto, TensorProto
 from safetensors.numpy import save
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME, Manifest, MemberEntry, StoredFile, WeightEntry, parse_slider_points
+from dni_deploy.bundle.manifest import (
+    ATTACHMENT_FIELDS,
+    MANIFEST_FILE_NAME,
+    Manifest,
+    MemberEntry,
+    StoredFile,
+    WeightEntry,
+    parse_slider_points,
+)
+from dni_deploy.checkpoints.family import Family, Member
 from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError, RefusedError, UsageError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
 from dni_deploy.utils.atomic_write import write_bytes, write_bytes_atomically, write_folder_atomically
-
-if TYPE_CHECKING:
-    from dni_deploy.checkpoints.family import Family, Member
 
 
 def write_bundle(
@@ -38,31 +43,59 @@ def write_bundle(
     tied: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> Bundle:
-    """Write the folder and open it.
+    """Writes a bundle and opens it.
 
-    graph  its float32 initializers named by the family's float keys become the weights, whatever values they carry;
-           it is not changed. They point into the first member's file where that is float32.
-    force  replace the bundle at `path`; anything else that lies there is never replaced.
+    A new bundle appears whole. In an existing one the new files are written first, the manifest is replaced last, in one step,
+    and then the files that only the old manifest named are removed. The same input gives the same bytes.
 
-    A new bundle appears whole. In an existing one the new files are written first, the manifest is replaced last, in one
-    step, and then the files that only the old manifest named are removed. The same input gives the same bytes.
-    Raises UsageError (exists), MismatchError (the graph does not fit the family), LimitError (no room), InputError.
+    Args:
+        path: The folder.
+        graph: Its float32 initializers named by the family's float keys become the weights, whatever values they have. They
+            point into the first member's file where that is float32. It is not changed.
+        family: The members.
+        signature: What goes into the network and comes out.
+        architecture: Name of the architecture.
+        graph_facts: How the graph was made, as JSON.
+        tied: Name of a tensor -> name of the one with which it shares its values.
+        force: Whether a bundle at `path` is replaced; anything else there never is.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        UsageError: Something exists at `path`.
+        MismatchError: The graph does not fit the family.
+        LimitError: There is no room.
+        InputError: The folder cannot be written, or a tensor has values beyond float32.
     """
     folder = Path(path)
+
+    def build_files(_: Manifest | None = None) -> Iterator[tuple[str, bytes]]:
+        return build_bundle_files(graph, family, signature, architecture, graph_facts, tied or {})
+
     if os.path.lexists(folder) and force and not (folder.is_dir() and not any(folder.iterdir())):
-        replace_files(folder, lambda _: build_bundle_files(graph, family, signature, architecture, graph_facts, tied or {}))
+        replace_files(folder, build_files)
     else:
         with write_folder_atomically(folder, force=force) as temporary:
-            for name, data in build_bundle_files(graph, family, signature, architecture, graph_facts, tied or {}):
+            for name, data in build_files():
                 write_bytes(temporary / name, data)
     return Bundle.open(folder)
 
 
 def replace_files(folder: Path, make_files: Callable[[Manifest], Iterable[tuple[str, bytes]]]) -> None:
-    """Replace the bundle in this folder by what `make_files` makes of its manifest: names and contents, the manifest last.
+    """Replaces the bundle in a folder. No other process can write to it meanwhile.
 
-    Nobody else writes meanwhile. New files first, then the manifest in one step, then files that only the old manifest named are
-    removed; until that step the old bundle is whole. Raises UsageError (no bundle, or another writer), LimitError, InputError.
+    New files are written first, then the manifest is replaced in one step, then the files that only the old manifest named are
+    removed; until that step the old bundle is whole.
+
+    Args:
+        folder: The bundle.
+        make_files: Makes name and content of each new file from the old manifest; the new manifest is the last one.
+
+    Raises:
+        UsageError: There is no bundle that can be read, or another process is writing.
+        LimitError: There is no room.
+        InputError: The folder cannot be written.
     """
     written = set()
     with _lock_folder(folder):
@@ -81,7 +114,7 @@ def replace_files(folder: Path, make_files: Callable[[Manifest], Iterable[tuple[
                     named = {stored.file for stored in Manifest.from_bytes(data).files}
                 write_bytes_atomically(folder / name, data, force=True)
         except BaseException as error:
-            # Whether the old manifest still stands is for the disk to say: the fault may lie between its replacement and us.
+            # Read from the disk whether the old manifest is still there: the error may have come after its replacement.
             with suppress(BundleError, RefusedError):
                 if Bundle._read_manifest(folder).digest == old.digest:
                     _remove_files(folder, written - kept - {MANIFEST_FILE_NAME})
@@ -99,7 +132,7 @@ def _remove_files(folder: Path, names: set[str]) -> None:
 
 @contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
-    """Keep a second writer out: it could remove files that the first one's manifest names."""
+    """Keeps a second writer out, which could remove files that the first one's manifest names."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -125,7 +158,7 @@ def _lock_folder(folder: Path) -> Iterator[None]:
 
 
 MAX_INLINE_BYTES = 1 << 20
-"""Bytes of float32 copies that go into the graph file itself; beyond it they get a file of their own."""
+"""Largest size of the float32 copies that are stored in the graph file itself; beyond it they get a file of their own."""
 
 
 def build_bundle_files(
@@ -136,7 +169,10 @@ def build_bundle_files(
     graph_facts: Mapping[str, Any],
     tied: Mapping[str, str],
 ) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file, the manifest last; one member's bytes at a time."""
+    """Makes name and content of each file of a bundle, the manifest last; only one member's bytes are in memory at a time.
+
+    The arguments and errors are those of `write_bundle`.
+    """
     model = ModelProto()
     model.CopyFrom(graph)
     initializers = onnx_weights.find_weight_initializers(model, family.float_keys)
@@ -158,7 +194,7 @@ def build_bundle_files(
     if weights_file is not None:
         yield weights_file.file, data
     data = model.SerializeToString(deterministic=True)
-    stored = StoredFile.from_digest("graph", "onnx", sha256(data).hexdigest(), len(data))
+    stored = StoredFile.for_data("graph", "onnx", data)
     yield stored.file, data
     used = {initializer.name for initializer in initializers}
     manifest = Manifest(
@@ -180,15 +216,15 @@ def _make_member_entry(member: Member, data: bytes, family: Family) -> MemberEnt
     checkpoint = member.checkpoint
     return MemberEntry(
         name=member.name,
-        stored=StoredFile.from_digest(member.name, "safetensors", sha256(data).hexdigest(), len(data)),
-        source=escape_name(checkpoint.source.replace("\\", "/").rpartition("/")[2]),  # no path: it would tell of the machine
+        stored=StoredFile.for_data(member.name, "safetensors", data),
+        source=escape_name(checkpoint.source.replace("\\", "/").rpartition("/")[2]),  # no path, which may be private
         source_sha256=checkpoint.sha256,
         dtype=",".join(sorted({str(checkpoint.tensors[name].dtype) for name in family.float_keys})),
     )
 
 
 def _read_tensor_spans(data: bytes) -> dict[str, tuple[int, int]]:
-    """Offset in the file and length of each tensor of a safetensors file that we wrote."""
+    """Offset in the file and length of each tensor of a safetensors file that was written here."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     return {
@@ -204,7 +240,7 @@ def _set_weight_data(
     file: str,
     offsets: Mapping[str, tuple[int, int]],
 ) -> tuple[StoredFile | None, bytes]:
-    """Give the initializers the first member's values: in its file where that is float32, else as float32 copies."""
+    """Points the initializers at the first member's values: in its file where that is float32, else in float32 copies."""
     copies = []
     for initializer in initializers:
         values = first[initializer.name]
@@ -221,7 +257,7 @@ def _set_weight_data(
             onnx_weights.fill_initializer(initializer, values)
         return None, b""
     data = b"".join(values.tobytes() for _, values in copies)
-    stored = StoredFile.from_digest("weights", "bin", sha256(data).hexdigest(), len(data))
+    stored = StoredFile.for_data("weights", "bin", data)
     offset = 0
     for initializer, values in copies:
         onnx_weights.set_external_data(initializer, stored.file, offset, values.nbytes)
@@ -230,51 +266,67 @@ def _set_weight_data(
 
 
 def store_recalibration(bundle: Bundle, data: bytes | None) -> Bundle:
-    """Add the bytes of a recalibration file to the bundle's folder, in place of the one that is there; None takes that away.
+    """Adds a recalibration file to a bundle, or replaces the one that it has.
 
-    Returns the bundle as it is then, opened; its digest is another one. The change is one step: a crash leaves the old one or the
-    new one. Raises UsageError (the bundle was replaced since it was opened, or is being written), LimitError, InputError.
+    The change is one step: a crash leaves the old bundle or the new one.
+
+    Args:
+        bundle: The bundle.
+        data: Content of the file; None removes the file.
+
+    Returns:
+        The bundle as it is then, opened; its digest is another one.
+
+    Raises:
+        UsageError: The bundle was replaced since it was opened, or is being written.
+        LimitError: There is no room.
+        InputError: The folder cannot be written.
     """
-    stored = (
-        None if data is None else StoredFile.from_digest("recalibration", "safetensors", sha256(data).hexdigest(), len(data))
-    )
-
-    def change(old: Manifest) -> Iterator[tuple[str, bytes]]:
-        if stored is not None and data is not None:
-            yield stored.file, data
-        yield MANIFEST_FILE_NAME, replace(old, recalibration=stored).to_bytes()
-
-    return _apply_change(bundle, change)
+    if data is None:
+        return _change_attachments(bundle, recalibration=None)
+    stored = StoredFile.for_data("recalibration", "safetensors", data)
+    return _change_attachments(bundle, [(stored.file, data)], recalibration=stored)
 
 
 def store_slider(
     bundle: Bundle, points: Sequence[tuple[float, float]] | None, about: Mapping[str, Any] | None = None
 ) -> Bundle:
-    """Add a slider's knots, (position, alpha) each, or replace those that are there; None takes them away.
+    """Adds a slider to a bundle, or replaces the one that it has.
 
-    about  what they were measured on and how even they make the steps, as JSON; it is told and never computed with.
-    Raises as store_recalibration does, and BundleError for knots that no manifest may hold: fewer than two, or beyond 0 to 1.
+    Args:
+        bundle: The bundle.
+        points: (position, alpha) of each point; None removes the slider.
+        about: On what it was measured and how even it makes the steps, as JSON; shown, never computed with.
+
+    Returns:
+        The bundle as it is then, opened; its digest is another one.
+
+    Raises:
+        BundleError: There are fewer than two points, or numbers outside 0 to 1.
+        UsageError: As `store_recalibration`, as are LimitError and InputError.
     """
-    slider = None if points is None else parse_slider_points([[float(position), float(alpha)] for position, alpha in points])
-
-    def change(old: Manifest) -> Iterator[tuple[str, bytes]]:
-        yield MANIFEST_FILE_NAME, replace(old, slider=slider, slider_about=None if slider is None else about).to_bytes()
-
-    return _apply_change(bundle, change)
+    if points is None:
+        return _change_attachments(bundle, slider=None, slider_about=None)
+    slider = parse_slider_points([[float(position), float(alpha)] for position, alpha in points])
+    return _change_attachments(bundle, slider=slider, slider_about=about)
 
 
-def _apply_change(bundle: Bundle, change: Callable[[Manifest], Iterator[tuple[str, bytes]]]) -> Bundle:
+def _change_attachments(bundle: Bundle, new_files: Sequence[tuple[str, bytes]] = (), **fields: Any) -> Bundle:
+    """Writes new files and a manifest with these fields changed."""
+
     def make_files(old: Manifest) -> Iterator[tuple[str, bytes]]:
         if _without_attachments(old) != _without_attachments(bundle.manifest):
             raise UsageError(
-                f"{escape_name(bundle.path)} was replaced since it was opened, so that nothing made from it can be added; open it again. "
-                "Nothing was written."
+                f"{escape_name(bundle.path)} was replaced since it was opened, so that nothing made from it can be added; "
+                "open it again. Nothing was written."
             )
-        yield from change(old)
+        yield from new_files
+        yield MANIFEST_FILE_NAME, replace(old, **fields).to_bytes()
 
     replace_files(bundle.path, make_files)
     return Bundle.open(bundle.path)
 
 
 def _without_attachments(manifest: Manifest) -> Manifest:
-    return replace(manifest, recalibration=None, slider=None, slider_about=None)
+    absent: dict[str, Any] = dict.fromkeys(ATTACHMENT_FIELDS)
+    return replace(manifest, **absent)

@@ -1,13 +1,13 @@
-"""Checkpoint: one file's tensors under canonical keys.
+"""One file's tensors under canonical names.
 
-What wraps a state dict in a file is taken off by one rule, the first that fits:
+What wraps a state dict in a file is removed by one rule, the first that fits:
 
-1. `key` where it is given: that entry, dots for entries inside entries ("generator.params_ema").
+1. `key`, if it is not None: that entry, dots for entries inside entries ("generator.params_ema").
 2. The file is a state dict itself: names to tensors; other entries beside them (an epoch) are left out.
 3. The first of WRAPPER_KEYS that holds tensors, and inside it the same again ("generator" -> "params_ema").
 4. The only other entry that holds tensors. Several: an error that lists them.
 
-Then the prefix `module.` (DataParallel) goes where every key has it, and `_orig_mod.` (torch.compile) wherever it stands.
+Then the prefix `module.` (DataParallel) is removed where every name has it, and `_orig_mod.` (torch.compile) wherever it is.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dni_deploy.checkpoints.dtypes import STORED_DTYPES, make_dtype_error
 from dni_deploy.checkpoints.file_type import CheckpointFile, is_safetensors, open_checkpoint_file
 from dni_deploy.checkpoints.pickle_reader import StoredTensor, UnusableTensor
 from dni_deploy.checkpoints.safetensors_file import MAX_TENSORS, read_tensors
-from dni_deploy.checkpoints.torch_file import TORCH_DTYPES, TorchFile, open_torch_file
+from dni_deploy.checkpoints.torch_file import TorchFile, open_torch_file
 from dni_deploy.errors import CheckpointError, DniError, LimitError, RefusedError, escape_name
 
 WRAPPER_KEYS = (
@@ -46,11 +47,13 @@ _ALLOWED_DTYPES = _FLOAT_DTYPES | {np.dtype(kind) for kind in ("bool", "i1", "i2
 class Checkpoint:
     """Named tensors and where they came from.
 
-    tensors  read-only, C-contiguous arrays by canonical name, in file order; float16, float32, float64 and integers as in
-             the file, bfloat16 as float32 (exactly).
-    source   the file as given, or "memory".     sha256   of the file's bytes; from memory, of the contents.
-    wrapper  the entry that was taken, e.g. "params_ema"; None where the file is a plain state dict.
-    notes    one sentence for each thing that was left out, renamed or chosen.
+    Attributes:
+        tensors: Read-only, C-contiguous arrays by canonical name, in file order; float16, float32, float64 and integers as in
+            the file, bfloat16 as float32 (exactly).
+        source: The path as the caller wrote it, or "memory".
+        sha256: Of the file's bytes, in hex; from memory, of the contents.
+        wrapper: The entry that was read, such as "params_ema"; None where the file is a plain state dict.
+        notes: One sentence for each thing that was left out, renamed or chosen.
     """
 
     tensors: dict[str, NDArray[Any]]
@@ -61,20 +64,31 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], *, key: str | None = None) -> Checkpoint:
-        """Read a .safetensors, .pth, .pt, .ckpt or .bin file; the content decides, not the suffix. Nothing in it is run.
+        """Reads a .safetensors, .pth, .pt, .ckpt or .bin file; the content decides, not the suffix. Nothing in it is run.
 
-        key  the wrapper to take where a file has several.
-        Raises CheckpointError (missing, damaged, not a checkpoint), RefusedError (it would run code), LimitError.
+        Args:
+            path: The file.
+            key: The entry to read where a file has several.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            CheckpointError: The file is missing, damaged or not a checkpoint.
+            RefusedError: Reading it would run code.
+            LimitError: It is too large for this machine or a stated limit.
         """
-        with open_checkpoint_file(path) as intake:
+        with open_checkpoint_file(path) as checkpoint_file:
             try:
-                return cls._read(intake, os.fspath(path), key)
+                return cls._read(checkpoint_file, os.fspath(path), key)
             except DniError:
                 raise
             except MemoryError:
-                raise LimitError(f"{intake.name} needs more memory than there is.") from None
+                raise LimitError(f"{checkpoint_file.name} needs more memory than there is.") from None
             except Exception:  # on damaged bytes the standard library raises a dozen kinds, none of them written for a user
-                raise CheckpointError(f"{intake.name} is damaged or not a checkpoint; download or save it again.") from None
+                raise CheckpointError(
+                    f"{checkpoint_file.name} is damaged or not a checkpoint; download or save it again."
+                ) from None
 
     @classmethod
     def _read(cls, checkpoint_file: CheckpointFile, source: str, key: str | None) -> Checkpoint:
@@ -84,25 +98,38 @@ class Checkpoint:
             chosen, wrapper, notes = _unwrap(tensors, key, checkpoint_file.name, _is_array)
             arrays = dict(chosen)
         else:
-            archive = open_torch_file(checkpoint_file)
-            chosen, wrapper, notes = _unwrap(archive.value, key, checkpoint_file.name, _is_stored_tensor)
-            arrays = _load_tensors(archive, chosen, checkpoint_file)
+            torch_file = open_torch_file(checkpoint_file)
+            chosen, wrapper, notes = _unwrap(torch_file.value, key, checkpoint_file.name, _is_stored_tensor)
+            arrays = _load_tensors(torch_file, chosen, checkpoint_file)
         named, renamed = _canonicalize_names(arrays, checkpoint_file.name)
         return cls(_make_read_only(named), source, digest, wrapper, (*notes, *renamed))
 
     @classmethod
     def from_state_dict(cls, tensors: Mapping[str, Any], source: str = "memory", *, key: str | None = None) -> Checkpoint:
-        """From a state dict in memory (torch tensors or arrays, wrapped or not). The numbers are copied."""
+        """Copies a state dict in memory.
+
+        Args:
+            tensors: torch tensors or arrays by name, wrapped or not.
+            source: Where they come from, for messages.
+            key: The entry to read where there are several.
+
+        Returns:
+            The checkpoint, which has its own memory.
+
+        Raises:
+            CheckpointError: There are no tensors that can be blended.
+            RefusedError: A tensor is sparse.
+        """
         where = escape_name(source, 120)
         chosen, wrapper, notes = _unwrap(tensors, key, where, _is_array)
         arrays = {name: _copy_to_array(value, name, where) for name, value in chosen.items()}
         named, renamed = _canonicalize_names(arrays, where)
-        sealed = _make_read_only(named)
+        frozen = _make_read_only(named)
         digest = hashlib.sha256()
-        for name, array in sealed.items():
+        for name, array in frozen.items():
             digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
             digest.update(array.reshape(-1).view(np.uint8).data)
-        return cls(sealed, source, digest.hexdigest(), wrapper, (*notes, *renamed))
+        return cls(frozen, source, digest.hexdigest(), wrapper, (*notes, *renamed))
 
     @property
     def float_keys(self) -> tuple[str, ...]:
@@ -110,7 +137,7 @@ class Checkpoint:
         return tuple(name for name, array in self.tensors.items() if array.dtype in _FLOAT_DTYPES)
 
     def count_nonfinite(self) -> list[tuple[str, int]]:
-        """The float tensors with NaN or infinite numbers, and how many of them."""
+        """Lists the float tensors with NaN or infinite numbers, and how many each has."""
         counts = ((name, int(np.count_nonzero(~np.isfinite(self.tensors[name])))) for name in self.float_keys)
         return [(name, count) for name, count in counts if count]
 
@@ -119,13 +146,8 @@ def _unwrap(
     value: Any, key: str | None, where: str, is_tensor: Callable[[Any], bool]
 ) -> tuple[dict[Any, Any], str | None, list[str]]:
     if not isinstance(value, Mapping):
-        kind = (
-            "one tensor"
-            if is_tensor(value)
-            else f"a {type(value).__name__}"
-            if isinstance(value, (list, str, int))
-            else "an object"
-        )
+        kind = f"a {type(value).__name__}" if isinstance(value, (list, str, int)) else "an object"
+        kind = "one tensor" if is_tensor(value) else kind
         raise CheckpointError(f"{where} holds {kind} instead of tensors under names; save net.state_dict().")
     path: list[str] = []
     if key is not None:
@@ -139,30 +161,31 @@ def _unwrap(
     notes: list[str] = []
     while not any(is_tensor(item) for item in value.values()):
         holders = _find_tensor_entries(value, is_tensor)
-        known = [name for name in WRAPPER_KEYS if name in holders]
-        if len(path) > MAX_WRAPPER_DEPTH or (not known and len(holders) != 1):
+        preferred = [name for name in WRAPPER_KEYS if name in holders]
+        if len(path) > MAX_WRAPPER_DEPTH or (not preferred and len(holders) != 1):
             raise CheckpointError(f"{where} has no single set of tensors; {_format_names(holders)}. Choose one with key=.")
-        taken = known[0] if known else holders[0]
+        wrapper = (preferred or holders)[0]
         if len(holders) > 1:
-            notes.append(f"{taken!r} was taken, {_format_names([name for name in holders if name != taken])} as well.")
-        path.append(taken)
-        value = value[taken]
-    others = [escape_name(name, 40) for name, item in value.items() if not is_tensor(item)]
-    if others:
-        notes.append(f"Left out, because not tensors: {', '.join(others[:5])}.")
+            others = [name for name in holders if name != wrapper]
+            notes.append(f"{wrapper!r} was read, {_format_names(others)} as well.")
+        path.append(wrapper)
+        value = value[wrapper]
+    ignored = [escape_name(name, 40) for name, item in value.items() if not is_tensor(item)]
+    if ignored:
+        notes.append(f"Left out, because not tensors: {', '.join(ignored[:5])}.")
     return {name: item for name, item in value.items() if is_tensor(item)}, ".".join(path) or None, notes
 
 
 def _find_tensor_entries(value: Any, is_tensor: Callable[[Any], bool]) -> list[str]:
-    """Names of the entries that are, or hold within MAX_WRAPPER_DEPTH levels, names to tensors."""
-    known: dict[tuple[int, int], bool] = {}  # a pickle may refer to one dict from everywhere, even from inside itself
+    """Names of the entries that are, or hold within MAX_WRAPPER_DEPTH levels, dicts of tensors."""
+    cache: dict[tuple[int, int], bool] = {}  # a pickle may refer to one dict from everywhere, even from inside itself
 
     def has_tensors(item: Any, depth: int) -> bool:
         if not isinstance(item, Mapping) or not depth:
             return False
-        if (id(item), depth) not in known:
-            known[id(item), depth] = any(is_tensor(inner) or has_tensors(inner, depth - 1) for inner in item.values())
-        return known[id(item), depth]
+        if (id(item), depth) not in cache:
+            cache[id(item), depth] = any(is_tensor(inner) or has_tensors(inner, depth - 1) for inner in item.values())
+        return cache[id(item), depth]
 
     if not isinstance(value, Mapping):
         return []
@@ -172,9 +195,8 @@ def _find_tensor_entries(value: Any, is_tensor: Callable[[Any], bool]) -> list[s
 def _format_names(names: list[str]) -> str:
     if not names:
         return "it has no tensors under names"
-    return f"it has {', '.join(repr(escape_name(name, 40)) for name in names[:5])}" + (
-        f" and {len(names) - 5} more" if len(names) > 5 else ""
-    )
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"it has {', '.join(repr(escape_name(name, 40)) for name in names[:5])}{more}"
 
 
 def _load_tensors(torch_file: TorchFile, chosen: Mapping[Any, Any], checkpoint_file: CheckpointFile) -> dict[Any, NDArray[Any]]:
@@ -184,7 +206,7 @@ def _load_tensors(torch_file: TorchFile, chosen: Mapping[Any, Any], checkpoint_f
     for name, tensor in chosen.items():
         if not isinstance(tensor, StoredTensor):
             raise _unusable_error(tensor.kind, name, checkpoint_file.name)
-        total += int(np.prod(tensor.shape, dtype=object)) * np.dtype(TORCH_DTYPES.get(tensor.dtype, "u1")).itemsize
+        total += int(np.prod(tensor.shape, dtype=object)) * np.dtype(STORED_DTYPES.get(tensor.dtype, "u1")).itemsize
     if total > 4 * checkpoint_file.size + (1 << 20):  # tensors may share a storage (tied weights), but not all of them
         raise RefusedError(
             f"{checkpoint_file.name} has {checkpoint_file.size:,} bytes and declares tensors of {total:,}; refused, because a small file "
@@ -250,20 +272,14 @@ def _copy_to_array(value: Any, name: object, where: str) -> NDArray[Any]:
         raise _unusable_error(kind, name, where)
     if str(value.dtype) == "torch.bfloat16":
         value = value.float()
-    elif str(value.dtype).removeprefix("torch.") not in TORCH_DTYPES:
-        raise _dtype_error(str(value.dtype).removeprefix("torch."), name, where)
+    elif str(value.dtype).removeprefix("torch.") not in STORED_DTYPES:
+        raise make_dtype_error(str(value.dtype).removeprefix("torch."), name, where)
     return np.array(value.detach().cpu().numpy(), order="C", copy=True)
-
-
-def _dtype_error(dtype: str, name: object, where: str) -> CheckpointError:
-    return CheckpointError(
-        f"{where}: tensor {escape_name(name, 80)!r} is {dtype}; only float16, float32, float64, bfloat16, integer and bool tensors are read."
-    )
 
 
 def _make_read_only(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     for name, array in arrays.items():
         if array.dtype not in _ALLOWED_DTYPES:
-            raise _dtype_error(str(array.dtype), name, "The state dict")
+            raise make_dtype_error(array.dtype, name, "The state dict")
         array.setflags(write=False)
     return dict(arrays)

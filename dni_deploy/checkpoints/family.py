@@ -1,4 +1,4 @@
-"""Family: ordered, named checkpoints of one architecture, which may be blended."""
+"""Ordered, named checkpoints of one architecture, which may be blended."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError, escape_name
 
 MAX_MEMBERS = 16
-_MEMBER_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MEMBER_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A checkpoint under the name that an alpha uses for it: letters, digits, dot, dash and underscore, at most 64."""
+    """A checkpoint of a family.
+
+    Attributes:
+        name: Name that an alpha uses for it: letters, digits, dot, dash and underscore, at most 64.
+        checkpoint: Its tensors.
+    """
 
     name: str
     checkpoint: Checkpoint
@@ -27,7 +32,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing in which a member differs from the first: kind is "missing", "extra", "shape", "type" or "integers"."""
+    """One thing in which a member differs from the first.
+
+    Attributes:
+        key: Name of the tensor.
+        kind: "missing", "extra", "shape", "type" or "integers".
+        expected: What the first member has.
+        got: What this member has.
+    """
 
     key: str
     kind: str
@@ -47,8 +59,9 @@ class Difference:
 class Family:
     """Members that fit together: equal names and shapes, equal integer buffers, finite numbers.
 
-    members  2 to 16, in the order given; the first one's order of tensors is the family's.
-    notes    one sentence for each thing worth knowing that is no error.
+    Attributes:
+        members: 2 to 16, in the order in which they were passed; the first one's order of tensors is the family's.
+        notes: One sentence for each thing worth knowing that is no error.
     """
 
     members: tuple[Member, ...]
@@ -56,21 +69,31 @@ class Family:
 
     @classmethod
     def from_checkpoints(cls, members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]]) -> Family:
-        """Read what is not read yet, and compare all with the first.
+        """Reads checkpoints that are not read yet, and compares all with the first.
 
-        Raises UsageError (member count or name), MismatchError (they differ; the message has the first difference and the
-        counts), InputError (NaN or infinite numbers), LimitError (more than 16), and what Checkpoint.read raises.
+        Args:
+            members: Paths, checkpoints or state dicts, by the members' names.
+
+        Returns:
+            The family.
+
+        Raises:
+            UsageError: The number of members or a name is wrong.
+            MismatchError: Members differ; the message has the first difference and the counts.
+            InputError: A member has NaN or infinite numbers, and what Checkpoint.read raises.
+            LimitError: There are more than 16 members.
         """
-        read = read_members(members)
-        first, *others = read
+        family = read_members(members)
+        first, *others = family
         for member in others:
-            found = find_differences(first.checkpoint, member.checkpoint)
-            if found:
-                raise MismatchError(describe_mismatch(first, member, found))
-        return cls(read, tuple(_collect_notes(read)))
+            differences = find_differences(first.checkpoint, member.checkpoint)
+            if differences:
+                raise MismatchError(describe_mismatch(first, member, differences))
+        return cls(family, tuple(_collect_notes(family)))
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the members, in family order."""
         return tuple(member.name for member in self.members)
 
     @property
@@ -84,6 +107,7 @@ class Family:
         return {name: array.shape for name, array in self.members[0].checkpoint.tensors.items()}
 
     def __getitem__(self, name: str) -> Member:
+        """Returns the member of a name, or raises UsageError."""
         for member in self.members:
             if member.name == name:
                 return member
@@ -93,47 +117,46 @@ class Family:
 def read_members(
     members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]],
 ) -> tuple[Member, ...]:
-    """Read what is not read yet, each for itself: nothing is compared. Raises as Family.from_checkpoints does, but for MismatchError."""
+    """Reads checkpoints without comparing them; arguments and errors are those of Family.from_checkpoints, but for MismatchError."""
     if len(members) > MAX_MEMBERS:
         raise LimitError(f"{len(members)} members were given; the limit is {MAX_MEMBERS}.")
     if len(members) < 2:
         raise UsageError(f"A family has 2 to {MAX_MEMBERS} members, {len(members)} given; write name=file for each.")
     for name in members:
-        if not isinstance(name, str) or not _MEMBER_NAME_PATTERN.fullmatch(name):
+        if not isinstance(name, str) or not MEMBER_NAME_PATTERN.fullmatch(name):
             raise UsageError(
                 f"Member name {escape_name(name, 80)!r} is not usable: letters, digits, '.', '-' and '_', "
                 "beginning with a letter or digit, at most 64."
             )
-    read = tuple(Member(name, _load_checkpoint(given, name)) for name, given in members.items())
-    for member in read:
+    loaded = tuple(Member(name, _load_checkpoint(value, name)) for name, value in members.items())
+    for member in loaded:
         _check_finite(member)
-    return read
+    return loaded
 
 
 def find_differences(first: Checkpoint, other: Checkpoint) -> list[Difference]:
-    """Everything in which `other` does not fit `first`, in first's order, extra names last.
+    """Lists everything in which `other` does not fit `first`, in first's order, extra names last.
 
     `*.num_batches_tracked` counts training steps and has no part in inference: it may differ or be missing.
     """
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for key, array in first.tensors.items():
         if _is_batch_counter(key):
             continue
         twin = other.tensors.get(key)
         if twin is None:
-            found.append(Difference(key, "missing", str(array.shape), "nothing"))
+            differences.append(Difference(key, "missing", str(array.shape), "nothing"))
         elif twin.shape != array.shape:
-            found.append(Difference(key, "shape", str(array.shape), str(twin.shape)))
+            differences.append(Difference(key, "shape", str(array.shape), str(twin.shape)))
         elif (array.dtype.kind == "f") != (twin.dtype.kind == "f"):
-            found.append(Difference(key, "type", str(array.dtype), str(twin.dtype)))
+            differences.append(Difference(key, "type", str(array.dtype), str(twin.dtype)))
         elif array.dtype.kind != "f" and not np.array_equal(array, twin):
-            where = int(np.flatnonzero(np.atleast_1d(array != twin))[0])
-            found.append(
-                Difference(key, "integers", f"{array.flat[where]} at [{where}]", f"has {twin.flat[where]} at [{where}]")
-            )
+            index = int(np.flatnonzero(np.atleast_1d(array != twin))[0])
+            expected, got = f"{array.flat[index]} at [{index}]", f"has {twin.flat[index]} at [{index}]"
+            differences.append(Difference(key, "integers", expected, got))
     extra = (key for key in other.tensors if key not in first.tensors and not _is_batch_counter(key))
-    found += [Difference(key, "extra", "nothing", str(other.tensors[key].shape)) for key in extra]
-    return found
+    differences += [Difference(key, "extra", "nothing", str(other.tensors[key].shape)) for key in extra]
+    return differences
 
 
 def _is_batch_counter(key: str) -> bool:
@@ -141,7 +164,7 @@ def _is_batch_counter(key: str) -> bool:
 
 
 def describe_mismatch(first: Member, member: Member, differences: list[Difference]) -> str:
-    """The sentence on a member that does not fit the first one."""
+    """Describes in one sentence how a member does not fit the first one."""
     kinds = {kind: sum(difference.kind == kind for difference in differences) for kind in ("missing", "extra")}
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     total = sum(not _is_batch_counter(key) for key in first.checkpoint.tensors) + kinds["extra"]
@@ -176,14 +199,14 @@ def _collect_notes(members: tuple[Member, ...]) -> list[str]:
     notes = [f"{member.name}: {note}" for member in members for note in member.checkpoint.notes]
     first, *others = members
     for member in others:
-        types = {
-            key: (first.checkpoint.tensors[key].dtype, member.checkpoint.tensors[key].dtype)
-            for key in first.checkpoint.float_keys
-        }
-        unlike = [pair for pair in types.values() if pair[0] != pair[1]]
+        dtypes = [
+            (first.checkpoint.tensors[key].dtype, member.checkpoint.tensors[key].dtype) for key in first.checkpoint.float_keys
+        ]
+        unlike = [pair for pair in dtypes if pair[0] != pair[1]]
         if unlike:
+            expected, got = unlike[0]
             notes.append(
-                f"{member.name} has {len(unlike)} tensors of {unlike[0][1]} where {first.name} has {unlike[0][0]}; each stays as it is."
+                f"{member.name} has {len(unlike)} tensors of {got} where {first.name} has {expected}; each stays as it is."
             )
     for index, member in enumerate(members):
         for twin in members[:index]:

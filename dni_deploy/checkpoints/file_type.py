@@ -1,4 +1,4 @@
-"""Intake: a file from outside, looked at before anything reads it."""
+"""A checkpoint file, opened safely, and its type by content before anything reads it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from dni_deploy.errors import CheckpointError, LimitError, escape_name
+from dni_deploy.utils.hardware import total_memory_bytes
+
+UNKNOWN_MEMORY_BYTES = 1 << 40
+"""Limit where the system does not tell its memory, as on Windows."""
 
 _OTHER_FILE_TYPES = {
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
     b"\x1f\x8b": "gzip-compressed; unpack it first",
     b"7z\xbc\xaf": "a 7z archive; unpack it first",
     b"Rar!": "a RAR archive; unpack it first",
@@ -27,27 +31,36 @@ _OTHER_FILE_TYPES = {
 class CheckpointFile:
     """An open regular file.
 
-    file  at position 0; closed by whoever opened the Intake.   name  safe to print.   size  bytes.   head  its first 1,024.
-    read(n) and readline() give at most what the file has, so that a length in a damaged file allocates nothing.
+    `read` and `readline` return at most what the file has, so that a length in a damaged file allocates nothing.
+
+    Attributes:
+        file: The stream, at position 0; `open_checkpoint_file` closes it.
+        name: Its name, safe to print.
+        size: Bytes.
+        head: Its first 1,024 bytes.
     """
 
     def __init__(self, file: BinaryIO, name: str, size: int) -> None:
+        """Reads the head of the file."""
         self.file, self.name, self.size = file, name, size
         self.head = file.read(1024)
         file.seek(0)
 
     def read(self, count: int = -1) -> bytes:
+        """Reads `count` bytes, or the rest, as far as the file has them."""
         left = max(self.size - self.file.tell(), 0)
         return self.file.read(left if count < 0 else min(count, left))
 
     def readline(self) -> bytes:
+        """Reads to the end of the line, at most 64 KiB."""
         return self.file.readline(1 << 16)  # no name in a pickle is longer
 
     def tell(self) -> int:
+        """Returns the position in the file."""
         return self.file.tell()
 
     def sha256(self) -> str:
-        """Of the whole file, as hex; leaves the file at position 0."""
+        """Computes the SHA-256 of the whole file, in hex; leaves the file at position 0."""
         digest = hashlib.sha256()
         self.file.seek(0)
         while chunk := self.file.read(1 << 20):
@@ -58,37 +71,44 @@ class CheckpointFile:
 
 @contextmanager
 def open_checkpoint_file(path: str | os.PathLike[str]) -> Iterator[CheckpointFile]:
-    """Open a regular file for reading, never waiting on a pipe.
+    """Opens a regular file for reading, and never waits on a pipe.
 
-    Raises CheckpointError: missing, a folder, a pipe or device, not readable, empty, a web page, a git-LFS pointer or a
-    known other format. Raises LimitError for a file larger than this machine's memory.
+    Args:
+        path: The file.
+
+    Yields:
+        The opened file.
+
+    Raises:
+        CheckpointError: It is missing, a folder, a pipe or device, unreadable, empty, a web page, a git-LFS pointer or of a
+            known other format.
+        LimitError: It is larger than this machine's memory.
     """
     name = escape_name(os.fspath(path), 100)
     try:
-        kind = os.stat(path).st_mode  # before opening: opening a device can have effects, and opening a pipe can block
+        mode = os.stat(path).st_mode  # before opening: opening a device can have effects, and opening a pipe can block
         descriptor = (
-            os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)) if stat.S_ISREG(kind) else -1
+            os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)) if stat.S_ISREG(mode) else -1
         )
     except FileNotFoundError:
         raise CheckpointError(f"{name} does not exist.") from None
     except PermissionError:
         raise CheckpointError(f"{name} cannot be read: permission denied.") from None
-    except (OSError, ValueError) as problem:
-        reason = os.strerror(problem.errno) if isinstance(problem, OSError) and problem.errno else "not a file name"
+    except (OSError, ValueError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "not a file name"
         raise CheckpointError(f"{name} cannot be opened: {reason}.") from None
     if descriptor < 0:
-        raise _not_a_file_error(kind, name)
+        raise _not_a_file_error(mode, name)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _not_a_file_error(status.st_mode, name)
-        if status.st_size > _total_memory_bytes():
-            raise LimitError(
-                f"{name} has {status.st_size:,} bytes, more than this machine's memory of {_total_memory_bytes():,}."
-            )
-        intake = CheckpointFile(file, name, status.st_size)
-        _check_head(intake)
-        yield intake
+        memory = total_memory_bytes() or UNKNOWN_MEMORY_BYTES
+        if status.st_size > memory:
+            raise LimitError(f"{name} has {status.st_size:,} bytes, more than this machine's memory of {memory:,}.")
+        checkpoint_file = CheckpointFile(file, name, status.st_size)
+        _check_head(checkpoint_file)
+        yield checkpoint_file
 
 
 def _not_a_file_error(mode: int, name: str) -> CheckpointError:
@@ -115,16 +135,13 @@ def _check_head(checkpoint_file: CheckpointFile) -> None:
             raise CheckpointError(f"{name} is not a checkpoint: it is {kind}.")
 
 
-def _total_memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 1 << 40
-
-
 def is_safetensors(checkpoint_file: CheckpointFile) -> bool:
-    """By content; for a file called .safetensors also when only its header length is off, so that the error is about that."""
+    """Tells whether a file is safetensors by its content.
+
+    A file called .safetensors is also one when only the length of its header is wrong, so that the error is about that.
+    """
     length = int.from_bytes(checkpoint_file.head[:8], "little")
-    by_content = checkpoint_file.head[8:9] == b"{" and 2 <= length <= checkpoint_file.size - 8
-    other = checkpoint_file.head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
-    return by_content or (not other and checkpoint_file.name.lower().endswith(".safetensors"))
+    if checkpoint_file.head[8:9] == b"{" and 2 <= length <= checkpoint_file.size - 8:
+        return True
+    is_torch = checkpoint_file.head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+    return not is_torch and checkpoint_file.name.lower().endswith(".safetensors")

@@ -1,9 +1,9 @@
-"""Pickle stream: read as plain data, by a machine of our own that has nothing to call.
+"""Pickles, read as plain data by a stack machine that cannot call anything.
 
-A pickle is a program: it may name any importable function and call it. This machine knows the names that tensors are
-saved with, answers each of them with data, and refuses every other name before anything is imported. It is an
-allow-list; scanners with deny-lists have been got around again and again (CVE-2025-10155 to 10157), and
-`torch.load(weights_only=True)` itself has had holes (CVE-2025-32434, CVE-2026-24747).
+A pickle is a program: it may name any importable function and call it. This machine knows the names that tensors are saved
+with, replaces each of them by data, and refuses every other name before anything is imported. It is an allow-list: scanners
+with deny-lists have been bypassed again and again (CVE-2025-10155 to 10157), and `torch.load(weights_only=True)` itself has had
+holes (CVE-2025-32434, CVE-2026-24747).
 """
 
 from __future__ import annotations
@@ -17,20 +17,30 @@ from typing import Any, Protocol, cast
 from dni_deploy.errors import CheckpointError, LimitError, RefusedError, escape_name
 
 MAX_PICKLE_OPERATIONS = 3_000_000
-"""Steps of one pickle: about 60 a tensor are usual, so this is beyond 20,000 tensors, and a few seconds."""
+"""Steps of one pickle: about 60 per tensor are usual, so this is beyond 20,000 tensors, and a few seconds."""
 
 
 class ByteReader(Protocol):
-    """Bytes in order; read(count) must not allocate more than there is."""
+    """Bytes in order."""
 
-    def read(self, count: int = -1, /) -> bytes: ...
+    def read(self, count: int = -1, /) -> bytes:
+        """Reads `count` bytes, or the rest; must not allocate more than there is."""
+        ...
 
-    def readline(self) -> bytes: ...
+    def readline(self) -> bytes:
+        """Reads to the end of the line."""
+        ...
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers in the file: element type as torch calls it ("float32", "untyped"), record key, count of elements."""
+    """A run of numbers in the file.
+
+    Attributes:
+        dtype: Element type as torch calls it, such as "float32" or "untyped".
+        key: Name of its record.
+        count: Number of elements.
+    """
 
     dtype: str
     key: str
@@ -39,7 +49,15 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor as a view of a storage: offset and strides in elements. Nothing is checked against the file yet."""
+    """A tensor as a view of a storage. Nothing is checked against the file yet.
+
+    Attributes:
+        storage: Where its numbers are.
+        dtype: Element type as torch calls it.
+        offset: First element in the storage.
+        shape: Size of each axis.
+        strides: Distance along each axis, in elements.
+    """
 
     storage: Storage
     dtype: str
@@ -50,18 +68,26 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class UnusableTensor:
-    """A tensor of a kind that cannot be blended: "sparse", "quantized", "meta", ..."""
+    """A tensor that cannot be blended.
+
+    Attributes:
+        kind: "sparse", "quantized", "meta", ...
+    """
 
     kind: str
 
 
 class OpaqueValue:
-    """Something that is no tensor, such as a NumPy scalar or a device: data that nobody here reads."""
+    """Something other than a tensor, such as a NumPy scalar or a device: data that is never read."""
 
 
 @dataclass(frozen=True)
 class Global:
-    """A name that the pickle refers to, such as torch._utils._rebuild_tensor_v2. Nothing is imported for it."""
+    """A name that the pickle refers to; nothing is imported for it.
+
+    Attributes:
+        name: Such as torch._utils._rebuild_tensor_v2.
+    """
 
     name: str
 
@@ -91,12 +117,20 @@ _GLOBAL_NAME_PATTERN = re.compile(r"[A-Za-z_][\w.]*\.[\w.<>]+")
 
 
 def read_pickle(stream: ByteReader, where: str, storages: dict[str, Storage] | None = None) -> Any:
-    """The next pickle of the stream as dicts, lists, tuples, numbers, strings, StoredTensor and Unusable.
+    """Reads the next pickle of a stream.
 
-    where     the file as the user knows it, already safe to print.
-    storages  filled, where given, with every storage that the pickle mentions, by key.
-    Raises RefusedError for a name outside the
-    allow-list, LimitError for too many steps, CheckpointError for anything that is not a pickle of data.
+    Args:
+        stream: The stream; it is left behind the pickle.
+        where: The file as the user knows it, already safe to print.
+        storages: A dict to fill with every storage that the pickle mentions, by key.
+
+    Returns:
+        Dicts, lists, tuples, numbers, strings, StoredTensor, UnusableTensor and OpaqueValue.
+
+    Raises:
+        RefusedError: A name is outside of the allow-list.
+        LimitError: There are too many steps.
+        CheckpointError: It is not a pickle of data.
     """
     machine = _PickleMachine(where, {} if storages is None else storages)
     operations: Iterator[Any] = pickletools.genops(cast(Any, stream))
@@ -140,11 +174,13 @@ def _mentions_module(rest: Iterator[Any]) -> bool:
             if step > MAX_PICKLE_OPERATIONS:
                 return False
     except Exception:  # what follows the refused name may be anything
-        return False
+        pass
     return False
 
 
 class _PickleMachine:
+    """The stack machine; a method `_name` runs the operation NAME, and raises any exception on a stack that does not fit."""
+
     def __init__(self, where: str, storages: dict[str, Storage]) -> None:
         self.where = where
         self.storages = storages
@@ -159,7 +195,7 @@ class _PickleMachine:
         )
 
     def call(self, function: Any, arguments: Any) -> None:
-        """A call may copy its arguments, and a pickle can repeat it cheaply: what is copied counts as steps."""
+        """Runs a call. It may copy its arguments, and a pickle can repeat it cheaply, so what is copied counts as steps."""
         if not isinstance(arguments, tuple):
             raise ValueError("not a call")
         self.copied_items += sum(
@@ -174,6 +210,8 @@ class _PickleMachine:
             self.stack.append(argument)
         elif name in _NEW_OBJECT_OPCODES:
             self.stack.append(_NEW_OBJECT_OPCODES[name]())
+        elif name in _TUPLE_SIZES:
+            self._make_tuple(_TUPLE_SIZES[name])
         elif name in ("PROTO", "FRAME"):
             return
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
@@ -185,17 +223,17 @@ class _PickleMachine:
         elif name == "GLOBAL":
             self.stack.append(_resolve_global(*argument.split(" ", 1)))
         else:
-            step: Callable[[], None] | None = getattr(self, f"_{name.lower()}", None)
-            if step is not None:
-                step()
+            operation: Callable[[], None] | None = getattr(self, f"_{name.lower()}", None)
+            if operation is not None:
+                operation()
             elif name == "INST":
-                self.call(_resolve_global(*argument.split(" ", 1)), tuple(self._since_mark()))
+                self.call(_resolve_global(*argument.split(" ", 1)), tuple(self._pop_to_mark()))
             elif name in ("EXT1", "EXT2", "EXT4"):
                 raise _UnsafePickleError("copyreg.extension")
             else:
                 raise CheckpointError(f"{self.where} has the pickle operation {name}, which no checkpoint needs.")
 
-    def _since_mark(self) -> list[Any]:
+    def _pop_to_mark(self) -> list[Any]:
         mark = self.marks.pop()
         items = self.stack[mark:]
         del self.stack[mark:]
@@ -211,7 +249,7 @@ class _PickleMachine:
             self.stack.pop()
 
     def _pop_mark(self) -> None:
-        self._since_mark()
+        self._pop_to_mark()
 
     def _dup(self) -> None:
         self.stack.append(self.stack[-1])
@@ -221,24 +259,20 @@ class _PickleMachine:
         self.stack.append(_resolve_global(_require_text(module), _require_text(name)))
 
     def _tuple(self) -> None:
-        self.stack.append(tuple(self._since_mark()))
+        self.stack.append(tuple(self._pop_to_mark()))
 
-    def _tuple1(self) -> None:
-        self.stack[-1:] = [(self.stack[-1],)]
-
-    def _tuple2(self) -> None:
-        self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
-
-    def _tuple3(self) -> None:
-        self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
+    def _make_tuple(self, size: int) -> None:
+        if len(self.stack) < size:
+            raise ValueError("not a tuple")
+        self.stack[-size:] = [tuple(self.stack[-size:])]
 
     def _list(self) -> None:
-        self.stack.append(self._since_mark())
+        self.stack.append(self._pop_to_mark())
 
     _frozenset = _list
 
     def _dict(self) -> None:
-        items = self._since_mark()
+        items = self._pop_to_mark()
         self.stack.append(_make_dict(zip(items[::2], items[1::2], strict=True)))
 
     def _append(self) -> None:
@@ -246,7 +280,7 @@ class _PickleMachine:
         _extend_list(self.stack[-1], [item])
 
     def _appends(self) -> None:
-        items = self._since_mark()
+        items = self._pop_to_mark()
         _extend_list(self.stack[-1], items)
 
     _additems = _appends
@@ -256,7 +290,7 @@ class _PickleMachine:
         _update_dict(self.stack[-1], [(key, value)])
 
     def _setitems(self) -> None:
-        items = self._since_mark()
+        items = self._pop_to_mark()
         _update_dict(self.stack[-1], zip(items[::2], items[1::2], strict=True))
 
     def _reduce(self) -> None:
@@ -270,7 +304,7 @@ class _PickleMachine:
         self._reduce()
 
     def _obj(self) -> None:
-        items = self._since_mark()
+        items = self._pop_to_mark()
         self.call(items[0], tuple(items[1:]))
 
     def _build(self) -> None:
@@ -288,6 +322,7 @@ _ARGUMENT_OPCODES = {
     "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE",
     "BINUNICODE8",
 }  # fmt: skip
+_TUPLE_SIZES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _NEW_OBJECT_OPCODES: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -301,13 +336,8 @@ _NEW_OBJECT_OPCODES: dict[str, Callable[[], Any]] = {
 
 def _resolve_global(module: str, name: str) -> Global:
     full = f"{module}.{name}"
-    if (
-        full in _IGNORED_GLOBALS
-        or full in _CALL_HANDLERS
-        or full in _UNUSABLE_KINDS
-        or full in STORAGE_CLASSES
-        or _DTYPE_PATTERN.fullmatch(full)
-    ):
+    allowed = (_IGNORED_GLOBALS, _CALL_HANDLERS, _UNUSABLE_KINDS, STORAGE_CLASSES)
+    if any(full in names for names in allowed) or _DTYPE_PATTERN.fullmatch(full):
         return Global(full)
     raise _UnsafePickleError(full)
 
@@ -332,19 +362,18 @@ def _require_text(value: Any) -> str:
 
 
 def _make_dict(pairs: Any = ()) -> dict[Any, Any]:
-    made: dict[Any, Any] = {}
-    _update_dict(made, pairs)
-    return made
+    fields: dict[Any, Any] = {}
+    _update_dict(fields, pairs)
+    return fields
 
 
 def _update_dict(target: Any, pairs: Any) -> None:
-    if not isinstance(target, dict):
-        if isinstance(target, (UnusableTensor, OpaqueValue)):
-            return
+    if isinstance(target, dict):
+        for key, value in pairs:
+            if isinstance(key, (str, int, float, bytes, type(None))):  # nothing that hashes by recursion
+                target[key] = value
+    elif not isinstance(target, (UnusableTensor, OpaqueValue)):
         raise ValueError("not a dict")
-    for key, value in pairs:
-        if isinstance(key, (str, int, float, bytes, type(None))):  # nothing that hashes by recursion
-            target[key] = value
 
 
 def _extend_list(target: Any, items: list[Any]) -> None:

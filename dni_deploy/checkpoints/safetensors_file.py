@@ -1,4 +1,4 @@
-"""Tensor file: the tensors of a .safetensors file, read without torch, every field of its header checked first."""
+"""The tensors of a .safetensors file, read without torch; every field of its header is checked first."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dni_deploy.checkpoints.dtypes import STORED_DTYPES, convert_elements, make_dtype_error
 from dni_deploy.checkpoints.file_type import CheckpointFile
-from dni_deploy.checkpoints.torch_file import convert_elements
 from dni_deploy.errors import CheckpointError, LimitError, escape_name
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_TENSORS = 20_000
 """The largest public networks have a few thousand; a header of 100,000 costs seconds and 140 MB before any use."""
 
-_SAFETENSORS_DTYPES = {
-    "F16": ("float16", "<f2"), "F32": ("float32", "<f4"), "F64": ("float64", "<f8"), "BF16": ("bfloat16", "<u2"),
-    "I8": ("int8", "i1"), "I16": ("int16", "<i2"), "I32": ("int32", "<i4"), "I64": ("int64", "<i8"), "BOOL": ("bool", "u1"),
-    "U8": ("uint8", "u1"), "U16": ("uint16", "<u2"), "U32": ("uint32", "<u4"), "U64": ("uint64", "<u8"),
+_DTYPE_NAMES = {
+    "F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16", "I8": "int8", "I16": "int16", "I32": "int32",
+    "I64": "int64", "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
 }  # fmt: skip
 
 
 def read_tensors(checkpoint_file: CheckpointFile) -> dict[str, NDArray[Any]]:
-    """The tensors by name, in file order; own dtype, bfloat16 as float32, views of one buffer where alignment allows.
+    """Reads the tensors.
 
-    Raises CheckpointError for any header that is not exactly right, LimitError beyond MAX_HEADER_BYTES and MAX_TENSORS.
+    Args:
+        checkpoint_file: The opened file.
+
+    Returns:
+        Arrays by name, in file order, C-contiguous, of their own dtype, bfloat16 as float32; views of one buffer where
+        alignment allows.
+
+    Raises:
+        CheckpointError: The header is not exactly right.
+        LimitError: It is beyond MAX_HEADER_BYTES or MAX_TENSORS.
     """
     header, start = _read_header(checkpoint_file)
     spans = _parse_spans(header, checkpoint_file.size - start, checkpoint_file.name)
@@ -35,10 +43,9 @@ def read_tensors(checkpoint_file: CheckpointFile) -> dict[str, NDArray[Any]]:
     data = np.frombuffer(checkpoint_file.read(), np.uint8)
     tensors = {}
     for name, (dtype, shape, begin, end) in spans.items():
-        kind, raw = _SAFETENSORS_DTYPES[dtype]
-        part = data[begin:end]
-        aligned = part if (start + begin) % np.dtype(raw).itemsize == 0 and part.ctypes.data % 8 == 0 else part.copy()
-        tensors[name] = convert_elements(aligned.view(raw).reshape(shape), kind)
+        stored, part = np.dtype(STORED_DTYPES[dtype]), data[begin:end]
+        aligned = part if (start + begin) % stored.itemsize == 0 and part.ctypes.data % 8 == 0 else part.copy()
+        tensors[name] = convert_elements(aligned.view(stored).reshape(shape), dtype)
     return tensors
 
 
@@ -69,10 +76,10 @@ def _read_header(checkpoint_file: CheckpointFile) -> tuple[dict[str, Any], int]:
 
 
 def _make_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a name twice")
-    return made
+    return fields
 
 
 def _reject_constant(_: str) -> None:
@@ -106,17 +113,15 @@ def _parse_span(name: str, entry: Any, where: str) -> tuple[str, tuple[int, ...]
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where} is damaged: the header's entry for {escape_name(name, 80)!r} has the wrong fields.")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _SAFETENSORS_DTYPES:
-        raise CheckpointError(
-            f"{where}: tensor {escape_name(name, 80)!r} is {escape_name(dtype, 30)}; only float16, float32, float64, bfloat16, "
-            "integer and bool tensors are read."
-        )
+    if not isinstance(dtype, str) or dtype not in _DTYPE_NAMES:
+        raise make_dtype_error(dtype, name, where)
+    dtype = _DTYPE_NAMES[dtype]
     numbers_fit = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2 and len(shape) <= 16
     if not numbers_fit or not all(type(number) is int and 0 <= number < 2**62 for number in [*shape, *offsets]):
         raise CheckpointError(
             f"{where} is damaged: the shape or place of tensor {escape_name(name, 80)!r} is not whole numbers."
         )
-    expected = math.prod(shape) * np.dtype(_SAFETENSORS_DTYPES[dtype][1]).itemsize
+    expected = math.prod(shape) * np.dtype(STORED_DTYPES[dtype]).itemsize
     if offsets[1] - offsets[0] != expected:
         raise CheckpointError(
             f"{where} is damaged: tensor {escape_name(name, 80)!r} of shape {tuple(shape)} needs {expected:,} bytes "

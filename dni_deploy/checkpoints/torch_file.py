@@ -1,8 +1,8 @@
-"""Archive: the tensors of a torch.save file, read without torch and without running anything.
+"""The tensors of a torch.save file, read without torch and without running anything.
 
-Two forms. Since torch 1.6 a zip archive with stored (never compressed) records: `data.pkl` says which tensor is which view of
-which record. Before that, five pickles in a row (magic number, protocol, system, object, storage keys) and then
-the storages. Every size is compared with the file before memory is taken.
+There are two formats. Since torch 1.6: a zip archive with stored (never compressed) records: `data.pkl` says which tensor is
+which view of which record. Before that: five pickles in a row (magic number, protocol, system, object, storage keys) and then
+the storages. Every size is compared with the file before memory is allocated.
 """
 
 from __future__ import annotations
@@ -11,52 +11,72 @@ import io
 import math
 import re
 import zipfile
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dni_deploy.checkpoints.dtypes import STORED_DTYPES, convert_elements, make_dtype_error
 from dni_deploy.checkpoints.file_type import CheckpointFile
 from dni_deploy.checkpoints.pickle_reader import Storage, StoredTensor, read_pickle
 from dni_deploy.errors import CheckpointError, LimitError, RefusedError, escape_name
-
-TORCH_DTYPES: dict[str, str] = {
-    "float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": "<u2", "int64": "<i8", "int32": "<i4", "int16": "<i2",
-    "int8": "i1", "uint8": "u1", "bool": "u1", "uint16": "<u2", "uint32": "<u4", "uint64": "<u8",
-}  # fmt: skip
-"""How each element type lies in a file; bfloat16 and bool are converted by `convert_elements`."""
 
 MAX_RECORDS = 50_000
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-class TorchFile(Protocol):
-    """value: nested dicts, lists and numbers with StoredTensor leaves; array: one leaf's numbers."""
+class TorchFile(ABC):
+    """A torch.save file.
+
+    Attributes:
+        value: What was saved: nested dicts, lists and numbers, with StoredTensor for each tensor.
+    """
 
     value: Any
 
-    def read_tensor(self, tensor: StoredTensor, name: str) -> NDArray[Any]: ...
+    def __init__(self, checkpoint_file: CheckpointFile) -> None:
+        """Keeps the opened file; subclasses look through all of it."""
+        self._file, self._where = checkpoint_file, checkpoint_file.name
+        self._storage_cache: dict[str, bytes] = {}
+
+    def read_tensor(self, tensor: StoredTensor, name: str) -> NDArray[Any]:
+        """Reads a tensor.
+
+        Args:
+            tensor: A leaf of `value`.
+            name: Its name, for messages.
+
+        Returns:
+            The numbers, C-contiguous, of their own dtype, bfloat16 as float32; tensors that share a storage share the memory.
+
+        Raises:
+            CheckpointError: Numbers are missing or damaged, or of a type that is not read.
+            RefusedError: The tensor is larger than its storage.
+        """
+        if tensor.dtype not in STORED_DTYPES:
+            raise make_dtype_error(tensor.dtype, name, self._where)
+        key = tensor.storage.key
+        if key not in self._storage_cache:
+            self._storage_cache[key] = self._read_storage(tensor.storage, name)
+        return _view_storage(self._storage_cache[key], tensor, name, self._where)
+
+    @abstractmethod
+    def _read_storage(self, storage: Storage, name: str) -> bytes:
+        """Reads the bytes of a storage; `name` is that of a tensor in it, for messages."""
+
+    def _missing_error(self, name: str) -> CheckpointError:
+        return CheckpointError(f"{self._where}: the numbers of {escape_name(name, 80)!r} are missing; the file is incomplete.")
 
 
 def open_torch_file(checkpoint_file: CheckpointFile) -> TorchFile:
-    """Look through the whole file; raises RefusedError, LimitError or CheckpointError as in `read_pickle`."""
-    if checkpoint_file.head.startswith(b"PK"):
-        return ZipTorchFile(checkpoint_file)
-    return LegacyTorchFile(checkpoint_file)
-
-
-def convert_elements(raw: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """The numbers of a raw array: bfloat16 widened to float32 exactly, bool made of any nonzero byte."""
-    if dtype == "bfloat16":
-        return np.asarray((raw.astype(np.uint32) << 16).view(np.float32)).reshape(raw.shape)
-    if dtype == "bool":
-        return np.asarray(raw != 0)
-    return raw if raw.dtype.isnative else raw.astype(raw.dtype.newbyteorder("="))
+    """Looks through the whole file; the errors are those of `read_pickle`."""
+    return (ZipTorchFile if checkpoint_file.head.startswith(b"PK") else LegacyTorchFile)(checkpoint_file)
 
 
 def _view_storage(buffer: bytes, tensor: StoredTensor, name: str, where: str) -> NDArray[Any]:
-    """The tensor's numbers, C-contiguous; a view of `buffer` where that is possible."""
-    flat = np.frombuffer(buffer, TORCH_DTYPES[tensor.dtype])
+    """Makes the tensor's numbers, C-contiguous; a view of `buffer` where that is possible."""
+    flat = np.frombuffer(buffer, STORED_DTYPES[tensor.dtype])
     count = math.prod(tensor.shape)
     if count == 0:
         return convert_elements(np.zeros(tensor.shape, flat.dtype), tensor.dtype)
@@ -73,24 +93,18 @@ def _view_storage(buffer: bytes, tensor: StoredTensor, name: str, where: str) ->
     return convert_elements(view if view.flags.c_contiguous else view.copy(order="C"), tensor.dtype)
 
 
-def _check_dtype(dtype: str, name: str, where: str) -> None:
-    if dtype not in TORCH_DTYPES:
-        raise CheckpointError(
-            f"{where}: tensor {escape_name(name, 80)!r} is {escape_name(dtype, 30)}; only float16, float32, float64, bfloat16, "
-            "integer and bool tensors are read."
-        )
-
-
 def _storage_bytes(storage: Storage) -> int:
     size = {"complex64": 8, "complex128": 16, "qint32": 4}.get(storage.dtype, 1)
-    return storage.count * (np.dtype(TORCH_DTYPES[storage.dtype]).itemsize if storage.dtype in TORCH_DTYPES else size)
+    return storage.count * (np.dtype(STORED_DTYPES[storage.dtype]).itemsize if storage.dtype in STORED_DTYPES else size)
 
 
-class ZipTorchFile:
+class ZipTorchFile(TorchFile):
     """A torch.save file since 1.6. Every record that is read is checked against its CRC."""
 
     def __init__(self, checkpoint_file: CheckpointFile) -> None:
-        self._where = where = checkpoint_file.name
+        """Looks through the whole file; the errors are those of `read_pickle`."""
+        super().__init__(checkpoint_file)
+        where = self._where
         try:
             self._zip = zipfile.ZipFile(checkpoint_file.file)
         except zipfile.BadZipFile:
@@ -113,35 +127,28 @@ class ZipTorchFile:
         if not re.fullmatch(r"\d{1,4}", version) or int(version) > 10:
             raise CheckpointError(f"{where} has the archive version {escape_name(version, 20)!r}; versions up to 10 are known.")
         self.value = read_pickle(io.BytesIO(self._read_record(f"{root}/data.pkl")), where)
-        self._storage_cache: dict[str, bytes] = {}
 
-    def read_tensor(self, tensor: StoredTensor, name: str) -> NDArray[Any]:
-        """The tensor's numbers, C-contiguous, own dtype; tensors that share a storage share the memory."""
-        _check_dtype(tensor.dtype, name, self._where)
-        storage, record = tensor.storage, self._data_prefix + tensor.storage.key
+    def _read_storage(self, storage: Storage, name: str) -> bytes:
+        record = self._data_prefix + storage.key
         if record not in self._records:
+            raise self._missing_error(name)
+        size, declared = self._records[record].file_size, _storage_bytes(storage)
+        if size != declared:
             raise CheckpointError(
-                f"{self._where}: the numbers of {escape_name(name, 80)!r} are missing; the file is incomplete."
+                f"{self._where}: the storage of {escape_name(name, 80)!r} has {size:,} bytes instead of {declared:,}."
             )
-        held, declared = self._records[record].file_size, _storage_bytes(storage)
-        if held != declared:
-            raise CheckpointError(
-                f"{self._where}: the storage of {escape_name(name, 80)!r} has {held:,} bytes instead of {declared:,}."
-            )
-        if storage.key not in self._storage_cache:
-            self._storage_cache[storage.key] = self._read_record(record)
-        return _view_storage(self._storage_cache[storage.key], tensor, name, self._where)
+        return self._read_record(record)
 
     def _validate_records(self, size: int) -> dict[str, zipfile.ZipInfo]:
         where, records, total = self._where, self._zip.infolist(), 0
         if len(records) > MAX_RECORDS:
             raise LimitError(f"{where} has {len(records):,} records; the limit is {MAX_RECORDS:,}.")
-        checked: dict[str, zipfile.ZipInfo] = {}
+        by_name: dict[str, zipfile.ZipInfo] = {}
         for record in records:
             name, safe = record.filename, escape_name(record.orig_filename, 50)
-            if name in checked:
+            if name in by_name:
                 raise RefusedError(
-                    f"{where} has two records called {safe!r}, and readers differ in which they take; save it again."
+                    f"{where} has two records called {safe!r}, and readers differ in which one they use; save it again."
                 )
             parts = name.split("/")
             if name.startswith("/") or ".." in parts or "\\" in name or ":" in name or name != record.orig_filename:
@@ -154,10 +161,10 @@ class ZipTorchFile:
                     "could fill the memory. Save it again with torch.save."
                 )
             total += record.file_size
-            checked[name] = record
+            by_name[name] = record
             if record.file_size != record.compress_size or total > size:
                 raise CheckpointError(f"{where} is damaged: its records claim more bytes than the file has.")
-        return checked
+        return by_name
 
     def _check_kind(self, names: set[str]) -> None:
         where = self._where
@@ -186,11 +193,13 @@ class ZipTorchFile:
         return self._read_record(name).decode("latin1").strip() if name in self._records else default
 
 
-class LegacyTorchFile:
-    """A torch.save file before 1.6, or any other pickle (which is looked through, and then is not a checkpoint)."""
+class LegacyTorchFile(TorchFile):
+    """A torch.save file before 1.6, or any other pickle (which is read to its end, and is then reported not to be a checkpoint)."""
 
     def __init__(self, checkpoint_file: CheckpointFile) -> None:
-        self._where, self._file, where = checkpoint_file.name, checkpoint_file, checkpoint_file.name
+        """Looks through the whole file; the errors are those of `read_pickle`."""
+        super().__init__(checkpoint_file)
+        where = self._where
         if read_pickle(checkpoint_file, where) != LEGACY_MAGIC:
             while checkpoint_file.tell() < checkpoint_file.size:
                 read_pickle(checkpoint_file, where)
@@ -206,24 +215,16 @@ class LegacyTorchFile:
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
             raise CheckpointError(f"{where} is damaged: its list of storages is not a list of names.")
         self._storage_spans = self._locate_storages(keys, storages)
-        self._storage_cache: dict[str, bytes] = {}
 
-    def read_tensor(self, tensor: StoredTensor, name: str) -> NDArray[Any]:
-        """The tensor's numbers, C-contiguous, own dtype; tensors that share a storage share the memory."""
-        _check_dtype(tensor.dtype, name, self._where)
-        key = tensor.storage.key
-        if key not in self._storage_spans:
-            raise CheckpointError(
-                f"{self._where}: the numbers of {escape_name(name, 80)!r} are missing; the file is incomplete."
-            )
-        if key not in self._storage_cache:
-            start, count = self._storage_spans[key]
-            self._file.file.seek(start)
-            self._storage_cache[key] = self._file.read(count)
-        return _view_storage(self._storage_cache[key], tensor, name, self._where)
+    def _read_storage(self, storage: Storage, name: str) -> bytes:
+        if storage.key not in self._storage_spans:
+            raise self._missing_error(name)
+        start, size = self._storage_spans[storage.key]
+        self._file.file.seek(start)
+        return self._file.read(size)
 
     def _locate_storages(self, keys: list[str], storages: dict[str, Storage]) -> dict[str, tuple[int, int]]:
-        found: dict[str, tuple[int, int]] = {}
+        spans: dict[str, tuple[int, int]] = {}
         for key in keys:
             if key not in storages:
                 raise CheckpointError(f"{self._where} is damaged: it has numbers that no tensor refers to.")
@@ -239,10 +240,10 @@ class LegacyTorchFile:
                 raise CheckpointError(
                     f"{self._where} is damaged: a storage has {count:,} numbers instead of {storage.count:,}."
                 )
-            found[key] = (self._file.tell(), length)
+            spans[key] = (self._file.tell(), length)
             self._file.file.seek(length, io.SEEK_CUR)
         if self._file.tell() != self._file.size:
             raise CheckpointError(
                 f"{self._where} has {self._file.size - self._file.tell():,} bytes after its end; download it again."
             )
-        return found
+        return spans

@@ -1,6 +1,7 @@
 """Relative error and PSNR of two arrays, with one rule for shapes that differ and for values that are not finite.
 
-An array that cannot be compared is infinitely wrong: `relative_error` is then inf and `psnr_db` -inf, so that no tolerance accepts it.
+An array that cannot be compared is infinitely wrong: `relative_error` is then inf and `psnr_db` -inf, so that no tolerance
+accepts it.
 """
 
 from __future__ import annotations

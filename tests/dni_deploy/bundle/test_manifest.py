@@ -16,7 +16,8 @@ from dni_deploy.signature import Signature
 
 
 def stored(stem: str, suffix: str) -> StoredFile:
-    return StoredFile.from_digest(stem, suffix, sha256(stem.encode()).hexdigest(), 100)
+    digest = sha256(stem.encode()).hexdigest()
+    return StoredFile(f"{stem}-{digest[:16]}.{suffix}", digest, 100)
 
 
 def manifest() -> Manifest:
@@ -44,7 +45,7 @@ def signed(document: dict[str, Any]) -> bytes:
 
 def test_bytes_are_pinned() -> None:
     data = manifest().to_bytes()
-    # A change of this number is a change of the format on disk: raise VERSION with it.
+    # A change of this number is a change of the format on disk: raise MANIFEST_SCHEMA_VERSION with it.
     assert sha256(data).hexdigest() == "0bb91c17a2b6c8fe5957a6aaa495f78616a0ceb26eb96ad7bac6e64ac64b950a"
     assert data.isascii()
     assert data.endswith(b"}\n")
@@ -201,8 +202,8 @@ EXTRA_CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     ),
     "slider null": (_set("slider", None), "slider is not a list"),
     "slider object": (_set("slider", {}), "slider is not a list"),
-    "slider of one knot": (_set("slider", [[0, 0]]), "has 1 knots"),
-    "slider of many knots": (_set("slider", [[0, 0]] * 1025), "has 1025 knots"),
+    "slider of one knot": (_set("slider", [[0, 0]]), "has 1 points"),
+    "slider of many knots": (_set("slider", [[0, 0]] * 1025), "has 1025 points"),
     "knot no list": (_set("slider", 1, 0.5), "slider[1] is not a list"),
     "knot of three": (_set("slider", 1, [0, 0, 0]), "slider[1] is [0, 0, 0], not a position"),
     "knot true": (_set("slider", 1, [True, 0]), "slider[1] is [True, 0], not a position"),

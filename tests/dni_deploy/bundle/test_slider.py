@@ -92,5 +92,5 @@ def test_beyond_the_ends(beyond: float) -> None:
     ],
 )
 def test_knots_that_are_no_slider(knots: tuple[tuple[float, float], ...]) -> None:
-    with pytest.raises(BundleError, match="slider's knots"):
+    with pytest.raises(BundleError, match="slider's points"):
         PerceptualSlider(knots)

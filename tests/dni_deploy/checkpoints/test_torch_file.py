@@ -1,19 +1,12 @@
-"""Archives: nothing in a checkpoint runs, nothing in it takes more memory than it has, every damage is one sentence."""
+"""torch.save files: none takes more memory than it has bytes, and every damage is one sentence."""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import pickle
-import socket
-import sys
-import time
-import unicodedata
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,52 +16,10 @@ import pytest
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.errors import CheckpointError, DniError, LimitError, RefusedError
 from tests.support import malformed_checkpoints as malformed
+from tests.support.reading_files import assert_refused, watch_audit_events
 
 torch = pytest.importorskip("torch")
-
-SECONDS = 20  # for one file; the slowest (a pickle at the limit of steps) takes 4 on an idle core
-WATCHED = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess", "socket.", "exec", "compile", "pickle.find_class",
-           "import", "ctypes", "shutil", "os.remove", "os.rename", "os.mkdir", "webbrowser", "pty", "marshal")  # fmt: skip
-
-events: list[str] = []
-watching = False
-
-
-def _hook(event: str, arguments: tuple[object, ...]) -> None:
-    if watching and (
-        event.startswith(WATCHED) or (event == "open" and len(arguments) > 1 and arguments[1] not in ("rb", "r", None))
-    ):
-        events.append(event)
-
-
-sys.addaudithook(_hook)
-
-
-@contextlib.contextmanager
-def watched() -> Iterator[list[str]]:
-    """Everything that the interpreter reports as dangerous while inside."""
-    global watching
-    events.clear()
-    watching = True
-    try:
-        yield events
-    finally:
-        watching = False
-
-
-def refused(path: Path, kind: type[DniError], *words: str) -> None:
-    """Reading the file gives an error of that kind, with these words, quick, short and printable."""
-    start = time.perf_counter()
-    with pytest.raises(kind) as caught:
-        Checkpoint.read(path)
-    assert time.perf_counter() - start < SECONDS
-    assert type(caught.value) is kind, repr(caught.value)
-    message = str(caught.value)
-    assert len(message) <= 300, message
-    assert not any(unicodedata.category(character)[0] == "C" for character in message)
-    assert "weights_only" not in message
-    for word in words:
-        assert word in message
+ONE = malformed.tensor((1,), (1,), 1)
 
 
 @pytest.fixture(scope="module")
@@ -78,55 +29,6 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_bytes(malformed.torch_zip(ONE, {"data/0": b"1234"}))
     Checkpoint.read(path)
     return path
-
-
-def test_the_audit_hook_sees(tmp_path: Path) -> None:
-    """The positive control: the same payload in a reader that trusts it leaves its mark and is seen."""
-    sentinel = tmp_path / "sentinel"
-    with watched() as seen:
-        pickle.loads(malformed.call("os system", f"echo {malformed.MARK} > {sentinel}"))
-    assert sentinel.exists()
-    assert {"os.system", "pickle.find_class"} <= set(seen)
-
-
-PAYLOADS = malformed.payloads("true")
-
-
-def test_there_are_many_payloads() -> None:
-    assert len(PAYLOADS) >= 40
-
-
-@pytest.mark.parametrize("name", PAYLOADS)
-def test_no_payload_runs(name: str, tmp_path: Path, warm: Path) -> None:
-    sentinel = tmp_path / "sentinel"
-    path = tmp_path / "evil.pth"
-    path.write_bytes(malformed.payloads(f"echo {malformed.MARK} > {sentinel}")[name])
-    with watched() as seen:
-        with pytest.raises(RefusedError) as caught:
-            Checkpoint.read(path)
-        assert not seen
-    assert not sentinel.exists()
-    refused(path, RefusedError, "Nothing was run")
-    assert caught.value.exit_code == 5
-
-
-def test_a_payload_under_another_suffix(tmp_path: Path) -> None:
-    path = tmp_path / "evil.safetensors"
-    path.write_bytes(malformed.torch_zip(malformed.call("os system", "true")))
-    refused(path, RefusedError, "'os.system'")
-
-
-class Custom(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = torch.nn.Conv2d(1, 1, 1)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("net", [torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), Custom()], ids=["torch's", "own"])
-def test_whole_modules_are_told_apart(net: torch.nn.Module, zipped: bool, tmp_path: Path) -> None:
-    torch.save(net, tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
-    refused(tmp_path / "net.pth", RefusedError, "net.state_dict()", "whole pickled module")
 
 
 def saved(value: object, **options: object) -> bytes:
@@ -168,7 +70,6 @@ def arrays() -> bytes:
     return memory.getvalue()
 
 
-ONE = malformed.tensor((1,), (1,), 1)
 CASES: dict[str, tuple[bytes, type[DniError], str]] = {
     "empty": (b"", CheckpointError, "empty"),
     "one byte": (b"J", CheckpointError, ""),
@@ -241,11 +142,11 @@ CASES: dict[str, tuple[bytes, type[DniError], str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_bad_files_get(name: str, tmp_path: Path) -> None:
+def test_malformed_files_are_refused(name: str, tmp_path: Path) -> None:
     data, kind, words = CASES[name]
     path = tmp_path / "bad.pth"
     path.write_bytes(data)
-    refused(path, kind, words)
+    assert_refused(path, kind, words)
 
 
 def test_long_and_strange_file_names(tmp_path: Path) -> None:
@@ -253,34 +154,11 @@ def test_long_and_strange_file_names(tmp_path: Path) -> None:
     for name, (data, kind, _) in CASES.items():
         if "steps" not in name:
             path.write_bytes(data)
-            refused(path, kind)
-    for data in (PAYLOADS["zip, asyncio.unix_events _UnixSubprocessTransport._start"], saved(Custom())):
+            assert_refused(path, kind)
+    payload = malformed.payloads("true")["zip, asyncio.unix_events _UnixSubprocessTransport._start"]
+    for data in (payload, saved(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)))):
         path.write_bytes(data)
-        refused(path, RefusedError)
-
-
-def test_what_is_no_file(tmp_path: Path) -> None:
-    refused(tmp_path / "absent.pth", CheckpointError, "does not exist")
-    refused(tmp_path, CheckpointError, "folder")
-    refused(Path("/dev/zero"), CheckpointError, "device")
-    os.mkfifo(tmp_path / "pipe")
-    refused(tmp_path / "pipe", CheckpointError, "pipe")
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as server:
-        folder = os.open(tmp_path, os.O_RDONLY)
-        server.bind(f"/proc/self/fd/{folder}/socket")  # the path of a socket may have 108 characters
-        os.close(folder)
-    refused(tmp_path / "socket", CheckpointError, "socket")
-    refused(tmp_path / ("x" * 300), CheckpointError, "cannot be opened")
-    with pytest.raises(CheckpointError, match="cannot be opened"):
-        Checkpoint.read("a\0b.pth")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-def test_no_permission(tmp_path: Path) -> None:
-    path = tmp_path / "secret.pth"
-    path.write_bytes(b"x")
-    path.chmod(0)
-    refused(path, CheckpointError, "permission")
+        assert_refused(path, RefusedError)
 
 
 def small_state() -> OrderedDict[str, torch.Tensor]:
@@ -288,7 +166,7 @@ def small_state() -> OrderedDict[str, torch.Tensor]:
     return OrderedDict((f"conv{i}.weight", torch.randn(2, 3, 2, 2, generator=random)) for i in range(3))
 
 
-def test_the_memory_stays_with_the_file(tmp_path: Path) -> None:
+def test_reading_takes_little_more_memory_than_the_file(tmp_path: Path) -> None:
     """At most the file twice and a little: the tensors are views of what was read."""
     size = 64 << 20
     torch.save({"w": torch.zeros(size // 4)}, tmp_path / "large.pth")
@@ -299,13 +177,13 @@ def test_the_memory_stays_with_the_file(tmp_path: Path) -> None:
     assert checkpoint.tensors["w"].nbytes == size
 
 
-def whole(zipped: bool) -> bytes:
+def save_small_state(zipped: bool) -> bytes:
     return saved(small_state(), _use_new_zipfile_serialization=zipped)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_every_truncation_is_seen(zipped: bool, tmp_path: Path) -> None:
-    data = whole(zipped)
+    data = save_small_state(zipped)
     path = tmp_path / "cut.pth"
     for length in range(0, len(data), 1 if len(data) < 1500 else 7):
         path.write_bytes(data[:length])
@@ -313,24 +191,24 @@ def test_every_truncation_is_seen(zipped: bool, tmp_path: Path) -> None:
             Checkpoint.read(path)
         assert len(str(caught.value)) <= 300
     path.write_bytes(data[:-1])
-    refused(path, CheckpointError, "cut short")
+    assert_refused(path, CheckpointError, "cut short")
 
 
 def test_trailing_bytes_are_seen(tmp_path: Path) -> None:
     path = tmp_path / "more.pth"
-    path.write_bytes(whole(False) + b"x")
-    refused(path, CheckpointError, "after its end")
+    path.write_bytes(save_small_state(False) + b"x")
+    assert_refused(path, CheckpointError, "after its end")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_mutations_give_our_errors_or_tensors(zipped: bool, seed: int, tmp_path: Path, warm: Path) -> None:
+def test_mutated_files_give_our_errors_or_tensors(zipped: bool, seed: int, tmp_path: Path, warm: Path) -> None:
     path = tmp_path / "mutant.pth"
     outcomes, longest = {"read": 0, "refused": 0}, 0
-    with watched() as seen:
-        for data in malformed.mutations(whole(zipped), 300, seed):
+    with watch_audit_events() as seen:
+        for data in malformed.mutations(save_small_state(zipped), 300, seed):
             path.write_bytes(data)
-            events.clear()  # writing the file is ours
+            seen.clear()  # writing the file is ours
             try:
                 checkpoint = Checkpoint.read(path)
             except DniError as error:
@@ -346,7 +224,7 @@ def test_mutations_give_our_errors_or_tensors(zipped: bool, seed: int, tmp_path:
 
 def test_every_flipped_bit_of_the_numbers_is_seen_in_a_zip(tmp_path: Path) -> None:
     """The archive has a CRC for each record; torch does not look at it."""
-    data = whole(True)
+    data = save_small_state(True)
     numbers = small_state()["conv1.weight"].numpy().tobytes()
     at = data.index(numbers)
     path = tmp_path / "flipped.pth"
@@ -354,4 +232,4 @@ def test_every_flipped_bit_of_the_numbers_is_seen_in_a_zip(tmp_path: Path) -> No
         copy = bytearray(data)
         copy[at + bit // 8] ^= 1 << bit % 8
         path.write_bytes(copy)
-        refused(path, CheckpointError, "checksum")
+        assert_refused(path, CheckpointError, "checksum")

@@ -1,0 +1,128 @@
+"""Pickles: data comes out as data, and nothing that a pickle names is ever imported or called."""
+
+from __future__ import annotations
+
+import collections
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dni_deploy.checkpoints import pickle_reader
+from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.checkpoints.pickle_reader import OpaqueValue, Storage, StoredTensor, UnusableTensor, read_pickle
+from dni_deploy.errors import CheckpointError, LimitError, RefusedError
+from tests.support import malformed_checkpoints as malformed
+from tests.support.reading_files import assert_refused, watch_audit_events
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that reads well; reading it once imports whatever reading imports (zipfile: a codec for names)."""
+    path = tmp_path_factory.mktemp("warm") / "warm.pth"
+    path.write_bytes(malformed.torch_zip(malformed.tensor((1,), (1,), 1), {"data/0": b"1234"}))
+    Checkpoint.read(path)
+    return path
+
+
+def test_the_audit_hook_sees_a_payload_that_runs(tmp_path: Path) -> None:
+    """The positive control: the same payload in a reader that trusts it leaves its mark and is seen."""
+    sentinel = tmp_path / "sentinel"
+    with watch_audit_events() as seen:
+        pickle.loads(malformed.call("os system", f"echo {malformed.MARK} > {sentinel}"))
+    assert sentinel.exists()
+    assert {"os.system", "pickle.find_class"} <= set(seen)
+
+
+PAYLOADS = malformed.payloads("true")
+
+
+def test_there_are_many_payloads() -> None:
+    assert len(PAYLOADS) >= 40
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_no_payload_runs(name: str, tmp_path: Path, warm: Path) -> None:
+    sentinel = tmp_path / "sentinel"
+    path = tmp_path / "evil.pth"
+    path.write_bytes(malformed.payloads(f"echo {malformed.MARK} > {sentinel}")[name])
+    with watch_audit_events() as seen:
+        with pytest.raises(RefusedError) as caught:
+            Checkpoint.read(path)
+        assert not seen
+    assert not sentinel.exists()
+    assert_refused(path, RefusedError, "Nothing was run")
+    assert caught.value.exit_code == 5
+
+
+def test_no_payload_runs_under_another_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "evil.safetensors"
+    path.write_bytes(malformed.torch_zip(malformed.call("os system", "true")))
+    assert_refused(path, RefusedError, "'os.system'")
+
+
+class Custom(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 1)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("net", [torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), Custom()], ids=["torch's", "own"])
+def test_whole_modules_are_recognized(net: torch.nn.Module, zipped: bool, tmp_path: Path) -> None:
+    torch.save(net, tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
+    assert_refused(tmp_path / "net.pth", RefusedError, "net.state_dict()", "whole pickled module")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, 2.5, -3, 2**70], "b": ("x", None, True, False), "c": {"d": ()}},
+        collections.OrderedDict([("z", 1), ("a", 2)]),
+        [b"bytes", "gr\u00fcn \u7d75", (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+        {"shared": [[]] * 3},
+    ],
+)
+def test_plain_data_comes_out_as_pickle_reads_it(value: Any, protocol: int) -> None:
+    assert read_pickle(io.BytesIO(pickle.dumps(value, protocol)), "x") == value
+
+
+def test_the_stream_is_left_behind_the_pickle() -> None:
+    stream = io.BytesIO(pickle.dumps(1, 2) + pickle.dumps("two", 2))
+    assert [read_pickle(stream, "x"), read_pickle(stream, "x")] == [1, "two"]
+    with pytest.raises(Exception, match="exhausted"):  # Checkpoint.read makes it one sentence
+        read_pickle(stream, "x")
+
+
+def test_a_tensor_is_a_view_of_a_storage() -> None:
+    storages: dict[str, Storage] = {}
+    value = read_pickle(io.BytesIO(malformed.tensor((2, 3), (3, 1), 8, offset=2)), "x", storages)
+    storage = Storage("float32", "0", 8)
+    assert value == {"w": StoredTensor(storage, "float32", 2, (2, 3), (3, 1))}
+    assert storages == {"0": storage}
+
+
+def test_what_is_no_tensor_is_opaque() -> None:
+    device = read_pickle(io.BytesIO(b"\x80\x02ctorch\ndevice\nX\x03\x00\x00\x00cpu\x85R."), "x")
+    assert isinstance(device, OpaqueValue)
+    sparse = read_pickle(io.BytesIO(b"\x80\x02ctorch._utils\n_rebuild_sparse_tensor\n)R."), "x")
+    assert sparse == UnusableTensor("sparse")
+
+
+@pytest.mark.parametrize("opcode", [b"\x85", b"\x86", b"\x87"])
+def test_a_tuple_of_more_than_the_stack_is_refused(opcode: bytes) -> None:
+    with pytest.raises(ValueError, match="not a tuple"):
+        read_pickle(io.BytesIO(b"\x80\x02" + opcode + b"."), "x")
+
+
+def test_the_steps_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_reader, "MAX_PICKLE_OPERATIONS", 5)
+    with pytest.raises(LimitError, match="more than 5 steps"):
+        read_pickle(io.BytesIO(pickle.dumps([[], [], [], []], 2)), "x")
+    with pytest.raises(CheckpointError, match="pickle operation PERSID"):
+        read_pickle(io.BytesIO(b"P0\n."), "x")
