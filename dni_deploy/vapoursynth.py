@@ -1,4 +1,4 @@
-"""VapourSynth: the network as a filter of clips, with alpha over time or live.
+"""The network as a filter of VapourSynth clips, with alpha over time or live.
 
 import vapoursynth as vs
 from dni_deploy.vapoursynth import dni
@@ -31,33 +31,34 @@ from dni_deploy.session.session import Session, open_session
 
 
 def render_planes(session: Session, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """float32 (3, H, W), RGB, black 0 and white 1 -> float32 (3, scale * H, scale * W), a fresh array.
+    """Renders a frame of floats, without the rounding and the limits of Session.render.
 
-    As Session.render, without its rounding and its limits: what lies below black or above white goes in, and may come out.
-    Raises EngineError where the output holds a NaN or an infinity.
+    Values below black or above white are passed to the network, and it may return some.
+
+    Args:
+        session: The session.
+        planes: float32 (3, H, W), RGB, black 0 and white 1.
+
+    Returns:
+        float32 (3, scale * H, scale * W), an array that the caller owns.
+
+    Raises:
+        EngineError: The output holds a NaN or an infinity.
     """
     signature = session.signature
-    span = np.float32(signature.high - signature.low)
+    span, low = np.float32(signature.high - signature.low), np.float32(signature.low)
     _, height, width = planes.shape
     padded_height, padded_width = padded_size(height, width, signature.multiple)
-    x = np.empty((3, padded_height, padded_width), np.float32)
-    x[:, :height, :width] = planes * span + np.float32(signature.low)
-    if padded_height > height:
-        x[:, height:, :width] = x[:, mirror_indices(height, padded_height - height), :width]
-    if padded_width > width:
-        x[:, :, width:] = x[:, :, mirror_indices(width, padded_width - width)]
+    rows = np.append(np.arange(height), mirror_indices(height, padded_height - height))
+    columns = np.append(np.arange(width), mirror_indices(width, padded_width - width))
+    x = (planes * span + low)[:, rows[:, None], columns]
     y = session.infer(x[:, None] if signature.input_channels == 1 else x[None])
     scale = signature.scale
-    pixels: NDArray[np.float32] = y.reshape(3, scale * padded_height, scale * padded_width)[
-        :, : scale * height, : scale * width
-    ]
+    padded: NDArray[np.float32] = y.reshape(3, scale * padded_height, scale * padded_width)
+    pixels = padded[:, : scale * height, : scale * width]
     if not np.isfinite(pixels).all():
-        raise EngineError("The network's output holds values that are NaN or infinite; check the picture and the value range.")
-    if signature.residual:
-        pixels = planes - pixels / span
-    else:
-        pixels = (pixels - np.float32(signature.low)) / span
-    return pixels
+        raise EngineError("The network's output holds values that are NaN or infinite; check the frame and the value range.")
+    return planes - pixels / span if signature.residual else (pixels - low) / span
 
 
 def dni(
@@ -76,19 +77,32 @@ def dni(
     extrapolate: bool = False,
     alpha_for: str | Sequence[str] | None = None,
 ) -> Any:
-    """A clip as it comes out of the network, `scale` times as wide and high.
+    """Filters a clip. The result is `scale` times as wide and high.
 
-    clip        of constant format and size, RGB24 or RGBS. RGBS goes through without rounding.
-    alpha       an alpha; a timeline or curve as text, by the clip's frame numbers and its frame rate; a file of keyframes;
-                an AlphaSource; None: the first member alone.
-    osc, http   ports on loopback (0: any, told by the core's log): alpha can then be set while the clip plays, and frames are
-                not cached, since VapourSynth would show those that it has with the alpha of then. slew: as SharedAlpha.
-    token       the secret that HTTP requests carry; None: a random one, told by the core's log.
-    engine, threads, precision, device, extrapolate   as in open_session.
-    alpha_for   rules for groups of weights, such as "norm:*=0.2"; one or several.
-    Each frame has the properties dni_alpha (the shares in family order) and dni_generation; the others are kept.
-    The session and the ports are closed when nobody holds the clip any more.
-    Raises UsageError (another format: says how to convert), LimitError, MismatchError, and what open_session raises.
+    Each frame has the properties dni_alpha (the coefficients in family order) and dni_generation; its others are kept. The session
+    and the ports are closed when nobody holds the clip any more.
+
+    Args:
+        clip: A clip of constant size, RGB24 or RGBS. RGBS is not rounded.
+        bundle: The bundle or its path.
+        alpha: An alpha; a timeline or curve as text, by the clip's frame numbers and its frame rate; a file of keyframes; an
+            AlphaSource; None: the first member alone.
+        osc: Port on loopback that takes alpha while the clip plays; 0: any, which the core's log then names. Frames are not
+            cached then, since VapourSynth would show those that it has with the alpha of then.
+        engine: As in `open_session`.
+        http: As `osc`.
+        token: The secret that HTTP requests carry; None: a random one, which the core's log then names.
+        slew: Fastest change of a coefficient, in 1/s.
+        threads: As in `open_session`.
+        precision: As in `open_session`.
+        device: As in `open_session`.
+        extrapolate: As in `open_session`.
+        alpha_for: Rules for groups of weights, such as "norm:*=0.2"; one or several.
+
+    Raises:
+        UsageError: The clip has another format; the message says how to convert it.
+        LimitError: The result would be too large.
+        MismatchError: The network does not take frames. What `open_session` raises is raised, too.
     """
     _check_clip(clip)
     opened = Bundle.ensure_open(bundle)
@@ -122,16 +136,19 @@ def dni(
         )
         function = _FrameFilter(session, control, clip.format.id)
         weakref.finalize(function, stack.pop_all().close)
-    # A frame of the output's size to write into; one is made and lent to every request.
+    # One frame of the output's size, which every request gets to copy and fill.
     blank = vs.core.std.BlankClip(clip, width=width, height=height, keep=True)
-    made = vs.core.std.ModifyFrame(blank, [clip, blank], function)
+    filtered = vs.core.std.ModifyFrame(blank, [clip, blank], function)
     if control.is_live:
-        vs.core.std.SetVideoCache(made, mode=0)
-    return made
+        vs.core.std.SetVideoCache(filtered, mode=0)
+    return filtered
 
 
 class _FrameFilter:
-    """What ModifyFrame calls for each frame; owned by the clip. The lock: setting alpha and rendering belong together."""
+    """What ModifyFrame calls for each frame; the clip owns it.
+
+    Thread safety: For any thread. The lock keeps setting alpha and rendering together.
+    """
 
     def __init__(self, session: Session, frame_alpha: FrameAlpha, format_id: int) -> None:
         self.session, self.frame_alpha, self.is_rgb24 = session, frame_alpha, format_id == vs.RGB24
@@ -143,12 +160,12 @@ class _FrameFilter:
         with self._lock:
             self.session.alpha = coefficients = self.frame_alpha.at(n)
             if self.is_rgb24:
-                pictured = self.session.render(np.stack(planes, axis=-1)).output.transpose(2, 0, 1)
+                rendered = self.session.render(np.stack(planes, axis=-1)).output.transpose(2, 0, 1)
             else:
-                pictured = render_planes(self.session, np.stack(planes))
+                rendered = render_planes(self.session, np.stack(planes))
             generation = self.session.generation
         for plane in range(3):
-            np.asarray(target[plane])[:] = pictured[plane]
+            np.asarray(target[plane])[:] = rendered[plane]
         for name, value in source.props.items():
             target.props[name] = value
         target.props["dni_alpha"] = list(coefficients.values)
@@ -160,7 +177,7 @@ def _check_clip(clip: Any) -> None:
     if not isinstance(clip, vs.VideoNode):
         raise UsageError(f"dni takes a video clip; got {type(clip).__name__}.")
     if clip.format is None or not clip.width or not clip.height:
-        raise UsageError("The clip changes its format or size on the way; bring it to one with core.resize before dni.")
+        raise UsageError("The clip changes its format or size; convert it to one with core.resize before dni.")
     if clip.format.id not in (vs.RGB24, vs.RGBS):
         matrix = ', matrix_in_s="709"' if clip.format.color_family == vs.YUV else ""
         raise UsageError(

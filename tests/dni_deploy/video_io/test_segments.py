@@ -1,0 +1,75 @@
+"""A segment is whole or absent: its bytes are fixed, and any damage is seen when it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from av.packet import Packet
+
+from dni_deploy.errors import EngineError
+from dni_deploy.video_io.segments import FrameAlphaRecord, Segment, SegmentFooter, SegmentWriter, open_segment, segment_path
+
+DECODING_ORDER = (0, 40, 20, 60)
+"""Timestamps as an encoder with one B-frame gives them."""
+
+
+def make_packet(pts: int, data: bytes, is_keyframe: bool = False) -> Packet[Any]:
+    packet = Packet(data)
+    packet.pts, packet.is_keyframe = pts, is_keyframe
+    return packet
+
+
+def write_segment(
+    folder: Path, packets: Sequence[int] = DECODING_ORDER, number: int = 2, first_frame: int = 8
+) -> SegmentWriter:
+    writer = SegmentWriter(folder, number, first_frame)
+    for rank, pts in enumerate(sorted(DECODING_ORDER)):
+        writer.add_frame(pts, 20, FrameAlphaRecord(pts / 1000, rank + 1, (0.25, 0.75)))
+    for pts in packets:
+        writer.add_packet(make_packet(pts, b"data of %d" % pts, pts == 0))
+    return writer
+
+
+def test_a_segment_comes_back(tmp_path: Path) -> None:
+    segment = write_segment(tmp_path).close()
+    last_alpha = FrameAlphaRecord(0.06, 4, (0.25, 0.75))
+    assert segment == Segment(tmp_path / "000002.segment", 8, 4, 1, last_alpha)
+    assert open_segment(segment.path) == segment
+    alphas = tuple(FrameAlphaRecord(pts / 1000, rank + 1, (0.25, 0.75)) for rank, pts in enumerate((0, 20, 40, 60)))
+    assert segment.read_footer() == SegmentFooter(((0, 20), (20, 20), (40, 20), (60, 20)), alphas)
+    assert list(segment.read_packets()) == [(pts, pts == 0, b"data of %d" % pts) for pts in DECODING_ORDER]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["000002.segment"]
+
+
+def test_the_bytes_of_a_segment_are_fixed(tmp_path: Path) -> None:
+    """A job that was stopped by an older version is resumed."""
+    data = write_segment(tmp_path).close().path.read_bytes()
+    assert sha256(data).hexdigest() == "a185e7db7f1a1457b75636011dc9d61d71c026ba3171c1e5b3db9591b2ffffb3"
+
+
+def test_any_changed_byte_and_any_cut_is_seen(tmp_path: Path) -> None:
+    path = write_segment(tmp_path).close().path
+    data = path.read_bytes()
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        assert open_segment(path) is None
+        path.write_bytes(data[:position])
+        assert open_segment(path) is None
+    path.write_bytes(data)
+    assert open_segment(path) is not None
+    assert open_segment(segment_path(tmp_path, 3)) is None
+
+
+@pytest.mark.parametrize("packets", [(0, 40, 20), (0, 40, 20, 60, 80), (0, 40, 20, 61)])
+def test_an_encoder_that_loses_frames_is_an_error(tmp_path: Path, packets: tuple[int, ...]) -> None:
+    writer = write_segment(tmp_path, packets)
+    with pytest.raises(EngineError, match=f"made {len(packets)} packets of 4 frames; choose another --codec"):
+        writer.close()
+    writer.discard()
+    assert not list(tmp_path.iterdir())
