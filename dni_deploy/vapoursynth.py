@@ -58,7 +58,8 @@ def render_planes(session: Session, planes: NDArray[np.float32]) -> NDArray[np.f
     pixels = padded[:, : scale * height, : scale * width]
     if not np.isfinite(pixels).all():
         raise EngineError("The network's output holds values that are NaN or infinite; check the frame and the value range.")
-    return planes - pixels / span if signature.residual else (pixels - low) / span
+    rendered: NDArray[np.float32] = planes - pixels / span if signature.residual else (pixels - low) / span
+    return rendered
 
 
 def dni(

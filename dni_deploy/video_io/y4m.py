@@ -6,11 +6,12 @@ Source: yuv4mpeg(5) of mjpegtools; the extensions XCOLORRANGE and the 8-bit name
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -34,22 +35,16 @@ MAX_HEADER_BYTES = 1024
 MAX_FRAME_LINE_BYTES = 80
 """Bytes of a frame's line that every reader takes (FFmpeg, x264 and aom stop there)."""
 
-CHROMA_SUBSAMPLING = {
-    "420jpeg": (2, 2),
-    "420mpeg2": (2, 2),
-    "420paldv": (2, 2),
-    "420": (2, 2),
-    "422": (2, 1),
-    "444": (1, 1),
-    "mono": None,
+PIXEL_FORMATS = {
+    "420jpeg": "yuv420p",
+    "420mpeg2": "yuv420p",
+    "420paldv": "yuv420p",
+    "420": "yuv420p",
+    "422": "yuv422p",
+    "444": "yuv444p",
+    "mono": "gray",
 }
-"""How many columns and rows of luma share one chroma sample; None: there is no chroma."""
-
-PIXEL_FORMATS = {(2, 2): "yuv420p", (2, 1): "yuv422p", (1, 1): "yuv444p", None: "yuv444p"}
-"""FFmpeg's format for each subsampling. Mono is 4:4:4 with neutral chroma, since swscale takes gray for full range always."""
-
-NEUTRAL_CHROMA = 128
-"""The chroma code of gray."""
+"""FFmpeg's format for each chroma token that is supported."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class Y4mHeader:
     Attributes:
         width: Luma samples of a row.
         height: Rows of luma samples.
-        chroma: One of CHROMA_SUBSAMPLING.
+        chroma: One of PIXEL_FORMATS.
         full_range: Black and white are 0 and 255 (XCOLORRANGE=FULL) instead of 16 and 235.
         rate: Frames per second, or None where the stream does not say it.
         tokens: Every token but the magic, as read, in order.
@@ -75,7 +70,8 @@ class Y4mHeader:
     @property
     def plane_sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width of each plane; an odd last column or row has its own chroma sample."""
-        return compute_plane_sizes(self.width, self.height, self.chroma)
+        pixel_format = VideoFormat(PIXEL_FORMATS[self.chroma], self.width, self.height)
+        return tuple((component.height, component.width) for component in pixel_format.components)
 
     @property
     def frame_bytes(self) -> int:
@@ -122,15 +118,6 @@ class Y4mHeader:
     def to_bytes(self) -> bytes:
         """Returns the line."""
         return b" ".join((Y4M_MAGIC, *self.tokens)) + b"\n"
-
-
-def compute_plane_sizes(width: int, height: int, chroma: str) -> tuple[tuple[int, int], ...]:
-    """Returns height and width of each plane of a frame."""
-    subsampling = CHROMA_SUBSAMPLING[chroma]
-    if subsampling is None:
-        return ((height, width),)
-    chroma_size = (-(-height // subsampling[1]), -(-width // subsampling[0]))
-    return ((height, width), chroma_size, chroma_size)
 
 
 def read_header(source: ReadableFile) -> Y4mHeader:
@@ -189,7 +176,7 @@ def _parse_rate(text: str | None, line: bytes) -> Fraction | None:
 
 
 def _validate_chroma(name: str) -> str:
-    if name in CHROMA_SUBSAMPLING:
+    if name in PIXEL_FORMATS:
         return name
     bits = re.search(r"p?(9|10|12|14|16)$", name)
     reason = f"{bits[1]} bits a sample" if bits else "a layout that this filter does not read"
@@ -285,11 +272,10 @@ class Y4mFormat:
         self.scale, self.width, self.height, self.rate = scale, header.width, header.height, header.rate
         self._source, self._stamp = source, stamp
         self._input_header, self._output_header = header, header.scale_by(scale)
-        self._to_rgb, self._from_rgb = (
-            ColorConverter(
-                choose_color(matrix, size.height, header.full_range), PIXEL_FORMATS[CHROMA_SUBSAMPLING[header.chroma]]
-            )
-            for size in (header, self._output_header)
+        self._to_rgb = ColorConverter(choose_color(matrix, header.height, header.full_range))
+        self._from_rgb = ColorConverter(
+            choose_color(matrix, self._output_header.height, header.full_range),
+            PIXEL_FORMATS[header.chroma].replace("gray", "yuv444p"),  # whose luma it is; swscale makes gray of full range alone
         )
         self.notes = tuple(_collect_notes(header, self._to_rgb.color, self._from_rgb.color))
 
@@ -300,7 +286,10 @@ class Y4mFormat:
     def read(self) -> Iterator[RawFrame]:
         """Reads the frames, as RawVideoFormat says."""
         for frame in read_y4m_frames(self._source, self._input_header):
-            decoded = make_frame(frame.planes, self._to_rgb.pixel_format)
+            decoded = VideoFrame(self.width, self.height, PIXEL_FORMATS[self._input_header.chroma])
+            self._to_rgb.color.tag(decoded)
+            for target, plane in zip(view_planes(decoded), frame.planes, strict=True):
+                target[:] = plane
             yield RawFrame(self._to_rgb.to_rgb(decoded), frame.parameters)
 
     def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:
@@ -333,11 +322,3 @@ def choose_color(matrix: str, height: int, is_full_range: bool) -> ColorSpec:
     """
     number = {"709": AVCOL_SPC_BT709, "601": AVCOL_SPC_SMPTE170M}.get(matrix) or choose_matrix(height)
     return ColorSpec(number, is_full_range, is_guessed=matrix == "auto")
-
-
-def make_frame(planes: Sequence[NDArray[np.uint8]], pixel_format: str) -> VideoFrame:
-    """Makes a frame of planar YUV and copies the planes into it; missing planes, those of mono, get neutral chroma."""
-    frame = VideoFrame(planes[0].shape[1], planes[0].shape[0], pixel_format)
-    for index, plane in enumerate(view_planes(frame)):
-        plane[:] = planes[index] if index < len(planes) else NEUTRAL_CHROMA
-    return frame

@@ -14,11 +14,10 @@ from dni_deploy.errors import DniError, InputError, LimitError, PartialResultErr
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.video_io.color import ColorSpec
 from dni_deploy.video_io.y4m import (
-    CHROMA_SUBSAMPLING,
+    PIXEL_FORMATS,
     Y4mFormat,
     Y4mHeader,
     choose_color,
-    compute_plane_sizes,
     format_frame_line,
     read_header,
     read_y4m_frames,
@@ -58,11 +57,10 @@ def test_nothing_behind_the_header_is_taken() -> None:
     assert stream.read() == b"FRAME\n"
 
 
-@pytest.mark.parametrize("chroma", CHROMA_SUBSAMPLING)
+@pytest.mark.parametrize("chroma", PIXEL_FORMATS)
 def test_plane_sizes_of_odd_frames(chroma: str) -> None:
-    expected = {(2, 2): (3, 4), (2, 1): (5, 4), (1, 1): (5, 7), None: ()}[CHROMA_SUBSAMPLING[chroma]]
-    assert compute_plane_sizes(7, 5, chroma)[0] == (5, 7)
-    assert all(size == expected for size in compute_plane_sizes(7, 5, chroma)[1:])
+    expected = {"420": [(3, 4)] * 2, "422": [(5, 4)] * 2, "444": [(5, 7)] * 2, "mon": []}[chroma[:3]]
+    assert header(f"YUV4MPEG2 W7 H5 F25:1 C{chroma}\n".encode()).plane_sizes == ((5, 7), *expected)
 
 
 @pytest.mark.parametrize(
@@ -181,11 +179,11 @@ def test_frame_line() -> None:
 
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", ["601", "709"])
-@pytest.mark.parametrize("chroma", CHROMA_SUBSAMPLING)
+@pytest.mark.parametrize("chroma", PIXEL_FORMATS)
 def test_frames_of_every_chroma_come_back(chroma: str, matrix: str, full: bool) -> None:
     """Flat patches through an identity: each code comes back to within the rounding of RGB. Mono has no chroma plane."""
     tokens = f"W33 H17 F25:1 C{chroma}" + (" XCOLORRANGE=FULL" if full else "")
-    sizes = compute_plane_sizes(33, 17, chroma)
+    sizes = header(f"YUV4MPEG2 {tokens}\n".encode()).plane_sizes
     for y, u, v in ((70, 120, 140), (180, 105, 150), (125, 128, 128)):
         codes = (y, 128, 128) if chroma == "mono" else (y, u, v)
         data = b"".join(np.full(size, code, np.uint8).tobytes() for size, code in zip(sizes, codes, strict=False))
