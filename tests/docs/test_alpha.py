@@ -19,7 +19,7 @@ from dni_deploy.alpha.source import open_alpha_source
 from dni_deploy.control.http import HttpAlphaListener
 from dni_deploy.control.message_handler import AlphaMessageHandler
 from dni_deploy.control.stdin import StdinAlphaListener
-from tests.dni_deploy.control.listening import TWO, Told, new_cell, until
+from tests.dni_deploy.control.listening import TWO, RecordedReports, new_shared_alpha, wait_until
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "alpha.md").read_text(encoding="utf-8")
@@ -66,30 +66,30 @@ def _saved(path: Path, text: str) -> Path:
 
 def test_lines() -> None:
     [block] = blocks("lines")
-    cell, told = new_cell(), Told()
-    with StdinAlphaListener(cell, io.StringIO(block), report=told) as feeder:
-        until(lambda: feeder.accepted_count == 4)
-    assert not told.sentences
+    shared_alpha, reports = new_shared_alpha(), RecordedReports()
+    with StdinAlphaListener(shared_alpha, io.StringIO(block), report=reports) as listener:
+        wait_until(lambda: listener.accepted_count == 4)
+    assert not reports.sentences
 
 
 def test_curl() -> None:
     [block] = blocks("console")
-    with HttpAlphaListener(new_cell(), 0, report=Told()) as feeder:
+    with HttpAlphaListener(new_shared_alpha(), 0, report=RecordedReports()) as listener:
         for line in block.splitlines():
             words = shlex.split(line.removeprefix("$ curl "))
             method, body = ("PUT", words[words.index("-d") + 1]) if "-X" in words else ("GET", None)
             headers = dict(words[place + 1].split(": ", 1) for place, word in enumerate(words) if word == "-H")
-            headers["Authorization"] = headers["Authorization"].replace("$TOKEN", str(feeder.token))
+            headers["Authorization"] = headers["Authorization"].replace("$TOKEN", str(listener.token))
             assert words[-1] == "http://127.0.0.1:9124/alpha"
-            connection = http.client.HTTPConnection("127.0.0.1", feeder.port)
+            connection = http.client.HTTPConnection("127.0.0.1", listener.port)
             connection.request(method, "/alpha", body, headers)
             answer = connection.getresponse()
             assert answer.status == 200, line
             assert set(json.loads(answer.read())) >= {"sequence", "alpha", "wanted", "source"}
             connection.close()
-        assert feeder.accepted_count == 3
-    steering = AlphaMessageHandler(new_cell(FOUR), "x", ControlPlane.default(FOUR))
-    steering.set_from_line("plane 0.3 0.7")
+        assert listener.accepted_count == 3
+    handler = AlphaMessageHandler(new_shared_alpha(FOUR), "x", ControlPlane.default(FOUR))
+    handler.set_from_line("plane 0.3 0.7")
 
 
 def test_the_python_block() -> None:

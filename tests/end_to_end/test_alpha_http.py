@@ -49,11 +49,11 @@ def open_listener(count: int = 2, max_connections: int = 16) -> Iterator[AlphaSe
 def open_page_server(count: int = 2, max_connections: int = 16) -> Iterator[AlphaServer]:
     pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
     from dni_deploy.webui.guard import PageLimits
-    from tests.dni_deploy.webui.page_server import served
+    from tests.dni_deploy.webui.page_server import serve_page
 
     limits = PageLimits(max_connections=max_connections, max_body_bytes=MAX_BODY_BYTES)
-    with served(count, limits=limits) as live:
-        yield AlphaServer("page", live.page.port, live.cell)
+    with serve_page(count, limits=limits) as live:
+        yield AlphaServer("page", live.page.port, live.shared_alpha)
 
 
 SERVERS = {"listener": open_listener, "page": open_page_server}

@@ -1,4 +1,4 @@
-"""Feeding: a cell with the sentences that a feeder tells, and patience."""
+"""What tests of listeners share: a shared alpha, a record of what is reported, and waiting for another thread."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.control.shared_alpha import SharedAlpha
 
 TWO, THREE, FOUR = ("psnr", "gan"), ("a", "b", "c"), ("m", "f", "n", "o")
-PATIENCE = 20.0
-"""Seconds until what has not come counts as lost."""
+TIMEOUT_S = 20.0
+"""Seconds after which what has not happened counts as failed."""
 
 
 @dataclass
-class Told:
-    """What was told; call it with a sentence."""
+class RecordedReports:
+    """Keeps the sentences that are reported to it."""
 
     sentences: list[str] = field(default_factory=list)
 
@@ -24,13 +24,13 @@ class Told:
         self.sentences.append(sentence)
 
 
-def new_cell(members: tuple[str, ...] = TWO) -> SharedAlpha:
+def new_shared_alpha(members: tuple[str, ...] = TWO) -> SharedAlpha:
     return SharedAlpha(members, Coefficients.one_hot(members[0], members))
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for what another thread does."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Waits for what another thread does."""
+    deadline = time.monotonic() + TIMEOUT_S
     while not holds():
-        assert time.monotonic() < deadline, "it did not come"
+        assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.001)

@@ -18,7 +18,7 @@ import pytest
 from dni_deploy.control.http import HttpAlphaListener
 from dni_deploy.control.request_guard import RequestLimits
 from dni_deploy.errors import BusyError, UsageError
-from tests.dni_deploy.control.listening import PATIENCE, Told, new_cell, until
+from tests.dni_deploy.control.listening import TIMEOUT_S, RecordedReports, new_shared_alpha, wait_until
 
 TOKEN = "a-token-of-the-tests"
 LIMITS = RequestLimits()
@@ -26,8 +26,8 @@ BODY = b'{"alpha": 0.4}'
 
 
 @pytest.fixture
-def feeder() -> Iterator[HttpAlphaListener]:
-    with HttpAlphaListener(new_cell(), 0, token=TOKEN, report=Told()) as made:
+def listener() -> Iterator[HttpAlphaListener]:
+    with HttpAlphaListener(new_shared_alpha(), 0, token=TOKEN, report=RecordedReports()) as made:
         yield made
 
 
@@ -35,9 +35,9 @@ Answer = tuple[int, dict[str, object]]
 
 
 def ask(
-    feeder: HttpAlphaListener, method: str = "GET", body: str | bytes | None = None, path: str = "/alpha", **headers: str
+    listener: HttpAlphaListener, method: str = "GET", body: str | bytes | None = None, path: str = "/alpha", **headers: str
 ) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", feeder.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", listener.port, timeout=TIMEOUT_S)
     try:
         connection.request(
             method, path, body, {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json", **headers}
@@ -48,9 +48,9 @@ def ask(
         connection.close()
 
 
-def raw(feeder: HttpAlphaListener, data: bytes) -> bytes:
+def raw(listener: HttpAlphaListener, data: bytes) -> bytes:
     """What comes back on bytes as they are."""
-    with socket.create_connection(("127.0.0.1", feeder.port), timeout=PATIENCE) as client:
+    with socket.create_connection(("127.0.0.1", listener.port), timeout=TIMEOUT_S) as client:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
         answer = b""
@@ -62,8 +62,8 @@ def raw(feeder: HttpAlphaListener, data: bytes) -> bytes:
 ADMITTED = (b"Authorization: Bearer " + TOKEN.encode(), b"Content-Type: application/json")
 
 
-def _head(feeder: HttpAlphaListener, *lines: bytes, body: bytes = b"") -> bytes:
-    return b"\r\n".join([b"PUT /alpha HTTP/1.1", b"Host: localhost:%d" % feeder.port, *ADMITTED, *lines, b"", body])
+def _head(listener: HttpAlphaListener, *lines: bytes, body: bytes = b"") -> bytes:
+    return b"\r\n".join([b"PUT /alpha HTTP/1.1", b"Host: localhost:%d" % listener.port, *ADMITTED, *lines, b"", body])
 
 
 @pytest.mark.parametrize(
@@ -83,67 +83,67 @@ def _head(feeder: HttpAlphaListener, *lines: bytes, body: bytes = b"") -> bytes:
     ],
 )
 def test_a_body_whose_length_is_wrong_is_refused(
-    feeder: HttpAlphaListener, lines: list[bytes], body: bytes, status: bytes
+    listener: HttpAlphaListener, lines: list[bytes], body: bytes, status: bytes
 ) -> None:
-    assert raw(feeder, _head(feeder, *lines, body=body)).split(b" ", 2)[1] == status
+    assert raw(listener, _head(listener, *lines, body=body)).split(b" ", 2)[1] == status
 
 
 @pytest.mark.parametrize(
     "data",
     [b"\0" * 100, b"GET\r\n\r\n", b"\x16\x03\x01", b"GET /alpha HTTP/9.9\r\n\r\n", b"G" * 70_000, b"GET /alpha\r\n"],
 )
-def test_what_is_not_http_is_refused(feeder: HttpAlphaListener, data: bytes) -> None:
-    assert b"200" not in raw(feeder, data)[:20]
-    assert ask(feeder)[0] == 200
+def test_what_is_not_http_is_refused(listener: HttpAlphaListener, data: bytes) -> None:
+    assert b"200" not in raw(listener, data)[:20]
+    assert ask(listener)[0] == 200
 
 
-def test_of_a_flood_the_last_request_counts(feeder: HttpAlphaListener) -> None:
+def test_of_a_flood_the_last_request_counts(listener: HttpAlphaListener) -> None:
     """Four clients, all they can for 400 requests each; some are turned away, the last one counts."""
 
     def client() -> None:
         for step in range(400):
             with suppress(OSError, ValueError, http.client.HTTPException):  # turned away
-                ask(feeder, "PUT", '{"alpha": %g}' % (step % 101 / 100))
+                ask(listener, "PUT", '{"alpha": %g}' % (step % 101 / 100))
 
     clients = [threading.Thread(target=client, daemon=True) for _ in range(4)]
     for thread in clients:
         thread.start()
     for thread in clients:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
         assert not thread.is_alive()
-    assert ask(feeder, "PUT", '{"alpha": 0.625}')[0] == 200
-    assert feeder.handler.shared_alpha.read().requested.values == (0.625, 0.375)
-    assert feeder.accepted_count > 100
+    assert ask(listener, "PUT", '{"alpha": 0.625}')[0] == 200
+    assert listener.handler.shared_alpha.read().requested.values == (0.625, 0.375)
+    assert listener.accepted_count > 100
 
 
 def test_clients_that_say_nothing_are_cut_off() -> None:
     limits = RequestLimits(request_timeout_s=0.3)
-    with HttpAlphaListener(new_cell(), 0, token=TOKEN, limits=limits, report=Told()) as feeder:
-        _fill_with_silent_clients(feeder)
+    with HttpAlphaListener(new_shared_alpha(), 0, token=TOKEN, limits=limits, report=RecordedReports()) as listener:
+        _fill_with_silent_clients(listener)
 
 
-def _fill_with_silent_clients(feeder: HttpAlphaListener) -> None:
-    silent = [socket.create_connection(("127.0.0.1", feeder.port), timeout=PATIENCE) for _ in range(LIMITS.max_connections)]
+def _fill_with_silent_clients(listener: HttpAlphaListener) -> None:
+    silent = [socket.create_connection(("127.0.0.1", listener.port), timeout=TIMEOUT_S) for _ in range(LIMITS.max_connections)]
     for number, client in enumerate(silent):
         client.sendall(b"PUT /alpha HTTP/1.1\r\n"[:number])
     started = time.monotonic()
-    until(lambda: _answers(feeder))
-    assert time.monotonic() - started < PATIENCE / 4
+    wait_until(lambda: _answers(listener))
+    assert time.monotonic() - started < TIMEOUT_S / 4
     for client in silent:
         client.close()
 
 
-def _answers(feeder: HttpAlphaListener) -> bool:
+def _answers(listener: HttpAlphaListener) -> bool:
     try:
-        return ask(feeder)[0] == 200
+        return ask(listener)[0] == 200
     except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
-def test_no_more_threads_than_connections(feeder: HttpAlphaListener) -> None:
+def test_no_more_threads_than_connections(listener: HttpAlphaListener) -> None:
     before = threading.active_count()
     clients = [
-        socket.create_connection(("127.0.0.1", feeder.port), timeout=PATIENCE) for _ in range(3 * LIMITS.max_connections)
+        socket.create_connection(("127.0.0.1", listener.port), timeout=TIMEOUT_S) for _ in range(3 * LIMITS.max_connections)
     ]
     refused = 0
     for client in clients[LIMITS.max_connections :]:
@@ -152,59 +152,59 @@ def test_no_more_threads_than_connections(feeder: HttpAlphaListener) -> None:
     assert threading.active_count() <= before + LIMITS.max_connections
     for client in clients:
         client.close()
-    until(lambda: _answers(feeder))
+    wait_until(lambda: _answers(listener))
 
 
-def test_a_client_that_goes_away_prints_nothing(feeder: HttpAlphaListener, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_client_that_goes_away_prints_nothing(listener: HttpAlphaListener, capfd: pytest.CaptureFixture[str]) -> None:
     for _ in range(20):
-        with socket.create_connection(("127.0.0.1", feeder.port)) as client:
+        with socket.create_connection(("127.0.0.1", listener.port)) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            client.sendall(_head(feeder, b"Content-Length: 14"))
-    assert ask(feeder)[0] == 200
+            client.sendall(_head(listener, b"Content-Length: 14"))
+    assert ask(listener)[0] == 200
     assert capfd.readouterr() == ("", "")
 
 
-def test_close_frees_the_port_and_lets_clients_go(feeder: HttpAlphaListener) -> None:
+def test_close_frees_the_port_and_lets_clients_go(listener: HttpAlphaListener) -> None:
     with pytest.raises(BusyError, match="another program has it"):
-        HttpAlphaListener(new_cell(), feeder.port).start()
+        HttpAlphaListener(new_shared_alpha(), listener.port).start()
     with pytest.raises(UsageError):
-        HttpAlphaListener(new_cell(), 70_000).start()
-    with socket.create_connection(("127.0.0.1", feeder.port), timeout=PATIENCE) as waiting:
+        HttpAlphaListener(new_shared_alpha(), 70_000).start()
+    with socket.create_connection(("127.0.0.1", listener.port), timeout=TIMEOUT_S) as waiting:
         waiting.sendall(b"PUT")
         started = time.monotonic()
-        feeder.close()
+        listener.close()
         assert time.monotonic() - started < 2
         with suppress(ConnectionResetError):
             assert b"200" not in waiting.recv(100)  # it was let go
     with pytest.raises(OSError):
-        socket.create_connection(("127.0.0.1", feeder.port), timeout=1)
-    feeder.start()
-    assert ask(feeder)[0] == 200
+        socket.create_connection(("127.0.0.1", listener.port), timeout=1)
+    listener.start()
+    assert ask(listener)[0] == 200
 
 
-def test_a_token_is_random_unless_it_is_chosen(feeder: HttpAlphaListener) -> None:
-    random_tokens = {HttpAlphaListener(new_cell(), 0).token for _ in range(3)}
+def test_a_token_is_random_unless_it_is_chosen(listener: HttpAlphaListener) -> None:
+    random_tokens = {HttpAlphaListener(new_shared_alpha(), 0).token for _ in range(3)}
     assert len(random_tokens) == 3
     assert all(token is not None and len(token) >= 43 for token in random_tokens)  # 256 bits
     for token in ("short", "with a space in it and long", "x" * 257, "sixteen-letters-\u00e9"):
         with pytest.raises(UsageError, match="16 to 256"):
-            HttpAlphaListener(new_cell(), 0, token=token)
+            HttpAlphaListener(new_shared_alpha(), 0, token=token)
 
 
-def test_the_token_does_not_count_in_the_url_or_a_cookie(feeder: HttpAlphaListener) -> None:
-    for path, cookie in ((f"/alpha?token={TOKEN}", ""), ("/alpha", f"dni-serve-{feeder.port}={TOKEN}")):
-        assert ask(feeder, path=path, Authorization="", Cookie=cookie)[0] == 401
-    assert ask(feeder, path=f"/alpha?token={TOKEN}")[0] == 404  # there is no query here
-    assert ask(feeder, path="/%61lpha")[0] == ask(feeder, path="/alpha/")[0] == ask(feeder, path="/")[0] == 404
+def test_the_token_does_not_count_in_the_url_or_a_cookie(listener: HttpAlphaListener) -> None:
+    for path, cookie in ((f"/alpha?token={TOKEN}", ""), ("/alpha", f"dni-serve-{listener.port}={TOKEN}")):
+        assert ask(listener, path=path, Authorization="", Cookie=cookie)[0] == 401
+    assert ask(listener, path=f"/alpha?token={TOKEN}")[0] == 404  # there is no query here
+    assert ask(listener, path="/%61lpha")[0] == ask(listener, path="/alpha/")[0] == ask(listener, path="/")[0] == 404
 
 
 def test_without_a_token_only_this_machine_may_come_in() -> None:
-    with HttpAlphaListener(new_cell(), 0, requires_token=False, report=Told()) as feeder:
-        assert feeder.token is None
-        assert ask(feeder, Authorization="")[0] == 200
-        assert ask(feeder, "PUT", BODY, Authorization="", Origin="http://evil")[0] == 403
+    with HttpAlphaListener(new_shared_alpha(), 0, requires_token=False, report=RecordedReports()) as listener:
+        assert listener.token is None
+        assert ask(listener, Authorization="")[0] == 200
+        assert ask(listener, "PUT", BODY, Authorization="", Origin="http://evil")[0] == 403
     for host in ("0.0.0.0", "192.168.0.7", "::", "example.org"):
         with pytest.raises(UsageError, match="token is required"):
-            HttpAlphaListener(new_cell(), 0, host, requires_token=False)
+            HttpAlphaListener(new_shared_alpha(), 0, host, requires_token=False)
     with pytest.raises(UsageError, match="exclude each other"):
-        HttpAlphaListener(new_cell(), 0, token=TOKEN, requires_token=False)
+        HttpAlphaListener(new_shared_alpha(), 0, token=TOKEN, requires_token=False)

@@ -1,11 +1,9 @@
-"""Steering and lines: what a message means, and that none of them stops anything."""
+"""What a message means for the shared alpha, and that none of them stops anything."""
 
 from __future__ import annotations
 
-import io
-import os
-import threading
-from pathlib import Path
+import logging
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -13,9 +11,8 @@ from hypothesis import strategies as st
 
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.control.message_handler import MAX_LINE_LENGTH, AlphaMessageHandler
-from dni_deploy.control.stdin import StdinAlphaListener
 from dni_deploy.errors import DniError
-from tests.dni_deploy.control.listening import FOUR, THREE, Told, new_cell, until
+from tests.dni_deploy.control.listening import FOUR, RecordedReports, new_shared_alpha
 
 
 @pytest.mark.parametrize(
@@ -31,19 +28,19 @@ from tests.dni_deploy.control.listening import FOUR, THREE, Told, new_cell, unti
         ("gan 0.25", (0.75, 0.25)),
     ],
 )
-def test_lines_that_set_alpha(line: str, shares: tuple[float, ...]) -> None:
-    cell = new_cell()
-    assert AlphaMessageHandler(cell, "lines").set_from_line(line) == 1
-    assert cell.read().requested.values == shares
+def test_a_line_sets_alpha(line: str, shares: tuple[float, ...]) -> None:
+    shared_alpha = new_shared_alpha()
+    assert AlphaMessageHandler(shared_alpha, "lines").set_from_line(line) == 1
+    assert shared_alpha.read().requested.values == shares
 
 
-def test_a_plane_and_a_share_of_several() -> None:
-    cell = new_cell(FOUR)
-    steering = AlphaMessageHandler(cell, "lines", ControlPlane.default(FOUR))
-    steering.set_from_line("plane 0.25 0.5")
-    assert cell.read().requested.values == (0.375, 0.125, 0.375, 0.125)
-    steering.set_from_line("m 1")
-    assert cell.read().requested.values == (1, 0, 0, 0)
+def test_a_line_sets_a_point_or_one_share() -> None:
+    shared_alpha = new_shared_alpha(FOUR)
+    handler = AlphaMessageHandler(shared_alpha, "lines", ControlPlane.default(FOUR))
+    handler.set_from_line("plane 0.25 0.5")
+    assert shared_alpha.read().requested.values == (0.375, 0.125, 0.375, 0.125)
+    handler.set_from_line("m 1")
+    assert shared_alpha.read().requested.values == (1, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -51,103 +48,50 @@ def test_a_plane_and_a_share_of_several() -> None:
     ["", "alpha", "alpha x", "alpha nan", "alpha 1e999", "alpha 2", "gan -1", "gan x", "gan nan", "x=1", "plane 0 0", "plane",
      "alpha 0.4 0.5", "1,1", "\x00", "alpha " + "1" * MAX_LINE_LENGTH, "quit", "psnr=0.5,psnr=0.5"],
 )  # fmt: skip
-def test_lines_that_do_not(line: str) -> None:
-    cell, told = new_cell(), Told()
-    steering = AlphaMessageHandler(cell, "lines", report=told)
+def test_a_line_that_cannot_be_used_changes_nothing(line: str) -> None:
+    shared_alpha, reports = new_shared_alpha(), RecordedReports()
+    handler = AlphaMessageHandler(shared_alpha, "lines", report=reports)
     with pytest.raises(DniError) as caught:
-        steering.set_from_line(line)
+        handler.set_from_line(line)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
     for _ in range(3):
-        assert not steering.handle_safely(lambda: steering.set_from_line(line))
-    assert (steering.accepted_count, steering.refused_count, len(told.sentences)) == (0, 3, 1)
-    assert "alpha stayed as it was" in told.sentences[0]
-    steering.report_refusals()
-    assert told.sentences[1].startswith("3 messages by lines were refused, the last one:")
-    assert cell.state.sequence == 0
+        assert not handler.handle_safely(lambda: handler.set_from_line(line))
+    assert (handler.accepted_count, handler.refused_count, len(reports.sentences)) == (0, 3, 1)
+    assert "alpha stayed as it was" in reports.sentences[0]
+    handler.report_refusals()
+    assert reports.sentences[1].startswith("3 messages by lines were refused, the last one:")
+    assert shared_alpha.state.sequence == 0
 
 
 def test_a_subscriber_that_raises_stops_nothing() -> None:
-    cell, told = new_cell(), Told()
+    shared_alpha, reports = new_shared_alpha(), RecordedReports()
 
     def broken(setting: object) -> None:
         raise KeyError("theirs")
 
-    cell.subscribe(broken)
-    steering = AlphaMessageHandler(cell, "lines", report=told)
-    assert not steering.handle_safely(lambda: steering.set_from_line("0.25"))
-    assert "KeyError" in told.sentences[0]
+    shared_alpha.subscribe(broken)
+    handler = AlphaMessageHandler(shared_alpha, "lines", report=reports)
+    assert not handler.handle_safely(lambda: handler.set_from_line("0.25"))
+    assert "KeyError" in reports.sentences[0]
 
 
 @given(st.text(max_size=60) | st.text(alphabet=st.sampled_from("alphnegsr=,. 0123456789-+\t"), max_size=30))
 def test_any_line_sets_alpha_or_gives_one_sentence(line: str) -> None:
-    cell = new_cell()
+    shared_alpha = new_shared_alpha()
     try:
-        AlphaMessageHandler(cell, "lines").set_from_line(line)
-        told = str(cell.read().requested)
+        AlphaMessageHandler(shared_alpha, "lines").set_from_line(line)
+        reports = str(shared_alpha.read().requested)
     except DniError as error:
-        told = str(error)
-    assert told.isprintable()
+        reports = str(error)
+    assert reports.isprintable()
 
 
-def test_a_stream_of_text() -> None:
-    cell, told = new_cell(), Told()
-    feeder = StdinAlphaListener(cell, io.StringIO("alpha 0.4\n\n# a comment\nnonsense\r\ngan=0.25\nalpha 0.125"), report=told)
-    with feeder:
-        until(lambda: feeder.accepted_count == 3)
-    assert cell.read().requested.values == (0.125, 0.875)
-    assert (feeder.refused_count, len(told.sentences)) == (1, 1)
-
-
-def test_a_pipe_that_stays_open() -> None:
-    cell = new_cell()
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as stream:
-        feeder = StdinAlphaListener(cell, stream, report=Told())
-        with feeder:
-            os.write(writing, b"alpha 0.")
-            os.write(writing, b"4\nalpha ")
-            until(lambda: feeder.accepted_count == 1)
-            assert cell.read().requested.values == (0.4, 0.6)
-        assert not [thread for thread in threading.enumerate() if thread.name == "dni-lines"]  # though nobody closed the pipe
-    os.close(writing)
-
-
-def test_a_file(tmp_path: Path) -> None:
-    (tmp_path / "alphas.txt").write_text("alpha 0.4\nalpha 0.2\n")
-    cell = new_cell()
-    with open(tmp_path / "alphas.txt") as stream, StdinAlphaListener(cell, stream) as feeder:
-        until(lambda: feeder.accepted_count == 2)
-    assert cell.read().requested.values == (0.2, 0.8)
-
-
-def test_a_line_without_end_costs_no_memory_and_what_follows_counts() -> None:
-    cell, told = new_cell(), Told()
-    stream = io.BytesIO(b"x" * (5 * MAX_LINE_LENGTH) + b"\nalpha 0.4\n" + b"\xff\xfe\n" + b"alpha 0.2\n")
-    with StdinAlphaListener(cell, stream, report=told) as feeder:
-        until(lambda: feeder.accepted_count == 2)
-    assert feeder.refused_count == 2
-    assert "characters" in told.sentences[0]
-
-
-def test_a_closed_stream_is_told() -> None:
-    told, stream = Told(), io.StringIO()
-    stream.close()
-    with StdinAlphaListener(new_cell(), stream, report=told) as feeder:
-        until(lambda: feeder.refused_count == 1)
-
-
-@pytest.mark.usefixtures("nervous")
-def test_two_feeders_of_three_members_leave_the_simplex_to_nobody() -> None:
-    cell = new_cell(THREE)
-    seen = []
-    cell.subscribe(lambda setting: seen.append(sum(setting.requested.values)))
-    texts = ["".join(f"{name} {step % 11 / 10}\n" for step in range(500)) for name in THREE]
-    feeders = [StdinAlphaListener(cell, io.StringIO(text)) for text in texts]
-    for feeder in feeders:
-        feeder.start()
-    until(lambda: cell.state.sequence == 1500)
-    for feeder in feeders:
-        feeder.close()
-    assert len(seen) == 1500
-    assert max(abs(total - 1) for total in seen) < 1e-12
+def test_messages_are_logged_at_debug_and_the_first_refusal_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    handler = AlphaMessageHandler(new_shared_alpha(), "lines")
+    with caplog.at_level(logging.DEBUG, "dni_deploy.control"):
+        for line in ("0.25", "nonsense", "nonsense"):
+            handler.handle_safely(partial(handler.set_from_line, line))
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["DEBUG", "DEBUG", "WARNING", "DEBUG"]
+    assert "psnr=0.25, gan=0.75" in caplog.messages[0]

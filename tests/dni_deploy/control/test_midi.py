@@ -17,7 +17,7 @@ from dni_deploy.control.message_handler import AlphaMessageHandler
 from dni_deploy.control.midi import ControlChangeHandler, MidiAlphaListener, list_inputs
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UnavailableError, UsageError
-from tests.dni_deploy.control.listening import FOUR, THREE, TWO, Told, new_cell
+from tests.dni_deploy.control.listening import FOUR, THREE, TWO, RecordedReports, new_shared_alpha
 
 CLOSE = 1e-12
 """1 minus a share, and the largest share's rounding."""
@@ -26,10 +26,12 @@ CLOSE = 1e-12
 def knobs(
     members: tuple[str, ...] = TWO, controls: Mapping[int, str] | None = None, **options: Any
 ) -> tuple[SharedAlpha, ControlChangeHandler]:
-    cell = new_cell(members)
+    shared_alpha = new_shared_alpha(members)
     plane = ControlPlane.default(members) if len(members) > 2 else None
-    return cell, ControlChangeHandler(
-        AlphaMessageHandler(cell, "MIDI", plane, Told()), {1: ""} if controls is None else controls, **options
+    return shared_alpha, ControlChangeHandler(
+        AlphaMessageHandler(shared_alpha, "MIDI", plane, RecordedReports()),
+        {1: ""} if controls is None else controls,
+        **options,
     )
 
 
@@ -38,68 +40,68 @@ def control(number: int, value: int) -> bytes:
 
 
 def test_seven_bits() -> None:
-    cell, made = knobs()
+    shared_alpha, made = knobs()
     for value in (0, 1, 64, 127):
         made.parse_bytes(bytes([0xB0, 1, value]))
-        assert cell.read().requested.values[0] == value / 127
+        assert shared_alpha.read().requested.values[0] == value / 127
     assert made.handler.accepted_count == 4
 
 
 def test_bytes_cut_anywhere_and_what_is_for_others() -> None:
-    cell, made = knobs(channel=2)
+    shared_alpha, made = knobs(channel=2)
     stream = bytes([0xB2, 1, 10, 0xB2, 1, 20, 0xF8, 0xB3, 1, 99, 0x92, 60, 100, 0xB2, 7, 55, 0xF0, 1, 2, 0xF7, 0xB2, 1, 30])
     for byte in stream:
         made.parse_bytes(bytes([byte]))
-    assert cell.read().requested.values[0] == 30 / 127
+    assert shared_alpha.read().requested.values[0] == 30 / 127
     assert (made.handler.accepted_count, made.handler.refused_count) == (3, 0)
 
 
 def test_pairs_of_fourteen_bits() -> None:
-    cell, made = knobs()
+    shared_alpha, made = knobs()
     for value in (0, 1, 8191, 8192, 16383):
         made.parse_bytes(control(1, value >> 7) + control(33, value & 127))
-        assert cell.read().requested.values[0] == value / 16383
+        assert shared_alpha.read().requested.values[0] == value / 16383
     assert made.handler.refused_count == 0
 
 
 @pytest.mark.parametrize("step", [1, 3, -1, -3])
 def test_a_pair_never_jumps_past_between_its_halves(step: int) -> None:
     """A frame may be made between the coarse and the fine byte: the value is then between the old one and the new one."""
-    cell, made = knobs()
+    shared_alpha, made = knobs()
     values = list(range(8000, 8400))[::step]
     made.parse_bytes(control(1, values[0] >> 7) + control(33, values[0] & 127))
     for before, value in pairwise(values):
         seen = []
         for part in (control(1, value >> 7), control(33, value & 127)):
             made.parse_bytes(part)
-            seen.append(cell.read().requested.values[0] * 16383)
+            seen.append(shared_alpha.read().requested.values[0] * 16383)
         assert min(before, value) - 1e-6 <= seen[0] <= max(before, value) + 1e-6
         assert seen[1] == pytest.approx(value, abs=1e-6)
 
 
 def test_a_fine_part_alone_sets_nothing() -> None:
-    cell, made = knobs()
+    shared_alpha, made = knobs()
     made.parse_bytes(bytes([0xB0, 33, 64]))
-    assert cell.state.sequence == 0
+    assert shared_alpha.state.sequence == 0
 
 
 def test_knobs_for_members_and_for_a_plane() -> None:
-    cell, made = knobs(THREE, {20: "b", 21: "c"})
+    shared_alpha, made = knobs(THREE, {20: "b", 21: "c"})
     made.parse_bytes(bytes([0xB0, 20, 127]))
-    assert cell.read().requested.values == (0, 1, 0)
+    assert shared_alpha.read().requested.values == (0, 1, 0)
     made.parse_bytes(control(21, 0) + control(20, 0))
-    assert cell.read().requested.values == pytest.approx((0.5, 0, 0.5), abs=CLOSE)
-    cell, made = knobs(FOUR, {10: "x", 11: "y"})
+    assert shared_alpha.read().requested.values == pytest.approx((0.5, 0, 0.5), abs=CLOSE)
+    shared_alpha, made = knobs(FOUR, {10: "x", 11: "y"})
     made.parse_bytes(control(10, 0) + control(11, 0))
-    assert cell.read().requested.values == (1, 0, 0, 0)
+    assert shared_alpha.read().requested.values == (1, 0, 0, 0)
     made.parse_bytes(control(10, 127) + control(11, 127))
-    assert cell.read().requested.values == (0, 0, 0, 1)
+    assert shared_alpha.read().requested.values == (0, 0, 0, 1)
 
 
 def test_a_knob_for_alpha_of_three_members_is_refused_and_stops_nothing() -> None:
-    cell, made = knobs(THREE)
+    shared_alpha, made = knobs(THREE)
     made.parse_bytes(control(1, 64) + control(1, 65))
-    assert (made.handler.refused_count, cell.state.sequence) == (2, 0)
+    assert (made.handler.refused_count, shared_alpha.state.sequence) == (2, 0)
 
 
 @pytest.mark.parametrize("controls", [{128: ""}, {-1: ""}, {1: "nobody"}, {1: "x"}])
@@ -109,10 +111,10 @@ def test_knobs_for_nobody(controls: dict[int, str]) -> None:
 
 
 def test_rubbish_is_passed_over() -> None:
-    cell, made = knobs()
+    shared_alpha, made = knobs()
     made.parse_bytes(bytes(range(256)) * 40)
     made.parse_bytes(bytes([0xF7, 0xB0, 1, 127]))
-    assert cell.read().requested.values == (1, 0)
+    assert shared_alpha.read().requested.values == (1, 0)
 
 
 class StandIn:
@@ -129,21 +131,21 @@ def test_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[StandIn] = []
     monkeypatch.setattr(mido, "get_input_names", lambda: ["Through 14:0", "nanoKONTROL2 20:0"])
     monkeypatch.setattr(mido, "open_input", lambda name, callback: opened.append(StandIn(name, callback)) or opened[-1])
-    cell = new_cell()
-    with MidiAlphaListener(cell, "nanoKONTROL", 16, report=Told()) as feeder:
-        assert feeder.port_name == opened[0].name == "nanoKONTROL2 20:0"
+    shared_alpha = new_shared_alpha()
+    with MidiAlphaListener(shared_alpha, "nanoKONTROL", 16, report=RecordedReports()) as listener:
+        assert listener.port_name == opened[0].name == "nanoKONTROL2 20:0"
         opened[0].callback(mido.Message("control_change", control=16, value=127))
         opened[0].callback(mido.Message("control_change", control=16, value=0))
-        assert feeder.accepted_count == 2
-        assert cell.read().requested.values == (0, 1)
+        assert listener.accepted_count == 2
+        assert shared_alpha.read().requested.values == (0, 1)
     assert opened[0].closed
-    with MidiAlphaListener(cell) as feeder:
-        assert feeder.port_name == "Through 14:0"
+    with MidiAlphaListener(shared_alpha) as listener:
+        assert listener.port_name == "Through 14:0"
     with pytest.raises(UsageError, match="No MIDI input is called 'other'; there are: Through 14:0, nano"):
-        MidiAlphaListener(cell, "other").start()
+        MidiAlphaListener(shared_alpha, "other").start()
     monkeypatch.setattr(mido, "get_input_names", list)
     with pytest.raises(UsageError, match="no MIDI input; there are: none"):
-        MidiAlphaListener(cell).start()
+        MidiAlphaListener(shared_alpha).start()
 
 
 @pytest.mark.parametrize(
@@ -159,17 +161,17 @@ def test_a_machine_without_midi(monkeypatch: pytest.MonkeyPatch, error: Exceptio
 
     monkeypatch.setattr(mido, "get_input_names", names)
     with pytest.raises(UnavailableError, match=words) as caught:
-        MidiAlphaListener(new_cell()).start()
+        MidiAlphaListener(new_shared_alpha()).start()
     assert str(caught.value).isprintable()
 
 
 def test_this_machine() -> None:
     """Whatever is here: names, or one sentence."""
     try:
-        told = " ".join(list_inputs())
+        reports = " ".join(list_inputs())
     except UnavailableError as error:
-        told = str(error)
-    assert told.isprintable()
+        reports = str(error)
+    assert reports.isprintable()
 
 
 def test_a_port_that_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,4 +181,4 @@ def test_a_port_that_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mido, "get_input_names", lambda: ["one"])
     monkeypatch.setattr(mido, "open_input", refuse)
     with pytest.raises(UnavailableError, match="cannot be opened"):
-        MidiAlphaListener(new_cell()).start()
+        MidiAlphaListener(new_shared_alpha()).start()

@@ -12,7 +12,7 @@ import pytest
 from dni_deploy.control.http import HttpAlphaListener
 from dni_deploy.control.open_listeners import open_listeners, parse_midi_option
 from dni_deploy.errors import BusyError, UnavailableError, UsageError
-from tests.dni_deploy.control.listening import Told, new_cell, until
+from tests.dni_deploy.control.listening import RecordedReports, new_shared_alpha, wait_until
 
 
 def listening() -> set[str]:
@@ -21,28 +21,30 @@ def listening() -> set[str]:
 
 def test_all_that_need_no_hardware() -> None:
     client = pytest.importorskip("pythonosc.udp_client")
-    cell, noted = new_cell(), Told()
-    with open_listeners(cell, osc=0, http=0, lines=io.StringIO("alpha 0.125\n"), note=noted, report=Told()) as feeders:
-        until(lambda: cell.read().requested.values[0] == 0.125)
-        client.SimpleUDPClient("127.0.0.1", feeders[0].port).send_message("/dni/alpha", 0.25)  # type: ignore[attr-defined]
-        until(lambda: cell.read().requested.values[0] == 0.25)
-        connection = http.client.HTTPConnection("127.0.0.1", feeders[1].port)  # type: ignore[attr-defined]
-        token = feeders[1].token  # type: ignore[attr-defined]
+    shared_alpha, noted = new_shared_alpha(), RecordedReports()
+    with open_listeners(
+        shared_alpha, osc=0, http=0, lines=io.StringIO("alpha 0.125\n"), note=noted, report=RecordedReports()
+    ) as listeners:
+        wait_until(lambda: shared_alpha.read().requested.values[0] == 0.125)
+        client.SimpleUDPClient("127.0.0.1", listeners[0].port).send_message("/dni/alpha", 0.25)  # type: ignore[attr-defined]
+        wait_until(lambda: shared_alpha.read().requested.values[0] == 0.25)
+        connection = http.client.HTTPConnection("127.0.0.1", listeners[1].port)  # type: ignore[attr-defined]
+        token = listeners[1].token  # type: ignore[attr-defined]
         assert token in noted.sentences[1]
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         connection.request("PUT", "/alpha", '{"alpha": 0.5}', headers)
         assert connection.getresponse().status == 200
-        assert cell.read().requested.values[0] == 0.5
-        assert [feeder.accepted_count for feeder in feeders] == [1, 1, 1]
+        assert shared_alpha.read().requested.values[0] == 0.5
+        assert [listener.accepted_count for listener in listeners] == [1, 1, 1]
         assert len(noted.sentences) == 2
-        assert str(feeders[1].port) in noted.sentences[1]  # type: ignore[attr-defined]
+        assert str(listeners[1].port) in noted.sentences[1]  # type: ignore[attr-defined]
     assert not listening()
 
 
 def test_none_is_left_when_one_fails() -> None:
     pytest.importorskip("pythonosc")
-    with HttpAlphaListener(new_cell(), 0) as other:
-        with pytest.raises(BusyError), open_listeners(new_cell(), osc=0, http=other.port):
+    with HttpAlphaListener(new_shared_alpha(), 0) as other:
+        with pytest.raises(BusyError), open_listeners(new_shared_alpha(), osc=0, http=other.port):
             raise AssertionError("not reached")
         assert listening() == {"dni-http"}
 
@@ -56,7 +58,7 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, package: str
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UnavailableError, match=rf"dni-deploy\[{extra}\]"), open_listeners(new_cell(), **asked):  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError, match=rf"dni-deploy\[{extra}\]"), open_listeners(new_shared_alpha(), **asked):  # type: ignore[arg-type]
         raise AssertionError("not reached")
 
 

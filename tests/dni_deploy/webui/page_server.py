@@ -28,7 +28,7 @@ FACTORS = (1.0, 0.2, 0.6, 0.4, 0.3)
 SIZE = (64, 48)
 
 
-def grey(level: int = 200, width: int = 64, height: int = 48) -> Frame:
+def gray(level: int = 200, width: int = 64, height: int = 48) -> Frame:
     return np.full((height, width, 3), level, np.uint8)
 
 
@@ -44,7 +44,7 @@ def photograph(width: int = 320, height: int = 180) -> Frame:
         return np.asarray(image.crop((0, 0, side, side * 9 // 16)).resize((width, height)))
 
 
-class Clock:
+class MovingSource:
     """A moving source: as many frames a second as asked for, each with its number in its brightness."""
 
     is_moving = True
@@ -52,7 +52,7 @@ class Clock:
 
     def __init__(self, rate: float = 100.0, frame: Frame | None = None) -> None:
         self.rate, self.given, self.closed = rate, -1, 0
-        self.frame = grey() if frame is None else frame
+        self.frame = gray() if frame is None else frame
 
     def get_frame(self, seconds: float) -> SourceFrame:
         self.given = int(seconds * self.rate)
@@ -65,16 +65,16 @@ class Clock:
         self.closed += 1
 
 
-def session(members: tuple[str, ...], alpha: Any = None, scale: int = 1) -> Session:
+def make_session(members: tuple[str, ...], alpha: Any = None, scale: int = 1) -> Session:
     first = Coefficients.one_hot(members[0], members) if alpha is None else Coefficients.parse(alpha, members)
     return Session(Dimmer(FACTORS[: len(members)], scale), members, Signature(radius=0, scale=scale), first)
 
 
-class Live(NamedTuple):
+class PageFixture(NamedTuple):
     page: PageServer
-    desk: AppState
-    stage: Renderer
-    cell: SharedAlpha
+    state: AppState
+    renderer: Renderer
+    shared_alpha: SharedAlpha
 
     @property
     def origin(self) -> str:
@@ -86,29 +86,31 @@ class Live(NamedTuple):
 
 
 @contextmanager
-def stage_of(count: int = 2, source: FrameSource | None = None, scale: int = 1, **options: Any) -> Iterator[Renderer]:
+def open_renderer(count: int = 2, source: FrameSource | None = None, scale: int = 1, **options: Any) -> Iterator[Renderer]:
     """A started stage; everything is closed afterwards."""
     members = NAMES[:count]
-    with session(members, scale=scale) as live:
-        cell = SharedAlpha(members, live.alpha, slew=options.pop("slew", None))
-        blend = PixelBlend(members, lambda member: session(members, {member: 1.0}, scale))
-        stage = Renderer(live, cell, source or StillImage(grey(), "a grey picture", SIZE), pixel_blend=blend, **options)
-        stage.start()
+    with make_session(members, scale=scale) as live:
+        shared_alpha = SharedAlpha(members, live.alpha, slew=options.pop("slew", None))
+        blend = PixelBlend(members, lambda member: make_session(members, {member: 1.0}, scale))
+        renderer = Renderer(
+            live, shared_alpha, source or StillImage(gray(), "a gray image", SIZE), pixel_blend=blend, **options
+        )
+        renderer.start()
         try:
-            yield stage
+            yield renderer
         finally:
-            stage.close()
+            renderer.close()
             blend.close()
 
 
 @contextmanager
-def served(
+def serve_page(
     count: int = 2,
     source: FrameSource | None = None,
     limits: PageLimits | None = None,
     slider: list[list[float]] | None = None,
     **options: Any,
-) -> Iterator[Live]:
+) -> Iterator[PageFixture]:
     """A page's server on a free port, in a thread. slider: knots of one with even steps."""
     members = NAMES[:count]
     plane = ControlPlane.default(members) if count in (3, 4) else None
@@ -117,7 +119,7 @@ def served(
         "timeline": None, "engine": "dimmer", "name": "dimmer.dni", "scale": 1, "fps": 60, "upload": 1 << 26,
         "slider": slider,
     }  # fmt: skip
-    with stage_of(count, source, **options) as stage:
-        desk = AppState(stage, stage.shared_alpha, plane, facts, SIZE, limits or PageLimits())
-        with PageServer(desk, open_listening_socket("127.0.0.1", 0), TOKEN, "127.0.0.1") as page:
-            yield Live(page, desk, stage, stage.shared_alpha)
+    with open_renderer(count, source, **options) as renderer:
+        state = AppState(renderer, renderer.shared_alpha, plane, facts, SIZE, limits or PageLimits())
+        with PageServer(state, open_listening_socket("127.0.0.1", 0), TOKEN, "127.0.0.1") as page:
+            yield PageFixture(page, state, renderer, renderer.shared_alpha)

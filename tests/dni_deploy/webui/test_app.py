@@ -17,24 +17,26 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 import contextlib
 
 from dni_deploy.webui.guard import PageLimits
-from tests.dni_deploy.webui.page_server import TOKEN, Live, served
+from tests.dni_deploy.webui.page_server import TOKEN, PageFixture, serve_page
 from tests.dni_deploy.webui.test_guard import ask
 
 QUERY = f"?token={TOKEN}"
 
 
 @pytest.fixture(scope="module")
-def live() -> Iterator[Live]:
-    with served(limits=PageLimits(max_body_bytes=1000, max_image_bytes=100_000, request_timeout_s=0.4)) as opened:
+def live() -> Iterator[PageFixture]:
+    with serve_page(limits=PageLimits(max_body_bytes=1000, max_image_bytes=100_000, request_timeout_s=0.4)) as opened:
         yield opened
 
 
-def put(live: Live, body: bytes, kind: str = "application/json", path: str = "/alpha", **headers: str) -> tuple[int, str]:
+def put(
+    live: PageFixture, body: bytes, kind: str = "application/json", path: str = "/alpha", **headers: str
+) -> tuple[int, str]:
     status, _, answer = ask(live, "PUT", path + QUERY, None, body, Content_Type=kind, **headers)
     return status, json.loads(answer).get("error", {}).get("message", "")
 
 
-def raw(live: Live, *parts: bytes, wait: float = 0.0) -> int:
+def raw(live: PageFixture, *parts: bytes, wait: float = 0.0) -> int:
     """The status of an answer to bytes that are sent as they are; 0 where the connection just ended."""
     with socket.create_connection(("127.0.0.1", live.page.port), 5) as opened:
         try:
@@ -47,7 +49,7 @@ def raw(live: Live, *parts: bytes, wait: float = 0.0) -> int:
         return int(answer.split()[1]) if answer else 0
 
 
-def test_bodies_of_another_type_or_size(live: Live) -> None:
+def test_bodies_of_another_type_or_size(live: PageFixture) -> None:
     good = picture()
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
         assert put(live, good, kind, "/picture")[0] == 415
@@ -63,7 +65,7 @@ def test_bodies_of_another_type_or_size(live: Live) -> None:
         assert raw(live, target + b"Content-Length: 50\r\n\r\n{", wait=0.0) == 408
 
 
-def test_headers_that_never_end_are_cut_off(live: Live) -> None:
+def test_headers_that_never_end_are_cut_off(live: PageFixture) -> None:
     started = time.monotonic()
     assert raw(live, b"GET / HTTP/1.1\r\n", *[b"X: y\r\n"] * 8, wait=0.1) == 0
     assert time.monotonic() - started < 3
@@ -84,20 +86,20 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (80, 40), mode: str = "RG
     return buffer.getvalue()
 
 
-def test_a_picture_by_http(live: Live) -> None:
-    for kind, told in (
+def test_a_picture_by_http(live: PageFixture) -> None:
+    for kind, result in (
         ("PNG", "image/png"),
         ("JPEG", "image/jpeg"),
         ("WEBP", "application/octet-stream"),
         ("BMP", "image/png"),
     ):
-        status, _, answer = ask(live, "PUT", f"/picture{QUERY}", None, picture(kind), Content_Type=told)
+        status, _, answer = ask(live, "PUT", f"/picture{QUERY}", None, picture(kind), Content_Type=result)
         assert (status, json.loads(answer)) == (200, {"source": "your picture", "width": 64, "height": 32})
-    assert live.stage.status[1]["source"] == "your picture"
-    assert live.stage.status[1]["is_moving"] is False
+    assert live.renderer.status[1]["source"] == "your picture"
+    assert live.renderer.status[1]["is_moving"] is False
 
 
-def test_pictures_that_are_none(live: Live) -> None:
+def test_pictures_that_are_none(live: PageFixture) -> None:
     deep = np.zeros((8, 8), np.uint16)
     buffer = io.BytesIO()
     Image.fromarray(deep).save(buffer, "PNG")
@@ -106,7 +108,7 @@ def test_pictures_that_are_none(live: Live) -> None:
         "html": b"<!doctype html><script>alert(1)</script>", "16 bits": buffer.getvalue(), "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
         "polyglot": b"GIF89a" + picture(), "gif": picture("GIF", mode="L"),
     }  # fmt: skip
-    before = live.stage.status[1]["source"]
+    before = live.renderer.status[1]["source"]
     for name, data in bad.items():
         status, sentence = put(live, data, "image/png", "/picture")
         assert status == 400, name
@@ -117,8 +119,8 @@ def test_pictures_that_are_none(live: Live) -> None:
     assert put(live, picture(), "text/html", "/picture")[0] == 415
     assert put(live, b"x" * 100_001, "image/png", "/picture")[0] == 413
     assert put(live, bomb(), "image/png", "/picture")[0] == 413
-    assert live.stage.status[1]["source"] == before
-    assert not live.desk.is_decoding
+    assert live.renderer.status[1]["source"] == before
+    assert not live.state.is_decoding
 
 
 def bomb() -> bytes:
@@ -134,38 +136,10 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
 
 
-def test_one_picture_at_a_time(live: Live) -> None:
-    live.desk.is_decoding = True
+def test_one_picture_at_a_time(live: PageFixture) -> None:
+    live.state.is_decoding = True
     try:
         status, headers, _ = ask(live, "PUT", f"/picture{QUERY}", None, picture(), Content_Type="image/png")
         assert (status, headers["retry-after"]) == (503, "2")
     finally:
-        live.desk.is_decoding = False
-
-
-def test_requests_while_it_shuts_down() -> None:
-    with served() as live:
-        import http.client
-
-        kept = http.client.HTTPConnection("127.0.0.1", live.page.port, timeout=5)
-        kept.request("GET", f"/alpha{QUERY}")
-        assert kept.getresponse().read()
-        live.page._server.should_exit = True
-        try:
-            kept.request("GET", f"/alpha{QUERY}")
-            answer = kept.getresponse()
-            assert (answer.status, answer.getheader("retry-after")) == (503, "2")
-        except (http.client.HTTPException, OSError):
-            pass  # it was quicker
-        kept.close()
-
-
-def test_more_connections_than_there_may_be() -> None:
-    with served(limits=PageLimits(max_connections=4)) as live:
-        held = [socket.create_connection(("127.0.0.1", live.page.port), 5) for _ in range(6)]
-        time.sleep(0.2)
-        assert ask(live, "GET", f"/alpha{QUERY}", None)[0] == 503
-        for opened in held:
-            opened.close()
-        time.sleep(0.2)
-        assert ask(live, "GET", f"/alpha{QUERY}", None)[0] == 200
+        live.state.is_decoding = False

@@ -12,12 +12,12 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
 
-from tests.dni_deploy.webui.page_server import TOKEN, Live, served
+from tests.dni_deploy.webui.page_server import TOKEN, PageFixture, serve_page
 
 
 @pytest.fixture(scope="module")
-def live() -> Iterator[Live]:
-    with served() as opened:
+def live() -> Iterator[PageFixture]:
+    with serve_page() as opened:
         yield opened
 
 
@@ -35,7 +35,7 @@ OURS = HOSTS[:3]
 
 
 def ask(
-    live: Live, method: str, path: str, host: str | None, body: bytes = b"", **headers: str
+    live: PageFixture, method: str, path: str, host: str | None, body: bytes = b"", **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body; host None: the server's own."""
     connection = http.client.HTTPConnection("127.0.0.1", live.page.port, timeout=5)
@@ -60,7 +60,7 @@ UPGRADE = {
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("kind", ["GET", "PUT", "WS"])
-def test_a_token_in_the_url_needs_the_right_host_and_origin(live: Live, host: str, kind: str) -> None:
+def test_a_token_in_the_url_needs_the_right_host_and_origin(live: PageFixture, host: str, kind: str) -> None:
     port = live.page.port
     named = f"{host}:{port}"
     origins = (
@@ -87,7 +87,7 @@ def test_a_token_in_the_url_needs_the_right_host_and_origin(live: Live, host: st
             assert status == expected, (kind, host, origin, token)
 
 
-def test_hosts_that_are_no_hosts(live: Live) -> None:
+def test_hosts_that_are_no_hosts(live: PageFixture) -> None:
     port = live.page.port
     odd = (f"127.0.0.1:{port + 1}", f"127.0.0.1:{port}.", f"localhost:{port}@evil.example", "\u00c3\u00a9vil")
     for host in ("127.0.0.1", *odd):
@@ -99,7 +99,7 @@ def test_hosts_that_are_no_hosts(live: Live) -> None:
             assert raw.recv(100).split()[1] == b"400"
 
 
-def test_the_cookie_stands_for_the_token_but_never_changes_anything_alone(live: Live) -> None:
+def test_the_cookie_stands_for_the_token_but_never_changes_anything_alone(live: PageFixture) -> None:
     status, headers, page = ask(live, "GET", f"/?token={TOKEN}", None)
     assert (status, page[:15]) == (200, b"<!doctype html>")
     cookie, *attributes = headers["set-cookie"].split("; ")
@@ -121,7 +121,7 @@ def test_the_cookie_stands_for_the_token_but_never_changes_anything_alone(live: 
         assert ask(live, "GET", f"/alpha?token={'x' * 1_000_000}", None)[0] in (400, 431)
 
 
-def test_other_sites(live: Live) -> None:
+def test_other_sites(live: PageFixture) -> None:
     query = f"?token={TOKEN}"
     for site in ("cross-site", "same-site"):
         assert ask(live, "GET", f"/alpha{query}", None, Sec_Fetch_Site=site)[0] == 403
@@ -134,7 +134,7 @@ def test_other_sites(live: Live) -> None:
         assert not [name for name in headers if name.startswith("access-control")]
 
 
-def test_every_answer_is_sealed_and_none_tells_a_path(live: Live) -> None:
+def test_every_answer_is_sealed_and_none_tells_a_path(live: PageFixture) -> None:
     paths = ("/", "/alpha", "/static/page.css", "/static/nothing", "/nothing")
     for path in paths:
         for query in (f"?token={TOKEN}", "?token=wrong", ""):
@@ -164,12 +164,12 @@ def test_every_answer_is_sealed_and_none_tells_a_path(live: Live) -> None:
         "page.html",
     ],
 )
-def test_there_is_no_path_to_climb(live: Live, name: str) -> None:
+def test_there_is_no_path_to_climb(live: PageFixture, name: str) -> None:
     assert ask(live, "GET", f"/static/{name}?token={TOKEN}", None)[0] in (404, 405, 307)
     assert ask(live, "GET", f"/{name}?token={TOKEN}", None)[0] in ((200,) if name == "" else (404, 400))
 
 
-def test_what_is_served_is_what_it_says(live: Live) -> None:
+def test_what_is_served_is_what_it_says(live: PageFixture) -> None:
     for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
         status, headers, _ = ask(live, "GET", f"/static/{name}?token={TOKEN}", None)
         assert (status, headers["content-type"]) == (200, f"{kind}; charset=utf-8")

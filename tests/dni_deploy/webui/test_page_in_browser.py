@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
 
 from dni_deploy.alpha.timeline import AlphaTimeline
-from tests.dni_deploy.webui.page_server import TOKEN, Clock, Live, photograph, served
+from tests.dni_deploy.webui.page_server import TOKEN, MovingSource, PageFixture, photograph, serve_page
 from tests.support.browser import CHROMIUM, FLAGS
 
 ASK = "document.getElementById('picture').dataset"
@@ -37,7 +37,7 @@ def browser() -> Iterator[Any]:
 class Tab:
     """A page of the browser that remembers everything that went wrong in it."""
 
-    def __init__(self, browser: Any, live: Live, width: int = 1280, scheme: str = "light", more: str = "") -> None:
+    def __init__(self, browser: Any, live: PageFixture, width: int = 1280, scheme: str = "light", more: str = "") -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme, accept_downloads=True)
         self.problems: list[str] = []
         self.outside: list[str] = []
@@ -68,7 +68,7 @@ class Tab:
 
 
 def test_the_slider_by_mouse_and_by_keyboard(browser: Any) -> None:
-    with served(2) as live:
+    with serve_page(2) as live:
         tab = Tab(browser, live)
         page = tab.page
         assert TOKEN not in page.url  # it left the address bar
@@ -91,7 +91,7 @@ def test_the_slider_by_mouse_and_by_keyboard(browser: Any) -> None:
         assert page.evaluate(MEAN) == pytest.approx(120, abs=6)
         assert page.evaluate("dni.latencies.length") >= 3
         tab.until("document.getElementById('said').textContent.startsWith('bright 0.')")  # politely, when it has settled
-        live.cell.set_alpha({"bright": 0.25, "dark": 0.75}, "osc")  # somebody else moves it
+        live.shared_alpha.set_alpha({"bright": 0.25, "dark": 0.75}, "osc")  # somebody else moves it
         tab.shares(0.25, 0.75)
         tab.until("document.getElementById('alpha').value === '0.25'")
         tab.close()
@@ -99,7 +99,7 @@ def test_the_slider_by_mouse_and_by_keyboard(browser: Any) -> None:
 
 def test_a_slider_with_even_steps(browser: Any) -> None:
     """The knob stands at the position, alpha is told beside, and both follow what somebody else sets."""
-    with served(2, slider=[[0.0, 0.0], [0.2, 0.5], [0.7, 0.6], [1.0, 1.0]]) as live:
+    with serve_page(2, slider=[[0.0, 0.0], [0.2, 0.5], [0.7, 0.6], [1.0, 1.0]]) as live:
         tab = Tab(browser, live)
         slider = tab.page.get_by_label("even steps to the eye, towards bright")
         slider.focus()
@@ -110,7 +110,7 @@ def test_a_slider_with_even_steps(browser: Any) -> None:
         tab.shares(0.25, 0.75)  # position 0.1 is halfway to the first knot
         assert tab.page.locator("#alpha-number").inner_text().strip() == "alpha 0.250"
         assert slider.get_attribute("aria-valuetext") == "bright 0.25, dark 0.75"
-        live.cell.set_alpha({"bright": 0.8, "dark": 0.2}, "osc")
+        live.shared_alpha.set_alpha({"bright": 0.8, "dark": 0.2}, "osc")
         tab.shares(0.8, 0.2)
         tab.until("document.getElementById('alpha').value === '0.85'")
         tab.page.keyboard.press("End")
@@ -119,7 +119,7 @@ def test_a_slider_with_even_steps(browser: Any) -> None:
 
 
 def test_the_pad_and_the_sliders_of_more_members(browser: Any) -> None:
-    with served(4) as live:
+    with serve_page(4) as live:
         tab = Tab(browser, live, 390, "dark")
         pad = tab.page.get_by_role("slider", name="Control plane")
         pad.focus()
@@ -134,7 +134,7 @@ def test_the_pad_and_the_sliders_of_more_members(browser: Any) -> None:
         tab.page.get_by_label("dim", exact=True).fill("1")
         tab.shares(0.0, 0.0, 0.0, 1.0)
         tab.close()
-    with served(5) as live:
+    with serve_page(5) as live:
         tab = Tab(browser, live)
         tab.page.get_by_label("faint", exact=True).fill("0.5")
         tab.shares(0.5, 0.0, 0.0, 0.0, 0.5)
@@ -142,7 +142,7 @@ def test_the_pad_and_the_sliders_of_more_members(browser: Any) -> None:
 
 
 def test_keyframes_are_recorded_played_and_exported(browser: Any, tmp_path: Path) -> None:
-    with served(2) as live:
+    with serve_page(2) as live:
         tab = Tab(browser, live)
         page = tab.page
         slider = page.get_by_label("alpha, the share of bright")
@@ -162,7 +162,7 @@ def test_keyframes_are_recorded_played_and_exported(browser: Any, tmp_path: Path
         assert shares[0] == (1.0, 0.0)
         assert shares[-1] == (0.25, 0.75)
         assert (0.75, 0.25) in shares
-        live.cell.set_alpha({"bright": 1.0}, "test")
+        live.shared_alpha.set_alpha({"bright": 1.0}, "test")
         tab.shares(1.0, 0.0)
         page.keyboard.press("p")
         tab.shares(0.75, 0.25)
@@ -179,7 +179,7 @@ def test_keyframes_are_recorded_played_and_exported(browser: Any, tmp_path: Path
 
 
 def test_views_hold_and_a_picture_of_ones_own(browser: Any, tmp_path: Path) -> None:
-    with served(2, Clock(60, photograph(96, 54))) as live:
+    with serve_page(2, MovingSource(60, photograph(96, 54))) as live:
         tab = Tab(browser, live)
         page = tab.page
         page.get_by_label("before and after").check()
@@ -215,7 +215,7 @@ def test_views_hold_and_a_picture_of_ones_own(browser: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_and_every_control_has_a_name(browser: Any, width: int, scheme: str, tmp_path: Path) -> None:
-    with served(2, Clock(30, photograph())) as live:
+    with serve_page(2, MovingSource(30, photograph())) as live:
         tab = Tab(browser, live, width, scheme)
         assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         tab.page.screenshot(path=tmp_path / "page.png", full_page=True)

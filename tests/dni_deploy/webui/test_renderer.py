@@ -18,10 +18,10 @@ from dni_deploy.alpha.timeline import AlphaTimeline
 from dni_deploy.errors import EngineError
 from dni_deploy.webui.frame_source import StillImage
 from dni_deploy.webui.renderer import EncodedPreview, Renderer
-from tests.dni_deploy.webui.page_server import NAMES, SIZE, Clock, grey, stage_of
+from tests.dni_deploy.webui.page_server import NAMES, SIZE, MovingSource, gray, open_renderer
 
 
-def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -31,18 +31,18 @@ def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
 class Viewer:
     """Asks for pictures, as a page does."""
 
-    def __init__(self, stage: Renderer, *views: str) -> None:
-        self.stage, self.views, self.woken = stage, frozenset(views), threading.Event()
-        stage.add_client(id(self), self.woken.set)
+    def __init__(self, renderer: Renderer, *views: str) -> None:
+        self.renderer, self.views, self.woken = renderer, frozenset(views), threading.Event()
+        renderer.add_client(id(self), self.woken.set)
 
     def next(self, timeout: float = 5.0) -> EncodedPreview | None:
-        before = self.stage.latest_preview
-        self.stage.request_frame(id(self), self.views)
+        before = self.renderer.latest_preview
+        self.renderer.request_frame(id(self), self.views)
         end = time.monotonic() + timeout
-        while self.stage.latest_preview is before and time.monotonic() < end:
+        while self.renderer.latest_preview is before and time.monotonic() < end:
             self.woken.wait(0.02)
             self.woken.clear()
-        return None if self.stage.latest_preview is before else self.stage.latest_preview
+        return None if self.renderer.latest_preview is before else self.renderer.latest_preview
 
 
 def level(data: bytes) -> float:
@@ -51,16 +51,16 @@ def level(data: bytes) -> float:
 
 
 def test_a_still_is_made_once_and_again_when_alpha_changes() -> None:
-    with stage_of() as stage:
-        viewer = Viewer(stage)
+    with open_renderer() as renderer:
+        viewer = Viewer(renderer)
         first = viewer.next()
         assert first is not None
         assert level(first.jpegs["blend"]) == pytest.approx(200, abs=1)  # JPEG of one grey level: within rounding
         assert viewer.next(0.2) is None
-        assert stage.frame_count == 1
-        stage.shared_alpha.set_alpha({"bright": 0.5, "dark": 0.5})
-        until(lambda: stage.frame_count == 2)
-        second = stage.latest_preview
+        assert renderer.frame_count == 1
+        renderer.shared_alpha.set_alpha({"bright": 0.5, "dark": 0.5})
+        wait_until(lambda: renderer.frame_count == 2)
+        second = renderer.latest_preview
         assert second is not None
         assert second.metadata.coefficients == (0.5, 0.5)
         assert second.metadata.generation > first.metadata.generation
@@ -68,71 +68,74 @@ def test_a_still_is_made_once_and_again_when_alpha_changes() -> None:
 
 
 def test_nobody_asks_nothing_is_made() -> None:
-    with stage_of(source=Clock()) as stage:
+    with open_renderer(source=MovingSource()) as renderer:
         time.sleep(0.1)
-        stage.shared_alpha.set_alpha({"dark": 1.0})
+        renderer.shared_alpha.set_alpha({"dark": 1.0})
         time.sleep(0.1)
-        assert stage.frame_count == 0
+        assert renderer.frame_count == 0
 
 
 def test_a_film_goes_at_its_own_pace_and_no_faster_than_asked_for() -> None:
-    with stage_of(source=Clock(1000), fps=50) as stage:
-        viewer = Viewer(stage)
+    with open_renderer(source=MovingSource(1000), fps=50) as renderer:
+        viewer = Viewer(renderer)
         viewer.next()
-        begun, made = time.monotonic(), stage.frame_count
+        begun, made = time.monotonic(), renderer.frame_count
         while time.monotonic() - begun < 0.5:
             assert viewer.next() is not None
-        assert stage.frame_count - made <= 50 * (time.monotonic() - begun) + 2
-        first = stage.latest_preview
+        assert renderer.frame_count - made <= 50 * (time.monotonic() - begun) + 2
+        first = renderer.latest_preview
         assert first is not None
-        stage.pause(True)
+        renderer.pause(True)
         viewer.next(0.1)
         assert viewer.next(0.2) is None
-        stage.shared_alpha.set_alpha({"dark": 1.0})
+        renderer.shared_alpha.set_alpha({"dark": 1.0})
         changed = viewer.next()
         assert changed is not None
         assert changed.metadata.coefficients == (0.0, 1.0)
 
 
 def test_views_are_made_for_those_who_ask() -> None:
-    with stage_of(source=Clock()) as stage:
-        plain = Viewer(stage).next()
+    with open_renderer(source=MovingSource()) as renderer:
+        plain = Viewer(renderer).next()
         assert plain is not None
         assert set(plain.jpegs) == {"blend"}
-        stage.shared_alpha.set_alpha({"bright": 0.5, "dark": 0.5})
-        viewer = Viewer(stage, "before", "pixels")
-        until(lambda: (picture := viewer.next()) is not None and set(picture.jpegs) == {"blend", "before", "pixels"})
-        picture = stage.latest_preview
+        renderer.shared_alpha.set_alpha({"bright": 0.5, "dark": 0.5})
+        viewer = Viewer(renderer, "before", "pixels")
+        wait_until(lambda: (picture := viewer.next()) is not None and set(picture.jpegs) == {"blend", "before", "pixels"})
+        picture = renderer.latest_preview
         assert picture is not None
         # The engine is linear, so blending weights and blending pixels agree here, up to the rounding of each output.
         assert level(picture.jpegs["pixels"]) == pytest.approx(level(picture.jpegs["blend"]), abs=1)
         assert level(picture.jpegs["before"]) == pytest.approx(200, abs=1)
-        assert stage.status[1]["pixels"] == "ready"
+        assert renderer.status[1]["pixels"] == "ready"
 
 
 def test_a_timeline_is_followed_until_somebody_moves() -> None:
     timeline = AlphaTimeline.parse("0:bright=1, 0.2s:bright=0; loop", NAMES[:2])
-    with stage_of(timeline=timeline) as stage:
-        viewer = Viewer(stage)
+    with open_renderer(timeline=timeline) as renderer:
+        viewer = Viewer(renderer)
         seen = {picture.metadata.coefficients for _ in range(10) if (picture := viewer.next()) is not None}
         assert len(seen) >= 8
-        assert stage.status[1]["follows"] is True
-        stage.shared_alpha.set_alpha({"bright": 0.25, "dark": 0.75}, "somebody")
-        until(
-            lambda: (viewer.next(0.1), stage.latest_preview and stage.latest_preview.metadata.coefficients == (0.25, 0.75))[1]
+        assert renderer.status[1]["follows"] is True
+        renderer.shared_alpha.set_alpha({"bright": 0.25, "dark": 0.75}, "somebody")
+        wait_until(
+            lambda: (
+                viewer.next(0.1),
+                renderer.latest_preview and renderer.latest_preview.metadata.coefficients == (0.25, 0.75),
+            )[1]
         )
         assert viewer.next(0.2) is None
-        assert stage.status[1]["follows"] is False
-        stage.follow_timeline(True)
+        assert renderer.status[1]["follows"] is False
+        renderer.follow_timeline(True)
         assert viewer.next() is not None
 
 
 def test_a_slew_limit_makes_pictures_all_the_way() -> None:
-    with stage_of(slew=5.0) as stage:
-        viewer = Viewer(stage)
+    with open_renderer(slew=5.0) as renderer:
+        viewer = Viewer(renderer)
         viewer.next()
         viewer.next(0.05)
-        stage.shared_alpha.set_alpha({"dark": 1.0})
+        renderer.shared_alpha.set_alpha({"dark": 1.0})
         shares = []
         while not shares or shares[-1] != (0.0, 1.0):
             picture = viewer.next(2.0)
@@ -143,21 +146,26 @@ def test_a_slew_limit_makes_pictures_all_the_way() -> None:
 
 
 def test_another_source_is_shown_at_once_and_the_old_one_closed() -> None:
-    clock = Clock()
-    with stage_of(source=clock) as stage:
-        viewer = Viewer(stage)
+    clock = MovingSource()
+    with open_renderer(source=clock) as renderer:
+        viewer = Viewer(renderer)
         viewer.next()
-        stage.replace_source(StillImage(grey(50), "another", SIZE))
-        until(lambda: (viewer.next(0.1), level(stage.latest_preview.jpegs["blend"]) < 60 if stage.latest_preview else False)[1])
+        renderer.replace_source(StillImage(gray(50), "another", SIZE))
+        wait_until(
+            lambda: (
+                viewer.next(0.1),
+                level(renderer.latest_preview.jpegs["blend"]) < 60 if renderer.latest_preview else False,
+            )[1]
+        )
         assert clock.closed == 1
-        assert stage.status[1]["source"] == "another"
+        assert renderer.status[1]["source"] == "another"
 
 
 def test_an_error_of_the_network_is_told_and_the_pictures_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    with stage_of(source=Clock()) as stage:
-        viewer = Viewer(stage)
+    with open_renderer(source=MovingSource()) as renderer:
+        viewer = Viewer(renderer)
         viewer.next()
-        render, calls = stage.session.render, []
+        render, calls = renderer.session.render, []
 
         def fails(frame: np.ndarray) -> object:
             calls.append(1)
@@ -165,23 +173,23 @@ def test_an_error_of_the_network_is_told_and_the_pictures_go_on(monkeypatch: pyt
                 raise EngineError("the network broke.")
             return render(frame)
 
-        monkeypatch.setattr(stage.session, "render", fails)
-        stage.request_frame(id(viewer), viewer.views)
-        until(lambda: stage.status[1]["problem"] == "the network broke.")
+        monkeypatch.setattr(renderer.session, "render", fails)
+        renderer.request_frame(id(viewer), viewer.views)
+        wait_until(lambda: renderer.status[1]["problem"] == "the network broke.")
         assert viewer.next(3.0) is not None
-        until(lambda: stage.status[1]["problem"] == "")
+        wait_until(lambda: renderer.status[1]["problem"] == "")
 
 
 def test_every_picture_is_of_one_alpha_while_it_is_set_all_the_time() -> None:
-    with stage_of(source=Clock(), fps=240) as stage:
-        viewer, done = Viewer(stage), threading.Event()
+    with open_renderer(source=MovingSource(), fps=240) as renderer:
+        viewer, done = Viewer(renderer), threading.Event()
 
         def flood() -> None:
             number = 0
             while not done.is_set():
                 number += 1
                 share = (number % 101) / 100
-                stage.shared_alpha.set_alpha(Coefficients.parse([share, 1 - share], NAMES[:2]))
+                renderer.shared_alpha.set_alpha(Coefficients.parse([share, 1 - share], NAMES[:2]))
 
         thread = threading.Thread(target=flood)
         thread.start()

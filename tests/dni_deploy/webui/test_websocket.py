@@ -21,12 +21,12 @@ from websockets.sync.client import ClientConnection, connect
 from dni_deploy.utils.hardware import measure_resident_bytes
 from dni_deploy.webui.guard import PageLimits
 from dni_deploy.webui.message import FLAG_SET_BY_PAGE, unpack_message
-from tests.dni_deploy.webui.page_server import TOKEN, Clock, Live, served
+from tests.dni_deploy.webui.page_server import TOKEN, MovingSource, PageFixture, serve_page
 
 
 @pytest.fixture(scope="module")
-def live() -> Iterator[Live]:
-    with served(3, Clock()) as opened:
+def live() -> Iterator[PageFixture]:
+    with serve_page(3, MovingSource()) as opened:
         yield opened
 
 
@@ -34,7 +34,7 @@ def say(page: ClientConnection, **words: Any) -> None:
     page.send(json.dumps(words))
 
 
-def until(condition: Callable[[], object], seconds: float = 6.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 6.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -56,13 +56,13 @@ def words(page: ClientConnection, key: str, timeout: float = 5.0) -> Any:
             return message[key]
 
 
-def works(live: Live) -> bool:
+def works(live: PageFixture) -> bool:
     with connect(live.frames) as page:
         say(page, next=True)
-        return frame(page)[0]["members"] == len(live.cell.members)
+        return frame(page)[0]["members"] == len(live.shared_alpha.members)
 
 
-def test_a_frame_for_each_wish_and_no_more(live: Live) -> None:
+def test_a_frame_for_each_wish_and_no_more(live: PageFixture) -> None:
     with connect(live.frames, origin=live.origin) as page:  # type: ignore[arg-type]
         hello = words(page, "hello")
         assert hello["members"] == ["bright", "dark", "middle"]
@@ -80,7 +80,7 @@ def test_a_frame_for_each_wish_and_no_more(live: Live) -> None:
         assert first["frame"] < third["frame"]
 
 
-def test_every_frame_carries_its_alpha_and_the_request_that_it_knows_of(live: Live) -> None:
+def test_every_frame_carries_its_alpha_and_the_request_that_it_knows_of(live: PageFixture) -> None:
     with connect(live.frames) as page:
         for request_id, request in enumerate(
             ({"alpha": [0.5, 0.25, 0.25]}, {"point": [0.5, 1.0]}, {"share": {"member": "dark", "value": 1.0}}), 1
@@ -96,8 +96,8 @@ def test_every_frame_carries_its_alpha_and_the_request_that_it_knows_of(live: Li
         say(page, request_id=1, alpha=[1.0, 0.0, 0.0])  # late: an older request than the newest
         say(page, next=True)
         frame(page)
-        assert live.cell.state.requested.values == (0.0, 1.0, 0.0)
-        live.cell.set_alpha([0.0, 0.0, 1.0], "osc")
+        assert live.shared_alpha.state.requested.values == (0.0, 1.0, 0.0)
+        live.shared_alpha.set_alpha([0.0, 0.0, 1.0], "osc")
         fields = {"shares": None}
         while fields["shares"] != (0.0, 0.0, 1.0):
             say(page, next=True)
@@ -110,14 +110,14 @@ def test_every_frame_carries_its_alpha_and_the_request_that_it_knows_of(live: Li
     ['{"alpha": NaN}', '{"alpha": [1e999, 0, 0]}', '{"alpha": [2, -1, 0]}', '{"alpha": "nobody=1"}', '{"alpha": {"bright": 1e400}}',
      '{"point": [NaN, 0]}', '{"share": {"member": "nobody", "value": 1}}', "hello", "[" * 1000, '{"views": ["secret"]}'],
 )  # fmt: skip
-def test_what_makes_no_sense_gets_a_sentence_and_changes_nothing(live: Live, text: str) -> None:
-    before = live.cell.state
+def test_what_makes_no_sense_gets_a_sentence_and_changes_nothing(live: PageFixture, text: str) -> None:
+    before = live.shared_alpha.state
     with connect(live.frames) as page:
         page.send(text)
         problem = words(page, "problem")
         assert 10 < len(problem) < 300
         assert "/" not in problem.replace("and/or", "")
-        assert live.cell.state == before
+        assert live.shared_alpha.state == before
         say(page, next=True)
         assert frame(page)
 
@@ -131,7 +131,7 @@ def closed(page: ClientConnection, seconds: float = 5.0) -> int | None:
     return page.close_code
 
 
-def test_messages_that_are_none_end_the_connection_of_their_sender_alone(live: Live) -> None:
+def test_messages_that_are_none_end_the_connection_of_their_sender_alone(live: PageFixture) -> None:
     with connect(live.frames) as other, connect(live.frames) as page:
         page.send(b"\x00\x01")
         assert closed(page) == 1003
@@ -152,7 +152,7 @@ def test_messages_that_are_none_end_the_connection_of_their_sender_alone(live: L
 class Raw:
     """A WebSocket by hand, for what a library would not send."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: PageFixture) -> None:
         self.socket = socket.create_connection(("127.0.0.1", live.page.port), 5)
         self.socket.sendall(
             f"GET /frames?token={TOKEN} HTTP/1.1\r\nHost: 127.0.0.1:{live.page.port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -207,7 +207,7 @@ class Raw:
         (0x88, b"", True, 1005),
     ],
 )
-def test_frames_that_break_the_protocol(live: Live, first: int, payload: bytes, masked: bool, code: int) -> None:
+def test_frames_that_break_the_protocol(live: PageFixture, first: int, payload: bytes, masked: bool, code: int) -> None:
     raw = Raw(live)
     raw.send(first, payload, masked)
     assert raw.code() == code
@@ -215,7 +215,7 @@ def test_frames_that_break_the_protocol(live: Live, first: int, payload: bytes, 
     assert works(live)
 
 
-def test_a_flood_of_alphas_ends_with_the_last_one_and_little_memory(live: Live) -> None:
+def test_a_flood_of_alphas_ends_with_the_last_one_and_little_memory(live: PageFixture) -> None:
     before = measure_resident_bytes()
     with connect(live.frames) as page:
         for number in range(20_000):
@@ -224,21 +224,21 @@ def test_a_flood_of_alphas_ends_with_the_last_one_and_little_memory(live: Live) 
         say(page, next=True)
         while frame(page)[0]["request_id"] < 20_000:
             say(page, next=True)
-    assert live.cell.state.requested.values == (0.999, 0.001, 0.0)
+    assert live.shared_alpha.state.requested.values == (0.999, 0.001, 0.0)
     after = measure_resident_bytes()
     if before is not None and after is not None:
         assert after - before < 20e6  # a queue of 20,000 messages with a frame each would be far more
     assert works(live)
 
 
-def test_a_flood_of_pings_and_of_wishes(live: Live) -> None:
+def test_a_flood_of_pings_and_of_wishes(live: PageFixture) -> None:
     raw = Raw(live)
     for _ in range(2000):
         raw.send(0x89, b"ping")
         raw.send(0x81, b'{"next":true}')
     raw.socket.close()
     assert works(live)
-    until(lambda: live.desk.client_count == 0)
+    wait_until(lambda: live.state.client_count == 0)
 
 
 def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
@@ -247,59 +247,59 @@ def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
     import numpy as np
 
     picture = np.random.default_rng(0).permutation(np.frombuffer(noise, np.uint8)).reshape(720, 1280, 3)
-    with served(2, Clock(200, picture), limits) as live:
+    with serve_page(2, MovingSource(200, picture), limits) as live:
         raw = Raw(live)
         raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         started = time.monotonic()
         try:
-            while live.desk.client_count and time.monotonic() - started < 8:
+            while live.state.client_count and time.monotonic() - started < 8:
                 raw.send(0x81, b'{"next":true}')
                 time.sleep(0.01)
         except OSError:
             pass  # cut off
-        until(lambda: live.desk.client_count == 0)
+        wait_until(lambda: live.state.client_count == 0)
         assert time.monotonic() - started < 6
         assert works(live)
         raw.socket.close()
 
 
 def test_a_half_open_client_is_found_out_and_a_dropped_one_leaves_its_place() -> None:
-    with served(2, limits=PageLimits(ping_interval_s=0.2, pong_timeout_s=0.3)) as live:
+    with serve_page(2, limits=PageLimits(ping_interval_s=0.2, pong_timeout_s=0.3)) as live:
         silent = Raw(live)  # answers no ping
-        until(lambda: live.desk.client_count == 1)
-        until(lambda: live.desk.client_count == 0, 3.0)
+        wait_until(lambda: live.state.client_count == 1)
+        wait_until(lambda: live.state.client_count == 0, 3.0)
         silent.socket.close()
         dropped = Raw(live)
         dropped.send(0x81, b'{"next":true}')
         dropped.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         dropped.socket.close()  # a reset in the middle of a frame
-        until(lambda: live.desk.client_count == 0)
+        wait_until(lambda: live.state.client_count == 0)
         assert works(live)
 
 
 def test_at_most_a_few_pages() -> None:
-    with served(2, limits=PageLimits(max_clients=2)) as live:
+    with serve_page(2, limits=PageLimits(max_clients=2)) as live:
         with connect(live.frames) as one, connect(live.frames):
             words(one, "hello")
-            until(lambda: live.desk.client_count == 2)
+            wait_until(lambda: live.state.client_count == 2)
             with connect(live.frames) as third:
                 assert closed(third) == 1013
-        until(lambda: live.desk.client_count == 0)
+        wait_until(lambda: live.state.client_count == 0)
         assert works(live)
 
 
 def test_a_broken_stage_says_so() -> None:
-    with served(2, Clock()) as live:
-        live.stage.session.render = lambda frame: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    with serve_page(2, MovingSource()) as live:
+        live.renderer.session.render = lambda frame: 1 / 0  # type: ignore[method-assign,assignment,return-value]
         with connect(live.frames) as page:
             say(page, next=True)
             assert closed(page) == 1011
-    assert isinstance(live.stage.failure, ZeroDivisionError)
+    assert isinstance(live.renderer.failure, ZeroDivisionError)
 
 
 def test_the_end_is_quick_and_told() -> None:
     with contextlib.ExitStack() as stack:
-        live = stack.enter_context(served(2, Clock()))
+        live = stack.enter_context(serve_page(2, MovingSource()))
         pages = [stack.enter_context(connect(live.frames)) for _ in range(3)]
         raw = Raw(live)
         for page in pages:

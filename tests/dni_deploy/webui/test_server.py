@@ -1,0 +1,75 @@
+"""The web UI's server: its socket, its token, and what it answers while it is busy or shuts down."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
+
+from dni_deploy.errors import BusyError, UsageError
+from dni_deploy.webui.guard import PageLimits
+from dni_deploy.webui.server import choose_token, open_listening_socket
+from tests.dni_deploy.webui.page_server import TOKEN, serve_page
+from tests.dni_deploy.webui.test_guard import ask
+
+QUERY = f"?token={TOKEN}"
+
+
+def test_requests_while_it_shuts_down() -> None:
+    with serve_page() as live:
+        kept = http.client.HTTPConnection("127.0.0.1", live.page.port, timeout=5)
+        kept.request("GET", f"/alpha{QUERY}")
+        assert kept.getresponse().read()
+        live.page._server.should_exit = True
+        try:
+            kept.request("GET", f"/alpha{QUERY}")
+            answer = kept.getresponse()
+            assert (answer.status, answer.getheader("retry-after")) == (503, "2")
+        except (http.client.HTTPException, OSError):
+            pass  # it was quicker
+        kept.close()
+
+
+def test_more_connections_than_there_may_be() -> None:
+    with serve_page(limits=PageLimits(max_connections=4)) as live:
+        held = [socket.create_connection(("127.0.0.1", live.page.port), 5) for _ in range(6)]
+        time.sleep(0.2)
+        assert ask(live, "GET", f"/alpha{QUERY}", None)[0] == 503
+        for opened in held:
+            opened.close()
+        time.sleep(0.2)
+        assert ask(live, "GET", f"/alpha{QUERY}", None)[0] == 200
+
+
+def test_a_socket_that_cannot_be_opened_is_one_sentence() -> None:
+    with open_listening_socket("127.0.0.1", 0) as listening_socket:
+        port = listening_socket.getsockname()[1]
+        with pytest.raises(BusyError, match=f"port {port}: another program has it"):
+            open_listening_socket("127.0.0.1", port)
+    for host in ("no.such.host.invalid", "192.0.2.1"):  # the second one is reserved for documentation: no machine has it
+        with pytest.raises(UsageError, match="address"):
+            open_listening_socket(host, 0)
+
+
+def test_a_token_is_chosen_wherever_other_machines_can_come_in() -> None:
+    assert len({choose_token(None, "127.0.0.1") for _ in range(3)}) == 3
+    assert choose_token(TOKEN, "0.0.0.0") == TOKEN
+    for token, host in ((None, "0.0.0.0"), (None, "::"), ("short", "127.0.0.1"), ("with a space in it and long", "127.0.0.1")):
+        with pytest.raises(UsageError):
+            choose_token(token, host)
+
+
+def test_stop_ends_the_thread_and_frees_the_port() -> None:
+    with serve_page() as live:
+        assert live.page.url == f"http://127.0.0.1:{live.page.port}/?token={TOKEN}"
+        assert "dni-page" in {thread.name for thread in threading.enumerate()}
+        live.page.stop()
+        live.page.stop()  # does nothing
+        assert "dni-page" not in {thread.name for thread in threading.enumerate()}
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", live.page.port), 1)

@@ -1,0 +1,116 @@
+"""Sources that move: a video that is played over and over, files that are no videos, and cameras."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dni_deploy.errors import DniError, UnavailableError
+from dni_deploy.webui.sources import open_frame_source
+
+
+def write_video(path: Path, count: int = 10, size: tuple[int, int] = (64, 48), rate: int = 25) -> None:
+    """Gray frames, each 20 brighter than the last."""
+    av = pytest.importorskip("av", reason="videos need the extra `video`")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = *size, "bgr0"
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), 20 * (index % 10), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_a_video_is_played_over_and_over_at_its_own_times(tmp_path: Path) -> None:
+    write_video(tmp_path / "video.mkv")
+    video = open_frame_source(tmp_path / "video.mkv", (32, 32))
+    try:
+        assert video.is_moving
+        levels = []
+        for step in range(26):  # two and a half rounds of 10 frames at 25 a second
+            seconds = step * 0.04 + 0.01
+            end = time.monotonic() + 3
+            while video.seconds_until_next(seconds) == 0.002 and time.monotonic() < end:  # not decoded yet
+                time.sleep(0.002)
+            levels.append(int(video.get_frame(seconds).frame[0, 0, 0]))
+        assert levels == [20 * (step % 10) for step in range(26)]
+        assert video.get_frame(1.01).frame.shape == (24, 32, 3)
+        number = video.get_frame(
+            1000.0
+        ).number  # nobody watched for a long time: it goes on without decoding everything between
+        assert number < 60
+    finally:
+        video.close()
+    assert "dni-decode" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="videos need the extra `video`")
+    write_video(tmp_path / "video.mkv", 40)
+    whole = (tmp_path / "video.mkv").read_bytes()
+    bad = {"empty": b"", "text": b"hello " * 100, "list.m3u8": b"#EXTM3U\nhttp://127.0.0.1:9/x.ts\n", "head": whole[:40]}
+    for name, data in bad.items():
+        (tmp_path / f"{name}.mp4").write_bytes(data)
+        with pytest.raises(DniError) as caught:
+            open_frame_source(tmp_path / f"{name}.mp4", (64, 48))
+        assert caught.value.exit_code in (3, 5)
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) * 2 // 3])
+    video = open_frame_source(tmp_path / "cut.mkv", (64, 48))  # the good frames are the loop
+    assert video.get_frame(0.0).number == 0
+    video.close()
+
+
+def test_a_camera_that_does_not_exist_is_refused() -> None:
+    pytest.importorskip("av", reason="cameras need the extra `video`")
+    with pytest.raises(UnavailableError, match="no camera 63 here"):
+        open_frame_source(None, (64, 48), camera=63)
+
+
+class FakeCamera:
+    """What av.open returns for a camera: frames of growing brightness, each when it is released."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.closed = count, threading.Event()
+        self.released = threading.Semaphore(1)
+
+    def decode(self, video: int) -> Iterator[Any]:
+        av = pytest.importorskip("av")
+        for index in range(self.count):
+            self.released.acquire()
+            pixels = np.full((48, 64, 3), 20 * (index + 1), np.uint8)
+            yield av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        raise OSError("unplugged")
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_a_camera_shows_its_newest_frame_until_it_is_unplugged(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av", reason="cameras need the extra `video`")
+    from dni_deploy.webui import video_source
+
+    device = FakeCamera(2)
+    monkeypatch.setattr(video_source, "os", SimpleNamespace(path=SimpleNamespace(exists=lambda path: True)))
+    monkeypatch.setattr(video_source.av, "open", lambda *args, **options: device)
+    camera = video_source.Camera(0, (32, 24))
+    try:
+        first = camera.get_frame(0.0)
+        assert first.frame.shape == (24, 32, 3)
+        assert camera.seconds_until_next(0.0) == video_source.FRAME_POLL_S
+        device.released.release()
+        device.released.release()
+        camera._thread.join(5.0)  # it has been unplugged after its second frame
+        assert camera.seconds_until_next(0.0) == 0.0
+        second = camera.get_frame(0.0)
+        assert second.number == first.number + 1
+        assert second.frame.mean() > first.frame.mean()
+    finally:
+        camera.close()
+    assert device.closed.is_set()
