@@ -34,7 +34,7 @@ from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMap
 from dni_deploy.spatial.plan import plan_map
 from dni_deploy.spatial.render import render_map
-from dni_deploy.utils.hardware import count_cores, read_cpu_info
+from dni_deploy.utils.hardware import count_cores, cpu_name
 
 RESULT_PATH = ROOT / "benchmarks" / "results" / "alpha_map.json"
 INPUT_SIDES_PX = {"dncnn": (512, 720), "compact": (128, 180), "rrdb": (128, 180)}
@@ -106,7 +106,7 @@ def main(rounds: int, threads: int, side: int | None, output: Path) -> None:
     result = {
         "schema": 1,
         "commit": commit,
-        "cpu": read_cpu_info()[0],
+        "cpu": cpu_name(),
         "cores": count_cores(),
         "onnxruntime": onnxruntime.__version__,
         "threads": threads,

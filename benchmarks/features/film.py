@@ -29,7 +29,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import write_file_atomically
-from dni_deploy.utils.hardware import count_cores, read_cpu_info
+from dni_deploy.utils.hardware import count_cores, cpu_name
 from dni_deploy.video_io.encoder import DEFAULT_SEGMENT_FRAMES, EncoderOptions, OutputFormat
 from dni_deploy.video_io.mux import check_output_streams, find_muxer, mux_segments
 from dni_deploy.video_io.resume import open_job
@@ -127,7 +127,7 @@ def main(rounds: int, frames: int, output: Path) -> None:
         result = {
             "schema": 1,
             "commit": describe_commit(ROOT),
-            "cpu": read_cpu_info()[0],
+            "cpu": cpu_name(),
             "cores": count_cores(),
             "pyav": av.__version__,
             "720p": {"frames": frames}

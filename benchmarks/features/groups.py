@@ -29,7 +29,7 @@ from dni_deploy.blending.group_rules import AlphaRules
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.latency.timing import compute_median_ratio
 from dni_deploy.session.session import RenderState
-from dni_deploy.utils.hardware import count_cores, read_cpu_info
+from dni_deploy.utils.hardware import count_cores, cpu_name
 from engines.interface import EngineOptions
 from engines.registry import load_engine
 from engines.verification import make_verification_input
@@ -110,7 +110,7 @@ def main(networks: tuple[str, ...], rounds: int, output: str) -> None:
             found[name] = measure(name, Path(folder), rounds)
             told = ", ".join(f"{way} {value:.2f}" for way, value in found[name]["ratio"].items())
             click.echo(f"{found[name]['title']}: plain {found[name]['ms']['plain']:.3f} ms; {told}", err=True)
-    machine = {"cpu": read_cpu_info()[0], "cores": count_cores()}
+    machine = {"cpu": cpu_name(), "cores": count_cores()}
     result = {"schema": 1, "commit": describe_commit(ROOT), "machine": machine, "goal": MAX_CHANGE_RATIO, "networks": found}
     write_result(output, result)
 

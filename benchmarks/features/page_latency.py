@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.result_file import describe_commit
 from benchmarks.samples import ROOT, write_compact_bundle, write_identity_bundle, write_video
 from dni_deploy.errors import UnavailableError
-from dni_deploy.utils.hardware import count_cores, read_cpu_info
+from dni_deploy.utils.hardware import count_cores, cpu_name
 
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     result = {
         "schema": 1,
         "commit": describe_commit(ROOT),
-        "cpu": read_cpu_info()[0],
+        "cpu": cpu_name(),
         "cores": count_cores(),
         "load_after": os.getloadavg()[0],
         **found,

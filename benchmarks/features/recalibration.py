@@ -37,7 +37,7 @@ from dni_deploy.imaging.image_file import ImageFile, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import open_session
 from dni_deploy.utils.atomic_write import write_bytes_atomically
-from dni_deploy.utils.hardware import count_cores, read_cpu_info
+from dni_deploy.utils.hardware import count_cores, cpu_name
 from engines.interface import EngineOptions
 from engines.onnxruntime_cpu.statistics import BatchNormEstimator
 from engines.registry import load_engine
@@ -227,7 +227,7 @@ def main() -> None:
         ]
         found = {"schema": 1, "pairs": pairs, "choices": choices(pictures, folder)}
         found["change"] = change_cost(pictures, folder)
-    found |= {"commit": describe_commit(ROOT), "machine": f"{read_cpu_info()[0]}, {count_cores()} cores", "side": IMAGE_SIDE_PX}
+    found |= {"commit": describe_commit(ROOT), "machine": f"{cpu_name()}, {count_cores()} cores", "side": IMAGE_SIDE_PX}
     write_bytes_atomically(
         RESULT_PATH, (json.dumps(found, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True
     )

@@ -35,7 +35,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.tuning.search import enumerate_grid, to_coefficients
 from dni_deploy.tuning.sure import Infer, SureEstimator
 from dni_deploy.utils.atomic_write import write_bytes_atomically
-from dni_deploy.utils.hardware import count_cores, read_cpu_info
+from dni_deploy.utils.hardware import count_cores, cpu_name
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT_PATH = ROOT / "benchmarks" / "results" / "tune.json"
@@ -196,7 +196,7 @@ def main(only: str | None) -> None:
     kept |= {
         "schema": 1,
         "commit": describe_commit(ROOT),
-        "machine": f"{read_cpu_info()[0]}, {count_cores()} cores",
+        "machine": f"{cpu_name()}, {count_cores()} cores",
         "size": IMAGE_SIDE_PX,
     }
     write_bytes_atomically(

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
 from dni_deploy._version import __version__
-from dni_deploy.utils.hardware import count_cores, read_cpu_info
+from dni_deploy.utils.hardware import count_cores, cpu_name
 from engines.cuda import driver
 
 REPORTED_PACKAGES = ("tensorrt", "polygraphy", "pycuda", "torch", "triton", "onnxruntime-gpu", "onnxruntime", "onnx", "numpy")
@@ -30,7 +30,7 @@ def describe_machine(device: int = 0) -> dict[str, str]:
     memory = _smi("memory.total", device)
     if memory:
         facts["gpu memory"] = memory
-    facts["cpu"] = f"{read_cpu_info()[0]}, {count_cores()} cores"
+    facts["cpu"] = f"{cpu_name()}, {count_cores()} cores"
     for package in REPORTED_PACKAGES:
         found = _version(package)
         if found:

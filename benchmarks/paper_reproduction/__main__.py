@@ -26,7 +26,7 @@ from benchmarks.paper_reproduction.page import page
 from benchmarks.paper_reproduction.section import Section
 from benchmarks.result_file import describe_commit
 from dni_deploy.utils.atomic_write import write_bytes_atomically
-from dni_deploy.utils.hardware import count_cores, read_cpu_info
+from dni_deploy.utils.hardware import count_cores, cpu_name, layout_instruction_sets
 
 RESULT_PATH = ROOT / "benchmarks" / "results" / "paper.json"
 PAGE_PATH = ROOT / "docs" / "paper.md"
@@ -89,7 +89,7 @@ def _pictures(section: Section, folder: Path) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    name, flags = read_cpu_info()
+    name, flags = cpu_name(), layout_instruction_sets()
     return {
         "cpu": name,
         "cores": count_cores(),

@@ -24,7 +24,7 @@ from dni_deploy.errors import DniError, UnavailableError, UsageError, escape_nam
 from dni_deploy.latency.modes import BACKEND_MODES, BackendMode, make_copy_baseline
 from dni_deploy.latency.timing import TimingSamples, compute_median_ratio, measure_mode_memory, time_interleaved
 from dni_deploy.utils.atomic_write import write_bytes_atomically
-from dni_deploy.utils.hardware import count_cores, read_cpu_info
+from dni_deploy.utils.hardware import count_cores, cpu_name, layout_instruction_sets
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.cuda import driver
@@ -164,7 +164,7 @@ def bench(
 
 def describe_machine() -> dict[str, str]:
     """What a reader needs to judge the figures: processor, cores, versions, date."""
-    name, flags = read_cpu_info()
+    name, flags = cpu_name(), layout_instruction_sets()
     facts = {"cpu": name, "instruction sets": ", ".join(flags), "cores": str(count_cores()), "system": platform.system()}
     graphics = driver.query_driver()
     if isinstance(graphics, driver.Driver) and graphics.devices:

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dni_deploy._version import __version__
-from dni_deploy.utils.hardware import cache_folder, count_cores, read_cpu_info, total_memory_bytes
+from dni_deploy.utils.hardware import cache_folder, count_cores, cpu_name, layout_instruction_sets, total_memory_bytes
 from engines.cuda import driver
 from engines.cuda.driver import Driver
 from engines.registry import ENGINES
@@ -163,7 +163,7 @@ def _format_gpu(gpu: Driver | str) -> str:
 
 
 def _describe_machine(gpu: Driver | str, nvcc: str | None) -> dict[str, str]:
-    (name, flags), whole = read_cpu_info(), total_memory_bytes()
+    name, flags, whole = cpu_name(), layout_instruction_sets(), total_memory_bytes()
     return {
         "dni-deploy": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",

@@ -1,7 +1,7 @@
-"""Publish: a file or folder that appears whole or not at all.
+"""Atomic writes: a file or folder appears whole or not at all.
 
-What is being written lives beside its target under a temporary name, is flushed to the disk, and then takes the target's
-name in one step; the folder is flushed last. A crash, a full disk or a kill leaves the old one or the new one.
+What is being written has a temporary name beside its target, is flushed to the disk, and is then renamed to the target in one
+step; the folder is flushed last. A crash, a full disk or a kill leaves the old one or the new one.
 """
 
 from __future__ import annotations
@@ -24,53 +24,59 @@ from dni_deploy.errors import DniError, InputError, LimitError, UsageError, esca
 DISK_FULL_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 )
-"""What the system says when there is no room: disk, quota, file size."""
+"""Errors of the system when there is no room: disk, quota, file size."""
 
 NO_HARD_LINK_ERRNOS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV})
 
 NO_FOLDER_SYNC_ERRNOS = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
 
 STALE_AGE_S = 86400
-"""After a day a temporary name of another machine, or of a recycled process number, is nobody's."""
+"""Age at which a temporary file of another machine, or of a process number that is in use again, is removed."""
 
 
 @contextmanager
 def write_file_atomically(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
-    """Give a temporary path to write to; leaving the block puts that file at `path`.
+    """Gives the block a temporary path; when the block ends, the file that it wrote there is renamed to `path`.
 
-    The temporary name keeps the suffix of `path` and lies in its folder. An exception in the block, Ctrl-C included,
-    removes it and leaves `path` as it was. A symbolic link at `path` is replaced, not followed.
-    Raises UsageError (the target exists and `force` is off, is not a file, has no folder), LimitError (no room),
-    InputError (not allowed, read-only, a failing disk); each says what is on disk now.
+    The temporary name has the suffix of `path` and lies in its folder. An exception in the block, Ctrl-C included, removes the
+    file and leaves `path` as it was. A symbolic link at `path` is replaced, not followed.
+
+    Args:
+        path: The file.
+        force: Whether a file that exists is replaced.
+
+    Yields:
+        The temporary path, at which nothing exists yet.
+
+    Raises:
+        UsageError: The target exists and `force` is off, is not a file, or has no folder.
+        LimitError: There is no room.
+        InputError: It cannot be written, or the disk fails; each message says what is on disk now.
     """
     target = _resolve_target(path)
     existed = _check_replaceable(target, force)
     if existed and not stat.S_ISREG(os.lstat(target).st_mode) and not os.path.islink(target):
         raise UsageError(f"{escape_name(target)} is not a file, so it cannot be replaced by one. Nothing was written.")
-    _remove_stale(target)
-    temporary = _make_temporary_path(target)
-    try:
+    with _use_temporary_path(target, existed) as temporary:
         yield temporary
         with _raise_readable(target, existed):
             _sync_file(temporary)
             _move_into_place(temporary, target, force)
-    except OSError as error:
-        if error.errno in DISK_FULL_ERRNOS or str(error.filename) == os.fspath(temporary):
-            raise _write_error(error, target, existed) from error
-        raise
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary)
-    with _raise_readable(target, None):
-        sync_folder(target.parent)
 
 
 @contextmanager
 def write_folder_atomically(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
-    """Give a new temporary folder to fill; leaving the block gives it the name `path`.
+    """Gives the block a new temporary folder; when the block ends, the folder is renamed to `path`.
 
-    Only a new folder can be published: with `force` an empty one at `path` is taken over, one with files in it never is.
-    Raises as write_file_atomically does.
+    Args:
+        path: The folder.
+        force: Whether an empty folder that exists is replaced; one with files in it never is.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        UsageError: As `write_file_atomically`, as are LimitError and InputError.
     """
     target = _resolve_target(path)
     existed = _check_replaceable(target, force)
@@ -78,9 +84,7 @@ def write_folder_atomically(path: str | os.PathLike[str], *, force: bool = False
         raise UsageError(
             f"{escape_name(target)} exists and is not an empty folder; remove it or name another. Nothing was written."
         )
-    _remove_stale(target)
-    temporary = _make_temporary_path(target)
-    try:
+    with _use_temporary_path(target, existed) as temporary:
         with _raise_readable(target, existed):
             os.mkdir(temporary)
         yield temporary
@@ -93,24 +97,41 @@ def write_folder_atomically(path: str | os.PathLike[str], *, force: bool = False
                 os.rmdir(target)
             # Never replaces anything but an empty folder: rename fails on a file and on a folder with files.
             os.rename(temporary, target)
+
+
+@contextmanager
+def _use_temporary_path(target: Path, existed: bool) -> Iterator[Path]:
+    """Removes what remains at the temporary path at the end, and flushes the folder of the target after a success."""
+    _remove_stale(target)
+    temporary = _make_temporary_path(target)
+    try:
+        yield temporary
     except OSError as error:
         if error.errno in DISK_FULL_ERRNOS or str(error.filename or "").startswith(os.fspath(temporary)):
             raise _write_error(error, target, existed) from error
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_path(temporary)
     with _raise_readable(target, None):
         sync_folder(target.parent)
 
 
+def _remove_path(path: Path) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            os.unlink(path)
+
+
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
-    """Publish a file with this content."""
+    """Writes a file with this content; arguments and errors are those of `write_file_atomically`."""
     with write_file_atomically(path, force=force) as temporary:
         write_bytes(temporary, data)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a new file to the end, however the system cuts the writes; for temporary paths. Raises OSError naming it."""
+    """Writes a new file at a temporary path, in as many writes as the system needs; raises OSError with its name."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
@@ -147,7 +168,7 @@ def _check_replaceable(target: Path, force: bool) -> bool:
 
 
 def _compute_host_id() -> str:
-    """Tells machines and containers apart: a process number means something on its own machine only."""
+    """Identifies this machine or container: a process number means something on its own machine only."""
     return sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:6]
 
 
@@ -156,18 +177,18 @@ def _make_temporary_path(target: Path) -> Path:
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove what a killed process left of this same target."""
+    """Removes what a killed process left of this same target."""
     pattern = re.compile(re.escape(f".{target.name}.") + r"(\d+)-([0-9a-f]{6})-[0-9a-f]{8}\.part" + re.escape(target.suffix))
     with suppress(OSError):
         for name in os.listdir(target.parent):
             match = pattern.fullmatch(name)
             if match is None:
                 continue
-            left = target.with_name(name)
+            path = target.with_name(name)
             with suppress(OSError):
-                old = time.time() - os.lstat(left).st_mtime > STALE_AGE_S
-                if old or (match[2] == _compute_host_id() and not _is_process_alive(int(match[1]))):
-                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() and not left.is_symlink() else os.unlink(left)
+                is_old = time.time() - os.lstat(path).st_mtime > STALE_AGE_S
+                if is_old or (match[2] == _compute_host_id() and not _is_process_alive(int(match[1]))):
+                    _remove_path(path)
 
 
 def _is_process_alive(process_id: int) -> bool:
@@ -192,7 +213,7 @@ def _sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush the folder's list of names, on systems and file systems that can."""
+    """Flushes a folder's list of names, on systems and file systems that can."""
     if os.name == "nt":  # folders cannot be opened there
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -206,7 +227,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _move_into_place(temporary: Path, target: Path, force: bool) -> None:
-    """Give the file its name; without force never over a file that appeared since the check."""
+    """Renames the file to its target; without force never over a file that appeared since the check."""
     if force:
         os.replace(temporary, target)
         return
@@ -222,12 +243,12 @@ def _move_into_place(temporary: Path, target: Path, force: bool) -> None:
             _move_without_links(temporary, target)
     except FileExistsError:
         raise UsageError(
-            f"{escape_name(target)} was made by somebody else meanwhile and is left as it is. Nothing was written."
+            f"{escape_name(target)} was created by another process meanwhile and is left as it is. Nothing was written."
         ) from None
 
 
 def _move_without_links(temporary: Path, target: Path) -> None:
-    """Hold the name with an empty file first; for file systems such as FAT."""
+    """Reserves the name with an empty file first; for file systems such as FAT."""
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         os.replace(temporary, target)
@@ -245,7 +266,7 @@ def _raise_readable(target: Path, existed: bool | None) -> Iterator[None]:
 
 
 def _write_error(error: OSError, target: Path, existed: bool | None) -> DniError:
-    """One sentence for the system's error; existed None: the new one is in place already, only the flush failed."""
+    """Explains an error of the system; `existed` is None where the new one is in place already and only the flush failed."""
     state = {
         True: "The old one is untouched.",
         False: "Nothing was written.",
@@ -260,9 +281,17 @@ def _write_error(error: OSError, target: Path, existed: bool | None) -> DniError
 
 
 def check_outputs(paths: Sequence[str | os.PathLike[str] | None], force: bool) -> tuple[str, ...]:
-    """The paths that are not None. force: what exists may be replaced.
+    """Checks the outputs of a command before its work begins.
 
-    Raises UsageError: two are one file, a folder that does not exist, or a file that does.
+    Args:
+        paths: Paths of the outputs; None where one was not requested.
+        force: Whether files that exist may be replaced.
+
+    Returns:
+        The paths that are not None.
+
+    Raises:
+        UsageError: Two are one file, a folder does not exist, or a file does and `force` is off.
     """
     outputs = [os.fspath(path) for path in paths if path is not None]
     if len({os.path.realpath(path) for path in outputs}) < len(outputs):

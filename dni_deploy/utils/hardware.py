@@ -1,4 +1,4 @@
-"""Machine: what this computer is, as far as engines and benchmarks depend on it."""
+"""Facts about this computer, as far as engines and benchmarks depend on them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,34 @@ LAYOUT_FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_tile", "neon", "asimd")
 
 
 @lru_cache(maxsize=1)
-def read_cpu_info() -> tuple[str, tuple[str, ...]]:
-    """The processor's name, and those of LAYOUT_FLAGS that it has (Linux; elsewhere the name alone)."""
+def _read_cpu_fields() -> dict[str, str]:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine(), ()
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    known = {key.strip(): value.strip() for key, value in fields.items()}
-    have = set((known.get("flags") or known.get("Features") or "").split())
-    return known.get("model name") or platform.machine(), tuple(flag for flag in LAYOUT_FLAGS if flag in have)
+    except OSError:  # only Linux has it
+        return {}
+    fields = (line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in fields}
+
+
+def cpu_name() -> str:
+    """Returns the name of the processor, or that of its architecture where the system does not tell."""
+    return _read_cpu_fields().get("model name") or platform.processor() or platform.machine()
+
+
+def layout_instruction_sets() -> tuple[str, ...]:
+    """Returns those of LAYOUT_FLAGS that the processor has (on Linux; elsewhere none)."""
+    fields = _read_cpu_fields()
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    return tuple(flag for flag in LAYOUT_FLAGS if flag in flags)
 
 
 def count_cores() -> int:
-    """Logical processors that this process may use."""
+    """Counts the logical processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def total_memory_bytes() -> int | None:
-    """Physical memory in bytes, or None where the system does not tell."""
+    """Returns the physical memory in bytes, or None where the system does not tell, as on Windows."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -38,7 +47,7 @@ def total_memory_bytes() -> int | None:
 
 
 def measure_resident_bytes() -> int | None:
-    """This process's resident memory in bytes (Linux), or None."""
+    """Measures this process's resident memory in bytes; None where there is no /proc, as on macOS and Windows."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError, AttributeError):
@@ -46,10 +55,10 @@ def measure_resident_bytes() -> int | None:
 
 
 def cache_folder() -> Path | None:
-    """$DNI_CACHE, or `dni-deploy` in the system's cache folder; None where there is no home to hold one."""
-    own = os.environ.get("DNI_CACHE")
-    if own:
-        return Path(own)
+    """Returns $DNI_CACHE, or `dni-deploy` in the system's cache folder; None where there is no home folder for one."""
+    override = os.environ.get("DNI_CACHE")
+    if override:
+        return Path(override)
     parent = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
     if parent and os.path.isabs(parent):  # the XDG specification: a relative path is to be ignored
         return Path(parent) / "dni-deploy"

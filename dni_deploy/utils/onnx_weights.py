@@ -1,4 +1,4 @@
-"""The weights of an ONNX graph: its blended initializers, by name; taken out, put in, or pointed at a file."""
+"""The blended initializers of an ONNX graph, by name: their data removed, filled in, or pointed at a file."""
 
 from __future__ import annotations
 
@@ -17,33 +17,41 @@ DATA_FIELDS = (
 
 
 def find_weight_initializers(model: ModelProto, names: Iterable[str]) -> list[TensorProto]:
-    """The float32 initializers whose names are among these, in graph order; the model's own, not copies.
+    """Finds the float32 initializers with these names.
 
-    Raises MismatchError if one of them is not float32, or if there is none.
+    Args:
+        model: The model.
+        names: Names to look for.
+
+    Returns:
+        The model's own initializers, not copies, in graph order.
+
+    Raises:
+        MismatchError: One of them is not float32, or there is none.
     """
-    wanted = set(names)
-    found = [initializer for initializer in model.graph.initializer if initializer.name in wanted]
-    for initializer in found:
+    names = set(names)
+    initializers = [initializer for initializer in model.graph.initializer if initializer.name in names]
+    for initializer in initializers:
         if initializer.data_type != TensorProto.FLOAT:
             kind = TensorProto.DataType.Name(initializer.data_type)
             raise MismatchError(
                 f"The graph has {escape_name(initializer.name)!r} as {kind}; a bundle's graph has its weights as FLOAT."
             )
-    if not found:
+    if not initializers:
         raise MismatchError(
             "None of the graph's initializers has the name of a tensor of the family, so nothing could be blended."
         )
-    return found
+    return initializers
 
 
 def strip_initializer(initializer: TensorProto) -> None:
-    """Take the data out; name, shape and element type stay."""
+    """Removes the data; name, shape and element type stay."""
     for name in DATA_FIELDS:
         initializer.ClearField(name)
 
 
 def fill_initializer(initializer: TensorProto, values: NDArray[np.float32]) -> None:
-    """Put float32 data in. Raises MismatchError if the shape differs."""
+    """Fills in float32 data; raises MismatchError if the shape differs."""
     if tuple(initializer.dims) != values.shape:
         raise MismatchError(
             f"The tensor {escape_name(initializer.name)!r} is {tuple(values.shape)}, the graph has it as {tuple(initializer.dims)}."
@@ -53,7 +61,14 @@ def fill_initializer(initializer: TensorProto, values: NDArray[np.float32]) -> N
 
 
 def set_external_data(initializer: TensorProto, file: str, offset: int, length: int) -> None:
-    """Point at bytes of a file beside the graph (ONNX external data)."""
+    """Points an initializer at bytes of a file beside the graph (ONNX external data).
+
+    Args:
+        initializer: The initializer; data that it holds is removed.
+        file: Name of the file.
+        offset: First byte in the file.
+        length: Number of bytes.
+    """
     strip_initializer(initializer)
     initializer.data_location = TensorProto.EXTERNAL
     for key, value in (("location", file), ("offset", str(offset)), ("length", str(length))):
@@ -62,7 +77,18 @@ def set_external_data(initializer: TensorProto, file: str, offset: int, length: 
 
 
 def parse_graph(data: bytes, where: str) -> ModelProto:
-    """Read a graph without loading what it points at. Raises BundleError if it is no ONNX graph."""
+    """Parses a graph without loading the files that it points at.
+
+    Args:
+        data: The bytes of the model.
+        where: The file, for messages.
+
+    Returns:
+        The model.
+
+    Raises:
+        BundleError: It is no ONNX graph.
+    """
     model = ModelProto()
     try:
         model.ParseFromString(data)
@@ -74,9 +100,15 @@ def parse_graph(data: bytes, where: str) -> ModelProto:
 
 
 def strip_weights(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Strip the weights that these shapes name, and refuse any other tensor whose data lies in a file.
+    """Removes the data of the weights, and refuses any other tensor whose data lies in a file.
 
-    Raises BundleError (a name missing, a shape or type that differs), RefusedError (other external data).
+    Args:
+        model: The model, which is changed.
+        shapes: Shape of each weight, by name.
+
+    Raises:
+        BundleError: A name is missing, or a shape or type differs.
+        RefusedError: Another tensor points at a file.
     """
     initializers = {initializer.name: initializer for initializer in model.graph.initializer}
     for name, shape in shapes.items():
@@ -96,7 +128,7 @@ def strip_weights(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> N
 
 
 def iterate_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of the model, in subgraphs, attributes and functions too."""
+    """Iterates over every tensor of a model, in subgraphs, attributes and functions too."""
     yield from _iterate_graph_tensors(model.graph)
     function: FunctionProto
     for function in model.functions:
@@ -126,7 +158,7 @@ def _iterate_node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
 
 
 def fill_initializers(model: ModelProto, names: Iterable[str], values: Callable[[str], NDArray[np.float32]]) -> None:
-    """Fill the initializers of these names; `values` gives each one's float32 array."""
+    """Fills the initializers of these names; `values` returns the float32 array of each."""
     initializers = {initializer.name: initializer for initializer in model.graph.initializer}
     for name in names:
         fill_initializer(initializers[name], values(name))

@@ -1,4 +1,4 @@
-"""Bays: the door to `exporters`, `engines` and what stands on them, with one sentence for what is missing there."""
+"""Imports of modules that may need an optional dependency, with one sentence for a package that is missing."""
 
 from __future__ import annotations
 
@@ -31,24 +31,36 @@ EXTRA_BY_PACKAGE = {
     "scipy": "tune",
     "skimage": "tune",
 }
-"""The extra that brings a package, by the name it is imported under."""
+"""The extra of dni-deploy that installs a package, by the name under which it is imported."""
 
 
 def import_optional(module: str) -> ModuleType:
-    """Import a module of ours that may stand on a bay or on an extra.
+    """Imports a module that may need `exporters`, `engines` or an optional dependency.
 
-    Raises UnavailableError: a package is missing (names the extra that brings it), or another package shadows a bay.
+    Args:
+        module: Full name of the module.
+
+    Returns:
+        The module.
+
+    Raises:
+        UnavailableError: A package is missing (the message names the extra that installs it), or another package hides one of
+            ours.
     """
     try:
-        for bay in OWN_PACKAGES:
-            require_own_package(bay)
+        for package in OWN_PACKAGES:
+            require_own_package(package)
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise explain_missing_package(error) or error from error
 
 
 def require_own_package(name: str) -> ModuleType:
-    """Import `exporters` or `engines` and see that it is ours: both names are common, and the first on sys.path wins."""
+    """Imports `exporters` or `engines` and checks that it is ours: both names are common, and the first on sys.path wins.
+
+    Raises:
+        UnavailableError: It is that of another distribution.
+    """
     package = importlib.import_module(name)
     if getattr(package, "DISTRIBUTION", None) != DISTRIBUTION:
         where = getattr(package, "__file__", None) or next(iter(getattr(package, "__path__", [])), "an unknown place")
@@ -60,7 +72,7 @@ def require_own_package(name: str) -> ModuleType:
 
 
 def explain_missing_package(error: ModuleNotFoundError) -> UnavailableError | None:
-    """The sentence for a package that is not installed; None where the missing module is not one of the extras' packages."""
+    """Explains which extra installs a missing package; None where the missing module is not one of an extra."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRA_BY_PACKAGE:
         return None

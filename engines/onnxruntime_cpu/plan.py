@@ -28,7 +28,7 @@ from safetensors.numpy import load, save
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError, escape_name
 from dni_deploy.utils.atomic_write import write_bytes_atomically
-from dni_deploy.utils.hardware import read_cpu_info
+from dni_deploy.utils.hardware import layout_instruction_sets
 from engines.lowering.graph_digest import digest_lowered_graph
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
@@ -67,7 +67,7 @@ class PlanIdentity:
             settings=runtime.BUILD_SETTINGS,
             onnxruntime=str(ort.__version__),
             machine=platform.machine(),
-            instruction_sets=read_cpu_info()[1],
+            instruction_sets=layout_instruction_sets(),
         )
 
     def to_json(self) -> dict[str, Any]:

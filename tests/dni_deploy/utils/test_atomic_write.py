@@ -28,7 +28,7 @@ from tests.support import pico_bundle as pico
 OLD, NEW = b"old", b"new" * 1000
 
 
-def publish_while(context: AbstractContextManager[Path], meanwhile: Callable[[], object]) -> None:
+def write_while(context: AbstractContextManager[Path], meanwhile: Callable[[], object]) -> None:
     """Publish NEW, and do something just before it gets its name."""
     with context as temporary:
         (temporary / "file" if temporary.is_dir() else temporary).write_bytes(NEW)
@@ -65,8 +65,8 @@ def test_an_existing_file_is_kept_without_force_and_replaced_with_it(tmp_path: P
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "x"
-    with pytest.raises(UsageError, match="by somebody else"):
-        publish_while(write_file_atomically(target), lambda: target.write_bytes(OLD))
+    with pytest.raises(UsageError, match="by another process"):
+        write_while(write_file_atomically(target), lambda: target.write_bytes(OLD))
     assert target.read_bytes() == OLD
     assert os.listdir(tmp_path) == ["x"]
 
@@ -79,7 +79,7 @@ def test_it_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_bytes_atomically(tmp_path / "x", NEW)
     assert (tmp_path / "x").read_bytes() == NEW
     with pytest.raises(UsageError):
-        publish_while(write_file_atomically(tmp_path / "y"), lambda: (tmp_path / "y").write_bytes(OLD))
+        write_while(write_file_atomically(tmp_path / "y"), lambda: (tmp_path / "y").write_bytes(OLD))
     assert (tmp_path / "y").read_bytes() == OLD
     assert sorted(os.listdir(tmp_path)) == ["x", "y"]
 
@@ -119,9 +119,9 @@ def test_any_exception_leaves_the_old_one_and_no_temporary(tmp_path: Path, raise
         raise raised
 
     with pytest.raises(raised):
-        publish_while(write_file_atomically(target, force=True), fail)
+        write_while(write_file_atomically(target, force=True), fail)
     with pytest.raises(raised):
-        publish_while(write_folder_atomically(tmp_path / "folder"), fail)
+        write_while(write_folder_atomically(tmp_path / "folder"), fail)
     assert os.listdir(tmp_path) == ["x"]
     assert target.read_bytes() == OLD
 
@@ -156,7 +156,7 @@ def test_only_a_new_or_empty_folder_is_published(tmp_path: Path) -> None:
     with write_folder_atomically(tmp_path / "empty", force=True) as temporary:
         (temporary / "file").write_bytes(OLD)
     with pytest.raises(InputError):
-        publish_while(
+        write_while(
             write_folder_atomically(tmp_path / "raced"), lambda: shutil.copytree(tmp_path / "empty", tmp_path / "raced")
         )
     assert os.listdir(tmp_path / "raced") == ["file"]
@@ -316,7 +316,7 @@ WRITER = """
     import sys
     from pathlib import Path
     from dni_deploy.utils.atomic_write import write_bytes_atomically
-    from tests import pico_bundle as pico
+    from tests.support import pico_bundle as pico
 
     folder = Path(sys.argv[1])
     print("ready", flush=True)
@@ -400,7 +400,7 @@ def test_a_full_disk_is_a_limit_error_and_the_old_one_stays(tmp_path: Path) -> N
         from pathlib import Path
         from dni_deploy.errors import LimitError
         from dni_deploy.utils.atomic_write import write_bytes_atomically
-        from tests import pico_bundle as pico
+        from tests.support import pico_bundle as pico
 
         folder = Path(sys.argv[1])
         resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))  # smaller than each of the bundle's files

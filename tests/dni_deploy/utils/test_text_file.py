@@ -1,0 +1,61 @@
+"""Small text files of users: limits, encodings, and JSON with one meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError
+from dni_deploy.utils.text_file import load_json, name_file_in_errors, read_json, read_text
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for mark in (b"", b"\xef\xbb\xbf"):
+        (tmp_path / "x.json").write_bytes(mark + '{"ä": 1}'.encode())
+        assert read_text(tmp_path / "x.json", "preset") == '{"ä": 1}'
+        assert read_json(tmp_path / "x.json", "preset") == {"ä": 1}
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    for path, words in ((tmp_path / "absent", "does not exist"), (tmp_path, "is not a file")):
+        with pytest.raises(InputError, match=f"The preset .*{words}"):
+            read_text(path, "preset")
+    with pytest.raises(InputError, match="The preset nul"):
+        read_text("nul\0", "preset")
+    (tmp_path / "x").write_bytes(b"ab\xff")
+    with pytest.raises(InputError, match="x: byte 2 is not UTF-8 text"):
+        read_text(tmp_path / "x", "preset")
+    (tmp_path / "x").write_bytes(b"[")
+    with pytest.raises(InputError, match="x: it is not JSON"):
+        read_json(tmp_path / "x", "preset")
+
+
+def test_the_limit_counts_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("äb")
+    assert read_text(tmp_path / "x", "plane", 3) == "äb"
+    with pytest.raises(LimitError, match=r"The plane .*more than 2 bytes"):
+        read_text(tmp_path / "x", "plane", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"a": 1, "b": 2, "a": 3}', "the key 'a' twice"),
+        ('[{"a\\u001b": 1, "a\\u001b": 2}]', r"the key .a.*x1b. twice"),
+    ],
+)
+def test_json_with_no_or_two_meanings_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        load_json(text)
+    assert str(caught.value).isprintable()
+
+
+def test_the_file_is_named_in_its_errors() -> None:
+    for error, kind in ((UsageError, InputError), (CoefficientsError, InputError), (LimitError, LimitError)):
+        with pytest.raises(kind, match=r"^a/b\.json: it is wrong$"), name_file_in_errors("a/b.json"):
+            raise error("it is wrong")
+    with pytest.raises(MismatchError, match=r"^as it was$"), name_file_in_errors("a/b.json"):
+        raise MismatchError("as it was")
