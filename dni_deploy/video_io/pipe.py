@@ -43,7 +43,7 @@ class WritableFile(Protocol):
 
 
 class OutputClosedError(Exception):
-    """The reader of the output closed it. It is no error for users and is never seen outside this package."""
+    """The reader of the output closed it. It is no error, and users never see it."""
 
 
 def read_whole(source: ReadableFile, buffer: Any) -> int:
