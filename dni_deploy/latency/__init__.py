@@ -1,1 +1,1 @@
-"""Bench: the ways to change alpha on one machine, timed in one run, interleaved."""
+"""The ways to change alpha on one machine, timed in one interleaved run."""

@@ -1,4 +1,4 @@
-"""Timing: each way's alpha change, first frame after it and steady frame, interleaved so that a noisy machine disturbs all alike."""
+"""Each engine's alpha change, first frame after it and steady frame, interleaved so that a noisy machine disturbs all alike."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ from engines.interface import Engine, EngineOptions
 
 @dataclass
 class TimingSamples:
-    """Seconds, one entry per round, so that entries of different ways at the same index were taken one right after another."""
+    """The times of one engine, in seconds, one entry per round; entries of several engines at one index come from the same round.
+
+    Attributes:
+        change: Changes of alpha, to their end.
+        first: First frames after a change.
+        steady: Second frames after a change.
+        copy: Plain copies of the bytes that a blend writes; empty where there is none to compare.
+    """
 
     change: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
@@ -39,11 +46,23 @@ def time_interleaved(
     seed: int = 0,
     progress: OptionalProgress = None,
 ) -> dict[str, TimingSamples]:
-    """Run every engine once per round: change alpha, a frame, a second frame, and the plain copy where there is one.
+    """Runs every engine once per round: a change of alpha, a frame, a second frame, and the plain copy where there is one.
 
     Each turn begins with a frame that is not counted: worker threads of the engine before spin for some 20 ms after their last frame
-    and would slow the first frame of the next one by a third. The order turns by one each round. The first round is not
-    counted. Alpha is another random point inside the simplex in every round, the same for all.
+    and would slow the first frame of the next one by a third. The order rotates by one each round. The first round is not counted.
+    Alpha is another random point inside the simplex in every round, the same for all.
+
+    Args:
+        engines: The engines by name.
+        copies: The plain copies by name of the engine.
+        x: The input, float32 (N, C, H, W).
+        members: Number of members.
+        rounds: Rounds that count.
+        seed: Seed of the alphas.
+        progress: Told of each round.
+
+    Returns:
+        The times of each engine, by name.
     """
     rng = np.random.default_rng(seed)
     names = list(engines)
@@ -54,7 +73,7 @@ def time_interleaved(
         report_progress(progress, number, rounds + 1, "timing")
         shares = rng.dirichlet(np.ones(members))
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            engine, kept = engines[name], samples[name]
+            engine, sample = engines[name], samples[name]
             engine.infer(0, x)
             times = [time.perf_counter()]
             engine.refit(0, shares)
@@ -68,20 +87,31 @@ def time_interleaved(
                 copies[name]()
                 times.append(time.perf_counter())
             if number:
-                for series, seconds in zip((kept.change, kept.first, kept.steady, kept.copy), np.diff(times), strict=False):
+                for series, seconds in zip(
+                    (sample.change, sample.first, sample.steady, sample.copy), np.diff(times), strict=False
+                ):
                     series.append(float(seconds))
     return samples
 
 
 def compute_median_ratio(numerators: list[float], denominators: list[float]) -> float:
-    """Median of the ratios round by round: a machine that is slow for a while is slow for both."""
+    """Returns the median of the ratios round by round: a machine that is slow for a while is slow for both."""
     return float(np.median(np.divide(numerators, denominators)))
 
 
 def measure_mode_memory(bundle_path: str, mode: str, shape: tuple[int, ...], threads: int) -> int | None:
-    """Growth of resident memory by opening a row that is not on a GPU, one alpha change and two frames; None where it cannot be told.
+    """Measures how resident memory grows, in a process of its own, by opening a mode, one alpha change and two frames.
 
-    The packages that the row needs are loaded before the first reading.
+    The packages that the mode needs are loaded before the first reading.
+
+    Args:
+        bundle_path: Folder of the bundle.
+        mode: Name of a mode that is not on a GPU.
+        shape: Shape of the input, (N, C, H, W).
+        threads: Threads of the engine; 0 for its own choice.
+
+    Returns:
+        Bytes; None where memory ran out or cannot be measured.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -92,14 +122,14 @@ def measure_mode_memory(bundle_path: str, mode: str, shape: tuple[int, ...], thr
 
 
 def _measure_memory_growth(bundle_path: str, name: str, shape: tuple[int, ...], threads: int) -> int | None:
-    row = next(row for row in BACKEND_MODES if row.name == name)
+    mode = next(mode for mode in BACKEND_MODES if mode.name == name)
     bundle = Bundle.open(bundle_path)
     import onnxruntime  # noqa: F401
 
     if name == "torch":
         import dni_deploy.latency.baselines.torch_eager  # noqa: F401
     before = measure_resident_bytes()
-    engine = row.open_engine(bundle, EngineOptions(threads=threads, slots=1))
+    engine = mode.open_engine(bundle, EngineOptions(threads=threads, slots=1))
     x = np.zeros(shape, np.float32)
     engine.refit(0, np.full(len(bundle.members), 1 / len(bundle.members)))
     engine.infer(0, x)

@@ -1,4 +1,4 @@
-"""Video: what each frame of a film costs, stage by stage, with a change of alpha on every frame and without."""
+"""What each frame of a video costs, stage by stage, with a change of alpha on every frame and without."""
 
 from __future__ import annotations
 
@@ -33,7 +33,14 @@ MEAN_EVENT_INTERVAL_S = 0.25
 
 @dataclass(frozen=True)
 class StageTiming:
-    """Milliseconds per frame: half of the frames took at most p50, 95 of 100 at most p95, 99 of 100 at most p99."""
+    """What one stage takes per frame, in milliseconds.
+
+    Attributes:
+        name: Name of the stage.
+        p50: Half of the frames took at most this long.
+        p95: 95 of 100 frames took at most this long.
+        p99: 99 of 100 frames took at most this long.
+    """
 
     name: str
     p50: float
@@ -41,13 +48,26 @@ class StageTiming:
     p99: float
 
     @classmethod
-    def of(cls, name: str, seconds: list[float]) -> StageTiming:
+    def from_seconds(cls, name: str, seconds: list[float]) -> StageTiming:
+        """Summarizes the times of a stage, one per frame."""
         return cls(name, *(float(value) * 1e3 for value in np.percentile(seconds, (50, 95, 99))))
 
 
 @dataclass(frozen=True)
 class VideoBenchReport:
-    """stages, and of the frames: what they took with a change over what they took without, pair by pair, as a median."""
+    """What the frames of a video cost.
+
+    Attributes:
+        bundle: Name of the bundle's folder.
+        video: Name of the video file.
+        size: Width and height of its frames, in pixels.
+        output_size: Width and height of the network's frames, in pixels.
+        frames: Number of frames that were timed.
+        engine: Name of the engine.
+        threads: Threads of the engine; 0 for its own choice.
+        stages: The stages of a frame.
+        changed_over_steady: Time of a frame with a change of alpha over the time of the same frame without, as a median.
+    """
 
     bundle: str
     video: str
@@ -60,6 +80,7 @@ class VideoBenchReport:
     changed_over_steady: float
 
     def to_json(self) -> dict[str, Any]:
+        """Describes the report under fixed keys."""
         return asdict(self)
 
 
@@ -72,69 +93,83 @@ def bench_video(
     seed: int = 0,
     progress: OptionalProgress = None,
 ) -> VideoBenchReport:
-    """Run the film's first frames one after the other, nothing overlapping, and time every stage of each.
+    """Runs a video's first frames one after the other, nothing overlapping, and times every stage of each.
 
-    Every frame goes through the network twice, once after a change of alpha and once without, in turns, so that a machine
-    that is slow for a while is slow for both. Blend and refit are one figure: on the CPU the blend writes where the engine
-    reads. The slider's delay is from a move, made at a random moment by another thread while frames run one right behind
-    the other, to the end of the first frame that has it.
-    Raises UsageError, InputError, and what open_session raises.
+    Every frame goes through the network twice, once after a change of alpha and once without, in turns, so that a machine that is slow
+    for a while is slow for both. Blend and refit are one figure: on the CPU the blend writes where the engine reads. The slider's
+    delay is from a move, made at a random moment by another thread while frames run back to back, to the end of the first frame that
+    has it.
+
+    Args:
+        bundle_path: Folder of the bundle.
+        video_path: The video file.
+        frames: Number of frames to time, at least 2.
+        threads: Threads of the engine; 0 for its own choice.
+        seed: Seed of the alphas and of the slider's moves.
+        progress: Told of each frame.
+
+    Raises:
+        UsageError: Fewer than 2 frames.
+        InputError: The video cannot be read or is too short.
     """
     if frames < 2:
-        raise UsageError(f"A benchmark of a film needs at least 2 frames; got {frames}.")
+        raise UsageError(f"A benchmark of a video needs at least 2 frames; got {frames}.")
     bundle = Bundle.open(bundle_path)
     check_signature(bundle.signature)
     source = open_video_file(Path(video_path))
-    target = OutputFormat.from_video_file(source, bundle.signature.scale)
-    encoder = Encoder(EncoderOptions(), target, global_header=True)
+    output_format = OutputFormat.from_video_file(source, bundle.signature.scale)
+    encoder = Encoder(EncoderOptions(), output_format, global_header=True)
     rng = np.random.default_rng(seed)
     times: dict[str, list[float]] = {
         name: [] for name in ("decode", "blend and refit", "frame, changed", "frame, steady", "encode", "end to end")
     }
     last: DecodedFrame | None = None
     with open_session(bundle, threads=threads) as session:
-        pictures = iter(islice(iter(VideoReader(source)), frames + WARM_UP_FRAMES))
-        number = 0
-        while True:
-            began = time.perf_counter()
-            picture = next(pictures, None)
-            if picture is None:
-                break
-            decoded = time.perf_counter() - began
+        decoded_frames = islice(iter(VideoReader(source)), frames + WARM_UP_FRAMES)
+        number, started = 0, time.perf_counter()
+        for last in decoded_frames:
+            seconds = {"decode": time.perf_counter() - started}
             report_progress(progress, number, frames + WARM_UP_FRAMES, "timing frames")
-            alpha = _draw_coefficients(rng, session.members)
-            first = "frame, changed" if number % 2 else "frame, steady"
-            taken = {}
-            for name in (first, *({"frame, changed", "frame, steady"} - {first})):
-                before = time.perf_counter()
-                if name == "frame, changed":
-                    session.alpha = alpha
-                output = session.render(picture.rgb).output
-                taken[name] = time.perf_counter() - before
-            before = time.perf_counter()
-            list(encoder.encode(output, picture.pts))
-            encoded = time.perf_counter() - before
+            seconds |= _time_frame(session, encoder, last, _draw_coefficients(rng, session.members), number % 2 == 1)
             if number >= WARM_UP_FRAMES:
-                taken |= {"decode": decoded, "blend and refit": session.change_seconds, "encode": encoded}
-                taken["end to end"] = decoded + taken["frame, changed"] + encoded
-                for name, seconds in taken.items():
-                    times[name].append(seconds)
-            last, number = picture, number + 1
+                seconds["end to end"] = seconds["decode"] + seconds["frame, changed"] + seconds["encode"]
+                for name, value in seconds.items():
+                    times[name].append(value)
+            number, started = number + 1, time.perf_counter()
         if last is None or len(times["decode"]) < 2:
             raise InputError(f"{escape_name(video_path)} has fewer than {WARM_UP_FRAMES + 2} frames, which is too few to time.")
-        times["slider to picture"] = _measure_slider_delays(session, last, rng, min(frames, 40), progress)
+        times["slider to frame"] = _measure_slider_delays(session, last, rng, min(frames, 40), progress)
         engine = session.engine.name
     return VideoBenchReport(
         bundle=Path(bundle_path).name,
         video=Path(video_path).name,
         size=(source.width, source.height),
-        output_size=(target.width, target.height),
+        output_size=(output_format.width, output_format.height),
         frames=len(times["decode"]),
         engine=engine,
         threads=threads,
-        stages=tuple(StageTiming.of(name, seconds) for name, seconds in times.items()),
+        stages=tuple(StageTiming.from_seconds(name, seconds) for name, seconds in times.items()),
         changed_over_steady=compute_median_ratio(times["frame, changed"], times["frame, steady"]),
     )
+
+
+def _time_frame(
+    session: Session, encoder: Encoder, frame: DecodedFrame, alpha: Coefficients, changed_first: bool
+) -> dict[str, float]:
+    """Times a frame with a change of alpha and without, and its encoding: seconds by stage."""
+    seconds = {}
+    order = ("frame, changed", "frame, steady") if changed_first else ("frame, steady", "frame, changed")
+    for name in order:
+        started = time.perf_counter()
+        if name == "frame, changed":
+            session.alpha = alpha
+        output = session.render(frame.rgb).output
+        seconds[name] = time.perf_counter() - started
+    seconds["blend and refit"] = session.change_seconds
+    started = time.perf_counter()
+    list(encoder.encode(output, frame.pts))
+    seconds["encode"] = time.perf_counter() - started
+    return seconds
 
 
 def _draw_coefficients(rng: np.random.Generator, members: tuple[str, ...]) -> Coefficients:
@@ -144,33 +179,34 @@ def _draw_coefficients(rng: np.random.Generator, members: tuple[str, ...]) -> Co
 def _measure_slider_delays(
     session: Session, frame: DecodedFrame, rng: np.random.Generator, event_count: int, progress: OptionalProgress
 ) -> list[float]:
-    """Seconds from each move of the slider to the end of the first frame that was made with it."""
-    cell = SharedAlpha(session.members, session.alpha)
+    """Measures the seconds from each move of the slider to the end of the first frame that has it."""
+    shared_alpha = SharedAlpha(session.members, session.alpha)
     alphas = [_draw_coefficients(rng, session.members) for _ in range(event_count)]
     pauses = rng.uniform(0.5 * MEAN_EVENT_INTERVAL_S, 1.5 * MEAN_EVENT_INTERVAL_S, event_count)
-    moved: list[float] = []
-    over = threading.Event()
+    move_times: list[float] = []
+    stopped = threading.Event()
 
     def move_slider() -> None:
         for pause, alpha in zip(pauses, alphas, strict=True):
-            if over.wait(pause):
+            if stopped.wait(pause):
                 return
-            moved.append(time.perf_counter())
-            cell.set_alpha(alpha)
+            move_times.append(time.perf_counter())
+            shared_alpha.set_alpha(alpha)
 
-    hand = threading.Thread(target=move_slider, name="dni-slider", daemon=True)
-    hand.start()
+    mover = threading.Thread(target=move_slider, name="dni-slider", daemon=True)
+    mover.start()
     delays: list[float] = []
     try:
-        while hand.is_alive() or len(delays) < len(moved):
-            session.alpha = cell.at(0.0, 0)
-            shown_with = session.render(frame.rgb).coefficients
+        while mover.is_alive() or len(delays) < len(move_times):
+            session.alpha = shared_alpha.at(0.0, 0)
+            rendered_with = session.render(frame.rgb).coefficients
             now = time.perf_counter()
-            seen = next((place for place in reversed(range(len(delays), len(moved))) if alphas[place] == shown_with), None)
-            if seen is not None:  # moves that a slow frame skipped were shown by this one as well
-                delays += [now - when for when in moved[len(delays) : seen + 1]]
+            moves = reversed(range(len(delays), len(move_times)))
+            newest = next((move for move in moves if alphas[move] == rendered_with), None)
+            if newest is not None:  # moves that a slow frame skipped were shown by this one as well
+                delays += [now - moment for moment in move_times[len(delays) : newest + 1]]
                 report_progress(progress, len(delays), event_count, "moving the slider")
     finally:
-        over.set()
-        hand.join()
+        stopped.set()
+        mover.join()
     return delays

@@ -1,4 +1,4 @@
-"""pycuda.driver, as far as the GPU road uses it: names, arguments and errors as in pycuda 2026.1.
+"""pycuda.driver, as far as the GPU backend uses it: names, arguments and errors as in pycuda 2026.1.
 
 Boost.Python takes an `int` for an address or a size and nothing that is only like one (a NumPy integer is refused), and None
 or a Stream for a stream; so does this.

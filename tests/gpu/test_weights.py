@@ -9,8 +9,8 @@ import pytest
 
 from tests.engines.cuda import family
 from tests.engines.cuda.test_blender import (
-    Road,
-    road,
+    DeviceFamily,
+    device_family,
     test_back_to_the_same_alpha_is_the_same_bytes,
     test_blend_equals_the_recipes_of_the_blended_tensors,
     test_one_hot_is_the_member_byte_for_byte,
@@ -25,7 +25,7 @@ from tests.engines.cuda.test_per_tensor_blend import (
 from tests.support.needs_gpu import need_gpu
 
 __all__ = [
-    "road",
+    "device_family",
     "test_a_captured_blend",
     "test_back_to_the_same_alpha_is_the_same_bytes",
     "test_blend_equals_the_recipes_of_the_blended_tensors",
@@ -48,7 +48,7 @@ def test_all_memory_comes_back() -> None:
     device = Device.open(0)
     free = []
     for _ in range(4):
-        one = Road(family.lowered(), family.members(3))
+        one = DeviceFamily(family.lowered(), family.members(3))
         one.blend([0.2, 0.3, 0.5])
         one.read()
         one.close()
@@ -62,7 +62,7 @@ def test_a_captured_blend_is_the_blend() -> None:
     """The benchmark replays blends as CUDA graphs; each launch reads the members again and writes the arena again."""
     from engines.cuda import cuda_graph
 
-    one = Road(family.lowered(), family.members(3))
+    one = DeviceFamily(family.lowered(), family.members(3))
     one.blend([0.2, 0.3, 0.5])
     expected = one.read()
     with one.device:

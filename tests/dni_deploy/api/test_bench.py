@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from dni_deploy.api.bench import bench
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UnavailableError
 from dni_deploy.latency.modes import BACKEND_MODES
-from dni_deploy.latency.timing import time_interleaved
 from engines.cuda import driver
 from tests.engines.conftest import write
 from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
@@ -77,37 +75,6 @@ def test_rows_on_a_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
     quick(bundle, modes=TENSORRT, build_baselines=True)
     assert {path: path.stat().st_mtime_ns for path in plans} == plans
     json.dumps(report.to_json(), allow_nan=False)
-
-
-class Counting:
-    """An engine that says in which order it was called."""
-
-    name = update_path = "counting"
-    slots = 1
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def refit(self, slot: int, coefficients: Any) -> None:
-        self.calls.append("refit")
-
-    def synchronize(self, slot: int) -> None:
-        self.calls.append("finish")
-
-    def infer(self, slot: int, x: Any) -> Any:
-        self.calls.append("infer")
-        return x
-
-    def close(self) -> None:
-        pass
-
-
-def test_a_change_is_timed_to_its_end() -> None:
-    """On a GPU a refit returns while its work is still queued; the frame after it must not pay for that."""
-    engine = Counting()
-    samples = time_interleaved({"a": engine}, {}, np.zeros((1, 1, 2, 2), np.float32), 2, 3)  # type: ignore[dict-item]
-    assert engine.calls == ["refit", *["infer", "refit", "finish", "infer", "infer"] * 4]
-    assert len(samples["a"].change) == len(samples["a"].steady) == 3
 
 
 def test_the_command_tells_each_reason_once(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

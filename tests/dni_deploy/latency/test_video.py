@@ -41,7 +41,7 @@ def test_the_stages(tmp_path: Path, bundle: Bundle) -> None:
         "frame, steady",
         "encode",
         "end to end",
-        "slider to picture",
+        "slider to frame",
     }
     for stage in stages.values():
         assert 0 < stage.p50 <= stage.p95 <= stage.p99
@@ -55,7 +55,7 @@ def test_the_command(tmp_path: Path, bundle: Bundle) -> None:
     asked = ["bench", str(bundle.path), "--video", str(clip), "--repeats", "6", "--threads", "1"]
     plain = CliRunner().invoke(group, asked, obj=CommandOutput())
     assert plain.exit_code == 0, plain.output
-    assert "slider to picture" in plain.output
+    assert "slider to frame" in plain.output
     body = json.loads(CliRunner().invoke(group, [*asked, "--json"], obj=CommandOutput()).stdout)
     assert body["frames"] == 6
     assert len(body["stages"]) == 7

@@ -20,7 +20,7 @@ from engines.cuda.device import Device
 from engines.cuda.kernels import BLEND_ARGUMENTS, THREADS_PER_BLOCK, Kernels, compute_grid, compute_tile_size, kernel_name
 from engines.cuda.memory import Buffer
 from tests.engines.cuda import family, test_kernels
-from tests.engines.cuda.test_blender import Road, close_enough
+from tests.engines.cuda.test_blender import DeviceFamily, close_enough
 
 SIZES = (1, 3, 4, 5, 255, 256, 257, 20_003, 10**6 + 3)
 
@@ -77,24 +77,24 @@ def check_blender() -> None:
         for stored in test_kernels.TYPES:
             for count in (2, 4, 7):
                 members = family.members(count, dtype=stored)
-                road = Road(family.lowered(dtype), members)
+                device_family = DeviceFamily(family.lowered(dtype), members)
                 shares = family.shares(count)
-                road.blend(shares)
-                first = road.read()
-                close_enough(first, road.lowered.recipes.compute_values(blend_float64(members, shares)), count, dtype)
-                road.blend(np.eye(count)[1])
-                for key, value in road.lowered.recipes.compute_values(members[1]).items():
-                    assert road.read()[key].tobytes() == value.astype(dtype).tobytes(), key
-                with road.device:
-                    handle = road.streams[0].handle
+                device_family.blend(shares)
+                first = device_family.read()
+                close_enough(first, device_family.lowered.recipes.compute_values(blend_float64(members, shares)), count, dtype)
+                device_family.blend(np.eye(count)[1])
+                for key, value in device_family.lowered.recipes.compute_values(members[1]).items():
+                    assert device_family.read()[key].tobytes() == value.astype(dtype).tobytes(), key
+                with device_family.device:
+                    handle = device_family.streams[0].handle
                     cuda_graph.begin_capture(handle)
-                    road.blender.blend(shares, road.slots[0], road.streams[0])
+                    device_family.blender.blend(shares, device_family.slots[0], device_family.streams[0])
                     graph = cuda_graph.end_capture(handle)
                     graph.launch(handle)
-                    road.streams[0].synchronize()
+                    device_family.streams[0].synchronize()
                     graph.close()
-                assert all(np.array_equal(value, first[key]) for key, value in road.read().items())
-                road.close()
+                assert all(np.array_equal(value, first[key]) for key, value in device_family.read().items())
+                device_family.close()
         print(
             f"blender {dtype}: BatchNorms folded, one-hot the member's bytes, A -> B -> A the same bytes, also as a CUDA graph"
         )

@@ -29,7 +29,7 @@ def known_of(case: Any, members: list[dict[str, NDArray[Any]]]) -> BatchNormTabl
     )
 
 
-class Road:
+class DeviceFamily:
     """One recalibrated family on the device, with a slot."""
 
     def __init__(self, case: Any) -> None:
@@ -68,38 +68,40 @@ class Road:
 
 
 @pytest.fixture(params=["conv_bn", *RAW])
-def road(request: pytest.FixtureRequest, gpu: FakeGpu) -> Iterator[Road]:
-    made = Road({**HAND, **RAW}[request.param]())
+def device_family(request: pytest.FixtureRequest, gpu: FakeGpu) -> Iterator[DeviceFamily]:
+    made = DeviceFamily({**HAND, **RAW}[request.param]())
     yield made
     made.close()
 
 
-def raw(road: Road) -> set[str]:
-    return {name for name, recipe in road.lowered.recipes.linear.items() if recipe.source in road.known.statistics}
+def raw(device_family: DeviceFamily) -> set[str]:
+    return {
+        name for name, recipe in device_family.lowered.recipes.linear.items() if recipe.source in device_family.known.statistics
+    }
 
 
-def test_every_weight_is_what_the_truth_makes_it(road: Road) -> None:
+def test_every_weight_is_what_the_truth_makes_it(device_family: DeviceFamily) -> None:
     for shares in (BETWEEN, KNOT, *np.eye(3)):
-        wanted = road.lowered.recipes.compute_values(blend_tensors(road.tensors, shares, road.known))
-        for name, got in road.blend(shares).items():
+        wanted = device_family.lowered.recipes.compute_values(blend_tensors(device_family.tensors, shares, device_family.known))
+        for name, got in device_family.blend(shares).items():
             # At most five fused steps and roundings, on sums of numbers below 8.
             assert np.abs(got - wanted[name]).max() <= 5 * 8 * 2.0**-24, name
-            if name in raw(road) and shares is not BETWEEN:
+            if name in raw(device_family) and shares is not BETWEEN:
                 assert got.tobytes() == wanted[name].tobytes()
 
 
-def test_what_is_launched_and_read(road: Road, gpu: FakeGpu) -> None:
+def test_what_is_launched_and_read(device_family: DeviceFamily, gpu: FakeGpu) -> None:
     """A launch a region, one of which is the raw statistics, and one for all folds; of the knots no more than there are members."""
-    regions = [region for region, _, _ in road.members.regions]
-    assert {name for region in regions if region.kind == "knots" for name, _ in region.starts} == raw(road)
-    road.blend(BETWEEN)
-    assert sum(gpu.launches.values()) == len(regions) + bool(road.layout.folds)
-    assert all(len(pointers) == (15 if region.kind == "knots" else 3) for region, _, pointers in road.members.regions)
-    assert len(road.members.statistics_pointers) == (15 if road.layout.folds else 0)
+    regions = [region for region, _, _ in device_family.members.regions]
+    assert {name for region in regions if region.kind == "knots" for name, _ in region.starts} == raw(device_family)
+    device_family.blend(BETWEEN)
+    assert sum(gpu.launches.values()) == len(regions) + bool(device_family.layout.folds)
+    assert all(len(pointers) == (15 if region.kind == "knots" else 3) for region, _, pointers in device_family.members.regions)
+    assert len(device_family.members.statistics_pointers) == (15 if device_family.layout.folds else 0)
     numbers = sum(region.count for region in regions if region.kind == "knots")
-    assert np.count_nonzero(road.known.interpolation_weights(BETWEEN)) == 3
-    saved = road.blender.count_bytes_moved(BETWEEN) - road.blender.count_bytes_moved(KNOT)
-    assert saved == 2 * (road.layout.channels * 40 + numbers * 4)
+    assert np.count_nonzero(device_family.known.interpolation_weights(BETWEEN)) == 3
+    saved = device_family.blender.count_bytes_moved(BETWEEN) - device_family.blender.count_bytes_moved(KNOT)
+    assert saved == 2 * (device_family.layout.channels * 40 + numbers * 4)
 
 
 def test_what_float16_cannot_hold_is_told_by_the_knots() -> None:

@@ -1,4 +1,4 @@
-"""Members, layout and blender on the fake GPU: the weights of a slot against a float64 blend, and what is launched for it."""
+"""The blend on the fake GPU: the weights of a slot against a float64 blend, and what is launched for it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
-from dni_deploy.errors import EngineError, LimitError
+from dni_deploy.errors import EngineError
 from tests.engines.cuda import family
 from tests.fakes.gpu import FakeGpu
 
 
-class Road:
+class DeviceFamily:
     """One family on the device, with two slots and a stream for each."""
 
     def __init__(self, lowered: family.Lowered, members: list[family.Tensors]) -> None:
@@ -57,15 +57,15 @@ class Road:
 
 
 @pytest.fixture
-def road(gpu: FakeGpu) -> Any:
-    roads: list[Road] = []
+def device_family(gpu: FakeGpu) -> Any:
+    opened: list[DeviceFamily] = []
 
-    def give(lowered: family.Lowered, members: list[family.Tensors]) -> Road:
-        roads.append(Road(lowered, members))
-        return roads[-1]
+    def give(lowered: family.Lowered, members: list[family.Tensors]) -> DeviceFamily:
+        opened.append(DeviceFamily(lowered, members))
+        return opened[-1]
 
     yield give
-    for each in roads:
+    for each in opened:
         each.close()
 
 
@@ -81,9 +81,9 @@ def close_enough(got: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]]
 @pytest.mark.parametrize("stored", ["float32", "float16"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("count", [1, 2, 4, 7])
-def test_blend_equals_the_recipes_of_the_blended_tensors(road: Any, count: int, dtype: str, stored: str) -> None:
+def test_blend_equals_the_recipes_of_the_blended_tensors(device_family: Any, count: int, dtype: str, stored: str) -> None:
     members = family.members(count, dtype=stored)
-    one = road(family.lowered(dtype), members)
+    one = device_family(family.lowered(dtype), members)
     shares = family.shares(count)
     one.blend(shares)
     close_enough(one.read(), one.lowered.recipes.compute_values(blend_float64(members, shares)), count, dtype)
@@ -92,7 +92,7 @@ def test_blend_equals_the_recipes_of_the_blended_tensors(road: Any, count: int, 
 @pytest.mark.parametrize("stored", ["float32", "float16"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("which", [0, 2])
-def test_one_hot_is_the_member_byte_for_byte(road: Any, which: int, dtype: str, stored: str) -> None:
+def test_one_hot_is_the_member_byte_for_byte(device_family: Any, which: int, dtype: str, stored: str) -> None:
     """As a fresh build of that member would hold it, BatchNorms folded; the other members are not read: they are NaN."""
     members = family.members(3, dtype=stored)
     for index, tensors in enumerate(members):
@@ -100,15 +100,15 @@ def test_one_hot_is_the_member_byte_for_byte(road: Any, which: int, dtype: str, 
             for tensor in tensors.values():
                 tensor.fill(np.nan)
     members[which]["first.weight"][0, 0, 0] = (-0.0, 0.0, 6e-8)
-    one = road(family.lowered(dtype), members)
+    one = device_family(family.lowered(dtype), members)
     one.blend(np.eye(3)[which])
     got = one.read()
     for name, value in one.lowered.recipes.compute_values(members[which]).items():
         assert got[name].tobytes() == value.astype(dtype).tobytes(), name
 
 
-def test_back_to_the_same_alpha_is_the_same_bytes(road: Any) -> None:
-    one = road(family.lowered(), family.members(3))
+def test_back_to_the_same_alpha_is_the_same_bytes(device_family: Any) -> None:
+    one = device_family(family.lowered(), family.members(3))
     one.blend([0.2, 0.3, 0.5])
     before = one.read()
     one.blend([0.5, 0.0, 0.5])
@@ -120,31 +120,31 @@ def test_back_to_the_same_alpha_is_the_same_bytes(road: Any) -> None:
 
 
 @pytest.mark.parametrize("gpu", [{"seed": seed} for seed in range(8)], indirect=True)
-def test_slots_on_their_own_streams_do_not_touch_each_other(road: Any, gpu: FakeGpu) -> None:
+def test_slots_on_their_own_streams_do_not_touch_each_other(device_family: Any, gpu: FakeGpu) -> None:
     """Both queued before either has run: scales of BatchNorms lie in each slot's own arena."""
     members = family.members(2)
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     one.blend([0.25, 0.75], 0)
     one.blend([0.75, 0.25], 1)
     for slot, shares in enumerate(([0.25, 0.75], [0.75, 0.25])):
         close_enough(one.read(slot), one.lowered.recipes.compute_values(blend_float64(members, np.array(shares))), 2, "float32")
 
 
-def test_what_is_launched(road: Any, gpu: FakeGpu) -> None:
+def test_what_is_launched(device_family: Any, gpu: FakeGpu) -> None:
     """One kernel for all linear weights, one for all BatchNorms, one for all rows that they scale; none waits."""
-    one = road(family.lowered(), family.members(5))
+    one = device_family(family.lowered(), family.members(5))
     one.blend([0.2, 0.2, 0.0, 0.6, 0.0])
     assert dict(gpu.launches) == {"fold": 1, "scaled_f32_f32_3": 1, "blend_f32_f32_3": 1}
     one.blend([0.2, 0.2, 0.2, 0.2, 0.2])
     assert gpu.launches["blend_f32_f32_n"] == 1
-    other = road(family.lowered(np.float16, folds=False), family.members(2, dtype=np.float16))
+    other = device_family(family.lowered(np.float16, folds=False), family.members(2, dtype=np.float16))
     gpu.launches.clear()
     other.blend([0.5, 0.5])
     assert dict(gpu.launches) == {"blend_f16_f16_2": 1}
 
 
-def test_a_change_allocates_nothing(road: Any, gpu: FakeGpu) -> None:
-    one = road(family.lowered(), family.members(3))
+def test_a_change_allocates_nothing(device_family: Any, gpu: FakeGpu) -> None:
+    one = device_family(family.lowered(), family.members(3))
     one.blend([0.5, 0.25, 0.25])
     used = gpu.memory.used
     gpu.memory.peak = used
@@ -153,19 +153,19 @@ def test_a_change_allocates_nothing(road: Any, gpu: FakeGpu) -> None:
     assert gpu.memory.peak == used
 
 
-def test_bytes_moved(road: Any) -> None:
-    one = road(family.lowered(np.float16, folds=False), family.members(3, dtype=np.float16))
+def test_bytes_moved(device_family: Any) -> None:
+    one = device_family(family.lowered(np.float16, folds=False), family.members(3, dtype=np.float16))
     padded = sum(-(-weight.count // 128) * 128 for weight in one.lowered.weights)
     assert one.blender.count_bytes_moved(np.array([0.5, 0.0, 0.5])) == 3 * 2 * padded
-    folded = road(family.lowered(), family.members(3))
+    folded = device_family(family.lowered(), family.members(3))
     assert folded.blender.count_bytes_moved(np.array([1.0, 0.0, 0.0])) > 2 * 4 * family.numbers(folded.lowered.weights) - 200
 
 
-def test_a_variance_that_is_not_positive(road: Any, gpu: FakeGpu) -> None:
+def test_a_variance_that_is_not_positive(device_family: Any, gpu: FakeGpu) -> None:
     members = family.members(2)
     members[0]["norm1.var"][3] = 2.0
     members[1]["norm1.var"][3] = 0.5
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     with pytest.raises(EngineError, match="variance is not positive at this alpha"):
         one.blend([-1.0, 2.0])
     assert not gpu.launches  # nothing was queued
@@ -173,77 +173,17 @@ def test_a_variance_that_is_not_positive(road: Any, gpu: FakeGpu) -> None:
     one.blend([0.0, 1.0])
 
 
-def test_a_member_whose_own_variance_is_negative(road: Any) -> None:
+def test_a_member_whose_own_variance_is_negative(device_family: Any) -> None:
     members = family.members(2)
     members[1]["norm2.var"][0] = -1.0
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     one.blend([1.0, 0.0])
     with pytest.raises(EngineError, match="variance"):
         one.blend([0.0, 1.0])
 
 
 @pytest.mark.parametrize("shares", [[0.5, 0.5, 0.0], [0.0, 0.0]])
-def test_shares_that_do_not_fit(road: Any, shares: list[float]) -> None:
-    one = road(family.lowered(), family.members(2))
+def test_shares_that_do_not_fit(device_family: Any, shares: list[float]) -> None:
+    one = device_family(family.lowered(), family.members(2))
     with pytest.raises(EngineError, match="for 2 members"):
         one.blend(shares)
-
-
-def test_too_many_members(gpu: FakeGpu) -> None:
-    from engines.cuda.device import Device
-    from engines.cuda.layout import DeviceLayout
-    from engines.cuda.members import DeviceMembers
-
-    made, tensors = family.lowered(), family.members(1)[0]
-    device = Device.open(0)
-    with device, pytest.raises(LimitError, match="1 to 32 members; this family has 33"):
-        DeviceMembers(device, DeviceLayout.from_lowered(made), made.recipes, [tensors] * 33)  # type: ignore[arg-type]
-    device.close()
-
-
-def test_no_room_on_the_device_leaves_nothing_there(gpu: FakeGpu) -> None:
-    from engines.cuda.device import Device
-    from engines.cuda.layout import DeviceLayout
-    from engines.cuda.members import DeviceMembers
-
-    made = family.lowered()
-    layout = DeviceLayout.from_lowered(made)  # type: ignore[arg-type]
-    device = Device.open(0)
-    gpu.memory.total = 2 * layout.nbytes
-    with device, pytest.raises(LimitError, match="MB free where"):
-        DeviceMembers(device, layout, made.recipes, family.members(3))
-    assert gpu.memory.used == 0
-    device.close()
-
-
-def test_members_are_copied(road: Any) -> None:
-    members = family.members(2)
-    one = road(family.lowered(), members)
-    expected = one.lowered.recipes.compute_values(blend_float64(members, np.array([0.5, 0.5])))
-    for tensors in members:
-        for tensor in tensors.values():
-            tensor.fill(np.nan)
-    one.blend([0.5, 0.5])
-    close_enough(one.read(), expected, 2, "float32")
-
-
-@pytest.mark.parametrize(("first", "second", "kept"), [("32", "16", "32"), ("16", "32", "32"), ("16", "16", "16")])
-def test_members_of_two_dtypes_are_kept_as_the_wider(road: Any, gpu: FakeGpu, first: str, second: str, kept: str) -> None:
-    members = [*family.members(1, dtype=f"float{first}"), *family.members(1, seed=1, dtype=f"float{second}")]
-    one = road(family.lowered(folds=False), members)
-    one.blend([0.5, 0.5])
-    assert list(gpu.launches) == [f"blend_f{kept}_f32_2"]
-    close_enough(one.read(), one.lowered.recipes.compute_values(blend_float64(members, np.array([0.5, 0.5]))), 2, "float32")
-
-
-def test_float16_members_of_a_computed_weight_are_kept_as_float32(road: Any, gpu: FakeGpu) -> None:
-    """1 / 3 of a float16 is no float16."""
-    from engines.lowering.recipes import LinearRecipe, Recipes
-
-    made = family.lowered(folds=False)
-    recipes = Recipes({**made.recipes.linear, "last.weight": LinearRecipe("last.weight", (3, 12, 1, 1), factor=1 / 3)})
-    members = family.members(2, dtype=np.float16)
-    one = road(family.Lowered(recipes, made.weights), members)
-    one.blend([0.5, 0.5])
-    assert list(gpu.launches) == ["blend_f32_f32_2"]
-    close_enough(one.read(), recipes.compute_values(blend_float64(members, np.array([0.5, 0.5]))), 2, "float32")

@@ -111,3 +111,26 @@ def test_folds_that_do_not_fit(folds: list[BatchNormFold], words: str) -> None:
 def test_a_weight_that_is_too_large() -> None:
     with pytest.raises(LimitError, match="2147483648 numbers"):
         layout(family.Lowered(Recipes({}, []), (LoweredWeight("w", (2**31,), np.dtype("f4")),)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_tables_name_each_numbers_tensor(dtype: str) -> None:
+    lowered = family.lowered(dtype)
+    layout = DeviceLayout.from_lowered(lowered)  # type: ignore[arg-type]
+    tensors = layout.source_tensors()
+    for region in layout.regions:
+        if region.kind == "shift":
+            continue
+        rows = layout.build_row_index(region)
+        assert rows.shape == (region.count // 128,)
+        for name, start in region.starts:
+            of_weight = rows[start // 128 : -(-(start + layout.count_of(name)) // 128)]
+            assert {tensors[row] for row in of_weight} == {lowered.recipes.linear[name].source}
+    statistics, table = layout.statistics_tensors(), layout.build_statistics_index()
+    first = 0
+    for fold in lowered.recipes.folds:
+        channels = layout.count_of(fold.bias)
+        named = [{statistics[row] for row in table[place, first : first + channels]} for place in range(5)]
+        assert named == [{fold.variance}, {fold.gamma}, {fold.beta}, {fold.mean}, {fold.convolution_bias or fold.mean}]
+        first += channels
+    assert table.shape == (5, first)

@@ -10,12 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
-from engines.cuda.layout import DeviceLayout
 from engines.lowering.gpu import lower_for_gpu
 from tests.engines.conftest import Case
 from tests.engines.cuda import family
-from tests.engines.cuda.test_blender import Road, close_enough
-from tests.engines.cuda.test_blender import road as road  # the fixture
+from tests.engines.cuda.test_blender import DeviceFamily, close_enough
+from tests.engines.cuda.test_blender import device_family as device_family  # the fixture
 from tests.engines.cuda.test_whole_graphs import NAMES
 from tests.fakes.gpu import FakeGpu
 
@@ -43,10 +42,10 @@ def blended(members: list[family.Tensors], rows: NDArray[np.float64]) -> dict[st
 @pytest.mark.parametrize("stored", ["float32", "float16"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 16])
-def test_each_weight_by_its_own_row(road: Any, count: int, dtype: str, stored: str) -> None:
+def test_each_weight_by_its_own_row(device_family: Any, count: int, dtype: str, stored: str) -> None:
     """BatchNorms with five rows each: blended first, whatever their shares, and then folded."""
     members = family.members(count, dtype=stored)
-    one = road(family.lowered(dtype), members)
+    one = device_family(family.lowered(dtype), members)
     for seed in range(3):
         rows = some_rows(len(members[0]), count, seed)
         one.blend(rows)
@@ -54,16 +53,16 @@ def test_each_weight_by_its_own_row(road: Any, count: int, dtype: str, stored: s
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 8, len(family.members(1)[0])])
-def test_any_number_of_groups(road: Any, groups: int) -> None:
+def test_any_number_of_groups(device_family: Any, groups: int) -> None:
     members = family.members(3)
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     rows = some_rows(groups, 3)[np.arange(len(members[0])) % groups]
     one.blend(rows)
     close_enough(one.read(), one.lowered.recipes.compute_values(blended(members, rows)), 3, "float32")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_what_a_row_does_not_use_is_not_read(road: Any, dtype: str) -> None:
+def test_what_a_row_does_not_use_is_not_read(device_family: Any, dtype: str) -> None:
     """Each tensor is NaN in the members that its row gives nothing; every weight is the one member's, byte for byte."""
     members = family.members(3, dtype=dtype)
     which = np.arange(len(members[0])) % 3
@@ -71,7 +70,7 @@ def test_what_a_row_does_not_use_is_not_read(road: Any, dtype: str) -> None:
         for name, chosen in zip(tensors, which, strict=True):
             if chosen != index:
                 tensors[name].fill(np.nan)
-    one = road(family.lowered(dtype), members)
+    one = device_family(family.lowered(dtype), members)
     one.blend(np.eye(3)[which])
     mixed = {name: members[chosen][name] for name, chosen in zip(members[0], which, strict=True)}
     got = one.read()
@@ -79,9 +78,9 @@ def test_what_a_row_does_not_use_is_not_read(road: Any, dtype: str) -> None:
         assert got[name].tobytes() == value.astype(dtype).tobytes(), name
 
 
-def test_rows_that_are_all_equal_are_one_row(road: Any, gpu: FakeGpu) -> None:
+def test_rows_that_are_all_equal_are_one_row(device_family: Any, gpu: FakeGpu) -> None:
     members = family.members(3)
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     one.blend([0.2, 0.3, 0.5])
     expected, launched = one.read(), dict(gpu.launches)
     gpu.launches.clear()
@@ -93,9 +92,9 @@ def test_rows_that_are_all_equal_are_one_row(road: Any, gpu: FakeGpu) -> None:
     assert dict(gpu.launches) == launched
 
 
-def test_there_and_back_is_the_same_bytes(road: Any) -> None:
+def test_there_and_back_is_the_same_bytes(device_family: Any) -> None:
     members = family.members(3)
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     first, second = (some_rows(len(members[0]), 3, seed) for seed in (0, 1))
     found = []
     for rows in (first, second, [0.5, 0.25, 0.25], first):
@@ -105,7 +104,7 @@ def test_there_and_back_is_the_same_bytes(road: Any) -> None:
     assert any(not np.array_equal(found[0][name], found[1][name]) for name in found[0])
 
 
-def test_what_is_launched_and_copied(road: Any, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_launched_and_copied(device_family: Any, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel per kind, as without rows; before them one copy, and none where the slot has these rows already; nothing is allocated."""
     from engines.cuda.memory import Buffer
 
@@ -113,7 +112,7 @@ def test_what_is_launched_and_copied(road: Any, gpu: FakeGpu, monkeypatch: pytes
     whole = Buffer.upload
     monkeypatch.setattr(Buffer, "upload", lambda self, array, *rest: (sizes.append(array.nbytes), whole(self, array, *rest))[1])
     members = family.members(5)
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     rows = some_rows(len(members[0]), 5)
     rows[:, [1, 3]] = 0
     rows[:, 0] += 1 - rows.sum(axis=1)
@@ -133,10 +132,10 @@ def test_what_is_launched_and_copied(road: Any, gpu: FakeGpu, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("gpu", [{"seed": seed} for seed in range(8)], indirect=True)
-def test_changes_that_are_all_queued_do_not_disturb_each_other(road: Any, gpu: FakeGpu) -> None:
+def test_changes_that_are_all_queued_do_not_disturb_each_other(device_family: Any, gpu: FakeGpu) -> None:
     """Two slots and three changes each before anything has to run: no table is overwritten while kernels still read it."""
     members = family.members(2)
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     last = {}
     for seed in range(3):
         for slot in (0, 1):
@@ -146,14 +145,16 @@ def test_changes_that_are_all_queued_do_not_disturb_each_other(road: Any, gpu: F
         close_enough(one.read(slot), one.lowered.recipes.compute_values(blended(members, rows)), 2, "float32")
 
 
-def test_a_table_in_page_locked_memory_would_have_to_wait(road: Any, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_in_page_locked_memory_would_have_to_wait(
+    device_family: Any, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The copy reads such memory late, when the next change has overwritten it: the test above can fail."""
     import pycuda.driver as cuda
 
     from engines.cuda.per_tensor_coefficients import CoefficientTable
 
     members = family.members(2)
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     with one.device:
         held = cuda.pagelocked_empty(1 << 12, np.uint8)
 
@@ -173,12 +174,12 @@ def test_a_table_in_page_locked_memory_would_have_to_wait(road: Any, gpu: FakeGp
         held.base.free()  # type: ignore[union-attr]
 
 
-def test_a_captured_blend(road: Any, gpu: FakeGpu) -> None:
+def test_a_captured_blend(device_family: Any, gpu: FakeGpu) -> None:
     """Kernels alone go into a CUDA graph: a copy there would read the host's memory again at each launch."""
     from engines.cuda import cuda_graph
 
     members = family.members(2)
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     rows = some_rows(len(members[0]), 2)
     one.blend(rows)
     expected = one.read()
@@ -197,12 +198,12 @@ def test_a_captured_blend(road: Any, gpu: FakeGpu) -> None:
     assert all(got[name].tobytes() == expected[name].tobytes() for name in expected)
 
 
-def test_variances_by_their_own_rows(road: Any, gpu: FakeGpu) -> None:
+def test_variances_by_their_own_rows(device_family: Any, gpu: FakeGpu) -> None:
     """Only the row of the variance itself can make it negative, and a member that it does not use may hold anything."""
     members = family.members(2)
     members[0]["norm1.var"][3] = 2.0
     members[1]["norm1.var"][3] = 0.5
-    one = road(family.lowered(), members)
+    one = device_family(family.lowered(), members)
     names = list(members[0])
     rows = np.tile([0.5, 0.5], (len(names), 1))
     rows[names.index("norm1.weight")] = (-1.0, 2.0)
@@ -213,7 +214,7 @@ def test_variances_by_their_own_rows(road: Any, gpu: FakeGpu) -> None:
         one.blend(rows)
     assert not gpu.launches
     members[1]["norm1.var"][:] = -1
-    other = road(family.lowered(), members)
+    other = device_family(family.lowered(), members)
     rows[:] = (0.5, 0.5)
     rows[names.index("norm1.var")] = (1.0, 0.0)
     other.blend(rows)
@@ -223,25 +224,25 @@ def test_variances_by_their_own_rows(road: Any, gpu: FakeGpu) -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 2), (21, 3), (1, 2)])
-def test_rows_that_do_not_fit(road: Any, gpu: FakeGpu, shape: tuple[int, int]) -> None:
-    one = road(family.lowered(), family.members(2))
+def test_rows_that_do_not_fit(device_family: Any, gpu: FakeGpu, shape: tuple[int, int]) -> None:
+    one = device_family(family.lowered(), family.members(2))
     with pytest.raises(EngineError, match="for 21 weights and 2 members"):
         one.blend(np.full(shape, 1 / shape[1]))
     assert not gpu.launches
 
 
-def test_a_row_without_shares(road: Any) -> None:
-    one = road(family.lowered(), family.members(2))
+def test_a_row_without_shares(device_family: Any) -> None:
+    one = device_family(family.lowered(), family.members(2))
     rows = some_rows(21, 2)
     rows[2] = 0
     with pytest.raises(EngineError, match=r"'conv\.weight' are all 0"):
         one.blend(rows)
 
 
-def test_bytes_moved(road: Any) -> None:
+def test_bytes_moved(device_family: Any) -> None:
     """A member counts where its row uses it; tables are 4 bytes for 128 numbers."""
     members = family.members(3, dtype=np.float16)
-    one = road(family.lowered(np.float16, folds=False), members)
+    one = device_family(family.lowered(np.float16, folds=False), members)
     shapes = family.SHAPES
     rows = np.tile([0.5, 0.5, 0.0], (len(members[0]), 1))
     rows[list(members[0]).index("up.weight")] = (0.2, 0.3, 0.5)
@@ -257,38 +258,15 @@ def test_whole_graphs(pico_case: Callable[[str], Case], gpu: FakeGpu, name: str,
     case = pico_case(name)
     lowered = lower_for_gpu(case.graph, case.weights, precision)
     members = [{key: tensors[key] for key in case.weights} for tensors in case.members]
-    road = Road(lowered, members)  # type: ignore[arg-type]
+    device_family = DeviceFamily(lowered, members)  # type: ignore[arg-type]
     rows = some_rows(len(case.weights), 3)
-    road.blend(rows)
-    got, expected = road.read(), lowered.recipes.compute_values(blended(members, rows))
+    device_family.blend(rows)
+    got, expected = device_family.read(), lowered.recipes.compute_values(blended(members, rows))
     for weight in lowered.weights:
         # As in test_whole_graphs.test_every_weight, with one rounding more: these rows are rounded to float32 from thirds.
         size = float(np.abs(expected[weight.name]).max(initial=0))
         limit = 7 * 2.0**-24 * 4 * size + (2.0**-11 * size if weight.dtype == np.float16 else 0) + 1e-7
         error = np.abs(got[weight.name].astype(np.float64) - expected[weight.name])
         assert float(error.max(initial=0)) <= limit, weight.name
-    road.close()
+    device_family.close()
     assert sum(gpu.launches.values()) <= 2 * len({weight.dtype for weight in lowered.weights}) + 1
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_tables_name_each_numbers_tensor(dtype: str) -> None:
-    lowered = family.lowered(dtype)
-    layout = DeviceLayout.from_lowered(lowered)  # type: ignore[arg-type]
-    tensors = layout.source_tensors()
-    for region in layout.regions:
-        if region.kind == "shift":
-            continue
-        rows = layout.build_row_index(region)
-        assert rows.shape == (region.count // 128,)
-        for name, start in region.starts:
-            of_weight = rows[start // 128 : -(-(start + layout.count_of(name)) // 128)]
-            assert {tensors[row] for row in of_weight} == {lowered.recipes.linear[name].source}
-    statistics, table = layout.statistics_tensors(), layout.build_statistics_index()
-    first = 0
-    for fold in lowered.recipes.folds:
-        channels = layout.count_of(fold.bias)
-        named = [{statistics[row] for row in table[place, first : first + channels]} for place in range(5)]
-        assert named == [{fold.variance}, {fold.gamma}, {fold.beta}, {fold.mean}, {fold.convolution_bias or fold.mean}]
-        first += channels
-    assert table.shape == (5, first)

@@ -10,7 +10,7 @@ import pytest
 from dni_deploy.blending.blend import blend_float64
 from engines.lowering.gpu import lower_for_gpu
 from tests.engines.conftest import Case
-from tests.engines.cuda.test_blender import Road
+from tests.engines.cuda.test_blender import DeviceFamily
 from tests.fakes.gpu import FakeGpu
 
 # BatchNorm behind Conv, ConvTranspose and by itself; PReLU; float32 weights in a float16 graph; none of it.
@@ -22,10 +22,10 @@ NAMES = ("dncnn_bn", "cyclegan_bn", "dcgan", "compact", "transformer_net", "rrdb
 def test_every_weight(pico_case: Callable[[str], Case], gpu: FakeGpu, name: str, precision: str) -> None:
     case = pico_case(name)
     lowered = lower_for_gpu(case.graph, case.weights, precision)
-    road = Road(lowered, case.members)  # type: ignore[arg-type]
+    device_family = DeviceFamily(lowered, case.members)  # type: ignore[arg-type]
     for shares in (np.eye(3)[1], np.array([0.2, 0.3, 0.5])):
-        road.blend(shares)
-        got, expected = road.read(), lowered.recipes.compute_values(blend_float64(case.members, shares))
+        device_family.blend(shares)
+        got, expected = device_family.read(), lowered.recipes.compute_values(blend_float64(case.members, shares))
         for weight in lowered.weights:
             if shares.max() == 1:
                 assert got[weight.name].tobytes() == expected[weight.name].astype(weight.dtype).tobytes(), weight.name
@@ -36,5 +36,5 @@ def test_every_weight(pico_case: Callable[[str], Case], gpu: FakeGpu, name: str,
             limit = 6 * 2.0**-24 * 4 * size + (2.0**-11 * size if weight.dtype == np.float16 else 0) + 1e-7
             error = np.abs(got[weight.name].astype(np.float64) - expected[weight.name])
             assert float(error.max(initial=0)) <= limit, weight.name
-    road.close()
+    device_family.close()
     assert sum(gpu.launches.values()) <= 2 * (2 * len({weight.dtype for weight in lowered.weights}) + 1)

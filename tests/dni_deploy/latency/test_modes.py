@@ -1,0 +1,58 @@
+"""The modes that `bench` compares: each opens what it says, and says why it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.latency import modes
+from dni_deploy.latency.modes import BACKEND_MODES, make_copy_baseline
+from engines.interface import EngineOptions
+from engines.registry import ENGINES
+from tests.engines.conftest import write
+from tests.engines.trt.conftest import bn
+
+BY_NAME = {mode.name: mode for mode in BACKEND_MODES}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write(bn(), tmp_path / "bn.dni", members=2)
+
+
+def test_every_engine_that_users_choose_is_compared() -> None:
+    assert len(BY_NAME) == len(BACKEND_MODES)
+    assert {mode.name for mode in BACKEND_MODES if mode.build_plan} == {"trt constant", "trt inputs", "trt in graph"}
+    assert {mode.name for mode in BACKEND_MODES if not mode.changes_alpha} == {"constant", "trt constant"}
+    opened = {"in place": "onnxruntime", "tensorrt": "tensorrt", "ort gpu": "onnxruntime-gpu"}
+    assert set(opened.values()) == set(ENGINES)
+    assert set(opened) <= set(BY_NAME)
+
+
+@pytest.mark.parametrize("name", ["in place", "constant", "rebuild", "inputs", "in graph"])
+def test_a_mode_opens_an_engine_with_the_slots_that_it_is_given(name: str, bundle: Bundle) -> None:
+    assert BY_NAME[name].unavailable_reason(bundle) is None
+    engine = BY_NAME[name].open_engine(bundle, EngineOptions(threads=1, slots=1))
+    assert engine.slots == 1
+    engine.refit(0, np.array([0.25, 0.75]))
+    assert engine.infer(0, np.zeros((1, 3, 8, 8), np.float32)).shape == (1, 3, 8, 8)
+    engine.close()
+
+
+def test_without_torch_its_mode_says_how_to_get_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modes.importlib.util, "find_spec", lambda name: None)
+    assert BY_NAME["torch"].unavailable_reason(bundle) == "torch not installed: pip install 'dni-deploy[export]'"
+
+
+def test_a_copy_is_compared_with_a_blend_in_place_alone(bundle: Bundle) -> None:
+    engine = BY_NAME["in place"].open_engine(bundle, EngineOptions(threads=1, slots=1))
+    copy = make_copy_baseline(engine)
+    assert copy is not None
+    copy()
+    engine.close()
+    other = BY_NAME["constant"].open_engine(bundle, EngineOptions(threads=1, slots=1))
+    assert make_copy_baseline(other) is None
+    other.close()

@@ -1,0 +1,68 @@
+"""Timing: what is counted, in which order, and that a noisy machine disturbs all engines alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dni_deploy.latency.timing import compute_median_ratio, time_interleaved
+
+X = np.zeros((1, 1, 2, 2), np.float32)
+
+
+class Counting:
+    """An engine that says in which order it was called."""
+
+    name = update_path = "counting"
+    slots = 1
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def refit(self, slot: int, coefficients: Any) -> None:
+        self.calls.append("refit")
+
+    def synchronize(self, slot: int) -> None:
+        self.calls.append("finish")
+
+    def infer(self, slot: int, x: Any) -> Any:
+        self.calls.append("infer")
+        return x
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_change_is_timed_to_its_end() -> None:
+    """On a GPU a refit returns while its work is still queued; the frame after it must not pay for that."""
+    engine = Counting()
+    samples = time_interleaved({"a": engine}, {}, X, 2, 3)  # type: ignore[dict-item]
+    assert engine.calls == ["refit", *["infer", "refit", "finish", "infer", "infer"] * 4]
+    assert len(samples["a"].change) == len(samples["a"].steady) == 3
+
+
+def test_every_engine_gets_the_same_alphas_and_the_first_turn_in_its_rounds() -> None:
+    calls: list[tuple[str, Any]] = []
+
+    class Named(Counting):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.own_name = name
+
+        def refit(self, slot: int, coefficients: Any) -> None:
+            calls.append((self.own_name, tuple(coefficients)))
+
+    samples = time_interleaved({name: Named(name) for name in "ab"}, {"a": lambda: None}, X, 3, 3)  # type: ignore[misc]
+    rounds = calls[2:]  # behind the refit of each before the first round
+    assert [name for name, _ in rounds] == list("abbaabba")
+    assert all(rounds[index][1] == rounds[index + 1][1] for index in range(0, 8, 2))
+    assert len({alpha for _, alpha in rounds}) == 4
+    assert len(samples["a"].copy) == 3
+    assert not samples["b"].copy
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    """A round that is slow for both changes nothing."""
+    assert compute_median_ratio([2.0, 200.0, 2.0], [1.0, 100.0, 1.0]) == pytest.approx(2.0)
