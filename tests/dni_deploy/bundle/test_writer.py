@@ -1,4 +1,4 @@
-"""Extras: added to a bundle and taken away in one step, whatever happens meanwhile."""
+"""Writing bundles: a new one, one in place of another, and attachments; each in one step, whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto
 
-from dni_deploy.bundle import bundle as bundle_module
+from dni_deploy.bundle import writer
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME
 from dni_deploy.bundle.stored_file import read_verified
-from dni_deploy.bundle.writer import store_recalibration, store_slider
-from dni_deploy.errors import BundleError, LimitError, UsageError
+from dni_deploy.bundle.writer import store_recalibration, store_slider, write_bundle
+from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError, UsageError
 from dni_deploy.utils import atomic_write
 from tests.support import pico_bundle as pico
 
 DATA, OTHER = b"some statistics" * 100, b"others" * 100
-KNOTS = [(0.0, 0.0), (0.3, 0.75), (1.0, 1.0)]
+POINTS = [(0.0, 0.0), (0.3, 0.75), (1.0, 1.0)]
 
 
 @pytest.fixture
@@ -30,43 +33,43 @@ def bundle(tmp_path: Path) -> Bundle:
     return pico.write(tmp_path / "x.dni")
 
 
-def listed(bundle: Bundle) -> set[str]:
+def list_folder(bundle: Bundle) -> set[str]:
     return set(os.listdir(bundle.path))
 
 
-def named(bundle: Bundle) -> set[str]:
+def list_manifest_files(bundle: Bundle) -> set[str]:
     return {MANIFEST_FILE_NAME, *(stored.file for stored in bundle.manifest.files)}
 
 
-def test_what_is_added_is_there_and_what_is_taken_away_leaves_the_first_bytes(bundle: Bundle) -> None:
-    first = {name: (bundle.path / name).read_bytes() for name in listed(bundle)}
+def test_an_attachment_is_added_and_its_removal_gives_the_first_bytes(bundle: Bundle) -> None:
+    first = {name: (bundle.path / name).read_bytes() for name in list_folder(bundle)}
     one = store_recalibration(bundle, DATA)
     assert one.manifest.recalibration is not None
     assert read_verified(one.path, one.manifest.recalibration) == DATA
-    two = store_slider(one, KNOTS)
-    assert two.manifest.slider == tuple(KNOTS)
+    two = store_slider(one, POINTS)
+    assert two.manifest.slider == tuple(POINTS)
     assert two.manifest.recalibration == one.manifest.recalibration
     assert len({bundle.digest, one.digest, two.digest}) == 3
-    assert listed(two) == named(two) == {*first, one.manifest.recalibration.file}
+    assert list_folder(two) == list_manifest_files(two) == {*first, one.manifest.recalibration.file}
     about = {"pictures": [{"name": "in.png", "sha256": "0" * 64}], "before": 1.5}
-    told = store_slider(two, KNOTS, about)
+    told = store_slider(two, POINTS, about)
     assert (told.manifest.slider, told.manifest.slider_about) == (two.manifest.slider, about)
-    assert store_slider(told, KNOTS).digest == two.digest
+    assert store_slider(told, POINTS).digest == two.digest
     assert store_slider(told, None).digest == one.digest
     last = store_recalibration(Bundle.open(bundle.path), None)
     assert last.digest == bundle.digest
-    assert {name: (bundle.path / name).read_bytes() for name in listed(bundle)} == first
+    assert {name: (bundle.path / name).read_bytes() for name in list_folder(bundle)} == first
 
 
-def test_another_recalibration_takes_the_place_of_the_first(bundle: Bundle) -> None:
+def test_another_recalibration_replaces_the_first(bundle: Bundle) -> None:
     store_recalibration(bundle, DATA)
     changed = store_recalibration(bundle, OTHER)  # an extra that came meanwhile does not make the bundle another one
-    assert listed(changed) == named(changed)
+    assert list_folder(changed) == list_manifest_files(changed)
     assert store_recalibration(changed, OTHER).digest == changed.digest
-    assert listed(changed) == named(changed)
+    assert list_folder(changed) == list_manifest_files(changed)
 
 
-def test_a_damaged_or_missing_extra_is_noticed(bundle: Bundle) -> None:
+def test_a_damaged_or_missing_attachment_is_noticed(bundle: Bundle) -> None:
     stored = store_recalibration(bundle, DATA).manifest.recalibration
     assert stored is not None
     path = bundle.path / stored.file
@@ -78,23 +81,23 @@ def test_a_damaged_or_missing_extra_is_noticed(bundle: Bundle) -> None:
     Bundle.open(bundle.path)
 
 
-def test_an_export_into_the_folder_drops_the_extras(bundle: Bundle) -> None:
-    store_slider(store_recalibration(bundle, DATA), KNOTS)
+def test_an_export_into_the_folder_drops_the_attachments(bundle: Bundle) -> None:
+    store_slider(store_recalibration(bundle, DATA), POINTS)
     again = pico.write(bundle.path, force=True)
     assert again.digest == bundle.digest
-    assert listed(again) == named(again)
+    assert list_folder(again) == list_manifest_files(again)
 
 
 def test_nothing_is_added_to_a_bundle_that_was_replaced_meanwhile(bundle: Bundle) -> None:
     other = pico.write(bundle.path, force=True, b=pico.tensors(9))
-    for store, extra in ((store_recalibration, DATA), (store_slider, KNOTS)):
+    for store, extra in ((store_recalibration, DATA), (store_slider, POINTS)):
         with pytest.raises(UsageError, match="was replaced since it was opened"):
             store(bundle, extra)  # type: ignore[operator]
     assert Bundle.open(bundle.path).digest == other.digest
-    assert listed(other) == named(other)
+    assert list_folder(other) == list_manifest_files(other)
 
 
-def test_knots_that_no_manifest_may_hold_are_not_written(bundle: Bundle) -> None:
+def test_invalid_slider_points_are_not_written(bundle: Bundle) -> None:
     for knots in ([(0.0, 0.0)], [(0.0, 0.0), (1.0, 1.5)], [(0.0, 0.0), (1.0, float("nan"))], [(0.0, 0.0)] * 2000):
         with pytest.raises(BundleError, match="slider"):
             store_slider(bundle, knots)
@@ -102,17 +105,17 @@ def test_knots_that_no_manifest_may_hold_are_not_written(bundle: Bundle) -> None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no flock there")
-def test_a_second_writer_is_kept_out(bundle: Bundle) -> None:
-    with bundle_module._lock_folder(bundle.path), pytest.raises(UsageError, match="another process"):
-        store_slider(bundle, KNOTS)
+def test_a_second_attachment_is_kept_out(bundle: Bundle) -> None:
+    with writer._lock_folder(bundle.path), pytest.raises(UsageError, match="another process"):
+        store_slider(bundle, POINTS)
     assert Bundle.open(bundle.path).digest == bundle.digest
 
 
 def test_two_writers_with_old_bundles_in_hand_lose_nothing(bundle: Bundle) -> None:
     # Each opened the bundle before the other wrote: what is on disk counts, not what was read then.
-    store_slider(bundle, KNOTS)
+    store_slider(bundle, POINTS)
     both = store_recalibration(bundle, DATA)
-    assert both.manifest.slider == tuple(KNOTS)
+    assert both.manifest.slider == tuple(POINTS)
 
 
 class Killed(BaseException):
@@ -149,7 +152,7 @@ def kills(monkeypatch: pytest.MonkeyPatch, job: Callable[[], object], verify: Ca
         dying = DyingOs(at)
         with monkeypatch.context() as patched:
             patched.setattr(atomic_write, "os", dying)
-            patched.setattr(bundle_module, "os", dying)
+            patched.setattr(writer, "os", dying)
             try:
                 job()
             except Killed:
@@ -174,8 +177,8 @@ def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(
         found = Bundle.open(before.path)  # whole, or it would not open
         seen.append(found.digest)
         after = store_recalibration(found, data)  # and the next one is not hindered by what the killed one left
-        assert listed(after) - named(after) <= {
-            name for name in listed(after) if ".part" in name or name.startswith("recalibration")
+        assert list_folder(after) - list_manifest_files(after) <= {
+            name for name in list_folder(after) if ".part" in name or name.startswith("recalibration")
         }
         shutil.rmtree(before.path)
         shutil.copytree(kept, before.path)
@@ -199,10 +202,92 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: py
     with pytest.raises(LimitError, match="is as it was"):
         store_recalibration(bundle, DATA)
     assert Bundle.open(bundle.path).digest == bundle.digest
-    assert listed(bundle) == named(bundle)
+    assert list_folder(bundle) == list_manifest_files(bundle)
 
 
 def test_the_manifest_in_hand_is_not_the_one_on_disk(bundle: Bundle) -> None:
     # A bundle that somebody changed in memory is another bundle, and nothing is added by it.
     with pytest.raises(UsageError, match="replaced"):
-        store_slider(replace(bundle, manifest=replace(bundle.manifest, opset=18)), KNOTS)
+        store_slider(replace(bundle, manifest=replace(bundle.manifest, opset=18)), POINTS)
+
+
+def test_the_graph_that_was_passed_in_is_not_changed(tmp_path: Path) -> None:
+    graph = pico.graph()
+    write_bundle(tmp_path / "x.dni", graph, pico.family(), pico.SIGNATURE, architecture="pico", graph_facts={})
+    assert graph == pico.graph()
+
+
+def test_a_graph_of_another_network_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    def attempt(graph: onnx.ModelProto, **changed: dict[str, np.ndarray]) -> None:
+        family = pico.family(**changed)
+        write_bundle(tmp_path / "x.dni", graph, family, pico.SIGNATURE, architecture="pico", graph_facts={})
+
+    graph = pico.graph()
+    graph.graph.initializer[0].dims[0] = 3
+    with pytest.raises(MismatchError, match=r"'conv.weight' as \(3, 1, 3, 3\)"):
+        attempt(graph)
+    graph = pico.graph()
+    graph.graph.initializer[0].data_type = TensorProto.FLOAT16
+    with pytest.raises(MismatchError, match="FLOAT16"):
+        attempt(graph)
+    graph = pico.graph()
+    del graph.graph.initializer[:]
+    with pytest.raises(MismatchError, match="nothing could be blended"):
+        attempt(graph)
+    large = {"conv.bias": np.full(2, 1e300)}
+    with pytest.raises(InputError, match="float32's range"):
+        attempt(pico.graph(), a=large, b=large)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_existing_output_is_kept_without_force(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="name another"):
+        pico.write(bundle.path)
+    assert Bundle.open(bundle.path).digest == bundle.digest
+
+
+def test_force_replaces_the_bundle_and_keeps_what_is_not_ours(bundle: Bundle) -> None:
+    stranger = bundle.path / "notes-0123456789abcdef.bin"  # a name of our pattern that no manifest of ours has
+    stranger.write_text("mine")
+    (bundle.path / "plans").mkdir()
+    (bundle.path / "plans" / "plan").touch()
+    replaced = pico.write(bundle.path, force=True, b=pico.tensors(9))
+    assert replaced.digest != bundle.digest
+    names = set(os.listdir(bundle.path))
+    assert names == {MANIFEST_FILE_NAME, "plans", stranger.name, *(stored.file for stored in replaced.manifest.files)}
+    assert bundle.manifest.members[0].stored.file in names  # member a did not change
+    assert bundle.manifest.members[1].stored.file not in names
+    with pytest.raises(BundleError):
+        bundle.read_weights("b")  # opened before: its file is gone, and it says so
+
+
+def test_force_never_replaces_what_is_not_a_bundle(tmp_path: Path) -> None:
+    folder = tmp_path / "x.dni"
+    folder.mkdir()
+    pico.write(folder, force=True)  # an empty folder is free to be taken
+    (folder / MANIFEST_FILE_NAME).write_text("{}")
+    with pytest.raises(UsageError, match="Nothing was written"):
+        pico.write(folder, force=True)
+    assert (folder / MANIFEST_FILE_NAME).read_text() == "{}"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "one.png").touch()
+    with pytest.raises(UsageError):
+        pico.write(photos, force=True)
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UsageError):
+        pico.write(tmp_path / "file", force=True)
+    assert os.listdir(photos) == ["one.png"]
+    assert (tmp_path / "file").read_text() == "text"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no flock there")
+def test_a_second_export_is_kept_out(bundle: Bundle) -> None:
+    import fcntl
+
+    descriptor = os.open(bundle.path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(UsageError, match="another process"):
+        pico.write(bundle.path, force=True, count=3)
+    os.close(descriptor)
+    assert Bundle.open(bundle.path).digest == bundle.digest

@@ -350,7 +350,7 @@ def test_a_kill_at_any_time_leaves_a_whole_file_and_a_whole_bundle(tmp_path: Pat
     pico.write(tmp_path / "x.dni", b=pico.tensors(1))
     server = f"""
         import os, signal, sys, time, random
-        from tests import pico_bundle
+        from tests.support import pico_bundle
         writer = compile({textwrap.dedent(WRITER)!r}, "writer", "exec")
         times = random.Random(7)
         for number in range(20):

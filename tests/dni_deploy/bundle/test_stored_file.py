@@ -1,0 +1,74 @@
+"""One file of a bundle: read only where size, SHA-256 and kind of file are those of the manifest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, StoredFile
+from dni_deploy.bundle.stored_file import read_verified
+from dni_deploy.errors import BundleError, RefusedError
+
+DATA = b"weights" * 1000
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> StoredFile:
+    entry = StoredFile.for_data("weights", "bin", DATA)
+    (tmp_path / entry.file).write_bytes(DATA)
+    return entry
+
+
+def test_the_name_is_that_of_the_content() -> None:
+    entry = StoredFile.for_data("graph", "onnx", b"")
+    assert entry == StoredFile(
+        "graph-e3b0c44298fc1c14.onnx", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 0
+    )
+
+
+def test_the_content_is_returned_or_only_checked(stored: StoredFile, tmp_path: Path) -> None:
+    assert read_verified(tmp_path, stored) == DATA
+    assert read_verified(tmp_path, stored, keep=False) == b""
+
+
+def test_short_reads_are_joined(stored: StoredFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, count: read(descriptor, min(count, 11)))
+    assert read_verified(tmp_path, stored) == DATA
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(DATA[:-1], "6999 bytes, the manifest says 7000"), (DATA + b"x", "7001 bytes"), (b"W" + DATA[1:], "SHA-256")],
+)
+def test_another_content_is_refused(stored: StoredFile, tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / stored.file).write_bytes(data)
+    for keep in (True, False):
+        with pytest.raises(BundleError, match=words):
+            read_verified(tmp_path, stored, keep=keep)
+
+
+def test_a_missing_file_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="the bundle is incomplete, or was replaced"):
+        read_verified(tmp_path, StoredFile.for_data("graph", "onnx", b""))
+    with pytest.raises(BundleError, match="it is not a bundle"):
+        read_verified(tmp_path, None)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_links_pipes_and_folders_are_refused_without_waiting(stored: StoredFile, tmp_path: Path) -> None:
+    path = tmp_path / stored.file
+    for make in (lambda: path.symlink_to(tmp_path / "real"), lambda: os.mkfifo(path), lambda: os.mkdir(path)):
+        os.rename(path, tmp_path / "real") if path.is_file() else None
+        make()
+        with pytest.raises(RefusedError, match="plain file"):
+            read_verified(tmp_path, stored)
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def test_a_manifest_is_read_to_its_limit_and_no_further(tmp_path: Path) -> None:
+    with open(tmp_path / MANIFEST_FILE_NAME, "wb") as stream:
+        stream.truncate(3 * MAX_MANIFEST_BYTES)
+    assert len(read_verified(tmp_path, None)) == MAX_MANIFEST_BYTES + 1  # one more, so that it is refused as too large
