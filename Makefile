@@ -15,7 +15,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   ruff and mypy"
 	@echo "make bench   time it against the alternatives, on this machine"
-	@echo "make docs    write docs/cli.md anew from the commands' help"
+	@echo "make docs    write docs/cli.md and docs/python-api.md from the help texts and docstrings"
 	@echo "make format  ruff format"
 	@echo "make clean   remove .venv"
 	@echo
@@ -48,6 +48,7 @@ bench: $(BIN)/.ready
 
 docs: $(BIN)/.ready
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_python_api.py
 
 clean:
 	rm -rf $(VENV)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -24,10 +25,13 @@ from dni_deploy.errors import DniError
 from dni_deploy.signature import Signature
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import cache_folder
+from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.onnx_weights import fill_initializers, strip_initializer
 from exporters import canonical_names, opset17
 from exporters import export_graph as lift_module
 from exporters.export_graph import EXPORTER_OPSET, ExportedGraph, collect_float_tensors, export_graph
+
+log = logging.getLogger(__name__)
 
 CACHE_MAGIC = b"dni-deploy graph 1 "
 """First words of an entry; then the SHA-256 of the rest, a line of JSON and the graph."""
@@ -45,10 +49,12 @@ def export_graph_cached(
     folder = cache_folder()
     entry = None if folder is None else folder / f"{cache_key(architecture, net, signature, opset)}.graph"
     if entry is not None and not fresh:
-        found = _read_entry(entry, net)
-        if found is not None:
-            return found, True
-    lifted = export_graph(net, signature, opset=opset)
+        cached = _read_entry(entry, net)
+        if cached is not None:
+            log.info("the export cache holds this graph: %s", entry)
+            return cached, True
+    with log_duration(log, "exporting the graph, which is not in the export cache,"):
+        lifted = export_graph(net, signature, opset=opset)
     if entry is not None:
         _write_entry(entry, lifted)
     return lifted, False

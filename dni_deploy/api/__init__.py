@@ -1,1 +1,1 @@
-"""The verbs: one file a verb, each a library function of the same name as its command."""
+"""One file per command: the library function of the same name."""

@@ -1,4 +1,4 @@
-"""bench: time an alpha change and a frame, ours and the other ways, in one run on this machine."""
+"""Times an alpha change and a frame in every backend mode, in one run on this machine."""
 
 from __future__ import annotations
 
@@ -30,14 +30,24 @@ from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.cuda import driver
 from engines.interface import EngineOptions
 
+BENCH_SCHEMA_VERSION = 2
+"""Version of the JSON file that `output` names."""
 CPU_MODE, CPU_BASELINE, GPU_MODES = "in place", "constant", ("tensorrt", "ort gpu")
 
 
 @dataclass(frozen=True)
 class ModeResult:
-    """One way's medians in milliseconds (None where alpha cannot change), and its resident memory.
+    """The times of one backend mode: medians in milliseconds.
 
-    changed   a frame with a change before it: change + first, round by round.
+    Attributes:
+        name: Name of the mode.
+        title: What it is, in a few words.
+        change_ms: A change of alpha; None if alpha cannot change.
+        first_ms: The first frame after a change; None if alpha cannot change.
+        changed_ms: A frame with a change before it: change + first, round by round.
+        steady_ms: A frame without a change.
+        memory_mb: Resident memory in megabytes; None if it was not measured.
+        update_path: How new weights reach the running network.
     """
 
     name: str
@@ -52,7 +62,21 @@ class ModeResult:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """rows, and ratios round by round (medians) by name; skipped: rows that could not run, with the reason."""
+    """What `bench` measured.
+
+    Attributes:
+        bundle: Name of the bundle.
+        architecture: Name of the architecture.
+        members: Number of members.
+        parameters: Number of parameters that are blended.
+        shape: Shape of the input, (N, C, H, W).
+        rounds: Number of rounds.
+        threads: Number of threads of the CPU modes.
+        machine: Facts about this machine by name.
+        rows: One row for each mode.
+        ratios: Medians of ratios round by round, by name.
+        skipped: Mode -> the reason why it could not run.
+    """
 
     bundle: str
     architecture: str
@@ -67,6 +91,7 @@ class BenchReport:
     skipped: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         return asdict(self)
 
 
@@ -84,15 +109,29 @@ def bench(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> BenchReport:
-    """Open every row on the bundle and time them together.
+    """Opens every backend mode on the bundle and times them together, interleaved.
 
-    shape    of the input, (N, C, H, W); default one picture of 256 x 256, or of 64 x 64 for a network that enlarges. The shipped
-             photograph fills it.
-    repeats  rounds that count; each round runs every row once.
-    rows     names of the rows to open; default all.
-    build_baselines   first build the plans of the TensorRT baselines that the bundle lacks, with the precision and the profile of its
-             plan for `tensorrt`.
-    output   also write the report as JSON here; refused before the work if it exists and `force` is off. plot: the same, as a picture.
+    Args:
+        bundle_path: Path of the bundle.
+        shape: Shape of the input, (N, C, H, W); None: one image of 256 x 256, or 64 x 64 for a network that enlarges. The photograph
+            that ships with the package fills it.
+        repeats: Number of rounds that are timed; each round runs every mode once.
+        modes: Names of the modes to open; None: all.
+        build_baselines: First build the plans of the TensorRT baselines that the bundle lacks, with the precision and the profile
+            of its plan for `tensorrt`.
+        measure_memory: Measure the resident memory of each CPU mode, in a process of its own.
+        threads: Number of threads of the CPU modes; 0: one per core.
+        output: A file to write the report to as JSON.
+        plot: A file to write a plot to: .png, .svg or .pdf.
+        force: Replace files that exist.
+        progress: Called with the modes opened, then with the rounds done.
+
+    Returns:
+        The report.
+
+    Raises:
+        UsageError: A file exists, or the shape does not suit the network.
+        UnavailableError: No mode can run here.
     """
     for path in (output, plot):
         if path is not None and os.path.lexists(path) and not force:
@@ -154,7 +193,7 @@ def bench(
         skipped=skipped,
     )
     if output is not None:
-        text = json.dumps({"schema": 1, "command": "bench", **report.to_json()}, indent=2, allow_nan=False)
+        text = json.dumps({"schema": BENCH_SCHEMA_VERSION, "command": "bench", **report.to_json()}, indent=2, allow_nan=False)
         write_bytes_atomically(output, (text + "\n").encode(), force=force)
     if plot is not None:
         rows_json = {report.architecture: [asdict(row) for row in report.rows]}
@@ -163,7 +202,7 @@ def bench(
 
 
 def describe_machine() -> dict[str, str]:
-    """What a reader needs to judge the figures: processor, cores, versions, date."""
+    """Describes what a reader needs to judge the figures: processor, GPU, versions, date."""
     name, flags = cpu_name(), layout_instruction_sets()
     facts = {"cpu": name, "instruction sets": ", ".join(flags), "cores": str(count_cores()), "system": platform.system()}
     graphics = driver.query_driver()

@@ -1,7 +1,8 @@
-"""build: optimize a bundle for this machine ahead of time, and verify it."""
+"""Builds the engine of a bundle for this machine ahead of time, and verifies it."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -11,27 +12,35 @@ from dni_deploy.api.recalibrate import RecalibrationReport, recalibrate
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError
 from dni_deploy.imaging.image_file import Paths, as_path_list
+from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.progress import OptionalProgress
 from engines.interface import BuildOptions
 from engines.profile import InputShape, Profile
 from engines.registry import ENGINES, build_engine, choose_builder, refuse_unused_options
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What was built.
+    """What `build` did.
 
-    engine_why  how the engine came to be the one.
-    plan        the file that was written, or None where the engine has none to write; `plan_kept` if it was there before.
-    road        how weights will reach the running network.
-    weights     live weights, each of which was verified to reach the output.
-    error       largest relative error of the verification against its reference, or None.
-    precision, profile   of the plan; None where the engine has no use for them.
-    recalibration   what was re-estimated or taken away before; None where nothing was asked for.
+    Attributes:
+        engine: Name of the engine.
+        engine_reason: Why this engine was chosen.
+        plan: The plan file; None if the engine has none to write.
+        update_path: How new weights reach the running network.
+        weights: Number of weights that change with alpha, each of which was verified to reach the output.
+        error: Largest relative error of the verification against the reference; None if it was not measured.
+        precision: Precision of the plan; None if the engine has no use for it.
+        profile: Input shapes of the plan; None if the engine has no use for them.
+        seconds: Time for everything.
+        plan_kept: The plan existed before and was only verified.
+        recalibration: What was re-estimated or removed before the build; None if nothing was.
     """
 
     engine: str
-    engine_why: str
+    engine_reason: str
     plan: str | None
     update_path: str
     weights: int
@@ -43,6 +52,7 @@ class BuildReport:
     recalibration: RecalibrationReport | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         return {**asdict(self), "recalibration": None if self.recalibration is None else self.recalibration.to_json()}
 
 
@@ -63,15 +73,34 @@ def build(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> BuildReport:
-    """Write the bundle's plan for this machine, inside the bundle; sessions then open without optimizing again.
+    """Builds the bundle's plan for this machine, inside the bundle; sessions then open without optimizing again.
 
-    engine     a name, or auto: the best one that can run here and has something to build.
-    precision  "fp32" (default) or "fp16".  smallest, tuned, largest: input shapes as in Profile.from_shapes.  strip: a plan without
-               weights, which get into it when it is opened.  device: the GPU's number.  All of these for TensorRT alone.
-    recalibrate_on, knots   first re-estimate the BatchNorm statistics of the blends on these pictures, as `recalibrate` does; every
-               engine then uses them. no_recalibration: take them away. With either, a plan that is there stays and is verified again.
-    Raises BundleError, UnavailableError, UsageError (the plan exists, the engine has none, it has no use for an option that
-    was given, no such shape), EngineError (not what the reference computes), LimitError (no room).
+    Args:
+        bundle_path: Path of the bundle.
+        engine: An engine's name, or "auto": the best one that can run here and has something to build.
+        precision: "fp32" (the default) or "fp16", for TensorRT.
+        min_shape: Smallest input as "NxCxHxW", as Profile.from_shapes takes it, for TensorRT.
+        opt_shape: Input to optimize for; alone, the only one.
+        max_shape: Largest input.
+        strip: Write a plan without weights, which are added when it is opened, for TensorRT.
+        device: Number of the GPU, for TensorRT.
+        threads: Number of threads of the CPU engine; 0: one per core.
+        recalibrate_on: Images on which the BatchNorm statistics of the blends are re-estimated first, as `recalibrate` does; every
+            engine then uses them. A plan that exists stays and is verified again.
+        calibration_points: Maximum number of alphas to estimate at.
+        no_recalibration: Remove the re-estimated statistics. A plan that exists stays and is verified again.
+        force: Replace a plan and statistics that exist.
+        progress: Called with the steps done.
+
+    Returns:
+        What was built.
+
+    Raises:
+        UsageError: The plan exists, the engine has none, it has no use for an option that was given, or no such shape.
+        BundleError: The bundle is damaged.
+        UnavailableError: The engine cannot run here.
+        EngineError: The engine does not compute what the reference computes.
+        LimitError: There is not enough memory or disk space.
     """
     started = time.perf_counter()
     choice = choose_builder(engine)
@@ -112,10 +141,12 @@ def build(
         force=force,
         keep=made is not None,
     )
-    built = build_engine(bundle, choice.name, options, progress)
+    log.info("building for the engine %s (%s)", choice.name, choice.reason)
+    with log_duration(log, "building the engine"):
+        built = build_engine(bundle, choice.name, options, progress)
     return BuildReport(
         engine=choice.name,
-        engine_why=choice.reason,
+        engine_reason=choice.reason,
         plan=None if built.plan_path is None else str(built.plan_path),
         update_path=built.update_path,
         weights=built.weight_count,

@@ -1,4 +1,4 @@
-"""check: whether the members of a family blend."""
+"""Checks whether the members of a family blend."""
 
 from __future__ import annotations
 
@@ -60,15 +60,28 @@ def check(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> CheckReport:
-    """Compare the members' filters (Eq. 3) and what the network gives halfway between them.
+    """Compares the members' filters (Eq. 3) and what the network computes halfway between them.
 
-    source     a bundle, or checkpoints by name: {"psnr": "psnr.pth", "gan": "gan.pth"}.
-    image      pictures for the probe instead of the drawn one and a photograph: files, or folders of them; the middle of each is taken.
-    reference  what the network should make of them, in the same order: gives the loss barrier.
-    report     .html: a page with pictures, figures and tables; .png, .svg or .pdf: a plot of the layers.
-    A poor verdict is a result, no error, and so are members of different networks. Raises UsageError (fewer than two members, a
-    report that exists), MismatchError (references of another size or number), EngineError (the engine fails its verification, so
-    that nothing can be said), and what reading checkpoints and pictures raises.
+    A poor verdict is a result, no error, and so are members of different networks.
+
+    Args:
+        source: A bundle, or checkpoints by name: {"psnr": "psnr.pth", "gan": "gan.pth"}.
+        image: Test images instead of the drawn one and a photograph: files, or folders of them; the center of each is used.
+        reference: The expected outputs, in the same order: adds the loss barrier.
+        report: A file to write: .html with images, figures and tables; .png, .svg or .pdf with a plot of the layers.
+        force: Replace a report that exists.
+        progress: Called with the runs of the network done.
+
+    Returns:
+        The report.
+
+    Raises:
+        UsageError: Fewer than two members, or a report that exists.
+        MismatchError: References of another size or number.
+        EngineError: The engine fails its verification, so that nothing can be said.
+        InputError: A checkpoint or an image cannot be read.
+
+    Source: Eq. 3 of the DNI paper.
     """
     suffix = _check_report_path(report, force)
     if reference is not None and image is None:

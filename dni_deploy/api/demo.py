@@ -1,4 +1,4 @@
-"""demo: the whole way on a real photograph: noise it, export, recalibrate, open an engine, sweep alpha, show it."""
+"""Runs the whole product on a real photograph: adds noise, exports, recalibrates, sweeps alpha, and writes the images."""
 
 from __future__ import annotations
 
@@ -39,13 +39,17 @@ OUTPUT_FILES = ("clean.png", "noisy.png", "demo.dni", "sheet.png", "page.html", 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo found; every number is computed in this run.
+    """What the demo computed in this run.
 
-    sweep          the sweep between N20 and N60 on the picture with noise 40.
-    noisy_psnr     the picture before denoising, dB.
-    matched_psnr   N40, the network that was trained for just this noise, computed by PyTorch from its own checkpoint, dB.
-    export_seconds, recalibration_seconds, seconds   time of the export, of the BatchNorm statistics, and of everything.
-    files          what was written, in the folder `output`.
+    Attributes:
+        output: The folder.
+        sweep: The sweep between N20 and N60 on the image with noise 40.
+        noisy_psnr: PSNR before denoising, in dB.
+        matched_psnr: PSNR of N40, the network that was trained for this noise, run by PyTorch from its own checkpoint, in dB.
+        export_seconds: Time of the export.
+        recalibration_seconds: Time of the BatchNorm statistics.
+        seconds: Time for everything.
+        files: The files that were written, in the folder.
     """
 
     output: str
@@ -58,10 +62,11 @@ class DemoReport:
     files: tuple[str, ...]
 
     def format_finding(self) -> str:
-        """One sentence for people: the best alpha, and what it gains over the better end."""
+        """Formats the finding in one sentence: the best alpha, and what it gains over the better member."""
         return self.sweep.format_finding()
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         found = self.sweep.to_json()
         return {
             "finding": self.format_finding(),
@@ -77,7 +82,7 @@ class DemoReport:
             "recalibration_s": self.recalibration_seconds,
             "seconds": self.seconds,
             "engine": found["engine"],
-            "engine_why": found["engine_why"],
+            "engine_reason": found["engine_reason"],
             "output": self.output,
             "files": list(self.files),
             "rows": found["rows"],
@@ -85,12 +90,22 @@ class DemoReport:
 
 
 def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progress: OptionalProgress = None) -> DemoReport:
-    """Noise a photograph, export the denoisers N20 and N60, sweep alpha between them in one running engine, write the pictures.
+    """Adds noise to a photograph, exports the denoisers N20 and N60, sweeps alpha between them in one engine, writes the images.
 
-    The BatchNorm statistics of the blends are estimated on the noisy photograph itself; the clean one is used for PSNR alone.
-    Writes into the folder `output`, which is made: clean.png, noisy.png, demo.dni, sheet.png, page.html, psnr.png. Needs no
-    network: photograph and weights ship with the package, and the photograph is none that they were trained on.
-    Raises UsageError if one of these exists and `force` is off, UnavailableError without torch or matplotlib.
+    The BatchNorm statistics of the blends are estimated on the noisy photograph itself; the clean one is used for PSNR alone. Nothing
+    is downloaded: photograph and weights ship with the package, and the denoisers were not trained on the photograph.
+
+    Args:
+        output: The folder to write to; it is created. It gets clean.png, noisy.png, demo.dni, sheet.png, page.html, psnr.png.
+        force: Replace those that exist.
+        progress: Called with the steps done.
+
+    Returns:
+        What was computed.
+
+    Raises:
+        UsageError: One of the files exists.
+        UnavailableError: torch or matplotlib is not installed.
     """
     started = time.perf_counter()
     folder = Path(output)
@@ -139,7 +154,15 @@ def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progr
 
 
 def add_noise(clean: Frame, seed: int = 0) -> Frame:
-    """Gaussian noise of sigma NOISE_SIGMA added, rounded and clipped to 0..255, as a picture file has it."""
+    """Adds Gaussian noise of sigma NOISE_SIGMA to a frame.
+
+    Args:
+        clean: uint8 (H, W, 3).
+        seed: Seed of the noise.
+
+    Returns:
+        A fresh uint8 (H, W, 3), rounded and clipped to 0..255, as an image file has it.
+    """
     noise = np.random.default_rng(seed).normal(0, NOISE_SIGMA, clean.shape)
     return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
 

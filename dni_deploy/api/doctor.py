@@ -1,4 +1,4 @@
-"""Doctor: what is installed, which engines can run on this machine, and why not."""
+"""Reports what is installed, which engines can run on this machine, and why others cannot."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ MIN_CUDA13_CAPABILITY = (7, 5)
 
 @dataclass(frozen=True)
 class EngineState:
-    """One engine by its `--engine` name: whether it can run here, and one sentence on why."""
+    """One engine on this machine.
+
+    Attributes:
+        name: The name that `--engine` takes.
+        available: Whether it can run here.
+        reason: One sentence on why it can or cannot.
+    """
 
     name: str
     available: bool
@@ -52,7 +58,15 @@ class EngineState:
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """machine: facts by name. packages: (distribution, version or "", what it opens). advice: pip lines, most useful first."""
+    """What `doctor` saw.
+
+    Attributes:
+        machine: Facts about this machine by name.
+        packages: Distribution, its version or "", and what it is needed for.
+        engines: The state of every engine.
+        warnings: What is wrong with the installation.
+        advice: What to install, most useful first.
+    """
 
     machine: dict[str, str]
     packages: tuple[tuple[str, str, str], ...]
@@ -61,16 +75,20 @@ class DoctorReport:
     advice: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         fields = asdict(self)
         fields["packages"] = {name: found or None for name, found, _ in self.packages}
         return fields
 
 
 def doctor() -> DoctorReport:
-    """Look at this machine; changes nothing and imports no engine into this process.
+    """Inspects this machine. Changes nothing and imports no engine into this process.
 
-    onnxruntime is imported in a child process, because a broken install can take the importing process down with it. TensorRT is
-    imported by nobody: its version is that of the installed package, and the driver is asked through libcuda itself.
+    onnxruntime is imported in a child process, because a broken install can take the importing process down with it. TensorRT is not
+    imported at all: its version is that of the installed package, and the driver is queried through libcuda itself.
+
+    Returns:
+        The report.
     """
     found = {name: _installed_version(name) for name, _ in REPORTED_PACKAGES}
     runtimes = [name for name in ("onnxruntime", "onnxruntime-gpu") if found[name]]
@@ -113,7 +131,7 @@ def _has_usable_gpu(gpu: Driver | str) -> bool:
 
 
 def _query_providers() -> tuple[tuple[str, ...], str]:
-    """onnxruntime's providers and "", or () and what went wrong."""
+    """Lists onnxruntime's providers with "", or () with what went wrong."""
     code = "import json, onnxruntime; print(json.dumps(onnxruntime.get_available_providers()))"
     try:
         child = subprocess.run(

@@ -1,7 +1,8 @@
-"""export: turn a family of checkpoints into a bundle."""
+"""Exports a family of checkpoints as a bundle."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -21,12 +22,15 @@ from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.signature import Signature
+from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from exporters.architectures.architecture import Architecture
 from exporters.architectures.registry import find_architecture
 from exporters.cache import VERSIONED_PACKAGES, export_graph_cached
 from exporters.export_graph import EXPORTER_OPSET, MIN_OPSET, ExportedGraph
 from exporters.verify_graph import verify_graph
+
+log = logging.getLogger(__name__)
 
 PROGRESS_STEPS = 5
 
@@ -42,46 +46,61 @@ def export(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> Bundle:
-    """Read the members, export their network once with every weight under its name, verify the graph, write the bundle.
+    """Exports a family of checkpoints as a bundle: one graph with every weight under its name, verified, and each member's weights.
 
-    members      2 to 16 names with a file, a Checkpoint or a state dict each, in family order.
-    output       the folder to write, e.g. "sr.dni".
-    arch         "auto", a name from exporters.architectures, or "package.module:factory" for a network of your own.
-    opset        17 or newer; 17 if TensorRT 8.6 is to read the graph.
-    value_range  what black and white are for the network, e.g. (-1, 1); None: as the architecture has it.
-    residual     whether the network gives the noise, to be subtracted from its input; None: as the architecture has it.
-    force        replace the bundle at `output`.
-    Raises UsageError (output, option), MismatchError (the members differ, no known architecture, a graph that does not follow
-    its weights), InputError (a file; a network that cannot be exported), RefusedError, LimitError. Nothing is written then.
+    Args:
+        members: 2 to 16 names with a file, a Checkpoint or a state dict each, in family order.
+        output: The folder to write, such as "sr.dni".
+        arch: "auto", a name from exporters.architectures, or "package.module:factory" for a network of your own.
+        opset: ONNX opset, 17 or newer; 17 if TensorRT 8.6 is to read the graph.
+        value_range: Values of black and white for the network, such as (-1, 1); None: the architecture's.
+        residual: Whether the network outputs the noise, to be subtracted from its input; None: the architecture's.
+        force: Replace the bundle at `output`.
+        progress: Called with the steps done.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        UsageError: The output exists, or an option is out of range.
+        MismatchError: The members differ, the architecture is unknown, or the graph does not follow its weights.
+        InputError: A file cannot be read, or the network cannot be exported.
+        RefusedError: Reading a file would run its code.
+        LimitError: A file is too large, or the disk is full. In all cases nothing is written.
     """
     _check_output(Path(output), force)
     if not isinstance(opset, int) or opset < MIN_OPSET:
         raise UsageError(f"Opset {escape_name(opset)} is too old; the lowest is {MIN_OPSET}.")
     report_progress(progress, 0, PROGRESS_STEPS, "reading the members")
-    family = Family.from_checkpoints(members)
+    with log_duration(log, "reading the members"):
+        family = Family.from_checkpoints(members)
     report_progress(progress, 1, PROGRESS_STEPS, "building the network")
     tensors = dict(family.members[0].checkpoint.tensors)
     architecture = find_architecture(arch, tensors)
-    net = architecture.build(tensors)
+    log.info("architecture %s", architecture.name)
+    with log_duration(log, "building the network"):
+        net = architecture.build(tensors)
     signature = _make_signature(architecture, net, value_range, residual)
     report_progress(progress, 2, PROGRESS_STEPS, "exporting the graph")
     lifted, error = _export_verified(architecture, net, signature, opset, progress)
+    log.info("largest relative error of the graph against PyTorch: %.2g", error)
     _check_tied(family, lifted.tied)
     report_progress(progress, 4, PROGRESS_STEPS, "writing the bundle")
     facts = {name: version(name) for name in VERSIONED_PACKAGES} | {
         "onnxruntime": onnxruntime.__version__,
         "probe_error": float(f"{error:.1e}"),
     }
-    bundle = write_bundle(
-        output,
-        lifted.graph,
-        family,
-        signature,
-        architecture=architecture.name,
-        graph_facts=facts,
-        tied=lifted.tied,
-        force=force,
-    )
+    with log_duration(log, "writing the bundle"):
+        bundle = write_bundle(
+            output,
+            lifted.graph,
+            family,
+            signature,
+            architecture=architecture.name,
+            graph_facts=facts,
+            tied=lifted.tied,
+            force=force,
+        )
     report_progress(progress, PROGRESS_STEPS, PROGRESS_STEPS, "done")
     return bundle
 

@@ -1,4 +1,4 @@
-"""filter: video from a pipe through the network and into a pipe, for graphs that other programs make."""
+"""Filters raw video from a pipe into a pipe, for graphs that other programs make."""
 
 from __future__ import annotations
 
@@ -36,12 +36,20 @@ NoteCallback = Callable[[str], None]
 
 @dataclass(frozen=True)
 class FilterReport:
-    """What went through.
+    """What `filter` did.
 
-    frames      whole frames that were written.      size, output_size   "640x360".      rate   frames per second, "30000/1001".
-    alpha       of the last frame, by name.          changes             how often another alpha was blended than the first.
-    closed_by   "source", at its end, or "sink": whoever read the output went away first.
-    engine_why  how the engine came to be the one.   seconds             from the first frame's arrival to the end.
+    Attributes:
+        frames: Number of complete frames that were written.
+        format: Format of the stream.
+        size: Size of the input, "640x360".
+        output_size: Size of the output.
+        rate: Frames per second, "30000/1001"; None if unknown.
+        alpha: Alpha of the last frame by member name.
+        changes: How often another alpha was blended than the first.
+        closed_by: "source" at its end, or "sink": the reader of the output closed it first.
+        engine: Name of the engine.
+        engine_reason: Why this engine was chosen.
+        seconds: Time from the first frame's arrival to the end.
     """
 
     frames: int
@@ -53,15 +61,16 @@ class FilterReport:
     changes: int
     closed_by: str
     engine: str
-    engine_why: str
+    engine_reason: str
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         return asdict(self)
 
 
 class FilteredFrame(NamedTuple):
-    """A picture, what was made of it, and its number."""
+    """A frame, what was rendered from it, and its number."""
 
     source: RawFrame
     rendered: RenderedFrame
@@ -85,22 +94,37 @@ def filter(
     options: SessionOptions | None = None,
     note: NoteCallback | None = None,
 ) -> FilterReport:
-    """Filter raw video until the source ends or whoever reads the sink goes away, which is no error.
+    """Filters raw video until the source ends or the reader of the sink closes it, which is no error.
 
-    source, sink   binary files, best unbuffered; they stay open. Nothing but video is written to the sink.
-    format         "y4m": 8 bit 4:2:0, 4:2:2, 4:4:4 and mono; the header's tokens are kept, and a scale factor changes W and H.
-                   "rgb24": bare frames of `size`, "WIDTHxHEIGHT".
-    fps            "25" or "30000/1001": for rgb24, and for a y4m header without a rate.
-    matrix         "709", "601", or "auto": y4m does not say, so from 720 lines on BT.709, below BT.601, in and out each.
-    alpha          an alpha; a timeline or a curve as text; a file of keyframes, or a log to play again; an AlphaSource;
-                   None: the first member alone.
-    listeners      what sets alpha from outside while frames run (`note` gets the ports and the token); `alpha` is then where it starts.
-    alpha_log      a side file with alpha and generation of every frame that was written; force: replace one that exists.
-    stamp          y4m: write generation and shares into each frame's line, as the comment XDNI=generation:share,share.
-    options        of the session.
-    Raises UsageError, InputError (nothing, no whole frame, or no video came), PartialResultError (the stream was cut or damaged after
-    whole frames, which were passed on), LimitError, MismatchError (the network takes no pictures), UnavailableError
-    (y4m without PyAV; names the extra), and what open_session raises.
+    Args:
+        bundle_path: The bundle or its path.
+        source: A binary file, best unbuffered; it stays open.
+        sink: A binary file, best unbuffered; it stays open. Nothing but video is written to it.
+        format: "y4m": 8 bits, 4:2:0, 4:2:2, 4:4:4 and mono; the header's tokens are kept, and a scale factor changes W and H. "rgb24":
+            bare frames of `size`.
+        size: "WIDTHxHEIGHT" of rgb24 frames.
+        fps: "25" or "30000/1001": for rgb24, and for a y4m header without a rate.
+        matrix: "709", "601", or "auto": y4m does not say, so from 720 lines on BT.709, below BT.601, for input and output alike.
+        alpha: An alpha; a timeline or a curve as text; a file of keyframes, or a log to replay; an AlphaSource; None: the first member
+            alone.
+        listeners: What sets alpha from outside while frames run (`note` gets the ports and the token); `alpha` is then the first one.
+        alpha_log: A file to write alpha and generation of every written frame to.
+        force: Replace a log that exists.
+        stamp: y4m: write generation and shares into each frame's line, as the comment XDNI=generation:share,share.
+        options: Options of the session.
+        note: Called with a sentence for the user: what was assumed, what is wrong with a control message.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UsageError: An option is out of range or unknown.
+        InputError: Nothing, no complete frame, or no video arrived.
+        PartialResultError: The stream was cut or damaged after complete frames, which were processed.
+        LimitError: The frames are too large.
+        MismatchError: The network takes no images.
+        UnavailableError: y4m without PyAV; names the extra.
+        DniError: As open_session raises.
     """
     options = options or SessionOptions()
     tell = note or (lambda sentence: None)
@@ -198,6 +222,6 @@ def _filter_frames(
         changes=session.generation - first,
         closed_by="sink" if closed else "source",
         engine=session.engine.name,
-        engine_why=session.engine_reason,
+        engine_reason=session.engine_reason,
         seconds=time.perf_counter() - started[0] if started else 0.0,
     )

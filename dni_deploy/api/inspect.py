@@ -1,4 +1,4 @@
-"""inspect: what a bundle holds."""
+"""Describes what a bundle holds."""
 
 from __future__ import annotations
 
@@ -57,7 +57,15 @@ PLAN_FILE_NAME = re.compile(
 
 @dataclass(frozen=True)
 class MemberRow:
-    """One member: name, checkpoint it came from, float dtypes, bytes of its file."""
+    """One member.
+
+    Attributes:
+        name: Its name.
+        source: The checkpoint that it came from.
+        dtype: Its float dtypes.
+        size: Size of its file in bytes.
+        sha256: SHA-256 of its file, in hex.
+    """
 
     name: str
     source: str
@@ -68,7 +76,7 @@ class MemberRow:
 
 @dataclass(frozen=True)
 class WeightRow:
-    """One blended initializer: name, shape, and what the graph uses it for."""
+    """One blended initializer: its name, its shape, and what the graph uses it for."""
 
     name: str
     shape: tuple[int, ...]
@@ -77,7 +85,14 @@ class WeightRow:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One plan in the bundle, by its file's name: the engine that opens it, its precision, bytes. It may be another machine's."""
+    """One plan in the bundle, by the name of its file. It may be another machine's.
+
+    Attributes:
+        file: Name of the file.
+        engine: The engine that opens it.
+        precision: Its precision.
+        size: Its size in bytes.
+    """
 
     file: str
     engine: str
@@ -87,20 +102,28 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """The bundle at a glance.
+    """What a bundle holds.
 
-    size         bytes of all its files, the manifest and the plans apart.
-    parameters   numbers that are blended at a change of alpha, per member.
-    operators    operator -> how often the graph has it, most frequent first.
-    digest       SHA-256 of the manifest, hex.
-    verification_error  largest relative error that export measured against PyTorch; None if it did not say.
-    unused       float keys of the checkpoints that the network's forward never reads.
-    tied         names that share another one's values.
-    groups       each weight with the roles and the depth that rules for alpha pick by.
-    plans        engines that were built from it, which are no part of it.
-    recalibration  of BatchNorm statistics that were re-estimated: knots, and the pictures with their SHA-256; None without.
-    slider       with even steps: the members at its positions 0 and 1, knots, and where it is known, the pictures with their SHA-256
-                 and the largest step over the mean step, of alpha (before) and of the slider (after). None without.
+    Attributes:
+        path: Path of the bundle.
+        architecture: Name of the architecture.
+        digest: SHA-256 of the manifest, in hex.
+        size: Size of all its files in bytes, without the manifest and the plans.
+        opset: ONNX opset of the graph.
+        signature: Input and output of the network.
+        members: One row for each member.
+        parameters: Number of parameters per member that a change of alpha blends.
+        operators: Operator -> its number in the graph, most frequent first.
+        weights: One row for each blended initializer.
+        unused: Float keys of the checkpoints that the network's forward never reads.
+        tied: Names that share the values of another one.
+        graph_facts: What export recorded, such as versions.
+        verification_error: Largest relative error that export measured against PyTorch; None if it was not recorded.
+        plans: The plans that were built from the bundle, which are no part of it.
+        recalibration: Re-estimated BatchNorm statistics: calibration points, and the images with their SHA-256; None without.
+        slider: The perceptually uniform slider: the members at its positions 0 and 1, the number of its points, and if recorded, the
+            images with their SHA-256 and the largest step over the mean step, by alpha (before) and by the slider (after); None without.
+        groups: Each weight with the roles and the depth that rules for alpha select by.
     """
 
     path: str
@@ -123,11 +146,22 @@ class InspectReport:
     groups: tuple[GroupedWeight, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         return asdict(self)
 
 
 def inspect(bundle_path: str | os.PathLike[str]) -> InspectReport:
-    """Check every file of the bundle and describe it. Raises what Bundle.open raises."""
+    """Checks every file of a bundle and describes it.
+
+    Args:
+        bundle_path: Path of the bundle.
+
+    Returns:
+        The description.
+
+    Raises:
+        DniError: As Bundle.open raises.
+    """
     bundle = Bundle.open(bundle_path)
     manifest, graph = bundle.manifest, bundle.read_graph()
     role = find_weight_roles(graph, bundle.weight_names)
@@ -162,11 +196,11 @@ def _describe_slider(bundle: Bundle) -> dict[str, Any] | None:
     slider = bundle.slider
     if slider is None:
         return None
-    return {**(bundle.manifest.slider_about or {}), "members": list(reversed(bundle.members)), "knots": len(slider.points)}
+    return {**(bundle.manifest.slider_about or {}), "members": list(reversed(bundle.members)), "points": len(slider.points)}
 
 
 def list_plans(bundle_path: Path) -> tuple[PlanRow, ...]:
-    """The plans in a bundle's folder, by name; nothing of them is read. Files with other names are left out."""
+    """Lists the plans in a bundle's folder by name; none is read. Files with other names are left out."""
     try:
         files = sorted(entry for entry in (bundle_path / "plans").iterdir() if entry.is_file())
     except OSError:
@@ -182,9 +216,14 @@ def list_plans(bundle_path: Path) -> tuple[PlanRow, ...]:
 
 
 def find_weight_roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, str]:
-    """What each of these initializers is to the operator that uses it, seen through reshapes and the like.
+    """Finds what each initializer is to the operator that uses it, seen through reshapes and the like.
 
-    "unused" if nothing does; several uses are joined by " and ".
+    Args:
+        graph: The model.
+        names: Names of the initializers.
+
+    Returns:
+        Name -> role: "unused" if nothing uses it; several roles are joined by " and ".
     """
     consumers: dict[str, list[tuple[Any, int]]] = {}
     for node in graph.graph.node:

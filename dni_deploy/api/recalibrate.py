@@ -1,7 +1,8 @@
-"""recalibrate: estimate the BatchNorm statistics of a family's blends on given pictures, and keep them in the bundle."""
+"""Estimates the BatchNorm statistics of a family's blends on given images, and stores them in the bundle."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -20,8 +21,11 @@ from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.crops import CropSource, read_crops
 from dni_deploy.imaging.image_file import Paths, list_images
 from dni_deploy.signature import Signature
+from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
+
+log = logging.getLogger(__name__)
 
 NOISE_INPUT_WORD = "noise"
 """Instead of pictures, for a network that makes pictures from noise."""
@@ -35,11 +39,13 @@ LATENT_DRAWS = 256
 
 @dataclass(frozen=True)
 class BatchNormShift:
-    """How far the statistics of one BatchNorm are from the blend of the members', at the knot where that is farthest.
+    """How far the statistics of one BatchNorm are from the blend of the members', at the calibration point where that is farthest.
 
-    mean      root mean square of the difference of means over the channels, in standard deviations of the channel.
-    variance  median over the channels of the larger variance over the smaller; 1 where nothing moved.
-    shares    the coefficients of that knot (of the largest mean).
+    Attributes:
+        layer: Name of the layer.
+        mean: Root mean square over the channels of the difference of means, in standard deviations of the channel.
+        variance: Median over the channels of the larger variance over the smaller; 1 if nothing moved.
+        coefficients: The coefficients of the point with the largest shift of the mean.
     """
 
     layer: str
@@ -52,9 +58,16 @@ class BatchNormShift:
 class RecalibrationReport:
     """What was estimated, and what is in the bundle now.
 
-    knots     how many coefficients the statistics are known at, the members alone included.
-    layers    how far each BatchNorm moved, in the network's order; empty where the statistics were taken away.
-    pictures  what they were estimated on: parts in all, and each picture with its SHA-256.
+    Attributes:
+        bundle: Path of the bundle.
+        digest: SHA-256 of its manifest now, in hex.
+        calibration_points: Number of coefficients at which the statistics are known, the members alone included.
+        layers: How far each BatchNorm moved, in the network's order; empty if the statistics were removed.
+        sample_count: Number of crops, or of draws of noise, that the statistics come from.
+        sample_side_px: Side of the crops in pixels.
+        images: The images that the crops come from, with their SHA-256.
+        seconds: Time for everything.
+        removed: The statistics were removed.
     """
 
     bundle: str
@@ -68,7 +81,8 @@ class RecalibrationReport:
     removed: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "pictures": [picture._asdict() for picture in self.images]}
+        """Returns the report as `--json` prints it."""
+        return {**asdict(self), "images": [image._asdict() for image in self.images]}
 
 
 def recalibrate(
@@ -81,15 +95,29 @@ def recalibrate(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> RecalibrationReport:
-    """Estimate mean and variance before each BatchNorm at blends between the members, and store them in the bundle.
+    """Estimates mean and variance before each BatchNorm at blends between the members, and stores them in the bundle.
 
-    Every engine then computes with them, between the knots in proportion; each member alone stays what it is, bit for bit.
-    pictures  files or folders, degraded as the network's input is; "noise" for a network that makes pictures from noise.
-    knots     at most so many coefficients to estimate at, 32 or fewer; None: 11 for two members, 32 for more.
-    remove    take the stored statistics away instead.  force: replace those that are there.
-    Raises UsageError (statistics are there already, none to remove, no picture), MismatchError (a family without BatchNorm, a picture
-    that is too small), LimitError (more knots than can be, or fewer than it takes), UnavailableError, EngineError. The bundle is as
-    it was then; storing is one step, and a crash leaves the old statistics or the new ones.
+    Every engine then computes with them, interpolated between the calibration points; each member alone stays as it is, bit for bit.
+
+    Args:
+        bundle_path: The bundle or its path.
+        images: Files or folders, degraded as the network's input is; "noise" for a network that makes images from noise.
+        calibration_points: Maximum number of coefficients to estimate at, 32 or fewer; None: 11 for two members, 32 for more.
+        remove: Remove the stored statistics instead.
+        threads: Number of threads; 0: one per core.
+        force: Replace stored statistics.
+        progress: Called with the calibration points done.
+
+    Returns:
+        What was estimated.
+
+    Raises:
+        UsageError: Statistics exist already, there are none to remove, or there is no image.
+        MismatchError: The family has no BatchNorm, or an image is too small.
+        LimitError: More calibration points than are allowed, or fewer than it takes.
+        UnavailableError: ONNX Runtime is not installed.
+        EngineError: The network failed. In all cases the bundle is as it was; storing is one step, and a crash leaves the old
+            statistics or the new ones.
     """
     started = time.perf_counter()
     bundle = Bundle.ensure_open(bundle_path)
@@ -107,7 +135,8 @@ def recalibrate(
         raise MismatchError(f"The network of {escape_name(where)} has no BatchNorm whose statistics could be re-estimated.")
     steps = default_steps(len(bundle.members), calibration_points)
     inputs, sources = _read_inputs(bundle.signature, [images] if isinstance(images, (str, os.PathLike)) else list(images))
-    made, moved = estimate_statistics(bundle, inputs, steps, sources, threads, progress)
+    with log_duration(log, "estimating the BatchNorm statistics"):
+        made, moved = estimate_statistics(bundle, inputs, steps, sources, threads, progress)
     digest = store_recalibration(bundle, serialize_recalibration(made)).digest
     parts, side = len(inputs), inputs.shape[-1]
     return RecalibrationReport(
@@ -123,7 +152,19 @@ def estimate_statistics(
     threads: int = 0,
     progress: OptionalProgress = None,
 ) -> tuple[BatchNormTable, tuple[BatchNormShift, ...]]:
-    """The statistics on these inputs, float32 (B, C, H, W), and how far each layer moved. Nothing is written."""
+    """Estimates the statistics of a bundle's blends. Nothing is written.
+
+    Args:
+        bundle: The bundle.
+        inputs: float32 (B, C, H, W), in the network's range.
+        steps: Grid steps along an edge of the simplex.
+        sources: The images that the inputs come from, for the record.
+        threads: Number of threads; 0: one per core.
+        progress: Called with the calibration points done.
+
+    Returns:
+        The table of statistics, and how far each layer moved.
+    """
     home = import_optional("engines.onnxruntime_cpu.statistics")
     report_progress(progress, 0, 1, "reading the members")
     members = [bundle.read_weights(member) for member in bundle.members]

@@ -1,8 +1,9 @@
-"""refit: write the network at one alpha, for programs that cannot blend."""
+"""Writes the network at one alpha, for programs that cannot blend."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,10 @@ from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, LimitError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import write_bytes, write_file_atomically
+from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional
+
+log = logging.getLogger(__name__)
 
 TENSORRT_SUFFIXES = (".plan", ".engine")
 """What other programs call a serialized TensorRT engine."""
@@ -36,12 +40,21 @@ MAX_PROTOBUF_BYTES = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class RefitReport:
-    """What was written, and how far it is from the first member.
+    """What `refit` wrote, and how far it is from the first member.
 
-    shares           member -> its share.
-    tensors          how many float tensors were written; `tensors_changed` of them differ from the first member's.
-    numbers          how many numbers those hold; `numbers_changed` of them differ.
-    largest_change   of one number, with the tensor it is in (None where nothing changed).
+    Attributes:
+        output: The file.
+        alpha: Alpha by member name.
+        tensors: Number of float tensors that were written.
+        tensors_changed: Number of tensors that differ from the first member's.
+        numbers: Number of values in those tensors.
+        numbers_changed: Number of values that differ.
+        largest_change: Largest change of one value.
+        largest_change_tensor: The tensor that it is in; None if nothing changed.
+        seconds: Time for everything.
+        sha256: SHA-256 of the file, in hex.
+        size: Size of the file in bytes.
+        rules: The rules for groups of weights, with the number of weights that each applies to.
     """
 
     output: str
@@ -59,9 +72,11 @@ class RefitReport:
 
     @property
     def coefficients(self) -> Coefficients:
+        """The alpha as Coefficients."""
         return Coefficients(tuple(self.alpha), tuple(self.alpha.values()))
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         return asdict(self)
 
 
@@ -76,19 +91,32 @@ def refit(
     rules: Sequence[str | Rule] | None = None,
     save_preset: str | os.PathLike[str] | None = None,
 ) -> RefitReport:
-    """Blend in float64, round once, and write the result.
+    """Blends in float64, rounds once, and writes the result.
 
-    output  NAME.onnx: one self-contained file with float32 weights. NAME.safetensors: a checkpoint with every tensor of the
-            first member, floats blended and in its dtypes, integers as they are. Both say members, shares and the bundle's
-            digest in their metadata. NAME.plan or NAME.engine: a plain TensorRT engine with the blend in it, for programs that
-            load engines themselves; made from the bundle's plan, so it runs on this kind of GPU and this TensorRT alone.
-    precision  "fp32" or "fp16": which of the bundle's plans to take for a TensorRT engine; None: the newest.
-    rules      for groups of weights that have an alpha of their own; the metadata then says them, too. A tensor that the graph does
-               not read has the alpha of all others, one that shares its values with another has that one's.
-    save_preset  a file to keep alpha and rules in, as well.
-    Raises UsageError (another suffix, an output that exists), CoefficientsError (alpha, or a BatchNorm variance that it
-    makes 0 or negative), LimitError (no room), UnavailableError (no TensorRT, no GPU, no plan), EngineError (a refit that
-    failed), and what Bundle.open raises.
+    Args:
+        bundle_path: The bundle or its path.
+        alpha: The alpha.
+        output: NAME.onnx: one self-contained file with float32 weights. NAME.safetensors: a checkpoint with every tensor of the first
+            member, floats blended and in its dtypes, integers as they are. Both name members, shares and the bundle's digest in their
+            metadata. NAME.plan or NAME.engine: a plain TensorRT engine with the blend in it, for programs that load engines
+            themselves; made from the bundle's plan, so it runs on this kind of GPU with this TensorRT alone.
+        precision: "fp32" or "fp16": which of the bundle's plans to use for a TensorRT engine; None: the newest.
+        force: Replace an output that exists.
+        extrapolate: Allow coefficients outside 0 to 1, as far as every variance stays positive.
+        rules: For groups of weights that have an alpha of their own; the metadata names them, too. A tensor that the graph does not
+            read has the alpha of all others, one that shares its values with another has that one's.
+        save_preset: A file to save alpha and rules to, as well.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UsageError: Another suffix, an output that exists, or no alpha.
+        CoefficientsError: The alpha does not suit the family, or makes a BatchNorm variance 0 or negative.
+        LimitError: There is not enough disk space.
+        UnavailableError: No TensorRT, no GPU, or no plan.
+        EngineError: The refit of the TensorRT engine failed.
+        DniError: As Bundle.open raises.
     """
     start = time.perf_counter()
     target = Path(output)
@@ -103,7 +131,10 @@ def refit(
             f"A precision is for TensorRT engines, NAME.plan or NAME.engine; {escape_name(target)} holds the blend as it is."
         )
     if alpha is None:
-        raise UsageError("Which alpha? Give one (--alpha), or a recipe that has one (--recipe). Nothing was written.")
+        raise UsageError(
+            "Which alpha? Give one (--alpha), a position of the bundle's slider (--slider), or a preset that has one "
+            "(--alpha-preset). Nothing was written."
+        )
     bundle = Bundle.ensure_open(bundle_path)
     coefficients = Coefficients.parse(alpha, bundle.members, extrapolate=extrapolate)
     with write_file_atomically(target, force=force) as temporary:  # first of all, so that an existing output costs no blend
@@ -121,7 +152,10 @@ def refit(
             guard.check_per_tensor(dict(zip(keys, shares, strict=True)), coefficients)
         floats = [{name: tensors[name] for name in keys} for tensors in members]
         known = read_recalibration(bundle, members)
-        values = blend_tensors(floats, shares, known)
+        if known is not None:
+            log.info("the re-estimated BatchNorm statistics of %s are in use", bundle.path)
+        with log_duration(log, "blending"):
+            values = blend_tensors(floats, shares, known)
         for name, other in bundle.manifest.tied.items():  # the same BatchNorm under another name
             if known is not None and other in known.statistics and name in values:
                 values[name] = values[other]
@@ -220,5 +254,5 @@ def _measure_changes(written: Mapping[str, NDArray[Any]], first: Mapping[str, ND
         "numbers": sum(values.size for values in written.values()),
         "numbers_changed": numbers,
         "largest_change": largest,
-        "largest_change_in": where,
+        "largest_change_tensor": where,
     }

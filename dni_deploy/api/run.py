@@ -1,7 +1,8 @@
-"""run: pictures through the network at one alpha, or with the alphas of a map."""
+"""Processes images at one alpha, or with an alpha for each pixel."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -22,10 +23,12 @@ from dni_deploy.spatial.alpha_map import AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer, AlphaMapStats
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ImageTask:
-    """One picture to read and the file that its output goes to."""
+    """One image to read and the file that its output goes to."""
 
     source_path: Path
     output_path: Path
@@ -33,9 +36,17 @@ class ImageTask:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One finished picture: files, output size in pixels, number of tiles, seconds in the network, what was converted.
+    """One processed image.
 
-    alpha_map: what the map took, None without one; tiles are then its pieces.
+    Attributes:
+        source: The image that was read.
+        output: The file that was written.
+        width: Width of the output in pixels.
+        height: Height of the output in pixels.
+        tiles: Number of tiles; with an alpha map the number of its pieces.
+        seconds: Time in the network.
+        notes: What was converted when the image was read or written.
+        alpha_map: Statistics of the alpha map; None without one.
     """
 
     source: str
@@ -50,16 +61,23 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What was done: alpha by name, the engine, one row for each picture, and whole seconds without opening the engine.
+    """What `run` did.
 
-    engine_why: how the engine came to be the one.
-    skipped: files of the input folders that are no pictures by their name.
-    alpha_white: with an alpha map, the alpha of its white, by name; `alpha` is that of its black.
+    Attributes:
+        alpha: Alpha by member name; with an alpha map, where the map is black.
+        engine: Name of the engine.
+        engine_reason: Why this engine was chosen.
+        images: One row for each image, in their order.
+        skipped: Number of files of the input folders that are not images, by their suffix.
+        seconds: Time for all images, without opening the engine.
+        alpha_white: Alpha where the alpha map is white, by member name; None without a map.
+        rules: The rules for groups of weights, with the number of weights that each applies to.
+        notes: Sentences for the user.
     """
 
     alpha: dict[str, float]
     engine: str
-    engine_why: str
+    engine_reason: str
     images: tuple[ImageResult, ...]
     skipped: int
     seconds: float
@@ -68,6 +86,7 @@ class RunReport:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         return asdict(self)
 
 
@@ -85,21 +104,31 @@ def run(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> RunReport:
-    """Process pictures at one alpha, or with the alphas of a map; the engine is opened once.
+    """Processes images at one alpha, or with an alpha for each pixel; the engine is opened once.
 
-    inputs   a file, a folder, or several; of a folder, the pictures directly in it (by suffix), in order of their names.
-    output   for a single file, the picture to write (its suffix is the format); else, or if such a folder exists, a folder
-             that is made where needed and gets each picture under its own name.
-    alpha    needed, except with a map between two members.
-    alpha_map   a grey picture: each pixel gets an alpha between `alpha` (black; None: the second of two members alone) and that of
-             its white (the first member alone unless asked for otherwise), see render_map.
-    options  of the session, its rules among them.
-    tile, overlap   input pixels, as in run_tiled; None: 512 of the output, and the network's radius.
-    save_preset   a file to keep alpha and rules in, before the first picture.
-    force    replace outputs that exist; an input is never replaced.
-    Raises before anything is done: UsageError (outputs that exist, coincide or have no known format), InputError (an input is
-    missing, a folder holds no picture), and what open_session raises. Where one of several pictures fails the others are still
-    done, and then PartialResultError tells how many and the first; where all fail, the first one's error.
+    Args:
+        bundle_path: The bundle or its path.
+        inputs: A file, a folder, or several. Of a folder: the images directly in it, in the order of their names.
+        output: For a single file, the image to write (its suffix is the format). Otherwise, or if such a folder exists, a folder
+            that is created and gets each image under its own name.
+        alpha: The alpha; required unless there is an alpha map between two members.
+        alpha_map: A gray image: each pixel gets an alpha between `alpha` (black; None: the second of two members alone) and that of
+            its white (the first member alone unless AlphaMapOptions says otherwise), see render_map.
+        tile: Side of the tiles in input pixels; None: tiles of at most 512 output pixels.
+        overlap: Number of input pixels that tiles share; None: the network's radius.
+        options: Options of the session, its rules among them.
+        save_preset: A file to save alpha and rules to, before the first image is processed.
+        force: Replace outputs that exist; an input is never replaced.
+        progress: Called with the number of images done.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UsageError: Outputs exist, coincide or have no known format. Nothing was written.
+        InputError: An input is missing, or a folder holds no image.
+        PartialResultError: Some of several images failed, and the others were processed. If all fail, the first one's error.
+        DniError: As open_session raises.
     """
     if alpha is None and alpha_map is None:
         raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
@@ -161,9 +190,20 @@ def _to_dict(coefficients: Coefficients) -> dict[str, float]:
 def plan_image_tasks(
     inputs: Paths, output: str | os.PathLike[str], force: bool = False, mask: str | os.PathLike[str] | None = None
 ) -> tuple[list[ImageTask], int]:
-    """The jobs, and how many files of folders are no pictures. Touches nothing; raises as `run` does before it begins.
+    """Plans which image is written where. Touches nothing.
 
-    mask: an alpha map, which is an input, too.
+    Args:
+        inputs: As for `run`.
+        output: As for `run`.
+        force: Outputs may exist.
+        mask: The alpha map, which is an input, too.
+
+    Returns:
+        The tasks, and the number of files of folders that are not images.
+
+    Raises:
+        UsageError: As `run` raises before it begins.
+        InputError: As `run` raises before it begins.
     """
     given = as_path_list(inputs)
     if not given:
@@ -244,6 +284,7 @@ def _process_image(
         pixels, figures = map_renderer.render(picture.rgb, tile, overlap, progress)
         tiles = figures.tiles
     seconds = time.perf_counter() - started
+    log.debug("%s: %d tiles in %.3f s", task.source_path, tiles, seconds)
     write_image(task.output_path, picture.with_pixels(pixels), force=force)
     return ImageResult(
         source=os.fspath(task.source_path),

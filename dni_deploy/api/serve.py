@@ -1,4 +1,4 @@
-"""serve: a page on this machine with the picture live and a slider for alpha."""
+"""Serves a web page with live frames and a slider for alpha."""
 
 from __future__ import annotations
 
@@ -34,29 +34,47 @@ MAX_FPS = 240
 
 @dataclass(frozen=True)
 class ServeStatus:
-    """What is being served: the address with its token, names, alpha at the start, engine, source, and a warning or none."""
+    """What is being served.
+
+    Attributes:
+        url: The address, with its token.
+        members: Names of the members.
+        alpha: The first alpha by member name.
+        engine: Name of the engine.
+        engine_reason: Why this engine was chosen.
+        source: What is shown.
+        osc: UDP port for OSC; None without.
+        warning: What the user should know; empty if nothing.
+    """
 
     url: str
     members: tuple[str, ...]
     alpha: dict[str, float]
     engine: str
-    engine_why: str
+    engine_reason: str
     source: str
     osc: int | None
     warning: str
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class ServeReport:
-    """How it was: pictures made, and seconds."""
+    """What was served.
+
+    Attributes:
+        frames: Number of frames that were rendered.
+        seconds: Time from the start to the end.
+    """
 
     frames: int
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         return asdict(self)
 
 
@@ -77,16 +95,34 @@ def serve(
     limits: PageLimits | None = None,
     on_started: Callable[[ServeStatus, PageServer], None] | None = None,
 ) -> ServeReport:
-    """Serve the page until Ctrl-C, SIGTERM or `PageServer.stop`.
+    """Serves the web page until Ctrl-C, SIGTERM or `PageServer.stop`.
 
-    source   a picture or a video file, which is played over and over; None: the camera, or the photograph of dni-deploy.
-    host, port   where to listen; only this machine can come in unless host says otherwise, which takes a token. Port 0: any.
-    alpha    to begin with; over time, as alpha_input.open_alpha_source reads it, it is followed until somebody moves a control.
-    listeners  what sets alpha besides the page; without a plane in it: a triangle for three members, the corners for four.
-    size     pictures are made small enough for it before the network.  quality: of the JPEGs, 1 to 95.  fps: the most in a second.
-    started  called in this thread when the page answers.
-    options  of the session; the page shows what its rules pin.
-    Raises UsageError, BusyError (the port), InputError (the source), and what open_session raises.
+    Args:
+        bundle: The bundle or its path.
+        source: An image, or a video file, which is played in a loop; None: the camera, or the photograph that ships with the package.
+        host: The address to listen on. Only this machine can connect unless the host says otherwise, which takes a token.
+        port: The TCP port; 0: any free port.
+        alpha: The first alpha; alpha over time, as open_alpha_source reads it, is followed until somebody moves a control. None: equal
+            shares.
+        listeners: What sets alpha besides the page; without a plane in it: a triangle for three members, the corners for four.
+        camera: Number of the camera to show; None: the source.
+        size: "WIDTHxHEIGHT": frames are scaled down to fit it before they reach the network.
+        quality: Quality of the JPEG images, 1 to 95.
+        fps: Maximum number of frames per second.
+        token: The secret in the address; None: a random one.
+        options: Options of the session; the page shows its rules.
+        limits: Limits of the page's requests.
+        on_started: Called in this thread when the page answers.
+
+    Returns:
+        What was served.
+
+    Raises:
+        UsageError: An option is out of range.
+        BusyError: The port is taken.
+        InputError: The source cannot be read.
+        EngineError: The thread that renders failed.
+        DniError: As open_session raises.
     """
     if not 1 <= quality <= 95:
         raise UsageError(f"The quality is from 1 to 95, got {escape_name(quality, 40)}.")

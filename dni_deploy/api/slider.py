@@ -1,4 +1,4 @@
-"""slider: measure how far the picture moves along alpha, and keep a slider with even steps in the bundle."""
+"""Measures how images change along alpha, and stores a perceptually uniform slider in the bundle."""
 
 from __future__ import annotations
 
@@ -35,13 +35,23 @@ REPORTED_STEPS = 20
 
 @dataclass(frozen=True)
 class SliderReport:
-    """What was found, and what is in the bundle now.
+    """What was measured, and what is in the bundle now.
 
-    knots          (position, alpha); empty where the slider was removed.
-    distances      mean CIEDE2000 from each of REPORTED_STEPS equal steps of alpha to the next, and of as many equal steps of the slider, over
-                   the probe pictures.
-    before, after  evenness: the largest of them over their mean; 1 is even.
-    held_out       the same two for pictures that the slider was not made from; None without.
+    Attributes:
+        bundle: Path of the bundle.
+        members: Names of the members.
+        points: The slider's points, (position, alpha); empty if the slider was removed.
+        alpha_distances: Mean CIEDE2000 over the images from each of REPORTED_STEPS equal steps of alpha to the next.
+        slider_distances: The same for equal steps of the slider.
+        alpha_unevenness: Largest over mean of `alpha_distances`; 1 is even.
+        slider_unevenness: Largest over mean of `slider_distances`.
+        held_out: Both for images that the slider was not made from; None without.
+        removed: The slider was removed.
+        images: Number of images.
+        engine: Name of the engine.
+        engine_reason: Why this engine was chosen.
+        notes: Sentences for the user.
+        files: The files that were written.
     """
 
     bundle: str
@@ -55,11 +65,12 @@ class SliderReport:
     removed: bool = False
     images: int = 0
     engine: str = ""
-    engine_why: str = ""
+    engine_reason: str = ""
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         return asdict(self)
 
 
@@ -76,16 +87,28 @@ def slider(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> SliderReport:
-    """Measure the picture's way from one member to the other on probe pictures, and store the slider with even steps in the bundle.
+    """Measures how images change from one member to the other, and stores a perceptually uniform slider in the bundle.
 
-    pictures   to measure on, like those that the slider will be moved over; files or folders.
-    held_out   other pictures, on which the evenness is only told.
-    remove     take the stored slider away instead.  force: replace the one that is there.
-    crop       side in input pixels of the middle part that is measured; None: 256; 0: whole pictures.
-    plot       a picture of both to write: .png, .svg or .pdf.
-    Raises UsageError (a slider is there already, nothing to remove, no picture, steps out of 4 to 256), MismatchError (a family of
-    more than two: its controls have no two ends; a picture that never changes), and what open_session and store_slider raise. The
-    bundle is as it was then; storing is one step, and a crash leaves the old slider or the new one.
+    Args:
+        bundle_path: The bundle or its path.
+        images: Images like those that the slider will be used for: files or folders.
+        steps: Number of steps of the slider that are measured, 4 to 256.
+        held_out: Other images, on which the evenness is only reported.
+        remove: Remove the stored slider instead.
+        crop: Side in input pixels of the center crop that is measured; None: 256; 0: whole images.
+        plot: A file to write a plot to: .png, .svg or .pdf.
+        options: Options of the session.
+        force: Replace a slider and a plot that exist.
+        progress: Called with the renders done.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        UsageError: A slider exists already, there is none to remove, there is no image, or `steps` is out of range.
+        MismatchError: The family has more than two members, so that its controls have no two ends; or an image never changes.
+        DniError: As open_session raises. In all cases the bundle is as it was; storing is one step, and a crash leaves the old slider
+            or the new one.
     """
     opened = Bundle.ensure_open(bundle_path)
     where = os.fspath(opened.path)
@@ -129,7 +152,7 @@ def slider(
             told,
             images=len(trials),
             engine=session.engine.name,
-            engine_why=session.engine_reason,
+            engine_reason=session.engine_reason,
             notes=(*notes, *more),
             files=files,
         )
@@ -142,7 +165,7 @@ def slider(
 
 
 def compute_unevenness(distances: Sequence[float]) -> float:
-    """The largest step over the mean step; 1 where all are equal, and where nothing moves at all."""
+    """Computes the largest step over the mean step; 1 if all are equal, and if nothing moves at all."""
     mean = statistics.fmean(distances)
     return max(distances) / mean if mean else 1.0
 

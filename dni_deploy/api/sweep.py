@@ -1,7 +1,8 @@
-"""sweep: one picture at many alphas, in one running engine."""
+"""Processes one image at many alphas in one running engine."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -31,8 +32,11 @@ from dni_deploy.reports.sweep_page import render_sweep_page
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
+from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
+
+log = logging.getLogger(__name__)
 
 __all__ = ["SweepPoint", "SweepReport", "sweep"]
 
@@ -70,16 +74,34 @@ def sweep(
     progress: OptionalProgress = None,
     labels: SweepLabels | None = None,
 ) -> SweepReport:
-    """Process one picture at `steps` alphas and draw a contact sheet, and on request a page with a slider and a plot.
+    """Processes one image at many alphas and draws a contact sheet, and on request a page with a slider and a plot.
 
-    Two members: alpha 0 to 1, the first member's share. More members: from each to the next, in family order, with `steps`
-    alphas on each way (where two ways meet, the member stands once).
-    even        take equal steps of the slider that the bundle holds, not of alpha.
-    reference   a clean picture of the output's size: adds PSNR and the best alpha.  html, plot: files to write.
-    options     of the session; groups of weights that have rules keep their own alpha on the way.
-    labels      a heading of your own, and PSNR values to compare with.
-    Raises UsageError (outputs that exist or have no known format, steps out of 2 to 1001, a plot without a reference),
-    MismatchError (the reference's size), and what read_image and open_session raise; nothing is written then.
+    Two members: alpha 0 to 1, the first member's share. More members: from each to the next, in family order, with `steps` alphas
+    between each two (where two paths meet, the member occurs once).
+
+    Args:
+        bundle_path: The bundle or its path.
+        image: The image.
+        output: The contact sheet to write.
+        steps: Number of alphas, ends included, 2 to 1001.
+        even: Take equal steps of the bundle's slider, not of alpha.
+        reference: A clean image of the output's size: adds PSNR and the best alpha.
+        html: A page to write.
+        plot: A plot to write; needs the reference.
+        options: Options of the session; groups of weights that have rules keep their own alpha.
+        tile: Side of the tiles in input pixels; None: tiles of at most 512 output pixels.
+        overlap: Number of input pixels that tiles share; None: the network's radius.
+        force: Replace files that exist.
+        progress: Called with the alphas done.
+        labels: A heading of your own, and PSNR values to compare with.
+
+    Returns:
+        The report.
+
+    Raises:
+        UsageError: Outputs exist or have no known format, `steps` is out of range, or a plot has no reference. Nothing was written.
+        MismatchError: The reference has another size. Nothing was written.
+        DniError: As read_image and open_session raise.
     """
     labels = labels or SweepLabels()
     outputs = _check_outputs(output, html, plot, reference, steps, force)
@@ -91,7 +113,8 @@ def sweep(
         if even and bundle is not None:
             path = [(at, 1 - at) for at in (bundle.alpha_at(position) for position, _ in path)]
         _check_sizes(session, source.rgb, clean, len(path))
-        frames, rows = measure_path(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
+        with log_duration(log, "rendering the sweep"):
+            frames, rows = measure_path(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
         report = SweepReport(session.members, session.engine.name, rows, find_best_point(rows), outputs, session.engine_reason)
     heading = (
         labels.heading
@@ -109,7 +132,7 @@ def sweep(
 
 
 def plan_alphas(members: int, steps: int) -> list[tuple[float, ...]]:
-    """The shares along the path: for two members alpha 0 to 1, for more from the first to the second, third, ..."""
+    """Lists the coefficients along the path: for two members alpha 0 to 1, for more from the first to the second, to the third, ..."""
     if members == 2:
         return [(step / (steps - 1), 1 - step / (steps - 1)) for step in range(steps)]
     path = [tuple(float(index == 0) for index in range(members))]
@@ -130,7 +153,20 @@ def measure_path(
     overlap: int | None = None,
     progress: OptionalProgress = None,
 ) -> tuple[list[Frame], tuple[SweepPoint, ...]]:
-    """The frame at each alpha of the path, and what each took; the engine is neither rebuilt nor reloaded."""
+    """Renders a frame at each alpha of a path, and measures what each took; the engine is neither rebuilt nor reloaded.
+
+    Args:
+        session: The session.
+        frame: uint8 (H, W, 3).
+        path: Coefficients in family order.
+        reference: A clean frame of the output's size, for PSNR.
+        tile: Side of the tiles in input pixels.
+        overlap: Number of input pixels that tiles share.
+        progress: Called with the alphas done.
+
+    Returns:
+        The rendered frames, and a row for each.
+    """
     frames: list[Frame] = []
     taken: list[tuple[float, float]] = []
     for done, shares in enumerate(path):
@@ -155,7 +191,16 @@ def measure_path(
 
 
 def blend_pixels(start: Frame, end: Frame, fraction: float) -> NDArray[np.float32]:
-    """What DNI is compared with: the outputs of the two ends averaged pixel by pixel, unrounded; `fraction` is that of `end`."""
+    """Averages the outputs of two members pixel by pixel, which DNI is compared with.
+
+    Args:
+        start: uint8 (H, W, 3).
+        end: uint8 (H, W, 3).
+        fraction: The share of `end`.
+
+    Returns:
+        float32 (H, W, 3), not rounded.
+    """
     blend: NDArray[np.float32] = np.float32(1 - fraction) * start + np.float32(fraction) * end
     return blend
 

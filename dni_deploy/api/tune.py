@@ -1,7 +1,8 @@
-"""tune: the alpha that is best by a measure, found in the running engine."""
+"""Finds the alpha that is best by a metric, in the running engine."""
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
 import os
@@ -38,8 +39,11 @@ from dni_deploy.tuning.sure import SureEstimator
 from dni_deploy.tuning.trials import TestImage, pair_with_references, read_test_images
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.compare_arrays import mse_to_psnr_db
+from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
+
+log = logging.getLogger(__name__)
 
 MAX_METRICS = 4
 MAX_EVALUATIONS = 10_000
@@ -80,18 +84,32 @@ def tune(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> TuneReport:
-    """Find the alpha that is best, over one or several pictures. The engine is opened once: an evaluation costs a refit and a frame.
+    """Finds the alpha that is best, over one or several images. The engine is opened once: an evaluation costs a refit and a frame.
 
-    reference    clean pictures of the output's size: one for each picture in their order, or a folder with the same names.
-    metric       one or several of scores/: psnr, ssim, haarpsi, ciede2000, lpips, package.module:function (min:... where less is better).
-    noise        instead of a reference, for denoisers: sigma of 255, or "auto" to estimate it from each picture. The error is then
-                 estimated by SURE, in two inferences.
-    evaluations  how many blends may be tried at most.
-    crop         side in input pixels of the middle part that is judged; None: 256; 0: the whole picture.
-    html, plot   files to write: a page with pictures, and a plot of the measures against alpha (.png, .svg, .pdf).
-    Raises UsageError (neither or both of reference and noise, outputs that exist, a measure that fails or gives NaN), MismatchError
-    (a reference of another size), InputError, UnavailableError (the extra `tune` is not installed), and what open_session raises.
-    Nothing is written then.
+    Args:
+        bundle_path: The bundle or its path.
+        images: Files or folders.
+        reference: Clean images of the output's size: one for each image in their order, or a folder with the same names.
+        metric: One or several of psnr, ssim, haarpsi, ciede2000, lpips, package.module:function (min:... if less is better).
+        noise: Instead of a reference, for denoisers: sigma in values of 0..255, or "auto" to estimate it from each image. The error is
+            then estimated by SURE, in two inferences.
+        evaluations: Maximum number of blends to evaluate.
+        crop: Side in input pixels of the center crop that is judged; None: 256; 0: the whole image.
+        html: A page with images to write.
+        plot: A plot of the metrics against alpha to write: .png, .svg or .pdf.
+        options: Options of the session.
+        force: Replace files that exist.
+        progress: Called with the evaluations done.
+
+    Returns:
+        The report.
+
+    Raises:
+        UsageError: Neither or both of reference and noise, outputs that exist, or a metric that fails or gives NaN.
+        MismatchError: A reference has another size.
+        InputError: An image cannot be read.
+        UnavailableError: The extra `tune` is not installed.
+        DniError: As open_session raises. In all cases nothing is written.
     """
     started = time.perf_counter()
     scores, sigma = _choose_metrics(metric, reference, noise)
@@ -110,7 +128,8 @@ def tune(
             notes += told
         run = _Evaluator(session, scores, judge, len(trials), budget, progress)
         landscape = Objective(run.evaluate, budget)
-        _run_search(landscape, len(session.members), len(scores))
+        with log_duration(log, "the search"):
+            _run_search(landscape, len(session.members), len(scores))
         report = _make_report(session, landscape, scores, run, bundle_path, len(trials), notes, files)
         shots = _render_examples(session, trials[0], report) if html is not None else {}
     report = replace(report, seconds=time.perf_counter() - started)
@@ -125,7 +144,7 @@ def tune(
 
 
 class _Evaluator:
-    """The engine and the judge behind the search: one evaluation is one change of alpha and a frame for each picture."""
+    """The engine and the judge behind the search: an evaluation is a change of alpha and a frame for each image."""
 
     def __init__(
         self, session: Session, scores: Sequence[Metric], judge: Judge, frames: int, budget: int, progress: OptionalProgress
@@ -272,7 +291,7 @@ def _make_report(
         bundle=os.fspath(bundle.path if isinstance(bundle, Bundle) else bundle),
         members=session.members,
         engine=session.engine.name,
-        engine_why=session.engine_reason,
+        engine_reason=session.engine_reason,
         scores=tuple(scores),
         evaluations=rows,
         best_indices=bests,

@@ -1,4 +1,4 @@
-"""video: a film through the network, alpha over time and over the picture; what was stopped is taken up again."""
+"""Processes a video, with alpha over time or for each pixel; a run that was stopped resumes."""
 
 from __future__ import annotations
 
@@ -51,12 +51,20 @@ LIVE_ALPHA_DIGEST = "live"
 
 @dataclass(frozen=True)
 class VideoReport:
-    """What was done.
+    """What `video` did.
 
-    frames    in the output; kept: how many of them an earlier, stopped run had done.
-    width, height   of the output in pixels.
-    seconds   without opening the engine.
-    notes     how the film was taken, and what was changed that could not stay.
+    Attributes:
+        source: The video that was read.
+        output: The video that was written.
+        frames: Number of frames of the output.
+        resumed_frames: Number of them that an earlier run had finished.
+        width: Width of the output in pixels.
+        height: Height of the output in pixels.
+        engine: Name of the engine.
+        engine_reason: Why this engine was chosen.
+        codec: The encoder.
+        seconds: Time for everything, without opening the engine.
+        notes: How the video was interpreted, and what could not be kept.
     """
 
     source: str
@@ -66,12 +74,13 @@ class VideoReport:
     width: int
     height: int
     engine: str
-    engine_why: str
+    engine_reason: str
     codec: str
     seconds: float
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the report as `--json` prints it."""
         return asdict(self)
 
 
@@ -92,23 +101,37 @@ def video(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> VideoReport:
-    """Process a film; sound, subtitles, chapters and every timestamp stay.
+    """Processes a video; sound, subtitles, chapters and every timestamp are kept.
 
-    alpha    an alpha, alpha over time as alpha_input.open_alpha_source reads it, or an AlphaSource; needed, except with a map between
-             two members.
-    alpha_map   a grey picture, or a film with a grey frame for each frame: each pixel gets an alpha between `alpha` (black) and
-             that of its white, see render_map; the white may be over time, too. The alpha log tells that of black.
-    options  of the session, its rules among them; tile, overlap as in run_tiled, None: no tiles.
-    encoder  how the output is encoded, and how many frames a segment has.
-    hwaccel  decode on this kind of hardware, such as "cuda".
-             A run that is stopped leaves its whole segments in the folder OUTPUT.dni-part; the same call
-             goes on behind the last one, and gives the same bytes as a run that was never stopped. fresh: from the beginning.
-    alpha_log   write each frame's time, generation and alpha here.
-    force    replace an output that exists.
-    Raises before anything is done: UsageError (an output that exists, a stopped job of other settings, an unknown codec, a
-    container that cannot hold a stream), InputError (no film), RefusedError (a playlist), UnavailableError (no such encoder
-    or hardware), and what open_session raises. Where frames of the film are damaged the others are done, and then
-    PartialResultError tells how many are lost; where its size changes, InputError, and nothing is written.
+    Args:
+        bundle_path: The bundle or its path.
+        source_path: The video.
+        output: The video to write: .mp4, .m4v, .mov, .mkv or .webm.
+        alpha: An alpha, alpha over time as open_alpha_source reads it, or an AlphaSource; required unless there is an alpha map between
+            two members.
+        alpha_map: A gray image, or a video with a gray frame for each frame: each pixel gets an alpha between `alpha` (black) and that
+            of its white, see render_map. The white may change over time, too. The alpha log holds that of black.
+        options: Options of the session, its rules among them.
+        tile: Side of the tiles in input pixels; None: no tiles.
+        overlap: Number of input pixels that tiles share; None: the network's radius.
+        encoder: How the output is encoded, and how many frames a segment has.
+        hwaccel: The hardware that decodes, such as "cuda".
+        fresh: Start again. Otherwise a run that was stopped, which leaves its complete segments in the folder OUTPUT.dni-part, resumes
+            after the last one, and writes the same bytes as a run that was never stopped.
+        alpha_log: A file to write each frame's time, generation and alpha to.
+        force: Replace an output that exists.
+        progress: Called with the frames done.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UsageError: An output exists, a stopped job has other settings, the codec is unknown, or the container cannot hold a stream.
+        InputError: The source is no video, or its size changes; nothing is written.
+        RefusedError: The source is a playlist.
+        UnavailableError: There is no such encoder or hardware.
+        PartialResultError: Frames of the video are damaged, and the others were processed.
+        DniError: As open_session raises.
     """
     if alpha is None and alpha_map is None:
         raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
@@ -181,7 +204,7 @@ def video(
             width=target.width,
             height=target.height,
             engine=session.engine.name,
-            engine_why=session.engine_reason,
+            engine_reason=session.engine_reason,
             codec=encoder.codec,
             seconds=time.perf_counter() - started,
             notes=(*source.notes, *_describe_adjustments(source, scale, target, losses, name)),
@@ -194,7 +217,7 @@ def video(
 def make_frame_function(
     session: Session, alphas: AlphaSource, tile: int | None = None, overlap: int | None = None
 ) -> FrameFunction:
-    """The session as an effect: sets each frame's alpha, then renders, in tiles if `tile` is given."""
+    """Makes the function that sets each frame's alpha and renders the frame, in tiles if `tile` is given."""
 
     def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
         session.alpha = alphas.at(seconds, number)

@@ -102,7 +102,7 @@ class BatchNormTable:
 
     def describe(self) -> dict[str, Any]:
         """For reports: how many knots, and how they came to be."""
-        return {"knots": len(self.calibration_points), **self.about}
+        return {"calibration_points": len(self.calibration_points), **self.about}
 
     @cached_property
     def calibration_points(self) -> NDArray[np.float64]:

@@ -1,1 +1,1 @@
-"""The command line: one file a command; parse, one library call, print."""
+"""The command line: one file per command, which parses, calls the library once and prints."""

@@ -22,13 +22,17 @@ from dni_deploy.utils.optional_packages import import_optional
     """,
 )
 @options.bundle
-@click.option("--shape", metavar="NxCxHxW", help="Shape of the input.")
-@click.option("--repeats", type=click.IntRange(1, 10_000), help="How often each figure is taken.")
 @click.option(
-    "--video", type=options.PATH_TYPE, metavar="FILM", help="Time the stages of this film's frames, --repeats of them."
+    "--shape", metavar="NxCxHxW", help="Shape of the input.  [default: 1x3x256x256, or 1x3x64x64 if the network enlarges]"
 )
-@click.option("-o", "--output", type=options.PATH_TYPE, help="Write the result as JSON here.")
-@click.option("--plot", type=options.PATH_TYPE, help="Draw the result here, .png, .svg or .pdf.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 10_000),
+    help="Number of rounds that are timed, or of frames with --video.  [default: 20, or 200]",
+)
+@click.option("--video", type=options.PATH_TYPE, metavar="VIDEO", help="Time the stages of the frames of this video.")
+@click.option("-o", "--output", type=options.PATH_TYPE, help="Write the result as JSON to this file.")
+@click.option("--plot", type=options.PATH_TYPE, help="Write a plot of the result to this file: .png, .svg or .pdf.")
 @click.option(
     "--build-baselines", is_flag=True, help="Build the TensorRT plans of the baselines first, unless the bundle has them."
 )
@@ -48,14 +52,14 @@ def command(
 ) -> None:
     """Time an alpha change, the first frame after it and a steady frame, against the other ways to change alpha.
 
-    All rows are taken in one run, interleaved, on this machine. With --video: decode, change, frame, encode and the slider's
-    delay over a film's frames.
+    All modes are timed in one run, interleaved, on this machine. With --video: decode, change, frame, encode and the delay of
+    a slider over the frames of a video.
     """
     if video is not None:
         if shape is not None or output is not None or plot is not None or build_baselines:
             raise UsageError(
-                "--video takes its shape from the film, and prints; --shape, --output, --plot and --build-baselines are for the "
-                "other rows."
+                "--video takes its shape from the video, and prints; --shape, --output, --plot and --build-baselines are for the "
+                "other modes."
             )
         _bench_video(command_output, bundle, video, repeats, threads)
         return
@@ -104,7 +108,7 @@ def command(
     for name, reason in report.skipped.items():
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
-        click.echo(f"\nleft out: {', '.join(names)}: {escape_name(reason, 1000)}")
+        click.echo(f"\nskipped: {', '.join(names)}: {escape_name(reason, 1000)}")
     for path in (output, plot):
         if path is not None:
             print_summary({"wrote": path})
@@ -120,7 +124,7 @@ def _bench_video(command_output: CommandOutput, bundle: Path, video_path: Path, 
     print_summary(
         {
             "bundle": report.bundle,
-            "film": f"{report.video}, {'x'.join(map(str, report.size))} to {'x'.join(map(str, report.output_size))}",
+            "video": f"{report.video}, {'x'.join(map(str, report.size))} to {'x'.join(map(str, report.output_size))}",
             "frames": report.frames,
             "engine": report.engine,
             "frame with a change / without": f"{report.changed_over_steady:.3g}, median of pairs",

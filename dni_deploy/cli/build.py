@@ -24,27 +24,31 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @options.bundle
 @options.engine
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="TensorRT: of weights and arithmetic.  [default: fp32]")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16"]), help="TensorRT: precision of weights and arithmetic.  [default: fp32]"
+)
 @click.option("--min", "smallest", metavar="NxCxHxW", help="TensorRT: the smallest input.  [default: 32x32 pixels]")
-@click.option("--opt", "tuned", metavar="NxCxHxW", help="TensorRT: the input to tune for; alone, the only one.")
+@click.option("--opt", "tuned", metavar="NxCxHxW", help="TensorRT: the input to optimize for; alone, the only one.")
 @click.option("--max", "largest", metavar="NxCxHxW", help="TensorRT: the largest input.  [default: 1920x1088 pixels]")
-@click.option("--strip", is_flag=True, help="TensorRT: a plan without weights, small; they get in when it is opened.")
-@click.option("--device", type=click.IntRange(0, 255), help="TensorRT: the number of the GPU to build for, from 0.")
+@click.option("--strip", is_flag=True, help="TensorRT: a small plan without weights; they are added when it is opened.")
+@click.option("--device", type=click.IntRange(0, 255), help="TensorRT: number of the GPU to build for, from 0.  [default: 0]")
 @click.option(
     "--recalibrate",
     "recalibrate_on",
     type=options.PATH_TYPE,
     multiple=True,
     metavar="PATH",
-    help="First re-estimate the BatchNorm statistics of the blends on this picture or folder, degraded as the input will be; again for "
-    "more. The word noise for a network that makes pictures from it.",
+    help="First re-estimate the BatchNorm statistics of the blends on this image or folder, degraded as the input will be. "
+    "Repeatable. The word noise for a network that makes images from noise.",
 )
 @click.option(
-    "--knots",
+    "--calibration-points",
+    cls=options.AliasedOption,
+    aliases=("--knots",),
     type=click.IntRange(2, 32),
-    help="With --recalibrate: estimate at so many alphas at most.  [default: 11 for two members, 32 for more]",
+    help="With --recalibrate: maximum number of alphas to estimate at.  [default: 11 for two members, 32 for more]",
 )
-@click.option("--no-recalibration", is_flag=True, help="Take the re-estimated statistics out of the bundle.")
+@click.option("--no-recalibration", is_flag=True, help="Remove the re-estimated statistics from the bundle.")
 @options.threads
 @options.force
 def command(
@@ -58,15 +62,15 @@ def command(
     strip: bool,
     device: int | None,
     recalibrate_on: tuple[Path, ...],
-    knots: int | None,
+    calibration_points: int | None,
     no_recalibration: bool,
     threads: int,
     force: bool,
 ) -> None:
     """Build the engine for this machine ahead of time, and verify it.
 
-    The optimized network is kept inside the bundle, as a plan, so that a session opens without optimizing again. TensorRT
-    needs a plan to run at all; auto builds for TensorRT where it can run. The bundle's own files stay as they are, but for the
+    The optimized network is stored inside the bundle, as a plan, so that a session opens without optimizing again. TensorRT
+    needs a plan to run at all; auto builds for TensorRT if it can run. The bundle's own files stay as they are, except for the
     statistics that --recalibrate adds.
     """
     verb = import_optional("dni_deploy.api.build").build
@@ -81,7 +85,7 @@ def command(
             strip=strip,
             device=device,
             recalibrate_on=[str(path) for path in recalibrate_on],
-            calibration_points=knots,
+            calibration_points=calibration_points,
             no_recalibration=no_recalibration,
             threads=threads,
             force=force,
@@ -93,12 +97,12 @@ def command(
         print_recalibration(report.recalibration)
     print_summary(
         {
-            "engine": options.format_engine(report.engine, report.engine_why),
+            "engine": options.format_engine(report.engine, report.engine_reason),
             "kept" if report.plan_kept else "wrote": report.plan or "nothing",
             "precision": report.precision,
             "input": report.profile,
-            "road": report.update_path,
-            "verified": f"{report.weights} weights" if report.weights else None,
+            "weights": report.update_path,
+            "verified": f"{report.weights} weights reach the output" if report.weights else None,
             "error": None if report.error is None else f"{report.error:.2g} against the reference",
             "took": format_seconds(report.seconds),
         }
@@ -106,16 +110,18 @@ def command(
 
 
 def print_recalibration(report: Any) -> None:
-    """How far the statistics of each layer moved, for people."""
+    """Prints how far the statistics of each layer moved."""
     if report.removed:
-        print_summary({"statistics": "the members' own again"})
+        print_summary({"statistics": "those of the members again"})
         return
-    pictures = format_count(len(report.pictures), "picture")
-    on = f"{report.parts} parts of {pictures}" if report.pictures else f"{report.parts} draws of noise"
-    print_summary({"statistics": f"re-estimated at {report.knots} alphas on {on}", "took": format_seconds(report.seconds)})
+    images = format_count(len(report.images), "image")
+    on = f"{report.sample_count} parts of {images}" if report.images else f"{report.sample_count} draws of noise"
+    print_summary(
+        {"statistics": f"re-estimated at {report.calibration_points} alphas on {on}", "took": format_seconds(report.seconds)}
+    )
     click.echo()
     rows = [(row.layer, f"{row.mean:.3f}", f"{row.variance:.3f}") for row in report.layers]
     print_table(
-        ["BatchNorm", "mean moved, deviations", "variance moved, times"], [(escape_name(name), *rest) for name, *rest in rows]
+        ["BatchNorm", "shift of the mean, sigma", "ratio of variances"], [(escape_name(name), *rest) for name, *rest in rows]
     )
     click.echo()

@@ -24,17 +24,17 @@ from dni_deploy.utils.optional_packages import import_optional
     """,
 )
 @click.argument("members", nargs=-1, required=True, metavar="BUNDLE|[NAME=]PATH...")
-@click.option(
-    "--image", type=options.PATH_TYPE, multiple=True, help="A picture for the probe, or a folder of them; may be repeated."
-)
+@click.option("--image", type=options.PATH_TYPE, multiple=True, help="A test image, or a folder of them. Repeatable.")
 @click.option(
     "--reference",
     type=options.PATH_TYPE,
     multiple=True,
-    help="What the network should make of it, in the same order: loss barrier.",
+    help="The expected output for each test image, in the same order: adds the loss barrier. Repeatable.",
 )
-@click.option("--html", type=options.PATH_TYPE, help="Write a report here: .html with pictures, or a plot, .png, .svg or .pdf.")
-@click.option("--strict", is_flag=True, help=f'Exit with {VERDICT_EXIT_CODE} where the verdict is "will not blend".')
+@click.option(
+    "--html", type=options.PATH_TYPE, help="Write a report to this file: .html with images, or a plot, .png, .svg or .pdf."
+)
+@click.option("--strict", is_flag=True, help=f'Exit with {VERDICT_EXIT_CODE} if the verdict is "will not blend".')
 @options.force
 def command(
     command_output: CommandOutput,
@@ -45,10 +45,10 @@ def command(
     strict: bool,
     force: bool,
 ) -> None:
-    """Tell whether checkpoints blend, before anything is exported.
+    """Check whether checkpoints blend, before anything is exported.
 
-    Compares filters by the correlation index of the paper (Eq. 3), looks at the network halfway between the members on
-    pictures, and says what is wrong and what to do. The verdict is one of "blends well", "blends with caveats",
+    Compares filters by the correlation index of the paper (Eq. 3), runs the network halfway between the members on
+    test images, and says what is wrong and what to do. The verdict is one of "blends well", "blends with caveats",
     "will not blend"; it is a result, so the exit code is 0 whichever it is, unless --strict is given.
     """
     one_bundle = len(members) == 1 and Path(members[0]).is_dir()
@@ -91,5 +91,5 @@ def _format_number(value: float | None) -> str:
 
 
 def _format_spread(quantiles: Sequence[float]) -> tuple[str, str, str]:
-    """Median, 5 % and 95 % of a layer's indices."""
+    """Formats median, 5 % and 95 % of a layer's correlation indices."""
     return (f"{quantiles[2]:.3f}", f"{quantiles[0]:.3f}", f"{quantiles[4]:.3f}") if quantiles else ("-", "-", "-")

@@ -7,36 +7,40 @@ PROGRAM_NAME = "dni-deploy"
 COMPLETE_VARIABLE = "_DNI_DEPLOY_COMPLETE"
 
 COMMANDS = {
-    "export": "Make one bundle from the checkpoints of a family.",
+    "export": "Export the checkpoints of a model family as one bundle.",
     "inspect": "Show what a bundle holds.",
-    "check": "Tell whether checkpoints blend, before anything is exported.",
+    "check": "Check whether checkpoints blend, before anything is exported.",
     "build": "Build the engine for this machine ahead of time.",
     "refit": "Write the model blended at one alpha.",
-    "run": "Process pictures at one alpha.",
-    "filter": "Filter raw video from a pipe into a pipe, alpha live or over time.",
-    "sweep": "Process one picture at many alphas: a strip and a page with a slider.",
-    "tune": "Find the alpha that is best by a measure, or by the noise.",
-    "slider": "Keep a slider in the bundle whose equal steps look equal.",
-    "video": "Process a film, alpha over time, sound and timestamps kept.",
-    "serve": "Show it live in the browser, with a slider for alpha.",
+    "run": "Process images at one alpha.",
+    "filter": "Filter raw video from a pipe into a pipe; alpha is live or changes over time.",
+    "sweep": "Process one image at many alphas: a contact sheet and a page with a slider.",
+    "tune": "Find the alpha that is best by a metric, or by the noise.",
+    "slider": "Store a perceptually uniform slider in the bundle.",
+    "video": "Process a video; alpha may change over time, sound and timestamps are kept.",
+    "serve": "Show images or video live in the browser, with a slider for alpha.",
     "bench": "Time an alpha change and a frame, against the alternatives.",
-    "doctor": "Tell what is installed, which engines can run, and why not.",
-    "demo": "See it work: noise a photograph, sweep alpha, write the pictures.",
+    "doctor": "Show what is installed, which engines can run, and why others cannot.",
+    "demo": "Run a demo: add noise to a photograph, sweep alpha, write the images.",
     "completion": "Print the completion script of a shell.",
 }
 """Every command, in the order of the work, with its one line; `cli/NAME.py` holds it as `command`."""
 
+QUIET_HELP = "Show no progress on stderr."
+VERBOSE_HELP = "Log to stderr; -vv logs every step."
+DEBUG_HELP = "Show the traceback of an error."
+
 GLOBAL_OPTIONS = {
-    "-q, --quiet": "No progress on stderr.",
-    "-v, --verbose": "Log to stderr, twice for details.",
-    "--debug": "Show the traceback of an error.",
+    "-q, --quiet": QUIET_HELP,
+    "-v, --verbose": VERBOSE_HELP,
+    "--debug": DEBUG_HELP,
     "--version": "Print the version.",
     "-h, --help": "Print this page, or a command's own.",
 }
 
 
 def format_help_summary() -> str:
-    """What `dni-deploy -h` prints: click's group shows the same text, so there is one source."""
+    """Formats what `dni-deploy -h` prints: click's group shows the same text, so there is one source."""
     lines = [
         f"Usage: {PROGRAM_NAME} [OPTIONS] COMMAND [ARGS]...",
         "",
@@ -53,6 +57,6 @@ def format_help_summary() -> str:
         f"  {PROGRAM_NAME} export psnr=psnr.pth gan=gan.pth -o sr.dni",
         f"  {PROGRAM_NAME} run sr.dni in.png -o out.png --alpha psnr=0.35,gan=0.65",
         "",
-        f"  {PROGRAM_NAME} COMMAND -h tells more. Every option has a variable, such as DNI_RUN_THREADS for run --threads.",
+        f"  {PROGRAM_NAME} COMMAND -h shows more. Every option has a variable, such as DNI_RUN_THREADS for run --threads.",
     ]
     return "\n".join(lines)

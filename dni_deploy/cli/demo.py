@@ -19,13 +19,13 @@ from dni_deploy.utils.optional_packages import import_optional
     dni-deploy demo -o somewhere --force
     """,
 )
-@options.output_option("The folder to write.", required=False, default="dni-demo")
+@options.output_option("The folder to write to.", required=False, default="dni-demo")
 @options.force
 def command(command_output: CommandOutput, output: Path, force: bool) -> None:
-    """See it work: noise a photograph, export, recalibrate, sweep alpha, write the pictures.
+    """Run a demo: add noise to a photograph, export, recalibrate, sweep alpha, write the images.
 
     Uses two denoisers that come with the package, trained for noise 20 and 60, on a photograph with noise 40 that
-    neither has seen. Nothing is downloaded.
+    neither was trained on. Nothing is downloaded.
     """
     from dni_deploy.imaging.metrics.psnr import format_db
 

@@ -1,9 +1,8 @@
-"""Invoke: click's group over the table of commands, and what becomes of every error."""
+"""Runs one command line: the group of all commands, and the sentence and exit code of every error."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from click.shell_completion import shell_complete
 
 from dni_deploy._version import __version__
 from dni_deploy.cli.commands import COMMANDS, COMPLETE_VARIABLE, PROGRAM_NAME, format_help_summary
+from dni_deploy.cli.logs import hide_logs, show_logs
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.utils.optional_packages import explain_missing_package
@@ -25,12 +25,14 @@ EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_PIPE_CLOSED = 130, 143, 141
 
 
 class CommandGroup(click.Group):
-    """A group whose commands are imported when they are called, and whose help is the front page."""
+    """A group whose commands are imported when they are called, and whose help is the help summary."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the names of all commands, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Imports a command; None where there is none of this name."""
         if name not in COMMANDS:
             return None
         from importlib import import_module
@@ -40,6 +42,7 @@ class CommandGroup(click.Group):
         return command
 
     def get_help(self, ctx: click.Context) -> str:
+        """Returns the help summary."""
         return format_help_summary()
 
 
@@ -50,25 +53,31 @@ class CommandGroup(click.Group):
 @click.version_option(__version__, message=f"{PROGRAM_NAME} %(version)s")
 @click.pass_obj
 def group(command_output: CommandOutput, quiet: bool, verbose: int, debug: bool) -> None:
+    """Sets the options that stand before the command."""
     command_output.quiet, command_output.debug = command_output.quiet or quiet, command_output.debug or debug
-    if verbose:
-        logging.basicConfig(level=[logging.INFO, logging.DEBUG][min(verbose, 2) - 1], format="%(message)s")
+    show_logs(verbose)
 
 
 def run_command_line(args: list[str]) -> int:
-    """Run one command line and return its exit code; every error has become one sentence on stderr."""
+    """Runs one command line; every error becomes one sentence on stderr.
+
+    Args:
+        args: The arguments after the program's name.
+
+    Returns:
+        The exit code.
+    """
     if COMPLETE_VARIABLE in os.environ:
         return shell_complete(group, {}, PROGRAM_NAME, COMPLETE_VARIABLE, os.environ[COMPLETE_VARIABLE])
-    surface = CommandOutput(json="--json" in args, debug="--debug" in args)
+    command_output = CommandOutput(json="--json" in args, debug="--debug" in args)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a name that the terminal's encoding cannot show is no reason to fail
+            # A name that the terminal's encoding cannot show is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        with group.make_context(PROGRAM_NAME, list(args), obj=surface) as context:
+        with group.make_context(PROGRAM_NAME, list(args), obj=command_output) as context:
             group.invoke(context)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -76,18 +85,20 @@ def run_command_line(args: list[str]) -> int:
     except click.exceptions.Exit as finished:
         return finished.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return surface.print_error("Stopped", "stopped.", EXIT_INTERRUPTED)
+        return command_output.print_error("Stopped", "stopped.", EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more when it ends
         return EXIT_PIPE_CLOSED
     except Exception as error:
-        if surface.debug:
+        if command_output.debug:
             traceback.print_exc()
-        return surface.print_error(*_describe_error(error))
+        return command_output.print_error(*_describe_error(error))
+    finally:
+        hide_logs()
 
 
 def _describe_error(error: Exception) -> tuple[str, str, int]:
-    """Kind, sentence and exit code of an error."""
+    """Returns kind, sentence and exit code of an error."""
     if isinstance(error, ModuleNotFoundError):
         error = explain_missing_package(error) or error
     if isinstance(error, DniError):
@@ -98,24 +109,25 @@ def _describe_error(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, click.ClickException):
         return UsageError.kind, escape_name(error.format_message(), 1000), 2
     if isinstance(error, MemoryError):
-        return LimitError.kind, "not enough memory; a smaller picture, --tile or fewer threads need less.", LimitError.exit_code
+        return LimitError.kind, "not enough memory; a smaller image, --tile or fewer threads need less.", LimitError.exit_code
     if isinstance(error, OSError) and error.filename is not None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        same = LimitError if full else InputError
-        return same.kind, f"{escape_name(error.filename)}: {error.strerror}.", same.exit_code
+        kind = LimitError if full else InputError
+        return kind.kind, f"{escape_name(error.filename)}: {error.strerror}.", kind.exit_code
     return "Bug", _report_bug(error), DniError.exit_code
 
 
 def _report_bug(error: Exception) -> str:
-    told = f"{type(error).__name__}: {escape_name(error, 300)}"
+    """Writes the traceback of an unexpected error to a file; returns the sentence that names it."""
+    description = f"{type(error).__name__}: {escape_name(error, 300)}"
     try:
         with tempfile.NamedTemporaryFile("w", prefix="dni-deploy-", suffix=".txt", delete=False, encoding="utf-8") as file:
             file.write("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     except OSError:
-        return f"a bug in dni-deploy: {told}. Run it again with --debug and report what it shows."
-    return f"a bug in dni-deploy: {told}. Please report it with {file.name}."
+        return f"a bug in dni-deploy: {description}. Run it again with --debug and report what it shows."
+    return f"a bug in dni-deploy: {description}. Please report it with {file.name}."
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
-    """SIGTERM unwinds the stack, so that temporary files are removed."""
+    """Unwinds the stack on SIGTERM, so that temporary files are removed."""
     raise SystemExit(EXIT_TERMINATED)

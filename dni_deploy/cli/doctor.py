@@ -17,17 +17,22 @@ from dni_deploy.utils.optional_packages import import_optional
     """,
 )
 def command(command_output: CommandOutput) -> None:
-    """Tell what is installed, which engines can run, and why not.
+    """Show what is installed, which engines can run, and why others cannot.
 
-    Changes nothing. Exit code 0 even where something is missing: what is missing is the answer.
+    Changes nothing. The exit code is 0 even if something is missing: what is missing is the answer.
     """
     report = import_optional("dni_deploy.api.doctor").doctor()
     if command_output.print_result("doctor", report.to_json()):
         return
     print_summary(report.machine)
     click.echo()
-    print_table(["package", "version", "opens"], [(name, version or "-", opens) for name, version, opens in report.packages])
+    print_table(
+        ["package", "version", "needed for"], [(name, version or "-", opens) for name, version, opens in report.packages]
+    )
     click.echo()
-    print_table(["engine", "runs", "why"], [(state.name, "yes" if state.runs else "no", state.why) for state in report.engines])
+    print_table(
+        ["engine", "available", "reason"],
+        [(state.name, "yes" if state.available else "no", state.reason) for state in report.engines],
+    )
     for line in (*report.warnings, *report.advice):
         click.echo(f"\n{line}")

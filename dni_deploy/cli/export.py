@@ -23,10 +23,19 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @click.argument("members", nargs=-1, required=True, metavar="NAME=PATH...")
 @options.output_option("The bundle to write, a folder named *.dni.")
-@click.option("--arch", default="auto", show_default=True, help="An architecture's name, or package.module:factory.")
+@click.option("--arch", default="auto", show_default=True, help="Name of the architecture, or package.module:factory.")
 @click.option("--opset", type=click.IntRange(17, 64), help="ONNX opset of the graph.  [default: 18]")
-@click.option("--range", "value_range", metavar="LO..HI", help="What stands for black and white; -1..1 for many GANs.")
-@click.option("--residual/--no-residual", default=None, help="Does the network give the noise instead of the picture?")
+@click.option(
+    "--range",
+    "value_range",
+    metavar="LO..HI",
+    help="Values that stand for black and white; -1..1 for many GANs.  [default: the architecture's]",
+)
+@click.option(
+    "--residual/--no-residual",
+    default=None,
+    help="Whether the network outputs the noise instead of the image.  [default: the architecture's]",
+)
 @options.force
 def command(
     command_output: CommandOutput,

@@ -28,45 +28,59 @@ from dni_deploy.utils.optional_packages import import_optional
     type=click.Choice(["y4m", "rgb24"]),
     default="y4m",
     show_default=True,
-    help="What stdin is and stdout becomes: y4m of 8 bit (4:2:0, 4:2:2, 4:4:4, mono), or bare RGB frames of --size.",
+    help="Format of stdin and stdout: y4m with 8 bits (4:2:0, 4:2:2, 4:4:4, mono), or bare RGB frames of --size.",
 )
-@click.option("--size", metavar="WxH", help="Of rgb24 frames, such as 640x360.")
-@click.option("--fps", metavar="N", help="Frames per second, 25 or 30000/1001, where the stream does not say.")
+@click.option("--size", metavar="WxH", help="Size of rgb24 frames in pixels, such as 640x360.")
+@click.option("--fps", metavar="N", help="Frames per second, 25 or 30000/1001, if the stream does not say.")
 @click.option(
     "--matrix",
     type=click.Choice(["auto", "709", "601"]),
     default="auto",
     show_default=True,
-    help="The colour matrix of y4m, which does not say it; auto: 709 from 720 lines on, else 601, in and out each.",
+    help="The color matrix of y4m, which does not say it; auto: 709 from 720 lines on, else 601, for input and output alike.",
 )
 @click.option(
     "--alpha",
     metavar="ALPHA",
     help='As for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or a file of keyframes.  [default: the first member alone]',
 )
-@click.option("--osc", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by OSC on this port of loopback.")
-@click.option("--http", type=click.IntRange(0, 65535), metavar="PORT", help="Set alpha live by HTTP on this port of loopback.")
+@click.option(
+    "--osc",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Set alpha live by OSC on this UDP port of loopback; 0: any free port.",
+)
+@click.option(
+    "--http",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Set alpha live by HTTP on this TCP port of loopback; 0: any free port.",
+)
 @click.option(
     "--token",
     "http_token",
-    envvar="DNI_FILTER_TOKEN",
     help="The secret that requests to --http carry; better as DNI_FILTER_TOKEN.  [default: random, and printed]",
 )
 @click.option(
     "--no-token",
     "requires_http_token",
-    envvar="DNI_FILTER_NO_TOKEN",
     is_flag=True,
     callback=lambda ctx, parameter, is_set: not is_set,
     help="Let every program on this machine set alpha by --http.",
 )
-@click.option("--midi", metavar="CC", help="Set alpha live by MIDI: 1, 1@NAME of the input, or 20=psnr,21=gan.")
+@click.option("--midi", metavar="CONTROLLER[@PORT]", help="Set alpha live by MIDI: 1, 1@PORT, or 20=psnr,21=gan.")
 @click.option(
-    "--plane", type=options.PATH_TYPE, help="A JSON file with the members' places, for live points of a control plane."
+    "--plane", type=options.PATH_TYPE, help="A JSON file with the members' positions, for live points of a control plane."
 )
-@click.option("--slew", type=click.FloatRange(0, min_open=True), help="The most that a live share may move in a second.")
-@click.option("--alpha-log", type=options.PATH_TYPE, help="Write alpha and generation of every frame here, to be played again.")
-@click.option("--stamp/--no-stamp", default=True, help="Write them into each y4m frame's line, too, as a comment (default).")
+@click.option(
+    "--slew", type=click.FloatRange(0, min_open=True), help="Limit of the change of a live share, per second.  [default: none]"
+)
+@click.option(
+    "--alpha-log", type=options.PATH_TYPE, help="Write alpha and generation of every frame to this file; --alpha can replay it."
+)
+@click.option(
+    "--stamp/--no-stamp", default=True, help="Write both into the header line of each y4m frame, too, as a comment (default)."
+)
 @options.session_options
 @options.extrapolate
 @options.group_rule_options
@@ -87,9 +101,9 @@ def command(
 ) -> None:
     """Filter raw video between other programs: stdin to stdout.
 
-    Nothing but video is written to stdout; notes, and the object of --json, go to stderr. Where whoever reads stdout
-    goes away it ends with exit code 0. A stream that is cut in the middle of a frame has its whole frames passed on,
-    and the exit code is 8.
+    Nothing but video is written to stdout; notes, and the object of --json, go to stderr. If the reader of stdout closes
+    the pipe, the exit code is 0. If the stream ends in the middle of a frame, the complete frames are processed and the
+    exit code is 8.
     """
 
     def print_note(sentence: str) -> None:
@@ -118,8 +132,8 @@ def command(
         click.echo(json.dumps({"schema": OUTPUT_SCHEMA_VERSION, "command": "filter", **report.to_json()}), err=True)
         return
     pace = f", {report.frames / report.seconds:.0f} frames per second" if report.seconds else ""
-    gone = "; whoever read them went away" if report.closed_by == "sink" else ""
+    closed = "; their reader closed the pipe" if report.closed_by == "sink" else ""
     print_note(
         f"{report.frames} frames {report.size} to {report.output_size} in {format_seconds(report.seconds)}{pace}, "
-        f"alpha {options.format_coefficients(report.alpha)}, {report.engine}{gone}."
+        f"alpha {options.format_coefficients(report.alpha)}, {report.engine}{closed}."
     )

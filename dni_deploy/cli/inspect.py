@@ -25,78 +25,78 @@ from dni_deploy.utils.optional_packages import import_optional
     """,
 )
 @options.bundle
-@click.option("--groups", is_flag=True, help="List every weight with the roles and the depth that --alpha-for can pick by.")
+@click.option("--groups", is_flag=True, help="List every weight with the roles and the depth that --alpha-for can select by.")
 @click.option("--tensors", is_flag=True, help="List every blended tensor.")
 def command(command_output: CommandOutput, bundle: Path, groups: bool, tensors: bool) -> None:
     """Show what a bundle holds: members, network, tensors, and the plans that were built from it.
 
     Every file is compared with its SHA-256 in the manifest first.
     """
-    found = import_optional("dni_deploy.api.inspect").inspect(bundle)
-    if command_output.print_result("inspect", found.to_json()):
+    report = import_optional("dni_deploy.api.inspect").inspect(bundle)
+    if command_output.print_result("inspect", report.to_json()):
         return
     print_summary(
         {
-            "bundle": found.path,
-            "digest": found.digest,
-            "architecture": found.architecture,
-            "frames": format_signature(found.signature),
-            "opset": found.opset,
-            "size": format_bytes(found.size),
-            "blended": f"{found.parameters:,} numbers in {len(found.weights)} tensors",
-            "operators": ", ".join(f"{count} {name}" for name, count in found.operators.items()),
-            "unused tensors": len(found.unused) or None,
-            "shared tensors": len(found.tied) or None,
-            "statistics": None if found.recalibration is None else _format_statistics(found.recalibration),
-            "slider": None if found.slider is None else _format_slider(found.slider),
-            "probe error": None if found.verification_error is None else f"{found.verification_error:.2g} of PyTorch's output",
+            "bundle": report.path,
+            "digest": report.digest,
+            "architecture": report.architecture,
+            "frames": format_signature(report.signature),
+            "opset": report.opset,
+            "size": format_bytes(report.size),
+            "blended": f"{report.parameters:,} numbers in {len(report.weights)} tensors",
+            "operators": ", ".join(f"{count} {name}" for name, count in report.operators.items()),
+            "unused tensors": len(report.unused) or None,
+            "shared tensors": len(report.tied) or None,
+            "statistics": None if report.recalibration is None else _format_statistics(report.recalibration),
+            "slider": None if report.slider is None else _format_slider(report.slider),
+            "verification error": None
+            if report.verification_error is None
+            else f"{report.verification_error:.2g} of PyTorch's output",
         }
     )
     click.echo()
-    rows = [(member.name, member.dtype, format_bytes(member.size), member.source) for member in found.members]
+    rows = [(member.name, member.dtype, format_bytes(member.size), member.source) for member in report.members]
     print_table(["member", "dtype", "size", "from"], rows)
     click.echo()
-    if found.plans:
-        built = [(plan.file, plan.engine, plan.precision, format_bytes(plan.size)) for plan in found.plans]
+    if report.plans:
+        built = [(plan.file, plan.engine, plan.precision, format_bytes(plan.size)) for plan in report.plans]
         print_table(["plan", "engine", "precision", "size"], built)
         click.echo()
     if groups:
-        print_table(["weight", "roles", "depth"], [(row.name, " ".join(row.roles), row.depth) for row in found.groups])
+        print_table(["weight", "roles", "depth"], [(row.name, " ".join(row.roles), row.depth) for row in report.groups])
     elif tensors:
-        shapes = [("x".join(map(str, weight.shape)) or "scalar", weight) for weight in found.weights]
+        shapes = [("x".join(map(str, weight.shape)) or "scalar", weight) for weight in report.weights]
         print_table(["tensor", "shape", "role"], [(weight.name, shape, weight.role) for shape, weight in shapes])
     else:
         print_table(
             ["tensors", "role"],
-            [(count, role) for role, count in Counter(weight.role for weight in found.weights).most_common()],
+            [(count, role) for role, count in Counter(weight.role for weight in report.weights).most_common()],
         )
 
 
 def format_signature(signature: Signature) -> str:
-    """A signature in a few words: 3 -> 3 channels, x4, values 0..1."""
+    """Formats a signature in a few words: 3 -> 3 channels, x4, values 0..1."""
     if signature.kind == "latent":
-        return f"{signature.input_channels} numbers of noise -> a picture of {signature.output_channels} channels"
+        return f"{signature.input_channels} numbers of noise -> an image of {signature.output_channels} channels"
     parts = [f"{signature.input_channels} -> {signature.output_channels} channels", f"x{signature.scale}"]
     parts.append(f"values {signature.low:g}..{signature.high:g}")
-    parts += ["the network gives the noise"] if signature.residual else []
+    parts += ["the network outputs the noise"] if signature.residual else []
     parts += [f"sides in multiples of {signature.multiple}"] if signature.multiple > 1 else []
     return ", ".join(parts)
 
 
 def _format_statistics(recalibration: dict[str, Any]) -> str:
-    pictures = recalibration.get("pictures")
-    on = format_count(len(pictures), "picture") if isinstance(pictures, list) else "noise"
-    return f"of BatchNorm, re-estimated at {recalibration['knots']} alphas on {on}"
+    images = recalibration.get("pictures")
+    on = format_count(len(images), "image") if isinstance(images, list) else "noise"
+    return f"of BatchNorm, re-estimated at {recalibration['calibration_points']} alphas on {on}"
 
 
 def _format_slider(slider: dict[str, Any]) -> str:
-    """Of two members; what was not kept, or is not of the kind that it should be, is left out."""
-    told = (
-        f"even steps from {escape_name(slider['members'][0])} to {escape_name(slider['members'][-1])}, {slider['knots']} knots"
-    )
-    pictures, before, after = (slider.get(key) for key in ("pictures", "before", "after"))
-    if isinstance(pictures, list):
-        told += f", measured on {format_count(len(pictures), 'picture')}"
+    """Formats a slider; what the bundle does not hold, or holds as another type, is left out."""
+    text = f"even steps from {escape_name(slider['members'][0])} to {escape_name(slider['members'][-1])}, {slider['points']} points"
+    images, before, after = (slider.get(key) for key in ("pictures", "before", "after"))
+    if isinstance(images, list):
+        text += f", measured on {format_count(len(images), 'image')}"
     if isinstance(before, float) and isinstance(after, float):
-        told += f"; largest step / mean {before:.2f} by alpha, {after:.2f} by the slider"
-    return told
+        text += f"; largest step / mean {before:.2f} by alpha, {after:.2f} by the slider"
+    return text

@@ -1,7 +1,7 @@
-"""The group: the table of commands, the front page and main().
+"""The entry point of the command line.
 
-The front page is answered here, without click (30 ms) or anything else, so that the first thing a person types
-comes back as fast as Python itself starts. Everything else goes to `invoke.py`.
+The help summary is printed here, without click (30 ms) or anything else, so that it comes back as fast as Python itself
+starts. Everything else goes to `dispatch.py`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,17 @@ from dni_deploy.cli.commands import COMPLETE_VARIABLE, PROGRAM_NAME, format_help
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code. `args` defaults to those of the process."""
+    """Runs the command line.
+
+    Args:
+        args: The arguments; None: those of the process.
+
+    Returns:
+        The exit code.
+    """
     args = sys.argv[1:] if args is None else args
-    asked = COMPLETE_VARIABLE not in os.environ  # else it is the shell that asks, for a completion
-    if asked and args in ([], ["-h"], ["--help"], ["--version"]) and sys.stdout is not None:
+    is_completion = COMPLETE_VARIABLE in os.environ  # then the shell calls, not a person
+    if not is_completion and args in ([], ["-h"], ["--help"], ["--version"]) and sys.stdout is not None:
         print(f"{PROGRAM_NAME} {__version__}" if args == ["--version"] else format_help_summary())
         return 0
     from dni_deploy.cli.dispatch import run_command_line

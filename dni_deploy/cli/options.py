@@ -1,8 +1,8 @@
-"""Options: what several commands share, spelled once."""
+"""The options that several commands share, and how a function becomes a command."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
 from inspect import signature
@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from dni_deploy.cli.commands import COMMANDS
+from dni_deploy.cli.commands import COMMANDS, DEBUG_HELP, QUIET_HELP, VERBOSE_HELP
+from dni_deploy.cli.logs import show_logs
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.optional_packages import import_optional
@@ -19,29 +20,55 @@ from dni_deploy.utils.optional_packages import import_optional
 Function = TypeVar("Function", bound=Callable[..., Any])
 PATH_TYPE = click.Path(path_type=Path)
 
-
-def _combine(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Several options as one decorator, in the order of the help."""
-
-    def decorate(function: Function) -> Function:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
+OPTION_OBJECTS = {
+    "session_options": ("dni_deploy.session.options", "SessionOptions"),
+    "listeners": ("dni_deploy.control.open_listeners", "ListenerOptions"),
+    "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
+}
+"""Parameter of a command -> module and class of the library that holds the command line's values for its fields."""
 
 
 class CommandWithExamples(click.Command):
     """A command whose help ends with examples, printed as written."""
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+        """Initializes the command.
+
+        Args:
+            *args: As click.Command takes them.
+            examples: One command line per line.
+            **kwargs: As click.Command takes them.
+        """
         super().__init__(*args, **kwargs)
         self.examples = examples
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the examples."""
         with formatter.section("Examples"):
             for line in self.examples.strip().splitlines():
                 formatter.write(f"  {line.strip()}\n")
+
+
+class AliasedOption(click.Option):
+    """An option whose former names still work and are not shown."""
+
+    def __init__(self, *args: Any, aliases: Sequence[str] = (), **kwargs: Any) -> None:
+        """Initializes the option.
+
+        Args:
+            *args: As click.Option takes them.
+            aliases: The former names, such as "--recipe".
+            **kwargs: As click.Option takes them.
+        """
+        super().__init__(*args, **kwargs)
+        self.aliases = list(aliases)
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Lets the parser know the former names, too."""
+        shown = self.opts
+        self.opts = [*shown, *self.aliases]
+        super().add_to_parser(parser, ctx)
+        self.opts = shown
 
 
 def command(name: str, examples: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -76,53 +103,72 @@ def command(name: str, examples: str) -> Callable[[Callable[..., Any]], click.Co
             name, cls=CommandWithExamples, short_help=COMMANDS[name], examples=examples, context_settings=settings
         )(click.pass_obj(callback))
         result.params += [
-            _make_flag("--json", "json", "One JSON object on stdout."),
-            _make_flag("-q/--quiet", "quiet", "No progress on stderr."),
-            _make_flag("--debug", "debug", "Show the traceback of an error."),
+            _make_flag("--json", "json", "Print one JSON object on stdout."),
+            _make_flag("-q/--quiet", "quiet", QUIET_HELP),
+            click.Option(
+                ["-v", "--verbose"], count=True, expose_value=False, callback=_show_logs, is_eager=True, help=VERBOSE_HELP
+            ),
+            _make_flag("--debug", "debug", DEBUG_HELP),
         ]
+        for parameter in result.params:
+            if isinstance(parameter, click.Option):
+                spellings = (*parameter.opts, *getattr(parameter, "aliases", ()))
+                parameter.envvar = [
+                    f"DNI_{name}_{spelling[2:]}".replace("-", "_").upper() for spelling in spellings if spelling[:2] == "--"
+                ]
         return result
 
     return decorate
 
 
-OPTION_OBJECTS = {
-    "session_options": ("dni_deploy.session.options", "SessionOptions"),
-    "listeners": ("dni_deploy.control.open_listeners", "ListenerOptions"),
-    "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
-}
-"""Parameter of a command -> module and class of the library that holds the command line's values for its fields."""
-
-
 def _make_flag(spelling: str, field: str, text: str) -> click.Option:
+    """Makes an option that sets a field of the CommandOutput."""
+
     def set_flag(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-        surface = ctx.find_object(CommandOutput)
-        if value and surface is not None:
-            setattr(surface, field, True)
+        command_output = ctx.find_object(CommandOutput)
+        if value and command_output is not None:
+            setattr(command_output, field, True)
 
     return click.Option(spelling.split("/"), is_flag=True, expose_value=False, callback=set_flag, is_eager=True, help=text)
 
 
-alpha_or_map = click.option(
-    "--alpha",
-    metavar="ALPHA",
-    help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member. "
-    "Needed, except with an alpha map between two members, or a recipe that has one.",
-)
+def _show_logs(ctx: click.Context, param: click.Parameter, count: int) -> None:
+    show_logs(count)
 
 
-alpha_optional = click.option(
-    "--alpha",
-    metavar="ALPHA",
-    help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member. "
-    "Needed, except with --slider, or with a recipe that has one.",
-)
+def _combine(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Makes one decorator of several options, in the order of the help."""
+
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def make_alpha_option(exception: str) -> Callable[[Function], Function]:
+    """Makes the option --alpha of a command that renders with one alpha.
+
+    Args:
+        exception: What may stand in for the option, for the help.
+
+    Returns:
+        The decorator.
+    """
+    return click.option(
+        "--alpha",
+        metavar="ALPHA",
+        help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member. "
+        f"Required unless {exception} supplies it.",
+    )
 
 
 slider = click.option(
     "--slider",
     type=click.FloatRange(0, 1),
     metavar="POSITION",
-    help="In place of --alpha: 0 to 1 on the slider with even steps that `dni-deploy slider` keeps in the bundle.",
+    help="Instead of --alpha: a position, 0 to 1, of the perceptually uniform slider that `dni-deploy slider` stores in the bundle.",
 )
 
 
@@ -135,7 +181,7 @@ def _resolve_slider(values: dict[str, Any]) -> None:
     if position is None:
         return
     if values["alpha"] is not None:
-        raise UsageError("--alpha and --slider say the same thing in two ways; give one of them.")
+        raise UsageError("--alpha and --slider both set alpha; give one of them.")
     values["bundle"] = import_optional("dni_deploy.bundle.bundle").Bundle.open(values["bundle"])
     values["alpha"] = values["bundle"].alpha_at(position)
 
@@ -145,16 +191,19 @@ alpha_map_options = _combine(
         "--alpha-map",
         type=PATH_TYPE,
         metavar="MASK",
-        help="A grey picture with an alpha for each pixel; black is --alpha. For a film, also a grey film of as many frames.",
+        help="A gray image with an alpha for each pixel; black is --alpha. For a video, also a gray video with as many frames.",
     ),
     click.option("--alpha-map-to", metavar="ALPHA", help="The alpha where MASK is white.  [default: the first member alone]"),
     click.option(
         "--levels",
         type=click.IntRange(2, 256),
-        help="Run the network at so many alphas from black to white and interpolate between.  "
+        help="Number of alphas at which the network runs, from black to white; pixels between them are interpolated.  "
         "[default: MASK's own values if they are few, else 9]",
     ),
-    click.option("--alpha-map-fit", is_flag=True, help="Scale MASK to the picture where it has another size."),
+    click.option("--alpha-map-fit", is_flag=True, help="Scale MASK to the image if it has another size."),
+)
+alpha_map_error = click.option(
+    "--alpha-map-error", is_flag=True, help="Measure the error of the levels against twice as many; takes three times as long."
 )
 
 
@@ -162,8 +211,7 @@ def _resolve_alpha_map(values: dict[str, Any]) -> None:
     """Turns the options of an alpha map into one AlphaMapOptions, or None."""
     if "alpha_map" not in values:
         return
-    names = ("alpha_map_to", "levels", "alpha_map_fit", "alpha_map_error")
-    settings = [values.pop(name, False) for name in names]
+    settings = [values.pop(name, False) for name in ("alpha_map_to", "levels", "alpha_map_fit", "alpha_map_error")]
     if values["alpha_map"] is not None:
         values["alpha_map"] = import_optional("dni_deploy.spatial.alpha_map").AlphaMapOptions(values["alpha_map"], *settings)
     elif any(setting not in (None, False) for setting in settings):
@@ -178,19 +226,33 @@ group_rule_options = _combine(
         multiple=True,
         metavar="PATTERN=ALPHA",
         help="An alpha for some of the weights, by name or role: 'norm:*=0.2', 'body.[0-7].*=0.8', 'body.*=0.2..0.8' over "
-        "depth, 'bias:*=base*0.5' of --alpha. Again for more; later ones win. `dni-deploy inspect --groups` lists the weights.",
+        "depth, 'bias:*=base*0.5' of --alpha. Repeatable; later ones win. `dni-deploy inspect --groups` lists the weights.",
     ),
     click.option(
-        "--recipe", type=PATH_TYPE, metavar="FILE", help="Rules of that kind, and an alpha to begin with, from a file."
+        "--alpha-preset",
+        cls=AliasedOption,
+        aliases=("--recipe",),
+        type=PATH_TYPE,
+        metavar="FILE",
+        help="A file with rules like those of --alpha-for and, optionally, an alpha.",
     ),
+)
+save_alpha_preset = click.option(
+    "--save-alpha-preset",
+    "save_preset",
+    cls=AliasedOption,
+    aliases=("--save-recipe",),
+    type=PATH_TYPE,
+    metavar="FILE",
+    help="Save alpha and the rules as a preset.",
 )
 
 
 def _resolve_rules(values: dict[str, Any]) -> None:
-    """Turns --alpha-for and --recipe into the list of rules, and gives the preset's alpha where the command line has none."""
+    """Turns --alpha-for and --alpha-preset into a list of rules; the preset's alpha counts where the command line has none."""
     if "alpha_for" not in values:
         return
-    texts, path = values.pop("alpha_for"), values.pop("recipe")
+    texts, path = values.pop("alpha_for"), values.pop("alpha_preset")
     values["rules"] = list(texts)
     if path is not None:
         preset = import_optional("dni_deploy.blending.preset").Preset.read(path, extrapolate=values.get("extrapolate", False))
@@ -199,78 +261,82 @@ def _resolve_rules(values: dict[str, Any]) -> None:
             values["alpha"] = preset.alpha
 
 
-save_preset = click.option("--save-recipe", type=PATH_TYPE, metavar="FILE", help="Keep alpha and the rules for groups here.")
-
-
-def format_rules(rules: Iterable[Any]) -> str | None:
-    """Rules with the numbers of their weights, for people."""
-    return "; ".join(f"{escape_name(rule.weights)}={escape_name(rule.alpha)} ({rule.count} weights)" for rule in rules) or None
-
-
-alpha_map_error = click.option(
-    "--alpha-map-error", is_flag=True, help="Tell how far the levels are from twice as many; takes three times as long."
-)
 extrapolate = click.option(
     "--extrapolate", is_flag=True, help="Allow shares outside 0 to 1, as far as every variance stays positive."
 )
-
-
 engine = click.option(
     "--engine",
     metavar="auto|NAME",
     default="auto",
     show_default=True,
-    help="What runs the network: tensorrt, onnxruntime-gpu or onnxruntime; auto takes the first of these that can run here, and "
-    "tells which and why.",
+    help="The engine that runs the network: tensorrt, onnxruntime-gpu or onnxruntime; auto chooses the first of them that "
+    "can run here and says why. `dni-deploy doctor` lists all engines.",
 )
 precision = click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of a GPU engine; on the CPU all is fp32.  [default: the plan's]"
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    help="Precision of a GPU engine; the CPU always computes in fp32.  [default: the plan's]",
 )
-device = click.option("--device", type=click.IntRange(0, 255), default=0, help="The number of the GPU, from 0.")
-threads = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads of the engine; 0: one per core.")
-
-
+device = click.option("--device", type=click.IntRange(0, 255), default=0, show_default=True, help="Number of the GPU, from 0.")
+threads = click.option(
+    "--threads",
+    type=click.IntRange(0, 1024),
+    default=0,
+    show_default=True,
+    help="Number of threads of the engine; 0: one per core.",
+)
 session_options = _combine(engine, precision, device, threads)
 """What every command that runs a network takes; the command gets it as one SessionOptions, `session_options`."""
 
-
-def format_engine(name: str, reason: str) -> str:
-    """The engine, and why it is the one, on one line."""
-    return f"{name} ({reason})" if reason else name
-
-
 force = click.option("--force", is_flag=True, help="Replace an output that exists.")
-tile = click.option("--tile", type=click.IntRange(16, 2**16), help="Process in square tiles of this many input pixels.")
-overlap = click.option("--overlap", type=click.IntRange(0, 2**14), help="Input pixels that neighbouring tiles share.")
+tile = click.option(
+    "--tile", type=click.IntRange(16, 2**16), metavar="PIXELS", help="Process in square tiles of this many input pixels."
+)
+overlap = click.option(
+    "--overlap",
+    type=click.IntRange(0, 2**14),
+    metavar="PIXELS",
+    help="Number of input pixels that neighboring tiles share.  [default: the network's radius]",
+)
 bundle = click.argument("bundle", type=PATH_TYPE)
 
 
 def output_option(text: str, *, required: bool = True, default: str | None = None) -> Callable[[Function], Function]:
+    """Makes the option -o/--output with its help text."""
     return click.option("-o", "--output", type=PATH_TYPE, required=required, default=default, show_default=True, help=text)
 
 
-def format_coefficients(alpha: Mapping[str, float]) -> str:
-    """Names with their shares, for people."""
-    return ", ".join(f"{escape_name(name)}={share:.6g}" for name, share in alpha.items())
-
-
 def parse_members(arguments: tuple[str, ...]) -> dict[str, Path]:
-    """NAME=PATH_TYPE arguments as a family: a bare PATH_TYPE takes the file's stem as its name. Raises UsageError on a name given twice."""
-    found: dict[str, Path] = {}
+    """Parses a family of checkpoints.
+
+    Args:
+        arguments: NAME=PATH, or a PATH whose stem is the name.
+
+    Returns:
+        Member name -> path, in the order of the arguments.
+
+    Raises:
+        UsageError: A name without a file, or a name that is given twice.
+    """
+    paths: dict[str, Path] = {}
     for argument in arguments:
         name, equals, path = argument.partition("=")
         if not equals or Path(argument).exists() or "/" in name:
             name, path = Path(argument).stem, argument
         if not path:
             raise UsageError(f"{escape_name(argument)!r} names a member and no file; write NAME=PATH.")
-        if name in found:
+        if name in paths:
             raise UsageError(f"Two members are named {escape_name(name)!r}; write NAME=PATH to give each its own name.")
-        found[name] = Path(path)
-    return found
+        paths[name] = Path(path)
+    return paths
 
 
 def parse_value_range(text: str | None) -> tuple[float, float] | None:
-    """LO..HI as two numbers: what stands for black and white. Raises UsageError."""
+    """Parses LO..HI, the values that stand for black and white.
+
+    Raises:
+        UsageError: The text is no such range.
+    """
     if text is None:
         return None
     low, dots, high = text.partition("..")
@@ -281,3 +347,18 @@ def parse_value_range(text: str | None) -> tuple[float, float] | None:
     if not dots or not pair[0] < pair[1] or pair[1] - pair[0] == float("inf"):
         raise UsageError(f"--range {escape_name(text)} is not LO..HI with LO below HI, such as 0..1 or -1..1.")
     return pair
+
+
+def format_engine(name: str, reason: str) -> str:
+    """Formats an engine and the reason why it was chosen on one line."""
+    return f"{name} ({reason})" if reason else name
+
+
+def format_coefficients(alpha: Mapping[str, float]) -> str:
+    """Formats members with their shares: psnr=0.35, gan=0.65."""
+    return ", ".join(f"{escape_name(name)}={share:.6g}" for name, share in alpha.items())
+
+
+def format_rules(rules: Iterable[Any]) -> str | None:
+    """Formats rules with the number of weights that each applies to; None where there is no rule."""
+    return "; ".join(f"{escape_name(rule.weights)}={escape_name(rule.alpha)} ({rule.count} weights)" for rule in rules) or None

@@ -1,4 +1,4 @@
-"""Surface: what a command prints, and where: results to stdout, everything else to stderr."""
+"""What a command prints, and where: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -16,20 +16,34 @@ from dni_deploy.cli.commands import PROGRAM_NAME
 from dni_deploy.errors import escape_name
 from dni_deploy.utils.progress import OptionalProgress
 
-OUTPUT_SCHEMA_VERSION = 1
-"""Of every JSON object on stdout; it changes when a field is renamed, removed or given another meaning."""
+OUTPUT_SCHEMA_VERSION = 2
+"""Version of every JSON object on stdout; it changes when a field is renamed, removed or given another meaning."""
 
 
 @dataclass
 class CommandOutput:
-    """json: one JSON object on stdout and nothing else. quiet: no progress. debug: tracebacks."""
+    """Where and how a command prints.
+
+    Attributes:
+        json: One JSON object on stdout and nothing else.
+        quiet: No progress.
+        debug: Tracebacks of errors.
+    """
 
     json: bool = False
     quiet: bool = False
     debug: bool = False
 
     def print_result(self, command: str, fields: Mapping[str, Any]) -> bool:
-        """Print the JSON object if that is what was asked for; tells whether it did."""
+        """Prints the result as JSON, where the command line has --json.
+
+        Args:
+            command: The command's name.
+            fields: The result.
+
+        Returns:
+            Whether it was printed, so that nothing else is to be.
+        """
         if self.json:
             body = {
                 "schema": OUTPUT_SCHEMA_VERSION,
@@ -40,7 +54,16 @@ class CommandOutput:
         return self.json
 
     def print_error(self, kind: str, sentence: str, exit_code: int) -> int:
-        """Print an error and return its exit code. Lines of the sentence stay lines; control characters are escaped."""
+        """Prints an error. Lines of the sentence stay lines; control characters are escaped.
+
+        Args:
+            kind: The error's fixed name.
+            sentence: What is wrong.
+            exit_code: The error's exit code.
+
+        Returns:
+            The exit code.
+        """
         safe = "\n".join(escape_name(line, 2000) for line in sentence.split("\n"))
         if self.json:
             error = {"kind": kind, "message": safe, "exit_code": exit_code}
@@ -51,7 +74,11 @@ class CommandOutput:
 
     @contextmanager
     def show_progress(self) -> Iterator[OptionalProgress]:
-        """A progress bar on stderr where that is a terminal; None elsewhere."""
+        """Shows a progress bar on stderr where that is a terminal.
+
+        Yields:
+            The callback that moves the bar; None where there is no bar.
+        """
         if self.quiet or sys.stderr is None or not sys.stderr.isatty():
             yield None
             return
@@ -65,7 +92,7 @@ class CommandOutput:
 
 
 def _replace_non_finite(value: object) -> object:
-    """JSON has no infinity and no NaN (the PSNR of equal pictures is infinite): they become null."""
+    """Replaces infinities and NaN by None: JSON has neither, and the PSNR of equal images is infinite."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -74,7 +101,7 @@ def _replace_non_finite(value: object) -> object:
 
 
 def print_summary(pairs: Mapping[str, object]) -> None:
-    """Print one `name  value` line each; those whose value is None or empty are left out."""
+    """Prints one `name  value` line each; those whose value is None or empty are left out."""
     kept = {name: escape_name(value, 1000) for name, value in pairs.items() if value is not None and str(value)}
     width = max((len(name) for name in kept), default=0)
     for name, value in kept.items():
@@ -82,31 +109,30 @@ def print_summary(pairs: Mapping[str, object]) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table: rich's on a terminal; elsewhere plain columns, one line a row, never wrapped."""
-    cells = [[escape_name(cell) for cell in row] for row in rows]
-    numeric = [bool(cells) and all(_is_number(row[column]) for row in cells) for column in range(len(headers))]
-    if sys.stdout is not None and sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+    """Prints a table, numbers to the right: on a terminal as wide as that, elsewhere one line a row, never wrapped."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-        drawn = Table(box=None, pad_edge=False)
-        for header, right in zip(headers, numeric, strict=True):
-            drawn.add_column(header, justify="right" if right else "left", overflow="fold")
-        for row in cells:
-            drawn.add_row(*(Text(cell) for cell in row))
-        Console().print(drawn)
+    cells = [[escape_name(cell) for cell in row] for row in rows]
+    table = Table(box=None, pad_edge=False)
+    for column, header in enumerate(headers):
+        is_numeric = bool(cells) and all(_is_number(row[column]) for row in cells)
+        table.add_column(Text(header), justify="right" if is_numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    if sys.stdout is not None and sys.stdout.isatty():
+        Console().print(table)
         return
-    widths = [max(len(row[column]) for row in [list(headers), *cells]) for column in range(len(headers))]
-    for row in [list(headers), *cells]:
-        line = (
-            cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric, strict=True)
-        )
-        click.echo("  ".join(line).rstrip())
+    console = Console(width=sum(max(map(len, column)) + 2 for column in zip(headers, *cells, strict=True)) * 2, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def format_bytes(count: float) -> str:
-    """A number of bytes for people: 3.4 MB."""
+    """Formats a number of bytes: 3.4 MB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -115,18 +141,19 @@ def format_bytes(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A time for people: 0.31 ms, 42 ms, 3.1 s."""
+    """Formats a time: 0.31 ms, 42 ms, 3.1 s."""
     if seconds < 0.01:
         return f"{seconds * 1e3:.2f} ms"
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def format_count(number: int, noun: str) -> str:
-    """A number and its noun: "1 picture", "2 pictures"."""
+    """Formats a number with its noun: "1 image", "2 images"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _is_number(cell: str) -> bool:
+    """Whether a cell is a number with or without a unit, or stands for a missing one."""
     if cell == "-":
         return True
     try:

@@ -9,7 +9,6 @@ import click
 
 from dni_deploy.cli import options
 from dni_deploy.cli.output import CommandOutput, format_bytes, format_seconds, print_summary
-from dni_deploy.errors import UsageError
 from dni_deploy.utils.optional_packages import import_optional
 
 
@@ -19,11 +18,11 @@ from dni_deploy.utils.optional_packages import import_optional
     dni-deploy refit sr.dni --alpha 0.35 -o blended.onnx
     dni-deploy refit sr.dni --alpha psnr=0.35,gan=0.65 -o blended.safetensors
     dni-deploy refit sr.dni --alpha 0.35 -o blended.plan --precision fp16
-    dni-deploy refit sr.dni --alpha 0.35 --alpha-for 'norm:*=0' -o blended.safetensors --save-recipe look.json
+    dni-deploy refit sr.dni --alpha 0.35 --alpha-for 'norm:*=0' -o blended.safetensors --save-alpha-preset look.json
     """,
 )
 @options.bundle
-@options.alpha_optional
+@options.make_alpha_option("--slider or --alpha-preset")
 @options.slider
 @options.output_option(
     "The file to write: .onnx (self-contained), .safetensors (a checkpoint), or .plan or .engine (TensorRT, for this GPU)."
@@ -31,11 +30,11 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16"]),
-    help="Which plan to blend, for .plan and .engine.  [default: the newest]",
+    help="Precision of the plan that is blended, for .plan and .engine.  [default: the newest plan's]",
 )
 @options.extrapolate
 @options.group_rule_options
-@options.save_preset
+@options.save_alpha_preset
 @options.force
 def command(
     command_output: CommandOutput,
@@ -54,12 +53,8 @@ def command(
     made from a plan that `dni-deploy build` wrote, and runs on this kind of GPU with this TensorRT alone. A session
     needs no such file: it changes alpha while it runs.
     """
-    if alpha is None:
-        raise UsageError(
-            "Which alpha? Give --alpha, --slider for a position of the bundle's slider, or a recipe that has one. Nothing was written."
-        )
     verb = import_optional("dni_deploy.api.refit").refit
-    done = verb(
+    report = verb(
         bundle,
         alpha,
         output,
@@ -69,16 +64,16 @@ def command(
         rules=rules,
         save_preset=save_preset,
     )
-    if command_output.print_result("refit", done.to_json()):
+    if command_output.print_result("refit", report.to_json()):
         return
-    largest = f"{done.largest_change:.4g} in {done.largest_change_tensor}" if done.largest_change_tensor else "none"
+    largest = f"{report.largest_change:.4g} in {report.largest_change_tensor}" if report.largest_change_tensor else "none"
     print_summary(
         {
-            "wrote": f"{done.output} ({format_bytes(done.size)})",
-            "alpha": done.coefficients,
-            "for": options.format_rules(done.rules),
-            "changed": f"{done.numbers_changed:,} of {done.numbers:,} numbers in {done.tensors_changed} of {done.tensors} tensors",
+            "wrote": f"{report.output} ({format_bytes(report.size)})",
+            "alpha": report.coefficients,
+            "group rules": options.format_rules(report.rules),
+            "changed": f"{report.numbers_changed:,} of {report.numbers:,} numbers in {report.tensors_changed} of {report.tensors} tensors",
             "largest change": largest,
-            "took": format_seconds(done.seconds),
+            "took": format_seconds(report.seconds),
         }
     )

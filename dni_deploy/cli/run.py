@@ -1,4 +1,4 @@
-"""`dni-deploy run`: pictures through the network at one alpha, or with the alphas of a map."""
+"""`dni-deploy run`: images through the network at one alpha, or with an alpha for each pixel."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @options.bundle
 @click.argument("inputs", nargs=-1, required=True, type=options.PATH_TYPE)
-@options.output_option("The picture to write, or a folder for several.")
-@options.alpha_or_map
+@options.output_option("The image to write, or a folder for several.")
+@options.make_alpha_option("--alpha-map (two members) or --alpha-preset")
 @options.slider
 @options.alpha_map_options
 @options.alpha_map_error
@@ -35,7 +35,7 @@ from dni_deploy.utils.optional_packages import import_optional
 @options.overlap
 @options.extrapolate
 @options.group_rule_options
-@options.save_preset
+@options.save_alpha_preset
 @options.force
 def command(
     command_output: CommandOutput,
@@ -50,9 +50,9 @@ def command(
     save_preset: Path | None,
     force: bool,
 ) -> None:
-    """Process pictures, or folders of them, at one alpha, or with an alpha for each pixel.
+    """Process images, or folders of them, at one alpha, or with an alpha for each pixel.
 
-    Transparency, EXIF rotation and colour profile are kept. Where some pictures fail, the others are still done and
+    Transparency, EXIF rotation and color profile are kept. If some images fail, the others are still processed and
     the exit code is 8.
     """
     verb = import_optional("dni_deploy.api.run").run
@@ -75,11 +75,11 @@ def command(
     print_summary(
         {
             "alpha": options.format_coefficients(report.alpha),
-            "to": report.alpha_white and options.format_coefficients(report.alpha_white),
-            "for": options.format_rules(report.rules),
-            "engine": options.format_engine(report.engine, report.engine_why),
+            "alpha where white": report.alpha_white and options.format_coefficients(report.alpha_white),
+            "group rules": options.format_rules(report.rules),
+            "engine": options.format_engine(report.engine, report.engine_reason),
             "took": format_seconds(report.seconds),
-            "skipped": f"{report.skipped} files that are no pictures" if report.skipped else None,
+            "skipped": f"{report.skipped} files that are not images" if report.skipped else None,
         }
     )
     for note in report.notes:

@@ -1,4 +1,4 @@
-"""`dni-deploy serve`: a page with the picture live and a slider for alpha."""
+"""`dni-deploy serve`: a web page with live frames and a slider for alpha."""
 
 from __future__ import annotations
 
@@ -35,24 +35,36 @@ def _as_stdin(ctx: click.Context, param: click.Parameter, is_set: bool) -> IO[st
 )
 @options.bundle
 @click.argument("source", required=False, type=options.PATH_TYPE)
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; another one needs a token.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="The port; 0 takes a free one.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="The address to listen on; any but loopback needs --token."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="The TCP port; 0: any free port.")
 @click.option(
     "--alpha",
     metavar="ALPHA",
-    help="To begin with, or over time: a timeline, a curve or a file, as for video.  [default: equal shares]",
+    help="The first alpha, or alpha over time: a timeline, a curve or a file, as for video.  [default: equal shares]",
 )
-@click.option("--plane", type=options.PATH_TYPE, help="A JSON file with the members' places in the control plane.")
-@click.option("--slew", type=float, help="How far a share may move in a second.  [default: at once]")
-@click.option("--osc", type=click.IntRange(1, 65535), help="Take alpha by OSC on this UDP port, too.")
-@click.option("--midi", metavar="CC", help="Take alpha by MIDI, too: 1, 1@NAME of the input, or 20=psnr,21=gan.")
-@click.option("--lines", is_flag=True, callback=_as_stdin, help="Take alpha by lines on stdin, too, such as gan=0.7.")
-@click.option("--camera", type=click.IntRange(0, 63), help="Show the camera of this number instead of a file.")
-@click.option("--size", default="640x360", show_default=True, help="Pictures are made small enough for this.")
-@click.option("--quality", type=click.IntRange(1, 95), default=80, show_default=True, help="Of the JPEGs that the page gets.")
-@click.option("--fps", type=click.FloatRange(1, 240), default=60.0, show_default=True, help="The most pictures in a second.")
-@click.option("--token", help="Your own secret for the address, such as for OBS; better as DNI_SERVE_TOKEN.  [default: random]")
-@click.option("--open/--no-open", "open_page", default=None, help="Show the page in the browser.  [default: on a desktop]")
+@click.option("--plane", type=options.PATH_TYPE, help="A JSON file with the members' positions in the control plane.")
+@click.option("--slew", type=float, help="Limit of the change of a share, per second.  [default: none]")
+@click.option("--osc", type=click.IntRange(1, 65535), help="Set alpha by OSC on this UDP port, too.")
+@click.option("--midi", metavar="CONTROLLER[@PORT]", help="Set alpha by MIDI, too: 1, 1@PORT, or 20=psnr,21=gan.")
+@click.option("--lines", is_flag=True, callback=_as_stdin, help="Set alpha by lines on stdin, too, such as gan=0.7.")
+@click.option("--camera", type=click.IntRange(0, 63), help="Number of the camera to show instead of a file, from 0.")
+@click.option("--size", default="640x360", show_default=True, help="Frames are scaled down to fit this size in pixels.")
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 95),
+    default=80,
+    show_default=True,
+    help="Quality of the JPEG images that the page gets.",
+)
+@click.option(
+    "--fps", type=click.FloatRange(1, 240), default=60.0, show_default=True, help="Maximum number of frames per second."
+)
+@click.option(
+    "--token", help="A secret of your own for the address, such as for OBS; better set as DNI_SERVE_TOKEN.  [default: random]"
+)
+@click.option("--open/--no-open", "open_page", default=None, help="Open the page in the browser.  [default: on a desktop]")
 @options.session_options
 @options.group_rule_options
 def command(
@@ -71,10 +83,10 @@ def command(
     open_page: bool | None,
     session_options: Any,
 ) -> None:
-    """Show a video, a picture or a camera live in the browser, with a slider.
+    """Show a video, an image or a camera live in the browser, with a slider.
 
-    The address is printed on stdout; it carries a secret, and only this machine can open it. With `&view=clean` it shows
-    nothing but the picture, as for a browser source in OBS. Ctrl-C ends it.
+    The address is printed on stdout; it carries a secret, and only this machine can open it. With `&view=clean` the page
+    shows nothing but the frames, as for a browser source in OBS. Ctrl-C ends it.
     """
     verb = import_optional("dni_deploy.api.serve").serve
 
@@ -84,8 +96,8 @@ def command(
         if not command_output.print_result("serve", serving.to_json()):
             click.echo(serving.url)
             if not command_output.quiet:
-                told = f"{serving.source}; {options.format_coefficients(serving.alpha)}; {options.format_engine(serving.engine, serving.engine_why)}"
-                click.echo(f"{told}. Ctrl-C ends it.", err=True)
+                summary = f"{serving.source}; {options.format_coefficients(serving.alpha)}; {options.format_engine(serving.engine, serving.engine_reason)}"
+                click.echo(f"{summary}. Ctrl-C ends it.", err=True)
         if sys.stdout is not None:
             sys.stdout.flush()
         if open_page or (open_page is None and _has_desktop()):
@@ -107,10 +119,10 @@ def command(
         on_started=on_started,
     )
     if not command_output.quiet:
-        click.echo(f"{report.frames} pictures in {format_seconds(report.seconds)}", err=True)
+        click.echo(f"{report.frames} frames in {format_seconds(report.seconds)}", err=True)
 
 
 def _has_desktop() -> bool:
-    """Whether a person sits at this terminal, with a screen for a browser."""
+    """Whether a person is at this terminal, with a screen for a browser."""
     screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return bool(screen) and sys.stdout is not None and sys.stdout.isatty()

@@ -1,4 +1,4 @@
-"""`dni-deploy slider`: a slider with even steps, kept in the bundle."""
+"""`dni-deploy slider`: a perceptually uniform slider, stored in the bundle."""
 
 from __future__ import annotations
 
@@ -22,20 +22,28 @@ from dni_deploy.utils.optional_packages import import_optional
     """,
 )
 @options.bundle
-@click.argument("images", metavar="[PICTURES]...", nargs=-1, type=options.PATH_TYPE)
+@click.argument("images", metavar="[IMAGES]...", nargs=-1, type=options.PATH_TYPE)
 @click.option(
-    "--steps", type=click.IntRange(4, 256), default=32, show_default=True, help="Steps of the slider that are measured."
+    "--steps",
+    type=click.IntRange(4, 256),
+    default=32,
+    show_default=True,
+    help="Number of steps of the slider that are measured.",
 )
-@click.option("--held-out", type=options.PATH_TYPE, multiple=True, help="Another picture, on which the evenness is only told.")
-@click.option("--remove", is_flag=True, help="Take the stored slider away.")
+@click.option(
+    "--held-out", type=options.PATH_TYPE, multiple=True, help="Another image, on which the steps are only reported. Repeatable."
+)
+@click.option("--remove", is_flag=True, help="Remove the stored slider.")
 @click.option(
     "--crop",
     type=click.IntRange(0, 2**16),
-    help="Side of the middle part that is measured, in input pixels; 0: whole pictures.  [default: 256]",
+    help="Side of the center crop that is measured, in input pixels; 0: whole images.  [default: 256]",
 )
-@click.option("--plot", type=options.PATH_TYPE, help="Write the slider and its steps here: .png, .svg or .pdf.")
+@click.option(
+    "--plot", type=options.PATH_TYPE, help="Write a plot of the slider and its steps to this file: .png, .svg or .pdf."
+)
 @options.session_options
-@click.option("--force", is_flag=True, help="Replace the slider and the plot that are there.")
+@click.option("--force", is_flag=True, help="Replace a slider and a plot that exist.")
 def command(
     command_output: CommandOutput,
     bundle: Path,
@@ -48,9 +56,9 @@ def command(
     session_options: Any,
     force: bool,
 ) -> None:
-    """Measure how far pictures move along alpha, and keep a slider in the bundle whose equal steps look equal.
+    """Measure how images change along alpha, and store a perceptually uniform slider in the bundle: equal steps look equal.
 
-    For families of two. Afterwards `run` and `refit` take --slider in place of --alpha, `sweep` takes --even, and the page of
+    For families of two members. Afterwards `run` and `refit` take --slider in place of --alpha, `sweep` takes --even, and the page of
     `serve` moves in these steps.
     """
     verb = import_optional("dni_deploy.api.slider").slider
@@ -72,16 +80,12 @@ def command(
     if report.removed:
         print_summary({"removed": f"the slider of {report.bundle}"})
         return
-    even = [
-        f"{before:.2f} by alpha, {after:.2f} by the slider"
-        for before, after in ((report.alpha_unevenness, report.slider_unevenness),)
-    ]
     print_summary(
         {
-            "stored": f"a slider of {len(report.points)} knots in {report.bundle}",
-            "engine": options.format_engine(report.engine, report.engine_why),
-            "largest step / mean": even[0],
-            "on other pictures": f"{report.held_out[0]:.2f} by alpha, {report.held_out[1]:.2f} by the slider"
+            "stored": f"a slider of {len(report.points)} points in {report.bundle}",
+            "engine": options.format_engine(report.engine, report.engine_reason),
+            "largest step / mean": f"{report.alpha_unevenness:.2f} by alpha, {report.slider_unevenness:.2f} by the slider",
+            "on other images": f"{report.held_out[0]:.2f} by alpha, {report.held_out[1]:.2f} by the slider"
             if report.held_out
             else None,
             "wrote": ", ".join(report.files),

@@ -1,4 +1,4 @@
-"""`dni-deploy sweep`: one picture at many alphas."""
+"""`dni-deploy sweep`: one image at many alphas."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     """,
 )
 @options.bundle
-@click.argument("image", metavar="PICTURE", type=options.PATH_TYPE)
+@click.argument("image", metavar="IMAGE", type=options.PATH_TYPE)
 @options.output_option("The contact sheet to write.")
-@click.option("--steps", type=click.IntRange(2, 1001), default=11, show_default=True, help="How many alphas, ends included.")
-@click.option("--even", is_flag=True, help="Equal steps of the slider that the bundle holds, not of alpha.")
-@click.option("--reference", type=options.PATH_TYPE, help="The clean picture: adds PSNR and the best alpha.")
-@click.option("--html", type=options.PATH_TYPE, help="Write one self-contained page with a slider here.")
-@click.option("--plot", type=options.PATH_TYPE, help="Write PSNR against alpha here; needs --reference.")
+@click.option("--steps", type=click.IntRange(2, 1001), default=11, show_default=True, help="Number of alphas, ends included.")
+@click.option("--even", is_flag=True, help="Take equal steps of the bundle's slider, not of alpha.")
+@click.option("--reference", type=options.PATH_TYPE, help="The clean image: adds PSNR and the best alpha.")
+@click.option("--html", type=options.PATH_TYPE, help="Write one self-contained page with a slider to this file.")
+@click.option("--plot", type=options.PATH_TYPE, help="Write a plot of PSNR against alpha to this file; needs --reference.")
 @options.session_options
 @options.group_rule_options
 @options.tile
@@ -51,7 +51,7 @@ def command(
     overlap: int | None,
     force: bool,
 ) -> None:
-    """Process one picture at many alphas: a contact sheet, and a page with a slider.
+    """Process one image at many alphas: a contact sheet, and a page with a slider.
 
     Two members: alpha goes from 0 to 1, the first member's share. More: from each member to the next.
     """
@@ -79,7 +79,7 @@ def command(
 
 
 def print_sweep(report: SweepReport) -> None:
-    """The table of a sweep, and what it found."""
+    """Prints the table of a sweep, and its finding."""
     from dni_deploy.imaging.metrics.psnr import format_db
 
     scored = report.best_index is not None
@@ -93,7 +93,7 @@ def print_sweep(report: SweepReport) -> None:
     click.echo()
     print_summary(
         {
-            "engine": options.format_engine(report.engine, report.engine_why),
+            "engine": options.format_engine(report.engine, report.engine_reason),
             "change of alpha": format_seconds(report.change_seconds),
             "frame": format_seconds(report.frame_seconds),
         }

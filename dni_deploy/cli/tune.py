@@ -1,4 +1,4 @@
-"""`dni-deploy tune`: the alpha that is best by a measure."""
+"""`dni-deploy tune`: the alpha that is best by a metric."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dni_deploy.tuning.report import TuneReport
 
 MAX_LISTED_POINTS = 10
-"""At most so many rows of the front, evenly; --json and --html have all."""
+"""Maximum number of rows of the Pareto front in the table, evenly spread; --json and --html have all."""
 
 
 @options.command(
@@ -29,33 +29,43 @@ MAX_LISTED_POINTS = 10
     """,
 )
 @options.bundle
-@click.argument("images", metavar="PICTURES...", nargs=-1, required=True, type=options.PATH_TYPE)
+@click.argument("images", metavar="IMAGES...", nargs=-1, required=True, type=options.PATH_TYPE)
 @click.option(
     "--reference",
     type=options.PATH_TYPE,
     multiple=True,
-    help="The clean picture; with several pictures, one for each in the same order, or a folder with the same names.",
+    help="The clean image; with several images, one for each in the same order, or a folder with the same names. Repeatable.",
 )
-@click.option("--noise", metavar="auto|SIGMA", help="Without a reference, for denoisers: sigma of the noise, of 255, or auto.")
+@click.option(
+    "--noise",
+    metavar="auto|SIGMA",
+    help="For denoisers, without a reference: sigma of the noise, in values of 0..255, or auto.",
+)
 @click.option(
     "--metric",
     multiple=True,
     default=("psnr",),
     show_default=True,
     metavar="NAME",
-    help="psnr, ssim, haarpsi (perceptual, no weights needed), ciede2000 (colour), lpips, or your own function as "
-    "package.module:function (min:... where less is better). Several give a Pareto front.",
+    help="The metric: psnr, ssim, haarpsi (perceptual, no weights needed), ciede2000 (color), lpips, or your own function as "
+    "package.module:function (min:... if less is better). Repeatable; several give a Pareto front.",
 )
 @click.option(
-    "--evaluations", type=click.IntRange(2, 10_000), help="How many blends to try at most.  [default: 32; 48 for 3 members]"
+    "--evaluations",
+    type=click.IntRange(2, 10_000),
+    help="Maximum number of blends to evaluate.  [default: 32; 48 for 3 members]",
 )
 @click.option(
     "--crop",
     type=click.IntRange(0, 2**16),
-    help="Side of the middle part that is judged, in input pixels; 0: whole pictures.  [default: 256]",
+    help="Side of the center crop that is judged, in input pixels; 0: whole images.  [default: 256]",
 )
-@click.option("--html", type=options.PATH_TYPE, help="Write one self-contained page here: plot, pictures, every evaluation.")
-@click.option("--plot", type=options.PATH_TYPE, help="Write the measures against alpha here: .png, .svg or .pdf.")
+@click.option(
+    "--html", type=options.PATH_TYPE, help="Write one self-contained page to this file: plot, images, every evaluation."
+)
+@click.option(
+    "--plot", type=options.PATH_TYPE, help="Write a plot of the metrics against alpha to this file: .png, .svg or .pdf."
+)
 @options.session_options
 @options.force
 def command(
@@ -74,7 +84,8 @@ def command(
 ) -> None:
     """Find the alpha that is best: by references, or for denoisers by the noise.
 
-    Blends are tried in the running engine: first evenly over all of them, then around the best. Ends with the command to run next.
+    Blends are evaluated in the running engine: first evenly over all alphas, then around the best one. Ends with the command to
+    run next.
     """
     verb = import_optional("dni_deploy.api.tune").tune
     with command_output.show_progress() as progress:
@@ -97,7 +108,7 @@ def command(
 
 
 def print_tuning(report: TuneReport) -> None:
-    """The members alone, the bests and the front as a table; the finding; the line to run next."""
+    """Prints the members alone, the best blends and the front as a table; the finding; the command to run next."""
     names = dict.fromkeys(report.single_member_indices, "alone")
     names |= dict.fromkeys(report.front[:: -(-len(report.front) // MAX_LISTED_POINTS) or 1], "front")
     for measure, index in enumerate(report.best_indices):
@@ -114,8 +125,8 @@ def print_tuning(report: TuneReport) -> None:
     click.echo()
     print_summary(
         {
-            "engine": options.format_engine(report.engine, report.engine_why),
-            "evaluations": f"{len(report.evaluations)} in {format_seconds(report.seconds)}, over {report.image_count} picture{'s' * (report.image_count > 1)}",
+            "engine": options.format_engine(report.engine, report.engine_reason),
+            "evaluations": f"{len(report.evaluations)} in {format_seconds(report.seconds)}, over {report.image_count} image{'s' * (report.image_count > 1)}",
             "change of alpha": format_seconds(report.change_seconds),
             "frame": format_seconds(report.frame_seconds),
             "wrote": ", ".join(report.files),

@@ -1,4 +1,4 @@
-"""`dni-deploy video`: a film through the network, alpha over time and over the picture."""
+"""`dni-deploy video`: a video through the network, with alpha over time and for each pixel."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @options.bundle
 @click.argument("video", metavar="IN", type=options.PATH_TYPE)
-@options.output_option("The film to write: .mp4, .m4v, .mov, .mkv or .webm.")
+@options.output_option("The video to write: .mp4, .m4v, .mov, .mkv or .webm.")
 @click.option(
     "--alpha",
     metavar="ALPHA",
-    help='An alpha as for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or the file of one, .json or .csv; or an alpha log, .jsonl. '
-    "Needed, except with an alpha map between two members.",
+    help='An alpha as for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or a file of keyframes, .json or .csv; or an alpha log, .jsonl. '
+    "Required unless --alpha-map (two members) or --alpha-preset supplies it.",
 )
 @options.alpha_map_options
 @options.session_options
@@ -36,21 +36,24 @@ from dni_deploy.utils.optional_packages import import_optional
 @options.overlap
 @options.extrapolate
 @options.group_rule_options
-@click.option("--codec", default="libx264", show_default=True, metavar="NAME", help="An encoder of FFmpeg, such as h264_nvenc.")
-@click.option("--crf", type=click.IntRange(0, 63), help="Quality, lower is better.  [default: 18 for libx264 and libx265]")
-@click.option("--preset", metavar="NAME", help="Speed of the encoder.  [default: veryfast for libx264 and libx265]")
-@click.option("--hwaccel", metavar="NAME", help="Decode on hardware, such as cuda.")
+@click.option(
+    "--codec", default="libx264", show_default=True, metavar="NAME", help="The encoder, by FFmpeg's name, such as h264_nvenc."
+)
+@click.option(
+    "--crf", type=click.IntRange(0, 63), help="Quality of the encoder, lower is better.  [default: 18 for libx264 and libx265]"
+)
+@click.option("--preset", metavar="NAME", help="Speed preset of the encoder.  [default: veryfast for libx264 and libx265]")
+@click.option("--hwaccel", metavar="NAME", help="The hardware that decodes, such as cuda.  [default: the CPU]")
 @click.option(
     "--segment",
     "segment_frames",
-    envvar="DNI_VIDEO_SEGMENT",  # by the option's name, as those of all others
     type=click.IntRange(1, 100_000),
     default=250,
     show_default=True,
-    help="Frames of a segment: a stopped run goes on behind its last whole one.",
+    help="Number of frames per segment: a stopped run resumes after its last complete segment.",
 )
-@click.option("--resume/--fresh", "resume", default=True, help="Go on with a run that was stopped (default), or start anew.")
-@click.option("--alpha-log", type=options.PATH_TYPE, help="Write every frame's time, generation and alpha here.")
+@click.option("--resume/--fresh", "resume", default=True, help="Resume a run that was stopped (default), or start again.")
+@click.option("--alpha-log", type=options.PATH_TYPE, help="Write the time, generation and alpha of every frame to this file.")
 @options.force
 def command(
     command_output: CommandOutput,
@@ -68,10 +71,11 @@ def command(
     alpha_log: Path | None,
     force: bool,
 ) -> None:
-    """Process a film, with one alpha, with alpha over time, or with an alpha for each pixel.
+    """Process a video, with one alpha, with alpha over time, or with an alpha for each pixel.
 
-    Sound, subtitles, chapters and every timestamp are kept. OUT appears when it is complete; a run that is stopped goes on
-    when the same command is given again. Where frames of the film are damaged, the others are done and the exit code is 8.
+    Sound, subtitles, chapters and every timestamp are kept. The output appears when it is complete; a run that was stopped
+    resumes when the same command is given again. If frames of the video are damaged, the others are processed and the exit
+    code is 8.
     """
     verb = import_optional("dni_deploy.api.video").video
     with command_output.show_progress() as progress:
@@ -93,16 +97,16 @@ def command(
         )
     if command_output.print_result("video", report.to_json()):
         return
-    done = report.frames - report.resumed_frames
+    new_frames = report.frames - report.resumed_frames
     print_summary(
         {
             "wrote": report.output,
             "size": f"{report.width}x{report.height}, {report.codec}",
-            "frames": f"{report.frames}, {report.resumed_frames} of them by the run before"
+            "frames": f"{report.frames}, {report.resumed_frames} of them from the earlier run"
             if report.resumed_frames
             else report.frames,
-            "engine": options.format_engine(report.engine, report.engine_why),
-            "took": f"{format_seconds(report.seconds)}, {done / report.seconds:.1f} frames/s",
+            "engine": options.format_engine(report.engine, report.engine_reason),
+            "took": f"{format_seconds(report.seconds)}, {new_frames / report.seconds:.1f} frames/s",
         }
     )
     for note in report.notes:

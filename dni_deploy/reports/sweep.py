@@ -35,7 +35,7 @@ class SweepPoint:
 class SweepReport:
     """members, engine; one row for each alpha in the order of the sweep; the best row's index; the files that were written.
 
-    engine_why: how the engine came to be the one.
+    engine_reason: how the engine came to be the one.
     """
 
     members: tuple[str, ...]
@@ -43,7 +43,7 @@ class SweepReport:
     points: tuple[SweepPoint, ...]
     best_index: int | None
     files: tuple[str, ...]
-    engine_why: str = ""
+    engine_reason: str = ""
 
     @property
     def change_seconds(self) -> float:
@@ -88,7 +88,7 @@ class SweepReport:
         return {
             "members": list(self.members),
             "engine": self.engine,
-            "engine_why": self.engine_why,
+            "engine_reason": self.engine_reason,
             "best_alpha": None if best is None else dict(zip(self.members, best.coefficients, strict=True)),
             "best_psnr": None if best is None else to_json_number(best.psnr),
             "best_is_a_blend": self.best_is_blend,

@@ -8,6 +8,7 @@ with dni.open_session("sr.dni", alpha=0.35) as session:
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -34,6 +35,8 @@ from dni_deploy.session.swap import AsyncRefit, SyncRefit
 from dni_deploy.signature import Signature
 from engines.interface import Engine
 from engines.registry import open_engine
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,14 +135,18 @@ class Session:
     def _refit(self, slot: int, state: RenderState) -> None:
         started = time.perf_counter()
         self.engine.refit(slot, state.expand_coefficients())
-        self.change_seconds = time.perf_counter() - started
+        self._finish_change(started, state)
 
     def _refit_and_synchronize(self, slot: int, state: RenderState) -> None:
         """In the thread of AsyncRefit: a frame on the slot shall wait for nothing."""
         started = time.perf_counter()
         self.engine.refit(slot, state.expand_coefficients())
         self.engine.synchronize(slot)
+        self._finish_change(started, state)
+
+    def _finish_change(self, started: float, state: RenderState) -> None:
         self.change_seconds = time.perf_counter() - started
+        log.debug("alpha %s applied in %.2f ms", state.coefficients, self.change_seconds * 1e3)
 
     def wait_until_applied(self, timeout: float | None = None) -> bool:
         """Have the newest alpha blended and refitted to the end now, so that the next frame has it and waits for nothing.
@@ -260,6 +267,7 @@ def open_session(
         UnavailableError: The engine cannot run here.
         EngineError: The engine could not be opened.
     """
+    started = time.perf_counter()
     options = replace(options or SessionOptions(), **keywords)
     rules, extrapolate = list(options.rules), options.extrapolate
     opened = Bundle.ensure_open(bundle)
@@ -279,9 +287,11 @@ def open_session(
             guard.check(initial)
     groups = WeightGroups.from_bundle(opened) if rules else None  # before the engine, which may take long to open
     bound_rules = AlphaRules.parse(rules, groups, members, extrapolate=extrapolate) if groups else None
+    if opened.manifest.recalibration is not None:
+        log.info("the re-estimated BatchNorm statistics of %s are in use", opened.path)
     engine, choice = open_engine(opened, options.engine, options.engine_options)
     try:
-        return Session(
+        session = Session(
             engine,
             members,
             opened.signature,
@@ -292,6 +302,8 @@ def open_session(
             load_groups=lambda: groups or _read_weight_groups(opened),
             rules=bound_rules,
         )
+        log.info("session opened in %.2f s: engine %s (%s)", time.perf_counter() - started, engine.name, choice.reason)
+        return session
     except BaseException:
         engine.close()  # its first refit failed, and nobody else knows of it
         raise

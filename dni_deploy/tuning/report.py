@@ -38,7 +38,7 @@ class TuneReport:
     bundle: str
     members: tuple[str, ...]
     engine: str
-    engine_why: str
+    engine_reason: str
     scores: tuple[Metric, ...]
     evaluations: tuple[Evaluation, ...]
     best_indices: tuple[int, ...]
@@ -109,7 +109,7 @@ class TuneReport:
         return {
             "members": list(self.members),
             "engine": self.engine,
-            "engine_why": self.engine_why,
+            "engine_reason": self.engine_reason,
             "metrics": [
                 {"name": score.name, "unit": score.unit, "higher_is_better": score.higher_is_better} for score in self.scores
             ],

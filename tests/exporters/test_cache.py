@@ -133,3 +133,13 @@ def test_the_key_changes_with_the_exporter_and_the_sources(monkeypatch: pytest.M
     (tmp_path / "net.py").write_text("# the class, one day later")
     monkeypatch.setattr(cache, "_find_source_file", lambda kind: str(tmp_path / "net.py") if kind is Net else None)
     assert len({before, versions, cache_key("net", net, Signature(), 18)}) == 3
+
+
+def test_the_log_tells_whether_the_cache_held_the_graph(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    net = pico_net("dncnn")
+    with caplog.at_level("INFO", "exporters"):
+        take(net)
+        take(net)
+    messages = [record.getMessage() for record in caplog.records if record.name == "exporters.cache"]
+    assert "not in the export cache, took" in messages[0]
+    assert messages[1].startswith(f"the export cache holds this graph: {folder}")

@@ -493,7 +493,7 @@ def test_a_recalibrated_bundle_is_measured_as_it_runs(
     assert not any("recalibrat" in sentence for sentence in again.advice)
     assert any("re-estimated for its blends, at 3 alphas" in note for note in again.notes)
     assert again.recalibration is not None
-    assert again.recalibration["knots"] == 3
+    assert again.recalibration["calibration_points"] == 3
     # The statistics come from 48 parts of 64 pixels of the very pictures, and 0.5 is a knot: what is left is that
     # the parts are not the whole, and that a median over channels does not divide as each of them does: 0.08 here.
     assert all(row.variance == pytest.approx(1, abs=0.1) and row.mean < 0.1 for row in again.norms)
@@ -501,7 +501,7 @@ def test_a_recalibrated_bundle_is_measured_as_it_runs(
     assert main(["check", str(bundle.path), "--image", str(noisy_pictures)]) == 0
     assert "re-estimated for its blends" in capsys.readouterr().out
     assert main(["check", str(bundle.path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["recalibration"]["knots"] == 3
+    assert json.loads(capsys.readouterr().out)["recalibration"]["calibration_points"] == 3
 
 
 def test_the_tensors_that_are_measured_are_those_that_refit_writes(tmp_path: Path, noisy_pictures: Path) -> None:

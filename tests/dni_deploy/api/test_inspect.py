@@ -81,20 +81,20 @@ def test_a_slider_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "even steps" not in capsys.readouterr().out
     knots = [(0.0, 0.0), (0.25, 0.5), (1.0, 1.0)]
     store_slider(bundle, knots)  # as before anything was kept of its pictures
-    assert inspect(bundle.path).slider == {"members": ["b", "a"], "knots": 3}  # position 0 is alpha 0: the second member alone
+    assert inspect(bundle.path).slider == {"members": ["b", "a"], "points": 3}  # position 0 is alpha 0: the second member alone
     assert main(["inspect", str(bundle.path)]) == 0
-    assert "even steps from b to a, 3 knots\n" in capsys.readouterr().out
+    assert "even steps from b to a, 3 points\n" in capsys.readouterr().out
     pictures = [{"name": name, "sha256": "0" * 64} for name in ("in.png", "other.png")]
     store_slider(bundle, knots, {"pictures": pictures, "before": 1.906, "after": 1.08, "members": "free form"})
     assert main(["inspect", str(bundle.path)]) == 0
-    told = "even steps from b to a, 3 knots, measured on 2 pictures; largest step / mean 1.91 by alpha, 1.08 by the slider\n"
+    told = "even steps from b to a, 3 points, measured on 2 pictures; largest step / mean 1.91 by alpha, 1.08 by the slider\n"
     assert told in capsys.readouterr().out
     assert main(["inspect", str(bundle.path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["slider"]
-    assert found == {"members": ["b", "a"], "knots": 3, "pictures": pictures, "before": 1.906, "after": 1.08}
+    assert found == {"members": ["b", "a"], "points": 3, "pictures": pictures, "before": 1.906, "after": 1.08}
     store_slider(bundle, knots, {"pictures": "none", "before": "much", "after": None})
     assert main(["inspect", str(bundle.path)]) == 0
-    assert "even steps from b to a, 3 knots\n" in capsys.readouterr().out
+    assert "even steps from b to a, 3 points\n" in capsys.readouterr().out
 
 
 def test_plans_are_listed_by_their_names(tmp_path: Path) -> None:

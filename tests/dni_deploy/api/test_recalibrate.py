@@ -109,7 +109,7 @@ def test_the_report_and_the_file_say_what_was_done(bundle: Bundle, pictures: Pat
     assert report.images[0].sha256 == sha256((pictures / "0.png").read_bytes()).hexdigest()
     about = dni.inspect(bundle.path).recalibration
     assert about is not None
-    assert about["knots"] == 3
+    assert about["calibration_points"] == 3
     assert [picture["sha256"] for picture in about["pictures"]] == [source.sha256 for source in report.images]
     assert told[-1][:2] == (2, 3)
     json.dumps(report.to_json())
@@ -194,8 +194,8 @@ def test_bad_input(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Ca
         (tmp_path / "text.png", {}, InputError, "not a PNG"),
         (tmp_path / "absent.png", {}, InputError, "absent.png"),
         ("noise", {}, UsageError, "takes pictures; name some"),
-        (pictures, {"knots": 2}, LimitError, "fewest knots are 3, got 2"),
-        (pictures, {"knots": 40}, LimitError, "40 knots are more than the 32"),
+        (pictures, {"calibration_points": 2}, LimitError, "fewest knots are 3, got 2"),
+        (pictures, {"calibration_points": 40}, LimitError, "40 knots are more than the 32"),
     ]
     for paths, options, kind, message in attempts:
         with pytest.raises(kind, match=message):
@@ -247,8 +247,8 @@ def test_the_command(bundle: Bundle, pictures: Path, capsys: pytest.CaptureFixtu
     path = str(bundle.path)
     assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(pictures), "--knots", "3", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["recalibration"]["knots"] == 3
-    assert not report["kept"]
+    assert report["recalibration"]["calibration_points"] == 3
+    assert not report["plan_kept"]
     assert main(["build", path, "--recalibrate", str(pictures)]) == 2
     assert "--force" in capsys.readouterr().err
     assert main(["build", path, "--engine", "onnxruntime", "--no-recalibration"]) == 0

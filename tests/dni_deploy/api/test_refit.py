@@ -110,7 +110,7 @@ def test_the_report_counts_what_changed(tmp_path: Path) -> None:
     assert report.numbers == sum(int(np.prod(pico.SHAPES[name])) for name in pico.USED)
     assert report.size == (tmp_path / "out.onnx").stat().st_size
     assert report.seconds > 0
-    assert json.loads(json.dumps(report.to_json()))["shares"] == {"a": 0.5, "b": 0.5}
+    assert json.loads(json.dumps(report.to_json()))["alpha"] == {"a": 0.5, "b": 0.5}
     again = refit(bundle.path, 0.5, tmp_path / "out.onnx", force=True)
     assert again.sha256 == report.sha256
 

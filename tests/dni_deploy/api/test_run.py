@@ -212,7 +212,7 @@ def test_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
     figures = report.images[0].alpha_map
     assert figures is not None
     assert (figures.levels, figures.exact, figures.error_max) == (3, True, None)
-    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["pictures"][0]["alpha_map"]["levels"] == 3
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["images"][0]["alpha_map"]["levels"] == 3
 
 
 def test_a_map_between_two_alphas_fitted_and_measured(tmp_path: Path, dimmer: Dimmer) -> None:

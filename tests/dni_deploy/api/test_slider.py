@@ -107,7 +107,7 @@ def test_stopped_on_the_way_the_bundle_is_as_it_was(folder: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"pictures": ()}, "at least one picture"),
+        ({"images": ()}, "at least one picture"),
         ({"steps": 3}, "4 to 256 steps, got 3"),
         ({"plot": "plot.jpg"}, "A plot is written as"),
         ({"plot": "in.svg"}, "exists; give --force"),
@@ -117,7 +117,7 @@ def test_refused(folder: Path, options: dict[str, Any], told: str) -> None:
     (folder / "in.svg").write_text("mine")
     before = Bundle.open("x.dni").digest
     with pytest.raises(UsageError, match=told):
-        slider("x.dni", **{"pictures": "in.png", **options})
+        slider("x.dni", **{"images": "in.png", **options})
     assert Bundle.open("x.dni").digest == before
 
 

@@ -28,7 +28,7 @@ from tests.engines.trt.conftest import bn
 from tests.fakes.gpu import FakeGpu, install
 
 Capture = pytest.CaptureFixture[str]
-SHAPES = {"smallest": "1x3x8x8", "tuned": "1x3x16x16", "largest": "1x3x24x24"}
+SHAPES = {"min_shape": "1x3x8x8", "opt_shape": "1x3x16x16", "max_shape": "1x3x24x24"}
 PATIENCE = 30.0
 
 
@@ -72,11 +72,11 @@ def test_the_whole_way_by_commands(gpu: FakeGpu, here: Path, capsys: Capture) ->
     assert main([*run, "-o", "before.png"]) == 0
     before = told(capsys)
     assert before["engine"] != "tensorrt"
-    assert "not tensorrt: no plan is built for this GPU and this TensorRT: dni-deploy build" in before["engine_why"]
+    assert "not tensorrt: no plan is built for this GPU and this TensorRT: dni-deploy build" in before["engine_reason"]
 
     assert main([*BUILD, "--json"]) == 0
     built = told(capsys)
-    assert (built["engine"], built["engine_why"], built["precision"]) == ("tensorrt", "the first choice", "fp32")
+    assert (built["engine"], built["engine_reason"], built["precision"]) == ("tensorrt", "the first choice", "fp32")
     assert built["profile"] == "min 1x3x8x8, opt 1x3x16x16, max 1x3x24x24"
     assert built["error"] <= 1e-4
     assert Path(built["plan"]).exists()
@@ -85,14 +85,14 @@ def test_the_whole_way_by_commands(gpu: FakeGpu, here: Path, capsys: Capture) ->
 
     assert main([*run, "-o", "after.png"]) == 0
     after = told(capsys)
-    assert (after["engine"], after["engine_why"]) == ("tensorrt", "the first choice")
+    assert (after["engine"], after["engine_reason"]) == ("tensorrt", "the first choice")
     with Image.open("before.png") as one, Image.open("after.png") as other:
         # The same network in another order of float32 additions: a pixel may round to its neighbour.
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
     assert main(["sweep", "x.dni", "in.png", "-o", "strip.png", "--steps", "3", "--json"]) == 0
     assert told(capsys)["engine"] == "tensorrt"
     assert main(["run", "x.dni", "in.png", "-o", "cpu.png", "--alpha", "0.25", "--engine", "onnxruntime", "--json"]) == 0
-    assert told(capsys)["engine_why"] == "asked for"
+    assert told(capsys)["engine_reason"] == "asked for"
 
 
 def test_the_engine_and_why_in_words(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
@@ -253,5 +253,5 @@ def test_all_engines_are_in_the_doctors_list_and_run(gpu: FakeGpu, capsys: Captu
     report = told(capsys)
     states = {state["name"]: state for state in report["engines"]}
     assert list(states) == list(engines.registry.ENGINES)
-    assert states["tensorrt"]["runs"]
+    assert states["tensorrt"]["available"]
     assert "Fake H200" in report["machine"]["gpu"]

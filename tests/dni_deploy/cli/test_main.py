@@ -260,7 +260,7 @@ def on_a_terminal(code: str, **environment: str) -> str:
 
 STEPS = """
 from dni_deploy.cli.output import CommandOutput
-with CommandOutput().progress() as progress:
+with CommandOutput().show_progress() as progress:
     if progress: [progress(step, 3, 'half\\x1b[2J way') for step in range(4)]
 print('done')
 """

@@ -77,7 +77,7 @@ def test_json(here: Path, capsys: Capture) -> None:
     assert main(line.split()) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["alpha"], report["alpha_white"]) == ({"psnr": 0.0, "gan": 1.0}, {"psnr": 1.0, "gan": 0.0})
-    [row] = report["pictures"]
+    [row] = report["images"]
     assert (row["width"], row["height"]) == (96, 80)
     figures = row["alpha_map"]
     assert (figures["levels"], figures["exact"]) == (5, False)

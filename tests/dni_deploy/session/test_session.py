@@ -563,3 +563,24 @@ def test_settle_has_the_next_frame_wait_for_nothing() -> None:
     assert session.wait_until_applied()
     assert engine.order == ["finish"]
     assert session.generation == 2
+
+
+def test_the_log_tells_the_engine_the_time_to_open_and_each_change(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "dni_deploy"), open_session(bundle, engine="onnxruntime", threads=1) as session:
+        session.alpha = [0.25, 0.25, 0.5]
+        session.wait_until_applied()
+    records = [record for record in caplog.records if record.name == "dni_deploy.session.session"]
+    opened = [record.getMessage() for record in records if record.levelname == "INFO"]
+    assert len(opened) == 1
+    assert opened[0].startswith("session opened in ")
+    assert "engine onnxruntime (asked for)" in opened[0]
+    changes = [record.getMessage() for record in records if record.levelname == "DEBUG"]
+    assert "a=0.25" in changes[-1].replace(" ", "")
+    assert changes[-1].endswith(" ms")
+
+
+def test_frames_log_nothing_at_info(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "dni_deploy"):
+        session.alpha = [0.5, 0.25, 0.25]
+        session(frame())
+    assert not caplog.messages
