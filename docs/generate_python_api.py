@@ -86,6 +86,7 @@ def format_parameter(parameter: inspect.Parameter) -> str:
     prefix = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
     annotation = "" if parameter.annotation is inspect.Parameter.empty else f": {parameter.annotation}"
     default = "" if parameter.default is inspect.Parameter.empty else f" = {parameter.default!r}"
+    default = " = ..." if inspect.isfunction(parameter.default) else default  # its repr holds an address
     return f"{prefix}{parameter.name}{annotation}{default}"
 
 

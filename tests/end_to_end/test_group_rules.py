@@ -158,7 +158,7 @@ def test_refit_writes_the_rules_blend_and_says_so(bundle: Bundle, tmp_path: Path
     header = json.loads(target.read_bytes()[8 : 8 + int.from_bytes(target.read_bytes()[:8], "little")])
     assert json.loads(header["__metadata__"]["dni_deploy"])["rules"][0] == {"weights": "norm:*", "alpha": {"a": 1.0, "b": 0.0}}
     again = tmp_path / "again.onnx"
-    assert main(["refit", str(bundle.path), "--recipe", str(recipe), "-o", str(again)]) == 0
+    assert main(["refit", str(bundle.path), "--alpha-preset", str(recipe), "-o", str(again)]) == 0
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(again).graph.initializer}
     assert np.array_equal(weights["conv.weight"], got["conv.weight"])
 
@@ -195,14 +195,14 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_run_tells_what_it_pinned_and_keeps_it_as_a_recipe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, told, _ = shown(
-        capsys, "run", "sr.dni", "in.png", "-o", "a.png", "--alpha", "0.5", *RULED, "--save-recipe", "look.json"
+        capsys, "run", "sr.dni", "in.png", "-o", "a.png", "--alpha", "0.5", *RULED, "--save-alpha-preset", "look.json"
     )
     assert code == 0
     assert [(rule["weights"], rule["alpha"], rule["count"]) for rule in told["rules"]] == [
         ("weight:body.*", "0.2..0.8", 5),
         ("activation:*", "1", 4),
     ]
-    code, told, _ = shown(capsys, "run", "sr.dni", "in.png", "-o", "b.png", "--recipe", "look.json")
+    code, told, _ = shown(capsys, "run", "sr.dni", "in.png", "-o", "b.png", "--alpha-preset", "look.json")
     assert (code, told["alpha"]) == (0, {"psnr": 0.5, "gan": 0.5})
     assert np.array_equal(pixels(here / "a.png"), pixels(here / "b.png"))
     with open_session(here / "sr.dni", alpha=0.5, rules=RULED[1::2]) as session:
@@ -245,7 +245,7 @@ def test_inspect_lists_what_a_pattern_can_pick(here: Path, capsys: pytest.Captur
         (("--alpha", "0.5", "--alpha-for", "norm:*=0.2"), 2, "the roles here are conv, activation, weight, bias"),
         (("--alpha", "0.5", "--alpha-for", "body.0.wieght=0.2"), 2, "near it are 'body.0.weight'"),
         (("--alpha", "0.5", "--alpha-for", "body.*=1.5"), 2, "outside 0 to 1"),
-        (("--recipe", "none.json"), 3, "none.json does not exist"),
+        (("--alpha-preset", "none.json"), 3, "none.json does not exist"),
         (("--recipe", "others.json"), 2, "for the members 'a', 'b', this family has 'psnr', 'gan'"),
         (("--recipe", "open.json"), 2, "Which alpha"),
     ],

@@ -85,7 +85,7 @@ def test_the_command_tells_each_reason_once(bundle: Bundle, capsys: pytest.Captu
     assert main(["bench", str(bundle.path), "--shape", "1x3x16x16", "--repeats", "1"]) == 0
     out = capsys.readouterr().out
     assert out.count("no NVIDIA driver") == 1
-    assert "left out: tensorrt, ort gpu, trt constant, trt inputs, trt in graph: no NVIDIA driver" in out
+    assert "skipped: tensorrt, ort gpu, trt constant, trt inputs, trt in graph: no NVIDIA driver" in out
 
 
 def test_baselines_leave_out_a_bundle_with_re_estimated_statistics(bundle: Bundle) -> None:

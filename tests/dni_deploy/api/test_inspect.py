@@ -87,7 +87,7 @@ def test_a_slider_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     pictures = [{"name": name, "sha256": "0" * 64} for name in ("in.png", "other.png")]
     store_slider(bundle, knots, {"pictures": pictures, "before": 1.906, "after": 1.08, "members": "free form"})
     assert main(["inspect", str(bundle.path)]) == 0
-    told = "even steps from b to a, 3 points, measured on 2 pictures; largest step / mean 1.91 by alpha, 1.08 by the slider\n"
+    told = "even steps from b to a, 3 points, measured on 2 images; largest step / mean 1.91 by alpha, 1.08 by the slider\n"
     assert told in capsys.readouterr().out
     assert main(["inspect", str(bundle.path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["slider"]

@@ -253,7 +253,7 @@ def test_the_command(bundle: Bundle, pictures: Path, capsys: pytest.CaptureFixtu
     assert "--force" in capsys.readouterr().err
     assert main(["build", path, "--engine", "onnxruntime", "--no-recalibration"]) == 0
     out = capsys.readouterr().out
-    assert "the members' own again" in out
+    assert "those of the members again" in out
     assert "kept" in out  # the plan of before, which does not depend on them
     assert Bundle.open(path).digest == bundle.digest
     assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(pictures / "1.png"), "--knots", "4"]) == 0

@@ -143,7 +143,7 @@ def test_refit_takes_a_position(folder: Path, capsys: pytest.CaptureFixture[str]
     assert main(["refit", "x.dni", "--slider", "0.25", "--alpha", "0.5", "-o", "both.onnx"]) == 2
     assert "give one of them" in capsys.readouterr().err
     assert main(["refit", "x.dni", "-o", "neither.onnx"]) == 2
-    assert "Give --alpha, --slider for a position" in capsys.readouterr().err
+    assert "Give one (--alpha), a position of the bundle's slider (--slider)" in capsys.readouterr().err
     assert main(["refit", "x.dni", "--slider", "1.5", "-o", "beyond.onnx"]) == 2
     assert not [path.name for path in folder.iterdir() if path.stem in ("none", "both", "neither", "beyond")]
 

@@ -63,7 +63,7 @@ def test_json(verb: str, here: Path, capsys: Capture) -> None:
     assert main([*VERBS[verb].format(new=f"json-{verb}").split(), "--json"]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)
-    assert (told["schema"], told["command"]) == (1, verb)
+    assert (told["schema"], told["command"]) == (2, verb)
     assert err == ""
 
 

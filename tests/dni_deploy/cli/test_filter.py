@@ -91,7 +91,7 @@ def test_the_object_goes_to_stderr(bundles: Any) -> None:
     done = run(bundles[1], *RGB, "--json", "--alpha", "half=1", data=FRAME)
     assert len(done.stdout) == len(FRAME)
     told = json.loads(done.stderr)
-    assert (told["schema"], told["command"], told["frames"], told["alpha"]) == (1, "filter", 1, {"same": 0.0, "half": 1.0})
+    assert (told["schema"], told["command"], told["frames"], told["alpha"]) == (2, "filter", 1, {"same": 0.0, "half": 1.0})
 
 
 def test_what_others_print_goes_to_stderr(bundles: Any) -> None:
@@ -123,7 +123,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(stalls: bool, bundles: Any) -> 
         said = child.stderr.read()
         assert b"error" not in said
         assert b"Traceback" not in said
-        assert b"went away" in said
+        assert b"closed the pipe" in said
 
 
 def test_a_closed_stdin_ends_it_after_the_last_frame(bundles: Any) -> None:

@@ -81,7 +81,7 @@ def test_an_error_as_json(verb: Any, capsys: Capture) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert json.loads(err) == {
-        "schema": 1,
+        "schema": 2,
         "error": {"kind": "CheckpointError", "message": "It went wrong.", "exit_code": 3},
     }
 
@@ -289,12 +289,12 @@ def test_json_is_all_there_is(capsys: Capture) -> None:
     out, err = capsys.readouterr()
     told = json.loads(out)
     assert err == ""
-    assert (told["schema"], told["command"]) == (1, "doctor")
+    assert (told["schema"], told["command"]) == (2, "doctor")
 
 
 def test_json_has_no_infinity(capsys: Capture) -> None:
     CommandOutput(json=True).print_result("x", {"psnr": [float("inf"), 31.5], "by": {"name": float("nan")}})
-    assert json.loads(capsys.readouterr().out) == {"schema": 1, "command": "x", "psnr": [None, 31.5], "by": {"name": None}}
+    assert json.loads(capsys.readouterr().out) == {"schema": 2, "command": "x", "psnr": [None, 31.5], "by": {"name": None}}
 
 
 def test_member_arguments(tmp_path: Path) -> None:
