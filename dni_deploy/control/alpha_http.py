@@ -9,6 +9,7 @@ PUT /alpha   {"alpha": 0.4}                                 two members: the fir
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from dni_deploy.control.message_handler import AlphaMessageHandler
@@ -58,20 +59,10 @@ def put_alpha(handler: AlphaMessageHandler, body: bytes) -> tuple[int, dict[str,
     Returns:
         The HTTP status, and the object to answer with: the alpha, or the error. Alpha is as it was after an error.
     """
-    errors: list[DniError] = []
-
-    def set_alpha() -> None:
-        try:
-            set_alpha_from_body(handler, body)
-        except DniError as error:
-            errors.append(error)
-            raise
-
-    if handler.handle_safely(set_alpha):
+    error = handler.handle_safely(partial(set_alpha_from_body, handler, body))
+    if error is None:
         return 200, state_to_json(handler.shared_alpha.state)
-    if errors:
-        return 400, error_to_json(errors[0])
-    return 500, error_to_json(DniError("The alpha could not be set."))
+    return 500 if type(error) is DniError else 400, error_to_json(error)
 
 
 def state_to_json(state: AlphaState) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class FrameAlpha:
 
     @property
     def is_live(self) -> bool:
-        """Whether the same frame may look different when it is rendered again: alpha is set from outside, or by unknown code."""
+        """Whether a frame may look different when it is rendered again: alpha is set from outside, or by unknown code."""
         return not isinstance(self.source, AlphaTimeline | AlphaCurve | PlanePath)
 
     def at(self, frame: int) -> Coefficients:
@@ -46,7 +46,7 @@ class FrameAlpha:
         return self.source.at(0.0 if self.rate is None else self.frame_seconds(frame), frame)
 
     def frame_seconds(self, frame: int) -> float:
-        """Returns the time of the frame of this number; NaN where there is no frame rate, in which case no alpha asks for it."""
+        """Returns the time of the frame of this number; NaN where there is no frame rate, and then no alpha asks for it."""
         return math.nan if self.rate is None else float(frame / self.rate)
 
 

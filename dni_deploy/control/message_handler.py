@@ -113,27 +113,27 @@ class AlphaMessageHandler:
         stripped = text.strip()
         return self.set_alpha(stripped[5:] if words and words[0].lower() == "alpha" else stripped)
 
-    def handle_safely(self, action: Callable[[], object]) -> bool:
+    def handle_safely(self, action: Callable[[], object]) -> DniError | None:
         """Runs what a message asks for, and counts it as accepted or refused.
 
         Args:
             action: Sets alpha.
 
         Returns:
-            Whether it ran without an error; none is raised.
+            None, or why alpha could not be set; nothing is raised.
         """
         try:
             action()
         except DniError as error:
             self.count_refusal(str(error))
-            return False
+            return error
         except Exception as error:  # of a subscriber, or of a parser that met what it was not written for
             self.count_refusal(f"{type(error).__name__}: {escape_name(error)}")
-            return False
+            return DniError("The alpha could not be set.")
         with self._lock:
             self.accepted_count += 1
         LOG.debug("%s set alpha to %s", self.source, self.shared_alpha.state.requested)
-        return True
+        return None
 
     def count_refusal(self, sentence: str) -> None:
         """Counts a message that cannot be used, and reports the first one.

@@ -6,7 +6,7 @@ to 31 may come as pairs with 32 to 63 (14 bits), which is detected.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -48,17 +48,6 @@ class ControlChangeHandler:
         self._coarse: dict[int, int] = {}
         self._fine: dict[int, int] = {}  # of the controllers that have one
         self._point = [0.5, 0.5]
-        self._parser = mido.Parser()
-
-    def parse_bytes(self, data: Iterable[int]) -> None:
-        """Handles bytes as they come from a wire, cut anywhere.
-
-        Args:
-            data: Bytes of MIDI messages, 0 to 255.
-        """
-        self._parser.feed(data)
-        for message in self._parser:
-            self.handle_message(message)
 
     def handle_message(self, message: Any) -> None:
         """Handles one message; ignores one that is not a control change of a known controller.

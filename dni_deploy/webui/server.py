@@ -19,7 +19,6 @@ from dni_deploy.webui.guard import RequestGuardMiddleware, make_http_protocol, m
 
 WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")
 LISTEN_BACKLOG = 128
-START_POLL_S = 0.005
 THREAD_TIMEOUT_S = 10.0
 """Seconds that `start` and `stop` wait for the thread."""
 
@@ -54,7 +53,7 @@ def choose_token(token: str | None, host: str) -> str:
         return validate_token(token)
     if not is_loopback_host(host):
         raise UsageError(
-            f"--host {escape_name(host, 60)} lets other machines in; choose a token of your own with --token or DNI_SERVE_TOKEN."
+            f"--host {escape_name(host, 60)} lets other machines in; choose your own token with --token or DNI_SERVE_TOKEN."
         )
     return make_token()
 
@@ -108,7 +107,7 @@ class PageServer:
             timeout_graceful_shutdown=max(1, round(limits.shutdown_timeout_s)),
             h11_max_incomplete_event_size=limits.max_header_bytes,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _ReadyServer(config)
         self._thread: threading.Thread | None = None
 
     def _unavailable_reason(self) -> str:
@@ -124,15 +123,8 @@ class PageServer:
         Args:
             on_ready: Called when the server answers.
         """
-        asyncio.run(self._serve(on_ready))
-
-    async def _serve(self, on_ready: Callable[[], Any] | None) -> None:
-        serving = asyncio.ensure_future(self._server.serve([self._socket]))
-        while not self._server.started and not serving.done():
-            await asyncio.sleep(START_POLL_S)
-        if on_ready is not None and not serving.done():
-            on_ready()
-        await serving
+        self._server.on_ready = on_ready or (lambda: None)
+        asyncio.run(self._server.serve([self._socket]))
 
     def start(self) -> None:
         """Serves in a thread of its own, which leaves signals alone; returns when the server answers."""
@@ -160,3 +152,13 @@ class PageServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+
+
+class _ReadyServer(uvicorn.Server):
+    """Calls a function as soon as the server answers."""
+
+    on_ready: Callable[[], Any]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_ready()

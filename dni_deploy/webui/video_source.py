@@ -31,9 +31,6 @@ MAX_CATCH_UP_S = 2.0
 """Longest jump in time, in seconds, that is made up for by decoding everything between; a longer one means that nobody
 watched."""
 
-PUT_TIMEOUT_S = 0.1
-"""Seconds after which a decoder that waits for room looks whether it is to stop."""
-
 DECODER_CLOSE_TIMEOUT_S = 2.0
 """Seconds that `close` waits for the thread; it is a daemon, so a program that ends does not wait for it."""
 
@@ -64,7 +61,6 @@ class LoopedVideo:
         self._stopping = threading.Event()
         self._decoded_frames: queue.Queue[tuple[float, Frame]] = queue.Queue(MAX_DECODED_FRAMES)
         self._frame_iterator = self._loop_frames()
-        self._frame_number = 0
         try:
             _, first = next(self._frame_iterator)
         except StopIteration:
@@ -77,50 +73,42 @@ class LoopedVideo:
 
     def get_frame(self, seconds: float) -> SourceFrame:
         """Returns the frame to show at a time; the last one where no newer one is decoded yet."""
-        while self._has_next_frame():
-            assert self._next_frame is not None
-            frame_seconds, frame = self._next_frame
+        while (next_frame := self._peek_frame()) is not None:
+            frame_seconds, frame = next_frame
             late_s = seconds - self._skipped_seconds - frame_seconds
             if late_s < 0:
-                return self._current_frame
+                break
             if late_s > MAX_CATCH_UP_S:
                 self._skipped_seconds += late_s
-            self._frame_number += 1
-            self._current_frame, self._next_frame = SourceFrame(frame, self._frame_number), None
+            self._current_frame, self._next_frame = SourceFrame(frame, self._current_frame.number + 1), None
         return self._current_frame
 
-    def _has_next_frame(self) -> bool:
-        """Returns whether the next frame is decoded."""
+    def _peek_frame(self) -> tuple[float, Frame] | None:
+        """Returns the next frame and its time, or None where it is not decoded yet."""
         if self._next_frame is None:
-            try:
+            with contextlib.suppress(queue.Empty):
                 self._next_frame = self._decoded_frames.get_nowait()
-            except queue.Empty:
-                return False
-        return True
+        return self._next_frame
 
     def seconds_until_next(self, seconds: float) -> float:
         """Returns the seconds until the next frame is due, or until the next look where it is not decoded yet."""
-        if not self._has_next_frame():
-            return FRAME_POLL_S
-        assert self._next_frame is not None
-        return max(0.0, self._next_frame[0] + self._skipped_seconds - seconds)
+        next_frame = self._peek_frame()
+        return FRAME_POLL_S if next_frame is None else max(0.0, next_frame[0] + self._skipped_seconds - seconds)
 
     def close(self) -> None:
         """Ends the decoder and closes the file."""
         self._stopping.set()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._decoded_frames.get_nowait()  # the decoder may be waiting for room
         self._thread.join(DECODER_CLOSE_TIMEOUT_S)
 
     def _decode_frames(self) -> None:
         try:
             for item in self._frame_iterator:
-                while not self._stopping.is_set():
-                    try:
-                        self._decoded_frames.put(item, timeout=PUT_TIMEOUT_S)
-                        break
-                    except queue.Full:
-                        continue
                 if self._stopping.is_set():
                     return
+                self._decoded_frames.put(item)
         except DniError:
             return  # the file is gone: its last frame stays
         finally:

@@ -56,7 +56,7 @@ def test_a_line_that_cannot_be_used_changes_nothing(line: str) -> None:
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
     for _ in range(3):
-        assert not handler.handle_safely(lambda: handler.set_from_line(line))
+        assert isinstance(handler.handle_safely(lambda: handler.set_from_line(line)), DniError)
     assert (handler.accepted_count, handler.refused_count, len(reports.sentences)) == (0, 3, 1)
     assert "alpha stayed as it was" in reports.sentences[0]
     handler.report_refusals()
@@ -72,7 +72,7 @@ def test_a_subscriber_that_raises_stops_nothing() -> None:
 
     shared_alpha.subscribe(broken)
     handler = AlphaMessageHandler(shared_alpha, "lines", report=reports)
-    assert not handler.handle_safely(lambda: handler.set_from_line("0.25"))
+    assert isinstance(handler.handle_safely(lambda: handler.set_from_line("0.25")), DniError)
     assert "KeyError" in reports.sentences[0]
 
 

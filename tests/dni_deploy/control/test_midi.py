@@ -23,12 +23,25 @@ CLOSE = 1e-12
 """1 minus a share, and the largest share's rounding."""
 
 
+class ByteHandler(ControlChangeHandler):
+    """Handles bytes as they come from a wire, cut anywhere."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.parser = mido.Parser()
+
+    def parse_bytes(self, data: bytes) -> None:
+        self.parser.feed(data)
+        for message in self.parser:
+            self.handle_message(message)
+
+
 def knobs(
     members: tuple[str, ...] = TWO, controls: Mapping[int, str] | None = None, **options: Any
-) -> tuple[SharedAlpha, ControlChangeHandler]:
+) -> tuple[SharedAlpha, ByteHandler]:
     shared_alpha = new_shared_alpha(members)
     plane = ControlPlane.default(members) if len(members) > 2 else None
-    return shared_alpha, ControlChangeHandler(
+    return shared_alpha, ByteHandler(
         AlphaMessageHandler(shared_alpha, "MIDI", plane, RecordedReports()),
         {1: ""} if controls is None else controls,
         **options,
@@ -40,68 +53,68 @@ def control(number: int, value: int) -> bytes:
 
 
 def test_seven_bits() -> None:
-    shared_alpha, made = knobs()
+    shared_alpha, knob = knobs()
     for value in (0, 1, 64, 127):
-        made.parse_bytes(bytes([0xB0, 1, value]))
+        knob.parse_bytes(bytes([0xB0, 1, value]))
         assert shared_alpha.read().requested.values[0] == value / 127
-    assert made.handler.accepted_count == 4
+    assert knob.handler.accepted_count == 4
 
 
 def test_bytes_cut_anywhere_and_what_is_for_others() -> None:
-    shared_alpha, made = knobs(channel=2)
+    shared_alpha, knob = knobs(channel=2)
     stream = bytes([0xB2, 1, 10, 0xB2, 1, 20, 0xF8, 0xB3, 1, 99, 0x92, 60, 100, 0xB2, 7, 55, 0xF0, 1, 2, 0xF7, 0xB2, 1, 30])
     for byte in stream:
-        made.parse_bytes(bytes([byte]))
+        knob.parse_bytes(bytes([byte]))
     assert shared_alpha.read().requested.values[0] == 30 / 127
-    assert (made.handler.accepted_count, made.handler.refused_count) == (3, 0)
+    assert (knob.handler.accepted_count, knob.handler.refused_count) == (3, 0)
 
 
 def test_pairs_of_fourteen_bits() -> None:
-    shared_alpha, made = knobs()
+    shared_alpha, knob = knobs()
     for value in (0, 1, 8191, 8192, 16383):
-        made.parse_bytes(control(1, value >> 7) + control(33, value & 127))
+        knob.parse_bytes(control(1, value >> 7) + control(33, value & 127))
         assert shared_alpha.read().requested.values[0] == value / 16383
-    assert made.handler.refused_count == 0
+    assert knob.handler.refused_count == 0
 
 
 @pytest.mark.parametrize("step", [1, 3, -1, -3])
 def test_a_pair_never_jumps_past_between_its_halves(step: int) -> None:
-    """A frame may be made between the coarse and the fine byte: the value is then between the old one and the new one."""
-    shared_alpha, made = knobs()
+    """A frame may be knob between the coarse and the fine byte: the value is then between the old one and the new one."""
+    shared_alpha, knob = knobs()
     values = list(range(8000, 8400))[::step]
-    made.parse_bytes(control(1, values[0] >> 7) + control(33, values[0] & 127))
+    knob.parse_bytes(control(1, values[0] >> 7) + control(33, values[0] & 127))
     for before, value in pairwise(values):
         seen = []
         for part in (control(1, value >> 7), control(33, value & 127)):
-            made.parse_bytes(part)
+            knob.parse_bytes(part)
             seen.append(shared_alpha.read().requested.values[0] * 16383)
         assert min(before, value) - 1e-6 <= seen[0] <= max(before, value) + 1e-6
         assert seen[1] == pytest.approx(value, abs=1e-6)
 
 
 def test_a_fine_part_alone_sets_nothing() -> None:
-    shared_alpha, made = knobs()
-    made.parse_bytes(bytes([0xB0, 33, 64]))
+    shared_alpha, knob = knobs()
+    knob.parse_bytes(bytes([0xB0, 33, 64]))
     assert shared_alpha.state.sequence == 0
 
 
 def test_knobs_for_members_and_for_a_plane() -> None:
-    shared_alpha, made = knobs(THREE, {20: "b", 21: "c"})
-    made.parse_bytes(bytes([0xB0, 20, 127]))
+    shared_alpha, knob = knobs(THREE, {20: "b", 21: "c"})
+    knob.parse_bytes(bytes([0xB0, 20, 127]))
     assert shared_alpha.read().requested.values == (0, 1, 0)
-    made.parse_bytes(control(21, 0) + control(20, 0))
+    knob.parse_bytes(control(21, 0) + control(20, 0))
     assert shared_alpha.read().requested.values == pytest.approx((0.5, 0, 0.5), abs=CLOSE)
-    shared_alpha, made = knobs(FOUR, {10: "x", 11: "y"})
-    made.parse_bytes(control(10, 0) + control(11, 0))
+    shared_alpha, knob = knobs(FOUR, {10: "x", 11: "y"})
+    knob.parse_bytes(control(10, 0) + control(11, 0))
     assert shared_alpha.read().requested.values == (1, 0, 0, 0)
-    made.parse_bytes(control(10, 127) + control(11, 127))
+    knob.parse_bytes(control(10, 127) + control(11, 127))
     assert shared_alpha.read().requested.values == (0, 0, 0, 1)
 
 
 def test_a_knob_for_alpha_of_three_members_is_refused_and_stops_nothing() -> None:
-    shared_alpha, made = knobs(THREE)
-    made.parse_bytes(control(1, 64) + control(1, 65))
-    assert (made.handler.refused_count, shared_alpha.state.sequence) == (2, 0)
+    shared_alpha, knob = knobs(THREE)
+    knob.parse_bytes(control(1, 64) + control(1, 65))
+    assert (knob.handler.refused_count, shared_alpha.state.sequence) == (2, 0)
 
 
 @pytest.mark.parametrize("controls", [{128: ""}, {-1: ""}, {1: "nobody"}, {1: "x"}])
@@ -111,9 +124,9 @@ def test_knobs_for_nobody(controls: dict[int, str]) -> None:
 
 
 def test_rubbish_is_passed_over() -> None:
-    shared_alpha, made = knobs()
-    made.parse_bytes(bytes(range(256)) * 40)
-    made.parse_bytes(bytes([0xF7, 0xB0, 1, 127]))
+    shared_alpha, knob = knobs()
+    knob.parse_bytes(bytes(range(256)) * 40)
+    knob.parse_bytes(bytes([0xF7, 0xB0, 1, 127]))
     assert shared_alpha.read().requested.values == (1, 0)
 
 

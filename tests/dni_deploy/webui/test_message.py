@@ -12,8 +12,8 @@ from dni_deploy.webui.message import (
     FrameMetadata,
     pack_message,
     parse_client_request,
-    unpack_message,
 )
+from tests.dni_deploy.webui.frame_message import unpack_message
 
 STAMP = FrameMetadata(7, 3, 42, 9, (0.25, 0.5, 0.25), True, 12.5, 0.5, 2.0, 0.0)
 

@@ -20,7 +20,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from dni_deploy.utils.hardware import measure_resident_bytes
 from dni_deploy.webui.guard import PageLimits
-from dni_deploy.webui.message import FLAG_SET_BY_PAGE, unpack_message
+from dni_deploy.webui.message import FLAG_SET_BY_PAGE
+from tests.dni_deploy.webui.frame_message import unpack_message
 from tests.dni_deploy.webui.page_server import TOKEN, MovingSource, PageFixture, serve_page
 
 
