@@ -77,9 +77,10 @@ def test_curl() -> None:
     with HttpAlphaListener(new_shared_alpha(), 0, report=RecordedReports()) as listener:
         for line in block.splitlines():
             words = shlex.split(line.removeprefix("$ curl "))
-            method, body = ("PUT", words[words.index("-d") + 1]) if "-X" in words else ("GET", None)
+            method, body = ("PUT", words[words.index("--json") + 1]) if "-X" in words else ("GET", None)
             headers = dict(words[place + 1].split(": ", 1) for place, word in enumerate(words) if word == "-H")
             headers["Authorization"] = headers["Authorization"].replace("$TOKEN", str(listener.token))
+            headers |= {"Content-Type": "application/json"} if "--json" in words else {}
             assert words[-1] == "http://127.0.0.1:9124/alpha"
             connection = http.client.HTTPConnection("127.0.0.1", listener.port)
             connection.request(method, "/alpha", body, headers)

@@ -1,57 +1,57 @@
-// Controls: a slider for two members, a pad for three or four, a slider for each member of more. All of them say the same thing.
+// The controls of alpha: a slider for two members, a plane for three or four, a slider for each one of more.
 const SVG = "http://www.w3.org/2000/svg";
 
 export function sharesText(members, shares) {
   return members.map((name, index) => `${name} ${shares[index].toFixed(2)}`).join(", ");
 }
 
-function made(tag, properties = {}, ...children) {
+function createElement(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   Object.assign(element, properties);
   element.append(...children);
   return element;
 }
 
-// Each builder returns {show(shares)}; `send` gets an object for the server and the moment of the event.
+// Each control has {show(shares)}; `send` takes an object for the server and the time of the event.
 export function build(place, facts, send) {
   place.replaceChildren();
-  const parts = facts.plane ? [pad(place, facts, send), details(place, facts, send)]
-    : facts.members.length === 2 ? [slider(place, facts, send)] : [sliders(place, facts, send)];
+  const parts = facts.plane ? [makePad(place, facts, send), makeDetails(place, facts, send)]
+    : facts.members.length === 2 ? [makeSlider(place, facts, send)] : [makeSliders(place, facts, send)];
   return { show: shares => parts.forEach(part => part.show(shares)) };
 }
 
-// Where the bundle holds a slider with even steps, the knob stands at its position, and alpha is told beside.
-function slider(place, { members, slider: knots }, send) {
-  const input = made("input", { type: "range", id: "alpha", min: 0, max: 1, step: 0.01 });
-  const ends = made("div", { className: "ends" }, made("span", { textContent: `all ${members[1]}` }), made("span", { textContent: `all ${members[0]}` }));
-  const number = made("span", { id: "alpha-number", ariaHidden: "true" });
-  const label = made("label", { htmlFor: "alpha", textContent: knots ? `even steps to the eye, towards ${members[0]}` : `alpha, the share of ${members[0]}` });
-  place.append(label, ...(knots ? [number] : []), input, ends);
-  const tell = share => {
+// Where the bundle holds a slider with even steps, the knob is at its position, and alpha is shown beside it.
+function makeSlider(place, { members, slider: points }, send) {
+  const input = createElement("input", { type: "range", id: "alpha", min: 0, max: 1, step: 0.01 });
+  const ends = createElement("div", { className: "ends" }, createElement("span", { textContent: `all ${members[1]}` }), createElement("span", { textContent: `all ${members[0]}` }));
+  const number = createElement("span", { id: "alpha-number", ariaHidden: "true" });
+  const label = createElement("label", { htmlFor: "alpha", textContent: points ? `even steps to the eye, towards ${members[0]}` : `alpha, the share of ${members[0]}` });
+  place.append(label, ...(points ? [number] : []), input, ends);
+  const showValue = share => {
     number.textContent = ` alpha ${share.toFixed(3)}`;
     input.setAttribute("aria-valuetext", sharesText(members, [share, 1 - share]));
   };
   input.addEventListener("input", event => {
-    const share = knots ? along(knots, input.valueAsNumber, 0, 1) : input.valueAsNumber;
-    tell(share);
+    const share = points ? interpolate(points, input.valueAsNumber, 0, 1) : input.valueAsNumber;
+    showValue(share);
     send({ alpha: share }, event.timeStamp);
   });
-  return { show(shares) { input.value = knots ? along(knots, shares[0], 1, 0) : shares[0]; tell(shares[0]); } };
+  return { show(shares) { input.value = points ? interpolate(points, shares[0], 1, 0) : shares[0]; showValue(shares[0]); } };
 }
 
-// On the line through the knots, which rises strictly: from column `from` of a knot to column `to`.
-function along(knots, value, from, to) {
-  const next = Math.max(1, knots.findIndex(knot => knot[from] >= value));
-  const [before, after] = [knots[next - 1], knots[next]];
+// Interpolates between the slider points, which rise strictly, from column `from` to column `to`.
+function interpolate(points, value, from, to) {
+  const next = Math.max(1, points.findIndex(point => point[from] >= value));
+  const [before, after] = [points[next - 1], points[next]];
   const part = (value - before[from]) / (after[from] - before[from]);
   return Math.min(1, Math.max(0, before[to] + part * (after[to] - before[to])));
 }
 
-function sliders(place, { members }, send) {
+function makeSliders(place, { members }, send) {
   const rows = members.map((name, index) => {
-    const input = made("input", { type: "range", id: `share-${index}`, min: 0, max: 1, step: 0.01 });
-    const number = made("span", { ariaHidden: "true" });
-    place.append(made("div", { className: "member" }, made("label", { htmlFor: input.id, textContent: name }), number, input));
+    const input = createElement("input", { type: "range", id: `share-${index}`, min: 0, max: 1, step: 0.01 });
+    const number = createElement("span", { ariaHidden: "true" });
+    place.append(createElement("div", { className: "member" }, createElement("label", { htmlFor: input.id, textContent: name }), number, input));
     input.addEventListener("input", event => send({ share: { member: name, value: input.valueAsNumber } }, event.timeStamp));
     return { input, number };
   });
@@ -66,17 +66,17 @@ function sliders(place, { members }, send) {
   };
 }
 
-function details(place, facts, send) {
-  const box = made("div");
-  place.append(made("details", {}, made("summary", { textContent: "One slider for each member" }), box));
-  return sliders(box, facts, send);
+function makeDetails(place, facts, send) {
+  const box = createElement("div");
+  place.append(createElement("details", {}, createElement("summary", { textContent: "One slider for each member" }), box));
+  return makeSliders(box, facts, send);
 }
 
-// The pad: x from left to right, y from top to bottom, both 0 to 1, drawn with a margin so that the knob stays inside.
-function pad(place, { members, plane }, send) {
+// The plane: x from left to right, y from top to bottom, both 0 to 1, drawn with a margin so that the knob stays inside.
+function makePad(place, { members, plane }, send) {
   const margin = 0.06, size = 1 + 2 * margin;
   const names = Object.keys(plane);
-  const box = made("div", { className: "pad", id: "pad", tabIndex: 0 });
+  const box = createElement("div", { className: "pad", id: "pad", tabIndex: 0 });
   box.setAttribute("role", "slider");
   box.setAttribute("aria-label", "Control plane, two-dimensional: arrow keys move, with Shift in large steps");
   box.setAttribute("aria-valuemin", 0);
@@ -100,7 +100,7 @@ function pad(place, { members, plane }, send) {
   box.append(svg);
   names.forEach(name => {
     const [x, y] = plane[name];
-    const tag = made("span", { className: "at", textContent: name });
+    const tag = createElement("span", { className: "at", textContent: name });
     const across = 100 * (x + margin) / size, down = 100 * (y + margin) / size;
     if (x > 0.66) tag.style.right = `${100 - across + 4}%`; else if (x < 0.34) tag.style.left = `${across + 4}%`;
     else { tag.style.left = `${across}%`; tag.style.transform = "translateX(-50%)"; }
@@ -114,27 +114,27 @@ function pad(place, { members, plane }, send) {
     knob.setAttribute("cy", point[1]);
     box.setAttribute("aria-valuenow", Math.round(100 * point[0]));
   };
-  const go = (x, y, moment) => {
+  const moveTo = (x, y, moment) => {
     point = [Math.min(1, Math.max(0, x)), Math.min(1, Math.max(0, y))];
     mine = true;
     draw();
     send({ point }, moment);
   };
-  const follow = event => {
+  const followPointer = event => {
     const room = svg.getBoundingClientRect();
-    go((event.clientX - room.left) / room.width * size - margin, (event.clientY - room.top) / room.height * size - margin, event.timeStamp);
+    moveTo((event.clientX - room.left) / room.width * size - margin, (event.clientY - room.top) / room.height * size - margin, event.timeStamp);
   };
-  box.addEventListener("pointerdown", event => { box.setPointerCapture(event.pointerId); box.focus({ preventScroll: true }); follow(event); });
-  box.addEventListener("pointermove", event => { if (box.hasPointerCapture(event.pointerId)) follow(event); });
+  box.addEventListener("pointerdown", event => { box.setPointerCapture(event.pointerId); box.focus({ preventScroll: true }); followPointer(event); });
+  box.addEventListener("pointermove", event => { if (box.hasPointerCapture(event.pointerId)) followPointer(event); });
   box.addEventListener("keydown", event => {
     const step = event.shiftKey || event.key.startsWith("Page") ? 0.1 : 0.02;
     const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], PageUp: [0, -1], PageDown: [0, 1] }[event.key];
     if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    go(Math.round(100 * (point[0] + step * move[0])) / 100, Math.round(100 * (point[1] + step * move[1])) / 100, event.timeStamp);
+    moveTo(Math.round(100 * (point[0] + step * move[0])) / 100, Math.round(100 * (point[1] + step * move[1])) / 100, event.timeStamp);
   });
   return {
-    // Where somebody else set alpha, the knob goes to the members' centre of gravity, which is that point for both kinds of planes.
+    // Where somebody else set alpha, the knob moves to the weighted mean of the members' places, which is that point in both kinds of planes.
     show(shares, own) {
       box.setAttribute("aria-valuetext", sharesText(members, shares));
       if (own && mine) return;

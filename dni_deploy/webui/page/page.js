@@ -1,84 +1,84 @@
-// Page: asks the server for frames, two at a time, draws them, and tells it what the person wants. Nothing comes from elsewhere.
+// Asks the server for frames, two at a time, draws them, and sends it what the user does. Nothing is loaded from elsewhere.
 import { build, sharesText } from "./controls.js";
 import { Recorder } from "./recorder.js";
 
-const at = id => document.getElementById(id);
+const byId = id => document.getElementById(id);
 const query = new URLSearchParams(location.search), token = query.get("token");
 if (query.get("view") === "clean") document.documentElement.classList.add("clean");
-// The secret leaves the address bar and the history; the cookie that came with the page stands for it.
+// The token leaves the address bar and the history; the cookie that came with the page replaces it.
 if (token) { query.delete("token"); history.replaceState(null, "", location.pathname + (query.size ? `?${query}` : "")); }
 
-const IN_FLIGHT = 2, KINDS = ["blend", "before", "pixels"], CANVAS = { blend: at("picture"), before: at("before"), pixels: at("pixels") };
+const IN_FLIGHT = 2, KINDS = ["blend", "before", "pixels"], CANVAS = { blend: byId("picture"), before: byId("before"), pixels: byId("pixels") };
 const state = { facts: null, socket: null, controls: null, recorder: null, shares: [], requestId: 0, appliedId: 0, drawn: 0, asked: 0, view: "blend",
   wait: 500, playing: null, dragging: -1e9, status: {} };
 const sent = new Map();
-// For tests and benchmarks: what was drawn and how long it took.
+// For tests and benchmarks: what was drawn, and how long it took.
 const stats = window.dni = { frames: 0, sequence: 0, shares: [], frame: 0, latencies: [], times: [] };
 
 function connect() {
   const socket = state.socket = new WebSocket(`ws://${location.host}/frames${token ? `?token=${encodeURIComponent(token)}` : ""}`);
   socket.binaryType = "arraybuffer";
-  socket.onmessage = event => typeof event.data === "string" ? word(JSON.parse(event.data)) : frame(event.data);
+  socket.onmessage = event => typeof event.data === "string" ? handleText(JSON.parse(event.data)) : handleFrame(event.data);
   socket.onclose = event => {
     if (state.socket !== socket) return;
-    complain(event.code === 1013 ? `The server has enough pages open: ${event.reason}.`
-      : "The server does not answer. If it was started again, open the address that it printed.");
+    showProblem(event.code === 1013 ? `The server has too many pages open: ${event.reason}.`
+      : "The server does not answer. If it was restarted, open the address that it printed.");
     setTimeout(connect, state.wait);
     state.wait = Math.min(5000, state.wait * 1.6);
   };
 }
 
-function tell(message) {
+function sendMessage(message) {
   if (state.socket && state.socket.readyState === WebSocket.OPEN) state.socket.send(JSON.stringify(message));
 }
 
-function ask() {
-  while (state.asked < IN_FLIGHT && !document.hidden) { state.asked += 1; tell({ next: true }); }
+function requestFrames() {
+  while (state.asked < IN_FLIGHT && !document.hidden) { state.asked += 1; sendMessage({ next: true }); }
 }
 
-function word(message) {
-  if (message.hello) begin(message.hello);
+function handleText(message) {
+  if (message.hello) handleHello(message.hello);
   if (message.status) showStatus(message.status);
-  if (message.problem) complain(message.problem, 6000);
+  if (message.problem) showProblem(message.problem, 6000);
 }
 
-function begin(facts) {
+function handleHello(facts) {
   state.wait = 500;
   state.drawn = 0;
   state.asked = 0;
   sent.clear();
-  complain("");
+  showProblem("");
   const same = state.facts && JSON.stringify(state.facts.members) === JSON.stringify(facts.members);
   state.facts = facts;
   state.shares = facts.alpha;
   if (!same) {
     state.recorder = new Recorder(facts.members);
-    state.controls = build(at("controls"), facts, move);
+    state.controls = build(byId("controls"), facts, handleMove);
   }
-  at("title").textContent = document.title = facts.name;
-  at("lead").textContent = `${facts.members.join(", ")}: blended live`;
-  at("m-engine").textContent = facts.engine;
-  at("m-rules").textContent = (facts.rules || []).join(", ") || "none";
-  show(state.shares, false);
-  look(state.view);
-  ask();
+  byId("title").textContent = document.title = facts.name;
+  byId("lead").textContent = `${facts.members.join(", ")}: blended live`;
+  byId("m-engine").textContent = facts.engine;
+  byId("m-rules").textContent = (facts.rules || []).join(", ") || "none";
+  showShares(state.shares, false);
+  setView(state.view);
+  requestFrames();
 }
 
 function showStatus(facts) {
   state.status = facts;
-  at("source").textContent = `Showing ${facts.source}.`;
-  at("hold").setAttribute("aria-pressed", facts.paused);
-  at("hold").hidden = !facts.is_moving;
-  at("follow").hidden = !state.facts.timeline || facts.follows;
-  at("tag-pixels").textContent = facts.pixels === "opening" ? "blended pixels: opening the members…" : "blended pixels";
-  complain(facts.problem || "");
+  byId("source").textContent = `Showing ${facts.source}.`;
+  byId("hold").setAttribute("aria-pressed", facts.paused);
+  byId("hold").hidden = !facts.is_moving;
+  byId("follow").hidden = !state.facts.timeline || facts.follows;
+  byId("tag-pixels").textContent = facts.pixels === "opening" ? "blended pixels: opening the members…" : "blended pixels";
+  showProblem(facts.problem || "");
 }
 
 // ---- frames
 
-function frame(buffer) {
+function handleFrame(buffer) {
   const view = new DataView(buffer);
-  if (view.getUint32(0, false) !== 0x444e4931 || view.getUint8(4) !== 1) { complain("The server speaks another version; reload the page."); return; }
+  if (view.getUint32(0, false) !== 0x444e4931 || view.getUint8(4) !== 1) { showProblem("The server has another version; reload the page."); return; }
   const members = view.getUint8(5), count = view.getUint8(6), flags = view.getUint8(7);
   const head = { sequence: view.getUint32(8, true), generation: view.getUint32(12, true), frame: view.getUint32(16, true),
     requestId: view.getUint32(20, true), network: view.getFloat32(28, true), change: view.getFloat32(32, true), mine: (flags & 1) > 0 };
@@ -93,12 +93,12 @@ function frame(buffer) {
     return createImageBitmap(part).then(bitmap => [kind, bitmap]);
   });
   const socket = state.socket;
-  Promise.all(jobs).then(pictures => draw(head, pictures), () => complain("A picture could not be decoded.", 4000)).finally(() => {
-    if (state.socket === socket) { state.asked = Math.max(0, state.asked - 1); ask(); }
+  Promise.all(jobs).then(pictures => drawFrame(head, pictures), () => showProblem("A picture could not be decoded.", 4000)).finally(() => {
+    if (state.socket === socket) { state.asked = Math.max(0, state.asked - 1); requestFrames(); }
   });
 }
 
-function draw(head, pictures) {
+function drawFrame(head, pictures) {
   const stale = head.sequence <= state.drawn;
   for (const [kind, bitmap] of pictures) {
     const canvas = CANVAS[kind];
@@ -122,86 +122,86 @@ function draw(head, pictures) {
   Object.assign(CANVAS.blend.dataset, { sequence: head.sequence, generation: head.generation, shares: head.shares.map(share => share.toFixed(3)).join(" ") });
   if (head.change > 0) state.change = head.change;
   state.network = head.network;
-  show(head.shares, head.mine);
-  if (state.recorder.note(head.shares, now)) told();
+  showShares(head.shares, head.mine);
+  if (state.recorder.note(head.shares, now)) showTake();
 }
 
-function show(shares, mine) {
+function showShares(shares, mine) {
   state.shares = shares;
-  at("told").replaceChildren(...state.facts.members.flatMap((name, index) => {
+  byId("told").replaceChildren(...state.facts.members.flatMap((name, index) => {
     const strong = document.createElement("b");
     strong.textContent = shares[index].toFixed(2);
     return [index ? " · " : "", `${name} `, strong];
   }));
-  // A control that is being moved is ahead of the picture; it is not pulled back.
+  // A control that is being moved is ahead of the frame; it is not moved back.
   if (performance.now() - state.dragging > 400) state.controls.show(shares, mine);
 }
 
-// ---- what the person does
+// ---- what the user does
 
-function move(message, moment) {
-  if (state.playing) play();
+function handleMove(message, moment) {
+  if (state.playing) togglePlaying();
   state.dragging = performance.now();
-  set(message, moment);
+  sendAlpha(message, moment);
   clearTimeout(state.hush);
-  state.hush = setTimeout(() => { state.controls.show(state.shares, true); say(sharesText(state.facts.members, state.shares)); }, 700);
+  state.hush = setTimeout(() => { state.controls.show(state.shares, true); announce(sharesText(state.facts.members, state.shares)); }, 700);
 }
 
-function set(message, moment = performance.now()) {
+function sendAlpha(message, moment = performance.now()) {
   state.requestId += 1;
   sent.set(state.requestId, moment);
   if (sent.size > 500) sent.delete(sent.keys().next().value);
-  tell({ ...message, request_id: state.requestId });
+  sendMessage({ ...message, request_id: state.requestId });
 }
 
-function say(text) { at("said").textContent = text; }
+function announce(text) { byId("said").textContent = text; }
 
-function complain(text, soon = 0) {
+function showProblem(text, soon = 0) {
   clearTimeout(state.forget);
-  at("problem").textContent = text;
-  at("problem").hidden = !text;
-  if (soon) state.forget = setTimeout(() => complain(state.status.problem || ""), soon);
+  byId("problem").textContent = text;
+  byId("problem").hidden = !text;
+  if (soon) state.forget = setTimeout(() => showProblem(state.status.problem || ""), soon);
 }
 
-function look(view) {
+function setView(view) {
   state.view = view;
   const split = view === "split", pixels = view === "pixels";
-  at("stage").dataset.view = view;
-  for (const id of ["before", "edge", "tag-left", "tag-right", "cutter"]) at(id).hidden = !split;
-  for (const id of ["beside", "tag-blend"]) at(id).hidden = !pixels;
+  byId("stage").dataset.view = view;
+  for (const id of ["before", "edge", "tag-left", "tag-right", "cutter"]) byId(id).hidden = !split;
+  for (const id of ["beside", "tag-blend"]) byId(id).hidden = !pixels;
   document.querySelector(`input[name=view][value=${view}]`).checked = true;
-  tell({ views: split ? ["before"] : pixels ? ["pixels"] : [] });
+  sendMessage({ views: split ? ["before"] : pixels ? ["pixels"] : [] });
 }
 
-function cut(percent) {
+function setCut(percent) {
   percent = Math.min(100, Math.max(0, Math.round(percent)));
-  at("cut").value = percent;
-  at("cut").setAttribute("aria-valuetext", `${percent} percent of the width shows the picture before the network`);
-  at("stage").style.setProperty("--cut", `${percent}%`);
+  byId("cut").value = percent;
+  byId("cut").setAttribute("aria-valuetext", `${percent} percent of the width shows the picture before the network`);
+  byId("stage").style.setProperty("--cut", `${percent}%`);
 }
 
-function hold() { tell({ pause: at("hold").getAttribute("aria-pressed") !== "true" }); }
+function togglePause() { sendMessage({ pause: byId("hold").getAttribute("aria-pressed") !== "true" }); }
 
-function record() {
+function toggleRecording() {
   const recorder = state.recorder;
   if (!recorder) return;
-  if (state.playing) play();
+  if (state.playing) togglePlaying();
   if (recorder.recording) recorder.stop(performance.now()); else recorder.start(state.shares, performance.now());
-  at("record").setAttribute("aria-pressed", recorder.recording);
-  at("record-text").textContent = recorder.recording ? "Stop" : "Record";
-  at("play").disabled = recorder.recording;
-  at("export").hidden = recorder.recording;
-  told();
-  say(recorder.recording ? "Recording." : `Recorded ${recorder.length.toFixed(1)} seconds.`);
+  byId("record").setAttribute("aria-pressed", recorder.recording);
+  byId("record-text").textContent = recorder.recording ? "Stop" : "Record";
+  byId("play").disabled = recorder.recording;
+  byId("export").hidden = recorder.recording;
+  showTake();
+  announce(recorder.recording ? "Recording." : `Recorded ${recorder.length.toFixed(1)} seconds.`);
 }
 
-function told() {
+function showTake() {
   const { keyframes, length, recording } = state.recorder;
   const count = `${keyframes.length} keyframe${keyframes.length === 1 ? "" : "s"}`;
-  at("take").textContent = recording ? `Recording: ${count}.` : `${count} in ${length.toFixed(1)} s.`;
+  byId("take").textContent = recording ? `Recording: ${count}.` : `${count} in ${length.toFixed(1)} s.`;
 }
 
-function play() {
+function togglePlaying() {
   if (state.playing) {
     cancelAnimationFrame(state.playing);
     state.playing = null;
@@ -209,99 +209,99 @@ function play() {
     let started = performance.now();
     const step = now => {
       const seconds = Math.max(0, (now - started) / 1000), { length } = state.recorder;
-      set({ alpha: state.recorder.at(seconds) });
+      sendAlpha({ alpha: state.recorder.at(seconds) });
       if (seconds >= length) {
-        if (!at("loop").checked || length === 0) { state.playing = null; at("play").setAttribute("aria-pressed", false); return; }
+        if (!byId("loop").checked || length === 0) { state.playing = null; byId("play").setAttribute("aria-pressed", false); return; }
         started = now;
       }
       state.playing = requestAnimationFrame(step);
     };
     state.playing = requestAnimationFrame(step);
   }
-  at("play").setAttribute("aria-pressed", Boolean(state.playing));
+  byId("play").setAttribute("aria-pressed", Boolean(state.playing));
 }
 
-function save() {
-  const text = JSON.stringify(state.recorder.toJSON(at("loop").checked), null, 2) + "\n";
+function saveKeyframes() {
+  const text = JSON.stringify(state.recorder.toJSON(byId("loop").checked), null, 2) + "\n";
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   link.download = "alpha.json";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  say("Saved alpha.json.");
+  announce("Saved alpha.json.");
 }
 
-async function copy() {
-  const text = state.recorder.toText(at("loop").checked);
+async function copyKeyframes() {
+  const text = state.recorder.toText(byId("loop").checked);
   try {
     await navigator.clipboard.writeText(text);
-    at("take").textContent = "Copied; paste it behind --alpha, in quotes.";
+    byId("take").textContent = "Copied; paste it behind --alpha, in quotes.";
   } catch {
-    at("take").textContent = text;
-    getSelection().selectAllChildren(at("take"));
+    byId("take").textContent = text;
+    getSelection().selectAllChildren(byId("take"));
   }
-  say(at("take").textContent);
+  announce(byId("take").textContent);
 }
 
-async function upload(file) {
+async function uploadImage(file) {
   if (!file) return;
-  if (state.facts && file.size > state.facts.upload) { complain(`${file.name} is larger than ${Math.round(state.facts.upload / 1048576)} MiB.`, 6000); return; }
+  if (state.facts && file.size > state.facts.upload) { showProblem(`${file.name} is larger than ${Math.round(state.facts.upload / 1048576)} MiB.`, 6000); return; }
   try {
     const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
     const answer = await fetch("picture", { method: "PUT", body: file, headers });
     const result = await answer.json();
-    if (answer.ok) say(`Showing ${file.name}.`); else complain(result.error.message, 8000);
-  } catch { complain("The picture could not be sent.", 6000); }
+    if (answer.ok) announce(`Showing ${file.name}.`); else showProblem(result.error.message, 8000);
+  } catch { showProblem("The picture could not be sent.", 6000); }
 }
 
 // ---- listeners
 
-document.querySelectorAll("input[name=view]").forEach(choice => choice.addEventListener("change", () => look(choice.value)));
-at("cut").addEventListener("input", () => cut(at("cut").valueAsNumber));
-at("hold").addEventListener("click", hold);
-at("record").addEventListener("click", record);
-at("play").addEventListener("click", play);
-at("save").addEventListener("click", save);
-at("copy").addEventListener("click", copy);
-at("follow").addEventListener("click", () => tell({ follow: true }));
-at("file").addEventListener("change", () => { upload(at("file").files[0]); at("file").value = ""; });
+document.querySelectorAll("input[name=view]").forEach(choice => choice.addEventListener("change", () => setView(choice.value)));
+byId("cut").addEventListener("input", () => setCut(byId("cut").valueAsNumber));
+byId("hold").addEventListener("click", togglePause);
+byId("record").addEventListener("click", toggleRecording);
+byId("play").addEventListener("click", togglePlaying);
+byId("save").addEventListener("click", saveKeyframes);
+byId("copy").addEventListener("click", copyKeyframes);
+byId("follow").addEventListener("click", () => sendMessage({ follow: true }));
+byId("file").addEventListener("change", () => { uploadImage(byId("file").files[0]); byId("file").value = ""; });
 const drag = event => {
-  if (state.view !== "split" || (event.type === "pointermove" && !at("drop").hasPointerCapture(event.pointerId))) return;
-  if (event.type === "pointerdown") at("drop").setPointerCapture(event.pointerId);
-  const room = at("drop").getBoundingClientRect();
-  cut(100 * (event.clientX - room.left) / room.width);
+  if (state.view !== "split" || (event.type === "pointermove" && !byId("drop").hasPointerCapture(event.pointerId))) return;
+  if (event.type === "pointerdown") byId("drop").setPointerCapture(event.pointerId);
+  const room = byId("drop").getBoundingClientRect();
+  setCut(100 * (event.clientX - room.left) / room.width);
 };
-at("drop").addEventListener("pointerdown", drag);
-at("drop").addEventListener("pointermove", drag);
+byId("drop").addEventListener("pointerdown", drag);
+byId("drop").addEventListener("pointermove", drag);
 for (const type of ["dragover", "drop", "dragleave"]) addEventListener(type, event => {
   event.preventDefault();
   document.body.classList.toggle("over", type === "dragover");
-  if (type === "drop") upload(event.dataTransfer.files[0]);
+  if (type === "drop") uploadImage(event.dataTransfer.files[0]);
 });
 addEventListener("keydown", event => {
   const kind = event.target.tagName === "INPUT" ? event.target.type : event.target.tagName;
   if (event.ctrlKey || event.metaKey || event.altKey || ["text", "TEXTAREA"].includes(kind)) return;
   const key = event.key.toLowerCase();
-  if (key === " ") { if (["BUTTON", "SUMMARY", "radio", "checkbox", "file"].includes(kind)) return; event.preventDefault(); if (state.status.is_moving) hold(); }
+  if (key === " ") { if (["BUTTON", "SUMMARY", "radio", "checkbox", "file"].includes(kind)) return; event.preventDefault(); if (state.status.is_moving) togglePause(); }
   else if (event.repeat) return;
-  else if (key === "r") record();
-  else if (key === "p") play();
-  else if (key === "v") { const all = ["blend", "split", "pixels"]; look(all[(all.indexOf(state.view) + 1) % 3]); say(`View: ${state.view}`); }
+  else if (key === "r") toggleRecording();
+  else if (key === "p") togglePlaying();
+  else if (key === "v") { const all = ["blend", "split", "pixels"]; setView(all[(all.indexOf(state.view) + 1) % 3]); announce(`View: ${state.view}`); }
 });
-document.addEventListener("visibilitychange", ask);
+document.addEventListener("visibilitychange", requestFrames);
 
 setInterval(() => {
   if (!state.facts) return;
   const now = performance.now(), recent = stats.times.filter(time => now - time < 1000);
   const still = !state.status.is_moving || state.status.paused;
-  at("rate").textContent = recent.length > 1 ? `${recent.length} frames/s` : still ? "still picture" : "0 frames/s";
+  byId("rate").textContent = recent.length > 1 ? `${recent.length} frames/s` : still ? "still picture" : "0 frames/s";
   const last = stats.latencies.slice(-30).sort((one, other) => one - other), middle = last[last.length >> 1];
-  at("delay").textContent = last.length ? `control to picture ${middle.toFixed(0)} ms` : "";
-  at("m-delay").textContent = last.length ? `${middle.toFixed(0)} ms, at most ${last[last.length - 1].toFixed(0)} ms` : "–";
-  at("m-network").textContent = state.network === undefined ? "–" : `${state.network.toFixed(1)} ms`;
-  at("m-change").textContent = state.change === undefined ? "–" : `${state.change.toFixed(2)} ms`;
-  at("m-size").textContent = `${CANVAS.blend.width} × ${CANVAS.blend.height}`;
+  byId("delay").textContent = last.length ? `control to picture ${middle.toFixed(0)} ms` : "";
+  byId("m-delay").textContent = last.length ? `${middle.toFixed(0)} ms, at most ${last[last.length - 1].toFixed(0)} ms` : "–";
+  byId("m-network").textContent = state.network === undefined ? "–" : `${state.network.toFixed(1)} ms`;
+  byId("m-change").textContent = state.change === undefined ? "–" : `${state.change.toFixed(2)} ms`;
+  byId("m-size").textContent = `${CANVAS.blend.width} × ${CANVAS.blend.height}`;
 }, 500);
 
-cut(50);
+setCut(50);
 connect();

@@ -1,5 +1,5 @@
-// Recorder: alphas over time as keyframes, played back and exported in the form that --alpha reads.
-const HELD = 0.1; // a pause of more seconds between two alphas was a hold, not a slow ramp
+// Records alpha over time as keyframes, which are played back and exported in the form that --alpha reads.
+const MIN_HOLD_S = 0.1; // between two alphas that are farther apart, alpha was held, and did not move slowly
 
 export class Recorder {
   constructor(members) {
@@ -15,13 +15,13 @@ export class Recorder {
     this.started = now;
   }
 
-  // Seconds from the start, with milliseconds; times rise strictly, as a timeline wants them.
+  // Times are seconds from the start, with milliseconds; they rise strictly, as a timeline requires.
   note(shares, now) {
     if (!this.recording) return false;
     const last = this.keyframes[this.keyframes.length - 1];
     const time = Math.max(Math.round(now - this.started) / 1000, last.time + 0.001);
     if (shares.every((share, index) => Math.abs(share - last.shares[index]) < 1e-6)) return false;
-    if (time - last.time > HELD) this.keyframes.push({ time: time - 0.001, shares: last.shares });
+    if (time - last.time > MIN_HOLD_S) this.keyframes.push({ time: time - 0.001, shares: last.shares });
     this.keyframes.push({ time, shares: [...shares] });
     return true;
   }
@@ -40,8 +40,8 @@ export class Recorder {
     if (after === -1) return this.keyframes[this.keyframes.length - 1].shares;
     if (after === 0) return this.keyframes[0].shares;
     const one = this.keyframes[after - 1], other = this.keyframes[after];
-    const way = (seconds - one.time) / (other.time - one.time);
-    return one.shares.map((share, index) => share + way * (other.shares[index] - share));
+    const fraction = (seconds - one.time) / (other.time - one.time);
+    return one.shares.map((share, index) => share + fraction * (other.shares[index] - share));
   }
 
   toJSON(loop = false) {
@@ -57,7 +57,7 @@ export class Recorder {
     return keyframes.join(", ") + (loop && keyframes.length > 1 ? "; loop" : "");
   }
 
-  // Six digits, and what rounding took from the sum goes to the largest share.
+  // Six digits; what rounding took from the sum goes to the largest share.
   named(shares) {
     const digits = shares.map(share => round(share, 6));
     const largest = digits.indexOf(Math.max(...digits));
