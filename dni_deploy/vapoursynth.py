@@ -80,8 +80,8 @@ def dni(
 ) -> Any:
     """Filters a clip. The result is `scale` times as wide and high.
 
-    Each frame has the properties dni_alpha (the coefficients in family order) and dni_generation; its others are kept. The session
-    and the ports are closed when nobody holds the clip any more.
+    Each frame has the properties dni_alpha (the coefficients in family order) and dni_generation; its others are kept. The
+    session and the ports are closed when nobody holds the clip any more.
 
     Args:
         clip: A clip of constant size, RGB24 or RGBS. RGBS is not rounded.

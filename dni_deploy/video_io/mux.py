@@ -38,7 +38,8 @@ def find_muxer(path: Path) -> str:
         return MUXER_BY_SUFFIX[path.suffix.lower()]
     except KeyError:
         raise UsageError(
-            f"{escape_name(path.name)} does not end in one of {', '.join(MUXER_BY_SUFFIX)}, so its container is unknown. Nothing was written."
+            f"{escape_name(path.name)} does not end in one of {', '.join(MUXER_BY_SUFFIX)}, so its container is unknown. "
+            "Nothing was written."
         ) from None
 
 
@@ -76,8 +77,8 @@ def check_output_streams(path: Path, video_file: VideoFile, settings: EncoderOpt
         except (av.error.FFmpegError, ValueError) as error:
             kinds = ", ".join(sorted({stream.type for stream in copies.values()})) or "none"
             raise UnavailableError(
-                f"A {name} file could not be begun with {escape_name(settings.codec)} and the other streams of the video ({kinds}): "
-                f"{escape_name(getattr(error, 'strerror', error))}. Try .mkv."
+                f"A {name} file could not be begun with {escape_name(settings.codec)} and the other streams of the video "
+                f"({kinds}): {escape_name(getattr(error, 'strerror', error))}. Try .mkv."
             ) from error
         return has_global_header
 

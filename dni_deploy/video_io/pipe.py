@@ -34,7 +34,7 @@ class WritableFile(Protocol):
     """A binary file to write to, buffered or not."""
 
     def fileno(self) -> int:
-        """Returns the descriptor; only called where a write would block on a file that does not, and to see whether it is open."""
+        """Returns the descriptor; called where a write would block on a file that does not, and to see whether it is open."""
         ...
 
     def write(self, data: Any, /) -> int | None:
@@ -145,8 +145,8 @@ def _format_reason(error: Exception) -> str:
 def standard_streams() -> Iterator[tuple[io.FileIO, io.FileIO]]:
     """Opens stdin and stdout as unbuffered binary files, for video alone.
 
-    Within the block, whatever else is printed to stdout, also by a C library, goes to stderr. The files are unbuffered because a
-    thread that waits in a buffered read holds a lock which the interpreter needs when it ends.
+    Within the block, whatever else is printed to stdout, also by a C library, goes to stderr. The files are unbuffered
+    because a thread that waits in a buffered read holds a lock which the interpreter needs when it ends.
 
     Yields:
         The two files.

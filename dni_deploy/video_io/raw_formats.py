@@ -100,7 +100,8 @@ def parse_size(text: str, scale: int = 1) -> tuple[int, int]:
     width, height = int(match[1]), int(match[2])
     if width * height * scale * scale > MAX_OUTPUT_PIXELS:
         raise LimitError(
-            f"--size {width}x{height} would give {width * scale}x{height * scale} pixels a frame; the limit is {MAX_OUTPUT_PIXELS:,}."
+            f"--size {width}x{height} would give {width * scale}x{height * scale} pixels a frame; "
+            f"the limit is {MAX_OUTPUT_PIXELS:,}."
         )
     return width, height
 

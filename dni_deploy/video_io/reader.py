@@ -202,7 +202,7 @@ def _packet_end_time(packet: Packet[Any]) -> Fraction:
 
 
 class _GapDetector:
-    """Finds where bytes were skipped between two packets of a Matroska file: its demuxer looks for the next whole cluster by itself."""
+    """Finds where bytes were skipped in a Matroska file: its demuxer looks for the next whole cluster without a word."""
 
     MAX_HEADER_BYTES = 1024
     """Most bytes that headers of blocks and clusters take."""

@@ -139,8 +139,8 @@ def _resume_or_create(folder: Path, description: dict[str, Any], fresh: bool) ->
     if stopped is not None:
         differing = sorted(key for key in description.keys() | stopped.keys() if description.get(key) != stopped.get(key))
         raise UsageError(
-            f"{escape_name(folder)} holds a stopped job that differs in: {escape_name(', '.join(differing))}. Give the same again "
-            "to resume it, or --fresh to discard it."
+            f"{escape_name(folder)} holds a stopped job that differs in: {escape_name(', '.join(differing))}. "
+            "Give the same again to resume it, or --fresh to discard it."
         )
     _remove_others(folder, {folder / LOCK_FILE_NAME})
     write_bytes(path, json.dumps(description, indent=1).encode())

@@ -154,8 +154,8 @@ def _encode_segments(frames: Iterator[ProcessedFrame], job: VideoJob, settings: 
     except OSError as error:
         kind = LimitError if error.errno in DISK_FULL_ERRNOS else JobFolderError
         raise kind(
-            f"The job folder {escape_name(job.folder)} could not be written ({error.strerror}); its whole segments stay, and the "
-            "same command continues after them."
+            f"The job folder {escape_name(job.folder)} could not be written ({error.strerror}); its whole segments stay, "
+            "and the same command continues after them."
         ) from error
     finally:
         if writer is not None:

@@ -22,8 +22,11 @@ from dni_deploy.errors import InputError, RefusedError, UnavailableError, UsageE
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.video_io.color import ColorSpec
 
-ALLOWED_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,h264,hevc,obu,m4v"
-"""The demuxers that may read a video: each reads one file. hls, dash, concat, sdp and others like them open more, and are absent."""
+ALLOWED_DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,"
+    "h264,hevc,obu,m4v"
+)
+"""The demuxers that may read a video: each reads one file. hls, dash, concat and sdp open others, and are not here."""
 
 PLAYLIST_SIGNATURES = (
     b"#EXTM3U",
@@ -114,11 +117,12 @@ def open_container(path: Path, hwaccel: str | None = None) -> Iterator[InputCont
             raise InputError(f"{escape_name(path)} ends before its first frame.") from error
         if hwaccel is not None and not isinstance(error, av.error.InvalidDataError):
             raise UnavailableError(
-                f"The hardware decoder {escape_name(hwaccel)!r} could not be opened here ({escape_name(error.strerror)}); leave --hwaccel out."
+                f"The hardware decoder {escape_name(hwaccel)!r} could not be opened here ({escape_name(error.strerror)}); "
+                "leave --hwaccel out."
             ) from error
         raise InputError(
-            f"{escape_name(path)} could not be opened as a video ({escape_name(error.strerror)}). It may be cut off, damaged, or of a kind "
-            "that is not read here."
+            f"{escape_name(path)} could not be opened as a video ({escape_name(error.strerror)}). It may be cut off, damaged, "
+            "or of a kind that is not read here."
         ) from error
     with container:
         yield container

@@ -1,4 +1,4 @@
-"""A film job in a process of its own, to be killed: python -m tests.support.killable_video_job IN OUT SECONDS_PER_FRAME."""
+"""A video job in a process of its own, to be killed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.api import video as verb
+from dni_deploy.errors import DniError
 from dni_deploy.video_io.encoder import EncoderOptions
 from tests.support.frame_session import Dimmer, opener
 from tests.support.video_command import MEMBERS, named_bundle
@@ -37,5 +38,17 @@ def run(source: Path, output: Path, pause: float, **options: Any) -> verb.VideoR
     return verb.video(named_bundle(), source, output, ALPHA, encoder=ENCODER, alpha_log=log, **options)
 
 
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
+def run_child(source: Path, output: Path, pause: float, error_path: Path) -> None:
+    """Runs the job in a process of its own; an error of ours goes into a file.
+
+    Args:
+        source: The video.
+        output: The path of the result.
+        pause: Seconds that the network takes for each frame.
+        error_path: Gets the message of an error.
+    """
+    try:
+        run(source, output, pause)
+    except DniError as error:
+        error_path.write_text(str(error))
+        sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,16 @@ def test_a_matrix_that_swscale_does_not_know_is_refused() -> None:
     frame.colorspace = 8  # YCgCo
     with pytest.raises(InputError, match="matrix is number 8 of AVCOL_SPC"):
         ColorSpec.from_frame(frame)
+
+
+def test_color_is_converted_in_one_module() -> None:
+    """A second converter would soon show the network other frames."""
+    root = Path(__file__).parents[3]
+    files = [path for package in ("dni_deploy", "engines", "exporters") for path in (root / package).rglob("*.py")]
+    converting = {
+        path.name for path in files if re.search(r"VideoReformatter|\.reformat\(|to_ndarray\(", path.read_text("utf-8"))
+    }
+    assert converting == {"color.py"}
 
 
 def write_ffv1(path: Path, frame: av.VideoFrame) -> Path:

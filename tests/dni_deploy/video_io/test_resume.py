@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import errno
+import multiprocessing
+import multiprocessing.process
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from copy import copy
 from hashlib import sha256
@@ -26,6 +26,7 @@ from dni_deploy.api import video as verb
 from dni_deploy.errors import BusyError, EngineError, InputError, LimitError, UsageError
 from dni_deploy.video_io.resume import job_folder_path, open_job
 from dni_deploy.video_io.segments import SegmentWriter, open_segment
+from tests.support import killable_video_job
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import Clip
 from tests.support.video_command import Make
@@ -202,61 +203,77 @@ def test_two_runs_on_one_output(tmp_path: Path, make: Make) -> None:
         make(source, tmp_path / "out.mp4")
 
 
-def start(source: Path, output: Path, pause: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.support.killable_video_job", str(source), str(output), str(pause)]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Starts processes that have imported everything already: a fresh interpreter would need seconds for each of them."""
 
 
-def killed_once(source: Path, output: Path, seconds: float, pause: float) -> bool:
-    """Start the job, kill it that long after its folder appeared; tells whether it was killed before it was done."""
-    child = start(source, output, pause)
-    give_up = time.monotonic() + 60
-    while not job_folder_path(output).exists() and child.poll() is None and time.monotonic() < give_up:
+def start_job(source: Path, output: Path, pause: float) -> multiprocessing.process.BaseProcess:
+    PROCESSES.set_forkserver_preload(["tests.support.killable_video_job"])
+    arguments = (source, output, pause, output.with_suffix(".error"))
+    child = PROCESSES.Process(target=killable_video_job.run_child, args=arguments, daemon=True)
+    child.start()
+    return child
+
+
+def finish_job(source: Path, output: Path, pause: float = 0.0) -> str:
+    """Runs the job to its end; returns the message of its error, or nothing."""
+    child = start_job(source, output, pause)
+    child.join(60)
+    error_path = output.with_suffix(".error")
+    assert child.exitcode == int(error_path.exists())
+    if not error_path.exists():
+        return ""
+    message = error_path.read_text()
+    error_path.unlink()
+    return message
+
+
+def kill_job(source: Path, output: Path, seconds: float, pause: float) -> bool:
+    """Starts the job and kills it that long after its folder appeared; tells whether it was killed before it was done."""
+    child = start_job(source, output, pause)
+    give_up_at = time.monotonic() + 60
+    while not job_folder_path(output).exists() and child.is_alive() and time.monotonic() < give_up_at:
         time.sleep(0.002)
-    time.sleep(seconds)
-    if child.poll() is None:
-        child.send_signal(signal.SIGKILL)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode in (0, -signal.SIGKILL), said.decode()
-    return child.returncode != 0
+    child.join(seconds)
+    child.kill()
+    child.join(60)
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode != 0
 
 
-def kills(tmp_path: Path, count: int) -> None:
-    """Kill a job at random points; each time OUT is not there or whole, and in the end equal to the uninterrupted run."""
+def kill_and_resume(tmp_path: Path, count: int) -> None:
+    """Kills a job at random points; each time OUT is absent or whole, and in the end equal to the uninterrupted run."""
     source = Clip(frames=FRAMES).write(tmp_path / "in.mp4")
     whole = tmp_path / "whole" / "out.mp4"
     whole.parent.mkdir()
     pause = 0.02
-    child = start(source, whole, pause)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 0, said.decode()
+    assert finish_job(source, whole, pause) == ""
     rng, done = random.Random(count), 0
     while done < count:
         output = tmp_path / f"run{done}" / "out.mp4"
         output.parent.mkdir(exist_ok=True)
-        # 20 frames of 20 ms, then some 30 ms until the film is put together and published.
-        if not killed_once(source, output, rng.uniform(0, FRAMES * pause + 0.05), pause):
+        # 20 frames of 20 ms, then some 30 ms until the video is put together and has its name.
+        if not kill_job(source, output, rng.uniform(0, FRAMES * pause + 0.05), pause):
             assert output.read_bytes() == whole.read_bytes()
             output.unlink()
             output.with_suffix(".jsonl").unlink()
             continue
         done += 1
-        published = output.exists()
-        child = start(source, output, 0.0)
-        _, said = child.communicate(timeout=60)
-        if published:  # before it was killed; it is not replaced without --force
-            assert b"out.mp4 exists; give --force" in said
+        is_published = output.exists()
+        message = finish_job(source, output)
+        if is_published:  # before it was killed; it is not replaced without --force
+            assert "out.mp4 exists; give --force" in message
         else:
-            assert child.returncode == 0, said.decode()
+            assert message == ""
             assert sorted(entry.name for entry in output.parent.iterdir()) == ["out.jsonl", "out.mp4"]
         assert output.read_bytes() == whole.read_bytes()
         assert output.with_suffix(".jsonl").read_bytes() == whole.with_suffix(".jsonl").read_bytes()
 
 
 def test_killed_at_random_points(tmp_path: Path) -> None:
-    kills(tmp_path, KILLS)
+    kill_and_resume(tmp_path, KILLS)
 
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_points(tmp_path: Path) -> None:
-    kills(tmp_path, 20)
+    kill_and_resume(tmp_path, 20)
