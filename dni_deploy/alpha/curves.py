@@ -92,8 +92,6 @@ class AlphaCurve:
         if call is None:
             raise UsageError(f"{escape_name(text, 60)!r} is not a curve; write for example sine(period=4s, from=psnr, to=gan).")
         shape, fields = call[1].lower(), _parse_fields(call[2])
-        if shape not in CURVE_SHAPES:
-            raise UsageError(f"There is no curve {escape_name(shape, 60)!r}; there are {', '.join(CURVE_SHAPES)}.")
         if "period" not in fields:
             raise UsageError(f"The curve {shape} has no period; write for example period=4s.")
         if len(members) == 2:

@@ -17,6 +17,7 @@ from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.timeline import AlphaTimeline, make_read_only_array
 from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
+from dni_deploy.utils.text_file import open_file
 
 ALPHA_LOG_FORMAT = "dni-deploy alpha log"
 ALPHA_LOG_SCHEMA_VERSION = 1
@@ -226,50 +227,39 @@ class _LogReader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
-        self.end_offset = 0
-        try:
-            if not os.path.isfile(path):
-                problem = "is not a file" if os.path.lexists(path) else "does not exist"
-                raise InputError(f"The alpha log {escape_name(path)} {problem}.")
-            with open(path, "rb") as stream:
-                line = stream.readline(MAX_LINE_BYTES)
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:
-            raise self._read_error(error) from error
+        with open_file(path, "alpha log") as stream:
+            line = stream.readline(MAX_LINE_BYTES)
         header = _parse_line(line) if line.endswith(b"\n") else None
         if not isinstance(header, dict) or header.get("format") != ALPHA_LOG_FORMAT or not _is_name_list(header.get("members")):
             raise InputError(f"{escape_name(path)} is not an alpha log: its first line is not the header of one.")
         if header.get("schema") != ALPHA_LOG_SCHEMA_VERSION:
+            schema = escape_name(header.get("schema"), 40)
             raise InputError(
-                f"The alpha log {escape_name(path)} has schema {escape_name(header.get('schema'), 40)}; this version reads {ALPHA_LOG_SCHEMA_VERSION}."
+                f"The alpha log {escape_name(path)} has schema {schema}; this version reads {ALPHA_LOG_SCHEMA_VERSION}."
             )
         self.members = tuple(header["members"])
         self.bundle = str(header.get("bundle", ""))
         self.end_offset = len(line)
 
     def read_entries(self) -> Iterator[AlphaLogEntry]:
-        try:
-            with open(self.path, "rb") as stream:
-                stream.seek(self.end_offset)
-                last, number = -1, 1
-                while line := stream.readline(MAX_LINE_BYTES):
-                    number += 1
-                    if number > MAX_LOG_FRAMES + 1:
-                        raise LimitError(f"The alpha log {escape_name(self.path)} has more than {MAX_LOG_FRAMES:,} frames.")
-                    try:
-                        if not line.endswith(b"\n"):
-                            raise UsageError("it is cut")
-                        entry = self._parse_entry(_parse_line(line), last)
-                    except UsageError as error:
-                        if not stream.readline(1):
-                            return  # the process stopped while it was written
-                        raise InputError(f"The alpha log {escape_name(self.path)}, line {number}: {error}.") from None
-                    last = entry.frame
-                    self.end_offset += len(line)
-                    yield entry
-        except OSError as error:
-            raise self._read_error(error) from error
+        with open_file(self.path, "alpha log") as stream:
+            stream.seek(self.end_offset)
+            last, number = -1, 1
+            while line := stream.readline(MAX_LINE_BYTES):
+                number += 1
+                if number > MAX_LOG_FRAMES + 1:
+                    raise LimitError(f"The alpha log {escape_name(self.path)} has more than {MAX_LOG_FRAMES:,} frames.")
+                try:
+                    if not line.endswith(b"\n"):
+                        raise UsageError("it is cut")
+                    entry = self._parse_entry(_parse_line(line), last)
+                except UsageError as error:
+                    if not stream.readline(1):
+                        return  # the process stopped while it was written
+                    raise InputError(f"The alpha log {escape_name(self.path)}, line {number}: {error}.") from None
+                last = entry.frame
+                self.end_offset += len(line)
+                yield entry
 
     def _parse_entry(self, fields: object, last: int) -> AlphaLogEntry:
         if not isinstance(fields, dict):
@@ -288,10 +278,6 @@ class _LogReader:
         except CoefficientsError as error:
             raise UsageError(str(error).rstrip(".")) from None
         return AlphaLogEntry(frame, math.nan if seconds is None else float(seconds), generation, coefficients)
-
-    def _read_error(self, error: Exception) -> InputError:
-        reason = getattr(error, "strerror", None) or error
-        return InputError(f"The alpha log {escape_name(self.path)} cannot be read ({escape_name(reason)}).")
 
 
 def _is_name_list(members: object) -> bool:

@@ -54,13 +54,13 @@ class Bundle:
         """
         folder = Path(path)
         for is_last_attempt in (False, False, True):
-            bundle = cls._read_manifest(folder)
+            bundle = cls.read_manifest(folder)
             try:
                 for stored in bundle.manifest.files:
                     read_verified(folder, stored, keep=False)
             except (BundleError, RefusedError):
                 # Another process may have replaced the bundle after its manifest and before its files were read.
-                if is_last_attempt or cls._read_manifest(folder).digest == bundle.digest:
+                if is_last_attempt or cls.read_manifest(folder).digest == bundle.digest:
                     raise
             else:
                 return bundle
@@ -72,7 +72,8 @@ class Bundle:
         return bundle if isinstance(bundle, Bundle) else cls.open(bundle)
 
     @classmethod
-    def _read_manifest(cls, folder: Path) -> Bundle:
+    def read_manifest(cls, folder: Path) -> Bundle:
+        """Opens a bundle without checking any file but the manifest; errors are those of `open`."""
         if not folder.is_dir():
             problem = "is not a folder" if os.path.lexists(folder) else "does not exist"
             raise BundleError(f"{escape_name(folder)} {problem}; a bundle is the folder that `dni-deploy export` writes.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError
 from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
 from dni_deploy.utils.atomic_write import write_bytes, write_bytes_atomically, write_folder_atomically
+
+MAX_INLINE_BYTES = 1 << 20
+"""Largest size of the float32 copies that are stored in the graph file itself; beyond it they get a file of their own."""
 
 
 def write_bundle(
@@ -100,7 +103,7 @@ def replace_files(folder: Path, make_files: Callable[[Manifest], Iterable[tuple[
     written = set()
     with _lock_folder(folder):
         try:
-            old = Bundle._read_manifest(folder)
+            old = Bundle.read_manifest(folder)
         except (BundleError, RefusedError) as error:
             raise UsageError(
                 f"Only a bundle can be replaced or added to, and this is none that can be read. {error} Nothing was written."
@@ -116,7 +119,7 @@ def replace_files(folder: Path, make_files: Callable[[Manifest], Iterable[tuple[
         except BaseException as error:
             # Read from the disk whether the old manifest is still there: the error may have come after its replacement.
             with suppress(BundleError, RefusedError):
-                if Bundle._read_manifest(folder).digest == old.digest:
+                if Bundle.read_manifest(folder).digest == old.digest:
                     _remove_files(folder, written - kept - {MANIFEST_FILE_NAME})
                     if isinstance(error, (LimitError, InputError)):
                         raise type(error)(f"{error} The bundle {escape_name(folder)} is as it was.") from error
@@ -133,32 +136,20 @@ def _remove_files(folder: Path, names: set[str]) -> None:
 @contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
     """Keeps a second writer out, which could remove files that the first one's manifest names."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # a folder that one may write to and not list
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"{escape_name(folder)} is being written by another process; try again. Nothing was written."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
+    with ExitStack() as stack:
+        # No lock on Windows, for a folder that one may write to and not list, and on a file system without locks.
+        with suppress(ImportError, OSError):
+            import fcntl
 
-
-MAX_INLINE_BYTES = 1 << 20
-"""Largest size of the float32 copies that are stored in the graph file itself; beyond it they get a file of their own."""
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"{escape_name(folder)} is being written by another process; try again. Nothing was written."
+                ) from None
+        yield
 
 
 def build_bundle_files(

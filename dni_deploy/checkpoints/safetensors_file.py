@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from dni_deploy.checkpoints.dtypes import STORED_DTYPES, convert_elements, make_dtype_error
 from dni_deploy.checkpoints.file_type import CheckpointFile
 from dni_deploy.errors import CheckpointError, LimitError, escape_name
+from dni_deploy.utils.text_file import load_json
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_TENSORS = 20_000
@@ -65,25 +65,14 @@ def _read_header(checkpoint_file: CheckpointFile) -> tuple[dict[str, Any], int]:
     if text.count(b"data_offsets") > MAX_TENSORS or text.count(b"[") + text.count(b"{") > 4 * MAX_TENSORS:
         raise LimitError(f"{name} has more than {MAX_TENSORS:,} tensors in its header.")
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_make_unique_dict, parse_constant=_reject_constant)
-    except (ValueError, RecursionError):
+        header = load_json(text.decode("utf-8"), allow_nan=False)
+    except ValueError:  # a UsageError is one
         raise CheckpointError(
             f"{name} is damaged or not safetensors: its header is not plain JSON with unique names."
         ) from None
     if text[:1] != b"{" or not isinstance(header, dict):
         raise CheckpointError(f"{name} is damaged or not safetensors: its header is not a JSON object.")
     return header, 8 + length
-
-
-def _make_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a name twice")
-    return fields
-
-
-def _reject_constant(_: str) -> None:
-    raise ValueError("NaN or Infinity in a header")
 
 
 def _parse_spans(header: dict[str, Any], size: int, where: str) -> dict[str, tuple[str, tuple[int, ...], int, int]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 
 from dni_deploy.errors import BundleError, MismatchError, RefusedError, escape_name
 
@@ -127,34 +128,16 @@ def strip_weights(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> N
             )
 
 
-def iterate_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Iterates over every tensor of a model, in subgraphs, attributes and functions too."""
-    yield from _iterate_graph_tensors(model.graph)
-    function: FunctionProto
-    for function in model.functions:
-        yield from _iterate_node_tensors(function.node)
-    for training in model.training_info:
-        yield from _iterate_graph_tensors(training.initialization)
-        yield from _iterate_graph_tensors(training.algorithm)
-
-
-def _iterate_graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _iterate_node_tensors(graph.node)
-
-
-def _iterate_node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
-    attribute: AttributeProto
-    for node in nodes:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _iterate_graph_tensors(graph)
+def iterate_tensors(message: Any) -> Iterator[TensorProto]:
+    """Iterates over every tensor in a message: of a model, also those in subgraphs, attributes and functions."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for item in [value] if hasattr(value, "ListFields") else value:
+            if isinstance(item, TensorProto):
+                yield item
+            else:
+                yield from iterate_tensors(item)
 
 
 def fill_initializers(model: ModelProto, names: Iterable[str], values: Callable[[str], NDArray[np.float32]]) -> None:

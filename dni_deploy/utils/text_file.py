@@ -7,11 +7,38 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from dni_deploy.errors import InputError, LimitError, UsageError, escape_name
+from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 
 MAX_TEXT_FILE_BYTES = 64 << 20
+
+
+@contextmanager
+def open_file(path: str | os.PathLike[str], what: str) -> Iterator[BinaryIO]:
+    """Opens a regular file for reading.
+
+    Args:
+        path: The file.
+        what: What it is, for messages: "alpha log".
+
+    Yields:
+        The stream.
+
+    Raises:
+        InputError: The file is missing, not a regular file, or cannot be opened or read.
+    """
+    try:
+        if not Path(path).is_file():
+            problem = "is not a file" if os.path.lexists(path) else "does not exist"
+            raise InputError(f"The {what} {escape_name(path)} {problem}.")
+        with open(path, "rb") as stream:
+            yield stream
+    except DniError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"The {what} {escape_name(path)} cannot be read ({escape_name(reason)}).") from error
 
 
 def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT_FILE_BYTES) -> str:
@@ -26,20 +53,11 @@ def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT_FIL
         The text.
 
     Raises:
-        InputError: The file is missing, unreadable, not a regular file or not UTF-8.
+        InputError: The file cannot be read, as in `open_file`, or is not UTF-8.
         LimitError: It is too large.
     """
-    try:
-        if not Path(path).is_file():
-            problem = "is not a file" if os.path.lexists(path) else "does not exist"
-            raise InputError(f"The {what} {escape_name(path)} {problem}.")
-        with open(path, "rb") as stream:
-            data = stream.read(limit + 1)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"The {what} {escape_name(path)} cannot be read ({escape_name(reason)}).") from error
+    with open_file(path, what) as stream:
+        data = stream.read(limit + 1)
     if len(data) > limit:
         raise LimitError(f"The {what} {escape_name(path)} has more than {limit:,} bytes, the limit.")
     try:
@@ -66,18 +84,26 @@ def name_file_in_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise InputError(f"{escape_name(path)}: {error}") from None
 
 
-def load_json(text: str) -> Any:
+def load_json(text: str, allow_nan: bool = True) -> Any:
     """Parses JSON.
+
+    Args:
+        text: The text.
+        allow_nan: Whether NaN and infinities are allowed, which Python reads and JSON does not have.
 
     Raises:
         UsageError: It is no JSON, is nested too deeply, or has an object with one key twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=_make_unique_dict)
+        return json.loads(text, object_pairs_hook=_make_unique_dict, parse_constant=float if allow_nan else _refuse_constant)
     except UsageError:
         raise
     except (ValueError, RecursionError) as error:
         raise UsageError(f"it is not JSON ({escape_name(error)}).") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise UsageError(f"{name} is not JSON.")
 
 
 def _make_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
