@@ -1,14 +1,13 @@
-"""Recalibration file: re-estimated statistics as one safetensors file of a bundle, every field checked when it is read.
+"""Re-estimated BatchNorm statistics as one safetensors file of a bundle; every field is checked when it is read.
 
-Tensors are named as in the bundle's weights, float64 (K - N, C): a row for each knot that is no member alone. The header's metadata
-holds `dni_deploy`: JSON with format, steps of the lattice, number of members, and what it was made from.
+Tensors are named as in the bundle's weights, float64 (K - N, C): a row for each calibration point that is no member alone. The header's
+metadata holds `dni_deploy`: JSON with format, grid steps, number of members, and what it was made from.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from math import comb
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dni_deploy.blending.batchnorm_stats import MAX_CALIBRATION_POINTS, BatchNormTable
+from dni_deploy.blending.batchnorm_stats import MAX_CALIBRATION_POINTS, BatchNormTable, count_calibration_points
 from dni_deploy.blending.variance_guard import list_variance_names
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.stored_file import read_verified
@@ -24,11 +23,11 @@ from dni_deploy.errors import BundleError, escape_name
 
 RECALIBRATION_FORMAT = "dni-deploy recalibration, version 1"
 MAX_METADATA_BYTES = 1 << 20
-"""Bytes of the JSON; a picture takes about 150."""
+"""Of the JSON; an image takes about 150 bytes."""
 
 
 def serialize_recalibration(recalibration: BatchNormTable) -> bytes:
-    """The file's content: equal statistics give equal bytes."""
+    """Returns the content of the file; equal statistics give equal bytes."""
     about = {
         **recalibration.about,
         "format": RECALIBRATION_FORMAT,
@@ -43,10 +42,17 @@ def serialize_recalibration(recalibration: BatchNormTable) -> bytes:
 
 
 def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[Any]]] | None = None) -> BatchNormTable | None:
-    """The bundle's re-estimated statistics, or None where it has none.
+    """Reads the re-estimated statistics of a bundle.
 
-    members: each one's weights by name, where the caller has them at hand; read otherwise.
-    Raises BundleError: a file that is damaged or made for another network, statistics that are not finite, or a variance below 0.
+    Args:
+        bundle: An open bundle.
+        members: Each one's weights by name, where the caller has them; read otherwise.
+
+    Returns:
+        The statistics, or None where the bundle has none.
+
+    Raises:
+        BundleError: The file is damaged or made for another network, a statistic is not finite, or a variance is below 0.
     """
     stored = bundle.manifest.recalibration
     if stored is None:
@@ -60,19 +66,18 @@ def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[An
         about = json.loads(text) if len(text) <= MAX_METADATA_BYTES else None
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         raise BundleError(f"{name} is not a recalibration file, though its SHA-256 fits the manifest.") from None
-    if not isinstance(about, dict) or about.get("format") != RECALIBRATION_FORMAT:
+    if not isinstance(about, dict) or about.pop("format", None) != RECALIBRATION_FORMAT:
         raise BundleError(
             f"{name} is not of the format {RECALIBRATION_FORMAT!r}; make it again with dni-deploy build --recalibrate."
         )
     steps, count = about.pop("steps", None), about.pop("members", None)
     if type(steps) is not int or type(count) is not int or count != len(bundle.members):
         raise BundleError(f"{name} is for {escape_name(count, 20)} members, the bundle has {len(bundle.members)}.")
-    if not 2 <= steps < MAX_CALIBRATION_POINTS or comb(steps + count - 1, count - 1) > MAX_CALIBRATION_POINTS:
+    if not 2 <= steps < MAX_CALIBRATION_POINTS or count_calibration_points(count, steps) > MAX_CALIBRATION_POINTS:
         raise BundleError(
             f"{name} has {escape_name(steps, 20)} steps between {count} members: more than {MAX_CALIBRATION_POINTS} knots, or none."
         )
-    _check_tensors(bundle, name, tensors, comb(steps + count - 1, count - 1) - count)
-    del about["format"]
+    _check_tensors(bundle, name, tensors, count_calibration_points(count, steps) - count)
     return BatchNormTable.from_inner_statistics(
         members or [bundle.read_weights(member) for member in bundle.members], steps, tensors, about
     )
@@ -81,22 +86,29 @@ def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[An
 def _check_tensors(bundle: Bundle, name: str, tensors: Mapping[str, NDArray[Any]], inner_count: int) -> None:
     graph = bundle.read_graph()
     shapes = {weight.name: weight.shape for weight in bundle.manifest.weights}
-    wanted = set(list_statistics_names(bundle, graph))
-    if set(tensors) != wanted:
-        odd = sorted(set(tensors) ^ wanted)[0]
-        raise BundleError(f"{name} and the graph do not have the same BatchNorm statistics, first {escape_name(odd)!r}.")
-    variances = set(list_variance_names(wanted, graph))
+    expected_names = set(list_statistics_names(bundle, graph))
+    if set(tensors) != expected_names:
+        first = min(set(tensors) ^ expected_names)
+        raise BundleError(f"{name} and the graph do not have the same BatchNorm statistics, first {escape_name(first)!r}.")
+    variances = set(list_variance_names(expected_names, graph))
     for key, values in tensors.items():
-        if values.dtype != np.float64 or values.shape != (inner_count, *shapes[key]):
-            raise BundleError(
-                f"{name} has {escape_name(key)!r} as {values.dtype} {values.shape} instead of float64 {(inner_count, *shapes[key])}."
-            )
+        shape = (inner_count, *shapes[key])
+        if values.dtype != np.float64 or values.shape != shape:
+            raise BundleError(f"{name} has {escape_name(key)!r} as {values.dtype} {values.shape} instead of float64 {shape}.")
         if not np.isfinite(values).all() or (key in variances and bool((values < 0).any())):
             raise BundleError(f"{name} has a mean or variance in {escape_name(key)!r} that no network can have.")
 
 
 def list_statistics_names(bundle: Bundle, graph: Any | None = None) -> tuple[str, ...]:
-    """The bundle's weights that are means and variances of its graph's BatchNormalizations, in the weights' order."""
+    """Lists the weights of a bundle that are means and variances of BatchNorms.
+
+    Args:
+        bundle: An open bundle.
+        graph: Its graph, where the caller has it; read otherwise.
+
+    Returns:
+        Names, in the weights' order.
+    """
     model = bundle.read_graph() if graph is None else graph
     used = {name for node in model.graph.node if node.op_type == "BatchNormalization" for name in node.input[3:5]}
     return tuple(name for name in bundle.weight_names if name in used)

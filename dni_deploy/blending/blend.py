@@ -1,7 +1,7 @@
-"""Blend: theta = sum of share_i * theta_i (Eq. 2 of the DNI paper), always from the pristine members.
+"""The blend of members: theta = sum of coefficient_i * theta_i (Eq. 2 of the DNI paper), always from the original checkpoints.
 
-Two forms of the one rule: `blend_float64` is the truth, tensor by tensor; `blend_rows` is the fast one, for members that lie as
-rows of one float32 matrix. In both a one-hot share copies the member, bit for bit, and a member whose share is 0 is not
+Two forms of the one rule: `blend_float64` is the reference, tensor by tensor; `blend_rows` is the fast one, for members that lie as
+rows of one float32 matrix. In both, one-hot coefficients copy the member, bit for bit, and a member whose coefficient is 0 is not
 read at all (0 * NaN would be NaN).
 """
 
@@ -21,9 +21,14 @@ with the threads of the engine, which spin for a while after every frame (12 pla
 
 
 def blend_rows(members: NDArray[np.float32], coefficients: NDArray[np.float64], out: NDArray[np.float32]) -> None:
-    """Write the blend of the rows into `out`: members float32 (N, P), shares float64 (N,), out float32 (P,).
+    """Blends the rows of a matrix; equal coefficients always give equal bytes.
 
-    Moves (n + 1) * 4 * P bytes for n non-zero shares. The same shares always give the same bytes.
+    Moves (n + 1) * 4 * P bytes for n nonzero coefficients.
+
+    Args:
+        members: float32 (N, P), a row for each member.
+        coefficients: float64 (N,).
+        out: float32 (P,), the buffer to fill; the caller owns it.
     """
     used = np.flatnonzero(coefficients)
     if len(used) == 1 and coefficients[used[0]] == 1.0:
@@ -66,9 +71,14 @@ def _accumulate_rows(
 def blend_float64(
     members: Sequence[Mapping[str, NDArray[Any]]], coefficients: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
-    """The blend of raw tensors in float64, fresh arrays under the first member's names: the truth that engines are held to.
+    """Blends raw tensors in float64: the reference that every engine and every written file is compared with.
 
-    shares  float64 (N,), one for all tensors; or float64 (W, N), a row for each of the first member's tensors, in their order.
+    Args:
+        members: The tensors of each member by name, in family order.
+        coefficients: float64 (N,), for all tensors; or float64 (W, N), a row for each of the first member's tensors, in their order.
+
+    Returns:
+        Fresh float64 arrays under the first member's names.
     """
     rows = coefficients if np.ndim(coefficients) == 2 else [coefficients] * len(members[0])
     return {
@@ -77,7 +87,7 @@ def blend_float64(
 
 
 def _blend_tensor(tensors: Sequence[NDArray[Any]], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-    used = [index for index, share in enumerate(coefficients) if share != 0.0]
+    used = np.flatnonzero(coefficients)
     if len(used) == 1 and coefficients[used[0]] == 1.0:
         return tensors[used[0]].astype(np.float64)
     return np.asarray(sum(tensors[index].astype(np.float64) * coefficients[index] for index in used), np.float64)

@@ -1,8 +1,8 @@
-"""Alpha rules: groups of weights that have an alpha of their own, while the others follow the alpha that moves.
+"""Rules for groups of weights that have an alpha of their own, while all others follow the alpha that moves.
 
-    norm:*=0.2                   every normalisation layer at alpha 0.2
+    norm:*=0.2                   every normalization layer at alpha 0.2
     body.[0-7].*=psnr=0.8,gan=0.2    by name, as anywhere else
-    body.*=0.2..0.8              a gradient over depth, from the first layer that it picks to the last; more knots: 0..1..0
+    body.*=0.2..0.8              a gradient over depth, from the first selected layer to the last; more points: 0..1..0
     bias:*=base*0.5              half of the moving alpha; base+0.2 and base-0.2 shift it, base alone follows it again
     body.*=gan=base*0.5          of the member gan; the others share what is left as they did
 
@@ -29,9 +29,15 @@ GRADIENT_SEPARATOR = ".."
 
 @dataclass(frozen=True)
 class RelativeAlpha:
-    """An alpha that follows the base: factor * base + offset is the share of `member`; the others keep their proportions.
+    """An alpha that follows the base, the alpha of all other weights.
 
-    Clipped to 0 to 1, except where extrapolation is allowed. Where the others have nothing to keep a proportion of, they get equal shares.
+    `factor * base + offset` is the coefficient of `member`, clipped to 0 to 1 except where extrapolation is allowed. The others keep
+    their proportions, or get equal coefficients where theirs are all 0.
+
+    Attributes:
+        member: Position in family order.
+        factor: Of the member's coefficient.
+        offset: Added to it.
     """
 
     member: int
@@ -39,19 +45,18 @@ class RelativeAlpha:
     offset: float = 0.0
 
     def compute_coefficients(self, base: NDArray[np.float64], extrapolate: bool) -> NDArray[np.float64]:
-        """Of base float64 (N,): float64 (N,), summing to 1."""
+        """Computes the coefficients at a base, both float64 (N,), summing to 1."""
         if self.factor == 1.0 and self.offset == 0.0:
             return base
-        before = float(base[self.member])
-        share = self.factor * before + self.offset
-        share = share if extrapolate else min(max(share, 0.0), 1.0)
-        rest = np.delete(base, self.member)
-        total = float(rest.sum())
-        rest = rest / total if total else np.full(len(rest), 1 / max(len(rest), 1))
-        return np.insert(rest * (1.0 - share), self.member, share)
+        coefficient = self.factor * float(base[self.member]) + self.offset
+        coefficient = coefficient if extrapolate else min(max(coefficient, 0.0), 1.0)
+        others = np.delete(base, self.member)
+        total = float(others.sum())
+        others = others / total if total else np.full(len(others), 1 / max(len(others), 1))
+        return np.insert(others * (1.0 - coefficient), self.member, coefficient)
 
     def to_text(self, members: Sequence[str]) -> str:
-        """As a user writes it."""
+        """Formats it as a user writes it."""
         change = f"*{self.factor!r}" if self.factor != 1.0 else f"{'+' if self.offset > 0 else ''}{self.offset!r}"
         change = change if (self.factor, self.offset) != (1.0, 0.0) else ""
         plain = not change or (len(members) == 2 and self.member == 0)
@@ -63,7 +68,13 @@ RuleAlpha = Union[Coefficients, RelativeAlpha]
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern over weights (WeightGroups.select), and one alpha for all of them, or two knots and more of a gradient over depth."""
+    """An alpha for the weights that a pattern selects, or a gradient over their depth.
+
+    Attributes:
+        weights: The pattern, as `WeightGroups.select` takes it.
+        alphas: One for all of them, or two points and more of a gradient.
+        members: Of the family, in its order.
+    """
 
     weights: str
     alphas: tuple[RuleAlpha, ...]
@@ -71,25 +82,38 @@ class Rule:
 
     @property
     def alpha_text(self) -> str:
-        """As a user writes it."""
+        """The alphas as a user writes them."""
         return GRADIENT_SEPARATOR.join(
-            _format_coefficients(knot) if isinstance(knot, Coefficients) else knot.to_text(self.members) for knot in self.alphas
+            _format_coefficients(alpha) if isinstance(alpha, Coefficients) else alpha.to_text(self.members)
+            for alpha in self.alphas
         )
 
     def __str__(self) -> str:
         return f"{self.weights}={self.alpha_text}"
 
     def to_json(self) -> dict[str, Any]:
-        """As a recipe has it."""
-        knots = [
-            dict(zip(knot.members, knot.values, strict=True)) if isinstance(knot, Coefficients) else knot.to_text(self.members)
-            for knot in self.alphas
+        """Returns the rule as a preset has it."""
+        alphas = [
+            dict(zip(alpha.members, alpha.values, strict=True))
+            if isinstance(alpha, Coefficients)
+            else alpha.to_text(self.members)
+            for alpha in self.alphas
         ]
-        return {"weights": self.weights, **({"alpha": knots[0]} if len(knots) == 1 else {"gradient": knots})}
+        return {"weights": self.weights, **({"alpha": alphas[0]} if len(alphas) == 1 else {"gradient": alphas})}
 
 
 def parse_rule(text: str, members: Sequence[str], *, extrapolate: bool = False) -> Rule:
-    """PATTERN=ALPHA, as on a command line. Raises UsageError, CoefficientsError."""
+    """Parses PATTERN=ALPHA, as on a command line.
+
+    Args:
+        text: The rule.
+        members: Of the family, in its order.
+        extrapolate: Whether coefficients outside 0 to 1 are allowed.
+
+    Raises:
+        UsageError: There is no pattern or no alpha.
+        CoefficientsError: An alpha is none for these members.
+    """
     pattern, equals, alpha = text.partition("=")
     if not equals or not pattern.strip() or not alpha.strip():
         raise UsageError(f"{escape_name(repr(text))} is no rule for alpha; write PATTERN=ALPHA, such as 'norm:*=0.2'.")
@@ -97,10 +121,21 @@ def parse_rule(text: str, members: Sequence[str], *, extrapolate: bool = False) 
 
 
 def make_rule(pattern: str, alphas: Sequence[Alpha], members: Sequence[str], *, extrapolate: bool = False) -> Rule:
-    """A rule of its parts: one alpha, or the knots of a gradient. Raises UsageError, CoefficientsError."""
+    """Makes a rule of its parts.
+
+    Args:
+        pattern: As `WeightGroups.select` takes it.
+        alphas: One, or the points of a gradient.
+        members: Of the family, in its order.
+        extrapolate: Whether coefficients outside 0 to 1 are allowed.
+
+    Raises:
+        UsageError: An alpha is of another type.
+        CoefficientsError: An alpha is none for these members.
+    """
     names = tuple(members)
     try:
-        return Rule(pattern, tuple(_parse_alpha(knot, names, extrapolate) for knot in alphas), names)
+        return Rule(pattern, tuple(_parse_alpha(alpha, names, extrapolate) for alpha in alphas), names)
     except CoefficientsError as error:
         raise CoefficientsError(f"The rule for {escape_name(repr(pattern))}: {error}") from None
 
@@ -146,7 +181,7 @@ def _format_coefficients(coefficients: Coefficients) -> str:
 
 @dataclass(frozen=True)
 class AppliedRule:
-    """For reports: a rule, and how many weights have their alpha from it (later rules win)."""
+    """A rule for reports, and how many weights have their alpha from it (later rules win)."""
 
     weights: str
     alpha: str
@@ -154,63 +189,94 @@ class AppliedRule:
 
 
 class AlphaRules:
-    """Rules for one bundle's weights, ready to be asked at every change of the base. Unchangeable; any thread may ask.
+    """Rules bound to the weights of one bundle, which give the coefficients of each weight at every change of the base.
 
-    rules  of the same members; a later one wins where two pick one weight.
-    Raises UsageError: a pattern that picks nothing, or a gradient over a single layer.
+    Thread safety: they do not change; any thread may use them.
     """
 
     def __init__(self, rules: Sequence[Rule], groups: WeightGroups, *, extrapolate: bool = False) -> None:
+        """Binds rules to weights.
+
+        Args:
+            rules: Of the same members; a later one wins where two select one weight.
+            groups: The weights of the bundle.
+            extrapolate: Whether coefficients outside 0 to 1 are allowed.
+
+        Raises:
+            UsageError: A pattern selects nothing, or a gradient goes over a single layer.
+        """
         self.rules = tuple(rules)
         self.groups = groups
         self._extrapolate = extrapolate
         self._selected = [groups.select(rule.weights) for rule in rules]
         self._gradient_weights = [
-            _compute_gradient_weights(rule, np.array([groups.weights[index].depth for index in picked]))
+            _compute_gradient_weights(rule, np.array([groups.weights[index].depth for index in selected]))
             if len(rule.alphas) > 1
             else None
-            for rule, picked in zip(self.rules, self._selected, strict=True)
+            for rule, selected in zip(self.rules, self._selected, strict=True)
         ]
         self._rule_by_weight = np.full(len(groups.weights), -1)
-        for number, picked in enumerate(self._selected):
-            self._rule_by_weight[picked] = number
+        for number, selected in enumerate(self._selected):
+            self._rule_by_weight[selected] = number
 
     @classmethod
     def parse(
         cls, rules: Sequence[str | Rule], groups: WeightGroups, members: Sequence[str], *, extrapolate: bool = False
     ) -> AlphaRules:
-        """Of texts, as on a command line, and of rules. Raises UsageError, CoefficientsError."""
+        """Parses rules and binds them.
+
+        Args:
+            rules: Texts as `parse_rule` takes them, and rules.
+            groups: The weights of the bundle.
+            members: Of the family, in its order.
+            extrapolate: Whether coefficients outside 0 to 1 are allowed.
+
+        Raises:
+            UsageError: A rule is none, is for other members, or cannot be bound.
+            CoefficientsError: An alpha is none for these members.
+        """
         if isinstance(rules, str):
             raise UsageError(f"Rules are a list of them; got one text, {escape_name(repr(rules))}.")
-        made = [rule if isinstance(rule, Rule) else parse_rule(rule, members, extrapolate=extrapolate) for rule in rules]
-        for rule in made:
+        parsed = [rule if isinstance(rule, Rule) else parse_rule(rule, members, extrapolate=extrapolate) for rule in rules]
+        for rule in parsed:
             if rule.members != tuple(members):
                 raise UsageError(
                     f"The rule for {escape_name(repr(rule.weights))} is for the members {', '.join(map(escape_name, rule.members))}, "
                     f"this family has {', '.join(map(escape_name, members))}."
                 )
-        return cls(made, groups, extrapolate=extrapolate)
+        return cls(parsed, groups, extrapolate=extrapolate)
 
     def compute_coefficients(self, base: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The shares of every weight at this base, float64 (N,): float64 (W, N), fresh, in the order of the bundle's `weight_names`."""
+        """Computes the coefficients of every weight.
+
+        Args:
+            base: float64 (N,), the alpha of all other weights.
+
+        Returns:
+            float64 (W, N), fresh, in the order of the bundle's `weight_names`.
+        """
         rows = np.tile(base, (len(self._rule_by_weight), 1))
-        for rule, picked, spread in zip(self.rules, self._selected, self._gradient_weights, strict=True):
-            knots = [
-                knot.to_array() if isinstance(knot, Coefficients) else knot.compute_coefficients(base, self._extrapolate)
-                for knot in rule.alphas
+        for rule, selected, weights in zip(self.rules, self._selected, self._gradient_weights, strict=True):
+            points = [
+                alpha.to_array() if isinstance(alpha, Coefficients) else alpha.compute_coefficients(base, self._extrapolate)
+                for alpha in rule.alphas
             ]
-            rows[picked] = knots[0] if spread is None else spread @ np.stack(knots)
+            rows[selected] = points[0] if weights is None else weights @ np.stack(points)
         return rows
 
     def describe_rules(self) -> tuple[AppliedRule, ...]:
-        """What each rule governs, for reports."""
+        """Lists the rules with the number of weights that each governs, for reports."""
         return tuple(
             AppliedRule(rule.weights, rule.alpha_text, int((self._rule_by_weight == number).sum()))
             for number, rule in enumerate(self.rules)
         )
 
     def describe_split_norms(self) -> tuple[str, ...]:
-        """What a user should know: BatchNorms whose tensors are under different rules. They are blended, then folded, as asked."""
+        """Warns of BatchNorms whose tensors are under different rules; they are blended, then folded, all the same.
+
+        Returns:
+            One sentence, or none.
+        """
         layers: dict[int, list[int]] = {}
         for index, weight in enumerate(self.groups.weights):
             if weight.roles[0] == "norm":
@@ -240,19 +306,16 @@ class AlphaRules:
 
 
 def _compute_gradient_weights(rule: Rule, depths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How much of each knot each picked weight has: float64 (M, K). Knots lie evenly over the layers that are picked, by their order."""
+    """How much of each of K points each of M weights has: float64 (M, K). Points lie evenly over the selected layers, in order."""
     layers, order = np.unique(depths, return_inverse=True)
     if len(layers) < 2:
         raise UsageError(
             f"The gradient of {escape_name(repr(rule.weights))} needs two layers and more to go over; it picks weights of one layer."
         )
-    places = order.reshape(-1) * (len(rule.alphas) - 1) / (len(layers) - 1)
-    lower = np.minimum(places.astype(np.intp), len(rule.alphas) - 2)
-    spread = np.zeros((len(depths), len(rule.alphas)))
-    spread[np.arange(len(depths)), lower] = 1.0 - (places - lower)
-    spread[np.arange(len(depths)), lower + 1] = places - lower
-    return spread
+    points = np.arange(len(rule.alphas))
+    positions = order.reshape(-1) * points[-1] / (len(layers) - 1)
+    return np.stack([np.interp(positions, points, row) for row in np.eye(len(points))], axis=1)
 
 
 Rules = Union[AlphaRules, Sequence[Union[str, Rule]]]
-"""What a user may give: texts as on a command line, rules such as a recipe's, or rules that are bound to the bundle."""
+"""What a user may pass: texts as on a command line, rules such as a preset's, or rules that are bound to the bundle."""

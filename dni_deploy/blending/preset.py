@@ -1,4 +1,4 @@
-"""Recipe: an alpha and rules for groups of weights, kept in a file.
+"""Presets: an alpha and rules for groups of weights, kept in a JSON file.
 
 {"schema": 1, "members": ["psnr", "gan"], "alpha": {"psnr": 0.35, "gan": 0.65},
  "rules": [{"weights": "norm:*", "alpha": 0.2}, {"weights": "body.*", "gradient": [0.2, "base", {"gan": 1}]}]}
@@ -24,7 +24,13 @@ PRESET_FIELDS = ("schema", "members", "alpha", "rules")
 
 @dataclass(frozen=True)
 class Preset:
-    """members: those that it was written for, in family order; alpha: the base, or None where it leaves that open; rules: in order."""
+    """An alpha and rules for groups of weights.
+
+    Attributes:
+        members: Those that it was written for, in family order.
+        alpha: Of all other weights; None where the preset leaves that open.
+        rules: In order; a later one wins.
+    """
 
     members: tuple[str, ...]
     alpha: Coefficients | None
@@ -32,10 +38,19 @@ class Preset:
 
     @classmethod
     def from_json(cls, fields: object, *, extrapolate: bool = False) -> Preset:
-        """Raises UsageError: what is unknown, of another type, or no alpha for these members."""
+        """Parses the content of a file.
+
+        Args:
+            fields: The decoded JSON.
+            extrapolate: Whether coefficients outside 0 to 1 are allowed.
+
+        Raises:
+            UsageError: A field is unknown or of another type.
+            CoefficientsError: An alpha is none for these members.
+        """
         if not isinstance(fields, dict) or not isinstance(fields.get("members"), list):
-            raise UsageError('a recipe is an object with a list "members" and a list "rules".')
-        _check_fields(fields, PRESET_FIELDS, "a recipe")
+            raise UsageError('a preset is an object with a list "members" and a list "rules".')
+        _check_fields(fields, PRESET_FIELDS, "a preset")
         if fields.get("schema", PRESET_SCHEMA_VERSION) != PRESET_SCHEMA_VERSION:
             raise UsageError(f"its schema is {escape_name(fields['schema'], 40)}; this version reads {PRESET_SCHEMA_VERSION}.")
         names = fields["members"]
@@ -53,13 +68,18 @@ class Preset:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], *, extrapolate: bool = False) -> Preset:
-        """A JSON file. Raises InputError, LimitError."""
+        """Reads a JSON file.
+
+        Raises:
+            InputError: It cannot be read, or is no preset.
+            LimitError: It is above 1 MiB.
+        """
         fields = read_json(path, "preset", 1 << 20)
         with name_file_in_errors(path):
             return cls.from_json(fields, extrapolate=extrapolate)
 
     def to_json(self) -> dict[str, Any]:
-        """As `read` takes it."""
+        """Returns the content of a file as `from_json` parses it."""
         alpha = None if self.alpha is None else dict(zip(self.members, self.alpha.values, strict=True))
         return {
             "schema": PRESET_SCHEMA_VERSION,
@@ -69,34 +89,40 @@ class Preset:
         }
 
     def write(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Raises UsageError (exists), LimitError, InputError."""
+        """Writes a JSON file.
+
+        Raises:
+            UsageError: It exists and `force` is False.
+            LimitError: There is no room on the disk.
+            InputError: The folder cannot be written.
+        """
         write_bytes_atomically(path, (json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n").encode(), force=force)
 
 
 def _parse_rule(fields: object, number: int, members: Sequence[str], extrapolate: bool) -> Rule:
-    where = f"rule {number}"
+    context = f"rule {number}"
     if not isinstance(fields, dict) or not isinstance(fields.get("weights"), str) or not fields["weights"]:
-        raise UsageError(f'{where} is no object with a pattern "weights", such as {{"weights": "norm:*", "alpha": 0.2}}.')
-    _check_fields(fields, ("weights", "alpha", "gradient"), where)
+        raise UsageError(f'{context} is no object with a pattern "weights", such as {{"weights": "norm:*", "alpha": 0.2}}.')
+    _check_fields(fields, ("weights", "alpha", "gradient"), context)
     if ("alpha" in fields) == ("gradient" in fields):
-        raise UsageError(f'{where} needs either an "alpha" or a "gradient".')
-    knots = fields.get("gradient", [fields.get("alpha")])
-    if not isinstance(knots, list) or ("gradient" in fields and len(knots) < 2):
-        raise UsageError(f"{where} has a gradient that is no list of two alphas and more.")
+        raise UsageError(f'{context} needs either an "alpha" or a "gradient".')
+    points = fields.get("gradient", [fields.get("alpha")])
+    if not isinstance(points, list) or ("gradient" in fields and len(points) < 2):
+        raise UsageError(f"{context} has a gradient that is no list of two alphas and more.")
     return make_rule(
-        fields["weights"], [_validate_alpha(knot, f"{where}'s alpha") for knot in knots], members, extrapolate=extrapolate
+        fields["weights"], [_validate_alpha(point, f"{context}'s alpha") for point in points], members, extrapolate=extrapolate
     )
 
 
-def _validate_alpha(value: object, where: str) -> Any:
-    """A number, a text, or shares by name; true and false are none."""
+def _validate_alpha(value: object, context: str) -> Any:
+    """A number, a text, or coefficients by name; true and false are none."""
     numbers = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
     if all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers) or isinstance(value, str):
         return value
-    raise UsageError(f"{where} is {escape_name(json.dumps(value), 40)}; it is a number, a text, or numbers by name.")
+    raise UsageError(f"{context} is {escape_name(json.dumps(value), 40)}; it is a number, a text, or numbers by name.")
 
 
-def _check_fields(fields: dict[str, Any], known: Sequence[str], what: str) -> None:
-    unknown = [name for name in fields if name not in known]
+def _check_fields(fields: dict[str, Any], allowed: Sequence[str], context: str) -> None:
+    unknown = [name for name in fields if name not in allowed]
     if unknown:
-        raise UsageError(f"{what} has no {escape_name(repr(unknown[0]), 80)}; it has {', '.join(known)}.")
+        raise UsageError(f"{context} has no {escape_name(repr(unknown[0]), 80)}; it has {', '.join(allowed)}.")

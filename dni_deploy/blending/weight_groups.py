@@ -1,4 +1,4 @@
-"""Weight groups: the weights of a network by name, by role and by depth, and patterns that pick some of them."""
+"""The weights of a network by name, role and depth, and patterns that select some of them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,18 @@ PART_ROLES = ("weight", "bias", "statistics")
 
 WEIGHT_ROLES = (*dict.fromkeys(LAYER_ROLE_BY_OPERATOR.values()), "other", *PART_ROLES)
 WEIGHT_FORWARDING_OPERATORS = frozenset(("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose"))
-"""What hands a weight on as it is."""
+"""These pass a weight on as it is."""
 
 
 @dataclass(frozen=True)
 class GroupedWeight:
-    """One weight: its name, its roles (layer, part), and the number of the layer that uses it first, counted from the input, from 0."""
+    """A weight and where it stands in the network.
+
+    Attributes:
+        name: Of the initializer.
+        roles: Its layer's (LAYER_ROLE_BY_OPERATOR or "other") and its own (PART_ROLES).
+        depth: Number of the layer that uses it first, counted from the input, from 0.
+    """
 
     name: str
     roles: tuple[str, str]
@@ -47,78 +53,91 @@ class GroupedWeight:
 
 @dataclass(frozen=True)
 class WeightGroups:
-    """Every blended weight of a bundle, in the order of its `weight_names`."""
+    """Every blended weight of a bundle, in the order of its `weight_names`.
+
+    Thread safety: it does not change; any thread may use it.
+    """
 
     weights: tuple[GroupedWeight, ...]
 
     @classmethod
     def from_graph(cls, graph: ModelProto, names: Sequence[str]) -> WeightGroups:
-        """Read off the graph; names: the blended initializers, in the order that is kept."""
-        found: dict[str, GroupedWeight] = {}
-        layers: dict[int, int] = {}
+        """Groups the weights by their use in a graph.
+
+        Args:
+            graph: Of the bundle.
+            names: The blended initializers, in the order that is kept.
+        """
+        weights: dict[str, GroupedWeight] = {}
+        depths: dict[int, int] = {}
         for node, producer, name, position in _iterate_uses(graph, names):
-            if name in found:
+            if name in weights:
                 continue
             layer, part = _classify_use(node, position)
             if node.op_type == "Add" and producer is not None and producer.op_type in ("MatMul", "Gemm", "Conv"):
-                node, layer, part = (
-                    producer,
-                    LAYER_ROLE_BY_OPERATOR[producer.op_type],
-                    "bias",
-                )  # of a layer that was written as two nodes
-            found[name] = GroupedWeight(name, (layer, part), layers.setdefault(id(node), len(layers)))
-        return cls(tuple(found.get(name, GroupedWeight(name, ("other", "weight"), len(layers))) for name in names))
+                # The bias of a layer that was written as two nodes.
+                node, layer, part = producer, LAYER_ROLE_BY_OPERATOR[producer.op_type], "bias"
+            weights[name] = GroupedWeight(name, (layer, part), depths.setdefault(id(node), len(depths)))
+        return cls(tuple(weights.get(name, GroupedWeight(name, ("other", "weight"), len(depths))) for name in names))
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> WeightGroups:
-        """Raises as Bundle.read_graph does."""
+        """Groups the weights of a bundle; raises as `Bundle.read_graph` does."""
         return cls.from_graph(bundle.read_graph(), bundle.weight_names)
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the weights."""
         return tuple(weight.name for weight in self.weights)
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Those that occur, in the order of WEIGHT_ROLES."""
-        there = {role for weight in self.weights for role in weight.roles}
-        return tuple(role for role in WEIGHT_ROLES if role in there)
+        """The roles that occur, in the order of WEIGHT_ROLES."""
+        used = {role for weight in self.weights for role in weight.roles}
+        return tuple(role for role in WEIGHT_ROLES if role in used)
 
     def select(self, pattern: str) -> NDArray[np.intp]:
-        """Which weights a pattern picks: their numbers, ascending, at least one.
+        """Selects weights by a pattern.
 
-        pattern  NAME with *, ? and [..] as in a shell (a * goes over dots), or ROLE:NAME.
-        Raises UsageError, with the names that come near or the roles that there are.
+        Args:
+            pattern: NAME with *, ? and [..] as in a shell (a * matches dots, too), or ROLE:NAME.
+
+        Returns:
+            The positions of the weights, ascending, at least one.
+
+        Raises:
+            UsageError: No weight matches; the message has the nearest names, or the roles that occur.
         """
         role, colon, rest = pattern.partition(":")
-        if colon and role in WEIGHT_ROLES:
-            found = [i for i, weight in enumerate(self.weights) if role in weight.roles and fnmatchcase(weight.name, rest)]
-        else:
-            rest = pattern
-            found = [i for i, weight in enumerate(self.weights) if fnmatchcase(weight.name, pattern)]
-        if not found:
-            raise UsageError(
-                f"The pattern {escape_name(repr(pattern))} picks no weight{self._format_advice(pattern, role, bool(colon), rest)}"
-            )
-        return np.array(found, np.intp)
+        has_role = bool(colon) and role in WEIGHT_ROLES
+        name_pattern = rest if has_role else pattern
+        selected = [
+            position
+            for position, weight in enumerate(self.weights)
+            if fnmatchcase(weight.name, name_pattern) and (not has_role or role in weight.roles)
+        ]
+        if not selected:
+            advice = self._format_advice(role if colon else None, name_pattern)
+            raise UsageError(f"The pattern {escape_name(repr(pattern))} picks no weight{advice}")
+        return np.array(selected, np.intp)
 
-    def _format_advice(self, pattern: str, role: str, has_role: bool, name_pattern: str) -> str:
+    def _format_advice(self, role: str | None, name_pattern: str) -> str:
         roles = f"; the roles here are {', '.join(self.roles)}"
-        if has_role and role not in WEIGHT_ROLES:
+        if role is not None and role not in WEIGHT_ROLES:
             near = get_close_matches(role, WEIGHT_ROLES, 1)
             return f": there is no role {escape_name(repr(role), 40)}" + (
-                f", did you mean {near[0]!r}?" if near else roles + "."
+                f", did you mean {near[0]!r}?" if near else f"{roles}."
             )
-        if has_role and role not in self.roles:
-            return roles + "."
-        stems = dict.fromkeys(stem for name in self.names for stem in _enumerate_name_patterns(name))
-        near = get_close_matches(name_pattern, list(stems), 3, 0.5)
-        told = f"; near it are {', '.join(escape_name(repr(name), 80) for name in near)}" if near else roles
-        return f"{told}. `dni-deploy inspect --groups` lists all."
+        if role is not None and role not in self.roles:
+            return f"{roles}."
+        candidates = dict.fromkeys(candidate for name in self.names for candidate in _enumerate_name_patterns(name))
+        near = get_close_matches(name_pattern, list(candidates), 3, 0.5)
+        advice = f"; near it are {', '.join(escape_name(repr(name), 80) for name in near)}" if near else roles
+        return f"{advice}. `dni-deploy inspect --groups` lists all."
 
 
 def _enumerate_name_patterns(name: str) -> Iterator[str]:
-    """The name, and the modules that it lies in as patterns: body.0.weight, body.0.*, body.*."""
+    """The name, and patterns for the modules that it lies in: body.0.weight, body.0.*, body.*."""
     yield name
     while "." in name:
         name = name.rpartition(".")[0]
@@ -126,12 +145,11 @@ def _enumerate_name_patterns(name: str) -> Iterator[str]:
 
 
 def _iterate_uses(graph: ModelProto, names: Sequence[str]) -> Iterator[tuple[NodeProto, NodeProto | None, str, int]]:
-    """Every reading of a weight, in the graph's order: the node, the node behind its first other input, the weight, the position."""
+    """Every use of a weight, in the graph's order: the node, the producer of its first other input, the weight, its position."""
     alias = {name: name for name in names}
     producers: dict[str, NodeProto] = {}
     for node in graph.graph.node:
-        for output in node.output:
-            producers[output] = node
+        producers.update(dict.fromkeys(node.output, node))
         if node.op_type in WEIGHT_FORWARDING_OPERATORS and node.input and node.input[0] in alias:
             alias[node.output[0]] = alias[node.input[0]]
             continue

@@ -1,4 +1,4 @@
-"""Frame: one picture as uint8 RGB, and its way into and out of a network."""
+"""A frame as uint8 RGB, and its conversion to and from the arrays of a network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ Frame = NDArray[np.uint8]
 
 
 def to_network(frame: Frame, signature: Signature) -> NDArray[np.float32]:
-    """One frame as the network wants it: float32 (1, 3, H', W') in [low, high], a fresh array.
+    """Converts a frame to the input of a network.
 
-    H' and W' are H and W rounded up to `signature.multiple`; the rows and columns that are added mirror the picture's lower
-    and right border, or repeat it where the picture is too small to mirror. A network of one channel gets the three colours
-    as a batch of three grey pictures, (3, 1, H', W').
-    Raises UsageError if `frame` is not uint8 (H, W, 3), MismatchError if the network does not take pictures of 1 or 3 channels.
+    Args:
+        frame: uint8 (H, W, 3), RGB.
+        signature: Of the network; one that takes 3 channels or 1.
+
+    Returns:
+        float32 (1, 3, H', W') in [low, high], a fresh array. H' and W' are H and W rounded up to `signature.multiple`; the rows and
+        columns that are added mirror the lower and right border, or repeat it where the frame is too small to mirror. A network of one
+        channel gets the three colors as a batch of three gray images, (3, 1, H', W').
+
+    Raises:
+        UsageError: `frame` is not uint8 (H, W, 3).
+        MismatchError: The network does not take images of 1 or 3 channels.
     """
     check_frame(frame)
     check_signature(signature)
@@ -41,19 +49,38 @@ def to_network(frame: Frame, signature: Signature) -> NDArray[np.float32]:
 
 
 def from_network(y: NDArray[np.float32], frame: Frame, signature: Signature) -> Frame:
-    """What the network made of `frame`, as a frame: uint8 (scale * H, scale * W, 3), a fresh array.
+    """Converts the output of a network to a frame.
 
-    y: the raw network's output for to_network(frame, signature). Its padding is cut off; a residual network's output is
-    subtracted from the frame; the value range is mapped to 0..255, rounded half to even, and clamped.
-    Raises EngineError if y has another shape or holds a NaN or an infinity: a broken picture is never shown as a black one.
+    Args:
+        y: The network's output for `to_network(frame, signature)`.
+        frame: uint8 (H, W, 3), the input frame.
+        signature: Of the network.
+
+    Returns:
+        uint8 (scale * H, scale * W, 3), a fresh array: the output without its padding (for a residual network subtracted from the
+        frame), mapped from the value range to 0..255, rounded half to even, and clamped.
+
+    Raises:
+        EngineError: y has another shape or holds a NaN or an infinity: a broken output is never shown as a black frame.
     """
     return round_to_uint8(to_pixels(y, frame, signature))
 
 
 def to_pixels(y: NDArray[np.float32], frame: Frame, signature: Signature) -> NDArray[np.float32]:
-    """What the network made of `frame`, as float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped, a fresh array.
+    """Converts the output of a network to pixels that are neither rounded nor clamped.
 
-    For whoever goes on computing: rounding twice would add an error of its own. y and errors as in from_network.
+    For callers that go on computing: rounding twice would add an error of its own.
+
+    Args:
+        y: As in `from_network`.
+        frame: As in `from_network`.
+        signature: As in `from_network`.
+
+    Returns:
+        float32 (3, scale * H, scale * W) in 0..255, a fresh array.
+
+    Raises:
+        EngineError: As in `from_network`.
     """
     height, width = frame.shape[:2]
     scale = signature.scale
@@ -68,7 +95,7 @@ def to_pixels(y: NDArray[np.float32], frame: Frame, signature: Signature) -> NDA
         count = int(finite.size - np.count_nonzero(finite))
         raise EngineError(
             f"The network's output holds {count} values of {finite.size} that are NaN or infinite; "
-            "the picture was not made. Check the checkpoints and the value range."
+            "the frame was not made. Check the checkpoints and the value range."
         )
     span = np.float32(signature.high - signature.low)
     if signature.residual:
@@ -81,7 +108,14 @@ def to_pixels(y: NDArray[np.float32], frame: Frame, signature: Signature) -> NDA
 
 
 def round_to_uint8(pixels: NDArray[np.float32]) -> Frame:
-    """float32 (3, H, W) in 0..255, rounded half to even and clamped: uint8 (H, W, 3), a fresh array. `pixels` is used up."""
+    """Rounds pixels half to even and clamps them.
+
+    Args:
+        pixels: float32 (3, H, W) in 0..255; used as scratch memory.
+
+    Returns:
+        uint8 (H, W, 3), a fresh array.
+    """
     np.rint(pixels, out=pixels)
     np.clip(pixels, 0, 255, out=pixels)
     out = np.empty((*pixels.shape[1:], 3), np.uint8)
@@ -90,7 +124,11 @@ def round_to_uint8(pixels: NDArray[np.float32]) -> Frame:
 
 
 def check_frame(frame: Any) -> None:
-    """Raises UsageError unless `frame` is a uint8 array (H, W, 3) with at least one pixel."""
+    """Checks that an object is a frame.
+
+    Raises:
+        UsageError: It is not a uint8 array (H, W, 3) with at least one pixel.
+    """
     if not isinstance(frame, np.ndarray):
         raise UsageError(f"A frame is a uint8 array (height, width, 3); got {escape_name(type(frame).__name__)}.")
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
@@ -98,33 +136,45 @@ def check_frame(frame: Any) -> None:
 
 
 def check_signature(signature: Signature) -> None:
-    """Raises MismatchError if the network does not turn an RGB picture into an RGB picture."""
+    """Checks that a network turns frames into frames.
+
+    Raises:
+        MismatchError: It takes no image, other channels, or is residual with a scale above 1.
+    """
     channels = (signature.input_channels, signature.output_channels)
     if signature.kind != "image":
-        raise MismatchError("This network makes pictures from noise and takes no picture; use Session.infer with an array.")
+        raise MismatchError("This network makes images from noise and takes none; use Session.infer with an array.")
     if channels not in ((3, 3), (1, 1)):
         raise MismatchError(
             f"Frames need a network of 3 channels or of 1; this one takes {channels[0]} and gives {channels[1]}. "
             "Use Session.infer with arrays."
         )
     if signature.residual and signature.scale != 1:
-        raise MismatchError(f"A residual network must keep the picture's size; this one has scale {signature.scale}.")
+        raise MismatchError(f"A residual network must keep the image's size; this one has scale {signature.scale}.")
 
 
 def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
-    """Height and width rounded up to the multiple."""
+    """Rounds height and width, in pixels, up to a multiple."""
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
 def mirror_indices(size: int, count: int) -> NDArray[np.intp]:
-    """Indices of the `count` rows or columns behind the last one: mirrored without the border, or the last one repeated."""
+    """Lists the rows (or columns) that pad a side of `size` pixels by `count`.
+
+    Returns:
+        intp (count,): the rows mirrored at the last one, without it; the last one repeated where there are too few to mirror.
+    """
     if count < size:
         return np.arange(size - 2, size - 2 - count, -1)
     return np.full(count, size - 1)
 
 
 def pad_frame(frame: Frame, multiple: int) -> Frame:
-    """The frame as to_network pads it: uint8, height and width multiples of `multiple`; the frame itself if they are."""
+    """Pads a frame as `to_network` does.
+
+    Returns:
+        uint8, height and width multiples of `multiple`; the frame itself if its own are.
+    """
     height, width = frame.shape[:2]
     padded_height, padded_width = padded_size(height, width, multiple)
     if padded_height > height:

@@ -1,4 +1,4 @@
-"""An image file as RGB pixels, with what travels beside them (transparency, colour profile, greyness)."""
+"""An image file as RGB pixels, with what belongs to them: transparency, color profile, whether it is gray."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FORMAT_BY_SUFFIX = {
 """What is read and written, by suffix. Reading goes by content; the list keeps every other decoder of Pillow out of reach."""
 
 MAX_OUTPUT_PIXELS = 10**8
-"""Largest output in pixels; the header is asked before anything is decoded."""
+"""Largest output in pixels; the header is read before anything is decoded."""
 
 ENCODER_OPTIONS: dict[str, dict[str, object]] = {
     "PNG": {},
-    "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4: colour at full size, or fine detail bleeds
-    "WEBP": {"lossless": True, "exact": True},  # exact: colours under transparent pixels stay
+    "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4: color at full size, or fine detail bleeds
+    "WEBP": {"lossless": True, "exact": True},  # exact: colors under transparent pixels stay
     "TIFF": {"compression": "tiff_deflate"},
     "BMP": {},
 }
@@ -46,13 +46,14 @@ EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A decoded picture, upright; its arrays are its own.
+    """A decoded image, upright; it owns its arrays.
 
-    rgb    uint8 (H, W, 3).
-    alpha  uint8 (H, W), the transparency exactly as in the file (turned upright); None for an opaque picture.
-    icc    the embedded colour profile, carried to the output; None if there is none or the colours were converted.
-    grey   the file was grey: rgb has three equal channels, and an output of it is grey again (the mean of the channels).
-    notes  one sentence for each thing that was converted or left out.
+    Attributes:
+        rgb: uint8 (H, W, 3).
+        alpha: uint8 (H, W), the transparency exactly as in the file (turned upright); None for an opaque image.
+        icc: The embedded color profile, carried to the output; None if there is none or the colors were converted.
+        is_gray: Whether the file is gray: rgb then has three equal channels, and an output of it is gray again (their mean).
+        notes: One sentence for each thing that was converted or left out.
     """
 
     rgb: Frame
@@ -62,7 +63,7 @@ class ImageFile:
     notes: tuple[str, ...] = ()
 
     def with_pixels(self, rgb: Frame) -> ImageFile:
-        """The same picture with new colours; transparency is resized (bicubic) only if the size differs."""
+        """Returns the same image with new colors; the transparency is resized (bicubic) only if the size differs."""
         alpha = self.alpha
         if alpha is not None and alpha.shape != rgb.shape[:2]:
             resized = Image.fromarray(alpha).resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.BICUBIC)
@@ -71,118 +72,145 @@ class ImageFile:
 
 
 def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> ImageFile:
-    """Decode one PNG, JPEG, WebP, TIFF or BMP file of 8 bits a channel.
+    """Decodes one PNG, JPEG, WebP, TIFF or BMP file of 8 bits a channel.
 
-    EXIF rotation is applied; palette, 1-bit and CMYK pictures are converted, which `notes` says. Other metadata is left out.
-    scale: of the network that will run; a picture whose output would exceed MAX_OUTPUT_PIXELS is refused before it is decoded.
-    Raises InputError (missing, a folder, a pipe, not readable), ImageFileError (no such picture, damaged, or one that would lose
-    content: 16-bit, float, several frames), LimitError (too large).
+    EXIF rotation is applied; palette, 1-bit and CMYK images are converted, which `notes` says. Other metadata is left out.
+
+    Args:
+        path: Of the file.
+        scale: Of the network that will run; an image whose output would exceed MAX_OUTPUT_PIXELS is refused before it is decoded.
+
+    Returns:
+        The image; the caller owns it.
+
+    Raises:
+        InputError: The file is missing, not readable, or a folder, pipe or device.
+        ImageFileError: It is no such image, is damaged, or would lose content: 16-bit, float, several frames.
+        LimitError: It is too large.
     """
-    place = Path(path)
-    with open_image(place) as image:
+    path = Path(path)
+    with open_image(path) as image:
         width, height = image.size
-        check_size(place, width, height, scale)
-        _check_depth(place, image)
-        notes = [] if getattr(image, "n_frames", 1) == 1 else _describe_extra_frames(place, image)
+        check_size(path, width, height, scale)
+        _check_depth(path, image)
+        notes = [] if getattr(image, "n_frames", 1) == 1 else _describe_extra_frames(path, image)
         image.load()
-        image = ImageOps.exif_transpose(image)
-        return _to_image_file(image, notes)
+        return _to_image_file(ImageOps.exif_transpose(image), notes)
 
 
 def write_image(path: str | os.PathLike[str], image_file: ImageFile, *, force: bool = False) -> None:
-    """Encode by the suffix and publish: JPEG at quality 95 in 4:4:4, everything else lossless.
+    """Encodes an image by the suffix and writes it atomically: JPEG at quality 95 in 4:4:4, everything else lossless.
 
-    Raises UsageError (exists without `force`, an unknown suffix, a format without transparency for a picture that has it),
-    LimitError (a side too long for the format, no room on the disk).
+    Args:
+        path: Of the file.
+        image_file: What to encode.
+        force: Whether to replace a file.
+
+    Raises:
+        UsageError: The file exists without `force`, its suffix is unknown, or its format has no transparency and the image has.
+        LimitError: A side is too long for the format, or there is no room on the disk.
     """
-    place = Path(path)
-    kind = output_format(place)
+    file_format = output_format(path)
     height, width = image_file.rgb.shape[:2]
-    if max(height, width) > MAX_SIDE_PX.get(kind, 2**31 - 1):
+    if max(height, width) > MAX_SIDE_PX.get(file_format, 2**31 - 1):
         raise LimitError(
-            f"A {kind} file holds at most {MAX_SIDE_PX[kind]} pixels a side, {escape_name(place)} would have {width}x{height}; "
-            "write .png or .tif. Nothing was written."
+            f"A {file_format} file holds at most {MAX_SIDE_PX[file_format]} pixels a side, {escape_name(path)} would have "
+            f"{width}x{height}; write .png or .tif. Nothing was written."
         )
-    if image_file.alpha is not None and kind not in FORMATS_WITH_TRANSPARENCY:
+    if image_file.alpha is not None and file_format not in FORMATS_WITH_TRANSPARENCY:
         raise UsageError(
-            f"The picture has transparency, and a {kind} file ({escape_name(place)}) has none; write .png, .webp or .tif. "
+            f"The image has transparency, and a {file_format} file ({escape_name(path)}) has none; write .png, .webp or .tif. "
             "Nothing was written."
         )
     pixels = image_file.rgb
-    image = Image.fromarray(np.rint(pixels.mean(axis=2)).astype(np.uint8)) if image_file.is_gray else Image.fromarray(pixels)
+    image = Image.fromarray(np.rint(pixels.mean(axis=2)).astype(np.uint8) if image_file.is_gray else pixels)
     if image_file.alpha is not None:
         image.putalpha(Image.fromarray(image_file.alpha))
-    buffer = io.BytesIO()
-    options = dict(ENCODER_OPTIONS[kind])
-    if image_file.icc is not None and kind != "BMP" and not (image_file.is_gray and kind == "WEBP"):  # WebP has no grey pixels
+    options = dict(ENCODER_OPTIONS[file_format])
+    has_no_gray = file_format == "WEBP"  # a gray profile would not fit its RGB pixels
+    if image_file.icc is not None and file_format != "BMP" and not (image_file.is_gray and has_no_gray):
         options["icc_profile"] = image_file.icc
-    image.save(buffer, kind, **options)
-    write_bytes_atomically(place, buffer.getvalue(), force=force)
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    write_bytes_atomically(path, buffer.getvalue(), force=force)
 
 
 def output_format(path: str | os.PathLike[str]) -> str:
-    """The format that a suffix stands for. Raises UsageError for any other suffix."""
+    """Returns the format that a suffix stands for, as Pillow names it.
+
+    Raises:
+        UsageError: The suffix is none of FORMAT_BY_SUFFIX.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in FORMAT_BY_SUFFIX:
         raise UsageError(
-            f"{escape_name(path)} ends in {escape_name(suffix)!r}, which names no picture format; use one of {', '.join(FORMAT_BY_SUFFIX)}. "
-            "Nothing was written."
+            f"{escape_name(path)} ends in {escape_name(suffix)!r}, which names no image format; "
+            f"use one of {', '.join(FORMAT_BY_SUFFIX)}. Nothing was written."
         )
     return FORMAT_BY_SUFFIX[suffix]
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """The file behind Pillow's lazy header reader; every failure, also while decoding, becomes one sentence.
+    """Opens a file by Pillow's lazy header reader; every failure, also while decoding, becomes one sentence.
 
-    Raises InputError, ImageFileError, LimitError.
+    Yields:
+        The image, not yet decoded; valid inside the context.
+
+    Raises:
+        InputError: As in `read_image`.
+        ImageFileError: It is no image, or is damaged.
+        LimitError: It is too large for Pillow or for the memory.
     """
     name = escape_name(path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # asked first: opening a pipe would wait for ever
-            raise InputError(f"{name} is {'a folder' if path.is_dir() else 'a pipe or device'}, not a picture file.")
+        if not stat.S_ISREG(os.stat(path).st_mode):  # checked first: opening a pipe would wait forever
+            raise InputError(f"{name} is {'a folder' if path.is_dir() else 'a pipe or device'}, not an image file.")
         file = open(path, "rb")  # noqa: SIM115  (closed below)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
     with file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Pillow has to say about size and metadata is said by our own sentences
+        warnings.simplefilter("ignore")  # our own messages say what Pillow would about size and metadata
         try:
             yield Image.open(file, formats=tuple(dict.fromkeys(FORMAT_BY_SUFFIX.values())))
         except DniError:
             raise
         except (Image.DecompressionBombError, MemoryError) as error:
-            raise LimitError(
-                f"The picture {name} is too large; the limit is {MAX_OUTPUT_PIXELS:,} pixels of output."
-            ) from error
+            raise LimitError(f"The image {name} is too large; the limit is {MAX_OUTPUT_PIXELS:,} pixels of output.") from error
         except UnidentifiedImageError as error:
             empty = os.fstat(file.fileno()).st_size == 0
-            what = "is empty" if empty else "is not a PNG, JPEG, WebP, TIFF or BMP picture, or its header is damaged"
+            what = "is empty" if empty else "is not a PNG, JPEG, WebP, TIFF or BMP image, or its header is damaged"
             raise ImageFileError(f"{name} {what}.") from error
         except Exception as error:
             # A damaged file leads the decoders to raise anything: OSError, SyntaxError, ValueError, IndexError, struct.error.
-            raise ImageFileError(f"The picture {name} is damaged or cut off ({escape_name(error, 100)}).") from error
+            raise ImageFileError(f"The image {name} is damaged or cut off ({escape_name(error, 100)}).") from error
 
 
 def check_size(path: Path, width: int, height: int, scale: int) -> None:
+    """Checks that the output of an image of this size is not too large.
+
+    Raises:
+        LimitError: It has more than MAX_OUTPUT_PIXELS.
+    """
     if width * height * scale * scale > MAX_OUTPUT_PIXELS:
         times = f" at scale {scale}" if scale > 1 else ""
         raise LimitError(
-            f"The picture {escape_name(path)} has {width}x{height} pixels{times}, more than the limit of {MAX_OUTPUT_PIXELS:,} of output; "
-            "make it smaller or cut it."
+            f"The image {escape_name(path)} has {width}x{height} pixels{times}, more than the limit of {MAX_OUTPUT_PIXELS:,} "
+            "of output; make it smaller or cut it."
         )
 
 
 def read_bit_depth(image: Image.Image) -> int:
-    """Bits a channel as the file has them, asked before it is decoded: Pillow would squeeze some into 8 without a word."""
+    """Reads the bits a channel as the file has them, before it is decoded: Pillow would squeeze some into 8 without a word."""
     if image.format == "PNG":
         assert isinstance(image, PillowImageFile)
         assert image.fp is not None  # open until load
-        place = image.fp.tell()
+        position = image.fp.tell()
         image.fp.seek(24)  # the depth in IHDR, behind signature 8, length 4, name 4, width 4, height 4
         bits = image.fp.read(1)[0]
-        image.fp.seek(place)
+        image.fp.seek(position)
         return bits
     if image.format == "TIFF":
         return int(max(image.tag_v2.get(258, (1,))))  # type: ignore[attr-defined]  # BitsPerSample
@@ -194,19 +222,19 @@ def _check_depth(path: Path, image: Image.Image) -> None:
     if bits > 8 or image.mode not in EIGHT_BIT_MODES:
         kind = f"{bits} bits a channel" if bits > 8 else f"pixels of the kind {image.mode!r}"
         raise ImageFileError(
-            f"The picture {escape_name(path)} has {kind}; networks run here on 8 bits, and the rest would be lost unseen. "
+            f"The image {escape_name(path)} has {kind}; networks run here on 8 bits, and the rest would be lost unseen. "
             "Convert it first, for example: magick in.png -depth 8 out.png"
         )
 
 
 def _describe_extra_frames(path: Path, image: Image.Image) -> list[str]:
     count = image.n_frames  # type: ignore[attr-defined]
-    if image.format == "MPO":  # a phone's JPEG with a depth map or a second view behind the picture
-        return [f"{count - 1} further pictures inside the JPEG were left out"]
+    if image.format == "MPO":  # a phone's JPEG with a depth map or a second view behind the image
+        return [f"{count - 1} further images inside the JPEG were left out"]
     if image.format == "TIFF":
-        raise ImageFileError(f"{escape_name(path)} has {count} pages; save each as a picture of its own.")
+        raise ImageFileError(f"{escape_name(path)} has {count} pages; save each as an image of its own.")
     raise ImageFileError(
-        f"{escape_name(path)} is an animation of {count} frames; `run` takes single pictures, `video` is for moving ones."
+        f"{escape_name(path)} is an animation of {count} frames; `run` takes single images, `video` takes videos."
     )
 
 
@@ -219,24 +247,23 @@ def _to_image_file(image: Image.Image, notes: list[str]) -> ImageFile:
     if mode in ("P", "PA"):
         notes.append("the palette was resolved to RGB")
     elif mode == "1":
-        notes.append("1-bit pixels were read as grey 0 and 255")
+        notes.append("1-bit pixels were read as gray 0 and 255")
     elif mode == "CMYK":
-        image, how = _cmyk_to_rgb(image, icc)
-        notes.append(how)
+        image, note = _cmyk_to_rgb(image, icc)
+        notes.append(note)
         icc = None
-    grey = mode in ("1", "L", "LA")
-    return ImageFile(np.array(image.convert("RGB")), alpha, icc, grey, tuple(notes))
+    return ImageFile(np.array(image.convert("RGB")), alpha, icc, mode in ("1", "L", "LA"), tuple(notes))
 
 
 def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
     if icc is not None:
         try:
             converted = ImageCms.profileToProfile(image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
+        except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one for other pixels
             converted = None
         if converted is not None:
             return converted, "CMYK was converted to sRGB by the embedded profile"
-    return image.convert("RGB"), "CMYK was converted to RGB without a profile; colours are approximate"
+    return image.convert("RGB"), "CMYK was converted to RGB without a profile; colors are approximate"
 
 
 Paths = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
@@ -244,27 +271,35 @@ Paths = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
 
 
 def as_path_list(paths: Paths) -> list[Path]:
-    """One path or several, as a list."""
+    """Converts one path or several to a list."""
     return [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
 
 
 def list_images(paths: Paths) -> list[Path]:
-    """The files as given, and of a folder what list_folder_images finds. Raises InputError."""
-    return [picture for path in as_path_list(paths) for picture in (list_folder_images(path)[0] if path.is_dir() else [path])]
+    """Lists image files: each path itself, or the images in it where it is a folder.
+
+    Raises:
+        InputError: As `list_folder_images`.
+    """
+    return [file for path in as_path_list(paths) for file in (list_folder_images(path)[0] if path.is_dir() else [path])]
 
 
 def list_folder_images(folder: Path) -> tuple[list[Path], int]:
-    """The pictures directly in a folder, by name, and how many of its files are none by their suffix; hidden files do not count.
+    """Lists the images directly in a folder, by name; hidden files do not count.
 
-    Raises InputError: the folder cannot be read, or holds no picture.
+    Returns:
+        The images, and how many of the folder's files are none by their suffix.
+
+    Raises:
+        InputError: The folder cannot be read, or holds no image.
     """
     try:
         files = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
     except OSError as error:
         raise InputError(f"The folder {escape_name(folder)} cannot be read ({error.strerror}).") from error
-    pictures = [file for file in files if file.suffix.lower() in FORMAT_BY_SUFFIX]
-    if not pictures:
+    images = [file for file in files if file.suffix.lower() in FORMAT_BY_SUFFIX]
+    if not images:
         raise InputError(
-            f"The folder {escape_name(folder)} holds no picture in it ({', '.join(FORMAT_BY_SUFFIX)}); its own folders are not entered."
+            f"The folder {escape_name(folder)} holds no image ({', '.join(FORMAT_BY_SUFFIX)}); its own folders are not entered."
         )
-    return pictures, len(files) - len(pictures)
+    return images, len(files) - len(images)

@@ -1,4 +1,4 @@
-"""Noise: how strong the Gaussian noise in a picture is, found from the picture alone."""
+"""An estimate of the Gaussian noise in an image, from the image alone."""
 
 from __future__ import annotations
 
@@ -10,40 +10,47 @@ from dni_deploy.errors import MismatchError
 from dni_deploy.imaging.frames import Frame
 
 PATCH_SIDE_PX = 7
-"""Side of a patch in pixels: 49 directions, of which a photograph needs a part and the noise fills all."""
+"""Side of a patch: 49 directions, of which a photograph needs a part and the noise fills all."""
 
 MIN_NOISE_SIDE_PX = 64
-"""Pixels a side: at least 500 patches are left where only the seventh of them can be used."""
+"""At least 500 patches are left where only the seventh of them can be used."""
 
 CLIPPING_MARGIN_SIGMA = 2.0
 """A patch counts where its mean is this many sigma from black and from white: 2.3 % of its noise is cut off at most."""
 
 MIN_PATCH_FRACTION = 0.15
-"""But at least this share of the patches, those farthest from both ends."""
+"""But at least this fraction of the patches, those farthest from both ends."""
 
 SIGMA_ITERATIONS = 4
-"""Sigma decides which patches count, and they decide sigma; by then it stands still."""
+"""Sigma decides which patches count, and they decide sigma; by then it has converged."""
 
 
 def estimate_noise(frame: Frame) -> float:
-    """Sigma of the noise before it was clipped to 0..255, the same in all channels: the square root of their mean variance.
+    """Estimates the standard deviation of the noise before it was clipped to 0..255.
 
-    A picture file has its noise cut off at black and white. There its deviation is smaller, so dark and bright patches are left out.
-    Raises MismatchError for a picture below MIN_NOISE_SIDE_PX.
-    Source of the estimate for each channel: Chen, Zhu, Heng, "An Efficient Statistical Method for Image Noise Level Estimation", ICCV
-    2015, algorithm 1.
+    An image file has its noise cut off at black and white. There its deviation is smaller, so dark and bright patches are left out.
+
+    Args:
+        frame: uint8 (H, W, 3).
+
+    Returns:
+        Sigma in levels of 255, the same for all channels: the square root of their mean variance.
+
+    Raises:
+        MismatchError: The image is below MIN_NOISE_SIDE_PX on a side.
+
+    Source: Chen, Zhu, Heng, "An Efficient Statistical Method for Image Noise Level Estimation", ICCV 2015, algorithm 1, for each channel.
     """
     if min(frame.shape[:2]) < MIN_NOISE_SIDE_PX:
         raise MismatchError(
-            f"A picture of {frame.shape[1]}x{frame.shape[0]} pixels is too small to estimate its noise; it takes {MIN_NOISE_SIDE_PX} a side. "
-            "Give the noise as a number: --noise SIGMA."
+            f"An image of {frame.shape[1]}x{frame.shape[0]} pixels is too small to estimate its noise; it takes "
+            f"{MIN_NOISE_SIDE_PX} a side. Give the noise as a number: --noise SIGMA."
         )
     channels = [_extract_patches(frame[..., channel].astype(np.float64)) for channel in range(frame.shape[2])]
     sigma = 0.0
     for _ in range(SIGMA_ITERATIONS):
-        sigma = float(
-            np.sqrt(np.mean([_estimate_variance(patches[_select_unclipped(patches, sigma)]) for patches in channels]))
-        )
+        variances = [_estimate_variance(patches[_select_unclipped(patches, sigma)]) for patches in channels]
+        sigma = float(np.sqrt(np.mean(variances)))
     return sigma
 
 
@@ -53,13 +60,12 @@ def _extract_patches(plane: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _select_unclipped(patches: NDArray[np.float64], sigma: float) -> NDArray[np.bool_]:
     means = patches.mean(axis=1)
-    room = np.minimum(means, 255 - means)
-    found: NDArray[np.bool_] = room >= min(CLIPPING_MARGIN_SIGMA * sigma, float(np.quantile(room, 1 - MIN_PATCH_FRACTION)))
-    return found
+    margin = np.minimum(means, 255 - means)
+    return np.asarray(margin >= min(CLIPPING_MARGIN_SIGMA * sigma, float(np.quantile(margin, 1 - MIN_PATCH_FRACTION))))
 
 
 def _estimate_variance(patches: NDArray[np.float64]) -> float:
-    """The patches of a picture lie in a few directions, so the smallest eigenvalues of their covariance are the noise's alone.
+    """The patches of an image lie in a few directions, so the smallest eigenvalues of their covariance are the noise's alone.
 
     How many of them those are, the noise tells: in a sample of pure noise, mean and median of the eigenvalues agree.
     """

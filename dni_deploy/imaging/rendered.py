@@ -12,7 +12,13 @@ from dni_deploy.imaging.frames import Frame
 
 
 class RenderedFrame(NamedTuple):
-    """An output with what made it: the generation (grows by one at each change) and the coefficients."""
+    """An output frame with the weights that made it.
+
+    Attributes:
+        output: uint8 (scale * H, scale * W, 3), RGB.
+        generation: Of the weights; grows by one at each change.
+        coefficients: Of the weights, one per member.
+    """
 
     output: Frame
     generation: int
@@ -20,7 +26,13 @@ class RenderedFrame(NamedTuple):
 
 
 class RenderedPixels(NamedTuple):
-    """As Stamped, before rounding: float32 (3, scale * H, scale * W) in 0..255, not clamped."""
+    """A `RenderedFrame` before rounding.
+
+    Attributes:
+        pixels: float32 (3, scale * H, scale * W) in 0..255, not clamped.
+        generation: As in `RenderedFrame`.
+        coefficients: As in `RenderedFrame`.
+    """
 
     pixels: NDArray[np.float32]
     generation: int

@@ -1,10 +1,10 @@
-"""Tiling: a large frame in overlapping tiles of one shape, joined without seams."""
+"""A large frame in overlapping tiles of one shape, joined without seams."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from dni_deploy.imaging.frames import Frame, check_frame, pad_frame, padded_size
 from dni_deploy.signature import Signature
 
 MAX_EXACT_RADIUS_PX = 64
-"""Up to this radius the overlap is the radius, and the joined picture is the whole one."""
+"""Up to this radius the overlap is the radius, and the joined frame equals the whole one."""
 
 LARGE_OVERLAP_PX = 32
 """The overlap for a network that may look farther. What it may see is not what it looks at:
@@ -24,22 +24,31 @@ DEFAULT_TILE_PX = 512
 """Side of a tile in pixels of the output; a x4 network gets tiles of 256, its overlap would eat smaller ones."""
 
 
+class TileSpan(NamedTuple):
+    """Where a tile starts and ends along one side, and the part of it that is kept: start <= keep_start < keep_end <= end."""
+
+    start: int
+    end: int
+    keep_start: int
+    keep_end: int
+
+
 def default_overlap(signature: Signature) -> int:
-    """How many pixels of context each tile has on each inner side; input pixels."""
+    """Returns the context of a tile on each inner side, in input pixels."""
     if signature.radius is None or signature.radius > MAX_EXACT_RADIUS_PX:
         return LARGE_OVERLAP_PX
     return signature.radius
 
 
 def default_tile(signature: Signature) -> int:
-    """Side of a tile in input pixels; 0 (never tile) for a network that depends on the whole picture."""
+    """Returns the side of a tile in input pixels; 0 (never tile) for a network that depends on the whole frame."""
     if signature.radius is None:
         return 0
     return max(DEFAULT_TILE_PX // signature.scale, 256)
 
 
 def count_tiles(height: int, width: int, signature: Signature, tile: int | None = None, overlap: int | None = None) -> int:
-    """How many tiles run_tiled will take for such a frame. Raises as run_tiled does."""
+    """Counts the tiles that `run_tiled` takes for a frame of this size; raises as it does."""
     rows, columns = plan_tiles(height, width, signature, tile, overlap)
     return len(rows) * len(columns)
 
@@ -51,13 +60,25 @@ def run_tiled(
     tile: int | None = None,
     overlap: int | None = None,
 ) -> NDArray[Any]:
-    """Run `infer_frame` over tiles of the frame and join what they give; (scale * H, scale * W, 3), of the tiles' dtype.
+    """Runs a function over the tiles of a frame and joins its outputs.
 
-    tile, overlap: input pixels; None for the defaults above, tile 0 for the whole frame at once. A frame that fits into one
-    tile is run as it is. All tiles have one shape, so an engine prepares for one. Neighbours are cut in the middle of what
-    they share, so each pixel comes from a tile that saw at least `overlap` pixels around it: with overlap >= radius that is
-    all it depends on, and the result is the untiled one (up to the order in which an engine sums for another shape).
-    Raises UsageError if the tile is too small for its overlap, or if the network depends on the whole picture.
+    A frame that fits into one tile is run as it is. All tiles have one shape, so an engine prepares for one. Neighbors are cut in the
+    middle of what they share, so each pixel comes from a tile that saw at least `overlap` pixels around it: with overlap >= radius that
+    is all it depends on, and the result is the untiled one (up to the order in which an engine sums for another shape).
+
+    Args:
+        infer_frame: uint8 (h, w, 3) -> (scale * h, scale * w, C).
+        frame: uint8 (H, W, 3).
+        signature: Of the network.
+        tile: Side in input pixels; 0 for the whole frame at once, None for `default_tile`.
+        overlap: In input pixels; None for `default_overlap`.
+
+    Returns:
+        (scale * H, scale * W, C), of the outputs' dtype.
+
+    Raises:
+        UsageError: The tile is too small for its overlap, or the network depends on the whole frame.
+        EngineError: A tile's output has another size than the scale says.
     """
     check_frame(frame)
     height, width = frame.shape[:2]
@@ -68,44 +89,54 @@ def run_tiled(
     # Padded once as a whole: a tile at the border must see the same mirrored pixels as the whole frame would.
     padded = pad_frame(frame, signature.multiple)
     out: NDArray[Any] | None = None
-    for top, bottom, first_row, last_row in rows:
-        for left, right, first_column, last_column in columns:
-            piece = infer_frame(np.ascontiguousarray(padded[top:bottom, left:right]))
-            if piece.shape[:2] != (scale * (bottom - top), scale * (right - left)):
+    for row in rows:
+        for column in columns:
+            output = infer_frame(np.ascontiguousarray(padded[row.start : row.end, column.start : column.end]))
+            size = (row.end - row.start, column.end - column.start)
+            if output.shape[:2] != (scale * size[0], scale * size[1]):
                 raise EngineError(
-                    f"A tile of {right - left}x{bottom - top} pixels came back as {piece.shape[1]}x{piece.shape[0]}, "
+                    f"A tile of {size[1]}x{size[0]} pixels came back as {output.shape[1]}x{output.shape[0]}, "
                     f"at scale {scale}; the manifest's scale is wrong."
                 )
             if out is None:
-                out = np.empty((scale * padded.shape[0], scale * padded.shape[1], piece.shape[2]), piece.dtype)
-            inside = piece[
-                scale * (first_row - top) : scale * (last_row - top),
-                scale * (first_column - left) : scale * (last_column - left),
+                out = np.empty((scale * padded.shape[0], scale * padded.shape[1], output.shape[2]), output.dtype)
+            out[scale * row.keep_start : scale * row.keep_end, scale * column.keep_start : scale * column.keep_end] = output[
+                scale * (row.keep_start - row.start) : scale * (row.keep_end - row.start),
+                scale * (column.keep_start - column.start) : scale * (column.keep_end - column.start),
             ]
-            out[scale * first_row : scale * last_row, scale * first_column : scale * last_column] = inside
-    assert out is not None  # layout gives at least one row and one column
+    assert out is not None  # there is at least one row and one column
     return np.ascontiguousarray(out[: scale * height, : scale * width])
-
-
-TileSpan = tuple[int, int, int, int]
-"""Where a tile starts and ends, and the part of it that is kept: start <= kept from < kept to <= end."""
 
 
 def plan_tiles(
     height: int, width: int, signature: Signature, tile: int | None, overlap: int | None
 ) -> tuple[list[TileSpan], list[TileSpan]]:
-    """The rows and the columns of the tiles, in pixels of the padded frame. Raises as run_tiled does."""
+    """Plans the rows and the columns of the tiles.
+
+    Args:
+        height: Of the frame, in pixels.
+        width: Of the frame, in pixels.
+        signature: Of the network.
+        tile: As in `run_tiled`.
+        overlap: As in `run_tiled`.
+
+    Returns:
+        Rows and columns, in pixels of the padded frame.
+
+    Raises:
+        UsageError: As in `run_tiled`.
+    """
     side = default_tile(signature) if tile is None else tile
     shared = default_overlap(signature) if overlap is None else overlap
     if side < 0 or shared < 0:
         raise UsageError(f"Tile and overlap are pixels, 0 or more; got tile {side} and overlap {shared}.")
     padded_height, padded_width = padded_size(height, width, signature.multiple)
     if side == 0 or max(padded_height, padded_width) <= side:
-        return [(0, padded_height, 0, padded_height)], [(0, padded_width, 0, padded_width)]
+        return [TileSpan(0, padded_height, 0, padded_height)], [TileSpan(0, padded_width, 0, padded_width)]
     if signature.radius is None:
         raise UsageError(
-            "Every output pixel of this network depends on the whole picture (InstanceNorm or attention), so tiles would "
-            "show; leave the tile size out, or make the picture smaller."
+            "Every output pixel of this network depends on the whole image (InstanceNorm or attention), so tiles would "
+            "show; leave the tile size out, or make the image smaller."
         )
     multiple = signature.multiple
     side -= side % multiple
@@ -122,7 +153,7 @@ def plan_tiles(
 def _plan_spans(size: int, side: int, stride: int) -> list[TileSpan]:
     """Tiles of `side` every `stride`, the last one flush with the end, each keeping up to the middle of what it shares."""
     if size <= side:
-        return [(0, size, 0, size)]
+        return [TileSpan(0, size, 0, size)]
     starts = [*range(0, size - side, stride), size - side]
     cuts = [0, *((after + before + side) // 2 for before, after in pairwise(starts)), size]
-    return [(start, start + side, cut, next_cut) for start, (cut, next_cut) in zip(starts, pairwise(cuts), strict=True)]
+    return [TileSpan(start, start + side, *cut) for start, cut in zip(starts, pairwise(cuts), strict=True)]

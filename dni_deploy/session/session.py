@@ -1,4 +1,4 @@
-"""Session: a network that is running, and its alpha.
+"""A network that is running, and its alpha.
 
 with dni.open_session("sr.dni", alpha=0.35) as session:
     out = session(frame)
@@ -41,19 +41,35 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RenderState:
-    """What a set of weights is made of: the alpha that moves, and the rules for groups of weights, or None."""
+    """What a set of weights is blended with.
+
+    Attributes:
+        coefficients: The alpha that moves.
+        rules: For groups of weights that have an alpha of their own; None without.
+    """
 
     coefficients: Coefficients
     rules: AlphaRules | None = None
 
     def expand_coefficients(self) -> NDArray[np.float64]:
-        """As Engine.refit takes them: float64 (N,), or (W, N) by rules."""
+        """Returns the coefficients as `Engine.refit` takes them: float64 (N,), or (W, N) by rules."""
         base = self.coefficients.to_array()
         return base if self.rules is None else self.rules.compute_coefficients(base)
 
 
 class Session:
-    """Takes frames, gives frames. All methods may be called from any thread; it owns the engine and closes it."""
+    """Takes frames and gives frames, each rendered with exactly one alpha.
+
+    Attributes:
+        engine: Owned by the session, which closes it.
+        engine_reason: Why this engine was chosen.
+        members: Of the family, in its order.
+        signature: Of the network.
+        change_seconds: Time of the newest change of alpha in the engine, blend and refit together; on a GPU and without `async_refit`,
+            the time to enqueue them.
+
+    Thread safety: any thread may call any method but `close`.
+    """
 
     def __init__(
         self,
@@ -68,12 +84,23 @@ class Session:
         load_groups: Callable[[], WeightGroups] | None = None,
         rules: Rules | None = None,
     ) -> None:
-        """guard: given where extrapolation is allowed; it then refuses what would make a BatchNorm variance negative.
+        """Refits the engine with the first alpha; `open_session` makes all arguments.
 
-        ahead, rules: as in open_session. `engine_reason` says how the engine came to be the one.
-        groups: gives the bundle's weights by name, role and depth; asked once, when there are rules.
-        `change_seconds` is how long the newest change of alpha took in the engine, blend and refit together; on a GPU and
-        without `async_refit`, how long it took to queue them.
+        Args:
+            engine: The session owns it from here on.
+            members: Of the family, in its order.
+            signature: Of the network.
+            initial: The first alpha.
+            variance_guard: Passed where extrapolation is allowed; it refuses what would make a BatchNorm variance negative.
+            async_refit: As in `SessionOptions`.
+            engine_reason: Why this engine was chosen.
+            load_groups: Returns the bundle's weights by name, role and depth; called once, when there are rules.
+            rules: As in `SessionOptions`.
+
+        Raises:
+            UsageError: A rule is none, or selects nothing.
+            CoefficientsError: The alpha or a rule does not suit the family.
+            EngineError: The first refit failed.
         """
         self.engine = engine
         self.engine_reason = engine_reason
@@ -84,44 +111,44 @@ class Session:
         self._weight_groups: WeightGroups | None = None
         self._closed = False
         self.change_seconds = 0.0
-        self._state_lock = threading.Lock()  # alpha and rules are set apart, and wanted together
+        self._state_lock = threading.Lock()  # alpha and rules are set one by one and applied together
         start = self._validate_state(initial, self._parse_rules(rules))
         self._refitter: SyncRefit[RenderState] | AsyncRefit[RenderState]
         if async_refit:
             self._refitter = AsyncRefit(engine.slots, self._refit_and_synchronize, start)
         else:
             self._refitter = SyncRefit(engine.slots, self._refit, start)
-        # A session that is forgotten, or still open when the program ends: a GPU's objects are to be freed in order all the same.
+        # Where a session is not closed, or still open when the program ends, a GPU's objects have to be freed in order all the same.
         self._finalizer = weakref.finalize(self, engine.close)
 
     @property
     def alpha(self) -> Coefficients:
-        """The newest coefficients that were set: of all weights that no rule has taken."""
+        """The newest coefficients that were set, of all weights that no rule governs.
+
+        Assigning validates at once; the blend happens when the next frame begins (with `async_refit`: now, beside the frames), and the
+        last assignment counts. It raises CoefficientsError; the coefficients then stay as they were.
+        """
         return self._refitter.requested.coefficients
 
     @alpha.setter
     def alpha(self, alpha: Alpha) -> None:
-        """Checked at once, blended when the next frame begins (with `async_refit`: now, beside the frames); the last one set counts.
-
-        Raises CoefficientsError; the coefficients then stay as they were.
-        """
         with self._state_lock:
             self._request_state(self._validate_state(alpha, self._refitter.requested.rules))
 
     @property
     def rules(self) -> AlphaRules | None:
-        """The rules for groups of weights that are in force, or None."""
+        """The rules for groups of weights that are in force, or None.
+
+        Assigning validates at once, and the rules are in force from the next frame on, as an alpha is; None or an empty list removes
+        them. It raises UsageError or CoefficientsError; the rules then stay as they were.
+        """
         return self._refitter.requested.rules
 
     @rules.setter
     def rules(self, rules: Rules | None) -> None:
-        """Checked at once, in force from the next frame on, as an alpha is; None or an empty list: no rules any more.
-
-        Raises UsageError, CoefficientsError; the rules then stay as they were.
-        """
-        bound = self._parse_rules(rules)
+        parsed = self._parse_rules(rules)
         with self._state_lock:
-            self._request_state(self._validate_state(self._refitter.requested.coefficients, bound))
+            self._request_state(self._validate_state(self._refitter.requested.coefficients, parsed))
 
     def _request_state(self, state: RenderState) -> None:
         if state != self._refitter.requested:
@@ -129,7 +156,7 @@ class Session:
 
     @property
     def generation(self) -> int:
-        """How many blends have been live so far."""
+        """How many changes of the weights have been applied so far."""
         return self._refitter.generation
 
     def _refit(self, slot: int, state: RenderState) -> None:
@@ -138,9 +165,9 @@ class Session:
         self._finish_change(started, state)
 
     def _refit_and_synchronize(self, slot: int, state: RenderState) -> None:
-        """In the thread of AsyncRefit: a frame on the slot shall wait for nothing."""
+        """In the thread of AsyncRefit: a frame on the slot must wait for nothing."""
         started = time.perf_counter()
-        self.engine.refit(slot, state.expand_coefficients())
+        self._refit(slot, state)
         self.engine.synchronize(slot)
         self._finish_change(started, state)
 
@@ -149,32 +176,43 @@ class Session:
         log.debug("alpha %s applied in %.2f ms", state.coefficients, self.change_seconds * 1e3)
 
     def wait_until_applied(self, timeout: float | None = None) -> bool:
-        """Have the newest alpha blended and refitted to the end now, so that the next frame has it and waits for nothing.
+        """Blends and refits the newest alpha now, so that the next frame has it and waits for nothing.
 
-        Needed by nobody who only shows frames. Returns False if that took more than `timeout` seconds (of `async_refit`'s thread;
-        without it, the work is done here and the timeout has no meaning). Raises what a frame would.
+        Not needed for normal rendering.
+
+        Args:
+            timeout: Seconds to wait for the thread of `async_refit`; without it the work is done here, and the timeout has no effect.
+
+        Returns:
+            Whether the alpha was applied in time.
+
+        Raises:
+            EngineError: The refit failed, or the session is closed.
         """
         self._check_open()
         if isinstance(self._refitter, AsyncRefit) and not self._refitter.wait_until_applied(timeout):
             return False
-        with self._refitter.hold_current() as live:
-            self.engine.synchronize(live.slot)
+        with self._refitter.hold_current() as weights:
+            self.engine.synchronize(weights.slot)
         return True
 
     def parse_alpha(self, alpha: Alpha) -> Coefficients:
-        """An alpha as this session would take it, without setting it. Raises CoefficientsError."""
+        """Parses an alpha as this session would take it, without setting it.
+
+        Raises:
+            CoefficientsError: It is no alpha for this family.
+        """
         return self._validate_state(alpha, self._refitter.requested.rules).coefficients
 
     def _validate_state(self, alpha: Alpha, rules: AlphaRules | None) -> RenderState:
-        setting = RenderState(Coefficients.parse(alpha, self.members, extrapolate=self._variance_guard is not None), rules)
-        if self._variance_guard is not None:
-            if rules is None:
-                self._variance_guard.check(setting.coefficients)
-            else:
-                self._variance_guard.check_per_tensor(
-                    dict(zip(rules.groups.names, setting.expand_coefficients(), strict=True)), setting.coefficients
-                )
-        return setting
+        guard = self._variance_guard
+        state = RenderState(Coefficients.parse(alpha, self.members, extrapolate=guard is not None), rules)
+        if guard is not None and rules is None:
+            guard.check(state.coefficients)
+        elif guard is not None and rules is not None:
+            rows = dict(zip(rules.groups.names, state.expand_coefficients(), strict=True))
+            guard.check_per_tensor(rows, state.coefficients)
+        return state
 
     def _parse_rules(self, rules: Rules | None) -> AlphaRules | None:
         if rules is None or isinstance(rules, AlphaRules):
@@ -188,26 +226,46 @@ class Session:
         return AlphaRules.parse(rules, self._weight_groups, self.members, extrapolate=self._variance_guard is not None)
 
     def __call__(self, frame: Frame) -> Frame:
-        """One frame: uint8 (H, W, 3) RGB -> uint8 (scale * H, scale * W, 3), a fresh array."""
+        """Renders a frame: uint8 (H, W, 3) RGB -> uint8 (scale * H, scale * W, 3), a fresh array; raises as `render` does."""
         return self.render(frame).output
 
     def render(self, frame: Frame) -> RenderedFrame:
-        """One frame, with the generation and the coefficients that it was made with."""
-        made = self.render_pixels(frame)
-        return RenderedFrame(round_to_uint8(made.pixels), made.generation, made.coefficients)
+        """Renders a frame.
+
+        Args:
+            frame: uint8 (H, W, 3), RGB.
+
+        Returns:
+            The output, a fresh array, with the generation and the coefficients that it was rendered with.
+
+        Raises:
+            UsageError: `frame` is none.
+            MismatchError: The network does not turn frames into frames.
+            EngineError: A refit or the engine failed, the output is not finite, or the session is closed.
+        """
+        rendered = self.render_pixels(frame)
+        return RenderedFrame(round_to_uint8(rendered.pixels), rendered.generation, rendered.coefficients)
 
     def render_pixels(self, frame: Frame) -> RenderedPixels:
-        """One frame as the network gave it, for whoever goes on computing with it."""
+        """Renders a frame without rounding, for callers that go on computing with it; raises as `render` does."""
         x = to_network(frame, self.signature)
         self._check_open()
-        with self._refitter.hold_current() as live:
-            y = self.engine.infer(live.slot, x)
-        return RenderedPixels(to_pixels(y, frame, self.signature), live.generation, live.value.coefficients)
+        with self._refitter.hold_current() as weights:
+            y = self.engine.infer(weights.slot, x)
+        return RenderedPixels(to_pixels(y, frame, self.signature), weights.generation, weights.value.coefficients)
 
     def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The raw network: float32 (N, C, H, W) -> float32 (N, C', H', W'), a fresh array.
+        """Runs the raw network, without padding or a change of range.
 
-        No padding and no change of range; H and W must suit the network. Raises UsageError on another type or rank.
+        Args:
+            x: float32 (N, C, H, W); H and W must suit the network.
+
+        Returns:
+            float32 (N, C', H', W'), a fresh array.
+
+        Raises:
+            UsageError: x has another type, rank or number of channels.
+            EngineError: A refit or the engine failed, or the session is closed.
         """
         if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 4 or x.size == 0:
             got = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
@@ -215,17 +273,18 @@ class Session:
         if x.shape[1] != self.signature.input_channels:
             raise UsageError(f"The network takes {self.signature.input_channels} channels, the array has {x.shape[1]}.")
         self._check_open()
-        with self._refitter.hold_current() as live:
-            return self.engine.infer(live.slot, np.ascontiguousarray(x))
+        with self._refitter.hold_current() as weights:
+            return self.engine.infer(weights.slot, np.ascontiguousarray(x))
 
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError("The session is closed.")
 
     def close(self) -> None:
-        """Free the engine. No frame may be running. Calling it again does nothing.
+        """Frees the engine. No frame may be running. Calling it again does nothing.
 
-        Raises EngineError where a refit of `async_refit` does not end; the engine is not freed under it then.
+        Raises:
+            EngineError: A refit of `async_refit` does not end; the engine is not freed under it then.
         """
         if not self._closed:
             self._closed = True

@@ -1,4 +1,4 @@
-"""AlphaMap: how far each pixel of a picture is from one alpha (black, 0) to another (white, 1), and by which levels it is rendered."""
+"""How far each pixel of an image is from one alpha (black, 0) to another (white, 1), and at which levels it is rendered."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ DEFAULT_LEVELS = 9
 MAX_LEVELS = 256
 
 LEVEL_TOLERANCE = 2e-5
-"""A value so near to a level is that level: what scaling at sixteen bits left (a step is 1.5e-5) must not ask for one more."""
+"""A value so near to a level is that level: what scaling at sixteen bits left (a step is 1.5e-5) must not need one more."""
 
 GRAY_MODES = frozenset({"1", "L", "P", "RGB", "I;16", "I;16B", "I;16L", "I"})
 
 
 @dataclass(frozen=True)
 class AlphaMapOptions:
-    """What is asked for with a map; its black has the alpha that is asked for anyway.
+    """What a user asks for with a map; where it is black, the alpha is the one that holds without a map.
 
-    mask    a grey picture; for films, also a film of as many frames.
-    white   the alpha where the map is white; None: the first member alone.
-    levels  as in AlphaMap.choose_levels.   fit  scale the map to the picture if it has another size.
-    error   measure what the levels cost, against twice as many; takes three times as long.
+    Attributes:
+        mask: A gray image; for videos, also a video of as many frames.
+        white: The alpha where the map is white; None: the first member alone.
+        levels: As in `AlphaMap.choose_levels`.
+        resize_to_fit: Whether to scale the map to the image if it has another size.
+        measure_error: Whether to measure what the levels cost, against twice as many; takes three times as long.
     """
 
     mask: str | os.PathLike[str]
@@ -44,10 +46,11 @@ class AlphaMapOptions:
 
 @dataclass(frozen=True, eq=False)
 class AlphaMap:
-    """One value in [0, 1] for each pixel, as codes into a table, so that what holds for a value is worked out once.
+    """One value in [0, 1] for each pixel, as codes into a table, so that what holds for a value is computed once.
 
-    codes   uint8 or uint16 (H, W).
-    values  float64 (n,): what each code stands for; codes are below n. Nobody may write to either.
+    Attributes:
+        codes: uint8 or uint16 (H, W); not to be written to.
+        values: float64 (n,), what each code stands for; codes are below n. Not to be written to.
     """
 
     codes: NDArray[Any]
@@ -55,9 +58,14 @@ class AlphaMap:
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> AlphaMap:
-        """From an array (H, W): bool, uint8 (over 255), uint16 (over 65535), or floats in [0, 1]; copied.
+        """Makes a map from an array, which is copied.
 
-        Floats of more than 65,536 different values are rounded to sixteen bits. Raises UsageError.
+        Args:
+            array: (H, W): bool, uint8 (over 255), uint16 (over 65535), or floats in [0, 1]; floats of more than 65,536 different
+                values are rounded to sixteen bits.
+
+        Raises:
+            UsageError: The array has another type, shape or range.
         """
         if not isinstance(array, np.ndarray) or array.ndim != 2 or array.size == 0:
             got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else escape_name(type(array).__name__)
@@ -79,68 +87,91 @@ class AlphaMap:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> AlphaMap:
-        """From a grey picture of 8 or 16 bits (PNG, TIFF) or a coloured one of 8 whose channels are equal; black is 0, white 1.
+        """Reads a gray image of 8 or 16 bits (PNG, TIFF) or one of 8 bits whose channels are equal; black is 0, white 1.
 
-        Raises InputError (missing, not readable), ImageFileError (damaged, coloured, transparent, of another depth), LimitError.
+        Raises:
+            InputError: The file is missing or not readable.
+            ImageFileError: It is damaged, in color, transparent, or of another depth.
+            LimitError: It is too large.
         """
-        place = Path(path)
-        with open_image(place) as image:
-            check_size(place, *image.size, 1)
-            _check_pixel_format(place, image)
+        path = Path(path)
+        with open_image(path) as image:
+            check_size(path, *image.size, 1)
+            _check_pixel_format(path, image)
             image.load()
-            return cls.of(_read_gray(place, ImageOps.exif_transpose(image)))
+            return cls.of(_read_gray(path, ImageOps.exif_transpose(image)))
 
     @property
     def height(self) -> int:
+        """Height in pixels."""
         return int(self.codes.shape[0])
 
     @property
     def width(self) -> int:
+        """Width in pixels."""
         return int(self.codes.shape[1])
 
     def used_codes(self) -> NDArray[np.bool_]:
-        """bool (n,): which codes some pixel has."""
-        found: NDArray[np.bool_] = np.bincount(self.codes.ravel(), minlength=self.values.size) > 0
-        return found
+        """Returns which codes some pixel has: bool (n,)."""
+        return np.asarray(np.bincount(self.codes.ravel(), minlength=self.values.size) > 0)
 
     def resize_to(self, height: int, width: int) -> AlphaMap:
-        """Of another size, interpolated (bilinear, by area where it shrinks), at sixteen bits; itself if it has that size."""
+        """Scales the map to a size in pixels, at sixteen bits: bilinear, by area where it shrinks; itself if it has that size."""
         if (height, width) == self.codes.shape:
             return self
-        grey = Image.fromarray(self.values[self.codes].astype(np.float32))
-        resized = np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR), np.float64)
+        gray = Image.fromarray(self.values[self.codes].astype(np.float32))
+        resized = np.asarray(gray.resize((width, height), Image.Resampling.BILINEAR), np.float64)
         return AlphaMap.of(np.rint(np.clip(resized, 0, 1) * 65535).astype(np.uint16))
 
     def snap_to_levels(self, levels: NDArray[np.float64], tolerance: float) -> AlphaMap:
-        """Values that lie within `tolerance` of a level are that level: what a film's coding did to a flat grey is undone."""
+        """Moves values within `tolerance` of a level to it: undoes what video coding did to a flat gray."""
         nearest = levels[np.abs(self.values[:, None] - levels).argmin(axis=1)]
         return replace(self, values=np.where(np.abs(self.values - nearest) <= tolerance, nearest, self.values))
 
     def choose_levels(self, max_levels: int | None = None) -> NDArray[np.float64]:
-        """Where the network is to be run, ascending: the map's own values if there are at most `max_levels` (None: DEFAULT_LEVELS) of them,
-        else `max_levels` from 0 to 1 at equal distances. Raises UsageError."""
+        """Chooses the levels at which the network runs.
+
+        Args:
+            max_levels: The most levels; None for DEFAULT_LEVELS.
+
+        Returns:
+            float64, ascending: the map's own values if there are at most `max_levels`, else `max_levels` from 0 to 1 at equal distances.
+
+        Raises:
+            UsageError: `max_levels` is not 2 to MAX_LEVELS.
+        """
         if max_levels is not None and (type(max_levels) is not int or not 2 <= max_levels <= MAX_LEVELS):
             raise UsageError(f"A map is rendered at 2 to {MAX_LEVELS} levels; got {escape_name(max_levels)}.")
-        own: NDArray[np.float64] = np.unique(self.values[self.used_codes()])
+        values: NDArray[np.float64] = np.unique(self.values[self.used_codes()])
         limit = DEFAULT_LEVELS if max_levels is None else max_levels
-        return own if own.size <= limit else np.linspace(0.0, 1.0, limit)
+        return values if values.size <= limit else np.linspace(0.0, 1.0, limit)
 
     def compute_weights(self, levels: NDArray[np.float64]) -> NDArray[np.float32]:
-        """float32 (K, n): how much of each level's output a code gets: linear between its two neighbours, 1 within LEVEL_TOLERANCE of a level."""
+        """Computes how much of each level's output a code gets.
+
+        Args:
+            levels: float64 (K,), ascending.
+
+        Returns:
+            float32 (K, n): linear between the two neighbors of a value, 1 within LEVEL_TOLERANCE of a level.
+        """
         values = self.snap_to_levels(levels, LEVEL_TOLERANCE).values
-        hats = [np.interp(values, levels, row) for row in np.eye(levels.size)]
-        return np.asarray(hats, np.float32)
+        return np.asarray([np.interp(values, levels, row) for row in np.eye(levels.size)], np.float32)
 
     def fits(self, height: int, width: int, scale: int) -> bool:
-        """Whether it has the size of the picture or of its output."""
+        """Returns whether the map has the size of an image, in pixels, or of its output."""
         return (self.height, self.width) in {(height, width), (height * scale, width * scale)}
 
     def check_fits(self, height: int, width: int, scale: int) -> None:
-        """Raises MismatchError unless it fits."""
+        """Checks that the map fits an image.
+
+        Raises:
+            MismatchError: It does not.
+        """
         if not self.fits(height, width, scale):
             output = f" (its output {width * scale}x{height * scale})" if scale > 1 else ""
             raise MismatchError(
-                f"The alpha map is {self.width}x{self.height} pixels and the picture {width}x{height}{output}; make them of one "
+                f"The alpha map is {self.width}x{self.height} pixels and the image {width}x{height}{output}; make them of one "
                 "size, or let the map be scaled (--alpha-map-fit)."
             )
 
@@ -148,16 +179,16 @@ class AlphaMap:
 def _check_pixel_format(path: Path, image: Image.Image) -> None:
     name = escape_name(path)
     if getattr(image, "n_frames", 1) > 1:
-        raise ImageFileError(f"The alpha map {name} holds several pictures; a map is one.")
+        raise ImageFileError(f"The alpha map {name} holds several images; a map is one.")
     if image.has_transparency_data:
         raise ImageFileError(
             f"The alpha map {name} has transparency, and then two numbers per pixel say where; "
-            "save it as grey alone, white where the second alpha shall be."
+            "save it as gray alone, white where the second alpha applies."
         )
     bits = read_bit_depth(image)
     if image.mode not in GRAY_MODES or bits > 16 or (bits == 16 and not image.mode.startswith("I")):
         kind = f"pixels of the kind {image.mode!r}" if bits <= 8 else f"{bits} bits a channel, {image.mode!r}"
-        raise ImageFileError(f"The alpha map {name} has {kind}; save it as grey of 8 or 16 bits.")
+        raise ImageFileError(f"The alpha map {name} has {kind}; save it as gray of 8 or 16 bits.")
 
 
 def _read_gray(path: Path, image: Image.Image) -> NDArray[Any]:
@@ -165,7 +196,7 @@ def _read_gray(path: Path, image: Image.Image) -> NDArray[Any]:
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 65535:
             raise ImageFileError(
-                f"The alpha map {escape_name(path)} has values outside 0 to 65535; save it as grey of 8 or 16 bits."
+                f"The alpha map {escape_name(path)} has values outside 0 to 65535; save it as gray of 8 or 16 bits."
             )
         return wide.astype(np.uint16)
     if image.mode in ("1", "L"):
@@ -173,6 +204,6 @@ def _read_gray(path: Path, image: Image.Image) -> NDArray[Any]:
     rgb = np.asarray(image.convert("RGB"))
     if not (rgb == rgb[..., :1]).all():
         raise ImageFileError(
-            f"The alpha map {escape_name(path)} is coloured; a map has one number per pixel: save it as grey, or with equal channels."
+            f"The alpha map {escape_name(path)} is in color; a map has one number per pixel: save it as gray, or with equal channels."
         )
     return np.ascontiguousarray(rgb[..., 0])

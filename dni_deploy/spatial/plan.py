@@ -1,4 +1,4 @@
-"""MapPlan: at which levels, and where, a network is run so that every pixel of a picture gets the alpha that a map gives it."""
+"""At which levels, and where, a network runs so that every pixel of an image gets the alpha that a map gives it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from dni_deploy.spatial.regions import MIN_REGION_SIDE_PX, Rect, find_regions
 
 
 class MapTile(NamedTuple):
-    """One run: the part of the padded picture that goes in, and the part of it whose output is kept; input pixels."""
+    """One run of the network, in input pixels.
+
+    Attributes:
+        input_rect: The part of the padded image that goes in.
+        kept_rect: The part of it whose output is kept.
+    """
 
     input_rect: Rect
     kept_rect: Rect
@@ -24,7 +29,13 @@ class MapTile(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MapLevel:
-    """One alpha: `share` of the way from black to white; weights: float32 (n,), how much of its output each code gets."""
+    """One alpha at which the network runs.
+
+    Attributes:
+        fraction: Of the distance from black (0) to white (1).
+        weights: float32 (n,), how much of its output each code of the map gets.
+        tiles: Where the network runs.
+    """
 
     fraction: float
     weights: NDArray[np.float32]
@@ -33,12 +44,16 @@ class MapLevel:
 
 @dataclass(frozen=True, eq=False)
 class MapPlan:
-    """What is computed for one map and one size of picture; good for every picture of that size.
+    """What is computed for one map and every image of one size.
 
-    map     with a value for each output pixel, or for each input pixel.
-    levels  ascending; a level that no pixel needs is not there. At every pixel the weights of all levels sum to 1.
-    work    input pixels that go through the network, over those of a plain frame with the same tiles.
-    exact   each pixel's alpha is one of the levels: nothing is interpolated.
+    Attributes:
+        alpha_map: With a value for each output pixel, or for each input pixel.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        scale: Of the network.
+        levels: Ascending; a level that no pixel needs is left out. At every pixel the weights of all levels sum to 1.
+        relative_cost: Input pixels that go through the network, over those of a plain frame with the same tiles.
+        exact: Whether each pixel's alpha is one of the levels, so that nothing is interpolated.
     """
 
     alpha_map: AlphaMap
@@ -51,20 +66,19 @@ class MapPlan:
 
     @property
     def tile_count(self) -> int:
+        """Number of runs of the network."""
         return sum(len(level.tiles) for level in self.levels)
 
     def compute_weights(self, level: MapLevel, kept_rect: Rect) -> NDArray[np.float32]:
-        """float32 (scale * h, scale * w): how much of the level's output each output pixel of `kept_rect` gets."""
+        """Computes how much of a level's output each output pixel of `kept_rect` gets: float32 (scale * h, scale * w)."""
         scale = self.scale
-        if self.alpha_map.height == self.height:  # one value for each input pixel: the whole of its output pixels gets it
-            codes = self.alpha_map.codes[kept_rect.top : kept_rect.bottom, kept_rect.left : kept_rect.right]
-            codes = codes.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else codes
-        else:
-            codes = self.alpha_map.codes[
-                scale * kept_rect.top : scale * kept_rect.bottom, scale * kept_rect.left : scale * kept_rect.right
-            ]
-        found: NDArray[np.float32] = level.weights[codes]
-        return found
+        # A map of the input's size has one value for each input pixel, which all of its output pixels get.
+        of_input = self.alpha_map.height == self.height
+        top, bottom, left, right = kept_rect if of_input else (scale * edge for edge in kept_rect)
+        codes = self.alpha_map.codes[top:bottom, left:right]
+        if of_input and scale > 1:
+            codes = codes.repeat(scale, axis=0).repeat(scale, axis=1)
+        return np.asarray(level.weights[codes])
 
 
 def plan_map(
@@ -77,54 +91,64 @@ def plan_map(
     tile: int | None = None,
     overlap: int | None = None,
 ) -> MapPlan:
-    """Work out what a picture of this size needs.
+    """Plans what an image of a size needs. A network that sees the whole image runs whole at every level.
 
-    levels   most levels; None: the map's own values if they are few, else alpha_map.LEVELS.
-    tile     None: rectangles that fit the map, none larger than a plain frame's tiles would be. 0: the same, of any size. Else the
-             tiles that a plain frame is cut into at this size, those that a level needs: one shape, as an engine that was built for one
-             wants it. overlap: None for the network's radius. A network that sees the whole picture runs whole at every level.
-    Raises MismatchError (the map has another size), UsageError (levels, tile, overlap).
+    Args:
+        alpha_map: Of the image's size or of its output's.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        signature: Of the network.
+        levels: The most levels; None: the map's own values if they are few, else `alpha_map.DEFAULT_LEVELS`.
+        tile: None: rectangles that fit the map, none larger than a plain frame's tiles would be. 0: the same, of any size. Else side in
+            pixels of the tiles that a plain frame is cut into, of which those run that a level needs: one shape, as an engine that was
+            built for one wants it.
+        overlap: Context in pixels; None for the network's radius.
+
+    Raises:
+        MismatchError: The map has another size.
+        UsageError: Levels, tile or overlap are out of range.
     """
     alpha_map.check_fits(height, width, signature.scale)
-    own = alpha_map.choose_levels(levels)
+    fractions = alpha_map.choose_levels(levels)
     rows, columns = plan_tiles(height, width, signature, tile, overlap)
-    tiles = [
-        MapTile(Rect(top, bottom, left, right), Rect(first, min(last, height), start, min(end, width)))
-        for top, bottom, first, last in rows
-        for left, right, start, end in columns
+    frame_tiles = [
+        MapTile(
+            Rect(row.start, row.end, column.start, column.end),
+            Rect(row.keep_start, min(row.keep_end, height), column.keep_start, min(column.keep_end, width)),
+        )
+        for row in rows
+        for column in columns
     ]
     halo = default_overlap(signature) if overlap is None else overlap
-    limit = 0 if len(tiles) == 1 else default_tile(signature)
-    weights = alpha_map.compute_weights(own)
-    weights[:, ~alpha_map.used_codes()] = 0  # a code that no pixel has asks for nothing
-    made = []
-    for share, row in zip(own, weights, strict=True):
-        if not row.any():
+    limit = 0 if len(frame_tiles) == 1 else default_tile(signature)
+    used_codes = alpha_map.used_codes()
+    weights = alpha_map.compute_weights(fractions)
+    weights[:, ~used_codes] = 0  # a code that no pixel has needs nothing
+    planned = []
+    for fraction, level_weights in zip(fractions, weights, strict=True):
+        if not level_weights.any():
             continue
-        needed = _find_needed_inputs(row > 0, alpha_map, height, signature.scale)
+        needed = _find_needed_inputs(level_weights > 0, alpha_map, height, signature.scale)
         if tile or signature.radius is None:
-            pieces = [piece for piece in tiles if _is_needed(needed, piece.kept_rect)]
+            tiles = [map_tile for map_tile in frame_tiles if _is_needed(needed, map_tile.kept_rect)]
         else:
-            pieces = [
+            tiles = [
                 MapTile(_add_context(rect, halo, height, width, signature.multiple), rect)
                 for rect in find_regions(needed, halo, limit)
             ]
-        made.append(MapLevel(float(share), row, tuple(pieces)))
-    area, plain = (
-        sum(piece.input_rect.area for level in made for piece in level.tiles),
-        sum(piece.input_rect.area for piece in tiles),
-    )
-    exact = bool(np.isin(alpha_map.values[alpha_map.used_codes()], own).all())
-    return MapPlan(alpha_map, height, width, signature.scale, tuple(made), area / plain, exact)
+        planned.append(MapLevel(float(fraction), level_weights, tuple(tiles)))
+    cost = sum(map_tile.input_rect.area for level in planned for map_tile in level.tiles)
+    relative_cost = cost / sum(map_tile.input_rect.area for map_tile in frame_tiles)
+    exact = bool(np.isin(alpha_map.values[used_codes], fractions).all())
+    return MapPlan(alpha_map, height, width, signature.scale, tuple(planned), relative_cost, exact)
 
 
 def _find_needed_inputs(needed_codes: NDArray[np.bool_], alpha_map: AlphaMap, height: int, scale: int) -> NDArray[np.bool_]:
-    """bool (H, W): the input pixels of whose output something is wanted."""
+    """The input pixels of whose output something is needed: bool (H, W)."""
     outputs: NDArray[np.bool_] = needed_codes[alpha_map.codes]
     if alpha_map.height == height:
         return outputs
-    inputs: NDArray[np.bool_] = np.logical_or.reduce(outputs.reshape(height, scale, -1, scale), axis=(1, 3))
-    return inputs
+    return np.asarray(outputs.reshape(height, scale, -1, scale).any(axis=(1, 3)))
 
 
 def _is_needed(needed: NDArray[np.bool_], rect: Rect) -> bool:
@@ -132,7 +156,7 @@ def _is_needed(needed: NDArray[np.bool_], rect: Rect) -> bool:
 
 
 def _add_context(rect: Rect, halo: int, height: int, width: int, multiple: int) -> Rect:
-    """The rectangle with its context, of a size that a network takes, within the padded picture."""
+    """The rectangle with its context, of a size that a network takes, within the padded image."""
     padded_height, padded_width = padded_size(height, width, multiple)
     return Rect(
         *_extend_side(rect.top - halo, rect.bottom + halo, padded_height, multiple),

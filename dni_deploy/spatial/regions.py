@@ -1,7 +1,7 @@
-"""Regions: few rectangles that cover what is needed of a picture, and cost a network as little as can be.
+"""Few rectangles that cover the needed pixels of an image at the least cost for a network.
 
-A rectangle costs its area with the context that the network needs around it (cut off at the picture's border), and a
-little for being a run of its own. Among all ways to cut a picture again and again across its whole width or height along the lines
+A rectangle costs its area with the context that the network needs around it (cut off at the image's border), and a
+little for being a run of its own. Among all ways to cut an image again and again across its whole width or height along the lines
 of a grid, the cheapest is found; each part then shrinks to the pixels that are needed in it.
 """
 
@@ -17,13 +17,13 @@ GRID_LINES = 12
 """Lines of the grid a side: the search takes GRID_LINES ** 2 * 2 * GRID_LINES steps over small arrays, some ten milliseconds."""
 
 RUN_COST_PX = 64 * 64
-"""What a run costs beside its pixels, in pixels: keeps a map's crumbs together."""
+"""What a run costs beside its pixels, in pixels: keeps the small parts of a map together."""
 
 MIN_REGION_SIDE_PX = 32
-"""Least side of what is run: the smallest shape that engines are built for unless asked (profiles.py)."""
+"""Least side of what is run: the smallest shape that engines are built for by default (engines/profile.py)."""
 
 MAX_COST_RATIO = 1.05
-"""Cost over the least that any cover takes below which no better one is looked for."""
+"""Cost over the least that any cover needs, below which no better one is searched for."""
 
 EMPTY_COST = 1 << 30
 
@@ -38,30 +38,35 @@ class Rect(NamedTuple):
 
     @property
     def height(self) -> int:
+        """Number of rows."""
         return self.bottom - self.top
 
     @property
     def width(self) -> int:
+        """Number of columns."""
         return self.right - self.left
 
     @property
     def area(self) -> int:
+        """Number of pixels."""
         return self.height * self.width
 
 
 def find_regions(needed: NDArray[np.bool_], halo: int, limit: int = 0) -> list[Rect]:
-    """Disjoint rectangles that hold every needed pixel, row by row; none if nothing is needed.
+    """Finds disjoint rectangles that hold every needed pixel.
 
-    needed  bool (H, W).   halo  pixels of context on every side.
-    limit   largest side of a rectangle with its context, above 2 * halo; 0 for none.
+    Args:
+        needed: bool (H, W).
+        halo: Pixels of context on every side.
+        limit: Largest side of a rectangle with its context in pixels, above 2 * halo; 0 for none.
+
+    Returns:
+        Rectangles, row by row; none if nothing is needed.
     """
     height, width = needed.shape
-    rows, columns = _split_side(height, halo, limit), _split_side(width, halo, limit)
-    found = []
-    for top, bottom in pairwise(rows):
-        for left, right in pairwise(columns):
-            found += _cover_block(needed, Rect(top, bottom, left, right), halo)
-    return sorted(found)
+    rows, columns = pairwise(_split_side(height, halo, limit)), list(pairwise(_split_side(width, halo, limit)))
+    blocks = [Rect(*row, *column) for row in rows for column in columns]
+    return sorted(rect for block in blocks for rect in _cover_block(needed, block, halo))
 
 
 def _split_side(size: int, halo: int, limit: int) -> list[int]:
@@ -80,22 +85,19 @@ def _cover_block(needed: NDArray[np.bool_], block: Rect, halo: int) -> list[Rect
     whole = Rect(
         block.top + int(rows[0]), block.top + int(rows[-1]) + 1, block.left + int(columns[0]), block.left + int(columns[-1]) + 1
     )
-    bounds = np.array([[[edge]] for edge in whole])
-    if _compute_cost(bounds, needed.shape, halo)[0, 0] <= MAX_COST_RATIO * (
-        _count_context_pixels(needed, whole, halo) + RUN_COST_PX
-    ):
+    cost = _compute_cost(np.array(whole).reshape(4, 1, 1), needed.shape, halo)[0, 0]
+    if cost <= MAX_COST_RATIO * (_count_context_pixels(needed, whole, halo) + RUN_COST_PX):
         return [whole]
     return _RegionSearch(needed, whole, halo).collect_regions()
 
 
 def _compute_cost(bounds: NDArray[np.int64], size: tuple[int, ...], halo: int) -> NDArray[np.int64]:
-    """bounds (4, ...): top, bottom, left, right of needed pixels. The pixels that a run over them takes, and RUN_COST_PX; 0 if empty."""
+    """The pixels that runs over `bounds` (4, ...) (top, bottom, left, right) take, each with RUN_COST_PX; 0 if empty."""
     sides = []
     for low, high, end in ((bounds[0], bounds[1], size[0]), (bounds[2], bounds[3], size[1])):
         side = np.minimum(high + halo, end) - np.maximum(low - halo, 0)
         sides.append(np.maximum(side, min(MIN_REGION_SIDE_PX, end)))
-    cost: NDArray[np.int64] = np.where(bounds[1] > bounds[0], sides[0] * sides[1] + RUN_COST_PX, 0)
-    return cost
+    return np.asarray(np.where(bounds[1] > bounds[0], sides[0] * sides[1] + RUN_COST_PX, 0))
 
 
 def _count_context_pixels(needed: NDArray[np.bool_], whole: Rect, halo: int) -> int:
@@ -122,7 +124,7 @@ class _RegionSearch:
         self._columns = _make_grid_lines(whole.left, whole.right)
         self._bounds = {(1, 1): _find_cell_bounds(needed, self._rows, self._columns)}
         self._costs: dict[tuple[int, int], NDArray[np.int64]] = {}
-        self._best: dict[tuple[int, int], NDArray[np.int64]] = {}
+        self._best_cut: dict[tuple[int, int], NDArray[np.int64]] = {}
         for height in range(1, len(self._rows)):
             for width in range(1, len(self._columns)):
                 self._solve_size(height, width, needed.shape, halo)
@@ -134,36 +136,36 @@ class _RegionSearch:
             )
         elif width > 1:
             self._bounds[1, width] = _union_bounds(self._bounds[1, width - 1][:, :, :-1], self._bounds[1, 1][:, :, width - 1 :])
-        ways = [
-            _compute_cost(self._bounds[height, width], size, halo)
-        ]  # uncut, then cut before each row, then before each column
-        down, across = ways[0].shape
-        ways += [
+        # Uncut, then cut before each row, then before each column.
+        costs = [_compute_cost(self._bounds[height, width], size, halo)]
+        down, across = costs[0].shape
+        costs += [
             self._costs[row, width][:down] + self._costs[height - row, width][row : row + down] for row in range(1, height)
         ]
-        ways += [
+        costs += [
             self._costs[height, column][:, :across] + self._costs[height, width - column][:, column : column + across]
             for column in range(1, width)
         ]
-        stacked = np.stack(ways)
-        self._costs[height, width], self._best[height, width] = stacked.min(axis=0), stacked.argmin(axis=0)
+        stacked = np.stack(costs)
+        self._costs[height, width], self._best_cut[height, width] = stacked.min(axis=0), stacked.argmin(axis=0)
 
     def collect_regions(self) -> list[Rect]:
-        found: list[Rect] = []
+        """Follows the cheapest cuts down to the parts that are run whole."""
+        regions: list[Rect] = []
         open_parts = [(len(self._rows) - 1, len(self._columns) - 1, 0, 0)]
         while open_parts:
             height, width, row, column = open_parts.pop()
-            way = int(self._best[height, width][row, column])
-            if 0 < way < height:
-                open_parts += [(way, width, row, column), (height - way, width, row + way, column)]
-            elif way:
-                way -= height - 1
-                open_parts += [(height, way, row, column), (height, width - way, row, column + way)]
+            cut = int(self._best_cut[height, width][row, column])
+            if 0 < cut < height:
+                open_parts += [(cut, width, row, column), (height - cut, width, row + cut, column)]
+            elif cut:
+                cut -= height - 1
+                open_parts += [(height, cut, row, column), (height, width - cut, row, column + cut)]
             else:
                 part = Rect(*(int(edge) for edge in self._bounds[height, width][:, row, column]))
                 if part.bottom > part.top:
-                    found.append(part)
-        return found
+                    regions.append(part)
+        return regions
 
 
 def _make_grid_lines(start: int, end: int) -> list[int]:
@@ -172,7 +174,7 @@ def _make_grid_lines(start: int, end: int) -> list[int]:
 
 
 def _find_cell_bounds(needed: NDArray[np.bool_], rows: list[int], columns: list[int]) -> NDArray[np.int64]:
-    """int64 (4, rows, columns): top, bottom, left and right of what is needed in each cell."""
+    """Top, bottom, left and right of what is needed in each cell: int64 (4, rows, columns)."""
     bounds = np.empty((4, len(rows) - 1, len(columns) - 1), np.int64)
     bounds[0], bounds[1], bounds[2], bounds[3] = EMPTY_COST, -EMPTY_COST, EMPTY_COST, -EMPTY_COST
     for row, (top, bottom) in enumerate(pairwise(rows)):
@@ -184,8 +186,6 @@ def _find_cell_bounds(needed: NDArray[np.bool_], rows: list[int], columns: list[
     return bounds
 
 
-def _union_bounds(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The bounds of both."""
-    low = np.minimum(one, other)
-    high = np.maximum(one, other)
+def _union_bounds(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    low, high = np.minimum(first, second), np.maximum(first, second)
     return np.stack([low[0], high[1], low[2], high[3]])

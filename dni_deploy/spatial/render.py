@@ -1,4 +1,4 @@
-"""render_map: a frame through the network with another alpha at every pixel.
+"""A frame through the network with another alpha at every pixel.
 
 The network runs at a few levels between two alphas, each only where some pixel needs it; between two levels the outputs are
 interpolated. A pixel whose alpha is a level gets exactly that level's output. Fig. 6 of the paper does this by hand with two levels.
@@ -25,7 +25,13 @@ from dni_deploy.utils.progress import OptionalProgress, report_progress
 
 
 class MapRender(NamedTuple):
-    """A frame, and what it took: the alpha of each level, in the order of the map's values, and the plan."""
+    """A frame that was rendered with a map.
+
+    Attributes:
+        output: uint8 (scale * H, scale * W, 3).
+        levels: The alpha of each level, in the order of the map's values.
+        plan: What was computed.
+    """
 
     output: Frame
     levels: tuple[Coefficients, ...]
@@ -40,17 +46,27 @@ class AlphaMapRange(NamedTuple):
 
     @classmethod
     def from_options(cls, session: Session, black: Alpha | None = None, white: Alpha | None = None) -> AlphaMapRange:
-        """None as in `make_default`. Raises CoefficientsError: an alpha that is none, or none for black of more than two members."""
-        first, last = cls.make_default(session.members, black is None)
+        """Parses both ends; None is as in `make_default`.
+
+        Raises:
+            CoefficientsError: An alpha does not suit the family, or black is None for more than two members.
+        """
+        default = cls.make_default(session.members, black is None)
         return cls(
-            session.parse_alpha(first if black is None else black), session.parse_alpha(last if white is None else white)
+            session.parse_alpha(default.black if black is None else black),
+            session.parse_alpha(default.white if white is None else white),
         )
 
     @classmethod
     def make_default(cls, members: tuple[str, ...], needs_black: bool = True) -> AlphaMapRange:
-        """White the first member alone, black the second alone, of two: a map's value is the first one's share.
+        """Returns white as the first member alone and black as the second: a map's value is the first one's coefficient.
 
-        black: whether its default is needed. Raises CoefficientsError where there is none, since there are more than two members.
+        Args:
+            members: Of the family, in its order.
+            needs_black: Whether the default of black is used.
+
+        Raises:
+            CoefficientsError: Black has no default, since there are more than two members.
         """
         if needs_black and len(members) != 2:
             raise CoefficientsError(
@@ -60,14 +76,14 @@ class AlphaMapRange(NamedTuple):
         return cls(Coefficients.one_hot(members[-1], members), Coefficients.one_hot(members[0], members))
 
     def interpolate(self, fraction: float) -> Coefficients:
-        """The alpha at a value of the map; the ends themselves at 0 and 1, so that a member alone stays alone."""
+        """Computes the alpha at a value of the map; the ends themselves at 0 and 1, so that a member alone stays alone."""
         if fraction in (0.0, 1.0):
             return self.white if fraction else self.black
-        shares = []
-        for low, high in zip(self.black.values, self.white.values, strict=True):
-            between = fraction * high + (1.0 - fraction) * low
-            shares.append(min(max(between, min(low, high)), max(low, high)))  # rounding must not leave the simplex
-        return Coefficients(self.black.members, tuple(shares))
+        coefficients = []
+        for black, white in zip(self.black.values, self.white.values, strict=True):
+            between = fraction * white + (1.0 - fraction) * black
+            coefficients.append(min(max(between, min(black, white)), max(black, white)))  # rounding must not leave the simplex
+        return Coefficients(self.black.members, tuple(coefficients))
 
 
 def render_map(
@@ -82,65 +98,93 @@ def render_map(
     overlap: int | None = None,
     progress: OptionalProgress = None,
 ) -> MapRender:
-    """One frame, uint8 (H, W, 3) -> uint8 (scale * H, scale * W, 3), a fresh array, with the alpha of each pixel from a map.
+    """Renders a frame with the alpha of each pixel from a map.
 
-    alpha_map     of the frame's size or of the output's; an array as AlphaMap.of takes it. An input pixel's value holds for all its
-                  output pixels.
-    black, white  the alphas at 0 and at 1; None as in AlphaMapRange.from_options.
-    levels, tile, overlap   as in plan_map.   progress: told before every run of the network.
     The session's alpha is afterwards what it was; nobody else may set it meanwhile.
-    Raises MismatchError, UsageError, CoefficientsError, EngineError.
+
+    Args:
+        session: Renders the levels.
+        frame: uint8 (H, W, 3).
+        alpha_map: Of the frame's size or of the output's; an array as `AlphaMap.of` takes it. An input pixel's value holds for all its
+            output pixels.
+        black: The alpha where the map is 0; None as in `AlphaMapRange.make_default`.
+        white: The alpha where the map is 1; None as in `AlphaMapRange.make_default`.
+        levels: As in `plan_map`.
+        tile: As in `plan_map`.
+        overlap: As in `plan_map`.
+        progress: Called before every run of the network.
+
+    Returns:
+        The output, a fresh array, with the levels and the plan.
+
+    Raises:
+        MismatchError: The map has another size.
+        UsageError: The frame or an option is none.
+        CoefficientsError: An alpha does not suit the family.
+        EngineError: The engine failed, or another thread has set the alpha.
     """
     check_frame(frame)
-    chosen = alpha_map if isinstance(alpha_map, AlphaMap) else AlphaMap.of(alpha_map)
-    ends = AlphaMapRange.from_options(session, black, white)
-    plan = plan_map(chosen, frame.shape[0], frame.shape[1], session.signature, levels=levels, tile=tile, overlap=overlap)
+    parsed_map = alpha_map if isinstance(alpha_map, AlphaMap) else AlphaMap.of(alpha_map)
+    alpha_range = AlphaMapRange.from_options(session, black, white)
+    plan = plan_map(parsed_map, *frame.shape[:2], session.signature, levels=levels, tile=tile, overlap=overlap)
     with preserve_alpha(session):
-        pixels = render_plan(session, frame, plan, ends, progress)
-    return MapRender(round_to_uint8(pixels), tuple(ends.interpolate(level.fraction) for level in plan.levels), plan)
+        pixels = render_plan(session, frame, plan, alpha_range, progress)
+    return MapRender(round_to_uint8(pixels), tuple(alpha_range.interpolate(level.fraction) for level in plan.levels), plan)
 
 
 def render_plan(
     session: Session, frame: Frame, plan: MapPlan, alpha_range: AlphaMapRange, progress: OptionalProgress = None
 ) -> NDArray[np.float32]:
-    """float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped; the session is left at the last level's alpha.
+    """Renders a frame by a plan; the session is left at the last level's alpha.
 
-    Begins with the highest level where the session is at it, so that frames in turn cost one refit less than they have levels.
-    Raises EngineError, also where another thread has set alpha: no frame is made of levels that nobody asked for.
+    Begins with the highest level where the session is at it, so that consecutive frames cost one refit less than they have levels.
+
+    Args:
+        session: Renders the levels.
+        frame: uint8 (H, W, 3), of the plan's size.
+        plan: What to compute.
+        alpha_range: The alphas at 0 and 1.
+        progress: Called before every run of the network.
+
+    Returns:
+        float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped.
+
+    Raises:
+        EngineError: The engine failed, or another thread has set the alpha: no frame is made of levels that the plan does not have.
     """
     padded = pad_frame(frame, session.signature.multiple)
     scale = plan.scale
     out = np.zeros((3, scale * plan.height, scale * plan.width), np.float32)
-    order = [(level, alpha_range.interpolate(level.fraction)) for level in plan.levels]
-    if session.alpha == order[-1][1]:
-        order.reverse()
+    levels = [(level, alpha_range.interpolate(level.fraction)) for level in plan.levels]
+    if session.alpha == levels[-1][1]:
+        levels.reverse()
     done = 0
-    for level, alpha in order:
+    for level, alpha in levels:
         session.alpha = alpha
-        session.wait_until_applied()  # a session that refits ahead would give frames of the level before
-        for cut, kept in level.tiles:
+        session.wait_until_applied()  # a session with `async_refit` would give frames of the level before
+        for rect, kept_rect in level.tiles:
             report_progress(progress, done, plan.tile_count, str(alpha))
             done += 1
-            made = session.render_pixels(np.ascontiguousarray(padded[cut.top : cut.bottom, cut.left : cut.right]))
-            if made.coefficients != alpha:
+            rendered = session.render_pixels(np.ascontiguousarray(padded[rect.top : rect.bottom, rect.left : rect.right]))
+            if rendered.coefficients != alpha:
                 raise EngineError(
                     "The session's alpha was set from elsewhere while a map was rendered; the frame was not made."
                 )
-            if made.pixels.shape[1:] != (scale * cut.height, scale * cut.width):
+            if rendered.pixels.shape[1:] != (scale * rect.height, scale * rect.width):
                 raise EngineError(f"The network's scale is not {scale}; the manifest is wrong.")
-            _add_weighted(out, made.pixels, plan.compute_weights(level, kept), cut, kept, scale)
+            _add_weighted(out, rendered.pixels, plan.compute_weights(level, kept_rect), rect, kept_rect, scale)
     return out
 
 
-def measure_map_error(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float]:
-    """How far two outputs of render_plan are apart, clamped to 0..255: the largest difference and the mean one."""
-    apart = np.abs(np.clip(one, 0, 255, dtype=np.float64) - np.clip(other, 0, 255, dtype=np.float64))
-    return float(apart.max()), float(apart.mean())
+def measure_map_error(first: NDArray[np.float32], second: NDArray[np.float32]) -> tuple[float, float]:
+    """Measures how far two outputs of `render_plan` differ, clamped to 0..255: the largest and the mean difference."""
+    difference = np.abs(np.clip(first, 0, 255, dtype=np.float64) - np.clip(second, 0, 255, dtype=np.float64))
+    return float(difference.max()), float(difference.mean())
 
 
 @contextmanager
 def preserve_alpha(session: Session) -> Iterator[None]:
-    """The session's alpha is afterwards what it was before, whatever happens."""
+    """Restores the session's alpha at the end of the context, whatever happens inside."""
     before = session.alpha
     try:
         yield
@@ -156,7 +200,7 @@ def _add_weighted(
     kept_rect: Rect,
     scale: int,
 ) -> None:
-    """Add a level's output, by weight, where it is kept: a weight of 1 adds the output itself to 0, so its bits stay."""
+    """Adds a level's output, by weight, where it is kept: a weight of 1 adds the output itself to 0, so its bits stay."""
     top, left = scale * (kept_rect.top - input_rect.top), scale * (kept_rect.left - input_rect.left)
     inside = pixels[:, top : top + scale * kept_rect.height, left : left + scale * kept_rect.width]
     inside *= weights
@@ -165,10 +209,15 @@ def _add_weighted(
 
 @dataclass(frozen=True)
 class AlphaMapStats:
-    """levels: how many the network was run at; pieces: how many runs; work: pixels through the network over those of a plain frame.
+    """What a frame with a map cost.
 
-    exact: every pixel's alpha was a level, nothing was interpolated. error_max, error_mean: against twice as many levels, in
-    levels of 255, before rounding; None where it was not asked for.
+    Attributes:
+        levels: Number of levels at which the network ran.
+        tiles: Number of runs.
+        relative_cost: Pixels through the network over those of a plain frame.
+        exact: Whether every pixel's alpha was a level, so that nothing was interpolated.
+        error_max: Largest difference to twice as many levels, in levels of 255, before rounding; None where it was not measured.
+        error_mean: The mean of that difference.
     """
 
     levels: int
@@ -179,60 +228,79 @@ class AlphaMapStats:
     error_mean: float | None = None
 
     def __str__(self) -> str:
-        told = f"{self.levels} levels, {self.relative_cost:.2f} of a plain frame's pixels"
+        text = f"{self.levels} levels, {self.relative_cost:.2f} of a plain frame's pixels"
         if self.error_max is not None:
-            told += f", at most {self.error_max:.2f} and on average {self.error_mean:.3f} of 255 from twice the levels"
-        return told
+            text += f", at most {self.error_max:.2f} and on average {self.error_mean:.3f} of 255 from twice the levels"
+        return text
 
 
 class AlphaMapResult(NamedTuple):
+    """A frame that was rendered with a map, uint8 (scale * H, scale * W, 3), and what it cost."""
+
     output: Frame
     stats: AlphaMapStats
 
 
 class AlphaMapRenderer:
-    """Renders frames with a map; the session's alpha is in between what it happens to be. One thread at a time.
+    """Renders frames with a map; the session's alpha is meanwhile that of some level.
 
-    map, ends: may be set anew between frames.
+    Attributes:
+        session: Renders the levels.
+        options: As the user chose them.
+        alpha_map: May be set anew between frames.
+        alpha_range: May be set anew between frames.
+
+    Thread safety: one thread at a time.
     """
 
     def __init__(self, session: Session, options: AlphaMapOptions, alpha_map: AlphaMap, alpha_range: AlphaMapRange) -> None:
+        """Keeps the arguments; they are those of the class."""
         self.session, self.options, self.alpha_map, self.alpha_range = session, options, alpha_map, alpha_range
         self._plan: MapPlan | None = None
         self._plan_key: tuple[object, ...] = ()
 
     def plan(self, frame: Frame, tile: int | None, overlap: int | None) -> MapPlan:
-        """Raises MismatchError, UsageError."""
-        wanted = (self.alpha_map, frame.shape, tile, overlap)  # maps are equal if they are the same object
-        if self._plan is None or wanted != self._plan_key:
-            self._plan, self._plan_key = self._plan_frame(frame, self.options.levels, tile, overlap), wanted
+        """Plans a frame, or returns the last plan where it holds; raises as `plan_map` does."""
+        key = (self.alpha_map, frame.shape, tile, overlap)  # maps are equal if they are the same object
+        if self._plan is None or key != self._plan_key:
+            self._plan, self._plan_key = self._plan_frame(frame, self.options.levels, tile, overlap), key
         return self._plan
 
     def _plan_frame(self, frame: Frame, levels: int | None, tile: int | None, overlap: int | None) -> MapPlan:
         height, width = frame.shape[:2]
-        signature = self.session.signature
-        fitted = self.alpha_map
-        if self.options.resize_to_fit and not self.alpha_map.fits(height, width, signature.scale):
-            fitted = self.alpha_map.resize_to(height * signature.scale, width * signature.scale)
-        return plan_map(fitted, height, width, signature, levels=levels, tile=tile, overlap=overlap)
+        signature, alpha_map = self.session.signature, self.alpha_map
+        if self.options.resize_to_fit and not alpha_map.fits(height, width, signature.scale):
+            alpha_map = alpha_map.resize_to(height * signature.scale, width * signature.scale)
+        return plan_map(alpha_map, height, width, signature, levels=levels, tile=tile, overlap=overlap)
 
     def render(
         self, frame: Frame, tile: int | None = None, overlap: int | None = None, progress: OptionalProgress = None
     ) -> AlphaMapResult:
-        """One frame, a fresh array; the session is left at the alpha of a level. Raises as render_map does."""
+        """Renders a frame; the session is left at the alpha of a level.
+
+        Args:
+            frame: uint8 (H, W, 3).
+            tile: As in `plan_map`.
+            overlap: As in `plan_map`.
+            progress: Called before every run of the network.
+
+        Returns:
+            The output, a fresh array, and what it cost.
+
+        Raises:
+            MismatchError: As `render_map`, like its other errors.
+        """
         plan = self.plan(frame, tile, overlap)
         pixels = render_plan(self.session, frame, plan, self.alpha_range, progress)
-        largest = mean = None
-        if self.options.measure_error:
-            # Halved steps: the levels that there are stay, or the two could be apart by more than either is from the truth.
+        error_max = error_mean = None
+        if self.options.measure_error and plan.exact:
+            error_max = error_mean = 0.0
+        elif self.options.measure_error:
+            # Halved steps: the levels of the plan stay, or the two could differ by more than either does from the truth.
             finer = self._plan_frame(frame, 2 * (self.options.levels or DEFAULT_LEVELS) - 1, tile, overlap)
             with preserve_alpha(self.session):
-                largest, mean = (
-                    (0.0, 0.0)
-                    if plan.exact
-                    else measure_map_error(pixels, render_plan(self.session, frame, finer, self.alpha_range))
-                )
+                error_max, error_mean = measure_map_error(pixels, render_plan(self.session, frame, finer, self.alpha_range))
         return AlphaMapResult(
             round_to_uint8(pixels),
-            AlphaMapStats(len(plan.levels), plan.tile_count, plan.relative_cost, plan.exact, largest, mean),
+            AlphaMapStats(len(plan.levels), plan.tile_count, plan.relative_cost, plan.exact, error_max, error_mean),
         )

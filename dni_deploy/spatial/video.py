@@ -1,4 +1,4 @@
-"""Mapped: a film whose frames get the alphas of a map, one map for all or one for each, between two alphas over time."""
+"""A video whose frames get the alphas of a map, one map for all or one for each, between two alphas over time."""
 
 from __future__ import annotations
 
@@ -23,42 +23,61 @@ from dni_deploy.video_io.transcode import FrameFunction
 from dni_deploy.video_io.video_file import VideoFile, open_video_file
 
 MAX_CODING_ERROR = 3
-"""How far, of 255, coding may have moved a grey from a level and still be taken for it: flat greys come back 1 or 2 off, and
-would else ask for a level more over the whole of their area."""
+"""How far, of 255, coding may have moved a gray from a level and still be read as it: flat grays come back 1 or 2 off, and
+would else need a level more over the whole of their area."""
 
 MAX_GRAY_SPREAD = 24
-"""How far apart, of 255, the channels of a grey may be in a coded film."""
+"""How far, of 255, the channels of a gray may differ in a coded video."""
 
 
 def is_video_path(path: Path) -> bool:
-    """Whether a map is a film by its name: every name but those of pictures."""
+    """Returns whether a map is a video by its name: every name but those of images."""
     return path.suffix.lower() not in FORMAT_BY_SUFFIX
 
 
 class AlphaMapVideo:
-    """Gives the maps in order; read by one thread. close: frees the decoder."""
+    """A video of alpha maps, one for each frame of another video.
+
+    Thread safety: one thread reads it.
+    """
 
     def __init__(self, path: Path, video_file: VideoFile, scale: int, *, levels: int | None = None, fit: bool = False) -> None:
-        """film: the one it is for. Raises MismatchError (another size without `fit`, fewer frames) and what `open_video_file` raises."""
+        """Opens the video of maps.
+
+        Args:
+            path: Of the maps.
+            video_file: The video that they are for.
+            scale: Of the network.
+            levels: As in `AlphaMapOptions`.
+            fit: Whether another size is allowed.
+
+        Raises:
+            MismatchError: It has another size without `fit`, or fewer frames.
+            InputError: As `open_video_file`, like its other errors.
+        """
         self.video_file = open_video_file(path)
         self._levels = np.linspace(0.0, 1.0, DEFAULT_LEVELS if levels is None else levels)
         size = (self.video_file.width, self.video_file.height)
         fits = {(video_file.width, video_file.height), (video_file.width * scale, video_file.height * scale)}
         if not fit and size not in fits:
             raise MismatchError(
-                f"The film of alpha maps {escape_name(path)} is {size[0]}x{size[1]} pixels and the film {video_file.width}x{video_file.height}; make them "
-                "of one size, or let the maps be scaled (--alpha-map-fit). Nothing was written."
+                f"The video of alpha maps {escape_name(path)} is {size[0]}x{size[1]} pixels and the video "
+                f"{video_file.width}x{video_file.height}; make them of one size, or let the maps be scaled (--alpha-map-fit). Nothing was written."
             )
-        if self.video_file.frame_count and video_file.frame_count and self.video_file.frame_count < video_file.frame_count:
+        if 0 < self.video_file.frame_count < video_file.frame_count:  # 0: not in the header
             raise MismatchError(
-                f"The film of alpha maps {escape_name(path)} has {self.video_file.frame_count} frames and the film {video_file.frame_count}; "
-                "it must have one for each. Nothing was written."
+                f"The video of alpha maps {escape_name(path)} has {self.video_file.frame_count} frames and the video "
+                f"{video_file.frame_count}; it must have one for each. Nothing was written."
             )
         self._frames: Iterator[Frame] = iter(())
         self._next_number = -1
 
     def read_map(self, number: int) -> AlphaMap:
-        """The map of that frame, a number later than the last one's. Raises InputError: it ends before, or is not grey."""
+        """Reads the map of a frame; the number must be above the last one's.
+
+        Raises:
+            InputError: The video ends before, or is not gray.
+        """
         if self._next_number < 0:
             self._frames, self._next_number = self._read_frames(number), number
         frame = None
@@ -67,28 +86,35 @@ class AlphaMapVideo:
             self._next_number += 1
         if frame is None:
             raise InputError(
-                f"The film of alpha maps {escape_name(self.video_file.path)} ends before frame {number}; it must have a map for each frame. "
-                "Nothing was written."
+                f"The video of alpha maps {escape_name(self.video_file.path)} ends before frame {number}; "
+                "it must have a map for each frame. Nothing was written."
             )
         return self._to_alpha_map(frame, number)
 
     def _read_frames(self, skip: int) -> Iterator[Frame]:
-        for picture in VideoReader(self.video_file, skip=skip):
-            yield picture.rgb
+        for decoded in VideoReader(self.video_file, skip=skip):
+            yield decoded.rgb
 
     def _to_alpha_map(self, frame: Frame, number: int) -> AlphaMap:
         low, high = frame.min(axis=2), frame.max(axis=2)
         if int((high - low).max()) > MAX_GRAY_SPREAD:
             raise InputError(
-                f"The film of alpha maps {escape_name(self.video_file.path)} is coloured at frame {number}; a map has one number per pixel. "
-                "Nothing was written."
+                f"The video of alpha maps {escape_name(self.video_file.path)} is in color at frame {number}; "
+                "a map has one number per pixel. Nothing was written."
             )
         return AlphaMap.of(frame[..., 1]).snap_to_levels(self._levels, MAX_CODING_ERROR / 255 + 1e-9)
 
 
 @dataclass
 class SpatialVideoSettings:
-    """blacks, whites: the alphas of both ends over time; maps: one map, or the film of them."""
+    """How the frames of a video get their maps.
+
+    Attributes:
+        options: As the user chose them.
+        black_source: The alpha where a map is black, over time.
+        white_source: The alpha where a map is white, over time.
+        maps: One map, or the video of them.
+    """
 
     options: AlphaMapOptions
     black_source: AlphaSource
@@ -105,28 +131,36 @@ class SpatialVideoSettings:
         video_file: VideoFile,
         scale: int,
     ) -> SpatialVideoSettings:
-        """black: None for the default. parse_alpha_source: how an alpha that was given is read.
+        """Reads the map, or opens the video of maps, and parses the alphas.
 
-        Raises CoefficientsError, MismatchError (the map has another size, or too few frames), and what reading maps and alphas raises.
+        Args:
+            options: As the user chose them.
+            black: The alpha where a map is black; None for the default.
+            members: Of the family, in its order.
+            parse_alpha_source: Parses an alpha over time.
+            video_file: The video that the maps are for.
+            scale: Of the network.
+
+        Raises:
+            CoefficientsError: An alpha does not suit the family.
+            MismatchError: The map has another size, or too few frames.
+            InputError: A file cannot be read; its other errors are those of `AlphaMap.read` and `open_video_file`.
         """
-        defaults = AlphaMapRange.make_default(members, black is None)
-        blacks = parse_alpha_source(defaults.black if black is None else black)
-        whites = parse_alpha_source(defaults.white if options.white is None else options.white)
+        default = AlphaMapRange.make_default(members, black is None)
+        black_source = parse_alpha_source(default.black if black is None else black)
+        white_source = parse_alpha_source(default.white if options.white is None else options.white)
         path = Path(options.mask)
+        maps: AlphaMap | AlphaMapVideo
         if is_video_path(path):
-            return cls(
-                options,
-                blacks,
-                whites,
-                AlphaMapVideo(path, video_file, scale, levels=options.levels, fit=options.resize_to_fit),
-            )
-        found = AlphaMap.read(path)
-        if not options.resize_to_fit:
-            found.check_fits(video_file.height, video_file.width, scale)
-        return cls(options, blacks, whites, found)
+            maps = AlphaMapVideo(path, video_file, scale, levels=options.levels, fit=options.resize_to_fit)
+        else:
+            maps = AlphaMap.read(path)
+            if not options.resize_to_fit:
+                maps.check_fits(video_file.height, video_file.width, scale)
+        return cls(options, black_source, white_source, maps)
 
     def to_json(self) -> dict[str, Any]:
-        """What tells one map from another."""
+        """Returns what distinguishes one map from another, for the identity of a resumable job."""
         return {
             "mask": fingerprint_file(Path(self.options.mask)),
             "levels": self.options.levels,
@@ -134,21 +168,24 @@ class SpatialVideoSettings:
         }
 
     def make_frame_function(self, session: Session, tile: int | None = None, overlap: int | None = None) -> FrameFunction:
-        """Frames come in order. The stamps tell the alpha of black, and their generation grows where that changes."""
-        spatial: AlphaMapRenderer | None = None
+        """Makes the function that renders the frames in order.
+
+        The rendered frames have the alpha of black, and their generation grows where that changes.
+        """
+        renderer: AlphaMapRenderer | None = None
         generation = 0
 
         def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
-            nonlocal spatial, generation
-            ends = AlphaMapRange.from_options(
+            nonlocal renderer, generation
+            alpha_range = AlphaMapRange.from_options(
                 session, self.black_source.at(seconds, number), self.white_source.at(seconds, number)
             )
-            current = self.maps if isinstance(self.maps, AlphaMap) else self.maps.read_map(number)
-            if spatial is None or ends.black != spatial.alpha_range.black:
+            alpha_map = self.maps if isinstance(self.maps, AlphaMap) else self.maps.read_map(number)
+            if renderer is None or alpha_range.black != renderer.alpha_range.black:
                 generation += 1
-            if spatial is None:
-                spatial = AlphaMapRenderer(session, self.options, current, ends)
-            spatial.alpha_map, spatial.alpha_range = current, ends
-            return RenderedFrame(spatial.render(frame, tile or 0, overlap).output, generation, ends.black)
+            if renderer is None:
+                renderer = AlphaMapRenderer(session, self.options, alpha_map, alpha_range)
+            renderer.alpha_map, renderer.alpha_range = alpha_map, alpha_range
+            return RenderedFrame(renderer.render(frame, tile or 0, overlap).output, generation, alpha_range.black)
 
         return process_frame

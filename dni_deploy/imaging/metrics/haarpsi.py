@@ -1,7 +1,7 @@
-"""HaarPSI: how like a reference a picture looks, without any learned weights.
+"""HaarPSI: how similar a frame looks to a reference, without any learned weights.
 
-Chosen over LPIPS as the default for the eye because it needs no download and agrees better with people: rank correlation with opinion
-scores 0.873 on TID2013 and 0.885 on KADID-10k, LPIPS (VGG) 0.670 and 0.720 (benchmark in the README of PIQ 0.8).
+Chosen over LPIPS as the default perceptual metric because it needs no download and agrees better with people: rank correlation with
+opinion scores 0.873 on TID2013 and 0.885 on KADID-10k, LPIPS (VGG) 0.670 and 0.720 (benchmark in the README of PIQ 0.8).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-from dni_deploy.errors import MismatchError
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.metrics.frame_sizes import check_same_size
 
 ImagePlane = NDArray[np.float64]
 
@@ -19,49 +19,53 @@ SIMILARITY_CONSTANT, LOGISTIC_SLOPE = 30.0, 4.2
 """The two constants that the paper fitted to opinion scores."""
 
 MIN_HAARPSI_SIDE_PX = 16
-"""Pixels a side: the coarsest of the three scales spans 8 pixels of the halved picture."""
+"""The coarsest of the three scales spans 8 pixels of the halved image."""
 
 RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
 def haarpsi(output: Frame, reference: Frame) -> float:
-    """Haar wavelet-based perceptual similarity index, 0 to 1; 1 for equal pictures.
+    """Computes the Haar wavelet-based perceptual similarity index.
 
-    Raises MismatchError for sizes that differ or lie below MIN_HAARPSI_SIDE_PX.
-    Source: Reisenhofer, Bosse, Kutyniok, Wiegand, Signal Processing: Image Communication 61, 2018, equations 5 to 12, with the
-    colour extension of section 2.3 and the halving that the authors' code begins with.
+    Args:
+        output: uint8 (H, W, 3).
+        reference: Of the same shape.
+
+    Returns:
+        The index, 0 to 1; 1 for equal frames.
+
+    Raises:
+        MismatchError: The sizes differ or lie below MIN_HAARPSI_SIDE_PX.
+
+    Source: Reisenhofer, Bosse, Kutyniok, Wiegand, Signal Processing: Image Communication 61, 2018, equations 5 to 12, with the color
+    extension of section 2.3 and the halving that the authors' code begins with.
     """
-    if output.shape != reference.shape or min(output.shape[:2]) < MIN_HAARPSI_SIDE_PX:
-        raise MismatchError(
-            f"HaarPSI needs two pictures of one size, at least {MIN_HAARPSI_SIDE_PX} pixels a side; "
-            f"got {output.shape[1]}x{output.shape[0]} and {reference.shape[1]}x{reference.shape[0]}."
+    check_same_size("HaarPSI", output, reference, MIN_HAARPSI_SIDE_PX)
+    frames = [_downsample_yiq(output), _downsample_yiq(reference)]
+    similarities, weights = [], []
+    for across_rows in (True, False):
+        first, second = (
+            [np.abs(_apply_haar_filter(planes[0], scale, across_rows)) for scale in (1, 2, 3)] for planes in frames
         )
-    one, other = _downsample_yiq(output), _downsample_yiq(reference)
-    similar, weights = [], []
-    for upright in (True, False):
-        coefficients = [
-            [np.abs(_apply_haar_filter(planes[0], scale, upright)) for scale in (1, 2, 3)] for planes in (one, other)
-        ]
-        fine = [_compute_similarity(coefficients[0][scale], coefficients[1][scale]) for scale in (0, 1)]
-        similar.append((fine[0] + fine[1]) / 2)
-        weights.append(np.maximum(coefficients[0][2], coefficients[1][2]))
-    chroma = [
-        _compute_similarity(np.abs(_average_2x2(one[channel])), np.abs(_average_2x2(other[channel]))) for channel in (1, 2)
-    ]
-    similar.append((chroma[0] + chroma[1]) / 2)
+        similarities.append((_compute_similarity(first[0], second[0]) + _compute_similarity(first[1], second[1])) / 2)
+        weights.append(np.maximum(first[2], second[2]))
+    chroma = [[np.abs(_average_2x2(plane)) for plane in planes[1:]] for planes in frames]
+    in_phase, quadrature = (_compute_similarity(*pair) for pair in zip(*chroma, strict=True))
+    similarities.append((in_phase + quadrature) / 2)
     weights.append((weights[0] + weights[1]) / 2)
     total = sum(float(weight.sum()) for weight in weights)
-    if total == 0:  # two flat black pictures have no structure to weigh
+    if total == 0:  # two flat black frames have no structure to weigh
         return 1.0
     pooled = sum(
-        float((weight / (1 + np.exp(-LOGISTIC_SLOPE * local))).sum()) for local, weight in zip(similar, weights, strict=True)
+        float((weight / (1 + np.exp(-LOGISTIC_SLOPE * similarity))).sum())
+        for similarity, weight in zip(similarities, weights, strict=True)
     )
-    share = pooled / total
-    return float((np.log(share / (1 - share)) / LOGISTIC_SLOPE) ** 2)
+    mean = pooled / total
+    return float((np.log(mean / (1 - mean)) / LOGISTIC_SLOPE) ** 2)
 
 
 def _downsample_yiq(frame: Frame) -> list[ImagePlane]:
-    """Y, I and Q in 0..255, averaged over 2x2 and every second pixel taken."""
+    """Y, I and Q in 0..255, averaged over 2x2, every second pixel."""
     planes = np.tensordot(RGB_TO_YIQ, frame.astype(np.float64), axes=(1, 2))
     return [_average_2x2(plane)[::2, ::2] for plane in planes]
 
@@ -81,11 +85,9 @@ def _apply_haar_filter(plane: ImagePlane, scale: int, across_rows: bool) -> Imag
 
 
 def _correlate_axis(plane: ImagePlane, kernel: NDArray[np.float64], axis: int) -> ImagePlane:
-    # An even window's middle lies between two pixels: of two, it takes the pixel and the one behind it, as the authors' code does.
-    result: ImagePlane = correlate1d(plane, kernel, axis=axis, mode="constant", origin=-1)
-    return result
+    # An even window's middle lies between two pixels: of two, it uses the pixel and the one behind it, as the authors' code does.
+    return np.asarray(correlate1d(plane, kernel, axis=axis, mode="constant", origin=-1), np.float64)
 
 
-def _compute_similarity(one: ImagePlane, other: ImagePlane) -> ImagePlane:
-    similar: ImagePlane = (2 * one * other + SIMILARITY_CONSTANT) / (one**2 + other**2 + SIMILARITY_CONSTANT)
-    return similar
+def _compute_similarity(first: ImagePlane, second: ImagePlane) -> ImagePlane:
+    return np.asarray((2 * first * second + SIMILARITY_CONSTANT) / (first**2 + second**2 + SIMILARITY_CONSTANT), np.float64)

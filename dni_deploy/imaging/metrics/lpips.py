@@ -29,16 +29,26 @@ def _load_network() -> Any:
 
 
 def lpips_distance(output: Frame, reference: Frame) -> float:
-    """LPIPS with AlexNet, as its authors advise for comparing; 0 for equal pictures, more is worse.
+    """Computes LPIPS with AlexNet, as its authors advise for comparing.
 
-    Raises UnavailableError without the package or its weights.  Source: Zhang et al., CVPR 2018.
+    Args:
+        output: uint8 (H, W, 3).
+        reference: Of the same shape.
+
+    Returns:
+        The distance; 0 for equal frames, more is worse.
+
+    Raises:
+        UnavailableError: The package or its weights are absent.
+
+    Source: Zhang et al., CVPR 2018.
     """
     network = _load_network()
     import torch
 
-    one, other = (
+    first, second = (
         torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))[None].astype(np.float32) / 127.5 - 1)
         for frame in (output, reference)
     )
     with torch.inference_mode():
-        return float(network(one, other))
+        return float(network(first, second))

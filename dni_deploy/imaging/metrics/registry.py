@@ -1,9 +1,9 @@
-"""Scores: the measures that say how good a picture is beside its reference, by the names that `--metric` takes.
+"""The image metrics, by the names that `--metric` takes.
 
     psnr       peak signal-to-noise ratio in dB, higher is better
     ssim       structural similarity (Wang et al. 2004), 1 is best
-    haarpsi    what the eye sees, without learned weights: HaarPSI (Reisenhofer et al. 2018), 1 is best
-    ciede2000  mean colour difference, in units of which about 1 is just noticed; lower is better
+    haarpsi    perceptual similarity without learned weights: HaarPSI (Reisenhofer et al. 2018), 1 is best
+    ciede2000  mean color difference, in units of which about 1 is just noticed; lower is better
     lpips      learned perceptual distance (Zhang et al. 2018), where the user has the package `lpips`; lower is better
 
 or a function of the user's own: package.module:function, higher is better; min:package.module:function, lower is better.
@@ -24,11 +24,14 @@ from dni_deploy.utils.optional_packages import import_optional
 
 @dataclass(frozen=True)
 class Metric:
-    """One measure: measure(picture, reference) -> a number, both uint8 (H, W, 3) of one size.
+    """An image metric.
 
-    unit    "dB", or "" for a bare number.
-    higher  whether more is better.
-    told    a number for people, where unit and four decimals will not do.
+    Attributes:
+        name: As the user writes it, without "min:".
+        unit: "dB", or "" for a bare number.
+        higher_is_better: Whether more is better.
+        measure: (output, reference), both uint8 (H, W, 3) of one size -> a number.
+        formatter: Formats a number where unit and four decimals will not do.
     """
 
     name: str
@@ -38,11 +41,11 @@ class Metric:
     formatter: Callable[[float], str] | None = None
 
     def to_utility(self, value: float) -> float:
-        """The number with its sign turned where less is better: what a search climbs."""
+        """Converts a value to what a search maximizes: its sign is turned where less is better."""
         return value if self.higher_is_better else -value
 
     def format_value(self, value: float) -> str:
-        """For people: "27.31 dB", "0.9136", or "identical"."""
+        """Formats a value: "27.31 dB", "0.9136", or "identical"."""
         if math.isinf(value):
             return "identical" if self.to_utility(value) > 0 else "infinite"
         if self.formatter is not None:
@@ -61,22 +64,33 @@ METRIC_NAMES = tuple(_BUILT_IN_METRICS)
 
 
 def find_metric(name: str) -> Metric:
-    """The measure of that name. Raises UsageError for none, UnavailableError where its package is not installed."""
+    """Finds a metric by name.
+
+    Args:
+        name: One of METRIC_NAMES, or a function of the user's as "package.module:function", with "min:" where less is better.
+
+    Returns:
+        The metric.
+
+    Raises:
+        UsageError: There is none of that name.
+        UnavailableError: Its package is not installed.
+    """
     if name in _BUILT_IN_METRICS:
-        module, function, unit, higher = _BUILT_IN_METRICS[name]
-        return Metric(name, unit, higher, getattr(import_optional(module), function))
-    lower = name.startswith("min:")
-    spelled = name.removeprefix("min:")
-    if ":" not in spelled:
+        module, function, unit, higher_is_better = _BUILT_IN_METRICS[name]
+        return Metric(name, unit, higher_is_better, getattr(import_optional(module), function))
+    path = name.removeprefix("min:")
+    if ":" not in path:
         raise UsageError(
-            f"There is no metric {escape_name(name)!r}; there are {', '.join(METRIC_NAMES)}, or your own function as package.module:function "
-            "(min:package.module:function where less is better)."
+            f"There is no metric {escape_name(name)!r}; there are {', '.join(METRIC_NAMES)}, or your own function as "
+            "package.module:function (min:package.module:function where less is better)."
         )
-    return Metric(spelled, "", not lower, _wrap_user_metric(spelled, import_function(spelled, "a number for two pictures")))
+    measure = _wrap_user_metric(path, import_function(path, "a number for two images"))
+    return Metric(path, "", not name.startswith("min:"), measure)
 
 
 def _wrap_user_metric(name: str, function: Callable[..., Any]) -> Callable[[Frame, Frame], float]:
-    """The user's function; what goes wrong in it is told as theirs, and it cannot change the pictures."""
+    """The user's function; what goes wrong in it is reported as theirs, and it cannot change the frames."""
 
     def measure(output: Frame, reference: Frame) -> float:
         try:
@@ -95,7 +109,7 @@ def _wrap_user_metric(name: str, function: Callable[..., Any]) -> Callable[[Fram
             ) from None
         if math.isnan(number):
             raise UsageError(
-                f"The metric {escape_name(name)!r} gave NaN; it must give a number for any two pictures of one size."
+                f"The metric {escape_name(name)!r} gave NaN; it must give a number for any two images of one size."
             )
         return number
 

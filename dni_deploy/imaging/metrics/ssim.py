@@ -1,26 +1,32 @@
-"""SSIM: structural similarity of two pictures, by scikit-image (extra `tune`)."""
+"""SSIM: structural similarity of two frames, by scikit-image (extra `tune`)."""
 
 from __future__ import annotations
 
 from skimage.metrics import structural_similarity
 
-from dni_deploy.errors import MismatchError
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.metrics.frame_sizes import check_same_size
 
 WINDOW_SIDE_PX = 11
-"""Side in pixels of the Gaussian window that the paper takes (sigma 1.5, cut at 3.5 sigma)."""
+"""Side of the Gaussian window that the paper uses (sigma 1.5, cut at 3.5 sigma)."""
 
 
 def ssim(output: Frame, reference: Frame) -> float:
-    """Mean structural similarity over pixels and the three channels, with the window and constants of the paper; 1 for equal ones.
+    """Computes the mean structural similarity over pixels and channels, with the window and constants of the paper.
 
-    Raises MismatchError for sizes that differ or lie below WINDOW_SIDE_PX.  Source: Wang, Bovik, Sheikh, Simoncelli, 2004.
+    Args:
+        output: uint8 (H, W, 3).
+        reference: Of the same shape.
+
+    Returns:
+        The index; 1 for equal frames.
+
+    Raises:
+        MismatchError: The sizes differ or lie below WINDOW_SIDE_PX.
+
+    Source: Wang, Bovik, Sheikh, Simoncelli, 2004.
     """
-    if output.shape != reference.shape or min(output.shape[:2]) < WINDOW_SIDE_PX:
-        raise MismatchError(
-            f"SSIM needs two pictures of one size, at least {WINDOW_SIDE_PX} pixels a side; "
-            f"got {output.shape[1]}x{output.shape[0]} and {reference.shape[1]}x{reference.shape[0]}."
-        )
+    check_same_size("SSIM", output, reference, WINDOW_SIDE_PX)
     return float(
         structural_similarity(
             output,

@@ -344,7 +344,7 @@ def test_references(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="is 96x50; the network makes 96x96 of 96x96"):
         check(family, image=tmp_path / "in" / "0.png", reference=tmp_path / "half.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no picture in it"):
+    with pytest.raises(InputError, match="holds no image"):
         check(family, image=tmp_path / "empty")
 
 

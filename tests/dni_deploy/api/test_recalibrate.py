@@ -188,9 +188,9 @@ def test_bad_input(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Ca
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("text")
     attempts: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
-        ((), {}, UsageError, "At least one picture"),
-        (small, {}, MismatchError, "40x15 pixels; each picture needs at least 16x16"),
-        (tmp_path / "empty", {}, InputError, "holds no picture"),
+        ((), {}, UsageError, "At least one image"),
+        (small, {}, MismatchError, "40x15 pixels; each image needs at least 16x16"),
+        (tmp_path / "empty", {}, InputError, "holds no image"),
         (tmp_path / "text.png", {}, InputError, "not a PNG"),
         (tmp_path / "absent.png", {}, InputError, "absent.png"),
         ("noise", {}, UsageError, "takes pictures; name some"),

@@ -136,11 +136,11 @@ def test_inputs_that_are_not_there(tmp_path: Path, dimmer: Dimmer) -> None:
     picture(tmp_path / "in.png")
     with pytest.raises(InputError, match="does not exist"):
         run("x.dni", tmp_path / "none.png", tmp_path / "out.png", 1)
-    with pytest.raises(InputError, match="holds no picture"):
+    with pytest.raises(InputError, match="holds no image"):
         run("x.dni", tmp_path / "empty", tmp_path / "out", 1)
     with pytest.raises(UsageError, match="no input"):
         run("x.dni", [], tmp_path / "out", 1)
-    with pytest.raises(UsageError, match="no picture format"):
+    with pytest.raises(UsageError, match="no image format"):
         run("x.dni", tmp_path / "in.png", tmp_path / "out.gif", 1)
     with pytest.raises(UsageError, match="does not exist"):
         run("x.dni", tmp_path / "in.png", tmp_path / "nowhere" / "out.png", 1)

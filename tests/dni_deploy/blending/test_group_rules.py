@@ -212,7 +212,7 @@ def test_a_recipe_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ([], 'an object with a list "members"'),
         ({"members": []}, "a list of different names"),
         ({"members": ["a", "a"]}, "a list of different names"),
-        ({"members": ["a", "b"], "rule": []}, "a recipe has no 'rule'; it has schema, members, alpha, rules"),
+        ({"members": ["a", "b"], "rule": []}, "a preset has no 'rule'; it has schema, members, alpha, rules"),
         ({"members": ["a", "b"], "schema": 2}, "its schema is 2; this version reads 1"),
         ({"members": ["a", "b"], "alpha": True}, '"alpha" is true'),
         ({"members": ["a", "b"], "alpha": 1.5}, "outside 0 to 1"),

@@ -87,7 +87,7 @@ def test_json(here: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ("--alpha-map small.png", 4, "24x10 pixels and the picture 24x20 (its output 96x80)"),
+        ("--alpha-map small.png", 4, "24x10 pixels and the image 24x20 (its output 96x80)"),
         ("--alpha-map clear.png", 3, "has transparency"),
         ("--alpha-map none.png", 3, "cannot be read"),
         ("--alpha-map half.png --alpha 0.5,0.6", 2, "sum to 1.1"),

@@ -250,7 +250,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     opaque, clear = ImageFile(pixels(2, 2, 3)), ImageFile(pixels(2, 2, 3), pixels(2, 2))
     for name in ("a.gif", "a", "a.png.txt"):
-        with pytest.raises(UsageError, match="no picture format"):
+        with pytest.raises(UsageError, match="no image format"):
             write_image(tmp_path / name, opaque)
     for name in ("a.jpg", "a.bmp"):
         with pytest.raises(UsageError, match="transparency"):
@@ -280,7 +280,7 @@ def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_any(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no picture"):
+    with pytest.raises(InputError, match="holds no image"):
         list_images([tmp_path])
     with pytest.raises(InputError, match="cannot be read"):
         list_folder_images(tmp_path / "none")

@@ -36,14 +36,14 @@ def running(design: Any, slots: int, refit: Callable[[int, int], None], first: i
 class WithoutPins(AsyncRefit[int]):
     """Broken: refits a slot that a frame is still in."""
 
-    def _find_idle_slot(self) -> int | None:
+    def _find_free_slot(self, current: CurrentWeights[int] | None) -> int | None:
         return 1 - self._current.slot
 
 
 class InPlace(AsyncRefit[int]):
     """Broken: refits the slot that is shown."""
 
-    def _find_idle_slot(self) -> int | None:
+    def _find_free_slot(self, current: CurrentWeights[int] | None) -> int | None:
         return self._current.slot
 
 
@@ -71,9 +71,9 @@ def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[
     assert not counts.errors
     assert (counts.torn, counts.backwards, counts.requests) == (0, 0, requests)
     assert counts.swaps > 100  # the model did swap
-    assert swap.settle(PATIENCE)
-    with swap.frame() as live:
-        assert live.value == swap.wanted
+    assert swap.wait_until_applied(PATIENCE)
+    with swap.hold_current() as live:
+        assert live.value == swap.requested
         assert live.value // 10 == requests // 3  # somebody's last
     swap.close()
 
@@ -100,9 +100,9 @@ def manual(design: Any) -> Any:
     """The design with a thread that ends at once: its work is an actor of the schedule instead."""
 
     class Manual(design):  # type: ignore[misc]
-        def _work(self) -> None:
+        def _run_refits(self) -> None:
             if threading.current_thread().name == "worker":
-                super()._work()
+                super()._run_refits()
 
     return Manual
 
@@ -129,14 +129,14 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: i
             schedule.pause()
 
         swap: Any = manual(design)(slots, refit, 0)
-        swap._changed = Condition(schedule)
+        swap._state_changed = Condition(schedule)
 
         def frame(
             looks: int, schedule: Schedule = schedule, swap: Any = swap, weights: Weights = weights,
             seen_torn: list[bool] = seen_torn, failures: list[int] = failures, generations: list[int] = generations,
         ) -> None:  # fmt: skip
             try:
-                with swap.frame() as live:
+                with swap.hold_current() as live:
                     generations.append(live.generation)
                     seen = [weights[live.slot][0]]
                     for _ in range(looks):
@@ -158,16 +158,16 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: i
 
         def end(swap: Any = swap, schedule: Schedule = schedule, done: set[str] = done) -> None:
             schedule.pause(lambda: len(done) == 2)
-            assert swap.settle(None)
+            assert swap.wait_until_applied(None)
             swap.close()
 
-        schedule.run({"worker": lambda swap=swap: type(swap)._work(swap), "long": long, "both": both, "end": end})  # type: ignore[misc]
+        schedule.run({"worker": lambda swap=swap: type(swap)._run_refits(swap), "long": long, "both": both, "end": end})  # type: ignore[misc]
         assert not schedule.errors, schedule.errors
         assert generations == sorted(generations)
-        swap._changed = threading.Condition()
+        swap._state_changed = threading.Condition()
         for _ in range(2):  # a failure that no frame has told yet is told now, and only once
             try:
-                with swap.frame() as live:
+                with swap.hold_current() as live:
                     # Without failures the last request is shown; else the last good one that was not overtaken, or the first value.
                     assert live.value == 2 if not bad else live.value not in bad
                     seen_torn[0] |= weights[live.slot] != [live.value] * 2
@@ -178,7 +178,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: i
             raise AssertionError("a failure was told twice")
         assert len(failures) == len(set(failures))
         assert 2 not in bad or 2 in failures  # the last request is never overtaken, so its failure is told
-        assert swap._pins == [0] * slots
+        assert swap._frames_in_slot == [0] * slots
         different.add(tuple(schedule.choices))
         torn += seen_torn[0]
         if torn:

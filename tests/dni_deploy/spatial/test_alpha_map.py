@@ -63,9 +63,9 @@ def refused(tmp_path: Path) -> dict[str, str]:
     return {
         "opaque.png": "transparency",
         "grey-alpha.png": "transparency",
-        "colour.png": "coloured",
+        "colour.png": "in color",
         "float.tif": "8 or 16 bits",
-        "pages.tif": "several pictures",
+        "pages.tif": "several images",
         "empty.png": "empty",
         "text.png": "is not a PNG",
     }
@@ -149,7 +149,7 @@ def test_scaling_and_sizes() -> None:
     alpha_map.check_fits(2, 2, 4)
     wide_map = AlphaMap.of(np.zeros((8, 8), np.uint8))
     wide_map.check_fits(2, 2, 4)
-    with pytest.raises(MismatchError, match=r"8x8 pixels and the picture 3x2 \(its output 12x8\)"):
+    with pytest.raises(MismatchError, match=r"8x8 pixels and the image 3x2 \(its output 12x8\)"):
         wide_map.check_fits(2, 3, 4)
 
 

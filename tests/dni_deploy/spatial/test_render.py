@@ -223,7 +223,7 @@ def test_mixing_does_not_leave_the_simplex() -> None:
 
 def test_sizes_and_arrays_that_do_not_fit() -> None:
     with bent(scale=2) as session:
-        with pytest.raises(MismatchError, match=r"5x4 pixels and the picture 8x8 \(its output 16x16\)"):
+        with pytest.raises(MismatchError, match=r"5x4 pixels and the image 8x8 \(its output 16x16\)"):
             render_map(session, frame(8, 8), np.zeros((4, 5)))
         with pytest.raises(UsageError, match="levels"):
             render_map(session, frame(8, 8), np.zeros((8, 8)), levels=1)

@@ -128,10 +128,10 @@ def test_maps_that_cannot_be_used(tmp_path: Path, make: Make, clip: Path) -> Non
     short, narrow = grey_film(tmp_path / "short.mp4", grey[:5]), grey_film(tmp_path / "narrow.mp4", grey[:, :, :32])
     coloured = Clip().write(tmp_path / "coloured.mp4")
     for name, kind, words in (
-        (tmp_path / "small.png", MismatchError, "64x10 pixels and the picture 64x48"),
-        (short, MismatchError, "5 frames and the film 20"),
-        (narrow, MismatchError, "32x48 pixels and the film 64x48"),
-        (coloured, InputError, "coloured at frame 0"),
+        (tmp_path / "small.png", MismatchError, "64x10 pixels and the image 64x48"),
+        (short, MismatchError, "5 frames and the video 20"),
+        (narrow, MismatchError, "32x48 pixels and the video 64x48"),
+        (coloured, InputError, "in color at frame 0"),
         (tmp_path / "none.mp4", InputError, "does not exist"),
     ):
         with pytest.raises(kind, match=words):

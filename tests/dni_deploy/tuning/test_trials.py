@@ -42,7 +42,7 @@ def test_a_name_that_is_missing_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no reference named a"):
         pair_with_references(list_images([tmp_path / "noisy"]), [tmp_path / "clean"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no picture"):
+    with pytest.raises(InputError, match="holds no image"):
         list_images([tmp_path / "empty"])
 
 
