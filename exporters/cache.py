@@ -1,4 +1,4 @@
-"""Cache: one lifted graph per architecture, kept without weights, because the graph does not depend on their values.
+"""A cache with one exported graph per architecture, kept without weights, because the graph does not depend on their values.
 
 A first export of RRDBNet-23 spends a quarter of a minute in the exporter; every later one of the same shape reads a file.
 The cache may be deleted at any time, and export works without one.
@@ -28,23 +28,35 @@ from dni_deploy.utils.hardware import cache_folder
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.onnx_weights import fill_initializers, strip_initializer
 from exporters import canonical_names, opset17
-from exporters import export_graph as lift_module
+from exporters import export_graph as export_module
 from exporters.export_graph import EXPORTER_OPSET, ExportedGraph, collect_float_tensors, export_graph
 
 log = logging.getLogger(__name__)
 
 CACHE_MAGIC = b"dni-deploy graph 1 "
-"""First words of an entry; then the SHA-256 of the rest, a line of JSON and the graph."""
+"""Begins an entry; then come the SHA-256 of the rest, a line of JSON and the graph."""
 VERSIONED_PACKAGES = ("torch", "onnx", "onnxscript")
 
 
 def export_graph_cached(
     architecture: str, net: nn.Module, signature: Signature, *, opset: int = EXPORTER_OPSET, fresh: bool = False
 ) -> tuple[ExportedGraph, bool]:
-    """What `export_graph` gives, byte for byte, and whether it came from the cache; what did not is put there.
+    """Exports a network, or reads its graph from the cache; what was exported is put there.
 
-    fresh: do not look into the cache, replace the entry.  Raises what `export_graph` raises; a cache that cannot be read or
-    written, and an entry that is damaged, count as none.
+    A cache that cannot be read or written, and an entry that is damaged, count as none.
+
+    Args:
+        architecture: Its name.
+        net: As in `export_graph`.
+        signature: As in `export_graph`.
+        opset: As in `export_graph`.
+        fresh: Whether to export without looking into the cache, and to replace the entry.
+
+    Returns:
+        What `export_graph` returns, byte for byte, and whether it came from the cache.
+
+    Raises:
+        InputError: As `export_graph`, like its other errors.
     """
     folder = cache_folder()
     entry = None if folder is None else folder / f"{cache_key(architecture, net, signature, opset)}.graph"
@@ -54,18 +66,21 @@ def export_graph_cached(
             log.info("the export cache holds this graph: %s", entry)
             return cached, True
     with log_duration(log, "exporting the graph, which is not in the export cache,"):
-        lifted = export_graph(net, signature, opset=opset)
+        exported = export_graph(net, signature, opset=opset)
     if entry is not None:
-        _write_entry(entry, lifted)
-    return lifted, False
+        _write_entry(entry, exported)
+    return exported, False
 
 
 def cache_key(architecture: str, net: nn.Module, signature: Signature, opset: int) -> str:
-    """SHA-256 in hex of everything the graph depends on: the network but for its weights' values, our code, the exporter's version."""
+    """Computes the SHA-256, in hex, of everything that the graph depends on.
+
+    That is the network but for its weights' values, our code, and the version of the exporter.
+    """
     digest = hashlib.sha256()
-    for fact in _iterate_key_parts(architecture, net, signature, opset):
-        part = fact if isinstance(fact, bytes) else repr(fact).encode()
-        digest.update(len(part).to_bytes(8, "little") + part)
+    for part in _iterate_key_parts(architecture, net, signature, opset):
+        data = part if isinstance(part, bytes) else repr(part).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
 
 
@@ -91,8 +106,8 @@ def _iterate_key_parts(architecture: str, net: nn.Module, signature: Signature, 
                 yield from (key, value)
     for source in sorted(filter(None, {_find_source_file(type(module)) for module in net.modules()})):
         yield Path(source).read_bytes()
-    for own in (lift_module, canonical_names, opset17):
-        yield Path(str(own.__file__)).read_bytes()
+    for module in (export_module, canonical_names, opset17):
+        yield Path(str(module.__file__)).read_bytes()
 
 
 def _hash_tensor(tensor: Tensor) -> tuple[str, tuple[int, ...], str]:
@@ -106,12 +121,12 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _find_source_file(kind: type) -> str | None:
+def _find_source_file(module_class: type) -> str | None:
     """The file that defines a class, if it is not PyTorch's own, which the version stands for."""
-    if kind.__module__.partition(".")[0] == "torch" or kind.__module__ not in sys.modules:
+    if module_class.__module__.partition(".")[0] == "torch" or module_class.__module__ not in sys.modules:
         return None
     try:
-        return inspect.getsourcefile(kind)
+        return inspect.getsourcefile(module_class)
     except TypeError:  # defined in a console
         return None
 

@@ -1,4 +1,4 @@
-"""Rename: give every value and node of a graph a name that depends on the graph alone."""
+"""Names for the values and nodes of a graph that depend on the graph alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import onnx
 
 
 def canonicalize_names(graph: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
-    """A copy with these input and output names, numbered nodes, values and constants, and no notes of the exporter's machine.
+    """Copies a graph and renames its nodes, values and constants.
 
-    Nodes become `Conv_3`, their outputs `Conv_3:0`, constants `constant_5`. Node notes hold the paths of source files and whole
-    stack traces of the machine that exported; they go.
+    Nodes become `Conv_3`, their outputs `Conv_3:0`, constants `constant_5`. Metadata of nodes is removed: it holds paths of
+    source files and whole stack traces of the machine that exported.
+
+    Args:
+        graph: Not changed.
+        inputs: Names of the graph's inputs, in order.
+        outputs: Names of the graph's outputs, in order.
     """
     renamed = onnx.ModelProto()
     renamed.CopyFrom(graph)
@@ -21,7 +26,7 @@ def canonicalize_names(graph: onnx.ModelProto, inputs: Sequence[str], outputs: S
 
 
 def find_used_values(graph: onnx.ModelProto) -> set[str]:
-    """The names of all values on which an output depends, the outputs among them."""
+    """Returns the names of all values on which an output depends, the outputs among them."""
     used = {value.name for value in graph.graph.output}
     for node in reversed(graph.graph.node):
         if used.intersection(node.output):
@@ -30,7 +35,7 @@ def find_used_values(graph: onnx.ModelProto) -> set[str]:
 
 
 def iterate_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The bodies of an If, Loop or Scan."""
+    """Yields the bodies of an If, Loop or Scan."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g

@@ -1,7 +1,7 @@
-"""Lift: turn a PyTorch network into an ONNX graph whose initializers are its state-dict entries, under their names.
+"""A PyTorch network as an ONNX graph whose initializers are its state-dict entries, under their names.
 
 An exporter that sees weights as constants folds, merges, drops and renames them. Here they are inputs of the graph while it is
-exported and optimised, so no pass can depend on their values; afterwards each such input becomes an initializer.
+exported and optimized, so no pass can depend on their values; afterwards each such input becomes an initializer.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ MIN_OPSET = 17
 EXPORTER_OPSET = 18
 """The lowest opset in which the exporter writes (torch 2.13); 17 is made from it."""
 MAX_WEIGHTS_BYTES = (1 << 31) - (16 << 20)
-"""Bytes of weights: protobuf's limit for one message, less 16 MiB for the rest of the graph."""
+"""Protobuf's limit for one message, less 16 MiB for the rest of the graph."""
 INPUT_AXES = ("n", "c", "h", "w")
 
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """A network as one ONNX graph whose weights go by their state-dict keys.
+    """A network as one ONNX graph in memory, whose weights are named by their state-dict keys.
 
-    graph   float32 `x` (n, C, h, w) -> `y`, dynamic in n, h and w; the network's present weights are in it.
-    names   the weights that the graph uses, in the order of its initializers, which is that of the state dict.
-    unused  float keys of the state dict on which the output does not depend.
-    tied    keys that share one tensor with another: alias -> the name that the graph has.
+    Attributes:
+        graph: float32 `x` (n, C, h, w) -> `y`, dynamic in n, h and w; holds the network's weights.
+        names: The weights that the graph uses, in the order of its initializers, which is that of the state dict.
+        unused: Float keys of the state dict on which the output does not depend.
+        tied: Keys that share one tensor with another: alias -> the name that the graph has.
     """
 
     graph: onnx.ModelProto
@@ -51,7 +52,11 @@ class ExportedGraph:
 
 
 def collect_float_tensors(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The float parameters and persistent float buffers by key, first names only, and alias -> first name for the tied rest."""
+    """Collects the float parameters and persistent float buffers of a network.
+
+    Returns:
+        The tensors by their first key, not copied, and alias -> first key for keys that share a tensor.
+    """
     first: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
@@ -67,35 +72,45 @@ def collect_float_tensors(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_OPSET) -> ExportedGraph:
-    """Export the network with every float weight as a named initializer and nothing computed from weights ahead of time.
+    """Exports a network with every float weight as a named initializer and nothing computed from weights ahead of time.
 
-    net: float32, on the CPU; it is put into eval mode. The graph's bytes depend on the network alone, not on the machine.
-    Raises UsageError (opset), MismatchError (the signature does not fit), InputError (the exporter cannot read it) and
-    LimitError (2 GiB of weights).
+    Args:
+        net: float32, on the CPU; it is put into eval mode.
+        signature: Of the network.
+        opset: Of the graph, MIN_OPSET or more.
+
+    Returns:
+        The graph in memory; its bytes depend on the network alone, not on the machine.
+
+    Raises:
+        UsageError: The opset is too old, or too new for the installed exporter.
+        MismatchError: The signature does not fit the network.
+        InputError: The exporter cannot export the network.
+        LimitError: There are 2 GiB of weights.
     """
     if opset < MIN_OPSET:
         raise UsageError(f"Opset {opset} is too old; the lowest is {MIN_OPSET}.")
     net.eval()
     tensors, tied = collect_float_tensors(net)
     _check_tensors(net, tensors)
-    x, dynamic = make_example_input(signature)
+    x, dynamic_axes = make_example_input(signature)
     y = _run_once(net, x, signature)
-    lifted = _WeightsAsInputs(net, tuple(tensors)).eval()
+    wrapped = _WeightsAsInputs(net, tuple(tensors)).eval()
     values = tuple(tensor.clone() for tensor in tensors.values())
-    fixed: dict[int, Any] = {}
-    shapes = (dynamic, tuple(fixed for _ in values))
+    no_axes: dict[int, Any] = {}
+    dynamic_shapes = (dynamic_axes, tuple(no_axes for _ in values))
     try:
         with _suppress_exporter_output(), _disable_inplace(net, x, y):
             program = torch.onnx.export(
-                lifted,
+                wrapped,
                 (x, values),
                 dynamo=True,
                 optimize=True,
-                dynamic_shapes=shapes,
+                dynamic_shapes=dynamic_shapes,
                 opset_version=max(opset, EXPORTER_OPSET),
                 verbose=False,
             )
-            assert program is not None  # None is only given to those who ask for a file
+            assert program is not None  # None is returned only where a file is written
             graph = program.model_proto
     except DniError:
         raise
@@ -104,7 +119,7 @@ def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_
     if len(graph.graph.input) != 1 + len(tensors):
         raise InputError(
             f"The network {_class_name(net)} cannot be exported: its graph has {len(graph.graph.input)} inputs "
-            f"instead of the picture and {len(tensors)} weights."
+            f"instead of the image and {len(tensors)} weights."
         )
     if opset < EXPORTER_OPSET:  # while the weights are still inputs, so that this cannot drop one either
         graph = to_opset17(graph)
@@ -115,22 +130,25 @@ def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_
 
 
 def make_example_input(signature: Signature) -> tuple[Tensor, dict[int, Any]]:
-    """A picture to trace with, and its dynamic axes.
+    """Makes an input to trace the network with.
 
-    Batch 2 and two different sides, all above 1 and multiples of what the network asks for, so that no size is taken for a constant.
+    Batch 2 and two different sides, all above 1 and multiples of the network's, so that no size is exported as a constant.
+
+    Returns:
+        float32 (2, C, h, w), and its dynamic axes as the exporter takes them.
     """
-    block, seeded = signature.multiple, torch.Generator().manual_seed(0)
+    block, generator = signature.multiple, torch.Generator().manual_seed(0)
     if signature.kind == "latent":
-        return torch.rand(2, signature.input_channels, 1, 1, generator=seeded), {0: torch.export.Dim.DYNAMIC}
+        return torch.rand(2, signature.input_channels, 1, 1, generator=generator), {0: torch.export.Dim.DYNAMIC}
     height = block * (2 + 20 // block)
     width = height + block * (1 + 8 // block)
     side: Any = torch.export.Dim.DYNAMIC
     sides = [side, side] if block == 1 else [block * torch.export.Dim(name, min=2) for name in ("rows", "columns")]
-    return torch.rand(2, signature.input_channels, height, width, generator=seeded), {0: side, 2: sides[0], 3: sides[1]}
+    return torch.rand(2, signature.input_channels, height, width, generator=generator), {0: side, 2: sides[0], 3: sides[1]}
 
 
 class _WeightsAsInputs(nn.Module):
-    """forward(x, weights): the network with these weights. Two positions: a trailing dict would be taken for keywords."""
+    """forward(x, weights): the network with these weights. Two positions: a trailing dict would be read as keywords."""
 
     def __init__(self, net: nn.Module, keys: tuple[str, ...]) -> None:
         super().__init__()
@@ -147,17 +165,17 @@ def _finish_graph(
     used = find_used_values(graph)
     if INPUT_NAME not in used:
         raise InputError(f"The network {_class_name(net)} cannot be exported: its output does not depend on its input.")
-    picture = graph.graph.input[0]
+    image = graph.graph.input[0]
     del graph.graph.input[1:]
     for name, tensor in tensors.items():
         if name in used:
             initializer = graph.graph.initializer.add(name=name, dims=tensor.shape, data_type=onnx.TensorProto.FLOAT)
             fill_initializer(initializer, tensor.contiguous().numpy())
-    dynamic = (0,) if signature.kind == "latent" else (0, 2, 3)
+    dynamic_axes = (0,) if signature.kind == "latent" else (0, 2, 3)
     output = graph.graph.output[0]
-    for value, prefix in ((picture, ""), (output, f"{OUTPUT_NAME}_")):
+    for value, prefix in ((image, ""), (output, f"{OUTPUT_NAME}_")):
         dimensions = value.type.tensor_type.shape.dim
-        for axis in dynamic:
+        for axis in dynamic_axes:
             if not dimensions[axis].HasField("dim_param"):
                 raise InputError(
                     f"The network {_class_name(net)} cannot be exported: its {('batch', '', 'height', 'width')[axis]} "
@@ -184,12 +202,12 @@ def _check_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
             )
         if name in (INPUT_NAME, OUTPUT_NAME):
             raise InputError(
-                f"The network {_class_name(net)} has a weight named {name!r}, the name of the graph's picture; rename it."
+                f"The network {_class_name(net)} has a weight named {name!r}, the name of the graph's image; rename it."
             )
 
 
 def _run_once(net: nn.Module, x: Tensor, signature: Signature) -> Tensor:
-    """Run it once: whether the signature fits is better said here than by the exporter."""
+    """Runs the network once: an error here says more about the signature than one of the exporter."""
     sizes = tuple(x.shape)
     try:
         with torch.no_grad():
@@ -206,21 +224,22 @@ def _run_once(net: nn.Module, x: Tensor, signature: Signature) -> Tensor:
             f"The network {_class_name(net)} gives the shape {tuple(y.shape)} for {sizes}; its signature "
             f"says {signature.output_channels} channels."
         )
-    wanted = (sizes[2] * signature.scale, sizes[3] * signature.scale)
-    if signature.kind == "image" and tuple(y.shape[2:]) != wanted:
+    expected = (sizes[2] * signature.scale, sizes[3] * signature.scale)
+    if signature.kind == "image" and tuple(y.shape[2:]) != expected:
         raise MismatchError(
             f"The network {_class_name(net)} gives {tuple(y.shape[2:])} pixels for {sizes[2:]}; at scale {signature.scale} "
-            f"it would be {wanted}."
+            f"it would be {expected}."
         )
     return y
 
 
 @contextlib.contextmanager
 def _disable_inplace(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
-    """Switch `inplace` off in the network's layers where the output for x stays y.
+    """Switches `inplace` off in the network's layers where the output for x stays y.
 
-    The exporter spends twice the time on an in-place activation (it goes through a Python decomposition; RRDBNet-23: 30 s, not 15 s).
-    A network that reads a tensor again after it was overwritten keeps its in-place layers, and the exporter gets that right too.
+    The exporter spends twice the time on an in-place activation (it goes through a Python decomposition; RRDBNet-23: 30 s, not
+    15 s). A network that reads a tensor again after it was overwritten keeps its in-place layers, and the exporter gets that
+    right too.
     """
     layers: list[Any] = [module for module in net.modules() if getattr(module, "inplace", False) is True]
     try:
@@ -238,7 +257,7 @@ def _disable_inplace(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _suppress_exporter_output() -> Iterator[None]:
-    """Drop what the exporter prints, logs and warns about; exceptions pass."""
+    """Drops what the exporter prints, logs and warns about; exceptions pass."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.__trace", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

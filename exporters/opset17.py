@@ -1,7 +1,8 @@
-"""Opset 17: the same graph in the opset that TensorRT 8.6 reads, one below what PyTorch's exporter writes.
+"""A graph of opset 18 in opset 17, which TensorRT 8.6 reads and PyTorch's exporter does not write.
 
-ONNX's own version converter has no way down for Pad, Resize and the reductions, which every network with a reflection
-pad or an upsampling has. Opset 18 only added options to them; where those are unused, the older form says the same.
+ONNX's own version converter cannot convert Pad, Resize and the reductions downward, which every network with a reflection
+pad or an upsampling has. Opset 18 only added options to them; where those are unused, the older form means the same.
+
 Source: the ONNX operator changelog, version 18.
 """
 
@@ -19,14 +20,18 @@ OPSET18_ATTRIBUTES: dict[str, dict[str, tuple[object, ...]]] = {
     "Resize": {"antialias": (0,), "keep_aspect_ratio_policy": (b"stretch",), "axes": ()},
     "LpPool": {"dilations": (), "ceil_mode": (0,)},
 }
-"""What opset 18 added, with the values at which it means nothing."""
+"""What opset 18 added, with the values that mean the same as opset 17."""
 OPSET17_SCATTER_REDUCTIONS = (b"none", b"add", b"mul")
 """Of ScatterElements and ScatterND; opset 18 added max and min."""
 REDUCE_OPERATORS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 
 
 def to_opset17(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of an opset-18 graph in opset 17; raises UsageError where a node says something that 17 cannot."""
+    """Converts a graph of opset 18, which is not changed, to opset 17.
+
+    Raises:
+        UsageError: A node has no equivalent in opset 17.
+    """
     older = onnx.ModelProto()
     older.CopyFrom(graph)
     constants = {tensor.name: tensor for tensor in older.graph.initializer}
@@ -45,11 +50,10 @@ def to_opset17(graph: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type in OPSET18_ATTRIBUTES:
             _drop_neutral_attributes(node)
         elif node.op_type in ("ScatterElements", "ScatterND"):
-            if any(
-                onnx.helper.get_attribute_value(it) not in OPSET17_SCATTER_REDUCTIONS
-                for it in node.attribute
-                if it.name == "reduction"
-            ):
+            reductions = [
+                onnx.helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.name == "reduction"
+            ]
+            if any(reduction not in OPSET17_SCATTER_REDUCTIONS for reduction in reductions):
                 raise _unsupported_node_error(node)
         elif node.op_type == "Split":
             _drop_attribute(node, "num_outputs")
@@ -66,11 +70,11 @@ def to_opset17(graph: onnx.ModelProto) -> onnx.ModelProto:
 def _drop_neutral_attributes(node: onnx.NodeProto) -> None:
     if node.op_type == "Pad" and any(node.input[3:]):  # the new fourth input: axes
         raise _unsupported_node_error(node)
-    new = OPSET18_ATTRIBUTES[node.op_type]
-    for attribute in [attribute for attribute in node.attribute if attribute.name in new]:
-        if onnx.helper.get_attribute_value(attribute) not in new[attribute.name]:
-            raise _unsupported_node_error(node)
-        node.attribute.remove(attribute)
+    for name, neutral_values in OPSET18_ATTRIBUTES[node.op_type].items():
+        for attribute in node.attribute:
+            if attribute.name == name and onnx.helper.get_attribute_value(attribute) not in neutral_values:
+                raise _unsupported_node_error(node)
+        _drop_attribute(node, name)
 
 
 def _axes_to_attribute(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> None:
@@ -89,11 +93,11 @@ def _drop_attribute(node: onnx.NodeProto, name: str) -> None:
 
 
 def _drop_unread_constants(graph: onnx.ModelProto) -> None:
-    """The axes that moved into attributes are read by nobody any more."""
-    read = {name for node in graph.graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.graph.initializer if tensor.name not in read]:
+    """The axes that moved into attributes are not read any more."""
+    used = {name for node in graph.graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.graph.initializer if tensor.name not in used]:
         graph.graph.initializer.remove(tensor)
-    for node in [node for node in graph.graph.node if node.op_type == "Constant" and node.output[0] not in read]:
+    for node in [node for node in graph.graph.node if node.op_type == "Constant" and node.output[0] not in used]:
         graph.graph.node.remove(node)
 
 

@@ -1,7 +1,7 @@
-"""Probe: does the graph, refitted by name with other weights, still compute what PyTorch computes with them?
+"""The check that a graph, refitted by name with other weights, still computes what PyTorch computes with them.
 
-Nothing warns when an exporter loses a weight: a refit by name then runs and gives a wrong picture. So every export, and every
-graph that comes from the cache, is tried once with all weights changed.
+Nothing warns when an exporter loses a weight: a refit by name then runs and gives a wrong image. So every export, and every
+graph that comes from the cache, is run once with all weights changed.
 """
 
 from __future__ import annotations
@@ -23,19 +23,28 @@ from exporters.canonical_names import find_used_values
 from exporters.export_graph import INPUT_NAME, collect_float_tensors
 
 MAX_RELATIVE_ERROR = 1e-4
-"""Largest difference over the largest output. Measured on the architectures here, full-size and small: rounding gives 1e-7 to 2e-6 on
-networks of convolutions and up to 6e-6 with InstanceNorm, which divides by the spread of each plane; the exporter's own default
-on a DnCNN with BatchNorm gives more than 1e-2."""
+"""Largest difference over the largest output. Measured on the architectures here, full-size and small: rounding gives 1e-7 to
+2e-6 on networks of convolutions and up to 6e-6 with InstanceNorm, which divides by the spread of each plane; the exporter's own
+default on a DnCNN with BatchNorm gives more than 1e-2."""
 WEIGHT_PERTURBATION = 0.25
-"""Each number moves by up to this part of itself: enough to be seen, and signs stay (a variance must not become negative)."""
+"""Each number moves by up to this fraction of itself: enough to be seen, and signs stay (a variance must not become
+negative)."""
 
 
 def verify_graph(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *, seed: int = 0) -> float:
-    """Change every float tensor at random and compare ONNX Runtime with PyTorch at two sizes.
+    """Changes every float tensor at random and compares ONNX Runtime with PyTorch at two sizes.
 
-    graph: its initializers named as the network's float tensors take the changed values, whatever they carry. net: in eval mode;
-    its own weights are not touched. Returns the largest relative error.
-    Raises MismatchError: the graph does not load, a weight has no effect on the output, or the error is above MAX_RELATIVE_ERROR.
+    Args:
+        graph: Its initializers that are named as the network's float tensors get the changed values, whatever they hold.
+        net: In eval mode; its own weights are not changed.
+        signature: Of the network.
+        seed: Of the changes and the inputs.
+
+    Returns:
+        The largest relative error.
+
+    Raises:
+        MismatchError: The graph does not load, a weight has no effect on the output, or the error is above MAX_RELATIVE_ERROR.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors, _ = collect_float_tensors(net)
@@ -45,24 +54,25 @@ def verify_graph(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *
     worst = 0.0
     for x in _make_inputs(signature, generator):
         with torch.no_grad():
-            wanted = torch.func.functional_call(net, changed, (x.clone(),)).numpy()
-        if not np.isfinite(wanted).all():
+            expected = torch.func.functional_call(net, changed, (x.clone(),)).numpy()
+        if not np.isfinite(expected).all():
             raise MismatchError(
-                f"The network {escape_name(type(net).__name__)} gives NaN or infinite values when its weights change by a quarter, "
-                "so its graph cannot be verified."
+                f"The network {escape_name(type(net).__name__)} gives NaN or infinite values when its weights change "
+                "by a quarter, so its graph cannot be verified."
             )
         got = session.run(None, {INPUT_NAME: x.numpy()})[0]
-        worst = max(worst, relative_error(got, wanted))
+        worst = max(worst, relative_error(got, expected))
     if worst > MAX_RELATIVE_ERROR:
         raise MismatchError(
-            f"The exported graph of {escape_name(type(net).__name__)} does not follow its weights: with other weights under the same names, "
-            f"its output differs from PyTorch's by {worst:.1e} of the range, where {MAX_RELATIVE_ERROR:.0e} is allowed."
+            f"The exported graph of {escape_name(type(net).__name__)} does not follow its weights: with other weights "
+            f"under the same names, its output differs from PyTorch's by {worst:.1e} of the range, "
+            f"where {MAX_RELATIVE_ERROR:.0e} is allowed."
         )
     return worst
 
 
 def _perturb_tensor(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Every number times 1 - WEIGHT_PERTURBATION to 1 + WEIGHT_PERTURBATION; zeros, on which that would show nothing, become small and positive."""
+    """Scales every number by up to WEIGHT_PERTURBATION; zeros, which that would not change, become small and positive."""
     factor = 1 + WEIGHT_PERTURBATION * (2 * torch.rand(tensor.shape, generator=generator) - 1)
     scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
     small = (scale or 0.1) * WEIGHT_PERTURBATION * torch.rand(tensor.shape, generator=generator)
@@ -73,19 +83,21 @@ def _make_inputs(signature: Signature, generator: torch.Generator) -> Iterator[T
     """Two inputs of different sides, the second a batch of two, in the network's own range."""
     channels, block = signature.input_channels, signature.multiple
     short, long = block * (1 + 12 // block), block * (2 + 16 // block)
-    for number, height, width in ((1, short, long), (2, long, short + block)):
+    for batch, height, width in ((1, short, long), (2, long, short + block)):
         if signature.kind == "latent":
-            yield torch.randn(number, channels, 1, 1, generator=generator)
+            yield torch.randn(batch, channels, 1, 1, generator=generator)
         else:
-            picture = torch.rand(number, channels, height, width, generator=generator)
-            yield picture * (signature.high - signature.low) + signature.low
+            image = torch.rand(batch, channels, height, width, generator=generator)
+            yield image * (signature.high - signature.low) + signature.low
 
 
 def _check_all_weights_used(graph: onnx.ModelProto, weights: Mapping[str, Tensor]) -> None:
     used = find_used_values(graph)
-    idle = [tensor.name for tensor in graph.graph.initializer if tensor.name in weights and tensor.name not in used]
-    if idle:
-        raise MismatchError(f"{len(idle)} weights of the graph have no effect on its output, first {escape_name(idle[0])!r}.")
+    unused = [tensor.name for tensor in graph.graph.initializer if tensor.name in weights and tensor.name not in used]
+    if unused:
+        raise MismatchError(
+            f"{len(unused)} weights of the graph have no effect on its output, first {escape_name(unused[0])!r}."
+        )
 
 
 def _make_ort_session(graph: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]) -> onnxruntime.InferenceSession:

@@ -1,7 +1,7 @@
 """BatchNorm statistics of the blended network itself, known at calibration points of the simplex and interpolated between them.
 
-A blend's activations do not have the blend of the members' running_mean and running_var. At the calibration points the statistics are
-estimated anew (engines/onnxruntime_cpu/statistics.py); at the members alone they stay what training left there.
+A blend's activations do not have the blend of the members' running_mean and running_var. At the calibration points the
+statistics are estimated anew (engines/onnxruntime_cpu/statistics.py); at the members alone they stay what training left there.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ GRID_POINT_TOLERANCE = 1e-9
 """In grid steps: a coefficient that is nearer to a grid point is meant to be on it (0.3 * 10 is not 3)."""
 
 GROUPS_UNSUPPORTED_MESSAGE = (
-    "Alpha by groups of weights does not go together with re-estimated BatchNorm statistics, which are known for one alpha of all "
-    "weights; remove them with dni-deploy build BUNDLE --no-recalibration."
+    "Alpha by groups of weights does not go together with re-estimated BatchNorm statistics, which are known for one alpha "
+    "of all weights; remove them with dni-deploy build BUNDLE --no-recalibration."
 )
 EXTRAPOLATION_UNSUPPORTED_MESSAGE = (
-    "The BatchNorm statistics of this bundle were re-estimated for shares from 0 to 1, and nothing is known beyond; remove them with "
-    "dni-deploy build BUNDLE --no-recalibration to extrapolate."
+    "The BatchNorm statistics of this bundle were re-estimated for shares from 0 to 1, and nothing is known beyond; remove them "
+    "with dni-deploy build BUNDLE --no-recalibration to extrapolate."
 )
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -224,8 +224,8 @@ class BatchNormTable:
     def tensors_at_points(self, members: Sequence[Tensors], names: Iterable[str]) -> list[dict[str, NDArray[np.float64]]]:
         """Computes tensors at each calibration point: the statistics, and what is linear in alpha blended.
 
-        What an engine's fold needs of these tensors (Fold.stack_statistics), blended by `interpolation_weights`, is what it needs of
-        the network.
+        What an engine's fold needs of these tensors (Fold.stack_statistics), blended by `interpolation_weights`, is what it
+        needs of the network.
 
         Returns:
             K dicts of float64 tensors by name.
@@ -271,9 +271,10 @@ def correct_estimates(
 ) -> dict[str, list[Moments]]:
     """Corrects estimates on a few images by what the members' own statistics say.
 
-    The images are not the training set, and at a member alone the estimate is off by as much as that matters. By as much, between the
-    members in proportion, every estimate is corrected: variances by a factor, means by a number of standard deviations. So the ends
-    stay what they are, members that are equal keep their statistics at every point, and what a few images get wrong cancels.
+    The images are not the training set, and at a member alone the estimate is off by as much as that matters. By as much,
+    between the members in proportion, every estimate is corrected: variances by a factor, means by a number of standard
+    deviations. So the ends stay what they are, members that are equal keep their statistics at every point, and what a few
+    images get wrong cancels.
 
     Args:
         calibration_points: float64 (K, N), the members alone among them.

@@ -1,7 +1,7 @@
 """Re-estimated BatchNorm statistics as one safetensors file of a bundle; every field is checked when it is read.
 
-Tensors are named as in the bundle's weights, float64 (K - N, C): a row for each calibration point that is no member alone. The header's
-metadata holds `dni_deploy`: JSON with format, grid steps, number of members, and what it was made from.
+Tensors are named as in the bundle's weights, float64 (K - N, C): a row for each calibration point that is no member alone. The
+header's metadata holds `dni_deploy`: JSON with format, grid steps, number of members, and what it was made from.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[An
         raise BundleError(f"{name} is for {escape_name(count, 20)} members, the bundle has {len(bundle.members)}.")
     if not 2 <= steps < MAX_CALIBRATION_POINTS or count_calibration_points(count, steps) > MAX_CALIBRATION_POINTS:
         raise BundleError(
-            f"{name} has {escape_name(steps, 20)} steps between {count} members: more than {MAX_CALIBRATION_POINTS} knots, or none."
+            f"{name} has {escape_name(steps, 20)} steps between {count} members: "
+            f"more than {MAX_CALIBRATION_POINTS} knots, or none."
         )
     _check_tensors(bundle, name, tensors, count_calibration_points(count, steps) - count)
     return BatchNormTable.from_inner_statistics(

@@ -1,8 +1,8 @@
 """The blend of members: theta = sum of coefficient_i * theta_i (Eq. 2 of the DNI paper), always from the original checkpoints.
 
-Two forms of the one rule: `blend_float64` is the reference, tensor by tensor; `blend_rows` is the fast one, for members that lie as
-rows of one float32 matrix. In both, one-hot coefficients copy the member, bit for bit, and a member whose coefficient is 0 is not
-read at all (0 * NaN would be NaN).
+Two forms of the one rule: `blend_float64` is the reference, tensor by tensor; `blend_rows` is the fast one, for members that
+lie as rows of one float32 matrix. In both, one-hot coefficients copy the member, bit for bit, and a member whose coefficient is
+0 is not read at all (0 * NaN would be NaN).
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def blend_float64(
 
     Args:
         members: The tensors of each member by name, in family order.
-        coefficients: float64 (N,), for all tensors; or float64 (W, N), a row for each of the first member's tensors, in their order.
+        coefficients: float64 (N,), for all tensors; or float64 (W, N), a row for each of the first member's tensors, in their
+            order.
 
     Returns:
         Fresh float64 arrays under the first member's names.
@@ -87,7 +88,7 @@ def blend_float64(
 
 
 def _blend_tensor(tensors: Sequence[NDArray[Any]], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-    used = np.flatnonzero(coefficients)
+    used: list[int] = np.flatnonzero(coefficients).tolist()
     if len(used) == 1 and coefficients[used[0]] == 1.0:
         return tensors[used[0]].astype(np.float64)
     return np.asarray(sum(tensors[index].astype(np.float64) * coefficients[index] for index in used), np.float64)

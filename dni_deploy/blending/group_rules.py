@@ -31,8 +31,8 @@ GRADIENT_SEPARATOR = ".."
 class RelativeAlpha:
     """An alpha that follows the base, the alpha of all other weights.
 
-    `factor * base + offset` is the coefficient of `member`, clipped to 0 to 1 except where extrapolation is allowed. The others keep
-    their proportions, or get equal coefficients where theirs are all 0.
+    `factor * base + offset` is the coefficient of `member`, clipped to 0 to 1 except where extrapolation is allowed. The others
+    keep their proportions, or get equal coefficients where theirs are all 0.
 
     Attributes:
         member: Position in family order.
@@ -241,8 +241,8 @@ class AlphaRules:
         for rule in parsed:
             if rule.members != tuple(members):
                 raise UsageError(
-                    f"The rule for {escape_name(repr(rule.weights))} is for the members {', '.join(map(escape_name, rule.members))}, "
-                    f"this family has {', '.join(map(escape_name, members))}."
+                    f"The rule for {escape_name(repr(rule.weights))} is for the members "
+                    f"{', '.join(map(escape_name, rule.members))}, this family has {', '.join(map(escape_name, members))}."
                 )
         return cls(parsed, groups, extrapolate=extrapolate)
 
@@ -291,8 +291,8 @@ class AlphaRules:
             return ()
         first = self.groups.weights[split[0][0]].name
         return (
-            f"{len(split)} BatchNorms have tensors under different rules, first that of {escape_name(repr(first))}: their running "
-            "statistics then are of another blend than their scale or shift.",
+            f"{len(split)} BatchNorms have tensors under different rules, first that of {escape_name(repr(first))}: their "
+            "running statistics then are of another blend than their scale or shift.",
         )
 
     def __eq__(self, other: object) -> bool:
@@ -306,11 +306,12 @@ class AlphaRules:
 
 
 def _compute_gradient_weights(rule: Rule, depths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How much of each of K points each of M weights has: float64 (M, K). Points lie evenly over the selected layers, in order."""
+    """How much of each of K points each of M weights has: float64 (M, K); points lie evenly over the selected layers."""
     layers, order = np.unique(depths, return_inverse=True)
     if len(layers) < 2:
         raise UsageError(
-            f"The gradient of {escape_name(repr(rule.weights))} needs two layers and more to go over; it picks weights of one layer."
+            f"The gradient of {escape_name(repr(rule.weights))} needs two layers and more to go over; "
+            "it picks weights of one layer."
         )
     points = np.arange(len(rule.alphas))
     positions = order.reshape(-1) * points[-1] / (len(layers) - 1)

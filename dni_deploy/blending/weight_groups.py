@@ -145,7 +145,7 @@ def _enumerate_name_patterns(name: str) -> Iterator[str]:
 
 
 def _iterate_uses(graph: ModelProto, names: Sequence[str]) -> Iterator[tuple[NodeProto, NodeProto | None, str, int]]:
-    """Every use of a weight, in the graph's order: the node, the producer of its first other input, the weight, its position."""
+    """Every use of a weight, in graph order: the node, the producer of its first other input, the weight, its position."""
     alias = {name: name for name in names}
     producers: dict[str, NodeProto] = {}
     for node in graph.graph.node:

@@ -69,7 +69,8 @@ def read_crops(
     side = max(min(side, height, width) // signature.multiple * signature.multiple, least)
     if side > min(height, width):
         raise MismatchError(
-            f"{escape_name(chosen[smallest])} is {width}x{height} pixels; each image needs at least {least}x{least}, leave it out."
+            f"{escape_name(chosen[smallest])} is {width}x{height} pixels; "
+            f"each image needs at least {least}x{least}, leave it out."
         )
     crops, sources = [], []
     for number, (file, frame, digest) in enumerate(zip(chosen, frames, digests, strict=True)):

@@ -22,9 +22,9 @@ def to_network(frame: Frame, signature: Signature) -> NDArray[np.float32]:
         signature: Of the network; one that takes 3 channels or 1.
 
     Returns:
-        float32 (1, 3, H', W') in [low, high], a fresh array. H' and W' are H and W rounded up to `signature.multiple`; the rows and
-        columns that are added mirror the lower and right border, or repeat it where the frame is too small to mirror. A network of one
-        channel gets the three colors as a batch of three gray images, (3, 1, H', W').
+        float32 (1, 3, H', W') in [low, high], a fresh array. H' and W' are H and W rounded up to `signature.multiple`; the rows
+        and columns that are added mirror the lower and right border, or repeat it where the frame is too small to mirror. A
+        network of one channel gets the three colors as a batch of three gray images, (3, 1, H', W').
 
     Raises:
         UsageError: `frame` is not uint8 (H, W, 3).
@@ -57,8 +57,8 @@ def from_network(y: NDArray[np.float32], frame: Frame, signature: Signature) -> 
         signature: Of the network.
 
     Returns:
-        uint8 (scale * H, scale * W, 3), a fresh array: the output without its padding (for a residual network subtracted from the
-        frame), mapped from the value range to 0..255, rounded half to even, and clamped.
+        uint8 (scale * H, scale * W, 3), a fresh array: the output without its padding (for a residual network subtracted from
+        the frame), mapped from the value range to 0..255, rounded half to even, and clamped.
 
     Raises:
         EngineError: y has another shape or holds a NaN or an infinity: a broken output is never shown as a black frame.

@@ -78,7 +78,8 @@ def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> ImageFile:
 
     Args:
         path: Of the file.
-        scale: Of the network that will run; an image whose output would exceed MAX_OUTPUT_PIXELS is refused before it is decoded.
+        scale: Of the network that will run; an image whose output would exceed MAX_OUTPUT_PIXELS is refused before it is
+            decoded.
 
     Returns:
         The image; the caller owns it.

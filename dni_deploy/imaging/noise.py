@@ -28,7 +28,8 @@ SIGMA_ITERATIONS = 4
 def estimate_noise(frame: Frame) -> float:
     """Estimates the standard deviation of the noise before it was clipped to 0..255.
 
-    An image file has its noise cut off at black and white. There its deviation is smaller, so dark and bright patches are left out.
+    An image file has its noise cut off at black and white. There its deviation is smaller, so dark and bright patches are left
+    out.
 
     Args:
         frame: uint8 (H, W, 3).
@@ -39,7 +40,8 @@ def estimate_noise(frame: Frame) -> float:
     Raises:
         MismatchError: The image is below MIN_NOISE_SIDE_PX on a side.
 
-    Source: Chen, Zhu, Heng, "An Efficient Statistical Method for Image Noise Level Estimation", ICCV 2015, algorithm 1, for each channel.
+    Source: Chen, Zhu, Heng, "An Efficient Statistical Method for Image Noise Level Estimation", ICCV 2015, algorithm 1, for
+    each channel.
     """
     if min(frame.shape[:2]) < MIN_NOISE_SIDE_PX:
         raise MismatchError(

@@ -62,9 +62,10 @@ def run_tiled(
 ) -> NDArray[Any]:
     """Runs a function over the tiles of a frame and joins its outputs.
 
-    A frame that fits into one tile is run as it is. All tiles have one shape, so an engine prepares for one. Neighbors are cut in the
-    middle of what they share, so each pixel comes from a tile that saw at least `overlap` pixels around it: with overlap >= radius that
-    is all it depends on, and the result is the untiled one (up to the order in which an engine sums for another shape).
+    A frame that fits into one tile is run as it is. All tiles have one shape, so an engine prepares for one. Neighbors are cut
+    in the middle of what they share, so each pixel comes from a tile that saw at least `overlap` pixels around it: with overlap
+    >= radius that is all it depends on, and the result is the untiled one (up to the order in which an engine sums for another
+    shape).
 
     Args:
         infer_frame: uint8 (h, w, 3) -> (scale * h, scale * w, C).

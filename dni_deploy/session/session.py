@@ -65,8 +65,8 @@ class Session:
         engine_reason: Why this engine was chosen.
         members: Of the family, in its order.
         signature: Of the network.
-        change_seconds: Time of the newest change of alpha in the engine, blend and refit together; on a GPU and without `async_refit`,
-            the time to enqueue them.
+        change_seconds: Time of the newest change of alpha in the engine, blend and refit together; on a GPU and without
+            `async_refit`, the time to enqueue them.
 
     Thread safety: any thread may call any method but `close`.
     """
@@ -118,15 +118,15 @@ class Session:
             self._refitter = AsyncRefit(engine.slots, self._refit_and_synchronize, start)
         else:
             self._refitter = SyncRefit(engine.slots, self._refit, start)
-        # Where a session is not closed, or still open when the program ends, a GPU's objects have to be freed in order all the same.
+        # A GPU's objects have to be freed in order where a session is not closed or still open when the program ends, too.
         self._finalizer = weakref.finalize(self, engine.close)
 
     @property
     def alpha(self) -> Coefficients:
         """The newest coefficients that were set, of all weights that no rule governs.
 
-        Assigning validates at once; the blend happens when the next frame begins (with `async_refit`: now, beside the frames), and the
-        last assignment counts. It raises CoefficientsError; the coefficients then stay as they were.
+        Assigning validates at once; the blend happens when the next frame begins (with `async_refit`: now, beside the frames),
+        and the last assignment counts. It raises CoefficientsError; the coefficients then stay as they were.
         """
         return self._refitter.requested.coefficients
 
@@ -139,8 +139,8 @@ class Session:
     def rules(self) -> AlphaRules | None:
         """The rules for groups of weights that are in force, or None.
 
-        Assigning validates at once, and the rules are in force from the next frame on, as an alpha is; None or an empty list removes
-        them. It raises UsageError or CoefficientsError; the rules then stay as they were.
+        Assigning validates at once, and the rules are in force from the next frame on, as an alpha is; None or an empty list
+        removes them. It raises UsageError or CoefficientsError; the rules then stay as they were.
         """
         return self._refitter.requested.rules
 
@@ -181,7 +181,8 @@ class Session:
         Not needed for normal rendering.
 
         Args:
-            timeout: Seconds to wait for the thread of `async_refit`; without it the work is done here, and the timeout has no effect.
+            timeout: Seconds to wait for the thread of `async_refit`; without it the work is done here, and the timeout has no
+                effect.
 
         Returns:
             Whether the alpha was applied in time.

@@ -3,8 +3,8 @@
     request(value)                  any thread, at once; the newest wins
     with hold_current() as weights: the frame's weights, whose slot stays untouched until the frame ends
 
-The weights of a frame are one immutable object, read once per frame; that is the single point at which a change becomes visible. A slot
-with a frame in it is in use and is never refitted.
+The weights of a frame are one immutable object, read once per frame; that is the single point at which a change becomes
+visible. A slot with a frame in it is in use and is never refitted.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Refitter(ABC, Generic[Value]):
 class SyncRefit(Refitter[Value]):
     """Refits at the frame boundary: the newest requested value is applied before the next frame begins, which waits for it.
 
-    The blend happens at the frame boundary, not in the request: a slider that sends a thousand values between two frames costs one
-    blend.
+    The blend happens at the frame boundary, not in the request: a slider that sends a thousand values between two frames costs
+    one blend.
     """
 
     def __init__(self, slots: int, refit: Callable[[int, Value], None], initial: Value) -> None:
@@ -155,7 +155,8 @@ REFIT_CLOSE_TIMEOUT_S = 60.0
 
 
 class AsyncRefit(Refitter[Value]):
-    """Refits in a thread of its own (double buffering): no frame waits for a refit, and a change shows once its refit has ended.
+    """Refits in a thread of its own (double buffering): no frame waits for a refit, and a change shows once its refit has
+    ended.
 
     `hold_current` never waits. It raises, once, what a refit raised since the last frame (the newest, if several did).
     """
@@ -200,7 +201,8 @@ class AsyncRefit(Refitter[Value]):
         return self._current
 
     def wait_until_applied(self, timeout: float | None = None) -> bool:
-        """Waits until the newest requested value is current, has failed, or the thread has ended; False after `timeout` seconds."""
+        """Waits until the newest requested value is current, has failed, or the thread has ended; False after `timeout`
+        seconds."""
         with self._state_changed:
             return self._state_changed.wait_for(
                 lambda: self._stopped or (not self._refitting and self._current.value is self._requested), timeout

@@ -61,8 +61,8 @@ class AlphaMap:
         """Makes a map from an array, which is copied.
 
         Args:
-            array: (H, W): bool, uint8 (over 255), uint16 (over 65535), or floats in [0, 1]; floats of more than 65,536 different
-                values are rounded to sixteen bits.
+            array: (H, W): bool, uint8 (over 255), uint16 (over 65535), or floats in [0, 1]; floats of more than 65,536
+                different values are rounded to sixteen bits.
 
         Raises:
             UsageError: The array has another type, shape or range.
@@ -116,7 +116,8 @@ class AlphaMap:
         return np.asarray(np.bincount(self.codes.ravel(), minlength=self.values.size) > 0)
 
     def resize_to(self, height: int, width: int) -> AlphaMap:
-        """Scales the map to a size in pixels, at sixteen bits: bilinear, by area where it shrinks; itself if it has that size."""
+        """Scales the map to a size in pixels, at sixteen bits: bilinear, by area where it shrinks; itself if it has that
+        size."""
         if (height, width) == self.codes.shape:
             return self
         gray = Image.fromarray(self.values[self.codes].astype(np.float32))
@@ -135,7 +136,8 @@ class AlphaMap:
             max_levels: The most levels; None for DEFAULT_LEVELS.
 
         Returns:
-            float64, ascending: the map's own values if there are at most `max_levels`, else `max_levels` from 0 to 1 at equal distances.
+            float64, ascending: the map's own values if there are at most `max_levels`, else `max_levels` from 0 to 1 at equal
+            distances.
 
         Raises:
             UsageError: `max_levels` is not 2 to MAX_LEVELS.
@@ -204,6 +206,7 @@ def _read_gray(path: Path, image: Image.Image) -> NDArray[Any]:
     rgb = np.asarray(image.convert("RGB"))
     if not (rgb == rgb[..., :1]).all():
         raise ImageFileError(
-            f"The alpha map {escape_name(path)} is in color; a map has one number per pixel: save it as gray, or with equal channels."
+            f"The alpha map {escape_name(path)} is in color; a map has one number per pixel: "
+            "save it as gray, or with equal channels."
         )
     return np.ascontiguousarray(rgb[..., 0])

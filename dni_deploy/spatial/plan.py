@@ -99,9 +99,9 @@ def plan_map(
         width: Of the image, in pixels.
         signature: Of the network.
         levels: The most levels; None: the map's own values if they are few, else `alpha_map.DEFAULT_LEVELS`.
-        tile: None: rectangles that fit the map, none larger than a plain frame's tiles would be. 0: the same, of any size. Else side in
-            pixels of the tiles that a plain frame is cut into, of which those run that a level needs: one shape, as an engine that was
-            built for one wants it.
+        tile: None: rectangles that fit the map, none larger than a plain frame's tiles would be. 0: the same, of any size. Else
+            side in pixels of the tiles that a plain frame is cut into, of which those run that a level needs: one shape, as an
+            engine that was built for one wants it.
         overlap: Context in pixels; None for the network's radius.
 
     Raises:

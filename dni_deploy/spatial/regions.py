@@ -1,8 +1,8 @@
 """Few rectangles that cover the needed pixels of an image at the least cost for a network.
 
 A rectangle costs its area with the context that the network needs around it (cut off at the image's border), and a
-little for being a run of its own. Among all ways to cut an image again and again across its whole width or height along the lines
-of a grid, the cheapest is found; each part then shrinks to the pixels that are needed in it.
+little for being a run of its own. Among all ways to cut an image again and again across its whole width or height along the
+lines of a grid, the cheapest is found; each part then shrinks to the pixels that are needed in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 GRID_LINES = 12
-"""Lines of the grid a side: the search takes GRID_LINES ** 2 * 2 * GRID_LINES steps over small arrays, some ten milliseconds."""
+"""Lines of the grid a side: the search takes GRID_LINES ** 2 * 2 * GRID_LINES steps over small arrays, some ten
+milliseconds."""
 
 RUN_COST_PX = 64 * 64
 """What a run costs beside its pixels, in pixels: keeps the small parts of a map together."""

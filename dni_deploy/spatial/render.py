@@ -1,7 +1,8 @@
 """A frame through the network with another alpha at every pixel.
 
 The network runs at a few levels between two alphas, each only where some pixel needs it; between two levels the outputs are
-interpolated. A pixel whose alpha is a level gets exactly that level's output. Fig. 6 of the paper does this by hand with two levels.
+interpolated. A pixel whose alpha is a level gets exactly that level's output. Fig. 6 of the paper does this by hand with two
+levels.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ def render_map(
     Args:
         session: Renders the levels.
         frame: uint8 (H, W, 3).
-        alpha_map: Of the frame's size or of the output's; an array as `AlphaMap.of` takes it. An input pixel's value holds for all its
-            output pixels.
+        alpha_map: Of the frame's size or of the output's; an array as `AlphaMap.of` takes it. An input pixel's value holds for
+            all its output pixels.
         black: The alpha where the map is 0; None as in `AlphaMapRange.make_default`.
         white: The alpha where the map is 1; None as in `AlphaMapRange.make_default`.
         levels: As in `plan_map`.
@@ -126,7 +127,7 @@ def render_map(
     check_frame(frame)
     parsed_map = alpha_map if isinstance(alpha_map, AlphaMap) else AlphaMap.of(alpha_map)
     alpha_range = AlphaMapRange.from_options(session, black, white)
-    plan = plan_map(parsed_map, *frame.shape[:2], session.signature, levels=levels, tile=tile, overlap=overlap)
+    plan = plan_map(parsed_map, frame.shape[0], frame.shape[1], session.signature, levels=levels, tile=tile, overlap=overlap)
     with preserve_alpha(session):
         pixels = render_plan(session, frame, plan, alpha_range, progress)
     return MapRender(round_to_uint8(pixels), tuple(alpha_range.interpolate(level.fraction) for level in plan.levels), plan)
@@ -137,7 +138,8 @@ def render_plan(
 ) -> NDArray[np.float32]:
     """Renders a frame by a plan; the session is left at the last level's alpha.
 
-    Begins with the highest level where the session is at it, so that consecutive frames cost one refit less than they have levels.
+    Begins with the highest level where the session is at it, so that consecutive frames cost one refit less than they have
+    levels.
 
     Args:
         session: Renders the levels.
@@ -150,7 +152,8 @@ def render_plan(
         float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped.
 
     Raises:
-        EngineError: The engine failed, or another thread has set the alpha: no frame is made of levels that the plan does not have.
+        EngineError: The engine failed, or another thread has set the alpha: no frame is made of levels that the plan does not
+            have.
     """
     padded = pad_frame(frame, session.signature.multiple)
     scale = plan.scale
@@ -216,7 +219,8 @@ class AlphaMapStats:
         tiles: Number of runs.
         relative_cost: Pixels through the network over those of a plain frame.
         exact: Whether every pixel's alpha was a level, so that nothing was interpolated.
-        error_max: Largest difference to twice as many levels, in levels of 255, before rounding; None where it was not measured.
+        error_max: Largest difference to twice as many levels, in levels of 255, before rounding; None where it was not
+            measured.
         error_mean: The mean of that difference.
     """
 

@@ -62,7 +62,8 @@ class AlphaMapVideo:
         if not fit and size not in fits:
             raise MismatchError(
                 f"The video of alpha maps {escape_name(path)} is {size[0]}x{size[1]} pixels and the video "
-                f"{video_file.width}x{video_file.height}; make them of one size, or let the maps be scaled (--alpha-map-fit). Nothing was written."
+                f"{video_file.width}x{video_file.height}; make them of one size, "
+                "or let the maps be scaled (--alpha-map-fit). Nothing was written."
             )
         if 0 < self.video_file.frame_count < video_file.frame_count:  # 0: not in the header
             raise MismatchError(

@@ -1,4 +1,4 @@
-"""Architecture: one kind of network, recognised by the names and shapes of a state dict alone."""
+"""One kind of network, recognized by the names and shapes of a state dict alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ Shapes = Mapping[str, Shape]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network whose every hyper-parameter is read off the names and shapes of its state dict.
+    """A network whose hyperparameters all follow from the names and shapes of its state dict.
 
-    propose     names and shapes -> a network that may have them; raises MismatchError where even that is impossible.
-                The network carries its Signature as the attribute `resolve_signature`; else one is measured.
-    canonical   drops entries that the network never reads; names stay the file's own.
-    abstract    whether the network can be proposed on the meta device, where weights cost neither memory nor time.
+    Attributes:
+        name: As `--arch` takes it.
+        title: For people.
+        infer_hyperparameters: Names and shapes -> a network that may have them; raises MismatchError where even that is
+            impossible. The network has its Signature as the attribute `signature`; else one is measured.
+        canonicalize_tensors: Drops entries that the network never reads; names stay the file's own.
+        supports_meta_device: Whether the network can be made on the meta device, where weights cost neither memory nor time.
     """
 
     name: str
@@ -36,19 +39,21 @@ class Architecture:
     supports_meta_device: bool = True
 
     def describe_mismatch(self, shapes: Shapes) -> str | None:
-        """What keeps these names and shapes from being this architecture, in a few words; None if nothing does."""
+        """Describes in a few words why names and shapes are not of this architecture; None if they are."""
         try:
             return _describe_mismatch(self._make_network(shapes), self.canonicalize_tensors(shapes))
         except MismatchError as error:
             return str(error)
 
     def matches(self, shapes: Shapes) -> bool:
+        """Returns whether names and shapes are of this architecture."""
         return self.describe_mismatch(shapes) is None
 
     def build(self, tensors: Mapping[str, np.ndarray]) -> nn.Module:
-        """The network in eval mode with copies of these tensors, floats as float32, in need of no gradient.
+        """Builds the network in eval mode, without gradients, with copies of these tensors, floats as float32.
 
-        Raises MismatchError with the first name or shape that differs; `num_batches_tracked` is ignored.
+        Raises:
+            MismatchError: A name or shape differs; the first one is named. `num_batches_tracked` is ignored.
         """
         shapes = shapes_of(tensors)
         try:
@@ -67,9 +72,13 @@ class Architecture:
         return net.eval().requires_grad_(False)
 
     def resolve_signature(self, net: nn.Module) -> Signature:
-        """The signature that the network carries, or else one measured by running it on small inputs."""
-        carried = getattr(net, "signature", None)
-        return carried if isinstance(carried, Signature) else measure_signature(net)
+        """Returns the network's attribute `signature`, or else one measured by running it on small inputs.
+
+        Raises:
+            MismatchError: As `measure_signature`.
+        """
+        signature = getattr(net, "signature", None)
+        return signature if isinstance(signature, Signature) else measure_signature(net)
 
     def _make_network(self, shapes: Shapes) -> nn.Module:
         if not self.supports_meta_device:
@@ -84,11 +93,16 @@ class Architecture:
 
 
 def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Shape]:
+    """Returns the shapes of tensors by name."""
     return {key: tuple(array.shape) for key, array in tensors.items()}
 
 
 def require_shape(shapes: Shapes, key: str, axes: int) -> Shape:
-    """The shape under `key`; raises MismatchError if it is missing, has another number of axes or an empty one."""
+    """Returns the shape of a tensor.
+
+    Raises:
+        MismatchError: It is missing, has another number of axes, or an empty one.
+    """
     if key not in shapes:
         raise MismatchError(f"'{escape_name(key)}' is missing")
     shape = shapes[key]
@@ -98,7 +112,7 @@ def require_shape(shapes: Shapes, key: str, axes: int) -> Shape:
 
 
 def count_indexed(shapes: Shapes, pattern: str, first: int = 0) -> int:
-    """How many of pattern.format(first), pattern.format(first + 1), ... are there without a gap."""
+    """Counts how many of pattern.format(first), pattern.format(first + 1), ... exist without a gap."""
     count = 0
     while pattern.format(first + count) in shapes:
         count += 1
@@ -106,9 +120,9 @@ def count_indexed(shapes: Shapes, pattern: str, first: int = 0) -> int:
 
 
 def find_layer_positions(keys: Iterable[str], prefix: str) -> list[int]:
-    """The positions N of a Sequential's layers under `prefix.N.*`, in rising order."""
-    found = (key[len(prefix) + 1 :].split(".", 1)[0] for key in keys if key.startswith(prefix + "."))
-    return sorted({int(position) for position in found if position.isascii() and position.isdigit() and len(position) < 6})
+    """Returns the positions N of a Sequential's layers under `prefix.N.*`, ascending."""
+    positions = (key[len(prefix) + 1 :].split(".", 1)[0] for key in keys if key.startswith(prefix + "."))
+    return sorted({int(position) for position in positions if position.isascii() and position.isdigit() and len(position) < 6})
 
 
 def _is_counter(key: str) -> bool:
@@ -116,21 +130,21 @@ def _is_counter(key: str) -> bool:
 
 
 def _describe_mismatch(net: nn.Module, shapes: Shapes) -> str | None:
-    wanted = {key: tuple(value.shape) for key, value in net.state_dict().items() if not _is_counter(key)}
-    for key, shape in wanted.items():
+    expected = {key: tuple(value.shape) for key, value in net.state_dict().items() if not _is_counter(key)}
+    for key, shape in expected.items():
         if key not in shapes:
             return f"'{escape_name(key)}' is missing"
         if shapes[key] != shape:
             return f"'{escape_name(key)}' has shape {shapes[key]} instead of {shape}"
-    surplus = [key for key in shapes if key not in wanted and not _is_counter(key)]
+    surplus = [key for key in shapes if key not in expected and not _is_counter(key)]
     return f"'{escape_name(surplus[0])}' has no place in it" if surplus else None
 
 
 def add_nested_module(root: nn.Module, name: str, layer: nn.Module) -> None:
-    """Adds `layer` to `root` under a dotted name, with empty modules for the steps between that do not exist yet."""
-    *steps, last = name.split(".")
-    for step in steps:
-        if step not in dict(root.named_children()):
-            root.add_module(step, nn.Module())
-        root = root.get_submodule(step)
+    """Adds `layer` to `root` under a dotted name, with empty modules for the parents that do not exist yet."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        if parent not in dict(root.named_children()):
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
     root.add_module(last, layer)

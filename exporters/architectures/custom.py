@@ -1,4 +1,4 @@
-"""Custom: a network of the user's own, made by a function that the user names."""
+"""A network of the user's own, made by a function that the user names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from exporters.architectures.architecture import Architecture, Shapes
 
 
 def load_custom_architecture(name: str) -> Architecture:
-    """The architecture behind "package.module:factory"; factory() returns the network, without arguments.
+    """Loads the architecture behind "package.module:factory".
 
-    Network or factory may carry a Signature as the attribute `signature`; else it is measured, with values taken as 0..1.
-    The module is looked up in the current folder too. This runs the user's code, as the user asked; no checkpoint's.
-    Raises UsageError if the module or the factory is not there, or the factory fails or gives no nn.Module.
+    This runs the user's code, as the user asked; no checkpoint's. The module is looked up in the current folder, too.
+
+    Args:
+        name: Of the factory, which returns the network and takes no arguments. Network or factory may have a Signature as the
+            attribute `signature`; else it is measured, with values of 0..1 assumed.
+
+    Raises:
+        UsageError: The module or the factory does not exist, or the factory fails or gives no nn.Module.
     """
     factory = import_function(name, "a network", "factory")
 
@@ -28,9 +33,9 @@ def load_custom_architecture(name: str) -> Architecture:
             ) from error
         if not isinstance(net, nn.Module):
             raise UsageError(f"The factory '{escape_name(name)}' gave a {type(net).__name__} instead of a torch.nn.Module.")
-        carried = getattr(factory, "signature", None)
-        if isinstance(carried, Signature) and not isinstance(getattr(net, "signature", None), Signature):
-            net.signature = carried  # type: ignore[assignment]  # Module's stub allows tensors and modules only
+        signature = getattr(factory, "signature", None)
+        if isinstance(signature, Signature) and not isinstance(getattr(net, "signature", None), Signature):
+            net.signature = signature  # type: ignore[assignment]  # Module's stub allows tensors and modules only
         return net
 
     return Architecture(name, "a network of your own", infer_hyperparameters, supports_meta_device=False)

@@ -19,6 +19,8 @@ from exporters.architectures.architecture import Architecture, Shapes, count_ind
 
 
 class ResnetBlock(nn.Module):
+    """Two padded convolutions whose output is added to the input."""
+
     def __init__(self, width: int, batch_norm: bool, dropout: bool) -> None:
         super().__init__()
         layers = [nn.ReflectionPad2d(1), *_norm_layers(nn.Conv2d(width, width, 3, bias=not batch_norm), batch_norm), nn.ReLU()]
@@ -28,6 +30,7 @@ class ResnetBlock(nn.Module):
         self.conv_block = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output for float32 (N, C, H, W)."""
         changed: Tensor = self.conv_block(x)
         return x + changed
 
@@ -67,6 +70,7 @@ class ResnetGenerator(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output for float32 (N, C, H, W)."""
         y: Tensor = self.model(x)
         return y
 
@@ -88,7 +92,7 @@ def _compute_radius(blocks: int) -> int:
 
 
 def canonicalize_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the running statistics of an InstanceNorm: those that no weight stands beside."""
+    """Drops the running statistics of an InstanceNorm: those without a weight beside them."""
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     return {
         key: value
@@ -98,6 +102,7 @@ def canonicalize_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def infer_hyperparameters(shapes: Shapes) -> ResnetGenerator:
+    """Infers the network from names and shapes; raises MismatchError where none has them."""
     width, channels = require_shape(shapes, "model.1.weight", 4)[:2]
     require_shape(shapes, "model.10.conv_block.1.weight", 4)
     blocks = count_indexed(shapes, "model.{}.conv_block.1.weight", first=10)

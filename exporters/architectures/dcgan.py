@@ -1,4 +1,4 @@
-"""DCGAN's generator: a picture from noise (Radford et al., ICLR 2016), with the keys of the PyTorch examples.
+"""DCGAN's generator: an image from noise (Radford et al., ICLR 2016), with the keys of the PyTorch examples.
 
 One Sequential `main`: transposed convolution, BatchNorm, ReLU; the last convolution is followed by tanh. The first makes
 4 x 4 pixels, each further one doubles them.
@@ -30,11 +30,13 @@ class DCGANGenerator(nn.Module):
         self.signature = Signature(latent, channels, scale=size, low=-1.0, high=1.0, kind="latent")
 
     def forward(self, z: Tensor) -> Tensor:
-        picture: Tensor = self.main(z)
-        return picture
+        """Computes the images for latent vectors, float32 (N, latent, 1, 1)."""
+        image: Tensor = self.main(z)
+        return image
 
 
 def infer_hyperparameters(shapes: Shapes) -> DCGANGenerator:
+    """Infers the network from names and shapes; raises MismatchError where none has them."""
     latent = require_shape(shapes, "main.0.weight", 4)[0]
     last = find_layer_positions(shapes, "main")[-1]
     if last % 3 or last < 3:

@@ -1,8 +1,8 @@
 """DnCNN: a plain residual denoiser, with or without BatchNorm (Zhang et al., TIP 2017).
 
 Keys follow the public checkpoints: `model.0.weight`, ... (KAIR) or `dncnn.0.weight`, ... (the common PyTorch ports).
-The layers' positions in the Sequential say where a BatchNorm stands, so every hyper-parameter is read off the keys,
-except BatchNorm's eps. The biases tell whose file it is, and with that the eps: KAIR, with a bias in front of every
+The layers' positions in the Sequential say where a BatchNorm stands, so every hyperparameter follows from the keys,
+except BatchNorm's eps. The biases show whose file it is, and with that the eps: KAIR, with a bias in front of every
 BatchNorm, and the authors' port, with one in the first convolution only, use 1e-4; all others PyTorch's 1e-5.
 Dilation does not show either: IRCNN's seven dilated convolutions look like a DnCNN of depth 7, so give IRCNN by --arch.
 """
@@ -18,13 +18,7 @@ from exporters.architectures.architecture import Architecture, Shapes, find_laye
 
 
 class DnCNN(nn.Module):
-    """x (N, C, H, W) in [0, 1] -> x minus the predicted noise, same shape.
-
-    depth        counts convolutions.
-    batch_norm   puts one behind every inner convolution.
-    inner_bias   whether inner convolutions have a bias; None: where no BatchNorm follows.
-    biases       whether the first and the last convolution have one.
-    """
+    """x (N, C, H, W) in [0, 1] -> x minus the predicted noise, same shape."""
 
     def __init__(
         self,
@@ -38,6 +32,18 @@ class DnCNN(nn.Module):
         biases: tuple[bool, bool] = (True, True),
         eps: float = 1e-5,
     ) -> None:
+        """Makes the layers.
+
+        Args:
+            channels: Of input and output.
+            width: Channels inside.
+            depth: Number of convolutions.
+            batch_norm: Whether a BatchNorm follows every inner convolution.
+            inner_bias: Whether inner convolutions have a bias; None: where no BatchNorm follows.
+            prefix: Name of the Sequential.
+            biases: Whether the first and the last convolution have a bias.
+            eps: Of every BatchNorm.
+        """
         super().__init__()
         inner_bias = not batch_norm if inner_bias is None else inner_bias
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=biases[0]), nn.ReLU(inplace=True)]
@@ -52,12 +58,16 @@ class DnCNN(nn.Module):
         self.signature = Signature(channels, channels, radius=depth)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output for float32 (N, C, H, W)."""
         noise: Tensor = self.get_submodule(self.prefix)(x)
         return x - noise
 
 
 def initialize_weights(net: nn.Module, generator: torch.Generator | None = None) -> nn.Module:
-    """Kaiming-normal convolutions, zero biases; the last one a tenth, so that training starts near the identity."""
+    """Initializes convolutions Kaiming-normal, biases to zero, and scales the last convolution by a tenth.
+
+    So training starts near the identity.
+    """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
@@ -70,15 +80,16 @@ def initialize_weights(net: nn.Module, generator: torch.Generator | None = None)
 
 
 def infer_hyperparameters(shapes: Shapes) -> DnCNN:
+    """Infers the network from names and shapes; raises MismatchError where none has them."""
     prefix = "dncnn" if "dncnn.0.weight" in shapes else "model"
     width, channels = require_shape(shapes, f"{prefix}.0.weight", 4)[:2]
-    places = find_layer_positions(shapes, prefix)
+    positions = find_layer_positions(shapes, prefix)
     batch_norm = f"{prefix}.3.running_var" in shapes
     step = 3 if batch_norm else 2
-    inner, odd = divmod(places[-1] - 2, step)
-    if odd or not 1 <= inner <= len(places):  # a gap: a damaged file must not ask for a network of any depth
-        raise MismatchError(f"a last convolution at position {places[-1]} is none of {2 + step}, {2 + 2 * step}, ...")
-    biases = (f"{prefix}.0.bias" in shapes, f"{prefix}.{places[-1]}.bias" in shapes)
+    inner, odd = divmod(positions[-1] - 2, step)
+    if odd or not 1 <= inner <= len(positions):  # a gap: a damaged file must not ask for a network of any depth
+        raise MismatchError(f"a last convolution at position {positions[-1]} is none of {2 + step}, {2 + 2 * step}, ...")
+    biases = (f"{prefix}.0.bias" in shapes, f"{prefix}.{positions[-1]}.bias" in shapes)
     inner_bias = f"{prefix}.2.bias" in shapes
     eps = 1e-4 if batch_norm and (inner_bias or biases == (True, False)) else 1e-5
     return DnCNN(

@@ -1,6 +1,6 @@
-"""Reach: how many input pixels around one a stack of layers may depend on.
+"""The radius of a stack of layers: how many input pixels around one it may depend on.
 
-Each step takes the interval of its outputs that matter, (first, last), to the interval of inputs that they depend on.
+Each step maps the interval of its outputs that matter, (first, last), to the interval of inputs that they depend on.
 Exact for each phase of strided and enlarging layers, where adding up kernel sizes is not.
 """
 
@@ -12,31 +12,36 @@ IntervalStep = Callable[[int, int], tuple[int, int]]
 
 
 def conv_step(kernel: int, stride: int = 1) -> IntervalStep:
-    """A convolution with padding kernel // 2."""
+    """Makes the step of a convolution with padding kernel // 2."""
     padding = kernel // 2
     return lambda first, last: (first * stride - padding, last * stride + kernel - 1 - padding)
 
 
 def transposed_conv_step(kernel: int, stride: int, padding: int) -> IntervalStep:
-    """A transposed convolution: output = input * stride - padding + tap."""
+    """Makes the step of a transposed convolution: output = input * stride - padding + tap."""
     return lambda first, last: (-((kernel - 1 - padding - first) // stride), (last + padding) // stride)
 
 
 def upsample_step(factor: int) -> IntervalStep:
-    """Nearest-neighbour enlargement, or a pixel shuffle."""
+    """Makes the step of a nearest-neighbor enlargement, or of a pixel shuffle."""
     return lambda first, last: (first // factor, last // factor)
 
 
 def unshuffle_step(factor: int) -> IntervalStep:
-    """A pixel unshuffle: factor x factor pixels become channels of one."""
+    """Makes the step of a pixel unshuffle: factor x factor pixels become channels of one."""
     return lambda first, last: (first * factor, last * factor + factor - 1)
 
 
 def compute_radius(steps: Sequence[IntervalStep], *, scale: int = 1, multiple: int = 1) -> int:
-    """The farthest input pixel that any output pixel of one input pixel depends on.
+    """Computes how far away the farthest input pixel is that any output pixel of one input pixel depends on.
 
-    steps      from input to output.
-    multiple   the period, in input pixels, after which the layers' phases repeat.
+    Args:
+        steps: From input to output.
+        scale: Output pixels per input pixel.
+        multiple: The period, in input pixels, after which the layers' phases repeat.
+
+    Returns:
+        The radius in input pixels.
     """
     farthest = 0
     for pixel in range(multiple):

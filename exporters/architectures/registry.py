@@ -1,7 +1,7 @@
-"""Architectures: the networks that dni-deploy knows, in the order in which a state dict is tried against them.
+"""The architectures that dni-deploy knows, in the order in which a state dict is tried against them.
 
-Each recognises its own by names and shapes alone, and compares all of them, so no two accept the same state dict; the
-order only says who is asked first. Where a file fits two networks that names and shapes cannot tell apart, the file's
+Each recognizes its own by names and shapes alone, and compares all of them, so no two accept the same state dict; the
+order only says which is tried first. Where a file fits two networks that names and shapes cannot tell apart, the file's
 docstring says which one is meant (three 3 x 3 convolutions under `model` are a DnCNN of depth 3, never an SRCNN).
 After all of ours comes spandrel, where it is installed. Adding an architecture: one file, one line here, one test.
 """
@@ -31,36 +31,40 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 
 
 def find_architecture(name: str, tensors: Mapping[str, np.ndarray]) -> Architecture:
-    """The architecture of a state dict.
+    """Finds the architecture of a state dict.
 
-    name   "auto", one of ARCHITECTURES, "spandrel", or "package.module:factory".
-    Raises UsageError for an unknown name, MismatchError where nothing matches or the named one does not, with the first
-    name or shape that differs; UnavailableError where spandrel is asked for and cannot be imported.
+    Args:
+        name: "auto", one of ARCHITECTURES, "spandrel", or "package.module:factory".
+        tensors: The state dict.
+
+    Raises:
+        UsageError: The name is unknown.
+        MismatchError: No architecture matches, or the named one does not; names the first name or shape that differs.
+        UnavailableError: `name` is "spandrel" and it cannot be imported.
     """
     shapes = shapes_of(tensors)
     if name == "auto":
-        return next((known for known in ARCHITECTURES if known.matches(shapes)), None) or _find_with_spandrel(
-            tensors, required=False
-        )
+        matching = (architecture for architecture in ARCHITECTURES if architecture.matches(shapes))
+        return next(matching, None) or _find_with_spandrel(tensors, required=False)
     if name == "spandrel" or name.startswith("spandrel."):
         return _find_with_spandrel(tensors, required=True)
     if ":" in name:
-        chosen = load_custom_architecture(name)
+        architecture = load_custom_architecture(name)
     else:
-        named = {known.name: known for known in ARCHITECTURES}
-        if name not in named:
+        by_name = {architecture.name: architecture for architecture in ARCHITECTURES}
+        if name not in by_name:
             raise UsageError(
-                f"There is no architecture '{escape_name(name)}'. Known are {', '.join(named)} and spandrel; "
+                f"There is no architecture '{escape_name(name)}'. Known are {', '.join(by_name)} and spandrel; "
                 "your own network goes in as package.module:factory."
             )
-        chosen = named[name]
-    difference = chosen.describe_mismatch(shapes)
+        architecture = by_name[name]
+    difference = architecture.describe_mismatch(shapes)
     if difference is not None:
         raise MismatchError(
-            f"The checkpoint is not of architecture '{escape_name(name)}' ({chosen.title}): {difference}. "
-            "Leave --arch away to have it recognised."
+            f"The checkpoint is not of architecture '{escape_name(name)}' ({architecture.title}): {difference}. "
+            "Leave --arch out to have it recognized."
         )
-    return chosen
+    return architecture
 
 
 def _find_with_spandrel(tensors: Mapping[str, np.ndarray], *, required: bool) -> Architecture:
@@ -77,13 +81,13 @@ def _find_with_spandrel(tensors: Mapping[str, np.ndarray], *, required: bool) ->
                     "Its torchvision must be the one built for the torch that is installed."
                 ) from error
         else:
-            found = spandrel.recognize_architecture(tensors)
-            if found is not None:
-                return found
+            architecture = spandrel.recognize_architecture(tensors)
+            if architecture is not None:
+                return architecture
     first = next(iter(tensors), None)
     example = "" if first is None else f" (first '{escape_name(first)}', {tuple(tensors[first].shape)})"
     raise MismatchError(
         f"The {len(tensors)} tensors{example} are none of the networks known here: "
-        f"{', '.join(known.name for known in ARCHITECTURES)}. --arch NAME tells what one of them lacks; "
+        f"{', '.join(architecture.name for architecture in ARCHITECTURES)}. --arch NAME tells what one of them lacks; "
         "--arch package.module:factory takes your own network; the extra 'spandrel' knows 42 more."
     )

@@ -1,10 +1,10 @@
-"""RRDBNet: the generator of ESRGAN_NAMING and Real-ESRGAN (Wang et al., ECCVW 2018; ICCVW 2021), x1, x2, x4 and x8.
+"""RRDBNet: the generator of ESRGAN and Real-ESRGAN (Wang et al., ECCVW 2018; ICCVW 2021), x1, x2, x4 and x8.
 
 Three ways of naming the same layers are in circulation. A network is built under the names of its file:
 
     BasicSR      conv_first  body.N.rdb1.conv1            conv_body       conv_up1  conv_hr  conv_last
-    ESRGAN_NAMING       conv_first  RRDB_trunk.N.RDB1.conv1      trunk_conv      upconv1   HRconv   conv_last
-    old ESRGAN_NAMING   model.0     model.1.sub.N.RDB1.conv1.0   model.1.sub.M   model.3   model.8  model.10   (positions for x4)
+    ESRGAN       conv_first  RRDB_trunk.N.RDB1.conv1      trunk_conv      upconv1   HRconv   conv_last
+    old ESRGAN   model.0     model.1.sub.N.RDB1.conv1.0   model.1.sub.M   model.3   model.8  model.10   (positions for x4)
 
 Every enlarging convolution doubles the size. x2 and x1 of BasicSR keep the two of x4 and fold 2 x 2 or 4 x 4 pixels of the
 input into channels first, which shows in the first convolution's input channels. One that triples the size (the rare x3
@@ -27,7 +27,18 @@ from exporters.architectures.architecture import Architecture, Shapes, add_neste
 
 @dataclass(frozen=True)
 class Naming:
-    """Names of the layers; `{}` is a number."""
+    """The names of the layers; `{}` is a number.
+
+    Attributes:
+        first: The convolution of the input.
+        block: A residual block of the body.
+        dense: A dense block inside it.
+        convolution: A convolution inside that.
+        body: The convolution behind the blocks.
+        up: A convolution behind an enlargement.
+        high: The convolution at full size.
+        last: The convolution of the output.
+    """
 
     first: str
     block: str
@@ -39,6 +50,7 @@ class Naming:
     last: str
 
     def upsample_names(self, count: int) -> list[str]:
+        """Returns the names of the convolutions behind `count` enlargements."""
         return [self.up.format(number + 1) for number in range(count)]
 
 
@@ -50,10 +62,12 @@ class OldEsrganNaming(Naming):
     """Positions in one flat Sequential: enlargement, convolution, activation; so they depend on how many of them there are."""
 
     def upsample_names(self, count: int) -> list[str]:
+        """Returns the names of the convolutions behind `count` enlargements."""
         return [f"model.{3 + 3 * number}" for number in range(count)]
 
 
 def make_old_esrgan_naming(blocks: int, upsample_count: int) -> OldEsrganNaming:
+    """Makes the names of the old style for a number of blocks and enlargements."""
     body, high = f"model.1.sub.{blocks}", 2 + 3 * upsample_count
     return OldEsrganNaming("model.0", "model.1.sub.{}", "RDB{}", "conv{}.0", body, "", f"model.{high}", f"model.{high + 2}")
 
@@ -69,6 +83,7 @@ class DenseBlock(nn.Module):
             add_nested_module(self, name, nn.Conv2d(width + number * growth, outputs, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output for float32 (N, C, H, W)."""
         seen = [x]
         for name in self.names[:-1]:
             seen.append(functional.leaky_relu(self.get_submodule(name)(torch.cat(seen, 1)), 0.2))
@@ -85,6 +100,7 @@ class ResidualBlock(nn.Module):
             self.add_module(naming.dense.format(number), DenseBlock(width, growth, naming))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output for float32 (N, C, H, W)."""
         out = x
         for dense in self.children():
             out = dense(out)
@@ -127,6 +143,7 @@ class RRDBNet(nn.Module):
         self.signature = Signature(channels, outputs, scale, multiple=unshuffle, radius=radius)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output for float32 (N, C, H, W)."""
         if self.unshuffle > 1:
             x = functional.pixel_unshuffle(x, self.unshuffle)
         shallow = self.get_submodule(self.naming.first)(x)
@@ -143,6 +160,7 @@ class RRDBNet(nn.Module):
 
 
 def infer_hyperparameters(shapes: Shapes) -> RRDBNet:
+    """Infers the network from names and shapes; raises MismatchError where none has them."""
     naming, blocks, ups = _detect_naming(shapes)
     width, inputs = require_shape(shapes, f"{naming.first}.weight", 4)[:2]
     inner = f"{naming.block}.{naming.dense}.{naming.convolution}.weight".format(0, 1, 1)

@@ -1,7 +1,7 @@
-"""Spandrel: 42 more architectures, from the package of that name where it is installed (it needs torchvision).
+"""42 more architectures, from the package spandrel where it is installed (it needs torchvision).
 
-Most files keep their names. Some it renames while it reads them; `canonicalize_tensors` then renames in the same way, which is found
-by giving each tensor its number as its value and seeing where that turns up. Entries it never reads are dropped.
+Most files keep their names. Some it renames while it reads them; `canonicalize_tensors` then renames in the same way, which is
+found by giving each tensor its number as its value and seeing which entry has that number. Entries it never reads are dropped.
 """
 
 from __future__ import annotations
@@ -21,16 +21,23 @@ from exporters.architectures.architecture import Architecture, Shapes
 
 
 def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | None:
-    """The architecture that spandrel sees in a state dict, or None; MismatchError if frames cannot be run through it."""
+    """Recognizes a state dict by spandrel.
+
+    Returns:
+        The architecture, or None where spandrel knows none.
+
+    Raises:
+        MismatchError: Frames cannot be run through the network, or spandrel fails to load it.
+    """
     try:
         descriptor = _load_model({key: torch.tensor(array) for key, array in tensors.items()})
     except spandrel.UnsupportedModelError:
         return None
-    except Exception as error:  # a look-alike: recognised by a few names, then found to be something else
+    except Exception as error:  # recognized by a few names, then found to be something else
         raise MismatchError(f"spandrel took the checkpoint for one it knows, and failed: {escape_name(error)}") from error
     title = f"{descriptor.architecture.name}, through spandrel"
     if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.size_requirements.square:
-        raise MismatchError(f"A network that needs a mask or square pictures cannot be run on frames: {title}.")
+        raise MismatchError(f"A network that needs a mask or square images cannot be run on frames: {title}.")
     net = descriptor.model.float().eval()
     net.signature = Signature(
         descriptor.input_channels, descriptor.output_channels, descriptor.scale, descriptor.size_requirements.multiple_of
@@ -38,8 +45,8 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
     names = _map_names(tensors, net)
 
     def infer_hyperparameters(shapes: Shapes) -> nn.Module:
-        own: nn.Module = copy.deepcopy(net)
-        return own
+        fresh: nn.Module = copy.deepcopy(net)
+        return fresh
 
     def canonicalize_tensors(entries: Mapping[str, Any]) -> dict[str, Any]:
         if not set(names.values()) <= set(entries):
@@ -57,18 +64,19 @@ def _load_model(state: dict[str, torch.Tensor]) -> Any:
 
 def _map_names(tensors: Mapping[str, np.ndarray], net: nn.Module) -> dict[str, str]:
     """For each name in the network, the name in the file that its tensor came from."""
-    wanted = [key for key in net.state_dict() if not key.endswith("num_batches_tracked")]
-    if all(key in tensors for key in wanted):
-        return {key: key for key in wanted}
-    old = list(tensors)
-    numbered = {key: torch.full(tensors[key].shape, float(number)) for number, key in enumerate(old)}
+    keys = [key for key in net.state_dict() if not key.endswith("num_batches_tracked")]
+    same = {key: key for key in keys}
+    if all(key in tensors for key in keys):
+        return same
+    file_names = list(tensors)
+    numbered = {name: torch.full(tensors[name].shape, float(number)) for number, name in enumerate(file_names)}
     try:
         values = _load_model(numbered).model.state_dict()
     except Exception:
-        return {key: key for key in wanted}
-    found = {}
-    for key in wanted:
+        return same
+    names = {}
+    for key in keys:
         value = values[key].float().flatten()
-        if value.numel() and bool((value == value[0]).all()) and float(value[0]) in range(len(old)):
-            found[key] = old[int(value[0])]
-    return found if len(found) == len(wanted) else {key: key for key in wanted}
+        if value.numel() and bool((value == value[0]).all()) and float(value[0]) in range(len(file_names)):
+            names[key] = file_names[int(value[0])]
+    return names if len(names) == len(keys) else same

@@ -1,4 +1,4 @@
-"""SRCNN: three convolutions on an already enlarged picture (Dong et al., TPAMI 2016).
+"""SRCNN: three convolutions on an already enlarged image (Dong et al., TPAMI 2016).
 
 The DNI paper studies filters on it with kernels 9-5-9 and 9-1-9; the original has 9-1-5 and 9-5-5. Keys are
 `conv1.weight`, ..., or those of a Sequential with activations between, `model.0.weight`, `model.2.weight`, `model.4.weight`.
@@ -39,12 +39,14 @@ class SRCNN(nn.Module):
         self.signature = Signature(channels, outputs, radius=sum(kernel // 2 for kernel in kernels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output for float32 (N, C, H, W)."""
         first, second, third = (self.get_submodule(name) for name in self.names)
         y: Tensor = third(functional.relu(second(functional.relu(first(x)))))
         return y
 
 
 def infer_hyperparameters(shapes: Shapes) -> SRCNN:
+    """Infers the network from names and shapes; raises MismatchError where none has them."""
     keys = [key[: -len(".weight")] for key in shapes if key.endswith(".weight")]
     sequential = len(keys) == 3 and [key.rpartition(".")[2] for key in keys] == ["0", "2", "4"]
     names = tuple(keys) if sequential else DEFAULT_LAYER_NAMES

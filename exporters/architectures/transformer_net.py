@@ -18,7 +18,7 @@ from exporters.architectures.architecture import Architecture, Shapes, count_ind
 
 
 class PaddedConvolution(nn.Module):
-    """Enlarge by nearest neighbour, pad by reflection, convolve."""
+    """Enlarges by nearest neighbor, pads by reflection, and convolves."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, upsample: int = 1) -> None:
         super().__init__()
@@ -27,6 +27,7 @@ class PaddedConvolution(nn.Module):
         self.conv2d = nn.Conv2d(inputs, outputs, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output for float32 (N, C, H, W)."""
         if self.upsample > 1:
             x = functional.interpolate(x, scale_factor=float(self.upsample), mode="nearest")
         y: Tensor = self.conv2d(self.reflection_pad(x))
@@ -34,6 +35,8 @@ class PaddedConvolution(nn.Module):
 
 
 class ResidualBlock(nn.Module):
+    """Two convolutions with InstanceNorm whose output is added to the input."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = PaddedConvolution(width, width, 3)
@@ -42,6 +45,7 @@ class ResidualBlock(nn.Module):
         self.in2 = nn.InstanceNorm2d(width, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output for float32 (N, C, H, W)."""
         y = functional.relu(self.in1(self.conv1(x)))
         changed: Tensor = self.in2(self.conv2(y))
         return changed + x
@@ -72,6 +76,7 @@ class TransformerNet(nn.Module):
         self.signature = Signature(channels, channels, multiple=4, low=0.0, high=255.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output for float32 (N, C, H, W)."""
         y = functional.relu(self.in1(self.conv1(x)))
         y = functional.relu(self.in2(self.conv2(y)))
         y = functional.relu(self.in3(self.conv3(y)))
@@ -84,13 +89,14 @@ class TransformerNet(nn.Module):
 
 
 def canonicalize_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the running statistics that InstanceNorm never reads."""
+    """Drops the running statistics that InstanceNorm never reads."""
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     names = tuple(f"in{number}.{statistic}" for number in range(1, 6) for statistic in statistics)
     return {key: value for key, value in tensors.items() if not f".{key}".endswith(tuple(f".{name}" for name in names))}
 
 
 def infer_hyperparameters(shapes: Shapes) -> TransformerNet:
+    """Infers the network from names and shapes; raises MismatchError where none has them."""
     first, channels, kernel, _ = require_shape(shapes, "conv1.conv2d.weight", 4)
     if kernel % 2 == 0:
         raise MismatchError(f"a kernel of {kernel} is not odd")

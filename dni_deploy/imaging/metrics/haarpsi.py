@@ -1,7 +1,7 @@
 """HaarPSI: how similar a frame looks to a reference, without any learned weights.
 
-Chosen over LPIPS as the default perceptual metric because it needs no download and agrees better with people: rank correlation with
-opinion scores 0.873 on TID2013 and 0.885 on KADID-10k, LPIPS (VGG) 0.670 and 0.720 (benchmark in the README of PIQ 0.8).
+Chosen over LPIPS as the default perceptual metric because it needs no download and agrees better with people: rank correlation
+with opinion scores 0.873 on TID2013 and 0.885 on KADID-10k, LPIPS (VGG) 0.670 and 0.720 (benchmark in the README of PIQ 0.8).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def haarpsi(output: Frame, reference: Frame) -> float:
     Raises:
         MismatchError: The sizes differ or lie below MIN_HAARPSI_SIDE_PX.
 
-    Source: Reisenhofer, Bosse, Kutyniok, Wiegand, Signal Processing: Image Communication 61, 2018, equations 5 to 12, with the color
-    extension of section 2.3 and the halving that the authors' code begins with.
+    Source: Reisenhofer, Bosse, Kutyniok, Wiegand, Signal Processing: Image Communication 61, 2018, equations 5 to 12, with the
+    color extension of section 2.3 and the halving that the authors' code begins with.
     """
     check_same_size("HaarPSI", output, reference, MIN_HAARPSI_SIDE_PX)
     frames = [_downsample_yiq(output), _downsample_yiq(reference)]
