@@ -33,8 +33,8 @@ GROUPS_UNSUPPORTED_MESSAGE = (
     "of all weights; remove them with dni-deploy build BUNDLE --no-recalibration."
 )
 EXTRAPOLATION_UNSUPPORTED_MESSAGE = (
-    "The BatchNorm statistics of this bundle were re-estimated for shares from 0 to 1, and nothing is known beyond; remove them "
-    "with dni-deploy build BUNDLE --no-recalibration to extrapolate."
+    "The BatchNorm statistics of this bundle were re-estimated for shares from 0 to 1, and nothing is known beyond; "
+    "remove them with dni-deploy build BUNDLE --no-recalibration to extrapolate."
 )
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -187,7 +187,7 @@ class BatchNormTable:
             CoefficientsError: As `validate_coefficients`.
         """
         row = self.validate_coefficients(coefficients)
-        # Parts of the members from the i-th on, which fall from `steps` to 0: in these coordinates the simplices are those of sorting.
+        # Parts of the members from the i-th on, falling from `steps` to 0: in these coordinates sorting gives the simplex.
         parts = np.minimum(np.cumsum(row[::-1])[::-1] * self.steps, self.steps)
         parts[0] = self.steps
         nearest = np.rint(parts)

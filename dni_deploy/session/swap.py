@@ -155,8 +155,7 @@ REFIT_CLOSE_TIMEOUT_S = 60.0
 
 
 class AsyncRefit(Refitter[Value]):
-    """Refits in a thread of its own (double buffering): no frame waits for a refit, and a change shows once its refit has
-    ended.
+    """Refits in a thread of its own (double buffering): no frame waits for it, and a change shows once its refit has ended.
 
     `hold_current` never waits. It raises, once, what a refit raised since the last frame (the newest, if several did).
     """
@@ -201,8 +200,14 @@ class AsyncRefit(Refitter[Value]):
         return self._current
 
     def wait_until_applied(self, timeout: float | None = None) -> bool:
-        """Waits until the newest requested value is current, has failed, or the thread has ended; False after `timeout`
-        seconds."""
+        """Waits until the newest requested value is current or has failed, or the thread has ended.
+
+        Args:
+            timeout: In seconds; None waits without limit.
+
+        Returns:
+            Whether that was in time.
+        """
         with self._state_changed:
             return self._state_changed.wait_for(
                 lambda: self._stopped or (not self._refitting and self._current.value is self._requested), timeout

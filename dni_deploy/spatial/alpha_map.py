@@ -116,8 +116,7 @@ class AlphaMap:
         return np.asarray(np.bincount(self.codes.ravel(), minlength=self.values.size) > 0)
 
     def resize_to(self, height: int, width: int) -> AlphaMap:
-        """Scales the map to a size in pixels, at sixteen bits: bilinear, by area where it shrinks; itself if it has that
-        size."""
+        """Scales the map, at sixteen bits, bilinear or by area where it shrinks; returns itself if it has that size."""
         if (height, width) == self.codes.shape:
             return self
         gray = Image.fromarray(self.values[self.codes].astype(np.float32))

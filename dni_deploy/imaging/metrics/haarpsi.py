@@ -85,7 +85,7 @@ def _apply_haar_filter(plane: ImagePlane, scale: int, across_rows: bool) -> Imag
 
 
 def _correlate_axis(plane: ImagePlane, kernel: NDArray[np.float64], axis: int) -> ImagePlane:
-    # An even window's middle lies between two pixels: of two, it uses the pixel and the one behind it, as the authors' code does.
+    # An even window's middle lies between two pixels: of two, it uses the pixel and the one behind it, as the authors' code.
     return np.asarray(correlate1d(plane, kernel, axis=axis, mode="constant", origin=-1), np.float64)
 
 
