@@ -167,7 +167,7 @@ class Session:
     def _refit_and_synchronize(self, slot: int, state: RenderState) -> None:
         """In the thread of AsyncRefit: a frame on the slot must wait for nothing."""
         started = time.perf_counter()
-        self._refit(slot, state)
+        self.engine.refit(slot, state.expand_coefficients())
         self.engine.synchronize(slot)
         self._finish_change(started, state)
 
