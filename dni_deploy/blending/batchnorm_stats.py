@@ -61,13 +61,15 @@ def default_steps(members: int, max_points: int | None = None) -> int:
         LimitError: The members alone would be the only points, or there may be more than MAX_CALIBRATION_POINTS.
     """
     if max_points is not None and max_points > MAX_CALIBRATION_POINTS:
-        raise LimitError(f"{max_points} knots are more than the {MAX_CALIBRATION_POINTS} that the engines blend at once.")
+        raise LimitError(
+            f"{max_points} calibration points are more than the {MAX_CALIBRATION_POINTS} that the engines blend at once."
+        )
     limit = max_points or (DEFAULT_STEPS_TWO_MEMBERS + 1 if members == 2 else MAX_CALIBRATION_POINTS)
     steps = max((n for n in range(1, MAX_CALIBRATION_POINTS) if count_calibration_points(members, n) <= limit), default=1)
     if steps < 2:
         least = count_calibration_points(members, 2)
         more = f"; the limit is {MAX_CALIBRATION_POINTS}" if least > MAX_CALIBRATION_POINTS else ""
-        raise LimitError(f"Between {members} members the fewest knots are {least}, got {limit}{more}.")
+        raise LimitError(f"Between {members} members the fewest calibration points are {least}, got {limit}{more}.")
     return steps
 
 

@@ -76,7 +76,7 @@ def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[An
     if not 2 <= steps < MAX_CALIBRATION_POINTS or count_calibration_points(count, steps) > MAX_CALIBRATION_POINTS:
         raise BundleError(
             f"{name} has {escape_name(steps, 20)} steps between {count} members: "
-            f"more than {MAX_CALIBRATION_POINTS} knots, or none."
+            f"more than {MAX_CALIBRATION_POINTS} calibration points, or none."
         )
     _check_tensors(bundle, name, tensors, count_calibration_points(count, steps) - count)
     return BatchNormTable.from_inner_statistics(

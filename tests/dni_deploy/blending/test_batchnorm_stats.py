@@ -62,8 +62,8 @@ def test_how_many_knots() -> None:
     assert default_steps(3, 10) == 3
     assert default_steps(3, 14) == 3  # the most that fit
     for count, knots, message in (
-        (8, None, "fewest knots are 36"),
-        (2, 33, "33 knots are more than the 32"),
+        (8, None, "fewest calibration points are 36"),
+        (2, 33, "33 calibration points are more than the 32"),
         (3, 5, "are 6, got 5"),
     ):
         with pytest.raises(LimitError, match=message):
