@@ -179,9 +179,7 @@ def _add_alignment(rows: list[LayerCorrelation], first: Any, second: Any, layers
         return rows
     found = align_permutations(first, second, layers)
     return [
-        replace(
-            row, aligned_median=float(np.median(np.abs(found[row.layer].correlations))), chance=found[row.layer].chance_median
-        )
+        replace(row, aligned_median=found[row.layer].median, chance=found[row.layer].chance_median)
         if row.layer in found
         else row
         for row in rows

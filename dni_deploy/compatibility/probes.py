@@ -1,4 +1,4 @@
-"""Probes: the small inputs on which a family is tried, and the right answer where one is known."""
+"""The small inputs on which a family is run, and the right output where one is known."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.signature import Signature
 
 TEST_SIDE_PX = 96
-"""Height and width of a probe: several times the reach of the networks that are run on it, and quick on a CPU."""
+"""Height and width of an input: several times the receptive field of the networks that are run on it, and quick on a CPU."""
 TEST_NOISE_SIGMAS = (20, 40, 60)
-"""Sigma, of 255, of the noise that is given to networks that restore pictures: the paper's first, middle and last level."""
+"""Sigma, of 255, of the noise that is given to networks that restore images: the paper's first, middle and last level."""
 LATENT_COUNT = 16
-"""Points that a generator is tried at."""
+"""Points at which a generator is run."""
 MAX_RESTORATION_MSE = 0.01
 """Mean squared error, in parts of the squared value range (20 dB), up to which a network's output is still its input."""
 
@@ -27,9 +27,10 @@ MAX_RESTORATION_MSE = 0.01
 class SampleInput:
     """One input.
 
-    name       of the picture, and what was done to it.
-    x          float32 (N, C, H, W) in the network's own range.
-    reference  float32 (N, C', H', W'): what the network should make of it; None where nobody knows.
+    Attributes:
+        name: Of the image, and what was done to it.
+        x: float32 (N, C, H, W) in the network's own range.
+        reference: float32 (N, C', H', W'), what the network should make of it; None where nobody knows.
     """
 
     name: str
@@ -38,28 +39,39 @@ class SampleInput:
 
 
 def make_sample_inputs(
-    signature: Signature, pictures: Sequence[tuple[str, Frame]], references: Sequence[Frame] | None = None
+    signature: Signature, images: Sequence[tuple[str, Frame]], references: Sequence[Frame] | None = None
 ) -> list[SampleInput]:
-    """One for each picture, its middle; a generator is tried on seeded noise and needs none.
+    """Makes an input of the middle of each image; a generator is run on seeded noise and needs none.
 
-    references  the right outputs, one for each picture, `scale` times its size. Without them a picture is itself the right output
-                of a network that enlarges, and goes in reduced.
-    Raises MismatchError where the counts or sizes differ.
+    Args:
+        signature: The network's.
+        images: Names and frames, uint8 (H, W, 3).
+        references: The right outputs, one for each image, `scale` times its size. Without them an image is itself the right
+            output of a network that enlarges, and goes in reduced.
+
+    Raises:
+        MismatchError: The counts or sizes differ.
     """
     if signature.kind == "latent":
         shape = (LATENT_COUNT, signature.input_channels, 1, 1)
         return [SampleInput("seeded noise", np.random.default_rng(0).standard_normal(shape).astype(np.float32))]
-    if references is not None and len(references) != len(pictures):
-        raise MismatchError(
-            f"{len(pictures)} pictures and {len(references)} references were given; each picture needs its own, in one order."
-        )
     if references is None:
-        return [_make_without_reference(signature, name, rgb) for name, rgb in pictures]
-    return [_make_with_reference(signature, name, rgb, clean) for (name, rgb), clean in zip(pictures, references, strict=True)]
+        return [_make_without_reference(signature, name, rgb) for name, rgb in images]
+    if len(references) != len(images):
+        raise MismatchError(
+            f"{len(images)} images and {len(references)} references were given; each image needs its own, in one order."
+        )
+    return [_make_with_reference(signature, name, rgb, clean) for (name, rgb), clean in zip(images, references, strict=True)]
 
 
 def add_noise(sample_input: SampleInput, signature: Signature, sigma: int) -> SampleInput:
-    """The probe with Gaussian noise of that sigma of 255, cut to the value range; what it was without is the right answer."""
+    """Adds seeded Gaussian noise, clipped to the value range; the input without it is the right output.
+
+    Args:
+        sample_input: The clean input; not changed.
+        signature: The network's.
+        sigma: Standard deviation, of 255.
+    """
     span = signature.high - signature.low
     noise = np.random.default_rng(sigma).standard_normal(sample_input.x.shape) * (sigma / 255 * span)
     x = np.clip(sample_input.x + noise, signature.low, signature.high).astype(np.float32)
@@ -67,7 +79,7 @@ def add_noise(sample_input: SampleInput, signature: Signature, sigma: int) -> Sa
 
 
 def is_restoration_network(signature: Signature, x: NDArray[np.float32], outputs: Sequence[NDArray[np.float32]]) -> bool:
-    """Whether the outputs are the input again, more or less: then the network is one for damaged pictures, and can be tried on some."""
+    """Returns whether the outputs are nearly the input: then the network restores damaged images, and can be run on some."""
     span = signature.high - signature.low
     return signature.kind == "image" and all(
         y.shape == x.shape and float(np.mean(np.square((y - x) / span, dtype=np.float64))) < MAX_RESTORATION_MSE
@@ -76,7 +88,7 @@ def is_restoration_network(signature: Signature, x: NDArray[np.float32], outputs
 
 
 def draw_test_image(side: int = TEST_SIDE_PX) -> Frame:
-    """A picture with slopes, edges, stripes and grain, uint8 (side, side, 3); always the same."""
+    """Draws an image with slopes, edges, stripes and grain, uint8 (side, side, 3); always the same."""
     y, x = np.mgrid[0:side, 0:side] / side
     planes = np.stack([x, y, (x + y) / 2], axis=-1) * 0.6 + 0.2
     planes[(x - 0.35) ** 2 + (y - 0.4) ** 2 < 0.06] = (0.85, 0.3, 0.2)
@@ -86,42 +98,43 @@ def draw_test_image(side: int = TEST_SIDE_PX) -> Frame:
 
 
 def _make_without_reference(signature: Signature, name: str, rgb: Frame) -> SampleInput:
-    scale, step = signature.scale, signature.multiple
+    scale, multiple = signature.scale, signature.multiple
     enlarges = scale > 1 and signature.input_channels == signature.output_channels
-    height, width = _choose_size(rgb, step * scale if enlarges else step, TEST_SIDE_PX * (2 if enlarges else 1))
+    height, width = _choose_size(rgb, multiple * scale if enlarges else multiple, TEST_SIDE_PX * (2 if enlarges else 1))
     part = _crop_center(rgb, height, width)
     if not enlarges:
         return SampleInput(name, _to_network_input(part, signature, signature.input_channels))
     small = Image.fromarray(part).resize((width // scale, height // scale), Image.Resampling.BICUBIC)
-    reduced = np.asarray(small, np.uint8)
-    x, reference = (_to_network_input(pixels, signature, signature.input_channels) for pixels in (reduced, part))
+    x, reference = (
+        _to_network_input(pixels, signature, signature.input_channels) for pixels in (np.asarray(small, np.uint8), part)
+    )
     return SampleInput(f"{name}, reduced by {scale}", x, reference)
 
 
 def _make_with_reference(signature: Signature, name: str, rgb: Frame, reference: Frame) -> SampleInput:
     scale = signature.scale
-    wanted = (rgb.shape[0] * scale, rgb.shape[1] * scale)
-    if reference.shape[:2] != wanted:
+    output_size = (rgb.shape[0] * scale, rgb.shape[1] * scale)
+    if reference.shape[:2] != output_size:
         raise MismatchError(
-            f"The reference for {escape_name(name)} is {reference.shape[1]}x{reference.shape[0]}; the network makes {wanted[1]}x{wanted[0]} of "
-            f"{rgb.shape[1]}x{rgb.shape[0]}. Give one of that size."
+            f"The reference for {escape_name(name)} is {reference.shape[1]}x{reference.shape[0]}; the network makes "
+            f"{output_size[1]}x{output_size[0]} of {rgb.shape[1]}x{rgb.shape[0]}. Give one of that size."
         )
     height, width = _choose_size(rgb, signature.multiple, TEST_SIDE_PX)
-    top, left = (max((have - want) // 2, 0) for have, want in zip(rgb.shape[:2], (height, width), strict=True))
     if rgb.shape[0] < height or rgb.shape[1] < width:
         raise MismatchError(
             f"{escape_name(name)} is {rgb.shape[1]}x{rgb.shape[0]}; with a reference at least {width}x{height} are needed."
         )
-    inside = reference[top * scale :, left * scale :][: height * scale, : width * scale]
+    top, left = (rgb.shape[0] - height) // 2, (rgb.shape[1] - width) // 2
+    clean = reference[top * scale :, left * scale :][: height * scale, : width * scale]
     return SampleInput(
         name,
         _to_network_input(rgb[top:, left:][:height, :width], signature, signature.input_channels),
-        _to_network_input(inside, signature, signature.output_channels),
+        _to_network_input(clean, signature, signature.output_channels),
     )
 
 
-def _choose_size(rgb: Frame, step: int, side: int) -> tuple[int, int]:
-    height, width = (min(size, max(side, step)) // step * step or step for size in rgb.shape[:2])
+def _choose_size(rgb: Frame, multiple: int, side: int) -> tuple[int, int]:
+    height, width = (min(size, max(side, multiple)) // multiple * multiple or multiple for size in rgb.shape[:2])
     return height, width
 
 

@@ -1,4 +1,4 @@
-"""Check report: what a check found, pair by pair, and the sentences to it."""
+"""What a check found, pair by pair, with the sentences to it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from dni_deploy.compatibility.verdict import Cause, Verdict
 
 @dataclass(frozen=True)
 class PairReport:
-    """One pair: its verdict and causes, the median index over all filters, the network distance, the whiteness of the difference.
+    """One pair.
 
-    reasons, advice   a sentence each, as they are in the whole report.
+    Attributes:
+        pair: "first - second".
+        verdict: The verdict.
+        causes: What is behind it, for programs.
+        median: Median correlation index over all filters; None where there are none.
+        distance: Network distance; None for members of different networks.
+        whiteness: Whiteness of the difference; None where nothing differs.
+        reasons: A sentence each, as in the whole report.
+        advice: A sentence each, as in the whole report.
     """
 
     pair: str
@@ -30,7 +38,14 @@ class PairReport:
 
 @dataclass(frozen=True)
 class ArchitectureMismatch:
-    """A member that is of another network than the family's first: how many tensors differ, and some of those."""
+    """A member that is of another network than the family's first.
+
+    Attributes:
+        first: The first member.
+        member: This member.
+        count: Number of tensors that differ.
+        differences: Some of those.
+    """
 
     first: str
     member: str
@@ -40,18 +55,28 @@ class ArchitectureMismatch:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found.
+    """What a check found.
 
-    verdict    the worst of the pairs'.
-    reasons    why, a sentence each; advice   what to do about it; notes   what was left out or chosen.
-    median     of the index over all filters of the worst pair; None where there is no filter.
-    pairs      each pair's own verdict.
-    distances  the network distance of any two members, a row for each, in the order of `compared`.
-    order      the members along the shortest way through all of them: neighbours are the nearest to blend.
-    layers, drifts, midpoints, barriers, norms   the figures behind it, a row for each pair and layer or probe.
-    recalibration  of a bundle whose BatchNorm statistics were re-estimated, as `inspect` tells it; None without.
-    misfits    members of another network than the first; they are in no other figure.
-    report     the file that was written, or None.
+    Attributes:
+        verdict: The worst of the pairs'.
+        members: All members; those of another network last.
+        architecture: The network's name; None where it is not known or was not run.
+        median: Median index over all filters of the worst pair; None where there is no filter.
+        reasons: Why, a sentence each.
+        advice: What to do about it, a sentence each.
+        notes: What was left out or chosen, a sentence each.
+        pairs: Each pair's own verdict.
+        compared: The members of one network.
+        distances: The network distance of any two members, a row for each, in the order of `compared`.
+        order: The members along the shortest path through all of them: neighbors are the nearest to blend.
+        layers: The correlation index, a row for each pair and layer.
+        drifts: Running statistics of the members, a row for each pair and BatchNorm.
+        midpoints: The blend halfway, a row for each pair and test image.
+        barriers: The loss barrier, a row for each pair and test image.
+        norms: The statistics of the blend halfway, a row for each pair and BatchNorm.
+        recalibration: Of a bundle whose BatchNorm statistics were re-estimated, as `inspect` describes it; None without.
+        mismatches: Members of another network than the first; they are in no other figure.
+        report: The file that was written; None without.
     """
 
     verdict: Verdict
@@ -75,9 +100,10 @@ class CheckReport:
     report: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Returns all fields as JSON values, with the figures that are computed from them."""
         fields = asdict(self)
-        for row, layer in zip(fields["layers"], self.layers, strict=True):
-            row["median"] = layer.median
-        for row, found in zip(fields["barriers"], self.barriers, strict=True):
-            row.update(barrier=found.barrier, decibels=found.decibels, beyond=found.beyond)
+        for fields_of_layer, layer in zip(fields["layers"], self.layers, strict=True):
+            fields_of_layer["median"] = layer.median
+        for fields_of_barrier, barrier in zip(fields["barriers"], self.barriers, strict=True):
+            fields_of_barrier.update(barrier=barrier.barrier, decibels=barrier.decibels, beyond=barrier.beyond)
         return fields

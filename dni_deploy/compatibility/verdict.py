@@ -1,4 +1,4 @@
-"""Verdict: whether two members blend, from everything that was measured of them, and why."""
+"""Whether two members blend, from everything that was measured of them, and why."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from dni_deploy.compatibility.midpoint import Barrier, BatchNormMismatch, Midpoi
 
 Verdict = Literal["blends well", "blends with caveats", "will not blend"]
 VERDICTS: tuple[Verdict, ...] = ("blends well", "blends with caveats", "will not blend")
+"""From best to worst."""
 Cause = Literal["apart", "permuted", "flipped", "scale", "noise", "collapse", "barrier", "drift", "other network"]
+"""What is wrong with a pair, for programs; docs/check.md explains each."""
+UNRELATED_CAUSES: frozenset[Cause] = frozenset({"apart", "permuted", "flipped"})
+"""Between such members every other difference follows from these, and is not reported."""
 
 MIN_CAUSE_FRACTION = 0.05
-"""Share of all filters that must be flipped, or out of order, to be called the cause."""
+"""Fraction of all filters that must be sign-flipped, or out of order, to be called the cause."""
 NORM_RATIO_RANGE = (0.5, 2.0)
 """Norms of one member's filters over the other's, outside of which the two are on different scales."""
 MIN_NOISY_DISTANCE = 0.1
 """Network distance from which noise between the members counts: about a tenth of the weights' own size."""
 
-RECALIBRATE_ADVICE = "Re-estimate BatchNorm's statistics on pictures (recalibration): export, then dni-deploy build BUNDLE --recalibrate PICTURES."
+RECALIBRATE_ADVICE = "Re-estimate the statistics of BatchNorm on images (recalibration): export, then dni-deploy build BUNDLE --recalibrate IMAGES."
 RECALIBRATE_AGAIN_ADVICE = (
-    "The re-estimated statistics do not fit these pictures: estimate them on pictures like these, or at more alphas: dni-deploy build "
-    "BUNDLE --recalibrate PICTURES --knots 32 --force."
+    "The re-estimated statistics do not fit these images: estimate them on images like these, or at more alphas: dni-deploy build "
+    "BUNDLE --recalibrate IMAGES --knots 32 --force."
 )
 
 
@@ -34,9 +38,15 @@ RECALIBRATE_AGAIN_ADVICE = (
 class PairEvidence:
     """What was measured of one pair.
 
-    median     of the index over all filters, None where there is none; distance   of the networks; whiteness   of the difference.
-    middles, barriers   by probe, empty where nothing ran; norms   each BatchNorm halfway.
-    recalibrated   whether the network has statistics that were re-estimated for its blends.
+    Attributes:
+        layers: The correlation index of each layer.
+        median: Median index over all filters; None where there are none.
+        distance: Network distance.
+        whiteness: Whiteness of the difference; None where nothing differs.
+        midpoints: By test image; empty where nothing ran.
+        barriers: By test image; empty without references.
+        norm_mismatches: Each BatchNorm halfway.
+        is_recalibrated: Whether the network has statistics that were re-estimated for its blends.
     """
 
     layers: Sequence[LayerCorrelation] = ()
@@ -51,7 +61,14 @@ class PairEvidence:
 
 @dataclass(frozen=True)
 class PairJudgment:
-    """The verdict on one pair, what is behind it in words for programs, and sentences for people."""
+    """The verdict on one pair.
+
+    Attributes:
+        verdict: The verdict.
+        causes: What is behind it, for programs.
+        reasons: What is behind it, a sentence each.
+        advice: What to do about it, a sentence each.
+    """
 
     verdict: Verdict
     causes: tuple[Cause, ...] = ()
@@ -61,176 +78,170 @@ class PairJudgment:
 
 @dataclass
 class _Findings:
+    """What speaks for and against a pair, while it is collected."""
+
+    pair: str
     causes: list[Cause] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
     worst_level: int = 0
 
-    def add(self, level: int, cause: Cause | None, reason: str | None, advice: str | None = None) -> None:
+    def add(self, level: int, cause: Cause | None, reason: str | None = None, advice: str | None = None) -> None:
+        """Adds a finding that allows no better verdict than `VERDICTS[level]`."""
         self.worst_level = max(self.worst_level, level)
         if cause is not None and cause not in self.causes:
             self.causes.append(cause)
-        self.reasons += [reason] if reason else []
+        self.reasons += [f"{self.pair}: {reason}"] if reason else []
         self.advice += [advice] if advice else []
+
+    @property
+    def are_unrelated(self) -> bool:
+        """Whether the filters alone say that the members do not belong together."""
+        return not UNRELATED_CAUSES.isdisjoint(self.causes)
 
 
 def judge_pair(pair: str, evidence: PairEvidence) -> PairJudgment:
-    """The verdict on one pair.
+    """Judges one pair.
 
-    "will not blend": the median index is below 0.1; or the picture halfway collapses; or halfway the error is twice that of the worse
-    end; or filters are out of order or turned, and the picture halfway shows it.
-    "blends with caveats": a layer's median index is below 0.689, or the middle leaves what is between the ends, or there is a hill
-    between them, or their scales differ, or the difference is noise, or there are no filters to compare. Else "blends well".
+    "will not blend": the median index is below 0.1; or the image halfway collapses; or halfway the error is twice that of the worse
+    end; or filters are out of order or sign-flipped, and the image halfway shows it. "blends with caveats": a layer's median index
+    is below 0.689, or the middle lies outside of what is between the ends, or there is a barrier between them, or their scales
+    differ, or the difference is noise, or there are no filters to compare. Otherwise "blends well".
+
+    Args:
+        pair: The pair's name, with which each reason begins.
+        evidence: What was measured.
     """
-    found = _Findings()
-    middle = average_midpoints(evidence.midpoints) if evidence.midpoints else None
-    astray = middle is None or middle.is_outside_ends or middle.is_collapsed
-    _judge_filters(pair, evidence, found, astray)
-    if middle is not None:
-        _judge_midpoint(pair, middle, found)
+    findings = _Findings(pair)
+    midpoint = average_midpoints(evidence.midpoints) if evidence.midpoints else None
+    _judge_filters(evidence, midpoint, findings)
+    if midpoint is not None:
+        _judge_midpoint(midpoint, findings)
     if evidence.barriers:
-        _judge_barriers(pair, evidence.barriers, found)
-    _judge_norms(pair, evidence.norm_mismatches, evidence.is_recalibrated, found)
-    strangers = set(found.causes) & {"apart", "permuted", "flipped"}  # between those, every difference is noise
-    white = evidence.whiteness is not None and evidence.whiteness < MAX_WHITENESS and not strangers
-    if white and (evidence.distance > MIN_NOISY_DISTANCE or found.worst_level):
-        found.add(
+        _judge_barriers(evidence.barriers, findings)
+    _judge_norms(evidence.norm_mismatches, evidence.is_recalibrated, findings)
+    is_white = evidence.whiteness is not None and evidence.whiteness < MAX_WHITENESS and not findings.are_unrelated
+    if is_white and (evidence.distance > MIN_NOISY_DISTANCE or findings.worst_level):
+        findings.add(
             1,
             "noise",
-            f"{pair}: the difference between the members has no structure ({evidence.whiteness:.2f}; noise has 1, training leaves more).",
+            f"the difference between the members has no structure ({evidence.whiteness:.2f}; noise has 1, training leaves more).",
             "One of the members looks damaged, or never trained: run each alone before blending them.",
         )
-    return PairJudgment(
-        VERDICTS[found.worst_level], tuple(found.causes), tuple(found.reasons), tuple(dict.fromkeys(found.advice))
-    )
+    advice = tuple(dict.fromkeys(findings.advice))
+    return PairJudgment(VERDICTS[findings.worst_level], tuple(findings.causes), tuple(findings.reasons), advice)
 
 
-def _judge_filters(pair: str, evidence: PairEvidence, findings: _Findings, is_midpoint_off: bool) -> None:
-    rows, median = evidence.layers, evidence.median
-    told = [(row, row.median) for row in rows if row.median is not None]
-    if median is None or not told:
-        findings.add(1, None, f"{pair}: no layer has filters that could be compared.")
+def _judge_filters(evidence: PairEvidence, midpoint: Midpoint | None, findings: _Findings) -> None:
+    median, layers = evidence.median, [(row, row.median) for row in evidence.layers if row.median is not None]
+    if median is None or not layers:
+        findings.add(1, None, "no layer has filters that could be compared.")
         return
-    low = sorted(((middle, row) for row, middle in told if middle < MIN_BLENDING_INDEX), key=lambda item: item[0])
     if median < MAX_UNRELATED_INDEX:
-        findings.add(
-            2,
-            None,
-            f"{pair}: the median correlation of all filters is {median:.3f}, below the 0.1 where unrelated networks lie.",
-        )
+        level, comparison = 2, "below the 0.1 where unrelated networks lie"
     elif median < MIN_BLENDING_INDEX:
-        findings.add(
-            1, None, f"{pair}: the median correlation of all filters is {median:.3f}, above the 0.1 of unrelated networks."
-        )
+        level, comparison = 1, "above the 0.1 of unrelated networks"
     else:
-        findings.add(
-            0,
-            None,
-            f"{pair}: the median correlation of all filters is {median:.3f}, at or above the 0.689 of families that blend.",
-        )
+        level, comparison = 0, "at or above the 0.689 of families that blend"
+    findings.add(level, None, f"the median correlation of all filters is {median:.3f}, {comparison}.")
+    low = sorted(((row, layer_median) for row, layer_median in layers if row.has_low_median), key=lambda item: item[1])
     if low:
-        worst = ", ".join(f"{row.layer} {middle:.3f}" for middle, row in low[:3])
-        findings.add(1, None, f"{pair}: {len(low)} of {len(told)} layers have a median below 0.689; lowest: {worst}.")
-    count = sum(row.filters for row, _ in told)
-    flipped, moved = sum(row.flipped for row, _ in told), sum(row.filters for row, _ in told if row.is_reordered)
-    wrong = 2 if is_midpoint_off else 1
-    if flipped > MIN_CAUSE_FRACTION * count:
-        findings.add(
-            wrong,
-            "flipped",
-            f"{pair}: {flipped} of {count} filters are those of the other member with the sign turned; halfway they cancel.",
-            "Turn the signs back (with those of the BatchNorm or layer behind them), or fine-tune one member from the other.",
-        )
-    elif moved > MIN_CAUSE_FRACTION * count:
-        names = [row.layer for row, _ in told if row.is_reordered]
-        findings.add(
-            wrong,
-            "permuted",
-            f"{pair}: the channels are permuted: in {len(names)} layers ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) "
-            f"the filters match in another order, with a median of {_aligned_median(rows):.3f} instead of {median:.3f}.",
-            "Bring one member's channels into the other's order (Git Re-Basin), or fine-tune one member from the other.",
-        )
-    elif median < MAX_UNRELATED_INDEX:
-        findings.add(
-            2,
-            "apart",
-            None,
-            "Fine-tune one member from the other, or all from one ancestor: networks trained apart order their filters apart.",
-        )
-    elif low:
-        findings.add(
-            1,
-            None,
-            None,
-            "Look at a sweep before relying on it; fine-tuning for fewer steps, or at a lower rate, keeps layers alike.",
-        )
-    unlike = [row for row, _ in told if not NORM_RATIO_RANGE[0] <= row.scale <= NORM_RATIO_RANGE[1]]
-    if unlike and median >= MAX_UNRELATED_INDEX:
-        row = max(unlike, key=lambda row: abs(np.log(row.scale)))
+        worst = ", ".join(f"{row.layer} {layer_median:.3f}" for row, layer_median in low[:3])
+        findings.add(1, None, f"{len(low)} of {len(layers)} layers have a median below 0.689; lowest: {worst}.")
+    _judge_order_and_signs([row for row, _ in layers], median, midpoint, findings)
+    if not findings.are_unrelated and low:
+        advice = "Look at a sweep before relying on it; fine-tuning for fewer steps, or at a lower rate, keeps layers alike."
+        findings.add(1, None, advice=advice)
+    misscaled = [row for row, _ in layers if not NORM_RATIO_RANGE[0] <= row.scale <= NORM_RATIO_RANGE[1]]
+    if misscaled and median >= MAX_UNRELATED_INDEX:
+        row = max(misscaled, key=lambda row: abs(np.log(row.scale)))
         findings.add(
             1,
             "scale",
-            f"{pair}: {len(unlike)} of {len(told)} layers are on another scale; {row.layer}: {row.scale:.3g} times the first member's.",
+            f"{len(misscaled)} of {len(layers)} layers are on another scale; {row.layer}: {row.scale:.3g} times the first member's.",
             "Bring the layers to one scale before blending (what one layer is divided by, the next is multiplied with).",
         )
 
 
-def _aligned_median(layers: Sequence[LayerCorrelation]) -> float:
-    return float(np.median([row.aligned_median for row in layers if row.is_reordered and row.aligned_median is not None]))
+def _judge_order_and_signs(
+    layers: Sequence[LayerCorrelation], median: float, midpoint: Midpoint | None, findings: _Findings
+) -> None:
+    """Looks for why filters differ: sign-flipped, permuted, or trained apart. The first two matter where the middle shows them."""
+    count, flipped = sum(row.filters for row in layers), sum(row.flipped for row in layers)
+    reordered = [row for row in layers if row.is_reordered]
+    level = 2 if midpoint is None or midpoint.is_outside_ends or midpoint.is_collapsed else 1
+    if flipped > MIN_CAUSE_FRACTION * count:
+        findings.add(
+            level,
+            "flipped",
+            f"{flipped} of {count} filters are those of the other member with the sign flipped; halfway they cancel.",
+            "Flip the signs back (with those of the BatchNorm or layer behind them), or fine-tune one member from the other.",
+        )
+    elif sum(row.filters for row in reordered) > MIN_CAUSE_FRACTION * count:
+        names = ", ".join(row.layer for row in reordered[:3]) + (", ..." if len(reordered) > 3 else "")
+        aligned = float(np.median([row.aligned_median for row in reordered if row.aligned_median is not None]))
+        findings.add(
+            level,
+            "permuted",
+            f"the channels are permuted: in {len(reordered)} layers ({names}) the filters match in another order, "
+            f"with a median of {aligned:.3f} instead of {median:.3f}.",
+            "Bring one member's channels into the other's order (Git Re-Basin), or fine-tune one member from the other.",
+        )
+    elif median < MAX_UNRELATED_INDEX:
+        advice = (
+            "Fine-tune one member from the other, or all from one ancestor: networks trained apart order their filters apart."
+        )
+        findings.add(2, "apart", advice=advice)
 
 
-def _judge_midpoint(pair: str, midpoint: Midpoint, findings: _Findings) -> None:
+def _judge_midpoint(midpoint: Midpoint, findings: _Findings) -> None:
     if not midpoint.finite:
-        findings.add(2, "collapse", f"{pair}: halfway, or at an end, the output has NaN or infinite numbers.")
+        findings.add(2, "collapse", "halfway, or at an end, the output has NaN or infinite numbers.")
         return
-    state = "collapses" if midpoint.is_collapsed else "leaves what is between the ends" if midpoint.is_outside_ends else "holds"
     sentence = (
-        f"{pair}: halfway the picture {state}: it is {midpoint.error:.3f} of its contrast away from the mean of the ends, "
+        f"it is {midpoint.error:.3f} of its contrast away from the mean of the ends, "
         f"{_format_brightness(midpoint.brightness)}, contrast {midpoint.contrast:.2f} of theirs."
     )
     if midpoint.is_collapsed:
-        advice = None
-        if not set(findings.causes) & {"apart", "permuted", "flipped"}:
-            advice = "The picture is lost halfway: fine-tune in smaller steps from one ancestor, or train the members jointly."
-        findings.add(2, "collapse", sentence, advice)
+        advice = "The image is lost halfway: fine-tune in smaller steps from one ancestor, or train the members jointly."
+        findings.add(2, "collapse", f"halfway the image collapses: {sentence}", None if findings.are_unrelated else advice)
     elif midpoint.is_outside_ends:
-        findings.add(1, None, sentence, "Look at a sweep: the middle is not between the ends.")
+        advice = "Look at a sweep: the middle is not between the ends."
+        findings.add(1, None, f"halfway the image leaves what is between the ends: {sentence}", advice)
     else:
-        findings.add(0, None, sentence)
+        findings.add(0, None, f"halfway the image holds: {sentence}")
 
 
 def _format_brightness(brightness: float) -> str:
     if abs(brightness) < 0.0005:
-        return "as bright as they"
+        return "as bright as they are"
     return f"{'darker' if brightness < 0 else 'brighter'} by {abs(brightness) * 100:.1f} % of the range"
 
 
-def _judge_barriers(pair: str, barriers: Sequence[Barrier], findings: _Findings) -> None:
+def _judge_barriers(barriers: Sequence[Barrier], findings: _Findings) -> None:
     decibels, beyond = (float(np.median([getattr(row, name) for row in barriers])) for name in ("decibels", "beyond"))
-    side = "above" if decibels > 0 else "below"
-    where = barriers[0].test_image if len(barriers) == 1 else f"{len(barriers)} probes"
-    sentence = (
-        f"{pair}: loss barrier on {where}: halfway the error is {abs(decibels):.2f} dB {side} the mean of the ends' errors."
-    )
+    where = barriers[0].test_image if len(barriers) == 1 else f"{len(barriers)} test images"
+    sentence = f"loss barrier on {where}: halfway the error is"
     if all(row.is_blocking for row in barriers):
-        sentence = f"{pair}: loss barrier on {where}: halfway the error is {beyond:.2f} dB above that of the worse end."
-        findings.add(2, "barrier", sentence)
-    elif all(row.is_barrier for row in barriers):
+        findings.add(2, "barrier", f"{sentence} {beyond:.2f} dB above that of the worse end.")
+        return
+    sentence += f" {abs(decibels):.2f} dB {'above' if decibels > 0 else 'below'} the mean of the ends' errors."
+    if all(row.is_barrier for row in barriers):
         findings.add(1, "barrier", sentence, "Look at a sweep: halfway the result is worse than at the ends.")
     else:
         findings.add(0, None, sentence)
 
 
-def _judge_norms(pair: str, mismatches: Sequence[BatchNormMismatch], is_recalibrated: bool, findings: _Findings) -> None:
+def _judge_norms(mismatches: Sequence[BatchNormMismatch], is_recalibrated: bool, findings: _Findings) -> None:
     drifted = [row for row in mismatches if row.has_drifted]
-    if not drifted or set(findings.causes) & {"apart", "permuted", "flipped"}:
+    if not drifted or findings.are_unrelated:
         return
     row = max(drifted, key=lambda row: abs(np.log(max(row.variance, 1e-12))))
     which = "re-estimated statistics" if is_recalibrated else "statistics"
     findings.add(
         0,
         "drift",
-        f"{pair}: in {len(drifted)} of {len(mismatches)} BatchNorms the blend's activations are not what its {which} say; "
+        f"in {len(drifted)} of {len(mismatches)} BatchNorms the blend's activations are not what its {which} say; "
         f"{row.layer}: {row.variance:.2f} of the variance.",
         RECALIBRATE_AGAIN_ADVICE if is_recalibrated else RECALIBRATE_ADVICE,
     )
