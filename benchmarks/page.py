@@ -46,7 +46,7 @@ def write_page(result: Mapping[str, Any], gpu: Mapping[str, Any] | None, folder:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(folder / "benchmarks.md", page(result, gpu).encode(), force=True)
     titled = {network["title"].split(",")[0]: network["rows"] for network in result["networks"].values()}
-    plot_bench(folder / "images" / "benchmarks.svg", titled, force=True)
+    write_bytes_atomically(folder / "images" / "benchmarks.svg", plot_bench(titled, "svg"), force=True)
 
 
 def page(result: Mapping[str, Any], gpu: Mapping[str, Any] | None = None) -> str:

@@ -197,7 +197,8 @@ def bench(
         write_bytes_atomically(output, (text + "\n").encode(), force=force)
     if plot is not None:
         rows_json = {report.architecture: [asdict(row) for row in report.rows]}
-        import_optional("dni_deploy.reports.plot").plot_bench(plot, rows_json, force=force)
+        drawn = import_optional("dni_deploy.reports.plot").plot_bench(rows_json, Path(plot).suffix.lower()[1:])
+        write_bytes_atomically(plot, drawn, force=force)
     return report
 
 

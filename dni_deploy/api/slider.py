@@ -231,7 +231,7 @@ def _hash_images(files: Sequence[Path]) -> list[dict[str, str]]:
 
 
 def _draw_plot(report: SliderReport, plot: str | os.PathLike[str]) -> bytes:
-    drawn: bytes = import_optional("dni_deploy.reports.plot").plot_slider(
+    drawn: bytes = import_optional("dni_deploy.tuning.plot").plot_slider(
         report.points, report.alpha_distances, report.slider_distances, report.members, Path(plot).suffix.lower()[1:]
     )
     return drawn

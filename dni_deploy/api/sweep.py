@@ -26,7 +26,6 @@ from dni_deploy.reports.sweep import (
     describe_coefficients,
     draw_sweep_sheet,
     find_best_point,
-    plot_sweep,
 )
 from dni_deploy.reports.sweep_page import render_sweep_page
 from dni_deploy.session.options import SessionOptions
@@ -126,7 +125,9 @@ def sweep(
             html, render_sweep_page(frames, report, source.rgb, heading, labels.reference_psnrs).encode(), force=force
         )
     if plot is not None:
-        plot_sweep(plot, report, heading, labels.reference_psnrs, force)
+        kind = Path(plot).suffix.lower()[1:]
+        drawn = import_optional("dni_deploy.reports.plot").plot_sweep(report, heading, labels.reference_psnrs, kind)
+        write_bytes_atomically(plot, drawn, force=force)
     report_progress(progress, len(path), len(path), "done")
     return report
 

@@ -1,4 +1,4 @@
-"""Correlation index: how alike two members' filters are (Eq. 3 of the DNI paper), and how far their BatchNorm statistics moved."""
+"""How alike two members' filters are (the correlation index, Eq. 3 of the paper), and how far their statistics moved."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def correlate_filters(a: NDArray[Any], b: NDArray[Any], *, filter_axis: int = 0)
         those out and count them.
 
     Source: Eq. 3. As printed, its denominator holds the square roots of the filters' norms, which would change with
-    their scale; its text says "similar to the Pearson correlation" and its values lie in [-1, 1], so the norms themselves are used.
+    their scale; its text says "similar to the Pearson correlation" and its values lie in [-1, 1], so the norms themselves are
+    used.
     """
     rows_a, rows_b = (_center_rows(_to_rows(weight, filter_axis)) for weight in (a, b))
     product = np.einsum("ij,ij->i", rows_a, rows_b)
@@ -56,7 +57,10 @@ def _row_norms(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _center_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Subtracts the mean, over the peak (so that squares neither overflow nor vanish); rounding noise of a constant row is zero."""
+    """Subtracts the mean, and divides by the peak so that squares neither overflow nor vanish.
+
+    Rounding noise of a constant row becomes zero.
+    """
     if not rows.size:
         return rows
     peak = np.abs(rows).max(axis=1, initial=0.0, keepdims=True)

@@ -2,9 +2,10 @@
 
     distance(A, B) = sqrt( mean over layers of |A_l - B_l|^2 / (|A_l|^2 + |B_l|^2) )
 
-0 for equal weights, 1 for unrelated ones, sqrt(2) for the same with every sign flipped. A layer is everything under one name but
-BatchNorm's running statistics, which are measurements of the data and not learned. Unlike Eq. 3 it sees biases, norms and scale, and
-being a root it adds up along a straight line: from A over the middle to B is as far as from A to B, as long as A and B are near.
+0 for equal weights, 1 for unrelated ones, sqrt(2) for the same with every sign flipped. A layer is everything under one name
+but BatchNorm's running statistics, which are measurements of the data and not learned. Unlike Eq. 3 it sees biases, norms and
+scale, and being a root it adds up along a straight line: from A over the middle to B is as far as from A to B, as long as A and
+B are near.
 """
 
 from __future__ import annotations

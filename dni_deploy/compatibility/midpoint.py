@@ -1,4 +1,4 @@
-"""The network halfway between two members: its output against theirs, its error against a reference, its BatchNorm statistics."""
+"""The network halfway between two members: its output, its error against a reference, its BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -219,8 +219,9 @@ class BatchNormMismatch:
     Attributes:
         pair: The pair's name.
         layer: The BatchNorm's name.
-        variance: Measured variance over the blend's running_var, median over the channels, divided by the same figure at the ends
-            (their geometric mean), so that what is only due to the test images cancels; below 1 the activations have shrunk.
+        variance: Measured variance over the blend's running_var, median over the channels, divided by the same figure at the
+            ends (their geometric mean), so that what is only due to the test images cancels; below 1 the activations have
+            shrunk.
         mean: Root mean square over the channels of measured mean minus the blend's running_mean, in its standard deviations,
             beyond what it is at the ends.
     """

@@ -1,9 +1,9 @@
 """Whether one network's filters are another's in another order.
 
-Two networks that were trained apart may do the same with their channels in another order: each filter has a counterpart at another
-place. Eq. 3 compares place by place and finds them unrelated. Here each filter is assigned its counterpart (the assignment with the
-largest sum of correlations), layer after layer: a layer's inputs are put into an order that was found for other layers' filters.
-Nothing is repaired.
+Two networks that were trained apart may do the same with their channels in another order: each filter has a counterpart at
+another place. Eq. 3 compares place by place and finds them unrelated. Here each filter is assigned its counterpart (the
+assignment with the largest sum of correlations), layer after layer: a layer's inputs are put into an order that was found for
+other layers' filters. Nothing is repaired.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def _to_filter_rows(weight: NDArray[Any], axis: int) -> NDArray[np.float64]:
 def _candidate_orders(count: int, previous: tuple[_Order, _Order], outputs: Mapping[str, _Order]) -> Iterator[_Order]:
     """Yields orders that a layer's inputs may have.
 
-    As they are; in a dense block, the last layer's inputs and filters; other layers' filters, the most frequent order first: in a
-    residual network one order belongs to all layers that add up.
+    As they are; in a dense block, the last layer's inputs and filters; other layers' filters, the most frequent order first: in
+    a residual network one order belongs to all layers that add up.
     """
     unchanged = np.arange(count)
     yield unchanged

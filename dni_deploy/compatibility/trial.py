@@ -175,7 +175,10 @@ def _make_contact_sheet(pair: Pair, sample: SampleInput, outputs: _Outputs, sign
 
 
 def _to_frame(values: NDArray[np.float64], signature: Signature) -> Frame:
-    """Makes a frame of an output; of several in a batch a square of them, of other channel counts what can be seen. NaN is black."""
+    """Makes a frame of an output.
+
+    Several of a batch become a square of them; of other channel counts what can be seen is shown; NaN is black.
+    """
     scaled = np.nan_to_num((values - signature.low) / (signature.high - signature.low), nan=0.0, posinf=1.0, neginf=0.0)
     pixels = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
     pixels = pixels[:, :3] if pixels.shape[1] >= 3 else np.repeat(pixels[:, :1], 3, axis=1)

@@ -27,10 +27,13 @@ NORM_RATIO_RANGE = (0.5, 2.0)
 MIN_NOISY_DISTANCE = 0.1
 """Network distance from which noise between the members counts: about a tenth of the weights' own size."""
 
-RECALIBRATE_ADVICE = "Re-estimate the statistics of BatchNorm on images (recalibration): export, then dni-deploy build BUNDLE --recalibrate IMAGES."
+RECALIBRATE_ADVICE = (
+    "Re-estimate the statistics of BatchNorm on images (recalibration): export, then "
+    "dni-deploy build BUNDLE --recalibrate IMAGES."
+)
 RECALIBRATE_AGAIN_ADVICE = (
-    "The re-estimated statistics do not fit these images: estimate them on images like these, or at more alphas: dni-deploy build "
-    "BUNDLE --recalibrate IMAGES --knots 32 --force."
+    "The re-estimated statistics do not fit these images: estimate them on images like these, or at more alphas: "
+    "dni-deploy build BUNDLE --recalibrate IMAGES --knots 32 --force."
 )
 
 
@@ -103,10 +106,10 @@ class _Findings:
 def judge_pair(pair: str, evidence: PairEvidence) -> PairJudgment:
     """Judges one pair.
 
-    "will not blend": the median index is below 0.1; or the image halfway collapses; or halfway the error is twice that of the worse
-    end; or filters are out of order or sign-flipped, and the image halfway shows it. "blends with caveats": a layer's median index
-    is below 0.689, or the middle lies outside of what is between the ends, or there is a barrier between them, or their scales
-    differ, or the difference is noise, or there are no filters to compare. Otherwise "blends well".
+    "will not blend": the median index is below 0.1; or the image halfway collapses; or halfway the error is twice that of the
+    worse end; or filters are out of order or sign-flipped, and the image halfway shows it. "blends with caveats": a layer's
+    median index is below 0.689, or the middle lies outside of what is between the ends, or there is a barrier between them, or
+    their scales differ, or the difference is noise, or there are no filters to compare. Otherwise "blends well".
 
     Args:
         pair: The pair's name, with which each reason begins.
@@ -125,7 +128,8 @@ def judge_pair(pair: str, evidence: PairEvidence) -> PairJudgment:
         findings.add(
             1,
             "noise",
-            f"the difference between the members has no structure ({evidence.whiteness:.2f}; noise has 1, training leaves more).",
+            f"the difference between the members has no structure ({evidence.whiteness:.2f}; "
+            "noise has 1, training leaves more).",
             "One of the members looks damaged, or never trained: run each alone before blending them.",
         )
     advice = tuple(dict.fromkeys(findings.advice))
@@ -158,7 +162,8 @@ def _judge_filters(evidence: PairEvidence, midpoint: Midpoint | None, findings: 
         findings.add(
             1,
             "scale",
-            f"{len(misscaled)} of {len(layers)} layers are on another scale; {row.layer}: {row.scale:.3g} times the first member's.",
+            f"{len(misscaled)} of {len(layers)} layers are on another scale; "
+            f"{row.layer}: {row.scale:.3g} times the first member's.",
             "Bring the layers to one scale before blending (what one layer is divided by, the next is multiplied with).",
         )
 
@@ -166,7 +171,7 @@ def _judge_filters(evidence: PairEvidence, midpoint: Midpoint | None, findings: 
 def _judge_order_and_signs(
     layers: Sequence[LayerCorrelation], median: float, midpoint: Midpoint | None, findings: _Findings
 ) -> None:
-    """Looks for why filters differ: sign-flipped, permuted, or trained apart. The first two matter where the middle shows them."""
+    """Looks for why filters differ: sign-flipped or permuted, which matter where the middle shows it, or trained apart."""
     count, flipped = sum(row.filters for row in layers), sum(row.flipped for row in layers)
     reordered = [row for row in layers if row.is_reordered]
     level = 2 if midpoint is None or midpoint.is_outside_ends or midpoint.is_collapsed else 1

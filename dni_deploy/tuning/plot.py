@@ -1,43 +1,48 @@
-"""Tune plot: the measures against alpha, over the triangle of three members, and against each other, by matplotlib."""
+"""Plots of a search, metrics against alpha and against each other, and of a slider, by matplotlib."""
 
 from __future__ import annotations
 
-import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dni_deploy.errors import escape_name
 from dni_deploy.imaging.metrics.registry import Metric
+from dni_deploy.reports.plot import INK_COLOR, MAIN_COLOR, SECOND_COLOR, encode_figure
 from dni_deploy.tuning.report import TuneReport
 
-BEST_COLOR, CURVE_COLOR, OUTLINE_COLOR = "#b8420e", "#3b6ea5", "#1d2329"
+MUTED_COLOR = "#9aa3ab"
 
 
 def plot_tuning(report: TuneReport, kind: str) -> bytes:
-    """A panel for each measure, and with several one of the first against the second; as a file of that kind ("png", "svg", "pdf").
+    """Plots a panel for each metric, and with several metrics one of the first against the second.
 
     Two members: a curve over alpha. Three: a map of the triangle. More: the best so far, evaluation by evaluation.
-    The same report gives the same bytes.
+
+    Args:
+        report: The search.
+        kind: "png", "svg" or "pdf".
+
+    Returns:
+        The file. The same report gives the same bytes.
     """
     panels = len(report.scores) + (len(report.scores) > 1)
-    with rc_context({"svg.hashsalt": "dni-deploy"}):
-        figure = Figure(figsize=(5.4 * panels + (0.6 if len(report.members) == 3 else 0), 4.4), layout="constrained")
-        FigureCanvasAgg(figure)
-        all_axes = figure.subplots(1, panels, squeeze=False)[0]
-        draw = {2: _draw_curve, 3: _draw_triangle}.get(len(report.members), _draw_progress)
-        for measure, axes in enumerate(all_axes[: len(report.scores)]):
-            draw(figure, axes, report, measure)
-        if len(report.scores) > 1:
-            _draw_pareto_front(all_axes[-1], report)
-        buffer = io.BytesIO()
-        dates: dict[str, Any] = {"CreationDate" if kind == "pdf" else "Date": None}
-        figure.savefig(buffer, format=kind, dpi=130, metadata=dates if kind != "png" else None)
-    return buffer.getvalue()
+    figure = Figure(figsize=(5.4 * panels + (0.6 if len(report.members) == 3 else 0), 4.4), layout="constrained")
+    all_axes = figure.subplots(1, panels, squeeze=False)[0]
+    draw = {2: _draw_curve, 3: _draw_triangle}.get(len(report.members), _draw_progress)
+    for metric_index, axes in enumerate(all_axes[: len(report.scores)]):
+        draw(figure, axes, report, metric_index)
+    if len(report.scores) > 1:
+        _draw_pareto_front(all_axes[-1], report)
+    return encode_figure(figure, kind)
+
+
+def _format_alpha_label(members: Sequence[str]) -> str:
+    first, second = (escape_name(name, 30) for name in members)
+    return f"alpha (share of {first}; the rest is {second})"
 
 
 def _format_axis_label(score: Metric) -> str:
@@ -54,7 +59,7 @@ def _draw_curve(figure: Figure, axes: Any, report: TuneReport, metric_index: int
         (row.coefficients[0], row.values[metric_index]) for row in report.evaluations if math.isfinite(row.values[metric_index])
     )
     if points:
-        axes.plot(*zip(*points, strict=True), color=CURVE_COLOR, marker="o", markersize=3.5, linewidth=1.2)
+        axes.plot(*zip(*points, strict=True), color=SECOND_COLOR, marker="o", markersize=3.5, linewidth=1.2)
     best = report.evaluations[report.best_indices[metric_index]]
     if math.isfinite(best.values[metric_index]):
         _mark_point(
@@ -63,14 +68,13 @@ def _draw_curve(figure: Figure, axes: Any, report: TuneReport, metric_index: int
             best.values[metric_index],
             f"{score.format_value(best.values[metric_index])} at {best.coefficients[0]:g}",
         )
-    first, second = (escape_name(name, 30) for name in report.members)
-    axes.set(xlabel=f"alpha (share of {first}; the rest is {second})", ylabel=_format_axis_label(score))
+    axes.set(xlabel=_format_alpha_label(report.members), ylabel=_format_axis_label(score))
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)
 
 
 def _draw_triangle(figure: Figure, axes: Any, report: TuneReport, metric_index: int) -> None:
-    """Every share is a height over one side; the corners are the members. Between the points the map is interpolated."""
+    """Draws a map in which the corners are the members and every coefficient is a height; it is interpolated between points."""
     score = report.scores[metric_index]
     corners = np.array([[0.5, math.sqrt(0.75)], [0.0, 0.0], [1.0, 0.0]])
     finite = [row for row in report.evaluations if math.isfinite(row.values[metric_index])]
@@ -81,20 +85,18 @@ def _draw_triangle(figure: Figure, axes: Any, report: TuneReport, metric_index: 
             places[:, 0], places[:, 1], values, levels=24, cmap="viridis" if score.higher_is_better else "viridis_r"
         )
         figure.colorbar(filled, ax=axes, label=_format_axis_label(score), shrink=0.85)
-    axes.plot(
-        places[:, 0], places[:, 1], "o", color="white", markeredgecolor=OUTLINE_COLOR, markersize=3.5, markeredgewidth=0.6
-    )
+    axes.plot(places[:, 0], places[:, 1], "o", color="white", markeredgecolor=INK_COLOR, markersize=3.5, markeredgewidth=0.6)
     best = report.evaluations[report.best_indices[metric_index]]
     x, y = np.array(best.coefficients) @ corners
     _mark_point(axes, float(x), float(y), score.format_value(best.values[metric_index]))
-    for (x, y), name, where in zip(corners, report.members, ("bottom", "top", "top"), strict=True):
+    for (x, y), name, side in zip(corners, report.members, ("bottom", "top", "top"), strict=True):
         axes.annotate(
             escape_name(name, 30),
             (x, y),
             textcoords="offset points",
-            xytext=(0, 6 if where == "bottom" else -6),
+            xytext=(0, 6 if side == "bottom" else -6),
             ha="center",
-            va=where,
+            va=side,
         )
     axes.set_aspect("equal")
     axes.margins(0.1)
@@ -106,8 +108,8 @@ def _draw_progress(figure: Figure, axes: Any, report: TuneReport, metric_index: 
     values = [row.values[metric_index] for row in report.evaluations]
     best = list(np.maximum.accumulate([score.to_utility(value) for value in values]))
     numbers = range(1, len(values) + 1)
-    axes.plot(numbers, values, "o", color=CURVE_COLOR, markersize=3.5, label="evaluated")
-    axes.plot(numbers, [score.to_utility(value) for value in best], color=BEST_COLOR, label="best so far")
+    axes.plot(numbers, values, "o", color=SECOND_COLOR, markersize=3.5, label="evaluated")
+    axes.plot(numbers, [score.to_utility(value) for value in best], color=MAIN_COLOR, label="best so far")
     axes.set(xlabel="evaluation", ylabel=_format_axis_label(score))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
@@ -116,10 +118,10 @@ def _draw_progress(figure: Figure, axes: Any, report: TuneReport, metric_index: 
 def _draw_pareto_front(axes: Any, report: TuneReport) -> None:
     first, second = report.scores[:2]
     pairs = [row.values[:2] for row in report.evaluations]
-    axes.plot([pair[0] for pair in pairs], [pair[1] for pair in pairs], "o", color="#9aa3ab", markersize=3, label="evaluated")
+    axes.plot([pair[0] for pair in pairs], [pair[1] for pair in pairs], "o", color=MUTED_COLOR, markersize=3, label="evaluated")
     line = [pairs[index] for index in report.front if all(map(math.isfinite, pairs[index]))]
     if line:
-        axes.plot(*zip(*line, strict=True), color=CURVE_COLOR, marker="o", markersize=4.5, linewidth=1.2, label="front")
+        axes.plot(*zip(*line, strict=True), color=SECOND_COLOR, marker="o", markersize=4.5, linewidth=1.2, label="front")
     if all(map(math.isfinite, pairs[report.chosen_index])):
         _mark_point(axes, pairs[report.chosen_index][0], pairs[report.chosen_index][1], "knee")
     axes.set(xlabel=_format_axis_label(first), ylabel=_format_axis_label(second))
@@ -128,8 +130,44 @@ def _draw_pareto_front(axes: Any, report: TuneReport) -> None:
 
 
 def _mark_point(axes: Any, x: float, y: float, text: str) -> None:
-    axes.plot([x], [y], "o", color=BEST_COLOR, markersize=8, markeredgecolor="white")
+    axes.plot([x], [y], "o", color=MAIN_COLOR, markersize=8, markeredgecolor="white")
     axes.annotate(
-        text, (x, y), textcoords="offset points", xytext=(0, 9), ha="center", color=BEST_COLOR,
+        text, (x, y), textcoords="offset points", xytext=(0, 9), ha="center", color=MAIN_COLOR,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
     )  # fmt: skip
+
+
+def plot_slider(
+    slider_points: Sequence[tuple[float, float]],
+    alpha_distances: Sequence[float],
+    slider_distances: Sequence[float],
+    members: Sequence[str],
+    kind: str,
+) -> bytes:
+    """Plots a slider at the left, and at the right how far the image moves in each of its steps and of equal steps of alpha.
+
+    Args:
+        slider_points: Position and alpha of each point.
+        alpha_distances: Mean CIEDE2000 of each equal step of alpha.
+        slider_distances: Mean CIEDE2000 of each equal step of the slider, as many.
+        members: Both names.
+        kind: "png", "svg" or "pdf".
+
+    Returns:
+        The file. The same numbers give the same bytes.
+    """
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(*zip(*slider_points, strict=True), color=MAIN_COLOR, marker="o", markersize=3)
+    left.plot([0, 1], [0, 1], color="#6b7280", linestyle=":")
+    left.set(xlabel="position of the slider", ylabel=_format_alpha_label(members))
+    count = len(alpha_distances)
+    places, width = (np.arange(count) + 0.5) / count, 0.4 / count
+    right.bar(places - width / 2, alpha_distances, width, color=MUTED_COLOR, label="equal steps of alpha")
+    right.bar(places + width / 2, slider_distances, width, color=MAIN_COLOR, label="equal steps of the slider")
+    right.axhline(sum(slider_distances) / count, color=INK_COLOR, linewidth=0.8, linestyle=":")
+    right.set(xlabel="along alpha, along the slider", ylabel="the image moves by (mean CIEDE2000)")
+    right.legend(fontsize=8, loc="upper center")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    return encode_figure(figure, kind)

@@ -1,4 +1,4 @@
-"""Tune report: every blend that was evaluated, the best by each measure, and the front where several disagree."""
+"""What a search found: every blend that was evaluated, the best by each metric, and the Pareto front where several disagree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from dni_deploy.reports.sweep import describe_coefficients
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One blend: shares in family order, and the mean over the pictures of each measure."""
+    """One blend.
+
+    Attributes:
+        coefficients: In family order, summing to 1.
+        values: The mean over the images of each metric.
+    """
 
     coefficients: tuple[float, ...]
     values: tuple[float, ...]
@@ -23,16 +28,24 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """What was found.
+    """What a search found.
 
-    bundle      its path, for the line to run next.
-    scores      the measures that were asked for.
-    rows        every blend evaluated, in the order of the search, the members themselves among them.
-    bests       for each measure the index of its best row.
-    front       with several measures: indices of the rows that none beats in all of them, by the first measure; else empty.
-    chosen      the row to take: the best, or with several measures the front's knee.
-    change_seconds, frame_seconds   medians over the rows: the change of alpha in the running engine, and one picture.
-    notes       what was left out or assumed, a sentence each.  files: what was written.
+    Attributes:
+        bundle: Its path, for the command to run next.
+        members: The family's.
+        engine: Its name.
+        engine_reason: Why this engine was chosen.
+        scores: The metrics.
+        evaluations: Every blend evaluated, in the order of the search, the members themselves among them.
+        best_indices: For each metric the index of its best evaluation.
+        front: With several metrics: indices of the evaluations that none beats in all of them, sorted by the first; else empty.
+        chosen_index: The evaluation to use: the best, or with several metrics the front's knee point.
+        image_count: Number of images.
+        change_seconds: Median time of the change of alpha in the running engine.
+        frame_seconds: Median time of one image.
+        seconds: Time of the whole search.
+        notes: What was left out or assumed, a sentence each.
+        files: What was written.
     """
 
     bundle: str
@@ -53,19 +66,18 @@ class TuneReport:
 
     @property
     def single_member_indices(self) -> tuple[int, ...]:
-        """The rows that are one member by itself, in family order."""
-        order = {row.coefficients: index for index, row in enumerate(self.evaluations)}
-        return tuple(
-            order[tuple(float(place == index) for place in range(len(self.members)))] for index in range(len(self.members))
-        )
+        """The evaluations that are one member by itself, in family order."""
+        order = {evaluation.coefficients: index for index, evaluation in enumerate(self.evaluations)}
+        count = len(self.members)
+        return tuple(order[tuple(float(place == index) for place in range(count))] for index in range(count))
 
     def find_best_member(self, metric_index: int) -> int:
-        """The row of the member that is best alone by that measure."""
+        """Returns the evaluation of the member that is best alone by a metric."""
         score = self.scores[metric_index]
         return max(self.single_member_indices, key=lambda index: score.to_utility(self.evaluations[index].values[metric_index]))
 
     def compute_gain(self, metric_index: int) -> float:
-        """How much the best row is better than the better member alone, in the measure's own unit; >= 0."""
+        """Returns how much the best evaluation is better than the better member alone, in the metric's own unit; >= 0."""
         score = self.scores[metric_index]
         best, member = (
             self.evaluations[index].values[metric_index]
@@ -74,38 +86,39 @@ class TuneReport:
         return 0.0 if best == member else score.to_utility(best) - score.to_utility(member)
 
     def format_finding(self) -> tuple[str, ...]:
-        """A sentence for each measure, and one for the knee where there are several."""
-        told = []
-        for measure, score in enumerate(self.scores):
-            row = self.evaluations[self.best_indices[measure]]
-            text = f"Best by {score.name}: {score.format_value(row.values[measure])} at {describe_coefficients(self.members, row.coefficients)}"
-            if self.best_indices[measure] in self.single_member_indices:
-                told.append(f"{text}; no blend is better than that member alone.")
+        """Returns a sentence for each metric, and one for the knee point where there are several."""
+        sentences = []
+        for metric_index, score in enumerate(self.scores):
+            best_index = self.best_indices[metric_index]
+            value = score.format_value(self.evaluations[best_index].values[metric_index])
+            if best_index in self.single_member_indices:
+                gain = "; no blend is better than that member alone."
             else:
-                told.append(f"{text}, {_format_amount(self.compute_gain(measure), score)} better than the better member alone.")
+                gain = f", {_format_amount(self.compute_gain(metric_index), score)} better than the better member alone."
+            sentences.append(f"Best by {score.name}: {value} at {self._describe_alpha(best_index)}{gain}")
         if self.front:
-            row = self.evaluations[self.chosen_index]
-            values = ", ".join(
-                f"{score.name} {score.format_value(value)}" for score, value in zip(self.scores, row.values, strict=True)
-            )
-            told.append(
-                f"The best compromise of {len(self.front)} on the front is {describe_coefficients(self.members, row.coefficients)}: {values}."
-            )
-        return tuple(told)
+            values = zip(self.scores, self.evaluations[self.chosen_index].values, strict=True)
+            listed = ", ".join(f"{score.name} {score.format_value(value)}" for score, value in values)
+            where = self._describe_alpha(self.chosen_index)
+            sentences.append(f"The best compromise of {len(self.front)} on the front is {where}: {listed}.")
+        return tuple(sentences)
+
+    def _describe_alpha(self, index: int) -> str:
+        return describe_coefficients(self.members, self.evaluations[index].coefficients)
 
     def format_alpha(self) -> str:
-        """The chosen alpha as `--alpha` takes it."""
+        """Returns the chosen alpha as `--alpha` takes it."""
+        coefficients = self.evaluations[self.chosen_index].coefficients
         return ",".join(
-            f"{escape_name(name)}={share:g}"
-            for name, share in zip(self.members, self.evaluations[self.chosen_index].coefficients, strict=True)
-            if share
+            f"{escape_name(name)}={share:g}" for name, share in zip(self.members, coefficients, strict=True) if share
         )
 
     def format_next_command(self) -> str:
-        """The command to run next, quoted for a shell."""
+        """Returns the command to run next, quoted for a shell."""
         return f"dni-deploy run {shlex.quote(self.bundle)} in.png -o out.png --alpha {shlex.quote(self.format_alpha())}"
 
     def to_json(self) -> dict[str, Any]:
+        """Returns everything as JSON values."""
         return {
             "members": list(self.members),
             "engine": self.engine,
@@ -118,24 +131,21 @@ class TuneReport:
             "best": [
                 {
                     "metric": score.name,
-                    "alpha": self._alpha_by_member(self.best_indices[measure]),
-                    "value": to_json_number(self.evaluations[self.best_indices[measure]].values[measure]),
-                    "gain": to_json_number(self.compute_gain(measure)),
+                    "alpha": self._alpha_by_member(self.best_indices[metric_index]),
+                    "value": to_json_number(self.evaluations[self.best_indices[metric_index]].values[metric_index]),
+                    "gain": to_json_number(self.compute_gain(metric_index)),
                 }
-                for measure, score in enumerate(self.scores)
+                for metric_index, score in enumerate(self.scores)
             ],
             "members_alone": {
-                name: dict(zip((s.name for s in self.scores), map(to_json_number, self.evaluations[index].values), strict=True))
+                name: self._values_by_metric(index)
                 for name, index in zip(self.members, self.single_member_indices, strict=True)
             },
             "front": list(self.front),
             "chosen": self.chosen_index,
             "evaluations": [
-                {
-                    "alpha": self._alpha_by_member(index),
-                    **{score.name: to_json_number(value) for score, value in zip(self.scores, row.values, strict=True)},
-                }
-                for index, row in enumerate(self.evaluations)
+                {"alpha": self._alpha_by_member(index), **self._values_by_metric(index)}
+                for index in range(len(self.evaluations))
             ],
             "finding": list(self.format_finding()),
             "pictures": self.image_count,
@@ -149,11 +159,21 @@ class TuneReport:
     def _alpha_by_member(self, index: int) -> dict[str, float]:
         return dict(zip(self.members, self.evaluations[index].coefficients, strict=True))
 
+    def _values_by_metric(self, index: int) -> dict[str, float | None]:
+        values = self.evaluations[index].values
+        return {score.name: to_json_number(value) for score, value in zip(self.scores, values, strict=True)}
+
 
 def _format_amount(value: float, score: Metric) -> str:
     return f"{value:.2f} {score.unit}" if score.unit else f"{value:.4g}"
 
 
 def sort_front(evaluations: Sequence[Evaluation], front: Sequence[int], first_score: Metric) -> tuple[int, ...]:
-    """The front from the first measure's best end to the other one."""
+    """Sorts a Pareto front from the first metric's best end to the other one.
+
+    Args:
+        evaluations: All evaluations.
+        front: Indices of those on the front.
+        first_score: The metric to sort by.
+    """
     return tuple(sorted(front, key=lambda index: -first_score.to_utility(evaluations[index].values[0])))

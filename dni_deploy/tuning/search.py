@@ -1,9 +1,11 @@
-"""Simplex search: the best blend in few evaluations, each of which costs a refit and a frame.
+"""Search for the best blend in few evaluations, each of which costs a refit and a frame; the best of several metrics.
 
 Two members: evenly spaced alphas (the paper's 0.05), then Brent's bounded search around the best of them, by SciPy.
-More: a coarse lattice over the simplex, then a pattern search from its best point that first tries the top of a quadratic fitted to
-what is known nearby (Custodio, Rocha, Vicente, "Incorporating minimum Frobenius norm models in direct search", 2010).
-SciPy's own for linear constraints, COBYQA, may step off the simplex and does not begin with a global look: docs/tune.md has the count.
+More: a coarse grid over the simplex, then a pattern search from its best point that first tries the top of a quadratic fitted
+    to
+the evaluations nearby (Custodio, Rocha, Vicente, "Incorporating minimum Frobenius norm models in direct search", 2010).
+SciPy's own for linear constraints, COBYQA, may step off the simplex and does not begin with a global survey:
+docs/design/tune.md has the count.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 
 GridPoint = tuple[int, ...]
-"""Shares in thousandths, in family order, summing to SHARES_PER_UNIT: what is printed is exactly what was evaluated."""
+"""Coefficients in thousandths, in family order, summing to SHARES_PER_UNIT: what is printed is exactly what was evaluated."""
+
+Scalarization = Callable[[tuple[float, ...]], float]
+"""What a search maximizes: one number made of the utilities of the metrics."""
 
 SHARES_PER_UNIT = 1000
 
@@ -25,7 +30,8 @@ SWEEP_STEPS = 20
 """Of the sweep over two members: alpha in steps of 0.05, as in section 3.2 of the paper."""
 
 MIN_SEARCH_STEP = 10
-"""The pattern search ends below this step, 0.01: on 21 surfaces of denoisers, going beyond steps of 0.05 gained at most 0.003 dB."""
+"""The pattern search ends below this step, 0.01: on 21 surfaces of denoisers, going beyond steps of 0.05 gained at most 0.003
+dB."""
 
 BRENT_TOLERANCE = 5
 """Of Brent's search, in thousandths."""
@@ -36,40 +42,54 @@ class BudgetExhaustedError(Exception):
 
 
 class Objective:
-    """What has been evaluated: every point once.
+    """The function to maximize, evaluated once at every point.
 
-    measure  shares -> one number for each measure, each to be made as large as possible.
-    budget   how many points may be evaluated; calling for a new one beyond it raises Spent.
+    Attributes:
+        budget: Number of points that may be evaluated.
+        values_by_point: What has been evaluated, in order.
     """
 
     def __init__(self, measure: Callable[[tuple[float, ...]], tuple[float, ...]], budget: int) -> None:
+        """Keeps the arguments.
+
+        Args:
+            measure: Coefficients to one number for each metric, each to be made as large as possible.
+            budget: Number of points that may be evaluated.
+        """
         self._measure = measure
         self.budget = budget
         self.values_by_point: dict[GridPoint, tuple[float, ...]] = {}
 
     def __call__(self, point: GridPoint) -> tuple[float, ...]:
+        """Evaluates a point, or returns what it had.
+
+        Raises:
+            BudgetExhaustedError: The point is new and the budget is used up.
+        """
         if point not in self.values_by_point:
             if len(self.values_by_point) >= self.budget:
                 raise BudgetExhaustedError
             self.values_by_point[point] = self._measure(to_coefficients(point))
         return self.values_by_point[point]
 
-    def best_point(self, scalarize: Callable[[tuple[float, ...]], float]) -> GridPoint:
-        """The point found so far at which `scalarize` of the measures is largest; of equal ones the first."""
+    def best_point(self, scalarize: Scalarization) -> GridPoint:
+        """Returns the evaluated point at which `scalarize` is largest; of equal ones the first."""
         return max(self.values_by_point, key=lambda point: scalarize(self.values_by_point[point]))
 
 
-Scalarization = Callable[[tuple[float, ...]], float]
-"""What a search climbs: one number made of the measures."""
-
-
 def to_coefficients(point: GridPoint) -> tuple[float, ...]:
-    """As floats: each the nearest one to its decimal fraction."""
+    """Converts a point to floats, each the nearest one to its decimal fraction."""
     return tuple(part / SHARES_PER_UNIT for part in point)
 
 
 def survey_simplex(objective: Objective, members: int, max_evaluations: int) -> None:
-    """Look everywhere first: evenly spaced points, members themselves included, at most `max_evaluations` (but always the members)."""
+    """Evaluates evenly spaced points, members themselves included.
+
+    Args:
+        objective: The function.
+        members: Number of members.
+        max_evaluations: Number of points at most; the members are always evaluated.
+    """
     if members == 2:
         steps = max(1, min(SWEEP_STEPS, max_evaluations - 1))
         points = [round_to_grid((step / steps, 1 - step / steps)) for step in range(steps + 1)]
@@ -81,14 +101,18 @@ def survey_simplex(objective: Objective, members: int, max_evaluations: int) -> 
 
 
 def enumerate_grid(members: int, steps: int) -> Iterator[GridPoint]:
-    """All points whose shares are multiples of 1/steps."""
+    """Yields all points whose coefficients are multiples of 1/steps."""
     for bars in combinations(range(steps + members - 1), members - 1):
         counts = np.diff([-1, *bars, steps + members - 1]) - 1
         yield round_to_grid(counts / steps)
 
 
 def round_to_grid(point: Sequence[float] | NDArray[np.float64]) -> GridPoint:
-    """The nearest point in thousandths, of numbers in any unit: rounded down, and what is lacking given to the largest remainders."""
+    """Finds the nearest grid point: rounds down, and gives what is missing to the largest remainders.
+
+    Args:
+        point: Coefficients in any unit; negative ones count as 0.
+    """
     scaled = np.maximum(np.asarray(point, np.float64), 0)
     scaled = scaled / scaled.sum() * SHARES_PER_UNIT
     whole = np.floor(scaled + 1e-9).astype(int)
@@ -98,7 +122,17 @@ def round_to_grid(point: Sequence[float] | NDArray[np.float64]) -> GridPoint:
 
 
 def refine_best_point(objective: Objective, members: int, scalarize: Scalarization, max_evaluations: int) -> GridPoint:
-    """Refine the best point of the survey with at most `max_evaluations` more evaluations; returns the best of all."""
+    """Searches on from the best point of the survey.
+
+    Args:
+        objective: The function.
+        members: Number of members.
+        scalarize: What to maximize.
+        max_evaluations: Number of further evaluations at most.
+
+    Returns:
+        The best point of all.
+    """
     budget = objective.budget
     objective.budget = min(budget, len(objective.values_by_point) + max_evaluations)
     try:
@@ -111,14 +145,13 @@ def refine_best_point(objective: Objective, members: int, scalarize: Scalarizati
 
 
 def _search_interval(objective: Objective, scalarize: Scalarization) -> None:
-    """Brent's search between the neighbours of the best alpha."""
-    if (
-        scalarize(objective.values_by_point[objective.best_point(scalarize)]) == math.inf
-    ):  # identical pictures: nothing is better
+    """Runs Brent's search between the neighbors of the best alpha."""
+    best = objective.best_point(scalarize)
+    if scalarize(objective.values_by_point[best]) == math.inf:  # identical images: nothing is better
         return
-    known = sorted(point[0] for point in objective.values_by_point)
-    here = known.index(objective.best_point(scalarize)[0])
-    low, high = known[max(here - 1, 0)], known[min(here + 1, len(known) - 1)]
+    alphas = sorted(point[0] for point in objective.values_by_point)
+    place = alphas.index(best[0])
+    low, high = alphas[max(place - 1, 0)], alphas[min(place + 1, len(alphas) - 1)]
 
     def negated_value(alpha: float) -> float:
         part = round(alpha)
@@ -136,33 +169,31 @@ def _search_pattern(objective: Objective, scalarize: Scalarization) -> None:
     ]
     step = max(min(gaps) // 2, MIN_SEARCH_STEP)
     while step >= MIN_SEARCH_STEP:
-        here = objective.best_point(scalarize)
-        model = _QuadraticModel(objective, scalarize, here, 2.5 * step)
+        center = objective.best_point(scalarize)
+        best = scalarize(objective.values_by_point[center])
+        model = _QuadraticModel(objective, scalarize, center, 2.5 * step)
         top = model.find_maximum(2 * step)
-        if top not in objective.values_by_point and scalarize(objective(top)) > scalarize(objective.values_by_point[here]):
+        if top not in objective.values_by_point and scalarize(objective(top)) > best:
             continue
-        if not any(
-            scalarize(objective(point)) > scalarize(objective.values_by_point[here])
-            for point in model.sort_by_value(neighbors(here, step))
-        ):
+        if not any(scalarize(objective(point)) > best for point in model.sort_by_value(neighbors(center, step))):
             step //= 2
 
 
 def neighbors(point: GridPoint, step: int) -> list[GridPoint]:
-    """The points that give up to `step` from one member to another: they lie on the simplex and span all its directions."""
-    found = []
-    for giver, taker in permutations(range(len(point)), 2):
-        moved = min(step, point[giver])
-        if moved:
-            there = list(point)
-            there[giver] -= moved
-            there[taker] += moved
-            found.append(tuple(there))
-    return found
+    """Lists the points that move up to `step` from one member to another; they span all directions of the simplex."""
+    points = []
+    for source, target in permutations(range(len(point)), 2):
+        amount = min(step, point[source])
+        if amount:
+            neighbor = list(point)
+            neighbor[source] -= amount
+            neighbor[target] += amount
+            points.append(tuple(neighbor))
+    return points
 
 
 class _QuadraticModel:
-    """A quadratic through what is known near a point: least squares, and of all that fit the one with the smallest curvature."""
+    """A quadratic through the evaluations near a point: of all least-squares fits the one with the smallest curvature."""
 
     def __init__(self, objective: Objective, scalarize: Scalarization, center: GridPoint, radius: float) -> None:
         near = [
@@ -179,9 +210,9 @@ class _QuadraticModel:
         )
 
     def _compute_terms(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
-        away = (point - self._center)[:-1] / self._radius  # the last share follows from the others
-        upper = np.triu_indices(len(away))
-        return np.concatenate([[1.0], away, np.outer(away, away)[upper]])
+        offset = (point - self._center)[:-1] / self._radius  # the last coefficient follows from the others
+        upper = np.triu_indices(len(offset))
+        return np.concatenate([[1.0], offset, np.outer(offset, offset)[upper]])
 
     def __call__(self, point: NDArray[np.float64]) -> float:
         return float(self._compute_terms(point) @ self._weights)
@@ -190,22 +221,27 @@ class _QuadraticModel:
         return sorted(points, key=lambda point: -self(np.array(point, np.float64)))
 
     def find_maximum(self, radius: float) -> GridPoint:
-        """The largest value on the simplex within reach of the middle, where SLSQP finds it."""
+        """Finds the largest value on the simplex within the radius of the center, by SLSQP."""
         bounds = [(max(part - radius, 0), min(part + radius, SHARES_PER_UNIT)) for part in self._center]
-        found = minimize(
+        result = minimize(
             lambda point: -self(point),
             self._center,
             bounds=bounds,
             constraints={"type": "eq", "fun": lambda point: point.sum() / SHARES_PER_UNIT - 1},
             method="SLSQP",
         )
-        return round_to_grid(found.x) if np.isfinite(found.x).all() and found.x.sum() > 0 else round_to_grid(self._center)
+        is_usable = np.isfinite(result.x).all() and result.x.sum() > 0
+        return round_to_grid(result.x if is_usable else self._center)
 
 
 def find_pareto_front(values: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the rows that no other row equals or exceeds in every measure while exceeding it in one; more is better.
+    """Finds the rows that no other row equals or exceeds in every metric while exceeding it in one; more is better.
 
-    Of equal rows the first is kept. The order is that of the rows.
+    Args:
+        values: A row for each evaluation, a number for each metric.
+
+    Returns:
+        Their indices in ascending order; of equal rows the first.
     """
     return [
         index
@@ -219,7 +255,13 @@ def _dominates(other: Sequence[float], row: Sequence[float]) -> bool:
 
 
 def find_knee_point(values: Sequence[Sequence[float]]) -> int:
-    """Index of the row of a front that is nearest to the best of every measure, each scaled to 0..1 over the front.
+    """Finds the row of a front that is nearest to the best of every metric, each scaled to 0..1 over the front.
+
+    Args:
+        values: The rows of the front, a number for each metric; more is better.
+
+    Returns:
+        Its index.
 
     Source: the compromise solution of Zeleny, 1973, under the Euclidean distance.
     """
@@ -227,12 +269,12 @@ def find_knee_point(values: Sequence[Sequence[float]]) -> int:
     spans = [(min(column), max(column)) for column in columns]
 
     def distance_to_ideal(row: Sequence[float]) -> float:
-        lacking = []
+        distances = []
         for value, (low, high) in zip(row, spans, strict=True):
-            if math.isinf(high - low):  # identical pictures have an infinite PSNR
-                lacking.append(float(value != high))
+            if math.isinf(high - low):  # identical images have an infinite PSNR
+                distances.append(float(value != high))
             else:
-                lacking.append((high - value) / (high - low) if high > low else 0.0)
-        return math.hypot(*lacking)
+                distances.append((high - value) / (high - low) if high > low else 0.0)
+        return math.hypot(*distances)
 
     return min(range(len(values)), key=lambda index: distance_to_ideal(values[index]))

@@ -1,4 +1,4 @@
-"""SURE: how far a denoised picture is from the clean one, estimated without the clean one."""
+"""SURE: the mean squared error of a denoised image, estimated without the clean one."""
 
 from __future__ import annotations
 
@@ -17,30 +17,39 @@ Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """The raw network, as Session.infer: float32 (N, C, H, W) -> float32 (N, C, H, W)."""
 
 PERTURBATION = 1.0
-"""How far the probe moves each value, of 255: enough that float32 does not round it away, small beside any noise worth removing."""
+"""How far the random probe moves each value, of 255: enough that float32 does not round it away, small beside any noise worth
+removing."""
 
 MIN_VALUE, MAX_VALUE = 0.0, 255.0
 
 
 class SureEstimator:
-    """Stein's unbiased risk estimate of one noisy picture: its divergence by Monte Carlo, its clipped pixels by what they hid.
+    """Stein's unbiased risk estimate of one noisy image: its divergence by Monte Carlo, its clipped pixels by what they hid.
 
-    A picture file has its noise cut off at black and white, and Stein's lemma is for noise that is not: taken as it stands, the
-    estimate picks networks that are far from the best (docs/tune.md has the numbers). So a clipped pixel is given the mean and the mean
-    square of the values that would have been clipped there, under a pilot: any denoised version of the picture.
+    An image file has its noise cut off at black and white, and Stein's lemma is for noise that is not: used as it is, the
+    estimate picks networks that are far from the best (docs/tune.md has the numbers). So a clipped pixel is given the mean and
+    the mean square of the values that would have been clipped there, under a pilot estimate: any denoised version of the image.
 
-    frame   the noisy picture, height and width multiples of signature.multiple; of a network of scale 1.
-    sigma   of its noise before clipping, of 255, the same in all channels.
-    pilot   infer at some middle alpha; used once.
-    The random probe is drawn once, so that all networks are compared under the same one.
-    Raises MismatchError for a network that changes the size.
-    Sources: Ramani, Blu, Unser, "Monte-Carlo SURE", IEEE Transactions on Image Processing 17, 2008; moments of the truncated normal.
+    Source: Ramani, Blu, Unser, "Monte-Carlo SURE", IEEE Transactions on Image Processing 17, 2008; moments of the truncated
+    normal.
     """
 
     def __init__(self, frame: Frame, sigma: float, signature: Signature, pilot: Infer, seed: int = 0) -> None:
+        """Runs the pilot and draws the random probe, once, so that all networks are compared under the same one.
+
+        Args:
+            frame: The noisy image, uint8 (H, W, 3), height and width multiples of signature.multiple.
+            sigma: Standard deviation of its noise before clipping, of 255, the same in all channels.
+            signature: The network's.
+            pilot: The network at some middle alpha; called once.
+            seed: Of the random probe.
+
+        Raises:
+            MismatchError: The network changes the size.
+        """
         if signature.scale != 1:
             raise MismatchError(
-                "Without a reference a denoiser can be judged, by the noise that it leaves; "
+                "Without a reference only a denoiser can be judged, by the noise that it leaves; "
                 f"this network enlarges by {signature.scale}. Give --reference."
             )
         self._variance = sigma**2
@@ -55,36 +64,45 @@ class SureEstimator:
         self._power = float(np.mean(second)) - self._variance  # of the clean picture: E z^2 = x^2 + sigma^2
 
     def estimate_mean_squared_error(self, infer: Infer) -> float:
-        """The estimated mean squared error of the network's picture, of 255 squared; two inferences. May be below 0."""
-        out = self._infer_clipped(infer, self._x)
+        """Estimates the mean squared error of the network's image, of 255 squared, by two inferences; it may be below 0."""
+        output = self._infer_clipped(infer, self._x)
         moved = self._infer_clipped(infer, self._x + np.float32(PERTURBATION * self._units_per_level) * self._probe)
         # A clipped value does not follow the noise, so neither does what is made of it.
-        divergence = np.mean(self._probe * (moved - out) * self._is_unclipped) / PERTURBATION
-        return float(np.mean(out * (out - 2 * self._unclipped_mean)) + 2 * self._variance * divergence + self._power)
+        divergence = np.mean(self._probe * (moved - output) * self._is_unclipped) / PERTURBATION
+        return float(np.mean(output * (output - 2 * self._unclipped_mean)) + 2 * self._variance * divergence + self._power)
 
     def _infer_clipped(self, infer: Infer, x: NDArray[np.float32]) -> Array:
-        """The network's picture in 0..255, clipped as a file is, not rounded: a rounded one does not move with the probe."""
+        """Returns the image in 0..255, clipped as a file is, not rounded: a rounded one does not move with the probe."""
         y = infer(x).astype(np.float64)
-        picture = x - y if self._signature.residual else y
-        return np.clip((picture - self._signature.low) / self._units_per_level, MIN_VALUE, MAX_VALUE)
+        image = x - y if self._signature.residual else y
+        return np.clip((image - self._signature.low) / self._units_per_level, MIN_VALUE, MAX_VALUE)
 
 
 def moments_before_clipping(noisy: Array, clean: Array, sigma: float) -> tuple[Array, Array]:
-    """Mean and mean square of z given min(max(z, 0), 255) = noisy, for z normal around `clean` with this sigma."""
+    """Computes mean and mean square of z given min(max(z, 0), 255) = noisy, for z normal around `clean`.
+
+    Args:
+        noisy: float64 of any shape, in 0..255.
+        clean: The mean of z, of the same shape.
+        sigma: The standard deviation of z.
+
+    Returns:
+        Mean and mean square, of the same shape.
+    """
     first, second = noisy.copy(), noisy**2
     if sigma == 0:
         return first, second
     for end, side in ((MIN_VALUE, -1.0), (MAX_VALUE, 1.0)):
-        there = noisy <= MIN_VALUE if side < 0 else noisy >= MAX_VALUE
-        mean = clean[there]
-        away = side * (end - mean)  # how far the end is from the mean, >= 0
-        tail = sigma * _compute_mills_ratio(away / sigma)
-        first[there] = mean + side * tail
-        second[there] = mean**2 + 2 * mean * side * tail + sigma**2 + away * tail
+        is_clipped = noisy <= MIN_VALUE if side < 0 else noisy >= MAX_VALUE
+        mean = clean[is_clipped]
+        distance = side * (end - mean)  # of the end from the mean, >= 0
+        tail = sigma * _compute_mills_ratio(distance / sigma)
+        first[is_clipped] = mean + side * tail
+        second[is_clipped] = mean**2 + 2 * mean * side * tail + sigma**2 + distance * tail
     return first, second
 
 
 def _compute_mills_ratio(t: Array) -> Array:
-    """Density over upper tail of the standard normal."""
+    """Computes density over upper tail of the standard normal."""
     ratio: Array = np.exp(-0.5 * t * t - 0.5 * np.log(2 * np.pi) - log_ndtr(-t))
     return ratio

@@ -199,7 +199,7 @@ def test_without_a_reference_the_noise_tells(folder: Path, monkeypatch: pytest.M
         ({"reference": "clean.png", "html": "t.txt"}, "A page is written as"),
         ({"reference": "clean.png", "html": "in.png.html"}, "exists; give --force"),
         ({"reference": "clean.png", "plot": "nowhere/t.png"}, "does not exist"),
-        ({"reference": ["clean.png", "clean.png"]}, "There are 1 pictures and 2 references"),
+        ({"reference": ["clean.png", "clean.png"]}, "There are 1 images and 2 references"),
     ],
 )
 def test_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str) -> None:

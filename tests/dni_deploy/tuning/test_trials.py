@@ -32,7 +32,7 @@ def test_files_are_matched_by_their_order(tmp_path: Path) -> None:
     one, two, three, four = (tmp_path / name for name in "abcd")
     assert pair_with_references([one, two], [four, three]) == [(one, four), (two, three)]
     assert pair_with_references([one], []) == [(one, None)]
-    with pytest.raises(UsageError, match="There are 2 pictures and 1 references"):
+    with pytest.raises(UsageError, match="There are 2 images and 1 references"):
         pair_with_references([one, two], [three])
 
 
@@ -57,7 +57,7 @@ def test_a_large_picture_is_cut_in_the_middle_and_said_so(tmp_path: Path, scale:
         np.testing.assert_array_equal(trial.frame, np.array(whole)[top : top + DEFAULT_CROP_PX])
         np.testing.assert_array_equal(trial.reference, np.array(reference)[scale * top : scale * (top + DEFAULT_CROP_PX)])
     assert notes == [
-        f"Judged by the middle of in.png ({width}x{DEFAULT_CROP_PX} of {width}x{height}); --crop 0 takes whole pictures."
+        f"Judged by the middle of in.png ({width}x{DEFAULT_CROP_PX} of {width}x{height}); --crop 0 uses whole images."
     ]
     [whole_trial], notes = read_test_images([(source, clean)], Signature(scale=scale, multiple=4), 0)
     assert (whole_trial.frame.shape, notes) == ((height, width, 3), [])
