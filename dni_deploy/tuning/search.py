@@ -1,9 +1,9 @@
 """Search for the best blend in few evaluations, each of which costs a refit and a frame; the best of several metrics.
 
 Two members: evenly spaced alphas (the paper's 0.05), then Brent's bounded search around the best of them, by SciPy.
-More: a coarse grid over the simplex, then a pattern search from its best point that first tries the top of a quadratic fitted
-    to
-the evaluations nearby (Custodio, Rocha, Vicente, "Incorporating minimum Frobenius norm models in direct search", 2010).
+More: a coarse grid over the simplex, then a pattern search from its best point that first tries the top of a quadratic
+fitted to the evaluations nearby (Custodio, Rocha, Vicente, "Incorporating minimum Frobenius norm models in direct search",
+2010).
 SciPy's own for linear constraints, COBYQA, may step off the simplex and does not begin with a global survey:
 docs/design/tune.md has the count.
 """
