@@ -16,6 +16,7 @@ from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.control.http import HttpAlphaListener
 from dni_deploy.control.request_guard import SECURITY_HEADERS, RequestLimits
 from dni_deploy.control.shared_alpha import SharedAlpha
+from tests.dni_deploy.control.listening import wait_until
 
 TOKEN = "a-token-of-the-tests"
 NAMES = ("bright", "dark", "middle", "dim")
@@ -258,3 +259,4 @@ def test_more_connections_than_the_limit_get_503(kind: str) -> None:
         assert (answer.status, answer.headers["retry-after"], answer.fields["error"]["kind"]) == (503, "2", "BusyError")
         for connection in idle:
             connection.close()
+        wait_until(lambda: ask(server).status == 200)

@@ -6,11 +6,12 @@ import http.client
 import io
 import sys
 import threading
+from typing import Any
 
 import pytest
 
 from dni_deploy.control.http import HttpAlphaListener
-from dni_deploy.control.open_listeners import open_listeners, parse_midi_option
+from dni_deploy.control.open_listeners import ListenerOptions, open_listeners, parse_midi_option
 from dni_deploy.errors import BusyError, UnavailableError, UsageError
 from tests.dni_deploy.control.listening import RecordedReports, new_shared_alpha, wait_until
 
@@ -69,3 +70,20 @@ def test_ways_to_write_midi() -> None:
     for text in ("", "x", "1@", "1,1", "-1", "1=", "1.5", "99999", "²", "1@ "):
         with pytest.raises(UsageError):
             parse_midi_option(text)
+
+
+def test_the_note_on_http_names_the_token_unless_none_is_required() -> None:
+    for options, named in (({}, True), ({"http_token": "a-token-of-the-tests"}, True), ({"requires_http_token": False}, False)):
+        notes = RecordedReports()
+        with open_listeners(new_shared_alpha(), http=0, note=notes, **options) as (listener,):  # type: ignore[arg-type]
+            token = listener.token  # type: ignore[attr-defined]
+            assert token == options.get("http_token", token)
+        assert (token is not None) == named
+        assert ("Authorization: Bearer" in notes.sentences[0]) == named
+        assert not named or token in notes.sentences[0]
+
+
+@pytest.mark.parametrize("options", [{"http_token": "a-token-of-the-tests"}, {"requires_http_token": False}])
+def test_a_token_without_http_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="give --http with it"):
+        ListenerOptions(**options)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
-import time
 
 import pytest
 
 pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
 
 from dni_deploy.errors import BusyError, UsageError
-from dni_deploy.webui.guard import PageLimits
 from dni_deploy.webui.server import choose_token, open_listening_socket
 from tests.dni_deploy.webui.page_server import TOKEN, serve_page
-from tests.dni_deploy.webui.test_guard import ask
 
 QUERY = f"?token={TOKEN}"
 
@@ -33,17 +30,6 @@ def test_requests_while_it_shuts_down() -> None:
         except (http.client.HTTPException, OSError):
             pass  # it was quicker
         kept.close()
-
-
-def test_more_connections_than_there_may_be() -> None:
-    with serve_page(limits=PageLimits(max_connections=4)) as live:
-        held = [socket.create_connection(("127.0.0.1", live.page.port), 5) for _ in range(6)]
-        time.sleep(0.2)
-        assert ask(live, "GET", f"/alpha{QUERY}", None)[0] == 503
-        for opened in held:
-            opened.close()
-        time.sleep(0.2)
-        assert ask(live, "GET", f"/alpha{QUERY}", None)[0] == 200
 
 
 def test_a_socket_that_cannot_be_opened_is_one_sentence() -> None:
