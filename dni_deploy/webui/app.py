@@ -142,7 +142,7 @@ def make_app(state: AppState) -> Starlette:
             Route("/", serve_index),
             Route("/static/{name}", serve_static_file),
             Route("/alpha", handle_alpha, methods=["GET", "PUT"]),
-            Route("/picture", handle_upload, methods=["PUT"]),
+            Route("/image", handle_upload, methods=["PUT"]),
             WebSocketRoute("/frames", serve_websocket),
         ],
         exception_handlers={RequestRefusedError: respond_refused, HTTPException: respond_error},

@@ -103,7 +103,7 @@ class Renderer:
         if pixel_blend is not None:
             pixel_blend.on_ready = self.force_render
         self._unsubscribe = shared_alpha.subscribe(self._on_alpha_set)
-        self._thread = threading.Thread(target=self._run_thread, name="dni-stage", daemon=True)
+        self._thread = threading.Thread(target=self._run_thread, name="dni-renderer", daemon=True)
         self._update_status(
             source=source.name, is_moving=source.is_moving, paused=False, follows=self._timeline_followed, problem="", pixels=""
         )

@@ -95,7 +95,7 @@ def decode_upload(data: bytes, max_size: tuple[int, int]) -> StillImage:
         path = Path(folder) / "upload"
         path.write_bytes(data)
         try:
-            return StillImage(read_image(path).rgb, "your picture", max_size)
+            return StillImage(read_image(path).rgb, "your image", max_size)
         except DniError as error:
             message = str(error).replace(escape_name(path), "that was sent").replace("that was sent", "The file", 1)
             raise type(error)(message) from None

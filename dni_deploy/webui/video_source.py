@@ -184,7 +184,7 @@ class Camera:
             self._color_converter = ColorConverter(ColorSpec.from_frame(first))
             self._current_frame = SourceFrame(convert_and_fit(first, max_size, self._color_converter), 0)
         except (av.FFmpegError, OSError, StopIteration, ValueError, IndexError) as error:
-            raise UnavailableError(f"The camera {device} gives no pictures ({escape_name(error, 100)}).") from error
+            raise UnavailableError(f"The camera {device} gives no frames ({escape_name(error, 100)}).") from error
         self._max_size, self._last_returned_number = max_size, 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._decode_frames, name="dni-camera", daemon=True)

@@ -93,14 +93,14 @@ function handleFrame(buffer) {
     return createImageBitmap(part).then(bitmap => [kind, bitmap]);
   });
   const socket = state.socket;
-  Promise.all(jobs).then(pictures => drawFrame(head, pictures), () => showProblem("A picture could not be decoded.", 4000)).finally(() => {
+  Promise.all(jobs).then(bitmaps => drawFrame(head, bitmaps), () => showProblem("A frame could not be decoded.", 4000)).finally(() => {
     if (state.socket === socket) { state.asked = Math.max(0, state.asked - 1); requestFrames(); }
   });
 }
 
-function drawFrame(head, pictures) {
+function drawFrame(head, bitmaps) {
   const stale = head.sequence <= state.drawn;
-  for (const [kind, bitmap] of pictures) {
+  for (const [kind, bitmap] of bitmaps) {
     const canvas = CANVAS[kind];
     if (!stale) {
       if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) { canvas.width = bitmap.width; canvas.height = bitmap.height; }
@@ -176,7 +176,7 @@ function setView(view) {
 function setCut(percent) {
   percent = Math.min(100, Math.max(0, Math.round(percent)));
   byId("cut").value = percent;
-  byId("cut").setAttribute("aria-valuetext", `${percent} percent of the width shows the picture before the network`);
+  byId("cut").setAttribute("aria-valuetext", `${percent} percent of the width shows the frame before the network`);
   byId("stage").style.setProperty("--cut", `${percent}%`);
 }
 
@@ -248,10 +248,10 @@ async function uploadImage(file) {
   if (state.facts && file.size > state.facts.upload) { showProblem(`${file.name} is larger than ${Math.round(state.facts.upload / 1048576)} MiB.`, 6000); return; }
   try {
     const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
-    const answer = await fetch("picture", { method: "PUT", body: file, headers });
+    const answer = await fetch("image", { method: "PUT", body: file, headers });
     const result = await answer.json();
     if (answer.ok) announce(`Showing ${file.name}.`); else showProblem(result.error.message, 8000);
-  } catch { showProblem("The picture could not be sent.", 6000); }
+  } catch { showProblem("The image could not be sent.", 6000); }
 }
 
 // ---- listeners
@@ -294,9 +294,9 @@ setInterval(() => {
   if (!state.facts) return;
   const now = performance.now(), recent = stats.times.filter(time => now - time < 1000);
   const still = !state.status.is_moving || state.status.paused;
-  byId("rate").textContent = recent.length > 1 ? `${recent.length} frames/s` : still ? "still picture" : "0 frames/s";
+  byId("rate").textContent = recent.length > 1 ? `${recent.length} frames/s` : still ? "still image" : "0 frames/s";
   const last = stats.latencies.slice(-30).sort((one, other) => one - other), middle = last[last.length >> 1];
-  byId("delay").textContent = last.length ? `control to picture ${middle.toFixed(0)} ms` : "";
+  byId("delay").textContent = last.length ? `control to frame ${middle.toFixed(0)} ms` : "";
   byId("m-delay").textContent = last.length ? `${middle.toFixed(0)} ms, at most ${last[last.length - 1].toFixed(0)} ms` : "–";
   byId("m-network").textContent = state.network === undefined ? "–" : `${state.network.toFixed(1)} ms`;
   byId("m-change").textContent = state.change === undefined ? "–" : `${state.change.toFixed(2)} ms`;

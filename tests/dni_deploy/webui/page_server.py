@@ -1,4 +1,4 @@
-"""A page's server over an engine of three lines: the members differ in how bright they make the picture."""
+"""A page's server over an engine of three lines: the members differ in how bright they make the frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain requests: bodies that are too large, of another type, or never end; pictures that are none."""
+"""Plain requests: bodies that are too large, of another type, or never end; what is no image."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def raw(live: PageFixture, *parts: bytes, wait: float = 0.0) -> int:
         return int(answer.split()[1]) if answer else 0
 
 
-def test_bodies_of_another_type_or_size(live: PageFixture) -> None:
-    good = picture()
+def test_a_body_of_another_type_or_size_is_refused(live: PageFixture) -> None:
+    good = make_image()
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
-        assert put(live, good, kind, "/picture")[0] == 415
-    assert put(live, good, "image/png", "/picture", Content_Encoding="gzip")[0] == 415
-    head = f"PUT /picture{QUERY} HTTP/1.1\r\nHost: HOST\r\nContent-Type: image/png\r\n".encode()
+        assert put(live, good, kind, "/image")[0] == 415
+    assert put(live, good, "image/png", "/image", Content_Encoding="gzip")[0] == 415
+    head = f"PUT /image{QUERY} HTTP/1.1\r\nHost: HOST\r\nContent-Type: image/png\r\n".encode()
     assert raw(live, head + b"Content-Length: x\r\n\r\n") == 400
     assert raw(live, head + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n12345") == 400
     chunk = b"9c40\r\n" + b" " * 40_000 + b"\r\n"
     assert raw(live, head + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 4) == 413
     assert raw(live, head + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n") == 400
-    for target in (head, head.replace(b"/picture", b"/alpha").replace(b"image/png", b"application/json")):
+    for target in (head, head.replace(b"/image", b"/alpha").replace(b"image/png", b"application/json")):
         assert raw(live, target + b"Content-Length: 99999999999\r\n\r\n") == 413
         assert raw(live, target + b"Content-Length: 50\r\n\r\n{", wait=0.0) == 408
 
@@ -79,45 +79,45 @@ def test_headers_that_never_end_are_cut_off(live: PageFixture) -> None:
         opened.close()
 
 
-def picture(kind: str = "PNG", size: tuple[int, int] = (80, 40), mode: str = "RGB") -> bytes:
+def make_image(kind: str = "PNG", size: tuple[int, int] = (80, 40), mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, size, 120 if mode in ("L", "I;16") else (250, 120, 10)).save(buffer, kind)
     return buffer.getvalue()
 
 
-def test_a_picture_by_http(live: PageFixture) -> None:
+def test_an_uploaded_image_is_shown(live: PageFixture) -> None:
     for kind, result in (
         ("PNG", "image/png"),
         ("JPEG", "image/jpeg"),
         ("WEBP", "application/octet-stream"),
         ("BMP", "image/png"),
     ):
-        status, _, answer = ask(live, "PUT", f"/picture{QUERY}", None, picture(kind), Content_Type=result)
-        assert (status, json.loads(answer)) == (200, {"source": "your picture", "width": 64, "height": 32})
-    assert live.renderer.status[1]["source"] == "your picture"
+        status, _, answer = ask(live, "PUT", f"/image{QUERY}", None, make_image(kind), Content_Type=result)
+        assert (status, json.loads(answer)) == (200, {"source": "your image", "width": 64, "height": 32})
+    assert live.renderer.status[1]["source"] == "your image"
     assert live.renderer.status[1]["is_moving"] is False
 
 
-def test_pictures_that_are_none(live: PageFixture) -> None:
+def test_what_is_no_image_is_refused(live: PageFixture) -> None:
     deep = np.zeros((8, 8), np.uint16)
     buffer = io.BytesIO()
     Image.fromarray(deep).save(buffer, "PNG")
     bad = {
-        "empty": b"", "text": b"hello", "svg": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", "cut": picture()[:60],
+        "empty": b"", "text": b"hello", "svg": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", "cut": make_image()[:60],
         "html": b"<!doctype html><script>alert(1)</script>", "16 bits": buffer.getvalue(), "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
-        "polyglot": b"GIF89a" + picture(), "gif": picture("GIF", mode="L"),
+        "polyglot": b"GIF89a" + make_image(), "gif": make_image("GIF", mode="L"),
     }  # fmt: skip
     before = live.renderer.status[1]["source"]
     for name, data in bad.items():
-        status, sentence = put(live, data, "image/png", "/picture")
+        status, sentence = put(live, data, "image/png", "/image")
         assert status == 400, name
         assert "tmp" not in sentence
         assert "/" not in sentence.replace("https://", ""), sentence
         assert len(sentence) < 300
-    assert put(live, picture(), "image/svg+xml", "/picture")[0] == 415
-    assert put(live, picture(), "text/html", "/picture")[0] == 415
-    assert put(live, b"x" * 100_001, "image/png", "/picture")[0] == 413
-    assert put(live, bomb(), "image/png", "/picture")[0] == 413
+    assert put(live, make_image(), "image/svg+xml", "/image")[0] == 415
+    assert put(live, make_image(), "text/html", "/image")[0] == 415
+    assert put(live, b"x" * 100_001, "image/png", "/image")[0] == 413
+    assert put(live, bomb(), "image/png", "/image")[0] == 413
     assert live.renderer.status[1]["source"] == before
     assert not live.state.is_decoding
 
@@ -135,10 +135,10 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
 
 
-def test_one_picture_at_a_time(live: PageFixture) -> None:
+def test_one_image_is_decoded_at_a_time(live: PageFixture) -> None:
     live.state.is_decoding = True
     try:
-        status, headers, _ = ask(live, "PUT", f"/picture{QUERY}", None, picture(), Content_Type="image/png")
+        status, headers, _ = ask(live, "PUT", f"/image{QUERY}", None, make_image(), Content_Type="image/png")
         assert (status, headers["retry-after"]) == (503, "2")
     finally:
         live.state.is_decoding = False

@@ -20,8 +20,8 @@ STAMP = FrameMetadata(7, 3, 42, 9, (0.25, 0.5, 0.25), True, 12.5, 0.5, 2.0, 0.0)
 
 def test_a_frame_comes_back() -> None:
     data = pack_message(STAMP, {"blend": b"abc", "pixels": b"", "before": b"xy"}, request_id=11, set_by_page=True, age_ms=20.0)
-    fields, pictures = unpack_message(data)
-    assert pictures == {"blend": b"abc", "pixels": b"", "before": b"xy"}
+    fields, jpegs = unpack_message(data)
+    assert jpegs == {"blend": b"abc", "pixels": b"", "before": b"xy"}
     assert fields["shares"] == STAMP.coefficients
     assert (fields["sequence"], fields["generation"], fields["frame"], fields["alpha_sequence"], fields["request_id"]) == (
         7,

@@ -178,13 +178,13 @@ def test_keyframes_are_recorded_played_and_exported(browser: Any, tmp_path: Path
         tab.close()
 
 
-def test_views_hold_and_a_picture_of_ones_own(browser: Any, tmp_path: Path) -> None:
+def test_views_pause_and_an_uploaded_image(browser: Any, tmp_path: Path) -> None:
     with serve_page(2, MovingSource(60, photograph(96, 54))) as live:
         tab = Tab(browser, live)
         page = tab.page
         page.get_by_label("before and after").check()
         tab.until("document.getElementById('before').width === 96")
-        page.get_by_label("Uncover the picture").fill("20")
+        page.get_by_label("Show the frame before").fill("20")
         assert "20%" in page.evaluate("document.getElementById('stage').style.cssText")
         box = page.locator("#drop").bounding_box()
         page.mouse.click(box["x"] + box["width"] * 0.7, box["y"] + box["height"] / 2)
@@ -202,7 +202,7 @@ def test_views_hold_and_a_picture_of_ones_own(browser: Any, tmp_path: Path) -> N
         Image.new("RGB", (32, 48), (90, 90, 90)).save(tmp_path / "own.png")
         page.locator("#file").set_input_files(tmp_path / "own.png")
         tab.until("document.getElementById('picture').width === 32")
-        assert "your picture" in page.locator("#source").inner_text()
+        assert "your image" in page.locator("#source").inner_text()
         (tmp_path / "bad.png").write_text("<script>alert(1)</script>")
         tab.problems.clear()
         page.locator("#file").set_input_files(tmp_path / "bad.png")

@@ -1,4 +1,4 @@
-"""Stage: a picture when one is wanted and differs, of one alpha, and only the newest."""
+"""The renderer: a preview when one is asked for and differs, of one alpha, and only the newest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
 
 
 class Viewer:
-    """Asks for pictures, as a page does."""
+    """Asks for previews, as a page does."""
 
     def __init__(self, renderer: Renderer, *views: str) -> None:
         self.renderer, self.views, self.woken = renderer, frozenset(views), threading.Event()
@@ -50,7 +50,7 @@ def level(data: bytes) -> float:
         return float(np.asarray(image).mean())
 
 
-def test_a_still_is_made_once_and_again_when_alpha_changes() -> None:
+def test_a_still_image_is_rendered_once_and_again_when_alpha_changes() -> None:
     with open_renderer() as renderer:
         viewer = Viewer(renderer)
         first = viewer.next()
@@ -67,7 +67,7 @@ def test_a_still_is_made_once_and_again_when_alpha_changes() -> None:
         assert level(second.jpegs["blend"]) == pytest.approx(120, abs=1)
 
 
-def test_nobody_asks_nothing_is_made() -> None:
+def test_nothing_is_rendered_that_nobody_asks_for() -> None:
     with open_renderer(source=MovingSource()) as renderer:
         time.sleep(0.1)
         renderer.shared_alpha.set_alpha({"dark": 1.0})
@@ -75,7 +75,7 @@ def test_nobody_asks_nothing_is_made() -> None:
         assert renderer.frame_count == 0
 
 
-def test_a_film_goes_at_its_own_pace_and_no_faster_than_asked_for() -> None:
+def test_a_video_keeps_its_own_pace_and_the_largest_frame_rate() -> None:
     with open_renderer(source=MovingSource(1000), fps=50) as renderer:
         viewer = Viewer(renderer)
         viewer.next()
@@ -94,19 +94,19 @@ def test_a_film_goes_at_its_own_pace_and_no_faster_than_asked_for() -> None:
         assert changed.metadata.coefficients == (0.0, 1.0)
 
 
-def test_views_are_made_for_those_who_ask() -> None:
+def test_views_are_rendered_for_pages_that_ask() -> None:
     with open_renderer(source=MovingSource()) as renderer:
         plain = Viewer(renderer).next()
         assert plain is not None
         assert set(plain.jpegs) == {"blend"}
         renderer.shared_alpha.set_alpha({"bright": 0.5, "dark": 0.5})
         viewer = Viewer(renderer, "before", "pixels")
-        wait_until(lambda: (picture := viewer.next()) is not None and set(picture.jpegs) == {"blend", "before", "pixels"})
-        picture = renderer.latest_preview
-        assert picture is not None
+        wait_until(lambda: (preview := viewer.next()) is not None and set(preview.jpegs) == {"blend", "before", "pixels"})
+        preview = renderer.latest_preview
+        assert preview is not None
         # The engine is linear, so blending weights and blending pixels agree here, up to the rounding of each output.
-        assert level(picture.jpegs["pixels"]) == pytest.approx(level(picture.jpegs["blend"]), abs=1)
-        assert level(picture.jpegs["before"]) == pytest.approx(200, abs=1)
+        assert level(preview.jpegs["pixels"]) == pytest.approx(level(preview.jpegs["blend"]), abs=1)
+        assert level(preview.jpegs["before"]) == pytest.approx(200, abs=1)
         assert renderer.status[1]["pixels"] == "ready"
 
 
@@ -114,7 +114,7 @@ def test_a_timeline_is_followed_until_somebody_moves() -> None:
     timeline = AlphaTimeline.parse("0:bright=1, 0.2s:bright=0; loop", NAMES[:2])
     with open_renderer(timeline=timeline) as renderer:
         viewer = Viewer(renderer)
-        seen = {picture.metadata.coefficients for _ in range(10) if (picture := viewer.next()) is not None}
+        seen = {preview.metadata.coefficients for _ in range(10) if (preview := viewer.next()) is not None}
         assert len(seen) >= 8
         assert renderer.status[1]["follows"] is True
         renderer.shared_alpha.set_alpha({"bright": 0.25, "dark": 0.75}, "somebody")
@@ -130,7 +130,7 @@ def test_a_timeline_is_followed_until_somebody_moves() -> None:
         assert viewer.next() is not None
 
 
-def test_a_slew_limit_makes_pictures_all_the_way() -> None:
+def test_a_slew_limit_renders_every_step() -> None:
     with open_renderer(slew=5.0) as renderer:
         viewer = Viewer(renderer)
         viewer.next()
@@ -138,9 +138,9 @@ def test_a_slew_limit_makes_pictures_all_the_way() -> None:
         renderer.shared_alpha.set_alpha({"dark": 1.0})
         shares = []
         while not shares or shares[-1] != (0.0, 1.0):
-            picture = viewer.next(2.0)
-            assert picture is not None
-            shares.append(picture.metadata.coefficients)
+            preview = viewer.next(2.0)
+            assert preview is not None
+            shares.append(preview.metadata.coefficients)
         assert len(shares) > 3
         assert shares == sorted(shares, reverse=True)
 
@@ -161,7 +161,7 @@ def test_another_source_is_shown_at_once_and_the_old_one_closed() -> None:
         assert renderer.status[1]["source"] == "another"
 
 
-def test_an_error_of_the_network_is_told_and_the_pictures_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_network_is_reported_and_rendering_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_renderer(source=MovingSource()) as renderer:
         viewer = Viewer(renderer)
         viewer.next()
@@ -180,7 +180,7 @@ def test_an_error_of_the_network_is_told_and_the_pictures_go_on(monkeypatch: pyt
         wait_until(lambda: renderer.status[1]["problem"] == "")
 
 
-def test_every_picture_is_of_one_alpha_while_it_is_set_all_the_time() -> None:
+def test_every_frame_has_one_alpha_while_it_is_set_all_the_time() -> None:
     with open_renderer(source=MovingSource(), fps=240) as renderer:
         viewer, done = Viewer(renderer), threading.Event()
 
@@ -196,12 +196,12 @@ def test_every_picture_is_of_one_alpha_while_it_is_set_all_the_time() -> None:
         try:
             last = 0
             for _ in range(40):
-                picture = viewer.next()
-                assert picture is not None
-                assert picture.metadata.sequence > last
-                last = picture.metadata.sequence
-                expected = 200 * (picture.metadata.coefficients[0] + 0.2 * picture.metadata.coefficients[1])
-                assert level(picture.jpegs["blend"]) == pytest.approx(expected, abs=1.5)  # rounding, then JPEG
+                preview = viewer.next()
+                assert preview is not None
+                assert preview.metadata.sequence > last
+                last = preview.metadata.sequence
+                expected = 200 * (preview.metadata.coefficients[0] + 0.2 * preview.metadata.coefficients[1])
+                assert level(preview.jpegs["blend"]) == pytest.approx(expected, abs=1.5)  # rounding, then JPEG
         finally:
             done.set()
             thread.join()

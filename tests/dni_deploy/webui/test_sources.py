@@ -13,7 +13,7 @@ from dni_deploy.errors import ImageFileError, InputError, UsageError
 from dni_deploy.webui.sources import decode_upload, open_frame_source, parse_size
 
 
-def picture(size: tuple[int, int]) -> bytes:
+def make_image(size: tuple[int, int]) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, (250, 120, 10)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -28,9 +28,9 @@ def test_a_text_that_is_no_size_is_refused(text: str) -> None:
 
 
 def test_an_image_is_made_to_fit_and_without_one_there_is_a_photograph(tmp_path: Path) -> None:
-    place = tmp_path / "wide.png"
-    place.write_bytes(picture(size=(200, 50)))
-    still = open_frame_source(place, (64, 48))
+    path = tmp_path / "wide.png"
+    path.write_bytes(make_image(size=(200, 50)))
+    still = open_frame_source(path, (64, 48))
     assert still.get_frame(0.0).frame.shape == (16, 64, 3)
     assert still.get_frame(9.0).number == 0
     assert still.seconds_until_next(0.0) == float("inf")

@@ -63,15 +63,15 @@ def works(live: PageFixture) -> bool:
         return frame(page)[0]["members"] == len(live.shared_alpha.members)
 
 
-def test_a_frame_for_each_wish_and_no_more(live: PageFixture) -> None:
+def test_a_page_gets_one_frame_for_each_request(live: PageFixture) -> None:
     with connect(live.frames, origin=live.origin) as page:  # type: ignore[arg-type]
         hello = words(page, "hello")
         assert hello["members"] == ["bright", "dark", "middle"]
         assert set(hello["plane"]) == {"bright", "dark", "middle"}
         say(page, next=True)
-        first, pictures = frame(page)
-        assert set(pictures) == {"blend"}
-        assert pictures["blend"][:2] == b"\xff\xd8"
+        first, jpegs = frame(page)
+        assert set(jpegs) == {"blend"}
+        assert jpegs["blend"][:2] == b"\xff\xd8"
         with pytest.raises(TimeoutError):
             frame(page, 0.2)
         say(page, next=True)
@@ -232,7 +232,7 @@ def test_a_flood_of_alphas_ends_with_the_last_one_and_little_memory(live: PageFi
     assert works(live)
 
 
-def test_a_flood_of_pings_and_of_wishes(live: PageFixture) -> None:
+def test_a_flood_of_pings_and_of_requests(live: PageFixture) -> None:
     raw = Raw(live)
     for _ in range(2000):
         raw.send(0x89, b"ping")
@@ -247,8 +247,8 @@ def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
     noise = bytes(range(256)) * (1280 * 720 * 3 // 256)
     import numpy as np
 
-    picture = np.random.default_rng(0).permutation(np.frombuffer(noise, np.uint8)).reshape(720, 1280, 3)
-    with serve_page(2, MovingSource(200, picture), limits) as live:
+    noise_frame = np.random.default_rng(0).permutation(np.frombuffer(noise, np.uint8)).reshape(720, 1280, 3)
+    with serve_page(2, MovingSource(200, noise_frame), limits) as live:
         raw = Raw(live)
         raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         started = time.monotonic()
