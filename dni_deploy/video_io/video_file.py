@@ -153,11 +153,11 @@ def _check_is_video_file(path: Path) -> None:
 def _make_hwaccel(name: str | None) -> HWAccel | None:
     if name is None:
         return None
-    known = ", ".join(hwdevices_available())
+    available = ", ".join(hwdevices_available())
     if name not in HWDeviceType.__members__:
-        raise UsageError(f"There is no hardware decoder {escape_name(name)!r}; this PyAV has {known}.")
+        raise UsageError(f"There is no hardware decoder {escape_name(name)!r}; this PyAV has {available}.")
     if name not in hwdevices_available():
-        raise UnavailableError(f"This PyAV was built without the hardware decoder {escape_name(name)!r}; it has {known}.")
+        raise UnavailableError(f"This PyAV was built without the hardware decoder {escape_name(name)!r}; it has {available}.")
     return HWAccel(name, allow_software_fallback=False)
 
 

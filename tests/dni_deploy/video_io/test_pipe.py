@@ -1,4 +1,4 @@
-"""Streams: whole reads from what dribbles, whole writes to what takes little, and a reader that goes away."""
+"""Pipes: whole reads and writes through files that take little at a time, and a reader that closes its end."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Failing(Dribble):
         raise OSError(self.number, os.strerror(self.number))
 
 
-def test_dribbles() -> None:
+def test_short_reads_and_writes_are_repeated() -> None:
     buffer = bytearray(10)
     assert read_whole(Dribble(b"0123456789abc"), buffer) == 10
     assert buffer == b"0123456789"
@@ -64,7 +64,7 @@ def test_dribbles() -> None:
     assert sink.taken == b"0123456"
 
 
-def test_lines() -> None:
+def test_a_line_is_read_without_what_follows() -> None:
     source = io.BytesIO(b"one\ntwo")
     assert read_line(source, 100) == b"one\n"
     assert read_line(source, 2) == b"tw"
@@ -72,7 +72,7 @@ def test_lines() -> None:
     assert read_line(source, 100) == b""
 
 
-def test_pipes_that_do_not_block() -> None:
+def test_non_blocking_pipes_are_waited_for() -> None:
     """Some parents (Node.js) hand over such pipes: reading and writing then wait instead of failing."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
@@ -112,7 +112,7 @@ def test_reads_that_fail() -> None:
         read_whole(closed, bytearray(1))
 
 
-def test_looking_downstream() -> None:
+def test_a_closed_reader_is_noticed_without_a_write() -> None:
     reading, writing = os.pipe()
     with io.FileIO(writing, "wb") as sink:
         check_output_open(sink)
