@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dni_deploy.errors import InputError, RefusedError, UsageError
+from dni_deploy.video_io.color import ColorSpec
+from dni_deploy.video_io.video_file import open_video_file, turn_upright
 from tests.dni_deploy.api.test_video import psnr
 from tests.support.video_clips import Clip, picture, see
 from tests.support.video_command import Make
@@ -60,3 +64,52 @@ def test_rotation_is_applied(tmp_path: Path, make: Make, quarter_turns: int) -> 
     assert after.tags["rotation"] == 0
     assert after.frames[4].shape == expected.shape
     assert psnr(after.frames[4], expected) > 28
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "message"),
+    [
+        ("absent.mp4", None, InputError, "does not exist"),
+        ("empty.mp4", b"", InputError, "is empty"),
+        ("text.mp4", b"a b c\n" * 500, InputError, "could not be opened as a video"),
+        ("list.mp4", b"#EXTM3U\nhttp://127.0.0.1:9/a.ts\n", RefusedError, "is a playlist"),
+        ("list.mkv", b"\xef\xbb\xbf  ffconcat version 1.0\nfile other.mp4\n", RefusedError, "is a playlist"),
+        ("list.mpd", b"<?xml version='1.0'?>\n<MPD></MPD>", RefusedError, "is a playlist"),
+    ],
+)
+def test_files_that_are_no_video(tmp_path: Path, name: str, content: bytes | None, kind: type[Exception], message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(kind, match=message):
+        open_video_file(tmp_path / name)
+
+
+def test_a_name_that_looks_like_a_protocol_is_a_name(tmp_path: Path) -> None:
+    path = Clip(audio=None).write(tmp_path / "in.mp4").rename(tmp_path / "concat:a|b.mp4")
+    assert open_video_file(path).frame_count == 20
+    with pytest.raises(InputError, match="does not exist; addresses are not opened"):
+        open_video_file(Path("http://127.0.0.1:9/in.mp4"))
+
+
+def test_an_unknown_hardware_decoder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no hardware decoder 'gpu'; this PyAV has"):
+        open_video_file(Clip(audio=None).write(tmp_path / "in.mp4"), hwaccel="gpu")
+
+
+def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
+    video_file = open_video_file(Clip(aspect=Fraction(4, 3), full=True, matrix="bt601").write(tmp_path / "in.mp4"))
+    assert (video_file.width, video_file.height, video_file.frame_count) == (64, 48, 20)
+    assert (video_file.frame_rate, video_file.pixel_aspect, video_file.rotation) == (25, Fraction(4, 3), 0)
+    assert video_file.color == ColorSpec(6, True, 1, 1)
+    assert (video_file.stream_index, video_file.copied_streams, video_file.attachment_count) == (0, (1,), 0)
+    assert video_file.notes == ()
+    turned = open_video_file(write_rotation(tmp_path / "in.mp4", 1))
+    assert (turned.width, turned.height, turned.coded_size, turned.rotation) == (48, 64, (64, 48), 270)
+    assert turned.pixel_aspect == Fraction(3, 4)
+
+
+def test_turning_upright() -> None:
+    rgb = picture(0, 5, 3)
+    assert turn_upright(rgb, 0) is rgb
+    assert np.array_equal(turn_upright(rgb, 90), np.rot90(rgb))
+    assert turn_upright(rgb, 270).flags.c_contiguous
