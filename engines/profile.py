@@ -1,4 +1,4 @@
-"""Profile: the input shapes that an engine is built for: the smallest, the one it is tuned for, and the largest."""
+"""The input shapes that an engine is built for: the smallest, the one it is tuned for, and the largest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.signature import Signature
 
 InputShape = tuple[int, int, int, int]
+"""(N, C, H, W), H and W in pixels."""
 MIN_PROFILE_SIZE_PX, OPT_PROFILE_SIZE_PX, MAX_PROFILE_SIZE_PX = (32, 32), (720, 1280), (1088, 1920)
-"""Height and width where nothing is asked for: anything up to a full HD frame, tuned for 720p."""
+"""Height and width by default: anything up to a full HD frame, tuned for 720p."""
 MAX_SIDE_PX = 1 << 14
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Shapes (N, C, H, W) in pixels; in every dimension smallest <= tuned <= largest. N is 1 unless asked for."""
+    """Three shapes with smallest <= tuned <= largest in every dimension.
+
+    Attributes:
+        smallest: The smallest shape that can run.
+        tuned: The shape that runs fastest.
+        largest: The largest shape that can run.
+    """
 
     smallest: InputShape
     tuned: InputShape
@@ -30,10 +37,11 @@ class Profile:
 
     @property
     def is_fixed(self) -> bool:
+        """Whether one shape alone can run."""
         return self.smallest == self.largest
 
     def contains_shape(self, shape: tuple[int, ...]) -> bool:
-        """Whether an input of this shape can run."""
+        """Tells whether an input of this shape can run."""
         return len(shape) == 4 and all(
             low <= size <= high for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
         )
@@ -50,13 +58,27 @@ class Profile:
         tuned: str | InputShape | None = None,
         largest: str | InputShape | None = None,
     ) -> Profile:
-        """What was asked for, the rest filled in: opt alone is a fixed shape, nothing is 32x32 to 1920x1088 tuned for 1280x720.
+        """Makes a profile from the shapes that were given and fills in the rest.
 
-        A shape is (N, C, H, W) or a text such as 1x3x256x256. Raises UsageError: not a shape, another number of channels, a
-        height or width that the network cannot take, min above opt or opt above max.
+        `tuned` alone makes a fixed shape; without any, 32x32 to 1920x1088 is tuned for 1280x720, with a batch of 1. A latent has one
+        place unless a shape says otherwise.
+
+        Args:
+            signature: The network's signature.
+            smallest: (N, C, H, W) or a text such as 1x3x256x256; None for the default.
+            tuned: As `smallest`.
+            largest: As `smallest`.
+
+        Returns:
+            The profile.
+
+        Raises:
+            UsageError: Not a shape, another number of channels, a height or width that the network cannot take, min above opt or opt
+                above max.
         """
-        given = [None if shape is None else _validate_shape(shape, signature) for shape in (smallest, tuned, largest)]
-        low, middle, high = given
+        low, middle, high = (
+            None if shape is None else _validate_shape(shape, signature) for shape in (smallest, tuned, largest)
+        )
         if signature.kind == "latent":
             one = (1, signature.input_channels, 1, 1)
             return cls(low or middle or one, middle or low or one, high or middle or low or one)

@@ -159,11 +159,9 @@ def choose_engine(name: str = "auto", bundle: Bundle | None = None) -> EngineCho
         UsageError: There is no engine of this name.
         UnavailableError: The engine, or with `auto` every one, cannot run here.
     """
-    if name != "auto":
-        return _require_engine(name, bundle)
     skipped: dict[str, str] = {}
-    for candidate in _available_engines(bundle, skipped):
-        return EngineChoice(candidate, _format_reasons(skipped))
+    for choice in _candidates(name, bundle, skipped):
+        return choice
     raise _no_engine_error(skipped)
 
 
@@ -180,17 +178,14 @@ def choose_builder(name: str = "auto") -> EngineChoice:
         UsageError: There is no engine of this name, or it has nothing to build.
         UnavailableError: As in `choose_engine`.
     """
-    if name != "auto":
-        choice = _require_engine(name, None)
-        if ENGINES[name].builder is None:
+    skipped: dict[str, str] = {}
+    for choice in _candidates(name, None, skipped):
+        if ENGINES[choice.name].builder is not None:
+            return choice
+        if name != "auto":
             others = ", ".join(other for other, entry in ENGINES.items() if entry.builder)
             raise UsageError(f"The engine {name} has nothing to build ahead; these have: {others}.")
-        return choice
-    skipped: dict[str, str] = {}
-    for candidate in _available_engines(None, skipped):
-        if ENGINES[candidate].builder is not None:
-            return EngineChoice(candidate, _format_reasons(skipped))
-        skipped[candidate] = "it has nothing to build ahead"
+        _skip_engine(skipped, choice.name, "it has nothing to build ahead")
     raise _no_engine_error(skipped)
 
 
@@ -218,16 +213,16 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
         RefusedError: A plan is not to be trusted.
     """
     options = options or EngineOptions()
-    if name != "auto":
-        return _open_chosen(bundle, _require_engine(name, bundle), options)
     skipped: dict[str, str] = {}
-    for candidate in _available_engines(bundle, skipped):
+    for choice in _candidates(name, bundle, skipped):
         try:
-            return _open_chosen(bundle, EngineChoice(candidate, _format_reasons(skipped)), options)
-        except UnavailableError as error:
-            _skip_engine(skipped, candidate, str(error).removeprefix(_unavailable_prefix(candidate)).rstrip("."))
-        except EngineError as error:
-            raise _chosen_by_auto(error) from error
+            return _open_chosen(bundle, choice, options)
+        except (UnavailableError, EngineError) as error:
+            if name != "auto":
+                raise
+            if isinstance(error, EngineError):
+                raise _chosen_by_auto(error) from error
+            _skip_engine(skipped, choice.name, str(error).removeprefix(_unavailable_prefix(choice.name)).rstrip("."))
     raise _no_engine_error(skipped)
 
 
@@ -285,27 +280,26 @@ def check_engine_name(name: str) -> None:
         raise UsageError(f"There is no engine {escape_name(name)!r}; there are auto, {', '.join(ENGINES)}.")
 
 
-def _require_engine(name: str, bundle: Bundle | None) -> EngineChoice:
-    check_engine_name(name)
-    reason = _find_unavailable_reason(name, bundle)
-    if reason is not None:
-        raise UnavailableError(f"{_unavailable_prefix(name)}{reason}.")
-    return EngineChoice(name, REASON_REQUESTED)
-
-
-def _available_engines(bundle: Bundle | None, skipped: dict[str, str]) -> Iterator[str]:
-    """Yields auto's engines that can run, best first; `skipped` gets the reasons of the others by name, as they are met."""
-    for name in ENGINES:
+def _candidates(name: str, bundle: Bundle | None, skipped: dict[str, str]) -> Iterator[EngineChoice]:
+    """Yields the named engine, or auto's that can run, best first; `skipped` gets the reasons of the others by name as they are met."""
+    if name != "auto":
+        check_engine_name(name)
+        reason = _find_unavailable_reason(name, bundle)
+        if reason is not None:
+            raise UnavailableError(f"{_unavailable_prefix(name)}{reason}.")
+        yield EngineChoice(name, REASON_REQUESTED)
+        return
+    for candidate in ENGINES:
         try:
-            reason = _find_unavailable_reason(name, bundle)
+            reason = _find_unavailable_reason(candidate, bundle)
         except EngineError as error:
             raise _chosen_by_auto(error) from error
         except DniError as error:  # a plan that cannot be read, say: a reason like any other, and the next one may run
             reason = str(error).rstrip(".")
         if reason is None:
-            yield name
+            yield EngineChoice(candidate, _format_reasons(skipped))
         else:
-            _skip_engine(skipped, name, reason)
+            _skip_engine(skipped, candidate, reason)
 
 
 def _chosen_by_auto(error: EngineError) -> EngineError:

@@ -1,7 +1,7 @@
-"""BatchNormalization: folded into the convolution before it, or a scale and a shift of its own.
+"""The pass that folds BatchNormalization into the convolution before it, or makes it a scale and a shift of its own.
 
-Stock fusion multiplies the weights once, at load; blending such weights is wrong by 0.5 to 9 %, because gamma /
-sqrt(var + eps) is not linear. Here the fold is a recipe that is computed again from the blended tensors at every change.
+Stock fusion multiplies the weights once, at load; blending such weights is wrong by 0.5 to 9 %, because gamma / sqrt(var + eps) is
+not linear. Here the fold is a recipe that is computed again from the blended tensors at every change.
 """
 
 from __future__ import annotations
@@ -12,20 +12,25 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.lowering.graph_rewriter import GraphRewriter
+from engines.lowering.graph_rewriter import GraphRewriter, read_attributes
 from engines.lowering.recipes import BatchNormFold, LinearRecipe
 
 OUTPUT_CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
+"""Axis of the output channels in the weight, by operator."""
 
 StandaloneBuilder = Callable[[GraphRewriter, onnx.NodeProto, str, str, int], tuple[list[onnx.NodeProto], int]]
-"""(draft, BatchNormalization, scale, shift, channels) -> nodes that apply the two weights, whose recipes it adds, and the scale's
-axis of channels; no nodes where it cannot."""
+"""Takes (rewriter, BatchNormalization, scale, shift, channels) and adds recipes of the two weights. Returns the nodes that apply them,
+and the axis of channels in the scale; no nodes where it cannot."""
 
 
 def build_depthwise_scale(
     rewriter: GraphRewriter, node: onnx.NodeProto, scale: str, shift: str, channels: int
 ) -> tuple[list[onnx.NodeProto], int]:
-    """A depthwise 1x1 convolution, which ONNX Runtime keeps in its blocked layout on the CPU. Pictures only."""
+    """Builds a depthwise 1x1 convolution, which ONNX Runtime keeps in its blocked layout on the CPU, as a `StandaloneBuilder`.
+
+    Returns:
+        The node and the axis; no nodes for a value that is not four-dimensional.
+    """
     if rewriter.channels.get(node.input[0]) != channels:
         return [], 0
     rewriter.recipes.linear[scale] = LinearRecipe(None, (channels, 1, 1, 1), offset=1.0)
@@ -36,7 +41,11 @@ def build_depthwise_scale(
 def build_elementwise_scale(
     rewriter: GraphRewriter, node: onnx.NodeProto, scale: str, shift: str, channels: int
 ) -> tuple[list[onnx.NodeProto], int]:
-    """Mul and Add, which a GPU's compiler fuses with their neighbours; a depthwise convolution it would run by itself."""
+    """Builds Mul and Add, which a GPU's compiler fuses with their neighbors; a depthwise convolution it would run by itself.
+
+    Returns:
+        The nodes and the axis, as a `StandaloneBuilder`; no nodes where the rank is unknown.
+    """
     rank = len(rewriter.shapes.get(node.input[0], ()))
     if rank < 2:
         return [], 0
@@ -53,7 +62,12 @@ def build_elementwise_scale(
 
 
 def rewrite(rewriter: GraphRewriter, build_standalone: StandaloneBuilder = build_depthwise_scale) -> None:
-    """`build_standalone` is for a BatchNormalization without a convolution to go into; where it cannot either, the node stays."""
+    """Rewrites each BatchNormalization whose statistics are the family's.
+
+    Args:
+        rewriter: The graph.
+        build_standalone: Builds what replaces a BatchNormalization without a convolution to go into; where it cannot, the node stays.
+    """
     nodes: list[onnx.NodeProto] = []
     consumers, producers = rewriter.count_consumers(), rewriter.find_producers()
     for node in rewriter.nodes:
@@ -64,7 +78,7 @@ def rewrite(rewriter: GraphRewriter, build_standalone: StandaloneBuilder = build
             nodes.append(node)
             continue
         x, mean = node.input[0], node.input[3]
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        epsilon = read_attributes(node).get("epsilon", 1e-5)
         channels = rewriter.recipes.linear[mean].shape[0]
         # By the node too: a BatchNorm that the network uses twice is folded twice, into different convolutions.
         bias = f"{mean}@shift of {node.output[0]}"
@@ -79,38 +93,38 @@ def rewrite(rewriter: GraphRewriter, build_standalone: StandaloneBuilder = build
             rewriter.recipes.linear[bias] = LinearRecipe(None, (channels,))
         else:
             weight, own_bias = f"{mean}@scale of {node.output[0]}", None
-            apart, axis = build_standalone(rewriter, node, weight, bias, channels)
-            if not apart:
+            standalone, axis = build_standalone(rewriter, node, weight, bias, channels)
+            if not standalone:
                 nodes.append(node)  # it reads the raw blended tensors, which is exact
                 continue
-            nodes += apart
+            nodes += standalone
         rewriter.recipes.folds.append(BatchNormFold(weight, axis, bias, *statistics, epsilon, own_bias))
     rewriter.nodes = nodes
 
 
 def _find_statistics(rewriter: GraphRewriter, node: onnx.NodeProto) -> tuple[str | None, str | None, str, str] | None:
-    """The family's gamma, beta, mean and variance. A gamma of ones and a beta of zeros are constants that say there is none."""
+    """Finds the family's gamma, beta, mean and variance. A gamma of ones and a beta of zeros are constants that say there is none."""
     gamma, beta, mean, variance = (_find_family_tensor(rewriter, name) for name in node.input[1:])
     if mean is None or variance is None:
         return None
-    for name, found, neutral in ((node.input[1], gamma, 1.0), (node.input[2], beta, 0.0)):
+    for name, source, neutral in ((node.input[1], gamma, 1.0), (node.input[2], beta, 0.0)):
         constant = rewriter.get_constant(name)
-        if found is None and (constant is None or not np.array_equal(constant, np.full(constant.shape, neutral))):
+        if source is None and (constant is None or not np.array_equal(constant, np.full(constant.shape, neutral))):
             return None
     return gamma, beta, mean, variance
 
 
 def _find_family_tensor(rewriter: GraphRewriter, name: str) -> str | None:
-    """The tensor that a one-dimensional weight is a plain copy of."""
+    """Returns the tensor that a one-dimensional weight is a plain copy of, or None."""
     recipe = rewriter.recipes.linear.get(name)
     return recipe.source if recipe is not None and recipe == LinearRecipe(recipe.source, recipe.shape[:1]) else None
 
 
 def _can_fold(rewriter: GraphRewriter, before: onnx.NodeProto, consumers: dict[str, int]) -> bool:
-    """A convolution that nothing else reads, with weights that no other node shares, and groups only where rows are channels."""
+    """Requires a convolution that nothing else reads, with weights of its own, and groups only where rows are channels."""
     if before.op_type not in OUTPUT_CHANNEL_AXIS or consumers[before.output[0]] != 1:
         return False
-    if before.op_type == "ConvTranspose" and any(a.name == "group" and a.i != 1 for a in before.attribute):
+    if before.op_type == "ConvTranspose" and read_attributes(before).get("group", 1) != 1:
         return False
     own = [name for name in before.input[1:] if name]
     return all(name in rewriter.recipes.linear and consumers[name] == 1 for name in own) and all(

@@ -1,7 +1,7 @@
-"""BatchNormalization as plain arithmetic inside the graph, on the raw tensors: exact whatever they are, computed at every frame.
+"""The pass that writes BatchNormalization as plain arithmetic on the raw tensors: exact whatever they are, computed at every frame.
 
-For what no recipe covers, and for graphs that blend by themselves. A parser that finds constants in a BatchNormalization
-would fold them under names of its own, so none may be left.
+For what no recipe covers, and for graphs that blend by themselves. A parser that finds constants in a BatchNormalization would
+fold them under names of its own, so none may be left.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import onnx
 from onnx import helper
 
 from dni_deploy.errors import EngineError, escape_name
-from engines.lowering.graph_rewriter import GraphRewriter
+from engines.lowering.graph_rewriter import GraphRewriter, read_attributes
 
 
 def rewrite(rewriter: GraphRewriter) -> None:
-    """scale = gamma / sqrt(var + eps), shift = beta - mean * scale, y = x * scale + shift. Raises EngineError (rank unknown)."""
-    nodes: list[onnx.NodeProto] = []
-    for node in rewriter.nodes:
-        nodes += _make_arithmetic_nodes(rewriter, node) if node.op_type == "BatchNormalization" else [node]
-    rewriter.nodes = nodes
+    """Rewrites each: scale = gamma / sqrt(var + eps), shift = beta - mean * scale, y = x * scale + shift.
+
+    Raises:
+        EngineError: The rank of an input is unknown, or a parameter is computed in the graph.
+    """
+    rewriter.replace_nodes(
+        lambda node: _make_arithmetic_nodes(rewriter, node) if node.op_type == "BatchNormalization" else None
+    )
 
 
 def _make_arithmetic_nodes(rewriter: GraphRewriter, node: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -32,10 +35,10 @@ def _make_arithmetic_nodes(rewriter: GraphRewriter, node: onnx.NodeProto) -> lis
             f"The graph's BatchNormalization {escape_name(y)!r} has an input of unknown rank, or more than one output."
         )
     gamma, beta, mean, variance = (_reshape_along_channels(rewriter, name, rank) for name in node.input[1:])
-    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-    added = rewriter.add_constant(f"epsilon {epsilon!r} of rank {rank}", np.full((1,) * rank, epsilon, np.float32))
+    epsilon = read_attributes(node).get("epsilon", 1e-5)
+    constant = rewriter.add_constant(f"epsilon {epsilon!r} of rank {rank}", np.full((1,) * rank, epsilon, np.float32))
     steps = [
-        ("Add", [variance, added], "sum"), ("Sqrt", [f"{y}@sum"], "root"), ("Div", [gamma, f"{y}@root"], "scale"),
+        ("Add", [variance, constant], "sum"), ("Sqrt", [f"{y}@sum"], "root"), ("Div", [gamma, f"{y}@root"], "scale"),
         ("Mul", [mean, f"{y}@scale"], "moved"), ("Sub", [beta, f"{y}@moved"], "shift"), ("Mul", [x, f"{y}@scale"], "scaled"),
     ]  # fmt: skip
     return [
@@ -45,7 +48,7 @@ def _make_arithmetic_nodes(rewriter: GraphRewriter, node: onnx.NodeProto) -> lis
 
 
 def _reshape_along_channels(rewriter: GraphRewriter, name: str, rank: int) -> str:
-    """The tensor (C,) under another name and shape, so that it lies along the channels: (1, C, 1, 1) for a picture."""
+    """Returns another name of a tensor (C,) under which it lies along the channels: (1, C, 1, 1) for a frame."""
     along = f"{name}@along {rank}"
     recipe, constant = rewriter.recipes.linear.get(name), rewriter.get_constant(name)
     if recipe is not None:

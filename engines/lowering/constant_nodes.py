@@ -1,10 +1,10 @@
-"""Constant nodes: initializers instead, so that every constant of the graph is found, and named, in one way."""
+"""The pass that makes initializers of Constant nodes, so that every constant of the graph is found, and named, in one way."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from engines.lowering.graph_rewriter import GraphRewriter
 
@@ -12,15 +12,16 @@ NUMBER_ATTRIBUTE_DTYPES = {"value_float": np.float32, "value_floats": np.float32
 
 
 def rewrite(rewriter: GraphRewriter) -> None:
-    """Strings and sparse tensors stay nodes: nothing here computes with them."""
-    nodes: list[onnx.NodeProto] = []
-    for node in rewriter.nodes:
+    """Rewrites every Constant but strings and sparse tensors: nothing here computes with them."""
+
+    def make_nodes(node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
         tensor = _make_tensor(node) if node.op_type == "Constant" and not rewriter.outputs.intersection(node.output) else None
         if tensor is None:
-            nodes.append(node)
-        else:
-            rewriter.constants[node.output[0]] = tensor
-    rewriter.nodes = nodes
+            return None
+        rewriter.constants[node.output[0]] = tensor
+        return []
+
+    rewriter.replace_nodes(make_nodes)
 
 
 def _make_tensor(node: onnx.NodeProto) -> TensorProto | None:
@@ -32,5 +33,5 @@ def _make_tensor(node: onnx.NodeProto) -> TensorProto | None:
         return tensor
     if attribute.name not in NUMBER_ATTRIBUTE_DTYPES:
         return None
-    value = np.array(onnx.helper.get_attribute_value(attribute), NUMBER_ATTRIBUTE_DTYPES[attribute.name])
+    value = np.array(helper.get_attribute_value(attribute), NUMBER_ATTRIBUTE_DTYPES[attribute.name])
     return numpy_helper.from_array(value, node.output[0])

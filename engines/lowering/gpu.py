@@ -1,4 +1,4 @@
-"""Lowering for a GPU: BatchNorm in the convolutions, weights as initializers at their consumers, in the dtype in which they are used."""
+"""The lowering for a GPU: BatchNorm in the convolutions, weights as initializers at their consumers, in the dtype that is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ from engines.lowering.recipes import Recipes, select_statistics_tensors
 
 @dataclass(frozen=True)
 class LoweredWeight:
-    """An initializer that changes with alpha; dtype float32 or float16, as in the graph."""
+    """An initializer that changes with alpha.
+
+    Attributes:
+        name: Name of the initializer.
+        shape: Its shape.
+        dtype: float32 or float16, as in the graph.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -32,6 +38,7 @@ class LoweredWeight:
 
     @property
     def count(self) -> int:
+        """Number of elements."""
         return prod(self.shape)
 
 
@@ -39,8 +46,11 @@ class LoweredWeight:
 class LoweredGraph:
     """A graph for a GPU, and how each of its weights is made.
 
-    graph    its weights are initializers with name, shape and type, and no data. Input and output are float32, named as in the bundle's.
-    weights  exactly those initializers, in the graph's order.
+    Attributes:
+        graph: Its weights are initializers with name, shape and type, and no data. Input and output are float32, named as in the
+            bundle's graph.
+        recipes: How each weight is made.
+        weights: Exactly those initializers, in the graph's order.
     """
 
     graph: onnx.ModelProto
@@ -49,6 +59,7 @@ class LoweredGraph:
 
     @classmethod
     def from_graph(cls, graph: onnx.ModelProto, recipes: Recipes) -> LoweredGraph:
+        """Reads the weights' shapes and dtypes from a graph, which is referenced, not copied."""
         weights = tuple(
             LoweredWeight(tensor.name, tuple(tensor.dims), np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)))
             for tensor in graph.graph.initializer
@@ -57,7 +68,17 @@ class LoweredGraph:
         return cls(graph, recipes, weights)
 
     def bind_weights(self, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
-        """A copy with these values in its weights, each rounded to the weight's dtype. Raises EngineError (missing, or another size)."""
+        """Puts values into the weights.
+
+        Args:
+            values: Each weight's value by name, of its size; rounded to the weight's dtype.
+
+        Returns:
+            A copy of the graph.
+
+        Raises:
+            EngineError: A value is missing or has another size.
+        """
         model = onnx.ModelProto()
         model.CopyFrom(self.graph)
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -71,18 +92,26 @@ class LoweredGraph:
         return model
 
     def digest(self) -> str:
-        """SHA-256 in hex of the graph's deterministic serialization: the same for the same bundle, on every machine."""
+        """Computes SHA-256 in hex of the graph's deterministic serialization: the same for the same bundle, on every machine."""
         return sha256(self.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def lower_for_gpu(graph: onnx.ModelProto, weight_names: tuple[str, ...], precision: str, *, fold: bool = True) -> LoweredGraph:
-    """The bundle's graph for a GPU; it is not changed, and the initializers in `weight_names` need no data.
+    """Lowers a bundle's graph for a GPU.
 
-    precision  "fp32" or "fp16"; float16 graphs are strongly typed, see lowering/half.py.
-    fold       False leaves BatchNorm as arithmetic on the raw tensors inside the graph, so that every recipe is linear:
-               for a graph that blends by itself, which cannot know a Fold.
+    Args:
+        graph: The bundle's graph; it is not changed, and the initializers in `weight_names` need no data.
+        weight_names: Names of the initializers that differ between members.
+        precision: "fp32" or "fp16"; float16 graphs are strongly typed, see lowering/float16.py.
+        fold: False leaves BatchNorm as arithmetic on the raw tensors inside the graph, so that every recipe is linear: for a graph
+            that blends by itself, which cannot know a fold.
 
-    Raises UsageError (precision), EngineError (a graph with graphs inside).
+    Returns:
+        The lowered graph.
+
+    Raises:
+        UsageError: There is no such precision.
+        EngineError: A node holds another graph, or a BatchNormalization cannot be rewritten.
     """
     check_precision(precision)
     for node in graph.graph.node:
@@ -90,13 +119,13 @@ def lower_for_gpu(graph: onnx.ModelProto, weight_names: tuple[str, ...], precisi
             raise EngineError(
                 f"The graph's node {escape_name(node.name)!r} ({node.op_type}) holds another graph; no GPU engine reads that."
             )
-    draft = GraphRewriter.from_graph(graph, weight_names)
-    constant_nodes.rewrite(draft)
-    weight_layout.rewrite(draft)
+    rewriter = GraphRewriter.from_graph(graph, weight_names)
+    rewriter.apply(constant_nodes.rewrite)
+    rewriter.apply(weight_layout.rewrite)
     if fold:
-        batch_norm.rewrite(draft, batch_norm.build_elementwise_scale)
-    batch_norm_nodes.rewrite(draft)
-    lowered, recipes = draft.build_graph()
+        rewriter.apply(batch_norm.rewrite, batch_norm.build_elementwise_scale)
+    rewriter.apply(batch_norm_nodes.rewrite)
+    lowered, recipes = rewriter.build_graph()
     if precision == "fp16":
         lowered, recipes = to_float16(lowered, recipes)
     return LoweredGraph.from_graph(lowered, recipes)
@@ -105,32 +134,38 @@ def lower_for_gpu(graph: onnx.ModelProto, weight_names: tuple[str, ...], precisi
 def find_float16_overflows(
     lowered: LoweredGraph, members: Sequence[Mapping[str, NDArray[Any]]], recalibration: BatchNormTable | None = None
 ) -> list[str]:
-    """The float16 weights that would not fit (beyond 65504) at some alpha of this family; [] where all fit.
+    """Finds the float16 weights that would not fit (beyond 65504) at some alpha of a family.
 
-    For shares from 0 to 1 a linear weight lies between its members'. What a Fold multiplies it by is bounded per channel: the
-    largest gamma over the root of the smallest variance. A bound may name a weight that would just have fitted.
-    Re-estimated statistics lie between those of the knots.
+    For coefficients from 0 to 1 a linear weight lies between its members'. What a fold multiplies it by is bounded per channel: the
+    largest gamma over the root of the smallest variance. A bound may name a weight that would just have fitted. Re-estimated
+    statistics lie between those of the calibration points.
+
+    Args:
+        lowered: The lowered graph.
+        members: Each member's weights by name.
+        recalibration: Re-estimated statistics, or None.
+
+    Returns:
+        Their names; empty where all fit.
     """
-    sets, known = (
-        select_statistics_tensors(lowered.recipes, members, recalibration),
-        recalibration.statistics if recalibration else {},
-    )
+    sets = select_statistics_tensors(lowered.recipes, members, recalibration)
+    estimated = {} if recalibration is None else recalibration.statistics
     largest = {
         name: np.max(
-            [np.abs(recipe.compute_value(tensors)) for tensors in (sets if recipe.source in known else members)], axis=0
+            [np.abs(recipe.compute_value(tensors)) for tensors in (sets if recipe.source in estimated else members)], axis=0
         )
         for name, recipe in lowered.recipes.linear.items()
     }
     for fold in lowered.recipes.folds:
         statistics = np.stack([fold.stack_statistics(tensors) for tensors in sets])
         variance, (gamma, beta) = statistics[:, 0].min(axis=0), np.abs(statistics[:, 1:3]).max(axis=0)
-        centre = np.abs(statistics[:, 4] - statistics[:, 3]).max(axis=0)
+        center = np.abs(statistics[:, 4] - statistics[:, 3]).max(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             scale = gamma / np.sqrt(variance)
         along = [1] * largest[fold.weight].ndim
         along[fold.axis] = -1
         largest[fold.weight] = largest[fold.weight] * scale.reshape(along)
-        largest[fold.bias] = beta + scale * centre
+        largest[fold.bias] = beta + scale * center
     return [
         weight.name
         for weight in lowered.weights

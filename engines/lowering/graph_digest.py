@@ -1,4 +1,4 @@
-"""A digest that is equal where the same graph was lowered to the same nodes with the same weight recipes.
+"""The digest of a lowered graph: equal where the same graph was lowered to the same nodes with the same weight recipes.
 
 It goes by what a lowering gives and not by the source of the lowering, so that plans outlive an edit that changes no graph.
 """

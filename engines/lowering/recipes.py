@@ -1,6 +1,6 @@
-"""Recipes: how each weight of the lowered graph is made from the family's tensors.
+"""How each weight of a lowered graph is made from the family's tensors.
 
-Two kinds. A `LinearRecipe` weight is factor * tensor + offset, so it may be computed once per member and then blended as it
+There are two kinds. A `LinearRecipe` weight is factor * tensor + offset, so it may be computed once per member and then blended as it
 stands (the offset too, because shares sum to 1). A `BatchNormFold` is not linear: BatchNorm's gamma / sqrt(var + eps) must be
 computed from the *blended* statistics at every change of alpha (promise 2), and then scales rows that were blended before.
 """
@@ -19,12 +19,16 @@ from dni_deploy.blending.batchnorm_stats import BatchNormTable
 
 @dataclass(frozen=True)
 class LinearRecipe:
-    """factor * tensors[source] + offset, reshaped (and broadcast, for a single PReLU slope) to `shape`.
+    """A weight that is factor * tensors[source] + offset.
 
-    source None stands for zeros, so that the offset alone remains.
-    permutation  of the source's axes, before it is reshaped; None where they stay.
-    step         above 1: the weight or bias of a convolution that computes step x step output pixels at once; each kernel
-                 is copied to as many places of a larger one, output by output (lowering/narrow_output.py).
+    Attributes:
+        source: Name of the family's tensor; None for zeros, so that the offset alone remains.
+        shape: Shape to which it is reshaped (and broadcast, for a single PReLU slope).
+        factor: Factor.
+        offset: Offset.
+        step: Above 1 for the weight or bias of a convolution that computes step x step output pixels at once; each kernel is copied
+            to as many places of a larger one, output by output (onnxruntime_cpu/lowering/narrow_output.py).
+        permutation: Permutation of the source's axes, before it is reshaped; None where they stay.
     """
 
     source: str | None
@@ -35,7 +39,14 @@ class LinearRecipe:
     permutation: tuple[int, ...] | None = None
 
     def compute_value(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """float32 `shape`, contiguous; computed in float64 and rounded once, a plain copy where there is nothing to compute."""
+        """Computes the weight in float64 and rounds once; a plain copy where there is nothing to compute.
+
+        Args:
+            tensors: The family's tensors by name.
+
+        Returns:
+            float32 of `shape`, contiguous; it may share memory with the source.
+        """
         if self.source is None:
             return np.full(self.shape, self.offset, np.float32)
         tensor = tensors[self.source]
@@ -62,7 +73,7 @@ class LinearRecipe:
 
 
 def _shift_kernels(tensor: NDArray[np.float32], step: int) -> NDArray[np.float32]:
-    """(O, I, H, W) -> (O * step^2, I, H + step - 1, W + step - 1), the kernel moved by each (row, column) of a step; (O,) repeated."""
+    """Moves a kernel by each (row, column) of a step: (O, I, H, W) to (O * step^2, I, H + step - 1, W + step - 1); repeats (O,)."""
     if tensor.ndim == 1:
         return np.repeat(tensor, step * step)
     outputs, inputs, height, width = tensor.shape
@@ -77,10 +88,16 @@ def _shift_kernels(tensor: NDArray[np.float32], step: int) -> NDArray[np.float32
 class BatchNormFold:
     """One BatchNorm folded into the convolution before it: W *= s per output channel, b = s * bias + beta - s * mean.
 
-    weight, bias         lowered weights that it scales and writes; axis is the output channel's axis in `weight`, and `bias`
-                         has one number per channel, in whatever shape its recipe says.
-    gamma ... variance   the family's tensors, (C,) each; gamma and beta None where the layer has none.
-    convolution_bias     the convolution's own bias, or None.
+    Attributes:
+        weight: Lowered weight that it scales.
+        axis: Axis of the output channels in `weight`.
+        bias: Lowered weight that it writes: one number per channel, in whatever shape its recipe says.
+        gamma: Name of the family's tensor (C,), or None where the layer has none.
+        beta: As `gamma`.
+        mean: Name of the family's tensor (C,).
+        variance: Name of the family's tensor (C,).
+        epsilon: What is added to the variance.
+        convolution_bias: Name of the convolution's own bias (C,), or None.
     """
 
     weight: str
@@ -95,15 +112,15 @@ class BatchNormFold:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The family's tensors that `statistics` reads."""
-        named = (self.gamma, self.beta, self.mean, self.variance, self.convolution_bias)
-        return tuple(name for name in named if name is not None)
+        """The family's tensors that `stack_statistics` reads."""
+        names = (self.gamma, self.beta, self.mean, self.variance, self.convolution_bias)
+        return tuple(name for name in names if name is not None)
 
     def stack_statistics(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """What it needs of one member, linear in the tensors: float64 (5, C), variance + eps, gamma, beta, mean, bias."""
+        """Stacks what the fold needs of one member, linear in the tensors: float64 (5, C), variance + eps, gamma, beta, mean, bias."""
         variance = tensors[self.variance].astype(np.float64) + self.epsilon
         others = [(self.gamma, 1.0), (self.beta, 0.0), (self.mean, 0.0), (self.convolution_bias, 0.0)]
-        rows = [np.full(variance.shape, empty) if name is None else tensors[name] for name, empty in others]
+        rows = [np.full(variance.shape, default) if name is None else tensors[name] for name, default in others]
         return np.stack([variance, *rows]).astype(np.float64)
 
     def to_json(self) -> dict[str, Any]:
@@ -124,7 +141,16 @@ class BatchNormFold:
 def select_statistics_tensors(
     recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]], recalibration: BatchNormTable | None
 ) -> Sequence[Mapping[str, NDArray[Any]]]:
-    """What BatchNorms are blended from, folded or raw: the members, or what the family has at each knot of re-estimated statistics."""
+    """Selects what BatchNorms are blended from, folded or raw.
+
+    Args:
+        recipes: How the weights are made.
+        members: Each member's weights by name.
+        recalibration: Re-estimated statistics, or None.
+
+    Returns:
+        The members, or the tensors at each calibration point of the re-estimated statistics.
+    """
     if recalibration is None:
         return members
     names = [name for fold in recipes.folds for name in fold.sources]
@@ -134,9 +160,13 @@ def select_statistics_tensors(
 
 
 def compute_scale_and_shift(statistics: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of blended statistics (5, C): scale = gamma / sqrt(var + eps), shift = beta + scale * (bias - mean); float64 (C,) each.
+    """Computes scale = gamma / sqrt(var + eps) and shift = beta + scale * (bias - mean).
 
-    Not finite where a variance is not positive.
+    Args:
+        statistics: Blended statistics, float64 (5, C), as `BatchNormFold.stack_statistics` orders them.
+
+    Returns:
+        Scale and shift, float64 (C,) each; not finite where a variance is not positive.
     """
     variance, gamma, beta, mean, bias = statistics
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -146,7 +176,12 @@ def compute_scale_and_shift(statistics: NDArray[np.float64]) -> tuple[NDArray[np
 
 @dataclass
 class Recipes:
-    """Everything that the lowered graph's weights are made of: Linear weights by name, and the Folds that follow them."""
+    """Everything that the lowered graph's weights are made of.
+
+    Attributes:
+        linear: Recipe of each weight by name, in the order of a layout's weights.
+        folds: Folds that follow, in the order of the graph.
+    """
 
     linear: dict[str, LinearRecipe] = field(default_factory=dict)
     folds: list[BatchNormFold] = field(default_factory=list)
@@ -159,7 +194,7 @@ class Recipes:
         }
 
     def compute_values(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Every lowered weight for one set of the family's tensors, folds applied: what a fresh build would hold."""
+        """Computes every lowered weight for one set of the family's tensors, folds applied: what a fresh build would hold."""
         weights = {name: recipe.compute_value(tensors) for name, recipe in self.linear.items()}
         for fold in self.folds:
             scale, shift = compute_scale_and_shift(fold.stack_statistics(tensors))

@@ -1,9 +1,9 @@
-"""Blender: computes the blended weights, always from the pristine members, straight into an arena.
+"""The blend of the in-place engine: always from the original members, straight into a weight buffer.
 
 Members lie as rows of one (N, P) matrix, in the layout of the optimized graph, so that a change of alpha is one matrix-vector
-product; with shares of their own for each of the bundle's weights, a batch of them (pieces.py). Folded BatchNorms follow: scale and
-shift from the blended statistics, then each scaled row of the arena is multiplied in place. Statistics that were re-estimated
-(recalibration.py) are blended by the shares of their knots instead of the members'.
+product; with coefficients of their own for each of the bundle's weights, a batch of them (per_tensor_blend.py). Folded BatchNorms
+follow: scale and shift from the blended statistics, then each scaled row of the buffer is multiplied in place. Re-estimated statistics
+(blending/batchnorm_stats.py) are blended by the weights of their calibration points instead of the members' coefficients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ from engines.onnxruntime_cpu.per_tensor_blend import PerTensorBlender
 
 
 class Blender:
-    """members: per member the bundle's weights by name, in its order; they are copied, and read-only from then on."""
+    """Blends members into weight buffers of one layout.
+
+    Attributes:
+        member_rows: float32 (N, P), the members' weights in the layout; read-only.
+
+    Thread safety: `blend` may be called from any thread, into different buffers at once.
+    """
 
     def __init__(
         self,
@@ -35,66 +41,83 @@ class Blender:
         members: Sequence[Mapping[str, NDArray[Any]]],
         recalibration: BatchNormTable | None = None,
     ) -> None:
+        """Copies the members' weights in the layout.
+
+        Args:
+            layout: The layout of the lowered graph that `recipes` belong to.
+            recipes: How each lowered weight is made.
+            members: Each member's weights by name, in the bundle's order.
+            recalibration: Re-estimated BatchNorm statistics, or None.
+        """
         self.member_rows = allocate_aligned((len(members), layout.size))
         for row, tensors in zip(self.member_rows, members, strict=True):
             layout.arrange_weights({name: recipe.compute_value(tensors) for name, recipe in recipes.linear.items()}, row)
         self.member_rows.flags.writeable = False
         self._layout, self._recipes = layout, recipes
-        self._tensor_index = {name: number for number, name in enumerate(members[0])}
-        self._recalibration = recalibration
-        known = {} if recalibration is None else recalibration.statistics
+        self._tensor_index = {name: index for index, name in enumerate(members[0])}
+        self._table = recalibration
+        estimated = {} if recalibration is None else recalibration.statistics
         # Of a BatchNorm that stayed in the graph: it reads the raw tensors.
         self._unfolded_statistics = [
             (recipe, *layout.find_positions(name, int(np.prod(recipe.shape))))
             for name, recipe in recipes.linear.items()
-            if recipe.source in known
+            if recipe.source in estimated
         ]
         if not recipes.folds:
             self._statistics = None
             return
-        sets = select_statistics_tensors(recipes, members, recalibration)
+        points = select_statistics_tensors(recipes, members, recalibration)
         self._statistics = np.stack(
-            [np.concatenate([fold.stack_statistics(tensors) for fold in recipes.folds], axis=1) for tensors in sets]
+            [np.concatenate([fold.stack_statistics(tensors) for fold in recipes.folds], axis=1) for tensors in points]
         )
         self._channel_scales = make_channel_scales(recipes, layout)
         sizes = [recipes.linear[fold.bias].shape[0] for fold in recipes.folds]
-        columns = np.cumsum([0, *sizes])
+        first_columns = np.cumsum([0, *sizes[:-1]])
         places = [layout.find_positions(fold.bias, size) for fold, size in zip(recipes.folds, sizes, strict=True)]
-        self._bias_positions = np.concatenate([where for where, _ in places])
-        self._bias_columns = np.concatenate([channel + column for (_, channel), column in zip(places, columns, strict=False)])
+        self._bias_positions = np.concatenate([positions for positions, _ in places])
+        self._bias_columns = np.concatenate(
+            [channel + first for (_, channel), first in zip(places, first_columns, strict=True)]
+        )
         self._fold_of_column = np.repeat(np.arange(len(sizes)), sizes)
 
     def blend(self, coefficients: NDArray[np.float64], out: NDArray[np.float32]) -> None:
-        """Write the blend into `out`, float32 (P,): shares float64 (N,) or (W, N), as Engine.refit takes them.
+        """Blends all members into a weight buffer. The same coefficients always give the same bytes.
 
-        The same shares always give the same bytes. Raises EngineError where a blended variance is not positive, which only
-        extrapolation can bring about.
+        Args:
+            coefficients: float64 (N,) or (W, N), as `Engine.refit` takes them.
+            out: float32 (P,), the buffer to fill, in layout order. The caller owns it.
+
+        Raises:
+            EngineError: A blended variance is not positive, which only extrapolation can bring about.
+            CoefficientsError: The statistics are re-estimated, and rows differ or coefficients lie outside of 0 to 1.
+
+        Source: Eq. 2 of the DNI paper.
         """
         row = single_row_or_none(coefficients)
-        of_sets = coefficients if row is None else row
-        if self._recalibration is not None:
-            of_sets = self._recalibration.interpolation_weights(coefficients)
+        statistics_coefficients = coefficients if row is None else row
+        if self._table is not None:
+            statistics_coefficients = self._table.interpolation_weights(coefficients)
         if row is not None:
             blend_rows(self.member_rows, row, out)
         else:
-            pieces, sources = self._blocks
-            pieces.blend(self.member_rows, coefficients[sources], out)
-        if self._recalibration is not None and self._unfolded_statistics:
-            known = self._recalibration.interpolate(coefficients)
-            for recipe, places, element in self._unfolded_statistics:
-                out[places] = recipe.compute_value(known).reshape(-1)[element]
+            blocks, sources = self._blocks
+            blocks.blend(self.member_rows, coefficients[sources], out)
+        if self._table is not None and self._unfolded_statistics:
+            estimated = self._table.interpolate(coefficients)
+            for recipe, positions, element in self._unfolded_statistics:
+                out[positions] = recipe.compute_value(estimated).reshape(-1)[element]
         if self._statistics is None:
             return
-        scale, shift = compute_scale_and_shift(self._blend_statistics(of_sets))
+        scale, shift = compute_scale_and_shift(self._blend_statistics(statistics_coefficients))
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
             raise EngineError("A BatchNorm's blended variance is not positive at this alpha.")
-        narrow = scale.astype(np.float32)
-        for weights in self._channel_scales:
-            weights.multiply(narrow, out)
+        float32_scale = scale.astype(np.float32)
+        for channel_scale in self._channel_scales:
+            channel_scale.multiply(float32_scale, out)
         out[self._bias_positions] = shift[self._bias_columns]
 
     def _blend_statistics(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """float64 (5, C), as compute_scale_and_shift takes them. shares: (N,), (W, N), or (K,) of the knots of re-estimated statistics."""
+        """Blends (N,), (W, N), or (K,) of re-estimated statistics to float64 (5, C), as `compute_scale_and_shift` takes them."""
         assert self._statistics is not None
         if coefficients.ndim == 1:
             used = np.flatnonzero(coefficients)
@@ -102,19 +125,19 @@ class Blender:
             return blended
         blended = np.zeros(self._statistics.shape[1:])
         for member, statistics in zip(coefficients.T, self._statistics, strict=True):
-            along = member[self._fold_sources][:, self._fold_of_column]
-            if along.all():
-                blended += along * statistics
+            factors = member[self._fold_sources][:, self._fold_of_column]
+            if factors.all():
+                blended += factors * statistics
             else:
-                blended += np.multiply(along, statistics, out=np.zeros_like(blended), where=along != 0)
+                blended += np.multiply(factors, statistics, out=np.zeros_like(blended), where=factors != 0)
         return blended
 
     @cached_property
     def _blocks(self) -> tuple[PerTensorBlender, NDArray[np.intp]]:
-        """The arena cut by the weights that it is made of, and which of the bundle's weights each piece is made of."""
+        """The buffer cut into the weights that it is made of, and which of the bundle's weights each block is made of."""
         starts, names = self._layout.split_blocks()
         linear = [self._recipes.linear[name] for name in names]
-        # What has no source is the same for every member, so that any row will do.
+        # A weight without a source is the same for every member, so that any row will do.
         sources = [0 if recipe.source is None else self._tensor_index[recipe.source] for recipe in linear]
         return PerTensorBlender(starts, self._layout.size), np.array(sources, np.intp)
 

@@ -1,4 +1,4 @@
-"""Blocked PRelu: put PRelu back into the optimized graph, on tensors that stay in the blocked layout.
+"""PRelu put back into the optimized graph, on tensors that stay in the blocked layout.
 
 The lowering writes PRelu as x + gain * relu(-x), gain = 1 - slope, because ONNX Runtime would leave its blocked layout for a
 PRelu. What comes out of the optimizer are two depthwise convolutions, two passes over the activation. A blocked tensor (N, C, H, W) lies
@@ -15,71 +15,77 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from engines.lowering.graph_rewriter import read_attributes
 from engines.onnxruntime_cpu.runtime import BLOCKED_DOMAIN
 
 
 def restore_prelu(optimized: onnx.ModelProto, weight_names: Collection[str], block_size: int) -> int:
-    """Replace each pair of depthwise convolutions that is a PRelu, in place; returns how many there were.
+    """Replaces each pair of depthwise convolutions that is a PRelu.
 
-    live   initializers that are weights: a gain must be one of them.
-    block  channels that lie side by side in this machine's blocked layout.
+    Args:
+        optimized: The optimized graph; it is changed in place.
+        weight_names: Initializers that are weights: a gain must be one of them.
+        block_size: Number of channels that lie side by side in this machine's blocked layout.
+
+    Returns:
+        How many pairs there were.
     """
     graph = optimized.graph
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in weight_names}
     producers = {name: node for node in graph.node for name in node.output}
     readers = Counter(name for node in graph.node for name in node.input)
     nodes: list[onnx.NodeProto] = []
-    found: list[onnx.NodeProto] = []
+    count = 0
     for node in graph.node:
-        bend = producers.get(node.input[0]) if _is_gain_convolution(node, weight_names) else None
+        negated = producers.get(node.input[0]) if _is_gain_convolution(node, weight_names) else None
         if (
-            bend is None
-            or readers[bend.output[0]] != 1
-            or bend.input[0] != node.input[3]
-            or not _is_negated_relu(bend, constants)
+            negated is None
+            or readers[negated.output[0]] != 1
+            or negated.input[0] != node.input[3]
+            or not _is_negated_relu(negated, constants)
         ):
             nodes.append(node)
             continue
-        nodes.remove(bend)
+        nodes.remove(negated)
         nodes += _make_prelu_nodes(graph, node, block_size)
-        found.append(node)
+        count += 1
     del graph.node[:]
     graph.node.extend(nodes)
-    return len(found)
+    return count
 
 
 def _is_gain_convolution(node: onnx.NodeProto, weight_names: Collection[str]) -> bool:
-    """A blocked depthwise convolution by a live weight onto a sum: gain * relu(-x) + x."""
+    """Requires a blocked depthwise convolution by a weight onto a sum: gain * relu(-x) + x."""
     return (
         _is_pointwise(node)
         and len(node.input) == 4
         and not node.input[2]
         and node.input[1] in weight_names
-        and not any(attribute.name == "activation" for attribute in node.attribute)
+        and "activation" not in read_attributes(node)
     )
 
 
 def _is_negated_relu(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
-    """A blocked depthwise convolution by -1 with a Relu: relu(-x)."""
-    activation = [attribute.s for attribute in node.attribute if attribute.name == "activation"]
+    """Requires a blocked depthwise convolution by -1 with a Relu: relu(-x)."""
     weight = constants.get(node.input[1]) if len(node.input) == 2 else None
     return (
         _is_pointwise(node)
-        and activation == [b"Relu"]
+        and read_attributes(node).get("activation") == b"Relu"
         and weight is not None
         and bool(np.all(numpy_helper.to_array(weight) == -1))
     )
 
 
 def _is_pointwise(node: onnx.NodeProto) -> bool:
-    kernel = [tuple(attribute.ints) for attribute in node.attribute if attribute.name == "kernel_shape"]
-    group = [attribute.i for attribute in node.attribute if attribute.name == "group"]
-    return node.op_type == "Conv" and node.domain == BLOCKED_DOMAIN and kernel == [(1, 1)] and group[:1] > [1]
+    if node.op_type != "Conv" or node.domain != BLOCKED_DOMAIN:
+        return False
+    attributes = read_attributes(node)
+    return attributes.get("kernel_shape") == [1, 1] and attributes.get("group", 1) > 1
 
 
 def _make_prelu_nodes(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> list[onnx.NodeProto]:
     x, gain, y = node.input[3], node.input[1], node.output[0]
-    channels = next(attribute.i for attribute in node.attribute if attribute.name == "group")
+    channels = read_attributes(node)["group"]
     groups = channels // block
 
     def add_integers(name: str, numbers: list[int]) -> str:

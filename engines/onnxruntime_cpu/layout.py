@@ -1,10 +1,9 @@
-"""Layout: where each number of each lowered weight lies in the optimized graph, found out by asking ONNX Runtime.
+"""Where each number of each lowered weight lies in the optimized graph, found out by asking ONNX Runtime.
 
-ONNX Runtime reorders, pads and renames weights when it optimizes. Instead of knowing its rules, we let it optimize a graph
-whose weights hold their own *addresses*, and read the addresses back from the result. Each element of each optimized
-initializer then names the one element of the lowered weights that it is a copy of, or is padding. Two passes: which
-weight, and which element of it. If anything else than copying and padding happened to a weight, an address comes back damaged
-and the in-place road is refused.
+ONNX Runtime reorders, pads and renames weights when it optimizes. Instead of knowing its rules, this module lets it optimize a graph
+whose weights hold their own *addresses*, and reads the addresses back from the result. Each element of each optimized initializer
+then names the one element of the lowered weights that it is a copy of, or is padding. Two passes: which weight, and which element of
+it. If anything else than copying and padding happened to a weight, an address comes back damaged and the graph is refused.
 """
 
 from __future__ import annotations
@@ -28,21 +27,28 @@ FILL_MARK = 4096.5
 and the sign shows what treats negative weights in another way, such as Abs or Relu."""
 
 MAX_WEIGHT_ELEMENTS = 2**24 - 1
-"""Elements per weight: float32 holds whole numbers exactly up to 2^24."""
+"""Per weight: float32 holds whole numbers exactly up to 2^24."""
 
 SPAN_ALIGNMENT_FLOATS = 16
-"""Floats: each optimized weight begins on a 64-byte line."""
+"""Each optimized weight begins on a 64-byte line."""
 
 
 class InPlaceUnsupportedError(EngineError):
-    """This graph cannot be refitted in place; str() says why."""
+    """This graph cannot be refitted in place; str() says why, as a clause without a full stop."""
 
     kind = "InPlaceUnsupportedError"
 
 
 @dataclass(frozen=True)
 class WeightSpan:
-    """One optimized initializer: its place in the arena."""
+    """One optimized initializer and where it lies in a weight buffer.
+
+    Attributes:
+        name: Name of the initializer.
+        shape: Its shape.
+        start: Position of its first float.
+        stop: Position behind its last float.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -54,10 +60,11 @@ class WeightSpan:
 class Layout:
     """The optimized graph and the map of its weights.
 
-    optimized  the graph, its weights without data.
-    slots      the optimized weights in arena order.
-    gather     int64 (P,): for each float of the arena 1 + its index in the concatenated lowered weights, or 0 for padding.
-    offsets    where each lowered weight begins in that concatenation (without the 1).
+    Attributes:
+        optimized: The graph, its weights without data.
+        spans: The optimized weights in buffer order.
+        gather: int64 (P,): for each float of the buffer 1 + its index in the concatenated lowered weights, or 0 for padding.
+        offsets: Where each lowered weight begins in that concatenation (without the 1).
     """
 
     optimized: onnx.ModelProto
@@ -67,47 +74,74 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """P, the arena's length in floats."""
+        """Length of the weight buffer in floats, P."""
         return int(self.gather.size)
 
     def arrange_weights(self, values: dict[str, NDArray[np.float32]], out: NDArray[np.float32]) -> None:
-        """Lay one set of lowered weights out as the optimized graph wants them: `out` float32 (P,)."""
+        """Arranges one set of lowered weights as the optimized graph wants them.
+
+        Args:
+            values: float32 value of each lowered weight by name.
+            out: float32 (P,), to fill.
+        """
         flat = np.concatenate([np.zeros(1, np.float32), *(values[name].reshape(-1) for name in self.offsets)])
         np.take(flat, self.gather, out=out)
 
     def find_positions(self, name: str, size: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-        """Where a lowered weight lies: arena positions, and the element of the weight at each."""
+        """Finds where a lowered weight lies.
+
+        Args:
+            name: Name of the lowered weight.
+            size: Its number of elements.
+
+        Returns:
+            Positions in the buffer, and the element of the weight at each, (K,) both.
+        """
         first = self.offsets[name] + 1
         positions = np.flatnonzero((self.gather >= first) & (self.gather < first + size))
         return positions, self.gather[positions] - first
 
     def split_blocks(self) -> tuple[list[int], list[str]]:
-        """The arena cut where the lowered weight changes: where each piece begins, and the weight that it is a copy of.
+        """Cuts the buffer where the lowered weight changes.
 
-        Padding belongs to the piece before it; it is 0 in every member.
+        Returns:
+            Where each block begins, and the weight that it is a copy of. Padding belongs to the block before it; it is 0 in every
+            member.
         """
         names = list(self.offsets)
         bounds = np.array([self.offsets[name] + 1 for name in names])
         starts: list[int] = []
         owners: list[str] = []
-        for slot in self.spans:
-            gather = self.gather[slot.start : slot.stop]
+        for span in self.spans:
+            gather = self.gather[span.start : span.stop]
             least = int((gather - 1).view(np.uint64).min()) + 1  # padding, which is 0, wraps round to the largest
             first, last = np.searchsorted(bounds, [least, int(gather.max())], "right") - 1
-            starts.append(slot.start)
+            starts.append(span.start)
             owners.append(names[first])
             if first != last:  # several weights in one: not seen so far, and the rule holds all the same
-                places = np.flatnonzero(gather)
-                owner = np.searchsorted(bounds, gather[places], "right") - 1
+                positions = np.flatnonzero(gather)
+                owner = np.searchsorted(bounds, gather[positions], "right") - 1
                 owners[-1] = names[owner[0]]
                 cuts = np.flatnonzero(np.diff(owner)) + 1
-                starts += (slot.start + places[cuts]).tolist()
-                owners += [names[number] for number in owner[cuts]]
+                starts += (span.start + positions[cuts]).tolist()
+                owners += [names[index] for index in owner[cuts]]
         return starts, owners
 
 
 def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
-    """Optimize the lowered graph and find its layout. Raises InPlaceUnsupportedError where a weight was not just moved."""
+    """Optimizes a lowered graph and finds its layout.
+
+    Args:
+        lowered: The lowered graph; it is not changed.
+        recipes: Its weights.
+
+    Returns:
+        The layout.
+
+    Raises:
+        InPlaceUnsupportedError: ONNX Runtime did more with a weight than move it.
+        EngineError: ONNX Runtime cannot open the graph.
+    """
     names = list(recipes.linear)
     sizes = np.array([int(np.prod(recipes.linear[name].shape)) for name in names], np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -118,25 +152,24 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
     if _describe_structure(marks) != _describe_structure(places):
         raise InPlaceUnsupportedError("ONNX Runtime optimizes this graph differently for different weights")
 
-    slots, gathers, position = [], [], 0
-    placed = _read_float32_initializers(places)
-    # Equal shapes side by side: what is scaled by a BatchNorm is then scaled in one go (row_scale.py).
+    spans, gathers, position = [], [], 0
+    place_by_name = _read_float32_initializers(places)
+    # Equal shapes side by side: what is scaled by a BatchNorm is then scaled in one pass (channel_scale.py).
     for name, mark in sorted(_read_float32_initializers(marks).items(), key=lambda weight: weight[1].shape):
-        place = placed[name]
+        place = place_by_name[name]
         if np.array_equal(mark, place):
             continue  # a constant of the graph
         used = mark != 0
         which, element = np.where(used, -mark - np.float32(FILL_MARK), 0), np.where(used, place - 1, 0)
-        whole = np.array_equal(which, np.floor(which)) and np.array_equal(element, np.floor(element))
-        if not whole or which.min() < 0 or which.max() >= len(names):
-            raise InPlaceUnsupportedError(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
-        owner = which.astype(np.int64)
-        if element.min() < 0 or np.any(element >= sizes[owner]):
+        are_whole = np.array_equal(which, np.floor(which)) and np.array_equal(element, np.floor(element))
+        are_owners = are_whole and which.min() >= 0 and which.max() < len(names)
+        owner = np.where(are_owners, which, 0).astype(np.int64)
+        if not are_owners or element.min() < 0 or np.any(element >= sizes[owner]):
             raise InPlaceUnsupportedError(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
         index = np.where(used, starts[owner] + element.astype(np.int64) + 1, 0)
         padding = -index.size % SPAN_ALIGNMENT_FLOATS
         gathers.append(np.concatenate([index.reshape(-1), np.zeros(padding, np.int64)]))
-        slots.append(WeightSpan(name, mark.shape, position, position + index.size))
+        spans.append(WeightSpan(name, mark.shape, position, position + index.size))
         position += index.size + padding
     gather = np.concatenate(gathers) if gathers else np.zeros(0, np.int64)
     seen = np.zeros(int(starts[-1]) + 1, np.bool_)
@@ -146,13 +179,13 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
     ]
     if missing:
         raise InPlaceUnsupportedError(f"ONNX Runtime leaves out {len(missing)} weights, first {missing[0]!r}")
-    movable = {slot.name for slot in slots}
+    movable = {span.name for span in spans}
     for tensor in marks.graph.initializer:
         if tensor.name in movable:
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")
     restore_prelu(marks, movable, runtime.measure_block_size())
-    return Layout(marks, tuple(slots), gather, dict(zip(names, (int(start) for start in starts), strict=False)))
+    return Layout(marks, tuple(spans), gather, dict(zip(names, starts[:-1].tolist(), strict=True)))
 
 
 def _optimize_graph(
@@ -166,7 +199,7 @@ def _optimize_graph(
 
 
 def _read_float32_initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
-    """Every float32 initializer."""
+    """Reads every float32 initializer by name."""
     return {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
@@ -175,7 +208,7 @@ def _read_float32_initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.f
 
 
 def _describe_structure(model: onnx.ModelProto) -> tuple[list[bytes], list[tuple[str, int, tuple[int, ...]]]]:
-    """All but the values: nodes without their names and order, which ONNX Runtime gives by chance, and initializers' shapes."""
+    """Describes all but the values: nodes without their names and order, which ONNX Runtime gives by chance, and initializers' shapes."""
     nodes = []
     for node in model.graph.node:
         unnamed = onnx.NodeProto()
@@ -186,20 +219,33 @@ def _describe_structure(model: onnx.ModelProto) -> tuple[list[bytes], list[tuple
 
 
 CACHE_LINE_BYTES = 64
-"""Bytes of a cache line, and of an AVX-512 register: loads across lines cost twice."""
+"""And of an AVX-512 register: loads across lines cost twice."""
 
 
 def allocate_aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Zeros, float32, beginning on a cache line; every row too, where the last dimension is a multiple of 16."""
-    size = int(np.prod(shape)) * 4
-    memory = np.zeros(size + CACHE_LINE_BYTES, np.uint8)
+    """Allocates zeros that begin on a cache line; every row does too, where the last dimension is a multiple of 16.
+
+    Args:
+        shape: Shape of the array.
+
+    Returns:
+        float32 of this shape, C order. The caller owns it.
+    """
+    byte_count = int(np.prod(shape)) * 4
+    memory = np.zeros(byte_count + CACHE_LINE_BYTES, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE_BYTES
-    return memory[start : start + size].view(np.float32).reshape(shape)
+    return memory[start : start + byte_count].view(np.float32).reshape(shape)
 
 
 class HostWeightBuffer:
-    """One flat array and a view of it for each optimized weight, by name. It owns the memory."""
+    """The weights of one slot; it owns the memory.
+
+    Attributes:
+        flat: float32 (P,), in layout order.
+        views: A view of `flat` for each optimized weight by name.
+    """
 
     def __init__(self, layout: Layout) -> None:
+        """Allocates zeros for a layout."""
         self.flat = allocate_aligned((layout.size,))
-        self.views = {slot.name: self.flat[slot.start : slot.stop].reshape(slot.shape) for slot in layout.spans}
+        self.views = {span.name: self.flat[span.start : span.stop].reshape(span.shape) for span in layout.spans}

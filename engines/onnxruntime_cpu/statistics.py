@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dni_deploy.errors import EngineError, escape_name
 from engines import ort_session
+from engines.lowering.graph_rewriter import read_attributes
 from engines.lowering.weights_as_inputs import weights_as_inputs
 
 
@@ -144,7 +145,7 @@ def _add_moment_outputs(
         if node.op_type != "BatchNormalization" or not {node.input[3], node.input[4]} <= weights:
             nodes.append(node)
             continue
-        epsilon = float(next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5))
+        epsilon = float(read_attributes(node).get("epsilon", 1e-5))
         uses.append((BatchNormLayer(node.input[3], node.input[4], epsilon), node.output[0]))
         nodes += _make_moment_nodes(node, opset, constants)
         nodes += [node] if keep_batch_norms else _make_normalization_nodes(node, epsilon, constants)

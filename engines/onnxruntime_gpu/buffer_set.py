@@ -1,7 +1,4 @@
-"""Slot: one set of weights with what a frame on it needs: bindings, buffers, and the events that are waited for.
-
-Every method wants the device held, and calls for one slot from one thread at a time. All is queued on the one stream.
-"""
+"""One set of weights with what a frame on it needs: bindings, buffers, and the events that are waited for."""
 
 from __future__ import annotations
 
@@ -22,14 +19,20 @@ from engines.lowering.gpu import LoweredWeight
 from engines.onnxruntime_gpu.session import make_run_options
 
 FrameBinding = tuple[tuple[int, ...], int, int]
-"""Of a frame: its shape, and the addresses of its input and output."""
+"""Shape of a frame, and the addresses of its input and output."""
 
 
 class BoundBufferSet:
-    """weights are bound to `weight_buffer` once and for all: what is blended into it is what the next run reads.
+    """One slot of a `BoundEngine`.
 
-    memory     "cuda", or "cpu" where the tests run it; index: the GPU's number.
-    number     gives a new number for a CUDA graph; None where frames are not replayed.
+    The weights are bound to `weight_buffer` once: what is blended into it is what the next run reads. Everything is queued on the
+    engine's one stream.
+
+    Attributes:
+        weight_buffer: The slot's weights on the device; the engine owns them.
+        has_weights: Whether a whole blend was queued.
+
+    Thread safety: the caller holds the device, and calls from one thread at a time.
     """
 
     def __init__(
@@ -44,6 +47,18 @@ class BoundBufferSet:
         index: int,
         next_graph_id: Callable[[], int] | None,
     ) -> None:
+        """Binds the weights.
+
+        Args:
+            device: The device, held by the caller.
+            session: The engine's session, which all slots share.
+            stream: The engine's stream.
+            weight_buffer: Memory of the weights.
+            weights: The weights, which are inputs of the session.
+            device_type: ONNX Runtime's name of the memory: "cuda", or "cpu" in tests.
+            index: Number of the GPU.
+            next_graph_id: Makes a new number for a CUDA graph; None where frames are not replayed.
+        """
         self.weight_buffer = weight_buffer
         self.has_weights = False
         self._device, self._session, self._stream = device, session, stream
@@ -69,79 +84,92 @@ class BoundBufferSet:
         self._has_run = False
 
     def mark_blended(self) -> None:
-        """Note that the blend was queued."""
+        """Records that the blend was queued."""
         self._blended_event.record(self._stream)
 
     def synchronize(self) -> None:
-        """Wait for the newest blend, and for nothing that was queued behind it."""
+        """Waits for the newest blend, and for nothing that was queued behind it."""
         self._blended_event.synchronize()
 
     def upload(self, x: NDArray[np.float32]) -> None:
-        """Queue the upload of a frame, read before this returns."""
+        """Queues the upload of a frame, float32 (N, C, H, W), which is read before this returns."""
         self._ensure_buffer("in", x.nbytes)
         self._uploaded_event.synchronize()  # the last upload may still read the staging memory
-        held = self._staging_in.get_array(x.shape, np.float32)
-        np.copyto(held, x)
-        self._buffers["in"].upload(held, self._stream)
+        staged = self._staging_in.get_array(x.shape, np.float32)
+        np.copyto(staged, x)
+        self._buffers["in"].upload(staged, self._stream)
         self._uploaded_event.record(self._stream)
         self._input_shape = x.shape
 
     def enqueue(self, *, replay: bool) -> None:
-        """Queue one run on the frame that was placed last. Raises EngineError."""
+        """Queues one run on the frame that was uploaded last.
+
+        Args:
+            replay: Replay a CUDA graph, which is captured at the first frame of its shape and addresses.
+
+        Raises:
+            EngineError: There is no frame, or ONNX Runtime cannot run it.
+        """
         if self._input_shape is None:
             raise EngineError("No input was uploaded; upload one first.")
-        place = self._bind_frame(self._input_shape)
+        frame = self._bind_frame(self._input_shape)
         options = self._plain_run_options
         if replay and self._next_graph_id is not None:
-            if place not in self._graph_run_options:
-                self._graph_run_options[place] = make_run_options(self._next_graph_id())
-            options = self._graph_run_options[place]
+            if frame not in self._graph_run_options:
+                self._graph_run_options[frame] = make_run_options(self._next_graph_id())
+            options = self._graph_run_options[frame]
         self._run_session(options)
         self._has_run = True
 
     def download(self) -> NDArray[np.float32]:
-        """Wait for the newest output and return it, fresh."""
+        """Waits for the newest output.
+
+        Returns:
+            A fresh array, float32 (N, C', H', W').
+
+        Raises:
+            EngineError: Nothing was run.
+        """
         if not self._has_run or self._current_binding is None:
-            raise EngineError("Nothing was run; place an input and enqueue first.")
-        held = self._staging_out.get_array(self._output_shapes[self._current_binding[0]], np.float32)
-        self._buffers["out"].download(held, self._stream)
+            raise EngineError("Nothing was run; upload an input and enqueue first.")
+        staged = self._staging_out.get_array(self._output_shapes[self._current_binding[0]], np.float32)
+        self._buffers["out"].download(staged, self._stream)
         self._downloaded_event.record(self._stream)
         self._downloaded_event.synchronize()
-        return np.array(held)
+        return np.array(staged)
 
     def release(self) -> None:
-        """Let go of the session. Nothing may be queued."""
+        """Drops the session. Nothing may be queued."""
         self._binding = self._session = None
 
     def free(self) -> None:
-        """Free the memory, after `release`. Calling it again does nothing."""
+        """Frees the frame's memory, after `release`; calling it again does nothing."""
         for buffer in self._buffers.values():
             buffer.free()
         self._buffers.clear()
         self._staging_in.free()
         self._staging_out.free()
-        self.weight_buffer.free()
         self._uploaded_event = self._blended_event = self._downloaded_event = self._stream = None
 
     def _bind_frame(self, shape: tuple[int, ...]) -> FrameBinding:
-        """Bind the frame's input and output, unless they are. The size of the output is learnt by a run, once per shape."""
+        """Binds the frame's input and output, unless they are bound. A run tells the size of the output, once per shape."""
         binding, source = self._binding, self._buffers["in"].pointer
         assert binding is not None
-        known = self._output_shapes.get(shape)
-        if known is not None and self._current_binding == (shape, source, self._buffers["out"].pointer):
+        output_shape = self._output_shapes.get(shape)
+        if output_shape is not None and self._current_binding == (shape, source, self._buffers["out"].pointer):
             return self._current_binding
         self._current_binding, self._has_run = None, False
         binding.bind_input(self._input, self._device_type, self._index, np.float32, list(shape), source)
-        if known is None:
+        if output_shape is None:
             binding.bind_output(self._output, self._device_type, self._index)  # ONNX Runtime allocates it
             self._run_session(self._plain_run_options)
             self._stream.synchronize()
-            known = tuple(binding.get_outputs()[0].shape())
+            output_shape = tuple(binding.get_outputs()[0].shape())
             binding.clear_binding_outputs()
-        self._ensure_buffer("out", int(np.prod(known)) * 4)
-        self._output_shapes[shape] = known
+        self._ensure_buffer("out", int(np.prod(output_shape)) * 4)
+        self._output_shapes[shape] = output_shape
         target = self._buffers["out"].pointer
-        binding.bind_output(self._output, self._device_type, self._index, np.float32, list(known), target)
+        binding.bind_output(self._output, self._device_type, self._index, np.float32, list(output_shape), target)
         self._current_binding = (shape, source, target)
         return self._current_binding
 
@@ -156,12 +184,12 @@ class BoundBufferSet:
             ) from error
 
     def _ensure_buffer(self, name: str, nbytes: int) -> None:
-        """A buffer of at least this size."""
-        held = self._buffers.get(name)
-        if held is not None and held.nbytes >= nbytes:
+        """Makes sure that a buffer has at least this size."""
+        buffer = self._buffers.get(name)
+        if buffer is not None and buffer.nbytes >= nbytes:
             return
-        if held is not None:
+        if buffer is not None:
             self._stream.synchronize()  # what is queued may use it
             del self._buffers[name]
-            held.free()
+            buffer.free()
         self._buffers[name] = Buffer(self._device, nbytes)

@@ -1,4 +1,4 @@
-"""Bound: the weights are inputs of the graph, bound to memory that the blend kernel writes. A change of alpha is that kernel alone.
+"""The engine whose weights are graph inputs, bound to memory that the blend kernel writes: a change of alpha is that kernel alone.
 
 One session and one stream for all slots: upload, blend, run and download are queued there in the order of the calls, so that none
 of them waits for another one on the host.
@@ -7,9 +7,11 @@ of them waits for another one on the host.
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,17 @@ from engines.lowering.weights_as_inputs import weights_as_inputs
 from engines.onnxruntime_gpu.buffer_set import BoundBufferSet
 from engines.onnxruntime_gpu.session import CUDA_PROVIDER, make_provider_options, open_session
 
+log = logging.getLogger(__name__)
+
 
 class BoundEngine:
-    """A DeviceEngine (see engines/interface.py). It owns the device's context and all that it makes in it.
+    """A `DeviceEngine` that owns the device's context and all that it makes in it.
 
-    replay   frames are replayed as CUDA_PROVIDER graphs. ONNX Runtime captures one per thread, shape and slot, at the first such frame,
-             and no other thread may call CUDA_PROVIDER meanwhile, so one lock is then held for every call of every slot.
+    Attributes:
+        replay: Whether frames are replayed as CUDA graphs. ONNX Runtime captures one per thread, shape and slot, at the first such
+            frame, and no other thread may call CUDA meanwhile, so one lock is then held for every call of every slot.
+
+    Thread safety: any method from any thread; each slot has a lock.
     """
 
     name = "onnxruntime-gpu"
@@ -49,7 +56,21 @@ class BoundEngine:
         device_type: str = "cuda",
         recalibration: BatchNormTable | None = None,
     ) -> None:
-        """provider, memory: the execution provider, and what its memory is called. Raises EngineError, UnavailableError, LimitError."""
+        """Opens session, members and slots; nothing is verified yet.
+
+        Args:
+            lowered: The lowered graph.
+            members: Each member's weights by name, in the bundle's order.
+            options: Threads, slots, `cuda_graph` and device are used.
+            provider: Execution provider of ONNX Runtime.
+            device_type: ONNX Runtime's name of the provider's memory.
+            recalibration: Re-estimated BatchNorm statistics, or None.
+
+        Raises:
+            EngineError: The network cannot be opened.
+            UnavailableError: There is no GPU, or the provider's libraries cannot be loaded.
+            LimitError: There is no room on the GPU.
+        """
         precision = "fp16" if any(weight.dtype == np.float16 for weight in lowered.weights) else "fp32"
         self.update_path = (
             f"ONNX Runtime {ort.__version__} on the GPU, {precision}: the weights are inputs of the graph and lie where they are "
@@ -59,7 +80,7 @@ class BoundEngine:
         self.replay = options.cuda_graph
         self._buffer_sets: list[BoundBufferSet] = []
         self._session: ort.InferenceSession | None = None
-        self._members: DeviceMembers | None = None
+        self._cleanup = ExitStack()  # device memory, freed newest first
         self._stream: Any = None
         self._run_lock = threading.RLock()
         self._slot_locks = [self._run_lock if self.replay else threading.RLock() for _ in range(self.slots)]
@@ -69,21 +90,19 @@ class BoundEngine:
                 self._stream = device.create_stream()
                 self._open_session(lowered, options, provider)
                 layout = DeviceLayout.from_lowered(lowered, () if recalibration is None else recalibration.statistics)
-                self._members = DeviceMembers(device, layout, lowered.recipes, members, recalibration)
-                self._blender = DeviceBlender(device, self._members)
-                number = itertools.count(1).__next__ if self.replay else None
+                device_members = DeviceMembers(device, layout, lowered.recipes, members, recalibration)
+                self._free_at_close(device_members.free)
+                self._blender = DeviceBlender(device, device_members)
+                next_graph_id = itertools.count(1).__next__ if self.replay else None
                 for _ in range(self.slots):
-                    live = WeightBuffer(device, layout)
-                    try:
-                        self._buffer_sets.append(
-                            BoundBufferSet(
-                                device, self._session, self._stream, live, lowered.weights,
-                                device_type=device_type, index=options.device, next_graph_id=number,
-                            )
-                        )  # fmt: skip
-                    except BaseException:
-                        live.free()
-                        raise
+                    weight_buffer = WeightBuffer(device, layout)
+                    self._free_at_close(weight_buffer.free)
+                    buffers = BoundBufferSet(
+                        device, self._session, self._stream, weight_buffer, lowered.weights,
+                        device_type=device_type, index=options.device, next_graph_id=next_graph_id,
+                    )  # fmt: skip
+                    self._buffer_sets.append(buffers)
+                    self._free_at_close(buffers.free)
         except BaseException:
             self.close()
             raise
@@ -92,12 +111,10 @@ class BoundEngine:
         model = weights_as_inputs(lowered.graph, [weight.name for weight in lowered.weights])
 
         def open_bound_session(replay: bool) -> ort.InferenceSession:
-            told = (
-                make_provider_options(options.device, int(self._stream.handle), replay=replay)
-                if provider == CUDA_PROVIDER
-                else {}
-            )
-            return open_session(model, provider, told, options.threads or 1)
+            handle = int(self._stream.handle)
+            on_gpu = provider == CUDA_PROVIDER
+            provider_options = make_provider_options(options.device, handle, replay=replay) if on_gpu else {}
+            return open_session(model, provider, provider_options, options.threads or 1)
 
         try:
             self._session = open_bound_session(self.replay)
@@ -112,20 +129,23 @@ class BoundEngine:
     # Engine
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        with self._lock_slot(slot) as at:
-            shares = self._blender.validate_coefficients(
-                np.asarray(coefficients, np.float64)
-            )  # what is refused leaves the slot as it was
-            at.has_weights = False
-            self._blender.enqueue_blend(shares, at.weight_buffer, self._stream)
-            at.mark_blended()
-            at.has_weights = True
+        """Queues the blend into the slot's weights, as `Engine.refit`."""
+        with self._lock_slot(slot) as buffers:
+            started = time.perf_counter()
+            coefficients = self._blender.validate_coefficients(np.asarray(coefficients, np.float64))  # may refuse: first of all
+            buffers.has_weights = False
+            self._blender.enqueue_blend(coefficients, buffers.weight_buffer, self._stream)
+            buffers.mark_blended()
+            buffers.has_weights = True
+            log.debug("blend of slot %d queued in %.2f ms", slot, 1e3 * (time.perf_counter() - started))
 
     def synchronize(self, slot: int) -> None:
-        with self._lock_slot(slot) as at:
-            at.synchronize()
+        """Waits for the slot's newest blend, as `Engine.synchronize`."""
+        with self._lock_slot(slot) as buffers:
+            buffers.synchronize()
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Uploads, runs and downloads, as `Engine.infer`."""
         with self._lock_slot(slot):
             self.upload(slot, x)
             self.enqueue(slot)
@@ -134,49 +154,53 @@ class BoundEngine:
     # DeviceEngine
 
     def stream_handle(self, slot: int) -> int:
+        """Returns the CUstream that all slots share, as `DeviceEngine.stream_handle`."""
         with self._lock_slot(slot):
             return int(self._stream.handle)
 
     def upload(self, slot: int, x: NDArray[np.float32]) -> None:
-        with self._lock_slot(slot) as at:
-            at.upload(np.asarray(x, np.float32))
+        """Queues the upload of an input, as `DeviceEngine.upload`."""
+        with self._lock_slot(slot) as buffers:
+            buffers.upload(np.asarray(x, np.float32))
 
     def enqueue(self, slot: int) -> None:
-        with self._lock_slot(slot) as at:
-            if not at.has_weights:
+        """Queues one run, as `DeviceEngine.enqueue`."""
+        with self._lock_slot(slot) as buffers:
+            if not buffers.has_weights:
                 raise EngineError(f"Slot {slot} has no weights; refit it first.")
             # One at a time: ONNX Runtime may give the memory of a run that is queued to the next one, which is right as long
             # as the two are queued one after the other.
             with self._run_lock:
-                at.enqueue(replay=self.replay)
+                buffers.enqueue(replay=self.replay)
 
     def download(self, slot: int) -> NDArray[np.float32]:
-        with self._lock_slot(slot) as at:
-            return at.download()
+        """Waits for the newest output, as `DeviceEngine.download`."""
+        with self._lock_slot(slot) as buffers:
+            return buffers.download()
 
     def invalidate_weights(self) -> None:
-        """Every slot waits for a refit."""
-        for at in self._buffer_sets:
-            at.has_weights = False
+        """Marks every slot's weights as undefined, so that it needs a refit."""
+        for buffers in self._buffer_sets:
+            buffers.has_weights = False
 
     def close(self) -> None:
-        """Bindings, session, memory, stream, device. Calling it again does nothing."""
+        """Closes bindings, session, memory, stream and device, in this order, as `Engine.close`."""
         device, self._device = self._device, None
         if device is None:
             return
         with device:
             if self._stream is not None:
                 _suppress_cuda_errors(self._stream.synchronize)
-            for at in self._buffer_sets:
-                at.release()
+            for buffers in self._buffer_sets:
+                buffers.release()
             self._session = None
-            for at in self._buffer_sets:
-                _suppress_cuda_errors(at.free)
             self._buffer_sets.clear()
-            if self._members is not None:
-                _suppress_cuda_errors(self._members.free)
-            self._members = self._stream = None
+            self._cleanup.close()
+            self._stream = None
         device.close()
+
+    def _free_at_close(self, free: Callable[[], object]) -> None:
+        self._cleanup.callback(_suppress_cuda_errors, free)
 
     @contextmanager
     def _device_context(self) -> Iterator[Device]:
@@ -196,6 +220,6 @@ class BoundEngine:
 
 
 def _suppress_cuda_errors(step: Callable[[], object]) -> None:
-    """On the way out: a GPU that has failed fails again at each step, and the others are still to be done."""
+    """Runs a step of closing: a GPU that has failed fails again at each step, and the others are still to be done."""
     with suppress(cuda.Error, EngineError):
         step()

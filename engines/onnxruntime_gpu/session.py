@@ -1,6 +1,6 @@
-"""Session: ONNX Runtime's CUDA_PROVIDER provider on a stream of ours.
+"""Sessions of ONNX Runtime's CUDA provider on a stream of the caller's.
 
-Looked up in ONNX Runtime's sources and pull requests, up to 1.32; versions from 1.20 on are taken.
+Source: ONNX Runtime's sources and pull requests, up to 1.32; versions from 1.20 on are supported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 def make_provider_options(index: int, stream: int, *, replay: bool) -> dict[str, str]:
-    """What the CUDA_PROVIDER provider is told. index: the GPU's number. stream: a CUstream. replay: run as CUDA_PROVIDER graphs."""
+    """Makes the options of the CUDA provider.
+
+    Args:
+        index: Number of the GPU.
+        stream: Handle of a CUstream.
+        replay: Run as CUDA graphs.
+
+    Returns:
+        The options, as texts.
+    """
     return {
         "device_id": str(index),
         # Kernels and copies of the session go into this stream and no other; has_user_compute_stream follows from it (pull
@@ -29,25 +38,37 @@ def make_provider_options(index: int, stream: int, *, replay: bool) -> dict[str,
         "use_tf32": "0",
         # The default. Each convolution's algorithms are timed once per shape of its input: the first frame of a new size is slow.
         "cudnn_conv_algo_search": "EXHAUSTIVE",
-        # The default doubles the arena at each growth, and the weights' memory, which is ours, would not fit beside it.
+        # The default doubles ONNX Runtime's arena at each growth, and the weights' memory, which is ours, would not fit beside it.
         "arena_extend_strategy": "kSameAsRequested",
         "enable_cuda_graph": "1" if replay else "0",
     }
 
 
 def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, str], threads: int) -> ort.InferenceSession:
-    """Raises EngineError (the network cannot be opened), UnavailableError (the provider's libraries cannot be loaded)."""
-    if provider == CUDA_PROVIDER and hasattr(
-        ort, "preload_dlls"
-    ):  # from 1.21 on: finds CUDA_PROVIDER and cuDNN in NVIDIA's own wheels
+    """Opens a session on one provider, without any fallback.
+
+    Args:
+        model: The graph.
+        provider: Name of the execution provider.
+        options: The provider's options.
+        threads: Number of intra-op threads.
+
+    Returns:
+        The session.
+
+    Raises:
+        EngineError: The network cannot be opened.
+        UnavailableError: The provider's libraries cannot be loaded.
+    """
+    if provider == CUDA_PROVIDER and hasattr(ort, "preload_dlls"):  # from 1.21 on: finds CUDA and cuDNN in NVIDIA's own wheels
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, which may not even be needed
             ort.preload_dlls()
-    absent = (
+    message = (
         f"ONNX Runtime {ort.__version__} could not load its CUDA provider: it needs the CUDA and cuDNN that it was built for, "
         "such as those of pip install 'onnxruntime-gpu[cuda,cudnn]'."
     )
     if provider not in ort.get_available_providers():
-        raise UnavailableError(absent)
+        raise UnavailableError(message)
     try:
         session = ort.InferenceSession(
             model.SerializeToString(),
@@ -61,15 +82,22 @@ def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, st
         ) from error
     # A provider whose libraries are not found is left out with a warning, and the network would run on the CPU.
     if session.get_providers()[0] != provider:
-        raise UnavailableError(absent)
+        raise UnavailableError(message)
     return session
 
 
 def make_run_options(graph_id: int | None) -> ort.RunOptions:
-    """For a run that returns when it is queued. graph: the number of the CUDA_PROVIDER graph that it is captured in or replayed from, if any."""
-    made = ort.RunOptions()
+    """Makes options of a run that returns when it is queued.
+
+    Args:
+        graph_id: Number of the CUDA graph that the run is captured in or replayed from, or None.
+
+    Returns:
+        The options.
+    """
+    run_options = ort.RunOptions()
     # Without it a run ends with a wait for the stream (CUDAExecutionProvider::OnRunEnd).
-    made.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     # A graph has the addresses and shapes of its first run; -1 is no graph.
-    made.add_run_config_entry("gpu_graph_id", str(-1 if graph_id is None else graph_id))
-    return made
+    run_options.add_run_config_entry("gpu_graph_id", str(-1 if graph_id is None else graph_id))
+    return run_options

@@ -28,5 +28,5 @@ def lower_for_cpu(graph: onnx.ModelProto, weight_names: tuple[str, ...]) -> tupl
     """
     rewriter = GraphRewriter.from_graph(graph, weight_names)
     for rewrite in LOWERING_PASSES:
-        rewrite(rewriter)
+        rewriter.apply(rewrite)
     return rewriter.build_graph()

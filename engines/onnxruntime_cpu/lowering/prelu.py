@@ -1,4 +1,4 @@
-"""PRelu: x + (1 - s) * relu(-x), with two depthwise convolutions.
+"""The pass that writes PRelu as x + (1 - s) * relu(-x), with two depthwise convolutions.
 
 PRelu throws ONNX Runtime out of its blocked layout: a reorder before and one after every activation. This form stays
 inside; the first convolution (by -1) takes the Relu with it and the second the Add, so the activation is passed twice. For
@@ -17,29 +17,30 @@ from engines.onnxruntime_cpu import runtime
 
 
 def rewrite(rewriter: GraphRewriter) -> None:
-    nodes: list[onnx.NodeProto] = []
+    """Rewrites each PRelu whose slopes are a weight and whose channels can stay in the blocked layout."""
     producers = rewriter.find_producers()
-    for node in rewriter.nodes:
+
+    def make_nodes(node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
         slope = _find_slope(rewriter, node, producers)
         channels = rewriter.channels.get(node.input[0], 0) if slope else 0
         if slope is None or not runtime.can_block_channels(channels):
-            nodes.append(node)
-            continue
+            return None
         x, y = node.input[0], node.output[0]
-        minus = rewriter.add_constant(f"times -1.0 x{channels}", np.full((channels, 1, 1, 1), -1, np.float32))
+        minus_one = rewriter.add_constant(f"times -1.0 x{channels}", np.full((channels, 1, 1, 1), -1, np.float32))
         gain = f"{slope}@gain x{channels}"  # one slope may serve activations of several widths
         rewriter.recipes.linear[gain] = LinearRecipe(slope, (channels, 1, 1, 1), factor=-1.0, offset=1.0)
-        nodes += [
-            rewriter.make_depthwise_node(x, minus, None, f"{y}@negated", channels),
+        return [
+            rewriter.make_depthwise_node(x, minus_one, None, f"{y}@negated", channels),
             helper.make_node("Relu", [f"{y}@negated"], [f"{y}@negative"], name=f"{y}@negative"),
             rewriter.make_depthwise_node(f"{y}@negative", gain, None, f"{y}@bend", channels),
             helper.make_node("Add", [f"{y}@bend", x], [y], name=y),
         ]
-    rewriter.nodes = nodes
+
+    rewriter.replace_nodes(make_nodes)
 
 
 def _find_slope(rewriter: GraphRewriter, node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> str | None:
-    """The weight that holds the slopes, looking through a Reshape; one per channel or one for all."""
+    """Finds the weight that holds the slopes, one per channel or one for all, looking through a Reshape."""
     if node.op_type != "PRelu":
         return None
     name = node.input[1]

@@ -1,4 +1,4 @@
-"""Mul by a constant scalar: taken into the convolution before it, or a depthwise convolution.
+"""The pass that takes a Mul by a constant scalar into the convolution before it, or makes it a depthwise convolution.
 
 A residual scaling such as RRDBNet's `0.2 *` makes ONNX Runtime leave its blocked layout and come back: two reorders of the
 whole activation. A constant factor is linear, so it may go into the weights; where no convolution stands before it, a
@@ -19,6 +19,7 @@ from engines.onnxruntime_cpu import runtime
 
 
 def rewrite(rewriter: GraphRewriter) -> None:
+    """Rewrites each Mul by a finite float32 scalar where a convolution or the blocked layout can take it."""
     nodes: list[onnx.NodeProto] = []
     consumers, producers = rewriter.count_consumers(), rewriter.find_producers()
     scaled_by_fold = {fold.weight for fold in rewriter.recipes.folds}
@@ -54,7 +55,7 @@ def rewrite(rewriter: GraphRewriter) -> None:
 
 
 def _find_factor(rewriter: GraphRewriter, node: onnx.NodeProto) -> tuple[float | None, str]:
-    """The constant scalar of a Mul and the name of its other input; None where the node is not of that kind."""
+    """Returns the constant scalar of a Mul and the name of its other input; None where the node is not of that kind."""
     if node.op_type == "Mul":
         for scalar, x in (node.input, reversed(node.input)):
             value = rewriter.get_constant(scalar)
