@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -203,7 +205,29 @@ def test_options_without_use_are_refused() -> None:
         refuse_unused_options(EngineChoice("tensorrt", "the first choice"), ["threads"])
 
 
-# ----- obstacles
+def test_an_unknown_engine_and_an_absent_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"no engine 'vulkan'; there are auto, tensorrt, onnxruntime-gpu, onnxruntime\."):
+        choose_engine("vulkan")
+    monkeypatch.setattr("engines.registry.find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match=r"pip install 'dni-deploy\[cpu\]'"):
+        choose_engine("onnxruntime")
+    with pytest.raises(UnavailableError, match=r"No engine can run"):
+        choose_engine()
+
+
+def test_the_choice_and_each_skipped_engine_are_logged(rack: Rack, caplog: pytest.LogCaptureFixture) -> None:
+    rack.obstacles["tensorrt"] = "no driver"
+    rack.openers["onnxruntime-gpu"] = UnavailableError("libcudnn.so.9 is missing.")
+    with caplog.at_level(logging.INFO, "engines"):
+        open_engine(BUNDLE)
+    assert [record.levelno for record in caplog.records] == [logging.INFO] * 3
+    skipped, late, chosen = caplog.messages
+    assert skipped == "engine tensorrt skipped: no driver"
+    assert late == "engine onnxruntime-gpu skipped: libcudnn.so.9 is missing"
+    assert re.match(r"engine onnxruntime opened in \d+\.\d\d s \(not tensorrt: no driver; not onnxruntime-gpu: ", chosen)
+
+
+# ----- unavailable reasons
 
 
 def test_obstacles_in_the_order_of_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

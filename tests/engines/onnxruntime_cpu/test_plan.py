@@ -13,8 +13,7 @@ import pytest
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError
 from engines.interface import BuildOptions
-from engines.lowering.graph_digest import digest_lowered_graph
-from engines.lowering.recipes import BatchNormFold, LinearRecipe, Recipes
+from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 from engines.onnxruntime_cpu.plan import PlanIdentity, plan_path, read_plan
@@ -91,23 +90,3 @@ def test_every_field_makes_another_layout_and_is_named(bundle: Bundle, field: st
     path.rename(target)
     with pytest.raises(BundleError, match=f"is for something else, {words}; write it again with dni-deploy build"):
         read_plan(bundle, other)
-
-
-def test_every_field_of_a_recipe_counts() -> None:
-    """One that were left out of the JSON would let a layout be taken for another one."""
-    graph = onnx.ModelProto()
-    linear = LinearRecipe("w", (2, 3))
-    fold = BatchNormFold("w", 0, "b", "gamma", "beta", "mean", "variance", 1e-5, None)
-    changed: dict[str, Any] = {
-        "source": "v", "shape": (3, 2), "factor": 0.5, "offset": 1.0, "step": 2, "permutation": (1, 0), "weight": "v", "axis": 1,
-        "bias": "c", "gamma": None, "beta": None, "mean": "m", "variance": "v", "epsilon": 1e-3, "convolution_bias": "d",
-    }  # fmt: skip
-    recipes = [Recipes({"w": replace(linear, **{each.name: changed[each.name]})}, [fold]) for each in fields(LinearRecipe)]
-    recipes += [Recipes({"w": linear}, [replace(fold, **{each.name: changed[each.name]})]) for each in fields(BatchNormFold)]
-    recipes += [
-        Recipes({"w": linear}, [fold]),
-        Recipes({"w": linear}, []),
-        Recipes({"w": linear, "v": linear}, [fold]),
-        Recipes({"v": linear, "w": linear}, [fold]),  # the order is that of a layout's weights
-    ]
-    assert len({digest_lowered_graph(graph, each) for each in recipes}) == len(recipes)

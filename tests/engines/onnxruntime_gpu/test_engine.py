@@ -5,9 +5,8 @@ The blend kernel is the real one, compiled for the host, and the weights that ON
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,10 @@ from dni_deploy.errors import EngineError, UnavailableError
 from engines import ort_session
 from engines.interface import EngineOptions
 from engines.lowering.gpu import lower_for_gpu
-from tests.engines.conftest import Case, write
+from tests.engines.conftest import Case
 from tests.engines.cuda.test_per_tensor_blend import blended, some_rows
 from tests.fakes.gpu import FakeGpu
-from tests.support.handmade_graphs import HAND, Hand
+from tests.support.handmade_graphs import Hand
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
 """Of the output's range; see test_gpu_lowering.py. The kernel's float32 blend adds a rounding per weight."""
@@ -42,12 +41,6 @@ def make(case: Case, precision: str = "fp32", **options: Any) -> Any:
         {name: tensors[name] for name in case.weights} for tensors in case.members
     ]  # in their order, as a bundle has them
     return BoundEngine(lowered, members, chosen, provider="CPUExecutionProvider", device_type="cpu")
-
-
-@pytest.fixture
-def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Case:
-    name = getattr(request, "param", "compact")
-    return HAND[name]() if name in HAND else pico_case(name)
 
 
 @pytest.fixture
@@ -74,7 +67,7 @@ def test_it_computes_the_blend(gpu: FakeGpu, case: Case, precision: str) -> None
     try:
         for slot, shares in enumerate(SHARES):
             engine.refit(slot % 2, np.array(shares))
-            engine.finish(slot % 2)
+            engine.synchronize(slot % 2)
             for x in case.inputs():
                 wanted, got = expected(case, shares, x), engine.infer(slot % 2, x)
                 assert got.dtype == np.float32
@@ -145,21 +138,21 @@ def test_a_change_needs_no_new_binding(engine: Any, case: Case, monkeypatch: pyt
     assert np.abs(after - wanted).max() <= TOLERANCE["fp32"] * np.ptp(wanted)
 
 
-def test_place_enqueue_and_fetch_are_infer(engine: Any, case: Case) -> None:
+def test_upload_enqueue_and_download_are_infer(engine: Any, case: Case) -> None:
     x, y = case.inputs()
     engine.refit(1, np.array([0.5, 0.2, 0.3]))
     wanted = engine.infer(1, x)
     larger = engine.infer(1, y)
-    engine.place(1, x)
+    engine.upload(1, x)
     x_before = x.copy()
     x[:] = 0  # it was read
     engine.enqueue(1)
-    first = engine.fetch(1)
+    first = engine.download(1)
     np.testing.assert_array_equal(first, wanted)
-    np.testing.assert_array_equal(engine.fetch(1), wanted)
-    engine.place(1, y)
+    np.testing.assert_array_equal(engine.download(1), wanted)
+    engine.upload(1, y)
     engine.enqueue(1)
-    np.testing.assert_array_equal(engine.fetch(1), larger)
+    np.testing.assert_array_equal(engine.download(1), larger)
     np.testing.assert_array_equal(first, wanted)  # a fresh array
     np.testing.assert_array_equal(engine.infer(1, x_before), wanted)
     assert engine.stream_handle(0) == engine.stream_handle(1) != 0
@@ -167,10 +160,10 @@ def test_place_enqueue_and_fetch_are_infer(engine: Any, case: Case) -> None:
 
 def test_calls_in_the_wrong_order_are_told(engine: Any, case: Case) -> None:
     engine.refit(0, np.array([1.0, 0.0, 0.0]))
-    with pytest.raises(EngineError, match="place one first"):
+    with pytest.raises(EngineError, match="upload one first"):
         engine.enqueue(0)
     with pytest.raises(EngineError, match="Nothing was run"):
-        engine.fetch(0)
+        engine.download(0)
 
 
 def test_an_input_that_does_not_fit_is_told_and_the_next_one_runs(engine: Any, case: Case) -> None:
@@ -181,7 +174,7 @@ def test_an_input_that_does_not_fit_is_told_and_the_next_one_runs(engine: Any, c
         with pytest.raises(EngineError, match="could not run an input of shape"):
             engine.infer(0, np.zeros(wrong, np.float32))
         with pytest.raises(EngineError, match="Nothing was run"):
-            engine.fetch(0)
+            engine.download(0)
     np.testing.assert_array_equal(engine.infer(0, x), wanted)
 
 
@@ -189,7 +182,11 @@ def test_a_closed_engine_says_so(engine: Any, case: Case) -> None:
     engine.refit(0, np.array([1.0, 0.0, 0.0]))
     engine.close()
     engine.close()
-    for call in (lambda: engine.refit(0, np.eye(3)[0]), lambda: engine.infer(0, case.inputs()[0]), lambda: engine.finish(0)):
+    for call in (
+        lambda: engine.refit(0, np.eye(3)[0]),
+        lambda: engine.infer(0, case.inputs()[0]),
+        lambda: engine.synchronize(0),
+    ):
         with pytest.raises(EngineError, match="closed"):
             call()
 
@@ -251,81 +248,6 @@ def test_graphs_are_numbered_by_slot_shape_and_place(gpu: FakeGpu, case: Case, m
         assert told[-1] == "-1"
     finally:
         engine.close()
-
-
-# ----- the options of the real provider
-
-
-def test_the_cuda_provider_is_told_of_our_stream(gpu: FakeGpu) -> None:
-    from engines.onnxruntime_gpu.session import make_provider_options
-
-    told = make_provider_options(1, 0xABCDEF0, replay=False)
-    assert all(isinstance(value, str) for value in told.values())
-    assert told["device_id"] == "1"
-    assert told["user_compute_stream"] == str(0xABCDEF0)
-    assert told["use_tf32"] == "0"
-    assert told["enable_cuda_graph"] == "0"
-    assert make_provider_options(0, 1, replay=True)["enable_cuda_graph"] == "1"
-
-
-@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has it")
-def test_a_provider_that_is_not_there_is_an_error(gpu: FakeGpu, case: Case, tmp_path: Path) -> None:
-    """ONNX Runtime would run on the CPU with a warning."""
-    from engines.onnxruntime_gpu.load import open_bound
-
-    with pytest.raises(UnavailableError, match="could not load its CUDA provider"):
-        open_bound(write(case, tmp_path / "x.dni", 2), EngineOptions(threads=1))
-
-
-def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engines.onnxruntime_gpu import engine as bound
-
-    defaults = bound.BoundEngine.__init__.__kwdefaults__
-    monkeypatch.setattr(
-        bound.BoundEngine.__init__, "__kwdefaults__", defaults | {"provider": "CPUExecutionProvider", "memory": "cpu"}
-    )
-
-
-@pytest.mark.parametrize("precision", [None, "fp16"])
-def test_opening_verifies_and_leaves_no_weights(
-    gpu: FakeGpu, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str | None
-) -> None:
-    from engines.onnxruntime_gpu.load import open_bound
-
-    on_cpu(monkeypatch)
-    bundle = write(case, tmp_path / "x.dni", 3)
-    engine = open_bound(bundle, EngineOptions(threads=1, precision=precision, cuda_graph=True))
-    try:
-        assert engine.name == "onnxruntime-gpu"
-        assert engine.slots == 1
-        assert (precision or "fp32") in engine.update_path
-        with pytest.raises(EngineError, match="refit it first"):
-            engine.infer(0, case.inputs()[0])
-    finally:
-        engine.close()
-
-
-def test_an_engine_that_computes_something_else_is_refused(
-    gpu: FakeGpu, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from engines.cuda.blender import DeviceBlender
-    from engines.onnxruntime_gpu.load import open_bound
-
-    on_cpu(monkeypatch)
-    bundle = write(case, tmp_path / "x.dni", 3)
-    queue = DeviceBlender.enqueue_blend
-    monkeypatch.setattr(DeviceBlender, "enqueue_blend", lambda self, shares, *rest: queue(self, np.eye(3)[0], *rest))
-    with pytest.raises(EngineError, match="another output"):
-        open_bound(bundle, EngineOptions(threads=1))
-
-
-def test_a_weight_that_float16_cannot_hold_is_named(gpu: FakeGpu, tmp_path: Path) -> None:
-    from engines.onnxruntime_gpu.load import open_bound
-
-    case = HAND["conv_bn"]()
-    case.members[1]["conv2.bias"][0] = 1e5
-    with pytest.raises(EngineError, match=r"'conv2\.bias'; use fp32"):
-        open_bound(write(case, tmp_path / "x.dni", 2), EngineOptions(threads=1, precision="fp16"))
 
 
 def test_no_gpu_is_an_environment_problem(gpu: FakeGpu, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

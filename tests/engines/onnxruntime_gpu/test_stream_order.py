@@ -53,49 +53,49 @@ def test_frames_and_changes_are_queued_without_a_wait(engine: Any, case: Case) -
     first, second = case.inputs()[0], case.inputs(7)[0]
     for a, b in (([0.2, 0.3, 0.5], [0.0, 1.0, 0.0]), ([0.5, 0.5, 0.0], [1.0, 0.0, 0.0])):
         engine.refit(0, np.array(a))
-        engine.place(0, first)
+        engine.upload(0, first)
         engine.enqueue(0)
         engine.refit(1, np.array(b))
-        engine.place(1, second)
+        engine.upload(1, second)
         engine.enqueue(1)
-        got = engine.fetch(0), engine.fetch(1)
+        got = engine.download(0), engine.download(1)
         assert close(got[0], expected(case, a, first))
         assert close(got[1], expected(case, b, second))
 
 
-def test_a_frame_that_is_placed_over_another_waits_for_its_upload(engine: Any, case: Case) -> None:
+def test_a_frame_that_is_uploaded_over_another_waits_for_its_upload(engine: Any, case: Case) -> None:
     first, second = case.inputs()[0], case.inputs(7)[0]
     engine.refit(0, np.array([0.2, 0.3, 0.5]))
     engine.infer(0, second)
-    engine.place(0, first)
+    engine.upload(0, first)
     engine.enqueue(0)
-    wanted = engine.fetch(0)
-    engine.place(0, second)
-    engine.place(0, first)
+    wanted = engine.download(0)
+    engine.upload(0, second)
+    engine.upload(0, first)
     engine.enqueue(0)
-    engine.place(0, second)  # the run is queued behind the first upload and before the second
-    np.testing.assert_array_equal(engine.fetch(0), wanted)
+    engine.upload(0, second)  # the run is queued behind the first upload and before the second
+    np.testing.assert_array_equal(engine.download(0), wanted)
 
 
 def test_a_larger_frame_waits_before_it_frees_what_is_in_use(engine: Any, case: Case) -> None:
     small, large = sorted(case.inputs(), key=lambda x: x.nbytes)
     engine.refit(0, np.array([0.2, 0.3, 0.5]))
     assert close(engine.infer(0, small), expected(case, [0.2, 0.3, 0.5], small))
-    engine.place(0, small)
+    engine.upload(0, small)
     engine.enqueue(0)
-    engine.place(0, large)
+    engine.upload(0, large)
     engine.enqueue(0)
-    assert close(engine.fetch(0), expected(case, [0.2, 0.3, 0.5], large))
+    assert close(engine.download(0), expected(case, [0.2, 0.3, 0.5], large))
 
 
-def test_finish_waits_for_the_blend_alone(engine: Any, case: Case, gpu: FakeGpu) -> None:
+def test_synchronize_waits_for_the_blend_alone(engine: Any, case: Case, gpu: FakeGpu) -> None:
     x = case.inputs()[0]
     engine.refit(0, np.array([1.0, 0.0, 0.0]))
     engine.infer(0, x)
     launched = sum(gpu.launches.values())
     engine.refit(0, np.array([0.0, 0.0, 1.0]))
     assert sum(gpu.launches.values()) == launched + 1
-    engine.finish(0)
+    engine.synchronize(0)
     assert close(engine.infer(0, x), expected(case, [0.0, 0.0, 1.0], x))
 
 
@@ -111,19 +111,18 @@ def test_a_wait_that_is_missing_is_seen(engine: Any, case: Case, monkeypatch: py
     first, second = case.inputs()[0], case.inputs(7)[0]
     engine.refit(0, np.array([0.2, 0.3, 0.5]))
     wanted, other = engine.infer(0, first), engine.infer(0, second)
-    slot = engine._all[0]
-    monkeypatch.setattr(slot, "_uploaded" if waits == "upload" else "_downloaded", Hasty())
+    monkeypatch.setattr(engine._buffer_sets[0], f"_{waits}ed_event", Hasty())
     wrong = False
     for _ in range(20):
-        engine.place(0, first)
+        engine.upload(0, first)
         engine.enqueue(0)
         if waits == "upload":
-            engine.place(0, second)
-            wrong = wrong or not np.array_equal(engine.fetch(0), wanted)
+            engine.upload(0, second)
+            wrong = wrong or not np.array_equal(engine.download(0), wanted)
         else:
-            wrong = wrong or not np.array_equal(engine.fetch(0), wanted)
-            engine.place(0, second)
+            wrong = wrong or not np.array_equal(engine.download(0), wanted)
+            engine.upload(0, second)
             engine.enqueue(0)
-            wrong = wrong or not np.array_equal(engine.fetch(0), other)
+            wrong = wrong or not np.array_equal(engine.download(0), other)
     engine.close()
     assert wrong
