@@ -18,11 +18,12 @@ from dni_deploy.utils.compare_arrays import relative_error
 from dni_deploy.utils.onnx_weights import strip_initializer
 from exporters.architectures.registry import find_architecture
 from exporters.cache import export_graph_cached
-from exporters.canonical_names import iterate_subgraphs
 from exporters.export_graph import ExportedGraph, export_graph
 from tests.support.pico_architectures import PICO, pico_net, pico_state
 
 DIRECT = ("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization")
+
+
 ROUNDING = 1e-5  # float32 on both sides, sums in another order; InstanceNorm reaches 5e-6
 
 
@@ -74,17 +75,6 @@ def test_every_float_key_is_an_initializer_and_feeds_its_layer_directly(name: st
     assert [value.name for value in graph.output] == ["y"]
 
 
-@pytest.mark.parametrize("name", ["rrdbnet_x2", "compact", "transformer_net", "cyclegan_bn", "dcgan"])
-def test_opset_17_keeps_the_names_and_the_picture(name: str) -> None:
-    result, net, _ = lifted(name, opset=17)
-    assert [entry.version for entry in result.graph.opset_import if not entry.domain] == [17]
-    assert result.names == lifted(name)[0].names
-    for shape in PICO[name].shapes:
-        x = seeded(*shape)
-        with torch.no_grad():
-            assert relative_error(run(result.graph, x), net(x).numpy()) <= ROUNDING
-
-
 @pytest.mark.parametrize("name", ["dncnn_bn", "transformer_net"])
 def test_the_same_network_gives_the_same_bytes_and_nothing_of_this_machine(name: str) -> None:
     _, net, signature = lifted(name)
@@ -126,7 +116,7 @@ class Tied(nn.Module):
         return self.two(torch.relu(self.one(x)))  # type: ignore[no-any-return]
 
 
-def test_tied_and_unread_weights_are_told_apart() -> None:
+def test_tied_and_unread_weights_are_separate() -> None:
     result = export_graph(Tied(), Signature())
     assert result.names == ("one.weight", "one.bias")
     assert result.unused == ("spare.weight", "spare.bias")
@@ -207,31 +197,3 @@ def test_more_than_a_file_holds_is_refused_before_the_work(monkeypatch: pytest.M
     monkeypatch.setattr("exporters.export_graph.MAX_WEIGHTS_BYTES", 1000)
     with pytest.raises(LimitError, match="more than one ONNX file holds"):
         export_graph(pico_net("dncnn"), Signature())
-
-
-def test_bodies_of_conditions_are_renamed_too() -> None:
-    """A constant and a weight that only the body of an If reads keep their meaning."""
-    from exporters.canonical_names import canonicalize_names, find_used_values
-
-    def body(gain: str, out: str) -> onnx.GraphProto:
-        value = onnx.helper.make_tensor_value_info(out, onnx.TensorProto.FLOAT, None)
-        return onnx.helper.make_graph([onnx.helper.make_node("Mul", ["in", gain], [out])], "body", [], [value])
-
-    picture = onnx.helper.make_tensor_value_info("in", onnx.TensorProto.FLOAT, [2])
-    weight = onnx.helper.make_tensor_value_info("p_weight", onnx.TensorProto.FLOAT, [2])
-    flag = onnx.numpy_helper.from_array(np.array(True), "flag")
-    half = onnx.numpy_helper.from_array(np.full(2, 0.5, np.float32), "half")
-    node = onnx.helper.make_node("If", ["flag"], ["out"], then_branch=body("p_weight", "a"), else_branch=body("half", "b"))
-    output = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [2])
-    graph = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "main", [picture, weight], [output], [flag, half]),
-        opset_imports=[onnx.helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    renamed = canonicalize_names(graph, ["x", "gain"], ["y"])
-    onnx.checker.check_model(renamed)
-    assert {"x", "gain", "y"} <= find_used_values(renamed)
-    assert {each.name for body in iterate_subgraphs(renamed.graph.node[0]) for each in body.node} == {"Mul_3", "Mul_4"}
-    session = onnxruntime.InferenceSession(renamed.SerializeToString(), providers=["CPUExecutionProvider"])
-    x, gain = np.array([1, 2], np.float32), np.array([3, 5], np.float32)
-    assert session.run(None, {"x": x, "gain": gain})[0].tolist() == [3, 10]

@@ -23,16 +23,14 @@ from dni_deploy.cli.main import main
 from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.imaging.image_file import ImageFile, write_image
-from dni_deploy.signature import Signature
 from engines import ort_session
-from tests.engines.conftest import Case, pico_case, write
+from tests.engines.conftest import Case, write
 from tests.support.handmade_graphs import HAND
 
 torch = pytest.importorskip("torch")
 from tests.support.pico_architectures import PICO  # noqa: E402
 
 SHARES = np.array([0.6, 0.4])
-__all__ = ["pico_case"]  # the engines' fixture
 
 
 @pytest.fixture(scope="module")
@@ -216,31 +214,6 @@ def test_a_network_of_noise(tmp_path: Path, pictures: Path, pico_case: Callable[
     about = dni.inspect(bundle.path).recalibration
     assert about is not None
     assert about["pictures"] == "noise"
-
-
-# Crops.
-
-
-def test_crops_are_spread_over_pictures_and_places(tmp_path: Path) -> None:
-    place = np.mgrid[:200, :250].astype(np.uint8)
-    for name in ("a.png", "b.png", "c.png"):
-        write_image(tmp_path / name, ImageFile(np.stack([place[0], place[1], place[0]], axis=2)))
-    files = sorted(tmp_path.iterdir())
-    signature = Signature(multiple=8)
-    parts, sources = read_crops(files, signature, side=60, count=31)
-    assert parts.shape == (31, 3, 56, 56)  # the largest multiple of 8 in 60
-    assert [source.parts for source in sources] == [11, 10, 10]
-    corners = np.rint(parts[:, :2, 0, 0] * 255)
-    assert len({tuple(corner) for corner in corners.tolist()}) > 20
-    assert corners[:, 0].max() > 100 > 40 > corners[:, 0].min()  # places from top to bottom: 0 to 144
-    again, _ = read_crops(files, signature, side=60, count=31)
-    assert again.tobytes() == parts.tobytes()
-    few, sources = read_crops(files, signature, count=2)
-    assert [source.name for source in sources] == ["a.png", "b.png"]
-    assert len(few) == 2
-
-
-# The command.
 
 
 def test_the_command(bundle: Bundle, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,10 +14,10 @@ from safetensors import safe_open
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.api.refit import refit
-from dni_deploy.blending.variance_guard import VarianceGuard, compute_safe_interval, list_variance_names
+from dni_deploy.blending.variance_guard import VarianceGuard
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
-from dni_deploy.errors import BundleError, CoefficientsError, MismatchError, UsageError
+from dni_deploy.errors import BundleError, CoefficientsError, UsageError
 from tests.support import pico_bundle as pico
 
 
@@ -131,9 +131,6 @@ def test_what_refit_refuses_leaves_nothing(bundle: Bundle, tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == ["out.onnx", "x.dni"]
 
 
-# Extrapolation.
-
-
 def variances(first: list[float], second: list[float]) -> dict[str, dict[str, np.ndarray]]:
     key = "bn.running_var"
     return {"a": {key: np.array(first, np.float32)}, "b": {key: np.array(second, np.float32)}}
@@ -160,45 +157,6 @@ def test_extrapolation_beyond_the_dtype_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CoefficientsError, match=r"'conv\.bias' are beyond the range of float16"):
         refit(bundle.path, 1.2, tmp_path / "out.safetensors", extrapolate=True)
     refit(bundle.path, 1.2, tmp_path / "out.onnx", extrapolate=True)  # float32 has room for it
-
-
-def test_safe_interval_against_a_scan() -> None:
-    random = np.random.default_rng(11)
-    first, second = random.uniform(0.01, 2, (2, 50))
-    low, high = compute_safe_interval([first, second])
-    for alpha in np.linspace(-3, 4, 7001):
-        positive = bool((alpha * first + (1 - alpha) * second > 0).all())
-        assert positive == (low < alpha < high)
-    assert compute_safe_interval([np.ones(3), np.ones(3)]) == (-np.inf, np.inf)
-    assert compute_safe_interval([np.zeros(0), np.zeros(0)]) == (-np.inf, np.inf)
-    # A channel that is dead in both members is dead at every alpha; dead in one, it sets an end.
-    assert compute_safe_interval([np.array([0.0]), np.array([0.0])]) == (-np.inf, np.inf)
-    assert compute_safe_interval([np.array([0.0]), np.array([1.0])]) == (-np.inf, 1.0)
-    with pytest.raises(MismatchError):
-        compute_safe_interval([first])
-
-
-def test_the_guard_finds_variances_by_key_and_by_graph() -> None:
-    graph = pico.graph()
-    assert list_variance_names(pico.SHAPES) == ("bn.running_var",)
-    for initializer in graph.graph.initializer:
-        if initializer.name == "bn.running_var":
-            initializer.name = "statistics"
-    graph.graph.node[1].input[4] = "statistics"
-    assert list_variance_names(["conv.weight", "statistics"], graph) == ("statistics",)
-    assert list_variance_names(["conv.weight", "statistics"]) == ()
-
-
-def test_the_guard_of_three_members_and_of_none_with_batchnorm() -> None:
-    members = [{"n.running_var": np.array([value, 1.0])} for value in (1.0, 2.0, 4.0)]
-    guard = VarianceGuard(members, ["n.running_var"])
-    names = ("a", "b", "c")
-    guard.check(Coefficients.parse([0, 0.5, 0.5], names))
-    guard.check(Coefficients.parse([1.2, -0.1, -0.1], names, extrapolate=True))
-    with pytest.raises(CoefficientsError, match=r"'n\.running_var', channel 0, would be -1"):
-        guard.check(Coefficients.parse([2, -0.5, -0.5], names, extrapolate=True))
-    assert guard.compute_safe_interval() is None
-    VarianceGuard([{}, {}], []).check(Coefficients.parse(5, ("a", "b"), extrapolate=True))
 
 
 def test_the_guards_interval_is_printed_inward() -> None:
