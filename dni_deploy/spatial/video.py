@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ class AlphaMapVideo:
                 f"The video of alpha maps {escape_name(path)} has {self.video_file.frame_count} frames and the video "
                 f"{video_file.frame_count}; it must have one for each. Nothing was written."
             )
-        self._frames: Iterator[Frame] = iter(())
-        self._next_number = -1
+        self._frames: Iterator[Frame] | None = None
+        self._next_number = 0
 
     def read_map(self, number: int) -> AlphaMap:
         """Reads the map of a frame; the number must be above the last one's.
@@ -79,22 +80,17 @@ class AlphaMapVideo:
         Raises:
             InputError: The video ends before, or is not gray.
         """
-        if self._next_number < 0:
-            self._frames, self._next_number = self._read_frames(number), number
-        frame = None
-        while self._next_number <= number:
-            frame = next(self._frames, None)
-            self._next_number += 1
+        if self._frames is None:
+            self._next_number = number
+            self._frames = (decoded.rgb for decoded in VideoReader(self.video_file, skip=number))
+        frame = next(islice(self._frames, number - self._next_number, None), None)
+        self._next_number = number + 1
         if frame is None:
             raise InputError(
                 f"The video of alpha maps {escape_name(self.video_file.path)} ends before frame {number}; "
                 "it must have a map for each frame. Nothing was written."
             )
         return self._to_alpha_map(frame, number)
-
-    def _read_frames(self, skip: int) -> Iterator[Frame]:
-        for decoded in VideoReader(self.video_file, skip=skip):
-            yield decoded.rgb
 
     def _to_alpha_map(self, frame: Frame, number: int) -> AlphaMap:
         low, high = frame.min(axis=2), frame.max(axis=2)

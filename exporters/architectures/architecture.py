@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +42,10 @@ class Architecture:
     def describe_mismatch(self, shapes: Shapes) -> str | None:
         """Describes in a few words why names and shapes are not of this architecture; None if they are."""
         try:
-            return _describe_mismatch(self._make_network(shapes), self.canonicalize_tensors(shapes))
+            self._make_matching_network(shapes)
         except MismatchError as error:
             return str(error)
+        return None
 
     def matches(self, shapes: Shapes) -> bool:
         """Returns whether names and shapes are of this architecture."""
@@ -55,14 +57,12 @@ class Architecture:
         Raises:
             MismatchError: A name or shape differs; the first one is named. `num_batches_tracked` is ignored.
         """
-        shapes = shapes_of(tensors)
         try:
-            net = self._make_network(shapes)
-            difference = _describe_mismatch(net, self.canonicalize_tensors(shapes))
+            net = self._make_matching_network(shapes_of(tensors))
         except MismatchError as error:
-            difference = str(error)
-        if difference is not None:
-            raise MismatchError(f"These tensors are not a network of architecture '{self.name}' ({self.title}): {difference}.")
+            raise MismatchError(
+                f"These tensors are not a network of architecture '{self.name}' ({self.title}): {error}."
+            ) from None
         state = {
             key: torch.tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else None)
             for key, array in self.canonicalize_tensors(tensors).items()
@@ -80,16 +80,17 @@ class Architecture:
         signature = getattr(net, "signature", None)
         return signature if isinstance(signature, Signature) else measure_signature(net)
 
-    def _make_network(self, shapes: Shapes) -> nn.Module:
-        if not self.supports_meta_device:
-            return self.infer_hyperparameters(self.canonicalize_tensors(shapes))
+    def _make_matching_network(self, shapes: Shapes) -> nn.Module:
+        canonical_shapes = self.canonicalize_tensors(shapes)
         try:
-            with torch.device("meta"):
-                return self.infer_hyperparameters(self.canonicalize_tensors(shapes))
+            with torch.device("meta") if self.supports_meta_device else nullcontext():
+                net = self.infer_hyperparameters(canonical_shapes)
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, MismatchError):
+            if isinstance(error, MismatchError) or not self.supports_meta_device:
                 raise
             raise MismatchError(f"no network has such shapes ({escape_name(error)})") from error  # sizes from a damaged file
+        _check_shapes(net, canonical_shapes)
+        return net
 
 
 def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Shape]:
@@ -129,15 +130,16 @@ def _is_counter(key: str) -> bool:
     return key.rsplit(".", 1)[-1] == "num_batches_tracked"
 
 
-def _describe_mismatch(net: nn.Module, shapes: Shapes) -> str | None:
+def _check_shapes(net: nn.Module, shapes: Shapes) -> None:
     expected = {key: tuple(value.shape) for key, value in net.state_dict().items() if not _is_counter(key)}
     for key, shape in expected.items():
         if key not in shapes:
-            return f"'{escape_name(key)}' is missing"
+            raise MismatchError(f"'{escape_name(key)}' is missing")
         if shapes[key] != shape:
-            return f"'{escape_name(key)}' has shape {shapes[key]} instead of {shape}"
-    surplus = [key for key in shapes if key not in expected and not _is_counter(key)]
-    return f"'{escape_name(surplus[0])}' has no place in it" if surplus else None
+            raise MismatchError(f"'{escape_name(key)}' has shape {shapes[key]} instead of {shape}")
+    for key in shapes:
+        if key not in expected and not _is_counter(key):
+            raise MismatchError(f"'{escape_name(key)}' has no place in it")
 
 
 def add_nested_module(root: nn.Module, name: str, layer: nn.Module) -> None:
