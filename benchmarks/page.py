@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.page import gpu_lines
+from benchmarks.gpu.page import format_gpu_lines
 from dni_deploy.reports.plot import plot_bench
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 
@@ -51,7 +51,7 @@ def write_page(result: Mapping[str, Any], gpu: Mapping[str, Any] | None, folder:
 
 def page(result: Mapping[str, Any], gpu: Mapping[str, Any] | None = None) -> str:
     """The whole page, Markdown."""
-    return "\n".join(["# Benchmarks", "", *_cpu_lines(result), "", *gpu_lines(gpu)]).rstrip() + "\n"
+    return "\n".join(["# Benchmarks", "", *_cpu_lines(result), "", *format_gpu_lines(gpu)]).rstrip() + "\n"
 
 
 def _cpu_lines(result: Mapping[str, Any]) -> list[str]:

@@ -48,7 +48,7 @@ def nervous() -> Iterator[None]:
 
 @pytest.fixture
 def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
-    """A stand-in for a GPU with pycuda and TensorRT; afterwards nothing may have been used wrongly or left behind.
+    """A fake GPU with pycuda and TensorRT; afterwards nothing may have been used wrongly or left behind.
 
     Parametrize it indirectly with the version of TensorRT, or with a dict of install's options.
     """

@@ -1,4 +1,4 @@
-"""Time the GPU road: the blend kernel, an alpha change and a frame in every mode of ours, against the other ways.
+"""Times the GPU backend: the blend kernel, an alpha change and a frame in every mode, against the baselines.
 
     python -m benchmarks.gpu --prepare FOLDER                       graphs and expected outputs; needs PyTorch, no GPU
     python -m benchmarks.gpu --prepared FOLDER -o part.json         everything that can run here
@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.gpu import result as results
 from benchmarks.gpu.clock import EventClock
 from benchmarks.gpu.machine import describe_machine
-from benchmarks.gpu.measurement import Measurement, say
+from benchmarks.gpu.measurement import Measurement, report
 from benchmarks.gpu.modes import GPU_BACKEND_MODES, select_modes
 from benchmarks.result_file import describe_commit
 from dni_deploy.errors import DniError, UsageError
@@ -32,80 +32,80 @@ DEFAULT_SHAPES = ("1280x720", "256x256", "1920x1080")
 DEFAULT_PRECISIONS = ("fp16", "fp32")
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORK_NAMES)}; default all")
-    made.add_argument(
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORK_NAMES)}; default all")
+    parser.add_argument(
         "--prepare", type=Path, metavar="FOLDER", help="write the networks' graphs and expected outputs, and stop"
     )
-    made.add_argument(
+    parser.add_argument(
         "--prepared", type=Path, metavar="FOLDER", help="what --prepare wrote; default: made now, which needs PyTorch"
     )
-    made.add_argument("--work", type=Path, metavar="FOLDER", help="keep bundles and plans here for the next run")
-    made.add_argument(
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep bundles and plans here for the next run")
+    parser.add_argument(
         "--shape", action="append", metavar="WxH", help="of the input, more than once; default 1280x720, 256x256, 1920x1080"
     )
-    made.add_argument("--precision", action="append", choices=DEFAULT_PRECISIONS, help="default both")
-    made.add_argument(
-        "--rows", metavar="NAME,...", help=f"of {', '.join(way.name for way in GPU_BACKEND_MODES)}, kernel; default all"
+    parser.add_argument("--precision", action="append", choices=DEFAULT_PRECISIONS, help="default both")
+    parser.add_argument(
+        "--rows", metavar="NAME,...", help=f"of {', '.join(mode.name for mode in GPU_BACKEND_MODES)}, kernel; default all"
     )
-    made.add_argument("--seconds", type=float, default=12.0, help="of timing per case (default %(default)s)")
-    made.add_argument(
+    parser.add_argument("--seconds", type=float, default=12.0, help="of timing per case (default %(default)s)")
+    parser.add_argument(
         "--budget", type=float, default=1e9, metavar="SECONDS", help="for everything; what does not fit is left out"
     )
-    made.add_argument("--build-only", action="store_true", help="build the rows' plans in --work, and stop")
-    made.add_argument("--no-build", action="store_true", help="leave rows out whose plan is not in --work")
-    made.add_argument("--commit", help="what was measured, where there is no git")
-    made.add_argument("-o", "--output", type=Path, help="JSON, written anew after every case")
-    made.add_argument("--merge", type=Path, nargs="+", metavar="JSON", help="put results together into --output, and stop")
-    return made
+    parser.add_argument("--build-only", action="store_true", help="build the rows' plans in --work, and stop")
+    parser.add_argument("--no-build", action="store_true", help="leave rows out whose plan is not in --work")
+    parser.add_argument("--commit", help="what was measured, where there is no git")
+    parser.add_argument("-o", "--output", type=Path, help="JSON, written anew after every case")
+    parser.add_argument("--merge", type=Path, nargs="+", metavar="JSON", help="put results together into --output, and stop")
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    given = parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
-        return _run(given)
+        return _run(options)
     except DniError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def _run(given: argparse.Namespace) -> int:
-    networks = tuple(given.networks) or NETWORK_NAMES
+def _run(options: argparse.Namespace) -> int:
+    networks = tuple(options.networks) or NETWORK_NAMES
     unknown = [name for name in networks if name not in NETWORK_NAMES]
     if unknown:
         raise UsageError(f"There is no network {unknown[0]!r}; there are {', '.join(NETWORK_NAMES)}.")
-    if given.merge:
-        if given.output is None:
+    if options.merge:
+        if options.output is None:
             raise UsageError("--merge needs --output.")
-        whole = results.merge_results(results.read(path) for path in given.merge)
-        results.write(given.output, whole)
-        print(results.short_table(whole))
+        whole = results.merge_results(results.read(path) for path in options.merge)
+        results.write(options.output, whole)
+        print(results.format_short_table(whole))
         return 0
-    if given.prepare is not None:
-        _prepare(given.prepare, networks)
+    if options.prepare is not None:
+        _prepare(options.prepare, networks)
         return 0
-    rows = None if given.rows is None else tuple(given.rows.split(","))
-    wanted = {way.name for way in GPU_BACKEND_MODES} | {"kernel"}
+    rows = None if options.rows is None else tuple(options.rows.split(","))
+    wanted = {mode.name for mode in GPU_BACKEND_MODES} | {"kernel"}
     if rows is not None and not set(rows) <= wanted:
         raise UsageError(f"There is no row {sorted(set(rows) - wanted)[0]!r}; there are {', '.join(sorted(wanted))}.")
-    precisions, shapes = given.precision or DEFAULT_PRECISIONS, [_shape(text) for text in given.shape or DEFAULT_SHAPES]
+    precisions, shapes = options.precision or DEFAULT_PRECISIONS, [_shape(text) for text in options.shape or DEFAULT_SHAPES]
     with ExitStack() as kept:
         scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="dni-bench-")))
-        prepared = given.prepared or scratch / "prepared"
-        if given.prepared is None:
+        prepared = options.prepared or scratch / "prepared"
+        if options.prepared is None:
             _prepare(prepared, networks)
-        made = results.make_empty_result({}, given.commit or describe_commit(ROOT))
+        made = results.make_empty_result({}, options.commit or describe_commit(ROOT))
         measurement = Measurement(
             prepared,
-            given.work or scratch,
+            options.work or scratch,
             made,
-            given.output,
-            time.monotonic() + given.budget,
-            may_build=not given.no_build,
-            seconds=given.seconds,
+            options.output,
+            time.monotonic() + options.budget,
+            build_missing=not options.no_build,
+            seconds=options.seconds,
         )
-        if given.build_only:
+        if options.build_only:
             measurement.build(networks, shapes, precisions, select_modes(rows))
             return 0
         clock = kept.enter_context(EventClock())
@@ -113,7 +113,7 @@ def _run(given: argparse.Namespace) -> int:
         if rows is None or "kernel" in rows:
             measurement.kernel(networks, precisions, clock)
         measurement.cases(networks, shapes, precisions, select_modes(rows), clock)
-    print(results.short_table(results.merge_results([made])))
+    print(results.format_short_table(results.merge_results([made])))
     return 0
 
 
@@ -121,7 +121,7 @@ def _prepare(folder: Path, networks: tuple[str, ...]) -> None:
     from benchmarks.gpu.prepare import prepare
 
     for name in networks:
-        say(f"preparing {name}")
+        report(f"preparing {name}")
         prepare(folder, name)
 
 

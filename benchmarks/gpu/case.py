@@ -1,4 +1,4 @@
-"""Case: one network at one shape and precision: every way opened, checked, and then all timed together."""
+"""One network at one shape and precision: every mode is opened and checked, and then all are timed together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu.check import Agreement, agreement, fault
+from benchmarks.gpu.check import Agreement, describe_fault, measure_agreement
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.modes import GpuBackendMode, build_plan, has_plan, max_plan_size, why_torch_unavailable
 from benchmarks.gpu.prepared import REFERENCE_ALPHAS, PreparedNetwork, random_input, read_expected_outputs
@@ -35,23 +35,32 @@ def run_case(
     bundle: Bundle,
     shape: tuple[int, int],
     precision: str,
-    ways: Sequence[GpuBackendMode],
+    modes: Sequence[GpuBackendMode],
     clock: Clock,
     *,
-    may_build: bool = True,
+    build_missing: bool = True,
     seconds: float = 20.0,
     budget: float = 1e9,
-    say: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
     keep: Callable[[dict[str, Any]], None] = lambda case: None,
 ) -> dict[str, Any]:
-    """The case as JSON.
+    """Runs the case and returns it as JSON.
 
-    folder     where `prepared` came from.  shape: height and width of the input.
-    may_build  whether a plan that is missing is built; else its rows are skipped.
-    seconds    of timing, all ways together.  budget: seconds for everything; ways that it does not reach are skipped, and said so.
-    keep       is given the case as far as it is, timed in a hurry, before each way whose opening is slow and may be killed.
+    Args:
+        prepared: The network.
+        folder: Where `prepared` came from.
+        bundle: Its bundle.
+        shape: Height and width of the input.
+        precision: "fp32" or "fp16".
+        modes: The modes, the most telling first.
+        clock: Reads the GPU's time.
+        build_missing: Build a plan that is missing; else its rows are skipped.
+        seconds: Of timing, all modes together.
+        budget: Seconds for everything; modes that it does not reach are skipped, with that reason.
+        report: Told of the progress.
+        keep: Gets the case so far, timed briefly, before each mode whose opening is slow and may be killed.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     full = (1, prepared.signature.input_channels, *shape)
     inputs = [random_input(prepared.signature, full, seed) for seed in range(INPUT_COUNT)]
     expected, reference = _compute_reference(prepared, folder, bundle, inputs[0])
@@ -60,11 +69,11 @@ def run_case(
     opened: dict[str, TimedEngine] = {}
 
     def time_opened(seconds: float) -> dict[str, Any]:
-        say(f"timing {', '.join(opened) or 'nothing'}")
+        report(f"timing {', '.join(opened) or 'nothing'}")
         lost: dict[str, Exception] = {}
         samples = time_interleaved(opened, inputs, len(bundle.members), clock, seconds, lost=lost)
         for name, error in lost.items():
-            skipped[name] = f"failed while it was timed: {_sentence(error, say)}"
+            skipped[name] = f"failed while it was timed: {_sentence(error, report)}"
             del opened[name]
         return {
             "network": prepared.name,
@@ -77,62 +86,62 @@ def run_case(
             "reference": reference,
             "rows": [
                 {
-                    "name": way.name,
-                    "title": way.title,
-                    "road": opened[way.name].engine.update_path,
-                    "agreement": agreements[way.name].to_json(),
-                    **figures(samples[way.name]),
+                    "name": mode.name,
+                    "title": mode.title,
+                    "update_path": opened[mode.name].engine.update_path,
+                    "agreement": agreements[mode.name].to_json(),
+                    **summarize_samples(samples[mode.name]),
                 }
-                for way in ways
-                if way.name in samples
+                for mode in modes
+                if mode.name in samples
             ],
-            "ratios": ratios(samples),
+            "ratios": compute_ratios(samples),
             "wrong": {name: found.to_json() for name, found in agreements.items() if name not in samples},
             "skipped": skipped
-            | {way.name: NOT_REACHED_REASON for way in ways if way.name not in samples and way.name not in skipped},
-            "seconds": round(time.monotonic() - began, 1),
+            | {mode.name: NOT_REACHED_REASON for mode in modes if mode.name not in samples and mode.name not in skipped},
+            "seconds": round(time.monotonic() - started, 1),
         }
 
     with ExitStack() as closing:
-        for way in ways:
-            obstacle = way.unavailable_reason()
-            if obstacle is None and time.monotonic() - began > budget * MAX_OPENING_FRACTION:
+        for mode in modes:
+            obstacle = mode.unavailable_reason()
+            if obstacle is None and time.monotonic() - started > budget * MAX_OPENING_FRACTION:
                 obstacle = NOT_REACHED_REASON
             if obstacle is not None:
-                skipped[way.name] = obstacle
+                skipped[mode.name] = obstacle
                 continue
-            if way.slow and opened:
+            if mode.slow and opened:
                 keep(time_opened(seconds * HURRIED_TIMING_FRACTION))
-            say(f"opening {way.name}")
+            report(f"opening {mode.name}")
             try:
-                engine = _open(way, bundle, precision, shape, may_build)
+                engine = _open(mode, bundle, precision, shape, build_missing)
                 closing.callback(engine.close)
-                agreements[way.name] = agreement(engine, expected, changes=way.changes_alpha)
-                wrong = fault(agreements[way.name], precision)
+                agreements[mode.name] = measure_agreement(engine, expected, changes=mode.changes_alpha)
+                wrong = describe_fault(agreements[mode.name], precision)
                 if wrong is None:
                     engine.infer(0, inputs[0])  # at the shape that is timed: what is chosen or compiled per shape is done here
                 else:
                     engine.close()
             except Exception as error:  # of PyTorch, pycuda or ours: a row that fails is named, and the others go on
-                wrong = _sentence(error, say)
+                wrong = _sentence(error, report)
             if wrong is None:
-                opened[way.name] = TimedEngine(engine, way.changes_alpha, way.async_refit)
+                opened[mode.name] = TimedEngine(engine, mode.changes_alpha, mode.async_refit)
             else:
-                skipped[way.name] = wrong
-                say(f"  {way.name}: {wrong}")
+                skipped[mode.name] = wrong
+                report(f"  {mode.name}: {wrong}")
         return time_opened(seconds)
 
 
-def _open(way: GpuBackendMode, bundle: Bundle, precision: str, shape: tuple[int, int], may_build: bool) -> DeviceEngine:
-    if way.engine is not None and may_build:
-        build_plan(bundle, way.engine, precision, max_plan_size(shape))
-    elif way.engine is not None and not has_plan(bundle, way.engine, precision):
+def _open(mode: GpuBackendMode, bundle: Bundle, precision: str, shape: tuple[int, int], build_missing: bool) -> DeviceEngine:
+    if mode.engine is not None and build_missing:
+        build_plan(bundle, mode.engine, precision, max_plan_size(shape))
+    elif mode.engine is not None and not has_plan(bundle, mode.engine, precision):
         raise EngineError("its plan was not built in the time that was given")
-    return way.open_engine(bundle, precision)
+    return mode.open_engine(bundle, precision)
 
 
-def figures(samples: GpuTimingSamples) -> dict[str, Any]:
-    """Medians in milliseconds, None where alpha cannot change; quartiles of the steady frame; a frame with a change over one without."""
+def summarize_samples(samples: GpuTimingSamples) -> dict[str, Any]:
+    """Summarizes times: medians in ms (None where alpha cannot change), quartiles, a frame with a change over one without."""
 
     def median(series: list[float]) -> float | None:
         return float(np.median(series)) * 1e3 if series else None
@@ -148,8 +157,8 @@ def figures(samples: GpuTimingSamples) -> dict[str, Any]:
     }
 
 
-def ratios(samples: dict[str, GpuTimingSamples]) -> dict[str, float]:
-    """ "steady, A / B" for every two ways, round by round."""
+def compute_ratios(samples: dict[str, GpuTimingSamples]) -> dict[str, float]:
+    """Computes "steady, A / B" for every two modes, round by round."""
     return {
         f"steady, {above} / {below}": compute_median_ratio(samples[above].steady, samples[below].steady)
         for above in samples
@@ -161,7 +170,7 @@ def ratios(samples: dict[str, GpuTimingSamples]) -> dict[str, float]:
 def _compute_reference(
     prepared: PreparedNetwork, folder: Path, bundle: Bundle, x: NDArray[np.float32]
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
-    """What to compare with: PyTorch in float64 on this GPU at the case's own shape where it can, else what was prepared."""
+    """Computes the reference: PyTorch in float64 on this GPU at the case's own shape where it can, else what was prepared."""
     if why_torch_unavailable() is None:
         import torch
 
@@ -178,10 +187,10 @@ def _compute_reference(
     return stored, {"by": "PyTorch, float64, prepared on a CPU", "shape": list(stored["x"].shape)}
 
 
-def _sentence(error: Exception, say: Callable[[str], None]) -> str:
-    """What goes into the result; all there is to know of an error that is not ours goes to the log."""
+def _sentence(error: Exception, report: Callable[[str], None]) -> str:
+    """Describes an error in a line for the result; the traceback of an unexpected one goes to the log."""
     if isinstance(error, DniError):
         return escape_name(error, 300)
-    say("".join(traceback.format_exception(error)))
+    report("".join(traceback.format_exception(error)))
     lines = str(error).strip().splitlines()
     return escape_name(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__, 300)

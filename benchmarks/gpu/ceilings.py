@@ -1,4 +1,4 @@
-"""Ceilings: what this GPU does at best, measured in the same run: a copy in its memory, and a large matrix product."""
+"""What this GPU does at best, measured in the same run: a copy in its memory, and a large matrix product."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class DeviceCopy:
         self._target.free()
 
 
-def copy_rate(device: Device, clock: Clock, nbytes: int = COPY_BYTES, rounds: int = 15) -> float:
-    """Bytes per second of a large copy, read plus written: the median of the rounds. The caller holds the device."""
+def measure_copy_rate(device: Device, clock: Clock, nbytes: int = COPY_BYTES, rounds: int = 15) -> float:
+    """Measures the bytes per second of a large copy, read plus written, a median. The caller holds the device."""
     stream = device.create_stream()
     copy = DeviceCopy(device, nbytes, stream)
     seconds = []
     for _ in range(rounds + 2):
-        clock.forget()
+        clock.reset()
         first = clock.mark(stream.handle)
         for _ in range(4):
             copy.run()
@@ -56,8 +56,8 @@ def copy_rate(device: Device, clock: Clock, nbytes: int = COPY_BYTES, rounds: in
     return copy.bytes_moved / max(float(np.median(seconds[2:])), 1e-9)
 
 
-def matrix_rates(side: int = MATRIX_SIDE, rounds: int = 10) -> dict[str, float]:
-    """Operations per second of a large product of random numbers through PyTorch by precision, TF32 off; empty without PyTorch."""
+def measure_matrix_rates(side: int = MATRIX_SIDE, rounds: int = 10) -> dict[str, float]:
+    """Measures the operations per second of a large product in PyTorch by precision, TF32 off; {} without PyTorch."""
     if importlib.util.find_spec("torch") is None:
         return {}
     import torch

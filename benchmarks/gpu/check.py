@@ -1,4 +1,4 @@
-"""Check: whether a way computes what PyTorch computes, before any time is taken of it."""
+"""Whether a mode computes what PyTorch computes, checked before it is timed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ INVALID_OUTPUT_SCORES = (1e30, -1e3)
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a way's output compares with the float64 network's.
+    """How a mode's output compares with the float64 network's.
 
-    shape      of the input that was compared.
-    error      largest difference over the reference's largest value, the worst of the alphas.
-    psnr       of the same, peak over root mean square, in dB, the worst; None where the outputs are equal to the bit.
-    returns    A -> B -> A gave A's very bits again; None where alpha cannot change.
+    Attributes:
+        shape: Of the input that was compared.
+        error: Largest difference over the reference's largest value, the worst of the alphas.
+        psnr: Lowest PSNR of the alphas in dB; None where the outputs are equal to the bit.
+        returns: A -> B -> A gave the bits of A again; None where alpha cannot change.
     """
 
     shape: tuple[int, ...]
@@ -41,10 +42,13 @@ class Agreement:
         return asdict(self)
 
 
-def agreement(engine: Engine, expected: Mapping[str, NDArray[Any]], *, changes: bool) -> Agreement:
-    """Run every slot at each of REFERENCE_ALPHAS (a constant way at the first member only) and compare.
+def measure_agreement(engine: Engine, expected: Mapping[str, NDArray[Any]], *, changes: bool) -> Agreement:
+    """Runs every slot at each of REFERENCE_ALPHAS (constant weights at the first member only) and compares.
 
-    expected: "x" and the outputs by name of REFERENCE_ALPHAS, as in prepared.py. Raises what the engine raises.
+    Args:
+        engine: The engine.
+        expected: "x" and the outputs by name of REFERENCE_ALPHAS, as in prepared.py.
+        changes: Whether alpha can change.
     """
     x = np.ascontiguousarray(expected["x"], np.float32)
     names = ["mixed", "second", "first"] if changes else ["first"]
@@ -63,8 +67,8 @@ def agreement(engine: Engine, expected: Mapping[str, NDArray[Any]], *, changes: 
     return Agreement(x.shape, max(errors), None if lowest == np.inf else lowest, all(returns) if changes else None)
 
 
-def fault(found: Agreement, precision: str) -> str | None:
-    """Why a way with this agreement gets no time, one sentence without a full stop, or None."""
+def describe_fault(found: Agreement, precision: str) -> str | None:
+    """Says why a mode with this agreement is not timed, one sentence without a full stop, or None."""
     limit = MAX_RELATIVE_ERROR[precision]
     if not found.error <= limit:
         return f"wrong: it differs from PyTorch by {found.error:.1e} of the range, allowed are {limit:g}"

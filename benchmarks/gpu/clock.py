@@ -42,7 +42,7 @@ class Clock(Protocol):
     def between(self, first: Any, second: Any) -> float:
         """Seconds from one mark to the other, waiting for both to be reached."""
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """The marks made so far may be used again."""
 
     def now(self) -> float:
@@ -92,7 +92,7 @@ class EventClock:
         self._call("cuEventElapsedTime", ctypes.byref(milliseconds), first, second)
         return milliseconds.value / 1e3
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self._used = 0
 
     def now(self) -> float:

@@ -1,4 +1,4 @@
-"""Goals: what the GPU road set out to reach, as ratios, and what a result says about each."""
+"""The goals of the GPU backend, as ratios, and what a result says about each."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ COMPILED_MODES = ("torch-compile", "torch-autotune")
 GpuGoal = dict[str, Any]
 
 
-def goals(result: Mapping[str, Any]) -> list[GpuGoal]:
-    """One entry per figure and network: figure, what, goal, direction, measured, reached, and across: two processes, not one."""
+def list_goals(result: Mapping[str, Any]) -> list[GpuGoal]:
+    """Lists one entry per figure and network: figure, what, goal, direction, measured, reached, across (two processes)."""
     return [
         *_kernel(result),
         *_per_tensor_goals(result),
@@ -92,7 +92,7 @@ def _refit_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
 
 
 def _peers(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
-    """Ours and PyTorch's may come from two processes, since TensorRT 8.6 and PyTorch do not fit one: then medians are divided."""
+    """Compares with PyTorch; both may come from two processes, where TensorRT 8.6 and PyTorch do not fit one."""
     rows: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for case in _cases_at_tuned_size(result):
         if case["precision"] == "fp16":

@@ -1,6 +1,6 @@
-"""Kernel: how fast the blend kernel moves its bytes, against a plain copy of the same run.
+"""How fast the blend kernel moves its bytes, against a plain copy of the same run.
 
-Sets of members and live weights are taken in turn, so many that together they are far larger than the second-level cache: otherwise
+Sets of members and weight buffers are taken in turn, so many that together they are far larger than the second-level cache: otherwise
 repeated blends of a small family would be served from it. Two figures for each: launched one by one, where the host's time
 per launch shows for small families, and replayed as a CUDA graph, which is the GPU's own time.
 """
@@ -39,7 +39,7 @@ MAX_RELATIVE_ERROR = {np.dtype(np.float32): 4e-6, np.dtype(np.float16): 1.5e-3}
 
 
 def make_synthetic_family(parameters: int, precision: str, tensors: int = 100) -> LoweredGraph:
-    """A family of plain tensors, as many numbers in all, for the kernel alone: it has no graph."""
+    """Makes a family of plain tensors with this many numbers in all, for the kernel alone: it has no graph."""
     shape = (-(-parameters // tensors),)
     names = [f"t{number}" for number in range(tensors)]
     dtype = np.dtype(np.float16 if precision == "fp16" else np.float32)
@@ -50,7 +50,7 @@ def make_synthetic_family(parameters: int, precision: str, tensors: int = 100) -
 def random_members(
     lowered: LoweredGraph, members: int, dtype: Any = np.float32, seed: int = 0
 ) -> list[dict[str, NDArray[Any]]]:
-    """Uniform numbers in -1..1 for a synthetic family."""
+    """Draws uniform numbers in -1..1 for a synthetic family."""
     rng = np.random.default_rng(seed)
     return [
         {weight.name: (rng.random(weight.shape, np.float32) * 2 - 1).astype(dtype) for weight in lowered.weights}
@@ -66,7 +66,11 @@ def measure(
     copy_bytes_per_second: float,
     rounds: int = 15,
 ) -> dict[str, Any]:
-    """The figures of one family as JSON. The caller holds the device. Raises EngineError where the blend is wrong."""
+    """Measures one family, as JSON. The caller holds the device.
+
+    Raises:
+        EngineError: The blend is wrong.
+    """
     shares = np.arange(1.0, len(members) + 1)
     shares /= shares.sum()
     layout = DeviceLayout.from_lowered(lowered)
@@ -117,7 +121,7 @@ def measure(
 
 
 def _times(calls: Sequence[Callable[[], None]], stream: cuda.Stream, clock: Clock, rounds: int) -> tuple[float, float | None]:
-    """Median seconds of one call, launched one by one and replayed as a graph of all of them; None where that cannot be recorded."""
+    """Returns median seconds of a call, launched one by one and replayed as a graph (None where that cannot be recorded)."""
 
     def launch() -> None:
         for call in calls:
@@ -140,7 +144,7 @@ def _median(work: Callable[[], None], stream: cuda.Stream, clock: Clock, rounds:
     repeats = 1
     seconds: list[float] = []
     while len(seconds) < rounds:
-        clock.forget()
+        clock.reset()
         first = clock.mark(stream.handle)
         for _ in range(repeats):
             work()

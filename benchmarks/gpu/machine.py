@@ -1,4 +1,4 @@
-"""Machine: the GPU, its driver and the packages, as a reader needs them to judge the figures."""
+"""The GPU, its driver and the packages, as a reader needs them to judge the figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORTED_PACKAGES = ("tensorrt", "polygraphy", "pycuda", "torch", "triton", "onn
 
 
 def describe_machine(device: int = 0) -> dict[str, str]:
-    """By name, in the order in which they are shown. The date is UTC."""
+    """Describes the machine by name, in the order in which it is shown. The date is UTC."""
     facts: dict[str, str] = {}
     answer = driver.query_driver()
     if isinstance(answer, driver.Driver) and device < len(answer.devices):

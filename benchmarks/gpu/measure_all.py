@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.measure_all --prepared FOLDER --budget 540 -o gpu.json
 
-What is finished is in the output at once; a kill loses what was under way. Plans stay in --work, and what the output already has is not
+What is finished is in the output at once; a kill loses what was under mode. Plans stay in --work, and what the output already has is not
 measured again, so a second call goes on where the first one ended.
 """
 
@@ -36,7 +36,14 @@ BUILDABLE_ENGINES = tuple(
 
 @dataclass(frozen=True)
 class Task:
-    """One process. arguments: of benchmarks.gpu. case: what it adds to the result, or None; kernel likewise."""
+    """One process.
+
+    Attributes:
+        name: For the log.
+        arguments: Of benchmarks.gpu.
+        case: What it adds to the result, or None.
+        kernel: Whether it adds the kernel's figures.
+    """
 
     name: str
     arguments: tuple[str, ...]
@@ -44,8 +51,8 @@ class Task:
     kernel: bool = False
 
 
-def tasks(plans: bool) -> Iterator[Task]:
-    """In the order of what they tell. plans: whether TensorRT can build here."""
+def list_tasks(plans: bool) -> Iterator[Task]:
+    """Yields the tasks in the order of what they tell; `plans` says whether TensorRT can build here."""
     yield Task("kernel", ("--rows", "kernel"), kernel=True)
     for shape in ((720, 1280), (256, 256), (1080, 1920)):
         for precision in ("fp16", "fp32"):
@@ -63,7 +70,7 @@ def _plan(network: str, shape: tuple[int, int], precision: str, engine: str) -> 
 
 def _case(network: str, shape: tuple[int, int], precision: str) -> Task:
     size = f"{shape[1]}x{shape[0]}"
-    rows = ",".join(way.name for way in GPU_BACKEND_MODES)
+    rows = ",".join(mode.name for mode in GPU_BACKEND_MODES)
     arguments = (network, "--shape", size, "--precision", precision, "--rows", rows, "--no-build")
     return Task(f"{network} {size} {precision}", arguments, case=(network, shape, precision))
 
@@ -79,7 +86,7 @@ def has_result(result: results.Result | None, task: Task) -> bool:
 
 
 def run(task: Task, common: tuple[str, ...], output: Path, left: float) -> results.Result | None:
-    """Do it in a process; what it wrote before it ended or was ended, or None."""
+    """Runs a task in a process; returns what it wrote before it ended or was ended, or None."""
     limit = max(30.0, left * MAX_TASK_TIME_FRACTION)
     command = [sys.executable, "-m", "benchmarks.gpu", *task.arguments, *common]
     command += ["--budget", f"{limit:.0f}", "--output", str(output)]
@@ -102,18 +109,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="keep bundles and plans here for a second call")
     parser.add_argument("--commit", help="what was measured, where there is no git")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     obstacle = driver.why_gpu_unavailable()
     if obstacle is not None:
         print(f"Error: Nothing can be measured on a GPU: {obstacle}.", file=sys.stderr)
         return UnavailableError.exit_code
-    ends = time.monotonic() + given.budget
-    whole = results.read(given.output) if given.output.exists() else None
+    ends = time.monotonic() + options.budget
+    whole = results.read(options.output) if options.output.exists() else None
     with tempfile.TemporaryDirectory(prefix="dni-bench-") as folder:
         scratch = Path(folder)
-        common = ["--prepared", str(given.prepared.resolve()), "--work", str((given.work or scratch / "work").resolve())]
-        common += ["--commit", given.commit or describe_commit(ROOT), "--seconds", str(given.seconds)]
-        for number, task in enumerate(tasks(ENGINES["tensorrt"].unavailable_reason(None) is None)):
+        common = ["--prepared", str(options.prepared.resolve()), "--work", str((options.work or scratch / "work").resolve())]
+        common += ["--commit", options.commit or describe_commit(ROOT), "--seconds", str(options.seconds)]
+        for number, task in enumerate(list_tasks(ENGINES["tensorrt"].unavailable_reason(None) is None)):
             left = ends - time.monotonic()
             if left < TASK_GRACE_S:
                 print(f"no time left for {task.name} and what follows", file=sys.stderr, flush=True)
@@ -124,9 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
             found = run(task, tuple(common), scratch / f"{number}.json", left)
             if found is not None:
                 whole = results.merge_results([found] if whole is None else [whole, found])
-                results.write(given.output, whole)
+                results.write(options.output, whole)
     if whole is not None:
-        print(results.short_table(whole))
+        print(results.format_short_table(whole))
     return 0 if whole is not None else 1
 
 

@@ -1,4 +1,4 @@
-"""Measurement: what one process measures, written down after every figure."""
+"""What one process measures, written after every figure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ LARGE_FAMILY_PARAMETERS = 100_000_000
 
 @dataclass
 class Measurement:
-    """prepared, work: folders. shapes: (height, width). ends: of time.monotonic, when to begin nothing more.
+    """One process's measurement.
 
-    may_build  whether plans that are missing are built; else their rows are skipped.
-    seconds    of timing per case.  output: JSON, or None.
+    Attributes:
+        prepared_folder: What `--prepare` wrote.
+        work: Folder of bundles and plans.
+        result: The result so far.
+        output: JSON file, written after every figure; None for none.
+        deadline: Of time.monotonic, after which nothing more begins.
+        build_missing: Build plans that are missing; else their rows are skipped.
+        seconds: Of timing per case.
     """
 
     prepared_folder: Path
@@ -35,7 +41,7 @@ class Measurement:
     result: results.Result
     output: Path | None = None
     deadline: float = field(default_factory=lambda: time.monotonic() + 1e9)
-    may_build: bool = True
+    build_missing: bool = True
     seconds: float = 12.0
 
     def seconds_left(self) -> float:
@@ -50,37 +56,41 @@ class Measurement:
         return prepared.bundle(self.work / "{}-{}x{}.dni".format(prepared.name, *max_plan_size(shape)))
 
     def build(
-        self, names: Sequence[str], shapes: Sequence[tuple[int, int]], precisions: Sequence[str], ways: Sequence[GpuBackendMode]
+        self,
+        names: Sequence[str],
+        shapes: Sequence[tuple[int, int]],
+        precisions: Sequence[str],
+        modes: Sequence[GpuBackendMode],
     ) -> None:
         """The plans that the ways need, and nothing else."""
         for name, upto in itertools.product(names, dict.fromkeys(map(max_plan_size, shapes))):
             bundle = self.bundle(self.network(name), upto)
             for precision in precisions:
-                for engine in dict.fromkeys(way.engine for way in ways if way.engine is not None):
+                for engine in dict.fromkeys(mode.engine for mode in modes if mode.engine is not None):
                     if self.seconds_left() <= 0:
                         return
-                    began = time.monotonic()
+                    started = time.monotonic()
                     try:
                         build_plan(bundle, engine, precision, upto)
-                        say(f"{name} {precision} {engine}: {time.monotonic() - began:.0f} s")
+                        report(f"{name} {precision} {engine}: {time.monotonic() - started:.0f} s")
                     except DniError as error:
-                        say(f"{name} {precision} {engine}: {error}")
+                        report(f"{name} {precision} {engine}: {error}")
 
     def cases(
         self,
         names: Sequence[str],
         shapes: Sequence[tuple[int, int]],
         precisions: Sequence[str],
-        ways: Sequence[GpuBackendMode],
+        modes: Sequence[GpuBackendMode],
         clock: Clock,
     ) -> None:
         """Every network at every shape and precision, while there is time."""
         for shape in shapes:
             for precision in precisions:
                 for name in names:
-                    if not ways or self.seconds_left() <= 0:
+                    if not modes or self.seconds_left() <= 0:
                         return
-                    say(f"{name} {shape[1]}x{shape[0]} {precision}")
+                    report(f"{name} {shape[1]}x{shape[0]} {precision}")
                     prepared = self.network(name)
                     case = run_case(
                         prepared,
@@ -88,12 +98,12 @@ class Measurement:
                         self.bundle(prepared, shape),
                         shape,
                         precision,
-                        ways,
+                        modes,
                         clock,
-                        may_build=self.may_build,
+                        build_missing=self.build_missing,
                         seconds=self.seconds,
                         budget=self.seconds_left(),
-                        say=say,
+                        report=report,
                         keep=self._keep,
                     )
                     self._keep(case)
@@ -102,7 +112,7 @@ class Measurement:
         self, names: Sequence[str], precisions: Sequence[str], clock: Clock, large: int = LARGE_FAMILY_PARAMETERS
     ) -> None:
         """The ceilings, and the blend kernel for every network's weights and for a large family."""
-        from benchmarks.gpu.ceilings import copy_rate, matrix_rates
+        from benchmarks.gpu.ceilings import measure_copy_rate, measure_matrix_rates
         from benchmarks.gpu.kernel import make_synthetic_family, measure, random_members
         from engines.cuda.device import Device
         from engines.lowering.gpu import lower_for_gpu
@@ -110,12 +120,12 @@ class Measurement:
         device = Device.open(0)
         try:
             with device:
-                say("ceilings")
-                copy = copy_rate(device, clock)
-                self.result["parts"][0]["ceilings"] = {"copy": copy, "products": matrix_rates()}
+                report("ceilings")
+                copy = measure_copy_rate(device, clock)
+                self.result["parts"][0]["ceilings"] = {"copy": copy, "products": measure_matrix_rates()}
                 self.write()
                 for name in names:
-                    say(f"kernel, {name}")
+                    report(f"kernel, {name}")
                     prepared = self.network(name)
                     members = list(prepared.states().values())
                     for precision in precisions:
@@ -127,7 +137,7 @@ class Measurement:
                             figures = measure(device, lowered, halves, clock, copy)
                             self._kernel(prepared.title, name, precision, "fp16", figures)
                 for precision in precisions if large and self.seconds_left() > 0 else ():
-                    say(f"kernel, {large} numbers")
+                    report(f"kernel, {large} numbers")
                     lowered = make_synthetic_family(large, precision)
                     many = random_members(lowered, 4, lowered.weights[0].dtype)
                     figures = measure(device, lowered, many, clock, copy)
@@ -153,5 +163,5 @@ class Measurement:
             results.write(self.output, results.merge_results([self.result]))
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Ways: what the GPU benchmark compares, the most telling first; opening stops where the time is up."""
+"""The modes that the GPU benchmark compares, the most telling first; opening stops where the time is up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engines.trt.engine import TensorRTEngine
 
 MIN_PLAN_SIZE, TUNED_PLAN_SIZE = (64, 64), (720, 1280)
-"""Not the product's own full HD: the memory of eight contexts at x4, float32 and full HD is more than any GPU has."""
+"""Not the default full HD: the memory of eight contexts at x4, float32 and full HD is more than any GPU has."""
 OUR_MODES = ("tensorrt-ahead", "tensorrt", "tensorrt-replay", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
 """The modes of ours that follow alpha without a rebuild; the in-graph blend is an alternative that they are held against."""
 
@@ -25,12 +25,15 @@ OUR_MODES = ("tensorrt-ahead", "tensorrt", "tensorrt-replay", "tensorrt-inputs",
 class GpuBackendMode:
     """One row.
 
-    name, title   for tables.          changes  False for the ceiling, whose alpha cannot change.
-    ahead         two slots, the idle one changed while a frame runs.
-    open          (bundle, precision) -> DeviceEngine; its plan is there.
-    obstacle      why it cannot run here, or None.
-    engine        name of the engine or baseline that it opens; None for PyTorch's.
-    slow          opening it may take minutes, and cannot be interrupted.
+    Attributes:
+        name: For tables and options.
+        title: For tables.
+        open_engine: (bundle, precision) -> DeviceEngine; its plan exists.
+        unavailable_reason: Why it cannot run here, or None.
+        changes_alpha: False for the ceiling, whose alpha cannot change.
+        async_refit: Two slots, the idle one changed while a frame runs.
+        engine: Name of the engine or baseline that it opens; None for PyTorch's.
+        slow: Opening it may take minutes, and cannot be interrupted.
     """
 
     name: str
@@ -65,12 +68,12 @@ def _tensorrt_class(engine: str) -> type[TensorRTEngine[Any]]:
 
 
 def max_plan_size(shape: tuple[int, int]) -> tuple[int, int]:
-    """Height and width that a plan is built up to, and tuned for, so that it takes this shape."""
+    """Returns the height and width that a plan is built up to, and tuned for, so that it takes this shape."""
     return TUNED_PLAN_SIZE if shape[0] <= TUNED_PLAN_SIZE[0] and shape[1] <= TUNED_PLAN_SIZE[1] else shape
 
 
 def build_plan(bundle: Bundle, engine: str, precision: str, upto: tuple[int, int]) -> None:
-    """Build the engine's plan for MIN_PLAN_SIZE to `upto`, tuned for that, unless the bundle has one. One size of plan per bundle."""
+    """Builds the engine's plan for MIN_PLAN_SIZE to `upto`, tuned for that, unless the bundle has one: one size per bundle."""
     if has_plan(bundle, engine, precision):
         return
     channels = bundle.signature.input_channels
@@ -135,4 +138,4 @@ GPU_BACKEND_MODES: tuple[GpuBackendMode, ...] = (
 
 
 def select_modes(names: tuple[str, ...] | None) -> tuple[GpuBackendMode, ...]:
-    return tuple(way for way in GPU_BACKEND_MODES if names is None or way.name in names)
+    return tuple(mode for mode in GPU_BACKEND_MODES if names is None or mode.name in names)

@@ -1,4 +1,4 @@
-"""The page's half about GPUs: from benchmarks/results/gpu.json and from nothing else; without one it says so."""
+"""The part of docs/benchmarks.md about GPUs, made from benchmarks/results/gpu.json alone; without one it says so."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ COMMANDS = """    python -m benchmarks.gpu --prepare prepared                   
     python -m benchmarks.gpu --merge part.json -o benchmarks/results/gpu.json
     python -m benchmarks --page"""
 METHOD_NOTE = (
-    "How: every way in turn, round after round, and medians. Change, first and steady frame are the GPU's own time, by "
+    "How: every mode in turn, round after round, and medians. Change, first and steady frame are the GPU's own time, by "
     "events behind frames that were queued before; the change on an idle GPU is the host's, from the call to its end. The "
     "last ratio is of frames one by one, as a Session runs them, by the host's clock; with two engines the change is that "
-    "of the idle one. A way that differs from PyTorch in float64 by more than 1e-4 (float32) or 5e-3 (float16) of the "
+    "of the idle one. A mode that differs from PyTorch in float64 by more than 1e-4 (float32) or 5e-3 (float16) of the "
     "largest value has no time. TensorRT's plans take 64x64 to 1280x720 and are tuned for 1280x720, those for larger frames "
     "to that size. Weights are random, of two members."
 )
@@ -28,13 +28,13 @@ TABLE_FIGURES = (
 )
 
 
-def gpu_lines(result: Mapping[str, Any] | None) -> list[str]:
+def format_gpu_lines(result: Mapping[str, Any] | None) -> list[str]:
     """Markdown from the heading on."""
     lines = ["## On a GPU", ""]
     if result is None:
         return [
             *lines,
-            "No GPU has been measured yet: what this project says about its GPU road is not timed. To measure one:",
+            "No GPU has been measured yet: what this project says about its GPU backend is not timed. To measure one:",
             "",
             COMMANDS,
         ]
@@ -121,7 +121,7 @@ def _cases(cases: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]
     lines = [
         f"### {first['title']}, {first['shape'][3]}x{first['shape'][2]}, {first['precision']}",
         "",
-        "| way | part | " + " | ".join(title for _, title in TABLE_FIGURES) + " | error |",
+        "| mode | part | " + " | ".join(title for _, title in TABLE_FIGURES) + " | error |",
         "|---" * (len(TABLE_FIGURES) + 3) + "|",
     ]
     for case in cases:
@@ -129,8 +129,8 @@ def _cases(cases: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]
             cells = " | ".join("-" if row[key] is None else f"{row[key]:.4g}" for key, _ in TABLE_FIGURES)
             lines.append(f"| {row['title']} | {case['part'] + 1} | {cells} | {row['agreement']['error']:.1e} |")
     for case in cases:
-        told = _find_common_skips([other for other in whole if other["part"] == case["part"]])
-        here = {name: why for name, why in case["skipped"].items() if told.get(name) != why}
+        common = _find_common_skips([other for other in whole if other["part"] == case["part"]])
+        here = {name: why for name, why in case["skipped"].items() if common.get(name) != why}
         lines += [
             f"\nNot run in part {case['part'] + 1}: {', '.join(names)}: {escape_name(why, 300)}."
             for why, names in _reasons(here).items()

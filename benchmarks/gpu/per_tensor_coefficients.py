@@ -1,4 +1,4 @@
-"""By row: what a change costs that gives every weight shares of its own, against a plain one, in turns within one run.
+"""What a change costs that gives every weight coefficients of its own, against a plain one, in turns within one run.
 
 Launched: the whole change with the copy of its shares, one after the other, which for small families is the host's time. Replayed: the
 kernels alone, as a CUDA graph, the GPU's own time.
@@ -18,8 +18,8 @@ from engines.cuda import cuda_graph
 from engines.cuda.blender import DeviceBlender, WeightBuffer
 
 
-def some_rows(weights: int, members: int, seed: int) -> NDArray[np.float64]:
-    """A row of random shares for each weight, none 0: float64 (W, N)."""
+def draw_rows(weights: int, members: int, seed: int) -> NDArray[np.float64]:
+    """Draws a row of random coefficients for each weight, none 0: float64 (W, N)."""
     return np.random.default_rng(seed).dirichlet(np.ones(members), weights)
 
 
@@ -33,12 +33,12 @@ def measure_ratios(
     rounds: int,
     per_mark: float,
 ) -> tuple[float, float | None]:
-    """By row over plain, launched and replayed (None where that cannot be recorded): medians of the ratios round by round.
+    """Measures per-tensor over plain, launched and replayed (None where that cannot be recorded): medians of the ratios round by round.
 
     blenders and lives: sets that are taken in turn. per_mark: seconds of work between two marks.
     """
     pairs = list(zip(blenders, lives, strict=True))
-    rows = [some_rows(weights, len(shares), seed) for seed in range(2)]
+    rows = [draw_rows(weights, len(shares), seed) for seed in range(2)]
     turn, fresh = 0, True
 
     def blend_plain() -> None:
@@ -79,7 +79,7 @@ def _ratio(
     while len(found) < rounds:
         seconds = []
         for work in (below, above):
-            clock.forget()
+            clock.reset()
             first = clock.mark(stream.handle)
             for _ in range(repeats):
                 work()

@@ -1,4 +1,4 @@
-"""Prepare: export the networks' graphs and compute what they should give, in PyTorch and float64. Needs torch, on any machine."""
+"""Exports the networks' graphs and computes their outputs, in PyTorch and float64. Needs PyTorch, on any machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.gpu.prepared import REFERENCE_ALPHAS, PreparedNetwork, random_input
-from benchmarks.gpu.random_weights import State, digest, family
+from benchmarks.gpu.random_weights import State, digest_states, make_random_family
 from benchmarks.networks import NETWORKS
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.signature import Signature
@@ -29,7 +29,7 @@ WEIGHTS_SEED = 20181126
 def prepare(
     folder: Path, name: str, *, title: str | None = None, build: Callable[[], nn.Module] | None = None
 ) -> PreparedNetwork:
-    """Write the network's three files. name is one of NETWORKS, or `title` and `build` tell of another."""
+    """Writes the network's three files; `name` is one of NETWORKS, or `title` and `build` describe another one."""
     title = NETWORKS[name].title if title is None else title
     net = (NETWORKS[name].build if build is None else build)()
     tensors = {key: value.numpy() for key, value in net.state_dict().items()}
@@ -41,14 +41,14 @@ def prepare(
     for initializer in onnx_weights.find_weight_initializers(graph, lifted.names):
         onnx_weights.strip_initializer(initializer)
     shapes = {key: tensors[key].shape for key in lifted.names}
-    states = family(shapes, seed=WEIGHTS_SEED)
-    prepared = PreparedNetwork(name, title, architecture.name, signature, WEIGHTS_SEED, shapes, digest(states), graph)
+    states = make_random_family(shapes, seed=WEIGHTS_SEED)
+    prepared = PreparedNetwork(name, title, architecture.name, signature, WEIGHTS_SEED, shapes, digest_states(states), graph)
     prepared.save(folder, _compute_reference(net, signature, states))
     return prepared
 
 
 def _compute_reference(net: nn.Module, signature: Signature, states: Mapping[str, State]) -> dict[str, np.ndarray]:
-    """The input and, for each of REFERENCE_ALPHAS, the output of the float64 network with float64-blended weights, rounded to float32."""
+    """Computes the input and, per REFERENCE_ALPHAS, the float64 network's output with float64-blended weights, in float32."""
     net = net.double().eval()
     x = random_input(signature, (1, signature.input_channels, REFERENCE_SIDE_PX, REFERENCE_SIDE_PX), WEIGHTS_SEED)
     outputs = {"x": x}

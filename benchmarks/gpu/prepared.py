@@ -1,4 +1,4 @@
-"""Prepared: a network as a graph without weights, and what its float64 output is, for machines without PyTorch or a registry.
+"""A network as a graph without weights, with its float64 output, for machines that have no PyTorch.
 
 Three small files: NAME.onnx (names and shapes of the weights, no numbers), NAME.json, NAME.npz (an input and the expected outputs).
 """
@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.gpu.random_weights import State, digest, family
+from benchmarks.gpu.random_weights import State, digest_states, make_random_family
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.family import Family
@@ -30,10 +30,15 @@ REFERENCE_ALPHAS: dict[str, tuple[float, float]] = {"mixed": (0.35, 0.65), "seco
 class PreparedNetwork:
     """One network.
 
-    title         for tables.
-    architecture  as in exporters.architectures.
-    seed          of the members, which `states` makes anew; `weights_sha256` says whether they are the same everywhere.
-    graph         opset 17, weights without data.
+    Attributes:
+        name: Name of its files.
+        title: For tables.
+        architecture: As in exporters.architectures.
+        signature: Of the network.
+        seed: Of the members, which `states` draws; `weights_sha256` says whether they are the same everywhere.
+        shapes: Of the members' tensors.
+        weights_sha256: Digest of the members.
+        graph: Opset 17, weights without data.
     """
 
     name: str
@@ -50,9 +55,9 @@ class PreparedNetwork:
         return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
     def states(self) -> dict[str, State]:
-        """The members. Raises InputError where this NumPy draws other numbers than the one that made the expected outputs."""
-        states = family(self.shapes, seed=self.seed)
-        if digest(states) != self.weights_sha256:
+        """Draws the members; InputError where this NumPy draws other numbers than the one that made the expected outputs."""
+        states = make_random_family(self.shapes, seed=self.seed)
+        if digest_states(states) != self.weights_sha256:
             raise InputError(f"The random weights of {self.name} come out differently here; run --prepare with this NumPy.")
         return states
 

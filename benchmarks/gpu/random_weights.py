@@ -1,7 +1,7 @@
-"""Random weights: a family made from names, shapes and a seed, where no checkpoint and no PyTorch is at hand.
+"""Random weights: a family made from names, shapes and a seed, without a checkpoint and without PyTorch.
 
-Scaled after He et al., 2015, so that activations keep their size through hundreds of layers and float16 can hold them; speed does
-not depend on training. Members are small steps away from one ancestor, as fine-tuned networks are.
+Scaled after He et al., 2015, so that activations keep their size through hundreds of layers and float16 can hold them.
+Speed does not depend on training. Members are small steps away from one ancestor, as fine-tuned networks are.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ MEMBER_DISTANCE = 0.05
 """Of each tensor's own spread: how far a member is from the ancestor."""
 
 
-def family(shapes: Mapping[str, tuple[int, ...]], members: int = 2, seed: int = 0) -> dict[str, State]:
-    """State dicts by member name, m0 the ancestor itself; BatchNorm variances are positive."""
+def make_random_family(shapes: Mapping[str, tuple[int, ...]], members: int = 2, seed: int = 0) -> dict[str, State]:
+    """Makes state dicts by member name, m0 the ancestor itself; BatchNorm variances are positive."""
     rng = np.random.default_rng(seed)
     middles = {name: _middle(name, shapes) for name in shapes}
     spreads = {name: _spread(name, shape, middles[name]) for name, shape in shapes.items()}
@@ -39,8 +39,8 @@ def family(shapes: Mapping[str, tuple[int, ...]], members: int = 2, seed: int = 
     return states
 
 
-def digest(states: Mapping[str, State]) -> str:
-    """SHA-256 in hex over every number: two machines compute with the same family, or say so."""
+def digest_states(states: Mapping[str, State]) -> str:
+    """Digests every number, SHA-256 in hex: two machines compute with the same family, or the difference shows."""
     total = sha256()
     for state in states.values():
         for value in state.values():

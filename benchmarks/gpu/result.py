@@ -1,4 +1,4 @@
-"""Result: the benchmark's JSON: parts of different processes and machines put together, and the goals that follow from them.
+"""The benchmark's JSON: parts of several processes and machines merged, and the goals that follow from them.
 
 schema   1
 parts    [{commit, machine, ceilings}]: where figures come from; every figure names its part
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.goals import goals
+from benchmarks.gpu.goals import list_goals
 from dni_deploy.errors import InputError, escape_name
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 
@@ -28,7 +28,7 @@ def make_empty_result(machine: Mapping[str, str], commit: str) -> Result:
 
 
 def merge_results(results: Iterable[Result]) -> Result:
-    """All figures in one. Parts of one machine, date and commit become one; of two measurements of one thing the later counts."""
+    """Merges all figures. Parts of one machine, date and commit become one; of two measurements of one thing the later counts."""
     parts: list[dict[str, Any]] = []
     kernel: dict[tuple[Any, ...], dict[str, Any]] = {}
     cases: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -48,15 +48,15 @@ def merge_results(results: Iterable[Result]) -> Result:
             number = numbers[case.get("part", 0)]
             cases[number, case["network"], tuple(case["shape"]), case["precision"]] = {**case, "part": number}
     whole = {"schema": RESULT_SCHEMA_VERSION, "parts": parts, "kernel": list(kernel.values()), "cases": list(cases.values())}
-    return {**whole, "goals": goals(whole)}
+    return {**whole, "goals": list_goals(whole)}
 
 
 def read(path: Path) -> Result:
-    """Raises InputError: not there, or not a result of this schema."""
+    """Reads a result; InputError where it does not exist or is not of this schema."""
     try:
         result = json.loads(path.read_bytes())
     except OSError:
-        raise InputError(f"{escape_name(path)} is not there.") from None
+        raise InputError(f"{escape_name(path)} does not exist.") from None
     except ValueError:
         raise InputError(f"{escape_name(path)} is not JSON.") from None
     if not isinstance(result, dict) or result.get("schema") != RESULT_SCHEMA_VERSION or "cases" not in result:
@@ -65,13 +65,13 @@ def read(path: Path) -> Result:
 
 
 def write(path: Path, result: Result) -> None:
-    """The whole file or the one before: a kill in between loses nothing that was written."""
+    """Writes the whole file atomically: a kill in between loses nothing that was written before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode(), force=True)
 
 
-def short_table(result: Result) -> str:
-    """What was measured, in few lines, for the end of a log."""
+def format_short_table(result: Result) -> str:
+    """Formats what was measured in few lines, for the end of a log."""
     lines = []
     for part in result["parts"]:
         if part["ceilings"]:
@@ -100,7 +100,7 @@ def short_table(result: Result) -> str:
 
 
 def _reasons(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Ways by why they were left out, with the case where it is not all of them."""
+    """Groups modes by why they were left out, with the case where it is not all of them."""
     found: dict[str, dict[str, list[str]]] = {}
     for case in cases:
         for name, why in case["skipped"].items():

@@ -1,14 +1,14 @@
-"""Schedule: every way in turn, round after round, so that a GPU whose clocks move disturbs all alike.
+"""Times every mode in turn, round after round, so that a GPU whose clocks move disturbs all alike.
 
-A turn of one way, on its stream:
+A turn of one mode, on its stream:
 
     frames . frame . change . frame . frame       queued at once, dots are marks: behind LEAD_S seconds of frames the GPU does not
                                                   wait for the host to queue the rest
     change, finish                                on an idle GPU, by the host's clock
     frame                                         by the host's clock, up to its end
-    frame with a change before it                 likewise; a way with two slots changes the idle one while the frame runs
+    frame with a change before it                 likewise; a mode with two slots changes the idle one beside it
 
-The last two are what a Session does without the pictures' way in and out: one frame at a time.
+The last two are what a Session does besides upload and download: one frame at a time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ LEAD_S, MAX_LEAD_FRAMES = 5e-3, 20
 
 @dataclass(frozen=True)
 class TimedEngine:
-    """An engine to be timed. changes: whether alpha can change; ahead: whether its idle slot is changed while a frame runs."""
+    """An engine to be timed.
+
+    Attributes:
+        engine: The engine.
+        changes: Whether alpha can change.
+        async_refit: Whether its idle slot is changed while a frame runs.
+    """
 
     engine: DeviceEngine
     changes: bool = True
@@ -44,12 +50,16 @@ class TimedEngine:
 
 @dataclass
 class GpuTimingSamples:
-    """Seconds by the GPU's events, one entry per round: `host_` ones by the host's clock.
+    """Seconds by the GPU's events, one entry per round; `host_` ones by the host's clock.
 
-    change        the change alone, behind a frame.        first    the frame after it.
-    steady        a frame behind a frame.                  host_change   the call and its end, on an idle GPU.
-    host_steady   one frame from the call to its end.      host_changed  the same with a change before it.
-    host_frame    the upload of the input, a frame, the download of the output.
+    Attributes:
+        change: The change alone, behind a frame.
+        first: The frame after it.
+        steady: A frame behind a frame.
+        host_change: The call and its end, on an idle GPU.
+        host_steady: One frame from the call to its end.
+        host_changed: The same with a change before it.
+        host_frame: The upload of the input, a frame, the download of the output.
     """
 
     change: list[float] = field(default_factory=list)
@@ -62,7 +72,7 @@ class GpuTimingSamples:
 
 
 def time_interleaved(
-    ways: Mapping[str, TimedEngine],
+    modes: Mapping[str, TimedEngine],
     inputs: Sequence[NDArray[np.float32]],
     members: int,
     clock: Clock,
@@ -71,10 +81,18 @@ def time_interleaved(
     seed: int = 0,
     lost: dict[str, Exception] | None = None,
 ) -> dict[str, GpuTimingSamples]:
-    """Time all ways for about so many seconds: MIN_ROUNDS to MAX_ROUNDS rounds, fewer where even those take far longer, and one that does not count.
+    """Times all modes for about this many seconds: MIN_ROUNDS to MAX_ROUNDS rounds, and one before them that does not count.
 
-    inputs: several pictures of one shape, taken in turn. Alpha is another random point in every turn's change, the same for all.
-    lost: gets the ways that failed, which have no samples then; without it the first failure is raised.
+    Where even MIN_ROUNDS take far longer there are fewer. Alpha is another random point in every change, the same for all.
+
+    Args:
+        modes: The engines by name.
+        inputs: Several inputs of one shape, float32 (N, C, H, W), taken in turn.
+        members: Number of members.
+        clock: Reads the GPU's time.
+        seconds: For all modes together.
+        seed: Seed of the alphas.
+        lost: Gets the modes that failed, which have no samples then; without it the first failure is raised.
     """
     rng = np.random.default_rng(seed)
     samples: dict[str, GpuTimingSamples] = {}
@@ -90,31 +108,31 @@ def time_interleaved(
             samples.pop(name, None)
 
     def start(name: str) -> None:
-        leads[name] = _warm(ways[name].engine, inputs[0], members, clock)
+        leads[name] = _warm(modes[name].engine, inputs[0], members, clock)
         samples[name] = GpuTimingSamples()
 
-    for name in ways:
+    for name in modes:
         attempt(name, partial(start, name))
-    began = clock.now()
+    started = clock.now()
     for number in range(MAX_ROUNDS + 1):
         shares = rng.dirichlet(np.ones(members), 3)
         names = list(samples)
         if not names:
             break
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            kept = samples[name] if number else GpuTimingSamples()
-            attempt(name, partial(_turn, ways[name], leads[name], inputs[number % len(inputs)], shares, clock, kept))
+            sample = samples[name] if number else GpuTimingSamples()
+            attempt(name, partial(_turn, modes[name], leads[name], inputs[number % len(inputs)], shares, clock, sample))
         if number == 0:
-            began = clock.now()
+            started = clock.now()
             continue
-        passed = clock.now() - began
+        passed = clock.now() - started
         if passed >= (seconds if number >= MIN_ROUNDS else seconds * MAX_TIME_FACTOR):
             break
     return samples
 
 
 def _warm(engine: DeviceEngine, x: NDArray[np.float32], members: int, clock: Clock) -> int:
-    """Give every slot weights, an input and a first frame; how many frames take LEAD_S seconds."""
+    """Gives every slot weights, an input and a first frame; returns how many frames take LEAD_S seconds."""
     for slot in range(engine.slots):
         engine.refit(slot, np.full(members, 1 / members))
         engine.upload(slot, x)
@@ -125,44 +143,44 @@ def _warm(engine: DeviceEngine, x: NDArray[np.float32], members: int, clock: Clo
 
 
 def _turn(
-    way: TimedEngine, lead: int, x: NDArray[np.float32], shares: NDArray[np.float64], clock: Clock, kept: GpuTimingSamples
+    mode: TimedEngine, lead: int, x: NDArray[np.float32], shares: NDArray[np.float64], clock: Clock, sample: GpuTimingSamples
 ) -> None:
-    engine = way.engine
+    engine = mode.engine
     stream = engine.stream_handle(0)
-    clock.forget()
+    clock.reset()
     engine.upload(0, x)
     for _ in range(lead):
         engine.enqueue(0)
     marks: list[Any] = [clock.mark(stream)]
     engine.enqueue(0)
     marks.append(clock.mark(stream))
-    if way.changes:
+    if mode.changes:
         engine.refit(0, shares[0])
         marks.append(clock.mark(stream))
         engine.enqueue(0)
         marks.append(clock.mark(stream))
     engine.enqueue(0)
     clock.wait(stream)
-    kept.steady.append(clock.between(marks[0], marks[1]))
-    if way.changes:
-        kept.change.append(clock.between(marks[1], marks[2]))
-        kept.first.append(clock.between(marks[2], marks[3]))
+    sample.steady.append(clock.between(marks[0], marks[1]))
+    if mode.changes:
+        sample.change.append(clock.between(marks[1], marks[2]))
+        sample.first.append(clock.between(marks[2], marks[3]))
         started = clock.now()
         engine.refit(0, shares[1])
         engine.synchronize(0)
-        kept.host_change.append(clock.now() - started)
-    kept.host_steady.append(_frame(engine, 0, clock))
-    if way.changes:
-        kept.host_changed.append(
+        sample.host_change.append(clock.now() - started)
+    sample.host_steady.append(_frame(engine, 0, clock))
+    if mode.changes:
+        sample.host_changed.append(
             _time_frame_beside_change(engine, shares[2], clock)
-            if way.async_refit
+            if mode.async_refit
             else _time_frame_after_change(engine, shares[2], clock)
         )
     started = clock.now()
     engine.upload(0, x)
     engine.enqueue(0)
     engine.download(0)
-    kept.host_frame.append(clock.now() - started)
+    sample.host_frame.append(clock.now() - started)
 
 
 def _frame(engine: DeviceEngine, slot: int, clock: Clock) -> float:
@@ -192,5 +210,5 @@ def _time_frame_beside_change(engine: DeviceEngine, shares: NDArray[np.float64],
 
 
 def compute_median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """Median of the ratios round by round."""
+    """Returns the median of the ratios round by round."""
     return float(np.median(np.divide(above, below)))

@@ -1,7 +1,7 @@
-"""TorchPeer: PyTorch on the GPU as good as one can have it, as a DeviceEngine.
+"""PyTorch on the GPU, as fast as it gets, as a DeviceEngine.
 
 Its weights are views of one flat tensor that is blended in place, two members by one torch.lerp over everything. They are channels-last
-where eager frames are faster that way.
+where eager frames are faster that mode.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ WARM_UP_FRAMES = 4
 
 
 class TorchPeer:
-    """A DeviceEngine (see engines/interface.py) of one slot. float32 in and out; mode "eager", "graph" (the eager network as a CUDA
-    graph), "reduce-overhead" or "max-autotune" (torch.compile). TF32 is off in the whole process, cuDNN may choose by trial."""
+    """A DeviceEngine (see engines/interface.py) of one slot, float32 in and out.
+
+    The mode is "eager", "graph" (the eager network as a CUDA graph), "reduce-overhead" or "max-autotune" (torch.compile). TF32 is off in
+    the whole process; cuDNN may choose by trial.
+    """
 
     slots = 1
 

@@ -1,6 +1,6 @@
 """GPU: a machine with an NVIDIA GPU, pycuda and TensorRT, none of which is there.
 
-`install` puts the stand-ins where Python looks for the real ones. What they are used wrongly for is collected in
+`install` puts the fakes where Python looks for the real ones. What they are used wrongly for is collected in
 `FakeGpu.violations`; `FakeGpu.check` fails on them and on what was left behind.
 """
 

@@ -77,6 +77,6 @@ def _start(nvcc: str) -> machine.FakeGpu:
 
 
 def fill(module: ModuleType) -> None:
-    """Give the stand-in module its names."""
+    """Give the fake module its names."""
     module.compile = compile  # type: ignore[attr-defined]
     module.get_nvcc_version = get_nvcc_version  # type: ignore[attr-defined]

@@ -52,10 +52,10 @@ CONTENT = (
     *(copy.memcpy_dtod_async, copy.memset_d8, copy.memset_d8_async, copy.memset_d32_async),
     *(kernel.module_from_buffer, kernel.Module, kernel.Function),
 )
-"""Everything that the stand-in module has."""
+"""Everything that the fake module has."""
 
 
 def fill(module: ModuleType) -> None:
-    """Give the stand-in module its names."""
+    """Give the fake module its names."""
     for value in CONTENT:
         setattr(module, value.__name__, value)

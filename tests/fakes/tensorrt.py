@@ -1,4 +1,4 @@
-"""TensorRT: a stand-in with the classes, enums and rules of 8.6, 10.16 or 11.4, whose engines run on the CPU.
+"""TensorRT: a fake with the classes, enums and rules of 8.6, 10.16 or 11.4, whose engines run on the CPU.
 
 What is wrong is answered as TensorRT answers it (False, None, a TypeError, a sentence in the log); what TensorRT leaves
 undefined is reported to the fake GPU. Every call is kept, to be held against the real bindings (tests/fakes/trt/record.py).
@@ -111,7 +111,7 @@ _shared: dict[type, type] = {}
 
 
 def fill(module: ModuleType, version: str, gpu: Any) -> State:
-    """Give the stand-in module the names of this version, and take away those of the last."""
+    """Give the fake module the names of this version, and take away those of the last."""
     if version not in _built:
         _built[version] = _content(version)
     for name in [name for name in vars(module) if not name.startswith("__")]:

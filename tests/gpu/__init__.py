@@ -5,6 +5,6 @@
     test_onnxruntime_there.py                                     onnxruntime-gpu as well
     test_torch_there.py                                           a PyTorch for CUDA
 
-DNI_REHEARSAL=1 runs those of the first two lines on the stand-ins of tests/fakes instead, in small: so they are known to run at
+DNI_FAKE_GPU=1 runs those of the first two lines on the fakes of tests/fakes instead, in small: so they are known to run at
 all when a GPU is at hand for an hour (tests/end_to_end/test_gpu_suite_on_fakes.py).
 """

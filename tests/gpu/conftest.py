@@ -1,4 +1,4 @@
-"""What the tests on a GPU share: the GPU itself, or in a rehearsal its stand-in, and the marks."""
+"""What the tests on a GPU share: the GPU itself, or on fakes where it is asked for, and the marks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fakes.gpu import install
 
 BOUND = ("engines.cuda", "engines.trt", "engines.onnxruntime_gpu", "dni_deploy.latency.baselines", "benchmarks.gpu")
 """Packages whose modules name pycuda's and TensorRT's at their top."""
-REHEARSAL = os.environ.get("DNI_REHEARSAL") == "1"
+USES_FAKES = os.environ.get("DNI_FAKE_GPU") == "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,9 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def context() -> Iterator[None]:
     """The GPU's context from the first test to the last: each would make it anew otherwise, a third of a second.
 
-    Modules that another test imported have the stand-ins in them for good; here they are imported once more.
+    Modules that another test imported have the fakes in them for good; here they are imported once more.
     """
-    if REHEARSAL or driver.why_gpu_unavailable() is not None:
+    if USES_FAKES or driver.why_gpu_unavailable() is not None:
         yield
         return
     with _imported_anew():
@@ -70,8 +70,8 @@ def _imported_anew() -> Iterator[None]:
 
 @pytest.fixture
 def gpu(context: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """In place of the stand-in of tests/conftest.py: None where the GPU is real."""
-    if not REHEARSAL:
+    """In place of the fake of tests/conftest.py: None where the GPU is real."""
+    if not USES_FAKES:
         yield None
         return
     monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1, raising=False)

@@ -14,11 +14,11 @@ import pytest
 from dni_deploy.session.swap import SyncRefit
 from engines.lowering.recipes import LinearRecipe, Recipes
 from tests.engines.cuda.family import Lowered
-from tests.gpu.conftest import REHEARSAL
+from tests.gpu.conftest import USES_FAKES
 from tests.support.needs_gpu import need_gpu
 
-FRAMES = 300 if REHEARSAL else 100_000
-SIZE = 1 << 10 if REHEARSAL else 1 << 16
+FRAMES = 300 if USES_FAKES else 100_000
+SIZE = 1 << 10 if USES_FAKES else 1 << 16
 
 
 @pytest.fixture(autouse=True)

@@ -11,15 +11,15 @@ import pytest
 from dni_deploy.session.session import open_session
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import CASES
-from tests.gpu.conftest import REHEARSAL
+from tests.gpu.conftest import USES_FAKES
 from tests.gpu.test_tensorrt import TOLERANCE, pictures, truth
 from tests.support.needs_gpu import need_gpu
 
 
 @pytest.fixture(autouse=True)
 def on_the_device(gpu: Any) -> None:
-    if REHEARSAL:
-        pytest.skip("ONNX Runtime itself has no stand-in")
+    if USES_FAKES:
+        pytest.skip("ONNX Runtime itself has no fake")
     need_gpu("pycuda", "onnxruntime")
     from onnxruntime import get_available_providers
 

@@ -1,4 +1,4 @@
-"""Members, layout and blender on the GPU: the tests of the stand-in, and that all memory comes back."""
+"""Members, layout and blender on the GPU: the tests of the fake, and that all memory comes back."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class KnownClock:
     def between(self, first: float, second: float) -> float:
         return second - first
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         return
 
     def now(self) -> float:

@@ -15,12 +15,12 @@ import torch
 from benchmarks.gpu import __main__, measure_all, modes
 from benchmarks.gpu import result as results
 from benchmarks.gpu.case import run_case
-from benchmarks.gpu.check import Agreement, agreement, fault
+from benchmarks.gpu.check import Agreement, describe_fault, measure_agreement
 from benchmarks.gpu.measurement import Measurement
 from benchmarks.gpu.modes import GpuBackendMode
 from benchmarks.gpu.prepare import prepare
 from benchmarks.gpu.prepared import PreparedNetwork, read_expected_outputs
-from benchmarks.gpu.random_weights import MEMBER_DISTANCE, family
+from benchmarks.gpu.random_weights import MEMBER_DISTANCE, make_random_family
 from benchmarks.gpu.torch_peers import FlatWeights, Float32Ends, TorchPeer, compute_expected_outputs
 from benchmarks.page import page
 from dni_deploy.blending.blend import blend_float64
@@ -73,12 +73,12 @@ def test_what_is_expected_is_what_the_bundle_computes(prepared: tuple[Path, Prep
 
 def test_random_members_differ_a_little_and_keep_variances_positive() -> None:
     shapes = {"c.weight": (16, 8, 3, 3), "c.bias": (16,), "b.weight": (16,), "b.bias": (16,), "b.running_var": (16,)}
-    states = family(shapes, members=3, seed=4)
+    states = make_random_family(shapes, members=3, seed=4)
     first, second = states["m0"], states["m1"]
     moved = np.std(first["c.weight"] - second["c.weight"]) / np.std(first["c.weight"])
     assert 0.7 * MEMBER_DISTANCE < moved < 1.4 * MEMBER_DISTANCE
     assert all(float(state["b.running_var"].min()) > 0 for state in states.values())
-    again = family(shapes, members=3, seed=4)
+    again = make_random_family(shapes, members=3, seed=4)
     assert all(np.array_equal(states[m][n], again[m][n]) for m in states for n in shapes)
 
 
@@ -178,7 +178,7 @@ def test_nothing_more_is_opened_when_the_time_is_up(prepared: tuple[Path, Prepar
     ],
 )
 def test_faults(found: Agreement, precision: str, wrong: bool) -> None:
-    assert (fault(found, precision) is not None) == wrong
+    assert (describe_fault(found, precision) is not None) == wrong
 
 
 class NaNs(KnownEngine):
@@ -217,7 +217,7 @@ def test_one_that_fails_while_it_is_timed_costs_itself_alone(
 
     modes = [GpuBackendMode("tensorrt", "breaks", fragile, lambda: None), known(machine, "onnxruntime-gpu", engines)]
     made = run_case(
-        prepared[1], prepared[0], bundle, (64, 64), "fp32", modes, KnownClock(machine), seconds=1.0, say=said.append
+        prepared[1], prepared[0], bundle, (64, 64), "fp32", modes, KnownClock(machine), seconds=1.0, report=said.append
     )
     assert [row["name"] for row in made["rows"]] == ["onnxruntime-gpu"]
     assert made["skipped"]["tensorrt"] == "failed while it was timed: ValueError: out of order"
@@ -312,15 +312,15 @@ def test_of_two_measurements_of_one_thing_the_later_counts(
 def test_the_most_telling_comes_first_and_what_is_there_is_not_done_again(
     case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]],
 ) -> None:
-    plain = [task.name for task in measure_all.tasks(plans=False)]
+    plain = [task.name for task in measure_all.list_tasks(plans=False)]
     assert plain[:3] == ["kernel", "rrdb 1280x720 fp16", "compact 1280x720 fp16"]
     assert len(plain) == 25
-    planned = list(measure_all.tasks(plans=True))
+    planned = list(measure_all.list_tasks(plans=True))
     assert [task.name for task in planned[1:5]] == [
         f"plan rrdb 1280x720 fp16 {name}" for name in ("tensorrt", "tensorrt-constant", "tensorrt-inputs", "tensorrt-graph")
     ]
     for task in planned:  # every command line is one that is understood
-        __main__.parser().parse_args(list(task.arguments))
+        __main__.make_parser().parse_args(list(task.arguments))
     whole = results.merge_results(
         [{**results.make_empty_result({}, "c"), "cases": [{**case[0], "network": "rrdb"}], "kernel": [figure("large", "l", 1)]}]
     )
@@ -374,7 +374,7 @@ def test_a_measurement_writes_after_each_case(prepared: tuple[Path, PreparedNetw
     measurement = Measurement(prepared[0], tmp_path / "work", made, tmp_path / "o.json", seconds=0.5)
     measurement.cases(["pico"], [(64, 64), (32, 32)], ["fp32"], [known(machine, "tensorrt", engines)], KnownClock(machine))
     assert [entry["shape"] for entry in results.read(tmp_path / "o.json")["cases"]] == [[1, 3, 64, 64], [1, 3, 32, 32]]
-    assert "tensorrt" in results.short_table(results.read(tmp_path / "o.json"))
+    assert "tensorrt" in results.format_short_table(results.read(tmp_path / "o.json"))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -438,8 +438,8 @@ def test_pytorchs_row_is_an_engine(
     monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **more: empty(*shape, **more))
     expected = read_expected_outputs(prepared[0], "pico")
     peer = TorchPeer(bundle, "fp32", "eager")
-    found = agreement(peer, expected, changes=True)
-    assert fault(found, "fp32") is None
+    found = measure_agreement(peer, expected, changes=True)
+    assert describe_fault(found, "fp32") is None
     assert found.returns
     assert peer.stream_handle(0) == 7
     assert peer.infer(0, expected["x"][..., :32, :48].copy()).shape[2:] == (32, 48)
@@ -453,10 +453,10 @@ def test_every_mode_is_an_engine_a_baseline_or_pytorch(gpu: FakeGpu) -> None:
     from engines.registry import ENGINES
 
     assert {mode.engine for mode in modes.GPU_BACKEND_MODES} - {None} <= {*ENGINES, *BASELINES}
-    assert {way.name for way in modes.GPU_BACKEND_MODES if way.engine is None} == {
+    assert {mode.name for mode in modes.GPU_BACKEND_MODES if mode.engine is None} == {
         "torch-eager",
         "torch-graph",
         "torch-compile",
         "torch-autotune",
     }
-    assert set(modes.OUR_MODES) <= {way.name for way in modes.GPU_BACKEND_MODES}
+    assert set(modes.OUR_MODES) <= {mode.name for mode in modes.GPU_BACKEND_MODES}

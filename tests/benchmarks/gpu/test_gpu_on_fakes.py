@@ -1,4 +1,4 @@
-"""The GPU benchmark on the stand-ins: every call that it makes on a GPU is made, in the order in which it makes them."""
+"""The GPU benchmark on the fakes: every call that it makes on a GPU is made, in the order in which it makes them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def test_the_kernel_and_the_copy(gpu: FakeGpu, prepared: Path, tmp_path: Path, m
     from benchmarks.gpu.clock import EventClock
     from benchmarks.gpu.measurement import Measurement
 
-    monkeypatch.setattr(ceilings.copy_rate, "__defaults__", (1 << 16, 3))
+    monkeypatch.setattr(ceilings.measure_copy_rate, "__defaults__", (1 << 16, 3))
     monkeypatch.setattr(kernel, "MIN_ROTATED_BYTES", 1 << 18)
     monkeypatch.setattr(kernel, "WORK_PER_MARK_S", 0.0)
-    monkeypatch.setattr(ceilings, "matrix_rates", lambda: {"fp16": 1e12})
-    made = results.make_empty_result({"gpu": "stand-in"}, "c")
+    monkeypatch.setattr(ceilings, "measure_matrix_rates", lambda: {"fp16": 1e12})
+    made = results.make_empty_result({"gpu": "fake"}, "c")
     with EventClock() as clock:
         Measurement(prepared, tmp_path, made, tmp_path / "o.json").kernel(["pico"], ["fp32", "fp16"], clock, large=12_800)
     stored = results.read(tmp_path / "o.json")
@@ -55,25 +55,25 @@ def test_every_mode_of_ours(gpu: FakeGpu, prepared: Path, tmp_path: Path, monkey
     from benchmarks.gpu.clock import EventClock
     from benchmarks.gpu.measurement import Measurement
 
-    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)  # the stand-in for 8.6 reads NumPy 2's arrays right
-    made = results.make_empty_result({"gpu": "stand-in"}, "c")
+    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)  # the fake 8.6 reads NumPy 2's arrays right
+    made = results.make_empty_result({"gpu": "fake"}, "c")
     with EventClock() as clock:
         measurement = Measurement(prepared, tmp_path / "w", made, tmp_path / "o.json", seconds=0.05)
-        measurement.may_build = False
+        measurement.build_missing = False
         measurement.cases(["pico"], [(64, 64)], ["fp32"], select_modes(("tensorrt", "tensorrt-constant")), clock)
         assert set(made["cases"][0]["skipped"].values()) == {"its plan was not built in the time that was given"}
         measurement.build(["pico"], [(64, 64)], ["fp32"], GPU_BACKEND_MODES)
         measurement.cases(["pico"], [(64, 64)], ["fp32"], GPU_BACKEND_MODES, clock)
     (case,) = results.read(tmp_path / "o.json")["cases"]  # the second took the first one's place
     rows = {row["name"]: row for row in case["rows"]}
-    assert set(rows) == {way.name for way in GPU_BACKEND_MODES if way.engine is not None} - {"onnxruntime-gpu"}
+    assert set(rows) == {mode.name for mode in GPU_BACKEND_MODES if mode.engine is not None} - {"onnxruntime-gpu"}
     for name, row in rows.items():
         assert row["agreement"]["error"] <= 1e-5, name  # ONNX Runtime against float64
         assert row["agreement"]["returns"] in (True, None), name
         assert row["steady_ms"] > 0, name
     assert rows["tensorrt-constant"]["change_ms"] is None
     assert {"torch-eager", "onnxruntime-gpu"} <= set(case["skipped"])
-    text = results.short_table(results.read(tmp_path / "o.json"))
+    text = results.format_short_table(results.read(tmp_path / "o.json"))
     assert "not run: this torch sees no GPU: torch-eager, torch-graph, torch-compile, torch-autotune" in text
 
 

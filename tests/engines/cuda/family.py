@@ -1,4 +1,4 @@
-"""Family: members, recipes and a stand-in for a lowered graph, small and made from a seed, for the tests of device memory."""
+"""Family: members, recipes and a fake for a lowered graph, small and made from a seed, for the tests of device memory."""
 
 from __future__ import annotations
 

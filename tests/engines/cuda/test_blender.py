@@ -130,7 +130,7 @@ def test_slots_on_their_own_streams_do_not_touch_each_other(device_family: Any, 
         close_enough(one.read(slot), one.lowered.recipes.compute_values(blend_float64(members, np.array(shares))), 2, "float32")
 
 
-def test_what_is_launched(device_family: Any, gpu: FakeGpu) -> None:
+def test_launches_per_change(device_family: Any, gpu: FakeGpu) -> None:
     """One kernel for all linear weights, one for all BatchNorms, one for all rows that they scale; none waits."""
     one = device_family(family.lowered(), family.members(5))
     one.blend([0.2, 0.2, 0.0, 0.6, 0.0])
@@ -153,7 +153,7 @@ def test_a_change_allocates_nothing(device_family: Any, gpu: FakeGpu) -> None:
     assert gpu.memory.peak == used
 
 
-def test_bytes_moved(device_family: Any) -> None:
+def test_bytes_moved_are_counted(device_family: Any) -> None:
     one = device_family(family.lowered(np.float16, folds=False), family.members(3, dtype=np.float16))
     padded = sum(-(-weight.count // 128) * 128 for weight in one.lowered.weights)
     assert one.blender.count_bytes_moved(np.array([0.5, 0.0, 0.5])) == 3 * 2 * padded

@@ -17,7 +17,7 @@ def layout(lowered: family.Lowered) -> DeviceLayout:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_places(dtype: str) -> None:
+def test_every_weight_is_aligned_and_apart(dtype: str) -> None:
     lowered = family.lowered(dtype)
     found = layout(lowered)
     assert found.names == tuple(weight.name for weight in lowered.weights)

@@ -1,4 +1,4 @@
-"""On a GPU: the same checks as on the host, on the machine's own GPU, in a process without stand-ins."""
+"""On a GPU: the same checks as on the host, on the machine's own GPU, in a process without fakes."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ def test_a_row_without_shares(device_family: Any) -> None:
         one.blend(rows)
 
 
-def test_bytes_moved(device_family: Any) -> None:
+def test_bytes_moved_are_counted(device_family: Any) -> None:
     """A member counts where its row uses it; tables are 4 bytes for 128 numbers."""
     members = family.members(3, dtype=np.float16)
     one = device_family(family.lowered(np.float16, folds=False), members)

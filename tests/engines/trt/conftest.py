@@ -1,4 +1,4 @@
-"""What the tests of the TensorRT engines share: small bundles, and the versions that the stand-in plays."""
+"""What the tests of the TensorRT engines share: small bundles, and the versions that the fake plays."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _at_17(case: Case) -> Case:
 
 
 def profile(bundle: Bundle) -> Profile:
-    """Small frames, so that the stand-in and ONNX Runtime take milliseconds."""
+    """Small frames, so that the fake and ONNX Runtime take milliseconds."""
     return Profile.from_shapes(bundle.signature, (1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
 
 
@@ -123,6 +123,6 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture(autouse=True)
 def numpy_1(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in for 8.6 reads NumPy 2's arrays right, which the real one does not."""
+    """The fake 8.6 reads NumPy 2's arrays right, which the real one does not."""
     if "gpu" in request.fixturenames:
         monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)

@@ -1,4 +1,4 @@
-"""On a GPU: the TensorRT engines for real. A program of its own, because the other tests put stand-ins in TensorRT's place.
+"""On a GPU: the TensorRT engines for real. A program of its own, because the other tests put fakes in TensorRT's place.
 
     python -m tests.engines.trt.on_gpu
 

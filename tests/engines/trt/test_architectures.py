@@ -1,4 +1,4 @@
-"""Every pico architecture through the TensorRT engines on the stand-in: names, folds, norms and shapes as real networks have them."""
+"""Every pico architecture through the TensorRT engines on the fake: names, folds, norms and shapes as real networks have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Re-estimated BatchNorm statistics through the TensorRT engines, on the stand-in for each version, against ONNX Runtime."""
+"""Re-estimated BatchNorm statistics through the TensorRT engines, on the fake for each version, against ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Bindings: what we call of TensorRT exists, and takes our arguments, in the real bindings of three versions.
 
-The calls are those that the stand-in saw while our code, and Polygraphy below it, built, opened, refitted, ran and closed every
+The calls are those that the fake saw while our code, and Polygraphy below it, built, opened, refitted, ran and closed every
 kind of engine. The real bindings are read where DNI_TRT_BINDINGS names a folder with them (bindings.py); CI does.
 """
 
@@ -175,7 +175,7 @@ def test_the_stand_in_offers_nothing_that_is_not_there(gpu: FakeGpu) -> None:
 
 
 def _same_parameters(function: Any, known: list[list[Parameter]]) -> bool:
-    """Names and order, as far as the stand-in says them."""
+    """Names and order, as far as the fake says them."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
     names = [one.name for one in inspect.signature(function).parameters.values() if one.kind in kinds][1:]
     return not known or any([one.name for one in parameters][: len(names)] == names for parameters in known)
@@ -183,7 +183,7 @@ def _same_parameters(function: Any, known: list[list[Parameter]]) -> bool:
 
 @pytest.mark.parametrize("gpu", bindings.VERSIONS, indirect=True)
 def test_features_are_the_same_on_the_real_bindings(gpu: FakeGpu) -> None:
-    """What we ask of the module is answered alike by the stand-in and by the real one."""
+    """What we ask of the module is answered alike by the fake and by the real one."""
     import tensorrt
 
     from engines.trt.features import Features

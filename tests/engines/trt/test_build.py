@@ -18,7 +18,7 @@ from tests.support.handmade_graphs import Hand
 
 
 @everywhere
-def test_build_again(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_an_existing_plan_needs_force(bundle: Bundle, gpu: FakeGpu) -> None:
     plan = build(bundle).plan_path
     with pytest.raises(UsageError, match="--force"):
         build(bundle)
@@ -31,7 +31,9 @@ def test_build_again(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @pytest.mark.parametrize("gpu", ["8.6"], indirect=True)
-def test_what_8_6_cannot(bundle: Bundle, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_8_6_refuses_what_it_cannot_build(
+    bundle: Bundle, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="without --strip"):
         build(bundle, strip=True)
     case = CASES["bn"]()
@@ -81,7 +83,7 @@ def test_a_graph_that_cannot_be_read(gpu: FakeGpu, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
-def test_progress_and_ctrl_c(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_progress_is_reported_and_ctrl_c_ends_the_build(bundle: Bundle, gpu: FakeGpu) -> None:
     told: list[tuple[int, int, str]] = []
 
     def stop(done: int, total: int, what: str) -> None:

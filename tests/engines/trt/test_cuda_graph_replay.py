@@ -101,7 +101,7 @@ def test_an_execution_that_fails_while_captured(bundle: Bundle, gpu: FakeGpu) ->
 
 
 @everywhere
-def test_not_asked_for(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_without_cuda_graph_nothing_is_captured(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     with opened(bundle) as engine:
         engine.refit(0, np.array([1.0, 0, 0]))

@@ -17,7 +17,7 @@ from tests.fakes.gpu import FakeGpu
 
 
 @everywhere
-def test_two_slots(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_slots_keep_their_own_weights(bundle: Bundle, gpu: FakeGpu) -> None:
     """Each has its own weights, on its own stream, whatever the other one does."""
     build(bundle)
     with opened(bundle, slots=2) as engine:
@@ -38,7 +38,7 @@ def test_two_slots(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_a_to_b_to_a(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_the_same_alpha_gives_the_same_bits_again(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     with opened(bundle) as engine:
         x, outputs = picture(), []
@@ -51,7 +51,7 @@ def test_a_to_b_to_a(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_every_slot_wants_a_refit_first(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_a_slot_must_be_refitted_before_its_first_frame(bundle: Bundle, gpu: FakeGpu) -> None:
     """Those that the verification left in it are nobody's."""
     build(bundle)
     with opened(bundle, slots=2) as engine:
@@ -61,7 +61,7 @@ def test_every_slot_wants_a_refit_first(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_a_failed_refit_poisons_its_slot_alone(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_a_failed_refit_makes_its_slot_alone_unusable(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     with opened(bundle, slots=2) as engine:
         x, shares = picture(), np.array([0.5, 0.25, 0.25])
@@ -79,7 +79,7 @@ def test_a_failed_refit_poisons_its_slot_alone(bundle: Bundle, gpu: FakeGpu) -> 
 
 
 @pytest.mark.parametrize("gpu", ["8.6"], indirect=True)
-def test_a_weight_that_is_refused_poisons(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_a_refused_weight_makes_the_slot_unusable(bundle: Bundle, gpu: FakeGpu) -> None:
     """8.6 is given every weight at every refit."""
     build(bundle)
     with opened(bundle) as engine:
@@ -93,7 +93,7 @@ def test_a_weight_that_is_refused_poisons(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_an_alpha_that_is_refused_poisons_nothing(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_a_refused_alpha_leaves_the_slot_as_it_was(bundle: Bundle, gpu: FakeGpu) -> None:
     """Far enough outside 0 to 1, a BatchNorm's blended variance is not positive."""
     build(bundle)
     with opened(bundle) as engine:
@@ -105,7 +105,7 @@ def test_an_alpha_that_is_refused_poisons_nothing(bundle: Bundle, gpu: FakeGpu) 
 
 
 @everywhere
-def test_a_blend_that_fails_poisons(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_blend_makes_the_slot_unusable(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the driver refuses a launch, those before it are queued."""
     from engines.cuda.blender import DeviceBlender
 
@@ -125,7 +125,7 @@ def test_a_blend_that_fails_poisons(bundle: Bundle, gpu: FakeGpu, monkeypatch: p
 
 
 @everywhere
-def test_a_run_that_fails(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_a_failed_run_is_an_error_and_the_next_one_works(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     with opened(bundle) as engine:
         engine.refit(0, np.array([1.0, 0, 0]))
@@ -141,9 +141,9 @@ def test_frames_outside_the_profile(shape: tuple[int, ...], bundle: Bundle, gpu:
     build(bundle)
     with opened(bundle) as engine:
         engine.refit(0, np.array([1.0, 0, 0]))
-        with pytest.raises(UsageError, match="min 1x3x8x8, opt 1x3x16x16, max 1x3x24x24; got") as told:
+        with pytest.raises(UsageError, match="min 1x3x8x8, opt 1x3x16x16, max 1x3x24x24; got") as refusal:
             engine.infer(0, np.zeros(shape, np.float32))
-        assert "--tile" in str(told.value)
+        assert "--tile" in str(refusal.value)
         engine.infer(0, picture())
 
 
@@ -159,7 +159,7 @@ def test_frames_of_changing_shape(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_outputs_are_the_callers(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_outputs_belong_to_the_caller(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     with opened(bundle) as engine:
         engine.refit(0, np.array([1.0, 0, 0]))
@@ -172,7 +172,7 @@ def test_outputs_are_the_callers(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_place_twice_and_nothing(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_the_last_upload_counts_and_none_is_an_error(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     with opened(bundle) as engine:
         engine.refit(0, np.array([1.0, 0, 0]))
@@ -186,7 +186,7 @@ def test_place_twice_and_nothing(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_closed(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_calls_on_a_closed_engine_are_refused(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     engine = load_engine(bundle, "tensorrt", EngineOptions())
     engine.close()
@@ -201,7 +201,7 @@ def test_closed(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_from_any_thread(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_slots_work_from_several_threads(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     with opened(bundle, slots=2) as engine:
         x, got = picture(), {}

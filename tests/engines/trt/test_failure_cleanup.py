@@ -63,7 +63,7 @@ def test_memory_that_ends_at_every_step(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_another_lowering(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_of_another_lowering_is_refused(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's graph is the bundle's graph as we lower it today; its identity should have told already."""
     build(bundle)
     monkeypatch.setattr(LoweredGraph, "digest", lambda self: "1" * 64)

@@ -1,4 +1,4 @@
-"""Features: what each TensorRT can do, as the stand-ins and the real bindings' attributes say."""
+"""Features: what each TensorRT can do, as the fakes and the real bindings' attributes say."""
 
 from __future__ import annotations
 

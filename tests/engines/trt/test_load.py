@@ -25,7 +25,7 @@ ALPHAS = ([1, 0, 0], [0, 1, 0], [0.5, 0.25, 0.25], [0, 0.7, 0.3])
 @everywhere
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("case", CASES)
-def test_from_the_bundle_to_a_frame(case: str, precision: str, gpu: FakeGpu, tmp_path: Path) -> None:
+def test_built_and_opened_plan_renders_the_blend(case: str, precision: str, gpu: FakeGpu, tmp_path: Path) -> None:
     bundle = write(CASES[case](), tmp_path / "case.dni", members=3)
     built = build(bundle, precision=precision)
     assert built.max_relative_error <= TOLERANCE[precision]
@@ -56,7 +56,7 @@ def test_opening_needs_no_reference(bundle: Bundle, gpu: FakeGpu, monkeypatch: p
 
 
 @everywhere
-def test_a_plan_for_another_family(gpu: FakeGpu, tmp_path: Path) -> None:
+def test_a_refit_plan_serves_another_family_on_the_graph(gpu: FakeGpu, tmp_path: Path) -> None:
     """A refit plan serves every family on the graph; it is then compared anew."""
     case = CASES["bn"]()
     one, other = write(case, tmp_path / "one.dni", members=2), write(case, tmp_path / "other.dni", members=3)
@@ -71,7 +71,7 @@ def test_a_plan_for_another_family(gpu: FakeGpu, tmp_path: Path) -> None:
 
 
 @everywhere
-def test_no_plan(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_without_a_plan_the_error_names_the_command(bundle: Bundle, gpu: FakeGpu) -> None:
     from engines.trt.load import open_engine
 
     with pytest.raises(UnavailableError, match="--engine tensorrt --precision fp16") as refusal:
@@ -89,7 +89,7 @@ def test_a_plan_without_weights(bundle: Bundle, gpu: FakeGpu) -> None:
 
 
 @everywhere
-def test_a_refitted_engine_as_bytes(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_refitted_engines_of_two_alphas_differ(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     shares = np.array([0.25, 0.5, 0.25])
     data = serialize_refitted(bundle, shares)

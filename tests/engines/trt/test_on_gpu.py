@@ -1,4 +1,4 @@
-"""On a GPU: the program of on_gpu.py, in a process without stand-ins; and with them, so that it is known to run."""
+"""On a GPU: the program of on_gpu.py, in a process without fakes; and with them, so that it is known to run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shares for each weight through the TensorRT engines, on the stand-in for each version, against ONNX Runtime on float64 blends."""
+"""Shares for each weight through the TensorRT engines, on the fake for each version, against ONNX Runtime on float64 blends."""
 
 from __future__ import annotations
 

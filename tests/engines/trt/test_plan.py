@@ -125,14 +125,14 @@ def test_every_changed_byte_is_seen(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
-def test_writable_by_others(bundle: Bundle, mode: int) -> None:
+def test_a_plan_that_others_can_write_is_refused(bundle: Bundle, mode: int) -> None:
     path = write_plan(bundle, plan(bundle))
     path.chmod(mode)
     with pytest.raises(RefusedError, match="written by others"):
         read_plan(path, here(bundle))
 
 
-def test_another_users(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_of_another_user_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_plan(bundle, plan(bundle))
     target = here(bundle)
     owner = path.stat().st_uid
@@ -169,7 +169,7 @@ def test_foreign_files(bundle: Bundle, content: bytes) -> None:
     assert find_plan(bundle) is None
 
 
-def test_none(bundle: Bundle) -> None:
+def test_a_bundle_without_plans(bundle: Bundle) -> None:
     assert find_plan(bundle) is None
     with pytest.raises(BundleError, match="does not exist"):
         read_plan(bundle.path / "plans" / "tensorrt-refit-fp32-0.plan", here(bundle))
@@ -190,7 +190,7 @@ def test_none(bundle: Bundle) -> None:
         ("tactic_sources", ("CUDNN",), r"with tactic sources \['CUDNN'\], and here it is "),
     ],
 )
-def test_for_something_else(bundle: Bundle, field: str, value: object, words: str) -> None:
+def test_a_plan_for_something_else_names_the_field(bundle: Bundle, field: str, value: object, words: str) -> None:
     """The message names the field that differs, in an error as in what a search tells."""
     made = plan(bundle)
     target = made.header.identity
@@ -199,9 +199,9 @@ def test_for_something_else(bundle: Bundle, field: str, value: object, words: st
     else:
         target = replace(target, settings=replace(target.settings, **{field: value}))  # type: ignore[arg-type]
     path = write_plan(bundle, Plan(replace(made.header, identity=target), made.engine))
-    with pytest.raises(MismatchError, match=words) as told:
+    with pytest.raises(MismatchError, match=words) as refusal:
         read_plan(path, here(bundle))
-    assert "build it again" in str(told.value)
+    assert "build it again" in str(refusal.value)
     assert find_plan(bundle) is None
     if field != "kind":  # the file's name tells the kind, so that a search for another one does not look at it
         found, rejected = search_plans(bundle)
@@ -212,7 +212,7 @@ def test_for_something_else(bundle: Bundle, field: str, value: object, words: st
 
 
 @pytest.mark.parametrize(("version", "words"), [(1, "an older version"), (3, "a newer version"), (10, "a newer version")])
-def test_of_another_version(bundle: Bundle, version: int, words: str) -> None:
+def test_a_plan_of_another_version_says_so(bundle: Bundle, version: int, words: str) -> None:
     """Its header may hold anything; it is said what to do, and a search for a plan of another precision does not tell of it."""
     path = bundle.path / "plans" / "tensorrt-refit-fp32-0123456789abcdef.plan"
     path.parent.mkdir()
@@ -280,7 +280,7 @@ def test_a_sample_is_the_familys(bundle: Bundle, tmp_path: Path) -> None:
     assert sample.values_for(write(bn(), tmp_path / "two.dni", members=2)) is None
 
 
-def test_the_newest_that_fits(bundle: Bundle) -> None:
+def test_the_newest_fitting_plan_is_found(bundle: Bundle) -> None:
     single, half = write_plan(bundle, plan(bundle)), write_plan(bundle, plan(bundle, precision="fp16"))
     wider = plan(bundle)
     target = wider.header.identity.with_choices(Profile((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 99, 99)), False)
@@ -316,7 +316,7 @@ def test_paths_are_shown_safely(tmp_path: Path, bundle: Bundle) -> None:
     path = tmp_path / "evil\n\x1b[31m.plan"
     path.write_bytes(b"x")
     path.chmod(0o600)
-    with pytest.raises(BundleError) as told:
+    with pytest.raises(BundleError) as refusal:
         read_plan(path, here(bundle))
-    assert "\n" not in str(told.value)
-    assert "\x1b" not in str(told.value)
+    assert "\n" not in str(refusal.value)
+    assert "\x1b" not in str(refusal.value)

@@ -106,9 +106,9 @@ def test_another_lowering_or_recipe_makes_another_plan(
     real = network.lower_for_gpu
     monkeypatch.setattr(network, "lower_for_gpu", changed)
     assert find_plan(bundle) is None
-    with pytest.raises(UnavailableError, match=f"{before.name} was built from another bundle or another lowering") as told:
+    with pytest.raises(UnavailableError, match=f"{before.name} was built from another bundle or another lowering") as refusal:
         load_engine(bundle, "tensorrt")
-    assert not isinstance(told.value, EngineError)  # auto passes it over
+    assert not isinstance(refusal.value, EngineError)  # auto passes it over
     if change is renamed_node:  # the others would not compute the same picture
         after = build(bundle, "tensorrt")
         assert after != before

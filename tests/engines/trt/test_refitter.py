@@ -35,7 +35,7 @@ def test_a_weight_that_the_plan_lacks(bundle: Bundle, gpu: FakeGpu, monkeypatch:
 
 
 @everywhere
-def test_a_weight_that_nobody_knows(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_that_the_bundle_lacks(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the parser folds by itself: TensorRT wants it back, and nobody could blend it."""
     build(bundle)
     tamper(monkeypatch, lambda names: [*names, "tmp_weight", "tmp_weight_0"])
@@ -44,12 +44,12 @@ def test_a_weight_that_nobody_knows(bundle: Bundle, gpu: FakeGpu, monkeypatch: p
 
 
 @everywhere
-def test_both(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_unknown_weights_are_named_together(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     build(bundle)
     tamper(monkeypatch, lambda names: ["renamed\x1b" if name == "conv0.weight" else name for name in names])
-    with pytest.raises(EngineError, match=r"not in it, first 'conv0.weight'; 1 of its weights are not the bundle's") as told:
+    with pytest.raises(EngineError, match=r"not in it, first 'conv0.weight'; 1 of its weights are not the bundle's") as refusal:
         load_engine(bundle, "tensorrt")
-    assert "\x1b" not in str(told.value)
+    assert "\x1b" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
