@@ -1,4 +1,4 @@
-"""Clock: when a point of a stream was reached, by CUDA events; through libcuda, since an engine gives its stream as a bare handle.
+"""When a point of a stream was reached, by CUDA events; through libcuda, because an engine gives its stream as a handle.
 
 pycuda can record an event on streams of its own only, and PyTorch is not there where TensorRT is.
 """

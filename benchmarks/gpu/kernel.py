@@ -1,8 +1,8 @@
 """How fast the blend kernel moves its bytes, against a plain copy of the same run.
 
-Sets of members and weight buffers are taken in turn, so many that together they are far larger than the second-level cache: otherwise
-repeated blends of a small family would be served from it. Two figures for each: launched one by one, where the host's time
-per launch shows for small families, and replayed as a CUDA graph, which is the GPU's own time.
+Sets of members and weight buffers are taken in turn, so many that together they are far larger than the second-level cache:
+otherwise repeated blends of a small family would be served from it. Two figures for each: launched one by one, where the host's
+time per launch shows for small families, and replayed as a CUDA graph, which is the GPU's own time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_SETS = 16
 WORK_PER_MARK_S = 4e-3
 """Seconds of work between two marks, a thousand times the events' resolution."""
 MAX_RELATIVE_ERROR = {np.dtype(np.float32): 4e-6, np.dtype(np.float16): 1.5e-3}
-"""Of each tensor's largest value: one rounding to float16 is 5e-4; float32 sums over 16 members and a fold's square root, 1e-6."""
+"""Of each tensor's largest value: a rounding to float16 is 5e-4; float32 sums over 16 members and a square root are 1e-6."""
 
 
 def make_synthetic_family(parameters: int, precision: str, tensors: int = 100) -> LoweredGraph:

@@ -1,9 +1,9 @@
-"""Measure all, the most telling figures first, within a time: every case in a process of its own, so that a crash costs that case alone.
+"""Measures all, the most telling first, within a time; every case in a process of its own, so that a crash costs it alone.
 
     python -m benchmarks.gpu.measure_all --prepared FOLDER --budget 540 -o gpu.json
 
-What is finished is in the output at once; a kill loses what was under mode. Plans stay in --work, and what the output already has is not
-measured again, so a second call goes on where the first one ended.
+What is finished is in the output at once; a kill loses what was under way. Plans stay in --work, and what the output already
+has is not measured again, so a second call goes on where the first one ended.
 """
 
 from __future__ import annotations

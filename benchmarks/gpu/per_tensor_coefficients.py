@@ -1,7 +1,7 @@
 """What a change costs that gives every weight coefficients of its own, against a plain one, in turns within one run.
 
-Launched: the whole change with the copy of its shares, one after the other, which for small families is the host's time. Replayed: the
-kernels alone, as a CUDA graph, the GPU's own time.
+Launched: the whole change with the copy of its shares, one after the other, which for small families is the host's time.
+Replayed: the kernels alone, as a CUDA graph, the GPU's own time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def measure_ratios(
     rounds: int,
     per_mark: float,
 ) -> tuple[float, float | None]:
-    """Measures per-tensor over plain, launched and replayed (None where that cannot be recorded): medians of the ratios round by round.
+    """Measures per-tensor over plain, launched and replayed (None where that cannot be recorded), medians round by round.
 
     blenders and lives: sets that are taken in turn. per_mark: seconds of work between two marks.
     """

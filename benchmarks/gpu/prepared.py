@@ -1,6 +1,7 @@
 """A network as a graph without weights, with its float64 output, for machines that have no PyTorch.
 
-Three small files: NAME.onnx (names and shapes of the weights, no numbers), NAME.json, NAME.npz (an input and the expected outputs).
+Three small files: NAME.onnx (names and shapes of the weights, no numbers), NAME.json, NAME.npz (an input and the expected
+outputs).
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def read_expected_outputs(folder: Path, name: str) -> dict[str, NDArray[np.float
 
 
 def random_input(signature: Signature, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """Uniform over the network's range, float32. Noise, because a GPU's clocks fall with what its wires switch: zeros flatter."""
+    """Draws float32 noise over the network's range: a GPU's clocks fall with what its wires switch, and zeros flatter."""
     noise = np.random.default_rng(seed).random(shape, np.float32)
     result: NDArray[np.float32] = np.float32(signature.low) + np.float32(signature.high - signature.low) * noise
     return result

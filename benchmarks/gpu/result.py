@@ -28,7 +28,7 @@ def make_empty_result(machine: Mapping[str, str], commit: str) -> Result:
 
 
 def merge_results(results: Iterable[Result]) -> Result:
-    """Merges all figures. Parts of one machine, date and commit become one; of two measurements of one thing the later counts."""
+    """Merges all figures. Parts of one machine, date and commit become one; of two measurements of a case the later counts."""
     parts: list[dict[str, Any]] = []
     kernel: dict[tuple[Any, ...], dict[str, Any]] = {}
     cases: dict[tuple[Any, ...], dict[str, Any]] = {}

@@ -1,7 +1,7 @@
 """PyTorch on the GPU, as fast as it gets, as a DeviceEngine.
 
-Its weights are views of one flat tensor that is blended in place, two members by one torch.lerp over everything. They are channels-last
-where eager frames are faster that mode.
+Its weights are views of one flat tensor that is blended in place, two members by one torch.lerp over everything. They are
+channels-last where eager frames are faster that mode.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ WARM_UP_FRAMES = 4
 class TorchPeer:
     """A DeviceEngine (see engines/interface.py) of one slot, float32 in and out.
 
-    The mode is "eager", "graph" (the eager network as a CUDA graph), "reduce-overhead" or "max-autotune" (torch.compile). TF32 is off in
-    the whole process; cuDNN may choose by trial.
+    The mode is "eager", "graph" (the eager network as a CUDA graph), "reduce-overhead" or "max-autotune" (torch.compile). TF32
+    is off in the whole process; cuDNN may choose by trial.
     """
 
     slots = 1
@@ -97,7 +97,7 @@ class TorchPeer:
         torch.cuda.empty_cache()
 
     def _open(self, x: NDArray[np.float32]) -> None:
-        """Build the network for this shape: both memory formats are tried, and a graph is recorded or compiled for the better one."""
+        """Builds the network for this shape: both memory formats are tried; the better one is recorded or compiled."""
         self._frame = self._weights = None
         self._shape = x.shape
         self._x = torch.from_numpy(x).cuda()
@@ -186,7 +186,7 @@ class Float32Ends(nn.Module):
 
 
 class FlatWeights:
-    """The network's weights as views of `buffer`, and the members laid out like it: (N, P), on the network's device and in its type."""
+    """The network's weights as views of `buffer`, and the members laid out like it, (N, P), on its device in its dtype."""
 
     def __init__(self, net: nn.Module, members: list[dict[str, NDArray[Any]]], dtype: torch.dtype, channels_last: bool) -> None:
         weights = {name: tensor for name, tensor in net.state_dict(keep_vars=True).items() if name in members[0]}
@@ -244,7 +244,7 @@ def build(bundle: Bundle) -> nn.Module:
 def compute_expected_outputs(
     bundle: Bundle, x: NDArray[np.float32], alphas: dict[str, tuple[float, ...]]
 ) -> dict[str, NDArray[np.float32]]:
-    """ "x" and the float64 network's output on the GPU for each alpha, rounded to float32. Raises torch.cuda.OutOfMemoryError."""
+    """Computes "x" and the float64 network's output on the GPU per alpha, in float32, or raises torch.cuda.OutOfMemoryError."""
     members = [bundle.read_weights(member) for member in bundle.members]
     net = build(bundle).double().cuda()
     outputs = {"x": x}

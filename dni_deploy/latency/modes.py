@@ -33,11 +33,12 @@ class BackendMode:
         name: A word for tables and JSON.
         title: What it does, in a few words.
         open_engine: Opens a bundle with these options.
-        unavailable_reason: Why it cannot run the bundle here, or, with None, on this machine: one sentence without a full stop, or
-            None.
+        unavailable_reason: Why it cannot run the bundle here, or, with None, on this machine: one sentence without a full stop,
+            or None.
         changes_alpha: False for constant weights, with which the others are compared.
         on_gpu: Whether it computes on a GPU: its weights are not in resident memory then.
-        build_plan: Builds the plan that it opens unless the bundle has one; None where it needs none, or `dni-deploy build` builds it.
+        build_plan: Builds the plan that it opens unless the bundle has one; None where it needs none, or `dni-deploy build`
+            builds it.
     """
 
     name: str

@@ -21,7 +21,7 @@ from engines.interface import Engine, EngineOptions
 
 @dataclass
 class TimingSamples:
-    """The times of one engine, in seconds, one entry per round; entries of several engines at one index come from the same round.
+    """The times of one engine, in seconds, one entry per round; equal indices of several engines are of the same round.
 
     Attributes:
         change: Changes of alpha, to their end.
@@ -48,9 +48,9 @@ def time_interleaved(
 ) -> dict[str, TimingSamples]:
     """Runs every engine once per round: a change of alpha, a frame, a second frame, and the plain copy where there is one.
 
-    Each turn begins with a frame that is not counted: worker threads of the engine before spin for some 20 ms after their last frame
-    and would slow the first frame of the next one by a third. The order rotates by one each round. The first round is not counted.
-    Alpha is another random point inside the simplex in every round, the same for all.
+    Each turn begins with a frame that is not counted: worker threads of the engine before spin for some 20 ms after their last
+    frame and would slow the first frame of the next one by a third. The order rotates by one each round. The first round is not
+    counted. Alpha is another random point inside the simplex in every round, the same for all.
 
     Args:
         engines: The engines by name.

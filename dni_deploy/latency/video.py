@@ -95,10 +95,10 @@ def bench_video(
 ) -> VideoBenchReport:
     """Runs a video's first frames one after the other, nothing overlapping, and times every stage of each.
 
-    Every frame goes through the network twice, once after a change of alpha and once without, in turns, so that a machine that is slow
-    for a while is slow for both. Blend and refit are one figure: on the CPU the blend writes where the engine reads. The slider's
-    delay is from a move, made at a random moment by another thread while frames run back to back, to the end of the first frame that
-    has it.
+    Every frame goes through the network twice, once after a change of alpha and once without, in turns, so that a machine that
+    is slow for a while is slow for both. Blend and refit are one figure: on the CPU the blend writes where the engine reads.
+    The slider's delay is from a move, made at a random moment by another thread while frames run back to back, to the end of
+    the first frame that has it.
 
     Args:
         bundle_path: Folder of the bundle.

@@ -145,12 +145,13 @@ class DeviceBlender:
     def blend(self, coefficients: NDArray[np.float64], weight_buffer: WeightBuffer, stream: cuda.Stream) -> None:
         """Validates coefficients and queues the blend: at most one kernel per region and one for all BatchNorms.
 
-        It allocates nothing and waits for nothing. A member whose coefficient is 0 is not read; a single coefficient of 1 copies the
-        member's numbers as they are.
+        It allocates nothing and waits for nothing. A member whose coefficient is 0 is not read; a single coefficient of 1
+        copies the member's numbers as they are.
 
         Args:
-            coefficients: float64 (N,), or (W, N) with a row per tensor, in the order of the members' tensors: the same number of
-                kernels then, behind one small copy (see per_tensor_coefficients.py). Rows that are all equal count as that one row.
+            coefficients: float64 (N,), or (W, N) with a row per tensor, in the order of the members' tensors: the same number
+                of kernels then, behind one small copy (see per_tensor_coefficients.py). Rows that are all equal count as that
+                one row.
             weight_buffer: The slot's buffer to fill.
             stream: The slot's stream.
 

@@ -1,7 +1,7 @@
 """The NVIDIA driver, asked through libcuda itself.
 
-It needs no package, and comes before everything else of the GPU backend: TensorRT's Runtime() crashes the interpreter where there is
-no driver.
+It needs no package, and comes before everything else of the GPU backend: TensorRT's Runtime() crashes the interpreter where
+there is no driver.
 """
 
 from __future__ import annotations

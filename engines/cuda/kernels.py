@@ -71,7 +71,7 @@ PER_TENSOR_ARGUMENTS = np.dtype(
         ("padding", "u4"),
     ]
 )
-"""The argument of the kernels for per-tensor coefficients; in that of `fold_by_row`, out and lines are called live and places."""
+"""The argument of the kernels for per-tensor coefficients; `fold_by_row` calls out and lines live and places."""
 ARGUMENT_HEAD, ARGUMENT_TAIL = struct.Struct("=4Q"), struct.Struct("=2I")
 PER_TENSOR_ARGUMENT_HEAD = struct.Struct("=6Q")
 
@@ -171,8 +171,9 @@ def load_machine_code(architecture: str) -> bytes:
         )
     except cuda.CompileError as error:
         output = [line for line in str(error.stderr or error.stdout or "").splitlines() if line.strip()]
+        reason = escape_name(output[0]) if output else "it gave no reason"
         raise EngineError(
-            f"nvcc could not compile the blend kernel for {architecture}: {escape_name(output[0]) if output else 'it gave no reason'}. "
+            f"nvcc could not compile the blend kernel for {architecture}: {reason}. "
             "It needs a C++ compiler beside it, and a version that knows this GPU."
         ) from error
     except OSError as error:

@@ -1,7 +1,7 @@
 """The layout of a weight buffer: where each weight of a lowered graph is.
 
-Weights that one kernel blends are side by side, in regions by what happens to them and by dtype; every weight begins on a multiple of
-128 numbers, which is at least 256 bytes. Behind the regions come the BatchNorms' scales, which only kernels read.
+Weights that one kernel blends are side by side, in regions by what happens to them and by dtype; every weight begins on a
+multiple of 128 numbers, which is at least 256 bytes. Behind the regions come the BatchNorms' scales, which only kernels read.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Region:
     """Weights side by side.
 
     Attributes:
-        kind: "linear" (blended), "fold" (blended, then times a BatchNorm's scale), "shift" (computed by a BatchNorm's fold) or "knots"
-            (re-estimated statistics that the graph reads as they are, blended over the calibration points).
+        kind: "linear" (blended), "fold" (blended, then times a BatchNorm's scale), "shift" (computed by a BatchNorm's fold) or
+            "knots" (re-estimated statistics that the graph reads as they are, blended over the calibration points).
         dtype: Of the weights, float32 or float16.
         offset: First byte in the weight buffer.
         count: Numbers, padding included.
@@ -133,8 +133,8 @@ class DeviceLayout:
         """Builds the table of a "fold" region that the kernels find channels by.
 
         Returns:
-            uint32 (count / 128, 4), for each 128 numbers: first scale, inner, channels, position in its weight. Number i of a weight
-            belongs to the output channel (i / inner) % channels.
+            uint32 (count / 128, 4), for each 128 numbers: first scale, inner, channels, position in its weight. Number i of a
+            weight belongs to the output channel (i / inner) % channels.
         """
         table = np.zeros((region.count // WEIGHT_ALIGNMENT_FLOATS, 4), np.uint32)
         firsts = dict(zip((fold.weight for fold in self.folds), self._first_channels(), strict=True))
@@ -154,7 +154,7 @@ class DeviceLayout:
         return tuple(dict.fromkeys(self.sources.values()))
 
     def build_row_index(self, region: Region) -> NDArray[np.uint32]:
-        """Builds, for each 128 numbers of a blended region, the index of its weight's tensor in `source_tensors`: uint32 (count / 128,)."""
+        """Builds the index in `source_tensors` of each 128 numbers of a blended region: uint32 (count / 128,)."""
         indices = {name: index for index, name in enumerate(self.source_tensors())}
         table = np.zeros(region.count // WEIGHT_ALIGNMENT_FLOATS, np.uint32)
         for name, start in region.starts:
@@ -169,10 +169,10 @@ class DeviceLayout:
         return tuple(dict.fromkeys(name for fold in self.folds for name in _fold_tensors(fold)))
 
     def build_statistics_index(self) -> NDArray[np.uint32]:
-        """Builds, for each of `BatchNormFold.stack_statistics` and each channel, the index of its tensor in `statistics_tensors`.
+        """Builds the index in `statistics_tensors` of each channel's five statistics.
 
         Returns:
-            uint32 (5, channels).
+            uint32 (5, channels), in the order of `BatchNormFold.stack_statistics`.
         """
         indices = {name: index for index, name in enumerate(self.statistics_tensors())}
         rows = np.array([[indices[name] for name in _fold_tensors(fold)] for fold in self.folds], np.uint32).reshape(-1, 5)
@@ -180,7 +180,7 @@ class DeviceLayout:
         return np.ascontiguousarray(table)
 
     def build_shift_offsets(self) -> NDArray[np.uint64]:
-        """Builds, for each channel of each fold, where its shift goes: uint64 (channels,), byte offset * 2, + 1 for a float16."""
+        """Builds where each channel's shift goes: uint64 (channels,), byte offset * 2, plus 1 for a float16."""
         offsets = [
             ((self.offset_of(fold.bias) + np.arange(self.count_of(fold.bias)) * size) * 2 + (size == 2)).astype(np.uint64)
             for fold in self.folds
@@ -196,8 +196,8 @@ class DeviceLayout:
 def _find_sources(recipes: Recipes, kinds: dict[str, str]) -> dict[str, str]:
     """Finds the tensor that each blended weight takes its coefficients from.
 
-    A weight that is made of no tensor is a number, the same in every member: a BatchNorm's scale before it is folded. It takes the
-    coefficients of the mean.
+    A weight that is made of no tensor is a number, the same in every member: a BatchNorm's scale before it is folded. It takes
+    the coefficients of the mean.
     """
     means = {fold.weight: fold.mean for fold in recipes.folds}
     sources = {name: recipes.linear[name].source or means.get(name) for name, kind in kinds.items() if kind != "shift"}
@@ -206,7 +206,7 @@ def _find_sources(recipes: Recipes, kinds: dict[str, str]) -> dict[str, str]:
 
 
 def _fold_tensors(fold: BatchNormFold) -> tuple[str, ...]:
-    """Lists the tensors of `BatchNormFold.stack_statistics`; the mean stands for one that the layer lacks, which is a number then."""
+    """Lists the tensors of `BatchNormFold.stack_statistics`; the mean stands for one that the layer lacks."""
     named = (fold.variance, fold.gamma, fold.beta, fold.mean, fold.convolution_bias)
     return tuple(fold.mean if name is None else name for name in named)
 

@@ -55,10 +55,10 @@ class DeviceMembers:
             device: The device.
             layout: The layout, made with the names of re-estimated statistics where there are some.
             recipes: How each weight is made of the family's tensors.
-            members: Per member the blended tensors by name, all in the same order, which is that of per-tensor coefficients; they are
-                copied and not kept.
-            recalibration: Re-estimated BatchNorm statistics: what is made of them is uploaded once for each calibration point, not for
-                each member.
+            members: Per member the blended tensors by name, all in the same order, which is that of per-tensor coefficients;
+                they are copied and not kept.
+            recalibration: Re-estimated BatchNorm statistics: what is made of them is uploaded once for each calibration point,
+                not for each member.
 
         Raises:
             LimitError: Too many members, or no room.

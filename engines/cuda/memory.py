@@ -1,7 +1,7 @@
 """Memory on the device, and page-locked memory on the host, both freed explicitly.
 
-A finalizer runs on any thread at any time: the context is not current there, and pycuda would leak the memory. The caller holds the
-device around every call.
+A finalizer runs on any thread at any time: the context is not current there, and pycuda would leak the memory. The caller holds
+the device around every call.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Buffer:
             self._memory = cuda.mem_alloc(max(int(nbytes), 1))  # the driver refuses 0
         except cuda.MemoryError as error:
             raise LimitError(
-                f"The GPU {device.name} has {device.query_free_bytes() >> 20} MB free where {int(nbytes) / (1 << 20):.1f} MB are needed."
+                f"The GPU {device.name} has {device.query_free_bytes() >> 20} MB free where "
+                f"{int(nbytes) / (1 << 20):.1f} MB are needed."
             ) from error
         self.nbytes = int(nbytes)
         self.pointer = int(self._memory)
@@ -46,8 +47,8 @@ class Buffer:
         """Copies a contiguous array to the device.
 
         Args:
-            array: Any dtype. Where it is page-locked and a stream is passed, it must not change until the copy has run; any other array
-                has been read on return.
+            array: Any dtype. Where it is page-locked and a stream is passed, it must not change until the copy has run; any
+                other array has been read on return.
             stream: The stream to queue the copy on; None to wait for it, so that every stream sees it on return.
             offset: First byte in the buffer.
 
@@ -124,7 +125,8 @@ class Staging:
             dtype: Its dtype.
 
         Returns:
-            A view of this object's memory, valid until the next call that needs more room; nothing queued may still use it then.
+            A view of this object's memory, valid until the next call that needs more room; nothing queued may still use it
+            then.
 
         Raises:
             LimitError: There is no room.

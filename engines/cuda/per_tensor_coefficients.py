@@ -1,9 +1,9 @@
 """Per-tensor coefficients on the device, as the kernels read them.
 
 Which row a number takes never changes, so that is uploaded once with the members (layout.py). A change uploads the table of
-coefficients alone, from memory that is not page-locked: CUDA has read it when the call returns, so nothing on the host has to stay as
-it is. On the device the table belongs to the slot, and its copy is queued on the slot's stream: behind the kernels of the last change,
-which read it, and before those of this one.
+coefficients alone, from memory that is not page-locked: CUDA has read it when the call returns, so nothing on the host has to
+stay as it is. On the device the table belongs to the slot, and its copy is queued on the slot's stream: behind the kernels of
+the last change, which read it, and before those of this one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engines.cuda.memory import Buffer
 
 
 class CoefficientTable:
-    """One slot's coefficients on the device: float64 rows of the BatchNorms' tensors, then float32 rows of the weights' tensors.
+    """One slot's coefficients on the device: float64 rows of the BatchNorms' tensors, then float32 rows of the weights'.
 
     Thread safety: as the slot's stream orders it; the caller holds the device.
     """

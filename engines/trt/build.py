@@ -1,4 +1,4 @@
-"""Building a plan: from a bundle's graph to a verified TensorRT engine on disk, through Polygraphy. Minutes on a large network."""
+"""Building a plan: from a bundle's graph to a verified TensorRT engine on disk, through Polygraphy, in minutes."""
 
 from __future__ import annotations
 

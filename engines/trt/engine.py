@@ -1,7 +1,8 @@
 """The running TensorRT engine: slots on streams of their own, and weights refitted into them from device memory.
 
-Each slot has one stream. Blend, refit, upload, run and download of a slot are queued on it in the order of the calls, so that none
-of them needs to wait for another one, and nothing of one slot ever touches another slot's stream: two slots are two engines.
+Each slot has one stream. Blend, refit, upload, run and download of a slot are queued on it in the order of the calls, so that
+none of them needs to wait for another one, and nothing of one slot ever touches another slot's stream: two slots are two
+engines.
 """
 
 from __future__ import annotations
@@ -97,8 +98,7 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
         header: The plan's header.
         features: What this TensorRT can do.
 
-    Thread safety: any thread may call any method but `close`, which nothing else may run beside. Calls for one slot come after each
-    other.
+    Thread safety: any thread may call any method but `close`, which runs alone. Calls for one slot come after each other.
     """
 
     name: str
@@ -147,7 +147,7 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
 
     @abstractmethod
     def _make_buffer_sets(self, plan: Plan, device: Device) -> Iterator[BufferSet]:
-        """Makes `slots` slots; the device is held. Whatever is to be freed is given to `_free_at_close` as soon as it exists."""
+        """Makes `slots` slots, with the device held. What is to be freed is given to `_free_at_close` as soon as it exists."""
 
     # Engine
 
@@ -212,8 +212,8 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
     def detect_replay_support(self, x: NDArray[np.float32]) -> None:
         """Finds out whether frames can be replayed as a CUDA graph here, and whether a replay sees weights that came after it.
 
-        NVIDIA does not say whether weights stay where they are over a refit. Without a clear answer, graphs are captured again after
-        each refit; where a replay is no good at all, there are none, and `update_path` says so. Uses slot 0.
+        NVIDIA does not say whether weights stay where they are over a refit. Without a clear answer, graphs are captured again
+        after each refit; where a replay is no good at all, there are none, and `update_path` says so. Uses slot 0.
 
         Args:
             x: An input that the profile takes, float32 (N, C, H, W).
@@ -250,7 +250,7 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
     def close(self) -> None:
         """Frees everything; calling it again does nothing.
 
-        Contexts, refitters and engines go before the memory that they use, then the runtime, the streams and the device: TensorRT
+        Contexts, refitters and engines go before the memory that they use, then the runtime, the streams and the device. TensorRT
         crashes in another order.
         """
         device, self._device = self._device, None
@@ -265,7 +265,7 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
         device.close()
 
     def _release_slots(self) -> None:
-        """Waits for all slots and empties them: an exception that somebody keeps may hold one by its frames, and TensorRT with it."""
+        """Waits for all slots and empties them: an exception that somebody keeps may hold one through its frames."""
         for buffers in self._buffer_sets:
             _suppress_cuda_errors(buffers.stream.synchronize)
         for buffers in self._buffer_sets:

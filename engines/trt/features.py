@@ -1,7 +1,7 @@
 """What the installed TensorRT can do, asked of the module itself.
 
-Numbers of enum members change between 8, 10 and 11 and whole classes come and go, so everything is asked by name. It is asked when
-an engine is opened, never at import: tests run several TensorRTs in one process.
+Numbers of enum members change between 8, 10 and 11 and whole classes come and go, so everything is asked by name. It is asked
+when an engine is opened, never at import: tests run several TensorRTs in one process.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Network:
         return self.lowered.bind_weights(self.lowered.recipes.compute_values(self.members[0]))
 
     def collect_constants(self) -> dict[str, NDArray[Any]]:
-        """Collects what the graph holds besides the weights, by the names under which TensorRT may ask for it back at a refit."""
+        """Collects what the graph holds besides the weights, by the names under which a refit may ask for it back."""
         graph, weights = self.lowered.graph.graph, set(self.weight_names)
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name not in weights}
         for node in graph.node:

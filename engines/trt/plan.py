@@ -204,8 +204,8 @@ def search_plans(
         device: The GPU's number as the driver counts.
 
     Returns:
-        The newest plan that fits, or None; and why the newest of the others does not fit, a clause that begins with its name and
-        names what differs, or None where there is no other.
+        The newest plan that fits, or None; and why the newest of the others does not fit, a clause that begins with its name
+        and names what differs, or None where there is no other.
 
     Raises:
         UnavailableError: There is no such GPU.
@@ -345,7 +345,7 @@ def read_plan(path: Path, identity: PlanIdentity) -> Plan:
 
 
 def _describe_version(line: bytes) -> str | None:
-    """Says that a plan with this first line is of another version, in a clause that follows its name; None for anything else."""
+    """Says in a clause that a plan with this first line is of another version; None for anything else."""
     number = line.removeprefix(FORMAT).rstrip(b"\n")
     if not line.startswith(FORMAT) or not number.isdigit() or int(number) == VERSION:
         return None
@@ -361,7 +361,7 @@ def _open_for_reading(path: Path) -> int:
 
 
 def _check_ownership(path: Path, status: os.stat_result) -> None:
-    """Refuses a file that another user may have written; takes the status of the open file, so that it cannot be exchanged in between."""
+    """Refuses a file that another user may have written, by the status of the open file: it cannot be exchanged in between."""
     if not stat.S_ISREG(status.st_mode):
         raise RefusedError(f"{escape_name(path)} is not a plain file, and a plan is a program: refused.")
     if not hasattr(os, "geteuid"):  # Windows has other means, and a profile folder per user

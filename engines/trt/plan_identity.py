@@ -1,4 +1,4 @@
-"""A plan's identity: the graph, the build settings, the members, TensorRT and the GPU. Where one differs, it is another plan."""
+"""A plan's identity: graph, build settings, members, TensorRT and GPU. Where one differs, it is another plan."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class BuildSettings:
             fp16=precision == "fp16" and not features.strongly_typed,
             refit=refittable and not features.individual_refit,
             refit_individual=refittable and features.individual_refit,
-            tf32=False,  # its 10 bits of mantissa err by 1e-4 to 1e-3, and would hide a wrong refit (RefitObserver sample, 11.3)
+            tf32=False,  # 10 bits of mantissa err by 1e-4 to 1e-3 and would hide a wrong refit (RefitObserver, 11.3)
             strongly_typed=features.strongly_typed,
             explicit_batch=features.explicit_batch,
             native_instancenorm=features.native_instancenorm,
@@ -126,8 +126,8 @@ class PlanIdentity:
         kind: Name of the kind of plan, such as "refit" (see engines/trt/network.py).
         graph: Digest of the graph that TensorRT reads, without the weights' numbers, and of how the weights are made.
         settings: What the builder is told.
-        members: Digests of the members' files where the plan holds their numbers; else empty: a "refit" plan serves every family on
-            the same graph.
+        members: Digests of the members' files where the plan holds their numbers; else empty: a "refit" plan serves every
+            family on the same graph.
         tensorrt: Version of TensorRT.
         gpu: Name of the GPU.
         capability: Its compute capability.

@@ -126,7 +126,7 @@ class Refitter:
             raise make_engine_error("refit the engine")
 
     def disable_validation(self) -> None:
-        """Turns off TensorRT's own validation of the values, which costs time at every refit. Call it after a verified refit only."""
+        """Turns off TensorRT's validation of the values, which costs time at every refit; for after a verified refit only."""
         if self._features.device_weights:
             self._refitter.weights_validation = False
 

@@ -1,8 +1,8 @@
 """Runs frames: one execution context with its buffers; a frame goes through it by upload, enqueue and download.
 
 Buffers grow to the largest frame so far and are kept. With `replay`, a frame of the same shape as the last one is replayed as a
-CUDA graph, which saves the launch of each kernel; the graph is captured at the second such frame, because TensorRT does work of its
-own at the first one with a new shape.
+CUDA graph, which saves the launch of each kernel; the graph is captured at the second such frame, because TensorRT does work of
+its own at the first one with a new shape.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class Runner:
             self._graph = None
 
     def _ensure_buffer(self, name: str, nbytes: int) -> None:
-        """Makes the buffer at least this large. A new one has a new address, which the context and a captured graph do not know."""
+        """Makes the buffer at least this large; the context and a captured graph do not know a new one's address."""
         buffer = self._buffers.get(name)
         if buffer is not None and buffer.nbytes >= nbytes:
             return

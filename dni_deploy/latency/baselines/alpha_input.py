@@ -22,9 +22,9 @@ def alpha_as_input(
 ) -> onnx.ModelProto:
     """Makes a copy of a graph that blends its weights by an input.
 
-    Per weight one product of alpha (1, N) and the members' rows (N, P), in float32 and then rounded to the weight's own type: in
-    float16 the coefficients themselves would be off by up to 5e-4, and alike for every weight. The copy holds N float32 copies of
-    the weights.
+    Per weight one product of alpha (1, N) and the members' rows (N, P), in float32 and then rounded to the weight's own type:
+    in float16 the coefficients themselves would be off by up to 5e-4, and alike for every weight. The copy holds N float32
+    copies of the weights.
 
     Args:
         model: A bundle's graph, or a lowered one, float32 or float16, in which every weight is linear in the members'
