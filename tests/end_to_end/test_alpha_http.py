@@ -109,7 +109,7 @@ def ask(
     if answer.status != 200:
         assert set(parsed["error"]) == {"kind", "message", "exit_code"}
         assert parsed["error"]["message"].isprintable()
-        assert 10 < len(parsed["error"]["message"]) < 600
+        assert 10 < len(parsed["error"]["message"]) < 300
     return Answer(answer.status, headers_of_answer, parsed)
 
 

@@ -37,18 +37,18 @@ def first_shares(alpha: Any, frames: tuple[int, ...], rate: Fraction | None = RA
         ("triangle(period=4s, from=gan, to=psnr)", [0.0, 0.5, 1.0]),
     ],
 )
-def test_alphas(alpha: Any, expected: list[float]) -> None:
+def test_each_frame_gets_its_alpha(alpha: Any, expected: list[float]) -> None:
     assert first_shares(alpha, (0, 25, 50)) == expected
 
 
-def test_a_file(tmp_path: Path) -> None:
+def test_a_file_of_keyframes_gives_each_frame_its_alpha(tmp_path: Path) -> None:
     path = tmp_path / "show.csv"
     path.write_text("frame,psnr,gan\n0,0,1\n50,1,0\n")
     assert first_shares(path, (0, 25, 50)) == [0.0, 0.5, 1.0]
     assert first_shares(str(path), (0, 25, 50), None) == [0.0, 0.5, 1.0]
 
 
-def test_seconds_without_a_rate() -> None:
+def test_seconds_need_a_frame_rate() -> None:
     for alpha in ("0:psnr=0, 2s:psnr=1", "sine(period=4s)"):
         with pytest.raises(UsageError, match="--fps"):
             first_shares(alpha, (0,), None)
@@ -58,7 +58,7 @@ def test_seconds_without_a_rate() -> None:
         assert math.isnan(control.frame_seconds(3))
 
 
-def test_a_source_of_ones_own() -> None:
+def test_an_own_source_is_asked_for_each_frame() -> None:
     class Even:
         def at(self, seconds: float, frame: int) -> Coefficients:
             return Coefficients.one_hot(MEMBERS[frame % 2], MEMBERS)
@@ -68,7 +68,7 @@ def test_a_source_of_ones_own() -> None:
         resolve_alpha_source(Even(), ("a", "b"))
 
 
-def test_a_cell_of_ones_own() -> None:
+def test_an_own_shared_alpha_is_read_for_each_frame() -> None:
     cell = SharedAlpha(MEMBERS, Coefficients.parse(0.5, MEMBERS))
     with open_frame_alpha(MEMBERS, cell, rate=None) as control:
         assert control.is_live
@@ -77,7 +77,7 @@ def test_a_cell_of_ones_own() -> None:
         assert control.at(1).values[0] == 0.25
 
 
-def test_what_excludes_each_other() -> None:
+def test_options_that_exclude_each_other_are_refused() -> None:
     with (
         pytest.raises(UsageError, match="exclude each other"),
         open_frame_alpha(MEMBERS, "0f:0, 9f:1", listeners=ListenerOptions(osc=0)),

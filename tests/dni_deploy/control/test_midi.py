@@ -52,7 +52,7 @@ def control(number: int, value: int) -> bytes:
     return bytes([0xB0, number, value])
 
 
-def test_seven_bits() -> None:
+def test_a_knob_of_seven_bits_sets_alpha() -> None:
     shared_alpha, knob = knobs()
     for value in (0, 1, 64, 127):
         knob.parse_bytes(bytes([0xB0, 1, value]))
@@ -60,7 +60,7 @@ def test_seven_bits() -> None:
     assert knob.handler.accepted_count == 4
 
 
-def test_bytes_cut_anywhere_and_what_is_for_others() -> None:
+def test_bytes_may_be_cut_anywhere_and_other_messages_are_ignored() -> None:
     shared_alpha, knob = knobs(channel=2)
     stream = bytes([0xB2, 1, 10, 0xB2, 1, 20, 0xF8, 0xB3, 1, 99, 0x92, 60, 100, 0xB2, 7, 55, 0xF0, 1, 2, 0xF7, 0xB2, 1, 30])
     for byte in stream:
@@ -69,7 +69,7 @@ def test_bytes_cut_anywhere_and_what_is_for_others() -> None:
     assert (knob.handler.accepted_count, knob.handler.refused_count) == (3, 0)
 
 
-def test_pairs_of_fourteen_bits() -> None:
+def test_a_pair_of_controllers_has_fourteen_bits() -> None:
     shared_alpha, knob = knobs()
     for value in (0, 1, 8191, 8192, 16383):
         knob.parse_bytes(control(1, value >> 7) + control(33, value & 127))
@@ -78,7 +78,7 @@ def test_pairs_of_fourteen_bits() -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3, -1, -3])
-def test_a_pair_never_jumps_past_between_its_halves(step: int) -> None:
+def test_a_pair_never_overshoots_between_its_halves(step: int) -> None:
     """A frame may be knob between the coarse and the fine byte: the value is then between the old one and the new one."""
     shared_alpha, knob = knobs()
     values = list(range(8000, 8400))[::step]
@@ -92,13 +92,13 @@ def test_a_pair_never_jumps_past_between_its_halves(step: int) -> None:
         assert seen[1] == pytest.approx(value, abs=1e-6)
 
 
-def test_a_fine_part_alone_sets_nothing() -> None:
+def test_a_least_significant_byte_alone_sets_nothing() -> None:
     shared_alpha, knob = knobs()
     knob.parse_bytes(bytes([0xB0, 33, 64]))
     assert shared_alpha.state.sequence == 0
 
 
-def test_knobs_for_members_and_for_a_plane() -> None:
+def test_knobs_set_members_or_a_point() -> None:
     shared_alpha, knob = knobs(THREE, {20: "b", 21: "c"})
     knob.parse_bytes(bytes([0xB0, 20, 127]))
     assert shared_alpha.read().requested.values == (0, 1, 0)
@@ -118,12 +118,12 @@ def test_a_knob_for_alpha_of_three_members_is_refused_and_stops_nothing() -> Non
 
 
 @pytest.mark.parametrize("controls", [{128: ""}, {-1: ""}, {1: "nobody"}, {1: "x"}])
-def test_knobs_for_nobody(controls: dict[int, str]) -> None:
+def test_a_controller_without_a_target_is_refused(controls: dict[int, str]) -> None:
     with pytest.raises(UsageError, match="MIDI controller"):
         knobs(TWO, controls)
 
 
-def test_rubbish_is_passed_over() -> None:
+def test_bytes_that_are_no_messages_are_ignored() -> None:
     shared_alpha, knob = knobs()
     knob.parse_bytes(bytes(range(256)) * 40)
     knob.parse_bytes(bytes([0xF7, 0xB0, 1, 127]))
@@ -140,7 +140,7 @@ class StandIn:
         self.closed = True
 
 
-def test_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_opens_the_input_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[StandIn] = []
     monkeypatch.setattr(mido, "get_input_names", lambda: ["Through 14:0", "nanoKONTROL2 20:0"])
     monkeypatch.setattr(mido, "open_input", lambda name, callback: opened.append(StandIn(name, callback)) or opened[-1])
@@ -168,7 +168,7 @@ def test_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
         (ModuleNotFoundError("No module named 'rtmidi'", name="rtmidi"), r"dni-deploy\[midi\]"),
     ],
 )
-def test_a_machine_without_midi(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+def test_a_machine_without_midi_is_one_sentence(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
     def names() -> list[str]:
         raise error
 
@@ -187,7 +187,7 @@ def test_this_machine() -> None:
     assert reports.isprintable()
 
 
-def test_a_port_that_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_that_does_not_open_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, callback: object) -> None:
         raise OSError("busy")
 

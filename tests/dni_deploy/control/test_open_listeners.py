@@ -20,7 +20,7 @@ def listening() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("dni-")}
 
 
-def test_all_that_need_no_hardware() -> None:
+def test_osc_http_and_lines_set_one_alpha_together() -> None:
     client = pytest.importorskip("pythonosc.udp_client")
     shared_alpha, noted = new_shared_alpha(), RecordedReports()
     with open_listeners(
@@ -42,7 +42,7 @@ def test_all_that_need_no_hardware() -> None:
     assert not listening()
 
 
-def test_none_is_left_when_one_fails() -> None:
+def test_all_are_closed_when_one_fails() -> None:
     pytest.importorskip("pythonosc")
     with HttpAlphaListener(new_shared_alpha(), 0) as other:
         with pytest.raises(BusyError), open_listeners(new_shared_alpha(), osc=0, http=other.port):
@@ -51,7 +51,9 @@ def test_none_is_left_when_one_fails() -> None:
 
 
 @pytest.mark.parametrize(("package", "extra", "asked"), [("pythonosc", "live", {"osc": 0}), ("mido", "midi", {"midi": "1"})])
-def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, package: str, extra: str, asked: dict[str, int]) -> None:
+def test_a_missing_package_names_its_extra(
+    monkeypatch: pytest.MonkeyPatch, package: str, extra: str, asked: dict[str, int]
+) -> None:
     for name in [
         name
         for name in sys.modules
@@ -63,7 +65,7 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, package: str
         raise AssertionError("not reached")
 
 
-def test_ways_to_write_midi() -> None:
+def test_a_midi_option_is_parsed_or_refused() -> None:
     assert parse_midi_option("1") == ({1: ""}, None)
     assert parse_midi_option(" 16 @ nano KONTROL ") == ({16: ""}, "nano KONTROL")
     assert parse_midi_option("20=psnr, 21=gan@x") == ({20: "psnr", 21: "gan"}, "x")

@@ -60,7 +60,7 @@ def bundle(*alphas: float, at: float | int = IMMEDIATELY) -> bytes:
     return bytes(builder.build().dgram)
 
 
-def test_alpha(osc: OscFixture) -> None:
+def test_messages_set_alpha_and_shares(osc: OscFixture) -> None:
     for count, alpha in enumerate((0.25, 1, 0.0, 0.75), 1):
         osc.client.send_message("/dni/alpha", alpha)
         wait_until(lambda count=count: osc.listener.accepted_count == count)  # type: ignore[misc]
@@ -73,7 +73,7 @@ def test_alpha(osc: OscFixture) -> None:
     assert osc.shares() == pytest.approx((0.1, 0.9), abs=FLOAT32)
 
 
-def test_four_on_a_plane() -> None:
+def test_a_point_of_the_plane_sets_alpha() -> None:
     osc = OscFixture(new_shared_alpha(FOUR), ControlPlane.default(FOUR))
     with osc.listener:
         osc.client.send_message("/dni/plane", [0.25, 0.5])
@@ -110,7 +110,7 @@ def test_four_on_a_plane() -> None:
         ("/elsewhere", 0.5),
     ],
 )
-def test_messages_that_cannot_be_used(osc: OscFixture, address: str, values: object) -> None:
+def test_a_message_that_cannot_be_used_changes_nothing(osc: OscFixture, address: str, values: object) -> None:
     osc.client.send_message(address, values)  # type: ignore[arg-type]
     osc.client.send_message(address, values)  # type: ignore[arg-type]
     osc.client.send_message("/dni/alpha", 0.25)
@@ -140,7 +140,7 @@ def test_messages_that_cannot_be_used(osc: OscFixture, address: str, values: obj
         b"GET / HTTP/1.1\r\n\r\n",
     ],
 )
-def test_datagrams_that_are_not_osc(osc: OscFixture, datagram: bytes) -> None:
+def test_a_datagram_that_is_not_osc_changes_nothing(osc: OscFixture, datagram: bytes) -> None:
     osc.send(datagram)
     wait_until(lambda: osc.listener.refused_count == 1)
     osc.client.send_message("/dni/alpha", 0.25)
@@ -148,14 +148,14 @@ def test_datagrams_that_are_not_osc(osc: OscFixture, datagram: bytes) -> None:
     assert len(osc.reports.sentences) == 1
 
 
-def test_zeros_that_some_senders_leave_out(osc: OscFixture) -> None:
+def test_padding_that_some_senders_leave_out_is_not_needed(osc: OscFixture) -> None:
     """python-osc knows of one that cuts the zeros off a number's end."""
     osc.send(b"/dni/alpha\0\0,f\0\0" + struct.pack(">f", 0.5).rstrip(b"\0"))
     wait_until(lambda: osc.listener.accepted_count == 1)
     assert osc.shares() == (0.5, 0.5)
 
 
-def test_a_bundle_in_a_bundle_without_end(osc: OscFixture) -> None:
+def test_bundles_nested_too_deeply_are_refused(osc: OscFixture) -> None:
     inner = bundle(0.5)
     for _ in range(2000):
         inner = b"#bundle\0" + struct.pack(">Qi", 1, len(inner)) + inner
@@ -180,7 +180,7 @@ def test_any_datagram_is_messages_or_one_sentence(datagram: bytes) -> None:
     assert reports.isprintable()
 
 
-def test_bundles(osc: OscFixture) -> None:
+def test_a_late_bundle_of_a_sender_is_refused(osc: OscFixture) -> None:
     osc.send(bundle(0.1, 0.5))
     wait_until(lambda: osc.listener.accepted_count == 2)
     assert osc.shares() == (0.5, 0.5)
@@ -214,7 +214,7 @@ def _settled(osc: OscFixture) -> bool:
     return osc.listener.accepted_count + osc.listener.refused_count + osc.listener.superseded_count == before
 
 
-def test_ports() -> None:
+def test_a_port_in_use_or_out_of_range_is_refused() -> None:
     first = OscAlphaListener(new_shared_alpha(), 0)
     with first:
         assert first.port > 0
@@ -230,7 +230,7 @@ def test_ports() -> None:
         OscAlphaListener(new_shared_alpha(), 0, "192.0.2.1").start()  # kept for documentation: nobody's
 
 
-def test_it_can_be_closed_and_started_again() -> None:
+def test_a_listener_can_be_closed_and_started_again() -> None:
     listener = OscAlphaListener(new_shared_alpha(), 0, report=RecordedReports())
     listener.close()
     for _ in range(3):
@@ -242,5 +242,5 @@ def test_it_can_be_closed_and_started_again() -> None:
         free.bind(("127.0.0.1", listener.port))
 
 
-def test_first_alpha_of_the_cell_stays_until_one_comes(osc: OscFixture) -> None:
+def test_the_initial_alpha_stays_until_a_message_comes(osc: OscFixture) -> None:
     assert osc.shared_alpha.read().coefficients == Coefficients.one_hot("psnr", ("psnr", "gan"))

@@ -35,7 +35,7 @@ def test_the_newest_wins() -> None:
 
 
 @pytest.mark.parametrize("alpha", [math.nan, "nan", 1.5, "x=1", "", None, [1], {"psnr": 2}, 10**400, "0" * 10**6 + "x"])
-def test_what_does_not_fit_changes_nothing(alpha: Any) -> None:
+def test_an_alpha_that_cannot_be_used_changes_nothing(alpha: Any) -> None:
     shared_alpha = new_shared_alpha()
     shared_alpha.set_alpha(0.25, "before")
     before = shared_alpha.state
@@ -45,7 +45,7 @@ def test_what_does_not_fit_changes_nothing(alpha: Any) -> None:
     assert shared_alpha.state == before
 
 
-def test_a_first_alpha_of_another_family() -> None:
+def test_an_initial_alpha_of_another_family_is_refused() -> None:
     with pytest.raises(CoefficientsError):
         SharedAlpha(THREE, Coefficients.one_hot("psnr", TWO))
     for slew in (0, -1, math.nan, math.inf):
@@ -53,7 +53,7 @@ def test_a_first_alpha_of_another_family() -> None:
             new_shared_alpha(slew=slew)
 
 
-def test_extrapolation_has_to_be_asked_for() -> None:
+def test_extrapolation_is_off_by_default() -> None:
     with pytest.raises(CoefficientsError):
         new_shared_alpha().set_alpha(1.5)
     shared_alpha = new_shared_alpha(extrapolate=True)
@@ -75,14 +75,14 @@ def test_slew_by_the_time_passed_in() -> None:
     assert shared_alpha.read(13.0).coefficients == Coefficients.one_hot("gan", TWO)  # exactly there
 
 
-def test_a_rest_before_a_change_is_no_head_start() -> None:
+def test_time_before_a_change_does_not_count_for_slew() -> None:
     shared_alpha = new_shared_alpha(slew=1.0)
     shared_alpha.read(0.0)
     shared_alpha.set_alpha(0.0, now=100.0)  # nobody read for 100 s
     assert shared_alpha.read(100.25).coefficients.values == pytest.approx((0.75, 0.25), abs=CLOSE)
 
 
-def test_slew_counts_the_seconds_of_the_pictures_for_a_frame_loop() -> None:
+def test_slew_counts_the_time_of_frames_for_a_frame_loop() -> None:
     shared_alpha = new_shared_alpha(slew=1.0)
     assert shared_alpha.at(0.0, 0).values == (1, 0)
     shared_alpha.set_alpha(0.0)
@@ -92,7 +92,7 @@ def test_slew_counts_the_seconds_of_the_pictures_for_a_frame_loop() -> None:
     assert shared_alpha.at(9.0, 225).values == (0, 1)
 
 
-def test_slew_moves_straight_and_turns_at_once() -> None:
+def test_slew_moves_straight_and_reverses_at_once() -> None:
     shared_alpha = SharedAlpha(THREE, Coefficients.one_hot("a", THREE), slew=1.0)
     shared_alpha.read(0.0)
     shared_alpha.set_alpha([0.0, 0.5, 0.5], now=0.0)
@@ -114,7 +114,7 @@ def test_the_clock_is_monotonic_by_default() -> None:
     assert shared_alpha.read().coefficients.values == pytest.approx((0.5, 0.5), abs=CLOSE)
 
 
-def test_update_changes_what_is_wanted() -> None:
+def test_update_changes_the_requested_alpha() -> None:
     shared_alpha = new_shared_alpha()
     shared_alpha.set_alpha(0.5)
     shared_alpha.update(lambda wanted: Coefficients(TWO, (wanted.values[0] / 2, 1 - wanted.values[0] / 2)), "knob")
@@ -124,7 +124,7 @@ def test_update_changes_what_is_wanted() -> None:
     assert shared_alpha.state.sequence == 2
 
 
-def test_update_goes_from_what_is_wanted_not_from_where_a_slew_limit_is() -> None:
+def test_update_starts_from_the_requested_alpha_and_not_from_the_current_one() -> None:
     shared_alpha = new_shared_alpha(slew=0.1)
     shared_alpha.read(0.0)
     shared_alpha.set_alpha(0.5, now=0.0)
@@ -133,7 +133,7 @@ def test_update_goes_from_what_is_wanted_not_from_where_a_slew_limit_is() -> Non
     assert shared_alpha.read(0.2).requested.values == (0.25, 0.75)
 
 
-def test_subscribers_and_waiting() -> None:
+def test_subscribers_and_waiting_threads_learn_of_changes() -> None:
     shared_alpha, seen = new_shared_alpha(), []
     end = shared_alpha.subscribe(seen.append)
     shared_alpha.set_alpha(0.25, "x")
@@ -153,7 +153,9 @@ def test_subscribers_and_waiting() -> None:
 
 @pytest.mark.usefixtures("nervous")
 @pytest.mark.parametrize("slew", [None, 50.0])
-def test_many_threads(slew: float | None, record_property: Callable[[str, object], None]) -> None:
+def test_readers_see_whole_states_while_many_threads_set(
+    slew: float | None, record_property: Callable[[str, object], None]
+) -> None:
     """Each setter writes points of its own direction; a reader must only see whole points, and sequences that never go back."""
     shared_alpha = SharedAlpha(THREE, Coefficients.one_hot("a", THREE), slew=slew)
     stop, errors = threading.Event(), list[BaseException]()

@@ -87,7 +87,7 @@ def test_a_token_in_the_url_needs_the_right_host_and_origin(live: PageFixture, h
             assert status == expected, (kind, host, origin, token)
 
 
-def test_hosts_that_are_no_hosts(live: PageFixture) -> None:
+def test_a_malformed_host_is_refused(live: PageFixture) -> None:
     port = live.page.port
     odd = (f"127.0.0.1:{port + 1}", f"127.0.0.1:{port}.", f"localhost:{port}@evil.example", "\u00c3\u00a9vil")
     for host in ("127.0.0.1", *odd):
@@ -121,7 +121,7 @@ def test_the_cookie_stands_for_the_token_but_never_changes_anything_alone(live: 
         assert ask(live, "GET", f"/alpha?token={'x' * 1_000_000}", None)[0] in (400, 431)
 
 
-def test_other_sites(live: PageFixture) -> None:
+def test_a_request_of_another_site_is_refused(live: PageFixture) -> None:
     query = f"?token={TOKEN}"
     for site in ("cross-site", "same-site"):
         assert ask(live, "GET", f"/alpha{query}", None, Sec_Fetch_Site=site)[0] == 403
@@ -134,7 +134,7 @@ def test_other_sites(live: PageFixture) -> None:
         assert not [name for name in headers if name.startswith("access-control")]
 
 
-def test_every_answer_is_sealed_and_none_tells_a_path(live: PageFixture) -> None:
+def test_every_answer_has_security_headers_and_none_shows_a_path(live: PageFixture) -> None:
     paths = ("/", "/alpha", "/static/page.css", "/static/nothing", "/nothing")
     for path in paths:
         for query in (f"?token={TOKEN}", "?token=wrong", ""):
@@ -164,12 +164,12 @@ def test_every_answer_is_sealed_and_none_tells_a_path(live: PageFixture) -> None
         "page.html",
     ],
 )
-def test_there_is_no_path_to_climb(live: PageFixture, name: str) -> None:
+def test_no_path_leads_out_of_the_page_folder(live: PageFixture, name: str) -> None:
     assert ask(live, "GET", f"/static/{name}?token={TOKEN}", None)[0] in (404, 405, 307)
     assert ask(live, "GET", f"/{name}?token={TOKEN}", None)[0] in ((200,) if name == "" else (404, 400))
 
 
-def test_what_is_served_is_what_it_says(live: PageFixture) -> None:
+def test_files_are_served_with_their_types(live: PageFixture) -> None:
     for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
         status, headers, _ = ask(live, "GET", f"/static/{name}?token={TOKEN}", None)
         assert (status, headers["content-type"]) == (200, f"{kind}; charset=utf-8")

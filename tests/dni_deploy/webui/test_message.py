@@ -18,7 +18,7 @@ from tests.dni_deploy.webui.frame_message import unpack_message
 STAMP = FrameMetadata(7, 3, 42, 9, (0.25, 0.5, 0.25), True, 12.5, 0.5, 2.0, 0.0)
 
 
-def test_a_frame_comes_back() -> None:
+def test_a_frame_message_is_unpacked_as_it_was_packed() -> None:
     data = pack_message(STAMP, {"blend": b"abc", "pixels": b"", "before": b"xy"}, request_id=11, set_by_page=True, age_ms=20.0)
     fields, jpegs = unpack_message(data)
     assert jpegs == {"blend": b"abc", "pixels": b"", "before": b"xy"}
@@ -49,13 +49,13 @@ def test_a_frame_comes_back() -> None:
         '{"pause": "yes"}', '{"alpha": 1, "alpha": 0}', "[" * 30_000, '{"alpha":' * 10_000,
     ],
 )  # fmt: skip
-def test_what_makes_no_sense(text: str) -> None:
+def test_a_malformed_request_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_client_request(text)
     assert len(str(caught.value)) < 300
 
 
-def test_what_makes_sense() -> None:
+def test_a_valid_request_is_parsed() -> None:
     for text in (
         '{"next": true}',
         '{"views": ["before", "pixels"]}',

@@ -111,7 +111,7 @@ def test_every_frame_carries_its_alpha_and_the_request_that_it_knows_of(live: Pa
     ['{"alpha": NaN}', '{"alpha": [1e999, 0, 0]}', '{"alpha": [2, -1, 0]}', '{"alpha": "nobody=1"}', '{"alpha": {"bright": 1e400}}',
      '{"point": [NaN, 0]}', '{"share": {"member": "nobody", "value": 1}}', "hello", "[" * 1000, '{"views": ["secret"]}'],
 )  # fmt: skip
-def test_what_makes_no_sense_gets_a_sentence_and_changes_nothing(live: PageFixture, text: str) -> None:
+def test_a_malformed_request_gets_a_sentence_and_changes_nothing(live: PageFixture, text: str) -> None:
     before = live.shared_alpha.state
     with connect(live.frames) as page:
         page.send(text)
@@ -132,7 +132,7 @@ def closed(page: ClientConnection, seconds: float = 5.0) -> int | None:
     return page.close_code
 
 
-def test_messages_that_are_none_end_the_connection_of_their_sender_alone(live: PageFixture) -> None:
+def test_what_is_no_message_ends_the_connection_of_its_sender_alone(live: PageFixture) -> None:
     with connect(live.frames) as other, connect(live.frames) as page:
         page.send(b"\x00\x01")
         assert closed(page) == 1003
@@ -208,7 +208,9 @@ class Raw:
         (0x88, b"", True, 1005),
     ],
 )
-def test_frames_that_break_the_protocol(live: PageFixture, first: int, payload: bytes, masked: bool, code: int) -> None:
+def test_frames_that_break_the_protocol_end_the_connection(
+    live: PageFixture, first: int, payload: bytes, masked: bool, code: int
+) -> None:
     raw = Raw(live)
     raw.send(first, payload, masked)
     assert raw.code() == code
@@ -232,7 +234,7 @@ def test_a_flood_of_alphas_ends_with_the_last_one_and_little_memory(live: PageFi
     assert works(live)
 
 
-def test_a_flood_of_pings_and_of_requests(live: PageFixture) -> None:
+def test_a_flood_of_pings_and_requests_is_served(live: PageFixture) -> None:
     raw = Raw(live)
     for _ in range(2000):
         raw.send(0x89, b"ping")
@@ -264,7 +266,7 @@ def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
         raw.socket.close()
 
 
-def test_a_half_open_client_is_found_out_and_a_dropped_one_leaves_its_place() -> None:
+def test_a_half_open_client_is_detected_and_a_dropped_one_frees_its_place() -> None:
     with serve_page(2, limits=PageLimits(ping_interval_s=0.2, pong_timeout_s=0.3)) as live:
         silent = Raw(live)  # answers no ping
         wait_until(lambda: live.state.client_count == 1)
@@ -278,7 +280,7 @@ def test_a_half_open_client_is_found_out_and_a_dropped_one_leaves_its_place() ->
         assert works(live)
 
 
-def test_at_most_a_few_pages() -> None:
+def test_a_page_beyond_the_limit_is_sent_away() -> None:
     with serve_page(2, limits=PageLimits(max_clients=2)) as live:
         with connect(live.frames) as one, connect(live.frames):
             words(one, "hello")
@@ -289,7 +291,7 @@ def test_at_most_a_few_pages() -> None:
         assert works(live)
 
 
-def test_a_broken_stage_says_so() -> None:
+def test_a_failed_renderer_ends_the_connection_with_a_reason() -> None:
     with serve_page(2, MovingSource()) as live:
         live.renderer.session.render = lambda frame: 1 / 0  # type: ignore[method-assign,assignment,return-value]
         with connect(live.frames) as page:
@@ -298,7 +300,7 @@ def test_a_broken_stage_says_so() -> None:
     assert isinstance(live.renderer.failure, ZeroDivisionError)
 
 
-def test_the_end_is_quick_and_told() -> None:
+def test_the_end_of_the_server_is_quick_and_has_a_close_code() -> None:
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(serve_page(2, MovingSource()))
         pages = [stack.enter_context(connect(live.frames)) for _ in range(3)]
