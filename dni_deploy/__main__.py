@@ -1,4 +1,4 @@
-"""`python -m dni_deploy`: the same as the command dni-deploy."""
+"""Runs the command dni-deploy as `python -m dni_deploy`."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def _validate_coefficients(values: Sequence[float], names: tuple[str, ...], extr
             raise CoefficientsError(f"The share of {escape_name(name)!r} is {value}; it must be a finite number.")
         if not extrapolate and not 0.0 <= value <= 1.0:
             raise CoefficientsError(
-                f"The share of {escape_name(name)!r} is {value:g}, outside 0 to 1; extrapolation has to be asked for (--extrapolate)."
+                f"The share of {escape_name(name)!r} is {value:g}, outside 0 to 1; --extrapolate allows extrapolation."
             )
     total = _sum_values(values)
     if abs(total - 1.0) > SUM_TOLERANCE:

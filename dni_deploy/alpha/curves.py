@@ -122,7 +122,7 @@ class AlphaCurve:
     def from_json(
         cls, fields: object, members: Sequence[str], *, fps: float | None = None, extrapolate: bool = False
     ) -> AlphaCurve:
-        """Reads {"schema": 1, "curve": "sine(period=4s, from=psnr, to=gan)"}; other arguments and errors are those of `parse`."""
+        """Reads {"schema": 1, "curve": "sine(period=4s, from=psnr, to=gan)"}; the rest is as in `parse`."""
         text = fields.get("curve") if isinstance(fields, dict) else None
         if not isinstance(fields, dict) or not isinstance(text, str):
             raise UsageError('a curve is an object with a text "curve".')

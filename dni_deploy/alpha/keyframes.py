@@ -1,4 +1,4 @@
-"""Keyframes as people write them: moments and values, in a text, a JSON file or a CSV file; not yet checked against a family."""
+"""Keyframes as people write them, in a text, a JSON file or a CSV file; not yet checked against a family."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class ControlPlane:
 
     @cached_property
     def _corners(self) -> tuple[int, int, int, int] | None:
-        """Places at the corners of an upright rectangle: low x and y, high x, high y, both high; None if there is no rectangle."""
+        """Places at the corners of an upright rectangle: low x and y, high x, high y, both high; None without a rectangle."""
         xs, ys = sorted({x for x, _ in self._points}), sorted({y for _, y in self._points})
         if len(self._points) != 4 or len(xs) != 2 or len(ys) != 2:
             return None
@@ -276,7 +276,7 @@ def find_nearest_on_sides(point: Point, sides: Sequence[tuple[int, int]], points
 
 
 def _double_area(a: tuple[Any, Any], b: tuple[Any, Any], c: tuple[Any, Any]) -> Any:
-    """Twice the signed area of a triangle: the cross product of two sides, positive where c lies left of the line from a to b."""
+    """Twice the signed area of a triangle (a cross product), positive where c lies left of the line from a to b."""
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 

@@ -74,7 +74,7 @@ class PlanePath(KeyframeTrack):
         plane = ControlPlane.from_json(fields, members)
         assert isinstance(fields, dict)
         if not isinstance(fields.get("keyframes"), list):
-            raise UsageError('a way through a plane has a list "keyframes".')
+            raise UsageError('a path on a control plane has a list "keyframes".')
         return cls._build(plane, read_json_keyframes(fields, ParsedKeyframes("path"), "at"), fps)
 
     @classmethod

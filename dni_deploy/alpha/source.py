@@ -90,11 +90,11 @@ def open_alpha_source(
         return AlphaTimeline.parse(alpha, members, fps=fps, interpolation=interpolation, loop=loop, extrapolate=extrapolate)
     path = Path(text if isinstance(alpha, str) else alpha)
     if path.suffix.lower() == ".jsonl":
-        _reject_options(interpolation, loop, "The side file of a performance")
+        _reject_options(interpolation, loop, "The alpha log of a performance")
         return AlphaLog.read(path, members)
     fields = read_json(path, "timeline") if path.suffix.lower() == ".json" else None
     if isinstance(fields, dict) and "plane" in fields:
-        _reject_options(interpolation, loop, "A way through a plane")
+        _reject_options(interpolation, loop, "A path on a control plane")
         with name_file_in_errors(path):
             return PlanePath.from_json(fields, members, fps=fps)
     if isinstance(fields, dict) and "curve" in fields:

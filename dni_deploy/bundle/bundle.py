@@ -152,7 +152,7 @@ class Bundle:
         tensors = self.read_weights(weights) if isinstance(weights, str) else weights
         missing = [name for name in self.weight_names if name not in tensors]
         if missing:
-            raise MismatchError(f"{len(missing)} of the graph's weights are not given, first {escape_name(missing[0])!r}.")
+            raise MismatchError(f"{len(missing)} of the graph's weights are missing, first {escape_name(missing[0])!r}.")
         model = self.read_graph()
         onnx_weights.fill_initializers(
             model, self.weight_names, lambda name: np.asarray(tensors[name]).astype(np.float32, copy=False)
@@ -207,7 +207,8 @@ class Bundle:
             if tensor is None or tensor.shape != weight.shape or tensor.dtype.kind != "f":
                 what = "missing" if tensor is None else f"{tensor.dtype} {tensor.shape}"
                 raise BundleError(
-                    f"Member {escape_name(member)!r}: {escape_name(weight.name)!r} is {what}; the graph has it as {weight.shape}."
+                    f"Member {escape_name(member)!r}: {escape_name(weight.name)!r} is {what}; the graph has it as "
+                    f"{weight.shape}."
                 )
         return {weight.name: tensors[weight.name] for weight in self.manifest.weights}
 

@@ -44,7 +44,7 @@ class StoredFile:
 
     @classmethod
     def for_data(cls, stem: str, suffix: str, data: bytes) -> StoredFile:
-        """Describes the file that these bytes become; its name is the stem, the first 16 digits of the SHA-256, and the suffix."""
+        """Describes the file that these bytes become; its name has the first 16 digits of the SHA-256 after the stem."""
         digest = sha256(data).hexdigest()
         return cls(f"{stem}-{digest[:16]}.{suffix}", digest, len(data))
 

@@ -34,7 +34,7 @@ WRAPPER_KEYS = (
     "params_ema", "params", "state_dict", "model_state_dict", "model", "net", "network", "weights",
     "generator", "g_ema", "netG", "G", "g",
 )  # fmt: skip
-"""In order of preference. `params_ema` before `params`: where a file has both, the averaged weights are the ones meant for use."""
+"""In order of preference. `params_ema` is before `params`: where a file has both, the averaged weights are meant for use."""
 
 MAX_WRAPPER_DEPTH = 3
 """How many wrappers may lie inside each other."""
@@ -209,8 +209,8 @@ def _load_tensors(torch_file: TorchFile, chosen: Mapping[Any, Any], checkpoint_f
         total += int(np.prod(tensor.shape, dtype=object)) * np.dtype(STORED_DTYPES.get(tensor.dtype, "u1")).itemsize
     if total > 4 * checkpoint_file.size + (1 << 20):  # tensors may share a storage (tied weights), but not all of them
         raise RefusedError(
-            f"{checkpoint_file.name} has {checkpoint_file.size:,} bytes and declares tensors of {total:,}; refused, because a small file "
-            "would fill the memory. Save each tensor with .contiguous()."
+            f"{checkpoint_file.name} has {checkpoint_file.size:,} bytes and declares tensors of {total:,}; refused, because a "
+            "small file would fill the memory. Save each tensor with .contiguous()."
         )
     return {name: torch_file.read_tensor(tensor, name) for name, tensor in chosen.items()}
 

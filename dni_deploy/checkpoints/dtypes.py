@@ -13,7 +13,7 @@ STORED_DTYPES: dict[str, str] = {
     "float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": "<u2", "int64": "<i8", "int32": "<i4", "int16": "<i2",
     "int8": "i1", "uint8": "u1", "bool": "u1", "uint16": "<u2", "uint32": "<u4", "uint64": "<u8",
 }  # fmt: skip
-"""NumPy dtype of the stored elements, by the name that torch has for the type; `convert_elements` converts bfloat16 and bool."""
+"""NumPy dtype of the stored elements, by torch's name of the type; `convert_elements` converts bfloat16 and bool."""
 
 
 def convert_elements(raw: NDArray[Any], dtype: str) -> NDArray[Any]:

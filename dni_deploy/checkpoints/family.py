@@ -117,7 +117,7 @@ class Family:
 def read_members(
     members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]],
 ) -> tuple[Member, ...]:
-    """Reads checkpoints without comparing them; arguments and errors are those of Family.from_checkpoints, but for MismatchError."""
+    """Reads checkpoints without comparing them; arguments and errors are those of Family.from_checkpoints."""
     if len(members) > MAX_MEMBERS:
         raise LimitError(f"{len(members)} members were given; the limit is {MAX_MEMBERS}.")
     if len(members) < 2:

@@ -58,7 +58,8 @@ def _read_header(checkpoint_file: CheckpointFile) -> tuple[dict[str, Any], int]:
         raise LimitError(f"{name} has a safetensors header of {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}.")
     if not 2 <= length <= checkpoint_file.size - 8:
         raise CheckpointError(
-            f"{name} is damaged or not safetensors: a header of {length:,} bytes is claimed, the file has {checkpoint_file.size:,}."
+            f"{name} is damaged or not safetensors: a header of {length:,} bytes is claimed, the file has "
+            f"{checkpoint_file.size:,}."
         )
     checkpoint_file.file.seek(8)
     text = checkpoint_file.read(length)

@@ -186,7 +186,8 @@ class ZipTorchFile(TorchFile):
             return self._zip.read(self._records[name])
         except (zipfile.BadZipFile, EOFError):
             raise CheckpointError(
-                f"{self._where} is damaged: its record {escape_name(name, 60)!r} fails the archive's own checksum. Download it again."
+                f"{self._where} is damaged: its record {escape_name(name, 60)!r} fails the archive's own checksum. "
+                "Download it again."
             ) from None
 
     def _read_text(self, name: str, default: str) -> str:
@@ -194,7 +195,7 @@ class ZipTorchFile(TorchFile):
 
 
 class LegacyTorchFile(TorchFile):
-    """A torch.save file before 1.6, or any other pickle (which is read to its end, and is then reported not to be a checkpoint)."""
+    """A torch.save file before 1.6, or any other pickle, which is read to its end and then reported as no checkpoint."""
 
     def __init__(self, checkpoint_file: CheckpointFile) -> None:
         """Looks through the whole file; the errors are those of `read_pickle`."""
@@ -234,7 +235,8 @@ class LegacyTorchFile(TorchFile):
             length = _storage_bytes(storage)
             if len(prefix) < 8 or self._file.tell() + length > self._file.size:
                 raise CheckpointError(
-                    f"{self._where} is cut short: it ends at {self._file.size:,} bytes, in the middle of the numbers. Download it again."
+                    f"{self._where} is cut short: it ends at {self._file.size:,} bytes, in the middle of the numbers. "
+                    "Download it again."
                 )
             if count != storage.count:
                 raise CheckpointError(

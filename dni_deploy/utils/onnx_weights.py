@@ -55,7 +55,8 @@ def fill_initializer(initializer: TensorProto, values: NDArray[np.float32]) -> N
     """Fills in float32 data; raises MismatchError if the shape differs."""
     if tuple(initializer.dims) != values.shape:
         raise MismatchError(
-            f"The tensor {escape_name(initializer.name)!r} is {tuple(values.shape)}, the graph has it as {tuple(initializer.dims)}."
+            f"The tensor {escape_name(initializer.name)!r} is {tuple(values.shape)}, the graph has it as "
+            f"{tuple(initializer.dims)}."
         )
     strip_initializer(initializer)
     initializer.raw_data = np.ascontiguousarray(values, "<f4").tobytes()
