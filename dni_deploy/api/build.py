@@ -105,22 +105,22 @@ def build(
     started = time.perf_counter()
     choice = choose_builder(engine)
     shapes = (min_shape, opt_shape, max_shape)
-    given = {
+    requested = {
         "threads": threads != 0,
         "precision": precision is not None,
         "profile": any(shape is not None for shape in shapes),
         "strip": strip,
         "device": device is not None,
     }
-    refuse_unused_options(choice, [name for name, is_given in given.items() if is_given])
-    asked = bool(as_path_list(recalibrate_on))
-    if asked and no_recalibration:
-        raise UsageError("Statistics are re-estimated or taken away, not both. Nothing was written.")
-    if calibration_points is not None and not asked:
-        raise UsageError("knots is for re-estimating statistics; name the pictures to do that on. Nothing was written.")
-    made = None
-    if asked or no_recalibration:
-        made = recalibrate(
+    refuse_unused_options(choice, [name for name, is_requested in requested.items() if is_requested])
+    has_images = bool(as_path_list(recalibrate_on))
+    if has_images and no_recalibration:
+        raise UsageError("Statistics are re-estimated or removed, not both. Nothing was written.")
+    if calibration_points is not None and not has_images:
+        raise UsageError("calibration_points is for re-estimating statistics; name the images to do that on. Nothing was written.")
+    recalibration = None
+    if has_images or no_recalibration:
+        recalibration = recalibrate(
             bundle_path,
             recalibrate_on,
             calibration_points=calibration_points,
@@ -130,8 +130,8 @@ def build(
             progress=progress,
         )
     bundle = Bundle.open(bundle_path)
-    takes = ENGINES[choice.name].build_option_names
-    profile = Profile.from_shapes(bundle.signature, *shapes) if "profile" in takes else None
+    used_options = ENGINES[choice.name].build_option_names
+    profile = Profile.from_shapes(bundle.signature, *shapes) if "profile" in used_options else None
     options = BuildOptions(
         threads=threads,
         precision=precision or "fp32",
@@ -139,7 +139,7 @@ def build(
         strip=strip,
         device=device or 0,
         force=force,
-        keep=made is not None,
+        keep=recalibration is not None,
     )
     log.info("building for the engine %s (%s)", choice.name, choice.reason)
     with log_duration(log, "building the engine"):
@@ -151,9 +151,9 @@ def build(
         update_path=built.update_path,
         weights=built.weight_count,
         error=built.max_relative_error,
-        precision=options.precision if "precision" in takes else None,
+        precision=options.precision if "precision" in used_options else None,
         profile=None if profile is None else str(profile),
         seconds=time.perf_counter() - started,
         plan_kept=built.plan_kept,
-        recalibration=made,
+        recalibration=recalibration,
     )

@@ -132,29 +132,29 @@ def run(
     """
     if alpha is None and alpha_map is None:
         raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
-    asked = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
-    jobs, skipped = plan_image_tasks(inputs, output, force, None if asked is None else asked.mask)
-    mask = None if asked is None else AlphaMap.read(asked.mask)
+    map_options = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
+    tasks, skipped = plan_image_tasks(inputs, output, force, None if map_options is None else map_options.mask)
+    mask = None if map_options is None else AlphaMap.read(map_options.mask)
     with open_session(bundle_path, options, alpha=alpha) as session:
-        bound = session.rules
+        rules = session.rules
         if save_preset is not None:
-            Preset(session.members, session.alpha, () if bound is None else bound.rules).write(save_preset, force=force)
-        ends = None if asked is None else AlphaMapRange.from_options(session, alpha, asked.white)
-        spatial = None if asked is None or mask is None or ends is None else AlphaMapRenderer(session, asked, mask, ends)
+            Preset(session.members, session.alpha, () if rules is None else rules.rules).write(save_preset, force=force)
+        ends = None if map_options is None else AlphaMapRange.from_options(session, alpha, map_options.white)
+        spatial = None if map_options is None or mask is None or ends is None else AlphaMapRenderer(session, map_options, mask, ends)
         started = time.perf_counter()
         rows: list[ImageResult] = []
         failures: list[DniError] = []
-        for done, job in enumerate(jobs):
-            report_progress(progress, done, len(jobs), job.source_path.name)
+        for done, task in enumerate(tasks):
+            report_progress(progress, done, len(tasks), task.source_path.name)
             try:
-                job.output_path.parent.mkdir(parents=True, exist_ok=True)
-                within = _make_image_progress(progress, done, len(jobs), job.source_path.name)
-                rows.append(_process_image(session, job, tile, overlap, force, spatial, within))
+                task.output_path.parent.mkdir(parents=True, exist_ok=True)
+                image_progress = _make_image_progress(progress, done, len(tasks), task.source_path.name)
+                rows.append(_process_image(session, task, tile, overlap, force, spatial, image_progress))
             except DniError as error:
                 failures.append(error)
             except OSError as error:
-                failures.append(InputError(f"{escape_name(error.filename or job.output_path)}: {error.strerror}."))
-        report_progress(progress, len(jobs), len(jobs), "done")
+                failures.append(InputError(f"{escape_name(error.filename or task.output_path)}: {error.strerror}."))
+        report_progress(progress, len(tasks), len(tasks), "done")
         report = RunReport(
             _to_dict(session.alpha if ends is None else ends.black),
             session.engine.name,
@@ -163,24 +163,24 @@ def run(
             skipped,
             time.perf_counter() - started,
             None if ends is None else _to_dict(ends.white),
-            () if bound is None else bound.describe_rules(),
-            () if bound is None else bound.describe_split_norms(),
+            () if rules is None else rules.describe_rules(),
+            () if rules is None else rules.describe_split_norms(),
         )
-    if failures and len(failures) == len(jobs):
+    if failures and len(failures) == len(tasks):
         raise (
-            failures[0] if len(jobs) == 1 else type(failures[0])(f"None of {len(jobs)} pictures was done. First: {failures[0]}")
+            failures[0] if len(tasks) == 1 else type(failures[0])(f"None of {len(tasks)} images was processed. First: {failures[0]}")
         )
     if failures:
         raise PartialResultError(
-            f"{len(rows)} of {len(jobs)} pictures were done and are in {escape_name(jobs[0].output_path.parent)}, "
+            f"{len(rows)} of {len(tasks)} images were processed and are in {escape_name(tasks[0].output_path.parent)}, "
             f"{len(failures)} failed. First: {failures[0]}"
         )
     return report
 
 
 def _make_image_progress(progress: OptionalProgress, done: int, total: int, name: str) -> OptionalProgress:
-    """Progress within one picture: its runs by number, the pictures as they are."""
-    return progress and (lambda at, of, what: report_progress(progress, done, total, f"{name}: run {at + 1} of {of}, {what}"))
+    """Makes the progress within one image: it counts the runs of the network and leaves the number of images as it is."""
+    return progress and (lambda run, runs, what: report_progress(progress, done, total, f"{name}: run {run + 1} of {runs}, {what}"))
 
 
 def _to_dict(coefficients: Coefficients) -> dict[str, float]:
@@ -205,22 +205,22 @@ def plan_image_tasks(
         UsageError: As `run` raises before it begins.
         InputError: As `run` raises before it begins.
     """
-    given = as_path_list(inputs)
-    if not given:
-        raise UsageError("There is no input; name a picture or a folder.")
-    goal = Path(output)
-    if len(given) == 1 and not given[0].is_dir() and not goal.is_dir() and goal.suffix:
-        output_format(goal)
-        if not goal.parent.is_dir():
-            raise UsageError(f"The folder {escape_name(goal.parent)} does not exist. Nothing was written.")
-        jobs, skipped = [ImageTask(given[0], goal)], 0
+    input_paths = as_path_list(inputs)
+    if not input_paths:
+        raise UsageError("There is no input; name an image or a folder.")
+    output_path = Path(output)
+    if len(input_paths) == 1 and not input_paths[0].is_dir() and not output_path.is_dir() and output_path.suffix:
+        output_format(output_path)
+        if not output_path.parent.is_dir():
+            raise UsageError(f"The folder {escape_name(output_path.parent)} does not exist. Nothing was written.")
+        tasks, skipped = [ImageTask(input_paths[0], output_path)], 0
     else:
-        if goal.exists() and not goal.is_dir():
-            raise UsageError(f"{escape_name(goal)} is a file; several pictures need a folder. Nothing was written.")
-        sources, skipped = _list_sources(given)
-        jobs = [ImageTask(source, goal / source.name) for source in sources]
-    _check_tasks(jobs, force, [] if mask is None else [mask])
-    return jobs, skipped
+        if output_path.exists() and not output_path.is_dir():
+            raise UsageError(f"{escape_name(output_path)} is a file; several images need a folder. Nothing was written.")
+        sources, skipped = _list_sources(input_paths)
+        tasks = [ImageTask(source, output_path / source.name) for source in sources]
+    _check_tasks(tasks, force, [] if mask is None else [mask])
+    return tasks, skipped
 
 
 def _list_sources(input_paths: Iterable[Path]) -> tuple[list[Path], int]:
@@ -231,28 +231,28 @@ def _list_sources(input_paths: Iterable[Path]) -> tuple[list[Path], int]:
             output_format(path)  # it keeps its name, so its suffix is the output's format
             sources.append(path)
             continue
-        pictures, others = list_folder_images(path)
-        sources += pictures
+        images, others = list_folder_images(path)
+        sources += images
         skipped += others
     return sources, skipped
 
 
 def _check_tasks(tasks: Sequence[ImageTask], force: bool, other_inputs: Sequence[str | os.PathLike[str]]) -> None:
-    missing = [job.source_path for job in tasks if not os.path.lexists(job.source_path)]
+    missing = [task.source_path for task in tasks if not os.path.lexists(task.source_path)]
     if missing:
         raise InputError(f"{escape_name(missing[0])} does not exist{_format_others(len(missing))}. Nothing was written.")
-    inputs = {os.path.realpath(path) for path in (*other_inputs, *(job.source_path for job in tasks))}
-    taken: dict[str, Path] = {}
-    for job in tasks:
-        if os.path.realpath(job.output_path) in inputs:
-            raise UsageError(f"{escape_name(job.output_path)} is an input, too; choose another output. Nothing was written.")
+    inputs = {os.path.realpath(path) for path in (*other_inputs, *(task.source_path for task in tasks))}
+    source_by_output: dict[str, Path] = {}
+    for task in tasks:
+        if os.path.realpath(task.output_path) in inputs:
+            raise UsageError(f"{escape_name(task.output_path)} is an input, too; choose another output. Nothing was written.")
         # Two names that differ only in case are one file on some disks.
-        twin = taken.setdefault(str(job.output_path).casefold(), job.source_path)
-        if twin is not job.source_path:
+        twin = source_by_output.setdefault(str(task.output_path).casefold(), task.source_path)
+        if twin is not task.source_path:
             raise UsageError(
-                f"{escape_name(twin)} and {escape_name(job.source_path)} would both be written to {escape_name(job.output_path)}. Nothing was written."
+                f"{escape_name(twin)} and {escape_name(task.source_path)} would both be written to {escape_name(task.output_path)}. Nothing was written."
             )
-    existing = [job.output_path for job in tasks if os.path.lexists(job.output_path)]
+    existing = [task.output_path for task in tasks if os.path.lexists(task.output_path)]
     if existing and not force:
         raise UsageError(
             f"{escape_name(existing[0])} exists{_format_others(len(existing))}; give --force to replace it. Nothing was written."
@@ -273,19 +273,19 @@ def _process_image(
     progress: OptionalProgress,
 ) -> ImageResult:
     signature = session.signature
-    picture = read_image(task.source_path, scale=signature.scale)
-    height, width = picture.rgb.shape[:2]
+    image = read_image(task.source_path, scale=signature.scale)
+    height, width = image.rgb.shape[:2]
     started = time.perf_counter()
-    figures = None
+    map_stats = None
     if map_renderer is None:
         tiles = count_tiles(height, width, signature, tile, overlap)
-        pixels = run_tiled(session, picture.rgb, signature, tile, overlap)
+        pixels = run_tiled(session, image.rgb, signature, tile, overlap)
     else:
-        pixels, figures = map_renderer.render(picture.rgb, tile, overlap, progress)
-        tiles = figures.tiles
+        pixels, map_stats = map_renderer.render(image.rgb, tile, overlap, progress)
+        tiles = map_stats.tiles
     seconds = time.perf_counter() - started
     log.debug("%s: %d tiles in %.3f s", task.source_path, tiles, seconds)
-    write_image(task.output_path, picture.with_pixels(pixels), force=force)
+    write_image(task.output_path, image.with_pixels(pixels), force=force)
     return ImageResult(
         source=os.fspath(task.source_path),
         output=os.fspath(task.output_path),
@@ -293,6 +293,6 @@ def _process_image(
         height=pixels.shape[0],
         tiles=tiles,
         seconds=seconds,
-        notes="; ".join(picture.notes),
-        alpha_map=figures,
+        notes="; ".join(image.notes),
+        alpha_map=map_stats,
     )

@@ -231,10 +231,10 @@ def test_the_command(bundle: Bundle, pictures: Path, capsys: pytest.CaptureFixtu
     assert Bundle.open(path).digest == bundle.digest
     assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(pictures / "1.png"), "--knots", "4"]) == 0
     out = capsys.readouterr().out
-    assert "re-estimated at 4 alphas on 48 parts of 1 picture\n" in out
+    assert "re-estimated at 4 alphas on 48 parts of 1 image\n" in out
     assert "model.3" in out
     assert main(["inspect", path]) == 0
-    assert "re-estimated at 4 alphas on 1 picture\n" in capsys.readouterr().out
+    assert "re-estimated at 4 alphas on 1 image\n" in capsys.readouterr().out
     for wrong in (["--knots", "3"], ["--recalibrate", str(pictures), "--no-recalibration"]):
         assert main(["build", path, *wrong]) == 2
         assert "Nothing was written" in capsys.readouterr().err

@@ -130,7 +130,7 @@ def test_a_precision_without_a_plan_is_passed_over_by_auto_and_told_by_name(gpu:
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
     with open_session(bundle, precision="fp16", threads=1) as session:
         assert session.engine.name != "tensorrt"
-        assert "not tensorrt: No plan is built at fp16" in session.engine_reason
+        assert "not tensorrt: no plan is built at fp16" in session.engine_reason
     with pytest.raises(UnavailableError, match=r"--precision fp16\.$"):
         open_session(bundle, engine="tensorrt", precision="fp16")
 

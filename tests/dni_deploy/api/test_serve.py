@@ -112,7 +112,7 @@ def test_other_machines_need_a_token_of_ones_own_and_are_warned_of(bundle: list[
 CHILD = """
 import sys
 from tests.support.frame_session import Dimmer, opener
-from tests.dni_deploy.cli.test_serve import Bundle
+from tests.dni_deploy.api.test_serve import Bundle
 from dni_deploy.api import serve as verb
 verb.Bundle.open = lambda path: Bundle
 verb.open_session = lambda *args, **keywords: opener(Dimmer((1.0, 0.2)), Bundle.members)(*args, **keywords)

@@ -1,0 +1,61 @@
+"""build says what it built and why, builds nothing twice unless it is told to, and refuses options that contradict each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dni_deploy.api.build import build
+from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.errors import UsageError
+from tests.engines.conftest import write
+from tests.support.handmade_graphs import HAND
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write(HAND["conv_bn"](), tmp_path / "x.dni")
+
+
+def test_the_report_is_json_and_names_the_plan(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "dni_deploy"):
+        report = build(bundle.path, engine="onnxruntime", threads=1)
+    fields = json.loads(json.dumps(report.to_json()))
+    assert (fields["engine"], fields["engine_reason"], fields["plan_kept"]) == ("onnxruntime", "asked for", False)
+    assert Path(fields["plan"]).is_file()
+    assert fields["weights"] == report.weights > 0
+    assert report.error is not None
+    assert report.error < 1e-5  # float32 against the reference in the same precision, a few roundings
+    assert fields["precision"] is fields["profile"] is fields["recalibration"] is None
+    assert "building for the engine onnxruntime (asked for)" in caplog.messages
+    assert any(message.startswith("building the engine took ") for message in caplog.messages)
+
+
+def test_a_plan_is_built_again_only_by_force(bundle: Bundle) -> None:
+    first = build(bundle.path, engine="onnxruntime", threads=1)
+    with pytest.raises(UsageError, match="--force"):
+        build(bundle.path, engine="onnxruntime", threads=1)
+    again = build(bundle.path, engine="onnxruntime", threads=1, force=True)
+    assert (again.plan, again.plan_kept) == (first.plan, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "abacus"}, "no engine 'abacus'"),
+        ({"engine": "onnxruntime", "precision": "fp16"}, "has no use for precision"),
+        ({"engine": "onnxruntime", "opt_shape": "1x3x8x8", "strip": True}, "has no use for profile and strip"),
+        ({"calibration_points": 3}, "name the images"),
+        ({"recalibrate_on": "in.png", "no_recalibration": True}, "re-estimated or removed, not both"),
+        ({"no_recalibration": True}, "no re-estimated statistics to remove"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    options: dict[str, Any], message: str, bundle: Bundle
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(bundle.path, **{"engine": "onnxruntime", **options})
+    assert not (bundle.path / "plans").exists()

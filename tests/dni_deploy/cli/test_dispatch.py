@@ -1,0 +1,187 @@
+"""Every error becomes one sentence on stderr and the exit code of its kind; signals and closed pipes end a command quietly."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dni_deploy import errors
+from dni_deploy.cli import dispatch
+from dni_deploy.cli.main import main
+
+ROOT = Path(__file__).parents[3]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _keep_sigterm() -> Any:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
+    """Put a function in the place of the verb that `doctor` calls, which needs no arguments and no file."""
+
+    def put(function: Callable[..., Any]) -> None:
+        monkeypatch.setattr("dni_deploy.api.doctor.doctor", function)
+
+    return put
+
+
+def raising(error: BaseException) -> Callable[[], Any]:
+    def function() -> Any:
+        raise error
+
+    return function
+
+
+KINDS = list(
+    dict.fromkeys(kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DniError))
+)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind.__name__)
+def test_an_error_is_one_sentence_and_its_code(kind: type[errors.DniError], verb: Any, capsys: Capture) -> None:
+    verb(raising(kind("It went wrong.")))
+    assert main(["doctor"]) == kind.exit_code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "dni-deploy: error: It went wrong.\n"
+
+
+def test_an_error_as_json(verb: Any, capsys: Capture) -> None:
+    verb(raising(errors.CheckpointError("It went wrong.")))
+    assert main(["doctor", "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert json.loads(err) == {
+        "schema": 2,
+        "error": {"kind": "CheckpointError", "message": "It went wrong.", "exit_code": 3},
+    }
+
+
+def test_a_message_cannot_move_the_cursor(verb: Any, capsys: Capture) -> None:
+    verb(raising(errors.InputError("first\x1b[2J\nsecond\u202e")))
+    main(["doctor"])
+    assert capsys.readouterr().err == "dni-deploy: error: first\\x1b[2J\nsecond\\u202e\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MemoryError(), 6, "not enough memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.dni"), 6, "x.dni: No space left on device."),
+        (PermissionError(errno.EACCES, "Permission denied", "x.dni"), 3, "x.dni: Permission denied."),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 7, "pip install 'dni-deploy[export]'"),
+        (ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib.pyplot"), 7, "dni-deploy[report]"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_other_errors(error: BaseException, code: int, said: str, verb: Any, capsys: Capture) -> None:
+    verb(raising(error))
+    assert main(["doctor"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_bug_is_called_one_and_keeps_its_traceback(verb: Any, capsys: Capture, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    verb(raising(KeyError("secret")))
+    assert main(["doctor"]) == 1
+    err = capsys.readouterr().err
+    assert "a bug in dni-deploy: KeyError" in err
+    assert "Traceback" not in err
+    [saved] = tmp_path.iterdir()
+    assert str(saved) in err
+    assert "in raising" in saved.read_text() or "in function" in saved.read_text()
+
+
+def test_debug_shows_the_traceback(verb: Any, capsys: Capture) -> None:
+    verb(raising(errors.InputError("It went wrong.")))
+    assert main(["--debug", "doctor"]) == main(["doctor", "--debug"]) == 3
+    assert capsys.readouterr().err.count("Traceback") == 2
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["nonsense"],
+        ["--nonsense"],
+        ["doctor", "--nonsense"],
+        ["run", "a.dni"],
+        ["run", "a.dni", "b.png", "-o", "c.png"],
+        ["run", "a.dni", "b.png", "-o", "c.png", "--alpha", "1", "--tile", "many"],
+        ["run", "a.dni", "b.png", "-o", "c.png", "--alpha", "1", "--engine", "abacus"],
+        ["bench", "a.dni", "--shape", "3x4"],
+        ["export", "a=1.pth", "a=2.pth", "-o", "a.dni"],
+        ["export", "x/net.pth", "y/net.pth", "-o", "a.dni"],
+        ["export", "a=", "b=2.pth", "-o", "a.dni"],
+        ["export", "a=1.pth", "b=2.pth", "-o", "a.dni", "--range", "1..-1"],
+        ["export", "a=1.pth", "b=2.pth", "-o", "a.dni", "--opset", "9"],
+        ["completion", "tcsh"],
+    ],
+    ids=" ".join,
+)
+def test_usage_errors_are_one_line_and_2(args: list[str], capsys: Capture) -> None:
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("dni-deploy: error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_reader_who_leaves_ends_it_quietly() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "dni_deploy", "doctor"],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+        )
+    assert done.stderr == ""
+    assert done.returncode == dispatch.EXIT_PIPE_CLOSED
+
+
+def test_ctrl_c_and_sigterm() -> None:
+    code = "import sys, time; import dni_deploy.api.doctor as home\nhome.doctor = lambda: (print('up', flush=True), time.sleep(30))\n"
+    code += "from dni_deploy.cli.main import main; sys.exit(main(['doctor']))"
+    for number, expected in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == expected
+        assert "Traceback" not in err
+
+
+def test_json_is_all_there_is(capsys: Capture) -> None:
+    main(["doctor", "--json"])
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert err == ""
+    assert (told["schema"], told["command"]) == (2, "doctor")

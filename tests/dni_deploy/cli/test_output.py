@@ -1,0 +1,100 @@
+"""Results go to stdout, everything else to stderr; tables, JSON and numbers in the form that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dni_deploy.cli import output
+from dni_deploy.cli.output import CommandOutput
+
+ROOT = Path(__file__).parents[3]
+Capture = pytest.CaptureFixture[str]
+
+
+def on_a_terminal(code: str, **environment: str) -> str:
+    """What a process shows when stdout and stderr are a terminal."""
+    here, there = pty.openpty()
+    settings = {**os.environ, "TERM": "xterm-256color", **environment}
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=there, stdout=there, stderr=there, cwd=ROOT, env=settings)
+    os.close(there)
+    shown, end = b"", time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            read = os.read(here, 4096)
+        except OSError:  # the terminal is closed
+            break
+        if not read:
+            break
+        shown += read
+    process.wait(timeout=20)
+    os.close(here)
+    return shown.decode()
+
+
+STEPS = """
+from dni_deploy.cli.output import CommandOutput
+with CommandOutput().show_progress() as progress:
+    if progress: [progress(step, 3, 'half\\x1b[2J way') for step in range(4)]
+print('done')
+"""
+
+
+def test_progress_only_on_a_terminal() -> None:
+    assert "half\\x1b[2J way" in on_a_terminal(STEPS)
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+def test_no_color() -> None:
+    code = "from dni_deploy.cli.output import print_table; print_table(['a', 'b'], [['x', 1]])"
+    assert "\x1b[" not in on_a_terminal(code, NO_COLOR="1").replace("\x1b[1m", "").replace("\x1b[0m", "")
+
+
+def test_tables_off_a_terminal_are_never_wrapped(capsys: Capture) -> None:
+    output.print_table(["name", "share"], [["x" * 150, 0.5], ["y\n", "12"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "x" * 150 + "    0.5"
+    assert lines[2].startswith("y\\n ")
+
+
+def test_json_has_no_infinity(capsys: Capture) -> None:
+    CommandOutput(json=True).print_result("x", {"psnr": [float("inf"), 31.5], "by": {"name": float("nan")}})
+    assert json.loads(capsys.readouterr().out) == {"schema": 2, "command": "x", "psnr": [None, 31.5], "by": {"name": None}}
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (3_400_000, "3.4 MB"), (2e12, "2000.0 GB")])
+def test_sizes(count: float, text: str) -> None:
+    assert output.format_bytes(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0003, "0.30 ms"), (0.042, "42 ms"), (3.14, "3.1 s")])
+def test_spans(seconds: float, text: str) -> None:
+    assert output.format_seconds(seconds) == text
+
+
+def test_a_table_without_rows_is_its_headers(capsys: Capture) -> None:
+    output.print_table(["name", "share"], [])
+    assert capsys.readouterr().out == "name  share\n"
+
+
+def test_columns_of_numbers_are_aligned_to_the_right(capsys: Capture) -> None:
+    output.print_table(["name", "took"], [["a", "9.50 ms"], ["b", "-"], ["c", "12 ms"]])
+    assert capsys.readouterr().out.splitlines() == ["name     took", "a     9.50 ms", "b           -", "c       12 ms"]
+
+
+def test_a_summary_leaves_out_what_is_unknown(capsys: Capture) -> None:
+    output.print_summary({"wrote": "a\x1b.png", "precision": None, "notes": "", "error": 0})
+    assert capsys.readouterr().out == "wrote  a\\x1b.png\nerror  0\n"
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
+def test_a_noun_follows_its_number(number: int, text: str) -> None:
+    assert output.format_count(number, "image") == text
