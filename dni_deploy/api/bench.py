@@ -113,12 +113,12 @@ def bench(
 
     Args:
         bundle_path: Path of the bundle.
-        shape: Shape of the input, (N, C, H, W); None: one image of 256 x 256, or 64 x 64 for a network that enlarges. The photograph
-            that ships with the package fills it.
+        shape: Shape of the input, (N, C, H, W); None: one image of 256 x 256, or 64 x 64 for a network that enlarges. The
+            photograph that ships with the package fills it.
         repeats: Number of rounds that are timed; each round runs every mode once.
         modes: Names of the modes to open; None: all.
-        build_baselines: First build the plans of the TensorRT baselines that the bundle lacks, with the precision and the profile
-            of its plan for `tensorrt`.
+        build_baselines: First build the plans of the TensorRT baselines that the bundle lacks, with the precision and the
+            profile of its plan for `tensorrt`.
         measure_memory: Measure the resident memory of each CPU mode, in a process of its own.
         threads: Number of threads of the CPU modes; 0: one per core.
         output: A file to write the report to as JSON.
@@ -140,12 +140,14 @@ def bench(
         import_optional("dni_deploy.reports.plot").check_plot_name(plot)
     bundle = Bundle.open(bundle_path)
     chosen = [row for row in BACKEND_MODES if modes is None or row.name in modes]
-    size = tuple(shape) if shape is not None else _choose_default_shape(bundle)
+    input_shape = tuple(shape) if shape is not None else _choose_default_shape(bundle)
     signature = bundle.signature
-    if len(size) != 4 or size[1] != signature.input_channels:
-        raise UsageError(f"The network takes N x {signature.input_channels} x H x W; the shape is {'x'.join(map(str, size))}.")
+    if len(input_shape) != 4 or input_shape[1] != signature.input_channels:
+        raise UsageError(
+            f"The network takes N x {signature.input_channels} x H x W; the shape is {'x'.join(map(str, input_shape))}."
+        )
     threads = threads or count_cores()
-    x = _make_input(bundle, size)
+    x = _make_input(bundle, input_shape)
 
     skipped: dict[str, str] = {}
     with ExitStack() as opened:
@@ -170,21 +172,23 @@ def bench(
                 copies[row.name] = copy
         if not engines:
             raise UnavailableError(f"Nothing can be timed here; {'; '.join(f'{n}: {why}' for n, why in skipped.items())}.")
-        roads = {name: engine.update_path for name, engine in engines.items()}
+        update_paths = {name: engine.update_path for name, engine in engines.items()}
         samples = time_interleaved(engines, copies, x, len(bundle.members), repeats, progress=progress)
     results = []
     for number, row in enumerate(row for row in chosen if row.name in samples):
         report_progress(progress, number, len(samples), f"memory of {row.name}")
-        used = (
-            measure_mode_memory(os.fspath(bundle_path), row.name, size, threads) if measure_memory and not row.on_gpu else None
+        memory_bytes = (
+            measure_mode_memory(os.fspath(bundle_path), row.name, input_shape, threads)
+            if measure_memory and not row.on_gpu
+            else None
         )
-        results.append(_make_result(row, samples[row.name], used, roads[row.name]))
+        results.append(_make_result(row, samples[row.name], memory_bytes, update_paths[row.name]))
     report = BenchReport(
         bundle=Path(bundle_path).name,
         architecture=bundle.architecture,
         members=len(bundle.members),
         parameters=sum(int(np.prod(weight.shape)) for weight in bundle.manifest.weights),
-        shape=size,
+        shape=input_shape,
         rounds=repeats,
         threads=threads,
         machine=describe_machine(),
@@ -206,10 +210,10 @@ def describe_machine() -> dict[str, str]:
     """Describes what a reader needs to judge the figures: processor, GPU, versions, date."""
     name, flags = cpu_name(), layout_instruction_sets()
     facts = {"cpu": name, "instruction sets": ", ".join(flags), "cores": str(count_cores()), "system": platform.system()}
-    graphics = driver.query_driver()
-    if isinstance(graphics, driver.Driver) and graphics.devices:
-        facts["gpu"] = escape_name(graphics.devices[0][0])
-        facts["cuda of the driver"] = ".".join(map(str, graphics.version))
+    cuda_driver = driver.query_driver()
+    if isinstance(cuda_driver, driver.Driver) and cuda_driver.devices:
+        facts["gpu"] = escape_name(cuda_driver.devices[0][0])
+        facts["cuda of the driver"] = ".".join(map(str, cuda_driver.version))
     for package in ("onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "torch", "numpy"):
         try:
             facts[package] = version(package)
@@ -244,8 +248,8 @@ def _make_input(bundle: Bundle, shape: tuple[int, ...]) -> NDArray[np.float32]:
     filled = np.pad(channels, [(0, 0), *((0, max(0, side - 256)) for side in shape[2:])], "symmetric")[
         :, : shape[2], : shape[3]
     ]
-    picture = signature.low + (signature.high - signature.low) * filled
-    return np.array(np.broadcast_to(picture, shape), np.float32)  # a copy: PyTorch wants to be able to write to it
+    values = signature.low + (signature.high - signature.low) * filled
+    return np.array(np.broadcast_to(values, shape), np.float32)  # a copy: PyTorch wants to be able to write to it
 
 
 def _make_result(mode: BackendMode, samples: TimingSamples, memory: int | None, update_path: str) -> ModeResult:
@@ -272,20 +276,20 @@ def _compute_ratios(samples: dict[str, TimingSamples]) -> dict[str, float]:
     if ours is None:
         return {}
     changed = [change + first for change, first in zip(ours.change, ours.first, strict=True)]
-    found = {"frame with a change / steady frame": compute_median_ratio(changed, ours.steady)}
+    ratios = {"frame with a change / steady frame": compute_median_ratio(changed, ours.steady)}
     if ours.copy:
-        found["alpha change / plain copy of the same bytes"] = compute_median_ratio(ours.change, ours.copy)
+        ratios["alpha change / plain copy of the same bytes"] = compute_median_ratio(ours.change, ours.copy)
     for name in GPU_MODES:
         if name in samples:
             changed = [change + first for change, first in zip(samples[name].change, samples[name].first, strict=True)]
-            found[f"frame with a change / steady frame, {name}"] = compute_median_ratio(changed, samples[name].steady)
+            ratios[f"frame with a change / steady frame, {name}"] = compute_median_ratio(changed, samples[name].steady)
     if "tensorrt" in samples and "trt constant" in samples:
-        found["steady frame, tensorrt / trt constant"] = compute_median_ratio(
+        ratios["steady frame, tensorrt / trt constant"] = compute_median_ratio(
             samples["tensorrt"].steady, samples["trt constant"].steady
         )
     for name, other in samples.items():
         if name != CPU_MODE:
-            found[f"steady frame, ours / {name}"] = compute_median_ratio(ours.steady, other.steady)
+            ratios[f"steady frame, ours / {name}"] = compute_median_ratio(ours.steady, other.steady)
             if name not in (CPU_BASELINE, "trt constant"):
-                found[f"alpha change, {name} / ours"] = compute_median_ratio(other.change, ours.change)
-    return found
+                ratios[f"alpha change, {name} / ours"] = compute_median_ratio(other.change, ours.change)
+    return ratios

@@ -85,8 +85,8 @@ def build(
         strip: Write a plan without weights, which are added when it is opened, for TensorRT.
         device: Number of the GPU, for TensorRT.
         threads: Number of threads of the CPU engine; 0: one per core.
-        recalibrate_on: Images on which the BatchNorm statistics of the blends are re-estimated first, as `recalibrate` does; every
-            engine then uses them. A plan that exists stays and is verified again.
+        recalibrate_on: Images on which the BatchNorm statistics of the blends are re-estimated first, as `recalibrate`
+            does; every engine then uses them. A plan that exists stays and is verified again.
         calibration_points: Maximum number of alphas to estimate at.
         no_recalibration: Remove the re-estimated statistics. A plan that exists stays and is verified again.
         force: Replace a plan and statistics that exist.
@@ -117,7 +117,9 @@ def build(
     if has_images and no_recalibration:
         raise UsageError("Statistics are re-estimated or removed, not both. Nothing was written.")
     if calibration_points is not None and not has_images:
-        raise UsageError("calibration_points is for re-estimating statistics; name the images to do that on. Nothing was written.")
+        raise UsageError(
+            "calibration_points is for re-estimating statistics; name the images to do that on. Nothing was written."
+        )
     recalibration = None
     if has_images or no_recalibration:
         recalibration = recalibrate(

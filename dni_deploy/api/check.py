@@ -85,16 +85,18 @@ def check(
     """
     suffix = _check_report_path(report, force)
     if reference is not None and image is None:
-        raise UsageError("References are for pictures: give --image as well.")
-    pictures = None if image is None else _read_images(image)
-    cleans = None if reference is None else [rgb for _, rgb in _read_images(reference)]
+        raise UsageError("References are for images: give --image as well.")
+    images = None if image is None else _read_images(image)
+    references = None if reference is None else [rgb for _, rgb in _read_images(reference)]
     family, bundle, misfits, sentences = _read_family(source)
-    found, trial = (None, PairMeasurements()) if family is None else _check_family(family, bundle, pictures, cleans, progress)
-    made = _add_mismatches(found, misfits, sentences)
+    family_report, trial = (
+        (None, PairMeasurements()) if family is None else _check_family(family, bundle, images, references, progress)
+    )
+    result = _add_mismatches(family_report, misfits, sentences)
     if suffix is None or report is None:
-        return made
-    _write_report(made, trial, report, suffix, force)
-    return replace(made, report=os.fspath(report))
+        return result
+    _write_report(result, trial, report, suffix, force)
+    return replace(result, report=os.fspath(report))
 
 
 def _check_family(
@@ -106,29 +108,31 @@ def _check_family(
 ) -> tuple[CheckReport, PairMeasurements]:
     layers = find_filter_layers(family.members[0].checkpoint.tensors, _transposed_convolutions(bundle))
     pairs = _choose_pairs(family)
-    known = None if bundle is None else read_recalibration(bundle, [member.checkpoint.tensors for member in family.members])
-    trial, architecture, note = _measure_pairs(family, bundle, known, pairs, images, references, progress)
+    recalibration = (
+        None if bundle is None else read_recalibration(bundle, [member.checkpoint.tensors for member in family.members])
+    )
+    trial, architecture, note = _measure_pairs(family, bundle, recalibration, pairs, images, references, progress)
     rows: list[LayerCorrelation] = []
     moved: list[BatchNormDifference] = []
-    told: list[PairReport] = []
+    pair_reports: list[PairReport] = []
     table = measure_pairwise_distances([member.checkpoint.tensors for member in family.members])
     for first, second in pairs:
         name, one, other = format_pair_name(first, second), family[first].checkpoint.tensors, family[second].checkpoint.tensors
-        found, indices = measure_layer_correlations(name, one, other, layers)
-        found = _add_alignment(found, one, other, layers)
+        pair_layers, indices = measure_layer_correlations(name, one, other, layers)
+        pair_layers = _add_alignment(pair_layers, one, other, layers)
         evidence = PairEvidence(
-            layers=found,
+            layers=pair_layers,
             median=float(np.median(indices)) if indices else None,
             distance=float(table[family.names.index(first), family.names.index(second)]),
             whiteness=measure_whiteness(one, other, layers),
             midpoints=[row for row in trial.midpoints if row.pair == name],
             barriers=[row for row in trial.barriers if row.pair == name],
             norm_mismatches=[row for row in trial.norm_mismatches if row.pair == name],
-            is_recalibrated=known is not None,
+            is_recalibrated=recalibration is not None,
         )
         verdict = judge_pair(name, evidence)
-        rows, moved = rows + found, moved + measure_batchnorm_differences(name, one, other)
-        told.append(
+        rows, moved = rows + pair_layers, moved + measure_batchnorm_differences(name, one, other)
+        pair_reports.append(
             PairReport(
                 name, verdict.verdict, verdict.causes, evidence.median, evidence.distance, evidence.whiteness,
                 verdict.reasons, verdict.advice,
@@ -139,23 +143,23 @@ def _check_family(
         *([note] if note else []),
         *([NO_ALIGNMENT_MESSAGE] if _has_low_correlation(rows) and not can_align() else []),
     ]
-    if known is not None:
+    if recalibration is not None:
         notes.append(
-            f"This bundle's BatchNorm statistics are re-estimated for its blends, at {len(known.calibration_points)} alphas."
+            f"This bundle's BatchNorm statistics are re-estimated for its blends, at {len(recalibration.calibration_points)} alphas."
         )
     order = tuple(family.names[place] for place in order_by_shortest_path(table))
-    advice = [sentence for row in told for sentence in row.advice]
+    advice = [sentence for row in pair_reports for sentence in row.advice]
     if len(order) > 2:
         advice.append(f"The nearest neighbours stand side by side in the order {', '.join(order)}: sweep and slide along it.")
-    made = CheckReport(
-        verdict=VERDICTS[max(VERDICTS.index(row.verdict) for row in told)],
+    report = CheckReport(
+        verdict=VERDICTS[max(VERDICTS.index(row.verdict) for row in pair_reports)],
         members=family.names,
         architecture=architecture,
-        median=min((row.median for row in told if row.median is not None), default=None),
-        reasons=tuple(sentence for row in told for sentence in row.reasons),
+        median=min((row.median for row in pair_reports if row.median is not None), default=None),
+        reasons=tuple(sentence for row in pair_reports for sentence in row.reasons),
         advice=tuple(dict.fromkeys(advice)),
         notes=tuple(notes),
-        pairs=tuple(told),
+        pairs=tuple(pair_reports),
         compared=family.names,
         distances=tuple(tuple(float(value) for value in row) for row in table),
         order=order,
@@ -164,9 +168,9 @@ def _check_family(
         midpoints=tuple(trial.midpoints),
         barriers=tuple(trial.barriers),
         norms=tuple(trial.norm_mismatches),
-        recalibration=None if known is None else known.describe(),
+        recalibration=None if recalibration is None else recalibration.describe(),
     )
-    return made, trial
+    return report, trial
 
 
 def _has_low_correlation(rows: Sequence[LayerCorrelation]) -> bool:
@@ -177,10 +181,10 @@ def _add_alignment(rows: list[LayerCorrelation], first: Any, second: Any, layers
     """The rows with what a reordering of channels would give, where there is a layer that asks for it."""
     if not _has_low_correlation(rows) or not can_align():
         return rows
-    found = align_permutations(first, second, layers)
+    alignments = align_permutations(first, second, layers)
     return [
-        replace(row, aligned_median=found[row.layer].median, chance=found[row.layer].chance_median)
-        if row.layer in found
+        replace(row, aligned_median=alignments[row.layer].median, chance=alignments[row.layer].chance_median)
+        if row.layer in alignments
         else row
         for row in rows
     ]

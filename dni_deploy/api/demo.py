@@ -67,33 +67,35 @@ class DemoReport:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as `--json` prints it."""
-        found = self.sweep.to_json()
+        sweep = self.sweep.to_json()
         return {
             "finding": self.format_finding(),
-            "best_alpha": found["best_alpha"],
-            "best_psnr": found["best_psnr"],
-            "best_is_a_blend": found["best_is_a_blend"],
-            "gain_db": found["gain_db"],
+            "best_alpha": sweep["best_alpha"],
+            "best_psnr": sweep["best_psnr"],
+            "best_is_a_blend": sweep["best_is_a_blend"],
+            "gain_db": sweep["gain_db"],
             "noisy_psnr": self.noisy_psnr,
             "n40_psnr": self.matched_psnr,
-            "change_ms": found["change_ms"],
-            "frame_ms": found["frame_ms"],
+            "change_ms": sweep["change_ms"],
+            "frame_ms": sweep["frame_ms"],
             "export_s": self.export_seconds,
             "recalibration_s": self.recalibration_seconds,
             "seconds": self.seconds,
-            "engine": found["engine"],
-            "engine_reason": found["engine_reason"],
+            "engine": sweep["engine"],
+            "engine_reason": sweep["engine_reason"],
             "output": self.output,
             "files": list(self.files),
-            "rows": found["rows"],
+            "rows": sweep["rows"],
         }
 
 
 def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progress: OptionalProgress = None) -> DemoReport:
-    """Adds noise to a photograph, exports the denoisers N20 and N60, sweeps alpha between them in one engine, writes the images.
+    """Adds noise to a photograph, exports the denoisers N20 and N60, sweeps alpha between them in one engine, writes the
+    images.
 
-    The BatchNorm statistics of the blends are estimated on the noisy photograph itself; the clean one is used for PSNR alone. Nothing
-    is downloaded: photograph and weights ship with the package, and the denoisers were not trained on the photograph.
+    The BatchNorm statistics of the blends are estimated on the noisy photograph itself; the clean one is used for PSNR
+    alone. Nothing is downloaded: photograph and weights ship with the package, and the denoisers were not trained on the
+    photograph.
 
     Args:
         output: The folder to write to; it is created. It gets clean.png, noisy.png, demo.dni, sheet.png, page.html, psnr.png.

@@ -21,7 +21,7 @@ REPORTED_PACKAGES = (
     ("numpy", "everything"),
     ("onnx", "everything"),
     ("safetensors", "everything"),
-    ("pillow", "pictures"),
+    ("pillow", "images"),
     ("onnxruntime", "engine onnxruntime"),
     ("onnxruntime-gpu", "engines onnxruntime-gpu, onnxruntime"),
     ("tensorrt", "engine tensorrt"),
@@ -84,15 +84,16 @@ class DoctorReport:
 def doctor() -> DoctorReport:
     """Inspects this machine. Changes nothing and imports no engine into this process.
 
-    onnxruntime is imported in a child process, because a broken install can take the importing process down with it. TensorRT is not
-    imported at all: its version is that of the installed package, and the driver is queried through libcuda itself.
+    onnxruntime is imported in a child process, because a broken install can take the importing process down with it.
+    TensorRT is not imported at all: its version is that of the installed package, and the driver is queried through libcuda
+    itself.
 
     Returns:
         The report.
     """
-    found = {name: _installed_version(name) for name, _ in REPORTED_PACKAGES}
-    runtimes = [name for name in ("onnxruntime", "onnxruntime-gpu") if found[name]]
-    providers, trouble = _query_providers() if runtimes else ((), "not installed")
+    versions = {name: _installed_version(name) for name, _ in REPORTED_PACKAGES}
+    runtimes = [name for name in ("onnxruntime", "onnxruntime-gpu") if versions[name]]
+    providers, import_error = _query_providers() if runtimes else ((), "not installed")
     gpu, nvcc = driver.query_driver(), driver.find_nvcc()
     warnings = []
     if len(runtimes) == 2:
@@ -100,8 +101,8 @@ def doctor() -> DoctorReport:
             "Both onnxruntime and onnxruntime-gpu are installed and have overwritten each other's files. Keep one: "
             f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'dni-deploy[{'gpu' if _has_usable_gpu(gpu) else 'cpu'}]'"
         )
-    if runtimes and trouble:
-        warnings.append(f"{runtimes[0]} is installed and cannot be imported: {trouble}")
+    if runtimes and import_error:
+        warnings.append(f"{runtimes[0]} is installed and cannot be imported: {import_error}")
     if _has_usable_gpu(gpu) and not nvcc:
         warnings.append(
             "nvcc was not found; it compiles the blend kernel when that is used first. Install NVIDIA's CUDA toolkit, of which "
@@ -109,10 +110,10 @@ def doctor() -> DoctorReport:
         )
     return DoctorReport(
         machine=_describe_machine(gpu, nvcc),
-        packages=tuple((name, found[name], opens) for name, opens in REPORTED_PACKAGES),
-        engines=_list_engines(found, providers, trouble, gpu),
+        packages=tuple((name, versions[name], opens) for name, opens in REPORTED_PACKAGES),
+        engines=_list_engines(versions, providers, import_error, gpu),
         warnings=tuple(warnings),
-        advice=_make_advice(found, gpu),
+        advice=_make_advice(versions, gpu),
     )
 
 
@@ -157,7 +158,7 @@ def _list_engines(
         "onnxruntime": f"{runtime} {versions[runtime]} on the CPU, with weights changed in place",
     }
     states: list[EngineState] = []
-    given: dict[str, str] = {}
+    engine_by_reason: dict[str, str] = {}
     for name, entry in ENGINES.items():
         reason = entry.unavailable_reason(None)
         if reason is None and name.startswith("onnxruntime"):
@@ -166,8 +167,8 @@ def _list_engines(
         if reason is None:
             states.append(EngineState(name, True, runs[name]))
         else:
-            states.append(EngineState(name, False, f"as {given[reason]}" if reason in given else reason))
-            given.setdefault(reason, name)
+            states.append(EngineState(name, False, f"as {engine_by_reason[reason]}" if reason in engine_by_reason else reason))
+            engine_by_reason.setdefault(reason, name)
     return tuple(states)
 
 

@@ -46,7 +46,8 @@ def export(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> Bundle:
-    """Exports a family of checkpoints as a bundle: one graph with every weight under its name, verified, and each member's weights.
+    """Exports a family of checkpoints as a bundle: one graph with every weight under its name, verified, and each member's
+    weights.
 
     Args:
         members: 2 to 16 names with a file, a Checkpoint or a state dict each, in family order.
@@ -82,23 +83,23 @@ def export(
         net = architecture.build(tensors)
     signature = _make_signature(architecture, net, value_range, residual)
     report_progress(progress, 2, PROGRESS_STEPS, "exporting the graph")
-    lifted, error = _export_verified(architecture, net, signature, opset, progress)
+    exported, error = _export_verified(architecture, net, signature, opset, progress)
     log.info("largest relative error of the graph against PyTorch: %.2g", error)
-    _check_tied(family, lifted.tied)
+    _check_tied(family, exported.tied)
     report_progress(progress, 4, PROGRESS_STEPS, "writing the bundle")
-    facts = {name: version(name) for name in VERSIONED_PACKAGES} | {
+    graph_facts = {name: version(name) for name in VERSIONED_PACKAGES} | {
         "onnxruntime": onnxruntime.__version__,
         "probe_error": float(f"{error:.1e}"),
     }
     with log_duration(log, "writing the bundle"):
         bundle = write_bundle(
             output,
-            lifted.graph,
+            exported.graph,
             family,
             signature,
             architecture=architecture.name,
-            graph_facts=facts,
-            tied=lifted.tied,
+            graph_facts=graph_facts,
+            tied=exported.tied,
             force=force,
         )
     report_progress(progress, PROGRESS_STEPS, PROGRESS_STEPS, "done")
@@ -137,16 +138,17 @@ def _make_signature(
 def _export_verified(
     architecture: Architecture, net: nn.Module, signature: Signature, opset: int, progress: OptionalProgress
 ) -> tuple[ExportedGraph, float]:
-    """The graph and the probe's error. A cached graph that fails is thrown away and made anew: it may be of an older network."""
-    lifted, cached = export_graph_cached(architecture.name, net, signature, opset=opset)
+    """The graph and the probe's error. A cached graph that fails is thrown away and made anew: it may be of an older
+    network."""
+    exported, cached = export_graph_cached(architecture.name, net, signature, opset=opset)
     report_progress(progress, 3, PROGRESS_STEPS, "verifying the graph")
     try:
-        return lifted, verify_graph(lifted.graph, net, signature)
+        return exported, verify_graph(exported.graph, net, signature)
     except MismatchError:
         if not cached:
             raise
-    lifted, _ = export_graph_cached(architecture.name, net, signature, opset=opset, fresh=True)
-    return lifted, verify_graph(lifted.graph, net, signature)
+    exported, _ = export_graph_cached(architecture.name, net, signature, opset=opset, fresh=True)
+    return exported, verify_graph(exported.graph, net, signature)
 
 
 def _check_tied(family: Family, tied: Mapping[str, str]) -> None:

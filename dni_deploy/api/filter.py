@@ -100,14 +100,16 @@ def filter(
         bundle_path: The bundle or its path.
         source: A binary file, best unbuffered; it stays open.
         sink: A binary file, best unbuffered; it stays open. Nothing but video is written to it.
-        format: "y4m": 8 bits, 4:2:0, 4:2:2, 4:4:4 and mono; the header's tokens are kept, and a scale factor changes W and H. "rgb24":
-            bare frames of `size`.
+        format: "y4m": 8 bits, 4:2:0, 4:2:2, 4:4:4 and mono; the header's tokens are kept, and a scale factor changes W and
+            H. "rgb24": bare frames of `size`.
         size: "WIDTHxHEIGHT" of rgb24 frames.
         fps: "25" or "30000/1001": for rgb24, and for a y4m header without a rate.
-        matrix: "709", "601", or "auto": y4m does not say, so from 720 lines on BT.709, below BT.601, for input and output alike.
-        alpha: An alpha; a timeline or a curve as text; a file of keyframes, or a log to replay; an AlphaSource; None: the first member
-            alone.
-        listeners: What sets alpha from outside while frames run (`note` gets the ports and the token); `alpha` is then the first one.
+        matrix: "709", "601", or "auto": y4m does not say, so from 720 lines on BT.709, below BT.601, for input and output
+            alike.
+        alpha: An alpha; a timeline or a curve as text; a file of keyframes, or a log to replay; an AlphaSource; None: the
+            first member alone.
+        listeners: What sets alpha from outside while frames run (`note` gets the ports and the token); `alpha` is then the
+            first one.
         alpha_log: A file to write alpha and generation of every written frame to.
         force: Replace a log that exists.
         stamp: y4m: write generation and shares into each frame's line, as the comment XDNI=generation:share,share.
@@ -127,30 +129,30 @@ def filter(
         DniError: As open_session raises.
     """
     options = options or SessionOptions()
-    tell = note or (lambda sentence: None)
+    report_note = note or (lambda sentence: None)
     rate = None if fps is None else parse_rate(fps)
     _check_options(format, size, matrix, rate)
     bundle = Bundle.ensure_open(bundle_path)
     check_signature(bundle.signature)
-    lane = _make_raw_format(format, source, bundle.signature.scale, size, rate, matrix, stamp)
-    for sentence in lane.notes:
-        tell(sentence)
+    raw_format = _make_raw_format(format, source, bundle.signature.scale, size, rate, matrix, stamp)
+    for sentence in raw_format.notes:
+        report_note(sentence)
     with ExitStack() as stack:
         control = stack.enter_context(
             open_frame_alpha(
                 bundle.members,
                 alpha,
-                rate=lane.rate,
+                rate=raw_format.rate,
                 listeners=listeners,
                 extrapolate=options.extrapolate,
-                note=tell,
+                note=report_note,
             )
         )
         session = stack.enter_context(open_session(bundle, options, alpha=control.at(0)))
         log = None
         if alpha_log is not None:  # after the session: one that cannot be opened leaves no empty log
             log = stack.enter_context(AlphaLog(alpha_log, bundle.members, bundle.digest, force=force))
-        return _filter_frames(lane, session, control, sink, log, format)
+        return _filter_frames(raw_format, session, control, sink, log, format)
 
 
 def _check_options(format: str, size: str | None, matrix: str, rate: Fraction | None) -> None:
@@ -202,14 +204,16 @@ def _filter_frames(
             del frame
 
     first = session.generation
-    written, closed = 0, False
+    written, output_closed = 0, False
     try:
         write_whole(sink, raw_format.encode_header())
     except OutputClosedError:
-        closed = True
-    if not closed:
-        written, closed = run_pipeline(read_frames(), process_frame, write_frames, PIPE_LIMITS, lambda: check_output_open(sink))
-    if not written and not closed:
+        output_closed = True
+    if not output_closed:
+        written, output_closed = run_pipeline(
+            read_frames(), process_frame, write_frames, PIPE_LIMITS, lambda: check_output_open(sink)
+        )
+    if not written and not output_closed:
         raise InputError("The stream ended before its first frame; see what the program before the pipe says.")
     scaled = f"{raw_format.width * raw_format.scale}x{raw_format.height * raw_format.scale}"
     return FilterReport(
@@ -220,7 +224,7 @@ def _filter_frames(
         rate=None if raw_format.rate is None else str(raw_format.rate),
         alpha=dict(zip(session.members, session.alpha.values, strict=True)),
         changes=session.generation - first,
-        closed_by="sink" if closed else "source",
+        closed_by="sink" if output_closed else "source",
         engine=session.engine.name,
         engine_reason=session.engine_reason,
         seconds=time.perf_counter() - started[0] if started else 0.0,

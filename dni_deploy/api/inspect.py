@@ -121,8 +121,9 @@ class InspectReport:
         verification_error: Largest relative error that export measured against PyTorch; None if it was not recorded.
         plans: The plans that were built from the bundle, which are no part of it.
         recalibration: Re-estimated BatchNorm statistics: calibration points, and the images with their SHA-256; None without.
-        slider: The perceptually uniform slider: the members at its positions 0 and 1, the number of its points, and if recorded, the
-            images with their SHA-256 and the largest step over the mean step, by alpha (before) and by the slider (after); None without.
+        slider: The perceptually uniform slider: the members at its positions 0 and 1, the number of its points, and if
+            recorded, the images with their SHA-256 and the largest step over the mean step, by alpha (before) and by the
+            slider (after); None without.
         groups: Each weight with the roles and the depth that rules for alpha select by.
     """
 
@@ -166,7 +167,7 @@ def inspect(bundle_path: str | os.PathLike[str]) -> InspectReport:
     manifest, graph = bundle.manifest, bundle.read_graph()
     role = find_weight_roles(graph, bundle.weight_names)
     error = manifest.graph_facts.get("probe_error")
-    known = read_recalibration(bundle)
+    recalibration = read_recalibration(bundle)
     return InspectReport(
         path=os.fspath(bundle.path),
         architecture=bundle.architecture,
@@ -186,7 +187,7 @@ def inspect(bundle_path: str | os.PathLike[str]) -> InspectReport:
         graph_facts=dict(manifest.graph_facts),
         verification_error=float(error) if isinstance(error, (int, float)) else None,
         plans=list_plans(bundle.path),
-        recalibration=None if known is None else known.describe(),
+        recalibration=None if recalibration is None else recalibration.describe(),
         slider=_describe_slider(bundle),
         groups=WeightGroups.from_graph(graph, bundle.weight_names).weights,
     )
@@ -205,14 +206,14 @@ def list_plans(bundle_path: Path) -> tuple[PlanRow, ...]:
         files = sorted(entry for entry in (bundle_path / "plans").iterdir() if entry.is_file())
     except OSError:
         return ()
-    found = []
+    plans = []
     for file in files:
         match = PLAN_FILE_NAME.fullmatch(file.name)
         if match:
             kind = match["kind"]
             engine = match["runtime"] or ("tensorrt" if kind == "refit" else f"tensorrt-{kind}")
-            found.append(PlanRow(file.name, engine, match["precision"] or "fp32", file.stat().st_size))
-    return tuple(found)
+            plans.append(PlanRow(file.name, engine, match["precision"] or "fp32", file.stat().st_size))
+    return tuple(plans)
 
 
 def find_weight_roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, str]:
@@ -229,7 +230,7 @@ def find_weight_roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, st
     for node in graph.graph.node:
         for index, name in enumerate(node.input):
             consumers.setdefault(name, []).append((node, index))
-    found = {}
+    roles = {}
     for name in names:
         seen, queue, uses = {name}, [name], []
         while queue:
@@ -240,5 +241,5 @@ def find_weight_roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, st
                     queue += handed_on
                 else:
                     uses.append(WEIGHT_ROLES.get((node.op_type, index), f"{node.op_type} input {index}"))
-        found[name] = " and ".join(sorted(set(uses))) or "unused"
-    return found
+        roles[name] = " and ".join(sorted(set(uses))) or "unused"
+    return roles

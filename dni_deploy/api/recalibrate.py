@@ -28,18 +28,19 @@ from dni_deploy.utils.progress import OptionalProgress, report_progress
 log = logging.getLogger(__name__)
 
 NOISE_INPUT_WORD = "noise"
-"""Instead of pictures, for a network that makes pictures from noise."""
+"""The word that stands for images, for a network that makes images from noise."""
 
 CROPS_PER_BATCH = 8
-"""Parts that go through the network at once: the activations of more would only take memory."""
+"""Number of crops that go through the network at once: the activations of more would only take memory."""
 
 LATENT_DRAWS = 256
-"""Of noise; a latent has one pixel, and the first layers' statistics come from so many numbers a channel."""
+"""Number of draws of noise; a latent has one pixel, and the first layers' statistics come from so many numbers a channel."""
 
 
 @dataclass(frozen=True)
 class BatchNormShift:
-    """How far the statistics of one BatchNorm are from the blend of the members', at the calibration point where that is farthest.
+    """How far the statistics of one BatchNorm are from the blend of the members', at the calibration point where that is
+    farthest.
 
     Attributes:
         layer: Name of the layer.
@@ -97,7 +98,8 @@ def recalibrate(
 ) -> RecalibrationReport:
     """Estimates mean and variance before each BatchNorm at blends between the members, and stores them in the bundle.
 
-    Every engine then computes with them, interpolated between the calibration points; each member alone stays as it is, bit for bit.
+    Every engine then computes with them, interpolated between the calibration points; each member alone stays as it is, bit
+    for bit.
 
     Args:
         bundle_path: The bundle or its path.
@@ -121,26 +123,35 @@ def recalibrate(
     """
     started = time.perf_counter()
     bundle = Bundle.ensure_open(bundle_path)
-    where = os.fspath(bundle.path)
+    bundle_name = os.fspath(bundle.path)
     if remove:
         if bundle.manifest.recalibration is None:
-            raise UsageError(f"{escape_name(where)} has no re-estimated statistics to remove.")
+            raise UsageError(f"{escape_name(bundle_name)} has no re-estimated statistics to remove.")
         digest = store_recalibration(bundle, None).digest
-        return RecalibrationReport(where, digest, 0, (), 0, 0, (), time.perf_counter() - started, removed=True)
+        return RecalibrationReport(bundle_name, digest, 0, (), 0, 0, (), time.perf_counter() - started, removed=True)
     if bundle.manifest.recalibration is not None and not force:
         raise UsageError(
-            f"{escape_name(where)} has re-estimated statistics; give --force to replace them. Nothing was written."
+            f"{escape_name(bundle_name)} has re-estimated statistics; give --force to replace them. Nothing was written."
         )
     if not list_statistics_names(bundle):
-        raise MismatchError(f"The network of {escape_name(where)} has no BatchNorm whose statistics could be re-estimated.")
+        raise MismatchError(
+            f"The network of {escape_name(bundle_name)} has no BatchNorm whose statistics could be re-estimated."
+        )
     steps = default_steps(len(bundle.members), calibration_points)
     inputs, sources = _read_inputs(bundle.signature, [images] if isinstance(images, (str, os.PathLike)) else list(images))
     with log_duration(log, "estimating the BatchNorm statistics"):
-        made, moved = estimate_statistics(bundle, inputs, steps, sources, threads, progress)
-    digest = store_recalibration(bundle, serialize_recalibration(made)).digest
-    parts, side = len(inputs), inputs.shape[-1]
+        table, shifts = estimate_statistics(bundle, inputs, steps, sources, threads, progress)
+    digest = store_recalibration(bundle, serialize_recalibration(table)).digest
+    sample_count, side = len(inputs), inputs.shape[-1]
     return RecalibrationReport(
-        where, digest, len(made.calibration_points), moved, parts, side, tuple(sources), time.perf_counter() - started
+        bundle_name,
+        digest,
+        len(table.calibration_points),
+        shifts,
+        sample_count,
+        side,
+        tuple(sources),
+        time.perf_counter() - started,
     )
 
 
@@ -165,28 +176,30 @@ def estimate_statistics(
     Returns:
         The table of statistics, and how far each layer moved.
     """
-    home = import_optional("engines.onnxruntime_cpu.statistics")
+    statistics = import_optional("engines.onnxruntime_cpu.statistics")
     report_progress(progress, 0, 1, "reading the members")
     members = [bundle.read_weights(member) for member in bundle.members]
-    statistician = home.BatchNormEstimator(bundle.read_graph(), bundle.weight_names, threads)
-    knots = enumerate_calibration_points(len(members), steps) / steps
+    estimator = statistics.BatchNormEstimator(bundle.read_graph(), bundle.weight_names, threads)
+    points = enumerate_calibration_points(len(members), steps) / steps
     batches = [inputs[start : start + CROPS_PER_BATCH] for start in range(0, len(inputs), CROPS_PER_BATCH)]
     estimates = []
-    for number, knot in enumerate(knots):
-        told = ", ".join(f"{escape_name(name)}={share:.3g}" for name, share in zip(bundle.members, knot, strict=True) if share)
-        report_progress(progress, number, len(knots), f"statistics at {told}")
-        estimates.append(statistician.estimate(blend_float64(members, knot), batches))
-    own = {
+    for number, point in enumerate(points):
+        coefficients_text = ", ".join(
+            f"{escape_name(name)}={share:.3g}" for name, share in zip(bundle.members, point, strict=True) if share
+        )
+        report_progress(progress, number, len(points), f"statistics at {coefficients_text}")
+        estimates.append(estimator.estimate(blend_float64(members, point), batches))
+    member_statistics = {
         layer.mean: [
             (tensors[layer.mean].astype(np.float64), tensors[layer.variance].astype(np.float64)) for tensors in members
         ]
-        for layer in statistician.layers
+        for layer in estimator.layers
     }
-    epsilons = {layer.mean: layer.epsilon for layer in statistician.layers}
-    corrected = correct_estimates(knots, estimates, own, epsilons)
-    inner = knots.max(axis=1) < 1.0
+    epsilons = {layer.mean: layer.epsilon for layer in estimator.layers}
+    corrected = correct_estimates(points, estimates, member_statistics, epsilons)
+    inner = points.max(axis=1) < 1.0
     rows = {}
-    for layer in statistician.layers:
+    for layer in estimator.layers:
         pairs = [pair for pair, is_inner in zip(corrected[layer.mean], inner, strict=True) if is_inner]
         rows[layer.mean] = np.stack([mean for mean, _ in pairs])
         rows[layer.variance] = np.stack([variance for _, variance in pairs])
@@ -194,19 +207,19 @@ def estimate_statistics(
         "parts": len(inputs),
         "side": int(inputs.shape[-1]),
         "pictures": [source._asdict() for source in sources] or NOISE_INPUT_WORD,
-        "made_by": f"onnxruntime {home.get_runtime_version()}",
+        "made_by": f"onnxruntime {statistics.get_runtime_version()}",
     }
-    made = BatchNormTable.from_inner_statistics(members, steps, rows, about)
-    return made, tuple(_measure_shift(layer, made, own[layer.mean]) for layer in statistician.layers)
+    table = BatchNormTable.from_inner_statistics(members, steps, rows, about)
+    return table, tuple(_measure_shift(layer, table, member_statistics[layer.mean]) for layer in estimator.layers)
 
 
 def _read_inputs(signature: Signature, paths: list[str | os.PathLike[str]]) -> tuple[NDArray[np.float32], list[CropSource]]:
     latent = signature.kind == "latent"
     if latent != (paths == [NOISE_INPUT_WORD]) and (latent or paths == [NOISE_INPUT_WORD]):
         raise UsageError(
-            "This network makes pictures from noise, so that no picture goes into it; give the word noise instead."
+            "This network makes images from noise, so that no image goes into it; give the word noise instead."
             if latent
-            else "This network takes pictures; name some that are degraded as its input will be, not noise."
+            else "This network takes images; name some that are degraded as its input will be, not noise."
         )
     if latent:
         shape = (LATENT_DRAWS, signature.input_channels, 1, 1)
@@ -219,12 +232,14 @@ def _measure_shift(
 ) -> BatchNormShift:
     means, variances = (np.stack(rows) for rows in zip(*member_statistics, strict=True))
     plain_mean, plain_variance = table.calibration_points @ means, np.maximum(table.calibration_points @ variances, 1e-12)
-    found = np.maximum(table.statistics[layer.variance], 1e-12)
-    moved = np.sqrt((((table.statistics[layer.mean] - plain_mean) ** 2) / plain_variance).mean(axis=1))
-    ratios = np.median(np.maximum(found, plain_variance) / np.minimum(found, plain_variance), axis=1)
-    farthest = int(moved.argmax())
+    variances_now = np.maximum(table.statistics[layer.variance], 1e-12)
+    shifts = np.sqrt((((table.statistics[layer.mean] - plain_mean) ** 2) / plain_variance).mean(axis=1))
+    ratios = np.median(np.maximum(variances_now, plain_variance) / np.minimum(variances_now, plain_variance), axis=1)
+    farthest = int(shifts.argmax())
     name = layer.mean.removesuffix("running_mean").rstrip(".") or layer.mean
-    return BatchNormShift(name, float(moved[farthest]), float(ratios.max()), tuple(table.calibration_points[farthest].tolist()))
+    return BatchNormShift(
+        name, float(shifts[farthest]), float(ratios.max()), tuple(table.calibration_points[farthest].tolist())
+    )
 
 
 __all__ = ["BatchNormShift", "RecalibrationReport", "estimate_statistics", "recalibrate"]

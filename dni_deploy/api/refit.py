@@ -96,15 +96,16 @@ def refit(
     Args:
         bundle_path: The bundle or its path.
         alpha: The alpha.
-        output: NAME.onnx: one self-contained file with float32 weights. NAME.safetensors: a checkpoint with every tensor of the first
-            member, floats blended and in its dtypes, integers as they are. Both name members, shares and the bundle's digest in their
-            metadata. NAME.plan or NAME.engine: a plain TensorRT engine with the blend in it, for programs that load engines
-            themselves; made from the bundle's plan, so it runs on this kind of GPU with this TensorRT alone.
+        output: NAME.onnx: one self-contained file with float32 weights. NAME.safetensors: a checkpoint with every tensor of
+            the first member, floats blended and in its dtypes, integers as they are. Both name members, shares and the
+            bundle's digest in their metadata. NAME.plan or NAME.engine: a plain TensorRT engine with the blend in it, for
+            programs that load engines themselves; made from the bundle's plan, so it runs on this kind of GPU with this
+            TensorRT alone.
         precision: "fp32" or "fp16": which of the bundle's plans to use for a TensorRT engine; None: the newest.
         force: Replace an output that exists.
         extrapolate: Allow coefficients outside 0 to 1, as far as every variance stays positive.
-        rules: For groups of weights that have an alpha of their own; the metadata names them, too. A tensor that the graph does not
-            read has the alpha of all others, one that shares its values with another has that one's.
+        rules: For groups of weights that have an alpha of their own; the metadata names them, too. A tensor that the graph
+            does not read has the alpha of all others, one that shares its values with another has that one's.
         save_preset: A file to save alpha and rules to, as well.
 
     Returns:
@@ -140,48 +141,52 @@ def refit(
     with write_file_atomically(target, force=force) as temporary:  # first of all, so that an existing output costs no blend
         members = [bundle.read_tensors(member) for member in bundle.members]
         keys = [name for name, tensor in members[0].items() if tensor.dtype.kind == "f"]
-        bound = None
+        alpha_rules = None
         if rules:
             groups = WeightGroups.from_bundle(bundle)
-            bound = AlphaRules.parse(list(rules), groups, bundle.members, extrapolate=extrapolate)
-        shares = _tensor_coefficients(bundle, keys, coefficients, bound)
+            alpha_rules = AlphaRules.parse(list(rules), groups, bundle.members, extrapolate=extrapolate)
+        coefficients_by_tensor = _tensor_coefficients(bundle, keys, coefficients, alpha_rules)
         guard = VarianceGuard(members, list_variance_names(keys, bundle.read_graph()))
-        if bound is None:
+        if alpha_rules is None:
             guard.check(coefficients)
         else:
-            guard.check_per_tensor(dict(zip(keys, shares, strict=True)), coefficients)
+            guard.check_per_tensor(dict(zip(keys, coefficients_by_tensor, strict=True)), coefficients)
         floats = [{name: tensors[name] for name in keys} for tensors in members]
-        known = read_recalibration(bundle, members)
-        if known is not None:
+        recalibration = read_recalibration(bundle, members)
+        if recalibration is not None:
             log.info("the re-estimated BatchNorm statistics of %s are in use", bundle.path)
         with log_duration(log, "blending"):
-            values = blend_tensors(floats, shares, known)
+            values = blend_tensors(floats, coefficients_by_tensor, recalibration)
         for name, other in bundle.manifest.tied.items():  # the same BatchNorm under another name
-            if known is not None and other in known.statistics and name in values:
+            if recalibration is not None and other in recalibration.statistics and name in values:
                 values[name] = values[other]
-        about = {
+        metadata = {
             "members": list(coefficients.members),
             "shares": list(coefficients.values),
             "bundle_sha256": bundle.digest,
             "architecture": bundle.architecture,
         }
-        if bound is not None:
-            about["rules"] = [rule.to_json() for rule in bound.rules]
-        engine_shares = coefficients.to_array() if bound is None else bound.compute_coefficients(coefficients.to_array())
+        if alpha_rules is not None:
+            metadata["rules"] = [rule.to_json() for rule in alpha_rules.rules]
+        engine_coefficients = (
+            coefficients.to_array() if alpha_rules is None else alpha_rules.compute_coefficients(coefficients.to_array())
+        )
         if suffix != ".safetensors":
             rounded = {name: _round_to_dtype(name, values[name], np.dtype(np.float32)) for name in bundle.weight_names}
             data = (
-                _make_onnx_file(bundle, rounded, about)
+                _make_onnx_file(bundle, rounded, metadata)
                 if suffix == ".onnx"
-                else _make_tensorrt_engine(bundle, engine_shares, precision)
+                else _make_tensorrt_engine(bundle, engine_coefficients, precision)
             )
         else:
             rounded = {name: _round_to_dtype(name, values[name], members[0][name].dtype) for name in keys}
-            data = save({**members[0], **rounded}, {"dni_deploy": json.dumps(about)})
+            data = save({**members[0], **rounded}, {"dni_deploy": json.dumps(metadata)})
         changed = _measure_changes(rounded, members[0])
         write_bytes(temporary, data)
         if save_preset is not None:
-            Preset(bundle.members, coefficients, () if bound is None else bound.rules).write(save_preset, force=force)
+            Preset(bundle.members, coefficients, () if alpha_rules is None else alpha_rules.rules).write(
+                save_preset, force=force
+            )
     return RefitReport(
         output=os.fspath(target),
         alpha=dict(zip(coefficients.members, coefficients.values, strict=True)),
@@ -189,7 +194,7 @@ def refit(
         seconds=time.perf_counter() - start,
         sha256=sha256(data).hexdigest(),
         size=len(data),
-        rules=() if bound is None else bound.describe_rules(),
+        rules=() if alpha_rules is None else alpha_rules.describe_rules(),
     )
 
 

@@ -109,11 +109,11 @@ def run(
     Args:
         bundle_path: The bundle or its path.
         inputs: A file, a folder, or several. Of a folder: the images directly in it, in the order of their names.
-        output: For a single file, the image to write (its suffix is the format). Otherwise, or if such a folder exists, a folder
-            that is created and gets each image under its own name.
+        output: For a single file, the image to write (its suffix is the format). Otherwise, or if such a folder exists, a
+            folder that is created and gets each image under its own name.
         alpha: The alpha; required unless there is an alpha map between two members.
-        alpha_map: A gray image: each pixel gets an alpha between `alpha` (black; None: the second of two members alone) and that of
-            its white (the first member alone unless AlphaMapOptions says otherwise), see render_map.
+        alpha_map: A gray image: each pixel gets an alpha between `alpha` (black; None: the second of two members alone) and
+            that of its white (the first member alone unless AlphaMapOptions says otherwise), see render_map.
         tile: Side of the tiles in input pixels; None: tiles of at most 512 output pixels.
         overlap: Number of input pixels that tiles share; None: the network's radius.
         options: Options of the session, its rules among them.
@@ -140,7 +140,9 @@ def run(
         if save_preset is not None:
             Preset(session.members, session.alpha, () if rules is None else rules.rules).write(save_preset, force=force)
         ends = None if map_options is None else AlphaMapRange.from_options(session, alpha, map_options.white)
-        spatial = None if map_options is None or mask is None or ends is None else AlphaMapRenderer(session, map_options, mask, ends)
+        spatial = (
+            None if map_options is None or mask is None or ends is None else AlphaMapRenderer(session, map_options, mask, ends)
+        )
         started = time.perf_counter()
         rows: list[ImageResult] = []
         failures: list[DniError] = []
@@ -168,7 +170,9 @@ def run(
         )
     if failures and len(failures) == len(tasks):
         raise (
-            failures[0] if len(tasks) == 1 else type(failures[0])(f"None of {len(tasks)} images was processed. First: {failures[0]}")
+            failures[0]
+            if len(tasks) == 1
+            else type(failures[0])(f"None of {len(tasks)} images was processed. First: {failures[0]}")
         )
     if failures:
         raise PartialResultError(
@@ -180,7 +184,9 @@ def run(
 
 def _make_image_progress(progress: OptionalProgress, done: int, total: int, name: str) -> OptionalProgress:
     """Makes the progress within one image: it counts the runs of the network and leaves the number of images as it is."""
-    return progress and (lambda run, runs, what: report_progress(progress, done, total, f"{name}: run {run + 1} of {runs}, {what}"))
+    return progress and (
+        lambda run, runs, what: report_progress(progress, done, total, f"{name}: run {run + 1} of {runs}, {what}")
+    )
 
 
 def _to_dict(coefficients: Coefficients) -> dict[str, float]:
@@ -250,7 +256,8 @@ def _check_tasks(tasks: Sequence[ImageTask], force: bool, other_inputs: Sequence
         twin = source_by_output.setdefault(str(task.output_path).casefold(), task.source_path)
         if twin is not task.source_path:
             raise UsageError(
-                f"{escape_name(twin)} and {escape_name(task.source_path)} would both be written to {escape_name(task.output_path)}. Nothing was written."
+                f"{escape_name(twin)} and {escape_name(task.source_path)} would both be written to "
+                f"{escape_name(task.output_path)}. Nothing was written."
             )
     existing = [task.output_path for task in tasks if os.path.lexists(task.output_path)]
     if existing and not force:

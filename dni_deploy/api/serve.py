@@ -99,11 +99,12 @@ def serve(
 
     Args:
         bundle: The bundle or its path.
-        source: An image, or a video file, which is played in a loop; None: the camera, or the photograph that ships with the package.
+        source: An image, or a video file, which is played in a loop; None: the camera, or the photograph that ships with
+            the package.
         host: The address to listen on. Only this machine can connect unless the host says otherwise, which takes a token.
         port: The TCP port; 0: any free port.
-        alpha: The first alpha; alpha over time, as open_alpha_source reads it, is followed until somebody moves a control. None: equal
-            shares.
+        alpha: The first alpha; alpha over time, as open_alpha_source reads it, is followed until somebody moves a control.
+            None: equal shares.
         listeners: What sets alpha besides the page; without a plane in it: a triangle for three members, the corners for four.
         camera: Number of the camera to show; None: the source.
         size: "WIDTHxHEIGHT": frames are scaled down to fit it before they reach the network.
@@ -128,69 +129,69 @@ def serve(
         raise UsageError(f"The quality is from 1 to 95, got {escape_name(quality, 40)}.")
     if not 1 <= fps <= MAX_FPS:
         raise UsageError(f"The frame rate is from 1 to {MAX_FPS}, got {escape_name(fps, 40)}.")
-    box = parse_size(size)
-    bounds = limits or PageLimits()
-    secret = choose_token(token, host)
+    max_size = parse_size(size)
+    page_limits = limits or PageLimits()
+    page_token = choose_token(token, host)
     opened = Bundle.ensure_open(bundle)
     check_signature(opened.signature)
     first, timeline = _choose_initial_alpha(alpha, opened.members)
     options, listeners = options or SessionOptions(), listeners or ListenerOptions()
-    pad = listeners.read_plane(opened.members)
-    if pad is None and len(opened.members) in (3, 4):
-        pad = ControlPlane.default(opened.members)
+    control_plane = listeners.read_plane(opened.members)
+    if control_plane is None and len(opened.members) in (3, 4):
+        control_plane = ControlPlane.default(opened.members)
 
     def open_member(member: str) -> Session:
         return open_session(opened, options, alpha=Coefficients.one_hot(member, opened.members), rules=())
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with ExitStack() as stack:
         listening = open_listening_socket(host, port)
         stack.callback(listening.close)
-        pictures = open_frame_source(source, box, camera)
+        frame_source = open_frame_source(source, max_size, camera)
         closing = stack.enter_context(ExitStack())
-        closing.callback(pictures.close)
-        live = stack.enter_context(open_session(opened, options, alpha=first))
-        cell = SharedAlpha(opened.members, live.alpha, slew=listeners.slew)
+        closing.callback(frame_source.close)
+        session = stack.enter_context(open_session(opened, options, alpha=first))
+        shared_alpha = SharedAlpha(opened.members, session.alpha, slew=listeners.slew)
         blend = PixelBlend(opened.members, open_member)
         stack.callback(blend.close)
-        stage = Renderer(live, cell, pictures, pixel_blend=blend, timeline=timeline, quality=quality, fps=fps)
+        renderer = Renderer(session, shared_alpha, frame_source, pixel_blend=blend, timeline=timeline, quality=quality, fps=fps)
         closing.pop_all()  # the source is the stage's now
-        stack.callback(stage.close)
-        stack.enter_context(open_listeners(cell, listeners, plane=pad))
-        facts = {
+        stack.callback(renderer.close)
+        stack.enter_context(open_listeners(shared_alpha, listeners, plane=control_plane))
+        page_facts = {
             "members": list(opened.members),
-            "plane": None if pad is None else {name: list(place) for name, place in pad.places},
+            "plane": None if control_plane is None else {name: list(place) for name, place in control_plane.places},
             "slider": None
             if opened.slider is None or len(opened.members) != 2
             else [list(knot) for knot in opened.slider.points],
             "timeline": timeline is not None,
-            "engine": live.engine.name,
-            "rules": [] if live.rules is None else [str(rule) for rule in live.rules.rules],
+            "engine": session.engine.name,
+            "rules": [] if session.rules is None else [str(rule) for rule in session.rules.rules],
             "name": escape_name(Path(os.fspath(bundle)).name if not isinstance(bundle, Bundle) else "bundle", 80),
             "scale": opened.signature.scale,
             "fps": fps,
-            "upload": bounds.max_image_bytes,
+            "upload": page_limits.max_image_bytes,
         }
-        desk = AppState(stage, cell, pad, facts, box, bounds)
-        page = PageServer(desk, listening, secret, host)
+        app_state = AppState(renderer, shared_alpha, control_plane, page_facts, max_size, page_limits)
+        page = PageServer(app_state, listening, page_token, host)
         serving = ServeStatus(
             page.url,
             opened.members,
-            dict(zip(opened.members, live.alpha.values, strict=True)),
-            live.engine.name,
-            live.engine_reason,
-            pictures.name,
+            dict(zip(opened.members, session.alpha.values, strict=True)),
+            session.engine.name,
+            session.engine_reason,
+            frame_source.name,
             listeners.osc,
             ""
             if is_loopback_host(host)
             else f"Other machines can reach this page at port {page.port}; whoever has the token is in.",
         )
-        stage.start()
+        renderer.start()
         page.run(None if on_started is None else lambda: on_started(serving, page))
-        made, failure = stage.frame_count, stage.failure
+        frame_count, failure = renderer.frame_count, renderer.failure
     if failure is not None:
-        raise EngineError("The thread that makes the pictures has failed.") from failure
-    return ServeReport(made, time.perf_counter() - begun)
+        raise EngineError("The thread that renders the frames has failed.") from failure
+    return ServeReport(frame_count, time.perf_counter() - started)
 
 
 def _choose_initial_alpha(alpha: Alpha | None, members: tuple[str, ...]) -> tuple[Coefficients, AlphaSource | None]:

@@ -26,11 +26,11 @@ from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 
 INITIAL_ALPHA_STEPS, DEFAULT_SLIDER_STEPS = 16, 32
-"""Steps of alpha that are measured first, and then of the slider that they give, where nothing is said: so the knots of the final
-one lie close where the picture moves fast. Between them the slider is straight."""
+"""Steps of alpha that are measured first, and then of the slider that results: so the points of the final slider lie close
+together where the image changes fast. Between them the slider is linear."""
 
 REPORTED_STEPS = 20
-"""Steps by which evenness is told: the paper's 0.05."""
+"""Number of steps by which evenness is reported: the paper's 0.05."""
 
 
 @dataclass(frozen=True)
@@ -107,60 +107,63 @@ def slider(
     Raises:
         UsageError: A slider exists already, there is none to remove, there is no image, or `steps` is out of range.
         MismatchError: The family has more than two members, so that its controls have no two ends; or an image never changes.
-        DniError: As open_session raises. In all cases the bundle is as it was; storing is one step, and a crash leaves the old slider
-            or the new one.
+        DniError: As open_session raises. In all cases the bundle is as it was; storing is one step, and a crash leaves the
+            old slider or the new one.
     """
     opened = Bundle.ensure_open(bundle_path)
-    where = os.fspath(opened.path)
+    bundle_name = os.fspath(opened.path)
     if remove:
         if opened.slider is None:
-            raise UsageError(f"{escape_name(where)} has no slider to remove.")
+            raise UsageError(f"{escape_name(bundle_name)} has no slider to remove.")
         store_slider(opened, None)
-        return SliderReport(where, opened.members, (), removed=True)
+        return SliderReport(bundle_name, opened.members, (), removed=True)
     files = _check_request(opened, steps, plot, force)
-    probes = list_images(images)
-    if not probes:
-        raise UsageError("A slider is measured on at least one picture; name one like those that it will be moved over.")
-    others = list_images(held_out)
+    image_paths = list_images(images)
+    if not image_paths:
+        raise UsageError("A slider is measured on at least one image; name one like those that it will be used for.")
+    held_out_paths = list_images(held_out)
     with open_session(opened, options) as session:
-        trials, notes = read_test_images([(path, None) for path in probes], session.signature, crop)
-        unseen, more = read_test_images([(path, None) for path in others], session.signature, crop)
-        watch = _DistanceMeter(
-            session, progress, INITIAL_ALPHA_STEPS + 1 + steps + 1 + (4 if unseen else 2) * (REPORTED_STEPS + 1)
+        test_images, notes = read_test_images([(path, None) for path in image_paths], session.signature, crop)
+        held_out_images, held_out_notes = read_test_images([(path, None) for path in held_out_paths], session.signature, crop)
+        meter = _DistanceMeter(
+            session, progress, INITIAL_ALPHA_STEPS + 1 + steps + 1 + (4 if held_out_images else 2) * (REPORTED_STEPS + 1)
         )
         alphas = [step / INITIAL_ALPHA_STEPS for step in range(INITIAL_ALPHA_STEPS + 1)]
-        rough = PerceptualSlider.from_distances(alphas, watch.measure_distances(trials, alphas))
+        rough = PerceptualSlider.from_distances(alphas, meter.measure_distances(test_images, alphas))
         alphas = [rough.alpha_at(step / steps) for step in range(steps + 1)]
-        made = PerceptualSlider.from_distances(alphas, watch.measure_distances(trials, alphas))
-        plain = [step / REPORTED_STEPS for step in range(REPORTED_STEPS + 1)]
-        even = [made.alpha_at(position) for position in plain]
-        by_alpha, by_slider = watch.measure_distances(trials, plain), watch.measure_distances(trials, even)
-        told = None
-        if unseen:
-            told = (
-                compute_unevenness(watch.measure_distances(unseen, plain)),
-                compute_unevenness(watch.measure_distances(unseen, even)),
+        new_slider = PerceptualSlider.from_distances(alphas, meter.measure_distances(test_images, alphas))
+        alpha_steps = [step / REPORTED_STEPS for step in range(REPORTED_STEPS + 1)]
+        slider_alphas = [new_slider.alpha_at(position) for position in alpha_steps]
+        by_alpha, by_slider = (
+            meter.measure_distances(test_images, alpha_steps),
+            meter.measure_distances(test_images, slider_alphas),
+        )
+        held_out_unevenness = None
+        if held_out_images:
+            held_out_unevenness = (
+                compute_unevenness(meter.measure_distances(held_out_images, alpha_steps)),
+                compute_unevenness(meter.measure_distances(held_out_images, slider_alphas)),
             )
         report = SliderReport(
-            where,
+            bundle_name,
             opened.members,
-            made.points,
+            new_slider.points,
             by_alpha,
             by_slider,
             compute_unevenness(by_alpha),
             compute_unevenness(by_slider),
-            told,
-            images=len(trials),
+            held_out_unevenness,
+            images=len(test_images),
             engine=session.engine.name,
             engine_reason=session.engine_reason,
-            notes=(*notes, *more),
+            notes=(*notes, *held_out_notes),
             files=files,
         )
     drawn = None if plot is None else _draw_plot(report, plot)
-    store_slider(opened, made.points, _describe_measurement(report, probes, others))
+    store_slider(opened, new_slider.points, _describe_measurement(report, image_paths, held_out_paths))
     if plot is not None and drawn is not None:
         import_optional("dni_deploy.utils.atomic_write").write_bytes_atomically(plot, drawn, force=force)
-    report_progress(progress, watch.total, watch.total, "done")
+    report_progress(progress, meter.total, meter.total, "done")
     return report
 
 
@@ -171,26 +174,26 @@ def compute_unevenness(distances: Sequence[float]) -> float:
 
 
 class _DistanceMeter:
-    """The pictures at one alpha after the other, and how far they moved."""
+    """Renders test images at one alpha after the other, and measures how far they moved."""
 
     def __init__(self, session: Session, progress: OptionalProgress, total: int) -> None:
         self._session, self._progress, self.total, self._done_count = session, progress, total, 0
 
-    def measure_distances(self, trials: Sequence[TestImage], alphas: Sequence[float]) -> tuple[float, ...]:
-        """Mean CIEDE2000 over pixels and pictures from each alpha to the next."""
-        pictures = None
-        found = []
+    def measure_distances(self, test_images: Sequence[TestImage], alphas: Sequence[float]) -> tuple[float, ...]:
+        """Measures the mean CIEDE2000 over pixels and images from each alpha to the next."""
+        previous = None
+        distances = []
         for alpha in alphas:
             report_progress(self._progress, min(self._done_count, self.total), self.total, f"alpha {alpha:.3f}")
             self._done_count += 1
             self._session.alpha = alpha
-            latest = [to_lab(self._render_frame(trial)) for trial in trials]
-            if pictures is not None:
-                found.append(
-                    statistics.fmean(compute_color_difference(one, other) for one, other in zip(latest, pictures, strict=True))
+            latest = [to_lab(self._render_frame(trial)) for trial in test_images]
+            if previous is not None:
+                distances.append(
+                    statistics.fmean(compute_color_difference(one, other) for one, other in zip(latest, previous, strict=True))
                 )
-            pictures = latest
-        return tuple(found)
+            previous = latest
+        return tuple(distances)
 
     def _render_frame(self, trial: TestImage) -> Frame:
         return run_tiled(self._session, trial.frame, self._session.signature)

@@ -75,8 +75,8 @@ def sweep(
 ) -> SweepReport:
     """Processes one image at many alphas and draws a contact sheet, and on request a page with a slider and a plot.
 
-    Two members: alpha 0 to 1, the first member's share. More members: from each to the next, in family order, with `steps` alphas
-    between each two (where two paths meet, the member occurs once).
+    Two members: alpha 0 to 1, the first member's share. More members: from each to the next, in family order, with `steps`
+    alphas between each two (where two paths meet, the member occurs once).
 
     Args:
         bundle_path: The bundle or its path.
@@ -98,7 +98,8 @@ def sweep(
         The report.
 
     Raises:
-        UsageError: Outputs exist or have no known format, `steps` is out of range, or a plot has no reference. Nothing was written.
+        UsageError: Outputs exist or have no known format, `steps` is out of range, or a plot has no reference. Nothing was
+            written.
         MismatchError: The reference has another size. Nothing was written.
         DniError: As read_image and open_session raise.
     """
@@ -133,7 +134,8 @@ def sweep(
 
 
 def plan_alphas(members: int, steps: int) -> list[tuple[float, ...]]:
-    """Lists the coefficients along the path: for two members alpha 0 to 1, for more from the first to the second, to the third, ..."""
+    """Lists the coefficients along the path: for two members alpha 0 to 1, for more from the first to the second, to the
+    third, ..."""
     if members == 2:
         return [(step / (steps - 1), 1 - step / (steps - 1)) for step in range(steps)]
     path = [tuple(float(index == 0) for index in range(members))]
@@ -169,7 +171,7 @@ def measure_path(
         The rendered frames, and a row for each.
     """
     frames: list[Frame] = []
-    taken: list[tuple[float, float]] = []
+    times_s: list[tuple[float, float]] = []
     for done, shares in enumerate(path):
         report_progress(progress, done, len(path), describe_coefficients(session.members, shares))
         generation = session.generation
@@ -178,7 +180,7 @@ def measure_path(
         session.wait_until_applied()  # on a GPU the change would else be queued, and counted as the frame's
         changed = time.perf_counter()
         frames.append(run_tiled(session, frame, session.signature, tile, overlap))
-        taken.append((changed - started if session.generation != generation else 0.0, time.perf_counter() - changed))
+        times_s.append((changed - started if session.generation != generation else 0.0, time.perf_counter() - changed))
     return frames, tuple(
         SweepPoint(
             shares,
@@ -187,7 +189,7 @@ def measure_path(
             change,
             seconds,
         )
-        for shares, output, (change, seconds) in zip(path, frames, taken, strict=True)
+        for shares, output, (change, seconds) in zip(path, frames, times_s, strict=True)
     )
 
 
@@ -217,7 +219,7 @@ def _check_outputs(
     if not isinstance(steps, int) or not 2 <= steps <= MAX_SWEEP_STEPS:
         raise UsageError(f"A sweep has 2 to {MAX_SWEEP_STEPS} steps, got {escape_name(steps)}.")
     if plot is not None and reference is None:
-        raise UsageError("A plot shows PSNR against alpha and needs the clean picture: give --reference.")
+        raise UsageError("A plot shows PSNR against alpha and needs the clean image: give --reference.")
     output_format(output)
     if html is not None:
         check_page_name(html)
@@ -237,5 +239,5 @@ def _check_sizes(session: Session, frame: Frame, reference: Frame | None, count:
     if height * width * count > MAX_OUTPUT_PIXELS:
         raise UsageError(
             f"{count} outputs of {width}x{height} pixels are more than a sweep holds ({MAX_OUTPUT_PIXELS:,}); take fewer steps or a part "
-            "of the picture. Nothing was written."
+            "of the image. Nothing was written."
         )

@@ -55,7 +55,7 @@ FRONT_EVALUATIONS = 7
 
 
 def _reject_images(picture: Frame, reference: Frame) -> float:
-    raise TypeError("SURE judges two inferences, not two pictures")
+    raise TypeError("SURE judges two inferences, not two images")
 
 
 def _format_estimate(error: float) -> str:
@@ -84,15 +84,16 @@ def tune(
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> TuneReport:
-    """Finds the alpha that is best, over one or several images. The engine is opened once: an evaluation costs a refit and a frame.
+    """Finds the alpha that is best, over one or several images. The engine is opened once: an evaluation costs a refit and
+    a frame.
 
     Args:
         bundle_path: The bundle or its path.
         images: Files or folders.
         reference: Clean images of the output's size: one for each image in their order, or a folder with the same names.
         metric: One or several of psnr, ssim, haarpsi, ciede2000, lpips, package.module:function (min:... if less is better).
-        noise: Instead of a reference, for denoisers: sigma in values of 0..255, or "auto" to estimate it from each image. The error is
-            then estimated by SURE, in two inferences.
+        noise: Instead of a reference, for denoisers: sigma in values of 0..255, or "auto" to estimate it from each image.
+            The error is then estimated by SURE, in two inferences.
         evaluations: Maximum number of blends to evaluate.
         crop: Side in input pixels of the center crop that is judged; None: 256; 0: the whole image.
         html: A page with images to write.
@@ -116,25 +117,25 @@ def tune(
     files = _check_outputs(html, plot, force)
     pairs = pair_with_references(list_images(images), [] if reference is None else as_path_list(reference))
     with open_session(bundle_path, options) as session:
-        trials, notes = read_test_images(pairs, session.signature, crop)
+        test_images, notes = read_test_images(pairs, session.signature, crop)
         if session.signature.radius is None and notes:
             notes.append(
-                "This network looks at the whole picture (InstanceNorm or attention), so a part of it is another picture to it."
+                "This network depends on the whole image (InstanceNorm or attention), so a crop of it is another image to it."
             )
         budget = _choose_budget(evaluations, len(session.members), len(scores))
-        judge = _make_reference_judge(trials, scores)
+        judge = _make_reference_judge(test_images, scores)
         if sigma is not None:
-            judge, told = _make_noise_judge(session, trials, sigma)
-            notes += told
-        run = _Evaluator(session, scores, judge, len(trials), budget, progress)
-        landscape = Objective(run.evaluate, budget)
+            judge, noise_notes = _make_noise_judge(session, test_images, sigma)
+            notes += noise_notes
+        run = _Evaluator(session, scores, judge, len(test_images), budget, progress)
+        objective = Objective(run.evaluate, budget)
         with log_duration(log, "the search"):
-            _run_search(landscape, len(session.members), len(scores))
-        report = _make_report(session, landscape, scores, run, bundle_path, len(trials), notes, files)
-        shots = _render_examples(session, trials[0], report) if html is not None else {}
+            _run_search(objective, len(session.members), len(scores))
+        report = _make_report(session, objective, scores, run, bundle_path, len(test_images), notes, files)
+        examples = _render_examples(session, test_images[0], report) if html is not None else {}
     report = replace(report, seconds=time.perf_counter() - started)
     if html is not None:
-        page = import_optional("dni_deploy.tuning.page").render_tune_page(report, shots, trials[0].name)
+        page = import_optional("dni_deploy.tuning.page").render_tune_page(report, examples, test_images[0].name)
         write_bytes_atomically(html, page.encode(), force=force)
     if plot is not None:
         drawn = import_optional("dni_deploy.tuning.plot").plot_tuning(report, Path(plot).suffix.lower()[1:])
@@ -188,7 +189,7 @@ def _choose_metrics(
     if (reference is None) == (noise is None):
         what = "Both are given" if noise is not None else "Neither is given"
         raise UsageError(
-            "A blend is judged by clean pictures (--reference) or, for denoisers, by the noise that was in the picture "
+            "A blend is judged by clean images (--reference) or, for denoisers, by the noise that was in the image "
             f"(--noise auto, or its sigma of 255). {what}."
         )
     if noise is None:
@@ -275,7 +276,7 @@ def _make_report(
     scores: Sequence[Metric],
     evaluator: _Evaluator,
     bundle: Bundle | str | os.PathLike[str],
-    pictures: int,
+    image_count: int,
     notes: Sequence[str],
     files: tuple[str, ...],
 ) -> TuneReport:
@@ -297,7 +298,7 @@ def _make_report(
         best_indices=bests,
         front=kept,
         chosen_index=kept[find_knee_point([utilities[index] for index in kept])] if kept else bests[0],
-        image_count=pictures,
+        image_count=image_count,
         change_seconds=statistics.median(evaluator.change_times_s),
         frame_seconds=statistics.median(evaluator.frame_times_s),
         seconds=0.0,
@@ -318,11 +319,11 @@ def _check_outputs(html: str | os.PathLike[str] | None, plot: str | os.PathLike[
 
 def _render_examples(session: Session, trial: TestImage, report: TuneReport) -> dict[str, Frame]:
     """What the page shows of the first picture: the input, the better member alone, the chosen blend, the reference."""
-    found = {"input": trial.frame}
+    examples = {"input": trial.frame}
     member = report.find_best_member(0)
     for title, index in (("better member alone", member), ("chosen blend", report.chosen_index)):
         session.alpha = report.evaluations[index].coefficients
-        found[f"{title}: {describe_coefficients(report.members, report.evaluations[index].coefficients)}"] = run_tiled(
+        examples[f"{title}: {describe_coefficients(report.members, report.evaluations[index].coefficients)}"] = run_tiled(
             session, trial.frame, session.signature
         )
-    return found if trial.reference is None else {**found, "reference": trial.reference}
+    return examples if trial.reference is None else {**examples, "reference": trial.reference}

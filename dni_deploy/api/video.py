@@ -107,17 +107,18 @@ def video(
         bundle_path: The bundle or its path.
         source_path: The video.
         output: The video to write: .mp4, .m4v, .mov, .mkv or .webm.
-        alpha: An alpha, alpha over time as open_alpha_source reads it, or an AlphaSource; required unless there is an alpha map between
-            two members.
-        alpha_map: A gray image, or a video with a gray frame for each frame: each pixel gets an alpha between `alpha` (black) and that
-            of its white, see render_map. The white may change over time, too. The alpha log holds that of black.
+        alpha: An alpha, alpha over time as open_alpha_source reads it, or an AlphaSource; required unless there is an alpha
+            map between two members.
+        alpha_map: A gray image, or a video with a gray frame for each frame: each pixel gets an alpha between `alpha`
+            (black) and that of its white, see render_map. The white may change over time, too. The alpha log holds that of
+            black.
         options: Options of the session, its rules among them.
         tile: Side of the tiles in input pixels; None: no tiles.
         overlap: Number of input pixels that tiles share; None: the network's radius.
         encoder: How the output is encoded, and how many frames a segment has.
         hwaccel: The hardware that decodes, such as "cuda".
-        fresh: Start again. Otherwise a run that was stopped, which leaves its complete segments in the folder OUTPUT.dni-part, resumes
-            after the last one, and writes the same bytes as a run that was never stopped.
+        fresh: Start again. Otherwise a run that was stopped, which leaves its complete segments in the folder
+            OUTPUT.dni-part, resumes after the last one, and writes the same bytes as a run that was never stopped.
         alpha_log: A file to write each frame's time, generation and alpha to.
         force: Replace an output that exists.
         progress: Called with the frames done.
@@ -126,7 +127,8 @@ def video(
         What was done.
 
     Raises:
-        UsageError: An output exists, a stopped job has other settings, the codec is unknown, or the container cannot hold a stream.
+        UsageError: An output exists, a stopped job has other settings, the codec is unknown, or the container cannot hold a
+            stream.
         InputError: The source is no video, or its size changes; nothing is written.
         RefusedError: The source is a playlist.
         UnavailableError: There is no such encoder or hardware.
@@ -135,13 +137,13 @@ def video(
     """
     if alpha is None and alpha_map is None:
         raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
-    asked = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
-    film, goal = Path(source_path), Path(output)
-    log = None if alpha_log is None else Path(alpha_log)
-    _check_outputs([film] if asked is None else [film, Path(asked.mask)], goal, log, force)
-    name = find_muxer(goal)
+    map_options = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
+    video_path, output_path = Path(source_path), Path(output)
+    log_path = None if alpha_log is None else Path(alpha_log)
+    _check_outputs([video_path] if map_options is None else [video_path, Path(map_options.mask)], output_path, log_path, force)
+    muxer = find_muxer(output_path)
     encoder, options = encoder or EncoderOptions(), options or SessionOptions()
-    source = open_video_file(film, hwaccel)
+    source = open_video_file(video_path, hwaccel)
     bundle = Bundle.ensure_open(bundle_path)
     check_signature(bundle.signature)
     scale = bundle.signature.scale
@@ -149,19 +151,23 @@ def video(
     def as_alpha_source(given: Any) -> AlphaSource:
         return alpha_input.as_alpha_source(given, bundle.members, extrapolate=options.extrapolate, fps=float(source.frame_rate))
 
-    mapped = (
+    map_settings = (
         None
-        if asked is None
-        else SpatialVideoSettings.from_options(asked, alpha, bundle.members, as_alpha_source, source, scale)
+        if map_options is None
+        else SpatialVideoSettings.from_options(map_options, alpha, bundle.members, as_alpha_source, source, scale)
     )
-    alphas = as_alpha_source(alpha) if mapped is None else mapped.black_source
-    target = OutputFormat.from_video_file(source, scale)
+    alphas = as_alpha_source(alpha) if map_settings is None else map_settings.black_source
+    output_format = OutputFormat.from_video_file(source, scale)
     settings = TranscodeSettings(
-        encoder, target, check_output_streams(goal, source, encoder, target), encoder.segment_frames, hwaccel
+        encoder,
+        output_format,
+        check_output_streams(output_path, source, encoder, output_format),
+        encoder.segment_frames,
+        hwaccel,
     )
     with open_session(bundle, options, alpha=alphas.at(0.0, 0)) as session:
         description: dict[str, Any] = {
-            "film": fingerprint_file(film),
+            "film": fingerprint_file(video_path),
             "bundle": bundle.digest,
             "alpha": _digest_alpha_source(alphas),
             "engine": [session.engine.name, options.precision],
@@ -169,48 +175,48 @@ def video(
             "encoder": encoder.to_json(),
             "hardware decoder": hwaccel,
             "segment": encoder.segment_frames,
-            "container": name,
+            "container": muxer,
             "versions": {"dni-deploy": __version__, "PyAV": av.__version__},
         }
         if session.rules is not None:
             description["rules"] = [rule.to_json() for rule in session.rules.rules]
         live = _digest_alpha_source(alphas) == LIVE_ALPHA_DIGEST
-        if mapped is not None:
-            live = live or _digest_alpha_source(mapped.white_source) == LIVE_ALPHA_DIGEST
-            description["alpha map"] = {**mapped.to_json(), "white": _digest_alpha_source(mapped.white_source)}
+        if map_settings is not None:
+            live = live or _digest_alpha_source(map_settings.white_source) == LIVE_ALPHA_DIGEST
+            description["alpha map"] = {**map_settings.to_json(), "white": _digest_alpha_source(map_settings.white_source)}
         started = time.perf_counter()
-        effect = (
+        process_frame = (
             make_frame_function(session, alphas, tile, overlap)
-            if mapped is None
-            else mapped.make_frame_function(session, tile, overlap)
+            if map_settings is None
+            else map_settings.make_frame_function(session, tile, overlap)
         )
-        with open_job(goal, description, fresh=fresh or live) as job, _remove_job_on_failure(job):
-            losses = transcode_segments(source, job, effect, settings, scale, progress)
+        with open_job(output_path, description, fresh=fresh or live) as job, _remove_job_on_failure(job):
+            dropped_frames = transcode_segments(source, job, process_frame, settings, scale, progress)
             if not job.segments:
-                raise InputError(f"{escape_name(film)} holds no frame that can be decoded. Nothing was written.")
-            report_progress(progress, job.frames, job.frames, "putting the film together")
-            if log is not None:
-                logged = has_started_log(goal)
+                raise InputError(f"{escape_name(video_path)} holds no frame that can be decoded. Nothing was written.")
+            report_progress(progress, job.frames, job.frames, "joining the segments")
+            if log_path is not None:
+                logged = has_started_log(output_path)
                 job.mark_log_started()
-                _write_log(log, job, bundle, force or logged)
-            with write_file_atomically(goal, force=force) as temporary:
-                mux_segments(temporary, name, job.segments, source, encoder, target)
+                _write_log(log_path, job, bundle, force or logged)
+            with write_file_atomically(output_path, force=force) as temporary:
+                mux_segments(temporary, muxer, job.segments, source, encoder, output_format)
             job.remove()
         report = VideoReport(
-            source=os.fspath(film),
-            output=os.fspath(goal),
+            source=os.fspath(video_path),
+            output=os.fspath(output_path),
             frames=job.frames,
             resumed_frames=job.resumed_frames,
-            width=target.width,
-            height=target.height,
+            width=output_format.width,
+            height=output_format.height,
             engine=session.engine.name,
             engine_reason=session.engine_reason,
             codec=encoder.codec,
             seconds=time.perf_counter() - started,
-            notes=(*source.notes, *_describe_adjustments(source, scale, target, losses, name)),
+            notes=(*source.notes, *_describe_adjustments(source, scale, output_format, dropped_frames, muxer)),
         )
-    if losses:
-        raise PartialResultError(_describe_losses(film, goal, report.frames, losses))
+    if dropped_frames:
+        raise PartialResultError(_describe_losses(video_path, output_path, report.frames, dropped_frames))
     return report
 
 

@@ -96,8 +96,9 @@ def command(
         if not command_output.print_result("serve", serving.to_json()):
             click.echo(serving.url)
             if not command_output.quiet:
-                summary = f"{serving.source}; {options.format_coefficients(serving.alpha)}; {options.format_engine(serving.engine, serving.engine_reason)}"
-                click.echo(f"{summary}. Ctrl-C ends it.", err=True)
+                alpha = options.format_coefficients(serving.alpha)
+                engine = options.format_engine(serving.engine, serving.engine_reason)
+                click.echo(f"{serving.source}; {alpha}; {engine}. Ctrl-C ends it.", err=True)
         if sys.stdout is not None:
             sys.stdout.flush()
         if open_page or (open_page is None and _has_desktop()):

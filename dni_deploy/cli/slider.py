@@ -58,8 +58,8 @@ def command(
 ) -> None:
     """Measure how images change along alpha, and store a perceptually uniform slider in the bundle: equal steps look equal.
 
-    For families of two members. Afterwards `run` and `refit` take --slider in place of --alpha, `sweep` takes --even, and the page of
-    `serve` moves in these steps.
+    For families of two members. Afterwards `run` and `refit` take --slider in place of --alpha, `sweep` takes --even, and
+    the page of `serve` moves in these steps.
     """
     verb = import_optional("dni_deploy.api.slider").slider
     with command_output.show_progress() as progress:

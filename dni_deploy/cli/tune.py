@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary, print_table
+from dni_deploy.cli.output import CommandOutput, format_count, format_seconds, print_summary, print_table
 from dni_deploy.errors import escape_name
 from dni_deploy.utils.optional_packages import import_optional
 
@@ -126,7 +126,8 @@ def print_tuning(report: TuneReport) -> None:
     print_summary(
         {
             "engine": options.format_engine(report.engine, report.engine_reason),
-            "evaluations": f"{len(report.evaluations)} in {format_seconds(report.seconds)}, over {report.image_count} image{'s' * (report.image_count > 1)}",
+            "evaluations": f"{len(report.evaluations)} in {format_seconds(report.seconds)}, "
+            f"over {format_count(report.image_count, 'image')}",
             "change of alpha": format_seconds(report.change_seconds),
             "frame": format_seconds(report.frame_seconds),
             "wrote": ", ".join(report.files),

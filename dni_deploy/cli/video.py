@@ -27,8 +27,8 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option(
     "--alpha",
     metavar="ALPHA",
-    help='An alpha as for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or a file of keyframes, .json or .csv; or an alpha log, .jsonl. '
-    "Required unless --alpha-map (two members) or --alpha-preset supplies it.",
+    help='An alpha as for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or a file of keyframes, .json or .csv; '
+    "or an alpha log, .jsonl. Required unless --alpha-map (two members) or --alpha-preset supplies it.",
 )
 @options.alpha_map_options
 @options.session_options

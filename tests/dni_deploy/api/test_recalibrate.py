@@ -191,7 +191,7 @@ def test_bad_input(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Ca
         (tmp_path / "empty", {}, InputError, "holds no image"),
         (tmp_path / "text.png", {}, InputError, "not a PNG"),
         (tmp_path / "absent.png", {}, InputError, "absent.png"),
-        ("noise", {}, UsageError, "takes pictures; name some"),
+        ("noise", {}, UsageError, "takes images; name some"),
         (pictures, {"calibration_points": 2}, LimitError, "fewest calibration points are 3, got 2"),
         (pictures, {"calibration_points": 40}, LimitError, "40 calibration points are more than the 32"),
     ]

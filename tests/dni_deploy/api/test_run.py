@@ -161,7 +161,7 @@ def test_a_failure_leaves_the_others_done(tmp_path: Path, monkeypatch: pytest.Mo
     (source / "b.png").write_bytes(b"<html>")
     picture(source / "c.png", width=11)  # the network gives a NaN for it
     picture(source / "d.png")
-    with pytest.raises(PartialResultError, match=r"2 of 4 pictures were done.*2 failed\. First: .*b\.png is not a PNG"):
+    with pytest.raises(PartialResultError, match=r"2 of 4 images were processed.*2 failed\. First: .*b\.png is not a PNG"):
         run("x.dni", source, tmp_path / "out", 1)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.png"]
     assert engine.closed == 1
@@ -174,7 +174,7 @@ def test_alone_or_all_failing_the_error_is_its_own(tmp_path: Path, monkeypatch: 
         run("x.dni", tmp_path / "c.png", tmp_path / "out.png", 1)
     for name in ("x.png", "y.png"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ImageFileError, match="None of 2 pictures"):
+    with pytest.raises(ImageFileError, match="None of 2 images"):
         run("x.dni", [tmp_path / "x.png", tmp_path / "y.png"], tmp_path / "out", 1)
     assert not (tmp_path / "out.png").exists()
 

@@ -107,7 +107,7 @@ def test_stopped_on_the_way_the_bundle_is_as_it_was(folder: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"images": ()}, "at least one picture"),
+        ({"images": ()}, "at least one image"),
         ({"steps": 3}, "4 to 256 steps, got 3"),
         ({"plot": "plot.jpg"}, "A plot is written as"),
         ({"plot": "in.svg"}, "exists; give --force"),
