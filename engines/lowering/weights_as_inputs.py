@@ -42,12 +42,12 @@ def remove_initializers(model: onnx.ModelProto, names: Sequence[str]) -> tuple[o
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    wanted = set(names)
-    removed = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in wanted}
+    selected = set(names)
+    removed = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in selected}
     missing = [name for name in names if name not in removed]
     if missing:
         raise EngineError(f"The graph has no initializer {escape_name(missing[0])!r}.")
-    kept = [tensor for tensor in copy.graph.initializer if tensor.name not in wanted]
+    kept = [tensor for tensor in copy.graph.initializer if tensor.name not in selected]
     del copy.graph.initializer[:]
     copy.graph.initializer.extend(kept)
     return copy, removed

@@ -11,7 +11,7 @@ from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import InPlaceUnsupportedError, Layout, find_layout
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
-from engines.onnxruntime_cpu.plan import PlanIdentity, plan_path, read_plan, write_plan
+from engines.onnxruntime_cpu.plan import LayoutIdentity, plan_path, read_plan, write_plan
 from engines.onnxruntime_cpu.verify_in_place import verify_each_weight, verify_engine
 
 
@@ -33,7 +33,7 @@ def build_plan(bundle: Bundle, options: BuildOptions, progress: OptionalProgress
     """
     report_progress(progress, 0, 1, "optimizing the graph")
     lowered, recipes = lower_for_cpu(bundle.read_graph(), bundle.weight_names)
-    identity = PlanIdentity.of(lowered, recipes)
+    identity = LayoutIdentity.of(lowered, recipes)
     path = plan_path(bundle, identity)
     kept_layout = read_plan(bundle, identity) if options.keep and not options.force else None
     if kept_layout is None and path.exists() and not options.force:

@@ -36,7 +36,7 @@ class InPlaceEngine:
     """
 
     name = "onnxruntime"
-    update_path = "in place: the blend goes straight into the running session's weights"
+    update_path = "updated in place, without a copy"
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from engines.interface import Engine, EngineOptions
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
-from engines.onnxruntime_cpu.plan import PlanIdentity, read_plan
+from engines.onnxruntime_cpu.plan import LayoutIdentity, read_plan
 from engines.onnxruntime_cpu.rebuild import RebuildEngine
 from engines.onnxruntime_cpu.verify_in_place import verify_engine
 
@@ -38,7 +38,7 @@ def open_in_place(bundle: Bundle, options: EngineOptions) -> Engine:
     threads, slots = options.threads, options.slots or DEFAULT_SLOTS
     try:
         lowered, recipes = lower_for_cpu(graph, bundle.weight_names)
-        layout = read_plan(bundle, PlanIdentity.of(lowered, recipes)) or find_layout(lowered, recipes)
+        layout = read_plan(bundle, LayoutIdentity.of(lowered, recipes)) or find_layout(lowered, recipes)
         engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=slots, recalibration=table)
         verify_engine(engine, graph, members, bundle.signature, table)
     except EngineError as error:

@@ -42,7 +42,7 @@ nothing else in a plan's identity tells of that."""
 
 
 @dataclass(frozen=True)
-class PlanIdentity:
+class LayoutIdentity:
     """Everything that a layout depends on: a plan of another identity is another plan.
 
     Attributes:
@@ -54,17 +54,17 @@ class PlanIdentity:
     """
 
     lowered: str
-    settings: runtime.BuildSettings
+    settings: runtime.OptimizerSettings
     onnxruntime: str
     machine: str
     instruction_sets: tuple[str, ...]
 
     @classmethod
-    def of(cls, lowered: onnx.ModelProto, recipes: Recipes) -> PlanIdentity:
+    def of(cls, lowered: onnx.ModelProto, recipes: Recipes) -> LayoutIdentity:
         """Makes the identity of a plan for a lowered graph on this machine."""
         return cls(
             lowered=digest_lowered_graph(lowered, recipes),
-            settings=runtime.BUILD_SETTINGS,
+            settings=runtime.OPTIMIZER_SETTINGS,
             onnxruntime=str(ort.__version__),
             machine=platform.machine(),
             instruction_sets=layout_instruction_sets(),
@@ -86,7 +86,7 @@ class PlanIdentity:
         return sha256(json.dumps([PLAN_FORMAT, self.to_json()], sort_keys=True).encode()).hexdigest()
 
 
-def plan_path(bundle: Bundle, identity: PlanIdentity) -> Path:
+def plan_path(bundle: Bundle, identity: LayoutIdentity) -> Path:
     """Names the bundle's plan for this machine, whether there is one or not.
 
     Args:
@@ -99,7 +99,7 @@ def plan_path(bundle: Bundle, identity: PlanIdentity) -> Path:
     return bundle.path / "plans" / f"onnxruntime-{identity.key[:16]}.plan"
 
 
-def write_plan(bundle: Bundle, layout: Layout, identity: PlanIdentity, *, force: bool = False) -> Path:
+def write_plan(bundle: Bundle, layout: Layout, identity: LayoutIdentity, *, force: bool = False) -> Path:
     """Writes the layout as the bundle's plan for this machine.
 
     Args:
@@ -133,7 +133,7 @@ def write_plan(bundle: Bundle, layout: Layout, identity: PlanIdentity, *, force:
     return path
 
 
-def read_plan(bundle: Bundle, identity: PlanIdentity) -> Layout | None:
+def read_plan(bundle: Bundle, identity: LayoutIdentity) -> Layout | None:
     """Reads the layout from the bundle's plan for this machine.
 
     Args:
@@ -182,7 +182,7 @@ UNREADABLE_PLAN_ERRORS = (SafetensorError, DecodeError, ValueError, KeyError, Ty
 """What reading a damaged file raises, here and in the libraries."""
 
 
-def _log_absence(path: Path, identity: PlanIdentity) -> None:
+def _log_absence(path: Path, identity: LayoutIdentity) -> None:
     """Logs that there is no plan, and which fields of the plans that are there instead are others."""
     if not log.isEnabledFor(logging.INFO):
         return
@@ -204,7 +204,7 @@ def _read_metadata(data: bytes) -> dict[str, str]:
     return metadata
 
 
-def _find_differing_fields(written: dict[str, Any], identity: PlanIdentity) -> str:
+def _find_differing_fields(written: dict[str, Any], identity: LayoutIdentity) -> str:
     """Names the fields that differ, joined by "and"; empty where none does."""
     return " and ".join(name for name, value in identity.to_json().items() if written.get(name) != value)
 

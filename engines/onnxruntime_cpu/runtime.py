@@ -27,8 +27,8 @@ BLOCKED_DOMAIN = "com.microsoft.nchwc"
 
 
 @dataclass(frozen=True)
-class BuildSettings:
-    """Settings with which ONNX Runtime optimizes a graph; a part of a plan's identity.
+class OptimizerSettings:
+    """Settings with which ONNX Runtime optimizes a graph; a part of a layout's identity.
 
     Attributes:
         level: Name of the graph optimization level.
@@ -53,7 +53,7 @@ class BuildSettings:
         }
 
 
-BUILD_SETTINGS = BuildSettings()
+OPTIMIZER_SETTINGS = OptimizerSettings()
 """The settings of every plan."""
 
 
@@ -98,12 +98,12 @@ def optimize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     with tempfile.TemporaryDirectory(prefix="dni-deploy-") as folder:
         path = Path(folder) / "optimized.onnx"
-        session_options = ort_session.make_session_options(BUILD_SETTINGS.threads)
-        session_options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, BUILD_SETTINGS.level)
+        session_options = ort_session.make_session_options(OPTIMIZER_SETTINGS.threads)
+        session_options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMIZER_SETTINGS.level)
         session_options.optimized_model_filepath = os.fspath(path)
-        for key, entry in BUILD_SETTINGS.config:
+        for key, entry in OPTIMIZER_SETTINGS.config:
             session_options.add_session_config_entry(key, entry)
-        disabled = list(BUILD_SETTINGS.disabled_optimizers)
+        disabled = list(OPTIMIZER_SETTINGS.disabled_optimizers)
         ort_session.create_session(model, session_options, disabled_optimizers=disabled)
         return onnx.load(path)
 

@@ -22,7 +22,7 @@ from engines.interface import Engine, EngineOptions
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
-from engines.onnxruntime_cpu.plan import PlanIdentity
+from engines.onnxruntime_cpu.plan import LayoutIdentity
 from engines.onnxruntime_cpu.rebuild import RebuildEngine
 from engines.registry import load_engine
 
@@ -61,9 +61,9 @@ def in_place(case: Case, members: Sequence[Tensors] | None = None, *, threads: i
     return InPlaceEngine(find_layout(lowered, recipes), recipes, members or case.members, threads=threads, slots=slots)
 
 
-def identify_plan(bundle: Bundle) -> PlanIdentity:
+def identify_plan(bundle: Bundle) -> LayoutIdentity:
     """The identity of the bundle's plan for ONNX Runtime on this machine."""
-    return PlanIdentity.of(*lower_for_cpu(bundle.read_graph(), bundle.weight_names))
+    return LayoutIdentity.of(*lower_for_cpu(bundle.read_graph(), bundle.weight_names))
 
 
 def write(case: Case, path: Path, members: int = 2) -> Bundle:

@@ -34,7 +34,7 @@ def test_auto_is_the_engine_in_place_where_there_is_no_gpu(bundle: Bundle) -> No
     assert choose_engine("auto").name == "onnxruntime"
     engine = load_engine(bundle, options=EngineOptions(threads=1))
     assert engine.name == "onnxruntime"
-    assert engine.update_path.startswith("in place")
+    assert engine.update_path.startswith("updated in place")
     with pytest.raises(EngineError, match="Slot 0"):  # the verification's weights are not left in it
         engine.infer(0, HAND["conv_bn"]().inputs()[0])
 
@@ -56,7 +56,7 @@ def test_a_plan_that_was_built_is_found_and_saves_the_search(
     build_engine(bundle, "onnxruntime", BuildOptions(threads=1))
     monkeypatch.setattr(layout, "_optimize_graph", None)
     with caplog.at_level(logging.INFO, "engines"):
-        assert open_and_close(bundle).startswith("in place")
+        assert open_and_close(bundle).startswith("updated in place")
     assert caplog.messages[0].endswith(".plan found")
 
 

@@ -16,7 +16,7 @@ from engines.interface import BuildOptions
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
-from engines.onnxruntime_cpu.plan import PlanIdentity, plan_path, read_plan
+from engines.onnxruntime_cpu.plan import LayoutIdentity, plan_path, read_plan
 from engines.registry import build_engine
 from tests.engines.conftest import identify_plan, write
 from tests.support.handmade_graphs import HAND
@@ -56,19 +56,19 @@ def test_another_lowering_or_recipe_makes_another_layout(
     before = build(bundle)
     assert plan_path(bundle, identify_plan(bundle)) == before
     lowered, recipes = lower_for_cpu(bundle.read_graph(), bundle.weight_names)
-    assert PlanIdentity.of(lowered, recipes) == identify_plan(bundle)
+    assert LayoutIdentity.of(lowered, recipes) == identify_plan(bundle)
     change(lowered, recipes)
-    assert plan_path(bundle, PlanIdentity.of(lowered, recipes)) != before
-    assert read_plan(bundle, PlanIdentity.of(lowered, recipes)) is None
+    assert plan_path(bundle, LayoutIdentity.of(lowered, recipes)) != before
+    assert read_plan(bundle, LayoutIdentity.of(lowered, recipes)) is None
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(runtime.BuildSettings)])
+@pytest.mark.parametrize("field", [field.name for field in fields(runtime.OptimizerSettings)])
 def test_another_setting_of_the_optimizer_makes_another_layout(
     field: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = plan_path(bundle, identify_plan(bundle))
     other = {"level": "ORT_ENABLE_EXTENDED", "disabled_optimizers": (), "config": (), "threads": 2}[field]
-    monkeypatch.setattr(runtime, "BUILD_SETTINGS", replace(runtime.BUILD_SETTINGS, **{field: other}))
+    monkeypatch.setattr(runtime, "OPTIMIZER_SETTINGS", replace(runtime.OPTIMIZER_SETTINGS, **{field: other}))
     assert plan_path(bundle, identify_plan(bundle)) != before
 
 
@@ -76,7 +76,7 @@ def test_another_setting_of_the_optimizer_makes_another_layout(
     ("field", "value", "words"),
     [
         ("lowered", "1" * 64, "by its lowered graph"),
-        ("settings", runtime.BuildSettings(threads=7), "by its settings"),
+        ("settings", runtime.OptimizerSettings(threads=7), "by its settings"),
         ("onnxruntime", "0.1", "by its ONNX Runtime"),
         ("machine", "abacus", "by its processor"),
         ("instruction_sets", ("mmx",), "by its instruction sets"),

@@ -48,6 +48,6 @@ def test_the_block_size_is_one_that_processors_have() -> None:
 
 
 def test_every_setting_is_described_in_the_identity() -> None:
-    described = runtime.BUILD_SETTINGS.to_json()
+    described = runtime.OPTIMIZER_SETTINGS.to_json()
     assert described["disabled_optimizers"] == list(runtime.VALUE_DEPENDENT_OPTIMIZERS)
-    assert replace(runtime.BUILD_SETTINGS, threads=7).to_json() != described
+    assert replace(runtime.OPTIMIZER_SETTINGS, threads=7).to_json() != described

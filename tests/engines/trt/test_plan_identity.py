@@ -32,14 +32,14 @@ import json, sys
 import pytest
 from dni_deploy.bundle.bundle import Bundle
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
-from engines.onnxruntime_cpu.plan import PlanIdentity, plan_path
+from engines.onnxruntime_cpu.plan import LayoutIdentity, plan_path
 from engines.trt.plan import find_plan
 from tests.fakes.gpu import install
 import engines
 with pytest.MonkeyPatch.context() as patch:
     install(patch)
     bundle = Bundle.open(sys.argv[1])
-    cpu = plan_path(bundle, PlanIdentity.of(*lower_for_cpu(bundle.read_graph(), bundle.weight_names)))
+    cpu = plan_path(bundle, LayoutIdentity.of(*lower_for_cpu(bundle.read_graph(), bundle.weight_names)))
     print(json.dumps([engines.__file__, cpu.name, find_plan(bundle).name]))
 """
 """Prints where the engines come from, then the names of the bundle's plans as the sources in the working directory find them."""
