@@ -47,6 +47,12 @@ def test_every_line_of_the_list_is_whole() -> None:
         assert set(entry.build_option_names) <= {"threads", "precision", "profile", "strip", "device"}
 
 
+@pytest.mark.parametrize("name", ["tensorrt-inputs", "tensorrt-constant", "onnxruntime-rebuild", "abacus"])
+def test_an_unknown_or_former_name_lists_what_may_be_chosen(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"no engine '{name}'; there are auto, tensorrt, onnxruntime-gpu, onnxruntime\.$"):
+        choose_engine(name)
+
+
 class Rack:
     """Three engines in the place of auto's, each of which can be told what stands in its way and what its opener does."""
 
