@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,7 @@ from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.cli.main import main
-from dni_deploy.compatibility.correlation import LayerCorrelation, find_filter_layers
-from dni_deploy.compatibility.distance import measure_network_distance, measure_whiteness, order_by_shortest_path
-from dni_deploy.compatibility.midpoint import (
-    Barrier,
-    BatchNormMismatch,
-    measure_barrier,
-    measure_batchnorm_mismatches,
-    measure_midpoint,
-)
-from dni_deploy.compatibility.permutation import align_permutations
-from dni_deploy.compatibility.probes import draw_test_image, make_sample_inputs
 from dni_deploy.compatibility.runner import open_runner
-from dni_deploy.compatibility.verdict import PairEvidence, judge_pair
 from dni_deploy.errors import (
     VERDICT_EXIT_CODE,
     CheckpointError,
@@ -183,7 +170,7 @@ def test_bad_requests(tmp_path: Path) -> None:
         check({"a": tmp_path / "a.pth", "b": tmp_path / "b.pth"})
 
 
-def test_a_picture_of_ones_own(tmp_path: Path) -> None:
+def test_an_image_of_the_user_is_used(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 120, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
     family = named(pico_family("transformer_net", 2))
@@ -199,131 +186,6 @@ def test_a_bundle_runs_on_its_engine(tmp_path: Path) -> None:
     assert (report.members, report.architecture) == (("a", "b", "c"), "pico")
     assert len(report.midpoints) == 2 * 3  # pictures and pairs
     assert all(row.finite for row in report.midpoints)
-
-
-@pytest.mark.parametrize(
-    ("signature", "shape"),
-    [
-        (Signature(), (1, 3, 96, 96)),
-        (Signature(input_channels=1, multiple=10), (1, 1, 90, 90)),
-        (Signature(input_channels=4, multiple=128), (1, 4, 128, 128)),
-        (Signature(scale=4), (1, 3, 48, 48)),
-        (Signature(input_channels=7, kind="latent"), (16, 7, 1, 1)),
-    ],
-)
-def test_the_input_of_the_probe(signature: Signature, shape: tuple[int, ...]) -> None:
-    [probe] = make_sample_inputs(signature, [("drawn", draw_test_image(96 * min(signature.scale, 2)))])
-    assert (probe.x.shape, probe.x.dtype) == (shape, np.float32)
-    assert (probe.reference is None) == (signature.scale == 1)
-    if probe.reference is not None:
-        assert probe.reference.shape == (1, 3, 192, 192)
-    if signature.kind == "image":
-        assert 0 <= probe.x.min() < 0.2 < 0.8 < probe.x.max() <= 1
-        small = np.full((5, 300, 3), 255, np.uint8)
-        assert (make_sample_inputs(Signature(low=-1.0, high=1.0, multiple=4), [("white", small)])[0].x == 1).all()
-
-
-def test_figures_of_the_midpoint() -> None:
-    random = np.random.default_rng(0)
-    ends = [random.standard_normal((1, 1, 64, 64)).astype(np.float32) for _ in range(2)]
-    mean = (ends[0] + ends[1]) / 2
-    exact = measure_midpoint("a - b", ends[0], mean, ends[1])
-    assert (exact.error, exact.departure, exact.is_collapsed) == (0, 0, False)
-    same = measure_midpoint("a - b", mean, mean, mean)
-    assert (same.error, same.departure, same.contrast, same.is_collapsed) == (0, 0, pytest.approx(1), False)
-    assert measure_midpoint("a - b", ends[0], np.zeros_like(mean), ends[1]).is_collapsed
-    assert measure_midpoint("a - b", mean, 3 * mean, mean).is_collapsed
-    assert measure_midpoint("a - b", mean, mean + 0.1 * mean.std(), mean).is_outside_ends
-    assert measure_midpoint("a - b", mean, np.full_like(mean, np.nan), mean).is_collapsed
-    assert measure_midpoint("a - b", ends[0], mean + 0.5, ends[1], span=2).brightness == pytest.approx(
-        0.25, abs=1e-6
-    )  # float32 sums
-
-
-@pytest.mark.parametrize(
-    ("median", "verdict"),
-    [
-        (1.0, "blends well"),
-        (0.689, "blends well"),
-        (0.688, "blends with caveats"),
-        (0.1, "blends with caveats"),
-        (0.099, "will not blend"),
-    ],
-)
-def test_the_bounds_of_the_paper(median: float, verdict: str) -> None:
-    found = judge_pair("a - b", PairEvidence([layer(median)], median))
-    assert found.verdict == verdict
-    assert found.reasons
-    assert bool(found.advice) == (verdict != "blends well")
-
-
-def layer(median: float, **more: Any) -> LayerCorrelation:
-    return LayerCorrelation("a - b", "w", (40, 4, 3, 3), 40, 0, (median,) * 5, **more)
-
-
-def test_the_picture_halfway_outweighs_the_index() -> None:
-    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
-
-    def verdict(*outputs: Any) -> str:
-        return judge_pair("a - b", PairEvidence([layer(0.99)], 0.99, midpoints=[measure_midpoint("a - b", *outputs)])).verdict
-
-    assert verdict(x, x, x) == "blends well"
-    assert verdict(x, x * 0, x) == "will not blend"  # faded
-    assert verdict(x, x[..., ::-1], x) == "will not blend"  # another picture, with the same contrast
-    assert verdict(x, x + 0.3, x) == "blends with caveats"
-    assert verdict(x, x[..., ::-1] * 1.2, -x) == "blends with caveats"  # the ends are as far from each other
-
-
-def test_what_is_wrong_has_a_name() -> None:
-    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
-    astray = [measure_midpoint("a - b", x, x + 0.1, x)]
-    flipped = judge_pair("a - b", PairEvidence([layer(0.99, flipped=8)], 0.99, midpoints=astray))
-    assert (flipped.verdict, flipped.causes) == ("will not blend", ("flipped",))
-    permuted = judge_pair("a - b", PairEvidence([layer(0.3, aligned_median=0.99, chance=0.2)], 0.3, midpoints=astray))
-    assert (permuted.verdict, permuted.causes) == ("will not blend", ("permuted",))
-    lucky = judge_pair("a - b", PairEvidence([layer(0.05, aligned_median=0.8, chance=0.75)], 0.05))
-    assert (lucky.verdict, lucky.causes) == ("will not blend", ("apart",))
-    scaled = judge_pair("a - b", PairEvidence([layer(0.99, scale=10.0)], 0.99))
-    assert (scaled.verdict, scaled.causes) == ("blends with caveats", ("scale",))
-    noise = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, distance=0.3, whiteness=1.0))
-    assert (noise.verdict, noise.causes) == ("blends with caveats", ("noise",))
-    wall = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.03, 0.01)]))
-    assert (wall.verdict, wall.causes) == ("will not blend", ("barrier",))
-    hill = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.015, 0.01)]))
-    assert (hill.verdict, hill.causes) == ("blends with caveats", ("barrier",))
-    drift = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, norm_mismatches=[BatchNormMismatch("a - b", "bn", 0.3, 0.0)]))
-    assert (drift.verdict, drift.causes) == ("blends well", ("drift",))
-    assert any("recalibration" in sentence for sentence in drift.advice)
-    left = judge_pair(
-        "a - b",
-        PairEvidence([layer(0.9)], 0.9, norm_mismatches=[BatchNormMismatch("a - b", "bn", 0.3, 0.0)], is_recalibrated=True),
-    )
-    assert any("what its re-estimated statistics say" in sentence for sentence in left.reasons)
-    assert any("--force" in sentence for sentence in left.advice)
-
-
-def test_the_loss_barrier() -> None:
-    clean = np.full((1, 3, 4, 4), 0.25, np.float32)
-    outputs = (clean + np.float32(0.1), clean + np.float32(0.2), clean - np.float32(0.1))
-    found = measure_barrier("a - b", "x", outputs, clean, -1.0, 1.0)  # a range of 2: an error of 0.1 is 0.05 of it
-    assert found.first == pytest.approx(0.0025, rel=1e-5)  # float32 inputs
-    assert found.barrier == pytest.approx(0.01 - 0.0025, rel=1e-5)
-    assert found.decibels == found.beyond == pytest.approx(20 * np.log10(2), abs=1e-4)
-    assert found.is_blocking
-    assert measure_barrier("a - b", "x", (clean, clean, clean), clean, 0, 1).decibels == 0
-
-
-def test_a_network_that_restores_is_tried_with_noise() -> None:
-    """The pico DnCNN with its last layer a hundredth gives back its input nearly: noise stays, so ends and middle err alike."""
-    family = pico_family("dncnn", 2)
-    for state in family:
-        state["model.6.weight"], state["model.6.bias"] = state["model.6.weight"] / 100, state["model.6.bias"] / 100
-    report = check(named(family))
-    assert [row.test_image for row in report.barriers] == [f"astronaut, noise {sigma}" for sigma in (20, 40, 60)]
-    # Clipped noise of sigma 20 of 255: a mean squared error of (20 / 255)^2 less what the clipping takes, a fifth at most here.
-    assert report.barriers[0].first == pytest.approx((20 / 255) ** 2, rel=0.2)
-    assert all(abs(row.decibels) < 0.5 for row in report.barriers)
-    assert check(named(pico_family("cyclegan", 2))).barriers == ()
 
 
 def test_references(tmp_path: Path) -> None:
@@ -377,41 +239,7 @@ def test_the_order_of_members() -> None:
     assert any("in the order far, second, first" in sentence for sentence in report.advice)
 
 
-def test_shortest_way_is_the_shortest() -> None:
-    for seed in range(20):
-        points = np.random.default_rng(seed).random((6, 3))
-        table = np.linalg.norm(points[:, None] - points[None], axis=2)
-        best = min(sum(table[a, b] for a, b in pairwise(way)) for way in permutations(range(6)))
-        way = order_by_shortest_path(table)
-        assert sorted(way) == list(range(6))
-        assert sum(table[a, b] for a, b in pairwise(way)) == pytest.approx(best, rel=1e-12)  # other order of a float64 sum
-        assert way[0] < way[-1]
-
-
-def test_anchors_of_the_distance() -> None:
-    random = np.random.default_rng(0)
-    state = {f"{layer}.weight": random.standard_normal((64, 64, 3, 3)) for layer in "ab"}
-    other = {f"{layer}.weight": random.standard_normal((64, 64, 3, 3)) for layer in "ab"}
-    assert measure_network_distance(state, state) == 0
-    assert measure_network_distance(state, other) == pytest.approx(1, abs=0.01)  # 1 / sqrt(73,728 numbers) is 0.004
-    assert measure_network_distance(state, {key: -value for key, value in state.items()}) == pytest.approx(np.sqrt(2))
-    half = {key: (value + other[key]) / 2 for key, value in state.items()}
-    moved = {**state, "a.running_mean": np.ones(64)}
-    assert measure_network_distance(moved, {**moved, "a.running_mean": np.zeros(64)}) == 0  # measured, not learned
-    assert measure_network_distance(state, half) < measure_network_distance(state, other)
-
-
-def test_whiteness_tells_noise_from_training() -> None:
-    random = np.random.default_rng(0)
-    state = {"w": random.standard_normal((64, 32, 3, 3))}
-    noisy = {"w": state["w"] + 0.1 * random.standard_normal(state["w"].shape)}
-    trained = {"w": state["w"] + np.einsum("i,jkl->ijkl", random.standard_normal(64), random.standard_normal((32, 3, 3)))}
-    assert measure_whiteness(state, noisy, {"w": 0}) == pytest.approx(1, abs=0.05)
-    assert (measure_whiteness(state, trained, {"w": 0}) or 0) > 5
-    assert measure_whiteness(state, state, {"w": 0}) is None
-
-
-def test_norm_inputs_are_those_of_torch(tmp_path: Path) -> None:
+def test_checkpoints_and_their_bundle_measure_the_same_batchnorm_inputs(tmp_path: Path) -> None:
     """The same statistics from the exported graph and from PyTorch's modules; and half of both where the members are equal."""
     pytest.importorskip("onnxruntime")
     states = named(pico_family("dncnn_bn", 2))
@@ -424,23 +252,6 @@ def test_norm_inputs_are_those_of_torch(tmp_path: Path) -> None:
         assert one.mean == pytest.approx(other.mean, abs=1e-4)
     same = check({"a": states["a"], "b": dict(states["a"])})
     assert all(row.variance == pytest.approx(1, abs=1e-9) and row.mean == 0 for row in same.norms)
-
-
-def test_norm_drift_against_float64() -> None:
-    """A single BatchNorm whose ends fit their statistics, and whose middle has a quarter of the variance it is told."""
-    ones, zeros = np.ones(4), np.zeros(4)
-    ends = ({"n.running_mean": zeros, "n.running_var": ones}, {"n.running_mean": 2 * ones, "n.running_var": 3 * ones})
-    measured = ({"n": (zeros, ones)}, {"n": (2 * ones, 3 * ones)})
-    middle = {"n": (3 * ones, ones / 2)}
-    blend = {"n.running_mean": ones, "n.running_var": 2 * ones}
-    [row] = measure_batchnorm_mismatches("a - b", (ends[0], blend, ends[1]), (measured[0], middle, measured[1]))
-    assert row.variance == pytest.approx(0.25, rel=1e-4)  # EPSILON over 2
-    assert row.mean == pytest.approx(2 / np.sqrt(2), rel=1e-4)
-    assert row.has_drifted
-    estimated = {"n.running_mean": 3 * ones, "n.running_var": ones / 2}
-    [row] = measure_batchnorm_mismatches("a - b", (ends[0], estimated, ends[1]), (measured[0], middle, measured[1]))
-    assert row.variance == pytest.approx(1, rel=1e-12)  # the same float64 numbers, divided by each other
-    assert (row.mean, row.has_drifted) == (0, False)
 
 
 def drifting(pictures: Path) -> dict[str, Any]:
@@ -516,40 +327,6 @@ def test_the_tensors_that_are_measured_are_those_that_refit_writes(tmp_path: Pat
     written = load_file(tmp_path / "half.safetensors")
     assert set(used) == set(opened.weight_names)
     assert all(values.tobytes() == written[name].tobytes() for name, values in used.items())
-
-
-def test_matching_finds_a_permutation() -> None:
-    """An RRDBNet whose residual stream is in another order, and the first dense layer's growth: dense and residual, names out of order."""
-    state = pico_state("rrdbnet")
-    random = np.random.default_rng(1)
-    stream, growth = random.permutation(8), random.permutation(4)
-    moved = dict(state)
-    for name, weight in state.items():
-        if weight.ndim != 4:
-            continue
-        place = name.split(".")[-2]
-        if place != "conv_first":
-            inside = np.arange(weight.shape[1])
-            if ".rdb" in name or place in ("conv_body", "conv_up1"):
-                inside[:8] = stream
-            if ".rdb" in name and place != "conv1":
-                inside[8:12] = 8 + growth
-            weight = weight[:, inside]
-        order = stream if place in ("conv_first", "conv5", "conv_body") else growth if place == "conv1" else None
-        moved[name] = weight if order is None else weight[order]
-        if order is not None:
-            moved[name.replace("weight", "bias")] = state[name.replace("weight", "bias")][order]
-    report = check({"a": state, "b": moved})
-    assert report.midpoints[0].departure > 100  # the ends are the same function, or this would be no permutation
-    assert (report.verdict, report.pairs[0].causes[0]) == ("will not blend", "permuted")
-    assert all(row.aligned_median is not None and row.aligned_median > 0.999 for row in report.layers)
-    stranger = align_permutations(state, pico_state("rrdbnet", 1), find_filter_layers(state))
-    assert max(abs(row.median - row.chance_median) for row in stranger.values()) < 0.3  # what luck finds, no more
-
-
-def test_a_page_of_other_networks(tmp_path: Path) -> None:
-    check({"a": pico_state("dncnn"), "b": pico_state("compact")}, report=tmp_path / "x.html")
-    assert "Members of another network" in (tmp_path / "x.html").read_text()
 
 
 def test_strict_is_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

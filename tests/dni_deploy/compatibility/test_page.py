@@ -1,0 +1,77 @@
+"""The page of a check shows every pair, every layer and every difference, and lets no name become markup."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dni_deploy.checkpoints.family import Difference
+from dni_deploy.compatibility.correlation import LayerCorrelation
+from dni_deploy.compatibility.midpoint import Barrier, Midpoint
+from dni_deploy.compatibility.page import CSS_CLASS_BY_VERDICT, render_check_page
+from dni_deploy.compatibility.report import ArchitectureMismatch, CheckReport, PairReport
+from dni_deploy.compatibility.trial import PairContactSheet
+from dni_deploy.compatibility.verdict import VERDICTS
+
+PAIR = PairReport("a - b", "blends with caveats", ("scale",), 0.85, 0.2, 1.9, ("A reason.",), ("Some advice.",))
+LAYER = LayerCorrelation("a - b", "body.0.weight", (8, 4, 3, 3), 8, 1, (-0.5, 0.5, 0.6, 0.9, 1.0))
+REPORT = CheckReport(
+    "blends with caveats", ("a", "b"), "compact", 0.85, ("A reason.",), ("Some advice.",), ("A note.",), (PAIR,),
+    layers=(LAYER,), midpoints=(Midpoint("a - b", 0.1, 0.5, 0.0, 1.0, True, "drawn"),),
+    barriers=(Barrier("a - b", "drawn", 0.01, 0.02, 0.01),),
+)  # fmt: skip
+FRAMES = tuple(np.full((300, 200, 3), value, np.uint8) for value in (0, 80, 160, 240))
+SHEET = PairContactSheet("a - b", "drawn", FRAMES)
+
+
+def test_a_pair_is_shown_with_its_images_layers_and_tables() -> None:
+    text = render_check_page(REPORT, [SHEET])
+    assert text.count("data:image/png;base64,") == 4
+    assert "0.100 from the pixels" in text
+    assert "barrier, drawn" in text
+    assert "+3.01 dB" in text  # twice the error
+    assert re.findall("<summary>(.*?)</summary>", text) == [
+        "Layers", "Correlation index", "Halfway", "Loss barrier",
+    ]  # fmt: skip
+    assert text.count("A reason.") == text.count("Some advice.") == text.count("A note.") == 1
+
+
+def test_the_axis_reaches_below_zero_only_where_a_layer_does() -> None:
+    assert 'style="left:55.00%">0.1<' in render_check_page(REPORT, [])  # halfway from -1 to 1 and 5 % more
+    positive = replace(LAYER, quantiles=(0.0, 0.5, 0.6, 0.9, 1.0))
+    text = render_check_page(replace(REPORT, layers=(positive,)), [])
+    assert 'style="left:0.00%">0<' in text
+    assert '">0.1<' not in text
+    assert "width:40.00%" in text  # from 0.5 to 0.9
+
+
+def test_several_pairs_and_members_are_tables() -> None:
+    other = replace(PAIR, pair="a - c", reasons=("Another reason.",))
+    report = replace(
+        REPORT, pairs=(PAIR, other), compared=("a", "b", "c"), order=("b", "a", "c"),
+        distances=((0.0, 0.1, 0.2), (0.1, 0.0, 0.3), (0.2, 0.3, 0.0)),
+    )  # fmt: skip
+    text = render_check_page(report, [SHEET])
+    assert "<h2>Why</h2>" not in text
+    assert "Another reason." in text
+    assert "b \N{RIGHTWARDS ARROW} a \N{RIGHTWARDS ARROW} c" in text
+    assert text.count("0.300") == 2
+
+
+def test_members_of_another_network_are_listed() -> None:
+    mismatch = ArchitectureMismatch("a", "z", 9, (Difference("<w>", "shape", "(8, 3)", "(4, 3)"),))
+    text = render_check_page(replace(REPORT, mismatches=(mismatch,)), [])
+    assert "Members of another network" in text
+    assert "&lt;w&gt;" in text
+    assert "<w>" not in text
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_every_verdict_has_a_color(verdict: str) -> None:
+    assert set(CSS_CLASS_BY_VERDICT) == set(VERDICTS)
+    assert f'<span class="{CSS_CLASS_BY_VERDICT[verdict]}">{verdict}</span>' in render_check_page(
+        replace(REPORT, verdict=verdict), []
+    )

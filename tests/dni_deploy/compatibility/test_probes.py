@@ -1,0 +1,56 @@
+"""Test inputs fit the network's signature, and have a reference where one can be made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dni_deploy.compatibility.probes import add_noise, draw_test_image, is_restoration_network, make_sample_inputs
+from dni_deploy.errors import MismatchError
+from dni_deploy.signature import Signature
+
+
+@pytest.mark.parametrize(
+    ("signature", "shape"),
+    [
+        (Signature(), (1, 3, 96, 96)),
+        (Signature(input_channels=1, multiple=10), (1, 1, 90, 90)),
+        (Signature(input_channels=4, multiple=128), (1, 4, 128, 128)),
+        (Signature(scale=4), (1, 3, 48, 48)),
+        (Signature(input_channels=7, kind="latent"), (16, 7, 1, 1)),
+    ],
+)
+def test_input_fits_the_signature(signature: Signature, shape: tuple[int, ...]) -> None:
+    [probe] = make_sample_inputs(signature, [("drawn", draw_test_image(96 * min(signature.scale, 2)))])
+    assert (probe.x.shape, probe.x.dtype) == (shape, np.float32)
+    assert (probe.reference is None) == (signature.scale == 1)
+    if probe.reference is not None:
+        assert probe.reference.shape == (1, 3, 192, 192)
+    if signature.kind == "image":
+        assert 0 <= probe.x.min() < 0.2 < 0.8 < probe.x.max() <= 1
+        small = np.full((5, 300, 3), 255, np.uint8)
+        assert (make_sample_inputs(Signature(low=-1.0, high=1.0, multiple=4), [("white", small)])[0].x == 1).all()
+
+
+def test_references_are_cropped_with_their_image() -> None:
+    """The middle of a 200 x 200 image, and the same place of a reference twice as large."""
+    rgb = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    reference = rgb.repeat(2, axis=0).repeat(2, axis=1)
+    [sample] = make_sample_inputs(Signature(scale=2), [("x", rgb)], [reference])
+    assert sample.reference is not None
+    assert (sample.x.shape, sample.reference.shape) == ((1, 3, 96, 96), (1, 3, 192, 192))
+    assert np.array_equal(sample.reference[..., ::2, ::2], sample.x)
+    with pytest.raises(MismatchError, match="x is 50x50; with a reference at least 96x96 are needed"):
+        make_sample_inputs(Signature(multiple=96), [("x", rgb[:50, :50])], [rgb[:50, :50]])
+
+
+def test_noise_is_seeded_and_clipped() -> None:
+    signature = Signature(low=-1.0, high=1.0)
+    [clean] = make_sample_inputs(signature, [("x", draw_test_image())])
+    noisy = add_noise(clean, signature, 40)
+    assert noisy.name == "x, noise 40"
+    assert noisy.reference is clean.x
+    assert -1 <= noisy.x.min() < noisy.x.max() <= 1
+    assert np.array_equal(noisy.x, add_noise(clean, signature, 40).x)
+    assert is_restoration_network(signature, clean.x, [clean.x])
+    assert not is_restoration_network(signature, clean.x, [clean.x, -clean.x])

@@ -1,0 +1,62 @@
+"""Members and pairs are run on the test images, and networks that restore images on noise as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dni_deploy.api.check import check
+from dni_deploy.compatibility.probes import SampleInput
+from dni_deploy.compatibility.trial import measure_pairs
+from dni_deploy.signature import Signature
+
+pytest.importorskip("torch")
+from tests.support.pico_architectures import pico_family
+
+
+def test_a_network_that_restores_is_tried_with_noise() -> None:
+    """The pico DnCNN with its last layer a hundredth gives back its input nearly: noise stays, so ends and middle err alike."""
+    family = pico_family("dncnn", 2)
+    for state in family:
+        state["model.6.weight"], state["model.6.bias"] = state["model.6.weight"] / 100, state["model.6.bias"] / 100
+    report = check(dict(zip("ab", family, strict=True)))
+    assert [row.test_image for row in report.barriers] == [f"astronaut, noise {sigma}" for sigma in (20, 40, 60)]
+    # Clipped noise of sigma 20 of 255: a mean squared error of (20 / 255)^2 less what the clipping takes, a fifth at most here.
+    assert report.barriers[0].first == pytest.approx((20 / 255) ** 2, rel=0.2)
+    assert all(abs(row.decibels) < 0.5 for row in report.barriers)
+    assert check(dict(zip("ab", pico_family("cyclegan", 2), strict=True))).barriers == ()
+
+
+class ScalingRunner:
+    """The output is the input times the blend of the members' factors; counts how often a blend is set."""
+
+    signature = Signature()
+    architecture = "scaling"
+    weight_names = ("w",)
+
+    def __init__(self, **factors: float) -> None:
+        self.factors = factors
+        self.blends: list[dict[str, float]] = []
+
+    def infer(self, coefficients: dict[str, float], inputs: Sequence[Any]) -> list[Any]:
+        self.blends.append(dict(coefficients))
+        factor = sum(self.factors[name] * value for name, value in coefficients.items())
+        return [np.float32(factor) * x for x in inputs]
+
+
+def test_each_blend_is_set_once_for_all_test_images() -> None:
+    runner: Any = ScalingRunner(a=0.2, b=0.6)
+    x = np.random.default_rng(0).random((1, 3, 8, 8), np.float32)
+    samples = [SampleInput(name, x, 0.4 * x) for name in ("one", "two")]
+    steps: list[int] = []
+    result = measure_pairs(runner, [("a", "b")], samples, lambda done, total, text: steps.append(done))
+    assert runner.blends == [{"a": 1.0}, {"b": 1.0}, {"a": 0.5, "b": 0.5}]
+    assert [row.test_image for row in result.midpoints] == ["one", "two"]
+    assert all(row.error < 1e-5 for row in result.midpoints)  # float32 rounding of a linear network
+    assert all(row.barrier < 0 and not row.is_barrier for row in result.barriers)
+    assert [len(sheet.frames) for sheet in result.contact_sheets] == [4, 4]
+    assert result.norm_mismatches == []
+    assert steps == sorted(steps)

@@ -1,0 +1,74 @@
+"""The verdict follows the bounds of the paper, and every cause is named with what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dni_deploy.compatibility.correlation import LayerCorrelation
+from dni_deploy.compatibility.midpoint import Barrier, BatchNormMismatch, measure_midpoint
+from dni_deploy.compatibility.verdict import PairEvidence, judge_pair
+
+
+def layer(median: float, **more: Any) -> LayerCorrelation:
+    return LayerCorrelation("a - b", "w", (40, 4, 3, 3), 40, 0, (median,) * 5, **more)
+
+
+@pytest.mark.parametrize(
+    ("median", "verdict"),
+    [
+        (1.0, "blends well"),
+        (0.689, "blends well"),
+        (0.688, "blends with caveats"),
+        (0.1, "blends with caveats"),
+        (0.099, "will not blend"),
+    ],
+)
+def test_the_bounds_of_the_paper(median: float, verdict: str) -> None:
+    found = judge_pair("a - b", PairEvidence([layer(median)], median))
+    assert found.verdict == verdict
+    assert found.reasons
+    assert bool(found.advice) == (verdict != "blends well")
+
+
+def test_the_image_halfway_outweighs_the_index() -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+
+    def verdict(*outputs: Any) -> str:
+        return judge_pair("a - b", PairEvidence([layer(0.99)], 0.99, midpoints=[measure_midpoint("a - b", *outputs)])).verdict
+
+    assert verdict(x, x, x) == "blends well"
+    assert verdict(x, x * 0, x) == "will not blend"  # faded
+    assert verdict(x, x[..., ::-1], x) == "will not blend"  # another picture, with the same contrast
+    assert verdict(x, x + 0.3, x) == "blends with caveats"
+    assert verdict(x, x[..., ::-1] * 1.2, -x) == "blends with caveats"  # the ends are as far from each other
+
+
+def test_every_cause_is_named() -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    astray = [measure_midpoint("a - b", x, x + 0.1, x)]
+    flipped = judge_pair("a - b", PairEvidence([layer(0.99, flipped=8)], 0.99, midpoints=astray))
+    assert (flipped.verdict, flipped.causes) == ("will not blend", ("flipped",))
+    permuted = judge_pair("a - b", PairEvidence([layer(0.3, aligned_median=0.99, chance=0.2)], 0.3, midpoints=astray))
+    assert (permuted.verdict, permuted.causes) == ("will not blend", ("permuted",))
+    lucky = judge_pair("a - b", PairEvidence([layer(0.05, aligned_median=0.8, chance=0.75)], 0.05))
+    assert (lucky.verdict, lucky.causes) == ("will not blend", ("apart",))
+    scaled = judge_pair("a - b", PairEvidence([layer(0.99, scale=10.0)], 0.99))
+    assert (scaled.verdict, scaled.causes) == ("blends with caveats", ("scale",))
+    noise = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, distance=0.3, whiteness=1.0))
+    assert (noise.verdict, noise.causes) == ("blends with caveats", ("noise",))
+    wall = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.03, 0.01)]))
+    assert (wall.verdict, wall.causes) == ("will not blend", ("barrier",))
+    hill = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.015, 0.01)]))
+    assert (hill.verdict, hill.causes) == ("blends with caveats", ("barrier",))
+    drift = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, norm_mismatches=[BatchNormMismatch("a - b", "bn", 0.3, 0.0)]))
+    assert (drift.verdict, drift.causes) == ("blends well", ("drift",))
+    assert any("recalibration" in sentence for sentence in drift.advice)
+    left = judge_pair(
+        "a - b",
+        PairEvidence([layer(0.9)], 0.9, norm_mismatches=[BatchNormMismatch("a - b", "bn", 0.3, 0.0)], is_recalibrated=True),
+    )
+    assert any("what its re-estimated statistics say" in sentence for sentence in left.reasons)
+    assert any("--force" in sentence for sentence in left.advice)

@@ -1,0 +1,42 @@
+"""Plots are files of the kind asked for, with the same bytes every time; infinite values are left out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dni_deploy.errors import UsageError
+from dni_deploy.reports.sweep import SweepPoint, SweepReport
+from tests.dni_deploy.reports.test_sweep_page import sweep_report
+
+pytest.importorskip("matplotlib", reason="plots need the extra `report`")
+from dni_deploy.reports.plot import check_plot_name, plot_bench, plot_sweep
+
+STARTS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_the_same_sweep_gives_the_same_bytes(kind: str) -> None:
+    report = sweep_report([28.0, math.inf, 29.0])
+    data = plot_sweep(report, "title", {"N40": 28.5, "none": math.inf}, kind)
+    assert data.startswith(STARTS[kind])
+    assert plot_sweep(report, "title", {"N40": 28.5, "none": math.inf}, kind) == data
+
+
+def test_of_many_members_the_path_is_the_axis() -> None:
+    corners = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    points = tuple(SweepPoint(coefficients, 30.0, None, 0.001, 0.02) for coefficients in corners)
+    assert plot_sweep(SweepReport(("a", "b", "c"), "none", points, 0, ()), "t", None, "svg").startswith(STARTS["svg"])
+
+
+def test_a_row_that_one_network_lacks_is_left_out() -> None:
+    row = {"name": "ours", "steady_ms": 2.0, "change_ms": 1.0}
+    networks = {"one": [row, {"name": "rebuild", "steady_ms": 3.0, "change_ms": None}], "two": [row]}
+    assert plot_bench(networks, "svg") == plot_bench(networks, "svg")
+
+
+def test_a_plot_has_the_suffix_of_its_kind() -> None:
+    check_plot_name("a.PDF")
+    with pytest.raises(UsageError, match=r"A plot is written as \.png, \.svg, \.pdf; got a\.jpg"):
+        check_plot_name("a.jpg")
