@@ -33,7 +33,7 @@ RECALIBRATE_ADVICE = (
 )
 RECALIBRATE_AGAIN_ADVICE = (
     "The re-estimated statistics do not fit these images: estimate them on images like these, or at more alphas: "
-    "dni-deploy build BUNDLE --recalibrate IMAGES --knots 32 --force."
+    "dni-deploy build BUNDLE --recalibrate IMAGES --calibration-points 32 --force."
 )
 
 

@@ -148,7 +148,7 @@ class TuneReport:
                 for index in range(len(self.evaluations))
             ],
             "finding": list(self.format_finding()),
-            "pictures": self.image_count,
+            "images": self.image_count,
             "change_ms": self.change_seconds * 1e3,
             "frame_ms": self.frame_seconds * 1e3,
             "seconds": self.seconds,
