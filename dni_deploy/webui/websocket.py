@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import deque
 from typing import Any
@@ -33,6 +34,7 @@ MAX_INVALID_MESSAGES = 50
 """Number of messages that cannot be used, after which a client is sent away."""
 
 MAX_PENDING_REQUEST_IDS = 1024
+_CLIENT_NUMBERS = itertools.count(1)
 
 
 class PageConnection:
@@ -63,7 +65,7 @@ class PageConnection:
             limits: Sizes and times.
         """
         self.socket, self.renderer, self.shared_alpha, self.plane, self.limits = socket, renderer, shared_alpha, plane, limits
-        self.client_id = id(self)
+        self.client_id = next(_CLIENT_NUMBERS)
         self.source = f"page {self.client_id}"
         self._views: frozenset[str] = frozenset()
         self._credit = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import struct
 import time
@@ -93,6 +94,7 @@ def test_every_frame_carries_its_alpha_and_the_request_that_it_knows_of(live: Pa
                 say(page, next=True)
                 fields, _ = frame(page)
             assert fields["flags"] & FLAG_SET_BY_PAGE
+            assert re.fullmatch(r"page \d{1,4}", live.shared_alpha.state.source)  # a number, and no address in memory
             assert fields["shares"] == ((0.5, 0.25, 0.25), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0))[request_id - 1]
         say(page, request_id=1, alpha=[1.0, 0.0, 0.0])  # late: an older request than the newest
         say(page, next=True)
