@@ -24,11 +24,14 @@ from dni_deploy.errors import CoefficientsError, InputError, LimitError, Mismatc
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.imaging.image_file import ImageFile, write_image
 from engines import ort_session
-from tests.engines.conftest import Case, write
+from tests.engines.conftest import Case, pico_case, write
 from tests.support.handmade_graphs import HAND
 
 torch = pytest.importorskip("torch")
 from tests.support.pico_architectures import PICO  # noqa: E402
+
+__all__ = ["pico_case"]  # a fixture of the engines
+
 
 SHARES = np.array([0.6, 0.4])
 
