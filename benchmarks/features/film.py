@@ -30,7 +30,7 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name
-from dni_deploy.video_io.encoder import DEFAULT_SEGMENT_FRAMES, EncoderOptions, OutputFormat
+from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat
 from dni_deploy.video_io.mux import check_output_streams, find_muxer, mux_segments
 from dni_deploy.video_io.resume import open_job
 from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
@@ -65,9 +65,7 @@ def run_identity_pipeline(source: Path, output: Path) -> None:
 
     found = open_video_file(source)
     target = OutputFormat.from_video_file(found, 1)
-    settings = TranscodeSettings(
-        ENCODER_OPTIONS, target, check_output_streams(output, found, ENCODER_OPTIONS, target), DEFAULT_SEGMENT_FRAMES
-    )
+    settings = TranscodeSettings(ENCODER_OPTIONS, target, check_output_streams(output, found, ENCODER_OPTIONS, target))
     with open_job(output, {}, fresh=True) as job:
         transcode_segments(found, job, process_frame, settings, 1)
         with write_file_atomically(output, force=True) as temporary:

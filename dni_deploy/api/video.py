@@ -158,13 +158,8 @@ def video(
     )
     alphas = as_alpha_source(alpha) if map_settings is None else map_settings.black_source
     output_format = OutputFormat.from_video_file(source, scale)
-    settings = TranscodeSettings(
-        encoder,
-        output_format,
-        check_output_streams(output_path, source, encoder, output_format),
-        encoder.segment_frames,
-        hwaccel,
-    )
+    has_global_header = check_output_streams(output_path, source, encoder, output_format)
+    settings = TranscodeSettings(encoder, output_format, has_global_header, hwaccel)
     with open_session(bundle, options, alpha=alphas.at(0.0, 0)) as session:
         description: dict[str, Any] = {
             "film": fingerprint_file(video_path),

@@ -23,7 +23,9 @@ except ImportError:  # Windows has no such lock; nothing keeps two runs on one o
 
 JOB_FOLDER_SUFFIX = ".dni-part"
 JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME = "job.json", "lock", "logged"
-JOB_SCHEMA_VERSION = 1
+JOB_SCHEMA_VERSION = 2
+"""1: color was converted in another way, so that segments of both would show where they meet."""
+
 FINGERPRINT_BYTES = 1 << 20
 """Bytes at the beginning and at the end of a video that stand for its content."""
 

@@ -63,14 +63,12 @@ class TranscodeSettings:
         encoder: The encoder and its options.
         output_format: Size, timing and color of the output.
         global_header: The container keeps the encoder's header.
-        segment_frames: Number of frames of a segment; the last one may have fewer.
         hwaccel: Kind of hardware to decode on, or None.
     """
 
     encoder: EncoderOptions
     output_format: OutputFormat
     global_header: bool
-    segment_frames: int
     hwaccel: str | None = None
 
 
@@ -145,7 +143,7 @@ def _encode_segments(frames: Iterator[ProcessedFrame], job: VideoJob, settings: 
             for packet in encoder.encode(frame.rgb, frame.pts):
                 writer.add_packet(packet)
             del frame
-            if writer.frames == settings.segment_frames:
+            if writer.frames == settings.encoder.segment_frames:
                 _close_segment(job, writer, encoder)
                 writer = encoder = None
         if writer is not None and encoder is not None:

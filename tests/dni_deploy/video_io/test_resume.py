@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import json
 import multiprocessing
 import multiprocessing.process
 import os
@@ -195,6 +196,15 @@ def test_a_full_or_failing_disk_keeps_the_whole_segments(
         with pytest.raises(kind, match=os.strerror(number)):
             make(source, tmp_path / "out.mp4")
     assert make(source, tmp_path / "out.mp4").resumed_frames == 16
+
+
+def test_a_job_with_the_former_color_conversion_is_not_continued(tmp_path: Path) -> None:
+    """The segments of both would show where they meet."""
+    with open_job(tmp_path / "out.mp4", {"alpha": 1}) as job:
+        path = job.folder / "job.json"
+    path.write_text(json.dumps({"schema": 1, "alpha": 1}))
+    with pytest.raises(UsageError, match="differs in: schema"), open_job(tmp_path / "out.mp4", {"alpha": 1}):
+        pass
 
 
 def test_two_runs_on_one_output(tmp_path: Path, make: Make) -> None:

@@ -40,7 +40,7 @@ def transcode_clip(
     """Makes the segments of a file alone; they stay in the job folder."""
     source = open_video_file(source_path)
     settings = TranscodeSettings(
-        EncoderOptions(crf=20, preset="ultrafast"), OutputFormat.from_video_file(source, 1), True, segment_frames
+        EncoderOptions(crf=20, preset="ultrafast", segment_frames=segment_frames), OutputFormat.from_video_file(source, 1), True
     )
     with open_job(output, {}) as job:
         return transcode_segments(source, job, process_frame, settings, 1, progress)
