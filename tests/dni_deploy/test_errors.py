@@ -20,7 +20,7 @@ from dni_deploy.errors import DniError, EngineError, UnavailableError, escape_na
 KINDS = list(dict.fromkeys(kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DniError)))
 
 
-def test_the_tree_is_true() -> None:
+def test_the_drawn_tree_is_that_of_the_classes() -> None:
     """Each line of the drawing: name, indentation by parent, exit code, and ValueError where it says so."""
     lines = re.findall(r"^    ([│ ]*)(?:[├└]── )?(\w+)( \(ValueError\))?  +(\d+|exit)", errors.__doc__ or "", re.M)
     drawn = {name: (len(indent) // 4, code) for indent, name, _, code in lines}
@@ -33,7 +33,7 @@ def test_the_tree_is_true() -> None:
             assert issubclass(getattr(errors, name), ValueError)
 
 
-def test_exit_codes() -> None:
+def test_exit_codes_are_inherited_and_never_those_of_bugs() -> None:
     """1 is a bug of ours, 10 a verdict and 130 Ctrl-C: no error on purpose has them."""
     codes = {kind.exit_code for kind in KINDS if kind is not DniError}
     assert codes == {2, 3, 4, 5, 6, 7, 8, 9, 11}
@@ -124,7 +124,7 @@ def test_a_renamed_class_changes_no_json(kind: type[DniError], monkeypatch: pyte
     kind = type("RenamedError", (kind,), {})
     assert main(["doctor", "--json"]) == FIXED[name]
     assert json.loads(capsys.readouterr().err) == {
-        "schema": 1,
+        "schema": 2,
         "error": {"kind": name, "message": "It went wrong.", "exit_code": FIXED[name]},
     }
 

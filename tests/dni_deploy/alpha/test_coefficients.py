@@ -38,7 +38,7 @@ TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
         (1 - 2**-53, TWO, (1 - 2**-53, 2**-53)),
     ],
 )
-def test_ways_to_write_it(alpha: Any, members: tuple[str, ...], shares: tuple[float, ...]) -> None:
+def test_every_form_of_an_alpha_is_read(alpha: Any, members: tuple[str, ...], shares: tuple[float, ...]) -> None:
     made = Coefficients.parse(alpha, members)
     assert (made.members, made.values) == (members, shares)
     assert all(type(share) is float for share in made.values)
@@ -49,7 +49,7 @@ def test_ways_to_write_it(alpha: Any, members: tuple[str, ...], shares: tuple[fl
     assert made.values == shares
 
 
-def test_one_hot() -> None:
+def test_one_hot_is_that_member_exactly() -> None:
     assert Coefficients.one_hot("b", THREE).values == (0, 1, 0)
     assert str(Coefficients.one_hot("b", THREE)) == "a=0, b=1, c=0"
 
@@ -98,7 +98,7 @@ def test_one_hot() -> None:
         (Coefficients(("x", "y"), (0.5, 0.5)), TWO, "for the members 'x', 'y'"),
     ],
 )
-def test_ways_to_get_it_wrong(alpha: Any, members: tuple[str, ...], words: str) -> None:
+def test_invalid_alphas_are_refused(alpha: Any, members: tuple[str, ...], words: str) -> None:
     with pytest.raises(CoefficientsError) as caught:
         Coefficients.parse(alpha, members)
     assert words in str(caught.value)

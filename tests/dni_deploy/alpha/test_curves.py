@@ -59,7 +59,7 @@ def test_ends_of_any_kind() -> None:
     assert gan("saw(period=1)", 0.25) == [0.25]
 
 
-def test_frames() -> None:
+def test_periods_in_frames_need_no_rate() -> None:
     curve = AlphaCurve.parse("triangle(period=100f)", TWO)
     assert curve.at(99.0, 25).values == (0.5, 0.5)
     assert curve.at(99.0, 50).values == (0, 1)
@@ -93,7 +93,7 @@ def test_json_there_and_back(shape: str, period: float, phase: float, offset: fl
 
 
 @pytest.mark.parametrize("fields", [None, 3, {}, {"curve": 3}, {"curve": "x"}, {"schema": 2, "curve": "sine(period=1)"}])
-def test_json_that_goes_wrong(fields: object) -> None:
+def test_malformed_json_is_refused(fields: object) -> None:
     with pytest.raises(UsageError):
         AlphaCurve.from_json(fields, TWO)
 
@@ -118,7 +118,7 @@ def test_json_that_goes_wrong(fields: object) -> None:
         ("", "not a curve"),
     ],
 )
-def test_texts_that_go_wrong(text: str, words: str) -> None:
+def test_malformed_texts_are_refused(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         AlphaCurve.parse(text, TWO)
     assert str(caught.value).isprintable()

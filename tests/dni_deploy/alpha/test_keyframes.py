@@ -75,7 +75,7 @@ def test_a_json_keyframe_has_one_time(fields: dict[str, object]) -> None:
         from_json({"keyframes": [{"time": 0, "alpha": 1}, {"alpha": 1, **fields}]})
 
 
-def test_there_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_keyframes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyframes, "MAX_KEYFRAMES", 1)
     parsed = ParsedKeyframes("path")
     parsed.add(Moment(0, "seconds"), 1)

@@ -168,7 +168,7 @@ def test_frames_go_forward(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_full_disk() -> None:
+def test_a_full_disk_is_a_limit_error() -> None:
     with pytest.raises(LimitError, match="could not be written"):
         AlphaLog("/dev/full", THREE, force=True)
 
@@ -199,7 +199,7 @@ LINE = b'{"frame":%d,"seconds":0.0,"generation":1,"shares":[0.5,0.5]}\n'
         (HEADER + LINE % 0 + b"\n" + LINE % 1, "line 3: it is not a frame"),
     ],
 )
-def test_damaged_logs(tmp_path: Path, content: bytes, words: str) -> None:
+def test_damaged_logs_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content)
     with pytest.raises(InputError, match=words) as caught:
@@ -207,7 +207,7 @@ def test_damaged_logs(tmp_path: Path, content: bytes, words: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_logs_that_are_none(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent", "nul\0"):
         with pytest.raises(InputError, match="alpha log"):
             AlphaLog.read(path, TWO)

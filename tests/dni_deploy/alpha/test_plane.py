@@ -54,7 +54,7 @@ def test_the_corners_in_any_order_and_of_any_upright_rectangle() -> None:
     assert made.at(0, 0) == Coefficients.one_hot("mosaic", FOUR)
 
 
-def test_three_are_barycentric() -> None:
+def test_three_places_are_barycentric() -> None:
     made = ControlPlane.from_places({"a": (0, 0), "b": (1, 0), "c": (0, 1)}, THREE)
     assert made.at(0.25, 0.25).values == pytest.approx((0.5, 0.25, 0.25), abs=CLOSE)
     assert made.at(0.5, 0.5).values == pytest.approx((0, 0.5, 0.5), abs=CLOSE)
@@ -93,7 +93,7 @@ def test_inside_the_coefficients_lead_back_to_the_point(points: list[tuple[float
 
 
 @given(layouts, st.tuples(st.floats(-0.2, 1.2), st.floats(-0.2, 1.2)), st.floats(0, 2 * math.pi))
-def test_no_jump(points: list[tuple[float, float]], point: tuple[float, float], turn: float) -> None:
+def test_coefficients_change_continuously(points: list[tuple[float, float]], point: tuple[float, float], turn: float) -> None:
     """A step moves the shares by no more than its length over the height of the flattest triangle."""
     made = plane(points)
     places = [place for _, place in made.places]
@@ -136,7 +136,7 @@ def test_places_that_are_almost_on_a_line() -> None:
             assert np.linalg.norm(made.at(x, y).to_array() @ corners - (x, y)) < 1e-5
 
 
-def test_the_shorter_joint_is_taken() -> None:
+def test_the_shorter_edge_is_chosen() -> None:
     assert triangulate_points([(0.0, 0.5), (1.0, 0.5), (0.5, 0.4), (0.5, 0.6)]) == [(0, 2, 3), (1, 2, 3)]
 
 
@@ -182,20 +182,20 @@ def test_triangles_cover_the_hull_without_overlap(points: list[tuple[float, floa
         ({"a": (0, 0), "b": (1, 0), "c": (0, 10**400)}, "two numbers"),
     ],
 )
-def test_planes_that_go_wrong(places: Any, words: str, tmp_path: Path) -> None:
+def test_invalid_planes_are_refused(places: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         ControlPlane.from_places(places, THREE)
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("point", [(math.nan, 0), (0, math.inf), (None, 0), ("x", 0)])
-def test_points_that_are_none(point: Any) -> None:
+def test_invalid_points_are_refused(point: Any) -> None:
     for made in (ControlPlane.default(THREE), ControlPlane.default(FOUR)):
         with pytest.raises(UsageError, match="The point"):
             made.at(*point)
 
 
-def test_defaults() -> None:
+def test_default_planes_have_a_place_for_each_member() -> None:
     for count in range(3, 17):
         names = tuple(f"m{index}" for index in range(count))
         made = ControlPlane.default(names)
@@ -206,7 +206,7 @@ def test_defaults() -> None:
             ControlPlane.default(THREE[:count])
 
 
-def test_files(tmp_path: Path) -> None:
+def test_planes_come_back_from_a_file(tmp_path: Path) -> None:
     made = ControlPlane.from_places({"a": (0.1, 1 / 3), "b": (1, 0), "c": (0, 1)}, THREE)
     file = tmp_path / "plane.json"
     file.write_text(json.dumps(made.to_json()))

@@ -31,7 +31,7 @@ def test_the_text_of_the_issue(seconds: float, gan: float) -> None:
     assert AlphaTimeline.parse(ISSUE, TWO).at(seconds, 0).values == pytest.approx((1 - gan, gan), abs=CLOSE)
 
 
-def test_keyframes_are_met_exactly() -> None:
+def test_keyframes_are_exact() -> None:
     timeline = AlphaTimeline.parse("0.1:0.2,0.3,0.5, 0.7:0.1,0.1,0.8, 1.3:c=1", THREE)
     assert timeline.at(0.1, 0).values == (0.2, 0.3, 0.5)
     assert timeline.at(0.7, 0).values == (0.1, 0.1, 0.8)
@@ -49,7 +49,7 @@ def test_keyframes_are_met_exactly() -> None:
         ("1e-3:1, 1e3s:0", [0.001, 1000]),
     ],
 )
-def test_ways_to_write_a_time(text: str, moments: list[float]) -> None:
+def test_every_form_of_a_time_is_read(text: str, moments: list[float]) -> None:
     timeline = AlphaTimeline.parse(text, TWO)
     assert (timeline.unit, timeline.times.tolist()) == ("seconds", moments)
     assert timeline.coefficients.tolist() == [[1, 0], [0, 1]]
@@ -76,7 +76,7 @@ def test_a_text_without_times_is_a_constant() -> None:
     assert AlphaTimeline.from_coefficients(fixed).at(3, 3) == fixed
 
 
-def test_ways_between() -> None:
+def test_interpolation_between_keyframes() -> None:
     def at(kind: str, seconds: float) -> float:
         return AlphaTimeline.from_keyframes([(0, 1), (1, 0)], TWO, kind).at(seconds, 0).values[0]
 
@@ -90,7 +90,7 @@ def test_ways_between() -> None:
         at("cubic", 0)
 
 
-def test_a_loop() -> None:
+def test_a_loop_continues_without_a_gap() -> None:
     timeline = AlphaTimeline.parse("1:1, 2:0, 3:0.5; loop", TWO)
     assert timeline.loop
     for turn in range(5):
@@ -163,7 +163,7 @@ def test_json_by_hand(tmp_path: Path) -> None:
         ('"time","psnr"\n"0","0.5"\n', "seconds", [0], [[0.5, 0.5]]),
     ],
 )
-def test_csv(tmp_path: Path, text: str, unit: str, times: list[float], shares: list[list[float]]) -> None:
+def test_csv_files_are_read(tmp_path: Path, text: str, unit: str, times: list[float], shares: list[list[float]]) -> None:
     file = tmp_path / "timeline.csv"
     file.write_bytes(text.encode())
     timeline = AlphaTimeline.read(file, TWO)
@@ -198,7 +198,7 @@ def test_csv(tmp_path: Path, text: str, unit: str, times: list[float], shares: l
         ("0:\x1b[31m=1", "names"),
     ],
 )
-def test_texts_that_go_wrong(text: str, words: str) -> None:
+def test_malformed_texts_are_refused(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         AlphaTimeline.parse(text, TWO)
     assert str(caught.value).isprintable()
@@ -249,7 +249,7 @@ GOOD = '{"time": 0, "alpha": 0.5}'
         (b"\x89PNG\r\n\x1a\n\x00", "UTF-8"),
     ],
 )
-def test_files_that_go_wrong(tmp_path: Path, content: bytes, words: str) -> None:
+def test_malformed_files_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     file = tmp_path / "keys"
     file.write_bytes(content)
     with pytest.raises(InputError, match=words) as caught:
@@ -260,7 +260,7 @@ def test_files_that_go_wrong(tmp_path: Path, content: bytes, words: str) -> None
     assert caught.value.exit_code == 3
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_missing_files_are_refused(tmp_path: Path) -> None:
     for path, words in [
         (tmp_path / "absent.json", "does not exist"),
         (tmp_path, "not a file"),
@@ -270,7 +270,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
             AlphaTimeline.read(path, TWO)
 
 
-def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_keyframes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys.csv"
     file.write_text("time,psnr\n0,1\n1,0\n2,1\n")
     monkeypatch.setattr(keyframes, "MAX_KEYFRAMES", 2)
@@ -292,7 +292,7 @@ def test_extrapolation_has_to_be_asked_for() -> None:
         AlphaTimeline.parse("0:gan=0, 1:gan=2", TWO)
 
 
-def test_a_time_that_is_none() -> None:
+def test_a_time_that_is_not_finite_is_refused() -> None:
     with pytest.raises(UsageError, match="finite"):
         AlphaTimeline.parse("0:1", TWO).at(math.nan, 3)
 

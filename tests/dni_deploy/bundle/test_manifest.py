@@ -51,7 +51,7 @@ def test_bytes_are_pinned() -> None:
     assert data.endswith(b"}\n")
 
 
-def test_round_trip() -> None:
+def test_a_manifest_comes_back_from_its_bytes() -> None:
     assert Manifest.from_bytes(manifest().to_bytes()) == manifest()
     without = replace(manifest(), weights_file=None, unused=(), tied={}, graph_facts={})
     assert Manifest.from_bytes(without.to_bytes()) == without
@@ -74,7 +74,7 @@ def test_what_a_slider_was_measured_on_goes_with_it_alone() -> None:
             Manifest.from_bytes(signed(document))
 
 
-def test_extras_are_absent_where_unset_and_come_back_where_set() -> None:
+def test_attachments_are_absent_where_unset_and_come_back_where_set() -> None:
     assert not {"recalibration", "slider"} & set(json.loads(manifest().to_bytes()))
     assert Manifest.from_bytes(extended().to_bytes()) == extended()
     assert [entry.file.partition("-")[0] for entry in extended().files] == ["graph", "weights", "recalibration", "a", "b"]
@@ -190,7 +190,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 }
 
 
-EXTRA_CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+ATTACHMENT_CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "recalibration null": (_set("recalibration", None), "recalibration is not an object"),
     "recalibration by name": (_set("recalibration", "r.safetensors"), "recalibration is not an object"),
     "recalibration without size": (lambda document: document["recalibration"].pop("size"), "lacks the field 'size'"),
@@ -214,9 +214,9 @@ EXTRA_CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 STORED = ("file", "sha256", "size")
 
 
-@pytest.mark.parametrize("name", EXTRA_CHANGES)
-def test_hostile_extras_are_named(name: str) -> None:
-    change, message = EXTRA_CHANGES[name]
+@pytest.mark.parametrize("name", ATTACHMENT_CHANGES)
+def test_malformed_attachments_are_named(name: str) -> None:
+    change, message = ATTACHMENT_CHANGES[name]
     document = json.loads(extended().to_bytes())
     change(document)
     with pytest.raises(BundleError) as raised:
@@ -241,7 +241,7 @@ def test_whole_numbers_in_a_slider_come_back() -> None:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_hostile_fields_are_named(name: str) -> None:
+def test_malformed_fields_are_named(name: str) -> None:
     change, message = CHANGES[name]
     document = json.loads(manifest().to_bytes())
     change(document)
@@ -271,7 +271,7 @@ RAW: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_what_is_not_a_manifest(name: str) -> None:
+def test_other_bytes_are_refused(name: str) -> None:
     with pytest.raises(BundleError) as raised:
         Manifest.from_bytes(RAW[name])
     assert "\n" not in str(raised.value)
@@ -285,7 +285,7 @@ def test_a_manifest_that_is_rewritten_with_other_spaces_is_refused() -> None:
     assert Manifest.from_bytes(signed(document)) == manifest()
 
 
-def test_size_limit_both_ways() -> None:
+def test_the_size_limit_holds_for_reading_and_writing() -> None:
     with pytest.raises(LimitError):
         Manifest.from_bytes(b" " * (MAX_MANIFEST_BYTES + 1))
     with pytest.raises(LimitError):

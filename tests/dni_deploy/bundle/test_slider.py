@@ -26,7 +26,7 @@ def slider(distances: list[float]) -> PerceptualSlider:
 
 @calm
 @given(DISTANCES, st.floats(0, 1))
-def test_there_and_back(distances: list[float], at: float) -> None:
+def test_position_and_alpha_are_inverse(distances: list[float], at: float) -> None:
     made = slider(distances)
     # A position is a sum of up to 40 parts and known to 2^-53; the steepest piece (MIN_STEP_FRACTION) magnifies that by at most 101 * 40.
     assert made.position_at(made.alpha_at(at)) == pytest.approx(at, abs=1e-12)
@@ -35,7 +35,7 @@ def test_there_and_back(distances: list[float], at: float) -> None:
 
 @calm
 @given(DISTANCES, st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True))
-def test_it_rises(distances: list[float], two: list[float]) -> None:
+def test_alpha_rises_with_the_position(distances: list[float], two: list[float]) -> None:
     made, (low, high) = slider(distances), sorted(two)
     assert made.alpha_at(low) <= made.alpha_at(high)
     assert made.alpha_at(low) >= 0
@@ -46,7 +46,7 @@ def test_it_rises(distances: list[float], two: list[float]) -> None:
 
 @calm
 @given(DISTANCES)
-def test_ends_and_knots_are_exact(distances: list[float]) -> None:
+def test_ends_and_points_are_exact(distances: list[float]) -> None:
     made = slider(distances)
     assert (made.alpha_at(0), made.alpha_at(1), made.position_at(0), made.position_at(1)) == (0, 1, 0, 1)
     for position, alpha in made.points:
@@ -74,7 +74,7 @@ def test_where_nothing_moves_the_slider_still_does() -> None:
 
 
 @pytest.mark.parametrize("beyond", [-1e-9, 1.5, math.nan, math.inf])
-def test_beyond_the_ends(beyond: float) -> None:
+def test_positions_beyond_the_ends_are_refused(beyond: float) -> None:
     with pytest.raises(UsageError, match="position is a number from 0 to 1"):
         slider([1.0]).alpha_at(beyond)
     with pytest.raises(UsageError, match="alpha is a number from 0 to 1"):
@@ -91,6 +91,6 @@ def test_beyond_the_ends(beyond: float) -> None:
         ((0.0, 0.0), (0.4, 0.6), (0.5, 0.5), (1.0, 1.0)),
     ],
 )
-def test_knots_that_are_no_slider(knots: tuple[tuple[float, float], ...]) -> None:
+def test_points_that_do_not_rise_are_refused(knots: tuple[tuple[float, float], ...]) -> None:
     with pytest.raises(BundleError, match="slider's points"):
         PerceptualSlider(knots)

@@ -68,7 +68,7 @@ def test_unsigned_integers_of_newer_torch(tmp_path: Path) -> None:
     assert_same_tensors(made, Checkpoint.read(tmp_path / "x.pth"))
 
 
-def test_parameters_and_subclasses(tmp_path: Path) -> None:
+def test_parameters_are_read_as_tensors(tmp_path: Path) -> None:
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.tag = "kept with the parameter, of no interest here"
     torch.save({"a": parameter, "b": torch.nn.Parameter(torch.zeros(2))}, tmp_path / "x.pth")
@@ -177,7 +177,7 @@ def test_a_note_says_what_was_chosen() -> None:
         ({"w": np.ones(2, np.complex64)}, None, "complex64"),
     ],
 )
-def test_wrappers_that_do_not_fit(value: Any, key: str | None, words: str) -> None:
+def test_ambiguous_wrappers_are_refused(value: Any, key: str | None, words: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.from_state_dict(value, key=key)
     assert words in str(caught.value)

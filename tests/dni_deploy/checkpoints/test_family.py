@@ -26,7 +26,7 @@ def state(seed: int = 0, **changed: Any) -> dict[str, Any]:
     return {name: value for name, value in made.items() if value is not None}
 
 
-def test_what_fits(tmp_path: Path) -> None:
+def test_members_that_fit_make_a_family(tmp_path: Path) -> None:
     save_file(state(1), tmp_path / "b.safetensors")
     family = Family.from_checkpoints(
         {"a": state(0), "b": tmp_path / "b.safetensors", "c": Checkpoint.from_state_dict(state(2))}
@@ -61,7 +61,7 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)
-def test_each_difference(name: str) -> None:
+def test_each_kind_of_difference_is_named(name: str) -> None:
     changed, kind, words = DIFFERENCES[name]
     with pytest.raises(MismatchError) as caught:
         Family.from_checkpoints({"x4v3": state(0), "wdn": state(1, **changed)})
@@ -76,7 +76,7 @@ def test_each_difference(name: str) -> None:
     ] == [kind]
 
 
-def test_several_differences() -> None:
+def test_several_differences_are_counted() -> None:
     other = state(1, **{"conv.weight": np.ones((2, 3, 3, 3)), "conv.bias": None, "a": np.ones(1), "b": np.ones(1)})
     found = find_differences(Checkpoint.from_state_dict(state(0)), Checkpoint.from_state_dict(other))
     assert [(one.key, one.kind) for one in found] == [
@@ -108,13 +108,13 @@ def test_nonfinite_numbers_are_refused(bad: float, count: int) -> None:
         Family.from_checkpoints({"a": state(0), "b": state(1, **{"conv.bias": bias})})
 
 
-def test_the_same_twice_is_said() -> None:
+def test_equal_members_are_noted() -> None:
     assert Family.from_checkpoints({"a": state(0), "b": state(0)}).notes == (
         "b has the same numbers as a; a blend of the two changes nothing.",
     )
 
 
-def test_counts() -> None:
+def test_the_number_of_members_is_limited() -> None:
     with pytest.raises(UsageError, match="1 given"):
         Family.from_checkpoints({"a": state(0)})
     with pytest.raises(UsageError, match="0 given"):
@@ -125,12 +125,12 @@ def test_counts() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a=b", "a,b", "-a", ".a", "a b", "x" * 65, "\u00e9", "a\n", "a/b", 3])
-def test_bad_names(name: Any) -> None:
+def test_invalid_names_are_refused(name: Any) -> None:
     with pytest.raises(UsageError, match="not usable"):
         Family.from_checkpoints({"good-Name_1.0": state(0), name: state(1)})
 
 
-def test_what_a_member_may_be() -> None:
+def test_members_may_be_paths_checkpoints_or_state_dicts() -> None:
     with pytest.raises(UsageError, match="Member 'b' is a int"):
         Family.from_checkpoints({"a": state(0), "b": 3})  # type: ignore[dict-item]
     with pytest.raises(CheckpointError, match="does not exist"):

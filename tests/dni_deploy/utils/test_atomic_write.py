@@ -85,7 +85,7 @@ def test_it_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_targets_that_cannot_be(tmp_path: Path, force: bool) -> None:
+def test_impossible_targets_are_refused(tmp_path: Path, force: bool) -> None:
     (tmp_path / "folder").mkdir()
     for path, message in (
         (tmp_path / "folder", "folder|not a file"),
@@ -446,7 +446,7 @@ def test_ctrl_c_removes_the_temporary(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_what_can_be_written(tmp_path: Path) -> None:
+def test_possible_outputs_pass(tmp_path: Path) -> None:
     there = tmp_path / "there.png"
     there.write_bytes(b"x")
     assert check_outputs((tmp_path / "a.png", None), force=False) == (str(tmp_path / "a.png"),)
@@ -461,7 +461,7 @@ def test_what_can_be_written(tmp_path: Path) -> None:
         (("a.png", "./a.png"), "one name"),
     ],
 )
-def test_what_cannot(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+def test_impossible_outputs_are_refused(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
     (tmp_path / "there.png").write_bytes(b"x")
     with pytest.raises(UsageError, match=said):
         check_outputs([tmp_path / name if name[0] != "." else f"{tmp_path}/{name}" for name in names], force=False)
