@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ import dni_deploy
 from dni_deploy.cli import dispatch
 from dni_deploy.cli.commands import COMMANDS, format_help_summary
 from dni_deploy.cli.main import main
-from dni_deploy.utils import optional_packages
 
 ROOT = Path(__file__).parents[3]
 Capture = pytest.CaptureFixture[str]
@@ -83,32 +81,3 @@ def test_unknown_names_are_attribute_errors() -> None:
 def test_help_of_each_command(name: str, capsys: Capture) -> None:
     assert main([name, "-h"]) == main([name, "--help"]) == 0
     assert capsys.readouterr().out.count(f"Usage: dni-deploy {name}") == 2
-
-
-def test_a_package_that_hides_a_bay_is_named(tmp_path: Path) -> None:
-    (tmp_path / "engines").mkdir()
-    (tmp_path / "engines" / "__init__.py").write_text("")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\nimport dni_deploy\n"
-    code += "try: dni_deploy.open_session\nexcept dni_deploy.DniError as error: print(type(error).__name__, error)"
-    # The first lookup of DniError needs the bays too, so the handler reaches for its home.
-    code = code.replace("dni_deploy.DniError", "__import__('dni_deploy.errors').errors.DniError")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert done.stdout.startswith("UnavailableError Another package named 'engines' hides")
-    assert str(tmp_path) in done.stdout
-
-
-def test_missing_packages_are_ours_or_not() -> None:
-    assert optional_packages.explain_missing_package(ModuleNotFoundError("x", name="something_else")) is None
-    assert optional_packages.explain_missing_package(ModuleNotFoundError("x")) is None
-    told = optional_packages.explain_missing_package(ModuleNotFoundError("x", name="onnxruntime.capi"))
-    assert "dni-deploy[cpu]" in str(told)
-
-
-def test_every_package_is_in_the_extra_that_is_named_for_it() -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    other_name = {"pythonosc": "python-osc", "rtmidi": "python-rtmidi", "skimage": "scikit-image"}
-    for module, extra in optional_packages.EXTRA_BY_PACKAGE.items():
-        package = other_name.get(module, module)
-        if package != "torchvision":  # spandrel brings it
-            listed = re.findall(rf"^{extra} = \[(.*)\]$", text, re.M)
-            assert re.search(rf'"{package}(-gpu)?[<>=]', *listed), f"{extra} lacks {package}"

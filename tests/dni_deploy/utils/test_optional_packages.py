@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -49,3 +51,32 @@ def test_every_extra_exists() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     assert {extra for extra in EXTRA_BY_PACKAGE.values() if f"\n{extra} = [" not in extras} == set()
+
+
+def test_a_package_that_hides_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "__init__.py").write_text("")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\nimport dni_deploy\n"
+    code += "try: dni_deploy.open_session\nexcept dni_deploy.DniError as error: print(type(error).__name__, error)"
+    # The first lookup of DniError imports our packages, too, so the handler imports its module.
+    code = code.replace("dni_deploy.DniError", "__import__('dni_deploy.errors').errors.DniError")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.stdout.startswith("UnavailableError Another package named 'engines' hides")
+    assert str(tmp_path) in done.stdout
+
+
+def test_missing_packages_are_ours_or_not() -> None:
+    assert explain_missing_package(ModuleNotFoundError("x", name="something_else")) is None
+    assert explain_missing_package(ModuleNotFoundError("x")) is None
+    told = explain_missing_package(ModuleNotFoundError("x", name="onnxruntime.capi"))
+    assert "dni-deploy[cpu]" in str(told)
+
+
+def test_every_package_is_in_the_extra_that_is_named_for_it() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    other_name = {"pythonosc": "python-osc", "rtmidi": "python-rtmidi", "skimage": "scikit-image"}
+    for module, extra in EXTRA_BY_PACKAGE.items():
+        package = other_name.get(module, module)
+        if package != "torchvision":  # spandrel brings it
+            listed = re.findall(rf"^{extra} = \[(.*)\]$", text, re.M)
+            assert re.search(rf'"{package}(-gpu)?[<>=]', *listed), f"{extra} lacks {package}"
