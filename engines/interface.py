@@ -109,8 +109,8 @@ class Engine(Protocol):
         update_path: One sentence: how weights reach the running network, and why if it is a fallback.
         slots: Number of independent sets of weights, at least 1.
 
-    Thread safety: slots are refitted one at a time, never one that a frame is using; `infer` may run on other slots meanwhile, from
-    any thread. Calls for one slot come from one thread at a time.
+    Thread safety: slots are refitted one at a time, never one that a frame is using; `infer` may run on other slots meanwhile,
+    from any thread. Calls for one slot come from one thread at a time.
     """
 
     name: str
@@ -120,18 +120,18 @@ class Engine(Protocol):
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         """Puts a blend into a slot, always computed from the original members.
 
-        A weight of the optimized network takes the row of the one tensor that it is made of. A folded BatchNorm is made of up to
-        five, each with a row of its own: they are blended first, whatever their coefficients, and then folded.
+        A weight of the optimized network takes the row of the one tensor that it is made of. A folded BatchNorm is made of up
+        to five, each with a row of its own: they are blended first, whatever their coefficients, and then folded.
 
-        Returns when the next `infer` on that slot is certain to see the blend; on a GPU the work itself may still be in its queue
-        (see `synchronize`).
+        Returns when the next `infer` on that slot is certain to see the blend; on a GPU the work itself may still be in its
+        queue (see `synchronize`).
 
         Args:
             slot: Number of the slot.
-            coefficients: float64 (N,), one for each member in family order, for all weights; or float64 (W, N), a row for each of the
-                bundle's `weight_names` in their order. Read before this returns, never kept or changed. Every row sums to 1. A row
-                with a coefficient of 1 copies that member's bits; a member whose coefficient is 0 is not read. Rows that are all
-                equal give the same bytes as that one row, (N,), would.
+            coefficients: float64 (N,), one for each member in family order, for all weights; or float64 (W, N), a row for each
+                of the bundle's `weight_names` in their order. Read before this returns, never kept or changed. Every row sums
+                to 1. A row with a coefficient of 1 copies that member's bits; a member whose coefficient is 0 is not read. Rows
+                that are all equal give the same bytes as that one row, (N,), would.
 
         Raises:
             EngineError: The refit failed; the slot is unusable until a whole refit succeeds.
@@ -169,8 +169,8 @@ class Engine(Protocol):
 class DeviceEngine(Engine, Protocol):
     """An engine on a GPU, whose `infer` is `upload`, `enqueue`, `download`; apart, they can be timed and overlapped.
 
-    Each slot has one stream, and its refit, upload, enqueue and download are queued on it in the order of the calls. Coefficients
-    that a refit refuses leave the slot as it was: they are validated before anything of it is touched.
+    Each slot has one stream, and its refit, upload, enqueue and download are queued on it in the order of the calls.
+    Coefficients that a refit refuses leave the slot as it was: they are validated before anything of it is touched.
 
     Thread safety: calls for one slot come from one thread at a time.
     """

@@ -22,9 +22,10 @@ def make_session_options(threads: int = 0, *, stop_spinning: bool = False) -> or
 
     Args:
         threads: Number of intra-op threads; 0 for one per physical core.
-        stop_spinning: Let the session's threads sleep when a run has ended. By default they spin on for some 20 ms in case another
-            run comes; with two sessions in turns, the idle one then takes a core from the one that runs (a frame of 42 ms took
-            67 ms on 2 cores), and from decoders and encoders. Within a run they spin as ever, so a steady frame takes as long.
+        stop_spinning: Let the session's threads sleep when a run has ended. By default they spin on for some 20 ms in case
+            another run comes; with two sessions in turns, the idle one then takes a core from the one that runs (a frame of 42
+            ms took 67 ms on 2 cores), and from decoders and encoders. Within a run they spin as ever, so a steady frame takes
+            as long.
 
     Returns:
         The options, for the caller to change.

@@ -60,8 +60,8 @@ class Profile:
     ) -> Profile:
         """Makes a profile from the shapes that were given and fills in the rest.
 
-        `tuned` alone makes a fixed shape; without any, 32x32 to 1920x1088 is tuned for 1280x720, with a batch of 1. A latent has one
-        place unless a shape says otherwise.
+        `tuned` alone makes a fixed shape; without any, 32x32 to 1920x1088 is tuned for 1280x720, with a batch of 1. A latent
+        has one place unless a shape says otherwise.
 
         Args:
             signature: The network's signature.
@@ -73,8 +73,8 @@ class Profile:
             The profile.
 
         Raises:
-            UsageError: Not a shape, another number of channels, a height or width that the network cannot take, min above opt or opt
-                above max.
+            UsageError: Not a shape, another number of channels, a height or width that the network cannot take, min above opt
+                or opt above max.
         """
         low, middle, high = (
             None if shape is None else _validate_shape(shape, signature) for shape in (smallest, tuned, largest)

@@ -59,7 +59,7 @@ def why_tensorrt_missing() -> str | None:
 
 
 def why_tensorrt_unavailable(bundle: Bundle | None) -> str | None:
-    """Tells why TensorRT cannot run, as an `AvailabilityCheck`. Whether one of a bundle's plans fits is found out by opening it."""
+    """Tells why TensorRT cannot run, as an `AvailabilityCheck`. Opening a plan tells whether it fits."""
     reason = why_tensorrt_missing()
     if reason or bundle is None:
         return reason
@@ -83,10 +83,10 @@ class EngineEntry:
         opener: "module:function" that takes (bundle, options: EngineOptions) and returns an Engine.
         title: What the engine is, in a few words.
         unavailable_reason: Tells why the engine cannot run here.
-        builder: "module:function" that takes (bundle, options: BuildOptions, progress) and returns a BuildResult; None where there is
-            nothing to build ahead.
-        build_option_names: What the builder makes use of, of "threads", "precision", "profile", "strip" and "device"; anything else
-            is refused.
+        builder: "module:function" that takes (bundle, options: BuildOptions, progress) and returns a BuildResult; None where
+            there is nothing to build ahead.
+        build_option_names: What the builder makes use of, of "threads", "precision", "profile", "strip" and "device"; anything
+            else is refused.
     """
 
     opener: str
@@ -192,10 +192,11 @@ def choose_builder(name: str = "auto") -> EngineChoice:
 def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> OpenedEngine:
     """Opens a bundle in an engine; every slot still needs its first refit.
 
-    `auto` skips what this machine lacks, and the choice's reason says so: an unavailable reason, a package that does not import, an
-    UnavailableError from the opener. It does not skip an EngineError: that engine is available and failed, or computed something else
-    than the reference. The owner of a GPU must learn that, and not wonder why frames are slow; `--engine` names another one.
-    Neither does it skip a damaged plan (BundleError, RefusedError): that one is to be built again.
+    `auto` skips what this machine lacks, and the choice's reason says so: an unavailable reason, a package that does not
+    import, an UnavailableError from the opener. It does not skip an EngineError: that engine is available and failed, or
+    computed something else than the reference. The owner of a GPU must learn that, and not wonder why frames are slow;
+    `--engine` names another one. Neither does it skip a damaged plan (BundleError, RefusedError): that one is to be built
+    again.
 
     Args:
         bundle: The bundle.
@@ -281,7 +282,7 @@ def check_engine_name(name: str) -> None:
 
 
 def _candidates(name: str, bundle: Bundle | None, skipped: dict[str, str]) -> Iterator[EngineChoice]:
-    """Yields the named engine, or auto's that can run, best first; `skipped` gets the reasons of the others by name as they are met."""
+    """Yields the named engine, or auto's that can run, best first; adds the reasons of the others to `skipped` by name."""
     if name != "auto":
         check_engine_name(name)
         reason = _find_unavailable_reason(name, bundle)

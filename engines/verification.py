@@ -25,24 +25,24 @@ from engines.profile import Profile
 log = logging.getLogger(__name__)
 
 MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 5e-3}
-"""By precision, of the output's largest value. fp32: sums in another order differ by 1e-7 to 1e-5 over hundreds of layers (TF32,
-which is off, would by 3.5e-4), and the smallest mistake that was ever seen, BatchNorm folded before blending, is 5e-3. fp16: a
-rounding is 2^-11 = 5e-4, and ten times that is what hundreds of them add up to in the worst pixel."""
+"""By precision, of the output's largest value. fp32: sums in another order differ by 1e-7 to 1e-5 over hundreds of layers
+(TF32, which is off, would by 3.5e-4), and the smallest mistake that was ever seen, BatchNorm folded before blending, is 5e-3.
+fp16: a rounding is 2^-11 = 5e-4, and ten times that is what hundreds of them add up to in the worst pixel."""
 
 MIN_FP16_PSNR_DB = 50.0
-"""What float16 must reach besides: on the average of all pixels its roundings are far smaller than in the worst one, a wrong weight is
-not."""
+"""What float16 must reach besides: on the average of all pixels its roundings are far smaller than in the worst one, a wrong
+weight is not."""
 
 FP16_ROUNDING_PSNR_DB = 56.0
 """From here on a float16 network may err more in its worst pixel, up to MAX_PEAK_TO_RMS: it is rounding for certain."""
 
 MAX_PEAK_TO_RMS = 8.0
-"""Largest error over the root of the mean square at FP16_ROUNDING_PSNR_DB. CycleGAN's 19 InstanceNorms give 60 dB and 5 to 7e-3,
-which is 6 times; a mistake that is as small on the average and confined to some place would be 20 times and more."""
+"""Largest error over the root of the mean square at FP16_ROUNDING_PSNR_DB. CycleGAN's 19 InstanceNorms give 60 dB and 5 to
+7e-3, which is 6 times; a mistake that is as small on the average and confined to some place would be 20 times and more."""
 
 VERIFICATION_SIDE_PX = 64
-"""Side of the verification input, where the profile takes it: InstanceNorm over fewer pixels magnifies roundings, and more pixels
-cost the CPU seconds."""
+"""Side of the verification input, where the profile takes it: InstanceNorm over fewer pixels magnifies roundings, and more
+pixels cost the CPU seconds."""
 
 SAMPLE_COUNT = 4096
 """Numbers of an expected output that a plan keeps: a wrong weight shows everywhere it reaches, so that some of them see it."""

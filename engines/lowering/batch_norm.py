@@ -1,7 +1,7 @@
 """The pass that folds BatchNormalization into the convolution before it, or makes it a scale and a shift of its own.
 
-Stock fusion multiplies the weights once, at load; blending such weights is wrong by 0.5 to 9 %, because gamma / sqrt(var + eps) is
-not linear. Here the fold is a recipe that is computed again from the blended tensors at every change.
+Stock fusion multiplies the weights once, at load; blending such weights is wrong by 0.5 to 9 %, because gamma / sqrt(var + eps)
+is not linear. Here the fold is a recipe that is computed again from the blended tensors at every change.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ OUTPUT_CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 """Axis of the output channels in the weight, by operator."""
 
 StandaloneBuilder = Callable[[GraphRewriter, onnx.NodeProto, str, str, int], tuple[list[onnx.NodeProto], int]]
-"""Takes (rewriter, BatchNormalization, scale, shift, channels) and adds recipes of the two weights. Returns the nodes that apply them,
-and the axis of channels in the scale; no nodes where it cannot."""
+"""Takes (rewriter, BatchNormalization, scale, shift, channels) and adds recipes of the two weights. Returns the nodes that
+apply them, and the axis of channels in the scale; no nodes where it cannot."""
 
 
 def build_depthwise_scale(
@@ -66,7 +66,8 @@ def rewrite(rewriter: GraphRewriter, build_standalone: StandaloneBuilder = build
 
     Args:
         rewriter: The graph.
-        build_standalone: Builds what replaces a BatchNormalization without a convolution to go into; where it cannot, the node stays.
+        build_standalone: Builds what replaces a BatchNormalization without a convolution to go into; where it cannot, the node
+            stays.
     """
     nodes: list[onnx.NodeProto] = []
     consumers, producers = rewriter.count_consumers(), rewriter.find_producers()
@@ -103,7 +104,7 @@ def rewrite(rewriter: GraphRewriter, build_standalone: StandaloneBuilder = build
 
 
 def _find_statistics(rewriter: GraphRewriter, node: onnx.NodeProto) -> tuple[str | None, str | None, str, str] | None:
-    """Finds the family's gamma, beta, mean and variance. A gamma of ones and a beta of zeros are constants that say there is none."""
+    """Finds the family's gamma, beta, mean and variance. A constant gamma of ones or beta of zeros counts as none."""
     gamma, beta, mean, variance = (_find_family_tensor(rewriter, name) for name in node.input[1:])
     if mean is None or variance is None:
         return None

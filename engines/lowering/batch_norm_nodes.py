@@ -1,4 +1,4 @@
-"""The pass that writes BatchNormalization as plain arithmetic on the raw tensors: exact whatever they are, computed at every frame.
+"""The pass that writes BatchNormalization as arithmetic on the raw tensors: exact, and computed at every frame.
 
 For what no recipe covers, and for graphs that blend by themselves. A parser that finds constants in a BatchNormalization would
 fold them under names of its own, so none may be left.

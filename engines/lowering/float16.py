@@ -39,10 +39,10 @@ FLOAT32_OPERATORS = frozenset((
 def to_float16(graph: onnx.ModelProto, recipes: Recipes) -> tuple[onnx.ModelProto, Recipes]:
     """Makes a float16 version of a lowered graph.
 
-    A value that depends on the frame becomes float16, unless its operator is one of FLOAT32_OPERATORS, has no float16 form in the
-    graph's opset, or reads a constant that float16 cannot hold. What does not depend on the frame (arithmetic on shapes, and on
-    weights before they are used) stays float32. Resize's scales are float32 by the standard. A weight that is read in both types
-    exists twice.
+    A value that depends on the frame becomes float16, unless its operator is one of FLOAT32_OPERATORS, has no float16 form in
+    the graph's opset, or reads a constant that float16 cannot hold. What does not depend on the frame (arithmetic on shapes,
+    and on weights before they are used) stays float32. Resize's scales are float32 by the standard. A weight that is read in
+    both types exists twice.
 
     Args:
         graph: The lowered graph, its weights without data; it is not changed.
@@ -157,7 +157,7 @@ class _Conversion:
         return frozenset(types)
 
     def _get_version(self, name: str, kind: int) -> str:
-        """Returns the value's name in this type: as it is, a weight or constant in that type, or a Cast, one for all readers."""
+        """Returns the value's name in this type: as it is, a weight or constant of that type, or one Cast for all readers."""
         version = self.versions.get((name, kind))
         if version is not None:
             return version
@@ -202,6 +202,6 @@ def _get_formal_parameter(formals: Sequence[defs.OpSchema.FormalParameter], posi
 
 
 def _fits_float16(value: NDArray[np.generic]) -> bool:
-    """Tells whether float16 holds each number to its usual 11 bits: none overflows, and what is not 0 is not below its normal range."""
+    """Tells whether float16 holds each number to its usual 11 bits: none overflows, none but 0 is below its normal range."""
     magnitude = np.abs(value)
     return bool(np.all((magnitude <= MAX_FLOAT16) & ((magnitude == 0) | (magnitude >= MIN_NORMAL_FLOAT16))))

@@ -1,4 +1,4 @@
-"""The lowering for a GPU: BatchNorm in the convolutions, weights as initializers at their consumers, in the dtype that is used."""
+"""The lowering for a GPU: BatchNorm in the convolutions, weights as initializers at their consumers, in their own dtype."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class LoweredGraph:
     """A graph for a GPU, and how each of its weights is made.
 
     Attributes:
-        graph: Its weights are initializers with name, shape and type, and no data. Input and output are float32, named as in the
-            bundle's graph.
+        graph: Its weights are initializers with name, shape and type, and no data. Input and output are float32, named as in
+            the bundle's graph.
         recipes: How each weight is made.
         weights: Exactly those initializers, in the graph's order.
     """
@@ -92,7 +92,7 @@ class LoweredGraph:
         return model
 
     def digest(self) -> str:
-        """Computes SHA-256 in hex of the graph's deterministic serialization: the same for the same bundle, on every machine."""
+        """Computes SHA-256 in hex of the graph's serialization: the same for the same bundle, on every machine."""
         return sha256(self.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
@@ -103,8 +103,8 @@ def lower_for_gpu(graph: onnx.ModelProto, weight_names: tuple[str, ...], precisi
         graph: The bundle's graph; it is not changed, and the initializers in `weight_names` need no data.
         weight_names: Names of the initializers that differ between members.
         precision: "fp32" or "fp16"; float16 graphs are strongly typed, see lowering/float16.py.
-        fold: False leaves BatchNorm as arithmetic on the raw tensors inside the graph, so that every recipe is linear: for a graph
-            that blends by itself, which cannot know a fold.
+        fold: False leaves BatchNorm as arithmetic on the raw tensors inside the graph, so that every recipe is linear: for a
+            graph that blends by itself, which cannot know a fold.
 
     Returns:
         The lowered graph.
@@ -136,9 +136,9 @@ def find_float16_overflows(
 ) -> list[str]:
     """Finds the float16 weights that would not fit (beyond 65504) at some alpha of a family.
 
-    For coefficients from 0 to 1 a linear weight lies between its members'. What a fold multiplies it by is bounded per channel: the
-    largest gamma over the root of the smallest variance. A bound may name a weight that would just have fitted. Re-estimated
-    statistics lie between those of the calibration points.
+    For coefficients from 0 to 1 a linear weight lies between its members'. What a fold multiplies it by is bounded per channel:
+    the largest gamma over the root of the smallest variance. A bound may name a weight that would just have fitted.
+    Re-estimated statistics lie between those of the calibration points.
 
     Args:
         lowered: The lowered graph.

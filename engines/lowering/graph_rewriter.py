@@ -109,7 +109,7 @@ class GraphRewriter:
         return name
 
     def make_depthwise_node(self, x: str, weight: str, bias: str | None, output: str, channels: int) -> onnx.NodeProto:
-        """Makes a 1x1 convolution of each channel by itself: ONNX Runtime keeps it in the blocked layout and fuses an Add or Relu."""
+        """Makes a 1x1 convolution of each channel: ONNX Runtime keeps it in the blocked layout and fuses an Add or Relu."""
         self.channels[output] = channels
         inputs = [x, weight] if bias is None else [x, weight, bias]
         return helper.make_node("Conv", inputs, [output], name=output, group=channels, kernel_shape=[1, 1])

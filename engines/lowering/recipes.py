@@ -1,8 +1,9 @@
 """How each weight of a lowered graph is made from the family's tensors.
 
-There are two kinds. A `LinearRecipe` weight is factor * tensor + offset, so it may be computed once per member and then blended as it
-stands (the offset too, because shares sum to 1). A `BatchNormFold` is not linear: BatchNorm's gamma / sqrt(var + eps) must be
-computed from the *blended* statistics at every change of alpha (promise 2), and then scales rows that were blended before.
+There are two kinds. A `LinearRecipe` weight is factor * tensor + offset, so it may be computed once per member and then blended
+as it stands (the offset too, because shares sum to 1). A `BatchNormFold` is not linear: BatchNorm's gamma / sqrt(var + eps)
+must be computed from the *blended* statistics at every change of alpha (promise 2), and then scales rows that were blended
+before.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class LinearRecipe:
         shape: Shape to which it is reshaped (and broadcast, for a single PReLU slope).
         factor: Factor.
         offset: Offset.
-        step: Above 1 for the weight or bias of a convolution that computes step x step output pixels at once; each kernel is copied
-            to as many places of a larger one, output by output (onnxruntime_cpu/lowering/narrow_output.py).
+        step: Above 1 for the weight or bias of a convolution that computes step x step output pixels at once; each kernel is
+            copied to as many places of a larger one, output by output (onnxruntime_cpu/lowering/narrow_output.py).
         permutation: Permutation of the source's axes, before it is reshaped; None where they stay.
     """
 
@@ -73,7 +74,7 @@ class LinearRecipe:
 
 
 def _shift_kernels(tensor: NDArray[np.float32], step: int) -> NDArray[np.float32]:
-    """Moves a kernel by each (row, column) of a step: (O, I, H, W) to (O * step^2, I, H + step - 1, W + step - 1); repeats (O,)."""
+    """Moves a kernel by each pixel of a step: (O, I, H, W) to (O * step^2, I, H + step - 1, W + step - 1); repeats (O,)."""
     if tensor.ndim == 1:
         return np.repeat(tensor, step * step)
     outputs, inputs, height, width = tensor.shape
@@ -117,7 +118,7 @@ class BatchNormFold:
         return tuple(name for name in names if name is not None)
 
     def stack_statistics(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """Stacks what the fold needs of one member, linear in the tensors: float64 (5, C), variance + eps, gamma, beta, mean, bias."""
+        """Stacks what the fold needs of one member: float64 (5, C), variance + eps, gamma, beta, mean, bias; linear in them."""
         variance = tensors[self.variance].astype(np.float64) + self.epsilon
         others = [(self.gamma, 1.0), (self.beta, 0.0), (self.mean, 0.0), (self.convolution_bias, 0.0)]
         rows = [np.full(variance.shape, default) if name is None else tensors[name] for name, default in others]

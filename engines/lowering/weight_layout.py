@@ -1,11 +1,11 @@
 """The pass that gives weights the shape and layout in which they are used, with no node between.
 
-An Identity, Cast, Reshape, Unsqueeze, Squeeze, Flatten or Transpose between a weight and its consumer is folded away at load while
-weights are constants. Where they may change it would run at every frame, and TensorRT would take the convolution for one whose
-kernel is computed. All of them only move elements, so they go into the recipe.
+An Identity, Cast, Reshape, Unsqueeze, Squeeze, Flatten or Transpose between a weight and its consumer is folded away at load
+while weights are constants. Where they may change it would run at every frame, and TensorRT would take the convolution for one
+whose kernel is computed. All of them only move elements, so they go into the recipe.
 
-Weights and constants of elementwise operators get the rank of the result: TensorRT asks for equal ranks, and its parser would put
-a Shuffle between, which a refittable engine cannot fold away either.
+Weights and constants of elementwise operators get the rank of the result: TensorRT asks for equal ranks, and its parser would
+put a Shuffle between, which a refittable engine cannot fold away either.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """The blend of the in-place engine: always from the original members, straight into a weight buffer.
 
 Members lie as rows of one (N, P) matrix, in the layout of the optimized graph, so that a change of alpha is one matrix-vector
-product; with coefficients of their own for each of the bundle's weights, a batch of them (per_tensor_blend.py). Folded BatchNorms
-follow: scale and shift from the blended statistics, then each scaled row of the buffer is multiplied in place. Re-estimated statistics
-(blending/batchnorm_stats.py) are blended by the weights of their calibration points instead of the members' coefficients.
+product; with coefficients of their own for each of the bundle's weights, a batch of them (per_tensor_blend.py). Folded
+BatchNorms
+follow: scale and shift from the blended statistics, then each scaled row of the buffer is multiplied in place. Re-estimated
+statistics (blending/batchnorm_stats.py) are blended by the weights of their calibration points instead of the members'
+coefficients.
 """
 
 from __future__ import annotations
@@ -117,7 +119,7 @@ class Blender:
         out[self._bias_positions] = shift[self._bias_columns]
 
     def _blend_statistics(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Blends (N,), (W, N), or (K,) of re-estimated statistics to float64 (5, C), as `compute_scale_and_shift` takes them."""
+        """Blends by (N,), (W, N), or (K,) of re-estimated statistics: float64 (5, C) for `compute_scale_and_shift`."""
         assert self._statistics is not None
         if coefficients.ndim == 1:
             used = np.flatnonzero(coefficients)
@@ -143,7 +145,7 @@ class Blender:
 
     @cached_property
     def _fold_sources(self) -> NDArray[np.intp]:
-        """Which of the bundle's weights each row of each fold's statistics comes from: (5, folds), in the order of `statistics`."""
+        """Which of the bundle's weights each row of each fold's statistics comes from: (5, folds)."""
         names = [(fold.variance, fold.gamma, fold.beta, fold.mean, fold.convolution_bias) for fold in self._recipes.folds]
         sources: NDArray[np.intp] = np.array(
             [[0 if name is None else self._tensor_index[name] for name in row] for row in names], np.intp

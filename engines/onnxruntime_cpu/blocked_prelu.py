@@ -1,9 +1,9 @@
 """PRelu put back into the optimized graph, on tensors that stay in the blocked layout.
 
 The lowering writes PRelu as x + gain * relu(-x), gain = 1 - slope, because ONNX Runtime would leave its blocked layout for a
-PRelu. What comes out of the optimizer are two depthwise convolutions, two passes over the activation. A blocked tensor (N, C, H, W) lies
-in memory as (N, C / block, H, W, block); looked at as (N, C / block, H, W * block), which moves nothing, one PRelu whose slopes are
-repeated W times does the same in one pass.
+PRelu. What comes out of the optimizer are two depthwise convolutions, two passes over the activation. A blocked tensor (N, C,
+H, W) lies in memory as (N, C / block, H, W, block); looked at as (N, C / block, H, W * block), which moves nothing, one PRelu
+whose slopes are repeated W times does the same in one pass.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The multiplication of weights by a number per output channel, in as few passes as the layout allows.
 
-ONNX Runtime's layouts keep 16 or 8 output channels side by side, so that a plain broadcast would multiply in runs of 16. The scale
-is repeated to longer runs first, and weights of one shape that lie side by side in the buffer are one multiplication: for DnCNN's 15
-folds that is a third of the time.
+ONNX Runtime's layouts keep 16 or 8 output channels side by side, so that a plain broadcast would multiply in runs of 16. The
+scale is repeated to longer runs first, and weights of one shape that lie side by side in the buffer are one multiplication: for
+DnCNN's 15 folds that is a third of the time.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _merge_ranges(blocked: list[BlockedChannelScale]) -> list[BlockedChannelScal
 
 
 def _count_inner_channels(positions: NDArray[np.intp], channel: NDArray[np.intp]) -> int:
-    """Counts the channels that lie side by side, where the weight is dense and blocked: 16, 8, or 1 (channels first); else 0."""
+    """Counts the channels side by side, where the weight is dense and blocked: 16, 8, or 1 (channels first); else 0."""
     if not np.array_equal(positions, np.arange(positions[0], positions[0] + positions.size)):
         return 0
     channels = int(channel.max()) + 1

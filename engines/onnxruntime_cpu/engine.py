@@ -1,7 +1,7 @@
 """The in-place engine: ONNX Runtime on the CPU with weights that change under the running session.
 
-Each slot has one weight buffer and one session over it; a refit is one blend into the buffer. Memory: (members + slots) times the
-weights. Layout and blending are shared by the slots.
+Each slot has one weight buffer and one session over it; a refit is one blend into the buffer. Memory: (members + slots) times
+the weights. Layout and blending are shared by the slots.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Where each number of each lowered weight lies in the optimized graph, found out by asking ONNX Runtime.
 
-ONNX Runtime reorders, pads and renames weights when it optimizes. Instead of knowing its rules, this module lets it optimize a graph
-whose weights hold their own *addresses*, and reads the addresses back from the result. Each element of each optimized initializer
-then names the one element of the lowered weights that it is a copy of, or is padding. Two passes: which weight, and which element of
-it. If anything else than copying and padding happened to a weight, an address comes back damaged and the graph is refused.
+ONNX Runtime reorders, pads and renames weights when it optimizes. Instead of knowing its rules, this module lets it optimize a
+graph whose weights hold their own *addresses*, and reads the addresses back from the result. Each element of each optimized
+initializer then names the one element of the lowered weights that it is a copy of, or is padding. Two passes: which weight, and
+which element of it. If anything else than copying and padding happened to a weight, an address comes back damaged and the graph
+is refused.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.blocked_prelu import restore_prelu
 
 FILL_MARK = 4096.5
-"""Weight number k is filled with -(k + FILL_MARK): halves keep the marks apart from the elements' addresses, which are whole numbers,
-and the sign shows what treats negative weights in another way, such as Abs or Relu."""
+"""Weight number k is filled with -(k + FILL_MARK): halves keep the marks apart from the elements' addresses, which are whole
+numbers, and the sign shows what treats negative weights in another way, such as Abs or Relu."""
 
 MAX_WEIGHT_ELEMENTS = 2**24 - 1
 """Per weight: float32 holds whole numbers exactly up to 2^24."""
@@ -105,8 +106,8 @@ class Layout:
         """Cuts the buffer where the lowered weight changes.
 
         Returns:
-            Where each block begins, and the weight that it is a copy of. Padding belongs to the block before it; it is 0 in every
-            member.
+            Where each block begins, and the weight that it is a copy of. Padding belongs to the block before it; it is 0 in
+            every member.
         """
         names = list(self.offsets)
         bounds = np.array([self.offsets[name] + 1 for name in names])
@@ -208,7 +209,7 @@ def _read_float32_initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.f
 
 
 def _describe_structure(model: onnx.ModelProto) -> tuple[list[bytes], list[tuple[str, int, tuple[int, ...]]]]:
-    """Describes all but the values: nodes without their names and order, which ONNX Runtime gives by chance, and initializers' shapes."""
+    """Describes all but the values: nodes without names and order, which vary between runs, and initializers' shapes."""
     nodes = []
     for node in model.graph.node:
         unnamed = onnx.NodeProto()

@@ -24,7 +24,8 @@ def open_in_place(bundle: Bundle, options: EngineOptions) -> Engine:
     """Opens the in-place engine, verified, or the rebuilding one with its reason in `update_path`.
 
     Args:
-        bundle: The bundle. The layout comes from its plan for this machine where `dni-deploy build` wrote one; else it is found anew.
+        bundle: The bundle. The layout comes from its plan for this machine where `dni-deploy build` wrote one; else it is found
+            anew.
         options: Threads and slots are used.
 
     Returns:

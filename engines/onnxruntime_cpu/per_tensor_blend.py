@@ -1,8 +1,8 @@
 """The blend that gives each block of a flat array of weights coefficients of its own.
 
-A call per weight would cost more than the blend itself: RRDBNet has 702. Weights of one size lie side by side in a weight buffer
-(layout.py sorts them by shape), so that they are one batch of small matrix-vector products, whatever the coefficients of each: 11 such
-bands for RRDBNet.
+A call per weight would cost more than the blend itself: RRDBNet has 702. Weights of one size lie side by side in a weight
+buffer (layout.py sorts them by shape), so that they are one batch of small matrix-vector products, whatever the coefficients of
+each: 11 such bands for RRDBNet.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class PerTensorBlender:
         """Finds the bands of blocks of one length.
 
         Args:
-            starts: Where each block begins in the array, ascending, the first at 0; a block reaches to the next one or to `size`.
+            starts: Where each block begins in the array, ascending, the first at 0; a block reaches to the next one or to
+                `size`.
             size: Length of the array, P.
         """
         self.block_count = len(starts)
@@ -101,7 +102,7 @@ def _blend_band(members: NDArray[np.float32], coefficients: NDArray[np.float32],
 
 
 def _choose_chunk(length: int, members: int) -> int:
-    """Chooses the floats per product: as in `blend_rows`, and a divisor of the length where one is near, which saves a product per block."""
+    """Chooses the floats per product: as in `blend_rows`, or a divisor of the length nearby, which saves a product."""
     most = CHUNK_COLUMNS if members <= 3 else CHUNK_COLUMNS * 3 // members // 16 * 16
     if length <= most:
         return max(length, 1)

@@ -1,9 +1,9 @@
 """The plan file: the layout of an optimized network, kept on disk so that a session opens without optimizing again.
 
-One safetensors file in the bundle's `plans/` folder. It holds the optimized graph and the gather map, no weights: those stay in the
-bundle, so a plan serves every family on the same graph. Its name is the hash of all that the layout depends on (the lowered graph
-with its recipes, the settings of the optimizer, ONNX Runtime's version, the processor's instruction sets), so a plan for anything
-else is never read; its content is checked against a SHA-256 of its own.
+One safetensors file in the bundle's `plans/` folder. It holds the optimized graph and the gather map, no weights: those stay in
+the bundle, so a plan serves every family on the same graph. Its name is the hash of all that the layout depends on (the lowered
+graph with its recipes, the settings of the optimizer, ONNX Runtime's version, the processor's instruction sets), so a plan for
+anything else is never read; its content is checked against a SHA-256 of its own.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from engines.onnxruntime_cpu.layout import Layout, WeightSpan
 log = logging.getLogger(__name__)
 
 PLAN_FORMAT = "dni-deploy plan for onnxruntime, version 2"
-"""Raise the version where this file's content changes, and where `find_layout` makes another layout of the same optimized graph:
-nothing else in a plan's identity tells of that."""
+"""Raise the version where this file's content changes, and where `find_layout` makes another layout of the same optimized
+graph: nothing else in a plan's identity tells of that."""
 
 
 @dataclass(frozen=True)

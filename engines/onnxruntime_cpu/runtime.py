@@ -20,7 +20,7 @@ from dni_deploy.errors import EngineError
 from engines import ort_session
 
 VALUE_DEPENDENT_OPTIMIZERS = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantSharing")
-"""Optimizers that look at the weights' values or are not linear in them. The lowering has done what the first three would do."""
+"""Optimizers that look at weights' values or are not linear in them. The lowering has done the work of the first three."""
 
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
 """Domain of the operators that ONNX Runtime inserts where it blocks channels."""

@@ -1,9 +1,9 @@
 """Mean and variance of what enters each BatchNorm of a graph, measured on given inputs.
 
-Two ways to normalize what the layers behind a BatchNorm see. With "running" statistics each BatchNorm computes with its running mean and
-variance, as PyTorch does in eval mode: what the network sees when it is used. With "batch" statistics each normalizes by the batch's
-own, as PyTorch does in train mode and `update_bn` with momentum None: what its statistics would have to be. Layer by layer in eval mode
-would be the same for one batch, and one run for every layer instead of one for all.
+Two ways to normalize what the layers behind a BatchNorm see. With "running" statistics each BatchNorm computes with its running
+mean and variance, as PyTorch does in eval mode: what the network sees when it is used. With "batch" statistics each normalizes
+by the batch's own, as PyTorch does in train mode and `update_bn` with momentum None: what its statistics would have to be.
+Layer by layer in eval mode would be the same for one batch, and one run for every layer instead of one for all.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ class BatchNormEstimator:
             batches: Inputs, float32 (B, C, H, W); each counts alike. With "batch" statistics they should be of one size.
 
         Returns:
-            Each layer's mean over the batches, and its variance: with "running" statistics that of all batches together, with "batch"
-            statistics the mean over the batches of each one's unbiased variance. A layer that the network runs through several times
-            counts each time. Empty where there are no layers.
+            Each layer's mean over the batches, and its variance: with "running" statistics that of all batches together, with
+            "batch" statistics the mean over the batches of each one's unbiased variance. A layer that the network runs through
+            several times counts each time. Empty where there are no layers.
 
         Raises:
             EngineError: ONNX Runtime cannot run an input, or, with "batch" statistics, activations are not finite.
@@ -163,7 +163,7 @@ def _add_moment_outputs(
 
 
 def _make_moment_nodes(node: onnx.NodeProto, opset: int, constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
-    """Makes mean and variance of a node's input, (1, C, 1), over an activation of any rank that is reshaped to (N, C, places)."""
+    """Makes mean and variance (1, C, 1) of a node's input of any rank, which is reshaped to (N, C, places)."""
     x, y = node.input[0], node.output[0]
     constants["@places"] = np.array([0, 0, -1], np.int64)  # in a Reshape, 0 keeps that dimension; -1 is what remains
 

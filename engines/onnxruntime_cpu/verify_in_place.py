@@ -1,7 +1,7 @@
 """Proof that an in-place engine computes the blend, and that every weight that it holds has an effect, before its first frame.
 
-A slider that silently does nothing is the worst failure there is, and ONNX Runtime makes it easy: at its default options it copies, folds
-or repacks the weights of a graph at load, and does not see what happens to the memory they came from.
+A slider that silently does nothing is the worst failure there is, and ONNX Runtime makes it easy: at its default options it
+copies, folds or repacks the weights of a graph at load, and does not see what happens to the memory they came from.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def verify_blend(
 def verify_weight_effect(engine: InPlaceEngine, signature: Signature) -> None:
     """Changes every weight of every slot at once, and requires the bits of a session that was opened with those weights.
 
-    One weight that the live session had copied, folded or repacked would keep its old value and change bits: this checks for every
-    weight what `verify_each_weight` checks for one, in one run.
+    One weight that the live session had copied, folded or repacked would keep its old value and change bits: this checks for
+    every weight what `verify_each_weight` checks for one, in one run.
 
     Args:
         engine: The engine; every slot needs a refit afterwards.

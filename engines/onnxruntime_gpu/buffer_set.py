@@ -25,8 +25,8 @@ FrameBinding = tuple[tuple[int, ...], int, int]
 class BoundBufferSet:
     """One slot of a `BoundEngine`.
 
-    The weights are bound to `weight_buffer` once: what is blended into it is what the next run reads. Everything is queued on the
-    engine's one stream.
+    The weights are bound to `weight_buffer` once: what is blended into it is what the next run reads. Everything is queued on
+    the engine's one stream.
 
     Attributes:
         weight_buffer: The slot's weights on the device; the engine owns them.

@@ -1,7 +1,8 @@
-"""The engine whose weights are graph inputs, bound to memory that the blend kernel writes: a change of alpha is that kernel alone.
+"""The engine whose weights are graph inputs, bound to memory that the blend kernel writes: a change of alpha is that kernel
+alone.
 
-One session and one stream for all slots: upload, blend, run and download are queued there in the order of the calls, so that none
-of them waits for another one on the host.
+One session and one stream for all slots: upload, blend, run and download are queued there in the order of the calls, so that
+none of them waits for another one on the host.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class BoundEngine:
     """A `DeviceEngine` that owns the device's context and all that it makes in it.
 
     Attributes:
-        replay: Whether frames are replayed as CUDA graphs. ONNX Runtime captures one per thread, shape and slot, at the first such
-            frame, and no other thread may call CUDA meanwhile, so one lock is then held for every call of every slot.
+        replay: Whether frames are replayed as CUDA graphs. ONNX Runtime captures one per thread, shape and slot, at the first
+            such frame, and no other thread may call CUDA meanwhile, so one lock is then held for every call of every slot.
 
     Thread safety: any method from any thread; each slot has a lock.
     """

@@ -1,9 +1,10 @@
 """The pass that lets a convolution with few outputs compute four pixels at once: stride 2 and four times the outputs.
 
-The blocked layout computes 16 outputs where a network's last layer wants 3, and throws 13 away. The same numbers come from a kernel that is
-one row and one column larger, moves in steps of two pixels, and has an output for each of the four pixels of a step; DepthToSpace
-puts the pixels in order. That costs (k + 1)^2 / (4 k^2) of the work: 0.31 for the 9 x 9 layer of TransformerNet, 0.33 for the
-7 x 7 of CycleGAN. Each weight is copied four times, so it stays linear; the rest of the larger kernel is zero.
+The blocked layout computes 16 outputs where a network's last layer wants 3, and throws 13 away. The same numbers come from a
+kernel that is one row and one column larger, moves in steps of two pixels, and has an output for each of the four pixels of a
+step; DepthToSpace puts the pixels in order. That costs (k + 1)^2 / (4 k^2) of the work: 0.31 for the 9 x 9 layer of
+TransformerNet, 0.33 for the 7 x 7 of CycleGAN. Each weight is copied four times, so it stays linear; the rest of the larger
+kernel is zero.
 
 Only behind a Pad: elsewhere the input lies in the blocked layout, and reading its size would reorder it.
 """
@@ -44,7 +45,7 @@ def rewrite(rewriter: GraphRewriter) -> None:
 
 
 def _is_narrow(rewriter: GraphRewriter, node: onnx.NodeProto) -> bool:
-    """Requires square steps of one pixel, one group, a kernel above one pixel, and room for four times the outputs in one block."""
+    """Requires steps of one pixel, one group, a kernel above one pixel, and room for four times the outputs in a block."""
     outputs, inputs, *kernel = rewriter.recipes.linear[node.input[1]].shape
     attributes = read_attributes(node)
     defaults = {"group": 1, "strides": [1, 1], "dilations": [1, 1], "auto_pad": b"NOTSET"}

@@ -1,7 +1,7 @@
 """The passes that keep a bundle's graph in ONNX Runtime's blocked layout, in their order.
 
-To add one, add a file with a function `rewrite(rewriter)`, a line here, and a test that shows the same output and how many reorders
-are gone. Passes that serve other backends too lie in engines/lowering.
+To add one, add a file with a function `rewrite(rewriter)`, a line here, and a test that shows the same output and how many
+reorders are gone. Passes that serve other backends too lie in engines/lowering.
 """
 
 from __future__ import annotations

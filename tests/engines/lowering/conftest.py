@@ -15,8 +15,8 @@ from engines.lowering.gpu import LoweredGraph, lower_for_gpu
 from tests.engines.conftest import Case
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
-"""Of the output's range. float32: a fold rounds each activation once more (6e-8); measured 1e-7 to 2e-6. float16: the goal that a
-user is promised; each activation is rounded by 2.4e-4 of itself, which averages out over the layers."""
+"""Of the output's range. float32: a fold rounds each activation once more (6e-8); measured 1e-7 to 2e-6. float16: the goal that
+a user is promised; each activation is rounded by 2.4e-4 of itself, which averages out over the layers."""
 
 
 @pytest.fixture(params=["fp32", "fp16"])
