@@ -150,7 +150,7 @@ def _check_family(
     order = tuple(family.names[place] for place in order_by_shortest_path(table))
     advice = [sentence for row in pair_reports for sentence in row.advice]
     if len(order) > 2:
-        advice.append(f"The nearest neighbours stand side by side in the order {', '.join(order)}: sweep and slide along it.")
+        advice.append(f"The nearest neighbors are side by side in the order {', '.join(order)}: sweep and slide along it.")
     report = CheckReport(
         verdict=VERDICTS[max(VERDICTS.index(row.verdict) for row in pair_reports)],
         members=family.names,
