@@ -1,5 +1,4 @@
-"""The engine whose weights are graph inputs, bound to memory that the blend kernel writes: a change of alpha is that kernel
-alone.
+"""The engine whose weights are graph inputs, bound to memory that the blend kernel writes at a change of alpha.
 
 One session and one stream for all slots: upload, blend, run and download are queued there in the order of the calls, so that
 none of them waits for another one on the host.

@@ -1,7 +1,6 @@
 """ONNX Runtime on the GPU, without one: the same engine over a fake GPU's memory, run by ONNX Runtime's CPU provider.
 
-The blend kernel is the real one, compiled for the host, and the weights that ONNX Runtime reads lie in the memory that it
-writes.
+The blend kernel is the real one, compiled for the host, and the weights that ONNX Runtime reads lie where it writes.
 """
 
 from __future__ import annotations
