@@ -1,5 +1,4 @@
-# make          this list
-# The first verb that needs it installs into .venv; nothing but python3 and make has to be there.
+# Targets: run `make` for the list. The first target that needs it installs into .venv; only python3 and make have to be there.
 # A Linux machine without an NVIDIA GPU saves gigabytes with  make demo TORCH_INDEX=<the CPU index of PyTorch's install page>
 
 PYTHON ?= python3
