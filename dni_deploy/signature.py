@@ -64,3 +64,13 @@ class Signature:
         if radius is not None and (type(radius) is not int or radius < 0):
             raise BundleError("The manifest's 'signature' has a 'radius' that is not a number of pixels.")
         return cls(**{**fields, "low": float(low), "high": float(high)})
+
+    def describe(self) -> str:
+        """Describes frames in and out in a few words: "3 -> 3 channels, x4, values 0..1"."""
+        if self.kind == "latent":
+            return f"{self.input_channels} numbers of noise -> an image of {self.output_channels} channels"
+        parts = [f"{self.input_channels} -> {self.output_channels} channels", f"x{self.scale}"]
+        parts.append(f"values {self.low:g}..{self.high:g}")
+        parts += ["the network outputs the noise"] if self.residual else []
+        parts += [f"sides in multiples of {self.multiple}"] if self.multiple > 1 else []
+        return ", ".join(parts)

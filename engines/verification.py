@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import psnr_db, relative_error
 from engines import ort_session
+from engines.batchnorm_stats_file import read_recalibration
 from engines.interface import Engine
 from engines.profile import Profile
 

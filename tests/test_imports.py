@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle": {"checkpoints"},
     "imaging": {"alpha"},
     "control": {"alpha"},
-    "blending": {"alpha", "bundle"},
+    "blending": {"alpha"},
     "engines": {"blending", "bundle"},
     "video_io": {"imaging"},
     "reports": {"imaging"},
@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "webui": {"session", "control", "alpha", "video_io", "imaging"},
     "vapoursynth": {"session", "control", "bundle", "imaging"},
     "api": LIBRARY - {"api"},
-    "cli": {"api", "bundle", "blending", "spatial", "imaging", "tuning", "video_io", "latency", "webui", "session", "control"},
+    "cli": {"api", "bundle", "blending", "spatial", "imaging", "tuning", "video_io", "webui", "session", "control"},
     "dni_deploy": {"api", "session", "bundle", "checkpoints", "alpha", "spatial", "control", "video_io"},
     "__main__": {"cli"},
     "benchmarks": LIBRARY | {"cli", "dni_deploy"},
@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 A part is a package, a flat module of dni_deploy/, or "dni_deploy" for its public names.
 """
 ENGINE_LAYERS = (
-    ("profile",),
+    ("profile", "batchnorm_stats_file"),
     ("interface", "ort_session"),
     ("lowering", "verification"),
     ("cuda", "onnxruntime_cpu"),

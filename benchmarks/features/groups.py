@@ -45,7 +45,7 @@ MAX_CHANGE_RATIO = 1.3
 
 def ways(bundle: Any) -> dict[str, Callable[[Coefficients], NDArray[np.float64]]]:
     """How each way makes the shares of all weights of a base."""
-    groups = WeightGroups.from_bundle(bundle)
+    groups = WeightGroups.from_graph(bundle.read_graph(), bundle.weight_names)
     rng = np.random.default_rng(0)
     own = rng.uniform(0.1, 0.9, len(groups.weights))
     rows = np.stack([own, 1 - own], axis=1)

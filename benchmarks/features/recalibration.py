@@ -28,7 +28,6 @@ from benchmarks.result_file import describe_commit
 from dni_deploy.api.export import export
 from dni_deploy.api.recalibrate import CROPS_PER_BATCH, recalibrate
 from dni_deploy.blending.batchnorm_stats import BatchNormTable, enumerate_calibration_points
-from dni_deploy.blending.batchnorm_stats_file import serialize_recalibration
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
@@ -38,6 +37,7 @@ from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import open_session
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name
+from engines.batchnorm_stats_file import serialize_recalibration
 from engines.interface import EngineOptions
 from engines.onnxruntime_cpu.statistics import BatchNormEstimator
 from engines.registry import load_engine

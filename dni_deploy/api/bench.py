@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.cuda import driver
 from engines.interface import EngineOptions
+
+if TYPE_CHECKING:
+    from dni_deploy.latency.video import VideoBenchReport
 
 BENCH_SCHEMA_VERSION = 2
 """Version of the JSON file that `output` names."""
@@ -203,6 +206,16 @@ def bench(
         rows_json = {report.architecture: [asdict(row) for row in report.rows]}
         drawn = import_optional("dni_deploy.reports.plot").plot_bench(rows_json, Path(plot).suffix.lower()[1:])
         write_bytes_atomically(plot, drawn, force=force)
+    return report
+
+
+def bench_video(bundle_path: str | os.PathLike[str], video_path: str | os.PathLike[str], **options: Any) -> VideoBenchReport:
+    """Times every stage of a video's frames, one after the other; see `dni_deploy.latency.video.bench_video` for the options.
+
+    Raises:
+        UnavailableError: PyAV is not installed.
+    """
+    report: VideoBenchReport = import_optional("dni_deploy.latency.video").bench_video(bundle_path, video_path, **options)
     return report
 
 

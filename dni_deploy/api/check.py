@@ -13,7 +13,6 @@ from typing import Any, Union
 import numpy as np
 
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family, describe_mismatch, find_differences, read_members
@@ -39,6 +38,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress
+from engines.batchnorm_stats_file import read_recalibration
 
 CheckInput = Union[str, "os.PathLike[str]", Bundle, Family, Mapping[str, Any]]
 

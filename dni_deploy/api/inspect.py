@@ -13,10 +13,10 @@ from typing import Any
 
 from onnx import ModelProto
 
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.blending.weight_groups import GroupedWeight, WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.signature import Signature
+from engines.batchnorm_stats_file import read_recalibration
 
 PASS_THROUGH_OPERATORS = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand"})
 """Operators that only hand a weight on; its role is that at their consumer."""

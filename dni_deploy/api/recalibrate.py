@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.blending.batchnorm_stats import BatchNormTable, correct_estimates, default_steps, enumerate_calibration_points
-from dni_deploy.blending.batchnorm_stats_file import list_statistics_names, serialize_recalibration
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
@@ -24,6 +23,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
+from engines.batchnorm_stats_file import list_statistics_names, serialize_recalibration
 
 log = logging.getLogger(__name__)
 

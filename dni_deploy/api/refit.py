@@ -18,7 +18,6 @@ from safetensors.numpy import save
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.blending.batchnorm_stats import blend_tensors
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.blending.group_rules import AlphaRules, AppliedRule, Rule
 from dni_deploy.blending.preset import Preset
 from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
@@ -28,6 +27,7 @@ from dni_deploy.errors import CoefficientsError, LimitError, UsageError, escape_
 from dni_deploy.utils.atomic_write import write_bytes, write_file_atomically
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional
+from engines.batchnorm_stats_file import read_recalibration
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def refit(
         keys = [name for name, tensor in members[0].items() if tensor.dtype.kind == "f"]
         alpha_rules = None
         if rules:
-            groups = WeightGroups.from_bundle(bundle)
+            groups = WeightGroups.from_graph(bundle.read_graph(), bundle.weight_names)
             alpha_rules = AlphaRules.parse(list(rules), groups, bundle.members, extrapolate=extrapolate)
         coefficients_by_tensor = _tensor_coefficients(bundle, keys, coefficients, alpha_rules)
         guard = VarianceGuard(members, list_variance_names(keys, bundle.read_graph()))

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 
 LAYER_ROLE_BY_OPERATOR = {
@@ -79,11 +78,6 @@ class WeightGroups:
                 node, layer, part = producer, LAYER_ROLE_BY_OPERATOR[producer.op_type], "bias"
             weights[name] = GroupedWeight(name, (layer, part), depths.setdefault(id(node), len(depths)))
         return cls(tuple(weights.get(name, GroupedWeight(name, ("other", "weight"), len(depths))) for name in names))
-
-    @classmethod
-    def from_bundle(cls, bundle: Bundle) -> WeightGroups:
-        """Groups the weights of a bundle; raises as `Bundle.read_graph` does."""
-        return cls.from_graph(bundle.read_graph(), bundle.weight_names)
 
     @property
     def names(self) -> tuple[str, ...]:

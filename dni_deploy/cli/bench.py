@@ -116,7 +116,7 @@ def command(
 
 def _bench_video(command_output: CommandOutput, bundle: Path, video_path: Path, frame_count: int | None, threads: int) -> None:
     chosen = {} if frame_count is None else {"frames": frame_count}
-    verb = import_optional("dni_deploy.latency.video").bench_video
+    verb = import_optional("dni_deploy.api.bench").bench_video
     with command_output.show_progress() as progress:
         report = verb(bundle, video_path, threads=threads, progress=progress, **chosen)
     if command_output.print_result("bench", report.to_json()):

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.inspect import format_signature
 from dni_deploy.cli.output import CommandOutput, print_summary
 from dni_deploy.utils.optional_packages import import_optional
 
@@ -73,7 +72,7 @@ def command(
                 "wrote": output,
                 "architecture": bundle.architecture,
                 "members": ", ".join(bundle.members),
-                "frames": format_signature(bundle.signature),
+                "frames": bundle.signature.describe(),
                 "blended": f"{len(bundle.weight_names)} tensors",
                 "digest": bundle.digest,
             }

@@ -11,7 +11,6 @@ import click
 from dni_deploy.cli import options
 from dni_deploy.cli.output import CommandOutput, format_bytes, format_count, print_summary, print_table
 from dni_deploy.errors import escape_name
-from dni_deploy.signature import Signature
 from dni_deploy.utils.optional_packages import import_optional
 
 
@@ -40,7 +39,7 @@ def command(command_output: CommandOutput, bundle: Path, groups: bool, tensors: 
             "bundle": report.path,
             "digest": report.digest,
             "architecture": report.architecture,
-            "frames": format_signature(report.signature),
+            "frames": report.signature.describe(),
             "opset": report.opset,
             "size": format_bytes(report.size),
             "blended": f"{report.parameters:,} numbers in {len(report.weights)} tensors",
@@ -72,17 +71,6 @@ def command(command_output: CommandOutput, bundle: Path, groups: bool, tensors: 
             ["tensors", "role"],
             [(count, role) for role, count in Counter(weight.role for weight in report.weights).most_common()],
         )
-
-
-def format_signature(signature: Signature) -> str:
-    """Formats a signature in a few words: 3 -> 3 channels, x4, values 0..1."""
-    if signature.kind == "latent":
-        return f"{signature.input_channels} numbers of noise -> an image of {signature.output_channels} channels"
-    parts = [f"{signature.input_channels} -> {signature.output_channels} channels", f"x{signature.scale}"]
-    parts.append(f"values {signature.low:g}..{signature.high:g}")
-    parts += ["the network outputs the noise"] if signature.residual else []
-    parts += [f"sides in multiples of {signature.multiple}"] if signature.multiple > 1 else []
-    return ", ".join(parts)
 
 
 def _format_statistics(recalibration: dict[str, Any]) -> str:

@@ -345,7 +345,8 @@ def open_session(
         guard = VarianceGuard(tensors, list_variance_names(opened.weight_names, opened.read_graph()))
         if not rules:
             guard.check(initial)
-    groups = WeightGroups.from_bundle(opened) if rules else None  # before the engine, which may take long to open
+    # Before the engine, which may take long to open.
+    groups = WeightGroups.from_graph(opened.read_graph(), opened.weight_names) if rules else None
     bound_rules = AlphaRules.parse(rules, groups, members, extrapolate=extrapolate) if groups else None
     if opened.manifest.recalibration is not None:
         log.info("the re-estimated BatchNorm statistics of %s are in use", opened.path)
@@ -372,4 +373,4 @@ def open_session(
 def _read_weight_groups(bundle: Bundle) -> WeightGroups:
     if bundle.manifest.recalibration is not None:
         raise CoefficientsError(GROUPS_UNSUPPORTED_MESSAGE)
-    return WeightGroups.from_bundle(bundle)
+    return WeightGroups.from_graph(bundle.read_graph(), bundle.weight_names)

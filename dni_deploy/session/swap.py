@@ -37,7 +37,7 @@ class CurrentWeights(Generic[Value]):
     value: Value
 
 
-class Refitter(ABC, Generic[Value]):
+class RefitStrategy(ABC, Generic[Value]):
     """Hands the current weights to frames and refits other sets of weights with what is requested.
 
     Thread safety: any thread may call any method.
@@ -99,7 +99,7 @@ class Refitter(ABC, Generic[Value]):
         return next(free, None)
 
 
-class SyncRefit(Refitter[Value]):
+class SyncRefit(RefitStrategy[Value]):
     """Refits at the frame boundary: the newest requested value is applied before the next frame begins, which waits for it.
 
     The blend happens at the frame boundary, not in the request: a slider that sends a thousand values between two frames costs
@@ -107,7 +107,7 @@ class SyncRefit(Refitter[Value]):
     """
 
     def __init__(self, slots: int, refit: Callable[[int, Value], None], initial: Value) -> None:
-        """Refits slot 0 with the first value, in the calling thread; the arguments are those of `Refitter`."""
+        """Refits slot 0 with the first value, in the calling thread; the arguments are those of `RefitStrategy`."""
         super().__init__(slots, refit, initial)
         self._request_lock = threading.Lock()  # held for an assignment, never for a refit: a request must not wait for one
         self._last_applied: Value = initial
@@ -154,7 +154,7 @@ REFIT_CLOSE_TIMEOUT_S = 60.0
 """How long close waits for a refit that is running; the slowest seen, RRDBNet through TensorRT 8.6, takes a few seconds."""
 
 
-class AsyncRefit(Refitter[Value]):
+class AsyncRefit(RefitStrategy[Value]):
     """Refits in a thread of its own (double buffering): no frame waits for it, and a change shows once its refit has ended.
 
     `hold_current` never waits. It raises, once, what a refit raised since the last frame (the newest, if several did).

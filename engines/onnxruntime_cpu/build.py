@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.progress import OptionalProgress, report_progress
+from engines.batchnorm_stats_file import read_recalibration
 from engines.interface import BuildOptions, BuildResult
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu.engine import InPlaceEngine

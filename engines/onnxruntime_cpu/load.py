@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
+from engines.batchnorm_stats_file import read_recalibration
 from engines.interface import Engine, EngineOptions
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, escape_name
+from engines.batchnorm_stats_file import read_recalibration
 from engines.interface import DeviceEngine, EngineOptions
 from engines.lowering.gpu import find_float16_overflows, lower_for_gpu
 from engines.onnxruntime_gpu.engine import BoundEngine

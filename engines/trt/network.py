@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, escape_name
+from engines.batchnorm_stats_file import read_recalibration
 from engines.lowering.gpu import LoweredGraph, find_float16_overflows, lower_for_gpu
 
 Tensors = Mapping[str, NDArray[Any]]

@@ -56,7 +56,8 @@ def test_python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rules(folder: Path) -> None:
-    groups = WeightGroups.from_bundle(dni.Bundle.open(folder / "sr.dni"))
+    bundle = dni.Bundle.open(folder / "sr.dni")
+    groups = WeightGroups.from_graph(bundle.read_graph(), bundle.weight_names)
     for line in block("rules").splitlines():
         rows = AlphaRules.parse([line], groups, ("psnr", "gan")).compute_coefficients(np.array([0.4, 0.6]))
         assert (rows != [0.4, 0.6]).any() == (not line.endswith("=base"))

@@ -45,7 +45,7 @@ def test_a_session_computes_what_pytorch_does_with_every_tensor_blended_by_its_r
     folder = tmp_path_factory.getbasetemp() / f"{name}.dni"  # exported once for both engines
     states = pico_family(name, 2)
     bundle = Bundle.open(folder) if folder.exists() else dni.export(dict(zip("ab", states, strict=True)), folder)
-    groups = WeightGroups.from_bundle(bundle)
+    groups = WeightGroups.from_graph(bundle.read_graph(), bundle.weight_names)
     rules = useful(RULES[:3], groups)
     x = np.random.default_rng(3).uniform(bundle.signature.low, bundle.signature.high, PICO[name].shapes[0]).astype(np.float32)
     with open_session(bundle, engine="onnxruntime", alpha=0.6, rules=rules, threads=1) as session:

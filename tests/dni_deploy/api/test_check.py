@@ -15,7 +15,6 @@ from dni_deploy.api.check import check
 from dni_deploy.api.export import export
 from dni_deploy.api.recalibrate import recalibrate
 from dni_deploy.api.refit import refit
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.cli.main import main
@@ -31,6 +30,7 @@ from dni_deploy.errors import (
 )
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.signature import Signature
+from engines.batchnorm_stats_file import read_recalibration
 
 pytest.importorskip("torch")
 from tests.support.pico_architectures import PICO, pico_family, pico_state

@@ -17,13 +17,13 @@ from safetensors.numpy import load_file
 import dni_deploy as dni
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.blending.batchnorm_stats import blend_tensors
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.imaging.image_file import ImageFile, write_image
 from engines import ort_session
+from engines.batchnorm_stats_file import read_recalibration
 from tests.engines.conftest import Case, pico_case, write
 from tests.support.handmade_graphs import HAND
 

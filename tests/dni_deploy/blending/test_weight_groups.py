@@ -40,7 +40,9 @@ def test_roles_pick_layers_and_parts() -> None:
 
 def test_groups_are_read_off_the_graph(tmp_path: Path) -> None:
     bundle = pico_bundle.write(tmp_path / "pico.dni")
-    found = {weight.name: (weight.roles, weight.depth) for weight in WeightGroups.from_bundle(Bundle.open(bundle.path)).weights}
+    opened = Bundle.open(bundle.path)
+    groups = WeightGroups.from_graph(opened.read_graph(), opened.weight_names)
+    found = {weight.name: (weight.roles, weight.depth) for weight in groups.weights}
     assert found == {
         "conv.weight": (("conv", "weight"), 0),
         "conv.bias": (("conv", "bias"), 0),

@@ -143,7 +143,7 @@ def _join(threads: list[threading.Thread], patience: float = PATIENCE) -> None:
 @pytest.mark.parametrize("requests", [99_999, pytest.param(999_999, marks=pytest.mark.slow)])
 def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[str, object], None]) -> None:
     counts, swap = tag_model(slots=slots, requests=requests)
-    record_property("counts", counts)
+    record_property("counts", str(counts))
     assert not counts.errors
     assert counts.torn == 0
     assert counts.backwards == 0
@@ -166,7 +166,7 @@ def test_broken_designs_are_caught(
     design: Any, slots: int, layer_by_layer: bool, record_property: Callable[[str, object], None]
 ) -> None:
     counts, _ = tag_model(design, slots=slots, layer_by_layer=layer_by_layer, until_torn=True)
-    record_property("counts", counts)
+    record_property("counts", str(counts))
     assert counts.torn > 0
 
 
@@ -340,7 +340,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
 def test_every_schedule_is_whole(slots: int, third: bool, record_property: Callable[[str, object], None]) -> None:
     """Two actors have some hundred schedules, three some ten thousand: half a minute."""
     total, torn = explore(SyncRefit, slots, third=third)
-    record_property("schedules", total)
+    record_property("schedules", str(total))
     assert total > 200
     assert torn == 0
 
@@ -356,7 +356,7 @@ def test_every_schedule_with_a_refit_that_fails(
     slots: int, bad: set[int], third: bool, record_property: Callable[[str, object], None]
 ) -> None:
     total, torn = explore(SyncRefit, slots, frozenset(bad), third)
-    record_property("schedules", total)
+    record_property("schedules", str(total))
     assert total > 50
     assert torn == 0
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
-from dni_deploy.blending.batchnorm_stats_file import list_statistics_names, read_recalibration, serialize_recalibration
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import CoefficientsError, DniError
 from engines import ort_session
+from engines.batchnorm_stats_file import list_statistics_names, read_recalibration, serialize_recalibration
 from engines.interface import BuildOptions, Engine
 from engines.registry import build_engine
 from tests.engines.conftest import Case, open_cpu_engine, write

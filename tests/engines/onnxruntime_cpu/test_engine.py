@@ -236,7 +236,7 @@ def tag_model(
 @pytest.mark.parametrize("changes", [9_999, pytest.param(60_000, marks=pytest.mark.slow)])
 def test_no_frame_is_torn(slots: int, changes: int, record_property: Callable[[str, object], None]) -> None:
     swaps, frames, torn, errors = tag_model(SyncRefit, slots, changes)
-    record_property("swaps, frames, torn", (swaps, frames, torn))
+    record_property("swaps, frames, torn", str((swaps, frames, torn)))
     assert not errors
     assert torn == 0
     assert swaps > 100
@@ -246,6 +246,6 @@ def test_no_frame_is_torn(slots: int, changes: int, record_property: Callable[[s
 @pytest.mark.usefixtures("nervous")
 def test_a_swap_without_slots_is_caught(record_property: Callable[[str, object], None]) -> None:
     swaps, frames, torn, errors = tag_model(WithoutSlots, 1, 60_000, until_torn=True)
-    record_property("swaps, frames, torn", (swaps, frames, torn))
+    record_property("swaps, frames, torn", str((swaps, frames, torn)))
     assert not errors
     assert torn > 0

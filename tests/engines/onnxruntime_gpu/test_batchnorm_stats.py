@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dni_deploy.blending.batchnorm_stats import blend_tensors
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.errors import CoefficientsError, EngineError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
+from engines.batchnorm_stats_file import read_recalibration
 from engines.interface import EngineOptions
 from engines.lowering.gpu import lower_for_gpu
 from tests.engines.conftest import Case, write

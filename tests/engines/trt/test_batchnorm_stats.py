@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.blending.batchnorm_stats import blend_tensors
-from dni_deploy.blending.batchnorm_stats_file import read_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import DniError, EngineError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
+from engines.batchnorm_stats_file import read_recalibration
 from tests.engines.conftest import write
 from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
 from tests.engines.trt.conftest import TOLERANCE, build, everywhere, opened, picture, serialize_refitted

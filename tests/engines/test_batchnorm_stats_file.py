@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import save
 
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
-from dni_deploy.blending.batchnorm_stats_file import RECALIBRATION_FORMAT, read_recalibration, serialize_recalibration
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_recalibration
 from dni_deploy.errors import BundleError
+from engines.batchnorm_stats_file import RECALIBRATION_FORMAT, read_recalibration, serialize_recalibration
 from tests.support import pico_bundle as pico
 
 NAMES = ("bn.running_mean", "bn.running_var")
