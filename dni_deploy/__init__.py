@@ -85,12 +85,12 @@ _NAMES_BY_MODULE = {
     "spatial.render": "render_map",
     "video_io.encoder": "EncoderOptions",
 }
-_FUNCTIONS = (
+_COMMAND_FUNCTIONS = (
     "bench build check demo doctor export filter inspect recalibrate refit run serve slider sweep tune video"  # one per command
 )
 _MODULE_BY_NAME = {
     **{name: f"dni_deploy.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names.split()},
-    **{name: f"dni_deploy.api.{name}" for name in _FUNCTIONS.split()},
+    **{name: f"dni_deploy.api.{name}" for name in _COMMAND_FUNCTIONS.split()},
 }
 
 __all__ = ["__version__", *_MODULE_BY_NAME]

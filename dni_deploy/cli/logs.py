@@ -20,7 +20,7 @@ class _StderrHandler(logging.Handler):
             print(f"{record.relativeCreated / 1e3:7.2f} s  {record.name}: {message}", file=sys.stderr)
 
 
-_HANDLER = _StderrHandler()
+_STDERR_HANDLER = _StderrHandler()
 
 
 def show_logs(verbosity: int) -> None:
@@ -34,11 +34,11 @@ def show_logs(verbosity: int) -> None:
         logger = logging.getLogger(name)
         if verbosity:
             logger.setLevel(logging.DEBUG if verbosity > 1 or logger.level == logging.INFO else logging.INFO)
-            logger.addHandler(_HANDLER)
+            logger.addHandler(_STDERR_HANDLER)
 
 
 def hide_logs() -> None:
     """Undoes `show_logs`, for whoever runs several command lines in one process."""
     for name in LOGGED_PACKAGES:
         logging.getLogger(name).setLevel(logging.NOTSET)
-        logging.getLogger(name).removeHandler(_HANDLER)
+        logging.getLogger(name).removeHandler(_STDERR_HANDLER)

@@ -18,7 +18,7 @@ Self_ = TypeVar("Self_", bound="AlphaListener")
 LISTENER_CLOSE_TIMEOUT_S = 2.0
 """Seconds that `close` waits for the thread; it is a daemon, so a program that ends does not wait for it."""
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class AlphaListener:
@@ -73,7 +73,7 @@ class AlphaListener:
             self._open_input()
             self._thread = threading.Thread(target=self._run, name=f"dni-{self.source.lower()}", daemon=True)
             self._thread.start()
-            LOG.debug("listening for alpha by %s", self.source)
+            log.debug("listening for alpha by %s", self.source)
 
     def close(self) -> None:
         """Stops listening; alpha stays as it is. A second call does nothing."""
@@ -84,7 +84,7 @@ class AlphaListener:
             thread.join(LISTENER_CLOSE_TIMEOUT_S)
             self._close_input()
             self.handler.report_refusals()
-            LOG.debug("%s: %d messages accepted, %d refused", self.source, self.accepted_count, self.refused_count)
+            log.debug("%s: %d messages accepted, %d refused", self.source, self.accepted_count, self.refused_count)
 
     def __enter__(self: Self_) -> Self_:
         self.start()

@@ -19,7 +19,7 @@ ReportMessage = Callable[[str], None]
 """Takes a sentence for people about messages that were refused."""
 
 MAX_LINE_LENGTH = 1 << 16
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class AlphaMessageHandler:
@@ -47,7 +47,7 @@ class AlphaMessageHandler:
         self.shared_alpha, self.source, self.plane = shared_alpha, source, plane
         self.accepted_count = self.refused_count = 0
         self.last_refusal = ""
-        self._report = LOG.warning if report is None else report
+        self._report = log.warning if report is None else report
         self._lock = threading.Lock()
 
     def set_alpha(self, alpha: Alpha) -> int:
@@ -132,7 +132,7 @@ class AlphaMessageHandler:
             return DniError("The alpha could not be set.")
         with self._lock:
             self.accepted_count += 1
-        LOG.debug("%s set alpha to %s", self.source, self.shared_alpha.state.requested)
+        log.debug("%s set alpha to %s", self.source, self.shared_alpha.state.requested)
         return None
 
     def count_refusal(self, sentence: str) -> None:
@@ -141,7 +141,7 @@ class AlphaMessageHandler:
         Args:
             sentence: Why it cannot be used.
         """
-        LOG.debug("%s sent what cannot be used: %s", self.source, sentence)
+        log.debug("%s sent what cannot be used: %s", self.source, sentence)
         with self._lock:
             self.refused_count += 1
             self.last_refusal = sentence

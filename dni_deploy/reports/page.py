@@ -22,7 +22,7 @@ CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-
 MAX_TEXT_LENGTH = 1000
 """Characters of a single value on a page; longer ones are cut."""
 
-_TAG = re.compile(r"\{\{([#^])(\w+)\}\}(.*?)\{\{/\2\}\}|\{\{\{(\w+)\}\}\}|\{\{(\w+|\.)\}\}", re.DOTALL)
+_TAG_PATTERN = re.compile(r"\{\{([#^])(\w+)\}\}(.*?)\{\{/\2\}\}|\{\{\{(\w+)\}\}\}|\{\{(\w+|\.)\}\}", re.DOTALL)
 
 
 def fill_template(template: str, values: Mapping[str, Any]) -> str:
@@ -57,7 +57,7 @@ def fill_template(template: str, values: Mapping[str, Any]) -> str:
         scopes = (item if isinstance(item, Mapping) else {".": item} for item in items)
         return "".join(fill_template(body, {**values, **scope}) for scope in scopes)
 
-    return _TAG.sub(substitute, template)
+    return _TAG_PATTERN.sub(substitute, template)
 
 
 def render_page(package: str, name: str, values: Mapping[str, Any], data: object = None) -> str:

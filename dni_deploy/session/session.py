@@ -128,12 +128,12 @@ class Session:
         Assigning validates at once; the blend happens when the next frame begins (with `async_refit`: now, beside the frames),
         and the last assignment counts. It raises CoefficientsError; the coefficients then stay as they were.
         """
-        return self._refitter.requested.coefficients
+        return self._refitter.requested_value.coefficients
 
     @alpha.setter
     def alpha(self, alpha: Alpha) -> None:
         with self._state_lock:
-            self._request_state(self._validate_state(alpha, self._refitter.requested.rules))
+            self._request_state(self._validate_state(alpha, self._refitter.requested_value.rules))
 
     @property
     def rules(self) -> AlphaRules | None:
@@ -142,16 +142,16 @@ class Session:
         Assigning validates at once, and the rules are in force from the next frame on, as an alpha is; None or an empty list
         removes them. It raises UsageError or CoefficientsError; the rules then stay as they were.
         """
-        return self._refitter.requested.rules
+        return self._refitter.requested_value.rules
 
     @rules.setter
     def rules(self, rules: Rules | None) -> None:
         parsed = self._parse_rules(rules)
         with self._state_lock:
-            self._request_state(self._validate_state(self._refitter.requested.coefficients, parsed))
+            self._request_state(self._validate_state(self._refitter.requested_value.coefficients, parsed))
 
     def _request_state(self, state: RenderState) -> None:
-        if state != self._refitter.requested:
+        if state != self._refitter.requested_value:
             self._refitter.request(state)
 
     @property
@@ -203,7 +203,7 @@ class Session:
         Raises:
             CoefficientsError: It is no alpha for this family.
         """
-        return self._validate_state(alpha, self._refitter.requested.rules).coefficients
+        return self._validate_state(alpha, self._refitter.requested_value.rules).coefficients
 
     def _validate_state(self, alpha: Alpha, rules: AlphaRules | None) -> RenderState:
         guard = self._variance_guard

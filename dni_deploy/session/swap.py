@@ -58,7 +58,7 @@ class RefitStrategy(ABC, Generic[Value]):
         refit(0, initial)
 
     @property
-    def requested(self) -> Value:
+    def requested_value(self) -> Value:
         """The newest requested value that has not failed."""
         return self._requested
 

@@ -37,7 +37,7 @@ STATIC_FILE_TYPES = {
 
 IMAGE_CONTENT_TYPES = ("image/png", "image/jpeg", "image/webp", "image/tiff", "image/bmp", "application/octet-stream")
 HTTP_ERROR_MESSAGES = {404: "There is nothing at this address.", 405: "There is no such method at this address."}
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -67,7 +67,7 @@ class AppState:
 
 def make_app(state: AppState) -> Starlette:
     """Makes the ASGI application, without the request guard."""
-    handler = AlphaMessageHandler(state.shared_alpha, HTTP_SOURCE, state.plane, LOG.debug)
+    handler = AlphaMessageHandler(state.shared_alpha, HTTP_SOURCE, state.plane, log.debug)
     served = {name: (PAGE_FOLDER / name).read_bytes() for name in STATIC_FILE_TYPES}
     page = (PAGE_FOLDER / "page.html").read_bytes()
 

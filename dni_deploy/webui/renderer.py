@@ -31,7 +31,7 @@ ERROR_PAUSE_S = 1.0
 MIN_FULL_CHROMA_QUALITY = 90
 """JPEG quality from which on color is stored at full resolution."""
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class Renderer:
                 self._render_next()
         except BaseException as error:
             # The server ends with it: a page without frames that looks alive helps nobody.
-            LOG.exception("the thread that renders the previews has failed")
+            log.exception("the thread that renders the previews has failed")
             self.failure = error
             self._update_status(problem="The server has failed; see its terminal.")
 

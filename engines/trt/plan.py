@@ -34,12 +34,12 @@ from engines.trt.plan_identity import PlanIdentity
 
 log = logging.getLogger(__name__)
 
-FORMAT = b"dni-deploy plan for tensorrt, version "
+PLAN_FORMAT = b"dni-deploy plan for tensorrt, version "
 
-VERSION = 2
+PLAN_VERSION = 2
 """Raise it where the header or what the builder makes of equal identities changes: plans of other versions are not read."""
 
-PLAN_MAGIC = FORMAT + f"{VERSION}\n".encode()
+PLAN_MAGIC = PLAN_FORMAT + f"{PLAN_VERSION}\n".encode()
 
 MAX_HEADER_BYTES = 1 << 24
 
@@ -108,7 +108,7 @@ class PlanHeader:
     @property
     def key(self) -> str:
         """Sixteen hex digits that tell the plan from every other one of the bundle."""
-        identity = [VERSION, self.identity.to_json()]
+        identity = [PLAN_VERSION, self.identity.to_json()]
         return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:
@@ -346,10 +346,10 @@ def read_plan(path: Path, identity: PlanIdentity) -> Plan:
 
 def _describe_version(line: bytes) -> str | None:
     """Says in a clause that a plan with this first line is of another version; None for anything else."""
-    number = line.removeprefix(FORMAT).rstrip(b"\n")
-    if not line.startswith(FORMAT) or not number.isdigit() or int(number) == VERSION:
+    number = line.removeprefix(PLAN_FORMAT).rstrip(b"\n")
+    if not line.startswith(PLAN_FORMAT) or not number.isdigit() or int(number) == PLAN_VERSION:
         return None
-    return f"was built by {'an older' if int(number) < VERSION else 'a newer'} version of dni-deploy"
+    return f"was built by {'an older' if int(number) < PLAN_VERSION else 'a newer'} version of dni-deploy"
 
 
 def _open_for_reading(path: Path) -> int:

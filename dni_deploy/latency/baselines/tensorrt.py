@@ -160,14 +160,14 @@ class TrtConstantBaseline(ConstantEngine):
     build_command = BUILD_COMMAND
 
 
-BASELINES: Mapping[str, type[TensorRTEngine[Any]]] = {
+TENSORRT_BASELINES: Mapping[str, type[TensorRTEngine[Any]]] = {
     engine_class.name: engine_class for engine_class in (TrtInputsBaseline, TrtGraphBaseline, TrtConstantBaseline)
 }
 
 
 def open_baseline(name: str, bundle: Bundle, options: EngineOptions) -> TensorRTEngine[Any]:
-    """Opens a baseline of BASELINES; arguments and errors are those of `engines.trt.load.open_engine`."""
-    return open_engine(bundle, options, BASELINES[name])
+    """Opens a baseline of TENSORRT_BASELINES; arguments and errors are those of `engines.trt.load.open_engine`."""
+    return open_engine(bundle, options, TENSORRT_BASELINES[name])
 
 
 def build_missing_baseline(name: str, bundle: Bundle, progress: OptionalProgress = None) -> None:
@@ -177,7 +177,7 @@ def build_missing_baseline(name: str, bundle: Bundle, progress: OptionalProgress
     Errors are those of `engines.trt.build.build_plan`.
 
     Args:
-        name: One of BASELINES.
+        name: One of TENSORRT_BASELINES.
         bundle: The bundle.
         progress: Told of the phases of the build.
     """
@@ -185,5 +185,5 @@ def build_missing_baseline(name: str, bundle: Bundle, progress: OptionalProgress
     options = BuildOptions()
     if match is not None:
         options = BuildOptions(precision=match.identity.settings.precision, profile=match.identity.settings.profile)
-    if find_plan(bundle, BASELINES[name].network_class, options.precision) is None:
-        build_plan(bundle, options, progress, BASELINES[name])
+    if find_plan(bundle, TENSORRT_BASELINES[name].network_class, options.precision) is None:
+        build_plan(bundle, options, progress, TENSORRT_BASELINES[name])

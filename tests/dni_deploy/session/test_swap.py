@@ -150,7 +150,7 @@ def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[
     assert counts.requests == requests
     assert counts.swaps > 100  # the model did swap
     assert counts.frames > counts.swaps // 2
-    wanted = swap.requested
+    wanted = swap.requested_value
     with swap.hold_current() as live:
         assert live.value == wanted
         assert live.value // 10 == requests // 3  # somebody's last
@@ -408,7 +408,7 @@ def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
         if engine.calls + 1 == failing:
             with pytest.raises(Boom):
                 engine.shown(swap)
-            assert swap.requested == shown
+            assert swap.requested_value == shown
             generation = swap.generation
             assert engine.shown(swap) == shown
             # With one slot the value before had to be made again; with two it was never touched.
@@ -517,7 +517,7 @@ def test_a_request_waits_for_nobody() -> None:
         for value in range(2, 1000):
             swap.request(value)
         assert time.perf_counter() - started < 5  # the refit would have held it for PATIENCE
-        assert swap.requested == 999
+        assert swap.requested_value == 999
         go.set()
         _join([thread])
     frame()

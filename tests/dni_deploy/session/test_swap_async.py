@@ -73,7 +73,7 @@ def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[
     assert counts.swaps > 100  # the model did swap
     assert swap.wait_until_applied(PATIENCE)
     with swap.hold_current() as live:
-        assert live.value == swap.requested
+        assert live.value == swap.requested_value
         assert live.value // 10 == requests // 3  # somebody's last
     swap.close()
 
@@ -224,7 +224,7 @@ def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
                 with pytest.raises(Boom):
                     settled(swap, engine)
                 generation = swap.generation
-                assert (swap.requested, settled(swap, engine), swap.generation) == (shown, shown, generation)
+                assert (swap.requested_value, settled(swap, engine), swap.generation) == (shown, shown, generation)
             else:
                 assert settled(swap, engine) == value
                 shown = value
@@ -332,7 +332,7 @@ def test_a_frame_and_a_request_wait_for_no_refit() -> None:
                 assert live == CurrentWeights(1, 0, 0)
         assert time.perf_counter() - started < 5  # the refit would have held it for PATIENCE
         assert not swap.wait_until_applied(0.01)
-        assert swap.requested == 999
+        assert swap.requested_value == 999
     assert refitted in ([0, 1], [0, 1, 999])  # the rest was overtaken; the block's end may close it before 999
 
 

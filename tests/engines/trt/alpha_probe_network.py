@@ -49,10 +49,10 @@ def profile(of: Bundle) -> Profile:
 
 def engine_class(kind: str) -> Any:
     """The engine of a kind of plan: "refit", or a baseline's."""
-    from dni_deploy.latency.baselines.tensorrt import BASELINES
+    from dni_deploy.latency.baselines.tensorrt import TENSORRT_BASELINES
     from engines.trt.engine import RefitEngine
 
-    return BASELINES.get(f"tensorrt-{kind}", RefitEngine)
+    return TENSORRT_BASELINES.get(f"tensorrt-{kind}", RefitEngine)
 
 
 def build(of: Bundle, kind: str = "refit") -> None:

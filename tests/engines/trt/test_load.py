@@ -14,7 +14,7 @@ from dni_deploy.errors import EngineError, UnavailableError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines.interface import EngineOptions
 from engines.registry import load_engine
-from engines.trt.plan import FORMAT
+from engines.trt.plan import PLAN_FORMAT
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import CASES, TOLERANCE, build, everywhere, opened, picture, serialize_refitted, truth
 from tests.fakes.gpu import FakeGpu
@@ -109,8 +109,8 @@ def test_the_log_tells_which_plan_was_found_and_why_others_were_not(
     assert f"plan found: {path}" in caplog.text
     assert "refit of slot 0 queued in" in caplog.text
     caplog.clear()
-    monkeypatch.setattr("engines.trt.plan.VERSION", 3)
-    monkeypatch.setattr("engines.trt.plan.PLAN_MAGIC", FORMAT + b"3\n")
+    monkeypatch.setattr("engines.trt.plan.PLAN_VERSION", 3)
+    monkeypatch.setattr("engines.trt.plan.PLAN_MAGIC", PLAN_FORMAT + b"3\n")
     with pytest.raises(UnavailableError):
         load_engine(bundle, "tensorrt")
     assert f"plan rejected: {path.name} was built by an older version" in caplog.text

@@ -21,7 +21,7 @@ from engines.interface import BuildOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.recipes import Recipes
 from engines.registry import build_engine, load_engine
-from engines.trt.plan import FORMAT, PLAN_MAGIC, find_plan, search_plans
+from engines.trt.plan import PLAN_FORMAT, PLAN_MAGIC, find_plan, search_plans
 from engines.trt.plan_identity import BuildSettings
 from tests.engines.onnxruntime_cpu.test_plan import CHANGES, renamed_node
 from tests.engines.trt.conftest import VERSIONS, profile
@@ -174,7 +174,7 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
 def test_a_plan_of_an_older_version(bundle: Bundle, gpu: FakeGpu) -> None:
     """It is named, and what to do; auto goes on without it."""
     path = build(bundle, "tensorrt")
-    path.write_bytes(FORMAT + b"1\n" + path.read_bytes()[len(PLAN_MAGIC) :])
+    path.write_bytes(PLAN_FORMAT + b"1\n" + path.read_bytes()[len(PLAN_MAGIC) :])
     older = f"{path.name} was built by an older version of dni-deploy"
     with pytest.raises(UnavailableError, match=rf"\({older}\): dni-deploy build --engine tensorrt\.$"):
         load_engine(bundle, "tensorrt")

@@ -27,10 +27,10 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def build(bundle: Bundle, name: str, precision: str = "fp32") -> Any:
-    from dni_deploy.latency.baselines.tensorrt import BASELINES
+    from dni_deploy.latency.baselines.tensorrt import TENSORRT_BASELINES
     from engines.trt.build import build_plan
 
-    return build_plan(bundle, BuildOptions(precision=precision, profile=profile(bundle)), None, BASELINES[name])
+    return build_plan(bundle, BuildOptions(precision=precision, profile=profile(bundle)), None, TENSORRT_BASELINES[name])
 
 
 def open_baseline(name: str, bundle: Bundle, **options: Any) -> Any:
