@@ -165,7 +165,7 @@ def _check_options(format: str, size: str | None, matrix: str, rate: Fraction | 
     if matrix not in ("auto", "709", "601"):
         raise UsageError(f"There is no matrix {escape_name(matrix, 40)!r}; there are auto, 709, 601.")
     if format == "rgb24" and matrix != "auto":
-        raise UsageError("rgb24 has no colour matrix; leave --matrix out.")
+        raise UsageError("rgb24 has no color matrix; leave --matrix out.")
 
 
 def _make_raw_format(

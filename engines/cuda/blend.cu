@@ -190,7 +190,7 @@ template <typename S, typename M, int U> struct Copied<S, M, false, U> {
     template <typename Out> __device__ __forceinline__ void give(int, unsigned, Out &) {}
 };
 
-// Multiply W neighbours, the first of which is `element`, by their channels' scales. channel = (place in its weight / inner) % channels
+// Multiply W neighbors, the first of which is `element`, by their channels' scales. channel = (place in its weight / inner) % channels
 template <int W, typename P> __device__ __forceinline__ void scale(const P &p, uint4 line, u64 element, float *values) {
     const float *scales = reinterpret_cast<const float *>(p.scale) + line.x;
     const unsigned inner = line.y, channels = line.z, local = line.w + (unsigned)(element % LINE);
