@@ -61,10 +61,10 @@ def has_plan(bundle: Bundle, engine: str, precision: str) -> bool:
 
 
 def _tensorrt_class(engine: str) -> type[TensorRTEngine[Any]]:
-    from dni_deploy.latency.baselines.tensorrt import BASELINES
+    from dni_deploy.latency.baselines.tensorrt import TENSORRT_BASELINES
     from engines.trt.engine import RefitEngine
 
-    return BASELINES.get(engine, RefitEngine)
+    return TENSORRT_BASELINES.get(engine, RefitEngine)
 
 
 def max_plan_size(shape: tuple[int, int]) -> tuple[int, int]:

@@ -449,10 +449,10 @@ def test_pytorchs_row_is_an_engine(
 
 
 def test_every_mode_is_an_engine_a_baseline_or_pytorch(gpu: FakeGpu) -> None:
-    from dni_deploy.latency.baselines.tensorrt import BASELINES
+    from dni_deploy.latency.baselines.tensorrt import TENSORRT_BASELINES
     from engines.registry import ENGINES
 
-    assert {mode.engine for mode in modes.GPU_BACKEND_MODES} - {None} <= {*ENGINES, *BASELINES}
+    assert {mode.engine for mode in modes.GPU_BACKEND_MODES} - {None} <= {*ENGINES, *TENSORRT_BASELINES}
     assert {mode.name for mode in modes.GPU_BACKEND_MODES if mode.engine is None} == {
         "torch-eager",
         "torch-graph",
