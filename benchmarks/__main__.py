@@ -38,7 +38,7 @@ def main(networks: tuple[str, ...], repeats: int, memory: bool, only_page: bool)
     if only_page:
         _page(json.loads(CPU_RESULT_PATH.read_bytes()))
         return
-    found: dict[str, Any] = {}
+    reports: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in networks or NETWORKS:
             network = NETWORKS[name]
@@ -47,13 +47,13 @@ def main(networks: tuple[str, ...], repeats: int, memory: bool, only_page: bool)
             export(family(name), bundle, arch="auto")
             click.echo(f"{network.title}: timing {repeats} rounds at {'x'.join(map(str, network.shape))}", err=True)
             report = bench(bundle, shape=network.shape, repeats=repeats, measure_memory=memory)
-            found[name] = {"title": network.title, **report.to_json()}
+            reports[name] = {"title": network.title, **report.to_json()}
             for row in report.rows:
                 click.echo(f"  {row.name:<10} steady {row.steady_ms:8.1f} ms   change {row.change_ms or 0:8.2f} ms")
             for ratio, value in report.ratios.items():
                 click.echo(f"  {value:9.3f}  {ratio}")
     if not networks:
-        result = {"schema": 1, "commit": describe_commit(ROOT), "networks": found}
+        result = {"schema": 1, "commit": describe_commit(ROOT), "networks": reports}
         CPU_RESULT_PATH.parent.mkdir(exist_ok=True)
         write_bytes_atomically(CPU_RESULT_PATH, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(), force=True)
         _page(result)

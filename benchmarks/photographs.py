@@ -1,4 +1,4 @@
-"""Photographs: the pictures that ship inside scikit-image, those to train on and those to test on kept apart."""
+"""Photographs: the images that ship inside scikit-image, those to train on and those to test on kept apart."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXTURE_PHOTOGRAPHS = ("brick", "gravel", "grass")
 
 @cache
 def photograph(name: str) -> NDArray[np.uint8]:
-    """One picture, (H, W, 3), read-only; a grey one is repeated over the channels. Raises KeyError if neither list has it."""
+    """One image, (H, W, 3), read-only; a gray one is repeated over the channels. Raises KeyError if neither list has it."""
     if name not in (*TRAIN_PHOTOGRAPHS, *TEST_PHOTOGRAPHS):
         raise KeyError(f"{name!r} is neither in TRAIN nor in TEST")
     if name.startswith("motorcycle"):
@@ -39,7 +39,7 @@ def photograph(name: str) -> NDArray[np.uint8]:
 
 
 def middle(name: str, side: int = 256) -> NDArray[np.uint8]:
-    """The middle `side` x `side` pixels of a picture, (side, side, 3)."""
+    """The middle `side` x `side` pixels of an image, (side, side, 3)."""
     pixels = photograph(name)
     top, left = ((size - side) // 2 for size in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]
@@ -51,6 +51,6 @@ def resize_image(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[
 
 
 def add_noise(pixels: NDArray[np.uint8], level: float, seed: int = 1) -> NDArray[np.uint8]:
-    """With Gaussian noise of sigma `level` of 255, clipped and rounded as a picture file has it."""
+    """With Gaussian noise of sigma `level` of 255, clipped and rounded as an image file has it."""
     noise = np.random.default_rng(seed).normal(0.0, level, pixels.shape)
     return np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)

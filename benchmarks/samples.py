@@ -1,4 +1,4 @@
-"""Samples: films and bundles to measure with, made from the shipped photograph and from random weights."""
+"""Samples: videos and bundles to measure with, made from the shipped photograph and from random weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_video(path: Path, width: int, height: int, rate: int, count: int = 120
 
 
 def write_identity_bundle(path: Path) -> None:
-    """A bundle of two members that leave the picture as it is: one convolution of 1x1."""
+    """A bundle of two members that leave the image as it is: one convolution of 1x1."""
     weight = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "conv.weight"], ["y"])],

@@ -34,36 +34,36 @@ EDGE = np.s_[:96, 88:184]
 """A part that holds the upper edge of the head, to try many levels on."""
 
 
-def head(height: int, width: int) -> NDArray[np.float64]:
+def make_head_mask(height: int, width: int) -> NDArray[np.float64]:
     """1 within the head, 0 outside, over 12 pixels from one to the other."""
     down, across = np.mgrid[:height, :width]
     distance = np.hypot((down - 86) / 84, (across - 132) / 79)
     return np.clip((1 - distance) * 80 / 12 + 0.5, 0, 1)
 
 
-def noised(clean: Frame, mask: NDArray[np.float64]) -> Frame:
+def add_noise(clean: Frame, mask: NDArray[np.float64]) -> Frame:
     """The photograph with noise that goes from REST to HEAD with the mask."""
     sigma = (mask * HEAD + (1 - mask) * REST)[..., None]
     noise = np.random.default_rng(0).normal(0, 1, clean.shape) * sigma
     return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
 
 
-def swept(session: Session, noisy: Frame) -> dict[float, Frame]:
-    """The picture at alpha 0, 0.05, ... 1."""
-    made = {}
+def sweep_alpha(session: Session, noisy: Frame) -> dict[float, Frame]:
+    """The image at alpha 0, 0.05, ... 1."""
+    frames = {}
     for step in range(STEPS):
         alpha = step / (STEPS - 1)
         session.alpha = alpha
-        made[alpha] = session(noisy)
-    return made
+        frames[alpha] = session(noisy)
+    return frames
 
 
-def best(made: dict[float, Frame], clean: Frame, where: NDArray[np.bool_]) -> float:
+def find_best_alpha(frames: dict[float, Frame], clean: Frame, where: NDArray[np.bool_]) -> float:
     """The alpha with the highest PSNR over these pixels."""
-    return max(made, key=lambda alpha: psnr(made[alpha][where], clean[where]))
+    return max(frames, key=lambda alpha: psnr(frames[alpha][where], clean[where]))
 
 
-def converged(
+def compare_level_counts(
     session: Session, noisy: Frame, clean: Frame, mask: NDArray[np.float64], low: float, high: float
 ) -> dict[int, dict[str, float]]:
     """For a few numbers of levels, over the soft pixels: how far (of 255) it is from 129 levels, and its PSNR."""
@@ -74,14 +74,14 @@ def converged(
     rows = {}
     for levels in (2, 3, 5, 9, 17):
         plan = plan_map(AlphaMap.of(mask), mask.shape[0], mask.shape[1], session.signature, levels=levels)
-        made = render_plan(session, noisy, plan, ends)
-        apart = np.abs(made - true)[:, soft]
+        output = render_plan(session, noisy, plan, ends)
+        differences = np.abs(output - true)[:, soft]
         rows[levels] = {
-            "largest": round(float(apart.max()), 2),
-            "99 percent": round(float(np.quantile(apart, 0.99)), 3),
-            "mean": round(float(apart.mean()), 3),
+            "largest": round(float(differences.max()), 2),
+            "99 percent": round(float(np.quantile(differences, 0.99)), 3),
+            "mean": round(float(differences.mean()), 3),
             "work": round(plan.relative_cost, 2),
-            "psnr": round(psnr(round_to_uint8(made)[soft], clean[soft]), 3),
+            "psnr": round(psnr(round_to_uint8(output)[soft], clean[soft]), 3),
         }
     return rows
 
@@ -89,32 +89,32 @@ def converged(
 def main(folder: Path) -> dict[str, Any]:
     """Write the figure and return its numbers."""
     clean = read_image(DATA / "astronaut.png").rgb
-    mask = head(*clean.shape[:2])
-    noisy = noised(clean, mask)
+    mask = make_head_mask(*clean.shape[:2])
+    noisy = add_noise(clean, mask)
     everywhere, inside, outside = np.ones(mask.shape, np.bool_), mask == 1, mask == 0
     with tempfile.TemporaryDirectory() as work:
         members = {name: DATA / "denoise" / f"{name}.safetensors" for name in ("n20", "n60")}
         with open_session(export(members, Path(work) / "denoise.dni"), threads=1) as session:
-            made = swept(session, noisy)
-            one, low, high = (best(made, clean, where) for where in (everywhere, outside, inside))
+            frames = sweep_alpha(session, noisy)
+            best_alpha, low, high = (find_best_alpha(frames, clean, where) for where in (everywhere, outside, inside))
             mapped = render_map(session, noisy, mask, black=low, white=high)
-            rows = converged(session, np.ascontiguousarray(noisy[EDGE]), clean[EDGE], mask[EDGE], low, high)
-    grey = np.rint(mask * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
+            rows = compare_level_counts(session, np.ascontiguousarray(noisy[EDGE]), clean[EDGE], mask[EDGE], low, high)
+    gray = np.rint(mask * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
     shown = {
         "noisy": (noisy, "noise 25 in the head, 50 around"),
-        "map": (grey, f"white: alpha {high:.2f}, black: {low:.2f}"),
-        "one alpha": (made[one], f"alpha {one:.2f}, the best for all"),
+        "map": (gray, f"white: alpha {high:.2f}, black: {low:.2f}"),
+        "one alpha": (frames[best_alpha], f"alpha {best_alpha:.2f}, the best for all"),
         "an alpha for each pixel": (mapped.output, f"{len(mapped.levels)} levels, {mapped.plan.relative_cost:.2f} of a frame"),
     }
-    numbers: dict[str, Any] = {"best alpha": {"everywhere": one, "head": high, "rest": low}, "psnr": {}}
-    for name, (picture, _) in shown.items():
+    numbers: dict[str, Any] = {"best alpha": {"everywhere": best_alpha, "head": high, "rest": low}, "psnr": {}}
+    for name, (frame, _) in shown.items():
         if name != "map":
-            numbers["psnr"][name] = [round(psnr(picture[w], clean[w]), 2) for w in (everywhere, inside, outside)]
+            numbers["psnr"][name] = [round(psnr(frame[w], clean[w]), 2) for w in (everywhere, inside, outside)]
     numbers |= {"levels": len(mapped.levels), "work": round(mapped.plan.relative_cost, 2), "converged": rows}
     labels = [
         (name if name == "map" else f"{name}, {numbers['psnr'][name][0]:.2f} dB", text) for name, (_, text) in shown.items()
     ]
-    sheet = draw_contact_sheet([picture for picture, _ in shown.values()], labels, columns=4, best_index=3)
+    sheet = draw_contact_sheet([frame for frame, _ in shown.values()], labels, columns=4, best_index=3)
     write_image(folder / "alpha-map.png", ImageFile(sheet), force=True)
     return numbers
 

@@ -1,4 +1,4 @@
-"""Time pictures with an alpha for each pixel against plain ones, on the CPU engine.
+"""Time images with an alpha for each pixel against plain ones, on the CPU engine.
 
     python -m benchmarks.features.alpha_map                     into benchmarks/results/alpha_map.json
     python -m benchmarks.features.alpha_map --rounds 3 -o -     printed only
@@ -42,7 +42,7 @@ INPUT_SIDES_PX = {"dncnn": (512, 720), "compact": (128, 180), "rrdb": (128, 180)
 
 
 def masks(side: int) -> dict[str, NDArray[np.uint8]]:
-    """Two levels over half a picture; over a disc of a fifth of it; a disc with a soft edge; a ramp from left to right."""
+    """Two levels over half an image; over a disk of a fifth of it; a disk with a soft edge; a ramp from left to right."""
     half = np.zeros((side, side), np.uint8)
     half[:, : side // 2] = 255
     distance = np.hypot(*(np.mgrid[:side, :side] - side / 2))
@@ -58,26 +58,26 @@ def compare_maps(session: Session, frame: NDArray[np.uint8], rounds: int, only_h
     only_half: leave out the other maps, which take long on a large network.
     """
     maps = {name: AlphaMap.of(mask) for name, mask in masks(frame.shape[0]).items() if name == "half" or not only_half}
-    ways: dict[str, Callable[[], object]] = {"plain": partial(session, frame)}
-    ways.update({name: partial(render_map, session, frame, alpha_map, tile=0) for name, alpha_map in maps.items()})
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
+    modes: dict[str, Callable[[], object]] = {"plain": partial(session, frame)}
+    modes.update({name: partial(render_map, session, frame, alpha_map, tile=0) for name, alpha_map in maps.items()})
+    times: dict[str, list[float]] = {name: [] for name in modes}
+    names = list(modes)
     for number in range(rounds + 1):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             started = time.perf_counter()
-            ways[name]()
+            modes[name]()
             if number:
                 times[name].append(time.perf_counter() - started)
-    found: dict[str, Any] = {"plain ms": round(1000 * float(np.median(times["plain"])), 1)}
+    rows: dict[str, Any] = {"plain ms": round(1000 * float(np.median(times["plain"])), 1)}
     for name, alpha_map in maps.items():
         plan = plan_map(alpha_map, frame.shape[0], frame.shape[1], session.signature, tile=0)
         ratios = np.divide(times[name], times["plain"])
-        found[name] = {
+        rows[name] = {
             "levels": len(plan.levels),
             "work": round(plan.relative_cost, 3),
             "over plain": [round(float(value), 3) for value in (np.median(ratios), ratios.min(), ratios.max())],
         }
-    return found
+    return rows
 
 
 @click.command()
@@ -98,11 +98,13 @@ def main(rounds: int, threads: int, side: int | None, output: Path) -> None:
                 files[member] = Path(folder) / f"{member}.safetensors"
                 save_file({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}, files[member])
             with open_session(export(files, Path(folder) / "x.dni"), engine="onnxruntime", threads=threads) as session:
-                for each in sides if side is None else (side,):
-                    frame = np.ascontiguousarray(large[:each, :each])
-                    key = f"{NETWORKS[name].title}, {each * session.signature.scale}x{each * session.signature.scale}"
+                for input_side in sides if side is None else (side,):
+                    frame = np.ascontiguousarray(large[:input_side, :input_side])
+                    key = (
+                        f"{NETWORKS[name].title}, {input_side * session.signature.scale}x{input_side * session.signature.scale}"
+                    )
                     print(key, file=sys.stderr)
-                    rows[key] = compare_maps(session, frame, rounds, name == "rrdb" or each != sides[0])
+                    rows[key] = compare_maps(session, frame, rounds, name == "rrdb" or input_side != sides[0])
     result = {
         "schema": 1,
         "commit": commit,

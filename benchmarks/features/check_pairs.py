@@ -1,11 +1,10 @@
-"""Check pairs: members of which it is known whether they blend, and how often `check` is right about them.
+"""Measures how often `check` is right about pairs of members that are known to blend, or known not to.
 
     python -m benchmarks.features.check_pairs -o benchmarks/results/check.json
 
-Twelve pairs are the test (tests/dni_deploy/compatibility/test_known_pairs.py); the others are there so that it is known what
-the test does not ask. Pairs that blend are families trained here, each member fine-tuned from its family's first; what shows
-that they blend is docs/paper.md.
-The paper's bounds were kept. One rule was set after the families had been looked at: docs/check.md says which.
+Twelve pairs are used by the test (tests/dni_deploy/compatibility/test_known_pairs.py); the others are held out. The pairs that
+blend come from families trained here, whose members are fine-tuned from the family's first member; docs/paper.md shows that they
+blend. The thresholds are the paper's, except for one rule that was chosen after looking at the families: see docs/check.md.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ TRAINED_TEST_PAIRS = {
     "three_layer": ("n20", "n50"), "demo": ("n20", "n60"), "sr": ("mse", "gan"),
     "style": ("mosaic_small", "fire_small"), "scenes": ("identity", "night"), "digits": ("thin", "bold"),
 }  # fmt: skip
-"""The pairs that are among the twelve."""
+"""The trained pairs among the twelve of the test."""
 
 
 @dataclass(frozen=True)
 class KnownPair:
-    """A pair by name, what is known of it (BLENDS_ANSWER or DOES_NOT_BLEND_ANSWER), why, and a function that makes its two members."""
+    """A pair: its name, the expected answer (BLENDS_ANSWER or DOES_NOT_BLEND_ANSWER), its kind, and a function that makes its members."""
 
     name: str
     answer: str
@@ -55,7 +54,7 @@ def member(family: str, name: str) -> State:
 
 
 def list_test_pairs() -> list[KnownPair]:
-    """The pairs of the test: six that blend, six that do not."""
+    """Returns the pairs of the test: six that blend and six that do not."""
     scratch = KnownPair(
         "three_layer n20 - scratch",
         DOES_NOT_BLEND_ANSWER,
@@ -79,12 +78,12 @@ def list_test_pairs() -> list[KnownPair]:
             lambda: (member("three_layer", "n20"), _make_untrained_half()),
         ),
         _make_changed_pair("demo", "n20", "sign-flipped", flip_signs, 1),
-        _make_changed_pair("three_layer", "n20", "noise", noise, 1),
+        _make_changed_pair("three_layer", "n20", "noise", replace_with_noise, 1),
     ]
 
 
 def list_held_out_pairs() -> Iterator[KnownPair]:
-    """Every other pair of the families, other ways to fail, other seeds, other networks."""
+    """Yields the held-out pairs: every other pair of the families, and more ways to fail, seeds and networks."""
     for family, names in TRAINED_MEMBERS.items():
         yield from (
             _make_trained_pair(family, *pair)
@@ -106,12 +105,13 @@ def list_held_out_pairs() -> Iterator[KnownPair]:
         for family in ("demo", "style", "scenes", "digits"):
             yield _make_changed_pair(family, firsts[family], "sign-flipped", flip_signs, seed)
         for family in firsts:
-            yield _make_changed_pair(family, firsts[family], "noise", noise, seed)
+            yield _make_changed_pair(family, firsts[family], "noise", replace_with_noise, seed)
         tasks = (("denoise", "swap"), ("swap", "negative"), ("denoise", "denoise"))
-        for one, other in tasks:
+        for first_task, second_task in tasks:
             yield KnownPair(
-                f"small net, {one} - {other}, seeds {seed} and {seed + 10}", DOES_NOT_BLEND_ANSWER, "other task" if one != other else "from scratch",
-                lambda one=one, other=other, seed=seed: (train_small_net(one, seed), train_small_net(other, seed + 10)),  # type: ignore[misc]
+                f"small net, {first_task} - {second_task}, seeds {seed} and {seed + 10}", DOES_NOT_BLEND_ANSWER,
+                "other task" if first_task != second_task else "from scratch",
+                lambda first=first_task, second=second_task, seed=seed: (train_small_net(first, seed), train_small_net(second, seed + 10)),  # type: ignore[misc]
             )  # fmt: skip
     for seed in (2, 3):
         for family in ("style", "scenes"):
@@ -119,7 +119,7 @@ def list_held_out_pairs() -> Iterator[KnownPair]:
 
 
 def list_undecided_pairs() -> Iterator[KnownPair]:
-    """Pairs of which nobody knows beforehand: what `check` says is shown, and counted nowhere."""
+    """Yields pairs whose answer is not known in advance; their verdicts are shown but not counted."""
     for task in ("swap", "negative"):
         yield KnownPair(
             f"small net, denoise, then trained on to {task}", "unknown", "other task, one ancestor",
@@ -134,52 +134,54 @@ def list_undecided_pairs() -> Iterator[KnownPair]:
 
 
 def permute_channels(state: State, seed: int) -> State:
-    """The same function with its inner channels in another order: each layer's filters moved, and the next one's inputs with them."""
+    """Permutes the inner channels, with the next layer's inputs to match, so that the network computes the same function."""
     random = np.random.default_rng(seed)
-    made = dict(state)
-    for filters, followers in _spaces(state):
-        axis = _axis(filters, state)
+    permuted = dict(state)
+    for filters, followers in _list_inner_layers(state):
+        axis = _filter_axis(filters, state)
         order = random.permutation(state[filters].shape[axis])
-        made[filters] = np.take(made[filters], order, axis)
-        for name in _vectors(filters, state):
-            made[name] = made[name][order]
+        permuted[filters] = np.take(permuted[filters], order, axis)
+        for name in _list_channel_vectors(filters, state):
+            permuted[name] = permuted[name][order]
         for name in followers:
-            made[name] = np.take(made[name], order, 1 - _axis(name, state))
-    return made
+            permuted[name] = np.take(permuted[name], order, 1 - _filter_axis(name, state))
+    return permuted
 
 
-def flip_signs(state: State, seed: int, share: float = 0.5) -> State:
-    """The same function with the sign of some filters turned, and that of the norm behind them."""
+def flip_signs(state: State, seed: int, fraction: float = 0.5) -> State:
+    """Flips the sign of some filters and of the norm after them, so that the network computes the same function."""
     random = np.random.default_rng(seed)
-    made = dict(state)
-    for filters, _ in _spaces(state):
+    flipped = dict(state)
+    for filters, _ in _list_inner_layers(state):
         _, norm = _find_layer_and_norm(filters, state)
         if norm is None:
             continue
-        axis = _axis(filters, state)
-        sign = np.where(random.random(state[filters].shape[axis]) < share, -1, 1).astype(np.float32)
-        made[filters] = made[filters] * (sign[:, None, None, None] if axis == 0 else sign[None, :, None, None])
+        axis = _filter_axis(filters, state)
+        sign = np.where(random.random(state[filters].shape[axis]) < fraction, -1, 1).astype(np.float32)
+        flipped[filters] = flipped[filters] * (sign[:, None, None, None] if axis == 0 else sign[None, :, None, None])
         for name in (f"{filters.removesuffix('weight')}bias", f"{norm}.running_mean", f"{norm}.weight"):
-            if name in made:
-                made[name] = made[name] * sign
-    return made
+            if name in flipped:
+                flipped[name] = flipped[name] * sign
+    return flipped
 
 
 def flip_fifth_of_signs(state: State, seed: int) -> State:
     return flip_signs(state, seed, 0.2)
 
 
-def noise(state: State, seed: int) -> State:
-    """Filters of noise with the size of the member's own; everything else as it is."""
+def replace_with_noise(state: State, seed: int) -> State:
+    """Replaces every filter by noise of the same root mean square and keeps everything else."""
     random = np.random.default_rng(seed)
     return {
-        name: (_size(values) * random.standard_normal(values.shape)).astype(np.float32) if values.ndim == 4 else values
+        name: (_root_mean_square(values) * random.standard_normal(values.shape)).astype(np.float32)
+        if values.ndim == 4
+        else values
         for name, values in state.items()
     }
 
 
 def train_small_net(task: str, seed: int, *, ancestor: State | None = None, steps: int = 250) -> State:
-    """A three-layer net of 16 and 8 channels, trained on drawn patches for one task; a second or two."""
+    """Trains a three-layer net of 16 and 8 channels on random patches for one task; takes a second or two."""
     generator = torch.Generator().manual_seed(seed)
     net = SRCNN(3, (16, 8), (5, 3, 5))
     with torch.no_grad():
@@ -192,15 +194,15 @@ def train_small_net(task: str, seed: int, *, ancestor: State | None = None, step
     for _ in range(steps):
         coarse = torch.rand(8, 3, 6, 6, generator=generator)
         clean = nn.functional.interpolate(coarse, size=32, mode="bicubic").clamp(0, 1)
-        given, wanted = _task(task, clean, generator)
-        loss = nn.functional.mse_loss(net(given), wanted)
+        inputs, targets = _make_task_batch(task, clean, generator)
+        loss = nn.functional.mse_loss(net(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return {name: values.detach().numpy().copy() for name, values in net.state_dict().items()}
 
 
-def _task(task: str, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _make_task_batch(task: str, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     if task == "denoise":
         return (clean + torch.randn(clean.shape, generator=generator) * 0.15).clamp(0, 1), clean
     return clean, 1 - clean if task == "negative" else clean.roll(1, dims=1)
@@ -229,7 +231,7 @@ def _make_untrained_half() -> State:
 def _add_noise(state: State, strength: float) -> tuple[State, State]:
     random = np.random.default_rng(0)
     other = {
-        name: (values + strength * _size(values) * random.standard_normal(values.shape)).astype(np.float32)
+        name: (values + strength * _root_mean_square(values) * random.standard_normal(values.shape)).astype(np.float32)
         if values.ndim == 4
         else values
         for name, values in state.items()
@@ -237,12 +239,12 @@ def _add_noise(state: State, strength: float) -> tuple[State, State]:
     return state, other
 
 
-def _size(values: NDArray[Any]) -> float:
+def _root_mean_square(values: NDArray[Any]) -> float:
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
 
 
-def _spaces(state: Mapping[str, NDArray[Any]]) -> list[tuple[str, Sequence[str]]]:
-    """Layers whose channels nobody but the next layer sees: (its filters, whose inputs they are)."""
+def _list_inner_layers(state: Mapping[str, NDArray[Any]]) -> list[tuple[str, Sequence[str]]]:
+    """Lists the layers whose channels only the next layers read: (name of the filters, names of the next layers' filters)."""
     architecture = find_architecture("auto", state).name
     convolutions = [name for name, values in state.items() if values.ndim == 4]
     if architecture == "transformer_net":
@@ -258,18 +260,18 @@ def _spaces(state: Mapping[str, NDArray[Any]]) -> list[tuple[str, Sequence[str]]
 
 
 def _find_layer_and_norm(filters: str, state: Mapping[str, NDArray[Any]]) -> tuple[str, str | None]:
-    """The name of the layer, and that of the norm behind it."""
+    """Returns the name of the layer and of the norm after it, or None if there is no norm."""
     layer = filters.removesuffix(".weight")
     if layer.endswith(".conv2d"):
-        place, _, number = layer.removesuffix(".conv2d").rpartition("conv")
-        norm = place + "in" + number if not place.endswith("de") else f"in{int(number) + 3}"
+        prefix, _, number = layer.removesuffix(".conv2d").rpartition("conv")
+        norm = prefix + "in" + number if not prefix.endswith("de") else f"in{int(number) + 3}"
     else:
         head, _, number = layer.rpartition(".")
         norm = f"{head}.{int(number) + 1}" if number.isdigit() else ""
     return layer, norm if f"{norm}.weight" in state and state[f"{norm}.weight"].ndim == 1 else None
 
 
-def _vectors(filters: str, state: Mapping[str, NDArray[Any]]) -> list[str]:
+def _list_channel_vectors(filters: str, state: Mapping[str, NDArray[Any]]) -> list[str]:
     layer, norm = _find_layer_and_norm(filters, state)
     names = [f"{layer}.bias"]
     if norm is not None:
@@ -277,38 +279,38 @@ def _vectors(filters: str, state: Mapping[str, NDArray[Any]]) -> list[str]:
     return [name for name in names if name in state]
 
 
-def _axis(name: str, state: Mapping[str, NDArray[Any]]) -> int:
+def _filter_axis(name: str, state: Mapping[str, NDArray[Any]]) -> int:
     return int(name.startswith("main."))  # DCGAN's convolutions are transposed
 
 
-def _row(pair: KnownPair) -> dict[str, Any]:
+def _check_pair(pair: KnownPair) -> dict[str, Any]:
     first, second = pair.members()
     report = check({"first": first, "second": second})
-    [found] = report.pairs
-    right = None if pair.answer == "unknown" else (found.verdict != "will not blend") == (pair.answer == BLENDS_ANSWER)
+    [outcome] = report.pairs
+    is_right = None if pair.answer == "unknown" else (outcome.verdict != "will not blend") == (pair.answer == BLENDS_ANSWER)
     row: dict[str, Any] = {
         "pair": pair.name,
         "kind": pair.kind,
         "answer": pair.answer,
-        "verdict": found.verdict,
-        "right": right,
+        "verdict": outcome.verdict,
+        "right": is_right,
     }
-    row.update(causes=list(found.causes), median=found.median, distance=found.distance)
+    row.update(causes=list(outcome.causes), median=outcome.median, distance=outcome.distance)
     print(
-        f"{pair.name:64} {pair.answer:9} {found.verdict:17} {', '.join(found.causes):24} {'' if right in (True, None) else 'WRONG'}"
+        f"{pair.name:64} {pair.answer:9} {outcome.verdict:17} {', '.join(outcome.causes):24} {'' if is_right in (True, None) else 'WRONG'}"
     )
     return row
 
 
 def main() -> None:
-    """Check all pairs and write what came out."""
+    """Checks all pairs and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     output = parser.parse_args().output
     parts = {"twelve": list_test_pairs(), "held_out": list(list_held_out_pairs()), "observed": list(list_undecided_pairs())}
     result: dict[str, Any] = {"schema": 1, "commit": describe_commit(ROOT), "torch": torch.__version__}
     for part, pairs in parts.items():
-        result[part] = [_row(pair) for pair in pairs]
+        result[part] = [_check_pair(pair) for pair in pairs]
     for part in ("twelve", "held_out"):
         rows = result[part]
         result[f"{part}_right"] = sum(row["right"] for row in rows)

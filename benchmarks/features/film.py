@@ -45,67 +45,67 @@ STEADY_ALPHA = "m0=0.5, m1=0.5"
 def transcode(source: Path, output: Path) -> None:
     """Decode and encode with the settings of `dni-deploy video`, frames straight from one to the other."""
     with av.open(str(source)) as read, av.open(str(output), "w") as write:
-        taken = read.streams.video[0]
-        taken.thread_type = "AUTO"
-        made = write.add_stream("libx264", rate=taken.average_rate, options=ENCODER_OPTIONS.options)
-        made.width, made.height, made.pix_fmt = taken.width, taken.height, "yuv420p"
-        made.codec_context.time_base = taken.time_base
-        for frame in read.decode(taken):
+        input_stream = read.streams.video[0]
+        input_stream.thread_type = "AUTO"
+        output_stream = write.add_stream("libx264", rate=input_stream.average_rate, options=ENCODER_OPTIONS.options)
+        output_stream.width, output_stream.height, output_stream.pix_fmt = input_stream.width, input_stream.height, "yuv420p"
+        output_stream.codec_context.time_base = input_stream.time_base
+        for frame in read.decode(input_stream):
             frame.pict_type = av.video.frame.PictureType.NONE  # the encoder chooses its own
-            write.mux(made.encode(frame))
-        write.mux(made.encode(None))
+            write.mux(output_stream.encode(frame))
+        write.mux(output_stream.encode(None))
 
 
 def run_identity_pipeline(source: Path, output: Path) -> None:
-    """Our pipeline with an effect that does nothing, from opening the film to the output in its place."""
+    """Our pipeline with an effect that does nothing, from opening the video to the output in its place."""
     stamp = Coefficients(("a",), (1.0,))
 
     def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
         return RenderedFrame(frame, 1, stamp)
 
-    found = open_video_file(source)
-    target = OutputFormat.from_video_file(found, 1)
-    settings = TranscodeSettings(ENCODER_OPTIONS, target, check_output_streams(output, found, ENCODER_OPTIONS, target))
+    video_file = open_video_file(source)
+    target = OutputFormat.from_video_file(video_file, 1)
+    settings = TranscodeSettings(ENCODER_OPTIONS, target, check_output_streams(output, video_file, ENCODER_OPTIONS, target))
     with open_job(output, {}, fresh=True) as job:
-        transcode_segments(found, job, process_frame, settings, 1)
+        transcode_segments(video_file, job, process_frame, settings, 1)
         with write_file_atomically(output, force=True) as temporary:
-            mux_segments(temporary, find_muxer(output), job.segments, found, ENCODER_OPTIONS, target)
+            mux_segments(temporary, find_muxer(output), job.segments, video_file, ENCODER_OPTIONS, target)
         job.remove()
 
 
-def make_timed(way: Callable[[], None]) -> Callable[[], float]:
+def make_timer(run_once: Callable[[], None]) -> Callable[[], float]:
     """The way, telling its seconds."""
 
     def run() -> float:
         started = time.perf_counter()
-        way()
+        run_once()
         return time.perf_counter() - started
 
     return run
 
 
-def compare_times(ways: dict[str, Callable[[], float]], rounds: int, *, over: str) -> dict[str, Any]:
+def compare_times(modes: dict[str, Callable[[], float]], rounds: int, *, over: str) -> dict[str, Any]:
     """ways: each runs once and tells its seconds. One round is not counted.
 
     Returns the median seconds of each way, and the median, smallest and largest of its ratio to the way `over`.
     """
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in modes}
     load = os.getloadavg()[0]
-    names = list(ways)
+    names = list(modes)
     for number in range(rounds + 1):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            seconds = ways[name]()
+            seconds = modes[name]()
             if number:
                 times[name].append(seconds)
         print(f"round {number} of {rounds}", file=sys.stderr)
-    found: dict[str, Any] = {"rounds": rounds, "load_before": round(load, 2), "ways": {}}
+    result: dict[str, Any] = {"rounds": rounds, "load_before": round(load, 2), "ways": {}}
     for name, series in times.items():
         ratios = [one / other for one, other in zip(series, times[over], strict=True)]
-        found["ways"][name] = {
+        result["ways"][name] = {
             "seconds": round(statistics.median(series), 3),
             f"over {over}": [round(value, 3) for value in (statistics.median(ratios), min(ratios), max(ratios))],
         }
-    return found
+    return result
 
 
 @click.command()
@@ -113,7 +113,7 @@ def compare_times(ways: dict[str, Callable[[], float]], rounds: int, *, over: st
 @click.option("--frames", type=click.IntRange(10), default=240, show_default=True, help="Of each film.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default=RESULT_PATH)
 def main(rounds: int, frames: int, output: Path) -> None:
-    """Time films."""
+    """Time videos."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         large, small, out = folder / "large.mp4", folder / "small.mp4", folder / "out.mp4"
@@ -131,8 +131,8 @@ def main(rounds: int, frames: int, output: Path) -> None:
             "720p": {"frames": frames}
             | compare_times(
                 {
-                    "decode and encode": make_timed(lambda: transcode(large, out)),
-                    "an effect that does nothing": make_timed(lambda: run_identity_pipeline(large, out)),
+                    "decode and encode": make_timer(lambda: transcode(large, out)),
+                    "an effect that does nothing": make_timer(lambda: run_identity_pipeline(large, out)),
                     "a network that does nothing": lambda: video(same, large, out, "same=1, dark=0", force=True).seconds,
                 },
                 rounds,

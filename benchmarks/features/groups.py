@@ -3,7 +3,7 @@
     python -m benchmarks.features.groups                   all four networks, into benchmarks/results/groups.json
     python -m benchmarks.features.groups dncnn -o -        printed only
 
-What a session does at a change is timed, rules included: the shares of every weight, then blend and refit. Alpha is another one in
+What a session does at a change is timed, rules included: the coefficients of every weight, then blend and refit. Alpha is another one in
 every round. A small frame comes before each change, as it would, and the ways take turns; ratios are taken round by round, and their
 median counts.
 """
@@ -43,22 +43,22 @@ MAX_CHANGE_RATIO = 1.3
 """The goal: what a change by groups may cost of a plain one."""
 
 
-def ways(bundle: Any) -> dict[str, Callable[[Coefficients], NDArray[np.float64]]]:
-    """How each way makes the shares of all weights of a base."""
+def make_coefficient_functions(bundle: Any) -> dict[str, Callable[[Coefficients], NDArray[np.float64]]]:
+    """How each way makes the coefficients of all weights of a base."""
     groups = WeightGroups.from_graph(bundle.read_graph(), bundle.weight_names)
     rng = np.random.default_rng(0)
-    own = rng.uniform(0.1, 0.9, len(groups.weights))
-    rows = np.stack([own, 1 - own], axis=1)
+    alphas = rng.uniform(0.1, 0.9, len(groups.weights))
+    rows = np.stack([alphas, 1 - alphas], axis=1)
 
     def apply_rules(rules: list[str] | None) -> Callable[[Coefficients], NDArray[np.float64]]:
         bound = None if rules is None else AlphaRules.parse(rules, groups, bundle.members)
         return lambda base: RenderState(base, bound).expand_coefficients()
 
-    found = {"plain": apply_rules(None), **{name: apply_rules(rules) for name, rules in RULES_BY_MODE.items()}}
-    second = np.arange(len(own)) % 2 == 0
-    whole = np.where((np.arange(len(own)) % 4 < 2)[:, None], [1.0, 0.0], [0.0, 1.0])
+    by_rules = {"plain": apply_rules(None), **{name: apply_rules(rules) for name, rules in RULES_BY_MODE.items()}}
+    second = np.arange(len(alphas)) % 2 == 0
+    whole = np.where((np.arange(len(alphas)) % 4 < 2)[:, None], [1.0, 0.0], [0.0, 1.0])
     return {
-        **found,
+        **by_rules,
         PER_TENSOR_MODE: lambda base: 0.5 * rows + 0.5 * base.to_array(),
         EVERY_SECOND_MODE: lambda base: np.where(second[:, None], whole, base.to_array()),
     }
@@ -68,32 +68,34 @@ def measure(name: str, folder: Path, rounds: int) -> dict[str, Any]:
     """Medians in milliseconds and ratios to plain, of one network."""
     bundle = export(family(name), folder / f"{name}.dni", arch="auto")
     engine = load_engine(bundle, "onnxruntime", EngineOptions(slots=1))
-    made = ways(bundle)
-    names = list(made)
-    seconds: dict[str, list[float]] = {way: [] for way in names}
+    expanders = make_coefficient_functions(bundle)
+    names = list(expanders)
+    seconds: dict[str, list[float]] = {mode: [] for mode in names}
     x = make_verification_input(bundle.signature, INPUT_SIDE_PX)
     rng = np.random.default_rng(1)
     for number in range(rounds + 1):
         base = Coefficients.parse(float(rng.uniform(0.05, 0.95)), bundle.members)
-        for way in names[number % len(names) :] + names[: number % len(names)]:
+        for mode in names[number % len(names) :] + names[: number % len(names)]:
             engine.refit(0, base.to_array())
             engine.infer(0, x)
             started = time.perf_counter()
-            engine.refit(0, made[way](base))
+            engine.refit(0, expanders[mode](base))
             engine.synchronize(0)
             if number:
-                seconds[way].append(time.perf_counter() - started)
-    road = engine.update_path
+                seconds[mode].append(time.perf_counter() - started)
+    update_path = engine.update_path
     engine.close()
     return {
         "title": NETWORKS[name].title,
-        "road": road,
+        "road": update_path,
         "weights": len(bundle.weight_names),
         "numbers": int(sum(np.prod(weight.shape) for weight in bundle.manifest.weights)),
         "rounds": rounds,
-        "ms": {way: round(1e3 * float(np.median(taken)), 4) for way, taken in seconds.items()},
+        "ms": {mode: round(1e3 * float(np.median(samples)), 4) for mode, samples in seconds.items()},
         "ratio": {
-            way: round(compute_median_ratio(taken, seconds["plain"]), 3) for way, taken in seconds.items() if way != "plain"
+            mode: round(compute_median_ratio(samples, seconds["plain"]), 3)
+            for mode, samples in seconds.items()
+            if mode != "plain"
         },
     }
 
@@ -104,14 +106,14 @@ def measure(name: str, folder: Path, rounds: int) -> dict[str, Any]:
 @click.option("-o", "--output", default=str(RESULT_PATH), show_default=True, help="- prints only.")
 def main(networks: tuple[str, ...], rounds: int, output: str) -> None:
     """Time the networks; without arguments all four."""
-    found = {}
+    rows = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in networks or NETWORKS:
-            found[name] = measure(name, Path(folder), rounds)
-            told = ", ".join(f"{way} {value:.2f}" for way, value in found[name]["ratio"].items())
-            click.echo(f"{found[name]['title']}: plain {found[name]['ms']['plain']:.3f} ms; {told}", err=True)
+            rows[name] = measure(name, Path(folder), rounds)
+            ratios = ", ".join(f"{mode} {value:.2f}" for mode, value in rows[name]["ratio"].items())
+            click.echo(f"{rows[name]['title']}: plain {rows[name]['ms']['plain']:.3f} ms; {ratios}", err=True)
     machine = {"cpu": cpu_name(), "cores": count_cores()}
-    result = {"schema": 1, "commit": describe_commit(ROOT), "machine": machine, "goal": MAX_CHANGE_RATIO, "networks": found}
+    result = {"schema": 1, "commit": describe_commit(ROOT), "machine": machine, "goal": MAX_CHANGE_RATIO, "networks": rows}
     write_result(output, result)
 
 

@@ -1,9 +1,9 @@
-"""Measure the live page in headless Chromium: from a slider event to the picture that shows it, and frames in a second.
+"""Measure the live page in headless Chromium: from a slider event to the image that shows it, and frames in a second.
 
     python -m benchmarks.features.page_latency -o page.json
     python -m benchmarks.features.page_latency --width 24 --depth 8 --scale 2 --events 100
 
-`dni-deploy serve` runs as a process of its own, the browser as another. A slider event is a DOM event on the page; its picture is the
+`dni-deploy serve` runs as a process of its own, the browser as another. A slider event is a DOM event on the page; its image is the
 first one drawn whose stamp knows of it. Needs PyTorch (for the Compact network), playwright and a Chromium.
 """
 
@@ -59,7 +59,7 @@ COUNT_FRAMES_SCRIPT = """async seconds => {
 
 @contextmanager
 def page_of(bundle: Path, source: Path, size: str, browser: Any, threads: int) -> Iterator[Any]:
-    """The page of a server that runs beside this process, when it has drawn its first picture."""
+    """The page of a server that runs beside this process, when it has drawn its first image."""
     command = [
         sys.executable,
         "-m",
@@ -92,39 +92,39 @@ def page_of(bundle: Path, source: Path, size: str, browser: Any, threads: int) -
         child.wait(10)
 
 
-def quantile(values: list[float], share: float) -> float:
-    """Linear between neighbours, as numpy does."""
-    return round(float(np.quantile(values, share)), 2)
+def quantile(values: list[float], fraction: float) -> float:
+    """Linear between neighbors, as numpy does."""
+    return round(float(np.quantile(values, fraction)), 2)
 
 
-def measure(given: argparse.Namespace, folder: Path, browser: Any) -> dict[str, Any]:
+def measure(options: argparse.Namespace, folder: Path, browser: Any) -> dict[str, Any]:
     write_video(folder / "slow.mp4", 320, 180, 60)
     write_video(folder / "fast.mp4", 640, 360, 120)
     write_identity_bundle(folder / "identity.dni")
-    write_compact_bundle(folder / "compact.dni", given.width, given.depth, given.scale)
+    write_compact_bundle(folder / "compact.dni", options.width, options.depth, options.scale)
     load = os.getloadavg()[0]
-    with page_of(folder / "compact.dni", folder / "slow.mp4", "320x180", browser, given.threads) as tab:
-        steady = tab.evaluate(COUNT_FRAMES_SCRIPT, given.seconds)
+    with page_of(folder / "compact.dni", folder / "slow.mp4", "320x180", browser, options.threads) as tab:
+        steady = tab.evaluate(COUNT_FRAMES_SCRIPT, options.seconds)
         frame = statistics.median(steady["gaps"])
-        taken = tab.evaluate(MOVE_SLIDER_SCRIPT, [given.events, frame])
+        latencies = tab.evaluate(MOVE_SLIDER_SCRIPT, [options.events, frame])
         network = tab.locator("#m-network").inner_text()
-    goal = 2 * frame + 30
+    max_p95_ms = 2 * frame + 30
     latency = {
-        "network": f"Compact {given.width}x{given.depth}, x{given.scale}, 320x180 in",
+        "network": f"Compact {options.width}x{options.depth}, x{options.scale}, 320x180 in",
         "frame_ms": round(frame, 2),
         "network_told_by_page": network,
-        "events": len(taken),
-        **{f"p{round(100 * share)}_ms": quantile(taken, share) for share in (0.5, 0.95, 0.99)},
-        "goal_p95_ms": round(goal, 2),
-        "reached": quantile(taken, 0.95) <= goal,
+        "events": len(latencies),
+        **{f"p{round(100 * fraction)}_ms": quantile(latencies, fraction) for fraction in (0.5, 0.95, 0.99)},
+        "goal_p95_ms": round(max_p95_ms, 2),
+        "reached": quantile(latencies, 0.95) <= max_p95_ms,
         "load_before": load,
     }
     load = os.getloadavg()[0]
-    with page_of(folder / "identity.dni", folder / "fast.mp4", "640x360", browser, given.threads) as tab:
-        watched = [tab.evaluate(COUNT_FRAMES_SCRIPT, given.seconds)["rate"] for _ in range(3)]
+    with page_of(folder / "identity.dni", folder / "fast.mp4", "640x360", browser, options.threads) as tab:
+        watched = [tab.evaluate(COUNT_FRAMES_SCRIPT, options.seconds)["rate"] for _ in range(3)]
     rate = {
         "picture": "640x360 JPEG, quality 80, identity, film of 120 frames/s",
-        "frames_per_second": [round(one, 1) for one in watched],
+        "frames_per_second": [round(value, 1) for value in watched],
     }
     return {"latency": latency, "rate": {**rate, "goal": 60, "reached": statistics.median(watched) >= 60, "load_before": load}}
 
@@ -138,13 +138,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="that frames are counted for")
     parser.add_argument("--threads", type=int, default=0, help="of the engine")
     parser.add_argument("-o", "--output", type=Path, help="JSON; default: printed")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_FLAGS)
-        found = measure(given, Path(name), browser)
+        figures = measure(options, Path(name), browser)
         browser.close()
     result = {
         "schema": 1,
@@ -152,11 +152,11 @@ def main(arguments: list[str] | None = None) -> int:
         "cpu": cpu_name(),
         "cores": count_cores(),
         "load_after": os.getloadavg()[0],
-        **found,
+        **figures,
     }
     text = json.dumps(result, indent=2) + "\n"
-    if given.output is not None:
-        given.output.write_text(text, encoding="utf-8")
+    if options.output is not None:
+        options.output.write_text(text, encoding="utf-8")
     print(text, end="")
     return 0
 

@@ -50,7 +50,7 @@ IMAGE_SIDE_PX, ALPHA_STEPS = 128, 20
 """Of the middle of each held-out photograph; of alpha."""
 
 
-def calibration(folder: Path, *, clean: bool = False) -> Path:
+def write_calibration_images(folder: Path, *, clean: bool = False) -> Path:
     """A folder of training photographs, their middle at noise 20, 30, 40, 50, 60 in turns: what a user of the slider would have."""
     folder.mkdir()
     for number, name in enumerate(TRAIN_PHOTOGRAPHS):
@@ -61,44 +61,44 @@ def calibration(folder: Path, *, clean: bool = False) -> Path:
     return folder
 
 
-def sweep(bundle: Bundle, level: int) -> list[float]:
+def sweep_alpha(bundle: Bundle, level: int) -> list[float]:
     """Mean PSNR over the held-out photographs at each alpha from 0 to 1, the first member's share."""
     cases = [(add_noise(middle(name, IMAGE_SIDE_PX), level), middle(name, IMAGE_SIDE_PX)) for name in TEST_PHOTOGRAPHS]
-    found = []
+    mean_psnrs = []
     with open_session(bundle, engine="onnxruntime") as session:
         for step in range(ALPHA_STEPS + 1):
             session.alpha = step / ALPHA_STEPS
-            found.append(statistics.fmean(psnr(session(frame), reference) for frame, reference in cases))
-    return found
+            mean_psnrs.append(statistics.fmean(psnr(session(frame), reference) for frame, reference in cases))
+    return mean_psnrs
 
 
 def measure_member(family: str, member: str, level: int, folder: Path) -> float:
     """Mean PSNR of one member."""
     other = next(name for name in TRAINED_FAMILIES[family].members if name != member)
-    bundle = pair(family, (member, other), folder / f"{family}-{member}-alone.dni")
+    bundle = export_pair(family, (member, other), folder / f"{family}-{member}-alone.dni")
     cases = [(add_noise(middle(name, IMAGE_SIDE_PX), level), middle(name, IMAGE_SIDE_PX)) for name in TEST_PHOTOGRAPHS]
     with open_session(bundle, engine="onnxruntime", alpha=1.0) as session:
         return statistics.fmean(psnr(session(frame), reference) for frame, reference in cases)
 
 
-def pair(family: str, members: Sequence[str], path: Path) -> Bundle:
+def export_pair(family: str, members: Sequence[str], path: Path) -> Bundle:
     row = TRAINED_FAMILIES[family]
     return export({name: row.members[name] for name in members}, path, arch=row.architecture, force=True)
 
 
-def store_uncorrected(bundle: Bundle, pictures: Path, knots: int = 11) -> Bundle:
+def store_uncorrected(bundle: Bundle, images: Path, calibration_points: int = 11) -> Bundle:
     """The estimates as they are, as update_bn leaves them; the ends stay the members' own."""
-    steps = knots - 1
+    steps = calibration_points - 1
     members = [bundle.read_weights(member) for member in bundle.members]
     statistician = BatchNormEstimator(bundle.read_graph(), bundle.weight_names)
-    inputs, _ = read_crops(sorted(pictures.iterdir()), bundle.signature)
+    inputs, _ = read_crops(sorted(images.iterdir()), bundle.signature)
     batches = [inputs[start : start + CROPS_PER_BATCH] for start in range(0, len(inputs), CROPS_PER_BATCH)]
-    found = [
+    estimates = [
         statistician.estimate(blend_float64(members, point / steps), batches)
         for point in enumerate_calibration_points(2, steps)[1:-1]
     ]
-    rows = {layer.mean: np.stack([each[layer.mean][0] for each in found]) for layer in statistician.layers}
-    rows |= {layer.variance: np.stack([each[layer.mean][1] for each in found]) for layer in statistician.layers}
+    rows = {layer.mean: np.stack([each[layer.mean][0] for each in estimates]) for layer in statistician.layers}
+    rows |= {layer.variance: np.stack([each[layer.mean][1] for each in estimates]) for layer in statistician.layers}
     return store_recalibration(
         bundle, serialize_recalibration(BatchNormTable.from_inner_statistics(members, steps, rows, {"pictures": []}))
     )
@@ -111,15 +111,15 @@ def summarize_curve(curve: Sequence[float]) -> dict[str, float]:
 
 
 def compare_recalibration(
-    family: str, members: Sequence[str], pictures: Path, folder: Path, levels: Sequence[int] = NOISE_LEVELS
+    family: str, members: Sequence[str], images: Path, folder: Path, levels: Sequence[int] = NOISE_LEVELS
 ) -> dict[str, Any]:
     """Plain and recalibrated curves at each level, how far the statistics moved, and the nets that were fine-tuned for a level."""
     click.echo(f"{family}: {' and '.join(members)}", err=True)
-    bundle = pair(family, members, folder / f"{family}-{'-'.join(members)}.dni")
-    plain = {level: sweep(bundle, level) for level in levels}
-    report = recalibrate(bundle, pictures)
+    bundle = export_pair(family, members, folder / f"{family}-{'-'.join(members)}.dni")
+    plain = {level: sweep_alpha(bundle, level) for level in levels}
+    report = recalibrate(bundle, images)
     bundle = Bundle.open(bundle.path)
-    known = {level: sweep(bundle, level) for level in levels}
+    recalibrated = {level: sweep_alpha(bundle, level) for level in levels}
     rows = []
     for level in levels:
         tuned = f"n{level}"
@@ -127,13 +127,14 @@ def compare_recalibration(
             {
                 "noise": level,
                 "plain": summarize_curve(plain[level]),
-                "recalibrated": summarize_curve(known[level]),
+                "recalibrated": summarize_curve(recalibrated[level]),
                 "better_end_db": max(plain[level][0], plain[level][-1]),
                 "fine_tuned_db": measure_member(family, tuned, level, folder)
                 if tuned in TRAINED_FAMILIES[family].members
                 else None,
-                "ends_are_the_same_bits": [plain[level][0], plain[level][-1]] == [known[level][0], known[level][-1]],
-                "curves": {"plain": plain[level], "recalibrated": known[level]},
+                "ends_are_the_same_bits": [plain[level][0], plain[level][-1]]
+                == [recalibrated[level][0], recalibrated[level][-1]],
+                "curves": {"plain": plain[level], "recalibrated": recalibrated[level]},
             }
         )
     return {
@@ -145,67 +146,71 @@ def compare_recalibration(
     }
 
 
-def choices(pictures: Path, folder: Path, level: int = 40) -> list[dict[str, Any]]:
-    """The demo family at one level: knots, pictures, and the correction."""
-    bundle = pair("demo", ("n20", "n60"), folder / "choices.dni")
-    rows: list[dict[str, Any]] = [{"what": "plain", **summarize_curve(sweep(bundle, level))}]
-    clean = calibration(folder / "clean", clean=True)
+def compare_choices(images: Path, folder: Path, level: int = 40) -> list[dict[str, Any]]:
+    """The demo family at one level: calibration points, images, and the correction."""
+    bundle = export_pair("demo", ("n20", "n60"), folder / "choices.dni")
+    rows: list[dict[str, Any]] = [{"what": "plain", **summarize_curve(sweep_alpha(bundle, level))}]
+    clean = write_calibration_images(folder / "clean", clean=True)
     few = folder / "few"
     few.mkdir()
     for name in ("coffee.png", "gravel.png"):
-        (few / name).write_bytes((pictures / name).read_bytes())
-    for what, on, knots in (
-        ("3 knots", pictures, 3),
-        ("6 knots", pictures, 6),
-        ("11 knots", pictures, 11),
-        ("21 knots", pictures, 21),
+        (few / name).write_bytes((images / name).read_bytes())
+    for label, image_folder, calibration_points in (
+        ("3 knots", images, 3),
+        ("6 knots", images, 6),
+        ("11 knots", images, 11),
+        ("21 knots", images, 21),
         ("11 knots, two pictures", few, 11),
         ("11 knots, clean pictures", clean, 11),
     ):
-        click.echo(what, err=True)
-        recalibrate(Bundle.open(bundle.path), on, calibration_points=knots, force=True)
-        rows.append({"what": what, **summarize_curve(sweep(Bundle.open(bundle.path), level))})
-    for what, on in (("not corrected", pictures), ("not corrected, clean pictures", clean)):
-        click.echo(what, err=True)
+        click.echo(label, err=True)
+        recalibrate(Bundle.open(bundle.path), image_folder, calibration_points=calibration_points, force=True)
+        rows.append({"what": label, **summarize_curve(sweep_alpha(Bundle.open(bundle.path), level))})
+    for label, image_folder in (("not corrected", images), ("not corrected, clean pictures", clean)):
+        click.echo(label, err=True)
         rows.append(
-            {"what": f"11 knots, {what}", **summarize_curve(sweep(store_uncorrected(Bundle.open(bundle.path), on), level))}
+            {
+                "what": f"11 knots, {label}",
+                **summarize_curve(sweep_alpha(store_uncorrected(Bundle.open(bundle.path), image_folder), level)),
+            }
         )
     return rows
 
 
-def change_cost(pictures: Path, folder: Path, rounds: int = 400) -> dict[str, float]:
+def measure_change_cost(images: Path, folder: Path, rounds: int = 400) -> dict[str, float]:
     """Medians of a change of alpha in the in-place engine, without the statistics and with them, in turns; microseconds."""
-    plain = pair("demo", ("n20", "n60"), folder / "without.dni")
-    known = pair("demo", ("n20", "n60"), folder / "with.dni")
-    recalibrate(known, pictures)
+    plain = export_pair("demo", ("n20", "n60"), folder / "without.dni")
+    recalibrated = export_pair("demo", ("n20", "n60"), folder / "with.dni")
+    recalibrate(recalibrated, images)
     engines = [
-        load_engine(Bundle.open(bundle.path), "onnxruntime", EngineOptions(threads=1, slots=1)) for bundle in (plain, known)
+        load_engine(Bundle.open(bundle.path), "onnxruntime", EngineOptions(threads=1, slots=1))
+        for bundle in (plain, recalibrated)
     ]
-    taken: list[list[float]] = [[], []]
+    samples: list[list[float]] = [[], []]
     for number in range(rounds):
-        share = (number + 0.5) / rounds  # off the knots, where two of them count
-        for which in (0, 1) if number % 2 else (1, 0):
+        alpha = (number + 0.5) / rounds  # off the calibration points, where two of them count
+        for index in (0, 1) if number % 2 else (1, 0):
             started = time.perf_counter()
-            engines[which].refit(0, np.array([share, 1 - share]))
-            taken[which].append(time.perf_counter() - started)
+            engines[index].refit(0, np.array([alpha, 1 - alpha]))
+            samples[index].append(time.perf_counter() - started)
     for engine in engines:
         engine.close()
-    medians = [statistics.median(each) for each in taken]
+    medians = [statistics.median(each) for each in samples]
     return {"plain_us": medians[0] * 1e6, "recalibrated_us": medians[1] * 1e6, "ratio": medians[1] / medians[0]}
 
 
 def draw_plot(pairs: Sequence[dict[str, Any]]) -> bytes:
-    """PSNR along alpha, a panel for each pair; the same numbers give the same picture."""
+    """PSNR along alpha, a panel for each pair; the same numbers give the same image."""
     figure = Figure(figsize=(11.5, 3.8), layout="constrained")
-    for axes, found in zip(figure.subplots(1, len(pairs)), pairs, strict=True):
+    for axes, row_of_pair in zip(figure.subplots(1, len(pairs)), pairs, strict=True):
         alphas = [step / ALPHA_STEPS for step in range(ALPHA_STEPS + 1)]
-        for number, row in enumerate(found["levels"]):
+        for number, row in enumerate(row_of_pair["levels"]):
             axes.plot(alphas, row["curves"]["plain"], color=f"C{number}", linestyle=":")
             axes.plot(alphas, row["curves"]["recalibrated"], color=f"C{number}", label=f"noise {row['noise']}")
             if row["fine_tuned_db"] is not None:
                 axes.plot([0.03], [row["fine_tuned_db"]], marker="<", color=f"C{number}")
-        axes.set(xlabel=f"alpha, the share of {found['members'][0]}")
-        axes.set_title(f"{found['family']}: {found['members'][0]} and {found['members'][1]}", fontsize=9)
+        axes.set(xlabel=f"alpha, the share of {row_of_pair['members'][0]}")
+        axes.set_title(f"{row_of_pair['family']}: {row_of_pair['members'][0]} and {row_of_pair['members'][1]}", fontsize=9)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("PSNR, dB (dotted: plain; <: fine-tuned for it)")
     figure.axes[0].legend(fontsize=8)
@@ -216,20 +221,20 @@ def draw_plot(pairs: Sequence[dict[str, Any]]) -> bytes:
 
 @click.command()
 def main() -> None:
-    """Measure, and keep the result and its picture."""
+    """Measure, and keep the result and its image."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures = calibration(folder / "noisy")
+        images = write_calibration_images(folder / "noisy")
         pairs = [
-            compare_recalibration("demo", ("n20", "n60"), pictures, folder),
-            compare_recalibration("dncnn", ("n20", "n60"), pictures, folder),
-            compare_recalibration("dncnn", ("n20", "scratch"), pictures, folder, levels=(40,)),
+            compare_recalibration("demo", ("n20", "n60"), images, folder),
+            compare_recalibration("dncnn", ("n20", "n60"), images, folder),
+            compare_recalibration("dncnn", ("n20", "scratch"), images, folder, levels=(40,)),
         ]
-        found = {"schema": 1, "pairs": pairs, "choices": choices(pictures, folder)}
-        found["change"] = change_cost(pictures, folder)
-    found |= {"commit": describe_commit(ROOT), "machine": f"{cpu_name()}, {count_cores()} cores", "side": IMAGE_SIDE_PX}
+        result = {"schema": 1, "pairs": pairs, "choices": compare_choices(images, folder)}
+        result["change"] = measure_change_cost(images, folder)
+    result |= {"commit": describe_commit(ROOT), "machine": f"{cpu_name()}, {count_cores()} cores", "side": IMAGE_SIDE_PX}
     write_bytes_atomically(
-        RESULT_PATH, (json.dumps(found, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True
+        RESULT_PATH, (json.dumps(result, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True
     )
     write_bytes_atomically(PLOT_PATH, draw_plot(pairs), force=True)
     click.echo(f"wrote {RESULT_PATH.relative_to(ROOT)} and {PLOT_PATH.relative_to(ROOT)}", err=True)

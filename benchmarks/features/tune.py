@@ -49,7 +49,7 @@ IMAGE_SIDE_PX, GRID_STEPS, NEAR_BEST_DB = 64, 20, 0.02
 """Side of the part that is judged; the grid's steps; dB from the grid's best that count as found."""
 
 
-def middle(name: str) -> Frame:
+def crop_center(name: str) -> Frame:
     """The middle of a photograph, RGB."""
     whole = getattr(data, name)()
     whole = np.repeat(whole[..., None], 3, axis=2) if whole.ndim == 2 else whole
@@ -63,29 +63,29 @@ def add_noise(clean: Frame, level: int) -> Frame:
     return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
 
 
-def grid(bundle: Bundle, cases: list[tuple[Frame, Frame]]) -> list[dict[tuple[float, ...], float]]:
+def measure_grid(bundle: Bundle, cases: list[tuple[Frame, Frame]]) -> list[dict[tuple[float, ...], float]]:
     """PSNR of each case at all points of the 0.05 grid; one change of alpha serves all cases."""
-    found: list[dict[tuple[float, ...], float]] = [{} for _ in cases]
+    psnr_by_point: list[dict[tuple[float, ...], float]] = [{} for _ in cases]
     with open_session(bundle, threads=1) as session:
         for point in enumerate_grid(len(session.members), GRID_STEPS):
             session.alpha = to_coefficients(point)
-            for case, (noisy, clean) in zip(found, cases, strict=True):
+            for case, (noisy, clean) in zip(psnr_by_point, cases, strict=True):
                 case[to_coefficients(point)] = psnr(session(noisy), clean)
-    return found
+    return psnr_by_point
 
 
 def measure_cases(bundle: Bundle, folder: Path) -> dict[str, Any]:
     """Every case: the grid's best, tune's way to it, and the blends chosen without a reference."""
     names = list(product(PHOTOGRAPH_NAMES, NOISE_LEVELS))
-    cases = [(add_noise(middle(name), level), middle(name)) for name, level in names]
-    grids = grid(bundle, cases)
+    cases = [(add_noise(crop_center(name), level), crop_center(name)) for name, level in names]
+    grids = measure_grid(bundle, cases)
     rows: list[dict[str, Any]] = []
     for (name, level), (noisy, clean), points in zip(names, cases, grids, strict=True):
         click.echo(f"{name}, noise {level}", err=True)
         write_image(folder / "noisy.png", ImageFile(noisy), force=True)
         write_image(folder / "clean.png", ImageFile(clean), force=True)
-        found = tune(bundle, folder / "noisy.png", reference=folder / "clean.png", options=SessionOptions(threads=1))
-        values = [row.values[0] for row in found.evaluations]
+        report = tune(bundle, folder / "noisy.png", reference=folder / "clean.png", options=SessionOptions(threads=1))
+        values = [row.values[0] for row in report.evaluations]
         best = max(points.values())
         near = next((index + 1 for index, value in enumerate(values) if value >= best - NEAR_BEST_DB), None)
         rows.append(
@@ -97,8 +97,8 @@ def measure_cases(bundle: Bundle, folder: Path) -> dict[str, Any]:
                 "tune_best_db": max(values),
                 "evaluations": len(values),
                 "evaluations_to_within_0.02_db": near,
-                "better_member_db": values[found.find_best_member(0)],
-                "alpha": dict(zip(found.members, found.evaluations[found.chosen_index].coefficients, strict=True)),
+                "better_member_db": values[report.find_best_member(0)],
+                "alpha": dict(zip(report.members, report.evaluations[report.chosen_index].coefficients, strict=True)),
                 "blind_loss_db": {
                     how: max(values) - _tune_without_reference(bundle, folder, noisy, clean, noise)
                     for how, noise in _describe_noise(level).items()
@@ -108,7 +108,7 @@ def measure_cases(bundle: Bundle, folder: Path) -> dict[str, Any]:
     return {
         "cases": rows,
         "grid_points": len(grids[0]),
-        "worst_evaluations_to_within_0.02_db": _worst([row["evaluations_to_within_0.02_db"] for row in rows]),
+        "worst_evaluations_to_within_0.02_db": max_count([row["evaluations_to_within_0.02_db"] for row in rows]),
         "worst_evaluations": max(row["evaluations"] for row in rows),
         "worst_below_grid_db": max(row["grid_best_db"] - row["tune_best_db"] for row in rows),
         "blind_loss_db": {
@@ -126,13 +126,13 @@ def _describe_noise(level: int) -> dict[str, float | str]:
     return {"auto": "auto", "given": level}
 
 
-def _worst(counts: list[int | None]) -> int | None:
+def max_count(counts: list[int | None]) -> int | None:
     """None where one case never came near."""
     return None if None in counts else max(count for count in counts if count is not None)
 
 
 def _tune_without_reference(bundle: Bundle, folder: Path, noisy: Frame, clean: Frame, noise: float | str) -> float:
-    """The true PSNR of the blend that tune chooses without the clean picture."""
+    """The true PSNR of the blend that tune chooses without the clean image."""
     chosen = tune(bundle, folder / "noisy.png", noise=noise, options=SessionOptions(threads=1))
     with open_session(bundle, alpha=chosen.evaluations[chosen.chosen_index].coefficients, threads=1) as session:
         return psnr(session(noisy), clean)
@@ -148,12 +148,12 @@ class TextbookSure(SureEstimator):
         self._is_unclipped = np.ones(noisy.shape, bool)
 
 
-def clipping(bundle: Bundle) -> dict[str, Any]:
+def measure_clipping(bundle: Bundle) -> dict[str, Any]:
     """Two members, the 0.05 sweep, sigma given: what the blend with the smallest estimate lacks, textbook against ours."""
     rows: list[dict[str, Any]] = []
     with open_session(bundle, threads=1) as session:
         for name, level in product(PHOTOGRAPH_NAMES, NOISE_LEVELS):
-            clean = middle(name)
+            clean = crop_center(name)
             noisy = add_noise(clean, level)
             session.alpha = 0.5
             risks = {
@@ -186,21 +186,21 @@ def read_shipped_checkpoints(*levels: int) -> dict[str, Checkpoint]:
 @click.option("--only", type=click.Choice(["search", "clipping"]), help="Measure one part and keep the other's result.")
 def main(only: str | None) -> None:
     """Measure, and keep the result."""
-    kept = json.loads(RESULT_PATH.read_bytes()) if only and RESULT_PATH.exists() else {}
+    result = json.loads(RESULT_PATH.read_bytes()) if only and RESULT_PATH.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if only != "clipping":
-            kept["search"] = measure_cases(export(read_shipped_checkpoints(20, 40, 60), folder / "three.dni"), folder)
+            result["search"] = measure_cases(export(read_shipped_checkpoints(20, 40, 60), folder / "three.dni"), folder)
         if only != "search":
-            kept["clipping"] = clipping(export(read_shipped_checkpoints(20, 60), folder / "two.dni"))
-    kept |= {
+            result["clipping"] = measure_clipping(export(read_shipped_checkpoints(20, 60), folder / "two.dni"))
+    result |= {
         "schema": 1,
         "commit": describe_commit(ROOT),
         "machine": f"{cpu_name()}, {count_cores()} cores",
         "size": IMAGE_SIDE_PX,
     }
     write_bytes_atomically(
-        RESULT_PATH, (json.dumps(kept, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True
+        RESULT_PATH, (json.dumps(result, indent=2, allow_nan=False, sort_keys=True) + "\n").encode(), force=True
     )
     click.echo(f"wrote {RESULT_PATH.relative_to(ROOT)}", err=True)
 

@@ -86,20 +86,20 @@ def _run(options: argparse.Namespace) -> int:
         _prepare(options.prepare, networks)
         return 0
     rows = None if options.rows is None else tuple(options.rows.split(","))
-    wanted = {mode.name for mode in GPU_BACKEND_MODES} | {"kernel"}
-    if rows is not None and not set(rows) <= wanted:
-        raise UsageError(f"There is no row {sorted(set(rows) - wanted)[0]!r}; there are {', '.join(sorted(wanted))}.")
+    row_names = {mode.name for mode in GPU_BACKEND_MODES} | {"kernel"}
+    if rows is not None and not set(rows) <= row_names:
+        raise UsageError(f"There is no row {sorted(set(rows) - row_names)[0]!r}; there are {', '.join(sorted(row_names))}.")
     precisions, shapes = options.precision or DEFAULT_PRECISIONS, [_shape(text) for text in options.shape or DEFAULT_SHAPES]
-    with ExitStack() as kept:
-        scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="dni-bench-")))
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dni-bench-")))
         prepared = options.prepared or scratch / "prepared"
         if options.prepared is None:
             _prepare(prepared, networks)
-        made = results.make_empty_result({}, options.commit or describe_commit(ROOT))
+        result = results.make_empty_result({}, options.commit or describe_commit(ROOT))
         measurement = Measurement(
             prepared,
             options.work or scratch,
-            made,
+            result,
             options.output,
             time.monotonic() + options.budget,
             build_missing=not options.no_build,
@@ -108,12 +108,12 @@ def _run(options: argparse.Namespace) -> int:
         if options.build_only:
             measurement.build(networks, shapes, precisions, select_modes(rows))
             return 0
-        clock = kept.enter_context(EventClock())
-        made["parts"][0]["machine"] = describe_machine()
+        clock = stack.enter_context(EventClock())
+        result["parts"][0]["machine"] = describe_machine()
         if rows is None or "kernel" in rows:
             measurement.kernel(networks, precisions, clock)
         measurement.cases(networks, shapes, precisions, select_modes(rows), clock)
-    print(results.format_short_table(results.merge_results([made])))
+    print(results.format_short_table(results.merge_results([result])))
     return 0
 
 

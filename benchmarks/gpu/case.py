@@ -96,7 +96,7 @@ def run_case(
                 if mode.name in samples
             ],
             "ratios": compute_ratios(samples),
-            "wrong": {name: found.to_json() for name, found in agreements.items() if name not in samples},
+            "wrong": {name: agreement.to_json() for name, agreement in agreements.items() if name not in samples},
             "skipped": skipped
             | {mode.name: NOT_REACHED_REASON for mode in modes if mode.name not in samples and mode.name not in skipped},
             "seconds": round(time.monotonic() - started, 1),

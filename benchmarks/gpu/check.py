@@ -67,11 +67,11 @@ def measure_agreement(engine: Engine, expected: Mapping[str, NDArray[Any]], *, c
     return Agreement(x.shape, max(errors), None if lowest == np.inf else lowest, all(returns) if changes else None)
 
 
-def describe_fault(found: Agreement, precision: str) -> str | None:
+def describe_fault(agreement: Agreement, precision: str) -> str | None:
     """Says why a mode with this agreement is not timed, one sentence without a full stop, or None."""
     limit = MAX_RELATIVE_ERROR[precision]
-    if not found.error <= limit:
-        return f"wrong: it differs from PyTorch by {found.error:.1e} of the range, allowed are {limit:g}"
-    if precision == "fp16" and found.psnr is not None and not found.psnr >= MIN_FP16_PSNR_DB:
-        return f"wrong: {found.psnr:.1f} dB against PyTorch, asked for are {MIN_FP16_PSNR_DB:g}"
+    if not agreement.error <= limit:
+        return f"wrong: it differs from PyTorch by {agreement.error:.1e} of the range, allowed are {limit:g}"
+    if precision == "fp16" and agreement.psnr is not None and not agreement.psnr >= MIN_FP16_PSNR_DB:
+        return f"wrong: {agreement.psnr:.1f} dB against PyTorch, asked for are {MIN_FP16_PSNR_DB:g}"
     return None

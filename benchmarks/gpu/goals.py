@@ -17,17 +17,17 @@ GpuGoal = dict[str, Any]
 def list_goals(result: Mapping[str, Any]) -> list[GpuGoal]:
     """Lists one entry per figure and network: figure, what, goal, direction, measured, reached, across (two processes)."""
     return [
-        *_kernel(result),
+        *_kernel_goals(result),
         *_per_tensor_goals(result),
-        *_change(result),
-        *_stall(result),
+        *_change_goals(result),
+        *_stall_goals(result),
         *_refit_goals(result),
-        *_peers(result),
-        *_agreement(result),
+        *_peer_goals(result),
+        *_agreement_goals(result),
     ]
 
 
-def _goal(figure: str, what: str, direction: str, goal: float, measured: float, across: bool = False) -> GpuGoal:
+def _make_goal(figure: str, what: str, direction: str, goal: float, measured: float, across: bool = False) -> GpuGoal:
     reached = measured <= goal if direction == "at most" else measured >= goal
     return {
         "figure": figure,
@@ -40,24 +40,24 @@ def _goal(figure: str, what: str, direction: str, goal: float, measured: float, 
     }
 
 
-def _kernel(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
+def _kernel_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     for figure in result["kernel"]:
         if figure["network"] in ("rrdb", "large"):
             lowest = 0.9 if figure["network"] == "large" else 0.6
-            yield _goal(
+            yield _make_goal(
                 "blend kernel's bytes per second / device copy", figure["label"], "at least", lowest, figure["over_copy"]
             )
 
 
 def _per_tensor_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
-    """The whole change with the copy of its shares; results from before there was one lack it."""
+    """The whole change with the copy of its coefficients; results from before there was one lack it."""
     for figure in result["kernel"]:
         value = figure.get("by_row_over_plain_launched")
         if value is not None and figure["network"] in ("rrdb", "large"):
-            yield _goal("alpha change, each weight its own shares / plain", figure["label"], "at most", 1.3, value)
+            yield _make_goal("alpha change, each weight its own shares / plain", figure["label"], "at most", 1.3, value)
 
 
-def _change(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
+def _change_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     kernels = {
         (figure["part"], figure["network"], figure["precision"]): (figure["replayed_us"] or figure["launched_us"]) / 1e3
         for figure in result["kernel"]
@@ -65,20 +65,20 @@ def _change(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     }
     for case in _cases_at_tuned_size(result):
         kernel = kernels.get((case["part"], case["network"], case["precision"]))
-        found = [row for row in case["rows"] if row["name"] in NO_REFIT and row["change_ms"] is not None]
-        if kernel and found:
-            best = min(found, key=lambda row: row["change_ms"])
+        rows = [row for row in case["rows"] if row["name"] in NO_REFIT and row["change_ms"] is not None]
+        if kernel and rows:
+            best = min(rows, key=lambda row: row["change_ms"])
             what = f"{case['title']}, {case['precision']}, {best['name']}"
-            yield _goal("whole alpha change, no refit / blend kernel", what, "at most", 1.5, best["change_ms"] / kernel)
+            yield _make_goal("whole alpha change, no refit / blend kernel", what, "at most", 1.5, best["change_ms"] / kernel)
 
 
-def _stall(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
+def _stall_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     for case in _cases_at_tuned_size(result):
-        found = [row for row in case["rows"] if row["name"] in NO_STALL and row["changed_over_steady"] is not None]
-        if found:
-            best = min(found, key=lambda row: row["changed_over_steady"])
+        rows = [row for row in case["rows"] if row["name"] in NO_STALL and row["changed_over_steady"] is not None]
+        if rows:
+            best = min(rows, key=lambda row: row["changed_over_steady"])
             what = f"{case['title']}, {case['precision']}, {best['name']}"
-            yield _goal(
+            yield _make_goal(
                 "frame with a change before every frame / steady frame", what, "at most", 1.02, best["changed_over_steady"]
             )
 
@@ -88,18 +88,18 @@ def _refit_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
         value = case["ratios"].get("steady, tensorrt / tensorrt-constant")
         if value is not None:
             what = f"{case['title']}, {case['precision']}"
-            yield _goal("refittable / non-refittable TensorRT engine, steady frame", what, "at most", 1.05, value)
+            yield _make_goal("refittable / non-refittable TensorRT engine, steady frame", what, "at most", 1.05, value)
 
 
-def _peers(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
+def _peer_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     """Compares with PyTorch; both may come from two processes, where TensorRT 8.6 and PyTorch do not fit one."""
     rows: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for case in _cases_at_tuned_size(result):
         if case["precision"] == "fp16":
             rows.setdefault(case["title"], []).extend((case, row) for row in case["rows"])
-    for title, found in rows.items():
-        ours = [pair for pair in found if pair[1]["name"] in OUR_MODES]
-        compiled = [pair for pair in found if pair[1]["name"] in COMPILED_MODES]
+    for title, candidates in rows.items():
+        ours = [pair for pair in candidates if pair[1]["name"] in OUR_MODES]
+        compiled = [pair for pair in candidates if pair[1]["name"] in COMPILED_MODES]
         if not ours or not compiled:
             continue
         (our_case, our), (their_case, their) = (min(pairs, key=lambda it: it[1]["steady_ms"]) for pairs in (ours, compiled))
@@ -107,33 +107,33 @@ def _peers(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
         within = None if across else our_case["ratios"].get(f"steady, {our['name']} / {their['name']}")
         value = within if within is not None else our["steady_ms"] / their["steady_ms"]
         what = f"{title}, {our['name']} / {their['name']}"
-        yield _goal(
+        yield _make_goal(
             "our fastest mode / torch.compile with CUDA graphs, steady frame, fp16", what, "at most", 0.8, value, across
         )
 
 
-def _agreement(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
+def _agreement_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     for precision, limit in (("fp32", 1e-4), ("fp16", 5e-3)):
-        found = [
+        entries = [
             (agreement, name, case["title"])
             for case in result["cases"]
             if case["precision"] == precision
             for name, agreement in [*((row["name"], row["agreement"]) for row in case["rows"]), *case["wrong"].items()]
             if name in OUR_MODES
         ]
-        if found:
-            worst, name, title = max(found, key=lambda it: it[0]["error"])
-            yield _goal(
+        if entries:
+            worst, name, title = max(entries, key=lambda it: it[0]["error"])
+            yield _make_goal(
                 f"largest error against PyTorch, of the range, {precision}",
                 f"{title}, {name}",
                 "at most",
                 limit,
                 worst["error"],
             )
-        ratios = [(agreement["psnr"], name, title) for agreement, name, title in found if agreement["psnr"] is not None]
+        ratios = [(agreement["psnr"], name, title) for agreement, name, title in entries if agreement["psnr"] is not None]
         if precision == "fp16" and ratios:
             ratio, name, title = min(ratios)
-            yield _goal("lowest PSNR against PyTorch, dB, fp16", f"{title}, {name}", "at least", 50.0, ratio)
+            yield _make_goal("lowest PSNR against PyTorch, dB, fp16", f"{title}, {name}", "at least", 50.0, ratio)
 
 
 def _cases_at_tuned_size(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -71,8 +71,8 @@ def measure(
     Raises:
         EngineError: The blend is wrong.
     """
-    shares = np.arange(1.0, len(members) + 1)
-    shares /= shares.sum()
+    coefficients = np.arange(1.0, len(members) + 1)
+    coefficients /= coefficients.sum()
     layout = DeviceLayout.from_lowered(lowered)
     stream = device.create_stream()
     with ExitStack() as owned:
@@ -85,22 +85,22 @@ def measure(
             blenders.append(DeviceBlender(device, uploaded))
             lives.append(WeightBuffer(device, layout))
             owned.callback(lives[-1].free)
-            sets = min(max(2, -(-MIN_ROTATED_BYTES // blenders[0].count_bytes_moved(shares))), MAX_SETS)
-        bytes_moved = blenders[0].count_bytes_moved(shares)
+            sets = min(max(2, -(-MIN_ROTATED_BYTES // blenders[0].count_bytes_moved(coefficients))), MAX_SETS)
+        bytes_moved = blenders[0].count_bytes_moved(coefficients)
         copies = [DeviceCopy(device, -(-bytes_moved // 2), stream, seed) for seed in range(sets)]
         for copy in copies:
             owned.callback(copy.free)
 
         blends = [
-            lambda blender=blender, live=live: blender.blend(shares, live, stream)
+            lambda blender=blender, live=live: blender.blend(coefficients, live, stream)
             for blender, live in zip(blenders, lives, strict=True)
         ]
         blends[0]()
         stream.synchronize()
-        error = _error(lowered, members, shares, lives[0])
-        launched, replayed = _times(blends, stream, clock, rounds)
-        copied = _times([copy.run for copy in copies], stream, clock, rounds)
-        by_row = measure_ratios(blenders, lives, shares, len(members[0]), stream, clock, rounds, WORK_PER_MARK_S)
+        error = _check_blend(lowered, members, coefficients, lives[0])
+        launched, replayed = _time_calls(blends, stream, clock, rounds)
+        copied = _time_calls([copy.run for copy in copies], stream, clock, rounds)
+        by_row = measure_ratios(blenders, lives, coefficients, len(members[0]), stream, clock, rounds, WORK_PER_MARK_S)
     seconds = replayed or launched
     return {
         "members": len(members),
@@ -120,14 +120,16 @@ def measure(
     }
 
 
-def _times(calls: Sequence[Callable[[], None]], stream: cuda.Stream, clock: Clock, rounds: int) -> tuple[float, float | None]:
+def _time_calls(
+    calls: Sequence[Callable[[], None]], stream: cuda.Stream, clock: Clock, rounds: int
+) -> tuple[float, float | None]:
     """Returns median seconds of a call, launched one by one and replayed as a graph (None where that cannot be recorded)."""
 
     def launch() -> None:
         for call in calls:
             call()
 
-    launched = _median(launch, stream, clock, rounds) / len(calls)
+    launched = _median_seconds(launch, stream, clock, rounds) / len(calls)
     try:
         cuda_graph.begin_capture(stream.handle)
         launch()
@@ -135,12 +137,12 @@ def _times(calls: Sequence[Callable[[], None]], stream: cuda.Stream, clock: Cloc
     except DniError:
         cuda_graph.abort_capture()
         return launched, None
-    replayed = _median(lambda: graph.launch(stream.handle), stream, clock, rounds) / len(calls)
+    replayed = _median_seconds(lambda: graph.launch(stream.handle), stream, clock, rounds) / len(calls)
     graph.close()
     return launched, replayed
 
 
-def _median(work: Callable[[], None], stream: cuda.Stream, clock: Clock, rounds: int) -> float:
+def _median_seconds(work: Callable[[], None], stream: cuda.Stream, clock: Clock, rounds: int) -> float:
     repeats = 1
     seconds: list[float] = []
     while len(seconds) < rounds:
@@ -158,18 +160,18 @@ def _median(work: Callable[[], None], stream: cuda.Stream, clock: Clock, rounds:
     return max(float(np.median(seconds[1:] or seconds)), 1e-9)
 
 
-def _error(
-    lowered: LoweredGraph, members: Sequence[Mapping[str, NDArray[Any]]], shares: NDArray[np.float64], live: WeightBuffer
+def _check_blend(
+    lowered: LoweredGraph, members: Sequence[Mapping[str, NDArray[Any]]], coefficients: NDArray[np.float64], live: WeightBuffer
 ) -> float:
     """Largest error of any weight over that weight's largest value, against the float64 blend of the raw tensors."""
-    blended = lowered.recipes.compute_values(blend_float64(members, shares))
+    blended = lowered.recipes.compute_values(blend_float64(members, coefficients))
     worst = 0.0
     for weight in lowered.weights:
-        got = np.empty(weight.shape, weight.dtype)
-        live.buffer.download(got, offset=live.layout.offset_of(weight.name))
+        values = np.empty(weight.shape, weight.dtype)
+        live.buffer.download(values, offset=live.layout.offset_of(weight.name))
         expected = blended[weight.name]
         peak = max(float(np.abs(expected).max()), 1e-30)
-        error = float(np.abs(np.subtract(got, expected, dtype=np.float64)).max()) / peak
+        error = float(np.abs(np.subtract(values, expected, dtype=np.float64)).max()) / peak
         if not error <= MAX_RELATIVE_ERROR[weight.dtype]:
             raise EngineError(
                 f"The blend is wrong on this GPU: {weight.name} differs from float64 by {error:.1e} of its range."

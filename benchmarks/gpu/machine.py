@@ -26,22 +26,22 @@ def describe_machine(device: int = 0) -> dict[str, str]:
         facts["gpu"] = name
         facts["compute capability"] = ".".join(map(str, capability))
         facts["cuda of the driver"] = ".".join(map(str, answer.version))
-    facts["driver"] = _smi("driver_version", device) or "unknown"
-    memory = _smi("memory.total", device)
+    facts["driver"] = _query_nvidia_smi("driver_version", device) or "unknown"
+    memory = _query_nvidia_smi("memory.total", device)
     if memory:
         facts["gpu memory"] = memory
     facts["cpu"] = f"{cpu_name()}, {count_cores()} cores"
     for package in REPORTED_PACKAGES:
-        found = _version(package)
-        if found:
-            facts[package] = found
+        installed = _package_version(package)
+        if installed:
+            facts[package] = installed
     facts["python"] = platform.python_version()
     facts["dni-deploy"] = __version__
     facts["date"] = datetime.now(timezone.utc).date().isoformat()
     return facts
 
 
-def _version(package: str) -> str | None:
+def _package_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
@@ -52,11 +52,11 @@ def _version(package: str) -> str | None:
         module = importlib.import_module(package)
     except ImportError:
         return None
-    found = getattr(module, "__version__", None) or getattr(module, "VERSION_TEXT", None)
-    return None if found is None else str(found)
+    value = getattr(module, "__version__", None) or getattr(module, "VERSION_TEXT", None)
+    return None if value is None else str(value)
 
 
-def _smi(field: str, device: int) -> str | None:
+def _query_nvidia_smi(field: str, device: int) -> str | None:
     """One field of nvidia-smi, which only reads here."""
     if shutil.which("nvidia-smi") is None:
         return None

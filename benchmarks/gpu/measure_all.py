@@ -58,17 +58,17 @@ def list_tasks(plans: bool) -> Iterator[Task]:
         for precision in ("fp16", "fp32"):
             for network in ("rrdb", "compact", "dncnn", "transformer"):
                 if plans and max_plan_size(shape) == shape:  # smaller ones use the plans of the first shape
-                    yield from (_plan(network, shape, precision, engine) for engine in BUILDABLE_ENGINES)
-                yield _case(network, shape, precision)
+                    yield from (_plan_task(network, shape, precision, engine) for engine in BUILDABLE_ENGINES)
+                yield _case_task(network, shape, precision)
 
 
-def _plan(network: str, shape: tuple[int, int], precision: str, engine: str) -> Task:
+def _plan_task(network: str, shape: tuple[int, int], precision: str, engine: str) -> Task:
     size = f"{shape[1]}x{shape[0]}"
     arguments = (network, "--shape", size, "--precision", precision, "--rows", engine, "--build-only")
     return Task(f"plan {network} {size} {precision} {engine}", arguments)
 
 
-def _case(network: str, shape: tuple[int, int], precision: str) -> Task:
+def _case_task(network: str, shape: tuple[int, int], precision: str) -> Task:
     size = f"{shape[1]}x{shape[0]}"
     rows = ",".join(mode.name for mode in GPU_BACKEND_MODES)
     arguments = (network, "--shape", size, "--precision", precision, "--rows", rows, "--no-build")
@@ -81,18 +81,18 @@ def has_result(result: results.Result | None, task: Task) -> bool:
         return False
     if task.kernel:
         return any(figure["network"] == "large" for figure in result["kernel"])
-    found = ((case["network"], tuple(case["shape"][2:]), case["precision"]) for case in result["cases"] if case["rows"])
-    return task.case is not None and task.case in found
+    measured = ((case["network"], tuple(case["shape"][2:]), case["precision"]) for case in result["cases"] if case["rows"])
+    return task.case is not None and task.case in measured
 
 
-def run(task: Task, common: tuple[str, ...], output: Path, left: float) -> results.Result | None:
+def run(task: Task, common: tuple[str, ...], output: Path, seconds_left: float) -> results.Result | None:
     """Runs a task in a process; returns what it wrote before it ended or was ended, or None."""
-    limit = max(30.0, left * MAX_TASK_TIME_FRACTION)
+    limit = max(30.0, seconds_left * MAX_TASK_TIME_FRACTION)
     command = [sys.executable, "-m", "benchmarks.gpu", *task.arguments, *common]
     command += ["--budget", f"{limit:.0f}", "--output", str(output)]
     try:
         code = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=min(limit + TASK_GRACE_S, left), check=False
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=min(limit + TASK_GRACE_S, seconds_left), check=False
         ).returncode
         if code:
             print(f"{task.name}: ended with {code}", file=sys.stderr, flush=True)
@@ -121,16 +121,16 @@ def main(arguments: list[str] | None = None) -> int:
         common = ["--prepared", str(options.prepared.resolve()), "--work", str((options.work or scratch / "work").resolve())]
         common += ["--commit", options.commit or describe_commit(ROOT), "--seconds", str(options.seconds)]
         for number, task in enumerate(list_tasks(ENGINES["tensorrt"].unavailable_reason(None) is None)):
-            left = ends - time.monotonic()
-            if left < TASK_GRACE_S:
+            seconds_left = ends - time.monotonic()
+            if seconds_left < TASK_GRACE_S:
                 print(f"no time left for {task.name} and what follows", file=sys.stderr, flush=True)
                 break
             if has_result(whole, task):
                 continue
-            print(f"[{left:.0f} s left] {task.name}", file=sys.stderr, flush=True)
-            found = run(task, tuple(common), scratch / f"{number}.json", left)
-            if found is not None:
-                whole = results.merge_results([found] if whole is None else [whole, found])
+            print(f"[{seconds_left:.0f} s left] {task.name}", file=sys.stderr, flush=True)
+            result = run(task, tuple(common), scratch / f"{number}.json", seconds_left)
+            if result is not None:
+                whole = results.merge_results([result] if whole is None else [whole, result])
                 results.write(options.output, whole)
     if whole is not None:
         print(results.format_short_table(whole))

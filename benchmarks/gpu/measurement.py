@@ -63,15 +63,15 @@ class Measurement:
         modes: Sequence[GpuBackendMode],
     ) -> None:
         """The plans that the ways need, and nothing else."""
-        for name, upto in itertools.product(names, dict.fromkeys(map(max_plan_size, shapes))):
-            bundle = self.bundle(self.network(name), upto)
+        for name, max_size in itertools.product(names, dict.fromkeys(map(max_plan_size, shapes))):
+            bundle = self.bundle(self.network(name), max_size)
             for precision in precisions:
                 for engine in dict.fromkeys(mode.engine for mode in modes if mode.engine is not None):
                     if self.seconds_left() <= 0:
                         return
                     started = time.monotonic()
                     try:
-                        build_plan(bundle, engine, precision, upto)
+                        build_plan(bundle, engine, precision, max_size)
                         report(f"{name} {precision} {engine}: {time.monotonic() - started:.0f} s")
                     except DniError as error:
                         report(f"{name} {precision} {engine}: {error}")

@@ -72,12 +72,14 @@ def max_plan_size(shape: tuple[int, int]) -> tuple[int, int]:
     return TUNED_PLAN_SIZE if shape[0] <= TUNED_PLAN_SIZE[0] and shape[1] <= TUNED_PLAN_SIZE[1] else shape
 
 
-def build_plan(bundle: Bundle, engine: str, precision: str, upto: tuple[int, int]) -> None:
+def build_plan(bundle: Bundle, engine: str, precision: str, max_size: tuple[int, int]) -> None:
     """Builds the engine's plan for MIN_PLAN_SIZE to `upto`, tuned for that, unless the bundle has one: one size per bundle."""
     if has_plan(bundle, engine, precision):
         return
     channels = bundle.signature.input_channels
-    profile = Profile.from_shapes(bundle.signature, (1, channels, *MIN_PLAN_SIZE), (1, channels, *upto), (1, channels, *upto))
+    profile = Profile.from_shapes(
+        bundle.signature, (1, channels, *MIN_PLAN_SIZE), (1, channels, *max_size), (1, channels, *max_size)
+    )
     from engines.trt import build
 
     build.build_plan(bundle, BuildOptions(precision=precision, profile=profile), None, _tensorrt_class(engine))

@@ -40,17 +40,17 @@ def format_gpu_lines(result: Mapping[str, Any] | None) -> list[str]:
         ]
     lines += ["Made by these commands from benchmarks/results/gpu.json; do not edit by hand.", "", COMMANDS, ""]
     for number, part in enumerate(result["parts"]):
-        lines += _part(number, part, [case for case in result["cases"] if case["part"] == number])
-    lines += [METHOD_NOTE, "", *_goals(result), *_kernel(result)]
+        lines += _part_lines(number, part, [case for case in result["cases"] if case["part"] == number])
+    lines += [METHOD_NOTE, "", *_goal_lines(result), *_kernel_lines(result)]
     groups: dict[tuple[str, str, tuple[int, ...]], list[Mapping[str, Any]]] = {}
     for case in sorted(result["cases"], key=lambda case: (case["network"], case["precision"], case["shape"], case["part"])):
         groups.setdefault((case["network"], case["precision"], tuple(case["shape"])), []).append(case)
     for cases in groups.values():
-        lines += _cases(cases, result["cases"])
+        lines += _case_lines(cases, result["cases"])
     return lines
 
 
-def _part(number: int, part: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> list[str]:
+def _part_lines(number: int, part: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> list[str]:
     """Where figures come from, and what none of its cases could run."""
     machine = part["machine"]
     facts = ", ".join(f"{name} {escape_name(value)}" for name, value in machine.items() if name not in ("gpu", "date"))
@@ -60,25 +60,25 @@ def _part(number: int, part: Mapping[str, Any], cases: Sequence[Mapping[str, Any
         products = "".join(f"; {rate / 1e12:.0f} TFLOP/s in {name}" for name, rate in part["ceilings"]["products"].items())
         lines[0] += f" A copy in its memory moves {part['ceilings']['copy'] / 1e12:.2f} TB/s, read plus written"
         lines[0] += f"; a large matrix product runs at{products[1:]}." if products else "."
-    for why, names in _reasons(_find_common_skips(cases)).items():
+    for why, names in _group_by_reason(_find_common_skips(cases)).items():
         lines.append(f"Without {', '.join(names)}: {escape_name(why, 300)}.")
     return ["\n".join(lines), ""]
 
 
 def _find_common_skips(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What every case of a part left out, for the same reason."""
-    found = [set(case["skipped"].items()) for case in cases]
-    return dict(sorted(set.intersection(*found))) if found else {}
+    skips = [set(case["skipped"].items()) for case in cases]
+    return dict(sorted(set.intersection(*skips))) if skips else {}
 
 
-def _reasons(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+def _group_by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
     reasons: dict[str, list[str]] = {}
     for name, why in skipped.items():
         reasons.setdefault(why, []).append(name)
     return reasons
 
 
-def _goals(result: Mapping[str, Any]) -> list[str]:
+def _goal_lines(result: Mapping[str, Any]) -> list[str]:
     lines = ["### Against what was set out to be reached", "", "| figure | of | goal | measured |", "|---|---|---|---|"]
     for goal in result["goals"]:
         measured = f"{goal['measured']:.2g}" if goal["measured"] < 0.01 else f"{goal['measured']:.2f}"
@@ -88,11 +88,11 @@ def _goals(result: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _kernel(result: Mapping[str, Any]) -> list[str]:
+def _kernel_lines(result: Mapping[str, Any]) -> list[str]:
     if not result["kernel"]:
         return []
     lines = [
@@ -110,12 +110,12 @@ def _kernel(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"| {figure['label']} | {figure['bytes'] / 1e6:.1f} | {figure['launched_us']:.1f} | {replayed} | "
             f"{figure['bytes_per_second'] / 1e12:.2f} | {figure['over_copy']:.2f} | {figure['over_copy_of_same_bytes']:.2f} | "
-            f"{_number(figure.get('by_row_over_plain_launched'))} | {_number(figure.get('by_row_over_plain_replayed'))} |"
+            f"{_format_number(figure.get('by_row_over_plain_launched'))} | {_format_number(figure.get('by_row_over_plain_replayed'))} |"
         )
     return [*lines, ""]
 
 
-def _cases(cases: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]]) -> list[str]:
+def _case_lines(cases: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]]) -> list[str]:
     """One table for a network, shape and precision, with the rows of every part that measured it."""
     first = cases[0]
     lines = [
@@ -133,6 +133,6 @@ def _cases(cases: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]
         here = {name: why for name, why in case["skipped"].items() if common.get(name) != why}
         lines += [
             f"\nNot run in part {case['part'] + 1}: {', '.join(names)}: {escape_name(why, 300)}."
-            for why, names in _reasons(here).items()
+            for why, names in _group_by_reason(here).items()
         ]
     return [*lines, ""]

@@ -1,6 +1,6 @@
 """What a change costs that gives every weight coefficients of its own, against a plain one, in turns within one run.
 
-Launched: the whole change with the copy of its shares, one after the other, which for small families is the host's time.
+Launched: the whole change with the copy of its coefficients, one at a time, which for small families is the host's time.
 Replayed: the kernels alone, as a CUDA graph, the GPU's own time.
 """
 
@@ -26,7 +26,7 @@ def draw_rows(weights: int, members: int, seed: int) -> NDArray[np.float64]:
 def measure_ratios(
     blenders: Sequence[DeviceBlender],
     lives: Sequence[WeightBuffer],
-    shares: NDArray[np.float64],
+    coefficients: NDArray[np.float64],
     weights: int,
     stream: cuda.Stream,
     clock: Clock,
@@ -38,12 +38,12 @@ def measure_ratios(
     blenders and lives: sets that are taken in turn. per_mark: seconds of work between two marks.
     """
     pairs = list(zip(blenders, lives, strict=True))
-    rows = [draw_rows(weights, len(shares), seed) for seed in range(2)]
+    rows = [draw_rows(weights, len(coefficients), seed) for seed in range(2)]
     turn, fresh = 0, True
 
     def blend_plain() -> None:
         for blender, live in pairs:
-            blender.blend(shares, live, stream)
+            blender.blend(coefficients, live, stream)
 
     def blend_per_tensor() -> None:
         nonlocal turn
@@ -51,7 +51,7 @@ def measure_ratios(
         for blender, live in pairs:
             blender.blend(rows[turn % 2], live, stream)
 
-    launched = _ratio(blend_per_tensor, blend_plain, stream, clock, rounds, per_mark)
+    launched = _measure_ratio(blend_per_tensor, blend_plain, stream, clock, rounds, per_mark)
     fresh = False  # which a graph cannot do
     graphs: list[cuda_graph.CudaGraph] = []
     try:
@@ -60,7 +60,7 @@ def measure_ratios(
             work()
             graphs.append(cuda_graph.end_capture(stream.handle))
         first, second = graphs
-        replayed = _ratio(
+        replayed = _measure_ratio(
             lambda: second.launch(stream.handle), lambda: first.launch(stream.handle), stream, clock, rounds, per_mark
         )
     except DniError:
@@ -72,11 +72,11 @@ def measure_ratios(
     return launched, replayed
 
 
-def _ratio(
+def _measure_ratio(
     above: Callable[[], None], below: Callable[[], None], stream: cuda.Stream, clock: Clock, rounds: int, per_mark: float
 ) -> float:
-    repeats, found = 1, list[float]()
-    while len(found) < rounds:
+    repeats, ratios = 1, list[float]()
+    while len(ratios) < rounds:
         seconds = []
         for work in (below, above):
             clock.reset()
@@ -86,8 +86,8 @@ def _ratio(
             second = clock.mark(stream.handle)
             clock.wait(stream.handle)
             seconds.append(max(clock.between(first, second), 1e-9))
-        if seconds[0] < per_mark and repeats < 10_000 and not found:
+        if seconds[0] < per_mark and repeats < 10_000 and not ratios:
             repeats *= 4
             continue
-        found.append(seconds[1] / seconds[0])
-    return float(np.median(found[1:] or found))
+        ratios.append(seconds[1] / seconds[0])
+    return float(np.median(ratios[1:] or ratios))

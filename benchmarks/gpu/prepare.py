@@ -52,8 +52,8 @@ def _compute_reference(net: nn.Module, signature: Signature, states: Mapping[str
     net = net.double().eval()
     x = random_input(signature, (1, signature.input_channels, REFERENCE_SIDE_PX, REFERENCE_SIDE_PX), WEIGHTS_SEED)
     outputs = {"x": x}
-    for name, shares in REFERENCE_ALPHAS.items():
-        blended = blend_float64(list(states.values()), np.array(shares))
+    for name, coefficients in REFERENCE_ALPHAS.items():
+        blended = blend_float64(list(states.values()), np.array(coefficients))
         net.load_state_dict({key: torch.from_numpy(value) for key, value in blended.items()}, strict=False)
         with torch.inference_mode():
             outputs[name] = net(torch.from_numpy(x).double()).numpy().astype(np.float32)

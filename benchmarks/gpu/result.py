@@ -35,12 +35,12 @@ def merge_results(results: Iterable[Result]) -> Result:
     for result in results:
         numbers = []
         for part in result["parts"]:
-            alike = (known for known in parts if (known["commit"], known["machine"]) == (part["commit"], part["machine"]))
-            known = next(alike, None)
-            if known is None:
-                parts.append(known := {**part})
-            known["ceilings"] = part["ceilings"] or known["ceilings"]
-            numbers.append(parts.index(known))
+            same_origin = (seen for seen in parts if (seen["commit"], seen["machine"]) == (part["commit"], part["machine"]))
+            merged_part = next(same_origin, None)
+            if merged_part is None:
+                parts.append(merged_part := {**part})
+            merged_part["ceilings"] = part["ceilings"] or merged_part["ceilings"]
+            numbers.append(parts.index(merged_part))
         for figure in result["kernel"]:
             number = numbers[figure.get("part", 0)]
             kernel[number, figure["label"]] = {**figure, "part": number}
@@ -85,12 +85,12 @@ def format_short_table(result: Result) -> str:
             f"{figure['bytes_per_second'] / 1e12:.2f} TB/s, {figure['over_copy']:.2f} of the copy"
         )
     for case in result["cases"]:
-        lines.append(f"{case['network']} {_size(case['shape'])} {case['precision']}  ({case['seconds']} s)")
+        lines.append(f"{case['network']} {_format_size(case['shape'])} {case['precision']}  ({case['seconds']} s)")
         for row in case["rows"]:
             cells = [row["steady_ms"], row["change_ms"], row["first_ms"], row["host_change_ms"], row["changed_over_steady"]]
             shown_cells = "  ".join("       -" if cell is None else f"{cell:8.3f}" for cell in cells)
             lines.append(f"  {row['name']:<24}{shown_cells}  error {row['agreement']['error']:.1e}")
-    lines += [f"not run: {why}: {', '.join(names)}" for why, names in _reasons(result["cases"]).items()]
+    lines += [f"not run: {why}: {', '.join(names)}" for why, names in _group_skips(result["cases"]).items()]
     if result["cases"]:
         lines.insert(0, "rows: steady, change, first frame after, change on an idle GPU (ms), frame with a change / frame")
     for goal in result.get("goals", []):
@@ -99,19 +99,19 @@ def format_short_table(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _reasons(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def _group_skips(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Groups modes by why they were left out, with the case where it is not all of them."""
-    found: dict[str, dict[str, list[str]]] = {}
+    cases_by_reason: dict[str, dict[str, list[str]]] = {}
     for case in cases:
         for name, why in case["skipped"].items():
-            found.setdefault(why[:160], {}).setdefault(name, []).append(
-                f"{case['network']} {_size(case['shape'])} {case['precision']}"
+            cases_by_reason.setdefault(why[:160], {}).setdefault(name, []).append(
+                f"{case['network']} {_format_size(case['shape'])} {case['precision']}"
             )
     return {
         why: [name if len(where) == len(cases) else f"{name} ({'; '.join(where)})" for name, where in names.items()]
-        for why, names in found.items()
+        for why, names in cases_by_reason.items()
     }
 
 
-def _size(shape: Sequence[int]) -> str:
+def _format_size(shape: Sequence[int]) -> str:
     return f"{shape[3]}x{shape[2]}"

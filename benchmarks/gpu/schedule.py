@@ -108,20 +108,22 @@ def time_interleaved(
             samples.pop(name, None)
 
     def start(name: str) -> None:
-        leads[name] = _warm(modes[name].engine, inputs[0], members, clock)
+        leads[name] = _warm_up(modes[name].engine, inputs[0], members, clock)
         samples[name] = GpuTimingSamples()
 
     for name in modes:
         attempt(name, partial(start, name))
     started = clock.now()
     for number in range(MAX_ROUNDS + 1):
-        shares = rng.dirichlet(np.ones(members), 3)
+        coefficients = rng.dirichlet(np.ones(members), 3)
         names = list(samples)
         if not names:
             break
         for name in names[number % len(names) :] + names[: number % len(names)]:
             sample = samples[name] if number else GpuTimingSamples()
-            attempt(name, partial(_turn, modes[name], leads[name], inputs[number % len(inputs)], shares, clock, sample))
+            attempt(
+                name, partial(_run_turn, modes[name], leads[name], inputs[number % len(inputs)], coefficients, clock, sample)
+            )
         if number == 0:
             started = clock.now()
             continue
@@ -131,7 +133,7 @@ def time_interleaved(
     return samples
 
 
-def _warm(engine: DeviceEngine, x: NDArray[np.float32], members: int, clock: Clock) -> int:
+def _warm_up(engine: DeviceEngine, x: NDArray[np.float32], members: int, clock: Clock) -> int:
     """Gives every slot weights, an input and a first frame; returns how many frames take LEAD_S seconds."""
     for slot in range(engine.slots):
         engine.refit(slot, np.full(members, 1 / members))
@@ -139,11 +141,16 @@ def _warm(engine: DeviceEngine, x: NDArray[np.float32], members: int, clock: Clo
         engine.enqueue(slot)
         engine.synchronize(slot)
         clock.wait(engine.stream_handle(slot))
-    return min(max(math.ceil(LEAD_S / max(_frame(engine, 0, clock), 1e-6)), 1), MAX_LEAD_FRAMES)
+    return min(max(math.ceil(LEAD_S / max(_time_frame(engine, 0, clock), 1e-6)), 1), MAX_LEAD_FRAMES)
 
 
-def _turn(
-    mode: TimedEngine, lead: int, x: NDArray[np.float32], shares: NDArray[np.float64], clock: Clock, sample: GpuTimingSamples
+def _run_turn(
+    mode: TimedEngine,
+    lead: int,
+    x: NDArray[np.float32],
+    coefficients: NDArray[np.float64],
+    clock: Clock,
+    sample: GpuTimingSamples,
 ) -> None:
     engine = mode.engine
     stream = engine.stream_handle(0)
@@ -155,7 +162,7 @@ def _turn(
     engine.enqueue(0)
     marks.append(clock.mark(stream))
     if mode.changes:
-        engine.refit(0, shares[0])
+        engine.refit(0, coefficients[0])
         marks.append(clock.mark(stream))
         engine.enqueue(0)
         marks.append(clock.mark(stream))
@@ -166,15 +173,15 @@ def _turn(
         sample.change.append(clock.between(marks[1], marks[2]))
         sample.first.append(clock.between(marks[2], marks[3]))
         started = clock.now()
-        engine.refit(0, shares[1])
+        engine.refit(0, coefficients[1])
         engine.synchronize(0)
         sample.host_change.append(clock.now() - started)
-    sample.host_steady.append(_frame(engine, 0, clock))
+    sample.host_steady.append(_time_frame(engine, 0, clock))
     if mode.changes:
         sample.host_changed.append(
-            _time_frame_beside_change(engine, shares[2], clock)
+            _time_frame_beside_change(engine, coefficients[2], clock)
             if mode.async_refit
-            else _time_frame_after_change(engine, shares[2], clock)
+            else _time_frame_after_change(engine, coefficients[2], clock)
         )
     started = clock.now()
     engine.upload(0, x)
@@ -183,27 +190,27 @@ def _turn(
     sample.host_frame.append(clock.now() - started)
 
 
-def _frame(engine: DeviceEngine, slot: int, clock: Clock) -> float:
+def _time_frame(engine: DeviceEngine, slot: int, clock: Clock) -> float:
     started = clock.now()
     engine.enqueue(slot)
     clock.wait(engine.stream_handle(slot))
     return clock.now() - started
 
 
-def _time_frame_after_change(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> float:
+def _time_frame_after_change(engine: DeviceEngine, coefficients: NDArray[np.float64], clock: Clock) -> float:
     """A frame with a change before it, in the one slot."""
     started = clock.now()
-    engine.refit(0, shares)
+    engine.refit(0, coefficients)
     engine.enqueue(0)
     clock.wait(engine.stream_handle(0))
     return clock.now() - started
 
 
-def _time_frame_beside_change(engine: DeviceEngine, shares: NDArray[np.float64], clock: Clock) -> float:
+def _time_frame_beside_change(engine: DeviceEngine, coefficients: NDArray[np.float64], clock: Clock) -> float:
     """A frame of slot 0 while slot 1 is changed, both to their end: the next frame would be slot 1's, without a wait."""
     started = clock.now()
     engine.enqueue(0)
-    engine.refit(1, shares)
+    engine.refit(1, coefficients)
     clock.wait(engine.stream_handle(0))
     engine.synchronize(1)
     return clock.now() - started

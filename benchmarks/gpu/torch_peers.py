@@ -45,14 +45,14 @@ class TorchPeer:
         self._frame: Callable[[], Tensor] | None = None
         self._weights: FlatWeights | None = None
         self._x = self._y = self._staged = self._fetched = torch.empty(0)
-        self._shares = np.full(len(bundle.members), 1 / len(bundle.members))
+        self._coefficients = np.full(len(bundle.members), 1 / len(bundle.members))
 
     def stream_handle(self, slot: int) -> int:
         return int(self._stream.cuda_stream)
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         """Queue the blend; before the first input its shape is not known, and the blend follows with it."""
-        self._shares = coefficients
+        self._coefficients = coefficients
         if self._weights is not None:
             with torch.cuda.stream(self._stream):
                 self._weights.blend(coefficients)
@@ -103,7 +103,7 @@ class TorchPeer:
         self._x = torch.from_numpy(x).cuda()
         self._staged = torch.empty(x.shape, pin_memory=True)
         net, self._weights = min((self._network(last, x) for last in (False, True)), key=lambda it: it[0])[1:]
-        self._weights.blend(self._shares)
+        self._weights.blend(self._coefficients)
         torch.cuda.synchronize()
         with torch.cuda.stream(self._stream):
             self._frame = self._make_frame_call(net)
@@ -112,9 +112,9 @@ class TorchPeer:
     def _network(self, channels_last: bool, x: NDArray[np.float32]) -> tuple[float, nn.Module, FlatWeights]:
         """Seconds of an eager frame, the network, its weights."""
         tensors = [self._bundle.read_weights(member) for member in self._bundle.members]
-        net = Float32Ends(build(self._bundle), self._dtype, channels_last).cuda()
+        net = Float32Ends(build_network(self._bundle), self._dtype, channels_last).cuda()
         weights = FlatWeights(net.net, tensors, self._dtype, channels_last)
-        weights.blend(self._shares)
+        weights.blend(self._coefficients)
         first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         for _ in range(2):
             net(self._x)
@@ -193,9 +193,9 @@ class FlatWeights:
         if set(weights) != set(members[0]):
             raise MismatchError("The architecture does not have the bundle's weights.")
         step = TENSOR_ALIGNMENT_BYTES // torch.empty(0, dtype=dtype).element_size()
-        places, total = {}, 0
+        offsets, total = {}, 0
         for name, weight in weights.items():
-            places[name] = total
+            offsets[name] = total
             total += -(-weight.numel() // step) * step
         device = next(iter(weights.values())).device
         self.buffer = torch.zeros(total, dtype=dtype, device=device)
@@ -203,25 +203,25 @@ class FlatWeights:
         for name, weight in weights.items():
             shape = tuple(weight.shape)
             for row, member in zip(self.members, members, strict=True):
-                _view(row, places[name], shape, channels_last).copy_(torch.from_numpy(np.array(member[name], np.float32)))
-            weight.data = _view(self.buffer, places[name], shape, channels_last)
+                _view(row, offsets[name], shape, channels_last).copy_(torch.from_numpy(np.array(member[name], np.float32)))
+            weight.data = _view(self.buffer, offsets[name], shape, channels_last)
 
     @torch.no_grad()
-    def blend(self, shares: NDArray[np.float64]) -> None:
-        """Queue the blend on the current stream; one-hot shares copy."""
-        used = np.flatnonzero(shares)
-        if len(used) == 1 and shares[used[0]] == 1.0:
+    def blend(self, coefficients: NDArray[np.float64]) -> None:
+        """Queue the blend on the current stream; one-hot coefficients copy."""
+        used = np.flatnonzero(coefficients)
+        if len(used) == 1 and coefficients[used[0]] == 1.0:
             self.buffer.copy_(self.members[used[0]])
         elif len(self.members) == 2:
-            torch.lerp(self.members[1], self.members[0], float(shares[0]), out=self.buffer)
+            torch.lerp(self.members[1], self.members[0], float(coefficients[0]), out=self.buffer)
         else:
-            torch.mul(self.members[0], float(shares[0]), out=self.buffer)
-            for row, share in zip(self.members[1:], shares[1:], strict=True):
-                self.buffer.add_(row, alpha=float(share))
+            torch.mul(self.members[0], float(coefficients[0]), out=self.buffer)
+            for row, coefficient in zip(self.members[1:], coefficients[1:], strict=True):
+                self.buffer.add_(row, alpha=float(coefficient))
 
 
-def _view(flat: Tensor, place: int, shape: tuple[int, ...], channels_last: bool) -> Tensor:
-    part = flat[place : place + int(np.prod(shape))]
+def _view(flat: Tensor, offset: int, shape: tuple[int, ...], channels_last: bool) -> Tensor:
+    part = flat[offset : offset + int(np.prod(shape))]
     if channels_last and len(shape) == 4:
         outputs, inputs, height, width = shape
         return part.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
@@ -235,7 +235,7 @@ def strict_float32() -> None:
     torch.backends.cudnn.benchmark = True
 
 
-def build(bundle: Bundle) -> nn.Module:
+def build_network(bundle: Bundle) -> nn.Module:
     """The bundle's network, with the first member's weights."""
     tensors = bundle.read_tensors(bundle.members[0])
     return find_architecture(bundle.architecture, tensors).build(tensors).eval()
@@ -246,14 +246,14 @@ def compute_expected_outputs(
 ) -> dict[str, NDArray[np.float32]]:
     """Computes "x" and the float64 network's output on the GPU per alpha, in float32, or raises torch.cuda.OutOfMemoryError."""
     members = [bundle.read_weights(member) for member in bundle.members]
-    net = build(bundle).double().cuda()
+    net = build_network(bundle).double().cuda()
     outputs = {"x": x}
     with torch.inference_mode():
-        placed = torch.from_numpy(x).cuda().double()
-        for name, shares in alphas.items():
-            blended = blend_float64(members, np.array(shares))
+        x_cuda = torch.from_numpy(x).cuda().double()
+        for name, coefficients in alphas.items():
+            blended = blend_float64(members, np.array(coefficients))
             net.load_state_dict({key: torch.from_numpy(value) for key, value in blended.items()}, strict=False)
-            outputs[name] = net(placed).float().cpu().numpy()
-    del net, placed
+            outputs[name] = net(x_cuda).float().cpu().numpy()
+    del net, x_cuda
     torch.cuda.empty_cache()
     return outputs

@@ -42,7 +42,7 @@ def main(only: tuple[str, ...], only_page: bool) -> None:
     """Run the figures and write what they found."""
     result: dict[str, Any] = json.loads(RESULT_PATH.read_bytes()) if RESULT_PATH.exists() else {"schema": 1, "sections": {}}
     if not only_page:
-        result["machine"] = _machine()
+        result["machine"] = _describe_machine()
         commit = describe_commit(ROOT)  # before anything is written: the figures themselves are no difference
         with open_bench() as bench:
             for name in only or FIGURE_MODULES:
@@ -51,7 +51,7 @@ def main(only: tuple[str, ...], only_page: bool) -> None:
                 section: Section = import_module(f"benchmarks.paper_reproduction.figures.{name}").figure(bench)
                 seconds = time.perf_counter() - started
                 result["sections"][name] = _make_entry(section, seconds, commit)
-                _pictures(section, IMAGES_FOLDER)
+                _write_images(section, IMAGES_FOLDER)
                 click.echo(
                     f"{name}: {seconds:.1f} s, {sum(g.holds for g in section.goals)}/{len(section.goals)} goals", err=True
                 )
@@ -67,8 +67,8 @@ def _make_entry(section: Section, seconds: float, commit: str) -> dict[str, Any]
         "commit": commit,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
-    kept: dict[str, Any] = _round_floats(section.to_json() | facts)
-    return kept
+    entry: dict[str, Any] = _round_floats(section.to_json() | facts)
+    return entry
 
 
 def _round_floats(value: Any) -> Any:
@@ -82,13 +82,13 @@ def _round_floats(value: Any) -> Any:
     return value
 
 
-def _pictures(section: Section, folder: Path) -> None:
+def _write_images(section: Section, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for picture in section.pictures:
         write_bytes_atomically(folder / f"{picture.name}.png", picture.png, force=True)
 
 
-def _machine() -> dict[str, Any]:
+def _describe_machine() -> dict[str, Any]:
     name, flags = cpu_name(), layout_instruction_sets()
     return {
         "cpu": name,

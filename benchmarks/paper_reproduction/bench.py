@@ -34,8 +34,8 @@ class ReproductionBench:
         """What several figures need, measured by the first of them. key: what it is, with every parameter in it."""
         if key not in self._found:
             self._found[key] = measure()
-        found: T = self._found[key]
-        return found
+        value: T = self._found[key]
+        return value
 
     def bundle(self, family: str) -> Bundle:
         """The exported family, controls included."""
@@ -49,22 +49,22 @@ class ReproductionBench:
             self._sessions[family] = self._stack.enter_context(open_session(self.bundle(family), engine="onnxruntime"))
         return self._sessions[family]
 
-    def at(self, family: str, shares: Mapping[str, float] | str) -> Session:
-        """The session at these shares (members not named have 0), or at one member alone."""
+    def at(self, family: str, alpha: Mapping[str, float] | str) -> Session:
+        """The session at these coefficients (members not named have 0), or at one member alone."""
         session = self.session(family)
-        given = {shares: 1.0} if isinstance(shares, str) else dict(shares)
-        session.alpha = {member: given.get(member, 0.0) for member in TRAINED_FAMILIES[family].members}
+        coefficients = {alpha: 1.0} if isinstance(alpha, str) else dict(alpha)
+        session.alpha = {member: coefficients.get(member, 0.0) for member in TRAINED_FAMILIES[family].members}
         return session
 
     def between(self, family: str, first: str, second: str, alpha: float) -> Session:
         """The session at (1 - alpha) * first + alpha * second."""
         return self.at(family, {first: 1 - alpha, second: alpha})
 
-    def tensors(self, family: str, shares: Mapping[str, float] | str) -> dict[str, NDArray[np.float64]]:
+    def tensors(self, family: str, alpha: Mapping[str, float] | str) -> dict[str, NDArray[np.float64]]:
         """The blended tensors by initializer name, in float64, made from the bundle's members."""
-        given = {shares: 1.0} if isinstance(shares, str) else dict(shares)
+        coefficients = {alpha: 1.0} if isinstance(alpha, str) else dict(alpha)
         bundle = self.bundle(family)
-        return blend_float64([bundle.read_weights(member) for member in given], np.array(list(given.values())))
+        return blend_float64([bundle.read_weights(member) for member in coefficients], np.array(list(coefficients.values())))
 
     def filter_layers(self, family: str) -> dict[str, int]:
         """The convolution and linear weights by name, with the axis of their filters, as the graph has them."""
@@ -75,5 +75,5 @@ class ReproductionBench:
 def open_bench(folder: Path | None = None) -> Iterator[ReproductionBench]:
     """A bench over `folder`, or over a temporary one; leaving the block closes every session."""
     with ExitStack() as stack:
-        place = Path(stack.enter_context(TemporaryDirectory())) if folder is None else folder
-        yield ReproductionBench(place, stack)
+        root = Path(stack.enter_context(TemporaryDirectory())) if folder is None else folder
+        yield ReproductionBench(root, stack)

@@ -1,4 +1,4 @@
-"""Drawing: the pictures of the page, one style, small files."""
+"""Drawing: the images of the page, one style, small files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIGURE_WIDTH_INCHES = 9.0
 """Inches; with FIGURE_DPI, 990 pixels, which a page shows without shrinking."""
 FIGURE_DPI = 110
 MAX_PNG_BYTES = 400_000
-"""Bytes of one PNG; above it, colours are reduced to a palette of 256."""
+"""Bytes of one PNG; above it, colors are reduced to a palette of 256."""
 
 
 def canvas(rows: int = 1, columns: int = 1, height: float = 3.0, **options: Any) -> tuple[Figure, NDArray[Any]]:
@@ -28,7 +28,7 @@ def canvas(rows: int = 1, columns: int = 1, height: float = 3.0, **options: Any)
 
 
 def show(axes: Any, pixels: NDArray[Any], title: str = "", below: str = "") -> None:
-    """One picture, pixels unsmoothed, no ticks; uint8 RGB, or a 2-D map in grey."""
+    """One image, pixels unsmoothed, no ticks; uint8 RGB, or a 2-D map in gray."""
     axes.imshow(pixels, cmap="gray", interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -38,33 +38,31 @@ def show(axes: Any, pixels: NDArray[Any], title: str = "", below: str = "") -> N
     axes.set_xlabel(below, fontsize=8)
 
 
-def strip(
-    pictures: Sequence[NDArray[np.uint8]], titles: Sequence[str], below: Sequence[str] = (), *, columns: int = 0
-) -> bytes:
-    """Pictures side by side, in rows of `columns` (0: one row), as a PNG."""
-    columns = columns or len(pictures)
-    rows = -(-len(pictures) // columns)
+def strip(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], below: Sequence[str] = (), *, columns: int = 0) -> bytes:
+    """Images side by side, in rows of `columns` (0: one row), as a PNG."""
+    columns = columns or len(images)
+    rows = -(-len(images) // columns)
     side = FIGURE_WIDTH_INCHES / columns
-    aspect = pictures[0].shape[0] / pictures[0].shape[1]
+    aspect = images[0].shape[0] / images[0].shape[1]
     figure, axes = canvas(rows, columns, rows * (side * aspect + (0.45 if below else 0.28)))
-    for place in axes.flat[len(pictures) :]:
-        place.set_axis_off()
-    for index, (place, pixels, title) in enumerate(zip(axes.flat, pictures, titles, strict=False)):
-        show(place, pixels, title, below[index] if below else "")
+    for panel in axes.flat[len(images) :]:
+        panel.set_axis_off()
+    for index, (panel, pixels, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+        show(panel, pixels, title, below[index] if below else "")
     return png(figure)
 
 
 def png(figure: Figure) -> bytes:
     """The figure's file, the same bytes for the same figure. Raises ValueError above MAX_PNG_BYTES."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    image = Image.open(drawn).convert("RGB")
-    file = _encode_png(image)
-    if len(file) > MAX_PNG_BYTES:
-        file = _encode_png(image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
-    if len(file) > MAX_PNG_BYTES:
-        raise ValueError(f"the picture has {len(file)} bytes, {MAX_PNG_BYTES} are allowed: draw it smaller")
-    return file
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    image = Image.open(buffer).convert("RGB")
+    encoded = _encode_png(image)
+    if len(encoded) > MAX_PNG_BYTES:
+        encoded = _encode_png(image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
+    if len(encoded) > MAX_PNG_BYTES:
+        raise ValueError(f"the picture has {len(encoded)} bytes, {MAX_PNG_BYTES} are allowed: draw it smaller")
+    return encoded
 
 
 def _encode_png(image: Image.Image) -> bytes:

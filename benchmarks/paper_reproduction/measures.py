@@ -1,7 +1,7 @@
-"""Measures: one number for what an effect changes in a picture. None of them is a loss that a family was trained with,
-but for the kind of the colours' distance.
+"""Measures: one number for what an effect changes in an image. None of them is a loss that a family was trained with,
+but for the kind of the colors' distance.
 
-Pictures are uint8 (H, W, 3) RGB.
+Images are uint8 (H, W, 3) RGB.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def luminance(pixels: Pixels) -> NDArray[np.float64]:
 
 def brightness_ranks(pixels: Pixels) -> NDArray[np.float64]:
     """Luminance replaced by its rank, (H, W) in [0, 1]: what is left when every change of tone is taken away."""
-    grey = luminance(pixels)
-    return np.asarray(stats.rankdata(grey, axis=None).reshape(grey.shape) / grey.size)
+    gray = luminance(pixels)
+    return np.asarray(stats.rankdata(gray, axis=None).reshape(gray.shape) / gray.size)
 
 
 def color_distance(pixels: Pixels, other: Pixels) -> float:
-    """Sliced Wasserstein distance of the two pictures' colours, in [0, 1]; where a colour is does not count."""
+    """Sliced Wasserstein distance of the two images' colors, in [0, 1]; where a color is does not count."""
     directions = np.random.default_rng(0).normal(size=(32, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     first, second = (_quantiles(directions @ (each.reshape(-1, 3) / 255).T) for each in (pixels, other))
@@ -41,8 +41,8 @@ def color_distance(pixels: Pixels, other: Pixels) -> float:
 
 
 def texture_distance(pixels: Pixels, other: Pixels) -> float:
-    """How differently the two pictures' brightness ranks vary: Wasserstein distance of oriented derivatives, mean over 4 scales
-    and 4 directions, each in units of `other`'s spread. Colour and tone do not count."""
+    """How differently the two images' brightness ranks vary: Wasserstein distance of oriented derivatives, mean over 4 scales
+    and 4 directions, each in units of `other`'s spread. Color and tone do not count."""
     total = []
     for first, second in zip(_derivatives(pixels), _derivatives(other), strict=True):
         total.append(np.abs(_quantiles(first.reshape(1, -1)) - _quantiles(second.reshape(1, -1))).mean() / second.std())
@@ -57,11 +57,11 @@ def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def _derivatives(pixels: Pixels) -> list[NDArray[np.float64]]:
     ranks = brightness_ranks(pixels)
-    made = []
+    derivatives = []
     for scale in DERIVATIVE_SIGMAS_PX:
         down, across = (ndimage.gaussian_filter(ranks, scale, order=order) for order in ((1, 0), (0, 1)))
-        made += [np.cos(angle) * across + np.sin(angle) * down for angle in np.arange(4) * np.pi / 4]
-    return made
+        derivatives += [np.cos(angle) * across + np.sin(angle) * down for angle in np.arange(4) * np.pi / 4]
+    return derivatives
 
 
 def stroke_length(pixels: Pixels) -> float:
@@ -78,13 +78,13 @@ def sharpness(pixels: Pixels, mask: NDArray[np.float64]) -> float:
 
 
 def fineness(pixels: Pixels, mask: NDArray[np.float64]) -> float:
-    """How much of the detail where `mask` weighs is fine: the mean absolute Laplacian by that of the picture blurred by 2 pixels.
+    """How much of the detail where `mask` weighs is fine: the mean absolute Laplacian by that of the image blurred by 2 pixels.
 
     Light and contrast change both alike, so that this tells a blur in the dark, too.
     """
-    grey = luminance(pixels)
+    gray = luminance(pixels)
     fine, coarse = (
-        np.average(np.abs(detail), weights=mask) for detail in (ndimage.laplace(grey), ndimage.gaussian_laplace(grey, 2.0))
+        np.average(np.abs(detail), weights=mask) for detail in (ndimage.laplace(gray), ndimage.gaussian_laplace(gray, 2.0))
     )
     return float(fine / coarse)
 

@@ -1,9 +1,9 @@
 """Scenes: what the image-to-image family learns, as formulas: dusk over a photograph, and a shallow depth of field.
 
-No pairs of day and night photographs may be shipped here, so both are honest stand-ins. `darken_to_night` is a parametric relighting:
-less light, less colour, a blue cast, and a warm glow around what was brightest. `blur_background` blurs what is not salient; there is
+No pairs of day and night photographs may be shipped here, so both are substitutes. `darken_to_night` is a parametric relighting:
+less light, less color, a blue cast, and a warm glow around what was brightest. `blur_background` blurs what is not salient; there is
 no depth map of the photographs, and saliency (frequency-tuned: Achanta et al., CVPR 2009) takes its place.
-Pictures are float32 (N, 3, H, W) in [0, 1].
+Images are float32 (N, 3, H, W) in [0, 1].
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ BACKGROUND_SIGMA_PX = 4.0
 """Standard deviation of the blur where nothing is salient, in pixels."""
 
 
-def blur_images(pictures: Tensor, sigma: float) -> Tensor:
+def blur_images(images: Tensor, sigma: float) -> Tensor:
     """Gaussian, mirrored at the edges."""
     reach = int(3 * sigma + 0.5)
-    places = torch.arange(-reach, reach + 1, dtype=pictures.dtype)
-    kernel = torch.exp(-0.5 * (places / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).expand(pictures.shape[1], 1, -1)
-    padded = functional.pad(pictures, (reach,) * 4, mode="reflect")
-    across = functional.conv2d(padded, kernel[:, :, None, :], groups=pictures.shape[1])
-    return functional.conv2d(across, kernel[:, :, :, None], groups=pictures.shape[1])
+    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, -1)
+    padded = functional.pad(images, (reach,) * 4, mode="reflect")
+    across = functional.conv2d(padded, kernel[:, :, None, :], groups=images.shape[1])
+    return functional.conv2d(across, kernel[:, :, :, None], groups=images.shape[1])
 
 
-def darken_to_night(pictures: Tensor) -> Tensor:
+def darken_to_night(images: Tensor) -> Tensor:
     """The same scene after dusk."""
-    grey = pictures.mean(1, keepdim=True)
-    muted = grey + NIGHT_SATURATION * (pictures - grey)
+    gray = images.mean(1, keepdim=True)
+    muted = gray + NIGHT_SATURATION * (images - gray)
     dark = NIGHT_EXPOSURE * muted**NIGHT_GAMMA * torch.tensor(NIGHT_COLOR_CAST)[:, None, None]
-    bright = ((grey - GLOW_THRESHOLD) / (1 - GLOW_THRESHOLD)).clamp(0, 1)
+    bright = ((gray - GLOW_THRESHOLD) / (1 - GLOW_THRESHOLD)).clamp(0, 1)
     return (dark + GLOW_STRENGTH * (0.6 * bright + blur_images(bright, 3.0)) * torch.tensor(GLOW_COLOR)[:, None, None]).clamp(
         0, 1
     )
 
 
-def saliency(pictures: Tensor) -> Tensor:
-    """How much each place differs from its picture's mean colour, smoothed, (N, 1, H, W) in [0, 1]; 1 stays sharp."""
-    away = (blur_images(pictures, 1.5) - pictures.mean((2, 3), keepdim=True)).norm(dim=1, keepdim=True)
+def saliency(images: Tensor) -> Tensor:
+    """How much each place differs from its image's mean color, smoothed, (N, 1, H, W) in [0, 1]; 1 stays sharp."""
+    away = (blur_images(images, 1.5) - images.mean((2, 3), keepdim=True)).norm(dim=1, keepdim=True)
     relative = blur_images(away / (away.mean((2, 3), keepdim=True) + 1e-3), 5.0)
     rise = ((relative - 0.7) / 0.8).clamp(0, 1)
     return rise * rise * (3 - 2 * rise)
 
 
-def blur_background(pictures: Tensor) -> Tensor:
+def blur_background(images: Tensor) -> Tensor:
     """The salient parts sharp, the rest out of focus."""
-    mask = saliency(pictures)
-    return mask * pictures + (1 - mask) * blur_images(pictures, BACKGROUND_SIGMA_PX)
+    mask = saliency(images)
+    return mask * images + (1 - mask) * blur_images(images, BACKGROUND_SIGMA_PX)

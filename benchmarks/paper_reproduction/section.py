@@ -58,7 +58,7 @@ class Section:
 
     title, claim   a heading, and what the paper says, in one or two sentences with the place in the paper.
     how            what was run here: data, measure, path.
-    pictures, tables, goals   what was found. At least one goal.
+    images, tables, goals   what was found. At least one goal.
     otherwise      why, where a goal is missed; printed only then.
     note           one more thing that is true whatever the numbers are (a stand-in, a difference from the paper).
     """
@@ -77,7 +77,7 @@ class Section:
             raise ValueError(f"{self.title}: a section without a number that could miss its bound claims nothing")
 
     def to_json(self) -> dict[str, Any]:
-        """All but the pictures' bytes; floats as they are."""
+        """All but the images' bytes; floats as they are."""
         return {
             "title": self.title,
             "claim": self.claim,

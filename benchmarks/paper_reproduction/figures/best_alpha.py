@@ -15,13 +15,13 @@ def figure(bench: ReproductionBench) -> Section:
     demo = level_sweep(bench, "demo", 40)
     rows: list[tuple[str | float, ...]] = []
     goals: list[ReproductionGoal] = []
-    for place, family in zip(axes[0], ("three_layer", "dncnn"), strict=True):
+    for panel, family in zip(axes[0], ("three_layer", "dncnn"), strict=True):
         title = TRAINED_FAMILIES[family].title
         for number, level in enumerate(INNER_LEVELS):
             found = level_sweep(bench, family, level)
-            place.plot(SWEEP_ALPHAS, found.curve, color=f"C{number}", label=f"noise {level}")
-            place.axhline(found.tuned_psnr, color=f"C{number}", linestyle=":", linewidth=1)
-            place.plot([found.best_alpha], [found.best], "o", color=f"C{number}")
+            panel.plot(SWEEP_ALPHAS, found.curve, color=f"C{number}", label=f"noise {level}")
+            panel.axhline(found.tuned_psnr, color=f"C{number}", linestyle=":", linewidth=1)
+            panel.plot([found.best_alpha], [found.best], "o", color=f"C{number}")
             rows.append((title, str(level), found.best_alpha, found.best, found.tuned_psnr, found.curve[0], found.curve[-1]))
             goals += [
                 ReproductionGoal(
@@ -35,7 +35,7 @@ def figure(bench: ReproductionBench) -> Section:
                     f"{title}, noise {level}: blend at its best alpha minus the better end", found.to_ends, "above", 0.0, "dB"
                 ),
             ]
-        place.set(xlabel="alpha, the share of N60", title=title)
+        panel.set(xlabel="alpha, the share of N60", title=title)
     axes[0, 0].set_ylabel("PSNR, dB (dotted: net fine-tuned for the level)")
     axes[0, 1].legend()
     return Section(

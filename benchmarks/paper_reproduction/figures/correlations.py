@@ -45,14 +45,14 @@ def figure(bench: ReproductionBench) -> Section:
                 f"{row.title}: lowest median of a layer, all fine-tuned members", min(lowest), "at least", MIN_BLENDING_INDEX
             )
         )
-    figure, ((place,),) = canvas(1, 1, 0.3 * len(points) + 0.8)
+    figure, ((panel,),) = canvas(1, 1, 0.3 * len(points) + 0.8)
     for index, (_, medians, control) in enumerate(points):
-        place.plot(medians, [index] * len(medians), "|", color="C3" if control else "C0", markersize=9)
-    place.axvline(MIN_BLENDING_INDEX, color="grey", linestyle=":")
-    place.axvline(MAX_UNRELATED_INDEX, color="grey", linestyle=":")
-    place.set_yticks(range(len(points)), [name for name, _, _ in points])
-    place.invert_yaxis()
-    place.set(xlabel="median index of a layer, with the family's first member (dotted: 0.1 and 0.689)")
+        panel.plot(medians, [index] * len(medians), "|", color="C3" if control else "C0", markersize=9)
+    panel.axvline(MIN_BLENDING_INDEX, color="grey", linestyle=":")
+    panel.axvline(MAX_UNRELATED_INDEX, color="grey", linestyle=":")
+    panel.set_yticks(range(len(points)), [name for name, _, _ in points])
+    panel.invert_yaxis()
+    panel.set(xlabel="median index of a layer, with the family's first member (dotted: 0.1 and 0.689)")
     return Section(
         title="Families that blend correlate, layer by layer",
         claim="successful families have an index in [0.689, 1), failures one below 0.1 (sections 3.2 and 4.5).",

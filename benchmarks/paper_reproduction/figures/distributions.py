@@ -27,19 +27,19 @@ def figure(bench: ReproductionBench) -> Section:
     figure, axes = canvas(1, 2, 3.0, sharey=True)
     rows: list[tuple[str | float, ...]] = []
     distances = []
-    for place, layer in zip(axes[0], (convolutions[number - 1] for number in CONVOLUTION_NUMBERS), strict=True):
+    for panel, layer in zip(axes[0], (convolutions[number - 1] for number in CONVOLUTION_NUMBERS), strict=True):
         learned, blended = (
             [correlate_filters(weights[0][layer], weight[layer]) for weight in weights]
             for weights in (members, [members[0], *blends[1:]])
         )
         distances += [abs(np.median(one) - np.median(other)) for one, other in zip(learned, blended, strict=True)]
         for shift, values, name in ((-1.7, learned, "learned"), (1.7, blended, "interpolated")):
-            colour = "C0" if name == "learned" else "C1"
-            place.violinplot(values[1:], [20 + 10 * index + shift for index in range(1, 5)], widths=3, showextrema=False)
-            place.plot(
-                [20 + 10 * index for index in range(5)], [np.median(value) for value in values], "o-", color=colour, label=name
+            color = "C0" if name == "learned" else "C1"
+            panel.violinplot(values[1:], [20 + 10 * index + shift for index in range(1, 5)], widths=3, showextrema=False)
+            panel.plot(
+                [20 + 10 * index for index in range(5)], [np.median(value) for value in values], "o-", color=color, label=name
             )
-        place.set(xlabel="noise level", title=f"convolution {CONVOLUTION_NUMBERS[len(rows) // len(LEVEL_MEMBERS)]}, {layer}")
+        panel.set(xlabel="noise level", title=f"convolution {CONVOLUTION_NUMBERS[len(rows) // len(LEVEL_MEMBERS)]}, {layer}")
         rows += [
             (
                 f"{CONVOLUTION_NUMBERS[len(distances) // len(LEVEL_MEMBERS) - 1]}",

@@ -116,13 +116,13 @@ def _filters(members: Any, blends: Any, alphas: dict[int, float], moving: NDArra
 def _curves(curves: dict[str, list[NDArray[np.float64]]], alphas: dict[int, float]) -> bytes:
     figure, axes = canvas(1, len(LAYER_NAMES), 3.0)
     levels = list(alphas)
-    for place, (layer, (learned, blended)) in zip(axes[0], curves.items(), strict=True):
+    for panel, (layer, (learned, blended)) in zip(axes[0], curves.items(), strict=True):
         for number, index in enumerate(np.argsort(learned[-1])[:SHOWN_FILTERS], 1):
-            place.plot(levels, learned[:, index], "o-", color=f"C{number}", linewidth=0.8, markersize=2)
-            place.plot(levels, blended[:, index], "x--", color=f"C{number}", linewidth=0.8, markersize=3)
-        place.plot(levels, learned.mean(axis=1), "o-", color="k", label="learned, mean")
-        place.plot(levels, blended.mean(axis=1), "x--", color="k", label="interpolated, mean")
-        place.set(xlabel="noise level", title=layer)
+            panel.plot(levels, learned[:, index], "o-", color=f"C{number}", linewidth=0.8, markersize=2)
+            panel.plot(levels, blended[:, index], "x--", color=f"C{number}", linewidth=0.8, markersize=3)
+        panel.plot(levels, learned.mean(axis=1), "o-", color="k", label="learned, mean")
+        panel.plot(levels, blended.mean(axis=1), "x--", color="k", label="interpolated, mean")
+        panel.set(xlabel="noise level", title=layer)
     axes[0, 0].set_ylabel("index with N20")
     axes[0, 0].legend(fontsize=7)
     return png(figure)

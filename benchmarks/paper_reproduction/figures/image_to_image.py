@@ -27,7 +27,7 @@ SIMPLEX_POINTS = tuple((i / 4, j / 4, (4 - i - j) / 4) for i in range(5) for j i
 def figure(bench: ReproductionBench) -> Section:
     scenes = {name: square(name, SCENE_SIDE_PX) for name in TEST_PHOTOGRAPHS}
     salient = {name: saliency(_tensor(pixels))[0, 0].numpy() for name, pixels in scenes.items()}
-    kept, rest = (
+    subject, background = (
         {name: chosen(mask).astype(np.float64) for name, mask in salient.items()} for chosen in (_is_salient, _is_background)
     )
 
@@ -46,10 +46,10 @@ def figure(bench: ReproductionBench) -> Section:
     light = [_mean({name: float(luminance(frame[name]).mean()) for name in TEST_PHOTOGRAPHS}) for frame in nights]
     inside, outside = (
         [_mean({name: sharpness(frame[name], where[name]) for name in TEST_PHOTOGRAPHS}) for frame in shallows]
-        for where in (kept, rest)
+        for where in (subject, background)
     )
     by_night = [_mean({name: float(luminance(point[name]).mean()) for name in TEST_PHOTOGRAPHS}) for point in points]
-    by_fineness = [_mean({name: fineness(point[name], rest[name]) for name in TEST_PHOTOGRAPHS}) for point in points]
+    by_fineness = [_mean({name: fineness(point[name], background[name]) for name in TEST_PHOTOGRAPHS}) for point in points]
     night_share, shallow_share = (np.array([point[axis] for point in SIMPLEX_POINTS]) for axis in (0, 1))
 
     ends = {
@@ -83,8 +83,8 @@ def figure(bench: ReproductionBench) -> Section:
             Table(
                 ("member", "PSNR to its formula, dB"),
                 tuple(
-                    (end, _mean({name: psnr_db(got[name], wanted[name], 255) for name in TEST_PHOTOGRAPHS}))
-                    for end, (got, wanted) in ends.items()
+                    (end, _mean({name: psnr_db(rendered[name], formula[name], 255) for name in TEST_PHOTOGRAPHS}))
+                    for end, (rendered, formula) in ends.items()
                 ),
             ),
         ),
@@ -124,17 +124,17 @@ def _is_background(saliency: NDArray[np.float32]) -> NDArray[np.bool_]:
     return saliency < 0.05
 
 
-def _triangle(pictures: list[Pixels]) -> bytes:
+def _triangle(frames: list[Pixels]) -> bytes:
     figure, axes = canvas(5, 5, 9.0 + 5 * 0.25)
-    for place in axes.flat:
-        place.set_axis_off()
-    for (n, s, _), pixels in zip(SIMPLEX_POINTS, pictures, strict=True):
+    for panel in axes.flat:
+        panel.set_axis_off()
+    for (n, s, _), pixels in zip(SIMPLEX_POINTS, frames, strict=True):
         show(axes[round(4 * n), round(4 * s)], pixels, f"night {n:g}, shallow {s:g}")
     return png(figure)
 
 
-def _correlate(shares: NDArray[np.float64], values: list[float]) -> float:
-    return float(np.corrcoef(shares, values)[0, 1])
+def _correlate(coefficients: NDArray[np.float64], values: list[float]) -> float:
+    return float(np.corrcoef(coefficients, values)[0, 1])
 
 
 def _strip(frames: list[Pixels]) -> bytes:
@@ -145,8 +145,8 @@ def _tensor(pixels: Pixels) -> torch.Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float()[None] / 255
 
 
-def _pixels(picture: torch.Tensor) -> Pixels:
-    return np.asarray(np.rint(picture[0].numpy().transpose(1, 2, 0) * 255), np.uint8)
+def _pixels(image: torch.Tensor) -> Pixels:
+    return np.asarray(np.rint(image[0].numpy().transpose(1, 2, 0) * 255), np.uint8)
 
 
 def _mean(values: Mapping[str, float]) -> float:

@@ -1,4 +1,4 @@
-"""Regions: grass denoised weakly and sky strongly in one picture (Fig. 6 of the paper)."""
+"""Regions: grass denoised weakly and sky strongly in one image (Fig. 6 of the paper)."""
 
 from __future__ import annotations
 
@@ -25,29 +25,31 @@ SWEEP_ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 def figure(bench: ReproductionBench) -> Section:
     """The sky's best alpha by PSNR, the grass's by how much texture is left; then one render by a map with both."""
     clean = photograph("camera")[CROP_TOP : CROP_TOP + CROP_SIDE_PX, CROP_LEFT : CROP_LEFT + CROP_SIDE_PX]
-    given = add_noise(clean, NOISE_SIGMA)
-    share = np.clip((np.arange(CROP_SIDE_PX) - HORIZON_ROW) / FEATHER_ROWS + 0.5, 0, 1)[:, None].repeat(CROP_SIDE_PX, axis=1)
-    outputs = [bench.between(FAMILY_NAME, "n20", "n60", alpha)(given) for alpha in SWEEP_ALPHAS]
+    noisy = add_noise(clean, NOISE_SIGMA)
+    alpha_map = np.clip((np.arange(CROP_SIDE_PX) - HORIZON_ROW) / FEATHER_ROWS + 0.5, 0, 1)[:, None].repeat(
+        CROP_SIDE_PX, axis=1
+    )
+    outputs = [bench.between(FAMILY_NAME, "n20", "n60", alpha)(noisy) for alpha in SWEEP_ALPHAS]
 
     def score_output(output: NDArray[np.uint8]) -> tuple[float, float, float]:
         """PSNR of the sky and of the grass in dB, and the grass's energy of detail in parts of the original's."""
         energy = detail(output)[GRASS_ROWS].std() / detail(clean)[GRASS_ROWS].std()
         return psnr(output[SKY_ROWS], clean[SKY_ROWS]), psnr(output[GRASS_ROWS], clean[GRASS_ROWS]), float(energy)
 
-    found = np.array([score_output(output) for output in outputs])
-    sky, grass = int(found[:, 0].argmax()), int(np.abs(found[:, 2] - 1).argmin())
+    scores = np.array([score_output(output) for output in outputs])
+    sky, grass = int(scores[:, 0].argmax()), int(np.abs(scores[:, 2] - 1).argmin())
     ends = [
         dict.fromkeys(TRAINED_FAMILIES[FAMILY_NAME].members, 0.0) | {"n20": 1 - SWEEP_ALPHAS[index], "n60": SWEEP_ALPHAS[index]}
         for index in (sky, grass)
     ]
-    mapped = render_map(bench.session(FAMILY_NAME), given, share, black=ends[0], white=ends[1]).output
+    mapped = render_map(bench.session(FAMILY_NAME), noisy, alpha_map, black=ends[0], white=ends[1]).output
     reached = score_output(mapped)
     rows: list[tuple[str | float, ...]] = [
-        (f"{alpha:.1f}", *(float(value) for value in row)) for alpha, row in zip(SWEEP_ALPHAS, found, strict=True)
+        (f"{alpha:.1f}", *(float(value) for value in row)) for alpha, row in zip(SWEEP_ALPHAS, scores, strict=True)
     ]
     rows.append((f"map, {SWEEP_ALPHAS[sky]:.1f} and {SWEEP_ALPHAS[grass]:.1f}", *reached))
     shown = {
-        f"noise {NOISE_SIGMA}": given,
+        f"noise {NOISE_SIGMA}": noisy,
         f"all at the grass's, {SWEEP_ALPHAS[grass]:.1f}": outputs[grass],
         f"all at the sky's, {SWEEP_ALPHAS[sky]:.1f}": outputs[sky],
         f"sky {SWEEP_ALPHAS[sky]:.1f}, grass {SWEEP_ALPHAS[grass]:.1f}": mapped,
@@ -64,14 +66,14 @@ def figure(bench: ReproductionBench) -> Section:
             ReproductionGoal("alpha of the sky minus that of the grass", SWEEP_ALPHAS[sky] - SWEEP_ALPHAS[grass], "above", 0.0),
             ReproductionGoal(
                 "PSNR of the sky, the map minus all at the grass's alpha",
-                reached[0] - float(found[grass, 0]),
+                reached[0] - float(scores[grass, 0]),
                 "above",
                 0.0,
                 "dB",
             ),
             ReproductionGoal(
                 "distance of the grass's detail from the original's, all at the sky's alpha minus the map",
-                abs(float(found[sky, 2]) - 1) - abs(reached[2] - 1),
+                abs(float(scores[sky, 2]) - 1) - abs(reached[2] - 1),
                 "above",
                 0.0,
             ),
@@ -84,7 +86,7 @@ def figure(bench: ReproductionBench) -> Section:
             ),
         ),
         tables=(Table(("alpha", "sky, dB", "grass, dB", "detail of the grass"), tuple(rows)),),
-        note=f"By PSNR alone the grass would take alpha {SWEEP_ALPHAS[int(found[:, 1].argmax())]:.1f}, the sky {SWEEP_ALPHAS[sky]:.1f}: "
+        note=f"By PSNR alone the grass would take alpha {SWEEP_ALPHAS[int(scores[:, 1].argmax())]:.1f}, the sky {SWEEP_ALPHAS[sky]:.1f}: "
         "noise is the same in both here, and PSNR would rather have no texture than a wrong one. Less denoising of the grass is a wish of "
         "the eye, as in the paper, and part of the detail that it leaves is noise. Where the noise itself differs from place to "
         "place, a map gains in PSNR, too: docs/alpha-map.md.",

@@ -23,22 +23,22 @@ def figure(bench: ReproductionBench) -> Section:
     figure, axes = canvas(1, 2, 3.0)
     goals: list[ReproductionGoal] = []
     rows: list[tuple[str | float, ...]] = []
-    pictures = []
-    for place, family in zip(axes[0], ("three_layer", "dncnn"), strict=True):
+    strips = []
+    for panel, family in zip(axes[0], ("three_layer", "dncnn"), strict=True):
         title = TRAINED_FAMILIES[family].title
         tensors = {name: bench.tensors(family, name) for name in ("n20", "n60", "scratch")}
         layers = find_filter_layers(tensors["n20"])
         curves = {}
         for other in ("n60", "scratch"):
             curves[other] = [test_psnr(bench.between(family, "n20", other, alpha), NOISE_SIGMA) for alpha in SWEEP_ALPHAS]
-            place.plot(SWEEP_ALPHAS, curves[other], "o-", markersize=3, label=f"N20 to {other}")
-            found, every = measure_layer_correlations(f"n20 - {other}", tensors["n20"], tensors[other], layers)
-            medians = [row.median for row in found if row.median is not None]
+            panel.plot(SWEEP_ALPHAS, curves[other], "o-", markersize=3, label=f"N20 to {other}")
+            layer_rows, all_indices = measure_layer_correlations(f"n20 - {other}", tensors["n20"], tensors[other], layers)
+            medians = [row.median for row in layer_rows if row.median is not None]
             rows.append(
                 (
                     title,
                     other,
-                    float(np.median(every)),
+                    float(np.median(all_indices)),
                     max(medians, key=abs),
                     curves[other][0],
                     min(curves[other]),
@@ -49,7 +49,7 @@ def figure(bench: ReproductionBench) -> Section:
                 goals.append(
                     ReproductionGoal(
                         f"{title}: index of N20 and the net from scratch, median over all filters",
-                        abs(float(np.median(every))),
+                        abs(float(np.median(all_indices))),
                         "below",
                         MAX_UNRELATED_INDEX,
                     )
@@ -64,8 +64,8 @@ def figure(bench: ReproductionBench) -> Section:
                 "dB",
             )
         )
-        place.set(xlabel="alpha, the share of the second", title=f"{title}, noise {NOISE_SIGMA}")
-        pictures.append(_pictures(bench, family))
+        panel.set(xlabel="alpha, the share of the second", title=f"{title}, noise {NOISE_SIGMA}")
+        strips.append(_draw_strip(bench, family))
     axes[0, 0].set_ylabel("PSNR, dB")
     axes[0, 0].legend()
     return Section(
@@ -83,7 +83,7 @@ def figure(bench: ReproductionBench) -> Section:
                     data,
                     f"{TRAINED_FAMILIES[family].title}: N20 to the net from scratch.",
                 )
-                for family, data in zip(("three_layer", "dncnn"), pictures, strict=True)
+                for family, data in zip(("three_layer", "dncnn"), strips, strict=True)
             ),
         ),
         tables=(
@@ -103,8 +103,8 @@ def figure(bench: ReproductionBench) -> Section:
     )
 
 
-def _pictures(bench: ReproductionBench, family: str) -> bytes:
-    given = add_noise(middle("astronaut", 160), NOISE_SIGMA)
+def _draw_strip(bench: ReproductionBench, family: str) -> bytes:
+    noisy = add_noise(middle("astronaut", 160), NOISE_SIGMA)
     alphas = (0.0, 0.25, 0.5, 0.75, 1.0)
-    outputs = [bench.between(family, "n20", "scratch", alpha)(given) for alpha in alphas]
-    return strip([given, *outputs], [f"noise {NOISE_SIGMA}", *(f"alpha {alpha:.2f}" for alpha in alphas)])
+    outputs = [bench.between(family, "n20", "scratch", alpha)(noisy) for alpha in alphas]
+    return strip([noisy, *outputs], [f"noise {NOISE_SIGMA}", *(f"alpha {alpha:.2f}" for alpha in alphas)])

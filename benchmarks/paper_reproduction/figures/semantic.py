@@ -19,10 +19,10 @@ LATENT_SEED = 3
 def figure(bench: ReproductionBench) -> Section:
     latents = np.random.default_rng(LATENT_SEED).normal(size=(LATENT_COUNT, 32, 1, 1)).astype(np.float32)
 
-    def along(member: str) -> list[NDArray[np.float32]]:
+    def render_sweep(member: str) -> list[NDArray[np.float32]]:
         return [bench.between("digits", "thin", member, alpha).infer(latents) for alpha in SWEEP_ALPHAS]
 
-    bold, slanted = along("bold"), along("slanted")
+    bold, slanted = render_sweep("bold"), render_sweep("slanted")
     inks, leans = np.array([ink(digits) for digits in bold]), np.array([lean(digits) for digits in slanted])
     side_lean, side_ink = np.array([lean(digits) for digits in bold]), np.array([ink(digits) for digits in slanted])
     covered = [_fraction_covered(bold[0], digits) for digits in bold]
@@ -90,9 +90,9 @@ def _fraction_covered(thin: NDArray[np.float32], digits: NDArray[np.float32]) ->
 
 
 def _draw_digits(frames: list[NDArray[np.float32]]) -> bytes:
-    figure, ((place,),) = canvas(1, 1, 4.9)
+    figure, ((panel,),) = canvas(1, 1, 4.9)
     side = frames[0].shape[3]
-    show(place, np.concatenate([np.concatenate([digits[row, 0] for digits in frames], axis=1) for row in range(SHOWN_LATENTS)]))
-    place.set_xticks([side * (column + 0.5) for column in range(len(SWEEP_ALPHAS))], [f"{alpha:g}" for alpha in SWEEP_ALPHAS])
-    place.tick_params(length=0)
+    show(panel, np.concatenate([np.concatenate([digits[row, 0] for digits in frames], axis=1) for row in range(SHOWN_LATENTS)]))
+    panel.set_xticks([side * (column + 0.5) for column in range(len(SWEEP_ALPHAS))], [f"{alpha:g}" for alpha in SWEEP_ALPHAS])
+    panel.tick_params(length=0)
     return png(figure)

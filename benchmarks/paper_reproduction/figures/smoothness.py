@@ -1,4 +1,4 @@
-"""Smoothness: the largest step between neighbouring alphas against the mean step, for every family."""
+"""Smoothness: the largest step between neighboring alphas against the mean step, for every family."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def figure(bench: ReproductionBench) -> Section:
     rows: list[tuple[str | float, ...]] = []
     goals: list[ReproductionGoal] = []
     alphas = np.linspace(0, 1, ALPHA_STEPS + 1)
-    for place, (family, row) in zip(axes.flat, TRAINED_FAMILIES.items(), strict=False):
+    for panel, (family, row) in zip(axes.flat, TRAINED_FAMILIES.items(), strict=False):
         worst = 0.0
         first = row.tuned_members[0]
         for member in row.tuned_members[1:]:
@@ -36,16 +36,16 @@ def figure(bench: ReproductionBench) -> Section:
             rows.append(
                 (row.title, f"{first} to {member}", ratio, float(steps.min() / steps.mean()), f"{alphas[steps.argmax()]:.2f}")
             )
-            place.plot(alphas[1:] - 0.5 / ALPHA_STEPS, steps / steps.mean(), linewidth=1, label=member)
+            panel.plot(alphas[1:] - 0.5 / ALPHA_STEPS, steps / steps.mean(), linewidth=1, label=member)
         goals.append(ReproductionGoal(f"{row.title}: largest step against the mean step", worst, "at most", MAX_STEP_TO_MEAN))
-        place.axhline(1.0, color="grey", linestyle=":", linewidth=1)
-        place.set_title(family, fontsize=9)
-        place.legend(title=f"{first} to", fontsize=7, title_fontsize=7)
+        panel.axhline(1.0, color="grey", linestyle=":", linewidth=1)
+        panel.set_title(family, fontsize=9)
+        panel.legend(title=f"{first} to", fontsize=7, title_fontsize=7)
     axes[0, 0].set_ylim(0, None)
-    for place in axes[-1]:
-        place.set_xlabel("alpha")
-    for place in axes[:, 0]:
-        place.set_ylabel("step / mean step")
+    for panel in axes[-1]:
+        panel.set_xlabel("alpha")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("step / mean step")
     return Section(
         title="The transition is smooth",
         claim="the effect changes smoothly with alpha, without steps (sections 1 and 4).",

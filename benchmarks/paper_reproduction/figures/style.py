@@ -19,35 +19,35 @@ SWEEP_ALPHAS = tuple(step / 10 for step in range(11))
 SHOWN_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SUBJECT_NAME = "astronaut"
 FACE_WINDOW = (slice(8, 104), slice(56, 152))
-"""Where the subject's face is: twenty-five whole pictures would be too small to see a stroke."""
+"""Where the subject's face is: twenty-five whole images would be too small to see a stroke."""
 
 PLANE_COORDINATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIN_RANK_CORRELATION = 0.95
-"""Rank correlation with alpha that counts as following it: of eleven values, neighbours may change places once or twice."""
+"""Rank correlation with alpha that counts as following it: of eleven values, neighbors may change places once or twice."""
 
 
 def figure(bench: ReproductionBench) -> Section:
     scenes = {name: square(name) for name in TEST_PHOTOGRAPHS}
 
-    def renders(shares: Mapping[str, float]) -> list[Pixels]:
-        session = bench.at("style", shares)
+    def render_photographs(coefficients: Mapping[str, float]) -> list[Pixels]:
+        session = bench.at("style", coefficients)
         return [session(pixels) for pixels in scenes.values()]
 
-    def along(first: str, second: str) -> list[list[Pixels]]:
-        return [renders({first: 1 - alpha, second: alpha}) for alpha in SWEEP_ALPHAS]
+    def render_sweep(first: str, second: str) -> list[list[Pixels]]:
+        return [render_photographs({first: 1 - alpha, second: alpha}) for alpha in SWEEP_ALPHAS]
 
-    styles = along("mosaic_small", "fire_small")
-    strokes = {style: along(f"{style}_small", f"{style}_large") for style in ("mosaic", "fire")}
-    contents = along("content", "mosaic_small")
-    plane = {(x, y): renders(corner_shares(x, y)) for y in PLANE_COORDINATES for x in PLANE_COORDINATES}
+    styles = render_sweep("mosaic_small", "fire_small")
+    strokes = {style: render_sweep(f"{style}_small", f"{style}_large") for style in ("mosaic", "fire")}
+    contents = render_sweep("content", "mosaic_small")
+    plane = {(x, y): render_photographs(corner_shares(x, y)) for y in PLANE_COORDINATES for x in PLANE_COORDINATES}
 
-    from_mosaic, to_fire = (_curve(styles, _to(color_distance, name)) for name in END_STYLES)
-    texture_from, texture_to = (_curve(styles, _to(texture_distance, name)) for name in END_STYLES)
+    from_mosaic, to_fire = (_curve(styles, _distance_to(color_distance, name)) for name in END_STYLES)
+    texture_from, texture_to = (_curve(styles, _distance_to(texture_distance, name)) for name in END_STYLES)
     lengths = {style: _curve(frames, stroke_length) for style, frames in strokes.items()}
-    likeness = [_likeness(frames, list(scenes.values())) for frames in contents]
-    to_style = _curve(contents, _to(color_distance, "mosaic_small"))
-    across = {place: _mean(frames, _to(color_distance, "fire_small")) for place, frames in plane.items()}
-    upward = {place: _mean(frames, stroke_length) for place, frames in plane.items()}
+    likeness = [_mean_ssim(frames, list(scenes.values())) for frames in contents]
+    to_style = _curve(contents, _distance_to(color_distance, "mosaic_small"))
+    across = {panel: _mean(frames, _distance_to(color_distance, "fire_small")) for panel, frames in plane.items()}
+    upward = {panel: _mean(frames, stroke_length) for panel, frames in plane.items()}
 
     lines, axes = canvas(1, 3, 2.4)
     axes[0, 0].plot(SWEEP_ALPHAS, from_mosaic, label="colours to mosaic")
@@ -56,9 +56,9 @@ def figure(bench: ReproductionBench) -> Section:
         axes[0, 1].plot(SWEEP_ALPHAS, values, label=f"{style}: stroke, pixels")
     axes[0, 2].plot(SWEEP_ALPHAS, likeness, label="SSIM to the photograph")
     axes[0, 2].plot(SWEEP_ALPHAS, to_style, label="colours to mosaic")
-    for place, title in zip(axes[0], ("mosaic - fire", "small - large", "content - style"), strict=True):
-        place.set(xlabel="alpha", title=title)
-        place.legend(fontsize=7)
+    for panel, title in zip(axes[0], ("mosaic - fire", "small - large", "content - style"), strict=True):
+        panel.set(xlabel="alpha", title=title)
+        panel.legend(fontsize=7)
     return Section(
         title="Style, stroke size, content against style, and a plane of them (Fig. 8)",
         claim="One style becomes another, strokes grow, content gives way to style, all continuously, and several models "
@@ -77,7 +77,7 @@ def figure(bench: ReproductionBench) -> Section:
             FigureImage(
                 "style-plane",
                 strip(
-                    [plane[place][_subject()][FACE_WINDOW] for place in plane],
+                    [plane[panel][_subject()][FACE_WINDOW] for panel in plane],
                     [f"fire {x:g}, large {y:g}" for x, y in plane],
                     columns=5,
                 ),
@@ -168,7 +168,7 @@ END_STYLES = ("mosaic_small", "fire_small")
 
 
 def corner_shares(fire: float, large: float) -> dict[str, float]:
-    """The four corners' shares at a point of the unit square."""
+    """The four corners' coefficients at a point of the unit square."""
     return {
         "mosaic_small": (1 - fire) * (1 - large),
         "fire_small": fire * (1 - large),
@@ -186,22 +186,22 @@ def _strip(*rows: list[list[Pixels]]) -> bytes:
     return strip(frames, [f"{alpha:g}" for alpha in SHOWN_ALPHAS] * len(rows), columns=len(SHOWN_ALPHAS))
 
 
-def _to(distance: Callable[[Pixels, Pixels], float], style: str) -> Callable[[Pixels], float]:
-    return lambda made: distance(made, STYLE_IMAGES[style])
+def _distance_to(distance: Callable[[Pixels, Pixels], float], style: str) -> Callable[[Pixels], float]:
+    return lambda frame: distance(frame, STYLE_IMAGES[style])
 
 
 def _mean(frames: list[Pixels], measure: Callable[[Pixels], float]) -> float:
-    return float(np.mean([measure(made) for made in frames]))
+    return float(np.mean([measure(frame) for frame in frames]))
 
 
 def _curve(frames: list[list[Pixels]], measure: Callable[[Pixels], float]) -> list[float]:
-    return [_mean(made, measure) for made in frames]
+    return [_mean(frames_at_alpha, measure) for frames_at_alpha in frames]
 
 
-def _likeness(frames: list[Pixels], photographs: list[Pixels]) -> float:
+def _mean_ssim(frames: list[Pixels], photographs: list[Pixels]) -> float:
     """Mean SSIM of the luminances."""
     values = [
-        structural_similarity(luminance(made), luminance(photograph), data_range=1.0)
-        for made, photograph in zip(frames, photographs, strict=True)
+        structural_similarity(luminance(frame), luminance(photograph), data_range=1.0)
+        for frame, photograph in zip(frames, photographs, strict=True)
     ]
     return float(np.mean(values))

@@ -21,22 +21,23 @@ def figure(bench: ReproductionBench) -> Section:
     scenes = [square(name) for name in TEST_PHOTOGRAPHS]
     target = STYLE_IMAGES["fire_small"]
 
-    def renders(part: str, alpha: float) -> list[Pixels]:
+    def render_photographs(part: str, alpha: float) -> list[Pixels]:
         session = bench.between("style_parts", "mosaic", part, alpha)
         return [session(pixels) for pixels in scenes]
 
-    frames = {part: [renders(part, alpha) for alpha in SHOWN_ALPHAS] for part in PART_TITLES}
+    frames = {part: [render_photographs(part, alpha) for alpha in SHOWN_ALPHAS] for part in PART_TITLES}
 
-    def distances(made: list[Pixels]) -> tuple[float, float]:
+    def measure_distances(outputs: list[Pixels]) -> tuple[float, float]:
         return (
-            float(np.mean([color_distance(picture, target) for picture in made])),
-            float(np.mean([texture_distance(picture, target) for picture in made])),
+            float(np.mean([color_distance(frame, target) for frame in outputs])),
+            float(np.mean([texture_distance(frame, target) for frame in outputs])),
         )
 
-    start = distances(frames["both"][0])
-    ends = {part: distances(made[-1]) for part, made in frames.items()}
-    way = {
-        part: (_way(start[0], end[0], ends["both"][0]), _way(start[1], end[1], ends["both"][1])) for part, end in ends.items()
+    start = measure_distances(frames["both"][0])
+    ends = {part: measure_distances(outputs[-1]) for part, outputs in frames.items()}
+    progress = {
+        part: (_fraction_of_way(start[0], end[0], ends["both"][0]), _fraction_of_way(start[1], end[1], ends["both"][1]))
+        for part, end in ends.items()
     }
     subject = TEST_PHOTOGRAPHS.index(SUBJECT_NAME)
     return Section(
@@ -51,7 +52,7 @@ def figure(bench: ReproductionBench) -> Section:
             FigureImage(
                 "style-parts",
                 strip(
-                    [made[subject][SUBJECT_WINDOW] for part in PART_TITLES for made in frames[part]],
+                    [outputs[subject][SUBJECT_WINDOW] for part in PART_TITLES for outputs in frames[part]],
                     [f"{words}: {alpha:g}" for words in PART_TITLES.values() for alpha in SHOWN_ALPHAS],
                     columns=len(SHOWN_ALPHAS),
                 ),
@@ -63,16 +64,16 @@ def figure(bench: ReproductionBench) -> Section:
                 ("fine-tuned", "colours to the fire", "texture to the fire", "way of the colours", "way of the texture"),
                 (
                     ("nothing (mosaic)", *start, 0.0, 0.0),
-                    *((words, *ends[part], *way[part]) for part, words in PART_TITLES.items()),
+                    *((words, *ends[part], *progress[part]) for part, words in PART_TITLES.items()),
                 ),
                 3,
             ),
         ),
         goals=(
-            ReproductionGoal("InstanceNorm only: way of the colours", way["norm"][0], "at least", 0.5),
-            ReproductionGoal("InstanceNorm only: way of the texture", way["norm"][1], "at most", 0.5),
-            ReproductionGoal("Convolutions only: way of the colours", way["conv"][0], "at least", 0.8),
-            ReproductionGoal("Convolutions only: way of the texture", way["conv"][1], "at least", 0.8),
+            ReproductionGoal("InstanceNorm only: way of the colours", progress["norm"][0], "at least", 0.5),
+            ReproductionGoal("InstanceNorm only: way of the texture", progress["norm"][1], "at most", 0.5),
+            ReproductionGoal("Convolutions only: way of the colours", progress["conv"][0], "at least", 0.8),
+            ReproductionGoal("Convolutions only: way of the texture", progress["conv"][1], "at least", 0.8),
         ),
         otherwise="The three of one loss, with the same steps, need not reach the fire equally well; and in a net of 16 to "
         "64 channels the scales of InstanceNorm choose among few filters, so that they can do more, or less, than in the "
@@ -80,6 +81,6 @@ def figure(bench: ReproductionBench) -> Section:
     )
 
 
-def _way(start: float, end: float, whole: float) -> float:
+def _fraction_of_way(start: float, end: float, whole: float) -> float:
     """How far `end` has come from `start`, as a share of how far `whole` has."""
     return (start - end) / (start - whole)

@@ -1,4 +1,4 @@
-"""Super-resolution: interpolated networks against interpolated pictures, from MSE to GAN (Fig. 5 of the paper)."""
+"""Super-resolution: interpolated networks against interpolated images, from MSE to GAN (Fig. 5 of the paper)."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ Pixels = NDArray[np.uint8]
 
 def detail(pixels: Pixels) -> NDArray[np.float64]:
     """The luminance without what a Gaussian leaves of it, (H, W)."""
-    grey = luminance(pixels)
-    return np.asarray(grey - ndimage.gaussian_filter(grey, DETAIL_SIGMA))
+    gray = luminance(pixels)
+    return np.asarray(gray - ndimage.gaussian_filter(gray, DETAIL_SIGMA))
 
 
-def scores(pixels: Pixels, original: Pixels) -> tuple[float, float, float, float]:
+def score_image(pixels: Pixels, original: Pixels) -> tuple[float, float, float, float]:
     """PSNR in dB, SSIM, energy of the detail in parts of the original's (root mean square), correlation of the detail with it."""
-    made, true = detail(pixels), detail(original)
+    fine_detail, true = detail(pixels), detail(original)
     similarity = float(
         structural_similarity(pixels, original, channel_axis=2, gaussian_weights=True, use_sample_covariance=False)
     )
     return (
         psnr(pixels, original),
         similarity,
-        float(made.std() / true.std()),
-        float(np.corrcoef(made.ravel(), true.ravel())[0, 1]),
+        float(fine_detail.std() / true.std()),
+        float(np.corrcoef(fine_detail.ravel(), true.ravel())[0, 1]),
     )
 
 
@@ -54,7 +54,7 @@ def figure(bench: ReproductionBench) -> Section:
         }
         for alpha in SWEEP_ALPHAS
     }
-    ways: dict[str, list[NDArray[np.float64]]] = {"network": [], "pixels": []}
+    modes: dict[str, list[NDArray[np.float64]]] = {"network": [], "pixels": []}
     for alpha in SWEEP_ALPHAS:
         mixed = {
             name: np.asarray(
@@ -62,13 +62,13 @@ def figure(bench: ReproductionBench) -> Section:
             )
             for name in TEST_PHOTOGRAPHS
         }
-        for way, pictures in (("network", outputs[alpha]), ("pixels", mixed)):
-            ways[way].append(np.mean([scores(pictures[name], originals[name]) for name in TEST_PHOTOGRAPHS], axis=0))
-    table = {way: np.array(found) for way, found in ways.items()}
+        for mode, frames in (("network", outputs[alpha]), ("pixels", mixed)):
+            modes[mode].append(np.mean([score_image(frames[name], originals[name]) for name in TEST_PHOTOGRAPHS], axis=0))
+    table = {mode: np.array(values) for mode, values in modes.items()}
     network, pixels = table["network"], table["pixels"]
     bicubic = np.mean(
         [
-            scores(resize_image(resize_image(o, IMAGE_SIDE_PX // 4, IMAGE_SIDE_PX // 4), IMAGE_SIDE_PX, IMAGE_SIDE_PX), o)
+            score_image(resize_image(resize_image(o, IMAGE_SIDE_PX // 4, IMAGE_SIDE_PX // 4), IMAGE_SIDE_PX, IMAGE_SIDE_PX), o)
             for o in originals.values()
         ],
         axis=0,
@@ -76,9 +76,9 @@ def figure(bench: ReproductionBench) -> Section:
     inner = slice(1, -1)
     matched = [_compare_at_equal_detail(network, pixels, column) for column in range(4)]
     rows: list[tuple[str | float, ...]] = [
-        (f"{alpha:.1f}", way, *(float(value) for value in table[way][index]))
+        (f"{alpha:.1f}", mode, *(float(value) for value in table[mode][index]))
         for index, alpha in enumerate(SWEEP_ALPHAS)
-        for way in (("network",) if index in (0, len(SWEEP_ALPHAS) - 1) else ("network", "pixels"))
+        for mode in (("network",) if index in (0, len(SWEEP_ALPHAS) - 1) else ("network", "pixels"))
     ]
     return Section(
         title="Super-resolution: blended networks, not blended pictures",
@@ -123,33 +123,35 @@ def figure(bench: ReproductionBench) -> Section:
 def _compare_at_equal_detail(network: NDArray[np.float64], pixels: NDArray[np.float64], column: int) -> float:
     """Mean difference of a score where both ways have the same energy of detail; that rises with alpha in both."""
     energies = np.linspace(network[0, 2], network[-1, 2], 101)[1:-1]
-    first, second = (np.interp(energies, way[:, 2], way[:, column]) for way in (network, pixels))
+    first, second = (np.interp(energies, mode[:, 2], mode[:, column]) for mode in (network, pixels))
     return float(np.mean(first - second))
 
 
 def _curves(table: dict[str, NDArray[np.float64]]) -> bytes:
     figure, axes = canvas(1, 4, 2.6)
-    for index, (place, title) in enumerate(
+    for index, (panel, title) in enumerate(
         zip(axes[0], ("PSNR, dB", "SSIM", "energy of the detail", "its correlation"), strict=True)
     ):
-        for way, found in table.items():
-            place.plot(SWEEP_ALPHAS, found[:, index], "o-" if way == "network" else "x--", markersize=3, label=f"blended {way}")
-        place.set(xlabel="alpha, the share of GAN", title=title)
+        for mode, found in table.items():
+            panel.plot(
+                SWEEP_ALPHAS, found[:, index], "o-" if mode == "network" else "x--", markersize=3, label=f"blended {mode}"
+            )
+        panel.set(xlabel="alpha, the share of GAN", title=title)
     axes[0, 0].legend(fontsize=7)
     return png(figure)
 
 
 def _crops(outputs: dict[float, dict[str, Pixels]]) -> bytes:
-    pictures, titles = [], []
+    crops, titles = [], []
     alphas = (0.0, 0.3, 0.5, 0.7, 1.0)
     for name, top, left in (("astronaut", 20, 60), ("chelsea", 60, 90)):
         window = slice(top, top + 96), slice(left, left + 96)
-        for way in ("networks", "pictures"):
+        for mode in ("networks", "pictures"):
             for alpha in alphas:
                 ends = outputs[0.0][name].astype(np.float64), outputs[1.0][name].astype(np.float64)
                 mixed = np.asarray(np.rint((1 - alpha) * ends[0] + alpha * ends[1]), np.uint8)
-                pictures.append((outputs[alpha][name] if way == "networks" else mixed)[window])
-                titles.append(f"{way}, {alpha:.1f}")
-            pictures.append(middle(name, IMAGE_SIDE_PX)[window])
+                crops.append((outputs[alpha][name] if mode == "networks" else mixed)[window])
+                titles.append(f"{mode}, {alpha:.1f}")
+            crops.append(middle(name, IMAGE_SIDE_PX)[window])
             titles.append("original")
-    return strip(pictures, titles, columns=len(alphas) + 1)
+    return strip(crops, titles, columns=len(alphas) + 1)

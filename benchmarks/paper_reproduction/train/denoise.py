@@ -1,7 +1,7 @@
 """Denoise: the training step that the two families of the denoising study share (section 3.2 of the paper).
 
 Noise is Gaussian with sigma = level / 255: the paper says variance, but its visible noise and DnCNN's convention are sigma.
-Noisy pixels are clipped to [0, 1], as a picture file clips them.
+Noisy pixels are clipped to [0, 1], as an image file clips them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def arguments(description: str | None) -> tuple[Path, Callable[[int], int]]:
         "-o", "--output", type=Path, required=True, help="folder for MEMBER.safetensors; a member that is there is kept"
     )
     parser.add_argument("--steps", type=float, default=1.0, metavar="FACTOR", help="on every number of steps (default 1)")
-    given = parser.parse_args()
-    return given.output, lambda steps: max(1, round(steps * given.steps))
+    options = parser.parse_args()
+    return options.output, lambda steps: max(1, round(steps * options.steps))
 
 
 def train(
@@ -45,14 +45,14 @@ def train(
     side: int,
     seed: int,
     frozen_statistics: bool = False,
-    pictures: list[NDArray[np.uint8]] | None = None,
+    images: list[NDArray[np.uint8]] | None = None,
 ) -> None:
     """Adam with a cosine rate on the mean squared error; bfloat16 arithmetic, float32 weights. Changes `net`.
 
     seed                the same for every level of a family: their nets then see the same patches in the same order.
     frozen_statistics   BatchNorm normalizes with the ancestor's statistics and leaves them as they are.
     """
-    pictures = training_pictures() if pictures is None else pictures
+    images = training_pictures() if images is None else images
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rng = np.random.default_rng(seed)
     noise_source = torch.Generator().manual_seed(seed)
@@ -69,7 +69,7 @@ def train(
     )
     started, mean_loss = time.monotonic(), 0.0
     for step in range(1, steps + 1):
-        clean = draw_patches(pictures, rng, batch, side)
+        clean = draw_patches(images, rng, batch, side)
         noise = torch.randn(clean.shape, generator=noise_source) * (level / 255)
         noised = (clean + noise).clamp(0, 1).to(device, memory_format=torch.channels_last)
         clean = clean.to(device, memory_format=torch.channels_last)
@@ -94,11 +94,11 @@ def psnr(net: nn.Module, level: int) -> float:
     net.eval()
     values = []
     for name in TEST_PHOTOGRAPHS:
-        clean, given = (
+        clean, noisy = (
             torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float()[None] / 255
             for pixels in (middle(name), add_noise(middle(name), level))
         )
-        error = (net(given).clamp(0, 1) - clean).square().mean()
+        error = (net(noisy).clamp(0, 1) - clean).square().mean()
         values.append(-10 * math.log10(float(error)))
     return float(np.mean(values))
 

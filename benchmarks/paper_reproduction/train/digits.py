@@ -42,14 +42,14 @@ def skeletons() -> NDArray[np.bool_]:
     """The digits upright and one pixel thin, (1797, DIGIT_SIDE_PX, DIGIT_SIDE_PX)."""
     from sklearn.datasets import load_digits
 
-    made = []
+    digits = []
     for small in load_digits().images / 16.0:
         large = np.clip(ndimage.zoom(np.pad(small, 1), DIGIT_SIDE_PX / 10, order=3), 0, 1)
-        made.append(skeletonize(_shear_image(large, -_lean(large)) > 0.45))
-    return np.stack(made)
+        digits.append(skeletonize(_shear_image(large, -_measure_lean(large)) > 0.45))
+    return np.stack(digits)
 
 
-def _lean(ink: NDArray[np.float64]) -> float:
+def _measure_lean(ink: NDArray[np.float64]) -> float:
     """Columns per row, upwards to the right, by second moments."""
     rows, columns = np.mgrid[:DIGIT_SIDE_PX, :DIGIT_SIDE_PX] - np.array(
         [[[np.average(axis, weights=ink)]] for axis in np.mgrid[:DIGIT_SIDE_PX, :DIGIT_SIDE_PX]]
@@ -71,15 +71,15 @@ def draw_digits(bones: NDArray[np.bool_], radius: int, lean: float = 0.0) -> Ten
 
 
 def dilate_digits(digits: Tensor) -> Tensor:
-    """Thin to bold: grey dilation by a disc of what the pens differ by."""
+    """Thin to bold: gray dilation by a disk of what the pens differ by."""
     return _dilate_by_disk(digits, BOLD_PEN_RADIUS_PX - THIN_PEN_RADIUS_PX)
 
 
 def _dilate_by_disk(digits: Tensor, radius: int) -> Tensor:
     height = digits.shape[2]
     padded = functional.pad(digits, (radius,) * 4, value=-1.0)
-    places = [(y, x) for y, x in np.argwhere(disk(radius))]
-    return torch.stack([padded[..., y : y + height, x : x + height] for y, x in places]).amax(0)
+    offsets = [(y, x) for y, x in np.argwhere(disk(radius))]
+    return torch.stack([padded[..., y : y + height, x : x + height] for y, x in offsets]).amax(0)
 
 
 def slant_digits(digits: Tensor) -> Tensor:
@@ -117,18 +117,18 @@ def train(
             group["lr"] = (rate if group in g_optimizer.param_groups else 2 * rate) * min(1.0, 2 - 1.9 * step / steps)
         real = digits[torch.randint(len(digits), (BATCH_SIZE,), generator=generator)]
         latent = torch.randn(BATCH_SIZE, LATENT_CHANNELS, 1, 1, generator=generator)
-        made = net(latent)
-        d_loss = functional.relu(1 - critic(real)).mean() + functional.relu(1 + critic(made.detach())).mean()
+        fakes = net(latent)
+        d_loss = functional.relu(1 - critic(real)).mean() + functional.relu(1 + critic(fakes.detach())).mean()
         d_optimizer.zero_grad(set_to_none=True)
         d_loss.backward()
         d_optimizer.step()
-        g_loss: Tensor = -critic(made).mean()
-        kept = torch.zeros(())
+        g_loss: Tensor = -critic(fakes).mean()
+        anchor_loss = torch.zeros(())
         if anchor is not None:
             with torch.no_grad():
-                wanted = anchor[1](anchor[0](latent))
-            kept = (functional.avg_pool2d(made, 2) - functional.avg_pool2d(wanted, 2)).abs().mean()
-            g_loss = 0.3 * g_loss + 10.0 * kept
+                targets = anchor[1](anchor[0](latent))
+            anchor_loss = (functional.avg_pool2d(fakes, 2) - functional.avg_pool2d(targets, 2)).abs().mean()
+            g_loss = 0.3 * g_loss + 10.0 * anchor_loss
         g_optimizer.zero_grad(set_to_none=True)
         g_loss.backward()
         g_optimizer.step()
@@ -136,7 +136,7 @@ def train(
         with torch.no_grad():
             for mean, new in zip(average.parameters(), net.parameters(), strict=True):
                 mean.lerp_(new, 1 - decay)
-        shown += (np.array([d_loss.item(), g_loss.item(), kept.item()]) - shown) / min(step, 100)
+        shown += (np.array([d_loss.item(), g_loss.item(), anchor_loss.item()]) - shown) / min(step, 100)
         if step % 100 == 0 or step == steps:
             rest = (time.monotonic() - started) / step * (steps - step)
             print(f"  step {step}/{steps}  critic {shown[0]:.2f}  generator {shown[1]:.2f}  kept {shown[2]:.3f}  "

@@ -3,11 +3,11 @@
     python -m benchmarks.paper_reproduction.train.scenes -o benchmarks/paper_reproduction/weights/scenes
 
 What is learned is scenes.py's relighting and blur of the training photographs, pair by pair by the absolute difference, so
-no discriminator is needed; the fine-tuned members also keep CycleGAN's identity loss, which leaves a picture alone that
-already is of the target's kind. The generator is the one with BatchNorm: InstanceNorm takes each picture's own brightness and
-contrast away in its first layer, and an identity learned with it stayed 0.10 of the range away from the picture. The
+no discriminator is needed; the fine-tuned members also keep CycleGAN's identity loss, which leaves an image alone that
+already is of the target's kind. The generator is the one with BatchNorm: InstanceNorm takes each image's own brightness and
+contrast away in its first layer, and an identity learned with it stayed 0.10 of the range away from the image. The
 statistics are estimated once, after a quarter of the identity's steps, and are held from there on: they are the same in all
-members, and a batch of four crops does not stand for all pictures' brightness.
+members, and a batch of four crops does not stand for all images' brightness.
 Members whose file is there already are kept. Seeds are fixed; about fifteen minutes on one core with bfloat16 units.
 """
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.paper_reproduction.scenes import blur_background, darken_to_night
-from benchmarks.paper_reproduction.train.patches import draw_patches, training_pictures
+from benchmarks.paper_reproduction.train.patches import draw_patches, training_images
 from benchmarks.paper_reproduction.train.weights import load, write
 from benchmarks.photographs import TEXTURE_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from exporters.architectures.cyclegan import ResnetGenerator
@@ -35,8 +35,8 @@ BATCH_SIZE, CROP_SIDE_PX = 4, 96
 IDENTITY_WEIGHT = 0.25
 
 
-def identity(pictures: Tensor) -> Tensor:
-    return pictures
+def identity(images: Tensor) -> Tensor:
+    return images
 
 
 def make_network() -> ResnetGenerator:
@@ -46,10 +46,10 @@ def make_network() -> ResnetGenerator:
 
 def scenery() -> list[NDArray[np.uint8]]:
     """The training photographs that show something, small enough that a crop sees much of one."""
-    pictures = training_pictures(
+    images = training_images(
         tuple(name for name in TRAIN_PHOTOGRAPHS if name not in (*TEXTURE_PHOTOGRAPHS, "page", "text")), (0.5, 0.35, 0.25)
     )
-    return [picture for picture in pictures if min(picture.shape[:2]) >= CROP_SIDE_PX]
+    return [image for image in images if min(image.shape[:2]) >= CROP_SIDE_PX]
 
 
 def train(
@@ -64,22 +64,22 @@ def train(
 ) -> None:
     """Adam with a cosine rate. Changes `net`.
 
-    becomes     what a picture is to turn into.
+    becomes     what an image is to turn into.
     held        BatchNorm keeps its statistics; else it uses each batch's, and estimates them when the steps are done.
     """
-    pictures, rng = scenery(), np.random.default_rng(seed)
+    images, rng = scenery(), np.random.default_rng(seed)
     net.to(memory_format=torch.channels_last).train(not held)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(net.parameters(), rate)
     started, shown = time.monotonic(), 0.0
     for step in range(1, steps + 1):
         pace = min(1.0, step / (0.05 * steps)) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         optimizer.param_groups[0]["lr"] = rate * pace
-        given = draw_patches(pictures, rng, BATCH_SIZE, CROP_SIDE_PX)
-        wanted = becomes(given)
-        loss = _difference(net, given, wanted)
+        inputs = draw_patches(images, rng, BATCH_SIZE, CROP_SIDE_PX)
+        targets = becomes(inputs)
+        loss = _difference(net, inputs, targets)
         shown += (loss.item() - shown) / min(step, 50)
         if becomes is not identity:
-            loss = loss + IDENTITY_WEIGHT * _difference(net, wanted[:1], wanted[:1])
+            loss = loss + IDENTITY_WEIGHT * _difference(net, targets[:1], targets[:1])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -88,26 +88,26 @@ def train(
             rest = (time.monotonic() - started) / step * (steps - step)
             print(f"  {name} step {step}/{steps}  difference {shown:.4f}  {rest:.0f} s left", flush=True)
     if not held:
-        _estimate(net, pictures, rng)
+        _estimate(net, images, rng)
     net.eval()
 
 
 @torch.no_grad()
-def _estimate(net: ResnetGenerator, pictures: list[NDArray[np.uint8]], rng: np.random.Generator) -> None:
+def _estimate(net: ResnetGenerator, images: list[NDArray[np.uint8]], rng: np.random.Generator) -> None:
     """BatchNorm's statistics of the final weights: the plain mean over 64 batches."""
     norms = [module for module in net.train().modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
     for _ in range(64):
-        net(draw_patches(pictures, rng, BATCH_SIZE, CROP_SIDE_PX) * 2 - 1)
+        net(draw_patches(images, rng, BATCH_SIZE, CROP_SIDE_PX) * 2 - 1)
 
 
-def _difference(net: ResnetGenerator, given: Tensor, wanted: Tensor) -> Tensor:
+def _difference(net: ResnetGenerator, inputs: Tensor, targets: Tensor) -> Tensor:
     """Mean absolute difference of pixels in [0, 1]; the net's own range is -1..1."""
     with torch.autocast("cpu", torch.bfloat16):
-        made = net((given * 2 - 1).to(memory_format=torch.channels_last))
-    difference: Tensor = ((made.float() + 1) / 2 - wanted).abs().mean()
+        outputs = net((inputs * 2 - 1).to(memory_format=torch.channels_last))
+    difference: Tensor = ((outputs.float() + 1) / 2 - targets).abs().mean()
     return difference
 
 

@@ -9,10 +9,10 @@
   pixels) of three bands of a Laplacian pyramid of the luminance, compared as logarithms. It asks for as much detail as the
   original has, wherever it sits, where a pixel loss asks for its mean;
 * mean absolute error, little of it;
-* mean absolute error of what is left after shrinking by 4, so that colours and large shapes stay.
+* mean absolute error of what is left after shrinking by 4, so that colors and large shapes stay.
 
 Trained once before with 600 steps, adversarial 0.01, texture 0.1 and a discriminator that learned twice as fast and soon won: the
-PSNR of blended networks over that of blended pictures with as much detail was -0.004 dB, the correlation of detail 0.012 higher.
+PSNR of blended networks over that of blended images with as much detail was -0.004 dB, the correlation of detail 0.012 higher.
 
 Seeds are fixed. About twenty minutes on one core with bfloat16 units.
 """
@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.paper_reproduction.train.denoise import arguments, load, round_to_float16
-from benchmarks.paper_reproduction.train.patches import training_pictures
+from benchmarks.paper_reproduction.train.patches import training_images
 from benchmarks.photographs import TEST_PHOTOGRAPHS, middle, resize_image
 from exporters.architectures.rrdbnet import RRDBNet
 
 UPSCALING_FACTOR, BATCH_SIZE, PATCH_SIDE_PX = 4, 8, 24
-"""PATCH_SIDE_PX in pixels of the small picture."""
+"""PATCH_SIDE_PX in pixels of the small image."""
 ADVERSARIAL_WEIGHT, TEXTURE_WEIGHT, PIXEL_WEIGHT, LOW_RESOLUTION_WEIGHT = 0.02, 0.05, 0.3, 1.0
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -48,25 +48,25 @@ def small_rrdbnet() -> RRDBNet:
 
 
 def pairs() -> list[Pair]:
-    """Every training picture with its antialiased bicubic quarter."""
-    made = []
-    for pixels in training_pictures():
+    """Every training image with its antialiased bicubic quarter."""
+    image_pairs = []
+    for pixels in training_images():
         height, width = (size // UPSCALING_FACTOR * UPSCALING_FACTOR for size in pixels.shape[:2])
         large = pixels[:height, :width]
-        made.append((large, resize_image(large, width // UPSCALING_FACTOR, height // UPSCALING_FACTOR)))
-    return made
+        image_pairs.append((large, resize_image(large, width // UPSCALING_FACTOR, height // UPSCALING_FACTOR)))
+    return image_pairs
 
 
-def draw(pictures: list[Pair], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def draw(images: list[Pair], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Large and small patches that belong together, float32 in [0, 1], flipped, turned, channels in random order."""
     larges: list[NDArray[np.uint8]] = []
     smalls: list[NDArray[np.uint8]] = []
-    for index in rng.integers(len(pictures), size=BATCH_SIZE):
-        large, small = pictures[index]
+    for index in rng.integers(len(images), size=BATCH_SIZE):
+        large, small = images[index]
         top, left = (int(rng.integers(size - PATCH_SIDE_PX + 1)) for size in small.shape[:2])
         turns, flip, order = int(rng.integers(4)), bool(rng.integers(2)), rng.permutation(3)
-        for picture, scale, patches in ((large, UPSCALING_FACTOR, larges), (small, 1, smalls)):
-            patch = picture[top * scale : (top + PATCH_SIDE_PX) * scale, left * scale : (left + PATCH_SIDE_PX) * scale]
+        for image, scale, patches in ((large, UPSCALING_FACTOR, larges), (small, 1, smalls)):
+            patch = image[top * scale : (top + PATCH_SIDE_PX) * scale, left * scale : (left + PATCH_SIDE_PX) * scale]
             patch = np.rot90(patch, turns)
             patches.append((patch[:, ::-1] if flip else patch)[..., order].transpose(2, 0, 1))
     large_batch, small_batch = (torch.from_numpy(np.stack(patches)).float() / 255 for patches in (larges, smalls))
@@ -82,30 +82,30 @@ def discriminator() -> nn.Module:
     return nn.Sequential(*layers, nn.utils.parametrizations.spectral_norm(nn.Conv2d(128, 1, 3, padding=1)))
 
 
-def bands(pictures: Tensor) -> list[Tensor]:
+def bands(images: Tensor) -> list[Tensor]:
     """The logarithm of the local standard deviation of three bands of a Laplacian pyramid of the luminance."""
-    grey = pictures.mean(dim=1, keepdim=True)
-    found = []
+    gray = images.mean(dim=1, keepdim=True)
+    energies = []
     for _ in range(3):
-        coarse = functional.avg_pool2d(grey, 2)
-        detail = grey - functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
+        coarse = functional.avg_pool2d(gray, 2)
+        detail = gray - functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
         energy = functional.avg_pool2d(detail.square(), 8, 4)
-        found.append(0.5 * torch.log(energy + 1e-5))
-        grey = coarse
-    return found
+        energies.append(0.5 * torch.log(energy + 1e-5))
+        gray = coarse
+    return energies
 
 
-def train_mse(net: nn.Module, pictures: list[Pair], steps: int) -> None:
+def train_mse(net: nn.Module, images: list[Pair], steps: int) -> None:
     """Adam, cosine rate, mean squared error."""
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
     rng = np.random.default_rng(0)
     started = time.monotonic()
     for step in range(1, steps + 1):
-        large, small = draw(pictures, rng)
+        large, small = draw(images, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            made = net(small.to(memory_format=torch.channels_last))
-        loss = functional.mse_loss(made.float(), large)
+            outputs = net(small.to(memory_format=torch.channels_last))
+        loss = functional.mse_loss(outputs.float(), large)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 0.5)
@@ -116,7 +116,7 @@ def train_mse(net: nn.Module, pictures: list[Pair], steps: int) -> None:
             print(f"  mse step {step}/{steps}  loss {loss.item():.5f}  {rest:.0f} s left", flush=True)
 
 
-def train_gan(net: nn.Module, pictures: list[Pair], steps: int) -> None:
+def train_gan(net: nn.Module, images: list[Pair], steps: int) -> None:
     """Fine-tune `net` against a discriminator that learns beside it."""
     critic = discriminator().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(net.parameters(), 1e-4, betas=(0.9, 0.99))
@@ -126,19 +126,19 @@ def train_gan(net: nn.Module, pictures: list[Pair], steps: int) -> None:
     cross = functional.binary_cross_entropy_with_logits
     started = time.monotonic()
     for step in range(1, steps + 1):
-        large, small = draw(pictures, rng)
+        large, small = draw(images, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            made = net(small.to(memory_format=torch.channels_last))
-            of_made, of_real = critic(made).float(), critic(large.to(memory_format=torch.channels_last)).float()
+            outputs = net(small.to(memory_format=torch.channels_last))
+            of_made, of_real = critic(outputs).float(), critic(large.to(memory_format=torch.channels_last)).float()
         ones, zeros = torch.ones_like(of_made), torch.zeros_like(of_made)
         adversarial = cross(of_made - of_real.mean(), ones) + cross(of_real - of_made.mean(), zeros)
-        made = made.float()
+        outputs = outputs.float()
         texture = torch.stack(
-            [functional.l1_loss(one, other) for one, other in zip(bands(made), bands(large), strict=True)]
+            [functional.l1_loss(one, other) for one, other in zip(bands(outputs), bands(large), strict=True)]
         ).sum()
-        pixels = functional.l1_loss(made, large)
+        pixels = functional.l1_loss(outputs, large)
         shrunk = functional.l1_loss(
-            functional.avg_pool2d(made, UPSCALING_FACTOR), functional.avg_pool2d(large, UPSCALING_FACTOR)
+            functional.avg_pool2d(outputs, UPSCALING_FACTOR), functional.avg_pool2d(large, UPSCALING_FACTOR)
         )
         loss = (
             ADVERSARIAL_WEIGHT * adversarial + TEXTURE_WEIGHT * texture + PIXEL_WEIGHT * pixels + LOW_RESOLUTION_WEIGHT * shrunk
@@ -149,7 +149,7 @@ def train_gan(net: nn.Module, pictures: list[Pair], steps: int) -> None:
         schedule.step()
 
         with torch.autocast("cpu", torch.bfloat16):
-            of_made, of_real = critic(made.detach()).float(), critic(large).float()
+            of_made, of_real = critic(outputs.detach()).float(), critic(large).float()
         judged = cross(of_real - of_made.mean(), ones) + cross(of_made - of_real.mean(), zeros)
         critic_optimizer.zero_grad(set_to_none=True)
         judged.backward()
@@ -174,10 +174,10 @@ def write(net: RRDBNet, path: Path, loss: str) -> None:
     for name in TEST_PHOTOGRAPHS:
         large = middle(name)
         small = resize_image(large, 256 // UPSCALING_FACTOR, 256 // UPSCALING_FACTOR)
-        made = net(torch.from_numpy(small.transpose(2, 0, 1).copy()).float()[None] / 255).clamp(0, 1)
+        output = net(torch.from_numpy(small.transpose(2, 0, 1).copy()).float()[None] / 255).clamp(0, 1)
         truth = torch.from_numpy(large.transpose(2, 0, 1).copy()).float()[None] / 255
-        quality = -10 * float(torch.log10((made - truth).square().mean()))
-        detail = float(torch.exp((bands(made)[0] - bands(truth)[0]).mean()))
+        quality = -10 * float(torch.log10((output - truth).square().mean()))
+        detail = float(torch.exp((bands(output)[0] - bands(truth)[0]).mean()))
         print(f"{path.name}, {name}: {quality:.2f} dB, detail of the finest band {detail:.2f} of the original's", flush=True)
 
 
@@ -186,16 +186,16 @@ def main() -> None:
     folder, count = arguments(__doc__)
     started = time.monotonic()
     torch.manual_seed(0)
-    pictures = pairs()
+    images = pairs()
     mse = small_rrdbnet()
     mse.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not load(mse, folder / "mse.safetensors"):
-        train_mse(mse, pictures, count(1600))
+        train_mse(mse, images, count(1600))
         write(mse, folder / "mse.safetensors", "mean squared error")
     gan = copy.deepcopy(mse)
     if not load(gan, folder / "gan.safetensors"):
         torch.manual_seed(1)
-        train_gan(gan, pictures, count(800))
+        train_gan(gan, images, count(800))
         write(gan, folder / "gan.safetensors", "adversarial, texture statistics")
     print(f"{(time.monotonic() - started) / 60:.1f} minutes, torch {torch.__version__}")
 

@@ -6,9 +6,9 @@
 (folder style); `fire_norm` trains its InstanceNorm alone, `fire_conv` its convolutions alone (folder style_parts, where the
 ends are style's mosaic_small and fire_small).
 
-There is no VGG here: the style is a sliced Wasserstein distance of patches and colours (texture.py), the content a
-standardized low-pass luminance, for `content` the picture itself as well (its drawing comes back, its colours do not: the
-ancestor has thrown them away, and five hundred steps do not find them again). The style pictures are styles.py's. Members
+There is no VGG here: the style is a sliced Wasserstein distance of patches and colors (texture.py), the content a
+standardized low-pass luminance, for `content` the image itself as well (its drawing comes back, its colors do not: the
+ancestor has thrown them away, and five hundred steps do not find them again). The style images are styles.py's. Members
 whose file is there already are kept. Seeds are fixed; about twenty minutes on one core with bfloat16 units.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.paper_reproduction.styles import STYLE_IMAGES
-from benchmarks.paper_reproduction.train.patches import draw_patches, training_pictures
+from benchmarks.paper_reproduction.train.patches import draw_patches, training_images
 from benchmarks.paper_reproduction.train.texture import StyleDistance, structure
 from benchmarks.paper_reproduction.train.weights import load, write
 from benchmarks.photographs import TEXTURE_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
@@ -54,20 +54,20 @@ def train(
 
     only        "norm" or "conv": the others keep the ancestor's values.
     """
-    pictures = training_pictures(
+    images = training_images(
         tuple(name for name in TRAIN_PHOTOGRAPHS if name not in (*TEXTURE_PHOTOGRAPHS, "page", "text")), (0.6, 0.4)
     )
-    pictures = [picture for picture in pictures if min(picture.shape[:2]) >= CROP_SIDE_PX]
+    images = [image for image in images if min(image.shape[:2]) >= CROP_SIDE_PX]
     texture_distance = StyleDistance(torch.from_numpy(STYLE_IMAGES[style].transpose(2, 0, 1).copy()).float()[None] / 255, seed)
     rng = np.random.default_rng(seed)
     net.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     norms = {f"{name}.{key}" for name, module in net.named_modules() if isinstance(module, nn.InstanceNorm2d)
              for key in ("weight", "bias")}  # fmt: skip
-    wanted = {name: p for name, p in net.named_parameters() if not only or (name in norms) == (only == "norm")}
+    trained = {name: p for name, p in net.named_parameters() if not only or (name in norms) == (only == "norm")}
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name in wanted)
-    last = [parameter for name, parameter in wanted.items() if name.startswith("deconv3")]
-    others = [parameter for name, parameter in wanted.items() if not name.startswith("deconv3")]
+        parameter.requires_grad_(name in trained)
+    last = [parameter for name, parameter in trained.items() if name.startswith("deconv3")]
+    others = [parameter for name, parameter in trained.items() if not name.startswith("deconv3")]
     groups = [{"params": others, "gain": 1.0}] + ([{"params": last, "gain": OUTPUT_GAIN}] if last else [])
     optimizer = torch.optim.Adam(groups, rate)
     started, shown = time.monotonic(), np.zeros(3)
@@ -75,18 +75,20 @@ def train(
         pace = min(1.0, step / (0.05 * steps)) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate * pace * group["gain"]
-        given = draw_patches(pictures, rng, BATCH_SIZE, CROP_SIDE_PX).to(memory_format=torch.channels_last)
+        inputs = draw_patches(images, rng, BATCH_SIZE, CROP_SIDE_PX).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            made = net(given * 255)
-        made = made.float() / 255
-        texture = texture_distance(made)
-        content = torch.stack([(a - b).square().mean() for a, b in zip(structure(made), structure(given), strict=True)]).sum()
-        pixels = (made - given).abs().mean()
-        beyond = functional.relu(made - 1).mean() + functional.relu(-made).mean()
+            outputs = net(inputs * 255)
+        outputs = outputs.float() / 255
+        texture = texture_distance(outputs)
+        content = torch.stack(
+            [(a - b).square().mean() for a, b in zip(structure(outputs), structure(inputs), strict=True)]
+        ).sum()
+        pixels = (outputs - inputs).abs().mean()
+        beyond = functional.relu(outputs - 1).mean() + functional.relu(-outputs).mean()
         loss: Tensor = style_weight * texture + 0.06 * content + pixel_weight * pixels + beyond
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(list(wanted.values()), 1.0)
+        nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
         optimizer.step()
         shown += (np.array([texture.item(), content.item(), pixels.item()]) - shown) / min(step, 50)
         if step % 50 == 0 or step == steps:

@@ -1,6 +1,6 @@
-"""Texture: how far a picture's patches are from a style's, without a pretrained network.
+"""Texture: how far an image's patches are from a style's, without a pretrained network.
 
-Sliced Wasserstein: patches of several scales are projected on random directions, and the sorted projections of picture and
+Sliced Wasserstein: patches of several scales are projected on random directions, and the sorted projections of image and
 style are compared (Elnekave and Weiss, CVPR 2022, do so for synthesis; Heitz et al., CVPR 2021, on VGG's features).
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 SCALE_COUNT = 3
-"""Scales: the picture, a half and a quarter of it; a patch of 7 then reaches over 28 pixels."""
+"""Scales: the image, a half and a quarter of it; a patch of 7 then reaches over 28 pixels."""
 
 PATCH_SIDE_PX, PATCH_DIRECTIONS = 7, 256
 COLOR_DIRECTIONS = 64
@@ -38,21 +38,21 @@ class Projections:
         filters = filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
         return cls(filters, _ranks(functional.conv2d(style, filters).flatten(2)[0], RANK_COUNT))
 
-    def distance(self, pictures: Tensor, chosen: Tensor, stride: int = 1) -> Tensor:
-        """Mean over pictures and the chosen directions of the distance between the sorted projections; a scalar."""
-        projected = functional.conv2d(pictures, self.filters[chosen], stride=stride).flatten(2)
+    def distance(self, images: Tensor, chosen: Tensor, stride: int = 1) -> Tensor:
+        """Mean over images and the chosen directions of the distance between the sorted projections; a scalar."""
+        projected = functional.conv2d(images, self.filters[chosen], stride=stride).flatten(2)
         return (_ranks(projected, projected.shape[2]) - _ranks(self.targets[chosen], projected.shape[2])).abs().mean()
 
 
 def _ranks(values: Tensor, count: int) -> Tensor:
     """`count` equally spaced ranks of the last axis, ascending."""
     ordered = values.sort(dim=-1).values
-    places = torch.linspace(0, ordered.shape[-1] - 1, count).round().long()
-    return ordered if count == ordered.shape[-1] else ordered[..., places]
+    positions = torch.linspace(0, ordered.shape[-1] - 1, count).round().long()
+    return ordered if count == ordered.shape[-1] else ordered[..., positions]
 
 
 class StyleDistance:
-    """The texture loss to one style picture (1, 3, H, W) in [0, 1]; each call draws `directions` of every level anew."""
+    """The texture loss to one style image (1, 3, H, W) in [0, 1]; each call draws `directions` of every level anew."""
 
     def __init__(self, style: Tensor, seed: int, directions: int = 32) -> None:
         self._generator = torch.Generator().manual_seed(seed)
@@ -63,25 +63,25 @@ class StyleDistance:
             smaller = functional.avg_pool2d(style, 2**level) if level else style
             self._levels.append(Projections.of(smaller, PATCH_DIRECTIONS, PATCH_SIDE_PX, self._generator))
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """pictures (B, 3, H, W) in [0, 1] -> a scalar: twice the colours' distance and each level's."""
-        total = 2.0 * self._color_projections.distance(pictures, self._draw(COLOR_DIRECTIONS, 8), 2)
+    def __call__(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in [0, 1] -> a scalar: twice the colors' distance and each level's."""
+        total = 2.0 * self._color_projections.distance(images, self._draw(COLOR_DIRECTIONS, 8), 2)
         for level, projections in enumerate(self._levels):
             if level:
-                pictures = functional.avg_pool2d(pictures, 2)
-            total = total + projections.distance(pictures, self._draw(PATCH_DIRECTIONS, self._directions), 1 if level else 2)
+                images = functional.avg_pool2d(images, 2)
+            total = total + projections.distance(images, self._draw(PATCH_DIRECTIONS, self._directions), 1 if level else 2)
         return total
 
     def _draw(self, of: int, count: int) -> Tensor:
         return torch.randperm(of, generator=self._generator)[:count]
 
 
-def structure(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """What a style must leave: luminance at a half and a quarter of the size, standardized for each picture."""
-    grey = functional.avg_pool2d(pictures.mean(1, keepdim=True), 2)
+def structure(images: Tensor) -> tuple[Tensor, Tensor]:
+    """What a style must leave: luminance at a half and a quarter of the size, standardized for each image."""
+    gray = functional.avg_pool2d(images.mean(1, keepdim=True), 2)
     levels = []
     for _ in range(2):
-        deviation, mean = torch.std_mean(grey, (2, 3), keepdim=True)
-        levels.append((grey - mean) / (deviation + 0.05))
-        grey = functional.avg_pool2d(grey, 2)
+        deviation, mean = torch.std_mean(gray, (2, 3), keepdim=True)
+        levels.append((gray - mean) / (deviation + 0.05))
+        gray = functional.avg_pool2d(gray, 2)
     return levels[0], levels[1]

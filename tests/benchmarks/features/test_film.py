@@ -1,4 +1,4 @@
-"""The film benchmark runs whole and tells every ratio."""
+"""The video benchmark runs whole and tells every ratio."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_night_is_dark_and_shallow_keeps_what_is_salient() -> None:
     assert torch.equal(soft[kept], pictures[kept])
     assert torch.allclose(
         soft[lost], scenes.blur_images(pictures, scenes.BACKGROUND_SIGMA_PX)[lost], atol=1e-6
-    )  # 0 * picture + 1 * blur, float32
+    )  # 0 * image + 1 * blur, float32
 
 
 def test_a_style_is_nearer_to_itself_than_a_photograph_is() -> None:

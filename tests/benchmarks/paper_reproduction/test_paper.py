@@ -1,4 +1,4 @@
-"""The paper's page: weights, pictures and text are what they say, and a number that misses its bound cannot be told otherwise."""
+"""The paper's page: weights, images and text are what they say, and a number that misses its bound cannot be told otherwise."""
 
 from __future__ import annotations
 
