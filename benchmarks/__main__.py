@@ -1,10 +1,10 @@
-"""Time the four networks on this machine's CPU, ours against the other ways, and write the results.
+"""Times the four networks on the CPU, this project against the alternatives, and writes the results.
 
 python -m benchmarks                       all four, into benchmarks/results/cpu.json, docs/benchmarks.md and its plot
 python -m benchmarks dncnn --repeats 5     one, printed only
 python -m benchmarks --page                the page and the plot again, from benchmarks/results/
 
-GPUs have a benchmark of their own: benchmarks.gpu.__main__.
+For GPUs see benchmarks.gpu.__main__.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Families: the table of what was trained here, where its weights lie, and how it becomes a bundle."""
+"""The families trained in this repository: their members, where the weights are, and their export to a bundle."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dni_deploy.bundle.bundle import Bundle
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS_FOLDER = ROOT / "benchmarks" / "paper_reproduction" / "weights"
 SHIPPED_WEIGHTS_FOLDER = ROOT / "dni_deploy" / "data" / "denoise"
-"""The demo family ships in the wheel, and is not stored twice."""
+"""The demo family ships in the wheel and is not stored twice."""
 
 
 @dataclass(frozen=True)
 class TrainedFamily:
-    """One row.
+    """A family trained in this repository.
 
     title         for captions.
     architecture  a name from exporters.architectures.
     members       name -> file, in family order; the first is the one that the others were fine-tuned from.
-    controls      members that were not fine-tuned from the first: they are there to show that they do not blend.
+    controls      members that were not fine-tuned from the first and do not blend with it.
     """
 
     title: str
@@ -35,7 +35,7 @@ class TrainedFamily:
 
     @property
     def tuned_members(self) -> tuple[str, ...]:
-        """The members that belong together, ancestor first."""
+        """The members that blend, the ancestor first."""
         return tuple(name for name in self.members if name not in self.controls)
 
 
@@ -82,11 +82,11 @@ TRAINED_FAMILIES: dict[str, TrainedFamily] = {
 
 
 def bundle(family: str, folder: Path) -> Bundle:
-    """Export a family, controls included, into `folder`/FAMILY.dni."""
+    """Exports a family, controls included, into `folder`/FAMILY.dni."""
     row = TRAINED_FAMILIES[family]
     return export(row.members, folder / f"{family}.dni", arch=row.architecture)
 
 
 def weights(family: str, member: str) -> dict[str, NDArray[np.float32]]:
-    """One member's tensors as the file has them, widened to float32."""
+    """Reads the tensors of one member, converted to float32."""
     return {name: tensor.astype(np.float32) for name, tensor in load_file(TRAINED_FAMILIES[family].members[member]).items()}

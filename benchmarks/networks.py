@@ -22,7 +22,7 @@ State = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Network:
-    """title for tables; shape of the benchmark's input, (N, C, H, W)."""
+    """A network: its title in tables, its constructor and the shape (N, C, H, W) of the benchmark's input."""
 
     title: str
     build: Callable[[], nn.Module]
@@ -38,7 +38,7 @@ NETWORKS: Mapping[str, Network] = {
 
 
 def family(name: str, members: int = 2, seed: int = 0) -> dict[str, State]:
-    """State dicts by member name: one random ancestor and small steps away from it; BatchNorm variances positive."""
+    """Makes state dicts by member name, small steps away from one random ancestor; BatchNorm variances are positive."""
     torch.manual_seed(seed)
     ancestor = {key: value.numpy() for key, value in NETWORKS[name].build().state_dict().items()}
     rng = np.random.default_rng(seed)

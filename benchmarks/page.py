@@ -1,4 +1,4 @@
-"""The page: docs/benchmarks.md and its plot, made from a result and from nothing else."""
+"""Generates docs/benchmarks.md and its plot from the stored results alone."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ CPU_GOALS: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (
         dict.fromkeys(("dncnn", "compact", "rrdb", "transformer"), 1.0),
     ),
 )
-"""(text, ratio of the report, direction, goal by network): what this release set out to reach."""
+"""(text, ratio of the report, direction, goal by network): the goals of this release."""
 
 
 def write_page(result: Mapping[str, Any], gpu: Mapping[str, Any] | None, folder: Path) -> None:
-    """Write benchmarks.md and images/benchmarks.svg into `folder`. gpu: the GPU benchmark's result, or None."""
+    """Writes benchmarks.md and images/benchmarks.svg into `folder`; `gpu` is the result of the GPU benchmark, or None."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(folder / "benchmarks.md", page(result, gpu).encode(), force=True)
     titled = {network["title"].split(",")[0]: network["rows"] for network in result["networks"].values()}
@@ -50,7 +50,7 @@ def write_page(result: Mapping[str, Any], gpu: Mapping[str, Any] | None, folder:
 
 
 def page(result: Mapping[str, Any], gpu: Mapping[str, Any] | None = None) -> str:
-    """The whole page, Markdown."""
+    """Formats the whole page as Markdown."""
     return "\n".join(["# Benchmarks", "", *_cpu_lines(result), "", *format_gpu_lines(gpu)]).rstrip() + "\n"
 
 

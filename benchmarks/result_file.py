@@ -1,4 +1,4 @@
-"""Result file: what a benchmark found, as JSON in a file that appears whole, or on stdout."""
+"""Writes the result of a benchmark as JSON, atomically to a file or to stdout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dni_deploy.utils.atomic_write import write_bytes_atomically
 
 
 def write_result(output: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
-    """output: a path, whose file is replaced, or "-" for stdout. Raises ValueError for NaN and infinities, which JSON does not have."""
+    """Writes the result to the path `output`, or to stdout for "-"; ValueError for NaN and infinities, which JSON lacks."""
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if os.fspath(output) == "-":
         print(text, end="")
@@ -22,7 +22,7 @@ def write_result(output: str | os.PathLike[str], result: Mapping[str, Any]) -> N
 
 
 def describe_commit(folder: Path) -> str:
-    """The commit's first digits, with a mark where the working tree differs from it; "unknown" without git."""
+    """Returns the abbreviated commit, with "-dirty" if the working tree differs; "unknown" without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Samples: videos and bundles to measure with, made from the shipped photograph and from random weights."""
+"""Videos and bundles to measure with, made from the shipped photograph and from random weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def write_video(path: Path, width: int, height: int, rate: int, count: int = 120) -> None:
-    """A pan over the photograph, encoded so that decoding costs little."""
+    """Writes a pan over the photograph, encoded for cheap decoding."""
     photograph = read_image(ROOT / "dni_deploy" / "data" / "astronaut.png").rgb
     wide = np.tile(photograph, (1 + height // photograph.shape[0], 2 + width // photograph.shape[1], 1))
     with av.open(str(path), "w") as container:
@@ -34,7 +34,7 @@ def write_video(path: Path, width: int, height: int, rate: int, count: int = 120
 
 
 def write_identity_bundle(path: Path) -> None:
-    """A bundle of two members that leave the image as it is: one convolution of 1x1."""
+    """Writes a bundle of a single 1x1 convolution: member `same` is the identity, `dark` halves the image."""
     weight = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "conv.weight"], ["y"])],
@@ -52,7 +52,7 @@ def write_identity_bundle(path: Path) -> None:
 
 
 def write_compact_bundle(path: Path, width: int, depth: int, scale: int) -> None:
-    """A bundle of two Compact networks with random weights; speed does not depend on training."""
+    """Writes a bundle of two Compact networks with random weights; speed does not depend on training."""
     import torch
     from safetensors.torch import save_file
 

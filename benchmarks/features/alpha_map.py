@@ -1,10 +1,10 @@
-"""Time images with an alpha for each pixel against plain ones, on the CPU engine.
+"""Times images with an alpha for each pixel against images with one alpha, on the CPU engine.
 
     python -m benchmarks.features.alpha_map                     into benchmarks/results/alpha_map.json
     python -m benchmarks.features.alpha_map --rounds 3 -o -     printed only
 
-Every way runs once in every round, in turns; ratios to the plain frame are taken round by round, and their median counts. A
-plain frame is the session's own, whole, and so are the maps' (no tiles), so nothing is gained from another way of cutting.
+Every round runs each mode once, in rotating order. The result is the median of the per-round ratios to the plain frame. Neither
+the plain frame nor the maps use tiles, so that tiling does not affect the ratio.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ INPUT_SIDES_PX = {"dncnn": (512, 720), "compact": (128, 180), "rrdb": (128, 180)
 
 
 def masks(side: int) -> dict[str, NDArray[np.uint8]]:
-    """Two levels over half an image; over a disk of a fifth of it; a disk with a soft edge; a ramp from left to right."""
+    """Makes the masks: half the image, a disk of a fifth of it, a disk with a soft edge, and a ramp from left to right."""
     half = np.zeros((side, side), np.uint8)
     half[:, : side // 2] = 255
     distance = np.hypot(*(np.mgrid[:side, :side] - side / 2))
@@ -53,9 +53,9 @@ def masks(side: int) -> dict[str, NDArray[np.uint8]]:
 
 
 def compare_maps(session: Session, frame: NDArray[np.uint8], rounds: int, only_half: bool) -> dict[str, Any]:
-    """Milliseconds of a plain frame, and for each mask: levels, work by the plan, and the ratio (median, least, largest).
+    """Measures a plain frame in ms and, for each mask, the levels, the planned work and the ratio (median, smallest, largest).
 
-    only_half: leave out the other maps, which take long on a large network.
+    only_half: skip the other masks, which are slow on a large network.
     """
     maps = {name: AlphaMap.of(mask) for name, mask in masks(frame.shape[0]).items() if name == "half" or not only_half}
     modes: dict[str, Callable[[], object]] = {"plain": partial(session, frame)}
@@ -86,10 +86,10 @@ def compare_maps(session: Session, frame: NDArray[np.uint8], rounds: int, only_h
 @click.option("--side", type=click.IntRange(16), help="One side for all, for a trial.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default=RESULT_PATH)
 def main(rounds: int, threads: int, side: int | None, output: Path) -> None:
-    """Time alpha maps."""
+    """Times alpha maps."""
     photograph = read_image(ROOT / "dni_deploy" / "data" / "astronaut.png").rgb
     large = np.tile(photograph, (3, 3, 1))
-    load, commit = os.getloadavg()[0], describe_commit(ROOT)  # asked now: the tree may go on while this runs
+    load, commit = os.getloadavg()[0], describe_commit(ROOT)  # read before the run: the working tree may change during it
     rows = {}
     for name, sides in INPUT_SIDES_PX.items():
         with tempfile.TemporaryDirectory() as folder:

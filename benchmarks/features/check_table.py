@@ -1,4 +1,4 @@
-"""Check table: the lines of docs/check.md's tables from benchmarks/results/check.json."""
+"""Formats the tables of docs/check.md from benchmarks/results/check.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TRAINED_FAMILIES_KIND = "trained families"
 
 
 def format_table(result: Mapping[str, Any]) -> str:
-    """One line for each kind of pair and one for all: how many there are among the twelve and the others, and how many are right."""
+    """Formats one line per kind of pair and one for all: the number of pairs, test and held-out, and of right verdicts."""
     parts = [result["twelve"], result["held_out"]]
     kinds = list(dict.fromkeys(_kind(row) for rows in parts for row in rows))
     lines = []
@@ -22,7 +22,7 @@ def format_table(result: Mapping[str, Any]) -> str:
 
 
 def format_undecided_table(result: Mapping[str, Any]) -> str:
-    """One line for each pair of which nobody knows the answer."""
+    """Formats one line per pair whose answer is not known."""
     return "\n".join(f"| {row['pair']} | {row['verdict']} | {', '.join(row['causes']) or '-'} |" for row in result["observed"])
 
 

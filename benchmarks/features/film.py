@@ -1,10 +1,10 @@
-"""Time films: the pipeline against plain decoding and encoding, and films whose alpha changes on every frame against steady ones.
+"""Times the video pipeline against plain decoding and encoding, and an alpha that changes on every frame against a constant one.
 
     python -m benchmarks.features.film                     into benchmarks/results/film.json
     python -m benchmarks.features.film --rounds 3 -o -     printed only
 
-Opening the engine is not counted. The ways of a comparison run one right after the other in every round, in turns; ratios are
-taken round by round, and their median counts.
+Opening the engine is not counted. Every round runs each mode of a comparison once, in rotating order. The result is the median of
+the per-round ratios.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STEADY_ALPHA = "m0=0.5, m1=0.5"
 
 
 def transcode(source: Path, output: Path) -> None:
-    """Decode and encode with the settings of `dni-deploy video`, frames straight from one to the other."""
+    """Decodes and encodes with the settings of `dni-deploy video`, without processing the frames."""
     with av.open(str(source)) as read, av.open(str(output), "w") as write:
         input_stream = read.streams.video[0]
         input_stream.thread_type = "AUTO"
@@ -57,7 +57,7 @@ def transcode(source: Path, output: Path) -> None:
 
 
 def run_identity_pipeline(source: Path, output: Path) -> None:
-    """Our pipeline with an effect that does nothing, from opening the video to the output in its place."""
+    """Runs the whole video pipeline with an effect that does nothing."""
     stamp = Coefficients(("a",), (1.0,))
 
     def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
@@ -74,7 +74,7 @@ def run_identity_pipeline(source: Path, output: Path) -> None:
 
 
 def make_timer(run_once: Callable[[], None]) -> Callable[[], float]:
-    """The way, telling its seconds."""
+    """Wraps a function so that it returns the seconds it took."""
 
     def run() -> float:
         started = time.perf_counter()
@@ -85,9 +85,15 @@ def make_timer(run_once: Callable[[], None]) -> Callable[[], float]:
 
 
 def compare_times(modes: dict[str, Callable[[], float]], rounds: int, *, over: str) -> dict[str, Any]:
-    """ways: each runs once and tells its seconds. One round is not counted.
+    """Times the modes in turn, round by round; the first round is a warm-up.
 
-    Returns the median seconds of each way, and the median, smallest and largest of its ratio to the way `over`.
+    Args:
+        modes: By name, a function that runs the mode once and returns its seconds.
+        rounds: Rounds that count.
+        over: Name of the mode that the others are divided by.
+
+    Returns:
+        For each mode, the median seconds and the median, smallest and largest ratio to the mode `over`.
     """
     times: dict[str, list[float]] = {name: [] for name in modes}
     load = os.getloadavg()[0]
@@ -113,7 +119,7 @@ def compare_times(modes: dict[str, Callable[[], float]], rounds: int, *, over: s
 @click.option("--frames", type=click.IntRange(10), default=240, show_default=True, help="Of each film.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default=RESULT_PATH)
 def main(rounds: int, frames: int, output: Path) -> None:
-    """Time videos."""
+    """Times the video pipeline."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         large, small, out = folder / "large.mp4", folder / "small.mp4", folder / "out.mp4"

@@ -1,11 +1,11 @@
-"""Time a change of alpha by groups of weights against a plain one, on this machine's CPU.
+"""Times a change of alpha by groups of weights against a plain one, on this machine's CPU.
 
     python -m benchmarks.features.groups                   all four networks, into benchmarks/results/groups.json
     python -m benchmarks.features.groups dncnn -o -        printed only
 
-What a session does at a change is timed, rules included: the coefficients of every weight, then blend and refit. Alpha is another one in
-every round. A small frame comes before each change, as it would, and the ways take turns; ratios are taken round by round, and their
-median counts.
+A change is timed as a session makes it: compute the coefficients of every weight from the rules, blend, and refit. Alpha differs in
+every round. As in a session, a small frame runs before each change. The modes run in rotating order, and the result is the median of
+the per-round ratios.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ RULES_BY_MODE = {"two groups": ["bias:*=0.2"], "a gradient over depth": ["*=0.1.
 PER_TENSOR_MODE = "every weight its own"
 EVERY_SECOND_MODE = "every second weight one member's"
 MAX_CHANGE_RATIO = 1.3
-"""The goal: what a change by groups may cost of a plain one."""
+"""Goal: the largest ratio of a change by groups to a plain change."""
 
 
 def make_coefficient_functions(bundle: Any) -> dict[str, Callable[[Coefficients], NDArray[np.float64]]]:
-    """How each way makes the coefficients of all weights of a base."""
+    """Returns, for each mode, a function from the base coefficients to those of every weight."""
     groups = WeightGroups.from_graph(bundle.read_graph(), bundle.weight_names)
     rng = np.random.default_rng(0)
     alphas = rng.uniform(0.1, 0.9, len(groups.weights))
@@ -65,7 +65,7 @@ def make_coefficient_functions(bundle: Any) -> dict[str, Callable[[Coefficients]
 
 
 def measure(name: str, folder: Path, rounds: int) -> dict[str, Any]:
-    """Medians in milliseconds and ratios to plain, of one network."""
+    """Measures one network: medians in milliseconds and ratios to the plain change."""
     bundle = export(family(name), folder / f"{name}.dni", arch="auto")
     engine = load_engine(bundle, "onnxruntime", EngineOptions(slots=1))
     expanders = make_coefficient_functions(bundle)
@@ -105,7 +105,7 @@ def measure(name: str, folder: Path, rounds: int) -> dict[str, Any]:
 @click.option("--rounds", type=click.IntRange(3), default=100, show_default=True)
 @click.option("-o", "--output", default=str(RESULT_PATH), show_default=True, help="- prints only.")
 def main(networks: tuple[str, ...], rounds: int, output: str) -> None:
-    """Time the networks; without arguments all four."""
+    """Times the networks; without arguments all four."""
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in networks or NETWORKS:

@@ -1,10 +1,10 @@
-"""Measure the live page in headless Chromium: from a slider event to the image that shows it, and frames in a second.
+"""Measures the live page in headless Chromium: the latency from a slider event to its frame, and frames per second.
 
     python -m benchmarks.features.page_latency -o page.json
     python -m benchmarks.features.page_latency --width 24 --depth 8 --scale 2 --events 100
 
-`dni-deploy serve` runs as a process of its own, the browser as another. A slider event is a DOM event on the page; its image is the
-first one drawn whose stamp knows of it. Needs PyTorch (for the Compact network), playwright and a Chromium.
+`dni-deploy serve` and the browser run in separate processes. A slider event is a DOM event on the page; its frame is the first one
+drawn that was rendered after it. Needs PyTorch (for the Compact network), playwright and Chromium.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
 
-# Events come at any moment of a frame: right after one was drawn, the next has just begun, and the wait would be the longest.
+# Events are sent at random points of a frame: right after a draw the next frame has just begun, and the wait would be longest.
 MOVE_SLIDER_SCRIPT = """async ([events, frame]) => {
   const slider = document.getElementById('alpha'), found = [];
   for (let index = 0; index < events; index += 1) {
@@ -59,7 +59,7 @@ COUNT_FRAMES_SCRIPT = """async seconds => {
 
 @contextmanager
 def page_of(bundle: Path, source: Path, size: str, browser: Any, threads: int) -> Iterator[Any]:
-    """The page of a server that runs beside this process, when it has drawn its first image."""
+    """Starts a server process and yields its page after it has drawn its first frame."""
     command = [
         sys.executable,
         "-m",
@@ -93,7 +93,7 @@ def page_of(bundle: Path, source: Path, size: str, browser: Any, threads: int) -
 
 
 def quantile(values: list[float], fraction: float) -> float:
-    """Linear between neighbors, as numpy does."""
+    """Returns the quantile with linear interpolation, rounded to two digits."""
     return round(float(np.quantile(values, fraction)), 2)
 
 

@@ -1,10 +1,10 @@
-"""Recalibration benchmark: what re-estimated BatchNorm statistics bring to a blend, and what the choices in it are worth.
+"""Measures how much re-estimated BatchNorm statistics improve a blend, and the effect of each choice in the estimation.
 
 python -m benchmarks.features.recalibration           into benchmarks/results/recalibration.json and docs/images/recalibration.png
 
-Denoisers with BatchNorm: the demo family, whose members went far from each other; the study's DnCNN, which was kept near N20 with frozen
-statistics; and N20 with a net trained from scratch. Statistics are estimated on noisy training photographs, PSNR is measured on
-photographs that no training saw, and everything runs through the in-place engine, alpha from 0 to 1 in steps of 0.05.
+Denoisers with BatchNorm: the demo family, whose members are far apart; the study's DnCNN, fine-tuned close to N20 with frozen
+statistics; and N20 with a net trained from scratch. Statistics are estimated on noisy training photographs, and PSNR is measured on
+held-out photographs. Everything runs in the in-place engine, alpha from 0 to 1 in steps of 0.05.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ IMAGE_SIDE_PX, ALPHA_STEPS = 128, 20
 
 
 def write_calibration_images(folder: Path, *, clean: bool = False) -> Path:
-    """A folder of training photographs, their middle at noise 20, 30, 40, 50, 60 in turns: what a user of the slider would have."""
+    """Writes the center of each training photograph, at noise 20, 30, 40, 50, 60 in turn, as a user would provide them."""
     folder.mkdir()
     for number, name in enumerate(TRAIN_PHOTOGRAPHS):
         pixels = middle(name)
@@ -62,7 +62,7 @@ def write_calibration_images(folder: Path, *, clean: bool = False) -> Path:
 
 
 def sweep_alpha(bundle: Bundle, level: int) -> list[float]:
-    """Mean PSNR over the held-out photographs at each alpha from 0 to 1, the first member's share."""
+    """Measures the mean PSNR over the held-out photographs at each alpha (coefficient of the first member) from 0 to 1."""
     cases = [(add_noise(middle(name, IMAGE_SIDE_PX), level), middle(name, IMAGE_SIDE_PX)) for name in TEST_PHOTOGRAPHS]
     mean_psnrs = []
     with open_session(bundle, engine="onnxruntime") as session:
@@ -73,7 +73,7 @@ def sweep_alpha(bundle: Bundle, level: int) -> list[float]:
 
 
 def measure_member(family: str, member: str, level: int, folder: Path) -> float:
-    """Mean PSNR of one member."""
+    """Measures the mean PSNR of one member."""
     other = next(name for name in TRAINED_FAMILIES[family].members if name != member)
     bundle = export_pair(family, (member, other), folder / f"{family}-{member}-alone.dni")
     cases = [(add_noise(middle(name, IMAGE_SIDE_PX), level), middle(name, IMAGE_SIDE_PX)) for name in TEST_PHOTOGRAPHS]
@@ -87,7 +87,7 @@ def export_pair(family: str, members: Sequence[str], path: Path) -> Bundle:
 
 
 def store_uncorrected(bundle: Bundle, images: Path, calibration_points: int = 11) -> Bundle:
-    """The estimates as they are, as update_bn leaves them; the ends stay the members' own."""
+    """Stores the raw estimates, as update_bn computes them; both ends keep the statistics of the members."""
     steps = calibration_points - 1
     members = [bundle.read_weights(member) for member in bundle.members]
     statistician = BatchNormEstimator(bundle.read_graph(), bundle.weight_names)
@@ -105,7 +105,7 @@ def store_uncorrected(bundle: Bundle, images: Path, calibration_points: int = 11
 
 
 def summarize_curve(curve: Sequence[float]) -> dict[str, float]:
-    """The curve in three numbers."""
+    """Reduces the curve to its best PSNR, the alpha of that, and the PSNR halfway."""
     top = int(np.argmax(curve))
     return {"best_db": curve[top], "best_alpha": top / ALPHA_STEPS, "halfway_db": curve[ALPHA_STEPS // 2]}
 
@@ -113,7 +113,7 @@ def summarize_curve(curve: Sequence[float]) -> dict[str, float]:
 def compare_recalibration(
     family: str, members: Sequence[str], images: Path, folder: Path, levels: Sequence[int] = NOISE_LEVELS
 ) -> dict[str, Any]:
-    """Plain and recalibrated curves at each level, how far the statistics moved, and the nets that were fine-tuned for a level."""
+    """Compares the plain and the recalibrated curve at each level with the net fine-tuned for it."""
     click.echo(f"{family}: {' and '.join(members)}", err=True)
     bundle = export_pair(family, members, folder / f"{family}-{'-'.join(members)}.dni")
     plain = {level: sweep_alpha(bundle, level) for level in levels}
@@ -147,7 +147,7 @@ def compare_recalibration(
 
 
 def compare_choices(images: Path, folder: Path, level: int = 40) -> list[dict[str, Any]]:
-    """The demo family at one level: calibration points, images, and the correction."""
+    """Compares numbers of calibration points, image sets, and the correction, on the demo family at one level."""
     bundle = export_pair("demo", ("n20", "n60"), folder / "choices.dni")
     rows: list[dict[str, Any]] = [{"what": "plain", **summarize_curve(sweep_alpha(bundle, level))}]
     clean = write_calibration_images(folder / "clean", clean=True)
@@ -178,7 +178,7 @@ def compare_choices(images: Path, folder: Path, level: int = 40) -> list[dict[st
 
 
 def measure_change_cost(images: Path, folder: Path, rounds: int = 400) -> dict[str, float]:
-    """Medians of a change of alpha in the in-place engine, without the statistics and with them, in turns; microseconds."""
+    """Measures a change of alpha in the in-place engine without and with the statistics, interleaved; medians in microseconds."""
     plain = export_pair("demo", ("n20", "n60"), folder / "without.dni")
     recalibrated = export_pair("demo", ("n20", "n60"), folder / "with.dni")
     recalibrate(recalibrated, images)
@@ -188,7 +188,7 @@ def measure_change_cost(images: Path, folder: Path, rounds: int = 400) -> dict[s
     ]
     samples: list[list[float]] = [[], []]
     for number in range(rounds):
-        alpha = (number + 0.5) / rounds  # off the calibration points, where two of them count
+        alpha = (number + 0.5) / rounds  # between calibration points, so that two of them are interpolated
         for index in (0, 1) if number % 2 else (1, 0):
             started = time.perf_counter()
             engines[index].refit(0, np.array([alpha, 1 - alpha]))
@@ -200,7 +200,7 @@ def measure_change_cost(images: Path, folder: Path, rounds: int = 400) -> dict[s
 
 
 def draw_plot(pairs: Sequence[dict[str, Any]]) -> bytes:
-    """PSNR along alpha, a panel for each pair; the same numbers give the same image."""
+    """Plots PSNR along alpha, one panel per pair, as a PNG; the same numbers give the same bytes."""
     figure = Figure(figsize=(11.5, 3.8), layout="constrained")
     for axes, row_of_pair in zip(figure.subplots(1, len(pairs)), pairs, strict=True):
         alphas = [step / ALPHA_STEPS for step in range(ALPHA_STEPS + 1)]
@@ -221,7 +221,7 @@ def draw_plot(pairs: Sequence[dict[str, Any]]) -> bytes:
 
 @click.command()
 def main() -> None:
-    """Measure, and keep the result and its image."""
+    """Measures everything and writes the result and the plot."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = write_calibration_images(folder / "noisy")

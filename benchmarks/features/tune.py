@@ -1,10 +1,10 @@
-"""Tune benchmark: how few evaluations the best alpha takes, and how good the best alpha is that needs no reference.
+"""Measures how many evaluations `tune` needs to find the best alpha, and how good the alpha chosen without a reference is.
 
 python -m benchmarks.features.tune                    everything, into benchmarks/results/tune.json
 python -m benchmarks.features.tune --only clipping    one part of it
 
-Three members (the shipped denoisers N20, N40, N60), photographs that they were not trained on, noise clipped to 0..255 as in a file. For
-each case all 231 points of the 0.05 grid are evaluated, and then `tune` runs as a user would run it.
+Three members (the shipped denoisers N20, N40, N60) on held-out photographs, with noise clipped to 0..255 as in a file. For each case
+all 231 points of the 0.05 grid are evaluated, and then `tune` runs as a user would run it.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from dni_deploy.utils.hardware import count_cores, cpu_name
 ROOT = Path(__file__).resolve().parents[2]
 RESULT_PATH = ROOT / "benchmarks" / "results" / "tune.json"
 PHOTOGRAPH_NAMES = ("astronaut", "chelsea", "camera")
-"""Never seen in training: benchmarks/train_denoisers.py."""
+"""Not used for training: benchmarks/photographs.py."""
 
 NOISE_LEVELS = (25, 35, 50)
-"""Between the members' own, so that the best blend is inside the family."""
+"""Between the levels of the members, so that the best blend is inside the family."""
 
 IMAGE_SIDE_PX, GRID_STEPS, NEAR_BEST_DB = 64, 20, 0.02
-"""Side of the part that is judged; the grid's steps; dB from the grid's best that count as found."""
+"""Side of the evaluated crop; steps of the grid; largest distance from the best of the grid that counts as reached."""
 
 
 def crop_center(name: str) -> Frame:
-    """The middle of a photograph, RGB."""
+    """Crops the center of a photograph, RGB."""
     whole = getattr(data, name)()
     whole = np.repeat(whole[..., None], 3, axis=2) if whole.ndim == 2 else whole
     top, left = ((side - IMAGE_SIDE_PX) // 2 for side in whole.shape[:2])
@@ -58,13 +58,13 @@ def crop_center(name: str) -> Frame:
 
 
 def add_noise(clean: Frame, level: int) -> Frame:
-    """Gaussian noise of that sigma, rounded and clipped."""
+    """Adds Gaussian noise of this sigma, rounded and clipped."""
     noise = np.random.default_rng(level).normal(0, level, clean.shape)
     return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
 
 
 def measure_grid(bundle: Bundle, cases: list[tuple[Frame, Frame]]) -> list[dict[tuple[float, ...], float]]:
-    """PSNR of each case at all points of the 0.05 grid; one change of alpha serves all cases."""
+    """Measures the PSNR of each case at every point of the 0.05 grid; all cases share each change of alpha."""
     psnr_by_point: list[dict[tuple[float, ...], float]] = [{} for _ in cases]
     with open_session(bundle, threads=1) as session:
         for point in enumerate_grid(len(session.members), GRID_STEPS):
@@ -75,7 +75,7 @@ def measure_grid(bundle: Bundle, cases: list[tuple[Frame, Frame]]) -> list[dict[
 
 
 def measure_cases(bundle: Bundle, folder: Path) -> dict[str, Any]:
-    """Every case: the grid's best, tune's way to it, and the blends chosen without a reference."""
+    """Measures every case: the best of the grid, the evaluations of tune, and the blends chosen without a reference."""
     names = list(product(PHOTOGRAPH_NAMES, NOISE_LEVELS))
     cases = [(add_noise(crop_center(name), level), crop_center(name)) for name, level in names]
     grids = measure_grid(bundle, cases)
@@ -122,24 +122,24 @@ def measure_cases(bundle: Bundle, folder: Path) -> dict[str, Any]:
 
 
 def _describe_noise(level: int) -> dict[str, float | str]:
-    """What is said of the noise."""
+    """Returns the noise options that `tune` is run with."""
     return {"auto": "auto", "given": level}
 
 
 def max_count(counts: list[int | None]) -> int | None:
-    """None where one case never came near."""
+    """Returns the largest count, or None if a case never came near the best."""
     return None if None in counts else max(count for count in counts if count is not None)
 
 
 def _tune_without_reference(bundle: Bundle, folder: Path, noisy: Frame, clean: Frame, noise: float | str) -> float:
-    """The true PSNR of the blend that tune chooses without the clean image."""
+    """Measures the true PSNR of the blend that tune chooses without the clean image."""
     chosen = tune(bundle, folder / "noisy.png", noise=noise, options=SessionOptions(threads=1))
     with open_session(bundle, alpha=chosen.evaluations[chosen.chosen_index].coefficients, threads=1) as session:
         return psnr(session(noisy), clean)
 
 
 class TextbookSure(SureEstimator):
-    """SURE as it is for noise that was never clipped: every pixel counts as it stands."""
+    """Textbook SURE, which assumes that the noise was not clipped."""
 
     def __init__(self, frame: Frame, sigma: float, signature: Signature, pilot: Infer, seed: int = 0) -> None:
         super().__init__(frame, sigma, signature, pilot, seed)
@@ -149,7 +149,7 @@ class TextbookSure(SureEstimator):
 
 
 def measure_clipping(bundle: Bundle) -> dict[str, Any]:
-    """Two members, the 0.05 sweep, sigma given: what the blend with the smallest estimate lacks, textbook against ours."""
+    """Compares the textbook estimate with ours: PSNR lost by choosing the blend with the smallest estimate, at a known sigma."""
     rows: list[dict[str, Any]] = []
     with open_session(bundle, threads=1) as session:
         for name, level in product(PHOTOGRAPH_NAMES, NOISE_LEVELS):
@@ -174,7 +174,7 @@ def measure_clipping(bundle: Bundle) -> dict[str, Any]:
 
 
 def read_shipped_checkpoints(*levels: int) -> dict[str, Checkpoint]:
-    """The denoisers of the demo, by name."""
+    """Reads the denoisers of the demo, by name."""
     members = {}
     for level in levels:
         with as_file(files("dni_deploy") / "data" / "denoise" / f"n{level}.safetensors") as weights:
@@ -185,7 +185,7 @@ def read_shipped_checkpoints(*levels: int) -> dict[str, Checkpoint]:
 @click.command()
 @click.option("--only", type=click.Choice(["search", "clipping"]), help="Measure one part and keep the other's result.")
 def main(only: str | None) -> None:
-    """Measure, and keep the result."""
+    """Measures and writes the result."""
     result = json.loads(RESULT_PATH.read_bytes()) if only and RESULT_PATH.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""The benchmark of alpha maps runs whole and tells every ratio."""
+"""The benchmark of alpha maps runs and reports every ratio."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ pytest.importorskip("torch")
 
 
 @pytest.mark.slow
-def test_it_runs_whole(tmp_path: Path) -> None:
+def test_alpha_map_benchmark_reports_every_ratio(tmp_path: Path) -> None:
     from benchmarks.features.alpha_map import main
 
     output = tmp_path / "alpha_map.json"
-    done = CliRunner().invoke(main, ["--rounds", "1", "--side", "32", "-o", str(output)])
-    assert done.exit_code == 0, done.output
+    run_result = CliRunner().invoke(main, ["--rounds", "1", "--side", "32", "-o", str(output)])
+    assert run_result.exit_code == 0, run_result.output
     rows = json.loads(output.read_text())["rows"]
     assert len(rows) == 3
     for row in rows.values():

@@ -1,4 +1,4 @@
-"""The GPU benchmark's machinery, without a GPU: prepared networks, checks, times that are known beforehand, JSON and page."""
+"""The GPU benchmark without a GPU: prepared networks, checks, simulated times, JSON and the page."""
 
 from __future__ import annotations
 
@@ -46,32 +46,38 @@ def bundle(prepared: tuple[Path, PreparedNetwork], tmp_path: Path) -> Bundle:
     return PreparedNetwork.load(prepared[0], "pico").bundle(tmp_path / "pico.dni")
 
 
-def test_a_prepared_network_is_small_and_comes_back_whole(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
-    folder, made = prepared
-    read = PreparedNetwork.load(folder, "pico")
-    assert read.graph == made.graph
-    assert (read.signature, read.shapes, read.weights_sha256) == (made.signature, made.shapes, made.weights_sha256)
+def test_prepared_network_is_saved_without_weights_and_loads_equal(
+    prepared: tuple[Path, PreparedNetwork], bundle: Bundle
+) -> None:
+    folder, network = prepared
+    loaded = PreparedNetwork.load(folder, "pico")
+    assert loaded.graph == network.graph
+    assert (loaded.signature, loaded.shapes, loaded.weights_sha256) == (
+        network.signature,
+        network.shapes,
+        network.weights_sha256,
+    )
     assert (folder / "pico.onnx").stat().st_size < 20_000
-    assert all(not tensor.raw_data for tensor in read.graph.graph.initializer if tensor.name in read.shapes)
-    assert set(bundle.weight_names) == set(read.shapes)
-    for member, state in read.states().items():
+    assert all(not tensor.raw_data for tensor in loaded.graph.graph.initializer if tensor.name in loaded.shapes)
+    assert set(bundle.weight_names) == set(loaded.shapes)
+    for member, state in loaded.states().items():
         for name, value in bundle.read_weights(member).items():
             np.testing.assert_array_equal(value, state[name])
-    assert read.bundle(bundle.path).digest == bundle.digest  # a second call takes the one that is there
+    assert loaded.bundle(bundle.path).digest == bundle.digest  # a second call opens the existing bundle
 
 
-def test_what_is_expected_is_what_the_bundle_computes(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
+def test_expected_outputs_match_the_bundle(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
     expected = read_expected_outputs(prepared[0], "pico")
     members = [bundle.read_weights(member) for member in bundle.members]
-    for name, shares in (("mixed", [0.35, 0.65]), ("first", [1.0, 0.0]), ("second", [0.0, 1.0])):
-        got = ort_session.run_session(
-            ort_session.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(shares))), 1),
+    for name, coefficients in (("mixed", [0.35, 0.65]), ("first", [1.0, 0.0]), ("second", [0.0, 1.0])):
+        output = ort_session.run_session(
+            ort_session.open_cpu_session(bundle.read_graph_with_weights(blend_float64(members, np.array(coefficients))), 1),
             expected["x"],
         )
-        assert np.abs(got - expected[name]).max() <= 1e-5 * np.abs(expected[name]).max()  # float32 against float64
+        assert np.abs(output - expected[name]).max() <= 1e-5 * np.abs(expected[name]).max()  # float32 against float64
 
 
-def test_random_members_differ_a_little_and_keep_variances_positive() -> None:
+def test_random_members_stay_close_and_variances_stay_positive() -> None:
     shapes = {"c.weight": (16, 8, 3, 3), "c.bias": (16,), "b.weight": (16,), "b.bias": (16,), "b.running_var": (16,)}
     states = make_random_family(shapes, members=3, seed=4)
     first, second = states["m0"], states["m1"]
@@ -82,7 +88,9 @@ def test_random_members_differ_a_little_and_keep_variances_positive() -> None:
     assert all(np.array_equal(states[m][n], again[m][n]) for m in states for n in shapes)
 
 
-def test_other_random_numbers_are_told(prepared: tuple[Path, PreparedNetwork], tmp_path: Path) -> None:
+def test_weights_that_differ_from_the_prepared_digest_are_an_error(
+    prepared: tuple[Path, PreparedNetwork], tmp_path: Path
+) -> None:
     for path in prepared[0].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     facts = json.loads((tmp_path / "pico.json").read_text())
@@ -93,36 +101,36 @@ def test_other_random_numbers_are_told(prepared: tuple[Path, PreparedNetwork], t
         PreparedNetwork.load(tmp_path, "nothing")
 
 
-def known(machine: Machine, name: str, engines: list[KnownEngine], **options: Any) -> GpuBackendMode:
-    def open_way(bundle: Bundle, precision: str) -> KnownEngine:
-        kept = {key: options[key] for key in ("slots", "scale", "frame") if key in options}
-        engines.append(KnownEngine(machine, bundle, **kept))
+def make_known_mode(machine: Machine, name: str, engines: list[KnownEngine], **options: Any) -> GpuBackendMode:
+    def open_mode(bundle: Bundle, precision: str) -> KnownEngine:
+        engine_options = {key: options[key] for key in ("slots", "scale", "frame") if key in options}
+        engines.append(KnownEngine(machine, bundle, **engine_options))
         return engines[-1]
 
-    about = {key: options[key] for key in ("changes_alpha", "async_refit", "slow") if key in options}
-    return GpuBackendMode(name, f"the way {name}", open_way, options.get("obstacle", lambda: None), **about)
+    mode_options = {key: options[key] for key in ("changes_alpha", "async_refit", "slow") if key in options}
+    return GpuBackendMode(name, f"mode {name}", open_mode, options.get("obstacle", lambda: None), **mode_options)
 
 
 @pytest.fixture
 def case(
     prepared: tuple[Path, PreparedNetwork], bundle: Bundle
 ) -> tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]]:
-    machine, engines, kept = Machine(), list[KnownEngine](), list[dict[str, Any]]()
+    machine, engines, kept_cases = Machine(), list[KnownEngine](), list[dict[str, Any]]()
     chosen = [
-        known(machine, "tensorrt", engines),
-        known(machine, "tensorrt-constant", engines, changes_alpha=False, frame=FRAME / 2),
-        known(machine, "tensorrt-ahead", engines, slots=2, async_refit=True),
-        known(machine, "tensorrt-inputs", engines, scale=1.01),
-        known(machine, "onnxruntime-gpu", engines, obstacle=lambda: "there is none"),
-        known(machine, "torch-compile", engines, frame=FRAME * 2, slow=True),
+        make_known_mode(machine, "tensorrt", engines),
+        make_known_mode(machine, "tensorrt-constant", engines, changes_alpha=False, frame=FRAME / 2),
+        make_known_mode(machine, "tensorrt-ahead", engines, slots=2, async_refit=True),
+        make_known_mode(machine, "tensorrt-inputs", engines, scale=1.01),
+        make_known_mode(machine, "onnxruntime-gpu", engines, obstacle=lambda: "there is none"),
+        make_known_mode(machine, "torch-compile", engines, frame=FRAME * 2, slow=True),
     ]
-    made = run_case(
-        prepared[1], prepared[0], bundle, (720, 1280), "fp16", chosen, KnownClock(machine), seconds=1.0, keep=kept.append
+    result = run_case(
+        prepared[1], prepared[0], bundle, (720, 1280), "fp16", chosen, KnownClock(machine), seconds=1.0, keep=kept_cases.append
     )
-    return made, engines, kept
+    return result, engines, kept_cases
 
 
-def test_a_case_tells_the_times_that_are_known(case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]]) -> None:
+def test_case_reports_the_simulated_times(case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]]) -> None:
     rows = {row["name"]: row for row in case[0]["rows"]}
     assert list(rows) == ["tensorrt", "tensorrt-constant", "tensorrt-ahead", "torch-compile"]
     ms = 1e3
@@ -143,31 +151,31 @@ def test_a_case_tells_the_times_that_are_known(case: tuple[dict[str, Any], list[
     assert case[0]["ratios"]["steady, tensorrt / torch-compile"] == pytest.approx(0.5)
 
 
-def test_a_way_that_is_wrong_or_absent_gets_no_time(
+def test_wrong_or_unavailable_mode_is_not_timed(
     case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]],
 ) -> None:
-    made, engines, kept = case
-    assert made["skipped"]["onnxruntime-gpu"] == "there is none"
-    assert made["skipped"]["tensorrt-inputs"].startswith("wrong: it differs from PyTorch by 1.0e-02")
-    assert made["wrong"]["tensorrt-inputs"]["error"] == pytest.approx(0.01, rel=1e-2)
+    result, engines, kept_cases = case
+    assert result["skipped"]["onnxruntime-gpu"] == "there is none"
+    assert result["skipped"]["tensorrt-inputs"].startswith("wrong: it differs from PyTorch by 1.0e-02")
+    assert result["wrong"]["tensorrt-inputs"]["error"] == pytest.approx(0.01, rel=1e-2)
     assert all(engine.closed for engine in engines)
-    # Before the slow one is opened, the others are safe.
-    assert [row["name"] for row in kept[0]["rows"]] == ["tensorrt", "tensorrt-constant", "tensorrt-ahead"]
-    assert "not reached" in kept[0]["skipped"]["torch-compile"]
-    json.dumps(made, allow_nan=False)
+    # The other modes are saved before the slow one is opened.
+    assert [row["name"] for row in kept_cases[0]["rows"]] == ["tensorrt", "tensorrt-constant", "tensorrt-ahead"]
+    assert "not reached" in kept_cases[0]["skipped"]["torch-compile"]
+    json.dumps(result, allow_nan=False)
 
 
-def test_nothing_more_is_opened_when_the_time_is_up(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
+def test_no_engine_is_opened_after_the_budget_is_spent(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
     machine, engines = Machine(), list[KnownEngine]()
-    chosen = [known(machine, "tensorrt", engines)]
-    made = run_case(prepared[1], prepared[0], bundle, (64, 64), "fp32", chosen, KnownClock(machine), budget=0.0)
+    chosen = [make_known_mode(machine, "tensorrt", engines)]
+    result = run_case(prepared[1], prepared[0], bundle, (64, 64), "fp32", chosen, KnownClock(machine), budget=0.0)
     assert not engines
-    assert not made["rows"]
-    assert "not reached" in made["skipped"]["tensorrt"]
+    assert not result["rows"]
+    assert "not reached" in result["skipped"]["tensorrt"]
 
 
 @pytest.mark.parametrize(
-    ("found", "precision", "wrong"),
+    ("agreement", "precision", "is_fault"),
     [
         (Agreement((1,), 9e-5, 90.0, True), "fp32", False),
         (Agreement((1,), 2e-4, 90.0, True), "fp32", True),
@@ -177,24 +185,24 @@ def test_nothing_more_is_opened_when_the_time_is_up(prepared: tuple[Path, Prepar
         (Agreement((1,), 0.0, None, True), "fp16", False),
     ],
 )
-def test_faults(found: Agreement, precision: str, wrong: bool) -> None:
-    assert (describe_fault(found, precision) is not None) == wrong
+def test_disagreement_above_the_limit_is_a_fault(agreement: Agreement, precision: str, is_fault: bool) -> None:
+    assert (describe_fault(agreement, precision) is not None) == is_fault
 
 
-class NaNs(KnownEngine):
+class NaNEngine(KnownEngine):
     def infer(self, slot: int, x: Any) -> Any:
         return super().infer(slot, x) * np.float32("nan")
 
 
-def test_nan_is_wrong(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
+def test_nan_output_is_a_fault(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
     machine = Machine()
-    way = GpuBackendMode("tensorrt", "NaN", lambda bundle, precision: NaNs(machine, bundle), lambda: None)
-    made = run_case(prepared[1], prepared[0], bundle, (64, 64), "fp16", [way], KnownClock(machine))
-    assert "wrong" in made["skipped"]["tensorrt"]
-    json.dumps(results.merge_results([{**results.make_empty_result({}, "c"), "cases": [made]}]), allow_nan=False)
+    mode = GpuBackendMode("tensorrt", "NaN", lambda bundle, precision: NaNEngine(machine, bundle), lambda: None)
+    result = run_case(prepared[1], prepared[0], bundle, (64, 64), "fp16", [mode], KnownClock(machine))
+    assert "wrong" in result["skipped"]["tensorrt"]
+    json.dumps(results.merge_results([{**results.make_empty_result({}, "c"), "cases": [result]}]), allow_nan=False)
 
 
-class Fragile(KnownEngine):
+class FailingEngine(KnownEngine):
     left = 25
 
     def enqueue(self, slot: int) -> None:
@@ -204,26 +212,29 @@ class Fragile(KnownEngine):
         super().enqueue(slot)
 
 
-@pytest.mark.parametrize("left", [0, 1, 25])
-def test_one_that_fails_while_it_is_timed_costs_itself_alone(
-    prepared: tuple[Path, PreparedNetwork], bundle: Bundle, left: int
+@pytest.mark.parametrize("enqueues_left", [0, 1, 25])
+def test_mode_that_fails_during_timing_is_skipped_and_others_are_timed(
+    prepared: tuple[Path, PreparedNetwork], bundle: Bundle, enqueues_left: int
 ) -> None:
-    machine, engines, said = Machine(), list[KnownEngine](), list[str]()
+    machine, engines, messages = Machine(), list[KnownEngine](), list[str]()
 
-    def fragile(bundle: Bundle, precision: str) -> Fragile:
-        engines.append(Fragile(machine, bundle))
-        engines[-1].left = left  # type: ignore[attr-defined]
+    def open_failing(bundle: Bundle, precision: str) -> FailingEngine:
+        engines.append(FailingEngine(machine, bundle))
+        engines[-1].left = enqueues_left  # type: ignore[attr-defined]
         return engines[-1]  # type: ignore[return-value]
 
-    modes = [GpuBackendMode("tensorrt", "breaks", fragile, lambda: None), known(machine, "onnxruntime-gpu", engines)]
-    made = run_case(
-        prepared[1], prepared[0], bundle, (64, 64), "fp32", modes, KnownClock(machine), seconds=1.0, report=said.append
+    modes = [
+        GpuBackendMode("tensorrt", "breaks", open_failing, lambda: None),
+        make_known_mode(machine, "onnxruntime-gpu", engines),
+    ]
+    result = run_case(
+        prepared[1], prepared[0], bundle, (64, 64), "fp32", modes, KnownClock(machine), seconds=1.0, report=messages.append
     )
-    assert [row["name"] for row in made["rows"]] == ["onnxruntime-gpu"]
-    assert made["skipped"]["tensorrt"] == "failed while it was timed: ValueError: out of order"
-    assert any("Traceback" in text for text in said)
+    assert [row["name"] for row in result["rows"]] == ["onnxruntime-gpu"]
+    assert result["skipped"]["tensorrt"] == "failed while it was timed: ValueError: out of order"
+    assert any("Traceback" in text for text in messages)
     assert all(engine.closed for engine in engines)
-    assert len(made["ratios"]) == 0
+    assert len(result["ratios"]) == 0
 
 
 def figure(network: str, label: str, over: float, **more: Any) -> dict[str, Any]:
@@ -234,7 +245,7 @@ def figure(network: str, label: str, over: float, **more: Any) -> dict[str, Any]
     }  # fmt: skip
 
 
-def test_goals_and_page_follow_from_the_result(
+def test_goals_and_page_match_the_merged_result(
     case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     ours = results.make_empty_result({"gpu": "Known", "date": "2026-01-01"}, "abc")
@@ -268,10 +279,10 @@ def test_goals_and_page_follow_from_the_result(
     assert "## On a GPU" in text
     assert "**0.50**, not reached" in text
     assert " | 1.25 | - |" in text
-    assert "| the way tensorrt | 1 | 2 | 8 | 8 | 2 | 1.25 |" in text
-    assert "| the way torch-compile | 2 | " in text
+    assert "| mode tensorrt | 1 | 2 | 8 | 8 | 2 | 1.25 |" in text
+    assert "| mode torch-compile | 2 | " in text
     assert text.count("### Pico, 1280x720, fp16") == 1  # both parts in one table
-    assert text.count("Without onnxruntime-gpu: there is none.") == 2  # told once for each part
+    assert text.count("Without onnxruntime-gpu: there is none.") == 2  # reported once per part
     assert "(two runs)" in text
 
 
@@ -279,7 +290,7 @@ def cpu_result() -> Mapping[str, Any]:
     return json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text())  # type: ignore[no-any-return]
 
 
-def test_the_page_in_docs_is_the_one_that_the_results_make() -> None:
+def test_benchmarks_page_in_docs_matches_the_stored_results() -> None:
     stored = ROOT / "benchmarks" / "results" / "gpu.json"
     gpu = json.loads(stored.read_text()) if stored.exists() else None
     text = page(cpu_result(), gpu)
@@ -289,7 +300,7 @@ def test_the_page_in_docs_is_the_one_that_the_results_make() -> None:
         assert "python -m benchmarks.gpu.measure_all" in text
 
 
-def test_of_two_measurements_of_one_thing_the_later_counts(
+def test_merge_keeps_the_later_measurement_of_a_case(
     case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]],
 ) -> None:
     first = {
@@ -309,7 +320,7 @@ def test_of_two_measurements_of_one_thing_the_later_counts(
     assert results.merge_results([whole]) == whole
 
 
-def test_the_most_telling_comes_first_and_what_is_there_is_not_done_again(
+def test_tasks_are_ordered_by_importance_and_finished_ones_are_skipped(
     case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]],
 ) -> None:
     plain = [task.name for task in measure_all.list_tasks(plans=False)]
@@ -319,7 +330,7 @@ def test_the_most_telling_comes_first_and_what_is_there_is_not_done_again(
     assert [task.name for task in planned[1:5]] == [
         f"plan rrdb 1280x720 fp16 {name}" for name in ("tensorrt", "tensorrt-constant", "tensorrt-inputs", "tensorrt-graph")
     ]
-    for task in planned:  # every command line is one that is understood
+    for task in planned:  # every command line is valid
         __main__.make_parser().parse_args(list(task.arguments))
     whole = results.merge_results(
         [{**results.make_empty_result({}, "c"), "cases": [{**case[0], "network": "rrdb"}], "kernel": [figure("large", "l", 1)]}]
@@ -328,7 +339,7 @@ def test_the_most_telling_comes_first_and_what_is_there_is_not_done_again(
     assert done == ["kernel", "rrdb 1280x720 fp16"]
 
 
-def test_all_of_it_goes_on_where_it_ended(
+def test_measure_all_resumes_after_a_crash(
     case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -337,13 +348,13 @@ def test_all_of_it_goes_on_where_it_ended(
         if len(done) == 4:
             return None  # it crashed
         done.append(task.name)
-        made = results.make_empty_result({"gpu": "Known"}, "c")
+        result = results.make_empty_result({"gpu": "Known"}, "c")
         if task.kernel:
-            made["kernel"] = [figure("large", "l", 1.0)]
+            result["kernel"] = [figure("large", "l", 1.0)]
         elif task.case is not None:
             network, shape, precision = task.case
-            made["cases"] = [{**case[0], "network": network, "shape": [1, 3, *shape], "precision": precision}]
-        return made
+            result["cases"] = [{**case[0], "network": network, "shape": [1, 3, *shape], "precision": precision}]
+        return result
 
     monkeypatch.setattr(measure_all, "run", run)
     monkeypatch.setattr(measure_all.driver, "why_gpu_unavailable", lambda: None)
@@ -360,7 +371,7 @@ def test_all_of_it_goes_on_where_it_ended(
     assert not done  # no time left
 
 
-def test_what_cannot_run_here_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_command_lines_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["nonsense"]) == 2
     assert __main__.main(["--rows", "nonsense"]) == 2
     assert __main__.main(["--shape", "720"]) == 2
@@ -368,31 +379,33 @@ def test_what_cannot_run_here_is_named(capsys: pytest.CaptureFixture[str]) -> No
     assert "there are" in capsys.readouterr().err
 
 
-def test_a_measurement_writes_after_each_case(prepared: tuple[Path, PreparedNetwork], tmp_path: Path) -> None:
+def test_measurement_writes_the_result_after_each_case(prepared: tuple[Path, PreparedNetwork], tmp_path: Path) -> None:
     machine, engines = Machine(), list[KnownEngine]()
-    made = results.make_empty_result({"gpu": "Known"}, "c")
-    measurement = Measurement(prepared[0], tmp_path / "work", made, tmp_path / "o.json", seconds=0.5)
-    measurement.cases(["pico"], [(64, 64), (32, 32)], ["fp32"], [known(machine, "tensorrt", engines)], KnownClock(machine))
+    result = results.make_empty_result({"gpu": "Known"}, "c")
+    measurement = Measurement(prepared[0], tmp_path / "work", result, tmp_path / "o.json", seconds=0.5)
+    measurement.cases(
+        ["pico"], [(64, 64), (32, 32)], ["fp32"], [make_known_mode(machine, "tensorrt", engines)], KnownClock(machine)
+    )
     assert [entry["shape"] for entry in results.read(tmp_path / "o.json")["cases"]] == [[1, 3, 64, 64], [1, 3, 32, 32]]
     assert "tensorrt" in results.format_short_table(results.read(tmp_path / "o.json"))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_torch_weights_are_views_of_one_tensor_that_is_blended_in_place(
+def test_torch_weights_are_views_of_one_flat_tensor_blended_in_place(
     prepared: tuple[Path, PreparedNetwork], channels_last: bool
 ) -> None:
     states = list(prepared[1].states().values())
     expected = read_expected_outputs(prepared[0], "pico")
     ends = Float32Ends(pico_net(NETWORK), torch.float32, channels_last)
     flat = FlatWeights(ends.net, [dict(state) for state in states], torch.float32, channels_last)
-    for name, shares in (("mixed", [0.35, 0.65]), ("second", [0.0, 1.0]), ("first", [1.0, 0.0]), ("mixed", [0.35, 0.65])):
-        flat.blend(np.array(shares))
+    for name, coefficients in (("mixed", [0.35, 0.65]), ("second", [0.0, 1.0]), ("first", [1.0, 0.0]), ("mixed", [0.35, 0.65])):
+        flat.blend(np.array(coefficients))
         with torch.no_grad():
-            got = ends(torch.from_numpy(expected["x"])).numpy()
-        assert np.abs(got - expected[name]).max() <= 1e-5 * np.abs(expected[name]).max()  # float32 against float64
+            output = ends(torch.from_numpy(expected["x"])).numpy()
+        assert np.abs(output - expected[name]).max() <= 1e-5 * np.abs(expected[name]).max()  # float32 against float64
 
 
-def test_three_members_in_torch() -> None:
+def test_flat_weights_blend_three_members() -> None:
     net = torch.nn.Conv2d(3, 4, 3)
     rng = np.random.default_rng(0)
     members = [
@@ -400,14 +413,14 @@ def test_three_members_in_torch() -> None:
         for _ in range(3)
     ]
     flat = FlatWeights(net, members, torch.float32, False)
-    shares = np.array([0.2, 0.3, 0.5])
-    flat.blend(shares)
-    truth = blend_float64(members, shares)["weight"]
+    coefficients = np.array([0.2, 0.3, 0.5])
+    flat.blend(coefficients)
+    truth = blend_float64(members, coefficients)["weight"]
     assert np.abs(net.weight.detach().numpy() - truth).max() <= 1e-6  # three float32 roundings of numbers up to 3
 
 
-class Elsewhere:
-    """A stream and an event of a GPU that is this CPU."""
+class CpuStream:
+    """A fake of torch.cuda.Stream and torch.cuda.Event on the CPU."""
 
     cuda_stream = 7
 
@@ -420,17 +433,17 @@ class Elsewhere:
     def synchronize(self) -> None:
         pass
 
-    def elapsed_time(self, other: Elsewhere) -> float:
+    def elapsed_time(self, other: CpuStream) -> float:
         return 1.0
 
 
-def test_pytorchs_row_is_an_engine(
+def test_torch_peer_is_a_device_engine(
     prepared: tuple[Path, PreparedNetwork], bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but the device: tests/gpu/test_torch.py has that, with graphs and compilation."""
+    """Covers everything but the device; tests/gpu/test_torch.py runs on a GPU, with graphs and compilation."""
     empty = torch.empty
-    monkeypatch.setattr(torch.cuda, "Stream", Elsewhere)
-    monkeypatch.setattr(torch.cuda, "Event", Elsewhere)
+    monkeypatch.setattr(torch.cuda, "Stream", CpuStream)
+    monkeypatch.setattr(torch.cuda, "Event", CpuStream)
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.Tensor, "cuda", torch.Tensor.clone)
@@ -438,17 +451,17 @@ def test_pytorchs_row_is_an_engine(
     monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **more: empty(*shape, **more))
     expected = read_expected_outputs(prepared[0], "pico")
     peer = TorchPeer(bundle, "fp32", "eager")
-    found = measure_agreement(peer, expected, changes=True)
-    assert describe_fault(found, "fp32") is None
-    assert found.returns
+    agreement = measure_agreement(peer, expected, changes=True)
+    assert describe_fault(agreement, "fp32") is None
+    assert agreement.returns
     assert peer.stream_handle(0) == 7
     assert peer.infer(0, expected["x"][..., :32, :48].copy()).shape[2:] == (32, 48)
     peer.close()
-    again = compute_expected_outputs(bundle, expected["x"], {"mixed": (0.35, 0.65)})
-    np.testing.assert_allclose(again["mixed"], expected["mixed"], rtol=1e-6, atol=1e-6)  # float64 both, rounded once
+    outputs = compute_expected_outputs(bundle, expected["x"], {"mixed": (0.35, 0.65)})
+    np.testing.assert_allclose(outputs["mixed"], expected["mixed"], rtol=1e-6, atol=1e-6)  # float64 both, rounded once
 
 
-def test_every_mode_is_an_engine_a_baseline_or_pytorch(gpu: FakeGpu) -> None:
+def test_every_mode_uses_a_registered_engine_a_baseline_or_pytorch(gpu: FakeGpu) -> None:
     from dni_deploy.latency.baselines.tensorrt import TENSORRT_BASELINES
     from engines.registry import ENGINES
 

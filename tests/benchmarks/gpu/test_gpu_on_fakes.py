@@ -1,4 +1,4 @@
-"""The GPU benchmark on the fakes: every call that it makes on a GPU is made, in the order in which it makes them."""
+"""The GPU benchmark on the fake GPU: it makes the same calls in the same order as on a real one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("gpu", [{"eager": True}, {"seed": 3}], indirect=True)
-def test_the_kernel_and_the_copy(gpu: FakeGpu, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_measurement_reports_copy_rate_and_errors(
+    gpu: FakeGpu, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from benchmarks.gpu import ceilings, kernel
     from benchmarks.gpu.clock import EventClock
     from benchmarks.gpu.measurement import Measurement
@@ -32,9 +34,9 @@ def test_the_kernel_and_the_copy(gpu: FakeGpu, prepared: Path, tmp_path: Path, m
     monkeypatch.setattr(kernel, "MIN_ROTATED_BYTES", 1 << 18)
     monkeypatch.setattr(kernel, "WORK_PER_MARK_S", 0.0)
     monkeypatch.setattr(ceilings, "measure_matrix_rates", lambda: {"fp16": 1e12})
-    made = results.make_empty_result({"gpu": "fake"}, "c")
+    result = results.make_empty_result({"gpu": "fake"}, "c")
     with EventClock() as clock:
-        Measurement(prepared, tmp_path, made, tmp_path / "o.json").kernel(["pico"], ["fp32", "fp16"], clock, large=12_800)
+        Measurement(prepared, tmp_path, result, tmp_path / "o.json").kernel(["pico"], ["fp32", "fp16"], clock, large=12_800)
     stored = results.read(tmp_path / "o.json")
     assert stored["parts"][0]["ceilings"]["copy"] > 0
     assert [(figure["network"], figure["precision"], figure["members"]) for figure in stored["kernel"]] == [
@@ -45,26 +47,29 @@ def test_the_kernel_and_the_copy(gpu: FakeGpu, prepared: Path, tmp_path: Path, m
         assert figure["bytes"] * figure["sets"] >= 1 << 17
         assert figure["error"] <= 1.5e-3
         assert figure["by_row_over_plain_launched"] > 0
-        assert figure["by_row_over_plain_replayed"] > 0  # captured, too
+        assert figure["by_row_over_plain_replayed"] > 0  # also captured
     assert stored["kernel"][-1]["bytes"] == 12_800 * (4 * 2 + 2)  # float16 members stay float16
     assert {goal["what"] for goal in stored["goals"]} == {figure["label"] for figure in stored["kernel"][2:]}
 
 
 @pytest.mark.parametrize("gpu", ["11.4", "8.6"], indirect=True)
-def test_every_mode_of_ours(gpu: FakeGpu, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_engine_mode_is_built_and_timed(
+    gpu: FakeGpu, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from benchmarks.gpu.clock import EventClock
     from benchmarks.gpu.measurement import Measurement
 
-    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)  # the fake 8.6 reads NumPy 2's arrays right
-    made = results.make_empty_result({"gpu": "fake"}, "c")
+    # The fake TensorRT 8.6 reads arrays of NumPy 2 correctly.
+    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)
+    result = results.make_empty_result({"gpu": "fake"}, "c")
     with EventClock() as clock:
-        measurement = Measurement(prepared, tmp_path / "w", made, tmp_path / "o.json", seconds=0.05)
+        measurement = Measurement(prepared, tmp_path / "w", result, tmp_path / "o.json", seconds=0.05)
         measurement.build_missing = False
         measurement.cases(["pico"], [(64, 64)], ["fp32"], select_modes(("tensorrt", "tensorrt-constant")), clock)
-        assert set(made["cases"][0]["skipped"].values()) == {"its plan was not built in the time that was given"}
+        assert set(result["cases"][0]["skipped"].values()) == {"its plan was not built in the time that was given"}
         measurement.build(["pico"], [(64, 64)], ["fp32"], GPU_BACKEND_MODES)
         measurement.cases(["pico"], [(64, 64)], ["fp32"], GPU_BACKEND_MODES, clock)
-    (case,) = results.read(tmp_path / "o.json")["cases"]  # the second took the first one's place
+    (case,) = results.read(tmp_path / "o.json")["cases"]  # the second run replaced the first
     rows = {row["name"]: row for row in case["rows"]}
     assert set(rows) == {mode.name for mode in GPU_BACKEND_MODES if mode.engine is not None} - {"onnxruntime-gpu"}
     for name, row in rows.items():
@@ -77,7 +82,7 @@ def test_every_mode_of_ours(gpu: FakeGpu, prepared: Path, tmp_path: Path, monkey
     assert "not run: this torch sees no GPU: torch-eager, torch-graph, torch-compile, torch-autotune" in text
 
 
-def test_without_a_gpu_it_says_so_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_measure_all_without_a_gpu_fails_with_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if driver.why_gpu_unavailable() is None:
         pytest.skip("there is a GPU here")
     assert measure_all.main(["--prepared", str(tmp_path), "-o", str(tmp_path / "o.json")]) == 7

@@ -1,4 +1,4 @@
-"""The effect families of benchmarks/paper: their weights, what their figures measure, and what they were trained on."""
+"""The effect families of benchmarks/paper_reproduction: their weights, the measures of their figures, and their training."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ EFFECTS = ("style", "style_parts", "scenes", "digits")
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def _float(pixels: np.ndarray) -> torch.Tensor:
+def _to_tensor(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float()[None] / 255
 
 
 @pytest.mark.parametrize("family", EFFECTS)
-def test_members_are_of_one_architecture_in_float16(family: str) -> None:
+def test_members_share_one_architecture_and_are_float16(family: str) -> None:
     from exporters.architectures.registry import find_architecture
 
     row = TRAINED_FAMILIES[family]
@@ -46,12 +46,12 @@ def test_members_are_of_one_architecture_in_float16(family: str) -> None:
     assert find_architecture("auto", next(iter(members.values()))).name == row.architecture
 
 
-def test_the_weights_are_square() -> None:
+def test_effect_weights_stay_below_10_mb() -> None:
     sizes = [path.stat().st_size for family in EFFECTS for path in (WEIGHTS_FOLDER / family).glob("*.safetensors")]
     assert sum(sizes) < 10e6
 
 
-def test_only_the_named_parts_were_fine_tuned() -> None:
+def test_partial_members_differ_only_in_the_fine_tuned_layers() -> None:
     mosaic, norm, conv = (load_file(TRAINED_FAMILIES["style_parts"].members[name]) for name in ("mosaic", "norm", "conv"))
     for key, tensor in mosaic.items():
         in_norm = ".in" in f".{key}"
@@ -59,14 +59,14 @@ def test_only_the_named_parts_were_fine_tuned() -> None:
         assert np.array_equal(tensor, conv[key]) == in_norm, key
 
 
-def test_the_members_of_scenes_share_their_statistics() -> None:
+def test_scenes_members_have_equal_batchnorm_statistics() -> None:
     members = [load_file(path) for path in TRAINED_FAMILIES["scenes"].members.values()]
     statistics = [key for key in members[0] if key.endswith(("running_mean", "running_var"))]
     assert statistics
     assert all(np.array_equal(members[0][key], other[key]) for other in members[1:] for key in statistics)
 
 
-def test_alpha_moves_the_ink_in_the_exported_engine() -> None:
+def test_alpha_changes_ink_and_slant_in_the_exported_engine() -> None:
     latents = np.random.default_rng(5).normal(size=(8, 32, 1, 1)).astype(np.float32)
     with open_bench() as bench:
         frames = [bench.between("digits", "thin", "bold", alpha).infer(latents) for alpha in (0.0, 0.5, 1.0)]
@@ -77,40 +77,42 @@ def test_alpha_moves_the_ink_in_the_exported_engine() -> None:
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_the_corners_shares_are_on_the_simplex(fire: float, large: float) -> None:
-    shares = corner_shares(fire, large)
-    assert set(shares) < set(TRAINED_FAMILIES["style"].members)
-    assert min(shares.values()) >= 0
-    assert sum(shares.values()) == pytest.approx(1, abs=4 * np.finfo(float).eps)  # four products, three sums
-    assert shares["fire_small"] + shares["fire_large"] == pytest.approx(fire, abs=1e-15)
-    assert shares["mosaic_large"] + shares["fire_large"] == pytest.approx(large, abs=1e-15)
+def test_corner_coefficients_are_on_the_simplex(fire: float, large: float) -> None:
+    coefficients = corner_shares(fire, large)
+    assert set(coefficients) < set(TRAINED_FAMILIES["style"].members)
+    assert min(coefficients.values()) >= 0
+    assert sum(coefficients.values()) == pytest.approx(1, abs=4 * np.finfo(float).eps)  # four products, three sums
+    assert coefficients["fire_small"] + coefficients["fire_large"] == pytest.approx(fire, abs=1e-15)
+    assert coefficients["mosaic_large"] + coefficients["fire_large"] == pytest.approx(large, abs=1e-15)
 
 
-def test_colours_do_not_depend_on_places() -> None:
+def test_color_distance_ignores_pixel_positions() -> None:
     pixels = square(TEST_PHOTOGRAPHS[0], 64)
     shuffled = np.random.default_rng(0).permutation(pixels.reshape(-1, 3)).reshape(pixels.shape)
-    assert measures.color_distance(pixels, shuffled) < 1e-7  # the same sums, each rounded in float32 as the other
+    assert measures.color_distance(pixels, shuffled) < 1e-7  # the same sums, each rounded to float32
     assert measures.color_distance(pixels, pixels[..., ::-1]) > 0.02
 
 
-def test_texture_does_not_depend_on_tone_or_colour() -> None:
+def test_texture_distance_ignores_tone_and_color() -> None:
     pixels = square(TEST_PHOTOGRAPHS[0], 128)
-    grey = np.rint(measures.luminance(pixels) * 100).astype(np.uint8)
-    plain, toned = (np.repeat(each[..., None], 3, axis=2) for each in (grey, (grey.astype(int) ** 2 // 64).astype(np.uint8)))
+    gray = np.rint(measures.luminance(pixels) * 100).astype(np.uint8)
+    plain, toned = (np.repeat(each[..., None], 3, axis=2) for each in (gray, (gray.astype(int) ** 2 // 64).astype(np.uint8)))
     tinted = (plain * np.array([1, 0, 2], np.uint8)).astype(np.uint8)
     moved = measures.texture_distance(np.roll(plain, 1, axis=0) // 2 * 2, styles.STYLE_IMAGES["fire_large"])
     assert measures.texture_distance(tinted, plain) < 1e-6  # ranks are the same; float32 sorting
     assert moved > 0.01
-    assert measures.texture_distance(toned, plain) < 0.1 * moved  # squares of small integers meet: few ranks are tied anew
+    assert (
+        measures.texture_distance(toned, plain) < 0.1 * moved
+    )  # squares of small integers collide, so a few ranks become tied
 
 
-def test_strokes_are_longer_in_a_larger_picture() -> None:
+def test_large_styles_have_longer_strokes() -> None:
     for style in ("mosaic", "fire"):
         lengths = [measures.stroke_length(styles.STYLE_IMAGES[f"{style}_{stroke}"]) for stroke in ("small", "large")]
         assert lengths[1] > 1.2 * lengths[0]
 
 
-def test_lean_is_the_angle_of_a_leaning_bar() -> None:
+def test_lean_measures_the_angle_of_a_bar() -> None:
     rows, columns = np.mgrid[:32, :32]
     for degrees in (-20.0, 0.0, 20.0):
         middle = 15.5 - np.tan(np.radians(degrees)) * (rows - 15.5)
@@ -120,54 +122,55 @@ def test_lean_is_the_angle_of_a_leaning_bar() -> None:
     assert measures.ink(digit)[0] == pytest.approx(bar.mean(), abs=1e-6)
 
 
-def test_rise_is_of_the_order_alone() -> None:
+def test_rise_depends_only_on_the_order_of_values() -> None:
     assert measures.rise([0.0, 0.1, 5.0]) == pytest.approx(1)
     assert measures.rise([3.0, 2.9, -1.0]) == pytest.approx(-1)
     assert np.isnan(measures.rise([2.0, 2.0, 2.0]))
 
 
-def test_night_is_dark_and_shallow_keeps_what_is_salient() -> None:
-    pictures = torch.cat([_float(square(name, 96)) for name in TEST_PHOTOGRAPHS])
-    mask, soft = scenes.saliency(pictures), scenes.blur_background(pictures)
-    assert (scenes.darken_to_night(pictures).mean((1, 2, 3)) < 0.6 * pictures.mean((1, 2, 3))).all()
+def test_night_darkens_and_shallow_keeps_salient_pixels() -> None:
+    images = torch.cat([_to_tensor(square(name, 96)) for name in TEST_PHOTOGRAPHS])
+    mask, soft = scenes.saliency(images), scenes.blur_background(images)
+    assert (scenes.darken_to_night(images).mean((1, 2, 3)) < 0.6 * images.mean((1, 2, 3))).all()
     assert mask.min() >= 0
     assert mask.max() <= 1
-    kept, lost = (mask == 1).expand_as(soft), (mask == 0).expand_as(soft)
-    assert kept.any()
-    assert torch.equal(soft[kept], pictures[kept])
-    assert torch.allclose(
-        soft[lost], scenes.blur_images(pictures, scenes.BACKGROUND_SIGMA_PX)[lost], atol=1e-6
-    )  # 0 * image + 1 * blur, float32
+    salient, background = (mask == 1).expand_as(soft), (mask == 0).expand_as(soft)
+    assert salient.any()
+    assert torch.equal(soft[salient], images[salient])
+    # float32: 0 * image + 1 * blur
+    assert torch.allclose(soft[background], scenes.blur_images(images, scenes.BACKGROUND_SIGMA_PX)[background], atol=1e-6)
 
 
-def test_a_style_is_nearer_to_itself_than_a_photograph_is() -> None:
+def test_style_distance_is_smaller_to_the_style_than_to_a_photograph() -> None:
     for name in ("mosaic_small", "fire_small"):
         pixels = styles.STYLE_IMAGES[name]
-        distance = StyleDistance(_float(pixels), seed=0)
-        itself, photograph = float(distance(_float(pixels[:128, 64:192]))), float(distance(_float(square("coffee", 128))))
-        assert itself < 0.6 * photograph, (
-            name
-        )  # a quarter of a style is not all of it: the large fire has 0.46, the others less
+        distance = StyleDistance(_to_tensor(pixels), seed=0)
+        itself, photograph = (
+            float(distance(_to_tensor(pixels[:128, 64:192]))),
+            float(distance(_to_tensor(square("coffee", 128)))),
+        )
+        # A quarter of a style differs from the whole: the large fire has 0.46, the others less.
+        assert itself < 0.6 * photograph, name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["style", "scenes", "digits"])
-def test_a_training_of_a_few_steps_writes_the_family(family: str, tmp_path: Path) -> None:
+def test_short_training_writes_all_members(family: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"benchmarks.paper_reproduction.train.{family}", "-o", str(tmp_path), "--steps", "0.004"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
+    training = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert training.returncode == 0, training.stderr
     written = {path.relative_to(tmp_path).as_posix(): load_file(path) for path in tmp_path.rglob("*.safetensors")}
-    kept = {path.relative_to(WEIGHTS_FOLDER if family == "style" else WEIGHTS_FOLDER / family).as_posix(): load_file(path)
+    committed = {path.relative_to(WEIGHTS_FOLDER if family == "style" else WEIGHTS_FOLDER / family).as_posix(): load_file(path)
             for folder in (("style", "style_parts") if family == "style" else (family,))
             for path in (WEIGHTS_FOLDER / folder).glob("*.safetensors")}  # fmt: skip
-    assert set(written) == set(kept)
+    assert set(written) == set(committed)
     for name, tensors in written.items():
-        assert {key: t.shape for key, t in tensors.items()} == {key: t.shape for key, t in kept[name].items()}
+        assert {key: t.shape for key, t in tensors.items()} == {key: t.shape for key, t in committed[name].items()}
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
-    """docs/effect-families.md: the last block, as printed, with one of its photographs."""
+def test_commands_of_the_effect_families_page_run(tmp_path: Path) -> None:
+    """Runs the last block of docs/effect-families.md as printed, on one of the test photographs."""
     import re
     import shlex
 
@@ -182,8 +185,8 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     for line in block.splitlines():
         program, *words = shlex.split(line)
         assert program == "dni-deploy"
-        there = [str(ROOT / word) if word.startswith("benchmarks/") else word for word in words]
-        there = [str(tmp_path / word) if word.endswith((".dni", ".png")) else word for word in there]
-        assert main(there) == 0, line
+        arguments = [str(ROOT / word) if word.startswith("benchmarks/") else word for word in words]
+        arguments = [str(tmp_path / word) if word.endswith((".dni", ".png")) else word for word in arguments]
+        assert main(arguments) == 0, line
     dusk, day = (np.asarray(Image.open(tmp_path / name)).mean() for name in ("dusk.png", "photograph.png"))
     assert dusk < 0.8 * day

@@ -1,4 +1,4 @@
-"""The paper's page: weights, images and text are what they say, and a number that misses its bound cannot be told otherwise."""
+"""The paper's page: weights, images and text match the results, and a number outside its bound is reported as not reached."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dni_deploy.checkpoints.family import Family
 
 
 @pytest.mark.parametrize("family", TRAINED_FAMILIES)
-def test_weights_are_one_family_in_float16(family: str) -> None:
+def test_each_family_matches_and_is_stored_as_float16(family: str) -> None:
     row = TRAINED_FAMILIES[family]
     assert Family.from_checkpoints(row.members).names == tuple(row.members)
     assert set(row.controls) < set(row.members)
@@ -34,21 +34,21 @@ def test_weights_are_one_family_in_float16(family: str) -> None:
     for member in row.members:
         tensors = weights(family, member)
         assert all(np.isfinite(tensor).all() for tensor in tensors.values())
-        # What is stored is float16: half the size, and every number one of its.
+        # The files store float16, so every value is exactly a float16.
         assert all(np.array_equal(tensor, tensor.astype(np.float16)) for tensor in tensors.values())
 
 
-def test_weights_are_small_and_all_in_the_table() -> None:
+def test_stored_weights_are_small_and_listed_in_the_table() -> None:
     stored = set(WEIGHTS_FOLDER.rglob("*.safetensors"))
     assert stored <= {path for row in TRAINED_FAMILIES.values() for path in row.members.values()}
     assert sum(path.stat().st_size for path in stored) < 25e6
     assert sum(path.stat().st_size for path in (ROOT / "dni_deploy" / "data").rglob("*") if path.is_file()) < 5e6
 
 
-def test_training_never_sees_a_test_picture() -> None:
+def test_no_test_photograph_is_used_for_training() -> None:
     assert not set(photographs.TRAIN_PHOTOGRAPHS) & set(photographs.TEST_PHOTOGRAPHS)
     assert set(photographs.TEXTURE_PHOTOGRAPHS) < set(photographs.TRAIN_PHOTOGRAPHS)
-    # Not under another name either: two photographs of one scene would correlate.
+    # Also not under another name: two photographs of one scene would correlate.
     small = {
         name: np.asarray(Image.fromarray(photographs.photograph(name)).convert("L").resize((32, 32)), np.float64).ravel()
         for name in (*photographs.TRAIN_PHOTOGRAPHS, *photographs.TEST_PHOTOGRAPHS)
@@ -60,13 +60,13 @@ def test_training_never_sees_a_test_picture() -> None:
         photographs.photograph("cat")
 
 
-def test_noise_is_what_it_says() -> None:
-    grey = np.full((64, 64, 3), 128, np.uint8)
-    found = photographs.add_noise(grey, 20).astype(np.float64) - 128
+def test_added_noise_has_the_requested_sigma() -> None:
+    gray = np.full((64, 64, 3), 128, np.uint8)
+    noise = photographs.add_noise(gray, 20).astype(np.float64) - 128
     # 12288 samples: the standard error of sigma is 0.13.
-    assert abs(found.std() - 20) < 0.5
-    assert abs(found.mean()) < 0.8
-    assert np.array_equal(photographs.add_noise(grey, 20), photographs.add_noise(grey, 20))
+    assert abs(noise.std() - 20) < 0.5
+    assert abs(noise.mean()) < 0.8
+    assert np.array_equal(photographs.add_noise(gray, 20), photographs.add_noise(gray, 20))
 
 
 @pytest.mark.parametrize(
@@ -77,23 +77,23 @@ def test_noise_is_what_it_says() -> None:
         ("at least", math.nan, False), ("at most", math.nan, False), ("below", math.nan, False), ("above", math.nan, False),
     ],
 )  # fmt: skip
-def test_a_goal_knows_its_bound(direction: str, value: float, holds: bool) -> None:
+def test_goal_holds_only_within_its_bound(direction: str, value: float, holds: bool) -> None:
     goal = ReproductionGoal("figure", value, direction, 1.0)  # type: ignore[arg-type]
     assert goal.holds is holds
     assert ("**not reached**" in sentence(goal)) is not holds
     assert verdict([goal]) == ("It holds here." if holds else "It does not hold here.")
 
 
-def result_of(*values: float) -> dict[str, object]:
+def make_result(*values: float) -> dict[str, object]:
     goals = tuple(ReproductionGoal(f"goal {index}", value, "at least", 0.0, "dB") for index, value in enumerate(values))
     section = Section("Title", "claims.", "done.", goals, tables=(Table(("a", "b"), (("x", 1.5),)),), otherwise="Because.")
-    told = section.to_json() | {"commit": "c", "date": "d", "seconds": 1.0}
+    entry = section.to_json() | {"commit": "c", "date": "d", "seconds": 1.0}
     machine = {"cpu": "c", "cores": 2, "onnxruntime": "1", "numpy": "2", "python": "3"}
-    return {"machine": machine, "sections": {"only": told}}
+    return {"machine": machine, "sections": {"only": entry}}
 
 
-def test_the_page_follows_the_numbers() -> None:
-    good, mixed, bad = (page(result_of(*values)) for values in ((1.0, 0.0), (1.0, -0.1), (-1.0, -0.1)))
+def test_page_verdicts_follow_the_numbers() -> None:
+    good, mixed, bad = (page(make_result(*values)) for values in ((1.0, 0.0), (1.0, -0.1), (-1.0, -0.1)))
     assert "It holds here." in good
     assert "| holds | 2 of 2 |" in good
     assert "Because." not in good
@@ -106,38 +106,38 @@ def test_the_page_follows_the_numbers() -> None:
     assert "| x | 1.50 |" in bad
 
 
-def test_a_section_without_a_goal_is_refused() -> None:
+def test_section_without_goals_is_an_error() -> None:
     with pytest.raises(ValueError, match="claims nothing"):
         Section("Title", "claims.", "done.", ())
 
 
-def test_the_page_is_what_the_results_give() -> None:
+def test_paper_page_in_docs_matches_the_stored_results() -> None:
     result = json.loads(RESULT_PATH.read_bytes())
     assert PAGE_PATH.read_text(encoding="utf-8") == page(result)
     assert tuple(result["sections"]) == FIGURE_MODULES
-    told = {picture["name"] for section in result["sections"].values() for picture in section["pictures"]}
-    assert told == {path.stem for path in IMAGES_FOLDER.glob("*.png")}
+    names = {image["name"] for section in result["sections"].values() for image in section["pictures"]}
+    assert names == {path.stem for path in IMAGES_FOLDER.glob("*.png")}
     assert all(path.stat().st_size < MAX_PNG_BYTES for path in IMAGES_FOLDER.glob("*.png"))
 
 
 @pytest.mark.parametrize("name", FIGURE_MODULES)
-def test_each_figure_has_its_function(name: str) -> None:
+def test_each_figure_module_has_a_figure_function(name: str) -> None:
     assert callable(importlib.import_module(f"benchmarks.paper_reproduction.figures.{name}").figure)
 
 
-def test_a_large_picture_becomes_smaller_or_is_refused() -> None:
-    def drawn(height: float) -> bytes:
+def test_large_png_is_quantized_or_an_error() -> None:
+    def draw_noise(height: float) -> bytes:
         figure, axes = canvas(1, 1, height)
         side = (round(height * 110), 990, 3)
         axes[0, 0].imshow(np.random.default_rng(0).integers(0, 256, side, dtype=np.uint8), interpolation="nearest")
         return png(figure)
 
-    assert len(drawn(1.5)) < MAX_PNG_BYTES
+    assert len(draw_noise(1.5)) < MAX_PNG_BYTES
     with pytest.raises(ValueError, match="draw it smaller"):
-        drawn(12.0)
+        draw_noise(12.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", TRAINED_FAMILIES)
-def test_each_family_becomes_a_bundle(family: str, tmp_path: Path) -> None:
+def test_each_family_exports_to_a_bundle(family: str, tmp_path: Path) -> None:
     assert bundle(family, tmp_path).members == tuple(TRAINED_FAMILIES[family].members)
