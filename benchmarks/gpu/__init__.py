@@ -1,1 +1,1 @@
-"""The GPU benchmark: the blend kernel, the engines' roads and PyTorch's, timed by the GPU's own events."""
+"""The GPU benchmark: the blend kernel, the engines and PyTorch, timed with CUDA events."""

@@ -5,8 +5,8 @@
     python -m benchmarks.gpu rrdb --prepared FOLDER --shape 1280x720 --precision fp16 --rows tensorrt,torch-compile
     python -m benchmarks.gpu --merge a.json b.json -o benchmarks/results/gpu.json
 
-The GPU side needs NumPy, onnx, safetensors and pycuda, and of TensorRT and PyTorch what the rows ask for; nothing is fetched.
-Where the two are separate installations, each measures its part. benchmarks.gpu.measure_all runs all of it within a time.
+The GPU side needs NumPy, onnx, safetensors and pycuda, and TensorRT or PyTorch where the rows use them; nothing is downloaded.
+If the two are in separate installations, each measures its part. benchmarks.gpu.measure_all runs everything within a time budget.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _prepare(folder: Path, networks: tuple[str, ...]) -> None:
 
 
 def _shape(text: str) -> tuple[int, int]:
-    """WxH -> (height, width). Raises UsageError."""
+    """Parses WxH into (height, width); UsageError if it is malformed."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise UsageError(f"--shape {text!r} is not WxH, such as 1280x720.")

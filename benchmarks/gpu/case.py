@@ -23,10 +23,10 @@ from engines.interface import DeviceEngine
 
 INPUT_COUNT = 3
 MAX_OPENING_FRACTION = 0.7
-"""Of the time for a case, after which nothing more is opened: what is open must still be timed."""
+"""Fraction of a case's time after which no more modes are opened, to leave time for timing the open ones."""
 NOT_REACHED_REASON = "not reached in the time that was given"
 HURRIED_TIMING_FRACTION = 0.3
-"""Of the seconds of timing, for figures that a later and longer timing replaces."""
+"""Fraction of the timing seconds for preliminary figures, which a longer timing replaces later."""
 
 
 def run_case(
@@ -52,13 +52,13 @@ def run_case(
         bundle: Its bundle.
         shape: Height and width of the input.
         precision: "fp32" or "fp16".
-        modes: The modes, the most telling first.
+        modes: The modes, the most important first.
         clock: Reads the GPU's time.
         build_missing: Build a plan that is missing; else its rows are skipped.
         seconds: Of timing, all modes together.
         budget: Seconds for everything; modes that it does not reach are skipped, with that reason.
-        report: Told of the progress.
-        keep: Gets the case so far, timed briefly, before each mode whose opening is slow and may be killed.
+        report: Called with progress messages.
+        keep: Called with the case so far, timed briefly, before each mode that is slow to open and may be killed.
     """
     started = time.monotonic()
     full = (1, prepared.signature.input_channels, *shape)
@@ -119,10 +119,12 @@ def run_case(
                 agreements[mode.name] = measure_agreement(engine, expected, changes=mode.changes_alpha)
                 wrong = describe_fault(agreements[mode.name], precision)
                 if wrong is None:
-                    engine.infer(0, inputs[0])  # at the shape that is timed: what is chosen or compiled per shape is done here
+                    engine.infer(0, inputs[0])  # at the timed shape, so that per-shape selection and compilation happen here
                 else:
                     engine.close()
-            except Exception as error:  # of PyTorch, pycuda or ours: a row that fails is named, and the others go on
+            except (
+                Exception
+            ) as error:  # from PyTorch, pycuda or this project: report the failed row and continue with the others
                 wrong = _sentence(error, report)
             if wrong is None:
                 opened[mode.name] = TimedEngine(engine, mode.changes_alpha, mode.async_refit)
@@ -141,7 +143,7 @@ def _open(mode: GpuBackendMode, bundle: Bundle, precision: str, shape: tuple[int
 
 
 def summarize_samples(samples: GpuTimingSamples) -> dict[str, Any]:
-    """Summarizes times: medians in ms (None where alpha cannot change), quartiles, a frame with a change over one without."""
+    """Summarizes times: medians in ms (None if alpha cannot change), quartiles, ratio of a frame with a change to one without."""
 
     def median(series: list[float]) -> float | None:
         return float(np.median(series)) * 1e3 if series else None
@@ -170,7 +172,7 @@ def compute_ratios(samples: dict[str, GpuTimingSamples]) -> dict[str, float]:
 def _compute_reference(
     prepared: PreparedNetwork, folder: Path, bundle: Bundle, x: NDArray[np.float32]
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
-    """Computes the reference: PyTorch in float64 on this GPU at the case's own shape where it can, else what was prepared."""
+    """Computes the reference: PyTorch in float64 on this GPU at the shape of the case, or else the prepared one."""
     if why_torch_unavailable() is None:
         import torch
 

@@ -1,4 +1,4 @@
-"""What this GPU does at best, measured in the same run: a copy in its memory, and a large matrix product."""
+"""The limits of this GPU, measured in the same run: a copy in its memory and a large matrix product."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DeviceCopy:
 
     @property
     def bytes_moved(self) -> int:
-        """Read and written."""
+        """Bytes read plus bytes written."""
         return 2 * self.nbytes
 
     def run(self) -> None:

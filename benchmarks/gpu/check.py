@@ -15,11 +15,11 @@ from engines.interface import Engine
 
 MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 5e-3}
 """Of the output's largest value. float32 in another order of summing differs by 1e-7 to 1e-5 over hundreds of layers, and TF32
-by 3e-4; float16 rounds each activation by up to 5e-4. The smallest mistake that was ever seen is 5e-3 in float32."""
+by 3e-4; float16 rounds each activation by up to 5e-4. The smallest error caused by a bug so far was 5e-3 in float32."""
 MIN_FP16_PSNR_DB = 50.0
-"""Of float16, in dB."""
+"""Lowest PSNR of float16 output, in dB."""
 INVALID_OUTPUT_SCORES = (1e30, -1e3)
-"""Error and PSNR of an output that is not one: another shape, or not finite. JSON has no infinity."""
+"""Error and PSNR of an output with a wrong shape or a value that is not finite; JSON has no infinity."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Agreement:
         shape: Of the input that was compared.
         error: Largest difference over the reference's largest value, the worst of the alphas.
         psnr: Lowest PSNR of the alphas in dB; None where the outputs are equal to the bit.
-        returns: A -> B -> A gave the bits of A again; None where alpha cannot change.
+        returns: Whether alpha A -> B -> A gives the bits of A again; None if alpha cannot change.
     """
 
     shape: tuple[int, ...]

@@ -1,6 +1,6 @@
-"""When a point of a stream was reached, by CUDA events; through libcuda, because an engine gives its stream as a handle.
+"""Times points of a stream with CUDA events, through libcuda because an engine exposes its stream as a handle.
 
-pycuda can record an event on streams of its own only, and PyTorch is not there where TensorRT is.
+pycuda can record events only on its own streams, and PyTorch may be missing where TensorRT is installed.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ _CUDA_SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 class Clock(Protocol):
-    """name: as results tell it. A mark is valid until `forget`."""
+    """Marks points of a stream; `name` is the clock's name in results. A mark is valid until `reset`."""
 
     name: str
 
     def mark(self, stream: int) -> Any:
-        """A mark that the stream sets when everything queued on it before has ended. Waits for nothing."""
+        """Queues a mark that is reached when everything queued before it has finished. Does not wait."""
 
     def wait(self, stream: int) -> None:
-        """Until the stream is empty."""
+        """Waits until the stream is empty."""
 
     def between(self, first: Any, second: Any) -> float:
-        """Seconds from one mark to the other, waiting for both to be reached."""
+        """Waits for both marks and returns the seconds between them."""
 
     def reset(self) -> None:
-        """The marks made so far may be used again."""
+        """Releases all marks for reuse."""
 
     def now(self) -> float:
-        """Seconds by the host's clock."""
+        """Returns the seconds of the host's clock."""
 
 
 class EventClock:
-    """A Clock of CUDA events, resolution about half a microsecond. It holds the device's primary context current meanwhile."""
+    """A Clock of CUDA events, resolution about half a microsecond. Keeps the device's primary context current until closed."""
 
     name = "CUDA events"
 

@@ -1,4 +1,4 @@
-"""The goals of the GPU backend, as ratios, and what a result says about each."""
+"""The goals of the GPU backend, as ratios, and whether a result reaches them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.gpu.modes import OUR_MODES, TUNED_PLAN_SIZE
 
 NO_STALL = ("tensorrt-ahead", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
-"""The modes in which a change is to cost a frame nothing: two engines, or no refit."""
+"""The modes in which a change should not slow down a frame: two engines, or no refit."""
 NO_REFIT = ("tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
 COMPILED_MODES = ("torch-compile", "torch-autotune")
 GpuGoal = dict[str, Any]
@@ -50,7 +50,7 @@ def _kernel_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
 
 
 def _per_tensor_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
-    """The whole change with the copy of its coefficients; results from before there was one lack it."""
+    """The whole change including the copy of its coefficients; older results do not have it."""
     for figure in result["kernel"]:
         value = figure.get("by_row_over_plain_launched")
         if value is not None and figure["network"] in ("rrdb", "large"):
@@ -92,7 +92,7 @@ def _refit_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
 
 
 def _peer_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
-    """Compares with PyTorch; both may come from two processes, where TensorRT 8.6 and PyTorch do not fit one."""
+    """Compares with PyTorch; the two sides may come from two processes, since TensorRT 8.6 and PyTorch cannot share one."""
     rows: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for case in _cases_at_tuned_size(result):
         if case["precision"] == "fp16":

@@ -1,8 +1,8 @@
-"""How fast the blend kernel moves its bytes, against a plain copy of the same run.
+"""Measures the bandwidth of the blend kernel against a plain copy in the same run.
 
-Sets of members and weight buffers are taken in turn, so many that together they are far larger than the second-level cache:
-otherwise repeated blends of a small family would be served from it. Two figures for each: launched one by one, where the host's
-time per launch shows for small families, and replayed as a CUDA graph, which is the GPU's own time.
+Blends rotate through enough sets of members and weight buffers that together they are far larger than the L2 cache, which would
+otherwise serve repeated blends of a small family. There are two figures for each family: launched one by one, where the launch
+overhead of the host shows for small families, and replayed as a CUDA graph, which is the GPU time alone.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from engines.lowering.gpu import LoweredGraph, LoweredWeight
 from engines.lowering.recipes import LinearRecipe, Recipes
 
 MIN_ROTATED_BYTES = 1 << 29
-"""Bytes that a rotation goes through at least: the largest second-level cache today is an eighth of it."""
+"""Smallest size of all sets together: eight times the largest L2 cache today."""
 MAX_SETS = 16
 WORK_PER_MARK_S = 4e-3
 """Seconds of work between two marks, a thousand times the events' resolution."""
 MAX_RELATIVE_ERROR = {np.dtype(np.float32): 4e-6, np.dtype(np.float16): 1.5e-3}
-"""Of each tensor's largest value: a rounding to float16 is 5e-4; float32 sums over 16 members and a square root are 1e-6."""
+"""Relative to each tensor's largest value: rounding to float16 is 5e-4; float32 sums over 16 members and a root are 1e-6."""
 
 
 def make_synthetic_family(parameters: int, precision: str, tensors: int = 100) -> LoweredGraph:
-    """Makes a family of plain tensors with this many numbers in all, for the kernel alone: it has no graph."""
+    """Makes a family of plain tensors with this many parameters in all and no graph, for measuring the kernel alone."""
     shape = (-(-parameters // tensors),)
     names = [f"t{number}" for number in range(tensors)]
     dtype = np.dtype(np.float16 if precision == "fp16" else np.float32)
@@ -123,7 +123,7 @@ def measure(
 def _time_calls(
     calls: Sequence[Callable[[], None]], stream: cuda.Stream, clock: Clock, rounds: int
 ) -> tuple[float, float | None]:
-    """Returns median seconds of a call, launched one by one and replayed as a graph (None where that cannot be recorded)."""
+    """Returns median seconds of a call, launched one by one and replayed as a graph (None if it cannot be captured)."""
 
     def launch() -> None:
         for call in calls:
@@ -163,7 +163,7 @@ def _median_seconds(work: Callable[[], None], stream: cuda.Stream, clock: Clock,
 def _check_blend(
     lowered: LoweredGraph, members: Sequence[Mapping[str, NDArray[Any]]], coefficients: NDArray[np.float64], live: WeightBuffer
 ) -> float:
-    """Largest error of any weight over that weight's largest value, against the float64 blend of the raw tensors."""
+    """Returns the largest error of any weight relative to its largest value, against the float64 blend of the raw tensors."""
     blended = lowered.recipes.compute_values(blend_float64(members, coefficients))
     worst = 0.0
     for weight in lowered.weights:

@@ -1,4 +1,4 @@
-"""The GPU, its driver and the packages, as a reader needs them to judge the figures."""
+"""Describes the GPU, its driver and the package versions for the reader of the figures."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _package_version(package: str) -> str | None:
         pass
     if "-" in package or importlib.util.find_spec(package) is None:
         return None
-    try:  # unpacked beside the interpreter, without its metadata
+    try:  # unpacked without package metadata
         module = importlib.import_module(package)
     except ImportError:
         return None
@@ -57,7 +57,7 @@ def _package_version(package: str) -> str | None:
 
 
 def _query_nvidia_smi(field: str, device: int) -> str | None:
-    """One field of nvidia-smi, which only reads here."""
+    """Queries one field of nvidia-smi; changes nothing."""
     if shutil.which("nvidia-smi") is None:
         return None
     try:

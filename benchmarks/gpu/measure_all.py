@@ -1,9 +1,9 @@
-"""Measures all, the most telling first, within a time; every case in a process of its own, so that a crash costs it alone.
+"""Measures everything within a time budget, the most important first, each case in its own process to contain crashes.
 
     python -m benchmarks.gpu.measure_all --prepared FOLDER --budget 540 -o gpu.json
 
-What is finished is in the output at once; a kill loses what was under way. Plans stay in --work, and what the output already
-has is not measured again, so a second call goes on where the first one ended.
+Finished cases are written to the output immediately; a kill loses only the case in progress. Plans stay in --work, and cases already
+in the output are not measured again, so a second call resumes where the first one stopped.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from engines.registry import ENGINES
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_TASK_TIME_FRACTION = 0.5
-"""Of the time that is left, which one task may take at most."""
+"""Largest fraction of the remaining time that one task may take."""
 TASK_GRACE_S = 20.0
-"""Seconds that a task may run over before it is ended."""
+"""Seconds that a task may exceed its limit before it is terminated."""
 BUILDABLE_ENGINES = tuple(
     dict.fromkeys(mode.engine for mode in GPU_BACKEND_MODES if mode.engine is not None and needs_plan(mode.engine))
 )
@@ -36,7 +36,7 @@ BUILDABLE_ENGINES = tuple(
 
 @dataclass(frozen=True)
 class Task:
-    """One process.
+    """A task that runs in its own process.
 
     Attributes:
         name: For the log.
@@ -52,7 +52,7 @@ class Task:
 
 
 def list_tasks(plans: bool) -> Iterator[Task]:
-    """Yields the tasks in the order of what they tell; `plans` says whether TensorRT can build here."""
+    """Yields the tasks, the most important first; `plans` says whether TensorRT can build here."""
     yield Task("kernel", ("--rows", "kernel"), kernel=True)
     for shape in ((720, 1280), (256, 256), (1080, 1920)):
         for precision in ("fp16", "fp32"):
@@ -76,7 +76,7 @@ def _case_task(network: str, shape: tuple[int, int], precision: str) -> Task:
 
 
 def has_result(result: results.Result | None, task: Task) -> bool:
-    """Whether the output already holds what the task would add."""
+    """Returns whether the output already contains the task's result."""
     if result is None:
         return False
     if task.kernel:
@@ -86,7 +86,7 @@ def has_result(result: results.Result | None, task: Task) -> bool:
 
 
 def run(task: Task, common: tuple[str, ...], output: Path, seconds_left: float) -> results.Result | None:
-    """Runs a task in a process; returns what it wrote before it ended or was ended, or None."""
+    """Runs a task in a process; returns what it wrote before it ended or was terminated, or None."""
     limit = max(30.0, seconds_left * MAX_TASK_TIME_FRACTION)
     command = [sys.executable, "-m", "benchmarks.gpu", *task.arguments, *common]
     command += ["--budget", f"{limit:.0f}", "--output", str(output)]

@@ -1,4 +1,4 @@
-"""What one process measures, written after every figure."""
+"""The measurement of one process, written to disk after every figure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError
 
 LARGE_FAMILY_PARAMETERS = 100_000_000
-"""Numbers per member of the large family, which has no network."""
+"""Parameters per member of the large synthetic family, which has no network."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Measurement:
         return PreparedNetwork.load(self.prepared_folder, name)
 
     def bundle(self, prepared: PreparedNetwork, shape: tuple[int, int]) -> Bundle:
-        """One for each size of plan."""
+        """Opens or writes the bundle for this plan size; there is one per plan size."""
         self.work.mkdir(parents=True, exist_ok=True)
         return prepared.bundle(self.work / "{}-{}x{}.dni".format(prepared.name, *max_plan_size(shape)))
 
@@ -62,7 +62,7 @@ class Measurement:
         precisions: Sequence[str],
         modes: Sequence[GpuBackendMode],
     ) -> None:
-        """The plans that the ways need, and nothing else."""
+        """Builds the plans that the modes need, without timing anything."""
         for name, max_size in itertools.product(names, dict.fromkeys(map(max_plan_size, shapes))):
             bundle = self.bundle(self.network(name), max_size)
             for precision in precisions:
@@ -84,7 +84,7 @@ class Measurement:
         modes: Sequence[GpuBackendMode],
         clock: Clock,
     ) -> None:
-        """Every network at every shape and precision, while there is time."""
+        """Times every network at every shape and precision until the deadline."""
         for shape in shapes:
             for precision in precisions:
                 for name in names:
@@ -111,7 +111,7 @@ class Measurement:
     def kernel(
         self, names: Sequence[str], precisions: Sequence[str], clock: Clock, large: int = LARGE_FAMILY_PARAMETERS
     ) -> None:
-        """The ceilings, and the blend kernel for every network's weights and for a large family."""
+        """Measures the limits of the GPU, and the blend kernel for every network's weights and for a large family."""
         from benchmarks.gpu.ceilings import measure_copy_rate, measure_matrix_rates
         from benchmarks.gpu.kernel import make_synthetic_family, measure, random_members
         from engines.cuda.device import Device
@@ -146,7 +146,7 @@ class Measurement:
             device.close()
 
     def _keep(self, case: dict[str, Any]) -> None:
-        """A case, in place of what was known of it before."""
+        """Stores a case, replacing its earlier result."""
         self.result["cases"].append({"part": 0, **case})
         merged = results.merge_results([self.result])
         self.result["cases"] = merged["cases"]

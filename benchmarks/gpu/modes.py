@@ -1,4 +1,4 @@
-"""The modes that the GPU benchmark compares, the most telling first; opening stops where the time is up."""
+"""The modes that the GPU benchmark compares, the most important first, since opening stops when the time is up."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from engines.trt.engine import TensorRTEngine
 
 MIN_PLAN_SIZE, TUNED_PLAN_SIZE = (64, 64), (720, 1280)
-"""Not the default full HD: the memory of eight contexts at x4, float32 and full HD is more than any GPU has."""
+"""Smaller than the default full HD: eight contexts at x4, float32 and full HD would exceed the memory of any GPU."""
 OUR_MODES = ("tensorrt-ahead", "tensorrt", "tensorrt-replay", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
-"""The modes of ours that follow alpha without a rebuild; the in-graph blend is an alternative that they are held against."""
+"""This project's modes that change alpha without a rebuild; the in-graph blend is an alternative to compare with."""
 
 
 @dataclass(frozen=True)
 class GpuBackendMode:
-    """One row.
+    """A mode, one row of the tables.
 
     Attributes:
         name: For tables and options.
         title: For tables.
         open_engine: (bundle, precision) -> DeviceEngine; its plan exists.
         unavailable_reason: Why it cannot run here, or None.
-        changes_alpha: False for the ceiling, whose alpha cannot change.
+        changes_alpha: False for the mode whose alpha is constant.
         async_refit: Two slots, the idle one changed while a frame runs.
         engine: Name of the engine or baseline that it opens; None for PyTorch's.
         slow: Opening it may take minutes, and cannot be interrupted.
@@ -47,12 +47,12 @@ class GpuBackendMode:
 
 
 def needs_plan(engine: str) -> bool:
-    """Whether a plan is built before the engine is opened."""
+    """Returns whether the engine needs a plan that is built before it is opened."""
     return engine.startswith("tensorrt")
 
 
 def has_plan(bundle: Bundle, engine: str, precision: str) -> bool:
-    """Whether the engine can be opened as it is: its plan exists, or it needs none."""
+    """Returns whether the engine can be opened now: its plan exists, or it needs none."""
     if not needs_plan(engine):
         return True
     from engines.trt.plan import find_plan

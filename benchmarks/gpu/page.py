@@ -1,4 +1,4 @@
-"""The part of docs/benchmarks.md about GPUs, made from benchmarks/results/gpu.json alone; without one it says so."""
+"""Formats the GPU part of docs/benchmarks.md from benchmarks/results/gpu.json, or a notice if there is none."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLE_FIGURES = (
 
 
 def format_gpu_lines(result: Mapping[str, Any] | None) -> list[str]:
-    """Markdown from the heading on."""
+    """Formats the part as Markdown lines, heading included."""
     lines = ["## On a GPU", ""]
     if result is None:
         return [
@@ -51,7 +51,7 @@ def format_gpu_lines(result: Mapping[str, Any] | None) -> list[str]:
 
 
 def _part_lines(number: int, part: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where figures come from, and what none of its cases could run."""
+    """Formats the machine of a part, and the modes that none of its cases could run."""
     machine = part["machine"]
     facts = ", ".join(f"{name} {escape_name(value)}" for name, value in machine.items() if name not in ("gpu", "date"))
     name, date = escape_name(machine.get("gpu", "unknown GPU")), machine.get("date", "undated")
@@ -66,7 +66,7 @@ def _part_lines(number: int, part: Mapping[str, Any], cases: Sequence[Mapping[st
 
 
 def _find_common_skips(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What every case of a part left out, for the same reason."""
+    """Returns the modes that every case of a part skipped for the same reason."""
     skips = [set(case["skipped"].items()) for case in cases]
     return dict(sorted(set.intersection(*skips))) if skips else {}
 
@@ -116,7 +116,7 @@ def _kernel_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _case_lines(cases: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One table for a network, shape and precision, with the rows of every part that measured it."""
+    """Formats one table per network, shape and precision, with the rows of every part that measured it."""
     first = cases[0]
     lines = [
         f"### {first['title']}, {first['shape'][3]}x{first['shape'][2]}, {first['precision']}",

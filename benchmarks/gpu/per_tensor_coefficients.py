@@ -1,7 +1,7 @@
-"""What a change costs that gives every weight coefficients of its own, against a plain one, in turns within one run.
+"""Measures a change with per-tensor coefficients against a plain one, interleaved within one run.
 
-Launched: the whole change with the copy of its coefficients, one at a time, which for small families is the host's time.
-Replayed: the kernels alone, as a CUDA graph, the GPU's own time.
+Launched: the whole change including the copy of its coefficients, one by one, which for small families is dominated by the host.
+Replayed: the kernels alone, as a CUDA graph, which is the GPU time.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def measure_ratios(
     rounds: int,
     per_mark: float,
 ) -> tuple[float, float | None]:
-    """Measures per-tensor over plain, launched and replayed (None where that cannot be recorded), medians round by round.
+    """Measures per-tensor over plain, launched and replayed (None if it cannot be captured): medians of the per-round ratios.
 
-    blenders and lives: sets that are taken in turn. per_mark: seconds of work between two marks.
+    `blenders` and `lives` are the sets to rotate through; `per_mark` is the seconds of work between two marks.
     """
     pairs = list(zip(blenders, lives, strict=True))
     rows = [draw_rows(weights, len(coefficients), seed) for seed in range(2)]
@@ -47,12 +47,12 @@ def measure_ratios(
 
     def blend_per_tensor() -> None:
         nonlocal turn
-        turn += fresh  # other rows than a set has, so that they are copied
+        turn += fresh  # differ from the rows of the previous call, so that they are copied
         for blender, live in pairs:
             blender.blend(rows[turn % 2], live, stream)
 
     launched = _measure_ratio(blend_per_tensor, blend_plain, stream, clock, rounds, per_mark)
-    fresh = False  # which a graph cannot do
+    fresh = False  # a captured graph always copies the same rows
     graphs: list[cuda_graph.CudaGraph] = []
     try:
         for work in (blend_plain, blend_per_tensor):

@@ -20,10 +20,10 @@ from exporters.architectures.registry import find_architecture
 from exporters.cache import export_graph_cached
 
 EXPORT_OPSET = 17
-"""The newest that TensorRT 8.6 reads."""
+"""The newest opset that TensorRT 8.6 supports."""
 REFERENCE_SIDE_PX = 64
 WEIGHTS_SEED = 20181126
-"""Of the weights: the day of the paper's first version."""
+"""Seed of the weights: the date of the paper's first version."""
 
 
 def prepare(

@@ -24,12 +24,12 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.atomic_write import write_bytes_atomically, write_file_atomically
 
 REFERENCE_ALPHAS: dict[str, tuple[float, float]] = {"mixed": (0.35, 0.65), "second": (0.0, 1.0), "first": (1.0, 0.0)}
-"""Shares at which outputs are compared; the networks of this benchmark have two members."""
+"""Coefficients at which outputs are compared; the networks of this benchmark have two members."""
 
 
 @dataclass(frozen=True)
 class PreparedNetwork:
-    """One network.
+    """A network without its weights.
 
     Attributes:
         name: Name of its files.
@@ -56,14 +56,14 @@ class PreparedNetwork:
         return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
     def states(self) -> dict[str, State]:
-        """Draws the members; InputError where this NumPy draws other numbers than the one that made the expected outputs."""
+        """Draws the members; InputError if this NumPy draws other numbers than the one used for the expected outputs."""
         states = make_random_family(self.shapes, seed=self.seed)
         if digest_states(states) != self.weights_sha256:
             raise InputError(f"The random weights of {self.name} come out differently here; run --prepare with this NumPy.")
         return states
 
     def bundle(self, folder: Path) -> Bundle:
-        """A real bundle at that path, written unless it is there. The graph's weights get the first member's numbers."""
+        """Opens the bundle at this path, writing it first if needed. The graph's weights are the first member's."""
         if (folder / "manifest.json").is_file():
             return Bundle.open(folder)
         members = Family.from_checkpoints(dict(self.states()))
@@ -71,7 +71,7 @@ class PreparedNetwork:
         return write_bundle(folder, self.graph, members, self.signature, architecture=self.architecture, graph_facts=facts)
 
     def save(self, folder: Path, expected: dict[str, NDArray[Any]]) -> None:
-        """Write the three files. expected: "x" and an output for each of REFERENCE_ALPHAS."""
+        """Writes the three files; `expected` holds "x" and an output for each of REFERENCE_ALPHAS."""
         folder.mkdir(parents=True, exist_ok=True)
         facts = {
             "schema": 1,
@@ -89,7 +89,7 @@ class PreparedNetwork:
 
     @classmethod
     def load(cls, folder: Path, name: str) -> PreparedNetwork:
-        """Raises InputError if the files are not there."""
+        """Reads the files; InputError if they do not exist."""
         try:
             facts = json.loads((folder / f"{name}.json").read_bytes())
             graph = onnx.ModelProto.FromString((folder / f"{name}.onnx").read_bytes())
@@ -112,13 +112,13 @@ class PreparedNetwork:
 
 
 def read_expected_outputs(folder: Path, name: str) -> dict[str, NDArray[np.float32]]:
-    """ "x" and the outputs by name of REFERENCE_ALPHAS that `save` wrote."""
+    """Reads what `save` wrote: "x" and the outputs by name of REFERENCE_ALPHAS."""
     with np.load(folder / f"{name}.npz") as stored:
         return {key: stored[key] for key in stored.files}
 
 
 def random_input(signature: Signature, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """Draws float32 noise over the network's range: a GPU's clocks fall with what its wires switch, and zeros flatter."""
+    """Draws float32 noise over the network's range: zeros draw less power, and a GPU that draws less power clocks higher."""
     noise = np.random.default_rng(seed).random(shape, np.float32)
     result: NDArray[np.float32] = np.float32(signature.low) + np.float32(signature.high - signature.low) * noise
     return result

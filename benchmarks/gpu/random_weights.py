@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 State = dict[str, NDArray[np.float32]]
 MEMBER_DISTANCE = 0.05
-"""Of each tensor's own spread: how far a member is from the ancestor."""
+"""Distance of a member from the ancestor, relative to the spread of each tensor."""
 
 
 def make_random_family(shapes: Mapping[str, tuple[int, ...]], members: int = 2, seed: int = 0) -> dict[str, State]:
@@ -40,7 +40,7 @@ def make_random_family(shapes: Mapping[str, tuple[int, ...]], members: int = 2, 
 
 
 def digest_states(states: Mapping[str, State]) -> str:
-    """Digests every number, SHA-256 in hex: two machines compute with the same family, or the difference shows."""
+    """Digests every number, SHA-256 in hex, so that two machines can check that they use the same family."""
     total = sha256()
     for state in states.values():
         for value in state.values():
@@ -51,7 +51,7 @@ def digest_states(states: Mapping[str, State]) -> str:
 def _middle(name: str, shapes: Mapping[str, tuple[int, ...]]) -> float:
     if name.endswith("running_var"):
         return 1.0
-    if name.endswith(".weight") and len(shapes[name]) == 1:  # a norm has a bias too, a PReLU has not
+    if name.endswith(".weight") and len(shapes[name]) == 1:  # a norm also has a bias, a PReLU has none
         return 1.0 if f"{name.removesuffix('weight')}bias" in shapes else 0.25
     return 0.0
 

@@ -1,10 +1,10 @@
-"""The benchmark's JSON: parts of several processes and machines merged, and the goals that follow from them.
+"""The JSON result of the benchmark: parts of several processes and machines merged, and the goals computed from them.
 
 schema   1
-parts    [{commit, machine, ceilings}]: where figures come from; every figure names its part
+parts    [{commit, machine, ceilings}]: the origin of the figures; every figure names its part
 kernel   [{part, label, network, precision, ...}], as kernel.py gives them
 cases    [{part, network, shape, precision, rows, ratios, skipped, ...}], as case.py gives them
-goals    what was to be reached, and what was
+goals    the goals and what was measured
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def make_empty_result(machine: Mapping[str, str], commit: str) -> Result:
 
 
 def merge_results(results: Iterable[Result]) -> Result:
-    """Merges all figures. Parts of one machine, date and commit become one; of two measurements of a case the later counts."""
+    """Merges all figures. Parts of the same machine, date and commit become one; a later measurement of a case replaces an earlier one."""
     parts: list[dict[str, Any]] = []
     kernel: dict[tuple[Any, ...], dict[str, Any]] = {}
     cases: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -52,7 +52,7 @@ def merge_results(results: Iterable[Result]) -> Result:
 
 
 def read(path: Path) -> Result:
-    """Reads a result; InputError where it does not exist or is not of this schema."""
+    """Reads a result; InputError if it does not exist or has another schema."""
     try:
         result = json.loads(path.read_bytes())
     except OSError:
@@ -65,13 +65,13 @@ def read(path: Path) -> Result:
 
 
 def write(path: Path, result: Result) -> None:
-    """Writes the whole file atomically: a kill in between loses nothing that was written before."""
+    """Writes the whole file atomically, so that a kill never loses an earlier version."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode(), force=True)
 
 
 def format_short_table(result: Result) -> str:
-    """Formats what was measured in few lines, for the end of a log."""
+    """Formats the result in a few lines for the end of a log."""
     lines = []
     for part in result["parts"]:
         if part["ceilings"]:
@@ -100,7 +100,7 @@ def format_short_table(result: Result) -> str:
 
 
 def _group_skips(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Groups modes by why they were left out, with the case where it is not all of them."""
+    """Groups the skipped modes by reason, naming the cases unless it is all of them."""
     cases_by_reason: dict[str, dict[str, list[str]]] = {}
     for case in cases:
         for name, why in case["skipped"].items():

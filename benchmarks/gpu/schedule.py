@@ -1,4 +1,4 @@
-"""Times every mode in turn, round after round, so that a GPU whose clocks move disturbs all alike.
+"""Times every mode in turn, round after round, so that changing GPU clocks affect all modes alike.
 
 A turn of one mode, on its stream:
 
@@ -8,7 +8,7 @@ A turn of one mode, on its stream:
     frame                                         by the host's clock, up to its end
     frame with a change before it                 likewise; a mode with two slots changes the idle one beside it
 
-The last two are what a Session does besides upload and download: one frame at a time.
+The last two are what a Session does apart from upload and download: one frame at a time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from benchmarks.gpu.clock import Clock
 from engines.interface import DeviceEngine
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 60
-"""Rounds that count."""
+"""Number of rounds, warm-up not included."""
 MAX_TIME_FACTOR = 4
-"""Times the seconds that were given, after which the fewest rounds are not waited for."""
+"""Multiple of the requested seconds after which timing stops even before MIN_ROUNDS."""
 LEAD_S, MAX_LEAD_FRAMES = 5e-3, 20
-"""Seconds of frames, and at most so many, that are queued before the first mark."""
+"""Seconds of frames queued before the first mark, and the largest number of them."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def time_interleaved(
     seed: int = 0,
     lost: dict[str, Exception] | None = None,
 ) -> dict[str, GpuTimingSamples]:
-    """Times all modes for about this many seconds: MIN_ROUNDS to MAX_ROUNDS rounds, and one before them that does not count.
+    """Times all modes for about this many seconds: MIN_ROUNDS to MAX_ROUNDS rounds after one warm-up round.
 
-    Where even MIN_ROUNDS take far longer there are fewer. Alpha is another random point in every change, the same for all.
+    If even MIN_ROUNDS take far longer, there are fewer. Every change uses a new random alpha, the same for all modes.
 
     Args:
         modes: The engines by name.
@@ -92,7 +92,7 @@ def time_interleaved(
         clock: Reads the GPU's time.
         seconds: For all modes together.
         seed: Seed of the alphas.
-        lost: Gets the modes that failed, which have no samples then; without it the first failure is raised.
+        lost: Receives the modes that failed, which then have no samples; without it the first failure is raised.
     """
     rng = np.random.default_rng(seed)
     samples: dict[str, GpuTimingSamples] = {}
@@ -198,7 +198,7 @@ def _time_frame(engine: DeviceEngine, slot: int, clock: Clock) -> float:
 
 
 def _time_frame_after_change(engine: DeviceEngine, coefficients: NDArray[np.float64], clock: Clock) -> float:
-    """A frame with a change before it, in the one slot."""
+    """Times a frame with a change before it, in the same slot."""
     started = clock.now()
     engine.refit(0, coefficients)
     engine.enqueue(0)
@@ -207,7 +207,7 @@ def _time_frame_after_change(engine: DeviceEngine, coefficients: NDArray[np.floa
 
 
 def _time_frame_beside_change(engine: DeviceEngine, coefficients: NDArray[np.float64], clock: Clock) -> float:
-    """A frame of slot 0 while slot 1 is changed, both to their end: the next frame would be slot 1's, without a wait."""
+    """Times a frame of slot 0 while slot 1 is changed, until both finish: the next frame could use slot 1 without waiting."""
     started = clock.now()
     engine.enqueue(0)
     engine.refit(1, coefficients)

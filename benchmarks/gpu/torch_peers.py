@@ -1,7 +1,7 @@
-"""PyTorch on the GPU, as fast as it gets, as a DeviceEngine.
+"""PyTorch on the GPU, tuned for speed, as a DeviceEngine.
 
-Its weights are views of one flat tensor that is blended in place, two members by one torch.lerp over everything. They are
-channels-last where eager frames are faster that mode.
+Its weights are views of one flat tensor that is blended in place, for two members by a single torch.lerp. They are channels-last
+if eager frames are faster that way.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from exporters.architectures.registry import find_architecture
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 TENSOR_ALIGNMENT_BYTES = 256
-"""Bytes at which each tensor begins, as cudaMalloc would give them."""
+"""Alignment of each tensor, equal to that of cudaMalloc."""
 WARM_UP_FRAMES = 4
-"""Frames before the first that counts: torch.compile compiles in the first, records in the second."""
+"""Warm-up frames: torch.compile compiles in the first and captures in the second."""
 
 
 class TorchPeer:
@@ -51,7 +51,7 @@ class TorchPeer:
         return int(self._stream.cuda_stream)
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        """Queue the blend; before the first input its shape is not known, and the blend follows with it."""
+        """Queues the blend; before the first input the shape is unknown, and the blend is made with that input."""
         self._coefficients = coefficients
         if self._weights is not None:
             with torch.cuda.stream(self._stream):
@@ -97,7 +97,7 @@ class TorchPeer:
         torch.cuda.empty_cache()
 
     def _open(self, x: NDArray[np.float32]) -> None:
-        """Builds the network for this shape: both memory formats are tried; the better one is recorded or compiled."""
+        """Builds the network for this shape: both memory formats are tried; the faster one is captured or compiled."""
         self._frame = self._weights = None
         self._shape = x.shape
         self._x = torch.from_numpy(x).cuda()
@@ -110,7 +110,7 @@ class TorchPeer:
         torch.cuda.synchronize()
 
     def _network(self, channels_last: bool, x: NDArray[np.float32]) -> tuple[float, nn.Module, FlatWeights]:
-        """Seconds of an eager frame, the network, its weights."""
+        """Returns the seconds of an eager frame, the network and its weights."""
         tensors = [self._bundle.read_weights(member) for member in self._bundle.members]
         net = Float32Ends(build_network(self._bundle), self._dtype, channels_last).cuda()
         weights = FlatWeights(net.net, tensors, self._dtype, channels_last)
@@ -126,7 +126,7 @@ class TorchPeer:
         return first.elapsed_time(last) / 3e3, net, weights
 
     def _make_frame_call(self, net: nn.Module) -> Callable[[], Tensor]:
-        """The frame as a call, warm. Runs on the current stream."""
+        """Returns a warmed-up call that runs a frame on the current stream."""
         run = (
             _make_compiled_call(net, self._x, self._mode)
             if self._mode not in ("eager", "graph")
@@ -146,7 +146,7 @@ def _make_eager_call(net: nn.Module, x: Tensor) -> Callable[[], Tensor]:
 
 
 def _make_compiled_call(net: nn.Module, x: Tensor, mode: str) -> Callable[[], Tensor]:
-    # After 8 networks of one class Dynamo would run the next one eagerly and only log it.
+    # After 8 networks of one class Dynamo would silently run the next one eagerly.
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
     torch._dynamo.mark_static_address(x)  # or the input is copied once more per frame
     compiled = torch.compile(net, mode=mode, dynamic=False, fullgraph=True)
@@ -172,7 +172,7 @@ def _record_graph(run: Callable[[], Tensor], stream: torch.cuda.Stream) -> Calla
 
 
 class Float32Ends(nn.Module):
-    """The network in its own type between a float32 input and a float32 output, as our plans have it."""
+    """Wraps a network of any dtype with a float32 input and output, like the TensorRT plans."""
 
     def __init__(self, net: nn.Module, dtype: torch.dtype, channels_last: bool) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class FlatWeights:
 
     @torch.no_grad()
     def blend(self, coefficients: NDArray[np.float64]) -> None:
-        """Queue the blend on the current stream; one-hot coefficients copy."""
+        """Queues the blend on the current stream; one-hot coefficients are a copy."""
         used = np.flatnonzero(coefficients)
         if len(used) == 1 and coefficients[used[0]] == 1.0:
             self.buffer.copy_(self.members[used[0]])
@@ -229,14 +229,14 @@ def _view(flat: Tensor, offset: int, shape: tuple[int, ...], channels_last: bool
 
 
 def strict_float32() -> None:
-    """No TF32 anywhere in this process; cuDNN tries its algorithms and keeps the fastest."""
+    """Disables TF32 in this process and lets cuDNN benchmark its algorithms."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
 
 
 def build_network(bundle: Bundle) -> nn.Module:
-    """The bundle's network, with the first member's weights."""
+    """Builds the bundle's network with the first member's weights."""
     tensors = bundle.read_tensors(bundle.members[0])
     return find_architecture(bundle.architecture, tensors).build(tensors).eval()
 
