@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.paper_reproduction.train.patches import draw_patches, training_pictures
+from benchmarks.paper_reproduction.train.patches import draw_patches, training_images
 from benchmarks.photographs import TEST_PHOTOGRAPHS, add_noise, middle
 
 NOISE_LEVELS = (20, 30, 40, 50, 60)
@@ -52,7 +52,7 @@ def train(
     seed                the same for every level of a family: their nets then see the same patches in the same order.
     frozen_statistics   BatchNorm normalizes with the ancestor's statistics and leaves them as they are.
     """
-    images = training_pictures() if images is None else images
+    images = training_images() if images is None else images
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rng = np.random.default_rng(seed)
     noise_source = torch.Generator().manual_seed(seed)
