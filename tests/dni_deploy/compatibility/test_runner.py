@@ -83,8 +83,10 @@ def test_without_onnxruntime_there_is_no_midpoint(monkeypatch: pytest.MonkeyPatc
     assert "onnxruntime" in note
 
 
-def test_a_network_that_cannot_be_exported_is_judged_by_its_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_cannot_be_exported_is_judged_by_its_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dni_deploy.errors import InputError
+
+    monkeypatch.setenv("DNI_CACHE", str(tmp_path))  # another test may have left the graph in the common one
 
     def fail(*args: Any, **options: Any) -> None:
         raise InputError("The network X cannot be exported: reasons.")
