@@ -234,7 +234,7 @@ def test_rows_of_a_convolution_are_scaled(shape: tuple[int, ...], axis: int, cou
 @pytest.mark.parametrize("count", [1, 2, 3, 16, 32])
 @pytest.mark.parametrize("channels", [1, 3, 255, 256, 300])
 def test_fold(channels: int, count: int, dtype: str) -> None:
-    """Against recipes.compute_scale_and_shift of the blended statistics: the same rounded numbers for one member, within an ulp for more."""
+    """Against compute_scale_and_shift of the blended statistics: the same rounded numbers for one member, within an ulp for more."""
     from engines.cuda import kernels
 
     source = np.random.default_rng(channels)

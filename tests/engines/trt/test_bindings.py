@@ -29,7 +29,7 @@ from tests.fakes.trt.record import CALLS, Call
 SOURCES = sorted((Path(engines.__file__).parent / "trt").glob("*.py"))
 KINDS = ("refit", "inputs", "graph", "constant")
 GUARDED = {
-    "BuilderFlag.REFIT_INDIVIDUAL": "individual",
+    "BuilderFlag.REFIT_INDIVIDUAL": "individual_refit",
     "BuilderFlag.STRIP_PLAN": "strip",
     "IProgressMonitor": "progress",
     "OnnxParserFlag": "native_instancenorm",
@@ -193,7 +193,7 @@ def test_features_are_the_same_on_the_real_bindings(gpu: FakeGpu) -> None:
         pytest.skip(reason)
     code = (
         "import json, tensorrt_bindings as trt; from dataclasses import asdict; from engines.trt.features import Features; "
-        "print(json.dumps(asdict(Features.of(trt))))"
+        "print(json.dumps(asdict(Features.from_module(trt))))"
     )
     assert json.loads(bindings.run(gpu.tensorrt, code)) == asdict(Features.from_module(tensorrt))
 
