@@ -1,8 +1,8 @@
-"""Write docs/images/alpha-map.png: a photograph whose head is lit and whose rest is not, denoised with an alpha for each pixel.
+"""Writes docs/images/alpha-map.png: a photograph with less noise on the head than elsewhere, denoised with an alpha per pixel.
 
     python docs/generate_alpha_map.py [FOLDER]
 
-Everything ships with the package: the photograph, and the denoisers N20 and N60. Prints what docs/alpha-map.md says, as JSON.
+Everything ships with the package: the photograph, and the denoisers N20 and N60. Prints the figures of docs/alpha-map.md as JSON.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ HEAD, REST = 25.0, 50.0
 """Sigma of the noise, of 255, within the head and outside."""
 STEPS = 21
 EDGE = np.s_[:96, 88:184]
-"""A part that holds the upper edge of the head, to try many levels on."""
+"""A crop with the upper edge of the head, for comparing numbers of levels."""
 
 
 def make_head_mask(height: int, width: int) -> NDArray[np.float64]:
-    """1 within the head, 0 outside, over 12 pixels from one to the other."""
+    """Makes a mask that is 1 within the head and 0 outside, with a transition of 12 pixels."""
     down, across = np.mgrid[:height, :width]
     distance = np.hypot((down - 86) / 84, (across - 132) / 79)
     return np.clip((1 - distance) * 80 / 12 + 0.5, 0, 1)
 
 
 def add_noise(clean: Frame, mask: NDArray[np.float64]) -> Frame:
-    """The photograph with noise that goes from REST to HEAD with the mask."""
+    """Adds noise whose sigma goes from REST to HEAD with the mask."""
     sigma = (mask * HEAD + (1 - mask) * REST)[..., None]
     noise = np.random.default_rng(0).normal(0, 1, clean.shape) * sigma
     return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
 
 
 def sweep_alpha(session: Session, noisy: Frame) -> dict[float, Frame]:
-    """The image at alpha 0, 0.05, ... 1."""
+    """Renders the image at alpha 0, 0.05, ... 1."""
     frames = {}
     for step in range(STEPS):
         alpha = step / (STEPS - 1)
@@ -59,14 +59,14 @@ def sweep_alpha(session: Session, noisy: Frame) -> dict[float, Frame]:
 
 
 def find_best_alpha(frames: dict[float, Frame], clean: Frame, where: NDArray[np.bool_]) -> float:
-    """The alpha with the highest PSNR over these pixels."""
+    """Returns the alpha with the highest PSNR over these pixels."""
     return max(frames, key=lambda alpha: psnr(frames[alpha][where], clean[where]))
 
 
 def compare_level_counts(
     session: Session, noisy: Frame, clean: Frame, mask: NDArray[np.float64], low: float, high: float
 ) -> dict[int, dict[str, float]]:
-    """For a few numbers of levels, over the soft pixels: how far (of 255) it is from 129 levels, and its PSNR."""
+    """Compares numbers of levels over the soft pixels: difference (of 255) from 129 levels, and PSNR."""
     soft = (mask > 0) & (mask < 1)
     plan = plan_map(AlphaMap.of(mask), mask.shape[0], mask.shape[1], session.signature, levels=129)
     ends = AlphaMapRange.from_options(session, low, high)
@@ -87,7 +87,7 @@ def compare_level_counts(
 
 
 def main(folder: Path) -> dict[str, Any]:
-    """Write the figure and return its numbers."""
+    """Writes the figure and returns its numbers."""
     clean = read_image(DATA / "astronaut.png").rgb
     mask = make_head_mask(*clean.shape[:2])
     noisy = add_noise(clean, mask)

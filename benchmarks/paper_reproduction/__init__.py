@@ -1,1 +1,1 @@
-"""The paper's claims, shown again: families trained here, figures through exported engines, docs/paper.md."""
+"""Reproduces the paper's claims: families trained here, figures rendered by exported engines, docs/paper.md."""

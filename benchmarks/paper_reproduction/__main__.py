@@ -1,4 +1,4 @@
-"""Show the paper's claims again, through exported engines.
+"""Reproduces the figures of the paper with exported engines.
 
 python -m benchmarks.paper_reproduction   every figure, into docs/images/paper, benchmarks/results/paper.json, docs/paper.md
 python -m benchmarks.paper_reproduction --only filters     one figure again; the others stay as they were
@@ -39,7 +39,7 @@ IMAGES_FOLDER = ROOT / "docs" / "images" / "paper"
 )
 @click.option("--page", "only_page", is_flag=True, help="Run nothing; write the page from the results that are there.")
 def main(only: tuple[str, ...], only_page: bool) -> None:
-    """Run the figures and write what they found."""
+    """Runs the figures and writes their results."""
     result: dict[str, Any] = json.loads(RESULT_PATH.read_bytes()) if RESULT_PATH.exists() else {"schema": 1, "sections": {}}
     if not only_page:
         result["machine"] = _describe_machine()
@@ -72,7 +72,7 @@ def _make_entry(section: Section, seconds: float, commit: str) -> dict[str, Any]
 
 
 def _round_floats(value: Any) -> Any:
-    """Floats to 5 significant digits, so that the file's changes are changes; None for what JSON cannot say."""
+    """Rounds floats to 5 significant digits to keep diffs of the file small; None for what JSON cannot represent."""
     if isinstance(value, dict):
         return {key: _round_floats(item) for key, item in value.items()}
     if isinstance(value, list):

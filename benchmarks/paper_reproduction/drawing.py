@@ -1,4 +1,4 @@
-"""Drawing: the images of the page, one style, small files."""
+"""Draws the images of the page in one style and as small files."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from PIL import Image
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "dni"})
 
 FIGURE_WIDTH_INCHES = 9.0
-"""Inches; with FIGURE_DPI, 990 pixels, which a page shows without shrinking."""
+"""With FIGURE_DPI this is 990 pixels, which a page shows without downscaling."""
 FIGURE_DPI = 110
 MAX_PNG_BYTES = 400_000
-"""Bytes of one PNG; above it, colors are reduced to a palette of 256."""
+"""Largest PNG; a larger one is reduced to a palette of 256 colors."""
 
 
 def canvas(rows: int = 1, columns: int = 1, height: float = 3.0, **options: Any) -> tuple[Figure, NDArray[Any]]:
-    """A figure of the page's width and its axes, always (rows, columns)."""
+    """Makes a figure of the page's width and its axes, always a (rows, columns) array."""
     figure = Figure(figsize=(FIGURE_WIDTH_INCHES, height), dpi=FIGURE_DPI, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def show(axes: Any, pixels: NDArray[Any], title: str = "", below: str = "") -> None:
-    """One image, pixels unsmoothed, no ticks; uint8 RGB, or a 2-D map in gray."""
+    """Shows one image without smoothing and ticks: uint8 RGB, or a 2-D map in gray."""
     axes.imshow(pixels, cmap="gray", interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -39,7 +39,7 @@ def show(axes: Any, pixels: NDArray[Any], title: str = "", below: str = "") -> N
 
 
 def strip(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], below: Sequence[str] = (), *, columns: int = 0) -> bytes:
-    """Images side by side, in rows of `columns` (0: one row), as a PNG."""
+    """Draws images side by side, in rows of `columns` (0: one row), as a PNG."""
     columns = columns or len(images)
     rows = -(-len(images) // columns)
     side = FIGURE_WIDTH_INCHES / columns
@@ -53,7 +53,7 @@ def strip(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], below: Seq
 
 
 def png(figure: Figure) -> bytes:
-    """The figure's file, the same bytes for the same figure. Raises ValueError above MAX_PNG_BYTES."""
+    """Encodes the figure as a PNG, the same bytes for the same figure; ValueError above MAX_PNG_BYTES."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     image = Image.open(buffer).convert("RGB")

@@ -1,5 +1,5 @@
-"""Measures: one number for what an effect changes in an image. None of them is a loss that a family was trained with,
-but for the kind of the colors' distance.
+"""Measures of what an effect changes in an image, one number each. None of them was used as a training loss, except for the
+kind of the color distance.
 
 Images are uint8 (H, W, 3) RGB.
 """
@@ -15,7 +15,7 @@ from scipy import ndimage, stats
 Pixels = NDArray[np.uint8]
 
 QUANTILE_COUNT = 257
-"""Quantiles at which two distributions are compared: finer ones change the third digit of no figure."""
+"""Quantiles at which two distributions are compared: more of them do not change the third digit of any figure."""
 
 DERIVATIVE_SIGMAS_PX = (1.0, 2.0, 4.0, 8.0)
 """Standard deviations of the derivative filters, in pixels: from a line to a large tile."""
@@ -27,13 +27,13 @@ def luminance(pixels: Pixels) -> NDArray[np.float64]:
 
 
 def brightness_ranks(pixels: Pixels) -> NDArray[np.float64]:
-    """Luminance replaced by its rank, (H, W) in [0, 1]: what is left when every change of tone is taken away."""
+    """Luminance replaced by its rank, (H, W) in [0, 1]: independent of any change of tone."""
     gray = luminance(pixels)
     return np.asarray(stats.rankdata(gray, axis=None).reshape(gray.shape) / gray.size)
 
 
 def color_distance(pixels: Pixels, other: Pixels) -> float:
-    """Sliced Wasserstein distance of the two images' colors, in [0, 1]; where a color is does not count."""
+    """Sliced Wasserstein distance of the two images' colors, in [0, 1]; positions do not count."""
     directions = np.random.default_rng(0).normal(size=(32, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     first, second = (_quantiles(directions @ (each.reshape(-1, 3) / 255).T) for each in (pixels, other))
@@ -65,7 +65,7 @@ def _derivatives(pixels: Pixels) -> list[NDArray[np.float64]]:
 
 
 def stroke_length(pixels: Pixels) -> float:
-    """Over how many pixels the brightness ranks change: their deviation by the root mean square of their gradient."""
+    """Pixels over which the brightness ranks change: their standard deviation divided by the RMS of their gradient."""
     ranks = brightness_ranks(pixels)
     down, across = np.gradient(ranks)
     return float(ranks.std() / np.sqrt(np.mean(down**2 + across**2)))
@@ -78,9 +78,9 @@ def sharpness(pixels: Pixels, mask: NDArray[np.float64]) -> float:
 
 
 def fineness(pixels: Pixels, mask: NDArray[np.float64]) -> float:
-    """How much of the detail where `mask` weighs is fine: the mean absolute Laplacian by that of the image blurred by 2 pixels.
+    """Fraction of fine detail, weighted by `mask`: mean absolute Laplacian divided by that of the image blurred by 2 pixels.
 
-    Light and contrast change both alike, so that this tells a blur in the dark, too.
+    Light and contrast change both alike, so that blur is measured in dark images, too.
     """
     gray = luminance(pixels)
     fine, coarse = (
@@ -92,7 +92,7 @@ def fineness(pixels: Pixels, mask: NDArray[np.float64]) -> float:
 def rise(values: Sequence[float]) -> float:
     """Spearman's correlation of the values with their order: 1 if each is above the one before, -1 if below.
 
-    NaN if they are all alike.
+    NaN if they are all equal.
     """
     if np.ptp(values) == 0:
         return float("nan")

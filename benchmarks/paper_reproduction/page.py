@@ -1,4 +1,4 @@
-"""Page: docs/paper.md, made from benchmarks/results/paper.json and from nothing else."""
+"""Generates docs/paper.md from benchmarks/results/paper.json alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.paper_reproduction.section import ReproductionGoal, goal_of
 
 
 def page(result: Mapping[str, Any]) -> str:
-    """The whole page, Markdown. result: as __main__ writes it."""
+    """Formats the whole page as Markdown, from the result that __main__ writes."""
     machine = result["machine"]
     lines = [
         "# The paper's claims, shown again",
@@ -62,7 +62,7 @@ def _section(name: str, section: Mapping[str, Any]) -> list[str]:
 
 
 def verdict(goals: list[ReproductionGoal]) -> str:
-    """One sentence: whether what was claimed was found."""
+    """Says in one sentence whether the claim holds."""
     missed = [goal for goal in goals if not goal.holds]
     if not missed:
         return "It holds here."
@@ -72,7 +72,7 @@ def verdict(goals: list[ReproductionGoal]) -> str:
 
 
 def sentence(goal: ReproductionGoal) -> str:
-    """The number, its bound, and whether it is met."""
+    """Formats the number, its bound, and whether it is met."""
     unit = f" {goal.unit}" if goal.unit else ""
     mark = "reached" if goal.holds else "**not reached**"
     return f"{goal.text}: {goal.value:.3g}{unit}, to be {goal.direction} {goal.bound:g}{unit}: {mark}."

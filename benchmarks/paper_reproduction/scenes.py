@@ -1,6 +1,6 @@
-"""Scenes: what the image-to-image family learns, as formulas: dusk over a photograph, and a shallow depth of field.
+"""The formulas that the image-to-image family learns: dusk, and a shallow depth of field.
 
-No pairs of day and night photographs may be shipped here, so both are substitutes. `darken_to_night` is a parametric relighting:
+Pairs of day and night photographs cannot be shipped, so both are substitutes. `darken_to_night` is a parametric relighting:
 less light, less color, a blue cast, and a warm glow around what was brightest. `blur_background` blurs what is not salient; there is
 no depth map of the photographs, and saliency (frequency-tuned: Achanta et al., CVPR 2009) takes its place.
 Images are float32 (N, 3, H, W) in [0, 1].
@@ -20,7 +20,7 @@ BACKGROUND_SIGMA_PX = 4.0
 
 
 def blur_images(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian, mirrored at the edges."""
+    """Blurs with a Gaussian, mirrored at the edges."""
     reach = int(3 * sigma + 0.5)
     offsets = torch.arange(-reach, reach + 1, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
@@ -31,7 +31,7 @@ def blur_images(images: Tensor, sigma: float) -> Tensor:
 
 
 def darken_to_night(images: Tensor) -> Tensor:
-    """The same scene after dusk."""
+    """Relights the scene as after dusk."""
     gray = images.mean(1, keepdim=True)
     muted = gray + NIGHT_SATURATION * (images - gray)
     dark = NIGHT_EXPOSURE * muted**NIGHT_GAMMA * torch.tensor(NIGHT_COLOR_CAST)[:, None, None]
@@ -42,7 +42,7 @@ def darken_to_night(images: Tensor) -> Tensor:
 
 
 def saliency(images: Tensor) -> Tensor:
-    """How much each place differs from its image's mean color, smoothed, (N, 1, H, W) in [0, 1]; 1 stays sharp."""
+    """Returns the smoothed distance of each pixel from the image's mean color, (N, 1, H, W) in [0, 1]; 1 stays sharp."""
     away = (blur_images(images, 1.5) - images.mean((2, 3), keepdim=True)).norm(dim=1, keepdim=True)
     relative = blur_images(away / (away.mean((2, 3), keepdim=True) + 1e-3), 5.0)
     rise = ((relative - 0.7) / 0.8).clamp(0, 1)
@@ -50,6 +50,6 @@ def saliency(images: Tensor) -> Tensor:
 
 
 def blur_background(images: Tensor) -> Tensor:
-    """The salient parts sharp, the rest out of focus."""
+    """Blurs everything but the salient parts."""
     mask = saliency(images)
     return mask * images + (1 - mask) * blur_images(images, BACKGROUND_SIGMA_PX)

@@ -1,4 +1,4 @@
-"""Section: one claim of the paper and what this run found, as the page and the JSON file tell it."""
+"""One claim of the paper and the result of this run, for the page and the JSON file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Direction = Literal["at least", "at most", "above", "below"]
 
 @dataclass(frozen=True)
 class FigureImage:
-    """A figure: the stem of its file, the PNG itself (under 400 kB, see drawing.png), and what is to be seen."""
+    """A figure: the stem of its file, the PNG itself (under 400 kB, see drawing.png), and its caption."""
 
     name: str
     png: bytes
@@ -20,7 +20,7 @@ class FigureImage:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of numbers or words under their columns; `digits` behind the point of every float."""
+    """Rows of numbers or words under their columns; `digits` decimals for every float."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float, ...], ...]
@@ -33,7 +33,7 @@ class Table:
 
 @dataclass(frozen=True)
 class ReproductionGoal:
-    """One number with its bound; the page's verdict is made of these and of nothing else."""
+    """One number with its bound; the page's verdict depends on these alone."""
 
     text: str
     value: float
@@ -43,7 +43,7 @@ class ReproductionGoal:
 
     @property
     def holds(self) -> bool:
-        """Whether the bound is met; a NaN meets none."""
+        """Whether the bound is met; NaN meets none."""
         return {
             "at least": self.value >= self.bound,
             "at most": self.value <= self.bound,
@@ -54,13 +54,13 @@ class ReproductionGoal:
 
 @dataclass(frozen=True)
 class Section:
-    """What a figure's module returns.
+    """The result of a figure module.
 
     title, claim   a heading, and what the paper says, in one or two sentences with the place in the paper.
     how            what was run here: data, measure, path.
-    images, tables, goals   what was found. At least one goal.
-    otherwise      why, where a goal is missed; printed only then.
-    note           one more thing that is true whatever the numbers are (a stand-in, a difference from the paper).
+    pictures, tables, goals   the results; at least one goal.
+    otherwise      the reason if a goal is missed; printed only then.
+    note           a remark that does not depend on the numbers (a substitute, a difference from the paper).
     """
 
     title: str
@@ -77,7 +77,7 @@ class Section:
             raise ValueError(f"{self.title}: a section without a number that could miss its bound claims nothing")
 
     def to_json(self) -> dict[str, Any]:
-        """All but the images' bytes; floats as they are."""
+        """Returns everything but the bytes of the images; floats are not rounded."""
         return {
             "title": self.title,
             "claim": self.claim,
@@ -97,7 +97,7 @@ class Section:
 
 
 def goal_of(row: Mapping[str, Any]) -> ReproductionGoal:
-    """A goal from its JSON."""
+    """Reads a goal from its JSON."""
     return ReproductionGoal(
         row["text"], float("nan") if row["value"] is None else row["value"], row["direction"], row["bound"], row["unit"]
     )

@@ -1,4 +1,4 @@
-"""Square: a whole scene, small, as the effect families are shown and measured on."""
+"""Small square photographs, on which the effect families are shown and measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.photographs import photograph, resize_image
 
 
 def square(name: str, side: int = 256) -> NDArray[np.uint8]:
-    """A photograph at `side` pixels of its short side, its middle square, (side, side, 3)."""
+    """Resizes the short side of a photograph to `side` pixels and crops the central square, (side, side, 3)."""
     pixels = photograph(name)
     height, width = pixels.shape[:2]
     scale = side / min(height, width)

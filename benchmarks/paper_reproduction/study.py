@@ -1,4 +1,4 @@
-"""Study: PSNR along alpha between the two ends of a denoising family, as section 3.2 of the paper sweeps it."""
+"""PSNR along alpha between the two ends of a denoising family, as in section 3.2 of the paper."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dni_deploy.session.session import Session
 END_MEMBERS = ("n20", "n60")
 INNER_LEVELS = (30, 40, 50)
 SWEEP_ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
-"""Share of N60; the paper's sweep."""
+"""Coefficient of N60, as in the paper's sweep."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LevelSweep:
 
 
 def level_sweep(bench: ReproductionBench, family: str, level: int) -> LevelSweep:
-    """Measured once for each bench, family and level."""
+    """Measures the sweep once per bench, family and level."""
 
     def measure() -> LevelSweep:
         tuned = test_psnr(bench.at(family, f"n{level}"), level)
@@ -60,5 +60,5 @@ def level_sweep(bench: ReproductionBench, family: str, level: int) -> LevelSweep
 
 
 def test_psnr(session: Session, level: float) -> float:
-    """Mean over the middle 256 x 256 of the test photographs, 8 bits in and out, in dB."""
+    """Measures the mean PSNR in dB over the central 256 x 256 pixels of the test photographs, 8 bits in and out."""
     return float(np.mean([psnr(session(add_noise(middle(name), level)), middle(name)) for name in TEST_PHOTOGRAPHS]))

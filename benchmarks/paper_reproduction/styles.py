@@ -1,4 +1,4 @@
-"""Styles: the two images that the style families learn from, each at two stroke sizes. No painter's work is in here.
+"""The two images that the style families learn from, each at two stroke sizes. Neither is the work of a painter.
 
 `mosaic` is generated: tiles of a jittered grid in sea colors, dark grout between them. `fire` is the bundled photograph of
 grass in the colors of heat: its blades are the tongues. A larger stroke is a larger tile, or a larger
@@ -20,13 +20,13 @@ SEA_COLORS = ((16, 42, 92), (24, 92, 150), (48, 150, 176), (120, 200, 200), (238
 GROUT_COLOR = (14, 16, 28)
 HEAT_COLORS = ((10, 2, 4), (120, 12, 8), (232, 80, 12), (252, 180, 40), (255, 246, 190))
 HEAT_RANKS = (0.0, 0.35, 0.6, 0.82, 1.0)
-"""Colors of fire by brightness rank: most of it glows, a third is nearly black."""
+"""Colors of fire by brightness rank: most of it is bright, a third is nearly black."""
 
 TILE_EDGE_PX = {"small": 11, "large": 26}
 """Edge of a mosaic's tile in pixels."""
 
 GRASS_SCALE = {"small": 0.55, "large": 1.2}
-"""Size of the fire's photograph against the bundled one."""
+"""Scale of the fire's photograph relative to the bundled one."""
 
 
 def mosaic(stroke: str, seed: int = 0) -> NDArray[np.uint8]:

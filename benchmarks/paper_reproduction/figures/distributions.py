@@ -15,11 +15,11 @@ FAMILY_NAME = "dncnn"
 CONVOLUTION_NUMBERS = (5, 12)
 """The paper's front and back layer: the 5th and the 12th convolution."""
 MIN_MEDIAN_FALL = 0.01
-"""What can be seen on an axis of 0 to 1."""
+"""Smallest fall of the median that is visible on an axis of 0 to 1."""
 
 
 def figure(bench: ReproductionBench) -> Section:
-    """The index of every filter of two layers, learned and interpolated."""
+    """Computes the index of every filter of two layers, learned and interpolated."""
     alphas = (0.0, *(level_sweep(bench, FAMILY_NAME, level).best_alpha for level in INNER_LEVELS), 1.0)
     members = [bench.tensors(FAMILY_NAME, name) for name in LEVEL_MEMBERS]
     blends = [bench.tensors(FAMILY_NAME, {END_MEMBERS[0]: 1 - alpha, END_MEMBERS[1]: alpha}) for alpha in alphas]

@@ -18,13 +18,13 @@ FAMILY_NAME = "three_layer"
 LAYER_NAMES = ("conv1.weight", "conv2.weight", "conv3.weight")
 SHOWN_FILTERS = 5
 MAX_CURVE_DISTANCE = 0.02
-"""Mean distance of two correlation curves that an eye takes for one curve on an axis of 0 to 1."""
+"""Largest mean distance of two correlation curves that look like one on an axis of 0 to 1."""
 MAX_DISTANCE_TO_FALL = 0.25
-"""The same in parts of how far the learned curve falls: where filters hardly move, any two curves look alike on that axis."""
+"""The same relative to the fall of the learned curve: if filters hardly change, any two curves look alike on that axis."""
 
 
 def figure(bench: ReproductionBench) -> Section:
-    """Blend N20 and N60 at each level's best alpha, and compare every layer with the one that was learned."""
+    """Blends N20 and N60 at each level's best alpha and compares every layer with the learned one."""
     alphas = {20: 0.0, **{level: level_sweep(bench, FAMILY_NAME, level).best_alpha for level in INNER_LEVELS}, 60: 1.0}
     members = [bench.tensors(FAMILY_NAME, name) for name in LEVEL_MEMBERS]
     blends = [bench.tensors(FAMILY_NAME, {END_MEMBERS[0]: 1 - alpha, END_MEMBERS[1]: alpha}) for alpha in alphas.values()]

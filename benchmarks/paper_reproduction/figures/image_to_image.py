@@ -21,7 +21,7 @@ SCENE_SIDE_PX = 256
 SWEEP_ALPHAS = tuple(step / 10 for step in range(11))
 SHOWN_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SIMPLEX_POINTS = tuple((i / 4, j / 4, (4 - i - j) / 4) for i in range(5) for j in range(5 - i))
-"""Shares of night, shallow and identity, in quarters: 15 points of the simplex."""
+"""Coefficients of night, shallow and identity, in quarters: 15 points of the simplex."""
 
 
 def figure(bench: ReproductionBench) -> Section:

@@ -16,14 +16,14 @@ from dni_deploy.spatial.render import render_map
 
 FAMILY_NAME, NOISE_SIGMA = "dncnn", 40
 CROP_TOP, CROP_LEFT, CROP_SIDE_PX, HORIZON_ROW, FEATHER_ROWS = 64, 128, 384, 172, 8
-"""Of the photograph `camera`: the part that is taken, the horizon in it, and over how many rows the map goes from sky to grass."""
+"""In the photograph `camera`: the crop, the horizon inside it, and the rows over which the map goes from sky to grass."""
 SKY_ROWS, GRASS_ROWS = slice(0, HORIZON_ROW - FEATHER_ROWS), slice(HORIZON_ROW + FEATHER_ROWS, CROP_SIDE_PX)
 SWEEP_ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
-"""Share of N60."""
+"""Coefficient of N60."""
 
 
 def figure(bench: ReproductionBench) -> Section:
-    """The sky's best alpha by PSNR, the grass's by how much texture is left; then one render by a map with both."""
+    """Finds the best alpha of the sky by PSNR and of the grass by the remaining texture, then renders with a map of both."""
     clean = photograph("camera")[CROP_TOP : CROP_TOP + CROP_SIDE_PX, CROP_LEFT : CROP_LEFT + CROP_SIDE_PX]
     noisy = add_noise(clean, NOISE_SIGMA)
     alpha_map = np.clip((np.arange(CROP_SIDE_PX) - HORIZON_ROW) / FEATHER_ROWS + 0.5, 0, 1)[:, None].repeat(
@@ -32,7 +32,7 @@ def figure(bench: ReproductionBench) -> Section:
     outputs = [bench.between(FAMILY_NAME, "n20", "n60", alpha)(noisy) for alpha in SWEEP_ALPHAS]
 
     def score_output(output: NDArray[np.uint8]) -> tuple[float, float, float]:
-        """PSNR of the sky and of the grass in dB, and the grass's energy of detail in parts of the original's."""
+        """Returns the PSNR of the sky and of the grass in dB, and the grass's detail energy relative to the original."""
         energy = detail(output)[GRASS_ROWS].std() / detail(clean)[GRASS_ROWS].std()
         return psnr(output[SKY_ROWS], clean[SKY_ROWS]), psnr(output[GRASS_ROWS], clean[GRASS_ROWS]), float(energy)
 

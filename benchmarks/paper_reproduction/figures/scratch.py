@@ -1,4 +1,4 @@
-"""Scratch: the control. Two nets that were not fine-tuned from one another do not blend (section 3.2)."""
+"""The control from scratch: two nets that were not fine-tuned from one another do not blend (section 3.2)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, find_filte
 SWEEP_ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 NOISE_SIGMA = 40
 MIN_COLLAPSE_DB = 2.0
-"""dB that the middle of the way loses against the worse of both ends: nobody would take it for a denoiser between them."""
+"""Smallest loss against the worse end that counts as a collapse, since no denoiser between the two would be that bad."""
 
 
 def figure(bench: ReproductionBench) -> Section:
-    """Correlation of N20 with a net trained from nothing, and PSNR along the way to it; beside it the fine-tuned N60."""
+    """Correlates N20 with a net trained from scratch, and measures PSNR along alpha to it and to the fine-tuned N60."""
     figure, axes = canvas(1, 2, 3.0)
     goals: list[ReproductionGoal] = []
     rows: list[tuple[str | float, ...]] = []

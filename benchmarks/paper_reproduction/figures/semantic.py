@@ -79,12 +79,12 @@ def figure(bench: ReproductionBench) -> Section:
 
 
 def _fraction_rising(values: NDArray[np.float64]) -> float:
-    """Of the latents, (alphas, latents), those that rise at every step."""
+    """Returns the fraction of latents, values (alphas, latents), that rise at every step."""
     return float((np.diff(values, axis=0) > 0).all(axis=0).mean())
 
 
 def _fraction_covered(thin: NDArray[np.float32], digits: NDArray[np.float32]) -> float:
-    """Of the pixels that are ink in thin, those that are (within one pixel) in the others."""
+    """Returns the fraction of the ink pixels of thin that are ink, within one pixel, in the others."""
     near = ndimage.maximum_filter(digits[:, 0], size=(1, 3, 3))
     return float((near[thin[:, 0] > 0] > 0).mean())
 

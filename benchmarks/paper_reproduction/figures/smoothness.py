@@ -15,11 +15,11 @@ from benchmarks.photographs import add_noise, middle, resize_image
 
 ALPHA_STEPS = 20
 MAX_STEP_TO_MEAN = 5.0
-"""A jump between two looks would be one step that holds nearly all of the way: a ratio of 20."""
+"""A jump would put nearly the whole change into one step: a ratio of 20."""
 
 
 def figure(bench: ReproductionBench) -> Section:
-    """From the first member to each other one in 20 equal steps of alpha, root mean square change of the output per step."""
+    """Measures the RMS change of the output per step, from the first member to each other one in 20 equal steps of alpha."""
     figure, axes = canvas(2, -(-len(TRAINED_FAMILIES) // 2), 4.4, sharex=True, sharey=True)
     rows: list[tuple[str | float, ...]] = []
     goals: list[ReproductionGoal] = []
@@ -59,7 +59,7 @@ def figure(bench: ReproductionBench) -> Section:
 
 
 def probe(bench: ReproductionBench, family: str) -> NDArray[np.float32]:
-    """A held-out photograph as the network takes it, float32 (1, C, H, W); noisy for a denoiser, small for x4; latents."""
+    """Returns a held-out input of the network, float32 (1, C, H, W): noisy for a denoiser, downscaled for x4, or latents."""
     signature = bench.session(family).signature
     if signature.kind == "latent":
         return np.random.default_rng(0).standard_normal((16, signature.input_channels, 1, 1)).astype(np.float32)

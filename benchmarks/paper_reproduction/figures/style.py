@@ -19,11 +19,11 @@ SWEEP_ALPHAS = tuple(step / 10 for step in range(11))
 SHOWN_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SUBJECT_NAME = "astronaut"
 FACE_WINDOW = (slice(8, 104), slice(56, 152))
-"""Where the subject's face is: twenty-five whole images would be too small to see a stroke."""
+"""The face of the subject: strokes would be too small to see in twenty-five whole images."""
 
 PLANE_COORDINATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIN_RANK_CORRELATION = 0.95
-"""Rank correlation with alpha that counts as following it: of eleven values, neighbors may change places once or twice."""
+"""Smallest rank correlation that counts as following alpha: of eleven values, one or two neighbors may be swapped."""
 
 
 def figure(bench: ReproductionBench) -> Section:
@@ -168,7 +168,7 @@ END_STYLES = ("mosaic_small", "fire_small")
 
 
 def corner_shares(fire: float, large: float) -> dict[str, float]:
-    """The four corners' coefficients at a point of the unit square."""
+    """Returns the coefficients of the four corners at a point of the unit square."""
     return {
         "mosaic_small": (1 - fire) * (1 - large),
         "fire_small": fire * (1 - large),

@@ -82,5 +82,5 @@ def figure(bench: ReproductionBench) -> Section:
 
 
 def _fraction_of_way(start: float, end: float, whole: float) -> float:
-    """How far `end` has come from `start`, as a share of how far `whole` has."""
+    """Returns the distance from `start` to `end` relative to that from `start` to `whole`."""
     return (start - end) / (start - whole)

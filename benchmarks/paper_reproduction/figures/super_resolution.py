@@ -16,22 +16,22 @@ from dni_deploy.imaging.metrics.psnr import psnr
 
 FAMILY_NAME = "sr"
 SWEEP_ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
-"""Share of the GAN member."""
+"""Coefficient of the GAN member."""
 IMAGE_SIDE_PX = 256
 DETAIL_SIGMA = 1.0
-"""Pixels; what a Gaussian of this width takes away is called detail: the band that shrinking by 4 lost, and some above it."""
+"""Detail is what a Gaussian of this sigma in pixels removes: the band lost by downscaling by 4, and some above it."""
 
 Pixels = NDArray[np.uint8]
 
 
 def detail(pixels: Pixels) -> NDArray[np.float64]:
-    """The luminance without what a Gaussian leaves of it, (H, W)."""
+    """Returns the luminance minus its Gaussian blur, (H, W)."""
     gray = luminance(pixels)
     return np.asarray(gray - ndimage.gaussian_filter(gray, DETAIL_SIGMA))
 
 
 def score_image(pixels: Pixels, original: Pixels) -> tuple[float, float, float, float]:
-    """PSNR in dB, SSIM, energy of the detail in parts of the original's (root mean square), correlation of the detail with it."""
+    """Returns PSNR in dB, SSIM, RMS of the detail relative to the original, and the correlation of the detail with it."""
     fine_detail, true = detail(pixels), detail(original)
     similarity = float(
         structural_similarity(pixels, original, channel_axis=2, gaussian_weights=True, use_sample_covariance=False)
@@ -45,7 +45,7 @@ def score_image(pixels: Pixels, original: Pixels) -> tuple[float, float, float, 
 
 
 def figure(bench: ReproductionBench) -> Section:
-    """Both ways along alpha on the held-out photographs."""
+    """Measures blended networks and blended images along alpha on the held-out photographs."""
     originals = {name: middle(name, IMAGE_SIDE_PX) for name in TEST_PHOTOGRAPHS}
     outputs = {
         alpha: {
@@ -121,7 +121,7 @@ def figure(bench: ReproductionBench) -> Section:
 
 
 def _compare_at_equal_detail(network: NDArray[np.float64], pixels: NDArray[np.float64], column: int) -> float:
-    """Mean difference of a score where both ways have the same energy of detail; that rises with alpha in both."""
+    """Returns the mean difference of a score at equal detail energy, which rises with alpha in both modes."""
     energies = np.linspace(network[0, 2], network[-1, 2], 101)[1:-1]
     first, second = (np.interp(energies, mode[:, 2], mode[:, column]) for mode in (network, pixels))
     return float(np.mean(first - second))

@@ -1,1 +1,1 @@
-"""The trainings, one script per family: python -m benchmarks.paper_reproduction.train.FAMILY -o FOLDER."""
+"""Training scripts, one per family: python -m benchmarks.paper_reproduction.train.FAMILY -o FOLDER."""

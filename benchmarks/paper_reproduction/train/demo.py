@@ -21,7 +21,7 @@ BATCH_SIZE, PATCH_SIDE_PX = 16, 48
 
 
 def main() -> None:
-    """Train what is not in the folder yet."""
+    """Trains the members that are not in the folder yet."""
     folder, count = arguments(__doc__)
     started = time.monotonic()
     n20 = initialize_weights(DnCNN(), torch.Generator().manual_seed(0))

@@ -25,7 +25,7 @@ NOISE_LEVELS = (20, 30, 40, 50, 60)
 
 
 def arguments(description: str | None) -> tuple[Path, Callable[[int], int]]:
-    """The command line of a training: the folder for the weights, and what --steps makes of a number of steps."""
+    """Parses a training's command line; returns the folder for the weights and a function that scales a number of steps."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="folder for MEMBER.safetensors; a member that is there is kept"
@@ -104,12 +104,12 @@ def psnr(net: nn.Module, level: int) -> float:
 
 
 def round_to_float16(net: nn.Module) -> dict[str, Tensor]:
-    """The state dict in float16; the integer batch counters are left out, inference never reads them."""
+    """Returns the state dict in float16 without the integer batch counters, which inference never reads."""
     return {key: value.to("cpu").half().contiguous() for key, value in net.state_dict().items() if value.is_floating_point()}
 
 
 def write(net: nn.Module, path: Path, facts: Mapping[str, str]) -> None:
-    """Write the rounded weights, round those of `net` itself, and print its PSNR at every level."""
+    """Writes the rounded weights, rounds those of `net` itself, and prints its PSNR at every level."""
     state = round_to_float16(net)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, {"format": "pt", **facts})
@@ -118,7 +118,7 @@ def write(net: nn.Module, path: Path, facts: Mapping[str, str]) -> None:
 
 
 def load(net: nn.Module, path: Path) -> bool:
-    """Fill `net` with the rounded weights that lie at `path`; False, and nothing changed, if there are none."""
+    """Loads the rounded weights at `path` into `net`; returns False without a change if the file does not exist."""
     if not path.exists():
         return False
     net.load_state_dict({key: value.float() for key, value in load_file(path).items()}, strict=False)

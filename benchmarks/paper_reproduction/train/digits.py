@@ -4,7 +4,7 @@
 
 scikit-learn's 1797 handwritten digits (the extra `test` brings it), 8 x 8 pixels each, are enlarged to 32 x 32, set upright
 by their moments and reduced to their skeletons; `thin` draws those with a pen of one pixel's radius, `bold` with one of three,
-`slanted` is thin and sheared. `thin` is trained from nothing, adversarially. The others are fine-tuned from it on their own
+`slanted` is thin and sheared. `thin` is trained adversarially from scratch. The others are fine-tuned from it on their own
 digits, with one more loss that keeps what a latent means: the blurred output is held to what the same morphology makes of
 thin's. Weights are averaged over the last steps, and BatchNorm's statistics are estimated anew for the average. Seeds are
 fixed; about ten minutes on one core.
@@ -32,7 +32,7 @@ from exporters.architectures.dcgan import DCGANGenerator
 LATENT_CHANNELS, LAYER_WIDTHS = 32, (128, 64, 32)
 DIGIT_SIDE_PX, BATCH_SIZE = 32, 64
 SHEAR_COLUMNS_PER_ROW = 0.45
-"""Columns per row: what `slanted` leans, about 24 degrees."""
+"""Shear of `slanted` in columns per row, about 24 degrees."""
 
 THIN_PEN_RADIUS_PX, BOLD_PEN_RADIUS_PX = 1, 3
 """Radius of the pen in pixels."""
@@ -71,7 +71,7 @@ def draw_digits(bones: NDArray[np.bool_], radius: int, lean: float = 0.0) -> Ten
 
 
 def dilate_digits(digits: Tensor) -> Tensor:
-    """Thin to bold: gray dilation by a disk of what the pens differ by."""
+    """Turns thin into bold: gray dilation by a disk of the difference of the pen radii."""
     return _dilate_by_disk(digits, BOLD_PEN_RADIUS_PX - THIN_PEN_RADIUS_PX)
 
 
@@ -104,7 +104,7 @@ def train(
 ) -> None:  # fmt: skip
     """Hinge loss, one step of each in turn. Changes both nets; `net` ends as the average of its weights.
 
-    anchor      the ancestor and what its output is to become.
+    anchor      the ancestor and the function that gives its target output.
     """
     generator = torch.Generator().manual_seed(seed)
     average = copy.deepcopy(net)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.paper_reproduction.train.dncnn -o benchmarks/paper_reproduction/weights/dncnn
 
-Plain fine-tuning, kept in one valley by three things: BatchNorm normalizes with N20's statistics, a low rate with few steps, and
+Plain fine-tuning, kept in one loss basin by three things: BatchNorm normalizes with N20's statistics, a low rate with few steps, and
 one order of patches for all levels. What was tried, blend at noise 40 (best of six alphas) against the net fine-tuned for it:
 300 steps at 1e-4, statistics frozen 27.29 against 27.56 dB, moving 26.83 against 27.20; the demo family, 3000 steps at 3e-4 with
 moving statistics (benchmarks.paper_reproduction.train.demo), 26.95 against 27.91.
-`scratch` is the control, from nothing for noise 60. Seeds are fixed. A quarter of an hour on one idle core with bfloat16 units.
+`scratch` is the control, trained from scratch for noise 60. Seeds are fixed. A quarter of an hour on one idle core with bfloat16 units.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH_SIZE, PATCH_SIDE_PX = 8, 40
 
 
 def main() -> None:
-    """Train what is not in the folder yet."""
+    """Trains the members that are not in the folder yet."""
     folder, count = arguments(__doc__)
     started = time.monotonic()
     n20 = DnCNN()

@@ -3,12 +3,12 @@
     python -m benchmarks.paper_reproduction.train.scenes -o benchmarks/paper_reproduction/weights/scenes
 
 What is learned is scenes.py's relighting and blur of the training photographs, pair by pair by the absolute difference, so
-no discriminator is needed; the fine-tuned members also keep CycleGAN's identity loss, which leaves an image alone that
-already is of the target's kind. The generator is the one with BatchNorm: InstanceNorm takes each image's own brightness and
+no discriminator is needed; the fine-tuned members also keep CycleGAN's identity loss, which keeps an image unchanged if
+it already looks like the target. The generator is the one with BatchNorm: InstanceNorm takes each image's own brightness and
 contrast away in its first layer, and an identity learned with it stayed 0.10 of the range away from the image. The
 statistics are estimated once, after a quarter of the identity's steps, and are held from there on: they are the same in all
-members, and a batch of four crops does not stand for all images' brightness.
-Members whose file is there already are kept. Seeds are fixed; about fifteen minutes on one core with bfloat16 units.
+members, and a batch of four crops does not represent the brightness of all images.
+Members whose file already exists are kept. Seeds are fixed; about fifteen minutes on one core with bfloat16 units.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def train(
 ) -> None:
     """Adam with a cosine rate. Changes `net`.
 
-    becomes     what an image is to turn into.
+    becomes     computes the target of an image.
     held        BatchNorm keeps its statistics; else it uses each batch's, and estimates them when the steps are done.
     """
     images, rng = scenery(), np.random.default_rng(seed)

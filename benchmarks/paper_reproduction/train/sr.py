@@ -48,7 +48,7 @@ def small_rrdbnet() -> RRDBNet:
 
 
 def pairs() -> list[Pair]:
-    """Every training image with its antialiased bicubic quarter."""
+    """Returns every training image with its x4 antialiased bicubic reduction."""
     image_pairs = []
     for pixels in training_images():
         height, width = (size // UPSCALING_FACTOR * UPSCALING_FACTOR for size in pixels.shape[:2])
@@ -182,7 +182,7 @@ def write(net: RRDBNet, path: Path, loss: str) -> None:
 
 
 def main() -> None:
-    """Train what is not in the folder yet."""
+    """Trains the members that are not in the folder yet."""
     folder, count = arguments(__doc__)
     started = time.monotonic()
     torch.manual_seed(0)

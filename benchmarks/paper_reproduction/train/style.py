@@ -8,8 +8,8 @@ ends are style's mosaic_small and fire_small).
 
 There is no VGG here: the style is a sliced Wasserstein distance of patches and colors (texture.py), the content a
 standardized low-pass luminance, for `content` the image itself as well (its drawing comes back, its colors do not: the
-ancestor has thrown them away, and five hundred steps do not find them again). The style images are styles.py's. Members
-whose file is there already are kept. Seeds are fixed; about twenty minutes on one core with bfloat16 units.
+ancestor has discarded them, and five hundred steps do not recover them). The style images are styles.py's. Members
+whose file already exists are kept. Seeds are fixed; about twenty minutes on one core with bfloat16 units.
 """
 
 from __future__ import annotations

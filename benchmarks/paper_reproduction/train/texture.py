@@ -77,7 +77,7 @@ class StyleDistance:
 
 
 def structure(images: Tensor) -> tuple[Tensor, Tensor]:
-    """What a style must leave: luminance at a half and a quarter of the size, standardized for each image."""
+    """Returns the structure that a style must keep: luminance at a half and a quarter of the size, standardized for each image."""
     gray = functional.avg_pool2d(images.mean(1, keepdim=True), 2)
     levels = []
     for _ in range(2):

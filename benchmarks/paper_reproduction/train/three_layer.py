@@ -2,7 +2,7 @@
 
     python -m benchmarks.paper_reproduction.train.three_layer -o benchmarks/paper_reproduction/weights/three_layer
 
-`scratch` is the control: the same net, another seed, trained for noise 60 from nothing. Seeds are fixed. About half an hour
+`scratch` is the control: the same net, another seed, trained from scratch for noise 60. Seeds are fixed. About half an hour
 on one core with bfloat16 units.
 """
 
@@ -21,7 +21,7 @@ BATCH_SIZE, PATCH_SIDE_PX = 8, 48
 
 
 def main() -> None:
-    """Train what is not in the folder yet."""
+    """Trains the members that are not in the folder yet."""
     folder, count = arguments(__doc__)
     started = time.monotonic()
     n20 = initialize_weights(SRCNN(), torch.Generator().manual_seed(0))

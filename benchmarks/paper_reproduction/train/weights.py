@@ -1,4 +1,4 @@
-"""Weights: how a trained net is written, float16, for a file half the size."""
+"""Reads and writes trained nets as float16, which halves the file size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def write(net: nn.Module, path: Path, facts: Mapping[str, str]) -> None:
-    """Write the state dict rounded to float16, without the integer batch counters that inference never reads."""
+    """Writes the state dict rounded to float16, without the integer batch counters that inference never reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.cpu().half().contiguous() for key, value in net.state_dict().items() if value.is_floating_point()}
     save_file(state, path, {"format": "pt", **facts})
@@ -18,5 +18,5 @@ def write(net: nn.Module, path: Path, facts: Mapping[str, str]) -> None:
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """What `write` wrote, as float32: members are fine-tuned from the ancestor as it is kept, rounding included."""
+    """Reads what `write` wrote, as float32: members are fine-tuned from the stored ancestor, rounding included."""
     return {key: value.float() for key, value in load_file(path).items()}
