@@ -1,4 +1,4 @@
-"""The recalibration file: what comes back is what was written, and what somebody made by hand is refused in a sentence."""
+"""The recalibration file survives a round trip, and invalid handmade files are refused with one sentence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def made(bundle: Bundle, steps: int = 4) -> BatchNormTable:
     )
 
 
-def test_round_trip(bundle: Bundle) -> None:
+def test_statistics_survive_a_round_trip(bundle: Bundle) -> None:
     assert read_recalibration(bundle) is None
     before = made(bundle)
     data = serialize_recalibration(before)
@@ -52,8 +52,8 @@ def test_round_trip(bundle: Bundle) -> None:
     assert again.statistics["bn.running_var"].tobytes() == after.statistics["bn.running_var"].tobytes()
 
 
-def test_the_members_own_are_not_in_it(bundle: Bundle) -> None:
-    # So that no file can change what a member alone computes.
+def test_file_does_not_contain_the_members_own_statistics(bundle: Bundle) -> None:
+    # A file cannot change the output of a member alone.
     stored = store_recalibration(bundle, serialize_recalibration(made(bundle)))
     found = read_recalibration(stored)
     assert found is not None
@@ -63,14 +63,14 @@ def test_the_members_own_are_not_in_it(bundle: Bundle) -> None:
 
 
 def file(tensors: dict[str, Any] | None = None, **about: Any) -> bytes:
-    """A file by hand; `about` replaces fields of its JSON."""
+    """Builds a file by hand; `about` replaces fields of its JSON."""
     good = {name: np.full((3, 2), 0.5) for name in NAMES}
     fields = {"format": RECALIBRATION_FORMAT, "steps": 4, "members": 2, **about}
     data: bytes = save({**good, **(tensors or {})}, {"dni_deploy": json.dumps(fields)})
     return data
 
 
-def test_a_file_by_hand_is_read_where_it_is_right(bundle: Bundle) -> None:
+def test_valid_handmade_file_is_read(bundle: Bundle) -> None:
     found = read_recalibration(store_recalibration(bundle, file()))
     assert found is not None
     assert len(found.calibration_points) == 5
@@ -111,8 +111,8 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_not_one_is_refused_in_a_sentence(bundle: Bundle, name: str) -> None:
-    # Its SHA-256 fits the manifest: somebody wrote both.
+def test_invalid_file_is_refused_with_one_sentence(bundle: Bundle, name: str) -> None:
+    # Its SHA-256 matches the manifest: both were modified.
     stored = store_recalibration(bundle, HOSTILE[name])
     with pytest.raises(BundleError) as raised:
         read_recalibration(stored)
@@ -122,7 +122,7 @@ def test_what_is_not_one_is_refused_in_a_sentence(bundle: Bundle, name: str) -> 
     assert len(str(raised.value)) < 400
 
 
-def test_a_changed_file_is_noticed_at_its_use(bundle: Bundle) -> None:
+def test_modified_file_is_detected_on_use(bundle: Bundle) -> None:
     stored = store_recalibration(bundle, file())
     assert stored.manifest.recalibration is not None
     path = stored.path / stored.manifest.recalibration.file

@@ -1,4 +1,4 @@
-"""Shares: one row for all weights, or a row for each, and engines that have one alpha say so."""
+"""Coefficients: one row for all weights or one per weight; engines with a single alpha refuse different rows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from engines.interface import require_single_row, single_row_or_none
 ROW = np.array([0.25, 0.75])
 
 
-def test_equal_rows_are_one_row() -> None:
+def test_equal_rows_are_collapsed_to_one() -> None:
     assert single_row_or_none(ROW) is ROW
     assert np.array_equal(require_single_row(np.tile(ROW, (5, 1)), "any"), ROW)
 
 
-def test_rows_that_differ_are_told_where_one_is_wanted() -> None:
+def test_different_rows_are_refused_where_one_alpha_is_required() -> None:
     rows = np.array([[0.25, 0.75], [0.25, 0.75], [0.5, 0.5]])
     assert single_row_or_none(rows) is None
     with pytest.raises(UsageError, match="The engine onnxruntime-graph has one alpha for all weights"):

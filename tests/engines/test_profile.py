@@ -1,4 +1,4 @@
-"""Profiles: what is filled in around the shapes that were given, and what is refused."""
+"""Profiles: how missing shapes are derived from the given ones, and which shapes are refused."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def shapes(signature: Signature = RGB, **given: str) -> tuple[str, ...]:
     return tuple("x".join(map(str, shape)) for shape in (profile.smallest, profile.tuned, profile.largest))
 
 
-def test_without_shapes_it_takes_up_to_full_hd_tuned_for_720p() -> None:
+def test_default_profile_is_tuned_for_720p_up_to_full_hd() -> None:
     assert shapes() == ("1x3x32x32", "1x3x720x1280", "1x3x1088x1920")
     assert shapes(Signature(multiple=24)) == ("1x3x48x48", "1x3x720x1296", "1x3x1104x1920")
 
 
-def test_the_tuned_shape_alone_is_fixed() -> None:
+def test_optimum_shape_alone_gives_a_fixed_profile() -> None:
     assert shapes(tuned="2x3x256x128") == ("2x3x256x128",) * 3
     assert Profile.from_shapes(RGB, tuned="1x3x64x64").is_fixed
     assert str(Profile.from_shapes(RGB, tuned=(1, 3, 64, 64))) == "1x3x64x64"
@@ -37,16 +37,16 @@ def test_the_tuned_shape_alone_is_fixed() -> None:
         ({"smallest": "1x3x2000x2000"}, ("1x3x2000x2000", "1x3x2000x2000", "1x3x2000x2000")),
     ],
 )
-def test_the_rest_is_filled_in_around_what_was_given(given: dict[str, str], expected: tuple[str, ...]) -> None:
+def test_missing_shapes_are_derived_from_the_given_ones(given: dict[str, str], expected: tuple[str, ...]) -> None:
     assert shapes(**given) == expected
 
 
-def test_a_latent_has_one_place() -> None:
+def test_latent_input_has_one_shape() -> None:
     assert shapes(LATENT) == ("1x64x1x1",) * 3
     assert shapes(LATENT, largest="8x64x1x1") == ("1x64x1x1", "1x64x1x1", "8x64x1x1")
 
 
-def test_it_contains_the_shapes_between() -> None:
+def test_profile_contains_the_shapes_in_between() -> None:
     profile = Profile.from_shapes(RGB, "1x3x32x32", "1x3x64x64", "2x3x128x128")
     assert profile.contains_shape((2, 3, 40, 128))
     assert not profile.contains_shape((1, 3, 31, 64))
@@ -64,7 +64,7 @@ def test_it_contains_the_shapes_between() -> None:
         ("1x4x8x8", "takes 3 channels; 1x4x8x8 has 4"),
     ],
 )
-def test_what_is_no_shape_of_the_network_is_refused(shape: str, message: str) -> None:
+def test_invalid_network_shapes_are_refused(shape: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Profile.from_shapes(RGB, tuned=shape)
 

@@ -1,4 +1,4 @@
-"""Choice: which engine auto takes, what it says of the others, and that a broken one takes nobody down."""
+"""Engine selection: which engine auto selects, how it reports the others, and that a broken engine does not affect them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.support.frame_session import Dimmer
 AUTO = ("tensorrt", "onnxruntime-gpu", "onnxruntime")
 
 
-def test_the_order_of_auto() -> None:
+def test_auto_tries_engines_in_order() -> None:
     assert tuple(ENGINES) == AUTO
 
 
-def test_every_line_of_the_list_is_whole() -> None:
+def test_every_registry_entry_is_complete() -> None:
     for entry in ENGINES.values():
         assert entry.title
         module, _, function = entry.opener.partition(":")
@@ -48,25 +48,25 @@ def test_every_line_of_the_list_is_whole() -> None:
 
 
 @pytest.mark.parametrize("name", ["tensorrt-inputs", "tensorrt-constant", "onnxruntime-rebuild", "abacus"])
-def test_an_unknown_or_former_name_lists_what_may_be_chosen(name: str) -> None:
+def test_unknown_or_former_name_lists_the_valid_names(name: str) -> None:
     with pytest.raises(UsageError, match=rf"no engine '{name}'; there are auto, tensorrt, onnxruntime-gpu, onnxruntime\.$"):
         choose_engine(name)
 
 
-class Rack:
-    """Three engines in the place of auto's, each of which can be told what stands in its way and what its opener does."""
+class FakeEngines:
+    """Three engines that replace auto's; a test sets each one's unavailable reason and opener."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.obstacles: dict[str, Any] = dict.fromkeys(AUTO)
+        self.unavailable_reasons: dict[str, Any] = dict.fromkeys(AUTO)
         self.openers: dict[str, Any] = {name: Dimmer((1.0, 0.0)) for name in AUTO}
         self.opened: list[str] = []
 
         def entry(name: str) -> EngineEntry:
             def obstacle(bundle: object) -> Any:
-                found = self.obstacles[name]
-                if isinstance(found, Exception):
-                    raise found
-                return found(bundle) if callable(found) else found
+                reason_or_error = self.unavailable_reasons[name]
+                if isinstance(reason_or_error, Exception):
+                    raise reason_or_error
+                return reason_or_error(bundle) if callable(reason_or_error) else reason_or_error
 
             builder = None if name == "onnxruntime-gpu" else f"{name}:build"
             return EngineEntry(f"{name}:open", name, obstacle, builder, ("threads",) if builder else ())
@@ -86,45 +86,45 @@ class Rack:
 
 
 @pytest.fixture
-def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
-    return Rack(monkeypatch)
+def fake_engines(monkeypatch: pytest.MonkeyPatch) -> FakeEngines:
+    return FakeEngines(monkeypatch)
 
 
 BUNDLE: Any = object()
 
 
-def test_the_first_that_can_run(rack: Rack) -> None:
+def test_auto_selects_the_first_available_engine(fake_engines: FakeEngines) -> None:
     assert choose_engine() == EngineChoice("tensorrt", "the first choice")
-    rack.obstacles["tensorrt"] = "no plan is built"
+    fake_engines.unavailable_reasons["tensorrt"] = "no plan is built"
     assert choose_engine() == EngineChoice("onnxruntime-gpu", "not tensorrt: no plan is built")
-    rack.obstacles["onnxruntime-gpu"] = "it lacks a thing"
+    fake_engines.unavailable_reasons["onnxruntime-gpu"] = "it lacks a thing"
     assert choose_engine() == EngineChoice(
         "onnxruntime", "not tensorrt: no plan is built; not onnxruntime-gpu: it lacks a thing"
     )
     opened = open_engine(BUNDLE)
-    assert (opened.engine, opened.choice) == (rack.openers["onnxruntime"], choose_engine())
+    assert (opened.engine, opened.choice) == (fake_engines.openers["onnxruntime"], choose_engine())
     assert load_engine(BUNDLE) is opened.engine
 
 
-def test_one_reason_is_told_once(rack: Rack) -> None:
-    rack.obstacles["tensorrt"] = rack.obstacles["onnxruntime-gpu"] = "no driver"
+def test_repeated_reason_is_reported_once(fake_engines: FakeEngines) -> None:
+    fake_engines.unavailable_reasons["tensorrt"] = fake_engines.unavailable_reasons["onnxruntime-gpu"] = "no driver"
     assert choose_engine().reason == "not tensorrt and onnxruntime-gpu: no driver"
 
 
-def test_what_is_asked_for_is_taken_or_refused(rack: Rack) -> None:
+def test_requested_engine_is_used_or_refused(fake_engines: FakeEngines) -> None:
     assert choose_engine("onnxruntime") == EngineChoice("onnxruntime", "asked for")
-    rack.obstacles["tensorrt"] = "no driver"
+    fake_engines.unavailable_reasons["tensorrt"] = "no driver"
     for door in (choose_engine, lambda name: open_engine(BUNDLE, name), choose_builder):
         with pytest.raises(UnavailableError, match=r"^The engine tensorrt cannot run here: no driver\.$"):
             door("tensorrt")
         with pytest.raises(UsageError, match="no engine 'abacus'"):
             door("abacus")
-    assert rack.opened == []
+    assert fake_engines.opened == []
 
 
-def test_nothing_can_run(rack: Rack) -> None:
+def test_no_available_engine_is_an_error(fake_engines: FakeEngines) -> None:
     for name in AUTO:
-        rack.obstacles[name] = f"{name} is absent"
+        fake_engines.unavailable_reasons[name] = f"{name} is absent"
     for door in (choose_engine, choose_builder, lambda: open_engine(BUNDLE)):
         with pytest.raises(UnavailableError, match=r"No engine can run here; not tensorrt: .*onnxruntime is absent\. .*doctor"):
             door()
@@ -133,8 +133,8 @@ def test_nothing_can_run(rack: Rack) -> None:
 @pytest.mark.parametrize(
     "broken", [RuntimeError("odd\nline"), OSError("libnvinfer.so.11"), ImportError("x"), RefusedError("It is somebody else's.")]
 )
-def test_an_obstacle_that_breaks_is_an_obstacle(rack: Rack, broken: Exception) -> None:
-    rack.obstacles["tensorrt"] = broken
+def test_failing_availability_check_makes_the_engine_unavailable(fake_engines: FakeEngines, broken: Exception) -> None:
+    fake_engines.unavailable_reasons["tensorrt"] = broken
     choice = choose_engine()
     assert choice.name == "onnxruntime-gpu"
     assert choice.reason.startswith("not tensorrt: ")
@@ -142,46 +142,46 @@ def test_an_obstacle_that_breaks_is_an_obstacle(rack: Rack, broken: Exception) -
     assert not choice.reason.endswith(".")
 
 
-def test_an_opener_that_finds_something_missing_is_passed_over(rack: Rack) -> None:
-    rack.openers["tensorrt"] = UnavailableError("The engine tensorrt cannot run here: ImportError, libnvinfer.so.11.")
-    rack.openers["onnxruntime-gpu"] = UnavailableError("libcudnn.so.9 is missing.")
+def test_opener_with_a_missing_dependency_is_skipped(fake_engines: FakeEngines) -> None:
+    fake_engines.openers["tensorrt"] = UnavailableError("The engine tensorrt cannot run here: ImportError, libnvinfer.so.11.")
+    fake_engines.openers["onnxruntime-gpu"] = UnavailableError("libcudnn.so.9 is missing.")
     opened = open_engine(BUNDLE)
-    assert rack.opened == list(AUTO)
+    assert fake_engines.opened == list(AUTO)
     assert opened.choice == EngineChoice(
         "onnxruntime", "not tensorrt: ImportError, libnvinfer.so.11; not onnxruntime-gpu: libcudnn.so.9 is missing"
     )
-    with pytest.raises(UnavailableError, match="libcudnn"):  # asked for by name, it is the answer
+    with pytest.raises(UnavailableError, match="libcudnn"):  # requested by name, it is an error
         open_engine(BUNDLE, "onnxruntime-gpu")
 
 
-def test_a_verification_that_fails_is_never_passed_over(rack: Rack) -> None:
-    rack.openers["tensorrt"] = EngineError("Its output is 0.3 away from the reference.")
+def test_failed_verification_is_never_skipped(fake_engines: FakeEngines) -> None:
+    fake_engines.openers["tensorrt"] = EngineError("Its output is 0.3 away from the reference.")
     with pytest.raises(EngineError, match=r"0\.3 away from the reference\. This is what auto chose; .*--engine"):
         open_engine(BUNDLE)
-    assert rack.opened == ["tensorrt"]
+    assert fake_engines.opened == ["tensorrt"]
 
 
-def test_neither_is_an_engine_error_while_availability_is_checked(rack: Rack) -> None:
-    """Looking for a plan lowers the graph, which may fail; that is an error of the engine, not its absence."""
-    rack.obstacles["tensorrt"] = EngineError("The graph cannot be lowered.")
+def test_engine_error_in_the_availability_check_is_never_skipped(fake_engines: FakeEngines) -> None:
+    """Looking for a plan lowers the graph, which may fail; that is an engine error, not a missing engine."""
+    fake_engines.unavailable_reasons["tensorrt"] = EngineError("The graph cannot be lowered.")
     for entry_point in (choose_engine, choose_builder, lambda: open_engine(BUNDLE)):
         with pytest.raises(EngineError, match=r"cannot be lowered\. This is what auto chose; .*--engine"):
             entry_point()
 
 
 @pytest.mark.parametrize("error", [BundleError("damaged"), RefusedError("another's"), UsageError("no"), MemoryError()])
-def test_neither_is_anything_else(rack: Rack, error: Exception) -> None:
-    rack.openers["tensorrt"] = error
+def test_unexpected_error_is_never_skipped(fake_engines: FakeEngines, error: Exception) -> None:
+    fake_engines.openers["tensorrt"] = error
     with pytest.raises(type(error)):
         open_engine(BUNDLE)
-    assert rack.opened == ["tensorrt"]
+    assert fake_engines.opened == ["tensorrt"]
 
 
-def test_building_does_not_need_what_it_builds(rack: Rack) -> None:
-    rack.obstacles["tensorrt"] = lambda bundle: None if bundle is None else "no plan is built"
+def test_build_does_not_require_an_existing_plan(fake_engines: FakeEngines) -> None:
+    fake_engines.unavailable_reasons["tensorrt"] = lambda bundle: None if bundle is None else "no plan is built"
     assert choose_engine("auto", BUNDLE).name == "onnxruntime-gpu"
     assert choose_builder() == EngineChoice("tensorrt", "the first choice")
-    rack.obstacles["tensorrt"] = "no TensorRT"
+    fake_engines.unavailable_reasons["tensorrt"] = "no TensorRT"
     assert choose_builder() == EngineChoice(
         "onnxruntime", "not tensorrt: no TensorRT; not onnxruntime-gpu: it has nothing to build ahead"
     )
@@ -189,7 +189,7 @@ def test_building_does_not_need_what_it_builds(rack: Rack) -> None:
         choose_builder("onnxruntime-gpu")
 
 
-def test_a_package_that_does_not_import_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failing_package_import_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken_engine.py").write_text("raise ImportError('libnvinfer.so.11: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     entry = replace(ENGINES["tensorrt"], opener="broken_engine:open", unavailable_reason=lambda bundle: None)
@@ -198,7 +198,7 @@ def test_a_package_that_does_not_import_is_told(monkeypatch: pytest.MonkeyPatch,
         open_engine(BUNDLE, "tensorrt")
 
 
-def test_options_without_use_are_refused() -> None:
+def test_unused_options_are_refused() -> None:
     refuse_unused_options(EngineChoice("tensorrt", "asked for"), ["precision", "profile", "strip", "device"])
     refuse_unused_options(EngineChoice("onnxruntime", "asked for"), ["threads"])
     with pytest.raises(
@@ -211,7 +211,7 @@ def test_options_without_use_are_refused() -> None:
         refuse_unused_options(EngineChoice("tensorrt", "the first choice"), ["threads"])
 
 
-def test_an_unknown_engine_and_an_absent_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_engine_and_missing_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"no engine 'vulkan'; there are auto, tensorrt, onnxruntime-gpu, onnxruntime\."):
         choose_engine("vulkan")
     monkeypatch.setattr("engines.registry.find_spec", lambda name: None)
@@ -221,9 +221,9 @@ def test_an_unknown_engine_and_an_absent_package_are_named(monkeypatch: pytest.M
         choose_engine()
 
 
-def test_the_choice_and_each_skipped_engine_are_logged(rack: Rack, caplog: pytest.LogCaptureFixture) -> None:
-    rack.obstacles["tensorrt"] = "no driver"
-    rack.openers["onnxruntime-gpu"] = UnavailableError("libcudnn.so.9 is missing.")
+def test_the_choice_and_each_skipped_engine_are_logged(fake_engines: FakeEngines, caplog: pytest.LogCaptureFixture) -> None:
+    fake_engines.unavailable_reasons["tensorrt"] = "no driver"
+    fake_engines.openers["onnxruntime-gpu"] = UnavailableError("libcudnn.so.9 is missing.")
     with caplog.at_level(logging.INFO, "engines"):
         open_engine(BUNDLE)
     assert [record.levelno for record in caplog.records] == [logging.INFO] * 3
@@ -236,7 +236,7 @@ def test_the_choice_and_each_skipped_engine_are_logged(rack: Rack, caplog: pytes
 # ----- unavailable reasons
 
 
-def test_obstacles_in_the_order_of_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unavailable_reasons_are_in_order_of_resolution(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("engines.cuda.driver.why_gpu_unavailable", lambda: "no driver")
     assert registry.why_tensorrt_unavailable(None) == registry.why_onnxruntime_gpu_unavailable(None) == "no driver"
     monkeypatch.setattr("engines.cuda.driver.why_gpu_unavailable", lambda: None)
@@ -260,7 +260,7 @@ def test_obstacles_in_the_order_of_what_to_do(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_choosing_imports_no_engine() -> None:
-    """A broken package can take the process that imports it with it."""
+    """Importing a broken package can crash the process."""
     code = (
         "import sys; from engines.cuda import driver; driver.why_gpu_unavailable = lambda: None\n"
         "from engines.registry import ENGINES; [entry.unavailable_reason(None) for entry in ENGINES.values()]\n"

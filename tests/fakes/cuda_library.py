@@ -1,8 +1,8 @@
-"""libcuda: the driver's own functions, as ctypes would give them, for what pycuda does not wrap (questions, graph capture).
+"""Fake libcuda: the driver functions that are called through ctypes because pycuda does not wrap them (queries, graph capture).
 
 Each returns a CUresult and writes its answers through byref() arguments. A graph keeps the work that was queued while the
-stream was captured; a launch queues it again as one piece. What TensorRT had captured uses the weights of the engine at the
-launch, or those at the capture: nothing is promised, so `FakeGpu.trt.graphs_see_refits` chooses.
+stream was captured; a launch queues it again as one piece. A captured TensorRT execution uses the weights of the engine at the
+launch, or those at the capture: TensorRT does not specify which, so `FakeGpu.trt.graphs_see_refits` chooses.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Library:
         for name in dir(type(self)):
             if name.startswith("_cu"):
                 setattr(self, name[1:], Function(getattr(self, name)))
-        # CUDA 13's headers call the newer name of the same function
+        # CUDA 13's headers use the newer name of the same function
         self.cuEventElapsedTime_v2 = Function(self._cuEventElapsedTime)
 
     def _cuInit(self, flags: Any) -> int:

@@ -1,7 +1,7 @@
-"""GPU: a machine with an NVIDIA GPU, pycuda and TensorRT, none of which is there.
+"""A fake machine with an NVIDIA GPU, pycuda and TensorRT.
 
-`install` puts the fakes where Python looks for the real ones. What they are used wrongly for is collected in
-`FakeGpu.violations`; `FakeGpu.check` fails on them and on what was left behind.
+`install` puts the fakes where Python looks for the real packages. Incorrect uses are collected in
+`FakeGpu.violations`; `FakeGpu.check` fails on them and on leaks.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class FakeGpu:
         self.pushed[threading.get_ident()] -= 1
 
     def capture_forbids(self) -> bool:
-        """Whether waiting and allocating are forbidden now: in mode "global" on every thread, in "thread local" on the capturing one."""
+        """Tells whether waiting and allocating are forbidden now: in mode "global" on every thread, in "thread local" on the capturing one."""
         here = threading.get_ident()
         return any(mode == 0 or (mode == 1 and thread == here) for thread, mode in self.capturing.values())
 
@@ -86,7 +86,7 @@ class FakeGpu:
         return self.scheduler.find(handle, what)
 
     def leaks(self) -> list[str]:
-        """What is left: memory, contexts pushed or retained, graphs, TensorRT's objects."""
+        """Lists leaks: memory, contexts pushed or retained, graphs, TensorRT's objects."""
         left = [f"{one} was never freed" for one in self.memory.living()]
         for thread, count in self.pushed.items():
             if count:
@@ -103,20 +103,20 @@ class FakeGpu:
         return left
 
     def check(self) -> None:
-        """Fails where anything was used wrongly, work is still queued, or something was left behind."""
+        """Fails if anything was used incorrectly, work is still queued, or something leaked."""
         self.memory.look_at_guards()
         pending = [
             f"{len(queue.work)} pieces of work are still queued" for queue in self.scheduler.queues.values() if queue.work
         ]
-        found = self.violations + pending + self.leaks()
-        assert not found, "the fake GPU was used wrongly:\n" + "\n".join(found)
+        problems = self.violations + pending + self.leaks()
+        assert not problems, "the fake GPU was used wrongly:\n" + "\n".join(problems)
 
 
 CURRENT: FakeGpu | None = None
 
 
 def current() -> FakeGpu:
-    """The machine that is installed. Fails outside a test that installed one."""
+    """Returns the installed machine. Fails outside a test that installed one."""
     if CURRENT is None:
         raise RuntimeError("no fake GPU is installed: the test lacks the `gpu` fixture or has ended")
     return CURRENT
@@ -124,18 +124,18 @@ def current() -> FakeGpu:
 
 def module(name: str, package: bool = False) -> ModuleType:
     """An empty module as the import system would have made it."""
-    made = ModuleType(name)
-    made.__spec__ = ModuleSpec(name, None, is_package=package)
+    new_module = ModuleType(name)
+    new_module.__spec__ = ModuleSpec(name, None, is_package=package)
     if package:
-        made.__path__ = []
-    return made
+        new_module.__path__ = []
+    return new_module
 
 
 PYCUDA = module("pycuda", package=True)
 DRIVER = module("pycuda.driver")
 COMPILER = module("pycuda.compiler")
 TENSORRT = module("tensorrt", package=True)
-"""Always the same objects, so that modules that imported them once keep working in later tests."""
+"""The same objects in all tests, so that modules that imported them once keep working in later tests."""
 
 PYCUDA.driver = DRIVER  # type: ignore[attr-defined]
 PYCUDA.compiler = COMPILER  # type: ignore[attr-defined]
@@ -146,22 +146,22 @@ PYCUDA.VERSION_TEXT = "2026.1"  # type: ignore[attr-defined]
 def install(
     monkeypatch: pytest.MonkeyPatch, *, tensorrt: str | None = "11.4", seed: int | None = None, eager: bool = False
 ) -> FakeGpu:
-    """The machine, until monkeypatch is undone. tensorrt: "11.4", "10.16", "8.6" or None for a machine without it."""
+    """Installs the machine until monkeypatch is undone. tensorrt: "11.4", "10.16", "8.6" or None for a machine without it."""
     from engines.cuda import driver
     from tests.fakes import cuda_library, pycuda_compiler, pycuda_driver
 
-    made = FakeGpu(tensorrt or "", seed, eager)
-    monkeypatch.setattr(sys.modules[__name__], "CURRENT", made)
+    machine = FakeGpu(tensorrt or "", seed, eager)
+    monkeypatch.setattr(sys.modules[__name__], "CURRENT", machine)
     pycuda_driver.fill(DRIVER)
     pycuda_compiler.fill(COMPILER)
     modules = {"pycuda": PYCUDA, "pycuda.driver": DRIVER, "pycuda.compiler": COMPILER}
     if tensorrt is not None:
         from tests.fakes import tensorrt as fake
 
-        made.trt = fake.fill(TENSORRT, tensorrt, made)
+        machine.trt = fake.fill(TENSORRT, tensorrt, machine)
         modules["tensorrt"] = TENSORRT
     for name, each in modules.items():
         monkeypatch.setitem(sys.modules, name, each)
-    library = cuda_library.Library(made)
+    library = cuda_library.Library(machine)
     monkeypatch.setattr(driver, "load_driver_library", lambda: library)
-    return made
+    return machine

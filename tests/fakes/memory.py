@@ -1,7 +1,7 @@
-"""Memory: a fake GPU's allocations, in host memory at real addresses, so that host-compiled kernels can use the pointers.
+"""A fake GPU's allocations, in host memory at real addresses, so that host-compiled kernels can use the pointers.
 
 Fresh and freed memory holds 0xFF, which is NaN as float32 and as float16; freed memory is kept, so that its addresses are not
-given out again and a late access is told from a wrong one. Guard bands around each allocation show what wrote outside it.
+reused and a late access can be told apart from a wrong one. Guard bands around each allocation detect writes outside of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 GUARD, GUARD_BYTE, POISON = 256, 0xA5, 0xFF
 ALIGNMENT = 256  # cuMemAlloc promises "suitably aligned for any kind of variable"; drivers give 256 and more
 KEPT = 1 << 28
-"""Bytes of freed memory that are kept; beyond it the oldest go back to the system."""
+"""Maximum bytes of freed memory that are kept; beyond this the oldest are returned to the system."""
 
 
 @dataclass
@@ -59,15 +59,15 @@ class Memory:
         memory = np.full(nbytes + 2 * GUARD + ALIGNMENT, GUARD_BYTE, np.uint8)
         base = memory.ctypes.data
         address = -(-(base + GUARD) // ALIGNMENT) * ALIGNMENT
-        made = Allocation(address, nbytes, kind, memory, address - base)
-        made.bytes[:] = POISON
+        new_allocation = Allocation(address, nbytes, kind, memory, address - base)
+        new_allocation.bytes[:] = POISON
         with self._lock:
             insort(self._addresses, address)
-            self._by_address[address] = made
+            self._by_address[address] = new_allocation
             if kind == "device":
                 self.used += nbytes
                 self.peak = max(self.peak, self.used)
-        return made
+        return new_allocation
 
     def free(self, allocation: Allocation) -> None:
         self._look_at_guards(allocation)
@@ -85,7 +85,7 @@ class Memory:
                 del self._by_address[oldest.address]
 
     def find(self, address: int) -> Allocation | None:
-        """The allocation, living or freed, that holds the address."""
+        """Returns the allocation, live or freed, that contains the address."""
         with self._lock:
             place = bisect_right(self._addresses, address) - 1
             if place < 0:
@@ -94,7 +94,7 @@ class Memory:
         return found if address < found.address + max(found.nbytes, 1) else None
 
     def view(self, address: int, nbytes: int, what: str, kind: str = "device") -> NDArray[np.uint8] | None:
-        """The bytes there, or None after a report: not ours, freed, or beyond the end. `what` begins the sentence."""
+        """Returns the bytes there, or None after a report: not ours, freed, or beyond the end. `what` starts the sentence."""
         if nbytes == 0:
             return np.empty(0, np.uint8)
         found = self.find(address)
@@ -110,7 +110,7 @@ class Memory:
         return None
 
     def look_for_freed(self, words: NDArray[np.uint64], what: str) -> None:
-        """Report each word that points into freed device memory: for arguments whose layout only the kernel knows."""
+        """Reports each word that points into freed device memory, for arguments whose layout only the kernel knows."""
         for word in words.tolist():
             found = self.find(word) if word else None
             if found is not None and found.freed:

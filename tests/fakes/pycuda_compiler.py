@@ -1,4 +1,4 @@
-"""pycuda.compiler: "machine code" that names its kernels; the host compiler's build of the same source runs them."""
+"""Fake pycuda.compiler: "machine code" that names its kernels; the host compiler's build of the same source runs them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ARCHITECTURE = re.compile(r"sm_\d+[af]?")
 
 
 class ExecError(OSError):
-    """As pytools.prefork.ExecError: the compiler could not be started."""
+    """Like pytools.prefork.ExecError: the compiler could not be started."""
 
 
 def get_nvcc_version(nvcc: str) -> str:
@@ -39,7 +39,7 @@ def compile(
     include_dirs: list[str] | None = None,
     target: str = "cubin",
 ) -> bytes:
-    """Takes no source but the repository's blend.cu, because only that is compiled for the host."""
+    """Accepts only the repository's blend.cu, because only that is compiled for the host."""
     gpu = _start(nvcc)
     if not no_extern_c:
         gpu.report('compile: the source has extern "C" itself and includes headers: no_extern_c belongs there')
@@ -59,7 +59,7 @@ def compile(
 
 
 def read(data: bytes) -> dict[str, Any] | None:
-    """The content of what `compile` gave; None where it is not that, whole and unchanged."""
+    """Returns the content of `compile`'s result; None if it is damaged or anything else."""
     if not data.startswith(MAGIC):
         return None
     digest, text = data[len(MAGIC) :][:32], data[len(MAGIC) + 32 :]
@@ -77,6 +77,6 @@ def _start(nvcc: str) -> machine.FakeGpu:
 
 
 def fill(module: ModuleType) -> None:
-    """Give the fake module its names."""
+    """Fills the fake module with its names."""
     module.compile = compile  # type: ignore[attr-defined]
     module.get_nvcc_version = get_nvcc_version  # type: ignore[attr-defined]

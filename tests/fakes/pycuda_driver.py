@@ -1,6 +1,6 @@
-"""pycuda.driver, as far as the GPU backend uses it: names, arguments and errors as in pycuda 2026.1.
+"""Fake pycuda.driver, as far as the GPU backend uses it: names, arguments and errors as in pycuda 2026.1.
 
-Boost.Python takes an `int` for an address or a size and nothing that is only like one (a NumPy integer is refused), and None
+Boost.Python accepts only an `int` for an address or a size (a NumPy integer is refused), and None
 or a Stream for a stream; so does this.
 """
 
@@ -56,6 +56,6 @@ CONTENT = (
 
 
 def fill(module: ModuleType) -> None:
-    """Give the fake module its names."""
+    """Fills the fake module with its names."""
     for value in CONTENT:
         setattr(module, value.__name__, value)

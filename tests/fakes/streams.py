@@ -1,8 +1,8 @@
-"""Streams: FIFO queues of work that runs as late, or as unluckily, as CUDA allows.
+"""Streams: FIFO queues whose work runs as late, or in as unfavorable an order, as CUDA allows.
 
 Work of one stream runs in order; that of two streams in any order that events do not forbid. Waiting for an event waits for
-the record that was made before the wait was queued, not for later ones. Nothing runs before something makes it: a host wait,
-or, with a seed, chance at any call.
+the record that was made before the wait was queued, not for later ones. Work runs only when something forces it: a host wait,
+or, with a seed, at random during any call.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEGACY = 0
-"""The handle of the default stream, which waits for blocking streams and they for it."""
+"""The handle of the default stream, which synchronizes with blocking streams."""
 
 
 @dataclass(eq=False)
 class Record:
-    """One record of an event: `done` once the stream has come to it."""
+    """One record of an event: `done` once the stream has reached it."""
 
     queue: Queue
     number: int = -1
@@ -31,7 +31,7 @@ class Record:
 
 @dataclass(eq=False)
 class Work:
-    """run is called once, in whatever thread makes the queue move.
+    """run is called once, in whichever thread advances the queue.
 
     owner      the object whose work it is (a TensorRT engine); context: a weak reference to that engine's context.
     """
@@ -58,7 +58,7 @@ class Queue:
 
 
 class Scheduler:
-    """All queues of a device. seed None: as late as possible; a number: by chance; eager: at once.
+    """All queues of a device. seed None: work runs as late as possible; a number: at random; eager: at once.
 
     `report` takes one sentence for each violation. Every method may be called from any thread.
     """
@@ -73,7 +73,7 @@ class Scheduler:
         self._running = False
 
     def reseed(self, seed: int | None) -> None:
-        """Each seed has a pace of its own, from a device that hardly ever comes further to one that is nearly always done."""
+        """Each seed has its own pace, from a device that hardly advances to one that is nearly always idle."""
         self.chance: random.Random | None = None if seed is None else random.Random(seed)
         self.pace = 0.0 if self.chance is None else self.chance.choice((0.02, 0.2, 0.5))
 
@@ -84,14 +84,14 @@ class Scheduler:
             return queue
 
     def close(self, queue: Queue) -> None:
-        """As cuStreamDestroy: what is queued still runs."""
+        """Like cuStreamDestroy: queued work still runs."""
         with self.lock:
             queue.destroyed = True
             if not queue.work:
                 self.queues.pop(queue.handle, None)
 
     def find(self, handle: int, what: str) -> Queue | None:
-        """The living stream of a handle, or None after a report."""
+        """Returns the live stream of a handle, or None after a report."""
         queue = self.queues.get(handle)
         if queue is None or queue.destroyed:
             self.report(f"{what}: {handle:#x} is no living stream")
@@ -111,21 +111,21 @@ class Scheduler:
 
     def record(self, queue: Queue) -> Record:
         with self.lock:
-            made = Record(queue)
+            event_record = Record(queue)
 
             def run() -> None:
-                made.done, made.at = True, time.perf_counter()
+                event_record.done, event_record.at = True, time.perf_counter()
 
-            made.number = self.add(queue, Work("record", run)).number
-            return made
+            event_record.number = self.add(queue, Work("record", run)).number
+            return event_record
 
     def wait(self, queue: Queue, record: Record | None) -> None:
-        """Later work of the queue waits for this record; none was made yet: nothing to wait for, as in CUDA."""
+        """Later work of the queue waits for this record; without a record there is nothing to wait for, as in CUDA."""
         if record is not None:
             self.add(queue, Work("wait", _nothing, after=record))
 
     def tick(self) -> None:
-        """At any call the device may have come further, or not at all."""
+        """The device may or may not have advanced at any call."""
         with self.lock:
             if self.eager:
                 self.drain_all()
@@ -134,7 +134,7 @@ class Scheduler:
                     pass
 
     def drain(self, queue: Queue) -> None:
-        """Until the queue is empty of what it holds now."""
+        """Runs all work that the queue holds now."""
         with self.lock:
             if queue.work:
                 last = queue.work[-1].number
@@ -150,12 +150,12 @@ class Scheduler:
                 self.drain(queue)
 
     def pending(self, owner: object) -> list[tuple[Queue, Work]]:
-        """What is queued for the owner and has not run."""
+        """Returns the owner's queued work that has not run."""
         with self.lock:
             return [(queue, work) for queue in self.queues.values() for work in queue.work if work.owner is owner]
 
     def ordered(self, queue: Queue, other: Queue, work: Work) -> bool:
-        """Whether new work of `queue` is certain to run after `work`, which is pending in `other`."""
+        """Tells whether new work of `queue` is certain to run after `work`, which is pending in `other`."""
         if queue is other:
             return True
         with self.lock:
@@ -181,14 +181,14 @@ class Scheduler:
         queue.work.append(work)
 
     def _tail(self, queue: Queue) -> Record:
-        made = Record(queue)
+        event_record = Record(queue)
 
         def run() -> None:
-            made.done = True
+            event_record.done = True
 
         self._append(queue, Work("tail", run))
-        made.number = queue.numbers
-        return made
+        event_record.number = queue.numbers
+        return event_record
 
     def _synchronized_with(self, queue: Queue) -> list[Queue]:
         legacy = self.queues[LEGACY]
@@ -202,12 +202,12 @@ class Scheduler:
                 continue
             self._run_towards(wanted, set())
 
-    def _run_towards(self, queue: Queue, asked: set[int]) -> None:
-        if not queue.work or id(queue) in asked:
+    def _run_towards(self, queue: Queue, visited: set[int]) -> None:
+        if not queue.work or id(queue) in visited:
             raise RuntimeError("the fake's streams wait for each other: this cannot end")
         head = queue.work[0]
         if head.after is not None and not head.after.done:
-            self._run_towards(head.after.queue, asked | {id(queue)})
+            self._run_towards(head.after.queue, visited | {id(queue)})
         else:
             self._run(queue)
 

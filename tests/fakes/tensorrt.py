@@ -1,7 +1,7 @@
-"""TensorRT: a fake with the classes, enums and rules of 8.6, 10.16 or 11.4, whose engines run on the CPU.
+"""A fake TensorRT with the classes, enums and rules of 8.6, 10.16 or 11.4, whose engines run on the CPU.
 
-What is wrong is answered as TensorRT answers it (False, None, a TypeError, a sentence in the log); what TensorRT leaves
-undefined is reported to the fake GPU. Every call is kept, to be held against the real bindings (tests/fakes/trt/record.py).
+Incorrect use gives the same result as in TensorRT (False, None, a TypeError, a sentence in the log); what TensorRT leaves
+undefined is reported to the fake GPU. Every call is recorded, to be checked against the real bindings (tests/fakes/trt/record.py).
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class State:
         self.builds = self.contexts = self.executions = 0
         self._alive: list[tuple[str, weakref.ref[Any]]] = []
 
-    def alive(self, kind: str, made: Any) -> None:
-        self._alive.append((kind, weakref.ref(made)))
+    def alive(self, kind: str, instance: Any) -> None:
+        self._alive.append((kind, weakref.ref(instance)))
 
     def leaks(self) -> list[str]:
-        """TensorRT's objects that are still there."""
-        left = Counter(kind for kind, made in self._alive if made() is not None)
+        """Returns TensorRT objects that were not released."""
+        left = Counter(kind for kind, instance in self._alive if instance() is not None)
         return [f"{count} {kind} were never released" for kind, count in left.items()]
 
     def needs_context(self, call: str) -> bool:
@@ -76,7 +76,7 @@ class State:
         return False
 
     def take(self, call: str) -> bool:
-        """Whether this call is to fail."""
+        """Tells whether this call must fail."""
         left = self.fail.get(call)
         if left is None:
             return False
@@ -93,7 +93,7 @@ class State:
         return _Given(self.evaluator, self.shapes) if self.evaluator is not None else held.evaluator
 
     def launched(self, queue: Any, work: Any) -> None:
-        """A captured execution is launched: the rules of a plain one hold."""
+        """Checks the launch of a captured execution by the rules of a plain one."""
         context = work.context()
         if context is None:
             self.gpu.report("a CUDA graph is launched and the execution context in it was destroyed")
@@ -111,7 +111,7 @@ _shared: dict[type, type] = {}
 
 
 def fill(module: ModuleType, version: str, gpu: Any) -> State:
-    """Give the fake module the names of this version, and take away those of the last."""
+    """Fills the fake module with the names of this version, and removes those of the previous one."""
     if version not in _built:
         _built[version] = _content(version)
     for name in [name for name in vars(module) if not name.startswith("__")]:
@@ -140,10 +140,10 @@ def _content(version: str) -> dict[str, Any]:
         if cls in (values.ILogger, values.IProgressMonitor):  # users inherit from them once, and change versions later
             if cls not in _shared:
                 _shared[cls] = record.version_of(cls, version, built)
-            made = _shared[cls]
+            instance = _shared[cls]
         else:
-            made = record.version_of(cls, version, built)
-        built[cls] = content[cls.__name__] = made
+            instance = record.version_of(cls, version, built)
+        built[cls] = content[cls.__name__] = instance
     content["ILogger"].Severity = getattr(content["ILogger"], "Severity", severity)
     content["Logger"].Severity = content["ILogger"].Severity
     for member in content["ILogger"].Severity:

@@ -1,4 +1,4 @@
-"""The fake GPU itself: what is wrong on a real one is refused or reported here, and what is right passes."""
+"""The fake GPU refuses or reports what is incorrect on a real one, and accepts correct use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fakes.gpu import FakeGpu, current, install
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    """Without TensorRT, and unlike `gpu` not checked afterwards: these tests do wrong on purpose."""
+    """A machine without TensorRT that is not checked afterwards, unlike `gpu`: these tests misuse it on purpose."""
     return install(monkeypatch, tensorrt=None)
 
 
@@ -38,7 +38,7 @@ def only(fake: FakeGpu, words: str) -> None:
     assert words in fake.violations[0]
 
 
-def test_right_use_leaves_nothing(fake: FakeGpu) -> None:
+def test_correct_use_passes_the_check(fake: FakeGpu) -> None:
     with context() as cuda:
         memory, stream = cuda.mem_alloc(12), cuda.Stream(1)
         host = cuda.pagelocked_empty((3,), np.float32)
@@ -46,7 +46,7 @@ def test_right_use_leaves_nothing(fake: FakeGpu) -> None:
         cuda.memcpy_htod_async(memory, host, stream)
         back = np.empty(3, np.float32)
         cuda.memcpy_dtoh_async(back, memory, stream)
-        assert back.tolist() != [1, 2, 3]  # nothing has made the stream move yet
+        assert back.tolist() != [1, 2, 3]  # nothing has advanced the stream yet
         stream.synchronize()
         assert back.tolist() == [1, 2, 3]
         memory.free()
@@ -54,7 +54,7 @@ def test_right_use_leaves_nothing(fake: FakeGpu) -> None:
     fake.check()
 
 
-def test_no_context_on_this_thread(fake: FakeGpu) -> None:
+def test_missing_context_on_this_thread_is_refused(fake: FakeGpu) -> None:
     errors: list[BaseException] = []
     with context() as cuda:
 
@@ -70,7 +70,7 @@ def test_no_context_on_this_thread(fake: FakeGpu) -> None:
     assert "invalid device context" in str(errors[0])
 
 
-def test_before_init(fake: FakeGpu) -> None:
+def test_calls_before_init_are_refused(fake: FakeGpu) -> None:
     import pycuda.driver as cuda
 
     with pytest.raises(cuda.LogicError, match="initialization error"):
@@ -78,7 +78,7 @@ def test_before_init(fake: FakeGpu) -> None:
 
 
 @pytest.mark.parametrize("late", ["free", "beyond", "other"])
-def test_copy_to_memory_that_is_not_there(fake: FakeGpu, late: str) -> None:
+def test_copy_to_unallocated_memory_is_reported(fake: FakeGpu, late: str) -> None:
     with context() as cuda:
         memory, stream = cuda.mem_alloc(12), cuda.Stream(1)
         address = int(memory) + {"free": 0, "beyond": 4, "other": 1 << 40}[late]
@@ -89,7 +89,7 @@ def test_copy_to_memory_that_is_not_there(fake: FakeGpu, late: str) -> None:
     only(fake, {"free": "after it was freed", "beyond": "beyond its end", "other": "no device memory"}[late])
 
 
-def test_page_locked_memory_freed_before_the_copy(fake: FakeGpu) -> None:
+def test_page_locked_memory_freed_before_the_copy_is_reported(fake: FakeGpu) -> None:
     with context() as cuda:
         memory, stream = cuda.mem_alloc(12), cuda.Stream(1)
         host = cuda.pagelocked_empty(3, np.float32)
@@ -100,7 +100,7 @@ def test_page_locked_memory_freed_before_the_copy(fake: FakeGpu) -> None:
     only(fake, "page-locked memory of 12 bytes")
 
 
-def test_freed_memory_is_poison_and_leaks_are_listed(fake: FakeGpu) -> None:
+def test_freed_memory_is_poisoned_and_leaks_are_listed(fake: FakeGpu) -> None:
     with context() as cuda:
         memory, other = cuda.mem_alloc(8), cuda.mem_alloc(8)
         cuda.memcpy_htod(memory, np.ones(2, np.float32))
@@ -116,7 +116,7 @@ def test_freed_memory_is_poison_and_leaks_are_listed(fake: FakeGpu) -> None:
     assert fake.leaks() == []
 
 
-def test_context_left_behind(fake: FakeGpu) -> None:
+def test_leaked_context_is_reported(fake: FakeGpu) -> None:
     import pycuda.driver as cuda
 
     cuda.init()
@@ -125,8 +125,8 @@ def test_context_left_behind(fake: FakeGpu) -> None:
     assert any("released 0 times" in leak for leak in fake.leaks())
 
 
-def test_plain_htod_does_not_wait_for_other_streams(fake: FakeGpu) -> None:
-    """The copy from pageable memory may still be on its way when the call returns."""
+def test_synchronous_htod_does_not_wait_for_other_streams(fake: FakeGpu) -> None:
+    """The copy from pageable memory may still be in progress when the call returns."""
     with context() as cuda:
         memory, stream = cuda.mem_alloc(4), cuda.Stream(1)
         cuda.memcpy_htod(memory, np.ones(1, np.float32))
@@ -141,7 +141,7 @@ def test_plain_htod_does_not_wait_for_other_streams(fake: FakeGpu) -> None:
     fake.check()
 
 
-def test_wait_is_for_the_record_made_before_it(fake: FakeGpu) -> None:
+def test_event_wait_refers_to_the_latest_earlier_record(fake: FakeGpu) -> None:
     with context() as cuda:
         first, second, event = cuda.Stream(1), cuda.Stream(1), cuda.Event()
         memory = cuda.mem_alloc(4)
@@ -163,7 +163,7 @@ def test_wait_is_for_the_record_made_before_it(fake: FakeGpu) -> None:
     fake.check()
 
 
-def test_chance_finds_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_scheduling_finds_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[Any] = set()
     for seed in range(40):
         fake = install(monkeypatch, tensorrt=None, seed=seed)
@@ -185,17 +185,17 @@ def test_numpy_integers_are_refused(fake: FakeGpu) -> None:
         cuda.mem_alloc(np.int64(4))
 
 
-def test_kernel_arguments(fake: FakeGpu) -> None:
-    """One struct by value; pointers in it are looked at when the kernel runs; a write outside is seen."""
+def test_kernel_arguments_are_checked(fake: FakeGpu) -> None:
+    """One struct by value; its pointers are checked when the kernel runs; an out-of-bounds write is detected."""
     from tests.fakes.pycuda.kernel import Function
 
     seen: list[bytes] = []
 
     def kernel(name: str, grid: Any, block: Any, data: bytes) -> None:
         seen.append(data)
-        found = fake.memory.find(int(np.frombuffer(data, np.uint64)[0]))
-        assert found is not None
-        found.memory[found.start + found.nbytes] = 0
+        allocation = fake.memory.find(int(np.frombuffer(data, np.uint64)[0]))
+        assert allocation is not None
+        allocation.memory[allocation.start + allocation.nbytes] = 0
 
     fake.kernel = kernel
     with context() as cuda:
@@ -215,7 +215,7 @@ def test_kernel_arguments(fake: FakeGpu) -> None:
     assert "after it was freed" in fake.violations[0]
 
 
-def test_graph_replays_what_was_captured(fake: FakeGpu) -> None:
+def test_graph_replays_the_captured_work(fake: FakeGpu) -> None:
     import ctypes
 
     from engines.cuda import driver

@@ -1,4 +1,4 @@
-"""The fake TensorRT itself: its rules, and what it must catch."""
+"""The rules of the fake TensorRT, and the misuse that it must detect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WEIGHTS = {"w": (2, 1, 1, 1), "b": (2,), "slope": (2, 1, 1)}
 
 
 def network(kind: int = TensorProto.FLOAT, extra: list[onnx.NodeProto] | None = None, **held: Any) -> bytes:
-    """y = prelu(conv(x, w) + b, slope) of pictures (1, 1, H, W); input and output are float32."""
+    """y = prelu(conv(x, w) + b, slope) of frames (1, 1, H, W); input and output are float32."""
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     initializers = [numpy_helper.from_array(np.ones(shape, dtype), name) for name, shape in WEIGHTS.items()]
     initializers += [numpy_helper.from_array(value, name) for name, value in held.items()]
@@ -42,7 +42,7 @@ def network(kind: int = TensorProto.FLOAT, extra: list[onnx.NodeProto] | None = 
 
 
 class Bench:
-    """A context, and what the tests below do again and again. Objects are let go of by `close`."""
+    """A context and common steps of the tests below. `close` releases the objects."""
 
     def __init__(self, fake: FakeGpu) -> None:
         import pycuda.driver as cuda
@@ -56,7 +56,7 @@ class Bench:
         self.allocations: list[Any] = []
 
     def build(self, model: bytes, *flags: str, refittable: tuple[str, ...] = ()) -> bytes | None:
-        """Through Polygraphy, as the product does."""
+        """Builds through Polygraphy, as the product does."""
         from polygraphy.backend.trt import (
             CreateConfig,
             EngineBytesFromNetwork,
@@ -85,14 +85,14 @@ class Bench:
         return self.trt.Runtime(self.logger).deserialize_cuda_engine(plan)
 
     def memory(self, value: NDArray[Any]) -> int:
-        made = self.cuda.mem_alloc(value.nbytes)
-        self.cuda.memcpy_htod(made, value)
+        allocation = self.cuda.mem_alloc(value.nbytes)
+        self.cuda.memcpy_htod(allocation, value)
         self.cuda.Context.synchronize()
-        self.allocations.append(made)
-        return int(made)
+        self.allocations.append(allocation)
+        return int(allocation)
 
     def context(self, engine: Any, x: NDArray[np.float32]) -> tuple[Any, int]:
-        """A context with its input, and where its output will be."""
+        """Returns a context with its input, and the address of its output."""
         context = engine.create_execution_context()
         assert context.set_input_shape("x", x.shape)
         shape = context.get_tensor_shape("y")
@@ -108,7 +108,7 @@ class Bench:
         return out
 
     def give(self, refitter: Any, value: float, dtype: Any = np.float32) -> None:
-        """All weights, from device memory where the version can."""
+        """Sets all weights, from device memory if the version supports it."""
         for name, shape in WEIGHTS.items():
             full = np.full(shape, value, dtype)
             if self.fake.tensorrt == "8.6":
@@ -126,9 +126,9 @@ class Bench:
 
 @pytest.fixture(params=VERSIONS)
 def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    made = Bench(install(monkeypatch, tensorrt=request.param))
-    yield made
-    made.close()
+    instance = Bench(install(monkeypatch, tensorrt=request.param))
+    yield instance
+    instance.close()
 
 
 newer = pytest.mark.parametrize("bench", ["10.16", "11.4"], indirect=True)
@@ -144,7 +144,7 @@ def refit(bench: Bench, refitter: Any, stream: Any) -> bool:
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
-def test_build_refit_run(bench: Bench, kind: int) -> None:
+def test_build_refit_and_run(bench: Bench, kind: int) -> None:
     engine = bench.engine(bench.build(network(kind), "REFIT"))
     assert engine.refittable
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -167,7 +167,7 @@ def test_build_refit_run(bench: Bench, kind: int) -> None:
     assert bench.fake.violations == []
 
 
-def test_names(bench: Bench) -> None:
+def test_weight_names_follow_the_version(bench: Bench) -> None:
     """BatchNorm's own names are not refittable; a plugin's InstanceNorm has none; shapes are no weights."""
     one = np.ones(2, np.float32)
     extra = [
@@ -185,7 +185,7 @@ def test_names(bench: Bench) -> None:
     assert names == {"w", "b", "slope", "gain", prefix, f"{prefix}_0"} | normal
 
 
-def test_refused_weights(bench: Bench) -> None:
+def test_invalid_weights_are_refused(bench: Bench) -> None:
     engine = bench.engine(bench.build(network(), "REFIT"))
     refitter, weights = bench.trt.Refitter(engine, bench.logger), bench.trt.Weights
     assert not refitter.set_named_weights("w2", weights(np.ones(2, np.float32)))
@@ -197,14 +197,14 @@ def test_refused_weights(bench: Bench) -> None:
     assert not refitter.refit_cuda_engine()
 
 
-def test_not_refittable(bench: Bench) -> None:
+def test_engine_without_refit_flag_cannot_be_refitted(bench: Bench) -> None:
     engine = bench.engine(bench.build(network()))
     assert not engine.refittable
     with pytest.raises(TypeError, match="factory function returned nullptr"):
         bench.trt.Refitter(engine, bench.logger)
 
 
-def test_plans_are_for_one_version(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_is_valid_for_one_version(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = bench.build(network())
     assert plan is not None
     runtime = bench.trt.Runtime(bench.logger)
@@ -214,7 +214,7 @@ def test_plans_are_for_one_version(bench: Bench, monkeypatch: pytest.MonkeyPatch
     bench.fake.tensorrt = bench.trt.__version__
 
 
-def test_shapes_and_addresses(bench: Bench) -> None:
+def test_invalid_shapes_and_addresses_are_refused(bench: Bench) -> None:
     context = bench.engine(bench.build(network())).create_execution_context()
     stream = bench.cuda.Stream(1)
     assert not context.set_input_shape("x", (1, 1, 5, 1))
@@ -225,14 +225,14 @@ def test_shapes_and_addresses(bench: Bench) -> None:
 
 
 @newest
-def test_individual(bench: Bench) -> None:
+def test_individually_refittable_weights(bench: Bench) -> None:
     engine = bench.engine(bench.build(network(), "REFIT_INDIVIDUAL", refittable=("w", "b")))
     assert bench.trt.Refitter(engine, bench.logger).get_all_weights() == ["w", "b"]
     assert bench.build(network(), "REFIT_INDIVIDUAL", "REFIT") is None
 
 
 @newer
-def test_stripped(bench: Bench) -> None:
+def test_stripped_plan_needs_all_weights(bench: Bench) -> None:
     engine = bench.engine(bench.build(network(), "REFIT", "STRIP_PLAN"))
     context, _ = bench.context(engine, X)
     stream = bench.cuda.Stream(1)
@@ -250,7 +250,7 @@ def test_stripped(bench: Bench) -> None:
 
 
 def ready(bench: Bench) -> tuple[Any, Any, Any, int]:
-    """An engine with weights set, a context with its input, and the output's address."""
+    """Returns an engine with weights set, a context with its input, and the output's address."""
     engine = bench.engine(bench.build(network(), "REFIT"))
     refitter = bench.trt.Refitter(engine, bench.logger)
     bench.give(refitter, 2)
@@ -259,7 +259,7 @@ def ready(bench: Bench) -> tuple[Any, Any, Any, int]:
 
 
 @newest
-def test_refit_stops_on_the_way(bench: Bench) -> None:
+def test_interrupted_refit_leaves_mixed_weights(bench: Bench) -> None:
     _, refitter, context, out = ready(bench)
     stream = bench.cuda.Stream(1)
     bench.fake.trt.fail["refit"] = 1
@@ -285,7 +285,7 @@ def test_refit_reads_device_weights_when_it_runs(bench: Bench) -> None:
 
 
 @newest
-def test_refit_next_to_pending_work(bench: Bench) -> None:
+def test_refit_concurrent_with_pending_work_is_reported(bench: Bench) -> None:
     engine, refitter, context, _ = ready(bench)
     stream, other, event = bench.cuda.Stream(1), bench.cuda.Stream(1), bench.cuda.Event()
     assert context.execute_async_v3(stream.handle)
@@ -313,7 +313,7 @@ def test_refit_next_to_pending_work(bench: Bench) -> None:
 
 
 @newest
-def test_freed_weights_and_outputs(bench: Bench) -> None:
+def test_freed_weights_and_outputs_are_reported(bench: Bench) -> None:
     _, refitter, context, _ = ready(bench)
     stream = bench.cuda.Stream(1)
     refitter.refit_cuda_engine_async(stream.handle)
@@ -342,7 +342,7 @@ def test_contexts_of_86_are_stale_after_a_refit(bench: Bench) -> None:
 
 @pytest.mark.parametrize("sees", [True, False])
 @newest
-def test_captured_execution(bench: Bench, sees: bool) -> None:
+def test_captured_execution_replays_the_weights(bench: Bench, sees: bool) -> None:
     import ctypes
 
     from engines.cuda import driver
@@ -378,7 +378,7 @@ def test_captured_execution(bench: Bench, sees: bool) -> None:
     library.cuGraphExecDestroy(runnable)
 
 
-def test_without_context(bench: Bench) -> None:
+def test_missing_cuda_context_is_reported(bench: Bench) -> None:
     plan = bench.build(network())
     bench.cuda.Context.pop()
     assert bench.trt.Runtime(bench.logger).deserialize_cuda_engine(plan) is None

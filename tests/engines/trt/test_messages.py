@@ -1,4 +1,4 @@
-"""Messages: of TensorRT's own errors one becomes part of ours, the right one, in a line."""
+"""The relevant TensorRT error is quoted in our error message, on one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.gpu import FakeGpu
 
 
-def test_the_first_since_the_begin(gpu: FakeGpu) -> None:
+def test_first_error_since_the_start_is_quoted(gpu: FakeGpu) -> None:
     import tensorrt as trt
 
     from engines.trt.messages import clear_errors, get_logger, make_engine_error
@@ -18,14 +18,14 @@ def test_the_first_since_the_begin(gpu: FakeGpu) -> None:
     log.log(trt.Logger.WARNING, "a warning")
     log.log(trt.Logger.INTERNAL_ERROR, "\n[foo.cpp::bar::12] Error Code 2: \x1b[31mno room.\nmore of it")
     log.log(trt.Logger.ERROR, "and so its caller failed")
-    told = str(make_engine_error("do it", "Try again."))
-    assert "could not do it: [foo.cpp::bar::12] Error Code 2: \\x1b[31mno room. Try again." in told
+    message = str(make_engine_error("do it", "Try again."))
+    assert "could not do it: [foo.cpp::bar::12] Error Code 2: \\x1b[31mno room. Try again." in message
     assert str(make_engine_error("do it")) == f"TensorRT {trt.__version__} could not do it."
     assert get_logger() is log
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "  "])
-def test_nothing_said(text: str, gpu: FakeGpu) -> None:
+def test_error_without_a_tensorrt_message(text: str, gpu: FakeGpu) -> None:
     from engines.trt.messages import summarize_message
 
     assert summarize_message(text) == "no reason was given"

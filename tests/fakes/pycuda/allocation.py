@@ -1,4 +1,4 @@
-"""Allocation: device memory and page-locked host memory, freed by hand or reported at the end."""
+"""Device memory and page-locked host memory, freed explicitly or reported as leaks."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def pagelocked_empty(shape: Any, dtype: Any, order: str = "C", mem_flags: int = 
 
 
 def pagelocked_zeros(shape: Any, dtype: Any, order: str = "C", mem_flags: int = 0) -> NDArray[Any]:
-    made = pagelocked_empty(shape, dtype, order, mem_flags)
-    made.fill(0)
-    return made
+    array = pagelocked_empty(shape, dtype, order, mem_flags)
+    array.fill(0)
+    return array
 
 
 def address_of(value: Any, call: str) -> int:

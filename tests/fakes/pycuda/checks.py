@@ -1,4 +1,4 @@
-"""Checks: pycuda's errors, and what every call of it looks at first."""
+"""pycuda's errors, and the checks at the start of every call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CompileError(Error):
 
 
 def driver(call: str, context: bool = True) -> machine.FakeGpu:
-    """The machine, for a call that needs the driver, and mostly a context on this thread."""
+    """Returns the machine for a call that needs the driver and usually a context on this thread."""
     gpu = machine.current()
     if not gpu.initialized:
         raise LogicError(f"{call} failed: initialization error")
@@ -50,7 +50,7 @@ def driver(call: str, context: bool = True) -> machine.FakeGpu:
 
 
 def no_capture(gpu: machine.FakeGpu, call: str) -> None:
-    """A call that waits for the device, or allocates: not allowed while a graph is being captured."""
+    """Refuses a call that waits for the device or allocates while a graph is being captured."""
     if gpu.capture_forbids():
         gpu.report(f"{call} while a CUDA graph is being captured")
         raise LogicError(f"{call} failed: operation not permitted when stream is capturing")
@@ -65,7 +65,7 @@ def integer(value: Any, call: str) -> int:
 
 
 def host_bytes(value: Any, writable: bool) -> NDArray[np.uint8]:
-    """The bytes of anything with a contiguous buffer."""
+    """Returns the bytes of any object with a contiguous buffer."""
     held = memoryview(value)
     if not held.contiguous:
         raise ValueError("ndarray is not contiguous")

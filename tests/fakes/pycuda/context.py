@@ -1,4 +1,4 @@
-"""Context: devices and their primary context, with the two stacks that pycuda and CUDA keep per thread."""
+"""Devices and their primary context, with the two stacks that pycuda and CUDA keep per thread."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Device:
 
     def make_context(self, flags: int = 0) -> Context:
         machine.current().report("a second context was made: TensorRT and ONNX Runtime use the primary one")
-        made = self.retain_primary_context()
-        made.push()
-        return made
+        new_context = self.retain_primary_context()
+        new_context.push()
+        return new_context
 
 
 class Context:
@@ -103,7 +103,7 @@ class Context:
 
     @staticmethod
     def get_current() -> Context | None:
-        """The top of pycuda's stack, from which released contexts drop off."""
+        """Returns the top of pycuda's stack; released contexts are removed from it."""
         gpu = machine.current()
         while _stack(gpu) and not _stack(gpu)[-1]._valid:
             _drop(gpu)

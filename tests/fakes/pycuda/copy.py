@@ -1,4 +1,4 @@
-"""Copy: memcpy and memset, queued on their stream and checked when they run."""
+"""memcpy and memset, queued on their stream and checked when they run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes.streams import LEGACY, Queue, Work
 
 
 def memcpy_htod(dest: Any, src: Any) -> None:
-    """From page-locked memory it is done on return; from other memory it has been read, and the rest may still be on its way."""
+    """From page-locked memory the copy is complete on return; other memory has been read, but the transfer may still be in progress."""
     gpu = driver("cuMemcpyHtoD")
     no_capture(gpu, "cuMemcpyHtoD")
     data, address = host_bytes(src, False), address_of(dest, "memcpy_htod")
@@ -91,12 +91,12 @@ def memset_d32_async(dest: Any, data: int, size: int, stream: Stream | None = No
 def page_locked(gpu: machine.FakeGpu, data: NDArray[np.uint8]) -> bool:
     if not data.nbytes:
         return False
-    found = gpu.memory.find(data.ctypes.data)
-    return found is not None and found.kind == "page-locked"
+    owner = gpu.memory.find(data.ctypes.data)
+    return owner is not None and owner.kind == "page-locked"
 
 
 def _on_host(gpu: machine.FakeGpu, data: NDArray[np.uint8], what: str) -> bool:
-    """Whether page-locked memory of a queued copy is still there when it runs; a report otherwise."""
+    """Tells whether page-locked memory of a queued copy is still allocated when it runs, and reports if not."""
     return not page_locked(gpu, data) or gpu.memory.view(data.ctypes.data, data.nbytes, what, "page-locked") is not None
 
 

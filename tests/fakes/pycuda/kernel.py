@@ -1,4 +1,4 @@
-"""Kernel: modules and their functions, which the host compiler's build of the same source runs."""
+"""Modules and their functions, run by the host compiler's build of the same source."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Module:
 
 
 class Function:
-    """A kernel. Every one of ours takes one plain struct, which is what it is given as bytes."""
+    """A kernel. All our kernels take one plain struct, passed as bytes."""
 
     num_regs, local_size_bytes, shared_size_bytes, const_size_bytes, max_threads_per_block = 32, 0, 0, 0, 1024
 
@@ -100,7 +100,7 @@ class Function:
 
 
 def kernel(gpu: machine.FakeGpu, name: str, grid: tuple[int, ...], block: tuple[int, ...], data: bytes) -> Callable[[], None]:
-    """The launch as queued work."""
+    """Returns the launch as queued work."""
     words = np.frombuffer(data[: len(data) // 8 * 8], np.uint64)
 
     def run() -> None:
@@ -116,7 +116,7 @@ def kernel(gpu: machine.FakeGpu, name: str, grid: tuple[int, ...], block: tuple[
 
 
 def _argument(arg: Any, index: int) -> bytes:
-    """As pycuda packs it; what it refuses is refused."""
+    """Packs an argument like pycuda, and refuses what it refuses."""
     if isinstance(arg, (np.number, np.ndarray, np.void)):
         return arg.tobytes()
     if isinstance(arg, DeviceAllocation):

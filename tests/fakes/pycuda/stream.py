@@ -1,4 +1,4 @@
-"""Stream: streams and events, as handles on the scheduler's queues."""
+"""Streams and events, as handles on the scheduler's queues."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Event:
         return self._record is None or self._record.done
 
     def time_since(self, event: Event) -> float:
-        """Milliseconds."""
+        """Returns milliseconds."""
         if not (self._timed and event._timed):
             raise LogicError("cuEventElapsedTime failed: invalid resource handle")
         if self._record is None or event._record is None:

@@ -1,4 +1,4 @@
-"""Builder: a network and its configuration into a serialized plan, or None with a sentence in the log."""
+"""Builds a serialized plan from a network and its configuration, or returns None with a sentence in the log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Builder:
         return trt().IOptimizationProfile()
 
     def build_serialized_network(self, network: Any, config: Any) -> Any:
-        """None where it fails, with a sentence in the log."""
+        """Returns None on failure, with a sentence in the log."""
         state = machine.current().trt
         state.builds += 1
         if not state.needs_context("build_serialized_network"):

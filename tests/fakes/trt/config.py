@@ -1,4 +1,4 @@
-"""Config: optimization profiles, timing cache, and everything else that a build is told."""
+"""Optimization profiles, timing cache, and all other settings of a build."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Context: runs an engine on the fake's streams.
+"""Execution contexts that run an engine on the fake's streams.
 
 Work reads inputs and weights when it runs, not when it is queued. What TensorRT leaves undefined is reported: work next to a
 refit that is not ordered with it, one context on two streams, a context of 8.6 that was made before a refit, a stripped engine
-before its weights are there, an address that is not aligned.
+before its weights are set, an address that is not aligned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.fakes.streams import Queue, Work
 from tests.fakes.trt.engine import Held
 from tests.fakes.trt.values import dims, error, nptype
 
-ALIGNMENT = 256  # set_tensor_address asks for it
+ALIGNMENT = 256  # required by set_tensor_address
 
 
 class IExecutionContext:
@@ -147,7 +147,7 @@ class IExecutionContext:
         return None
 
     def _look(self, queue: Queue) -> None:
-        """What is pending elsewhere."""
+        """Checks for work pending on other streams."""
         gpu = machine.current()
         for other, work in gpu.scheduler.pending(self._held):
             if gpu.scheduler.ordered(queue, other, work):

@@ -1,4 +1,4 @@
-"""Engine: runtime and engine: a plan in memory, with the weights that it has now."""
+"""Runtime and engine: a plan in memory with its current weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes.trt.values import ONNX, dims, error, logger_of, trt
 
 
 class Held:
-    """What an engine holds, shared with its contexts and refitters: weights by name, and what queued work belongs to."""
+    """The state of an engine, shared with its contexts and refitters: weights by name; also the owner of queued work."""
 
     def __init__(self, content: plan.Plan) -> None:
         self.plan = content
@@ -36,7 +36,7 @@ class Held:
         self.inputs = {one.name for one in content.model.inputs()}
 
     def keep(self, refit: int) -> None:
-        """What the weights are after so many refits, for graphs that were captured then and see no later ones."""
+        """Returns the weights after a number of refits, for graphs captured at that time that see no later weights."""
         if not machine.current().trt.graphs_see_refits:
             self.kept[refit] = {name: np.array(value) for name, value in self.weights.items()}
             self.kept.pop(refit - 8, None)
@@ -74,7 +74,7 @@ class Runtime:
         self._host_code = value
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
-        """None where the plan cannot be used, with a sentence in the log."""
+        """Returns None if the plan cannot be used, with a sentence in the log."""
         state = machine.current().trt
         if not state.needs_context("deserialize_cuda_engine"):
             return None
@@ -165,7 +165,7 @@ class ICudaEngine:
         return sum(value.nbytes for value in self._held.weights.values())
 
     def serialize(self) -> Any:
-        """As it is now; a stripped engine that was refitted comes out whole and no longer refittable, unless asked otherwise."""
+        """Serializes the current weights; a refitted stripped engine becomes complete and no longer refittable, unless requested otherwise."""
         model, held = self._held.plan.model, self._held
         refittable = [] if held.plan.stripped else list(held.plan.refittable)
         for one in model.proto.graph.initializer:

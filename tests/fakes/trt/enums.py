@@ -1,4 +1,4 @@
-"""Enums: members and their numbers in each version, as the real bindings have them (tests/engines/trt/test_bindings.py compares)."""
+"""Enum members and their numbers in each version, as the real bindings have them (tests/engines/trt/test_bindings.py compares)."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ TABLE: dict[str, dict[str, str]] = {
 
 
 def members(enum: str, version: str) -> dict[str, int] | None:
-    """Names and numbers, or None where this version has no such enum."""
+    """Returns names and numbers, or None if this version has no such enum."""
     text = TABLE[enum].get(version)
     if text is None:
         return None

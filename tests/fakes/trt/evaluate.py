@@ -1,4 +1,4 @@
-"""Evaluate: run a graph on the CPU with weights that may change: ONNX Runtime, or a function that a test brings."""
+"""Runs a graph on the CPU with changing weights, by ONNX Runtime or by a function that a test supplies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.fakes.trt.model import Model
 
 KEPT = 24
-"""Sessions that are kept, over all tests: the same small graphs come again and again."""
+"""Maximum number of sessions kept across all tests, because the same small graphs recur."""
 
 _sessions: OrderedDict[tuple[str, tuple[str, ...]], Any] = OrderedDict()
 _shapes: dict[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], dict[str, tuple[int, ...]]] = {}
@@ -31,7 +31,7 @@ class Evaluator:
         return dict(zip(self.outputs, answers, strict=True))
 
     def shapes(self, inputs: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """The outputs' shapes: by ONNX's shape inference, or by a run on zeros where that is at a loss."""
+        """Returns the outputs' shapes from ONNX shape inference, or from a run on zeros if that fails."""
         key = (self._key[0], tuple(sorted(inputs.items())))
         if key not in _shapes:
             _shapes[key] = self._infer(inputs) or self._try(inputs)
@@ -52,13 +52,13 @@ class Evaluator:
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         except Exception:
             return None
-        found = {}
+        shapes_by_name = {}
         for one in inferred.graph.output:
             sizes = one.type.tensor_type.shape.dim
             if not sizes or not all(size.HasField("dim_value") for size in sizes):
                 return None
-            found[one.name] = tuple(size.dim_value for size in sizes)
-        return found
+            shapes_by_name[one.name] = tuple(size.dim_value for size in sizes)
+        return shapes_by_name
 
     def _try(self, inputs: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         kinds = {one.name: onnx.helper.tensor_dtype_to_np_dtype(one.type.tensor_type.elem_type) for one in self._model.inputs()}

@@ -1,7 +1,7 @@
-"""Model: an ONNX graph as TensorRT's parser takes it in: which weights get names, and the graph that these names fit.
+"""An ONNX graph as TensorRT's parser reads it: the named weights, and the graph that uses these names.
 
 BatchNormalization is folded at parse time into a scale and a shift with made-up names; InstanceNormalization is a plugin on 8.6
-unless asked otherwise, and its weights cannot be refitted then. Parameters of shapes are no weights.
+unless requested otherwise, and its weights then cannot be refitted. Shape parameters are not weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NOT_WEIGHTS = {
     "Squeeze": (1,),
 }
 NOT_WEIGHTS |= {"Expand": (1,), "Tile": (1,), "ReduceMean": (1,), "ReduceSum": (1,), "Split": (1,), "ConstantOfShape": (0,)}
-"""Inputs of an operator that are shapes or attributes to TensorRT."""
+"""Operator inputs that TensorRT treats as shapes or attributes."""
 
 FOLDED = {"8.6": "tmp_weight", "10.16": "tmp_refittable_weight", "11.4": "tmp_refittable_weight"}
 LARGEST_OPSET = {"8.6": 17, "10.16": 22, "11.4": 23}
@@ -32,7 +32,7 @@ FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
 class NotParsed(Exception):
-    """With the parser's sentence."""
+    """The model cannot be parsed; the message is the parser's."""
 
 
 @dataclass
@@ -102,7 +102,7 @@ def _doubles(proto: onnx.ModelProto) -> None:
 
 
 def _constants(proto: onnx.ModelProto) -> None:
-    """Constant nodes become initializers under their output's name, which is what a refit calls them."""
+    """Turns Constant nodes into initializers with their output's name, which a refit uses."""
     for node in [node for node in proto.graph.node if node.op_type == "Constant"]:
         value = next((one.t for one in node.attribute if one.name == "value"), None)
         if value is not None:
@@ -117,7 +117,7 @@ def _fold_batch_norms(proto: onnx.ModelProto, prefix: str) -> None:
     """y = x * scale + shift, each (C, 1, ...): new initializers "prefix", "prefix_0", ..."""
     graph = proto.graph
     held = {one.name: one for one in graph.initializer}
-    made = 0
+    folded_count = 0
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type != "BatchNormalization" or not all(name in held for name in node.input[1:5]):
@@ -128,9 +128,9 @@ def _fold_batch_norms(proto: onnx.ModelProto, prefix: str) -> None:
         scale = gamma / np.sqrt(variance + epsilon)
         names = []
         for value in (scale, beta - mean * scale):
-            names.append(prefix if made == 0 else f"{prefix}_{made - 1}")
-            made += 1
-            column = value.astype(np.float32).reshape(-1, 1, 1)  # pictures: (N, C, H, W)
+            names.append(prefix if folded_count == 0 else f"{prefix}_{folded_count - 1}")
+            folded_count += 1
+            column = value.astype(np.float32).reshape(-1, 1, 1)  # images: (N, C, H, W)
             graph.initializer.append(numpy_helper.from_array(column, names[-1]))
         between = f"{node.output[0]}/scaled"
         nodes.append(helper.make_node("Mul", [node.input[0], names[0]], [between], name=f"{node.name}/scale"))
@@ -145,7 +145,7 @@ def _fold_batch_norms(proto: onnx.ModelProto, prefix: str) -> None:
 def _name_weights(model: Model, instance_norms: bool) -> None:
     graph = model.proto.graph
     floats = {one.name for one in graph.initializer if one.data_type in FLOATS}
-    found: set[str] = set()
+    names_taken: set[str] = set()
     for node in graph.node:
         if node.op_type == "InstanceNormalization" and not instance_norms:
             continue
@@ -154,11 +154,11 @@ def _name_weights(model: Model, instance_norms: bool) -> None:
             for place, name in enumerate(node.input)
             if name in floats and place not in NOT_WEIGHTS.get(node.op_type, ()) and not (node.op_type == "Clip" and place)
         ]
-        found.update(taken)
+        names_taken.update(taken)
         if node.op_type in ("Conv", "ConvTranspose", "Gemm", "InstanceNormalization"):
             together = frozenset(taken)
             for name in taken:
                 model.groups[name] = model.groups.get(name, frozenset()) | together
-    model.weights = [one.name for one in graph.initializer if one.name in found]
+    model.weights = [one.name for one in graph.initializer if one.name in names_taken]
     for name in model.weights:
         model.groups.setdefault(name, frozenset((name,)))

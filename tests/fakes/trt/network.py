@@ -1,4 +1,4 @@
-"""Network: what the ONNX parser makes of a graph: tensors, layers, and which weights are marked."""
+"""The network that the ONNX parser creates from a graph: tensors, layers, and the marked weights."""
 
 from __future__ import annotations
 

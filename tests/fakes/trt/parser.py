@@ -1,4 +1,4 @@
-"""Parser: ONNX bytes into a network, or an error that says what is wrong."""
+"""Parses ONNX bytes into a network, or reports an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plan: the fake's serialized engine: a header of its version and GPU, then the graph with its weights."""
+"""The fake's serialized engine: a header with its version and GPU, then the graph with its weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write(model: Model, refittable: list[str], profiles: list[dict[str, Any]], s
 
 
 def read(data: bytes) -> Plan | str:
-    """The plan, or why it cannot be used: not a plan, damaged, of another version, for another GPU."""
+    """Returns the plan, or why it cannot be used: not a plan, damaged, of another version, for another GPU."""
     gpu = machine.current()
     if not data.startswith(MAGIC):
         return "the serialized engine has no magic tag"

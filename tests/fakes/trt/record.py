@@ -1,6 +1,6 @@
-"""Record: which calls were made of the fake TensorRT, so that they can be held against the real bindings' signatures.
+"""Records the calls to the fake TensorRT, so that they can be checked against the signatures of the real bindings.
 
-Also what makes one version's classes out of those here: an attribute marked `since` or `until` is absent in other versions.
+Also derives the classes of one version: an attribute marked `since` or `until` is absent in other versions.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Call(NamedTuple):
 
 
 MADE_BY_USERS = ("Builder", "Dims", "ILogger", "IProgressMonitor", "Logger", "OnnxParser", "Refitter", "Runtime", "Weights")
-"""Classes with a constructor; objects of the others come out of calls."""
+"""Classes with a constructor; objects of the others are returned by calls."""
 
 CALLS: dict[str, set[Call]] = defaultdict(set)
-"""By version ("11.4"), since the process began."""
+"""By version ("11.4"), since the process started."""
 
 
 class Recording:
@@ -45,12 +45,12 @@ def kind_of(value: Any) -> str:
 
 
 def since(version: int) -> Callable[[T], T]:
-    """A method, or the getter of a property, that is new in a major version."""
+    """Marks a method or a property getter that is new in a major version."""
     return lambda what: _mark(what, "_since", version)
 
 
 def until(version: int) -> Callable[[T], T]:
-    """The last major version that has it."""
+    """Marks the last major version that has it."""
     return lambda what: _mark(what, "_until", version)
 
 
@@ -66,17 +66,17 @@ def _has(what: Any, version: str) -> bool:
 
 
 def version_of(cls: type, version: str, built: dict[type, type]) -> type:
-    """The class as this version has it, every public call recorded. `built`: what was made before, bases first."""
+    """Returns this version's class with every public call recorded. `built`: the classes made so far, bases first."""
     content = {}
     for name, value in vars(cls).items():
         if name in ("__dict__", "__weakref__") or not _has(value, version):
             continue
         content[name] = _recorded(cls.__name__, name, value)
     bases = tuple(built.get(base, base) for base in cls.__bases__)
-    made = type(cls)(cls.__name__, bases, content)
-    made._fake = True  # type: ignore[attr-defined]
-    made.__module__ = "tensorrt"
-    return made
+    versioned = type(cls)(cls.__name__, bases, content)
+    versioned._fake = True  # type: ignore[attr-defined]
+    versioned.__module__ = "tensorrt"
+    return versioned
 
 
 def _recorded(owner: str, name: str, value: Any) -> Any:

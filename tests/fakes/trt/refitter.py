@@ -1,4 +1,4 @@
-"""Refitter: takes new weights one by one; a refit applies them one by one, and may stop on the way.
+"""The refitter takes new weights one by one; a refit applies them one by one, and may stop halfway.
 
 A refit that is queued reads device weights when it runs; what it promises of host weights (that they may change as soon as the
 call returns) holds. Kernel and bias of one layer are combined: one of them alone leaves the other missing.
@@ -17,7 +17,7 @@ from tests.fakes.trt.record import since
 from tests.fakes.trt.values import _at, dtype_of, error, logger_of, nptype, prototype, trt
 
 PIECES = 4
-"""A queued refit is this many pieces of work at most, between which other streams may run."""
+"""Maximum number of work items of a queued refit, between which other streams may run."""
 
 
 class Refitter:
@@ -60,7 +60,7 @@ class Refitter:
         return list(self._held.plan.refittable)
 
     def get_missing_weights(self) -> list[str]:
-        """What must be supplied too: partners of what was set, and everything of a stripped engine."""
+        """Returns what must also be supplied: partners of weights that were set, and all weights of a stripped engine."""
         groups = self._held.plan.model.groups
         wanted = set(self._held.missing)
         for name in self._given:
@@ -85,13 +85,13 @@ class Refitter:
 
     @since(9)
     def get_named_weights(self, weights_name: str) -> Any:
-        given = self._given.get(weights_name)
-        return prototype(trt().DataType.FLOAT, 0) if given is None else given[0]
+        weights_given = self._given.get(weights_name)
+        return prototype(trt().DataType.FLOAT, 0) if weights_given is None else weights_given[0]
 
     @since(9)
     def get_weights_location(self, weights_name: str) -> Any:
-        given = self._given.get(weights_name)
-        return trt().TensorLocation.DEVICE if given is not None and given[1] else trt().TensorLocation.HOST
+        weights_given = self._given.get(weights_name)
+        return trt().TensorLocation.DEVICE if weights_given is not None and weights_given[1] else trt().TensorLocation.HOST
 
     @since(9)
     def unset_named_weights(self, weights_name: str) -> bool:
@@ -178,7 +178,7 @@ class Refitter:
         return bool(missing) or not self._given
 
     def _reach(self) -> tuple[list[str], bool]:
-        """Which weights this refit comes to, and whether these are all."""
+        """Returns the weights that this refit reaches, and whether these are all."""
         names = [name for name in self.get_all_weights() if name in self._given]
         stop = machine.current().trt.take_refit()
         if stop is None:

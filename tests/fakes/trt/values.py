@@ -1,4 +1,4 @@
-"""Values: the small types that TensorRT's calls take and give (Weights, shapes, host memory, loggers), and their dtypes."""
+"""The small types that TensorRT's calls accept and return (Weights, shapes, host memory, loggers), and their dtypes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONNX = {1: "FLOAT", 10: "HALF", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 2:
 
 
 class Enum(enum.Enum):
-    """As pybind11's: not an int, but int() and an index work."""
+    """Like pybind11's enums: not an int, but int() and indexing work."""
 
     def __int__(self) -> int:
         return int(self.value)
@@ -38,7 +38,7 @@ def nptype(trt_type: Any) -> type:
 
 
 def dtype_of(kind: np.dtype[Any]) -> Any:
-    """The DataType of a NumPy dtype."""
+    """Returns the DataType of a NumPy dtype."""
     for name, each in NUMPY.items():
         if np.dtype(each) == kind and name in trt().DataType.__members__:
             return trt().DataType[name]
@@ -59,14 +59,14 @@ class Dims(tuple[int, ...]):
 
 
 def dims(value: Any) -> Dims:
-    """As pybind11 converts a sequence of ints."""
+    """Converts a sequence of ints like pybind11."""
     if not isinstance(value, (tuple, list)) or not all(hasattr(size, "__index__") for size in value):
         raise TypeError(f"incompatible function arguments: {type(value).__name__} for Dims")
     return trt().Dims(int(size) for size in value)  # type: ignore[no-any-return]
 
 
 class IHostMemory(bytes):
-    """A buffer and nothing else: what bytes can do beside that is hidden, because the real one cannot."""
+    """Only a buffer: other methods of bytes are hidden, because the real class lacks them."""
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("__") or name in ("nbytes", "dtype", "_fake"):
@@ -86,23 +86,23 @@ class Weights:
     """Weights(dtype), Weights(array), or from 9 on Weights(dtype, address, count), which keeps nothing alive."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        given = dict(zip(("type", "ptr", "count"), args, strict=False))
+        arguments = dict(zip(("type", "ptr", "count"), args, strict=False))
         if args and isinstance(args[0], np.ndarray):
-            given = {"a": args[0]}
-        given.update(options)
+            arguments = {"a": args[0]}
+        arguments.update(options)
         self._array: NDArray[Any] | None = None
         self._address, self._size = 0, 0
-        if set(given) == {"a"}:
-            self._array = np.ascontiguousarray(given["a"])
+        if set(arguments) == {"a"}:
+            self._array = np.ascontiguousarray(arguments["a"])
             self._dtype = dtype_of(self._array.dtype)
             self._address, self._size = self._array.ctypes.data, self._array.size
-        elif set(given) == {"type", "ptr", "count"} and self._three:
-            self._dtype = given["type"]
-            self._address, self._size = int(given["ptr"]), int(given["count"])
-        elif set(given) <= {"type"}:
-            self._dtype = given.get("type", trt().DataType.FLOAT)
+        elif set(arguments) == {"type", "ptr", "count"} and self._three:
+            self._dtype = arguments["type"]
+            self._address, self._size = int(arguments["ptr"]), int(arguments["count"])
+        elif set(arguments) <= {"type"}:
+            self._dtype = arguments.get("type", trt().DataType.FLOAT)
         else:
-            raise TypeError(f"__init__(): incompatible constructor arguments: {sorted(given)}")
+            raise TypeError(f"__init__(): incompatible constructor arguments: {sorted(arguments)}")
         if not isinstance(self._dtype, trt().DataType):
             raise TypeError(f"__init__(): incompatible constructor arguments: {self._dtype!r} for a DataType")
 
@@ -140,7 +140,7 @@ def _at(address: int, nbytes: int) -> NDArray[np.uint8]:
 
 
 def prototype(dtype: Any, count: int) -> Any:
-    """Weights without values, as get_weights_prototype gives."""
+    """Returns weights without values, like get_weights_prototype."""
     made = trt().Weights(dtype)
     made._size = count
     return made
@@ -157,7 +157,7 @@ class ILogger:
 
 
 class Logger(ILogger):
-    """Prints nothing; keeps what is severe enough."""
+    """Prints nothing; keeps messages that are severe enough."""
 
     def __init__(self, min_severity: Any = None) -> None:
         self._ready = True
@@ -178,7 +178,7 @@ class Logger(ILogger):
 
 
 def logger_of(value: Any, call: str) -> Any:
-    """A logger that can be used, or the TypeError that pybind11 raises."""
+    """Returns a usable logger, or raises pybind11's TypeError."""
     if not isinstance(value, trt().ILogger):
         raise TypeError(f"{call}: incompatible constructor arguments: {type(value).__name__} for an ILogger")
     if not getattr(value, "_ready", False):
