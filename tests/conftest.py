@@ -1,4 +1,4 @@
-"""What all tests share: a report header with the versions that matter, and a cache folder of their own."""
+"""Shared by all tests: a report header with the relevant versions, and a private cache folder."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ REPORTED = ("numpy", "onnx", "onnxruntime", "torch", "onnxscript", "safetensors"
 
 
 def pytest_report_header() -> str:
-    found = []
+    versions = []
     for name in REPORTED:
         try:
-            found.append(f"{name} {version(name)}")
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            found.append(f"{name} absent")
-    return f"python {platform.python_version()}, {os.cpu_count()} cores; " + ", ".join(found)
+            versions.append(f"{name} absent")
+    return f"python {platform.python_version()}, {os.cpu_count()} cores; " + ", ".join(versions)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither read nor fill the user's cache."""
-    before = os.environ.get("DNI_CACHE")
+    """Keeps tests from reading or filling the user's cache."""
+    previous = os.environ.get("DNI_CACHE")
     os.environ["DNI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
-    if before is None:
+    if previous is None:
         del os.environ["DNI_CACHE"]
     else:
-        os.environ["DNI_CACHE"] = before
+        os.environ["DNI_CACHE"] = previous
 
 
 @pytest.fixture
 def nervous() -> Iterator[None]:
-    """The interpreter changes threads as often as it can."""
-    before = sys.getswitchinterval()
+    """Makes the interpreter switch threads as often as it can."""
+    previous = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
-    sys.setswitchinterval(before)
+    sys.setswitchinterval(previous)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Errors: the tree at the top of the file is true, and names from outside are safe to print."""
+"""Errors: the class tree in the module docstring is correct, and foreign names are safe to print."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from dni_deploy.errors import DniError, EngineError, UnavailableError, escape_na
 KINDS = list(dict.fromkeys(kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DniError)))
 
 
-def test_the_drawn_tree_is_that_of_the_classes() -> None:
-    """Each line of the drawing: name, indentation by parent, exit code, and ValueError where it says so."""
+def test_the_documented_tree_matches_the_error_classes() -> None:
+    """Compares each line of the drawing: name, indentation by parent, exit code, and ValueError where noted."""
     lines = re.findall(r"^    ([│ ]*)(?:[├└]── )?(\w+)( \(ValueError\))?  +(\d+|exit)", errors.__doc__ or "", re.M)
-    drawn = {name: (len(indent) // 4, code) for indent, name, _, code in lines}
-    assert set(drawn) == {kind.__name__ for kind in KINDS}
+    drawn_tree = {name: (len(indent) // 4, code) for indent, name, _, code in lines}
+    assert set(drawn_tree) == {kind.__name__ for kind in KINDS}
     for kind in KINDS:
         if kind is not DniError:
-            assert drawn[kind.__name__][1] == str(kind.exit_code), kind
+            assert drawn_tree[kind.__name__][1] == str(kind.exit_code), kind
     for _, name, value, _ in lines:
         if value:
             assert issubclass(getattr(errors, name), ValueError)
 
 
-def test_exit_codes_are_inherited_and_never_those_of_bugs() -> None:
-    """1 is a bug of ours, 10 a verdict and 130 Ctrl-C: no error on purpose has them."""
+def test_exit_codes_are_inherited_and_not_reserved_ones() -> None:
+    """1 is a bug, 10 a verdict and 130 Ctrl-C: no deliberate error has these."""
     codes = {kind.exit_code for kind in KINDS if kind is not DniError}
     assert codes == {2, 3, 4, 5, 6, 7, 8, 9, 11}
     for kind in KINDS:
         for parent in kind.__mro__[1:]:
             if parent in KINDS and parent is not DniError:
-                assert kind.exit_code == parent.exit_code  # a kind inside a kind keeps its code
+                assert kind.exit_code == parent.exit_code  # a subclass keeps the exit code of its parent
 
 
-def test_a_wrong_result_never_looks_like_a_missing_package() -> None:
+def test_a_wrong_result_is_not_an_unavailable_error() -> None:
     """The order of two `except` must not decide whether `--engine auto` goes on with another engine."""
     assert not issubclass(EngineError, UnavailableError)
     assert not issubclass(UnavailableError, EngineError)
@@ -73,30 +73,30 @@ FIXED = {
     "UnavailableError": 7,
     "UsageError": 2,
 }
-"""The kind of every error, as scripts read it in JSON, and its exit code. The kinds stay, whatever the classes are called."""
+"""The kind of every error, as scripts read it in JSON, and its exit code. Kinds are fixed, whatever the classes are called."""
 
 
 def _error_classes() -> dict[str, ast.ClassDef]:
-    """Every class in the packages that derives from DniError, by its name: read from the sources, so that nothing is imported."""
+    """Returns every class in the packages that derives from DniError, by name; it parses the sources and imports nothing."""
     files = [file for package in ("dni_deploy", "engines", "exporters") for file in (ROOT / package).rglob("*.py")]
     classes = [
         node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.ClassDef)
     ]
-    found: dict[str, ast.ClassDef] = {}
+    error_classes: dict[str, ast.ClassDef] = {}
     while True:
-        bases = {DniError.__name__, *found}
-        more = {
+        bases = {DniError.__name__, *error_classes}
+        derived = {
             node.name: node
             for node in classes
             if node.name == DniError.__name__ or any(ast.unparse(base).rpartition(".")[2] in bases for base in node.bases)
         }
-        if more.keys() == found.keys():
-            return found
-        found = more
+        if derived.keys() == error_classes.keys():
+            return error_classes
+        error_classes = derived
 
 
-def test_every_error_has_a_kind_of_its_own_and_none_changes() -> None:
-    """An error that only inherited its kind would be told as its parent."""
+def test_every_error_has_a_unique_and_fixed_kind() -> None:
+    """An error that only inherited its kind would be reported as its parent."""
     kinds = []
     for name, node in _error_classes().items():
         values = [

@@ -1,4 +1,4 @@
-"""The public names: each can be imported, type checkers see the same ones, and the docs use no others."""
+"""Public names: each can be imported, type checkers see the same ones, and the docs use no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PUBLIC = [name for name in dni_deploy.__all__ if name != "__version__"]
 
 
 def test_type_checkers_see_the_names_that_exist() -> None:
-    """The list is written twice: a type checker cannot read the table of modules."""
+    """The list exists twice, since a type checker cannot read the table of modules."""
     tree = ast.parse(inspect.getsource(dni_deploy))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     imported = [node for node in block.body if isinstance(node, ast.ImportFrom)]

@@ -1,4 +1,4 @@
-"""Signature: what goes into and out of a network survives JSON, and nothing else gets in."""
+"""Signature: the description of a network's input and output round-trips through JSON, and unknown fields are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLES = (Signature(), Signature(1, 1, radius=17, residual=True), Signature(sc
 
 
 @pytest.mark.parametrize("signature", EXAMPLES)
-def test_it_survives_json(signature: Signature) -> None:
+def test_signature_json_round_trip(signature: Signature) -> None:
     assert Signature.from_json(json.loads(json.dumps(signature.to_json()))) == signature
 
 
@@ -26,12 +26,12 @@ def test_it_survives_json(signature: Signature) -> None:
         ("high", [1]), ("residual", 1), ("radius", -1), ("radius", 1.5), ("kind", "video"), ("kind", None),
     ],
 )  # fmt: skip
-def test_a_value_of_another_kind_is_refused(field: str, value: Any) -> None:
+def test_a_value_of_another_type_is_refused(field: str, value: Any) -> None:
     with pytest.raises(BundleError, match="signature"):
         Signature.from_json({**Signature().to_json(), field: value})
 
 
 @pytest.mark.parametrize("fields", [None, [], {}, {**Signature().to_json(), "extra": 1}])
-def test_other_fields_are_refused(fields: Any) -> None:
+def test_unknown_fields_are_refused(fields: Any) -> None:
     with pytest.raises(BundleError, match="signature"):
         Signature.from_json(fields)

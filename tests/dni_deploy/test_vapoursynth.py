@@ -1,7 +1,7 @@
 """VapourSynth: the filter on blank clips, under a Python that has the wheel.
 
 VapourSynth's wheels are for Python 3.12 and newer. DNI_VAPOURSYNTH_PYTHON may name an interpreter that has it, with onnx,
-onnxruntime and the base packages; the tests of this file are then run by it, in one go, where this one lacks VapourSynth.
+onnxruntime and the base packages; it then runs the tests of this file in one process, where this interpreter lacks VapourSynth.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ ROOT = Path(__file__).parents[2]
 HERE = importlib.util.find_spec("vapoursynth") is not None
 OTHER = os.environ.get("DNI_VAPOURSYNTH_PYTHON")
 
-inside = pytest.mark.skipif(not HERE, reason="VapourSynth is not installed in this Python")
+needs_vapoursynth = pytest.mark.skipif(not HERE, reason="VapourSynth is not installed in this Python")
 
 
 @pytest.mark.skipif(HERE, reason="it is installed here, and the tests below run")
 @pytest.mark.skipif(not OTHER, reason="neither VapourSynth nor DNI_VAPOURSYNTH_PYTHON, an interpreter that has it")
-def test_under_another_interpreter() -> None:
+def test_this_file_passes_under_an_interpreter_with_vapoursynth() -> None:
     code = "import sys, tests.dni_deploy.test_vapoursynth as t; sys.exit(t.main())"
     child = subprocess.run([OTHER or "", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert child.returncode == 0, child.stdout + child.stderr
 
 
 def main() -> int:
-    """Run this file's own tests in this interpreter; pytest's conftest stays out, since its packages need not be here."""
+    """Runs the tests of this file in this interpreter, without pytest's conftest, whose packages may be missing."""
     return int(
         pytest.main(["-q", "-p", "no:cacheprovider", "--noconftest", "-c", os.devnull, "--rootdir", str(ROOT), __file__])
     )
@@ -51,7 +51,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
 
 
 def blank(name: str = "RGB24", **options: Any) -> Any:
-    """7x5 pixels, 6 frames, 25 a second; every pixel its own number, by a filter of ours."""
+    """Returns a clip of 6 frames of 7x5 pixels at 25 fps; a filter gives every pixel a different value."""
     import vapoursynth as vs
 
     clip = vs.core.std.BlankClip(format=getattr(vs, name), **{"width": 7, "height": 5, "length": 6, "fpsnum": 25, **options})
@@ -71,10 +71,10 @@ def pixels(frame: Any) -> np.ndarray:
     return np.stack([np.array(frame[plane]) for plane in range(3)])
 
 
-@inside
+@needs_vapoursynth
 @pytest.mark.parametrize("name", ["RGB24", "RGBS"])
 @pytest.mark.parametrize("scale", [1, 2])
-def test_pictures(name: str, scale: int, bundles: Any) -> None:
+def test_frames_are_blended_and_have_properties(name: str, scale: int, bundles: Any) -> None:
     from dni_deploy.vapoursynth import dni
 
     clip = blank(name)
@@ -90,8 +90,8 @@ def test_pictures(name: str, scale: int, bundles: Any) -> None:
         assert frame.props["own"] == n
 
 
-@inside
-def test_floats_are_neither_rounded_nor_cut(bundles: Any) -> None:
+@needs_vapoursynth
+def test_floats_are_neither_rounded_nor_clipped(bundles: Any) -> None:
     import vapoursynth as vs
 
     from dni_deploy.vapoursynth import dni
@@ -101,8 +101,8 @@ def test_floats_are_neither_rounded_nor_cut(bundles: Any) -> None:
     assert np.abs(out[:, 0, 0] - [0.061728, 0.75, -0.125]).max() <= 1e-6
 
 
-@inside
-def test_a_timeline_goes_by_the_frame_number(bundles: Any) -> None:
+@needs_vapoursynth
+def test_a_timeline_is_evaluated_by_frame_number(bundles: Any) -> None:
     from dni_deploy.vapoursynth import dni
 
     out = dni(blank(), bundles[1], alpha="0:same=1, 0.2s:same=0", engine="onnxruntime")
@@ -110,19 +110,19 @@ def test_a_timeline_goes_by_the_frame_number(bundles: Any) -> None:
         assert out.get_frame(n).props["dni_alpha"] == pytest.approx([1 - n / 5, n / 5], abs=1e-12)
 
 
-@inside
-def test_no_frame_of_an_old_alpha_is_shown(bundles: Any) -> None:
-    """The trap: VapourSynth keeps frames, so one that is asked for again would have the alpha of then."""
+@needs_vapoursynth
+def test_no_frame_with_a_stale_alpha_is_shown(bundles: Any) -> None:
+    """VapourSynth caches frames, so a frame requested again would otherwise have its former alpha."""
     from dni_deploy.alpha.coefficients import Coefficients
     from dni_deploy.control.shared_alpha import SharedAlpha
     from dni_deploy.vapoursynth import dni
     from tests.support.pipe_bundle import MEMBERS
 
-    cell = SharedAlpha(MEMBERS, Coefficients.one_hot("same", MEMBERS))
+    shared_alpha = SharedAlpha(MEMBERS, Coefficients.one_hot("same", MEMBERS))
     clip = blank()
-    out = dni(clip, bundles[1], alpha=cell, engine="onnxruntime")
+    out = dni(clip, bundles[1], alpha=shared_alpha, engine="onnxruntime")
     before = pixels(out.get_frame(3))
-    cell.set_alpha({"half": 1.0})
+    shared_alpha.set_alpha({"half": 1.0})
     frame = out.get_frame(3)
     assert frame.props["dni_alpha"] == [0.0, 1.0]
     assert frame.props["dni_generation"] == 2
@@ -130,8 +130,8 @@ def test_no_frame_of_an_old_alpha_is_shown(bundles: Any) -> None:
     assert np.array_equal(pixels(frame), np.rint(before * 0.5))
 
 
-@inside
-def test_osc_while_it_plays(bundles: Any) -> None:
+@needs_vapoursynth
+def test_osc_changes_alpha_during_playback(bundles: Any) -> None:
     udp = pytest.importorskip("pythonosc.udp_client", reason="OSC needs python-osc (extra `live`)")
     import socket
     import time
@@ -151,12 +151,12 @@ def test_osc_while_it_plays(bundles: Any) -> None:
     assert out.get_frame(1).props["dni_alpha"] == [0.25, 0.75]
     del out
     gc.collect()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
-        again.bind(("127.0.0.1", port))  # the port is free: the feeder went with the clip
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rebound:
+        rebound.bind(("127.0.0.1", port))  # the port is free: the listener closed with the clip
 
 
-@inside
-def test_the_session_goes_with_the_clip(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_vapoursynth
+def test_the_session_closes_with_the_clip(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import dni_deploy.vapoursynth as door
 
     closed: list[str] = []
@@ -177,40 +177,40 @@ def test_the_session_goes_with_the_clip(bundles: Any, monkeypatch: pytest.Monkey
     del out
     gc.collect()
     assert closed == ["session"]
-    assert pixels(frame).shape == (3, 5, 7)  # a frame that somebody holds lives on
+    assert pixels(frame).shape == (3, 5, 7)  # a frame that is still referenced stays valid
 
 
-@inside
+@needs_vapoursynth
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("YUV420P8", r'YUV420P8, and dni takes RGB24 or RGBS; .*format=vs.RGBS, matrix_in_s="709"'),
         ("RGB48", r"RGB48, .*core\.resize\.Bicubic\(clip, format=vs\.RGBS\)\.$"),
         ("GRAY8", "Gray8, "),
     ],
 )
-def test_other_formats(name: str, said: str, bundles: Any) -> None:
+def test_unsupported_formats_are_refused(name: str, message: str, bundles: Any) -> None:
     import vapoursynth as vs
 
     from dni_deploy.errors import UsageError
     from dni_deploy.vapoursynth import dni
 
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         dni(vs.core.std.BlankClip(format=getattr(vs, name), width=16, height=16), bundles[1])
 
 
-@inside
-def test_calls_that_are_off(bundles: Any) -> None:
+@needs_vapoursynth
+def test_invalid_arguments_are_refused(bundles: Any) -> None:
     import vapoursynth as vs
 
     from dni_deploy.errors import DniError, LimitError, UsageError
     from dni_deploy.vapoursynth import dni
 
     other = vs.core.std.BlankClip(format=vs.RGB24, width=16, height=16)
-    changing = vs.core.std.Splice([blank(), other], mismatch=True)
+    varying = vs.core.std.Splice([blank(), other], mismatch=True)
     for clip, options, kind in (
         ("in.mkv", {}, UsageError),
-        (changing, {}, UsageError),
+        (varying, {}, UsageError),
         (vs.core.std.BlankClip(format=vs.RGB24, width=16384, height=16384, length=1), {}, LimitError),
         (blank(), {"alpha": "nobody=1"}, UsageError),
         (blank(), {"alpha": "0:same=1, 2s:same=0", "osc": 0}, UsageError),
@@ -220,8 +220,8 @@ def test_calls_that_are_off(bundles: Any) -> None:
             dni(clip, bundles[1], **options)
 
 
-@inside
-def test_a_broken_network_is_told_by_its_sentence(bundles: Any) -> None:
+@needs_vapoursynth
+def test_a_network_error_reaches_the_script(bundles: Any) -> None:
     import vapoursynth as vs
 
     from dni_deploy.vapoursynth import dni
@@ -236,8 +236,8 @@ def test_a_broken_network_is_told_by_its_sentence(bundles: Any) -> None:
         dni(clip, bundles[1], engine="onnxruntime").get_frame(0)
 
 
-@inside
-def test_vspipe(bundles: Any, tmp_path: Path) -> None:
+@needs_vapoursynth
+def test_vspipe_renders_a_script(bundles: Any, tmp_path: Path) -> None:
     """A script as a user writes it, through VapourSynth's own program, to y4m."""
     vspipe = Path(sys.executable).with_name("vspipe")
     if not vspipe.exists():

@@ -1,4 +1,4 @@
-"""The HTTP contract of /alpha: one suite, run against the listener of `filter --http` and against the server of `serve`."""
+"""The HTTP API of /alpha: one suite, run against the listener of `filter --http` and against the server of `serve`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def ask(
     host: str | None = None,
     **headers: str | None,
 ) -> Answer:
-    """Sends a request that is right but for what is given; a header that is None is left out."""
+    """Sends a request that is valid except for the arguments; a header that is None is left out."""
     data = body.encode() if isinstance(body, str) else body
     fields = {
         "Host": f"127.0.0.1:{server.port}" if host is None else host, "Authorization": f"Bearer {TOKEN}",
@@ -123,12 +123,12 @@ class _Anything(str):
 ANY_POLICY = _Anything()
 
 
-def test_get_and_put_answer_with_the_same_object(server: AlphaServer) -> None:
+def test_get_and_put_return_the_same_object(server: AlphaServer) -> None:
     before = server.shared_alpha.state.sequence
     put = ask(server, "PUT", '{"alpha": 0.25}').fields
     get = ask(server).fields
-    shares = {"bright": 0.25, "dark": 0.75}
-    expected = {"schema": 2, "sequence": before + 1, "alpha": shares, "wanted": shares, "source": "HTTP"}
+    coefficients = {"bright": 0.25, "dark": 0.75}
+    expected = {"schema": 2, "sequence": before + 1, "alpha": coefficients, "wanted": coefficients, "source": "HTTP"}
     for fields in (put, get):
         assert {key: value for key, value in fields.items() if key != "frame"} == expected
         if server.kind == "page":
@@ -138,7 +138,7 @@ def test_get_and_put_answer_with_the_same_object(server: AlphaServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "share"),
+    ("body", "coefficient"),
     [
         ('{"alpha": 0.25}', 0.25),
         ('{"alpha": 1}', 1.0),
@@ -147,9 +147,9 @@ def test_get_and_put_answer_with_the_same_object(server: AlphaServer) -> None:
         (' {"alpha": [0.125, 0.875]}\n', 0.125),
     ],
 )
-def test_put_sets_alpha(server: AlphaServer, body: str, share: float) -> None:
+def test_put_sets_alpha(server: AlphaServer, body: str, coefficient: float) -> None:
     assert ask(server, "PUT", body).status == 200
-    assert server.shared_alpha.state.requested.values == (share, 1 - share)
+    assert server.shared_alpha.state.requested.values == (coefficient, 1 - coefficient)
     assert ask(server, "PUT", body, Content_Type="application/json; charset=utf-8").status == 200
 
 
@@ -170,7 +170,7 @@ def test_put_sets_a_point_of_the_plane(plane_server: AlphaServer) -> None:
      '{"alpha": 1, "alpha": 0}', '{"alpha": true, "x": 1}', '{"alpha": 1, "plane": [0, 0]}', '{"plane": [0, 0]}', "[" * 900,
      '{"alpha": ' + "1" * 900 + "}", '{"alpha": {"\\ud800": 1}}', "0.4\n0.5", b"\xff\xfe", b'{"alpha": 0.\xff}'],
 )  # fmt: skip
-def test_a_body_that_cannot_be_used_changes_nothing(server: AlphaServer, body: str | bytes) -> None:
+def test_an_invalid_body_changes_nothing(server: AlphaServer, body: str | bytes) -> None:
     before = server.shared_alpha.state
     answer = ask(server, "PUT", body)
     assert answer.status == 400
@@ -245,7 +245,7 @@ def test_other_methods_are_refused(server: AlphaServer, method: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/alpha/x", "/../alpha", "/alphabet", "/nothing", "alpha"])
-def test_there_is_nothing_at_another_path(server: AlphaServer, path: str) -> None:
+def test_other_paths_are_not_found(server: AlphaServer, path: str) -> None:
     before = server.shared_alpha.state
     assert ask(server, "PUT", '{"alpha": 0.5}', path).status == 404
     assert server.shared_alpha.state == before

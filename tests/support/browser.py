@@ -1,4 +1,4 @@
-"""Where Chromium is, and how it is started for tests of pages."""
+"""Where Chromium is installed, and how tests of web pages start it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session over an engine made of three lines, for the verbs that handle frames."""
+"""A session over a minimal engine, for operations on frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dni_deploy.signature import Signature
 
 
 class Dimmer:
-    """Each member multiplies the picture by its own factor, so a blend multiplies by the blended factor."""
+    """Each member multiplies the frame by its own factor, so a blend multiplies by the blended factor."""
 
     name = "dimmer"
     update_path = "a number"
@@ -43,7 +43,7 @@ class Dimmer:
 
 
 def opener(engine: Dimmer, members: tuple[str, ...], signature: Signature | None = None) -> Any:
-    """A stand-in for open_session that gives the real Session over this engine."""
+    """Returns a fake of open_session that returns the real Session over this engine."""
 
     def open_session(bundle: object, options: object = None, *, alpha: Any = None, **keywords: object) -> Session:
         first = Coefficients.one_hot(members[0], members) if alpha is None else Coefficients.parse(alpha, members)

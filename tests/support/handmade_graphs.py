@@ -1,4 +1,4 @@
-"""Graphs made by hand, for what the pico architectures do not have."""
+"""Hand-made graphs with structures that the pico architectures lack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.engines.conftest import Case
 
 
 class Hand:
-    """A graph that grows node by node; weights are named, and drawn per member from the seed.
+    """A graph built node by node; weights are named, and drawn per member from the seed.
 
     x -> conv("a", "x", 16) -> ... -> case("last value").
     """
@@ -93,7 +93,7 @@ class Hand:
         return name
 
     def case(self, y: str, *, rank: int = 4, scale: int = 1, name: str = "hand") -> Case:
-        """The graph from x to y, of dynamic height and width, and three members."""
+        """Returns the graph from x to y, of dynamic height and width, and three members."""
         sides: list[Any] = ["h", "w"][: rank - 2]
         out: list[Any] = ["h2", "w2"][: rank - 2]
         info = helper.make_tensor_value_info
@@ -153,14 +153,14 @@ def bn_after_a_conv_that_is_read_twice() -> Case:
 
 
 def bn_after_a_shared_conv() -> Case:
-    """One weight at two nodes, a BatchNorm behind each."""
+    """One weight at two nodes, each followed by a BatchNorm."""
     hand = Hand()
     first, second = hand.conv("x", 3, weight="shared"), hand.conv(hand.node("Relu", ["x"]), 3, weight="shared")
     return hand.case(hand.node("Add", [hand.batch_norm(first), hand.batch_norm(second)]))
 
 
 def shared_bn() -> Case:
-    """One BatchNorm behind two convolutions, whose biases differ."""
+    """One BatchNorm after two convolutions, whose biases differ."""
     hand = Hand()
     first, second = hand.batch_norm(hand.conv("x", 16), name="bn"), hand.batch_norm(hand.conv("x", 16), name="bn")
     return hand.case(hand.node("Mul", [first, second]))
@@ -242,14 +242,14 @@ def mul_of_odd_channels() -> Case:
 
 
 def mul_after_a_shared_conv() -> Case:
-    """The factor may go into neither of the two."""
+    """The factor must not be folded into either of the two."""
     hand = Hand()
     first, second = hand.conv("x", 3, weight="shared"), hand.conv(hand.node("Relu", ["x"]), 3, weight="shared")
     return hand.case(hand.node("Add", [hand.times(first, 0.5), second]))
 
 
 def mul_of_the_output_and_more() -> Case:
-    """The factor's convolution is read elsewhere too."""
+    """The output of the scaled convolution is also read elsewhere."""
     hand = Hand()
     first = hand.conv("x", 16)
     return hand.case(hand.node("Add", [first, hand.times(first, 0.25)]))
@@ -309,7 +309,7 @@ def tags() -> Case:
 
 
 def bn_whose_mean_is_read_twice() -> Case:
-    """The fold takes the mean, and another node reads it as it is."""
+    """Folding needs the mean, but another node reads it unchanged."""
     hand = Hand()
     normed = hand.batch_norm(hand.conv("x", 8), name="bn")
     shape = hand.constant("along", np.array([1, 8, 1, 1], np.int64))
@@ -317,7 +317,7 @@ def bn_whose_mean_is_read_twice() -> Case:
 
 
 def bn_with_constant_scale() -> Case:
-    """A gamma and a beta that are the graph's own numbers: no fold takes the BatchNorm up, so that it stays as arithmetic."""
+    """Gamma and beta are constants of the graph: the BatchNorm is not folded and stays as arithmetic."""
     hand = Hand()
     first = hand.conv("x", 8)
     scale = [
@@ -329,4 +329,4 @@ def bn_with_constant_scale() -> Case:
 
 
 RAW = {make.__name__: make for make in (bn_whose_mean_is_read_twice, bn_with_constant_scale)}
-"""Graphs that keep a BatchNorm's statistics as weights, where each other one of `HAND` folds them."""
+"""Graphs that keep BatchNorm statistics as weights; all others in `HAND` fold them."""

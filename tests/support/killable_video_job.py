@@ -1,4 +1,4 @@
-"""A video job in a process of its own, to be killed."""
+"""A video job in its own process, to be killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALPHA = "0:a=1, 0.8s:a=0.4; smooth"
 
 
 class Slow(Dimmer):
-    """Takes its time for every frame."""
+    """Waits at every frame."""
 
     pause = 0.0
 
@@ -39,12 +39,12 @@ def run(source: Path, output: Path, pause: float, **options: Any) -> verb.VideoR
 
 
 def run_child(source: Path, output: Path, pause: float, error_path: Path) -> None:
-    """Runs the job in a process of its own; an error of ours goes into a file.
+    """Runs the job in its own process; the message of a DniError goes into a file.
 
     Args:
         source: The video.
         output: The path of the result.
-        pause: Seconds that the network takes for each frame.
+        pause: Seconds per frame in the network.
         error_path: Gets the message of an error.
     """
     try:

@@ -1,4 +1,4 @@
-"""Hostile: checkpoint files that lie, made from nothing at each run; none of them is in the repository."""
+"""Malformed and malicious checkpoint files, generated at each run; none of them is in the repository."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 MARK = "touched by a checkpoint"
-"""What every payload would leave in its sentinel file."""
+"""The text that every payload would write into its sentinel file."""
 
 CALLS = (
     "os system", "posix system", "nt system", "os popen", "os execv", "subprocess Popen", "subprocess check_output",
@@ -40,7 +40,7 @@ def _short(text: str) -> bytes:
 
 
 def encodings(command: str) -> dict[str, bytes]:
-    """One call of os.system in every way that a pickle can name and call a function; each is a whole pickle."""
+    """Returns a complete pickle for every way in which a pickle can name and call os.system."""
     argument = b"X" + struct.pack("<I", len(command)) + command.encode()
     system = _global("os system")
     return {
@@ -66,12 +66,12 @@ def encodings(command: str) -> dict[str, bytes]:
 
 
 def call(name: str, command: str) -> bytes:
-    """A pickle that calls `name` with one string."""
+    """Returns a pickle that calls `name` with one string."""
     return b"\x80\x02" + _global(name) + b"X" + struct.pack("<I", len(command)) + command.encode() + b"\x85R."
 
 
 def torch_zip(data: bytes, records: Mapping[str, bytes] | None = None, *, root: str = "archive", **options: Any) -> bytes:
-    """A torch.save archive around the pickle `data`, storages and further records by name (under the root)."""
+    """Returns a torch.save zip container of the pickle `data`, storages and further records by name (under the root)."""
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", options.pop("compression", zipfile.ZIP_STORED)) as archive:
         everything = {"data.pkl": data, "byteorder": b"little", "version": b"3\n", **(records or {})}
@@ -81,7 +81,7 @@ def torch_zip(data: bytes, records: Mapping[str, bytes] | None = None, *, root: 
 
 
 def legacy(data: bytes, *, magic: bytes | None = None, keys: bytes | None = None, storages: bytes = b"") -> bytes:
-    """The five pickles of torch.save before 1.6, then the storages."""
+    """Returns the five pickles of torch.save before 1.6, followed by the storages."""
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     start = pickle.dumps(0x1950A86A20F9469CFC6C, 2) if magic is None else magic
     parts = [start, pickle.dumps(1001, 2), pickle.dumps(system, 2), data, pickle.dumps([], 2) if keys is None else keys]
@@ -91,21 +91,21 @@ def legacy(data: bytes, *, magic: bytes | None = None, keys: bytes | None = None
 def tensor(
     shape: tuple[int, ...], strides: tuple[int, ...], count: int, *, kind: str = "FloatStorage", offset: int = 0
 ) -> bytes:
-    """A pickle of {"w": a tensor} over a storage "0" of `count` elements."""
+    """Returns a pickle of {"w": a tensor} over a storage "0" of `count` elements."""
 
-    def whole(number: int) -> bytes:
+    def encode_int(number: int) -> bytes:
         return b"\x8a\x09" + number.to_bytes(9, "little", signed=True)
 
     def many(numbers: tuple[int, ...]) -> bytes:
-        return b"(" + b"".join(map(whole, numbers)) + b"t"
+        return b"(" + b"".join(map(encode_int, numbers)) + b"t"
 
-    storage = b"(" + _short("storage") + _global(f"torch {kind}") + _short("0") + _short("cpu") + whole(count) + b"tQ"
-    arguments = b"(" + storage + whole(offset) + many(shape) + many(strides) + b"\x89}t"
+    storage = b"(" + _short("storage") + _global(f"torch {kind}") + _short("0") + _short("cpu") + encode_int(count) + b"tQ"
+    arguments = b"(" + storage + encode_int(offset) + many(shape) + many(strides) + b"\x89}t"
     return b"\x80\x02}" + _short("w") + _global("torch._utils _rebuild_tensor_v2") + arguments + b"Rs."
 
 
 def payloads(command: str) -> dict[str, bytes]:
-    """Files that would run `command`, or something as bad, in a reader that trusts them."""
+    """Returns files that would run `command`, or do similar harm, in a reader that trusts them."""
     files = {f"zip, {name}": torch_zip(call(name, command)) for name in CALLS}
     for name, data in encodings(command).items():
         files[f"zip, {name}"] = torch_zip(data)
@@ -121,7 +121,7 @@ def payloads(command: str) -> dict[str, bytes]:
 
 
 def safetensors(header: Any, data: bytes = b"", *, length: int | None = None) -> bytes:
-    """A .safetensors file with this header: an object for JSON, or bytes as they are."""
+    """Returns a .safetensors file with this header: an object for JSON, or raw bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -131,23 +131,23 @@ def entry(begin: int = 0, end: int = 8, shape: Any = (2,), dtype: Any = "F32") -
 
 
 def mutations(data: bytes, count: int, seed: int) -> list[bytes]:
-    """The bytes with a few of them changed, removed, doubled or cut, `count` times."""
+    """Returns `count` copies of the bytes, each with a few changed, removed, duplicated or truncated."""
     random = np.random.default_rng(seed)
     changed = []
     for _ in range(count):
         copy = bytearray(data)
         for _ in range(int(random.integers(1, 4))):
-            at = int(random.integers(0, max(len(copy), 1)))
+            index = int(random.integers(0, max(len(copy), 1)))
             how = int(random.integers(0, 5))
             if how == 0 and copy:
-                copy[at] ^= 1 << int(random.integers(0, 8))
+                copy[index] ^= 1 << int(random.integers(0, 8))
             elif how == 1 and copy:
-                copy[at] = int(random.integers(0, 256))
+                copy[index] = int(random.integers(0, 256))
             elif how == 2:
-                del copy[at : at + int(random.integers(1, 9))]
+                del copy[index : index + int(random.integers(1, 9))]
             elif how == 3:
-                copy[at:at] = copy[at : at + int(random.integers(1, 9))]
+                copy[index:index] = copy[index : index + int(random.integers(1, 9))]
             elif random.random() < 0.2:
-                del copy[at:]
+                del copy[index:]
         changed.append(bytes(copy))
     return changed

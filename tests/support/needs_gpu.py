@@ -1,4 +1,4 @@
-"""Needs GPU: skip a test where there is no GPU or no package for it; with DNI_REQUIRE_GPU=1 that is a failure instead."""
+"""Skips a test without a GPU or a package for it; with DNI_REQUIRE_GPU=1 it fails instead."""
 
 from __future__ import annotations
 

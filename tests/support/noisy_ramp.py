@@ -1,4 +1,4 @@
-"""A frame that every scale of an image metric has something to measure in."""
+"""A test frame with detail at every scale of an image metric."""
 
 from __future__ import annotations
 

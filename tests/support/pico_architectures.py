@@ -1,4 +1,4 @@
-"""Pico: each architecture in a size that tests can afford, with seeded weights that leave no tensor without effect.
+"""Pico: each architecture in a small size, with seeded weights that give every tensor an effect.
 
 BatchNorm statistics, PReLU slopes and biases are random too (a fresh BatchNorm would hide a swapped mean and variance).
 """
@@ -24,23 +24,23 @@ from exporters.architectures.transformer_net import TransformerNet
 
 @dataclass(frozen=True)
 class Pico:
-    """architecture: the name that `find` must give; shapes: two example inputs, float32 NCHW."""
+    """architecture: the name that `find` must return; shapes: two example inputs, float32 NCHW."""
 
     architecture: str
     factory: Callable[[], nn.Module]
     shapes: tuple[tuple[int, int, int, int], ...] = ((1, 3, 24, 32), (1, 3, 36, 20))
 
 
-GREY = ((1, 1, 24, 32), (1, 1, 35, 21))
+GRAY = ((1, 1, 24, 32), (1, 1, 35, 21))
 LATENT = ((1, 5, 1, 1), (3, 5, 1, 1))
 
 PICO: dict[str, Pico] = {
     "srcnn_959": Pico("srcnn", lambda: SRCNN(3, (8, 6), (9, 5, 9))),
-    "srcnn_919": Pico("srcnn", lambda: SRCNN(1, (8, 6), (9, 1, 9)), GREY),
+    "srcnn_919": Pico("srcnn", lambda: SRCNN(1, (8, 6), (9, 1, 9)), GRAY),
     "dncnn": Pico("dncnn", lambda: DnCNN(3, 8, 4, batch_norm=False)),
     "dncnn_bn": Pico("dncnn", lambda: DnCNN(3, 8, 5)),
-    "dncnn_bn_kair": Pico("dncnn", lambda: DnCNN(1, 8, 4, inner_bias=True, eps=1e-4), GREY),
-    "dncnn_bn_port": Pico("dncnn", lambda: DnCNN(1, 8, 4, prefix="dncnn", biases=(False, False)), GREY),
+    "dncnn_bn_kair": Pico("dncnn", lambda: DnCNN(1, 8, 4, inner_bias=True, eps=1e-4), GRAY),
+    "dncnn_bn_port": Pico("dncnn", lambda: DnCNN(1, 8, 4, prefix="dncnn", biases=(False, False)), GRAY),
     "rrdbnet": Pico("rrdbnet", lambda: RRDBNet(3, 8, 2, 4)),
     "rrdbnet_x2": Pico("rrdbnet", lambda: RRDBNet(3, 8, 1, 4, unshuffle=2)),
     "rrdbnet_esrgan": Pico("rrdbnet", lambda: RRDBNet(3, 8, 1, 4, naming=ESRGAN_NAMING)),
@@ -55,7 +55,7 @@ PICO: dict[str, Pico] = {
 
 
 def pico_net(name: str, seed: int = 0) -> nn.Module:
-    """The network of that name in eval mode, every weight drawn from the seed."""
+    """Returns the network of that name in eval mode, every weight drawn from the seed."""
     net = PICO[name].factory().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
@@ -82,12 +82,12 @@ def _drawn(module: nn.Module, part: str, shape: torch.Size, generator: torch.Gen
 
 
 def pico_state(name: str, seed: int = 0) -> dict[str, np.ndarray]:
-    """The state dict of `pico_net` as NumPy arrays of their own, counters included."""
+    """Returns the state dict of `pico_net` as copied NumPy arrays, counters included."""
     return {key: value.numpy().copy() for key, value in pico_net(name, seed).state_dict().items()}
 
 
 def pico_family(name: str, n: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
-    """n state dicts near each other: the seed's network, and copies with each float changed by about a tenth."""
+    """Returns n similar state dicts: the seed's network, and copies with each float changed by about a tenth."""
     first = pico_state(name, seed)
     members = [first]
     for number in range(1, n):

@@ -32,18 +32,18 @@ USED = tuple(name for name in SHAPES if name != "spare.weight")
 
 
 def tensors(seed: int, dtype: Any = np.float32) -> dict[str, NDArray[Any]]:
-    """One member's checkpoint: small numbers with exact decimals, variances in 0.5 to 1.5, and one integer buffer."""
+    """Returns the checkpoint of one member: small exact decimals, variances in 0.5 to 1.5, and one integer buffer."""
     random = np.random.default_rng(seed)
-    made: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name, shape in SHAPES.items():
         values = random.integers(-64, 65, shape) / 128
-        made[name] = (values + 1 if name.endswith("running_var") else values).astype(dtype)
-    made["bn.num_batches_tracked"] = np.array(7, np.int64)
-    return made
+        arrays[name] = (values + 1 if name.endswith("running_var") else values).astype(dtype)
+    arrays["bn.num_batches_tracked"] = np.array(7, np.int64)
+    return arrays
 
 
 def graph(opset: int = 17) -> onnx.ModelProto:
-    """x (1, 1, H, W) -> Conv -> BatchNormalization -> PRelu -> y; weights named by state-dict keys, with values of no member."""
+    """x (1, 1, H, W) -> Conv -> BatchNormalization -> PRelu -> y; weights are named by state-dict keys and have values of no member."""
     nodes = [
         helper.make_node("Conv", ["x", "conv.weight", "conv.bias"], ["c"], pads=[1, 1, 1, 1]),
         helper.make_node("BatchNormalization", ["c", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"], ["n"]),
@@ -63,7 +63,7 @@ def graph(opset: int = 17) -> onnx.ModelProto:
 
 
 def family(count: int = 2, dtype: Any = np.float32, **changed: dict[str, NDArray[Any]]) -> Family:
-    """Members a, b, c with seeds 0, 1, 2; `a={"conv.bias": ...}` changes tensors of member a."""
+    """Returns members a, b, c with seeds 0, 1, 2; `a={"conv.bias": ...}` changes tensors of member a."""
     members = {}
     for seed, name in enumerate("abc"[:count]):
         checkpoint = Checkpoint.from_state_dict({**tensors(seed, dtype), **changed.get(name, {})})
@@ -72,7 +72,7 @@ def family(count: int = 2, dtype: Any = np.float32, **changed: dict[str, NDArray
 
 
 def write(path: Path, *, force: bool = False, count: int = 2, dtype: Any = np.float32, **changed: Any) -> Bundle:
-    """The bundle of `graph` and `family` at that path."""
+    """Writes the bundle of `graph` and `family` to that path."""
     facts = {"torch": "none", "probe_error": 0.0}
     members = family(count, dtype, **changed)
     return write_bundle(path, graph(), members, SIGNATURE, architecture="pico", graph_facts=facts, force=force)

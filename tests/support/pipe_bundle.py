@@ -1,4 +1,4 @@
-"""Pipe bundle: a network that multiplies a picture by its members' factor, 1 or 0.5, and may double its size."""
+"""Pipe bundle: a network that multiplies a frame by the members' factor, 1 or 0.5, and may double its size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FACTORS = {"same": 1.0, "half": 0.5}
 
 
 def write(path: Path, scale: int = 1, names: tuple[str, str] = MEMBERS) -> Bundle:
-    """The members under these names.
+    """Writes a bundle of two members with these names.
 
     A 1x1 convolution from 3 channels to 3 * scale^2, then DepthToSpace: every pixel becomes scale x scale equal ones.
     """

@@ -1,4 +1,4 @@
-"""Reading of malformed checkpoint files: what the interpreter does meanwhile, and how it ends."""
+"""Reading malformed checkpoint files: dangerous interpreter events meanwhile, and the resulting error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ sys.addaudithook(_hook)
 
 @contextlib.contextmanager
 def watch_audit_events() -> Iterator[list[str]]:
-    """Yields the list of everything dangerous that the interpreter reports while inside."""
+    """Yields a list that collects the dangerous audit events of the interpreter."""
     global watching
     events.clear()
     watching = True

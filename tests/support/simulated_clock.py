@@ -1,4 +1,4 @@
-"""Known times: engines and a clock that tell the time of a machine that only counts, so that a benchmark's figures can be foretold."""
+"""Simulated time: engines and a clock of a machine that only counts, so that a benchmark's figures are predictable."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class KnownClock:
 
 
 class KnownEngine:
-    """A DeviceEngine that computes with ONNX Runtime on the CPU, times `scale`, and takes FRAME, CHANGE, UPLOAD and DOWNLOAD."""
+    """A DeviceEngine that computes with ONNX Runtime on the CPU, times `scale`; its steps last FRAME, CHANGE, UPLOAD and DOWNLOAD."""
 
     name = update_path = "known"
 
@@ -64,7 +64,7 @@ class KnownEngine:
         self._members = [bundle.read_weights(member) for member in bundle.members]
         self._graphs: dict[int, Any] = {}
         self._x: dict[int, NDArray[np.float32]] = {}
-        self._made: dict[bytes, Any] = {}
+        self._sessions: dict[bytes, Any] = {}
 
     def stream_handle(self, slot: int) -> int:
         return id(self) + slot
@@ -89,11 +89,11 @@ class KnownEngine:
         return self._x[slot]
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        shares = self._graphs[slot]
-        if shares not in self._made:
-            graph = self._bundle.read_graph_with_weights(blend_float64(self._members, np.frombuffer(shares)))
-            self._made[shares] = ort_session.open_cpu_session(graph, 1)
-        return ort_session.run_session(self._made[shares], x) * np.float32(self.scale)
+        coefficients = self._graphs[slot]
+        if coefficients not in self._sessions:
+            graph = self._bundle.read_graph_with_weights(blend_float64(self._members, np.frombuffer(coefficients)))
+            self._sessions[coefficients] = ort_session.open_cpu_session(graph, 1)
+        return ort_session.run_session(self._sessions[coefficients], x) * np.float32(self.scale)
 
     def close(self) -> None:
         self.closed += 1

@@ -1,8 +1,8 @@
-"""Stand-in: import spandrel where no torchvision fits the torch that is installed, for tests only.
+"""A stub that imports spandrel where no torchvision fits the installed torch, for tests only.
 
-spandrel uses three names of torchvision (LaMa's rotation and interpolation mode, RestoreFormer's normalisation), none of
-them in the networks tried here. The stand-in is gone from sys.modules as soon as spandrel is imported: torch.onnx looks
-for torchvision too, and trips over a module without a spec.
+spandrel uses three names of torchvision (LaMa's rotation and interpolation mode, RestoreFormer's normalization), none of them
+in the networks tested here. The stub is removed from sys.modules as soon as spandrel is imported: torch.onnx looks for
+torchvision too, and fails on a module without a spec.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PARTS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functi
 
 
 class Mode:
-    """Any member by its own name: enough for default arguments."""
+    """Enum members named as in torchvision: enough for default arguments."""
 
     NEAREST, BILINEAR, BICUBIC = "nearest", "bilinear", "bicubic"
 

@@ -1,4 +1,4 @@
-"""Clips: small films made of scikit-image's photographs by panning and zooming, with every property a test may want."""
+"""Clips: small videos made from scikit-image's photographs by panning and zooming, with every property that tests need."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ MATRIX = {"bt709": 1, "bt601": 6, "bt2020": 9, None: 2}
 
 @cache
 def photograph(name: str) -> NDArray[np.uint8]:
-    """One of scikit-image's, uint8 (H, W, 3), read once."""
+    """Returns a photograph of scikit-image, uint8 (H, W, 3), read once."""
     pixels: NDArray[np.uint8] = getattr(data, name)()
     return pixels
 
 
-def picture(index: int, width: int = WIDTH, height: int = HEIGHT, of: str = "astronaut") -> NDArray[np.uint8]:
-    """One frame: a window over a photograph that moves right and down and grows; uint8 (height, width, 3)."""
-    whole = photograph(of)
+def make_frame(index: int, width: int = WIDTH, height: int = HEIGHT, of: str = "astronaut") -> NDArray[np.uint8]:
+    """Returns one frame: a window over a photograph that moves right and down and grows; uint8 (height, width, 3)."""
+    photo = photograph(of)
     side = 160 + 2 * (index % 60)
-    left, top = (3 * index) % (whole.shape[1] - side), (2 * index) % (whole.shape[0] - side)
-    window = Image.fromarray(whole).resize((width, height), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+    left, top = (3 * index) % (photo.shape[1] - side), (2 * index) % (photo.shape[0] - side)
+    window = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
     return np.asarray(window)
 
 
 @dataclass
 class Clip:
-    """What a film is to be; `write` makes it.
+    """The properties of a video; `write` creates it.
 
     times     timestamps in ticks of `time_base`; None: evenly, `frames` of them.
     audio     an encoder's name, or None.
@@ -84,7 +84,7 @@ class Clip:
         return path
 
     def _frame(self, index: int) -> av.VideoFrame:
-        rgb = av.VideoFrame.from_ndarray(picture(index, self.width, self.height), format="rgb24")
+        rgb = av.VideoFrame.from_ndarray(make_frame(index, self.width, self.height), format="rgb24")
         names = {"bt709": "ITU709", "bt601": "ITU601", "bt2020": "BT2020", None: "ITU601"}
         if self.pixels in ("rgb24", "bgr24", "gbrp", "bgr0"):
             return rgb.reformat(format=self.pixels)
@@ -97,7 +97,7 @@ class Clip:
 
 
 def sound(seconds: float) -> Iterator[av.AudioFrame]:
-    """A tone that climbs, in frames of 1024 samples."""
+    """Yields a rising tone, in frames of 1024 samples."""
     for start in range(0, int(seconds * 48000), 1024):
         phase = np.arange(start, start + 1024) / 48000
         wave = (0.3 * np.sin(2 * np.pi * (220 + 200 * phase) * phase)).astype(np.float32)
@@ -107,31 +107,31 @@ def sound(seconds: float) -> Iterator[av.AudioFrame]:
 
 
 def with_subtitles(source: Path, target: Path) -> Path:
-    """The same packets and two lines of text; a chapter, a title and an attached file, too."""
+    """Copies the packets and adds two subtitle lines, a chapter, a title and an attached file."""
     lines = "1\n00:00:00,100 --> 00:00:00,300\nfirst\n\n2\n00:00:00,400 --> 00:00:00,700\nsecond\n"
     text = source.with_suffix(".srt")
     text.write_text(lines)
-    with av.open(str(source)) as film, av.open(str(text)) as words, av.open(str(target), "w") as output:
+    with av.open(str(source)) as video, av.open(str(text)) as subtitles, av.open(str(target), "w") as output:
         copies = {
-            (given.name, stream.index): output.add_stream_from_template(stream)
-            for given in (film, words)
-            for stream in given.streams
+            (container.name, stream.index): output.add_stream_from_template(stream)
+            for container in (video, subtitles)
+            for stream in container.streams
         }
-        copies[(words.name, 0)].metadata["language"] = "eng"
+        copies[(subtitles.name, 0)].metadata["language"] = "eng"
         output.add_attachment("font.ttf", "application/x-truetype-font", b"no font" * 9)
         output.metadata["title"] = "a title"
         output.set_chapters([{"id": 1, "start": 0, "end": 400, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}])
-        for given in (words, film):
-            for packet in given.demux():
+        for container in (subtitles, video):
+            for packet in container.demux():
                 if packet.dts is not None:
-                    packet.stream = copies[(given.name, packet.stream_index)]
+                    packet.stream = copies[(container.name, packet.stream_index)]
                     output.mux(packet)
     return target
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A film as a player sees it: frames, their times in seconds, tags of the first one, and each other stream's checksum."""
+    """A video as a player sees it: frames, their times in seconds, tags of the first one, and each other stream's checksum."""
 
     frames: tuple[NDArray[np.uint8], ...]
     times: tuple[Fraction, ...]
@@ -141,11 +141,11 @@ class Seen:
 
 
 def see(path: Path) -> Seen:
-    """Decode a film with PyAV's own means: frames as RGB by their tags."""
+    """Decodes a video by PyAV alone: frames as RGB by their tags."""
     frames, times, tags = [], [], {}
-    with av.open(str(path)) as given:
-        stream = given.streams.video[0]
-        for frame in given.decode(stream):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        for frame in container.decode(stream):
             assert frame.pts is not None
             tags = tags or {
                 "matrix": int(frame.colorspace),
@@ -158,13 +158,15 @@ def see(path: Path) -> Seen:
             }
             frames.append(frame.to_ndarray(format="rgb24"))
             times.append(frame.pts * frame.time_base)
-    with av.open(str(path)) as given:
-        sums = {stream.index: sha256() for stream in given.streams}
-        for packet in given.demux():
+    with av.open(str(path)) as container:
+        sums = {stream.index: sha256() for stream in container.streams}
+        for packet in container.demux():
             if packet.dts is not None:
                 assert packet.pts is not None
-                told = [Fraction(value) * packet.time_base for value in (packet.pts, packet.dts, packet.duration)]
-                sums[packet.stream.index].update(f"{told[0]} {told[1]} {told[2]} {packet.is_keyframe}".encode() + bytes(packet))
-        video = sums[given.streams.video[0].index].hexdigest()
-        others = tuple(sums[other.index].hexdigest() for other in given.streams if other.type in ("audio", "subtitle"))
+                times_s = [Fraction(value) * packet.time_base for value in (packet.pts, packet.dts, packet.duration)]
+                sums[packet.stream.index].update(
+                    f"{times_s[0]} {times_s[1]} {times_s[2]} {packet.is_keyframe}".encode() + bytes(packet)
+                )
+        video = sums[container.streams.video[0].index].hexdigest()
+        others = tuple(sums[other.index].hexdigest() for other in container.streams if other.type in ("audio", "subtitle"))
         return Seen(tuple(frames), tuple(times), tags, others, video)

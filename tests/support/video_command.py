@@ -1,4 +1,4 @@
-"""What the tests of films share: a bundle that is only a name, and a session over an engine of three lines."""
+"""Helpers for tests of videos: a fake bundle, and a session over a minimal engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEMBERS = ("a", "b")
 
 
 def named_bundle(scale: int = 1, digest: str = "0" * 64) -> Bundle:
-    """A bundle as far as the verb looks at it."""
+    """Returns a fake bundle with the fields that `video` reads."""
     manifest: Any = SimpleNamespace(
         members=[SimpleNamespace(name=name) for name in MEMBERS], signature=Signature(radius=0, scale=scale)
     )
@@ -32,7 +32,7 @@ Make = Callable[..., verb.VideoReport]
 
 @pytest.fixture
 def engine() -> Dimmer:
-    """Member a keeps the picture, member b makes it black."""
+    """Returns an engine whose member a keeps the frame and member b makes it black."""
     return Dimmer((1.0, 0.0))
 
 

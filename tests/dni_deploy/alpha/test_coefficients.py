@@ -1,4 +1,4 @@
-"""Coefficients: every way to write an alpha, and a sentence for every way to get it wrong."""
+"""Coefficients: every notation of alpha, and a one-line error for every invalid one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
 
 
 @pytest.mark.parametrize(
-    ("alpha", "members", "shares"),
+    ("alpha", "members", "values"),
     [
         (0.35, TWO, (0.35, 0.65)),
         (1, TWO, (1.0, 0.0)),
@@ -38,15 +38,15 @@ TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
         (1 - 2**-53, TWO, (1 - 2**-53, 2**-53)),
     ],
 )
-def test_every_form_of_an_alpha_is_read(alpha: Any, members: tuple[str, ...], shares: tuple[float, ...]) -> None:
-    made = Coefficients.parse(alpha, members)
-    assert (made.members, made.values) == (members, shares)
-    assert all(type(share) is float for share in made.values)
-    assert Coefficients.parse(made, members) == made
-    array = made.to_array()
-    assert (array.dtype, array.tolist()) == (np.float64, list(shares))
+def test_every_form_of_alpha_is_parsed(alpha: Any, members: tuple[str, ...], values: tuple[float, ...]) -> None:
+    coefficients = Coefficients.parse(alpha, members)
+    assert (coefficients.members, coefficients.values) == (members, values)
+    assert all(type(value) is float for value in coefficients.values)
+    assert Coefficients.parse(coefficients, members) == coefficients
+    array = coefficients.to_array()
+    assert (array.dtype, array.tolist()) == (np.float64, list(values))
     array[0] = 7
-    assert made.values == shares
+    assert coefficients.values == values
 
 
 def test_one_hot_is_that_member_exactly() -> None:
@@ -55,7 +55,7 @@ def test_one_hot_is_that_member_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("alpha", "members", "words"),
+    ("alpha", "members", "message"),
     [
         (math.nan, TWO, "finite"),
         ("nan", TWO, "finite"),
@@ -98,15 +98,15 @@ def test_one_hot_is_that_member_exactly() -> None:
         (Coefficients(("x", "y"), (0.5, 0.5)), TWO, "for the members 'x', 'y'"),
     ],
 )
-def test_invalid_alphas_are_refused(alpha: Any, members: tuple[str, ...], words: str) -> None:
+def test_invalid_alphas_are_refused(alpha: Any, members: tuple[str, ...], message: str) -> None:
     with pytest.raises(CoefficientsError) as caught:
         Coefficients.parse(alpha, members)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.exit_code == 2
     assert isinstance(caught.value, ValueError)
 
 
-def test_names_are_made_safe() -> None:
+def test_member_names_are_escaped_in_errors() -> None:
     with pytest.raises(CoefficientsError) as caught:
         Coefficients.parse("\x1b[31m\n\u202e=1", TWO)
     assert str(caught.value).isprintable()
@@ -115,7 +115,7 @@ def test_names_are_made_safe() -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_extrapolation_has_to_be_asked_for() -> None:
+def test_extrapolation_is_refused_unless_enabled() -> None:
     assert Coefficients.parse(1.5, TWO, extrapolate=True).values == (1.5, -0.5)
     for alpha in (math.nan, math.inf, "1e999"):
         with pytest.raises(CoefficientsError, match="finite"):
@@ -124,34 +124,34 @@ def test_extrapolation_has_to_be_asked_for() -> None:
         Coefficients.parse([1.5, 1.5], TWO, extrapolate=True)
     with pytest.raises(CoefficientsError, match="sum to inf"):
         Coefficients.parse([1e308, 1e308], TWO, extrapolate=True)
-    beyond = Coefficients.parse(1.5, TWO, extrapolate=True)
+    extrapolated = Coefficients.parse(1.5, TWO, extrapolate=True)
     with pytest.raises(CoefficientsError, match="outside"):
-        Coefficients.parse(beyond, TWO)
+        Coefficients.parse(extrapolated, TWO)
 
 
-def test_the_tolerance_of_the_sum() -> None:
-    assert Coefficients.parse([0.5, 0.5 + 0.9 * SUM_TOLERANCE], TWO).values[1] == 0.5 + 0.9 * SUM_TOLERANCE  # not renormalised
+def test_coefficients_sum_to_1_within_the_tolerance() -> None:
+    assert Coefficients.parse([0.5, 0.5 + 0.9 * SUM_TOLERANCE], TWO).values[1] == 0.5 + 0.9 * SUM_TOLERANCE  # not renormalized
     with pytest.raises(CoefficientsError):
         Coefficients.parse([0.5, 0.5 + 1.1 * SUM_TOLERANCE], TWO)
 
 
 @given(st.floats(0, 1))
-def test_any_share_of_two(alpha: float) -> None:
-    made = Coefficients.parse(alpha, TWO)
-    assert made.values == (alpha, 1 - alpha)
-    assert Coefficients.parse(repr(alpha), TWO) == made
+def test_any_coefficient_of_two_members(alpha: float) -> None:
+    coefficients = Coefficients.parse(alpha, TWO)
+    assert coefficients.values == (alpha, 1 - alpha)
+    assert Coefficients.parse(repr(alpha), TWO) == coefficients
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=16).filter(any), st.randoms(use_true_random=False))
-def test_any_point_of_the_simplex_in_any_order(weights: list[int], random: Any) -> None:
-    names = tuple(f"m{place}" for place in range(len(weights)))
-    shares = [weight / sum(weights) for weight in weights]
-    made = Coefficients.parse(shares, names)
-    assert made.values == tuple(shares)
-    named = list(zip(names, shares, strict=True))
-    random.shuffle(named)
-    assert Coefficients.parse(dict(named), names) == made
-    assert Coefficients.parse(",".join(f"{name}={share!r}" for name, share in named), names) == made
+def test_any_simplex_point_is_parsed_in_any_member_order(weights: list[int], random: Any) -> None:
+    names = tuple(f"m{index}" for index in range(len(weights)))
+    values = [weight / sum(weights) for weight in weights]
+    coefficients = Coefficients.parse(values, names)
+    assert coefficients.values == tuple(values)
+    pairs = list(zip(names, values, strict=True))
+    random.shuffle(pairs)
+    assert Coefficients.parse(dict(pairs), names) == coefficients
+    assert Coefficients.parse(",".join(f"{name}={value!r}" for name, value in pairs), names) == coefficients
 
 
 anything = st.recursive(
@@ -162,20 +162,20 @@ anything = st.recursive(
 
 
 @given(anything, st.booleans())
-def test_anything_gives_shares_or_one_sentence(alpha: Any, extrapolate: bool) -> None:
+def test_any_input_gives_coefficients_or_one_line_error(alpha: Any, extrapolate: bool) -> None:
     try:
-        made = Coefficients.parse(alpha, TWO, extrapolate=extrapolate)
+        coefficients = Coefficients.parse(alpha, TWO, extrapolate=extrapolate)
     except CoefficientsError as error:
         text = str(error)
     else:
-        text = str(made)
-        assert abs(math.fsum(made.values) - 1) <= SUM_TOLERANCE
-        assert extrapolate or all(0 <= share <= 1 for share in made.values)
+        text = str(coefficients)
+        assert abs(math.fsum(coefficients.values) - 1) <= SUM_TOLERANCE
+        assert extrapolate or all(0 <= value <= 1 for value in coefficients.values)
     assert text.isprintable()
 
 
 @pytest.mark.parametrize(
-    ("alpha", "members", "shares"),
+    ("alpha", "members", "values"),
     [
         ("gan=0", TWO, (1.0, 0.0)),
         ("gan=0.3", TWO, (0.7, 0.3)),
@@ -188,12 +188,12 @@ def test_anything_gives_shares_or_one_sentence(alpha: Any, extrapolate: bool) ->
         ([0.2, 0.3, 0.5], THREE, (0.2, 0.3, 0.5)),
     ],
 )
-def test_one_missing_member_takes_the_rest(alpha: Any, members: tuple[str, ...], shares: tuple[float, ...]) -> None:
-    assert Coefficients.parse(alpha, members, fill_missing=True).values == shares
+def test_one_missing_member_takes_the_rest(alpha: Any, members: tuple[str, ...], values: tuple[float, ...]) -> None:
+    assert Coefficients.parse(alpha, members, fill_missing=True).values == values
 
 
 @pytest.mark.parametrize(
-    ("alpha", "words"),
+    ("alpha", "message"),
     [
         ("gan=1.5", "'gan' is 1.5, outside 0 to 1"),
         ("gan=-0.5", "'gan' is -0.5, outside 0 to 1"),
@@ -205,12 +205,12 @@ def test_one_missing_member_takes_the_rest(alpha: Any, members: tuple[str, ...],
         ("gan=0.5,gan=0.5", "twice"),
     ],
 )
-def test_errors_are_the_same_with_a_missing_member(alpha: Any, words: str) -> None:
-    with pytest.raises(CoefficientsError, match=words):
+def test_errors_are_the_same_with_a_missing_member(alpha: Any, message: str) -> None:
+    with pytest.raises(CoefficientsError, match=message):
         Coefficients.parse(alpha, TWO, fill_missing=True)
 
 
-def test_several_missing_members_have_share_0() -> None:
+def test_several_missing_members_have_coefficient_0() -> None:
     with pytest.raises(CoefficientsError, match=r"sum to 0\.5"):
         Coefficients.parse("a=0.5", THREE, fill_missing=True)
     assert Coefficients.parse("gan=1.5", TWO, extrapolate=True, fill_missing=True).values == (-0.5, 1.5)

@@ -1,4 +1,4 @@
-"""AlphaCurve: the shapes at the points one knows, every way to write them, a sentence for every way to get them wrong."""
+"""AlphaCurve: the shapes at known points, every notation, and a one-line error for every invalid one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dni_deploy.errors import DniError, UsageError
 
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
 CLOSE = 1e-12
-"""cos of a turn that fmod took from a large time."""
+"""Error of the cosine of a phase that fmod reduced from a large time."""
 
 
-def gan(text: str, *times: float) -> list[float]:
+def gan_values(text: str, *times: float) -> list[float]:
     curve = AlphaCurve.parse(text, TWO)
     return [curve.at(time, 0).values[1] for time in times]
 
@@ -31,32 +31,32 @@ def gan(text: str, *times: float) -> list[float]:
         ("square", [0, 0, 1, 1, 0]),
     ],
 )
-def test_quarters_of_a_period(shape: str, expected: list[float]) -> None:
+def test_curve_values_at_quarters_of_a_period(shape: str, expected: list[float]) -> None:
     for turns in (0, 1, 1000):
         times = [4 * turns + second for second in range(5)]
-        assert gan(f"{shape}(period=4s, from=psnr, to=gan)", *times) == pytest.approx(expected, abs=CLOSE)
+        assert gan_values(f"{shape}(period=4s, from=psnr, to=gan)", *times) == pytest.approx(expected, abs=CLOSE)
 
 
-def test_the_ends_are_exact() -> None:
+def test_curve_ends_are_exact() -> None:
     curve = AlphaCurve.parse("sine(period=4s, from=psnr, to=gan)", TWO)
     assert curve.at(0, 0) == Coefficients.one_hot("psnr", TWO)
     assert curve.at(2, 0) == Coefficients.one_hot("gan", TWO)
 
 
-def test_phase_and_offset() -> None:
-    assert gan("saw(period=4, phase=0.25)", 0, 1, 3) == pytest.approx([0.25, 0.5, 0], abs=CLOSE)
-    assert gan("saw(period=4, phase=-0.25)", 0, 1) == pytest.approx([0.75, 0], abs=CLOSE)
-    assert gan("saw(period=4, offset=2s)", 0, 2, 3) == pytest.approx([0, 0, 0.25], abs=CLOSE)
-    assert gan("saw(period=4, offset=2s, phase=0.5)", 0, 3, 4) == pytest.approx([0.5, 0.75, 0], abs=CLOSE)
+def test_phase_and_offset_shift_a_curve() -> None:
+    assert gan_values("saw(period=4, phase=0.25)", 0, 1, 3) == pytest.approx([0.25, 0.5, 0], abs=CLOSE)
+    assert gan_values("saw(period=4, phase=-0.25)", 0, 1) == pytest.approx([0.75, 0], abs=CLOSE)
+    assert gan_values("saw(period=4, offset=2s)", 0, 2, 3) == pytest.approx([0, 0, 0.25], abs=CLOSE)
+    assert gan_values("saw(period=4, offset=2s, phase=0.5)", 0, 3, 4) == pytest.approx([0.5, 0.75, 0], abs=CLOSE)
 
 
-def test_ends_of_any_kind() -> None:
+def test_curve_ends_may_be_any_alpha() -> None:
     curve = AlphaCurve.parse(" Triangle( period=1:00, from=a=0.5,b=0.5, to=0.2,0.3,0.5 ) ", THREE)
     assert curve.at(0, 0).values == (0.5, 0.5, 0)
     assert curve.at(30, 0).values == (0.2, 0.3, 0.5)
     assert curve.at(15, 0).values == pytest.approx((0.35, 0.4, 0.25), abs=CLOSE)
-    assert gan("saw(period=1, from=gan=0.2, to=gan=0.8)", 0.5) == pytest.approx([0.5], abs=CLOSE)
-    assert gan("saw(period=1)", 0.25) == [0.25]
+    assert gan_values("saw(period=1, from=gan=0.2, to=gan=0.8)", 0.5) == pytest.approx([0.5], abs=CLOSE)
+    assert gan_values("saw(period=1)", 0.25) == [0.25]
 
 
 def test_periods_in_frames_need_no_rate() -> None:
@@ -85,9 +85,9 @@ def test_every_point_is_on_the_simplex(shape: str, period: float, phase: float, 
     st.floats(0, 1),
     st.booleans(),
 )
-def test_json_there_and_back(shape: str, period: float, phase: float, offset: float, share: float, frames: bool) -> None:
+def test_json_round_trip(shape: str, period: float, phase: float, offset: float, coefficient: float, frames: bool) -> None:
     times = f"period={int(period) + 1}f, offset={int(offset)}f" if frames else f"period={period!r}, offset={offset!r}"
-    curve = AlphaCurve.parse(f"{shape}({times}, phase={phase!r}, from=psnr={share!r}, to=gan)", TWO)
+    curve = AlphaCurve.parse(f"{shape}({times}, phase={phase!r}, from=psnr={coefficient!r}, to=gan)", TWO)
     assert AlphaCurve.from_json(curve.to_json(), TWO) == curve
     assert is_curve(str(curve))
 
@@ -99,7 +99,7 @@ def test_malformed_json_is_refused(fields: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("cosine(period=1)", "no curve 'cosine'; there are sine"),
         ("sine()", "A curve has period="),
@@ -118,8 +118,8 @@ def test_malformed_json_is_refused(fields: object) -> None:
         ("", "not a curve"),
     ],
 )
-def test_malformed_texts_are_refused(text: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words) as caught:
+def test_malformed_texts_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         AlphaCurve.parse(text, TWO)
     assert str(caught.value).isprintable()
 
@@ -132,12 +132,12 @@ def test_more_than_two_members_have_no_ends_of_their_own() -> None:
 
 
 @given(st.text(alphabet=st.sampled_from("sinetragle(),=period fromt:0.1e9\n\x00"), max_size=40))
-def test_any_text_gives_a_curve_or_one_sentence(text: str) -> None:
+def test_any_text_gives_a_curve_or_one_line_error(text: str) -> None:
     for attempt in (text, f"sine({text})", f"sine(period={text})"):
-        told = "x"
+        message = "x"
         try:
             AlphaCurve.parse(attempt, TWO).at(1.0, 1)
             assert is_curve(attempt)
         except DniError as error:
-            told = str(error)
-        assert told.isprintable()
+            message = str(error)
+        assert message.isprintable()

@@ -1,4 +1,4 @@
-"""Keyframes as written: times, units, and the three notations, before any family is known."""
+"""Parsing of keyframes without a family: times, units, and the three notations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_times_are_read(text: str, moment: Moment) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1:60", "-1", "1.5f", "1e999", "1:2:3:4", "\u0661"])
-def test_other_texts_are_no_times(text: str) -> None:
+def test_text_that_is_not_a_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a"):
         read_moment(text)
 
@@ -49,17 +49,17 @@ def test_frames_become_seconds_only_where_units_are_mixed() -> None:
             convert_to_common_unit(mixed, fps, "curve")
 
 
-def test_the_notations_agree() -> None:
+def test_text_json_csv_and_pairs_parse_alike() -> None:
     moments = [Moment(0, "seconds"), Moment(62.5, "seconds")]
-    written = [
+    parsed_forms = [
         from_text("0:gan=0, 1:02.5:gan=1"),
         from_json({"keyframes": [{"time": 0, "alpha": "gan=0"}, {"time": "1:02.5", "alpha": "gan=1"}]}),
         from_csv("time,gan\n0,0\n1:02.5,1\n"),
         from_pairs([(0, "gan=0"), ("1:02.5", "gan=1")], "linear", False),
     ]
-    assert [parsed.moments for parsed in written] == [moments] * 4
-    assert [parsed.values for parsed in written[:2]] == [["gan=0", "gan=1"]] * 2
-    assert written[2].values == [{"gan": "0"}, {"gan": "1"}]
+    assert [parsed.moments for parsed in parsed_forms] == [moments] * 4
+    assert [parsed.values for parsed in parsed_forms[:2]] == [["gan=0", "gan=1"]] * 2
+    assert parsed_forms[2].values == [{"gan": "0"}, {"gan": "1"}]
 
 
 def test_an_alpha_with_commas_belongs_to_the_time_before_it() -> None:

@@ -1,4 +1,4 @@
-"""AlphaLog: what was performed comes back bit for bit, however the writing ended."""
+"""AlphaLog: a recorded alpha reads back bit for bit, however writing ended."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
 
 
-def performance(count: int, seed: int = 0) -> list[Coefficients]:
-    shares = np.random.default_rng(seed).dirichlet([1, 1, 1], count)
-    return [Coefficients.parse(row.tolist(), THREE) for row in shares]
+def random_points(count: int, seed: int = 0) -> list[Coefficients]:
+    values = np.random.default_rng(seed).dirichlet([1, 1, 1], count)
+    return [Coefficients.parse(row.tolist(), THREE) for row in values]
 
 
-def written(path: Path, points: list[Coefficients], start: int = 0) -> Path:
+def write_log(path: Path, points: list[Coefficients], start: int = 0) -> Path:
     with AlphaLog(path, THREE, "digest") as log:
         for frame, point in enumerate(points, start):
             log.write(frame, frame / 29.97, frame // 3 + 1, point)
     return path
 
 
-def test_what_was_performed_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    points = performance(500)
-    path = written(tmp_path / "live.jsonl", points)
-    again = AlphaLog.read(path, THREE)
-    assert [again.at(99.0, frame) for frame in range(500)] == points
-    assert again.at(0.0, -1) == points[0]
-    assert again.at(0.0, 10**9) == points[-1]
+def test_a_log_reads_back_bit_for_bit(tmp_path: Path) -> None:
+    points = random_points(500)
+    path = write_log(tmp_path / "live.jsonl", points)
+    log_read = AlphaLog.read(path, THREE)
+    assert [log_read.at(99.0, frame) for frame in range(500)] == points
+    assert log_read.at(0.0, -1) == points[0]
+    assert log_read.at(0.0, 10**9) == points[-1]
     rows = list(AlphaLog.read_entries(path))
     assert [(row.frame, row.seconds, row.generation, row.coefficients) for row in rows] == [
         (frame, frame / 29.97, frame // 3 + 1, point) for frame, point in enumerate(points)
@@ -46,49 +46,49 @@ def test_what_was_performed_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_any_floats_come_back(tmp_path_factory: pytest.TempPathFactory, shares: list[float]) -> None:
+def test_any_float_round_trips(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
-    points = [Coefficients.parse(share, TWO) for share in shares]
+    points = [Coefficients.parse(value, TWO) for value in values]
     with AlphaLog(path, TWO, force=True) as log:
         for frame, point in enumerate(points):
             log.write(frame, math.nan, 1, point)
-    again = AlphaLog.read(path, TWO)
-    assert [again.at(0.0, frame) for frame in range(len(points))] == points
+    log_read = AlphaLog.read(path, TWO)
+    assert [log_read.at(0.0, frame) for frame in range(len(points))] == points
 
 
-def test_members_in_another_order(tmp_path: Path) -> None:
-    path = written(tmp_path / "live.jsonl", performance(3))
-    again = AlphaLog.read(path, ("c", "a", "b"))
-    one, other = performance(3)[1].values, again.at(0, 1).values
+def test_a_log_is_read_in_another_member_order(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "live.jsonl", random_points(3))
+    log_read = AlphaLog.read(path, ("c", "a", "b"))
+    one, other = random_points(3)[1].values, log_read.at(0, 1).values
     assert other == (one[2], one[0], one[1])
     with pytest.raises(MismatchError, match="for the members a, b, c"):
         AlphaLog.read(path, TWO)
 
 
-def test_a_frame_that_is_not_there_has_the_alpha_before_it(tmp_path: Path) -> None:
-    point = performance(2)
+def test_a_missing_frame_has_the_previous_alpha(tmp_path: Path) -> None:
+    point = random_points(2)
     with AlphaLog(tmp_path / "gaps.jsonl", THREE) as log:
         log.write(3, 0.1, 1, point[0])
         log.write(7, 0.2, 2, point[1])
-    again = AlphaLog.read(tmp_path / "gaps.jsonl", THREE)
-    assert [again.at(0, frame) for frame in (0, 3, 6, 7, 8)] == [point[0], point[0], point[0], point[1], point[1]]
+    log_read = AlphaLog.read(tmp_path / "gaps.jsonl", THREE)
+    assert [log_read.at(0, frame) for frame in (0, 3, 6, 7, 8)] == [point[0], point[0], point[0], point[1], point[1]]
 
 
-def test_cut_anywhere_it_reads_up_to_the_cut(tmp_path: Path) -> None:
-    points = performance(6)
-    whole = written(tmp_path / "live.jsonl", points).read_bytes()
-    header = whole.index(b"\n") + 1
-    for end in range(len(whole) + 1):
+def test_a_truncated_log_reads_up_to_the_cut(tmp_path: Path) -> None:
+    points = random_points(6)
+    complete = write_log(tmp_path / "live.jsonl", points).read_bytes()
+    header = complete.index(b"\n") + 1
+    for end in range(len(complete) + 1):
         path = tmp_path / "cut.jsonl"
-        path.write_bytes(whole[:end])
-        lines = whole[:end].count(b"\n") - 1
+        path.write_bytes(complete[:end])
+        lines = complete[:end].count(b"\n") - 1
         if end < header or lines == 0:
             with pytest.raises(InputError, match=r"not an alpha log|no frame"):
                 AlphaLog.read(path, THREE)
             continue
-        again = AlphaLog.read(path, THREE)
-        assert [again.at(0, frame) for frame in range(lines)] == points[:lines]
-        assert again.at(0, lines) == points[lines - 1]
+        log_read = AlphaLog.read(path, THREE)
+        assert [log_read.at(0, frame) for frame in range(lines)] == points[:lines]
+        assert log_read.at(0, lines) == points[lines - 1]
 
 
 def test_a_killed_writer_leaves_every_frame_it_wrote(tmp_path: Path) -> None:
@@ -103,31 +103,31 @@ def test_a_killed_writer_leaves_every_frame_it_wrote(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[3], timeout=60, stdin=subprocess.DEVNULL
     )
     assert child.returncode == -9
-    again = AlphaLog.read(path, TWO)
-    assert [again.at(0, frame).values[0] for frame in range(1, 40)] == [1 / frame for frame in range(1, 40)]
+    log_read = AlphaLog.read(path, TWO)
+    assert [log_read.at(0, frame).values[0] for frame in range(1, 40)] == [1 / frame for frame in range(1, 40)]
 
 
 @pytest.mark.parametrize("keep", [0, 1, 5, 10, 99])
 @pytest.mark.parametrize("tail", [b"", b'{"frame":10,"sec', b"\0" * 20])
-def test_going_on_gives_the_same_file(tmp_path: Path, keep: int, tail: bytes) -> None:
-    points = performance(20)
-    whole = written(tmp_path / "whole.jsonl", points).read_bytes()
-    path = written(tmp_path / "part.jsonl", points[:10])
+def test_a_resumed_log_is_the_same_file(tmp_path: Path, keep: int, tail: bytes) -> None:
+    points = random_points(20)
+    complete = write_log(tmp_path / "whole.jsonl", points).read_bytes()
+    path = write_log(tmp_path / "part.jsonl", points[:10])
     path.write_bytes(path.read_bytes() + tail)
     with AlphaLog.resume(path, THREE, "digest", frames=keep) as log:
         for frame in range(min(keep, 10), 20):
             log.write(frame, frame / 29.97, frame // 3 + 1, points[frame])
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == complete
 
 
-def test_what_is_dropped_is_gone_at_once(tmp_path: Path) -> None:
-    path = written(tmp_path / "part.jsonl", performance(10))
+def test_entries_after_the_resumed_frame_are_removed(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "part.jsonl", random_points(10))
     AlphaLog.resume(path, THREE, "digest", frames=4).close()
-    assert path.read_bytes() == written(tmp_path / "four.jsonl", performance(10)[:4]).read_bytes()
+    assert path.read_bytes() == write_log(tmp_path / "four.jsonl", random_points(10)[:4]).read_bytes()
 
 
-def test_going_on_with_something_else(tmp_path: Path) -> None:
-    path = written(tmp_path / "live.jsonl", performance(3))
+def test_resuming_another_log_is_refused(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "live.jsonl", random_points(3))
     before = path.read_bytes()
     with pytest.raises(MismatchError):
         AlphaLog.resume(path, TWO, "digest", frames=2)
@@ -141,7 +141,7 @@ def test_going_on_with_something_else(tmp_path: Path) -> None:
     assert (tmp_path / "new.jsonl").exists()
 
 
-def test_an_existing_file_stays(tmp_path: Path) -> None:
+def test_an_existing_log_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "live.jsonl"
     path.write_text("mine")
     with pytest.raises(UsageError, match="--force"):
@@ -152,8 +152,8 @@ def test_an_existing_file_stays(tmp_path: Path) -> None:
         AlphaLog(tmp_path / "absent" / "live.jsonl", THREE)
 
 
-def test_frames_go_forward(tmp_path: Path) -> None:
-    point = performance(1)[0]
+def test_frame_numbers_must_rise(tmp_path: Path) -> None:
+    point = random_points(1)[0]
     log = AlphaLog(tmp_path / "live.jsonl", THREE)
     log.write(5, 0.0, 1, point)
     for frame in (5, 4):
@@ -178,7 +178,7 @@ LINE = b'{"frame":%d,"seconds":0.0,"generation":1,"shares":[0.5,0.5]}\n'
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"", "not an alpha log"),
         (b"{}\n", "not an alpha log"),
@@ -199,10 +199,10 @@ LINE = b'{"frame":%d,"seconds":0.0,"generation":1,"shares":[0.5,0.5]}\n'
         (HEADER + LINE % 0 + b"\n" + LINE % 1, "line 3: it is not a frame"),
     ],
 )
-def test_damaged_logs_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_damaged_logs_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=words) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         AlphaLog.read(path, TWO)
     assert str(caught.value).isprintable()
 

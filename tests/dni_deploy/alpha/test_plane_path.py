@@ -1,4 +1,4 @@
-"""Paths on a control plane: the point at each time, files there and back, and a message for each malformed file."""
+"""Paths on a control plane: the point at each time, file round trips, and a message for each malformed file."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dni_deploy.errors import LimitError, UsageError
 FOUR = ("mosaic", "fire", "fine", "coarse")
 
 
-def test_a_point_moves_on_straight_lines_and_comes_back_from_a_file(tmp_path: Path) -> None:
+def test_a_path_is_piecewise_linear_and_round_trips(tmp_path: Path) -> None:
     path = PlanePath.from_keyframes(ControlPlane.default(FOUR), [(0, (0, 0)), (1, (1, 0)), ("2s", (1, 1))], loop=True)
     assert path.at(0.25, 0).values == (0.75, 0.25, 0, 0)
     assert path.at(1.5, 0).values == (0, 0.5, 0, 0.5)
     assert path.at(2.25, 0).values == (0.75, 0.25, 0, 0)
     file = tmp_path / "path.json"
     file.write_text(json.dumps(path.to_json()))
-    again = PlanePath.read(file, FOUR)
-    assert again.to_json() == path.to_json()
-    assert again.at(1.3, 0) == path.at(1.3, 0)
+    path_read = PlanePath.read(file, FOUR)
+    assert path_read.to_json() == path.to_json()
+    assert path_read.at(1.3, 0) == path.at(1.3, 0)
     frames = PlanePath.from_keyframes(ControlPlane.default(FOUR), [("0f", (0, 0)), ("10f", (1, 1))], "smooth")
     assert frames.at(0.0, 5).values == (0.25,) * 4
     assert frames.to_json()["keyframes"][1] == {"frame": 10, "at": [1.0, 1.0]}
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
         ({}, "keyframes"),
         ({"keyframes": []}, "0 keyframes"),
@@ -45,9 +45,9 @@ def test_a_point_moves_on_straight_lines_and_comes_back_from_a_file(tmp_path: Pa
         ({"keyframes": [{"time": 0, "at": [0, 1]}], "interpolation": "cubic"}, "no interpolation"),
     ],
 )
-def test_malformed_paths_are_refused(fields: dict[str, Any], words: str) -> None:
+def test_malformed_paths_are_refused(fields: dict[str, Any], message: str) -> None:
     places = ControlPlane.default(FOUR).to_json()
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         PlanePath.from_json({**places, **fields}, FOUR)
 
 

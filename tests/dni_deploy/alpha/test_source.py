@@ -1,4 +1,4 @@
-"""What users pass as alpha over time: each form is recognized, and options that do not apply are refused."""
+"""Alpha over time as users pass it: each form is recognized, and options that do not apply are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_log(path: Path) -> None:
             log.write(frame, frame / 25, frame, coefficients)
 
 
-def test_a_source_stays_and_an_alpha_becomes_one() -> None:
+def test_an_alpha_becomes_a_source_and_a_source_is_kept() -> None:
     timeline = AlphaTimeline.parse("0:a=1, 1:b=1", THREE)
     assert as_alpha_source(timeline, THREE) is timeline
     assert type(as_alpha_source("sine(period=1, from=a, to=b)", THREE)) is AlphaCurve
@@ -62,9 +62,9 @@ def test_every_kind_of_source_is_recognized(tmp_path: Path) -> None:
         assert type(source) is kind
         assert Coefficients.parse(source.at(0.5, 1), THREE)
     assert open_alpha_source(str(tmp_path / "l.jsonl"), THREE).at(0, 1) == LOGGED[1]
-    held = open_alpha_source("0:a=1, 1:b=1", THREE, interpolation="hold", loop=True)
-    assert isinstance(held, AlphaTimeline)
-    assert (held.interpolation, held.loop) == ("hold", True)
+    held_source = open_alpha_source("0:a=1, 1:b=1", THREE, interpolation="hold", loop=True)
+    assert isinstance(held_source, AlphaTimeline)
+    assert (held_source.interpolation, held_source.loop) == ("hold", True)
 
 
 def test_options_of_a_timeline_are_refused_for_other_sources(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""AlphaTimeline: every way to write keyframes, the ways between them, and a sentence for every way to get them wrong."""
+"""AlphaTimeline: every notation of keyframes, interpolation between them, and a one-line error for every invalid one."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from dni_deploy.errors import CoefficientsError, DniError, InputError, LimitErro
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
 ISSUE = "0:gan=0, 2.5s:gan=1, 4s:gan=0.3"
 CLOSE = 2.0**-51
-"""Way and product are rounded once each."""
+"""The fraction and the product are rounded once each."""
 
 
 @pytest.mark.parametrize(
-    ("seconds", "gan"),
+    ("seconds", "gan_value"),
     [(-1, 0), (0, 0), (1.25, 0.5), (2.5, 1), (3.25, 0.65), (4, 0.3), (1e9, 0.3)],
 )
-def test_the_text_of_the_issue(seconds: float, gan: float) -> None:
-    assert AlphaTimeline.parse(ISSUE, TWO).at(seconds, 0).values == pytest.approx((1 - gan, gan), abs=CLOSE)
+def test_linear_keyframes_from_text(seconds: float, gan_value: float) -> None:
+    assert AlphaTimeline.parse(ISSUE, TWO).at(seconds, 0).values == pytest.approx((1 - gan_value, gan_value), abs=CLOSE)
 
 
 def test_keyframes_are_exact() -> None:
@@ -49,16 +49,16 @@ def test_keyframes_are_exact() -> None:
         ("1e-3:1, 1e3s:0", [0.001, 1000]),
     ],
 )
-def test_every_form_of_a_time_is_read(text: str, moments: list[float]) -> None:
+def test_every_form_of_a_time_is_parsed(text: str, moments: list[float]) -> None:
     timeline = AlphaTimeline.parse(text, TWO)
     assert (timeline.unit, timeline.times.tolist()) == ("seconds", moments)
     assert timeline.coefficients.tolist() == [[1, 0], [0, 1]]
 
 
-def test_frames_need_no_rate_and_a_mixture_does() -> None:
+def test_frame_times_need_a_rate_only_beside_seconds() -> None:
     timeline = AlphaTimeline.parse("0f:1, 75f:0", TWO)
     assert timeline.unit == "frames"
-    assert timeline.at(1e9, 30).values == pytest.approx((0.6, 0.4), abs=CLOSE)  # the time does not count
+    assert timeline.at(1e9, 30).values == pytest.approx((0.6, 0.4), abs=CLOSE)  # the time is ignored
     mixed = AlphaTimeline.parse("0:1, 75f:0", TWO, fps=30)
     assert mixed.times.tolist() == [0, 2.5]
     assert mixed.at(1.25, 0).values == (0.5, 0.5)
@@ -77,26 +77,26 @@ def test_a_text_without_times_is_a_constant() -> None:
 
 
 def test_interpolation_between_keyframes() -> None:
-    def at(kind: str, seconds: float) -> float:
+    def gan_at(kind: str, seconds: float) -> float:
         return AlphaTimeline.from_keyframes([(0, 1), (1, 0)], TWO, kind).at(seconds, 0).values[0]
 
-    assert at("linear", 0.25) == 0.75
-    assert [at("hold", seconds) for seconds in (0, 0.999, 1)] == [1, 1, 0]
-    assert at("smooth", 0.25) == 1 - (3 * 0.25**2 - 2 * 0.25**3)
-    assert [at("smooth", seconds) for seconds in (0, 0.5, 1)] == [1, 0.5, 0]
+    assert gan_at("linear", 0.25) == 0.75
+    assert [gan_at("hold", seconds) for seconds in (0, 0.999, 1)] == [1, 1, 0]
+    assert gan_at("smooth", 0.25) == 1 - (3 * 0.25**2 - 2 * 0.25**3)
+    assert [gan_at("smooth", seconds) for seconds in (0, 0.5, 1)] == [1, 0.5, 0]
     assert AlphaTimeline.parse("0:1, 1:0; smooth", TWO).interpolation == "smooth"
     assert AlphaTimeline.parse("0:1, 1:0; smooth", TWO, interpolation="hold").interpolation == "hold"
     with pytest.raises(UsageError, match="no interpolation 'cubic'"):
-        at("cubic", 0)
+        gan_at("cubic", 0)
 
 
 def test_a_loop_continues_without_a_gap() -> None:
     timeline = AlphaTimeline.parse("1:1, 2:0, 3:0.5; loop", TWO)
     assert timeline.loop
-    for turn in range(5):
-        assert timeline.at(1.5 + 2 * turn, 0).values == (0.5, 0.5)
-        assert timeline.at(2 + 2 * turn, 0).values == (0, 1)
-    assert timeline.at(3, 0).values == (1, 0)  # the end of a turn is the start of the next
+    for cycle in range(5):
+        assert timeline.at(1.5 + 2 * cycle, 0).values == (0.5, 0.5)
+        assert timeline.at(2 + 2 * cycle, 0).values == (0, 1)
+    assert timeline.at(3, 0).values == (1, 0)  # the end of a cycle is the start of the next
     assert timeline.at(0, 0).values == (1, 0)  # before the first keyframe
     assert not AlphaTimeline.parse("1:1, 2:0; loop", TWO, loop=False).loop
     frames = AlphaTimeline.parse("0f:1, 4f:0; hold; loop", TWO)
@@ -114,18 +114,18 @@ simplex = st.lists(st.integers(0, 1000), min_size=3, max_size=3).filter(any).map
     st.booleans(),
     st.lists(st.floats(-10, 1000), max_size=20),
 )
-def test_every_point_is_on_the_simplex(shares: list[Any], kind: str, loop: bool, times: list[float]) -> None:
+def test_every_point_is_on_the_simplex(values: list[Any], kind: str, loop: bool, times: list[float]) -> None:
     timeline = AlphaTimeline.from_keyframes(
-        [(0.3 * index, alpha) for index, alpha in enumerate(shares)], THREE, kind, loop and len(shares) > 1
+        [(0.3 * index, alpha) for index, alpha in enumerate(values)], THREE, kind, loop and len(values) > 1
     )
     for time in times:
         point = timeline.at(time, 0)
         assert abs(math.fsum(point.values) - 1) <= 2**-51
-        assert all(0 <= share <= 1 for share in point.values)
+        assert all(0 <= value <= 1 for value in point.values)
         assert Coefficients.parse(point, THREE) == point
 
 
-def test_json_there_and_back(tmp_path: Path) -> None:
+def test_json_round_trip(tmp_path: Path) -> None:
     for timeline in (
         AlphaTimeline.from_keyframes(
             [(0.1, [0.1, 0.2, 0.7]), (1 / 3, "b=1"), (1e3, {"a": 0.5, "c": 0.5})], THREE, "smooth", True
@@ -134,14 +134,14 @@ def test_json_there_and_back(tmp_path: Path) -> None:
     ):
         file = tmp_path / "timeline.json"
         file.write_text(json.dumps(timeline.to_json()))
-        again = AlphaTimeline.read(file, THREE)
-        assert again.to_json() == timeline.to_json()
-        assert again.times.tobytes() == timeline.times.tobytes()
-        assert again.coefficients.tobytes() == timeline.coefficients.tobytes()
-        assert again.at(0.7, 33) == timeline.at(0.7, 33)
+        timeline_read = AlphaTimeline.read(file, THREE)
+        assert timeline_read.to_json() == timeline.to_json()
+        assert timeline_read.times.tobytes() == timeline.times.tobytes()
+        assert timeline_read.coefficients.tobytes() == timeline.coefficients.tobytes()
+        assert timeline_read.at(0.7, 33) == timeline.at(0.7, 33)
 
 
-def test_json_by_hand(tmp_path: Path) -> None:
+def test_hand_written_json_is_read(tmp_path: Path) -> None:
     file = tmp_path / "any.name"
     file.write_bytes(
         b'\xef\xbb\xbf{"members": ["gan", "psnr"], "keyframes": [{"time": 0, "alpha": 0.25}, {"time": "1:02.5", "alpha": {"gan": 1}},'
@@ -149,12 +149,12 @@ def test_json_by_hand(tmp_path: Path) -> None:
     )
     timeline = AlphaTimeline.read(file, TWO)
     assert timeline.times.tolist() == [0, 62.5, 70]
-    assert timeline.coefficients.tolist() == [[0.75, 0.25], [0, 1], [0.5, 0.5]]  # 0.25 was said of the file's first member
+    assert timeline.coefficients.tolist() == [[0.75, 0.25], [0, 1], [0.5, 0.5]]  # 0.25 belongs to the first member of the file
     assert (timeline.interpolation, timeline.loop) == ("linear", False)
 
 
 @pytest.mark.parametrize(
-    ("text", "unit", "times", "shares"),
+    ("text", "unit", "times", "values"),
     [
         ("time,psnr,gan\n0,1,0\n2.5,0,1\n", "seconds", [0, 2.5], [[1, 0], [0, 1]]),
         ("frame,gan,psnr\r\n0,0,1\r\n\r\n75f,1,0\r\n", "frames", [0, 75], [[1, 0], [0, 1]]),
@@ -163,15 +163,15 @@ def test_json_by_hand(tmp_path: Path) -> None:
         ('"time","psnr"\n"0","0.5"\n', "seconds", [0], [[0.5, 0.5]]),
     ],
 )
-def test_csv_files_are_read(tmp_path: Path, text: str, unit: str, times: list[float], shares: list[list[float]]) -> None:
+def test_csv_files_are_read(tmp_path: Path, text: str, unit: str, times: list[float], values: list[list[float]]) -> None:
     file = tmp_path / "timeline.csv"
     file.write_bytes(text.encode())
     timeline = AlphaTimeline.read(file, TWO)
-    assert (timeline.unit, timeline.times.tolist(), timeline.coefficients.tolist()) == (unit, times, shares)
+    assert (timeline.unit, timeline.times.tolist(), timeline.coefficients.tolist()) == (unit, times, values)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "empty"),
         (" ; loop", "empty"),
@@ -198,8 +198,8 @@ def test_csv_files_are_read(tmp_path: Path, text: str, unit: str, times: list[fl
         ("0:\x1b[31m=1", "names"),
     ],
 )
-def test_malformed_texts_are_refused(text: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words) as caught:
+def test_malformed_texts_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         AlphaTimeline.parse(text, TWO)
     assert str(caught.value).isprintable()
     assert caught.value.exit_code == 2
@@ -209,7 +209,7 @@ GOOD = '{"time": 0, "alpha": 0.5}'
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"", "header"),
         (b"\xff\xfe\x00", "UTF-8"),
@@ -249,10 +249,10 @@ GOOD = '{"time": 0, "alpha": 0.5}'
         (b"\x89PNG\r\n\x1a\n\x00", "UTF-8"),
     ],
 )
-def test_malformed_files_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_malformed_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "keys"
     file.write_bytes(content)
-    with pytest.raises(InputError, match=words) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         AlphaTimeline.read(file, TWO)
     assert str(file) in str(caught.value)
     assert str(caught.value).isprintable()
@@ -261,12 +261,12 @@ def test_malformed_files_are_refused(tmp_path: Path, content: bytes, words: str)
 
 
 def test_missing_files_are_refused(tmp_path: Path) -> None:
-    for path, words in [
+    for path, message in [
         (tmp_path / "absent.json", "does not exist"),
         (tmp_path, "not a file"),
         ("nul\0", "does not exist|cannot"),
     ]:
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=message):
             AlphaTimeline.read(path, TWO)
 
 
@@ -285,7 +285,7 @@ def test_too_many_keyframes_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert caught.value.exit_code == 6
 
 
-def test_extrapolation_has_to_be_asked_for() -> None:
+def test_extrapolation_is_refused_unless_enabled() -> None:
     timeline = AlphaTimeline.parse("0:gan=0, 1:gan=2", TWO, extrapolate=True)
     assert timeline.at(0.75, 0).values == pytest.approx((-0.5, 1.5), abs=CLOSE)
     with pytest.raises(CoefficientsError):
@@ -297,7 +297,7 @@ def test_a_time_that_is_not_finite_is_refused() -> None:
         AlphaTimeline.parse("0:1", TWO).at(math.nan, 3)
 
 
-def test_a_timeline_keeps_its_numbers() -> None:
+def test_timeline_arrays_are_read_only() -> None:
     timeline = AlphaTimeline.parse(ISSUE, TWO)
     with pytest.raises(ValueError):
         timeline.times[0] = 1
@@ -306,10 +306,10 @@ def test_a_timeline_keeps_its_numbers() -> None:
 
 
 @given(st.text(alphabet=st.sampled_from("0123456789.:,;=sfpnrga-e \n\x00é"), max_size=40), st.none() | st.floats())
-def test_any_text_gives_a_timeline_or_one_sentence(text: str, fps: float | None) -> None:
-    def attempt(made: Callable[[], AlphaTimeline]) -> str:
+def test_any_text_gives_a_timeline_or_one_line_error(text: str, fps: float | None) -> None:
+    def attempt(make: Callable[[], AlphaTimeline]) -> str:
         try:
-            return str(made().at(1.0, 1))
+            return str(make().at(1.0, 1))
         except DniError as error:
             return str(error)
 
@@ -317,12 +317,12 @@ def test_any_text_gives_a_timeline_or_one_sentence(text: str, fps: float | None)
 
 
 @given(st.binary(max_size=60) | st.text(alphabet=st.sampled_from('{}[]":,keyframstlph0.1\n'), max_size=60).map(str.encode))
-def test_any_file_gives_a_timeline_or_one_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_file_gives_a_timeline_or_one_line_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "any"
     file.write_bytes(content)
-    told = ""
+    message = ""
     try:
         AlphaTimeline.read(file, TWO)
     except DniError as error:
-        told = str(error)
-    assert told.isprintable() or not told
+        message = str(error)
+    assert message.isprintable() or not message

@@ -1,4 +1,4 @@
-"""The bundle: its bytes on disk, what any ONNX tool sees in it, and every way in which it can be damaged."""
+"""The bundle: its bytes on disk, what ONNX tools see in it, and every kind of damage."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def shared_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return pico.write(tmp_path_factory.mktemp("whole") / "x.dni")
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """One that the test may damage."""
+    """Returns a bundle that the test may damage."""
     return pico.write(tmp_path / "x.dni")
 
 
@@ -46,44 +46,44 @@ def infer(model: str | bytes, x: np.ndarray) -> np.ndarray:
     return result
 
 
-def picture() -> np.ndarray:
+def make_input() -> np.ndarray:
     return np.random.default_rng(5).random((1, 1, 6, 7), np.float32)
 
 
-def test_bytes_are_pinned(whole: Bundle) -> None:
-    # A change of these is a change of the format on disk (or of how onnx or safetensors write): look before pinning anew.
-    assert set(os.listdir(whole.path)) == FILES
-    assert whole.digest == "95e904531534ae405eb055267f1d3d3e02231eabc60a3f0978a327d1f2ab4a8b"
+def test_stored_bytes_are_fixed(shared_bundle: Bundle) -> None:
+    # A change of these is a change of the format on disk (or of how onnx or safetensors write): find out why before changing them.
+    assert set(os.listdir(shared_bundle.path)) == FILES
+    assert shared_bundle.digest == "95e904531534ae405eb055267f1d3d3e02231eabc60a3f0978a327d1f2ab4a8b"
 
 
-def test_the_same_input_gives_the_same_bytes(whole: Bundle, bundle: Bundle) -> None:
+def test_the_same_input_gives_the_same_bytes(shared_bundle: Bundle, bundle: Bundle) -> None:
     for name in FILES:
-        assert (whole.path / name).read_bytes() == (bundle.path / name).read_bytes()
+        assert (shared_bundle.path / name).read_bytes() == (bundle.path / name).read_bytes()
 
 
-def test_an_opened_bundle_describes_itself(whole: Bundle) -> None:
-    assert whole.members == ("a", "b")
-    assert whole.weight_names == pico.USED
-    assert whole.signature == pico.SIGNATURE
-    assert whole.architecture == "pico"
-    assert whole.manifest.opset == 17
-    assert whole.manifest.unused == ("spare.weight",)
-    assert whole.digest == sha256((whole.path / MANIFEST_FILE_NAME).read_bytes()).hexdigest()
-    assert [member.source for member in whole.manifest.members] == ["a.pth", "b.pth"]
-    assert b"somebody" not in (whole.path / MANIFEST_FILE_NAME).read_bytes()
+def test_an_opened_bundle_describes_itself(shared_bundle: Bundle) -> None:
+    assert shared_bundle.members == ("a", "b")
+    assert shared_bundle.weight_names == pico.USED
+    assert shared_bundle.signature == pico.SIGNATURE
+    assert shared_bundle.architecture == "pico"
+    assert shared_bundle.manifest.opset == 17
+    assert shared_bundle.manifest.unused == ("spare.weight",)
+    assert shared_bundle.digest == sha256((shared_bundle.path / MANIFEST_FILE_NAME).read_bytes()).hexdigest()
+    assert [member.source for member in shared_bundle.manifest.members] == ["a.pth", "b.pth"]
+    assert b"somebody" not in (shared_bundle.path / MANIFEST_FILE_NAME).read_bytes()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_members_come_back_bit_for_bit(tmp_path: Path, dtype: type) -> None:
+def test_members_round_trip_bit_for_bit(tmp_path: Path, dtype: type) -> None:
     bundle = pico.write(tmp_path / "x.dni", count=3, dtype=dtype)
     for seed, name in enumerate("abc"):
         expected = pico.tensors(seed, dtype)
-        found = bundle.read_tensors(name)
-        assert found.keys() == expected.keys()
+        tensors = bundle.read_tensors(name)
+        assert tensors.keys() == expected.keys()
         for key, values in expected.items():
-            assert found[key].dtype == values.dtype
-            assert found[key].tobytes() == values.tobytes()
-            assert not found[key].flags.writeable
+            assert tensors[key].dtype == values.dtype
+            assert tensors[key].tobytes() == values.tobytes()
+            assert not tensors[key].flags.writeable
         assert tuple(bundle.read_weights(name)) == bundle.weight_names
     assert bundle.read_tensors("a")["bn.weight"] is not bundle.read_tensors("a")["bn.weight"]
     with pytest.raises(UsageError, match="no member 'd'; it has a, b, c"):
@@ -93,7 +93,7 @@ def test_members_come_back_bit_for_bit(tmp_path: Path, dtype: type) -> None:
 @pytest.mark.parametrize(
     ("dtype", "limit", "extra"), [(np.float32, 0, ""), (np.float16, 0, "weights"), (np.float64, 1 << 20, "")]
 )
-def test_other_tools_open_it_with_the_first_member_inside(
+def test_onnx_tools_see_the_first_member(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type, limit: int, extra: str
 ) -> None:
     monkeypatch.setattr(writer, "MAX_INLINE_BYTES", limit)
@@ -105,27 +105,27 @@ def test_other_tools_open_it_with_the_first_member_inside(
         if name in pico.USED:
             np.testing.assert_array_equal(loaded[name], values.astype(np.float32))
     assert any(name.startswith("weights-") for name in os.listdir(bundle.path)) == bool(extra)
-    x = picture()
+    x = make_input()
     # The same graph and the same weights in the same library: equal bytes.
     assert infer(str(file), x).tobytes() == infer(bundle.read_graph_with_weights("a").SerializeToString(), x).tobytes()
     assert infer(str(file), x).tobytes() != infer(bundle.read_graph_with_weights("b").SerializeToString(), x).tobytes()
 
 
-def test_the_graph_keeps_its_constants_and_nothing_of_the_weights(whole: Bundle) -> None:
-    initializers = {initializer.name: initializer for initializer in whole.read_graph().graph.initializer}
+def test_the_graph_keeps_constants_but_no_weights(shared_bundle: Bundle) -> None:
+    initializers = {initializer.name: initializer for initializer in shared_bundle.read_graph().graph.initializer}
     assert onnx.numpy_helper.to_array(initializers.pop("half")) == 0.5
-    assert tuple(initializers) == whole.weight_names
+    assert tuple(initializers) == shared_bundle.weight_names
     for name, initializer in initializers.items():
-        bare = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=pico.SHAPES[name])
-        assert initializer == bare
+        initializer_without_data = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=pico.SHAPES[name])
+        assert initializer == initializer_without_data
 
 
-def test_graph_with_refuses_what_does_not_fit(whole: Bundle) -> None:
-    weights = whole.read_weights("a")
+def test_mismatched_weights_are_refused(shared_bundle: Bundle) -> None:
+    weights = shared_bundle.read_weights("a")
     with pytest.raises(MismatchError, match=r"'bn\.bias'"):
-        whole.read_graph_with_weights({name: values for name, values in weights.items() if name != "bn.bias"})
+        shared_bundle.read_graph_with_weights({name: values for name, values in weights.items() if name != "bn.bias"})
     with pytest.raises(MismatchError, match=r"'bn\.bias'"):
-        whole.read_graph_with_weights({**weights, "bn.bias": np.zeros(3, np.float32)})
+        shared_bundle.read_graph_with_weights({**weights, "bn.bias": np.zeros(3, np.float32)})
 
 
 # Damage.
@@ -139,7 +139,7 @@ def _flip(bundle: Bundle, name: str, bit: int) -> None:
 
 def test_sampled_bit_flips_of_every_file_are_refused(bundle: Bundle) -> None:
     for name in FILES:
-        for bit in range(0, 8 * (bundle.path / name).stat().st_size, 61):  # a prime, so that every bit position is met
+        for bit in range(0, 8 * (bundle.path / name).stat().st_size, 61):  # a prime, so that every bit position is covered
             _flip(bundle, name, bit)
             with pytest.raises(DniError):
                 Bundle.open(bundle.path)
@@ -201,10 +201,10 @@ def test_the_message_names_file_and_both_digests(bundle: Bundle) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_links_pipes_and_folders_in_place_of_a_file_are_refused_unread(bundle: Bundle, tmp_path: Path, name: str) -> None:
+def test_links_pipes_and_folders_are_refused_unread(bundle: Bundle, tmp_path: Path, name: str) -> None:
     path = bundle.path / name
     os.rename(path, tmp_path / "real")
-    path.symlink_to(tmp_path / "real")  # the content would be right
+    path.symlink_to(tmp_path / "real")  # the content would be valid
     with pytest.raises(RefusedError, match="link"):
         Bundle.open(bundle.path)
     path.unlink()
@@ -222,7 +222,7 @@ def test_links_pipes_and_folders_in_place_of_a_file_are_refused_unread(bundle: B
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
-def test_a_link_to_the_folder_is_fine_and_so_are_plans_beside(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_bundle_opens_by_a_link_and_with_plans_in_it(bundle: Bundle, tmp_path: Path) -> None:
     (bundle.path / "plans").mkdir()
     (tmp_path / "link").symlink_to(bundle.path)
     assert Bundle.open(tmp_path / "link").digest == bundle.digest
@@ -241,7 +241,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         Bundle.open(tmp_path)
 
 
-def test_a_file_that_changes_after_opening_is_noticed_at_its_use(bundle: Bundle) -> None:
+def test_a_file_changed_after_opening_is_detected_when_read(bundle: Bundle) -> None:
     path = bundle.path / bundle.manifest.members[0].stored.file
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -251,8 +251,8 @@ def test_a_file_that_changes_after_opening_is_noticed_at_its_use(bundle: Bundle)
     bundle.read_weights("b")
 
 
-def test_data_in_files_of_the_graphs_own_choice_is_refused(tmp_path: Path) -> None:
-    # A graph made by hand, vouched for by a manifest made by hand: it must not make a reader open other files.
+def test_external_data_chosen_by_the_graph_is_refused(tmp_path: Path) -> None:
+    # A hand-made graph under a hand-made manifest must not make a reader open other files.
     tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     entry = tensor.external_data.add()
     entry.key, entry.value = "location", "../secret"
@@ -271,7 +271,7 @@ def test_data_in_files_of_the_graphs_own_choice_is_refused(tmp_path: Path) -> No
             bundle.read_graph()
 
 
-def test_a_reader_during_a_replacement_gets_the_new_one(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_during_a_replacement_gets_the_new_bundle(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     from dni_deploy.bundle import bundle as module
 
     read, replaced = module.read_verified, []

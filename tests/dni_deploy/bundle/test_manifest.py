@@ -1,4 +1,4 @@
-"""The manifest: its bytes, and everything that must not be read as one."""
+"""The manifest: its bytes, and everything that must be refused."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def manifest() -> Manifest:
 
 
 def signed(document: dict[str, Any]) -> bytes:
-    """The bytes of a document whose own SHA-256 fits: what somebody could write by hand."""
+    """Returns the bytes of a document with a valid SHA-256 of its own, as anybody could write them."""
     body = {key: value for key, value in document.items() if key != "manifest_sha256"}
     dumped = json.dumps(body, sort_keys=True, indent=2).encode() + b"\n"
     body["manifest_sha256"] = sha256(dumped).hexdigest()
     return json.dumps(body, sort_keys=True, indent=2).encode() + b"\n"
 
 
-def test_bytes_are_pinned() -> None:
+def test_stored_bytes_are_fixed() -> None:
     data = manifest().to_bytes()
     # A change of this number is a change of the format on disk: raise MANIFEST_SCHEMA_VERSION with it.
     assert sha256(data).hexdigest() == "0bb91c17a2b6c8fe5957a6aaa495f78616a0ceb26eb96ad7bac6e64ac64b950a"
@@ -51,7 +51,7 @@ def test_bytes_are_pinned() -> None:
     assert data.endswith(b"}\n")
 
 
-def test_a_manifest_comes_back_from_its_bytes() -> None:
+def test_manifest_round_trip() -> None:
     assert Manifest.from_bytes(manifest().to_bytes()) == manifest()
     without = replace(manifest(), weights_file=None, unused=(), tied={}, graph_facts={})
     assert Manifest.from_bytes(without.to_bytes()) == without
@@ -59,22 +59,24 @@ def test_a_manifest_comes_back_from_its_bytes() -> None:
 
 
 def extended() -> Manifest:
-    """With every extra."""
+    """Returns a manifest with every attachment."""
     slider = ((0.0, 0.0), (0.25, 0.5), (1.0, 1.0))
     return replace(manifest(), recalibration=stored("recalibration", "safetensors"), slider=slider)
 
 
-def test_what_a_slider_was_measured_on_goes_with_it_alone() -> None:
-    told = replace(extended(), slider_about={"pictures": [{"name": "ä.png", "sha256": "0" * 64}], "before": 1.5, "after": 1.0})
-    assert Manifest.from_bytes(told.to_bytes()) == told
-    for other, message in ((replace(told, slider=None), "there is none"), (extended(), "slider_about is not an object")):
+def test_slider_provenance_is_stored_only_with_a_slider() -> None:
+    described = replace(
+        extended(), slider_about={"pictures": [{"name": "ä.png", "sha256": "0" * 64}], "before": 1.5, "after": 1.0}
+    )
+    assert Manifest.from_bytes(described.to_bytes()) == described
+    for other, message in ((replace(described, slider=None), "there is none"), (extended(), "slider_about is not an object")):
         document = json.loads(other.to_bytes())
         document.setdefault("slider_about", [])
         with pytest.raises(BundleError, match=message):
             Manifest.from_bytes(signed(document))
 
 
-def test_attachments_are_absent_where_unset_and_come_back_where_set() -> None:
+def test_attachments_round_trip_and_are_omitted_when_unset() -> None:
     assert not {"recalibration", "slider"} & set(json.loads(manifest().to_bytes()))
     assert Manifest.from_bytes(extended().to_bytes()) == extended()
     assert [entry.file.partition("-")[0] for entry in extended().files] == ["graph", "weights", "recalibration", "a", "b"]
@@ -85,20 +87,20 @@ def test_attachments_are_absent_where_unset_and_come_back_where_set() -> None:
     assert sha256(extended().to_bytes()).hexdigest() == "e4a2aca756f23b7c1a44c78eaf248d082e6e6c0c2bb8ce14e2eb087cbb045f7f"
 
 
-def test_whole_numbers_for_black_and_white_come_back() -> None:
-    # Signature reads them as floats; the bytes that were signed had integers.
-    written = replace(manifest(), signature=Signature(low=-1, high=1))
-    assert Manifest.from_bytes(written.to_bytes()) == written
+def test_integer_signature_levels_round_trip() -> None:
+    # Signature reads them as floats, but the bytes that were hashed had integers.
+    with_integers = replace(manifest(), signature=Signature(low=-1, high=1))
+    assert Manifest.from_bytes(with_integers.to_bytes()) == with_integers
 
 
-def test_nan_in_the_facts_is_not_written() -> None:
+def test_nan_in_graph_facts_is_not_written() -> None:
     with pytest.raises(ValueError):
         replace(manifest(), graph_facts={"probe_error": float("nan")}).to_bytes()
 
 
 def _flips(step: int) -> list[int]:
     data = manifest().to_bytes()
-    # Coprime to 8, so that the fast sample reaches every bit position and nearly every byte.
+    # Coprime to 8, so that the fast sample covers every bit position and nearly every byte.
     return list(range(0, 8 * len(data), step))
 
 
@@ -131,10 +133,10 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
     *parents, last, value = path
 
     def change(document: dict[str, Any]) -> None:
-        here: Any = document
+        node: Any = document
         for key in parents:
-            here = here[key]
-        here[last] = value
+            node = node[key]
+        node[last] = value
 
     return change
 
@@ -146,7 +148,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_name_that_is_not_ours_is_refused_unread(name: str) -> None:
+def test_a_foreign_file_name_is_refused_unread(name: str) -> None:
     document = json.loads(manifest().to_bytes())
     document["graph"]["file"] = name.format(document["graph"]["sha256"][:16])
     with pytest.raises(RefusedError):
@@ -227,14 +229,14 @@ def test_malformed_attachments_are_named(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["../recalibration-{}.safetensors", "recalibration-{}.onnx", "/tmp/recalibration-{}.safetensors"]
 )
-def test_a_recalibration_elsewhere_is_refused_unread(name: str) -> None:
+def test_a_recalibration_outside_the_bundle_is_refused_unread(name: str) -> None:
     document = json.loads(extended().to_bytes())
     document["recalibration"]["file"] = name.format(document["recalibration"]["sha256"][:16])
     with pytest.raises(RefusedError):
         Manifest.from_bytes(signed(document))
 
 
-def test_whole_numbers_in_a_slider_come_back() -> None:
+def test_integers_in_a_slider_round_trip() -> None:
     document = json.loads(extended().to_bytes())
     document["slider"] = [[0, 0], [0.25, 0.5], [1, 1]]
     assert Manifest.from_bytes(signed(document)) == extended()
@@ -271,14 +273,14 @@ RAW: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_other_bytes_are_refused(name: str) -> None:
+def test_bytes_that_are_not_a_manifest_are_refused(name: str) -> None:
     with pytest.raises(BundleError) as raised:
         Manifest.from_bytes(RAW[name])
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 300
 
 
-def test_a_manifest_that_is_rewritten_with_other_spaces_is_refused() -> None:
+def test_a_manifest_with_other_whitespace_is_refused() -> None:
     document = json.loads(manifest().to_bytes())
     with pytest.raises(BundleError, match="own SHA-256"):
         Manifest.from_bytes(json.dumps(document).encode())

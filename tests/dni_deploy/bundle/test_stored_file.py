@@ -1,4 +1,4 @@
-"""One file of a bundle: read only where size, SHA-256 and kind of file are those of the manifest."""
+"""One file of a bundle: it is read only if its size, SHA-256 and file type match the manifest."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def stored(tmp_path: Path) -> StoredFile:
     return entry
 
 
-def test_the_name_is_that_of_the_content() -> None:
+def test_the_file_name_contains_the_digest() -> None:
     entry = StoredFile.for_data("graph", "onnx", b"")
     assert entry == StoredFile(
         "graph-e3b0c44298fc1c14.onnx", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 0
     )
 
 
-def test_the_content_is_returned_or_only_checked(stored: StoredFile, tmp_path: Path) -> None:
+def test_content_is_returned_or_only_verified(stored: StoredFile, tmp_path: Path) -> None:
     assert read_verified(tmp_path, stored) == DATA
     assert read_verified(tmp_path, stored, keep=False) == b""
 
@@ -40,13 +40,13 @@ def test_short_reads_are_joined(stored: StoredFile, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "message"),
     [(DATA[:-1], "6999 bytes, the manifest says 7000"), (DATA + b"x", "7001 bytes"), (b"W" + DATA[1:], "SHA-256")],
 )
-def test_another_content_is_refused(stored: StoredFile, tmp_path: Path, data: bytes, words: str) -> None:
+def test_changed_content_is_refused(stored: StoredFile, tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / stored.file).write_bytes(data)
     for keep in (True, False):
-        with pytest.raises(BundleError, match=words):
+        with pytest.raises(BundleError, match=message):
             read_verified(tmp_path, stored, keep=keep)
 
 
@@ -68,7 +68,7 @@ def test_links_pipes_and_folders_are_refused_without_waiting(stored: StoredFile,
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def test_a_manifest_is_read_to_its_limit_and_no_further(tmp_path: Path) -> None:
+def test_a_manifest_is_not_read_past_its_limit(tmp_path: Path) -> None:
     with open(tmp_path / MANIFEST_FILE_NAME, "wb") as stream:
         stream.truncate(3 * MAX_MANIFEST_BYTES)
     assert len(read_verified(tmp_path, None)) == MAX_MANIFEST_BYTES + 1  # one more, so that it is refused as too large

@@ -1,4 +1,4 @@
-"""Writing bundles: a new one, one in place of another, and attachments; each in one step, whatever happens meanwhile."""
+"""Writing bundles: new ones, replacements and attachments are atomic, whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -41,21 +41,23 @@ def list_manifest_files(bundle: Bundle) -> set[str]:
     return {MANIFEST_FILE_NAME, *(stored.file for stored in bundle.manifest.files)}
 
 
-def test_an_attachment_is_added_and_its_removal_gives_the_first_bytes(bundle: Bundle) -> None:
+def test_removing_an_attachment_restores_the_first_bytes(bundle: Bundle) -> None:
     first = {name: (bundle.path / name).read_bytes() for name in list_folder(bundle)}
-    one = store_recalibration(bundle, DATA)
-    assert one.manifest.recalibration is not None
-    assert read_verified(one.path, one.manifest.recalibration) == DATA
-    two = store_slider(one, POINTS)
-    assert two.manifest.slider == tuple(POINTS)
-    assert two.manifest.recalibration == one.manifest.recalibration
-    assert len({bundle.digest, one.digest, two.digest}) == 3
-    assert list_folder(two) == list_manifest_files(two) == {*first, one.manifest.recalibration.file}
-    about = {"pictures": [{"name": "in.png", "sha256": "0" * 64}], "before": 1.5}
-    told = store_slider(two, POINTS, about)
-    assert (told.manifest.slider, told.manifest.slider_about) == (two.manifest.slider, about)
-    assert store_slider(told, POINTS).digest == two.digest
-    assert store_slider(told, None).digest == one.digest
+    with_recalibration = store_recalibration(bundle, DATA)
+    assert with_recalibration.manifest.recalibration is not None
+    assert read_verified(with_recalibration.path, with_recalibration.manifest.recalibration) == DATA
+    with_slider = store_slider(with_recalibration, POINTS)
+    assert with_slider.manifest.slider == tuple(POINTS)
+    assert with_slider.manifest.recalibration == with_recalibration.manifest.recalibration
+    assert len({bundle.digest, with_recalibration.digest, with_slider.digest}) == 3
+    assert (
+        list_folder(with_slider) == list_manifest_files(with_slider) == {*first, with_recalibration.manifest.recalibration.file}
+    )
+    provenance = {"pictures": [{"name": "in.png", "sha256": "0" * 64}], "before": 1.5}
+    described = store_slider(with_slider, POINTS, provenance)
+    assert (described.manifest.slider, described.manifest.slider_about) == (with_slider.manifest.slider, provenance)
+    assert store_slider(described, POINTS).digest == with_slider.digest
+    assert store_slider(described, None).digest == with_recalibration.digest
     last = store_recalibration(Bundle.open(bundle.path), None)
     assert last.digest == bundle.digest
     assert {name: (bundle.path / name).read_bytes() for name in list_folder(bundle)} == first
@@ -63,13 +65,13 @@ def test_an_attachment_is_added_and_its_removal_gives_the_first_bytes(bundle: Bu
 
 def test_another_recalibration_replaces_the_first(bundle: Bundle) -> None:
     store_recalibration(bundle, DATA)
-    changed = store_recalibration(bundle, OTHER)  # an extra that came meanwhile does not make the bundle another one
+    changed = store_recalibration(bundle, OTHER)  # an attachment added meanwhile does not make it another bundle
     assert list_folder(changed) == list_manifest_files(changed)
     assert store_recalibration(changed, OTHER).digest == changed.digest
     assert list_folder(changed) == list_manifest_files(changed)
 
 
-def test_a_damaged_or_missing_attachment_is_noticed(bundle: Bundle) -> None:
+def test_a_damaged_or_missing_attachment_is_detected(bundle: Bundle) -> None:
     stored = store_recalibration(bundle, DATA).manifest.recalibration
     assert stored is not None
     path = bundle.path / stored.file
@@ -77,18 +79,18 @@ def test_a_damaged_or_missing_attachment_is_noticed(bundle: Bundle) -> None:
         damage()
         with pytest.raises(BundleError):
             Bundle.open(bundle.path)
-    store_recalibration(bundle, DATA)  # heals it: the very bytes are written again
+    store_recalibration(bundle, DATA)  # repairs it: the same bytes are written again
     Bundle.open(bundle.path)
 
 
-def test_an_export_into_the_folder_drops_the_attachments(bundle: Bundle) -> None:
+def test_a_new_export_drops_the_attachments(bundle: Bundle) -> None:
     store_slider(store_recalibration(bundle, DATA), POINTS)
-    again = pico.write(bundle.path, force=True)
-    assert again.digest == bundle.digest
-    assert list_folder(again) == list_manifest_files(again)
+    rewritten = pico.write(bundle.path, force=True)
+    assert rewritten.digest == bundle.digest
+    assert list_folder(rewritten) == list_manifest_files(rewritten)
 
 
-def test_nothing_is_added_to_a_bundle_that_was_replaced_meanwhile(bundle: Bundle) -> None:
+def test_no_attachment_is_added_to_a_replaced_bundle(bundle: Bundle) -> None:
     other = pico.write(bundle.path, force=True, b=pico.tensors(9))
     for store, extra in ((store_recalibration, DATA), (store_slider, POINTS)):
         with pytest.raises(UsageError, match="was replaced since it was opened"):
@@ -98,37 +100,37 @@ def test_nothing_is_added_to_a_bundle_that_was_replaced_meanwhile(bundle: Bundle
 
 
 def test_invalid_slider_points_are_not_written(bundle: Bundle) -> None:
-    for knots in ([(0.0, 0.0)], [(0.0, 0.0), (1.0, 1.5)], [(0.0, 0.0), (1.0, float("nan"))], [(0.0, 0.0)] * 2000):
+    for points in ([(0.0, 0.0)], [(0.0, 0.0), (1.0, 1.5)], [(0.0, 0.0), (1.0, float("nan"))], [(0.0, 0.0)] * 2000):
         with pytest.raises(BundleError, match="slider"):
-            store_slider(bundle, knots)
+            store_slider(bundle, points)
     assert Bundle.open(bundle.path).digest == bundle.digest
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no flock there")
-def test_a_second_attachment_is_kept_out(bundle: Bundle) -> None:
+def test_concurrent_attachments_are_locked_out(bundle: Bundle) -> None:
     with writer._lock_folder(bundle.path), pytest.raises(UsageError, match="another process"):
         store_slider(bundle, POINTS)
     assert Bundle.open(bundle.path).digest == bundle.digest
 
 
-def test_two_writers_with_old_bundles_in_hand_lose_nothing(bundle: Bundle) -> None:
-    # Each opened the bundle before the other wrote: what is on disk counts, not what was read then.
+def test_two_writers_with_stale_bundles_lose_nothing(bundle: Bundle) -> None:
+    # Each opened the bundle before the other wrote: the state on disk counts, not the one that was read.
     store_slider(bundle, POINTS)
     both = store_recalibration(bundle, DATA)
     assert both.manifest.slider == tuple(POINTS)
 
 
 class Killed(BaseException):
-    """What nothing catches."""
+    """An exception that no handler catches."""
 
 
 class DyingOs:
-    """The module os until its n-th call that touches the disk; from then on nothing is done any more, no clean-up either."""
+    """The module os up to its n-th call that touches the disk; from then on every call fails, including cleanup."""
 
     CALLS = ("open", "write", "fsync", "replace", "link", "rename", "unlink", "close")
 
-    def __init__(self, at: int) -> None:
-        self.at, self.count = at, 0
+    def __init__(self, failing_call: int) -> None:
+        self.at, self.count = failing_call, 0
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
@@ -146,48 +148,48 @@ class DyingOs:
         return call
 
 
-def kills(monkeypatch: pytest.MonkeyPatch, job: Callable[[], object], verify: Callable[[], None]) -> int:
-    """The job, killed before each of its calls in turn; returns how many there are."""
-    for at in range(1, 200):
-        dying = DyingOs(at)
-        with monkeypatch.context() as patched:
-            patched.setattr(atomic_write, "os", dying)
-            patched.setattr(writer, "os", dying)
+def kill_at_each_call(monkeypatch: pytest.MonkeyPatch, job: Callable[[], object], verify: Callable[[], None]) -> int:
+    """Runs the job repeatedly, killed before each of its calls in turn; returns the number of calls."""
+    for failing_call in range(1, 200):
+        killed_os = DyingOs(failing_call)
+        with monkeypatch.context() as patches:
+            patches.setattr(atomic_write, "os", killed_os)
+            patches.setattr(writer, "os", killed_os)
             try:
                 job()
             except Killed:
                 pass
             else:
-                return at - 1
+                return failing_call - 1
         verify()
     pytest.fail("never succeeded")
 
 
 @pytest.mark.parametrize("job", ["add", "replace", "remove"])
-def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_bundle(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
 ) -> None:
     before = bundle if job == "add" else store_recalibration(bundle, DATA)
     data = {"add": DATA, "replace": OTHER, "remove": None}[job]
-    kept = tmp_path / "kept.dni"
-    shutil.copytree(before.path, kept)
-    seen: list[str] = []
+    original_copy = tmp_path / "kept.dni"
+    shutil.copytree(before.path, original_copy)
+    digests: list[str] = []
 
     def verify() -> None:
-        found = Bundle.open(before.path)  # whole, or it would not open
-        seen.append(found.digest)
-        after = store_recalibration(found, data)  # and the next one is not hindered by what the killed one left
+        reopened = Bundle.open(before.path)  # complete, or it would not open
+        digests.append(reopened.digest)
+        after = store_recalibration(reopened, data)  # leftovers of the killed job do not block the next one
         assert list_folder(after) - list_manifest_files(after) <= {
             name for name in list_folder(after) if ".part" in name or name.startswith("recalibration")
         }
         shutil.rmtree(before.path)
-        shutil.copytree(kept, before.path)
+        shutil.copytree(original_copy, before.path)
 
-    assert kills(monkeypatch, lambda: store_recalibration(before, data), verify) > 8
-    assert seen[0] == before.digest
-    assert seen[-1] != before.digest
-    changes = sum(one != other for one, other in pairwise(seen))
-    assert changes == 1  # from one kill on it is the new one, and it stays so
+    assert kill_at_each_call(monkeypatch, lambda: store_recalibration(before, data), verify) > 8
+    assert digests[0] == before.digest
+    assert digests[-1] != before.digest
+    changes = sum(with_recalibration != other for with_recalibration, other in pairwise(digests))
+    assert changes == 1  # from some call on it is the new bundle, and it stays so
 
 
 def test_a_full_disk_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +207,8 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: py
     assert list_folder(bundle) == list_manifest_files(bundle)
 
 
-def test_the_manifest_in_hand_is_not_the_one_on_disk(bundle: Bundle) -> None:
-    # A bundle that somebody changed in memory is another bundle, and nothing is added by it.
+def test_a_bundle_changed_in_memory_takes_no_attachment(bundle: Bundle) -> None:
+    # A bundle that was changed in memory is another bundle; nothing is attached through it.
     with pytest.raises(UsageError, match="replaced"):
         store_slider(replace(bundle, manifest=replace(bundle.manifest, opset=18)), POINTS)
 
@@ -217,7 +219,7 @@ def test_the_graph_that_was_passed_in_is_not_changed(tmp_path: Path) -> None:
     assert graph == pico.graph()
 
 
-def test_a_graph_of_another_network_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_graph_of_another_network_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     def attempt(graph: onnx.ModelProto, **changed: dict[str, np.ndarray]) -> None:
         family = pico.family(**changed)
         write_bundle(tmp_path / "x.dni", graph, family, pico.SIGNATURE, architecture="pico", graph_facts={})
@@ -246,25 +248,25 @@ def test_an_existing_output_is_kept_without_force(bundle: Bundle) -> None:
     assert Bundle.open(bundle.path).digest == bundle.digest
 
 
-def test_force_replaces_the_bundle_and_keeps_what_is_not_ours(bundle: Bundle) -> None:
-    stranger = bundle.path / "notes-0123456789abcdef.bin"  # a name of our pattern that no manifest of ours has
-    stranger.write_text("mine")
+def test_force_replaces_the_bundle_and_keeps_foreign_files(bundle: Bundle) -> None:
+    foreign_file = bundle.path / "notes-0123456789abcdef.bin"  # a name of our pattern that is in no manifest
+    foreign_file.write_text("mine")
     (bundle.path / "plans").mkdir()
     (bundle.path / "plans" / "plan").touch()
     replaced = pico.write(bundle.path, force=True, b=pico.tensors(9))
     assert replaced.digest != bundle.digest
     names = set(os.listdir(bundle.path))
-    assert names == {MANIFEST_FILE_NAME, "plans", stranger.name, *(stored.file for stored in replaced.manifest.files)}
+    assert names == {MANIFEST_FILE_NAME, "plans", foreign_file.name, *(stored.file for stored in replaced.manifest.files)}
     assert bundle.manifest.members[0].stored.file in names  # member a did not change
     assert bundle.manifest.members[1].stored.file not in names
     with pytest.raises(BundleError):
-        bundle.read_weights("b")  # opened before: its file is gone, and it says so
+        bundle.read_weights("b")  # opened before: its file is missing, and the error says so
 
 
 def test_force_never_replaces_what_is_not_a_bundle(tmp_path: Path) -> None:
     folder = tmp_path / "x.dni"
     folder.mkdir()
-    pico.write(folder, force=True)  # an empty folder is free to be taken
+    pico.write(folder, force=True)  # an empty folder may be used
     (folder / MANIFEST_FILE_NAME).write_text("{}")
     with pytest.raises(UsageError, match="Nothing was written"):
         pico.write(folder, force=True)
@@ -282,7 +284,7 @@ def test_force_never_replaces_what_is_not_a_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no flock there")
-def test_a_second_export_is_kept_out(bundle: Bundle) -> None:
+def test_concurrent_exports_are_locked_out(bundle: Bundle) -> None:
     import fcntl
 
     descriptor = os.open(bundle.path, os.O_RDONLY)

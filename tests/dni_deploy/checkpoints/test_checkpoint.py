@@ -1,4 +1,4 @@
-"""Checkpoints: what is read equals what torch and safetensors read, under canonical names, or is one sentence."""
+"""Checkpoints: tensors equal those that torch and safetensors read, under canonical names, or there is a one-line error."""
 
 from __future__ import annotations
 
@@ -21,39 +21,41 @@ torch = pytest.importorskip("torch")
 def state() -> OrderedDict[str, Any]:
     """Every kind of tensor that a checkpoint may hold."""
     random = torch.Generator().manual_seed(0)
-    made = OrderedDict(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.PReLU(4)).state_dict())
-    made["0.weight"] = torch.randn(4, 3, 3, 3, generator=random)
-    made["0.bias"] = torch.randn(4, generator=random)
-    made["transposed"] = torch.randn(3, 4, generator=random).t()
-    made["sliced"] = torch.randn(6, 8, generator=random)[1::2, 3:5]
-    made["double"] = torch.randn(2, 2, generator=random, dtype=torch.float64)
-    made["half"] = torch.randn(5, generator=random).half()
-    made["bfloat"] = torch.randn(3, 3, generator=random).bfloat16()
-    made["bfloat scalar"] = torch.tensor(1.5).bfloat16()
-    made["bool"] = torch.tensor([True, False, True])
-    made["scalar"] = torch.tensor(3.25)
-    made["empty"] = torch.zeros(0, 3)
+    tensors = OrderedDict(
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.PReLU(4)).state_dict()
+    )
+    tensors["0.weight"] = torch.randn(4, 3, 3, 3, generator=random)
+    tensors["0.bias"] = torch.randn(4, generator=random)
+    tensors["transposed"] = torch.randn(3, 4, generator=random).t()
+    tensors["sliced"] = torch.randn(6, 8, generator=random)[1::2, 3:5]
+    tensors["double"] = torch.randn(2, 2, generator=random, dtype=torch.float64)
+    tensors["half"] = torch.randn(5, generator=random).half()
+    tensors["bfloat"] = torch.randn(3, 3, generator=random).bfloat16()
+    tensors["bfloat scalar"] = torch.tensor(1.5).bfloat16()
+    tensors["bool"] = torch.tensor([True, False, True])
+    tensors["scalar"] = torch.tensor(3.25)
+    tensors["empty"] = torch.zeros(0, 3)
     for kind in (torch.int8, torch.uint8, torch.int16, torch.int32):
-        made[str(kind).removeprefix("torch.")] = torch.tensor([1, 2, 100], dtype=kind)
+        tensors[str(kind).removeprefix("torch.")] = torch.tensor([1, 2, 100], dtype=kind)
     shared = torch.randn(10, generator=random)
-    made["tied"], made["tied again"], made["tied part"] = shared, shared, shared[3:7]
-    return made
+    tensors["tied"], tensors["tied again"], tensors["tied part"] = shared, shared, shared[3:7]
+    return tensors
 
 
 def assert_same_tensors(expected: Any, checkpoint: Checkpoint) -> None:
     assert set(checkpoint.tensors) == set(expected)
     for name, tensor in expected.items():
         array = checkpoint.tensors[name]
-        truth = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-        assert (array.dtype, array.shape) == (truth.dtype, truth.shape), name
-        assert array.tobytes() == np.ascontiguousarray(truth).tobytes(), name
+        expected_array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        assert (array.dtype, array.shape) == (expected_array.dtype, expected_array.shape), name
+        assert array.tobytes() == np.ascontiguousarray(expected_array).tobytes(), name
         assert array.flags.c_contiguous
         assert not array.flags.writeable
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_torch_files_read_as_torch_reads_them(zipped: bool, protocol: int, tmp_path: Path) -> None:
+def test_torch_files_have_the_tensors_that_torch_loads(zipped: bool, protocol: int, tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     checkpoint = Checkpoint.read(tmp_path / "x.pth")
     assert_same_tensors(state(), checkpoint)
@@ -62,10 +64,10 @@ def test_torch_files_read_as_torch_reads_them(zipped: bool, protocol: int, tmp_p
 
 
 def test_unsigned_integers_of_newer_torch(tmp_path: Path) -> None:
-    """These have no storage class of their own and take another way through the file."""
-    made = {"a": torch.tensor([1, 60_000], dtype=torch.uint16), "b": torch.tensor([2**63], dtype=torch.uint64)}
-    torch.save(made, tmp_path / "x.pth")
-    assert_same_tensors(made, Checkpoint.read(tmp_path / "x.pth"))
+    """These have no storage class of their own and are stored differently."""
+    tensors = {"a": torch.tensor([1, 60_000], dtype=torch.uint16), "b": torch.tensor([2**63], dtype=torch.uint64)}
+    torch.save(tensors, tmp_path / "x.pth")
+    assert_same_tensors(tensors, Checkpoint.read(tmp_path / "x.pth"))
 
 
 def test_parameters_are_read_as_tensors(tmp_path: Path) -> None:
@@ -75,15 +77,15 @@ def test_parameters_are_read_as_tensors(tmp_path: Path) -> None:
     assert_same_tensors({"a": torch.ones(3), "b": torch.zeros(2)}, Checkpoint.read(tmp_path / "x.pth"))
 
 
-def test_safetensors_files_read_under_any_suffix(tmp_path: Path) -> None:
-    made = {name: tensor.clone().contiguous() for name, tensor in state().items()}
-    safetensors.torch.save_file(made, tmp_path / "x.safetensors", {"format": "pt"})
-    assert_same_tensors(made, Checkpoint.read(tmp_path / "x.safetensors"))
+def test_safetensors_files_are_read_with_any_suffix(tmp_path: Path) -> None:
+    tensors = {name: tensor.clone().contiguous() for name, tensor in state().items()}
+    safetensors.torch.save_file(tensors, tmp_path / "x.safetensors", {"format": "pt"})
+    assert_same_tensors(tensors, Checkpoint.read(tmp_path / "x.safetensors"))
     (tmp_path / "x.bin").write_bytes((tmp_path / "x.safetensors").read_bytes())
-    assert_same_tensors(made, Checkpoint.read(tmp_path / "x.bin"))
+    assert_same_tensors(tensors, Checkpoint.read(tmp_path / "x.bin"))
 
 
-def test_every_bfloat16(tmp_path: Path) -> None:
+def test_every_bfloat16_value_is_converted_exactly(tmp_path: Path) -> None:
     """All 65,536 patterns become the float32 with the same upper half, NaN payloads and signs of zero included."""
     patterns = np.arange(1 << 16, dtype=np.uint32)
     numbers = torch.from_numpy(patterns.astype(np.uint16).view(np.int16)).view(torch.bfloat16)
@@ -108,13 +110,13 @@ def test_reading_needs_no_torch(suffix: str, tmp_path: Path) -> None:
 
 
 def test_a_state_dict_in_memory_is_copied() -> None:
-    made = state()
-    checkpoint = Checkpoint.from_state_dict(made)
-    assert_same_tensors(made, checkpoint)
+    tensors = state()
+    checkpoint = Checkpoint.from_state_dict(tensors)
+    assert_same_tensors(tensors, checkpoint)
     assert checkpoint.source == "memory"
-    made["double"].zero_()
-    assert checkpoint.tensors["double"].any()  # the numbers were copied
-    assert Checkpoint.from_state_dict(state()).sha256 == checkpoint.sha256 != Checkpoint.from_state_dict(made).sha256
+    tensors["double"].zero_()
+    assert checkpoint.tensors["double"].any()  # the data were copied
+    assert Checkpoint.from_state_dict(state()).sha256 == checkpoint.sha256 != Checkpoint.from_state_dict(tensors).sha256
     with pytest.raises(ValueError, match="read-only"):
         checkpoint.tensors["double"][0] = 1
     swapped = Checkpoint.from_state_dict({"x": np.arange(3, dtype=">f4")}).tensors["x"]
@@ -142,8 +144,10 @@ OTHER = {"w": np.zeros(2, np.float32)}
         ({"w": ONE["w"], "epoch": 3}, None, None),
     ],
 )
-def test_wrappers_are_removed_by_one_rule(value: Any, key: str | None, wrapper: str | None, tmp_path: Path) -> None:
-    """In memory and from files, by one rule."""
+def test_wrappers_are_removed_alike_in_memory_and_from_files(
+    value: Any, key: str | None, wrapper: str | None, tmp_path: Path
+) -> None:
+    """The same rule applies in memory and to files."""
     checkpoint = Checkpoint.from_state_dict(value, key=key)
     assert checkpoint.wrapper == wrapper
     assert checkpoint.tensors["w"].tolist() == [1, 1]
@@ -159,14 +163,14 @@ def test_wrappers_are_removed_by_one_rule(value: Any, key: str | None, wrapper: 
     assert read.tensors["w"].tolist() == [1, 1]
 
 
-def test_a_note_says_what_was_chosen() -> None:
+def test_a_note_names_the_chosen_wrapper() -> None:
     assert "'params'" in Checkpoint.from_state_dict({"params": ONE, "params_ema": ONE}).notes[0]
     assert "epoch" in Checkpoint.from_state_dict({**ONE, "epoch": 3}).notes[0]
     assert "'module.'" in Checkpoint.from_state_dict({"module.w": ONE["w"]}).notes[0]
 
 
 @pytest.mark.parametrize(
-    ("value", "key", "words"),
+    ("value", "key", "message"),
     [
         ({"a": ONE, "b": ONE}, None, "it has 'a', 'b'. Choose one with key="),
         ({"params": ONE}, "params_ema", "it has 'params'"),
@@ -177,10 +181,10 @@ def test_a_note_says_what_was_chosen() -> None:
         ({"w": np.ones(2, np.complex64)}, None, "complex64"),
     ],
 )
-def test_ambiguous_wrappers_are_refused(value: Any, key: str | None, words: str) -> None:
+def test_ambiguous_wrappers_are_refused(value: Any, key: str | None, message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.from_state_dict(value, key=key)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -194,13 +198,13 @@ def test_ambiguous_wrappers_are_refused(value: Any, key: str | None, words: str)
     ],
 )
 def test_prefixes_are_removed(names: list[str], canonical: list[str]) -> None:
-    made = Checkpoint.from_state_dict({name: np.full(1, place, np.float32) for place, name in enumerate(names)})
-    assert list(made.tensors) == canonical
-    assert [int(array[0]) for array in made.tensors.values()] == list(range(len(names)))
+    checkpoint = Checkpoint.from_state_dict({name: np.full(1, index, np.float32) for index, name in enumerate(names)})
+    assert list(checkpoint.tensors) == canonical
+    assert [int(array[0]) for array in checkpoint.tensors.values()] == list(range(len(names)))
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
-def test_tensors_of_a_kind_that_cannot_be_blended() -> None:
+def test_tensors_that_cannot_be_blended_are_refused() -> None:
     for tensor, kind in [
         (torch.eye(2).to_sparse(), RefusedError),
         (torch.eye(2).to_sparse_csr(), RefusedError),
@@ -213,13 +217,13 @@ def test_tensors_of_a_kind_that_cannot_be_blended() -> None:
 
 
 def test_nonfinite_numbers_are_counted() -> None:
-    made = Checkpoint.from_state_dict({"a": np.array([1, np.nan, np.inf]), "b": np.ones(2), "c": np.array([1, 2])})
-    assert made.count_nonfinite() == [("a", 2)]
-    assert made.float_keys == ("a", "b")
+    checkpoint = Checkpoint.from_state_dict({"a": np.array([1, np.nan, np.inf]), "b": np.ones(2), "c": np.array([1, 2])})
+    assert checkpoint.count_nonfinite() == [("a", 2)]
+    assert checkpoint.float_keys == ("a", "b")
 
 
-def test_views_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
-    """Each view is sound; a thousand transposed ones of one storage would be copied a thousand times."""
+def test_views_that_would_exhaust_memory_are_refused(tmp_path: Path) -> None:
+    """Each view is valid, but a thousand transposed views of one storage would be copied a thousand times."""
     shared = torch.zeros(200, 200)
     torch.save({f"w{i}": shared.t() for i in range(1000)}, tmp_path / "x.pth")
     with pytest.raises(RefusedError, match="declares tensors of 160,000,000"):

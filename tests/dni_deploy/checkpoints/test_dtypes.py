@@ -1,4 +1,4 @@
-"""Element types: what files store becomes the same numbers in NumPy."""
+"""Element types: stored values become the same numbers in NumPy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dni_deploy.checkpoints.dtypes import STORED_DTYPES, convert_elements, make_
 
 
 @pytest.mark.parametrize("dtype", STORED_DTYPES)
-def test_every_stored_type_becomes_a_native_one(dtype: str) -> None:
+def test_every_stored_dtype_becomes_native(dtype: str) -> None:
     stored = np.arange(6).astype(STORED_DTYPES[dtype]).reshape(2, 3)
     array = convert_elements(stored, dtype)
     assert array.shape == (2, 3)

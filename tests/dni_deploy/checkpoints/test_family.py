@@ -1,4 +1,4 @@
-"""Families: every kind of difference is told, and what may differ does not stand in the way."""
+"""Families: every kind of difference is reported, and allowed differences are accepted."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from dni_deploy.errors import CheckpointError, InputError, LimitError, MismatchE
 
 def state(seed: int = 0, **changed: Any) -> dict[str, Any]:
     random = np.random.default_rng(seed)
-    made: dict[str, Any] = {
+    tensors: dict[str, Any] = {
         "conv.weight": random.standard_normal((4, 3, 3, 3)).astype(np.float32),
         "conv.bias": random.standard_normal(4).astype(np.float32),
         "bn.num_batches_tracked": np.array(seed),
         "index": np.arange(6).reshape(2, 3),
     }
-    made.update(changed)
-    return {name: value for name, value in made.items() if value is not None}
+    tensors.update(changed)
+    return {name: value for name, value in tensors.items() if value is not None}
 
 
-def test_members_that_fit_make_a_family(tmp_path: Path) -> None:
+def test_matching_members_form_a_family(tmp_path: Path) -> None:
     save_file(state(1), tmp_path / "b.safetensors")
     family = Family.from_checkpoints(
         {"a": state(0), "b": tmp_path / "b.safetensors", "c": Checkpoint.from_state_dict(state(2))}
@@ -40,7 +40,7 @@ def test_members_that_fit_make_a_family(tmp_path: Path) -> None:
         family["d"]
 
 
-def test_the_counter_of_batches_may_differ_or_be_missing() -> None:
+def test_num_batches_tracked_may_differ_or_be_missing() -> None:
     Family.from_checkpoints({"a": state(0), "b": state(5)})
     Family.from_checkpoints({"a": state(0), "b": state(1, **{"bn.num_batches_tracked": None})})
     Family.from_checkpoints({"a": state(0, **{"bn.num_batches_tracked": None}), "b": state(1)})
@@ -62,31 +62,33 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize("name", DIFFERENCES)
 def test_each_kind_of_difference_is_named(name: str) -> None:
-    changed, kind, words = DIFFERENCES[name]
+    changed, kind, expected_text = DIFFERENCES[name]
     with pytest.raises(MismatchError) as caught:
         Family.from_checkpoints({"x4v3": state(0), "wdn": state(1, **changed)})
     message = str(caught.value)
     assert message.startswith("Member 'wdn' does not fit family 'x4v3': 1 of ")
-    assert words in message
+    assert expected_text in message
     assert message.endswith("Blend only checkpoints of one architecture.")
     assert caught.value.exit_code == 4
     assert [
-        found.kind
-        for found in find_differences(Checkpoint.from_state_dict(state(0)), Checkpoint.from_state_dict(state(1, **changed)))
+        difference.kind
+        for difference in find_differences(
+            Checkpoint.from_state_dict(state(0)), Checkpoint.from_state_dict(state(1, **changed))
+        )
     ] == [kind]
 
 
 def test_several_differences_are_counted() -> None:
     other = state(1, **{"conv.weight": np.ones((2, 3, 3, 3)), "conv.bias": None, "a": np.ones(1), "b": np.ones(1)})
-    found = find_differences(Checkpoint.from_state_dict(state(0)), Checkpoint.from_state_dict(other))
-    assert [(one.key, one.kind) for one in found] == [
+    differences = find_differences(Checkpoint.from_state_dict(state(0)), Checkpoint.from_state_dict(other))
+    assert [(difference.key, difference.kind) for difference in differences] == [
         ("conv.weight", "shape"), ("conv.bias", "missing"), ("a", "extra"), ("b", "extra"),
     ]  # fmt: skip
     with pytest.raises(MismatchError, match=r"4 of 5 tensors differ \(1 missing, 2 extra\), first 'conv.weight'"):
         Family.from_checkpoints({"a": state(0), "b": other})
 
 
-def test_names_from_files_are_made_safe() -> None:
+def test_names_from_files_are_escaped() -> None:
     long = "x" * 500
     with pytest.raises(MismatchError) as caught:
         Family.from_checkpoints({"a": state(0), "b": state(0, **{long: np.ones(1)})})
@@ -94,8 +96,8 @@ def test_names_from_files_are_made_safe() -> None:
 
 
 def test_float_types_may_differ() -> None:
-    half = {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in state(1).items()}
-    family = Family.from_checkpoints({"a": state(0), "b": half})
+    float16_state = {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in state(1).items()}
+    family = Family.from_checkpoints({"a": state(0), "b": float16_state})
     assert family["b"].checkpoint.tensors["conv.weight"].dtype == np.float16
     assert family.notes == ("b has 2 tensors of float16 where a has float32; each stays as it is.",)
 

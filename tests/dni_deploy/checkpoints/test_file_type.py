@@ -1,4 +1,4 @@
-"""Files from outside: what is no checkpoint is recognized before it is read, and never waited for."""
+"""File type detection: files that are not checkpoints are recognized before they are read, and never block."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dni_deploy.errors import CheckpointError, LimitError
 from tests.support.reading_files import assert_refused
 
 
-def test_other_things_than_files_are_refused(tmp_path: Path) -> None:
+def test_paths_that_are_not_files_are_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path / "absent.pth", CheckpointError, "does not exist")
     assert_refused(tmp_path, CheckpointError, "folder")
     assert_refused(Path("/dev/zero"), CheckpointError, "device")
@@ -41,7 +41,7 @@ def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
     assert_refused(path, CheckpointError, "permission")
 
 
-def test_a_length_in_a_file_allocates_no_more_than_the_file_has(tmp_path: Path) -> None:
+def test_a_false_length_allocates_no_more_than_the_file_size(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(b"12345\n789")
     with open_checkpoint_file(path) as file:
@@ -55,7 +55,7 @@ def test_a_length_in_a_file_allocates_no_more_than_the_file_has(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"", "empty"),
         (b"\xef\xbb\xbf <HTML>", "web page"),
@@ -66,9 +66,9 @@ def test_a_length_in_a_file_allocates_no_more_than_the_file_has(tmp_path: Path) 
         (b"\x93NUMPY", "without names"),
     ],
 )
-def test_other_formats_are_named(content: bytes, words: str, tmp_path: Path) -> None:
+def test_other_formats_are_named(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(content)
-    assert_refused(tmp_path / "x.pth", CheckpointError, words)
+    assert_refused(tmp_path / "x.pth", CheckpointError, message)
 
 
 def test_a_file_larger_than_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Pickles: data comes out as data, and nothing that a pickle names is ever imported or called."""
+"""Pickles: data is read, and nothing that a pickle names is ever imported or called."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that reads well; reading it once imports whatever reading imports (zipfile: a codec for names)."""
+def warm_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a valid file after reading it once, which imports everything that reading imports (zipfile: a codec for names)."""
     path = tmp_path_factory.mktemp("warm") / "warm.pth"
     path.write_bytes(malformed.torch_zip(malformed.tensor((1,), (1,), 1), {"data/0": b"1234"}))
     Checkpoint.read(path)
     return path
 
 
-def test_the_audit_hook_sees_a_payload_that_runs(tmp_path: Path) -> None:
-    """The positive control: the same payload in a reader that trusts it leaves its mark and is seen."""
+def test_the_audit_hook_detects_a_payload_that_runs(tmp_path: Path) -> None:
+    """The positive control: in a reader that trusts it, the same payload runs and is detected."""
     sentinel = tmp_path / "sentinel"
-    with watch_audit_events() as seen:
+    with watch_audit_events() as dangerous_events:
         pickle.loads(malformed.call("os system", f"echo {malformed.MARK} > {sentinel}"))
     assert sentinel.exists()
-    assert {"os.system", "pickle.find_class"} <= set(seen)
+    assert {"os.system", "pickle.find_class"} <= set(dangerous_events)
 
 
 PAYLOADS = malformed.payloads("true")
@@ -46,14 +46,14 @@ def test_there_are_many_payloads() -> None:
 
 
 @pytest.mark.parametrize("name", PAYLOADS)
-def test_no_payload_runs(name: str, tmp_path: Path, warm: Path) -> None:
+def test_no_payload_runs(name: str, tmp_path: Path, warm_reader: Path) -> None:
     sentinel = tmp_path / "sentinel"
     path = tmp_path / "evil.pth"
     path.write_bytes(malformed.payloads(f"echo {malformed.MARK} > {sentinel}")[name])
-    with watch_audit_events() as seen:
+    with watch_audit_events() as dangerous_events:
         with pytest.raises(RefusedError) as caught:
             Checkpoint.read(path)
-        assert not seen
+        assert not dangerous_events
     assert not sentinel.exists()
     assert_refused(path, RefusedError, "Nothing was run")
     assert caught.value.exit_code == 5
@@ -88,14 +88,14 @@ def test_whole_modules_are_recognized(net: torch.nn.Module, zipped: bool, tmp_pa
         {"shared": [[]] * 3},
     ],
 )
-def test_plain_data_comes_out_as_pickle_reads_it(value: Any, protocol: int) -> None:
+def test_plain_data_is_read_as_pickle_reads_it(value: Any, protocol: int) -> None:
     assert read_pickle(io.BytesIO(pickle.dumps(value, protocol)), "x") == value
 
 
-def test_the_stream_is_left_behind_the_pickle() -> None:
+def test_the_stream_position_is_after_the_pickle() -> None:
     stream = io.BytesIO(pickle.dumps(1, 2) + pickle.dumps("two", 2))
     assert [read_pickle(stream, "x"), read_pickle(stream, "x")] == [1, "two"]
-    with pytest.raises(Exception, match="exhausted"):  # Checkpoint.read makes it one sentence
+    with pytest.raises(Exception, match="exhausted"):  # Checkpoint.read turns it into a one-line error
         read_pickle(stream, "x")
 
 
@@ -107,7 +107,7 @@ def test_a_tensor_is_a_view_of_a_storage() -> None:
     assert storages == {"0": storage}
 
 
-def test_what_is_no_tensor_is_opaque() -> None:
+def test_objects_that_are_not_tensors_are_opaque() -> None:
     device = read_pickle(io.BytesIO(b"\x80\x02ctorch\ndevice\nX\x03\x00\x00\x00cpu\x85R."), "x")
     assert isinstance(device, OpaqueValue)
     sparse = read_pickle(io.BytesIO(b"\x80\x02ctorch._utils\n_rebuild_sparse_tensor\n)R."), "x")
@@ -115,12 +115,12 @@ def test_what_is_no_tensor_is_opaque() -> None:
 
 
 @pytest.mark.parametrize("opcode", [b"\x85", b"\x86", b"\x87"])
-def test_a_tuple_of_more_than_the_stack_is_refused(opcode: bytes) -> None:
+def test_a_tuple_longer_than_the_stack_is_refused(opcode: bytes) -> None:
     with pytest.raises(ValueError, match="not a tuple"):
         read_pickle(io.BytesIO(b"\x80\x02" + opcode + b"."), "x")
 
 
-def test_the_steps_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_pickle_steps_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle_reader, "MAX_PICKLE_OPERATIONS", 5)
     with pytest.raises(LimitError, match="more than 5 steps"):
         read_pickle(io.BytesIO(pickle.dumps([[], [], [], []], 2)), "x")

@@ -1,4 +1,4 @@
-"""safetensors files: every field of a header is checked, and what is accepted has the numbers that safetensors reads."""
+"""safetensors files: every header field is checked, and accepted files have the tensors that safetensors reads."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ HEADERS: dict[str, tuple[bytes, type[DniError], str]] = {
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_malformed_files_are_refused(name: str, tmp_path: Path) -> None:
-    data, kind, words = HEADERS[name]
+    data, kind, expected_text = HEADERS[name]
     (tmp_path / "x.safetensors").write_bytes(data)
     with pytest.raises(kind) as caught:
         Checkpoint.read(tmp_path / "x.safetensors")
     message = str(caught.value)
     assert type(caught.value) is kind
-    assert words in message
+    assert expected_text in message
     assert len(message) <= 300
     assert message.isprintable()
 
 
-def test_every_truncation_of_safetensors_is_seen(tmp_path: Path) -> None:
+def test_every_truncation_of_safetensors_is_detected(tmp_path: Path) -> None:
     data = safetensors.numpy.save({"a": np.ones(3, np.float32), "b": np.zeros((2, 2))})
     path = tmp_path / "x.safetensors"
     for length in range(len(data)):
@@ -78,25 +78,25 @@ def test_every_truncation_of_safetensors_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_mutated_files_read_as_safetensors_reads_them(seed: int, tmp_path: Path) -> None:
-    """What we accept, safetensors accepts, with the same numbers; the reverse need not be."""
+def test_mutated_files_match_safetensors_or_are_refused(seed: int, tmp_path: Path) -> None:
+    """Files that we accept are accepted by safetensors with the same values; the reverse need not hold."""
     data = safetensors.numpy.save({"a": np.ones(3, np.float32), "b": np.zeros((2, 2)), "c": np.arange(4)})
     path = tmp_path / "x.safetensors"
     read = 0
     for mutant in malformed.mutations(data, 300, seed):
         path.write_bytes(mutant)
         try:
-            ours = Checkpoint.read(path).tensors
+            tensors = Checkpoint.read(path).tensors
         except DniError:
             continue
         read += 1
-        theirs = safetensors.numpy.load(mutant)
-        assert set(ours) == set(theirs)
-        assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
+        expected = safetensors.numpy.load(mutant)
+        assert set(tensors) == set(expected)
+        assert all(tensors[name].tobytes() == expected[name].tobytes() for name in tensors)
     assert 0 < read < 300
 
 
-def test_unaligned_numbers_are_copied(tmp_path: Path) -> None:
+def test_unaligned_tensors_are_copied(tmp_path: Path) -> None:
     header = {"a": E(0, 1, (1,), "U8"), "b": E(1, 9, (1,), "F64")}
     (tmp_path / "x.safetensors").write_bytes(SAFE(header, b"\x07" + np.array([1.5]).tobytes()))
     checkpoint = Checkpoint.read(tmp_path / "x.safetensors")

@@ -1,4 +1,4 @@
-"""torch.save files: none takes more memory than it has bytes, and every damage is one sentence."""
+"""torch.save files: none uses more memory than it has bytes, and every kind of damage is a one-line error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ONE = malformed.tensor((1,), (1,), 1)
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that reads well; reading it once imports whatever reading imports (zipfile: a codec for names)."""
+def warm_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a valid file after reading it once, which imports everything that reading imports (zipfile: a codec for names)."""
     path = tmp_path_factory.mktemp("warm") / "warm.pth"
     path.write_bytes(malformed.torch_zip(ONE, {"data/0": b"1234"}))
     Checkpoint.read(path)
@@ -60,7 +60,7 @@ def exported() -> bytes:
 
 def quantized() -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch is about to drop them; their files stay
+        warnings.simplefilter("ignore")  # torch is about to drop them; existing files remain
         return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
 
 
@@ -143,13 +143,13 @@ CASES: dict[str, tuple[bytes, type[DniError], str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_malformed_files_are_refused(name: str, tmp_path: Path) -> None:
-    data, kind, words = CASES[name]
+    data, kind, message = CASES[name]
     path = tmp_path / "bad.pth"
     path.write_bytes(data)
-    assert_refused(path, kind, words)
+    assert_refused(path, kind, message)
 
 
-def test_long_and_strange_file_names(tmp_path: Path) -> None:
+def test_long_and_unusual_file_names_are_read(tmp_path: Path) -> None:
     path = tmp_path / ("\x1b[31m" + "x" * 200 + "\n.pth")
     for name, (data, kind, _) in CASES.items():
         if "steps" not in name:
@@ -166,14 +166,14 @@ def small_state() -> OrderedDict[str, torch.Tensor]:
     return OrderedDict((f"conv{i}.weight", torch.randn(2, 3, 2, 2, generator=random)) for i in range(3))
 
 
-def test_reading_takes_little_more_memory_than_the_file(tmp_path: Path) -> None:
-    """At most the file twice and a little: the tensors are views of what was read."""
+def test_reading_uses_little_more_memory_than_the_file(tmp_path: Path) -> None:
+    """At most little more than twice the file: the tensors are views of the bytes read."""
     size = 64 << 20
     torch.save({"w": torch.zeros(size // 4)}, tmp_path / "large.pth")
     process = psutil.Process()
     before = process.memory_info().rss
     checkpoint = Checkpoint.read(tmp_path / "large.pth")
-    assert process.memory_info().rss - before < 1.5 * size  # once for the numbers; half as much again for the allocator
+    assert process.memory_info().rss - before < 1.5 * size  # once for the data; half as much again for the allocator
     assert checkpoint.tensors["w"].nbytes == size
 
 
@@ -182,7 +182,7 @@ def save_small_state(zipped: bool) -> bytes:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_every_truncation_is_seen(zipped: bool, tmp_path: Path) -> None:
+def test_every_truncation_is_detected(zipped: bool, tmp_path: Path) -> None:
     data = save_small_state(zipped)
     path = tmp_path / "cut.pth"
     for length in range(0, len(data), 1 if len(data) < 1500 else 7):
@@ -194,7 +194,7 @@ def test_every_truncation_is_seen(zipped: bool, tmp_path: Path) -> None:
     assert_refused(path, CheckpointError, "cut short")
 
 
-def test_trailing_bytes_are_seen(tmp_path: Path) -> None:
+def test_trailing_bytes_are_detected(tmp_path: Path) -> None:
     path = tmp_path / "more.pth"
     path.write_bytes(save_small_state(False) + b"x")
     assert_refused(path, CheckpointError, "after its end")
@@ -202,13 +202,13 @@ def test_trailing_bytes_are_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_mutated_files_give_our_errors_or_tensors(zipped: bool, seed: int, tmp_path: Path, warm: Path) -> None:
+def test_mutated_files_give_tensors_or_a_dni_error(zipped: bool, seed: int, tmp_path: Path, warm_reader: Path) -> None:
     path = tmp_path / "mutant.pth"
     outcomes, longest = {"read": 0, "refused": 0}, 0
-    with watch_audit_events() as seen:
+    with watch_audit_events() as dangerous_events:
         for data in malformed.mutations(save_small_state(zipped), 300, seed):
             path.write_bytes(data)
-            seen.clear()  # writing the file is ours
+            dangerous_events.clear()  # the test itself writes the file
             try:
                 checkpoint = Checkpoint.read(path)
             except DniError as error:
@@ -217,19 +217,19 @@ def test_mutated_files_give_our_errors_or_tensors(zipped: bool, seed: int, tmp_p
             else:
                 outcomes["read"] += 1
                 assert all(not array.flags.writeable for array in checkpoint.tensors.values())
-            assert not seen
+            assert not dangerous_events
     assert longest <= 300
     assert outcomes["refused"] > 100  # most mutations matter
 
 
-def test_every_flipped_bit_of_the_numbers_is_seen_in_a_zip(tmp_path: Path) -> None:
-    """The archive has a CRC for each record; torch does not look at it."""
+def test_every_bit_flip_of_a_zip_record_is_detected(tmp_path: Path) -> None:
+    """The zip container has a CRC for each record; torch does not check it."""
     data = save_small_state(True)
     numbers = small_state()["conv1.weight"].numpy().tobytes()
-    at = data.index(numbers)
+    offset = data.index(numbers)
     path = tmp_path / "flipped.pth"
     for bit in range(0, len(numbers) * 8, 13):
         copy = bytearray(data)
-        copy[at + bit // 8] ^= 1 << bit % 8
+        copy[offset + bit // 8] ^= 1 << bit % 8
         path.write_bytes(copy)
         assert_refused(path, CheckpointError, "checksum")

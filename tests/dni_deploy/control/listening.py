@@ -1,4 +1,4 @@
-"""What tests of listeners share: a shared alpha, a record of what is reported, and waiting for another thread."""
+"""Helpers for tests of listeners: a shared alpha, recorded reports, and waiting for another thread."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dni_deploy.control.shared_alpha import SharedAlpha
 
 TWO, THREE, FOUR = ("psnr", "gan"), ("a", "b", "c"), ("m", "f", "n", "o")
 TIMEOUT_S = 20.0
-"""Seconds after which what has not happened counts as failed."""
+"""Seconds after which a wait has failed."""
 
 
 @dataclass
 class RecordedReports:
-    """Keeps the sentences that are reported to it."""
+    """Records the sentences reported to it."""
 
     sentences: list[str] = field(default_factory=list)
 
@@ -29,7 +29,7 @@ def new_shared_alpha(members: tuple[str, ...] = TWO) -> SharedAlpha:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Waits for what another thread does."""
+    """Waits until a condition set by another thread holds."""
     deadline = time.monotonic() + TIMEOUT_S
     while not holds():
         assert time.monotonic() < deadline, "it did not happen"

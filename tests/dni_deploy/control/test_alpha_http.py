@@ -1,4 +1,4 @@
-"""Bodies and answers of the HTTP contract, without a server; with one in tests/end_to_end/test_alpha_http.py."""
+"""Request and response bodies of the HTTP API without a server; tests/end_to_end/test_alpha_http.py uses one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_error_of_a_subscriber_is_a_500_without_its_text() -> None:
     assert "secret" not in str(fields)
 
 
-def test_wanted_differs_from_alpha_while_a_slew_limit_is_on_the_way() -> None:
+def test_wanted_differs_from_alpha_while_slewing() -> None:
     shared_alpha = SharedAlpha(TWO, Coefficients.one_hot("psnr", TWO), slew=1.0, clock=lambda: 0.0)
     shared_alpha.read(0.0)
     shared_alpha.set_alpha(0.0, "HTTP", now=0.0)

@@ -1,4 +1,4 @@
-"""Control: what stands behind an alpha, who may change it, and what a frame without a time can ask for."""
+"""Alpha for each frame: from a constant, a source or a shared alpha, with or without frame times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEMBERS = ("psnr", "gan")
 RATE = Fraction(25)
 
 
-def first_shares(alpha: Any, frames: tuple[int, ...], rate: Fraction | None = RATE) -> list[float]:
+def read_first_coefficients(alpha: Any, frames: tuple[int, ...], rate: Fraction | None = RATE) -> list[float]:
     with open_frame_alpha(MEMBERS, alpha, rate=rate) as control:
         return [control.at(frame).values[0] for frame in frames]
 
@@ -38,42 +38,42 @@ def first_shares(alpha: Any, frames: tuple[int, ...], rate: Fraction | None = RA
     ],
 )
 def test_each_frame_gets_its_alpha(alpha: Any, expected: list[float]) -> None:
-    assert first_shares(alpha, (0, 25, 50)) == expected
+    assert read_first_coefficients(alpha, (0, 25, 50)) == expected
 
 
 def test_a_file_of_keyframes_gives_each_frame_its_alpha(tmp_path: Path) -> None:
     path = tmp_path / "show.csv"
     path.write_text("frame,psnr,gan\n0,0,1\n50,1,0\n")
-    assert first_shares(path, (0, 25, 50)) == [0.0, 0.5, 1.0]
-    assert first_shares(str(path), (0, 25, 50), None) == [0.0, 0.5, 1.0]
+    assert read_first_coefficients(path, (0, 25, 50)) == [0.0, 0.5, 1.0]
+    assert read_first_coefficients(str(path), (0, 25, 50), None) == [0.0, 0.5, 1.0]
 
 
 def test_seconds_need_a_frame_rate() -> None:
     for alpha in ("0:psnr=0, 2s:psnr=1", "sine(period=4s)"):
         with pytest.raises(UsageError, match="--fps"):
-            first_shares(alpha, (0,), None)
-    assert first_shares("0f:psnr=0, 50f:psnr=1", (0, 25), None) == [0.0, 0.5]
-    assert first_shares(0.5, (0, 25), None) == [0.5, 0.5]
+            read_first_coefficients(alpha, (0,), None)
+    assert read_first_coefficients("0f:psnr=0, 50f:psnr=1", (0, 25), None) == [0.0, 0.5]
+    assert read_first_coefficients(0.5, (0, 25), None) == [0.5, 0.5]
     with open_frame_alpha(MEMBERS, rate=None) as control:
         assert math.isnan(control.frame_seconds(3))
 
 
-def test_an_own_source_is_asked_for_each_frame() -> None:
+def test_a_custom_source_is_evaluated_for_each_frame() -> None:
     class Even:
         def at(self, seconds: float, frame: int) -> Coefficients:
             return Coefficients.one_hot(MEMBERS[frame % 2], MEMBERS)
 
-    assert first_shares(Even(), (0, 1, 2)) == [1.0, 0.0, 1.0]
+    assert read_first_coefficients(Even(), (0, 1, 2)) == [1.0, 0.0, 1.0]
     with pytest.raises(CoefficientsError):
         resolve_alpha_source(Even(), ("a", "b"))
 
 
-def test_an_own_shared_alpha_is_read_for_each_frame() -> None:
-    cell = SharedAlpha(MEMBERS, Coefficients.parse(0.5, MEMBERS))
-    with open_frame_alpha(MEMBERS, cell, rate=None) as control:
+def test_a_passed_shared_alpha_is_read_for_each_frame() -> None:
+    shared_alpha = SharedAlpha(MEMBERS, Coefficients.parse(0.5, MEMBERS))
+    with open_frame_alpha(MEMBERS, shared_alpha, rate=None) as control:
         assert control.is_live
         assert control.at(0).values[0] == 0.5
-        cell.set_alpha(0.25)
+        shared_alpha.set_alpha(0.25)
         assert control.at(1).values[0] == 0.25
 
 

@@ -1,6 +1,6 @@
-"""The HTTP listener on a real port: clients that send what is not HTTP, too much, too slowly or never, and its tokens.
+"""The HTTP listener on a real port: malformed, oversized, slow and silent clients, and its tokens.
 
-What it answers to a well-formed request is tested with the other server in tests/end_to_end/test_alpha_http.py.
+Responses to well-formed requests are tested for both servers in tests/end_to_end/test_alpha_http.py.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ BODY = b'{"alpha": 0.4}'
 
 @pytest.fixture
 def listener() -> Iterator[HttpAlphaListener]:
-    with HttpAlphaListener(new_shared_alpha(), 0, token=TOKEN, report=RecordedReports()) as made:
-        yield made
+    with HttpAlphaListener(new_shared_alpha(), 0, token=TOKEN, report=RecordedReports()) as opened:
+        yield opened
 
 
 Answer = tuple[int, dict[str, object]]
@@ -49,7 +49,7 @@ def ask(
 
 
 def raw(listener: HttpAlphaListener, data: bytes) -> bytes:
-    """What comes back on bytes as they are."""
+    """Sends raw bytes and returns the response."""
     with socket.create_connection(("127.0.0.1", listener.port), timeout=TIMEOUT_S) as client:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
@@ -92,17 +92,17 @@ def test_a_body_whose_length_is_wrong_is_refused(
     "data",
     [b"\0" * 100, b"GET\r\n\r\n", b"\x16\x03\x01", b"GET /alpha HTTP/9.9\r\n\r\n", b"G" * 70_000, b"GET /alpha\r\n"],
 )
-def test_what_is_not_http_is_refused(listener: HttpAlphaListener, data: bytes) -> None:
+def test_bytes_that_are_not_http_are_refused(listener: HttpAlphaListener, data: bytes) -> None:
     assert b"200" not in raw(listener, data)[:20]
     assert ask(listener)[0] == 200
 
 
-def test_of_a_flood_the_last_request_counts(listener: HttpAlphaListener) -> None:
-    """Four clients, all they can for 400 requests each; some are turned away, the last one counts."""
+def test_the_last_request_of_a_flood_wins(listener: HttpAlphaListener) -> None:
+    """Four clients send 400 requests each as fast as they can; some are refused, and the last one wins."""
 
     def client() -> None:
         for step in range(400):
-            with suppress(OSError, ValueError, http.client.HTTPException):  # turned away
+            with suppress(OSError, ValueError, http.client.HTTPException):  # refused
                 ask(listener, "PUT", '{"alpha": %g}' % (step % 101 / 100))
 
     clients = [threading.Thread(target=client, daemon=True) for _ in range(4)]
@@ -116,7 +116,7 @@ def test_of_a_flood_the_last_request_counts(listener: HttpAlphaListener) -> None
     assert listener.accepted_count > 100
 
 
-def test_clients_that_say_nothing_are_cut_off() -> None:
+def test_silent_clients_are_disconnected() -> None:
     limits = RequestLimits(request_timeout_s=0.3)
     with HttpAlphaListener(new_shared_alpha(), 0, token=TOKEN, limits=limits, report=RecordedReports()) as listener:
         _fill_with_silent_clients(listener)
@@ -155,7 +155,7 @@ def test_no_more_threads_than_connections(listener: HttpAlphaListener) -> None:
     wait_until(lambda: _answers(listener))
 
 
-def test_a_client_that_goes_away_prints_nothing(listener: HttpAlphaListener, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_disconnected_client_prints_nothing(listener: HttpAlphaListener, capfd: pytest.CaptureFixture[str]) -> None:
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", listener.port)) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -164,7 +164,7 @@ def test_a_client_that_goes_away_prints_nothing(listener: HttpAlphaListener, cap
     assert capfd.readouterr() == ("", "")
 
 
-def test_close_frees_the_port_and_lets_clients_go(listener: HttpAlphaListener) -> None:
+def test_close_frees_the_port_and_disconnects_clients(listener: HttpAlphaListener) -> None:
     with pytest.raises(BusyError, match="another program has it"):
         HttpAlphaListener(new_shared_alpha(), listener.port).start()
     with pytest.raises(UsageError):
@@ -175,7 +175,7 @@ def test_close_frees_the_port_and_lets_clients_go(listener: HttpAlphaListener) -
         listener.close()
         assert time.monotonic() - started < 2
         with suppress(ConnectionResetError):
-            assert b"200" not in waiting.recv(100)  # it was let go
+            assert b"200" not in waiting.recv(100)  # it was disconnected
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", listener.port), timeout=1)
     listener.start()
@@ -191,14 +191,14 @@ def test_a_token_is_random_unless_it_is_chosen(listener: HttpAlphaListener) -> N
             HttpAlphaListener(new_shared_alpha(), 0, token=token)
 
 
-def test_the_token_does_not_count_in_the_url_or_a_cookie(listener: HttpAlphaListener) -> None:
+def test_a_token_in_the_url_or_a_cookie_is_ignored(listener: HttpAlphaListener) -> None:
     for path, cookie in ((f"/alpha?token={TOKEN}", ""), ("/alpha", f"dni-serve-{listener.port}={TOKEN}")):
         assert ask(listener, path=path, Authorization="", Cookie=cookie)[0] == 401
-    assert ask(listener, path=f"/alpha?token={TOKEN}")[0] == 404  # there is no query here
+    assert ask(listener, path=f"/alpha?token={TOKEN}")[0] == 404  # this server ignores the query
     assert ask(listener, path="/%61lpha")[0] == ask(listener, path="/alpha/")[0] == ask(listener, path="/")[0] == 404
 
 
-def test_without_a_token_only_this_machine_may_come_in() -> None:
+def test_without_a_token_only_loopback_is_allowed() -> None:
     with HttpAlphaListener(new_shared_alpha(), 0, requires_token=False, report=RecordedReports()) as listener:
         assert listener.token is None
         assert ask(listener, Authorization="")[0] == 200

@@ -1,4 +1,4 @@
-"""The base of the listeners: starting, stopping and binding a port."""
+"""The base class of the listeners: starting, stopping and binding a port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.dni_deploy.control.listening import RecordedReports, new_shared_alpha
 
 
 class CountingListener(AlphaListener):
-    """Counts what the base calls; its thread refuses two messages and waits."""
+    """Counts the calls of the base class; its thread refuses two messages and waits."""
 
     source = "test"
 
@@ -93,7 +93,7 @@ def test_an_address_that_does_not_exist_is_a_usage_error(host: str, port: int, m
 
 
 @pytest.mark.parametrize(("number", "kind"), [("EACCES", UsageError), ("ENOBUFS", UnavailableError)])
-def test_what_the_system_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch, number: str, kind: type[Exception]) -> None:
+def test_a_refused_bind_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch, number: str, kind: type[Exception]) -> None:
     import errno
 
     class RefusingSocket(socket.socket):

@@ -1,4 +1,4 @@
-"""What a message means for the shared alpha, and that none of them stops anything."""
+"""Effects of messages on the shared alpha; no message stops the listener."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.dni_deploy.control.listening import FOUR, RecordedReports, new_shared
 
 
 @pytest.mark.parametrize(
-    ("line", "shares"),
+    ("line", "values"),
     [
         ("alpha 0.4", (0.4, 0.6)),
         ("ALPHA 0.25", (0.25, 0.75)),
@@ -28,13 +28,13 @@ from tests.dni_deploy.control.listening import FOUR, RecordedReports, new_shared
         ("gan 0.25", (0.75, 0.25)),
     ],
 )
-def test_a_line_sets_alpha(line: str, shares: tuple[float, ...]) -> None:
+def test_a_line_sets_alpha(line: str, values: tuple[float, ...]) -> None:
     shared_alpha = new_shared_alpha()
     assert AlphaMessageHandler(shared_alpha, "lines").set_from_line(line) == 1
-    assert shared_alpha.read().requested.values == shares
+    assert shared_alpha.read().requested.values == values
 
 
-def test_a_line_sets_a_point_or_one_share() -> None:
+def test_a_line_sets_a_point_or_one_coefficient() -> None:
     shared_alpha = new_shared_alpha(FOUR)
     handler = AlphaMessageHandler(shared_alpha, "lines", ControlPlane.default(FOUR))
     handler.set_from_line("plane 0.25 0.5")
@@ -48,7 +48,7 @@ def test_a_line_sets_a_point_or_one_share() -> None:
     ["", "alpha", "alpha x", "alpha nan", "alpha 1e999", "alpha 2", "gan -1", "gan x", "gan nan", "x=1", "plane 0 0", "plane",
      "alpha 0.4 0.5", "1,1", "\x00", "alpha " + "1" * MAX_LINE_LENGTH, "quit", "psnr=0.5,psnr=0.5"],
 )  # fmt: skip
-def test_a_line_that_cannot_be_used_changes_nothing(line: str) -> None:
+def test_an_invalid_line_changes_nothing(line: str) -> None:
     shared_alpha, reports = new_shared_alpha(), RecordedReports()
     handler = AlphaMessageHandler(shared_alpha, "lines", report=reports)
     with pytest.raises(DniError) as caught:
@@ -64,7 +64,7 @@ def test_a_line_that_cannot_be_used_changes_nothing(line: str) -> None:
     assert shared_alpha.state.sequence == 0
 
 
-def test_a_subscriber_that_raises_stops_nothing() -> None:
+def test_an_error_in_a_subscriber_stops_nothing() -> None:
     shared_alpha, reports = new_shared_alpha(), RecordedReports()
 
     def broken(setting: object) -> None:
@@ -77,7 +77,7 @@ def test_a_subscriber_that_raises_stops_nothing() -> None:
 
 
 @given(st.text(max_size=60) | st.text(alphabet=st.sampled_from("alphnegsr=,. 0123456789-+\t"), max_size=30))
-def test_any_line_sets_alpha_or_gives_one_sentence(line: str) -> None:
+def test_any_line_sets_alpha_or_gives_a_one_line_error(line: str) -> None:
     shared_alpha = new_shared_alpha()
     try:
         AlphaMessageHandler(shared_alpha, "lines").set_from_line(line)

@@ -1,4 +1,4 @@
-"""MIDI: bytes as a wire brings them; ports by a stand-in, since a test machine has none."""
+"""MIDI: raw byte streams, and fake ports, since a test machine has none."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dni_deploy.errors import UnavailableError, UsageError
 from tests.dni_deploy.control.listening import FOUR, THREE, TWO, RecordedReports, new_shared_alpha
 
 CLOSE = 1e-12
-"""1 minus a share, and the largest share's rounding."""
+"""Rounding of 1 minus a coefficient and of the largest coefficient."""
 
 
 class ByteHandler(ControlChangeHandler):
-    """Handles bytes as they come from a wire, cut anywhere."""
+    """Handles raw MIDI bytes, split anywhere."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -60,7 +60,7 @@ def test_a_knob_of_seven_bits_sets_alpha() -> None:
     assert knob.handler.accepted_count == 4
 
 
-def test_bytes_may_be_cut_anywhere_and_other_messages_are_ignored() -> None:
+def test_split_bytes_are_joined_and_other_messages_ignored() -> None:
     shared_alpha, knob = knobs(channel=2)
     stream = bytes([0xB2, 1, 10, 0xB2, 1, 20, 0xF8, 0xB3, 1, 99, 0x92, 60, 100, 0xB2, 7, 55, 0xF0, 1, 2, 0xF7, 0xB2, 1, 30])
     for byte in stream:
@@ -79,17 +79,17 @@ def test_a_pair_of_controllers_has_fourteen_bits() -> None:
 
 @pytest.mark.parametrize("step", [1, 3, -1, -3])
 def test_a_pair_never_overshoots_between_its_halves(step: int) -> None:
-    """A frame may be knob between the coarse and the fine byte: the value is then between the old one and the new one."""
+    """A frame may be rendered between the coarse and the fine byte: the value then lies between the old and the new one."""
     shared_alpha, knob = knobs()
     values = list(range(8000, 8400))[::step]
     knob.parse_bytes(control(1, values[0] >> 7) + control(33, values[0] & 127))
     for before, value in pairwise(values):
-        seen = []
+        values_read = []
         for part in (control(1, value >> 7), control(33, value & 127)):
             knob.parse_bytes(part)
-            seen.append(shared_alpha.read().requested.values[0] * 16383)
-        assert min(before, value) - 1e-6 <= seen[0] <= max(before, value) + 1e-6
-        assert seen[1] == pytest.approx(value, abs=1e-6)
+            values_read.append(shared_alpha.read().requested.values[0] * 16383)
+        assert min(before, value) - 1e-6 <= values_read[0] <= max(before, value) + 1e-6
+        assert values_read[1] == pytest.approx(value, abs=1e-6)
 
 
 def test_a_least_significant_byte_alone_sets_nothing() -> None:
@@ -123,7 +123,7 @@ def test_a_controller_without_a_target_is_refused(controls: dict[int, str]) -> N
         knobs(TWO, controls)
 
 
-def test_bytes_that_are_no_messages_are_ignored() -> None:
+def test_bytes_that_are_not_messages_are_ignored() -> None:
     shared_alpha, knob = knobs()
     knob.parse_bytes(bytes(range(256)) * 40)
     knob.parse_bytes(bytes([0xF7, 0xB0, 1, 127]))
@@ -131,7 +131,7 @@ def test_bytes_that_are_no_messages_are_ignored() -> None:
 
 
 class StandIn:
-    """A port of mido: keeps the callback that it was opened with."""
+    """A fake mido port: keeps the callback that it was opened with."""
 
     def __init__(self, name: str, callback: Callable[[Any], None]) -> None:
         self.name, self.callback, self.closed = name, callback, False
@@ -162,24 +162,24 @@ def test_a_listener_opens_the_input_of_that_name(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "message"),
     [
         (SystemError("MidiInAlsa::initialize: error creating ALSA sequencer client object."), "no MIDI .*snd_seq"),
         (ModuleNotFoundError("No module named 'rtmidi'", name="rtmidi"), r"dni-deploy\[midi\]"),
     ],
 )
-def test_a_machine_without_midi_is_one_sentence(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+def test_missing_midi_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
     def names() -> list[str]:
         raise error
 
     monkeypatch.setattr(mido, "get_input_names", names)
-    with pytest.raises(UnavailableError, match=words) as caught:
+    with pytest.raises(UnavailableError, match=message) as caught:
         MidiAlphaListener(new_shared_alpha()).start()
     assert str(caught.value).isprintable()
 
 
-def test_this_machine() -> None:
-    """Whatever is here: names, or one sentence."""
+def test_midi_inputs_of_this_machine_are_listed_or_unavailable() -> None:
+    """Lists the inputs of this machine, or raises a one-line error."""
     try:
         reports = " ".join(list_inputs())
     except UnavailableError as error:
@@ -187,7 +187,7 @@ def test_this_machine() -> None:
     assert reports.isprintable()
 
 
-def test_an_input_that_does_not_open_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_that_does_not_open_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, callback: object) -> None:
         raise OSError("busy")
 

@@ -1,4 +1,4 @@
-"""Feeders together: what is asked for listens, what cannot be had is one sentence, and nothing stays open."""
+"""Opening several listeners: requested ones listen, unavailable ones are a one-line error, and nothing stays open."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def listening() -> set[str]:
 
 def test_osc_http_and_lines_set_one_alpha_together() -> None:
     client = pytest.importorskip("pythonosc.udp_client")
-    shared_alpha, noted = new_shared_alpha(), RecordedReports()
+    shared_alpha, reports = new_shared_alpha(), RecordedReports()
     with open_listeners(
-        shared_alpha, osc=0, http=0, lines=io.StringIO("alpha 0.125\n"), note=noted, report=RecordedReports()
+        shared_alpha, osc=0, http=0, lines=io.StringIO("alpha 0.125\n"), note=reports, report=RecordedReports()
     ) as listeners:
         wait_until(lambda: shared_alpha.read().requested.values[0] == 0.125)
         client.SimpleUDPClient("127.0.0.1", listeners[0].port).send_message("/dni/alpha", 0.25)  # type: ignore[attr-defined]
         wait_until(lambda: shared_alpha.read().requested.values[0] == 0.25)
         connection = http.client.HTTPConnection("127.0.0.1", listeners[1].port)  # type: ignore[attr-defined]
         token = listeners[1].token  # type: ignore[attr-defined]
-        assert token in noted.sentences[1]
+        assert token in reports.sentences[1]
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         connection.request("PUT", "/alpha", '{"alpha": 0.5}', headers)
         assert connection.getresponse().status == 200
         assert shared_alpha.read().requested.values[0] == 0.5
         assert [listener.accepted_count for listener in listeners] == [1, 1, 1]
-        assert len(noted.sentences) == 2
-        assert str(listeners[1].port) in noted.sentences[1]  # type: ignore[attr-defined]
+        assert len(reports.sentences) == 2
+        assert str(listeners[1].port) in reports.sentences[1]  # type: ignore[attr-defined]
     assert not listening()
 
 
@@ -50,9 +50,9 @@ def test_all_are_closed_when_one_fails() -> None:
         assert listening() == {"dni-http"}
 
 
-@pytest.mark.parametrize(("package", "extra", "asked"), [("pythonosc", "live", {"osc": 0}), ("mido", "midi", {"midi": "1"})])
+@pytest.mark.parametrize(("package", "extra", "options"), [("pythonosc", "live", {"osc": 0}), ("mido", "midi", {"midi": "1"})])
 def test_a_missing_package_names_its_extra(
-    monkeypatch: pytest.MonkeyPatch, package: str, extra: str, asked: dict[str, int]
+    monkeypatch: pytest.MonkeyPatch, package: str, extra: str, options: dict[str, int]
 ) -> None:
     for name in [
         name
@@ -61,7 +61,7 @@ def test_a_missing_package_names_its_extra(
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UnavailableError, match=rf"dni-deploy\[{extra}\]"), open_listeners(new_shared_alpha(), **asked):  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError, match=rf"dni-deploy\[{extra}\]"), open_listeners(new_shared_alpha(), **options):  # type: ignore[arg-type]
         raise AssertionError("not reached")
 
 
@@ -75,14 +75,18 @@ def test_a_midi_option_is_parsed_or_refused() -> None:
 
 
 def test_the_note_on_http_names_the_token_unless_none_is_required() -> None:
-    for options, named in (({}, True), ({"http_token": "a-token-of-the-tests"}, True), ({"requires_http_token": False}, False)):
+    for options, is_named in (
+        ({}, True),
+        ({"http_token": "a-token-of-the-tests"}, True),
+        ({"requires_http_token": False}, False),
+    ):
         notes = RecordedReports()
         with open_listeners(new_shared_alpha(), http=0, note=notes, **options) as (listener,):  # type: ignore[arg-type]
             token = listener.token  # type: ignore[attr-defined]
             assert token == options.get("http_token", token)
-        assert (token is not None) == named
-        assert ("Authorization: Bearer" in notes.sentences[0]) == named
-        assert not named or token in notes.sentences[0]
+        assert (token is not None) == is_named
+        assert ("Authorization: Bearer" in notes.sentences[0]) == is_named
+        assert not is_named or token in notes.sentences[0]
 
 
 @pytest.mark.parametrize("options", [{"http_token": "a-token-of-the-tests"}, {"requires_http_token": False}])

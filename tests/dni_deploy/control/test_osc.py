@@ -1,4 +1,4 @@
-"""OSC: real datagrams over loopback, every kind of bad one, and a flood; python-osc is the sender."""
+"""OSC: real datagrams over loopback, every kind of malformed one, and a flood; python-osc sends them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from dni_deploy.errors import BusyError, UsageError
 from tests.dni_deploy.control.listening import FOUR, RecordedReports, new_shared_alpha, wait_until
 
 FLOAT32 = 2.0**-23
-"""OSC's numbers have 24 bits."""
+"""OSC numbers are float32, with 24 significant bits."""
 
 
 class OscFixture:
-    """A cell, a feeder on a free port, and a client of it."""
+    """A shared alpha, a listener on a free port, and a client of it."""
 
     def __init__(self, shared_alpha: SharedAlpha, plane: ControlPlane | None = None) -> None:
         self.shared_alpha, self.reports = shared_alpha, RecordedReports()
@@ -40,15 +40,15 @@ class OscFixture:
     def send(self, datagram: bytes) -> None:
         self.client._sock.sendto(datagram, ("127.0.0.1", self.listener.port))
 
-    def shares(self) -> tuple[float, ...]:
+    def coefficients(self) -> tuple[float, ...]:
         return self.shared_alpha.read().requested.values
 
 
 @pytest.fixture
 def osc() -> Iterator[OscFixture]:
-    made = OscFixture(new_shared_alpha())
-    yield made
-    made.listener.close()
+    fixture = OscFixture(new_shared_alpha())
+    yield fixture
+    fixture.listener.close()
 
 
 def bundle(*alphas: float, at: float | int = IMMEDIATELY) -> bytes:
@@ -60,27 +60,27 @@ def bundle(*alphas: float, at: float | int = IMMEDIATELY) -> bytes:
     return bytes(builder.build().dgram)
 
 
-def test_messages_set_alpha_and_shares(osc: OscFixture) -> None:
+def test_messages_set_alpha_and_coefficients(osc: OscFixture) -> None:
     for count, alpha in enumerate((0.25, 1, 0.0, 0.75), 1):
         osc.client.send_message("/dni/alpha", alpha)
         wait_until(lambda count=count: osc.listener.accepted_count == count)  # type: ignore[misc]
-        assert osc.shares() == (alpha, 1 - alpha)
+        assert osc.coefficients() == (alpha, 1 - alpha)
         assert osc.shared_alpha.read().source == "OSC"
     osc.client.send_message("/dni/alpha/gan", 0.25)
-    wait_until(lambda: osc.shares() == (0.75, 0.25))
+    wait_until(lambda: osc.coefficients() == (0.75, 0.25))
     osc.client.send_message("/dni/shares", [0.1, 0.9])
     wait_until(lambda: osc.listener.accepted_count == 6)
-    assert osc.shares() == pytest.approx((0.1, 0.9), abs=FLOAT32)
+    assert osc.coefficients() == pytest.approx((0.1, 0.9), abs=FLOAT32)
 
 
 def test_a_point_of_the_plane_sets_alpha() -> None:
     osc = OscFixture(new_shared_alpha(FOUR), ControlPlane.default(FOUR))
     with osc.listener:
         osc.client.send_message("/dni/plane", [0.25, 0.5])
-        wait_until(lambda: osc.shares() == (0.375, 0.125, 0.375, 0.125))
+        wait_until(lambda: osc.coefficients() == (0.375, 0.125, 0.375, 0.125))
         osc.client.send_message("/dni/alpha/m", 0.75)
         wait_until(lambda: osc.listener.accepted_count == 2)
-        assert osc.shares()[0] == 0.75
+        assert osc.coefficients()[0] == 0.75
         osc.client.send_message("/dni/alpha", 0.5)
         wait_until(lambda: osc.listener.refused_count == 1)
     assert "family has 4" in osc.reports.sentences[0]
@@ -110,14 +110,14 @@ def test_a_point_of_the_plane_sets_alpha() -> None:
         ("/elsewhere", 0.5),
     ],
 )
-def test_a_message_that_cannot_be_used_changes_nothing(osc: OscFixture, address: str, values: object) -> None:
+def test_an_invalid_message_changes_nothing(osc: OscFixture, address: str, values: object) -> None:
     osc.client.send_message(address, values)  # type: ignore[arg-type]
     osc.client.send_message(address, values)  # type: ignore[arg-type]
     osc.client.send_message("/dni/alpha", 0.25)
     wait_until(lambda: osc.listener.accepted_count == 1)
-    # Of two to one address, both or only the last may have been looked at.
+    # Of two messages to one address, both or only the last may have been handled.
     assert osc.listener.refused_count + osc.listener.superseded_count in (1, 2)
-    assert osc.shares() == (0.25, 0.75)
+    assert osc.coefficients() == (0.25, 0.75)
     assert all(sentence.isprintable() for sentence in osc.reports.sentences)
 
 
@@ -148,11 +148,11 @@ def test_a_datagram_that_is_not_osc_changes_nothing(osc: OscFixture, datagram: b
     assert len(osc.reports.sentences) == 1
 
 
-def test_padding_that_some_senders_leave_out_is_not_needed(osc: OscFixture) -> None:
-    """python-osc knows of one that cuts the zeros off a number's end."""
+def test_missing_padding_is_accepted(osc: OscFixture) -> None:
+    """python-osc documents a sender that omits the trailing zeros of a number."""
     osc.send(b"/dni/alpha\0\0,f\0\0" + struct.pack(">f", 0.5).rstrip(b"\0"))
     wait_until(lambda: osc.listener.accepted_count == 1)
-    assert osc.shares() == (0.5, 0.5)
+    assert osc.coefficients() == (0.5, 0.5)
 
 
 def test_bundles_nested_too_deeply_are_refused(osc: OscFixture) -> None:
@@ -165,13 +165,13 @@ def test_bundles_nested_too_deeply_are_refused(osc: OscFixture) -> None:
 
 anything = st.one_of(
     st.binary(max_size=64),
-    st.binary(max_size=40).map(lambda tail: b"#bundle\0" + tail),
-    st.binary(max_size=30).map(lambda tail: b"/dni/alpha\0\0," + tail),
+    st.binary(max_size=40).map(lambda suffix: b"#bundle\0" + suffix),
+    st.binary(max_size=30).map(lambda suffix: b"/dni/alpha\0\0," + suffix),
 )
 
 
 @given(anything)
-def test_any_datagram_is_messages_or_one_sentence(datagram: bytes) -> None:
+def test_any_datagram_gives_messages_or_a_one_line_error(datagram: bytes) -> None:
     reports = "x"
     try:
         list(parse_messages(datagram))
@@ -180,29 +180,29 @@ def test_any_datagram_is_messages_or_one_sentence(datagram: bytes) -> None:
     assert reports.isprintable()
 
 
-def test_a_late_bundle_of_a_sender_is_refused(osc: OscFixture) -> None:
+def test_a_late_osc_bundle_is_refused(osc: OscFixture) -> None:
     osc.send(bundle(0.1, 0.5))
     wait_until(lambda: osc.listener.accepted_count == 2)
-    assert osc.shares() == (0.5, 0.5)
+    assert osc.coefficients() == (0.5, 0.5)
     now = time.time()
     osc.send(bundle(0.25, at=now))
-    osc.send(bundle(0.75, at=now - 0.5))  # overtaken on the way
+    osc.send(bundle(0.75, at=now - 0.5))  # it arrived after a newer one
     osc.client.send_message("/dni/alpha/gan", 0.25)
     wait_until(lambda: osc.listener.accepted_count == 4)
     assert osc.listener.refused_count == 1
     assert "came late" in osc.reports.sentences[0]
-    osc.send(bundle(0.125, at=now - 3600))  # its clock was set back: not late for ever
+    osc.send(bundle(0.125, at=now - 3600))  # its clock was set back: it is not late forever
     wait_until(lambda: osc.listener.accepted_count == 5)
-    assert osc.shares() == (0.125, 0.875)
+    assert osc.coefficients() == (0.125, 0.875)
 
 
-def test_a_flood_ends_with_the_last_value(osc: OscFixture) -> None:
+def test_the_last_value_of_a_flood_wins(osc: OscFixture) -> None:
     bad = b"/dni/alpha\0\0,f\0\0" + struct.pack(">f", float("nan"))
     for step in range(20_000):
         osc.send(bad) if step % 3 == 0 else osc.client.send_message("/dni/alpha", step % 100 / 128)
     wait_until(lambda: _settled(osc))
     osc.client.send_message("/dni/alpha", 0.625)
-    wait_until(lambda: osc.shares() == (0.625, 0.375))
+    wait_until(lambda: osc.coefficients() == (0.625, 0.375))
     assert len(osc.reports.sentences) <= 1
     osc.listener.close()
     assert len(osc.reports.sentences) <= 2
@@ -222,12 +222,12 @@ def test_a_port_in_use_or_out_of_range_is_refused() -> None:
             OscAlphaListener(new_shared_alpha(), first.port).start()
         assert caught.value.exit_code == 9
     with OscAlphaListener(new_shared_alpha(), first.port):
-        pass  # it was given back
+        pass  # the port was released
     for port in (-1, 1 << 16):
         with pytest.raises(UsageError, match="not a port"):
             OscAlphaListener(new_shared_alpha(), port).start()
     with pytest.raises(UsageError, match=r"not an address of this machine|no such address"):
-        OscAlphaListener(new_shared_alpha(), 0, "192.0.2.1").start()  # kept for documentation: nobody's
+        OscAlphaListener(new_shared_alpha(), 0, "192.0.2.1").start()  # reserved for documentation: no machine has it
 
 
 def test_a_listener_can_be_closed_and_started_again() -> None:

@@ -1,4 +1,4 @@
-"""The decisions of the request guard, without a server; with one in tests/end_to_end/test_alpha_http.py."""
+"""The decisions of the request guard without a server; tests/end_to_end/test_alpha_http.py uses one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_an_address_of_this_machine_is_a_host_only_where_the_connection_came_in_
         assert status_of(guard, RequestHead(head.method, head.path, head.headers, local_host=local_host)) == 200
 
 
-def test_a_host_or_an_origin_that_is_given_twice_is_refused() -> None:
+def test_a_duplicate_host_or_origin_is_refused() -> None:
     guard = RequestGuard(None, PORT)
     for name, value, status in (("host", HOST, 400), ("origin", f"http://{HOST}", 403)):
         pairs = (*make_head().headers, (name, value))

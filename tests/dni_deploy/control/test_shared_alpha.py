@@ -1,4 +1,4 @@
-"""SharedAlpha: the newest wins, from any thread; nothing wrong gets in; the slew limit moves on the straight line."""
+"""SharedAlpha: the newest alpha wins, from any thread; invalid ones are refused; the slew limit moves on a straight line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dni_deploy.errors import CoefficientsError, UsageError
 
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
 TIMEOUT_S = 20.0
-"""Seconds until a thread that has not come back counts as a deadlock."""
+"""Seconds after which a thread that has not ended counts as deadlocked."""
 CLOSE = 1e-12
 """Steps of a hundred reads, each rounded."""
 
@@ -24,7 +24,7 @@ def new_shared_alpha(**options: Any) -> SharedAlpha:
     return SharedAlpha(TWO, Coefficients.one_hot("psnr", TWO), **options)
 
 
-def test_the_newest_wins() -> None:
+def test_the_newest_alpha_wins() -> None:
     shared_alpha = new_shared_alpha()
     assert shared_alpha.read() == AlphaState(0, Coefficients.one_hot("psnr", TWO), Coefficients.one_hot("psnr", TWO), "")
     assert shared_alpha.set_alpha(0.25, "osc") == 1
@@ -35,7 +35,7 @@ def test_the_newest_wins() -> None:
 
 
 @pytest.mark.parametrize("alpha", [math.nan, "nan", 1.5, "x=1", "", None, [1], {"psnr": 2}, 10**400, "0" * 10**6 + "x"])
-def test_an_alpha_that_cannot_be_used_changes_nothing(alpha: Any) -> None:
+def test_an_invalid_alpha_changes_nothing(alpha: Any) -> None:
     shared_alpha = new_shared_alpha()
     shared_alpha.set_alpha(0.25, "before")
     before = shared_alpha.state
@@ -61,24 +61,24 @@ def test_extrapolation_is_off_by_default() -> None:
     assert shared_alpha.read().requested.values == (1.5, -0.5)
 
 
-def test_slew_by_the_time_passed_in() -> None:
+def test_slew_uses_the_time_argument() -> None:
     shared_alpha = new_shared_alpha(slew=0.5)
     shared_alpha.read(10.0)
     shared_alpha.set_alpha("gan=1", now=10.0)
-    gan = []
+    gan_values = []
     for step in range(1, 6):
         state = shared_alpha.read(10.0 + 0.5 * step)
-        gan.append(state.coefficients.values[1])
+        gan_values.append(state.coefficients.values[1])
         assert state.requested.values == (0, 1)
         assert math.fsum(state.coefficients.values) == 1
-    assert gan == pytest.approx([0.25, 0.5, 0.75, 1, 1], abs=CLOSE)
-    assert shared_alpha.read(13.0).coefficients == Coefficients.one_hot("gan", TWO)  # exactly there
+    assert gan_values == pytest.approx([0.25, 0.5, 0.75, 1, 1], abs=CLOSE)
+    assert shared_alpha.read(13.0).coefficients == Coefficients.one_hot("gan", TWO)  # exactly the target
 
 
 def test_time_before_a_change_does_not_count_for_slew() -> None:
     shared_alpha = new_shared_alpha(slew=1.0)
     shared_alpha.read(0.0)
-    shared_alpha.set_alpha(0.0, now=100.0)  # nobody read for 100 s
+    shared_alpha.set_alpha(0.0, now=100.0)  # no read for 100 s
     assert shared_alpha.read(100.25).coefficients.values == pytest.approx((0.75, 0.25), abs=CLOSE)
 
 
@@ -88,7 +88,7 @@ def test_slew_counts_the_time_of_frames_for_a_frame_loop() -> None:
     shared_alpha.set_alpha(0.0)
     assert shared_alpha.at(0.04, 1).values == pytest.approx((0.96, 0.04), abs=CLOSE)
     assert shared_alpha.at(0.04, 1).values == pytest.approx((0.96, 0.04), abs=CLOSE)
-    assert shared_alpha.at(0.02, 0).values == pytest.approx((0.96, 0.04), abs=CLOSE)  # a seek back does not move it
+    assert shared_alpha.at(0.02, 0).values == pytest.approx((0.96, 0.04), abs=CLOSE)  # seeking back does not move it
     assert shared_alpha.at(9.0, 225).values == (0, 1)
 
 
@@ -98,7 +98,7 @@ def test_slew_moves_straight_and_reverses_at_once() -> None:
     shared_alpha.set_alpha([0.0, 0.5, 0.5], now=0.0)
     assert shared_alpha.read(0.4).coefficients.values == pytest.approx(
         (0.6, 0.2, 0.2), abs=CLOSE
-    )  # a has farthest to go: 1 a second
+    )  # a has the largest distance: 1 per second
     shared_alpha.set_alpha([1.0, 0.0, 0.0], now=0.4)
     assert shared_alpha.read(0.6).coefficients.values == pytest.approx((0.8, 0.1, 0.1), abs=CLOSE)
 
@@ -117,10 +117,10 @@ def test_the_clock_is_monotonic_by_default() -> None:
 def test_update_changes_the_requested_alpha() -> None:
     shared_alpha = new_shared_alpha()
     shared_alpha.set_alpha(0.5)
-    shared_alpha.update(lambda wanted: Coefficients(TWO, (wanted.values[0] / 2, 1 - wanted.values[0] / 2)), "knob")
+    shared_alpha.update(lambda requested: Coefficients(TWO, (requested.values[0] / 2, 1 - requested.values[0] / 2)), "knob")
     assert shared_alpha.read().requested.values == (0.25, 0.75)
     with pytest.raises(CoefficientsError):
-        shared_alpha.update(lambda wanted: Coefficients(TWO, (2.0, 2.0)))
+        shared_alpha.update(lambda requested: Coefficients(TWO, (2.0, 2.0)))
     assert shared_alpha.state.sequence == 2
 
 
@@ -129,18 +129,18 @@ def test_update_starts_from_the_requested_alpha_and_not_from_the_current_one() -
     shared_alpha.read(0.0)
     shared_alpha.set_alpha(0.5, now=0.0)
     shared_alpha.read(0.1)
-    shared_alpha.update(lambda wanted: Coefficients.parse(wanted.values[0] / 2, TWO), now=0.1)
+    shared_alpha.update(lambda requested: Coefficients.parse(requested.values[0] / 2, TWO), now=0.1)
     assert shared_alpha.read(0.2).requested.values == (0.25, 0.75)
 
 
-def test_subscribers_and_waiting_threads_learn_of_changes() -> None:
-    shared_alpha, seen = new_shared_alpha(), []
-    end = shared_alpha.subscribe(seen.append)
+def test_subscribers_and_waiting_threads_are_notified() -> None:
+    shared_alpha, received = new_shared_alpha(), []
+    end = shared_alpha.subscribe(received.append)
     shared_alpha.set_alpha(0.25, "x")
     end()
     end()
     shared_alpha.set_alpha(0.75)
-    assert [(state.sequence, state.requested.values[0], state.source) for state in seen] == [(1, 0.25, "x")]
+    assert [(state.sequence, state.requested.values[0], state.source) for state in received] == [(1, 0.25, "x")]
     assert shared_alpha.wait_for_change(2, timeout=0.01) is None
     waited = shared_alpha.wait_for_change(1)
     assert waited is not None
@@ -153,10 +153,10 @@ def test_subscribers_and_waiting_threads_learn_of_changes() -> None:
 
 @pytest.mark.usefixtures("nervous")
 @pytest.mark.parametrize("slew", [None, 50.0])
-def test_readers_see_whole_states_while_many_threads_set(
+def test_readers_see_consistent_states_while_many_threads_set(
     slew: float | None, record_property: Callable[[str, object], None]
 ) -> None:
-    """Each setter writes points of its own direction; a reader must only see whole points, and sequences that never go back."""
+    """Each setter writes points in its own direction; readers must see only consistent points and sequence numbers that never decrease."""
     shared_alpha = SharedAlpha(THREE, Coefficients.one_hot("a", THREE), slew=slew)
     stop, errors = threading.Event(), list[BaseException]()
     sets = 3000
@@ -165,7 +165,7 @@ def test_readers_see_whole_states_while_many_threads_set(
         try:
             for step in range(1, sets + 1):
                 shared_alpha.set_alpha(
-                    [0.5 if place == writer else 0.25 for place in range(3)] if step % 2 else [1 / 3] * 3, str(writer)
+                    [0.5 if index == writer else 0.25 for index in range(3)] if step % 2 else [1 / 3] * 3, str(writer)
                 )
         except BaseException as error:
             errors.append(error)
@@ -182,8 +182,8 @@ def test_readers_see_whole_states_while_many_threads_set(
                 newest = state.sequence
                 assert abs(math.fsum(state.coefficients.values) - 1) < CLOSE
                 if state.sequence:
-                    odd = state.requested.values != (1 / 3,) * 3
-                    assert not odd or state.requested.values[int(state.source)] == 0.5  # point and source go together
+                    is_setters_point = state.requested.values != (1 / 3,) * 3
+                    assert not is_setters_point or state.requested.values[int(state.source)] == 0.5  # point and source match
         except BaseException as error:
             errors.append(error)
 

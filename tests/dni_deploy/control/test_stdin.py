@@ -1,4 +1,4 @@
-"""Lines of text from a stream: whole, cut, too long, and at once; a stream that ends or never does."""
+"""Lines of text from a stream: complete, split, too long, and concurrent; streams that end or never do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def test_close_does_not_wait_for_a_pipe_that_stays_open() -> None:
             os.write(writing, b"4\nalpha ")
             wait_until(lambda: listener.accepted_count == 1)
             assert shared_alpha.read().requested.values == (0.4, 0.6)
-        assert not [thread for thread in threading.enumerate() if thread.name == "dni-lines"]  # though nobody closed the pipe
+        assert not [
+            thread for thread in threading.enumerate() if thread.name == "dni-lines"
+        ]  # although the pipe was not closed
     os.close(writing)
 
 
@@ -47,7 +49,7 @@ def test_lines_of_a_file_set_alpha(tmp_path: Path) -> None:
     assert shared_alpha.read().requested.values == (0.2, 0.8)
 
 
-def test_a_line_without_end_is_skipped_and_what_follows_counts() -> None:
+def test_an_overlong_line_is_skipped_and_the_next_is_read() -> None:
     shared_alpha, reports = new_shared_alpha(), RecordedReports()
     stream = io.BytesIO(b"x" * (5 * MAX_LINE_LENGTH) + b"\nalpha 0.4\n" + b"\xff\xfe\n" + b"alpha 0.2\n")
     with StdinAlphaListener(shared_alpha, stream, report=reports) as listener:
@@ -64,10 +66,10 @@ def test_a_closed_stream_is_reported() -> None:
 
 
 @pytest.mark.usefixtures("nervous")
-def test_listeners_at_once_never_leave_the_simplex() -> None:
+def test_concurrent_listeners_never_leave_the_simplex() -> None:
     shared_alpha = new_shared_alpha(THREE)
-    seen = []
-    shared_alpha.subscribe(lambda setting: seen.append(sum(setting.requested.values)))
+    sums_read = []
+    shared_alpha.subscribe(lambda setting: sums_read.append(sum(setting.requested.values)))
     texts = ["".join(f"{name} {step % 11 / 10}\n" for step in range(500)) for name in THREE]
     listeners = [StdinAlphaListener(shared_alpha, io.StringIO(text)) for text in texts]
     for listener in listeners:
@@ -75,5 +77,5 @@ def test_listeners_at_once_never_leave_the_simplex() -> None:
     wait_until(lambda: shared_alpha.state.sequence == 1500)
     for listener in listeners:
         listener.close()
-    assert len(seen) == 1500
-    assert max(abs(total - 1) for total in seen) < 1e-12
+    assert len(sums_read) == 1500
+    assert max(abs(total - 1) for total in sums_read) < 1e-12

@@ -14,7 +14,7 @@ from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import AlphaMapVideo
 from dni_deploy.video_io.resume import job_folder_path
 from dni_deploy.video_io.video_file import open_video_file
-from tests.dni_deploy.video_io.test_resume import stopping
+from tests.dni_deploy.video_io.test_resume import stop_engine_after
 from tests.support.frame_session import Dimmer
 from tests.support.gray_video import grey_film
 from tests.support.video_clips import FRAMES, HEIGHT, WIDTH, Clip, see
@@ -98,7 +98,7 @@ def test_stopped_runs_go_on(
     alpha = "0:b=1, 0.5s:b=0.5,a=0.5"
     make(clip, tmp_path / "whole.mp4", alpha, alpha_log=tmp_path / "whole.jsonl", **asked)
     with monkeypatch.context() as context:
-        stopping(engine, context, LATE, KeyboardInterrupt())
+        stop_engine_after(engine, context, LATE, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             make(clip, tmp_path / "out.mp4", alpha, alpha_log=tmp_path / "out.jsonl", **asked)
     assert not (tmp_path / "out.mp4").exists()
@@ -113,7 +113,7 @@ def test_another_map_is_another_job(
 ) -> None:
     asked = AlphaMapOptions(mask(tmp_path / "mask.png"))
     with monkeypatch.context() as context:
-        stopping(engine, context, LATE, KeyboardInterrupt())
+        stop_engine_after(engine, context, LATE, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             make(clip, tmp_path / "out.mp4", 0.25, alpha_map=asked)
     assert job_folder_path(tmp_path / "out.mp4").exists()

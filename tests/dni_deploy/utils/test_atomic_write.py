@@ -1,4 +1,4 @@
-"""Publishing: old or new and never anything else, through faults, kills and full disks."""
+"""Atomic writes: old or new and never anything else, through faults, kills and full disks."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ OLD, NEW = b"old", b"new" * 1000
 
 
 def write_while(context: AbstractContextManager[Path], meanwhile: Callable[[], object]) -> None:
-    """Publish NEW, and do something just before it gets its name."""
+    """Writes NEW atomically, and calls something just before the file gets its name."""
     with context as temporary:
         (temporary / "file" if temporary.is_dir() else temporary).write_bytes(NEW)
         meanwhile()
 
 
-def test_a_file_appears_whole_and_alone(tmp_path: Path) -> None:
+def test_a_file_appears_complete_and_without_leftovers(tmp_path: Path) -> None:
     target = tmp_path / "x.png"
     with write_file_atomically(target) as temporary:
         assert temporary.parent == tmp_path
         assert temporary.name.startswith(".x.png.")
         assert str(os.getpid()) in temporary.name
-        assert temporary.suffix == ".png"  # writers go by it
+        assert temporary.suffix == ".png"  # as writers use it
         temporary.write_bytes(NEW)
         assert not target.exists()
     assert target.read_bytes() == NEW
@@ -71,7 +71,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x"]
 
 
-def test_it_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*_: Any, **__: Any) -> None:
         raise OSError(errno.EPERM, "no links here")
 
@@ -111,7 +111,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError, SystemExit])
-def test_any_exception_leaves_the_old_one_and_no_temporary(tmp_path: Path, raised: type[BaseException]) -> None:
+def test_any_exception_keeps_the_old_file_and_no_temporary(tmp_path: Path, raised: type[BaseException]) -> None:
     target = tmp_path / "x"
     target.write_bytes(OLD)
 
@@ -126,14 +126,14 @@ def test_any_exception_leaves_the_old_one_and_no_temporary(tmp_path: Path, raise
     assert target.read_bytes() == OLD
 
 
-def test_the_systems_errors_inside_the_block_are_explained(tmp_path: Path) -> None:
+def test_os_errors_inside_the_block_are_explained(tmp_path: Path) -> None:
     def attempt(error: OSError) -> None:
         with write_file_atomically(tmp_path / "x"):
             raise error
 
     with pytest.raises(LimitError, match=r"no room to write .*Nothing was written"):
         attempt(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    with pytest.raises(FileNotFoundError):  # somebody else's trouble stays theirs
+    with pytest.raises(FileNotFoundError):  # errors about other files pass through
         attempt(FileNotFoundError(errno.ENOENT, "gone", "input.png"))
 
 
@@ -166,22 +166,22 @@ def test_only_a_new_or_empty_folder_is_published(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="process numbers are not looked at there")
 def test_temporaries_of_dead_processes_are_removed_and_others_kept(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", "pass"])
-    ended.wait()
+    ended_process = subprocess.Popen([sys.executable, "-c", "pass"])
+    ended_process.wait()
     host = atomic_write._compute_host_id()
-    dead = tmp_path / f".x.{ended.pid}-{host}-00000000.part"
+    dead = tmp_path / f".x.{ended_process.pid}-{host}-00000000.part"
     alive = tmp_path / f".x.{os.getppid()}-{host}-00000000.part"
-    elsewhere = tmp_path / f".x.{ended.pid}-{'0' * 6}-00000000.part"
-    forgotten = tmp_path / f".x.{ended.pid}-{'0' * 6}-11111111.part"
-    other = tmp_path / f".y.{ended.pid}-{host}-00000000.part"
-    for path in (dead, alive, elsewhere, forgotten, other):
+    other_folder = tmp_path / f".x.{ended_process.pid}-{'0' * 6}-00000000.part"
+    leftover = tmp_path / f".x.{ended_process.pid}-{'0' * 6}-11111111.part"
+    other = tmp_path / f".y.{ended_process.pid}-{host}-00000000.part"
+    for path in (dead, alive, other_folder, leftover, other):
         path.write_bytes(OLD)
-    os.utime(forgotten, (0, 0))
-    folder = tmp_path / f".x.{ended.pid}-{host}-22222222.part"
+    os.utime(leftover, (0, 0))
+    folder = tmp_path / f".x.{ended_process.pid}-{host}-22222222.part"
     folder.mkdir()
     (folder / "file").touch()
     write_bytes_atomically(tmp_path / "x", NEW)
-    assert set(os.listdir(tmp_path)) == {"x", alive.name, elsewhere.name, other.name}
+    assert set(os.listdir(tmp_path)) == {"x", alive.name, other_folder.name, other.name}
 
 
 CALLS = ("open", "write", "fsync", "close", "replace", "link", "rename", "mkdir", "unlink")
@@ -190,8 +190,8 @@ CALLS = ("open", "write", "fsync", "close", "replace", "link", "rename", "mkdir"
 class FaultyOs:
     """The module os, whose n-th call of those in CALLS fails; `short` makes writes end early instead of failing."""
 
-    def __init__(self, at: int, code: int, for_ever: bool) -> None:
-        self.at, self.code, self.for_ever, self.count, self.failed = at, code, for_ever, 0, ""
+    def __init__(self, failing_call: int, code: int, for_ever: bool) -> None:
+        self.at, self.code, self.for_ever, self.count, self.failed = failing_call, code, for_ever, 0, ""
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
@@ -203,10 +203,10 @@ class FaultyOs:
             if self.count == self.at or (self.for_ever and self.count > self.at):
                 self.failed = name
                 if name == "close":
-                    real(*arguments)  # a failing close has closed
+                    real(*arguments)  # a failing close still closes
                 raise OSError(self.code, os.strerror(self.code), arguments[0] if isinstance(arguments[0], str) else None)
             if name == "write" and len(arguments[1]) > 1:
-                return real(arguments[0], arguments[1][: len(arguments[1]) // 2 + 1])  # short writes all along
+                return real(arguments[0], arguments[1][: len(arguments[1]) // 2 + 1])  # short writes throughout
             return real(*arguments, **options)
 
         return call
@@ -219,20 +219,20 @@ def temporaries(folder: Path) -> list[str]:
 def every_fault(
     monkeypatch: pytest.MonkeyPatch, job: Callable[[], object], verify: Callable[[bool, FaultyOs], None], codes: tuple[int, ...]
 ) -> int:
-    """Run the job with each fault until it meets none; returns how many faults there were."""
+    """Runs the job with each fault until none occurs; returns the number of faults."""
     faults = 0
     for code, for_ever in product(codes, (False, True)):
-        for at in range(1, 500):
-            faulty, error = FaultyOs(at, code, for_ever), None
-            with monkeypatch.context() as patched:
-                patched.setattr(atomic_write, "os", faulty)
+        for failing_call in range(1, 500):
+            faulty, error = FaultyOs(failing_call, code, for_ever), None
+            with monkeypatch.context() as patches:
+                patches.setattr(atomic_write, "os", faulty)
                 try:
                     job()
                 except DniError as raised:
                     error = raised
             assert "\n" not in str(error)
             verify(error is not None, faulty)
-            if faulty.count < at:
+            if faulty.count < failing_call:
                 assert error is None
                 break
             faults += 1
@@ -250,7 +250,7 @@ SOME_CODES = [
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_every_fault_of_a_file_leaves_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
+def test_every_fault_of_a_file_write_leaves_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
     target = tmp_path / "x"
 
     def prepare() -> None:
@@ -261,9 +261,9 @@ def test_every_fault_of_a_file_leaves_old_or_new(tmp_path: Path, monkeypatch: py
     def verify(failed: bool, faulty: FaultyOs) -> None:
         content = target.read_bytes() if target.exists() else None
         assert content == NEW or (failed and content == (OLD if force else None))
-        # A disk that fails for ever does not let us clean up either; one fault must leave nothing behind.
+        # A disk that fails forever prevents cleanup, too; a single fault must leave nothing behind.
         if not faulty.for_ever:
-            assert len(temporaries(tmp_path)) <= (faulty.failed == "unlink")  # but for the clean-up's own fault
+            assert len(temporaries(tmp_path)) <= (faulty.failed == "unlink")  # except after a fault in the cleanup itself
         for name in temporaries(tmp_path):
             (tmp_path / name).unlink()
         prepare()
@@ -293,9 +293,9 @@ def test_every_fault_of_a_new_bundle_leaves_nothing_or_all(
 def test_every_fault_of_a_replacement_leaves_the_old_or_the_new_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: tuple[int, ...]
 ) -> None:
-    target, kept = tmp_path / "x.dni", tmp_path / "old.dni"
-    old = pico.write(kept).digest
-    shutil.copytree(kept, target)
+    target, original_copy = tmp_path / "x.dni", tmp_path / "old.dni"
+    old = pico.write(original_copy).digest
+    shutil.copytree(original_copy, target)
     new: set[str] = set()
 
     def verify(failed: bool, faulty: FaultyOs) -> None:
@@ -306,7 +306,7 @@ def test_every_fault_of_a_replacement_leaves_the_old_or_the_new_bundle(
         else:
             assert failed
         shutil.rmtree(target)
-        shutil.copytree(kept, target)
+        shutil.copytree(original_copy, target)
 
     assert every_fault(monkeypatch, lambda: pico.write(target, force=True, count=3), verify, codes) > 40
     assert len(new) == 1
@@ -344,7 +344,7 @@ def process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
-def test_a_kill_at_any_time_leaves_a_whole_file_and_a_whole_bundle(tmp_path: Path) -> None:
+def test_a_kill_at_any_time_leaves_a_complete_file_and_bundle(tmp_path: Path) -> None:
     # One process that has imported everything forks the writers: an import for each of 20 would take most of the time.
     write_bytes_atomically(tmp_path / "x", b"\1" * 100_000)
     pico.write(tmp_path / "x.dni", b=pico.tensors(1))
@@ -384,7 +384,7 @@ def test_a_kill_at_any_time_leaves_a_whole_file_and_a_whole_bundle(tmp_path: Pat
     finally:
         forker.kill()
         forker.communicate()
-    # The next publication clears away what the kills left of the same target.
+    # The next write removes what the kills left of the same target.
     write_bytes_atomically(tmp_path / "x", OLD, force=True)
     assert [name for name in temporaries(tmp_path) if name.startswith(".x.") and ".dni." not in name] == []
     bundle = pico.write(tmp_path / "x.dni", force=True)
@@ -392,7 +392,7 @@ def test_a_kill_at_any_time_leaves_a_whole_file_and_a_whole_bundle(tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE")
-def test_a_full_disk_is_a_limit_error_and_the_old_one_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_limit_error_and_keeps_the_old_file(tmp_path: Path) -> None:
     old = pico.write(tmp_path / "x.dni").digest
     (tmp_path / "x").write_bytes(OLD)
     code = """
@@ -447,21 +447,21 @@ def test_ctrl_c_removes_the_temporary(tmp_path: Path) -> None:
 
 
 def test_possible_outputs_pass(tmp_path: Path) -> None:
-    there = tmp_path / "there.png"
-    there.write_bytes(b"x")
+    existing = tmp_path / "there.png"
+    existing.write_bytes(b"x")
     assert check_outputs((tmp_path / "a.png", None), force=False) == (str(tmp_path / "a.png"),)
-    assert check_outputs((there,), force=True) == (str(there),)
+    assert check_outputs((existing,), force=True) == (str(existing),)
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (("there.png",), "exists; give --force"),
         (("none/a.png",), "folder of .* does not exist"),
         (("a.png", "./a.png"), "one name"),
     ],
 )
-def test_impossible_outputs_are_refused(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+def test_impossible_outputs_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     (tmp_path / "there.png").write_bytes(b"x")
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         check_outputs([tmp_path / name if name[0] != "." else f"{tmp_path}/{name}" for name in names], force=False)

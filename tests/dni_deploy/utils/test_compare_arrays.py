@@ -25,10 +25,10 @@ def test_relative_error_is_a_fraction_of_the_largest_expected_value() -> None:
 
 
 def test_psnr_against_the_largest_expected_value_or_a_peak() -> None:
-    one = np.ones((2, 2), np.float32)
-    assert psnr_db(one, one) == math.inf
-    assert psnr_db(one * np.float32(1.01), one) == pytest.approx(40, abs=1e-3)  # 1.01 is no float32: 4e-6 of the difference
-    assert psnr_db(-2 * one, -2.02 * one) == pytest.approx(20 * math.log10(2.02 / 0.02), abs=1e-3)
+    ones = np.ones((2, 2), np.float32)
+    assert psnr_db(ones, ones) == math.inf
+    assert psnr_db(ones * np.float32(1.01), ones) == pytest.approx(40, abs=1e-3)  # 1.01 is no float32: 4e-6 of the difference
+    assert psnr_db(-2 * ones, -2.02 * ones) == pytest.approx(20 * math.log10(2.02 / 0.02), abs=1e-3)
     assert psnr_db(np.zeros(3), np.full(3, 255.0), 255) == 0
     assert psnr_db(np.full(3, 0.1), np.zeros(3), 1.0) == pytest.approx(20)
 
@@ -39,11 +39,11 @@ def test_unsigned_integers_do_not_wrap_around() -> None:
     assert relative_error(black, nearly) == 1
 
 
-@pytest.mark.parametrize(("got", "expected"), NOT_COMPARABLE)
+@pytest.mark.parametrize(("actual", "expected"), NOT_COMPARABLE)
 @pytest.mark.filterwarnings("error")
-def test_what_cannot_be_compared_is_infinitely_wrong(got: np.ndarray, expected: np.ndarray) -> None:
-    assert relative_error(got, expected) == math.inf
-    assert psnr_db(got, expected) == psnr_db(got, expected, 255) == -math.inf
+def test_arrays_that_cannot_be_compared_have_infinite_error(actual: np.ndarray, expected: np.ndarray) -> None:
+    assert relative_error(actual, expected) == math.inf
+    assert psnr_db(actual, expected) == psnr_db(actual, expected, 255) == -math.inf
 
 
 def test_a_mean_squared_error_as_psnr() -> None:

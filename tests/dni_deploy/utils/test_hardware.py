@@ -1,4 +1,4 @@
-"""Facts about the computer: read where the system has them, and None or a substitute elsewhere."""
+"""Hardware facts: read where the system provides them, and None or a substitute elsewhere."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_memory_is_what_psutil_measures() -> None:
     assert hardware.total_memory_bytes() == psutil.virtual_memory().total
     resident = hardware.measure_resident_bytes()
     assert resident is not None
-    assert resident == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)  # it grows between the two measurements
+    assert resident == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)  # memory grows between the two measurements
 
 
 def test_without_sysconf_the_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

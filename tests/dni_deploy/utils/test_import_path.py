@@ -1,4 +1,4 @@
-"""package.module:function: what a user names is imported, and each way to name it wrong has its own message."""
+"""Import paths (package.module:function): the function is imported, and each kind of mistake has its own message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODULE = "def build(): return 3\nclass Group:\n    @staticmethod\n    def build(
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, which an installed command does not have on sys.path."""
+    """Changes to a temporary folder, which is not on sys.path, as for an installed command."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     return tmp_path
@@ -35,7 +35,7 @@ def test_a_module_of_the_current_folder_is_found(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "words"),
+    ("suffix", "message"),
     [
         ("", r"does not have the form package\.module:factory"),
         (":", r"does not have the form package\.module:factory"),
@@ -44,18 +44,18 @@ def test_a_module_of_the_current_folder_is_found(folder: Path) -> None:
         (":NUMBER", "is a int, not a function that returns a network"),
     ],
 )
-def test_other_names_are_refused(folder: Path, suffix: str, words: str) -> None:
+def test_other_names_are_refused(folder: Path, suffix: str, message: str) -> None:
     name = write_module(folder, "import_path_module_2")
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         import_function(name + suffix, "a network", "factory")
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("1 / 0", "ZeroDivisionError"), ("import absent_package", "absent_package"), ("(", "SyntaxError")]
+    ("text", "message"), [("1 / 0", "ZeroDivisionError"), ("import absent_package", "absent_package"), ("(", "SyntaxError")]
 )
-def test_a_module_that_fails_is_explained(folder: Path, text: str, words: str) -> None:
+def test_a_module_that_fails_is_explained(folder: Path, text: str, message: str) -> None:
     name = write_module(folder, f"import_path_module_{abs(hash(text))}", text)
     before = list(sys.path)
-    with pytest.raises(UsageError, match=f"cannot be imported: .*{words}"):
+    with pytest.raises(UsageError, match=f"cannot be imported: .*{message}"):
         import_function(f"{name}:build", "a network")
     assert sys.path == before

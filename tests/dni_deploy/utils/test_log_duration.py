@@ -1,4 +1,4 @@
-"""log_duration logs a step that has ended, and none that failed."""
+"""log_duration logs a completed step, and none that failed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_step_is_named_with_its_seconds(caplog: pytest.LogCaptureFixture) ->
     assert re.fullmatch(r"verifying the graph took 0\.\d{3} s", caplog.messages[0])
 
 
-def test_a_step_that_failed_is_not_said_to_have_ended(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_step_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "dni_deploy"), pytest.raises(KeyError), log_duration(log, "step"):
         raise KeyError
     assert not caplog.messages

@@ -1,4 +1,4 @@
-"""Initializers of a graph: data out, data in, data in a file, and every tensor of a model is looked at."""
+"""Initializers of a graph: removing data, inserting data, external data, and checks of every tensor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_weights_are_found_in_graph_order() -> None:
         onnx_weights.find_weight_initializers(model, ["absent"])
 
 
-def test_data_goes_out_and_in_again() -> None:
+def test_weight_data_round_trip() -> None:
     model = make_model()
     onnx_weights.strip_weights(model, {"w": (2, 3), "b": (3,)})
     weight = model.graph.initializer[0]
@@ -62,11 +62,11 @@ def test_external_data_replaces_the_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "words"),
+    ("shapes", "message"),
     [({"absent": (1,)}, "none of that name"), ({"w": (3, 2)}, r"is \(3, 2\) in the manifest, \(2, 3\) in the graph")],
 )
-def test_weights_that_do_not_fit_the_manifest_are_refused(shapes: dict[str, tuple[int, ...]], words: str) -> None:
-    with pytest.raises(BundleError, match=words):
+def test_weights_that_do_not_fit_the_manifest_are_refused(shapes: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
         onnx_weights.strip_weights(make_model(), shapes)
 
 
@@ -77,7 +77,7 @@ def external(name: str) -> TensorProto:
 
 
 def test_any_tensor_that_points_at_a_file_is_refused() -> None:
-    """Among the initializers, in an attribute, in a subgraph, and in a function."""
+    """Places such tensors among the initializers, in an attribute, in a subgraph, and in a function."""
     branch = helper.make_graph([], "branch", [], [], [external("inner")])
     by_place = {
         "initializer": make_model(external("other")),
@@ -94,8 +94,8 @@ def test_any_tensor_that_points_at_a_file_is_refused() -> None:
             onnx_weights.strip_weights(model, {"w": (2, 3)})
 
 
-def test_what_is_no_graph_is_refused() -> None:
+def test_bytes_that_are_not_a_graph_are_refused() -> None:
     assert onnx_weights.parse_graph(make_model().SerializeToString(), "g.onnx").graph.name == "g"
-    for data, words in ((b"\xff\xff\xff", "not an ONNX graph"), (b"", "without nodes or outputs")):
-        with pytest.raises(BundleError, match=f"g.onnx is .*{words}"):
+    for data, message in ((b"\xff\xff\xff", "not an ONNX graph"), (b"", "without nodes or outputs")):
+        with pytest.raises(BundleError, match=f"g.onnx is .*{message}"):
             onnx_weights.parse_graph(data, "g.onnx")

@@ -1,4 +1,4 @@
-"""Optional dependencies: what is missing is named with the extra that installs it."""
+"""Optional dependencies: a missing package is named with the extra that installs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dni_deploy.utils.optional_packages import (
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_module_of_ours_is_imported() -> None:
+def test_an_own_module_is_imported() -> None:
     assert import_optional("dni_deploy.signature").__name__ == "dni_deploy.signature"
 
 
@@ -53,7 +53,7 @@ def test_every_extra_exists() -> None:
     assert {extra for extra in EXTRA_BY_PACKAGE.values() if f"\n{extra} = [" not in extras} == set()
 
 
-def test_a_package_that_hides_ours_is_named(tmp_path: Path) -> None:
+def test_a_package_that_shadows_ours_is_named(tmp_path: Path) -> None:
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines" / "__init__.py").write_text("")
     code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\nimport dni_deploy\n"
@@ -65,11 +65,11 @@ def test_a_package_that_hides_ours_is_named(tmp_path: Path) -> None:
     assert str(tmp_path) in done.stdout
 
 
-def test_missing_packages_are_ours_or_not() -> None:
+def test_only_known_packages_are_explained() -> None:
     assert explain_missing_package(ModuleNotFoundError("x", name="something_else")) is None
     assert explain_missing_package(ModuleNotFoundError("x")) is None
-    told = explain_missing_package(ModuleNotFoundError("x", name="onnxruntime.capi"))
-    assert "dni-deploy[cpu]" in str(told)
+    error = explain_missing_package(ModuleNotFoundError("x", name="onnxruntime.capi"))
+    assert "dni-deploy[cpu]" in str(error)
 
 
 def test_every_package_is_in_the_extra_that_is_named_for_it() -> None:
@@ -77,6 +77,6 @@ def test_every_package_is_in_the_extra_that_is_named_for_it() -> None:
     other_name = {"pythonosc": "python-osc", "rtmidi": "python-rtmidi", "skimage": "scikit-image"}
     for module, extra in EXTRA_BY_PACKAGE.items():
         package = other_name.get(module, module)
-        if package != "torchvision":  # spandrel brings it
+        if package != "torchvision":  # spandrel installs it
             listed = re.findall(rf"^{extra} = \[(.*)\]$", text, re.M)
             assert re.search(rf'"{package}(-gpu)?[<>=]', *listed), f"{extra} lacks {package}"

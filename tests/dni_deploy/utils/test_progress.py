@@ -1,4 +1,4 @@
-"""Progress is reported where somebody listens."""
+"""Progress is reported only if there is a callback."""
 
 from __future__ import annotations
 

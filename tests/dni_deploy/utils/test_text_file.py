@@ -1,4 +1,4 @@
-"""Small text files of users: limits, encodings, and JSON with one meaning."""
+"""Small text files of users: limits, encodings, and unambiguous JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dni_deploy.errors import CoefficientsError, InputError, LimitError, Mismatc
 from dni_deploy.utils.text_file import load_json, name_file_in_errors, read_json, read_text
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_removed(tmp_path: Path) -> None:
     for mark in (b"", b"\xef\xbb\xbf"):
         (tmp_path / "x.json").write_bytes(mark + '{"ä": 1}'.encode())
         assert read_text(tmp_path / "x.json", "preset") == '{"ä": 1}'
@@ -18,8 +18,8 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    for path, words in ((tmp_path / "absent", "does not exist"), (tmp_path, "is not a file")):
-        with pytest.raises(InputError, match=f"The preset .*{words}"):
+    for path, message in ((tmp_path / "absent", "does not exist"), (tmp_path, "is not a file")):
+        with pytest.raises(InputError, match=f"The preset .*{message}"):
             read_text(path, "preset")
     with pytest.raises(InputError, match="The preset nul"):
         read_text("nul\0", "preset")
@@ -39,7 +39,7 @@ def test_the_limit_counts_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "not JSON"),
         ("[" * 100_000, "not JSON"),
@@ -47,8 +47,8 @@ def test_the_limit_counts_bytes(tmp_path: Path) -> None:
         ('[{"a\\u001b": 1, "a\\u001b": 2}]', r"the key .a.*x1b. twice"),
     ],
 )
-def test_json_with_no_or_two_meanings_is_refused(text: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words) as caught:
+def test_invalid_or_ambiguous_json_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         load_json(text)
     assert str(caught.value).isprintable()
 

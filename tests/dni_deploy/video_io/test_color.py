@@ -1,4 +1,4 @@
-"""Color conversion: every matrix, range, depth and chroma format comes to RGB and back as the standards say."""
+"""Color conversion: every matrix, range, depth and chroma format is converted to RGB and back as the standards define."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dni_deploy.video_io.color import SWSCALE_COLORSPACES, ColorConverter, Color
 from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.video_file import open_video_file
 from dni_deploy.video_io.y4m import Y4mFormat
-from tests.support.video_clips import picture
+from tests.support.video_clips import make_frame
 from tests.support.video_command import Make
 
 LUMA_WEIGHTS = {
@@ -92,9 +92,9 @@ def read_patches(frame: av.VideoFrame, subsampling: str) -> NDArray[np.float64]:
     return np.stack(planes, -1).reshape(-1, 3).astype(np.float64)
 
 
-def assert_exact(got: NDArray[Any], expected: NDArray[Any]) -> None:
-    """Allows what the issue of color allows: 0.1 of a code on average, since rounding is even, and 1 at most."""
-    errors = got.astype(np.float64) - expected
+def assert_exact(actual: NDArray[Any], expected: NDArray[Any]) -> None:
+    """Allows errors of 0.1 of a code on average, since rounding is to even, and 1 at most."""
+    errors = actual.astype(np.float64) - expected
     assert np.abs(errors.mean(axis=0)).max() < 0.1
     assert np.abs(errors).max() <= 1
 
@@ -103,22 +103,28 @@ def assert_exact(got: NDArray[Any], expected: NDArray[Any]) -> None:
 @pytest.mark.parametrize("bits", [8, 10, 12])
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", MATRICES)
-def test_flat_patches_there_and_back(matrix: int, full: bool, bits: int, subsampling: str) -> None:
+def test_flat_patches_round_trip(matrix: int, full: bool, bits: int, subsampling: str) -> None:
     codes = np.rint(rgb_to_codes(patch_colors(), matrix, full, bits))
     converter = ColorConverter(ColorSpec(matrix, full), f"yuv{subsampling}p")
     frame = make_patches(codes, f"yuv{subsampling}p" + (f"{bits}le" if bits > 8 else ""), subsampling)
     rgb = converter.to_rgb(frame)
     middle = rgb[PATCH_PX // 2 :: PATCH_PX, PATCH_PX // 2 :: PATCH_PX].reshape(-1, 3)
     assert_exact(middle, codes_to_rgb(codes, matrix, full, bits))
-    back = converter.from_rgb(rgb)
-    assert (back.format.name, int(back.colorspace), int(back.color_range)) == (f"yuv{subsampling}p", matrix, 2 if full else 1)
-    assert_exact(read_patches(back, subsampling), rgb_to_codes(middle / 255, matrix, full, 8))
-    assert_exact(read_patches(back, subsampling), rgb_to_codes(codes_to_rgb(codes, matrix, full, bits) / 255, matrix, full, 8))
+    frame_back = converter.from_rgb(rgb)
+    assert (frame_back.format.name, int(frame_back.colorspace), int(frame_back.color_range)) == (
+        f"yuv{subsampling}p",
+        matrix,
+        2 if full else 1,
+    )
+    assert_exact(read_patches(frame_back, subsampling), rgb_to_codes(middle / 255, matrix, full, 8))
+    assert_exact(
+        read_patches(frame_back, subsampling), rgb_to_codes(codes_to_rgb(codes, matrix, full, bits) / 255, matrix, full, 8)
+    )
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("pixel_format", ["nv12", "uyvy422", "yuv411p", "yuv440p", "p010le", "yuva420p10le", "y210le"])
-def test_other_layouts_have_the_same_rgb(pixel_format: str, full: bool) -> None:
+def test_all_pixel_layouts_give_the_same_rgb(pixel_format: str, full: bool) -> None:
     """Packed, semi-planar and transparent layouts hold the same codes, so a flat patch has the same RGB."""
     bits = max(component.bits for component in av.VideoFormat(pixel_format).components)
     codes = np.rint(rgb_to_codes(patch_colors(), 1, full, bits))
@@ -145,8 +151,8 @@ def test_rgb_is_rounded_and_not_converted(pixel_format: str) -> None:
 
 @pytest.mark.parametrize("bits", [8, 10])
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
-def test_gray_goes_by_its_tag(full: bool, bits: int) -> None:
-    """swscale takes gray for full range whatever it is told."""
+def test_gray_range_follows_its_tag(full: bool, bits: int) -> None:
+    """swscale treats gray as full range, whatever it is set to."""
     frame = av.VideoFrame(256, 16, "gray" if bits == 8 else "gray10le")
     codes = np.linspace(0, 2**bits - 1, 256).round()
     view_planes(frame)[0][:] = codes
@@ -160,8 +166,8 @@ def test_gray_goes_by_its_tag(full: bool, bits: int) -> None:
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 9), (33, 1), (2, 2), (7, 5), (16, 17), (17, 16), (63, 47)])
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("subsampling", SUBSAMPLING)
-def test_odd_sizes(subsampling: str, full: bool, width: int, height: int) -> None:
-    """Flat in, flat out, to the last column and row."""
+def test_odd_sizes_stay_flat_to_the_border(subsampling: str, full: bool, width: int, height: int) -> None:
+    """A flat frame stays flat to the last column and row."""
     frame = av.VideoFrame(width, height, f"yuv{subsampling}p")
     for plane, code in zip(view_planes(frame), (120, 110, 140), strict=True):
         plane[:] = code
@@ -171,10 +177,10 @@ def test_odd_sizes(subsampling: str, full: bool, width: int, height: int) -> Non
     assert np.ptp(rgb.reshape(-1, 3), axis=0).max() == 0
     for before, after in zip(view_planes(frame), view_planes(converter.from_rgb(rgb)), strict=True):
         assert before.shape == after.shape
-        assert np.abs(before.astype(int) - after).max() <= 1  # 8 bits of RGB round the codes once, the way back again
+        assert np.abs(before.astype(int) - after).max() <= 1  # 8-bit RGB rounds the codes once, the conversion back once more
 
 
-def test_the_wrong_matrix_or_range_shows() -> None:
+def test_a_wrong_matrix_or_range_is_detected() -> None:
     """The tests above can fail: another matrix or range moves a saturated patch by more than 10 of 255."""
     codes = np.full((GRID**3, 3), (100, 90, 190))
     rgb = ColorConverter(ColorSpec(1, False)).to_rgb(make_patches(codes, "yuv444p", "444"))[0, 0]
@@ -182,7 +188,7 @@ def test_the_wrong_matrix_or_range_shows() -> None:
     assert np.abs(rgb - codes_to_rgb(codes[0], 1, True, 8)).max() > 10
 
 
-def test_a_smooth_frame_there_and_back() -> None:
+def test_a_smooth_frame_round_trips() -> None:
     """In 4:2:0 luma comes back within 1 (rounding), chroma within 2 (it is interpolated and averaged again)."""
     rows, columns = np.mgrid[0:48, 0:64]
     frame = av.VideoFrame(64, 48, "yuv420p")
@@ -191,8 +197,8 @@ def test_a_smooth_frame_there_and_back() -> None:
     for index, plane in enumerate(chroma):
         plane[:] = 128 + 20 * np.sin(rows[::2, ::2] / (9 + index) + index)
     converter = ColorConverter(ColorSpec(1, False))
-    back = converter.from_rgb(converter.to_rgb(frame))
-    errors = [int(np.abs(a.astype(int) - b).max()) for a, b in zip(view_planes(frame), view_planes(back), strict=True)]
+    frame_back = converter.from_rgb(converter.to_rgb(frame))
+    errors = [int(np.abs(a.astype(int) - b).max()) for a, b in zip(view_planes(frame), view_planes(frame_back), strict=True)]
     assert errors[0] <= 1
     assert max(errors[1:]) <= 2
 
@@ -200,7 +206,7 @@ def test_a_smooth_frame_there_and_back() -> None:
 def test_ten_passes_do_not_darken_a_photograph() -> None:
     """Luma of a photograph in 4:2:0 stays within 1: it is rounded in each pass, but never in one direction."""
     converter = ColorConverter(ColorSpec(6, False))
-    first = frame = converter.from_rgb(picture(0, 128, 96))
+    first = frame = converter.from_rgb(make_frame(0, 128, 96))
     for _ in range(10):
         frame = converter.from_rgb(converter.to_rgb(frame))
     shift = view_planes(frame)[0].astype(int) - view_planes(first)[0]
@@ -215,7 +221,7 @@ def test_frames_are_scaled_and_not_changed() -> None:
     assert all(np.array_equal(plane, old) for plane, old in zip(view_planes(frame), before, strict=True))
 
 
-def test_untagged_video_is_taken_by_its_lines() -> None:
+def test_untagged_video_gets_a_matrix_by_its_height() -> None:
     for height, matrix in ((48, 6), (576, 6), (719, 6), (720, 1), (2160, 1)):
         color = ColorSpec.from_frame(av.VideoFrame(64, height, "yuv420p"))
         assert (color.matrix, color.is_full_range, color.is_guessed) == (matrix, False, True)
@@ -233,7 +239,7 @@ def test_a_matrix_that_swscale_does_not_know_is_refused() -> None:
 
 
 def test_color_is_converted_in_one_module() -> None:
-    """A second converter would soon show the network other frames."""
+    """A second converter could show the network different frames."""
     root = Path(__file__).parents[3]
     files = [path for package in ("dni_deploy", "engines", "exporters") for path in (root / package).rglob("*.py")]
     converting = {
@@ -243,7 +249,7 @@ def test_color_is_converted_in_one_module() -> None:
 
 
 def write_ffv1(path: Path, frame: av.VideoFrame) -> Path:
-    """Writes three equal frames without loss, with the tags of the first."""
+    """Writes three equal frames losslessly, with the tags of the first."""
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream("ffv1", rate=25)
         stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
@@ -257,7 +263,7 @@ def write_ffv1(path: Path, frame: av.VideoFrame) -> Path:
 
 @pytest.mark.parametrize(("full", "bits"), [(False, 8), (True, 8), (False, 10), (True, 10)])
 def test_an_identity_network_does_not_change_a_video(tmp_path: Path, make: Make, full: bool, bits: int) -> None:
-    """Through real files, since decoders deliver other layouts and tags than a frame that was made by hand."""
+    """Uses real files, since decoders deliver other layouts and tags than a frame made by hand."""
     codes = np.rint(rgb_to_codes(patch_colors(), 1, full, bits))
     frame = make_patches(codes, "yuv420p" if bits == 8 else "yuv420p10le", "420")
     frame.colorspace, frame.color_range = 1, 2 if full else 1
@@ -280,8 +286,8 @@ def open_pipe(frame: av.VideoFrame, full: bool) -> Y4mFormat:
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (63, 47), (1280, 16)])
 def test_a_file_and_a_pipe_have_the_same_rgb(tmp_path: Path, full: bool, width: int, height: int) -> None:
-    """The networks of `video` and of `filter` see the same bytes, though decoders align rows in their own ways."""
-    frame = ColorConverter(ColorSpec(6, full)).from_rgb(picture(0, width, height))
+    """The networks of `video` and of `filter` see the same bytes, although decoders align rows differently."""
+    frame = ColorConverter(ColorSpec(6, full)).from_rgb(make_frame(0, width, height))
     source = write_ffv1(tmp_path / "in.mkv", frame)
     (raw_frame,) = open_pipe(frame, full).read()
     assert np.array_equal(next(iter(VideoReader(open_video_file(source)))).rgb, raw_frame.rgb)
@@ -290,7 +296,7 @@ def test_a_file_and_a_pipe_have_the_same_rgb(tmp_path: Path, full: bool, width: 
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 def test_a_file_and_a_pipe_have_the_same_output(tmp_path: Path, make: Make, full: bool) -> None:
     """An identity network gives the same codes in `video` and in `filter`; luma is that of the input, to within rounding."""
-    frame = ColorConverter(ColorSpec(6, full)).from_rgb(picture(0))
+    frame = ColorConverter(ColorSpec(6, full)).from_rgb(make_frame(0))
     make(write_ffv1(tmp_path / "in.mkv", frame), tmp_path / "out.mkv", codec="ffv1", crf=None, preset=None)
     with av.open(str(tmp_path / "out.mkv")) as container:
         from_file = view_planes(next(container.decode(video=0)))

@@ -1,4 +1,4 @@
-"""Encoding: odd sides keep every pixel, options reach the encoder by its names, and times and tags reach the packets."""
+"""Encoding: odd sizes keep every pixel, options reach the encoder by its own names, and times and tags reach the packets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dni_deploy.errors import UnavailableError, UsageError
 from dni_deploy.video_io.color import ColorSpec
 from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat, pad_size_to_even, pad_to_even
 from tests.dni_deploy.api.test_video import psnr
-from tests.support.video_clips import Clip, picture, see
+from tests.support.video_clips import Clip, make_frame, see
 from tests.support.video_command import Make
 
 
@@ -24,14 +24,14 @@ def test_odd_sides_keep_every_pixel(tmp_path: Path, make: Make) -> None:
     report = make(source, tmp_path / "out.mp4")
     assert (report.width, report.height) == (64, 48)
     assert any("63x47 is odd: the last column and the last row are repeated" in note for note in report.notes)
-    assert psnr(see(tmp_path / "out.mp4").frames[3][:47, :63], picture(3, 63, 47)) > 28
-    rgb = picture(0, 5, 3)
+    assert psnr(see(tmp_path / "out.mp4").frames[3][:47, :63], make_frame(3, 63, 47)) > 28
+    rgb = make_frame(0, 5, 3)
     assert np.array_equal(pad_to_even(rgb)[:3, :5], rgb)
     assert np.array_equal(pad_to_even(rgb)[3, :5], rgb[2])
     assert pad_size_to_even(1, 1) == (2, 2)
 
 
-def test_one_pixel(tmp_path: Path, make: Make) -> None:
+def test_one_pixel_is_encoded(tmp_path: Path, make: Make) -> None:
     source = Clip(width=1, height=1, codec="ffv1", pixels="bgr0", matrix=None, audio=None).write(tmp_path / "in.mkv")
     make(source, tmp_path / "out.mp4")
     assert see(tmp_path / "out.mp4").frames[0].shape == (2, 2, 3)
@@ -64,12 +64,12 @@ def test_each_encoder_gets_its_own_option_names(options: EncoderOptions, expecte
         ({"segment_frames": 0}, "A segment has at least 1 frame; got 0"),
     ],
 )
-def test_options_that_no_encoder_has(fields: dict[str, Any], message: str) -> None:
+def test_options_that_no_encoder_has_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         EncoderOptions(**fields)
 
 
-def test_quality_of_an_encoder_without_one() -> None:
+def test_crf_is_refused_for_an_encoder_without_it() -> None:
     with pytest.raises(UsageError, match=r"--crf is for libx264.*; ffv1 has no such number, leave it out"):
         EncoderOptions(codec="ffv1", crf=20).options  # noqa: B018
 
@@ -86,8 +86,8 @@ def test_quality_of_an_encoder_without_one() -> None:
     ],
     ids=["options", "pixel format"],
 )
-def test_an_encoder_that_cannot_be_opened(options: EncoderOptions, kind: type[Exception], message: str) -> None:
-    """It is known which of the two is at fault: the options, or the encoder itself."""
+def test_an_encoder_that_cannot_be_opened_is_explained(options: EncoderOptions, kind: type[Exception], message: str) -> None:
+    """The error says which of the two is at fault: the options or the encoder itself."""
     with pytest.raises(kind, match=message):
         Encoder(options, OUTPUT_FORMAT, global_header=True)
 
@@ -96,7 +96,7 @@ def test_packets_keep_times_and_tags() -> None:
     """The tags are in the stream, so that a bare decoder sees them; a timestamp is not rounded to the frame rate."""
     encoder = Encoder(EncoderOptions(preset="ultrafast"), OUTPUT_FORMAT, global_header=False)
     times = [0, 511, 1024, 5000]
-    packets = [packet for pts in times for packet in encoder.encode(picture(0), pts)]
+    packets = [packet for pts in times for packet in encoder.encode(make_frame(0), pts)]
     packets += encoder.flush()
     assert sorted(packet.pts for packet in packets) == times
     decoder = av.CodecContext.create("h264", "r")

@@ -1,4 +1,4 @@
-"""Muxing: times of decoding never go back, durations fill the gaps, and what a container cannot hold is refused before work."""
+"""Muxing: decoding times never decrease, durations fill gaps, and unsupported streams are refused before any work."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_segment(folder: Path, number: int, first_frame: int, decoding_order: l
     return writer.close()
 
 
-def test_decoding_times_rise_across_segments(tmp_path: Path) -> None:
+def test_decoding_times_increase_across_segments(tmp_path: Path) -> None:
     """A decoder needs each packet before its frame is shown; here one segment delays frames and the other does not."""
     segments = [write_segment(tmp_path, 0, 0, [0, 80, 40, 120]), write_segment(tmp_path, 1, 4, [160, 200, 300])]
     with av.open(str(tmp_path / "out.mkv"), "w") as output:
@@ -62,7 +62,7 @@ def test_decoding_times_rise_across_segments(tmp_path: Path) -> None:
         assert [seconds for seconds, _ in timed] == [Fraction(dts, 1000) for dts in decoding_times]
 
 
-def test_what_a_container_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_streams_that_a_container_cannot_hold_are_refused(tmp_path: Path) -> None:
     video_file = open_video_file(Clip().write(tmp_path / "in.mp4"))
     assert check_output_streams(tmp_path / "out.mp4", video_file, EncoderOptions(), OUTPUT_FORMAT)
     with pytest.raises(UsageError, match=r"A webm file cannot hold what libx264 encodes; choose \.mkv"):

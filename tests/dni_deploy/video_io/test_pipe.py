@@ -1,4 +1,4 @@
-"""Pipes: whole reads and writes through files that take little at a time, and a reader that closes its end."""
+"""Pipes: complete reads and writes through files with short reads and writes, and a reader that closes its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dni_deploy.video_io.pipe import OutputClosedError, check_output_open, read_
 
 
 class Dribble:
-    """Gives at most 3 bytes a read, and takes at most 2 a write."""
+    """Returns at most 3 bytes per read and accepts at most 2 per write."""
 
     def __init__(self, data: bytes = b"") -> None:
         self.source, self.taken = io.BytesIO(data), bytearray()
@@ -64,7 +64,7 @@ def test_short_reads_and_writes_are_repeated() -> None:
     assert sink.taken == b"0123456"
 
 
-def test_a_line_is_read_without_what_follows() -> None:
+def test_reading_a_line_does_not_consume_more() -> None:
     source = io.BytesIO(b"one\ntwo")
     assert read_line(source, 100) == b"one\n"
     assert read_line(source, 2) == b"tw"
@@ -77,7 +77,7 @@ def test_non_blocking_pipes_are_waited_for() -> None:
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
-    sent = os.urandom(1 << 20)  # more than a pipe holds
+    sent = os.urandom(1 << 20)  # more than the capacity of a pipe
     with io.FileIO(reading, "rb") as source, io.FileIO(writing, "wb") as sink:
         thread = threading.Thread(target=write_whole, args=(sink, sent))
         thread.start()
@@ -96,14 +96,14 @@ def test_non_blocking_pipes_are_waited_for() -> None:
         (errno.EIO, InputError),
     ],
 )
-def test_writes_that_fail(number: int, kind: type[Exception]) -> None:
+def test_failing_writes_are_explained(number: int, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         write_whole(Failing(number), b"x")
     with pytest.raises(kind):
         write_whole(FailingFlush(number), b"x")
 
 
-def test_reads_that_fail() -> None:
+def test_failing_reads_are_explained() -> None:
     with pytest.raises(InputError, match="Input/output error"):
         read_whole(Failing(errno.EIO), bytearray(1))
     closed = io.BytesIO()
@@ -112,7 +112,7 @@ def test_reads_that_fail() -> None:
         read_whole(closed, bytearray(1))
 
 
-def test_a_closed_reader_is_noticed_without_a_write() -> None:
+def test_a_closed_reader_is_detected_without_a_write() -> None:
     reading, writing = os.pipe()
     with io.FileIO(writing, "wb") as sink:
         check_output_open(sink)

@@ -1,4 +1,4 @@
-"""Reading, processing and writing overlap, in order, with little between them; every fault ends them cleanly."""
+"""Reading, processing and writing overlap, in order, with few items in between; every fault ends them cleanly."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
 from dni_deploy.video_io.queues import QueueClosedError
 
 DEADLINE_S = 10.0
-"""Far beyond what any of these runs takes, so that a failure ends instead of hanging."""
+"""Far longer than any of these runs takes, so that a failure ends instead of hanging."""
 
 LIMITS = PipelineLimits(max_read=2, max_processed=3, join_timeout_s=1.0)
 
 MAX_ITEMS_BETWEEN = LIMITS.max_read + LIMITS.max_processed + 3
-"""Both queues full, and one item in each of the three hands."""
+"""Both queues full, and one item in each of the three stages."""
 
 
 def write_to(target: Callable[[int], object]) -> Callable[[Iterator[int]], None]:
-    """Makes a writer of a function of one item."""
+    """Turns a function of one item into a writer."""
 
     def write(items: Iterator[int]) -> None:
         for item in items:
@@ -52,8 +52,8 @@ def test_items_are_written_in_order() -> None:
     assert run_pipeline((), identity, write_to(out.append), LIMITS) == (0, False)
 
 
-def test_the_three_overlap() -> None:
-    """Each of the three waits for the other two: one behind the other, this would never get past the barrier."""
+def test_reading_processing_and_writing_overlap() -> None:
+    """Each of the three stages waits for the other two; run sequentially, they would never pass the barrier."""
     barrier = threading.Barrier(3)
 
     def meet(item: int) -> int:
@@ -72,7 +72,7 @@ def test_the_three_overlap() -> None:
 
 
 def test_a_stalled_output_stops_the_input() -> None:
-    """Memory does not grow with the stream."""
+    """Memory does not grow with the length of the stream."""
     count = 0
     is_full, may_go_on = threading.Event(), threading.Event()
 
@@ -89,7 +89,7 @@ def test_a_stalled_output_stops_the_input() -> None:
     )
     thread.start()
     assert is_full.wait(DEADLINE_S)
-    thread.join(0.05)  # nothing to wait for where it works; time to read too far where it does not
+    thread.join(0.05)  # returns at once on success; leaves time to read too far on failure
     assert count == MAX_ITEMS_BETWEEN
     may_go_on.set()
     thread.join(DEADLINE_S)
@@ -97,15 +97,15 @@ def test_a_stalled_output_stops_the_input() -> None:
 
 
 class FaultError(Exception):
-    """Stands for any error of one of the three."""
+    """Represents any error in one of the three stages."""
 
 
 FAULT_AT = 20
-"""The item at which the fault happens: after every queue was full."""
+"""The item at which the fault occurs: after every queue was full."""
 
 
 class FaultyStream:
-    """Counts up; something happens to one of its three users, or while the output waits, at item FAULT_AT."""
+    """Counts up; at item FAULT_AT a fault occurs in one of the three stages, or while the output waits."""
 
     def __init__(self, place: str, fault: str, is_output_slow: bool) -> None:
         self.place, self.fault, self.is_output_slow = place, fault, is_output_slow
@@ -119,7 +119,7 @@ class FaultyStream:
             self.max_between = max(self.max_between, item + 1 - len(self.written))
             if item + 1 == MAX_ITEMS_BETWEEN - 1:
                 self._is_backlogged.set()
-            if self.place == "poll" and item == FAULT_AT:  # a source that gives no more leaves the output waiting
+            if self.place == "poll" and item == FAULT_AT:  # a stalled source leaves the output waiting
                 self.is_over.wait(DEADLINE_S)
                 return
             yield self._pass("read", item)
@@ -128,7 +128,7 @@ class FaultyStream:
         return self._pass("process", item)
 
     def write(self, items: Iterator[int]) -> None:
-        if self.is_output_slow:  # as slow as can be: it begins when all others wait for it
+        if self.is_output_slow:  # as slow as possible: it starts when all others wait for it
             assert self._is_backlogged.wait(DEADLINE_S)
         for item in items:
             self.written.append(self._pass("write", item))
@@ -144,7 +144,7 @@ class FaultyStream:
             raise FaultError
         if self.fault == "closed output":
             raise OutputClosedError
-        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C: in the main thread, while this place is at work
+        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C: in the main thread, while this stage is working
         if place != "process":
             self.is_over.wait(DEADLINE_S)
         return item
@@ -165,13 +165,13 @@ class FaultyStream:
         ("poll", "closed output"),
     ],
 )
-def test_faults(place: str, fault: str, is_output_slow: bool) -> None:
-    """An error is raised after what came before it was written, Ctrl-C drops that, a closed output ends the run with a count.
+def test_every_fault_ends_the_pipeline_cleanly(place: str, fault: str, is_output_slow: bool) -> None:
+    """An error is raised after all earlier items were written, Ctrl-C drops them, a closed output ends the run with a count.
 
-    No thread is left, by the fixture, and no more than the limits lies between the places.
+    The fixture checks that no thread is left; no more items than the limits are between the stages.
     """
     stream = FaultyStream(place, fault, is_output_slow)
-    limits = LIMITS._replace(join_timeout_s=0.2)  # it passes where a place is stuck until `is_over`
+    limits = LIMITS._replace(join_timeout_s=0.2)  # it passes where a stage is blocked until `is_over`
     try:
         if fault == "closed output":
             assert run_pipeline(stream.read(), stream.process, stream.write, limits, stream.poll) == (FAULT_AT, True)
@@ -186,7 +186,7 @@ def test_faults(place: str, fault: str, is_output_slow: bool) -> None:
 
 
 def test_the_first_error_wins() -> None:
-    """The output fails while it writes what came before an error of the input."""
+    """The output fails while it writes the items before an input error."""
     has_failed = threading.Event()
 
     def read() -> Iterator[int]:
@@ -207,8 +207,8 @@ def test_the_first_error_wins() -> None:
         run_pipeline(read(), process, write, LIMITS)
 
 
-def test_the_writer_learns_that_items_are_missing() -> None:
-    """Else it would finish a segment that is not whole."""
+def test_the_writer_is_notified_of_missing_items() -> None:
+    """Otherwise it would finish an incomplete segment."""
     ends: list[str] = []
 
     def read() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""A bounded queue holds back who puts, gives everything in order, and ends at once where it is aborted."""
+"""A bounded queue blocks producers, delivers everything in order, and ends at once when aborted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from dni_deploy.video_io.queues import BoundedQueue, QueueClosedError
 
 DEADLINE_S = 10.0
-"""Far beyond what any of these steps takes, so that a failure ends instead of hanging."""
+"""Far longer than any of these steps takes, so that a failure ends instead of hanging."""
 
 
 def start(work: Callable[[], object]) -> threading.Thread:
@@ -20,7 +20,7 @@ def start(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_a_full_queue_holds_back_who_puts() -> None:
+def test_a_full_queue_blocks_put() -> None:
     queue: BoundedQueue[int] = BoundedQueue(2)
     added: list[int] = []
     four_added = threading.Event()
@@ -38,12 +38,12 @@ def test_a_full_queue_holds_back_who_puts() -> None:
     assert next(items) == 0
     assert next(items) == 1
     assert four_added.wait(DEADLINE_S)
-    assert len(added) == 4  # two are taken and two lie in the queue; the fifth waits
+    assert len(added) == 4  # two were delivered and two are in the queue; the fifth waits
     assert list(items) == [2, 3, 4]
     thread.join(DEADLINE_S)
 
 
-def test_close_gives_what_is_left() -> None:
+def test_close_delivers_the_remaining_items() -> None:
     queue: BoundedQueue[int] = BoundedQueue(3)
     queue.put(1)
     queue.put(2)

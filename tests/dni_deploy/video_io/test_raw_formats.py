@@ -1,4 +1,4 @@
-"""rgb24: sizes as they are written, whole frames, and bytes that are left over."""
+"""rgb24: size notation, complete frames, and leftover bytes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dni_deploy.video_io.raw_formats import RawFrame, Rgb24Format, parse_rate, p
 
 
 @pytest.mark.parametrize(("text", "size"), [("640x360", (640, 360)), (" 1X1 ", (1, 1))])
-def test_size(text: str, size: tuple[int, int]) -> None:
+def test_valid_sizes_are_parsed(text: str, size: tuple[int, int]) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "640", "640x", "0x4", "4x0", "-4x4", "4x4x4", "4.0x4", "1e3x4", "٤x٤", "1" * 50])
-def test_no_size(text: str) -> None:
+def test_text_that_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not WIDTHxHEIGHT"):
         parse_size(text)
 
 
-def test_sizes_beyond_the_limit() -> None:
+def test_sizes_over_the_limit_are_refused() -> None:
     with pytest.raises(LimitError, match="999999999x999999999"):
         parse_size("999999999x999999999")
     parse_size("5000x5000")
@@ -37,21 +37,21 @@ def read_frames(data: bytes) -> Iterator[RawFrame]:
     return Rgb24Format(io.BytesIO(data), 1, "6x4").read()
 
 
-def test_frames() -> None:
+def test_frames_are_read_in_order() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), np.uint8)
     assert np.array_equal([frame.rgb for frame in read_frames(frames.tobytes())], frames)
     assert list(read_frames(b"")) == []
 
 
 @pytest.mark.parametrize("extra", [1, 71])
-def test_bytes_after_the_last_frame(extra: int) -> None:
+def test_incomplete_bytes_after_the_last_frame_are_reported(extra: int) -> None:
     frames = read_frames(bytes(2 * 72 + extra))
     assert [next(frames).rgb.shape for _ in range(2)] == [(4, 6, 3)] * 2
     with pytest.raises(PartialResultError, match=f"^{extra} bytes were left after 2 whole frames of 6x4"):
         next(frames)
 
 
-def test_less_than_one_frame() -> None:
+def test_less_than_one_frame_is_an_error() -> None:
     with pytest.raises(InputError, match="5 bytes came, and one frame of 6x4 has 72"):
         list(read_frames(bytes(5)))
 
@@ -65,11 +65,11 @@ def test_less_than_one_frame() -> None:
         ("24:1", Fraction(24)),
     ],
 )
-def test_rate(text: str, rate: Fraction) -> None:
+def test_valid_rates_are_parsed(text: str, rate: Fraction) -> None:
     assert parse_rate(text) == rate
 
 
 @pytest.mark.parametrize("text", ["", "0", "-25", "nan", "inf", "1/0", "25:", "1e99", "1e-99", "9" * 100])
-def test_no_rate(text: str) -> None:
+def test_text_that_is_not_a_rate_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a frame rate"):
         parse_rate(text)

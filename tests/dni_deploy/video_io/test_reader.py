@@ -1,4 +1,4 @@
-"""Reading: every good frame once, at a time later than the one before; damage is counted and not raised."""
+"""Reading: every intact frame once, with increasing times; damage is counted and not raised."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_frames_are_numbered_and_timed(video_file: VideoFile) -> None:
     assert not reader.dropped_frames
 
 
-def test_skipped_frames_are_numbered_but_not_given(video_file: VideoFile) -> None:
+def test_skipped_frames_are_numbered_but_not_delivered(video_file: VideoFile) -> None:
     assert [frame.number for frame in VideoReader(video_file, skip=17)] == [17, 18, 19]
 
 
-def test_timestamps_that_do_not_rise_are_set_after_the_one_before(video_file: VideoFile) -> None:
+def test_timestamps_that_do_not_increase_are_corrected(video_file: VideoFile) -> None:
     reader = VideoReader(video_file)
 
     def fix(pts: int | None) -> int:
@@ -47,18 +47,18 @@ def test_timestamps_that_do_not_rise_are_set_after_the_one_before(video_file: Vi
 
 
 @pytest.mark.parametrize("has_torn_bytes", [False, True])
-def test_a_gap_in_time_is_a_loss_only_where_bytes_were_skipped(video_file: VideoFile, has_torn_bytes: bool) -> None:
+def test_a_time_gap_is_a_loss_only_after_skipped_bytes(video_file: VideoFile, has_torn_bytes: bool) -> None:
     reader = VideoReader(video_file)
     first: Any = SimpleNamespace(pts=0)
-    late: Any = SimpleNamespace(pts=5 * 512)
+    late_frame: Any = SimpleNamespace(pts=5 * 512)
     reader._fix_timestamp(first)
     if has_torn_bytes:
         reader._gap_times.append(3 * 512)
-    reader._fix_timestamp(late)
+    reader._fix_timestamp(late_frame)
     assert reader.dropped_frames.has_losses == has_torn_bytes
 
 
-def test_skipped_bytes_are_found_between_packets_of_any_stream() -> None:
+def test_skipped_bytes_are_detected_across_all_streams() -> None:
     detector = _GapDetector()
 
     def read(pos: int, size: int, stream: int) -> bool:
@@ -67,13 +67,13 @@ def test_skipped_bytes_are_found_between_packets_of_any_stream() -> None:
 
     assert not read(100, 50, 0)
     assert not read(160, 50, 1)
-    assert not read(220, 50, 0)  # a header lies between them, and no more
-    assert not read(5000, 50, 1)  # bytes were skipped, but no packet of the video has come yet
+    assert not read(220, 50, 0)  # there is only a header between them
+    assert not read(5000, 50, 1)  # bytes were skipped, but no packet of the video has arrived yet
     assert read(5060, 50, 0)
     assert not read(5120, 50, 0)
 
 
-def test_another_size_ends_the_video_by_name(video_file: VideoFile) -> None:
+def test_a_size_change_ends_the_video_with_an_error(video_file: VideoFile) -> None:
     object.__setattr__(video_file, "coded_size", (32, 24))
     with pytest.raises(InputError, match=r"changes from 32x24 to 64x48 at frame 0 \(0\.000 s\), and a video has one size"):
         next(iter(VideoReader(video_file)))

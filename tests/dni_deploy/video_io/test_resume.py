@@ -1,4 +1,4 @@
-"""A job that is stopped goes on behind its last whole segment, and the film is that of a run that was never stopped."""
+"""A stopped job resumes after its last complete segment, and the video equals that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ KILLS = 3
 
 
 class Stops(Exception):
-    """Stands for a stop from outside, such as Ctrl-C."""
+    """Represents a stop from outside, such as Ctrl-C."""
 
 
-def stopping(engine: Dimmer, monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException) -> None:
-    """Have the engine raise at the frame with this number, counted from now on."""
-    real, seen = Dimmer.infer, [0]
+def stop_engine_after(engine: Dimmer, monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException) -> None:
+    """Makes the engine raise an error after this many more frames."""
+    real, frame_count = Dimmer.infer, [0]
 
     def infer(slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        seen[0] += 1
-        if seen[0] == after + 1:
+        frame_count[0] += 1
+        if frame_count[0] == after + 1:
             raise error
         return real(engine, slot, x)
 
@@ -57,18 +57,18 @@ def stopping(engine: Dimmer, monkeypatch: pytest.MonkeyPatch, after: int, error:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("stop", [0, 7, 8, 9, 19])
-def test_stopped_runs_go_on(
+def test_stopped_jobs_are_resumed(
     tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, stop: int, suffix: str
 ) -> None:
     source = Clip().write(tmp_path / "in.mp4")
     alpha = "0:a=1, 0.7s:a=0.5"
     make(source, tmp_path / f"whole{suffix}", alpha, alpha_log=tmp_path / "whole.jsonl")
     output = tmp_path / f"out{suffix}"
-    stopping(engine, monkeypatch, stop, KeyboardInterrupt())
+    stop_engine_after(engine, monkeypatch, stop, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         make(source, output, alpha, alpha_log=tmp_path / "out.jsonl")
     assert not output.exists()
-    # Up to 8 frames wait for the writer and are dropped; where no segment is whole nothing is left.
+    # Up to 8 frames wait for the writer and are dropped; without a complete segment nothing is left.
     assert job_folder_path(output).exists() == (stop == 19) or stop in (8, 9)
     report = make(source, output, alpha, alpha_log=tmp_path / "out.jsonl")
     assert report.resumed_frames in ((0,) if stop < 8 else (0, 8) if stop < 16 else (8, 16))
@@ -93,12 +93,12 @@ SOURCES: dict[str, tuple[AlphaSource, str]] = {
     ),
     "PlanePath": (PlanePath.from_json(PATH, MEMBERS), "a059c276f350d4a9083d4239612aa7c73246920b65621d5410ada712e35d9350"),
 }
-"""An alpha over time by the kind that is fixed for it, and its digest in the identity of jobs that were stopped so far."""
+"""Each alpha source with its fixed kind, and its digest in the identity of existing stopped jobs."""
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_the_identity_of_alpha_over_time_is_pinned(kind: str) -> None:
-    """Neither a new version nor another name of the class makes a stopped job another one."""
+def test_the_job_identity_of_alpha_sources_is_fixed(kind: str) -> None:
+    """A stopped job keeps its identity across versions and renamed classes."""
     source, digest = SOURCES[kind]
     assert vars(type(source))["kind"] == kind
     assert verb._digest_alpha_source(source) == digest
@@ -108,10 +108,10 @@ def test_the_identity_of_alpha_over_time_is_pinned(kind: str) -> None:
     assert verb._digest_alpha_source(renamed) == digest
 
 
-def test_every_alpha_source_that_can_be_resumed_is_pinned() -> None:
-    """It is one that has `to_json`; its kind has to be fixed before it is in anybody's job folder."""
+def test_every_resumable_alpha_source_has_a_fixed_identity() -> None:
+    """Resumable sources have `to_json`; the kind has to be fixed before it is stored in any job folder."""
     root = ROOT / "dni_deploy"
-    found = set()
+    class_names = set()
     for file in root.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if not isinstance(node, ast.ClassDef):
@@ -122,13 +122,13 @@ def test_every_alpha_source_that_can_be_resumed_is_pinned() -> None:
                 and "at" in methods
                 and [one.arg for one in methods["at"].args.args[1:]] == ["seconds", "frame"]
             ):
-                found.add(node.name)
-    assert len(found) == len(SOURCES)
-    assert found == {type(source).__name__ for source, _ in SOURCES.values()}
+                class_names.add(node.name)
+    assert len(class_names) == len(SOURCES)
+    assert class_names == {type(source).__name__ for source, _ in SOURCES.values()}
 
 
-def test_a_source_of_somebody_elses_goes_by_its_class() -> None:
-    """It need not have a kind, and has the identity that it had before there were kinds."""
+def test_a_custom_source_is_identified_by_its_class() -> None:
+    """It need not have a kind, and keeps the identity that it had before kinds existed."""
 
     class Steps:
         def at(self, seconds: float, frame: int) -> Coefficients:
@@ -140,21 +140,21 @@ def test_a_source_of_somebody_elses_goes_by_its_class() -> None:
     assert verb._digest_alpha_source(Steps()) == sha256(b'["Steps", {"steps": 3}]').hexdigest()
 
 
-def test_other_settings_are_refused_and_fresh_begins_anew(
+def test_changed_settings_are_refused_unless_fresh(
     tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Clip(audio=None).write(tmp_path / "in.mp4")
     output = tmp_path / "out.mp4"
-    stopping(engine, monkeypatch, 19, EngineError("The device is gone."))
+    stop_engine_after(engine, monkeypatch, 19, EngineError("The device is gone."))
     with pytest.raises(EngineError, match="The device is gone"):
         make(source, output, 1.0)
-    for changed, told in (
+    for changed, message in (
         ({"crf": 9}, "encoder"),
         ({"alpha": 0.5}, "alpha"),
         ({"digest": "1" * 64}, "bundle"),
         ({"tile": 16}, "tiles"),
     ):
-        with pytest.raises(UsageError, match=f"differs in: {told}.*--fresh"):
+        with pytest.raises(UsageError, match=f"differs in: {message}.*--fresh"):
             make(source, output, **changed)
     os.utime(source, (1, 1))
     with pytest.raises(UsageError, match="differs in: film"):
@@ -162,11 +162,13 @@ def test_other_settings_are_refused_and_fresh_begins_anew(
     assert make(source, output, 1.0, crf=9, fresh=True).resumed_frames == 0
 
 
-def test_a_damaged_segment_is_made_again(tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_segment_is_encoded_again(
+    tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = Clip(audio=None).write(tmp_path / "in.mp4")
     make(source, tmp_path / "whole.mp4")
     output = tmp_path / "out.mp4"
-    stopping(engine, monkeypatch, 19, Stops())
+    stop_engine_after(engine, monkeypatch, 19, Stops())
     with pytest.raises(Stops):
         make(source, output)
     first = job_folder_path(output) / "000000.segment"
@@ -180,7 +182,7 @@ def test_a_damaged_segment_is_made_again(tmp_path: Path, make: Make, engine: Dim
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, LimitError), (errno.EIO, InputError)])
-def test_a_full_or_failing_disk_keeps_the_whole_segments(
+def test_a_full_or_failing_disk_keeps_complete_segments(
     tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
 ) -> None:
     source = Clip(audio=None).write(tmp_path / "in.mp4")
@@ -199,7 +201,7 @@ def test_a_full_or_failing_disk_keeps_the_whole_segments(
 
 
 def test_a_job_with_the_former_color_conversion_is_not_continued(tmp_path: Path) -> None:
-    """The segments of both would show where they meet."""
+    """The transition between segments of both would be visible."""
     with open_job(tmp_path / "out.mp4", {"alpha": 1}) as job:
         path = job.folder / "job.json"
     path.write_text(json.dumps({"schema": 1, "alpha": 1}))
@@ -207,14 +209,14 @@ def test_a_job_with_the_former_color_conversion_is_not_continued(tmp_path: Path)
         pass
 
 
-def test_two_runs_on_one_output(tmp_path: Path, make: Make) -> None:
+def test_two_jobs_on_one_output_are_refused(tmp_path: Path, make: Make) -> None:
     source = Clip(audio=None).write(tmp_path / "in.mp4")
     with open_job(tmp_path / "out.mp4", {}), pytest.raises(BusyError, match="Another run"):
         make(source, tmp_path / "out.mp4")
 
 
 PROCESSES = multiprocessing.get_context("forkserver")
-"""Starts processes that have imported everything already: a fresh interpreter would need seconds for each of them."""
+"""Starts processes that have already imported everything; a fresh interpreter would need seconds for each of them."""
 
 
 def start_job(source: Path, output: Path, pause: float) -> multiprocessing.process.BaseProcess:
@@ -239,7 +241,7 @@ def finish_job(source: Path, output: Path, pause: float = 0.0) -> str:
 
 
 def kill_job(source: Path, output: Path, seconds: float, pause: float) -> bool:
-    """Starts the job and kills it that long after its folder appeared; tells whether it was killed before it was done."""
+    """Starts the job and kills it that many seconds after its folder appeared; returns whether it was killed before it ended."""
     child = start_job(source, output, pause)
     give_up_at = time.monotonic() + 60
     while not job_folder_path(output).exists() and child.is_alive() and time.monotonic() < give_up_at:
@@ -252,19 +254,19 @@ def kill_job(source: Path, output: Path, seconds: float, pause: float) -> bool:
 
 
 def kill_and_resume(tmp_path: Path, count: int) -> None:
-    """Kills a job at random points; each time OUT is absent or whole, and in the end equal to the uninterrupted run."""
+    """Kills a job at random points; each time the output is absent or complete, and finally equal to the uninterrupted run."""
     source = Clip(frames=FRAMES).write(tmp_path / "in.mp4")
-    whole = tmp_path / "whole" / "out.mp4"
-    whole.parent.mkdir()
+    uninterrupted = tmp_path / "whole" / "out.mp4"
+    uninterrupted.parent.mkdir()
     pause = 0.02
-    assert finish_job(source, whole, pause) == ""
+    assert finish_job(source, uninterrupted, pause) == ""
     rng, done = random.Random(count), 0
     while done < count:
         output = tmp_path / f"run{done}" / "out.mp4"
         output.parent.mkdir(exist_ok=True)
         # 20 frames of 20 ms, then some 30 ms until the video is put together and has its name.
         if not kill_job(source, output, rng.uniform(0, FRAMES * pause + 0.05), pause):
-            assert output.read_bytes() == whole.read_bytes()
+            assert output.read_bytes() == uninterrupted.read_bytes()
             output.unlink()
             output.with_suffix(".jsonl").unlink()
             continue
@@ -276,14 +278,14 @@ def kill_and_resume(tmp_path: Path, count: int) -> None:
         else:
             assert message == ""
             assert sorted(entry.name for entry in output.parent.iterdir()) == ["out.jsonl", "out.mp4"]
-        assert output.read_bytes() == whole.read_bytes()
-        assert output.with_suffix(".jsonl").read_bytes() == whole.with_suffix(".jsonl").read_bytes()
+        assert output.read_bytes() == uninterrupted.read_bytes()
+        assert output.with_suffix(".jsonl").read_bytes() == uninterrupted.with_suffix(".jsonl").read_bytes()
 
 
-def test_killed_at_random_points(tmp_path: Path) -> None:
+def test_a_job_killed_at_random_points_is_resumed(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, KILLS)
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_points(tmp_path: Path) -> None:
+def test_a_job_killed_at_twenty_random_points_is_resumed(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, 20)

@@ -1,4 +1,4 @@
-"""A segment is whole or absent: its bytes are fixed, and any damage is seen when it is opened."""
+"""A segment is complete or absent: its bytes are fixed, and any damage is detected when it is opened."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_segment(
     return writer
 
 
-def test_a_segment_comes_back(tmp_path: Path) -> None:
+def test_segment_round_trip(tmp_path: Path) -> None:
     segment = write_segment(tmp_path).close()
     last_alpha = FrameAlphaRecord(0.06, 4, (0.25, 0.75))
     assert segment == Segment(tmp_path / "000002.segment", 8, 4, 1, last_alpha)
@@ -51,8 +51,8 @@ def test_the_bytes_of_a_segment_are_fixed(tmp_path: Path) -> None:
     assert sha256(data).hexdigest() == "a185e7db7f1a1457b75636011dc9d61d71c026ba3171c1e5b3db9591b2ffffb3"
 
 
-def test_any_changed_byte_and_any_cut_is_seen(tmp_path: Path) -> None:
-    """At every fifth byte, which hits each field."""
+def test_any_changed_byte_and_any_truncation_is_detected(tmp_path: Path) -> None:
+    """Tests every fifth byte, which covers each field."""
     path = write_segment(tmp_path).close().path
     data = path.read_bytes()
     for position in range(0, len(data), 5):

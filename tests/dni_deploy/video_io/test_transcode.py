@@ -1,4 +1,4 @@
-"""Transcoding: every fault ends all threads, whole segments stay, and memory does not grow."""
+"""Transcoding: every fault ends all threads, complete segments stay, and memory does not grow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.video_clips import Clip
 from tests.support.video_command import Make
 
 DEADLINE_S = 10.0
-"""Far beyond what any of these runs takes, so that a failure ends instead of hanging."""
+"""Far longer than any of these runs takes, so that a failure ends instead of hanging."""
 
 ONE = Coefficients(("a",), (1.0,))
 
@@ -37,7 +37,7 @@ def identity(frame: Frame, seconds: float, number: int) -> RenderedFrame:
 def transcode_clip(
     source_path: Path, output: Path, process_frame: Any = identity, segment_frames: int = 8, progress: Any = None
 ) -> DroppedFrames:
-    """Makes the segments of a file alone; they stay in the job folder."""
+    """Writes only the segments of a file; they stay in the job folder."""
     source = open_video_file(source_path)
     settings = TranscodeSettings(
         EncoderOptions(crf=20, preset="ultrafast", segment_frames=segment_frames), OutputFormat.from_video_file(source, 1), True
@@ -57,8 +57,8 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, EngineError, SystemExit])
-def test_an_exception_of_the_frame_function_ends_all(tmp_path: Path, kind: type[BaseException]) -> None:
-    """After an error, the frames before it are encoded; a segment that is not whole is not kept. Ctrl-C waits for no frame."""
+def test_an_error_in_the_frame_function_ends_all_threads(tmp_path: Path, kind: type[BaseException]) -> None:
+    """After an error, the frames before it are encoded; an incomplete segment is not kept. Ctrl-C waits for no frame."""
     source = Clip(frames=60, audio=None).write(tmp_path / "in.mp4")
 
     def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
@@ -68,13 +68,13 @@ def test_an_exception_of_the_frame_function_ends_all(tmp_path: Path, kind: type[
 
     with pytest.raises(kind, match="the reason"):
         transcode_clip(source, tmp_path / "out.mp4", process_frame)
-    whole = count_segments(tmp_path / "out.mp4")
-    assert whole == 3 if kind is EngineError else whole <= 3
+    segment_count = count_segments(tmp_path / "out.mp4")
+    assert segment_count == 3 if kind is EngineError else segment_count <= 3
     assert not list(job_folder_path(tmp_path / "out.mp4").glob("*.part"))
 
 
 @pytest.mark.parametrize("side", ["reader", "encoder"])
-def test_an_exception_of_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str) -> None:
+def test_an_error_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str) -> None:
     source = Clip(frames=60, audio=None).write(tmp_path / "in.mp4")
 
     def fail(*arguments: object) -> None:
@@ -91,7 +91,7 @@ def test_an_exception_of_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.
 def test_the_decoder_never_runs_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow network holds the decoder back: the frames between them are bounded."""
     source = Clip(frames=60, audio=None).write(tmp_path / "in.mp4")
-    most = transcode.MAX_QUEUE_FRAMES + 2  # one in the frame function, and one that waits for room
+    most = transcode.MAX_QUEUE_FRAMES + 2  # one in the frame function, and one that waits for space in the queue
     decoded, ahead = 0, 0
     is_full = threading.Event()
     fix_timestamp = VideoReader._fix_timestamp
@@ -134,7 +134,7 @@ def test_progress_has_rate_and_remaining_time(
 
 
 @pytest.mark.slow
-def test_memory_is_flat(tmp_path: Path) -> None:
+def test_memory_use_is_constant(tmp_path: Path) -> None:
     """From frame 1,000 to frame 20,000 resident memory grows by no more than 20 MB."""
     source = Clip(frames=20_000, width=32, height=32, audio=None, gop=250).write(tmp_path / "in.mp4")
     this_process, sizes = psutil.Process(), {}

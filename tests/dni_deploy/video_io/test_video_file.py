@@ -1,4 +1,4 @@
-"""What a video file is: its orientation is applied, and what has to be guessed or changed is in a note."""
+"""Video files: orientation is applied, and everything guessed or changed is in a note."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dni_deploy.errors import InputError, RefusedError, UsageError
 from dni_deploy.video_io.color import ColorSpec
 from dni_deploy.video_io.video_file import open_video_file, turn_upright
 from tests.dni_deploy.api.test_video import psnr
-from tests.support.video_clips import Clip, picture, see
+from tests.support.video_clips import Clip, make_frame, see
 from tests.support.video_command import Make
 
 
@@ -22,8 +22,8 @@ def test_an_untagged_video_has_a_note_and_is_tagged(tmp_path: Path, make: Make) 
     report = make(source, tmp_path / "out.mp4")
     assert any("taken for BT.601" in note for note in report.notes)
     assert see(tmp_path / "out.mp4").tags["matrix"] == 6
-    # Through two codecs from the photograph, as LOSSY of test_video.
-    assert psnr(see(tmp_path / "out.mp4").frames[5], picture(5)) > 28
+    # The photograph went through two codecs, as for LOSSY in test_video.
+    assert psnr(see(tmp_path / "out.mp4").frames[5], make_frame(5)) > 28
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_an_untagged_video_has_a_note_and_is_tagged(tmp_path: Path, make: Make) 
     ],
     ids=["10 bit", "4:4:4", "interlaced", "transparent"],
 )
-def test_what_cannot_be_kept_has_a_note(tmp_path: Path, make: Make, clip: Clip, note: str) -> None:
+def test_discarded_features_have_a_note(tmp_path: Path, make: Make, clip: Clip, note: str) -> None:
     report = make(clip.write(tmp_path / "in.mkv"), tmp_path / "out.mkv")
     assert any(note in text for text in report.notes)
     assert report.frames == len(see(tmp_path / "out.mkv").frames) == clip.frames
@@ -60,7 +60,7 @@ def test_rotation_is_applied(tmp_path: Path, make: Make, quarter_turns: int) -> 
     source = write_rotation(Clip(audio=None).write(tmp_path / "in.mp4"), quarter_turns)
     make(source, tmp_path / "out.mp4")
     after: Any = see(tmp_path / "out.mp4")
-    expected = np.rot90(picture(4), -quarter_turns)
+    expected = np.rot90(make_frame(4), -quarter_turns)
     assert after.tags["rotation"] == 0
     assert after.frames[4].shape == expected.shape
     assert psnr(after.frames[4], expected) > 28
@@ -77,7 +77,9 @@ def test_rotation_is_applied(tmp_path: Path, make: Make, quarter_turns: int) -> 
         ("list.mpd", b"<?xml version='1.0'?>\n<MPD></MPD>", RefusedError, "is a playlist"),
     ],
 )
-def test_files_that_are_no_video(tmp_path: Path, name: str, content: bytes | None, kind: type[Exception], message: str) -> None:
+def test_files_that_are_not_videos_are_refused(
+    tmp_path: Path, name: str, content: bytes | None, kind: type[Exception], message: str
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(kind, match=message):
@@ -91,12 +93,12 @@ def test_a_name_that_looks_like_a_protocol_is_a_name(tmp_path: Path) -> None:
         open_video_file(Path("http://127.0.0.1:9/in.mp4"))
 
 
-def test_an_unknown_hardware_decoder(tmp_path: Path) -> None:
+def test_an_unknown_hardware_decoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no hardware decoder 'gpu'; this PyAV has"):
         open_video_file(Clip(audio=None).write(tmp_path / "in.mp4"), hwaccel="gpu")
 
 
-def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
+def test_video_metadata_is_read(tmp_path: Path) -> None:
     video_file = open_video_file(Clip(aspect=Fraction(4, 3), full=True, matrix="bt601").write(tmp_path / "in.mp4"))
     assert (video_file.width, video_file.height, video_file.frame_count) == (64, 48, 20)
     assert (video_file.frame_rate, video_file.pixel_aspect, video_file.rotation) == (25, Fraction(4, 3), 0)
@@ -108,8 +110,8 @@ def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
     assert turned.pixel_aspect == Fraction(3, 4)
 
 
-def test_turning_upright() -> None:
-    rgb = picture(0, 5, 3)
+def test_every_rotation_is_turned_upright() -> None:
+    rgb = make_frame(0, 5, 3)
     assert turn_upright(rgb, 0) is rgb
     assert np.array_equal(turn_upright(rgb, 90), np.rot90(rgb))
     assert turn_upright(rgb, 270).flags.c_contiguous

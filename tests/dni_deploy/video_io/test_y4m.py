@@ -1,4 +1,4 @@
-"""y4m: headers that are sound, headers that lie, frames that are whole, and frames that are cut anywhere."""
+"""y4m: valid and invalid headers, complete frames, and frames truncated anywhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def header(line: bytes) -> Y4mHeader:
     return read_header(io.BytesIO(line))
 
 
-def test_header() -> None:
+def test_valid_headers_are_parsed() -> None:
     read = header(PLAIN)
     assert (read.width, read.height, read.chroma, read.full_range) == (6, 4, "420jpeg", True)
     assert read.rate == Fraction(30000, 1001)
@@ -45,13 +45,13 @@ def test_a_scale_changes_width_and_height_alone() -> None:
         header(b"YUV4MPEG2 W5000 H5000 F25:1\n").scale_by(4)
 
 
-def test_without_a_chroma_it_is_420() -> None:
+def test_chroma_defaults_to_420() -> None:
     read = header(b"YUV4MPEG2 W5 H3 F25:1\n")
     assert read.plane_sizes == ((3, 5), (2, 3), (2, 3))
     assert not read.full_range
 
 
-def test_nothing_behind_the_header_is_taken() -> None:
+def test_bytes_after_the_header_are_not_consumed() -> None:
     stream = io.BytesIO(PLAIN + b"FRAME\n")
     read_header(stream)
     assert stream.read() == b"FRAME\n"
@@ -64,7 +64,7 @@ def test_plane_sizes_of_odd_frames(chroma: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "kind", "said"),
+    ("line", "kind", "message"),
     [
         (b"", InputError, "ended before a video began"),
         (b"RIFF\x00\x00\x00\x00WEBP", InputError, r"does not begin with YUV4MPEG2, but with 'RIFF\\x00\\x00"),
@@ -89,14 +89,14 @@ def test_plane_sizes_of_odd_frames(chroma: str) -> None:
         (b"YUV4MPEG2 W6 H4 F25:1 C\x1b[2J\n", UsageError, "does not read"),
     ],
 )
-def test_headers_that_lie(line: bytes, kind: type[DniError], said: str) -> None:
-    with pytest.raises(kind, match=said) as caught:
+def test_invalid_headers_are_refused(line: bytes, kind: type[DniError], message: str) -> None:
+    with pytest.raises(kind, match=message) as caught:
         header(line)
     assert "\n" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
 
 
-def test_what_a_header_claims_is_not_allocated() -> None:
+def test_the_size_in_a_header_is_not_allocated_early() -> None:
     tracemalloc.start()
     for line in (b"YUV4MPEG2 W999999999 H999999999 F25:1\n", b"YUV4MPEG2 W10000 H10000 F25:1\n"):
         with pytest.raises(LimitError) if b"99" in line else pytest.raises(InputError):
@@ -108,7 +108,7 @@ def test_what_a_header_claims_is_not_allocated() -> None:
 
 
 @pytest.mark.parametrize("rate", [b"", b" F0:0"])
-def test_an_unknown_rate(rate: bytes) -> None:
+def test_an_unknown_rate_is_accepted(rate: bytes) -> None:
     read = header(b"YUV4MPEG2 W6 H4" + rate + b" C444\n")
     assert read.rate is None
     assert read.with_rate(Fraction(24)).to_bytes() == b"YUV4MPEG2 W6 H4 C444 F24:1\n"
@@ -119,7 +119,7 @@ def stream(count: int = 3, parameters: bytes = b"") -> tuple[bytes, list[np.ndar
     return b"".join(b"FRAME" + parameters + b"\n" + frame.tobytes() for frame in frames), frames
 
 
-def test_frames() -> None:
+def test_frames_are_read_in_order() -> None:
     data, frames = stream()
     read = list(read_y4m_frames(io.BytesIO(data), header(PLAIN)))
     assert [[plane.shape for plane in frame.planes] for frame in read] == [[(4, 6), (2, 3), (2, 3)]] * 3
@@ -127,14 +127,14 @@ def test_frames() -> None:
         assert np.concatenate([plane.ravel() for plane in frame.planes]).tobytes() == expected.tobytes()
 
 
-def test_parameters_of_a_frame() -> None:
+def test_frame_parameters_are_kept() -> None:
     data, _ = stream(2, b" Ip Xcomment")
     assert [frame.parameters for frame in read_y4m_frames(io.BytesIO(data), header(PLAIN))] == [(b"Ip", b"Xcomment")] * 2
 
 
 @pytest.mark.parametrize("keep", range(43, 126))
-def test_cut_anywhere(keep: int) -> None:
-    """Three frames of 6 + 36 bytes, cut behind the first: what was whole comes, and the rest is told unless it was clean."""
+def test_a_stream_truncated_anywhere_keeps_complete_frames(keep: int) -> None:
+    """Three frames of 6 + 36 bytes, truncated after the first: complete frames are returned, and a partial one is reported."""
     data, _ = stream()
     frames = read_y4m_frames(io.BytesIO(data[:keep]), header(PLAIN))
     assert len([next(frames) for _ in range(keep // 42)]) == keep // 42
@@ -146,7 +146,7 @@ def test_cut_anywhere(keep: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"FRAM", "ends in a frame's line"),
         (b"FRAME\n" + bytes(35), "ends 35 bytes into a frame of 36"),
@@ -157,22 +157,22 @@ def test_cut_anywhere(keep: int) -> None:
         (b"FRAME X", "ends in a frame's line"),
     ],
 )
-def test_no_whole_frame(data: bytes, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_a_stream_without_a_complete_frame_is_an_error(data: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         list(read_y4m_frames(io.BytesIO(data), header(PLAIN)))
 
 
-def test_junk_between_frames() -> None:
+def test_junk_between_frames_is_an_error() -> None:
     data, _ = stream(2)
     with pytest.raises(PartialResultError, match="After frame 2, '123456' stands where FRAME was expected"):
         list(read_y4m_frames(io.BytesIO(data + b"1234567"), header(PLAIN)))
 
 
-def test_frame_line() -> None:
+def test_the_frame_line_has_parameters_and_a_stamp_that_fits() -> None:
     assert format_frame_line(()) == b"FRAME\n"
     assert format_frame_line((b"Ip",), "3:0.25,0.75") == b"FRAME Ip XDNI=3:0.25,0.75\n"
     long = format_frame_line((b"X" + b"c" * 60,), "3:" + ",".join(["0.125"] * 8))
-    assert long == b"FRAME X" + b"c" * 60 + b"\n"  # no room: what came is kept, the stamp is left to the side file
+    assert long == b"FRAME X" + b"c" * 60 + b"\n"  # no space: the parameters are kept, and only the side file has the stamp
     assert len(format_frame_line((), "1" * 68)) == 80
     assert format_frame_line((), "1" * 69) == b"FRAME\n"
 
@@ -180,8 +180,8 @@ def test_frame_line() -> None:
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", ["601", "709"])
 @pytest.mark.parametrize("chroma", PIXEL_FORMATS)
-def test_frames_of_every_chroma_come_back(chroma: str, matrix: str, full: bool) -> None:
-    """Flat patches through an identity: each code comes back to within the rounding of RGB. Mono has no chroma plane."""
+def test_frames_of_every_chroma_round_trip(chroma: str, matrix: str, full: bool) -> None:
+    """Flat patches through an identity network: each code is kept to within the rounding of RGB. Mono has no chroma plane."""
     tokens = f"W33 H17 F25:1 C{chroma}" + (" XCOLORRANGE=FULL" if full else "")
     sizes = header(f"YUV4MPEG2 {tokens}\n".encode()).plane_sizes
     for y, u, v in ((70, 120, 140), (180, 105, 150), (125, 128, 128)):
@@ -189,15 +189,15 @@ def test_frames_of_every_chroma_come_back(chroma: str, matrix: str, full: bool) 
         data = b"".join(np.full(size, code, np.uint8).tobytes() for size, code in zip(sizes, codes, strict=False))
         video = Y4mFormat(io.BytesIO(f"YUV4MPEG2 {tokens}\nFRAME\n".encode() + data), 1, matrix=matrix, stamp=False)
         (frame,) = video.read()
-        written = video.encode_frame(frame, RenderedFrame(frame.rgb, 0, Coefficients(("a",), (1.0,))))[len(b"FRAME\n") :]
-        assert written.size == len(data)
-        assert np.abs(written.astype(int) - np.frombuffer(data, np.uint8)).max() <= 1
+        encoded = video.encode_frame(frame, RenderedFrame(frame.rgb, 0, Coefficients(("a",), (1.0,))))[len(b"FRAME\n") :]
+        assert encoded.size == len(data)
+        assert np.abs(encoded.astype(int) - np.frombuffer(data, np.uint8)).max() <= 1
         if chroma == "mono":
             assert np.ptp(frame.rgb[0, 0]) == 0
 
 
 @pytest.mark.parametrize("height", [240, 719, 720, 1080])
-def test_the_matrix_goes_by_the_option_or_the_lines(height: int) -> None:
+def test_the_matrix_follows_the_option_or_the_height(height: int) -> None:
     assert choose_color("auto", height, False) == ColorSpec(1 if height >= 720 else 6, False, is_guessed=True)
     assert choose_color("601", height, True) == ColorSpec(6, True)
     assert choose_color("709", height, True) == ColorSpec(1, True)

@@ -16,7 +16,7 @@ def unpack_message(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
         The fields of the header with `shares`, and the JPEG files by kind.
 
     Raises:
-        UsageError: The bytes are no such message.
+        UsageError: The bytes are not a frame message.
     """
     if len(data) < MESSAGE_HEADER.size or data[:4] != MESSAGE_TAG or data[4] != MESSAGE_VERSION:
         raise UsageError(f"{len(data)} bytes are not a frame message of version {MESSAGE_VERSION}.")

@@ -1,4 +1,4 @@
-"""A page's server over an engine of three lines: the members differ in how bright they make the frame."""
+"""A web UI server over a minimal engine, whose members differ in the brightness of the output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def gray(level: int = 200, width: int = 64, height: int = 48) -> Frame:
 
 
 def photograph(width: int = 320, height: int = 180) -> Frame:
-    """Something to look at in screenshots."""
+    """Returns a photograph, for screenshots."""
     from PIL import Image
 
     from dni_deploy.imaging.image_file import read_image
@@ -45,7 +45,7 @@ def photograph(width: int = 320, height: int = 180) -> Frame:
 
 
 class MovingSource:
-    """A moving source: as many frames a second as asked for, each with its number in its brightness."""
+    """A video source with the requested frame rate; the brightness of each frame encodes its number."""
 
     is_moving = True
     name = "a clock"
@@ -87,7 +87,7 @@ class PageFixture(NamedTuple):
 
 @contextmanager
 def open_renderer(count: int = 2, source: FrameSource | None = None, scale: int = 1, **options: Any) -> Iterator[Renderer]:
-    """A started stage; everything is closed afterwards."""
+    """Yields a started renderer; everything is closed afterwards."""
     members = NAMES[:count]
     with make_session(members, scale=scale) as live:
         shared_alpha = SharedAlpha(members, live.alpha, slew=options.pop("slew", None))
@@ -111,7 +111,7 @@ def serve_page(
     slider: list[list[float]] | None = None,
     **options: Any,
 ) -> Iterator[PageFixture]:
-    """A page's server on a free port, in a thread. slider: knots of one with even steps."""
+    """Runs a web UI server on a free port in a thread. slider: points of a perceptual slider."""
     members = NAMES[:count]
     plane = ControlPlane.default(members) if count in (3, 4) else None
     facts = {

@@ -1,4 +1,4 @@
-"""Plain requests: bodies that are too large, of another type, or never end; what is no image."""
+"""Plain requests: bodies that are too large, of another type, or never end, and uploads that are not images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def put(
 
 
 def raw(live: PageFixture, *parts: bytes, wait: float = 0.0) -> int:
-    """The status of an answer to bytes that are sent as they are; 0 where the connection just ended."""
+    """Sends raw bytes and returns the status of the response, or 0 if the connection ended without one."""
     with socket.create_connection(("127.0.0.1", live.page.port), 5) as opened:
         try:
             for part in parts:
@@ -98,7 +98,7 @@ def test_an_uploaded_image_is_shown(live: PageFixture) -> None:
     assert live.renderer.status[1]["is_moving"] is False
 
 
-def test_what_is_no_image_is_refused(live: PageFixture) -> None:
+def test_bytes_that_are_not_an_image_are_refused(live: PageFixture) -> None:
     deep = np.zeros((8, 8), np.uint16)
     buffer = io.BytesIO()
     Image.fromarray(deep).save(buffer, "PNG")
@@ -123,7 +123,7 @@ def test_what_is_no_image_is_refused(live: PageFixture) -> None:
 
 
 def bomb() -> bytes:
-    """A PNG whose header says 400 megapixels."""
+    """Returns a PNG whose header declares 400 megapixels."""
     import struct
     import zlib
 

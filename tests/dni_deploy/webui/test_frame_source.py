@@ -1,4 +1,4 @@
-"""How a frame is made to fit, and the source of one image."""
+"""Scaling a frame to fit, and the source of a still image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dni_deploy.webui.frame_source import StillImage, compute_fitted_size, fit_t
 @pytest.mark.parametrize(
     ("width", "height", "expected"), [(64, 48, (64, 48)), (30, 20, (30, 20)), (1280, 720, (64, 36)), (1, 4000, (1, 48))]
 )
-def test_a_size_fits_and_is_never_larger_than_it_was(width: int, height: int, expected: tuple[int, int]) -> None:
+def test_fitting_keeps_the_aspect_and_never_enlarges(width: int, height: int, expected: tuple[int, int]) -> None:
     assert compute_fitted_size(width, height, (64, 48)) == expected
 
 
@@ -33,8 +33,8 @@ def test_a_frame_is_averaged_when_it_is_scaled_down() -> None:
     assert np.abs(small - 100).max() <= 2  # each pixel is the mean of a whole window of the filter, rounded twice
 
 
-def test_a_still_image_has_one_frame_for_ever() -> None:
-    still = StillImage(np.full((96, 128, 3), 7, np.uint8), "a name", (64, 64))
-    assert still.get_frame(0.0) is still.get_frame(1000.0)
-    assert still.get_frame(0.0).frame.shape == (48, 64, 3)
-    assert (still.name, still.is_moving, still.seconds_until_next(5.0)) == ("a name", False, math.inf)
+def test_a_still_image_always_returns_one_frame() -> None:
+    image_source = StillImage(np.full((96, 128, 3), 7, np.uint8), "a name", (64, 64))
+    assert image_source.get_frame(0.0) is image_source.get_frame(1000.0)
+    assert image_source.get_frame(0.0).frame.shape == (48, 64, 3)
+    assert (image_source.name, image_source.is_moving, image_source.seconds_until_next(5.0)) == ("a name", False, math.inf)

@@ -1,4 +1,4 @@
-"""Who gets in: every combination of Host, Origin and token, by GET, PUT and WebSocket, on a real server."""
+"""Access control: every combination of Host, Origin and token, by GET, PUT and WebSocket, on a real server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OURS = HOSTS[:3]
 def ask(
     live: PageFixture, method: str, path: str, host: str | None, body: bytes = b"", **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body; host None: the server's own."""
+    """Returns status, headers and body; host None is the server's own."""
     connection = http.client.HTTPConnection("127.0.0.1", live.page.port, timeout=5)
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -89,17 +89,17 @@ def test_a_token_in_the_url_needs_the_right_host_and_origin(live: PageFixture, h
 
 def test_a_malformed_host_is_refused(live: PageFixture) -> None:
     port = live.page.port
-    odd = (f"127.0.0.1:{port + 1}", f"127.0.0.1:{port}.", f"localhost:{port}@evil.example", "\u00c3\u00a9vil")
-    for host in ("127.0.0.1", *odd):
+    malformed = (f"127.0.0.1:{port + 1}", f"127.0.0.1:{port}.", f"localhost:{port}@evil.example", "\u00c3\u00a9vil")
+    for host in ("127.0.0.1", *malformed):
         assert ask(live, "GET", f"/alpha?token={TOKEN}", host)[0] == 400
-    two = f"127.0.0.1:{port}\r\nHost: 127.0.0.1:{port}"
-    for lines in (f"GET / HTTP/1.1\r\nHost: {two}\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"):
+    two_hosts = f"127.0.0.1:{port}\r\nHost: 127.0.0.1:{port}"
+    for lines in (f"GET / HTTP/1.1\r\nHost: {two_hosts}\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", port), 5) as raw:
             raw.sendall(lines.encode())
             assert raw.recv(100).split()[1] == b"400"
 
 
-def test_the_cookie_stands_for_the_token_but_never_changes_anything_alone(live: PageFixture) -> None:
+def test_the_cookie_authenticates_but_needs_an_origin_to_change_alpha(live: PageFixture) -> None:
     status, headers, page = ask(live, "GET", f"/?token={TOKEN}", None)
     assert (status, page[:15]) == (200, b"<!doctype html>")
     cookie, *attributes = headers["set-cookie"].split("; ")
@@ -117,7 +117,7 @@ def test_the_cookie_stands_for_the_token_but_never_changes_anything_alone(live: 
     assert ask(live, "GET", "/frames", None, Cookie=cookie, Origin=live.origin, **UPGRADE)[0] == 101
     assert ask(live, "GET", "/alpha", None, Authorization=f"Bearer {TOKEN}")[0] == 200
     assert ask(live, "GET", f"/alpha?token={TOKEN}&token={TOKEN}", None)[0] == 403
-    with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # it need not wait for all of it
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # the server need not read all of it
         assert ask(live, "GET", f"/alpha?token={'x' * 1_000_000}", None)[0] in (400, 431)
 
 

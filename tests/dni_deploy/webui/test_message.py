@@ -1,4 +1,4 @@
-"""Messages: what is packed comes back, and what makes no sense is told in a sentence."""
+"""Messages: packed frames are unpacked unchanged, and invalid requests are a one-line error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.dni_deploy.webui.frame_message import unpack_message
 STAMP = FrameMetadata(7, 3, 42, 9, (0.25, 0.5, 0.25), True, 12.5, 0.5, 2.0, 0.0)
 
 
-def test_a_frame_message_is_unpacked_as_it_was_packed() -> None:
+def test_frame_message_round_trip() -> None:
     data = pack_message(STAMP, {"blend": b"abc", "pixels": b"", "before": b"xy"}, request_id=11, set_by_page=True, age_ms=20.0)
     fields, jpegs = unpack_message(data)
     assert jpegs == {"blend": b"abc", "pixels": b"", "before": b"xy"}
@@ -32,7 +32,7 @@ def test_a_frame_message_is_unpacked_as_it_was_packed() -> None:
     )
     assert (fields["network"], fields["change"], fields["encode"], fields["age"]) == (12.5, 0.5, 2.0, 20.0)
     assert fields["flags"] == FLAG_SET_BY_PAGE | FLAG_MOVING
-    assert data.startswith(b"DNI1\x01\x03\x03")  # what the page's script looks at
+    assert data.startswith(b"DNI1\x01\x03\x03")  # the fields that the page's script reads
     assert MESSAGE_HEADER.size == 44
     for broken in (b"", data[:10], b"XXXX" + data[4:], data[:4] + b"\x02" + data[5:]):
         with pytest.raises(UsageError):
@@ -63,4 +63,4 @@ def test_a_valid_request_is_parsed() -> None:
         '{"point": [0, 1]}',
         '{"alpha": NaN}',
     ):
-        assert parse_client_request(text)  # what an alpha is worth is the cell's to say
+        assert parse_client_request(text)  # the shared alpha validates alpha itself

@@ -1,4 +1,4 @@
-"""The baseline: the members' outputs blended pixel by pixel, opened when asked for and kept for a still image."""
+"""The pixel-blend baseline: the members are opened on request, and their outputs are kept for a still image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT_S = 10.0
 
 
 class MemberSessions:
-    """Opens a session of one member, and remembers the engines."""
+    """Opens a session of one member, and records the engines."""
 
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
@@ -35,11 +35,11 @@ class MemberSessions:
 
 def open_blend(open_member: MemberSessions) -> PixelBlend:
     """Starts a blend and waits until it is ready or has failed."""
-    blend, ended = PixelBlend(MEMBERS, open_member), threading.Event()
-    blend.on_ready = ended.set
-    assert not open_member.engines  # nothing is opened before it is asked for
+    blend, has_ended = PixelBlend(MEMBERS, open_member), threading.Event()
+    blend.on_ready = has_ended.set
+    assert not open_member.engines  # nothing is opened before it is requested
     _ = blend.is_ready
-    assert ended.wait(TIMEOUT_S)
+    assert has_ended.wait(TIMEOUT_S)
     return blend
 
 
@@ -48,16 +48,16 @@ def test_outputs_are_blended_and_rounded_once() -> None:
     blend = open_blend(members)
     frame = np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)
     outputs = [np.rint(frame * FACTORS[member]) for member in MEMBERS]
-    for share in (0.0, 0.3, 1.0):
-        blended = blend.blend_outputs(frame, "frame", (share, 1 - share))
-        expected = share * outputs[0] + (1 - share) * outputs[1]
+    for coefficient in (0.0, 0.3, 1.0):
+        blended = blend.blend_outputs(frame, "frame", (coefficient, 1 - coefficient))
+        expected = coefficient * outputs[0] + (1 - coefficient) * outputs[1]
         # Half a level of rounding, and float32 instead of float64 where that is a tie.
         assert np.abs(blended - expected).max() <= 0.5 + 1e-4
     blend.close()
     assert [engine.closed for engine in members.engines] == [1, 1]
 
 
-def test_a_still_image_costs_the_members_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_still_image_is_inferred_once_per_member(monkeypatch: pytest.MonkeyPatch) -> None:
     members = MemberSessions()
     blend = open_blend(members)
     calls: list[int] = []
@@ -70,7 +70,7 @@ def test_a_still_image_costs_the_members_once(monkeypatch: pytest.MonkeyPatch) -
     blend.close()
 
 
-def test_a_member_that_cannot_be_opened_is_a_problem_and_the_others_are_closed() -> None:
+def test_a_member_that_fails_to_open_closes_the_others() -> None:
     members = MemberSessions(broken="dark")
     blend = open_blend(members)
     assert not blend.is_ready

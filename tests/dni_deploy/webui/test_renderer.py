@@ -1,4 +1,4 @@
-"""The renderer: a preview when one is asked for and differs, of one alpha, and only the newest."""
+"""The renderer: a preview is rendered on request if it differs, with one alpha, and only the newest is kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
 
 
 class Viewer:
-    """Asks for previews, as a page does."""
+    """Requests previews, as a page does."""
 
     def __init__(self, renderer: Renderer, *views: str) -> None:
         self.renderer, self.views, self.woken = renderer, frozenset(views), threading.Event()
@@ -55,7 +55,7 @@ def test_a_still_image_is_rendered_once_and_again_when_alpha_changes() -> None:
         viewer = Viewer(renderer)
         first = viewer.next()
         assert first is not None
-        assert level(first.jpegs["blend"]) == pytest.approx(200, abs=1)  # JPEG of one grey level: within rounding
+        assert level(first.jpegs["blend"]) == pytest.approx(200, abs=1)  # JPEG of one gray level: within rounding
         assert viewer.next(0.2) is None
         assert renderer.frame_count == 1
         renderer.shared_alpha.set_alpha({"bright": 0.5, "dark": 0.5})
@@ -67,7 +67,7 @@ def test_a_still_image_is_rendered_once_and_again_when_alpha_changes() -> None:
         assert level(second.jpegs["blend"]) == pytest.approx(120, abs=1)
 
 
-def test_nothing_is_rendered_that_nobody_asks_for() -> None:
+def test_nothing_is_rendered_without_a_request() -> None:
     with open_renderer(source=MovingSource()) as renderer:
         time.sleep(0.1)
         renderer.shared_alpha.set_alpha({"dark": 1.0})
@@ -79,10 +79,10 @@ def test_a_video_keeps_its_own_pace_and_the_largest_frame_rate() -> None:
     with open_renderer(source=MovingSource(1000), fps=50) as renderer:
         viewer = Viewer(renderer)
         viewer.next()
-        begun, made = time.monotonic(), renderer.frame_count
-        while time.monotonic() - begun < 0.5:
+        start, frame_count = time.monotonic(), renderer.frame_count
+        while time.monotonic() - start < 0.5:
             assert viewer.next() is not None
-        assert renderer.frame_count - made <= 50 * (time.monotonic() - begun) + 2
+        assert renderer.frame_count - frame_count <= 50 * (time.monotonic() - start) + 2
         first = renderer.latest_preview
         assert first is not None
         renderer.pause(True)
@@ -94,7 +94,7 @@ def test_a_video_keeps_its_own_pace_and_the_largest_frame_rate() -> None:
         assert changed.metadata.coefficients == (0.0, 1.0)
 
 
-def test_views_are_rendered_for_pages_that_ask() -> None:
+def test_views_are_rendered_on_request() -> None:
     with open_renderer(source=MovingSource()) as renderer:
         plain = Viewer(renderer).next()
         assert plain is not None
@@ -110,12 +110,12 @@ def test_views_are_rendered_for_pages_that_ask() -> None:
         assert renderer.status[1]["pixels"] == "ready"
 
 
-def test_a_timeline_is_followed_until_somebody_moves() -> None:
+def test_a_timeline_is_followed_until_alpha_is_set() -> None:
     timeline = AlphaTimeline.parse("0:bright=1, 0.2s:bright=0; loop", NAMES[:2])
     with open_renderer(timeline=timeline) as renderer:
         viewer = Viewer(renderer)
-        seen = {preview.metadata.coefficients for _ in range(10) if (preview := viewer.next()) is not None}
-        assert len(seen) >= 8
+        coefficients_seen = {preview.metadata.coefficients for _ in range(10) if (preview := viewer.next()) is not None}
+        assert len(coefficients_seen) >= 8
         assert renderer.status[1]["follows"] is True
         renderer.shared_alpha.set_alpha({"bright": 0.25, "dark": 0.75}, "somebody")
         wait_until(
@@ -161,7 +161,7 @@ def test_another_source_is_shown_at_once_and_the_old_one_closed() -> None:
         assert renderer.status[1]["source"] == "another"
 
 
-def test_an_error_of_the_network_is_reported_and_rendering_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_error_is_reported_and_rendering_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_renderer(source=MovingSource()) as renderer:
         viewer = Viewer(renderer)
         viewer.next()
@@ -180,7 +180,7 @@ def test_an_error_of_the_network_is_reported_and_rendering_goes_on(monkeypatch: 
         wait_until(lambda: renderer.status[1]["problem"] == "")
 
 
-def test_every_frame_has_one_alpha_while_it_is_set_all_the_time() -> None:
+def test_render_uses_one_alpha_per_frame_under_constant_changes() -> None:
     with open_renderer(source=MovingSource(), fps=240) as renderer:
         viewer, done = Viewer(renderer), threading.Event()
 

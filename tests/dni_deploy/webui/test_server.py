@@ -1,4 +1,4 @@
-"""The web UI's server: its socket, its token, and what it answers while it is busy or shuts down."""
+"""The web UI server: its socket, its token, and its responses while it is busy or shuts down."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tests.dni_deploy.webui.page_server import TOKEN, serve_page
 QUERY = f"?token={TOKEN}"
 
 
-def test_requests_while_it_shuts_down() -> None:
+def test_requests_during_shutdown_get_an_answer() -> None:
     with serve_page() as live:
-        kept = http.client.HTTPConnection("127.0.0.1", live.page.port, timeout=5)
-        kept.request("GET", f"/alpha{QUERY}")
-        assert kept.getresponse().read()
+        connection = http.client.HTTPConnection("127.0.0.1", live.page.port, timeout=5)
+        connection.request("GET", f"/alpha{QUERY}")
+        assert connection.getresponse().read()
         live.page._server.should_exit = True
         try:
-            kept.request("GET", f"/alpha{QUERY}")
-            answer = kept.getresponse()
+            connection.request("GET", f"/alpha{QUERY}")
+            answer = connection.getresponse()
             assert (answer.status, answer.getheader("retry-after")) == (503, "2")
         except (http.client.HTTPException, OSError):
-            pass  # it was quicker
-        kept.close()
+            pass  # the shutdown was faster
+        connection.close()
 
 
-def test_a_socket_that_cannot_be_opened_is_one_sentence() -> None:
+def test_a_port_that_cannot_be_opened_is_a_one_line_error() -> None:
     with open_listening_socket("127.0.0.1", 0) as listening_socket:
         port = listening_socket.getsockname()[1]
         with pytest.raises(BusyError, match=f"port {port}: another program has it"):
@@ -42,7 +42,7 @@ def test_a_socket_that_cannot_be_opened_is_one_sentence() -> None:
             open_listening_socket(host, 0)
 
 
-def test_a_token_is_chosen_wherever_other_machines_can_come_in() -> None:
+def test_a_token_is_required_beyond_loopback() -> None:
     assert len({choose_token(None, "127.0.0.1") for _ in range(3)}) == 3
     assert choose_token(TOKEN, "0.0.0.0") == TOKEN
     for token, host in ((None, "0.0.0.0"), (None, "::"), ("short", "127.0.0.1"), ("with a space in it and long", "127.0.0.1")):

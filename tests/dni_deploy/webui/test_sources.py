@@ -1,4 +1,4 @@
-"""Opening what the web UI shows: images, sizes and uploads, and what is neither an image nor a video."""
+"""Opening sources for the web UI: images, sizes and uploads, and files that are neither an image nor a video."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def make_image(size: tuple[int, int]) -> bytes:
 @pytest.mark.parametrize(
     "text", ["", "640", "640x", "x360", "0x0", "8x8", "99999x9", "640x360x2", "-640x360", "６４０x360", "640 x360"]
 )
-def test_a_text_that_is_no_size_is_refused(text: str) -> None:
+def test_text_that_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_size(text)
 
 
-def test_an_image_is_made_to_fit_and_without_one_there_is_a_photograph(tmp_path: Path) -> None:
+def test_an_image_is_scaled_to_fit_and_a_photograph_is_the_default(tmp_path: Path) -> None:
     path = tmp_path / "wide.png"
     path.write_bytes(make_image(size=(200, 50)))
-    still = open_frame_source(path, (64, 48))
-    assert still.get_frame(0.0).frame.shape == (16, 64, 3)
-    assert still.get_frame(9.0).number == 0
-    assert still.seconds_until_next(0.0) == float("inf")
-    assert not still.is_moving
-    own = open_frame_source(None, (64, 48))
-    assert own.get_frame(0.0).frame.shape[0] == 48
+    image_source = open_frame_source(path, (64, 48))
+    assert image_source.get_frame(0.0).frame.shape == (16, 64, 3)
+    assert image_source.get_frame(9.0).number == 0
+    assert image_source.seconds_until_next(0.0) == float("inf")
+    assert not image_source.is_moving
+    default_source = open_frame_source(None, (64, 48))
+    assert default_source.get_frame(0.0).frame.shape[0] == 48
     assert parse_size("640X360") == (640, 360)
 
 
-def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+def test_sources_that_cannot_be_opened_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     os.mkfifo(tmp_path / "pipe.mp4")
     for name, kind in (("text.png", ImageFileError), ("absent.png", InputError), ("pipe.mp4", InputError), (".", InputError)):

@@ -1,4 +1,4 @@
-"""Sources that move: a video that is played over and over, files that are no videos, and cameras."""
+"""Video sources: looped videos, files that are not videos, and cameras."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_video(path: Path, count: int = 10, size: tuple[int, int] = (64, 48), r
         container.mux(stream.encode())
 
 
-def test_a_video_is_played_over_and_over_at_its_own_times(tmp_path: Path) -> None:
+def test_a_video_loops_at_its_own_frame_times(tmp_path: Path) -> None:
     write_video(tmp_path / "video.mkv")
     video = open_frame_source(tmp_path / "video.mkv", (32, 32))
     try:
@@ -44,25 +44,25 @@ def test_a_video_is_played_over_and_over_at_its_own_times(tmp_path: Path) -> Non
         assert video.get_frame(1.01).frame.shape == (24, 32, 3)
         number = video.get_frame(
             1000.0
-        ).number  # nobody watched for a long time: it goes on without decoding everything between
+        ).number  # after a long time without a viewer it skips ahead without decoding everything in between
         assert number < 60
     finally:
         video.close()
     assert "dni-decode" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="videos need the extra `video`")
     write_video(tmp_path / "video.mkv", 40)
-    whole = (tmp_path / "video.mkv").read_bytes()
-    bad = {"empty": b"", "text": b"hello " * 100, "list.m3u8": b"#EXTM3U\nhttp://127.0.0.1:9/x.ts\n", "head": whole[:40]}
+    content = (tmp_path / "video.mkv").read_bytes()
+    bad = {"empty": b"", "text": b"hello " * 100, "list.m3u8": b"#EXTM3U\nhttp://127.0.0.1:9/x.ts\n", "head": content[:40]}
     for name, data in bad.items():
         (tmp_path / f"{name}.mp4").write_bytes(data)
         with pytest.raises(DniError) as caught:
             open_frame_source(tmp_path / f"{name}.mp4", (64, 48))
         assert caught.value.exit_code in (3, 5)
-    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) * 2 // 3])
-    video = open_frame_source(tmp_path / "cut.mkv", (64, 48))  # the good frames are the loop
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) * 2 // 3])
+    video = open_frame_source(tmp_path / "cut.mkv", (64, 48))  # the intact frames form the loop
     assert video.get_frame(0.0).number == 0
     video.close()
 
@@ -74,7 +74,7 @@ def test_a_camera_that_does_not_exist_is_refused() -> None:
 
 
 class FakeCamera:
-    """What av.open returns for a camera: frames of growing brightness, each when it is released."""
+    """A fake of what av.open returns for a camera: frames of growing brightness, each when it is released."""
 
     def __init__(self, count: int) -> None:
         self.count, self.closed = count, threading.Event()
@@ -106,7 +106,7 @@ def test_a_camera_shows_its_newest_frame_until_it_is_unplugged(monkeypatch: pyte
         assert camera.seconds_until_next(0.0) == video_source.FRAME_POLL_S
         device.released.release()
         device.released.release()
-        camera._thread.join(5.0)  # it has been unplugged after its second frame
+        camera._thread.join(5.0)  # it was unplugged after its second frame
         assert camera.seconds_until_next(0.0) == 0.0
         second = camera.get_frame(0.0)
         assert second.number == first.number + 1

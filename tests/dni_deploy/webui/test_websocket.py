@@ -1,4 +1,4 @@
-"""The WebSocket: what pages say and what they must not; clients that never read, flood, or vanish."""
+"""The WebSocket: valid and invalid messages; clients that never read, flood, or disconnect."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def live() -> Iterator[PageFixture]:
         yield opened
 
 
-def say(page: ClientConnection, **words: Any) -> None:
-    page.send(json.dumps(words))
+def send_request(page: ClientConnection, **fields: Any) -> None:
+    page.send(json.dumps(fields))
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 6.0) -> None:
@@ -44,14 +44,14 @@ def wait_until(condition: Callable[[], object], seconds: float = 6.0) -> None:
 
 
 def frame(page: ClientConnection, timeout: float = 5.0) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The next frame; words in between are passed over."""
+    """Returns the next frame; other messages are skipped."""
     while True:
         data = page.recv(timeout)
         if isinstance(data, bytes):
             return unpack_message(data)
 
 
-def words(page: ClientConnection, key: str, timeout: float = 5.0) -> Any:
+def read_field(page: ClientConnection, key: str, timeout: float = 5.0) -> Any:
     while True:
         data = page.recv(timeout)
         if isinstance(data, str) and key in (message := json.loads(data)):
@@ -60,50 +60,50 @@ def words(page: ClientConnection, key: str, timeout: float = 5.0) -> Any:
 
 def works(live: PageFixture) -> bool:
     with connect(live.frames) as page:
-        say(page, next=True)
+        send_request(page, next=True)
         return frame(page)[0]["members"] == len(live.shared_alpha.members)
 
 
 def test_a_page_gets_one_frame_for_each_request(live: PageFixture) -> None:
     with connect(live.frames, origin=live.origin) as page:  # type: ignore[arg-type]
-        hello = words(page, "hello")
+        hello = read_field(page, "hello")
         assert hello["members"] == ["bright", "dark", "middle"]
         assert set(hello["plane"]) == {"bright", "dark", "middle"}
-        say(page, next=True)
+        send_request(page, next=True)
         first, jpegs = frame(page)
         assert set(jpegs) == {"blend"}
         assert jpegs["blend"][:2] == b"\xff\xd8"
         with pytest.raises(TimeoutError):
             frame(page, 0.2)
-        say(page, next=True)
-        say(page, next=True)
+        send_request(page, next=True)
+        send_request(page, next=True)
         second, third = frame(page)[0], frame(page)[0]
         assert first["sequence"] < second["sequence"] < third["sequence"]
         assert first["frame"] < third["frame"]
 
 
-def test_every_frame_carries_its_alpha_and_the_request_that_it_knows_of(live: PageFixture) -> None:
+def test_every_frame_has_its_alpha_and_latest_request_id(live: PageFixture) -> None:
     with connect(live.frames) as page:
         for request_id, request in enumerate(
             ({"alpha": [0.5, 0.25, 0.25]}, {"point": [0.5, 1.0]}, {"share": {"member": "dark", "value": 1.0}}), 1
         ):
-            say(page, request_id=request_id, **request)
-            say(page, next=True)
+            send_request(page, request_id=request_id, **request)
+            send_request(page, next=True)
             fields, _ = frame(page)
             while fields["request_id"] < request_id:
-                say(page, next=True)
+                send_request(page, next=True)
                 fields, _ = frame(page)
             assert fields["flags"] & FLAG_SET_BY_PAGE
             assert re.fullmatch(r"page \d{1,4}", live.shared_alpha.state.source)  # a number, and no address in memory
             assert fields["shares"] == ((0.5, 0.25, 0.25), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0))[request_id - 1]
-        say(page, request_id=1, alpha=[1.0, 0.0, 0.0])  # late: an older request than the newest
-        say(page, next=True)
+        send_request(page, request_id=1, alpha=[1.0, 0.0, 0.0])  # late: an older request than the newest
+        send_request(page, next=True)
         frame(page)
         assert live.shared_alpha.state.requested.values == (0.0, 1.0, 0.0)
         live.shared_alpha.set_alpha([0.0, 0.0, 1.0], "osc")
         fields = {"shares": None}
         while fields["shares"] != (0.0, 0.0, 1.0):
-            say(page, next=True)
+            send_request(page, next=True)
             fields, _ = frame(page)
         assert not fields["flags"] & FLAG_SET_BY_PAGE
 
@@ -113,20 +113,20 @@ def test_every_frame_carries_its_alpha_and_the_request_that_it_knows_of(live: Pa
     ['{"alpha": NaN}', '{"alpha": [1e999, 0, 0]}', '{"alpha": [2, -1, 0]}', '{"alpha": "nobody=1"}', '{"alpha": {"bright": 1e400}}',
      '{"point": [NaN, 0]}', '{"share": {"member": "nobody", "value": 1}}', "hello", "[" * 1000, '{"views": ["secret"]}'],
 )  # fmt: skip
-def test_a_malformed_request_gets_a_sentence_and_changes_nothing(live: PageFixture, text: str) -> None:
+def test_a_malformed_request_gets_an_error_and_changes_nothing(live: PageFixture, text: str) -> None:
     before = live.shared_alpha.state
     with connect(live.frames) as page:
         page.send(text)
-        problem = words(page, "problem")
+        problem = read_field(page, "problem")
         assert 10 < len(problem) < 300
         assert "/" not in problem.replace("and/or", "")
         assert live.shared_alpha.state == before
-        say(page, next=True)
+        send_request(page, next=True)
         assert frame(page)
 
 
 def closed(page: ClientConnection, seconds: float = 5.0) -> int | None:
-    """The code that the server closed with."""
+    """Returns the close code that the server sent."""
     end = time.monotonic() + seconds
     with contextlib.suppress(ConnectionClosed):
         while time.monotonic() < end:
@@ -134,7 +134,7 @@ def closed(page: ClientConnection, seconds: float = 5.0) -> int | None:
     return page.close_code
 
 
-def test_what_is_no_message_ends_the_connection_of_its_sender_alone(live: PageFixture) -> None:
+def test_an_invalid_message_closes_only_its_own_connection(live: PageFixture) -> None:
     with connect(live.frames) as other, connect(live.frames) as page:
         page.send(b"\x00\x01")
         assert closed(page) == 1003
@@ -148,12 +148,12 @@ def test_what_is_no_message_ends_the_connection_of_its_sender_alone(live: PageFi
             for _ in range(60):
                 page.send("nonsense")
             assert closed(page) == 1008
-        say(other, next=True)
+        send_request(other, next=True)
         assert frame(other)
 
 
 class Raw:
-    """A WebSocket by hand, for what a library would not send."""
+    """A hand-written WebSocket client, for frames that a library would not send."""
 
     def __init__(self, live: PageFixture) -> None:
         self.socket = socket.create_connection(("127.0.0.1", live.page.port), 5)
@@ -172,11 +172,11 @@ class Raw:
         size = len(payload)
         length = bytes([size | 0x80 * masked]) if size < 126 else bytes([126 | 0x80 * masked]) + struct.pack(">H", size)
         mask = os.urandom(4) if masked else b""
-        body = bytes(value ^ mask[place % 4] for place, value in enumerate(payload)) if masked else payload
+        body = bytes(value ^ mask[index % 4] for index, value in enumerate(payload)) if masked else payload
         self.socket.sendall(bytes([first]) + length + mask + body)
 
     def code(self, seconds: float = 5.0) -> int:
-        """The close code; 0 where the connection just ended."""
+        """Returns the close code, or 0 if the connection ended without one."""
         self.socket.settimeout(seconds)
         data = self.rest
         try:
@@ -184,16 +184,16 @@ class Raw:
                 data += part
         except ConnectionResetError:
             pass
-        place = 0
-        while place + 2 <= len(data):
-            size, head = data[place + 1] & 127, 2
+        index = 0
+        while index + 2 <= len(data):
+            size, head = data[index + 1] & 127, 2
             if size == 126:
-                size, head = struct.unpack(">H", data[place + 2 : place + 4])[0], 4
-            if data[place] & 15 == 8:
+                size, head = struct.unpack(">H", data[index + 2 : index + 4])[0], 4
+            if data[index] & 15 == 8:
                 if size == 0:
                     return 1005
-                return int(struct.unpack(">H", data[place + head : place + head + 2])[0])
-            place += head + size
+                return int(struct.unpack(">H", data[index + head : index + head + 2])[0])
+            index += head + size
         return 0
 
 
@@ -220,15 +220,15 @@ def test_frames_that_break_the_protocol_end_the_connection(
     assert works(live)
 
 
-def test_a_flood_of_alphas_ends_with_the_last_one_and_little_memory(live: PageFixture) -> None:
+def test_the_last_alpha_of_a_flood_wins_with_little_memory(live: PageFixture) -> None:
     before = measure_resident_bytes()
     with connect(live.frames) as page:
         for number in range(20_000):
-            share = (number % 1000) / 1000
-            page.send(f'{{"request_id": {number + 1}, "alpha": [{share}, {1 - share:.3f}, 0.0]}}')
-        say(page, next=True)
+            coefficient = (number % 1000) / 1000
+            page.send(f'{{"request_id": {number + 1}, "alpha": [{coefficient}, {1 - coefficient:.3f}, 0.0]}}')
+        send_request(page, next=True)
         while frame(page)[0]["request_id"] < 20_000:
-            say(page, next=True)
+            send_request(page, next=True)
     assert live.shared_alpha.state.requested.values == (0.999, 0.001, 0.0)
     after = measure_resident_bytes()
     if before is not None and after is not None:
@@ -246,7 +246,7 @@ def test_a_flood_of_pings_and_requests_is_served(live: PageFixture) -> None:
     wait_until(lambda: live.state.client_count == 0)
 
 
-def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
+def test_a_client_that_never_reads_is_disconnected() -> None:
     limits = PageLimits(send_timeout_s=0.5, ping_interval_s=0.3, pong_timeout_s=0.4)
     noise = bytes(range(256)) * (1280 * 720 * 3 // 256)
     import numpy as np
@@ -261,14 +261,14 @@ def test_a_client_that_never_reads_is_cut_off_and_leaves_nothing() -> None:
                 raw.send(0x81, b'{"next":true}')
                 time.sleep(0.01)
         except OSError:
-            pass  # cut off
+            pass  # disconnected
         wait_until(lambda: live.state.client_count == 0)
         assert time.monotonic() - started < 6
         assert works(live)
         raw.socket.close()
 
 
-def test_a_half_open_client_is_detected_and_a_dropped_one_frees_its_place() -> None:
+def test_half_open_and_dropped_clients_free_their_connection() -> None:
     with serve_page(2, limits=PageLimits(ping_interval_s=0.2, pong_timeout_s=0.3)) as live:
         silent = Raw(live)  # answers no ping
         wait_until(lambda: live.state.client_count == 1)
@@ -282,10 +282,10 @@ def test_a_half_open_client_is_detected_and_a_dropped_one_frees_its_place() -> N
         assert works(live)
 
 
-def test_a_page_beyond_the_limit_is_sent_away() -> None:
+def test_a_client_over_the_limit_is_refused() -> None:
     with serve_page(2, limits=PageLimits(max_clients=2)) as live:
-        with connect(live.frames) as one, connect(live.frames):
-            words(one, "hello")
+        with connect(live.frames) as first_client, connect(live.frames):
+            read_field(first_client, "hello")
             wait_until(lambda: live.state.client_count == 2)
             with connect(live.frames) as third:
                 assert closed(third) == 1013
@@ -297,18 +297,18 @@ def test_a_failed_renderer_ends_the_connection_with_a_reason() -> None:
     with serve_page(2, MovingSource()) as live:
         live.renderer.session.render = lambda frame: 1 / 0  # type: ignore[method-assign,assignment,return-value]
         with connect(live.frames) as page:
-            say(page, next=True)
+            send_request(page, next=True)
             assert closed(page) == 1011
     assert isinstance(live.renderer.failure, ZeroDivisionError)
 
 
-def test_the_end_of_the_server_is_quick_and_has_a_close_code() -> None:
+def test_shutdown_is_quick_and_sends_a_close_code() -> None:
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(serve_page(2, MovingSource()))
         pages = [stack.enter_context(connect(live.frames)) for _ in range(3)]
         raw = Raw(live)
         for page in pages:
-            say(page, next=True)
+            send_request(page, next=True)
             frame(page)
         started = time.monotonic()
         live.page.stop()
