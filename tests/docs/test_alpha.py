@@ -33,14 +33,14 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("text", [line for block in blocks("alpha") for line in block.splitlines()])
-def test_texts(text: str) -> None:
+def test_documented_alphas_are_parsed(text: str) -> None:
     source = open_alpha_source(text, TWO)
     seen = {Coefficients.parse(source.at(frame / 25, frame), TWO) for frame in range(0, 200, 7)}
     assert (len(seen) == 1) == (":" not in text and "(" not in text)
 
 
 @pytest.mark.parametrize("kind", ["json", "csv", "jsonl"])
-def test_files(kind: str, tmp_path: Path) -> None:
+def test_documented_files_are_read(kind: str, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(kind)):
         path = tmp_path / f"{number}.{kind}"
         path.write_text(block, encoding="utf-8")
@@ -64,7 +64,7 @@ def _saved(path: Path, text: str) -> Path:
     return path
 
 
-def test_lines() -> None:
+def test_documented_alpha_lines_are_parsed() -> None:
     [block] = blocks("lines")
     shared_alpha, reports = new_shared_alpha(), RecordedReports()
     with StdinAlphaListener(shared_alpha, io.StringIO(block), report=reports) as listener:
@@ -72,7 +72,7 @@ def test_lines() -> None:
     assert not reports.sentences
 
 
-def test_curl() -> None:
+def test_documented_curl_commands_set_alpha() -> None:
     [block] = blocks("console")
     with HttpAlphaListener(new_shared_alpha(), 0, report=RecordedReports()) as listener:
         for line in block.splitlines():
@@ -93,7 +93,7 @@ def test_curl() -> None:
     handler.set_from_line("plane 0.3 0.7")
 
 
-def test_the_python_block() -> None:
+def test_documented_python_block_runs() -> None:
     [block] = blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
@@ -102,7 +102,7 @@ def test_the_python_block() -> None:
     assert done.stdout.splitlines()[1:] == ["psnr=0.5, gan=0.5", "psnr=0.42, gan=0.58", "psnr=0.34, gan=0.66"]
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_of_the_page_resolve() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", PAGE) if not target.startswith("http")]
     assert targets
     assert not [target for target in targets if not (ROOT / "docs" / target).exists()]

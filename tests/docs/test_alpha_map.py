@@ -46,7 +46,7 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def test_the_blocks(made: Path) -> None:
+def test_documented_blocks_run(made: Path) -> None:
     [block] = blocks("console")
     commands = [line.removeprefix("$ ") for line in block.splitlines()]
     assert len(commands) == 5
@@ -63,7 +63,7 @@ def test_the_blocks(made: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_numbers_are_those_that_the_script_finds(tmp_path: Path) -> None:
+def test_page_numbers_equal_those_of_the_script(tmp_path: Path) -> None:
     """0.03 dB and a fifth of an error: another machine's order of sums moves a rounding here and there."""
     pytest.importorskip("torch")
     spec = importlib.util.spec_from_file_location("generate_alpha_map", ROOT / "docs" / "generate_alpha_map.py")
@@ -84,7 +84,7 @@ def test_the_numbers_are_those_that_the_script_finds(tmp_path: Path) -> None:
         assert (np.abs(np.array(row[1:], float) - told) <= 0.2 * told + 0.05).all()
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_of_the_page_resolve() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", PAGE) if not target.startswith("http")]
     paths = re.findall(r"`((?:dni_deploy|benchmarks|tests|docs)/[\w./]+)`", PAGE)
     assert len(targets) > 2

@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize("page", ["bundle-format.md", "errors.md"])
-def test_the_python_block_runs(page: str, tmp_path: Path) -> None:
+def test_documented_python_block_runs(page: str, tmp_path: Path) -> None:
     members = {name: Checkpoint.from_state_dict(pico.tensors(seed)) for seed, name in enumerate(("psnr", "gan"))}
     family = Family.from_checkpoints(members)
     write_bundle(tmp_path / "sr.dni", pico.graph(), family, pico.SIGNATURE, architecture="pico", graph_facts={})
@@ -40,6 +40,6 @@ def test_every_field_of_a_manifest_is_listed() -> None:
     assert {name for name in ATTACHMENT_FIELDS if f"| `{name}` | optional" not in table} == set()
 
 
-def test_the_error_object_is_that_of_the_command_line() -> None:
+def test_documented_error_object_equals_the_command_output() -> None:
     [line] = re.findall(r'^    (\{"schema".*\})$', (DOCS / "errors.md").read_text(encoding="utf-8"), re.M)
     assert set(json.loads(line)["error"]) == {"kind", "message", "exit_code"}

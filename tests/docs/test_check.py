@@ -38,14 +38,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_console_block(folder: Path) -> None:
+def test_documented_console_block_runs(folder: Path) -> None:
     [block] = re.findall(r"^```console\n(.*?)^```$", PAGE, re.S | re.M)
     for line in block.splitlines():
         assert main(shlex.split(line)[2:]) == 0, line
     assert (folder / "report.html").exists()
 
 
-def test_the_python_block(folder: Path) -> None:
+def test_documented_python_block_runs(folder: Path) -> None:
     [block] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.S | re.M)
     done = subprocess.run(
         [sys.executable, "-c", block], cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=120
@@ -53,19 +53,19 @@ def test_the_python_block(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_tables_are_the_results() -> None:
+def test_page_tables_equal_the_results() -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "check.json").read_text())
     assert format_table(result) in PAGE
     assert format_undecided_table(result) in PAGE
     assert (result["twelve_right"], len(result["twelve"])) == (12, 12)
 
 
-def test_every_cause_is_told() -> None:
+def test_every_cause_is_on_the_page() -> None:
     for cause in Cause.__args__:  # type: ignore[attr-defined]
         assert f"`{cause}`" in PAGE
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_of_the_page_resolve() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", PAGE) if not target.startswith("http")]
     assert targets
     assert not [target for target in targets if not (ROOT / "docs" / target).exists()]

@@ -52,7 +52,7 @@ def run(block: str, folder: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
-def test_ffmpeg(here: Path) -> None:
+def test_documented_ffmpeg_pipelines_run(here: Path) -> None:
     run(
         "ffmpeg -v error -f lavfi -i testsrc2=s=320x180:r=25:d=0.8 -f lavfi -i sine=d=0.8 -pix_fmt yuv420p -c:a aac in.mp4",
         here,
@@ -65,7 +65,7 @@ def test_ffmpeg(here: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("gst-launch-1.0"), reason="GStreamer is not installed")
 @pytest.mark.parametrize("number", [0, 1])
-def test_gstreamer(number: int, here: Path) -> None:
+def test_documented_gstreamer_pipelines_run(number: int, here: Path) -> None:
     block = blocks("GStreamer")[number]
     for element in re.findall(r"\b(\w+(?:enc|dec|parse))\b", block):
         if subprocess.run(["gst-inspect-1.0", element], capture_output=True, timeout=60).returncode:
@@ -73,7 +73,7 @@ def test_gstreamer(number: int, here: Path) -> None:
     run(block.replace("autovideosink", "fakesink"), here)
 
 
-def test_every_exit_code_is_one_of_ours() -> None:
+def test_documented_exit_codes_exist() -> None:
     table = PAGE.partition("## When something ends")[2]
     told = {int(code) for row in re.findall(r"\| ([\d, ]+) \|$", table, re.M) for code in row.split(",")}
     assert told == {0, 2, 3, 6, 8, 9}

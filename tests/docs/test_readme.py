@@ -44,7 +44,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
-def test_the_console_block(folder: Path) -> None:
+def test_documented_console_block_runs(folder: Path) -> None:
     [block] = blocks("console")
     commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     assert len(commands) >= 5
@@ -63,7 +63,7 @@ def test_the_console_block(folder: Path) -> None:
     assert {"sr.dni", "out.png", "strip.png", "page.html", "blended.onnx"} <= {path.name for path in folder.iterdir()}
 
 
-def test_the_python_block(folder: Path) -> None:
+def test_documented_python_block_runs(folder: Path) -> None:
     [block] = blocks("python")
     check = (
         "\nassert out.dtype == np.uint8 and out.shape == (96, 128, 3), out.shape\nassert y.shape == (1, 3, 96, 128), y.shape\n"
@@ -74,7 +74,7 @@ def test_the_python_block(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_install_lines_are_those_of_make_and_ci() -> None:
+def test_install_lines_equal_those_of_make_and_ci() -> None:
     """`make`, .ci/run and the README install the same; the README's lines are checked as text, and run by CI as make's."""
     line = "install -c constraints.txt -e '.[all,test]'"
     assert line in README
@@ -87,7 +87,7 @@ def test_the_install_lines_are_those_of_make_and_ci() -> None:
 @pytest.mark.parametrize(
     "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/errors.md", "docs/gpu.md", "docs/bundle-format.md"]
 )
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_of_the_page_resolve(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("http")]
     assert not [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()]

@@ -25,7 +25,7 @@ def block(language: str) -> str:
     return str(found)
 
 
-def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_documented_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from dni_deploy.api.export import export
     from tests.support.pico_architectures import pico_family
 
@@ -46,7 +46,7 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "model.3" in capsys.readouterr().out
 
 
-def test_the_figures_are_those_of_the_benchmark() -> None:
+def test_page_figures_equal_the_benchmark_results() -> None:
     rows = [row for pair in FIGURES["pairs"] for row in pair["levels"]]
     for row in rows:
         plain, known = row["plain"], row["recalibrated"]
@@ -62,7 +62,7 @@ def test_the_figures_are_those_of_the_benchmark() -> None:
     assert f"{change['recalibrated_us']:.0f} instead of {change['plain_us']:.0f} microseconds" in PAGE
 
 
-def test_links_and_paths_are_there() -> None:
+def test_links_and_paths_of_the_page_exist() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", PAGE) if not target.startswith("http")]
     assert targets
     assert not [target for target in targets if not (ROOT / "docs" / target).exists()]

@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     for line in block("sh").splitlines():
         program, *arguments = shlex.split(line)
@@ -49,13 +49,13 @@ def test_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (folder / "blended.safetensors").exists()
 
 
-def test_python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_python_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     frame = np.asarray(Image.open("in.png"))
     exec(block("python"), {"dni": dni, "frame": frame})
 
 
-def test_rules(folder: Path) -> None:
+def test_documented_rules_are_parsed(folder: Path) -> None:
     bundle = dni.Bundle.open(folder / "sr.dni")
     groups = WeightGroups.from_graph(bundle.read_graph(), bundle.weight_names)
     for line in block("rules").splitlines():
@@ -63,7 +63,7 @@ def test_rules(folder: Path) -> None:
         assert (rows != [0.4, 0.6]).any() == (not line.endswith("=base"))
 
 
-def test_the_recipe(folder: Path, tmp_path: Path) -> None:
+def test_documented_preset_applies(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "look.json"
     path.write_text(block("json"))
     recipe = Preset.read(path)
@@ -72,7 +72,7 @@ def test_the_recipe(folder: Path, tmp_path: Path) -> None:
         assert [told.count for told in session.rules.describe_rules()] == [5, 9]  # biases; convolutions and slopes
 
 
-def test_figures_are_those_of_the_benchmark() -> None:
+def test_page_figures_equal_the_benchmark_results() -> None:
     rows = re.findall(r"^\| (.+?) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.M)
     networks = json.loads(FIGURES.read_text())["networks"].values()
     assert rows == [

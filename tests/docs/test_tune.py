@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("page", ["tune.md", "slider.md"])
-def test_the_page(page: str, folder: Path) -> None:
+def test_documented_blocks_run(page: str, folder: Path) -> None:
     [console] = blocks(page, "console")
     commands = [line.removeprefix("$ ") for line in console.splitlines()]
     assert len(commands) >= 3
@@ -77,7 +77,7 @@ def test_the_page(page: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["tune.md", "slider.md"])
-def test_links_and_pictures_are_there(page: str) -> None:
+def test_links_and_images_of_the_page_exist(page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("http")]
     assert targets

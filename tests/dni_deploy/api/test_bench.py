@@ -31,7 +31,7 @@ def quick(bundle: Bundle, **options: Any) -> Any:
     return bench(bundle.path, shape=(1, 3, 16, 16), repeats=2, measure_memory=False, threads=1, **options)
 
 
-def test_without_a_gpu_its_rows_are_left_out_and_told_why(bundle: Bundle) -> None:
+def test_without_a_gpu_its_rows_are_omitted_with_a_reason(bundle: Bundle) -> None:
     if driver.why_gpu_unavailable() is None:
         pytest.skip("there is a GPU here")
     report = quick(bundle)
@@ -45,7 +45,7 @@ def test_without_a_gpu_its_rows_are_left_out_and_told_why(bundle: Bundle) -> Non
     assert "gpu" not in report.machine
 
 
-def test_without_a_plan_the_row_says_how_to_get_one(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_a_missing_plan_names_the_build_command(bundle: Bundle, gpu: FakeGpu) -> None:
     report = quick(bundle, modes=["tensorrt", "constant"])
     assert [row.name for row in report.rows] == ["constant"]
     assert "dni-deploy build --engine tensorrt" in report.skipped["tensorrt"]
@@ -54,7 +54,7 @@ def test_without_a_plan_the_row_says_how_to_get_one(bundle: Bundle, gpu: FakeGpu
 
 
 @pytest.mark.parametrize("gpu", [{"eager": True}], indirect=True)
-def test_rows_on_a_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_bench_rows_on_a_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
     """The plans of the baselines are built like that of `tensorrt`, and not again by the next run."""
     build(bundle)
     report = quick(bundle, modes=["in place", *TENSORRT], build_baselines=True)
@@ -77,7 +77,7 @@ def test_rows_on_a_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_the_command_tells_each_reason_once(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_command_prints_each_reason_once(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     if driver.why_gpu_unavailable() is None:
         pytest.skip("there is a GPU here")
     from dni_deploy.cli.main import main

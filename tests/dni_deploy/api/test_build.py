@@ -34,7 +34,7 @@ def test_the_report_is_json_and_names_the_plan(bundle: Bundle, caplog: pytest.Lo
     assert any(message.startswith("building the engine took ") for message in caplog.messages)
 
 
-def test_a_plan_is_built_again_only_by_force(bundle: Bundle) -> None:
+def test_a_plan_is_rebuilt_only_with_force(bundle: Bundle) -> None:
     first = build(bundle.path, engine="onnxruntime", threads=1)
     with pytest.raises(UsageError, match="--force"):
         build(bundle.path, engine="onnxruntime", threads=1)
@@ -53,7 +53,7 @@ def test_a_plan_is_built_again_only_by_force(bundle: Bundle) -> None:
         ({"no_recalibration": True}, "no re-estimated statistics to remove"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_written(
+def test_contradicting_options_are_refused_before_anything_is_written(
     options: dict[str, Any], message: str, bundle: Bundle
 ) -> None:
     with pytest.raises(UsageError, match=message):

@@ -41,7 +41,7 @@ def named(states: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", PICO)
-def test_relatives_blend(name: str) -> None:
+def test_related_networks_blend(name: str) -> None:
     report = check(named(pico_family(name, 2)))
     assert report.verdict == "blends well", report.reasons
     assert report.architecture == PICO[name].architecture
@@ -53,7 +53,7 @@ def test_relatives_blend(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PICO)
-def test_strangers_do_not(name: str) -> None:
+def test_unrelated_networks_do_not_blend(name: str) -> None:
     report = check(named([pico_state(name, 0), pico_state(name, 1)]))
     assert report.verdict == "will not blend"
     assert report.median is not None
@@ -70,20 +70,20 @@ def permuted(state: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def test_one_layer_out_of_order_asks_for_care_at_least() -> None:
+def test_one_permuted_layer_gives_at_least_a_warning() -> None:
     state = pico_state("dncnn_bn")
     report = check({"a": state, "b": permuted(state)})
     assert report.verdict != "blends well"
     assert any("model.0.weight" in sentence for sentence in report.reasons)
 
 
-def test_pairs() -> None:
+def test_all_pairs_of_few_members_and_those_of_the_first_of_many_are_compared() -> None:
     states = pico_family("srcnn_959", 6)
     assert [row.pair for row in check(named(states[:3])).pairs] == ["a - b", "a - c", "b - c"]
     assert [row.pair for row in check(named(states)).pairs] == ["a - b", "a - c", "a - d", "a - e", "a - f"]
 
 
-def test_an_unknown_network_is_judged_by_its_filters() -> None:
+def test_a_network_without_architecture_is_judged_by_its_filters() -> None:
     """No architecture, so nothing runs: the verdict stands on the index, and the report says so."""
     random = np.random.default_rng(0)
     state = {"strange.weight": random.standard_normal((8, 8, 3, 3)), "strange.bias": random.standard_normal(8)}
@@ -122,7 +122,7 @@ def test_an_engine_that_fails_while_it_runs_gives_no_verdict(monkeypatch: pytest
         check(named(pico_family("srcnn_959", 2)))
 
 
-def test_nothing_to_compare() -> None:
+def test_nothing_to_compare_is_refused() -> None:
     report = check({"a": {"scale": np.ones(3)}, "b": {"scale": np.zeros(3)}})
     assert (report.verdict, report.median) == ("blends with caveats", None)
 
@@ -137,7 +137,7 @@ def test_the_report_is_json_with_the_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "html"])
-def test_reports(suffix: str, tmp_path: Path) -> None:
+def test_check_writes_plots_and_pages(suffix: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / f"report.{suffix}"
     family = Family.from_checkpoints(named(pico_family("dncnn_bn", 2)))
@@ -159,7 +159,7 @@ def test_reports(suffix: str, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_bad_requests(tmp_path: Path) -> None:
+def test_bad_requests_are_refused(tmp_path: Path) -> None:
     family = named(pico_family("dncnn", 2))
     with pytest.raises(UsageError, match=r"\.html, \.png"):
         check(family, report=tmp_path / "report.txt")
@@ -170,7 +170,7 @@ def test_bad_requests(tmp_path: Path) -> None:
         check({"a": tmp_path / "a.pth", "b": tmp_path / "b.pth"})
 
 
-def test_an_image_of_the_user_is_used(tmp_path: Path) -> None:
+def test_a_user_image_is_used(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 120, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
     family = named(pico_family("transformer_net", 2))
@@ -188,7 +188,7 @@ def test_a_bundle_runs_on_its_engine(tmp_path: Path) -> None:
     assert all(row.finite for row in report.midpoints)
 
 
-def test_references(tmp_path: Path) -> None:
+def test_check_uses_reference_images(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
     for folder in ("in", "clean"):
         (tmp_path / folder).mkdir()
@@ -210,7 +210,7 @@ def test_references(tmp_path: Path) -> None:
         check(family, image=tmp_path / "empty")
 
 
-def test_another_network_is_a_verdict() -> None:
+def test_a_different_network_is_a_verdict() -> None:
     state = pico_state("dncnn")
     report = check({"a": state, "b": pico_state("compact"), "c": pico_family("dncnn", 2)[1]})
     assert report.verdict == "will not blend"
@@ -223,12 +223,12 @@ def test_another_network_is_a_verdict() -> None:
     json.dumps(alone.to_json(), allow_nan=False)
 
 
-def test_a_family_of_one_is_no_family() -> None:
+def test_a_family_of_one_member_is_refused() -> None:
     with pytest.raises(UsageError, match="2 to 16 members, 1 given"):
         check({"a": pico_state("dncnn")})
 
 
-def test_the_order_of_members() -> None:
+def test_members_are_ordered_by_distance() -> None:
     """Members along a straight line, given out of order."""
     first, second = pico_family("srcnn_919", 2)
     states = {name: {key: first[key] + way * (second[key] - first[key]) for key in first} for name, way in
@@ -239,7 +239,7 @@ def test_the_order_of_members() -> None:
     assert any("in the order far, second, first" in sentence for sentence in report.advice)
 
 
-def test_checkpoints_and_their_bundle_measure_the_same_batchnorm_inputs(tmp_path: Path) -> None:
+def test_checkpoints_and_their_bundle_give_the_same_batchnorm_inputs(tmp_path: Path) -> None:
     """The same statistics from the exported graph and from PyTorch's modules; and half of both where the members are equal."""
     pytest.importorskip("onnxruntime")
     states = named(pico_family("dncnn_bn", 2))
@@ -315,7 +315,7 @@ def test_a_recalibrated_bundle_is_measured_as_it_runs(
     assert json.loads(capsys.readouterr().out)["recalibration"]["calibration_points"] == 3
 
 
-def test_the_tensors_that_are_measured_are_those_that_refit_writes(tmp_path: Path, noisy_pictures: Path) -> None:
+def test_check_measures_the_tensors_that_refit_writes(tmp_path: Path, noisy_pictures: Path) -> None:
     pytest.importorskip("onnxruntime")
     states = drifting(noisy_pictures)
     bundle = export(states, tmp_path / "x.dni")
@@ -329,7 +329,7 @@ def test_the_tensors_that_are_measured_are_those_that_refit_writes(tmp_path: Pat
     assert all(values.tobytes() == written[name].tobytes() for name, values in used.items())
 
 
-def test_strict_is_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strict_sets_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, seed in enumerate((0, 1)):
         save_file(pico_state("srcnn_919", seed), tmp_path / f"{number}.safetensors")
     files = [f"{name}={tmp_path}/{number}.safetensors" for number, name in enumerate("ab")]

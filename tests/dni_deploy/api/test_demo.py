@@ -47,7 +47,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_whole_way(tmp_path: Path, data: Path) -> None:
+def test_demo_runs_from_checkpoints_to_report(tmp_path: Path, data: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     report = demo(tmp_path / "out", progress=lambda *call: calls.append(call))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(OUTPUT_FILES)
@@ -79,7 +79,7 @@ def test_the_whole_way(tmp_path: Path, data: Path) -> None:
     assert [row.psnr for row in again.sweep.points] == [row.psnr for row in report.sweep.points]  # fixed seed
 
 
-def test_noise_is_what_it_says() -> None:
+def test_demo_noise_has_the_documented_sigma() -> None:
     grey = np.full((256, 256, 3), 128, np.uint8)
     noise = add_noise(grey).astype(float) - 128
     # 196,608 values: the standard error of the mean is 0.09, that of sigma 0.064. Clipping at 3.2 sigma takes 0.1 off sigma.
@@ -88,7 +88,7 @@ def test_noise_is_what_it_says() -> None:
     assert np.array_equal(add_noise(grey), add_noise(grey))
 
 
-def test_a_folder_that_is_a_file_and_weights_that_are_damaged(tmp_path: Path, data: Path) -> None:
+def test_an_output_folder_that_is_a_file_and_damaged_weights_are_refused(tmp_path: Path, data: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="is a file"):
         demo(tmp_path / "file")
@@ -98,7 +98,7 @@ def test_a_folder_that_is_a_file_and_weights_that_are_damaged(tmp_path: Path, da
 
 
 @pytest.mark.slow
-def test_the_shipped_family_shows_the_real_thing(tmp_path: Path) -> None:
+def test_a_blend_of_the_shipped_family_beats_both_members(tmp_path: Path) -> None:
     """The claim of section 3.2: for the noise in between, a blend beats both ends. Under a minute."""
     if not (verb.DATA_FOLDER / "denoise" / "n60.safetensors").is_file():
         pytest.skip("the demo family's weights are not in this checkout")

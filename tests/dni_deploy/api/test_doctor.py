@@ -21,7 +21,7 @@ def versions(monkeypatch: pytest.MonkeyPatch, **installed: str) -> None:
     monkeypatch.setattr(home, "_installed_version", lambda name: found.get(name, ""))
 
 
-def test_this_machine() -> None:
+def test_doctor_reports_this_machine() -> None:
     report = doctor()
     assert {name: found for name, found, _ in report.packages}["numpy"] == version("numpy")
     [state] = [state for state in report.engines if state.name == "onnxruntime"]
@@ -31,7 +31,7 @@ def test_this_machine() -> None:
     assert report.machine["memory"].endswith("GiB")
 
 
-def test_all_engines_are_told_and_a_reason_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_lists_all_engines_and_each_reason_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "load_driver_library", lambda: None)
     report = doctor()
     states = {state.name: state for state in report.engines}
@@ -44,14 +44,14 @@ def test_all_engines_are_told_and_a_reason_once(monkeypatch: pytest.MonkeyPatch)
     assert "Bundles run on the CPU" in line
 
 
-def test_two_runtimes_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_installed_runtimes_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, onnxruntime="1.32.0", onnxruntime_gpu="1.32.0")
     [warning] = doctor().warnings
     assert "overwritten each other's files" in warning
     assert "pip uninstall" in warning
 
 
-def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch)
     report = doctor()
     assert not any(state.available for state in report.engines)
@@ -62,7 +62,7 @@ def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.to_json()["packages"]["numpy"] is None
 
 
-def test_a_runtime_that_crashes_at_import_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_crashes_at_import_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, onnxruntime="1.32.0")
     crashed = subprocess.CompletedProcess([], -11, stdout="", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *args, **options: crashed)
@@ -112,7 +112,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, nvcc: str | None = "/u
     return doctor()
 
 
-def test_a_gpu_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_reports_a_complete_gpu_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(registry, "CUDA_PROVIDER_LIBRARIES", (".",))  # the folder `capi` itself: any onnxruntime has that
     report = with_gpu(
         monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", pycuda="2026.1", polygraphy="0.53.6",
@@ -130,7 +130,7 @@ def test_a_gpu_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert (report.warnings, report.advice) == ((), ())
 
 
-def test_a_gpu_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_a_gpu_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     report = with_gpu(monkeypatch, Cuda(H200), None, onnxruntime="1.32.0")
     assert "NVIDIA H200 (compute capability 9.0); NVIDIA driver for CUDA 13.0" in report.machine["gpu"]
     assert report.machine["nvcc"] == "not found"
@@ -142,7 +142,7 @@ def test_a_gpu_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("gpu", "version"), [(H200, 12080), (("NVIDIA GeForce GTX 1080", 6, 1), 13000)])
-def test_what_is_too_old_for_cuda_13_is_told(monkeypatch: pytest.MonkeyPatch, gpu: tuple[str, int, int], version: int) -> None:
+def test_doctor_reports_what_is_too_old_for_cuda_13(monkeypatch: pytest.MonkeyPatch, gpu: tuple[str, int, int], version: int) -> None:
     report = with_gpu(monkeypatch, Cuda(gpu, version=version))
     [line] = [line for line in report.advice if "TensorRT" in line]
     assert "tensorrt-cu12" in line
@@ -150,7 +150,7 @@ def test_what_is_too_old_for_cuda_13_is_told(monkeypatch: pytest.MonkeyPatch, gp
 
 
 @pytest.mark.parametrize(("cuda", "said"), [(Cuda(code=100), "CUDA error 100"), (Cuda(), "sees none")])
-def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, said: str) -> None:
+def test_doctor_reports_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, said: str) -> None:
     report = with_gpu(monkeypatch, cuda, None)
     assert [line for line in report.advice if said in line and "There is no NVIDIA GPU" in line]
     assert not report.warnings
@@ -172,7 +172,7 @@ def test_the_version_of_tensorrt_is_read_and_not_imported(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "variables", [{}, {"DNI_CACHE": "x"}, {"XDG_CACHE_HOME": "/x"}, {"XDG_CACHE_HOME": "relative"}], ids=str
 )
-def test_the_cache_is_where_export_keeps_it(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_the_cache_folder_of_export(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from dni_deploy.utils.hardware import cache_folder
 

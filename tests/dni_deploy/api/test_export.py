@@ -32,7 +32,7 @@ def family(states: list[State]) -> dict[str, Any]:
     return dict(zip(("soft", "sharp"), states, strict=True))
 
 
-def test_files_become_a_bundle_that_opens_anywhere(states: list[State], tmp_path: Path) -> None:
+def test_checkpoints_become_a_bundle_that_can_be_moved(states: list[State], tmp_path: Path) -> None:
     torch.save({"params_ema": {key: torch.from_numpy(value) for key, value in states[0].items()}}, tmp_path / "soft.pth")
     save_file(states[1], tmp_path / "sharp.safetensors")
     steps: list[tuple[int, int, str]] = []
@@ -108,7 +108,7 @@ def test_force_replaces_a_bundle(states: list[State], tmp_path: Path) -> None:
         ({"value_range": (0, float("nan"))}, "does not go up"),
     ],
 )
-def test_options_that_are_off_write_nothing(options: dict[str, Any], words: str, states: list[State], tmp_path: Path) -> None:
+def test_invalid_options_write_nothing(options: dict[str, Any], words: str, states: list[State], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
         export(family(states), tmp_path / "d.dni", **options)
     assert list(tmp_path.iterdir()) == []
@@ -142,7 +142,7 @@ def shared(seed: int) -> State:
     return {key: value.numpy().copy() for key, value in Shared().state_dict().items()}
 
 
-def test_a_network_of_your_own_with_tied_and_unread_weights(tmp_path: Path) -> None:
+def test_a_user_network_with_tied_and_unused_weights_is_exported(tmp_path: Path) -> None:
     states = [shared(0), shared(1)]
     bundle = export(family(states), tmp_path / "d.dni", arch="tests.dni_deploy.api.test_export:Shared")
     assert bundle.weight_names == ("one.weight", "one.bias")
@@ -155,7 +155,7 @@ def test_a_network_of_your_own_with_tied_and_unread_weights(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["d.dni"]
 
 
-def test_a_cached_graph_of_another_network_is_made_anew(
+def test_a_cached_graph_of_another_network_is_exported_again(
     states: list[State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key cannot see everything that a network of one's own may depend on; the probe sees the result."""

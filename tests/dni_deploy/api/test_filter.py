@@ -57,7 +57,7 @@ def rgb(bundle: Bundle, data: bytes = PICTURES.tobytes(), **options: Any) -> tup
     return report, np.frombuffer(sink.getvalue(), np.uint8).reshape(-1, SIZE[1] * scale, SIZE[0] * scale, 3)
 
 
-def test_rgb24(bundles: Any, dimmer: Any) -> None:
+def test_filter_reads_and_writes_rgb24(bundles: Any, dimmer: Any) -> None:
     engine = dimmer()
     report, out = rgb(bundles[1])
     assert np.array_equal(out, PICTURES)
@@ -65,7 +65,7 @@ def test_rgb24(bundles: Any, dimmer: Any) -> None:
     assert engine.closed == 1
 
 
-def test_alpha_over_time(bundles: Any, dimmer: Any) -> None:
+def test_alpha_follows_a_timeline(bundles: Any, dimmer: Any) -> None:
     engine = dimmer()
     report, out = rgb(bundles[1], alpha="0:same=1, 0.16s:half=1", fps="25")
     for frame, factor in enumerate((1.0, 0.875, 0.75, 0.625, 0.5)):
@@ -75,14 +75,14 @@ def test_alpha_over_time(bundles: Any, dimmer: Any) -> None:
     assert engine.refits == 5
 
 
-def test_a_scale(bundles: Any, dimmer: Any) -> None:
+def test_filter_writes_frames_at_the_network_scale(bundles: Any, dimmer: Any) -> None:
     dimmer(2)
     report, out = rgb(bundles[2])
     assert report.output_size == "12x8"
     assert np.array_equal(out, PICTURES.repeat(2, axis=1).repeat(2, axis=2))
 
 
-def test_the_side_file_plays_again(bundles: Any, dimmer: Any, tmp_path: Path) -> None:
+def test_a_side_file_can_be_replayed(bundles: Any, dimmer: Any, tmp_path: Path) -> None:
     dimmer()
     log = tmp_path / "show.jsonl"
     _, out = rgb(bundles[1], alpha="0f:same=0.3, 4f:same=0.7", alpha_log=log)
@@ -107,7 +107,7 @@ def y4m_frames(count: int = 3) -> bytes:
     return b"".join(b"FRAME Xkept\n" + frame.tobytes() for frame in frames)
 
 
-def test_y4m(bundles: Any, dimmer: Any) -> None:
+def test_filter_reads_and_writes_y4m(bundles: Any, dimmer: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
     dimmer()
     said: list[str] = []
@@ -129,7 +129,7 @@ def test_y4m_carries_the_stamp(bundles: Any, dimmer: Any) -> None:
     ]
 
 
-def test_y4m_scaled(bundles: Any, dimmer: Any) -> None:
+def test_y4m_header_has_the_scaled_size(bundles: Any, dimmer: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
     dimmer(2)
     report, out = y4m(bundles[2], HEADER + y4m_frames(), stamp=False)
@@ -140,7 +140,7 @@ def test_y4m_scaled(bundles: Any, dimmer: Any) -> None:
     assert report.output_size == "12x8"
 
 
-def test_the_matrix_goes_by_the_lines_on_each_side(bundles: Any, dimmer: Any) -> None:
+def test_color_matrix_depends_on_the_height_of_each_side(bundles: Any, dimmer: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
     dimmer(2)
     said: list[str] = []
@@ -155,7 +155,7 @@ def test_the_matrix_goes_by_the_lines_on_each_side(bundles: Any, dimmer: Any) ->
     ]
 
 
-def test_a_missing_rate(bundles: Any, dimmer: Any) -> None:
+def test_a_missing_frame_rate_is_refused(bundles: Any, dimmer: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
     dimmer()
     header = HEADER.replace(b" F25:1", b"")
@@ -167,7 +167,7 @@ def test_a_missing_rate(bundles: Any, dimmer: Any) -> None:
         y4m(bundles[1], HEADER + y4m_frames(), fps="24")
 
 
-def test_a_cut_stream_has_its_whole_frames_passed_on(bundles: Any, dimmer: Any) -> None:
+def test_whole_frames_of_a_truncated_stream_are_written(bundles: Any, dimmer: Any) -> None:
     engine = dimmer()
     sink = io.BytesIO()
     with pytest.raises(PartialResultError, match="10 bytes were left after 3 whole frames"):
@@ -176,7 +176,7 @@ def test_a_cut_stream_has_its_whole_frames_passed_on(bundles: Any, dimmer: Any) 
     assert engine.closed == 1
 
 
-def test_an_engine_that_breaks(bundles: Any, dimmer: Any) -> None:
+def test_an_engine_failure_is_reported(bundles: Any, dimmer: Any) -> None:
     engine = dimmer(broken=6)
     with pytest.raises(EngineError, match="NaN"):
         rgb(bundles[1])
@@ -194,13 +194,13 @@ class Leaving(io.BytesIO):
         return super().write(data)
 
 
-def test_a_reader_that_goes_away(bundles: Any, dimmer: Any) -> None:
+def test_a_reader_that_closes_the_pipe_is_reported(bundles: Any, dimmer: Any) -> None:
     dimmer()
     report = filter(bundles[1], io.BytesIO(PICTURES.tobytes()), Leaving(), format="rgb24", size="6x4")
     assert (report.frames, report.closed_by) == (2, "sink")
 
 
-def test_live_alpha_between_frames(bundles: Any, dimmer: Any) -> None:
+def test_live_alpha_applies_between_frames(bundles: Any, dimmer: Any) -> None:
     from dni_deploy.alpha.coefficients import Coefficients
     from dni_deploy.control.shared_alpha import SharedAlpha
 
@@ -242,20 +242,20 @@ def test_live_alpha_between_frames(bundles: Any, dimmer: Any) -> None:
         ({"listeners": ListenerOptions(slew=1.0)}, UsageError, "slew"),
     ],
 )
-def test_calls_that_are_off(options: dict[str, Any], kind: type[DniError], said: str, bundles: Any, dimmer: Any) -> None:
+def test_invalid_calls_are_refused(options: dict[str, Any], kind: type[DniError], said: str, bundles: Any, dimmer: Any) -> None:
     engine = dimmer()
     with pytest.raises(kind, match=said):
         rgb(bundles[1], **options)
     assert engine.refits == 0  # told before an engine is opened
 
 
-def test_nothing_came(bundles: Any, dimmer: Any) -> None:
+def test_empty_input_is_an_error(bundles: Any, dimmer: Any) -> None:
     dimmer()
     with pytest.raises(InputError, match="ended before its first frame"):
         rgb(bundles[1], b"")
 
 
-def test_a_network_that_takes_no_pictures(dimmer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_without_image_input_is_refused(dimmer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dimmer()
     bundle = pipe_bundle.write(tmp_path / "x1.dni")
     monkeypatch.setattr(type(bundle), "signature", Signature(input_channels=3, output_channels=1))

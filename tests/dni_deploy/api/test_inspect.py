@@ -17,7 +17,7 @@ from dni_deploy.errors import BundleError
 from tests.support import pico_bundle as pico
 
 
-def test_a_pico_bundle(tmp_path: Path) -> None:
+def test_inspect_reports_what_a_bundle_holds(tmp_path: Path) -> None:
     bundle = pico.write(tmp_path / "x.dni", dtype=np.float16)
     found = inspect(bundle.path)
     assert (found.architecture, found.opset, found.signature) == ("pico", 17, pico.SIGNATURE)
@@ -45,7 +45,7 @@ def test_a_pico_bundle(tmp_path: Path) -> None:
     assert json.loads(json.dumps(found.to_json()))["weights"][0]["shape"] == [2, 1, 3, 3]
 
 
-def test_roles_are_seen_through_views_and_joined() -> None:
+def test_roles_are_found_across_pass_through_operators_and_merged() -> None:
     nodes = [
         helper.make_node("Transpose", ["linear"], ["turned"]),
         helper.make_node("MatMul", ["x", "turned"], ["y"]),
@@ -74,7 +74,7 @@ def test_a_damaged_bundle_is_not_described(tmp_path: Path) -> None:
         inspect(bundle.path)
 
 
-def test_a_slider_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_reports_the_slider(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = pico.write(tmp_path / "x.dni")
     assert inspect(bundle.path).slider is None
     assert main(["inspect", str(bundle.path)]) == 0

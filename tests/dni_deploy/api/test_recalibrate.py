@@ -64,7 +64,7 @@ def train_mode(name: str, weights: dict[str, Any], inputs: np.ndarray, batch: in
     return {key: value.numpy() for key, value in net.state_dict().items() if "running" in key}
 
 
-def test_what_is_stored_is_pytorchs_estimate_corrected_by_the_members(bundle: Bundle, pictures: Path) -> None:
+def test_stored_statistics_equal_corrected_pytorch_estimates(bundle: Bundle, pictures: Path) -> None:
     """The whole way in float64 with PyTorch: crops, blend, update_bn at the knots and at the ends, the correction."""
     report = dni.recalibrate(bundle, pictures, calibration_points=5, threads=1)
     assert report.calibration_points == 5
@@ -95,7 +95,7 @@ def test_what_is_stored_is_pytorchs_estimate_corrected_by_the_members(bundle: Bu
         np.testing.assert_allclose(found[mean_name], mean, atol=2e-4 * float(np.sqrt(variance.max())))
 
 
-def test_the_report_and_the_file_say_what_was_done(bundle: Bundle, pictures: Path) -> None:
+def test_report_and_file_record_the_recalibration(bundle: Bundle, pictures: Path) -> None:
     before = bundle.digest
     told: list[tuple[int, int, str]] = []
     report = dni.recalibrate(
@@ -116,7 +116,7 @@ def test_the_report_and_the_file_say_what_was_done(bundle: Bundle, pictures: Pat
     json.dumps(report.to_json())
 
 
-def test_equal_members_move_nowhere(tmp_path: Path, pictures: Path, pico_case: Callable[[str], Case]) -> None:
+def test_equal_members_keep_their_statistics(tmp_path: Path, pictures: Path, pico_case: Callable[[str], Case]) -> None:
     case = pico_case("dncnn_bn")
     twins = Case(case.name, case.graph, case.weights, [case.members[0]] * 2, case.signature, case.shapes)
     report = dni.recalibrate(write(twins, tmp_path / "x.dni"), pictures, calibration_points=3)
@@ -124,7 +124,7 @@ def test_equal_members_move_nowhere(tmp_path: Path, pictures: Path, pico_case: C
     assert all(layer.mean < 1e-9 and layer.variance < 1 + 1e-9 for layer in report.layers)
 
 
-def test_sessions_and_written_files_compute_with_them(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+def test_sessions_and_refitted_files_use_the_statistics(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     dni.recalibrate(bundle, pictures, calibration_points=5)
     opened = Bundle.open(bundle.path)
     members = [opened.read_weights(member) for member in opened.members]
@@ -165,7 +165,7 @@ def test_groups_and_extrapolation_are_refused(bundle: Bundle, pictures: Path, tm
         assert session.alpha == Coefficients(("a", "b"), (0.3, 0.7))
 
 
-def test_what_is_there_is_kept_without_force_and_what_is_not_cannot_be_removed(bundle: Bundle, pictures: Path) -> None:
+def test_existing_statistics_need_force_and_absent_ones_cannot_be_removed(bundle: Bundle, pictures: Path) -> None:
     with pytest.raises(UsageError, match="no re-estimated statistics to remove"):
         dni.recalibrate(bundle, remove=True)
     first = dni.recalibrate(bundle, pictures, calibration_points=3)
@@ -183,7 +183,7 @@ def test_the_same_pictures_give_the_same_digest(bundle: Bundle, pictures: Path) 
     assert len(digests) == 1
 
 
-def test_bad_input(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Callable[[str], Case]) -> None:
+def test_bad_images_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Callable[[str], Case]) -> None:
     small = tmp_path / "small.png"
     write_image(small, ImageFile(np.zeros((15, 40, 3), np.uint8)))
     (tmp_path / "empty").mkdir()
@@ -208,7 +208,7 @@ def test_bad_input(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Ca
         dni.recalibrate(without, pictures)
 
 
-def test_a_network_of_noise(tmp_path: Path, pictures: Path, pico_case: Callable[[str], Case]) -> None:
+def test_a_network_that_takes_noise_is_recalibrated_on_noise(tmp_path: Path, pictures: Path, pico_case: Callable[[str], Case]) -> None:
     bundle = write(pico_case("dcgan"), tmp_path / "x.dni", 3)
     with pytest.raises(UsageError, match="give the word noise"):
         dni.recalibrate(bundle, pictures)

@@ -35,7 +35,7 @@ def blended(shares: tuple[float, ...], dtype: type = np.float32) -> dict[str, np
     }
 
 
-def test_onnx_holds_the_rounded_blend_and_runs_alone(bundle: Bundle, tmp_path: Path) -> None:
+def test_onnx_file_holds_the_rounded_blend_and_is_self_contained(bundle: Bundle, tmp_path: Path) -> None:
     shares = (0.2, 0.3, 0.5)
     report = refit(bundle.path, "a=0.2,b=0.3,c=0.5", tmp_path / "out.onnx")
     model = onnx.load(tmp_path / "out.onnx", load_external_data=False)
@@ -89,7 +89,7 @@ def test_safetensors_is_a_checkpoint_of_the_first_members_dtypes(tmp_path: Path,
 
 
 @pytest.mark.parametrize(("member", "seed"), [("a", 0), ("b", 1), ("c", 2)])
-def test_an_end_is_that_member_bit_for_bit(bundle: Bundle, tmp_path: Path, member: str, seed: int) -> None:
+def test_refit_to_a_single_member_is_that_member_bit_for_bit(bundle: Bundle, tmp_path: Path, member: str, seed: int) -> None:
     report = refit(bundle.path, {member: 1.0}, tmp_path / "out.safetensors")
     for name, values in Checkpoint.read(tmp_path / "out.safetensors").tensors.items():
         assert values.tobytes() == pico.tensors(seed)[name].tobytes()
@@ -115,7 +115,7 @@ def test_the_report_counts_what_changed(tmp_path: Path) -> None:
     assert again.sha256 == report.sha256
 
 
-def test_what_refit_refuses_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_refused_refit_writes_nothing(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"NAME\.onnx or NAME\.safetensors, and NAME\.plan .*, not '\.pth'"):
         refit(bundle.path, {"a": 1}, tmp_path / "out.pth")
     with pytest.raises(CoefficientsError, match="this family has 3"):
@@ -159,7 +159,7 @@ def test_extrapolation_beyond_the_dtype_is_refused(tmp_path: Path) -> None:
     refit(bundle.path, 1.2, tmp_path / "out.onnx", extrapolate=True)  # float32 has room for it
 
 
-def test_the_guards_interval_is_printed_inward() -> None:
+def test_the_safe_interval_is_rounded_inward() -> None:
     guard = VarianceGuard([{"running_var": np.array([3.0])}, {"running_var": np.array([2.0])}], ["running_var"])
     assert guard.compute_safe_interval() == (-2.0, np.inf)
     third = VarianceGuard([{"running_var": np.array([1.0])}, {"running_var": np.array([4.0])}], ["running_var"])

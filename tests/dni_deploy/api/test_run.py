@@ -45,7 +45,7 @@ def opened(path: Path) -> np.ndarray:
         return np.array(image)
 
 
-def test_one_picture(tmp_path: Path, dimmer: Dimmer) -> None:
+def test_one_image_is_rendered(tmp_path: Path, dimmer: Dimmer) -> None:
     pixels = picture(tmp_path / "in.png")
     report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 0.5)
     assert np.array_equal(opened(tmp_path / "out.png"), np.rint(pixels / 2).astype(np.uint8))  # np.rint: half to even
@@ -55,7 +55,7 @@ def test_one_picture(tmp_path: Path, dimmer: Dimmer) -> None:
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_another_format_and_a_folder_for_one_picture(tmp_path: Path, dimmer: Dimmer) -> None:
+def test_one_image_can_be_written_in_another_format_and_to_a_folder(tmp_path: Path, dimmer: Dimmer) -> None:
     pixels = picture(tmp_path / "in.png")
     run("x.dni", str(tmp_path / "in.png"), str(tmp_path / "out.bmp"), "a=1")
     assert np.array_equal(opened(tmp_path / "out.bmp"), pixels)
@@ -81,7 +81,7 @@ def test_folders_are_read_one_level_deep(tmp_path: Path, dimmer: Dimmer) -> None
     assert dimmer.refits == 1
 
 
-def test_tiles(tmp_path: Path, dimmer: Dimmer) -> None:
+def test_run_tiles_large_images(tmp_path: Path, dimmer: Dimmer) -> None:
     pixels = picture(tmp_path / "in.png", 100, 40)
     report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1, tile=32, overlap=4)
     assert report.images[0].tiles == 8  # 4 across (24 new columns each), 2 down
@@ -99,7 +99,7 @@ def test_scale_and_transparency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (out[..., 3] == 200).all()
 
 
-def test_outputs_are_looked_at_before_work_starts(tmp_path: Path, dimmer: Dimmer) -> None:
+def test_outputs_are_checked_before_work_starts(tmp_path: Path, dimmer: Dimmer) -> None:
     source, goal = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     goal.mkdir()
@@ -114,7 +114,7 @@ def test_outputs_are_looked_at_before_work_starts(tmp_path: Path, dimmer: Dimmer
     assert opened(goal / "b.png").shape == (6, 8, 3)
 
 
-def test_an_input_is_never_replaced(tmp_path: Path, dimmer: Dimmer) -> None:
+def test_an_input_is_never_overwritten(tmp_path: Path, dimmer: Dimmer) -> None:
     picture(tmp_path / "in.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "in.png")
     for goal in (tmp_path / "in.png", tmp_path / "link.png", tmp_path):
@@ -122,7 +122,7 @@ def test_an_input_is_never_replaced(tmp_path: Path, dimmer: Dimmer) -> None:
             run("x.dni", tmp_path / "in.png", goal, 1, force=True)
 
 
-def test_two_inputs_for_one_output(tmp_path: Path, dimmer: Dimmer) -> None:
+def test_two_inputs_with_one_output_are_refused(tmp_path: Path, dimmer: Dimmer) -> None:
     for folder, name in (("one", "a.png"), ("two", "A.png")):
         (tmp_path / folder).mkdir()
         picture(tmp_path / folder / name)
@@ -131,7 +131,7 @@ def test_two_inputs_for_one_output(tmp_path: Path, dimmer: Dimmer) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_inputs_that_are_not_there(tmp_path: Path, dimmer: Dimmer) -> None:
+def test_missing_inputs_are_refused(tmp_path: Path, dimmer: Dimmer) -> None:
     (tmp_path / "empty").mkdir()
     picture(tmp_path / "in.png")
     with pytest.raises(InputError, match="does not exist"):
@@ -152,7 +152,7 @@ def test_inputs_that_are_not_there(tmp_path: Path, dimmer: Dimmer) -> None:
     assert not (tmp_path / "out.png").exists()
 
 
-def test_a_failure_leaves_the_others_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_failed_image_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Dimmer((1.0, 0.0), broken=11)
     monkeypatch.setattr(verb, "open_session", opener(engine, ("a", "b")))
     source = tmp_path / "in"
@@ -167,7 +167,7 @@ def test_a_failure_leaves_the_others_done(tmp_path: Path, monkeypatch: pytest.Mo
     assert engine.closed == 1
 
 
-def test_alone_or_all_failing_the_error_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_failure_or_only_failures_raise_the_original_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb, "open_session", opener(Dimmer((1.0, 0.0), broken=11), ("a", "b")))
     picture(tmp_path / "c.png", width=11)
     with pytest.raises(EngineError, match="NaN"):
@@ -179,7 +179,7 @@ def test_alone_or_all_failing_the_error_is_its_own(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "out.png").exists()
 
 
-def test_too_large_at_this_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_too_large_at_this_scale_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb, "open_session", opener(Dimmer((1.0,) * 2, scale=4), ("a", "b"), Signature(scale=4, radius=0)))
     Image.new("L", (2501, 2500)).save(tmp_path / "in.png")
     with pytest.raises(LimitError, match="scale 4"):
@@ -195,7 +195,7 @@ def mask(path: Path, width: int = 8, height: int = 6) -> np.ndarray:
     return grey / 255
 
 
-def test_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
+def test_run_renders_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
     pixels, share = picture(tmp_path / "in.png"), mask(tmp_path / "mask.png")
     calls: list[tuple[int, int, str]] = []
     report = run(
@@ -215,7 +215,7 @@ def test_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["images"][0]["alpha_map"]["levels"] == 3
 
 
-def test_a_map_between_two_alphas_fitted_and_measured(tmp_path: Path, dimmer: Dimmer) -> None:
+def test_an_alpha_map_between_two_alphas_can_be_resized_and_measured(tmp_path: Path, dimmer: Dimmer) -> None:
     pixels = picture(tmp_path / "in.png", 80, 60)
     Image.fromarray(np.arange(0, 240, 3, dtype=np.uint8)[None].repeat(2, axis=0)).save(tmp_path / "mask.png")
     asked = AlphaMapOptions(tmp_path / "mask.png", white=0.75, levels=5, resize_to_fit=True, measure_error=True)
@@ -230,7 +230,7 @@ def test_a_map_between_two_alphas_fitted_and_measured(tmp_path: Path, dimmer: Di
     assert not figures.exact
 
 
-def test_maps_that_cannot_be_used(tmp_path: Path, dimmer: Dimmer) -> None:
+def test_invalid_maps_are_refused(tmp_path: Path, dimmer: Dimmer) -> None:
     picture(tmp_path / "in.png")
     mask(tmp_path / "small.png", 4, 4)
     Image.new("RGBA", (8, 6)).save(tmp_path / "clear.png")

@@ -62,7 +62,7 @@ def served(**options: Any) -> verb.ServeStatus:
     return told[0]
 
 
-def test_the_verb_serves_until_it_is_stopped_and_closes_everything(bundle: list[Dimmer]) -> None:
+def test_serve_runs_until_stopped_and_closes_everything(bundle: list[Dimmer]) -> None:
     told = []
 
     def started(serving: verb.ServeStatus, page: server.PageServer) -> None:
@@ -78,7 +78,7 @@ def test_the_verb_serves_until_it_is_stopped_and_closes_everything(bundle: list[
     assert [engine.closed for engine in bundle] == [1]
 
 
-def test_a_timeline_begins_where_it_begins(bundle: list[Dimmer]) -> None:
+def test_serve_starts_with_the_first_value_of_a_timeline(bundle: list[Dimmer]) -> None:
     told = served(alpha="0:bright=1, 2s:bright=0; loop")
     assert told.alpha == {"bright": 1.0, "dark": 0.0}
 
@@ -88,13 +88,13 @@ def test_a_timeline_begins_where_it_begins(bundle: list[Dimmer]) -> None:
     [{"quality": 0}, {"quality": 96}, {"fps": 0.5}, {"fps": float("nan")}, {"size": "1x1"}, {"alpha": "nobody=1"}, {"alpha": "0:x=1"},
      {"token": "short"}, {"token": "with a space in it and long"}, {"host": "0.0.0.0"}, {"host": "no.such.host.invalid"}, {"listeners": ListenerOptions(slew=-1.0)}],
 )  # fmt: skip
-def test_options_that_make_no_sense(bundle: list[Dimmer], options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(bundle: list[Dimmer], options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         verb.serve("sr.dni", **{"port": 0, "token": None, **options})
     assert all(engine.closed == 1 for engine in bundle)
 
 
-def test_a_port_that_is_taken(bundle: list[Dimmer]) -> None:
+def test_a_port_in_use_is_refused(bundle: list[Dimmer]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -103,7 +103,7 @@ def test_a_port_that_is_taken(bundle: list[Dimmer]) -> None:
     assert caught.value.exit_code == 9
 
 
-def test_other_machines_need_a_token_of_ones_own_and_are_warned_of(bundle: list[Dimmer]) -> None:
+def test_serving_other_machines_needs_a_token_and_warns(bundle: list[Dimmer]) -> None:
     told = served(host="0.0.0.0", token="sixteen-letters-or-more")
     assert "Other machines" in told.warning
     assert told.url.startswith("http://127.0.0.1:")
@@ -123,7 +123,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("as_json", [False, True])
-def test_the_command_prints_one_line_answers_and_ends_at_once(ending: int, code: int, as_json: bool) -> None:
+def test_serve_command_prints_one_line_and_ends_at_once(ending: int, code: int, as_json: bool) -> None:
     command = [sys.executable, "-c", CHILD, "serve", "sr.dni", "--port", "0", "--size", "64x48", *["--json"] * as_json]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)

@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_makes_the_steps_even_and_keeps_them(folder: Path) -> None:
+def test_slider_makes_steps_even_and_stores_them(folder: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     report = slider("x.dni", "in.png", held_out="other.png", progress=lambda *call: calls.append(call))
     assert report.alpha_unevenness is not None
@@ -75,7 +75,7 @@ def test_it_makes_the_steps_even_and_keeps_them(folder: Path) -> None:
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_replacing_and_removing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slider_is_replaced_and_removed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = store_slider(Bundle.open("x.dni"), KNOTS)
     bare = (folder / "x.dni").stat()
     with pytest.raises(UsageError, match="has a slider; give --force"):
@@ -91,7 +91,7 @@ def test_replacing_and_removing(folder: Path, capsys: pytest.CaptureFixture[str]
         slider("x.dni", remove=True)
 
 
-def test_stopped_on_the_way_the_bundle_is_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_slider_leaves_the_bundle_unchanged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = store_slider(Bundle.open("x.dni"), KNOTS).digest
 
     def stopped(*args: object) -> None:
@@ -113,7 +113,7 @@ def test_stopped_on_the_way_the_bundle_is_as_it_was(folder: Path, monkeypatch: p
         ({"plot": "in.svg"}, "exists; give --force"),
     ],
 )
-def test_refused(folder: Path, options: dict[str, Any], told: str) -> None:
+def test_slider_refuses_invalid_arguments(folder: Path, options: dict[str, Any], told: str) -> None:
     (folder / "in.svg").write_text("mine")
     before = Bundle.open("x.dni").digest
     with pytest.raises(UsageError, match=told):
@@ -121,19 +121,19 @@ def test_refused(folder: Path, options: dict[str, Any], told: str) -> None:
     assert Bundle.open("x.dni").digest == before
 
 
-def test_a_family_of_three_has_no_two_ends(folder: Path) -> None:
+def test_slider_refuses_a_family_of_three_members(folder: Path) -> None:
     pico.write(folder / "three.dni", count=3)
     with pytest.raises(MismatchError, match="from one member to another; this family has 3"):
         slider("three.dni", "in.png")
 
 
-def test_knots_in_a_manifest_that_are_no_slider_are_told(folder: Path) -> None:
+def test_invalid_slider_points_in_a_manifest_are_reported(folder: Path) -> None:
     opened = store_slider(Bundle.open("x.dni"), [(0.0, 0.0), (0.5, 0.0), (1.0, 1.0)])
     with pytest.raises(BundleError, match="rise in position and in alpha"):
         _ = opened.slider
 
 
-def test_refit_takes_a_position(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refit_accepts_a_slider_position(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["refit", "x.dni", "--slider", "0.25", "-o", "none.onnx"]) == 2
     assert "holds no slider; `dni-deploy slider" in capsys.readouterr().err
     store_slider(Bundle.open("x.dni"), KNOTS)
@@ -173,7 +173,7 @@ def test_a_bundle_is_opened_and_hashed_once(folder: Path, monkeypatch: pytest.Mo
     assert sorted(checked) == sorted(stored.file for stored in opened.manifest.files)
 
 
-def test_run_takes_a_position(folder: Path) -> None:
+def test_run_accepts_a_slider_position(folder: Path) -> None:
     pytest.importorskip("onnxruntime")
     store_slider(write(HAND["prelu_per_channel"](), folder / "rgb.dni"), KNOTS)
     assert main(["run", "rgb.dni", "in.png", "-o", "position.png", "--slider", "0.25"]) == 0
@@ -191,6 +191,6 @@ def test_sweep_takes_even_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [row.coefficients[0] for row in report.points] == [made.alpha_at(step / 4) for step in range(5)]
 
 
-def test_unevenness() -> None:
+def test_unevenness_of_slider_steps() -> None:
     assert compute_unevenness([1.0, 1.0, 4.0]) == 2.0
     assert compute_unevenness([0.0, 0.0]) == 1.0

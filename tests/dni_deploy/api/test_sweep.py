@@ -35,7 +35,7 @@ def dimmer(monkeypatch: pytest.MonkeyPatch) -> Dimmer:
     return engine
 
 
-def test_paths() -> None:
+def test_sweep_paths_between_members() -> None:
     assert plan_alphas(2, 3) == [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
     assert plan_alphas(3, 3) == [(1, 0, 0), (0.5, 0.5, 0), (0, 1, 0), (0, 0.5, 0.5), (0, 0, 1)]
     for members in (2, 3, 5):
@@ -71,7 +71,7 @@ def test_best_blend_and_its_gain(tmp_path: Path, pictures: tuple[Path, Path], di
         assert sheet.width > 4 * 30
 
 
-def test_numbers_are_those_of_the_pictures(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
+def test_sweep_numbers_equal_those_of_the_images(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
     source, clean_path = pictures
     with Image.open(source) as image:
         pixels = np.array(image)
@@ -88,7 +88,7 @@ def test_numbers_are_those_of_the_pictures(tmp_path: Path, pictures: tuple[Path,
     assert f"{report.gain_db:.2f} dB above" in report.format_finding()
 
 
-def test_a_best_at_an_end_is_said_plainly(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
+def test_a_best_point_at_a_member_is_reported_as_such(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
     source, _ = pictures
     report = sweep("x.dni", source, tmp_path / "sheet.png", steps=3, reference=source)
     assert report.best_index == 2
@@ -97,7 +97,7 @@ def test_a_best_at_an_end_is_said_plainly(tmp_path: Path, pictures: tuple[Path, 
     assert report.to_json()["best_is_a_blend"] is False
 
 
-def test_three_members_go_from_each_to_the_next(
+def test_sweep_of_three_members_visits_each_in_turn(
     tmp_path: Path, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib", reason="the plot needs the extra `report`")
@@ -113,7 +113,7 @@ def test_three_members_go_from_each_to_the_next(
     assert "<svg" in (tmp_path / "p.svg").read_text()
 
 
-def test_without_a_reference(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
+def test_sweep_works_without_a_reference(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
     report = sweep("x.dni", pictures[0], tmp_path / "sheet.jpg", steps=2, html=tmp_path / "p.html")
     assert report.best_index is None
     assert report.gain_db is None
@@ -121,7 +121,7 @@ def test_without_a_reference(tmp_path: Path, pictures: tuple[Path, Path], dimmer
     assert report.to_json()["best_alpha"] is None
 
 
-def test_everything_is_refused_before_anything_is_written(
+def test_bad_arguments_are_refused_before_anything_is_written(
     tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, clean = pictures
@@ -147,7 +147,7 @@ def test_everything_is_refused_before_anything_is_written(
     assert (tmp_path / "old.html").read_text() == "precious"
 
 
-def test_scaling_networks_are_compared_at_their_size(
+def test_scaling_networks_are_compared_at_output_size(
     tmp_path: Path, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Dimmer((1.0, 0.0), scale=2)
@@ -167,7 +167,7 @@ def test_contact_sheet_shows_every_frame() -> None:
         draw_contact_sheet(frames, [["a"]])
 
 
-def test_measures() -> None:
+def test_sweep_reports_several_metrics() -> None:
     black, white = np.zeros((2, 3, 3), np.uint8), np.full((2, 3, 3), 255, np.uint8)
     assert psnr(black, white) == 0
     assert psnr(black, black) == math.inf

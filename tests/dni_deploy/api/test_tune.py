@@ -39,7 +39,7 @@ def use(monkeypatch: pytest.MonkeyPatch, engine: Any, *members: str, signature: 
     return engine
 
 
-def test_two_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_finds_the_best_alpha_of_two_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dimmer = use(monkeypatch, Dimmer((1.0, 0.0)), "psnr", "gan")
     calls: list[tuple[int, int, str]] = []
     report = tune("my family.dni", folder / "in.png", reference=folder / "clean.png", progress=lambda *call: calls.append(call))
@@ -59,7 +59,7 @@ def test_two_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["best"][0]["metric"] == "psnr"
 
 
-def test_the_value_is_that_of_the_session_at_that_alpha(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reported_value_equals_a_session_at_that_alpha(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
     report = tune("x", folder / "in.png", reference=folder / "clean.png", evaluations=5)
     with Image.open(folder / "in.png") as source, Image.open(folder / "clean.png") as clean:
@@ -70,7 +70,7 @@ def test_the_value_is_that_of_the_session_at_that_alpha(folder: Path, monkeypatc
         assert row.values == (psnr(session(frame), reference),)
 
 
-def test_several_pictures_are_averaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_images_are_averaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One wants 0.63 and one 0.35: the mean of the decibels decides, over the same evaluations."""
     with Image.open(folder / "in.png") as source:
         Image.fromarray(np.rint(np.array(source) * 0.35).astype(np.uint8)).save(folder / "dark.png")
@@ -85,7 +85,7 @@ def test_several_pictures_are_averaged(folder: Path, monkeypatch: pytest.MonkeyP
         assert mean.values[0] == pytest.approx((one.values[0] + other.values[0]) / 2, rel=1e-12)
 
 
-def test_three_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_finds_the_best_point_of_three_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Dimmer((1.0, 0.5, 0.0)), "a", "b", "c")
     report = tune("x", folder / "in.png", reference=folder / "clean.png", plot=folder / "t.svg")
     at = report.evaluations[report.chosen_index].coefficients
@@ -98,7 +98,7 @@ def test_three_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (folder / "again.svg").read_bytes() == svg
 
 
-def test_measures_that_disagree_give_a_front(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_that_disagree_give_a_pareto_front(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "wishes.py").write_text(
         "def bright(picture, reference): return -abs(picture.mean() - 100)\n"
         "def dark(picture, reference): return abs(picture.mean() - 40)\n"
@@ -128,7 +128,7 @@ def test_measures_that_disagree_give_a_front(folder: Path, monkeypatch: pytest.M
         assert plot.width > 1500  # two measures and the front
 
 
-def test_the_way_between_two_bests_is_on_the_front(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_line_between_two_best_points_is_on_the_front(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three members: one measure wants only a, the other only c, and both fall in proportion on the way."""
     (folder / "ends.py").write_text(
         "def bright(picture, reference): return picture.mean()\ndef dark(picture, reference): return -picture.mean()\n"
@@ -169,7 +169,7 @@ class Blurs:
 
 
 @pytest.mark.parametrize("noise", ["auto", 20, "20"])
-def test_without_a_reference_the_noise_tells(folder: Path, monkeypatch: pytest.MonkeyPatch, noise: str | float) -> None:
+def test_without_a_reference_sure_finds_the_best_blend(folder: Path, monkeypatch: pytest.MonkeyPatch, noise: str | float) -> None:
     noisy = noised(middle(), 20)
     Image.fromarray(noisy).save(folder / "noisy.png")
     Image.fromarray(middle()).save(folder / "truth.png")
@@ -202,7 +202,7 @@ def test_without_a_reference_the_noise_tells(folder: Path, monkeypatch: pytest.M
         ({"reference": ["clean.png", "clean.png"]}, "There are 1 images and 2 references"),
     ],
 )
-def test_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str) -> None:
+def test_tune_refuses_invalid_arguments(folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str) -> None:
     monkeypatch.chdir(folder)
     (folder / "in.png.html").write_text("mine")
     use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
@@ -223,7 +223,7 @@ def test_a_metric_that_fails_writes_nothing(folder: Path, monkeypatch: pytest.Mo
     assert dimmer.closed == 1
 
 
-def test_without_a_reference_only_denoisers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_reference_only_denoisers_can_be_tuned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Dimmer((1.0, 0.0), scale=2), "a", "b", signature=Signature(radius=0, scale=2))
     with pytest.raises(MismatchError, match="enlarges by 2"):
         tune("x", folder / "in.png", noise=20)
@@ -245,7 +245,7 @@ def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(body["evaluations"]) <= 20
 
 
-def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     from dni_deploy.utils.optional_packages import import_optional

@@ -63,7 +63,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     ],
     ids=["plain", "variable rate", "full range", "aspect", "bt2020", "one frame"],
 )
-def test_everything_is_kept(tmp_path: Path, make: Make, clip: Clip) -> None:
+def test_video_keeps_audio_metadata_and_timing(tmp_path: Path, make: Make, clip: Clip) -> None:
     source = clip.write(tmp_path / "in.mp4")
     report = make(source, tmp_path / "out.mp4")
     before, after = see(source), see(tmp_path / "out.mp4")
@@ -92,7 +92,7 @@ def test_subtitles_chapters_and_titles_are_kept(tmp_path: Path, make: Make) -> N
         make(source, tmp_path / "out.mp4")
 
 
-def test_attached_files_that_find_no_place_are_told(tmp_path: Path, make: Make) -> None:
+def test_attachments_that_the_container_cannot_hold_are_reported(tmp_path: Path, make: Make) -> None:
     source = with_subtitles(Clip().write(tmp_path / "bare.mkv"), tmp_path / "full.mkv")
     with av.open(str(source)) as given, av.open(str(tmp_path / "in.mkv"), "w") as output:
         copies = {
@@ -106,7 +106,7 @@ def test_attached_files_that_find_no_place_are_told(tmp_path: Path, make: Make) 
     assert any("1 attached files are left out" in note for note in report.notes)
 
 
-def test_alpha_over_time(tmp_path: Path, make: Make, engine: Dimmer) -> None:
+def test_alpha_follows_a_timeline(tmp_path: Path, make: Make, engine: Dimmer) -> None:
     source = Clip(audio=None).write(tmp_path / "in.mp4")
     make(source, tmp_path / "out.mp4", "0:a=1, 0.4s:a=0, 0.5s:a=0; hold", alpha_log=tmp_path / "played.jsonl")
     light = [frame.mean() for frame in see(tmp_path / "out.mp4").frames]
@@ -120,7 +120,7 @@ def test_alpha_over_time(tmp_path: Path, make: Make, engine: Dimmer) -> None:
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
 
 
-def test_super_resolution(tmp_path: Path, make: Make, engine: Dimmer) -> None:
+def test_video_is_enlarged_by_a_super_resolution_network(tmp_path: Path, make: Make, engine: Dimmer) -> None:
     engine.scale = 4
     source = Clip().write(tmp_path / "in.mp4")
     report = make(source, tmp_path / "out.mp4")

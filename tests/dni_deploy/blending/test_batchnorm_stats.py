@@ -45,7 +45,7 @@ def recalibration(count: int, steps: int, seed: int = 0) -> BatchNormTable:
 
 
 @pytest.mark.parametrize(("count", "steps"), [(2, 1), (2, 10), (3, 4), (4, 3), (7, 2)])
-def test_the_lattice_is_every_way_to_hand_out_the_steps(count: int, steps: int) -> None:
+def test_calibration_points_are_the_whole_lattice(count: int, steps: int) -> None:
     points = enumerate_calibration_points(count, steps)
     assert points.shape == (comb(steps + count - 1, count - 1), count)
     assert len({tuple(point) for point in points.tolist()}) == len(points)
@@ -55,7 +55,7 @@ def test_the_lattice_is_every_way_to_hand_out_the_steps(count: int, steps: int) 
     assert points[-1].tolist() == [*[0] * (count - 1), steps]
 
 
-def test_how_many_knots() -> None:
+def test_number_of_calibration_points_is_limited() -> None:
     assert default_steps(2) == 10
     assert [comb(default_steps(count) + count - 1, count - 1) for count in range(2, 8)] == [11, 28, 20, 15, 21, 28]
     assert default_steps(2, 32) == 31
@@ -84,7 +84,7 @@ def families(draw: st.DrawFn) -> tuple[int, int, np.ndarray]:
 
 @settings(max_examples=200, deadline=None)
 @given(families())
-def test_shares_are_barycentric_and_few(drawn: tuple[int, int, np.ndarray]) -> None:
+def test_interpolation_weights_are_barycentric_and_sparse(drawn: tuple[int, int, np.ndarray]) -> None:
     count, steps, point = drawn
     made = recalibration(count, steps)
     shares = made.interpolation_weights(point)
@@ -96,7 +96,7 @@ def test_shares_are_barycentric_and_few(drawn: tuple[int, int, np.ndarray]) -> N
 
 
 @pytest.mark.parametrize(("count", "steps"), [(2, 10), (2, 31), (3, 6), (5, 2)])
-def test_on_a_knot_its_statistics_come_bit_for_bit(count: int, steps: int) -> None:
+def test_at_a_calibration_point_statistics_are_bit_identical(count: int, steps: int) -> None:
     made = recalibration(count, steps)
     for number, knot in enumerate(made.calibration_points):
         assert made.interpolation_weights(knot)[number] == 1.0
@@ -111,7 +111,7 @@ def test_on_a_knot_its_statistics_come_bit_for_bit(count: int, steps: int) -> No
         )
 
 
-def test_between_two_members_it_is_interpolation() -> None:
+def test_between_two_members_the_weights_interpolate_linearly() -> None:
     made = recalibration(2, 7)
     for alpha in np.linspace(0, 1, 57):
         for name, values in made.interpolate(np.array([alpha, 1 - alpha])).items():
@@ -120,7 +120,7 @@ def test_between_two_members_it_is_interpolation() -> None:
             np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
-def test_near_coefficients_have_near_shares() -> None:
+def test_interpolation_weights_are_continuous() -> None:
     # Continuous across the faces of the simplices: a step of d in alpha moves the shares by at most a few steps * d.
     made, rng = recalibration(4, 3), np.random.default_rng(3)
     for _ in range(300):
@@ -132,7 +132,7 @@ def test_near_coefficients_have_near_shares() -> None:
         )
 
 
-def test_a_member_alone_keeps_its_own_statistics() -> None:
+def test_a_single_member_keeps_its_own_statistics() -> None:
     family, made = members(3), recalibration(3, 4)
     for number, share in enumerate(np.eye(3)):
         for name, values in made.interpolate(share).items():
@@ -142,7 +142,7 @@ def test_a_member_alone_keeps_its_own_statistics() -> None:
         made.statistics[NAMES[0]][0] = 1.0
 
 
-def test_what_is_not_known_is_refused() -> None:
+def test_interpolation_refuses_group_coefficients_and_extrapolation() -> None:
     made = recalibration(2, 10)
     equal = np.tile([0.25, 0.75], (5, 1))
     np.testing.assert_array_equal(made.interpolation_weights(equal), made.interpolation_weights(equal[0]))
@@ -157,7 +157,7 @@ def test_what_is_not_known_is_refused() -> None:
     )  # within what Coefficients take
 
 
-def test_the_blend_has_the_statistics_of_its_own_and_the_rest_as_ever() -> None:
+def test_blend_uses_stored_statistics_and_other_tensors_unchanged() -> None:
     family, made = members(2), recalibration(2, 4)
     shares = np.array([0.3, 0.7])
     found, plain = blend_tensors(family, shares, made), blend_float64(family, shares)
@@ -171,7 +171,7 @@ def test_the_blend_has_the_statistics_of_its_own_and_the_rest_as_ever() -> None:
     assert set(blend_tensors(without, shares, made)) == {"bn.weight"}
 
 
-def test_sets_blended_by_the_knots_shares_are_the_blend() -> None:
+def test_blending_sets_by_interpolation_weights_equals_the_blend() -> None:
     family, made = members(3), recalibration(3, 5)
     sets = made.tensors_at_points(family, ["bn.weight", *NAMES])
     for shares in np.random.default_rng(1).dirichlet(np.ones(3), 20):
@@ -199,7 +199,7 @@ def corrected(estimates: list[Pair], own: list[Pair], knots: np.ndarray) -> list
     return correct_estimates(knots, [{"bn": pair} for pair in estimates], {"bn": own}, {"bn": 1e-5})["bn"]
 
 
-def test_what_the_pictures_get_wrong_alike_everywhere_cancels() -> None:
+def test_errors_of_the_images_that_all_members_share_cancel() -> None:
     knots = enumerate_calibration_points(2, 10) / 10
     truth = true_statistics(knots)
     # Pictures of 1.7 times the contrast, and darker: by half a deviation.
@@ -210,7 +210,7 @@ def test_what_the_pictures_get_wrong_alike_everywhere_cancels() -> None:
         np.testing.assert_allclose(mean, expected_mean, rtol=0, atol=1e-3)
 
 
-def test_equal_members_keep_their_statistics_whatever_the_pictures_are() -> None:
+def test_equal_members_keep_their_statistics_for_any_images() -> None:
     knots = enumerate_calibration_points(3, 4) / 4
     own = (np.array([0.3, -2.0, 0.0]), np.array([1.0, 1e-8, 25.0]))
     anything = (np.array([5.0, 1.0, -1.0]), np.array([0.01, 3.0, 0.0]))
@@ -219,7 +219,7 @@ def test_equal_members_keep_their_statistics_whatever_the_pictures_are() -> None
         np.testing.assert_allclose(variance, own[1], atol=1e-10)  # the epsilon is added and taken away in float64
 
 
-def test_variances_stay_possible_whatever_was_estimated() -> None:
+def test_corrected_variances_stay_positive() -> None:
     rng = np.random.default_rng(0)
     knots = enumerate_calibration_points(2, 10) / 10
     for _ in range(50):

@@ -60,7 +60,7 @@ def test_one_hot_copies_the_bytes(n: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("skipped", [(0,), (1,), (3,), (0, 1), (1, 3), (0, 3), (1, 2), (0, 2, 3)])
-def test_a_member_without_a_share_is_not_read(skipped: tuple[int, ...]) -> None:
+def test_a_member_with_coefficient_zero_is_not_read(skipped: tuple[int, ...]) -> None:
     """0 * NaN is NaN, and 0 * infinity too."""
     rows = members(4, CHUNK_COLUMNS + 3)
     rows[list(skipped)] = np.nan
@@ -73,7 +73,7 @@ def test_a_member_without_a_share_is_not_read(skipped: tuple[int, ...]) -> None:
     assert_within_bound(rows, shares, got)
 
 
-def test_no_shares_give_zeros() -> None:
+def test_zero_coefficients_give_zeros() -> None:
     assert not blended(members(3, 40), np.zeros(3)).any()
 
 
@@ -123,7 +123,7 @@ def test_extrapolation_is_within_the_bound() -> None:
     assert_within_bound(rows, shares, blended(rows, shares))
 
 
-def test_far_apart_members_do_not_overflow() -> None:
+def test_blending_very_different_members_does_not_overflow() -> None:
     """m1 - m0 would be infinite; a sum of shares is not."""
     rows = np.array([[3e38, -3e38, 1e-45], [-3e38, 3e38, 1e38]], np.float32)
     got = blended(rows, np.array([0.5, 0.5]))
@@ -132,7 +132,7 @@ def test_far_apart_members_do_not_overflow() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.integers(0, 3), st.sampled_from([1, 17, CHUNK_COLUMNS + 1]))
 @settings(max_examples=150, deadline=None)
-def test_any_shares(drawn: list[float], seed: int, size: int) -> None:
+def test_any_coefficients_stay_within_the_error_bound(drawn: list[float], seed: int, size: int) -> None:
     total = sum(drawn)
     shares = np.array(drawn) / total if total > 1e-300 else np.eye(len(drawn))[0]
     rows = members(len(shares), size, seed)
@@ -142,7 +142,7 @@ def test_any_shares(drawn: list[float], seed: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8])
-def test_same_shares_same_bytes_wherever_the_output_lies(n: int) -> None:
+def test_blend_bytes_do_not_depend_on_output_alignment(n: int) -> None:
     """Not only in an array that begins on a cache line."""
     rows, shares = members(n, 2 * CHUNK_COLUMNS + 33), simplex(n)
     memory = np.zeros(rows.shape[1] + 16, np.float32)
@@ -154,7 +154,7 @@ def test_same_shares_same_bytes_wherever_the_output_lies(n: int) -> None:
 
 
 @pytest.mark.parametrize("changes", [20_000, pytest.param(10**6, marks=pytest.mark.slow)])
-def test_no_drift(changes: int) -> None:
+def test_blends_do_not_drift(changes: int) -> None:
     """Random blends into one array, and then A is what it is in a fresh one; the members are as they were."""
     rows = members(3, 64)
     before = rows.tobytes()
@@ -170,7 +170,7 @@ def test_no_drift(changes: int) -> None:
     assert rows.tobytes() == before
 
 
-def test_float64_is_the_plain_sum() -> None:
+def test_float64_blend_is_the_plain_sum() -> None:
     tensors = [{"a": members(1, 6, seed)[0].reshape(2, 3), "b": np.array(float(seed), np.float16)} for seed in range(3)]
     shares = np.array([0.25, 0.0, 0.75])
     got = blend_float64(tensors, shares)
@@ -181,14 +181,14 @@ def test_float64_is_the_plain_sum() -> None:
     assert float(got["b"]) == 1.5
 
 
-def test_float64_reads_no_member_without_a_share_and_copies_one_hot() -> None:
+def test_float64_blend_skips_members_with_coefficient_zero_and_copies_one_hot() -> None:
     tensors = [{"a": HARD.copy()}, {"a": np.full(8, np.nan, np.float32)}]
     assert blend_float64(tensors, np.array([1.0, 0.0]))["a"].astype(np.float32).tobytes() == HARD.tobytes()
     finite = [{"a": np.ones(2, np.float32)}, {"a": np.full(2, np.nan)}, {"a": np.zeros(2, np.float32)}]
     assert blend_float64(finite, np.array([0.5, 0.0, 0.5]))["a"].tolist() == [0.5, 0.5]
 
 
-def test_float64_rows_give_each_tensor_its_own_shares() -> None:
+def test_float64_rows_give_each_tensor_its_own_coefficients() -> None:
     rng = np.random.default_rng(5)
     shapes = {"a": (3, 2), "b": (4,), "c": ()}
     family = [{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(3)]

@@ -29,7 +29,7 @@ def rows(*rules: str, members: tuple[str, ...] = AB, base: Any = 0.5, extrapolat
     return {name: row.tolist() for name, row in zip(GROUPS.names, shares, strict=True)}
 
 
-def test_later_rules_win_and_the_rest_follows_the_base() -> None:
+def test_later_rules_win_and_other_weights_follow_the_base() -> None:
     got = rows("norm:*=0.2", "body.[0-1].*=1", "body.1.norm.weight=base", base=0.25)
     assert got["body.0.norm.weight"] == [1.0, 0.0]
     assert got["body.1.norm.weight"] == [0.25, 0.75]
@@ -37,7 +37,7 @@ def test_later_rules_win_and_the_rest_follows_the_base() -> None:
     assert got["body.3.bias"] == [0.25, 0.75]
 
 
-def test_a_gradient_goes_over_the_layers_that_are_picked() -> None:
+def test_a_gradient_spans_the_selected_layers() -> None:
     got = rows("conv:*=0..1")
     assert [got[f"body.{layer}.weight"][0] for layer in range(4)] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-15)
     assert got["body.0.bias"] == [0.0, 1.0]  # of the same layer, and the ends are exact
@@ -47,7 +47,7 @@ def test_a_gradient_goes_over_the_layers_that_are_picked() -> None:
     assert there_and_back["body.3.weight"] == [1.0, 0.0]
 
 
-def test_relative_alphas_follow_the_base_and_stay_shares() -> None:
+def test_relative_alphas_follow_the_base_and_sum_to_one() -> None:
     assert rows("bias:*=base*0.5", base=0.5)["body.0.bias"] == [0.25, 0.75]
     assert rows("bias:*=base + 0.3", base=0.9)["body.0.bias"] == [1.0, 0.0]
     assert rows("bias:*=base-0.75")["body.0.bias"] == [0.0, 1.0]
@@ -71,7 +71,7 @@ KNOTS = st.one_of(
 
 
 @given(st.lists(KNOTS, min_size=1, max_size=4), NUMBERS)
-def test_whatever_is_written_gives_shares_and_is_written_back(knots: list[str], base: float) -> None:
+def test_any_rule_gives_coefficients_and_round_trips(knots: list[str], base: float) -> None:
     rule = parse_rule(f"body.*={'..'.join(knots)}", AB)
     bound = AlphaRules([rule], GROUPS)
     start = Coefficients.parse(base, AB).to_array()
@@ -86,7 +86,7 @@ def test_whatever_is_written_gives_shares_and_is_written_back(knots: list[str], 
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_rule_or_an_error_in_a_sentence(text: str) -> None:
+def test_any_text_is_a_rule_or_a_one_sentence_error(text: str) -> None:
     told = "a rule."
     try:
         AlphaRules.parse([text], GROUPS, AB)
@@ -113,20 +113,20 @@ def test_any_text_is_a_rule_or_an_error_in_a_sentence(text: str) -> None:
         ("body.0.norm.*=0..1", AB, "needs two layers and more"),
     ],
 )
-def test_what_is_off_is_told(rule: str, members: tuple[str, ...], told: str) -> None:
+def test_invalid_rules_are_reported(rule: str, members: tuple[str, ...], told: str) -> None:
     with pytest.raises(UsageError, match=told) as caught:
         AlphaRules.parse([rule], GROUPS, members)
     assert caught.value.exit_code == 2
 
 
-def test_rules_of_others_and_a_single_text_are_told() -> None:
+def test_foreign_objects_and_a_single_string_are_not_rules() -> None:
     with pytest.raises(UsageError, match="is for the members a, b, c, this family has a, b"):
         AlphaRules.parse([parse_rule("norm:*=a=1", ABC)], GROUPS, AB)
     with pytest.raises(UsageError, match="Rules are a list"):
         AlphaRules.parse("norm:*=1", GROUPS, AB)
 
 
-def test_what_rules_govern_and_split_norms_are_told() -> None:
+def test_rule_report_lists_weights_and_split_norms() -> None:
     rules = AlphaRules.parse(["norm:*=0.2", "body.0.*=0..1"], GROUPS, AB)
     assert [(told.weights, told.alpha, told.count) for told in rules.describe_rules()] == [
         ("norm:*", "0.2", 6),
@@ -139,6 +139,6 @@ def test_what_rules_govern_and_split_norms_are_told() -> None:
     )
 
 
-def test_coefficients_errors_stay_what_they_are() -> None:
+def test_invalid_coefficients_raise_their_own_errors() -> None:
     with pytest.raises(CoefficientsError):
         parse_rule("norm:*=a=0.3,b=0.3", AB)

@@ -15,7 +15,7 @@ from dni_deploy.errors import InputError, UsageError
 ABC = ("a", "b", "c")
 
 
-def test_a_preset_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_preset_round_trips(tmp_path: Path) -> None:
     rules = tuple(parse_rule(text, ABC) for text in ("norm:*=b=1", "body.*=a=0.1,c=0.9..base..c=base*0.5"))
     preset = Preset(ABC, Coefficients.parse("a=0.2,b=0.8", ABC), rules)
     preset.write(tmp_path / "look.json")

@@ -27,7 +27,7 @@ def test_safe_interval_against_a_scan() -> None:
         compute_safe_interval([first])
 
 
-def test_the_guard_finds_variances_by_key_and_by_graph() -> None:
+def test_variance_guard_finds_variances_by_key_and_by_graph() -> None:
     graph = pico.graph()
     assert list_variance_names(pico.SHAPES) == ("bn.running_var",)
     for initializer in graph.graph.initializer:
@@ -38,7 +38,7 @@ def test_the_guard_finds_variances_by_key_and_by_graph() -> None:
     assert list_variance_names(["conv.weight", "statistics"]) == ()
 
 
-def test_the_guard_of_three_members_and_of_none_with_batchnorm() -> None:
+def test_variance_guard_of_three_members_and_without_batchnorm() -> None:
     members = [{"n.running_var": np.array([value, 1.0])} for value in (1.0, 2.0, 4.0)]
     guard = VarianceGuard(members, ["n.running_var"])
     names = ("a", "b", "c")

@@ -26,7 +26,7 @@ GROUPS = WeightGroups(
 )
 
 
-def test_roles_pick_layers_and_parts() -> None:
+def test_roles_select_layers_and_parts() -> None:
     picked = {
         role: [GROUPS.names[index] for index in GROUPS.select(f"{role}:body.2.*")] for role in ("conv", "bias", "statistics")
     }
@@ -38,7 +38,7 @@ def test_roles_pick_layers_and_parts() -> None:
     assert GROUPS.roles == ("conv", "norm", "weight", "bias", "statistics")
 
 
-def test_groups_are_read_off_the_graph(tmp_path: Path) -> None:
+def test_weight_groups_are_read_from_the_graph(tmp_path: Path) -> None:
     bundle = pico_bundle.write(tmp_path / "pico.dni")
     opened = Bundle.open(bundle.path)
     groups = WeightGroups.from_graph(opened.read_graph(), opened.weight_names)
@@ -54,7 +54,7 @@ def test_groups_are_read_off_the_graph(tmp_path: Path) -> None:
     }
 
 
-def test_a_linear_layer_in_two_nodes_is_one_layer_and_movers_are_looked_through() -> None:
+def test_a_linear_layer_in_two_nodes_is_one_layer_and_data_movement_is_skipped() -> None:
     nodes = [
         helper.make_node("Transpose", ["w"], ["t"]),
         helper.make_node("MatMul", ["x", "t"], ["m"]),

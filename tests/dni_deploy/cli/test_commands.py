@@ -59,7 +59,7 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_json(verb: str, here: Path, capsys: Capture) -> None:
+def test_each_command_prints_json(verb: str, here: Path, capsys: Capture) -> None:
     assert main([*VERBS[verb].format(new=f"json-{verb}").split(), "--json"]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)
@@ -68,7 +68,7 @@ def test_json(verb: str, here: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_words(verb: str, here: Path, capsys: Capture) -> None:
+def test_each_command_prints_text(verb: str, here: Path, capsys: Capture) -> None:
     assert main(VERBS[verb].format(new=f"words-{verb}").split()) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) >= 3
@@ -77,13 +77,13 @@ def test_words(verb: str, here: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("verb", ["refit", "run"])
-def test_alpha_is_told_by_name(verb: str, here: Path, capsys: Capture) -> None:
+def test_alpha_is_reported_by_member_name(verb: str, here: Path, capsys: Capture) -> None:
     main(VERBS[verb].format(new=f"named-{verb}").split())
     assert "psnr=0.25, gan=0.75" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["export", "refit", "run", "sweep"])
-def test_an_output_that_exists_stays(verb: str, here: Path, capsys: Capture) -> None:
+def test_an_existing_output_is_kept(verb: str, here: Path, capsys: Capture) -> None:
     args = VERBS[verb].format(new=f"twice-{verb}").split()
     assert main(args) == 0
     before = {path: path.read_bytes() for path in here.rglob(f"twice-{verb}*/*") if path.is_file()}
@@ -136,7 +136,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("line", "code"), BAD, ids=[line for line, _ in BAD])
-def test_refusals(line: str, code: int, here: Path, capsys: Capture) -> None:
+def test_refusals_have_their_exit_codes(line: str, code: int, here: Path, capsys: Capture) -> None:
     (here / "empty.pth").write_bytes(b"")
     (here / "page.pth").write_bytes(b"<!DOCTYPE html><html>Sign in</html>")
     (here / "bomb.pth").write_bytes(pickle.dumps(Bomb(), 2))

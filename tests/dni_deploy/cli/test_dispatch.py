@@ -60,7 +60,7 @@ def test_an_error_is_one_sentence_and_its_code(kind: type[errors.DniError], verb
     assert err == "dni-deploy: error: It went wrong.\n"
 
 
-def test_an_error_as_json(verb: Any, capsys: Capture) -> None:
+def test_an_error_is_one_json_object(verb: Any, capsys: Capture) -> None:
     verb(raising(errors.CheckpointError("It went wrong.")))
     assert main(["doctor", "--json"]) == 3
     out, err = capsys.readouterr()
@@ -71,7 +71,7 @@ def test_an_error_as_json(verb: Any, capsys: Capture) -> None:
     }
 
 
-def test_a_message_cannot_move_the_cursor(verb: Any, capsys: Capture) -> None:
+def test_control_characters_of_an_error_message_are_escaped(verb: Any, capsys: Capture) -> None:
     verb(raising(errors.InputError("first\x1b[2J\nsecond\u202e")))
     main(["doctor"])
     assert capsys.readouterr().err == "dni-deploy: error: first\\x1b[2J\nsecond\\u202e\n"
@@ -88,7 +88,7 @@ def test_a_message_cannot_move_the_cursor(verb: Any, capsys: Capture) -> None:
         (KeyboardInterrupt(), 130, "stopped"),
     ],
 )
-def test_other_errors(error: BaseException, code: int, said: str, verb: Any, capsys: Capture) -> None:
+def test_errors_of_other_kinds_have_their_exit_codes(error: BaseException, code: int, said: str, verb: Any, capsys: Capture) -> None:
     verb(raising(error))
     assert main(["doctor"]) == code
     out, err = capsys.readouterr()
@@ -97,7 +97,7 @@ def test_other_errors(error: BaseException, code: int, said: str, verb: Any, cap
     assert err.count("\n") == 1
 
 
-def test_a_bug_is_called_one_and_keeps_its_traceback(verb: Any, capsys: Capture, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_internal_error_is_reported_as_a_bug_with_its_traceback(verb: Any, capsys: Capture, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     verb(raising(KeyError("secret")))
     assert main(["doctor"]) == 1
@@ -143,7 +143,7 @@ def test_usage_errors_are_one_line_and_2(args: list[str], capsys: Capture) -> No
     assert err.count("\n") == 1
 
 
-def test_a_reader_who_leaves_ends_it_quietly() -> None:
+def test_a_reader_that_closes_the_pipe_ends_a_command_quietly() -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as stdout:
@@ -159,7 +159,7 @@ def test_a_reader_who_leaves_ends_it_quietly() -> None:
     assert done.returncode == dispatch.EXIT_PIPE_CLOSED
 
 
-def test_ctrl_c_and_sigterm() -> None:
+def test_ctrl_c_and_sigterm_end_a_command_quietly() -> None:
     code = "import sys, time; import dni_deploy.api.doctor as home\nhome.doctor = lambda: (print('up', flush=True), time.sleep(30))\n"
     code += "from dni_deploy.cli.main import main; sys.exit(main(['doctor']))"
     for number, expected in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
@@ -179,7 +179,7 @@ def test_ctrl_c_and_sigterm() -> None:
         assert "Traceback" not in err
 
 
-def test_json_is_all_there_is(capsys: Capture) -> None:
+def test_json_is_the_only_output_on_stdout(capsys: Capture) -> None:
     main(["doctor", "--json"])
     out, err = capsys.readouterr()
     told = json.loads(out)

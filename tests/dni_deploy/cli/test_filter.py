@@ -71,13 +71,13 @@ def exactly(pipe: Any, count: int) -> bytes:
     return data
 
 
-def test_rgb24(bundles: Any) -> None:
+def test_filter_reads_and_writes_rgb24(bundles: Any) -> None:
     done = run(bundles[1], *RGB, data=FRAME * 5)
     assert (done.returncode, done.stdout) == (0, FRAME * 5)
     assert re.fullmatch(rb"dni-deploy: 5 frames 6x4 to 6x4 in .*, alpha same=1, half=0, onnxruntime\.\n", done.stderr)
 
 
-def test_y4m(bundles: Any) -> None:
+def test_filter_reads_and_writes_y4m(bundles: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
     grey = b"FRAME\n" + bytes(range(60, 84)) + bytes([128]) * 12
     done = run(bundles[2], "--no-stamp", "-q", data=HEADER + grey * 3)
@@ -87,14 +87,14 @@ def test_y4m(bundles: Any) -> None:
     assert len(done.stdout) == len(HEADER) + 1 + 3 * (6 + 12 * 8 * 3 // 2)
 
 
-def test_the_object_goes_to_stderr(bundles: Any) -> None:
+def test_json_report_of_filter_goes_to_stderr(bundles: Any) -> None:
     done = run(bundles[1], *RGB, "--json", "--alpha", "half=1", data=FRAME)
     assert len(done.stdout) == len(FRAME)
     told = json.loads(done.stderr)
     assert (told["schema"], told["command"], told["frames"], told["alpha"]) == (2, "filter", 1, {"same": 0.0, "half": 1.0})
 
 
-def test_what_others_print_goes_to_stderr(bundles: Any) -> None:
+def test_prints_of_other_libraries_go_to_stderr(bundles: Any) -> None:
     """By Python's print and by the descriptor, as a C library would."""
     code = (
         "import os, sys; from dni_deploy.cli.main import main; import dni_deploy.session.session as s; before = s.Session.render\n"
@@ -108,7 +108,7 @@ def test_what_others_print_goes_to_stderr(bundles: Any) -> None:
 
 
 @pytest.mark.parametrize("stalls", [False, True])
-def test_a_reader_that_goes_away_ends_it_quietly(stalls: bool, bundles: Any) -> None:
+def test_a_reader_that_closes_the_pipe_ends_filter_quietly(stalls: bool, bundles: Any) -> None:
     with running(bundles[1], *RGB) as child:
         child.stdin.write(FRAME * 3)
         assert exactly(child.stdout, len(FRAME)) == FRAME
@@ -126,7 +126,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(stalls: bool, bundles: Any) -> 
         assert b"closed the pipe" in said
 
 
-def test_a_closed_stdin_ends_it_after_the_last_frame(bundles: Any) -> None:
+def test_a_closed_stdin_ends_filter_after_the_last_frame(bundles: Any) -> None:
     with running(bundles[1], *RGB) as child:
         child.stdin.write(FRAME * 2)
         assert exactly(child.stdout, 2 * len(FRAME)) == FRAME * 2  # each comes at once, without waiting for the next
@@ -151,7 +151,7 @@ def test_a_closed_stdin_ends_it_after_the_last_frame(bundles: Any) -> None:
         ((*RGB, "--alpha", "missing.json"), FRAME, 3, "missing.json", 0),
     ],
 )
-def test_bad_input(args: tuple[str, ...], data: bytes, code: int, said: str, frames: int, bundles: Any) -> None:
+def test_bad_streams_are_refused(args: tuple[str, ...], data: bytes, code: int, said: str, frames: int, bundles: Any) -> None:
     done = run(bundles[1], *args, data=data)
     assert done.returncode == code
     assert said in done.stderr.decode()
@@ -170,7 +170,7 @@ def test_bad_input(args: tuple[str, ...], data: bytes, code: int, said: str, fra
         (b"YUV4MPEG2 W6 H4 F25:1 C420p10\n", 2, "10 bits"),
     ],
 )
-def test_headers_that_lie(header: bytes, code: int, said: str, bundles: Any) -> None:
+def test_headers_with_false_sizes_are_refused(header: bytes, code: int, said: str, bundles: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
     done = run(bundles[1], data=header)
     assert (done.returncode, done.stdout) == (code, b"")
@@ -178,7 +178,7 @@ def test_headers_that_lie(header: bytes, code: int, said: str, bundles: Any) -> 
     assert done.stderr.count(b"\n") == 1
 
 
-def test_a_terminal_and_a_closed_stdin(bundles: Any) -> None:
+def test_stdin_that_is_a_terminal_or_closed_is_refused(bundles: Any) -> None:
     main, terminal = pty.openpty()
     try:
         done = run(bundles[1], *RGB, stdin=terminal)
@@ -204,7 +204,7 @@ def test_a_full_disk(bundles: Any) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals(number: int, code: int, bundles: Any) -> None:
+def test_sigint_and_sigterm_end_filter_with_their_exit_code(number: int, code: int, bundles: Any) -> None:
     with running(bundles[1], *RGB) as child:
         child.stdin.write(FRAME)
         assert exactly(child.stdout, len(FRAME)) == FRAME
@@ -234,7 +234,7 @@ def by_http(port: int) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("way", ["osc", "http"])
-def test_live_alpha(way: str, bundles: Any, tmp_path: Path) -> None:
+def test_side_file_changes_alpha_while_filter_runs(way: str, bundles: Any, tmp_path: Path) -> None:
     """Frame by frame: as it was, then halved from the frame on that the side file names."""
     if way == "osc":
         pytest.importorskip("pythonosc", reason="OSC needs python-osc (extra `live`)")
@@ -270,7 +270,7 @@ def test_live_alpha(way: str, bundles: Any, tmp_path: Path) -> None:
     assert again.stdout == b"".join(made)  # the performance, rendered again
 
 
-def test_a_port_that_is_taken(bundles: Any) -> None:
+def test_a_port_in_use_is_refused(bundles: Any) -> None:
     import socket
 
     with socket.socket() as taken:
@@ -283,7 +283,7 @@ def test_a_port_that_is_taken(bundles: Any) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 @pytest.mark.slow
-def test_memory_is_flat(bundles: Any) -> None:
+def test_memory_stays_constant_over_many_frames(bundles: Any) -> None:
     """From frame 1,000 to frame 20,000 the process grows by less than 20 MB, the issue's figure."""
     size, count = 64 * 48 * 3, 20_000
     with running(bundles[1], "--format", "rgb24", "--size", "64x48", "--alpha", "sine(period=50f)", "-q") as child:
@@ -312,7 +312,7 @@ FFMPEG = shutil.which("ffmpeg")
 
 @pytest.mark.skipif(not FFMPEG, reason="ffmpeg is not installed")
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p", "gray", "yuvj420p"])
-def test_between_two_ffmpegs(pixels: str, bundles: Any, tmp_path: Path) -> None:
+def test_filter_between_two_ffmpeg_processes_keeps_the_frames(pixels: str, bundles: Any, tmp_path: Path) -> None:
     """ffmpeg | dni-deploy filter | ffmpeg, and the picture that comes back is the one that went in.
 
     40 dB: the network is the identity; what is lost is one way to RGB and back, where colours that RGB does not have are cut.

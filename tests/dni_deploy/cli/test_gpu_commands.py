@@ -66,7 +66,7 @@ def told(capsys: Capture) -> dict[str, Any]:
 BUILD = ["build", "x.dni", "--min", "1x3x8x8", "--opt", "1x3x16x16", "--max", "1x3x24x24"]
 
 
-def test_the_whole_way_by_commands(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
+def test_build_and_run_commands_work_together_on_a_gpu(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
     """Without a plan auto passes TensorRT over, and says so; `build` builds for it; from then on it is the one."""
     run = ["run", "x.dni", "in.png", "--alpha", "0.25", "--json"]
     assert main([*run, "-o", "before.png"]) == 0
@@ -95,7 +95,7 @@ def test_the_whole_way_by_commands(gpu: FakeGpu, here: Path, capsys: Capture) ->
     assert told(capsys)["engine_reason"] == "asked for"
 
 
-def test_the_engine_and_why_in_words(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
+def test_run_prints_the_engine_and_the_reason(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
     assert main(BUILD) == 0
     assert "engine     tensorrt (the first choice)" in capsys.readouterr().out
     assert main(["run", "x.dni", "in.png", "-o", "out.png", "--alpha", "1", "--engine", "tensorrt"]) == 0
@@ -105,12 +105,12 @@ def test_the_engine_and_why_in_words(gpu: FakeGpu, here: Path, capsys: Capture) 
 @pytest.mark.parametrize(
     "line", ["--threads 2", "--engine onnxruntime --strip", "--engine onnxruntime --device 0", "--opt 3x3"]
 )
-def test_what_build_refuses(gpu: FakeGpu, here: Path, capsys: Capture, line: str) -> None:
+def test_build_refuses_invalid_options(gpu: FakeGpu, here: Path, capsys: Capture, line: str) -> None:
     assert main(["build", "x.dni", *line.split()]) == 2
     assert not (here / "x.dni" / "plans").exists()
 
 
-def test_a_plan_is_not_built_twice_unasked(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
+def test_a_plan_is_rebuilt_only_with_force(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
     assert main(BUILD) == 0
     assert main(BUILD) == 2
     assert "--force" in capsys.readouterr().err
@@ -126,7 +126,7 @@ def test_precision_chooses_the_plan(gpu: FakeGpu, bundle: Bundle, precision: str
         session(frame())
 
 
-def test_a_precision_without_a_plan_is_passed_over_by_auto_and_told_by_name(gpu: FakeGpu, bundle: Bundle) -> None:
+def test_auto_skips_a_precision_without_a_plan_and_naming_it_is_an_error(gpu: FakeGpu, bundle: Bundle) -> None:
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
     with open_session(bundle, precision="fp16", threads=1) as session:
         assert session.engine.name != "tensorrt"
@@ -135,7 +135,7 @@ def test_a_precision_without_a_plan_is_passed_over_by_auto_and_told_by_name(gpu:
         open_session(bundle, engine="tensorrt", precision="fp16")
 
 
-def test_a_serialized_engine_for_other_programs(gpu: FakeGpu, bundle: Bundle, tmp_path: Path) -> None:
+def test_refit_writes_a_serialized_engine_for_other_programs(gpu: FakeGpu, bundle: Bundle, tmp_path: Path) -> None:
     target = tmp_path / "out.plan"
     with pytest.raises(UnavailableError, match="no plan is built"):
         refit(bundle.path, 0.25, target)
@@ -150,7 +150,7 @@ def test_a_serialized_engine_for_other_programs(gpu: FakeGpu, bundle: Bundle, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.engine", "out.plan", "x.dni"]
 
 
-def test_a_verification_that_fails_is_not_hidden_by_auto(gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_does_not_hide_a_failed_verification(gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
 
     from engines import verification
@@ -162,7 +162,7 @@ def test_a_verification_that_fails_is_not_hidden_by_auto(gpu: FakeGpu, bundle: B
 
 @pytest.mark.parametrize("version", ["11.4", "10.16", "8.6"])
 @pytest.mark.parametrize("seed", range(3))
-def test_ahead_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, version: str, seed: int, numpy_1: None) -> None:
+def test_async_frames_match_their_stamps_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, version: str, seed: int, numpy_1: None) -> None:
     """Frames while another thread moves alpha: each is, bit for bit, what its stamp says, and the last alpha is shown."""
     fake = install(monkeypatch, tensorrt=version, seed=seed)
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
@@ -199,7 +199,7 @@ def test_ahead_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, v
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_rules_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_rules_apply_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Alpha moves under rules for groups of weights, in the idle slot: frames are, bit for bit, those of a session that waits."""
     fake = install(monkeypatch, tensorrt="11.4", seed=seed)
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def numpy_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("after", range(5))
-def test_ahead_a_refit_that_stops_half_way(gpu: FakeGpu, bundle: Bundle, after: int) -> None:
+def test_async_a_refit_that_fails_half_way_keeps_the_previous_frame(gpu: FakeGpu, bundle: Bundle, after: int) -> None:
     """After so many weights. Told once by the next frame; the picture before stays, and the slot is refitted whole before it shows."""
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
     x = frame()
@@ -248,7 +248,7 @@ def test_ahead_a_refit_that_stops_half_way(gpu: FakeGpu, bundle: Bundle, after: 
             np.testing.assert_array_equal(session(x), pictures[number])
 
 
-def test_all_engines_are_in_the_doctors_list_and_run(gpu: FakeGpu, capsys: Capture) -> None:
+def test_doctor_lists_all_engines_and_each_runs(gpu: FakeGpu, capsys: Capture) -> None:
     assert main(["doctor", "--json"]) == 0
     report = told(capsys)
     states = {state["name"]: state for state in report["engines"]}

@@ -46,7 +46,7 @@ def test_other_libraries_and_the_root_are_left_alone() -> None:
     assert not logging.getLogger("PIL").isEnabledFor(logging.INFO)
 
 
-def test_a_message_is_written_once_however_often_the_log_is_switched_on(capsys: Capture) -> None:
+def test_a_message_is_logged_once_after_repeated_log_setup(capsys: Capture) -> None:
     show_logs(1)
     show_logs(1)
     logging.getLogger("engines").info("once")

@@ -26,20 +26,20 @@ def child(*args: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, **{**given, **settings})
 
 
-def test_junk_in_the_environment_is_a_usage_error() -> None:
+def test_an_invalid_environment_variable_is_a_usage_error() -> None:
     done = child("run", "a.dni", "b.png", "-o", "c.png", "--alpha", "1", env={"DNI_RUN_THREADS": "abc"})
     assert (done.returncode, done.stdout) == (2, "")
     assert "abc" in done.stderr
 
 
-def test_the_front_page_has_one_source(capsys: Capture) -> None:
+def test_every_way_to_ask_for_help_prints_the_same_summary(capsys: Capture) -> None:
     main([])
     main(["-h"])
     main(["-q", "--help"])  # this one goes through click
     assert capsys.readouterr().out == (format_help_summary() + "\n") * 3
 
 
-def test_version(capsys: Capture) -> None:
+def test_version_is_printed(capsys: Capture) -> None:
     main(["--version"])
     main(["-q", "--version"])
     first, second = capsys.readouterr().out.splitlines()
@@ -52,19 +52,19 @@ def test_completion_scripts(shell: str, capsys: Capture) -> None:
     assert dispatch.COMPLETE_VARIABLE in capsys.readouterr().out
 
 
-def test_completion_answers() -> None:
+def test_completion_lists_matching_commands() -> None:
     done = child(env={dispatch.COMPLETE_VARIABLE: "bash_complete", "COMP_WORDS": "dni-deploy in", "COMP_CWORD": "1"})
     assert done.stdout == "plain,inspect\n"
 
 
-def test_without_stdout_and_home() -> None:
+def test_commands_work_without_stdout_and_home() -> None:
     command = f"{sys.executable} -m dni_deploy doctor >&-"
     environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "TERM", "LANG", "TMPDIR")}
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_encoding_that_lacks_the_letters_is_no_error() -> None:
+def test_output_in_a_narrow_encoding_is_not_an_error() -> None:
     done = child("doctor", env={"PYTHONIOENCODING": "ascii", "DNI_CACHE": "/tmp/größe"})
     assert done.returncode == 0, done.stderr
     assert "/tmp/gr" in done.stdout

@@ -30,12 +30,12 @@ def test_member_arguments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "pair"), [("0..1", (0, 1)), ("-1..1", (-1, 1)), ("0..255", (0, 255)), (None, None)])
-def test_ranges(text: str | None, pair: tuple[float, float] | None) -> None:
+def test_ranges_are_parsed(text: str | None, pair: tuple[float, float] | None) -> None:
     assert options.parse_value_range(text) == pair
 
 
 @pytest.mark.parametrize("text", ["", "1", "1..0", "a..b", "nan..1", "0..inf", "..", "0..0"])
-def test_what_is_no_range(text: str) -> None:
+def test_invalid_ranges_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="LO"):
         options.parse_value_range(text)
 
@@ -103,7 +103,7 @@ def test_alpha_and_slider_exclude_each_other(capsys: Capture) -> None:
     assert "--alpha and --slider both set alpha" in capsys.readouterr().err
 
 
-def test_former_names_work_and_are_not_shown(capsys: Capture) -> None:
+def test_deprecated_option_names_work_and_are_hidden(capsys: Capture) -> None:
     assert main(["run", "-h"]) == main(["build", "-h"]) == 0
     text = capsys.readouterr().out
     assert "--alpha-preset FILE" in text
@@ -111,7 +111,7 @@ def test_former_names_work_and_are_not_shown(capsys: Capture) -> None:
     assert not re.search("recipe|--knots", text)
 
 
-def test_the_variable_of_an_option_has_its_name_and_the_former_one(
+def test_environment_variable_of_an_option_has_a_deprecated_alias(
     calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert option_of("run", "--save-alpha-preset").envvar == ["DNI_RUN_SAVE_ALPHA_PRESET", "DNI_RUN_SAVE_RECIPE"]

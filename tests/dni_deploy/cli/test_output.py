@@ -76,11 +76,11 @@ def test_sizes(count: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0003, "0.30 ms"), (0.042, "42 ms"), (3.14, "3.1 s")])
-def test_spans(seconds: float, text: str) -> None:
+def test_durations_are_formatted_with_their_unit(seconds: float, text: str) -> None:
     assert output.format_seconds(seconds) == text
 
 
-def test_a_table_without_rows_is_its_headers(capsys: Capture) -> None:
+def test_a_table_without_rows_shows_only_its_headers(capsys: Capture) -> None:
     output.print_table(["name", "share"], [])
     assert capsys.readouterr().out == "name  share\n"
 
@@ -96,5 +96,5 @@ def test_a_summary_leaves_out_what_is_unknown(capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
-def test_a_noun_follows_its_number(number: int, text: str) -> None:
+def test_a_noun_is_plural_unless_its_count_is_one(number: int, text: str) -> None:
     assert output.format_count(number, "image") == text

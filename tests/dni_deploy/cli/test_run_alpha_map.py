@@ -43,7 +43,7 @@ def opened(path: str) -> np.ndarray:
         return np.array(image)
 
 
-def test_each_half_is_what_run_makes_at_its_alpha(here: Path, capsys: Capture) -> None:
+def test_each_half_equals_run_at_its_alpha(here: Path, capsys: Capture) -> None:
     for alpha, name in (("0.2", "low"), ("0.9", "high")):
         assert main(["run", "sr.dni", "in.png", "-o", f"{name}.png", "--alpha", alpha, "--force"]) == 0
     line = "run sr.dni in.png -o half-out.png --alpha 0.2 --alpha-map half.png --alpha-map-to 0.9 --force"
@@ -72,7 +72,7 @@ def test_rules_hold_at_every_level_of_a_map(here: Path) -> None:
     assert np.abs(made - opened("free.png")).max() > 5
 
 
-def test_json(here: Path, capsys: Capture) -> None:
+def test_alpha_map_report_is_json(here: Path, capsys: Capture) -> None:
     line = "run sr.dni in.png -o soft-out.png --alpha-map soft.png --levels 5 --alpha-map-error --force --json"
     assert main(line.split()) == 0
     report = json.loads(capsys.readouterr().out)
@@ -98,7 +98,7 @@ def test_json(here: Path, capsys: Capture) -> None:
         ("", 2, "Which alpha?"),
     ],
 )
-def test_one_sentence_a_code_and_nothing_written(here: Path, capsys: Capture, options: str, code: int, words: str) -> None:
+def test_refusals_print_one_sentence_and_write_nothing(here: Path, capsys: Capture, options: str, code: int, words: str) -> None:
     assert main(["run", "sr.dni", "in.png", "-o", "refused.png", *options.split()]) == code
     said = capsys.readouterr()
     assert words in said.err

@@ -27,14 +27,14 @@ CLOSE = 1e-13
 
 @pytest.mark.parametrize("shape", [(6, 4, 3, 3), (3, 2, 9), (5, 7), (2, 3, 1, 1), (1, 1, 3, 3), (2, 2, 2, 2, 2)])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_equals_numpy(shape: tuple[int, ...], dtype: type) -> None:
+def test_correlation_equals_numpy(shape: tuple[int, ...], dtype: type) -> None:
     a, b = (random.standard_normal(shape).astype(dtype) for _ in range(2))
     np.testing.assert_allclose(
         correlate_filters(a, b), reference(a.astype(np.float64), b.astype(np.float64)), rtol=0, atol=CLOSE
     )
 
 
-def test_scale_and_shift_do_not_matter() -> None:
+def test_correlation_ignores_scale_and_shift() -> None:
     """With the denominator as the paper prints it, the first of these would change by a factor of ten."""
     for changed in (100 * B, B + 7, 3 * B - 2):
         np.testing.assert_allclose(correlate_filters(A, changed), correlate_filters(A, B), rtol=0, atol=CLOSE)
@@ -43,11 +43,11 @@ def test_scale_and_shift_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e170, 1e300])
-def test_neither_tiny_nor_huge_numbers_break_it(scale: float) -> None:
+def test_correlation_handles_tiny_and_huge_numbers(scale: float) -> None:
     np.testing.assert_allclose(correlate_filters(A * scale, B), correlate_filters(A, B), rtol=0, atol=CLOSE)
 
 
-def test_constant_filters_have_none() -> None:
+def test_constant_filters_have_no_correlation() -> None:
     a = A.copy()
     a[1], a[2], a[3] = 0, 0.1, 1e9  # 0.1 has no exact mean: rounding must not look like variation
     index = correlate_filters(a, B)
@@ -97,7 +97,7 @@ def test_a_layer_has_the_quantiles_of_its_filters() -> None:
     assert (none.median, none.quantiles, nothing) == (None, (), [])
 
 
-def test_drift_of_batch_statistics() -> None:
+def test_drift_of_batch_statistics_is_measured() -> None:
     one = {"bn.running_mean": np.zeros(3), "bn.running_var": np.full(3, 4.0), "stray.running_mean": np.ones(2)}
     other = {"bn.running_mean": np.full(3, 2.0), "bn.running_var": np.full(3, 4.0), "stray.running_mean": np.ones(2)}
     (row,) = measure_batchnorm_differences("a - b", one, other)

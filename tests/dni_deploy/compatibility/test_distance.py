@@ -34,7 +34,7 @@ def test_shortest_path_is_the_shortest() -> None:
         assert way[0] < way[-1]
 
 
-def test_whiteness_tells_noise_from_training() -> None:
+def test_whiteness_distinguishes_noise_from_training() -> None:
     random = np.random.default_rng(0)
     state = {"w": random.standard_normal((64, 32, 3, 3))}
     noisy = {"w": state["w"] + 0.1 * random.standard_normal(state["w"].shape)}

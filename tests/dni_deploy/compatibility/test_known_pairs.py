@@ -31,7 +31,7 @@ CAUSES = {
 SLOW_FAMILIES = ("demo", "small", "sr", "style", "scenes")
 
 
-def test_six_and_six() -> None:
+def test_six_pairs_blend_and_six_do_not() -> None:
     assert [pair.answer for pair in PAIRS] == [BLENDS_ANSWER] * 6 + [DOES_NOT_BLEND_ANSWER] * 6
     assert len({pair.kind for pair in PAIRS}) == 12
 
@@ -41,7 +41,7 @@ def test_six_and_six() -> None:
     "pair",
     [pytest.param(pair, id=pair.name, marks=[pytest.mark.slow] * (pair.name.startswith(SLOW_FAMILIES))) for pair in PAIRS],
 )
-def test_the_verdict_is_right(pair: KnownPair) -> None:
+def test_verdict_of_known_pairs_is_right(pair: KnownPair) -> None:
     first, second = pair.members()
     report = check({"first": first, "second": second})
     assert (report.verdict != "will not blend") == (pair.answer == BLENDS_ANSWER), report.reasons
@@ -54,7 +54,7 @@ def test_the_verdict_is_right(pair: KnownPair) -> None:
     ("family", "name"),
     [("three_layer", "n20"), ("demo", "n20"), ("style", "content"), ("digits", "thin"), ("scenes", "identity")],
 )
-def test_a_permuted_or_turned_network_is_the_same_function(family: str, name: str) -> None:
+def test_permuted_and_sign_flipped_networks_compute_the_same_function(family: str, name: str) -> None:
     """Else the pairs that do not blend would be damaged networks, which is another question."""
     state = member(family, name)
     architecture = find_architecture("auto", state)

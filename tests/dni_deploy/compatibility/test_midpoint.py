@@ -8,7 +8,7 @@ import pytest
 from dni_deploy.compatibility.midpoint import average_midpoints, measure_barrier, measure_batchnorm_mismatches, measure_midpoint
 
 
-def test_midpoint_figures() -> None:
+def test_midpoint_figures_equal_hand_computed_values() -> None:
     random = np.random.default_rng(0)
     ends = [random.standard_normal((1, 1, 64, 64)).astype(np.float32) for _ in range(2)]
     mean = (ends[0] + ends[1]) / 2
@@ -25,7 +25,7 @@ def test_midpoint_figures() -> None:
     )  # float32 sums
 
 
-def test_the_loss_barrier() -> None:
+def test_loss_barrier_equals_hand_computed_values() -> None:
     clean = np.full((1, 3, 4, 4), 0.25, np.float32)
     outputs = (clean + np.float32(0.1), clean + np.float32(0.2), clean - np.float32(0.1))
     found = measure_barrier("a - b", "x", outputs, clean, -1.0, 1.0)  # a range of 2: an error of 0.1 is 0.05 of it

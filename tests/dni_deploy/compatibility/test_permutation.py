@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from tests.support.pico_architectures import pico_state
 
 
-def test_a_permutation_is_found_through_residual_and_dense_layers() -> None:
+def test_a_permutation_is_found_across_residual_and_dense_layers() -> None:
     """An RRDBNet whose residual stream is in another order, and the first dense layer's growth: dense and residual, names out of order."""
     state = pico_state("rrdbnet")
     random = np.random.default_rng(1)

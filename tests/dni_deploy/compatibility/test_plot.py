@@ -11,7 +11,7 @@ from dni_deploy.compatibility.plot import plot_layers
 
 
 @pytest.mark.parametrize(("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_the_same_layers_give_the_same_bytes(kind: str, start: bytes) -> None:
+def test_plots_of_equal_layers_are_equal_bytes(kind: str, start: bytes) -> None:
     data = plot_layers([LAYER], "a, b", kind)
     assert data.startswith(start)
     assert plot_layers([LAYER], "a, b", kind) == data

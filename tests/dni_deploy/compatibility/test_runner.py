@@ -62,7 +62,7 @@ def test_outputs_and_batchnorm_inputs_are_those_of_torch(tmp_path: Path, as_bund
         np.testing.assert_allclose(variance, square - mean_truth**2, rtol=1e-4)
 
 
-def test_a_member_alone_has_its_own_tensors_bit_for_bit() -> None:
+def test_a_single_member_has_its_own_tensors_bit_for_bit() -> None:
     states = dict(zip("ab", pico_family("dncnn_bn", 2), strict=True))
     with open_runner(Family.from_checkpoints(states), None) as runner:
         assert all(values.tobytes() == states["b"][name].tobytes() for name, values in runner.blend_tensors({"b": 1.0}).items())

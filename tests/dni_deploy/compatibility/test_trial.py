@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 from tests.support.pico_architectures import pico_family
 
 
-def test_a_network_that_restores_is_tried_with_noise() -> None:
+def test_a_restoration_network_is_also_run_on_noise() -> None:
     """The pico DnCNN with its last layer a hundredth gives back its input nearly: noise stays, so ends and middle err alike."""
     family = pico_family("dncnn", 2)
     for state in family:

@@ -33,7 +33,7 @@ def test_the_bounds_of_the_paper(median: float, verdict: str) -> None:
     assert bool(found.advice) == (verdict != "blends well")
 
 
-def test_the_image_halfway_outweighs_the_index() -> None:
+def test_the_midpoint_image_outweighs_the_index() -> None:
     x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
 
     def verdict(*outputs: Any) -> str:

@@ -14,7 +14,7 @@ from dni_deploy.signature import Signature
 torch = pytest.importorskip("torch")
 
 
-def test_crops_are_spread_over_pictures_and_places(tmp_path: Path) -> None:
+def test_crops_are_spread_over_images_and_positions(tmp_path: Path) -> None:
     place = np.mgrid[:200, :250].astype(np.uint8)
     for name in ("a.png", "b.png", "c.png"):
         write_image(tmp_path / name, ImageFile(np.stack([place[0], place[1], place[0]], axis=2)))

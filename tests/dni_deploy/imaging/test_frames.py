@@ -17,7 +17,7 @@ def random_frame(height: int, width: int, seed: int = 0) -> np.ndarray:
 ALL_VALUES = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
 
 
-def test_values_are_those_of_a_division_by_255() -> None:
+def test_pixels_become_their_value_divided_by_255() -> None:
     x = to_network(ALL_VALUES, Signature())
     assert x.dtype == np.float32
     assert x.shape == (1, 3, 1, 256)
@@ -40,7 +40,7 @@ def test_identity_network_gives_every_value_back(low: float, high: float, channe
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (3, 2), (7, 5), (8, 8), (13, 17)])
 @pytest.mark.parametrize("multiple", [1, 4, 8])
-def test_padding_mirrors_and_is_cut_off_again(height: int, width: int, multiple: int) -> None:
+def test_padding_mirrors_and_is_cropped_again(height: int, width: int, multiple: int) -> None:
     signature = Signature(multiple=multiple)
     frame = random_frame(height, width)
     x = to_network(frame, signature)
@@ -81,7 +81,7 @@ def test_rounds_half_to_even_and_clamps() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_broken_output_is_an_error_and_no_black_picture(bad: float) -> None:
+def test_a_nan_output_is_an_error_and_not_a_black_frame(bad: float) -> None:
     frame = random_frame(4, 4)
     y = to_network(frame, Signature())
     y[0, 1, 2, 3] = bad
@@ -99,7 +99,7 @@ def test_wrong_output_shape_is_an_error() -> None:
     "frame",
     [np.zeros((4, 4, 3), np.float32), *(np.zeros(shape, np.uint8) for shape in ((4, 4), (4, 4, 4), (0, 4, 3))), [1]],
 )
-def test_what_is_no_frame(frame: object) -> None:
+def test_arrays_that_are_not_frames_are_refused(frame: object) -> None:
     with pytest.raises(UsageError, match=r"uint8 array \(height, width, 3\)"):
         to_network(frame, Signature())  # type: ignore[arg-type]
 
@@ -107,6 +107,6 @@ def test_what_is_no_frame(frame: object) -> None:
 @pytest.mark.parametrize(
     "signature", [Signature(kind="latent"), Signature(4, 3), Signature(1, 3), Signature(residual=True, scale=2)]
 )
-def test_networks_that_take_no_frames(signature: Signature) -> None:
+def test_networks_without_image_input_are_refused(signature: Signature) -> None:
     with pytest.raises(MismatchError):
         to_network(random_frame(4, 4), signature)

@@ -65,7 +65,7 @@ def test_transparency_is_carried_bit_equal(tmp_path: Path, suffix: str) -> None:
     assert doubled.alpha.shape == (18, 8)
 
 
-def test_jpeg_is_written_at_full_colour_resolution(tmp_path: Path) -> None:
+def test_jpeg_is_written_at_full_color_resolution(tmp_path: Path) -> None:
     rgb = np.zeros((32, 32, 3), np.uint8)
     rgb[:, ::2, 0] = 255
     write_image(tmp_path / "a.jpg", ImageFile(rgb))
@@ -75,7 +75,7 @@ def test_jpeg_is_written_at_full_colour_resolution(tmp_path: Path) -> None:
     assert np.abs(read_image(tmp_path / "a.jpg").rgb.astype(int) - rgb).max() < 40
 
 
-def test_grey_stays_grey(tmp_path: Path) -> None:
+def test_gray_stays_gray(tmp_path: Path) -> None:
     grey, alpha = pixels(6, 5), pixels(6, 5, seed=1)
     Image.fromarray(grey).save(tmp_path / "a.png")
     picture = read_image(tmp_path / "a.png")
@@ -110,14 +110,14 @@ def test_exif_rotation_is_applied_to_colours_and_transparency(tmp_path: Path, or
     assert np.array_equal(picture.alpha, upright[..., 3])
 
 
-def test_colour_profile_is_kept(tmp_path: Path) -> None:
+def test_color_profile_is_kept(tmp_path: Path) -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for suffix in (".png", ".jpg", ".webp", ".tif"):
         write_image(tmp_path / f"a{suffix}", ImageFile(pixels(4, 4, 3), icc=icc))
         assert read_image(tmp_path / f"a{suffix}").icc == icc
 
 
-def test_palette_one_bit_and_cmyk_are_converted_with_a_note(tmp_path: Path) -> None:
+def test_palette_one_bit_and_cmyk_images_are_converted_with_a_note(tmp_path: Path) -> None:
     palette = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     palette.save(tmp_path / "p.png", transparency=bytes([255, 0, 128]))
@@ -144,7 +144,7 @@ def test_palette_one_bit_and_cmyk_are_converted_with_a_note(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (13, 1), (2, 3)])
-def test_small_pictures(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_small_images_are_read(tmp_path: Path, shape: tuple[int, int]) -> None:
     write_image(tmp_path / "a.png", ImageFile(pixels(*shape, 3)))
     assert read_image(tmp_path / "a.png").rgb.shape == (*shape, 3)
 
@@ -197,7 +197,7 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path: Path) -> None:
         read_image(tmp_path / "times4.png", scale=4)
 
 
-def test_damaged_files(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", ImageFile(pixels(40, 40, 3)))
     write_image(tmp_path / "a.jpg", ImageFile(pixels(40, 40, 3)))
     whole = (tmp_path / "a.png").read_bytes()
@@ -221,7 +221,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_every_cut_and_many_flips_are_errors_of_ours_or_pictures(tmp_path: Path) -> None:
+def test_truncated_and_bit_flipped_files_give_an_image_or_a_dni_error(tmp_path: Path) -> None:
     """A damaged file gives a DniError or a picture of some sort, never another exception."""
     rng = np.random.default_rng(0)
     for ending in (".png", ".jpg", ".webp", ".tif", ".bmp"):
@@ -238,7 +238,7 @@ def test_every_cut_and_many_flips_are_errors_of_ours_or_pictures(tmp_path: Path)
                 read_image(tmp_path / f"b{ending}")
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_missing_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path, what in ((tmp_path, "folder"), (tmp_path / "none.png", "No such file"), (tmp_path / "pipe.png", "pipe")):
         with pytest.raises(InputError, match=what):
@@ -247,7 +247,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         read_image("a\0b.png")
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_images_are_refused(tmp_path: Path) -> None:
     opaque, clear = ImageFile(pixels(2, 2, 3)), ImageFile(pixels(2, 2, 3), pixels(2, 2))
     for name in ("a.gif", "a", "a.png.txt"):
         with pytest.raises(UsageError, match="no image format"):
@@ -268,7 +268,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     assert output_format("X.JPEG") == "JPEG"
 
 
-def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
+def test_images_of_a_folder_are_sorted_by_name(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", ".hidden.png", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
@@ -279,7 +279,7 @@ def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
     assert as_path_list("x.png") == [Path("x.png")]
 
 
-def test_a_folder_without_any(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no image"):
         list_images([tmp_path])
     with pytest.raises(InputError, match="cannot be read"):

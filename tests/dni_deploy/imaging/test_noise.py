@@ -25,15 +25,15 @@ def noised(clean: Frame, sigma: float, seed: int = 0) -> Frame:
 
 
 @pytest.mark.parametrize("sigma", [10, 25, 40, 60])
-def test_sigma_is_that_before_clipping(sigma: float) -> None:
+def test_estimated_sigma_is_the_one_before_clipping(sigma: float) -> None:
     # 7 %: measured 1 to 6 %, on a texture and the 15 % of patches that are clear; with the clipped ones it is 12 to 19 %
     assert estimate_noise(noised(scene(), sigma)) == pytest.approx(sigma, rel=0.07)
 
 
-def test_a_flat_clean_picture_has_none() -> None:
+def test_a_flat_clean_image_has_no_noise() -> None:
     assert estimate_noise(np.full((64, 64, 3), 90, np.uint8)) == 0
 
 
-def test_too_small() -> None:
+def test_small_frames_are_refused() -> None:
     with pytest.raises(MismatchError, match="63x70 pixels is too small to estimate its noise; it takes 64 a side"):
         estimate_noise(np.zeros((70, 63, 3), np.uint8))

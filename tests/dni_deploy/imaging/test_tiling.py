@@ -47,7 +47,7 @@ def box_filter(signature: Signature) -> Infer:
 @pytest.mark.parametrize("multiple", [1, 4])
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(97, 61), (40, 113), (24, 100), (25, 23), (64, 64)])
-def test_exact_when_the_overlap_reaches_the_radius(height: int, width: int, scale: int, multiple: int) -> None:
+def test_tiling_is_exact_when_the_overlap_reaches_the_radius(height: int, width: int, scale: int, multiple: int) -> None:
     signature = Signature(radius=5, multiple=multiple, scale=scale)
     frame = random_frame(height, width)
     shapes = set()
@@ -61,14 +61,14 @@ def test_exact_when_the_overlap_reaches_the_radius(height: int, width: int, scal
     assert len(shapes) == 1
 
 
-def test_a_smaller_overlap_is_seen_by_this_test() -> None:
+def test_an_overlap_below_the_radius_shows_seams() -> None:
     signature = Signature(radius=5)
     frame = random_frame(97, 61)
     joined = run_tiled(box_filter(signature), frame, signature, tile=24, overlap=4)
     assert not np.array_equal(joined, box_filter(signature)(frame))
 
 
-def test_a_frame_that_fits_is_run_as_it_is() -> None:
+def test_a_frame_that_fits_in_one_tile_is_not_tiled() -> None:
     signature = Signature(radius=3)
     frame = random_frame(16, 20)
     assert run_tiled(lambda piece: piece, frame, signature, tile=20) is frame
@@ -77,7 +77,7 @@ def test_a_frame_that_fits_is_run_as_it_is() -> None:
     assert count_tiles(16, 40, signature, tile=20) == 3  # 14 new columns a tile
 
 
-def test_a_network_that_sees_everything_is_not_tiled() -> None:
+def test_a_network_with_unbounded_receptive_field_is_not_tiled() -> None:
     frame = random_frame(700, 8)
     assert run_tiled(lambda piece: piece, frame, Signature(radius=None)) is frame
     with pytest.raises(UsageError, match="tiles would show"):
@@ -85,12 +85,12 @@ def test_a_network_that_sees_everything_is_not_tiled() -> None:
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(32, 16), (8, 4), (-1, 4), (64, -1)])
-def test_tile_and_overlap_that_leave_nothing(tile: int, overlap: int) -> None:
+def test_a_tile_without_room_beside_its_overlap_is_refused(tile: int, overlap: int) -> None:
     with pytest.raises(UsageError, match=r"overlap|Tile"):
         run_tiled(lambda piece: piece, random_frame(100, 100), Signature(radius=3), tile=tile, overlap=overlap)
 
 
-def test_an_engine_that_contradicts_the_scale() -> None:
+def test_an_engine_with_another_scale_than_its_signature_is_an_error() -> None:
     with pytest.raises(EngineError, match="scale"):
         run_tiled(lambda piece: piece, random_frame(100, 100), Signature(radius=3, scale=2), tile=64)
 
@@ -134,7 +134,7 @@ def test_seams_of_real_networks_stay_under_one_level(name: str, blocks: int) -> 
     assert np.abs(rough - whole).max() / max(span, 1.0) > 10 * max(seam, 1e-5)
 
 
-def test_what_a_trained_network_looks_at_is_much_less_than_it_may_see() -> None:
+def test_a_trained_network_uses_less_than_its_receptive_field() -> None:
     """The adversarial member of the paper's super-resolution family may see 34 pixels far; 12 of them are all that count.
 
     Weights at random say little about this: training is what makes far pixels count. Influence that spreads block by block widens as

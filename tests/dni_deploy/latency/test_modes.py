@@ -23,7 +23,7 @@ def bundle(tmp_path: Path) -> Bundle:
     return write(bn(), tmp_path / "bn.dni", members=2)
 
 
-def test_every_engine_that_users_choose_is_compared() -> None:
+def test_bench_compares_every_engine_that_users_can_choose() -> None:
     assert len(BY_NAME) == len(BACKEND_MODES)
     assert {mode.name for mode in BACKEND_MODES if mode.build_plan} == {"trt constant", "trt inputs", "trt in graph"}
     assert {mode.name for mode in BACKEND_MODES if not mode.changes_alpha} == {"constant", "trt constant"}
@@ -33,7 +33,7 @@ def test_every_engine_that_users_choose_is_compared() -> None:
 
 
 @pytest.mark.parametrize("name", ["in place", "constant", "rebuild", "inputs", "in graph"])
-def test_a_mode_opens_an_engine_with_the_slots_that_it_is_given(name: str, bundle: Bundle) -> None:
+def test_a_mode_opens_its_engine_with_the_given_number_of_slots(name: str, bundle: Bundle) -> None:
     assert BY_NAME[name].unavailable_reason(bundle) is None
     engine = BY_NAME[name].open_engine(bundle, EngineOptions(threads=1, slots=1))
     assert engine.slots == 1
@@ -42,12 +42,12 @@ def test_a_mode_opens_an_engine_with_the_slots_that_it_is_given(name: str, bundl
     engine.close()
 
 
-def test_without_torch_its_mode_says_how_to_get_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_its_mode_names_the_extra(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modes.importlib.util, "find_spec", lambda name: None)
     assert BY_NAME["torch"].unavailable_reason(bundle) == "torch not installed: pip install 'dni-deploy[export]'"
 
 
-def test_a_copy_is_compared_with_a_blend_in_place_alone(bundle: Bundle) -> None:
+def test_only_an_in_place_engine_has_a_copy_baseline(bundle: Bundle) -> None:
     engine = BY_NAME["in place"].open_engine(bundle, EngineOptions(threads=1, slots=1))
     copy = make_copy_baseline(engine)
     assert copy is not None

@@ -35,7 +35,7 @@ class Counting:
         pass
 
 
-def test_a_change_is_timed_to_its_end() -> None:
+def test_a_refit_is_timed_until_its_work_has_finished() -> None:
     """On a GPU a refit returns while its work is still queued; the frame after it must not pay for that."""
     engine = Counting()
     samples = time_interleaved({"a": engine}, {}, X, 2, 3)  # type: ignore[dict-item]
@@ -43,7 +43,7 @@ def test_a_change_is_timed_to_its_end() -> None:
     assert len(samples["a"].change) == len(samples["a"].steady) == 3
 
 
-def test_every_engine_gets_the_same_alphas_and_the_first_turn_in_its_rounds() -> None:
+def test_every_engine_gets_the_same_alphas_and_is_first_equally_often() -> None:
     calls: list[tuple[str, Any]] = []
 
     class Named(Counting):
@@ -63,6 +63,6 @@ def test_every_engine_gets_the_same_alphas_and_the_first_turn_in_its_rounds() ->
     assert not samples["b"].copy
 
 
-def test_a_ratio_is_taken_round_by_round() -> None:
+def test_a_ratio_is_computed_within_each_round() -> None:
     """A round that is slow for both changes nothing."""
     assert compute_median_ratio([2.0, 200.0, 2.0], [1.0, 100.0, 1.0]) == pytest.approx(2.0)

@@ -29,7 +29,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "MEAN_EVENT_INTERVAL_S", 0.01)
 
 
-def test_the_stages(tmp_path: Path, bundle: Bundle) -> None:
+def test_bench_video_times_every_stage(tmp_path: Path, bundle: Bundle) -> None:
     clip = Clip(audio=None).write(tmp_path / "in.mp4")
     report = bench_video(bundle.path, clip, frames=12, threads=1)
     stages = {stage.name: stage for stage in report.stages}
@@ -63,7 +63,7 @@ def test_the_command(tmp_path: Path, bundle: Bundle) -> None:
     assert isinstance(refused.exception, UsageError)
 
 
-def test_too_few_frames(tmp_path: Path, bundle: Bundle) -> None:
+def test_too_few_frames_are_refused(tmp_path: Path, bundle: Bundle) -> None:
     with pytest.raises(InputError, match="fewer than 5 frames"):
         bench_video(bundle.path, Clip(frames=3, audio=None).write(tmp_path / "in.mp4"))
     with pytest.raises(UsageError, match="at least 2 frames"):

@@ -19,7 +19,7 @@ def test_frames_are_pasted_as_they_are() -> None:
         assert (np.ptp(rows) + 1, np.ptp(columns) + 1, len(rows)) == (20, 30, 20 * 30)
 
 
-def test_the_best_frame_is_outlined() -> None:
+def test_the_best_frame_has_an_outline() -> None:
     def count_outline(best_index: int | None) -> int:
         return int((draw_contact_sheet(FRAMES, [[""]] * 4, best_index=best_index) == BEST_COLOR).all(axis=2).sum())
 

@@ -43,12 +43,12 @@ def test_fill_template(template: str, values: dict[str, Any], text: str) -> None
     assert fill_template(template, values) == text
 
 
-def test_a_missing_value_is_an_error() -> None:
+def test_a_template_value_that_is_missing_is_an_error() -> None:
     with pytest.raises(KeyError, match="title"):
         fill_template("{{title}}", {})
 
 
-def test_a_page_without_a_script_may_not_run_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_without_a_script_forbids_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dni_deploy.reports.page._read_text", lambda package, name: (PACKAGE / "reports" / name).read_text()
                         if name in ("page.html", "page.css") else {"x.html": "<p>{{text}}</p>", "x.js": "run();"}[name])  # fmt: skip
     values = {"title": "<t>", "command": "check", "footnote": "", "text": "&"}
@@ -108,7 +108,7 @@ def test_page_files_are_part_of_the_wheel() -> None:
     assert {path for suffix in ("html", "css", "js") for path in PACKAGE.rglob(f"*.{suffix}")} <= shipped
 
 
-def test_images_are_embedded_without_loss_and_reduced_only_where_asked() -> None:
+def test_images_are_embedded_losslessly_and_reduced_only_on_request() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (30, 60, 3), np.uint8)
 
     def decode(uri: str) -> Image.Image:
@@ -120,7 +120,7 @@ def test_images_are_embedded_without_loss_and_reduced_only_where_asked() -> None
     assert encode_data_uri(frame, lossless=False).startswith("data:image/jpeg;base64,")
 
 
-def test_a_page_is_named_html() -> None:
+def test_a_page_path_must_end_in_html() -> None:
     check_page_name("Report.HTML")
     check_page_name(Path("a.htm"))
     with pytest.raises(UsageError, match=r"A page is written as \.html; got a\.txt"):

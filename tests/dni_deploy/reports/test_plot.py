@@ -24,13 +24,13 @@ def test_the_same_sweep_gives_the_same_bytes(kind: str) -> None:
     assert plot_sweep(report, "title", {"N40": 28.5, "none": math.inf}, kind) == data
 
 
-def test_of_many_members_the_path_is_the_axis() -> None:
+def test_with_many_members_the_plot_axis_is_the_path() -> None:
     corners = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     points = tuple(SweepPoint(coefficients, 30.0, None, 0.001, 0.02) for coefficients in corners)
     assert plot_sweep(SweepReport(("a", "b", "c"), "none", points, 0, ()), "t", None, "svg").startswith(STARTS["svg"])
 
 
-def test_a_row_that_one_network_lacks_is_left_out() -> None:
+def test_a_bench_row_that_one_network_lacks_is_not_plotted() -> None:
     row = {"name": "ours", "steady_ms": 2.0, "change_ms": 1.0}
     networks = {"one": [row, {"name": "rebuild", "steady_ms": 3.0, "change_ms": None}], "two": [row]}
     assert plot_bench(networks, "svg") == plot_bench(networks, "svg")

@@ -12,7 +12,7 @@ from dni_deploy.reports.sweep import SweepReport, describe_coefficients, draw_sw
 from tests.dni_deploy.reports.test_sweep_page import sweep_report
 
 
-def test_the_gain_is_over_the_better_member() -> None:
+def test_gain_is_relative_to_the_better_member() -> None:
     report = sweep_report([28.0, 30.5, 29.0])
     assert (report.best_index, report.best_is_blend) == (1, True)
     assert report.gain_db == pytest.approx(1.5)
@@ -29,7 +29,7 @@ def test_the_gain_is_over_the_better_member() -> None:
         ([None, None], "Without a reference there is no best alpha.", None),
     ],
 )
-def test_findings(psnrs: list[float | None], finding: str, gain: float | None) -> None:
+def test_finding_names_the_best_point(psnrs: list[float | None], finding: str, gain: float | None) -> None:
     report = sweep_report(psnrs)
     assert (report.format_finding(), report.gain_db) == (finding, gain)
     json.dumps(report.to_json(), allow_nan=False)
@@ -50,7 +50,7 @@ def test_json_names_a_point_by_its_members() -> None:
     assert "psnr" not in sweep_report([None, None]).to_json()["rows"][0]
 
 
-def test_of_many_members_only_those_with_a_share_are_named() -> None:
+def test_only_members_with_nonzero_coefficients_are_named() -> None:
     assert describe_coefficients(("a", "b", "c"), (0.25, 0.0, 0.75)) == "a 0.25, c 0.75"
     assert describe_coefficients(("a", "b"), (1.0, 0.0)) == "a 1, b 0"
     assert find_best_point(sweep_report([1.0, 3.0, 3.0]).points) == 1  # of equal ones the first

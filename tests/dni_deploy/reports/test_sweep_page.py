@@ -96,7 +96,7 @@ def test_identical_images_and_missing_references() -> None:
     assert "<table" not in text
 
 
-def test_a_sweep_over_three_members_has_no_blend_of_pixels() -> None:
+def test_a_sweep_over_three_members_has_no_pixel_blend() -> None:
     corners = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     points = tuple(SweepPoint(coefficients, None, None, 0.001, 0.02) for coefficients in corners)
     report = SweepReport(("a", "b", "c"), "none", points, None, ())
@@ -135,7 +135,7 @@ def middle_pixel(tab: Any) -> int:
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_sliders_change_what_is_seen(tmp_path: Path, browser: Any, width: int, scheme: str) -> None:
+def test_sliders_change_the_displayed_image(tmp_path: Path, browser: Any, width: int, scheme: str) -> None:
     path = tmp_path / "page.html"
     path.write_text(render(), encoding="utf-8")
     tab = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)

@@ -43,7 +43,7 @@ def test_async_refit_opens_two_slots_unless_the_caller_chose_a_number(slots: int
         ({"rules": "norm:*=0.2"}, "Rules are a list"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused_when_it_is_written(values: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused_at_construction(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         SessionOptions(**values)
 

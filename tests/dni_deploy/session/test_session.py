@@ -78,13 +78,13 @@ def dimmer(*factors: float, **options: Any) -> tuple[Session, Dimmer]:
         (Coefficients(("a", "b", "c"), (0.25, 0.25, 0.5)), (0.25, 0.25, 0.5)),
     ],
 )
-def test_alpha_in_every_form(session: Session, alpha: Alpha, shares: tuple[float, ...]) -> None:
+def test_alpha_is_accepted_in_every_form(session: Session, alpha: Alpha, shares: tuple[float, ...]) -> None:
     session.alpha = alpha
     assert session.alpha == Coefficients(("a", "b", "c"), shares)
     assert session.render(frame()).coefficients.values == shares
 
 
-def test_one_number_is_the_first_members_share(pair: Bundle) -> None:
+def test_one_number_is_the_coefficient_of_the_first_member(pair: Bundle) -> None:
     with open_session(pair, alpha=0.35, threads=1) as session:
         assert session.alpha.values == (0.35, 0.65)
         session.alpha = "0.25"
@@ -98,7 +98,7 @@ def test_one_number_is_the_first_members_share(pair: Bundle) -> None:
         [2.0, 0.0, 0.0], Coefficients(("a", "b"), (0.5, 0.5)), "a=0.5,0.25,0.25", np.eye(3),
     ],
 )  # fmt: skip
-def test_a_refused_alpha_leaves_the_old_one_in_force(session: Session, alpha: Any) -> None:
+def test_a_refused_alpha_leaves_the_previous_one(session: Session, alpha: Any) -> None:
     session.alpha = "0.2,0.3,0.5"
     before = session.render(frame())
     with pytest.raises(CoefficientsError):
@@ -115,14 +115,14 @@ def test_the_default_is_the_first_member_alone(session: Session) -> None:
     assert session.generation == 1
 
 
-def test_an_alpha_may_be_changed_by_its_owner_afterwards(session: Session) -> None:
+def test_alpha_arrays_are_copied(session: Session) -> None:
     mine = [0.2, 0.3, 0.5]
     session.alpha = mine
     mine[:] = [9.0, 9.0, 9.0]
     assert session.render(frame()).coefficients.values == (0.2, 0.3, 0.5)
 
 
-def test_the_next_frame_has_it_and_generations_count_blends(session: Session) -> None:
+def test_next_frame_uses_the_new_alpha_and_generations_count_blends(session: Session) -> None:
     x = frame()
     outputs = {}
     for number, share in enumerate((0.0, 0.25, 0.5, 1.0), 2):
@@ -136,7 +136,7 @@ def test_the_next_frame_has_it_and_generations_count_blends(session: Session) ->
     np.testing.assert_array_equal(session(x), outputs[0.25])  # A -> B -> A
 
 
-def test_the_same_alpha_again_costs_nothing(session: Session) -> None:
+def test_setting_the_same_alpha_again_costs_no_refit(session: Session) -> None:
     session.alpha = [0.5, 0.5, 0.0]
     session(frame())
     generation = session.generation
@@ -145,7 +145,7 @@ def test_the_same_alpha_again_costs_nothing(session: Session) -> None:
     assert session.generation == generation
 
 
-def test_of_values_between_two_frames_the_last_counts() -> None:
+def test_the_last_value_set_between_two_frames_counts() -> None:
     session, engine = dimmer(0.0, 1.0)
     for share in np.linspace(0, 1, 101):
         session.alpha = float(share)
@@ -159,7 +159,7 @@ def test_of_values_between_two_frames_the_last_counts() -> None:
 
 
 @pytest.mark.parametrize("size", [(12, 17), (1, 1), (40, 33)])
-def test_a_frame_is_the_network_and_one_rounding(session: Session, size: tuple[int, int]) -> None:
+def test_a_frame_is_the_network_output_rounded_once(session: Session, size: tuple[int, int]) -> None:
     x = frame(*size)
     session.alpha = [0.2, 0.3, 0.5]
     expected = from_network(session.infer(to_network(x, session.signature)), x, session.signature)
@@ -177,7 +177,7 @@ def test_a_frame_rounds_half_to_even_and_clamps() -> None:
     assert session(x).tolist() == [[[4, 8, 12], [20, 28, 255]]]
 
 
-def test_outputs_are_the_callers(session: Session) -> None:
+def test_outputs_belong_to_the_caller(session: Session) -> None:
     x = frame()
     first = session(x)
     kept = first.copy()
@@ -186,7 +186,7 @@ def test_outputs_are_the_callers(session: Session) -> None:
     np.testing.assert_array_equal(second, kept)
 
 
-def test_a_broken_picture_is_never_shown() -> None:
+def test_a_nan_output_is_an_error_and_not_a_frame() -> None:
     session, _ = dimmer(0.5, 1.0, broken=17)
     with pytest.raises(EngineError, match="NaN"):
         session(frame(12, 17))
@@ -196,7 +196,7 @@ def test_a_broken_picture_is_never_shown() -> None:
 @pytest.mark.parametrize(
     "wrong", [None, [[1]], np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
 )
-def test_what_is_no_frame_is_told(session: Session, wrong: Any) -> None:
+def test_arrays_that_are_not_frames_are_refused(session: Session, wrong: Any) -> None:
     with pytest.raises(UsageError, match="frame is a uint8 array"):
         session(wrong)
 
@@ -208,7 +208,7 @@ def test_what_is_no_frame_is_told(session: Session, wrong: Any) -> None:
         np.zeros((1, 2, 4, 4), np.float32),
     ],
 )  # fmt: skip
-def test_what_the_network_cannot_take_is_told(session: Session, wrong: Any) -> None:
+def test_frames_that_the_network_cannot_take_are_refused(session: Session, wrong: Any) -> None:
     with pytest.raises(UsageError, match=r"float32 array|takes 3 channels"):
         session.infer(wrong)
 
@@ -237,7 +237,7 @@ class Fragile(Dimmer):
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_an_alpha_that_the_engine_refuses_leaves_the_old_one_in_force(slots: int) -> None:
+def test_an_alpha_that_the_engine_refuses_leaves_the_previous_one(slots: int) -> None:
     engine = Fragile((0.5, 1.0))
     engine.slots, engine.refused = slots, (0.25,)
     session = Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (1.0, 0.0)))
@@ -262,7 +262,7 @@ def test_a_first_alpha_that_the_engine_refuses_closes_the_engine(bundle: Bundle,
     assert engine.closed == 1
 
 
-def test_a_closed_session(bundle: Bundle) -> None:
+def test_a_closed_session_refuses_every_call(bundle: Bundle) -> None:
     session = open_session(bundle, threads=1)
     session(frame())
     session.close()
@@ -290,7 +290,7 @@ def test_a_forgotten_session_closes_its_engine() -> None:
     assert engine.closed == 1
 
 
-def test_a_session_that_is_open_when_the_program_ends(tmp_path: Path) -> None:
+def test_an_open_session_does_not_stop_the_program_from_exiting(tmp_path: Path) -> None:
     code = (
         "from tests.dni_deploy.session.test_session import Dimmer, Session, Signature, Coefficients\n"
         "class Told(Dimmer):\n    def close(self): print('closed', flush=True)\n"
@@ -304,17 +304,17 @@ def test_a_session_that_is_open_when_the_program_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"slots": 0}, {"slots": -1}, {"threads": -1}, {"slots": 1.5}, {"threads": "2"}])
-def test_options_that_make_no_sense_are_told(bundle: Bundle, options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(bundle: Bundle, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         open_session(bundle, **options)
 
 
-def test_opening_what_is_no_bundle(tmp_path: Path) -> None:
+def test_opening_a_folder_without_a_bundle_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="does not exist"):
         open_session(tmp_path / "nothing.dni")
 
 
-def test_opening_by_path_and_from_the_front_door(bundle: Bundle) -> None:
+def test_opening_by_path_and_from_the_top_level_package(bundle: Bundle) -> None:
     with dni_deploy.open_session(str(bundle.path), alpha="b=1", threads=1, slots=1) as session:
         assert session.render(frame()).coefficients.values == (0.0, 1.0, 0.0)
         assert session.engine.slots == 1
@@ -323,12 +323,12 @@ def test_opening_by_path_and_from_the_front_door(bundle: Bundle) -> None:
 # ----- extrapolation
 
 
-def test_extrapolation_has_to_be_asked_for(pair: Bundle) -> None:
+def test_extrapolation_must_be_enabled(pair: Bundle) -> None:
     with open_session(pair, threads=1) as session, pytest.raises(CoefficientsError, match="outside 0 to 1"):
         session.alpha = 1.1
 
 
-def test_the_guard_refuses_a_variance_that_is_not_positive(pair: Bundle) -> None:
+def test_variance_guard_refuses_a_variance_that_is_not_positive(pair: Bundle) -> None:
     with open_session(pair, threads=1, extrapolate=True) as session:
         session.alpha = 1.01
         assert session.render(frame()).coefficients.values == (1.01, pytest.approx(-0.01))
@@ -344,7 +344,7 @@ def test_the_guard_refuses_a_variance_that_is_not_positive(pair: Bundle) -> None
 # ----- threads
 
 
-def test_stamps_are_true_while_threads_change_alpha() -> None:
+def test_stamps_match_frames_while_threads_change_alpha() -> None:
     """Each output is what its own stamp says, generations never decrease, and the last alpha is shown."""
     session, _ = dimmer(0.0, 1.0)
     x = np.full((4, 4, 3), 200, np.uint8)
@@ -379,7 +379,7 @@ def test_stamps_are_true_while_threads_change_alpha() -> None:
     assert (session(x) == 150).all()
 
 
-def test_frames_of_many_threads_on_one_engine(session: Session) -> None:
+def test_many_threads_can_render_on_one_engine(session: Session) -> None:
     """The same frame at the same alpha is the same picture, whoever asks for it."""
     x = frame(20, 20)
     alphas = [[share, 1 - share, 0.0] for share in (0.0, 0.25, 0.5, 1.0)]
@@ -437,7 +437,7 @@ def slow_ahead() -> tuple[Session, Slow]:
     return Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (0.0, 1.0)), async_refit=True), engine
 
 
-def test_ahead_no_frame_waits_and_the_change_shows_when_it_is_ready() -> None:
+def test_async_no_frame_waits_and_the_new_value_is_used_when_ready() -> None:
     session, engine = slow_ahead()
     with session:
         x = np.full((4, 4, 3), 200, np.uint8)
@@ -457,7 +457,7 @@ def test_ahead_no_frame_waits_and_the_change_shows_when_it_is_ready() -> None:
         assert session.change_seconds > 0
 
 
-def test_ahead_a_refused_alpha_is_told_once_by_the_next_frame() -> None:
+def test_async_a_refused_alpha_is_raised_once_by_the_next_frame() -> None:
     engine = Fragile((0.5, 1.0))
     engine.refused = (0.25,)
     with Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (1.0, 0.0)), async_refit=True) as session:
@@ -472,7 +472,7 @@ def test_ahead_a_refused_alpha_is_told_once_by_the_next_frame() -> None:
         assert session.render(frame()).coefficients.values == (0.5, 0.5)
 
 
-def test_ahead_the_refit_ends_before_the_engine_is_closed() -> None:
+def test_async_the_refit_ends_before_the_engine_is_closed() -> None:
     session, engine = slow_ahead()
     engine.order.clear()
     engine.go.clear()
@@ -490,7 +490,7 @@ def test_ahead_the_refit_ends_before_the_engine_is_closed() -> None:
         session.wait_until_applied()
 
 
-def test_ahead_needs_two_slots(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_async_refit_needs_two_slots(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="2 slots"):
         open_session(bundle, async_refit=True, slots=1)
     engine = Dimmer((0.5, 1.0, 2.0))
@@ -508,7 +508,7 @@ def test_ahead_needs_two_slots(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
     assert engine.closed == 1
 
 
-def test_ahead_gives_the_same_pictures(bundle: Bundle) -> None:
+def test_async_refit_gives_the_same_frames(bundle: Bundle) -> None:
     x = frame()
     with open_session(bundle, threads=1) as plain, open_session(bundle, threads=1, async_refit=True) as ahead:
         assert ahead.engine_reason == plain.engine_reason != ""
@@ -519,7 +519,7 @@ def test_ahead_gives_the_same_pictures(bundle: Bundle) -> None:
             np.testing.assert_array_equal(ahead(x), plain(x))
 
 
-def test_ahead_stamps_are_true_while_threads_change_alpha() -> None:
+def test_async_stamps_match_frames_while_threads_change_alpha() -> None:
     session, _ = slow_ahead()
     x = np.full((4, 4, 3), 200, np.uint8)
     stop, wrong = threading.Event(), list[object]()
@@ -555,7 +555,7 @@ def test_ahead_stamps_are_true_while_threads_change_alpha() -> None:
     session.close()
 
 
-def test_settle_has_the_next_frame_wait_for_nothing() -> None:
+def test_after_settle_the_next_frame_does_not_wait() -> None:
     engine = Slow(0.0, 1.0)
     session = Session(engine, ("a", "b"), Signature(radius=0), Coefficients(("a", "b"), (0.0, 1.0)))
     session.alpha = 0.5
@@ -565,7 +565,7 @@ def test_settle_has_the_next_frame_wait_for_nothing() -> None:
     assert session.generation == 2
 
 
-def test_the_log_tells_the_engine_the_time_to_open_and_each_change(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_has_the_engine_the_opening_time_and_each_refit(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", "dni_deploy"), open_session(bundle, engine="onnxruntime", threads=1) as session:
         session.alpha = [0.25, 0.25, 0.5]
         session.wait_until_applied()

@@ -162,7 +162,7 @@ def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[
     [(WithoutSlots, 1, False), (WithoutPins, 2, False), (SyncRefit, 2, True)],
     ids=["in place without slots", "two slots without pins", "a look at the live slot per layer"],
 )
-def test_broken_designs_are_caught(
+def test_broken_designs_are_detected(
     design: Any, slots: int, layer_by_layer: bool, record_property: Callable[[str, object], None]
 ) -> None:
     counts, _ = tag_model(design, slots=slots, layer_by_layer=layer_by_layer, until_torn=True)
@@ -337,7 +337,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
     ("slots", "third"),
     [(1, False), (2, False), (3, False), *(pytest.param(slots, True, marks=pytest.mark.slow) for slots in (1, 2))],
 )
-def test_every_schedule_is_whole(slots: int, third: bool, record_property: Callable[[str, object], None]) -> None:
+def test_no_schedule_tears_a_frame(slots: int, third: bool, record_property: Callable[[str, object], None]) -> None:
     """Two actors have some hundred schedules, three some ten thousand: half a minute."""
     total, torn = explore(SyncRefit, slots, third=third)
     record_property("schedules", str(total))
@@ -352,7 +352,7 @@ def test_every_schedule_is_whole(slots: int, third: bool, record_property: Calla
         *(pytest.param(slots, {2}, True, marks=pytest.mark.slow) for slots in (1, 2)),
     ],
 )  # fmt: skip
-def test_every_schedule_with_a_refit_that_fails(
+def test_no_schedule_with_a_failing_refit_tears_a_frame(
     slots: int, bad: set[int], third: bool, record_property: Callable[[str, object], None]
 ) -> None:
     total, torn = explore(SyncRefit, slots, frozenset(bad), third)
@@ -362,7 +362,7 @@ def test_every_schedule_with_a_refit_that_fails(
 
 
 @pytest.mark.parametrize(("design", "slots"), [(WithoutSlots, 1), (WithoutPins, 2)])
-def test_schedules_catch_broken_designs(design: Any, slots: int) -> None:
+def test_schedules_detect_broken_designs(design: Any, slots: int) -> None:
     assert explore(design, slots)[1] == 1
 
 
@@ -399,7 +399,7 @@ class Breakable:
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("failing", range(2, 8))
-def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
+def test_a_failed_refit_keeps_the_previous_value(slots: int, failing: int) -> None:
     engine = Breakable(slots, {failing})
     swap = SyncRefit(slots, engine.refit, 100)
     shown = 100
@@ -447,7 +447,7 @@ def test_a_failed_repair_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_a_request_at_any_moment_of_a_failure_is_not_lost(slots: int) -> None:
+def test_a_request_at_any_line_of_a_failing_refit_is_not_lost(slots: int) -> None:
     """A trace stops the failing frame before each line of Swap in turn; another thread requests there."""
     moment, injected = 0, True
     while injected:
@@ -492,7 +492,7 @@ def test_a_request_at_any_moment_of_a_failure_is_not_lost(slots: int) -> None:
 # ----- who waits for whom
 
 
-def test_a_request_waits_for_nobody() -> None:
+def test_a_request_waits_for_neither_frame_nor_refit() -> None:
     """Not for a frame, and not for a refit."""
     refitting, go = threading.Event(), threading.Event()
 

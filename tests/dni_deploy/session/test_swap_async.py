@@ -80,7 +80,7 @@ def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[
 
 @pytest.mark.usefixtures("nervous")
 @pytest.mark.parametrize("design", [WithoutPins, InPlace, TooEarly])
-def test_broken_designs_are_caught(design: Any) -> None:
+def test_broken_designs_are_detected(design: Any) -> None:
     counts, swap = tag_model(design, until_torn=True)
     swap.close()  # type: ignore[attr-defined]
     assert counts.torn > 0
@@ -189,7 +189,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: i
 @pytest.mark.parametrize("slots", [2, 3])
 @pytest.mark.parametrize("bad", [set[int](), {1}, {2}, {1, 2}], ids=str)
 @pytest.mark.parametrize("count", [400, pytest.param(2_500, marks=pytest.mark.slow)])
-def test_schedules_are_whole(slots: int, bad: set[int], count: int, record_property: Callable[[str, object], None]) -> None:
+def test_no_random_schedule_tears_a_frame(slots: int, bad: set[int], count: int, record_property: Callable[[str, object], None]) -> None:
     different, torn = explore(AsyncRefit, slots, frozenset(bad), count)
     record_property("schedules", str(different))
     assert different > 0.9 * count
@@ -197,7 +197,7 @@ def test_schedules_are_whole(slots: int, bad: set[int], count: int, record_prope
 
 
 @pytest.mark.parametrize("design", [WithoutPins, InPlace, TooEarly])
-def test_schedules_catch_broken_designs(design: Any) -> None:
+def test_schedules_detect_broken_designs(design: Any) -> None:
     assert explore(design, 2)[1] == 1
 
 
@@ -214,7 +214,7 @@ def settled(swap: AsyncRefit[int], engine: Breakable) -> int:
 
 @pytest.mark.parametrize("slots", [2, 3])
 @pytest.mark.parametrize("failing", range(2, 9))
-def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
+def test_a_failed_refit_keeps_the_previous_value(slots: int, failing: int) -> None:
     engine = Breakable(slots, {failing})
     with running(AsyncRefit, slots, engine.refit, 100) as swap:
         shown = 100
@@ -232,7 +232,7 @@ def test_the_value_before_stays_in_force(slots: int, failing: int) -> None:
 
 
 @pytest.mark.parametrize("slots", [2, 3])
-def test_every_refit_fails_for_a_while(slots: int) -> None:
+def test_frames_stay_valid_while_every_refit_fails(slots: int) -> None:
     engine = Breakable(slots, {2, 3, 4})
     with running(AsyncRefit, slots, engine.refit) as swap:
         for value in (1, 2, 3):
@@ -323,7 +323,7 @@ def held_refit(slots: int = 2) -> Iterator[tuple[AsyncRefit[int], list[int]]]:
             go.set()
 
 
-def test_a_frame_and_a_request_wait_for_no_refit() -> None:
+def test_frames_and_requests_do_not_wait_for_a_refit() -> None:
     with held_refit() as (swap, refitted):
         started = time.perf_counter()
         for value in range(2, 1000):
@@ -336,7 +336,7 @@ def test_a_frame_and_a_request_wait_for_no_refit() -> None:
     assert refitted in ([0, 1], [0, 1, 999])  # the rest was overtaken; the block's end may close it before 999
 
 
-def test_what_was_overtaken_is_skipped_and_the_last_is_shown() -> None:
+def test_superseded_requests_are_skipped_and_the_last_is_shown() -> None:
     refitted: list[int] = []
     gate = threading.Semaphore(0)
 
@@ -358,7 +358,7 @@ def test_what_was_overtaken_is_skipped_and_the_last_is_shown() -> None:
             assert live.value == 4
 
 
-def test_going_back_to_what_is_shown_shows_nothing_else() -> None:
+def test_requesting_the_current_value_again_shows_no_other_value() -> None:
     with held_refit() as (swap, refitted):
         swap.request(0)  # the very object that is live
         assert not swap.wait_until_applied(0.01)  # the thread is not at rest
@@ -367,7 +367,7 @@ def test_going_back_to_what_is_shown_shows_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("slots", [2, 3])
-def test_all_slots_in_frames_is_no_deadlock(slots: int) -> None:
+def test_frames_in_all_slots_do_not_deadlock(slots: int) -> None:
     """Frames hold all slots, each with another value; one more value waits for the first of them, and frames go on."""
     with running(AsyncRefit, slots, lambda slot, tag: None) as swap:
         held = [swap.hold_current() for _ in range(slots)]
@@ -396,7 +396,7 @@ def test_an_error_in_a_frame_frees_its_slot() -> None:
         assert swap._frames_in_slot == [0, 0]
 
 
-def test_one_slot_is_not_enough() -> None:
+def test_async_refit_needs_two_slots() -> None:
     with pytest.raises(UsageError, match="2 sets of weights"):
         AsyncRefit(1, lambda slot, tag: None, 0)
 
@@ -404,7 +404,7 @@ def test_one_slot_is_not_enough() -> None:
 # ----- the end
 
 
-def test_closing_waits_for_the_refit_that_runs_and_drops_what_was_not_begun() -> None:
+def test_closing_waits_for_a_running_refit_and_drops_pending_requests() -> None:
     begun, refitted = threading.Event(), list[int]()
 
     def refit(slot: int, tag: int) -> None:
@@ -425,7 +425,7 @@ def test_closing_waits_for_the_refit_that_runs_and_drops_what_was_not_begun() ->
     assert swap.wait_until_applied()  # and nobody waits for a thread that is gone
 
 
-def test_a_refit_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refit_that_does_not_end_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swap_module, "REFIT_CLOSE_TIMEOUT_S", 0.05)
     with held_refit() as (swap, _), pytest.raises(EngineError, match="not ended"):
         swap.close()
@@ -433,7 +433,7 @@ def test_a_refit_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     swap.close()
 
 
-def test_a_program_that_forgets_to_close_ends_all_the_same() -> None:
+def test_a_program_that_does_not_close_the_session_still_exits() -> None:
     """And not in the middle of a refit."""
     code = (
         "import time; from dni_deploy.session.swap import AsyncRefit\n"

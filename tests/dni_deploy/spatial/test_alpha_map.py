@@ -32,12 +32,12 @@ def values(alpha_map: AlphaMap) -> np.ndarray:
         ("bits.png", ramp(np.uint8) > 99, (ramp(np.uint8) > 99) * 1.0),
     ],
 )
-def test_what_is_read(name: str, pixels: np.ndarray, wanted: np.ndarray, tmp_path: Path) -> None:
+def test_map_images_are_read(name: str, pixels: np.ndarray, wanted: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / name)
     assert np.array_equal(values(AlphaMap.read(tmp_path / name)), wanted)
 
 
-def test_a_palette_of_greys_and_a_turned_picture(tmp_path: Path) -> None:
+def test_a_gray_palette_and_a_rotated_image_are_read_as_maps(tmp_path: Path) -> None:
     grey = Image.fromarray(ramp(np.uint8))
     grey.quantize(256).save(tmp_path / "palette.png")
     assert np.array_equal(values(AlphaMap.read(tmp_path / "palette.png")), ramp(np.uint8) / 255)
@@ -71,7 +71,7 @@ def refused(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_what_is_not_a_map(tmp_path: Path) -> None:
+def test_files_that_are_not_maps_are_refused(tmp_path: Path) -> None:
     for name, words in refused(tmp_path).items():
         with pytest.raises(ImageFileError, match=words):
             AlphaMap.read(tmp_path / name)
@@ -91,7 +91,7 @@ def test_what_is_not_a_map(tmp_path: Path) -> None:
         (np.full((4, 4), -1e-9, np.float32), "0 \\(black\\) to 1"),
     ],
 )
-def test_arrays_that_are_no_map(array: np.ndarray, words: str) -> None:
+def test_arrays_that_are_not_maps_are_refused(array: np.ndarray, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         AlphaMap.of(array)
 
@@ -103,7 +103,7 @@ def test_floats_keep_their_values() -> None:
     assert np.abs(values(AlphaMap.of(many)) - many).max() <= 0.5 / 65535 + 1e-12
 
 
-def test_a_map_owns_its_pixels() -> None:
+def test_an_alpha_map_copies_its_pixels() -> None:
     array = np.zeros((4, 4), np.uint8)
     alpha_map = AlphaMap.of(array)
     array[:] = 255
@@ -153,14 +153,14 @@ def test_scaling_and_sizes() -> None:
         wide_map.check_fits(2, 3, 4)
 
 
-def test_scaling_asks_for_no_level_that_was_not_there() -> None:
+def test_resizing_a_map_adds_no_levels() -> None:
     """An eighth has no code of sixteen bits; it is a level all the same."""
     flat = AlphaMap.of(np.full((8, 8), 0.125)).resize_to(20, 30)
     levels = np.linspace(0, 1, 9)
     assert np.count_nonzero(flat.compute_weights(levels)[:, flat.used_codes()].any(axis=1)) == 1
 
 
-def test_snapping_undoes_what_coding_did() -> None:
+def test_snapping_to_levels_removes_coding_noise() -> None:
     noisy = AlphaMap.of(np.array([[0, 2, 3, 4, 128, 252, 255]], np.uint8))
     snapped = noisy.snap_to_levels(np.array([0.0, 1.0]), 3.5 / 255)
     assert np.array_equal(values(snapped)[0], [0, 0, 0, 4 / 255, 128 / 255, 1, 1])

@@ -63,14 +63,14 @@ def test_levels_between_which_no_pixel_lies_are_left_out() -> None:
     assert not plan.exact
 
 
-def test_a_network_that_sees_the_whole_image_runs_whole() -> None:
+def test_a_network_with_unbounded_receptive_field_runs_on_the_whole_frame() -> None:
     mask = np.zeros((40, 60))
     mask[:10] = 1.0
     plan = plan_map(AlphaMap.of(mask), 40, 60, Signature(multiple=4))
     assert [tuple(tile.input_rect) for level in plan.levels for tile in level.tiles] == [(0, 40, 0, 60)] * 2
 
 
-def test_a_map_or_levels_that_do_not_fit_are_refused() -> None:
+def test_an_alpha_map_or_levels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(MismatchError, match="5x4 pixels and the image 8x8"):
         plan_map(AlphaMap.of(np.zeros((4, 5))), 8, 8, NETWORK)
     with pytest.raises(UsageError, match="2 to 256 levels"):

@@ -32,7 +32,7 @@ def blobs(seed: int, height: int, width: int) -> np.ndarray:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 150), st.integers(1, 150), st.integers(0, 20), st.sampled_from([0, 48, 64]))
-def test_every_needed_pixel_is_in_exactly_one(seed: int, height: int, width: int, halo: int, limit: int) -> None:
+def test_every_needed_pixel_is_in_exactly_one_rectangle(seed: int, height: int, width: int, halo: int, limit: int) -> None:
     needed = blobs(seed, height, width)
     rects = find_regions(needed, halo, limit)
     times = np.zeros(needed.shape, np.int64)
@@ -51,7 +51,7 @@ def test_every_needed_pixel_is_in_exactly_one(seed: int, height: int, width: int
         assert cost(rects, needed.shape, halo) <= cost([whole], needed.shape, halo)
 
 
-def test_half_a_picture_is_one_rectangle() -> None:
+def test_half_a_frame_is_one_rectangle() -> None:
     needed = np.zeros((512, 512), np.bool_)
     needed[:, :250] = True
     assert find_regions(needed, 17) == [Rect(0, 512, 0, 250)]
@@ -59,7 +59,7 @@ def test_half_a_picture_is_one_rectangle() -> None:
 
 
 @pytest.mark.parametrize("halo", [0, 8])
-def test_two_corners_and_an_l_are_cut(halo: int) -> None:
+def test_separate_corners_and_an_l_shape_are_split(halo: int) -> None:
     corners = np.zeros((480, 480), np.bool_)
     corners[:100, :120] = corners[400:, 360:] = True
     assert find_regions(corners, halo) == [Rect(0, 100, 0, 120), Rect(400, 480, 360, 480)]
@@ -68,14 +68,14 @@ def test_two_corners_and_an_l_are_cut(halo: int) -> None:
     assert sum(rect.area for rect in find_regions(shape, halo)) == 480 * 80 + 80 * 400
 
 
-def test_a_ring_costs_less_than_its_square() -> None:
+def test_a_ring_is_covered_more_cheaply_than_its_square() -> None:
     """The first cut through a ring gains nothing, so a search that looks one cut ahead would stay at the square."""
     needed = np.ones((480, 480), np.bool_)
     needed[80:400, 80:400] = False
     assert sum(rect.area for rect in find_regions(needed, 4)) == 480**2 - 320**2
 
 
-def test_crumbs_stay_together() -> None:
+def test_scattered_pixels_share_one_rectangle() -> None:
     needed = np.zeros((200, 200), np.bool_)
     needed[50:80:9, 60:90:9] = True
     assert len(find_regions(needed, 10)) == 1

@@ -88,7 +88,7 @@ def masks(height: int, width: int, seed: int = 0) -> dict[str, NDArray[np.uint8]
         ({"input_channels": 1, "output_channels": 1, "low": -1.0}, (50, 70)),
     ],
 )
-def test_with_every_value_a_level_it_is_the_reference(
+def test_rendering_with_every_value_a_level_equals_the_reference(
     fields: dict[str, object], size: tuple[int, int], tile: int | None
 ) -> None:
     with bent(**fields) as session:
@@ -101,7 +101,7 @@ def test_with_every_value_a_level_it_is_the_reference(
             assert len(made.levels) == np.unique(mask).size
 
 
-def test_maps_of_the_output_s_size() -> None:
+def test_maps_of_the_output_size_are_accepted() -> None:
     with bent(scale=4) as session:
         picture = frame(40, 50)
         for mask in masks(160, 200).values():
@@ -109,14 +109,14 @@ def test_maps_of_the_output_s_size() -> None:
             assert np.array_equal(render_map(session, picture, alpha_map).output, picked(session, picture, alpha_map))
 
 
-def test_too_little_context_is_seen_by_these_tests() -> None:
+def test_too_little_context_changes_the_frame() -> None:
     with bent() as session:
         picture, alpha_map = frame(97, 61), AlphaMap.of(masks(97, 61)["half"])
         made = render_map(session, picture, alpha_map, tile=0, overlap=4)
         assert not np.array_equal(made.output, picked(session, picture, alpha_map))
 
 
-def test_a_network_that_sees_the_whole_picture_runs_whole() -> None:
+def test_a_network_with_unbounded_receptive_field_runs_on_the_whole_frame() -> None:
     with bent(radius=None) as session:
         picture, alpha_map = frame(50, 40), AlphaMap.of(masks(50, 40)["half"])
         engine = session.engine
@@ -144,7 +144,7 @@ def test_tiles_of_one_shape_and_only_those_that_are_needed() -> None:
         assert len(shapes) == everywhere + 1  # white lies in the first tile alone
 
 
-def test_a_large_picture_is_cut_as_tiles_are() -> None:
+def test_a_large_frame_is_rendered_in_tiles() -> None:
     with bent() as session:
         picture = frame(530, 700)
         alpha_map = AlphaMap.of(masks(530, 700)["disc"])
@@ -153,7 +153,7 @@ def test_a_large_picture_is_cut_as_tiles_are() -> None:
         assert np.array_equal(made.output, picked(session, picture, alpha_map))
 
 
-def test_it_converges_as_the_square_of_the_distance_between_levels() -> None:
+def test_the_error_falls_with_the_square_of_the_level_distance() -> None:
     """For share ** 2 the error of linear interpolation is at most step ** 2 / 4 of the output, 199 levels of 255 here."""
     gradient = np.broadcast_to(np.linspace(0, 1, 200), (40, 200)).copy()
     with bent() as session:
@@ -182,7 +182,7 @@ def test_levels_that_no_pixel_needs_are_left_out() -> None:
         assert session.engine.refits - before == 3  # type: ignore[attr-defined]
 
 
-def test_frames_in_turn_save_a_refit() -> None:
+def test_consecutive_frames_of_a_map_save_a_refit_each() -> None:
     with bent() as session:
         plan = plan_map(AlphaMap.of(masks(40, 40)["half"]), 40, 40, session.signature)
         ends, engine = AlphaMapRange.from_options(session), session.engine
@@ -193,7 +193,7 @@ def test_frames_in_turn_save_a_refit() -> None:
         assert all(np.array_equal(outputs[0], other) for other in outputs[1:])
 
 
-def test_other_ends_and_three_members() -> None:
+def test_map_ends_may_be_any_alphas_of_three_members() -> None:
     names = ("a", "b", "c")
     signature = Signature(radius=0)
     session = Session(Dimmer((1.0, 0.5, 0.0)), names, signature, Coefficients.one_hot("a", names))
@@ -210,7 +210,7 @@ def test_other_ends_and_three_members() -> None:
         assert session.alpha == Coefficients.one_hot("a", names)
 
 
-def test_mixing_does_not_leave_the_simplex() -> None:
+def test_mixing_stays_on_the_simplex() -> None:
     names = ("a", "b", "c")
     ends = AlphaMapRange(Coefficients(names, (0.1, 0.7, 0.2)), Coefficients(names, (0.1, 0.0, 0.9)))
     for share in np.linspace(0, 1, 1001):
@@ -232,7 +232,7 @@ def test_sizes_and_arrays_that_do_not_fit() -> None:
         assert session.engine.shapes == []  # type: ignore[attr-defined]
 
 
-def test_a_refit_that_fails_in_the_middle_leaves_the_alpha_as_it_was() -> None:
+def test_a_refit_that_fails_within_a_map_leaves_alpha_unchanged() -> None:
     with bent() as session:
         picture, engine = frame(40, 40), session.engine
         session.alpha = 0.25
@@ -253,7 +253,7 @@ def test_a_refit_that_fails_in_the_middle_leaves_the_alpha_as_it_was() -> None:
         assert np.array_equal(render_map(session, picture, masks(40, 40)["half"]).output, whole)
 
 
-def test_an_alpha_that_comes_from_elsewhere_makes_no_frame() -> None:
+def test_an_alpha_set_by_another_thread_within_a_map_is_an_error() -> None:
     with bent() as session:
         engine = session.engine
         infer = engine.infer
@@ -267,7 +267,7 @@ def test_an_alpha_that_comes_from_elsewhere_makes_no_frame() -> None:
             render_map(session, frame(80, 80), masks(80, 80)["five"], tile=40)
 
 
-def test_a_session_that_refits_ahead_gives_the_same() -> None:
+def test_a_session_with_async_refit_gives_the_same_frames() -> None:
     signature = Signature(radius=5)
     with bent() as plain:
         wanted = render_map(plain, frame(60, 60), masks(60, 60)["five"]).output
@@ -295,7 +295,7 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield session
 
 
-def test_real_networks_against_the_reference(real: Session) -> None:
+def test_real_networks_equal_the_per_pixel_reference(real: Session) -> None:
     """Where pieces see all that a pixel depends on, only the order of float32 sums may differ, which a rounding may turn into one
     level of 255; RRDBNet's pieces see 48 pixels of its reach, and the promise of tiling.py is one level as well."""
     picture = frame(120, 150)

@@ -48,7 +48,7 @@ def test_one_map_for_all_frames(tmp_path: Path, make: Make, engine: Dimmer, clip
     assert engine.refits <= FRAMES + 2  # two levels cost one change a frame
 
 
-def test_ends_over_time(tmp_path: Path, make: Make, clip: Path) -> None:
+def test_alpha_map_ends_follow_a_timeline(tmp_path: Path, make: Make, clip: Path) -> None:
     asked = AlphaMapOptions(mask(tmp_path / "mask.png"), white="0:a=1, 0.76s:b=1")
     make(clip, tmp_path / "out.mp4", "0:b=1, 0.76s:a=1", alpha_map=asked, alpha_log=tmp_path / "log.jsonl")
     made, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
@@ -61,7 +61,7 @@ def test_ends_over_time(tmp_path: Path, make: Make, clip: Path) -> None:
     assert [round(log.at(0, frame).values[0], 6) for frame in range(FRAMES)] == [round(share, 6) for share in shares]
 
 
-def test_a_film_of_maps(tmp_path: Path, make: Make, engine: Dimmer, clip: Path) -> None:
+def test_an_alpha_map_video_gives_each_frame_its_map(tmp_path: Path, make: Make, engine: Dimmer, clip: Path) -> None:
     """White wanders from left to right; the film of maps is coded with loss, and costs two levels nevertheless."""
     maps = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
     for number in range(FRAMES):
@@ -88,7 +88,7 @@ LATE = 2 * 18
 
 
 @pytest.mark.parametrize("moving", [False, True])
-def test_stopped_runs_go_on(
+def test_interrupted_jobs_resume(
     tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, clip: Path, moving: bool
 ) -> None:
     asked: dict[str, object] = {"alpha_map": AlphaMapOptions(mask(tmp_path / "mask.png"), white="0:a=1, 0.3s:a=0.5,b=0.5")}
@@ -108,7 +108,7 @@ def test_stopped_runs_go_on(
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_another_map_is_another_job(
+def test_another_alpha_map_starts_another_job(
     tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, clip: Path
 ) -> None:
     asked = AlphaMapOptions(mask(tmp_path / "mask.png"))
@@ -122,7 +122,7 @@ def test_another_map_is_another_job(
             make(clip, tmp_path / "out.mp4", 0.25, alpha_map=other)
 
 
-def test_maps_that_cannot_be_used(tmp_path: Path, make: Make, clip: Path) -> None:
+def test_invalid_maps_are_refused(tmp_path: Path, make: Make, clip: Path) -> None:
     grey = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
     Image.fromarray(grey[0, :10]).save(tmp_path / "small.png")
     short, narrow = grey_film(tmp_path / "short.mp4", grey[:5]), grey_film(tmp_path / "narrow.mp4", grey[:, :, :32])
@@ -147,7 +147,7 @@ def test_maps_that_cannot_be_used(tmp_path: Path, make: Make, clip: Path) -> Non
     make(clip, tmp_path / "out.mp4", None, alpha_map=AlphaMapOptions(narrow, resize_to_fit=True))
 
 
-def test_a_film_of_maps_that_ends_early_writes_nothing(tmp_path: Path, make: Make, clip: Path) -> None:
+def test_an_alpha_map_video_that_ends_early_writes_nothing(tmp_path: Path, make: Make, clip: Path) -> None:
     """MPEG's transport stream does not say how many frames it has, so this is found on the way."""
     maps = grey_film(tmp_path / "maps.ts", np.zeros((FRAMES - 5, HEIGHT, WIDTH), np.uint8))
     with pytest.raises((InputError, MismatchError), match=r"must have (a map|one) for each"):

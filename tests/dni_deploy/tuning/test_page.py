@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib", reason="the plot on the page needs the extra `
 from dni_deploy.tuning.page import render_tune_page
 
 
-def test_everything_is_on_the_page() -> None:
+def test_page_shows_finding_command_images_and_evaluations() -> None:
     report = tune_report(bundle="<b>.dni", notes=("A note.",))
     text = render_tune_page(report, {"input <i>": np.zeros((4, 4, 3), np.uint8)}, "<x>.png")
     for sentence in (*report.format_finding(), "A note."):

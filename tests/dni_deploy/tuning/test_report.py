@@ -28,7 +28,7 @@ def tune_report(**options: Any) -> TuneReport:
     return TuneReport(**{**settings, **options})
 
 
-def test_gains_are_over_the_better_member_by_each_metric() -> None:
+def test_gains_are_relative_to_the_better_member_for_each_metric() -> None:
     report = tune_report()
     assert report.single_member_indices == (4, 0)
     assert (report.find_best_member(0), report.find_best_member(1)) == (0, 4)
@@ -39,7 +39,7 @@ def test_gains_are_over_the_better_member_by_each_metric() -> None:
     assert compromise.startswith("The best compromise of 3 on the front is a 0.5, b 0.5: psnr 29.00 dB")
 
 
-def test_a_member_may_be_the_best() -> None:
+def test_the_best_point_may_be_a_member() -> None:
     report = tune_report(scores=(PSNR,), best_indices=(0,), front=(), chosen_index=0)
     assert report.format_finding() == ("Best by psnr: 27.00 dB at a 0, b 1; no blend is better than that member alone.",)
     assert report.compute_gain(0) == 0.0
@@ -56,7 +56,7 @@ def test_the_next_command_is_quoted_for_a_shell() -> None:
     ]
 
 
-def test_json_knows_no_infinity() -> None:
+def test_json_has_no_infinity() -> None:
     endless = tuple(Evaluation((float(index), 1.0 - index), (math.inf, 0.0)) for index in range(2))
     report = tune_report(evaluations=endless, best_indices=(0, 0), front=(0,), chosen_index=0)
     fields = json.loads(json.dumps(report.to_json(), allow_nan=False))

@@ -44,7 +44,7 @@ def test_rounding_stays_on_the_simplex(parts: list[float]) -> None:
 
 @calm
 @given(MEMBERS, st.integers(1, 5))
-def test_the_lattice_is_whole(members: int, steps: int) -> None:
+def test_grid_has_every_point(members: int, steps: int) -> None:
     points = list(enumerate_grid(members, steps))
     assert len(set(points)) == math.comb(steps + members - 1, steps)
     assert all(sum(point) == SHARES_PER_UNIT for point in points)
@@ -53,7 +53,7 @@ def test_the_lattice_is_whole(members: int, steps: int) -> None:
 
 @calm
 @given(MEMBERS.flatmap(lambda members: st.lists(st.integers(0, 50), min_size=members, max_size=members)), st.integers(1, 300))
-def test_neighbours_stay_on_the_simplex(parts: list[int], step: int) -> None:
+def test_neighbors_stay_on_the_simplex(parts: list[int], step: int) -> None:
     point = round_to_grid(np.array(parts, float) + 1)
     for there in neighbors(point, step):
         assert sum(there) == SHARES_PER_UNIT
@@ -83,7 +83,7 @@ def find(target: np.ndarray, budget: int, skew: float = 0.0) -> tuple[GridPoint,
 
 @settings(calm, max_examples=15)
 @given(st.integers(2, 4).flatmap(lambda members: st.lists(st.floats(0, 1), min_size=members, max_size=members)))
-def test_a_bowl_anywhere_on_the_simplex(parts: list[float]) -> None:
+def test_search_finds_the_top_of_a_bowl_anywhere_on_the_simplex(parts: list[float]) -> None:
     target = np.array(parts) + 1e-3
     target /= target.sum()
     best, _ = find(target, 32 if len(parts) == 2 else 24 * (len(parts) - 1), skew=0.3)
@@ -92,7 +92,7 @@ def test_a_bowl_anywhere_on_the_simplex(parts: list[float]) -> None:
 
 
 @pytest.mark.parametrize("target", [(1.4, -0.4), (1.3, -0.1, -0.2), (0.6, 0.6, -0.2)])
-def test_a_top_beyond_the_simplex_is_found_at_its_border(target: tuple[float, ...]) -> None:
+def test_an_optimum_outside_the_simplex_is_found_at_its_border(target: tuple[float, ...]) -> None:
     best, _ = find(np.array(target), 40)
     expected = {2: (1.0, 0.0), 3: (1.0, 0.0, 0.0) if target[0] > 1 else (0.5, 0.5, 0.0)}[len(target)]
     assert np.abs(np.array(best) / SHARES_PER_UNIT - expected).max() <= 0.01
@@ -106,7 +106,7 @@ def test_two_members_begin_with_the_papers_sweep() -> None:
     assert abs(landscape.best_point(lambda values: values[0])[0] - 333) <= 5
 
 
-def test_a_small_budget_has_the_members_first() -> None:
+def test_a_small_budget_evaluates_the_members_first() -> None:
     landscape = Objective(lambda at: (at[2],), 3)
     survey_simplex(landscape, 3, 3)
     assert set(landscape.values_by_point) == {(1000, 0, 0), (0, 1000, 0), (0, 0, 1000)}
@@ -116,14 +116,14 @@ def test_a_small_budget_has_the_members_first() -> None:
     assert landscape((0, 0, 1000)) == (1.0,)  # what is known costs nothing
 
 
-def test_infinities_do_not_stop_it() -> None:
+def test_infinite_values_do_not_stop_the_search() -> None:
     """Identical pictures have an infinite PSNR."""
     landscape = Objective(lambda at: (math.inf if at[0] == 0.5 else -abs(at[0] - 0.5),), 40)
     survey_simplex(landscape, 3, 15)
     assert refine_best_point(landscape, 3, lambda values: values[0], 25)[0] == 500
 
 
-def test_flat_ground_ends() -> None:
+def test_search_ends_on_a_constant_objective() -> None:
     landscape = Objective(lambda at: (0.0,), 200)
     survey_simplex(landscape, 3, 15)
     refine_best_point(landscape, 3, lambda values: values[0], 185)
@@ -138,7 +138,7 @@ ROWS = st.integers(1, 3).flatmap(lambda width: st.lists(st.tuples(*[st.integers(
 
 @calm
 @given(ROWS)
-def test_the_front_is_what_none_beats(rows: list[tuple[int, ...]]) -> None:
+def test_pareto_front_holds_the_undominated_points(rows: list[tuple[int, ...]]) -> None:
     kept = find_pareto_front(rows)
     chosen = [rows[index] for index in kept]
     assert len(set(chosen)) == len(chosen)
@@ -148,7 +148,7 @@ def test_the_front_is_what_none_beats(rows: list[tuple[int, ...]]) -> None:
         assert (index in kept) == (not beaten and first)
 
 
-def test_the_knee() -> None:
+def test_knee_point_ignores_metric_scale() -> None:
     assert find_knee_point([(0, 10), (8, 8), (10, 0)]) == 1
     assert find_knee_point([(0, 1000), (0.8, 800), (1, 0)]) == 1  # the scale of a measure does not matter
     assert find_knee_point([(3.0, 3.0)]) == 0

@@ -57,14 +57,14 @@ def errors(clean: Frame, sigma: float, make: Callable[..., SureEstimator] = Sure
     return true, estimated
 
 
-def test_it_is_the_error() -> None:
+def test_sure_estimates_the_true_error() -> None:
     true, estimated = errors(middle(), 20)
     # The estimate's own deviation: sigma^2 * sqrt(2 / 110,592 values) = 1.7 for the noise's power, some more for probe and picture.
     np.testing.assert_allclose(estimated, true, atol=6)
     assert np.argmin(estimated) == np.argmin(true)
 
 
-def test_it_ranks_where_noise_is_clipped() -> None:
+def test_sure_ranks_blends_where_noise_is_clipped() -> None:
     """The differences count: what all blends share (the pilot's own error on clipped pixels) does not move the best one."""
     true, estimated = errors(ends(), SIGMA)
     assert np.argmin(estimated) == np.argmin(true)
@@ -72,7 +72,7 @@ def test_it_ranks_where_noise_is_clipped() -> None:
     np.testing.assert_allclose(estimated_gaps, gaps, rtol=0.25, atol=12)  # 0.25: the pilot is a blur, 12: as above at sigma 40
 
 
-def test_without_the_care_for_clipping_it_would_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sure_without_clipping_correction_ranks_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The textbook estimate on the same picture, so that the test above is known to see what it is for."""
     monkeypatch.setattr("dni_deploy.tuning.sure.moments_before_clipping", lambda noisy, clean, sigma: (noisy, noisy**2))
     true, estimated = errors(ends(), SIGMA)
@@ -82,7 +82,7 @@ def test_without_the_care_for_clipping_it_would_not(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("mean", [-20.0, 3.0, 128.0, 240.0, 255.0])
 @pytest.mark.parametrize("sigma", [2.0, 35.0])
-def test_the_moments_of_what_was_cut_off(mean: float, sigma: float) -> None:
+def test_moments_before_clipping_equal_scipy(mean: float, sigma: float) -> None:
     mean = min(max(mean, 0.0), 255.0)
     first, second = moments_before_clipping(np.array([0.0, 100.0, 255.0]), np.full(3, mean), sigma)
     for index, (low, high) in {0: (-np.inf, 0.0), 2: (255.0, np.inf)}.items():
@@ -95,7 +95,7 @@ def test_the_moments_of_what_was_cut_off(mean: float, sigma: float) -> None:
     assert (first[1], second[1]) == (100.0, 10000.0)
 
 
-def test_a_network_of_another_range_and_one_that_gives_the_noise() -> None:
+def test_sure_handles_another_value_range_and_residual_networks() -> None:
     noisy = noised(middle(), 20)
     expected = SureEstimator(noisy, 20, RGB, blur(1)).estimate_mean_squared_error(blur(1))
     signed = Signature(low=-1.0, high=1.0, radius=8)
@@ -106,6 +106,6 @@ def test_a_network_of_another_range_and_one_that_gives_the_noise() -> None:
     assert SureEstimator(noisy, 20, noise, given).estimate_mean_squared_error(given) == pytest.approx(expected, abs=0.05)
 
 
-def test_a_network_that_enlarges_is_refused() -> None:
+def test_sure_refuses_a_network_that_enlarges() -> None:
     with pytest.raises(MismatchError, match=r"enlarges by 4\. Give --reference"):
         SureEstimator(middle(), 20, Signature(scale=4), blur(1))

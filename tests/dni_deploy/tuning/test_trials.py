@@ -20,7 +20,7 @@ def write(path: Path, height: int, width: int, seed: int = 0) -> Path:
     return path
 
 
-def test_folders_are_matched_by_name_whatever_the_suffix(tmp_path: Path) -> None:
+def test_folders_are_matched_by_name_without_suffix(tmp_path: Path) -> None:
     noisy = [write(tmp_path / "noisy" / name, 8, 8) for name in ("a.png", "b.jpg")]
     clean = [write(tmp_path / "clean" / name, 8, 8) for name in ("b.png", "a.bmp", "c.png")]
     (tmp_path / "noisy" / "notes.txt").write_text("no picture")
@@ -36,7 +36,7 @@ def test_files_are_matched_by_their_order(tmp_path: Path) -> None:
         pair_with_references([one, two], [three])
 
 
-def test_a_name_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_reference_is_reported_by_name(tmp_path: Path) -> None:
     write(tmp_path / "noisy" / "a.png", 8, 8)
     write(tmp_path / "clean" / "b.png", 8, 8)
     with pytest.raises(InputError, match="no reference named a"):
@@ -47,7 +47,7 @@ def test_a_name_that_is_missing_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [1, 2])
-def test_a_large_picture_is_cut_in_the_middle_and_said_so(tmp_path: Path, scale: int) -> None:
+def test_a_large_image_is_cropped_to_its_center_and_the_report_says_so(tmp_path: Path, scale: int) -> None:
     height, width = DEFAULT_CROP_PX + 37, DEFAULT_CROP_PX - 6
     source = write(tmp_path / "in.png", height, width)
     clean = write(tmp_path / "clean.png", scale * height, scale * width, seed=1)
@@ -65,7 +65,7 @@ def test_a_large_picture_is_cut_in_the_middle_and_said_so(tmp_path: Path, scale:
     assert part.frame.shape == (96, 96, 3)
 
 
-def test_a_reference_of_another_size(tmp_path: Path) -> None:
+def test_a_reference_of_another_size_is_refused(tmp_path: Path) -> None:
     pair = (write(tmp_path / "in.png", 20, 30), write(tmp_path / "clean.png", 20, 31))
     with pytest.raises(MismatchError, match=r"is 31x20 pixels and the output for .*in.png will be 60x40"):
         read_test_images([pair], Signature(scale=2), None)

@@ -15,13 +15,13 @@ from tests.support.noisy_ramp import make_noisy_ramp
 
 
 @pytest.mark.parametrize(("measure", "size"), [(ssim, 10), (haarpsi, 15)])
-def test_too_small(measure: types.FunctionType, size: int) -> None:
+def test_small_frames_are_refused(measure: types.FunctionType, size: int) -> None:
     small = np.zeros((size, 40, 3), np.uint8)
     with pytest.raises(MismatchError, match="pixels a side"):
         measure(small, small)
 
 
-def test_of_another_size() -> None:
+def test_frames_of_another_size_are_refused() -> None:
     for measure in (ssim, haarpsi, ciede2000):
         with pytest.raises(MismatchError, match="one size"):
             measure(make_noisy_ramp(), make_noisy_ramp(height=66))

@@ -9,7 +9,7 @@ from dni_deploy.imaging.metrics.haarpsi import haarpsi
 from tests.support.noisy_ramp import make_noisy_ramp
 
 
-def test_haarpsi_is_that_of_piq(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_haarpsi_equals_piq(monkeypatch: pytest.MonkeyPatch) -> None:
     """PIQ 0.8.0 in float64, another implementation; it rounds the RGB_TO_YIQ matrix to four decimals, the authors, as here, to three."""
     piq = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
     monkeypatch.setattr("dni_deploy.imaging.metrics.haarpsi.RGB_TO_YIQ", piq)

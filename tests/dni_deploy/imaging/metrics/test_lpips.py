@@ -14,7 +14,7 @@ from dni_deploy.imaging.metrics.registry import find_metric
 from tests.support.noisy_ramp import make_noisy_ramp
 
 
-def test_lpips_is_asked_of_the_users_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lpips_calls_the_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     _load_network.cache_clear()
     monkeypatch.setitem(sys.modules, "lpips", None)

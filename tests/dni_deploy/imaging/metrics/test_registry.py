@@ -17,7 +17,7 @@ from dni_deploy.imaging.metrics.ssim import ssim
 from tests.support.noisy_ramp import make_noisy_ramp
 
 
-def test_equal_pictures_are_best_by_every_measure() -> None:
+def test_equal_frames_are_best_by_every_metric() -> None:
     one = make_noisy_ramp()
     assert haarpsi(one, one) == pytest.approx(1, abs=1e-9)
     assert ssim(one, one) == pytest.approx(1, abs=1e-9)
@@ -26,7 +26,7 @@ def test_equal_pictures_are_best_by_every_measure() -> None:
     assert haarpsi(black, black) == 1
 
 
-def test_more_noise_is_worse_by_every_measure() -> None:
+def test_more_noise_is_worse_by_every_metric() -> None:
     clean = make_noisy_ramp()
     noise = np.random.default_rng(3).normal(0, 1, clean.shape)
     for name in ("psnr", "ssim", "haarpsi", "ciede2000"):
@@ -37,7 +37,7 @@ def test_more_noise_is_worse_by_every_measure() -> None:
         assert values == sorted(values, reverse=True), name
 
 
-def test_texts_and_signs() -> None:
+def test_metric_texts_and_directions() -> None:
     psnr, colour = find_metric("psnr"), find_metric("ciede2000")
     assert psnr.format_value(27.314) == "27.31 dB"
     assert psnr.format_value(math.inf) == "identical"
@@ -63,7 +63,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("own")
-def test_a_function_of_the_users_own() -> None:
+def test_a_user_function_can_be_a_metric() -> None:
     score, lower = find_metric("own_metrics:bright"), find_metric("min:own_metrics:bright")
     one = make_noisy_ramp()
     assert score.measure(one, one) == one.mean()
@@ -86,14 +86,14 @@ def test_a_function_of_the_users_own() -> None:
         ("own_metrics:fails", "failed: ZeroDivisionError"),
     ],
 )
-def test_what_goes_wrong_is_told(name: str, told: str) -> None:
+def test_invalid_metrics_are_usage_errors(name: str, told: str) -> None:
     with pytest.raises(UsageError, match=told) as caught:
         find_metric(name).measure(make_noisy_ramp(), make_noisy_ramp())
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
 
 
-def test_every_name_is_in_the_table_of_the_docstring() -> None:
+def test_every_metric_is_in_the_docstring_table() -> None:
     import dni_deploy.imaging.metrics.registry
 
     assert all(f"    {name} " in (dni_deploy.imaging.metrics.registry.__doc__ or "") for name in METRIC_NAMES)

@@ -29,7 +29,7 @@ def feed_alpha(shares: list[float]) -> dict[str, NDArray[np.float32]]:
 
 
 @pytest.mark.parametrize("precision", ["bundle", "fp32", "fp16"])
-def test_alpha_as_input(case: Case, precision: str) -> None:
+def test_alpha_is_an_input_of_the_graph(case: Case, precision: str) -> None:
     """Of the bundle's graph, or of a lowered one that leaves BatchNorm's raw statistics to be blended."""
     if precision == "bundle":
         graph, names, members = case.graph, list(case.weights), case.members
@@ -61,7 +61,7 @@ def test_float16_weights_are_blended_in_float32() -> None:
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
 
 
-def test_a_weight_without_dimensions() -> None:
+def test_a_scalar_weight_is_blended() -> None:
     hand = Hand()
     case = hand.case(hand.node("Mul", ["x", hand.weight("gain", (), 0.5, 1.5)]))
     session = opened(alpha_as_input(case.graph, case.weights, case.members))
@@ -69,7 +69,7 @@ def test_a_weight_without_dimensions() -> None:
     check(case, ort_session.run_session(session, x, "x", feed_alpha([0.5, 0.2, 0.3])), [0.5, 0.2, 0.3], x, "fp32")
 
 
-def test_a_graph_that_has_an_alpha_is_refused() -> None:
+def test_a_graph_with_an_input_named_alpha_is_refused() -> None:
     hand = Hand()
     case = hand.case(hand.node("Mul", ["x", hand.weight(ALPHA_INPUT_NAME, (1,), 0.5, 1.5)]))
     with pytest.raises(EngineError, match="already has a value named 'alpha'"):

@@ -54,7 +54,7 @@ def test_computes_the_blend(opener: Callable[[Bundle, EngineOptions], Engine], b
 
 
 @pytest.mark.parametrize("opener", [OrtInputsBaseline, OrtGraphBaseline])
-def test_has_one_alpha_for_all_weights(opener: Callable[[Bundle, EngineOptions], Engine], bundle: Bundle) -> None:
+def test_a_baseline_refuses_different_alphas_per_weight(opener: Callable[[Bundle, EngineOptions], Engine], bundle: Bundle) -> None:
     engine = opener(bundle, EngineOptions(threads=1))
     rows = np.tile([0.2, 0.3, 0.5], (len(bundle.weight_names), 1))
     rows[0] = [1, 0, 0]

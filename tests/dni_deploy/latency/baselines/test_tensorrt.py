@@ -57,7 +57,7 @@ def test_computes_the_blend(name: str, precision: str, bundle: Bundle, gpu: Fake
 
 
 @pytest.mark.parametrize("name", NAMES[:2])
-def test_has_one_alpha_for_all_weights(name: str, bundle: Bundle, gpu: FakeGpu) -> None:
+def test_a_baseline_refuses_different_alphas_per_weight(name: str, bundle: Bundle, gpu: FakeGpu) -> None:
     """Rows that differ and coefficients that do not fit are refused, and the slot keeps what it had."""
     build(bundle, name)
     engine = open_baseline(name, bundle)
@@ -73,12 +73,12 @@ def test_has_one_alpha_for_all_weights(name: str, bundle: Bundle, gpu: FakeGpu) 
     engine.close()
 
 
-def test_without_a_plan_it_says_how_to_get_one(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_a_missing_plan_names_the_build_command(bundle: Bundle, gpu: FakeGpu) -> None:
     with pytest.raises(UnavailableError, match=r"tensorrt-inputs cannot run here: no plan is built .*bench --build-baselines"):
         open_baseline("tensorrt-inputs", bundle)
 
 
-def test_the_missing_plan_is_built_like_the_bundles_own(bundle: Bundle, gpu: FakeGpu) -> None:
+def test_a_missing_baseline_plan_is_built_with_the_bundle_options(bundle: Bundle, gpu: FakeGpu) -> None:
     from dni_deploy.latency.baselines import tensorrt
 
     build_refit(bundle, precision="fp16")
