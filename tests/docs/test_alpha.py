@@ -1,4 +1,4 @@
-"""docs/alpha.md: every example on it is read, set or run as it is printed."""
+"""docs/alpha.md: every example is parsed, set or run as printed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ FOUR = ("fine-mosaic", "fine-fire", "coarse-mosaic", "coarse-fire")
 
 
 def blocks(language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
-    assert found, language
-    return found
+    matches = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
+    assert matches, language
+    return matches
 
 
 @pytest.mark.parametrize("text", [line for block in blocks("alpha") for line in block.splitlines()])
 def test_documented_alphas_are_parsed(text: str) -> None:
     source = open_alpha_source(text, TWO)
-    seen = {Coefficients.parse(source.at(frame / 25, frame), TWO) for frame in range(0, 200, 7)}
-    assert (len(seen) == 1) == (":" not in text and "(" not in text)
+    coefficients = {Coefficients.parse(source.at(frame / 25, frame), TWO) for frame in range(0, 200, 7)}
+    assert (len(coefficients) == 1) == (":" not in text and "(" not in text)
 
 
 @pytest.mark.parametrize("kind", ["json", "csv", "jsonl"])
@@ -95,11 +95,11 @@ def test_documented_curl_commands_set_alpha() -> None:
 
 def test_documented_python_block_runs() -> None:
     [block] = blocks("python")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1:] == ["psnr=0.5, gan=0.5", "psnr=0.42, gan=0.58", "psnr=0.34, gan=0.66"]
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[1:] == ["psnr=0.5, gan=0.5", "psnr=0.42, gan=0.58", "psnr=0.34, gan=0.66"]
 
 
 def test_links_of_the_page_resolve() -> None:

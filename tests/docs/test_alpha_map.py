@@ -1,4 +1,4 @@
-"""docs/alpha-map.md: its commands and its Python run as they are printed, and its numbers are those that its script finds."""
+"""docs/alpha-map.md: its commands and its Python run as printed, and its numbers equal those of its script."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def made(folder: Path) -> Path:
-    """The README's folder with sr.dni, mask.png, in.mp4 and matte.mp4, all of 32x24."""
+def folder_with_masks(folder: Path) -> Path:
+    """Adds sr.dni, mask.png, in.mp4 and matte.mp4, all of 32x24, to the README's folder."""
     pytest.importorskip("av")
     from tests.support.gray_video import grey_film
     from tests.support.video_clips import Clip
@@ -39,49 +39,62 @@ def made(folder: Path) -> Path:
         timeout=120,
     )
     assert exported.returncode == 0, exported.stderr
-    grey = np.linspace(0, 255, 32).astype(np.uint8)[None].repeat(24, axis=0)
-    Image.fromarray(grey).save(folder / "mask.png")
+    gray = np.linspace(0, 255, 32).astype(np.uint8)[None].repeat(24, axis=0)
+    Image.fromarray(gray).save(folder / "mask.png")
     Clip(width=32, height=24, frames=6).write(folder / "in.mp4")
-    grey_film(folder / "matte.mp4", np.stack([np.roll(grey, 3 * shift, axis=1) for shift in range(6)]))
+    grey_film(folder / "matte.mp4", np.stack([np.roll(gray, 3 * shift, axis=1) for shift in range(6)]))
     return folder
 
 
-def test_documented_blocks_run(made: Path) -> None:
+def test_documented_blocks_run(folder_with_masks: Path) -> None:
     [block] = blocks("console")
     commands = [line.removeprefix("$ ") for line in block.splitlines()]
     assert len(commands) == 5
     for command in commands:
-        done = subprocess.run(command, shell=True, cwd=made, env=environment(made), capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert {"out.png", "face.png", "told.png", "out.mp4", "moved.mp4"} <= {path.name for path in made.iterdir()}
+        process = subprocess.run(
+            command,
+            shell=True,
+            cwd=folder_with_masks,
+            env=environment(folder_with_masks),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert process.returncode == 0, f"{command}\n{process.stdout}{process.stderr}"
+    assert {"out.png", "face.png", "told.png", "out.mp4", "moved.mp4"} <= {path.name for path in folder_with_masks.iterdir()}
     [python] = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", python], cwd=made, env=environment(made), capture_output=True, text=True, timeout=120
+    process = subprocess.run(
+        [sys.executable, "-c", python],
+        cwd=folder_with_masks,
+        env=environment(folder_with_masks),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("(96, 128, 3) ['psnr=0, gan=1', 'psnr=0.1, gan=0.9']")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("(96, 128, 3) ['psnr=0, gan=1', 'psnr=0.1, gan=0.9']")
 
 
 @pytest.mark.slow
 def test_page_numbers_equal_those_of_the_script(tmp_path: Path) -> None:
-    """0.03 dB and a fifth of an error: another machine's order of sums moves a rounding here and there."""
+    """0.03 dB and a fifth of an error: on another machine the order of sums may change some roundings."""
     pytest.importorskip("torch")
     spec = importlib.util.spec_from_file_location("generate_alpha_map", ROOT / "docs" / "generate_alpha_map.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    found = script.main(tmp_path)
+    figures = script.main(tmp_path)
     assert (tmp_path / "alpha-map.png").exists()
-    assert found["best alpha"] == {"everywhere": 0.15, "head": 0.9, "rest": 0.05}
+    assert figures["best alpha"] == {"everywhere": 0.15, "head": 0.9, "rest": 0.05}
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("|")]
-    for name, seen in found["psnr"].items():
+    for name, measured in figures["psnr"].items():
         [row] = [row for row in rows if row[0].startswith(name)]
-        assert np.abs(np.array(row[1:], float) - seen).max() <= 0.03
-    for levels, seen in found["converged"].items():
+        assert np.abs(np.array(row[1:], float) - measured).max() <= 0.03
+    for levels, measured in figures["converged"].items():
         [row] = [row for row in rows if re.fullmatch(rf"{levels}( \(default\))?", row[0])]
-        told = np.array([seen[key] for key in ("largest", "99 percent", "mean", "work")])
-        assert (np.abs(np.array(row[1:], float) - told) <= 0.2 * told + 0.05).all()
+        numbers = np.array([measured[key] for key in ("largest", "99 percent", "mean", "work")])
+        assert (np.abs(np.array(row[1:], float) - numbers) <= 0.2 * numbers + 0.05).all()
 
 
 def test_links_of_the_page_resolve() -> None:

@@ -1,4 +1,4 @@
-"""docs/bundle-format.md and docs/errors.md: their Python blocks run, and the fields that are listed are those of a manifest."""
+"""docs/bundle-format.md and docs/errors.md: their Python blocks run, and the listed fields are those of a manifest."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_documented_python_block_runs(page: str, tmp_path: Path) -> None:
     family = Family.from_checkpoints(members)
     write_bundle(tmp_path / "sr.dni", pico.graph(), family, pico.SIGNATURE, architecture="pico", graph_facts={})
     [block] = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.M | re.S)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(DOCS.parent)!r})\n{block}"],
         cwd=tmp_path, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 def test_every_field_of_a_manifest_is_listed() -> None:

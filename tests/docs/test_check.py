@@ -1,4 +1,4 @@
-"""docs/check.md: its examples run as they are printed, and its tables are those of the results."""
+"""docs/check.md: its examples run as printed, and its tables equal the results."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_documented_console_block_runs(folder: Path) -> None:
 
 def test_documented_python_block_runs(folder: Path) -> None:
     [block] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.S | re.M)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", block], cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=120
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 def test_page_tables_equal_the_results() -> None:

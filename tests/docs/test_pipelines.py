@@ -1,4 +1,4 @@
-"""docs/pipelines.md: what it shows is run, as far as the programs are here."""
+"""docs/pipelines.md: its examples run, where their programs are installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
 
 
 def blocks(section: str) -> list[str]:
-    """The indented blocks of a section, without their indent."""
+    """Returns the indented blocks of a section, without their indentation."""
     text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return [re.sub("^    ", "", block, flags=re.M) for block in re.findall(r"(?:^    .*\n)+", text, re.M)]
 
@@ -39,7 +39,7 @@ def here(tmp_path: Path) -> Path:
 
 def run(block: str, folder: Path) -> None:
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", f"set -eo pipefail\n{block}"],
         cwd=folder,
         env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
@@ -48,7 +48,7 @@ def run(block: str, folder: Path) -> None:
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
@@ -75,5 +75,5 @@ def test_documented_gstreamer_pipelines_run(number: int, here: Path) -> None:
 
 def test_documented_exit_codes_exist() -> None:
     table = PAGE.partition("## When something ends")[2]
-    told = {int(code) for row in re.findall(r"\| ([\d, ]+) \|$", table, re.M) for code in row.split(",")}
-    assert told == {0, 2, 3, 6, 8, 9}
+    codes = {int(code) for row in re.findall(r"\| ([\d, ]+) \|$", table, re.M) for code in row.split(",")}
+    assert codes == {0, 2, 3, 6, 8, 9}

@@ -1,4 +1,4 @@
-"""The README's blocks run as they are printed, on pico checkpoints that stand for the reader's own."""
+"""The README's blocks run as printed, with pico checkpoints in place of the reader's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """psnr.pth, gan.pth (a Compact net and one near it) and in.png, in a folder with a `dni-deploy` on the PATH."""
+    """A folder with psnr.pth, gan.pth (two similar Compact networks) and in.png, and `dni-deploy` on the PATH."""
     torch = pytest.importorskip("torch")
     from tests.support.pico_architectures import pico_net
 
@@ -49,7 +49,7 @@ def test_documented_console_block_runs(folder: Path) -> None:
     commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     assert len(commands) >= 5
     for command in commands:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             shell=True,
             cwd=folder,
@@ -59,7 +59,7 @@ def test_documented_console_block_runs(folder: Path) -> None:
             timeout=120,
             stdin=subprocess.DEVNULL,
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert process.returncode == 0, f"{command}\n{process.stdout}{process.stderr}"
     assert {"sr.dni", "out.png", "strip.png", "page.html", "blended.onnx"} <= {path.name for path in folder.iterdir()}
 
 
@@ -68,20 +68,20 @@ def test_documented_python_block_runs(folder: Path) -> None:
     check = (
         "\nassert out.dtype == np.uint8 and out.shape == (96, 128, 3), out.shape\nassert y.shape == (1, 3, 96, 128), y.shape\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", block + check], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 def test_install_lines_equal_those_of_make_and_ci() -> None:
-    """`make`, .ci/run and the README install the same; the README's lines are checked as text, and run by CI as make's."""
+    """`make`, .ci/run and the README install the same; the README's lines are compared as text, and CI runs those of make."""
     line = "install -c constraints.txt -e '.[all,test]'"
     assert line in README
     assert line.removeprefix("install ") in (ROOT / "Makefile").read_text(encoding="utf-8")
     assert line.removeprefix("install ") in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    made = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    assert set(re.findall(r"`make (\w+)", README) + re.findall(r"^make (\w+)$", README, re.M)) <= set(made)
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"`make (\w+)", README) + re.findall(r"^make (\w+)$", README, re.M)) <= set(targets)
 
 
 @pytest.mark.parametrize(
@@ -92,5 +92,5 @@ def test_links_of_the_page_resolve(page: str) -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("http")]
     assert not [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()]
     paths = re.findall(r"`((?:dni_deploy|exporters|engines|benchmarks|tests|docs)/[\w./]+)`", text)
-    paths = [path for path in paths if "mini" not in path and "yours" not in path]  # CONTRIBUTING's own inventions
+    paths = [path for path in paths if "mini" not in path and "yours" not in path]  # example names of CONTRIBUTING
     assert not [path for path in paths if not (ROOT / path).exists()]

@@ -1,4 +1,4 @@
-"""docs/recalibration.md: its commands and its block run as they are printed, and its figures are those of the benchmark."""
+"""docs/recalibration.md: its commands and its block run as printed, and its figures equal the benchmark's."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FIGURES = json.loads((ROOT / "benchmarks" / "results" / "recalibration.json").re
 
 
 def block(language: str) -> str:
-    [found] = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
-    return str(found)
+    [match] = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
+    return str(match)
 
 
 def test_documented_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +36,7 @@ def test_documented_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     write_image(tmp_path / "noisy" / "one.png", ImageFile(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)))
     lines = [line.removeprefix("$ ") for line in block("console").splitlines()]
     assert len(lines) == 3
-    for line in lines:  # the last one takes the statistics away, so that the block below may add them
+    for line in lines:  # the last one removes the statistics, so that the block below can add them
         program, *arguments = shlex.split(line)
         assert program == "dni-deploy"
         assert main([*arguments, "--quiet"]) == 0, line
@@ -49,9 +49,9 @@ def test_documented_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_page_figures_equal_the_benchmark_results() -> None:
     rows = [row for pair in FIGURES["pairs"] for row in pair["levels"]]
     for row in rows:
-        plain, known = row["plain"], row["recalibrated"]
-        cells = f"{plain['best_db']:.2f} at {plain['best_alpha']:.2f} | {known['best_db']:.2f} at {known['best_alpha']:.2f} | "
-        assert f"{cells}{known['best_db'] - plain['best_db']:+.2f}" in PAGE
+        plain, recalibrated = row["plain"], row["recalibrated"]
+        cells = f"{plain['best_db']:.2f} at {plain['best_alpha']:.2f} | {recalibrated['best_db']:.2f} at {recalibrated['best_alpha']:.2f} | "
+        assert f"{cells}{recalibrated['best_db'] - plain['best_db']:+.2f}" in PAGE
         assert row["ends_are_the_same_bits"]
     for choice in FIGURES["choices"]:
         assert (

@@ -1,4 +1,4 @@
-"""docs/recipes.md: every example on it is read or run as it is printed, and its figures are those of the benchmark."""
+"""docs/recipes.md: every example is parsed or run as printed, and its figures equal the benchmark's."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ FIGURES = ROOT / "benchmarks" / "results" / "groups.json"
 
 
 def block(language: str) -> str:
-    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
-    assert len(found) == 1, language
-    return str(found[0])
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
+    assert len(blocks) == 1, language
+    return str(blocks[0])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sr.dni, whose layers are called body.0 to body.8, and in.png."""
+    """A folder with sr.dni, whose layers are named body.0 to body.8, and in.png."""
     from tests.support.pico_architectures import pico_family
 
-    made = tmp_path_factory.mktemp("recipes")
-    dni.export(dict(zip(("psnr", "gan"), pico_family("compact", 2), strict=True)), made / "sr.dni")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)).save(made / "in.png")
-    return made
+    path = tmp_path_factory.mktemp("recipes")
+    dni.export(dict(zip(("psnr", "gan"), pico_family("compact", 2), strict=True)), path / "sr.dni")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)).save(path / "in.png")
+    return path
 
 
 def test_documented_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,13 +69,13 @@ def test_documented_preset_applies(folder: Path, tmp_path: Path) -> None:
     recipe = Preset.read(path)
     with dni.open_session(folder / "sr.dni", alpha=recipe.alpha, rules=recipe.rules) as session:
         assert session.rules is not None
-        assert [told.count for told in session.rules.describe_rules()] == [5, 9]  # biases; convolutions and slopes
+        assert [rule.count for rule in session.rules.describe_rules()] == [5, 9]  # biases; convolutions and slopes
 
 
 def test_page_figures_equal_the_benchmark_results() -> None:
     rows = re.findall(r"^\| (.+?) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.M)
     networks = json.loads(FIGURES.read_text())["networks"].values()
     assert rows == [
-        (found["title"], f"{found['ms']['plain']:.2f}", *(f"{ratio:.2f}" for ratio in found["ratio"].values()))
-        for found in networks
+        (network["title"], f"{network['ms']['plain']:.2f}", *(f"{ratio:.2f}" for ratio in network["ratio"].values()))
+        for network in networks
     ]

@@ -1,4 +1,4 @@
-"""docs/tune.md and docs/slider.md: the blocks run as they are printed, on pico checkpoints that stand for the reader's own."""
+"""docs/tune.md and docs/slider.md: the blocks run as printed, with pico checkpoints in place of the reader's."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def blocks(page: str, language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S | re.M)
-    assert found
-    return found
+    matches = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S | re.M)
+    assert matches
+    return matches
 
 
 def family(name: str, folder: Path) -> Path:
-    """A pico family of psnr and gan, the second near the first."""
+    """A pico family of two similar members, psnr and gan."""
     from dni_deploy.api.export import export
     from tests.support.pico_architectures import pico_net
 
@@ -60,7 +60,7 @@ def test_documented_blocks_run(page: str, folder: Path) -> None:
     commands = [line.removeprefix("$ ") for line in console.splitlines()]
     assert len(commands) >= 3
     for line in commands:
-        if "--remove" not in line:  # the block of Python that follows takes the slider
+        if "--remove" not in line:  # the Python block that follows uses the slider
             program, *arguments = shlex.split(line)
             assert program == "dni-deploy"
             assert main([*arguments, "--quiet"]) == 0, line

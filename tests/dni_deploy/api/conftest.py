@@ -1,4 +1,4 @@
-"""The fixtures of the video tests: `video` over an engine of three lines."""
+"""Fixtures of the video tests: `video` with a minimal engine."""
 
 from __future__ import annotations
 

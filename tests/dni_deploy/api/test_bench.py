@@ -1,4 +1,4 @@
-"""bench: which rows run, which are left out and why, and what is told of them."""
+"""bench: which rows run, which are omitted and why, and what the report says."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_without_a_gpu_its_rows_are_omitted_with_a_reason(bundle: Bundle) -> Non
     left_out = {name: reason for name, reason in report.skipped.items() if name != "torch"}
     assert set(left_out) == {row.name for row in BACKEND_MODES if row.on_gpu} == {*TENSORRT, "ort gpu"}
     assert all("no NVIDIA driver" in reason for reason in left_out.values())
-    assert "torch" in report.skipped  # no architecture of ours
+    assert "torch" in report.skipped  # an architecture that the package does not know
     assert report.ratios["frame with a change / steady frame"] > 0
     assert "alpha change / plain copy of the same bytes" in report.ratios
     assert "gpu" not in report.machine

@@ -1,4 +1,4 @@
-"""build says what it built and why, builds nothing twice unless it is told to, and refuses options that contradict each other."""
+"""build reports what it built and why, rebuilds only with --force, and refuses contradicting options."""
 
 from __future__ import annotations
 

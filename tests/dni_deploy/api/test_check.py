@@ -1,4 +1,4 @@
-"""check: relatives blend, strangers do not, and the report says why."""
+"""check: related networks blend, unrelated ones do not, and the report says why."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_unrelated_networks_do_not_blend(name: str) -> None:
 
 
 def permuted(state: dict[str, Any]) -> dict[str, Any]:
-    """The same function with the filters of the first layer in another order: what training apart does."""
+    """Returns the same function with the filters of the first layer permuted, as independent training does."""
     order = np.random.default_rng(1).permutation(len(state["model.0.weight"]))
     changed = dict(state)
     changed["model.0.weight"], changed["model.0.bias"] = state["model.0.weight"][order], state["model.0.bias"][order]
@@ -84,7 +84,7 @@ def test_all_pairs_of_few_members_and_those_of_the_first_of_many_are_compared() 
 
 
 def test_a_network_without_architecture_is_judged_by_its_filters() -> None:
-    """No architecture, so nothing runs: the verdict stands on the index, and the report says so."""
+    """Without an architecture nothing can run: the verdict depends on the index alone, and the report says so."""
     random = np.random.default_rng(0)
     state = {"strange.weight": random.standard_normal((8, 8, 3, 3)), "strange.bias": random.standard_normal(8)}
     report = check({"a": state, "b": {key: value + 0.01 for key, value in state.items()}})
@@ -95,7 +95,7 @@ def test_a_network_without_architecture_is_judged_by_its_filters() -> None:
 def test_an_engine_that_fails_its_verification_gives_no_verdict(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """With a verdict, `check --strict` would pass on a machine whose engine computes something else than the reference."""
+    """With a verdict, `check --strict` would pass on a machine whose engine disagrees with the reference."""
 
     def open_broken(*arguments: object, **options: object) -> None:
         raise EngineError("The engine differs from ONNX Runtime by 3.0e-01 of the largest value.")
@@ -146,7 +146,7 @@ def test_check_writes_plots_and_pages(suffix: str, tmp_path: Path) -> None:
     assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<!doctype html>"}[suffix])
     if suffix == "html":
         text = data.decode()
-        assert text.count("data:image/png;base64,") == 2 * 4  # two pictures: first, halfway, mean of the pixels, second
+        assert text.count("data:image/png;base64,") == 2 * 4  # two images: first, midpoint, mean of the pixels, second
         assert "blends well" in text
         assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
             "http://creativecommons.org", ""
@@ -155,7 +155,7 @@ def test_check_writes_plots_and_pages(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists"):
         check(family, report=path)
     check(family, report=path, force=True)
-    assert path.read_bytes() == data  # the same family, the same bytes
+    assert path.read_bytes() == data  # the same family gives the same bytes
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -184,7 +184,7 @@ def test_a_bundle_runs_on_its_engine(tmp_path: Path) -> None:
     bundle = pico_bundle.write(tmp_path / "x.dni", count=3)
     report = check(bundle.path)
     assert (report.members, report.architecture) == (("a", "b", "c"), "pico")
-    assert len(report.midpoints) == 2 * 3  # pictures and pairs
+    assert len(report.midpoints) == 2 * 3  # images and pairs
     assert all(row.finite for row in report.midpoints)
 
 
@@ -231,7 +231,7 @@ def test_a_family_of_one_member_is_refused() -> None:
 def test_members_are_ordered_by_distance() -> None:
     """Members along a straight line, given out of order."""
     first, second = pico_family("srcnn_919", 2)
-    states = {name: {key: first[key] + way * (second[key] - first[key]) for key in first} for name, way in
+    states = {name: {key: first[key] + fraction * (second[key] - first[key]) for key in first} for name, fraction in
               {"far": 3.0, "first": 0.0, "second": 1.0}.items()}  # fmt: skip
     report = check(states)
     assert report.order == ("far", "second", "first")
@@ -254,10 +254,10 @@ def test_checkpoints_and_their_bundle_give_the_same_batchnorm_inputs(tmp_path: P
     assert all(row.variance == pytest.approx(1, abs=1e-9) and row.mean == 0 for row in same.norms)
 
 
-def drifting(pictures: Path) -> dict[str, Any]:
-    """Two of one descent that went far, each with the statistics that it has on these pictures.
+def make_drifting_pair(images: Path) -> dict[str, Any]:
+    """Makes two distant fine-tunings of one network, each with its own statistics on these images.
 
-    b's filters are a's by 0.4 and noise: those of the blend have 0.7 of the variance of either, layer after layer.
+    b's filters are 0.4 times a's plus noise: those of the blend have 0.7 of the variance of either, in every layer.
     """
     torch = pytest.importorskip("torch")
     first = pico_state("dncnn_bn")
@@ -268,7 +268,7 @@ def drifting(pictures: Path) -> dict[str, Any]:
             second[key] = (0.4 * value + np.sqrt(1 - 0.4**2) * value.std() * random.standard_normal(value.shape)).astype(
                 np.float32
             )
-    inputs, _ = read_crops(sorted(pictures.iterdir()), Signature())
+    inputs, _ = read_crops(sorted(images.iterdir()), Signature())
     for state in (first, second):
         net = PICO["dncnn_bn"].factory()
         net.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
@@ -278,7 +278,7 @@ def drifting(pictures: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def noisy_pictures(tmp_path: Path) -> Path:
+def noisy_images(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -289,43 +289,43 @@ def noisy_pictures(tmp_path: Path) -> Path:
 
 
 def test_a_recalibrated_bundle_is_measured_as_it_runs(
-    tmp_path: Path, noisy_pictures: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, noisy_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
-    bundle = export(drifting(noisy_pictures), tmp_path / "x.dni")
-    plain = check(bundle.path, image=noisy_pictures)
+    bundle = export(make_drifting_pair(noisy_images), tmp_path / "x.dni")
+    plain = check(bundle.path, image=noisy_images)
     assert "drift" in plain.pairs[0].causes
     assert any("--recalibrate" in sentence for sentence in plain.advice)
     assert plain.recalibration is None
     assert not any("re-estimated" in sentence for sentence in (*plain.notes, *plain.reasons))
-    recalibrate(bundle.path, noisy_pictures, calibration_points=3)
-    again = check(bundle.path, image=noisy_pictures)
+    recalibrate(bundle.path, noisy_images, calibration_points=3)
+    again = check(bundle.path, image=noisy_images)
     assert "drift" not in again.pairs[0].causes
     assert not any("recalibrat" in sentence for sentence in again.advice)
     assert any("re-estimated for its blends, at 3 alphas" in note for note in again.notes)
     assert again.recalibration is not None
     assert again.recalibration["calibration_points"] == 3
-    # The statistics come from 48 parts of 64 pixels of the very pictures, and 0.5 is a knot: what is left is that
-    # the parts are not the whole, and that a median over channels does not divide as each of them does: 0.08 here.
+    # The statistics come from 48 crops of 64 pixels of these images, and 0.5 is a calibration point. What remains:
+    # crops are not the whole images, and a median over channels is not the ratio of each channel: 0.08 here.
     assert all(row.variance == pytest.approx(1, abs=0.1) and row.mean < 0.1 for row in again.norms)
     assert min(row.variance for row in plain.norms) < 0.5
-    assert main(["check", str(bundle.path), "--image", str(noisy_pictures)]) == 0
+    assert main(["check", str(bundle.path), "--image", str(noisy_images)]) == 0
     assert "re-estimated for its blends" in capsys.readouterr().out
     assert main(["check", str(bundle.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recalibration"]["calibration_points"] == 3
 
 
-def test_check_measures_the_tensors_that_refit_writes(tmp_path: Path, noisy_pictures: Path) -> None:
+def test_check_measures_the_tensors_that_refit_writes(tmp_path: Path, noisy_images: Path) -> None:
     pytest.importorskip("onnxruntime")
-    states = drifting(noisy_pictures)
+    states = make_drifting_pair(noisy_images)
     bundle = export(states, tmp_path / "x.dni")
-    recalibrate(bundle.path, noisy_pictures, calibration_points=4)
-    opened = Bundle.open(bundle.path)
-    with open_runner(Family.from_checkpoints(states), opened, read_recalibration(opened)) as runner:
+    recalibrate(bundle.path, noisy_images, calibration_points=4)
+    stored_bundle = Bundle.open(bundle.path)
+    with open_runner(Family.from_checkpoints(states), stored_bundle, read_recalibration(stored_bundle)) as runner:
         used = runner.blend_tensors({"a": 0.5, "b": 0.5})
     refit(bundle.path, 0.5, tmp_path / "half.safetensors")
     written = load_file(tmp_path / "half.safetensors")
-    assert set(used) == set(opened.weight_names)
+    assert set(used) == set(stored_bundle.weight_names)
     assert all(values.tobytes() == written[name].tobytes() for name, values in used.items())
 
 

@@ -1,4 +1,4 @@
-"""demo: the whole way, on weights that are made here in a second."""
+"""demo: the whole run, on weights that are created here in a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib", reason="the demo draws a plot, which needs the
 
 from safetensors.torch import save_file  # noqa: E402
 
-from dni_deploy.api import demo as verb  # noqa: E402
+from dni_deploy.api import demo as demo_module  # noqa: E402
 from dni_deploy.api.demo import NOISE_SIGMA, OUTPUT_FILES, add_noise, demo  # noqa: E402
 from dni_deploy.bundle.bundle import Bundle  # noqa: E402
 from dni_deploy.checkpoints.checkpoint import Checkpoint  # noqa: E402
@@ -24,12 +24,12 @@ from dni_deploy.errors import CheckpointError, UsageError  # noqa: E402
 from dni_deploy.imaging.metrics.psnr import psnr  # noqa: E402
 from exporters.architectures.dncnn import DnCNN, initialize_weights  # noqa: E402
 
-PHOTOGRAPH = Path(verb.__file__).parents[1] / "data" / "astronaut.png"
+PHOTOGRAPH = Path(demo_module.__file__).parents[1] / "data" / "astronaut.png"
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small photograph and three small relatives: N20 and N60 lie on both sides of N40 in every weight."""
+    """A small photograph and three small related networks: in every weight N40 lies between N20 and N60."""
     folder = tmp_path / "data"
     (folder / "denoise").mkdir(parents=True)
     with Image.open(PHOTOGRAPH) as image:
@@ -43,7 +43,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             if value.is_floating_point()
         }
         save_file(tensors, folder / "denoise" / f"n{level}.safetensors")
-    monkeypatch.setattr(verb, "DATA_FOLDER", folder)
+    monkeypatch.setattr(demo_module, "DATA_FOLDER", folder)
     return folder
 
 
@@ -61,16 +61,16 @@ def test_demo_runs_from_checkpoints_to_report(tmp_path: Path, data: Path) -> Non
     assert len(report.sweep.points) == 21
     assert [row.coefficients[0] for row in report.sweep.points] == pytest.approx(np.arange(21) / 20)
     # The members' float16 rounding and the engine's float32 sums can move a few pixels by one level, which is far below 0.05 dB;
-    # so is what the statistics of nets as near as these move by. By construction the plain blend in the middle is N40.
+    # so is the change of the statistics of networks this similar. By construction the plain midpoint blend is N40.
     assert report.sweep.points[10].psnr == pytest.approx(report.matched_psnr, abs=0.05)
     for row, name in ((0, "n60"), (20, "n20")):
-        alone = verb._run_checkpoint(Checkpoint.read(data / "denoise" / f"{name}.safetensors"), noisy)
+        alone = demo_module._run_checkpoint(Checkpoint.read(data / "denoise" / f"{name}.safetensors"), noisy)
         assert report.sweep.points[row].psnr == pytest.approx(psnr(alone, clean), abs=0.05)
     assert Bundle.open(tmp_path / "out" / "demo.dni").manifest.recalibration is not None
-    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert told["finding"] == report.format_finding()
-    assert told["change_ms"] > 0
-    assert told["frame_ms"] > 0
+    report_json = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert report_json["finding"] == report.format_finding()
+    assert report_json["change_ms"] > 0
+    assert report_json["frame_ms"] > 0
     assert "N40" in (tmp_path / "out" / "page.html").read_text()
 
     with pytest.raises(UsageError, match="exists"):
@@ -80,12 +80,12 @@ def test_demo_runs_from_checkpoints_to_report(tmp_path: Path, data: Path) -> Non
 
 
 def test_demo_noise_has_the_documented_sigma() -> None:
-    grey = np.full((256, 256, 3), 128, np.uint8)
-    noise = add_noise(grey).astype(float) - 128
+    gray = np.full((256, 256, 3), 128, np.uint8)
+    noise = add_noise(gray).astype(float) - 128
     # 196,608 values: the standard error of the mean is 0.09, that of sigma 0.064. Clipping at 3.2 sigma takes 0.1 off sigma.
     assert abs(noise.mean()) < 0.5
     assert noise.std() == pytest.approx(NOISE_SIGMA, abs=0.4)
-    assert np.array_equal(add_noise(grey), add_noise(grey))
+    assert np.array_equal(add_noise(gray), add_noise(gray))
 
 
 def test_an_output_folder_that_is_a_file_and_damaged_weights_are_refused(tmp_path: Path, data: Path) -> None:
@@ -99,15 +99,15 @@ def test_an_output_folder_that_is_a_file_and_damaged_weights_are_refused(tmp_pat
 
 @pytest.mark.slow
 def test_a_blend_of_the_shipped_family_beats_both_members(tmp_path: Path) -> None:
-    """The claim of section 3.2: for the noise in between, a blend beats both ends. Under a minute."""
-    if not (verb.DATA_FOLDER / "denoise" / "n60.safetensors").is_file():
+    """The claim of section 3.2 of the paper: for noise levels in between, a blend beats both members. Takes under a minute."""
+    if not (demo_module.DATA_FOLDER / "denoise" / "n60.safetensors").is_file():
         pytest.skip("the demo family's weights are not in this checkout")
     report = demo(tmp_path / "out")
     assert report.sweep.best_is_blend
     assert report.sweep.gain_db is not None
-    assert report.sweep.gain_db > 0.05  # below it, one picture's noise could decide
+    assert report.sweep.gain_db > 0.05  # below it, the noise of one image could decide
     best = report.sweep.points[report.sweep.best_index or 0].psnr
     assert best is not None
     assert best > report.noisy_psnr + 5
-    assert best > report.matched_psnr - 0.5  # what a network trained for this noise reaches: measured 0.24 below it
+    assert best > report.matched_psnr - 0.5  # the result of a network trained for this noise level: measured 0.24 dB below it
     assert report.seconds < 60

@@ -1,4 +1,4 @@
-"""Doctor: truthful about what is there, and about what is not."""
+"""doctor reports correctly what is installed and what is missing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from engines.registry import ENGINES
 
 
 def versions(monkeypatch: pytest.MonkeyPatch, **installed: str) -> None:
-    found = {name.replace("_", "-"): number for name, number in installed.items()}
-    monkeypatch.setattr(home, "_installed_version", lambda name: found.get(name, ""))
+    number_by_name = {name.replace("_", "-"): number for name, number in installed.items()}
+    monkeypatch.setattr(home, "_installed_version", lambda name: number_by_name.get(name, ""))
 
 
 def test_doctor_reports_this_machine() -> None:
     report = doctor()
-    assert {name: found for name, found, _ in report.packages}["numpy"] == version("numpy")
+    assert {name: package_version for name, package_version, _ in report.packages}["numpy"] == version("numpy")
     [state] = [state for state in report.engines if state.name == "onnxruntime"]
     assert state.available
     assert version("onnxruntime") in state.reason
@@ -74,7 +74,7 @@ def test_a_runtime_that_crashes_at_import_is_reported(monkeypatch: pytest.Monkey
 
 
 class Cuda:
-    """libcuda with these GPUs."""
+    """A fake libcuda with these GPUs."""
 
     def __init__(self, *gpus: tuple[str, int, int], code: int = 0, version: int = 13000) -> None:
         self.gpus, self.code, self.version = gpus, code, version
@@ -103,7 +103,7 @@ H200 = ("NVIDIA H200", 9, 0)
 
 
 def with_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, nvcc: str | None = "/usr/bin/nvcc", **installed: str) -> Any:
-    """The report of a machine with this driver, whose packages are all to be found, and these versions of them."""
+    """Returns the report of a machine with this driver and these versions of all packages."""
     monkeypatch.setattr(driver, "load_driver_library", lambda: cuda)
     monkeypatch.setattr(driver, "find_nvcc", lambda: nvcc)
     monkeypatch.setattr(registry, "_explain_missing_packages", lambda names, extra: None)
@@ -113,7 +113,9 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, nvcc: str | None = "/u
 
 
 def test_doctor_reports_a_complete_gpu_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(registry, "CUDA_PROVIDER_LIBRARIES", (".",))  # the folder `capi` itself: any onnxruntime has that
+    monkeypatch.setattr(
+        registry, "CUDA_PROVIDER_LIBRARIES", (".",)
+    )  # the folder `capi` itself: every onnxruntime package has it
     report = with_gpu(
         monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", pycuda="2026.1", polygraphy="0.53.6",
         onnxruntime_gpu="1.31.1", torch="2.13", onnxscript="0.7", matplotlib="3.11",
@@ -142,29 +144,31 @@ def test_doctor_reports_a_gpu_without_packages(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("gpu", "version"), [(H200, 12080), (("NVIDIA GeForce GTX 1080", 6, 1), 13000)])
-def test_doctor_reports_what_is_too_old_for_cuda_13(monkeypatch: pytest.MonkeyPatch, gpu: tuple[str, int, int], version: int) -> None:
+def test_doctor_reports_what_is_too_old_for_cuda_13(
+    monkeypatch: pytest.MonkeyPatch, gpu: tuple[str, int, int], version: int
+) -> None:
     report = with_gpu(monkeypatch, Cuda(gpu, version=version))
     [line] = [line for line in report.advice if "TensorRT" in line]
     assert "tensorrt-cu12" in line
     assert f"compute capability {gpu[1]}.{gpu[2]}" in line
 
 
-@pytest.mark.parametrize(("cuda", "said"), [(Cuda(code=100), "CUDA error 100"), (Cuda(), "sees none")])
-def test_doctor_reports_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, said: str) -> None:
+@pytest.mark.parametrize(("cuda", "message"), [(Cuda(code=100), "CUDA error 100"), (Cuda(), "sees none")])
+def test_doctor_reports_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, message: str) -> None:
     report = with_gpu(monkeypatch, cuda, None)
-    assert [line for line in report.advice if said in line and "There is no NVIDIA GPU" in line]
+    assert [line for line in report.advice if message in line and "There is no NVIDIA GPU" in line]
     assert not report.warnings
     assert not {state.name: state for state in report.engines}["tensorrt"].available
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-cu13", "tensorrt-cu12"])
 def test_the_version_of_tensorrt_is_read_and_not_imported(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def found(distribution: str) -> str:
+    def installed_version(distribution: str) -> str:
         if distribution != name:
             raise PackageNotFoundError
         return "11.4.0"
 
-    monkeypatch.setattr(home, "version", found)
+    monkeypatch.setattr(home, "version", installed_version)
     assert home._installed_version("tensorrt") == "11.4.0"
     assert home._installed_version("pycuda") == ""
 

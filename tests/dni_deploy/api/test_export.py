@@ -1,4 +1,4 @@
-"""export: checkpoints in, a bundle out, and nothing written where something is wrong."""
+"""export: checkpoints become a bundle, and nothing is written if anything is wrong."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_checkpoints_become_a_bundle_that_can_be_moved(states: list[State], tmp_
     bundle = dni.export(
         {"soft": tmp_path / "soft.pth", "sharp": str(tmp_path / "sharp.safetensors")},
         tmp_path / "d.dni",
-        progress=lambda done, total, what: steps.append((done, total, what)),
+        progress=lambda finished, total, what: steps.append((finished, total, what)),
     )
 
     assert (bundle.members, bundle.architecture, bundle.manifest.opset) == (("soft", "sharp"), "dncnn", 18)
@@ -54,7 +54,7 @@ def test_checkpoints_become_a_bundle_that_can_be_moved(states: list[State], tmp_
     graph = onnx.load(str(bundle.path / bundle.manifest.graph.file))  # with the first member's weights, by external data
     first = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     assert all(np.array_equal(first[key], states[0][key]) for key in bundle.weight_names)
-    assert [done for done, _, _ in steps] == [0, 1, 2, 3, 4, 5]
+    assert [finished for finished, _, _ in steps] == [0, 1, 2, 3, 4, 5]
     assert {total for _, total, _ in steps} == {5}
 
 
@@ -126,7 +126,7 @@ def test_members_of_two_architectures_write_nothing(states: list[State], tmp_pat
 
 
 class Shared(nn.Module):
-    """One convolution under two names, and one that forward never reads."""
+    """One convolution under two names, and one that `forward` never uses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,15 +158,15 @@ def test_a_user_network_with_tied_and_unused_weights_is_exported(tmp_path: Path)
 def test_a_cached_graph_of_another_network_is_exported_again(
     states: list[State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key cannot see everything that a network of one's own may depend on; the probe sees the result."""
-    true_lift = module.export_graph_cached
+    """The cache key cannot cover everything that a user's network depends on; the probe checks the result."""
+    original_export = module.export_graph_cached
 
-    def stale(*given: Any, fresh: bool = False, **options: Any) -> tuple[ExportedGraph, bool]:
-        lifted, _ = true_lift(*given, fresh=fresh, **options)
+    def export_wrong_graph(*arguments: Any, fresh: bool = False, **options: Any) -> tuple[ExportedGraph, bool]:
+        exported_graph, _ = original_export(*arguments, fresh=fresh, **options)
         if not fresh:
-            lifted.graph.graph.node[-1].op_type = "Add"  # x + noise instead of x - noise
-        return lifted, not fresh
+            exported_graph.graph.graph.node[-1].op_type = "Add"  # x + noise instead of x - noise
+        return exported_graph, not fresh
 
-    monkeypatch.setattr(module, "export_graph_cached", stale)
+    monkeypatch.setattr(module, "export_graph_cached", export_wrong_graph)
     bundle = export(family(states), tmp_path / "d.dni")
     assert bundle.read_graph().graph.node[-1].op_type == "Sub"

@@ -1,4 +1,4 @@
-"""filter, in this process: what goes in, what comes out, and what is told, over an engine of three lines."""
+"""filter in this process: its input, its output and its messages, with a minimal engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support import pipe_bundle
 from tests.support.frame_session import Dimmer, opener
 
 SIZE = (6, 4)
-PICTURES = np.random.default_rng(0).integers(0, 256, (5, SIZE[1], SIZE[0], 3), np.uint8)
+INPUT_FRAMES = np.random.default_rng(0).integers(0, 256, (5, SIZE[1], SIZE[0], 3), np.uint8)
 HEADER = b"YUV4MPEG2 W6 H4 F25:1 Ip A1:1 C444 XCOLORRANGE=FULL\n"
 
 
@@ -50,7 +50,7 @@ def dimmer(monkeypatch: pytest.MonkeyPatch) -> Any:
     return put
 
 
-def rgb(bundle: Bundle, data: bytes = PICTURES.tobytes(), **options: Any) -> tuple[FilterReport, np.ndarray]:
+def rgb(bundle: Bundle, data: bytes = INPUT_FRAMES.tobytes(), **options: Any) -> tuple[FilterReport, np.ndarray]:
     sink = io.BytesIO()
     report = filter(bundle, io.BytesIO(data), sink, **{"format": "rgb24", "size": "6x4", **options})
     scale = bundle.signature.scale
@@ -60,7 +60,7 @@ def rgb(bundle: Bundle, data: bytes = PICTURES.tobytes(), **options: Any) -> tup
 def test_filter_reads_and_writes_rgb24(bundles: Any, dimmer: Any) -> None:
     engine = dimmer()
     report, out = rgb(bundles[1])
-    assert np.array_equal(out, PICTURES)
+    assert np.array_equal(out, INPUT_FRAMES)
     assert (report.frames, report.size, report.output_size, report.closed_by, report.rate) == (5, "6x4", "6x4", "source", None)
     assert engine.closed == 1
 
@@ -69,7 +69,7 @@ def test_alpha_follows_a_timeline(bundles: Any, dimmer: Any) -> None:
     engine = dimmer()
     report, out = rgb(bundles[1], alpha="0:same=1, 0.16s:half=1", fps="25")
     for frame, factor in enumerate((1.0, 0.875, 0.75, 0.625, 0.5)):
-        assert np.abs(out[frame] - PICTURES[frame] * factor).max() <= 0.5 + 1e-3  # rounded once
+        assert np.abs(out[frame] - INPUT_FRAMES[frame] * factor).max() <= 0.5 + 1e-3  # rounded once
     assert report.alpha == {"same": 0.0, "half": 1.0}
     assert report.changes == 4
     assert engine.refits == 5
@@ -79,7 +79,7 @@ def test_filter_writes_frames_at_the_network_scale(bundles: Any, dimmer: Any) ->
     dimmer(2)
     report, out = rgb(bundles[2])
     assert report.output_size == "12x8"
-    assert np.array_equal(out, PICTURES.repeat(2, axis=1).repeat(2, axis=2))
+    assert np.array_equal(out, INPUT_FRAMES.repeat(2, axis=1).repeat(2, axis=2))
 
 
 def test_a_side_file_can_be_replayed(bundles: Any, dimmer: Any, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def y4m(bundle: Bundle, data: bytes, **options: Any) -> tuple[FilterReport, byte
 
 
 def y4m_frames(count: int = 3) -> bytes:
-    """Grey ramps in 4:4:4, which swscale takes there and back without a step lost."""
+    """Gray ramps in 4:4:4, which swscale converts to RGB and back without loss."""
     frames = [np.concatenate([np.arange(24, dtype=np.uint8) * 7 + n, np.full(48, 128, np.uint8)]) for n in range(count)]
     return b"".join(b"FRAME Xkept\n" + frame.tobytes() for frame in frames)
 
@@ -110,12 +110,12 @@ def y4m_frames(count: int = 3) -> bytes:
 def test_filter_reads_and_writes_y4m(bundles: Any, dimmer: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
     dimmer()
-    said: list[str] = []
-    report, out = y4m(bundles[1], HEADER + y4m_frames(), stamp=False, note=said.append)
+    notes: list[str] = []
+    report, out = y4m(bundles[1], HEADER + y4m_frames(), stamp=False, note=notes.append)
     assert out == HEADER + y4m_frames()
     assert (report.frames, report.rate, report.size) == (3, "25", "6x4")
-    assert len(said) == 1
-    assert "taken as BT.601" in said[0]
+    assert len(notes) == 1
+    assert "taken as BT.601" in notes[0]
 
 
 def test_y4m_carries_the_stamp(bundles: Any, dimmer: Any) -> None:
@@ -143,14 +143,16 @@ def test_y4m_header_has_the_scaled_size(bundles: Any, dimmer: Any) -> None:
 def test_color_matrix_depends_on_the_height_of_each_side(bundles: Any, dimmer: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
     dimmer(2)
-    said: list[str] = []
+    notes: list[str] = []
     header = b"YUV4MPEG2 W2 H360 F25:1 C444\n"
     for matrix in ("auto", "601"):
-        _, out = y4m(bundles[2], header + b"FRAME\n" + bytes([100]) * 720 + bytes([90]) * 1440, matrix=matrix, note=said.append)
+        _, out = y4m(
+            bundles[2], header + b"FRAME\n" + bytes([100]) * 720 + bytes([90]) * 1440, matrix=matrix, note=notes.append
+        )
         frame = np.frombuffer(out[-4 * 720 * 3 :], np.uint8).reshape(3, -1)
         moved = abs(int(frame[0, 0]) - 100)
-        assert (moved > 5) == (matrix == "auto")  # a coloured patch has another luma in BT.709
-    assert said == [
+        assert (moved > 5) == (matrix == "auto")  # a colored patch has another luma in BT.709
+    assert notes == [
         "y4m carries no color matrix; by the number of lines it is taken as BT.601 and written as BT.709 (--matrix)."
     ]
 
@@ -171,8 +173,8 @@ def test_whole_frames_of_a_truncated_stream_are_written(bundles: Any, dimmer: An
     engine = dimmer()
     sink = io.BytesIO()
     with pytest.raises(PartialResultError, match="10 bytes were left after 3 whole frames"):
-        filter(bundles[1], io.BytesIO(PICTURES.tobytes()[: 3 * 72 + 10]), sink, format="rgb24", size="6x4")
-    assert sink.getvalue() == PICTURES[:3].tobytes()
+        filter(bundles[1], io.BytesIO(INPUT_FRAMES.tobytes()[: 3 * 72 + 10]), sink, format="rgb24", size="6x4")
+    assert sink.getvalue() == INPUT_FRAMES[:3].tobytes()
     assert engine.closed == 1
 
 
@@ -184,7 +186,7 @@ def test_an_engine_failure_is_reported(bundles: Any, dimmer: Any) -> None:
 
 
 class Leaving(io.BytesIO):
-    """Goes away when it has `room` bytes."""
+    """A stream whose reader closes the pipe after `room` bytes."""
 
     room = 100
 
@@ -196,7 +198,7 @@ class Leaving(io.BytesIO):
 
 def test_a_reader_that_closes_the_pipe_is_reported(bundles: Any, dimmer: Any) -> None:
     dimmer()
-    report = filter(bundles[1], io.BytesIO(PICTURES.tobytes()), Leaving(), format="rgb24", size="6x4")
+    report = filter(bundles[1], io.BytesIO(INPUT_FRAMES.tobytes()), Leaving(), format="rgb24", size="6x4")
     assert (report.frames, report.closed_by) == (2, "sink")
 
 
@@ -208,25 +210,25 @@ def test_live_alpha_applies_between_frames(bundles: Any, dimmer: Any) -> None:
     cell = SharedAlpha(pipe_bundle.MEMBERS, Coefficients.one_hot("same", pipe_bundle.MEMBERS))
 
     class Turning(io.BytesIO):
-        """Turns the cell when the third picture is asked for."""
+        """Changes the shared alpha when the third frame is read."""
 
-        pictures = 0
+        reads = 0
 
         def readinto(self, buffer: Any) -> int:
-            self.pictures += 1
-            if self.pictures == 3:
+            self.reads += 1
+            if self.reads == 3:
                 cell.set_alpha({"half": 1.0})
             return super().readinto(buffer)
 
     sink = io.BytesIO()
-    report = filter(bundles[1], Turning(PICTURES.tobytes()), sink, format="rgb24", size="6x4", alpha=cell)
-    assert np.array_equal(np.frombuffer(sink.getvalue(), np.uint8)[-72:].reshape(4, 6, 3), np.rint(PICTURES[-1] * 0.5))
+    report = filter(bundles[1], Turning(INPUT_FRAMES.tobytes()), sink, format="rgb24", size="6x4", alpha=cell)
+    assert np.array_equal(np.frombuffer(sink.getvalue(), np.uint8)[-72:].reshape(4, 6, 3), np.rint(INPUT_FRAMES[-1] * 0.5))
     assert report.alpha == {"same": 0.0, "half": 1.0}
     assert report.changes == 1
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "said"),
+    ("options", "kind", "message"),
     [
         ({"format": "yuv"}, UsageError, "no format 'yuv'"),
         ({"size": None}, UsageError, "give their --size"),
@@ -242,11 +244,13 @@ def test_live_alpha_applies_between_frames(bundles: Any, dimmer: Any) -> None:
         ({"listeners": ListenerOptions(slew=1.0)}, UsageError, "slew"),
     ],
 )
-def test_invalid_calls_are_refused(options: dict[str, Any], kind: type[DniError], said: str, bundles: Any, dimmer: Any) -> None:
+def test_invalid_calls_are_refused(
+    options: dict[str, Any], kind: type[DniError], message: str, bundles: Any, dimmer: Any
+) -> None:
     engine = dimmer()
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         rgb(bundles[1], **options)
-    assert engine.refits == 0  # told before an engine is opened
+    assert engine.refits == 0  # refused before an engine is opened
 
 
 def test_empty_input_is_an_error(bundles: Any, dimmer: Any) -> None:
@@ -271,4 +275,4 @@ def test_y4m_without_pyav(bundles: Any, dimmer: Any, monkeypatch: pytest.MonkeyP
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UnavailableError, match=r"pip install 'dni-deploy\[video\]'"):
         y4m(bundles[1], HEADER)
-    assert rgb(bundles[1])[0].frames == 5  # which does without
+    assert rgb(bundles[1])[0].frames == 5  # which works without it

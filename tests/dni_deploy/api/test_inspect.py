@@ -1,4 +1,4 @@
-"""inspect: what a bundle is said to hold is what it holds."""
+"""inspect reports what a bundle holds."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from tests.support import pico_bundle as pico
 
 def test_inspect_reports_what_a_bundle_holds(tmp_path: Path) -> None:
     bundle = pico.write(tmp_path / "x.dni", dtype=np.float16)
-    found = inspect(bundle.path)
-    assert (found.architecture, found.opset, found.signature) == ("pico", 17, pico.SIGNATURE)
-    assert found.digest == bundle.digest
-    assert found.verification_error == 0.0
-    assert found.operators == {"Conv": 1, "BatchNormalization": 1, "PRelu": 1, "Mul": 1}
-    assert found.parameters == 18 + 2 + 4 * 2 + 2
-    assert found.unused == ("spare.weight",)
-    assert [(member.name, member.source, member.dtype) for member in found.members] == [
+    report = inspect(bundle.path)
+    assert (report.architecture, report.opset, report.signature) == ("pico", 17, pico.SIGNATURE)
+    assert report.digest == bundle.digest
+    assert report.verification_error == 0.0
+    assert report.operators == {"Conv": 1, "BatchNormalization": 1, "PRelu": 1, "Mul": 1}
+    assert report.parameters == 18 + 2 + 4 * 2 + 2
+    assert report.unused == ("spare.weight",)
+    assert [(member.name, member.source, member.dtype) for member in report.members] == [
         ("a", "a.pth", "float16"),
         ("b", "b.pth", "float16"),
     ]
     files = sum((bundle.path / name).stat().st_size for name in os.listdir(bundle.path) if name != "manifest.json")
-    assert found.size == files
-    assert {row.name: row.role for row in found.weights} == {
+    assert report.size == files
+    assert {row.name: row.role for row in report.weights} == {
         "conv.weight": "convolution weight",
         "conv.bias": "convolution bias",
         "bn.weight": "BatchNorm gamma",
@@ -41,8 +41,8 @@ def test_inspect_reports_what_a_bundle_holds(tmp_path: Path) -> None:
         "bn.running_var": "BatchNorm variance",
         "prelu.weight": "PReLU slope",
     }
-    assert [row.shape for row in found.weights] == [pico.SHAPES[name] for name in pico.USED]
-    assert json.loads(json.dumps(found.to_json()))["weights"][0]["shape"] == [2, 1, 3, 3]
+    assert [row.shape for row in report.weights] == [pico.SHAPES[name] for name in pico.USED]
+    assert json.loads(json.dumps(report.to_json()))["weights"][0]["shape"] == [2, 1, 3, 3]
 
 
 def test_roles_are_found_across_pass_through_operators_and_merged() -> None:
@@ -79,20 +79,20 @@ def test_inspect_reports_the_slider(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert inspect(bundle.path).slider is None
     assert main(["inspect", str(bundle.path)]) == 0
     assert "even steps" not in capsys.readouterr().out
-    knots = [(0.0, 0.0), (0.25, 0.5), (1.0, 1.0)]
-    store_slider(bundle, knots)  # as before anything was kept of its pictures
-    assert inspect(bundle.path).slider == {"members": ["b", "a"], "points": 3}  # position 0 is alpha 0: the second member alone
+    points = [(0.0, 0.0), (0.25, 0.5), (1.0, 1.0)]
+    store_slider(bundle, points)  # as in bundles written before the images were recorded
+    assert inspect(bundle.path).slider == {"members": ["b", "a"], "points": 3}  # position 0 is alpha 0: only the second member
     assert main(["inspect", str(bundle.path)]) == 0
     assert "even steps from b to a, 3 points\n" in capsys.readouterr().out
-    pictures = [{"name": name, "sha256": "0" * 64} for name in ("in.png", "other.png")]
-    store_slider(bundle, knots, {"pictures": pictures, "before": 1.906, "after": 1.08, "members": "free form"})
+    images = [{"name": name, "sha256": "0" * 64} for name in ("in.png", "other.png")]
+    store_slider(bundle, points, {"pictures": images, "before": 1.906, "after": 1.08, "members": "free form"})
     assert main(["inspect", str(bundle.path)]) == 0
-    told = "even steps from b to a, 3 points, measured on 2 images; largest step / mean 1.91 by alpha, 1.08 by the slider\n"
-    assert told in capsys.readouterr().out
+    expected = "even steps from b to a, 3 points, measured on 2 images; largest step / mean 1.91 by alpha, 1.08 by the slider\n"
+    assert expected in capsys.readouterr().out
     assert main(["inspect", str(bundle.path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["slider"]
-    assert found == {"members": ["b", "a"], "points": 3, "pictures": pictures, "before": 1.906, "after": 1.08}
-    store_slider(bundle, knots, {"pictures": "none", "before": "much", "after": None})
+    slider_json = json.loads(capsys.readouterr().out)["slider"]
+    assert slider_json == {"members": ["b", "a"], "points": 3, "pictures": images, "before": 1.906, "after": 1.08}
+    store_slider(bundle, points, {"pictures": "none", "before": "much", "after": None})
     assert main(["inspect", str(bundle.path)]) == 0
     assert "even steps from b to a, 3 points\n" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""recalibrate: statistics estimated on pictures, kept in the bundle, used by whatever reads it."""
+"""recalibrate: statistics estimated on images, stored in the bundle, used by everything that reads it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from tests.support.pico_architectures import PICO  # noqa: E402
 __all__ = ["pico_case"]  # a fixture of the engines
 
 
-SHARES = np.array([0.6, 0.4])
+COEFFICIENTS = np.array([0.6, 0.4])
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four of different sizes: noise over a ramp."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of different sizes: noise over a ramp."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for number, (height, width) in enumerate(((40, 32), (32, 33), (70, 45), (33, 90))):
@@ -54,7 +54,7 @@ def bundle(tmp_path: Path, pico_case: Callable[[str], Case]) -> Bundle:
 
 
 def train_mode(name: str, weights: dict[str, Any], inputs: np.ndarray, batch: int = 8) -> dict[str, np.ndarray]:
-    """The statistics that PyTorch finds: update_bn in float64."""
+    """Estimates the statistics with PyTorch: update_bn in float64."""
     net = PICO[name].factory().double()
     net.load_state_dict(
         {key: torch.from_numpy(np.asarray(values, np.float64)) for key, values in weights.items()}, strict=False
@@ -64,91 +64,94 @@ def train_mode(name: str, weights: dict[str, Any], inputs: np.ndarray, batch: in
     return {key: value.numpy() for key, value in net.state_dict().items() if "running" in key}
 
 
-def test_stored_statistics_equal_corrected_pytorch_estimates(bundle: Bundle, pictures: Path) -> None:
-    """The whole way in float64 with PyTorch: crops, blend, update_bn at the knots and at the ends, the correction."""
-    report = dni.recalibrate(bundle, pictures, calibration_points=5, threads=1)
+def test_stored_statistics_equal_corrected_pytorch_estimates(bundle: Bundle, images: Path) -> None:
+    """Recomputed in float64 with PyTorch: crops, blend, update_bn at all calibration points, the correction."""
+    report = dni.recalibrate(bundle, images, calibration_points=5, threads=1)
     assert report.calibration_points == 5
-    known = read_recalibration(Bundle.open(bundle.path))
-    assert known is not None
+    recalibration = read_recalibration(Bundle.open(bundle.path))
+    assert recalibration is not None
     members = [
         {key: values.astype(np.float64) for key, values in bundle.read_weights(member).items()} for member in bundle.members
     ]
-    inputs, _ = read_crops(sorted(pictures.iterdir()), bundle.signature)
+    inputs, _ = read_crops(sorted(images.iterdir()), bundle.signature)
 
     def estimate(alpha: float) -> dict[str, np.ndarray]:
         weights = {key: alpha * members[0][key] + (1 - alpha) * members[1][key] for key in members[0]}
         return train_mode("dncnn_bn", weights, inputs)
 
     ends, middle, alpha = (estimate(1.0), estimate(0.0)), estimate(0.75), 0.75
-    found = known.interpolate(np.array([alpha, 1 - alpha]))
-    for name in (key for key in found if key.endswith("running_var")):
-        own = [tensors[name] for tensors in members]
-        ratios = [np.log((mine + 1e-5) / (end[name] + 1e-5)) for mine, end in zip(own, ends, strict=True)]
+    statistics = recalibration.interpolate(np.array([alpha, 1 - alpha]))
+    for name in (key for key in statistics if key.endswith("running_var")):
+        member_variances = [tensors[name] for tensors in members]
+        ratios = [
+            np.log((member_variance + 1e-5) / (end[name] + 1e-5))
+            for member_variance, end in zip(member_variances, ends, strict=True)
+        ]
         variance = (middle[name] + 1e-5) * np.exp(alpha * ratios[0] + (1 - alpha) * ratios[1]) - 1e-5
-        np.testing.assert_allclose(found[name], variance, rtol=2e-4)  # float32 activations against float64
+        np.testing.assert_allclose(statistics[name], variance, rtol=2e-4)  # float32 activations against float64
         mean_name = name.replace("running_var", "running_mean")
         off = [
             (tensors[mean_name] - end[mean_name]) / np.sqrt(end[name] + 1e-5)
             for tensors, end in zip(members, ends, strict=True)
         ]
         mean = middle[mean_name] + (alpha * off[0] + (1 - alpha) * off[1]) * np.sqrt(middle[name] + 1e-5)
-        np.testing.assert_allclose(found[mean_name], mean, atol=2e-4 * float(np.sqrt(variance.max())))
+        np.testing.assert_allclose(statistics[mean_name], mean, atol=2e-4 * float(np.sqrt(variance.max())))
 
 
-def test_report_and_file_record_the_recalibration(bundle: Bundle, pictures: Path) -> None:
+def test_report_and_file_record_the_recalibration(bundle: Bundle, images: Path) -> None:
     before = bundle.digest
-    told: list[tuple[int, int, str]] = []
+    steps: list[tuple[int, int, str]] = []
     report = dni.recalibrate(
-        bundle.path, [pictures / "0.png", pictures / "2.png"], calibration_points=3, progress=lambda *s: told.append(s)
+        bundle.path, [images / "0.png", images / "2.png"], calibration_points=3, progress=lambda *s: steps.append(s)
     )
     assert report.digest == Bundle.open(bundle.path).digest != before
     assert [layer.layer for layer in report.layers] == ["model.3", "model.6", "model.9"]
-    assert all(layer.coefficients == (0.5, 0.5) for layer in report.layers)  # the only knot that could move
+    assert all(layer.coefficients == (0.5, 0.5) for layer in report.layers)  # the only calibration point that could change
     assert all(layer.mean > 0 and layer.variance > 1 for layer in report.layers)
     assert (report.sample_count, report.sample_side_px) == (48, 32)
     assert [(source.name, source.parts) for source in report.images] == [("0.png", 24), ("2.png", 24)]
-    assert report.images[0].sha256 == sha256((pictures / "0.png").read_bytes()).hexdigest()
-    about = dni.inspect(bundle.path).recalibration
-    assert about is not None
-    assert about["calibration_points"] == 3
-    assert [picture["sha256"] for picture in about["pictures"]] == [source.sha256 for source in report.images]
-    assert told[-1][:2] == (2, 3)
+    assert report.images[0].sha256 == sha256((images / "0.png").read_bytes()).hexdigest()
+    metadata = dni.inspect(bundle.path).recalibration
+    assert metadata is not None
+    assert metadata["calibration_points"] == 3
+    assert [image["sha256"] for image in metadata["pictures"]] == [source.sha256 for source in report.images]
+    assert steps[-1][:2] == (2, 3)
     json.dumps(report.to_json())
 
 
-def test_equal_members_keep_their_statistics(tmp_path: Path, pictures: Path, pico_case: Callable[[str], Case]) -> None:
+def test_equal_members_keep_their_statistics(tmp_path: Path, images: Path, pico_case: Callable[[str], Case]) -> None:
     case = pico_case("dncnn_bn")
-    twins = Case(case.name, case.graph, case.weights, [case.members[0]] * 2, case.signature, case.shapes)
-    report = dni.recalibrate(write(twins, tmp_path / "x.dni"), pictures, calibration_points=3)
-    # The blend of two equal float32 numbers in float64 is that number, and so the estimates are equal.
+    equal_members = Case(case.name, case.graph, case.weights, [case.members[0]] * 2, case.signature, case.shapes)
+    report = dni.recalibrate(write(equal_members, tmp_path / "x.dni"), images, calibration_points=3)
+    # In float64 the blend of two equal float32 numbers is that number, so the estimates are equal.
     assert all(layer.mean < 1e-9 and layer.variance < 1 + 1e-9 for layer in report.layers)
 
 
-def test_sessions_and_refitted_files_use_the_statistics(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
-    dni.recalibrate(bundle, pictures, calibration_points=5)
-    opened = Bundle.open(bundle.path)
-    members = [opened.read_weights(member) for member in opened.members]
-    truth = blend_tensors(members, SHARES, read_recalibration(opened))
+def test_sessions_and_refitted_files_use_the_statistics(bundle: Bundle, images: Path, tmp_path: Path) -> None:
+    dni.recalibrate(bundle, images, calibration_points=5)
+    stored_bundle = Bundle.open(bundle.path)
+    members = [stored_bundle.read_weights(member) for member in stored_bundle.members]
+    truth = blend_tensors(members, COEFFICIENTS, read_recalibration(stored_bundle))
     x = np.random.default_rng(1).random((1, 3, 24, 32), np.float32)
     expected = ort_session.run_session(
-        ort_session.open_cpu_session(ort_session.bind_initializers(opened.read_graph(), truth), 1), x
+        ort_session.open_cpu_session(ort_session.bind_initializers(stored_bundle.read_graph(), truth), 1), x
     )
-    with dni.open_session(opened, engine="onnxruntime", alpha=0.6, threads=1) as session:
+    with dni.open_session(stored_bundle, engine="onnxruntime", alpha=0.6, threads=1) as session:
         np.testing.assert_allclose(session.infer(x), expected, atol=1e-5)
-    dni.refit(opened.path, 0.6, tmp_path / "blended.onnx")
+    dni.refit(stored_bundle.path, 0.6, tmp_path / "blended.onnx")
     model = onnx.load(tmp_path / "blended.onnx")
     np.testing.assert_allclose(ort_session.run_session(ort_session.open_cpu_session(model, 1), x), expected, atol=1e-5)
-    dni.refit(opened.path, 0.6, tmp_path / "blended.safetensors")
+    dni.refit(stored_bundle.path, 0.6, tmp_path / "blended.safetensors")
     written = load_file(tmp_path / "blended.safetensors")
     for name, values in truth.items():
         assert written[name].tobytes() == values.astype(np.float32).tobytes()
-    dni.refit(opened.path, "a=1", tmp_path / "a.safetensors")
+    dni.refit(stored_bundle.path, "a=1", tmp_path / "a.safetensors")
     for name, values in load_file(tmp_path / "a.safetensors").items():
-        assert values.tobytes() == opened.read_tensors("a")[name].tobytes()
+        assert values.tobytes() == stored_bundle.read_tensors("a")[name].tobytes()
 
 
-def test_groups_and_extrapolation_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
-    dni.recalibrate(bundle, pictures, calibration_points=3)
+def test_groups_and_extrapolation_are_refused(bundle: Bundle, images: Path, tmp_path: Path) -> None:
+    dni.recalibrate(bundle, images, calibration_points=3)
     with pytest.raises(CoefficientsError, match="groups of weights"):
         dni.open_session(bundle.path, rules=["norm:*=0.2"])
     with pytest.raises(CoefficientsError, match="groups of weights"):
@@ -165,25 +168,25 @@ def test_groups_and_extrapolation_are_refused(bundle: Bundle, pictures: Path, tm
         assert session.alpha == Coefficients(("a", "b"), (0.3, 0.7))
 
 
-def test_existing_statistics_need_force_and_absent_ones_cannot_be_removed(bundle: Bundle, pictures: Path) -> None:
+def test_existing_statistics_need_force_and_absent_ones_cannot_be_removed(bundle: Bundle, images: Path) -> None:
     with pytest.raises(UsageError, match="no re-estimated statistics to remove"):
         dni.recalibrate(bundle, remove=True)
-    first = dni.recalibrate(bundle, pictures, calibration_points=3)
+    first = dni.recalibrate(bundle, images, calibration_points=3)
     with pytest.raises(UsageError, match="--force"):
-        dni.recalibrate(bundle.path, pictures / "0.png", calibration_points=3)
+        dni.recalibrate(bundle.path, images / "0.png", calibration_points=3)
     assert Bundle.open(bundle.path).digest == first.digest
-    assert dni.recalibrate(bundle.path, pictures / "0.png", calibration_points=3, force=True).digest != first.digest
+    assert dni.recalibrate(bundle.path, images / "0.png", calibration_points=3, force=True).digest != first.digest
     removed = dni.recalibrate(bundle.path, remove=True)
     assert removed.removed
     assert removed.digest == bundle.digest == Bundle.open(bundle.path).digest
 
 
-def test_the_same_pictures_give_the_same_digest(bundle: Bundle, pictures: Path) -> None:
-    digests = {dni.recalibrate(bundle.path, pictures, calibration_points=3, threads=1, force=True).digest for _ in range(2)}
+def test_the_same_images_give_the_same_digest(bundle: Bundle, images: Path) -> None:
+    digests = {dni.recalibrate(bundle.path, images, calibration_points=3, threads=1, force=True).digest for _ in range(2)}
     assert len(digests) == 1
 
 
-def test_bad_images_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path, pico_case: Callable[[str], Case]) -> None:
+def test_bad_images_are_refused(bundle: Bundle, images: Path, tmp_path: Path, pico_case: Callable[[str], Case]) -> None:
     small = tmp_path / "small.png"
     write_image(small, ImageFile(np.zeros((15, 40, 3), np.uint8)))
     (tmp_path / "empty").mkdir()
@@ -195,8 +198,8 @@ def test_bad_images_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path, 
         (tmp_path / "text.png", {}, InputError, "not a PNG"),
         (tmp_path / "absent.png", {}, InputError, "absent.png"),
         ("noise", {}, UsageError, "takes images; name some"),
-        (pictures, {"calibration_points": 2}, LimitError, "fewest calibration points are 3, got 2"),
-        (pictures, {"calibration_points": 40}, LimitError, "40 calibration points are more than the 32"),
+        (images, {"calibration_points": 2}, LimitError, "fewest calibration points are 3, got 2"),
+        (images, {"calibration_points": 40}, LimitError, "40 calibration points are more than the 32"),
     ]
     for paths, options, kind, message in attempts:
         with pytest.raises(kind, match=message):
@@ -205,39 +208,41 @@ def test_bad_images_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path, 
     assert set(os.listdir(bundle.path)) == {"manifest.json", *(stored.file for stored in bundle.manifest.files)}
     without = write(HAND["prelu_per_channel"](), tmp_path / "without.dni")
     with pytest.raises(MismatchError, match="has no BatchNorm"):
-        dni.recalibrate(without, pictures)
+        dni.recalibrate(without, images)
 
 
-def test_a_network_that_takes_noise_is_recalibrated_on_noise(tmp_path: Path, pictures: Path, pico_case: Callable[[str], Case]) -> None:
+def test_a_network_that_takes_noise_is_recalibrated_on_noise(
+    tmp_path: Path, images: Path, pico_case: Callable[[str], Case]
+) -> None:
     bundle = write(pico_case("dcgan"), tmp_path / "x.dni", 3)
     with pytest.raises(UsageError, match="give the word noise"):
-        dni.recalibrate(bundle, pictures)
+        dni.recalibrate(bundle, images)
     report = dni.recalibrate(bundle, "noise", calibration_points=6)
     assert (report.calibration_points, report.sample_count, report.images) == (6, 256, ())
-    about = dni.inspect(bundle.path).recalibration
-    assert about is not None
-    assert about["pictures"] == "noise"
+    metadata = dni.inspect(bundle.path).recalibration
+    assert metadata is not None
+    assert metadata["pictures"] == "noise"
 
 
-def test_the_command(bundle: Bundle, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(bundle: Bundle, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(bundle.path)
-    assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(pictures), "--knots", "3", "--json"]) == 0
+    assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(images), "--knots", "3", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["recalibration"]["calibration_points"] == 3
     assert not report["plan_kept"]
-    assert main(["build", path, "--recalibrate", str(pictures)]) == 2
+    assert main(["build", path, "--recalibrate", str(images)]) == 2
     assert "--force" in capsys.readouterr().err
     assert main(["build", path, "--engine", "onnxruntime", "--no-recalibration"]) == 0
     out = capsys.readouterr().out
     assert "those of the members again" in out
-    assert "kept" in out  # the plan of before, which does not depend on them
+    assert "kept" in out  # the earlier plan, which does not depend on them
     assert Bundle.open(path).digest == bundle.digest
-    assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(pictures / "1.png"), "--knots", "4"]) == 0
+    assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(images / "1.png"), "--knots", "4"]) == 0
     out = capsys.readouterr().out
     assert "re-estimated at 4 alphas on 48 parts of 1 image\n" in out
     assert "model.3" in out
     assert main(["inspect", path]) == 0
     assert "re-estimated at 4 alphas on 1 image\n" in capsys.readouterr().out
-    for wrong in (["--knots", "3"], ["--recalibrate", str(pictures), "--no-recalibration"]):
+    for wrong in (["--knots", "3"], ["--recalibrate", str(images), "--no-recalibration"]):
         assert main(["build", path, *wrong]) == 2
         assert "Nothing was written" in capsys.readouterr().err

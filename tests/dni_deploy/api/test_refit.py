@@ -1,4 +1,4 @@
-"""refit: the files it writes hold the float64 blend, rounded once, and other programs read them."""
+"""refit writes files that hold the float64 blend, rounded once, and that other programs can read."""
 
 from __future__ import annotations
 
@@ -26,35 +26,37 @@ def bundle(tmp_path: Path) -> Bundle:
     return pico.write(tmp_path / "x.dni", count=3)
 
 
-def blended(shares: tuple[float, ...], dtype: type = np.float32) -> dict[str, np.ndarray]:
-    """The float64 truth, by a loop of its own."""
-    members = [pico.tensors(seed, dtype) for seed in range(len(shares))]
+def compute_blend(coefficients: tuple[float, ...], dtype: type = np.float32) -> dict[str, np.ndarray]:
+    """Computes the exact blend in float64, independently of the library."""
+    members = [pico.tensors(seed, dtype) for seed in range(len(coefficients))]
     return {
-        name: sum(share * member[name].astype(np.float64) for share, member in zip(shares, members, strict=True))
+        name: sum(
+            coefficient * member[name].astype(np.float64) for coefficient, member in zip(coefficients, members, strict=True)
+        )
         for name in pico.SHAPES
     }
 
 
 def test_onnx_file_holds_the_rounded_blend_and_is_self_contained(bundle: Bundle, tmp_path: Path) -> None:
-    shares = (0.2, 0.3, 0.5)
+    coefficients = (0.2, 0.3, 0.5)
     report = refit(bundle.path, "a=0.2,b=0.3,c=0.5", tmp_path / "out.onnx")
     model = onnx.load(tmp_path / "out.onnx", load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
-    found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for name in pico.USED:
-        truth = blended(shares)[name]
-        # One rounding to float32 of a float64 sum, which itself may be off in its last bit: half an ulp and a hair.
-        assert np.all(np.abs(found[name] - truth) <= np.spacing(np.abs(truth).astype(np.float32)) * 0.5001)
+        truth = compute_blend(coefficients)[name]
+        # One rounding to float32 of a float64 sum, which itself may be off in its last bit: slightly more than half an ulp.
+        assert np.all(np.abs(tensors[name] - truth) <= np.spacing(np.abs(truth).astype(np.float32)) * 0.5001)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["dni_deploy.members"]) == ["a", "b", "c"]
-    assert json.loads(metadata["dni_deploy.shares"]) == list(shares)
+    assert json.loads(metadata["dni_deploy.shares"]) == list(coefficients)
     assert metadata["dni_deploy.bundle_sha256"] == bundle.digest
     x = np.random.default_rng(3).random((1, 1, 8, 9), np.float32)
     session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
     y = session.run(None, {"x": x})[0]
-    # Nine products of numbers below 1, a scale and a slope: some ten float32 roundings of numbers of size 1.
-    np.testing.assert_allclose(y, forward(blended(shares), x), atol=2e-6)
-    assert report.coefficients == Coefficients.parse(list(shares), bundle.members)
+    # Nine products of numbers below 1, a scale and a slope: about ten float32 roundings of numbers of magnitude 1.
+    np.testing.assert_allclose(y, forward(compute_blend(coefficients), x), atol=2e-6)
+    assert report.coefficients == Coefficients.parse(list(coefficients), bundle.members)
     assert sorted(os.listdir(tmp_path)) == ["out.onnx", "x.dni"]
 
 
@@ -78,14 +80,14 @@ def test_safetensors_is_a_checkpoint_of_the_first_members_dtypes(tmp_path: Path,
     checkpoint = Checkpoint.read(tmp_path / "out.safetensors")
     assert checkpoint.tensors.keys() == pico.tensors(0).keys()
     assert checkpoint.tensors["bn.num_batches_tracked"] == 7
-    for name, truth in blended((0.25, 0.75), dtype).items():  # spare.weight too, which the graph does not use
+    for name, truth in compute_blend((0.25, 0.75), dtype).items():  # spare.weight too, which the graph does not use
         # Quarters of multiples of 1/128 below 2 are exact in float64 and round once.
         np.testing.assert_array_equal(checkpoint.tensors[name], truth.astype(dtype))
         assert checkpoint.tensors[name].dtype == dtype
-    with safe_open(tmp_path / "out.safetensors", "numpy") as opened:
-        about = json.loads(opened.metadata()["dni_deploy"])
-    assert about["shares"] == [0.25, 0.75]
-    assert about["bundle_sha256"] == bundle.digest
+    with safe_open(tmp_path / "out.safetensors", "numpy") as tensor_file:
+        metadata = json.loads(tensor_file.metadata()["dni_deploy"])
+    assert metadata["shares"] == [0.25, 0.75]
+    assert metadata["bundle_sha256"] == bundle.digest
 
 
 @pytest.mark.parametrize(("member", "seed"), [("a", 0), ("b", 1), ("c", 2)])

@@ -1,4 +1,4 @@
-"""run: files, folders, and what goes wrong with some of them."""
+"""run: files, folders, and errors of single files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dni_deploy.api import run as verb
+from dni_deploy.api import run as run_module
 from dni_deploy.api.run import run
 from dni_deploy.errors import (
     CoefficientsError,
@@ -28,27 +28,27 @@ from tests.support.frame_session import Dimmer, opener
 
 @pytest.fixture
 def dimmer(monkeypatch: pytest.MonkeyPatch) -> Dimmer:
-    """Member a keeps the picture, member b makes it black."""
+    """Member a keeps the image, member b makes it black."""
     engine = Dimmer((1.0, 0.0))
-    monkeypatch.setattr(verb, "open_session", opener(engine, ("a", "b")))
+    monkeypatch.setattr(run_module, "open_session", opener(engine, ("a", "b")))
     return engine
 
 
-def picture(path: Path, width: int = 8, height: int = 6, seed: int = 0) -> np.ndarray:
+def write_image(path: Path, width: int = 8, height: int = 6, seed: int = 0) -> np.ndarray:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return pixels
 
 
-def opened(path: Path) -> np.ndarray:
+def read_pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.array(image)
 
 
 def test_one_image_is_rendered(tmp_path: Path, dimmer: Dimmer) -> None:
-    pixels = picture(tmp_path / "in.png")
+    pixels = write_image(tmp_path / "in.png")
     report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 0.5)
-    assert np.array_equal(opened(tmp_path / "out.png"), np.rint(pixels / 2).astype(np.uint8))  # np.rint: half to even
+    assert np.array_equal(read_pixels(tmp_path / "out.png"), np.rint(pixels / 2).astype(np.uint8))  # np.rint: half to even
     assert report.alpha == {"a": 0.5, "b": 0.5}
     assert (report.images[0].width, report.images[0].height, report.images[0].tiles) == (8, 6, 1)
     assert dimmer.closed == 1
@@ -56,76 +56,76 @@ def test_one_image_is_rendered(tmp_path: Path, dimmer: Dimmer) -> None:
 
 
 def test_one_image_can_be_written_in_another_format_and_to_a_folder(tmp_path: Path, dimmer: Dimmer) -> None:
-    pixels = picture(tmp_path / "in.png")
+    pixels = write_image(tmp_path / "in.png")
     run("x.dni", str(tmp_path / "in.png"), str(tmp_path / "out.bmp"), "a=1")
-    assert np.array_equal(opened(tmp_path / "out.bmp"), pixels)
+    assert np.array_equal(read_pixels(tmp_path / "out.bmp"), pixels)
     (tmp_path / "folder").mkdir()
     run("x.dni", tmp_path / "in.png", tmp_path / "folder", 1)
-    assert np.array_equal(opened(tmp_path / "folder" / "in.png"), pixels)
+    assert np.array_equal(read_pixels(tmp_path / "folder" / "in.png"), pixels)
 
 
 def test_folders_are_read_one_level_deep(tmp_path: Path, dimmer: Dimmer) -> None:
     source = tmp_path / "in"
     (source / "deeper").mkdir(parents=True)
-    picture(source / "deeper" / "x.png")
+    write_image(source / "deeper" / "x.png")
     (source / "notes.txt").write_text("no picture")
     (source / ".hidden.png").write_text("no picture")
-    wanted = {f"{name}.png": picture(source / f"{name}.png", seed=seed) for seed, name in enumerate("cab")}
-    picture(tmp_path / "single.png", seed=9)
+    expected = {f"{name}.png": write_image(source / f"{name}.png", seed=seed) for seed, name in enumerate("cab")}
+    write_image(tmp_path / "single.png", seed=9)
     calls: list[tuple[int, int, str]] = []
     report = run("x.dni", [source, tmp_path / "single.png"], tmp_path / "out", 1, progress=lambda *call: calls.append(call))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png", "single.png"]
-    assert all(np.array_equal(opened(tmp_path / "out" / name), pixels) for name, pixels in wanted.items())
+    assert all(np.array_equal(read_pixels(tmp_path / "out" / name), pixels) for name, pixels in expected.items())
     assert report.skipped == 1
     assert [call[:2] for call in calls] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     assert dimmer.refits == 1
 
 
 def test_run_tiles_large_images(tmp_path: Path, dimmer: Dimmer) -> None:
-    pixels = picture(tmp_path / "in.png", 100, 40)
+    pixels = write_image(tmp_path / "in.png", 100, 40)
     report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1, tile=32, overlap=4)
     assert report.images[0].tiles == 8  # 4 across (24 new columns each), 2 down
-    assert np.array_equal(opened(tmp_path / "out.png"), pixels)
+    assert np.array_equal(read_pixels(tmp_path / "out.png"), pixels)
 
 
 def test_scale_and_transparency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "open_session", opener(Dimmer((1.0, 0.0), scale=2), ("a", "b")))
+    monkeypatch.setattr(run_module, "open_session", opener(Dimmer((1.0, 0.0), scale=2), ("a", "b")))
     rgba = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
     rgba[..., 3] = 200
     Image.fromarray(rgba).save(tmp_path / "in.png")
     run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1)
-    out = opened(tmp_path / "out.png")
+    out = read_pixels(tmp_path / "out.png")
     assert out.shape == (10, 14, 4)
     assert (out[..., 3] == 200).all()
 
 
 def test_outputs_are_checked_before_work_starts(tmp_path: Path, dimmer: Dimmer) -> None:
-    source, goal = tmp_path / "in", tmp_path / "out"
+    source, output_path = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    goal.mkdir()
+    output_path.mkdir()
     for name in ("a.png", "b.png"):
-        picture(source / name)
-    (goal / "b.png").write_bytes(b"precious")
+        write_image(source / name)
+    (output_path / "b.png").write_bytes(b"precious")
     with pytest.raises(UsageError, match=r"b\.png exists"):
-        run("x.dni", source, goal, 1)
-    assert [path.name for path in goal.iterdir()] == ["b.png"]
+        run("x.dni", source, output_path, 1)
+    assert [path.name for path in output_path.iterdir()] == ["b.png"]
     assert dimmer.refits == 0
-    run("x.dni", source, goal, 1, force=True)
-    assert opened(goal / "b.png").shape == (6, 8, 3)
+    run("x.dni", source, output_path, 1, force=True)
+    assert read_pixels(output_path / "b.png").shape == (6, 8, 3)
 
 
 def test_an_input_is_never_overwritten(tmp_path: Path, dimmer: Dimmer) -> None:
-    picture(tmp_path / "in.png")
+    write_image(tmp_path / "in.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "in.png")
-    for goal in (tmp_path / "in.png", tmp_path / "link.png", tmp_path):
+    for output_path in (tmp_path / "in.png", tmp_path / "link.png", tmp_path):
         with pytest.raises(UsageError, match="is an input"):
-            run("x.dni", tmp_path / "in.png", goal, 1, force=True)
+            run("x.dni", tmp_path / "in.png", output_path, 1, force=True)
 
 
 def test_two_inputs_with_one_output_are_refused(tmp_path: Path, dimmer: Dimmer) -> None:
     for folder, name in (("one", "a.png"), ("two", "A.png")):
         (tmp_path / folder).mkdir()
-        picture(tmp_path / folder / name)
+        write_image(tmp_path / folder / name)
     with pytest.raises(UsageError, match="would both be written"):
         run("x.dni", [tmp_path / "one", tmp_path / "two"], tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()
@@ -133,7 +133,7 @@ def test_two_inputs_with_one_output_are_refused(tmp_path: Path, dimmer: Dimmer) 
 
 def test_missing_inputs_are_refused(tmp_path: Path, dimmer: Dimmer) -> None:
     (tmp_path / "empty").mkdir()
-    picture(tmp_path / "in.png")
+    write_image(tmp_path / "in.png")
     with pytest.raises(InputError, match="does not exist"):
         run("x.dni", tmp_path / "none.png", tmp_path / "out.png", 1)
     with pytest.raises(InputError, match="holds no image"):
@@ -154,13 +154,13 @@ def test_missing_inputs_are_refused(tmp_path: Path, dimmer: Dimmer) -> None:
 
 def test_one_failed_image_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Dimmer((1.0, 0.0), broken=11)
-    monkeypatch.setattr(verb, "open_session", opener(engine, ("a", "b")))
+    monkeypatch.setattr(run_module, "open_session", opener(engine, ("a", "b")))
     source = tmp_path / "in"
     source.mkdir()
-    picture(source / "a.png")
+    write_image(source / "a.png")
     (source / "b.png").write_bytes(b"<html>")
-    picture(source / "c.png", width=11)  # the network gives a NaN for it
-    picture(source / "d.png")
+    write_image(source / "c.png", width=11)  # the network gives a NaN for it
+    write_image(source / "d.png")
     with pytest.raises(PartialResultError, match=r"2 of 4 images were processed.*2 failed\. First: .*b\.png is not a PNG"):
         run("x.dni", source, tmp_path / "out", 1)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.png"]
@@ -168,8 +168,8 @@ def test_one_failed_image_does_not_stop_the_others(tmp_path: Path, monkeypatch: 
 
 
 def test_a_single_failure_or_only_failures_raise_the_original_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "open_session", opener(Dimmer((1.0, 0.0), broken=11), ("a", "b")))
-    picture(tmp_path / "c.png", width=11)
+    monkeypatch.setattr(run_module, "open_session", opener(Dimmer((1.0, 0.0), broken=11), ("a", "b")))
+    write_image(tmp_path / "c.png", width=11)
     with pytest.raises(EngineError, match="NaN"):
         run("x.dni", tmp_path / "c.png", tmp_path / "out.png", 1)
     for name in ("x.png", "y.png"):
@@ -180,23 +180,25 @@ def test_a_single_failure_or_only_failures_raise_the_original_error(tmp_path: Pa
 
 
 def test_an_output_too_large_at_this_scale_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "open_session", opener(Dimmer((1.0,) * 2, scale=4), ("a", "b"), Signature(scale=4, radius=0)))
+    monkeypatch.setattr(
+        run_module, "open_session", opener(Dimmer((1.0,) * 2, scale=4), ("a", "b"), Signature(scale=4, radius=0))
+    )
     Image.new("L", (2501, 2500)).save(tmp_path / "in.png")
     with pytest.raises(LimitError, match="scale 4"):
         run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1)
 
 
 def mask(path: Path, width: int = 8, height: int = 6) -> np.ndarray:
-    """Black on the left, white on the right, and one column of grey 51, a fifth, between."""
-    grey = np.zeros((height, width), np.uint8)
-    grey[:, width // 2 :] = 255
-    grey[:, width // 2] = 51
-    Image.fromarray(grey).save(path)
-    return grey / 255
+    """Black on the left, white on the right, and between them one column of gray 51, a fifth."""
+    gray = np.zeros((height, width), np.uint8)
+    gray[:, width // 2 :] = 255
+    gray[:, width // 2] = 51
+    Image.fromarray(gray).save(path)
+    return gray / 255
 
 
 def test_run_renders_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
-    pixels, share = picture(tmp_path / "in.png"), mask(tmp_path / "mask.png")
+    pixels, coefficient = write_image(tmp_path / "in.png"), mask(tmp_path / "mask.png")
     calls: list[tuple[int, int, str]] = []
     report = run(
         "x.dni",
@@ -207,7 +209,9 @@ def test_run_renders_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
     )
     assert [call[:2] for call in calls] == [(0, 1)] * 4 + [(1, 1)]
     assert calls[2][2] == "in.png: run 2 of 3, a=0.2, b=0.8"
-    assert np.array_equal(opened(tmp_path / "out.png"), np.rint(pixels * np.float32(1) * share[..., None]).astype(np.uint8))
+    assert np.array_equal(
+        read_pixels(tmp_path / "out.png"), np.rint(pixels * np.float32(1) * coefficient[..., None]).astype(np.uint8)
+    )
     assert (report.alpha, report.alpha_white) == ({"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0})
     figures = report.images[0].alpha_map
     assert figures is not None
@@ -216,13 +220,13 @@ def test_run_renders_an_alpha_map(tmp_path: Path, dimmer: Dimmer) -> None:
 
 
 def test_an_alpha_map_between_two_alphas_can_be_resized_and_measured(tmp_path: Path, dimmer: Dimmer) -> None:
-    pixels = picture(tmp_path / "in.png", 80, 60)
+    pixels = write_image(tmp_path / "in.png", 80, 60)
     Image.fromarray(np.arange(0, 240, 3, dtype=np.uint8)[None].repeat(2, axis=0)).save(tmp_path / "mask.png")
-    asked = AlphaMapOptions(tmp_path / "mask.png", white=0.75, levels=5, resize_to_fit=True, measure_error=True)
-    report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 0.25, alpha_map=asked)
-    share = np.clip(np.arange(0, 240, 3) / 255, 0, 1)[:, None]
-    # The dimmer is linear in alpha, so levels cost nothing: half a level of rounding, and float32 before it.
-    assert np.abs(opened(tmp_path / "out.png") - pixels * (0.25 + 0.5 * share)).max() <= 0.5 + 1e-3
+    options = AlphaMapOptions(tmp_path / "mask.png", white=0.75, levels=5, resize_to_fit=True, measure_error=True)
+    report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 0.25, alpha_map=options)
+    coefficient = np.clip(np.arange(0, 240, 3) / 255, 0, 1)[:, None]
+    # The fake engine is linear in alpha, so levels add no error: half a level of rounding, after float32.
+    assert np.abs(read_pixels(tmp_path / "out.png") - pixels * (0.25 + 0.5 * coefficient)).max() <= 0.5 + 1e-3
     figures = report.images[0].alpha_map
     assert figures is not None
     assert figures.error_max is not None
@@ -231,7 +235,7 @@ def test_an_alpha_map_between_two_alphas_can_be_resized_and_measured(tmp_path: P
 
 
 def test_invalid_maps_are_refused(tmp_path: Path, dimmer: Dimmer) -> None:
-    picture(tmp_path / "in.png")
+    write_image(tmp_path / "in.png")
     mask(tmp_path / "small.png", 4, 4)
     Image.new("RGBA", (8, 6)).save(tmp_path / "clear.png")
     for name, kind in (("small.png", MismatchError), ("clear.png", ImageFileError), ("none.png", InputError)):
@@ -245,13 +249,13 @@ def test_invalid_maps_are_refused(tmp_path: Path, dimmer: Dimmer) -> None:
 
 
 def test_a_refit_that_fails_within_a_map_writes_nothing(tmp_path: Path, dimmer: Dimmer) -> None:
-    picture(tmp_path / "in.png")
+    write_image(tmp_path / "in.png")
     mask(tmp_path / "mask.png")
     (tmp_path / "out.png").write_bytes(b"precious")
     whole = dimmer.refit
 
     def failing(slot: int, coefficients: np.ndarray) -> None:
-        if coefficients[0] == 0.2:  # neither the first level nor the last
+        if coefficients[0] == 0.2:  # an inner level
             raise EngineError("The device is gone.")
         whole(slot, coefficients)
 

@@ -1,4 +1,4 @@
-"""dni-deploy serve: the whole command, its one line, its options, and its end."""
+"""dni-deploy serve: the whole command, its one line of output, its options, and how it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
 
-from dni_deploy.api import serve as verb
+from dni_deploy.api import serve as serve_module
 from dni_deploy.control.open_listeners import ListenerOptions
 from dni_deploy.errors import BusyError, UsageError
 from dni_deploy.webui import server
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Bundle:
-    """As much of a bundle as the verb looks at."""
+    """The attributes of a bundle that the command reads."""
 
     members = ("bright", "dark")
     from dni_deploy.signature import Signature
@@ -38,49 +38,49 @@ class Bundle:
 
 @pytest.fixture
 def bundle(monkeypatch: pytest.MonkeyPatch) -> list[Dimmer]:
-    """Any path is a bundle of two; returns the engines that were opened."""
-    opened: list[Dimmer] = []
+    """Makes any path a bundle of two members; returns the engines that were opened."""
+    engines: list[Dimmer] = []
 
     def open_session(bundle: Any, options: Any = None, **keywords: Any) -> Any:
-        opened.append(Dimmer((1.0, 0.2)))
-        return opener(opened[-1], Bundle.members)(bundle, options, **keywords)
+        engines.append(Dimmer((1.0, 0.2)))
+        return opener(engines[-1], Bundle.members)(bundle, options, **keywords)
 
-    monkeypatch.setattr(verb, "open_session", open_session)
-    monkeypatch.setattr(verb.Bundle, "open", lambda path: Bundle)
-    return opened
+    monkeypatch.setattr(serve_module, "open_session", open_session)
+    monkeypatch.setattr(serve_module.Bundle, "open", lambda path: Bundle)
+    return engines
 
 
-def served(**options: Any) -> verb.ServeStatus:
-    """What is told when the page answers; it is stopped then."""
-    told: list[verb.ServeStatus] = []
+def served(**options: Any) -> serve_module.ServeStatus:
+    """Returns the status reported once the page answers, and stops the server."""
+    statuses: list[serve_module.ServeStatus] = []
 
-    def started(serving: verb.ServeStatus, page: server.PageServer) -> None:
-        told.append(serving)
+    def started(serving: serve_module.ServeStatus, page: server.PageServer) -> None:
+        statuses.append(serving)
         page.stop()
 
-    verb.serve("sr.dni", port=0, on_started=started, **options)
-    return told[0]
+    serve_module.serve("sr.dni", port=0, on_started=started, **options)
+    return statuses[0]
 
 
 def test_serve_runs_until_stopped_and_closes_everything(bundle: list[Dimmer]) -> None:
-    told = []
+    statuses = []
 
-    def started(serving: verb.ServeStatus, page: server.PageServer) -> None:
-        told.append(serving)
+    def started(serving: serve_module.ServeStatus, page: server.PageServer) -> None:
+        statuses.append(serving)
         page.stop()
 
-    report = verb.serve("sr.dni", port=0, alpha="bright=0.25,dark=0.75", size="64x48", on_started=started)
+    report = serve_module.serve("sr.dni", port=0, alpha="bright=0.25,dark=0.75", size="64x48", on_started=started)
     assert report.frames == 0
-    assert told[0].alpha == {"bright": 0.25, "dark": 0.75}
-    assert told[0].url.startswith("http://127.0.0.1:")
-    assert len(told[0].url.partition("token=")[2]) >= 43  # 256 bits
-    assert told[0].warning == ""
+    assert statuses[0].alpha == {"bright": 0.25, "dark": 0.75}
+    assert statuses[0].url.startswith("http://127.0.0.1:")
+    assert len(statuses[0].url.partition("token=")[2]) >= 43  # 256 bits
+    assert statuses[0].warning == ""
     assert [engine.closed for engine in bundle] == [1]
 
 
 def test_serve_starts_with_the_first_value_of_a_timeline(bundle: list[Dimmer]) -> None:
-    told = served(alpha="0:bright=1, 2s:bright=0; loop")
-    assert told.alpha == {"bright": 1.0, "dark": 0.0}
+    status = served(alpha="0:bright=1, 2s:bright=0; loop")
+    assert status.alpha == {"bright": 1.0, "dark": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -90,32 +90,32 @@ def test_serve_starts_with_the_first_value_of_a_timeline(bundle: list[Dimmer]) -
 )  # fmt: skip
 def test_invalid_options_are_refused(bundle: list[Dimmer], options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        verb.serve("sr.dni", **{"port": 0, "token": None, **options})
+        serve_module.serve("sr.dni", **{"port": 0, "token": None, **options})
     assert all(engine.closed == 1 for engine in bundle)
 
 
 def test_a_port_in_use_is_refused(bundle: list[Dimmer]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.socket() as busy_socket:
+        busy_socket.bind(("127.0.0.1", 0))
+        busy_socket.listen()
         with pytest.raises(BusyError) as caught:
-            verb.serve("sr.dni", port=taken.getsockname()[1])
+            serve_module.serve("sr.dni", port=busy_socket.getsockname()[1])
     assert caught.value.exit_code == 9
 
 
 def test_serving_other_machines_needs_a_token_and_warns(bundle: list[Dimmer]) -> None:
-    told = served(host="0.0.0.0", token="sixteen-letters-or-more")
-    assert "Other machines" in told.warning
-    assert told.url.startswith("http://127.0.0.1:")
+    status = served(host="0.0.0.0", token="sixteen-letters-or-more")
+    assert "Other machines" in status.warning
+    assert status.url.startswith("http://127.0.0.1:")
 
 
 CHILD = """
 import sys
 from tests.support.frame_session import Dimmer, opener
 from tests.dni_deploy.api.test_serve import Bundle
-from dni_deploy.api import serve as verb
-verb.Bundle.open = lambda path: Bundle
-verb.open_session = lambda *args, **keywords: opener(Dimmer((1.0, 0.2)), Bundle.members)(*args, **keywords)
+from dni_deploy.api import serve as serve_module
+serve_module.Bundle.open = lambda path: Bundle
+serve_module.open_session = lambda *args, **keywords: opener(Dimmer((1.0, 0.2)), Bundle.members)(*args, **keywords)
 from dni_deploy.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -131,14 +131,14 @@ def test_serve_command_prints_one_line_and_ends_at_once(ending: int, code: int, 
         assert child.stdout is not None
         if as_json:
             lines = []
-            while not lines or lines[-1] not in ("}\n", ""):  # "" is the end: the child has died
+            while not lines or lines[-1] not in ("}\n", ""):  # "" is the end of the stream: the child has died
                 lines.append(child.stdout.readline())
             url = json.loads("".join(lines))["url"]
         else:
             url = child.stdout.readline().strip()
         with urllib.request.urlopen(url, timeout=5) as page:
             assert page.status == 200
-        idle = socket.create_connection(("127.0.0.1", int(url.split(":")[2].partition("/")[0])), 5)  # must not hold it up
+        idle = socket.create_connection(("127.0.0.1", int(url.split(":")[2].partition("/")[0])), 5)  # must not delay it
         started = time.monotonic()
         child.send_signal(ending)
         out, err = child.communicate(timeout=10)

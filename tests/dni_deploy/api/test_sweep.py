@@ -1,4 +1,4 @@
-"""sweep: the path, the numbers, the sentence about them, and the files."""
+"""sweep: the path, the numbers, the finding, and the files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dni_deploy.api import sweep as verb
+from dni_deploy.api import sweep as sweep_module
 from dni_deploy.api.sweep import plan_alphas, sweep
 from dni_deploy.errors import MismatchError, UsageError
 from dni_deploy.imaging.metrics.psnr import format_db, psnr
@@ -20,8 +20,8 @@ from tests.support.frame_session import Dimmer, opener
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> tuple[Path, Path]:
-    """A picture, and the same at 0.6 of its brightness."""
+def images(tmp_path: Path) -> tuple[Path, Path]:
+    """An image, and the same image at 0.6 of its brightness."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in.png")
     Image.fromarray(np.rint(pixels * 0.6).astype(np.uint8)).save(tmp_path / "clean.png")
@@ -31,7 +31,7 @@ def pictures(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def dimmer(monkeypatch: pytest.MonkeyPatch) -> Dimmer:
     engine = Dimmer((1.0, 0.0))
-    monkeypatch.setattr(verb, "open_session", opener(engine, ("psnr", "gan")))
+    monkeypatch.setattr(sweep_module, "open_session", opener(engine, ("psnr", "gan")))
     return engine
 
 
@@ -39,14 +39,14 @@ def test_sweep_paths_between_members() -> None:
     assert plan_alphas(2, 3) == [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
     assert plan_alphas(3, 3) == [(1, 0, 0), (0.5, 0.5, 0), (0, 1, 0), (0, 0.5, 0.5), (0, 0, 1)]
     for members in (2, 3, 5):
-        for shares in plan_alphas(members, 21):
-            assert math.fsum(shares) == pytest.approx(1, abs=1e-15)  # two shares, 1 - s and s
-            assert min(shares) >= 0
-    assert [sum(share == 1 for share in shares) for shares in plan_alphas(3, 4)] == [1, 0, 0, 1, 0, 0, 1]
+        for coefficients in plan_alphas(members, 21):
+            assert math.fsum(coefficients) == pytest.approx(1, abs=1e-15)  # two coefficients, 1 - s and s
+            assert min(coefficients) >= 0
+    assert [list(point).count(1) for point in plan_alphas(3, 4)] == [1, 0, 0, 1, 0, 0, 1]
 
 
-def test_best_blend_and_its_gain(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
-    source, clean = pictures
+def test_best_blend_and_its_gain(tmp_path: Path, images: tuple[Path, Path], dimmer: Dimmer) -> None:
+    source, clean = images
     calls: list[tuple[int, int, str]] = []
     report = sweep(
         "x.dni", source, tmp_path / "sheet.png", steps=11, reference=clean, html=tmp_path / "p.html",
@@ -59,20 +59,20 @@ def test_best_blend_and_its_gain(tmp_path: Path, pictures: tuple[Path, Path], di
     assert report.format_finding() == "The best is a blend, identical at psnr 0.6, gan 0.4."
     assert len(report.points) == 11
     assert calls[-1][:2] == (11, 11)
-    assert dimmer.refits == 12  # the first alpha of the session, then one for each step, none twice
+    assert dimmer.refits == 12  # the session's first alpha, then one refit per step
     assert dimmer.closed == 1
-    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert told["best_alpha"] == {"psnr": 0.6, "gan": 0.4}
-    assert told["rows"][6]["psnr"] is None
-    assert told["rows"][6]["identical"]
+    report_json = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert report_json["best_alpha"] == {"psnr": 0.6, "gan": 0.4}
+    assert report_json["rows"][6]["psnr"] is None
+    assert report_json["rows"][6]["identical"]
     assert all(row.change_seconds > 0 and row.frame_seconds > 0 for row in report.points[:-1])
     assert (tmp_path / "p.html").read_text().startswith("<!doctype html>")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 4 * 30
 
 
-def test_sweep_numbers_equal_those_of_the_images(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
-    source, clean_path = pictures
+def test_sweep_numbers_equal_those_of_the_images(tmp_path: Path, images: tuple[Path, Path], dimmer: Dimmer) -> None:
+    source, clean_path = images
     with Image.open(source) as image:
         pixels = np.array(image)
     with Image.open(clean_path) as image:
@@ -88,8 +88,8 @@ def test_sweep_numbers_equal_those_of_the_images(tmp_path: Path, pictures: tuple
     assert f"{report.gain_db:.2f} dB above" in report.format_finding()
 
 
-def test_a_best_point_at_a_member_is_reported_as_such(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
-    source, _ = pictures
+def test_a_best_point_at_a_member_is_reported_as_such(tmp_path: Path, images: tuple[Path, Path], dimmer: Dimmer) -> None:
+    source, _ = images
     report = sweep("x.dni", source, tmp_path / "sheet.png", steps=3, reference=source)
     assert report.best_index == 2
     assert report.best_is_blend is False
@@ -98,11 +98,11 @@ def test_a_best_point_at_a_member_is_reported_as_such(tmp_path: Path, pictures: 
 
 
 def test_sweep_of_three_members_visits_each_in_turn(
-    tmp_path: Path, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, images: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib", reason="the plot needs the extra `report`")
-    monkeypatch.setattr(verb, "open_session", opener(Dimmer((1.0, 0.5, 0.0)), ("a", "b", "c")))
-    source, clean = pictures
+    monkeypatch.setattr(sweep_module, "open_session", opener(Dimmer((1.0, 0.5, 0.0)), ("a", "b", "c")))
+    source, clean = images
     report = sweep(
         "x.dni", source, tmp_path / "sheet.png", steps=6, reference=clean, html=tmp_path / "p.html", plot=tmp_path / "p.svg"
     )
@@ -113,8 +113,8 @@ def test_sweep_of_three_members_visits_each_in_turn(
     assert "<svg" in (tmp_path / "p.svg").read_text()
 
 
-def test_sweep_works_without_a_reference(tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer) -> None:
-    report = sweep("x.dni", pictures[0], tmp_path / "sheet.jpg", steps=2, html=tmp_path / "p.html")
+def test_sweep_works_without_a_reference(tmp_path: Path, images: tuple[Path, Path], dimmer: Dimmer) -> None:
+    report = sweep("x.dni", images[0], tmp_path / "sheet.jpg", steps=2, html=tmp_path / "p.html")
     assert report.best_index is None
     assert report.gain_db is None
     assert "dB" not in (tmp_path / "p.html").read_text().split("<main>")[1].split("<script")[0]
@@ -122,9 +122,9 @@ def test_sweep_works_without_a_reference(tmp_path: Path, pictures: tuple[Path, P
 
 
 def test_bad_arguments_are_refused_before_anything_is_written(
-    tmp_path: Path, pictures: tuple[Path, Path], dimmer: Dimmer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, images: tuple[Path, Path], dimmer: Dimmer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, clean = pictures
+    source, clean = images
     sheet = tmp_path / "sheet.png"
     Image.new("RGB", (3, 3)).save(tmp_path / "small.png")
     (tmp_path / "old.html").write_text("precious")
@@ -140,7 +140,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(
             sweep("x.dni", source, sheet, **options)  # type: ignore[arg-type]
     with pytest.raises(MismatchError, match="3x3"):
         sweep("x.dni", source, sheet, reference=tmp_path / "small.png")
-    monkeypatch.setattr(verb, "MAX_OUTPUT_PIXELS", 20 * 30 * 10)
+    monkeypatch.setattr(sweep_module, "MAX_OUTPUT_PIXELS", 20 * 30 * 10)
     with pytest.raises(UsageError, match="fewer steps"):
         sweep("x.dni", source, sheet)
     assert not sheet.exists()
@@ -148,21 +148,21 @@ def test_bad_arguments_are_refused_before_anything_is_written(
 
 
 def test_scaling_networks_are_compared_at_output_size(
-    tmp_path: Path, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, images: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Dimmer((1.0, 0.0), scale=2)
-    monkeypatch.setattr(verb, "open_session", opener(engine, ("a", "b"), Signature(scale=2, radius=0)))
+    monkeypatch.setattr(sweep_module, "open_session", opener(engine, ("a", "b"), Signature(scale=2, radius=0)))
     with pytest.raises(MismatchError, match="60x40"):
-        sweep("x.dni", pictures[0], tmp_path / "sheet.png", reference=pictures[1])
+        sweep("x.dni", images[0], tmp_path / "sheet.png", reference=images[1])
 
 
 def test_contact_sheet_shows_every_frame() -> None:
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
-    frames = [np.full((600, 700, 3), colour, np.uint8) for colour in colours]
+    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
+    frames = [np.full((600, 700, 3), color, np.uint8) for color in colors]
     sheet = draw_contact_sheet(frames, [["one line"]] * 5, best_index=2, caption="five")
-    for colour in colours:
-        count = int((sheet == colour).all(axis=2).sum())
-        assert 0.95 * 512 * 439 < count <= 512 * 439  # shrunk to 512 on the longer side; edges may be softened
+    for color in colors:
+        count = int((sheet == color).all(axis=2).sum())
+        assert 0.95 * 512 * 439 < count <= 512 * 439  # reduced to 512 on the longer side; edges may be softened
     with pytest.raises(UsageError):
         draw_contact_sheet(frames, [["a"]])
 

@@ -1,4 +1,4 @@
-"""tune: the best alpha by each measure, what it cost, what is written, and what is refused."""
+"""tune: the best alpha by each metric, its cost, the files it writes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from dni_deploy.api import tune as verb
+from dni_deploy.api import tune as tune_module
 from dni_deploy.api.tune import tune
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.cli.tune import command
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, engine: Any, *members: str, signature: Signature | None = None) -> Any:
-    monkeypatch.setattr(verb, "open_session", opener(engine, members, signature))
+    monkeypatch.setattr(tune_module, "open_session", opener(engine, members, signature))
     return engine
 
 
@@ -53,10 +53,10 @@ def test_tune_finds_the_best_alpha_of_two_members(folder: Path, monkeypatch: pyt
     assert [report.evaluations[index].coefficients for index in report.single_member_indices] == [(1, 0), (0, 1)]
     assert report.compute_gain(0) == best.values[0] - report.evaluations[report.single_member_indices[0]].values[0] > 10
     assert report.format_next_command().startswith("dni-deploy run 'my family.dni' in.png -o out.png --alpha psnr=0.6")
-    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert told["alpha"] == dict(zip(("psnr", "gan"), best.coefficients, strict=True))
-    assert len(told["evaluations"]) == len(report.evaluations)
-    assert told["best"][0]["metric"] == "psnr"
+    report_json = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert report_json["alpha"] == dict(zip(("psnr", "gan"), best.coefficients, strict=True))
+    assert len(report_json["evaluations"]) == len(report.evaluations)
+    assert report_json["best"][0]["metric"] == "psnr"
 
 
 def test_reported_value_equals_a_session_at_that_alpha(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_reported_value_equals_a_session_at_that_alpha(folder: Path, monkeypatch
 
 
 def test_several_images_are_averaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One wants 0.63 and one 0.35: the mean of the decibels decides, over the same evaluations."""
+    """One image is best at 0.63 and one at 0.35: the mean of the decibels decides, with as many evaluations."""
     with Image.open(folder / "in.png") as source:
         Image.fromarray(np.rint(np.array(source) * 0.35).astype(np.uint8)).save(folder / "dark.png")
     use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
@@ -88,8 +88,8 @@ def test_several_images_are_averaged(folder: Path, monkeypatch: pytest.MonkeyPat
 def test_tune_finds_the_best_point_of_three_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Dimmer((1.0, 0.5, 0.0)), "a", "b", "c")
     report = tune("x", folder / "in.png", reference=folder / "clean.png", plot=folder / "t.svg")
-    at = report.evaluations[report.chosen_index].coefficients
-    assert at[0] + 0.5 * at[1] == pytest.approx(0.63, abs=0.004)  # a whole line of the triangle is best
+    best = report.evaluations[report.chosen_index].coefficients
+    assert best[0] + 0.5 * best[1] == pytest.approx(0.63, abs=0.004)  # a whole line of the triangle is best
     assert len(report.evaluations) <= 48
     svg = (folder / "t.svg").read_bytes()
     assert svg.startswith(b"<?xml")
@@ -109,14 +109,14 @@ def test_metrics_that_disagree_give_a_pareto_front(folder: Path, monkeypatch: py
     report = tune(
         "x.dni", "in.png", reference="clean.png", metric=["wishes:bright", "min:wishes:dark"], html="t.html", plot="t.png"
     )
-    means = [127.0 * row.coefficients[0] for row in report.evaluations]  # about: the mean of the noise
+    means = [127.0 * row.coefficients[0] for row in report.evaluations]  # approximately: the mean of the noise
     assert means[report.best_indices[0]] == pytest.approx(100, abs=3)
     assert means[report.best_indices[1]] == pytest.approx(40, abs=3)
     assert set(report.front) == {
         index for index, mean in enumerate(means) if means[report.best_indices[1]] <= mean <= means[report.best_indices[0]]
     }
     assert report.chosen_index in report.front
-    assert means[report.chosen_index] == pytest.approx(70, abs=6)  # halfway: both fall in proportion
+    assert means[report.chosen_index] == pytest.approx(70, abs=6)  # at the midpoint: both fall in proportion
     assert len(report.format_finding()) == 3
     page = (folder / "t.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
@@ -125,11 +125,11 @@ def test_metrics_that_disagree_give_a_pareto_front(folder: Path, monkeypatch: py
     assert 'href="http' not in page
     assert report.format_next_command().replace("'", "&#x27;") in page or report.format_next_command() in page
     with Image.open(folder / "t.png") as plot:
-        assert plot.width > 1500  # two measures and the front
+        assert plot.width > 1500  # two metrics and the front
 
 
 def test_the_line_between_two_best_points_is_on_the_front(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three members: one measure wants only a, the other only c, and both fall in proportion on the way."""
+    """Three members: one metric is best at a, the other at c, and both fall in proportion in between."""
     (folder / "ends.py").write_text(
         "def bright(picture, reference): return picture.mean()\ndef dark(picture, reference): return -picture.mean()\n"
     )
@@ -138,14 +138,14 @@ def test_the_line_between_two_best_points_is_on_the_front(folder: Path, monkeypa
     use(monkeypatch, Dimmer((1.0, 0.4, 0.3)), "a", "b", "c")
     report = tune("x.dni", "in.png", reference="clean.png", metric=["ends:bright", "ends:dark"])
     assert [report.evaluations[index].coefficients for index in report.best_indices] == [(1, 0, 0), (0, 0, 1)]
-    on_the_way = {row.coefficients for row in report.evaluations} & {(step / 8, 0.0, 1 - step / 8) for step in range(1, 8)}
-    assert len(on_the_way) == 7
+    along_the_line = {row.coefficients for row in report.evaluations} & {(step / 8, 0.0, 1 - step / 8) for step in range(1, 8)}
+    assert len(along_the_line) == 7
     assert len(report.front) >= 9
     assert len(report.evaluations) <= 64
 
 
 class Blurs:
-    """Each member blurs by its own width, a blend by the blended width: a denoiser with one best blend."""
+    """Each member blurs with its own width, a blend with the blended width: a denoiser with one best blend."""
 
     name = "blurs"
     update_path = "a number"
@@ -169,23 +169,28 @@ class Blurs:
 
 
 @pytest.mark.parametrize("noise", ["auto", 20, "20"])
-def test_without_a_reference_sure_finds_the_best_blend(folder: Path, monkeypatch: pytest.MonkeyPatch, noise: str | float) -> None:
+def test_without_a_reference_sure_finds_the_best_blend(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, noise: str | float
+) -> None:
     noisy = noised(middle(), 20)
     Image.fromarray(noisy).save(folder / "noisy.png")
     Image.fromarray(middle()).save(folder / "truth.png")
     use(monkeypatch, Blurs(0.4, 4.0), "sharp", "soft")
-    blind = tune("x", folder / "noisy.png", noise=noise)
-    seeing = tune("x", folder / "noisy.png", reference=folder / "truth.png")
-    best, real = blind.evaluations[blind.chosen_index].coefficients, seeing.evaluations[seeing.chosen_index].coefficients
-    assert best[0] == pytest.approx(real[0], abs=0.05)  # 0.18 in blur width, of a bowl that is flat at its bottom
-    assert "estimated by SURE" in blind.notes[-1]
-    assert ("was estimated" if noise == "auto" else "20.0 in noisy.png was given") in blind.notes[-1]
-    assert blind.format_finding()[0].startswith("Best by estimated error: ")
-    assert "dB)" in blind.format_finding()[0]
+    without_reference = tune("x", folder / "noisy.png", noise=noise)
+    with_reference = tune("x", folder / "noisy.png", reference=folder / "truth.png")
+    best, real = (
+        without_reference.evaluations[without_reference.chosen_index].coefficients,
+        with_reference.evaluations[with_reference.chosen_index].coefficients,
+    )
+    assert best[0] == pytest.approx(real[0], abs=0.05)  # 0.18 in blur width, of an objective that is flat near its minimum
+    assert "estimated by SURE" in without_reference.notes[-1]
+    assert ("was estimated" if noise == "auto" else "20.0 in noisy.png was given") in without_reference.notes[-1]
+    assert without_reference.format_finding()[0].startswith("Best by estimated error: ")
+    assert "dB)" in without_reference.format_finding()[0]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({}, "Neither is given"),
         ({"reference": "clean.png", "noise": "auto"}, "Both are given"),
@@ -202,12 +207,14 @@ def test_without_a_reference_sure_finds_the_best_blend(folder: Path, monkeypatch
         ({"reference": ["clean.png", "clean.png"]}, "There are 1 images and 2 references"),
     ],
 )
-def test_tune_refuses_invalid_arguments(folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str) -> None:
+def test_tune_refuses_invalid_arguments(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
     monkeypatch.chdir(folder)
     (folder / "in.png.html").write_text("mine")
     use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
     before = sorted(path.name for path in folder.iterdir())
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         tune("x", "in.png", **options)
     assert sorted(path.name for path in folder.iterdir()) == before
     assert (folder / "in.png.html").read_text() == "mine"
@@ -232,14 +239,14 @@ def test_without_a_reference_only_denoisers_can_be_tuned(folder: Path, monkeypat
 def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Dimmer((1.0, 0.5, 0.0)), "a", "b", "c")
     arguments = ["x.dni", str(folder / "in.png"), "--reference", str(folder / "clean.png"), "--evaluations", "20"]
-    told = CliRunner().invoke(command, arguments, obj=CommandOutput())
-    assert told.exit_code == 0, told.output
-    lines = told.stdout.splitlines()
+    text_run = CliRunner().invoke(command, arguments, obj=CommandOutput())
+    assert text_run.exit_code == 0, text_run.output
+    lines = text_run.stdout.splitlines()
     assert lines[0].split() == ["a", "b", "c", "psnr"]
     assert sum("alone" in line for line in lines) >= 2
     assert lines[-1].startswith("dni-deploy run x.dni in.png -o out.png --alpha ")
-    shown = CliRunner().invoke(command, [*arguments, "--json"], obj=CommandOutput())
-    body = json.loads(shown.stdout)
+    json_run = CliRunner().invoke(command, [*arguments, "--json"], obj=CommandOutput())
+    body = json.loads(json_run.stdout)
     assert body["command"] == "tune"
     assert math.fsum(body["alpha"].values()) == pytest.approx(1, abs=1e-12)
     assert len(body["evaluations"]) <= 20

@@ -1,4 +1,4 @@
-"""video: a whole film comes out with everything it had, and alpha goes its way over time."""
+"""video: every stream of the input is kept, and alpha follows its timeline."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ VARIABLE = [
     15001,
 ]
 LOSSY = 30.0
-"""dB: 4:2:0 and two encodings with crf 8 and 10 of a picture of 64x48 leave 33 to 40."""
+"""dB: 4:2:0 and two encodings with crf 8 and 10 of a frame of 64x48 leave 33 to 40."""
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -83,22 +83,26 @@ def test_subtitles_chapters_and_titles_are_kept(tmp_path: Path, make: Make) -> N
     assert len(after.others) == 2
     assert after.others == before.others
     assert after.times == before.times
-    with av.open(str(tmp_path / "out.mkv")) as film:
-        assert film.metadata["title"] == "a title"
-        assert film.streams[2].language == "eng"
-        assert film.streams.attachments[0].data == b"no font" * 9
-        assert [chapter["metadata"]["title"] for chapter in film.chapters()] == ["one"]
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert container.metadata["title"] == "a title"
+        assert container.streams[2].language == "eng"
+        assert container.streams.attachments[0].data == b"no font" * 9
+        assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["one"]
     with pytest.raises(UsageError, match=r"cannot hold stream 2 .*subtitle.*\.mkv"):
         make(source, tmp_path / "out.mp4")
 
 
 def test_attachments_that_the_container_cannot_hold_are_reported(tmp_path: Path, make: Make) -> None:
     source = with_subtitles(Clip().write(tmp_path / "bare.mkv"), tmp_path / "full.mkv")
-    with av.open(str(source)) as given, av.open(str(tmp_path / "in.mkv"), "w") as output:
+    with av.open(str(source)) as input_container, av.open(str(tmp_path / "in.mkv"), "w") as output:
         copies = {
-            stream.index: output.add_stream_from_template(stream) for stream in given.streams if stream.type != "subtitle"
+            stream.index: output.add_stream_from_template(stream)
+            for stream in input_container.streams
+            if stream.type != "subtitle"
         }
-        for packet in given.demux(*(stream for stream in given.streams if stream.type in ("video", "audio"))):
+        for packet in input_container.demux(
+            *(stream for stream in input_container.streams if stream.type in ("video", "audio"))
+        ):
             if packet.dts is not None:
                 packet.stream = copies[packet.stream.index]
                 output.mux(packet)

@@ -1,4 +1,4 @@
-"""Group rules: what a user may write, which weights it selects, and the coefficients that follow."""
+"""Group rules: what a user may write, which weights it selects, and the resulting coefficients."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ ABC = ("a", "b", "c")
 
 def rows(*rules: str, members: tuple[str, ...] = AB, base: Any = 0.5, extrapolate: bool = False) -> dict[str, list[float]]:
     bound = AlphaRules.parse(rules, GROUPS, members, extrapolate=extrapolate)
-    shares = bound.compute_coefficients(Coefficients.parse(base, members, extrapolate=extrapolate).to_array())
-    assert shares.shape == (16, len(members))
-    return {name: row.tolist() for name, row in zip(GROUPS.names, shares, strict=True)}
+    coefficients = bound.compute_coefficients(Coefficients.parse(base, members, extrapolate=extrapolate).to_array())
+    assert coefficients.shape == (16, len(members))
+    return {name: row.tolist() for name, row in zip(GROUPS.names, coefficients, strict=True)}
 
 
 def test_later_rules_win_and_other_weights_follow_the_base() -> None:
-    got = rows("norm:*=0.2", "body.[0-1].*=1", "body.1.norm.weight=base", base=0.25)
-    assert got["body.0.norm.weight"] == [1.0, 0.0]
-    assert got["body.1.norm.weight"] == [0.25, 0.75]
-    assert got["body.2.norm.weight"] == [0.2, 0.8]
-    assert got["body.3.bias"] == [0.25, 0.75]
+    actual = rows("norm:*=0.2", "body.[0-1].*=1", "body.1.norm.weight=base", base=0.25)
+    assert actual["body.0.norm.weight"] == [1.0, 0.0]
+    assert actual["body.1.norm.weight"] == [0.25, 0.75]
+    assert actual["body.2.norm.weight"] == [0.2, 0.8]
+    assert actual["body.3.bias"] == [0.25, 0.75]
 
 
 def test_a_gradient_spans_the_selected_layers() -> None:
-    got = rows("conv:*=0..1")
-    assert [got[f"body.{layer}.weight"][0] for layer in range(4)] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-15)
-    assert got["body.0.bias"] == [0.0, 1.0]  # of the same layer, and the ends are exact
-    assert got["body.3.bias"] == [1.0, 0.0]
-    there_and_back = rows("conv:*=a=1..base..a=1", base=0.0)
-    assert there_and_back["body.1.weight"] == pytest.approx([1 / 3, 2 / 3])
-    assert there_and_back["body.3.weight"] == [1.0, 0.0]
+    actual = rows("conv:*=0..1")
+    assert [actual[f"body.{layer}.weight"][0] for layer in range(4)] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-15)
+    assert actual["body.0.bias"] == [0.0, 1.0]  # of the same layer, and the ends are exact
+    assert actual["body.3.bias"] == [1.0, 0.0]
+    rising_and_falling = rows("conv:*=a=1..base..a=1", base=0.0)
+    assert rising_and_falling["body.1.weight"] == pytest.approx([1 / 3, 2 / 3])
+    assert rising_and_falling["body.3.weight"] == [1.0, 0.0]
 
 
 def test_relative_alphas_follow_the_base_and_sum_to_one() -> None:
@@ -61,7 +61,7 @@ def test_relative_alphas_follow_the_base_and_sum_to_one() -> None:
 NUMBERS = st.floats(0, 1)
 
 
-KNOTS = st.one_of(
+GRADIENTS = st.one_of(
     NUMBERS.map(repr),
     st.just("base"),
     NUMBERS.map(lambda number: f"base*{number!r}"),
@@ -70,34 +70,36 @@ KNOTS = st.one_of(
 )
 
 
-@given(st.lists(KNOTS, min_size=1, max_size=4), NUMBERS)
-def test_any_rule_gives_coefficients_and_round_trips(knots: list[str], base: float) -> None:
-    rule = parse_rule(f"body.*={'..'.join(knots)}", AB)
+@given(st.lists(GRADIENTS, min_size=1, max_size=4), NUMBERS)
+def test_any_rule_gives_coefficients_and_round_trips(numbers: list[str], base: float) -> None:
+    rule = parse_rule(f"body.*={'..'.join(numbers)}", AB)
     bound = AlphaRules([rule], GROUPS)
     start = Coefficients.parse(base, AB).to_array()
-    shares = bound.compute_coefficients(start)
-    assert ((shares >= 0) & (shares <= 1)).all()
-    # A share given for b by 1 - number is off by a rounding, and each interpolation adds some.
-    assert np.abs(shares.sum(axis=1) - 1).max() <= 4 * 2.0**-52
-    kept = Preset.from_json(json.loads(json.dumps(Preset(AB, None, (rule,)).to_json()))).rules
-    assert np.array_equal(AlphaRules(kept, GROUPS).compute_coefficients(start), shares)
-    # As text, a share of two members is that of the first.
-    assert np.abs(AlphaRules([parse_rule(str(rule), AB)], GROUPS).compute_coefficients(start) - shares).max() <= 4 * 2.0**-52
+    coefficients = bound.compute_coefficients(start)
+    assert ((coefficients >= 0) & (coefficients <= 1)).all()
+    # A coefficient for b from 1 - number has one rounding error, and each interpolation adds some.
+    assert np.abs(coefficients.sum(axis=1) - 1).max() <= 4 * 2.0**-52
+    stored_rules = Preset.from_json(json.loads(json.dumps(Preset(AB, None, (rule,)).to_json()))).rules
+    assert np.array_equal(AlphaRules(stored_rules, GROUPS).compute_coefficients(start), coefficients)
+    # In text, a single number is the coefficient of the first of two members.
+    assert (
+        np.abs(AlphaRules([parse_rule(str(rule), AB)], GROUPS).compute_coefficients(start) - coefficients).max() <= 4 * 2.0**-52
+    )
 
 
 @given(st.text(max_size=30))
 def test_any_text_is_a_rule_or_a_one_sentence_error(text: str) -> None:
-    told = "a rule."
+    message = "a rule."
     try:
         AlphaRules.parse([text], GROUPS, AB)
     except DniError as error:
-        told = str(error)
-    assert told.endswith(".")
-    assert "\n" not in told
+        message = str(error)
+    assert message.endswith(".")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("rule", "members", "told"),
+    ("rule", "members", "message"),
     [
         ("norm:*", AB, "no rule for alpha; write PATTERN=ALPHA"),
         ("norm:*=1.2", AB, r"The rule for 'norm:\*': The share of 'a' is 1.2, outside 0 to 1"),
@@ -113,8 +115,8 @@ def test_any_text_is_a_rule_or_a_one_sentence_error(text: str) -> None:
         ("body.0.norm.*=0..1", AB, "needs two layers and more"),
     ],
 )
-def test_invalid_rules_are_reported(rule: str, members: tuple[str, ...], told: str) -> None:
-    with pytest.raises(UsageError, match=told) as caught:
+def test_invalid_rules_are_reported(rule: str, members: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         AlphaRules.parse([rule], GROUPS, members)
     assert caught.value.exit_code == 2
 
@@ -128,7 +130,7 @@ def test_foreign_objects_and_a_single_string_are_not_rules() -> None:
 
 def test_rule_report_lists_weights_and_split_norms() -> None:
     rules = AlphaRules.parse(["norm:*=0.2", "body.0.*=0..1"], GROUPS, AB)
-    assert [(told.weights, told.alpha, told.count) for told in rules.describe_rules()] == [
+    assert [(rule.weights, rule.alpha, rule.count) for rule in rules.describe_rules()] == [
         ("norm:*", "0.2", 6),
         ("body.0.*", "0..1", 4),
     ]

@@ -1,4 +1,4 @@
-"""Presets: what is written is read again, and everything else is refused."""
+"""Presets: what is written can be read again, and everything else is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_preset_round_trips(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ([], 'an object with a list "members"'),
         ({"members": []}, "a list of different names"),
@@ -43,9 +43,9 @@ def test_a_preset_round_trips(tmp_path: Path) -> None:
         ({"members": ["a", "b"], "rules": [{"weights": "*", "alpha": [0.5, None]}]}, "rule 1's alpha is"),
     ],
 )
-def test_a_preset_is_read_strictly(fields: object, told: str, tmp_path: Path) -> None:
+def test_a_preset_is_read_strictly(fields: object, message: str, tmp_path: Path) -> None:
     path = tmp_path / "off.json"
     path.write_text(json.dumps(fields))
-    with pytest.raises(InputError, match=told) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         Preset.read(path)
     assert str(caught.value).startswith(str(path))

@@ -1,4 +1,4 @@
-"""Variances stay positive: the safe interval, and what is refused outside it."""
+"""Variances stay positive: the safe interval, and the refusal outside it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_safe_interval_against_a_scan() -> None:
         assert positive == (low < alpha < high)
     assert compute_safe_interval([np.ones(3), np.ones(3)]) == (-np.inf, np.inf)
     assert compute_safe_interval([np.zeros(0), np.zeros(0)]) == (-np.inf, np.inf)
-    # A channel that is dead in both members is dead at every alpha; dead in one, it sets an end.
+    # A channel that is dead in both members is dead at every alpha; dead in one, it limits the interval.
     assert compute_safe_interval([np.array([0.0]), np.array([0.0])]) == (-np.inf, np.inf)
     assert compute_safe_interval([np.array([0.0]), np.array([1.0])]) == (-np.inf, 1.0)
     with pytest.raises(MismatchError):

@@ -1,4 +1,4 @@
-"""Weight groups are read off the graph, and patterns select by name and role."""
+"""Weight groups are read from the graph, and patterns select by name and role."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def test_roles_select_layers_and_parts() -> None:
 
 def test_weight_groups_are_read_from_the_graph(tmp_path: Path) -> None:
     bundle = pico_bundle.write(tmp_path / "pico.dni")
-    opened = Bundle.open(bundle.path)
-    groups = WeightGroups.from_graph(opened.read_graph(), opened.weight_names)
-    found = {weight.name: (weight.roles, weight.depth) for weight in groups.weights}
-    assert found == {
+    stored_bundle = Bundle.open(bundle.path)
+    groups = WeightGroups.from_graph(stored_bundle.read_graph(), stored_bundle.weight_names)
+    roles_and_depth = {weight.name: (weight.roles, weight.depth) for weight in groups.weights}
+    assert roles_and_depth == {
         "conv.weight": (("conv", "weight"), 0),
         "conv.bias": (("conv", "bias"), 0),
         "bn.weight": (("norm", "weight"), 1),

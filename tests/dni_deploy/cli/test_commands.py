@@ -1,4 +1,4 @@
-"""Each verb through the command line, on a pico family: JSON for machines, words for people, and the code of each refusal."""
+"""Each command through the command line, on a pico family: its JSON, its text, and the exit code of each refusal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def checkpoints(folder: Path) -> None:
-    """psnr.safetensors, gan.safetensors (near it), other.safetensors (another width) and in.png."""
+    """Writes psnr.safetensors, gan.safetensors (similar), other.safetensors (another width) and in.png."""
     from tests.support.pico_architectures import pico_net
 
     tensors = {key: value.numpy() for key, value in pico_net("compact").state_dict().items()}
@@ -32,13 +32,13 @@ def checkpoints(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("verbs")
-    checkpoints(made)
+    path = tmp_path_factory.mktemp("verbs")
+    checkpoints(path)
     assert (
-        main(["export", f"psnr={made / 'psnr.safetensors'}", f"gan={made / 'gan.safetensors'}", "-o", str(made / "sr.dni")])
+        main(["export", f"psnr={path / 'psnr.safetensors'}", f"gan={path / 'gan.safetensors'}", "-o", str(path / "sr.dni")])
         == 0
     )
-    return made
+    return path
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-VERBS = {
+COMMANDS = {
     "export": "export psnr.safetensors gan.safetensors -o {new}.dni",
     "inspect": "inspect sr.dni",
     "check": "check psnr.safetensors gan.safetensors",
@@ -58,36 +58,36 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_each_command_prints_json(verb: str, here: Path, capsys: Capture) -> None:
-    assert main([*VERBS[verb].format(new=f"json-{verb}").split(), "--json"]) == 0
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_prints_json(command: str, here: Path, capsys: Capture) -> None:
+    assert main([*COMMANDS[command].format(new=f"json-{command}").split(), "--json"]) == 0
     out, err = capsys.readouterr()
-    told = json.loads(out)
-    assert (told["schema"], told["command"]) == (2, verb)
+    report = json.loads(out)
+    assert (report["schema"], report["command"]) == (2, command)
     assert err == ""
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_each_command_prints_text(verb: str, here: Path, capsys: Capture) -> None:
-    assert main(VERBS[verb].format(new=f"words-{verb}").split()) == 0
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_prints_text(command: str, here: Path, capsys: Capture) -> None:
+    assert main(COMMANDS[command].format(new=f"words-{command}").split()) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) >= 3
     assert err == ""
     assert "\x1b" not in out
 
 
-@pytest.mark.parametrize("verb", ["refit", "run"])
-def test_alpha_is_reported_by_member_name(verb: str, here: Path, capsys: Capture) -> None:
-    main(VERBS[verb].format(new=f"named-{verb}").split())
+@pytest.mark.parametrize("command", ["refit", "run"])
+def test_alpha_is_reported_by_member_name(command: str, here: Path, capsys: Capture) -> None:
+    main(COMMANDS[command].format(new=f"named-{command}").split())
     assert "psnr=0.25, gan=0.75" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["export", "refit", "run", "sweep"])
-def test_an_existing_output_is_kept(verb: str, here: Path, capsys: Capture) -> None:
-    args = VERBS[verb].format(new=f"twice-{verb}").split()
+@pytest.mark.parametrize("command", ["export", "refit", "run", "sweep"])
+def test_an_existing_output_is_kept(command: str, here: Path, capsys: Capture) -> None:
+    args = COMMANDS[command].format(new=f"twice-{command}").split()
     assert main(args) == 0
-    before = {path: path.read_bytes() for path in here.rglob(f"twice-{verb}*/*") if path.is_file()}
-    before |= {path: path.read_bytes() for path in here.glob(f"twice-{verb}*") if path.is_file()}
+    before = {path: path.read_bytes() for path in here.rglob(f"twice-{command}*/*") if path.is_file()}
+    before |= {path: path.read_bytes() for path in here.glob(f"twice-{command}*") if path.is_file()}
     capsys.readouterr()
     assert main(args) == 2
     assert "--force" in capsys.readouterr().err
@@ -96,7 +96,7 @@ def test_an_existing_output_is_kept(verb: str, here: Path, capsys: Capture) -> N
 
 
 class Bomb:
-    """Unpickled, it would run a command."""
+    """An object that runs a command when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return print, ("boom",)

@@ -30,8 +30,8 @@ def _keep_sigterm() -> Any:
 
 
 @pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
-    """Put a function in the place of the verb that `doctor` calls, which needs no arguments and no file."""
+def replace_doctor(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
+    """Replaces the function that `doctor` calls, a command that needs no arguments and no file."""
 
     def put(function: Callable[..., Any]) -> None:
         monkeypatch.setattr("dni_deploy.api.doctor.doctor", function)
@@ -52,16 +52,16 @@ KINDS = list(
 
 
 @pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind.__name__)
-def test_an_error_is_one_sentence_and_its_code(kind: type[errors.DniError], verb: Any, capsys: Capture) -> None:
-    verb(raising(kind("It went wrong.")))
+def test_an_error_is_one_sentence_and_its_code(kind: type[errors.DniError], replace_doctor: Any, capsys: Capture) -> None:
+    replace_doctor(raising(kind("It went wrong.")))
     assert main(["doctor"]) == kind.exit_code
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "dni-deploy: error: It went wrong.\n"
 
 
-def test_an_error_is_one_json_object(verb: Any, capsys: Capture) -> None:
-    verb(raising(errors.CheckpointError("It went wrong.")))
+def test_an_error_is_one_json_object(replace_doctor: Any, capsys: Capture) -> None:
+    replace_doctor(raising(errors.CheckpointError("It went wrong.")))
     assert main(["doctor", "--json"]) == 3
     out, err = capsys.readouterr()
     assert out == ""
@@ -71,14 +71,14 @@ def test_an_error_is_one_json_object(verb: Any, capsys: Capture) -> None:
     }
 
 
-def test_control_characters_of_an_error_message_are_escaped(verb: Any, capsys: Capture) -> None:
-    verb(raising(errors.InputError("first\x1b[2J\nsecond\u202e")))
+def test_control_characters_of_an_error_message_are_escaped(replace_doctor: Any, capsys: Capture) -> None:
+    replace_doctor(raising(errors.InputError("first\x1b[2J\nsecond\u202e")))
     main(["doctor"])
     assert capsys.readouterr().err == "dni-deploy: error: first\\x1b[2J\nsecond\\u202e\n"
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (MemoryError(), 6, "not enough memory"),
         (OSError(errno.ENOSPC, "No space left on device", "x.dni"), 6, "x.dni: No space left on device."),
@@ -88,18 +88,22 @@ def test_control_characters_of_an_error_message_are_escaped(verb: Any, capsys: C
         (KeyboardInterrupt(), 130, "stopped"),
     ],
 )
-def test_errors_of_other_kinds_have_their_exit_codes(error: BaseException, code: int, said: str, verb: Any, capsys: Capture) -> None:
-    verb(raising(error))
+def test_errors_of_other_kinds_have_their_exit_codes(
+    error: BaseException, code: int, message: str, replace_doctor: Any, capsys: Capture
+) -> None:
+    replace_doctor(raising(error))
     assert main(["doctor"]) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_an_internal_error_is_reported_as_a_bug_with_its_traceback(verb: Any, capsys: Capture, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_internal_error_is_reported_as_a_bug_with_its_traceback(
+    replace_doctor: Any, capsys: Capture, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    verb(raising(KeyError("secret")))
+    replace_doctor(raising(KeyError("secret")))
     assert main(["doctor"]) == 1
     err = capsys.readouterr().err
     assert "a bug in dni-deploy: KeyError" in err
@@ -109,8 +113,8 @@ def test_an_internal_error_is_reported_as_a_bug_with_its_traceback(verb: Any, ca
     assert "in raising" in saved.read_text() or "in function" in saved.read_text()
 
 
-def test_debug_shows_the_traceback(verb: Any, capsys: Capture) -> None:
-    verb(raising(errors.InputError("It went wrong.")))
+def test_debug_shows_the_traceback(replace_doctor: Any, capsys: Capture) -> None:
+    replace_doctor(raising(errors.InputError("It went wrong.")))
     assert main(["--debug", "doctor"]) == main(["doctor", "--debug"]) == 3
     assert capsys.readouterr().err.count("Traceback") == 2
 
@@ -147,7 +151,7 @@ def test_a_reader_that_closes_the_pipe_ends_a_command_quietly() -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as stdout:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "dni_deploy", "doctor"],
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -155,8 +159,8 @@ def test_a_reader_that_closes_the_pipe_ends_a_command_quietly() -> None:
             cwd=ROOT,
             timeout=60,
         )
-    assert done.stderr == ""
-    assert done.returncode == dispatch.EXIT_PIPE_CLOSED
+    assert process.stderr == ""
+    assert process.returncode == dispatch.EXIT_PIPE_CLOSED
 
 
 def test_ctrl_c_and_sigterm_end_a_command_quietly() -> None:
@@ -182,6 +186,6 @@ def test_ctrl_c_and_sigterm_end_a_command_quietly() -> None:
 def test_json_is_the_only_output_on_stdout(capsys: Capture) -> None:
     main(["doctor", "--json"])
     out, err = capsys.readouterr()
-    told = json.loads(out)
+    report = json.loads(out)
     assert err == ""
-    assert (told["schema"], told["command"]) == (2, "doctor")
+    assert (report["schema"], report["command"]) == (2, "doctor")

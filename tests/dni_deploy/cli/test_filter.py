@@ -1,4 +1,4 @@
-"""filter, as a program between pipes: only video on stdout, one sentence on stderr, and an end for whatever ends beside it."""
+"""filter as a program between pipes: only video on stdout, one sentence on stderr, and it ends when its neighbors end."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def command(bundle: str, *args: str) -> list[str]:
 
 
 def run(bundle: str, *args: str, data: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
-    given = {} if "stdin" in options else {"input": data}
-    return subprocess.run(command(bundle, *args), cwd=ROOT, timeout=SECONDS, capture_output=True, **given, **options)
+    input_options = {} if "stdin" in options else {"input": data}
+    return subprocess.run(command(bundle, *args), cwd=ROOT, timeout=SECONDS, capture_output=True, **input_options, **options)
 
 
 @contextmanager
@@ -72,39 +72,44 @@ def exactly(pipe: Any, count: int) -> bytes:
 
 
 def test_filter_reads_and_writes_rgb24(bundles: Any) -> None:
-    done = run(bundles[1], *RGB, data=FRAME * 5)
-    assert (done.returncode, done.stdout) == (0, FRAME * 5)
-    assert re.fullmatch(rb"dni-deploy: 5 frames 6x4 to 6x4 in .*, alpha same=1, half=0, onnxruntime\.\n", done.stderr)
+    process = run(bundles[1], *RGB, data=FRAME * 5)
+    assert (process.returncode, process.stdout) == (0, FRAME * 5)
+    assert re.fullmatch(rb"dni-deploy: 5 frames 6x4 to 6x4 in .*, alpha same=1, half=0, onnxruntime\.\n", process.stderr)
 
 
 def test_filter_reads_and_writes_y4m(bundles: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
-    grey = b"FRAME\n" + bytes(range(60, 84)) + bytes([128]) * 12
-    done = run(bundles[2], "--no-stamp", "-q", data=HEADER + grey * 3)
-    assert done.returncode == 0
-    assert done.stderr == b""
-    assert done.stdout.startswith(HEADER.replace(b"W6 H4", b"W12 H8") + b"FRAME\n")
-    assert len(done.stdout) == len(HEADER) + 1 + 3 * (6 + 12 * 8 * 3 // 2)
+    gray = b"FRAME\n" + bytes(range(60, 84)) + bytes([128]) * 12
+    process = run(bundles[2], "--no-stamp", "-q", data=HEADER + gray * 3)
+    assert process.returncode == 0
+    assert process.stderr == b""
+    assert process.stdout.startswith(HEADER.replace(b"W6 H4", b"W12 H8") + b"FRAME\n")
+    assert len(process.stdout) == len(HEADER) + 1 + 3 * (6 + 12 * 8 * 3 // 2)
 
 
 def test_json_report_of_filter_goes_to_stderr(bundles: Any) -> None:
-    done = run(bundles[1], *RGB, "--json", "--alpha", "half=1", data=FRAME)
-    assert len(done.stdout) == len(FRAME)
-    told = json.loads(done.stderr)
-    assert (told["schema"], told["command"], told["frames"], told["alpha"]) == (2, "filter", 1, {"same": 0.0, "half": 1.0})
+    process = run(bundles[1], *RGB, "--json", "--alpha", "half=1", data=FRAME)
+    assert len(process.stdout) == len(FRAME)
+    report = json.loads(process.stderr)
+    assert (report["schema"], report["command"], report["frames"], report["alpha"]) == (
+        2,
+        "filter",
+        1,
+        {"same": 0.0, "half": 1.0},
+    )
 
 
 def test_prints_of_other_libraries_go_to_stderr(bundles: Any) -> None:
-    """By Python's print and by the descriptor, as a C library would."""
+    """By Python's print and by the file descriptor, as a C library prints."""
     code = (
         "import os, sys; from dni_deploy.cli.main import main; import dni_deploy.session.session as s; before = s.Session.render\n"
         "def render(self, frame): print('noise'); os.write(1, b'more noise'); return before(self, frame)\n"
         "s.Session.render = render; sys.exit(main(sys.argv[1:]))"
     )
     args = [sys.executable, "-c", code, *command(bundles[1], *RGB)[3:]]
-    done = subprocess.run(args, input=FRAME * 2, cwd=ROOT, timeout=SECONDS, capture_output=True)
-    assert (done.returncode, done.stdout) == (0, FRAME * 2)
-    assert done.stderr.count(b"noise") == 4
+    process = subprocess.run(args, input=FRAME * 2, cwd=ROOT, timeout=SECONDS, capture_output=True)
+    assert (process.returncode, process.stdout) == (0, FRAME * 2)
+    assert process.stderr.count(b"noise") == 4
 
 
 @pytest.mark.parametrize("stalls", [False, True])
@@ -112,7 +117,7 @@ def test_a_reader_that_closes_the_pipe_ends_filter_quietly(stalls: bool, bundles
     with running(bundles[1], *RGB) as child:
         child.stdin.write(FRAME * 3)
         assert exactly(child.stdout, len(FRAME)) == FRAME
-        if stalls:  # nothing more comes, with the pipe held open, and all that came is written
+        if stalls:  # no more input arrives while the pipe stays open, and everything received is written
             assert exactly(child.stdout, 2 * len(FRAME)) == FRAME * 2
         child.stdout.close()
         if not stalls:
@@ -120,16 +125,16 @@ def test_a_reader_that_closes_the_pipe_ends_filter_quietly(stalls: bool, bundles
                 while child.poll() is None:
                     child.stdin.write(FRAME * 100)
         assert child.wait(SECONDS) == 0
-        said = child.stderr.read()
-        assert b"error" not in said
-        assert b"Traceback" not in said
-        assert b"closed the pipe" in said
+        message = child.stderr.read()
+        assert b"error" not in message
+        assert b"Traceback" not in message
+        assert b"closed the pipe" in message
 
 
 def test_a_closed_stdin_ends_filter_after_the_last_frame(bundles: Any) -> None:
     with running(bundles[1], *RGB) as child:
         child.stdin.write(FRAME * 2)
-        assert exactly(child.stdout, 2 * len(FRAME)) == FRAME * 2  # each comes at once, without waiting for the next
+        assert exactly(child.stdout, 2 * len(FRAME)) == FRAME * 2  # each frame arrives at once, without waiting for the next
         child.stdin.write(FRAME)
         child.stdin.close()
         assert child.stdout.read() == FRAME
@@ -137,7 +142,7 @@ def test_a_closed_stdin_ends_filter_after_the_last_frame(bundles: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "data", "code", "said", "frames"),
+    ("args", "data", "code", "message", "frames"),
     [
         (RGB, FRAME * 2 + FRAME[:10], 8, "10 bytes were left after 2 whole frames", 2),
         (RGB, FRAME[:10], 3, "10 bytes came, and one frame of 6x4 has 72", 0),
@@ -151,16 +156,18 @@ def test_a_closed_stdin_ends_filter_after_the_last_frame(bundles: Any) -> None:
         ((*RGB, "--alpha", "missing.json"), FRAME, 3, "missing.json", 0),
     ],
 )
-def test_bad_streams_are_refused(args: tuple[str, ...], data: bytes, code: int, said: str, frames: int, bundles: Any) -> None:
-    done = run(bundles[1], *args, data=data)
-    assert done.returncode == code
-    assert said in done.stderr.decode()
-    assert done.stderr.count(b"\n") == 1
-    assert len(done.stdout) == frames * len(FRAME)
+def test_bad_streams_are_refused(
+    args: tuple[str, ...], data: bytes, code: int, message: str, frames: int, bundles: Any
+) -> None:
+    process = run(bundles[1], *args, data=data)
+    assert process.returncode == code
+    assert message in process.stderr.decode()
+    assert process.stderr.count(b"\n") == 1
+    assert len(process.stdout) == frames * len(FRAME)
 
 
 @pytest.mark.parametrize(
-    ("header", "code", "said"),
+    ("header", "code", "message"),
     [
         (b"", 3, "ended before a video began"),
         (b"\x89PNG\r\n\x1a\n" * 20, 3, "does not begin with YUV4MPEG2"),
@@ -170,19 +177,19 @@ def test_bad_streams_are_refused(args: tuple[str, ...], data: bytes, code: int, 
         (b"YUV4MPEG2 W6 H4 F25:1 C420p10\n", 2, "10 bits"),
     ],
 )
-def test_headers_with_false_sizes_are_refused(header: bytes, code: int, said: str, bundles: Any) -> None:
+def test_headers_with_false_sizes_are_refused(header: bytes, code: int, message: str, bundles: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
-    done = run(bundles[1], data=header)
-    assert (done.returncode, done.stdout) == (code, b"")
-    assert said in done.stderr.decode()
-    assert done.stderr.count(b"\n") == 1
+    process = run(bundles[1], data=header)
+    assert (process.returncode, process.stdout) == (code, b"")
+    assert message in process.stderr.decode()
+    assert process.stderr.count(b"\n") == 1
 
 
 def test_stdin_that_is_a_terminal_or_closed_is_refused(bundles: Any) -> None:
     main, terminal = pty.openpty()
     try:
-        done = run(bundles[1], *RGB, stdin=terminal)
-        assert (done.returncode, b"stdin is a terminal" in done.stderr) == (2, True)
+        process = run(bundles[1], *RGB, stdin=terminal)
+        assert (process.returncode, b"stdin is a terminal" in process.stderr) == (2, True)
     finally:
         os.close(main)
         os.close(terminal)
@@ -196,11 +203,11 @@ def test_a_full_disk(bundles: Any) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full here")
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
+        process = subprocess.run(
             command(bundles[1], *RGB), input=FRAME, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, timeout=SECONDS
         )
-    assert done.returncode == 6
-    assert b"No space left" in done.stderr
+    assert process.returncode == 6
+    assert b"No space left" in process.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -233,58 +240,58 @@ def by_http(port: int) -> Callable[[], object]:
     return put
 
 
-@pytest.mark.parametrize("way", ["osc", "http"])
-def test_side_file_changes_alpha_while_filter_runs(way: str, bundles: Any, tmp_path: Path) -> None:
-    """Frame by frame: as it was, then halved from the frame on that the side file names."""
-    if way == "osc":
+@pytest.mark.parametrize("protocol", ["osc", "http"])
+def test_side_file_changes_alpha_while_filter_runs(protocol: str, bundles: Any, tmp_path: Path) -> None:
+    """Frames are unchanged until the one that the side file names, and halved from there on."""
+    if protocol == "osc":
         pytest.importorskip("pythonosc", reason="OSC needs python-osc (extra `live`)")
     log = tmp_path / "show.jsonl"
     with running(
         bundles[1],
         *RGB,
-        f"--{way}",
+        f"--{protocol}",
         "0",
-        *(["--token", TOKEN] if way == "http" else []),
+        *(["--token", TOKEN] if protocol == "http" else []),
         "--alpha-log",
         os.fspath(log),
         "--alpha",
         "same=1",
     ) as child:
-        said = re.search(rb"(?:port |127\.0\.0\.1:)(\d+)", child.stderr.readline())
-        assert said
-        send = (by_osc if way == "osc" else by_http)(int(said[1]))
-        made = []
+        match = re.search(rb"(?:port |127\.0\.0\.1:)(\d+)", child.stderr.readline())
+        assert match
+        send = (by_osc if protocol == "osc" else by_http)(int(match[1]))
+        frames = []
         end = time.monotonic() + 30
-        while time.monotonic() < end and (len(made) < 2 or made[-1] == made[0]):
-            if made:
+        while time.monotonic() < end and (len(frames) < 2 or frames[-1] == frames[0]):
+            if frames:
                 send()
             child.stdin.write(FRAME)
-            made.append(exactly(child.stdout, len(FRAME)))
+            frames.append(exactly(child.stdout, len(FRAME)))
         child.stdin.close()
         assert child.wait(SECONDS) == 0
-    assert made[0] == FRAME
-    assert made[-1] == np.rint(np.frombuffer(FRAME, np.uint8) * 0.5).astype(np.uint8).tobytes()
+    assert frames[0] == FRAME
+    assert frames[-1] == np.rint(np.frombuffer(FRAME, np.uint8) * 0.5).astype(np.uint8).tobytes()
     rows = [json.loads(line) for line in log.read_text().splitlines()[1:]]
-    assert [row["shares"] == [0.0, 1.0] for row in rows] == [picture == made[-1] for picture in made]
-    again = run(bundles[1], *RGB, "--alpha", os.fspath(log), data=FRAME * len(made))
-    assert again.stdout == b"".join(made)  # the performance, rendered again
+    assert [row["shares"] == [0.0, 1.0] for row in rows] == [frame == frames[-1] for frame in frames]
+    again = run(bundles[1], *RGB, "--alpha", os.fspath(log), data=FRAME * len(frames))
+    assert again.stdout == b"".join(frames)  # the same run, rendered again from its log
 
 
 def test_a_port_in_use_is_refused(bundles: Any) -> None:
     import socket
 
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        done = run(bundles[1], *RGB, "--http", str(taken.getsockname()[1]), data=FRAME)
-    assert done.returncode == 9
-    assert done.stdout == b""
+    with socket.socket() as busy_socket:
+        busy_socket.bind(("127.0.0.1", 0))
+        busy_socket.listen()
+        process = run(bundles[1], *RGB, "--http", str(busy_socket.getsockname()[1]), data=FRAME)
+    assert process.returncode == 9
+    assert process.stdout == b""
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 @pytest.mark.slow
 def test_memory_stays_constant_over_many_frames(bundles: Any) -> None:
-    """From frame 1,000 to frame 20,000 the process grows by less than 20 MB, the issue's figure."""
+    """From frame 1,000 to frame 20,000 the process grows by less than 20 MB."""
     size, count = 64 * 48 * 3, 20_000
     with running(bundles[1], "--format", "rgb24", "--size", "64x48", "--alpha", "sine(period=50f)", "-q") as child:
 
@@ -313,34 +320,36 @@ FFMPEG = shutil.which("ffmpeg")
 @pytest.mark.skipif(not FFMPEG, reason="ffmpeg is not installed")
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p", "gray", "yuvj420p"])
 def test_filter_between_two_ffmpeg_processes_keeps_the_frames(pixels: str, bundles: Any, tmp_path: Path) -> None:
-    """ffmpeg | dni-deploy filter | ffmpeg, and the picture that comes back is the one that went in.
+    """ffmpeg | dni-deploy filter | ffmpeg returns the frames that went in.
 
-    40 dB: the network is the identity; what is lost is one way to RGB and back, where colours that RGB does not have are cut.
+    40 dB: the network is the identity; the loss is one conversion to RGB and back, which clips colors outside of RGB.
     """
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
-    source, made = tmp_path / "in.y4m", tmp_path / "out.y4m"
+    source, output_path = tmp_path / "in.y4m", tmp_path / "out.y4m"
     quiet = [FFMPEG or "", "-v", "error", "-nostdin", "-y"]
-    picture = ["-loop", "1", "-i", os.fspath(ROOT / "dni_deploy" / "data" / "astronaut.png"), "-vf", "scale=96:54"]
+    still_input = ["-loop", "1", "-i", os.fspath(ROOT / "dni_deploy" / "data" / "astronaut.png"), "-vf", "scale=96:54"]
     subprocess.run(
-        [*quiet, *picture, "-t", "0.4", "-r", "25", "-pix_fmt", pixels, "-strict", "-1", "-f", "yuv4mpegpipe", source],
+        [*quiet, *still_input, "-t", "0.4", "-r", "25", "-pix_fmt", pixels, "-strict", "-1", "-f", "yuv4mpegpipe", source],
         check=True,
         timeout=SECONDS,
     )
     with source.open("rb") as video:
         first = subprocess.Popen(command(bundles[1], "-q"), cwd=ROOT, stdin=video, stdout=subprocess.PIPE)
         second = subprocess.run(
-            [*quiet[:4], "-y", "-i", "-", "-strict", "-1", "-f", "yuv4mpegpipe", made], stdin=first.stdout, timeout=SECONDS
+            [*quiet[:4], "-y", "-i", "-", "-strict", "-1", "-f", "yuv4mpegpipe", output_path],
+            stdin=first.stdout,
+            timeout=SECONDS,
         )
         assert (first.wait(SECONDS), second.returncode) == (0, 0)
     compared = subprocess.run(
-        [FFMPEG or "", "-hide_banner", "-i", source, "-i", made, "-lavfi", "psnr", "-f", "null", "-"],
+        [FFMPEG or "", "-hide_banner", "-i", source, "-i", output_path, "-lavfi", "psnr", "-f", "null", "-"],
         capture_output=True,
         text=True,
         timeout=SECONDS,
     )
-    said = re.search(r"PSNR .*average:(\S+)", compared.stderr)
-    assert said, compared.stderr
-    assert float(said[1]) > 40
+    match = re.search(r"PSNR .*average:(\S+)", compared.stderr)
+    assert match, compared.stderr
+    assert float(match[1]) > 40
     frames = re.findall(r"frame= *(\d+)", compared.stderr)
     assert frames
     assert int(frames[-1]) == 10

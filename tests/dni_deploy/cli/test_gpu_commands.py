@@ -1,7 +1,7 @@
-"""The verbs on a GPU: from the command line to TensorRT, on stand-ins for pycuda and TensorRT.
+"""The commands on a GPU: from the command line to TensorRT, with fakes of pycuda and TensorRT.
 
-The stand-in computes with ONNX Runtime on the CPU and watches how it is used; its queues run when and in what order its own
-scheduler likes. What a real GPU does is another matter: see docs/gpu.md.
+The fake computes with ONNX Runtime on the CPU and checks how it is used; its own scheduler decides when and in which
+order its streams run. For a real GPU see docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.fakes.gpu import FakeGpu, install
 
 Capture = pytest.CaptureFixture[str]
 SHAPES = {"min_shape": "1x3x8x8", "opt_shape": "1x3x16x16", "max_shape": "1x3x24x24"}
-PATIENCE = 30.0
+TIMEOUT_S = 30.0
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def here(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The bundle x.dni and in.png, in the folder where commands are typed."""
+    """The current folder, with the bundle x.dni and in.png."""
     Image.fromarray(np.random.default_rng(2).integers(0, 256, (16, 20, 3), np.uint8)).save(tmp_path / "in.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -56,43 +56,43 @@ def frame(seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(seed).integers(0, 256, (16, 20, 3), np.uint8)
 
 
-def told(capsys: Capture) -> dict[str, Any]:
+def read_report(capsys: Capture) -> dict[str, Any]:
     out, err = capsys.readouterr()
     assert err == ""
-    found: dict[str, Any] = json.loads(out)
-    return found
+    report: dict[str, Any] = json.loads(out)
+    return report
 
 
 BUILD = ["build", "x.dni", "--min", "1x3x8x8", "--opt", "1x3x16x16", "--max", "1x3x24x24"]
 
 
 def test_build_and_run_commands_work_together_on_a_gpu(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
-    """Without a plan auto passes TensorRT over, and says so; `build` builds for it; from then on it is the one."""
+    """Without a plan `auto` skips TensorRT and says so; `build` builds one; from then on `auto` chooses it."""
     run = ["run", "x.dni", "in.png", "--alpha", "0.25", "--json"]
     assert main([*run, "-o", "before.png"]) == 0
-    before = told(capsys)
+    before = read_report(capsys)
     assert before["engine"] != "tensorrt"
     assert "not tensorrt: no plan is built for this GPU and this TensorRT: dni-deploy build" in before["engine_reason"]
 
     assert main([*BUILD, "--json"]) == 0
-    built = told(capsys)
+    built = read_report(capsys)
     assert (built["engine"], built["engine_reason"], built["precision"]) == ("tensorrt", "the first choice", "fp32")
     assert built["profile"] == "min 1x3x8x8, opt 1x3x16x16, max 1x3x24x24"
     assert built["error"] <= 1e-4
     assert Path(built["plan"]).exists()
     assert main(["inspect", "x.dni", "--json"]) == 0
-    assert [(plan["engine"], plan["precision"]) for plan in told(capsys)["plans"]] == [("tensorrt", "fp32")]
+    assert [(plan["engine"], plan["precision"]) for plan in read_report(capsys)["plans"]] == [("tensorrt", "fp32")]
 
     assert main([*run, "-o", "after.png"]) == 0
-    after = told(capsys)
+    after = read_report(capsys)
     assert (after["engine"], after["engine_reason"]) == ("tensorrt", "the first choice")
     with Image.open("before.png") as one, Image.open("after.png") as other:
-        # The same network in another order of float32 additions: a pixel may round to its neighbour.
+        # The same network in another order of float32 additions: a pixel may round to the next value.
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
     assert main(["sweep", "x.dni", "in.png", "-o", "strip.png", "--steps", "3", "--json"]) == 0
-    assert told(capsys)["engine"] == "tensorrt"
+    assert read_report(capsys)["engine"] == "tensorrt"
     assert main(["run", "x.dni", "in.png", "-o", "cpu.png", "--alpha", "0.25", "--engine", "onnxruntime", "--json"]) == 0
-    assert told(capsys)["engine_reason"] == "asked for"
+    assert read_report(capsys)["engine_reason"] == "asked for"
 
 
 def test_run_prints_the_engine_and_the_reason(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
@@ -155,15 +155,17 @@ def test_auto_does_not_hide_a_failed_verification(gpu: FakeGpu, bundle: Bundle, 
 
     from engines import verification
 
-    monkeypatch.setitem(verification.MAX_RELATIVE_ERROR, "fp32", -1.0)  # nothing is good enough
+    monkeypatch.setitem(verification.MAX_RELATIVE_ERROR, "fp32", -1.0)  # no result is accurate enough
     with pytest.raises(EngineError, match="what auto chose"):
         open_session(bundle)
 
 
 @pytest.mark.parametrize("version", ["11.4", "10.16", "8.6"])
 @pytest.mark.parametrize("seed", range(3))
-def test_async_frames_match_their_stamps_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, version: str, seed: int, numpy_1: None) -> None:
-    """Frames while another thread moves alpha: each is, bit for bit, what its stamp says, and the last alpha is shown."""
+def test_async_frames_match_their_stamps_on_two_engines(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, version: str, seed: int, numpy_1: None
+) -> None:
+    """While another thread changes alpha, each frame equals, bit for bit, that of its stamp, and the last alpha is applied."""
     fake = install(monkeypatch, tensorrt=version, seed=seed)
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
     alphas = [0.0, 0.25, 0.5, 1.0]
@@ -190,9 +192,9 @@ def test_async_frames_match_their_stamps_on_two_engines(bundle: Bundle, monkeypa
         np.testing.assert_array_equal(stamped.output, expected[stamped.coefficients.values])
         assert stamped.generation >= newest
         newest = stamped.generation
-    writer.join(PATIENCE)
+    writer.join(TIMEOUT_S)
     session.alpha = 0.25
-    assert session.wait_until_applied(PATIENCE)
+    assert session.wait_until_applied(TIMEOUT_S)
     np.testing.assert_array_equal(session(x), expected[0.25, 0.75])
     session.close()
     fake.check()
@@ -200,57 +202,57 @@ def test_async_frames_match_their_stamps_on_two_engines(bundle: Bundle, monkeypa
 
 @pytest.mark.parametrize("seed", range(3))
 def test_rules_apply_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Alpha moves under rules for groups of weights, in the idle slot: frames are, bit for bit, those of a session that waits."""
+    """Alpha changes in the idle slot under group rules: frames equal, bit for bit, those of a synchronous session."""
     fake = install(monkeypatch, tensorrt="11.4", seed=seed)
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
     x, rules = frame(), ["*.bias=0.2", "*.weight=0..1"]
     expected = []
     with open_session(bundle, engine="tensorrt") as plain:
-        for alpha, given in ((0.25, rules), (0.75, rules[:1]), (0.75, None)):
-            plain.alpha, plain.rules = alpha, given
+        for alpha, session_rules in ((0.25, rules), (0.75, rules[:1]), (0.75, None)):
+            plain.alpha, plain.rules = alpha, session_rules
             expected.append(plain(x))
     assert not np.array_equal(expected[0], expected[1])
     with open_session(bundle, engine="tensorrt", async_refit=True, rules=rules, alpha=0.25) as session:
         for _ in range(3):
-            for number, (alpha, given) in enumerate(((0.25, rules), (0.75, rules[:1]), (0.75, None))):
-                session.alpha, session.rules = alpha, given
-                assert session.wait_until_applied(PATIENCE)
+            for number, (alpha, session_rules) in enumerate(((0.25, rules), (0.75, rules[:1]), (0.75, None))):
+                session.alpha, session.rules = alpha, session_rules
+                assert session.wait_until_applied(TIMEOUT_S)
                 np.testing.assert_array_equal(session(x), expected[number])
     fake.check()
 
 
 @pytest.fixture
 def numpy_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in for 8.6 reads NumPy 2's arrays right, which the real one does not."""
+    """The fake of 8.6 reads NumPy 2's arrays correctly, which the real one does not."""
     monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)
 
 
 @pytest.mark.parametrize("after", range(5))
 def test_async_a_refit_that_fails_half_way_keeps_the_previous_frame(gpu: FakeGpu, bundle: Bundle, after: int) -> None:
-    """After so many weights. Told once by the next frame; the picture before stays, and the slot is refitted whole before it shows."""
+    """Fails after so many weights: the next frame raises once, the old weights stay, and the slot is refitted whole before use."""
     build(bundle.path, **SHAPES)  # type: ignore[arg-type]
     x = frame()
     with open_session(bundle, engine="tensorrt", async_refit=True) as session:
-        pictures = {}
+        frames = {}
         for number in range(4):
             session.alpha = number / 4
-            assert session.wait_until_applied(PATIENCE)
-            pictures[number] = session(x)
+            assert session.wait_until_applied(TIMEOUT_S)
+            frames[number] = session(x)
         gpu.trt.fail["refit"] = after
         session.alpha = 1.0
         with pytest.raises(EngineError):
-            session.wait_until_applied(PATIENCE)
+            session.wait_until_applied(TIMEOUT_S)
         assert session.alpha.values == (0.75, 0.25)
-        np.testing.assert_array_equal(session(x), pictures[3])
+        np.testing.assert_array_equal(session(x), frames[3])
         for number in (2, 0, 3):
             session.alpha = number / 4
-            assert session.wait_until_applied(PATIENCE)
-            np.testing.assert_array_equal(session(x), pictures[number])
+            assert session.wait_until_applied(TIMEOUT_S)
+            np.testing.assert_array_equal(session(x), frames[number])
 
 
 def test_doctor_lists_all_engines_and_each_runs(gpu: FakeGpu, capsys: Capture) -> None:
     assert main(["doctor", "--json"]) == 0
-    report = told(capsys)
+    report = read_report(capsys)
     states = {state["name"]: state for state in report["engines"]}
     assert list(states) == list(engines.registry.ENGINES)
     assert states["tensorrt"]["available"]

@@ -1,4 +1,4 @@
-"""-v shows what dni-deploy chose and how long it took, on stderr, and nothing of other libraries."""
+"""-v shows on stderr what dni-deploy chose and how long it took, and nothing from other libraries."""
 
 from __future__ import annotations
 

@@ -22,14 +22,21 @@ Capture = pytest.CaptureFixture[str]
 def child(*args: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **settings.pop("env", {})}
     command = [sys.executable, "-m", "dni_deploy", *args]
-    given = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "cwd": ROOT, "timeout": 60, "env": environment}
-    return subprocess.run(command, **{**given, **settings})
+    run_options = {
+        "stdin": subprocess.DEVNULL,
+        "capture_output": True,
+        "text": True,
+        "cwd": ROOT,
+        "timeout": 60,
+        "env": environment,
+    }
+    return subprocess.run(command, **{**run_options, **settings})
 
 
 def test_an_invalid_environment_variable_is_a_usage_error() -> None:
-    done = child("run", "a.dni", "b.png", "-o", "c.png", "--alpha", "1", env={"DNI_RUN_THREADS": "abc"})
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "abc" in done.stderr
+    process = child("run", "a.dni", "b.png", "-o", "c.png", "--alpha", "1", env={"DNI_RUN_THREADS": "abc"})
+    assert (process.returncode, process.stdout) == (2, "")
+    assert "abc" in process.stderr
 
 
 def test_every_way_to_ask_for_help_prints_the_same_summary(capsys: Capture) -> None:
@@ -53,21 +60,21 @@ def test_completion_scripts(shell: str, capsys: Capture) -> None:
 
 
 def test_completion_lists_matching_commands() -> None:
-    done = child(env={dispatch.COMPLETE_VARIABLE: "bash_complete", "COMP_WORDS": "dni-deploy in", "COMP_CWORD": "1"})
-    assert done.stdout == "plain,inspect\n"
+    process = child(env={dispatch.COMPLETE_VARIABLE: "bash_complete", "COMP_WORDS": "dni-deploy in", "COMP_CWORD": "1"})
+    assert process.stdout == "plain,inspect\n"
 
 
 def test_commands_work_without_stdout_and_home() -> None:
     command = f"{sys.executable} -m dni_deploy doctor >&-"
     environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "TERM", "LANG", "TMPDIR")}
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    process = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60)
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_output_in_a_narrow_encoding_is_not_an_error() -> None:
-    done = child("doctor", env={"PYTHONIOENCODING": "ascii", "DNI_CACHE": "/tmp/größe"})
-    assert done.returncode == 0, done.stderr
-    assert "/tmp/gr" in done.stdout
+    process = child("doctor", env={"PYTHONIOENCODING": "ascii", "DNI_CACHE": "/tmp/größe"})
+    assert process.returncode == 0, process.stderr
+    assert "/tmp/gr" in process.stdout
 
 
 def test_unknown_names_are_attribute_errors() -> None:

@@ -1,4 +1,4 @@
-"""What the shared options become: one object each for the library, and former names that still work."""
+"""Shared options become one object each for the library, and deprecated names still work."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def option_of(command: str, name: str) -> click.Option:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Keeps what `run`, `video` and `refit` of the library are called with, and stops there."""
+    """Records the arguments of the library's `run`, `video` and `refit` instead of calling them."""
     calls: list[dict[str, Any]] = []
 
     def keep(*args: Any, **keywords: Any) -> None:

@@ -1,4 +1,4 @@
-"""Results go to stdout, everything else to stderr; tables, JSON and numbers in the form that scripts rely on."""
+"""Results go to stdout, everything else to stderr; tables, JSON and numbers have the form that scripts rely on."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ Capture = pytest.CaptureFixture[str]
 
 
 def on_a_terminal(code: str, **environment: str) -> str:
-    """What a process shows when stdout and stderr are a terminal."""
-    here, there = pty.openpty()
+    """Returns the output of a process whose stdout and stderr are a terminal."""
+    controller, terminal = pty.openpty()
     settings = {**os.environ, "TERM": "xterm-256color", **environment}
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=there, stdout=there, stderr=there, cwd=ROOT, env=settings)
-    os.close(there)
-    shown, end = b"", time.monotonic() + 60
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=terminal, stdout=terminal, stderr=terminal, cwd=ROOT, env=settings
+    )
+    os.close(terminal)
+    received, end = b"", time.monotonic() + 60
     while time.monotonic() < end:
         try:
-            read = os.read(here, 4096)
+            read = os.read(controller, 4096)
         except OSError:  # the terminal is closed
             break
         if not read:
             break
-        shown += read
+        received += read
     process.wait(timeout=20)
-    os.close(here)
-    return shown.decode()
+    os.close(controller)
+    return received.decode()
 
 
 STEPS = """
@@ -49,8 +51,8 @@ print('done')
 
 def test_progress_only_on_a_terminal() -> None:
     assert "half\\x1b[2J way" in on_a_terminal(STEPS)
-    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert (done.stdout, done.stderr) == ("done\n", "")
+    process = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (process.stdout, process.stderr) == ("done\n", "")
 
 
 def test_no_color() -> None:

@@ -1,4 +1,4 @@
-"""Every command is documented, has a library function of its name, and stands in the generated reference."""
+"""Every command is documented, has a library function of its name, and is in the generated reference."""
 
 from __future__ import annotations
 

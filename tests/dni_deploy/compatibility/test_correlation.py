@@ -1,4 +1,4 @@
-"""The correlation index: NumPy's in float64, whatever the scale, and told apart where there is none."""
+"""The correlation index equals NumPy's in float64 at any scale, and is undefined for constant filters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.array([np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(a, b, strict=True)])
 
 
-# 36 numbers a filter: the two ways of summing differ by some 36 roundings of 1e-16 each, far below 1e-13.
+# 36 numbers per filter: two summation orders differ by about 36 roundings of 1e-16 each, far below 1e-13.
 CLOSE = 1e-13
 
 
@@ -62,7 +62,7 @@ def test_transposed_convolutions_have_their_filters_on_the_second_axis() -> None
 
 
 def test_unrelated_filters_are_near_zero() -> None:
-    """Two random filters of 576 numbers correlate with deviation 1/24; the median of 64 stays well inside 0.03."""
+    """The correlation of two random filters of 576 numbers has deviation 1/24; the median of 64 stays well inside 0.03."""
     a, b = (random.standard_normal((64, 64, 3, 3)) for _ in range(2))
     assert abs(np.median(correlate_filters(a, b))) < 0.03
     assert abs(np.median(correlate_filters(a, a[random.permutation(64)]))) < 0.1

@@ -1,4 +1,4 @@
-"""Network distance at its fixed points, the exact shortest path, and noise told from training."""
+"""Network distance of known pairs, the exact shortest path, and noise distinguished from training."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_shortest_path_is_the_shortest() -> None:
     for seed in range(20):
         points = np.random.default_rng(seed).random((6, 3))
         table = np.linalg.norm(points[:, None] - points[None], axis=2)
-        best = min(sum(table[a, b] for a, b in pairwise(way)) for way in permutations(range(6)))
-        way = order_by_shortest_path(table)
-        assert sorted(way) == list(range(6))
-        assert sum(table[a, b] for a, b in pairwise(way)) == pytest.approx(best, rel=1e-12)  # other order of a float64 sum
-        assert way[0] < way[-1]
+        best = min(sum(table[a, b] for a, b in pairwise(path)) for path in permutations(range(6)))
+        path = order_by_shortest_path(table)
+        assert sorted(path) == list(range(6))
+        assert sum(table[a, b] for a, b in pairwise(path)) == pytest.approx(best, rel=1e-12)  # another order of a float64 sum
+        assert path[0] < path[-1]
 
 
 def test_whiteness_distinguishes_noise_from_training() -> None:

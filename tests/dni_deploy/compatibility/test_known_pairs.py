@@ -1,4 +1,4 @@
-"""The twelve pairs whose answer is known: six families trained here, and six ways to fail. `check` is right about each."""
+"""`check` is right about twelve pairs with known answers: six families trained here, and six kinds of failure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_verdict_of_known_pairs_is_right(pair: KnownPair) -> None:
     [("three_layer", "n20"), ("demo", "n20"), ("style", "content"), ("digits", "thin"), ("scenes", "identity")],
 )
 def test_permuted_and_sign_flipped_networks_compute_the_same_function(family: str, name: str) -> None:
-    """Else the pairs that do not blend would be damaged networks, which is another question."""
+    """Otherwise the pairs that do not blend would be damaged networks, which is another case."""
     state = member(family, name)
     architecture = find_architecture("auto", state)
 
@@ -68,7 +68,7 @@ def test_permuted_and_sign_flipped_networks_compute_the_same_function(family: st
     expected = infer(state)
     for change in (permute_channels, flip_signs):
         changed = change(state, 1)
-        if change is permute_channels or family != "three_layer":  # which has no norm that could take the sign back
+        if change is permute_channels or family != "three_layer":  # which has no norm that could restore the sign
             assert any(not np.array_equal(changed[key], state[key]) for key in state)
         # float32 sums in another order; InstanceNorm divides them by small deviations
         assert np.abs(infer(changed) - expected).max() <= 1e-3 * np.abs(expected).max()

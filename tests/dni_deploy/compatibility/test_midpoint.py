@@ -1,4 +1,4 @@
-"""The figures of a midpoint, a loss barrier and a BatchNorm mismatch, against numbers worked out by hand."""
+"""Figures of a midpoint, a loss barrier and a BatchNorm mismatch, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def test_midpoint_figures_equal_hand_computed_values() -> None:
 def test_loss_barrier_equals_hand_computed_values() -> None:
     clean = np.full((1, 3, 4, 4), 0.25, np.float32)
     outputs = (clean + np.float32(0.1), clean + np.float32(0.2), clean - np.float32(0.1))
-    found = measure_barrier("a - b", "x", outputs, clean, -1.0, 1.0)  # a range of 2: an error of 0.1 is 0.05 of it
-    assert found.first == pytest.approx(0.0025, rel=1e-5)  # float32 inputs
-    assert found.barrier == pytest.approx(0.01 - 0.0025, rel=1e-5)
-    assert found.decibels == found.beyond == pytest.approx(20 * np.log10(2), abs=1e-4)
-    assert found.is_blocking
+    barrier = measure_barrier("a - b", "x", outputs, clean, -1.0, 1.0)  # a range of 2: an error of 0.1 is 0.05 of it
+    assert barrier.first == pytest.approx(0.0025, rel=1e-5)  # float32 inputs
+    assert barrier.barrier == pytest.approx(0.01 - 0.0025, rel=1e-5)
+    assert barrier.decibels == barrier.beyond == pytest.approx(20 * np.log10(2), abs=1e-4)
+    assert barrier.is_blocking
     assert measure_barrier("a - b", "x", (clean, clean, clean), clean, 0, 1).decibels == 0
 
 
 def test_batchnorm_mismatch_against_float64() -> None:
-    """A single BatchNorm whose ends fit their statistics, and whose middle has a quarter of the variance it is told."""
+    """A single BatchNorm whose members fit their statistics, and whose midpoint has a quarter of the stored variance."""
     ones, zeros = np.ones(4), np.zeros(4)
     ends = ({"n.running_mean": zeros, "n.running_var": ones}, {"n.running_mean": 2 * ones, "n.running_var": 3 * ones})
     measured = ({"n": (zeros, ones)}, {"n": (2 * ones, 3 * ones)})

@@ -1,4 +1,4 @@
-"""A permutation of channels is found, and none where there is none."""
+"""A permutation of channels is found where there is one, and none otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.pico_architectures import pico_state
 
 
 def test_a_permutation_is_found_across_residual_and_dense_layers() -> None:
-    """An RRDBNet whose residual stream is in another order, and the first dense layer's growth: dense and residual, names out of order."""
+    """An RRDBNet with permuted residual stream and permuted growth channels of its first dense layer."""
     state = pico_state("rrdbnet")
     random = np.random.default_rng(1)
     stream, growth = random.permutation(8), random.permutation(4)
@@ -38,5 +38,5 @@ def test_a_permutation_is_found_across_residual_and_dense_layers() -> None:
     assert report.midpoints[0].departure > 100  # the ends are the same function, or this would be no permutation
     assert (report.verdict, report.pairs[0].causes[0]) == ("will not blend", "permuted")
     assert all(row.aligned_median is not None and row.aligned_median > 0.999 for row in report.layers)
-    stranger = align_permutations(state, pico_state("rrdbnet", 1), find_filter_layers(state))
-    assert max(abs(row.median - row.chance_median) for row in stranger.values()) < 0.3  # what luck finds, no more
+    unrelated = align_permutations(state, pico_state("rrdbnet", 1), find_filter_layers(state))
+    assert max(abs(row.median - row.chance_median) for row in unrelated.values()) < 0.3  # only what chance finds

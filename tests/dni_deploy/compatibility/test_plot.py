@@ -1,4 +1,4 @@
-"""The plot of the layers is a file of the kind asked for, with the same bytes every time."""
+"""The plot of the layers has the requested file type, and the same bytes every time."""
 
 from __future__ import annotations
 

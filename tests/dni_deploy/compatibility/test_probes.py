@@ -1,4 +1,4 @@
-"""Test inputs fit the network's signature, and have a reference where one can be made."""
+"""Test inputs fit the network's signature, and have a reference where one exists."""
 
 from __future__ import annotations
 

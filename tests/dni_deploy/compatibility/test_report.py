@@ -1,4 +1,4 @@
-"""The report as JSON holds what is computed from its rows, and no number that JSON does not know."""
+"""The report as JSON holds the figures computed from its rows, and no number that JSON cannot represent."""
 
 from __future__ import annotations
 

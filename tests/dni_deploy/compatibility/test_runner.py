@@ -1,4 +1,4 @@
-"""A family runs as its network does in PyTorch, from checkpoints and from a bundle, and is not run where a package is missing."""
+"""A family computes what its network computes in PyTorch, from checkpoints and from a bundle, or reports the missing package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BLEND = {"a": 0.25, "b": 0.75}
 
 
 def blend_in_torch(states: dict[str, dict[str, Any]]) -> Any:
-    """The network in float64 with the blended state dict."""
+    """Returns the network in float64 with the blended state dict."""
     net = PICO["dncnn_bn"].factory().double().eval()
     first, second = states.values()
     blend = {key: 0.25 * first[key].astype(np.float64) + 0.75 * second[key] for key in first if first[key].dtype.kind == "f"}
@@ -38,12 +38,12 @@ def test_outputs_and_batchnorm_inputs_are_those_of_torch(tmp_path: Path, as_bund
     states = dict(zip("ab", pico_family("dncnn_bn", 2), strict=True))
     bundle = export(states, tmp_path / "x.dni") if as_bundle else None
     inputs = [np.random.default_rng(seed).random((1, 3, 24, 32 + 8 * seed), np.float32) for seed in range(2)]
-    net, seen = blend_in_torch(states), {}
+    net, batchnorm_inputs = blend_in_torch(states), {}
     for name, module in net.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            seen[name] = []
+            batchnorm_inputs[name] = []
             module.register_forward_pre_hook(
-                lambda module, x, values=seen[name]: values.append(x[0].transpose(0, 1).flatten(1))
+                lambda module, x, values=batchnorm_inputs[name]: values.append(x[0].transpose(0, 1).flatten(1))
             )
     with torch.no_grad():
         expected = [net(torch.from_numpy(x).double()).numpy() for x in inputs]
@@ -53,10 +53,10 @@ def test_outputs_and_batchnorm_inputs_are_those_of_torch(tmp_path: Path, as_bund
     assert (runner.architecture, runner.signature.multiple) == ("dncnn", 1)
     for output, truth in zip(outputs, expected, strict=True):
         assert np.abs(output - truth).max() <= 1e-5 * np.abs(truth).max()  # float32 against float64, five layers
-    assert list(statistics) == list(seen)
+    assert list(statistics) == list(batchnorm_inputs)
     for name, (mean, variance) in statistics.items():
-        each = [values.numpy() for values in seen[name]]
-        mean_truth = np.mean([values.mean(axis=1) for values in each], axis=0)  # each input counts alike
+        each = [values.numpy() for values in batchnorm_inputs[name]]
+        mean_truth = np.mean([values.mean(axis=1) for values in each], axis=0)  # each input has equal weight
         square = np.mean([np.square(values).mean(axis=1) for values in each], axis=0)
         np.testing.assert_allclose(mean, mean_truth, rtol=0, atol=1e-5 * np.sqrt(square.max()))  # float32 activations and sums
         np.testing.assert_allclose(variance, square - mean_truth**2, rtol=1e-4)
@@ -69,7 +69,7 @@ def test_a_single_member_has_its_own_tensors_bit_for_bit() -> None:
 
 
 def hide_package(monkeypatch: pytest.MonkeyPatch, package: str, *importers: str) -> None:
-    """As if the package were not installed, and what imports it had not been imported."""
+    """Makes the package appear not installed, and modules that import it not imported."""
     for name in [name for name in sys.modules if name.startswith(importers)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)

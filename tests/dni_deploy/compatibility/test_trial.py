@@ -18,13 +18,13 @@ from tests.support.pico_architectures import pico_family
 
 
 def test_a_restoration_network_is_also_run_on_noise() -> None:
-    """The pico DnCNN with its last layer a hundredth gives back its input nearly: noise stays, so ends and middle err alike."""
+    """With a hundredth of its last layer the pico DnCNN nearly returns its input: noise stays, so all blends err alike."""
     family = pico_family("dncnn", 2)
     for state in family:
         state["model.6.weight"], state["model.6.bias"] = state["model.6.weight"] / 100, state["model.6.bias"] / 100
     report = check(dict(zip("ab", family, strict=True)))
     assert [row.test_image for row in report.barriers] == [f"astronaut, noise {sigma}" for sigma in (20, 40, 60)]
-    # Clipped noise of sigma 20 of 255: a mean squared error of (20 / 255)^2 less what the clipping takes, a fifth at most here.
+    # Clipped noise of sigma 20 of 255: a mean squared error of (20 / 255)^2, reduced by clipping, here by at most a fifth.
     assert report.barriers[0].first == pytest.approx((20 / 255) ** 2, rel=0.2)
     assert all(abs(row.decibels) < 0.5 for row in report.barriers)
     assert check(dict(zip("ab", pico_family("cyclegan", 2), strict=True))).barriers == ()
@@ -52,7 +52,7 @@ def test_each_blend_is_set_once_for_all_test_images() -> None:
     x = np.random.default_rng(0).random((1, 3, 8, 8), np.float32)
     samples = [SampleInput(name, x, 0.4 * x) for name in ("one", "two")]
     steps: list[int] = []
-    result = measure_pairs(runner, [("a", "b")], samples, lambda done, total, text: steps.append(done))
+    result = measure_pairs(runner, [("a", "b")], samples, lambda finished, total, text: steps.append(finished))
     assert runner.blends == [{"a": 1.0}, {"b": 1.0}, {"a": 0.5, "b": 0.5}]
     assert [row.test_image for row in result.midpoints] == ["one", "two"]
     assert all(row.error < 1e-5 for row in result.midpoints)  # float32 rounding of a linear network

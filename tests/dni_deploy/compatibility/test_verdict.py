@@ -1,4 +1,4 @@
-"""The verdict follows the bounds of the paper, and every cause is named with what to do about it."""
+"""The verdict follows the bounds of the paper, and every cause is named with its remedy."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def layer(median: float, **more: Any) -> LayerCorrelation:
     ],
 )
 def test_the_bounds_of_the_paper(median: float, verdict: str) -> None:
-    found = judge_pair("a - b", PairEvidence([layer(median)], median))
-    assert found.verdict == verdict
-    assert found.reasons
-    assert bool(found.advice) == (verdict != "blends well")
+    judged = judge_pair("a - b", PairEvidence([layer(median)], median))
+    assert judged.verdict == verdict
+    assert judged.reasons
+    assert bool(judged.advice) == (verdict != "blends well")
 
 
 def test_the_midpoint_image_outweighs_the_index() -> None:
@@ -41,28 +41,28 @@ def test_the_midpoint_image_outweighs_the_index() -> None:
 
     assert verdict(x, x, x) == "blends well"
     assert verdict(x, x * 0, x) == "will not blend"  # faded
-    assert verdict(x, x[..., ::-1], x) == "will not blend"  # another picture, with the same contrast
+    assert verdict(x, x[..., ::-1], x) == "will not blend"  # a different image with the same contrast
     assert verdict(x, x + 0.3, x) == "blends with caveats"
-    assert verdict(x, x[..., ::-1] * 1.2, -x) == "blends with caveats"  # the ends are as far from each other
+    assert verdict(x, x[..., ::-1] * 1.2, -x) == "blends with caveats"  # the members differ by as much
 
 
 def test_every_cause_is_named() -> None:
     x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
-    astray = [measure_midpoint("a - b", x, x + 0.1, x)]
-    flipped = judge_pair("a - b", PairEvidence([layer(0.99, flipped=8)], 0.99, midpoints=astray))
+    midpoints = [measure_midpoint("a - b", x, x + 0.1, x)]
+    flipped = judge_pair("a - b", PairEvidence([layer(0.99, flipped=8)], 0.99, midpoints=midpoints))
     assert (flipped.verdict, flipped.causes) == ("will not blend", ("flipped",))
-    permuted = judge_pair("a - b", PairEvidence([layer(0.3, aligned_median=0.99, chance=0.2)], 0.3, midpoints=astray))
+    permuted = judge_pair("a - b", PairEvidence([layer(0.3, aligned_median=0.99, chance=0.2)], 0.3, midpoints=midpoints))
     assert (permuted.verdict, permuted.causes) == ("will not blend", ("permuted",))
-    lucky = judge_pair("a - b", PairEvidence([layer(0.05, aligned_median=0.8, chance=0.75)], 0.05))
-    assert (lucky.verdict, lucky.causes) == ("will not blend", ("apart",))
+    permuted_pair = judge_pair("a - b", PairEvidence([layer(0.05, aligned_median=0.8, chance=0.75)], 0.05))
+    assert (permuted_pair.verdict, permuted_pair.causes) == ("will not blend", ("apart",))
     scaled = judge_pair("a - b", PairEvidence([layer(0.99, scale=10.0)], 0.99))
     assert (scaled.verdict, scaled.causes) == ("blends with caveats", ("scale",))
     noise = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, distance=0.3, whiteness=1.0))
     assert (noise.verdict, noise.causes) == ("blends with caveats", ("noise",))
-    wall = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.03, 0.01)]))
-    assert (wall.verdict, wall.causes) == ("will not blend", ("barrier",))
-    hill = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.015, 0.01)]))
-    assert (hill.verdict, hill.causes) == ("blends with caveats", ("barrier",))
+    high_barrier = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.03, 0.01)]))
+    assert (high_barrier.verdict, high_barrier.causes) == ("will not blend", ("barrier",))
+    low_barrier = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, barriers=[Barrier("a - b", "x", 0.01, 0.015, 0.01)]))
+    assert (low_barrier.verdict, low_barrier.causes) == ("blends with caveats", ("barrier",))
     drift = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, norm_mismatches=[BatchNormMismatch("a - b", "bn", 0.3, 0.0)]))
     assert (drift.verdict, drift.causes) == ("blends well", ("drift",))
     assert any("recalibration" in sentence for sentence in drift.advice)

@@ -1,4 +1,4 @@
-"""Frames: the way into a network and out of it."""
+"""Frames: conversion to network inputs and from network outputs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_padding_mirrors_and_is_cropped_again(height: int, width: int, multiple:
     x = to_network(frame, signature)
     assert x.shape[2] % multiple == x.shape[3] % multiple == 0
     expected = frame.transpose(2, 0, 1)
-    for axis, size in ((1, height), (2, width)):  # numpy's own padding as the truth
+    for axis, size in ((1, height), (2, width)):  # numpy's padding as the reference
         extra = -size % multiple
         pad = [(0, 0), (0, 0), (0, 0)]
         pad[axis] = (0, extra)

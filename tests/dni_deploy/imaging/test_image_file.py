@@ -1,4 +1,4 @@
-"""Pictures: what is read, what is carried along, and what is refused in one sentence."""
+"""Image files: what is read, what is preserved, and what is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def pixels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def png_header(width: int, height: int, depth: int, colour: int) -> bytes:
-    """A PNG that is all header, with a correct checksum."""
+def png_header(width: int, height: int, depth: int, color: int) -> bytes:
+    """Makes a PNG that is only a header, with a correct checksum."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
 
 
@@ -43,24 +43,24 @@ def png_header(width: int, height: int, depth: int, colour: int) -> bytes:
 def test_lossless_formats_give_the_same_pixels_back(tmp_path: Path, suffix: str) -> None:
     rgb = pixels(7, 5, 3)
     write_image(tmp_path / f"a{suffix}", ImageFile(rgb))
-    picture = read_image(tmp_path / f"a{suffix}")
-    assert np.array_equal(picture.rgb, rgb)
-    assert picture.alpha is None
-    assert not picture.is_gray
-    assert picture.notes == ()
+    image = read_image(tmp_path / f"a{suffix}")
+    assert np.array_equal(image.rgb, rgb)
+    assert image.alpha is None
+    assert not image.is_gray
+    assert image.notes == ()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
 def test_transparency_is_carried_bit_equal(tmp_path: Path, suffix: str) -> None:
     rgb, alpha = pixels(9, 4, 3), pixels(9, 4, seed=1)
-    alpha[:3] = 0  # the colours under transparent pixels count, too
+    alpha[:3] = 0  # the colors under transparent pixels count, too
     write_image(tmp_path / f"a{suffix}", ImageFile(rgb, alpha))
-    picture = read_image(tmp_path / f"a{suffix}")
-    assert np.array_equal(picture.alpha, alpha)
-    assert np.array_equal(picture.rgb, rgb)
-    same = picture.with_pixels(rgb // 2)
-    assert same.alpha is picture.alpha
-    doubled = picture.with_pixels(rgb.repeat(2, axis=0).repeat(2, axis=1))
+    image = read_image(tmp_path / f"a{suffix}")
+    assert np.array_equal(image.alpha, alpha)
+    assert np.array_equal(image.rgb, rgb)
+    same = image.with_pixels(rgb // 2)
+    assert same.alpha is image.alpha
+    doubled = image.with_pixels(rgb.repeat(2, axis=0).repeat(2, axis=1))
     assert doubled.alpha is not None
     assert doubled.alpha.shape == (18, 8)
 
@@ -71,27 +71,27 @@ def test_jpeg_is_written_at_full_color_resolution(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", ImageFile(rgb))
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.layer[0][1:3] == image.layer[1][1:3]  # type: ignore[attr-defined]  # 4:4:4
-    # Quality 95 keeps one-pixel red stripes apart; at 4:2:0 they become one flat colour.
+    # Quality 95 keeps one-pixel red stripes apart; at 4:2:0 they become one flat color.
     assert np.abs(read_image(tmp_path / "a.jpg").rgb.astype(int) - rgb).max() < 40
 
 
 def test_gray_stays_gray(tmp_path: Path) -> None:
-    grey, alpha = pixels(6, 5), pixels(6, 5, seed=1)
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    picture = read_image(tmp_path / "a.png")
-    assert picture.is_gray
-    assert np.array_equal(picture.rgb, np.repeat(grey[..., None], 3, axis=2))
-    write_image(tmp_path / "b.png", picture)
+    gray, alpha = pixels(6, 5), pixels(6, 5, seed=1)
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    gray_image = read_image(tmp_path / "a.png")
+    assert gray_image.is_gray
+    assert np.array_equal(gray_image.rgb, np.repeat(gray[..., None], 3, axis=2))
+    write_image(tmp_path / "b.png", gray_image)
     with Image.open(tmp_path / "b.png") as image:
         assert image.mode == "L"
-        assert np.array_equal(np.array(image), grey)
-    image = Image.fromarray(grey)
+        assert np.array_equal(np.array(image), gray)
+    image = Image.fromarray(gray)
     image.putalpha(Image.fromarray(alpha))
     image.save(tmp_path / "la.png")
     write_image(tmp_path / "lb.png", read_image(tmp_path / "la.png"))
     with Image.open(tmp_path / "lb.png") as image:
         assert image.mode == "LA"
-        assert np.array_equal(np.array(image), np.dstack([grey, alpha]))
+        assert np.array_equal(np.array(image), np.dstack([gray, alpha]))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -105,9 +105,9 @@ def test_exif_rotation_is_applied_to_colours_and_transparency(tmp_path: Path, or
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(np.ascontiguousarray(turn[orientation](upright))).save(tmp_path / "a.png", exif=exif)
-    picture = read_image(tmp_path / "a.png")
-    assert np.array_equal(picture.rgb, upright[..., :3])
-    assert np.array_equal(picture.alpha, upright[..., 3])
+    image = read_image(tmp_path / "a.png")
+    assert np.array_equal(image.rgb, upright[..., :3])
+    assert np.array_equal(image.alpha, upright[..., 3])
 
 
 def test_color_profile_is_kept(tmp_path: Path) -> None:
@@ -121,23 +121,23 @@ def test_palette_one_bit_and_cmyk_images_are_converted_with_a_note(tmp_path: Pat
     palette = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     palette.save(tmp_path / "p.png", transparency=bytes([255, 0, 128]))
-    picture = read_image(tmp_path / "p.png")
-    assert picture.rgb.tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 255, 0]]]
-    assert picture.alpha is not None
-    assert picture.alpha.tolist() == [[255, 0], [128, 0]]
-    assert "palette" in picture.notes[0]
+    image = read_image(tmp_path / "p.png")
+    assert image.rgb.tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 255, 0]]]
+    assert image.alpha is not None
+    assert image.alpha.tolist() == [[255, 0], [128, 0]]
+    assert "palette" in image.notes[0]
 
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "1.png")
-    picture = read_image(tmp_path / "1.png")
-    assert picture.rgb[..., 0].tolist() == [[255, 0]]
-    assert picture.is_gray
-    assert "1-bit" in picture.notes[0]
+    image = read_image(tmp_path / "1.png")
+    assert image.rgb[..., 0].tolist() == [[255, 0]]
+    assert image.is_gray
+    assert "1-bit" in image.notes[0]
 
     Image.new("CMYK", (3, 2), (0, 255, 255, 0)).save(tmp_path / "c.tif")
-    picture = read_image(tmp_path / "c.tif")
-    assert picture.rgb.shape == (2, 3, 3)
-    assert picture.rgb[0, 0].tolist() == [255, 0, 0]
-    assert "CMYK" in picture.notes[0]
+    image = read_image(tmp_path / "c.tif")
+    assert image.rgb.shape == (2, 3, 3)
+    assert image.rgb[0, 0].tolist() == [255, 0, 0]
+    assert "CMYK" in image.notes[0]
 
     Image.fromarray(pixels(2, 2, 3)).save(tmp_path / "key.png", transparency=(1, 2, 3))
     assert read_image(tmp_path / "key.png").alpha is not None
@@ -151,7 +151,7 @@ def test_small_images_are_read(tmp_path: Path, shape: tuple[int, int]) -> None:
 
 def test_sixteen_bits_and_floats_are_refused(tmp_path: Path) -> None:
     Image.fromarray(pixels(4, 4).astype(np.uint16) * 257).save(tmp_path / "grey16.png")
-    (tmp_path / "rgb16.png").write_bytes(png_header(2, 2, 16, 2))  # Pillow alone would read this as 8 bits
+    (tmp_path / "rgb16.png").write_bytes(png_header(2, 2, 16, 2))  # Pillow would silently read this as 8 bits
     (tmp_path / "rgba16.png").write_bytes(png_header(2, 2, 16, 6))
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "int.tif")
@@ -162,7 +162,7 @@ def test_sixteen_bits_and_floats_are_refused(tmp_path: Path) -> None:
 
 
 def test_sixteen_bit_colour_tiff_is_refused(tmp_path: Path) -> None:
-    """Written by hand, tag by tag, because Pillow does not write it and reads it as 8 bits."""
+    """The file is built tag by tag because Pillow cannot write it and reads it as 8 bits."""
     tags = [
         (256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2),
         (273, 4, 1, 140), (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 6), (284, 3, 1, 1),
@@ -222,7 +222,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_truncated_and_bit_flipped_files_give_an_image_or_a_dni_error(tmp_path: Path) -> None:
-    """A damaged file gives a DniError or a picture of some sort, never another exception."""
+    """A damaged file gives a DniError or some image, never another exception."""
     rng = np.random.default_rng(0)
     for ending in (".png", ".jpg", ".webp", ".tif", ".bmp"):
         write_image(tmp_path / f"a{ending}", ImageFile(pixels(6, 6, 3)))
@@ -272,10 +272,10 @@ def test_images_of_a_folder_are_sorted_by_name(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", ".hidden.png", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
-    found = [tmp_path / "a.JPG", tmp_path / "b.png"]
-    assert list_folder_images(tmp_path) == (found, 1)
-    assert list_images(tmp_path) == found
-    assert list_images([tmp_path / "given.png", tmp_path]) == [tmp_path / "given.png", *found]
+    paths = [tmp_path / "a.JPG", tmp_path / "b.png"]
+    assert list_folder_images(tmp_path) == (paths, 1)
+    assert list_images(tmp_path) == paths
+    assert list_images([tmp_path / "given.png", tmp_path]) == [tmp_path / "given.png", *paths]
     assert as_path_list("x.png") == [Path("x.png")]
 
 

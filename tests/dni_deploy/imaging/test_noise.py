@@ -1,4 +1,4 @@
-"""Noise: sigma is found within a few percent, whatever the picture, and also where the noise was clipped."""
+"""Noise: sigma is estimated within a few percent on any image, also where the noise was clipped."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dni_deploy.imaging.noise import estimate_noise
 
 
 def scene(size: int = 128) -> Frame:
-    """Edges, a ramp, a texture, and black and white areas, which clip half of their noise."""
+    """Makes edges, a ramp, a texture, and black and white areas, which clip half of their noise."""
     rows, columns = np.mgrid[:size, :size]
-    picture = np.stack([columns * 255 // size, rows * 255 // size, 128 + 40 * np.sin(columns / 3)], axis=2)
-    picture[: size // 4] = 0
-    picture[-size // 4 :, : size // 2] = 255
-    return np.rint(picture).astype(np.uint8)
+    image = np.stack([columns * 255 // size, rows * 255 // size, 128 + 40 * np.sin(columns / 3)], axis=2)
+    image[: size // 4] = 0
+    image[-size // 4 :, : size // 2] = 255
+    return np.rint(image).astype(np.uint8)
 
 
 def noised(clean: Frame, sigma: float, seed: int = 0) -> Frame:

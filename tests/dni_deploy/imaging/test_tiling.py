@@ -1,4 +1,4 @@
-"""Tiling: the joined picture is the untiled one."""
+"""Tiling: the joined output equals the untiled one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def random_frame(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def box_filter(signature: Signature) -> Infer:
-    """A network whose radius is known: the sum of the zero-padded (2r + 1) x (2r + 1) neighbourhood, exactly, in integers.
+    """A network of known radius: the exact integer sum of the zero-padded (2r + 1) x (2r + 1) neighborhood.
 
-    It takes and gives frames by way of the signature's multiple: it pads like frames.py and then sees zeros beyond.
+    It pads frames to the signature's multiple like frames.py and then sees zeros beyond.
     """
     radius = signature.radius
     assert radius is not None
@@ -35,8 +35,8 @@ def box_filter(signature: Signature) -> Infer:
         padded = np.pad(x, ((0, 0), (radius, radius), (radius, radius)))
         size = 2 * radius + 1
         window = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
-        y = window.sum(axis=(3, 4)) % 251  # the remainder makes any missing neighbour visible
-        # A strided network sees the position within its multiple: tiles off that grid would show.
+        y = window.sum(axis=(3, 4)) % 251  # the remainder makes any missing neighbor visible
+        # A strided network depends on the position within its multiple: tiles off that grid would show.
         y += np.add.outer(np.arange(x.shape[1]) % signature.multiple, np.arange(x.shape[2]) % signature.multiple)
         y = y.repeat(signature.scale, axis=1).repeat(signature.scale, axis=2)[None]
         return from_network((y / 255).astype(np.float32), frame, signature)
@@ -74,7 +74,7 @@ def test_a_frame_that_fits_in_one_tile_is_not_tiled() -> None:
     assert run_tiled(lambda piece: piece, frame, signature, tile=20) is frame
     assert run_tiled(lambda piece: piece, random_frame(600, 4), signature, tile=0).shape == (600, 4, 3)
     assert count_tiles(16, 20, signature, tile=20) == 1
-    assert count_tiles(16, 40, signature, tile=20) == 3  # 14 new columns a tile
+    assert count_tiles(16, 40, signature, tile=20) == 3  # 14 new columns per tile
 
 
 def test_a_network_with_unbounded_receptive_field_is_not_tiled() -> None:
@@ -97,7 +97,7 @@ def test_an_engine_with_another_scale_than_its_signature_is_an_error() -> None:
 
 @pytest.mark.parametrize(("name", "blocks"), [("dncnn", 0), ("rrdb", 5), ("rrdb", 23)])
 def test_seams_of_real_networks_stay_under_one_level(name: str, blocks: int) -> None:
-    """DnCNN-17 is tiled at its radius; RRDBNets of 5 and 23 blocks may see 79 and 349 pixels far and get the overlap for such nets."""
+    """DnCNN-17 is tiled at its radius; RRDBNets of 5 and 23 blocks have radii of 79 and 349 pixels and get LARGE_OVERLAP_PX."""
     torch = pytest.importorskip("torch", reason="the networks are computed by PyTorch (extra `export`)")
     torch.manual_seed(0)
     if name == "dncnn":
@@ -109,7 +109,7 @@ def test_seams_of_real_networks_stay_under_one_level(name: str, blocks: int) -> 
         from exporters.architectures.rrdbnet import RRDBNet
 
         net = RRDBNet(width=16, growth=8, blocks=blocks).eval()
-        with torch.no_grad():  # stronger than any training leaves them, so the far pixels matter
+        with torch.no_grad():  # stronger than after any training, so distant pixels matter
             for parameter in net.parameters():
                 parameter.mul_(1.5)
         signature = net.signature
@@ -127,19 +127,19 @@ def test_seams_of_real_networks_stay_under_one_level(name: str, blocks: int) -> 
     joined = run_tiled(infer, frame, signature, tile=96 if name == "dncnn" else 112)
     overlap = default_overlap(signature)
     seam = np.abs(joined - whole).max() / max(span, 1.0)
-    # At the radius only the order of float32 sums differs; beyond it the promise is one level of 255.
+    # At the radius only the order of float32 sums differs; beyond it the guarantee is one level of 255.
     assert seam < (1e-5 if overlap == signature.radius else 1 / 255)
-    # Positive control: almost no overlap is far above the first bound.
+    # Positive control: with almost no overlap the error is far above the first bound.
     rough = run_tiled(infer, frame, signature, tile=64, overlap=1)
     assert np.abs(rough - whole).max() / max(span, 1.0) > 10 * max(seam, 1e-5)
 
 
 def test_a_trained_network_uses_less_than_its_receptive_field() -> None:
-    """The adversarial member of the paper's super-resolution family may see 34 pixels far; 12 of them are all that count.
+    """The adversarial member of the paper's super-resolution family has a radius of 34 pixels; only 12 of them matter.
 
-    Weights at random say little about this: training is what makes far pixels count. Influence that spreads block by block widens as
+    Random weights say little about this: training makes distant pixels matter. Influence that spreads block by block widens as
     the square root of their number; 2 blocks that need 8 pixels for a third of a level would then be 23 that need 27, which is an
-    estimate, and what the 32 of LARGE_OVERLAP_PX rest on.
+    estimate, and the reason for the 32 of LARGE_OVERLAP_PX.
     """
     torch = pytest.importorskip("torch", reason="the network is computed by PyTorch (extra `export`)")
     safetensors = pytest.importorskip("safetensors.torch")

@@ -1,4 +1,4 @@
-"""The modes that `bench` compares: each opens what it says, and says why it cannot."""
+"""The modes that `bench` compares: each opens the engine it names, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def test_bench_compares_every_engine_that_users_can_choose() -> None:
     assert len(BY_NAME) == len(BACKEND_MODES)
     assert {mode.name for mode in BACKEND_MODES if mode.build_plan} == {"trt constant", "trt inputs", "trt in graph"}
     assert {mode.name for mode in BACKEND_MODES if not mode.changes_alpha} == {"constant", "trt constant"}
-    opened = {"in place": "onnxruntime", "tensorrt": "tensorrt", "ort gpu": "onnxruntime-gpu"}
-    assert set(opened.values()) == set(ENGINES)
-    assert set(opened) <= set(BY_NAME)
+    engine_by_mode = {"in place": "onnxruntime", "tensorrt": "tensorrt", "ort gpu": "onnxruntime-gpu"}
+    assert set(engine_by_mode.values()) == set(ENGINES)
+    assert set(engine_by_mode) <= set(BY_NAME)
 
 
 @pytest.mark.parametrize("name", ["in place", "constant", "rebuild", "inputs", "in graph"])

@@ -1,4 +1,4 @@
-"""Timing: what is counted, in which order, and that a noisy machine disturbs all engines alike."""
+"""Timing: what is measured, in which order, and that a busy machine affects all engines alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ X = np.zeros((1, 1, 2, 2), np.float32)
 
 
 class Counting:
-    """An engine that says in which order it was called."""
+    """An engine that records the order of its calls."""
 
     name = update_path = "counting"
     slots = 1
@@ -36,7 +36,7 @@ class Counting:
 
 
 def test_a_refit_is_timed_until_its_work_has_finished() -> None:
-    """On a GPU a refit returns while its work is still queued; the frame after it must not pay for that."""
+    """On a GPU a refit returns while its work is still queued; the next frame must not be charged for it."""
     engine = Counting()
     samples = time_interleaved({"a": engine}, {}, X, 2, 3)  # type: ignore[dict-item]
     assert engine.calls == ["refit", *["infer", "refit", "finish", "infer", "infer"] * 4]
@@ -55,7 +55,7 @@ def test_every_engine_gets_the_same_alphas_and_is_first_equally_often() -> None:
             calls.append((self.own_name, tuple(coefficients)))
 
     samples = time_interleaved({name: Named(name) for name in "ab"}, {"a": lambda: None}, X, 3, 3)  # type: ignore[misc]
-    rounds = calls[2:]  # behind the refit of each before the first round
+    rounds = calls[2:]  # after the refit of each engine before the first round
     assert [name for name, _ in rounds] == list("abbaabba")
     assert all(rounds[index][1] == rounds[index + 1][1] for index in range(0, 8, 2))
     assert len({alpha for _, alpha in rounds}) == 4
@@ -64,5 +64,5 @@ def test_every_engine_gets_the_same_alphas_and_is_first_equally_often() -> None:
 
 
 def test_a_ratio_is_computed_within_each_round() -> None:
-    """A round that is slow for both changes nothing."""
+    """A round that is slow for both engines does not change the ratio."""
     assert compute_median_ratio([2.0, 200.0, 2.0], [1.0, 100.0, 1.0]) == pytest.approx(2.0)

@@ -1,4 +1,4 @@
-"""bench --video: every stage is timed, and what is told adds up."""
+"""bench --video: every stage is timed, and the reported times add up."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def test_bench_video_times_every_stage(tmp_path: Path, bundle: Bundle) -> None:
 
 def test_the_command(tmp_path: Path, bundle: Bundle) -> None:
     clip = Clip(audio=None).write(tmp_path / "in.mp4")
-    asked = ["bench", str(bundle.path), "--video", str(clip), "--repeats", "6", "--threads", "1"]
-    plain = CliRunner().invoke(group, asked, obj=CommandOutput())
+    arguments = ["bench", str(bundle.path), "--video", str(clip), "--repeats", "6", "--threads", "1"]
+    plain = CliRunner().invoke(group, arguments, obj=CommandOutput())
     assert plain.exit_code == 0, plain.output
     assert "slider to frame" in plain.output
-    body = json.loads(CliRunner().invoke(group, [*asked, "--json"], obj=CommandOutput()).stdout)
+    body = json.loads(CliRunner().invoke(group, [*arguments, "--json"], obj=CommandOutput()).stdout)
     assert body["frames"] == 6
     assert len(body["stages"]) == 7
-    refused = CliRunner().invoke(group, [*asked, "--shape", "1x3x8x8"], obj=CommandOutput())
+    refused = CliRunner().invoke(group, [*arguments, "--shape", "1x3x8x8"], obj=CommandOutput())
     assert isinstance(refused.exception, UsageError)
 
 

@@ -1,4 +1,4 @@
-"""A contact sheet holds every frame, outlines the best, and reduces large ones."""
+"""A contact sheet shows every frame, outlines the best, and reduces large ones."""
 
 from __future__ import annotations
 

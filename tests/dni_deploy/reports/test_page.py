@@ -1,4 +1,4 @@
-"""Self-contained pages: templates are filled in one pass, and everything a page needs is inside it and in the wheel."""
+"""Pages are self-contained: templates are filled in one pass, and page files are part of the wheel."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TEMPLATES = sorted(path for folder in ("reports", "compatibility", "tuning") for
         ("{{#x}}yes{{/x}}{{^x}}no{{/x}}", {"x": []}, "no"),
         ("{{#x}}{{#y}}{{.}}{{/y}};{{/x}}", {"x": [{"y": [1, 2]}, {"y": [3]}]}, "12;3;"),
         ("{{x}} {{{x}}}", {"x": "{{y}}{{#y}}"}, "{{y}}{{#y}} {{y}}{{#y}}"),  # a value is never read as a tag
-        ("{{x}}", {"x": "a\x1b[2J"}, "a\\x1b[2J"),  # control characters are written out
+        ("{{x}}", {"x": "a\x1b[2J"}, "a\\x1b[2J"),  # control characters are escaped
     ],
 )
 def test_fill_template(template: str, values: dict[str, Any], text: str) -> None:
@@ -67,7 +67,7 @@ VOID_ELEMENTS = ("meta", "link", "img", "input", "br")
 
 
 class BalanceChecker(HTMLParser):
-    """Open elements; fails where one is closed that is not the innermost."""
+    """Tracks open elements; fails where an element is closed that is not the innermost."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Plots are files of the kind asked for, with the same bytes every time; infinite values are left out."""
+"""Plots have the requested file type and the same bytes every time; infinite values are omitted."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_json_names_a_point_by_its_members() -> None:
 def test_only_members_with_nonzero_coefficients_are_named() -> None:
     assert describe_coefficients(("a", "b", "c"), (0.25, 0.0, 0.75)) == "a 0.25, c 0.75"
     assert describe_coefficients(("a", "b"), (1.0, 0.0)) == "a 1, b 0"
-    assert find_best_point(sweep_report([1.0, 3.0, 3.0]).points) == 1  # of equal ones the first
+    assert find_best_point(sweep_report([1.0, 3.0, 3.0]).points) == 1  # of equal values the first
 
 
 def test_the_sheet_has_a_cell_for_each_point() -> None:

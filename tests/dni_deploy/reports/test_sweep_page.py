@@ -1,4 +1,4 @@
-"""The page of a sweep: self-contained, escaped, and in a browser its sliders change what is seen."""
+"""The page of a sweep is self-contained and escaped, and in a browser its sliders change the displayed image."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dni_deploy.reports.sweep import SweepPoint, SweepReport, find_best_point
 from dni_deploy.reports.sweep_page import render_sweep_page
 from tests.support.browser import CHROMIUM, FLAGS
 
-EVIL = "</script><img src=x onerror=alert(1)>&\"'"
+HOSTILE_NAME = "</script><img src=x onerror=alert(1)>&\"'"
 
 
 def gray_frames(count: int = 5) -> list[np.ndarray]:
-    """Frames of rising brightness: 0, 50, 100, ..."""
+    """Makes frames of increasing brightness: 0, 50, 100, ..."""
     return [np.full((24, 32, 3), 50 * index, np.uint8) for index in range(count)]
 
 
 def sweep_report(psnrs: list[float | None], **options: Any) -> SweepReport:
-    """Two members, alpha rising in even steps; without a reference where a PSNR is None."""
+    """A report of two members, alpha in even steps; without a reference where a PSNR is None."""
     last = len(psnrs) - 1
     points = tuple(
         SweepPoint((index / last, 1 - index / last), psnr, None if psnr is None else 28.0, 0.001, 0.02)
@@ -43,7 +43,7 @@ def render(title: str = "Noise 40", level_name: str = "N40", **options: Any) -> 
 
 
 class Collector(HTMLParser):
-    """Every tag with its attributes; text of the script that holds the numbers."""
+    """Collects every tag with its attributes, and the text of the script that holds the numbers."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -77,12 +77,12 @@ def test_every_control_has_a_label_and_every_image_a_text() -> None:
 
 
 def test_names_cannot_become_markup() -> None:
-    text = render(title=EVIL, level_name=EVIL, engine=EVIL)
-    text += render(members=(EVIL, "N60"))
+    text = render(title=HOSTILE_NAME, level_name=HOSTILE_NAME, engine=HOSTILE_NAME)
+    text += render(members=(HOSTILE_NAME, "N60"))
     assert "<img src=x" not in text
     assert text.count("</script>") == 4
     data = json.loads(re.findall(r'id="page-data">(.*?)</script>', text)[1])
-    assert data["rows"][0]["alpha"] == f"alpha 0: {EVIL} 0, N60 1"
+    assert data["rows"][0]["alpha"] == f"alpha 0: {HOSTILE_NAME} 0, N60 1"
 
 
 def test_identical_images_and_missing_references() -> None:
@@ -125,8 +125,8 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-def middle_pixel(tab: Any) -> int:
-    """The red value that the eye sees right of the middle of the image."""
+def read_middle_pixel(tab: Any) -> int:
+    """Returns the displayed red value right of the center of the image."""
     with Image.open(io.BytesIO(tab.locator("#viewer").screenshot())) as image:
         pixel = image.convert("RGB").getpixel((image.width * 3 // 4, image.height // 2))
     assert isinstance(pixel, tuple)
@@ -146,28 +146,28 @@ def test_sliders_change_the_displayed_image(tmp_path: Path, browser: Any, width:
     tab.on("request", lambda request: requests.append(request.url))
     tab.goto(path.as_uri())
     slider = tab.get_by_label("alpha", exact=True)
-    assert middle_pixel(tab) == 100  # starts at the best, frame 2
+    assert read_middle_pixel(tab) == 100  # starts at the best, frame 2
     slider.focus()
     tab.keyboard.press("ArrowRight")
-    assert middle_pixel(tab) == 150
+    assert read_middle_pixel(tab) == 150
     assert "alpha 0.75" in slider.get_attribute("aria-valuetext")
     assert "29.00 dB" in tab.locator("#status").inner_text()
     tab.keyboard.press("Home")
-    assert middle_pixel(tab) == 0
+    assert read_middle_pixel(tab) == 0
     tab.keyboard.press("End")
-    assert middle_pixel(tab) == 200
+    assert read_middle_pixel(tab) == 200
 
     tab.get_by_label("blended pixels").check()
     slider.fill("1")
-    assert middle_pixel(tab) == pytest.approx(50, abs=1)  # a quarter of 200 over 0; the browser rounds
+    assert read_middle_pixel(tab) == pytest.approx(50, abs=1)  # a quarter of 200 over 0; the browser rounds
     tab.get_by_label("blended weights").check()
-    assert middle_pixel(tab) == 50
+    assert read_middle_pixel(tab) == 50
 
     slider.fill("4")
     tab.get_by_label("Uncover the input").fill("90")
-    assert middle_pixel(tab) == 0
+    assert read_middle_pixel(tab) == 0
     tab.get_by_label("Uncover the input").fill("0")
-    assert middle_pixel(tab) == 200
+    assert read_middle_pixel(tab) == 200
 
     tab.get_by_text("All numbers").click()
     assert tab.locator("tr").count() == 6

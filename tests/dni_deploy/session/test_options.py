@@ -1,4 +1,4 @@
-"""SessionOptions refuses what no session can be opened with, and hands each engine option to the engine."""
+"""SessionOptions refuses invalid values and passes each engine option to the engine."""
 
 from __future__ import annotations
 

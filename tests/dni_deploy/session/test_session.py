@@ -1,4 +1,4 @@
-"""Session: alpha is checked when it is set, seen by the next frame, and a frame is what the network makes of it."""
+"""Session: alpha is checked when it is set and used by the next frame, and a frame is the network's output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.engines.conftest import write
 from tests.support.frame_session import Dimmer
 from tests.support.handmade_graphs import HAND
 
-PATIENCE = 20.0
+TIMEOUT_S = 20.0
 ROOT = Path(__file__).parents[3]
 
 
@@ -45,8 +45,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def session(bundle: Bundle) -> Iterator[Session]:
-    with open_session(bundle, threads=1) as opened:
-        yield opened
+    with open_session(bundle, threads=1) as opened_session:
+        yield opened_session
 
 
 def frame(height: int = 12, width: int = 17, seed: int = 0) -> Frame:
@@ -58,7 +58,7 @@ def array(*shape: int) -> NDArray[np.float32]:
 
 
 def dimmer(*factors: float, **options: Any) -> tuple[Session, Dimmer]:
-    """A session whose network multiplies by the blend of these factors, members a, b, ..."""
+    """Opens a session whose network multiplies by the blend of these factors, members a, b, ..."""
     engine = Dimmer(factors, **options)
     members = tuple("abcdefgh"[: len(factors)])
     return Session(engine, members, Signature(radius=0), Coefficients.one_hot("a", members)), engine
@@ -68,7 +68,7 @@ def dimmer(*factors: float, **options: Any) -> tuple[Session, Dimmer]:
 
 
 @pytest.mark.parametrize(
-    ("alpha", "shares"),
+    ("alpha", "coefficients"),
     [
         ({"a": 0.2, "c": 0.8}, (0.2, 0.0, 0.8)),
         ("b=0.35,c=0.65", (0.0, 0.35, 0.65)),
@@ -78,10 +78,10 @@ def dimmer(*factors: float, **options: Any) -> tuple[Session, Dimmer]:
         (Coefficients(("a", "b", "c"), (0.25, 0.25, 0.5)), (0.25, 0.25, 0.5)),
     ],
 )
-def test_alpha_is_accepted_in_every_form(session: Session, alpha: Alpha, shares: tuple[float, ...]) -> None:
+def test_alpha_is_accepted_in_every_form(session: Session, alpha: Alpha, coefficients: tuple[float, ...]) -> None:
     session.alpha = alpha
-    assert session.alpha == Coefficients(("a", "b", "c"), shares)
-    assert session.render(frame()).coefficients.values == shares
+    assert session.alpha == Coefficients(("a", "b", "c"), coefficients)
+    assert session.render(frame()).coefficients.values == coefficients
 
 
 def test_one_number_is_the_coefficient_of_the_first_member(pair: Bundle) -> None:
@@ -116,21 +116,21 @@ def test_the_default_is_the_first_member_alone(session: Session) -> None:
 
 
 def test_alpha_arrays_are_copied(session: Session) -> None:
-    mine = [0.2, 0.3, 0.5]
-    session.alpha = mine
-    mine[:] = [9.0, 9.0, 9.0]
+    alpha = [0.2, 0.3, 0.5]
+    session.alpha = alpha
+    alpha[:] = [9.0, 9.0, 9.0]
     assert session.render(frame()).coefficients.values == (0.2, 0.3, 0.5)
 
 
 def test_next_frame_uses_the_new_alpha_and_generations_count_blends(session: Session) -> None:
     x = frame()
     outputs = {}
-    for number, share in enumerate((0.0, 0.25, 0.5, 1.0), 2):
-        session.alpha = [share, 1 - share, 0.0]
-        assert session.generation == number - 1  # nothing is blended before a frame asks for it
+    for number, coefficient in enumerate((0.0, 0.25, 0.5, 1.0), 2):
+        session.alpha = [coefficient, 1 - coefficient, 0.0]
+        assert session.generation == number - 1  # nothing is blended before a frame needs it
         stamped = session.render(x)
-        assert (stamped.generation, stamped.coefficients.values) == (number, (share, 1 - share, 0.0))
-        outputs[share] = stamped.output
+        assert (stamped.generation, stamped.coefficients.values) == (number, (coefficient, 1 - coefficient, 0.0))
+        outputs[coefficient] = stamped.output
     assert len({output.tobytes() for output in outputs.values()}) == 4
     session.alpha = [0.25, 0.75, 0.0]
     np.testing.assert_array_equal(session(x), outputs[0.25])  # A -> B -> A
@@ -147,8 +147,8 @@ def test_setting_the_same_alpha_again_costs_no_refit(session: Session) -> None:
 
 def test_the_last_value_set_between_two_frames_counts() -> None:
     session, engine = dimmer(0.0, 1.0)
-    for share in np.linspace(0, 1, 101):
-        session.alpha = float(share)
+    for coefficient in np.linspace(0, 1, 101):
+        session.alpha = float(coefficient)
     assert engine.refits == 1
     assert session.render(frame()).coefficients.values == (1.0, 0.0)
     assert engine.refits == 2
@@ -163,10 +163,10 @@ def test_a_frame_is_the_network_output_rounded_once(session: Session, size: tupl
     x = frame(*size)
     session.alpha = [0.2, 0.3, 0.5]
     expected = from_network(session.infer(to_network(x, session.signature)), x, session.signature)
-    got = session(x)
-    assert got.shape == (*size, 3)
-    assert got.dtype == np.uint8
-    np.testing.assert_array_equal(got, expected)
+    actual = session(x)
+    assert actual.shape == (*size, 3)
+    assert actual.dtype == np.uint8
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_a_frame_rounds_half_to_even_and_clamps() -> None:
@@ -180,17 +180,17 @@ def test_a_frame_rounds_half_to_even_and_clamps() -> None:
 def test_outputs_belong_to_the_caller(session: Session) -> None:
     x = frame()
     first = session(x)
-    kept = first.copy()
+    copied = first.copy()
     second = session(x)
     first[:] = 0
-    np.testing.assert_array_equal(second, kept)
+    np.testing.assert_array_equal(second, copied)
 
 
 def test_a_nan_output_is_an_error_and_not_a_frame() -> None:
     session, _ = dimmer(0.5, 1.0, broken=17)
     with pytest.raises(EngineError, match="NaN"):
         session(frame(12, 17))
-    assert session(frame(12, 16)).shape == (12, 16, 3)  # and the session lives on
+    assert session(frame(12, 16)).shape == (12, 16, 3)  # and the session remains usable
 
 
 @pytest.mark.parametrize(
@@ -217,15 +217,15 @@ def test_infer_takes_batches_and_arrays_of_any_strides(session: Session) -> None
     x = array(2, 3, 10, 14)
     y = session.infer(x)
     assert y.shape == (2, 3, 10, 14)
-    turned = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    np.testing.assert_array_equal(session.infer(turned), y)
+    channels_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(session.infer(channels_last), y)
 
 
 # ----- failures
 
 
 class Fragile(Dimmer):
-    """Refuses the coefficients in `refused`."""
+    """An engine that refuses the coefficients in `refused`."""
 
     refused: tuple[float, ...] = ()
 
@@ -255,7 +255,7 @@ def test_a_first_alpha_that_the_engine_refuses_closes_the_engine(bundle: Bundle,
     engine = Fragile((0.5, 1.0, 2.0))
     engine.refused = (1.0,)
     monkeypatch.setattr(
-        "dni_deploy.session.session.open_engine", lambda *given: OpenedEngine(engine, EngineChoice("fragile", "asked for"))
+        "dni_deploy.session.session.open_engine", lambda *arguments: OpenedEngine(engine, EngineChoice("fragile", "asked for"))
     )
     with pytest.raises(EngineError, match="no"):
         open_session(bundle)
@@ -293,14 +293,14 @@ def test_a_forgotten_session_closes_its_engine() -> None:
 def test_an_open_session_does_not_stop_the_program_from_exiting(tmp_path: Path) -> None:
     code = (
         "from tests.dni_deploy.session.test_session import Dimmer, Session, Signature, Coefficients\n"
-        "class Told(Dimmer):\n    def close(self): print('closed', flush=True)\n"
+        "class Closing(Dimmer):\n    def close(self): print('closed', flush=True)\n"
         "first = Coefficients.one_hot('a', ('a', 'b'))\n"
-        "plain = Session(Told((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first)\n"
-        "ahead = Session(Told((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first, async_refit=True)\n"
+        "plain = Session(Closing((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first)\n"
+        "ahead = Session(Closing((0.5, 1.0)), ('a', 'b'), Signature(radius=0), first, async_refit=True)\n"
         "ahead.alpha = 0.5"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\nclosed\n", "")
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "closed\nclosed\n", "")
 
 
 @pytest.mark.parametrize("options", [{"slots": 0}, {"slots": -1}, {"threads": -1}, {"slots": 1.5}, {"threads": "2"}])
@@ -345,11 +345,11 @@ def test_variance_guard_refuses_a_variance_that_is_not_positive(pair: Bundle) ->
 
 
 def test_stamps_match_frames_while_threads_change_alpha() -> None:
-    """Each output is what its own stamp says, generations never decrease, and the last alpha is shown."""
+    """Each output equals that of its stamp, generations never decrease, and the last alpha is applied."""
     session, _ = dimmer(0.0, 1.0)
     x = np.full((4, 4, 3), 200, np.uint8)
     stop, wrong = threading.Event(), list[object]()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
 
     def look() -> None:
         newest = 0
@@ -362,17 +362,17 @@ def test_stamps_match_frames_while_threads_change_alpha() -> None:
 
     def slide(seed: int) -> None:
         for step in np.random.default_rng(seed).integers(0, 41, 1000):
-            session.alpha = 1 - step / 40  # 200 * step / 40 = 5 * step: no rounding to argue about
+            session.alpha = 1 - step / 40  # 200 * step / 40 = 5 * step: exact, without rounding
 
     readers = [threading.Thread(target=look, daemon=True) for _ in range(2)]
     writers = [threading.Thread(target=slide, args=(seed,), daemon=True) for seed in range(3)]
     for thread in (*readers, *writers):
         thread.start()
     for thread in writers:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
     stop.set()
     for thread in (*readers, *writers):
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
         assert not thread.is_alive()
     assert not wrong
     session.alpha = 0.25
@@ -380,9 +380,9 @@ def test_stamps_match_frames_while_threads_change_alpha() -> None:
 
 
 def test_many_threads_can_render_on_one_engine(session: Session) -> None:
-    """The same frame at the same alpha is the same picture, whoever asks for it."""
+    """The same frame at the same alpha gives the same output in every thread."""
     x = frame(20, 20)
-    alphas = [[share, 1 - share, 0.0] for share in (0.0, 0.25, 0.5, 1.0)]
+    alphas = [[coefficient, 1 - coefficient, 0.0] for coefficient in (0.0, 0.25, 0.5, 1.0)]
     expected = {}
     for alpha in alphas:
         session.alpha = alpha
@@ -400,16 +400,16 @@ def test_many_threads_can_render_on_one_engine(session: Session) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
         assert not thread.is_alive()
     assert not wrong
 
 
-# ----- ahead of time
+# ----- asynchronous refit
 
 
 class Slow(Dimmer):
-    """Its refit goes into a queue, and only finish lets it through: as on a GPU."""
+    """Its refit is queued and completes only on `finish`, as on a GPU."""
 
     def __init__(self, *factors: float) -> None:
         super().__init__(factors)
@@ -423,7 +423,7 @@ class Slow(Dimmer):
         self.refits += 1
 
     def synchronize(self, slot: int) -> None:
-        assert self.go.wait(PATIENCE)
+        assert self.go.wait(TIMEOUT_S)
         self.set[slot] = self.queued.get(slot, self.set[slot])
         self.order.append("finish")
 
@@ -447,10 +447,10 @@ def test_async_no_frame_waits_and_the_new_value_is_used_when_ready() -> None:
             stamped = session.render(x)
             assert (stamped.generation, stamped.coefficients.values) == (1, (0.0, 1.0))
             assert (stamped.output == 200).all()
-        assert session.alpha.values == (0.5, 0.5)  # what was set last, though no frame has it yet
+        assert session.alpha.values == (0.5, 0.5)  # the last value set, although no frame uses it yet
         assert not session.wait_until_applied(0.01)
         engine.go.set()
-        assert session.wait_until_applied(PATIENCE)
+        assert session.wait_until_applied(TIMEOUT_S)
         stamped = session.render(x)
         assert (stamped.generation, stamped.coefficients.values) == (2, (0.5, 0.5))
         assert (stamped.output == 100).all()
@@ -464,11 +464,11 @@ def test_async_a_refused_alpha_is_raised_once_by_the_next_frame() -> None:
         before = session(frame())
         session.alpha = 0.25
         with pytest.raises(EngineError, match="no"):
-            session.wait_until_applied(PATIENCE)
+            session.wait_until_applied(TIMEOUT_S)
         assert session.alpha.values == (1.0, 0.0)
         np.testing.assert_array_equal(session(frame()), before)
         session.alpha = 0.5
-        assert session.wait_until_applied(PATIENCE)
+        assert session.wait_until_applied(TIMEOUT_S)
         assert session.render(frame()).coefficients.values == (0.5, 0.5)
 
 
@@ -494,17 +494,17 @@ def test_async_refit_needs_two_slots(bundle: Bundle, monkeypatch: pytest.MonkeyP
     with pytest.raises(UsageError, match="2 slots"):
         open_session(bundle, async_refit=True, slots=1)
     engine = Dimmer((0.5, 1.0, 2.0))
-    engine.slots = 1  # whatever it was asked for
-    asked: list[EngineOptions] = []
+    engine.slots = 1  # whatever was requested
+    engine_options: list[EngineOptions] = []
 
     def open_engine(bundle: Bundle, name: str, options: EngineOptions) -> OpenedEngine:
-        asked.append(options)
+        engine_options.append(options)
         return OpenedEngine(engine, EngineChoice("dimmer", "asked for"))
 
     monkeypatch.setattr("dni_deploy.session.session.open_engine", open_engine)
     with pytest.raises(UsageError, match="2 sets of weights"):
         open_session(bundle, async_refit=True, precision="fp16", cuda_graph=True, device=3)
-    assert asked == [EngineOptions(slots=2, precision="fp16", cuda_graph=True, device=3)]
+    assert engine_options == [EngineOptions(slots=2, precision="fp16", cuda_graph=True, device=3)]
     assert engine.closed == 1
 
 
@@ -512,10 +512,10 @@ def test_async_refit_gives_the_same_frames(bundle: Bundle) -> None:
     x = frame()
     with open_session(bundle, threads=1) as plain, open_session(bundle, threads=1, async_refit=True) as ahead:
         assert ahead.engine_reason == plain.engine_reason != ""
-        for shares in ([0.2, 0.3, 0.5], [0.0, 1.0, 0.0], [0.2, 0.3, 0.5]):
-            plain.alpha = ahead.alpha = shares
+        for coefficients in ([0.2, 0.3, 0.5], [0.0, 1.0, 0.0], [0.2, 0.3, 0.5]):
+            plain.alpha = ahead.alpha = coefficients
             assert plain.wait_until_applied()
-            assert ahead.wait_until_applied(PATIENCE)
+            assert ahead.wait_until_applied(TIMEOUT_S)
             np.testing.assert_array_equal(ahead(x), plain(x))
 
 
@@ -542,15 +542,15 @@ def test_async_stamps_match_frames_while_threads_change_alpha() -> None:
     for thread in (*threads, *writers):
         thread.start()
     for thread in writers:
-        thread.join(PATIENCE)
-    assert session.wait_until_applied(PATIENCE)
+        thread.join(TIMEOUT_S)
+    assert session.wait_until_applied(TIMEOUT_S)
     stop.set()
     for thread in (*threads, *writers):
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
         assert not thread.is_alive()
     assert not wrong
     session.alpha = 0.25
-    assert session.wait_until_applied(PATIENCE)
+    assert session.wait_until_applied(TIMEOUT_S)
     assert (session(x) == 150).all()
     session.close()
 
@@ -570,10 +570,10 @@ def test_log_has_the_engine_the_opening_time_and_each_refit(bundle: Bundle, capl
         session.alpha = [0.25, 0.25, 0.5]
         session.wait_until_applied()
     records = [record for record in caplog.records if record.name == "dni_deploy.session.session"]
-    opened = [record.getMessage() for record in records if record.levelname == "INFO"]
-    assert len(opened) == 1
-    assert opened[0].startswith("session opened in ")
-    assert "engine onnxruntime (asked for)" in opened[0]
+    messages = [record.getMessage() for record in records if record.levelname == "INFO"]
+    assert len(messages) == 1
+    assert messages[0].startswith("session opened in ")
+    assert "engine onnxruntime (asked for)" in messages[0]
     changes = [record.getMessage() for record in records if record.levelname == "DEBUG"]
     assert "a=0.25" in changes[-1].replace(" ", "")
     assert changes[-1].endswith(" ms")

@@ -1,7 +1,7 @@
-"""Swap: no frame is made of two values, the newest value is shown, and a failed refit leaves the one before in force.
+"""SyncRefit: no frame mixes two values, the newest value is applied, and a failed refit keeps the previous one.
 
-The tag model: a slot has 64 layers and each weight is the value's own tag, so a frame that saw two different tags was torn. Designs
-that are known to tear frames run on the same rig and must be caught, or the rig would prove nothing.
+The tag model: a slot has 64 layers and each weight is the tag of its value, so a frame that reads two tags is torn. Designs
+that are known to tear frames run in the same harness and must be detected, or the harness would prove nothing.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import pytest
 from dni_deploy.session.swap import CurrentWeights, SyncRefit
 
 LAYERS = 64
-PATIENCE = 20.0
+TIMEOUT_S = 20.0
 """Seconds until a thread that has not come back counts as a deadlock."""
 
 Weights = list[list[int]]
 
 
 class WithoutSlots(SyncRefit[int]):
-    """Broken: writes into the weights that frames are using."""
+    """Broken design: writes into the weights that frames are using."""
 
     def _find_free_slot(self, current: CurrentWeights[int] | None) -> int | None:
         return 0
 
 
 class WithoutPins(SyncRefit[int]):
-    """Broken: two slots in turn, without looking whether a frame is still in one."""
+    """Broken design: alternates two slots without checking whether a frame still uses one."""
 
     def _find_free_slot(self, current: CurrentWeights[int] | None) -> int | None:
         assert current is not None
@@ -42,7 +42,7 @@ class WithoutPins(SyncRefit[int]):
 
 @dataclass
 class Counts:
-    """What a run of the tag model saw."""
+    """Counts of a run of the tag model."""
 
     requests: int = 0
     frames: int = 0
@@ -60,20 +60,20 @@ def tag_model(
     layer_by_layer: bool = False,
     until_torn: bool = False,
 ) -> tuple[Counts, SyncRefit[int]]:
-    """Three threads request values, two make frames; ends after so many requests, or at the first torn frame.
+    """Three threads request values, two render frames; ends after so many requests, or at the first torn frame.
 
-    layer_by_layer: the reader looks up the live slot for each layer anew, which is a broken design too.
+    layer_by_layer: the reader looks up the current slot again for each layer, which is a broken design too.
     """
     weights: Weights = [[0] * LAYERS for _ in range(slots)]
 
     def refit(slot: int, tag: int) -> None:
         target = weights[slot]
-        target[:] = [-1] * LAYERS  # poison: a reader that is still there sees it
+        target[:] = [-1] * LAYERS  # a marker: a frame that still reads the slot sees it
         for layer in range(LAYERS):
             target[layer] = tag
 
     swap = design(slots, refit, 0)
-    counts, stop, deadline = Counts(), threading.Event(), time.monotonic() + PATIENCE
+    counts, stop, deadline = Counts(), threading.Event(), time.monotonic() + TIMEOUT_S
     lock = threading.Lock()
 
     def write(writer: int) -> None:
@@ -82,7 +82,7 @@ def tag_model(
             tag += 1
             swap.request(10 * tag + writer)
             if tag % 4 == 0:
-                time.sleep(0)  # let a frame begin, or most requests would only overtake each other
+                time.sleep(0)  # let a frame begin, or most requests would only supersede each other
             if not until_torn and tag >= requests // 3:
                 break
         with lock:
@@ -94,12 +94,12 @@ def tag_model(
             while not stop.is_set():
                 with swap.hold_current() as live:
                     if layer_by_layer:
-                        seen = {weights[_live(swap).slot][layer] for layer in range(LAYERS)}
+                        tags = {weights[_live(swap).slot][layer] for layer in range(LAYERS)}
                     else:
                         weight = weights[live.slot]
-                        seen = {weight[layer] for layer in range(LAYERS)}
+                        tags = {weight[layer] for layer in range(LAYERS)}
                 frames += 1
-                torn += seen != {live.value} if not layer_by_layer else len(seen) != 1
+                torn += tags != {live.value} if not layer_by_layer else len(tags) != 1
                 backwards += live.generation < newest
                 newest = live.generation
                 if until_torn and (torn or time.monotonic() > deadline):
@@ -118,7 +118,7 @@ def tag_model(
     readers = [threading.Thread(target=read, daemon=True) for _ in range(2)]
     for thread in (*readers, *writers):
         thread.start()
-    _join(writers, PATIENCE * (1 + requests / 10**5))
+    _join(writers, TIMEOUT_S * (1 + requests / 10**5))
     stop.set()
     _join(readers)
     counts.swaps = swap.generation - 1
@@ -131,8 +131,8 @@ def _live(swap: SyncRefit[int]) -> CurrentWeights[int]:
     return live
 
 
-def _join(threads: list[threading.Thread], patience: float = PATIENCE) -> None:
-    deadline = time.monotonic() + patience
+def _join(threads: list[threading.Thread], timeout: float = TIMEOUT_S) -> None:
+    deadline = time.monotonic() + timeout
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
         assert not thread.is_alive(), "deadlock: a thread did not come back"
@@ -148,12 +148,12 @@ def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[
     assert counts.torn == 0
     assert counts.backwards == 0
     assert counts.requests == requests
-    assert counts.swaps > 100  # the model did swap
+    assert counts.swaps > 100  # the model did change slots
     assert counts.frames > counts.swaps // 2
-    wanted = swap.requested_value
+    requested = swap.requested_value
     with swap.hold_current() as live:
-        assert live.value == wanted
-        assert live.value // 10 == requests // 3  # somebody's last
+        assert live.value == requested
+        assert live.value // 10 == requests // 3  # the last request of one of the threads
 
 
 @pytest.mark.usefixtures("nervous")
@@ -170,13 +170,13 @@ def test_broken_designs_are_detected(
     assert counts.torn > 0
 
 
-# ----- every schedule at small scale
+# ----- every schedule of a small model
 
 
 class Schedule:
-    """Runs actors as threads of which one moves at a time, from pause to pause, in an order that is given by a list of choices.
+    """Runs actors as threads, one at a time, from pause to pause, in the order given by a list of choices.
 
-    pick: of so many, the one to move where the list has ended.
+    pick: chooses the actor to run, of so many, once the list has ended.
     """
 
     def __init__(self, choices: list[int], pick: Callable[[int], int] = lambda width: 0) -> None:
@@ -187,17 +187,17 @@ class Schedule:
         self.errors: list[BaseException] = []
 
     def pause(self, until: Callable[[], bool] = lambda: True) -> None:
-        """Called by an actor: let others move; go on when chosen, which may only happen while `until` holds."""
+        """Called by an actor: lets others run, and returns when this one is chosen, which requires that `until` holds."""
         name = threading.current_thread().name
         if name in self._go:
             self._until[name] = until
             self._back.release()
-            assert self._go[name].acquire(timeout=PATIENCE)
+            assert self._go[name].acquire(timeout=TIMEOUT_S)
 
     def run(self, actors: dict[str, Callable[[], None]]) -> None:
         def body(name: str) -> None:
             try:
-                assert self._go[name].acquire(timeout=PATIENCE)
+                assert self._go[name].acquire(timeout=TIMEOUT_S)
                 actors[name]()
             except BaseException as error:
                 self.errors.append(error)
@@ -217,11 +217,11 @@ class Schedule:
                 self.choices.append(self.pick(len(able)))
             self.widths.append(len(able))
             self._go[able[self.choices[step]]].release()
-            assert self._back.acquire(timeout=PATIENCE)
+            assert self._back.acquire(timeout=TIMEOUT_S)
             step += 1
 
     def next(self) -> list[int] | None:
-        """The choices of the next schedule in depth-first order."""
+        """Returns the choices of the next schedule in depth-first order."""
         for step in range(len(self.choices) - 1, -1, -1):
             if self.choices[step] + 1 < self.widths[step]:
                 return [*self.choices[:step], self.choices[step] + 1]
@@ -229,7 +229,7 @@ class Schedule:
 
 
 class ScheduledCondition:
-    """threading.Condition as Swap uses it, with pauses of the schedule where a thread could be held up."""
+    """threading.Condition as SyncRefit uses it, with pauses of the schedule wherever a thread could be preempted."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule, self.held, self.waiting = schedule, False, set[str]()
@@ -253,13 +253,13 @@ class ScheduledCondition:
 
 
 class Boom(Exception):
-    """A refit that failed on purpose."""
+    """An injected refit failure."""
 
 
 def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: bool = False) -> tuple[int, int]:
-    """All schedules of: a long frame; a thread that requests and makes a frame, twice; if asked for, a third that requests once.
+    """Runs all schedules of: a long frame; a thread that twice requests and renders; optionally one that requests once.
 
-    Layers: two. `bad`: which of the numbered requests cannot be refitted. Returns how many schedules there are, and how many
+    There are two layers. `bad`: the numbers of the requests whose refit fails. Returns the number of schedules and how many
     of them were torn; ends at the first torn one.
     """
     choices: list[int] | None = []
@@ -288,7 +288,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
             swap.request(requested[-1])
 
         def frame(
-            looks: int, schedule: Schedule = schedule, swap: SyncRefit[int] = swap, weights: Weights = weights,
+            reads: int, schedule: Schedule = schedule, swap: SyncRefit[int] = swap, weights: Weights = weights,
             generations: list[int] = generations, requested: list[int] = requested,
         ) -> None:  # fmt: skip
             nonlocal seen_torn
@@ -298,11 +298,11 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
                     generations.append(live.generation)
                     assert live.value >= before or bad, "a frame showed an older value than was requested before it began"
                     assert live.value not in bad
-                    seen = [weights[live.slot][0]]
-                    for _ in range(looks):
+                    tags = [weights[live.slot][0]]
+                    for _ in range(reads):
                         schedule.pause()
-                        seen.append(weights[live.slot][1])
-                    seen_torn |= any(tag != live.value for tag in seen)
+                        tags.append(weights[live.slot][1])
+                    seen_torn |= any(tag != live.value for tag in tags)
             except Boom:
                 assert bad
 
@@ -316,7 +316,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
         assert not schedule.errors, schedule.errors
         assert generations == sorted(generations)
         swap._state_changed = threading.Condition()
-        for _ in range(2):  # a bad last value raises once, and then the one before is shown
+        for _ in range(2):  # a bad last value raises once, and then the previous one is applied
             try:
                 with swap.hold_current() as live:
                     assert weights[live.slot] == [live.value] * 2 or design is not SyncRefit
@@ -338,7 +338,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
     [(1, False), (2, False), (3, False), *(pytest.param(slots, True, marks=pytest.mark.slow) for slots in (1, 2))],
 )
 def test_no_schedule_tears_a_frame(slots: int, third: bool, record_property: Callable[[str, object], None]) -> None:
-    """Two actors have some hundred schedules, three some ten thousand: half a minute."""
+    """Two actors have about a hundred schedules, three about ten thousand: half a minute."""
     total, torn = explore(SyncRefit, slots, third=third)
     record_property("schedules", str(total))
     assert total > 200
@@ -371,7 +371,7 @@ def test_schedules_detect_broken_designs(design: Any, slots: int) -> None:
 
 @dataclass
 class Breakable:
-    """Slots of three layers whose refit fails at the calls in `failing` (from 1), half way through."""
+    """Slots of three layers whose refit fails halfway at the calls in `failing` (counted from 1)."""
 
     slots: int
     failing: set[int]
@@ -402,20 +402,20 @@ class Breakable:
 def test_a_failed_refit_keeps_the_previous_value(slots: int, failing: int) -> None:
     engine = Breakable(slots, {failing})
     swap = SyncRefit(slots, engine.refit, 100)
-    shown = 100
+    expected = 100
     for value in range(101, 110):
         swap.request(value)
         if engine.calls + 1 == failing:
             with pytest.raises(Boom):
                 engine.shown(swap)
-            assert swap.requested_value == shown
+            assert swap.requested_value == expected
             generation = swap.generation
-            assert engine.shown(swap) == shown
-            # With one slot the value before had to be made again; with two it was never touched.
+            assert engine.shown(swap) == expected
+            # With one slot the previous value has to be refitted again; with two it was never overwritten.
             assert swap.generation == generation + (slots == 1)
         else:
             assert engine.shown(swap) == value
-            shown = value
+            expected = value
     assert engine.shown(swap) == 109
 
 
@@ -426,7 +426,7 @@ def test_a_first_refit_that_fails_raises() -> None:
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_second_failure_does_not_lose_the_value_before(slots: int) -> None:
-    """One slot: 1 fails, and before any frame shows 0 again 2 fails too; 0 is still what is in force."""
+    """One slot: 1 fails, and 2 fails too before any frame uses 0 again; 0 is still the current value."""
     engine = Breakable(slots, {2, 3})
     swap = SyncRefit(slots, engine.refit, 0)
     for value in (1, 2):
@@ -440,7 +440,7 @@ def test_a_failed_repair_is_tried_again() -> None:
     engine = Breakable(1, {2, 3})
     swap = SyncRefit(1, engine.refit, 0)
     swap.request(1)
-    for _ in range(2):  # 1 fails, then the repair with 0
+    for _ in range(2):  # the refit of 1 fails, then the repair with 0
         with pytest.raises(Boom):
             engine.shown(swap)
     assert engine.shown(swap) == 0
@@ -448,7 +448,7 @@ def test_a_failed_repair_is_tried_again() -> None:
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_request_at_any_line_of_a_failing_refit_is_not_lost(slots: int) -> None:
-    """A trace stops the failing frame before each line of Swap in turn; another thread requests there."""
+    """A trace stops the failing frame before each line of SyncRefit in turn, where another thread makes a request."""
     moment, injected = 0, True
     while injected:
         moment, injected = moment + 1, False
@@ -469,7 +469,7 @@ def test_a_request_at_any_line_of_a_failing_refit_is_not_lost(slots: int) -> Non
                 if lines == at:
                     injected = True
                     other.start()
-                    other.join(0.05)  # it may have to wait for an assignment that the traced thread is about to make
+                    other.join(0.05)  # it may have to wait for an assignment that the traced thread is about to execute
             return trace
 
         before = sys.gettrace()
@@ -481,25 +481,25 @@ def test_a_request_at_any_line_of_a_failing_refit_is_not_lost(slots: int) -> Non
         finally:
             sys.settrace(before)
         if injected:
-            other.join(PATIENCE)
+            other.join(TIMEOUT_S)
             assert not other.is_alive()
-            # Requested before the failing refit began, 2 is what failed; requested later, it is the newest and to be shown.
+            # If 2 was requested before the failing refit began, 2 is what failed; otherwise it is the newest value and applied.
             expected = 0 if engine.tags[1] == 2 else 2
             assert engine.shown(swap) == expected, f"the request at line {moment} was lost"
     assert moment > 10
 
 
-# ----- who waits for whom
+# ----- waiting
 
 
 def test_a_request_waits_for_neither_frame_nor_refit() -> None:
-    """Not for a frame, and not for a refit."""
-    refitting, go = threading.Event(), threading.Event()
+    """Neither for a frame nor for a refit."""
+    refitting, continue_refit = threading.Event(), threading.Event()
 
     def refit(slot: int, tag: int) -> None:
         if tag == 1:
             refitting.set()
-            assert go.wait(PATIENCE)
+            assert continue_refit.wait(TIMEOUT_S)
 
     swap = SyncRefit(2, refit, 0)
     shown: list[int] = []
@@ -512,13 +512,13 @@ def test_a_request_waits_for_neither_frame_nor_refit() -> None:
         swap.request(1)
         thread = threading.Thread(target=frame, daemon=True)
         thread.start()
-        assert refitting.wait(PATIENCE)
+        assert refitting.wait(TIMEOUT_S)
         started = time.perf_counter()
         for value in range(2, 1000):
             swap.request(value)
-        assert time.perf_counter() - started < 5  # the refit would have held it for PATIENCE
+        assert time.perf_counter() - started < 5  # waiting for the refit would have taken TIMEOUT_S
         assert swap.requested_value == 999
-        go.set()
+        continue_refit.set()
         _join([thread])
     frame()
     assert shown == [1, 999]
@@ -526,14 +526,14 @@ def test_a_request_waits_for_neither_frame_nor_refit() -> None:
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
 def test_a_frame_waits_for_a_free_slot(slots: int) -> None:
-    """`slots` frames hold all slots with different values; one more value has to wait for the first of them."""
+    """`slots` frames hold all slots with different values; another value has to wait until the first one ends."""
     swap = SyncRefit(slots, lambda slot, tag: None, 0)
     held = [swap.hold_current() for _ in range(slots)]
-    lives = []
+    held_weights = []
     for number, frame in enumerate(held):
         swap.request(number)
-        lives.append(frame.__enter__())
-    assert {live.slot for live in lives} == set(range(slots))
+        held_weights.append(frame.__enter__())
+    assert {live.slot for live in held_weights} == set(range(slots))
     swap.request(99)
     entered: list[CurrentWeights[int]] = []
 
@@ -547,7 +547,7 @@ def test_a_frame_waits_for_a_free_slot(slots: int) -> None:
     assert not entered
     held[0].__exit__(None, None, None)
     _join([thread])
-    assert (entered[0].slot, entered[0].value) == (lives[0].slot, 99)
+    assert (entered[0].slot, entered[0].value) == (held_weights[0].slot, 99)
     for frame_held in held[1:]:
         frame_held.__exit__(None, None, None)
 

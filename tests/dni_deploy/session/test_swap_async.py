@@ -1,7 +1,7 @@
-"""AsyncRefit: what holds for Swap holds here, no frame waits for a refit, and a failure is told once.
+"""AsyncRefit: the guarantees of SyncRefit hold, no frame waits for a refit, and a failure is raised once.
 
-The rigs are those of test_swap: the tag model with real threads, and schedules at small scale, here drawn at random, with the
-refitting thread as one more actor. Designs that are known to be wrong run on the same rigs and must be caught.
+The harnesses are those of test_swap: the tag model with real threads, and schedules of a small model, here random, with the
+refitting thread as another actor. Designs that are known to be wrong run in the same harnesses and must be detected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.session import swap as swap_module
 from dni_deploy.session.swap import AsyncRefit, CurrentWeights
-from tests.dni_deploy.session.test_swap import PATIENCE, Boom, Breakable, Schedule, ScheduledCondition, Weights, tag_model
+from tests.dni_deploy.session.test_swap import TIMEOUT_S, Boom, Breakable, Schedule, ScheduledCondition, Weights, tag_model
 
 
 @contextmanager
@@ -34,21 +34,21 @@ def running(design: Any, slots: int, refit: Callable[[int, int], None], first: i
 
 
 class WithoutPins(AsyncRefit[int]):
-    """Broken: refits a slot that a frame is still in."""
+    """Broken design: refits a slot that a frame still uses."""
 
     def _find_free_slot(self, current: CurrentWeights[int] | None) -> int | None:
         return 1 - self._current.slot
 
 
 class InPlace(AsyncRefit[int]):
-    """Broken: refits the slot that is shown."""
+    """Broken design: refits the current slot."""
 
     def _find_free_slot(self, current: CurrentWeights[int] | None) -> int | None:
         return self._current.slot
 
 
 class TooEarly(AsyncRefit[int]):
-    """Broken: shows a value when its refit begins."""
+    """Broken design: applies a value when its refit begins."""
 
     def _run_refits(self) -> None:
         refit = self._refit
@@ -65,16 +65,16 @@ class TooEarly(AsyncRefit[int]):
 @pytest.mark.usefixtures("nervous")
 @pytest.mark.parametrize(("slots", "requests"), [(2, 99_999), (3, 99_999), pytest.param(2, 999_999, marks=pytest.mark.slow)])
 def test_no_frame_is_torn(slots: int, requests: int, record_property: Callable[[str, object], None]) -> None:
-    counts, made = tag_model(AsyncRefit, slots=slots, requests=requests)  # type: ignore[arg-type]
-    swap: Any = made
+    counts, generations = tag_model(AsyncRefit, slots=slots, requests=requests)  # type: ignore[arg-type]
+    swap: Any = generations
     record_property("counts", str(counts))
     assert not counts.errors
     assert (counts.torn, counts.backwards, counts.requests) == (0, 0, requests)
-    assert counts.swaps > 100  # the model did swap
-    assert swap.wait_until_applied(PATIENCE)
+    assert counts.swaps > 100  # the model did change slots
+    assert swap.wait_until_applied(TIMEOUT_S)
     with swap.hold_current() as live:
         assert live.value == swap.requested_value
-        assert live.value // 10 == requests // 3  # somebody's last
+        assert live.value // 10 == requests // 3  # the last request of one of the threads
     swap.close()
 
 
@@ -86,7 +86,7 @@ def test_broken_designs_are_detected(design: Any) -> None:
     assert counts.torn > 0
 
 
-# ----- random schedules at small scale
+# ----- random schedules of a small model
 
 
 class Condition(ScheduledCondition):
@@ -97,7 +97,7 @@ class Condition(ScheduledCondition):
 
 
 def manual(design: Any) -> Any:
-    """The design with a thread that ends at once: its work is an actor of the schedule instead."""
+    """Returns the design with a thread that ends at once: an actor of the schedule does its work instead."""
 
     class Manual(design):  # type: ignore[misc]
         def _run_refits(self) -> None:
@@ -108,9 +108,9 @@ def manual(design: Any) -> Any:
 
 
 def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: int = 3000) -> tuple[int, int]:
-    """Random schedules of: a long frame; a thread that requests and makes a frame, twice; the refitting thread.
+    """Runs random schedules of: a long frame; a thread that twice requests and renders a frame; the refitting thread.
 
-    Layers: two. `bad`: which of the numbered requests cannot be refitted. Returns how many different schedules there were, and
+    There are two layers. `bad`: the numbers of the requests whose refit fails. Returns the number of different schedules, and
     how many were torn; ends at the first torn one.
     """
     random = np.random.default_rng(count)
@@ -118,7 +118,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: i
     for _ in range(count):
         schedule = Schedule([], lambda width: int(random.integers(width)))
         weights: Weights = [[0, 0] for _ in range(slots)]
-        seen_torn, failures, generations, done = [False], list[int](), list[int](), set[str]()
+        seen_torn, failures, generations, finished = [False], list[int](), list[int](), set[str]()
 
         def refit(slot: int, tag: int, schedule: Schedule = schedule, weights: Weights = weights) -> None:
             weights[slot][0] = tag
@@ -132,32 +132,32 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: i
         swap._state_changed = Condition(schedule)
 
         def frame(
-            looks: int, schedule: Schedule = schedule, swap: Any = swap, weights: Weights = weights,
+            reads: int, schedule: Schedule = schedule, swap: Any = swap, weights: Weights = weights,
             seen_torn: list[bool] = seen_torn, failures: list[int] = failures, generations: list[int] = generations,
         ) -> None:  # fmt: skip
             try:
                 with swap.hold_current() as live:
                     generations.append(live.generation)
-                    seen = [weights[live.slot][0]]
-                    for _ in range(looks):
+                    tags = [weights[live.slot][0]]
+                    for _ in range(reads):
                         schedule.pause()
-                        seen.append(weights[live.slot][1])
-                    seen_torn[0] |= any(tag != live.value for tag in seen) or live.value in bad
+                        tags.append(weights[live.slot][1])
+                    seen_torn[0] |= any(tag != live.value for tag in tags) or live.value in bad
             except Boom as boom:
                 failures.append(boom.args[0])
 
-        def both(swap: Any = swap, frame: Any = frame, done: set[str] = done) -> None:
+        def both(swap: Any = swap, frame: Any = frame, finished: set[str] = finished) -> None:
             for tag in (1, 2):
                 swap.request(tag)
                 frame(0)
-            done.add("both")
+            finished.add("both")
 
-        def long(frame: Any = frame, done: set[str] = done) -> None:
+        def long(frame: Any = frame, finished: set[str] = finished) -> None:
             frame(1)
-            done.add("long")
+            finished.add("long")
 
-        def end(swap: Any = swap, schedule: Schedule = schedule, done: set[str] = done) -> None:
-            schedule.pause(lambda: len(done) == 2)
+        def end(swap: Any = swap, schedule: Schedule = schedule, finished: set[str] = finished) -> None:
+            schedule.pause(lambda: len(finished) == 2)
             assert swap.wait_until_applied(None)
             swap.close()
 
@@ -165,19 +165,19 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: i
         assert not schedule.errors, schedule.errors
         assert generations == sorted(generations)
         swap._state_changed = threading.Condition()
-        for _ in range(2):  # a failure that no frame has told yet is told now, and only once
+        for _ in range(2):  # a failure that no frame has raised yet is raised now, and only once
             try:
                 with swap.hold_current() as live:
-                    # Without failures the last request is shown; else the last good one that was not overtaken, or the first value.
+                    # Without failures the last request is applied; otherwise the last good one not superseded, or the first value.
                     assert live.value == 2 if not bad else live.value not in bad
                     seen_torn[0] |= weights[live.slot] != [live.value] * 2
                     break
             except Boom as boom:
                 failures.append(boom.args[0])
         else:
-            raise AssertionError("a failure was told twice")
+            raise AssertionError("a failure was raised twice")
         assert len(failures) == len(set(failures))
-        assert 2 not in bad or 2 in failures  # the last request is never overtaken, so its failure is told
+        assert 2 not in bad or 2 in failures  # the last request is never superseded, so its failure is raised
         assert swap._frames_in_slot == [0] * slots
         different.add(tuple(schedule.choices))
         torn += seen_torn[0]
@@ -189,7 +189,9 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: i
 @pytest.mark.parametrize("slots", [2, 3])
 @pytest.mark.parametrize("bad", [set[int](), {1}, {2}, {1, 2}], ids=str)
 @pytest.mark.parametrize("count", [400, pytest.param(2_500, marks=pytest.mark.slow)])
-def test_no_random_schedule_tears_a_frame(slots: int, bad: set[int], count: int, record_property: Callable[[str, object], None]) -> None:
+def test_no_random_schedule_tears_a_frame(
+    slots: int, bad: set[int], count: int, record_property: Callable[[str, object], None]
+) -> None:
     different, torn = explore(AsyncRefit, slots, frozenset(bad), count)
     record_property("schedules", str(different))
     assert different > 0.9 * count
@@ -205,8 +207,8 @@ def test_schedules_detect_broken_designs(design: Any) -> None:
 
 
 def settled(swap: AsyncRefit[int], engine: Breakable) -> int:
-    """The value that is shown when the thread has come to rest."""
-    assert swap.wait_until_applied(PATIENCE)
+    """Returns the value that is applied once the thread is idle."""
+    assert swap.wait_until_applied(TIMEOUT_S)
     with swap.hold_current() as live:
         assert engine.weights[live.slot] == [live.value] * 3
         return live.value
@@ -217,18 +219,18 @@ def settled(swap: AsyncRefit[int], engine: Breakable) -> int:
 def test_a_failed_refit_keeps_the_previous_value(slots: int, failing: int) -> None:
     engine = Breakable(slots, {failing})
     with running(AsyncRefit, slots, engine.refit, 100) as swap:
-        shown = 100
+        expected = 100
         for value in range(101, 110):
             swap.request(value)
             if value == 99 + failing:
                 with pytest.raises(Boom):
                     settled(swap, engine)
                 generation = swap.generation
-                assert (swap.requested_value, settled(swap, engine), swap.generation) == (shown, shown, generation)
+                assert (swap.requested_value, settled(swap, engine), swap.generation) == (expected, expected, generation)
             else:
                 assert settled(swap, engine) == value
-                shown = value
-        assert engine.calls == 10  # the slot whose refit failed was refitted whole by the next value, and by nothing else
+                expected = value
+        assert engine.calls == 10  # the slot whose refit failed was refitted whole, only by the next value
 
 
 @pytest.mark.parametrize("slots", [2, 3])
@@ -237,8 +239,8 @@ def test_frames_stay_valid_while_every_refit_fails(slots: int) -> None:
     with running(AsyncRefit, slots, engine.refit) as swap:
         for value in (1, 2, 3):
             swap.request(value)
-            assert swap.wait_until_applied(PATIENCE)
-        with pytest.raises(Boom):  # three failures since the last frame: the newest is told
+            assert swap.wait_until_applied(TIMEOUT_S)
+        with pytest.raises(Boom):  # three failures since the last frame: the newest is raised
             settled(swap, engine)
         assert settled(swap, engine) == 0
         swap.request(4)
@@ -255,7 +257,7 @@ def test_a_first_refit_that_fails_raises() -> None:
 @pytest.mark.usefixtures("nervous")
 @pytest.mark.parametrize("seed", range(8))
 def test_random_failures_under_random_requests(seed: int) -> None:
-    """Frames are whole whatever fails, and at rest the newest value is shown, or the newest that did not fail."""
+    """Frames are whole whatever fails; once idle, the newest value is applied, or the newest that did not fail."""
     random = np.random.default_rng(seed)
     engine = Breakable(2 + seed % 2, set((random.integers(2, 2000, 300)).tolist()))
     failed: set[int] = set()
@@ -267,7 +269,7 @@ def test_random_failures_under_random_requests(seed: int) -> None:
             failed.add(tag)
             raise
 
-    stop, problems, told = threading.Event(), list[object](), [0]
+    stop, problems, raised_count = threading.Event(), list[object](), [0]
     with running(AsyncRefit, engine.slots, refit) as swap:
 
         def look() -> None:
@@ -277,7 +279,7 @@ def test_random_failures_under_random_requests(seed: int) -> None:
                         if engine.weights[live.slot] != [live.value] * 3 or live.value in failed:
                             problems.append(live)
                 except Boom:
-                    told[0] += 1
+                    raised_count[0] += 1
 
         reader = threading.Thread(target=look, daemon=True)
         reader.start()
@@ -285,12 +287,12 @@ def test_random_failures_under_random_requests(seed: int) -> None:
             swap.request(tag)
             if tag % 3 == 0:
                 time.sleep(0)
-        assert swap.wait_until_applied(PATIENCE)
+        assert swap.wait_until_applied(TIMEOUT_S)
         stop.set()
-        reader.join(PATIENCE)
+        reader.join(TIMEOUT_S)
         assert not reader.is_alive()
         assert not problems
-        assert told[0] <= len(failed)
+        assert raised_count[0] <= len(failed)
         for _ in range(2):
             try:
                 with swap.hold_current() as live:
@@ -300,27 +302,27 @@ def test_random_failures_under_random_requests(seed: int) -> None:
                 continue
 
 
-# ----- who waits for whom
+# ----- waiting
 
 
 @contextmanager
 def held_refit(slots: int = 2) -> Iterator[tuple[AsyncRefit[int], list[int]]]:
-    """A swap whose refit of 1 is under way until the block ends; and the values that were refitted."""
-    begun, go, refitted = threading.Event(), threading.Event(), list[int]()
+    """Yields an AsyncRefit whose refit of 1 runs until the block ends, and the values that were refitted."""
+    started, continue_refit, refitted = threading.Event(), threading.Event(), list[int]()
 
     def refit(slot: int, tag: int) -> None:
         refitted.append(tag)
         if tag == 1:
-            begun.set()
-            assert go.wait(PATIENCE)
+            started.set()
+            assert continue_refit.wait(TIMEOUT_S)
 
     with running(AsyncRefit, slots, refit) as swap:
         swap.request(1)
-        assert begun.wait(PATIENCE)
+        assert started.wait(TIMEOUT_S)
         try:
             yield swap, refitted
         finally:
-            go.set()
+            continue_refit.set()
 
 
 def test_frames_and_requests_do_not_wait_for_a_refit() -> None:
@@ -330,10 +332,10 @@ def test_frames_and_requests_do_not_wait_for_a_refit() -> None:
             swap.request(value)
             with swap.hold_current() as live:
                 assert live == CurrentWeights(1, 0, 0)
-        assert time.perf_counter() - started < 5  # the refit would have held it for PATIENCE
+        assert time.perf_counter() - started < 5  # waiting for the refit would have taken TIMEOUT_S
         assert not swap.wait_until_applied(0.01)
         assert swap.requested_value == 999
-    assert refitted in ([0, 1], [0, 1, 999])  # the rest was overtaken; the block's end may close it before 999
+    assert refitted in ([0, 1], [0, 1, 999])  # the others were superseded; the end of the block may close it before 999
 
 
 def test_superseded_requests_are_skipped_and_the_last_is_shown() -> None:
@@ -343,7 +345,7 @@ def test_superseded_requests_are_skipped_and_the_last_is_shown() -> None:
     def refit(slot: int, tag: int) -> None:
         refitted.append(tag)
         if tag:
-            assert gate.acquire(timeout=PATIENCE)
+            assert gate.acquire(timeout=TIMEOUT_S)
 
     with running(AsyncRefit, 2, refit) as swap:
         for value in (1, 2, 3, 4):
@@ -351,40 +353,40 @@ def test_superseded_requests_are_skipped_and_the_last_is_shown() -> None:
             while len(refitted) < 2:
                 time.sleep(0.001)
         gate.release(2)
-        assert swap.wait_until_applied(PATIENCE)
+        assert swap.wait_until_applied(TIMEOUT_S)
         assert refitted == [0, 1, 4]
-        assert swap.generation == 3  # 1 was shown though it had been overtaken while it ran
+        assert swap.generation == 3  # 1 was applied although it was superseded while its refit ran
         with swap.hold_current() as live:
             assert live.value == 4
 
 
 def test_requesting_the_current_value_again_shows_no_other_value() -> None:
     with held_refit() as (swap, refitted):
-        swap.request(0)  # the very object that is live
-        assert not swap.wait_until_applied(0.01)  # the thread is not at rest
+        swap.request(0)  # the identical object that is current
+        assert not swap.wait_until_applied(0.01)  # the thread is not idle
     assert refitted == [0, 1]
     assert swap.generation == 1
 
 
 @pytest.mark.parametrize("slots", [2, 3])
 def test_frames_in_all_slots_do_not_deadlock(slots: int) -> None:
-    """Frames hold all slots, each with another value; one more value waits for the first of them, and frames go on."""
+    """Frames hold all slots, each with another value; another value waits for the first one to end, and frames continue."""
     with running(AsyncRefit, slots, lambda slot, tag: None) as swap:
         held = [swap.hold_current() for _ in range(slots)]
-        lives = []
+        held_weights = []
         for number, frame in enumerate(held):
             swap.request(number)
-            assert swap.wait_until_applied(PATIENCE)
-            lives.append(frame.__enter__())
-        assert {live.slot for live in lives} == set(range(slots))
+            assert swap.wait_until_applied(TIMEOUT_S)
+            held_weights.append(frame.__enter__())
+        assert {live.slot for live in held_weights} == set(range(slots))
         swap.request(99)
         assert not swap.wait_until_applied(0.05)
         with swap.hold_current() as live:
-            assert live == lives[-1]
+            assert live == held_weights[-1]
         held[0].__exit__(None, None, None)
-        assert swap.wait_until_applied(PATIENCE)
+        assert swap.wait_until_applied(TIMEOUT_S)
         with swap.hold_current() as live:
-            assert (live.slot, live.value) == (lives[0].slot, 99)
+            assert (live.slot, live.value) == (held_weights[0].slot, 99)
         for frame in held[1:]:
             frame.__exit__(None, None, None)
 
@@ -405,24 +407,24 @@ def test_async_refit_needs_two_slots() -> None:
 
 
 def test_closing_waits_for_a_running_refit_and_drops_pending_requests() -> None:
-    begun, refitted = threading.Event(), list[int]()
+    started, refitted = threading.Event(), list[int]()
 
     def refit(slot: int, tag: int) -> None:
         if tag == 1:
-            begun.set()
+            started.set()
             time.sleep(0.05)
         refitted.append(tag)
 
     swap = AsyncRefit(2, refit, 0)
     swap.request(1)
-    assert begun.wait(PATIENCE)
+    assert started.wait(TIMEOUT_S)
     swap.request(2)
     swap.close()
     swap.close()
     assert refitted == [0, 1]
     assert not swap._thread.is_alive()
-    swap.request(3)  # of no use, and no error
-    assert swap.wait_until_applied()  # and nobody waits for a thread that is gone
+    swap.request(3)  # no effect, and no error
+    assert swap.wait_until_applied()  # and no call waits for a thread that has ended
 
 
 def test_a_refit_that_does_not_end_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,11 +436,11 @@ def test_a_refit_that_does_not_end_is_reported(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_program_that_does_not_close_the_session_still_exits() -> None:
-    """And not in the middle of a refit."""
+    """It does not exit in the middle of a refit."""
     code = (
         "import time; from dni_deploy.session.swap import AsyncRefit\n"
         "def refit(slot, tag):\n    if tag: time.sleep(0.3); print('whole', flush=True)\n"
         "swap = AsyncRefit(2, refit, 0); swap.request(1); time.sleep(0.1)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "whole\n", "")
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "whole\n", "")

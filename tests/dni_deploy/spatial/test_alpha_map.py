@@ -1,4 +1,4 @@
-"""AlphaMap: what is read as a map and what is not, its levels, and the weights between them."""
+"""AlphaMap: which files are read as maps, their levels, and the weights between levels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def values(alpha_map: AlphaMap) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "pixels", "wanted"),
+    ("name", "pixels", "expected"),
     [
         ("grey8.png", ramp(np.uint8), ramp(np.uint8) / 255),
         ("grey16.png", ramp(np.uint16), ramp(np.uint16) / 65535),
@@ -32,18 +32,18 @@ def values(alpha_map: AlphaMap) -> np.ndarray:
         ("bits.png", ramp(np.uint8) > 99, (ramp(np.uint8) > 99) * 1.0),
     ],
 )
-def test_map_images_are_read(name: str, pixels: np.ndarray, wanted: np.ndarray, tmp_path: Path) -> None:
+def test_map_images_are_read(name: str, pixels: np.ndarray, expected: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / name)
-    assert np.array_equal(values(AlphaMap.read(tmp_path / name)), wanted)
+    assert np.array_equal(values(AlphaMap.read(tmp_path / name)), expected)
 
 
 def test_a_gray_palette_and_a_rotated_image_are_read_as_maps(tmp_path: Path) -> None:
-    grey = Image.fromarray(ramp(np.uint8))
-    grey.quantize(256).save(tmp_path / "palette.png")
+    gray = Image.fromarray(ramp(np.uint8))
+    gray.quantize(256).save(tmp_path / "palette.png")
     assert np.array_equal(values(AlphaMap.read(tmp_path / "palette.png")), ramp(np.uint8) / 255)
     exif = Image.Exif()
-    exif[274] = 6  # to be turned by 90 degrees
-    grey.save(tmp_path / "turned.png", exif=exif)
+    exif[274] = 6  # EXIF orientation: rotated by 90 degrees
+    gray.save(tmp_path / "turned.png", exif=exif)
     assert np.array_equal(values(AlphaMap.read(tmp_path / "turned.png")), np.rot90(ramp(np.uint8), -1) / 255)
 
 
@@ -53,17 +53,17 @@ def refused(tmp_path: Path) -> dict[str, str]:
     opaque = Image.fromarray(rgb)
     opaque.putalpha(255)
     opaque.save(tmp_path / "opaque.png")
-    Image.fromarray(np.zeros((4, 6, 2), np.uint8), "LA").save(tmp_path / "grey-alpha.png")
+    Image.fromarray(np.zeros((4, 6, 2), np.uint8), "LA").save(tmp_path / "gray-alpha.png")
     rgb[1, 2] = (255, 0, 0)
-    Image.fromarray(rgb).save(tmp_path / "colour.png")
+    Image.fromarray(rgb).save(tmp_path / "color.png")
     Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(rgb).save(tmp_path / "pages.tif", save_all=True, append_images=[Image.fromarray(rgb)])
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("no picture")
     return {
         "opaque.png": "transparency",
-        "grey-alpha.png": "transparency",
-        "colour.png": "in color",
+        "gray-alpha.png": "transparency",
+        "color.png": "in color",
         "float.tif": "8 or 16 bits",
         "pages.tif": "several images",
         "empty.png": "empty",
@@ -128,7 +128,7 @@ def test_weights_are_linear_between_neighbours(codes: list[int], most: int) -> N
     alpha_map = AlphaMap.of(np.array([codes], np.uint16))
     levels = alpha_map.choose_levels(most)
     weights = alpha_map.compute_weights(levels)[:, alpha_map.codes[0]].astype(np.float64)
-    # float32 weights: each is off by at most 6e-8, and a sum of two by twice that; LEVEL_TOLERANCE where a value was taken for a level.
+    # float32 weights: each is off by at most 6e-8, a sum of two by 1.2e-7; LEVEL_TOLERANCE where a value snapped to a level.
     assert np.abs(weights.sum(axis=0) - 1).max() <= 1.2e-7
     off = np.abs(levels @ weights - np.array(codes) / 65535)
     near = np.abs(np.array(codes)[:, None] / 65535 - levels).min(axis=1) <= LEVEL_TOLERANCE
@@ -154,7 +154,7 @@ def test_scaling_and_sizes() -> None:
 
 
 def test_resizing_a_map_adds_no_levels() -> None:
-    """An eighth has no code of sixteen bits; it is a level all the same."""
+    """An eighth is not representable in 16 bits, but is a level all the same."""
     flat = AlphaMap.of(np.full((8, 8), 0.125)).resize_to(20, 30)
     levels = np.linspace(0, 1, 9)
     assert np.count_nonzero(flat.compute_weights(levels)[:, flat.used_codes()].any(axis=1)) == 1

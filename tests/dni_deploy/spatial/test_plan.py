@@ -1,4 +1,4 @@
-"""The plan of a map: each pixel gets its alpha once, no level runs where no pixel needs it, tiles keep their shape."""
+"""Plan of a map: each pixel gets its alpha once, no level runs where no pixel needs it, and tiles keep their shape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NETWORK = Signature(scale=2, multiple=4, radius=3)
 
 
 def sum_weights(plan: MapPlan) -> np.ndarray:
-    """The weights of all levels at each output pixel, summed over the tiles."""
+    """Sums the weights of all levels over the tiles, for each output pixel."""
     total = np.zeros((plan.scale * plan.height, plan.scale * plan.width))
     for level in plan.levels:
         for tile in level.tiles:
@@ -52,7 +52,7 @@ def test_tiles_of_a_chosen_side_all_have_one_shape() -> None:
     mask[:30, :20] = 1.0
     plan = plan_map(AlphaMap.of(mask), 100, 130, NETWORK, tile=40)
     assert {(tile.input_rect.height, tile.input_rect.width) for level in plan.levels for tile in level.tiles} == {(40, 40)}
-    assert len(plan.levels[1].tiles) == 1  # white lies in the first tile alone
+    assert len(plan.levels[1].tiles) == 1  # white lies only in the first tile
     assert plan.tile_count == len(plan.levels[0].tiles) + 1
 
 

@@ -1,4 +1,4 @@
-"""Regions: every needed pixel is in exactly one rectangle, and the cover is a cheap one."""
+"""Regions: every needed pixel is in exactly one rectangle, and the rectangles are cheap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dni_deploy.spatial.regions import MIN_REGION_SIDE_PX, RUN_COST_PX, Rect, fi
 
 
 def cost(rects: list[Rect], size: tuple[int, int], halo: int) -> int:
-    """What the rectangles cost, computed one by one."""
+    """Computes the cost of the rectangles one by one."""
     total = 0
     for rect in rects:
         sides = []
@@ -23,38 +23,38 @@ def cost(rects: list[Rect], size: tuple[int, int], halo: int) -> int:
 
 def blobs(seed: int, height: int, width: int) -> np.ndarray:
     random = np.random.default_rng(seed)
-    needed = np.zeros((height, width), np.bool_)
+    required = np.zeros((height, width), np.bool_)
     for _ in range(random.integers(0, 6)):
         top, left = random.integers(0, height), random.integers(0, width)
-        needed[top : top + random.integers(1, height + 1), left : left + random.integers(1, width + 1)] = True
-    return needed
+        required[top : top + random.integers(1, height + 1), left : left + random.integers(1, width + 1)] = True
+    return required
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 150), st.integers(1, 150), st.integers(0, 20), st.sampled_from([0, 48, 64]))
 def test_every_needed_pixel_is_in_exactly_one_rectangle(seed: int, height: int, width: int, halo: int, limit: int) -> None:
-    needed = blobs(seed, height, width)
-    rects = find_regions(needed, halo, limit)
-    times = np.zeros(needed.shape, np.int64)
+    required = blobs(seed, height, width)
+    rects = find_regions(required, halo, limit)
+    times = np.zeros(required.shape, np.int64)
     for rect in rects:
         assert rect.area > 0
         times[rect.top : rect.bottom, rect.left : rect.right] += 1
-        inside = needed[rect.top : rect.bottom, rect.left : rect.right]
+        inside = required[rect.top : rect.bottom, rect.left : rect.right]
         assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()  # noqa: PT018
         for low, high, end in ((rect.top, rect.bottom, height), (rect.left, rect.right, width)):
             assert not limit or min(high + halo, end) - max(low - halo, 0) <= limit
     assert times.max(initial=0) <= 1
-    assert (times[needed] == 1).all()
+    assert (times[required] == 1).all()
     if rects and not limit:
-        rows, columns = np.flatnonzero(needed.any(axis=1)), np.flatnonzero(needed.any(axis=0))
+        rows, columns = np.flatnonzero(required.any(axis=1)), np.flatnonzero(required.any(axis=0))
         whole = Rect(rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
-        assert cost(rects, needed.shape, halo) <= cost([whole], needed.shape, halo)
+        assert cost(rects, required.shape, halo) <= cost([whole], required.shape, halo)
 
 
 def test_half_a_frame_is_one_rectangle() -> None:
-    needed = np.zeros((512, 512), np.bool_)
-    needed[:, :250] = True
-    assert find_regions(needed, 17) == [Rect(0, 512, 0, 250)]
+    required = np.zeros((512, 512), np.bool_)
+    required[:, :250] = True
+    assert find_regions(required, 17) == [Rect(0, 512, 0, 250)]
     assert find_regions(np.zeros((9, 9), np.bool_), 3) == []
 
 
@@ -69,13 +69,13 @@ def test_separate_corners_and_an_l_shape_are_split(halo: int) -> None:
 
 
 def test_a_ring_is_covered_more_cheaply_than_its_square() -> None:
-    """The first cut through a ring gains nothing, so a search that looks one cut ahead would stay at the square."""
-    needed = np.ones((480, 480), np.bool_)
-    needed[80:400, 80:400] = False
-    assert sum(rect.area for rect in find_regions(needed, 4)) == 480**2 - 320**2
+    """The first cut through a ring gains nothing, so a search that looks ahead by one cut would keep the square."""
+    required = np.ones((480, 480), np.bool_)
+    required[80:400, 80:400] = False
+    assert sum(rect.area for rect in find_regions(required, 4)) == 480**2 - 320**2
 
 
 def test_scattered_pixels_share_one_rectangle() -> None:
-    needed = np.zeros((200, 200), np.bool_)
-    needed[50:80:9, 60:90:9] = True
-    assert len(find_regions(needed, 10)) == 1
+    required = np.zeros((200, 200), np.bool_)
+    required[50:80:9, 60:90:9] = True
+    assert len(find_regions(required, 10)) == 1

@@ -1,4 +1,4 @@
-"""render_map against a per-pixel reference: the picture at every alpha of the map, each pixel taken from its own."""
+"""render_map against a per-pixel reference: one frame per alpha of the map, each pixel from the frame of its alpha."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ AB = ("a", "b")
 
 
 class Bend(Dimmer):
-    """A box filter of known reach whose output is a curve over alpha, in integers of 1/255 where alpha is 0 or 1.
+    """A box filter of known radius whose output is a curve over alpha, in integers of 1/255 where alpha is 0 or 1.
 
-    Whatever of its context a piece lacks shows: the remainder makes a missing neighbour visible. Seen from a piece's origin, so a
-    piece off the grid of `multiple` shows, too.
+    Missing context shows: the remainder makes a missing neighbor visible. It depends on the position in the piece, so a
+    piece off the grid of `multiple` shows as well.
     """
 
-    def __init__(self, signature: Signature, curve: Callable[[float], float] = lambda share: share * share) -> None:
+    def __init__(
+        self, signature: Signature, curve: Callable[[float], float] = lambda coefficient: coefficient * coefficient
+    ) -> None:
         super().__init__((1.0, 0.0), signature.scale)
         self.signature, self.curve, self.shapes = signature, curve, []
 
@@ -43,7 +45,7 @@ class Bend(Dimmer):
         return y.astype(np.float32).repeat(self.scale, axis=2).repeat(self.scale, axis=3)
 
 
-def bent(curve: Callable[[float], float] = lambda share: share * share, **fields: object) -> Session:
+def bent(curve: Callable[[float], float] = lambda coefficient: coefficient * coefficient, **fields: object) -> Session:
     signature = Signature(**{"radius": 5, **fields})  # type: ignore[arg-type]
     return Session(Bend(signature, curve), AB, signature, Coefficients.one_hot("a", AB))  # type: ignore[arg-type]
 
@@ -52,16 +54,16 @@ def frame(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def picked(session: Session, picture: NDArray[np.uint8], alpha_map: AlphaMap) -> NDArray[np.uint8]:
-    """The reference: one plain frame for each value of the map, each pixel from the frame of its own value."""
+def pick_pixels(session: Session, image: NDArray[np.uint8], alpha_map: AlphaMap) -> NDArray[np.uint8]:
+    """Computes the reference: one plain frame per value of the map, each pixel from the frame of its value."""
     scale = session.signature.scale
-    out = np.zeros((scale * picture.shape[0], scale * picture.shape[1], 3), np.uint8)
+    out = np.zeros((scale * image.shape[0], scale * image.shape[1], 3), np.uint8)
     values = alpha_map.values[alpha_map.codes]
     if values.shape != out.shape[:2]:
         values = values.repeat(scale, axis=0).repeat(scale, axis=1)
     for value in np.unique(values):
         session.alpha = float(value)
-        out[values == value] = session(picture)[values == value]
+        out[values == value] = session(image)[values == value]
     return out
 
 
@@ -92,38 +94,38 @@ def test_rendering_with_every_value_a_level_equals_the_reference(
     fields: dict[str, object], size: tuple[int, int], tile: int | None
 ) -> None:
     with bent(**fields) as session:
-        picture = frame(*size)
+        image = frame(*size)
         for mask in masks(*size).values():
             alpha_map = AlphaMap.of(mask)
-            made = render_map(session, picture, alpha_map, tile=tile)
-            assert np.array_equal(made.output, picked(session, picture, alpha_map))
-            assert made.plan.exact
-            assert len(made.levels) == np.unique(mask).size
+            result = render_map(session, image, alpha_map, tile=tile)
+            assert np.array_equal(result.output, pick_pixels(session, image, alpha_map))
+            assert result.plan.exact
+            assert len(result.levels) == np.unique(mask).size
 
 
 def test_maps_of_the_output_size_are_accepted() -> None:
     with bent(scale=4) as session:
-        picture = frame(40, 50)
+        image = frame(40, 50)
         for mask in masks(160, 200).values():
             alpha_map = AlphaMap.of(mask)
-            assert np.array_equal(render_map(session, picture, alpha_map).output, picked(session, picture, alpha_map))
+            assert np.array_equal(render_map(session, image, alpha_map).output, pick_pixels(session, image, alpha_map))
 
 
 def test_too_little_context_changes_the_frame() -> None:
     with bent() as session:
-        picture, alpha_map = frame(97, 61), AlphaMap.of(masks(97, 61)["half"])
-        made = render_map(session, picture, alpha_map, tile=0, overlap=4)
-        assert not np.array_equal(made.output, picked(session, picture, alpha_map))
+        image, alpha_map = frame(97, 61), AlphaMap.of(masks(97, 61)["half"])
+        result = render_map(session, image, alpha_map, tile=0, overlap=4)
+        assert not np.array_equal(result.output, pick_pixels(session, image, alpha_map))
 
 
 def test_a_network_with_unbounded_receptive_field_runs_on_the_whole_frame() -> None:
     with bent(radius=None) as session:
-        picture, alpha_map = frame(50, 40), AlphaMap.of(masks(50, 40)["half"])
+        image, alpha_map = frame(50, 40), AlphaMap.of(masks(50, 40)["half"])
         engine = session.engine
-        made = render_map(session, picture, alpha_map)
-        assert made.plan.relative_cost == 2
+        result = render_map(session, image, alpha_map)
+        assert result.plan.relative_cost == 2
         assert set(engine.shapes) == {(50, 40)}  # type: ignore[attr-defined]
-        assert np.array_equal(made.output, picked(session, picture, alpha_map))
+        assert np.array_equal(result.output, pick_pixels(session, image, alpha_map))
         with pytest.raises(UsageError, match="tiles would show"):
             render_map(session, frame(500, 300), np.zeros((500, 300)), tile=64)
 
@@ -141,42 +143,42 @@ def test_tiles_of_one_shape_and_only_those_that_are_needed() -> None:
 
             everywhere = count_tiles(100, 130, plain.signature, 40)
         assert len(shapes) < 2 * everywhere
-        assert len(shapes) == everywhere + 1  # white lies in the first tile alone
+        assert len(shapes) == everywhere + 1  # white lies only in the first tile
 
 
 def test_a_large_frame_is_rendered_in_tiles() -> None:
     with bent() as session:
-        picture = frame(530, 700)
+        image = frame(530, 700)
         alpha_map = AlphaMap.of(masks(530, 700)["disc"])
-        made = render_map(session, picture, alpha_map)
+        result = render_map(session, image, alpha_map)
         assert max(max(shape) for shape in session.engine.shapes) <= 512  # type: ignore[attr-defined]
-        assert np.array_equal(made.output, picked(session, picture, alpha_map))
+        assert np.array_equal(result.output, pick_pixels(session, image, alpha_map))
 
 
 def test_the_error_falls_with_the_square_of_the_level_distance() -> None:
-    """For share ** 2 the error of linear interpolation is at most step ** 2 / 4 of the output, 199 levels of 255 here."""
+    """For alpha ** 2 the error of linear interpolation is at most step ** 2 / 4 of the output, 199 levels of 255 here."""
     gradient = np.broadcast_to(np.linspace(0, 1, 200), (40, 200)).copy()
     with bent() as session:
-        picture = frame(40, 200)
+        image = frame(40, 200)
         ends = AlphaMapRange.from_options(session)
         alpha_map = AlphaMap.of(gradient)
-        true = render_plan(session, picture, plan_map(alpha_map, 40, 200, session.signature, levels=256), ends)
+        true = render_plan(session, image, plan_map(alpha_map, 40, 200, session.signature, levels=256), ends)
         errors = []
         for levels in (3, 5, 9, 17):
             plan = plan_map(alpha_map, 40, 200, session.signature, levels=levels)
-            errors.append(np.abs(render_plan(session, picture, plan, ends) - true).max())
-            # 0.01: a value within SAME of a level is that level, and 2e-5 of alpha is at most 398 times that of the output
+            errors.append(np.abs(render_plan(session, image, plan, ends) - true).max())
+            # 0.01: a value within LEVEL_TOLERANCE of a level is that level; 2e-5 of alpha is at most 398 times that of the output
             assert errors[-1] <= 199 * (1 / (levels - 1)) ** 2 / 4 + 0.01
         ratios = np.array(errors[:-1]) / errors[1:]
-        assert ((ratios > 3) & (ratios < 5)).all()  # 4 but for where the gradient's pixels happen to lie
+        assert ((ratios > 3) & (ratios < 5)).all()  # 4, except for where the gradient's pixels happen to lie
 
 
 def test_levels_that_no_pixel_needs_are_left_out() -> None:
     gradient = np.broadcast_to(np.linspace(0.3, 0.45, 64), (32, 64)).copy()
     with bent() as session:
-        made = render_map(session, frame(32, 64), gradient)
-        assert [alpha.values[0] for alpha in made.levels] == [0.25, 0.375, 0.5]
-        assert not made.plan.exact
+        result = render_map(session, frame(32, 64), gradient)
+        assert [alpha.values[0] for alpha in result.levels] == [0.25, 0.375, 0.5]
+        assert not result.plan.exact
         before = session.engine.refits  # type: ignore[attr-defined]
         render_map(session, frame(32, 64), gradient)
         assert session.engine.refits - before == 3  # type: ignore[attr-defined]
@@ -197,26 +199,26 @@ def test_map_ends_may_be_any_alphas_of_three_members() -> None:
     names = ("a", "b", "c")
     signature = Signature(radius=0)
     session = Session(Dimmer((1.0, 0.5, 0.0)), names, signature, Coefficients.one_hot("a", names))
-    picture, mask = frame(8, 8), np.full((8, 8), 0.5)
+    image, mask = frame(8, 8), np.full((8, 8), 0.5)
     mask[0] = 0.0
     with session:
-        made = render_map(session, picture, mask, black="b=1", white={"a": 0.5, "c": 0.5})
-        assert made.levels == (Coefficients(names, (0.0, 1.0, 0.0)), Coefficients(names, (0.25, 0.5, 0.25)))
-        assert np.array_equal(made.output, np.rint(picture * np.float32(0.5)).astype(np.uint8))
+        result = render_map(session, image, mask, black="b=1", white={"a": 0.5, "c": 0.5})
+        assert result.levels == (Coefficients(names, (0.0, 1.0, 0.0)), Coefficients(names, (0.25, 0.5, 0.25)))
+        assert np.array_equal(result.output, np.rint(image * np.float32(0.5)).astype(np.uint8))
         with pytest.raises(CoefficientsError, match="3 members: give the alpha of the map's black"):
-            render_map(session, picture, mask)
-        with pytest.raises(CoefficientsError, match="outside 0 to 1"):  # though no pixel would need it
-            render_map(session, picture, mask, black="a=2,b=-1")
+            render_map(session, image, mask)
+        with pytest.raises(CoefficientsError, match="outside 0 to 1"):  # although no pixel needs it
+            render_map(session, image, mask, black="a=2,b=-1")
         assert session.alpha == Coefficients.one_hot("a", names)
 
 
 def test_mixing_stays_on_the_simplex() -> None:
     names = ("a", "b", "c")
     ends = AlphaMapRange(Coefficients(names, (0.1, 0.7, 0.2)), Coefficients(names, (0.1, 0.0, 0.9)))
-    for share in np.linspace(0, 1, 1001):
-        at = ends.interpolate(float(share))
-        assert at.values[0] == 0.1
-        assert Coefficients.parse(at, names) == at
+    for coefficient in np.linspace(0, 1, 1001):
+        mixed = ends.interpolate(float(coefficient))
+        assert mixed.values[0] == 0.1
+        assert Coefficients.parse(mixed, names) == mixed
     assert ends.interpolate(0.0) is ends.black
     assert ends.interpolate(1.0) is ends.white
 
@@ -234,10 +236,10 @@ def test_sizes_and_arrays_that_do_not_fit() -> None:
 
 def test_a_refit_that_fails_within_a_map_leaves_alpha_unchanged() -> None:
     with bent() as session:
-        picture, engine = frame(40, 40), session.engine
+        image, engine = frame(40, 40), session.engine
         session.alpha = 0.25
-        before = session(picture)
-        whole, engine_refit = render_map(session, picture, masks(40, 40)["half"]).output, engine.refit
+        before = session(image)
+        whole, engine_refit = render_map(session, image, masks(40, 40)["half"]).output, engine.refit
 
         def failing(slot: int, coefficients: NDArray[np.float64]) -> None:
             if coefficients[0] == 1.0:
@@ -246,11 +248,11 @@ def test_a_refit_that_fails_within_a_map_leaves_alpha_unchanged() -> None:
 
         engine.refit = failing  # type: ignore[method-assign]
         with pytest.raises(EngineError, match="no more"):
-            render_map(session, picture, masks(40, 40)["half"])
+            render_map(session, image, masks(40, 40)["half"])
         assert session.alpha.values == (0.25, 0.75)
-        assert np.array_equal(session(picture), before)
+        assert np.array_equal(session(image), before)
         engine.refit = engine_refit  # type: ignore[method-assign]
-        assert np.array_equal(render_map(session, picture, masks(40, 40)["half"]).output, whole)
+        assert np.array_equal(render_map(session, image, masks(40, 40)["half"]).output, whole)
 
 
 def test_an_alpha_set_by_another_thread_within_a_map_is_an_error() -> None:
@@ -259,7 +261,7 @@ def test_an_alpha_set_by_another_thread_within_a_map_is_an_error() -> None:
         infer = engine.infer
 
         def disturbed(slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-            session.alpha = 0.5  # as a slider in another thread would
+            session.alpha = 0.5  # as a slider in another thread does
             return infer(slot, x)
 
         engine.infer = disturbed  # type: ignore[method-assign]
@@ -270,9 +272,9 @@ def test_an_alpha_set_by_another_thread_within_a_map_is_an_error() -> None:
 def test_a_session_with_async_refit_gives_the_same_frames() -> None:
     signature = Signature(radius=5)
     with bent() as plain:
-        wanted = render_map(plain, frame(60, 60), masks(60, 60)["five"]).output
+        expected = render_map(plain, frame(60, 60), masks(60, 60)["five"]).output
     with Session(Bend(signature), AB, signature, Coefficients.one_hot("a", AB), async_refit=True) as session:  # type: ignore[arg-type]
-        assert np.array_equal(render_map(session, frame(60, 60), masks(60, 60)["five"]).output, wanted)
+        assert np.array_equal(render_map(session, frame(60, 60), masks(60, 60)["five"]).output, expected)
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("transformer_net", "rrdbnet")]
@@ -280,7 +282,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("transformer_net
 
 @pytest.fixture(scope="module", params=["dncnn_bn_kair", "compact", *SLOW])
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """A pico family of each kind on the CPU engine."""
+    """Opens a session on the CPU engine for each kind of pico family."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     from dni_deploy.api.export import export
@@ -296,14 +298,14 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_real_networks_equal_the_per_pixel_reference(real: Session) -> None:
-    """Where pieces see all that a pixel depends on, only the order of float32 sums may differ, which a rounding may turn into one
-    level of 255; RRDBNet's pieces see 48 pixels of its reach, and the promise of tiling.py is one level as well."""
-    picture = frame(120, 150)
+    """Where a piece holds the whole receptive field, only the order of float32 sums may differ, which rounding can turn into one
+    level of 255; RRDBNet's pieces hold 48 pixels of its receptive field, and tiling.py guarantees one level as well."""
+    image = frame(120, 150)
     for mask in masks(120, 150).values():
         alpha_map = AlphaMap.of(mask)
-        made, wanted = render_map(real, picture, alpha_map), picked(real, picture, alpha_map)
-        apart = np.abs(made.output.astype(int) - wanted)
-        assert apart.max() <= 1
-        assert np.count_nonzero(apart) <= 1e-3 * apart.size
+        result, expected = render_map(real, image, alpha_map), pick_pixels(real, image, alpha_map)
+        difference = np.abs(result.output.astype(int) - expected)
+        assert difference.max() <= 1
+        assert np.count_nonzero(difference) <= 1e-3 * difference.size
         if real.signature.radius is None:
-            assert np.array_equal(made.output, wanted)
+            assert np.array_equal(result.output, expected)

@@ -1,4 +1,4 @@
-"""video with an alpha map: one for all frames, one for each, ends over time, and what was stopped is taken up again."""
+"""video with an alpha map: one for all frames, one per frame, ends over time, and interrupted jobs resume."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def clip(tmp_path: Path) -> Path:
 
 
 def mask(path: Path) -> Path:
-    """White on the right, where the picture stays (member a)."""
-    grey = np.zeros((HEIGHT, WIDTH), np.uint8)
-    grey[:, WIDTH // 2 :] = 255
-    Image.fromarray(grey).save(path)
+    """White on the right, where the frame is unchanged (member a)."""
+    gray = np.zeros((HEIGHT, WIDTH), np.uint8)
+    gray[:, WIDTH // 2 :] = 255
+    Image.fromarray(gray).save(path)
     return path
 
 
@@ -40,70 +40,72 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_one_map_for_all_frames(tmp_path: Path, make: Make, engine: Dimmer, clip: Path) -> None:
     make(clip, tmp_path / "out.mp4", None, alpha_map=mask(tmp_path / "mask.png"))
-    made, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
+    output, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
     edge = WIDTH // 2
-    # Four columns off the edge: 4:2:0 and the encoder's blocks smear it. Elsewhere crf 8 leaves a few levels of 255.
-    assert made[:, :, : edge - 4].mean() < 3
-    assert np.abs(made[:, :, edge + 4 :] - whole[:, :, edge + 4 :]).mean() < 6
-    assert engine.refits <= FRAMES + 2  # two levels cost one change a frame
+    # Four columns from the edge, which 4:2:0 and the encoder's blocks blur. Elsewhere crf 8 leaves a few levels of 255.
+    assert output[:, :, : edge - 4].mean() < 3
+    assert np.abs(output[:, :, edge + 4 :] - whole[:, :, edge + 4 :]).mean() < 6
+    assert engine.refits <= FRAMES + 2  # two levels cost one refit per frame
 
 
 def test_alpha_map_ends_follow_a_timeline(tmp_path: Path, make: Make, clip: Path) -> None:
-    asked = AlphaMapOptions(mask(tmp_path / "mask.png"), white="0:a=1, 0.76s:b=1")
-    make(clip, tmp_path / "out.mp4", "0:b=1, 0.76s:a=1", alpha_map=asked, alpha_log=tmp_path / "log.jsonl")
-    made, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
+    options = AlphaMapOptions(mask(tmp_path / "mask.png"), white="0:a=1, 0.76s:b=1")
+    make(clip, tmp_path / "out.mp4", "0:b=1, 0.76s:a=1", alpha_map=options, alpha_log=tmp_path / "log.jsonl")
+    output, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
     left, right = slice(0, WIDTH // 2 - 4), slice(WIDTH // 2 + 4, WIDTH)
-    shares = np.linspace(0, 1, FRAMES)
-    for side, share in ((left, shares), (right, 1 - shares)):
-        seen = made[:, :, side].mean(axis=(1, 2, 3)) / whole[:, :, side].mean(axis=(1, 2, 3))
-        assert np.abs(seen - share).max() < 0.05  # coding, on means of half a picture
+    coefficients = np.linspace(0, 1, FRAMES)
+    for side, coefficient in ((left, coefficients), (right, 1 - coefficients)):
+        factors = output[:, :, side].mean(axis=(1, 2, 3)) / whole[:, :, side].mean(axis=(1, 2, 3))
+        assert np.abs(factors - coefficient).max() < 0.05  # coding error, on means of half a frame
     log = AlphaLog.read(tmp_path / "log.jsonl", ("a", "b"))
-    assert [round(log.at(0, frame).values[0], 6) for frame in range(FRAMES)] == [round(share, 6) for share in shares]
+    assert [round(log.at(0, frame).values[0], 6) for frame in range(FRAMES)] == [
+        round(coefficient, 6) for coefficient in coefficients
+    ]
 
 
 def test_an_alpha_map_video_gives_each_frame_its_map(tmp_path: Path, make: Make, engine: Dimmer, clip: Path) -> None:
-    """White wanders from left to right; the film of maps is coded with loss, and costs two levels nevertheless."""
+    """White moves from left to right; the map video is coded with loss and still needs only two levels."""
     maps = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
     for number in range(FRAMES):
         maps[number, :, 2 * number : 2 * number + 24] = 255
     moving = grey_film(tmp_path / "maps.mp4", maps)
     source = open_video_file(clip)
-    film = AlphaMapVideo(moving, source, 1)
+    map_video = AlphaMapVideo(moving, source, 1)
     for number in range(FRAMES):
-        alpha_map = film.read_map(number)
+        alpha_map = map_video.read_map(number)
         off = np.abs(alpha_map.values[alpha_map.codes] - maps[number] / 255)
         assert np.median(off) == 0
-        assert off.mean() < 0.03  # smeared edges
+        assert off.mean() < 0.03  # blurred edges
     make(clip, tmp_path / "out.mp4", None, alpha_map=moving)
-    made, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
+    output, whole = pixels(tmp_path / "out.mp4"), pixels(clip)
     for number in (0, FRAMES // 2, FRAMES - 1):
         inside = slice(2 * number + 6, 2 * number + 18)
-        assert np.abs(made[number, :, inside] - whole[number, :, inside]).mean() < 8
-        outside = np.delete(made[number], np.s_[max(0, 2 * number - 8) : 2 * number + 32], axis=1)
+        assert np.abs(output[number, :, inside] - whole[number, :, inside]).mean() < 8
+        outside = np.delete(output[number], np.s_[max(0, 2 * number - 8) : 2 * number + 32], axis=1)
         assert outside.mean() < 4
 
 
 LATE = 2 * 18
-"""Runs of the network, two a frame: 18 frames, of which at most 8 and one wait for the encoder, so that a segment of 8 is whole."""
+"""Runs of the network, two per frame: of 18 frames at most 9 wait for the encoder, so that a segment of 8 is whole."""
 
 
 @pytest.mark.parametrize("moving", [False, True])
 def test_interrupted_jobs_resume(
     tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, clip: Path, moving: bool
 ) -> None:
-    asked: dict[str, object] = {"alpha_map": AlphaMapOptions(mask(tmp_path / "mask.png"), white="0:a=1, 0.3s:a=0.5,b=0.5")}
+    options: dict[str, object] = {"alpha_map": AlphaMapOptions(mask(tmp_path / "mask.png"), white="0:a=1, 0.3s:a=0.5,b=0.5")}
     if moving:
         maps = np.random.default_rng(0).integers(0, 2, (FRAMES, HEIGHT // 16, WIDTH // 16)) * 255
-        asked = {"alpha_map": grey_film(tmp_path / "maps.mkv", maps.repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8))}
+        options = {"alpha_map": grey_film(tmp_path / "maps.mkv", maps.repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8))}
     alpha = "0:b=1, 0.5s:b=0.5,a=0.5"
-    make(clip, tmp_path / "whole.mp4", alpha, alpha_log=tmp_path / "whole.jsonl", **asked)
+    make(clip, tmp_path / "whole.mp4", alpha, alpha_log=tmp_path / "whole.jsonl", **options)
     with monkeypatch.context() as context:
         stop_engine_after(engine, context, LATE, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            make(clip, tmp_path / "out.mp4", alpha, alpha_log=tmp_path / "out.jsonl", **asked)
+            make(clip, tmp_path / "out.mp4", alpha, alpha_log=tmp_path / "out.jsonl", **options)
     assert not (tmp_path / "out.mp4").exists()
-    made = make(clip, tmp_path / "out.mp4", alpha, alpha_log=tmp_path / "out.jsonl", **asked)
-    assert made.resumed_frames >= 8
+    report = make(clip, tmp_path / "out.mp4", alpha, alpha_log=tmp_path / "out.jsonl", **options)
+    assert report.resumed_frames >= 8
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
@@ -111,27 +113,27 @@ def test_interrupted_jobs_resume(
 def test_another_alpha_map_starts_another_job(
     tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, clip: Path
 ) -> None:
-    asked = AlphaMapOptions(mask(tmp_path / "mask.png"))
+    options = AlphaMapOptions(mask(tmp_path / "mask.png"))
     with monkeypatch.context() as context:
         stop_engine_after(engine, context, LATE, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            make(clip, tmp_path / "out.mp4", 0.25, alpha_map=asked)
+            make(clip, tmp_path / "out.mp4", 0.25, alpha_map=options)
     assert job_folder_path(tmp_path / "out.mp4").exists()
-    for other in (None, AlphaMapOptions(asked.mask, white=0.5), AlphaMapOptions(asked.mask, levels=3)):
+    for other in (None, AlphaMapOptions(options.mask, white=0.5), AlphaMapOptions(options.mask, levels=3)):
         with pytest.raises(UsageError, match="alpha map"):
             make(clip, tmp_path / "out.mp4", 0.25, alpha_map=other)
 
 
 def test_invalid_maps_are_refused(tmp_path: Path, make: Make, clip: Path) -> None:
-    grey = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
-    Image.fromarray(grey[0, :10]).save(tmp_path / "small.png")
-    short, narrow = grey_film(tmp_path / "short.mp4", grey[:5]), grey_film(tmp_path / "narrow.mp4", grey[:, :, :32])
-    coloured = Clip().write(tmp_path / "coloured.mp4")
+    gray = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
+    Image.fromarray(gray[0, :10]).save(tmp_path / "small.png")
+    short, narrow = grey_film(tmp_path / "short.mp4", gray[:5]), grey_film(tmp_path / "narrow.mp4", gray[:, :, :32])
+    colored = Clip().write(tmp_path / "colored.mp4")
     for name, kind, words in (
         (tmp_path / "small.png", MismatchError, "64x10 pixels and the image 64x48"),
         (short, MismatchError, "5 frames and the video 20"),
         (narrow, MismatchError, "32x48 pixels and the video 64x48"),
-        (coloured, InputError, "in color at frame 0"),
+        (colored, InputError, "in color at frame 0"),
         (tmp_path / "none.mp4", InputError, "does not exist"),
     ):
         with pytest.raises(kind, match=words):
@@ -148,7 +150,7 @@ def test_invalid_maps_are_refused(tmp_path: Path, make: Make, clip: Path) -> Non
 
 
 def test_an_alpha_map_video_that_ends_early_writes_nothing(tmp_path: Path, make: Make, clip: Path) -> None:
-    """MPEG's transport stream does not say how many frames it has, so this is found on the way."""
+    """MPEG transport streams do not store their frame count, so this is detected while rendering."""
     maps = grey_film(tmp_path / "maps.ts", np.zeros((FRAMES - 5, HEIGHT, WIDTH), np.uint8))
     with pytest.raises((InputError, MismatchError), match=r"must have (a map|one) for each"):
         make(clip, tmp_path / "out.mp4", None, alpha_map=maps)

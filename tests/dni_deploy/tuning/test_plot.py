@@ -1,4 +1,4 @@
-"""Plots of a search and of a slider are drawn for any number of members, with the same bytes every time."""
+"""Plots of a search and of a slider work for any number of members, and have the same bytes every time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SURE: the error estimated without the clean picture is the error, clipped noise included."""
+"""SURE: the error estimated without the clean image equals the true error, clipped noise included."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SIGMA = 40.0
 
 
 def blur(width: float) -> Infer:
-    """A denoiser: a Gaussian of that width over rows and columns, on arrays in 0..1."""
+    """Makes a denoiser: a Gaussian of that width over rows and columns, on arrays in 0..1."""
     from scipy.ndimage import gaussian_filter
 
     return lambda x: gaussian_filter(x, (0, 0, width, width)).astype(np.float32)
 
 
-def as_picture(y: NDArray[np.float32]) -> Frame:
+def to_frame(y: NDArray[np.float32]) -> Frame:
     return np.clip(np.rint(255 * y[0].transpose(1, 2, 0).astype(np.float64)), 0, 255).astype(np.uint8)
 
 
@@ -38,15 +38,15 @@ def middle() -> Frame:
 
 
 def ends() -> Frame:
-    """Half of it black, a quarter white: with sigma 40, a third of all values is clipped."""
-    picture = middle()
-    picture[:, :96] = 0
-    picture[:96, 96:] = 255
-    return picture
+    """Half of the image is black, a quarter white: with sigma 40, a third of all values is clipped."""
+    image = middle()
+    image[:, :96] = 0
+    image[:96, 96:] = 255
+    return image
 
 
 def errors(clean: Frame, sigma: float, make: Callable[..., SureEstimator] = SureEstimator) -> tuple[list[float], list[float]]:
-    """True and estimated mean squared errors of ever wider blurs."""
+    """Returns true and estimated mean squared errors of increasingly wide blurs."""
     noisy = noised(clean, sigma)
     risk = make(noisy, sigma, RGB, blur(1.5))
     true, estimated = [], []
@@ -59,13 +59,13 @@ def errors(clean: Frame, sigma: float, make: Callable[..., SureEstimator] = Sure
 
 def test_sure_estimates_the_true_error() -> None:
     true, estimated = errors(middle(), 20)
-    # The estimate's own deviation: sigma^2 * sqrt(2 / 110,592 values) = 1.7 for the noise's power, some more for probe and picture.
+    # Deviation of the estimate: sigma^2 * sqrt(2 / 110,592 values) = 1.7 for the noise power, more for probe and image.
     np.testing.assert_allclose(estimated, true, atol=6)
     assert np.argmin(estimated) == np.argmin(true)
 
 
 def test_sure_ranks_blends_where_noise_is_clipped() -> None:
-    """The differences count: what all blends share (the pilot's own error on clipped pixels) does not move the best one."""
+    """Differences matter: what all blends share (the pilot's error on clipped pixels) does not change the best one."""
     true, estimated = errors(ends(), SIGMA)
     assert np.argmin(estimated) == np.argmin(true)
     gaps, estimated_gaps = np.array(true) - min(true), np.array(estimated) - min(estimated)
@@ -73,7 +73,7 @@ def test_sure_ranks_blends_where_noise_is_clipped() -> None:
 
 
 def test_sure_without_clipping_correction_ranks_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The textbook estimate on the same picture, so that the test above is known to see what it is for."""
+    """The textbook estimate fails on the same image, which shows that the test above detects the correction."""
     monkeypatch.setattr("dni_deploy.tuning.sure.moments_before_clipping", lambda noisy, clean, sigma: (noisy, noisy**2))
     true, estimated = errors(ends(), SIGMA)
     gaps, estimated_gaps = np.array(true) - min(true), np.array(estimated) - min(estimated)
@@ -87,7 +87,7 @@ def test_moments_before_clipping_equal_scipy(mean: float, sigma: float) -> None:
     first, second = moments_before_clipping(np.array([0.0, 100.0, 255.0]), np.full(3, mean), sigma)
     for index, (low, high) in {0: (-np.inf, 0.0), 2: (255.0, np.inf)}.items():
         if norm.logsf(abs(np.nan_to_num(low, neginf=high) if index == 2 else mean) / sigma) < -600:
-            continue  # SciPy's own truncated normal loses its digits there
+            continue  # SciPy's truncated normal loses precision there
         cut = truncnorm((low - mean) / sigma, (high - mean) / sigma, loc=mean, scale=sigma)
         # 1e-6: SciPy's truncated normal far out in the tail
         assert first[index] == pytest.approx(cut.mean(), rel=1e-6, abs=1e-6)
@@ -102,8 +102,10 @@ def test_sure_handles_another_value_range_and_residual_networks() -> None:
     # 0.05: float32 of 255 * 2 instead of 255, through a squared difference of hundreds
     assert SureEstimator(noisy, 20, signed, blur(1)).estimate_mean_squared_error(blur(1)) == pytest.approx(expected, abs=0.05)
     noise = Signature(residual=True, radius=8)
-    given: Infer = lambda x: x - blur(1)(x)  # noqa: E731
-    assert SureEstimator(noisy, 20, noise, given).estimate_mean_squared_error(given) == pytest.approx(expected, abs=0.05)
+    predicts_noise: Infer = lambda x: x - blur(1)(x)  # noqa: E731
+    assert SureEstimator(noisy, 20, noise, predicts_noise).estimate_mean_squared_error(predicts_noise) == pytest.approx(
+        expected, abs=0.05
+    )
 
 
 def test_sure_refuses_a_network_that_enlarges() -> None:

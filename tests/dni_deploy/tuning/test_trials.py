@@ -1,4 +1,4 @@
-"""Trials: pictures find their references, and large ones are cut to the same part on both sides."""
+"""Trials: images are paired with their references, and large pairs are cropped alike."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_folders_are_matched_by_name_without_suffix(tmp_path: Path) -> None:
     noisy = [write(tmp_path / "noisy" / name, 8, 8) for name in ("a.png", "b.jpg")]
     clean = [write(tmp_path / "clean" / name, 8, 8) for name in ("b.png", "a.bmp", "c.png")]
     (tmp_path / "noisy" / "notes.txt").write_text("no picture")
-    found = pair_with_references(list_images([tmp_path / "noisy"]), [tmp_path / "clean"])
-    assert found == [(noisy[0], clean[1]), (noisy[1], clean[0])]
+    pairs = pair_with_references(list_images([tmp_path / "noisy"]), [tmp_path / "clean"])
+    assert pairs == [(noisy[0], clean[1]), (noisy[1], clean[0])]
 
 
 def test_files_are_matched_by_their_order(tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_a_large_image_is_cropped_to_its_center_and_the_report_says_so(tmp_path:
     assert notes == [
         f"Judged by the middle of in.png ({width}x{DEFAULT_CROP_PX} of {width}x{height}); --crop 0 uses whole images."
     ]
-    [whole_trial], notes = read_test_images([(source, clean)], Signature(scale=scale, multiple=4), 0)
-    assert (whole_trial.frame.shape, notes) == ((height, width, 3), [])
+    [uncropped], notes = read_test_images([(source, clean)], Signature(scale=scale, multiple=4), 0)
+    assert (uncropped.frame.shape, notes) == ((height, width, 3), [])
     [part], _ = read_test_images([(source, clean)], Signature(scale=scale, multiple=8), 100)
     assert part.frame.shape == (96, 96, 3)
 

@@ -14,7 +14,7 @@ from dni_deploy.errors import EngineError
 from dni_deploy.session.swap import SyncRefit
 from engines import ort_session
 from engines.onnxruntime_cpu import runtime
-from tests.dni_deploy.session.test_swap import PATIENCE, WithoutSlots
+from tests.dni_deploy.session.test_swap import TIMEOUT_S, WithoutSlots
 from tests.engines.conftest import NAMES, Case, in_place
 from tests.support.handmade_graphs import HAND, TAGS, tags
 
@@ -190,7 +190,7 @@ def tag_model(
     stop = threading.Event()
     errors: list[BaseException] = []
     counts = np.zeros((2, 2), np.int64)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
 
     def change(number: int) -> None:
         for share in np.random.default_rng(number).random(changes // 3).tolist():
@@ -217,11 +217,11 @@ def tag_model(
     for thread in (*readers, *writers):
         thread.start()
     for thread in writers:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
         assert not thread.is_alive()
     stop.set()
     for thread in readers:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
         assert not thread.is_alive()
     with swap.hold_current() as live:  # what was asked for last is shown
         assert live.value is swap.requested

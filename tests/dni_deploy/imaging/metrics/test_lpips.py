@@ -28,9 +28,9 @@ def test_lpips_calls_the_installed_package(monkeypatch: pytest.MonkeyPatch) -> N
             assert -1 <= one.min() < one.max() <= 1
             return (one - other).abs().mean().reshape(1, 1, 1, 1)
 
-    stand_in = types.ModuleType("lpips")
-    stand_in.LPIPS = lambda net, verbose: Distance()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lpips", stand_in)
+    fake = types.ModuleType("lpips")
+    fake.LPIPS = lambda net, verbose: Distance()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lpips", fake)
     one, other = make_noisy_ramp(), 255 - make_noisy_ramp()
     expected = np.abs(one.astype(float) - other).mean() / 127.5
     assert score.measure(one, other) == pytest.approx(expected, rel=1e-5)  # float32 sums of 9,216 values

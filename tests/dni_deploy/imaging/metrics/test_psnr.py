@@ -1,4 +1,4 @@
-"""PSNR of frames: known values, its text and its number in JSON, and frames of other sizes."""
+"""PSNR of frames: known values, its text, its number in JSON, and frames of other sizes."""
 
 from __future__ import annotations
 

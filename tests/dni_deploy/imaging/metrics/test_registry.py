@@ -1,4 +1,4 @@
-"""Metrics by name: their values, texts and signs; functions of the user's own and what fails in them."""
+"""Metrics by name: their values, texts and directions; user functions and their failures."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def test_more_noise_is_worse_by_every_metric() -> None:
 
 
 def test_metric_texts_and_directions() -> None:
-    psnr, colour = find_metric("psnr"), find_metric("ciede2000")
+    psnr, color = find_metric("psnr"), find_metric("ciede2000")
     assert psnr.format_value(27.314) == "27.31 dB"
     assert psnr.format_value(math.inf) == "identical"
-    assert colour.format_value(1.5) == "1.5000"
-    assert colour.format_value(math.inf) == "infinite"
-    assert (psnr.to_utility(2.0), colour.to_utility(2.0)) == (2.0, -2.0)
+    assert color.format_value(1.5) == "1.5000"
+    assert color.format_value(math.inf) == "infinite"
+    assert (psnr.to_utility(2.0), color.to_utility(2.0)) == (2.0, -2.0)
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of the user's own in the current folder, which an installed command does not have on its path."""
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user module in the current folder, which is not on the path of an installed command."""
     (tmp_path / "own_metrics.py").write_text(
         "def bright(picture, reference): return picture.mean()\n"
         "def spoils(picture, reference): picture[:] = 0; return 1\n"
@@ -62,7 +62,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "own_metrics", raising=False)
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("user_module")
 def test_a_user_function_can_be_a_metric() -> None:
     score, lower = find_metric("own_metrics:bright"), find_metric("min:own_metrics:bright")
     one = make_noisy_ramp()
@@ -73,9 +73,9 @@ def test_a_user_function_can_be_a_metric() -> None:
     np.testing.assert_array_equal(one, before)
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("user_module")
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("sharpness", "There is no metric 'sharpness'; there are psnr, ssim, haarpsi, ciede2000, lpips, or your own"),
         ("own_metrics:none", "has no 'none'"),
@@ -86,8 +86,8 @@ def test_a_user_function_can_be_a_metric() -> None:
         ("own_metrics:fails", "failed: ZeroDivisionError"),
     ],
 )
-def test_invalid_metrics_are_usage_errors(name: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told) as caught:
+def test_invalid_metrics_are_usage_errors(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         find_metric(name).measure(make_noisy_ramp(), make_noisy_ramp())
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)

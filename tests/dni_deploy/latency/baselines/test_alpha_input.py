@@ -24,13 +24,13 @@ def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Ca
     return HAND[request.param]() if request.param in HAND else pico_case(request.param)
 
 
-def feed_alpha(shares: list[float]) -> dict[str, NDArray[np.float32]]:
-    return {ALPHA_INPUT_NAME: np.array([shares], np.float32)}
+def feed_alpha(coefficients: list[float]) -> dict[str, NDArray[np.float32]]:
+    return {ALPHA_INPUT_NAME: np.array([coefficients], np.float32)}
 
 
 @pytest.mark.parametrize("precision", ["bundle", "fp32", "fp16"])
 def test_alpha_is_an_input_of_the_graph(case: Case, precision: str) -> None:
-    """Of the bundle's graph, or of a lowered one that leaves BatchNorm's raw statistics to be blended."""
+    """The graph is the bundle's, or a lowered one that keeps BatchNorm's raw statistics to be blended."""
     if precision == "bundle":
         graph, names, members = case.graph, list(case.weights), case.members
         precision = "fp32"
@@ -43,15 +43,15 @@ def test_alpha_is_an_input_of_the_graph(case: Case, precision: str) -> None:
         model = alpha_as_input(graph, names, members[:count])
         assert [value.name for value in model.graph.input] == [case.graph.graph.input[0].name, ALPHA_INPUT_NAME]
         session = opened(model)
-        for shares in SHARES:
-            if len(shares) == count:
+        for coefficients in SHARES:
+            if len(coefficients) == count:
                 for x in case.inputs():
-                    got = ort_session.run_session(session, x, model.graph.input[0].name, feed_alpha(shares))
-                    check(case, got, shares, x, precision)
+                    actual = ort_session.run_session(session, x, model.graph.input[0].name, feed_alpha(coefficients))
+                    check(case, actual, coefficients, x, precision)
 
 
 def test_float16_weights_are_blended_in_float32() -> None:
-    """Shares that float16 rounds alike for every weight would be off by 5e-4 each."""
+    """Coefficients rounded to float16 for all weights would be off by 5e-4 each."""
     case = HAND["conv_bn"]()
     lowered = lower_for_gpu(case.graph, case.weights, "fp16", fold=False)
     names = [weight.name for weight in lowered.weights]

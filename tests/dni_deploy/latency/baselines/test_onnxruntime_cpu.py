@@ -35,7 +35,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.mark.parametrize("opener", [OrtConstantBaseline, OrtInputsBaseline, OrtGraphBaseline, open_rebuild])
 def test_computes_the_blend(opener: Callable[[Bundle, EngineOptions], Engine], bundle: Bundle) -> None:
-    """Of each slot by itself; the constant one is the first member, whatever alpha is."""
+    """Each slot has its own blend; the constant baseline is the first member, whatever alpha is."""
     engine = opener(bundle, EngineOptions(threads=1, slots=2))
     assert engine.slots == 2
     members = [bundle.read_weights(name) for name in bundle.members]
@@ -54,7 +54,9 @@ def test_computes_the_blend(opener: Callable[[Bundle, EngineOptions], Engine], b
 
 
 @pytest.mark.parametrize("opener", [OrtInputsBaseline, OrtGraphBaseline])
-def test_a_baseline_refuses_different_alphas_per_weight(opener: Callable[[Bundle, EngineOptions], Engine], bundle: Bundle) -> None:
+def test_a_baseline_refuses_different_alphas_per_weight(
+    opener: Callable[[Bundle, EngineOptions], Engine], bundle: Bundle
+) -> None:
     engine = opener(bundle, EngineOptions(threads=1))
     rows = np.tile([0.2, 0.3, 0.5], (len(bundle.weight_names), 1))
     rows[0] = [1, 0, 0]

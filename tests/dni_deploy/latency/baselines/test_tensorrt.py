@@ -43,22 +43,22 @@ def open_baseline(name: str, bundle: Bundle, **options: Any) -> Any:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", NAMES)
 def test_computes_the_blend(name: str, precision: str, bundle: Bundle, gpu: FakeGpu) -> None:
-    """Of each slot by itself; the constant one is the first member, whatever alpha is."""
+    """Each slot has its own blend; the constant baseline is the first member, whatever alpha is."""
     assert build(bundle, name, precision).max_relative_error <= TOLERANCE[precision]
     engine = open_baseline(name, bundle, slots=2)
     assert engine.name == name
-    for step in range(3):  # the third time the same frame is replayed where it is captured
-        for slot, shares in enumerate(([0.5, 0.25, 0.25], [0, 0.7, 0.3])):
-            engine.refit(slot, np.array(shares))
+    for step in range(3):  # the third run replays a captured graph, where there is one
+        for slot, coefficients in enumerate(([0.5, 0.25, 0.25], [0, 0.7, 0.3])):
+            engine.refit(slot, np.array(coefficients))
             x = picture(step)
-            expected = truth(bundle, [1, 0, 0] if name == "tensorrt-constant" else shares, x)
+            expected = truth(bundle, [1, 0, 0] if name == "tensorrt-constant" else coefficients, x)
             assert relative_error(engine.infer(slot, x), expected) <= TOLERANCE[precision]
     engine.close()
 
 
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_a_baseline_refuses_different_alphas_per_weight(name: str, bundle: Bundle, gpu: FakeGpu) -> None:
-    """Rows that differ and coefficients that do not fit are refused, and the slot keeps what it had."""
+    """Different rows and coefficients that do not fit are refused, and the slot is unchanged."""
     build(bundle, name)
     engine = open_baseline(name, bundle)
     engine.refit(0, np.array([0.2, 0.3, 0.5]))
@@ -91,7 +91,7 @@ def test_a_missing_baseline_plan_is_built_with_the_bundle_options(bundle: Bundle
 
 
 def test_a_plan_that_holds_weights_belongs_to_its_members(bundle: Bundle, gpu: FakeGpu) -> None:
-    """One whose weights are inputs serves every family on the graph."""
+    """A plan whose weights are inputs serves every family of the graph."""
     from dni_deploy.latency.baselines import tensorrt
 
     assert identity_of(bundle, tensorrt.InputsNetwork).members == identity_of(bundle).members == ()
