@@ -50,7 +50,8 @@ def test_page_figures_equal_the_benchmark_results() -> None:
     rows = [row for pair in FIGURES["pairs"] for row in pair["levels"]]
     for row in rows:
         plain, recalibrated = row["plain"], row["recalibrated"]
-        cells = f"{plain['best_db']:.2f} at {plain['best_alpha']:.2f} | {recalibrated['best_db']:.2f} at {recalibrated['best_alpha']:.2f} | "
+        cells = f"{plain['best_db']:.2f} at {plain['best_alpha']:.2f} | "
+        cells += f"{recalibrated['best_db']:.2f} at {recalibrated['best_alpha']:.2f} | "
         assert f"{cells}{recalibrated['best_db'] - plain['best_db']:+.2f}" in PAGE
         assert row["ends_are_the_same_bits"]
     for choice in FIGURES["choices"]:

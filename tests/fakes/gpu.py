@@ -71,7 +71,10 @@ class FakeGpu:
         self.pushed[threading.get_ident()] -= 1
 
     def capture_forbids(self) -> bool:
-        """Tells whether waiting and allocating are forbidden now: in mode "global" on every thread, in "thread local" on the capturing one."""
+        """Tells whether waiting and allocating are forbidden now.
+
+        In mode "global" they are on every thread, in "thread local" on the capturing one.
+        """
         here = threading.get_ident()
         return any(mode == 0 or (mode == 1 and thread == here) for thread, mode in self.capturing.values())
 

@@ -62,7 +62,8 @@ def figure(bench: ReproductionBench) -> Section:
         claim="CycleGAN's generator moves continuously from day to night and from a deep to a shallow depth of field, once "
         "one end has been fine-tuned from the other with the identity mapping, and between more than two members by Eq. 2 "
         "(section 4.2).",
-        how=f"{', '.join(TEST_PHOTOGRAPHS)} at {SCENE_SIDE_PX} pixels of the short side. Light: mean luminance. Sharpness: mean absolute Laplacian "
+        how=f"{', '.join(TEST_PHOTOGRAPHS)} at {SCENE_SIDE_PX} pixels of the short side. Light: mean luminance. "
+        "Sharpness: mean absolute Laplacian "
         "of the luminance, where the photograph's saliency is above 0.95 and where it is below 0.05. Fineness: that of the rest "
         "by its coarse detail, which the light does not change. The three-member plane: the 15 points of quarters.",
         pictures=(

@@ -72,7 +72,8 @@ def figure(bench: ReproductionBench) -> Section:
         title="Nets trained from scratch do not blend",
         claim="two networks trained from scratch have filters in unrelated orders (index below 0.1), and a blend of them is meaningless "
         "(sections 3.2 and 4.5).",
-        how=f"each net once more from another seed, for noise 60, from nothing; PSNR at noise {NOISE_SIGMA} on the way from N20 to it, and from "
+        how=f"each net once more from another seed, for noise 60, from nothing; PSNR at noise "
+        f"{NOISE_SIGMA} on the way from N20 to it, and from "
         "N20 to the fine-tuned N60.",
         goals=tuple(goals),
         pictures=(

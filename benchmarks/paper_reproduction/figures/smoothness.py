@@ -49,7 +49,8 @@ def figure(bench: ReproductionBench) -> Section:
     return Section(
         title="The transition is smooth",
         claim="the effect changes smoothly with alpha, without steps (sections 1 and 4).",
-        how=f"every family of this page, from its first member to each other one in {ALPHA_STEPS} equal steps of alpha; the root mean square "
+        how=f"every family of this page, from its first member to each other one in {ALPHA_STEPS} equal steps of alpha; "
+        "the root mean square "
         "change of the network's output on a held-out photograph (for a generator: on fixed latents).",
         goals=tuple(goals),
         pictures=(FigureImage("smoothness", png(figure), "Change of the output per step of alpha, in mean steps."),),

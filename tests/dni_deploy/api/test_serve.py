@@ -86,7 +86,8 @@ def test_serve_starts_with_the_first_value_of_a_timeline(bundle: list[Dimmer]) -
 @pytest.mark.parametrize(
     "options",
     [{"quality": 0}, {"quality": 96}, {"fps": 0.5}, {"fps": float("nan")}, {"size": "1x1"}, {"alpha": "nobody=1"}, {"alpha": "0:x=1"},
-     {"token": "short"}, {"token": "with a space in it and long"}, {"host": "0.0.0.0"}, {"host": "no.such.host.invalid"}, {"listeners": ListenerOptions(slew=-1.0)}],
+     {"token": "short"}, {"token": "with a space in it and long"}, {"host": "0.0.0.0"}, {"host": "no.such.host.invalid"},
+     {"listeners": ListenerOptions(slew=-1.0)}],
 )  # fmt: skip
 def test_invalid_options_are_refused(bundle: list[Dimmer], options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

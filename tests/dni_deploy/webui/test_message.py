@@ -43,7 +43,8 @@ def test_frame_message_round_trip() -> None:
     "text",
     [
         "", "next", "[]", "{}", "1", "null", '"next"', '{"alpha": 1', '{"nobody": 1}', '{"next": 1}', '{"request_id": -1, "alpha": 1}',
-        '{"request_id": 1.5, "alpha": 1}', '{"request_id": true, "alpha": 1}', '{"request_id": 4294967296, "alpha": 1}', '{"views": "before"}',
+        '{"request_id": 1.5, "alpha": 1}', '{"request_id": true, "alpha": 1}', '{"request_id": 4294967296, "alpha": 1}',
+        '{"views": "before"}',
         '{"views": ["nothing"]}', '{"views": [1]}', '{"point": 1}', '{"point": [1]}', '{"point": [1, "2"]}', '{"point": [true, 1]}',
         '{"share": 1}', '{"share": {"member": "a"}}', '{"share": {"member": "a", "value": "1"}}', '{"alpha": 1, "point": [0, 0]}',
         '{"pause": "yes"}', '{"alpha": 1, "alpha": 0}', "[" * 30_000, '{"alpha":' * 10_000,

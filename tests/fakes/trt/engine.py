@@ -165,7 +165,10 @@ class ICudaEngine:
         return sum(value.nbytes for value in self._held.weights.values())
 
     def serialize(self) -> Any:
-        """Serializes the current weights; a refitted stripped engine becomes complete and no longer refittable, unless requested otherwise."""
+        """Serializes the current weights.
+
+        A refitted stripped engine becomes complete and no longer refittable, unless requested otherwise.
+        """
         model, held = self._held.plan.model, self._held
         refittable = [] if held.plan.stripped else list(held.plan.refittable)
         for one in model.proto.graph.initializer:
