@@ -224,7 +224,7 @@ def tag_model(
         thread.join(TIMEOUT_S)
         assert not thread.is_alive()
     with swap.hold_current() as live:  # what was asked for last is shown
-        assert live.value is swap.requested
+        assert live.value is swap.requested_value
         if not until_torn:
             assert (engine.infer(live.slot, x) == np.float32(live.value[1])).all()
     engine.close()
