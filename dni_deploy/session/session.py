@@ -345,8 +345,7 @@ def open_session(
         guard = VarianceGuard(tensors, list_variance_names(opened.weight_names, opened.read_graph()))
         if not rules:
             guard.check(initial)
-    # Before the engine, which may take long to open.
-    groups = WeightGroups.from_graph(opened.read_graph(), opened.weight_names) if rules else None
+    groups = _read_weight_groups(opened) if rules else None  # before the engine, which may take long to open
     bound_rules = AlphaRules.parse(rules, groups, members, extrapolate=extrapolate) if groups else None
     if opened.manifest.recalibration is not None:
         log.info("the re-estimated BatchNorm statistics of %s are in use", opened.path)
