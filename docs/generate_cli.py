@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+from write_page import write_or_check
 
 from dni_deploy.cli.commands import COMMANDS, PROGRAM_NAME, format_help_summary
 
@@ -32,17 +33,6 @@ def reference() -> str:
     return "\n".join(parts) + "\n"
 
 
-def main() -> int:
-    text = reference()
-    if "--check" not in sys.argv:
-        TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/cli.md is not what the commands say; run: make docs")
-    return 1
-
-
 if __name__ == "__main__":
     os.environ.pop("COLUMNS", None)
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, reference(), "commands"))

@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from write_page import write_or_check
+
 import dni_deploy
 from dni_deploy.cli.commands import COMMANDS
 
@@ -115,17 +117,5 @@ def wrap_item(text: str) -> list[str]:
     )
 
 
-def main() -> int:
-    """Writes or checks the page; returns the exit code."""
-    text = re.sub(r"\n{3,}", "\n\n", render_page())
-    if "--check" not in sys.argv:
-        TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/python-api.md is not what the docstrings say; run: make docs")
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, re.sub(r"\n{3,}", "\n\n", render_page()), "docstrings"))
