@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,38 +15,16 @@ from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
 from dni_deploy.utils.onnx_weights import strip_initializer
-from exporters.architectures.registry import find_architecture
-from exporters.cache import export_graph_cached
-from exporters.export_graph import ExportedGraph, export_graph
-from tests.support.pico_architectures import PICO, pico_net, pico_state
+from exporters.export_graph import export_graph
+from tests.support.exported_network import ROUNDING, export_pico, run_graph, seeded_input
+from tests.support.pico_architectures import PICO, pico_net
 
 DIRECT = ("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization")
 
 
-ROUNDING = 1e-5  # float32 on both sides, sums in another order; InstanceNorm reaches 5e-6
-
-
-def lifted(name: str, opset: int = 18) -> tuple[ExportedGraph, nn.Module, Signature]:
-    state = pico_state(name)
-    architecture = find_architecture("auto", state)
-    net = architecture.build(state)
-    signature = architecture.resolve_signature(net)
-    return export_graph_cached(architecture.name, net, signature, opset=opset)[0], net, signature
-
-
-def run(graph: onnx.ModelProto, x: Tensor) -> np.ndarray:
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    output: np.ndarray = session.run(None, {"x": x.numpy()})[0]
-    return output
-
-
-def seeded(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
-
-
 @pytest.mark.parametrize("name", PICO)
 def test_every_float_key_is_an_initializer_and_feeds_its_layer_directly(name: str) -> None:
-    result, net, signature = lifted(name)
+    result, net, signature = export_pico(name)
     floats = tuple(key for key, value in net.state_dict().items() if value.is_floating_point())
     assert result.names == floats
     assert (result.unused, result.tied) == ((), {})
@@ -77,7 +54,7 @@ def test_every_float_key_is_an_initializer_and_feeds_its_layer_directly(name: st
 
 @pytest.mark.parametrize("name", ["dncnn_bn", "transformer_net"])
 def test_the_same_network_gives_the_same_bytes_and_nothing_of_this_machine(name: str) -> None:
-    _, net, signature = lifted(name)
+    _, net, signature = export_pico(name)
     first, second = export_graph(net, signature), export_graph(net, signature)
     assert first.graph.SerializeToString() == second.graph.SerializeToString()
     assert first.graph.producer_name == "pytorch"
@@ -138,9 +115,9 @@ def test_an_in_place_layer_that_matters_stays_so() -> None:
     net = ReadsAfterOverwriting().eval()
     graph = export_graph(net, Signature()).graph
     assert net.activation.inplace
-    x = seeded(1, 3, 9, 14)
+    x = seeded_input(1, 3, 9, 14)
     with torch.no_grad():
-        assert relative_error(run(graph, x), net(x).numpy()) <= ROUNDING
+        assert relative_error(run_graph(graph, x), net(x).numpy()) <= ROUNDING
 
 
 def custom(forward: Callable[[nn.Module, Tensor], Any], **weights: Tensor) -> nn.Module:

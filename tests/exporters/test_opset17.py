@@ -4,50 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from torch import Tensor, nn
 
 from dni_deploy.errors import UsageError
-from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
-from exporters.architectures.registry import find_architecture
-from exporters.cache import export_graph_cached
-from exporters.export_graph import ExportedGraph
 from exporters.opset17 import to_opset17
-from tests.support.pico_architectures import PICO, pico_state
-
-ROUNDING = 1e-5  # float32 on both sides, sums in another order; InstanceNorm reaches 5e-6
-
-
-def lifted(name: str, opset: int = 18) -> tuple[ExportedGraph, nn.Module, Signature]:
-    state = pico_state(name)
-    architecture = find_architecture("auto", state)
-    net = architecture.build(state)
-    signature = architecture.resolve_signature(net)
-    return export_graph_cached(architecture.name, net, signature, opset=opset)[0], net, signature
-
-
-def run(graph: onnx.ModelProto, x: Tensor) -> np.ndarray:
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    output: np.ndarray = session.run(None, {"x": x.numpy()})[0]
-    return output
-
-
-def seeded(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+from tests.support.exported_network import ROUNDING, export_pico, run_graph, seeded_input
+from tests.support.pico_architectures import PICO
 
 
 @pytest.mark.parametrize("name", ["rrdbnet_x2", "compact", "transformer_net", "cyclegan_bn", "dcgan"])
 def test_opset_17_keeps_the_names_and_the_picture(name: str) -> None:
-    result, net, _ = lifted(name, opset=17)
+    result, net, _ = export_pico(name, opset=17)
     assert [entry.version for entry in result.graph.opset_import if not entry.domain] == [17]
-    assert result.names == lifted(name)[0].names
+    assert result.names == export_pico(name)[0].names
     for shape in PICO[name].shapes:
-        x = seeded(*shape)
+        x = seeded_input(*shape)
         with torch.no_grad():
-            assert relative_error(run(result.graph, x), net(x).numpy()) <= ROUNDING
+            assert relative_error(run_graph(result.graph, x), net(x).numpy()) <= ROUNDING
 
 
 def single_node_graph(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> onnx.ModelProto:
@@ -79,8 +54,8 @@ def test_a_node_computes_the_same_in_opset_17(name: str) -> None:
     assert graph.SerializeToString() == before
     assert (older.opset_import[0].version, older.ir_version) == (17, 8)
     onnx.checker.check_model(older)
-    x = seeded(2, 3, 4, 4)
-    np.testing.assert_array_equal(run(older, x), run(graph, x))
+    x = seeded_input(2, 3, 4, 4)
+    np.testing.assert_array_equal(run_graph(older, x), run_graph(graph, x))
     assert "axes" not in {tensor.name for tensor in older.graph.initializer}  # moved into the attribute
 
 

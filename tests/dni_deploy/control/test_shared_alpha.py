@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.control.shared_alpha import AlphaState, SharedAlpha
 from dni_deploy.errors import CoefficientsError, UsageError
+from tests.support.threads import run_writers_and_readers
 
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
 TIMEOUT_S = 20.0
@@ -187,17 +189,7 @@ def test_readers_see_consistent_states_while_many_threads_set(
         except BaseException as error:
             errors.append(error)
 
-    readers = [threading.Thread(target=reader, daemon=True) for _ in range(2)]
-    setters = [threading.Thread(target=setter, args=(writer,), daemon=True) for writer in range(3)]
-    for thread in (*readers, *setters):
-        thread.start()
-    for thread in setters:
-        thread.join(TIMEOUT_S)
-        assert not thread.is_alive()
-    stop.set()
-    for thread in readers:
-        thread.join(TIMEOUT_S)
-        assert not thread.is_alive()
+    run_writers_and_readers([partial(setter, writer) for writer in range(3)], [reader] * 2, stop, TIMEOUT_S)
     record_property("reads", counted[0])
     assert not errors
     assert shared_alpha.state.sequence == 3 * sets

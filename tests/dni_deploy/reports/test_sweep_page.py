@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from PIL import Image
 
 from dni_deploy.reports.sweep import SweepPoint, SweepReport, find_best_point
 from dni_deploy.reports.sweep_page import render_sweep_page
-from tests.support.browser import CHROMIUM, FLAGS
 
 HOSTILE_NAME = "</script><img src=x onerror=alert(1)>&\"'"
 
@@ -112,17 +110,6 @@ def test_large_sweeps_are_written_as_jpeg_and_the_page_says_so() -> None:
     assert "data:image/png" not in text
     assert "as JPEG of quality 95" in text
     assert "without loss" in render()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield started
-        started.close()
 
 
 def read_middle_pixel(tab: Any) -> int:

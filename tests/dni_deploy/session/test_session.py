@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from engines.registry import EngineChoice, OpenedEngine
 from tests.engines.conftest import write
 from tests.support.frame_session import Dimmer
 from tests.support.handmade_graphs import HAND
+from tests.support.threads import run_writers_and_readers
 
 TIMEOUT_S = 20.0
 ROOT = Path(__file__).parents[3]
@@ -364,16 +366,7 @@ def test_stamps_match_frames_while_threads_change_alpha() -> None:
         for step in np.random.default_rng(seed).integers(0, 41, 1000):
             session.alpha = 1 - step / 40  # 200 * step / 40 = 5 * step: exact, without rounding
 
-    readers = [threading.Thread(target=look, daemon=True) for _ in range(2)]
-    writers = [threading.Thread(target=slide, args=(seed,), daemon=True) for seed in range(3)]
-    for thread in (*readers, *writers):
-        thread.start()
-    for thread in writers:
-        thread.join(TIMEOUT_S)
-    stop.set()
-    for thread in (*readers, *writers):
-        thread.join(TIMEOUT_S)
-        assert not thread.is_alive()
+    run_writers_and_readers([partial(slide, seed) for seed in range(3)], [look] * 2, stop, TIMEOUT_S)
     assert not wrong
     session.alpha = 0.25
     assert (session(x) == 150).all()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,12 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 
 from dni_deploy.alpha.timeline import AlphaTimeline
 from tests.dni_deploy.webui.page_server import TOKEN, MovingSource, PageFixture, photograph, serve_page
-from tests.support.browser import CHROMIUM, FLAGS
 
 ASK = "document.getElementById('picture').dataset"
 MEAN = """(() => { const canvas = document.getElementById('picture'), copy = new OffscreenCanvas(canvas.width, canvas.height);
 const room = copy.getContext('2d', {willReadFrequently: true}); room.drawImage(canvas, 0, 0);
 const data = room.getImageData(0, 0, copy.width, copy.height).data;
 let sum = 0; for (let place = 0; place < data.length; place += 4) sum += data[place]; return sum * 4 / data.length; })()"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield started
-        started.close()
 
 
 class Tab:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from engines.onnxruntime_cpu import runtime
 from tests.dni_deploy.session.test_swap import TIMEOUT_S, WithoutSlots
 from tests.engines.conftest import NAMES, Case, in_place
 from tests.support.handmade_graphs import HAND, TAGS, tags
+from tests.support.threads import run_writers_and_readers
 
 TOLERANCE = 1e-5
 """Of the output's largest value: float32 sums in another order, 1e-7 to 2e-6 over these networks."""
@@ -212,17 +214,8 @@ def tag_model(
         except BaseException as error:
             errors.append(error)
 
-    writers = [threading.Thread(target=change, args=(number,), daemon=True) for number in range(3)]
-    readers = [threading.Thread(target=frames, args=(number,), daemon=True) for number in range(2)]
-    for thread in (*readers, *writers):
-        thread.start()
-    for thread in writers:
-        thread.join(TIMEOUT_S)
-        assert not thread.is_alive()
-    stop.set()
-    for thread in readers:
-        thread.join(TIMEOUT_S)
-        assert not thread.is_alive()
+    writers, readers = [partial(change, number) for number in range(3)], [partial(frames, number) for number in range(2)]
+    run_writers_and_readers(writers, readers, stop, TIMEOUT_S)
     with swap.hold_current() as live:  # what was asked for last is shown
         assert live.value is swap.requested_value
         if not until_torn:
