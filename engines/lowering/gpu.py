@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from math import prod
 from typing import Any
 
@@ -18,6 +17,7 @@ from dni_deploy.errors import EngineError, escape_name
 from engines.interface import check_precision
 from engines.lowering import batch_norm, batch_norm_nodes, constant_nodes, weight_layout
 from engines.lowering.float16 import MAX_FLOAT16, to_float16
+from engines.lowering.graph_digest import digest_lowered_graph
 from engines.lowering.graph_rewriter import GraphRewriter
 from engines.lowering.recipes import Recipes, select_statistics_tensors
 
@@ -92,8 +92,8 @@ class LoweredGraph:
         return model
 
     def digest(self) -> str:
-        """Computes SHA-256 in hex of the graph's serialization: the same for the same bundle, on every machine."""
-        return sha256(self.graph.SerializeToString(deterministic=True)).hexdigest()
+        """Digests the graph and its recipes: the same for the same bundle, on every machine."""
+        return digest_lowered_graph(self.graph, self.recipes)
 
 
 def lower_for_gpu(graph: onnx.ModelProto, weight_names: tuple[str, ...], precision: str, *, fold: bool = True) -> LoweredGraph:
