@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.docs.test_readme import ROOT, environment, folder
+from tests.docs.test_readme import ROOT, folder, run_documented
 
 __all__ = ["folder"]  # a fixture
 
@@ -30,15 +29,7 @@ def folder_with_masks(folder: Path) -> Path:
     from tests.support.gray_video import grey_film
     from tests.support.video_clips import Clip
 
-    exported = subprocess.run(
-        ["dni-deploy", "export", "psnr=psnr.pth", "gan=gan.pth", "-o", "sr.dni"],
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert exported.returncode == 0, exported.stderr
+    run_documented("dni-deploy export psnr=psnr.pth gan=gan.pth -o sr.dni", folder)
     gray = np.linspace(0, 255, 32).astype(np.uint8)[None].repeat(24, axis=0)
     Image.fromarray(gray).save(folder / "mask.png")
     Clip(width=32, height=24, frames=6).write(folder / "in.mp4")
@@ -51,28 +42,11 @@ def test_documented_blocks_run(folder_with_masks: Path) -> None:
     commands = [line.removeprefix("$ ") for line in block.splitlines()]
     assert len(commands) == 5
     for command in commands:
-        process = subprocess.run(
-            command,
-            shell=True,
-            cwd=folder_with_masks,
-            env=environment(folder_with_masks),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert process.returncode == 0, f"{command}\n{process.stdout}{process.stderr}"
+        run_documented(command, folder_with_masks)
     assert {"out.png", "face.png", "told.png", "out.mp4", "moved.mp4"} <= {path.name for path in folder_with_masks.iterdir()}
     [python] = blocks("python")
-    process = subprocess.run(
-        [sys.executable, "-c", python],
-        cwd=folder_with_masks,
-        env=environment(folder_with_masks),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith("(96, 128, 3) ['psnr=0, gan=1', 'psnr=0.1, gan=0.9']")
+    stdout = run_documented([sys.executable, "-c", python], folder_with_masks)
+    assert stdout.startswith("(96, 128, 3) ['psnr=0, gan=1', 'psnr=0.1, gan=0.9']")
 
 
 @pytest.mark.slow

@@ -44,22 +44,28 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
+def run_documented(command: str | list[str], folder: Path) -> str:
+    """Runs a shell line or a program in the folder, which has to succeed; returns its stdout."""
+    process = subprocess.run(
+        command,
+        shell=isinstance(command, str),
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    assert process.returncode == 0, f"{command}\n{process.stdout}{process.stderr}"
+    return process.stdout
+
+
 def test_documented_console_block_runs(folder: Path) -> None:
     [block] = blocks("console")
     commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     assert len(commands) >= 5
     for command in commands:
-        process = subprocess.run(
-            command,
-            shell=True,
-            cwd=folder,
-            env=environment(folder),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            stdin=subprocess.DEVNULL,
-        )
-        assert process.returncode == 0, f"{command}\n{process.stdout}{process.stderr}"
+        run_documented(command, folder)
     assert {"sr.dni", "out.png", "strip.png", "page.html", "blended.onnx"} <= {path.name for path in folder.iterdir()}
 
 
@@ -68,10 +74,7 @@ def test_documented_python_block_runs(folder: Path) -> None:
     check = (
         "\nassert out.dtype == np.uint8 and out.shape == (96, 128, 3), out.shape\nassert y.shape == (1, 3, 96, 128), y.shape\n"
     )
-    process = subprocess.run(
-        [sys.executable, "-c", block + check], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=120
-    )
-    assert process.returncode == 0, process.stderr
+    run_documented([sys.executable, "-c", block + check], folder)
 
 
 def test_install_lines_equal_those_of_make_and_ci() -> None:
