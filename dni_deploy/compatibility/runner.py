@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -114,7 +114,8 @@ def open_runner(family: Family, bundle: Bundle | None, recalibration: BatchNormT
         InputError: The network of the checkpoints cannot be exported.
     """
     if bundle is None:
-        yield _export_runner(family)
+        with _export_runner(family) as runner:
+            yield runner
         return
     with import_optional("dni_deploy.session.session").open_session(bundle) as session:
 
@@ -127,7 +128,8 @@ def open_runner(family: Family, bundle: Bundle | None, recalibration: BatchNormT
         )
 
 
-def _export_runner(family: Family) -> BlendRunner:
+@contextmanager
+def _export_runner(family: Family) -> Iterator[BlendRunner]:
     # The exporter comes first: where it is missing, it is what the user has to install.
     find_architecture = import_optional("exporters.architectures.registry").find_architecture
     tensors = family.members[0].checkpoint.tensors
@@ -137,10 +139,10 @@ def _export_runner(family: Family) -> BlendRunner:
     signature = architecture.resolve_signature(network)
     exported, _ = import_optional("exporters.cache").export_graph_cached(architecture.name, network, signature)
     members = [{name: member.checkpoint.tensors[name] for name in exported.names} for member in family.members]
-    engine = rebuild.RebuildEngine(exported.graph, members, slots=1)
+    with closing(rebuild.RebuildEngine(exported.graph, members, slots=1)) as engine:
 
-    def run(coefficients: NDArray[np.float64], inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        engine.refit(0, coefficients)
-        return [engine.infer(0, x) for x in inputs]
+        def run(coefficients: NDArray[np.float64], inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+            engine.refit(0, coefficients)
+            return [engine.infer(0, x) for x in inputs]
 
-    return BlendRunner(architecture.name, signature, family, exported.graph, exported.names, None, run)
+        yield BlendRunner(architecture.name, signature, family, exported.graph, exported.names, None, run)

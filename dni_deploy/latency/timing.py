@@ -59,7 +59,7 @@ def time_interleaved(
         members: Number of members.
         rounds: Rounds that count.
         seed: Seed of the alphas.
-        progress: Told of each round.
+        progress: Called with each round.
 
     Returns:
         The times of each engine, by name.

@@ -106,7 +106,7 @@ def bench_video(
         frames: Number of frames to time, at least 2.
         threads: Threads of the engine; 0 for its own choice.
         seed: Seed of the alphas and of the slider's moves.
-        progress: Told of each frame.
+        progress: Called with each frame.
 
     Raises:
         UsageError: Fewer than 2 frames.

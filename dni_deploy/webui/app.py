@@ -48,7 +48,7 @@ class AppState:
         renderer: Renders the frames.
         shared_alpha: What a page or a request sets.
         plane: What a point means; None refuses points.
-        hello_fields: What a page is told at the beginning.
+        hello_fields: What a page receives first.
         max_size: Largest width and height of an uploaded image, in pixels; it is scaled down to fit.
         limits: Sizes and times.
         client_count: Number of pages that watch.

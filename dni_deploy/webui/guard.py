@@ -29,7 +29,7 @@ class PageLimits(RequestLimits):
     """Limits of the web UI's server; tests lower them.
 
     Attributes:
-        max_clients: Number of pages that may watch at once (OBS, a desktop, a phone); the next one is told to come back later.
+        max_clients: Number of pages that may watch at once (OBS, a desktop, a phone); the next one is asked to come back later.
         max_message_bytes: Size of one text message on the WebSocket.
         max_image_bytes: Size of an uploaded image.
         send_timeout_s: Longest time until a client must have taken what was sent; then it is cut off.

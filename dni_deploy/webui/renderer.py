@@ -56,7 +56,7 @@ class Renderer:
         latest_preview: The newest preview, replaced as a whole; None before the first.
         frame_count: Number of frames that were rendered.
         failure: What ended the thread, or None.
-        status: A number that grows with each change, and what pages are told besides frames.
+        status: A number that grows with each change, and what pages receive besides frames.
 
     Thread safety: any thread may call any method.
     """

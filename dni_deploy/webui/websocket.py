@@ -84,7 +84,7 @@ class PageConnection:
         """Sends the first message, then receives and sends until either side ends it; raises nothing.
 
         Args:
-            hello_fields: What a page is told at the beginning.
+            hello_fields: What a page receives first.
         """
         loop = asyncio.get_running_loop()
 

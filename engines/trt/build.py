@@ -89,7 +89,7 @@ class BuildRequest:
 
     Attributes:
         model: The ONNX graph, with data in its initializers.
-        settings: Everything else that the builder is told.
+        settings: Everything else that the builder gets.
         refittable_names: Names of the initializers that take new values later; empty for none.
     """
 
@@ -104,7 +104,7 @@ def build_serialized_engine(request: BuildRequest, features: Features, progress:
     Args:
         request: What to build.
         features: What this TensorRT can do.
-        progress: Told of the phases.
+        progress: Called with the phases.
 
     Returns:
         The engine as TensorRT serializes it.
@@ -247,7 +247,7 @@ def build_plan(
     Args:
         bundle: The bundle.
         options: How to build.
-        progress: Told of the phases of the build.
+        progress: Called with the phases of the build.
         engine_class: The engine that will open the plan, which says what kind of plan it is.
 
     Returns:

@@ -18,7 +18,7 @@ from engines.trt.network import Network
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Everything that TensorRT's builder is told besides the graph. The builder takes no flag from anywhere else.
+    """Everything that TensorRT's builder gets besides the graph. The builder takes no flag from anywhere else.
 
     The first three are the user's choice; the rest follows from them, the kind of plan and what this TensorRT can do.
 
@@ -31,8 +31,8 @@ class BuildSettings:
         refit_individual: Weights are made refittable one by one.
         tf32: Float32 may be computed with 10 bits of mantissa.
         strongly_typed: TensorRT goes by the graph's own types.
-        explicit_batch: The network is told that its batch is a dimension.
-        native_instancenorm: The parser is told to keep InstanceNormalization refittable.
+        explicit_batch: The network has its batch as an explicit dimension.
+        native_instancenorm: The parser keeps InstanceNormalization refittable.
         tactic_sources: Names of the libraries that kernels may come from; None for TensorRT's own choice.
         profiling_verbosity: Name of how much the plan tells of its layers.
     """
@@ -125,7 +125,7 @@ class PlanIdentity:
     Attributes:
         kind: Name of the kind of plan, such as "refit" (see engines/trt/network.py).
         graph: Digest of the graph that TensorRT reads, without the weights' numbers, and of how the weights are made.
-        settings: What the builder is told.
+        settings: What the builder gets besides the graph.
         members: Digests of the members' files where the plan holds their numbers; else empty: a "refit" plan serves every
             family on the same graph.
         tensorrt: Version of TensorRT.

@@ -40,10 +40,10 @@ def port() -> Iterator[int]:
             listener.accept()
 
 
-def refused(make: Make, source: Path, kind: type[Exception], told: str, output: str = "out.mp4", **options: object) -> None:
+def refused(make: Make, source: Path, kind: type[Exception], message: str, output: str = "out.mp4", **options: object) -> None:
     """It is refused so, and leaves nothing."""
     before = sorted(source.parent.iterdir()) if source.parent.is_dir() else []
-    with pytest.raises(kind, match=told) as caught:
+    with pytest.raises(kind, match=message) as caught:
         make(source, Path(before[0].parent if before else source.parent) / output, **options)
     assert "\n" not in str(caught.value)
     assert sorted(source.parent.iterdir()) == before

@@ -149,7 +149,7 @@ def test_refit_writes_the_rules_blend_and_says_so(bundle: Bundle, tmp_path: Path
     target, recipe = tmp_path / "blend.safetensors", tmp_path / "look.json"
     rules = ["norm:*=1", "conv.weight=base*0.5"]
     report = dni.refit(bundle.path, 0.5, target, rules=rules, save_preset=recipe)
-    assert [(told.weights, told.count) for told in report.rules] == [("norm:*", 4), ("conv.weight", 1)]
+    assert [(rule.weights, rule.count) for rule in report.rules] == [("norm:*", 4), ("conv.weight", 1)]
     a, b, got = bundle.read_tensors("a"), bundle.read_tensors("b"), load_file(target)
     for name in a:
         share = 1.0 if name.startswith("bn.") else 0.25 if name == "conv.weight" else 0.5
@@ -182,8 +182,8 @@ def shown(capture: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, An
     """Exit code, the object on stdout, and stderr."""
     capture.readouterr()
     code = main([*arguments, "--json", "-q"])
-    told = capture.readouterr()
-    return code, json.loads(told.out) if told.out else None, told.err
+    captured = capture.readouterr()
+    return code, json.loads(captured.out) if captured.out else None, captured.err
 
 
 RULED = ("--alpha-for", "weight:body.*=0.2..0.8", "--alpha-for", "activation:*=psnr=1")
@@ -194,16 +194,16 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_run_tells_what_it_pinned_and_keeps_it_as_a_recipe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, told, _ = shown(
+    code, result, _ = shown(
         capsys, "run", "sr.dni", "in.png", "-o", "a.png", "--alpha", "0.5", *RULED, "--save-alpha-preset", "look.json"
     )
     assert code == 0
-    assert [(rule["weights"], rule["alpha"], rule["count"]) for rule in told["rules"]] == [
+    assert [(rule["weights"], rule["alpha"], rule["count"]) for rule in result["rules"]] == [
         ("weight:body.*", "0.2..0.8", 5),
         ("activation:*", "1", 4),
     ]
-    code, told, _ = shown(capsys, "run", "sr.dni", "in.png", "-o", "b.png", "--alpha-preset", "look.json")
-    assert (code, told["alpha"]) == (0, {"psnr": 0.5, "gan": 0.5})
+    code, result, _ = shown(capsys, "run", "sr.dni", "in.png", "-o", "b.png", "--alpha-preset", "look.json")
+    assert (code, result["alpha"]) == (0, {"psnr": 0.5, "gan": 0.5})
     assert np.array_equal(pixels(here / "a.png"), pixels(here / "b.png"))
     with open_session(here / "sr.dni", alpha=0.5, rules=RULED[1::2]) as session:
         assert np.array_equal(pixels(here / "a.png"), session(pixels(here / "in.png")))
@@ -214,12 +214,12 @@ def test_run_tells_what_it_pinned_and_keeps_it_as_a_recipe(here: Path, capsys: p
 def test_later_rules_of_the_command_line_win_over_a_recipe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = {"schema": 1, "members": ["psnr", "gan"], "alpha": 0.25, "rules": [{"weights": "*", "alpha": 1}]}
     (here / "all.json").write_text(json.dumps(recipe))
-    code, told, _ = shown(
+    code, result, _ = shown(
         capsys, "run", "sr.dni", "in.png", "-o", "c.png", "--recipe", "all.json", "--alpha", "0.75", "--alpha-for", "*=0"
     )
     assert code == 0
-    assert [rule["count"] for rule in told["rules"]] == [0, 14]
-    assert told["alpha"] == {"psnr": 0.75, "gan": 0.25}
+    assert [rule["count"] for rule in result["rules"]] == [0, 14]
+    assert result["alpha"] == {"psnr": 0.75, "gan": 0.25}
 
 
 def test_sweep_moves_what_no_rule_pins(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,13 +234,13 @@ def test_sweep_moves_what_no_rule_pins(here: Path, capsys: pytest.CaptureFixture
 def test_inspect_lists_what_a_pattern_can_pick(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["inspect", "sr.dni", "--groups"]) == 0
-    told = capsys.readouterr().out
-    assert "body.1.weight" in told
-    assert "activation weight" in told
+    output = capsys.readouterr().out
+    assert "body.1.weight" in output
+    assert "activation weight" in output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (("--alpha", "0.5", "--alpha-for", "norm:*=0.2"), 2, "the roles here are conv, activation, weight, bias"),
         (("--alpha", "0.5", "--alpha-for", "body.0.wieght=0.2"), 2, "near it are 'body.0.weight'"),
@@ -251,13 +251,13 @@ def test_inspect_lists_what_a_pattern_can_pick(here: Path, capsys: pytest.Captur
     ],
 )
 def test_what_is_off_is_told_and_nothing_is_written(
-    arguments: tuple[str, ...], code: int, told: str, here: Path, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], code: int, message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "others.json").write_text('{"members": ["a", "b"], "alpha": 1, "rules": [{"weights": "*", "alpha": 1}]}')
     (here / "open.json").write_text('{"members": ["psnr", "gan"], "rules": [{"weights": "*", "alpha": 1}]}')
     capsys.readouterr()
     assert main(["run", "sr.dni", "in.png", "-o", "never.png", *arguments]) == code
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (here / "never.png").exists()
 
 

@@ -1,4 +1,4 @@
-"""Probe: it passes what follows its weights, and it can fail."""
+"""The verification of an exported graph passes what follows its weights, and can fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
 from exporters.export_graph import export_graph
 from exporters.verify_graph import MAX_RELATIVE_ERROR, verify_graph
-from tests.exporters.test_export_graph import lifted
+from tests.support.exported_network import export_pico
 from tests.support.pico_architectures import PICO, pico_net
 
 
@@ -29,7 +29,7 @@ def copied(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("name", PICO)
 def test_a_lifted_graph_passes_far_below_the_tolerance(name: str) -> None:
-    result, net, signature = lifted(name)
+    result, net, signature = export_pico(name)
     assert verify_graph(result.graph, net, signature) < MAX_RELATIVE_ERROR / 10  # rounding reaches 6e-6, with InstanceNorm
 
 

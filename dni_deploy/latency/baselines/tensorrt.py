@@ -179,7 +179,7 @@ def build_missing_baseline(name: str, bundle: Bundle, progress: OptionalProgress
     Args:
         name: One of TENSORRT_BASELINES.
         bundle: The bundle.
-        progress: Told of the phases of the build.
+        progress: Called with the phases of the build.
     """
     match, _ = search_plans(bundle)
     options = BuildOptions()

@@ -42,7 +42,7 @@ def test_the_lowered_graph_computes_the_same(case: Case, precision: str, fold: b
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_equals_pytorch(name: str, pico_case: Callable[[str], Case], precision: str) -> None:
-    """The whole road: exported, lowered, weights made by the recipes from the blend, against the network in float64."""
+    """The whole path: exported, lowered, weights made by the recipes from the blend, against the network in float64."""
     case = pico_case(name)
     lowered = lower_for_gpu(case.graph, case.weights, precision)
     for count, shares in ((2, [0.0, 1.0]), (2, [0.35, 0.65]), (3, [0.5, 0.2, 0.3])):

@@ -76,14 +76,14 @@ def test_no_drift_after_ten_thousand_changes() -> None:
     lowered, recipes = lower_for_cpu(case.graph, case.weights)
     layout = find_layout(lowered, recipes)
     blender = Blender(layout, recipes, case.members)
-    pristine = blender.member_rows.tobytes()
+    original = blender.member_rows.tobytes()
     out, first = allocate_aligned((layout.size,)), allocate_aligned((layout.size,))
     blender.blend(np.array([0.3, 0.3, 0.4]), first)
     for shares in np.random.default_rng(0).dirichlet(np.ones(3), 10_000):
         blender.blend(shares, out)
     blender.blend(np.array([0.3, 0.3, 0.4]), out)
     assert out.tobytes() == first.tobytes()
-    assert blender.member_rows.tobytes() == pristine
+    assert blender.member_rows.tobytes() == original
     assert not blender.member_rows.flags.writeable
 
 

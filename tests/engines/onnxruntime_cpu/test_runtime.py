@@ -1,4 +1,4 @@
-"""The in-place session sees its memory, and the optimizer is told the settings of a plan."""
+"""The in-place session sees its memory, and the optimizer gets the settings of a plan."""
 
 from __future__ import annotations
 

@@ -222,12 +222,12 @@ def test_a_weight_without_dimensions(gpu: FakeGpu) -> None:
 
 
 def test_graphs_are_numbered_by_slot_shape_and_place(gpu: FakeGpu, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime's CPU provider knows no CUDA graphs; what it is told is looked at."""
-    told: list[str] = []
+    """ONNX Runtime's CPU provider knows no CUDA graphs; the run options that it gets are looked at."""
+    graph_ids: list[str] = []
     run = ort.InferenceSession.run_with_iobinding
 
     def noted(self: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions) -> None:
-        told.append(options.get_run_config_entry("gpu_graph_id"))
+        graph_ids.append(options.get_run_config_entry("gpu_graph_id"))
         assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
         run(self, binding, options)
 
@@ -242,10 +242,10 @@ def test_graphs_are_numbered_by_slot_shape_and_place(gpu: FakeGpu, case: Case, m
         # A first frame of a shape is run without a graph, to learn the size of its output.
         small, large = sorted((x.nbytes, y.nbytes))
         again = "1" if small == large or x.nbytes == large else "4"
-        assert told == ["-1", "1", "1", "-1", "2", "-1", "3", again, "2"]
+        assert graph_ids == ["-1", "1", "1", "-1", "2", "-1", "3", again, "2"]
         engine.replay = False
         engine.infer(0, x)
-        assert told[-1] == "-1"
+        assert graph_ids[-1] == "-1"
     finally:
         engine.close()
 

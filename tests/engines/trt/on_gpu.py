@@ -164,8 +164,8 @@ def run(folder: Path) -> Iterator[str]:
                 yield f"{title}, {name}, {precision}: built in {time.perf_counter() - started:.1f} s, error {built.max_relative_error:.1e}"
             for name in KINDS:
                 for cuda_graph, slots in ((False, 1), (False, 2), (True, 2)):
-                    told = check_kind(bundle, name, precision, cuda_graph, slots)
-                    yield f"{title}, {name}, {precision}, {slots} slots{', CUDA graph' if cuda_graph else ''}: {told}"
+                    result = check_kind(bundle, name, precision, cuda_graph, slots)
+                    yield f"{title}, {name}, {precision}, {slots} slots{', CUDA graph' if cuda_graph else ''}: {result}"
             yield f"{title}, tensorrt-constant, {precision}: {check_constant(bundle, precision)}"
             data = serialize_refitted(bundle, np.array([0.3, 0.7]), precision)
             yield f"{title}, {precision}: a refitted engine of {len(data)} bytes"

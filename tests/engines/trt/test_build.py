@@ -84,7 +84,7 @@ def test_a_graph_that_cannot_be_read(gpu: FakeGpu, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
 def test_progress_is_reported_and_ctrl_c_ends_the_build(bundle: Bundle, gpu: FakeGpu) -> None:
-    told: list[tuple[int, int, str]] = []
+    reports: list[tuple[int, int, str]] = []
 
     def stop(done: int, total: int, what: str) -> None:
         if total > 1:
@@ -94,11 +94,11 @@ def test_progress_is_reported_and_ctrl_c_ends_the_build(bundle: Bundle, gpu: Fak
     with pytest.raises(KeyboardInterrupt):
         build_engine(bundle, "tensorrt", options, stop)
     assert not list((bundle.path / "plans").glob("*"))
-    build_engine(bundle, "tensorrt", options, lambda *given: told.append(given))
-    assert all(0 <= done <= total and total > 0 for done, total, _ in told)
-    assert told[0][2] == "lowering the graph"
-    assert told[-1][2] == "comparing with ONNX Runtime"
-    assert len(told) > 4
+    build_engine(bundle, "tensorrt", options, lambda *given: reports.append(given))
+    assert all(0 <= done <= total and total > 0 for done, total, _ in reports)
+    assert reports[0][2] == "lowering the graph"
+    assert reports[-1][2] == "comparing with ONNX Runtime"
+    assert len(reports) > 4
 
 
 @everywhere

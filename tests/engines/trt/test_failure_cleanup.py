@@ -64,7 +64,7 @@ def test_memory_that_ends_at_every_step(bundle: Bundle, gpu: FakeGpu) -> None:
 
 @everywhere
 def test_a_plan_of_another_lowering_is_refused(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan's graph is the bundle's graph as we lower it today; its identity should have told already."""
+    """The plan's graph is the bundle's graph as we lower it today; its identity should have shown it already."""
     build(bundle)
     monkeypatch.setattr(LoweredGraph, "digest", lambda self: "1" * 64)
     with pytest.raises(EngineError, match="another lowering"):
@@ -131,7 +131,7 @@ def test_slots_beyond(bundle: Bundle, gpu: FakeGpu) -> None:
 def test_a_package_that_does_not_import(
     error: Exception, bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A library that it links is missing, say: what is lacking is told, and `auto` goes on to the next engine."""
+    """A library that it links is missing, say: what is missing is named, and `auto` goes on to the next engine."""
 
     def refuse(name: str) -> None:
         raise error

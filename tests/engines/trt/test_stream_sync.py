@@ -1,4 +1,4 @@
-"""Waits: every place of the TensorRT road that waits for the GPU is needed, or says why nothing can tell.
+"""Waits: every place of the TensorRT backend that waits for the GPU is needed, or says why nothing can tell.
 
 Each `synchronize()` in the sources is taken away on its own, by the line it stands on, and engines are then driven through
 their lives until something is wrong: memory that was freed too early, a frame of old weights, work under a closed engine.
