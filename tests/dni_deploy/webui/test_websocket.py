@@ -142,11 +142,13 @@ def test_an_invalid_message_closes_only_its_own_connection(live: PageFixture) ->
             page.send('{"alpha": "' + "x" * (1 << 16) + '"}')
             assert closed(page) == 1009
         with connect(live.frames) as page:
-            page.send(["[" * 40_000, "[" * 40_000])  # fragments of one message
+            with contextlib.suppress(ConnectionClosed):  # the server may close before the last fragment is sent
+                page.send(["[" * 40_000, "[" * 40_000])
             assert closed(page) == 1009
         with connect(live.frames) as page:
-            for _ in range(60):
-                page.send("nonsense")
+            with contextlib.suppress(ConnectionClosed):
+                for _ in range(60):
+                    page.send("nonsense")
             assert closed(page) == 1008
         send_request(other, next=True)
         assert frame(other)
