@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.api.export import export
-from dni_deploy.imaging.frames import Frame, round_to_uint8
+from dni_deploy.imaging.frames import Frame, round_pixels
 from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.reports.contact_sheet import draw_contact_sheet
@@ -81,7 +81,7 @@ def compare_level_counts(
             "99 percent": round(float(np.quantile(differences, 0.99)), 3),
             "mean": round(float(differences.mean()), 3),
             "work": round(plan.relative_cost, 2),
-            "psnr": round(psnr(round_to_uint8(output)[soft], clean[soft]), 3),
+            "psnr": round(psnr(round_pixels(output)[soft], clean[soft]), 3),
         }
     return rows
 

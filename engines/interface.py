@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dni_deploy.imaging.frames import AnyFrame
+    from dni_deploy.signature import Signature
+
 
 PRECISIONS = ("fp32", "fp16")
 REASON_REQUESTED = "asked for"
@@ -109,8 +112,8 @@ class Engine(Protocol):
         update_path: One sentence: how weights reach the running network, and why if it is a fallback.
         slots: Number of independent sets of weights, at least 1.
 
-    Thread safety: slots are refitted one at a time, never one that a frame is using; `infer` may run on other slots meanwhile,
-    from any thread. Calls for one slot come from one thread at a time.
+    Thread safety: slots are refitted one at a time, never one that a frame is using. `infer` and `render` are called from any
+    thread, several at a time for one slot, too; the engine overlaps what it can of them and puts the rest in turn.
     """
 
     name: str
@@ -162,8 +165,25 @@ class Engine(Protocol):
             EngineError: The slot has no weights, the engine is closed, or it cannot run this input.
         """
 
+    def render(self, slot: int, frame: AnyFrame, signature: Signature) -> AnyFrame:
+        """Renders a frame: pixels in, pixels out. What `dni_deploy.imaging.frames` computes around `infer`, pixel for pixel.
+
+        Args:
+            slot: Number of the slot.
+            frame: uint8, uint16 or float32 (H, W, 3), RGB; read before this returns.
+            signature: Of the network.
+
+        Returns:
+            A fresh array of the same dtype, (scale * H, scale * W, 3).
+
+        Raises:
+            UsageError: `frame` is none.
+            MismatchError: The network does not turn frames into frames.
+            EngineError: As `infer`, and where the output is not finite.
+        """
+
     def close(self) -> None:
-        """Frees everything. No `infer` may be running. Calling it again does nothing."""
+        """Frees everything. No frame may be running. Calling it again does nothing."""
 
 
 class DeviceEngine(Engine, Protocol):

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "imaging": {"alpha"},
     "control": {"alpha"},
     "blending": {"alpha"},
-    "engines": {"blending", "bundle"},
+    "engines": {"blending", "bundle", "imaging"},
     "video_io": {"imaging"},
     "reports": {"imaging"},
     "tuning": {"imaging", "reports"},
@@ -53,6 +53,7 @@ A part is a package, a flat module of dni_deploy/, or "dni_deploy" for its publi
 ENGINE_LAYERS = (
     ("profile", "batchnorm_stats_file"),
     ("interface", "ort_session"),
+    ("frame_conversion",),
     ("lowering", "verification"),
     ("cuda", "onnxruntime_cpu"),
     ("onnxruntime_gpu", "trt"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, MismatchError
+from engines.frame_conversion import HostFrameEngine
 from exporters.architectures.registry import find_architecture
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -26,7 +27,7 @@ WARM_UP_FRAMES = 4
 """Warm-up frames: torch.compile compiles in the first and captures in the second."""
 
 
-class TorchPeer:
+class TorchPeer(HostFrameEngine):
     """A DeviceEngine (see engines/interface.py) of one slot, float32 in and out.
 
     The mode is "eager", "graph" (the eager network as a CUDA graph), "reduce-overhead" or "max-autotune" (torch.compile). TF32
@@ -36,6 +37,7 @@ class TorchPeer:
     slots = 1
 
     def __init__(self, bundle: Bundle, precision: str, mode: str) -> None:
+        super().__init__()
         strict_float32()
         self.name = f"torch-{mode}"
         self.update_path = "the weights are views of one flat tensor that is blended in place"

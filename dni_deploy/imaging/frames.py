@@ -1,11 +1,12 @@
-"""A frame as uint8 RGB, and its conversion to and from the arrays of a network."""
+"""A frame, and its conversion to and from the arrays of a network in NumPy: the reference that every engine's own is equal to."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from dni_deploy.errors import EngineError, MismatchError, UsageError, escape_name
 from dni_deploy.signature import Signature
@@ -13,12 +14,24 @@ from dni_deploy.signature import Signature
 Frame = NDArray[np.uint8]
 """uint8 (H, W, 3), RGB, row by row."""
 
+DeepFrame = NDArray[np.uint16] | NDArray[np.float32]
+"""uint16 or float32 (H, W, 3), RGB: white is 65535 or 1. A float32 frame is neither rounded nor clamped."""
 
-def to_network(frame: Frame, signature: Signature) -> NDArray[np.float32]:
+AnyFrame = TypeVar("AnyFrame", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32])
+
+WHITE_LEVELS: Mapping[np.dtype[Any], float] = {
+    np.dtype(np.uint8): 255.0,
+    np.dtype(np.uint16): 65535.0,
+    np.dtype(np.float32): 1.0,
+}
+"""The value of white by a frame's dtype; black is 0."""
+
+
+def to_network(frame: Frame | DeepFrame, signature: Signature) -> NDArray[np.float32]:
     """Converts a frame to the input of a network.
 
     Args:
-        frame: uint8 (H, W, 3), RGB.
+        frame: uint8, uint16 or float32 (H, W, 3), RGB.
         signature: Of the network; one that takes 3 channels or 1.
 
     Returns:
@@ -27,7 +40,7 @@ def to_network(frame: Frame, signature: Signature) -> NDArray[np.float32]:
         network of one channel gets the three colors as a batch of three gray images, (3, 1, H', W').
 
     Raises:
-        UsageError: `frame` is not uint8 (H, W, 3).
+        UsageError: `frame` is none.
         MismatchError: The network does not take images of 1 or 3 channels.
     """
     check_frame(frame)
@@ -35,38 +48,42 @@ def to_network(frame: Frame, signature: Signature) -> NDArray[np.float32]:
     height, width = frame.shape[:2]
     padded_height, padded_width = padded_size(height, width, signature.multiple)
     x = np.empty((3, padded_height, padded_width), np.float32)
-    inside = x[:, :height, :width]
-    # A division, as in PyTorch's own uint8 to float: multiplying by 1/255 differs in the last bit for 1 value in 3.
-    np.divide(frame.transpose(2, 0, 1), np.float32(255), out=inside, dtype=np.float32)
-    if (signature.low, signature.high) != (0.0, 1.0):
-        inside *= np.float32(signature.high - signature.low)
-        inside += np.float32(signature.low)
+    scale_to_range(frame, signature, x[:, :height, :width])
     if padded_height > height:
-        x[:, height:, :width] = inside[:, mirror_indices(height, padded_height - height)]
+        x[:, height:, :width] = x[:, mirror_indices(height, padded_height - height), :width]
     if padded_width > width:
         x[:, :, width:] = x[:, :, mirror_indices(width, padded_width - width)]
     return x[:, None] if signature.input_channels == 1 else x[None]
 
 
-def from_network(y: NDArray[np.float32], frame: Frame, signature: Signature) -> Frame:
+def scale_to_range(frame: Frame | DeepFrame, signature: Signature, out: NDArray[np.float32]) -> None:
+    """Maps a frame (H, W, 3) from 0..white to the value range of a network, into `out`, float32 (3, H, W)."""
+    # A division, as in PyTorch's own uint8 to float: multiplying by 1/255 differs in the last bit for 1 value in 3.
+    np.divide(frame.transpose(2, 0, 1), np.float32(WHITE_LEVELS[frame.dtype]), out=out, dtype=np.float32)
+    if (signature.low, signature.high) != (0.0, 1.0):
+        out *= np.float32(signature.high - signature.low)
+        out += np.float32(signature.low)
+
+
+def from_network(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) -> AnyFrame:
     """Converts the output of a network to a frame.
 
     Args:
         y: The network's output for `to_network(frame, signature)`.
-        frame: uint8 (H, W, 3), the input frame.
+        frame: uint8, uint16 or float32 (H, W, 3), the input frame.
         signature: Of the network.
 
     Returns:
-        uint8 (scale * H, scale * W, 3), a fresh array: the output without its padding (for a residual network subtracted from
-        the frame), mapped from the value range to 0..255, rounded half to even, and clamped.
+        (scale * H, scale * W, 3) of the frame's dtype, a fresh array: the output without its padding (for a residual network
+        subtracted from the frame), mapped from the value range to 0..white; integers are rounded half to even, and clamped.
 
     Raises:
         EngineError: y has another shape or holds a NaN or an infinity: a broken output is never shown as a black frame.
     """
-    return round_to_uint8(to_pixels(y, frame, signature))
+    return round_pixels(to_pixels(y, frame, signature), frame.dtype)
 
 
-def to_pixels(y: NDArray[np.float32], frame: Frame, signature: Signature) -> NDArray[np.float32]:
+def to_pixels(y: NDArray[np.float32], frame: Frame | DeepFrame, signature: Signature) -> NDArray[np.float32]:
     """Converts the output of a network to pixels that are neither rounded nor clamped.
 
     For callers that go on computing: rounding twice would add an error of its own.
@@ -77,62 +94,88 @@ def to_pixels(y: NDArray[np.float32], frame: Frame, signature: Signature) -> NDA
         signature: As in `from_network`.
 
     Returns:
-        float32 (3, scale * H, scale * W) in 0..255, a fresh array.
+        float32 (3, scale * H, scale * W) in 0..white of the frame's dtype, a fresh array.
 
     Raises:
         EngineError: As in `from_network`.
     """
-    height, width = frame.shape[:2]
-    scale = signature.scale
-    padded_height, padded_width = padded_size(height, width, signature.multiple)
-    size = (scale * padded_height, scale * padded_width)
-    expected = (3, 1, *size) if signature.output_channels == 1 else (1, 3, *size)
-    if y.shape != expected:
-        raise EngineError(f"The network gave an array of shape {y.shape} where {expected} was expected for this frame.")
-    pixels = y.reshape(3, *size)[:, : scale * height, : scale * width]
+    height, width = signature.scale * frame.shape[0], signature.scale * frame.shape[1]
+    pixels = check_output(y, frame, signature)[:, :height, :width]
     finite = np.isfinite(pixels)
     if not finite.all():
-        count = int(finite.size - np.count_nonzero(finite))
-        raise EngineError(
-            f"The network's output holds {count} values of {finite.size} that are NaN or infinite; "
-            "the frame was not made. Check the checkpoints and the value range."
-        )
-    span = np.float32(signature.high - signature.low)
+        raise not_finite_error(int(finite.size - np.count_nonzero(finite)), finite.size)
+    factor = output_factor(signature, frame.dtype)
     if signature.residual:
-        scaled: NDArray[np.float32] = np.multiply(pixels, np.float32(255) / -span, dtype=np.float32)
+        scaled: NDArray[np.float32] = np.multiply(pixels, factor, dtype=np.float32)
         scaled += frame.transpose(2, 0, 1)
     else:
         scaled = np.subtract(pixels, np.float32(signature.low), dtype=np.float32)
-        scaled *= np.float32(255) / span
+        scaled *= factor
     return scaled
 
 
-def round_to_uint8(pixels: NDArray[np.float32]) -> Frame:
-    """Rounds pixels half to even and clamps them.
-
-    Args:
-        pixels: float32 (3, H, W) in 0..255; used as scratch memory.
+def check_output(y: NDArray[np.float32], frame: Frame | DeepFrame, signature: Signature) -> NDArray[np.float32]:
+    """Checks the shape of a network's output for a frame.
 
     Returns:
-        uint8 (H, W, 3), a fresh array.
+        The output as float32 (3, scale * H', scale * W'), with its padding; a view.
+
+    Raises:
+        EngineError: y has another shape.
     """
-    np.rint(pixels, out=pixels)
-    np.clip(pixels, 0, 255, out=pixels)
-    out = np.empty((*pixels.shape[1:], 3), np.uint8)
+    size = tuple(signature.scale * side for side in padded_size(*frame.shape[:2], signature.multiple))
+    expected = (3, 1, *size) if signature.output_channels == 1 else (1, 3, *size)
+    if y.shape != expected:
+        raise EngineError(f"The network gave an array of shape {y.shape} where {expected} was expected for this frame.")
+    return y.reshape(3, *size)
+
+
+def output_factor(signature: Signature, dtype: np.dtype[Any]) -> np.float32:
+    """Returns what the values of a network are multiplied by to be those of a frame; negative for a residual network."""
+    span = np.float32(signature.high - signature.low)
+    return np.float32(WHITE_LEVELS[dtype]) / (-span if signature.residual else span)
+
+
+def not_finite_error(count: int, size: int) -> EngineError:
+    """Makes the error for an output of `size` values, `count` of them a NaN or an infinity."""
+    return EngineError(
+        f"The network's output holds {count} values of {size} that are NaN or infinite; "
+        "the frame was not made. Check the checkpoints and the value range."
+    )
+
+
+def round_pixels(pixels: NDArray[np.float32], dtype: DTypeLike = np.uint8) -> NDArray[Any]:
+    """Rounds pixels half to even and clamps them; for float32 frames it does neither.
+
+    Args:
+        pixels: float32 (3, H, W) in 0..white; used as scratch memory.
+        dtype: Of the frame.
+
+    Returns:
+        (H, W, 3) of that dtype, a fresh array.
+    """
+    dtype = np.dtype(dtype)
+    if dtype != np.float32:
+        np.rint(pixels, out=pixels)
+        np.clip(pixels, 0, WHITE_LEVELS[dtype], out=pixels)
+    out = np.empty((*pixels.shape[1:], 3), dtype)
     np.copyto(out, pixels.transpose(1, 2, 0), casting="unsafe")
     return out
+
+
+_FRAME_RULE = "A frame is a uint8, uint16 or float32 array (height, width, 3), RGB"
 
 
 def check_frame(frame: Any) -> None:
     """Checks that an object is a frame.
 
     Raises:
-        UsageError: It is not a uint8 array (H, W, 3) with at least one pixel.
+        UsageError: It is not a uint8, uint16 or float32 array (H, W, 3) with at least one pixel.
     """
     if not isinstance(frame, np.ndarray):
-        raise UsageError(f"A frame is a uint8 array (height, width, 3); got {escape_name(type(frame).__name__)}.")
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-        raise UsageError(f"A frame is a uint8 array (height, width, 3), RGB; got {frame.dtype} {frame.shape}.")
+        raise UsageError(f"{_FRAME_RULE}; got {escape_name(type(frame).__name__)}.")
+    if frame.dtype not in WHITE_LEVELS or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise UsageError(f"{_FRAME_RULE}; got {frame.dtype} {frame.shape}.")
 
 
 def check_signature(signature: Signature) -> None:
@@ -169,11 +212,11 @@ def mirror_indices(size: int, count: int) -> NDArray[np.intp]:
     return np.full(count, size - 1)
 
 
-def pad_frame(frame: Frame, multiple: int) -> Frame:
+def pad_frame(frame: AnyFrame, multiple: int) -> AnyFrame:
     """Pads a frame as `to_network` does.
 
     Returns:
-        uint8, height and width multiples of `multiple`; the frame itself if its own are.
+        The frame's dtype, height and width multiples of `multiple`; the frame itself if its own are.
     """
     height, width = frame.shape[:2]
     padded_height, padded_width = padded_size(height, width, multiple)

@@ -3,6 +3,7 @@
 with dni.open_session("sr.dni", alpha=0.35) as session:
     out = session(frame)
     session.alpha = {"psnr": 0.2, "gan": 0.8}  # from any thread; the next frame has it
+    out = session(frame, alpha=0.7)  # this frame has it, whoever else uses the session, and no other one
     session.rules = ["norm:*=0.2"]  # groups of weights with an alpha of their own, whatever that of the others is
 """
 
@@ -13,7 +14,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -28,11 +31,13 @@ from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_name
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, EngineError, UsageError
-from dni_deploy.imaging.frames import Frame, round_to_uint8, to_network, to_pixels
+from dni_deploy.imaging.frames import AnyFrame, Frame, check_frame, check_signature, to_pixels
 from dni_deploy.imaging.rendered import RenderedFrame, RenderedPixels
 from dni_deploy.session.options import SessionOptions
-from dni_deploy.session.swap import AsyncRefit, SyncRefit
+from dni_deploy.session.ring import FrameRing
+from dni_deploy.session.swap import AsyncRefit, CurrentWeights, SyncRefit
 from dni_deploy.signature import Signature
+from engines.frame_conversion import to_network
 from engines.interface import Engine
 from engines.registry import open_engine
 
@@ -110,6 +115,7 @@ class Session:
         self._load_groups = load_groups
         self._weight_groups: WeightGroups | None = None
         self._closed = False
+        self._ring = FrameRing()
         self.change_seconds = 0.0
         self._state_lock = threading.Lock()  # alpha and rules are set one by one and applied together
         start = self._validate_state(initial, self._parse_rules(rules))
@@ -203,7 +209,10 @@ class Session:
         Raises:
             CoefficientsError: It is no alpha for this family.
         """
-        return self._validate_state(alpha, self._refitter.requested_value.rules).coefficients
+        return self._parse_state(alpha).coefficients
+
+    def _parse_state(self, alpha: Alpha) -> RenderState:
+        return self._validate_state(alpha, self._refitter.requested_value.rules)
 
     def _validate_state(self, alpha: Alpha, rules: AlphaRules | None) -> RenderState:
         guard = self._variance_guard
@@ -226,46 +235,107 @@ class Session:
             self._weight_groups = self._load_groups()
         return AlphaRules.parse(rules, self._weight_groups, self.members, extrapolate=self._variance_guard is not None)
 
-    def __call__(self, frame: Frame) -> Frame:
-        """Renders a frame: uint8 (H, W, 3) RGB -> uint8 (scale * H, scale * W, 3), a fresh array; raises as `render` does."""
-        return self.render(frame).output
+    def __call__(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> AnyFrame:
+        """Renders a frame, (H, W, 3) RGB -> (scale * H, scale * W, 3), a fresh array; takes and raises what `render` does."""
+        output: AnyFrame = self.render(frame, alpha=alpha).output
+        return output
 
-    def render(self, frame: Frame) -> RenderedFrame:
+    def render(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> RenderedFrame:
         """Renders a frame.
 
         Args:
-            frame: uint8 (H, W, 3), RGB.
+            frame: uint8, uint16 or float32 (H, W, 3), RGB; white is 255, 65535 or 1. Read before this returns.
+            alpha: The frame's own alpha, with the rules that are in force: this frame has it, no other one, and `session.alpha`
+                stays. It is refitted if no slot has it; `change_seconds` tells how long that took. None: `session.alpha`.
 
         Returns:
-            The output, a fresh array, with the generation and the coefficients that it was rendered with.
+            The output, a fresh array of the frame's dtype, with the generation and the coefficients it was rendered with. A
+            float32 output is neither rounded nor clamped.
 
         Raises:
             UsageError: `frame` is none.
+            CoefficientsError: `alpha` is none; nothing was done.
             MismatchError: The network does not turn frames into frames.
             EngineError: A refit or the engine failed, the output is not finite, or the session is closed.
         """
-        rendered = self.render_pixels(frame)
-        return RenderedFrame(round_to_uint8(rendered.pixels), rendered.generation, rendered.coefficients)
+        return self._render(*self._check_request(frame, alpha))
 
-    def render_pixels(self, frame: Frame) -> RenderedPixels:
-        """Renders a frame without rounding, for callers that go on computing with it; raises as `render` does."""
-        x = to_network(frame, self.signature)
+    def _check_request(self, frame: AnyFrame, alpha: Alpha | None) -> tuple[AnyFrame, RenderState | None]:
+        check_frame(frame)
+        check_signature(self.signature)
+        state = None if alpha is None else self._parse_state(alpha)
         self._check_open()
-        with self._refitter.hold_current() as weights:
+        return frame, state
+
+    def _render(self, frame: AnyFrame, state: RenderState | None) -> RenderedFrame:
+        with self._hold_weights(state) as weights:
+            output = self.engine.render(weights.slot, frame, self.signature)
+        return RenderedFrame(output, weights.generation, weights.value.coefficients)
+
+    def _hold_weights(self, state: RenderState | None) -> AbstractContextManager[CurrentWeights[RenderState]]:
+        return self._refitter.hold_current() if state is None else self._refitter.hold(state)
+
+    def submit(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> Future[RenderedFrame]:
+        """Begins to render a frame, so that it overlaps with those before and after it.
+
+        Waits while FRAMES_IN_FLIGHT frames are under way.
+
+        Args:
+            frame: As in `render`; copied, so that the caller may change it at once.
+            alpha: As in `render`; None: `session.alpha` as it is now.
+
+        Returns:
+            What `render` returns or raises, later.
+
+        Raises:
+            UsageError: As `render`, like CoefficientsError, MismatchError and, for a closed session, EngineError.
+        """
+        frame, state = self._check_request(frame, alpha)
+        if state is None and isinstance(self._refitter, SyncRefit):
+            state = self._refitter.requested_value
+        copied = frame.copy()
+        return self._ring.submit(lambda: self._render(copied, state))
+
+    def stream(self, frames: Iterable[AnyFrame], *, alphas: Iterable[Alpha | None] | None = None) -> Iterator[RenderedFrame]:
+        """Renders frames in their order, with several under way at once.
+
+        What `frames` or `alphas` raises comes after the outputs of the frames before it, and so does what a frame raises. A
+        caller that stops early leaves nothing running.
+
+        Args:
+            frames: As in `submit`, each read when there is room for it.
+            alphas: One for each frame, as in `submit`; ends the stream where it is shorter. None: `session.alpha`.
+
+        Yields:
+            What `render` returns for each frame.
+
+        Raises:
+            UsageError: As `render`, like its other errors.
+        """
+        requests = ((frame, None) for frame in frames) if alphas is None else zip(frames, alphas, strict=False)
+        return self._ring.stream(self.submit(frame, alpha=alpha) for frame, alpha in requests)
+
+    def render_pixels(self, frame: Frame, *, alpha: Alpha | None = None) -> RenderedPixels:
+        """Renders a frame without rounding, for callers that go on computing with it; takes and raises what `render` does."""
+        frame, state = self._check_request(frame, alpha)
+        x = to_network(frame, self.signature)
+        with self._hold_weights(state) as weights:
             y = self.engine.infer(weights.slot, x)
         return RenderedPixels(to_pixels(y, frame, self.signature), weights.generation, weights.value.coefficients)
 
-    def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def infer(self, x: NDArray[np.float32], *, alpha: Alpha | None = None) -> NDArray[np.float32]:
         """Runs the raw network, without padding or a change of range.
 
         Args:
             x: float32 (N, C, H, W); H and W must suit the network.
+            alpha: As in `render`.
 
         Returns:
             float32 (N, C', H', W'), a fresh array.
 
         Raises:
             UsageError: x has another type, rank or number of channels.
+            CoefficientsError: As in `render`.
             EngineError: A refit or the engine failed, or the session is closed.
         """
         if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 4 or x.size == 0:
@@ -273,8 +343,9 @@ class Session:
             raise UsageError(f"infer takes a float32 array (N, C, H, W); got {got}.")
         if x.shape[1] != self.signature.input_channels:
             raise UsageError(f"The network takes {self.signature.input_channels} channels, the array has {x.shape[1]}.")
+        state = None if alpha is None else self._parse_state(alpha)
         self._check_open()
-        with self._refitter.hold_current() as weights:
+        with self._hold_weights(state) as weights:
             return self.engine.infer(weights.slot, np.ascontiguousarray(x))
 
     def _check_open(self) -> None:
@@ -282,13 +353,16 @@ class Session:
             raise EngineError("The session is closed.")
 
     def close(self) -> None:
-        """Frees the engine. No frame may be running. Calling it again does nothing.
+        """Frees the engine, after the submitted frames that are running; those that are not yet fail. Calling it again does nothing.
+
+        No other frame may be running.
 
         Raises:
             EngineError: A refit of `async_refit` does not end; the engine is not freed under it then.
         """
         if not self._closed:
             self._closed = True
+            self._ring.close()
             finalizer = self._finalizer.detach()
             if isinstance(self._refitter, AsyncRefit):
                 self._refitter.close()

@@ -2,6 +2,7 @@
 
     request(value)                  any thread, at once; the newest wins
     with hold_current() as weights: the frame's weights, whose slot stays untouched until the frame ends
+    with hold(value) as weights:    the same for a frame that brings a value of its own, which nobody else sees
 
 The weights of a frame are one immutable object, read once per frame; that is the single point at which a change becomes
 visible. A slot with a frame in it is in use and is never refitted.
@@ -27,7 +28,7 @@ class CurrentWeights(Generic[Value]):
     """The weights that a frame is rendered with.
 
     Attributes:
-        generation: Grows by one at each applied change and never goes back.
+        generation: Number of the refit that made them, from 1; every refit gets the next one.
         slot: The set of weights.
         value: What the set was refitted with.
     """
@@ -53,9 +54,12 @@ class RefitStrategy(ABC, Generic[Value]):
         """
         self._refit = refit
         self._frames_in_slot = [0] * slots
+        self._weights_in_slot: list[CurrentWeights[Value] | None] = [None] * slots
+        self._generation = self._current_generation = 0
         self._state_changed = threading.Condition()
         self._requested: Value = initial
         refit(0, initial)
+        self._current_generation = self._store_weights(0, initial).generation
 
     @property
     def requested_value(self) -> Value:
@@ -63,9 +67,9 @@ class RefitStrategy(ABC, Generic[Value]):
         return self._requested
 
     @property
-    @abstractmethod
     def generation(self) -> int:
-        """How many values have been current; 1 after the first."""
+        """Number of the refit of the newest value that was requested and became current."""
+        return self._current_generation
 
     @abstractmethod
     def request(self, value: Value) -> None:
@@ -84,19 +88,58 @@ class RefitStrategy(ABC, Generic[Value]):
         try:
             yield weights
         finally:
-            with self._state_changed:
-                self._frames_in_slot[weights.slot] -= 1
-                self._state_changed.notify_all()
+            self._release_slot(weights.slot)
+
+    @contextmanager
+    def hold(self, value: Value) -> Iterator[CurrentWeights[Value]]:
+        """Holds weights with this value for one frame, whatever is requested; raises what their refit raised.
+
+        The frame waits for a free slot and a refit where no slot has the value. Frames without a value of their own stay with
+        the requested one: with one slot the next of them waits for it to be refitted again.
+
+        Yields:
+            The weights; their slot stays untouched inside the context.
+        """
+        with self._state_changed:
+            weights = self._acquire_value(value)
+            self._frames_in_slot[weights.slot] += 1
+        try:
+            yield weights
+        finally:
+            self._release_slot(weights.slot)
 
     @abstractmethod
     def _acquire_current(self) -> CurrentWeights[Value]:
         """The weights of the frame that begins; called with `_state_changed` held."""
 
+    @abstractmethod
+    def _acquire_value(self, value: Value) -> CurrentWeights[Value]:
+        """Weights with this value; called with `_state_changed` held, once."""
+
+    def _find_weights(self, value: Value) -> CurrentWeights[Value] | None:
+        return next((weights for weights in self._weights_in_slot if weights is not None and weights.value == value), None)
+
     def _find_free_slot(self, current: CurrentWeights[Value] | None) -> int | None:
-        """A slot that no frame uses, not the current one where there is a choice; None if all are in use."""
+        """The slot that no frame uses and whose weights are oldest, not the current one where there is a choice, or None."""
         current_slot = current.slot if current is not None and len(self._frames_in_slot) > 1 else None
-        free = (slot for slot, count in enumerate(self._frames_in_slot) if count == 0 and slot != current_slot)
-        return next(free, None)
+        free = [slot for slot, count in enumerate(self._frames_in_slot) if count == 0 and slot != current_slot]
+        return min(free, key=self._find_generation, default=None)
+
+    def _find_generation(self, slot: int) -> int:
+        weights = self._weights_in_slot[slot]
+        return 0 if weights is None else weights.generation
+
+    def _store_weights(self, slot: int, value: Value) -> CurrentWeights[Value]:
+        """Notes what a refit has put into a slot."""
+        self._generation += 1
+        weights = CurrentWeights(self._generation, slot, value)
+        self._weights_in_slot[slot] = weights
+        return weights
+
+    def _release_slot(self, slot: int) -> None:
+        with self._state_changed:
+            self._frames_in_slot[slot] -= 1
+            self._state_changed.notify_all()
 
 
 class SyncRefit(RefitStrategy[Value]):
@@ -111,13 +154,7 @@ class SyncRefit(RefitStrategy[Value]):
         super().__init__(slots, refit, initial)
         self._request_lock = threading.Lock()  # held for an assignment, never for a refit: a request must not wait for one
         self._last_applied: Value = initial
-        self._current: CurrentWeights[Value] | None = CurrentWeights(1, 0, initial)
-        self._generation = 1
-
-    @property
-    def generation(self) -> int:
-        """How many values have been current; 1 after the first."""
-        return self._generation
+        self._current: CurrentWeights[Value] | None = self._weights_in_slot[0]
 
     def request(self, value: Value) -> None:
         """Makes `value` the one for every frame that begins after this returns; never waits for a frame or a refit."""
@@ -136,18 +173,29 @@ class SyncRefit(RefitStrategy[Value]):
 
     def _apply_value(self, slot: int, value: Value) -> CurrentWeights[Value]:
         try:
-            self._refit(slot, value)
+            self._current = self._refit_slot(slot, value)
         except BaseException:
             with self._request_lock:
                 if self._requested is value:  # a request that came meanwhile stays
                     self._requested = self._last_applied
-            if self._current is not None and self._current.slot == slot:
-                self._current = None  # the only slot is half written: the next frame refits it whole
             raise
-        self._last_applied = value
-        self._generation += 1
-        self._current = CurrentWeights(self._generation, slot, value)
+        self._last_applied, self._current_generation = value, self._current.generation
         return self._current
+
+    def _acquire_value(self, value: Value) -> CurrentWeights[Value]:
+        while (weights := self._find_weights(value)) is None:
+            slot = self._find_free_slot(self._current)
+            if slot is not None:
+                return self._refit_slot(slot, value)
+            self._state_changed.wait()
+        return weights
+
+    def _refit_slot(self, slot: int, value: Value) -> CurrentWeights[Value]:
+        self._weights_in_slot[slot] = None
+        if self._current is not None and self._current.slot == slot:
+            self._current = None  # the only slot: the next frame without a value of its own refits it whole
+        self._refit(slot, value)
+        return self._store_weights(slot, value)
 
 
 REFIT_CLOSE_TIMEOUT_S = 60.0
@@ -174,18 +222,13 @@ class AsyncRefit(RefitStrategy[Value]):
         if slots < 2:
             raise UsageError("Refitting ahead needs an engine with 2 sets of weights: one for frames, one to refit meanwhile.")
         super().__init__(slots, refit, initial)
-        self._current: CurrentWeights[Value] = CurrentWeights(1, 0, initial)
+        self._current = CurrentWeights(self._generation, 0, initial)
         self._failure: BaseException | None = None
         self._stopped = self._refitting = False
         self._thread = threading.Thread(target=self._run_refits, name="dni-deploy refit", daemon=True)
         self._thread.start()
         # The interpreter must not end under a refit that is running: a device would be left in the middle of a call.
         atexit.register(self.close)
-
-    @property
-    def generation(self) -> int:
-        """How many values have been current; 1 after the first."""
-        return self._current.generation
 
     def request(self, value: Value) -> None:
         """Has `value` refitted, and shown from the first frame that begins after that; never waits for a frame or a refit."""
@@ -198,6 +241,26 @@ class AsyncRefit(RefitStrategy[Value]):
         if failure is not None:
             raise failure
         return self._current
+
+    def _acquire_value(self, value: Value) -> CurrentWeights[Value]:
+        while (weights := self._find_weights(value)) is None:
+            slot = None if self._refitting else self._find_free_slot(self._current)
+            if slot is None:
+                self._state_changed.wait()
+                continue
+            # Frames that bring no value must not wait meanwhile: the refit runs without the lock, and the slot counts as in use.
+            self._refitting, self._weights_in_slot[slot] = True, None
+            self._frames_in_slot[slot] += 1
+            self._state_changed.release()
+            try:
+                self._refit(slot, value)
+            finally:
+                self._state_changed.acquire()
+                self._refitting = False
+                self._frames_in_slot[slot] -= 1
+                self._state_changed.notify_all()
+            return self._store_weights(slot, value)
+        return weights
 
     def wait_until_applied(self, timeout: float | None = None) -> bool:
         """Waits until the newest requested value is current or has failed, or the thread has ended.
@@ -232,12 +295,15 @@ class AsyncRefit(RefitStrategy[Value]):
             with self._state_changed:
                 # A slot whose refit failed is free, too: nothing shows it before it was refitted whole.
                 while not self._stopped and (
-                    (slot := self._find_free_slot(self._current)) is None or self._current.value is self._requested
+                    self._refitting
+                    or (slot := self._find_free_slot(self._current)) is None
+                    or self._current.value is self._requested
                 ):
                     self._state_changed.wait()
                 if self._stopped or slot is None:
                     return
                 value, self._refitting = self._requested, True
+                self._weights_in_slot[slot] = None
             failure: BaseException | None = None
             try:
                 self._refit(slot, value)
@@ -249,6 +315,8 @@ class AsyncRefit(RefitStrategy[Value]):
                     self._failure = failure
                     if self._requested is value:  # a request that came meanwhile stays
                         self._requested = self._current.value
-                elif self._current.value is not self._requested:  # else the current value was requested again meanwhile
-                    self._current = CurrentWeights(self._current.generation + 1, slot, value)
+                else:
+                    weights = self._store_weights(slot, value)
+                    if self._current.value is not self._requested:  # else the current value was requested again meanwhile
+                        self._current, self._current_generation = weights, weights.generation
                 self._state_changed.notify_all()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.errors import CoefficientsError, EngineError
-from dni_deploy.imaging.frames import Frame, check_frame, pad_frame, round_to_uint8
+from dni_deploy.imaging.frames import Frame, check_frame, pad_frame, round_pixels
 from dni_deploy.session.session import Session
 from dni_deploy.spatial.alpha_map import DEFAULT_LEVELS, AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.plan import MapPlan, plan_map
@@ -130,7 +130,7 @@ def render_map(
     plan = plan_map(parsed_map, frame.shape[0], frame.shape[1], session.signature, levels=levels, tile=tile, overlap=overlap)
     with preserve_alpha(session):
         pixels = render_plan(session, frame, plan, alpha_range, progress)
-    return MapRender(round_to_uint8(pixels), tuple(alpha_range.interpolate(level.fraction) for level in plan.levels), plan)
+    return MapRender(round_pixels(pixels), tuple(alpha_range.interpolate(level.fraction) for level in plan.levels), plan)
 
 
 def render_plan(
@@ -305,6 +305,6 @@ class AlphaMapRenderer:
             with preserve_alpha(self.session):
                 error_max, error_mean = measure_map_error(pixels, render_plan(self.session, frame, finer, self.alpha_range))
         return AlphaMapResult(
-            round_to_uint8(pixels),
+            round_pixels(pixels),
             AlphaMapStats(len(plan.levels), plan.tile_count, plan.relative_cost, plan.exact, error_max, error_mean),
         )

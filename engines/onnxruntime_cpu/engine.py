@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.errors import EngineError
+from engines.frame_conversion import HostFrameEngine
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu.blender import Blender
 from engines.onnxruntime_cpu.layout import HostWeightBuffer, Layout
@@ -24,7 +25,7 @@ from engines.onnxruntime_cpu.runtime import InPlaceSession
 log = logging.getLogger(__name__)
 
 
-class InPlaceEngine:
+class InPlaceEngine(HostFrameEngine):
     """An `Engine` whose refit is a blend into memory that the session reads.
 
     Attributes:
@@ -61,6 +62,7 @@ class InPlaceEngine:
         Raises:
             EngineError: ONNX Runtime cannot open the graph.
         """
+        super().__init__()
         self.slots = slots
         self.layout = layout
         self.blender = Blender(layout, recipes, members, recalibration)

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.errors import EngineError
 from engines import ort_session
+from engines.frame_conversion import HostFrameEngine
 from engines.interface import REASON_REQUESTED
 
 log = logging.getLogger(__name__)
 
 
-class RebuildEngine:
+class RebuildEngine(HostFrameEngine):
     """An `Engine` that is always right and slow to refit.
 
     Thread safety: as `Engine` says.
@@ -51,6 +52,7 @@ class RebuildEngine:
             reason: Why this engine is used, for `update_path`.
             recalibration: The bundle's re-estimated BatchNorm statistics, if it has any.
         """
+        super().__init__()
         self.slots = slots
         self.update_path = f"a new session for every alpha ({reason})"
         self._graph, self._members, self._threads, self._table = graph, members, threads, recalibration

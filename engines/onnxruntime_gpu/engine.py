@@ -25,6 +25,7 @@ from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
+from engines.frame_conversion import HostFrameEngine
 from engines.interface import EngineOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.weights_as_inputs import weights_as_inputs
@@ -34,7 +35,7 @@ from engines.onnxruntime_gpu.session import CUDA_PROVIDER, make_provider_options
 log = logging.getLogger(__name__)
 
 
-class BoundEngine:
+class BoundEngine(HostFrameEngine):
     """A `DeviceEngine` that owns the device's context and all that it makes in it.
 
     Attributes:
@@ -71,6 +72,7 @@ class BoundEngine:
             UnavailableError: There is no GPU, or the provider's libraries cannot be loaded.
             LimitError: There is no room on the GPU.
         """
+        super().__init__()
         precision = "fp16" if any(weight.dtype == np.float16 for weight in lowered.weights) else "fp32"
         self.update_path = (
             f"ONNX Runtime {ort.__version__} on the GPU, {precision}: the weights are inputs of the graph and lie where they are "

@@ -25,6 +25,7 @@ from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
+from engines.frame_conversion import HostFrameEngine
 from engines.interface import EngineOptions
 from engines.trt.features import Features
 from engines.trt.messages import clear_errors, drop_variables, get_logger, make_engine_error, summarize_message
@@ -87,7 +88,7 @@ class TensorRTBufferSet(ABC):
 BufferSet = TypeVar("BufferSet", bound=TensorRTBufferSet)
 
 
-class TensorRTEngine(ABC, Generic[BufferSet]):
+class TensorRTEngine(HostFrameEngine, Generic[BufferSet]):
     """A DeviceEngine (see engines/interface.py) on one plan. It owns the device's context and all that it makes in it.
 
     Attributes:
@@ -120,6 +121,7 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
             LimitError: There is too little memory.
             UnavailableError: There is no such GPU.
         """
+        super().__init__()
         self.network, self.header, self.features = network, plan.header, features
         self.slots = options.slots or 1
         self.update_path = f"TensorRT {features.version}, {self.header.precision}: {self._describe_update_path()}"

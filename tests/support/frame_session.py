@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.session.session import Session
 from dni_deploy.signature import Signature
+from engines.frame_conversion import HostFrameEngine
 
 
-class Dimmer:
+class Dimmer(HostFrameEngine):
     """Each member multiplies the frame by its own factor, so a blend multiplies by the blended factor."""
 
     name = "dimmer"
     update_path = "a number"
 
     def __init__(self, factors: tuple[float, ...], scale: int = 1, broken: int | None = None) -> None:
+        super().__init__()
         self.factors, self.scale, self.broken = np.array(factors), scale, broken
         self.slots = 2
         self.set = [1.0, 1.0]

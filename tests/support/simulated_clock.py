@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from engines import ort_session
+from engines.frame_conversion import HostFrameEngine
 
 FRAME, CHANGE, UPLOAD, DOWNLOAD = 8e-3, 2e-3, 1e-3, 3e-3
 
@@ -52,12 +53,13 @@ class KnownClock:
         return self.machine.now
 
 
-class KnownEngine:
+class KnownEngine(HostFrameEngine):
     """A DeviceEngine that computes with ONNX Runtime on the CPU, times `scale`; its steps last FRAME, CHANGE, UPLOAD and DOWNLOAD."""
 
     name = update_path = "known"
 
     def __init__(self, machine: Machine, bundle: Bundle, *, slots: int = 1, scale: float = 1.0, frame: float = FRAME) -> None:
+        super().__init__()
         self.machine, self.slots, self.scale, self.frame = machine, slots, scale, frame
         self.closed = 0
         self._bundle = bundle

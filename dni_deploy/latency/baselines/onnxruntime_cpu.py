@@ -18,13 +18,14 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
 from dni_deploy.latency.baselines.alpha_input import ALPHA_INPUT_NAME, alpha_as_input
 from engines import ort_session
+from engines.frame_conversion import HostFrameEngine
 from engines.interface import EngineOptions, require_single_row
 from engines.lowering.weights_as_inputs import weights_as_inputs
 from engines.onnxruntime_cpu.layout import allocate_aligned
 from engines.onnxruntime_cpu.rebuild import RebuildEngine
 
 
-class _OrtBaseline:
+class _OrtBaseline(HostFrameEngine):
     """An Engine on one session; a slot is what is fed beside the frame.
 
     Thread safety: as Engine asks.
@@ -34,6 +35,7 @@ class _OrtBaseline:
     update_path: str
 
     def __init__(self, model: onnx.ModelProto, options: EngineOptions) -> None:
+        super().__init__()
         self.slots = options.slots or 1
         self._session: ort.InferenceSession | None = ort_session.open_cpu_session(model, options.threads)
         self._feeds: list[Mapping[str, NDArray[np.float32]] | None] = [None] * self.slots

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import MismatchError
+from engines.frame_conversion import HostFrameEngine
 from engines.interface import EngineOptions
 from exporters.architectures.registry import find_architecture
 
 
-class TorchEager:
+class TorchEager(HostFrameEngine):
     """An Engine (see engines/interface.py) of one slot, for bundles of an architecture that is known here.
 
     Thread safety: refit and infer come from one thread.
@@ -30,6 +31,7 @@ class TorchEager:
         Raises:
             MismatchError: The architecture does not have the bundle's weights.
         """
+        super().__init__()
         if options.threads:
             torch.set_num_threads(options.threads)
         tensors = [bundle.read_tensors(member) for member in bundle.members]

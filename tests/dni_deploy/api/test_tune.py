@@ -20,6 +20,7 @@ from dni_deploy.cli.tune import command
 from dni_deploy.errors import MismatchError, UnavailableError, UsageError
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.signature import Signature
+from engines.frame_conversion import HostFrameEngine
 from tests.dni_deploy.imaging.test_noise import noised
 from tests.dni_deploy.tuning.test_sure import blur, middle
 from tests.support.frame_session import Dimmer, opener
@@ -144,7 +145,7 @@ def test_the_line_between_two_best_points_is_on_the_front(folder: Path, monkeypa
     assert len(report.evaluations) <= 64
 
 
-class Blurs:
+class Blurs(HostFrameEngine):
     """Each member blurs with its own width, a blend with the blended width: a denoiser with one best blend."""
 
     name = "blurs"
@@ -153,6 +154,7 @@ class Blurs:
     scale = 1
 
     def __init__(self, *widths: float) -> None:
+        super().__init__()
         self.widths, self.set = np.array(widths), [1.0, 1.0]
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:

@@ -196,10 +196,10 @@ def test_a_nan_output_is_an_error_and_not_a_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [None, [[1]], np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+    "wrong", [None, [[1]], np.zeros((4, 4, 3), np.float64), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
 )
 def test_arrays_that_are_not_frames_are_refused(session: Session, wrong: Any) -> None:
-    with pytest.raises(UsageError, match="frame is a uint8 array"):
+    with pytest.raises(UsageError, match="frame is a uint8, uint16 or float32 array"):
         session(wrong)
 
 
