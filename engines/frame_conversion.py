@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from dni_deploy.imaging import frames
-from dni_deploy.imaging.frames import AnyFrame, DeepFrame, Frame
+from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
 from engines import ort_session
 
@@ -50,7 +50,7 @@ class HostFrameEngine(ABC):
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Runs the raw network, as `Engine.infer`."""
 
-    def render(self, slot: int, frame: AnyFrame, signature: Signature) -> AnyFrame:
+    def render(self, slot: int, frame: AnyFrame, signature: Signature) -> NDArray[Any]:
         """Renders a frame, as `Engine.render`."""
         x = to_network(frame, signature)
         with self._network_lock:
@@ -58,7 +58,7 @@ class HostFrameEngine(ABC):
         return from_network(y, frame, signature)
 
 
-def to_network(frame: Frame | DeepFrame, signature: Signature) -> NDArray[np.float32]:
+def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     """Converts a frame to the input of a network: `dni_deploy.imaging.frames.to_network`, faster."""
     frames.check_frame(frame)
     frames.check_signature(signature)
@@ -72,7 +72,7 @@ def to_network(frame: Frame | DeepFrame, signature: Signature) -> NDArray[np.flo
     return x[:, None] if signature.input_channels == 1 else x[None]
 
 
-def from_network(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) -> AnyFrame:
+def from_network(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) -> NDArray[Any]:
     """Converts the output of a network to a frame: `dni_deploy.imaging.frames.from_network`, faster."""
     planes = frames.check_output(y, frame, signature)
     height, width = signature.scale * frame.shape[0], signature.scale * frame.shape[1]

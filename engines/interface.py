@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dni_deploy.errors import EngineError, UsageError, escape_name
 from engines.profile import Profile
@@ -165,7 +165,7 @@ class Engine(Protocol):
             EngineError: The slot has no weights, the engine is closed, or it cannot run this input.
         """
 
-    def render(self, slot: int, frame: AnyFrame, signature: Signature) -> AnyFrame:
+    def render(self, slot: int, frame: AnyFrame, signature: Signature) -> NDArray[Any]:
         """Renders a frame: pixels in, pixels out. What `dni_deploy.imaging.frames` computes around `infer`, pixel for pixel.
 
         Args:

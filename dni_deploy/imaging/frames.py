@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -14,10 +14,8 @@ from dni_deploy.signature import Signature
 Frame = NDArray[np.uint8]
 """uint8 (H, W, 3), RGB, row by row."""
 
-DeepFrame = NDArray[np.uint16] | NDArray[np.float32]
-"""uint16 or float32 (H, W, 3), RGB: white is 65535 or 1. A float32 frame is neither rounded nor clamped."""
-
-AnyFrame = TypeVar("AnyFrame", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32])
+AnyFrame = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+"""(H, W, 3), RGB: white is 255, 65535 or 1. A float32 frame is neither rounded nor clamped."""
 
 WHITE_LEVELS: Mapping[np.dtype[Any], float] = {
     np.dtype(np.uint8): 255.0,
@@ -27,7 +25,7 @@ WHITE_LEVELS: Mapping[np.dtype[Any], float] = {
 """The value of white by a frame's dtype; black is 0."""
 
 
-def to_network(frame: Frame | DeepFrame, signature: Signature) -> NDArray[np.float32]:
+def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     """Converts a frame to the input of a network.
 
     Args:
@@ -56,7 +54,7 @@ def to_network(frame: Frame | DeepFrame, signature: Signature) -> NDArray[np.flo
     return x[:, None] if signature.input_channels == 1 else x[None]
 
 
-def scale_to_range(frame: Frame | DeepFrame, signature: Signature, out: NDArray[np.float32]) -> None:
+def scale_to_range(frame: AnyFrame, signature: Signature, out: NDArray[np.float32]) -> None:
     """Maps a frame (H, W, 3) from 0..white to the value range of a network, into `out`, float32 (3, H, W)."""
     # A division, as in PyTorch's own uint8 to float: multiplying by 1/255 differs in the last bit for 1 value in 3.
     np.divide(frame.transpose(2, 0, 1), np.float32(WHITE_LEVELS[frame.dtype]), out=out, dtype=np.float32)
@@ -65,7 +63,7 @@ def scale_to_range(frame: Frame | DeepFrame, signature: Signature, out: NDArray[
         out += np.float32(signature.low)
 
 
-def from_network(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) -> AnyFrame:
+def from_network(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) -> NDArray[Any]:
     """Converts the output of a network to a frame.
 
     Args:
@@ -83,7 +81,7 @@ def from_network(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) 
     return round_pixels(to_pixels(y, frame, signature), frame.dtype)
 
 
-def to_pixels(y: NDArray[np.float32], frame: Frame | DeepFrame, signature: Signature) -> NDArray[np.float32]:
+def to_pixels(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     """Converts the output of a network to pixels that are neither rounded nor clamped.
 
     For callers that go on computing: rounding twice would add an error of its own.
@@ -114,7 +112,7 @@ def to_pixels(y: NDArray[np.float32], frame: Frame | DeepFrame, signature: Signa
     return scaled
 
 
-def check_output(y: NDArray[np.float32], frame: Frame | DeepFrame, signature: Signature) -> NDArray[np.float32]:
+def check_output(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     """Checks the shape of a network's output for a frame.
 
     Returns:
@@ -123,7 +121,8 @@ def check_output(y: NDArray[np.float32], frame: Frame | DeepFrame, signature: Si
     Raises:
         EngineError: y has another shape.
     """
-    size = tuple(signature.scale * side for side in padded_size(*frame.shape[:2], signature.multiple))
+    height, width = padded_size(frame.shape[0], frame.shape[1], signature.multiple)
+    size = (signature.scale * height, signature.scale * width)
     expected = (3, 1, *size) if signature.output_channels == 1 else (1, 3, *size)
     if y.shape != expected:
         raise EngineError(f"The network gave an array of shape {y.shape} where {expected} was expected for this frame.")
@@ -133,7 +132,7 @@ def check_output(y: NDArray[np.float32], frame: Frame | DeepFrame, signature: Si
 def output_factor(signature: Signature, dtype: np.dtype[Any]) -> np.float32:
     """Returns what the values of a network are multiplied by to be those of a frame; negative for a residual network."""
     span = np.float32(signature.high - signature.low)
-    return np.float32(WHITE_LEVELS[dtype]) / (-span if signature.residual else span)
+    return np.float32(np.float32(WHITE_LEVELS[dtype]) / (-span if signature.residual else span))
 
 
 def not_finite_error(count: int, size: int) -> EngineError:
@@ -212,7 +211,7 @@ def mirror_indices(size: int, count: int) -> NDArray[np.intp]:
     return np.full(count, size - 1)
 
 
-def pad_frame(frame: AnyFrame, multiple: int) -> AnyFrame:
+def pad_frame(frame: AnyFrame, multiple: int) -> NDArray[Any]:
     """Pads a frame as `to_network` does.
 
     Returns:

@@ -235,10 +235,9 @@ class Session:
             self._weight_groups = self._load_groups()
         return AlphaRules.parse(rules, self._weight_groups, self.members, extrapolate=self._variance_guard is not None)
 
-    def __call__(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> AnyFrame:
+    def __call__(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> NDArray[Any]:
         """Renders a frame, (H, W, 3) RGB -> (scale * H, scale * W, 3), a fresh array; takes and raises what `render` does."""
-        output: AnyFrame = self.render(frame, alpha=alpha).output
-        return output
+        return self.render(frame, alpha=alpha).output
 
     def render(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> RenderedFrame:
         """Renders a frame.
