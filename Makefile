@@ -32,7 +32,7 @@ demo: $(BIN)/.ready
 	$(BIN)/dni-deploy demo --force
 
 test: $(BIN)/.ready
-	$(BIN)/python -m pytest -q -m "not slow" -n logical --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n logical --dist loadfile
 
 check: $(BIN)/.ready
 	$(BIN)/ruff check .

@@ -132,7 +132,8 @@ def check_output(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) 
 def output_factor(signature: Signature, dtype: np.dtype[Any]) -> np.float32:
     """Returns what the values of a network are multiplied by to be those of a frame; negative for a residual network."""
     span = np.float32(signature.high - signature.low)
-    return np.float32(np.float32(WHITE_LEVELS[dtype]) / (-span if signature.residual else span))
+    white: np.float32 = np.divide(np.float32(WHITE_LEVELS[dtype]), span)
+    return -white if signature.residual else white
 
 
 def not_finite_error(count: int, size: int) -> EngineError:

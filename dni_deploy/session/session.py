@@ -257,14 +257,14 @@ class Session:
             MismatchError: The network does not turn frames into frames.
             EngineError: A refit or the engine failed, the output is not finite, or the session is closed.
         """
-        return self._render(*self._check_request(frame, alpha))
+        return self._render(frame, self._check_request(frame, alpha))
 
-    def _check_request(self, frame: AnyFrame, alpha: Alpha | None) -> tuple[AnyFrame, RenderState | None]:
+    def _check_request(self, frame: AnyFrame, alpha: Alpha | None) -> RenderState | None:
         check_frame(frame)
         check_signature(self.signature)
         state = None if alpha is None else self._parse_state(alpha)
         self._check_open()
-        return frame, state
+        return state
 
     def _render(self, frame: AnyFrame, state: RenderState | None) -> RenderedFrame:
         with self._hold_weights(state) as weights:
@@ -289,7 +289,7 @@ class Session:
         Raises:
             UsageError: As `render`, like CoefficientsError, MismatchError and, for a closed session, EngineError.
         """
-        frame, state = self._check_request(frame, alpha)
+        state = self._check_request(frame, alpha)
         if state is None and isinstance(self._refitter, SyncRefit):
             state = self._refitter.requested_value
         copied = frame.copy()
@@ -316,7 +316,7 @@ class Session:
 
     def render_pixels(self, frame: Frame, *, alpha: Alpha | None = None) -> RenderedPixels:
         """Renders a frame without rounding, for callers that go on computing with it; takes and raises what `render` does."""
-        frame, state = self._check_request(frame, alpha)
+        state = self._check_request(frame, alpha)
         x = to_network(frame, self.signature)
         with self._hold_weights(state) as weights:
             y = self.engine.infer(weights.slot, x)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from dni_deploy.utils import hardware
 from dni_deploy.utils.hardware import cache_folder
 from exporters import cache
 from exporters.cache import cache_key, export_graph_cached
+from exporters.export_graph import ExportedGraph, export_graph
 from tests.support.pico_architectures import pico_net
 
 
@@ -22,6 +25,23 @@ from tests.support.pico_architectures import pico_net
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DNI_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+EXPORTED: dict[str, ExportedGraph] = {}
+
+
+@pytest.fixture(autouse=True)
+def export_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is what is tested: the exporter runs once for each network, and its result stands for those of later runs."""
+
+    def export(net: nn.Module, signature: Signature, *, opset: int) -> ExportedGraph:
+        values = sha256(b"".join(tensor.numpy().tobytes() for tensor in net.state_dict().values()))
+        key = f"{net}, {signature}, {opset}, {values.hexdigest()}"
+        if key not in EXPORTED:
+            EXPORTED[key] = export_graph(net, signature, opset=opset)
+        return copy.deepcopy(EXPORTED[key])
+
+    monkeypatch.setattr(cache, "export_graph", export)
 
 
 def take(net: nn.Module, **options: Any) -> tuple[bytes, bool]:
@@ -66,13 +86,11 @@ def test_a_damaged_entry_is_ignored_and_written_again(folder: Path, damage: Call
 
 
 def test_an_entry_that_is_whole_but_of_other_content_is_ignored(folder: Path) -> None:
-    import hashlib
-
     net = pico_net("dncnn")
     first, _ = take(net)
     (entry,) = folder.iterdir()
     body = b'{"names": ["of.another.net"], "unused": []}\n'
-    entry.write_bytes(cache.CACHE_MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    entry.write_bytes(cache.CACHE_MAGIC + sha256(body).hexdigest().encode() + b"\n" + body)
     assert take(net) == (first, False)
 
 
