@@ -13,18 +13,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from dni_deploy.imaging import frames
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
-from engines import ort_session
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 CONVERSION_THREADS = min(os.cpu_count() or 1, 8)
 """Conversion is bound by memory: more threads than this do not help."""
@@ -101,6 +100,11 @@ def _open_arithmetic(signature: Signature, dtype: np.dtype[Any]) -> ort.Inferenc
 
     The sum is infinite or not a number where one of the values is.
     """
+    # Here, since sessions import this module, and a command should say what is wrong with its options before it loads these.
+    from onnx import TensorProto, helper, numpy_helper
+
+    from engines import ort_session
+
     element = helper.np_dtype_to_tensor_dtype(dtype)
     constants = {
         "low": np.float32(signature.low),
@@ -111,7 +115,7 @@ def _open_arithmetic(signature: Signature, dtype: np.dtype[Any]) -> ort.Inferenc
     nodes, inputs, outputs = [], [], []
     for channel in range(3):
         name = f"y{channel}"
-        inputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", "columns"]))
+        inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", "columns"]))
         if not signature.residual and signature.low != 0:
             nodes.append(helper.make_node("Sub", [name, "low"], [f"shifted{channel}"]))
             name = f"shifted{channel}"
@@ -120,7 +124,7 @@ def _open_arithmetic(signature: Signature, dtype: np.dtype[Any]) -> ort.Inferenc
         nodes.append(helper.make_node("ReduceSum", [name], [f"sum{channel}"], keepdims=0))
         if signature.residual:
             inputs.append(helper.make_tensor_value_info(f"frame{channel}", element, ["rows", "columns"]))
-            nodes.append(helper.make_node("Cast", [f"frame{channel}"], [f"source{channel}"], to=onnx.TensorProto.FLOAT))
+            nodes.append(helper.make_node("Cast", [f"frame{channel}"], [f"source{channel}"], to=TensorProto.FLOAT))
             nodes.append(helper.make_node("Add", [name, f"source{channel}"], [f"clean{channel}"]))
             name = f"clean{channel}"
         # By a scale of 1 it rounds half to even and clamps, and does nothing else.
@@ -128,7 +132,7 @@ def _open_arithmetic(signature: Signature, dtype: np.dtype[Any]) -> ort.Inferenc
         nodes.append(helper.make_node(*quantize, [f"levels{channel}"]))
         outputs.append(helper.make_tensor_value_info(f"levels{channel}", element, ["rows", "columns"]))
     nodes.append(helper.make_node("Sum", ["sum0", "sum1", "sum2"], ["total"]))
-    outputs.append(helper.make_tensor_value_info("total", onnx.TensorProto.FLOAT, []))
+    outputs.append(helper.make_tensor_value_info("total", TensorProto.FLOAT, []))
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "frame", inputs, outputs, initializers)
     # QuantizeLinear takes uint16 from opset 21 on.

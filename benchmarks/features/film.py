@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat
 from dni_deploy.video_io.mux import check_output_streams, find_muxer, mux_segments
+from dni_deploy.video_io.pipeline import completed
 from dni_deploy.video_io.resume import open_job
 from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
 from dni_deploy.video_io.video_file import open_video_file
@@ -60,8 +62,8 @@ def run_identity_pipeline(source: Path, output: Path) -> None:
     """Runs the whole video pipeline with an effect that does nothing."""
     stamp = Coefficients(("a",), (1.0,))
 
-    def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
-        return RenderedFrame(frame, 1, stamp)
+    def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
+        return completed(RenderedFrame(frame, 1, stamp))
 
     video_file = open_video_file(source)
     target = OutputFormat.from_video_file(video_file, 1)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.bundle.bundle import Bundle
@@ -67,14 +68,6 @@ class FilterReport:
     def to_json(self) -> dict[str, Any]:
         """Returns the report as `--json` prints it."""
         return asdict(self)
-
-
-class FilteredFrame(NamedTuple):
-    """A frame, what was rendered from it, and its number."""
-
-    source: RawFrame
-    rendered: RenderedFrame
-    number: int
 
 
 def filter(
@@ -190,18 +183,17 @@ def _filter_frames(
                 started.append(time.perf_counter())
             yield number, source
 
-    def process_frame(numbered: tuple[int, RawFrame]) -> FilteredFrame:
+    def process_frame(numbered: tuple[int, RawFrame]) -> Future[RenderedFrame]:
         number, source = numbered
         session.alpha = control.at(number)
-        return FilteredFrame(source, session.render(source.rgb), number)
+        return session.submit(source.rgb)
 
-    def write_frames(frames: Iterator[FilteredFrame]) -> None:
-        for frame in frames:
-            write_whole(sink, raw_format.encode_frame(frame.source, frame.rendered))
+    def write_frames(frames: Iterator[tuple[tuple[int, RawFrame], RenderedFrame]]) -> None:
+        for (number, source), rendered in frames:
+            write_whole(sink, raw_format.encode_frame(source, rendered))
             if log is not None:
-                seconds = control.frame_seconds(frame.number)
-                log.write(frame.number, seconds, frame.rendered.generation, frame.rendered.coefficients)
-            del frame
+                log.write(number, control.frame_seconds(number), rendered.generation, rendered.coefficients)
+            del source, rendered  # a frame is not held while the next one is waited for
 
     first = session.generation
     written, output_closed = 0, False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -41,6 +42,7 @@ from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, pad_size_to_even
 from dni_deploy.video_io.mux import ATTACHMENT_MUXER, check_output_streams, find_muxer, mux_segments
+from dni_deploy.video_io.pipeline import completed
 from dni_deploy.video_io.reader import DroppedFrames
 from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job
 from dni_deploy.video_io.transcode import FrameFunction, JobFolderError, TranscodeSettings, transcode_segments
@@ -218,12 +220,12 @@ def video(
 def make_frame_function(
     session: Session, alphas: AlphaSource, tile: int | None = None, overlap: int | None = None
 ) -> FrameFunction:
-    """Makes the function that sets each frame's alpha and renders the frame, in tiles if `tile` is given."""
+    """Makes the function that sets each frame's alpha and begins to render the frame, in tiles if `tile` is given."""
 
-    def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
+    def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
         session.alpha = alphas.at(seconds, number)
         if tile is None:
-            return session.render(frame)
+            return session.submit(frame)
         stamps: list[RenderedFrame] = []
 
         def render_tile(piece: Frame) -> Frame:
@@ -231,7 +233,7 @@ def make_frame_function(
             return stamps[-1].output
 
         output = run_tiled(render_tile, frame, session.signature, tile, overlap)
-        return RenderedFrame(output, stamps[-1].generation, stamps[-1].coefficients)
+        return completed(RenderedFrame(output, stamps[-1].generation, stamps[-1].coefficients))
 
     return process_frame
 

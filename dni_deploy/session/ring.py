@@ -6,10 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
 
 from dni_deploy.errors import EngineError
 
+Held = TypeVar("Held")
 Output = TypeVar("Output")
 
 FRAMES_IN_FLIGHT = 3
@@ -28,27 +30,31 @@ class FrameRing:
         self._executor: ThreadPoolExecutor | None = None
         self._closed = False
 
-    def submit(self, work: Callable[[], Output]) -> Future[Output]:
+    def submit(self, hold: Callable[[], AbstractContextManager[Held]], work: Callable[[Held], Output]) -> Future[Output]:
         """Begins work, when there is a place for it.
 
+        Args:
+            hold: Called in the caller's thread; what it returns is held until the work has ended.
+            work: Called in a thread of the ring, with what is held.
+
         Returns:
-            Its result or error, later.
+            What `work` returns or raises, later.
 
         Raises:
             EngineError: The ring is closed.
         """
-        self._places.acquire()
-        try:
+        with ExitStack() as stack:
+            self._places.acquire()
+            stack.callback(self._places.release)
+            held = stack.enter_context(hold())
             with self._lock:
                 if self._closed:
                     raise EngineError("The session is closed.")
                 if self._executor is None:
                     self._executor = ThreadPoolExecutor(FRAMES_IN_FLIGHT, thread_name_prefix="dni-deploy ring")
-                future = self._executor.submit(work)
-        except BaseException:
-            self._places.release()
-            raise
-        future.add_done_callback(lambda _: self._places.release())
+                future = self._executor.submit(work, held)
+            end = stack.pop_all().close
+        future.add_done_callback(lambda _: end())
         return future
 
     def stream(self, futures: Iterator[Future[Output]]) -> Iterator[Output]:

@@ -257,7 +257,9 @@ class Session:
             MismatchError: The network does not turn frames into frames.
             EngineError: A refit or the engine failed, the output is not finite, or the session is closed.
         """
-        return self._render(frame, self._check_request(frame, alpha))
+        state = self._check_request(frame, alpha)
+        with self._hold_weights(state) as weights:
+            return self._render(frame, weights)
 
     def _check_request(self, frame: AnyFrame, alpha: Alpha | None) -> RenderState | None:
         check_frame(frame)
@@ -266,9 +268,8 @@ class Session:
         self._check_open()
         return state
 
-    def _render(self, frame: AnyFrame, state: RenderState | None) -> RenderedFrame:
-        with self._hold_weights(state) as weights:
-            output = self.engine.render(weights.slot, frame, self.signature)
+    def _render(self, frame: AnyFrame, weights: CurrentWeights[RenderState]) -> RenderedFrame:
+        output = self.engine.render(weights.slot, frame, self.signature)
         return RenderedFrame(output, weights.generation, weights.value.coefficients)
 
     def _hold_weights(self, state: RenderState | None) -> AbstractContextManager[CurrentWeights[RenderState]]:
@@ -277,23 +278,22 @@ class Session:
     def submit(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> Future[RenderedFrame]:
         """Begins to render a frame, so that it overlaps with those before and after it.
 
-        Waits while FRAMES_IN_FLIGHT frames are under way.
+        Waits while FRAMES_IN_FLIGHT frames are under way, and for a refit where the frame needs one: weights are chosen and
+        refitted here, in the order of the calls, beside the frames that are under way.
 
         Args:
             frame: As in `render`; copied, so that the caller may change it at once.
             alpha: As in `render`; None: `session.alpha` as it is now.
 
         Returns:
-            What `render` returns or raises, later.
+            What `render` returns, or what the engine raises, later.
 
         Raises:
-            UsageError: As `render`, like CoefficientsError, MismatchError and, for a closed session, EngineError.
+            UsageError: As `render`, like CoefficientsError, MismatchError and, for a refit or a closed session, EngineError.
         """
         state = self._check_request(frame, alpha)
-        if state is None and isinstance(self._refitter, SyncRefit):
-            state = self._refitter.requested_value
         copied = frame.copy()
-        return self._ring.submit(lambda: self._render(copied, state))
+        return self._ring.submit(lambda: self._hold_weights(state), lambda weights: self._render(copied, weights))
 
     def stream(self, frames: Iterable[AnyFrame], *, alphas: Iterable[Alpha | None] | None = None) -> Iterator[RenderedFrame]:
         """Renders frames in their order, with several under way at once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.session import Session
 from dni_deploy.spatial.alpha_map import DEFAULT_LEVELS, AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer
+from dni_deploy.video_io.pipeline import completed
 from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import fingerprint_file
 from dni_deploy.video_io.transcode import FrameFunction
@@ -172,7 +174,7 @@ class SpatialVideoSettings:
         renderer: AlphaMapRenderer | None = None
         generation = 0
 
-        def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
+        def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
             nonlocal renderer, generation
             alpha_range = AlphaMapRange.from_options(
                 session, self.black_source.at(seconds, number), self.white_source.at(seconds, number)
@@ -183,6 +185,6 @@ class SpatialVideoSettings:
             if renderer is None:
                 renderer = AlphaMapRenderer(session, self.options, alpha_map, alpha_range)
             renderer.alpha_map, renderer.alpha_range = alpha_map, alpha_range
-            return RenderedFrame(renderer.render(frame, tile or 0, overlap).output, generation, alpha_range.black)
+            return completed(RenderedFrame(renderer.render(frame, tile or 0, overlap).output, generation, alpha_range.black))
 
         return process_frame

@@ -2,7 +2,8 @@
 
     read --[ max_read ]--> process (the caller's thread) --[ max_processed ]--> write
 
-Since the queues are bounded, a slow output slows the input, and memory does not grow with the stream.
+`process` returns a future, so that several items can be under way in threads of its own. Since the queues are bounded, a slow
+output slows the input, and memory does not grow with the stream.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from threading import Thread
 from typing import NamedTuple, TypeVar
 
@@ -25,7 +27,7 @@ class PipelineLimits(NamedTuple):
 
     Attributes:
         max_read: Items that are read and not yet processed.
-        max_processed: Items that are processed and not yet written.
+        max_processed: Items that are processed, or under way, and not yet written.
         join_timeout_s: Seconds to wait, when all else is over, for a thread that is still in a read or a write; it is a daemon.
     """
 
@@ -48,8 +50,8 @@ class PipelineResult(NamedTuple):
 
 def run_pipeline(
     read: Iterable[In],
-    process: Callable[[In], Out],
-    write: Callable[[Iterator[Out]], None],
+    process: Callable[[In], Future[Out]],
+    write: Callable[[Iterator[tuple[In, Out]]], None],
     limits: PipelineLimits,
     poll: Callable[[], None] = do_nothing,
 ) -> PipelineResult:
@@ -60,8 +62,8 @@ def run_pipeline(
 
     Args:
         read: Iterated in a thread of its own.
-        process: Called in the caller's thread.
-        write: Called once, in a thread of its own, with an iterator of the processed items. Where something else failed, the
+        process: Called in the caller's thread, in order; returns the item's result, later.
+        write: Called once, in a thread of its own, with an iterator of the items and their results. Where something else failed, the
             iterator ends by QueueClosedError after the last item instead of stopping; `write` lets it pass.
         limits: Depth of the queues and patience at the end.
         poll: Called now and then in the writing thread while it waits for an item. It may raise OutputClosedError.
@@ -70,7 +72,7 @@ def run_pipeline(
         The number of items written, and whether the output was closed.
     """
     pending: BoundedQueue[In] = BoundedQueue(limits.max_read)
-    processed: BoundedQueue[Out] = BoundedQueue(limits.max_processed, poll)
+    processed: BoundedQueue[tuple[In, Future[Out]]] = BoundedQueue(limits.max_processed, poll)
     errors: list[BaseException] = []
     written = 0
 
@@ -86,11 +88,16 @@ def run_pipeline(
         finally:
             pending.close()
 
-    def count_items() -> Iterator[Out]:
+    def count_items() -> Iterator[tuple[In, Out]]:
         nonlocal written
-        for item in processed:
-            yield item
-            del item
+        for item, future in processed:
+            try:
+                result = future.result()
+            except Exception as error:
+                errors.append(error)
+                raise QueueClosedError from error
+            yield item, result
+            del item, future, result
             written += 1
 
     def write_items() -> None:
@@ -111,7 +118,7 @@ def run_pipeline(
     try:
         try:
             for item in pending:
-                processed.put(process(item))
+                processed.put((item, process(item)))
                 del item
         except QueueClosedError:
             pass  # the writer has ended
@@ -128,6 +135,13 @@ def run_pipeline(
     if errors and not isinstance(errors[0], OutputClosedError):
         raise errors[0]
     return PipelineResult(written, bool(errors))
+
+
+def completed(result: Out) -> Future[Out]:
+    """Returns a future that has this result, for a `process` that has done its work when it returns."""
+    future: Future[Out] = Future()
+    future.set_result(result)
+    return future
 
 
 def _join(thread: Thread, timeout_s: float = math.inf) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ from dni_deploy.video_io.resume import VideoJob
 from dni_deploy.video_io.segments import FrameAlphaRecord, SegmentWriter
 from dni_deploy.video_io.video_file import VideoFile
 
-FrameFunction = Callable[[Frame, float, int], RenderedFrame]
+FrameFunction = Callable[[Frame, float, int], Future[RenderedFrame]]
 """process_frame(frame, seconds since the first frame, frame number) -> rendered frame. Called in the thread of the caller."""
 
 MAX_QUEUE_BYTES = 64 << 20
@@ -85,7 +87,7 @@ def transcode_segments(
     Args:
         video_file: The input.
         job: The job; its segments are added to.
-        process_frame: Renders one frame. Called in order, in the caller's thread.
+        process_frame: Begins to render one frame. Called in order, in the caller's thread.
         settings: How the output is made.
         scale: The output is that many times as wide and high.
         progress: Gets frames per second and the remaining time.
@@ -109,10 +111,11 @@ def transcode_segments(
     generation_offset: int | None = None
     progress_meter = _ProgressMeter(job.resumed_frames, video_file.frame_count, progress)
 
-    def process(decoded: DecodedFrame) -> ProcessedFrame:
+    def find_seconds(decoded: DecodedFrame) -> float:
+        return float((decoded.pts - video_file.start_pts) * video_file.time_base)
+
+    def finish_frame(decoded: DecodedFrame, rendered: RenderedFrame) -> ProcessedFrame:
         nonlocal generation_offset
-        seconds = float((decoded.pts - video_file.start_pts) * video_file.time_base)
-        rendered = process_frame(decoded.rgb, seconds, decoded.number)
         if rendered.output.shape != output_shape:
             height, width = rendered.output.shape[:2]
             raise EngineError(
@@ -122,11 +125,16 @@ def transcode_segments(
             # Generations go on counting where the last whole segment of the stopped run ended.
             is_changed = last_alpha is not None and last_alpha.coefficients != rendered.coefficients.values
             generation_offset = 0 if last_alpha is None else last_alpha.generation + is_changed - rendered.generation
-        alpha = FrameAlphaRecord(seconds, rendered.generation + generation_offset, rendered.coefficients.values)
+        alpha = FrameAlphaRecord(find_seconds(decoded), rendered.generation + generation_offset, rendered.coefficients.values)
         progress_meter.count_frame()
         return ProcessedFrame(decoded.pts, decoded.duration, rendered.output, alpha)
 
-    run_pipeline(reader, process, lambda frames: _encode_segments(frames, job, settings), limits)
+    run_pipeline(
+        reader,
+        lambda decoded: process_frame(decoded.rgb, find_seconds(decoded), decoded.number),
+        lambda frames: _encode_segments(itertools.starmap(finish_frame, frames), job, settings),
+        limits,
+    )
     return reader.dropped_frames
 
 

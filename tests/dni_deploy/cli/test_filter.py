@@ -102,9 +102,9 @@ def test_json_report_of_filter_goes_to_stderr(bundles: Any) -> None:
 def test_prints_of_other_libraries_go_to_stderr(bundles: Any) -> None:
     """By Python's print and by the file descriptor, as a C library prints."""
     code = (
-        "import os, sys; from dni_deploy.cli.main import main; import dni_deploy.session.session as s; before = s.Session.render\n"
-        "def render(self, frame): print('noise'); os.write(1, b'more noise'); return before(self, frame)\n"
-        "s.Session.render = render; sys.exit(main(sys.argv[1:]))"
+        "import os, sys; from dni_deploy.cli.main import main; import dni_deploy.session.session as s; before = s.Session._render\n"
+        "def render(*given): print('noise'); os.write(1, b'more noise'); return before(*given)\n"
+        "s.Session._render = render; sys.exit(main(sys.argv[1:]))"
     )
     args = [sys.executable, "-c", code, *command(bundles[1], *RGB)[3:]]
     process = subprocess.run(args, input=FRAME * 2, cwd=ROOT, timeout=SECONDS, capture_output=True)

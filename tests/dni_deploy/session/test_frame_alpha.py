@@ -175,12 +175,15 @@ def test_with_async_refit_other_frames_do_not_wait_for_the_refit_of_one() -> Non
     engine = Gate((1.0, 0.0))
     session, _ = open_dimmer(engine, async_refit=True)
     with session:
-        own = session.submit(WHITE, alpha=0.2)
+        seen: list[int] = []
+        own = threading.Thread(target=lambda: seen.append(level(session(WHITE, alpha=0.2))), daemon=True)
+        own.start()
         assert engine.begun.wait(TIMEOUT_S)
         assert level(session(WHITE)) == 255  # would hang
         session.alpha = 0.6  # its refit waits for the one that runs
         engine.open.set()
-        assert level(own.result(TIMEOUT_S).output) == 51
+        own.join(TIMEOUT_S)
+        assert seen == [51]
         assert session.wait_until_applied(TIMEOUT_S)
         assert level(session(WHITE)) == 153
 

@@ -6,11 +6,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from dni_deploy.video_io.pipe import OutputClosedError
-from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
+from dni_deploy.video_io.pipeline import PipelineLimits, completed, run_pipeline
 from dni_deploy.video_io.queues import QueueClosedError
 
 DEADLINE_S = 10.0
@@ -25,15 +26,15 @@ MAX_ITEMS_BETWEEN = LIMITS.max_read + LIMITS.max_processed + 3
 def write_to(target: Callable[[int], object]) -> Callable[[Iterator[int]], None]:
     """Turns a function of one item into a writer."""
 
-    def write(items: Iterator[int]) -> None:
-        for item in items:
+    def write(items: Iterator[tuple[int, int]]) -> None:
+        for _, item in items:
             target(item)
 
     return write
 
 
-def identity(item: int) -> int:
-    return item
+def identity(item: int) -> Future[int]:
+    return completed(item)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 def test_items_are_written_in_order() -> None:
     out: list[int] = []
-    assert run_pipeline(range(200), lambda item: item * 1000, write_to(out.append), LIMITS) == (200, False)
+    assert run_pipeline(range(200), lambda item: completed(item * 1000), write_to(out.append), LIMITS) == (200, False)
     assert out == [1000 * item for item in range(200)]
     assert run_pipeline((), identity, write_to(out.append), LIMITS) == (0, False)
 
@@ -65,8 +66,8 @@ def test_reading_processing_and_writing_overlap() -> None:
         yield 1
         yield meet(2)
 
-    def process(item: int) -> int:
-        return meet(item) if item == 1 else item
+    def process(item: int) -> Future[int]:
+        return completed(meet(item) if item == 1 else item)
 
     assert run_pipeline(read(), process, write_to(lambda item: meet(item) if item == 0 else item), LIMITS) == (3, False)
 
@@ -124,13 +125,17 @@ class FaultyStream:
                 return
             yield self._pass("read", item)
 
-    def process(self, item: int) -> int:
-        return self._pass("process", item)
+    def process(self, item: int) -> Future[int]:
+        if self.place == "result" and item == FAULT_AT:
+            failed: Future[int] = Future()
+            failed.set_exception(FaultError())
+            return failed
+        return completed(self._pass("process", item))
 
-    def write(self, items: Iterator[int]) -> None:
+    def write(self, items: Iterator[tuple[int, int]]) -> None:
         if self.is_output_slow:  # as slow as possible: it starts when all others wait for it
             assert self._is_backlogged.wait(DEADLINE_S)
-        for item in items:
+        for _, item in items:
             self.written.append(self._pass("write", item))
 
     def poll(self) -> None:
@@ -156,6 +161,7 @@ class FaultyStream:
     [
         ("read", "error"),
         ("process", "error"),
+        ("result", "error"),
         ("write", "error"),
         ("poll", "error"),
         ("read", "Ctrl-C"),
@@ -194,14 +200,14 @@ def test_the_first_error_wins() -> None:
         has_failed.set()
         raise FaultError
 
-    def write(items: Iterator[int]) -> None:
+    def write(items: Iterator[tuple[int, int]]) -> None:
         assert has_failed.wait(DEADLINE_S)
-        assert next(items) == 0
+        assert next(items) == (0, 0)
         raise OSError("the disk, later")
 
-    def process(item: int) -> int:
+    def process(item: int) -> Future[int]:
         assert has_failed.wait(DEADLINE_S)
-        return item
+        return completed(item)
 
     with pytest.raises(FaultError):
         run_pipeline(read(), process, write, LIMITS)
@@ -215,7 +221,7 @@ def test_the_writer_is_notified_of_missing_items() -> None:
         yield 0
         raise FaultError
 
-    def write(items: Iterator[int]) -> None:
+    def write(items: Iterator[tuple[int, int]]) -> None:
         try:
             for _ in items:
                 pass
@@ -227,3 +233,31 @@ def test_the_writer_is_notified_of_missing_items() -> None:
     with pytest.raises(FaultError):
         run_pipeline(read(), identity, write, LIMITS)
     assert ends == ["items are missing"]
+
+
+def test_results_are_written_in_order_as_soon_as_they_are_there() -> None:
+    """The second item overtakes the first and waits for it; a result waits for no later item, or a live stream would lag."""
+    second_is_done, both_are_written = threading.Event(), threading.Event()
+    out: list[int] = []
+
+    def work(item: int) -> int:
+        if item == 0:
+            assert second_is_done.wait(DEADLINE_S)
+        else:
+            second_is_done.set()
+        return item
+
+    def read() -> Iterator[int]:
+        yield 0
+        yield 1
+        assert both_are_written.wait(DEADLINE_S)
+        yield 2
+
+    def take(item: int) -> None:
+        out.append(item)
+        if len(out) == 2:
+            both_are_written.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert run_pipeline(read(), lambda item: pool.submit(work, item), write_to(take), LIMITS) == (3, False)
+    assert out == [0, 1, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.video_io import transcode
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat
+from dni_deploy.video_io.pipeline import completed
 from dni_deploy.video_io.reader import DroppedFrames, VideoReader
 from dni_deploy.video_io.resume import job_folder_path, open_job
 from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
@@ -30,8 +32,8 @@ DEADLINE_S = 10.0
 ONE = Coefficients(("a",), (1.0,))
 
 
-def identity(frame: Frame, seconds: float, number: int) -> RenderedFrame:
-    return RenderedFrame(frame, 0, ONE)
+def identity(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
+    return completed(RenderedFrame(frame, 0, ONE))
 
 
 def transcode_clip(
@@ -61,7 +63,7 @@ def test_an_error_in_the_frame_function_ends_all_threads(tmp_path: Path, kind: t
     """After an error, the frames before it are encoded; an incomplete segment is not kept. Ctrl-C waits for no frame."""
     source = Clip(frames=60, audio=None).write(tmp_path / "in.mp4")
 
-    def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
+    def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
         if number == 30:
             raise kind("the reason")
         return identity(frame, seconds, number)
@@ -103,7 +105,7 @@ def test_the_decoder_never_runs_far_ahead(tmp_path: Path, monkeypatch: pytest.Mo
             is_full.set()
         return fix_timestamp(reader, frame)
 
-    def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
+    def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
         nonlocal ahead
         assert is_full.wait(DEADLINE_S)
         ahead = max(ahead, decoded - number)
@@ -139,7 +141,7 @@ def test_memory_use_is_constant(tmp_path: Path) -> None:
     source = Clip(frames=20_000, width=32, height=32, audio=None, gop=250).write(tmp_path / "in.mp4")
     this_process, sizes = psutil.Process(), {}
 
-    def process_frame(frame: Frame, seconds: float, number: int) -> RenderedFrame:
+    def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
         if number in (1_000, 5_000, 10_000, 19_999):
             sizes[number] = this_process.memory_info().rss
         return identity(frame, seconds, number)
