@@ -7,8 +7,6 @@ levels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -101,7 +99,7 @@ def render_map(
 ) -> MapRender:
     """Renders a frame with the alpha of each pixel from a map.
 
-    The session's alpha is afterwards what it was; nobody else may set it meanwhile.
+    The session's alpha stays what it is, whoever uses the session meanwhile.
 
     Args:
         session: Renders the levels.
@@ -122,57 +120,55 @@ def render_map(
         MismatchError: The map has another size.
         UsageError: The frame or an option is none.
         CoefficientsError: An alpha does not suit the family.
-        EngineError: The engine failed, or another thread has set the alpha.
+        EngineError: The engine failed.
     """
     check_frame(frame)
     parsed_map = alpha_map if isinstance(alpha_map, AlphaMap) else AlphaMap.of(alpha_map)
     alpha_range = AlphaMapRange.from_options(session, black, white)
     plan = plan_map(parsed_map, frame.shape[0], frame.shape[1], session.signature, levels=levels, tile=tile, overlap=overlap)
-    with preserve_alpha(session):
-        pixels = render_plan(session, frame, plan, alpha_range, progress)
+    pixels = render_plan(session, frame, plan, alpha_range, progress=progress)
     return MapRender(round_pixels(pixels), tuple(alpha_range.interpolate(level.fraction) for level in plan.levels), plan)
 
 
 def render_plan(
-    session: Session, frame: Frame, plan: MapPlan, alpha_range: AlphaMapRange, progress: OptionalProgress = None
+    session: Session,
+    frame: Frame,
+    plan: MapPlan,
+    alpha_range: AlphaMapRange,
+    *,
+    descending: bool = False,
+    progress: OptionalProgress = None,
 ) -> NDArray[np.float32]:
-    """Renders a frame by a plan; the session is left at the last level's alpha.
-
-    Begins with the highest level where the session is at it, so that consecutive frames cost one refit less than they have
-    levels.
+    """Renders a frame by a plan, each level by an alpha of its own.
 
     Args:
         session: Renders the levels.
         frame: uint8 (H, W, 3), of the plan's size.
         plan: What to compute.
         alpha_range: The alphas at 0 and 1.
+        descending: Begin with the highest level. Frames that begin where the one before them ended cost one refit less than
+            they have levels.
         progress: Called before every run of the network.
 
     Returns:
         float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped.
 
     Raises:
-        EngineError: The engine failed, or another thread has set the alpha: no frame is made of levels that the plan does not
-            have.
+        EngineError: The engine failed.
     """
     padded = pad_frame(frame, session.signature.multiple)
     scale = plan.scale
     out = np.zeros((3, scale * plan.height, scale * plan.width), np.float32)
     levels = [(level, alpha_range.interpolate(level.fraction)) for level in plan.levels]
-    if session.alpha == levels[-1][1]:
+    if descending:
         levels.reverse()
     done = 0
     for level, alpha in levels:
-        session.alpha = alpha
-        session.wait_until_applied()  # a session with `async_refit` would give frames of the level before
         for rect, kept_rect in level.tiles:
             report_progress(progress, done, plan.tile_count, str(alpha))
             done += 1
-            rendered = session.render_pixels(np.ascontiguousarray(padded[rect.top : rect.bottom, rect.left : rect.right]))
-            if rendered.coefficients != alpha:
-                raise EngineError(
-                    "The session's alpha was set from elsewhere while a map was rendered; the frame was not made."
-                )
+            piece = np.ascontiguousarray(padded[rect.top : rect.bottom, rect.left : rect.right])
+            rendered = session.render_pixels(piece, alpha=alpha)
             if rendered.pixels.shape[1:] != (scale * rect.height, scale * rect.width):
                 raise EngineError(f"The network's scale is not {scale}; the manifest is wrong.")
             _add_weighted(out, rendered.pixels, plan.compute_weights(level, kept_rect), rect, kept_rect, scale)
@@ -183,16 +179,6 @@ def measure_map_error(first: NDArray[np.float32], second: NDArray[np.float32]) -
     """Measures how far two outputs of `render_plan` differ, clamped to 0..255: the largest and the mean difference."""
     difference = np.abs(np.clip(first, 0, 255, dtype=np.float64) - np.clip(second, 0, 255, dtype=np.float64))
     return float(difference.max()), float(difference.mean())
-
-
-@contextmanager
-def preserve_alpha(session: Session) -> Iterator[None]:
-    """Restores the session's alpha at the end of the context, whatever happens inside."""
-    before = session.alpha
-    try:
-        yield
-    finally:
-        session.alpha = before
 
 
 def _add_weighted(
@@ -246,7 +232,7 @@ class AlphaMapResult(NamedTuple):
 
 
 class AlphaMapRenderer:
-    """Renders frames with a map; the session's alpha is meanwhile that of some level.
+    """Renders frames with a map; the session's alpha stays what it is.
 
     Attributes:
         session: Renders the levels.
@@ -262,6 +248,7 @@ class AlphaMapRenderer:
         self.session, self.options, self.alpha_map, self.alpha_range = session, options, alpha_map, alpha_range
         self._plan: MapPlan | None = None
         self._plan_key: tuple[object, ...] = ()
+        self._descending = True
 
     def plan(self, frame: Frame, tile: int | None, overlap: int | None) -> MapPlan:
         """Plans a frame, or returns the last plan where it holds; raises as `plan_map` does."""
@@ -280,7 +267,7 @@ class AlphaMapRenderer:
     def render(
         self, frame: Frame, tile: int | None = None, overlap: int | None = None, progress: OptionalProgress = None
     ) -> AlphaMapResult:
-        """Renders a frame; the session is left at the alpha of a level.
+        """Renders a frame.
 
         Args:
             frame: uint8 (H, W, 3).
@@ -295,15 +282,15 @@ class AlphaMapRenderer:
             MismatchError: As `render_map`, like its other errors.
         """
         plan = self.plan(frame, tile, overlap)
-        pixels = render_plan(self.session, frame, plan, self.alpha_range, progress)
+        self._descending = not self._descending
+        pixels = render_plan(self.session, frame, plan, self.alpha_range, descending=self._descending, progress=progress)
         error_max = error_mean = None
         if self.options.measure_error and plan.exact:
             error_max = error_mean = 0.0
         elif self.options.measure_error:
             # Halved steps: the levels of the plan stay, or the two could differ by more than either does from the truth.
             finer = self._plan_frame(frame, 2 * (self.options.levels or DEFAULT_LEVELS) - 1, tile, overlap)
-            with preserve_alpha(self.session):
-                error_max, error_mean = measure_map_error(pixels, render_plan(self.session, frame, finer, self.alpha_range))
+            error_max, error_mean = measure_map_error(pixels, render_plan(self.session, frame, finer, self.alpha_range))
         return AlphaMapResult(
             round_pixels(pixels),
             AlphaMapStats(len(plan.levels), plan.tile_count, plan.relative_cost, plan.exact, error_max, error_mean),
