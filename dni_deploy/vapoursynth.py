@@ -19,47 +19,14 @@ from typing import Any
 
 import numpy as np
 import vapoursynth as vs
-from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.control.frame_alpha import FrameAlpha, StreamAlpha, open_frame_alpha
 from dni_deploy.control.open_listeners import ListenerOptions
-from dni_deploy.errors import EngineError, LimitError, UsageError
-from dni_deploy.imaging.frames import check_signature, mirror_indices, padded_size
+from dni_deploy.errors import LimitError, UsageError
+from dni_deploy.imaging.frames import check_signature
 from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
 from dni_deploy.session.session import Session, open_session
-
-
-def render_planes(session: Session, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Renders a frame of floats, without the rounding and the limits of Session.render.
-
-    Values below black or above white are passed to the network, and it may return some.
-
-    Args:
-        session: The session.
-        planes: float32 (3, H, W), RGB, black 0 and white 1.
-
-    Returns:
-        float32 (3, scale * H, scale * W), an array that the caller owns.
-
-    Raises:
-        EngineError: The output holds a NaN or an infinity.
-    """
-    signature = session.signature
-    span, low = np.float32(signature.high - signature.low), np.float32(signature.low)
-    _, height, width = planes.shape
-    padded_height, padded_width = padded_size(height, width, signature.multiple)
-    rows = np.append(np.arange(height), mirror_indices(height, padded_height - height))
-    columns = np.append(np.arange(width), mirror_indices(width, padded_width - width))
-    x = (planes * span + low)[:, rows[:, None], columns]
-    y = session.infer(x[:, None] if signature.input_channels == 1 else x[None])
-    scale = signature.scale
-    padded: NDArray[np.float32] = y.reshape(3, scale * padded_height, scale * padded_width)
-    pixels = padded[:, : scale * height, : scale * width]
-    if not np.isfinite(pixels).all():
-        raise EngineError("The network's output holds values that are NaN or infinite; check the frame and the value range.")
-    rendered: NDArray[np.float32] = planes - pixels / span if signature.residual else (pixels - low) / span
-    return rendered
 
 
 def dni(
@@ -148,29 +115,26 @@ def dni(
 class _FrameFilter:
     """What ModifyFrame calls for each frame; the clip owns it.
 
-    Thread safety: For any thread. The lock keeps setting alpha and rendering together.
+    Thread safety: For any thread; frames of several threads overlap.
     """
 
     def __init__(self, session: Session, frame_alpha: FrameAlpha, format_id: int) -> None:
-        self.session, self.frame_alpha, self.is_rgb24 = session, frame_alpha, format_id == vs.RGB24
+        self.session, self.frame_alpha = session, frame_alpha
+        self._dtype = np.uint8 if format_id == vs.RGB24 else np.float32  # floats are neither rounded nor clamped
         self._lock = threading.Lock()
 
     def __call__(self, n: int, f: list[Any]) -> Any:
         source, target = f[0], f[1].copy()
-        planes = [np.asarray(source[plane]) for plane in range(3)]
-        with self._lock:
-            self.session.alpha = coefficients = self.frame_alpha.at(n)
-            if self.is_rgb24:
-                rendered = self.session.render(np.stack(planes, axis=-1)).output.transpose(2, 0, 1)
-            else:
-                rendered = render_planes(self.session, np.stack(planes))
-            generation = self.session.generation
+        with self._lock:  # an alpha that moves has a time of its own
+            coefficients = self.frame_alpha.at(n)
+        frame = np.stack([np.asarray(source[plane], self._dtype) for plane in range(3)], axis=-1)
+        rendered = self.session.render(frame, alpha=coefficients)
         for plane in range(3):
-            np.asarray(target[plane])[:] = rendered[plane]
+            np.asarray(target[plane])[:] = rendered.output[..., plane]
         for name, value in source.props.items():
             target.props[name] = value
         target.props["dni_alpha"] = list(coefficients.values)
-        target.props["dni_generation"] = generation
+        target.props["dni_generation"] = rendered.generation
         return target
 
 

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -257,31 +256,3 @@ def test_vspipe_renders_a_script(bundles: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert b" W32 H24 " in done.stdout.partition(b"\n")[0]
     assert done.stdout.count(b"FRAME\n") == 9
-
-
-@pytest.mark.parametrize("multiple", [1, 4, 16])
-@pytest.mark.parametrize("residual", [False, True])
-def test_render_planes_pads_and_keeps_floats(monkeypatch: pytest.MonkeyPatch, residual: bool, multiple: int) -> None:
-    """Without VapourSynth: float64 by hand, for a network that halves; 1e-6 is a few units in the last place of float32."""
-    from dni_deploy.signature import Signature
-
-    if not HERE:
-        monkeypatch.setitem(sys.modules, "vapoursynth", ModuleType("vapoursynth"))
-    from dni_deploy.vapoursynth import render_planes
-
-    if not HERE:
-        del sys.modules["dni_deploy.vapoursynth"]
-
-    shapes = []
-
-    def infer(x: np.ndarray) -> np.ndarray:
-        shapes.append(x.shape)
-        return x * np.float32(0.5)
-
-    signature = Signature(radius=0, low=-1.0, high=1.0, residual=residual, multiple=multiple)
-    session: Any = SimpleNamespace(signature=signature, infer=infer)
-    planes = np.random.default_rng(0).uniform(-0.5, 1.5, (3, 5, 7)).astype(np.float32)
-    x = planes.astype(np.float64) * 2 - 1
-    expected = planes - x / 2 / 2 if residual else (x / 2 + 1) / 2
-    assert np.abs(render_planes(session, planes) - expected).max() <= 1e-6
-    assert shapes == [(1, 3, -(-5 // multiple) * multiple, -(-7 // multiple) * multiple)]

@@ -80,6 +80,28 @@ def test_rounds_half_to_even_and_clamps() -> None:
     assert from_network(y, frame, signature)[0, :, 0].tolist() == [0, 2, 2, 254, 0, 255]
 
 
+@pytest.mark.parametrize("multiple", [1, 4, 16])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_float32_frame_is_neither_rounded_nor_clamped(residual: bool, multiple: int) -> None:
+    """float64 by hand, for a network that halves; 1e-6 is a few units in the last place of float32."""
+    signature = Signature(low=-1.0, residual=residual, multiple=multiple)
+    frame = np.random.default_rng(0).uniform(-0.5, 1.5, (5, 7, 3)).astype(np.float32)
+    x = to_network(frame, signature)
+    assert x.shape == (1, 3, -(-5 // multiple) * multiple, -(-7 // multiple) * multiple)
+    y = from_network(x * np.float32(0.5), frame, signature)
+    assert y.dtype == np.float32
+    value = frame.astype(np.float64) * 2 - 1
+    assert np.abs(y - (frame - value / 2 / 2 if residual else (value / 2 + 1) / 2)).max() <= 1e-6
+
+
+def test_a_uint16_frame_keeps_every_level() -> None:
+    frame = np.arange(65536, dtype=np.uint16).reshape(256, 256)[..., None].repeat(3, axis=2)
+    for signature in (Signature(), Signature(low=-1.0), Signature(1, 1)):
+        out = from_network(to_network(frame, signature), frame, signature)
+        assert out.dtype == np.uint16
+        assert np.array_equal(out, frame)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_nan_output_is_an_error_and_not_a_black_frame(bad: float) -> None:
     frame = random_frame(4, 4)

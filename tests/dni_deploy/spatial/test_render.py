@@ -189,6 +189,7 @@ def test_consecutive_frames_of_a_map_save_a_refit_each() -> None:
         plan = plan_map(AlphaMap.of(masks(40, 40)["half"]), 40, 40, session.signature)
         ends, engine = AlphaMapRange.from_options(session), session.engine
         session.alpha = 0.25  # of no level
+        session.wait_until_applied()
         outputs = [render_plan(session, frame(40, 40), plan, ends, descending=True)]
         before = engine.refits  # type: ignore[attr-defined]
         outputs += [render_plan(session, frame(40, 40), plan, ends, descending=bool(index % 2)) for index in range(4)]
