@@ -153,4 +153,4 @@ def _run_in_bands(convert_rows: Callable[[slice], None], height: int, values: in
 
 @cache
 def _open_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(CONVERSION_THREADS, thread_name_prefix="dni-deploy frame")
+    return ThreadPoolExecutor(CONVERSION_THREADS, thread_name_prefix="frame conversion")

@@ -51,7 +51,7 @@ class FrameRing:
                 if self._closed:
                     raise EngineError("The session is closed.")
                 if self._executor is None:
-                    self._executor = ThreadPoolExecutor(FRAMES_IN_FLIGHT, thread_name_prefix="dni-deploy ring")
+                    self._executor = ThreadPoolExecutor(FRAMES_IN_FLIGHT, thread_name_prefix="frames in flight")
                 future = self._executor.submit(work, held)
             end = stack.pop_all().close
         future.add_done_callback(lambda _: end())
