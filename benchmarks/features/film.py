@@ -28,7 +28,7 @@ from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat
 from dni_deploy.video_io.mux import check_output_streams, find_muxer, mux_segments
-from dni_deploy.video_io.pipeline import completed
+from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.resume import open_job
 from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
 from dni_deploy.video_io.video_file import open_video_file
@@ -58,7 +58,7 @@ def run_identity_pipeline(source: Path, output: Path) -> None:
     stamp = Coefficients(("a",), (1.0,))
 
     def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
-        return completed(RenderedFrame(frame, 1, stamp))
+        return make_completed_future(RenderedFrame(frame, 1, stamp))
 
     video_file = open_video_file(source)
     target = OutputFormat.from_video_file(video_file, 1)

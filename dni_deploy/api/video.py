@@ -42,7 +42,7 @@ from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, pad_size_to_even
 from dni_deploy.video_io.mux import ATTACHMENT_MUXER, check_output_streams, find_muxer, mux_segments
-from dni_deploy.video_io.pipeline import completed
+from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.reader import DroppedFrames
 from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job
 from dni_deploy.video_io.transcode import FrameFunction, JobFolderError, TranscodeSettings, transcode_segments
@@ -233,7 +233,7 @@ def make_frame_function(
             return stamps[-1].output
 
         output = run_tiled(render_tile, frame, session.signature, tile, overlap)
-        return completed(RenderedFrame(output, stamps[-1].generation, stamps[-1].coefficients))
+        return make_completed_future(RenderedFrame(output, stamps[-1].generation, stamps[-1].coefficients))
 
     return process_frame
 

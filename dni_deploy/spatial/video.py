@@ -19,7 +19,7 @@ from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.session import Session
 from dni_deploy.spatial.alpha_map import DEFAULT_LEVELS, AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer
-from dni_deploy.video_io.pipeline import completed
+from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import fingerprint_file
 from dni_deploy.video_io.transcode import FrameFunction
@@ -185,6 +185,8 @@ class SpatialVideoSettings:
             if renderer is None:
                 renderer = AlphaMapRenderer(session, self.options, alpha_map, alpha_range)
             renderer.alpha_map, renderer.alpha_range = alpha_map, alpha_range
-            return completed(RenderedFrame(renderer.render(frame, tile or 0, overlap).output, generation, alpha_range.black))
+            return make_completed_future(
+                RenderedFrame(renderer.render(frame, tile or 0, overlap).output, generation, alpha_range.black)
+            )
 
         return process_frame

@@ -137,7 +137,7 @@ def run_pipeline(
     return PipelineResult(written, bool(errors))
 
 
-def completed(result: Out) -> Future[Out]:
+def make_completed_future(result: Out) -> Future[Out]:
     """Returns a future that has this result, for a `process` that has done its work when it returns."""
     future: Future[Out] = Future()
     future.set_result(result)

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from dni_deploy.video_io.pipe import OutputClosedError
-from dni_deploy.video_io.pipeline import PipelineLimits, completed, run_pipeline
+from dni_deploy.video_io.pipeline import PipelineLimits, make_completed_future, run_pipeline
 from dni_deploy.video_io.queues import QueueClosedError
 
 DEADLINE_S = 10.0
@@ -34,7 +34,7 @@ def write_to(target: Callable[[int], object]) -> Callable[[Iterator[int]], None]
 
 
 def identity(item: int) -> Future[int]:
-    return completed(item)
+    return make_completed_future(item)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,10 @@ def _no_thread_is_left() -> Iterator[None]:
 
 def test_items_are_written_in_order() -> None:
     out: list[int] = []
-    assert run_pipeline(range(200), lambda item: completed(item * 1000), write_to(out.append), LIMITS) == (200, False)
+    assert run_pipeline(range(200), lambda item: make_completed_future(item * 1000), write_to(out.append), LIMITS) == (
+        200,
+        False,
+    )
     assert out == [1000 * item for item in range(200)]
     assert run_pipeline((), identity, write_to(out.append), LIMITS) == (0, False)
 
@@ -67,7 +70,7 @@ def test_reading_processing_and_writing_overlap() -> None:
         yield meet(2)
 
     def process(item: int) -> Future[int]:
-        return completed(meet(item) if item == 1 else item)
+        return make_completed_future(meet(item) if item == 1 else item)
 
     assert run_pipeline(read(), process, write_to(lambda item: meet(item) if item == 0 else item), LIMITS) == (3, False)
 
@@ -130,7 +133,7 @@ class FaultyStream:
             failed: Future[int] = Future()
             failed.set_exception(FaultError())
             return failed
-        return completed(self._pass("process", item))
+        return make_completed_future(self._pass("process", item))
 
     def write(self, items: Iterator[tuple[int, int]]) -> None:
         if self.is_output_slow:  # as slow as possible: it starts when all others wait for it
@@ -207,7 +210,7 @@ def test_the_first_error_wins() -> None:
 
     def process(item: int) -> Future[int]:
         assert has_failed.wait(DEADLINE_S)
-        return completed(item)
+        return make_completed_future(item)
 
     with pytest.raises(FaultError):
         run_pipeline(read(), process, write, LIMITS)

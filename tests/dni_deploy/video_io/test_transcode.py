@@ -17,7 +17,7 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.video_io import transcode
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat
-from dni_deploy.video_io.pipeline import completed
+from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.reader import DroppedFrames, VideoReader
 from dni_deploy.video_io.resume import job_folder_path, open_job
 from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
@@ -33,7 +33,7 @@ ONE = Coefficients(("a",), (1.0,))
 
 
 def identity(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
-    return completed(RenderedFrame(frame, 0, ONE))
+    return make_completed_future(RenderedFrame(frame, 0, ONE))
 
 
 def transcode_clip(
