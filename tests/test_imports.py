@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": {"engines", "blending", "alpha", "bundle", "imaging"},
     "spatial": {"session", "video_io", "imaging", "alpha"},
     "compatibility": {"session", "engines", "exporters", "blending", "bundle", "checkpoints", "imaging", "reports"},
-    "latency": {"session", "engines", "exporters", "video_io", "control", "alpha", "blending", "bundle", "imaging"},
+    "latency": {"session", "engines", "exporters", "video_io", "control", "blending", "bundle", "imaging"},
     "webui": {"session", "control", "alpha", "video_io", "imaging"},
     "vapoursynth": {"session", "control", "bundle", "imaging"},
     "api": LIBRARY - {"api"},

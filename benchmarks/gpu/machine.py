@@ -10,7 +10,7 @@ import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
-from dni_deploy import __version__
+from dni_deploy._version import __version__
 from dni_deploy.utils.hardware import count_cores, cpu_name
 from engines.cuda import driver
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import InputError, UsageError, escape_name
@@ -154,7 +153,7 @@ def bench_video(
 
 
 def _time_frame(
-    session: Session, encoder: Encoder, frame: DecodedFrame, alpha: Coefficients, changed_first: bool
+    session: Session, encoder: Encoder, frame: DecodedFrame, alpha: tuple[float, ...], changed_first: bool
 ) -> dict[str, float]:
     """Times a frame with a change of alpha and without, and its encoding: seconds by stage."""
     seconds = {}
@@ -172,8 +171,8 @@ def _time_frame(
     return seconds
 
 
-def _draw_coefficients(rng: np.random.Generator, members: tuple[str, ...]) -> Coefficients:
-    return Coefficients.parse(rng.dirichlet(np.ones(len(members))).tolist(), members)
+def _draw_coefficients(rng: np.random.Generator, members: tuple[str, ...]) -> tuple[float, ...]:
+    return tuple(rng.dirichlet(np.ones(len(members))).tolist())
 
 
 def _measure_slider_delays(
@@ -199,7 +198,7 @@ def _measure_slider_delays(
     try:
         while mover.is_alive() or len(delays) < len(move_times):
             session.alpha = shared_alpha.at(0.0, 0)
-            rendered_with = session.render(frame.rgb).coefficients
+            rendered_with = session.render(frame.rgb).coefficients.values
             now = time.perf_counter()
             moves = reversed(range(len(delays), len(move_times)))
             newest = next((move for move in moves if alphas[move] == rendered_with), None)
