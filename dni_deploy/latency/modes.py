@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.utils.hardware import has_bfloat16
 from dni_deploy.utils.progress import OptionalProgress
 from engines.interface import Engine, EngineOptions
 from engines.registry import (
@@ -22,7 +23,8 @@ from engines.registry import (
 
 ORT_BASELINES = "dni_deploy.latency.baselines.onnxruntime_cpu"
 TENSORRT_BASELINES = "dni_deploy.latency.baselines.tensorrt"
-TORCH_BASELINE = "dni_deploy.latency.baselines.torch_eager"
+TORCH_BASELINES = "dni_deploy.latency.baselines.torch_cpu"
+OPENVINO_BASELINES = "dni_deploy.latency.baselines.openvino"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class BackendMode:
         on_gpu: Whether it computes on a GPU: its weights are not in resident memory then.
         build_plan: Builds the plan that it opens unless the bundle has one; None where it needs none, or `dni-deploy build`
             builds it.
+        module: Module whose import loads the packages that it needs on the CPU beside ONNX Runtime; None where it needs none.
     """
 
     name: str
@@ -48,6 +51,7 @@ class BackendMode:
     changes_alpha: bool = True
     on_gpu: bool = False
     build_plan: Callable[[Bundle, OptionalProgress], None] | None = None
+    module: str | None = None
 
 
 def _make_engine_mode(name: str, title: str, engine: str, *, on_gpu: bool = False) -> BackendMode:
@@ -94,15 +98,34 @@ def _why_statistics_unsupported(bundle: Bundle | None) -> str | None:
     return "the bundle has re-estimated BatchNorm statistics, which the baselines do not blend"
 
 
-def _open_torch(bundle: Bundle, options: EngineOptions) -> Engine:
-    engine: Engine = import_backend_function("torch", f"{TORCH_BASELINE}:TorchEager")(bundle, options)
-    return engine
+def _make_torch_baseline(name: str, title: str, engine_class: str) -> BackendMode:
+    """Makes the mode of a baseline in PyTorch; `engine_class` is its name in the module of these baselines."""
+
+    def open_engine(bundle: Bundle, options: EngineOptions) -> Engine:
+        engine: Engine = import_backend_function("torch", f"{TORCH_BASELINES}:{engine_class}")(bundle, options)
+        return engine
+
+    def unavailable_reason(bundle: Bundle | None) -> str | None:
+        if importlib.util.find_spec("torch") is None:
+            return "torch not installed: pip install 'dni-deploy[export]'"
+        return _why_statistics_unsupported(bundle)
+
+    return BackendMode(name, title, open_engine, unavailable_reason, module=TORCH_BASELINES)
 
 
-def _why_torch_unavailable(bundle: Bundle | None) -> str | None:
-    if importlib.util.find_spec("torch") is None:
-        return "torch not installed: pip install 'dni-deploy[export]'"
-    return _why_statistics_unsupported(bundle)
+def _make_openvino_baseline(name: str, title: str, engine_class: str, *, needs_bfloat16: bool = False) -> BackendMode:
+    """Makes the mode of a baseline in OpenVINO; `engine_class` is its name in the module of these baselines."""
+
+    def open_engine(bundle: Bundle, options: EngineOptions) -> Engine:
+        engine: Engine = import_backend_function("openvino", f"{OPENVINO_BASELINES}:{engine_class}")(bundle, options)
+        return engine
+
+    def unavailable_reason(bundle: Bundle | None) -> str | None:
+        if importlib.util.find_spec("openvino") is None:
+            return "openvino not installed: pip install openvino"
+        return "this processor does not compute in bfloat16" if needs_bfloat16 and not has_bfloat16() else None
+
+    return BackendMode(name, title, open_engine, unavailable_reason, changes_alpha=False, module=OPENVINO_BASELINES)
 
 
 BACKEND_MODES = (
@@ -117,10 +140,24 @@ BACKEND_MODES = (
     _make_ort_baseline("rebuild", "a new ONNX Runtime session for every alpha", "open_rebuild"),
     _make_ort_baseline("inputs", "ONNX Runtime, weights as graph inputs", "OrtInputsBaseline"),
     _make_ort_baseline("in graph", "ONNX Runtime, alpha as a graph input, blend in the graph", "OrtGraphBaseline"),
+    _make_openvino_baseline("openvino", "OpenVINO with constant weights and shape, float32", "OpenVinoBaseline"),
+    _make_openvino_baseline(
+        "openvino bf16", "OpenVINO with constant weights and shape, bfloat16", "OpenVinoBf16Baseline", needs_bfloat16=True
+    ),
     _make_tensorrt_baseline("trt constant", "TensorRT with constant weights", "tensorrt-constant", changes_alpha=False),
     _make_tensorrt_baseline("trt inputs", "TensorRT, weights as inputs of the network", "tensorrt-inputs"),
     _make_tensorrt_baseline("trt in graph", "TensorRT, alpha as an input, blend in the network", "tensorrt-graph"),
-    BackendMode("torch", "PyTorch eager, blended state dict and load_state_dict", _open_torch, _why_torch_unavailable),
+    _make_torch_baseline("torch", "PyTorch eager, blended state dict and load_state_dict", "TorchEager"),
+    _make_torch_baseline(
+        "torch channels last",
+        "PyTorch eager in channels-last order, blended state dict and load_state_dict",
+        "TorchChannelsLast",
+    ),
+    _make_torch_baseline(
+        "torch compile",
+        "torch.compile in channels-last order, constant shape, blended state dict and load_state_dict",
+        "TorchCompiled",
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping
@@ -126,8 +127,8 @@ def _measure_memory_growth(bundle_path: str, name: str, shape: tuple[int, ...], 
     bundle = Bundle.open(bundle_path)
     import onnxruntime  # noqa: F401
 
-    if name == "torch":
-        import dni_deploy.latency.baselines.torch_eager  # noqa: F401
+    if mode.module is not None:
+        importlib.import_module(mode.module)
     before = measure_resident_bytes()
     engine = mode.open_engine(bundle, EngineOptions(threads=threads, slots=1))
     x = np.zeros(shape, np.float32)

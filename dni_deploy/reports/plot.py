@@ -22,6 +22,7 @@ MAIN_COLOR, SECOND_COLOR, INK_COLOR = "#b8420e", "#3b6ea5", "#1d2329"
 LEVEL_COLORS = ("#4b5563", "#2f7d5b")
 BENCH_COLORS = (
     "#b8420e", "#4b5563", "#3b6ea5", "#2f7d5b", "#8a6d3b", "#7a4a8c", "#c98a1b", "#1f8a8a", "#a3476b", "#6b7f2a", "#5a5ac0",
+    "#9aa3ad", "#d98f7a", "#8fb8de", "#7fc4a0",
 )  # fmt: skip
 LABEL_MARGIN = 0.15
 """Fraction of the axis from an end, within which a label is written inwards."""

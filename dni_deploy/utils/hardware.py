@@ -10,6 +10,9 @@ from pathlib import Path
 LAYOUT_FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_tile", "neon", "asimd")
 """The instruction sets that change how ONNX Runtime lays weights out."""
 
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""The instruction sets that multiply in bfloat16; one of them is enough."""
+
 
 @lru_cache(maxsize=1)
 def _read_cpu_fields() -> dict[str, str]:
@@ -21,6 +24,11 @@ def _read_cpu_fields() -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in fields}
 
 
+def _read_cpu_flags() -> list[str]:
+    fields = _read_cpu_fields()
+    return (fields.get("flags") or fields.get("Features") or "").split()
+
+
 def cpu_name() -> str:
     """Returns the name of the processor, or that of its architecture where the system does not tell."""
     return _read_cpu_fields().get("model name") or platform.processor() or platform.machine()
@@ -28,9 +36,13 @@ def cpu_name() -> str:
 
 def layout_instruction_sets() -> tuple[str, ...]:
     """Returns those of LAYOUT_FLAGS that the processor has (on Linux; elsewhere none)."""
-    fields = _read_cpu_fields()
-    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    flags = _read_cpu_flags()
     return tuple(flag for flag in LAYOUT_FLAGS if flag in flags)
+
+
+def has_bfloat16() -> bool:
+    """Tells whether the processor multiplies in bfloat16 (on Linux on x86; elsewhere False)."""
+    return not BFLOAT16_FLAGS.isdisjoint(_read_cpu_flags())
 
 
 def count_cores() -> int:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from dni_deploy.api.bench import bench
+from dni_deploy.api.bench import ModeResult, _compute_memory_ratio, _compute_ratios, bench
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import UnavailableError
+from dni_deploy.errors import EngineError, UnavailableError
+from dni_deploy.latency.baselines.onnxruntime_cpu import OrtInputsBaseline
 from dni_deploy.latency.modes import BACKEND_MODES
+from dni_deploy.latency.timing import TimingSamples
 from engines.cuda import driver
 from tests.engines.conftest import write
 from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
@@ -19,7 +21,9 @@ from tests.engines.trt.conftest import bn, build
 from tests.fakes.gpu import FakeGpu
 
 ON_CPU = ["in place", "constant", "rebuild", "inputs", "in graph"]
+OPENVINO = ["openvino", "openvino bf16"]
 TENSORRT = ["tensorrt", "trt constant", "trt inputs", "trt in graph"]
+TORCH = ["torch", "torch channels last", "torch compile"]
 
 
 @pytest.fixture
@@ -34,12 +38,12 @@ def quick(bundle: Bundle, **options: Any) -> Any:
 def test_without_a_gpu_its_rows_are_omitted_with_a_reason(bundle: Bundle) -> None:
     if driver.why_gpu_unavailable() is None:
         pytest.skip("there is a GPU here")
-    report = quick(bundle)
+    report = quick(bundle, modes=[row.name for row in BACKEND_MODES if row.name not in OPENVINO])
     assert [row.name for row in report.rows] == ON_CPU
-    left_out = {name: reason for name, reason in report.skipped.items() if name != "torch"}
+    left_out = {name: reason for name, reason in report.skipped.items() if name not in TORCH}
     assert set(left_out) == {row.name for row in BACKEND_MODES if row.on_gpu} == {*TENSORRT, "ort gpu"}
     assert all("no NVIDIA driver" in reason for reason in left_out.values())
-    assert "torch" in report.skipped  # an architecture that the package does not know
+    assert set(TORCH) <= set(report.skipped)  # an architecture that the package does not know
     assert report.ratios["frame with a change / steady frame"] > 0
     assert "alpha change / plain copy of the same bytes" in report.ratios
     assert "gpu" not in report.machine
@@ -93,3 +97,35 @@ def test_baselines_leave_out_a_bundle_with_re_estimated_statistics(bundle: Bundl
     report = quick(recalibrated(bundle), modes=ON_CPU)
     assert [row.name for row in report.rows] == ["in place", "constant"]
     assert "re-estimated BatchNorm statistics" in report.skipped["inputs"]
+
+
+def test_a_mode_whose_first_frame_fails_is_skipped_with_its_reason(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the network cannot be compiled; the other rows are timed."""
+
+    def fail(self: OrtInputsBaseline, slot: int, x: Any) -> Any:
+        raise EngineError("It cannot be compiled.")
+
+    monkeypatch.setattr(OrtInputsBaseline, "infer", fail)
+    report = quick(bundle, modes=["in place", "inputs"])
+    assert [row.name for row in report.rows] == ["in place"]
+    assert report.skipped == {"inputs": "It cannot be compiled."}
+
+
+def sample(steady: list[float]) -> TimingSamples:
+    return TimingSamples(change=[1.0] * len(steady), first=[1.0] * len(steady), steady=steady)
+
+
+def test_the_best_peer_is_the_fastest_of_all_of_them() -> None:
+    samples = {"in place": sample([4.0, 8.0]), "openvino": sample([2.0, 4.0]), "torch compile": sample([5.0, 10.0])}
+    ratios = _compute_ratios(samples)
+    assert ratios["steady frame, ours / best CPU peer"] == ratios["steady frame, ours / openvino"] == 2.0
+    assert "alpha change, torch compile / ours" in ratios
+    assert "alpha change, openvino / ours" not in ratios
+    del samples["openvino"]
+    assert "steady frame, ours / best CPU peer" not in _compute_ratios(samples)
+
+
+@pytest.mark.parametrize(("ours", "stock", "expected"), [(260.0, 200.0, {"memory, ours / constant": 1.3}), (None, 200.0, {})])
+def test_memory_is_compared_with_the_stock_session(ours: float | None, stock: float, expected: dict[str, float]) -> None:
+    rows = [ModeResult(name, "", 1, 1, 1, 1, memory, "") for name, memory in (("in place", ours), ("constant", stock))]
+    assert _compute_memory_ratio(rows) == expected

@@ -26,7 +26,12 @@ def bundle(tmp_path: Path) -> Bundle:
 def test_bench_compares_every_engine_that_users_can_choose() -> None:
     assert len(BY_NAME) == len(BACKEND_MODES)
     assert {mode.name for mode in BACKEND_MODES if mode.build_plan} == {"trt constant", "trt inputs", "trt in graph"}
-    assert {mode.name for mode in BACKEND_MODES if not mode.changes_alpha} == {"constant", "trt constant"}
+    assert {mode.name for mode in BACKEND_MODES if not mode.changes_alpha} == {
+        "constant",
+        "trt constant",
+        "openvino",
+        "openvino bf16",
+    }
     engine_by_mode = {"in place": "onnxruntime", "tensorrt": "tensorrt", "ort gpu": "onnxruntime-gpu"}
     assert set(engine_by_mode.values()) == set(ENGINES)
     assert set(engine_by_mode) <= set(BY_NAME)
@@ -42,9 +47,24 @@ def test_a_mode_opens_its_engine_with_the_given_number_of_slots(name: str, bundl
     engine.close()
 
 
-def test_without_torch_its_mode_names_the_extra(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["torch", "torch channels last", "torch compile"])
+def test_without_torch_its_modes_name_the_extra(name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modes.importlib.util, "find_spec", lambda name: None)
-    assert BY_NAME["torch"].unavailable_reason(bundle) == "torch not installed: pip install 'dni-deploy[export]'"
+    assert BY_NAME[name].unavailable_reason(bundle) == "torch not installed: pip install 'dni-deploy[export]'"
+
+
+@pytest.mark.parametrize("name", ["openvino", "openvino bf16"])
+def test_without_openvino_its_modes_name_the_package(name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modes.importlib.util, "find_spec", lambda name: None)
+    assert BY_NAME[name].unavailable_reason(bundle) == "openvino not installed: pip install openvino"
+
+
+def test_bfloat16_needs_a_processor_that_has_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO would emulate it elsewhere, slower than float32."""
+    monkeypatch.setattr(modes.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(modes, "has_bfloat16", lambda: False)
+    assert BY_NAME["openvino bf16"].unavailable_reason(bundle) == "this processor does not compute in bfloat16"
+    assert BY_NAME["openvino"].unavailable_reason(bundle) is None
 
 
 def test_only_an_in_place_engine_has_a_copy_baseline(bundle: Bundle) -> None:

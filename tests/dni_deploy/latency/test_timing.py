@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dni_deploy.latency import timing
+from dni_deploy.latency.modes import BackendMode
 from dni_deploy.latency.timing import compute_median_ratio, time_interleaved
+from tests.engines.conftest import write
+from tests.support.handmade_graphs import HAND
 
 X = np.zeros((1, 1, 2, 2), np.float32)
 
@@ -66,3 +72,19 @@ def test_every_engine_gets_the_same_alphas_and_is_first_equally_often() -> None:
 def test_a_ratio_is_computed_within_each_round() -> None:
     """A round that is slow for both engines does not change the ratio."""
     assert compute_median_ratio([2.0, 200.0, 2.0], [1.0, 100.0, 1.0]) == pytest.approx(2.0)
+
+
+def test_memory_is_read_after_the_packages_of_the_mode_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = write(HAND["conv_bn"](), tmp_path / "x.dni")
+    mode = BackendMode("counting", "", lambda bundle, options: Counting(), lambda bundle: None, module="wave")  # type: ignore[arg-type,return-value]
+    loaded: list[bool] = []
+
+    def measure_resident_bytes() -> int:
+        loaded.append("wave" in sys.modules)
+        return 100 * len(loaded)
+
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    monkeypatch.setattr(timing, "BACKEND_MODES", (mode,))
+    monkeypatch.setattr(timing, "measure_resident_bytes", measure_resident_bytes)
+    assert timing._measure_memory_growth(str(bundle.path), "counting", (1, 3, 8, 8), 1) == 100
+    assert loaded == [True, True]

@@ -38,6 +38,14 @@ def test_the_cpu_is_named_with_the_flags_that_matter(monkeypatch: pytest.MonkeyP
     assert hardware.layout_instruction_sets() == ("avx2", "avx512_vnni")  # in the order of LAYOUT_FLAGS
 
 
+@pytest.mark.parametrize(
+    ("flag", "expected"), [("avx512_vnni", False), ("avx512_bf16", True), ("amx_bf16", True), (None, False)]
+)
+def test_bfloat16_is_told_by_the_flags(flag: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_cpu_info(monkeypatch, None if flag is None else CPU_INFO.replace("avx512_vnni", flag))
+    assert hardware.has_bfloat16() is expected
+
+
 def test_arm_calls_its_flags_features(monkeypatch: pytest.MonkeyPatch) -> None:
     give_cpu_info(monkeypatch, "processor: 0\nFeatures: fp asimd\n")
     assert hardware.layout_instruction_sets() == ("asimd",)

@@ -1,4 +1,4 @@
-"""Baseline in PyTorch on the CPU: the state dicts are blended and loaded into the module, as the paper's code does it."""
+"""Baselines in PyTorch on the CPU: the state dicts are blended and loaded into the module, as the paper's code does it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import MismatchError
+from dni_deploy.errors import EngineError, MismatchError, escape_name
 from engines.frame_conversion import HostFrameEngine
 from engines.interface import EngineOptions
 from exporters.architectures.registry import find_architecture
@@ -24,6 +25,8 @@ class TorchEager(HostFrameEngine):
     name = "torch"
     update_path = "the state dicts are blended and loaded into the module"
     slots = 1
+    memory_format = torch.contiguous_format
+    """Order of the axes in memory of the weights and of what the layers compute; the output is always contiguous."""
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """Builds the module.
@@ -35,7 +38,8 @@ class TorchEager(HostFrameEngine):
         if options.threads:
             torch.set_num_threads(options.threads)
         tensors = [bundle.read_tensors(member) for member in bundle.members]
-        self._net = find_architecture(bundle.architecture, tensors[0]).build(tensors[0])
+        net = find_architecture(bundle.architecture, tensors[0]).build(tensors[0])
+        self._net: nn.Module = net.eval().to(memory_format=self.memory_format)  # type: ignore[call-overload]
         names = set(self._net.state_dict())
         if not names.issuperset(bundle.weight_names):
             raise MismatchError(f"The architecture {bundle.architecture!r} does not have the bundle's weights.")
@@ -56,10 +60,36 @@ class TorchEager(HostFrameEngine):
 
     def infer(self, slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Runs one frame; see `Engine.infer`."""
-        with torch.inference_mode():
-            result: NDArray[np.float32] = self._net(torch.from_numpy(x)).numpy()
+        try:
+            with torch.inference_mode():
+                y = self._net(torch.from_numpy(x).to(memory_format=self.memory_format))
+                result: NDArray[np.float32] = y.contiguous().numpy()
+        except RuntimeError as error:
+            reason = escape_name(str(error).partition("\n")[0].rstrip("."))
+            raise EngineError(f"PyTorch could not run an input of shape {x.shape}: {reason}.") from error
         return result
 
     def close(self) -> None:
         """Drops the state dicts."""
         self._states.clear()
+
+
+class TorchChannelsLast(TorchEager):
+    """The same module with its weights and frames in channels-last order, the order that PyTorch's convolutions prefer."""
+
+    name = "torch-channels-last"
+    memory_format = torch.channels_last
+
+
+class TorchCompiled(TorchChannelsLast):
+    """The module compiled by torch.compile for the shape of a frame, at its first frame; its code reads the loaded weights.
+
+    Compiling fails with EngineError, as without a C++ compiler.
+    """
+
+    name = "torch-compile"
+
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+        """Builds the module; errors are those of TorchEager."""
+        super().__init__(bundle, options)
+        self._net.compile(dynamic=False, fullgraph=True)  # or parts that do not compile would run eagerly, without a word
