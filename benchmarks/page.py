@@ -95,11 +95,11 @@ def _cpu_lines(result: Mapping[str, Any]) -> list[str]:
             "",
             f"Medians of {network['rounds']} rounds, {network['threads']} threads.",
             "",
-            "| way | alpha change, ms | first frame after it, ms | steady frame, ms | resident memory, MB |",
-            "|---|---|---|---|---|",
+            "| way | alpha change, ms | first frame after it, ms | steady frame, ms | from pixels to pixels, ms | resident memory, MB |",
+            "|---|---|---|---|---|---|",
         ]
         for row in network["rows"]:
-            cells = (row["change_ms"], row["first_ms"], row["steady_ms"], row["memory_mb"])
+            cells = (row["change_ms"], row["first_ms"], row["steady_ms"], row.get("pixels_ms"), row["memory_mb"])
             lines.append(f"| {row['title']} | " + " | ".join("-" if cell is None else f"{cell:.4g}" for cell in cells) + " |")
         lines += [f"\nNot run: {name}, {why}" for name, why in network["skipped"].items()]
     return lines

@@ -23,6 +23,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, UnavailableError, UsageError, escape_name
 from dni_deploy.latency.modes import BACKEND_MODES, BackendMode, make_copy_baseline
 from dni_deploy.latency.timing import TimingSamples, compute_median_ratio, measure_mode_memory, time_interleaved
+from dni_deploy.signature import Signature
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name, layout_instruction_sets
 from dni_deploy.utils.optional_packages import import_optional
@@ -51,6 +52,7 @@ class ModeResult:
         first_ms: The first frame after a change; None if alpha cannot change.
         changed_ms: A frame with a change before it: change + first, round by round.
         steady_ms: A frame without a change.
+        pixels_ms: The same from pixels to pixels, converted to the network and back; None for a network that takes no frames.
         memory_mb: Resident memory in megabytes; None if it was not measured.
         update_path: How new weights reach the running network.
     """
@@ -61,6 +63,7 @@ class ModeResult:
     first_ms: float | None
     changed_ms: float | None
     steady_ms: float
+    pixels_ms: float | None
     memory_mb: float | None
     update_path: str
 
@@ -153,6 +156,7 @@ def bench(
         )
     threads = threads or count_cores()
     x = _make_input(bundle, input_shape)
+    frame = _make_frame(x, signature)
 
     skipped: dict[str, str] = {}
     with ExitStack() as opened:
@@ -180,7 +184,9 @@ def bench(
         if not engines:
             raise UnavailableError(f"Nothing can be timed here; {'; '.join(f'{n}: {why}' for n, why in skipped.items())}.")
         update_paths = {name: engine.update_path for name, engine in engines.items()}
-        samples = time_interleaved(engines, copies, x, len(bundle.members), repeats, progress=progress)
+        samples = time_interleaved(
+            engines, copies, x, len(bundle.members), repeats, frame=frame, signature=signature, progress=progress
+        )
     results = []
     for number, row in enumerate(row for row in chosen if row.name in samples):
         report_progress(progress, number, len(samples), f"memory of {row.name}")
@@ -269,6 +275,15 @@ def _make_input(bundle: Bundle, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.array(np.broadcast_to(values, shape), np.float32)  # a copy: PyTorch wants to be able to write to it
 
 
+def _make_frame(x: NDArray[np.float32], signature: Signature) -> NDArray[np.uint8] | None:
+    """The input as pixels, where the network turns frames of three channels into frames."""
+    takes_frames = signature.kind == "image" and (signature.input_channels, signature.output_channels) == (3, 3)
+    if not takes_frames or len(x) != 1 or x.shape[2] % signature.multiple or x.shape[3] % signature.multiple:
+        return None
+    unit = (x[0] - signature.low) / (signature.high - signature.low)
+    return np.ascontiguousarray(np.rint(unit * 255).astype(np.uint8).transpose(1, 2, 0))
+
+
 def _make_result(mode: BackendMode, samples: TimingSamples, memory: int | None, update_path: str) -> ModeResult:
     def median(series: list[float]) -> float:
         return float(np.median(series)) * 1e3
@@ -283,6 +298,7 @@ def _make_result(mode: BackendMode, samples: TimingSamples, memory: int | None, 
         else None,
         # Without a change both frames of a round are steady ones, so both kinds of row keep as many.
         median(samples.steady),
+        median(samples.pixels) if samples.pixels else None,
         None if memory is None else memory / 1e6,
         update_path,
     )
@@ -294,6 +310,8 @@ def _compute_ratios(samples: dict[str, TimingSamples]) -> dict[str, float]:
         return {}
     changed = [change + first for change, first in zip(ours.change, ours.first, strict=True)]
     ratios = {"frame with a change / steady frame": compute_median_ratio(changed, ours.steady)}
+    if ours.pixels:
+        ratios["frame from pixels to pixels / steady frame"] = compute_median_ratio(ours.pixels, ours.steady)
     if ours.copy:
         ratios["alpha change / plain copy of the same bytes"] = compute_median_ratio(ours.change, ours.copy)
     for name in GPU_MODES:

@@ -91,11 +91,11 @@ def command(
         }
     )
     click.echo("\nmilliseconds, medians of one interleaved run:")
-    headers = ["", "change", "first frame", "both", "steady", "memory MB", "how"]
+    headers = ["", "change", "first frame", "both", "steady", "pixels", "memory MB", "how"]
     rows = [
         [
             row.name,
-            *(_format_ms(value) for value in (row.change_ms, row.first_ms, row.changed_ms, row.steady_ms)),
+            *(_format_ms(value) for value in (row.change_ms, row.first_ms, row.changed_ms, row.steady_ms, row.pixels_ms)),
             _format_ms(row.memory_mb),
             row.title,
         ]

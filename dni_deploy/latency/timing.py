@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.latency.modes import BACKEND_MODES
+from dni_deploy.signature import Signature
 from dni_deploy.utils.hardware import measure_resident_bytes
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.interface import Engine, EngineOptions
+
+DEFAULT_SIGNATURE = Signature()
 
 
 @dataclass
@@ -28,12 +31,14 @@ class TimingSamples:
         change: Changes of alpha, to their end.
         first: First frames after a change.
         steady: Second frames after a change.
+        pixels: Frames from pixels to pixels, converted to the network and back; empty where none was asked for.
         copy: Plain copies of the bytes that a blend writes; empty where there is none to compare.
     """
 
     change: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     steady: list[float] = field(default_factory=list)
+    pixels: list[float] = field(default_factory=list)
     copy: list[float] = field(default_factory=list)
 
 
@@ -44,6 +49,8 @@ def time_interleaved(
     members: int,
     rounds: int,
     *,
+    frame: NDArray[np.uint8] | None = None,
+    signature: Signature = DEFAULT_SIGNATURE,
     seed: int = 0,
     progress: OptionalProgress = None,
 ) -> dict[str, TimingSamples]:
@@ -59,6 +66,8 @@ def time_interleaved(
         x: The input, float32 (N, C, H, W).
         members: Number of members.
         rounds: Rounds that count.
+        frame: The input as pixels, uint8 (H, W, 3), to time `Engine.render`, too.
+        signature: Of the network, for `frame`.
         seed: Seed of the alphas.
         progress: Called with each round.
 
@@ -84,13 +93,17 @@ def time_interleaved(
             times.append(time.perf_counter())
             engine.infer(0, x)
             times.append(time.perf_counter())
+            timed = [sample.change, sample.first, sample.steady]
+            if frame is not None:
+                engine.render(0, frame, signature)
+                times.append(time.perf_counter())
+                timed.append(sample.pixels)
             if name in copies:
                 copies[name]()
                 times.append(time.perf_counter())
+                timed.append(sample.copy)
             if number:
-                for series, seconds in zip(
-                    (sample.change, sample.first, sample.steady, sample.copy), np.diff(times), strict=False
-                ):
+                for series, seconds in zip(timed, np.diff(times), strict=True):
                     series.append(float(seconds))
     return samples
 

@@ -14,7 +14,7 @@ from dni_deploy.api.bench import BenchReport, ModeResult
 
 
 def make_report(bundle: Path, **_: Any) -> BenchReport:
-    row = ModeResult("in place", "ours", 1.0, 2.0, 3.0, 2.0, None, "in place")
+    row = ModeResult("in place", "ours", 1.0, 2.0, 3.0, 2.0, None, None, "in place")
     machine = {
         "cpu": "c",
         "cores": "2",

@@ -92,6 +92,13 @@ def test_bench_command_prints_each_reason_once(bundle: Bundle, capsys: pytest.Ca
     assert "skipped: tensorrt, ort gpu, trt constant, trt inputs, trt in graph: no NVIDIA driver" in out
 
 
+def test_frames_are_timed_from_pixels_to_pixels_where_the_network_takes_them(bundle: Bundle) -> None:
+    report = quick(bundle, modes=["in place", "constant"])
+    takes_frames = bundle.signature.input_channels == 3
+    assert [(row.pixels_ms or 0) > 0 for row in report.rows] == [takes_frames] * 2
+    assert ("frame from pixels to pixels / steady frame" in report.ratios) == takes_frames
+
+
 def test_baselines_leave_out_a_bundle_with_re_estimated_statistics(bundle: Bundle) -> None:
     """They would time another blend; constant weights are those of a member either way."""
     report = quick(recalibrated(bundle), modes=ON_CPU)
@@ -127,5 +134,5 @@ def test_the_best_peer_is_the_fastest_of_all_of_them() -> None:
 
 @pytest.mark.parametrize(("ours", "stock", "expected"), [(260.0, 200.0, {"memory, ours / constant": 1.3}), (None, 200.0, {})])
 def test_memory_is_compared_with_the_stock_session(ours: float | None, stock: float, expected: dict[str, float]) -> None:
-    rows = [ModeResult(name, "", 1, 1, 1, 1, memory, "") for name, memory in (("in place", ours), ("constant", stock))]
+    rows = [ModeResult(name, "", 1, 1, 1, 1, None, memory, "") for name, memory in (("in place", ours), ("constant", stock))]
     assert _compute_memory_ratio(rows) == expected
