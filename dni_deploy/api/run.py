@@ -16,9 +16,10 @@ from dni_deploy.blending.preset import Preset
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, InputError, PartialResultError, UsageError, escape_name
 from dni_deploy.imaging.image_file import Paths, as_path_list, list_folder_images, output_format, read_image, write_image
-from dni_deploy.imaging.tiling import count_tiles, run_tiled
+from dni_deploy.imaging.tiling import count_tiles
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
+from dni_deploy.session.tiles import render_tiled
 from dni_deploy.spatial.alpha_map import AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer, AlphaMapStats
 from dni_deploy.utils.progress import OptionalProgress, report_progress
@@ -286,7 +287,7 @@ def _process_image(
     map_stats = None
     if map_renderer is None:
         tiles = count_tiles(height, width, signature, tile, overlap)
-        pixels = run_tiled(session, image.rgb, signature, tile, overlap)
+        pixels = render_tiled(session, image.rgb, tile, overlap).output
     else:
         pixels, map_stats = map_renderer.render(image.rgb, tile, overlap, progress)
         tiles = map_stats.tiles

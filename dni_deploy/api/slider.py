@@ -17,9 +17,9 @@ from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.image_file import Paths, list_images
 from dni_deploy.imaging.metrics.ciede2000 import compute_color_difference, to_lab
-from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
+from dni_deploy.session.tiles import render_tiled
 from dni_deploy.tuning.trials import TestImage, read_test_images
 from dni_deploy.utils.atomic_write import check_outputs
 from dni_deploy.utils.optional_packages import import_optional
@@ -196,7 +196,7 @@ class _DistanceMeter:
         return tuple(distances)
 
     def _render_frame(self, trial: TestImage) -> Frame:
-        return run_tiled(self._session, trial.frame, self._session.signature)
+        return render_tiled(self._session, trial.frame).output
 
 
 def _check_request(bundle: Bundle, steps: int, plot: str | os.PathLike[str] | None, force: bool) -> tuple[str, ...]:

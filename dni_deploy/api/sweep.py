@@ -18,7 +18,6 @@ from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.image_file import ImageFile, output_format, read_image, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
-from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.reports.page import check_page_name
 from dni_deploy.reports.sweep import (
     SweepPoint,
@@ -30,6 +29,7 @@ from dni_deploy.reports.sweep import (
 from dni_deploy.reports.sweep_page import render_sweep_page
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
+from dni_deploy.session.tiles import render_tiled
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional
@@ -179,7 +179,7 @@ def measure_path(
         session.alpha = shares
         session.wait_until_applied()  # on a GPU the change would else be queued, and counted as the frame's
         changed = time.perf_counter()
-        frames.append(run_tiled(session, frame, session.signature, tile, overlap))
+        frames.append(render_tiled(session, frame, tile, overlap).output)
         times_s.append((changed - started if session.generation != generation else 0.0, time.perf_counter() - changed))
     return frames, tuple(
         SweepPoint(

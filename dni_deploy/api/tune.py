@@ -20,11 +20,11 @@ from dni_deploy.imaging.image_file import Paths, as_path_list, list_images
 from dni_deploy.imaging.metrics.psnr import format_db
 from dni_deploy.imaging.metrics.registry import Metric, find_metric
 from dni_deploy.imaging.noise import estimate_noise
-from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.reports.page import check_page_name
 from dni_deploy.reports.sweep import describe_coefficients
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
+from dni_deploy.session.tiles import render_tiled
 from dni_deploy.tuning.report import Evaluation, TuneReport, sort_front
 from dni_deploy.tuning.search import (
     Objective,
@@ -209,7 +209,7 @@ def _choose_metrics(
 
 def _make_reference_judge(trials: Sequence[TestImage], scores: Sequence[Metric]) -> Judge:
     def judge(session: Session) -> tuple[float, ...]:
-        outputs = [run_tiled(session, trial.frame, session.signature) for trial in trials]
+        outputs = [render_tiled(session, trial.frame).output for trial in trials]
         return tuple(
             statistics.fmean(
                 score.measure(output, trial.reference)
@@ -322,8 +322,6 @@ def _render_examples(session: Session, trial: TestImage, report: TuneReport) -> 
     examples = {"input": trial.frame}
     member = report.find_best_member(0)
     for title, index in (("better member alone", member), ("chosen blend", report.chosen_index)):
-        session.alpha = report.evaluations[index].coefficients
-        examples[f"{title}: {describe_coefficients(report.members, report.evaluations[index].coefficients)}"] = run_tiled(
-            session, trial.frame, session.signature
-        )
+        session.alpha = coefficients = report.evaluations[index].coefficients
+        examples[f"{title}: {describe_coefficients(report.members, coefficients)}"] = render_tiled(session, trial.frame).output
     return examples if trial.reference is None else {**examples, "reference": trial.reference}

@@ -33,9 +33,9 @@ from dni_deploy.errors import (
 )
 from dni_deploy.imaging.frames import Frame, check_signature
 from dni_deploy.imaging.rendered import RenderedFrame
-from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
+from dni_deploy.session.tiles import render_tiled
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
@@ -226,14 +226,7 @@ def make_frame_function(
         session.alpha = alphas.at(seconds, number)
         if tile is None:
             return session.submit(frame)
-        stamps: list[RenderedFrame] = []
-
-        def render_tile(piece: Frame) -> Frame:
-            stamps.append(session.render(piece))
-            return stamps[-1].output
-
-        output = run_tiled(render_tile, frame, session.signature, tile, overlap)
-        return make_completed_future(RenderedFrame(output, stamps[-1].generation, stamps[-1].coefficients))
+        return make_completed_future(render_tiled(session, frame, tile, overlap))
 
     return process_frame
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterable
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +54,7 @@ def count_tiles(height: int, width: int, signature: Signature, tile: int | None 
 
 
 def run_tiled(
-    infer_frame: Callable[[Frame], NDArray[Any]],
+    render_tiles: Callable[[Iterable[Frame]], Iterable[NDArray[Any]]],
     frame: Frame,
     signature: Signature,
     tile: int | None = None,
@@ -68,7 +68,7 @@ def run_tiled(
     shape).
 
     Args:
-        infer_frame: uint8 (h, w, 3) -> (scale * h, scale * w, C).
+        render_tiles: Takes the tiles, uint8 (h, w, 3), and gives their outputs in order, (scale * h, scale * w, C).
         frame: uint8 (H, W, 3).
         signature: Of the network.
         tile: Side in input pixels; 0 for the whole frame at once, None for `default_tile`.
@@ -85,26 +85,27 @@ def run_tiled(
     height, width = frame.shape[:2]
     rows, columns = plan_tiles(height, width, signature, tile, overlap)
     if len(rows) == len(columns) == 1:
-        return infer_frame(frame)
+        (output,) = render_tiles([frame])
+        return output
     scale = signature.scale
     # Padded once as a whole: a tile at the border must see the same mirrored pixels as the whole frame would.
     padded = pad_frame(frame, signature.multiple)
     out: NDArray[Any] | None = None
-    for row in rows:
-        for column in columns:
-            output = infer_frame(np.ascontiguousarray(padded[row.start : row.end, column.start : column.end]))
-            size = (row.end - row.start, column.end - column.start)
-            if output.shape[:2] != (scale * size[0], scale * size[1]):
-                raise EngineError(
-                    f"A tile of {size[1]}x{size[0]} pixels came back as {output.shape[1]}x{output.shape[0]}, "
-                    f"at scale {scale}; the manifest's scale is wrong."
-                )
-            if out is None:
-                out = np.empty((scale * padded.shape[0], scale * padded.shape[1], output.shape[2]), output.dtype)
-            out[scale * row.keep_start : scale * row.keep_end, scale * column.keep_start : scale * column.keep_end] = output[
-                scale * (row.keep_start - row.start) : scale * (row.keep_end - row.start),
-                scale * (column.keep_start - column.start) : scale * (column.keep_end - column.start),
-            ]
+    spans = list(product(rows, columns))
+    tiles = (np.ascontiguousarray(padded[row.start : row.end, column.start : column.end]) for row, column in spans)
+    for (row, column), output in zip(spans, render_tiles(tiles), strict=True):
+        size = (row.end - row.start, column.end - column.start)
+        if output.shape[:2] != (scale * size[0], scale * size[1]):
+            raise EngineError(
+                f"A tile of {size[1]}x{size[0]} pixels came back as {output.shape[1]}x{output.shape[0]}, "
+                f"at scale {scale}; the manifest's scale is wrong."
+            )
+        if out is None:
+            out = np.empty((scale * padded.shape[0], scale * padded.shape[1], output.shape[2]), output.dtype)
+        out[scale * row.keep_start : scale * row.keep_end, scale * column.keep_start : scale * column.keep_end] = output[
+            scale * (row.keep_start - row.start) : scale * (row.keep_end - row.start),
+            scale * (column.keep_start - column.start) : scale * (column.keep_end - column.start),
+        ]
     assert out is not None  # there is at least one row and one column
     return np.ascontiguousarray(out[: scale * height, : scale * width])
 

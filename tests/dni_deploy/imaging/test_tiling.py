@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,42 +58,42 @@ def test_tiling_is_exact_when_the_overlap_reaches_the_radius(height: int, width:
         return box_filter(signature)(piece)
 
     whole = box_filter(signature)(frame)
-    assert np.array_equal(run_tiled(infer, frame, signature, tile=24), whole)
+    assert np.array_equal(run_tiled(partial(map, infer), frame, signature, tile=24), whole)
     assert len(shapes) == 1
 
 
 def test_an_overlap_below_the_radius_shows_seams() -> None:
     signature = Signature(radius=5)
     frame = random_frame(97, 61)
-    joined = run_tiled(box_filter(signature), frame, signature, tile=24, overlap=4)
+    joined = run_tiled(partial(map, box_filter(signature)), frame, signature, tile=24, overlap=4)
     assert not np.array_equal(joined, box_filter(signature)(frame))
 
 
 def test_a_frame_that_fits_in_one_tile_is_not_tiled() -> None:
     signature = Signature(radius=3)
     frame = random_frame(16, 20)
-    assert run_tiled(lambda piece: piece, frame, signature, tile=20) is frame
-    assert run_tiled(lambda piece: piece, random_frame(600, 4), signature, tile=0).shape == (600, 4, 3)
+    assert run_tiled(partial(map, lambda piece: piece), frame, signature, tile=20) is frame
+    assert run_tiled(partial(map, lambda piece: piece), random_frame(600, 4), signature, tile=0).shape == (600, 4, 3)
     assert count_tiles(16, 20, signature, tile=20) == 1
     assert count_tiles(16, 40, signature, tile=20) == 3  # 14 new columns per tile
 
 
 def test_a_network_with_unbounded_receptive_field_is_not_tiled() -> None:
     frame = random_frame(700, 8)
-    assert run_tiled(lambda piece: piece, frame, Signature(radius=None)) is frame
+    assert run_tiled(partial(map, lambda piece: piece), frame, Signature(radius=None)) is frame
     with pytest.raises(UsageError, match="tiles would show"):
-        run_tiled(lambda piece: piece, frame, Signature(radius=None), tile=256)
+        run_tiled(partial(map, lambda piece: piece), frame, Signature(radius=None), tile=256)
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(32, 16), (8, 4), (-1, 4), (64, -1)])
 def test_a_tile_without_room_beside_its_overlap_is_refused(tile: int, overlap: int) -> None:
     with pytest.raises(UsageError, match=r"overlap|Tile"):
-        run_tiled(lambda piece: piece, random_frame(100, 100), Signature(radius=3), tile=tile, overlap=overlap)
+        run_tiled(partial(map, lambda piece: piece), random_frame(100, 100), Signature(radius=3), tile=tile, overlap=overlap)
 
 
 def test_an_engine_with_another_scale_than_its_signature_is_an_error() -> None:
     with pytest.raises(EngineError, match="scale"):
-        run_tiled(lambda piece: piece, random_frame(100, 100), Signature(radius=3, scale=2), tile=64)
+        run_tiled(partial(map, lambda piece: piece), random_frame(100, 100), Signature(radius=3, scale=2), tile=64)
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("dncnn", 0), ("rrdb", 5), ("rrdb", 23)])
@@ -124,13 +125,13 @@ def test_seams_of_real_networks_stay_under_one_level(name: str, blocks: int) -> 
     whole = infer(frame)
     span = whole.max() - whole.min()
     assert span > 0.02
-    joined = run_tiled(infer, frame, signature, tile=96 if name == "dncnn" else 112)
+    joined = run_tiled(partial(map, infer), frame, signature, tile=96 if name == "dncnn" else 112)
     overlap = default_overlap(signature)
     seam = np.abs(joined - whole).max() / max(span, 1.0)
     # At the radius only the order of float32 sums differs; beyond it the guarantee is one level of 255.
     assert seam < (1e-5 if overlap == signature.radius else 1 / 255)
     # Positive control: with almost no overlap the error is far above the first bound.
-    rough = run_tiled(infer, frame, signature, tile=64, overlap=1)
+    rough = run_tiled(partial(map, infer), frame, signature, tile=64, overlap=1)
     assert np.abs(rough - whole).max() / max(span, 1.0) > 10 * max(seam, 1e-5)
 
 
@@ -159,7 +160,7 @@ def test_a_trained_network_uses_less_than_its_receptive_field() -> None:
     frame = np.ascontiguousarray(read_image(root / "dni_deploy" / "data" / "astronaut.png").rgb[60:156])
     whole = infer(frame)
     seams = {
-        overlap: 255 * np.abs(run_tiled(infer, frame, signature, tile=112, overlap=overlap) - whole).max()
+        overlap: 255 * np.abs(run_tiled(partial(map, infer), frame, signature, tile=112, overlap=overlap) - whole).max()
         for overlap in (2, 8, 12)
     }
     # In levels of 255, before rounding. Measured 24, 0.3 and 0.003: each bound has room for a change of the arithmetic, not more.
