@@ -16,9 +16,10 @@ from benchmarks.gpu.check import Agreement, describe_fault, measure_agreement
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.modes import GpuBackendMode, build_plan, has_plan, max_plan_size, why_torch_unavailable
 from benchmarks.gpu.prepared import REFERENCE_ALPHAS, PreparedNetwork, random_input, read_expected_outputs
-from benchmarks.gpu.schedule import GpuTimingSamples, TimedEngine, compute_median_ratio, time_interleaved
+from benchmarks.gpu.schedule import GpuTimingSamples, PixelFrame, TimedEngine, compute_median_ratio, time_interleaved
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, EngineError, escape_name
+from dni_deploy.signature import Signature
 from engines.interface import DeviceEngine
 
 INPUT_COUNT = 3
@@ -64,6 +65,7 @@ def run_case(
     full = (1, prepared.signature.input_channels, *shape)
     inputs = [random_input(prepared.signature, full, seed) for seed in range(INPUT_COUNT)]
     expected, reference = _compute_reference(prepared, folder, bundle, inputs[0])
+    pixels = make_pixel_frame(prepared.signature, shape)
     skipped: dict[str, str] = {}
     agreements: dict[str, Agreement] = {}
     opened: dict[str, TimedEngine] = {}
@@ -71,7 +73,7 @@ def run_case(
     def time_opened(seconds: float) -> dict[str, Any]:
         report(f"timing {', '.join(opened) or 'nothing'}")
         lost: dict[str, Exception] = {}
-        samples = time_interleaved(opened, inputs, len(bundle.members), clock, seconds, lost=lost)
+        samples = time_interleaved(opened, inputs, len(bundle.members), clock, seconds, pixels=pixels, lost=lost)
         for name, error in lost.items():
             skipped[name] = f"failed while it was timed: {_sentence(error, report)}"
             del opened[name]
@@ -84,6 +86,7 @@ def run_case(
             "precision": precision,
             "clock": clock.name,
             "reference": reference,
+            "pcie_bytes": None if pixels is None else count_pcie_bytes(pixels),
             "rows": [
                 {
                     "name": mode.name,
@@ -132,6 +135,19 @@ def run_case(
                 skipped[mode.name] = wrong
                 report(f"  {mode.name}: {wrong}")
         return time_opened(seconds)
+
+
+def make_pixel_frame(signature: Signature, shape: tuple[int, int]) -> PixelFrame | None:
+    """Makes a random frame; None for a network that does not turn frames of three channels into frames."""
+    if signature.kind != "image" or (signature.input_channels, signature.output_channels) != (3, 3):
+        return None
+    return PixelFrame(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8), signature)
+
+
+def count_pcie_bytes(pixels: PixelFrame) -> dict[str, int]:
+    """Counts what crosses PCIe for a frame in both directions: from pixels to pixels, and as float32 arrays."""
+    values = pixels.frame.size * (1 + pixels.signature.scale**2)
+    return {"pixels": values, "float32": 4 * values}
 
 
 def _open(mode: GpuBackendMode, bundle: Bundle, precision: str, shape: tuple[int, int], build_missing: bool) -> DeviceEngine:

@@ -25,6 +25,9 @@ TABLE_FIGURES = (
     ("steady_ms", "steady frame, ms"),
     ("host_change_ms", "change on an idle GPU, ms"),
     ("changed_over_steady", "frame with a change / frame"),
+    ("host_frame_ms", "float32 up, frame, float32 down, ms"),
+    ("host_pixels_ms", "pixels to pixels, ms"),
+    ("host_overlapped_ms", "the same, three under way, ms each"),
 )
 
 
@@ -126,7 +129,7 @@ def _case_lines(cases: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str,
     ]
     for case in cases:
         for row in case["rows"]:
-            cells = " | ".join("-" if row[key] is None else f"{row[key]:.4g}" for key, _ in TABLE_FIGURES)
+            cells = " | ".join("-" if row.get(key) is None else f"{row[key]:.4g}" for key, _ in TABLE_FIGURES)
             lines.append(f"| {row['title']} | {case['part'] + 1} | {cells} | {row['agreement']['error']:.1e} |")
     for case in cases:
         common = _find_common_skips([other for other in whole if other["part"] == case["part"]])

@@ -7,22 +7,25 @@ A turn of one mode, on its stream:
     change, finish                                on an idle GPU, by the host's clock
     frame                                         by the host's clock, up to its end
     frame with a change before it                 likewise; a mode with two slots changes the idle one beside it
-
-The last two are what a Session does apart from upload and download: one frame at a time.
+    upload, frame, download                       likewise, float32
+    frames from pixels to pixels                  likewise, one by one and overlapped: what a Session does
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.clock import Clock
+from dni_deploy.session.ring import FRAMES_IN_FLIGHT
+from dni_deploy.signature import Signature
 from engines.interface import DeviceEngine
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 60
@@ -31,6 +34,8 @@ MAX_TIME_FACTOR = 4
 """Multiple of the requested seconds after which timing stops even before MIN_ROUNDS."""
 LEAD_S, MAX_LEAD_FRAMES = 5e-3, 20
 """Seconds of frames queued before the first mark, and the largest number of them."""
+OVERLAPPED_FRAMES = 12
+"""Number of frames that are timed together, several under way at once."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,13 @@ class TimedEngine:
     async_refit: bool = False
 
 
+class PixelFrame(NamedTuple):
+    """A frame, uint8 (H, W, 3), and the signature of the network that it is for."""
+
+    frame: NDArray[np.uint8]
+    signature: Signature
+
+
 @dataclass
 class GpuTimingSamples:
     """Seconds by the GPU's events, one entry per round; `host_` ones by the host's clock.
@@ -59,7 +71,9 @@ class GpuTimingSamples:
         host_change: The call and its end, on an idle GPU.
         host_steady: One frame from the call to its end.
         host_changed: The same with a change before it.
-        host_frame: The upload of the input, a frame, the download of the output.
+        host_frame: The upload of the input, a frame, the download of the output, float32 both.
+        host_pixels: A frame from pixels to pixels, uint8 both; empty for a network that takes no frames.
+        host_overlapped: The same for each of several frames, FRAMES_IN_FLIGHT under way at once.
     """
 
     change: list[float] = field(default_factory=list)
@@ -69,6 +83,8 @@ class GpuTimingSamples:
     host_steady: list[float] = field(default_factory=list)
     host_changed: list[float] = field(default_factory=list)
     host_frame: list[float] = field(default_factory=list)
+    host_pixels: list[float] = field(default_factory=list)
+    host_overlapped: list[float] = field(default_factory=list)
 
 
 def time_interleaved(
@@ -78,6 +94,7 @@ def time_interleaved(
     clock: Clock,
     seconds: float,
     *,
+    pixels: PixelFrame | None = None,
     seed: int = 0,
     lost: dict[str, Exception] | None = None,
 ) -> dict[str, GpuTimingSamples]:
@@ -91,6 +108,7 @@ def time_interleaved(
         members: Number of members.
         clock: Reads the GPU's time.
         seconds: For all modes together.
+        pixels: A frame of the inputs' size, to time `Engine.render`, too.
         seed: Seed of the alphas.
         lost: Receives the modes that failed, which then have no samples; without it the first failure is raised.
     """
@@ -124,6 +142,8 @@ def time_interleaved(
             attempt(
                 name, partial(_run_turn, modes[name], leads[name], inputs[number % len(inputs)], coefficients, clock, sample)
             )
+            if pixels is not None and name in samples:
+                attempt(name, partial(_time_pixels, modes[name].engine, pixels, clock, sample))
         if number == 0:
             started = clock.now()
             continue
@@ -188,6 +208,17 @@ def _run_turn(
     engine.enqueue(0)
     engine.download(0)
     sample.host_frame.append(clock.now() - started)
+
+
+def _time_pixels(engine: DeviceEngine, pixels: PixelFrame, clock: Clock, sample: GpuTimingSamples) -> None:
+    """Times frames from pixels to pixels, one by one and overlapped as `Session.stream` has them."""
+    started = clock.now()
+    engine.render(0, *pixels)
+    sample.host_pixels.append(clock.now() - started)
+    with ThreadPoolExecutor(FRAMES_IN_FLIGHT) as pool:
+        started = clock.now()
+        list(pool.map(lambda _: engine.render(0, *pixels), range(OVERLAPPED_FRAMES)))
+        sample.host_overlapped.append((clock.now() - started) / OVERLAPPED_FRAMES)
 
 
 def _time_frame(engine: DeviceEngine, slot: int, clock: Clock) -> float:

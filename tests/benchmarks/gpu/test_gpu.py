@@ -140,6 +140,8 @@ def test_case_reports_the_simulated_times(case: tuple[dict[str, Any], list[Known
     assert plain["first_ms"] == plain["host_steady_ms"] == pytest.approx(FRAME * ms)
     assert plain["host_changed_ms"] == pytest.approx((FRAME + CHANGE) * ms)
     assert plain["host_frame_ms"] == pytest.approx((UPLOAD + FRAME + DOWNLOAD) * ms)
+    assert plain["host_pixels_ms"] == plain["host_overlapped_ms"] == pytest.approx(FRAME * ms)
+    assert case[0]["pcie_bytes"] == {"pixels": 2 * 720 * 1280 * 3, "float32": 8 * 720 * 1280 * 3}
     assert plain["changed_over_steady"] == pytest.approx((FRAME + CHANGE) / FRAME)
     assert ahead["changed_over_steady"] == pytest.approx(1.0)  # hidden behind the frame
     assert constant["change_ms"] is None
