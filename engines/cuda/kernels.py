@@ -1,4 +1,4 @@
-"""The kernels of blend.cu, compiled for the GPU by nvcc through pycuda, once per machine.
+"""The kernels of blend.cu and frame.cu, compiled for the GPU by nvcc through pycuda, once per machine.
 
 The machine code is kept in the cache folder under the hash of all that it depends on. A file of another owner, with other
 writers or with a wrong SHA-256 is not used, and the kernels are compiled again.
@@ -25,6 +25,7 @@ from engines.cuda import driver
 from engines.cuda.device import Device
 
 KERNEL_SOURCE = Path(__file__).with_name("blend.cu")
+FRAME_SOURCE = Path(__file__).with_name("frame.cu")
 NVCC_OPTIONS = ("-std=c++17", "-fmad=false")
 """No fused operations except those that are written as such, so that the host's compiler gives the same bits."""
 
@@ -102,19 +103,23 @@ def compute_grid(count: int, tile_size: int) -> tuple[int, int]:
 
 
 class Kernels:
-    """The functions of blend.cu on one device, by name. The device owns the code; the caller holds the device."""
+    """The functions of one source on one device, by name. The device owns the code; the caller holds the device."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, source: Path = KERNEL_SOURCE) -> None:
         """Loads the machine code, once per device.
+
+        Args:
+            device: The device.
+            source: KERNEL_SOURCE or FRAME_SOURCE.
 
         Raises:
             UnavailableError: There is no CUDA compiler.
             EngineError: The kernels do not compile.
         """
-        key = "blend"
-        if key not in device.modules:
-            device.modules[key] = cuda.module_from_buffer(load_machine_code(device.architecture))
-        self._module = device.modules[key]
+        self._source_name = source.name
+        if source.name not in device.modules:
+            device.modules[source.name] = cuda.module_from_buffer(load_machine_code(device.architecture, source))
+        self._module = device.modules[source.name]
 
     def load_function(self, name: str, argument: np.dtype[Any]) -> Any:
         """Loads a kernel for `prepared_async_call(grid, THREADS_PER_BLOCK, stream, argument)`, where argument is a numpy.void.
@@ -135,14 +140,15 @@ class Kernels:
             function.get_attribute(cuda.function_attribute.NUM_REGS)
             return function.prepare([f"{argument.itemsize}s"])
         except cuda.Error as error:
-            raise EngineError(f"The compiled blend.cu has no kernel {name!r}: {error}.") from error
+            raise EngineError(f"The compiled {self._source_name} has no kernel {name!r}: {error}.") from error
 
 
-def load_machine_code(architecture: str) -> bytes:
-    """Loads blend.cu for an architecture from the cache, or compiles it.
+def load_machine_code(architecture: str, source: Path = KERNEL_SOURCE) -> bytes:
+    """Loads a source's machine code for an architecture from the cache, or compiles it.
 
     Args:
         architecture: Such as "sm_90".
+        source: KERNEL_SOURCE or FRAME_SOURCE.
 
     Returns:
         The machine code (cubin).
@@ -154,26 +160,26 @@ def load_machine_code(architecture: str) -> bytes:
     nvcc = driver.find_nvcc()
     if nvcc is None:
         raise UnavailableError(
-            "The CUDA compiler nvcc is not on the PATH, and the blend kernel is compiled at first use: install the CUDA toolkit "
+            "The CUDA compiler nvcc is not on the PATH, and the GPU kernels are compiled at first use: install the CUDA toolkit "
             "(conda install -c nvidia cuda-nvcc, or cuda-nvcc from NVIDIA's apt repository), or set CUDA_HOME to its folder."
         )
-    source = KERNEL_SOURCE.read_text(encoding="utf-8")
+    text = source.read_text(encoding="utf-8")
     try:
         version = str(pycuda.compiler.get_nvcc_version(nvcc))
-        key = sha256("\0".join([source, architecture, version, *NVCC_OPTIONS]).encode()).hexdigest()
+        key = sha256("\0".join([text, architecture, version, *NVCC_OPTIONS]).encode()).hexdigest()
         cached = _read_cached(key)
         if cached is not None:
             return cached
         code = bytes(
             pycuda.compiler.compile(
-                source, nvcc=nvcc, options=list(NVCC_OPTIONS), arch=architecture, no_extern_c=True, cache_dir=False
+                text, nvcc=nvcc, options=list(NVCC_OPTIONS), arch=architecture, no_extern_c=True, cache_dir=False
             )
         )
     except cuda.CompileError as error:
         output = [line for line in str(error.stderr or error.stdout or "").splitlines() if line.strip()]
         reason = escape_name(output[0]) if output else "it gave no reason"
         raise EngineError(
-            f"nvcc could not compile the blend kernel for {architecture}: {reason}. "
+            f"nvcc could not compile {source.name} for {architecture}: {reason}. "
             "It needs a C++ compiler beside it, and a version that knows this GPU."
         ) from error
     except OSError as error:

@@ -14,7 +14,7 @@ from tests.fakes.pycuda.checks import CompileError
 from tests.fakes.pycuda.context import Context
 
 MAGIC = b"\x7fELF fake cubin\n"
-SOURCE = Path(__file__).parents[2] / "engines" / "cuda" / "blend.cu"
+SOURCES = sorted((Path(__file__).parents[2] / "engines" / "cuda").glob("*.cu"))
 ARCHITECTURE = re.compile(r"sm_\d+[af]?")
 
 
@@ -39,7 +39,7 @@ def compile(
     include_dirs: list[str] | None = None,
     target: str = "cubin",
 ) -> bytes:
-    """Accepts only the repository's blend.cu, because only that is compiled for the host."""
+    """Accepts only the repository's own sources, because only those are compiled for the host."""
     gpu = _start(nvcc)
     if not no_extern_c:
         gpu.report('compile: the source has extern "C" itself and includes headers: no_extern_c belongs there')
@@ -49,11 +49,12 @@ def compile(
         arch = "sm_{}{}".format(*Context.get_device().compute_capability())
     if not ARCHITECTURE.fullmatch(arch):
         raise CompileError(f"nvcc compilation failed: {arch} is not an architecture", [nvcc])
-    if source != SOURCE.read_text(encoding="utf-8"):
-        raise CompileError("the fake compiler knows engines/cuda/blend.cu and nothing else", [nvcc])
+    name = next((path.name for path in SOURCES if path.read_text(encoding="utf-8") == source), None)
+    if name is None:
+        raise CompileError("the fake compiler knows the sources in engines/cuda and nothing else", [nvcc])
     from tests.engines.cuda import host_compiler
 
-    content = {"arch": arch, "kernels": host_compiler.kernels()}
+    content = {"arch": arch, "kernels": host_compiler.kernels(name)}
     text = json.dumps(content).encode()
     return MAGIC + hashlib.sha256(text).digest() + text
 

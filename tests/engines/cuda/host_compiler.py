@@ -1,4 +1,4 @@
-"""Host: engines/cuda/blend.cu compiled by the host's compiler, so that its very source runs, and is tested, without a GPU."""
+"""Host: engines/cuda/blend.cu and frame.cu compiled by the host's compiler, so that their very source runs without a GPU."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 import engines.cuda
 
 SOURCE = Path(engines.cuda.__file__).parent / "blend.cu"
+FRAME_SOURCE = SOURCE.with_name("frame.cu")
 SHIM = Path(__file__).parent / "host"
 # No fusing but the kernel's own fmaf, as on the device; the kernel reads its arrays through wider types.
 OPTIONS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
@@ -32,7 +33,7 @@ def build() -> ctypes.CDLL:
         if os.environ.get("DNI_REQUIRE_CXX") == "1":
             pytest.fail("DNI_REQUIRE_CXX=1 and no C++ compiler")
         pytest.skip("no C++ compiler for the host's copy of the kernels")
-    sources = [SOURCE, *sorted(SHIM.iterdir())]
+    sources = [SOURCE, FRAME_SOURCE, *sorted(SHIM.iterdir())]
     key = sha256(b"".join(path.read_bytes() for path in sources) + repr((compiler, OPTIONS)).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"dni-host-kernels-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -44,7 +45,7 @@ def build() -> ctypes.CDLL:
         command = [compiler, *OPTIONS, "-shared", "-fPIC", f"-I{SHIM}", f"-I{SOURCE.parent}", str(SHIM / "launcher.cpp")]
         done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True)
         if done.returncode:
-            pytest.fail(f"the host compiler refused blend.cu:\n{done.stderr}")
+            pytest.fail(f"the host compiler refused the kernels:\n{done.stderr}")
         made.replace(library)
     loaded = ctypes.CDLL(str(library))
     loaded.host_launch.argtypes = [ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_char_p]
@@ -52,14 +53,15 @@ def build() -> ctypes.CDLL:
     for name in ("host_argument_bytes", "host_tile"):
         getattr(loaded, name).restype = ctypes.c_ulong
     loaded.host_kernels.restype = ctypes.c_char_p
+    loaded.host_kernels.argtypes = [ctypes.c_char_p]
     loaded.host_argument_bytes.argtypes = [ctypes.c_char_p]
     loaded.host_tile.argtypes = [ctypes.c_char_p, ctypes.c_uint]
     return loaded
 
 
-def kernels() -> list[str]:
-    """The names of all kernels."""
-    return build().host_kernels().decode().split()
+def kernels(source: str = "blend.cu") -> list[str]:
+    """The names of a source's kernels."""
+    return build().host_kernels(source.encode()).decode().split()
 
 
 def launch(name: str, grid: int, block: int, arguments: bytes) -> None:

@@ -112,13 +112,13 @@ def test_a_compiler_that_does_not_start(compiled: list[str], gpu: FakeGpu) -> No
 def test_a_compiler_that_refuses(compiled: list[str]) -> None:
     from engines.cuda.kernels import load_machine_code
 
-    with pytest.raises(EngineError, match="could not compile the blend kernel for sm_x"):
+    with pytest.raises(EngineError, match=r"could not compile blend\.cu for sm_x"):
         load_machine_code("sm_x")
 
 
 def test_loaded_once_per_device(compiled: list[str]) -> None:
     from engines.cuda.device import Device
-    from engines.cuda.kernels import BLEND_ARGUMENTS, Kernels
+    from engines.cuda.kernels import BLEND_ARGUMENTS, FRAME_SOURCE, Kernels
 
     device = Device.open()
     with device:
@@ -126,6 +126,9 @@ def test_loaded_once_per_device(compiled: list[str]) -> None:
         kernels.load_function("blend_f32_f32_1", BLEND_ARGUMENTS)
         Kernels(device).load_function("fold", BLEND_ARGUMENTS)
         assert len(compiled) == 1
+        for _ in range(2):
+            Kernels(device, FRAME_SOURCE).load_function("frame_to_input_u8", BLEND_ARGUMENTS)
+        assert len(compiled) == 2
         with pytest.raises(EngineError, match="no kernel 'blend_f8_f8_1'"):
             kernels.load_function("blend_f8_f8_1", BLEND_ARGUMENTS)
     device.close()

@@ -1,4 +1,4 @@
-"""Machine code: blend.cu compiled by nvcc for every architecture that we name; nothing may spill, and registers are printed."""
+"""Machine code: the kernels compiled by nvcc for every architecture that we name; nothing may spill, and registers are printed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def nvcc() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("source", [host_compiler.SOURCE, host_compiler.FRAME_SOURCE], ids=lambda source: source.stem)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_kernel_spills(architecture: str, tmp_path: Path) -> None:
+def test_no_kernel_spills(architecture: str, source: Path, tmp_path: Path) -> None:
     command = [nvcc(), *OPTIONS, f"-arch={architecture}", "--cubin", "-Xptxas", "-v", "-Werror", "all-warnings"]
     done = subprocess.run(
-        [*command, "-o", str(tmp_path / "blend.cubin"), str(host_compiler.SOURCE)], capture_output=True, text=True, timeout=300
+        [*command, "-o", str(tmp_path / "kernels.cubin"), str(source)], capture_output=True, text=True, timeout=300
     )
     if "Unsupported gpu architecture" in done.stderr or "not defined for option 'gpu-architecture'" in done.stderr:
         pytest.skip(f"this nvcc does not know {architecture}")
@@ -45,7 +46,7 @@ def test_no_kernel_spills(architecture: str, tmp_path: Path) -> None:
         assert (stack, stores, loads) == ("0", "0", "0"), f"{name} spills"
         registers[name] = int(rest.split()[-2])
     print(architecture, registers)  # shown with -s, and when it fails
-    assert set(registers) == set(host_compiler.kernels())
+    assert set(registers) == set(host_compiler.kernels(source.name))
     # 64 keep 1,024 threads resident on every architecture (65,536 registers): see the top of blend.cu.
     assert max(registers.values()) <= 64
 

@@ -1,4 +1,4 @@
-// Stand-in for CUDA's header of this name, and for what nvcc knows by itself: blend.cu compiled by a host compiler.
+// Stand-in for CUDA's header of this name, and for what nvcc knows by itself: blend.cu and frame.cu compiled by a host compiler.
 // Conversions are written out, because older host compilers lack a float16 type.
 #pragma once
 #include <cmath>
@@ -6,6 +6,9 @@
 #include <cstring>
 
 using std::fma;
+using std::fmaxf;
+using std::fminf;
+using std::rintf;
 using std::sqrt;
 
 #define __device__
@@ -30,6 +33,9 @@ template <typename T> inline T __ldg(const T *at) { return __ldcs(at); }
 
 inline float __uint_as_float(unsigned bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 inline unsigned __float_as_uint(float value) { unsigned bits; std::memcpy(&bits, &value, 4); return bits; }
+
+inline float __fdiv_rn(float dividend, float divisor) { return dividend / divisor; }
+inline unsigned atomicAdd(unsigned *at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
 
 struct __half { unsigned short bits; };
 struct __half2 { __half low, high; };

@@ -1,5 +1,7 @@
-// Launcher: runs a kernel of blend.cu on the host, one block and one thread after the other.
+// Launcher: runs a kernel of blend.cu or frame.cu on the host, one block and one thread after the other.
 #include "blend.cu"
+
+#include "frame.cu"
 
 namespace {
 template <typename Arguments, typename Kernel>
@@ -27,13 +29,17 @@ int host_launch(const char *kernel, unsigned grid, unsigned block, const void *a
     FOR_KERNELS(LAUNCH)
     if (!std::strcmp(kernel, "fold")) return run<Fold>(fold, grid, block, args);
     if (!std::strcmp(kernel, "fold_by_row")) return run<FoldByRow>(fold_by_row, grid, block, args);
+#define LAUNCH_FRAME(name, P, Pixel) \
+    if (!std::strcmp(kernel, #name)) return run<P>(name, grid, block, args);
+    FOR_FRAME_KERNELS(LAUNCH_FRAME)
     return 500;  // CUDA_ERROR_NOT_FOUND
 }
 
-// The kernels' names with a space behind each.
-const char *host_kernels() {
+// The names of a source's kernels with a space behind each.
+const char *host_kernels(const char *source) {
 #define NAME(name, P, M, O, N, SCALED) #name " "
-    return FOR_KERNELS(NAME) "fold fold_by_row ";
+#define FRAME_NAME(name, P, Pixel) #name " "
+    return std::strcmp(source, "frame.cu") ? FOR_KERNELS(NAME) "fold fold_by_row " : FOR_FRAME_KERNELS(FRAME_NAME) "";
 }
 
 // How many bytes a kernel's struct takes, 0 for an unknown name.
@@ -42,6 +48,9 @@ unsigned long host_argument_bytes(const char *kernel) {
     if (!std::strcmp(kernel, #name)) return sizeof(P);
     FOR_KERNELS(SIZE)
     if (!std::strcmp(kernel, "fold_by_row")) return sizeof(FoldByRow);
+#define FRAME_SIZE(name, P, Pixel) \
+    if (!std::strcmp(kernel, #name)) return sizeof(P);
+    FOR_FRAME_KERNELS(FRAME_SIZE)
     return std::strcmp(kernel, "fold") ? 0 : sizeof(Fold);
 }
 
