@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from typing import Any
 
 from dni_deploy.errors import EngineError
 from engines.cuda import driver
@@ -30,7 +29,7 @@ def begin_capture(stream_handle: int) -> None:
     """
     if getattr(_capture_state, "handle", None) is not None:
         raise EngineError("A CUDA graph is already being captured on this thread.")
-    _call_driver("cuStreamBeginCapture_v2", ctypes.c_void_p(stream_handle), ctypes.c_int(CAPTURE_MODE_THREAD_LOCAL))
+    driver.call_driver("cuStreamBeginCapture_v2", ctypes.c_void_p(stream_handle), ctypes.c_int(CAPTURE_MODE_THREAD_LOCAL))
     _capture_state.handle = stream_handle
 
 
@@ -51,14 +50,14 @@ def end_capture(stream_handle: int | None = None) -> CudaGraph:
         raise EngineError("No CUDA graph of this stream is being captured on this thread.")
     _capture_state.handle = None
     graph = ctypes.c_void_p()
-    _call_driver("cuStreamEndCapture", ctypes.c_void_p(handle), ctypes.byref(graph))
+    driver.call_driver("cuStreamEndCapture", ctypes.c_void_p(handle), ctypes.byref(graph))
     if not graph.value:
         raise EngineError("The CUDA graph's capture was broken off by something that cannot be captured.")
     executable = ctypes.c_void_p()
     try:
-        _call_driver("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+        driver.call_driver("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
     finally:
-        _call_driver("cuGraphDestroy", graph)
+        driver.call_driver("cuGraphDestroy", graph)
     return CudaGraph(executable)
 
 
@@ -73,11 +72,11 @@ def abort_capture() -> None:
     if handle is None:
         return
     graph = ctypes.c_void_p()
-    _require_driver_library().cuStreamEndCapture(
+    driver.require_driver_library().cuStreamEndCapture(
         ctypes.c_void_p(handle), ctypes.byref(graph)
     )  # an error here is that of the work
     if graph.value:
-        _call_driver("cuGraphDestroy", graph)
+        driver.call_driver("cuGraphDestroy", graph)
 
 
 class CudaGraph:
@@ -97,28 +96,10 @@ class CudaGraph:
         """
         if not self._executable.value:
             raise EngineError("The CUDA graph was closed.")
-        _call_driver("cuGraphLaunch", self._executable, ctypes.c_void_p(stream_handle))
+        driver.call_driver("cuGraphLaunch", self._executable, ctypes.c_void_p(stream_handle))
 
     def close(self) -> None:
         """Destroys the graph; calling it again does nothing. Launches that are queued still run."""
         executable, self._executable = self._executable, ctypes.c_void_p()
         if executable.value:
-            _call_driver("cuGraphExecDestroy", executable)
-
-
-def _require_driver_library() -> Any:
-    library = driver.load_driver_library()
-    if library is None:
-        raise EngineError(f"The NVIDIA driver's library {driver.CUDA_DRIVER_LIBRARY} is gone.")
-    return library
-
-
-def _call_driver(name: str, *arguments: Any) -> None:
-    """Calls libcuda; anything but success is an EngineError with the driver's own name for it."""
-    library = _require_driver_library()
-    code = int(getattr(library, name)(*arguments))
-    if code:
-        text = ctypes.c_char_p()
-        library.cuGetErrorName(ctypes.c_int(code), ctypes.byref(text))
-        said = text.value.decode(errors="replace") if text.value else f"CUDA error {code}"
-        raise EngineError(f"{name} failed with {said}.")
+            driver.call_driver("cuGraphExecDestroy", executable)

@@ -11,6 +11,9 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from dni_deploy.errors import EngineError
 
 CUDA_DRIVER_LIBRARY = "libcuda.so.1"
 DEFAULT_CUDA_HOME = "/usr/local/cuda"
@@ -75,3 +78,30 @@ def find_nvcc() -> str | None:
         if home and os.access(Path(home, "bin", "nvcc"), os.X_OK):
             return str(Path(home, "bin", "nvcc"))
     return None
+
+
+def require_driver_library() -> ctypes.CDLL:
+    """Loads libcuda.
+
+    Raises:
+        EngineError: It is gone.
+    """
+    library = load_driver_library()
+    if library is None:
+        raise EngineError(f"The NVIDIA driver's library {CUDA_DRIVER_LIBRARY} is gone.")
+    return library
+
+
+def call_driver(name: str, *arguments: Any) -> None:
+    """Calls a function of libcuda that pycuda does not wrap, or wraps wrongly.
+
+    Raises:
+        EngineError: The function gave anything but success; the message has the driver's own name for it.
+    """
+    library = require_driver_library()
+    code = int(getattr(library, name)(*arguments))
+    if code:
+        text = ctypes.c_char_p()
+        library.cuGetErrorName(ctypes.c_int(code), ctypes.byref(text))
+        said = text.value.decode(errors="replace") if text.value else f"CUDA error {code}"
+        raise EngineError(f"{name} failed with {said}.")
