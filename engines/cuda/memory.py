@@ -6,6 +6,11 @@ the device around every call.
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import threading
+import weakref
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -13,7 +18,16 @@ import pycuda.driver as cuda
 from numpy.typing import DTypeLike, NDArray
 
 from dni_deploy.errors import EngineError, LimitError
+from engines.cuda import driver
 from engines.cuda.device import Device
+
+log = logging.getLogger(__name__)
+
+PAGE_BYTES = 4096
+"""Memory is registered in whole pages, so that no two registrations share one, which the driver refuses."""
+
+MAX_POOLED_ARRAYS = 16
+"""More arrays of one pool are not page-locked: a caller who keeps all frames of a video must not lock all memory."""
 
 
 class Buffer:
@@ -147,3 +161,111 @@ class Staging:
         memory, self._memory = self._memory, None
         if memory is not None:
             memory.base.free()  # type: ignore[union-attr]  # pycuda's allocation
+
+
+class GrowingBuffer:
+    """Device memory that grows as needed.
+
+    Thread safety: one thread at a time; the caller holds the device.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._buffer: Buffer | None = None
+
+    def get_buffer(self, nbytes: int) -> Buffer:
+        """Returns a buffer of at least this size, whose content is what the last user left.
+
+        Returns:
+            This object's buffer, valid until the next call that needs more room; nothing queued may still use it then.
+
+        Raises:
+            LimitError: There is no room.
+        """
+        if self._buffer is None or self._buffer.nbytes < nbytes:
+            self.free()
+            self._buffer = Buffer(self._device, nbytes)
+        return self._buffer
+
+    def free(self) -> None:
+        """Frees the memory. Calling it again does nothing."""
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            buffer.free()
+
+
+class PageLockedPool:
+    """Page-locked arrays on the host that callers may keep for as long as they like.
+
+    The memory of an array comes back to the pool when the array and all its views are collected. It is ordinary memory that is
+    registered with the driver, so it stays valid for arrays that outlive the pool.
+
+    Thread safety: any thread may take an array and drop it; the caller holds the device around `take` and `close`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._registered: set[int] = set()
+        self._free: list[NDArray[np.uint8]] = []
+        # Appended to by finalizers, which run on any thread, also on one that holds the lock: so they take none.
+        self._returned: deque[NDArray[np.uint8]] = deque()
+
+    def take(self, nbytes: int) -> NDArray[np.uint8]:
+        """Takes an array.
+
+        Args:
+            nbytes: Its size, at least 1.
+
+        Returns:
+            uint8 (nbytes,), aligned to a page; its content is undefined. It is not page-locked where MAX_POOLED_ARRAYS are in
+            use or the driver refuses: copies are right then, too, and slower.
+        """
+        size = -(-nbytes // PAGE_BYTES) * PAGE_BYTES
+        with self._lock:
+            while self._returned:
+                self._free.append(self._returned.popleft())
+            for index, memory in enumerate(self._free):
+                if memory.nbytes == size:
+                    return self._lend(self._free.pop(index))[:nbytes]
+            if self._free and len(self._registered) >= MAX_POOLED_ARRAYS:
+                self._unregister(self._free.pop(0).ctypes.data)
+            memory = np.empty(size + PAGE_BYTES, np.uint8)
+            memory = memory[-memory.ctypes.data % PAGE_BYTES :][:size]
+            if len(self._registered) >= MAX_POOLED_ARRAYS:
+                return memory[:nbytes]
+            try:
+                driver.call_driver(
+                    "cuMemHostRegister_v2", ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(size), ctypes.c_uint(0)
+                )
+            except EngineError as error:
+                log.debug("%d bytes are not page-locked: %s", size, error)
+                return memory[:nbytes]
+            self._registered.add(memory.ctypes.data)
+            return self._lend(memory)[:nbytes]
+
+    def close(self) -> None:
+        """Unlocks all memory; nothing queued may still use it. Arrays that callers hold stay valid. May be called again."""
+        with self._lock:
+            while self._registered:
+                self._unregister(next(iter(self._registered)))
+            self._free, self._returned = [], deque()
+
+    def _lend(self, memory: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.asarray(_Loan(memory, weakref.ref(self._returned)))
+
+    def _unregister(self, address: int) -> None:
+        self._registered.remove(address)
+        driver.call_driver("cuMemHostUnregister", ctypes.c_void_p(address))
+
+
+class _Loan:
+    """Owns the memory of an array, and gives it back to the pool, if that still exists, when the array is collected."""
+
+    def __init__(self, memory: NDArray[np.uint8], returned: weakref.ref[deque[NDArray[np.uint8]]]) -> None:
+        self._memory, self._returned = memory, returned
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self) -> None:
+        returned = self._returned()
+        if returned is not None:
+            returned.append(self._memory)

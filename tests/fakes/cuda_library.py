@@ -17,10 +17,12 @@ from tests.fakes.pycuda.context import ATTRIBUTES
 from tests.fakes.streams import LEGACY, Work
 
 INVALID_VALUE, NOT_INITIALIZED, INVALID_CONTEXT, INVALID_HANDLE, NOT_READY, CAPTURE_UNSUPPORTED = 1, 3, 201, 400, 600, 900
+OUT_OF_MEMORY, ALREADY_REGISTERED, NOT_REGISTERED = 2, 712, 713
 PRIMARY = 0xC0DE
 NAMES = {
     0: b"CUDA_SUCCESS",
     1: b"CUDA_ERROR_INVALID_VALUE",
+    2: b"CUDA_ERROR_OUT_OF_MEMORY",
     201: b"CUDA_ERROR_INVALID_CONTEXT",
     400: b"CUDA_ERROR_INVALID_HANDLE",
 }
@@ -220,6 +222,21 @@ class Library:
             return INVALID_HANDLE
         del self._gpu.events[_number(event)]
         return 0
+
+    def _cuMemHostRegister_v2(self, address: Any, size: Any, flags: Any) -> int:
+        if not self._gpu.has_context():
+            return INVALID_CONTEXT
+        if _number(address) % 4096 or _number(size) % 4096 or not _number(size):
+            self._gpu.report("cuMemHostRegister: address and size are not those of whole pages")
+            return INVALID_VALUE
+        if self._gpu.refuse_registration:
+            return OUT_OF_MEMORY
+        return 0 if self._gpu.memory.register(_number(address), _number(size)) else ALREADY_REGISTERED
+
+    def _cuMemHostUnregister(self, address: Any) -> int:
+        if not self._gpu.has_context():
+            return INVALID_CONTEXT
+        return 0 if self._gpu.memory.unregister(_number(address)) else NOT_REGISTERED
 
     def _queue(self, stream: Any) -> Any:
         if not self._gpu.initialized:

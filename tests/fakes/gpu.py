@@ -28,6 +28,8 @@ class FakeGpu:
     violations          one sentence each; `check` fails on them.
     trt                 the fake TensorRT's own state and switches (tests/fakes/tensorrt.py, class State); None without it.
     nvcc                False: there is no compiler.
+    refuse_registration True: the driver page-locks no memory of the host.
+    transferred         bytes that copies moved, by ("to the device" or "to the host", "page-locked" or "pageable").
     launches            how often each kernel was launched; `kernel`, if set, runs instead of the host-compiled one.
     """
 
@@ -40,8 +42,10 @@ class FakeGpu:
         self.scheduler = Scheduler(self.report, seed, eager)
         self.initialized = False
         self.nvcc = True
+        self.refuse_registration = False
         self.kernel: Any = None
         self.launches: Counter[str] = Counter()
+        self.transferred: Counter[tuple[str, str]] = Counter()
         self.retained = 0
         self.released = 0
         self.pushed: Counter[int] = Counter()

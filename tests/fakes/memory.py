@@ -41,6 +41,18 @@ class Allocation:
         return f"{self.kind} memory of {self.nbytes} bytes at {self.address:#x}"
 
 
+@dataclass
+class Registration:
+    """Memory of the host that is page-locked until it is unregistered, and whose owner is NumPy."""
+
+    address: int
+    nbytes: int
+    freed: bool = False
+
+    def __str__(self) -> str:
+        return f"registered memory of {self.nbytes} bytes at {self.address:#x}"
+
+
 class Memory:
     """The registry. `report` takes one sentence for each violation."""
 
@@ -54,6 +66,28 @@ class Memory:
         self._by_address: dict[int, Allocation] = {}
         self._kept: deque[Allocation] = deque()
         self._kept_bytes = 0
+        self.registered: dict[int, Registration] = {}
+
+    def register(self, address: int, nbytes: int) -> bool:
+        """Page-locks memory of the host; False where some of it is."""
+        with self._lock:
+            if any(one.address < address + nbytes and address < one.address + one.nbytes for one in self.registered.values()):
+                return False
+            self.registered[address] = Registration(address, nbytes)
+            return True
+
+    def unregister(self, address: int) -> bool:
+        """Unlocks registered memory; False where none begins there."""
+        with self._lock:
+            registration = self.registered.pop(address, None)
+            if registration is not None:
+                registration.freed = True
+            return registration is not None
+
+    def registration_of(self, address: int) -> Registration | None:
+        """Returns the registration that contains the address."""
+        with self._lock:
+            return next((one for one in self.registered.values() if one.address <= address < one.address + one.nbytes), None)
 
     def allocate(self, nbytes: int, kind: str) -> Allocation:
         memory = np.full(nbytes + 2 * GUARD + ALIGNMENT, GUARD_BYTE, np.uint8)
@@ -121,8 +155,9 @@ class Memory:
             if not allocation.freed:
                 self._look_at_guards(allocation)
 
-    def living(self, kind: str | None = None) -> list[Allocation]:
-        return [one for one in self._by_address.values() if not one.freed and kind in (None, one.kind)]
+    def living(self, kind: str | None = None) -> list[Allocation | Registration]:
+        registered = list(self.registered.values()) if kind in (None, "registered") else []
+        return registered + [one for one in self._by_address.values() if not one.freed and kind in (None, one.kind)]
 
     def _look_at_guards(self, allocation: Allocation) -> None:
         before = allocation.memory[allocation.start - GUARD : allocation.start]

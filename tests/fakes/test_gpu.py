@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dni_deploy.errors import EngineError
 from tests.fakes.gpu import FakeGpu, current, install
 
 
@@ -244,3 +246,32 @@ def test_graph_replays_the_captured_work(fake: FakeGpu) -> None:
         assert library.cuGraphExecDestroy(ready) == 0
         memory.free()
     fake.check()
+
+
+@pytest.mark.parametrize("unregistered", [False, True])
+def test_registered_memory_must_stay_so_until_the_copy_has_run(fake: FakeGpu, unregistered: bool) -> None:
+    with context() as cuda:
+        from engines.cuda.driver import call_driver
+
+        host = np.empty(3 * 4096, np.uint8)
+        host = host[-host.ctypes.data % 4096 :][:4096]
+        address, size = ctypes.c_void_p(host.ctypes.data), ctypes.c_size_t(4096)
+        call_driver("cuMemHostRegister_v2", address, size, ctypes.c_uint(0))
+        with pytest.raises(EngineError, match="cuMemHostRegister_v2 failed"):
+            call_driver("cuMemHostRegister_v2", address, size, ctypes.c_uint(0))
+        assert [str(one).split(" at ")[0] for one in fake.memory.living()] == ["registered memory of 4096 bytes"]
+        memory, stream = cuda.mem_alloc(4096), cuda.Stream(1)
+        cuda.memcpy_htod_async(memory, np.zeros(4096, np.uint8), stream)
+        cuda.memcpy_dtoh_async(host[:8], memory, stream)
+        if not unregistered:
+            stream.synchronize()
+        call_driver("cuMemHostUnregister", address)
+        with pytest.raises(EngineError, match="cuMemHostUnregister failed"):
+            call_driver("cuMemHostUnregister", address)
+        stream.synchronize()
+        memory.free()
+    assert fake.transferred == {("to the device", "pageable"): 4096, ("to the host", "page-locked"): 8}
+    if unregistered:
+        only(fake, "after it was unregistered")
+    else:
+        fake.check()

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.fakes import gpu as machine
+from tests.fakes.memory import Allocation, Registration
 from tests.fakes.pycuda.allocation import address_of
 from tests.fakes.pycuda.checks import driver, host_bytes, integer, no_capture
 from tests.fakes.pycuda.stream import Stream, queue_of
@@ -21,7 +22,7 @@ def memcpy_htod(dest: Any, src: Any) -> None:
     data, address = host_bytes(src, False), address_of(dest, "memcpy_htod")
     legacy = gpu.scheduler.queues[LEGACY]
     gpu.scheduler.drain(legacy)
-    _copy_in(gpu, legacy, address, data, "memcpy_htod", pageable=not page_locked(gpu, data))
+    _copy_in(gpu, legacy, address, data, "memcpy_htod", pageable=page_locked(gpu, data) is None)
     if page_locked(gpu, data):
         gpu.scheduler.drain(legacy)
 
@@ -30,7 +31,7 @@ def memcpy_htod_async(dest: Any, src: Any, stream: Stream | None = None) -> None
     gpu = driver("cuMemcpyHtoDAsync")
     data, address = host_bytes(src, False), address_of(dest, "memcpy_htod_async")
     queue = queue_of(stream, gpu, "memcpy_htod_async")
-    _copy_in(gpu, queue, address, data, "memcpy_htod_async", pageable=not page_locked(gpu, data))
+    _copy_in(gpu, queue, address, data, "memcpy_htod_async", pageable=page_locked(gpu, data) is None)
 
 
 def memcpy_dtoh(dest: Any, src: Any) -> None:
@@ -88,33 +89,46 @@ def memset_d32_async(dest: Any, data: int, size: int, stream: Stream | None = No
     gpu.scheduler.add(queue_of(stream, gpu, "memset_d32_async"), Work("memset_d32_async", run))
 
 
-def page_locked(gpu: machine.FakeGpu, data: NDArray[np.uint8]) -> bool:
+def page_locked(gpu: machine.FakeGpu, data: NDArray[np.uint8]) -> Allocation | Registration | None:
+    """Returns what makes the memory page-locked."""
     if not data.nbytes:
-        return False
+        return None
     owner = gpu.memory.find(data.ctypes.data)
-    return owner is not None and owner.kind == "page-locked"
+    return owner if owner is not None and owner.kind == "page-locked" else gpu.memory.registration_of(data.ctypes.data)
 
 
-def _on_host(gpu: machine.FakeGpu, data: NDArray[np.uint8], what: str) -> bool:
-    """Tells whether page-locked memory of a queued copy is still allocated when it runs, and reports if not."""
-    return not page_locked(gpu, data) or gpu.memory.view(data.ctypes.data, data.nbytes, what, "page-locked") is not None
+def _on_host(gpu: machine.FakeGpu, owner: Allocation | Registration | None, data: NDArray[np.uint8], what: str) -> bool:
+    """Tells whether page-locked memory of a queued copy is still so when it runs, and reports if not."""
+    if isinstance(owner, Registration):
+        if owner.freed:
+            gpu.report(f"{what}: uses {owner} after it was unregistered")
+        return not owner.freed
+    return owner is None or gpu.memory.view(data.ctypes.data, data.nbytes, what, "page-locked") is not None
+
+
+def _count(gpu: machine.FakeGpu, direction: str, owner: object, nbytes: int) -> None:
+    gpu.transferred[direction, "pageable" if owner is None else "page-locked"] += nbytes
 
 
 def _copy_in(gpu: machine.FakeGpu, queue: Queue, to: int, data: NDArray[np.uint8], what: str, pageable: bool) -> None:
-    source = np.array(data) if pageable else data
+    source, owner = np.array(data) if pageable else data, page_locked(gpu, data)
+    _count(gpu, "to the device", owner, data.nbytes)
 
     def run() -> None:
         view = gpu.memory.view(to, source.nbytes, what)
-        if view is not None and _on_host(gpu, source, what):
+        if view is not None and _on_host(gpu, owner, source, what):
             view[:] = source
 
     gpu.scheduler.add(queue, Work(what, run))
 
 
 def _copy_out(gpu: machine.FakeGpu, queue: Queue, data: NDArray[np.uint8], address: int, what: str) -> None:
+    owner = page_locked(gpu, data)
+    _count(gpu, "to the host", owner, data.nbytes)
+
     def run() -> None:
         view = gpu.memory.view(address, data.nbytes, what)
-        if view is not None and _on_host(gpu, data, what):
+        if view is not None and _on_host(gpu, owner, data, what):
             data[:] = view
 
     gpu.scheduler.add(queue, Work(what, run))
