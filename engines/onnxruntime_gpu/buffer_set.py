@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ FrameBinding = tuple[tuple[int, ...], int, int]
 
 
 class BoundBufferSet:
-    """One slot of a `BoundEngine`.
+    """One slot of a `BoundEngine`, and a `DeviceNetwork` (see engines/cuda/frame_buffers.py).
 
     The weights are bound to `weight_buffer` once: what is blended into it is what the next run reads. Everything is queued on
     the engine's one stream.
@@ -31,6 +32,8 @@ class BoundBufferSet:
     Attributes:
         weight_buffer: The slot's weights on the device; the engine owns them.
         has_weights: Whether a whole blend was queued.
+        stream: The engine's stream.
+        replay: Replay runs as CUDA graphs, each of which is captured at the first frame of its shape and addresses.
 
     Thread safety: the caller holds the device, and calls from one thread at a time.
     """
@@ -61,7 +64,8 @@ class BoundBufferSet:
         """
         self.weight_buffer = weight_buffer
         self.has_weights = False
-        self._device, self._session, self._stream = device, session, stream
+        self.replay = False
+        self._device, self._session, self.stream = device, session, stream
         self._device_type, self._index, self._next_graph_id = device_type, index, next_graph_id
         names = {weight.name for weight in weights}
         self._input: str = next(value.name for value in session.get_inputs() if value.name not in names)
@@ -85,41 +89,52 @@ class BoundBufferSet:
 
     def mark_blended(self) -> None:
         """Records that the blend was queued."""
-        self._blended_event.record(self._stream)
+        self._blended_event.record(self.stream)
 
     def synchronize(self) -> None:
         """Waits for the newest blend, and for nothing that was queued behind it."""
         self._blended_event.synchronize()
 
+    def prepare_input(self, shape: tuple[int, ...]) -> int:
+        """Makes room for an input; see `DeviceNetwork.prepare_input`."""
+        self._input_shape = None
+        self._ensure_buffer("in", 4 * math.prod(shape))
+        self._input_shape = shape
+        return self._buffers["in"].pointer
+
     def upload(self, x: NDArray[np.float32]) -> None:
         """Queues the upload of a frame, float32 (N, C, H, W), which is read before this returns."""
-        self._ensure_buffer("in", x.nbytes)
+        self.prepare_input(x.shape)
+        self._input_shape = None  # until it is whole
         self._uploaded_event.synchronize()  # the last upload may still read the staging memory
         staged = self._staging_in.get_array(x.shape, np.float32)
         np.copyto(staged, x)
-        self._buffers["in"].upload(staged, self._stream)
-        self._uploaded_event.record(self._stream)
+        self._buffers["in"].upload(staged, self.stream)
+        self._uploaded_event.record(self.stream)
         self._input_shape = x.shape
 
-    def enqueue(self, *, replay: bool) -> None:
-        """Queues one run on the frame that was uploaded last.
-
-        Args:
-            replay: Replay a CUDA graph, which is captured at the first frame of its shape and addresses.
+    def enqueue(self) -> None:
+        """Queues one run on the newest input.
 
         Raises:
-            EngineError: There is no frame, or ONNX Runtime cannot run it.
+            EngineError: There is none, or ONNX Runtime cannot run it.
         """
         if self._input_shape is None:
             raise EngineError("No input was uploaded; upload one first.")
         frame = self._bind_frame(self._input_shape)
         options = self._plain_run_options
-        if replay and self._next_graph_id is not None:
+        if self.replay and self._next_graph_id is not None:
             if frame not in self._graph_run_options:
                 self._graph_run_options[frame] = make_run_options(self._next_graph_id())
             options = self._graph_run_options[frame]
         self._run_session(options)
         self._has_run = True
+
+    def get_output(self) -> tuple[tuple[int, ...], int]:
+        """Returns shape and address of the newest output; see `DeviceNetwork.get_output`."""
+        assert self._current_binding is not None
+        shape, _, target = self._current_binding
+        return self._output_shapes[shape], target
 
     def download(self) -> NDArray[np.float32]:
         """Waits for the newest output.
@@ -133,8 +148,8 @@ class BoundBufferSet:
         if not self._has_run or self._current_binding is None:
             raise EngineError("Nothing was run; upload an input and enqueue first.")
         staged = self._staging_out.get_array(self._output_shapes[self._current_binding[0]], np.float32)
-        self._buffers["out"].download(staged, self._stream)
-        self._downloaded_event.record(self._stream)
+        self._buffers["out"].download(staged, self.stream)
+        self._downloaded_event.record(self.stream)
         self._downloaded_event.synchronize()
         return np.array(staged)
 
@@ -149,21 +164,21 @@ class BoundBufferSet:
         self._buffers.clear()
         self._staging_in.free()
         self._staging_out.free()
-        self._uploaded_event = self._blended_event = self._downloaded_event = self._stream = None
+        self._uploaded_event = self._blended_event = self._downloaded_event = self.stream = None
 
     def _bind_frame(self, shape: tuple[int, ...]) -> FrameBinding:
         """Binds the frame's input and output, unless they are bound. A run tells the size of the output, once per shape."""
         binding, source = self._binding, self._buffers["in"].pointer
         assert binding is not None
-        output_shape = self._output_shapes.get(shape)
-        if output_shape is not None and self._current_binding == (shape, source, self._buffers["out"].pointer):
+        output_shape, output = self._output_shapes.get(shape), self._buffers.get("out")
+        if output is not None and self._current_binding == (shape, source, output.pointer):
             return self._current_binding
         self._current_binding, self._has_run = None, False
         binding.bind_input(self._input, self._device_type, self._index, np.float32, list(shape), source)
         if output_shape is None:
             binding.bind_output(self._output, self._device_type, self._index)  # ONNX Runtime allocates it
             self._run_session(self._plain_run_options)
-            self._stream.synchronize()
+            self.stream.synchronize()
             output_shape = tuple(binding.get_outputs()[0].shape())
             binding.clear_binding_outputs()
         self._ensure_buffer("out", int(np.prod(output_shape)) * 4)
@@ -189,7 +204,7 @@ class BoundBufferSet:
         if buffer is not None and buffer.nbytes >= nbytes:
             return
         if buffer is not None:
-            self._stream.synchronize()  # what is queued may use it
+            self.stream.synchronize()  # what is queued may use it
             del self._buffers[name]
             buffer.free()
         self._buffers[name] = Buffer(self._device, nbytes)

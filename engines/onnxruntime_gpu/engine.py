@@ -1,7 +1,8 @@
 """The engine whose weights are graph inputs, bound to memory that the blend kernel writes at a change of alpha.
 
 One session and one stream for all slots: upload, blend, run and download are queued there in the order of the calls, so that
-none of them waits for another one on the host.
+none of them waits for another one on the host. The pixels of rendered frames have streams of their own
+(engines/cuda/frame_buffers.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ from numpy.typing import NDArray
 
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.errors import EngineError
+from dni_deploy.imaging.frames import AnyFrame
+from dni_deploy.signature import Signature
 from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
+from engines.cuda.frame_buffers import FrameRenderer
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
-from engines.frame_conversion import HostFrameEngine
 from engines.interface import EngineOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.weights_as_inputs import weights_as_inputs
@@ -35,7 +38,7 @@ from engines.onnxruntime_gpu.session import CUDA_PROVIDER, make_provider_options
 log = logging.getLogger(__name__)
 
 
-class BoundEngine(HostFrameEngine):
+class BoundEngine:
     """A `DeviceEngine` that owns the device's context and all that it makes in it.
 
     Attributes:
@@ -72,7 +75,6 @@ class BoundEngine(HostFrameEngine):
             UnavailableError: There is no GPU, or the provider's libraries cannot be loaded.
             LimitError: There is no room on the GPU.
         """
-        super().__init__()
         precision = "fp16" if any(weight.dtype == np.float16 for weight in lowered.weights) else "fp32"
         self.update_path = (
             f"ONNX Runtime {ort.__version__} on the GPU, {precision}: the weights are inputs of the graph and lie where they are "
@@ -105,6 +107,8 @@ class BoundEngine(HostFrameEngine):
                     )  # fmt: skip
                     self._buffer_sets.append(buffers)
                     self._free_at_close(buffers.free)
+                self._frame_renderer = FrameRenderer(device)
+                self._free_at_close(self._frame_renderer.close)
         except BaseException:
             self.close()
             raise
@@ -153,6 +157,11 @@ class BoundEngine(HostFrameEngine):
             self.enqueue(slot)
             return self.download(slot)
 
+    def render(self, slot: int, frame: AnyFrame, signature: Signature) -> NDArray[Any]:
+        """Renders a frame, as `Engine.render`; frames of several threads overlap, except where CUDA graphs are replayed."""
+        with self._slot_locks[slot] if self.replay else nullcontext(), self._device_context():
+            return self._frame_renderer.render(frame, signature, lambda: self._lock_network(slot))
+
     # DeviceEngine
 
     def stream_handle(self, slot: int) -> int:
@@ -167,13 +176,8 @@ class BoundEngine(HostFrameEngine):
 
     def enqueue(self, slot: int) -> None:
         """Queues one run, as `DeviceEngine.enqueue`."""
-        with self._lock_slot(slot) as buffers:
-            if not buffers.has_weights:
-                raise EngineError(f"Slot {slot} has no weights; refit it first.")
-            # One at a time: ONNX Runtime may give the memory of a run that is queued to the next one, which is right as long
-            # as the two are queued one after the other.
-            with self._run_lock:
-                buffers.enqueue(replay=self.replay)
+        with self._lock_network(slot) as network:
+            network.enqueue()
 
     def download(self, slot: int) -> NDArray[np.float32]:
         """Waits for the newest output, as `DeviceEngine.download`."""
@@ -219,6 +223,20 @@ class BoundEngine(HostFrameEngine):
     def _lock_slot(self, slot: int) -> Iterator[BoundBufferSet]:
         with self._slot_locks[slot], self._device_context():
             yield self._buffer_sets[slot]
+
+    @contextmanager
+    def _lock_network(self, slot: int) -> Iterator[BoundBufferSet]:
+        """Locks the slot, which has to have weights, and all runs.
+
+        One run at a time: ONNX Runtime may give the memory of a run that is queued to the next one, which is right as long as the
+        two are queued one after the other.
+        """
+        with self._lock_slot(slot) as buffers:
+            if not buffers.has_weights:
+                raise EngineError(f"Slot {slot} has no weights; refit it first.")
+            with self._run_lock:
+                buffers.replay = self.replay
+                yield buffers
 
 
 def _suppress_cuda_errors(step: Callable[[], object]) -> None:

@@ -2,7 +2,7 @@
 
 Each slot has one stream. Blend, refit, upload, run and download of a slot are queued on it in the order of the calls, so that
 none of them needs to wait for another one, and nothing of one slot ever touches another slot's stream: two slots are two
-engines.
+engines. The pixels of rendered frames have streams of their own (engines/cuda/frame_buffers.py).
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import tensorrt as trt
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
+from dni_deploy.imaging.frames import AnyFrame
+from dni_deploy.signature import Signature
 from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
+from engines.cuda.frame_buffers import FrameRenderer
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
-from engines.frame_conversion import HostFrameEngine
 from engines.interface import EngineOptions
 from engines.trt.features import Features
 from engines.trt.messages import clear_errors, drop_variables, get_logger, make_engine_error, summarize_message
@@ -88,7 +90,7 @@ class TensorRTBufferSet(ABC):
 BufferSet = TypeVar("BufferSet", bound=TensorRTBufferSet)
 
 
-class TensorRTEngine(HostFrameEngine, Generic[BufferSet]):
+class TensorRTEngine(ABC, Generic[BufferSet]):
     """A DeviceEngine (see engines/interface.py) on one plan. It owns the device's context and all that it makes in it.
 
     Attributes:
@@ -121,7 +123,6 @@ class TensorRTEngine(HostFrameEngine, Generic[BufferSet]):
             LimitError: There is too little memory.
             UnavailableError: There is no such GPU.
         """
-        super().__init__()
         self.network, self.header, self.features = network, plan.header, features
         self.slots = options.slots or 1
         self.update_path = f"TensorRT {features.version}, {self.header.precision}: {self._describe_update_path()}"
@@ -135,6 +136,8 @@ class TensorRTEngine(HostFrameEngine, Generic[BufferSet]):
                 clear_errors()
                 self._runtime = trt.Runtime(get_logger())
                 self._buffer_sets.extend(self._make_buffer_sets(plan, self._device))
+                self._frame_renderer = FrameRenderer(self._device)
+                self._free_at_close(self._frame_renderer.close)
         except BaseException as error:
             with self._device:
                 drop_variables(error)
@@ -172,8 +175,15 @@ class TensorRTEngine(HostFrameEngine, Generic[BufferSet]):
         """Runs one frame: float32 (N, C, H, W) -> float32 (N, C', H', W'), an array of the caller's."""
         with self._lock_slot(slot) as buffers:
             buffers.runner.upload(x)
-            self._enqueue_frame(slot, buffers)
+            _require_weights(slot, buffers)
+            buffers.runner.enqueue()
             return buffers.runner.download()
+
+    def render(self, slot: int, frame: AnyFrame, signature: Signature) -> NDArray[Any]:
+        """Renders a frame, as `Engine.render`; frames of several threads overlap on one slot, too."""
+        self._require_device()
+        with self._device_context(), _mark_failures(self._buffer_sets[slot]):
+            return self._frame_renderer.render(frame, signature, lambda: self._lock_runner(slot))
 
     # DeviceEngine
 
@@ -189,8 +199,8 @@ class TensorRTEngine(HostFrameEngine, Generic[BufferSet]):
 
     def enqueue(self, slot: int) -> None:
         """Queues one run on the input that was uploaded last; see `DeviceEngine.enqueue`."""
-        with self._lock_slot(slot) as buffers:
-            self._enqueue_frame(slot, buffers)
+        with self._lock_runner(slot) as runner:
+            runner.enqueue()
 
     def download(self, slot: int) -> NDArray[np.float32]:
         """Waits for what is queued and returns the newest output; see `DeviceEngine.download`."""
@@ -274,22 +284,20 @@ class TensorRTEngine(HostFrameEngine, Generic[BufferSet]):
             vars(buffers).clear()
         self._buffer_sets.clear()
 
-    def _enqueue_frame(self, slot: int, buffers: BufferSet) -> None:
-        if buffers.unusable_reason is not None:
-            raise EngineError(f"Slot {slot} cannot run: {buffers.unusable_reason}; refit it first.")
-        buffers.runner.enqueue()
-
     @contextmanager
     def _lock_slot(self, slot: int) -> Iterator[BufferSet]:
         """Holds the slot's lock and the device. An error of the GPU becomes an EngineError, and the slot unusable."""
         self._require_device()
         buffers = self._buffer_sets[slot]
-        with buffers.lock, self._device_context():
-            try:
-                yield buffers
-            except cuda.Error as error:
-                buffers.unusable_reason = f"the GPU failed ({summarize_message(str(error))})"
-                raise _make_gpu_error(error) from error
+        with buffers.lock, self._device_context(), _mark_failures(buffers):
+            yield buffers
+
+    @contextmanager
+    def _lock_runner(self, slot: int) -> Iterator[Runner]:
+        """Holds the slot, which has to have weights."""
+        with self._lock_slot(slot) as buffers:
+            _require_weights(slot, buffers)
+            yield buffers.runner
 
     @contextmanager
     def _device_context(self) -> Iterator[None]:
@@ -446,6 +454,21 @@ class ConstantEngine(TensorRTEngine[ConstantBufferSet]):
             runner = self._make_runner(device, engine, stream)
             runner.create_context()
             yield ConstantBufferSet(stream, runner)
+
+
+def _require_weights(slot: int, buffers: TensorRTBufferSet) -> None:
+    if buffers.unusable_reason is not None:
+        raise EngineError(f"Slot {slot} cannot run: {buffers.unusable_reason}; refit it first.")
+
+
+@contextmanager
+def _mark_failures(buffers: TensorRTBufferSet) -> Iterator[None]:
+    """Makes an error of the GPU an EngineError, and the slot unusable."""
+    try:
+        yield
+    except cuda.Error as error:
+        buffers.unusable_reason = f"the GPU failed ({summarize_message(str(error))})"
+        raise _make_gpu_error(error) from error
 
 
 def _make_gpu_error(error: Exception) -> EngineError:

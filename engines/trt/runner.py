@@ -7,6 +7,7 @@ its own at the first one with a new shape.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,10 @@ from engines.trt.messages import make_engine_error
 class Runner:
     """Runs frames on one engine and one stream, which the caller owns; input, output and staging buffers are the runner's.
 
+    It is a `DeviceNetwork` (see engines/cuda/frame_buffers.py).
+
     Attributes:
+        stream: The slot's stream; everything is queued on it.
         replay: Replay frames as CUDA graphs.
         keep_graph_over_refit: A captured graph sees weights that were refitted after it, so that `invalidate_graph` keeps it.
 
@@ -57,7 +61,7 @@ class Runner:
         Raises:
             EngineError: The engine's inputs are not the bundle's, or not float32.
         """
-        self._device, self._engine, self._stream, self._profile = device, engine, stream, profile
+        self._device, self._engine, self.stream, self._profile = device, engine, stream, profile
         self._fixed_addresses = dict(fixed_addresses or {})
         self.replay, self.keep_graph_over_refit = replay, False
         self._input_name, self._output_name = _find_input_and_output(engine, self._fixed_addresses)
@@ -107,6 +111,18 @@ class Runner:
         if not self.keep_graph_over_refit:
             self._destroy_graph()
 
+    def prepare_input(self, shape: tuple[int, ...]) -> int:
+        """Makes room for an input; see `DeviceNetwork.prepare_input`."""
+        if not self._profile.contains_shape(shape):
+            raise UsageError(
+                f"The plan takes inputs of {self._profile}; got {'x'.join(map(str, shape))}. Build one for larger frames with "
+                "dni-deploy build --max, or run in tiles with --tile."
+            )
+        self._input_shape = None
+        self._ensure_buffer("in", 4 * math.prod(shape))
+        self._input_shape = shape
+        return self._buffers["in"].pointer
+
     def upload(self, x: NDArray[np.float32]) -> None:
         """Queues the upload of a frame.
 
@@ -117,35 +133,30 @@ class Runner:
             UsageError: The shape is outside the profile.
             LimitError: There is no room for it.
         """
-        if not self._profile.contains_shape(x.shape):
-            raise UsageError(
-                f"The plan takes inputs of {self._profile}; got {'x'.join(map(str, x.shape))}. Build one for larger frames with "
-                "dni-deploy build --max, or run in tiles with --tile."
-            )
+        self.prepare_input(x.shape)
         self._input_shape = None  # until it is whole
-        self._ensure_buffer("in", x.nbytes)
         if self._uploaded_event is not None:
             self._uploaded_event.synchronize()  # the last upload may still read the staging memory
         else:
             self._uploaded_event = cuda.Event(cuda.event_flags.DISABLE_TIMING)
         staged = self._staging_in.get_array(x.shape, np.float32)
         np.copyto(staged, x)
-        self._buffers["in"].upload(staged, self._stream)
-        self._uploaded_event.record(self._stream)
+        self._buffers["in"].upload(staged, self.stream)
+        self._uploaded_event.record(self.stream)
         self._input_shape = x.shape
 
     def enqueue(self) -> None:
-        """Queues one run on the frame that was uploaded last.
+        """Queues one run on the newest input.
 
         Raises:
-            EngineError: No frame was uploaded, or TensorRT refuses.
+            EngineError: There is none, or TensorRT refuses.
         """
         if self._context is None or self._input_shape is None:
             raise EngineError("No input was uploaded; upload one first.")
         messages.clear_errors()
         if self._input_shape != self._context_shape:
             self._set_shape(self._input_shape)
-        handle = self._stream.handle
+        handle = self.stream.handle
         if self._graph is None and self.replay and self._is_warm:
             self._capture_graph(handle)
         if self._graph is not None:
@@ -153,6 +164,10 @@ class Runner:
         elif not self._context.execute_async_v3(handle):
             raise make_engine_error("queue the network")
         self._is_warm = self._has_run = True
+
+    def get_output(self) -> tuple[tuple[int, ...], int]:
+        """Returns shape and address of the newest output; see `DeviceNetwork.get_output`."""
+        return self._output_shape, self._buffers["out"].pointer
 
     def download(self) -> NDArray[np.float32]:
         """Waits for what is queued and returns the newest output.
@@ -166,8 +181,8 @@ class Runner:
         if not self._has_run:
             raise EngineError("Nothing was run; upload an input and enqueue first.")
         staged = self._staging_out.get_array(self._output_shape, np.float32)
-        self._buffers["out"].download(staged, self._stream)
-        self._stream.synchronize()
+        self._buffers["out"].download(staged, self.stream)
+        self.stream.synchronize()
         return np.array(staged)
 
     def reset(self) -> None:
@@ -184,7 +199,7 @@ class Runner:
         self._buffers.clear()
         self._staging_in.free()
         self._staging_out.free()
-        self._stream = None
+        self.stream = None
 
     def _set_shape(self, shape: tuple[int, ...]) -> None:
         """Sets a new shape, and where its input and output are. Drops the graph of the old one."""
@@ -216,7 +231,7 @@ class Runner:
     def _destroy_graph(self) -> None:
         self._is_warm = False
         if self._graph is not None:
-            self._stream.synchronize()  # it may be running
+            self.stream.synchronize()  # it may be running
             self._graph.close()
             self._graph = None
 
@@ -228,7 +243,7 @@ class Runner:
         if buffer is not None:
             self._destroy_graph()
             self._context_shape = None
-            self._stream.synchronize()
+            self.stream.synchronize()
             del self._buffers[name]
             buffer.free()
         self._buffers[name] = Buffer(self._device, nbytes)

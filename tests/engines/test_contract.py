@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import EngineError, UsageError
+from dni_deploy.errors import EngineError, MismatchError, UsageError
+from dni_deploy.imaging import frames
+from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
 from engines.interface import Engine, EngineOptions
@@ -124,6 +128,56 @@ def test_coefficients_and_frames_are_the_callers(engine: Engine) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
+FRAME_DTYPES = (np.uint8, np.uint16, np.float32)
+
+
+def make_frame(dtype: Any, seed: int = 0) -> NDArray[Any]:
+    """Of an odd height or width."""
+    random, size = np.random.default_rng(seed), (9 + seed % 5, 13 - seed % 4, 3)
+    return random.random(size, np.float32) if dtype == np.float32 else random.integers(0, 256, size, dtype)
+
+
+def reference_frame(engine: Engine, slot: int, frame: NDArray[Any], signature: Signature) -> NDArray[Any]:
+    return frames.from_network(engine.infer(slot, frames.to_network(frame, signature)), frame, signature)
+
+
+@pytest.mark.parametrize("dtype", FRAME_DTYPES)
+def test_render_is_the_reference_around_infer(engine: Engine, bundle: Bundle, dtype: Any) -> None:
+    for seed in range(4):
+        frame = make_frame(dtype, seed)
+        before = frame.copy()
+        got = engine.render(seed % 2, frame, bundle.signature)
+        np.testing.assert_array_equal(frame, before)
+        assert got.dtype == frame.dtype
+        assert got.flags.writeable
+        np.testing.assert_array_equal(got, reference_frame(engine, seed % 2, frame, bundle.signature))
+
+
+def test_frames_of_several_threads_in_one_slot(engine: Engine, bundle: Bundle) -> None:
+    inputs = [make_frame(FRAME_DTYPES[seed % 3], seed) for seed in range(12)]
+    expected = [reference_frame(engine, 0, frame, bundle.signature) for frame in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for got, wanted in zip(
+            pool.map(lambda frame: engine.render(0, frame, bundle.signature), inputs), expected, strict=True
+        ):
+            np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_frame_that_makes_no_finite_output_is_an_error_and_the_next_one_renders(engine: Engine, bundle: Bundle) -> None:
+    frame = make_frame(np.float32)
+    expected = engine.render(0, frame, bundle.signature)
+    with pytest.raises(EngineError, match="NaN or infinite"):
+        engine.render(0, np.full_like(frame, np.nan), bundle.signature)
+    np.testing.assert_array_equal(engine.render(0, frame, bundle.signature), expected)
+
+
+def test_what_is_no_frame_or_network_of_frames_is_refused(engine: Engine, bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="A frame is a uint8, uint16 or float32 array"):
+        engine.render(0, np.zeros((9, 9)), bundle.signature)  # type: ignore[arg-type]
+    with pytest.raises(MismatchError):
+        engine.render(0, make_frame(np.uint8), replace(bundle.signature, output_channels=1))
+
+
 def test_an_input_that_does_not_fit_is_refused_and_the_next_one_runs(engine: Engine) -> None:
     expected = engine.infer(0, picture())
     with pytest.raises((EngineError, UsageError), match=r"1, 7, 12, 20|1x7x12x20"):
@@ -144,9 +198,11 @@ def test_a_refit_is_logged_at_debug_and_a_frame_not_at_info(engine: Engine, capl
     assert caplog.records == []
 
 
-def test_closing_twice_is_harmless_and_a_closed_engine_refuses(engine: Engine) -> None:
+def test_closing_twice_is_harmless_and_a_closed_engine_refuses(engine: Engine, bundle: Bundle) -> None:
     """The last test of each engine."""
     engine.close()
     engine.close()
     with pytest.raises(EngineError):
         engine.infer(0, picture())
+    with pytest.raises(EngineError):
+        engine.render(0, make_frame(np.uint8), bundle.signature)

@@ -7,6 +7,7 @@ engines from which a wait, an order or a check was taken away: each of these mus
 from __future__ import annotations
 
 import gc
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
 from engines.interface import EngineOptions
-from tests.engines.trt import alpha_probe_network
+from tests.engines.trt import alpha_probe_network, frame_probe_network
 from tests.engines.trt.alpha_probe_network import WEIGHTS, Caught, Schedule
+from tests.engines.trt.frame_probe_network import FrameSchedule, compare
 from tests.fakes.gpu import FakeGpu
 from tests.fakes.trt.record import Recording
 
@@ -114,6 +116,48 @@ def test_slots_in_threads_of_their_own(gpu: FakeGpu, tmp_path: Path, nervous: No
         thread.start()
     for thread in threads:
         thread.join(60)
+    gpu.scheduler.reseed(None)
+    engine.close()
+    assert not errors, errors
+
+
+@groups
+def test_schedules_of_frames(gpu: FakeGpu, tmp_path: Path, kind: str, graph: bool) -> None:
+    engine = frame_probe_network.open_engine(gpu, tmp_path, kind, graph=graph)
+    schedule = FrameSchedule(engine, gpu, (np.float32,)) if kind == "graph" else FrameSchedule(engine, gpu)
+    for seed in range(60):
+        schedule.run(seed)
+    gpu.scheduler.reseed(None)
+    engine.close()
+
+
+@pytest.mark.parametrize(("gpu", "graph"), [("11.4", False), ("11.4", True), ("8.6", False)], indirect=["gpu"])
+def test_frames_of_several_threads_on_each_slot(gpu: FakeGpu, tmp_path: Path, graph: bool, nervous: None) -> None:
+    """A session refits no slot with a frame in it, so each slot keeps its alpha while its threads render."""
+    engine = frame_probe_network.open_engine(gpu, tmp_path, graph=graph)
+    shares, errors = (0.25, 0.75), []
+
+    def drive(number: int) -> None:
+        chance, slot = random.Random(number), number % 2
+        try:
+            for _ in range(25):
+                frame = frame_probe_network.make_frame(chance)
+                compare(
+                    engine.render(slot, frame, frame_probe_network.SIGNATURE), frame_probe_network.picture(shares[slot], frame)
+                )
+        except BaseException as error:
+            errors.append(error)
+
+    for seed in (None, 0, 1):
+        gpu.scheduler.reseed(seed)
+        for slot, share in enumerate(shares):
+            engine.refit(slot, np.array([1 - share, share]))
+        threads = [threading.Thread(target=drive, args=(number,), daemon=True) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
     gpu.scheduler.reseed(None)
     engine.close()
     assert not errors, errors
@@ -228,7 +272,7 @@ def test_the_rig_catches_nothing_in_the_engine_as_it_is(gpu: FakeGpu, tmp_path: 
 def test_fetch_that_does_not_wait(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.trt.runner import Runner
 
-    without_waiting(monkeypatch, Runner, "download", lambda runner: runner._stream)
+    without_waiting(monkeypatch, Runner, "download", lambda runner: runner.stream)
     catch(gpu, tmp_path)
 
 
@@ -306,6 +350,70 @@ def test_pictures_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: p
     catch(gpu, tmp_path)
 
 
+def catch_frames(gpu: FakeGpu, folder: Path) -> None:
+    """Fails where nothing is wrong in schedules of frames. Ends with the machine as if nothing had been wrong."""
+    engine = frame_probe_network.open_engine(gpu, folder)
+    wrong = False
+    try:
+        schedule = FrameSchedule(engine, gpu)
+        for seed in range(ENOUGH):
+            schedule.run(seed)
+    except Caught:
+        wrong = True
+    gpu.scheduler.reseed(None)
+    engine.close()
+    gpu.scheduler.drain_all()
+    gc.collect()
+    assert wrong, f"{ENOUGH} schedules of frames and what was taken away was not missed"
+    gpu.violations.clear()
+
+
+@pytest.mark.parametrize("method", ["enqueue_frame_to_input", "enqueue_output_to_frame"])
+def test_conversion_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    import pycuda.driver as cuda
+
+    from engines.cuda.frame_kernels import FrameKernels
+
+    whole = getattr(FrameKernels, method)
+    streams: list[Any] = []
+
+    def elsewhere(self: Any, *arguments: Any) -> None:
+        streams.append(cuda.Stream(1))
+        whole(self, *arguments[:-1], streams[-1])
+
+    monkeypatch.setattr(FrameKernels, method, elsewhere)
+    catch_frames(gpu, tmp_path)
+
+
+def test_counter_that_is_cleared_too_late(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pycuda.driver as cuda
+
+    monkeypatch.setattr(cuda, "memset_d32_async", lambda *arguments: None)
+    catch_frames(gpu, tmp_path)
+
+
+@pytest.mark.parametrize("event", ["uploaded", "computed", "downloaded"])
+def test_frames_whose_event_is_not_waited_for(
+    gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    import pycuda.driver as cuda
+
+    from engines.cuda.frame_buffers import FrameBuffers
+
+    made = FrameBuffers.__init__
+
+    class Unheard(cuda.Event):  # type: ignore[misc]
+        def record(self, stream: Any = None) -> Any:
+            return self
+
+    def make(self: Any, device: Any) -> None:
+        made(self, device)
+        setattr(self, f"{event}_event", Unheard())
+
+    monkeypatch.setattr(FrameBuffers, "__init__", make)
+    catch_frames(gpu, tmp_path)
+
+
 def test_finish_that_does_not_wait(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.trt.engine import TensorRTEngine
 
@@ -326,7 +434,7 @@ def test_buffers_freed_under_a_frame(gpu: FakeGpu, tmp_path: Path, waits: bool, 
 
     engine = opened(gpu, tmp_path)
     if not waits:
-        without_waiting(monkeypatch, Runner, "_ensure_buffer", lambda runner, *more: runner._stream)
+        without_waiting(monkeypatch, Runner, "_ensure_buffer", lambda runner, *more: runner.stream)
     small, large = np.ones((1, 1, 1, 1), np.float32), np.ones(alpha_probe_network.LARGEST, np.float32)
     engine.refit(0, np.array([0.5, 0.5]))
     engine.upload(0, small)

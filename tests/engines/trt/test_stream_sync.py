@@ -1,7 +1,7 @@
 """Waits: every place of the TensorRT backend that waits for the GPU is needed, or says why nothing can tell.
 
-Each `synchronize()` in the sources is taken away on its own, by the line it stands on, and engines are then driven through
-their lives until something is wrong: memory that was freed too early, a frame of old weights, work under a closed engine.
+Each `synchronize()` and `wait_for_event()` in the sources is taken away on its own, by the line it stands on, and engines are then
+driven through their lives until something is wrong: memory that was freed too early, a frame of old weights, work under a closed engine.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import pytest
 import engines
 from dni_deploy.errors import EngineError
 from engines.interface import EngineOptions
-from tests.engines.trt import alpha_probe_network
+from tests.engines.trt import alpha_probe_network, frame_probe_network
 from tests.engines.trt.alpha_probe_network import Caught, Schedule
+from tests.engines.trt.frame_probe_network import FrameSchedule
 from tests.fakes import gpu as machine
 from tests.fakes.gpu import FakeGpu, install
 from tests.fakes.trt.record import Recording
@@ -30,6 +31,7 @@ SOURCES = sorted([*(ROOT / "trt").glob("*.py"), *(ROOT / "cuda").glob("*.py")])
 NOT_TOLD = {"runner._destroy_graph": "a graph that is destroyed while it runs is freed when it has ended (cuGraphExecDestroy)"}
 """By place, why its absence cannot be seen."""
 
+WAITS = ("synchronize", "wait_for_event")
 LIVES = [("11.4", "refit", False), ("8.6", "refit", False), ("11.4", "refit", True), ("11.4", "inputs", True)]
 
 
@@ -40,7 +42,7 @@ def places() -> Iterator[tuple[str, str, int]]:
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(function, ast.FunctionDef):
                 continue
-            found = (node for node in ast.walk(function) if isinstance(node, ast.Attribute) and node.attr == "synchronize")
+            found = (node for node in ast.walk(function) if isinstance(node, ast.Attribute) and node.attr in WAITS)
             for line in sorted(node.lineno for node in found):
                 name = f"{path.stem}.{function.name}"
                 seen[name] = seen.get(name, 0) + 1
@@ -55,19 +57,19 @@ def take_away(monkeypatch: pytest.MonkeyPatch, path: str, line: int) -> list[int
     import pycuda.driver as cuda
 
     times: list[int] = []
-    for owner in (cuda.Stream, cuda.Event):
-        whole = owner.synchronize
+    for owner, method in ((cuda.Stream, "synchronize"), (cuda.Event, "synchronize"), (cuda.Stream, "wait_for_event")):
+        original = getattr(owner, method)
 
-        def call(self: Any, whole: Any = whole) -> Any:
+        def call(self: Any, *args: Any, whole: Any = original) -> Any:
             frame: Any = sys._getframe(1)
             if frame.f_code.co_name == "_suppress_cuda_errors":  # it is handed the method and calls it
                 frame = frame.f_back
             if frame.f_lineno == line and frame.f_code.co_filename == path:
                 times.append(line)
                 return self
-            return whole(self)
+            return whole(self, *args)
 
-        monkeypatch.setattr(owner, "synchronize", call)
+        monkeypatch.setattr(owner, method, call)
     return times
 
 
@@ -97,6 +99,22 @@ def live(gpu: FakeGpu, folder: Path, kind: str, graph: bool) -> None:
             gpu.scheduler.drain_all()
         if gpu.violations:
             raise Caught(gpu.violations[0])
+    render(gpu, folder, kind, graph)
+
+
+def render(gpu: FakeGpu, folder: Path, kind: str, graph: bool) -> None:
+    """The life of an engine of frames."""
+    engine = frame_probe_network.open_engine(gpu, folder, kind, graph=graph)
+    try:
+        schedule = FrameSchedule(engine, gpu)
+        for seed in range(40):
+            schedule.run(seed)
+    finally:
+        gpu.scheduler.reseed(None)
+        engine.close()
+        gpu.scheduler.drain_all()
+    if gpu.violations:
+        raise Caught(gpu.violations[0])
 
 
 def one_after_the_other(engine: Any) -> None:
