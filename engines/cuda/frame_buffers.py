@@ -7,8 +7,11 @@ so the upload of one frame and the download of another overlap the network of a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from queue import LifoQueue
 from typing import Any, Protocol
 
@@ -16,10 +19,12 @@ import numpy as np
 import pycuda.driver as cuda
 from numpy.typing import NDArray
 
+from dni_deploy.errors import EngineError
 from dni_deploy.imaging import frames
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
 from engines.cuda.device import Device
+from engines.cuda.device_frame import CudaArray, DeviceFrame, DeviceFramePool, SourceFrame
 from engines.cuda.frame_kernels import FrameKernels
 from engines.cuda.memory import Buffer, GrowingBuffer, PageLockedPool, Staging
 
@@ -109,65 +114,42 @@ class FrameRenderer:
         """
         self._kernels = FrameKernels(device)
         self._upload_stream, self._download_stream = device.create_stream(), device.create_stream()
-        self._output_pool = PageLockedPool()
+        self._output_pool, self._device_frames = PageLockedPool(), DeviceFramePool(device)
         self._frame_buffers = [FrameBuffers(device) for _ in range(FRAMES_IN_FLIGHT)]
         # Last in, first out: frames that come one by one share one set of buffers, and the others stay empty.
         self._idle: LifoQueue[FrameBuffers] = LifoQueue()
         for buffers in self._frame_buffers:
             self._idle.put(buffers)
 
-    def render(self, frame: AnyFrame, signature: Signature, lock_network: LockNetwork) -> NDArray[Any]:
+    def render(self, frame: AnyFrame | CudaArray, signature: Signature, lock_network: LockNetwork) -> Any:
         """Renders a frame.
 
         Args:
-            frame: uint8, uint16 or float32 (H, W, 3), RGB; read before this returns.
+            frame: uint8, uint16 or float32 (H, W, 3), RGB, on the host or on this device; read before this returns.
             signature: Of the network.
             lock_network: Locks the slot; the host waits for nothing meanwhile.
 
         Returns:
-            A fresh array of the same dtype, (scale * H, scale * W, 3), page-locked as long as the engine is open.
+            (scale * H, scale * W, 3) of the same dtype: for a frame on the host a fresh NDArray, page-locked as long as the engine
+            is open; for one on the device a DeviceFrame.
 
         Raises:
-            UsageError: `frame` is none, or the network does not take its size.
+            UsageError: `frame` is none, is on another device, or has a size that the network does not take.
             MismatchError: The network does not turn frames into frames.
             LimitError: There is no room on the GPU.
             EngineError: The network failed, or its output has another shape or is not finite.
         """
-        frames.check_frame(frame)
-        frames.check_signature(signature)
-        shape = (signature.scale * frame.shape[0], signature.scale * frame.shape[1], 3)
-        nbytes = int(np.prod(shape, dtype=np.int64)) * frame.dtype.itemsize
-        counter_offset = -(-nbytes // COUNTER_BYTES) * COUNTER_BYTES
-        with self._use_buffers() as buffers:
-            staged = buffers.host_input.get_array(frame.shape, frame.dtype)
-            np.copyto(staged, frame)
-            source = buffers.device_input.get_buffer(frame.nbytes)
-            target = buffers.device_output.get_buffer(counter_offset + COUNTER_BYTES)
-            received = self._output_pool.take(counter_offset + COUNTER_BYTES)
-            with lock_network() as network:
-                network_input = network.prepare_input(_input_shape(frame, signature))
-                source.upload(staged, self._upload_stream)
-                buffers.uploaded_event.record(self._upload_stream)
-                network.stream.wait_for_event(buffers.uploaded_event)
-                try:
-                    self._enqueue_network(network, network_input, source, frame, signature, target, counter_offset)
-                except BaseException:
-                    buffers.downloaded_event.record(network.stream)  # what was queued still uses the buffers
-                    raise
-                buffers.computed_event.record(network.stream)
-            self._download_stream.wait_for_event(buffers.computed_event)
-            target.download(received, self._download_stream)
-            buffers.downloaded_event.record(self._download_stream)
-        pixels = received[:nbytes].view(frame.dtype).reshape(shape)
-        not_finite = int(received[counter_offset:].view(np.uint32)[0])
-        if not_finite:
-            raise frames.not_finite_error(not_finite, pixels.size)
-        return pixels
+        if isinstance(frame, np.ndarray):
+            return self._render_on_host(frame, signature, lock_network)
+        if not hasattr(frame, "__cuda_array_interface__"):
+            frames.check_frame(frame)
+        return self._render_on_device(frame, signature, lock_network)
 
     def close(self) -> None:
-        """Frees the memory; no frame may be under way. Frames that were returned stay valid. Calling it again does nothing."""
+        """Frees the memory; no frame may be under way. Arrays that were returned stay valid. Calling it again does nothing."""
         for buffers in self._frame_buffers:
             buffers.free()
+        self._device_frames.close()
         self._output_pool.close()
         self._upload_stream = self._download_stream = None
 
@@ -183,30 +165,119 @@ class FrameRenderer:
             finally:
                 self._idle.put(buffers)
 
-    def _enqueue_network(
-        self,
-        network: DeviceNetwork,
-        network_input: int,
-        source: Buffer,
-        frame: AnyFrame,
-        signature: Signature,
-        target: Buffer,
-        counter_offset: int,
-    ) -> None:
-        """Queues conversion, network and conversion back on the slot's stream."""
-        size, dtype, stream = (frame.shape[0], frame.shape[1]), frame.dtype, network.stream
-        self._kernels.enqueue_frame_to_input(source.pointer, size, dtype, signature, network_input, stream)
+    def _render_on_host(self, frame: AnyFrame, signature: Signature, lock_network: LockNetwork) -> NDArray[Any]:
+        """Renders a frame that is on the host."""
+        frames.check_frame(frame)
+        frames.check_signature(signature)
+        shape, nbytes, counter_offset = _output_layout(frame.shape, frame.dtype, signature)
+        with self._use_buffers() as buffers:
+            staged = buffers.host_input.get_array(frame.shape, frame.dtype)
+            np.copyto(staged, frame)
+            source = buffers.device_input.get_buffer(frame.nbytes)
+            target = buffers.device_output.get_buffer(counter_offset + COUNTER_BYTES)
+            received = self._output_pool.take(counter_offset + COUNTER_BYTES)
+            pointers = (source.pointer, target.pointer, target.pointer + counter_offset)
+            job = _FrameJob(frame.shape, frame.dtype, signature, *pointers, partial(self._upload, buffers, source, staged))
+            self._compute(buffers, job, lock_network)
+            self._download(buffers, target, received, 0)
+        _check_finite(received[counter_offset:], shape)
+        return received[:nbytes].view(frame.dtype).reshape(shape)
+
+    def _render_on_device(self, array: CudaArray, signature: Signature, lock_network: LockNetwork) -> DeviceFrame:
+        """Renders a frame where it is; the host gets the counter of values that are not finite alone."""
+        frames.check_signature(signature)
+        frame = SourceFrame.from_array(array)
+        shape, _, counter_offset = _output_layout(frame.shape, frame.dtype, signature)
+        with self._use_buffers() as buffers:
+            rendered, target = self._device_frames.take(shape, frame.dtype, counter_offset + COUNTER_BYTES)
+            counter = self._output_pool.take(COUNTER_BYTES)
+            pointers = (frame.address, target.pointer, target.pointer + counter_offset)
+            job = _FrameJob(frame.shape, frame.dtype, signature, *pointers, frame.enqueue_wait)
+            self._compute(buffers, job, lock_network)
+            self._download(buffers, target, counter, counter_offset)
+        _check_finite(counter, shape)
+        return rendered
+
+    def _upload(self, buffers: FrameBuffers, source: Buffer, staged: NDArray[Any], stream: Any) -> None:
+        """Queues the upload of a frame, and makes the slot's stream wait for it."""
+        source.upload(staged, self._upload_stream)
+        buffers.uploaded_event.record(self._upload_stream)
+        stream.wait_for_event(buffers.uploaded_event)
+
+    def _compute(self, buffers: FrameBuffers, job: _FrameJob, lock_network: LockNetwork) -> None:
+        """Queues all of a frame that is ordered by the slot's stream."""
+        with lock_network() as network:
+            network_input = network.prepare_input(job.input_shape)
+            job.enqueue_source(network.stream)
+            try:
+                self._enqueue_network(job, network, network_input)
+            except BaseException:
+                buffers.downloaded_event.record(network.stream)  # what was queued still uses the buffers
+                raise
+            buffers.computed_event.record(network.stream)
+
+    def _enqueue_network(self, job: _FrameJob, network: DeviceNetwork, network_input: int) -> None:
+        """Queues conversion, network and conversion back."""
+        size, stream = (job.shape[0], job.shape[1]), network.stream
+        self._kernels.enqueue_frame_to_input(job.source, size, job.dtype, job.signature, network_input, stream)
         network.enqueue()
         output_shape, network_output = network.get_output()
-        frames.check_output(np.broadcast_to(np.float32(0), output_shape), frame, signature)  # of which the shape alone counts
-        not_finite = target.pointer + counter_offset
-        cuda.memset_d32_async(not_finite, 0, 1, stream)
+        count, channels, height, width = job.input_shape
+        expected = (count, channels, job.signature.scale * height, job.signature.scale * width)
+        if output_shape != expected:
+            raise EngineError(
+                f"The network gave an array of shape {output_shape} where {expected} was expected for this frame."
+            )
+        cuda.memset_d32_async(job.not_finite, 0, 1, stream)
         self._kernels.enqueue_output_to_frame(
-            network_output, source.pointer, size, dtype, signature, target.pointer, not_finite, stream
+            network_output, job.source, size, job.dtype, job.signature, job.target, job.not_finite, stream
         )
 
+    def _download(self, buffers: FrameBuffers, target: Buffer, received: NDArray[np.uint8], offset: int) -> None:
+        """Queues the download of what was computed."""
+        self._download_stream.wait_for_event(buffers.computed_event)
+        target.download(received, self._download_stream, offset)
+        buffers.downloaded_event.record(self._download_stream)
 
-def _input_shape(frame: AnyFrame, signature: Signature) -> tuple[int, ...]:
-    """Returns the shape of the network's input: a network of one channel takes the three colors as a batch of three."""
-    size = frames.padded_size(frame.shape[0], frame.shape[1], signature.multiple)
-    return (3, 1, *size) if signature.input_channels == 1 else (1, 3, *size)
+
+@dataclass(frozen=True)
+class _FrameJob:
+    """What the slot's stream has to know of a frame.
+
+    Attributes:
+        shape: (H, W, 3).
+        dtype: Its dtype.
+        signature: Of the network.
+        source: Device address of the frame.
+        target: Device address of the new frame.
+        not_finite: Device address of the counter of values that are not finite.
+        enqueue_source: Makes a stream wait until the frame is at `source`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    signature: Signature
+    source: int
+    target: int
+    not_finite: int
+    enqueue_source: Callable[[Any], None]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """The shape of the network's input: a network of one channel takes the three colors as a batch of three."""
+        size = frames.padded_size(self.shape[0], self.shape[1], self.signature.multiple)
+        return (3, 1, *size) if self.signature.input_channels == 1 else (1, 3, *size)
+
+
+def _output_layout(shape: tuple[int, ...], dtype: np.dtype[Any], signature: Signature) -> tuple[tuple[int, int, int], int, int]:
+    """Returns a new frame's shape, its bytes, and where its counter is behind them."""
+    output_shape = (signature.scale * shape[0], signature.scale * shape[1], 3)
+    nbytes = math.prod(output_shape) * dtype.itemsize
+    return output_shape, nbytes, -(-nbytes // COUNTER_BYTES) * COUNTER_BYTES
+
+
+def _check_finite(counter: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
+    """Raises EngineError where values of a frame of this shape are NaN or infinite."""
+    not_finite = int(counter.view(np.uint32)[0])
+    if not_finite:
+        raise frames.not_finite_error(not_finite, math.prod(shape))

@@ -26,6 +26,7 @@ from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
 from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
+from engines.cuda.device_frame import CudaArray
 from engines.cuda.frame_buffers import FrameRenderer
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
@@ -157,8 +158,17 @@ class BoundEngine:
             self.enqueue(slot)
             return self.download(slot)
 
-    def render(self, slot: int, frame: AnyFrame, signature: Signature) -> NDArray[Any]:
-        """Renders a frame, as `Engine.render`; frames of several threads overlap, except where CUDA graphs are replayed."""
+    def render(self, slot: int, frame: AnyFrame | CudaArray, signature: Signature) -> Any:
+        """Renders a frame, as `Engine.render`; frames of several threads overlap, except where CUDA graphs are replayed.
+
+        Args:
+            slot: Number of the slot.
+            frame: As `Engine.render`, or an array in the memory of this GPU, by CUDA's array interface.
+            signature: Of the network.
+
+        Returns:
+            As `Engine.render`; for an array on the GPU a DeviceFrame (see engines/cuda/device_frame.py).
+        """
         with self._slot_locks[slot] if self.replay else nullcontext(), self._device_context():
             return self._frame_renderer.render(frame, signature, lambda: self._lock_network(slot))
 

@@ -25,6 +25,7 @@ from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
 from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
+from engines.cuda.device_frame import CudaArray
 from engines.cuda.frame_buffers import FrameRenderer
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
@@ -179,8 +180,17 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
             buffers.runner.enqueue()
             return buffers.runner.download()
 
-    def render(self, slot: int, frame: AnyFrame, signature: Signature) -> NDArray[Any]:
-        """Renders a frame, as `Engine.render`; frames of several threads overlap on one slot, too."""
+    def render(self, slot: int, frame: AnyFrame | CudaArray, signature: Signature) -> Any:
+        """Renders a frame, as `Engine.render`; frames of several threads overlap on one slot, too.
+
+        Args:
+            slot: Number of the slot.
+            frame: As `Engine.render`, or an array in the memory of this GPU, by CUDA's array interface.
+            signature: Of the network.
+
+        Returns:
+            As `Engine.render`; for an array on the GPU a DeviceFrame (see engines/cuda/device_frame.py).
+        """
         self._require_device()
         with self._device_context(), _mark_failures(self._buffer_sets[slot]):
             return self._frame_renderer.render(frame, signature, lambda: self._lock_runner(slot))

@@ -19,6 +19,8 @@ from tests.fakes.streams import LEGACY, Work
 INVALID_VALUE, NOT_INITIALIZED, INVALID_CONTEXT, INVALID_HANDLE, NOT_READY, CAPTURE_UNSUPPORTED = 1, 3, 201, 400, 600, 900
 OUT_OF_MEMORY, ALREADY_REGISTERED, NOT_REGISTERED = 2, 712, 713
 PRIMARY = 0xC0DE
+LEGACY_STREAM = 1
+"""CU_STREAM_LEGACY, another handle of the default stream."""
 NAMES = {
     0: b"CUDA_SUCCESS",
     1: b"CUDA_ERROR_INVALID_VALUE",
@@ -202,6 +204,13 @@ class Library:
         self._gpu.events[_number(event)] = self._gpu.scheduler.record(queue)
         return 0
 
+    def _cuStreamWaitEvent(self, stream: Any, event: Any, flags: Any) -> int:
+        queue = self._queue(stream)
+        if isinstance(queue, int) or _number(event) not in self._gpu.events:
+            return INVALID_HANDLE
+        self._gpu.scheduler.wait(queue, self._gpu.events[_number(event)])
+        return 0
+
     def _cuEventSynchronize(self, event: Any) -> int:
         record = self._gpu.events.get(_number(event))
         if record is not None:
@@ -221,6 +230,19 @@ class Library:
         if _number(event) not in self._gpu.events:
             return INVALID_HANDLE
         del self._gpu.events[_number(event)]
+        return 0
+
+    def _cuPointerGetAttribute(self, value: Any, attribute: Any, address: Any) -> int:
+        held = self._gpu.memory.find(_number(address))
+        if _number(attribute) != 9 or held is None or held.freed or held.kind != "device":
+            return INVALID_VALUE
+        _give(value, 1 if held.address in self._gpu.other_gpu else 0)
+        return 0
+
+    def _cuCtxGetDevice(self, device: Any) -> int:
+        if not self._gpu.has_context():
+            return INVALID_CONTEXT
+        _give(device, 0)
         return 0
 
     def _cuMemHostRegister_v2(self, address: Any, size: Any, flags: Any) -> int:
@@ -243,7 +265,8 @@ class Library:
             return NOT_INITIALIZED
         if not self._gpu.has_context():
             return INVALID_CONTEXT
-        return self._gpu.scheduler.find(_number(stream), "libcuda") or INVALID_HANDLE
+        handle = LEGACY if _number(stream) == LEGACY_STREAM else _number(stream)
+        return self._gpu.scheduler.find(handle, "libcuda") or INVALID_HANDLE
 
     def _keep(self, graph: Graph | ExecutableGraph) -> int:
         self._next += 0x10

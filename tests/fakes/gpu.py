@@ -28,6 +28,7 @@ class FakeGpu:
     violations          one sentence each; `check` fails on them.
     trt                 the fake TensorRT's own state and switches (tests/fakes/tensorrt.py, class State); None without it.
     nvcc                False: there is no compiler.
+    other_gpu           addresses of device memory that is to be another GPU's.
     refuse_registration True: the driver page-locks no memory of the host.
     transferred         bytes that copies moved, by ("to the device" or "to the host", "page-locked" or "pageable").
     launches            how often each kernel was launched; `kernel`, if set, runs instead of the host-compiled one.
@@ -43,6 +44,7 @@ class FakeGpu:
         self.initialized = False
         self.nvcc = True
         self.refuse_registration = False
+        self.other_gpu: set[int] = set()
         self.kernel: Any = None
         self.launches: Counter[str] = Counter()
         self.transferred: Counter[tuple[str, str]] = Counter()

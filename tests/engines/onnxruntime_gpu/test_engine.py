@@ -6,6 +6,7 @@ The blend kernel is the real one, compiled for the host, and the weights that ON
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +16,13 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_float64
-from dni_deploy.errors import EngineError, UnavailableError
+from dni_deploy.errors import EngineError, LimitError, UnavailableError
 from engines import ort_session
 from engines.interface import EngineOptions
 from engines.lowering.gpu import lower_for_gpu
 from tests.engines.conftest import Case
+from tests.engines.cuda.test_device_frame import assert_renders_on_device
+from tests.engines.cuda.test_frame_kernels import make_frame
 from tests.engines.cuda.test_per_tensor_blend import blended, some_rows
 from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import Hand
@@ -248,6 +251,60 @@ def test_graphs_are_numbered_by_slot_shape_and_place(gpu: FakeGpu, case: Case, m
         assert graph_ids[-1] == "-1"
     finally:
         engine.close()
+
+
+def test_frames_in_device_memory(engine: Any, case: Case) -> None:
+    engine.refit(0, np.array([0.2, 0.3, 0.5]))
+    frame = make_frame((12, 20), np.uint8)
+    assert_renders_on_device(engine, frame, case.signature, engine.render(0, frame, case.signature))
+
+
+def test_a_frame_for_which_there_is_no_room(engine: Any, case: Case, gpu: FakeGpu) -> None:
+    """It is refused, wherever memory ends, and nothing stays behind: smaller frames go on."""
+    small, large = make_frame((6, 7), np.uint8), make_frame((40, 30), np.uint8)
+    engine.refit(0, np.array([0.2, 0.3, 0.5]))
+    expected, failures = engine.render(0, small, case.signature), 0
+    total = gpu.memory.total
+    while True:
+        gpu.memory.total = gpu.memory.used + 8192 * failures
+        try:
+            engine.render(0, large, case.signature)
+        except LimitError:
+            failures += 1
+        else:
+            break
+        finally:
+            gpu.memory.total = total
+        np.testing.assert_array_equal(engine.render(0, small, case.signature), expected)
+    assert failures > 5
+
+
+@pytest.mark.parametrize("case", ["compact"], indirect=True)
+def test_frames_of_replayed_graphs(gpu: FakeGpu, case: Case) -> None:
+    """No other thread may call CUDA while ONNX Runtime captures: frames come one after the other."""
+    engine = make(case, slots=2, cuda_graph=True)
+    for slot in range(2):
+        engine.refit(slot, np.eye(3)[slot])
+    inputs = [make_frame((6 + seed % 3, 7), np.uint8, seed) for seed in range(12)]
+    expected = [engine.render(seed % 2, frame, case.signature) for seed, frame in enumerate(inputs)]
+    within: list[int] = []
+
+    def drive(seed: int) -> None:
+        np.testing.assert_array_equal(engine.render(seed % 2, inputs[seed], case.signature), expected[seed])
+
+    whole = engine._frame_renderer.render
+
+    def render(*arguments: Any) -> Any:
+        within.append(1)
+        assert len(within) == 1
+        result = whole(*arguments)
+        within.pop()
+        return result
+
+    engine._frame_renderer.render = render
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(drive, range(12)))
+    engine.close()
 
 
 def test_no_gpu_is_an_environment_problem(gpu: FakeGpu, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

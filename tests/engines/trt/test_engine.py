@@ -12,6 +12,8 @@ from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines.interface import EngineOptions
 from engines.registry import load_engine
+from tests.engines.cuda.test_device_frame import assert_renders_on_device
+from tests.engines.cuda.test_frame_kernels import make_frame
 from tests.engines.trt.conftest import build, everywhere, opened, picture, truth
 from tests.fakes.gpu import FakeGpu
 
@@ -220,3 +222,45 @@ def test_slots_work_from_several_threads(bundle: Bundle, gpu: FakeGpu) -> None:
         assert len(got) == 12
         for shares, output in got.values():
             assert relative_error(output, truth(bundle, shares, x)) <= 1e-5
+
+
+@everywhere
+def test_frames_in_device_memory(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    frame = make_frame((12, 20), np.uint8)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([0.2, 0.3, 0.5]))
+        expected = engine.render(0, frame, bundle.signature)
+        assert_renders_on_device(engine, frame, bundle.signature, expected)
+
+
+@pytest.mark.parametrize("gpu", ["11.4"], indirect=True)
+def test_a_frame_outside_of_the_profile(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([0.2, 0.3, 0.5]))
+        with pytest.raises(UsageError, match="got 1x3x25x8"):
+            engine.render(0, make_frame((25, 8), np.uint8), bundle.signature)
+        assert engine.render(0, make_frame((24, 8), np.uint8), bundle.signature).shape == (24, 8, 3)
+
+
+@pytest.mark.parametrize("gpu", ["11.4"], indirect=True)
+def test_an_error_of_the_gpu_in_a_frame_makes_the_slot_unusable(
+    bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pycuda.driver as cuda
+
+    def fail(event: object) -> None:
+        raise cuda.LogicError("cuEventSynchronize failed: an illegal memory access was encountered")
+
+    build(bundle)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([0.2, 0.3, 0.5]))
+        frame = make_frame((12, 20), np.uint8)
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda.Event, "synchronize", fail)
+            with pytest.raises(EngineError, match="The GPU failed: cuEventSynchronize failed"):
+                engine.render(0, frame, bundle.signature)
+        with pytest.raises(EngineError, match="the GPU failed"):
+            engine.render(0, frame, bundle.signature)
+        gpu.scheduler.drain_all()
