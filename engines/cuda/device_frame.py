@@ -34,7 +34,7 @@ class CudaArray(Protocol):
 
 
 @dataclass(frozen=True)
-class SourceFrame:
+class DeviceInputFrame:
     """A frame of somebody else in device memory.
 
     Attributes:
@@ -50,7 +50,7 @@ class SourceFrame:
     stream: int | None
 
     @classmethod
-    def from_array(cls, array: CudaArray) -> SourceFrame:
+    def from_array(cls, array: CudaArray) -> DeviceInputFrame:
         """Reads the interface of an array; the caller holds the device, on which it must be.
 
         Raises:

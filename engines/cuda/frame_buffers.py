@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import LifoQueue
@@ -24,7 +24,7 @@ from dni_deploy.imaging import frames
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
 from engines.cuda.device import Device
-from engines.cuda.device_frame import CudaArray, DeviceFrame, DeviceFramePool, SourceFrame
+from engines.cuda.device_frame import CudaArray, DeviceFrame, DeviceFramePool, DeviceInputFrame
 from engines.cuda.frame_kernels import FrameKernels
 from engines.cuda.memory import Buffer, GrowingBuffer, PageLockedPool, Staging
 
@@ -146,12 +146,14 @@ class FrameRenderer:
         return self._render_on_device(frame, signature, lock_network)
 
     def close(self) -> None:
-        """Frees the memory; no frame may be under way. Arrays that were returned stay valid. Calling it again does nothing."""
-        for buffers in self._frame_buffers:
-            buffers.free()
-        self._device_frames.close()
-        self._output_pool.close()
+        """Frees the memory, which ends the DeviceFrames that were returned; arrays on the host stay valid.
+
+        No frame may be under way. Calling it again does nothing.
+        """
         self._upload_stream = self._download_stream = None
+        with ExitStack() as steps:  # each is done, even where a GPU that has failed fails again
+            for step in (self._output_pool.close, self._device_frames.close, *(one.free for one in self._frame_buffers)):
+                steps.callback(step)
 
     @contextmanager
     def _use_buffers(self) -> Iterator[FrameBuffers]:
@@ -186,7 +188,7 @@ class FrameRenderer:
     def _render_on_device(self, array: CudaArray, signature: Signature, lock_network: LockNetwork) -> DeviceFrame:
         """Renders a frame where it is; the host gets the counter of values that are not finite alone."""
         frames.check_signature(signature)
-        frame = SourceFrame.from_array(array)
+        frame = DeviceInputFrame.from_array(array)
         shape, _, counter_offset = _output_layout(frame.shape, frame.dtype, signature)
         with self._use_buffers() as buffers:
             rendered, target = self._device_frames.take(shape, frame.dtype, counter_offset + COUNTER_BYTES)

@@ -268,6 +268,24 @@ def test_results_outlive_the_renderer(gpu: FakeGpu) -> None:
     kept[:] = 1
 
 
+def test_closing_goes_on_where_a_part_fails(rig: Rig, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that has failed fails at every step: what can be freed is."""
+    import pycuda.driver as cuda
+
+    rig.render(make_frame((5, 7), np.uint8))
+
+    def fail() -> None:
+        raise cuda.LogicError("cuMemFree failed: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch, rig.device:
+        patch.setattr(rig.renderer._frame_buffers[0], "free", fail)
+        patch.setattr(rig.renderer._device_frames, "close", fail)
+        with pytest.raises(cuda.LogicError):
+            rig.renderer.close()
+    assert gpu.memory.living("registered") == []
+    assert rig.renderer._frame_buffers[1].downloaded_event is None
+
+
 # Overlap.
 
 
