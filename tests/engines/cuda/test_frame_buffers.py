@@ -344,6 +344,7 @@ def test_nothing_is_waited_for_while_the_slot_is_locked(rig: Rig, monkeypatch: p
 def render_from_threads(rig: Rig, count: int = 4, each: int = 12) -> list[BaseException]:
     """Frames of many sizes and dtypes from several threads, each held against the reference."""
     errors: list[BaseException] = []
+    rig.network(2)  # made before the threads begin
 
     def work(number: int) -> None:
         random = np.random.default_rng(number)
