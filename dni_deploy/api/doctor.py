@@ -105,7 +105,7 @@ def doctor() -> DoctorReport:
         warnings.append(f"{runtimes[0]} is installed and cannot be imported: {import_error}")
     if _has_usable_gpu(gpu) and not nvcc:
         warnings.append(
-            "nvcc was not found; it compiles the blend kernel when that is used first. Install NVIDIA's CUDA toolkit, of which "
+            "nvcc was not found; it compiles the kernels when they are used first. Install NVIDIA's CUDA toolkit, of which "
             "the compiler alone is enough, or set CUDA_HOME to its folder."
         )
     return DoctorReport(

@@ -243,13 +243,15 @@ class Session:
         """Renders a frame.
 
         Args:
-            frame: uint8, uint16 or float32 (H, W, 3), RGB; white is 255, 65535 or 1. Read before this returns.
+            frame: uint8, uint16 or float32 (H, W, 3), RGB; white is 255, 65535 or 1. Read before this returns. On a GPU also an
+                array in its memory, an object with `__cuda_array_interface__`, such as a tensor of PyTorch.
             alpha: The frame's own alpha, with the rules that are in force: this frame has it, no other one, and `session.alpha`
                 stays. It is refitted if no slot has it; `change_seconds` tells how long that took. None: `session.alpha`.
 
         Returns:
             The output, a fresh array of the frame's dtype, with the generation and the coefficients it was rendered with. A
-            float32 output is neither rounded nor clamped.
+            float32 output is neither rounded nor clamped. That of a frame in a GPU's memory is there, too: an object with
+            `shape`, `dtype` and `__cuda_array_interface__`, to be kept until what reads it has run.
 
         Raises:
             UsageError: `frame` is none.
@@ -262,7 +264,8 @@ class Session:
             return self._render(frame, weights)
 
     def _check_request(self, frame: AnyFrame, alpha: Alpha | None) -> RenderState | None:
-        check_frame(frame)
+        if not hasattr(frame, "__cuda_array_interface__"):  # what has it is checked by the engine, which reads it
+            check_frame(frame)
         check_signature(self.signature)
         state = None if alpha is None else self._parse_state(alpha)
         self._check_open()
@@ -282,7 +285,7 @@ class Session:
         refitted here, in the order of the calls, beside the frames that are under way.
 
         Args:
-            frame: As in `render`; copied, so that the caller may change it at once.
+            frame: As in `render`; an array on the host is copied, so that the caller may change it at once.
             alpha: As in `render`; None: `session.alpha` as it is now.
 
         Returns:
@@ -292,8 +295,8 @@ class Session:
             UsageError: As `render`, like CoefficientsError, MismatchError and, for a refit or a closed session, EngineError.
         """
         state = self._check_request(frame, alpha)
-        copied = frame.copy()
-        return self._ring.submit(lambda: self._hold_weights(state), lambda weights: self._render(copied, weights))
+        source = frame.copy() if isinstance(frame, np.ndarray) else frame
+        return self._ring.submit(lambda: self._hold_weights(state), lambda weights: self._render(source, weights))
 
     def stream(self, frames: Iterable[AnyFrame], *, alphas: Iterable[Alpha | None] | None = None) -> Iterator[RenderedFrame]:
         """Renders frames in their order, with several under way at once.

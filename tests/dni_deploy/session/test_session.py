@@ -577,3 +577,29 @@ def test_frames_log_nothing_at_info(session: Session, caplog: pytest.LogCaptureF
         session.alpha = [0.5, 0.25, 0.25]
         session(frame())
     assert not caplog.messages
+
+
+class OnDevice(Dimmer):
+    """Gives back what it is given, as a GPU engine does with frames in its memory."""
+
+    def render(self, slot: int, frame: Any, signature: Signature) -> Any:
+        return frame
+
+
+def test_frames_in_device_memory_go_to_the_engine_as_they_are() -> None:
+    class DeviceFrame:
+        __cuda_array_interface__: dict[str, Any] = {}
+
+    frame = DeviceFrame()
+    engine = OnDevice((1.0,))
+    with Session(engine, ("a",), Signature(radius=0), Coefficients.one_hot("a", ("a",))) as session:
+        assert session.render(frame).output is frame  # type: ignore[arg-type]
+        assert session.submit(frame).result(TIMEOUT_S).output is frame  # type: ignore[arg-type]
+
+
+def test_an_engine_on_the_cpu_refuses_frames_in_device_memory(session: Session) -> None:
+    class DeviceFrame:
+        __cuda_array_interface__: dict[str, Any] = {}
+
+    with pytest.raises(UsageError, match="got DeviceFrame"):
+        session(DeviceFrame())  # type: ignore[arg-type]
