@@ -11,8 +11,9 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,14 +142,26 @@ def _open_arithmetic(signature: Signature, dtype: np.dtype[Any]) -> ort.Inferenc
 
 
 def _run_in_bands(convert_rows: Callable[[slice], None], height: int, values: int) -> None:
-    """Calls a function for bands of rows, in several threads where there is enough to do."""
+    """Calls a function for bands of rows, in several threads, the caller's among them, where there is enough to do."""
     if values < SMALL_FRAME_VALUES or height < CONVERSION_THREADS:
         convert_rows(slice(0, height))
         return
     turns = -(-values // (BAND_VALUES * CONVERSION_THREADS))  # a whole number of turns: no thread is left with one more band
     count = min(height, turns * CONVERSION_THREADS)
     edges = [height * band // count for band in range(count + 1)]
-    list(_open_pool().map(convert_rows, map(slice, edges, edges[1:])))
+    bands = [slice(*edge) for edge in pairwise(edges)]
+
+    def convert_share(number: int) -> None:
+        for band in bands[number::CONVERSION_THREADS]:
+            convert_rows(band)
+
+    others = [_open_pool().submit(convert_share, number) for number in range(1, CONVERSION_THREADS)]
+    try:
+        convert_share(0)
+    finally:
+        wait(others)  # they write into the caller's arrays
+    for other in others:
+        other.result()
 
 
 @cache

@@ -586,10 +586,14 @@ class OnDevice(Dimmer):
         return frame
 
 
-def test_frames_in_device_memory_go_to_the_engine_as_they_are() -> None:
-    class DeviceFrame:
-        __cuda_array_interface__: dict[str, Any] = {}
+class DeviceFrame:
+    """An array in device memory."""
 
+    def __init__(self) -> None:
+        self.__cuda_array_interface__: dict[str, Any] = {}
+
+
+def test_frames_in_device_memory_go_to_the_engine_as_they_are() -> None:
     frame = DeviceFrame()
     engine = OnDevice((1.0,))
     with Session(engine, ("a",), Signature(radius=0), Coefficients.one_hot("a", ("a",))) as session:
@@ -598,8 +602,5 @@ def test_frames_in_device_memory_go_to_the_engine_as_they_are() -> None:
 
 
 def test_an_engine_on_the_cpu_refuses_frames_in_device_memory(session: Session) -> None:
-    class DeviceFrame:
-        __cuda_array_interface__: dict[str, Any] = {}
-
     with pytest.raises(UsageError, match="got DeviceFrame"):
         session(DeviceFrame())  # type: ignore[arg-type]
