@@ -189,12 +189,10 @@ def bench(
         )
     results = []
     for number, row in enumerate(row for row in chosen if row.name in samples):
-        report_progress(progress, number, len(samples), f"memory of {row.name}")
-        memory_bytes = (
-            measure_mode_memory(os.fspath(bundle_path), row.name, input_shape, threads)
-            if measure_memory and not row.on_gpu
-            else None
-        )
+        memory_bytes = None
+        if measure_memory and not row.on_gpu:
+            report_progress(progress, number, len(samples), f"memory of {row.name}")
+            memory_bytes = measure_mode_memory(os.fspath(bundle_path), row.name, input_shape, threads)
         results.append(_make_result(row, samples[row.name], memory_bytes, update_paths[row.name]))
     report = BenchReport(
         bundle=Path(bundle_path).name,

@@ -44,8 +44,13 @@ class TorchEager(HostFrameEngine):
         if not names.issuperset(bundle.weight_names):
             raise MismatchError(f"The architecture {bundle.architecture!r} does not have the bundle's weights.")
         self._states: list[dict[str, Any]] = [
-            {name: torch.from_numpy(np.array(member[name], np.float32)) for name in bundle.weight_names} for member in tensors
+            {name: self._make_tensor(member[name]) for name in bundle.weight_names} for member in tensors
         ]
+
+    def _make_tensor(self, values: NDArray[Any]) -> torch.Tensor:
+        """Copies a weight into a float32 tensor in the module's order of axes, so that loading a blend is a plain copy."""
+        tensor = torch.from_numpy(np.array(values, np.float32))
+        return tensor.contiguous(memory_format=self.memory_format) if tensor.ndim == 4 else tensor
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         """Blends and loads; see `Engine.refit`, for one alpha over all weights."""

@@ -113,7 +113,9 @@ def test_a_mode_whose_first_frame_fails_is_skipped_with_its_reason(bundle: Bundl
         raise EngineError("It cannot be compiled.")
 
     monkeypatch.setattr(OrtInputsBaseline, "infer", fail)
-    report = quick(bundle, modes=["in place", "inputs"])
+    steps: list[str] = []
+    report = quick(bundle, modes=["in place", "inputs"], progress=lambda done, total, what: steps.append(what))
+    assert steps == ["opening in place", "opening inputs", *["timing"] * 3]  # no memory is measured
     assert [row.name for row in report.rows] == ["in place"]
     assert report.skipped == {"inputs": "It cannot be compiled."}
 

@@ -49,10 +49,11 @@ def test_computes_the_blend(engine_class: type[TorchEager], bundle: Bundle) -> N
     check_blends(engine_class(bundle, EngineOptions(threads=1)), bundle)
 
 
-def test_channels_last_weights_stay_so_after_a_refit(bundle: Bundle) -> None:
+def test_channels_last_weights_stay_so_after_a_refit_from_members_in_that_order(bundle: Bundle) -> None:
     engine = TorchChannelsLast(bundle, EngineOptions(threads=1))
     engine.refit(0, np.array([0.2, 0.3, 0.5]))
-    weights = [weight for weight in engine._net.parameters() if weight.ndim == 4 and weight.shape[1] > 1]
+    blended = [*engine._net.parameters(), *engine._states[0].values()]
+    weights = [weight for weight in blended if weight.ndim == 4 and weight.shape[1] > 1]
     assert weights
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
