@@ -70,7 +70,9 @@ def _read_checked(descriptor: int, path: Path, stored: StoredFile | None, keep: 
     else:
         limit = stored.size
     digest, chunks, remaining = sha256(), [], limit
-    while remaining and (chunk := os.read(descriptor, min(remaining, _READ_CHUNK_BYTES))):
+    # What is kept is read at once where the system does: b"".join returns a single chunk as it is, without a copy.
+    chunk_size = remaining if keep else _READ_CHUNK_BYTES
+    while remaining and (chunk := os.read(descriptor, min(remaining, chunk_size))):
         digest.update(chunk)
         remaining -= len(chunk)
         if keep:

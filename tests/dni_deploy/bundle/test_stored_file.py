@@ -33,6 +33,24 @@ def test_content_is_returned_or_only_verified(stored: StoredFile, tmp_path: Path
     assert read_verified(tmp_path, stored, keep=False) == b""
 
 
+def test_kept_content_is_read_at_once_so_that_it_is_not_joined_from_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DATA * 1000
+    stored = StoredFile.for_data("weights", "bin", data)
+    (tmp_path / stored.file).write_bytes(data)
+    chunks, read = [], os.read
+
+    def remember(descriptor: int, count: int) -> bytes:
+        chunks.append(read(descriptor, count))
+        return chunks[-1]
+
+    monkeypatch.setattr(os, "read", remember)
+    content = read_verified(tmp_path, stored)
+    assert len(chunks) == 1
+    assert content is chunks[0]
+
+
 def test_short_reads_are_joined(stored: StoredFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = os.read
     monkeypatch.setattr(os, "read", lambda descriptor, count: read(descriptor, min(count, 11)))
