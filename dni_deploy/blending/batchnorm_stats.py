@@ -6,7 +6,7 @@ statistics are estimated anew (engines/onnxruntime_cpu/statistics.py); at the me
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.blend import blend_float64
+from dni_deploy.blending.blend import blend_float64, iterate_blended
 from dni_deploy.errors import CoefficientsError, LimitError
 
 MAX_CALIBRATION_POINTS = 32
@@ -258,11 +258,16 @@ def blend_tensors(
     Raises:
         CoefficientsError: As `BatchNormTable.validate_coefficients`.
     """
-    blended = blend_float64(members, coefficients)
-    if recalibration is not None:
-        statistics = recalibration.interpolate(coefficients)
-        blended.update({name: values for name, values in statistics.items() if name in blended})
-    return blended
+    return dict(iterate_blended_tensors(members, coefficients, recalibration))
+
+
+def iterate_blended_tensors(
+    members: Sequence[Tensors], coefficients: NDArray[np.float64], recalibration: BatchNormTable | None = None
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Blends as `blend_tensors` does, one tensor after the other: all of them in float64 are twice as large as a member."""
+    statistics = {} if recalibration is None else recalibration.interpolate(coefficients)
+    for name, tensor in iterate_blended(members, coefficients):
+        yield name, statistics.get(name, tensor)
 
 
 def correct_estimates(

@@ -7,7 +7,7 @@ lie as rows of one float32 matrix. In both, one-hot coefficients copy the member
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,10 +81,16 @@ def blend_float64(
     Returns:
         Fresh float64 arrays under the first member's names.
     """
+    return dict(iterate_blended(members, coefficients))
+
+
+def iterate_blended(
+    members: Sequence[Mapping[str, NDArray[Any]]], coefficients: NDArray[np.float64]
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Blends as `blend_float64` does, one tensor after the other, for callers that need no more than one at a time."""
     rows = coefficients if np.ndim(coefficients) == 2 else [coefficients] * len(members[0])
-    return {
-        name: _blend_tensor([tensors[name] for tensors in members], row) for name, row in zip(members[0], rows, strict=True)
-    }
+    for name, row in zip(members[0], rows, strict=True):
+        yield name, _blend_tensor([tensors[name] for tensors in members], row)
 
 
 def _blend_tensor(tensors: Sequence[NDArray[Any]], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:

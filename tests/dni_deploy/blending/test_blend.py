@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dni_deploy.blending.blend import CHUNK_COLUMNS, blend_float64, blend_rows
+from dni_deploy.blending.blend import CHUNK_COLUMNS, blend_float64, blend_rows, iterate_blended
 
 ULP = 2.0**-24
 """Unit roundoff of float32."""
@@ -200,3 +200,13 @@ def test_float64_rows_give_each_tensor_its_own_coefficients() -> None:
         assert np.array_equal(actual[name], alone[name])
         assert np.isfinite(actual[name]).all()
     assert np.array_equal(actual["c"].astype(np.float32), family[2]["c"])
+
+
+def test_float64_blend_of_one_tensor_reads_no_other() -> None:
+    family = [{"a": np.ones(2, np.float32), "b": np.zeros(3, np.float32)} for _ in range(2)]
+    blended = iterate_blended(family, np.array([0.5, 0.5]))
+    name, tensor = next(blended)
+    assert (name, tensor.tolist()) == ("a", [1.0, 1.0])
+    del family[1]["b"]
+    with pytest.raises(KeyError):
+        next(blended)
