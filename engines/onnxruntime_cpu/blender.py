@@ -55,8 +55,11 @@ class Blender:
         for row, tensors in zip(self.member_rows, members, strict=True):
             layout.arrange_weights({name: recipe.compute_value(tensors) for name, recipe in recipes.linear.items()}, row)
         self.member_rows.flags.writeable = False
-        self._layout, self._recipes = layout, recipes
+        self._recipes = recipes
         self._tensor_index = {name: index for index, name in enumerate(members[0])}
+        self._block_starts, self._block_weights = (
+            layout.split_blocks()
+        )  # instead of the layout, whose map is as large as a member
         self._table = recalibration
         estimated = {} if recalibration is None else recalibration.statistics
         # Of a BatchNorm that stayed in the graph: it reads the raw tensors.
@@ -137,11 +140,10 @@ class Blender:
     @cached_property
     def _blocks(self) -> tuple[PerTensorBlender, NDArray[np.intp]]:
         """The buffer cut into the weights that it is made of, and which of the bundle's weights each block is made of."""
-        starts, names = self._layout.split_blocks()
-        linear = [self._recipes.linear[name] for name in names]
+        linear = [self._recipes.linear[name] for name in self._block_weights]
         # A weight without a source is the same for every member, so that any row will do.
         sources = [0 if recipe.source is None else self._tensor_index[recipe.source] for recipe in linear]
-        return PerTensorBlender(starts, self._layout.size), np.array(sources, np.intp)
+        return PerTensorBlender(self._block_starts, self.member_rows.shape[1]), np.array(sources, np.intp)
 
     @cached_property
     def _fold_sources(self) -> NDArray[np.intp]:

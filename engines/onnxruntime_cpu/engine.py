@@ -29,7 +29,7 @@ class InPlaceEngine(HostFrameEngine):
     """An `Engine` whose refit is a blend into memory that the session reads.
 
     Attributes:
-        layout: The optimized graph and where its weights lie.
+        optimized: The optimized graph, its weights without data.
         blender: Blends into a weight buffer.
         weight_buffers: One buffer per slot; owned by the engine.
 
@@ -64,7 +64,7 @@ class InPlaceEngine(HostFrameEngine):
         """
         super().__init__()
         self.slots = slots
-        self.layout = layout
+        self.optimized = layout.optimized
         self.blender = Blender(layout, recipes, members, recalibration)
         self.weight_buffers = [HostWeightBuffer(layout) for _ in range(slots)]
         self._sessions = [InPlaceSession(layout.optimized, buffer.views, threads) for buffer in self.weight_buffers]

@@ -2,33 +2,34 @@
 
 ONNX Runtime reorders, pads and renames weights when it optimizes. Instead of knowing its rules, this module lets it optimize a
 graph whose weights hold their own *addresses*, and reads the addresses back from the result. Each element of each optimized
-initializer then names the one element of the lowered weights that it is a copy of, or is padding. Two passes: which weight, and
-which element of it. If anything else than copying and padding happened to a weight, an address comes back damaged and the graph
-is refused.
+initializer then names the one element of the lowered weights that it is a copy of, or is padding. If anything else than copying
+and padding happened to a weight, its addresses are damaged or missing and the graph is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from dni_deploy.errors import EngineError
-from engines import ort_session
+from dni_deploy.utils.onnx_weights import fill_initializer
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.blocked_prelu import restore_prelu
 
-FILL_MARK = 4096.5
-"""Weight number k is filled with -(k + FILL_MARK): halves keep the marks apart from the elements' addresses, which are whole
-numbers, and the sign shows what treats negative weights in another way, such as Abs or Relu."""
+ADDRESS_BASE = 0x80800000
+"""Address a of an element is the float32 whose bits are ADDRESS_BASE + a, a from 1: negative numbers from just below the
+smallest normal one on. No optimizer takes them for the 0 and 1 that it simplifies by, no constant of a network lies among them,
+and their sign shows what treats negative weights in another way, such as Abs or Relu. Copies keep every bit."""
 
-MAX_WEIGHT_ELEMENTS = 2**24 - 1
-"""Per weight: float32 holds whole numbers exactly up to 2^24."""
+MAX_WEIGHT_ELEMENTS = 2**31 - 2**24 - 1
+"""Of all weights together: the negative normal numbers that are finite, without the first one."""
 
 SPAN_ALIGNMENT_FLOATS = 16
 """Each optimized weight begins on a 64-byte line."""
@@ -64,13 +65,13 @@ class Layout:
     Attributes:
         optimized: The graph, its weights without data.
         spans: The optimized weights in buffer order.
-        gather: int64 (P,): for each float of the buffer 1 + its index in the concatenated lowered weights, or 0 for padding.
+        gather: int32 (P,): for each float of the buffer 1 + its index in the concatenated lowered weights, or 0 for padding.
         offsets: Where each lowered weight begins in that concatenation (without the 1).
     """
 
     optimized: onnx.ModelProto
     spans: tuple[WeightSpan, ...]
-    gather: NDArray[np.int64]
+    gather: NDArray[np.int32]
     offsets: dict[str, int]
 
     @property
@@ -86,9 +87,12 @@ class Layout:
             out: float32 (P,), to fill.
         """
         flat = np.concatenate([np.zeros(1, np.float32), *(values[name].reshape(-1) for name in self.offsets)])
-        np.take(flat, self.gather, out=out)
+        for (
+            span
+        ) in self.spans:  # one by one: NumPy converts the indices to int64, and where it checks them it copies the result
+            np.take(flat, self.gather[span.start : span.stop], out=out[span.start : span.stop], mode="clip")
 
-    def find_positions(self, name: str, size: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    def find_positions(self, name: str, size: int) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
         """Finds where a lowered weight lies.
 
         Args:
@@ -99,8 +103,22 @@ class Layout:
             Positions in the buffer, and the element of the weight at each, (K,) both.
         """
         first = self.offsets[name] + 1
-        positions = np.flatnonzero((self.gather >= first) & (self.gather < first + size))
-        return positions, self.gather[positions] - first
+        least, greatest = self._span_ranges
+        parts = []
+        for index in np.flatnonzero((least < first + size) & (greatest >= first)):
+            span = self.spans[index]
+            gather = self.gather[span.start : span.stop]
+            parts.append(np.flatnonzero((gather >= first) & (gather < first + size)) + span.start)
+        positions = np.concatenate(parts)
+        return positions, self.gather[positions] - np.int32(first)
+
+    @cached_property
+    def _span_ranges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The least and the greatest address in each span, padding left out."""
+        gathers = [self.gather[span.start : span.stop] for span in self.spans]
+        # Padding, which is 0, wraps round to the largest.
+        least = [int((gather - 1).astype(np.uint64).min()) + 1 for gather in gathers]
+        return np.array(least, np.int64), np.array([gather.max() for gather in gathers], np.int64)
 
     def split_blocks(self) -> tuple[list[int], list[str]]:
         """Cuts the buffer where the lowered weight changes.
@@ -113,13 +131,12 @@ class Layout:
         bounds = np.array([self.offsets[name] + 1 for name in names])
         starts: list[int] = []
         owners: list[str] = []
-        for span in self.spans:
-            gather = self.gather[span.start : span.stop]
-            least = int((gather - 1).view(np.uint64).min()) + 1  # padding, which is 0, wraps round to the largest
-            first, last = np.searchsorted(bounds, [least, int(gather.max())], "right") - 1
+        for span, *ends in zip(self.spans, *self._span_ranges, strict=True):
+            first, last = np.searchsorted(bounds, ends, "right") - 1
             starts.append(span.start)
             owners.append(names[first])
             if first != last:  # several weights in one: not seen so far, and the rule holds all the same
+                gather = self.gather[span.start : span.stop]
                 positions = np.flatnonzero(gather)
                 owner = np.searchsorted(bounds, gather[positions], "right") - 1
                 owners[-1] = names[owner[0]]
@@ -144,79 +161,63 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
         EngineError: ONNX Runtime cannot open the graph.
     """
     names = list(recipes.linear)
-    sizes = np.array([int(np.prod(recipes.linear[name].shape)) for name in names], np.int64)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    if sizes.max(initial=0) > MAX_WEIGHT_ELEMENTS:
-        raise InPlaceUnsupportedError(f"weight {names[int(sizes.argmax())]!r} has more than {MAX_WEIGHT_ELEMENTS} elements")
-    marks = _optimize_graph(lowered, recipes, lambda index, size: np.full(size, -(index + FILL_MARK), np.float32))
-    places = _optimize_graph(lowered, recipes, lambda index, size: np.arange(1, size + 1, dtype=np.float32))
-    if _describe_structure(marks) != _describe_structure(places):
-        raise InPlaceUnsupportedError("ONNX Runtime optimizes this graph differently for different weights")
-
-    spans, gathers, position = [], [], 0
-    place_by_name = _read_float32_initializers(places)
-    # Equal shapes side by side: what is scaled by a BatchNorm is then scaled in one pass (channel_scale.py).
-    for name, mark in sorted(_read_float32_initializers(marks).items(), key=lambda weight: weight[1].shape):
-        place = place_by_name[name]
-        if np.array_equal(mark, place):
-            continue  # a constant of the graph
-        used = mark != 0
-        which, element = np.where(used, -mark - np.float32(FILL_MARK), 0), np.where(used, place - 1, 0)
-        are_whole = np.array_equal(which, np.floor(which)) and np.array_equal(element, np.floor(element))
-        are_owners = are_whole and which.min() >= 0 and which.max() < len(names)
-        owner = np.where(are_owners, which, 0).astype(np.int64)
-        if not are_owners or element.min() < 0 or np.any(element >= sizes[owner]):
-            raise InPlaceUnsupportedError(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
-        index = np.where(used, starts[owner] + element.astype(np.int64) + 1, 0)
-        padding = -index.size % SPAN_ALIGNMENT_FLOATS
-        gathers.append(np.concatenate([index.reshape(-1), np.zeros(padding, np.int64)]))
-        spans.append(WeightSpan(name, mark.shape, position, position + index.size))
-        position += index.size + padding
-    gather = np.concatenate(gathers) if gathers else np.zeros(0, np.int64)
-    seen = np.zeros(int(starts[-1]) + 1, np.bool_)
+    sizes = [math.prod(recipe.shape) for recipe in recipes.linear.values()]
+    starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).tolist()
+    if starts[-1] > MAX_WEIGHT_ELEMENTS:
+        raise InPlaceUnsupportedError(f"the weights have more than {MAX_WEIGHT_ELEMENTS} elements")
+    addresses = np.arange(ADDRESS_BASE + 1, ADDRESS_BASE + 1 + starts[-1], dtype=np.uint32).view(np.float32)
+    weights = {
+        name: addresses[start:stop].reshape(recipe.shape)
+        for (name, recipe), start, stop in zip(recipes.linear.items(), starts, starts[1:], strict=False)
+    }
+    with runtime.optimize_with_weights(lowered, weights) as (optimized, values):
+        del addresses, weights
+        spans, gather = _read_gather(values, starts[-1])
+        movable = {span.name for span in spans}
+        for tensor in optimized.graph.initializer:
+            if tensor.name in values and tensor.name not in movable:
+                fill_initializer(tensor, values[tensor.name])
+    seen = np.zeros(starts[-1] + 1, np.bool_)
     seen[gather] = True
     missing = [
-        name for name, start, size in zip(names, starts, sizes, strict=False) if not seen[start + 1 : start + size + 1].all()
+        name for name, start, stop in zip(names, starts, starts[1:], strict=False) if not seen[start + 1 : stop + 1].all()
     ]
     if missing:
-        raise InPlaceUnsupportedError(f"ONNX Runtime leaves out {len(missing)} weights, first {missing[0]!r}")
-    movable = {span.name for span in spans}
-    for tensor in marks.graph.initializer:
-        if tensor.name in movable:
-            tensor.ClearField("raw_data")
-            tensor.ClearField("float_data")
-    restore_prelu(marks, movable, runtime.measure_block_size())
-    return Layout(marks, tuple(spans), gather, dict(zip(names, starts[:-1].tolist(), strict=True)))
+        raise InPlaceUnsupportedError(
+            f"ONNX Runtime computes with or leaves out {len(missing)} weights instead of moving them, first {missing[0]!r}"
+        )
+    restore_prelu(optimized, movable, runtime.measure_block_size())
+    return Layout(optimized, spans, gather, dict(zip(names, starts, strict=False)))
 
 
-def _optimize_graph(
-    lowered: onnx.ModelProto, recipes: Recipes, make_values: Callable[[int, int], NDArray[np.float32]]
-) -> onnx.ModelProto:
-    values = {
-        name: make_values(index, int(np.prod(recipe.shape))).reshape(recipe.shape)
-        for index, (name, recipe) in enumerate(recipes.linear.items())
-    }
-    return runtime.optimize_graph(ort_session.bind_initializers(lowered, values))
+def _read_gather(values: Mapping[str, NDArray[np.float32]], count: int) -> tuple[tuple[WeightSpan, ...], NDArray[np.int32]]:
+    """Reads the spans and the gather map of a layout out of optimized initializers that hold `count` addresses."""
+    gather = np.zeros(
+        sum(-(-value.size // SPAN_ALIGNMENT_FLOATS) for value in values.values()) * SPAN_ALIGNMENT_FLOATS, np.int32
+    )
+    spans, position = [], 0
+    # Equal shapes side by side: what is scaled by a BatchNorm is then scaled in one pass (channel_scale.py).
+    for name, value in sorted(values.items(), key=lambda weight: weight[1].shape):
+        addresses = _read_addresses(name, value, count)
+        if addresses is None:
+            continue  # a constant of the graph
+        spans.append(WeightSpan(name, value.shape, position, position + value.size))
+        gather[position : position + value.size] = addresses
+        position += -(-value.size // SPAN_ALIGNMENT_FLOATS) * SPAN_ALIGNMENT_FLOATS
+    return tuple(spans), gather[:position]
 
 
-def _read_float32_initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
-    """Reads every float32 initializer by name."""
-    return {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT
-    }
-
-
-def _describe_structure(model: onnx.ModelProto) -> tuple[list[bytes], list[tuple[str, int, tuple[int, ...]]]]:
-    """Describes all but the values: nodes without names and order, which vary between runs, and initializers' shapes."""
-    nodes = []
-    for node in model.graph.node:
-        unnamed = onnx.NodeProto()
-        unnamed.CopyFrom(node)
-        unnamed.ClearField("name")
-        nodes.append(unnamed.SerializeToString(deterministic=True))
-    return sorted(nodes), sorted((t.name, t.data_type, tuple(t.dims)) for t in model.graph.initializer)
+def _read_addresses(name: str, value: NDArray[np.float32], count: int) -> NDArray[np.int32] | None:
+    """Reads the addresses in an optimized initializer: flat, 0 for padding; None where there is none, as in a constant."""
+    bits = value.reshape(-1).view(np.uint32)
+    is_padding = bits == 0
+    addresses: NDArray[np.uint32] = np.where(is_padding, np.uint32(0), bits - np.uint32(ADDRESS_BASE))
+    is_address = (addresses - np.uint32(1)) < count  # padding wraps round to the largest
+    if not is_address.any():
+        return None
+    if not (is_address | is_padding).all():
+        raise InPlaceUnsupportedError(f"ONNX Runtime computes {name!r} from the weights instead of moving them")
+    return addresses.view(np.int32)
 
 
 CACHE_LINE_BYTES = 64

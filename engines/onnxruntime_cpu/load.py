@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import onnx
+
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
 from engines.batchnorm_stats_file import read_recalibration
@@ -34,16 +36,28 @@ def open_in_place(bundle: Bundle, options: EngineOptions) -> Engine:
     Raises:
         BundleError: The plan is damaged.
     """
-    graph, members = bundle.read_graph(), bundle.read_all_weights()
-    table = read_recalibration(bundle, members)
-    threads, slots = options.threads, options.slots or DEFAULT_SLOTS
+    graph = bundle.read_graph()
     try:
         lowered, recipes = lower_for_cpu(graph, bundle.weight_names)
         layout = read_plan(bundle, LayoutIdentity.of(lowered, recipes)) or find_layout(lowered, recipes)
-        engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=slots, recalibration=table)
+    except EngineError as error:
+        return _open_rebuilding(bundle, graph, options, error)
+    members = bundle.read_all_weights()  # not before: finding the layout takes as much memory as two members
+    table = read_recalibration(bundle, members)
+    slots = options.slots or DEFAULT_SLOTS
+    try:
+        engine = InPlaceEngine(layout, recipes, members, threads=options.threads, slots=slots, recalibration=table)
+        del layout  # its map is as large as a member, and only a plan needs it later
         verify_engine(engine, graph, members, bundle.signature, table)
     except EngineError as error:
-        reason = str(error).rstrip(".")
-        log.info("weights are not updated in place: %s", reason)
-        return RebuildEngine(graph, members, threads=threads, slots=slots, reason=reason, recalibration=table)
+        return _open_rebuilding(bundle, graph, options, error)
     return engine
+
+
+def _open_rebuilding(bundle: Bundle, graph: onnx.ModelProto, options: EngineOptions, error: EngineError) -> RebuildEngine:
+    reason = str(error).rstrip(".")
+    log.info("weights are not updated in place: %s", reason)
+    members = bundle.read_all_weights()
+    slots = options.slots or DEFAULT_SLOTS
+    table = read_recalibration(bundle, members)
+    return RebuildEngine(graph, members, threads=options.threads, slots=slots, reason=reason, recalibration=table)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +18,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from dni_deploy.errors import EngineError
+from dni_deploy.utils.onnx_weights import iterate_tensors, set_external_data, strip_initializer
 from engines import ort_session
 
 VALUE_DEPENDENT_OPTIMIZERS = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantSharing")
 """Optimizers that look at weights' values or are not linear in them. The lowering has done the work of the first three."""
+
+WEIGHT_FILE_NAME = "weights"
+"""File beside a graph that its weights point at (ONNX external data)."""
 
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
 """Domain of the operators that ONNX Runtime inserts where it blocks channels."""
@@ -97,63 +102,104 @@ def optimize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         EngineError: ONNX Runtime cannot open the graph.
     """
     with tempfile.TemporaryDirectory(prefix="dni-deploy-") as folder:
-        path = Path(folder) / "optimized.onnx"
-        session_options = ort_session.make_session_options(OPTIMIZER_SETTINGS.threads)
-        session_options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMIZER_SETTINGS.level)
-        session_options.optimized_model_filepath = os.fspath(path)
-        for key, entry in OPTIMIZER_SETTINGS.config:
-            session_options.add_session_config_entry(key, entry)
-        disabled = list(OPTIMIZER_SETTINGS.disabled_optimizers)
-        ort_session.create_session(model, session_options, disabled_optimizers=disabled)
-        return onnx.load(path)
+        return onnx.load(_write_optimized(model, Path(folder), ort_session.make_session_options(OPTIMIZER_SETTINGS.threads)))
 
 
-def open_optimized_session(optimized: onnx.ModelProto) -> ort.InferenceSession:
-    """Opens an optimized graph with constant weights, run by the same kernels as an `InPlaceSession`: same bits.
+@contextmanager
+def optimize_with_weights(
+    model: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]
+) -> Iterator[tuple[onnx.ModelProto, dict[str, NDArray[np.float32]]]]:
+    """Optimizes as `optimize_graph` does, and passes weights in and out as arrays: in the graph, each would be copied twice.
 
     Args:
-        optimized: A graph from `optimize_graph`, with its weights.
+        model: The graph; it is not changed, and the initializers named in `weights` need no data.
+        weights: Value of each weight by name.
 
-    Returns:
-        The session.
+    Yields:
+        The optimized graph, its float32 initializers without data, and the value of each of these by name: read-only views of a
+        file that is deleted at the end.
 
     Raises:
         EngineError: ONNX Runtime cannot open the graph.
     """
-    return ort_session.create_session(optimized, _make_unoptimized_options())
+    session_options = ort_session.make_session_options(OPTIMIZER_SETTINGS.threads)
+    session_options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHT_FILE_NAME)
+    session_options.add_external_initializers(
+        list(weights), [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
+    )
+    with tempfile.TemporaryDirectory(prefix="dni-deploy-", ignore_cleanup_errors=True) as folder:
+        path = _write_optimized(_point_at_weight_file(model, weights), Path(folder), session_options)
+        optimized = onnx.load(path, load_external_data=False)
+        weight_path = path.with_name(WEIGHT_FILE_NAME)
+        has_data = weight_path.exists() and weight_path.stat().st_size > 0  # an empty file cannot be mapped
+        data = np.memmap(weight_path, np.uint8, "r").view(np.ndarray) if has_data else np.zeros(0, np.uint8)
+        values = {}
+        for tensor in optimized.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT:
+                is_external = tensor.data_location == TensorProto.EXTERNAL
+                flat = _slice_external_data(tensor, data).view("<f4") if is_external else numpy_helper.to_array(tensor)
+                values[tensor.name] = flat.reshape(tuple(tensor.dims))
+                strip_initializer(tensor)
+        for tensor in iterate_tensors(optimized):  # what is left is small, or in a subgraph
+            if tensor.data_location == TensorProto.EXTERNAL:
+                content = _slice_external_data(tensor, data).tobytes()
+                strip_initializer(tensor)
+                tensor.raw_data = content
+        yield optimized, values
+        values.clear()
+        del data  # Windows deletes no file that is mapped
+
+
+def _slice_external_data(tensor: TensorProto, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    start = int(entries.get("offset", 0))
+    return data[start : start + int(entries["length"])]
+
+
+def _write_optimized(model: onnx.ModelProto, folder: Path, session_options: ort.SessionOptions) -> Path:
+    path = folder / "optimized.onnx"
+    session_options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMIZER_SETTINGS.level)
+    session_options.optimized_model_filepath = os.fspath(path)
+    for key, entry in OPTIMIZER_SETTINGS.config:
+        session_options.add_session_config_entry(key, entry)
+    ort_session.create_session(model, session_options, disabled_optimizers=list(OPTIMIZER_SETTINGS.disabled_optimizers))
+    return path
 
 
 class InPlaceSession:
     """A session whose weights lie in the caller's memory, and which sees every change of it at the next run.
 
     Optimization and pre-packing are off: the first would copy or fold the weights, the second repack them, and then a
-    change would silently have no effect. The graph has been optimized before.
+    change would silently have no effect. The weights are not copied, not even while the session opens.
 
     Thread safety: `run` may be called from any thread; `close` not while one runs.
     """
 
-    def __init__(self, optimized: onnx.ModelProto, arrays: Mapping[str, NDArray[np.float32]], threads: int = 0) -> None:
+    def __init__(self, model: onnx.ModelProto, arrays: Mapping[str, NDArray[np.float32]], threads: int = 0) -> None:
         """Opens the session.
 
         Args:
-            optimized: A graph from `optimize_graph`; it is not changed.
-            arrays: Memory of each weight by name. Referenced for the session's life: ONNX Runtime does not keep them alive, and
-                dropping one is a crash.
+            model: The graph, optimized before where it is to be fast; it is not changed, and its weights need no data.
+            arrays: Memory of each weight by name, C-contiguous. Referenced for the session's life: ONNX Runtime does not keep
+                them alive, and dropping one is a crash.
             threads: Number of intra-op threads; 0 for one per physical core.
 
         Raises:
             EngineError: ONNX Runtime cannot open the graph.
         """
-        session_options = _make_unoptimized_options(threads, stop_spinning=True)
+        session_options = make_unoptimized_options(threads)
         self._ort_values = [(array, ort.OrtValue.ortvalue_from_numpy(array)) for array in arrays.values()]
         for name, (_, value) in zip(arrays, self._ort_values, strict=True):
             session_options.add_initializer(name, value)
-        model = onnx.ModelProto()
-        model.CopyFrom(optimized)
-        for tensor in model.graph.initializer:
-            if tensor.name in arrays:  # the file format wants data, even for what is replaced
-                tensor.raw_data = bytes(arrays[tensor.name].nbytes)
-        self._session: ort.InferenceSession | None = ort_session.create_session(model, session_options)
+        with tempfile.TemporaryDirectory(prefix="dni-deploy-", ignore_cleanup_errors=True) as folder:
+            # The file format wants data, even for what is replaced. All weights point at the same NaNs: one that ONNX Runtime
+            # read from there would show in every output.
+            size = max((array.nbytes for array in arrays.values()), default=0)
+            (Path(folder) / WEIGHT_FILE_NAME).write_bytes(b"\xff" * size)
+            session_options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            self._session: ort.InferenceSession | None = ort_session.create_session(
+                _point_at_weight_file(model, arrays), session_options
+            )
         self._input: str = self._session.get_inputs()[0].name
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -178,8 +224,26 @@ class InPlaceSession:
         self._ort_values.clear()
 
 
-def _make_unoptimized_options(threads: int = 0, *, stop_spinning: bool = False) -> ort.SessionOptions:
-    session_options = ort_session.make_session_options(threads, stop_spinning=stop_spinning)
+def _point_at_weight_file(model: onnx.ModelProto, arrays: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
+    """Returns a copy of a graph in which these initializers begin at the first byte of the weight file."""
+    pointed = onnx.ModelProto()
+    pointed.CopyFrom(model)
+    for tensor in pointed.graph.initializer:
+        if tensor.name in arrays:
+            set_external_data(tensor, WEIGHT_FILE_NAME, 0, arrays[tensor.name].nbytes)
+    return pointed
+
+
+def make_unoptimized_options(threads: int = 0) -> ort.SessionOptions:
+    """Makes the options of a session that leaves its graph and weights as they are.
+
+    Args:
+        threads: As in `ort_session.make_session_options`.
+
+    Returns:
+        The options, for the caller to change.
+    """
+    session_options = ort_session.make_session_options(threads, stop_spinning=True)
     session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session_options.add_session_config_entry("session.disable_prepacking", "1")
     return session_options

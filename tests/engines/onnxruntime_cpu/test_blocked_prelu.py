@@ -59,7 +59,10 @@ def test_it_computes_the_same(slopes: int, added: bool, shape: tuple[int, ...]) 
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     got, expected = (
         ort_session.run_session(session, x)
-        for session in (runtime.open_optimized_session(bound), ort_session.open_cpu_session(model))
+        for session in (
+            ort_session.create_session(bound, runtime.make_unoptimized_options()),
+            ort_session.open_cpu_session(model),
+        )
     )
     # 1 - (1 - s) differs from s by one rounding of a number up to 1.5; 288 products each are added up behind it.
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * float(np.abs(expected).max()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 
@@ -15,6 +17,9 @@ from dni_deploy.errors import EngineError
 from dni_deploy.session.swap import SyncRefit
 from engines import ort_session
 from engines.onnxruntime_cpu import runtime
+from engines.onnxruntime_cpu.engine import InPlaceEngine
+from engines.onnxruntime_cpu.layout import find_layout
+from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 from tests.dni_deploy.session.test_swap import TIMEOUT_S, WithoutSlots
 from tests.engines.conftest import NAMES, Case, in_place
 from tests.support.handmade_graphs import HAND, TAGS, tags
@@ -86,8 +91,8 @@ def test_ends_are_the_members_bit_for_bit(case: Case) -> None:
         np.testing.assert_array_equal(got, alone.infer(0, x))
         turned.refit(0, np.eye(3)[2 - index])
         np.testing.assert_array_equal(got, turned.infer(0, x))
-        constant = runtime.open_optimized_session(
-            ort_session.bind_initializers(alone.layout.optimized, alone.weight_buffers[0].views)
+        constant = ort_session.create_session(
+            ort_session.bind_initializers(alone.optimized, alone.weight_buffers[0].views), runtime.make_unoptimized_options()
         )
         np.testing.assert_array_equal(got, ort_session.run_session(constant, x))
 
@@ -104,6 +109,21 @@ def test_members_are_not_the_callers() -> None:
             tensor[...] = 7
     engine.refit(0, np.array([0.5, 0.5, 0.0]))
     np.testing.assert_array_equal(engine.infer(0, x), before)
+
+
+def test_the_layout_is_not_kept() -> None:
+    """Its map is as large as a member."""
+    case = HAND["conv_bn"]()
+    lowered, recipes = lower_for_cpu(case.graph, case.weights)
+    layout = find_layout(lowered, recipes)
+    engine = InPlaceEngine(layout, recipes, case.members, threads=1, slots=1)
+    shares = np.full((len(case.weights), 3), 1 / 3)
+    engine.refit(0, shares)  # by tensor, which asks where each weight lies
+    gather = weakref.ref(layout.gather)
+    del layout
+    gc.collect()
+    assert gather() is None
+    engine.close()
 
 
 def test_a_slot_without_weights_refuses() -> None:

@@ -104,7 +104,26 @@ def test_a_weight_beyond_the_range_of_addresses_is_refused(monkeypatch: pytest.M
         find_layout(*lower_for_cpu(case.graph, case.weights))
 
 
-def test_addresses_are_exact_up_to_the_limit() -> None:
-    """Places are 1 to MAX_WEIGHT_ELEMENTS + 1 at most."""
-    assert int(np.float32(layout_module.MAX_WEIGHT_ELEMENTS)) == layout_module.MAX_WEIGHT_ELEMENTS
-    assert np.float32(layout_module.MAX_WEIGHT_ELEMENTS + 1) != np.float32(layout_module.MAX_WEIGHT_ELEMENTS)
+def test_addresses_are_negative_finite_normal_numbers_up_to_the_limit() -> None:
+    ends = np.array([layout_module.ADDRESS_BASE + 1, layout_module.ADDRESS_BASE + layout_module.MAX_WEIGHT_ELEMENTS], np.uint32)
+    first, last = ends.view(np.float32)
+    assert np.isfinite(last)
+    assert last < first < -np.finfo(np.float32).smallest_normal
+    assert np.iinfo(np.int32).max > layout_module.MAX_WEIGHT_ELEMENTS
+
+
+def test_a_constant_is_no_weight_and_a_mixture_is_refused() -> None:
+    addresses = np.arange(layout_module.ADDRESS_BASE + 1, layout_module.ADDRESS_BASE + 9, dtype=np.uint32).view(np.float32)
+    padded = np.concatenate([addresses, np.zeros(8, np.float32)]).reshape(2, 8)
+    read = layout_module._read_addresses("w", padded, 8)
+    assert read is not None
+    assert read.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, *[0] * 8]
+    for constant in (0.0, -1.0, 1e-38, -np.inf, np.nan, -np.finfo(np.float32).smallest_normal):
+        assert layout_module._read_addresses("constant", np.full(4, constant, np.float32), 8) is None
+    for damage in (lambda value: value * 2, np.abs, lambda value: value - 1):
+        damaged = padded.copy()
+        damaged[0, 4:] = damage(damaged[0, 4:] * np.float32(2**20))
+        with pytest.raises(InPlaceUnsupportedError, match="computes 'w' from the weights"):
+            layout_module._read_addresses("w", damaged, 8)
+    with pytest.raises(InPlaceUnsupportedError, match="computes 'w'"):  # an address beyond the last one
+        layout_module._read_addresses("w", padded, 7)

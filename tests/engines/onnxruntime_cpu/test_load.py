@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError, EngineError
+from engines import ort_session
 from engines.interface import BuildOptions, EngineOptions
-from engines.onnxruntime_cpu import layout, plan
+from engines.onnxruntime_cpu import layout, plan, runtime
 from engines.onnxruntime_cpu.load import open_in_place
 from engines.registry import build_engine, choose_engine, load_engine
 from tests.engines.conftest import write
-from tests.support.handmade_graphs import HAND
+from tests.support.handmade_graphs import HAND, Hand
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def test_a_plan_that_was_built_is_found_and_saves_the_search(
     bundle: Bundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_engine(bundle, "onnxruntime", BuildOptions(threads=1))
-    monkeypatch.setattr(layout, "_optimize_graph", None)
+    monkeypatch.setattr(runtime, "optimize_with_weights", None)
     with caplog.at_level(logging.INFO, "engines"):
         assert open_and_close(bundle).startswith("updated in place")
     assert caplog.messages[0].endswith(".plan found")
@@ -84,5 +89,66 @@ def test_a_graph_that_is_rebuilt_says_why(
 ) -> None:
     monkeypatch.setattr(layout, "MAX_WEIGHT_ELEMENTS", 100)
     with caplog.at_level(logging.INFO, "engines"):
-        assert open_and_close(bundle).startswith("a new session for every alpha (weight ")
-    assert caplog.messages[-1].startswith("weights are not updated in place: weight ")
+        assert open_and_close(bundle).startswith("a new session for every alpha (the weights have more than ")
+    assert caplog.messages[-1].startswith("weights are not updated in place: the weights have more than ")
+
+
+MEMBERS = 3
+
+
+@pytest.fixture
+def wide_bundle(tmp_path: Path) -> Bundle:
+    """Three members of 1.2 million weights each, 4.7 MB, in eight layers."""
+    hand, y = Hand(128), "x"
+    for _ in range(8):
+        y = hand.node("Relu", [hand.conv(y, 128)])
+    return write(hand.case(y, name="wide"), tmp_path / "wide.dni", members=MEMBERS)
+
+
+def weight_bytes(bundle: Bundle) -> int:
+    return sum(4 * int(np.prod(weight.shape)) for weight in bundle.manifest.weights)
+
+
+@pytest.mark.parametrize("has_plan", [False, True])
+def test_the_graph_is_optimized_once_and_no_weight_passes_through_a_model(
+    has_plan: bool, wide_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside it, a session for each slot and one to compare with each, and one for the bundle's own graph."""
+    if has_plan:
+        build_engine(wide_bundle, "onnxruntime", BuildOptions(threads=1))
+    runtime.measure_block_size()  # once per process, in a session of its own
+    opened, real = [], ort_session.create_session
+
+    def create_session(model: onnx.ModelProto, options: ort.SessionOptions, **more: object) -> ort.InferenceSession:
+        assert model.ByteSize() < weight_bytes(wide_bundle) / 100
+        opened.append(options.graph_optimization_level)
+        return real(model, options, **more)
+
+    monkeypatch.setattr(ort_session, "create_session", create_session)
+    open_in_place(wide_bundle, EngineOptions(threads=1, slots=2)).close()
+    optimizing = [] if has_plan else [ort.GraphOptimizationLevel.ORT_ENABLE_ALL]
+    assert opened == [*optimizing, *[ort.GraphOptimizationLevel.ORT_DISABLE_ALL] * 5]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_an_engine_holds_each_member_and_slot_once_and_nothing_else_of_their_size(slots: int, wide_bundle: Bundle) -> None:
+    """Bytes of NumPy's arrays: the checkpoints and the layout's map are let go, and at no time are there two copies of both."""
+    unit = weight_bytes(wide_bundle)
+    open_and_close(wide_bundle)  # what is allocated once per process
+    tracemalloc.start()
+    try:
+        engine = open_in_place(wide_bundle, EngineOptions(threads=1, slots=slots))
+        held, peak = (size / unit for size in tracemalloc.get_traced_memory())
+    finally:
+        tracemalloc.stop()
+    engine.close()
+    assert MEMBERS + slots <= held < MEMBERS + slots + 0.25
+    # While they are arranged, the checkpoints, the layout's map and one checkpoint in a row; later the weights of the reference.
+    assert peak < 2 * MEMBERS + slots + 2
+
+
+def test_no_file_is_left_behind(wide_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    open_and_close(wide_bundle)
+    assert not list((tmp_path / "temporary").iterdir())

@@ -51,3 +51,67 @@ def test_every_setting_is_described_in_the_identity() -> None:
     described = runtime.OPTIMIZER_SETTINGS.to_json()
     assert described["disabled_optimizers"] == list(runtime.VALUE_DEPENDENT_OPTIMIZERS)
     assert replace(runtime.OPTIMIZER_SETTINGS, threads=7).to_json() != described
+
+
+def test_weights_passed_as_arrays_are_optimized_as_those_in_the_graph(optimized: onnx.ModelProto) -> None:
+    case = HAND["conv_bn"]()
+    weights = {name: np.ascontiguousarray(value, np.float32) for name, value in case.members[0].items()}
+    with runtime.optimize_with_weights(case.graph, weights) as (got, values):
+        expected = {t.name: onnx.numpy_helper.to_array(t) for t in optimized.graph.initializer if t.data_type == 1}
+        assert sorted((v.shape, v.tobytes()) for v in values.values()) == sorted(
+            (v.shape, v.tobytes()) for v in expected.values()
+        )
+        assert [node.op_type for node in got.graph.node] == [node.op_type for node in optimized.graph.node]
+        assert not any(t.raw_data or t.external_data for t in got.graph.initializer if t.name in values)
+
+
+def test_other_data_stays_in_the_optimized_graph() -> None:
+    """Integers beyond the size from which ONNX Runtime moves data to the weight file, in the graph and in a subgraph."""
+    order = np.arange(300, dtype=np.int64)[::-1].copy()
+    branches = {
+        f"{name}_branch": onnx.helper.make_graph(
+            [onnx.helper.make_node("Gather", ["y", f"{name} order"], [name], axis=1)],
+            name,
+            [],
+            [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)],
+            [onnx.numpy_helper.from_array(np.roll(order, shift), f"{name} order")],
+        )
+        for shift, name in enumerate(("then", "else"))
+    }
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Gather", ["x", "order"], ["z"], axis=1),
+            onnx.helper.make_node("Mul", ["z", "w"], ["y"]),
+            onnx.helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+            onnx.helper.make_node("Cast", ["sum"], ["positive"], to=onnx.TensorProto.BOOL),
+            onnx.helper.make_node("If", ["positive"], ["out"], **branches),
+        ],
+        "integers",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 300])],
+        [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+        [
+            onnx.numpy_helper.from_array(order, "order"),
+            onnx.TensorProto(name="w", dims=[300], data_type=onnx.TensorProto.FLOAT),
+        ],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    weight = np.arange(300, dtype=np.float32)
+    with runtime.optimize_with_weights(model, {"w": weight}) as (optimized, values):
+        arrays = {name: value.copy() for name, value in values.items()}
+    x = np.random.default_rng(0).random((1, 300)).astype(np.float32)
+    for run_input, shift in ((x, 0), (np.zeros_like(x), 1)):
+        expected = (run_input[:, order] * weight)[:, np.roll(order, shift)]
+        np.testing.assert_array_equal(runtime.InPlaceSession(optimized, arrays, threads=1).run(run_input), expected)
+
+
+def test_a_weight_that_is_read_from_the_placeholder_shows_in_the_output(
+    optimized: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {
+        tensor.name: onnx.numpy_helper.to_array(tensor).copy()
+        for tensor in optimized.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    }
+    monkeypatch.setattr(runtime.ort.SessionOptions, "add_initializer", lambda self, name, value: None)
+    session = runtime.InPlaceSession(optimized, arrays, threads=1)
+    assert np.isnan(session.run(HAND["conv_bn"]().inputs()[0])).any()
