@@ -159,6 +159,7 @@ def read_plan(bundle: Bundle, identity: LayoutIdentity) -> Layout | None:
     try:
         metadata = _read_metadata(data)
         tensors = load(data)
+        del data
         if metadata["sha256"] != _compute_digest(metadata["header"], tensors):
             raise damaged
         header = json.loads(metadata["header"])
@@ -171,7 +172,7 @@ def read_plan(bundle: Bundle, identity: LayoutIdentity) -> Layout | None:
         optimized = onnx.ModelProto.FromString(tensors["optimized"].tobytes())
         spans = tuple(WeightSpan(name, tuple(shape), start, stop) for name, shape, start, stop in header["slots"])
         log.info("plan %s found", escape_name(path))
-        return Layout(optimized, spans, tensors["gather"], dict(header["offsets"]))
+        return Layout(optimized, spans, tensors["gather"].astype(np.int32), dict(header["offsets"]))
     except BundleError:
         raise
     except UNREADABLE_PLAN_ERRORS:
@@ -212,5 +213,5 @@ def _find_differing_fields(written: dict[str, Any], identity: LayoutIdentity) ->
 def _compute_digest(header: str, tensors: dict[str, NDArray[Any]]) -> str:
     digest = sha256(header.encode())
     for name in sorted(tensors):
-        digest.update(tensors[name].tobytes())
+        digest.update(np.ascontiguousarray(tensors[name]))
     return digest.hexdigest()

@@ -7,14 +7,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError
 from engines.interface import BuildOptions
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
+from engines.onnxruntime_cpu.layout import find_layout
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 from engines.onnxruntime_cpu.plan import LayoutIdentity, plan_path, read_plan
 from engines.registry import build_engine
@@ -90,3 +93,14 @@ def test_every_field_makes_another_layout_and_is_named(bundle: Bundle, field: st
     path.rename(target)
     with pytest.raises(BundleError, match=f"is for something else, {words}; write it again with dni-deploy build"):
         read_plan(bundle, other)
+
+
+def test_the_layouts_map_is_int64_on_disk_and_int32_in_memory(bundle: Bundle) -> None:
+    """The file as versions before wrote it; the map is as large as a member then, not twice as large."""
+    path = build(bundle)
+    stored = load_file(path)["gather"]
+    lowered, recipes = lower_for_cpu(bundle.read_graph(), bundle.weight_names)
+    for layout in (read_plan(bundle, identify_plan(bundle)), find_layout(lowered, recipes)):
+        assert layout is not None
+        assert (stored.dtype, layout.gather.dtype) == (np.int64, np.int32)
+        np.testing.assert_array_equal(layout.gather, stored)
