@@ -25,11 +25,11 @@ from engines.onnxruntime_cpu.blocked_prelu import restore_prelu
 
 ADDRESS_BASE = 0x80800000
 """Address a of an element is the float32 whose bits are ADDRESS_BASE + a, a from 1: negative numbers from just below the
-smallest normal one on. No optimizer takes them for the 0 and 1 that it simplifies by, no constant of a network lies among them,
-and their sign shows what treats negative weights in another way, such as Abs or Relu. Copies keep every bit."""
+smallest normal one on. No optimizer takes them for the 0 and 1 that it simplifies by, and their sign shows what treats negative
+weights in another way, such as Abs or Relu. Copies keep every bit."""
 
-MAX_WEIGHT_ELEMENTS = 2**31 - 2**24 - 1
-"""Of all weights together: the negative normal numbers that are finite, without the first one."""
+MAX_WEIGHT_ELEMENTS = 2**29
+"""Of all weights together, 2 GiB: addresses are closer to 0 than -1e-18 then, where no constant of a network lies."""
 
 SPAN_ALIGNMENT_FLOATS = 16
 """Each optimized weight begins on a 64-byte line."""
