@@ -57,9 +57,8 @@ class Blender:
         self.member_rows.flags.writeable = False
         self._recipes = recipes
         self._tensor_index = {name: index for index, name in enumerate(members[0])}
-        self._block_starts, self._block_weights = (
-            layout.split_blocks()
-        )  # instead of the layout, whose map is as large as a member
+        # Instead of the layout, whose map is as large as a member.
+        self._block_starts, self._block_weights = layout.split_blocks()
         self._table = recalibration
         estimated = {} if recalibration is None else recalibration.statistics
         # Of a BatchNorm that stayed in the graph: it reads the raw tensors.

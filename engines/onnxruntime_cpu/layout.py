@@ -87,9 +87,8 @@ class Layout:
             out: float32 (P,), to fill.
         """
         flat = np.concatenate([np.zeros(1, np.float32), *(values[name].reshape(-1) for name in self.offsets)])
-        for (
-            span
-        ) in self.spans:  # one by one: NumPy converts the indices to int64, and where it checks them it copies the result
+        # One by one: NumPy converts the indices to int64, and where it checks them it copies the result.
+        for span in self.spans:
             np.take(flat, self.gather[span.start : span.stop], out=out[span.start : span.stop], mode="clip")
 
     def find_positions(self, name: str, size: int) -> tuple[NDArray[np.intp], NDArray[np.int32]]:

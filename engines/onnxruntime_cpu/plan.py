@@ -213,5 +213,5 @@ def _find_differing_fields(written: dict[str, Any], identity: LayoutIdentity) ->
 def _compute_digest(header: str, tensors: dict[str, NDArray[Any]]) -> str:
     digest = sha256(header.encode())
     for name in sorted(tensors):
-        digest.update(np.ascontiguousarray(tensors[name]))
+        digest.update(np.ascontiguousarray(tensors[name]).data)
     return digest.hexdigest()
