@@ -113,11 +113,10 @@ class Layout:
 
     @cached_property
     def _span_ranges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The least and the greatest address in each span, padding left out."""
+        """The least and the greatest address in each span; padding, which is 0, is left out of the first."""
         gathers = [self.gather[span.start : span.stop] for span in self.spans]
-        # Padding, which is 0, wraps round to the largest.
-        least = [int((gather - 1).astype(np.uint64).min()) + 1 for gather in gathers]
-        return np.array(least, np.int64), np.array([gather.max() for gather in gathers], np.int64)
+        least = [gather[gather > 0].min(initial=np.iinfo(np.int32).max) for gather in gathers]
+        return np.array(least, np.int64), np.array([gather.max(initial=0) for gather in gathers], np.int64)
 
     def split_blocks(self) -> tuple[list[int], list[str]]:
         """Cuts the buffer where the lowered weight changes.
