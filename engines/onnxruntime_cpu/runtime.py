@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from dni_deploy.errors import EngineError
-from dni_deploy.utils.onnx_weights import iterate_tensors, set_external_data, strip_initializer
+from dni_deploy.utils.onnx_weights import set_external_data, strip_initializer
 from engines import ort_session
 
 VALUE_DEPENDENT_OPTIMIZERS = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantSharing")
@@ -123,7 +123,10 @@ def optimize_with_weights(
         EngineError: ONNX Runtime cannot open the graph.
     """
     session_options = ort_session.make_session_options(OPTIMIZER_SETTINGS.threads)
-    session_options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHT_FILE_NAME)
+    if not any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
+        # With subgraphs the weights come back in the graph: ONNX Runtime 1.23 writes a subgraph's initializers twice beside a
+        # weight file, and then refuses to read them.
+        session_options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHT_FILE_NAME)
     session_options.add_external_initializers(
         list(weights), [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
     )
@@ -135,13 +138,12 @@ def optimize_with_weights(
         data = np.memmap(weight_path, np.uint8, "r").view(np.ndarray) if has_data else np.zeros(0, np.uint8)
         values = {}
         for tensor in optimized.graph.initializer:
+            is_external = tensor.data_location == TensorProto.EXTERNAL
             if tensor.data_type == TensorProto.FLOAT:
-                is_external = tensor.data_location == TensorProto.EXTERNAL
                 flat = _slice_external_data(tensor, data).view("<f4") if is_external else numpy_helper.to_array(tensor)
                 values[tensor.name] = flat.reshape(tuple(tensor.dims))
                 strip_initializer(tensor)
-        for tensor in iterate_tensors(optimized):  # what is left is small, or in a subgraph
-            if tensor.data_location == TensorProto.EXTERNAL:
+            elif is_external:
                 content = _slice_external_data(tensor, data).tobytes()
                 strip_initializer(tensor)
                 tensor.raw_data = content

@@ -65,7 +65,8 @@ def test_weights_passed_as_arrays_are_optimized_as_those_in_the_graph(optimized:
         assert not any(t.raw_data or t.external_data for t in got.graph.initializer if t.name in values)
 
 
-def test_other_data_stays_in_the_optimized_graph() -> None:
+@pytest.mark.parametrize("has_subgraphs", [False, True])
+def test_other_data_stays_in_the_optimized_graph(has_subgraphs: bool) -> None:
     """Integers beyond the size from which ONNX Runtime moves data to the weight file, in the graph and in a subgraph."""
     order = np.arange(300, dtype=np.int64)[::-1].copy()
     branches = {
@@ -78,13 +79,16 @@ def test_other_data_stays_in_the_optimized_graph() -> None:
         )
         for shift, name in enumerate(("then", "else"))
     }
+    choose = [
+        onnx.helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        onnx.helper.make_node("Cast", ["sum"], ["positive"], to=onnx.TensorProto.BOOL),
+        onnx.helper.make_node("If", ["positive"], ["out"], **branches),
+    ]
     graph = onnx.helper.make_graph(
         [
             onnx.helper.make_node("Gather", ["x", "order"], ["z"], axis=1),
             onnx.helper.make_node("Mul", ["z", "w"], ["y"]),
-            onnx.helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
-            onnx.helper.make_node("Cast", ["sum"], ["positive"], to=onnx.TensorProto.BOOL),
-            onnx.helper.make_node("If", ["positive"], ["out"], **branches),
+            *(choose if has_subgraphs else [onnx.helper.make_node("Gather", ["y", "order"], ["out"], axis=1)]),
         ],
         "integers",
         [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 300])],
@@ -100,7 +104,7 @@ def test_other_data_stays_in_the_optimized_graph() -> None:
         arrays = {name: value.copy() for name, value in values.items()}
     x = np.random.default_rng(0).random((1, 300)).astype(np.float32)
     for run_input, shift in ((x, 0), (np.zeros_like(x), 1)):
-        expected = (run_input[:, order] * weight)[:, np.roll(order, shift)]
+        expected = (run_input[:, order] * weight)[:, np.roll(order, shift if has_subgraphs else 0)]
         np.testing.assert_array_equal(runtime.InPlaceSession(optimized, arrays, threads=1).run(run_input), expected)
 
 
@@ -113,5 +117,8 @@ def test_a_weight_that_is_read_from_the_placeholder_shows_in_the_output(
         if tensor.data_type == onnx.TensorProto.FLOAT
     }
     monkeypatch.setattr(runtime.ort.SessionOptions, "add_initializer", lambda self, name, value: None)
-    session = runtime.InPlaceSession(optimized, arrays, threads=1)
-    assert np.isnan(session.run(HAND["conv_bn"]().inputs()[0])).any()
+    try:
+        output = runtime.InPlaceSession(optimized, arrays, threads=1).run(HAND["conv_bn"]().inputs()[0])
+    except EngineError:  # ONNX Runtime 1.20 does not even find the file
+        return
+    assert np.isnan(output).any()
