@@ -177,8 +177,9 @@ class Bundle:
                 f"The bundle has no member {escape_name(member)!r}; it has {', '.join(map(escape_name, self.members))}."
             )
         stored = self.manifest.members[self.members.index(member)].stored
+        data = read_verified(self.path, stored)
         try:
-            tensors: dict[str, NDArray[Any]] = load(read_verified(self.path, stored))
+            tensors: dict[str, NDArray[Any]] = load(data)
         except (SafetensorError, KeyError, TypeError, ValueError):
             raise BundleError(
                 f"{escape_name(stored.file)} is not a safetensors file, though its SHA-256 fits the manifest."

@@ -246,7 +246,10 @@ def test_a_file_changed_after_opening_is_detected_when_read(bundle: Bundle) -> N
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BundleError, match="SHA-256"):
+    with pytest.raises(BundleError, match="the manifest says"):
+        bundle.read_weights("a")
+    path.unlink()
+    with pytest.raises(BundleError, match="the bundle is incomplete, or was replaced since it was opened"):
         bundle.read_weights("a")
     bundle.read_weights("b")
 
