@@ -157,6 +157,7 @@ def bench(
     threads = threads or count_cores()
     x = _make_input(bundle, input_shape)
     frame = _make_frame(x, signature)
+    render_frame = None if frame is None else lambda engine: engine.render(0, frame, signature)
 
     skipped: dict[str, str] = {}
     with ExitStack() as opened:
@@ -185,7 +186,7 @@ def bench(
             raise UnavailableError(f"Nothing can be timed here; {'; '.join(f'{n}: {why}' for n, why in skipped.items())}.")
         update_paths = {name: engine.update_path for name, engine in engines.items()}
         samples = time_interleaved(
-            engines, copies, x, len(bundle.members), repeats, frame=frame, signature=signature, progress=progress
+            engines, copies, x, len(bundle.members), repeats, render_frame=render_frame, progress=progress
         )
     results = []
     for number, row in enumerate(row for row in chosen if row.name in samples):

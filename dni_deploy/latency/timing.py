@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.latency.modes import BACKEND_MODES
-from dni_deploy.signature import Signature
 from dni_deploy.utils.hardware import measure_resident_bytes
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.interface import Engine, EngineOptions
-
-DEFAULT_SIGNATURE = Signature()
 
 
 @dataclass
@@ -49,8 +46,7 @@ def time_interleaved(
     members: int,
     rounds: int,
     *,
-    frame: NDArray[np.uint8] | None = None,
-    signature: Signature = DEFAULT_SIGNATURE,
+    render_frame: Callable[[Engine], object] | None = None,
     seed: int = 0,
     progress: OptionalProgress = None,
 ) -> dict[str, TimingSamples]:
@@ -66,8 +62,7 @@ def time_interleaved(
         x: The input, float32 (N, C, H, W).
         members: Number of members.
         rounds: Rounds that count.
-        frame: The input as pixels, uint8 (H, W, 3), to time `Engine.render`, too.
-        signature: Of the network, for `frame`.
+        render_frame: Renders the input from pixels to pixels, to be timed, too.
         seed: Seed of the alphas.
         progress: Called with each round.
 
@@ -94,8 +89,8 @@ def time_interleaved(
             engine.infer(0, x)
             times.append(time.perf_counter())
             timed = [sample.change, sample.first, sample.steady]
-            if frame is not None:
-                engine.render(0, frame, signature)
+            if render_frame is not None:
+                render_frame(engine)
                 times.append(time.perf_counter())
                 timed.append(sample.pixels)
             if name in copies:
