@@ -32,7 +32,6 @@ CONVERSION_THREADS = min(os.cpu_count() or 1, 8)
 SMALL_FRAME_VALUES = 1 << 17
 """Below this number of values one thread is as fast: handing work to another one takes some 50 us."""
 
-
 BAND_VALUES = 1 << 20
 """Values of a band, 4 MB: of smaller ones the interpreter is the limit, of larger ones memory."""
 

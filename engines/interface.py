@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 PRECISIONS = ("fp32", "fp16")
+FRAMES_IN_FLIGHT = 3
+"""Frames that a session has under way: one before the network, one in it, one behind it."""
 REASON_REQUESTED = "asked for"
 """Why an engine is used that the user named."""
 

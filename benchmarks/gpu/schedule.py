@@ -24,9 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.clock import Clock
-from dni_deploy.session.ring import FRAMES_IN_FLIGHT
 from dni_deploy.signature import Signature
-from engines.interface import DeviceEngine
+from engines.interface import FRAMES_IN_FLIGHT, DeviceEngine
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 60
 """Number of rounds, warm-up not included."""

@@ -10,12 +10,10 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
 
 from dni_deploy.errors import EngineError
+from engines.interface import FRAMES_IN_FLIGHT
 
 Held = TypeVar("Held")
 Output = TypeVar("Output")
-
-FRAMES_IN_FLIGHT = 3
-"""One that is uploaded or converted, one in the network, one that is downloaded or converted back."""
 
 
 class FrameRing:

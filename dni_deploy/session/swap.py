@@ -14,7 +14,7 @@ import atexit
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -75,38 +75,36 @@ class RefitStrategy(ABC, Generic[Value]):
     def request(self, value: Value) -> None:
         """Requests a value for the frames to come; never waits for a frame or a refit."""
 
-    @contextmanager
-    def hold_current(self) -> Iterator[CurrentWeights[Value]]:
+    def hold_current(self) -> AbstractContextManager[CurrentWeights[Value]]:
         """Holds the current weights for one frame; raises what a refit raised, the value before then stays in force.
 
-        Yields:
-            The weights; their slot stays untouched inside the context.
+        Returns:
+            A context that yields the weights; their slot stays untouched inside it.
         """
-        with self._state_changed:
-            weights = self._acquire_current()
-            self._frames_in_slot[weights.slot] += 1
-        try:
-            yield weights
-        finally:
-            self._release_slot(weights.slot)
+        return self._hold_acquired(self._acquire_current)
 
-    @contextmanager
-    def hold(self, value: Value) -> Iterator[CurrentWeights[Value]]:
+    def hold(self, value: Value) -> AbstractContextManager[CurrentWeights[Value]]:
         """Holds weights with this value for one frame, whatever is requested; raises what their refit raised.
 
         The frame waits for a free slot and a refit where no slot has the value. Frames without a value of their own stay with
         the requested one: with one slot the next of them waits for it to be refitted again.
 
-        Yields:
-            The weights; their slot stays untouched inside the context.
+        Returns:
+            A context that yields the weights; their slot stays untouched inside it.
         """
+        return self._hold_acquired(lambda: self._acquire_value(value))
+
+    @contextmanager
+    def _hold_acquired(self, acquire: Callable[[], CurrentWeights[Value]]) -> Iterator[CurrentWeights[Value]]:
         with self._state_changed:
-            weights = self._acquire_value(value)
+            weights = acquire()
             self._frames_in_slot[weights.slot] += 1
         try:
             yield weights
         finally:
-            self._release_slot(weights.slot)
+            with self._state_changed:
+                self._frames_in_slot[weights.slot] -= 1
+                self._state_changed.notify_all()
 
     @abstractmethod
     def _acquire_current(self) -> CurrentWeights[Value]:
@@ -135,11 +133,6 @@ class RefitStrategy(ABC, Generic[Value]):
         weights = CurrentWeights(self._generation, slot, value)
         self._weights_in_slot[slot] = weights
         return weights
-
-    def _release_slot(self, slot: int) -> None:
-        with self._state_changed:
-            self._frames_in_slot[slot] -= 1
-            self._state_changed.notify_all()
 
 
 class SyncRefit(RefitStrategy[Value]):

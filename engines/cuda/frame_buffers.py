@@ -27,9 +27,7 @@ from engines.cuda.device import Device
 from engines.cuda.device_frame import CudaArray, DeviceFrame, DeviceFramePool, DeviceInputFrame
 from engines.cuda.frame_kernels import FrameKernels
 from engines.cuda.memory import Buffer, GrowingBuffer, PageLockedPool, Staging
-
-FRAMES_IN_FLIGHT = 3
-"""One that is uploaded, one in the network, one that is downloaded; as many as a session has under way."""
+from engines.interface import FRAMES_IN_FLIGHT
 
 COUNTER_BYTES = 4
 """The uint32 that counts values that are not finite, behind the pixels of a new frame."""

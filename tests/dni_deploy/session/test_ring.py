@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.session.ring import FRAMES_IN_FLIGHT
 from dni_deploy.session.session import Session
 from dni_deploy.signature import Signature
+from engines.interface import FRAMES_IN_FLIGHT
 from tests.support.frame_session import Dimmer
 
 TIMEOUT_S = 20.0
