@@ -87,7 +87,7 @@ def measure(name: str, folder: Path, rounds: int) -> dict[str, Any]:
     engine.close()
     return {
         "title": NETWORKS[name].title,
-        "road": update_path,
+        "update_path": update_path,
         "weights": len(bundle.weight_names),
         "numbers": int(sum(np.prod(weight.shape) for weight in bundle.manifest.weights)),
         "rounds": rounds,

@@ -43,7 +43,9 @@ def test_documented_blocks_run(folder_with_masks: Path) -> None:
     assert len(commands) == 5
     for command in commands:
         run_documented(command, folder_with_masks)
-    assert {"out.png", "face.png", "told.png", "out.mp4", "moved.mp4"} <= {path.name for path in folder_with_masks.iterdir()}
+    assert {"out.png", "face.png", "measured.png", "out.mp4", "moved.mp4"} <= {
+        path.name for path in folder_with_masks.iterdir()
+    }
     [python] = blocks("python")
     stdout = run_documented([sys.executable, "-c", python], folder_with_masks)
     assert stdout.startswith("(96, 128, 3) ['psnr=0, gan=1', 'psnr=0.1, gan=0.9']")

@@ -128,7 +128,7 @@ function drawFrame(head, bitmaps) {
 
 function showShares(shares, mine) {
   state.shares = shares;
-  byId("told").replaceChildren(...state.facts.members.flatMap((name, index) => {
+  byId("coefficients").replaceChildren(...state.facts.members.flatMap((name, index) => {
     const strong = document.createElement("b");
     strong.textContent = shares[index].toFixed(2);
     return [index ? " · " : "", `${name} `, strong];

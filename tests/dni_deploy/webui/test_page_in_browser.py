@@ -68,7 +68,7 @@ def test_the_slider_works_by_mouse_and_keyboard(browser: Any) -> None:
         tab.wait_for_coefficients(0.0, 1.0)
         assert page.evaluate(MEAN) == pytest.approx(40, abs=1.5)  # a fifth of 200, through JPEG
         assert slider.get_attribute("aria-valuetext") == "bright 0.00, dark 1.00"
-        assert page.locator("#told").inner_text() == "bright 0.00 · dark 1.00"
+        assert page.locator("#coefficients").inner_text() == "bright 0.00 · dark 1.00"
         box = slider.bounding_box()
         page.mouse.move(box["x"] + 10, box["y"] + box["height"] / 2)
         page.mouse.down()
