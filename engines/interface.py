@@ -64,6 +64,8 @@ class BuildOptions:
         precision: "fp32" or "fp16".
         profile: Input shapes to build for; None for the default ones of the bundle's signature.
         strip: Write a plan without weights.
+        compute_capabilities: GPUs to build for, by compute capability, (major, minor), where a plan can be for several; empty for
+            this machine's.
         device: As in `EngineOptions`.
         force: Replace a plan that is there.
         keep: Keep a plan that is there, and verify it with the bundle as it is now. Without either, such a plan is an error.
@@ -73,6 +75,7 @@ class BuildOptions:
     precision: str = "fp32"
     profile: Profile | None = None
     strip: bool = False
+    compute_capabilities: tuple[tuple[int, int], ...] = ()
     device: int = 0
     force: bool = False
     keep: bool = False

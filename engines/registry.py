@@ -53,21 +53,27 @@ def why_onnxruntime_gpu_unavailable(bundle: Bundle | None) -> str | None:
     return None
 
 
-def why_tensorrt_missing() -> str | None:
-    """Tells what TensorRT lacks on this machine: one sentence without a full stop, or None."""
-    return driver.why_gpu_unavailable() or _explain_missing_packages(("tensorrt", "pycuda", "polygraphy"), "tensorrt")
+def why_tensorrt_missing(library: str = "tensorrt") -> str | None:
+    """Tells what a TensorRT library, "tensorrt" or "tensorrt-rtx", lacks on this machine: one sentence without a full stop, or None."""
+    packages = (library.replace("-", "_"), "pycuda", "polygraphy")
+    return driver.why_gpu_unavailable() or _explain_missing_packages(packages, library)
 
 
-def why_tensorrt_unavailable(bundle: Bundle | None) -> str | None:
+def why_tensorrt_unavailable(bundle: Bundle | None, library: str = "tensorrt") -> str | None:
     """Tells why TensorRT cannot run, as an `AvailabilityCheck`. Opening a plan tells whether it fits."""
-    reason = why_tensorrt_missing()
+    reason = why_tensorrt_missing(library)
     if reason or bundle is None:
         return reason
     from engines.trt.plan import list_plan_files
 
-    if not list_plan_files(bundle):
-        return "no plan is built for this GPU and this TensorRT: dni-deploy build --engine tensorrt"
+    if not list_plan_files(bundle, library):
+        return f"no plan is built for this GPU and this {library}: dni-deploy build --engine {library}"
     return None
+
+
+def why_tensorrt_rtx_unavailable(bundle: Bundle | None) -> str | None:
+    """Tells why TensorRT for RTX cannot run, as an `AvailabilityCheck`."""
+    return why_tensorrt_unavailable(bundle, "tensorrt-rtx")
 
 
 def _explain_missing_packages(names: tuple[str, ...], extra: str) -> str | None:
@@ -85,7 +91,8 @@ class EngineEntry:
         unavailable_reason: Tells why the engine cannot run here.
         builder: "module:function" that takes (bundle, options: BuildOptions, progress) and returns a BuildResult; None where
             there is nothing to build ahead.
-        build_option_names: What the builder makes use of, of "threads", "precision", "profile", "strip" and "device"; anything
+        build_option_names: What the builder makes use of, of "threads", "precision", "profile", "strip", "compute_capabilities"
+            and "device"; anything
             else is refused.
     """
 
@@ -103,6 +110,13 @@ ENGINES: Mapping[str, EngineEntry] = {
         why_tensorrt_unavailable,
         "engines.trt.build:build_plan",
         ("precision", "profile", "strip", "device"),
+    ),
+    "tensorrt-rtx": EngineEntry(
+        "engines.trt.load:open_rtx_engine",
+        "TensorRT for RTX, weights blended on the GPU and refitted",
+        why_tensorrt_rtx_unavailable,
+        "engines.trt.build:build_rtx_plan",
+        ("precision", "profile", "strip", "compute_capabilities", "device"),
     ),
     "onnxruntime-gpu": EngineEntry(
         "engines.onnxruntime_gpu.load:open_bound",

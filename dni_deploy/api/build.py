@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from dni_deploy.api.recalibrate import RecalibrationReport, recalibrate
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import UsageError
+from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.imaging.image_file import Paths, as_path_list
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.progress import OptionalProgress
@@ -19,6 +21,9 @@ from engines.profile import InputShape, Profile
 from engines.registry import ENGINES, build_engine, choose_builder, refuse_unused_options
 
 log = logging.getLogger(__name__)
+
+Capability = tuple[int, int]
+"""A compute capability, (major, minor)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ def build(
     opt_shape: str | InputShape | None = None,
     max_shape: str | InputShape | None = None,
     strip: bool = False,
+    compute_capabilities: str | Sequence[Capability] | None = None,
     device: int | None = None,
     threads: int = 0,
     recalibrate_on: Paths = (),
@@ -83,6 +89,8 @@ def build(
         opt_shape: Input to optimize for; alone, the only one.
         max_shape: Largest input.
         strip: Write a plan without weights, which are added when it is opened, for TensorRT.
+        compute_capabilities: GPUs to build for, such as "8.6,8.9" or [(8, 6), (8, 9)], for TensorRT for RTX; None for this
+            machine's. A plan for other GPUs is verified when one of them opens it.
         device: Number of the GPU, for TensorRT.
         threads: Number of threads of the CPU engine; 0: one per core.
         recalibrate_on: Images on which the BatchNorm statistics of the blends are re-estimated first, as `recalibrate`
@@ -110,6 +118,7 @@ def build(
         "precision": precision is not None,
         "profile": any(shape is not None for shape in shapes),
         "strip": strip,
+        "compute_capabilities": compute_capabilities is not None,
         "device": device is not None,
     }
     refuse_unused_options(choice, [name for name, is_requested in requested.items() if is_requested])
@@ -139,6 +148,7 @@ def build(
         precision=precision or "fp32",
         profile=profile,
         strip=strip,
+        compute_capabilities=_parse_capabilities(compute_capabilities),
         device=device or 0,
         force=force,
         keep=recalibration is not None,
@@ -159,3 +169,12 @@ def build(
         plan_kept=built.plan_kept,
         recalibration=recalibration,
     )
+
+
+def _parse_capabilities(capabilities: str | Sequence[Capability] | None) -> tuple[Capability, ...]:
+    if not isinstance(capabilities, str):
+        return tuple(capabilities or ())
+    numbers = [re.fullmatch(r"([0-9]{1,2})[.]([0-9])", one.strip()) for one in capabilities.split(",")]
+    if not all(numbers):
+        raise UsageError(f"{escape_name(capabilities)!r} are not compute capabilities; write them as 8.6 or 8.6,8.9.")
+    return tuple((int(one[1]), int(one[2])) for one in numbers if one is not None)

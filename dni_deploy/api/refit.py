@@ -235,9 +235,11 @@ def _make_onnx_file(bundle: Bundle, weights: Mapping[str, NDArray[np.float32]], 
 def _make_tensorrt_engine(bundle: Bundle, coefficients: NDArray[np.float64], precision: str | None) -> bytes:
     """The bundle's TensorRT plan with this blend in it, as TensorRT serializes it."""
     registry = import_optional("engines.registry")
-    registry.choose_engine("tensorrt", bundle)
-    serialize = registry.import_backend_function("tensorrt", "engines.trt.load:serialize_refitted")
-    data: bytes = serialize(bundle, coefficients, precision)
+    names = ("tensorrt", "tensorrt-rtx")
+    name = next((name for name in names if registry.ENGINES[name].unavailable_reason(bundle) is None), names[0])
+    registry.choose_engine(name, bundle)
+    serialize = registry.import_backend_function(name, "engines.trt.load:serialize_refitted")
+    data: bytes = serialize(bundle, coefficients, precision, name)
     return data
 
 

@@ -18,6 +18,7 @@ from dni_deploy.utils.optional_packages import import_optional
     """
     dni-deploy build sr.dni
     dni-deploy build sr.dni --engine tensorrt --precision fp16 --opt 1x3x720x1280
+    dni-deploy build sr.dni --engine tensorrt-rtx --precision fp16
     dni-deploy build denoise.dni --recalibrate noisy/
     dni-deploy build sr.dni --engine tensorrt --min 1x3x64x64 --opt 1x3x256x256 --max 1x3x1080x1920
     """,
@@ -31,6 +32,12 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option("--opt", "tuned", metavar="NxCxHxW", help="TensorRT: the input to optimize for; alone, the only one.")
 @click.option("--max", "largest", metavar="NxCxHxW", help="TensorRT: the largest input.  [default: 1920x1088 pixels]")
 @click.option("--strip", is_flag=True, help="TensorRT: a small plan without weights; they are added when it is opened.")
+@click.option(
+    "--compute-capability",
+    "compute_capabilities",
+    metavar="X.Y[,X.Y...]",
+    help="TensorRT for RTX: build for GPUs of these compute capabilities.  [default: this machine's]",
+)
 @click.option("--device", type=click.IntRange(0, 255), help="TensorRT: number of the GPU to build for, from 0.  [default: 0]")
 @click.option(
     "--recalibrate",
@@ -60,6 +67,7 @@ def command(
     tuned: str | None,
     largest: str | None,
     strip: bool,
+    compute_capabilities: str | None,
     device: int | None,
     recalibrate_on: tuple[Path, ...],
     calibration_points: int | None,
@@ -83,6 +91,7 @@ def command(
             opt_shape=tuned,
             max_shape=largest,
             strip=strip,
+            compute_capabilities=compute_capabilities,
             device=device,
             recalibrate_on=[str(path) for path in recalibrate_on],
             calibration_points=calibration_points,
@@ -102,7 +111,7 @@ def command(
             "precision": report.precision,
             "input": report.profile,
             "weights": report.update_path,
-            "verified": f"{report.weights} weights reach the output" if report.weights else None,
+            "verified": f"{report.weights} weights reach the output" if report.weights and report.error is not None else None,
             "error": None if report.error is None else f"{report.error:.2g} against the reference",
             "took": format_seconds(report.seconds),
         }

@@ -15,6 +15,7 @@ EXTRA_BY_PACKAGE = {
     "onnxscript": "export",
     "onnxruntime": "cpu",
     "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
     "polygraphy": "tensorrt",
     "pycuda": "gpu",
     "matplotlib": "report",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import tensorrt as trt
-from polygraphy.backend.trt import CreateConfig, CreateNetwork, EngineBytesFromNetwork
-from polygraphy.backend.trt import Profile as TensorRTProfile
-from polygraphy.backend.trt import util as polygraphy_util
+from polygraphy import config as polygraphy_config
 from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
@@ -27,18 +26,18 @@ from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.cuda.device import Device
 from engines.interface import BuildOptions, BuildResult, EngineOptions
 from engines.profile import Profile
-from engines.trt.engine import RefitEngine, TensorRTEngine
-from engines.trt.features import Features, detect_features
-from engines.trt.messages import clear_errors, drop_variables, get_logger, make_engine_error, summarize_message
+from engines.trt.engine import RefitEngine, RtxRefitEngine, TensorRTEngine
+from engines.trt.library import Library, load_library
+from engines.trt.messages import drop_variables, summarize_message
 from engines.trt.plan import OutputSample, Plan, PlanHeader, plan_path, read_plan, write_plan
-from engines.trt.plan_identity import BuildSettings, PlanIdentity
+from engines.trt.plan_identity import BuildSettings, Capability, PlanIdentity, format_capability
 from engines.verification import Reference, sample_output, verify_at, verify_members
 
 log = logging.getLogger(__name__)
 
 
-def make_progress_monitor(progress: OptionalProgress) -> Any:
-    """Makes a trt.IProgressMonitor that reports to `progress`, for TensorRTs that have it.
+def make_progress_monitor(trt: Any, progress: OptionalProgress) -> Any:
+    """Makes a trt.IProgressMonitor of a library's module that reports to `progress`, for libraries that have it.
 
     Its attribute `stopped` is the exception that ended the build, or None.
     """
@@ -91,63 +90,83 @@ class BuildRequest:
         model: The ONNX graph, with data in its initializers.
         settings: Everything else that the builder gets.
         refittable_names: Names of the initializers that take new values later; empty for none.
+        capabilities: Compute capabilities to build for, where the library builds for several; empty for this machine's GPU.
     """
 
     model: onnx.ModelProto
     settings: BuildSettings
     refittable_names: tuple[str, ...] = ()
+    capabilities: tuple[Capability, ...] = ()
 
 
-def build_serialized_engine(request: BuildRequest, features: Features, progress: OptionalProgress = None) -> bytes:
+def build_serialized_engine(request: BuildRequest, library: Library, progress: OptionalProgress = None) -> bytes:
     """Builds an engine; the caller holds the device.
 
     Args:
         request: What to build.
-        features: What this TensorRT can do.
+        library: The library that builds.
         progress: Called with the phases.
 
     Returns:
-        The engine as TensorRT serializes it.
+        The engine as the library serializes it.
 
     Raises:
-        UsageError: The profile does not fit the graph, or this TensorRT cannot strip.
-        EngineError: TensorRT cannot read or build the graph.
+        UsageError: The profile does not fit the graph, or the library cannot strip.
+        EngineError: The library cannot read or build the graph.
     """
-    _check_request(request, features)
-    settings = request.settings
-    monitor = make_progress_monitor(progress) if features.progress else None
-    clear_errors()
+    _check_request(request, library)
+    settings, trt = request.settings, library.trt
+    backend = _import_polygraphy(library)
+    monitor = make_progress_monitor(trt, progress) if library.features.progress else None
+    library.clear_errors()
     try:
-        with _silence_polygraphy():
+        with _silence_polygraphy(library, backend):
             kind = {"explicit_batch": settings.explicit_batch, "strongly_typed": settings.strongly_typed}
-            builder, network = CreateNetwork(**kind)()  # every flag is passed: older Polygraphys do not know newer TensorRTs
-            parser = _parse_graph(network, request)  # it owns the weights until the engine is built
-            config = _make_config(request)(builder, network)
+            builder, network = backend.CreateNetwork(**kind)()  # every flag: older Polygraphys do not know newer TensorRTs
+            parser = _parse_graph(network, request, library)  # it owns the weights until the engine is built
+            config = _make_config(request, library, backend)(builder, network)
             if monitor is not None:
                 config.progress_monitor = monitor
+            if request.capabilities:
+                _set_capabilities(config, request.capabilities, trt)
             if settings.refit_individual:
-                _mark_refittable(network, config, request.refittable_names)
-            _load_timing_cache(config, features)
-            serialized = bytes(EngineBytesFromNetwork((builder, network, parser), config=config)())
-            _save_timing_cache(config, features)
+                _mark_refittable(network, config, request.refittable_names, library)
+            _load_timing_cache(config, library)
+            serialized = bytes(backend.EngineBytesFromNetwork((builder, network, parser), config=config)())
+            _save_timing_cache(config, library)
     except PolygraphyException as error:
         if monitor is not None and monitor.stopped is not None:
             raise monitor.stopped from None
-        if not get_logger().errors:
-            get_logger().errors.append(str(error))
-        raise make_engine_error("build the engine") from error
+        if not library.logger.errors:
+            library.logger.errors.append(str(error))
+        raise library.make_error("build the engine") from error
     return serialized
 
 
-def _check_request(request: BuildRequest, features: Features) -> None:
+def _import_polygraphy(library: Library) -> Any:
+    """Imports Polygraphy's backend for a library; it works with one library per process.
+
+    Raises:
+        EngineError: It was imported for the other one.
+    """
+    uses_rtx = library.name == "tensorrt-rtx"
+    if "polygraphy.backend.trt" not in sys.modules:
+        polygraphy_config.USE_TENSORRT_RTX = uses_rtx  # POLYGRAPHY_USE_TENSORRT_RTX, for this process
+    elif bool(getattr(polygraphy_config, "USE_TENSORRT_RTX", False)) != uses_rtx:
+        raise EngineError(f"This process has built for another TensorRT library; build for {library.name} in a new one.")
+    return importlib.import_module("polygraphy.backend.trt")
+
+
+def _check_request(request: BuildRequest, library: Library) -> None:
+    features = library.features
     opset = max(entry.version for entry in request.model.opset_import if entry.domain in ("", "ai.onnx"))
     if features.max_opset is not None and opset > features.max_opset:
         raise EngineError(
-            f"TensorRT {features.version} reads ONNX up to opset {features.max_opset}, and this graph has {opset}; "
+            f"{library.title} reads ONNX up to opset {features.max_opset}, and this graph has {opset}; "
             f"export with --opset {features.max_opset}."
         )
     if request.settings.strip and not features.strip:
-        raise UsageError(f"TensorRT {features.version} cannot write a plan without its weights; build without --strip.")
+        raise UsageError(f"{library.title} cannot write a plan without its weights; build without --strip.")
     profile = request.settings.profile
     dims = request.model.graph.input[0].type.tensor_type.shape.dim
     for axis, dim in enumerate(dims):
@@ -159,20 +178,21 @@ def _check_request(request: BuildRequest, features: Features) -> None:
             )
 
 
-def _parse_graph(network: Any, request: BuildRequest) -> Any:
-    parser = trt.OnnxParser(network, get_logger())
+def _parse_graph(network: Any, request: BuildRequest, library: Library) -> Any:
+    trt = library.trt
+    parser = trt.OnnxParser(network, library.logger)
     if request.settings.native_instancenorm:
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
     if not parser.parse(request.model.SerializeToString()):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         detail = f": {summarize_message(str(errors[0].desc()))}" if errors else ""
-        raise EngineError(f"TensorRT {trt.__version__} cannot read the graph{detail}.")
+        raise EngineError(f"{library.title} cannot read the graph{detail}.")
     return parser
 
 
-def _make_config(request: BuildRequest) -> CreateConfig:
-    settings = request.settings
-    shapes, profile = settings.profile, TensorRTProfile()
+def _make_config(request: BuildRequest, library: Library, backend: Any) -> Any:
+    settings, trt = request.settings, library.trt
+    shapes, profile = settings.profile, backend.Profile()
     profile.add(request.model.graph.input[0].name, min=shapes.smallest, opt=shapes.tuned, max=shapes.largest)
     more: dict[str, Any] = {}
     if settings.tactic_sources is not None:
@@ -181,7 +201,9 @@ def _make_config(request: BuildRequest) -> CreateConfig:
         more["fp16"] = True
     if settings.strip:
         more["strip_plan"] = True
-    return CreateConfig(
+    if settings.preview_features:
+        more["preview_features"] = [getattr(trt.PreviewFeature, name) for name in settings.preview_features]
+    return backend.CreateConfig(
         profiles=[profile],
         refittable=settings.refit,
         tf32=settings.tf32,
@@ -190,45 +212,53 @@ def _make_config(request: BuildRequest) -> CreateConfig:
     )
 
 
-def _mark_refittable(network: Any, config: Any, names: Sequence[str]) -> None:
-    config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
+def _set_capabilities(config: Any, capabilities: Sequence[Capability], trt: Any) -> None:
+    """Says which GPUs to build for; for one that the library does not name, it says itself whether it builds for this GPU."""
+    named = [getattr(trt.ComputeCapability, _capability_name(one), None) for one in capabilities]
+    chosen = [trt.ComputeCapability.CURRENT] if None in named else named
+    config.num_compute_capabilities = len(chosen)
+    for index, one in enumerate(chosen):
+        config.set_compute_capability(one, index)
+
+
+def _mark_refittable(network: Any, config: Any, names: Sequence[str], library: Library) -> None:
+    config.set_flag(library.trt.BuilderFlag.REFIT_INDIVIDUAL)
     refused = [name for name in names if not network.mark_weights_refittable(name)]
     if refused:
         raise EngineError(
-            f"TensorRT {trt.__version__} cannot make {len(refused)} of {len(names)} weights refittable, first "
-            f"{escape_name(refused[0])!r}."
+            f"{library.title} cannot make {len(refused)} of {len(names)} weights refittable, first {escape_name(refused[0])!r}."
         )
 
 
 @contextmanager
-def _silence_polygraphy() -> Iterator[None]:
+def _silence_polygraphy(library: Library, backend: Any) -> Iterator[None]:
     """Keeps Polygraphy from printing to stdout, which is for results: errors come as exceptions."""
-    before, polygraphy_util.TRT_LOGGER = polygraphy_util.TRT_LOGGER, get_logger()
+    before, backend.util.TRT_LOGGER = backend.util.TRT_LOGGER, library.logger
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
             yield
     finally:
-        polygraphy_util.TRT_LOGGER = before
+        backend.util.TRT_LOGGER = before
 
 
-def _timing_cache_path(features: Features) -> Path | None:
-    """Returns where the timing cache of this TensorRT is kept, or None; each entry of it says which GPU it is for."""
+def _timing_cache_path(library: Library) -> Path | None:
+    """Returns where the timing cache of a library is kept, or None; each entry of it says which GPU it is for."""
     folder = cache_folder()
-    return None if folder is None else folder / "tensorrt" / f"timing-{features.version}.cache"
+    return None if folder is None else folder / library.name / f"timing-{library.features.version}.cache"
 
 
-def _load_timing_cache(config: Any, features: Features) -> None:
+def _load_timing_cache(config: Any, library: Library) -> None:
     """Loads the timing cache; not by Polygraphy, which makes a lock file beside it. A damaged or foreign one is not used."""
-    path = _timing_cache_path(features)
+    path = _timing_cache_path(library)
     with suppress(OSError):
         cache = None if path is None else config.create_timing_cache(path.read_bytes())
         if cache is not None:
             config.set_timing_cache(cache, False)
 
 
-def _save_timing_cache(config: Any, features: Features) -> None:
+def _save_timing_cache(config: Any, library: Library) -> None:
     """Keeps what was measured: the next build of a similar network takes a fraction of the time. A failure is no error."""
-    path, cache = _timing_cache_path(features), config.get_timing_cache()
+    path, cache = _timing_cache_path(library), config.get_timing_cache()
     if path is None or cache is None:
         return
     with suppress(OSError, DniError):
@@ -260,12 +290,21 @@ def build_plan(
         LimitError: There is no room.
     """
     started = time.perf_counter()
-    features, network_class = detect_features(), engine_class.network_class
+    library, network_class = load_library(engine_class.library_name), engine_class.network_class
+    _check_capabilities(options.compute_capabilities, library)
     precision, profile = options.precision, options.profile or Profile.from_shapes(bundle.signature)
     report_progress(progress, 0, 1, "lowering the graph")
-    network = network_class.from_lowered(bundle, network_class.lower(bundle, features.graph_precision(precision)))
+    network = network_class.from_lowered(bundle, network_class.lower(bundle, library.features.graph_precision(precision)))
     identity = PlanIdentity.for_graph(
-        bundle, network_class, network.lowered, features, precision, profile, options.strip, options.device
+        bundle,
+        network_class,
+        network.lowered,
+        library,
+        precision,
+        profile,
+        options.strip,
+        options.device,
+        options.compute_capabilities,
     )
     header = PlanHeader(identity, lowered=network.lowered.digest(), weights=network.weight_specs)
     path = plan_path(bundle, header)
@@ -273,15 +312,19 @@ def build_plan(
     if os.path.lexists(path) and not (options.force or kept):
         raise UsageError(f"{escape_name(path)} exists; give --force to build it again. Nothing was written.")
     names = network.weight_names if network.has_refittable_weights else ()
-    request = BuildRequest(network.build_model(), identity.settings, names)
+    request = BuildRequest(network.build_model(), identity.settings, names, () if identity.gpu else identity.capabilities)
     device = Device.open(options.device)
     try:
         with device:
-            plan = read_plan(path, identity) if kept else Plan(header, _build_clearing_frames(request, features, progress))
+            plan = read_plan(path, identity) if kept else Plan(header, _build_clearing_frames(request, library, progress))
     finally:
         device.close()
+    if device.capability not in identity.capabilities:
+        written = write_plan(bundle, plan, force=options.force or kept)
+        update_path = f"{library.title}: not verified, because this GPU is not one of those; the plan is when it is opened"
+        return BuildResult(written, update_path, len(network.weight_names), None, kept)
     report_progress(progress, 0, 1, "comparing with ONNX Runtime")
-    engine = engine_class(network, plan, EngineOptions(slots=1, device=options.device), features)
+    engine = engine_class(network, plan, EngineOptions(slots=1, device=options.device), library)
     try:
         reference = Reference(bundle, network.members, profile)
         if engine.blends:
@@ -297,10 +340,26 @@ def build_plan(
     return BuildResult(written, engine.update_path, len(network.weight_names) if engine.blends else 0, error, kept)
 
 
-def _build_clearing_frames(request: BuildRequest, features: Features, progress: OptionalProgress) -> bytes:
+def build_rtx_plan(bundle: Bundle, options: BuildOptions, progress: OptionalProgress = None) -> BuildResult:
+    """Builds a bundle's plan for TensorRT for RTX; see `build_plan`."""
+    return build_plan(bundle, options, progress, RtxRefitEngine)
+
+
+def _check_capabilities(capabilities: Sequence[Capability], library: Library) -> None:
+    known = getattr(library.trt, "ComputeCapability", None)
+    unknown = [one for one in capabilities if not hasattr(known, _capability_name(one))]
+    if known is not None and unknown:
+        raise UsageError(f"{library.title} does not build for compute capability {format_capability(unknown[0])}.")
+
+
+def _capability_name(capability: Capability) -> str:
+    return "SM{}{}".format(*capability)
+
+
+def _build_clearing_frames(request: BuildRequest, library: Library, progress: OptionalProgress) -> bytes:
     """Builds; where that fails, nothing of TensorRT stays alive in the frames of the exception."""
     try:
-        return build_serialized_engine(request, features, progress)
+        return build_serialized_engine(request, library, progress)
     except BaseException as error:
         drop_variables(error)
         raise

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pycuda.driver as cuda
-import tensorrt as trt
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
@@ -30,8 +29,9 @@ from engines.cuda.frame_buffers import FrameRenderer
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
 from engines.interface import EngineOptions
-from engines.trt.features import Features
-from engines.trt.messages import clear_errors, drop_variables, get_logger, make_engine_error, summarize_message
+from engines.trt.execution_contexts import ExecutionContexts
+from engines.trt.library import Library
+from engines.trt.messages import drop_variables, summarize_message
 from engines.trt.network import Network
 from engines.trt.plan import Plan
 from engines.trt.refitter import Refitter, RefitWeights
@@ -100,33 +100,35 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
         blends: Whether alpha has an effect.
         network: The family that it runs.
         header: The plan's header.
-        features: What this TensorRT can do.
+        library: The TensorRT library that runs it.
+        library_name: Name of that library, a key of `engines.trt.library.MODULES`.
 
     Thread safety: any thread may call any method but `close`, which runs alone. Calls for one slot come after each other.
     """
 
     name: str
+    library_name: ClassVar[str] = "tensorrt"
     network_class: ClassVar[type[Network]] = Network
     build_command: ClassVar[str]
     blends: ClassVar[bool] = True
 
-    def __init__(self, network: Network, plan: Plan, options: EngineOptions, features: Features) -> None:
+    def __init__(self, network: Network, plan: Plan, options: EngineOptions, library: Library) -> None:
         """Loads the plan and makes every slot; nothing is left behind where that fails.
 
         Args:
             network: The family; it must be the one of the plan.
             plan: The plan, already checked.
             options: Slots, device, and whether frames are replayed as CUDA graphs.
-            features: What this TensorRT can do.
+            library: The library that built the plan.
 
         Raises:
             EngineError: TensorRT or the GPU failed.
             LimitError: There is too little memory.
             UnavailableError: There is no such GPU.
         """
-        self.network, self.header, self.features = network, plan.header, features
+        self.network, self.header, self.library = network, plan.header, library
         self.slots = options.slots or 1
-        self.update_path = f"TensorRT {features.version}, {self.header.precision}: {self._describe_update_path()}"
+        self.update_path = f"{library.title}, {self.header.precision}: {self._describe_update_path()}"
         self._replay = options.cuda_graph
         self._buffer_sets: list[BufferSet] = []
         self._cleanup = ExitStack()  # unwound newest first: contexts, refitters and engines, then what lies under them
@@ -134,8 +136,10 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
         self._device: Device | None = Device.open(options.device)
         try:
             with self._device:
-                clear_errors()
-                self._runtime = trt.Runtime(get_logger())
+                library.clear_errors()
+                self._runtime = library.trt.Runtime(library.logger)
+                self._contexts = ExecutionContexts(self._device, library, plan.header.key)
+                self._free_at_close(self._contexts.close)
                 self._buffer_sets.extend(self._make_buffer_sets(plan, self._device))
                 self._frame_renderer = FrameRenderer(self._device)
                 self._free_at_close(self._frame_renderer.close)
@@ -240,34 +244,68 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
         Args:
             x: An input that the profile takes, float32 (N, C, H, W).
         """
-        first, last = np.eye(len(self.network.members))[[0, -1]]
-        runner = self._buffer_sets[0].runner
-        sees_refits = False
+        sees_refits, own_graphs = False, self.library.features.own_cuda_graphs
         try:
-            self.refit(0, first)
-            plain, replayed = self.infer(0, x), self.infer(0, x)
-            if not (runner.has_captured_graph and np.array_equal(plain, replayed)):
-                raise EngineError("a replayed frame differs from a queued one")
-            if self.features.contexts_survive:
-                runner.keep_graph_over_refit = True
-                self.refit(0, last)
-                replayed = self.infer(0, x)
-                runner.keep_graph_over_refit = False
-                with self._device_context():
-                    runner.invalidate_graph()
-                fresh = self.infer(0, x)
-                # Where the last member's output is the first one's, nothing was seen.
-                sees_refits = np.array_equal(replayed, fresh) and not np.array_equal(fresh, plain)
+            if own_graphs:
+                self._check_own_graphs(x)
+            else:
+                sees_refits = self._replays_see_refits(x)
         except EngineError as error:
-            sees_refits, self._replay = False, False
+            self._replay = False
             self.update_path += f"; without CUDA graphs, because {str(error).rstrip('.')}"
         if self._replay:
-            kept = "kept over refits" if sees_refits else "captured again after each refit"
-            self.update_path += f"; frames are replayed as CUDA graphs{f', {kept}' if self.blends else ''}"
+            kept = ", kept over refits" if sees_refits else ", captured again after each refit"
+            self.update_path += f"; frames are replayed as CUDA graphs{'' if own_graphs or not self.blends else kept}"
         with self._device_context():
             for buffers in self._buffer_sets:
                 buffers.runner.replay, buffers.runner.keep_graph_over_refit = self._replay, sees_refits
                 buffers.runner.invalidate_graph()
+                if own_graphs and buffers.runner.has_context:
+                    buffers.runner.create_context()
+
+    def _replays_see_refits(self, x: NDArray[np.float32]) -> bool:
+        """Tells whether a captured graph sees weights that came after it.
+
+        Raises:
+            EngineError: A replayed frame differs from a queued one.
+        """
+        first, last = np.eye(len(self.network.members))[[0, -1]]
+        runner = self._buffer_sets[0].runner
+        self.refit(0, first)
+        plain, replayed = self.infer(0, x), self.infer(0, x)
+        if not (runner.has_captured_graph and np.array_equal(plain, replayed)):
+            raise EngineError("a replayed frame differs from a queued one")
+        if not self.library.features.device_weights:
+            return False
+        runner.keep_graph_over_refit = True
+        self.refit(0, last)
+        replayed = self.infer(0, x)
+        runner.keep_graph_over_refit = False
+        with self._device_context():
+            runner.invalidate_graph()
+        fresh = self.infer(0, x)
+        # Where the last member's output is the first one's, nothing was seen.
+        return np.array_equal(replayed, fresh) and not np.array_equal(fresh, plain)
+
+    def _check_own_graphs(self, x: NDArray[np.float32]) -> None:
+        """Compares a frame that the library replays after a refit with one that a context without CUDA graphs computes.
+
+        Raises:
+            EngineError: They differ.
+        """
+        first, last = np.eye(len(self.network.members))[[0, -1]]
+        runner = self._buffer_sets[0].runner
+        self.refit(0, first)
+        for _ in range(2):  # the second frame of a shape is replayed
+            self.infer(0, x)
+        self.refit(0, last)
+        replayed = self.infer(0, x)
+        runner.replay = False
+        self.synchronize(0)
+        with self._device_context():
+            runner.create_context()
+        if not np.array_equal(replayed, self.infer(0, x)):
+            raise EngineError("a replayed frame differs from a queued one")
 
     def close(self) -> None:
         """Frees everything; calling it again does nothing.
@@ -326,15 +364,12 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
         self._cleanup.callback(_suppress_cuda_errors, free)
 
     def _deserialize_plan(self, plan: Plan) -> Any:
-        engine = self._runtime.deserialize_cuda_engine(plan.engine)
-        if engine is None:
-            raise make_engine_error("load the plan", "Build it again.")
-        return engine
+        return self.library.deserialize_engine(self._runtime, plan.engine)
 
     def _make_runner(
         self, device: Device, engine: Any, stream: cuda.Stream, fixed_addresses: Mapping[str, int] | None = None
     ) -> Runner:
-        runner = Runner(device, engine, stream, self.header.profile, fixed_addresses, replay=self._replay)
+        runner = Runner(device, self._contexts, engine, stream, self.header.profile, fixed_addresses, replay=self._replay)
         self._free_at_close(runner.close)
         return runner
 
@@ -394,7 +429,7 @@ class RefitEngine(TensorRTEngine[RefitBufferSet]):
     build_command = "dni-deploy build --engine tensorrt"
 
     def _describe_update_path(self) -> str:
-        if self.features.device_weights:
+        if self.library.features.device_weights:
             return "weights are blended on the GPU and refitted there, in the stream of the frames"
         return "weights are blended on the GPU and refitted through the host, because device memory is refitted from 9.1 on"
 
@@ -408,10 +443,10 @@ class RefitEngine(TensorRTEngine[RefitBufferSet]):
             engine = self._deserialize_plan(plan)
             if not engine.refittable:
                 raise EngineError("The plan's engine cannot be refitted; build it again.")
-            refitter = Refitter(engine, refit_weights, constants, self.features, stream)
+            refitter = Refitter(engine, refit_weights, constants, self.library, stream)
             self._free_at_close(refitter.close)
             runner = self._make_runner(device, engine, stream)
-            survive = self.features.contexts_survive
+            survive = self.library.features.device_weights
             yield RefitBufferSet(stream, runner, engine, refitter, weight_buffer, blender, survive)
 
     def finish_verification(self) -> None:
@@ -433,8 +468,16 @@ class RefitEngine(TensorRTEngine[RefitBufferSet]):
             buffers.stream.synchronize()
             serialized = buffers.engine.serialize()
             if serialized is None:
-                raise make_engine_error("serialize the refitted engine")
+                raise self.library.make_error("serialize the refitted engine")
             return bytes(serialized)
+
+
+class RtxRefitEngine(RefitEngine):
+    """The same on TensorRT for RTX."""
+
+    name = "tensorrt-rtx"
+    library_name = "tensorrt-rtx"
+    build_command = "dni-deploy build --engine tensorrt-rtx"
 
 
 class ConstantBufferSet(TensorRTBufferSet):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines.interface import EngineOptions
-from engines.trt.engine import ConstantEngine, RefitEngine, TensorRTEngine
-from engines.trt.features import detect_features
+from engines.trt.engine import ConstantEngine, RefitEngine, RtxRefitEngine, TensorRTEngine
+from engines.trt.library import load_library
 from engines.trt.plan import Plan, read_plan, search_plans
 from engines.verification import MAX_RELATIVE_ERROR, Reference, verify_at
+
+REFIT_ENGINES: Mapping[str, type[RefitEngine]] = {one.name: one for one in (RefitEngine, RtxRefitEngine)}
+"""The engines that a user may choose, by name."""
 
 
 def open_engine(
@@ -31,17 +35,16 @@ def open_engine(
         The engine, which the caller closes; every slot still needs its first refit.
 
     Raises:
-        UnavailableError: There is no plan for this GPU, TensorRT and precision.
+        UnavailableError: There is no plan for this GPU, library and precision.
         RefusedError, BundleError, MismatchError: The plan cannot be used.
         EngineError: It cannot be opened, or computes something else than ONNX Runtime.
     """
-    features = detect_features()
-    network_class = engine_class.network_class
-    match, rejected = search_plans(bundle, network_class, options.precision, options.device)
+    library, network_class = load_library(engine_class.library_name), engine_class.network_class
+    match, rejected = search_plans(bundle, network_class, options.precision, options.device, library.name)
     if match is None:
         precision = f" at {options.precision}" if options.precision else ""
         raise UnavailableError(
-            f"The engine {engine_class.name} cannot run here: no plan is built{precision} for this GPU and this TensorRT"
+            f"The engine {engine_class.name} cannot run here: no plan is built{precision} for this GPU and {library.title}"
             f"{f' ({rejected})' if rejected else ''}: {engine_class.build_command}"
             f"{f' --precision {options.precision}' if options.precision else ''}."
         )
@@ -49,7 +52,7 @@ def open_engine(
     network = network_class.from_lowered(bundle, match.lowered)
     if network.lowered.digest() != plan.header.lowered:
         raise EngineError(f"The plan {match.path.name} was built from another lowering of this graph; build it again.")
-    engine = engine_class(network, plan, options, features)
+    engine = engine_class(network, plan, options, library)
     try:
         reference = Reference(bundle, network.members, plan.header.profile)
         sample = plan.header.sample.values_for(bundle) if plan.header.sample else None
@@ -63,13 +66,21 @@ def open_engine(
     return engine
 
 
-def serialize_refitted(bundle: Bundle, coefficients: NDArray[np.float64], precision: str | None = None) -> bytes:
+def open_rtx_engine(bundle: Bundle, options: EngineOptions) -> TensorRTEngine[Any]:
+    """Opens the bundle's newest plan for TensorRT for RTX; see `open_engine`."""
+    return open_engine(bundle, options, RtxRefitEngine)
+
+
+def serialize_refitted(
+    bundle: Bundle, coefficients: NDArray[np.float64], precision: str | None = None, name: str = "tensorrt"
+) -> bytes:
     """Makes a plain TensorRT engine with the weights of one alpha, and compares it with the one that it was made from.
 
     Args:
         bundle: The bundle.
         coefficients: float64 (N,) or (W, N), as in `Engine.refit`.
         precision: "fp32" or "fp16"; None for the newest plan's.
+        name: "tensorrt" or "tensorrt-rtx".
 
     Returns:
         What TensorRT serializes, without a header of ours.
@@ -78,7 +89,7 @@ def serialize_refitted(bundle: Bundle, coefficients: NDArray[np.float64], precis
         UnavailableError: No plan is built.
         EngineError: The engine cannot be written, or computes something else.
     """
-    engine = open_engine(bundle, EngineOptions(slots=1, precision=precision))
+    engine = open_engine(bundle, EngineOptions(slots=1, precision=precision), REFIT_ENGINES[name])
     try:
         assert isinstance(engine, RefitEngine)
         engine.refit(0, coefficients)
@@ -88,7 +99,7 @@ def serialize_refitted(bundle: Bundle, coefficients: NDArray[np.float64], precis
         expected = engine.infer(0, x)
     finally:
         engine.close()
-    plain = ConstantEngine(engine.network, plan, EngineOptions(slots=1), engine.features)
+    plain = ConstantEngine(engine.network, plan, EngineOptions(slots=1), engine.library)
     try:
         plain.refit(0, coefficients)
         if relative_error(plain.infer(0, x), expected) > MAX_RELATIVE_ERROR[engine.header.precision]:

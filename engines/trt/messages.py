@@ -1,60 +1,46 @@
 """TensorRT's error messages, kept for the project's own errors.
 
-There is one logger: TensorRT keeps the first one that it gets for the whole process, and warns of any other.
+There is one logger per library: TensorRT keeps the first one that it gets for the whole process, and warns of any other.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections import deque
-from functools import lru_cache
 from typing import Any
 
-import tensorrt as trt
+from dni_deploy.errors import escape_name
 
-from dni_deploy.errors import EngineError, escape_name
+_loggers: dict[str, Any] = {}
 
 
-class TensorRTLogger(trt.ILogger):  # type: ignore[misc]  # no types are shipped
-    """Keeps the newest errors and drops everything else.
+def get_logger(trt: Any) -> Any:
+    """Returns the logger of this process for a library's module.
 
-    Thread safety: TensorRT calls `log` from any thread; it must not raise.
+    Its attribute `errors` holds the newest error messages.
     """
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.errors: deque[str] = deque(maxlen=8)
-
-    def log(self, severity: Any, msg: str) -> None:
-        """Keeps an error; called by TensorRT."""
-        if severity in (trt.Logger.ERROR, trt.Logger.INTERNAL_ERROR):
-            self.errors.append(str(msg))
+    if trt.__name__ not in _loggers:
+        _loggers[trt.__name__] = _make_logger(trt)
+    return _loggers[trt.__name__]
 
 
-@lru_cache(maxsize=1)
-def get_logger() -> TensorRTLogger:
-    """Returns the logger of this process."""
-    return TensorRTLogger()
+def _make_logger(trt: Any) -> Any:
+    class ErrorLogger(trt.ILogger):  # type: ignore[misc]  # no types are shipped
+        """Keeps the newest errors and drops everything else.
 
+        Thread safety: TensorRT calls `log` from any thread; it must not raise.
+        """
 
-def clear_errors() -> None:
-    """Forgets earlier errors, before something that may fail."""
-    get_logger().errors.clear()
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=8)
 
+        def log(self, severity: Any, msg: str) -> None:
+            """Keeps an error; called by TensorRT."""
+            if severity in (trt.Logger.ERROR, trt.Logger.INTERNAL_ERROR):
+                self.errors.append(str(msg))
 
-def make_engine_error(action: str, hint: str = "") -> EngineError:
-    """Makes the error for something that TensorRT refused, with TensorRT's own message, and forgets that message.
-
-    Of several errors since `clear_errors` it takes the first: the later ones say that the callers failed too.
-
-    Args:
-        action: What was refused, an infinitive such as "load the plan".
-        hint: What to do, a sentence.
-    """
-    errors = get_logger().errors
-    detail = f": {summarize_message(errors[0])}" if errors else ""
-    errors.clear()
-    return EngineError(f"TensorRT {trt.__version__} could not {action}{detail}.{f' {hint}' if hint else ''}")
+    return ErrorLogger()
 
 
 def summarize_message(text: str) -> str:

@@ -8,11 +8,9 @@ have written it (as ssh does with its keys), and where a byte has changed.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import stat
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import BundleError, RefusedError, escape_name
-from dni_deploy.utils.atomic_write import write_file_atomically
+from dni_deploy.errors import BundleError, escape_name
+from dni_deploy.utils.private_file import open_for_reading, open_private_file, write_private_file
 from engines.lowering.gpu import LoweredGraph
 from engines.profile import Profile
-from engines.trt.features import detect_features
+from engines.trt.library import load_library
 from engines.trt.network import Network
 from engines.trt.plan_identity import PlanIdentity
 
@@ -36,7 +34,7 @@ log = logging.getLogger(__name__)
 
 PLAN_FORMAT = b"dni-deploy plan for tensorrt, version "
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 """Raise it where the header or what the builder makes of equal identities changes: plans of other versions are not read."""
 
 PLAN_MAGIC = PLAN_FORMAT + f"{PLAN_VERSION}\n".encode()
@@ -174,34 +172,44 @@ def _digest_members(bundle: Bundle) -> tuple[str, ...]:
 
 def plan_path(bundle: Bundle, header: PlanHeader) -> Path:
     """Returns where the plan with this header is, or would be."""
-    return bundle.path / "plans" / f"tensorrt-{header.identity.kind}-{header.precision}-{header.key}.plan"
+    identity = header.identity
+    return bundle.path / "plans" / f"{identity.library}-{identity.kind}-{header.precision}-{header.key}.plan"
 
 
-def list_plan_files(bundle: Bundle, kind: str = Network.kind) -> list[Path]:
-    """Lists the files that have the name of a plan of this kind, whatever they hold; reads none."""
-    return list((bundle.path / "plans").glob(f"tensorrt-{kind}-*.plan"))
+def list_plan_files(bundle: Bundle, library: str = "tensorrt", kind: str = Network.kind) -> list[Path]:
+    """Lists the files that have the name of a plan of this library and kind, whatever they hold; reads none."""
+    return list((bundle.path / "plans").glob(f"{library}-{kind}-*.plan"))
 
 
 def find_plan(
-    bundle: Bundle, network_class: type[Network] = Network, precision: str | None = None, device: int = 0
+    bundle: Bundle,
+    network_class: type[Network] = Network,
+    precision: str | None = None,
+    device: int = 0,
+    library_name: str = "tensorrt",
 ) -> Path | None:
     """Finds the newest plan that fits, as `search_plans` does; None where there is none."""
-    match, _ = search_plans(bundle, network_class, precision, device)
+    match, _ = search_plans(bundle, network_class, precision, device, library_name)
     return None if match is None else match.path
 
 
 def search_plans(
-    bundle: Bundle, network_class: type[Network] = Network, precision: str | None = None, device: int = 0
+    bundle: Bundle,
+    network_class: type[Network] = Network,
+    precision: str | None = None,
+    device: int = 0,
+    library_name: str = "tensorrt",
 ) -> tuple[PlanMatch | None, str | None]:
-    """Searches the bundle's plans for the newest that fits the bundle, this GPU and this TensorRT; reads their headers alone.
+    """Searches the bundle's plans for the newest that fits the bundle, this GPU and this library; reads their headers alone.
 
-    TensorRT is imported, and the graph lowered, only where there is a plan to compare with.
+    The library is imported, and the graph lowered, only where there is a plan to compare with.
 
     Args:
         bundle: The bundle.
         network_class: The kind of plan.
         precision: "fp32" or "fp16"; None for any.
         device: The GPU's number as the driver counts.
+        library_name: The library that runs the plan, a key of `engines.trt.library.MODULES`.
 
     Returns:
         The newest plan that fits, or None; and why the newest of the others does not fit, a clause that begins with its name
@@ -216,24 +224,24 @@ def search_plans(
     required: dict[str, PlanIdentity] = {}  # by precision of the plan
     fitting: list[tuple[int, Path, PlanMatch]] = []
     rejected: list[tuple[int, Path, str]] = []
-    for path, changed, header in _read_headers(list_plan_files(bundle, network_class.kind)):
+    for path, changed, header in _read_headers(list_plan_files(bundle, library_name, network_class.kind)):
         if isinstance(header, str):
-            if precision is None or path.name.startswith(f"tensorrt-{network_class.kind}-{precision}-"):
+            if precision is None or path.name.startswith(f"{library_name}-{network_class.kind}-{precision}-"):
                 rejected.append((changed, path, header))
             continue
         settings = header.identity.settings
         if precision not in (None, settings.precision):
             continue
-        features = detect_features()
-        graph_precision = features.graph_precision(settings.precision)
+        library = load_library(library_name)
+        graph_precision = library.features.graph_precision(settings.precision)
         if graph_precision not in graphs:
             graphs[graph_precision] = network_class.lower(bundle, graph_precision)
         lowered = graphs[graph_precision]
         if settings.precision not in required:
             required[settings.precision] = PlanIdentity.for_graph(
-                bundle, network_class, lowered, features, settings.precision, settings.profile, device=device
+                bundle, network_class, lowered, library, settings.precision, settings.profile, device=device
             )
-        identity = required[settings.precision].with_choices(settings.profile, settings.strip)
+        identity = required[settings.precision].with_choices_of(header.identity)
         difference = header.identity.describe_difference(identity)
         if difference is None:
             fitting.append((changed, path, PlanMatch(path, identity, lowered)))
@@ -242,7 +250,7 @@ def search_plans(
     for _, path, reason in rejected:
         log.info("plan rejected: %s %s", escape_name(path.name), reason)
     match = max(fitting, key=lambda entry: entry[:2])[2] if fitting else None
-    log.info("plan found: %s", escape_name(match.path)) if match else log.info("no plan fits for TensorRT")
+    log.info("plan found: %s", escape_name(match.path)) if match else log.info("no plan fits for %s", library_name)
     newest = max(rejected, default=None)
     return match, None if newest is None else f"{escape_name(newest[1].name)} {newest[2]}"
 
@@ -251,7 +259,7 @@ def _read_headers(paths: list[Path]) -> Iterator[tuple[Path, int, PlanHeader | s
     """Yields path, time of change in ns and header of each plan; of one of another version the clause that says so."""
     for path in paths:
         try:
-            descriptor = _open_for_reading(path)
+            descriptor = open_for_reading(path)
         except OSError:
             continue
         with os.fdopen(descriptor, "rb") as file:
@@ -289,14 +297,8 @@ def write_plan(bundle: Bundle, plan: Plan, *, force: bool = False) -> Path:
     path = plan_path(bundle, plan.header)
     path.parent.mkdir(exist_ok=True)
     header = plan.header.to_bytes()
-    with write_file_atomically(path, force=force) as temporary:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        try:
-            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-                file.write(PLAN_MAGIC + len(header).to_bytes(8, "little") + header + _compute_digest(header, plan.engine))
-                file.write(plan.engine)
-        except OSError as error:  # write and close do not name the file themselves
-            raise OSError(error.errno, error.strerror, os.fspath(temporary)) from error
+    head = PLAN_MAGIC + len(header).to_bytes(8, "little") + header + _compute_digest(header, plan.engine)
+    write_private_file(path, (head, plan.engine), force=force)
     return path
 
 
@@ -313,16 +315,12 @@ def read_plan(path: Path, identity: PlanIdentity) -> Plan:
         MismatchError: It is for another graph, GPU or TensorRT, or was built with other settings.
     """
     try:
-        descriptor = _open_for_reading(path)
+        with open_private_file(path, "a plan", "build your own with dni-deploy build") as file:
+            data = file.read()
     except FileNotFoundError:
         raise BundleError(f"{escape_name(path)} does not exist; build it with dni-deploy build.") from None
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise RefusedError(f"{escape_name(path)} is a link or no plain file, and a plan is a program: refused.") from None
         raise BundleError(f"{escape_name(path)} cannot be read ({error.strerror}).") from None
-    with os.fdopen(descriptor, "rb") as file:
-        _check_ownership(path, os.fstat(file.fileno()))
-        data = file.read()
     version = _describe_version(data[:MAX_MAGIC_BYTES].partition(b"\n")[0])
     if version is not None:
         raise BundleError(f"{escape_name(path)} {version}; build it again with dni-deploy build.")
@@ -350,32 +348,6 @@ def _describe_version(line: bytes) -> str | None:
     if not line.startswith(PLAN_FORMAT) or not number.isdigit() or int(number) == PLAN_VERSION:
         return None
     return f"was built by {'an older' if int(number) < PLAN_VERSION else 'a newer'} version of dni-deploy"
-
-
-def _open_for_reading(path: Path) -> int:
-    """Opens a file for reading, never a link and never waiting on a pipe."""
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    return os.open(path, flags)
-
-
-def _check_ownership(path: Path, status: os.stat_result) -> None:
-    """Refuses a file that another user may have written, by the status of the open file: it cannot be exchanged in between."""
-    if not stat.S_ISREG(status.st_mode):
-        raise RefusedError(f"{escape_name(path)} is not a plain file, and a plan is a program: refused.")
-    if not hasattr(os, "geteuid"):  # Windows has other means, and a profile folder per user
-        return
-    if status.st_uid not in (os.geteuid(), 0):
-        raise RefusedError(
-            f"{escape_name(path)} belongs to user {status.st_uid}, and a plan is a program: refused; "
-            "build your own with dni-deploy build."
-        )
-    if status.st_mode & 0o022:
-        raise RefusedError(
-            f"{escape_name(path)} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}), and a plan is a program: "
-            "refused; build it again, or, if you trust it, chmod 600."
-        )
 
 
 def _compute_digest(header: bytes, engine: bytes) -> bytes:

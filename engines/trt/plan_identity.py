@@ -1,4 +1,4 @@
-"""A plan's identity: graph, build settings, members, TensorRT and GPU. Where one differs, it is another plan."""
+"""A plan's identity: graph, build settings, members, library and GPU. Where one differs, it is another plan."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import MismatchError, UnavailableError, escape_name
+from dni_deploy.errors import MismatchError, UnavailableError, UsageError, escape_name
 from engines.cuda import driver
 from engines.interface import check_precision
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.graph_digest import digest_lowered_graph
 from engines.profile import Profile
 from engines.trt.features import Features
+from engines.trt.library import TITLES, Library
 from engines.trt.network import Network
+
+Capability = tuple[int, int]
+"""A compute capability, (major, minor)."""
+
+
+def format_capability(capability: Capability) -> str:
+    """Writes a compute capability as NVIDIA does, such as "9.0"."""
+    return ".".join(map(str, capability))
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ class BuildSettings:
         native_instancenorm: The parser keeps InstanceNormalization refittable.
         tactic_sources: Names of the libraries that kernels may come from; None for TensorRT's own choice.
         profiling_verbosity: Name of how much the plan tells of its layers.
+        preview_features: Names of features that the library has on trial.
     """
 
     precision: str
@@ -49,6 +59,7 @@ class BuildSettings:
     native_instancenorm: bool
     tactic_sources: tuple[str, ...] | None
     profiling_verbosity: str
+    preview_features: tuple[str, ...]
 
     @classmethod
     def choose(cls, refittable: bool, precision: str, profile: Profile, strip: bool, features: Features) -> BuildSettings:
@@ -74,6 +85,8 @@ class BuildSettings:
             native_instancenorm=features.native_instancenorm,
             tactic_sources=("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS") if features.narrow_tactics else None,
             profiling_verbosity="LAYER_NAMES_ONLY",
+            # A context asks for the memory that the frame needs, not the largest one of the profile.
+            preview_features=("RUNTIME_ACTIVATION_RESIZE_10_10",) if features.resizes_memory else (),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -91,6 +104,7 @@ class BuildSettings:
             "native instancenorm": self.native_instancenorm,
             "tactic sources": None if self.tactic_sources is None else list(self.tactic_sources),
             "profiling verbosity": self.profiling_verbosity,
+            "preview features": list(self.preview_features),
         }
 
     @classmethod
@@ -115,6 +129,7 @@ class BuildSettings:
             native_instancenorm=bool(fields["native instancenorm"]),
             tactic_sources=None if sources is None else tuple(map(str, sources)),
             profiling_verbosity=str(fields["profiling verbosity"]),
+            preview_features=tuple(map(str, fields["preview features"])),
         )
 
 
@@ -128,18 +143,20 @@ class PlanIdentity:
         settings: What the builder gets besides the graph.
         members: Digests of the members' files where the plan holds their numbers; else empty: a "refit" plan serves every
             family on the same graph.
-        tensorrt: Version of TensorRT.
-        gpu: Name of the GPU.
-        capability: Its compute capability.
+        library: Name of the TensorRT library, a key of `engines.trt.library.MODULES`.
+        version: Its version.
+        gpu: Name of the GPU; empty for a plan that runs on every GPU of its compute capabilities.
+        capabilities: Compute capabilities, (major, minor), that it runs on; one where `gpu` is not empty.
     """
 
     kind: str
     graph: str
     settings: BuildSettings
     members: tuple[str, ...]
-    tensorrt: str
+    library: str
+    version: str
     gpu: str
-    capability: tuple[int, int]
+    capabilities: tuple[Capability, ...]
 
     @classmethod
     def for_graph(
@@ -147,11 +164,12 @@ class PlanIdentity:
         bundle: Bundle,
         network_class: type[Network],
         lowered: LoweredGraph,
-        features: Features,
+        library: Library,
         precision: str,
         profile: Profile,
         strip: bool = False,
         device: int = 0,
+        capabilities: tuple[Capability, ...] = (),
     ) -> PlanIdentity:
         """Makes what a plan of this graph and these choices must be for, here and now.
 
@@ -159,40 +177,59 @@ class PlanIdentity:
             bundle: The bundle.
             network_class: The kind of plan.
             lowered: The bundle's graph, lowered for this kind and precision.
-            features: What this TensorRT can do.
+            library: The library that builds and runs it.
             precision: "fp32" or "fp16".
             profile: Shapes of the input.
             strip: Leave weights out of the plan.
             device: The GPU's number as the driver counts.
+            capabilities: Compute capabilities to build for; empty for that of the GPU.
 
         Raises:
             UnavailableError: There is no such GPU.
+            UsageError: Capabilities are given, and the library builds for one GPU model.
         """
         answer = driver.query_driver()
         if isinstance(answer, str):
-            raise UnavailableError(f"TensorRT cannot run here: {answer}.")
+            raise UnavailableError(f"{TITLES[library.name]} cannot run here: {answer}.")
         if device >= len(answer.devices):
             raise UnavailableError(f"There is no GPU number {device}; the driver sees {len(answer.devices)}, from 0.")
         gpu, capability = answer.devices[device]
+        portable = library.features.portable_plans
+        if capabilities and not portable:
+            raise UsageError(f"{library.title} builds for the GPU of this machine; build without --compute-capability.")
         graph = network_class.make_graph(lowered, len(bundle.members))
         return cls(
             kind=network_class.kind,
             graph=digest_lowered_graph(graph, lowered.recipes),
-            settings=BuildSettings.choose(network_class.has_refittable_weights, precision, profile, strip, features),
+            settings=BuildSettings.choose(network_class.has_refittable_weights, precision, profile, strip, library.features),
             members=tuple(member.stored.sha256 for member in bundle.manifest.members) if network_class.holds_members else (),
-            tensorrt=features.version,
-            gpu=gpu,
-            capability=capability,
+            library=library.name,
+            version=library.features.version,
+            gpu="" if portable else gpu,
+            capabilities=tuple(sorted(set(capabilities))) or (capability,),
         )
 
-    def with_choices(self, profile: Profile, strip: bool) -> PlanIdentity:
-        """Makes the identity of the same plan with another profile, and with or without its weights."""
-        return replace(self, settings=replace(self.settings, profile=profile, strip=strip))
+    def with_choices_of(self, built: PlanIdentity) -> PlanIdentity:
+        """Makes the identity that a plan needs to run here, whatever its user chose for it.
+
+        Args:
+            built: The identity of a plan, whose profile, weights or not, and, if this GPU is among them, compute capabilities
+                are taken over.
+        """
+        settings = replace(self.settings, profile=built.settings.profile, strip=built.settings.strip)
+        among = not self.gpu and set(self.capabilities) <= set(built.capabilities)
+        return replace(self, settings=settings, capabilities=built.capabilities if among else self.capabilities)
 
     @property
-    def capability_text(self) -> str:
-        """The compute capability as NVIDIA writes it, such as "9.0"."""
-        return ".".join(map(str, self.capability))
+    def gpu_text(self) -> str:
+        """The GPUs that it runs on, such as "NVIDIA H200 (9.0)"."""
+        numbers = ", ".join(format_capability(one) for one in self.capabilities)
+        return f"{self.gpu} ({numbers})" if self.gpu else f"GPUs of compute capability {numbers}"
+
+    @property
+    def library_text(self) -> str:
+        """The library with its version, such as "TensorRT 10.16.1"."""
+        return f"{TITLES.get(self.library, self.library)} {self.version}"
 
     def to_json(self) -> dict[str, Any]:
         """Describes the identity under fixed keys."""
@@ -201,9 +238,10 @@ class PlanIdentity:
             "graph": self.graph,
             "settings": self.settings.to_json(),
             "members": list(self.members),
-            "tensorrt": self.tensorrt,
+            "library": self.library,
+            "version": self.version,
             "gpu": self.gpu,
-            "capability": list(self.capability),
+            "capabilities": [list(one) for one in self.capabilities],
         }
 
     @classmethod
@@ -213,15 +251,15 @@ class PlanIdentity:
         Raises:
             ValueError: It is something else; KeyError and TypeError likewise.
         """
-        major, minor = map(int, fields["capability"])
         return cls(
             kind=str(fields["kind"]),
             graph=str(fields["graph"]),
             settings=BuildSettings.from_json(fields["settings"]),
             members=tuple(map(str, fields["members"])),
-            tensorrt=str(fields["tensorrt"]),
+            library=str(fields["library"]),
+            version=str(fields["version"]),
             gpu=str(fields["gpu"]),
-            capability=(major, minor),
+            capabilities=tuple((int(major), int(minor)) for major, minor in fields["capabilities"]),
         )
 
     def describe_difference(self, required: PlanIdentity) -> str | None:
@@ -235,8 +273,8 @@ class PlanIdentity:
         """
         for what, built, needed in (
             ("for the engine of kind", self.kind, required.kind),
-            ("for the GPU", f"{self.gpu} ({self.capability_text})", f"{required.gpu} ({required.capability_text})"),
-            ("by TensorRT", self.tensorrt, required.tensorrt),
+            ("for", self.gpu_text, required.gpu_text),
+            ("by", self.library_text, required.library_text),
         ):
             if built != needed:
                 return f"was built {what} {escape_name(built)}, and this is {escape_name(needed)}"

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorrt as trt
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, escape_name
@@ -19,8 +18,7 @@ from engines.cuda.blender import WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.memory import Staging
-from engines.trt.features import Features
-from engines.trt.messages import clear_errors, get_logger, make_engine_error
+from engines.trt.library import Library
 
 
 class RefitWeights:
@@ -86,7 +84,7 @@ class Refitter:
     """
 
     def __init__(
-        self, engine: Any, weights: RefitWeights, constants: Mapping[str, NDArray[Any]], features: Features, stream: Any
+        self, engine: Any, weights: RefitWeights, constants: Mapping[str, NDArray[Any]], library: Library, stream: Any
     ) -> None:
         """Registers every weight.
 
@@ -94,20 +92,20 @@ class Refitter:
             engine: The engine, until `close`.
             weights: Where the blended weights are; the slot owns them.
             constants: The graph's other initializers: a TensorRT that makes every constant refittable asks for all of them.
-            features: What this TensorRT can do.
+            library: The engine's library.
             stream: The slot's stream; refits are queued on it.
 
         Raises:
             EngineError: The engine's weights are not the bundle's, by name, count and dtype.
         """
-        self._engine, self._weights, self._features, self._stream = engine, weights, features, stream
+        self._engine, self._weights, self._library, self._stream = engine, weights, library, stream
         self._refit_count = 0
         self._refitter = self._make_refitter()
         required = list(self._refitter.get_all_weights())
         _check_names(required, weights.names, constants)
         # Kept: TensorRT reads them at each refit, where they are.
         self._constants = {name: np.array(constants[name]).reshape(-1) for name in required if name in constants}
-        if features.device_weights:
+        if library.features.device_weights:
             for name in weights.names:
                 self._set_device_weight(name)
             for name, value in self._constants.items():
@@ -119,15 +117,15 @@ class Refitter:
         Raises:
             EngineError: TensorRT failed. Some weights may have changed; only a whole refit makes the engine usable again.
         """
-        clear_errors()
-        if not self._features.device_weights:
+        self._library.clear_errors()
+        if not self._library.features.device_weights:
             self._refit_from_host()
         elif not self._refitter.refit_cuda_engine_async(self._stream.handle):
-            raise make_engine_error("refit the engine")
+            raise self._library.make_error("refit the engine")
 
     def disable_validation(self) -> None:
         """Turns off TensorRT's validation of the values, which costs time at every refit; for after a verified refit only."""
-        if self._features.device_weights:
+        if self._library.features.device_weights:
             self._refitter.weights_validation = False
 
     def close(self) -> None:
@@ -136,28 +134,28 @@ class Refitter:
         self._engine = None
 
     def _make_refitter(self) -> Any:
-        refitter = trt.Refitter(self._engine, get_logger())
-        if not self._features.device_weights:
+        refitter = self._library.trt.Refitter(self._engine, self._library.logger)
+        if not self._library.features.device_weights:
             refitter.max_threads = min(count_cores(), HOST_REFIT_THREADS)
         return refitter
 
     def _set_device_weight(self, name: str) -> None:
         dtype, count = self._weights.dtype_of(name), self._weights.count_of(name)
-        kind = getattr(trt.DataType, TRT_DTYPES[dtype])
-        if self._features.weights_prototype:
+        kind = getattr(self._library.trt.DataType, TRT_DTYPES[dtype])
+        if self._library.features.weights_prototype:
             prototype = self._refitter.get_weights_prototype(name)
             if prototype.dtype != kind or prototype.size != count:
                 raise EngineError(
                     f"The plan has the weight {escape_name(name)!r} as {prototype.size} numbers of {prototype.dtype}, "
                     f"and the bundle as {count} of {dtype}; build the plan again."
                 )
-        weights = trt.Weights(kind, self._weights.pointer_of(name), count)
-        if not self._refitter.set_named_weights(name, weights, trt.TensorLocation.DEVICE):
-            raise make_engine_error(f"take the weight {escape_name(name)!r} ({count} of {dtype}) from device memory")
+        weights = self._library.trt.Weights(kind, self._weights.pointer_of(name), count)
+        if not self._refitter.set_named_weights(name, weights, self._library.trt.TensorLocation.DEVICE):
+            raise self._library.make_error(f"take the weight {escape_name(name)!r} ({count} of {dtype}) from device memory")
 
     def _set_host_weight(self, name: str, value: NDArray[Any]) -> None:
-        if not self._refitter.set_named_weights(name, trt.Weights(value)):
-            raise make_engine_error(f"take the weight {escape_name(name)!r} ({value.size} of {value.dtype})")
+        if not self._refitter.set_named_weights(name, self._library.trt.Weights(value)):
+            raise self._library.make_error(f"take the weight {escape_name(name)!r} ({value.size} of {value.dtype})")
 
     def _refit_from_host(self) -> None:
         self._refit_count += 1
@@ -169,7 +167,7 @@ class Refitter:
         for name, value in self._constants.items():
             self._set_host_weight(name, value)
         if not self._refitter.refit_cuda_engine():
-            raise make_engine_error("refit the engine")
+            raise self._library.make_error("refit the engine")
 
 
 def _check_names(required: Sequence[str], supplied: Sequence[str], constants: Mapping[str, NDArray[Any]]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pycuda.driver as cuda
-import tensorrt as trt
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, UsageError, escape_name
@@ -21,8 +20,7 @@ from engines.cuda.cuda_graph import CudaGraph, abort_capture, begin_capture, end
 from engines.cuda.device import Device
 from engines.cuda.memory import Buffer, Staging
 from engines.profile import Profile
-from engines.trt import messages
-from engines.trt.messages import make_engine_error
+from engines.trt.execution_contexts import ExecutionContexts
 
 
 class Runner:
@@ -41,6 +39,7 @@ class Runner:
     def __init__(
         self,
         device: Device,
+        contexts: ExecutionContexts,
         engine: Any,
         stream: Any,
         profile: Profile,
@@ -52,6 +51,7 @@ class Runner:
 
         Args:
             device: The device.
+            contexts: Makes the context, and lends it its memory.
             engine: The engine, until `close`.
             stream: The slot's stream; everything is queued on it.
             profile: Shapes that the engine takes.
@@ -62,13 +62,15 @@ class Runner:
             EngineError: The engine's inputs are not the bundle's, or not float32.
         """
         self._device, self._engine, self.stream, self._profile = device, engine, stream, profile
+        self._contexts, self._library = contexts, contexts.library
         self._fixed_addresses = dict(fixed_addresses or {})
         self.replay, self.keep_graph_over_refit = replay, False
-        self._input_name, self._output_name = _find_input_and_output(engine, self._fixed_addresses)
+        self._input_name, self._output_name = _find_input_and_output(self._library.trt, engine, self._fixed_addresses)
         self._buffers: dict[str, Buffer] = {}
         self._staging_in, self._staging_out = Staging(device), Staging(device)
         self._uploaded_event: Any = None
         self._context: Any = None
+        self._context_bytes = self._memory_address = 0
         self._graph: CudaGraph | None = None
         self._input_shape: tuple[int, ...] | None = None
         self._context_shape: tuple[int, ...] | None = None
@@ -92,18 +94,16 @@ class Runner:
             EngineError: TensorRT refuses; there may be too little memory.
         """
         self.destroy_context()
-        messages.clear_errors()
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise make_engine_error("make an execution context", "There may be too little GPU memory for this profile.")
+        self._context = self._contexts.create_context(self._engine, replay=self.replay)
         for name, address in self._fixed_addresses.items():
             if not self._context.set_tensor_address(name, address):
-                raise make_engine_error(f"use the memory of the input {escape_name(name)!r}")
+                raise self._library.make_error(f"use the memory of the input {escape_name(name)!r}")
 
     def destroy_context(self) -> None:
         """Drops the execution context and what was captured with it. Nothing may be queued."""
         self._destroy_graph()
         self._context_shape = None
+        self._memory_address = 0
         self._context = None
 
     def invalidate_graph(self) -> None:
@@ -153,16 +153,15 @@ class Runner:
         """
         if self._context is None or self._input_shape is None:
             raise EngineError("No input was uploaded; upload one first.")
-        messages.clear_errors()
+        self._library.clear_errors()
         if self._input_shape != self._context_shape:
             self._set_shape(self._input_shape)
-        handle = self.stream.handle
-        if self._graph is None and self.replay and self._is_warm:
-            self._capture_graph(handle)
-        if self._graph is not None:
-            self._graph.launch(handle)
-        elif not self._context.execute_async_v3(handle):
-            raise make_engine_error("queue the network")
+        if self._contexts.memory is None:
+            self._queue_run()
+        else:
+            with self._contexts.memory.lend(self._context_bytes, self.stream) as address:
+                self._set_context_memory(address)
+                self._queue_run()
         self._is_warm = self._has_run = True
 
     def get_output(self) -> tuple[tuple[int, ...], int]:
@@ -206,15 +205,33 @@ class Runner:
         self._destroy_graph()
         self._context_shape, self._has_run = None, False
         if not self._context.set_input_shape(self._input_name, shape):
-            raise make_engine_error(f"take an input of {'x'.join(map(str, shape))}")
+            raise self._library.make_error(f"take an input of {'x'.join(map(str, shape))}")
         self._output_shape = tuple(self._context.get_tensor_shape(self._output_name))
         if min(self._output_shape, default=0) < 1:
-            raise make_engine_error(f"compute the output's shape for an input of {'x'.join(map(str, shape))}")
+            raise self._library.make_error(f"compute the output's shape for an input of {'x'.join(map(str, shape))}")
         self._ensure_buffer("out", int(np.prod(self._output_shape)) * 4)
         for name, buffer in ((self._input_name, "in"), (self._output_name, "out")):
             if not self._context.set_tensor_address(name, self._buffers[buffer].pointer):
-                raise make_engine_error(f"use the memory for {escape_name(name)!r}")
+                raise self._library.make_error(f"use the memory for {escape_name(name)!r}")
+        if self._contexts.memory is not None:
+            self._context_bytes, self._memory_address = int(self._context.update_device_memory_size_for_shapes()), 0
         self._context_shape = shape
+
+    def _set_context_memory(self, address: int) -> None:
+        """Tells the context where its memory is, which a captured graph does not know when it has moved."""
+        if address != self._memory_address:
+            self._destroy_graph()
+            self._context.set_device_memory(address, self._context_bytes)
+            self._memory_address = address
+
+    def _queue_run(self) -> None:
+        handle = self.stream.handle
+        if self._graph is None and self.replay and self._is_warm and not self._library.features.own_cuda_graphs:
+            self._capture_graph(handle)
+        if self._graph is not None:
+            self._graph.launch(handle)
+        elif not self._context.execute_async_v3(handle):
+            raise self._library.make_error("queue the network")
 
     def _capture_graph(self, handle: int) -> None:
         begin_capture(handle)
@@ -225,7 +242,7 @@ class Runner:
             raise
         if not queued:
             abort_capture()
-            raise make_engine_error("be captured in a CUDA graph", "Open it without cuda_graph.")
+            raise self._library.make_error("be captured in a CUDA graph", "Open it without cuda_graph.")
         self._graph = end_capture(handle)
 
     def _destroy_graph(self) -> None:
@@ -249,7 +266,7 @@ class Runner:
         self._buffers[name] = Buffer(self._device, nbytes)
 
 
-def _find_input_and_output(engine: Any, fixed_addresses: Mapping[str, int]) -> tuple[str, str]:
+def _find_input_and_output(trt: Any, engine: Any, fixed_addresses: Mapping[str, int]) -> tuple[str, str]:
     """Returns the names of the one input that is not fixed and of the first output, both float32."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]

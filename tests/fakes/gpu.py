@@ -143,7 +143,7 @@ def module(name: str, package: bool = False) -> ModuleType:
 PYCUDA = module("pycuda", package=True)
 DRIVER = module("pycuda.driver")
 COMPILER = module("pycuda.compiler")
-TENSORRT = module("tensorrt", package=True)
+TENSORRT, TENSORRT_RTX = module("tensorrt", package=True), module("tensorrt_rtx", package=True)
 """The same objects in all tests, so that modules that imported them once keep working in later tests."""
 
 PYCUDA.driver = DRIVER  # type: ignore[attr-defined]
@@ -155,7 +155,7 @@ PYCUDA.VERSION_TEXT = "2026.1"  # type: ignore[attr-defined]
 def install(
     monkeypatch: pytest.MonkeyPatch, *, tensorrt: str | None = "11.4", seed: int | None = None, eager: bool = False
 ) -> FakeGpu:
-    """Installs the machine until monkeypatch is undone. tensorrt: "11.4", "10.16", "8.6" or None for a machine without it."""
+    """Installs the machine until monkeypatch is undone. tensorrt: "11.4", "10.16", "8.6", "rtx-1.7" or None for a machine without it."""
     from engines.cuda import driver
     from tests.fakes import cuda_library, pycuda_compiler, pycuda_driver
 
@@ -167,10 +167,32 @@ def install(
     if tensorrt is not None:
         from tests.fakes import tensorrt as fake
 
-        machine.trt = fake.fill(TENSORRT, tensorrt, machine)
-        modules["tensorrt"] = TENSORRT
+        is_rtx = tensorrt.startswith("rtx")
+        library = TENSORRT_RTX if is_rtx else TENSORRT
+        if is_rtx:
+            machine.capability = (8, 9)
+        machine.trt = fake.fill(library, tensorrt, machine)
+        modules[library.__name__] = library
+        _select_polygraphy(library)
     for name, each in modules.items():
         monkeypatch.setitem(sys.modules, name, each)
-    library = cuda_library.Library(machine)
-    monkeypatch.setattr(driver, "load_driver_library", lambda: library)
+    cuda = cuda_library.Library(machine)
+    monkeypatch.setattr(driver, "load_driver_library", lambda: cuda)
     return machine
+
+
+def _select_polygraphy(library: ModuleType) -> None:
+    """Has Polygraphy work with this library; a real process has it work with one from its first import on."""
+    from polygraphy import config
+
+    config.USE_TENSORRT_RTX = library is TENSORRT_RTX
+    for name, each in sys.modules.items():
+        if name.startswith("polygraphy.") and "trt" in vars(each) and not isinstance(each.trt, ModuleType):
+            each.trt = _Proxy()
+
+
+class _Proxy:
+    """The library of the current machine, as Polygraphy's lazy import of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(TENSORRT_RTX if current().tensorrt.startswith("rtx") else TENSORRT, name)

@@ -34,6 +34,7 @@ class Work:
     """run is called once, in whichever thread advances the queue.
 
     owner      the object whose work it is (a TensorRT engine); context: a weak reference to that engine's context.
+    memory     address of what that context works in; 0 where it has memory of its own.
     """
 
     label: str
@@ -43,6 +44,7 @@ class Work:
     after: Record | None = None
     number: int = -1
     context: Any = None
+    memory: int = 0
 
 
 @dataclass(eq=False)
@@ -153,6 +155,11 @@ class Scheduler:
         """Returns the owner's queued work that has not run."""
         with self.lock:
             return [(queue, work) for queue in self.queues.values() for work in queue.work if work.owner is owner]
+
+    def pending_in(self, memory: int) -> list[tuple[Queue, Work]]:
+        """Returns the queued work that works in this memory and has not run."""
+        with self.lock:
+            return [(queue, work) for queue in self.queues.values() for work in queue.work if work.memory == memory]
 
     def ordered(self, queue: Queue, other: Queue, work: Work) -> bool:
         """Tells whether new work of `queue` is certain to run after `work`, which is pending in `other`."""

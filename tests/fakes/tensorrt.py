@@ -1,4 +1,4 @@
-"""A fake TensorRT with the classes, enums and rules of 8.6, 10.16 or 11.4, whose engines run on the CPU.
+"""A fake TensorRT with the classes, enums and rules of 8.6, 10.16, 11.4 or TensorRT for RTX 1.7, whose engines run on the CPU.
 
 Incorrect use gives the same result as in TensorRT (False, None, a TypeError, a sentence in the log); what TensorRT leaves
 undefined is reported to the fake GPU. Every call is recorded, to be checked against the real bindings (tests/fakes/trt/record.py).
@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.fakes.trt import builder, config, context, engine, enums, network, parser, record, refitter, values
 
-VERSIONS = {"8.6": "8.6.1", "10.16": "10.16.1.11", "11.4": "11.4.0.106"}
+VERSIONS = {"8.6": "8.6.1", "10.16": "10.16.1.11", "11.4": "11.4.0.106", "rtx-1.7": "1.7.1.116"}
 CLASSES = (
     values.ILogger,
     values.Logger,
@@ -32,12 +32,17 @@ CLASSES = (
     config.IBuilderConfig,
     builder.Builder,
     engine.Runtime,
+    engine.IRuntimeCache,
+    engine.IRuntimeConfig,
     engine.ICudaEngine,
     context.IExecutionContext,
     refitter.Refitter,
 )
 FROM_10 = ("IProgressMonitor",)
 """Classes that 8.6 lacks."""
+
+OF_RTX = ("IRuntimeCache", "IRuntimeConfig")
+"""Classes that the fake has for TensorRT for RTX alone."""
 
 TYPES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int64": "INT64", "int8": "INT8", "bool": "BOOL"}
 
@@ -47,6 +52,7 @@ class State:
 
     graphs_see_refits   whether a captured graph uses the weights of the latest refit, or those at the capture.
     evaluator           a function (inputs, weights) -> outputs by name, to be used instead of ONNX Runtime, with `shapes`.
+    compiled            what contexts of TensorRT for RTX compiled, and did not find in a runtime cache.
     fail                {"set": k} or {"execute": k}: the k-th next such call fails, counting from 0; {"refit": k}: the next refit
                         stops after k weights and answers False.
     """
@@ -58,6 +64,7 @@ class State:
         self.shapes: Callable[[dict[str, tuple[int, ...]]], dict[str, tuple[int, ...]]] | None = None
         self.fail: dict[str, int] = {}
         self.builds = self.contexts = self.executions = 0
+        self.compiled: set[str] = set()
         self._alive: list[tuple[str, weakref.ref[Any]]] = []
 
     def alive(self, kind: str, instance: Any) -> None:
@@ -135,7 +142,7 @@ def _content(version: str) -> dict[str, Any]:
             content[name] = content["DataType"][kind]
     built: dict[type, type] = {}
     for cls in CLASSES:
-        if version == "8.6" and cls.__name__ in FROM_10:
+        if (version == "8.6" and cls.__name__ in FROM_10) or (version != "rtx-1.7" and cls.__name__ in OF_RTX):
             continue
         if cls in (values.ILogger, values.IProgressMonitor):  # users inherit from them once, and change versions later
             if cls not in _shared:

@@ -74,7 +74,7 @@ def gpu(context: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     if not USES_FAKES:
         yield None
         return
-    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1, raising=False)
+    monkeypatch.setattr("engines.trt.library.NUMPY_MAJOR_VERSION", 1, raising=False)
     fake = install(monkeypatch)
     yield fake
     fake.check()

@@ -60,7 +60,7 @@ def test_every_engine_mode_is_built_and_timed(
     from benchmarks.gpu.measurement import Measurement
 
     # The fake TensorRT 8.6 reads arrays of NumPy 2 correctly.
-    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)
+    monkeypatch.setattr("engines.trt.library.NUMPY_MAJOR_VERSION", 1)
     result = results.make_empty_result({"gpu": "fake"}, "c")
     with EventClock() as clock:
         measurement = Measurement(prepared, tmp_path / "w", result, tmp_path / "o.json", seconds=0.05)

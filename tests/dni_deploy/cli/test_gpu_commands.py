@@ -224,7 +224,7 @@ def test_rules_apply_on_two_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def numpy_1(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake of 8.6 reads NumPy 2's arrays correctly, which the real one does not."""
-    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)
+    monkeypatch.setattr("engines.trt.library.NUMPY_MAJOR_VERSION", 1)
 
 
 @pytest.mark.parametrize("after", range(5))

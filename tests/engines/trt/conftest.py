@@ -19,14 +19,14 @@ from engines import ort_session
 from engines.interface import BuildOptions, EngineOptions
 from engines.profile import Profile
 from engines.registry import build_engine, load_engine
-from engines.trt.features import detect_features
+from engines.trt.library import Library, load_library
 from engines.trt.network import Network
 from engines.trt.plan_identity import PlanIdentity
 from tests.engines.conftest import Case, write
-from tests.fakes.gpu import FakeGpu
+from tests.fakes.gpu import FakeGpu, current
 from tests.support.handmade_graphs import Hand
 
-VERSIONS = ("11.4", "10.16", "8.6")
+VERSIONS = ("11.4", "10.16", "8.6", "rtx-1.7")
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
 """fp32: the fake TensorRT is ONNX Runtime as well, on weights that were blended in float32. fp16: as in engines/verification.py."""
 
@@ -64,15 +64,25 @@ def profile(bundle: Bundle) -> Profile:
     return Profile.from_shapes(bundle.signature, (1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
 
 
+def engine_name() -> str:
+    """The engine that runs on the fake's library: `tensorrt` or `tensorrt-rtx`."""
+    return "tensorrt-rtx" if current().tensorrt.startswith("rtx") else "tensorrt"
+
+
+def library() -> Library:
+    """The fake's library."""
+    return load_library(engine_name())
+
+
 def build(bundle: Bundle, **options: Any) -> Any:
-    """Builds the plan for `tensorrt`."""
-    return build_engine(bundle, "tensorrt", BuildOptions(**{"profile": profile(bundle), **options}))
+    """Builds the plan for `engine_name()`."""
+    return build_engine(bundle, engine_name(), BuildOptions(**{"profile": profile(bundle), **options}))
 
 
 @contextmanager
 def opened(bundle: Bundle, **options: Any) -> Iterator[Any]:
-    """The engine `tensorrt`, closed at the end."""
-    engine: Any = load_engine(bundle, "tensorrt", EngineOptions(**options))
+    """The engine `engine_name()`, closed at the end."""
+    engine: Any = load_engine(bundle, engine_name(), EngineOptions(**options))
     try:
         yield engine
     finally:
@@ -83,7 +93,7 @@ def serialize_refitted(bundle: Bundle, coefficients: Any) -> bytes:
     """What `refit -o x.plan` writes."""
     from engines.trt import load
 
-    return load.serialize_refitted(bundle, np.asarray(coefficients))
+    return load.serialize_refitted(bundle, np.asarray(coefficients), name=engine_name())
 
 
 def identity_of(
@@ -94,9 +104,10 @@ def identity_of(
     device: int = 0,
 ) -> PlanIdentity:
     """What a plan of this kind must be for on this machine."""
-    features = detect_features()
-    lowered = network_class.lower(bundle, features.graph_precision(precision))
-    return PlanIdentity.for_graph(bundle, network_class, lowered, features, precision, shapes or profile(bundle), device=device)
+    lowered = network_class.lower(bundle, library().features.graph_precision(precision))
+    return PlanIdentity.for_graph(
+        bundle, network_class, lowered, library(), precision, shapes or profile(bundle), device=device
+    )
 
 
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -125,4 +136,4 @@ def bundle(tmp_path: Path) -> Bundle:
 def numpy_1(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake 8.6 reads NumPy 2's arrays right, which the real one does not."""
     if "gpu" in request.fixturenames:
-        monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)
+        monkeypatch.setattr("engines.trt.library.NUMPY_MAJOR_VERSION", 1)

@@ -41,7 +41,7 @@ def test_tensorrt_8_6_refuses_what_it_cannot_build(
     newer = write(case, tmp_path / "newer.dni", members=2)
     with pytest.raises(EngineError, match="export with --opset 17"):
         build(newer)
-    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 2)
+    monkeypatch.setattr("engines.trt.library.NUMPY_MAJOR_VERSION", 2)
     with pytest.raises(UnavailableError, match="NumPy 2"):
         build(bundle)
     assert not list((bundle.path / "plans").glob("*"))

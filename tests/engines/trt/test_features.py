@@ -24,7 +24,6 @@ from tests.fakes.gpu import FakeGpu
                 "strip",
                 "strongly_typed",
                 "progress",
-                "contexts_survive",
             },
         ),
         (
@@ -36,7 +35,6 @@ from tests.fakes.gpu import FakeGpu
                 "strip",
                 "strongly_typed",
                 "progress",
-                "contexts_survive",
             },
         ),
         ("8.6", {"native_instancenorm", "narrow_tactics", "explicit_batch"}),
@@ -80,7 +78,7 @@ def test_by_attribute_and_not_by_number() -> None:
 
 @pytest.mark.parametrize("gpu", ["8.6"], indirect=True)
 def test_numpy_2_with_8_6(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 2)
+    monkeypatch.setattr("engines.trt.library.NUMPY_MAJOR_VERSION", 2)
     with pytest.raises(UnavailableError, match="pip install 'numpy<2'"):
         detect_features()
 

@@ -12,17 +12,15 @@ import pytest
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.utils.compare_arrays import relative_error
-from tests.engines.trt.conftest import build, everywhere, identity_of, picture, profile, truth
+from tests.engines.trt.conftest import build, everywhere, identity_of, library, picture, profile, truth
 from tests.fakes.gpu import FakeGpu
 
 
 @contextmanager
 def running(bundle: Bundle, *, replay: bool = False, fixed_addresses: Any = None) -> Iterator[Any]:
     """A runner on an engine with the first member's weights; the device is held."""
-    import tensorrt as trt
-
     from engines.cuda.device import Device
-    from engines.trt.messages import get_logger
+    from engines.trt.execution_contexts import ExecutionContexts
     from engines.trt.plan import read_plan
     from engines.trt.runner import Runner
 
@@ -30,10 +28,10 @@ def running(bundle: Bundle, *, replay: bool = False, fixed_addresses: Any = None
     device = Device.open()
     try:
         with device:
-            runtime, stream, runner = trt.Runtime(get_logger()), device.create_stream(), None
-            engine = runtime.deserialize_cuda_engine(plan.engine)
+            runtime, stream, runner = library().trt.Runtime(library().logger), device.create_stream(), None
+            engine, contexts = library().deserialize_engine(runtime, plan.engine), ExecutionContexts(device, library(), "key")
             try:
-                runner = Runner(device, engine, stream, profile(bundle), fixed_addresses, replay=replay)
+                runner = Runner(device, contexts, engine, stream, profile(bundle), fixed_addresses, replay=replay)
                 runner.create_context()
                 yield runner
             finally:
@@ -41,6 +39,8 @@ def running(bundle: Bundle, *, replay: bool = False, fixed_addresses: Any = None
                 if runner is not None:
                     runner.close()
                     runner.close()  # does nothing
+                contexts.close()
+                contexts.close()
                 del runner, engine, runtime, stream
     finally:
         device.close()

@@ -163,7 +163,7 @@ def copies() -> None:
 def caught(monkeypatch: pytest.MonkeyPatch, folder: Path, place: tuple[str, int] | None) -> str | None:
     """The first thing that was wrong in any of the lives, or None."""
     monkeypatch.setattr("engines.verification.VERIFICATION_SIDE_PX", 1)
-    monkeypatch.setattr("engines.trt.features.NUMPY_MAJOR_VERSION", 1)
+    monkeypatch.setattr("engines.trt.library.NUMPY_MAJOR_VERSION", 1)
     for version, kind, graph in LIVES:
         with monkeypatch.context() as patch:
             gpu = install(patch, tensorrt=version)

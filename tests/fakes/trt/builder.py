@@ -52,7 +52,8 @@ class Builder:
         else:
             refittable = []
         profiles = [profile._shapes for profile in config._profiles]
-        return trt().IHostMemory(plan.write(model, refittable, profiles, config._has("STRIP_PLAN")))
+        capabilities = [(int(one) // 10, int(one) % 10) for one in config._capabilities if one.name not in ("NONE", "CURRENT")]
+        return trt().IHostMemory(plan.write(model, refittable, profiles, config._has("STRIP_PLAN"), capabilities))
 
     def _obstacle(self, network: Any, config: Any) -> str | None:
         if network._model is None:

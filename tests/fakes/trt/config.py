@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.fakes import gpu as machine
 from tests.fakes.trt import plan
-from tests.fakes.trt.record import since, until
+from tests.fakes.trt.record import RTX, since, until
 from tests.fakes.trt.values import dims, error, trt
 
 
@@ -58,6 +58,7 @@ class IBuilderConfig:
         self._verbosity = trt().ProfilingVerbosity.LAYER_NAMES_ONLY
         self._device = trt().DeviceType.GPU
         self._streams = -1
+        self._capabilities: list[Any] = []
 
     def set_flag(self, flag: Any) -> None:
         self._check(flag, "BuilderFlag")
@@ -142,6 +143,23 @@ class IBuilderConfig:
         if value is not None and not (isinstance(value, trt().IProgressMonitor) and getattr(value, "_ready", False)):
             raise TypeError("tensorrt.IProgressMonitor.__init__() must be called when overriding __init__")
         self._monitor = value
+
+    @property
+    @since(RTX)
+    def num_compute_capabilities(self) -> int:
+        return len(self._capabilities)
+
+    @num_compute_capabilities.setter
+    def num_compute_capabilities(self, value: int) -> None:
+        self._capabilities = [trt().ComputeCapability.NONE] * value
+
+    @since(RTX)
+    def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
+        self._check(compute_capability, "ComputeCapability")
+        if index >= len(self._capabilities):
+            return False
+        self._capabilities[index] = compute_capability
+        return True
 
     @property
     def builder_optimization_level(self) -> int:

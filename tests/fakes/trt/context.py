@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tests.fakes import gpu as machine
 from tests.fakes.streams import Queue, Work
 from tests.fakes.trt.engine import Held
-from tests.fakes.trt.values import dims, error, nptype
+from tests.fakes.trt.record import since
+from tests.fakes.trt.values import dims, error, nptype, trt
 
 ALIGNMENT = 256  # required by set_tensor_address
 
@@ -36,6 +37,10 @@ class IExecutionContext:
         self._known: dict[str, tuple[int, ...]] | None = None
         self._ran: dict[str, tuple[int, ...]] | None = None
         self._name = ""
+        self._strategy: Any = None  # None: the context has memory of its own
+        self._config: Any = None
+        self._memory = self._memory_size = self._needed = 0
+        self._replayed: tuple[dict[str, tuple[int, ...]], int] | None = None
         state = machine.current().trt
         state.contexts += 1
         state.alive("IExecutionContext", self)
@@ -67,6 +72,7 @@ class IExecutionContext:
             return False
         self._shapes[name] = wanted
         self._known = None
+        self._needed = 0
         return True
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
@@ -95,6 +101,19 @@ class IExecutionContext:
             self._known = evaluator.shapes(self._shapes)
         return self._known
 
+    @since(10)
+    def update_device_memory_size_for_shapes(self) -> int:
+        if self._strategy != trt().ExecutionContextAllocationStrategy.USER_MANAGED or not self.all_binding_shapes_specified:
+            machine.current().trt.gpu.report(
+                "update_device_memory_size_for_shapes: not for this context, or shapes are not set"
+            )
+        self._needed = 16 * sum(prod(shape) for shape in self._shapes.values())
+        return self._needed
+
+    @since(10)
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._memory, self._memory_size = int(memory), int(size)
+
     def execute_async_v3(self, stream_handle: int) -> bool:
         gpu = machine.current()
         state = gpu.trt
@@ -109,26 +128,47 @@ class IExecutionContext:
             error(self._logger, "enqueueV3: it fails because the test wants it to")
             return False
         state.executions += 1
+        self._compile()
         if queue.captured is not None:
+            if self._config is not None:
+                gpu.report("a context of TensorRT for RTX is captured, which captures by itself")
             if self._ran != self._shapes:
                 gpu.report("execute_async_v3 is captured, and has not run at these shapes before: the capture would fail")
                 return False
         else:
             self._ran = dict(self._shapes)
             self._look(queue)
-        use_frozen = queue.captured is not None and not state.graphs_see_refits
-        refits = self._held.refits
+        use_frozen = (queue.captured is not None or self._replays()) and not state.graphs_see_refits
+        refits = self._held.refits if self._replayed is None else self._replayed[1]
         shapes, addresses = {**self._shapes, **self._out()}, dict(self._addresses)
-        held, context = self._held, weakref.ref(self)
+        held, context, memory = self._held, weakref.ref(self), (self._memory, self._memory_size)
 
         def run() -> None:
             if context() is None:
                 gpu.report("an execution context was destroyed while its work was pending")
             seen = held.kept.get(refits, held.kept[min(held.kept)]) if use_frozen else held.weights
+            if memory[0]:  # what it worked in before is gone
+                gpu.memory.view(memory[0], memory[1], "execute_async_v3, the context's memory")
             _run(held, shapes, addresses, seen)
 
-        gpu.scheduler.add(queue, Work("execute_async_v3", run, held, "execute", context=context))
+        gpu.scheduler.add(queue, Work("execute_async_v3", run, held, "execute", context=context, memory=memory[0]))
         return True
+
+    def _replays(self) -> bool:
+        """Tells whether TensorRT for RTX replays this run as a CUDA graph, and notes the refit at which it captured."""
+        if self._config is None or self._config._graphs != trt().CudaGraphStrategy.WHOLE_GRAPH_CAPTURE:
+            return False
+        if self._replayed is None or self._replayed[0] != self._shapes:
+            self._replayed = (dict(self._shapes), self._held.refits)
+        return True
+
+    def _compile(self) -> None:
+        if self._config is None or self._config._cache is None:
+            return
+        name = f"{self._engine.name} {sorted(self._shapes.items())}"
+        if name not in self._config._cache._compiled:
+            self._config._cache._compiled.add(name)
+            machine.current().trt.compiled.add(name)
 
     def _obstacle(self) -> str | None:
         state = machine.current().trt
@@ -138,6 +178,11 @@ class IExecutionContext:
             state.gpu.report(f"a stripped engine runs and {len(self._held.missing)} of its weights were never supplied")
         if not self.all_binding_shapes_specified:
             return f"shapes are not set: {', '.join(self.infer_shapes())}"
+        if self._strategy == trt_strategy("USER_MANAGED"):
+            if not self._memory or self._memory_size < self._needed:
+                return "the context has no memory, or too little for these shapes"
+            if self._memory % ALIGNMENT:
+                state.gpu.report(f"the address of the context's memory is not a multiple of {ALIGNMENT}")
         for name in self._held.io:
             address = self._addresses.get(name, 0)
             if not address:
@@ -149,6 +194,10 @@ class IExecutionContext:
     def _look(self, queue: Queue) -> None:
         """Checks for work pending on other streams."""
         gpu = machine.current()
+        for other, work in gpu.scheduler.pending_in(self._memory) if self._memory else ():
+            if not gpu.scheduler.ordered(queue, other, work):
+                gpu.report("execute_async_v3 while the context's memory is in use on another stream")
+                return
         for other, work in gpu.scheduler.pending(self._held):
             if gpu.scheduler.ordered(queue, other, work):
                 continue
@@ -158,6 +207,12 @@ class IExecutionContext:
             if work.context is not None and work.context() is self:
                 gpu.report("execute_async_v3 while the same context has work pending on another stream")
                 return
+
+
+def trt_strategy(name: str) -> Any:
+    """A member of the enum, which 8.6 lacks."""
+    kind = getattr(trt(), "ExecutionContextAllocationStrategy", None)
+    return object() if kind is None else kind[name]
 
 
 def _run(held: Held, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], weights: dict[str, NDArray[Any]]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tests.fakes import gpu as machine
 from tests.fakes.trt import plan
 from tests.fakes.trt.evaluate import Evaluator
-from tests.fakes.trt.record import since, until
+from tests.fakes.trt.record import RTX, since, until
 from tests.fakes.trt.values import ONNX, dims, error, logger_of, trt
 
 
@@ -85,6 +85,76 @@ class Runtime:
         return trt().ICudaEngine(Held(content), self)
 
 
+CACHE = b"fake runtime cache for "
+
+
+class IRuntimeCache:
+    """Names of what was compiled."""
+
+    def __init__(self) -> None:
+        self._compiled: set[str] = set()
+
+    def serialize(self) -> Any:
+        return trt().IHostMemory(_cache_tag() + b"\n".join(sorted(name.encode() for name in self._compiled)))
+
+    def deserialize(self, blob: Any) -> bool:
+        machine.current().trt.needs_context("IRuntimeCache.deserialize")
+        data = bytes(memoryview(blob))
+        if not data.startswith(_cache_tag()):
+            return False
+        self._compiled = {name.decode() for name in data.removeprefix(_cache_tag()).splitlines()}
+        return True
+
+    def reset(self) -> bool:
+        self._compiled.clear()
+        return True
+
+
+def _cache_tag() -> bytes:
+    gpu = machine.current()
+    return CACHE + f"{gpu.tensorrt} {gpu.capability}\n".encode()
+
+
+class IRuntimeConfig:
+    def __init__(self) -> None:
+        self._cache: Any = None
+        self._strategy = trt().ExecutionContextAllocationStrategy.STATIC
+        self._graphs = trt().CudaGraphStrategy.DISABLED
+        self._specialization = trt().DynamicShapesKernelSpecializationStrategy.LAZY
+
+    def create_runtime_cache(self) -> Any:
+        return trt().IRuntimeCache()
+
+    def set_runtime_cache(self, cache: Any = None) -> bool:
+        self._cache = cache
+        return True
+
+    def get_runtime_cache(self) -> Any:
+        return self._cache
+
+    def set_execution_context_allocation_strategy(self, strategy: Any = None) -> None:
+        self._strategy = strategy
+
+    def get_execution_context_allocation_strategy(self) -> Any:
+        return self._strategy
+
+    @property
+    def cuda_graph_strategy(self) -> Any:
+        return self._graphs
+
+    @cuda_graph_strategy.setter
+    def cuda_graph_strategy(self, value: Any) -> None:
+        self._graphs = value
+
+    @property
+    def dynamic_shapes_kernel_specialization_strategy(self) -> Any:
+        return self._specialization
+
+    @dynamic_shapes_kernel_specialization_strategy.setter
+    def dynamic_shapes_kernel_specialization_strategy(self, value: Any) -> None:
+        self._specialization = value
+
+
 class ICudaEngine:
     def __init__(self, held: Held, runtime: Any) -> None:
         self._held, self._runtime = held, runtime
@@ -150,6 +220,10 @@ class ICudaEngine:
         shapes = profiles[profile_index].get(name) if profiles else None
         return [dims(each) for each in shapes or (shape, shape, shape)]
 
+    @since(RTX)
+    def create_runtime_config(self) -> Any:
+        return trt().IRuntimeConfig()
+
     def create_execution_context(self, *args: Any, **options: Any) -> Any:
         state = machine.current().trt
         if not state.needs_context("create_execution_context"):
@@ -158,7 +232,13 @@ class ICudaEngine:
             raise TypeError("create_execution_context(): incompatible function arguments")
         if any(work.kind == "refit" for _, work in machine.current().scheduler.pending(self._held)):
             state.gpu.report("create_execution_context while a refit of its engine is pending: nothing promises what it sees")
-        return trt().IExecutionContext(self)
+        given = next(iter((*args, *options.values())), None)
+        context = trt().IExecutionContext(self)
+        if given is not None:
+            is_strategy = isinstance(given, trt().ExecutionContextAllocationStrategy)
+            context._strategy = given if is_strategy else given._strategy
+            context._config = None if is_strategy else given
+        return context
 
     @since(10)
     def get_engine_stat(self, stat: Any = None) -> int:
@@ -177,4 +257,4 @@ class ICudaEngine:
 
                 one.CopyFrom(numpy_helper.from_array(held.weights[one.name], one.name))
         profiles: list[Any] = list(held.plan.profiles)
-        return trt().IHostMemory(plan.write(model, refittable, profiles, False))
+        return trt().IHostMemory(plan.write(model, refittable, profiles, False, list(held.plan.capabilities)))

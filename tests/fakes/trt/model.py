@@ -26,8 +26,13 @@ NOT_WEIGHTS = {
 NOT_WEIGHTS |= {"Expand": (1,), "Tile": (1,), "ReduceMean": (1,), "ReduceSum": (1,), "Split": (1,), "ConstantOfShape": (0,)}
 """Operator inputs that TensorRT treats as shapes or attributes."""
 
-FOLDED = {"8.6": "tmp_weight", "10.16": "tmp_refittable_weight", "11.4": "tmp_refittable_weight"}
-LARGEST_OPSET = {"8.6": 17, "10.16": 22, "11.4": 23}
+FOLDED = {
+    "8.6": "tmp_weight",
+    "10.16": "tmp_refittable_weight",
+    "11.4": "tmp_refittable_weight",
+    "rtx-1.7": "tmp_refittable_weight",
+}
+LARGEST_OPSET = {"8.6": 17, "10.16": 22, "11.4": 23, "rtx-1.7": 23}
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 

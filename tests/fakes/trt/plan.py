@@ -23,9 +23,12 @@ class Plan:
     profiles: tuple[dict[str, tuple[tuple[int, ...], ...]], ...]
     stripped: bool
     size: int
+    capabilities: tuple[tuple[int, int], ...]
 
 
-def write(model: Model, refittable: list[str], profiles: list[dict[str, Any]], stripped: bool) -> bytes:
+def write(
+    model: Model, refittable: list[str], profiles: list[dict[str, Any]], stripped: bool, capabilities: list[Any] | None = None
+) -> bytes:
     gpu = machine.current()
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -37,7 +40,7 @@ def write(model: Model, refittable: list[str], profiles: list[dict[str, Any]], s
                     one.ClearField(field)  # type: ignore[arg-type]
     header = {
         "version": gpu.tensorrt,
-        "capability": gpu.capability,
+        "capabilities": [list(one) for one in capabilities or [gpu.capability]],
         "weights": model.weights,
         "groups": {name: sorted(group) for name, group in model.groups.items()},
         "refittable": refittable,
@@ -61,14 +64,16 @@ def read(data: bytes) -> Plan | str:
     header = json.loads(content[8 : 8 + length])
     if header["version"] != gpu.tensorrt:
         return f"the engine is of version {header['version']}, this is {gpu.tensorrt}"
-    if tuple(header["capability"]) != gpu.capability:
+    if list(gpu.capability) not in header["capabilities"]:
         return "the engine was built for another compute capability"
     proto = onnx.ModelProto()
     proto.ParseFromString(content[8 + length :])
     groups = {name: frozenset(group) for name, group in header["groups"].items()}
     model = Model(proto, header["weights"], groups)
     profiles = tuple({name: tuple(map(tuple, shapes)) for name, shapes in one.items()} for one in header["profiles"])
-    return Plan(model, tuple(header["refittable"]), profiles, header["stripped"], len(data))
+    return Plan(
+        model, tuple(header["refittable"]), profiles, header["stripped"], len(data), tuple(map(tuple, header["capabilities"]))
+    )
 
 
 def _nbytes(tensor: onnx.TensorProto) -> int:

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+RTX = 12
+"""What TensorRT for RTX counts as: all of 11, and more of its own."""
+
 
 class Call(NamedTuple):
     """kinds: of the arguments, by position; names: of those given by name. A property that was set is a call of kind "set"."""
@@ -61,7 +64,7 @@ def _mark(what: T, name: str, version: int) -> T:
 
 def _has(what: Any, version: str) -> bool:
     function = what.fget if isinstance(what, property) else what
-    major = float(version)
+    major = RTX if version.startswith("rtx") else float(version)
     return getattr(function, "_since", 0) <= major < getattr(function, "_until", 99) + 1
 
 

@@ -28,7 +28,7 @@ class Enum(enum.Enum):
 
 
 def trt() -> Any:
-    return machine.TENSORRT
+    return machine.TENSORRT_RTX if machine.current().tensorrt.startswith("rtx") else machine.TENSORRT
 
 
 def nptype(trt_type: Any) -> type:
