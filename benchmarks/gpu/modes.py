@@ -57,14 +57,15 @@ def has_plan(bundle: Bundle, engine: str, precision: str) -> bool:
         return True
     from engines.trt.plan import find_plan
 
-    return find_plan(bundle, _tensorrt_class(engine).network_class, precision) is not None
+    engine_class = _tensorrt_class(engine)
+    return find_plan(bundle, engine_class.network_class, precision, library_name=engine_class.library_name) is not None
 
 
 def _tensorrt_class(engine: str) -> type[TensorRTEngine[Any]]:
     from dni_deploy.latency.baselines.tensorrt import TENSORRT_BASELINES
-    from engines.trt.engine import RefitEngine
+    from engines.trt.engine import REFIT_ENGINES
 
-    return TENSORRT_BASELINES.get(engine, RefitEngine)
+    return {**TENSORRT_BASELINES, **REFIT_ENGINES}[engine]
 
 
 def max_plan_size(shape: tuple[int, int]) -> tuple[int, int]:

@@ -301,7 +301,6 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
         self.refit(0, last)
         replayed = self.infer(0, x)
         runner.replay = False
-        self.synchronize(0)
         with self._device_context():
             runner.create_context()
         if not np.array_equal(replayed, self.infer(0, x)):
@@ -478,6 +477,10 @@ class RtxRefitEngine(RefitEngine):
     name = "tensorrt-rtx"
     library_name = "tensorrt-rtx"
     build_command = "dni-deploy build --engine tensorrt-rtx"
+
+
+REFIT_ENGINES: Mapping[str, type[RefitEngine]] = {one.name: one for one in (RefitEngine, RtxRefitEngine)}
+"""The engines that a user may choose, by name."""
 
 
 class ConstantBufferSet(TensorRTBufferSet):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,10 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines.interface import EngineOptions
-from engines.trt.engine import ConstantEngine, RefitEngine, RtxRefitEngine, TensorRTEngine
+from engines.trt.engine import REFIT_ENGINES, ConstantEngine, RefitEngine, RtxRefitEngine, TensorRTEngine
 from engines.trt.library import load_library
 from engines.trt.plan import Plan, read_plan, search_plans
 from engines.verification import MAX_RELATIVE_ERROR, Reference, verify_at
-
-REFIT_ENGINES: Mapping[str, type[RefitEngine]] = {one.name: one for one in (RefitEngine, RtxRefitEngine)}
-"""The engines that a user may choose, by name."""
 
 
 def open_engine(

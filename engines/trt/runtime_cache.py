@@ -31,7 +31,7 @@ class RuntimeCache:
             plan_key: The plan's key, `PlanHeader.key`.
         """
         folder = cache_folder()
-        self._path: Path | None = None if folder is None else folder / "tensorrt-rtx" / f"{plan_key}.cache"
+        self._path: Path | None = None if folder is None else folder / "tensorrt-rtx" / f"runtime-{plan_key}.cache"
         self._cache: Any = None
         self._loaded = b""
 

@@ -160,8 +160,16 @@ class TrtConstantBaseline(ConstantEngine):
     build_command = BUILD_COMMAND
 
 
+def _for_rtx(baseline: type[TensorRTEngine[Any]]) -> type[TensorRTEngine[Any]]:
+    """Makes the same baseline on TensorRT for RTX."""
+    name = baseline.name.replace("tensorrt", "tensorrt-rtx")
+    return type(f"Rtx{baseline.__name__}", (baseline,), {"name": name, "library_name": "tensorrt-rtx"})
+
+
+_BASELINES: tuple[type[TensorRTEngine[Any]], ...] = (TrtInputsBaseline, TrtGraphBaseline, TrtConstantBaseline)
+
 TENSORRT_BASELINES: Mapping[str, type[TensorRTEngine[Any]]] = {
-    engine_class.name: engine_class for engine_class in (TrtInputsBaseline, TrtGraphBaseline, TrtConstantBaseline)
+    baseline.name: baseline for baseline in (*_BASELINES, *map(_for_rtx, _BASELINES))
 }
 
 
@@ -173,7 +181,7 @@ def open_baseline(name: str, bundle: Bundle, options: EngineOptions) -> TensorRT
 def build_missing_baseline(name: str, bundle: Bundle, progress: OptionalProgress = None) -> None:
     """Builds the plan of a baseline unless the bundle has one that fits.
 
-    It gets the precision and the profile of the bundle's plan for `tensorrt`, with which it is compared, or else the defaults.
+    It gets the precision and the profile of the bundle's plan for the same library, with which it is compared, or else the defaults.
     Errors are those of `engines.trt.build.build_plan`.
 
     Args:
@@ -181,9 +189,10 @@ def build_missing_baseline(name: str, bundle: Bundle, progress: OptionalProgress
         bundle: The bundle.
         progress: Called with the phases of the build.
     """
-    match, _ = search_plans(bundle)
+    baseline = TENSORRT_BASELINES[name]
+    match, _ = search_plans(bundle, library_name=baseline.library_name)
     options = BuildOptions()
     if match is not None:
         options = BuildOptions(precision=match.identity.settings.precision, profile=match.identity.settings.profile)
-    if find_plan(bundle, TENSORRT_BASELINES[name].network_class, options.precision) is None:
-        build_plan(bundle, options, progress, TENSORRT_BASELINES[name])
+    if find_plan(bundle, baseline.network_class, options.precision, library_name=baseline.library_name) is None:
+        build_plan(bundle, options, progress, baseline)

@@ -47,12 +47,12 @@ def profile(of: Bundle) -> Profile:
     return Profile.from_shapes(of.signature, SHAPES[0], SHAPES[1], LARGEST)
 
 
-def engine_class(kind: str) -> Any:
+def engine_class(kind: str, library: str = "tensorrt") -> Any:
     """The engine of a kind of plan: "refit", or a baseline's."""
     from dni_deploy.latency.baselines.tensorrt import TENSORRT_BASELINES
-    from engines.trt.engine import RefitEngine
+    from engines.trt.engine import REFIT_ENGINES
 
-    return TENSORRT_BASELINES.get(f"tensorrt-{kind}", RefitEngine)
+    return REFIT_ENGINES[library] if kind == "refit" else TENSORRT_BASELINES[f"{library}-{kind}"]
 
 
 def build(of: Bundle, kind: str = "refit") -> None:

@@ -21,7 +21,7 @@ import engines
 from tests.engines.conftest import write
 from tests.engines.trt import bindings
 from tests.engines.trt.alpha_probe_network import engine_class
-from tests.engines.trt.conftest import CASES, picture, profile
+from tests.engines.trt.conftest import CASES, library, picture, profile
 from tests.engines.trt.signatures import Parameter, fits, signatures
 from tests.fakes.gpu import FakeGpu
 from tests.fakes.trt.record import CALLS, Call
@@ -74,14 +74,13 @@ def drive(gpu: FakeGpu, folder: Path) -> Iterator[str]:
     from engines.interface import BuildOptions, EngineOptions
     from engines.trt import build, load
     from engines.trt.engine import RefitEngine
-    from engines.trt.features import detect_features
 
     for case, kind, precision, strip in [
         *(("bn", kind, precision, False) for kind in KINDS for precision in ("fp32", "fp16")),
         ("instance_norm", "refit", "fp32", False),
         ("bn", "refit", "fp32", True),
     ]:
-        if strip and not detect_features().strip:
+        if strip and not library().features.strip:
             continue
         bundle = write(CASES[case](), folder / f"{case}-{kind}-{precision}-{strip}.dni")
         options = BuildOptions(precision=precision, profile=profile(bundle), strip=strip)
@@ -255,15 +254,17 @@ def test_names_in_our_sources_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_tensorrt_calls_of_ours(gpu: FakeGpu) -> None:
     """The logger's and the monitor's methods have the real ones' names and parameters."""
+    import tensorrt
+
     from engines.trt.build import make_progress_monitor
-    from engines.trt.messages import TensorRTLogger
+    from engines.trt.messages import get_logger
 
     if bindings.missing("11.4") is not None:
         pytest.skip(str(bindings.missing("11.4")))
     classes = bindings.read("11.4")["classes"]
     for ours, name, methods in (
-        (TensorRTLogger, "ILogger", ["log"]),
-        (type(make_progress_monitor(None)), "IProgressMonitor", ["phase_start", "step_complete", "phase_finish"]),
+        (type(get_logger(tensorrt)), "ILogger", ["log"]),
+        (type(make_progress_monitor(tensorrt, None)), "IProgressMonitor", ["phase_start", "step_complete", "phase_finish"]),
     ):
         for method in methods:
             assert method in vars(ours)

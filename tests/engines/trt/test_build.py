@@ -12,7 +12,7 @@ from dni_deploy.errors import EngineError, UnavailableError, UsageError
 from engines.interface import BuildOptions
 from engines.registry import build_engine
 from tests.engines.conftest import Case, write
-from tests.engines.trt.conftest import CASES, assert_refused, bn, build, everywhere, opened, profile
+from tests.engines.trt.conftest import CASES, assert_refused, bn, build, engine_name, everywhere, opened, profile
 from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import Hand
 
@@ -54,7 +54,9 @@ def test_a_profile_that_the_graph_does_not_take(gpu: FakeGpu, tmp_path: Path) ->
     bundle = write(case, tmp_path / "one.dni", members=2)
     with pytest.raises(UsageError, match="batch"):
         build_engine(
-            bundle, "tensorrt", BuildOptions(profile=type(profile(bundle)).from_shapes(bundle.signature, None, (4, 3, 16, 16)))
+            bundle,
+            engine_name(),
+            BuildOptions(profile=type(profile(bundle)).from_shapes(bundle.signature, None, (4, 3, 16, 16))),
         )
 
 
@@ -92,9 +94,9 @@ def test_progress_is_reported_and_ctrl_c_ends_the_build(bundle: Bundle, gpu: Fak
 
     options = BuildOptions(profile=profile(bundle))
     with pytest.raises(KeyboardInterrupt):
-        build_engine(bundle, "tensorrt", options, stop)
+        build_engine(bundle, engine_name(), options, stop)
     assert not list((bundle.path / "plans").glob("*"))
-    build_engine(bundle, "tensorrt", options, lambda *given: reports.append(given))
+    build_engine(bundle, engine_name(), options, lambda *given: reports.append(given))
     assert all(0 <= done <= total and total > 0 for done, total, _ in reports)
     assert reports[0][2] == "lowering the graph"
     assert reports[-1][2] == "comparing with ONNX Runtime"
@@ -117,7 +119,7 @@ def test_the_timing_cache(damage: bytes | None, bundle: Bundle, gpu: FakeGpu, tm
     """It is written, read again, and no harm where it is damaged."""
     monkeypatch.setenv("DNI_CACHE", str(tmp_path / "cache"))
     build(bundle)
-    (cache,) = (tmp_path / "cache" / "tensorrt").iterdir()
+    (cache,) = (tmp_path / "cache" / engine_name()).glob("timing-*")
     if damage is not None:
         cache.write_bytes(damage)
     build(bundle, force=True)

@@ -14,7 +14,7 @@ from engines.interface import EngineOptions
 from engines.registry import load_engine
 from tests.engines.cuda.test_device_frame import assert_renders_on_device
 from tests.engines.cuda.test_frame_kernels import make_frame
-from tests.engines.trt.conftest import build, everywhere, opened, picture, truth
+from tests.engines.trt.conftest import build, engine_name, everywhere, opened, picture, truth
 from tests.fakes.gpu import FakeGpu
 
 
@@ -190,7 +190,7 @@ def test_the_last_upload_counts_and_none_is_an_error(bundle: Bundle, gpu: FakeGp
 @everywhere
 def test_calls_on_a_closed_engine_are_refused(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
-    engine = load_engine(bundle, "tensorrt", EngineOptions())
+    engine = load_engine(bundle, engine_name(), EngineOptions())
     engine.close()
     engine.close()
     for call in (

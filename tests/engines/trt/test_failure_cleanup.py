@@ -18,7 +18,7 @@ from engines.interface import BuildOptions, EngineOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.registry import build_engine, import_backend_function, load_engine
 from engines.trt.plan import Plan, read_plan, write_plan
-from tests.engines.trt.conftest import assert_refused, build, everywhere, identity_of, picture
+from tests.engines.trt.conftest import assert_refused, build, engine_name, everywhere, identity_of, picture
 from tests.fakes.gpu import FakeGpu
 
 
@@ -28,9 +28,9 @@ def test_each_weight_refused_at_opening(slots: int, bundle: Bundle, gpu: FakeGpu
     weights = build(bundle).weight_count
     for number in range(slots * weights):
         gpu.trt.fail = {"set": number}
-        assert_refused(gpu, "could not take the weight", lambda: load_engine(bundle, "tensorrt", EngineOptions(slots=slots)))
+        assert_refused(gpu, "could not take the weight", lambda: load_engine(bundle, engine_name(), EngineOptions(slots=slots)))
     gpu.trt.fail = {"set": slots * weights}  # one more than there are
-    load_engine(bundle, "tensorrt", EngineOptions(slots=slots)).close()
+    load_engine(bundle, engine_name(), EngineOptions(slots=slots)).close()
 
 
 @everywhere
@@ -38,19 +38,19 @@ def test_each_weight_refused_at_opening(slots: int, bundle: Bundle, gpu: FakeGpu
 def test_a_failure_in_the_verification(call: str, bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
     gpu.trt.fail = {call: 0}
-    assert_refused(gpu, "could not", lambda: load_engine(bundle, "tensorrt"))
-    load_engine(bundle, "tensorrt").close()
+    assert_refused(gpu, "could not", lambda: load_engine(bundle, engine_name()))
+    load_engine(bundle, engine_name()).close()
 
 
 @everywhere
 def test_memory_that_ends_at_every_step(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
-    load_engine(bundle, "tensorrt").close()
+    load_engine(bundle, engine_name()).close()
     left, failures, total = 0, 0, gpu.memory.total
     while True:
         gpu.memory.total = gpu.memory.used + left
         try:
-            load_engine(bundle, "tensorrt").close()
+            load_engine(bundle, engine_name()).close()
         except (EngineError, LimitError):
             assert gpu.leaks() == []
             failures += 1
@@ -68,7 +68,7 @@ def test_a_plan_of_another_lowering_is_refused(bundle: Bundle, gpu: FakeGpu, mon
     build(bundle)
     monkeypatch.setattr(LoweredGraph, "digest", lambda self: "1" * 64)
     with pytest.raises(EngineError, match="another lowering"):
-        load_engine(bundle, "tensorrt")
+        load_engine(bundle, engine_name())
 
 
 @everywhere
@@ -76,7 +76,7 @@ def test_no_compiler_for_the_kernel(bundle: Bundle, gpu: FakeGpu, tmp_path: Path
     build(bundle)
     gpu.nvcc = False
     monkeypatch.setenv("DNI_CACHE", str(tmp_path / "empty"))
-    assert_refused(gpu, "nvcc", lambda: load_engine(bundle, "tensorrt"))
+    assert_refused(gpu, "nvcc", lambda: load_engine(bundle, engine_name()))
 
 
 @everywhere
@@ -84,12 +84,12 @@ def test_a_plan_that_tensorrt_does_not_take(bundle: Bundle, gpu: FakeGpu) -> Non
     path = build(bundle).plan_path
     held = read_plan(path, identity_of(bundle))
     write_plan(bundle, Plan(held.header, b"not an engine"), force=True)
-    assert_refused(gpu, "could not load the plan", lambda: load_engine(bundle, "tensorrt"))
+    assert_refused(gpu, "could not load the plan", lambda: load_engine(bundle, engine_name()))
 
 
 def test_closing_with_work_queued(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
-    engine: Any = load_engine(bundle, "tensorrt", EngineOptions(slots=2))
+    engine: Any = load_engine(bundle, engine_name(), EngineOptions(slots=2))
     for slot in range(2):
         engine.refit(slot, np.array([0.5, 0.25, 0.25]))
         engine.upload(slot, picture(slot))
@@ -101,7 +101,7 @@ def test_closing_with_work_queued(bundle: Bundle, gpu: FakeGpu) -> None:
 def test_no_room_for_a_larger_frame(bundle: Bundle, gpu: FakeGpu) -> None:
     """The frame is refused, and smaller ones go on."""
     build(bundle)
-    engine: Any = load_engine(bundle, "tensorrt")
+    engine: Any = load_engine(bundle, engine_name())
     engine.refit(0, np.array([1.0, 0, 0]))
     small, large = picture(0, 8, 8), picture(0, 24, 24)
     expected = engine.infer(0, small)
@@ -119,7 +119,7 @@ def test_no_room_for_a_larger_frame(bundle: Bundle, gpu: FakeGpu) -> None:
 
 def test_slots_beyond(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
-    engine = load_engine(bundle, "tensorrt")
+    engine = load_engine(bundle, engine_name())
     with pytest.raises(IndexError):
         engine.refit(1, np.array([1.0, 0, 0]))
     engine.close()
@@ -139,8 +139,8 @@ def test_a_package_that_does_not_import(
     build(bundle)
     monkeypatch.setattr(registry.importlib, "import_module", refuse)
     for call in (
-        lambda: build_engine(bundle, "tensorrt", BuildOptions()),
-        lambda: load_engine(bundle, "tensorrt"),
+        lambda: build_engine(bundle, engine_name(), BuildOptions()),
+        lambda: load_engine(bundle, engine_name()),
         lambda: import_backend_function("tensorrt", "engines.trt.load:serialize_refitted"),
     ):
         with pytest.raises(UnavailableError, match=f"tensorrt cannot run here: {type(error).__name__}, ") as refusal:

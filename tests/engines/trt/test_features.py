@@ -1,57 +1,50 @@
-"""Features: what each TensorRT can do, as the fakes and the real bindings' attributes say."""
+"""Features: what each library can do, as the fakes and the real bindings' attributes say, and nothing of its version number."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dni_deploy.errors import UnavailableError
-from engines.trt.features import Features, detect_features
+from engines.trt.features import Features
+from engines.trt.library import load_library
+from tests.engines.trt.conftest import everywhere, library
 from tests.fakes.gpu import FakeGpu
 
+FROM_10 = {"device_weights", "weights_prototype", "individual_refit", "strip", "strongly_typed", "progress", "user_memory"}
+EXPECTED = {
+    "8.6": {"native_instancenorm", "narrow_tactics", "explicit_batch"},
+    "10.16": {*FROM_10, "resizes_memory", "explicit_batch"},
+    "11.4": {*FROM_10, "resizes_memory"},
+    "rtx-1.7": {*FROM_10, "resizes_memory", "portable_plans", "runtime_cache", "own_cuda_graphs"},
+}
 
-@pytest.mark.parametrize(
-    ("gpu", "expected"),
-    [
-        (
-            "11.4",
-            {
-                "device_weights",
-                "weights_prototype",
-                "individual_refit",
-                "strip",
-                "strongly_typed",
-                "progress",
-            },
-        ),
-        (
-            "10.16",
-            {
-                "device_weights",
-                "weights_prototype",
-                "individual_refit",
-                "strip",
-                "strongly_typed",
-                "progress",
-            },
-        ),
-        ("8.6", {"native_instancenorm", "narrow_tactics", "explicit_batch"}),
-    ],
-    indirect=["gpu"],
-)
-def test_each_version(gpu: FakeGpu, expected: set[str]) -> None:
-    found = detect_features()
-    assert {name for name in vars(found) if vars(found)[name] is True} == expected
-    assert found.version.startswith(gpu.tensorrt)
+
+@everywhere
+def test_each_version(gpu: FakeGpu) -> None:
+    found = library().features
+    assert {name for name in vars(found) if vars(found)[name] is True} == EXPECTED[gpu.tensorrt]
+    assert found.version.startswith(gpu.tensorrt.removeprefix("rtx-"))
     assert found.max_opset == (17 if gpu.tensorrt == "8.6" else None)
 
 
-@pytest.mark.parametrize(("gpu", "half"), [("11.4", "fp16"), ("10.16", "fp16"), ("8.6", "fp32")], indirect=["gpu"])
+@everywhere
+def test_a_version_number_says_nothing(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT for RTX 1.7 is newer than TensorRT 10."""
+    before = library().features
+    monkeypatch.setattr(library().trt, "__version__", "3.1.4")
+    assert library().features == replace(before, version="3.1.4")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "half"), [("11.4", "fp16"), ("rtx-1.7", "fp16"), ("10.16", "fp16"), ("8.6", "fp32")], indirect=["gpu"]
+)
 def test_half_precision_is_the_graphs_or_the_builders(gpu: FakeGpu, half: str) -> None:
-    assert detect_features().graph_precision("fp16") == half
-    assert detect_features().graph_precision("fp32") == "fp32"
+    assert library().features.graph_precision("fp16") == half
+    assert library().features.graph_precision("fp32") == "fp32"
 
 
 def without(*missing: str) -> Any:
@@ -63,6 +56,7 @@ def without(*missing: str) -> Any:
         NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
         BuilderFlag=SimpleNamespace(STRIP_PLAN=19),
         INetworkDefinition=SimpleNamespace(),
+        IExecutionContext=SimpleNamespace(),
         TacticSource=SimpleNamespace(JIT_CONVOLUTIONS=4),
         OnnxParserFlag=SimpleNamespace(NATIVE_INSTANCENORM=0),
     )
@@ -80,11 +74,11 @@ def test_by_attribute_and_not_by_number() -> None:
 def test_numpy_2_with_8_6(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.trt.library.NUMPY_MAJOR_VERSION", 2)
     with pytest.raises(UnavailableError, match="pip install 'numpy<2'"):
-        detect_features()
+        load_library()
 
 
 def test_no_driver(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything of TensorRT is touched: its classes crash then."""
     monkeypatch.setattr("engines.cuda.driver.load_driver_library", lambda: None)
     with pytest.raises(UnavailableError, match="no NVIDIA driver"):
-        detect_features()
+        load_library()

@@ -16,7 +16,17 @@ from engines.interface import EngineOptions
 from engines.registry import load_engine
 from engines.trt.plan import PLAN_FORMAT
 from tests.engines.conftest import write
-from tests.engines.trt.conftest import CASES, TOLERANCE, build, everywhere, opened, picture, serialize_refitted, truth
+from tests.engines.trt.conftest import (
+    CASES,
+    TOLERANCE,
+    build,
+    engine_name,
+    everywhere,
+    opened,
+    picture,
+    serialize_refitted,
+    truth,
+)
 from tests.fakes.gpu import FakeGpu
 
 ALPHAS = ([1, 0, 0], [0, 1, 0], [0.5, 0.25, 0.25], [0, 0.7, 0.3])
@@ -29,10 +39,10 @@ def test_built_and_opened_plan_renders_the_blend(case: str, precision: str, gpu:
     bundle = write(CASES[case](), tmp_path / "case.dni", members=3)
     built = build(bundle, precision=precision)
     assert built.max_relative_error <= TOLERANCE[precision]
-    assert built.plan_path.name.startswith(f"tensorrt-refit-{precision}-")
+    assert built.plan_path.name.startswith(f"{engine_name()}-refit-{precision}-")
     assert built.weight_count > 0
     with opened(bundle) as engine:
-        assert engine.name == "tensorrt"
+        assert engine.name == engine_name()
         assert engine.slots == 1
         assert engine.update_path.startswith("TensorRT ")
         assert precision in engine.update_path
@@ -72,10 +82,11 @@ def test_a_refit_plan_serves_another_family_on_the_graph(gpu: FakeGpu, tmp_path:
 
 @everywhere
 def test_without_a_plan_the_error_names_the_command(bundle: Bundle, gpu: FakeGpu) -> None:
+    from engines.trt.engine import REFIT_ENGINES
     from engines.trt.load import open_engine
 
-    with pytest.raises(UnavailableError, match="--engine tensorrt --precision fp16") as refusal:
-        open_engine(bundle, EngineOptions(precision="fp16"))
+    with pytest.raises(UnavailableError, match=f"--engine {engine_name()} --precision fp16") as refusal:
+        open_engine(bundle, EngineOptions(precision="fp16"), REFIT_ENGINES[engine_name()])
     assert not isinstance(refusal.value, EngineError)  # auto skips it
 
 
@@ -109,9 +120,9 @@ def test_the_log_tells_which_plan_was_found_and_why_others_were_not(
     assert f"plan found: {path}" in caplog.text
     assert "refit of slot 0 queued in" in caplog.text
     caplog.clear()
-    monkeypatch.setattr("engines.trt.plan.PLAN_VERSION", 3)
-    monkeypatch.setattr("engines.trt.plan.PLAN_MAGIC", PLAN_FORMAT + b"3\n")
+    monkeypatch.setattr("engines.trt.plan.PLAN_VERSION", 99)
+    monkeypatch.setattr("engines.trt.plan.PLAN_MAGIC", PLAN_FORMAT + b"99\n")
     with pytest.raises(UnavailableError):
-        load_engine(bundle, "tensorrt")
+        load_engine(bundle, engine_name())
     assert f"plan rejected: {path.name} was built by an older version" in caplog.text
-    assert "no plan fits for TensorRT" in caplog.text
+    assert "no plan fits for tensorrt" in caplog.text

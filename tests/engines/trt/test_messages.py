@@ -10,18 +10,19 @@ from tests.fakes.gpu import FakeGpu
 def test_first_error_since_the_start_is_quoted(gpu: FakeGpu) -> None:
     import tensorrt as trt
 
-    from engines.trt.messages import clear_errors, get_logger, make_engine_error
+    from engines.trt.library import load_library
 
-    log = get_logger()
+    library = load_library()
+    log = library.logger
     log.log(trt.Logger.ERROR, "of long ago")
-    clear_errors()
+    library.clear_errors()
     log.log(trt.Logger.WARNING, "a warning")
     log.log(trt.Logger.INTERNAL_ERROR, "\n[foo.cpp::bar::12] Error Code 2: \x1b[31mno room.\nmore of it")
     log.log(trt.Logger.ERROR, "and so its caller failed")
-    message = str(make_engine_error("do it", "Try again."))
+    message = str(library.make_error("do it", "Try again."))
     assert "could not do it: [foo.cpp::bar::12] Error Code 2: \\x1b[31mno room. Try again." in message
-    assert str(make_engine_error("do it")) == f"TensorRT {trt.__version__} could not do it."
-    assert get_logger() is log
+    assert str(library.make_error("do it")) == f"TensorRT {trt.__version__} could not do it."
+    assert load_library().logger is log
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "  "])

@@ -78,14 +78,14 @@ def test_the_mode_does_not_depend_on_the_umask(bundle: Bundle) -> None:
 def test_the_header_is_pinned(bundle: Bundle) -> None:
     """Plans of an older version would otherwise be read as something else."""
     data = write_plan(bundle, plan(bundle)).read_bytes()
-    assert data.startswith(b"dni-deploy plan for tensorrt, version 2\n")
+    assert data.startswith(b"dni-deploy plan for tensorrt, version 3\n")
     length = int.from_bytes(data[len(PLAN_MAGIC) : len(PLAN_MAGIC) + 8], "little")
     header = json.loads(data[len(PLAN_MAGIC) + 8 :][:length])
     assert set(header) == {"target", "lowered", "weights", "sample"}
-    assert set(header["target"]) == {"kind", "graph", "settings", "members", "tensorrt", "gpu", "capability"}
+    assert set(header["target"]) == {"kind", "graph", "settings", "members", "library", "version", "gpu", "capabilities"}
     assert set(header["target"]["settings"]) == {
         "precision", "profile", "strip", "fp16", "refit", "refit individual", "tf32", "strongly typed", "explicit batch",
-        "native instancenorm", "tactic sources", "profiling verbosity",
+        "native instancenorm", "tactic sources", "profiling verbosity", "preview features",
     }  # fmt: skip
     assert set(header["sample"]) == {"members", "values"}
 
@@ -178,9 +178,10 @@ def test_a_bundle_without_plans(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("gpu", "NVIDIA T4", "for the GPU"),
-        ("capability", (7, 5), "7.5"),
-        ("tensorrt", "9.9.9", "by TensorRT 9.9.9"),
+        ("gpu", "NVIDIA T4", "for NVIDIA T4"),
+        ("capabilities", ((7, 5),), "7.5"),
+        ("library", "tensorrt-rtx", "by TensorRT for RTX"),
+        ("version", "9.9.9", "by TensorRT 9.9.9"),
         ("kind", "inputs", "of kind inputs"),
         ("graph", "1" * 64, "another bundle or another lowering: its graph is 1111111111111111, and this is "),
         ("members", ("1" * 64,), "another bundle: the members"),
@@ -203,7 +204,7 @@ def test_a_plan_for_something_else_names_the_field(bundle: Bundle, field: str, v
         read_plan(path, here(bundle))
     assert "build it again" in str(refusal.value)
     assert find_plan(bundle) is None
-    if field != "kind":  # the file's name tells the kind, so that a search for another one does not look at it
+    if field not in ("kind", "library"):  # the file's name tells them, so that a search for another one does not look at it
         found, rejected = search_plans(bundle)
         assert found is None
         assert rejected is not None
@@ -211,7 +212,7 @@ def test_a_plan_for_something_else_names_the_field(bundle: Bundle, field: str, v
         assert re.search(words, rejected)
 
 
-@pytest.mark.parametrize(("version", "words"), [(1, "an older version"), (3, "a newer version"), (10, "a newer version")])
+@pytest.mark.parametrize(("version", "words"), [(1, "an older version"), (4, "a newer version"), (10, "a newer version")])
 def test_a_plan_of_another_version_says_so(bundle: Bundle, version: int, words: str) -> None:
     """Its header may hold anything; it is said what to do, and a search for a plan of another precision does not tell of it."""
     path = bundle.path / "plans" / "tensorrt-refit-fp32-0123456789abcdef.plan"
@@ -262,6 +263,8 @@ def test_every_setting_makes_another_plan(bundle: Bundle) -> None:
             other = Profile((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 32, 32))
         elif each.name == "tactic_sources":
             other = ("CUBLAS",)
+        elif each.name == "preview_features":
+            other = ("ANOTHER",)
         elif each.name == "precision":
             other = "fp16"
         changed = replace(settings, **{each.name: other})  # type: ignore[arg-type]
@@ -283,7 +286,8 @@ def test_a_sample_is_the_familys(bundle: Bundle, tmp_path: Path) -> None:
 def test_the_newest_fitting_plan_is_found(bundle: Bundle) -> None:
     single, half = write_plan(bundle, plan(bundle)), write_plan(bundle, plan(bundle, precision="fp16"))
     wider = plan(bundle)
-    target = wider.header.identity.with_choices(Profile((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 99, 99)), False)
+    other_profile = Profile((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 99, 99))
+    target = replace(wider.header.identity, settings=replace(wider.header.identity.settings, profile=other_profile))
     wide = write_plan(bundle, Plan(replace(wider.header, identity=target), b""))
     foreign = plan(bundle)
     other = write_plan(bundle, Plan(replace(foreign.header, identity=replace(foreign.header.identity, gpu="other")), b""))

@@ -24,7 +24,7 @@ from engines.registry import build_engine, load_engine
 from engines.trt.plan import PLAN_FORMAT, PLAN_MAGIC, find_plan, search_plans
 from engines.trt.plan_identity import BuildSettings
 from tests.engines.onnxruntime_cpu.test_plan import CHANGES, renamed_node
-from tests.engines.trt.conftest import VERSIONS, profile
+from tests.engines.trt.conftest import VERSIONS, engine_name, library, profile
 from tests.fakes.gpu import FakeGpu
 
 CHILD = """
@@ -93,8 +93,8 @@ def test_an_edit_that_changes_no_graph_keeps_every_plan(
 def test_another_lowering_or_recipe_makes_another_plan(
     change: Callable[[onnx.ModelProto, Recipes], None], bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = build(bundle, "tensorrt")
-    assert find_plan(bundle) == before
+    before = build(bundle, engine_name())
+    assert find_plan(bundle, library_name=engine_name()) == before
 
     def changed(*given: Any, **options: Any) -> LoweredGraph:
         lowered = real(*given, **options)
@@ -105,27 +105,27 @@ def test_another_lowering_or_recipe_makes_another_plan(
 
     real = network.lower_for_gpu
     monkeypatch.setattr(network, "lower_for_gpu", changed)
-    assert find_plan(bundle) is None
+    assert find_plan(bundle, library_name=engine_name()) is None
     with pytest.raises(UnavailableError, match=f"{before.name} was built from another bundle or another lowering") as refusal:
-        load_engine(bundle, "tensorrt")
+        load_engine(bundle, engine_name())
     assert not isinstance(refusal.value, EngineError)  # auto passes it over
     if change is renamed_node:  # the others would not compute the same picture
-        after = build(bundle, "tensorrt")
+        after = build(bundle, engine_name())
         assert after != before
-        assert find_plan(bundle) == after
+        assert find_plan(bundle, library_name=engine_name()) == after
 
 
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
 def test_another_flag_makes_another_plan(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = build(bundle, "tensorrt")
+    before = build(bundle, engine_name())
     real = BuildSettings.choose
     monkeypatch.setattr(BuildSettings, "choose", lambda *given: replace(real(*given), tf32=True))
-    found, rejected = search_plans(bundle)
+    found, rejected = search_plans(bundle, library_name=engine_name())
     assert found is None
     assert rejected == f"{before.name} was built with tf32 False, and here it is True"
     with pytest.raises(UnavailableError, match=r"was built with tf32 False, and here it is True\): dni-deploy build"):
-        load_engine(bundle, "tensorrt")
-    assert build(bundle, "tensorrt") != before
+        load_engine(bundle, engine_name())
+    assert build(bundle, engine_name()) != before
 
 
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
@@ -134,25 +134,24 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
     precision: str, bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flag that is set past the settings would be in no plan's identity."""
-    import tensorrt as trt
-
     from engines.trt import build
 
     configs: list[Any] = []
     real = build._make_config
 
-    def spied(order: Any) -> Callable[[Any, Any], Any]:
-        make = real(order)
+    def spied(request: Any, *more: Any) -> Callable[[Any, Any], Any]:
+        make = real(request, *more)
 
         def call(*given: Any) -> Any:
-            configs.append((order.settings, make(*given)))
+            configs.append((request.settings, make(*given)))
             return configs[-1][1]
 
         return call
 
     monkeypatch.setattr(build, "_make_config", spied)
-    build_engine(bundle, "tensorrt", BuildOptions(profile=profile(bundle), precision=precision))
+    build_engine(bundle, engine_name(), BuildOptions(profile=profile(bundle), precision=precision))
     ((settings, config),) = configs
+    trt = library().trt
     flags = {flag for flag, member in trt.BuilderFlag.__members__.items() if config.get_flag(member)}
     named = {
         "FP16": settings.fp16,
@@ -167,19 +166,20 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
         source for source, member in trt.TacticSource.__members__.items() if config.get_tactic_sources() >> int(member) & 1
     }
     assert sources == set(settings.tactic_sources or trt.TacticSource.__members__)
+    assert {feature.name for feature in config._preview} == set(settings.preview_features)
     assert settings.refit or settings.refit_individual
 
 
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
 def test_a_plan_of_an_older_version(bundle: Bundle, gpu: FakeGpu) -> None:
     """It is named, and what to do; auto goes on without it."""
-    path = build(bundle, "tensorrt")
+    path = build(bundle, engine_name())
     path.write_bytes(PLAN_FORMAT + b"1\n" + path.read_bytes()[len(PLAN_MAGIC) :])
     older = f"{path.name} was built by an older version of dni-deploy"
-    with pytest.raises(UnavailableError, match=rf"\({older}\): dni-deploy build --engine tensorrt\.$"):
-        load_engine(bundle, "tensorrt")
+    with pytest.raises(UnavailableError, match=rf"\({older}\): dni-deploy build --engine {engine_name()}\.$"):
+        load_engine(bundle, engine_name())
     path.unlink()
-    assert build(bundle, "tensorrt") == path
+    assert build(bundle, engine_name()) == path
 
 
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
@@ -195,9 +195,9 @@ def test_the_graph_is_lowered_once(bundle: Bundle, gpu: FakeGpu, monkeypatch: py
         return real(*given, **options)
 
     monkeypatch.setattr(network, "lower_for_gpu", count)
-    build(bundle, "tensorrt")
+    build(bundle, engine_name())
     assert len(calls) == 1
-    for name in ("tensorrt", "auto"):
+    for name in (engine_name(), "auto"):
         calls.clear()
         load_engine(bundle, name).close()
         assert len(calls) == 1

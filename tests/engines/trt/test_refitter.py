@@ -13,16 +13,16 @@ from dni_deploy.errors import EngineError
 from engines.interface import BuildOptions
 from engines.registry import load_engine
 from engines.trt.plan import Plan, read_plan, write_plan
-from tests.engines.trt.conftest import build, everywhere, identity_of, opened, picture, profile
+from tests.engines.trt.alpha_probe_network import engine_class
+from tests.engines.trt.conftest import build, engine_name, everywhere, identity_of, library, opened, picture, profile
 from tests.fakes.gpu import FakeGpu
 
 
 def tamper(monkeypatch: pytest.MonkeyPatch, change: Callable[[list[str]], list[str]]) -> None:
     """The engine tells other names of weights than it has."""
-    import tensorrt as trt
-
-    real = trt.Refitter.get_all_weights
-    monkeypatch.setattr(trt.Refitter, "get_all_weights", lambda self: change(list(real(self))))
+    refitter = library().trt.Refitter
+    real = refitter.get_all_weights
+    monkeypatch.setattr(refitter, "get_all_weights", lambda self: change(list(real(self))))
 
 
 @everywhere
@@ -31,7 +31,7 @@ def test_a_weight_that_the_plan_lacks(bundle: Bundle, gpu: FakeGpu, monkeypatch:
     build(bundle)
     tamper(monkeypatch, lambda names: [name for name in names if not name.startswith("conv7")])
     with pytest.raises(EngineError, match=r"2 of the bundle's \d+ weights are not in it, first 'conv7.weight', 'conv7.bias'"):
-        load_engine(bundle, "tensorrt")
+        load_engine(bundle, engine_name())
 
 
 @everywhere
@@ -40,7 +40,7 @@ def test_a_weight_that_the_bundle_lacks(bundle: Bundle, gpu: FakeGpu, monkeypatc
     build(bundle)
     tamper(monkeypatch, lambda names: [*names, "tmp_weight", "tmp_weight_0"])
     with pytest.raises(EngineError, match="2 of its weights are not the bundle's, first 'tmp_weight', 'tmp_weight_0'"):
-        load_engine(bundle, "tensorrt")
+        load_engine(bundle, engine_name())
 
 
 @everywhere
@@ -48,7 +48,7 @@ def test_missing_and_unknown_weights_are_named_together(bundle: Bundle, gpu: Fak
     build(bundle)
     tamper(monkeypatch, lambda names: ["renamed\x1b" if name == "conv0.weight" else name for name in names])
     with pytest.raises(EngineError, match=r"not in it, first 'conv0.weight'; 1 of its weights are not the bundle's") as refusal:
-        load_engine(bundle, "tensorrt")
+        load_engine(bundle, engine_name())
     assert "\x1b" not in str(refusal.value)
 
 
@@ -60,7 +60,7 @@ def test_another_count_than_the_plan_has(bundle: Bundle, gpu: FakeGpu, monkeypat
     real = RefitWeights.count_of
     monkeypatch.setattr(RefitWeights, "count_of", lambda self, name: real(self, name) - (name == "conv0.bias"))
     with pytest.raises(EngineError, match=r"'conv0.bias' as 8 numbers.*as 7 of float32"):
-        load_engine(bundle, "tensorrt")
+        load_engine(bundle, engine_name())
 
 
 @pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
@@ -107,13 +107,13 @@ def test_a_new_refitter_now_and_then(bundle: Bundle, gpu: FakeGpu, monkeypatch: 
 @everywhere
 def test_a_plan_that_cannot_be_refitted(bundle: Bundle, gpu: FakeGpu) -> None:
     """As one whose engine was built with constant weights."""
-    from dni_deploy.latency.baselines.tensorrt import ConstantNetwork, TrtConstantBaseline
+    from dni_deploy.latency.baselines.tensorrt import ConstantNetwork
     from engines.trt.build import build_plan
 
-    path = build_plan(bundle, BuildOptions(profile=profile(bundle)), None, TrtConstantBaseline).plan_path
+    path = build_plan(bundle, BuildOptions(profile=profile(bundle)), None, engine_class("constant", engine_name())).plan_path
     assert path is not None
     constant = read_plan(path, identity_of(bundle, ConstantNetwork))
     held = read_plan(build(bundle).plan_path, identity_of(bundle))
     write_plan(bundle, Plan(held.header, constant.engine), force=True)
     with pytest.raises(EngineError, match="cannot be refitted"):
-        load_engine(bundle, "tensorrt")
+        load_engine(bundle, engine_name())

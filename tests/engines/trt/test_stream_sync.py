@@ -120,6 +120,13 @@ def render(gpu: FakeGpu, folder: Path, kind: str, graph: bool) -> None:
 def one_after_the_other(engine: Any) -> None:
     """Frames without a wait between them, at first as late as can be: their memory is used again, and grows."""
     small, large = np.ones((1, 1, 1, 1), np.float32), np.ones(alpha_probe_network.LARGEST, np.float32)
+    for slot, x in ((0, small), (1, large)):  # the memory that both work in grows while the first run uses it
+        engine.refit(slot, np.array([0.5, 0.5]))
+        engine.upload(slot, x)
+        engine.enqueue(slot)
+    for slot, x in ((1, large), (0, small)):
+        if not np.array_equal(engine.download(slot), alpha_probe_network.picture(0.5, x)):
+            raise Caught(f"slot {slot} gives another picture")
     for slot in (0, 1):
         for x in (small, small, large, large):
             engine.refit(slot, np.array([0.5, 0.5]))
