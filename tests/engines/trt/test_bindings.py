@@ -256,7 +256,7 @@ def test_what_tensorrt_calls_of_ours(gpu: FakeGpu) -> None:
     """The logger's and the monitor's methods have the real ones' names and parameters."""
     import tensorrt
 
-    from engines.trt.build import make_progress_monitor
+    from engines.trt.builder import make_progress_monitor
     from engines.trt.messages import get_logger
 
     if bindings.missing("11.4") is not None:

@@ -134,10 +134,10 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
     precision: str, bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flag that is set past the settings would be in no plan's identity."""
-    from engines.trt import build
+    from engines.trt import builder
 
     configs: list[Any] = []
-    real = build._make_config
+    real = builder._make_config
 
     def spied(request: Any, *more: Any) -> Callable[[Any, Any], Any]:
         make = real(request, *more)
@@ -148,7 +148,7 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
 
         return call
 
-    monkeypatch.setattr(build, "_make_config", spied)
+    monkeypatch.setattr(builder, "_make_config", spied)
     build_engine(bundle, engine_name(), BuildOptions(profile=profile(bundle), precision=precision))
     ((settings, config),) = configs
     trt = library().trt
