@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 BENCH_SCHEMA_VERSION = 2
 """Version of the JSON file that `output` names."""
-CPU_MODE, CPU_BASELINE, GPU_MODES = "in place", "constant", ("tensorrt", "ort gpu")
+CPU_MODE, CPU_BASELINE, GPU_MODES = "in place", "constant", ("tensorrt", "tensorrt-rtx", "ort gpu")
 CPU_PEERS = ("openvino", "torch compile")
 """Other runtimes' fastest modes in float32 on the CPU; bfloat16 is another precision."""
 
@@ -236,7 +236,7 @@ def describe_machine() -> dict[str, str]:
     if isinstance(cuda_driver, driver.Driver) and cuda_driver.devices:
         facts["gpu"] = escape_name(cuda_driver.devices[0][0])
         facts["cuda of the driver"] = ".".join(map(str, cuda_driver.version))
-    for package in ("onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "openvino", "torch", "numpy"):
+    for package in ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "pycuda", "openvino", "torch", "numpy"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:

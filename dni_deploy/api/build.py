@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,9 +20,6 @@ from engines.profile import InputShape, Profile
 from engines.registry import ENGINES, build_engine, choose_builder, refuse_unused_options
 
 log = logging.getLogger(__name__)
-
-Capability = tuple[int, int]
-"""A compute capability, (major, minor)."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,7 @@ def build(
     opt_shape: str | InputShape | None = None,
     max_shape: str | InputShape | None = None,
     strip: bool = False,
-    compute_capabilities: str | Sequence[Capability] | None = None,
-    device: int | None = None,
+    device: int | str | None = None,
     threads: int = 0,
     recalibrate_on: Paths = (),
     calibration_points: int | None = None,
@@ -89,9 +84,8 @@ def build(
         opt_shape: Input to optimize for; alone, the only one.
         max_shape: Largest input.
         strip: Write a plan without weights, which are added when it is opened, for TensorRT.
-        compute_capabilities: GPUs to build for, such as "8.6,8.9" or [(8, 6), (8, 9)], for TensorRT for RTX; None for this
-            machine's. A plan for other GPUs is verified when one of them opens it.
-        device: Number of the GPU, for TensorRT.
+        device: Number of the GPU to build for, for TensorRT. For TensorRT for RTX also compute capabilities, such as "8.6,8.9";
+            a plan for GPUs that are not here is verified when one of them opens it.
         threads: Number of threads of the CPU engine; 0: one per core.
         recalibrate_on: Images on which the BatchNorm statistics of the blends are re-estimated first, as `recalibrate`
             does; every engine then uses them. A plan that exists stays and is verified again.
@@ -112,14 +106,15 @@ def build(
     """
     started = time.perf_counter()
     choice = choose_builder(engine)
+    number, capabilities = _parse_device(device)
     shapes = (min_shape, opt_shape, max_shape)
     requested = {
         "threads": threads != 0,
         "precision": precision is not None,
         "profile": any(shape is not None for shape in shapes),
         "strip": strip,
-        "compute_capabilities": compute_capabilities is not None,
-        "device": device is not None,
+        "compute_capabilities": bool(capabilities),
+        "device": device is not None and not capabilities,
     }
     refuse_unused_options(choice, [name for name, is_requested in requested.items() if is_requested])
     has_images = bool(as_path_list(recalibrate_on))
@@ -148,8 +143,8 @@ def build(
         precision=precision or "fp32",
         profile=profile,
         strip=strip,
-        compute_capabilities=_parse_capabilities(compute_capabilities),
-        device=device or 0,
+        compute_capabilities=capabilities,
+        device=number,
         force=force,
         keep=recalibration is not None,
     )
@@ -171,10 +166,14 @@ def build(
     )
 
 
-def _parse_capabilities(capabilities: str | Sequence[Capability] | None) -> tuple[Capability, ...]:
-    if not isinstance(capabilities, str):
-        return tuple(capabilities or ())
-    numbers = [re.fullmatch(r"([0-9]{1,2})[.]([0-9])", one.strip()) for one in capabilities.split(",")]
+def _parse_device(device: int | str | None) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Reads a GPU's number, or compute capabilities as (major, minor)."""
+    text = str(device or 0)
+    if re.fullmatch("[0-9]{1,3}", text):
+        return int(text), ()
+    numbers = [re.fullmatch("([0-9]{1,2})[.]([0-9])", one.strip()) for one in text.split(",")]
     if not all(numbers):
-        raise UsageError(f"{escape_name(capabilities)!r} are not compute capabilities; write them as 8.6 or 8.6,8.9.")
-    return tuple((int(one[1]), int(one[2])) for one in numbers if one is not None)
+        raise UsageError(
+            f"device is the number of a GPU, from 0, or compute capabilities such as 8.6,8.9; got {escape_name(text)!r}."
+        )
+    return 0, tuple((int(one[1]), int(one[2])) for one in numbers if one is not None)

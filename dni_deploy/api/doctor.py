@@ -25,7 +25,8 @@ REPORTED_PACKAGES = (
     ("onnxruntime", "engine onnxruntime"),
     ("onnxruntime-gpu", "engines onnxruntime-gpu, onnxruntime"),
     ("tensorrt", "engine tensorrt"),
-    ("polygraphy", "engine tensorrt"),
+    ("tensorrt-rtx", "engine tensorrt-rtx"),
+    ("polygraphy", "engines tensorrt, tensorrt-rtx"),
     ("pycuda", "engines tensorrt, onnxruntime-gpu"),
     ("torch", "export"),
     ("onnxscript", "export"),
@@ -34,7 +35,10 @@ REPORTED_PACKAGES = (
 )
 """Distribution and what it opens."""
 
-EQUIVALENT_PACKAGES: Mapping[str, tuple[str, ...]] = {"tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")}
+EQUIVALENT_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
 """Distributions that bring the same package for one CUDA each."""
 
 MIN_CUDA13_CAPABILITY = (7, 5)
@@ -154,6 +158,7 @@ def _list_engines(
     runtime = "onnxruntime" if versions["onnxruntime"] else "onnxruntime-gpu"
     runs = {
         "tensorrt": f"TensorRT {versions['tensorrt']}{on}; each bundle needs a plan: dni-deploy build",
+        "tensorrt-rtx": f"TensorRT for RTX {versions['tensorrt-rtx']}{on}; each bundle needs a plan: dni-deploy build",
         "onnxruntime-gpu": f"onnxruntime-gpu {versions['onnxruntime-gpu']}{on}",
         "onnxruntime": f"{runtime} {versions[runtime]} on the CPU, with weights changed in place",
     }
@@ -227,6 +232,10 @@ def _make_gpu_advice(versions: Mapping[str, str], gpu: Driver) -> list[str]:
                 f"{capability[0]}.{capability[1]})"
             )
         lines.append(line)
+        if not versions["tensorrt-rtx"] and capability >= MIN_CUDA13_CAPABILITY:
+            lines.append(
+                f"Or TensorRT for RTX, whose plans are built in seconds: {first}pip install 'dni-deploy[tensorrt-rtx]'"
+            )
     if not (versions["onnxruntime-gpu"] and versions["pycuda"]):
         lines.append(f"For ONNX Runtime on {name}: {first}pip install 'dni-deploy[gpu]'")
     return lines

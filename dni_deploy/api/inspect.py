@@ -50,7 +50,8 @@ WEIGHT_ROLES: Mapping[tuple[str, int], str] = {
 
 
 PLAN_FILE_NAME = re.compile(
-    r"(?:(?P<runtime>onnxruntime)|tensorrt-(?P<kind>refit|inputs|graph|constant)-(?P<precision>fp32|fp16))-[0-9a-f]{16}\.plan"
+    r"(?:(?P<runtime>onnxruntime)|(?P<library>tensorrt(-rtx)?)-(?P<kind>refit|inputs|graph|constant)-(?P<precision>[a-z0-9]+))"
+    r"-[0-9a-f]{16}\.plan"
 )
 """What the engines call their plans."""
 
@@ -210,8 +211,8 @@ def list_plans(bundle_path: Path) -> tuple[PlanRow, ...]:
     for file in files:
         match = PLAN_FILE_NAME.fullmatch(file.name)
         if match:
-            kind = match["kind"]
-            engine = match["runtime"] or ("tensorrt" if kind == "refit" else f"tensorrt-{kind}")
+            kind, library = match["kind"], match["library"]
+            engine = match["runtime"] or (library if kind == "refit" else f"{library}-{kind}")
             plans.append(PlanRow(file.name, engine, match["precision"] or "fp32", file.stat().st_size))
     return tuple(plans)
 

@@ -33,12 +33,11 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option("--max", "largest", metavar="NxCxHxW", help="TensorRT: the largest input.  [default: 1920x1088 pixels]")
 @click.option("--strip", is_flag=True, help="TensorRT: a small plan without weights; they are added when it is opened.")
 @click.option(
-    "--compute-capability",
-    "compute_capabilities",
-    metavar="X.Y[,X.Y...]",
-    help="TensorRT for RTX: build for GPUs of these compute capabilities.  [default: this machine's]",
+    "--device",
+    metavar="NUMBER|X.Y,...",
+    help="TensorRT: number of the GPU to build for, from 0. TensorRT for RTX: or compute capabilities, such as 8.6,8.9, of GPUs "
+    "that may be elsewhere.  [default: 0]",
 )
-@click.option("--device", type=click.IntRange(0, 255), help="TensorRT: number of the GPU to build for, from 0.  [default: 0]")
 @click.option(
     "--recalibrate",
     "recalibrate_on",
@@ -67,8 +66,7 @@ def command(
     tuned: str | None,
     largest: str | None,
     strip: bool,
-    compute_capabilities: str | None,
-    device: int | None,
+    device: str | None,
     recalibrate_on: tuple[Path, ...],
     calibration_points: int | None,
     no_recalibration: bool,
@@ -91,7 +89,6 @@ def command(
             opt_shape=tuned,
             max_shape=largest,
             strip=strip,
-            compute_capabilities=compute_capabilities,
             device=device,
             recalibrate_on=[str(path) for path in recalibrate_on],
             calibration_points=calibration_points,

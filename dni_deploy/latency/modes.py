@@ -132,6 +132,9 @@ BACKEND_MODES = (
     _make_engine_mode("in place", "ours: weights blended in place under the running session", "onnxruntime"),
     _make_engine_mode("tensorrt", "ours: TensorRT, weights blended on the GPU and refitted", "tensorrt", on_gpu=True),
     _make_engine_mode(
+        "tensorrt-rtx", "ours: TensorRT for RTX, weights blended on the GPU and refitted", "tensorrt-rtx", on_gpu=True
+    ),
+    _make_engine_mode(
         "ort gpu", "ours: ONNX Runtime on the GPU, weights blended where it reads them", "onnxruntime-gpu", on_gpu=True
     ),
     _make_ort_baseline(

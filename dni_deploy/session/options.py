@@ -16,7 +16,7 @@ class SessionOptions:
     """How to open a bundle as a running network; everything that runs one takes these options.
 
     Attributes:
-        engine: "auto" or an engine's name: "tensorrt", "onnxruntime-gpu", "onnxruntime"; see `dni-deploy doctor`.
+        engine: "auto" or an engine's name: "tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "onnxruntime"; see `dni-deploy doctor`.
         precision: "fp32" or "fp16", on a GPU; None: that of the newest plan, or fp32. On the CPU all is fp32.
         device: Number of the GPU, as the driver counts, from 0.
         threads: Threads per inference; 0 leaves the number to the engine.

@@ -196,7 +196,7 @@ class PlanIdentity:
         gpu, capability = answer.devices[device]
         portable = library.features.portable_plans
         if capabilities and not portable:
-            raise UsageError(f"{library.title} builds for the GPU of this machine; build without --compute-capability.")
+            raise UsageError(f"{library.title} builds for the GPU of this machine; give --device its number.")
         graph = network_class.make_graph(lowered, len(bundle.members))
         return cls(
             kind=network_class.kind,

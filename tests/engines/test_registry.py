@@ -28,7 +28,7 @@ from engines.registry import (
 )
 from tests.support.frame_session import Dimmer
 
-AUTO = ("tensorrt", "onnxruntime-gpu", "onnxruntime")
+AUTO = ("tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "onnxruntime")
 
 
 def test_auto_tries_engines_in_order() -> None:
@@ -44,21 +44,27 @@ def test_every_registry_entry_is_complete() -> None:
         assert (root / path / "__init__.py").exists() or (root / path.with_suffix(".py")).exists()
         assert function.startswith("open_")
         assert bool(entry.build_option_names) == (entry.builder is not None)
-        assert set(entry.build_option_names) <= {"threads", "precision", "profile", "strip", "device"}
+        assert set(entry.build_option_names) <= {"threads", "precision", "profile", "strip", "compute_capabilities", "device"}
 
 
 @pytest.mark.parametrize("name", ["tensorrt-inputs", "tensorrt-constant", "onnxruntime-rebuild", "abacus"])
 def test_unknown_or_former_name_lists_the_valid_names(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"no engine '{name}'; there are auto, tensorrt, onnxruntime-gpu, onnxruntime\.$"):
+    with pytest.raises(
+        UsageError, match=rf"no engine '{name}'; there are auto, tensorrt, tensorrt-rtx, onnxruntime-gpu, onnxruntime\.$"
+    ):
         choose_engine(name)
+
+
+THREE = ("tensorrt", "onnxruntime-gpu", "onnxruntime")
+"""Enough of them to see how one is chosen."""
 
 
 class FakeEngines:
     """Three engines that replace auto's; a test sets each one's unavailable reason and opener."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.unavailable_reasons: dict[str, Any] = dict.fromkeys(AUTO)
-        self.openers: dict[str, Any] = {name: Dimmer((1.0, 0.0)) for name in AUTO}
+        self.unavailable_reasons: dict[str, Any] = dict.fromkeys(THREE)
+        self.openers: dict[str, Any] = {name: Dimmer((1.0, 0.0)) for name in THREE}
         self.opened: list[str] = []
 
         def entry(name: str) -> EngineEntry:
@@ -81,7 +87,7 @@ class FakeEngines:
 
             return open
 
-        monkeypatch.setattr(registry, "ENGINES", {name: entry(name) for name in AUTO})
+        monkeypatch.setattr(registry, "ENGINES", {name: entry(name) for name in THREE})
         monkeypatch.setattr(registry, "import_backend_function", function)
 
 
@@ -123,7 +129,7 @@ def test_requested_engine_is_used_or_refused(fake_engines: FakeEngines) -> None:
 
 
 def test_no_available_engine_is_an_error(fake_engines: FakeEngines) -> None:
-    for name in AUTO:
+    for name in THREE:
         fake_engines.unavailable_reasons[name] = f"{name} is absent"
     for door in (choose_engine, choose_builder, lambda: open_engine(BUNDLE)):
         with pytest.raises(UnavailableError, match=r"No engine can run here; not tensorrt: .*onnxruntime is absent\. .*doctor"):
@@ -146,7 +152,7 @@ def test_opener_with_a_missing_dependency_is_skipped(fake_engines: FakeEngines) 
     fake_engines.openers["tensorrt"] = UnavailableError("The engine tensorrt cannot run here: ImportError, libnvinfer.so.11.")
     fake_engines.openers["onnxruntime-gpu"] = UnavailableError("libcudnn.so.9 is missing.")
     opened = open_engine(BUNDLE)
-    assert fake_engines.opened == list(AUTO)
+    assert fake_engines.opened == list(THREE)
     assert opened.choice == EngineChoice(
         "onnxruntime", "not tensorrt: ImportError, libnvinfer.so.11; not onnxruntime-gpu: libcudnn.so.9 is missing"
     )
@@ -202,7 +208,8 @@ def test_unused_options_are_refused() -> None:
     refuse_unused_options(EngineChoice("tensorrt", "asked for"), ["precision", "profile", "strip", "device"])
     refuse_unused_options(EngineChoice("onnxruntime", "asked for"), ["threads"])
     with pytest.raises(
-        UsageError, match=r"for the engine onnxruntime has no use for precision and strip; that is for tensorrt\.$"
+        UsageError,
+        match=r"for the engine onnxruntime has no use for precision and strip; that is for tensorrt, tensorrt-rtx\.$",
     ):
         refuse_unused_options(EngineChoice("onnxruntime", "asked for"), ["precision", "strip"])
     with pytest.raises(
@@ -212,7 +219,9 @@ def test_unused_options_are_refused() -> None:
 
 
 def test_unknown_engine_and_missing_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match=r"no engine 'vulkan'; there are auto, tensorrt, onnxruntime-gpu, onnxruntime\."):
+    with pytest.raises(
+        UsageError, match=r"no engine 'vulkan'; there are auto, tensorrt, tensorrt-rtx, onnxruntime-gpu, onnxruntime\."
+    ):
         choose_engine("vulkan")
     monkeypatch.setattr("engines.registry.find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match=r"pip install 'dni-deploy\[cpu\]'"):

@@ -41,7 +41,7 @@ def test_without_a_gpu_its_rows_are_omitted_with_a_reason(bundle: Bundle) -> Non
     report = quick(bundle, modes=[row.name for row in BACKEND_MODES if row.name not in OPENVINO])
     assert [row.name for row in report.rows] == ON_CPU
     left_out = {name: reason for name, reason in report.skipped.items() if name not in TORCH}
-    assert set(left_out) == {row.name for row in BACKEND_MODES if row.on_gpu} == {*TENSORRT, "ort gpu"}
+    assert set(left_out) == {row.name for row in BACKEND_MODES if row.on_gpu} == {*TENSORRT, "tensorrt-rtx", "ort gpu"}
     assert all("no NVIDIA driver" in reason for reason in left_out.values())
     assert set(TORCH) <= set(report.skipped)  # an architecture that the package does not know
     assert report.ratios["frame with a change / steady frame"] > 0
@@ -89,7 +89,7 @@ def test_bench_command_prints_each_reason_once(bundle: Bundle, capsys: pytest.Ca
     assert main(["bench", str(bundle.path), "--shape", "1x3x16x16", "--repeats", "1"]) == 0
     out = capsys.readouterr().out
     assert out.count("no NVIDIA driver") == 1
-    assert "skipped: tensorrt, ort gpu, trt constant, trt inputs, trt in graph: no NVIDIA driver" in out
+    assert "skipped: tensorrt, tensorrt-rtx, ort gpu, trt constant, trt inputs, trt in graph: no NVIDIA driver" in out
 
 
 def test_frames_are_timed_from_pixels_to_pixels_where_the_network_takes_them(bundle: Bundle) -> None:

@@ -59,3 +59,18 @@ def test_contradicting_options_are_refused_before_anything_is_written(
     with pytest.raises(UsageError, match=message):
         build(bundle.path, **{"engine": "onnxruntime", **options})
     assert not (bundle.path / "plans").exists()
+
+
+@pytest.mark.parametrize("device", ["8", "2000", "8.", "8.6 8.9", "8.6,", "sm_86", "-1", "8.66"])
+def test_what_is_no_device(bundle: Bundle, device: str) -> None:
+    if device == "8":  # a number, which the engine on the CPU has no use for
+        with pytest.raises(UsageError, match="has no use for device"):
+            build(bundle.path, engine="onnxruntime", device=device)
+        return
+    with pytest.raises(UsageError, match=r"device is the number of a GPU, from 0, or compute capabilities such as 8\.6,8\.9"):
+        build(bundle.path, engine="onnxruntime", device=device)
+
+
+def test_compute_capabilities_are_for_tensorrt_for_rtx(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="no use for compute_capabilities; that is for tensorrt-rtx"):
+        build(bundle.path, engine="onnxruntime", device="8.6,12.0")

@@ -117,7 +117,7 @@ def test_doctor_reports_a_complete_gpu_installation(monkeypatch: pytest.MonkeyPa
         registry, "CUDA_PROVIDER_LIBRARIES", (".",)
     )  # the folder `capi` itself: every onnxruntime package has it
     report = with_gpu(
-        monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", pycuda="2026.1", polygraphy="0.53.6",
+        monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", tensorrt_rtx="1.7.1", pycuda="2026.1", polygraphy="0.53.6",
         onnxruntime_gpu="1.31.1", torch="2.13", onnxscript="0.7", matplotlib="3.11",
     )  # fmt: skip
     assert report.machine["gpu"] == (
@@ -126,6 +126,7 @@ def test_doctor_reports_a_complete_gpu_installation(monkeypatch: pytest.MonkeyPa
     assert report.machine["nvcc"] == "/usr/bin/nvcc"
     states = {state.name: state for state in report.engines}
     assert all(state.available for state in states.values())
+    assert states["tensorrt-rtx"].reason == "TensorRT for RTX 1.7.1 on NVIDIA H200; each bundle needs a plan: dni-deploy build"
     assert states["tensorrt"].reason == "TensorRT 11.4.0 on NVIDIA H200; each bundle needs a plan: dni-deploy build"
     assert states["onnxruntime-gpu"].reason == "onnxruntime-gpu 1.31.1 on NVIDIA H200"
     assert states["onnxruntime"].reason.startswith("onnxruntime-gpu 1.31.1 on the CPU")
@@ -140,6 +141,7 @@ def test_doctor_reports_a_gpu_without_packages(monkeypatch: pytest.MonkeyPatch) 
     assert warning.startswith("nvcc was not found")
     first = "pip uninstall -y onnxruntime && pip install "
     assert f"For TensorRT on NVIDIA H200: {first}'dni-deploy[tensorrt]'" in report.advice
+    assert [line for line in report.advice if line.startswith("Or TensorRT for RTX") and "'dni-deploy[tensorrt-rtx]'" in line]
     assert f"For ONNX Runtime on NVIDIA H200: {first}'dni-deploy[gpu]'" in report.advice
 
 
@@ -148,7 +150,7 @@ def test_doctor_reports_what_is_too_old_for_cuda_13(
     monkeypatch: pytest.MonkeyPatch, gpu: tuple[str, int, int], version: int
 ) -> None:
     report = with_gpu(monkeypatch, Cuda(gpu, version=version))
-    [line] = [line for line in report.advice if "TensorRT" in line]
+    [line] = [line for line in report.advice if line.startswith("For TensorRT")]
     assert "tensorrt-cu12" in line
     assert f"compute capability {gpu[1]}.{gpu[2]}" in line
 

@@ -33,8 +33,8 @@ TIMEOUT_S = 30.0
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
-    fake = install(monkeypatch, seed=0)
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    fake = install(monkeypatch, tensorrt=getattr(request, "param", "11.4"), seed=0)
     yield fake
     fake.check()
 
@@ -257,3 +257,20 @@ def test_doctor_lists_all_engines_and_each_runs(gpu: FakeGpu, capsys: Capture) -
     assert list(states) == list(engines.registry.ENGINES)
     assert states["tensorrt"]["available"]
     assert "Fake H200" in report["machine"]["gpu"]
+
+
+@pytest.mark.parametrize("gpu", ["rtx-1.7"], indirect=True)
+def test_tensorrt_for_rtx_from_build_to_picture(gpu: FakeGpu, here: Path, capsys: Capture) -> None:
+    """auto takes it where TensorRT is not there; a plan for GPUs elsewhere is not verified, and says so."""
+    assert main([*BUILD, "--engine", "tensorrt-rtx", "--device", "12.0"]) == 0
+    out = capsys.readouterr().out
+    assert "not verified, because this GPU is not one of those" in out
+    assert "reach the output" not in out
+    assert main([*BUILD, "--engine", "tensorrt-rtx", "--json"]) == 0
+    assert read_report(capsys)["error"] <= 1e-5
+    assert main(["run", "x.dni", "in.png", "--alpha", "0.25", "--json", "-o", "out.png"]) == 0
+    assert read_report(capsys)["engine"] == "tensorrt-rtx"
+    assert main(["inspect", "x.dni", "--json"]) == 0
+    assert {plan["engine"] for plan in read_report(capsys)["plans"]} == {"tensorrt-rtx"}
+    assert main(["refit", "x.dni", "--alpha", "0.25", "-o", "blended.plan"]) == 0
+    assert (here / "blended.plan").stat().st_size > 0

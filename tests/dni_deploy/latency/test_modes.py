@@ -32,7 +32,8 @@ def test_bench_compares_every_engine_that_users_can_choose() -> None:
         "openvino",
         "openvino bf16",
     }
-    engine_by_mode = {"in place": "onnxruntime", "tensorrt": "tensorrt", "ort gpu": "onnxruntime-gpu"}
+    engine_by_mode = {"in place": "onnxruntime", "ort gpu": "onnxruntime-gpu"}
+    engine_by_mode |= {name: name for name in ("tensorrt", "tensorrt-rtx")}
     assert set(engine_by_mode.values()) == set(ENGINES)
     assert set(engine_by_mode) <= set(BY_NAME)
 

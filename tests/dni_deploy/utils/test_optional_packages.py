@@ -74,7 +74,12 @@ def test_only_known_packages_are_explained() -> None:
 
 def test_every_package_is_in_the_extra_that_is_named_for_it() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    other_name = {"pythonosc": "python-osc", "rtmidi": "python-rtmidi", "skimage": "scikit-image"}
+    other_name = {
+        "pythonosc": "python-osc",
+        "rtmidi": "python-rtmidi",
+        "skimage": "scikit-image",
+        "tensorrt_rtx": "tensorrt-rtx",
+    }
     for module, extra in EXTRA_BY_PACKAGE.items():
         package = other_name.get(module, module)
         if package != "torchvision":  # spandrel installs it

@@ -20,6 +20,7 @@ from dni_deploy.errors import EngineError
 from engines.interface import BuildOptions, EngineOptions
 from engines.profile import Profile
 from tests.engines.conftest import write
+from tests.engines.trt.conftest import engine_name
 from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import Hand
 
@@ -58,13 +59,13 @@ def engine_class(kind: str, library: str = "tensorrt") -> Any:
 def build(of: Bundle, kind: str = "refit") -> None:
     from engines.trt.build import build_plan
 
-    build_plan(of, BuildOptions(profile=profile(of)), None, engine_class(kind))
+    build_plan(of, BuildOptions(profile=profile(of)), None, engine_class(kind, engine_name()))
 
 
 def open_engine(of: Bundle, kind: str, options: EngineOptions) -> Any:
     from engines.trt import load
 
-    return load.open_engine(of, options, engine_class(kind))
+    return load.open_engine(of, options, engine_class(kind, engine_name()))
 
 
 def evaluate(inputs: dict[str, NDArray[Any]], weights: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 FOLDER = "DNI_TRT_BINDINGS"
-VERSIONS = ("8.6", "10.16", "11.4")
-LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser", "nvparsers")
+VERSIONS = ("8.6", "10.16", "11.4", "rtx-1.7")
+LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser", "nvparsers", "tensorrt_rtx", "tensorrt_onnxparser_rtx")
 SYMBOLS = (
     "createInferBuilder_INTERNAL",
     "createInferRefitter_INTERNAL",
@@ -38,8 +38,8 @@ SYMBOLS = (
 )
 
 READ = """
-import json, sys, types
-import tensorrt_bindings as trt
+import importlib, json, sys, types
+trt = importlib.import_module(MODULE)
 
 def classes(holder, prefix=""):
     for name, value in sorted(vars(holder).items()):
@@ -83,9 +83,13 @@ def missing(version: str) -> str | None:
     folder = os.environ.get(FOLDER)
     if not folder:
         return f"{FOLDER} is not set"
-    if not (Path(folder) / version / "tensorrt_bindings").is_dir():
+    if not (Path(folder) / version / module_name(version)).is_dir():
         return f"{FOLDER} has no {version}"
     return None if shutil.which("gcc") else "there is no gcc for the stub libraries"
+
+
+def module_name(version: str) -> str:
+    return "tensorrt_rtx_bindings" if version.startswith("rtx") else "tensorrt_bindings"
 
 
 @cache
@@ -95,16 +99,16 @@ def read(version: str) -> dict[str, Any]:
     {"version", "names", "functions": {name: docstring}, "classes": {name: {"methods": {name: docstring}, "properties": {name:
     writable}, "attributes": [name], "members": {name: number} or None, "bases": [name]}}}
     """
-    content: dict[str, Any] = json.loads(run(version, READ))
+    content: dict[str, Any] = json.loads(run(version, READ.replace("MODULE", repr(module_name(version)))))
     return content
 
 
 def run(version: str, code: str) -> str:
-    """What a program prints that imports these bindings as tensorrt_bindings, and this repository."""
+    """What a program prints that imports these bindings, and this repository."""
     with TemporaryDirectory() as folder:
         source = Path(folder) / "stub.c"
         source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in SYMBOLS))
-        major = version.partition(".")[0]
+        major = version.removeprefix("rtx-").partition(".")[0]
         for name in LIBRARIES:
             target = f"lib{name}.so.{major}"
             command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{target}", "-o", str(Path(folder) / target), str(source)]

@@ -24,6 +24,7 @@ from engines.profile import Profile
 from tests.engines.conftest import write
 from tests.engines.trt import alpha_probe_network
 from tests.engines.trt.alpha_probe_network import FIRST, SECOND, WEIGHTS, Caught
+from tests.engines.trt.conftest import engine_name
 from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import Hand
 
@@ -52,7 +53,7 @@ def _build(bundle: Bundle, kind: str) -> None:
     from engines.trt.build import build_plan
 
     profile = Profile.from_shapes(SIGNATURE, (1, 1, 1, 1), (3, 1, 2, 3), (3, 1, 4, 4))
-    build_plan(bundle, BuildOptions(profile=profile), None, alpha_probe_network.engine_class(kind))
+    build_plan(bundle, BuildOptions(profile=profile), None, alpha_probe_network.engine_class(kind, engine_name()))
 
 
 def evaluate(inputs: dict[str, NDArray[Any]], weights: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -1,6 +1,6 @@
 """On a GPU: the TensorRT engines for real. A program of its own, because the other tests put fakes in TensorRT's place.
 
-    python -m tests.engines.trt.on_gpu
+    python -m tests.engines.trt.on_gpu [tensorrt | tensorrt-rtx]
 
 Prints a line for each check; an error ends it with a code that is not 0. Needs neither PyTorch nor pytest.
 """
@@ -33,13 +33,16 @@ from engines import ort_session
 from engines.interface import BuildOptions, EngineOptions
 from engines.profile import Profile
 from engines.trt.build import build_plan
-from engines.trt.features import detect_features
+from engines.trt.library import load_library
 from engines.trt.load import open_engine, serialize_refitted
 from engines.verification import MAX_RELATIVE_ERROR
 from tests.engines.trt.alpha_probe_network import engine_class
 from tests.support import pico_bundle
 
-KINDS = ("tensorrt", "tensorrt-inputs", "tensorrt-graph")
+LIBRARY = "tensorrt"
+"""The library that is checked."""
+
+KINDS = ("refit", "inputs", "graph")
 ALPHAS = ([1.0, 0.0], [0.0, 1.0], [0.3, 0.7], [1.0, 0.0])
 
 
@@ -92,7 +95,7 @@ def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.flo
 
 @contextmanager
 def opened(bundle: Bundle, name: str, **options: Any) -> Iterator[Any]:
-    engine: Any = open_engine(bundle, EngineOptions(**options), engine_class(name.removeprefix("tensorrt-")))
+    engine: Any = open_engine(bundle, EngineOptions(**options), engine_class(name, LIBRARY))
     try:
         yield engine
     finally:
@@ -125,7 +128,7 @@ def check_kind(bundle: Bundle, name: str, precision: str, cuda_graph: bool, slot
 
 
 def check_constant(bundle: Bundle, precision: str) -> str:
-    with opened(bundle, "tensorrt-constant", precision=precision) as engine:
+    with opened(bundle, "constant", precision=precision) as engine:
         engine.refit(0, np.array([1.0, 0.0]))
         error = relative_error(engine.infer(0, picture(0)), truth(bundle, [1.0, 0.0], picture(0)))
         assert error <= MAX_RELATIVE_ERROR[precision], f"differs by {error:.1e}"
@@ -149,37 +152,37 @@ def check_interleaved(bundle: Bundle, name: str) -> str:
 
 def run(folder: Path) -> Iterator[str]:
     """Each check, as a line when it has passed."""
-    strip = detect_features().strip
+    strip = load_library(LIBRARY).features.strip
     for title, write in BUNDLES.items():
         bundle = write(folder / title.partition(" ")[0])
         for precision in ("fp32", "fp16"):
-            for name in (*KINDS, "tensorrt-constant"):
+            for name in (*KINDS, "constant"):
                 started = time.perf_counter()
                 built = build_plan(
                     bundle,
                     BuildOptions(precision=precision, profile=profile(bundle)),
                     None,
-                    engine_class(name.removeprefix("tensorrt-")),
+                    engine_class(name, LIBRARY),
                 )
                 yield f"{title}, {name}, {precision}: built in {time.perf_counter() - started:.1f} s, error {built.max_relative_error:.1e}"
             for name in KINDS:
                 for cuda_graph, slots in ((False, 1), (False, 2), (True, 2)):
                     result = check_kind(bundle, name, precision, cuda_graph, slots)
                     yield f"{title}, {name}, {precision}, {slots} slots{', CUDA graph' if cuda_graph else ''}: {result}"
-            yield f"{title}, tensorrt-constant, {precision}: {check_constant(bundle, precision)}"
-            data = serialize_refitted(bundle, np.array([0.3, 0.7]), precision)
+            yield f"{title}, constant, {precision}: {check_constant(bundle, precision)}"
+            data = serialize_refitted(bundle, np.array([0.3, 0.7]), precision, LIBRARY)
             yield f"{title}, {precision}: a refitted engine of {len(data)} bytes"
         for name in KINDS:
             yield f"{title}, {name}: interleaved, {check_interleaved(bundle, name)}"
         if strip:
-            built = build_plan(bundle, BuildOptions(profile=profile(bundle), strip=True))
+            built = build_plan(bundle, BuildOptions(profile=profile(bundle), strip=True), None, engine_class("refit", LIBRARY))
             assert built.plan_path is not None
-            yield f"{title}: stripped plan of {built.plan_path.stat().st_size} bytes; {check_kind(bundle, 'tensorrt', 'fp32', False, 1)}"
+            yield f"{title}: stripped plan of {built.plan_path.stat().st_size} bytes; {check_kind(bundle, 'refit', 'fp32', False, 1)}"
 
 
 if __name__ == "__main__":
-    found = detect_features()
-    print(f"TensorRT {found.version}, NumPy {np.__version__}, Python {sys.version.split()[0]}", flush=True)
+    LIBRARY = next(iter(sys.argv[1:]), LIBRARY)
+    print(f"{load_library(LIBRARY).title}, NumPy {np.__version__}, Python {sys.version.split()[0]}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         for line in run(Path(scratch)):
             print(line, flush=True)

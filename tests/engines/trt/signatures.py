@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 
 LINE = re.compile(r"^(?:\d+\. )?(\w+)\((.*)\) -> (.+)$")
-PREFIX = re.compile(r"\b(?:tensorrt_bindings\.tensorrt|nvinfer1|nvonnxparser|tensorrt)(?:\.|::)")
+PREFIX = re.compile(
+    r"\b(?:tensorrt_bindings\.tensorrt|tensorrt_rtx_bindings\.tensorrt_rtx|nvinfer1|nvonnxparser|tensorrt)(?:\.|::)"
+)
 INTEGERS = {"int", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "bool", "DeviceAllocation"}
 BUFFERS = {"bytes", "bytearray", "memoryview", "IHostMemory", "ndarray"}
 SEQUENCES = {"tuple", "list", "Dims"}

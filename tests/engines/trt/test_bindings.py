@@ -21,7 +21,7 @@ import engines
 from tests.engines.conftest import write
 from tests.engines.trt import bindings
 from tests.engines.trt.alpha_probe_network import engine_class
-from tests.engines.trt.conftest import CASES, library, picture, profile
+from tests.engines.trt.conftest import CASES, engine_name, library, picture, profile
 from tests.engines.trt.signatures import Parameter, fits, signatures
 from tests.fakes.gpu import FakeGpu
 from tests.fakes.trt.record import CALLS, Call
@@ -34,6 +34,10 @@ GUARDED = {
     "IProgressMonitor": "progress",
     "OnnxParserFlag": "native_instancenorm",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED": "strongly_typed",
+    "ExecutionContextAllocationStrategy": "user_memory",
+    "ComputeCapability": "portable_plans",
+    "DynamicShapesKernelSpecializationStrategy": "runtime_cache",
+    "CudaGraphStrategy": "own_cuda_graphs",
 }
 """What not every version has, by the feature without which we do not touch it."""
 
@@ -84,9 +88,9 @@ def drive(gpu: FakeGpu, folder: Path) -> Iterator[str]:
             continue
         bundle = write(CASES[case](), folder / f"{case}-{kind}-{precision}-{strip}.dni")
         options = BuildOptions(precision=precision, profile=profile(bundle), strip=strip)
-        build.build_plan(bundle, options, lambda *step: None, engine_class(kind))
+        build.build_plan(bundle, options, lambda *step: None, engine_class(kind, engine_name()))
         for graph in (False, True):
-            engine = load.open_engine(bundle, EngineOptions(slots=2, cuda_graph=graph), engine_class(kind))
+            engine = load.open_engine(bundle, EngineOptions(slots=2, cuda_graph=graph), engine_class(kind, engine_name()))
             try:
                 for slot in (0, 1, 0, 0):
                     engine.refit(slot, np.array([0.25, 0.75]))
@@ -145,8 +149,7 @@ def test_wrong_calls_are_noticed(real: dict[str, Any]) -> None:
 @pytest.mark.parametrize("gpu", bindings.VERSIONS, indirect=True)
 def test_the_stand_in_offers_nothing_that_is_not_there(gpu: FakeGpu) -> None:
     """Classes, methods with their parameters' names, properties that can be set, enums with their numbers."""
-    import tensorrt
-
+    tensorrt = library().trt
     reason = bindings.missing(gpu.tensorrt)
     if reason is not None:
         pytest.skip(reason)
@@ -183,16 +186,15 @@ def _same_parameters(function: Any, known: list[list[Parameter]]) -> bool:
 @pytest.mark.parametrize("gpu", bindings.VERSIONS, indirect=True)
 def test_features_are_the_same_on_the_real_bindings(gpu: FakeGpu) -> None:
     """What we ask of the module is answered alike by the fake and by the real one."""
-    import tensorrt
-
     from engines.trt.features import Features
 
+    tensorrt = library().trt
     reason = bindings.missing(gpu.tensorrt)
     if reason is not None:
         pytest.skip(reason)
     code = (
-        "import json, tensorrt_bindings as trt; from dataclasses import asdict; from engines.trt.features import Features; "
-        "print(json.dumps(asdict(Features.from_module(trt))))"
+        f"import json, {bindings.module_name(gpu.tensorrt)} as trt; from dataclasses import asdict; "
+        "from engines.trt.features import Features; print(json.dumps(asdict(Features.from_module(trt))))"
     )
     assert json.loads(bindings.run(gpu.tensorrt, code)) == asdict(Features.from_module(tensorrt))
 
@@ -204,11 +206,12 @@ def _mentioned() -> dict[str, set[str]]:
         inner: set[int] = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names, each = [], node
-            while isinstance(each, ast.Attribute):
+            while isinstance(each, ast.Attribute) and each.attr != "trt":
                 names.append(each.attr)
                 inner.add(id(each.value))
                 each = each.value
-            if names and isinstance(each, ast.Name) and each.id == "trt" and id(node) not in inner:
+            is_module = isinstance(each, ast.Attribute) or (isinstance(each, ast.Name) and each.id == "trt")
+            if names and is_module and id(node) not in inner:
                 found.setdefault(".".join(reversed(names[-2:])), set()).add(path.name)
     return found
 
@@ -223,7 +226,7 @@ def _has(real: dict[str, Any], name: str) -> bool:
 def test_names_in_our_sources_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     """In every version, or in those where the feature that guards it is there."""
     from engines.trt.features import Features
-    from tests.fakes.gpu import install
+    from tests.fakes.gpu import TENSORRT, TENSORRT_RTX, install
 
     reason = next(filter(None, map(bindings.missing, bindings.VERSIONS)), None)
     if reason is not None:
@@ -232,9 +235,7 @@ def test_names_in_our_sources_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     offered = {}
     for version in bindings.VERSIONS:
         install(monkeypatch, tensorrt=version)
-        import tensorrt
-
-        offered[version] = Features.from_module(tensorrt)
+        offered[version] = Features.from_module(TENSORRT_RTX if version.startswith("rtx") else TENSORRT)
     mentioned = _mentioned()
     assert "Refitter" in mentioned
     problems = []

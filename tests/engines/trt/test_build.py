@@ -5,14 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError, UsageError
+from dni_deploy.utils.compare_arrays import relative_error
 from engines.interface import BuildOptions
-from engines.registry import build_engine
+from engines.registry import build_engine, load_engine
 from tests.engines.conftest import Case, write
-from tests.engines.trt.conftest import CASES, assert_refused, bn, build, engine_name, everywhere, opened, profile
+from tests.engines.trt.conftest import (
+    CASES,
+    assert_refused,
+    bn,
+    build,
+    engine_name,
+    everywhere,
+    opened,
+    picture,
+    profile,
+    truth,
+)
 from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import Hand
 
@@ -133,3 +146,57 @@ def test_weights_beyond_float16(gpu: FakeGpu, tmp_path: Path) -> None:
     case.members[1][case.weights[0]].reshape(-1)[0] = 1e6
     with pytest.raises(EngineError, match="beyond 65504"):
         build(write(case, tmp_path / "large.dni"), precision="fp16")
+
+
+@pytest.mark.parametrize("gpu", ["rtx-1.7"], indirect=True)
+def test_a_plan_for_several_gpus(bundle: Bundle, gpu: FakeGpu) -> None:
+    built = build(bundle, compute_capabilities=((12, 0), (8, 9)))
+    assert built.max_relative_error is not None
+    assert built.max_relative_error <= 1e-5
+    load_engine(bundle, engine_name()).close()
+    gpu.capability = (12, 0)
+    load_engine(bundle, engine_name()).close()
+    gpu.capability = (8, 6)
+    with pytest.raises(
+        UnavailableError, match=r"was built for GPUs of compute capability 8.9, 12.0, and this is GPUs of .* 8.6"
+    ):
+        load_engine(bundle, engine_name())
+
+
+@pytest.mark.parametrize("gpu", ["rtx-1.7"], indirect=True)
+def test_a_plan_for_other_gpus_is_verified_where_it_is_opened(bundle: Bundle, gpu: FakeGpu) -> None:
+    built = build(bundle, compute_capabilities=((12, 0),))
+    assert built.max_relative_error is None
+    assert "not verified, because this GPU is not one of those" in built.update_path
+    with pytest.raises(UnavailableError, match="no plan is built for this GPU"):
+        load_engine(bundle, engine_name())
+    gpu.capability = (12, 0)
+    with opened(bundle) as engine:
+        engine.refit(0, np.array([0.5, 0.25, 0.25]))
+        assert relative_error(engine.infer(0, picture()), truth(bundle, [0.5, 0.25, 0.25], picture())) <= 1e-5
+
+
+@pytest.mark.parametrize("gpu", ["rtx-1.7"], indirect=True)
+def test_a_gpu_that_the_library_does_not_name(bundle: Bundle, gpu: FakeGpu) -> None:
+    """Asked for by name it is refused; of this machine's own GPU the library says itself whether it builds for it."""
+    with pytest.raises(UsageError, match=r"TensorRT for RTX 1.7.1.116 does not build for compute capability 9.0\."):
+        build(bundle, compute_capabilities=((8, 9), (9, 0)))
+    gpu.capability = (9, 0)
+    assert build(bundle).max_relative_error is not None
+
+
+@pytest.mark.parametrize("gpu", ["11.4", "8.6"], indirect=True)
+def test_tensorrt_builds_for_this_gpu_alone(bundle: Bundle, gpu: FakeGpu) -> None:
+    with pytest.raises(UsageError, match="builds for the GPU of this machine; give --device its number"):
+        build(bundle, compute_capabilities=((8, 9),))
+
+
+@pytest.mark.parametrize("gpu", ["11.4"], indirect=True)
+def test_one_library_per_process(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polygraphy works with the one for which it was imported."""
+    from polygraphy import config
+
+    build(bundle)
+    monkeypatch.setattr(config, "USE_TENSORRT_RTX", True)
+    with pytest.raises(EngineError, match="has built for another TensorRT library; build for tensorrt in a new one"):
+        build(bundle, force=True)

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.trt.conftest import VERSIONS
+from tests.engines.trt.conftest import VERSIONS, engine_name
 from tests.fakes.gpu import FakeGpu
 from tests.support.needs_gpu import need_gpu
 
 
 @pytest.mark.gpu
-def test_engines_on_this_gpu() -> None:
-    need_gpu("tensorrt", "pycuda", "polygraphy", "onnxruntime")
+@pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])
+def test_engines_on_this_gpu(library: str) -> None:
+    need_gpu(library.replace("-", "_"), "pycuda", "polygraphy", "onnxruntime")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.engines.trt.on_gpu"],
+        [sys.executable, "-m", "tests.engines.trt.on_gpu", library],
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
@@ -29,7 +30,8 @@ def test_engines_on_this_gpu() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
-def test_the_program_itself(gpu: FakeGpu, tmp_path: Path) -> None:
-    from tests.engines.trt.on_gpu import run
+def test_the_program_itself(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.engines.trt import on_gpu
 
-    assert len(list(run(tmp_path))) >= 2 * 2 * 14
+    monkeypatch.setattr(on_gpu, "LIBRARY", engine_name())
+    assert len(list(on_gpu.run(tmp_path))) >= 2 * 2 * 14

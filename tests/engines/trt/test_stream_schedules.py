@@ -30,8 +30,10 @@ ENOUGH = 300
 """Schedules in which something that was taken away must be caught; most need fewer than ten."""
 
 GROUPS = {
-    ("11.4", "refit", False): 7000,
-    ("10.16", "refit", False): 2000,
+    ("11.4", "refit", False): 5500,
+    ("10.16", "refit", False): 1500,
+    ("rtx-1.7", "refit", False): 1500,
+    ("rtx-1.7", "refit", True): 500,
     ("11.4", "refit", True): 4000,
     ("11.4", "inputs", False): 3000,
     ("11.4", "inputs", True): 1000,
