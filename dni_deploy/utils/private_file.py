@@ -47,8 +47,12 @@ def open_private_file(path: Path, kind: str, hint: str = "") -> Iterator[IO[byte
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise RefusedError(f"{escape_name(path)} is a link or no plain file, and {kind} is a program: refused.") from None
         raise
+    try:
+        _check_ownership(path, os.fstat(descriptor), kind, hint)
+    except RefusedError:
+        os.close(descriptor)
+        raise
     with os.fdopen(descriptor, "rb") as file:
-        _check_ownership(path, os.fstat(file.fileno()), kind, hint)
         yield file
 
 
