@@ -38,6 +38,16 @@ class Signature:
     radius: int | None = None
     kind: NetworkKind = "image"
 
+    @property
+    def takes_frames(self) -> bool:
+        """Whether the network turns frames into frames: images of three channels, or of one."""
+        return self.kind == "image" and (self.input_channels, self.output_channels) in ((3, 3), (1, 1))
+
+    @property
+    def frame_batch(self) -> int:
+        """Number of images in the batch of a frame, N: a network of one channel takes the three colors as three images."""
+        return 3 if self.takes_frames and self.input_channels == 1 else 1
+
     def to_json(self) -> dict[str, Any]:
         """Returns the fields by name."""
         return asdict(self)

@@ -60,8 +60,8 @@ class Profile:
     ) -> Profile:
         """Makes a profile from the shapes that were given and fills in the rest.
 
-        `tuned` alone makes a fixed shape; without any, 32x32 to 1920x1088 is tuned for 1280x720, with a batch of 1. A latent
-        has one place unless a shape says otherwise.
+        `tuned` alone makes a fixed shape; without any, 32x32 to 1920x1088 is tuned for 1280x720, with the batch of a frame: 1,
+        or 3 for a network of one channel, which then takes 1 to 3. A latent has one place unless a shape says otherwise.
 
         Args:
             signature: The network's signature.
@@ -74,7 +74,7 @@ class Profile:
 
         Raises:
             UsageError: Not a shape, another number of channels, a height or width that the network cannot take, min above opt
-                or opt above max.
+                or opt above max, or a batch that leaves out that of a frame.
         """
         low, middle, high = (
             None if shape is None else _validate_shape(shape, signature) for shape in (smallest, tuned, largest)
@@ -83,18 +83,25 @@ class Profile:
             one = (1, signature.input_channels, 1, 1)
             return cls(low or middle or one, middle or low or one, high or middle or low or one)
         if middle is not None and low is None and high is None:
-            return cls(middle, middle, middle)
-        low = low or _min_shape(_default_shape(MIN_PROFILE_SIZE_PX, signature), middle or high)
+            low = high = middle
+        low = low or _min_shape(_default_shape(1, MIN_PROFILE_SIZE_PX, signature), middle or high)
+        batch = signature.frame_batch
         if high is None:
-            high = _max_shape(_default_shape(MAX_PROFILE_SIZE_PX, signature), middle or low)
+            high = _max_shape(_default_shape(batch, MAX_PROFILE_SIZE_PX, signature), middle or low)
         if middle is None:
-            middle = _min_shape(_max_shape(_default_shape(OPT_PROFILE_SIZE_PX, signature), low), high)
-        return cls(low, middle, high)
+            middle = _min_shape(_max_shape(_default_shape(batch, OPT_PROFILE_SIZE_PX, signature), low), high)
+        profile = cls(low, middle, high)
+        if signature.takes_frames and not low[0] <= batch <= high[0]:
+            raise UsageError(
+                f"A frame is a batch of {batch} to this network{', one image for each color' if batch > 1 else ''}, which the "
+                f"shapes leave out ({profile}); write {batch}x{signature.input_channels}xHxW."
+            )
+        return profile
 
 
-def _default_shape(size: tuple[int, int], signature: Signature) -> InputShape:
+def _default_shape(batch: int, size: tuple[int, int], signature: Signature) -> InputShape:
     height, width = (-(-side // signature.multiple) * signature.multiple for side in size)
-    return (1, signature.input_channels, height, width)
+    return (batch, signature.input_channels, height, width)
 
 
 def _min_shape(shape: InputShape, other: InputShape | None) -> InputShape:

@@ -82,13 +82,15 @@ def make_verification_input(signature: Signature, side: int, seed: int = 0) -> N
 
 
 def choose_verification_shape(signature: Signature, profile: Profile) -> tuple[int, int, int, int]:
-    """Chooses a small shape (N, C, H, W) that the profile takes."""
-    batch, channels, height, width = profile.smallest
+    """Chooses a small shape (N, C, H, W) that the profile takes, with the batch of a frame."""
     if signature.kind == "latent":
         return profile.smallest
     side = _round_up_side(VERIFICATION_SIDE_PX, signature)
-    _, _, max_height, max_width = profile.largest
-    return batch, channels, min(max(height, side), max_height), min(max(width, side), max_width)
+    wanted = (signature.frame_batch, signature.input_channels, side, side)
+    batch, channels, height, width = (
+        min(max(size, low), high) for size, low, high in zip(wanted, profile.smallest, profile.largest, strict=True)
+    )
+    return batch, channels, height, width
 
 
 def _round_up_side(side: int, signature: Signature) -> int:

@@ -77,9 +77,9 @@ def build_plan(bundle: Bundle, engine: str, precision: str, max_size: tuple[int,
     """Builds the engine's plan for MIN_PLAN_SIZE to `upto`, tuned for that, unless the bundle has one: one size per bundle."""
     if has_plan(bundle, engine, precision):
         return
-    channels = bundle.signature.input_channels
+    channels, batch = bundle.signature.input_channels, bundle.signature.frame_batch
     profile = Profile.from_shapes(
-        bundle.signature, (1, channels, *MIN_PLAN_SIZE), (1, channels, *max_size), (1, channels, *max_size)
+        bundle.signature, (1, channels, *MIN_PLAN_SIZE), (1, channels, *max_size), (batch, channels, *max_size)
     )
     from engines.trt import build
 

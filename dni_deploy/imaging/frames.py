@@ -184,13 +184,12 @@ def check_signature(signature: Signature) -> None:
     Raises:
         MismatchError: It takes no image, other channels, or is residual with a scale above 1.
     """
-    channels = (signature.input_channels, signature.output_channels)
     if signature.kind != "image":
         raise MismatchError("This network makes images from noise and takes none; use Session.infer with an array.")
-    if channels not in ((3, 3), (1, 1)):
+    if not signature.takes_frames:
         raise MismatchError(
-            f"Frames need a network of 3 channels or of 1; this one takes {channels[0]} and gives {channels[1]}. "
-            "Use Session.infer with arrays."
+            f"Frames need a network of 3 channels or of 1; this one takes {signature.input_channels} and gives "
+            f"{signature.output_channels}. Use Session.infer with arrays."
         )
     if signature.residual and signature.scale != 1:
         raise MismatchError(f"A residual network must keep the image's size; this one has scale {signature.scale}.")

@@ -266,7 +266,7 @@ class _FrameJob:
     def input_shape(self) -> tuple[int, int, int, int]:
         """The shape of the network's input: a network of one channel takes the three colors as a batch of three."""
         size = frames.padded_size(self.shape[0], self.shape[1], self.signature.multiple)
-        return (3, 1, *size) if self.signature.input_channels == 1 else (1, 3, *size)
+        return (self.signature.frame_batch, self.signature.input_channels, *size)
 
 
 def _output_layout(shape: tuple[int, ...], dtype: np.dtype[Any], signature: Signature) -> tuple[tuple[int, int, int], int, int]:

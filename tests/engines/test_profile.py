@@ -9,6 +9,7 @@ from dni_deploy.signature import Signature
 from engines.profile import Profile
 
 RGB, LATENT = Signature(), Signature(kind="latent", input_channels=64)
+GRAY = Signature(input_channels=1, output_channels=1)
 
 
 def shapes(signature: Signature = RGB, **given: str) -> tuple[str, ...]:
@@ -22,7 +23,7 @@ def test_default_profile_is_tuned_for_720p_up_to_full_hd() -> None:
 
 
 def test_optimum_shape_alone_gives_a_fixed_profile() -> None:
-    assert shapes(tuned="2x3x256x128") == ("2x3x256x128",) * 3
+    assert shapes(tuned="1x3x256x128") == ("1x3x256x128",) * 3
     assert Profile.from_shapes(RGB, tuned="1x3x64x64").is_fixed
     assert str(Profile.from_shapes(RGB, tuned=(1, 3, 64, 64))) == "1x3x64x64"
 
@@ -39,6 +40,26 @@ def test_optimum_shape_alone_gives_a_fixed_profile() -> None:
 )
 def test_missing_shapes_are_derived_from_the_given_ones(given: dict[str, str], expected: tuple[str, ...]) -> None:
     assert shapes(**given) == expected
+
+
+def test_gray_network_takes_the_colors_of_a_frame_as_a_batch() -> None:
+    assert shapes(GRAY) == ("1x1x32x32", "3x1x720x1280", "3x1x1088x1920")
+    assert shapes(GRAY, tuned="3x1x64x64") == ("3x1x64x64",) * 3
+    assert shapes(Signature(input_channels=1, output_channels=2), tuned="1x1x64x64") == ("1x1x64x64",) * 3  # takes no frames
+
+
+@pytest.mark.parametrize(
+    ("signature", "given", "batch"),
+    [
+        (GRAY, {"tuned": "1x1x64x64"}, "write 3x1xHxW"),
+        (GRAY, {"largest": "1x1x64x64"}, "write 3x1xHxW"),
+        (GRAY, {"smallest": "4x1x64x64"}, "write 3x1xHxW"),
+        (RGB, {"tuned": "2x3x64x64"}, "write 1x3xHxW"),
+    ],
+)
+def test_batch_that_no_frame_has_is_refused(signature: Signature, given: dict[str, str], batch: str) -> None:
+    with pytest.raises(UsageError, match=batch):
+        Profile.from_shapes(signature, **given)
 
 
 def test_latent_input_has_one_shape() -> None:

@@ -206,5 +206,7 @@ def test_the_probe_is_small_and_within_the_profile() -> None:
     assert shape((32, 32), (1088, 1920), multiple=24) == (1, 3, 72, 72)
     assert shape((256, 128), (256, 128)) == (1, 3, 256, 128)
     assert shape((8, 8), (24, 200)) == (1, 3, 24, 64)
+    gray = Signature(input_channels=1, output_channels=1)
+    assert choose_verification_shape(gray, Profile.from_shapes(gray)) == (3, 1, 64, 64)
     latent = Profile((2, 3, 1, 1), (2, 3, 1, 1), (4, 3, 1, 1))
     assert choose_verification_shape(Signature(kind="latent"), latent) == (2, 3, 1, 1)
