@@ -93,7 +93,7 @@ class BoundEngine:
         try:
             with self._device_context() as device:
                 self._stream = device.create_stream()
-                self._open_session(lowered, options, provider)
+                self._open_session(lowered, options, provider, precision)
                 layout = DeviceLayout.from_lowered(lowered, () if recalibration is None else recalibration.statistics)
                 device_members = DeviceMembers(device, layout, lowered.recipes, members, recalibration)
                 self._free_at_close(device_members.free)
@@ -114,13 +114,15 @@ class BoundEngine:
             self.close()
             raise
 
-    def _open_session(self, lowered: LoweredGraph, options: EngineOptions, provider: str) -> None:
+    def _open_session(self, lowered: LoweredGraph, options: EngineOptions, provider: str, precision: str) -> None:
         model = weights_as_inputs(lowered.graph, [weight.name for weight in lowered.weights])
 
         def open_bound_session(replay: bool) -> ort.InferenceSession:
             handle = int(self._stream.handle)
             on_gpu = provider == CUDA_PROVIDER
-            provider_options = make_provider_options(options.device, handle, replay=replay) if on_gpu else {}
+            provider_options = (
+                make_provider_options(options.device, handle, tensor_cores=precision != "fp32", replay=replay) if on_gpu else {}
+            )
             return open_session(model, provider, provider_options, options.threads or 1)
 
         try:

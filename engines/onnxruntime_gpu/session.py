@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Mapping
 
 import onnx
@@ -16,14 +17,17 @@ from dni_deploy.errors import EngineError, UnavailableError
 from engines import ort_session
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
+NHWC_VARIABLE = "DNI_ONNXRUNTIME_NHWC"
+"""Environment variable; 1 has convolutions run channels last, which tensor cores prefer. It was never timed, and is off."""
 
 
-def make_provider_options(index: int, stream: int, *, replay: bool) -> dict[str, str]:
+def make_provider_options(index: int, stream: int, *, tensor_cores: bool, replay: bool) -> dict[str, str]:
     """Makes the options of the CUDA provider.
 
     Args:
         index: Number of the GPU.
         stream: Handle of a CUstream.
+        tensor_cores: Let convolutions and matrix products use them; float32 ones then have TF32's 10 bits of mantissa.
         replay: Run as CUDA graphs.
 
     Returns:
@@ -34,13 +38,16 @@ def make_provider_options(index: int, stream: int, *, replay: bool) -> dict[str,
         # Kernels and copies of the session go into this stream and no other; has_user_compute_stream follows from it (pull
         # request 19229). A blend that is queued there before a run is therefore seen by the run, without any waiting.
         "user_compute_stream": str(stream),
-        # On by default, and off by 3.5e-4 in a convolution: as much as a wrong weight (pull requests 19357 and 19426).
-        "use_tf32": "0",
-        # The default. Each convolution's algorithms are timed once per shape of its input: the first frame of a new size is slow.
+        # Since 1.20 "0" takes the tensor cores from convolutions of every type, float16 too (conv.cc, CreateCudnnFeExecutionPlan).
+        # "1" is the default, and off by 3.5e-4 in a float32 convolution (pull requests 19357 and 19426).
+        "use_tf32": "1" if tensor_cores else "0",
+        # The default. Since 1.20 it is cuDNN's heuristics of mode B; nothing is timed. Each convolution keeps the plan of its last
+        # shape alone and makes a new one where the shape differs, so two sizes of frames in turn are slow.
         "cudnn_conv_algo_search": "EXHAUSTIVE",
         # The default doubles ONNX Runtime's arena at each growth, and the weights' memory, which is ours, would not fit beside it.
         "arena_extend_strategy": "kSameAsRequested",
         "enable_cuda_graph": "1" if replay else "0",
+        **({"prefer_nhwc": "1"} if os.environ.get(NHWC_VARIABLE) == "1" else {}),
     }
 
 

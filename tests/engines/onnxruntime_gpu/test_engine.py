@@ -35,7 +35,7 @@ SHARES = ([0.2, 0.3, 0.5], [0.0, 1.0, 0.0], [0.0, 0.6, 0.4])
 pytestmark = pytest.mark.parametrize("gpu", [{"tensorrt": None, "eager": True}], indirect=True)
 
 
-def make(case: Case, precision: str = "fp32", **options: Any) -> Any:
+def make(case: Case, precision: str = "fp32", *, provider: str = "CPUExecutionProvider", **options: Any) -> Any:
     from engines.onnxruntime_gpu.engine import BoundEngine
 
     lowered = lower_for_gpu(case.graph, case.weights, precision)
@@ -43,7 +43,7 @@ def make(case: Case, precision: str = "fp32", **options: Any) -> Any:
     members = [
         {name: tensors[name] for name in case.weights} for tensors in case.members
     ]  # in their order, as a bundle has them
-    return BoundEngine(lowered, members, chosen, provider="CPUExecutionProvider", device_type="cpu")
+    return BoundEngine(lowered, members, chosen, provider=provider, device_type="cpu")
 
 
 @pytest.fixture
