@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from engines.cuda.blender import WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.memory import Buffer, Staging
 from engines.lowering.gpu import LoweredWeight
-from engines.onnxruntime_gpu.session import make_run_options
+from engines.onnxruntime_gpu.session import call_in_thread, make_run_options
 
 FrameBinding = tuple[tuple[int, ...], int, int]
 """Shape of a frame, and the addresses of its input and output."""
@@ -49,6 +50,7 @@ class BoundBufferSet:
         device_type: str,
         index: int,
         next_graph_id: Callable[[], int] | None,
+        run_thread: ThreadPoolExecutor | None,
     ) -> None:
         """Binds the weights.
 
@@ -61,8 +63,9 @@ class BoundBufferSet:
             device_type: ONNX Runtime's name of the memory: "cuda", or "cpu" in tests.
             index: Number of the GPU.
             next_graph_id: Makes a new number for a CUDA graph; None where frames are not replayed.
+            run_thread: Where the session runs; None for the caller's own thread.
         """
-        self.weight_buffer = weight_buffer
+        self.weight_buffer, self._run_thread = weight_buffer, run_thread
         self.has_weights = False
         self.replay = False
         self._device, self._session, self.stream = device, session, stream
@@ -192,7 +195,7 @@ class BoundBufferSet:
         if self._session is None:
             raise EngineError("The engine is closed.")
         try:
-            self._session.run_with_iobinding(self._binding, options)
+            call_in_thread(self._run_thread, self._session.run_with_iobinding, self._binding, options)
         except Exception as error:  # its exceptions share no base class but RuntimeError and Exception
             raise EngineError(
                 f"ONNX Runtime could not run an input of shape {self._input_shape}: {ort_session.summarize_error(error)}"

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -34,7 +35,7 @@ from engines.interface import EngineOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.weights_as_inputs import weights_as_inputs
 from engines.onnxruntime_gpu.buffer_set import BoundBufferSet
-from engines.onnxruntime_gpu.session import CUDA_PROVIDER, make_provider_options, open_session
+from engines.onnxruntime_gpu.session import CUDA_PROVIDER, call_in_thread, make_provider_options, open_session
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class BoundEngine:
     """A `DeviceEngine` that owns the device's context and all that it makes in it.
 
     Attributes:
-        replay: Whether frames are replayed as CUDA graphs. ONNX Runtime captures one per thread, shape and slot, at the first
-            such frame, and no other thread may call CUDA meanwhile, so one lock is then held for every call of every slot.
+        replay: Whether frames are replayed as CUDA graphs. ONNX Runtime captures one per shape and slot, at the first such frame,
+            and no other thread may call CUDA meanwhile, so one lock is then held for every call of every slot.
 
     Thread safety: any method from any thread; each slot has a lock.
     """
@@ -87,6 +88,9 @@ class BoundEngine:
         self._session: ort.InferenceSession | None = None
         self._cleanup = ExitStack()  # device memory, freed newest first
         self._stream: Any = None
+        # With CUDA graphs the provider keeps cuBLAS, cuDNN and the graphs for each thread that ever ran, so all runs are one
+        # thread's. Without, a run takes them from a pool, and there is one run at a time (cuda_execution_provider.cc, OnRunEnd).
+        self._run_thread = ThreadPoolExecutor(1, thread_name_prefix="CUDA graphs") if self.replay else None
         self._run_lock = threading.RLock()
         self._slot_locks = [self._run_lock if self.replay else threading.RLock() for _ in range(self.slots)]
         self._device: Device | None = Device.open(options.device)
@@ -104,7 +108,7 @@ class BoundEngine:
                     self._free_at_close(weight_buffer.free)
                     buffers = BoundBufferSet(
                         device, self._session, self._stream, weight_buffer, lowered.weights,
-                        device_type=device_type, index=options.device, next_graph_id=next_graph_id,
+                        device_type=device_type, index=options.device, next_graph_id=next_graph_id, run_thread=self._run_thread,
                     )  # fmt: skip
                     self._buffer_sets.append(buffers)
                     self._free_at_close(buffers.free)
@@ -126,11 +130,12 @@ class BoundEngine:
             return open_session(model, provider, provider_options, options.threads or 1)
 
         try:
-            self._session = open_bound_session(self.replay)
+            self._session = call_in_thread(self._run_thread, open_bound_session, self.replay)
         except EngineError as error:
             if not self.replay:
                 raise
             # Refused where a node that computes is not on the GPU, for one.
+            self._stop_run_thread()
             self._session = open_bound_session(False)
             self.replay = False
             self.update_path += f"; without CUDA graphs, because {str(error).rstrip('.')}"
@@ -215,7 +220,13 @@ class BoundEngine:
             self._buffer_sets.clear()
             self._cleanup.close()
             self._stream = None
+        self._stop_run_thread()
         device.close()
+
+    def _stop_run_thread(self) -> None:
+        if self._run_thread is not None:
+            self._run_thread.shutdown()
+            self._run_thread = None
 
     def _free_at_close(self, free: Callable[[], object]) -> None:
         self._cleanup.callback(_suppress_cuda_errors, free)

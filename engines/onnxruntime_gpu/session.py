@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 import onnx
 import onnxruntime as ort
@@ -16,6 +18,7 @@ import onnxruntime as ort
 from dni_deploy.errors import EngineError, UnavailableError
 from engines import ort_session
 
+Result = TypeVar("Result")
 CUDA_PROVIDER = "CUDAExecutionProvider"
 NHWC_VARIABLE = "DNI_ONNXRUNTIME_NHWC"
 """Environment variable; 1 has convolutions run channels last, which tensor cores prefer. It was never timed, and is off."""
@@ -91,6 +94,20 @@ def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, st
     if session.get_providers()[0] != provider:
         raise UnavailableError(message)
     return session
+
+
+def call_in_thread(thread: ThreadPoolExecutor | None, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Calls a function in a thread and returns what it returns, or raises; None as thread is the caller's own.
+
+    The caller never leaves before the function has ended, also where Ctrl-C interrupts the wait: it holds what the function uses.
+    """
+    if thread is None:
+        return function(*arguments)
+    future = thread.submit(function, *arguments)
+    try:
+        return future.result()
+    finally:
+        wait([future])
 
 
 def make_run_options(graph_id: int | None) -> ort.RunOptions:

@@ -5,6 +5,7 @@ The blend kernel is the real one, compiled for the host, and the weights that ON
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -305,6 +306,30 @@ def test_frames_of_replayed_graphs(gpu: FakeGpu, case: Case) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(drive, range(12)))
     engine.close()
+
+
+@pytest.mark.parametrize("case", ["compact"], indirect=True)
+def test_one_thread_runs_what_is_replayed(gpu: FakeGpu, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CUDA provider would capture a graph, and make handles of cuBLAS and cuDNN, for each thread that runs."""
+    threads: set[int] = set()
+    run = ort.InferenceSession.run_with_iobinding
+
+    def noted(self: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions) -> None:
+        threads.add(threading.get_ident())
+        run(self, binding, options)
+
+    monkeypatch.setattr(ort.InferenceSession, "run_with_iobinding", noted)
+    count = threading.active_count()
+    engine = make(case, cuda_graph=True)
+    engine.refit(0, np.eye(3)[0])
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(engine.infer, 0, case.inputs()[0]).result()
+    assert len(threads) == 1
+    with pytest.raises(EngineError, match="could not run an input of shape"):
+        engine.infer(0, np.zeros((1, 7, 8, 8), np.float32))
+    engine.close()
+    assert threading.active_count() == count
 
 
 def test_no_gpu_is_an_environment_problem(gpu: FakeGpu, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

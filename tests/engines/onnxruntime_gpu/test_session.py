@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -42,6 +44,25 @@ def test_float16_has_the_tensor_cores(
     monkeypatch.setattr(engine, "open_session", open_session)
     make(pico_case("compact"), precision, provider=engine.CUDA_PROVIDER).close()
     assert [options["use_tf32"] for options in given] == [use_tf32]
+
+
+def test_ctrl_c_waits_for_what_runs_in_the_other_thread(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engines.onnxruntime_gpu.session import call_in_thread
+
+    events: list[str] = []
+
+    def interrupt(future: Future[None], timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        time.sleep(0.05)
+        events.append("ended")
+
+    monkeypatch.setattr(Future, "result", interrupt)
+    with ThreadPoolExecutor(1) as thread:
+        with pytest.raises(KeyboardInterrupt):
+            call_in_thread(thread, work)
+        assert events == ["ended"]
 
 
 def test_channels_last_by_the_environment(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
