@@ -103,6 +103,32 @@ def mixed_coefficients(members: int) -> NDArray[np.float64]:
     return np.asarray(row / row.sum(), np.float64)
 
 
+def max_allowed_error(psnr: float, precision: str) -> float:
+    """Returns the largest relative error that an output with this PSNR in dB may have."""
+    limit = MAX_RELATIVE_ERROR[precision]
+    if precision == "fp32" or psnr < FP16_ROUNDING_PSNR_DB:
+        return limit
+    rms: float = 10 ** (-psnr / 20)  # of the error, as a fraction of the peak, as the relative error is
+    return max(limit, MAX_PEAK_TO_RMS * rms)
+
+
+def is_within_tolerance(error: float, psnr: float, precision: str) -> bool:
+    """Tells whether an output counts as right: the one rule for engines and for what benchmarks compare them with.
+
+    Args:
+        error: Largest error over the expected output's largest value, as `relative_error` computes it.
+        psnr: In dB, as `psnr_db` computes it.
+        precision: "fp32" or "fp16".
+    """
+    return error <= max_allowed_error(psnr, precision) and (precision == "fp32" or psnr >= MIN_FP16_PSNR_DB)
+
+
+def describe_tolerance(precision: str) -> str:
+    """Describes what `is_within_tolerance` allows in a few words."""
+    floor = "" if precision == "fp32" else f" and {MIN_FP16_PSNR_DB:.0f} dB"
+    return f"{MAX_RELATIVE_ERROR[precision]:.0e}{floor}"
+
+
 class Reference:
     """What the network computes at an alpha, by ONNX Runtime on the CPU from float64-blended weights, at one random input.
 
@@ -216,23 +242,13 @@ def _check_output(
 ) -> float:
     error = relative_error(output, expected)
     psnr = psnr_db(output, expected)
-    if _is_within_tolerance(error, psnr, precision):
+    if is_within_tolerance(error, psnr, precision):
         return error
     alpha = ", ".join(f"{escape_name(name)}={share:.3g}" for name, share in zip(names, coefficients, strict=True) if share)
-    floor = f" and {MIN_FP16_PSNR_DB:.0f} dB" if precision == "fp16" else ""
     raise EngineError(
         f"The engine gives another output at {alpha} than ONNX Runtime: it differs by {error:.1e} of the largest value and "
-        f"{psnr:.0f} dB, where {MAX_RELATIVE_ERROR[precision]:.0e}{floor} are allowed."
+        f"{psnr:.0f} dB, where {describe_tolerance(precision)} are allowed."
     )
-
-
-def _is_within_tolerance(error: float, psnr: float, precision: str) -> bool:
-    if precision == "fp32":
-        return error <= MAX_RELATIVE_ERROR["fp32"]
-    if psnr < MIN_FP16_PSNR_DB:
-        return False
-    rms = 10 ** (-psnr / 20)  # of the error, as a fraction of the peak, as `error` is
-    return error <= MAX_RELATIVE_ERROR["fp16"] or (psnr >= FP16_ROUNDING_PSNR_DB and error <= MAX_PEAK_TO_RMS * rms)
 
 
 def _log_error(engine: Engine, errors: Sequence[float], precision: str) -> float:

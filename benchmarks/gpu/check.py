@@ -12,12 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.gpu.prepared import REFERENCE_ALPHAS
 from dni_deploy.utils.compare_arrays import psnr_db, relative_error
 from engines.interface import Engine
+from engines.verification import describe_tolerance, is_within_tolerance
 
-MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 5e-3}
-"""Of the output's largest value. float32 in another order of summing differs by 1e-7 to 1e-5 over hundreds of layers, and TF32
-by 3e-4; float16 rounds each activation by up to 5e-4. The smallest error caused by a bug so far was 5e-3 in float32."""
-MIN_FP16_PSNR_DB = 50.0
-"""Lowest PSNR of float16 output, in dB."""
 INVALID_OUTPUT_SCORES = (1e30, -1e3)
 """Error and PSNR of an output with a wrong shape or a value that is not finite; JSON has no infinity."""
 
@@ -69,9 +65,10 @@ def measure_agreement(engine: Engine, expected: Mapping[str, NDArray[Any]], *, c
 
 def describe_fault(agreement: Agreement, precision: str) -> str | None:
     """Says why a mode with this agreement is not timed, one sentence without a full stop, or None."""
-    limit = MAX_RELATIVE_ERROR[precision]
-    if not agreement.error <= limit:
-        return f"wrong: it differs from PyTorch by {agreement.error:.1e} of the range, allowed are {limit:g}"
-    if precision == "fp16" and agreement.psnr is not None and not agreement.psnr >= MIN_FP16_PSNR_DB:
-        return f"wrong: {agreement.psnr:.1f} dB against PyTorch, asked for are {MIN_FP16_PSNR_DB:g}"
-    return None
+    psnr = np.inf if agreement.psnr is None else agreement.psnr
+    if is_within_tolerance(agreement.error, psnr, precision):
+        return None
+    return (
+        f"wrong: it differs from PyTorch by {agreement.error:.1e} of the largest value and {psnr:.1f} dB, allowed are "
+        f"{describe_tolerance(precision)}"
+    )

@@ -15,8 +15,8 @@ METHOD_NOTE = (
     "How: every mode in turn, round after round, and medians. Change, first and steady frame are the GPU's own time, by "
     "events behind frames that were queued before; the change on an idle GPU is the host's, from the call to its end. The "
     "last ratio is of frames one by one, as a Session runs them, by the host's clock; with two engines the change is that "
-    "of the idle one. A mode that differs from PyTorch in float64 by more than 1e-4 (float32) or 5e-3 (float16) of the "
-    "largest value has no time. TensorRT's plans take 64x64 to 1280x720 and are tuned for 1280x720, those for larger frames "
+    "of the idle one. A mode that differs from PyTorch in float64 by more than the verification of an engine allows "
+    "(docs/gpu.md) has no time. TensorRT's plans take 64x64 to 1280x720 and are tuned for 1280x720, those for larger frames "
     "to that size. Weights are random, of two members."
 )
 TABLE_FIGURES = (

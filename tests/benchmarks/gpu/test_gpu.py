@@ -184,6 +184,9 @@ def test_no_engine_is_opened_after_the_budget_is_spent(prepared: tuple[Path, Pre
         (Agreement((1,), float("nan"), 90.0, True), "fp32", True),
         (Agreement((1,), 4e-3, 55.0, True), "fp16", False),
         (Agreement((1,), 4e-3, 49.0, True), "fp16", True),
+        (Agreement((1,), 5.3e-3, 59.0, True), "fp16", False),  # rounding, as the verification of an engine has it
+        (Agreement((1,), 5.3e-3, 55.0, True), "fp16", True),
+        (Agreement((1,), 2e-2, 59.0, True), "fp16", True),
         (Agreement((1,), 0.0, None, True), "fp16", False),
     ],
 )
