@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from dni_deploy.signature import Signature
 
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "tf32", "fp16")
+"""tf32: weights and activations are float32, and tensor cores multiply them with 10 bits of mantissa."""
 FRAMES_IN_FLIGHT = 3
 """Frames that a session has under way: one before the network, one in it, one behind it."""
 REASON_REQUESTED = "asked for"
@@ -31,7 +32,7 @@ class EngineOptions:
     Attributes:
         threads: Number of processor threads per inference; 0 leaves it to the engine.
         slots: Number of independent sets of weights, at least 1; None for the engine's own default.
-        precision: "fp32" or "fp16" on a GPU; None for the newest plan's, or fp32. On the CPU all is fp32.
+        precision: "fp32", "tf32" or "fp16" on a GPU; None for the newest plan's, or fp32. On the CPU all is fp32.
         cuda_graph: Replay frames as a CUDA graph where the engine can.
         device: Number of the GPU, as the driver counts.
     """
@@ -61,7 +62,7 @@ class BuildOptions:
 
     Attributes:
         threads: As in `EngineOptions`.
-        precision: "fp32" or "fp16".
+        precision: "fp32", "tf32" or "fp16".
         profile: Input shapes to build for; None for the default ones of the bundle's signature.
         strip: Write a plan without weights.
         compute_capabilities: GPUs to build for, by compute capability, (major, minor), where a plan can be for several; empty for

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.modes import OUR_MODES, TUNED_PLAN_SIZE
-from engines.verification import MIN_FP16_PSNR_DB, max_allowed_error
+from engines.verification import MIN_PSNR_DB, max_allowed_error
 
 NO_STALL = ("tensorrt-ahead", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
 """The modes in which a change should not slow down a frame: two engines, or no refit."""
@@ -136,7 +136,7 @@ def _agreement_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
         ratios = [(agreement["psnr"], name, title) for agreement, name, title in entries if agreement["psnr"] is not None]
         if precision == "fp16" and ratios:
             ratio, name, title = min(ratios)
-            yield _make_goal("lowest PSNR against PyTorch, dB, fp16", f"{title}, {name}", "at least", MIN_FP16_PSNR_DB, ratio)
+            yield _make_goal("lowest PSNR against PyTorch, dB, fp16", f"{title}, {name}", "at least", MIN_PSNR_DB, ratio)
 
 
 def _cases_at_tuned_size(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -79,7 +79,7 @@ def build(
     Args:
         bundle_path: Path of the bundle.
         engine: An engine's name, or "auto": the best one that can run here and has something to build.
-        precision: "fp32" (the default) or "fp16", for TensorRT.
+        precision: "fp32" (the default), "tf32" or "fp16", for TensorRT.
         min_shape: Smallest input as "NxCxHxW", as Profile.from_shapes takes it, for TensorRT.
         opt_shape: Input to optimize for; alone, the only one.
         max_shape: Largest input.

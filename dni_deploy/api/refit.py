@@ -101,7 +101,7 @@ def refit(
             bundle's digest in their metadata. NAME.plan or NAME.engine: a plain TensorRT engine with the blend in it, for
             programs that load engines themselves; made from the bundle's plan, so it runs on this kind of GPU with this
             TensorRT alone.
-        precision: "fp32" or "fp16": which of the bundle's plans to use for a TensorRT engine; None: the newest.
+        precision: "fp32", "tf32" or "fp16": which of the bundle's plans to use for a TensorRT engine; None: the newest.
         force: Replace an output that exists.
         extrapolate: Allow coefficients outside 0 to 1, as far as every variance stays positive.
         rules: For groups of weights that have an alpha of their own; the metadata names them, too. A tensor that the graph

@@ -26,7 +26,9 @@ from dni_deploy.utils.optional_packages import import_optional
 @options.bundle
 @options.engine
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), help="TensorRT: precision of weights and arithmetic.  [default: fp32]"
+    "--precision",
+    type=options.PRECISION_TYPE,
+    help="TensorRT: precision of weights and arithmetic; tf32 is fp32 with convolutions on tensor cores.  [default: fp32]",
 )
 @click.option("--min", "smallest", metavar="NxCxHxW", help="TensorRT: the smallest input.  [default: 32x32 pixels]")
 @click.option("--opt", "tuned", metavar="NxCxHxW", help="TensorRT: the input to optimize for; alone, the only one.")

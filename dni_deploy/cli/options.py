@@ -272,9 +272,10 @@ engine = click.option(
     help="The engine that runs the network: tensorrt, onnxruntime-gpu or onnxruntime; auto chooses the first of them that "
     "can run here and says why. `dni-deploy doctor` lists all engines.",
 )
+PRECISION_TYPE = click.Choice(["fp32", "tf32", "fp16"])
 precision = click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=PRECISION_TYPE,
     help="Precision of a GPU engine; the CPU always computes in fp32.  [default: the plan's]",
 )
 device = click.option("--device", type=click.IntRange(0, 255), default=0, show_default=True, help="Number of the GPU, from 0.")

@@ -29,7 +29,7 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=options.PRECISION_TYPE,
     help="Precision of the plan that is blended, for .plan and .engine.  [default: the newest plan's]",
 )
 @options.extrapolate

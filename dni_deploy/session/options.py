@@ -17,7 +17,7 @@ class SessionOptions:
 
     Attributes:
         engine: "auto" or an engine's name: "tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "onnxruntime"; see `dni-deploy doctor`.
-        precision: "fp32" or "fp16", on a GPU; None: that of the newest plan, or fp32. On the CPU all is fp32.
+        precision: "fp32", "tf32" or "fp16", on a GPU; None: that of the newest plan, or fp32. On the CPU all is fp32.
         device: Number of the GPU, as the driver counts, from 0.
         threads: Threads per inference; 0 leaves the number to the engine.
         slots: Number of weight sets. With 2, the next alpha is blended while frames of the last one still run. None: the

@@ -102,7 +102,7 @@ def lower_for_gpu(graph: onnx.ModelProto, weight_names: tuple[str, ...], precisi
     Args:
         graph: The bundle's graph; it is not changed, and the initializers in `weight_names` need no data.
         weight_names: Names of the initializers that differ between members.
-        precision: "fp32" or "fp16"; float16 graphs are strongly typed, see lowering/float16.py.
+        precision: "fp32", "tf32" (the same graph) or "fp16"; float16 graphs are strongly typed, see lowering/float16.py.
         fold: False leaves BatchNorm as arithmetic on the raw tensors inside the graph, so that every recipe is linear: for a
             graph that blends by itself, which cannot know a fold.
 

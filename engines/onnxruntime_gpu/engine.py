@@ -67,7 +67,7 @@ class BoundEngine:
         Args:
             lowered: The lowered graph.
             members: Each member's weights by name, in the bundle's order.
-            options: Threads, slots, `cuda_graph` and device are used.
+            options: How to open it; its precision is the lowered graph's.
             provider: Execution provider of ONNX Runtime.
             device_type: ONNX Runtime's name of the provider's memory.
             recalibration: Re-estimated BatchNorm statistics, or None.
@@ -77,7 +77,7 @@ class BoundEngine:
             UnavailableError: There is no GPU, or the provider's libraries cannot be loaded.
             LimitError: There is no room on the GPU.
         """
-        precision = "fp16" if any(weight.dtype == np.float16 for weight in lowered.weights) else "fp32"
+        precision = options.precision or "fp32"
         self.update_path = (
             f"ONNX Runtime {ort.__version__} on the GPU, {precision}: the weights are inputs of the graph and lie where they are "
             "blended"

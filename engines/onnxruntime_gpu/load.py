@@ -35,7 +35,7 @@ def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     if overflows:
         raise EngineError(
             f"{len(overflows)} weights of this family go beyond what float16 holds (65504), first {escape_name(overflows[0])!r}; "
-            "use fp32."
+            "use tf32 or fp32."
         )
     engine = BoundEngine(lowered, members, options, recalibration=table)
     replay = engine.replay

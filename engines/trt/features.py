@@ -83,4 +83,4 @@ class Features:
 
         Half precision by a flag of the builder keeps a float32 graph and float32 weights.
         """
-        return precision if self.strongly_typed else "fp32"
+        return "fp16" if precision == "fp16" and self.strongly_typed else "fp32"

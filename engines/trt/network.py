@@ -70,7 +70,7 @@ class Network:
             if overflows:
                 raise EngineError(
                     f"{len(overflows)} weights may go beyond 65504, the largest float16, first {escape_name(overflows[0])!r}; "
-                    "build with --precision fp32."
+                    "build with --precision tf32 or fp32."
                 )
         return cls(lowered, members, recalibration)
 

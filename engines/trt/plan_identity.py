@@ -32,7 +32,7 @@ class BuildSettings:
     The first three are the user's choice; the rest follows from them, the kind of plan and what this TensorRT can do.
 
     Attributes:
-        precision: "fp32" or "fp16". Where TensorRT goes by the graph's own types, those say it all.
+        precision: "fp32", "tf32" or "fp16". Where TensorRT goes by the graph's own types, those say which of fp32 and fp16.
         profile: Shapes of the graph's first input; all others have fixed ones.
         strip: The values of refittable weights are left out of the plan.
         fp16: The builder's flag for half precision, where TensorRT does not go by the graph's types.
@@ -79,7 +79,7 @@ class BuildSettings:
             fp16=precision == "fp16" and not features.strongly_typed,
             refit=refittable and not features.individual_refit,
             refit_individual=refittable and features.individual_refit,
-            tf32=False,  # 10 bits of mantissa err by 1e-4 to 1e-3 and would hide a wrong refit (RefitObserver, 11.3)
+            tf32=precision == "tf32",  # elsewhere its errors of 1e-3 would hide a wrong refit (RefitObserver, 11.3)
             strongly_typed=features.strongly_typed,
             explicit_batch=features.explicit_batch,
             native_instancenorm=features.native_instancenorm,

@@ -18,11 +18,14 @@ from PIL import Image
 
 import engines
 from dni_deploy.api.build import build
+from dni_deploy.api.inspect import inspect
 from dni_deploy.api.refit import refit
 from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.cli import options
 from dni_deploy.cli.main import main
 from dni_deploy.errors import EngineError, UnavailableError, UsageError
 from dni_deploy.session.session import open_session
+from engines.interface import PRECISIONS
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn
 from tests.fakes.gpu import FakeGpu, install
@@ -117,13 +120,15 @@ def test_a_plan_is_rebuilt_only_with_force(gpu: FakeGpu, here: Path, capsys: Cap
     assert main([*BUILD, "--force"]) == 0
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_precision_chooses_the_plan(gpu: FakeGpu, bundle: Bundle, precision: str) -> None:
-    for each in ("fp32", "fp16"):
+    assert tuple(options.PRECISION_TYPE.choices) == PRECISIONS
+    for each in PRECISIONS:
         assert build(bundle.path, precision=each, **SHAPES).precision == each  # type: ignore[arg-type]
     with open_session(bundle, precision=precision) as session:
         assert precision in session.engine.update_path
         session(frame())
+    assert sorted(plan.precision for plan in inspect(bundle.path).plans) == sorted(PRECISIONS)
 
 
 def test_auto_skips_a_precision_without_a_plan_and_naming_it_is_an_error(gpu: FakeGpu, bundle: Bundle) -> None:

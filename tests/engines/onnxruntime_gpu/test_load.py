@@ -27,7 +27,7 @@ def test_a_provider_that_is_not_there_is_an_error(gpu: FakeGpu, case: Case, tmp_
         open_bound(write(case, tmp_path / "x.dni", 2), EngineOptions(threads=1))
 
 
-@pytest.mark.parametrize("precision", [None, "fp16"])
+@pytest.mark.parametrize("precision", [None, "tf32", "fp16"])
 def test_opening_verifies_and_leaves_no_weights(
     gpu: FakeGpu, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str | None
 ) -> None:
@@ -65,5 +65,5 @@ def test_a_weight_that_float16_cannot_hold_is_named(gpu: FakeGpu, tmp_path: Path
 
     case = HAND["conv_bn"]()
     case.members[1]["conv2.bias"][0] = 1e5
-    with pytest.raises(EngineError, match=r"'conv2\.bias'; use fp32"):
+    with pytest.raises(EngineError, match=r"'conv2\.bias'; use tf32 or fp32"):
         open_bound(write(case, tmp_path / "x.dni", 2), EngineOptions(threads=1, precision="fp16"))

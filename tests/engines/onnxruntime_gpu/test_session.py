@@ -27,8 +27,8 @@ def test_the_cuda_provider_gets_the_callers_stream(gpu: FakeGpu) -> None:
     assert make_provider_options(0, 1, tensor_cores=False, replay=True)["enable_cuda_graph"] == "1"
 
 
-@pytest.mark.parametrize(("precision", "use_tf32"), [("fp32", "0"), ("fp16", "1")])
-def test_float16_has_the_tensor_cores(
+@pytest.mark.parametrize(("precision", "use_tf32"), [("fp32", "0"), ("tf32", "1"), ("fp16", "1")])
+def test_float16_and_tf32_have_the_tensor_cores(
     gpu: FakeGpu, pico_case: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch, precision: str, use_tf32: str
 ) -> None:
     """`use_tf32` 0 would take them from convolutions of float16, too."""

@@ -17,7 +17,7 @@ import pytest
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError
-from engines.interface import BuildOptions
+from engines.interface import PRECISIONS, BuildOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.recipes import Recipes
 from engines.registry import build_engine, load_engine
@@ -129,7 +129,7 @@ def test_another_flag_makes_another_plan(bundle: Bundle, gpu: FakeGpu, monkeypat
 
 
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_builder_sets_what_the_settings_say_and_nothing_else(
     precision: str, bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +168,7 @@ def test_the_builder_sets_what_the_settings_say_and_nothing_else(
     assert sources == set(settings.tactic_sources or trt.TacticSource.__members__)
     assert {feature.name for feature in config._preview} == set(settings.preview_features)
     assert settings.refit or settings.refit_individual
+    assert settings.tf32 == (precision == "tf32")
 
 
 @pytest.mark.parametrize("gpu", VERSIONS, indirect=True)
