@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dni_deploy.errors import DniError, EngineError, UnavailableError, UsageError, escape_name
 from dni_deploy.utils.progress import OptionalProgress
-from engines.cuda import driver
+from engines.cuda import driver, wheels
 from engines.interface import REASON_REQUESTED, BuildOptions, BuildResult, EngineOptions
 
 if TYPE_CHECKING:
@@ -50,13 +50,17 @@ def why_onnxruntime_gpu_unavailable(bundle: Bundle | None) -> str | None:
             "this onnxruntime has no CUDA provider: pip uninstall -y onnxruntime, then pip install --force-reinstall "
             "onnxruntime-gpu"
         )
-    return None
+    return wheels.why_driver_too_old("onnxruntime-gpu")
 
 
 def why_tensorrt_missing(library: str = "tensorrt") -> str | None:
     """Tells what a TensorRT library, "tensorrt" or "tensorrt-rtx", lacks on this machine: one sentence without a full stop, or None."""
     packages = (library.replace("-", "_"), "pycuda", "polygraphy")
-    return driver.why_gpu_unavailable() or _explain_missing_packages(packages, library)
+    return (
+        driver.why_gpu_unavailable()
+        or _explain_missing_packages(packages, library)
+        or wheels.why_driver_too_old(library)
+    )
 
 
 def why_tensorrt_unavailable(bundle: Bundle | None, library: str = "tensorrt") -> str | None:

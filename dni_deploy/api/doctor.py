@@ -15,6 +15,7 @@ from dni_deploy._version import __version__
 from dni_deploy.utils.hardware import cache_folder, count_cores, cpu_name, layout_instruction_sets, total_memory_bytes
 from engines.cuda import driver
 from engines.cuda.driver import Driver
+from engines.cuda.wheels import ONNXRUNTIME_CUDA12, TENSORRT_CUDA12
 from engines.registry import ENGINES
 
 REPORTED_PACKAGES = (
@@ -222,20 +223,21 @@ def _make_gpu_advice(versions: Mapping[str, str], gpu: Driver) -> list[str]:
     """What is missing for the GPU that is there: first TensorRT, then ONNX Runtime."""
     name, capability = gpu.devices[0]
     first = "" if not versions["onnxruntime"] or versions["onnxruntime-gpu"] else "pip uninstall -y onnxruntime && "
+    for_tensorrt, for_onnxruntime, remark = "'dni-deploy[tensorrt]'", "'dni-deploy[gpu]'", ""
+    if gpu.version < (13, 0) or capability < MIN_CUDA13_CAPABILITY:
+        for_tensorrt = f"'dni-deploy[gpu]' polygraphy {ONNXRUNTIME_CUDA12} {TENSORRT_CUDA12}"
+        for_onnxruntime += f" {ONNXRUNTIME_CUDA12}"
+        remark = (
+            f" (newer packages are for CUDA 13; this driver serves {gpu.version[0]}.{gpu.version[1]}, this GPU has compute "
+            f"capability {capability[0]}.{capability[1]})"
+        )
     lines = []
     if not (versions["tensorrt"] and versions["polygraphy"] and versions["pycuda"]):
-        line = f"For TensorRT on {name}: {first}pip install 'dni-deploy[tensorrt]'"
-        if gpu.version < (13, 0) or capability < MIN_CUDA13_CAPABILITY:
-            line = (
-                f"For TensorRT on {name}: {first}pip install 'dni-deploy[gpu]' polygraphy tensorrt-cu12 (the package `tensorrt` is "
-                f"for CUDA 13; this driver serves {gpu.version[0]}.{gpu.version[1]}, this GPU has compute capability "
-                f"{capability[0]}.{capability[1]})"
-            )
-        lines.append(line)
-        if not versions["tensorrt-rtx"] and capability >= MIN_CUDA13_CAPABILITY:
+        lines.append(f"For TensorRT on {name}: {first}pip install {for_tensorrt}{remark}")
+        if not versions["tensorrt-rtx"] and not remark:
             lines.append(
                 f"Or TensorRT for RTX, whose plans are built in seconds: {first}pip install 'dni-deploy[tensorrt-rtx]'"
             )
     if not (versions["onnxruntime-gpu"] and versions["pycuda"]):
-        lines.append(f"For ONNX Runtime on {name}: {first}pip install 'dni-deploy[gpu]'")
+        lines.append(f"For ONNX Runtime on {name}: {first}pip install {for_onnxruntime}{remark}")
     return lines

@@ -150,9 +150,11 @@ def test_doctor_reports_what_is_too_old_for_cuda_13(
     monkeypatch: pytest.MonkeyPatch, gpu: tuple[str, int, int], version: int
 ) -> None:
     report = with_gpu(monkeypatch, Cuda(gpu, version=version))
-    [line] = [line for line in report.advice if line.startswith("For TensorRT")]
-    assert "tensorrt-cu12" in line
-    assert f"compute capability {gpu[1]}.{gpu[2]}" in line
+    for_tensorrt, for_onnxruntime = [line for line in report.advice if gpu[0] in line]
+    assert "tensorrt-cu12" in for_tensorrt
+    for line in (for_tensorrt, for_onnxruntime):
+        assert "'onnxruntime-gpu[cuda,cudnn]<1.27'" in line
+        assert f"compute capability {gpu[1]}.{gpu[2]}" in line
 
 
 @pytest.mark.parametrize(("cuda", "message"), [(Cuda(code=100), "CUDA error 100"), (Cuda(), "sees none")])
