@@ -13,18 +13,14 @@ from tests.engines.conftest import write
 from tests.engines.trt.conftest import CASES
 from tests.gpu.conftest import USES_FAKES
 from tests.gpu.test_tensorrt import TOLERANCE, pictures, truth
-from tests.support.needs_gpu import need_gpu
+from tests.support.needs_gpu import need_cuda_provider
 
 
 @pytest.fixture(autouse=True)
 def on_the_device(gpu: Any) -> None:
     if USES_FAKES:
         pytest.skip("ONNX Runtime itself has no fake")
-    need_gpu("pycuda", "onnxruntime")
-    from onnxruntime import get_available_providers
-
-    if "CUDAExecutionProvider" not in get_available_providers():
-        pytest.skip("this onnxruntime has no CUDA provider: onnxruntime-gpu is absent")
+    need_cuda_provider()
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])

@@ -16,8 +16,20 @@ def need_gpu(*packages: str) -> None:
     """packages: by their import names. Asks the driver first: without one, TensorRT's classes crash."""
     missing = [name for name in packages if find_spec(name) is None]
     reason = driver.why_gpu_unavailable() or (f"{' and '.join(missing)} not installed" if missing else None)
-    if reason is None:
-        return
+    if reason is not None:
+        _skip_or_fail(reason)
+
+
+def need_cuda_provider() -> None:
+    """ONNX Runtime with its CUDA provider, which the package onnxruntime-gpu has."""
+    need_gpu("pycuda", "onnxruntime")
+    from onnxruntime import get_available_providers
+
+    if "CUDAExecutionProvider" not in get_available_providers():
+        _skip_or_fail("this onnxruntime has no CUDA provider: onnxruntime-gpu is absent")
+
+
+def _skip_or_fail(reason: str) -> None:
     if os.environ.get(REQUIRE) == "1":
         pytest.fail(f"{REQUIRE}=1, and {reason}")
     pytest.skip(reason)
