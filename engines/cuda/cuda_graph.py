@@ -33,11 +33,19 @@ def begin_capture(stream_handle: int) -> None:
     _capture_state.handle = stream_handle
 
 
-def end_capture(stream_handle: int | None = None) -> CudaGraph:
+class _UpdateResultInfo(ctypes.Structure):
+    """CUgraphExecUpdateResultInfo."""
+
+    _fields_ = (("result", ctypes.c_int), ("error_node", ctypes.c_void_p), ("error_from_node", ctypes.c_void_p))
+
+
+def end_capture(stream_handle: int | None = None, previous: CudaGraph | None = None) -> CudaGraph:
     """Ends the capture of this thread; nothing is captured any more, even where that fails.
 
     Args:
         stream_handle: The CUstream that was captured; None for any.
+        previous: A graph that is not needed any more. Where it has the same nodes in the same order, it is updated and returned,
+            which is faster than a new one; else it is closed. Either way its launches that are queued run as they were.
 
     Returns:
         The graph, which the caller closes.
@@ -55,9 +63,13 @@ def end_capture(stream_handle: int | None = None) -> CudaGraph:
         raise EngineError("The CUDA graph's capture was broken off by something that cannot be captured.")
     executable = ctypes.c_void_p()
     try:
+        if previous is not None and previous.update(graph):
+            return previous
         driver.call_driver("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
     finally:
         driver.call_driver("cuGraphDestroy", graph)
+    if previous is not None:
+        previous.close()
     return CudaGraph(executable)
 
 
@@ -97,6 +109,13 @@ class CudaGraph:
         if not self._executable.value:
             raise EngineError("The CUDA graph was closed.")
         driver.call_driver("cuGraphLaunch", self._executable, ctypes.c_void_p(stream_handle))
+
+    def update(self, graph: ctypes.c_void_p) -> bool:
+        """Takes over what a CUgraph of the same nodes does, for later launches; False where the driver cannot, and all stays."""
+        update = getattr(driver.require_driver_library(), "cuGraphExecUpdate_v2", None)  # from CUDA 12 on
+        if update is None or not self._executable.value:
+            return False
+        return int(update(self._executable, graph, ctypes.byref(_UpdateResultInfo()))) == 0
 
     def close(self) -> None:
         """Destroys the graph; calling it again does nothing. Launches that are queued still run."""

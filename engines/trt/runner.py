@@ -72,6 +72,7 @@ class Runner:
         self._context: Any = None
         self._context_bytes = self._memory_address = 0
         self._graph: CudaGraph | None = None
+        self._stale_graph: CudaGraph | None = None  # captured before the last refit, and updated by the next capture
         self._input_shape: tuple[int, ...] | None = None
         self._context_shape: tuple[int, ...] | None = None
         self._output_shape: tuple[int, ...] = ()
@@ -109,7 +110,8 @@ class Runner:
     def invalidate_graph(self) -> None:
         """Drops a captured graph, because the engine's weights have changed, unless it is known to see them."""
         if not self.keep_graph_over_refit:
-            self._destroy_graph()
+            self._is_warm = False
+            self._stale_graph, self._graph = self._graph or self._stale_graph, None
 
     def prepare_input(self, shape: tuple[int, ...]) -> int:
         """Makes room for an input; see `DeviceNetwork.prepare_input`."""
@@ -243,14 +245,15 @@ class Runner:
         if not queued:
             abort_capture()
             raise self._library.make_error("be captured in a CUDA graph", "Open it without cuda_graph.")
-        self._graph = end_capture(handle)
+        self._graph = end_capture(handle, self._stale_graph)
+        self._stale_graph = None
 
     def _destroy_graph(self) -> None:
         self._is_warm = False
-        if self._graph is not None:
-            self.stream.synchronize()  # it may be running
-            self._graph.close()
-            self._graph = None
+        for graph in (self._graph, self._stale_graph):
+            if graph is not None:
+                graph.close()  # one that is running is freed when it has ended
+        self._graph = self._stale_graph = None
 
     def _ensure_buffer(self, name: str, nbytes: int) -> None:
         """Makes the buffer at least this large; the context and a captured graph do not know a new one's address."""

@@ -17,6 +17,7 @@ from tests.fakes.pycuda.context import ATTRIBUTES
 from tests.fakes.streams import LEGACY, Work
 
 INVALID_VALUE, NOT_INITIALIZED, INVALID_CONTEXT, INVALID_HANDLE, NOT_READY, CAPTURE_UNSUPPORTED = 1, 3, 201, 400, 600, 900
+UPDATE_FAILED = 910
 OUT_OF_MEMORY, ALREADY_REGISTERED, NOT_REGISTERED = 2, 712, 713
 PRIMARY = 0xC0DE
 LEGACY_STREAM = 1
@@ -135,6 +136,16 @@ class Library:
         if not isinstance(held, Graph):
             return INVALID_HANDLE
         _give(executable, self._keep(ExecutableGraph(held)))
+        return 0
+
+    def _cuGraphExecUpdate_v2(self, executable: Any, graph: Any, info: Any) -> int:
+        held, new = self._gpu.graphs.get(_number(executable)), self._gpu.graphs.get(_number(graph))
+        if not isinstance(held, ExecutableGraph) or not isinstance(new, Graph):
+            return INVALID_HANDLE
+        if [work.kind for work in held] != [work.kind for work in new]:
+            return UPDATE_FAILED
+        held[:] = new
+        self._gpu.graph_updates += 1
         return 0
 
     def _cuGraphLaunch(self, executable: Any, stream: Any) -> int:

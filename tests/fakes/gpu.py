@@ -31,6 +31,7 @@ class FakeGpu:
     other_gpu           addresses of device memory that is to be another GPU's.
     refuse_registration True: the driver page-locks no memory of the host.
     transferred         bytes that copies moved, by ("to the device" or "to the host", "page-locked" or "pageable").
+    graph_updates       how often an executable graph took over another one's nodes.
     launches            how often each kernel was launched; `kernel`, if set, runs instead of the host-compiled one.
     """
 
@@ -55,6 +56,7 @@ class FakeGpu:
         self.stacks = threading.local()
         self.capturing: dict[int, tuple[int, int]] = {}
         self.graphs: dict[int, Any] = {}
+        self.graph_updates = 0
         self.events: dict[int, Any] = {}
         self.trt: Any = None
 

@@ -55,6 +55,26 @@ def test_kept_over_a_refit_only_where_that_was_seen(sees: bool, bundle: Bundle, 
         assert run.has_captured_graph is sees  # the first frame after it is queued as it is
 
 
+@pytest.mark.parametrize("gpu", ["11.4", "10.16"], indirect=True)
+def test_a_graph_is_updated_after_a_refit_without_a_wait(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu.trt.graphs_see_refits = False
+    build(bundle)
+    with opened(bundle, cuda_graph=True) as engine:
+        for _ in range(2):
+            engine.refit(0, np.array([1.0, 0, 0]))
+            for _ in range(3):
+                engine.infer(0, picture())
+        before, waits = gpu.graph_updates, list[str]()
+        with monkeypatch.context() as patch:
+            patch.setattr("tests.fakes.pycuda.stream.Stream.synchronize", lambda stream: waits.append("stream"))
+            engine.refit(0, np.array([0, 1.0, 0]))
+        assert not waits
+        for _ in range(3):
+            assert relative_error(engine.infer(0, picture()), truth(bundle, [0, 1, 0], picture())) <= 1e-5
+        assert engine._buffer_sets[0].runner.has_captured_graph
+        assert gpu.graph_updates == before + 1
+
+
 @everywhere
 def test_captured_again_for_another_shape(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
