@@ -57,6 +57,7 @@ class Profile:
         smallest: str | InputShape | None = None,
         tuned: str | InputShape | None = None,
         largest: str | InputShape | None = None,
+        default_max_size: tuple[int, int] = MAX_PROFILE_SIZE_PX,
     ) -> Profile:
         """Makes a profile from the shapes that were given and fills in the rest.
 
@@ -68,6 +69,7 @@ class Profile:
             smallest: (N, C, H, W) or a text such as 1x3x256x256; None for the default.
             tuned: As `smallest`.
             largest: As `smallest`.
+            default_max_size: Height and width of the largest shape where it is not given, and to which the tuned one is cut.
 
         Returns:
             The profile.
@@ -84,12 +86,12 @@ class Profile:
             return cls(low or middle or one, middle or low or one, high or middle or low or one)
         if middle is not None and low is None and high is None:
             low = high = middle
-        low = low or _min_shape(_default_shape(1, MIN_PROFILE_SIZE_PX, signature), middle or high)
+        low = low or _min_shape(make_default_shape(1, MIN_PROFILE_SIZE_PX, signature), middle or high)
         batch = signature.frame_batch
         if high is None:
-            high = _max_shape(_default_shape(batch, MAX_PROFILE_SIZE_PX, signature), middle or low)
+            high = _max_shape(make_default_shape(batch, default_max_size, signature), middle or low)
         if middle is None:
-            middle = _min_shape(_max_shape(_default_shape(batch, OPT_PROFILE_SIZE_PX, signature), low), high)
+            middle = _min_shape(_max_shape(make_default_shape(batch, OPT_PROFILE_SIZE_PX, signature), low), high)
         profile = cls(low, middle, high)
         if signature.takes_frames and not low[0] <= batch <= high[0]:
             raise UsageError(
@@ -99,7 +101,8 @@ class Profile:
         return profile
 
 
-def _default_shape(batch: int, size: tuple[int, int], signature: Signature) -> InputShape:
+def make_default_shape(batch: int, size: tuple[int, int], signature: Signature) -> InputShape:
+    """Makes the shape (N, C, H, W) of a height and width in pixels, rounded up to what the network takes."""
     height, width = (-(-side // signature.multiple) * signature.multiple for side in size)
     return (batch, signature.input_channels, height, width)
 

@@ -56,7 +56,7 @@ ENGINE_LAYERS = (
     ("frame_conversion",),
     ("lowering", "verification"),
     ("cuda", "onnxruntime_cpu"),
-    ("onnxruntime_gpu", "trt"),
+    ("default_profile", "onnxruntime_gpu", "trt"),
     ("registry",),
 )
 """Inside engines/, from the ground up: a module imports from its own layer and from below."""

@@ -15,8 +15,9 @@ from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.imaging.image_file import Paths, as_path_list
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.progress import OptionalProgress
+from engines.default_profile import make_profile
 from engines.interface import BuildOptions
-from engines.profile import InputShape, Profile
+from engines.profile import InputShape
 from engines.registry import ENGINES, build_engine, choose_builder, refuse_unused_options
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def build(
         bundle_path: Path of the bundle.
         engine: An engine's name, or "auto": the best one that can run here and has something to build.
         precision: "fp32" (the default), "tf32" or "fp16", for TensorRT.
-        min_shape: Smallest input as "NxCxHxW", as Profile.from_shapes takes it, for TensorRT.
+        min_shape: Smallest input as "NxCxHxW", for TensorRT; the shapes that are left out have defaults (docs/gpu.md).
         opt_shape: Input to optimize for; alone, the only one.
         max_shape: Largest input.
         strip: Write a plan without weights, which are added when it is opened, for TensorRT.
@@ -137,10 +138,11 @@ def build(
         )
     bundle = Bundle.open(bundle_path)
     used_options = ENGINES[choice.name].build_option_names
-    profile = Profile.from_shapes(bundle.signature, *shapes) if "profile" in used_options else None
+    precision = precision or "fp32"
+    profile = make_profile(bundle, precision, device or 0, *shapes) if "profile" in used_options else None
     options = BuildOptions(
         threads=threads,
-        precision=precision or "fp32",
+        precision=precision,
         profile=profile,
         strip=strip,
         compute_capabilities=capabilities,

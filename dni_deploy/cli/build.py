@@ -32,7 +32,7 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @click.option("--min", "smallest", metavar="NxCxHxW", help="TensorRT: the smallest input.  [default: 32x32 pixels]")
 @click.option("--opt", "tuned", metavar="NxCxHxW", help="TensorRT: the input to optimize for; alone, the only one.")
-@click.option("--max", "largest", metavar="NxCxHxW", help="TensorRT: the largest input.  [default: 1920x1088 pixels]")
+@click.option("--max", "largest", metavar="NxCxHxW", help="TensorRT: the largest input.  [default: 1920x1088 pixels or less]")
 @click.option("--strip", is_flag=True, help="TensorRT: a small plan without weights; they are added when it is opened.")
 @click.option(
     "--device",

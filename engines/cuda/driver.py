@@ -62,6 +62,14 @@ def query_driver() -> Driver | str:
     return Driver((number.value // 1000, number.value % 1000 // 10), tuple(devices))
 
 
+def query_total_memory(device: int) -> int | None:
+    """Asks for the bytes of a GPU's memory, by its number; None where there is no such GPU."""
+    cuda, handle, count = load_driver_library(), ctypes.c_int(0), ctypes.c_size_t(0)
+    if cuda is None or cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(handle), device):
+        return None
+    return None if cuda.cuDeviceTotalMem_v2(ctypes.byref(count), handle) else int(count.value)
+
+
 def why_gpu_unavailable() -> str | None:
     """Tells why no GPU can be used, one sentence without a full stop; None where one can."""
     answer = query_driver()

@@ -13,8 +13,8 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.cuda.device import Device
+from engines.default_profile import make_profile
 from engines.interface import BuildOptions, BuildResult, EngineOptions
-from engines.profile import Profile
 from engines.trt.builder import BuildRequest, build_serialized_engine, capability_name
 from engines.trt.engine import RefitEngine, RtxRefitEngine, TensorRTEngine
 from engines.trt.library import Library, load_library
@@ -52,7 +52,7 @@ def build_plan(
     started = time.perf_counter()
     library, network_class = load_library(engine_class.library_name), engine_class.network_class
     _check_capabilities(options.compute_capabilities, library)
-    precision, profile = options.precision, options.profile or Profile.from_shapes(bundle.signature)
+    precision, profile = options.precision, options.profile or make_profile(bundle, options.precision, options.device)
     report_progress(progress, 0, 1, "lowering the graph")
     network = network_class.from_lowered(bundle, network_class.lower(bundle, library.features.graph_precision(precision)))
     identity = PlanIdentity.for_graph(

@@ -17,7 +17,7 @@ from tests.fakes.pycuda.context import ATTRIBUTES
 from tests.fakes.streams import LEGACY, Work
 
 INVALID_VALUE, NOT_INITIALIZED, INVALID_CONTEXT, INVALID_HANDLE, NOT_READY, CAPTURE_UNSUPPORTED = 1, 3, 201, 400, 600, 900
-UPDATE_FAILED = 910
+INVALID_DEVICE, UPDATE_FAILED = 101, 910
 OUT_OF_MEMORY, ALREADY_REGISTERED, NOT_REGISTERED = 2, 712, 713
 PRIMARY = 0xC0DE
 LEGACY_STREAM = 1
@@ -79,6 +79,14 @@ class Library:
 
     def _cuDeviceGetCount(self, count: Any) -> int:
         _give(count, 1)
+        return 0
+
+    def _cuDeviceGet(self, device: Any, ordinal: Any) -> int:
+        _give(device, 0)
+        return 0 if _number(ordinal) == 0 else INVALID_DEVICE
+
+    def _cuDeviceTotalMem_v2(self, nbytes: Any, device: Any) -> int:
+        _give(nbytes, self._gpu.memory.total)
         return 0
 
     def _cuDriverGetVersion(self, version: Any) -> int:
