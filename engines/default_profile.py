@@ -1,6 +1,7 @@
 """The input shapes that a plan is built for where none are named: as large as the network's scale and the GPU's memory suggest.
 
-TensorRT reserves the activations of the largest shape when a plan is opened, however small the frames are.
+A frame of the largest shape has to fit. TensorRT before 10.1 even reserves its activations when a plan is opened, however small the
+frames are.
 """
 
 from __future__ import annotations

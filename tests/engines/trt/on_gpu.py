@@ -30,7 +30,7 @@ from dni_deploy.errors import UsageError
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
-from engines.interface import BuildOptions, EngineOptions
+from engines.interface import PRECISIONS, BuildOptions, EngineOptions
 from engines.profile import Profile
 from engines.trt.build import build_plan
 from engines.trt.library import load_library
@@ -155,7 +155,7 @@ def run(folder: Path) -> Iterator[str]:
     strip = load_library(LIBRARY).features.strip
     for title, write in BUNDLES.items():
         bundle = write(folder / title.partition(" ")[0])
-        for precision in ("fp32", "fp16"):
+        for precision in PRECISIONS:
             for name in (*KINDS, "constant"):
                 started = time.perf_counter()
                 built = build_plan(

@@ -34,4 +34,4 @@ def test_the_program_itself(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.Mo
     from tests.engines.trt import on_gpu
 
     monkeypatch.setattr(on_gpu, "LIBRARY", engine_name())
-    assert len(list(on_gpu.run(tmp_path))) >= 2 * 2 * 14
+    assert len(list(on_gpu.run(tmp_path))) >= 2 * 3 * 14
