@@ -56,11 +56,7 @@ def why_onnxruntime_gpu_unavailable(bundle: Bundle | None) -> str | None:
 def why_tensorrt_missing(library: str = "tensorrt") -> str | None:
     """Tells what a TensorRT library, "tensorrt" or "tensorrt-rtx", lacks on this machine: one sentence without a full stop, or None."""
     packages = (library.replace("-", "_"), "pycuda", "polygraphy")
-    return (
-        driver.why_gpu_unavailable()
-        or _explain_missing_packages(packages, library)
-        or wheels.why_driver_too_old(library)
-    )
+    return driver.why_gpu_unavailable() or _explain_missing_packages(packages, library) or wheels.why_driver_too_old(library)
 
 
 def why_tensorrt_unavailable(bundle: Bundle | None, library: str = "tensorrt") -> str | None:

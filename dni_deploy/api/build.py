@@ -139,7 +139,7 @@ def build(
     bundle = Bundle.open(bundle_path)
     used_options = ENGINES[choice.name].build_option_names
     precision = precision or "fp32"
-    profile = make_profile(bundle, precision, device or 0, *shapes) if "profile" in used_options else None
+    profile = make_profile(bundle, precision, number, *shapes) if "profile" in used_options else None
     options = BuildOptions(
         threads=threads,
         precision=precision,
