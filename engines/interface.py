@@ -88,7 +88,7 @@ class BuildOptions:
 def check_precision(precision: str) -> None:
     """Raises UsageError where a precision is not one of PRECISIONS."""
     if precision not in PRECISIONS:
-        raise UsageError(f"precision is {' or '.join(PRECISIONS)}; got {escape_name(precision)}.")
+        raise UsageError(f"precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}; got {escape_name(precision)}.")
 
 
 @dataclass(frozen=True)

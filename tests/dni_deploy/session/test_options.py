@@ -35,7 +35,7 @@ def test_async_refit_opens_two_slots_unless_the_caller_chose_a_number(slots: int
     ("values", "message"),
     [
         ({"engine": "warp"}, "no engine 'warp'; there are auto, tensorrt"),
-        ({"precision": "fp8"}, "precision is fp32 or fp16; got fp8"),
+        ({"precision": "fp8"}, "precision is fp32, tf32 or fp16; got fp8"),
         ({"threads": -1}, "threads is a whole number"),
         ({"device": -1}, "device is the number of a GPU"),
         ({"slots": 0}, "slots is how many"),

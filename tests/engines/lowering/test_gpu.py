@@ -202,7 +202,7 @@ def test_a_value_that_is_missing_is_named() -> None:
 
 
 def test_an_unknown_precision() -> None:
-    with pytest.raises(UsageError, match="fp32 or fp16"):
+    with pytest.raises(UsageError, match="fp32, tf32 or fp16"):
         lower_for_gpu(onnx.ModelProto(), (), "int8")
 
 
