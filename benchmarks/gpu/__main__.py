@@ -25,6 +25,7 @@ from benchmarks.gpu.measurement import Measurement, report
 from benchmarks.gpu.modes import GPU_BACKEND_MODES, select_modes
 from benchmarks.result_file import describe_commit
 from dni_deploy.errors import DniError, UsageError
+from engines.interface import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK_NAMES = ("rrdb", "compact", "dncnn", "transformer")
@@ -45,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shape", action="append", metavar="WxH", help="of the input, more than once; default 1280x720, 256x256, 1920x1080"
     )
-    parser.add_argument("--precision", action="append", choices=DEFAULT_PRECISIONS, help="default both")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="more than once; default fp16, fp32")
     parser.add_argument(
         "--rows", metavar="NAME,...", help=f"of {', '.join(mode.name for mode in GPU_BACKEND_MODES)}, kernel; default all"
     )

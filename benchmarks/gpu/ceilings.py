@@ -57,18 +57,18 @@ def measure_copy_rate(device: Device, clock: Clock, nbytes: int = COPY_BYTES, ro
 
 
 def measure_matrix_rates(side: int = MATRIX_SIDE, rounds: int = 10) -> dict[str, float]:
-    """Measures the operations per second of a large product in PyTorch by precision, TF32 off; {} without PyTorch."""
+    """Measures the operations per second of a large product in PyTorch by precision; {} without PyTorch."""
     if importlib.util.find_spec("torch") is None:
         return {}
     import torch
 
-    from benchmarks.gpu.torch_peers import TORCH_DTYPES, strict_float32
+    from benchmarks.gpu.torch_peers import TORCH_DTYPES, choose_arithmetic
 
     if not torch.cuda.is_available():
         return {}
-    strict_float32()
     rates = {}
     for name, dtype in TORCH_DTYPES.items():
+        choose_arithmetic(name)
         left, right = (torch.randn(side, side, device="cuda").to(dtype) for _ in range(2))
         seconds = []
         for _ in range(rounds + 2):

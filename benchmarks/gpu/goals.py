@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.modes import OUR_MODES, TUNED_PLAN_SIZE
+from engines.interface import PRECISIONS
 from engines.verification import MIN_PSNR_DB, max_allowed_error
 
 NO_STALL = ("tensorrt-ahead", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
@@ -116,7 +117,7 @@ def _peer_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
 
 
 def _agreement_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
-    for precision in ("fp32", "fp16"):
+    for precision in PRECISIONS:
         entries = [
             (agreement, name, case["title"])
             for case in result["cases"]
@@ -134,9 +135,10 @@ def _agreement_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
                 worst["error"],
             )
         ratios = [(agreement["psnr"], name, title) for agreement, name, title in entries if agreement["psnr"] is not None]
-        if precision == "fp16" and ratios:
+        if precision != "fp32" and ratios:
             ratio, name, title = min(ratios)
-            yield _make_goal("lowest PSNR against PyTorch, dB, fp16", f"{title}, {name}", "at least", MIN_PSNR_DB, ratio)
+            figure = f"lowest PSNR against PyTorch, dB, {precision}"
+            yield _make_goal(figure, f"{title}, {name}", "at least", MIN_PSNR_DB, ratio)
 
 
 def _cases_at_tuned_size(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

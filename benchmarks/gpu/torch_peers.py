@@ -20,7 +20,7 @@ from dni_deploy.errors import EngineError, MismatchError
 from engines.frame_conversion import HostFrameEngine
 from exporters.architectures.registry import find_architecture
 
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
 TENSOR_ALIGNMENT_BYTES = 256
 """Alignment of each tensor, equal to that of cudaMalloc."""
 WARM_UP_FRAMES = 4
@@ -31,14 +31,14 @@ class TorchPeer(HostFrameEngine):
     """A DeviceEngine (see engines/interface.py) of one slot, float32 in and out.
 
     The mode is "eager", "graph" (the eager network as a CUDA graph), "reduce-overhead" or "max-autotune" (torch.compile). TF32
-    is off in the whole process; cuDNN may choose by trial.
+    is on or off in the whole process, by the newest peer's precision; cuDNN may choose by trial.
     """
 
     slots = 1
 
     def __init__(self, bundle: Bundle, precision: str, mode: str) -> None:
         super().__init__()
-        strict_float32()
+        choose_arithmetic(precision)
         self.name = f"torch-{mode}"
         self.update_path = "the weights are views of one flat tensor that is blended in place"
         self._bundle, self._mode, self._dtype = bundle, mode, TORCH_DTYPES[precision]
@@ -230,10 +230,10 @@ def _view(flat: Tensor, offset: int, shape: tuple[int, ...], channels_last: bool
     return part.view(shape)
 
 
-def strict_float32() -> None:
-    """Disables TF32 in this process and lets cuDNN benchmark its algorithms."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+def choose_arithmetic(precision: str) -> None:
+    """Enables TF32 in this process for "tf32" and disables it for all else, and lets cuDNN benchmark its algorithms."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = True
 
 

@@ -27,6 +27,7 @@ from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import InputError
 from engines import ort_session
+from engines.interface import PRECISIONS
 from tests.fakes.gpu import FakeGpu
 from tests.support.pico_architectures import pico_net
 from tests.support.simulated_clock import CHANGE, DOWNLOAD, FRAME, UPLOAD, KnownClock, KnownEngine, Machine
@@ -455,6 +456,10 @@ def test_torch_peer_is_a_device_engine(
     monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
     monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **more: empty(*shape, **more))
     expected = read_expected_outputs(prepared[0], "pico")
+    for precision in PRECISIONS:
+        TorchPeer(bundle, precision, "eager").close()
+        assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == (precision == "tf32")
+        assert __main__.make_parser().parse_args(["--precision", precision]).precision == [precision]
     peer = TorchPeer(bundle, "fp32", "eager")
     agreement = measure_agreement(peer, expected, changes=True)
     assert describe_fault(agreement, "fp32") is None
