@@ -1,7 +1,10 @@
 """One GPU and its primary context, the one that TensorRT, ONNX Runtime and PyTorch use as well.
 
-A second context in the process breaks those, so none is ever made. pycuda keeps a stack of contexts per thread, and a thread
-that ends with one on its stack ends the process: hence `with device:` around everything, on every thread.
+A second context in the process breaks those, so none is ever made. The primary one is retained once per process and never
+released, as CuPy and Numba do: a release by the last user would reset it, while libraries still cache handles of it.
+
+pycuda keeps a stack of contexts per thread, and a thread that ends with one on its stack ends the process: hence `with device:`
+around everything, on every thread.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ NON_BLOCKING = 1
 class Device:
     """A GPU with its primary context retained. `with device:` makes it current on this thread; it may be nested.
 
-    All that is made on it is used, and freed, within such blocks, and before `close`.
+    All that is made on it is used, and freed, within such blocks, and before `close`. The context stays.
 
     Attributes:
         name: The driver's name for the GPU.
@@ -52,17 +55,17 @@ class Device:
             count = cuda.Device.count()
             if not 0 <= index < count:
                 raise UnavailableError(f"There is no GPU number {index}: the driver counts {count}, from 0.")
-            return cls(cuda.Device(index))
+            return cls(cuda.Device(index), _retain_primary_context(index))
         except cuda.Error as error:
             raise UnavailableError(f"GPU number {index} cannot be used: {error}.") from error
 
-    def __init__(self, device: cuda.Device) -> None:
+    def __init__(self, device: cuda.Device, context: cuda.Context) -> None:
         self.name: str = device.name()
         self.capability: tuple[int, int] = tuple(device.compute_capability())
         self.modules: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._context = device.retain_primary_context()
+        self._context = context
         with self:
             self.setup_stream: cuda.Stream | None = self.create_stream()
 
@@ -89,18 +92,28 @@ class Device:
         cuda.Context.pop()
 
     def close(self) -> None:
-        """Releases the context; not within `with device:`. Everything on it is freed by then. Calling it again does nothing."""
+        """Frees the stream and the modules; everything else on it is freed by then. Calling it again does nothing."""
         with self._lock:
             if self._closed:
                 return
-            self._closed = True
-        self._context.push()
-        self.setup_stream = None
-        self.modules.clear()
-        # While it is current: pycuda releases it from elsewhere only on the thread that retained it.
-        self._context.detach()
-        # pycuda takes it off its own stack, but CUDA "does not pop the context in any circumstances" when a primary one is
-        # released (cuDevicePrimaryCtxRelease): left there, a context that may be gone would stay this thread's current one.
-        cuda_library = driver.load_driver_library()
-        if cuda_library is not None and cuda.Context.get_current() is None:
-            cuda_library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+            try:
+                with self:
+                    self.setup_stream = None
+                    self.modules.clear()
+            finally:
+                self._closed = True
+
+
+_contexts_lock = threading.Lock()
+_primary_contexts: dict[int, cuda.Context] = {}
+"""The retained primary context of each GPU, by the GPU's number."""
+
+
+def _retain_primary_context(index: int) -> cuda.Context:
+    """Returns a GPU's primary context, which is retained by the first call."""
+    with _contexts_lock:
+        if index not in _primary_contexts:
+            _primary_contexts[index] = context = cuda.Device(index).retain_primary_context()
+            # pycuda releases it in the destructor, which must not run when the interpreter ends: others may still use it then.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
+        return _primary_contexts[index]

@@ -1,4 +1,4 @@
-"""The device: contexts are pushed, popped and released, whatever fails and whichever thread closes it."""
+"""The device: contexts are pushed and popped whatever fails, and the primary one is retained once and stays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_open_and_close(gpu: FakeGpu) -> None:
     assert not gpu.has_context()
     device.close()
     device.close()
-    assert (gpu.retained, gpu.released) == (1, 1)
+    assert (gpu.retained, gpu.released) == (1, 0)
     with pytest.raises(EngineError, match="was closed"), device:
         pass
 
@@ -39,15 +39,39 @@ def test_an_error_inside_leaves_no_context(gpu: FakeGpu) -> None:
     device.close()
 
 
+def test_the_context_is_retained_once_and_outlives_every_device(gpu: FakeGpu) -> None:
+    from engines.cuda.device import Device
+
+    for _ in range(3):
+        Device.open().close()
+    assert (gpu.retained, gpu.released) == (1, 0)
+
+
+def test_threads_that_open_at_once_share_one_context(gpu: FakeGpu) -> None:
+    from engines.cuda.device import Device
+
+    opened: list[Device] = []
+    threads = [threading.Thread(target=lambda: opened.append(Device.open())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for device in opened:
+        device.close()
+    assert len(opened) == 4
+    assert (gpu.retained, gpu.released) == (1, 0)
+
+
 def test_closed_by_another_thread_than_opened_it(gpu: FakeGpu) -> None:
-    """pycuda releases a context that is not current only on the thread that retained it, and says nothing."""
     from engines.cuda.device import Device
 
     device = Device.open()
     thread = threading.Thread(target=device.close)
     thread.start()
     thread.join()
-    assert gpu.released == 1
+    with pytest.raises(EngineError, match="was closed"), device:
+        pass
+    assert not gpu.has_context()
 
 
 def test_two_devices_side_by_side(gpu: FakeGpu) -> None:
