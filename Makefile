@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 INDEX  := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs format clean
+.PHONY: help demo test check bench docs kernels format clean
 
 help:
 	@echo "make demo    see it work: pictures, a plot and a page with a slider in dni-demo/"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   ruff and mypy"
 	@echo "make bench   time it against the alternatives, on this machine"
 	@echo "make docs    write docs/cli.md and docs/python-api.md from the help texts and docstrings"
+	@echo "make kernels compile the CUDA kernels that are shipped, after an edit of a .cu file; needs nvcc"
 	@echo "make format  ruff format"
 	@echo "make clean   remove .venv"
 	@echo
@@ -48,6 +49,9 @@ bench: $(BIN)/.ready
 docs: $(BIN)/.ready
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_python_api.py
+
+kernels: $(BIN)/.ready
+	$(BIN)/python -m engines.cuda.compile
 
 clean:
 	rm -rf $(VENV)

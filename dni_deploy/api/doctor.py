@@ -15,6 +15,7 @@ from dni_deploy._version import __version__
 from dni_deploy.utils.hardware import cache_folder, count_cores, cpu_name, layout_instruction_sets, total_memory_bytes
 from engines.cuda import driver
 from engines.cuda.driver import Driver
+from engines.cuda.machine_code import choose_architectures
 from engines.cuda.wheels import ONNXRUNTIME_CUDA12, TENSORRT_CUDA12
 from engines.registry import ENGINES
 
@@ -108,10 +109,10 @@ def doctor() -> DoctorReport:
         )
     if runtimes and import_error:
         warnings.append(f"{runtimes[0]} is installed and cannot be imported: {import_error}")
-    if _has_usable_gpu(gpu) and not nvcc:
+    if isinstance(gpu, Driver) and not nvcc and any(not choose_architectures(capability) for _, capability in gpu.devices):
         warnings.append(
-            "nvcc was not found; it compiles the kernels when they are used first. Install NVIDIA's CUDA toolkit, of which "
-            "the compiler alone is enough, or set CUDA_HOME to its folder."
+            "nvcc was not found; a GPU here is older than the kernels that are shipped, so nvcc compiles them when they are used "
+            "first. Install NVIDIA's CUDA toolkit, of which the compiler alone is enough, or set CUDA_HOME to its folder."
         )
     return DoctorReport(
         machine=_describe_machine(gpu, nvcc),

@@ -127,7 +127,7 @@ class DeviceBlender:
             members: The members, which must outlive this.
 
         Raises:
-            UnavailableError: There is no CUDA compiler.
+            UnavailableError: The shipped machine code does not fit, and there is no CUDA compiler.
             EngineError: The kernels do not compile.
         """
         kernels = Kernels(device)

@@ -107,7 +107,7 @@ class FrameRenderer:
         """Loads the kernels and creates streams and events; memory is allocated by the first frames.
 
         Raises:
-            UnavailableError: There is no CUDA compiler.
+            UnavailableError: The shipped machine code does not fit, and there is no CUDA compiler.
             EngineError: The kernels do not compile.
         """
         self._kernels = FrameKernels(device)

@@ -13,7 +13,8 @@ from dni_deploy.imaging import frames
 from dni_deploy.imaging.frames import WHITE_LEVELS
 from dni_deploy.signature import Signature
 from engines.cuda.device import Device
-from engines.cuda.kernels import FRAME_SOURCE, THREADS_PER_BLOCK, Kernels
+from engines.cuda.kernels import THREADS_PER_BLOCK, Kernels
+from engines.cuda.machine_code import FRAME_SOURCE
 
 FRAME_TO_INPUT, OUTPUT_TO_FRAME = struct.Struct("=2Q4I3fI"), struct.Struct("=4Q4I3fI")
 """The kernels' only arguments; see frame.cu."""
@@ -29,7 +30,7 @@ class FrameKernels:
         """Loads the kernels.
 
         Raises:
-            UnavailableError: There is no CUDA compiler.
+            UnavailableError: The shipped machine code does not fit, and there is no CUDA compiler.
             EngineError: The kernels do not compile.
         """
         kernels = Kernels(device, FRAME_SOURCE)

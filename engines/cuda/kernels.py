@@ -1,33 +1,20 @@
-"""The kernels of blend.cu and frame.cu, compiled for the GPU by nvcc through pycuda, once per machine.
-
-The machine code is kept in the cache folder under the hash of all that it depends on. A file of another owner, with other
-writers or with a wrong SHA-256 is not used, and the kernels are compiled again.
-"""
+"""The kernels of blend.cu and frame.cu: their names, arguments and grids, and how they are loaded."""
 
 from __future__ import annotations
 
-import os
-import stat
+import logging
 import struct
-from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycuda.compiler
 import pycuda.driver as cuda
 
-from dni_deploy.errors import DniError, EngineError, UnavailableError, escape_name
-from dni_deploy.utils.atomic_write import write_bytes, write_file_atomically
-from dni_deploy.utils.hardware import cache_folder
-from engines.cuda import driver
+from dni_deploy.errors import EngineError
 from engines.cuda.device import Device
+from engines.cuda.machine_code import KERNEL_SOURCE, load_compiled_code, read_shipped_code
 
-KERNEL_SOURCE = Path(__file__).with_name("blend.cu")
-FRAME_SOURCE = Path(__file__).with_name("frame.cu")
-NVCC_OPTIONS = ("-std=c++17", "-fmad=false")
-"""No fused operations except those that are written as such, so that the host's compiler gives the same bits."""
+log = logging.getLogger(__name__)
 
 THREADS_PER_BLOCK = (256, 1, 1)
 MAX_MEMBERS = 32
@@ -113,12 +100,12 @@ class Kernels:
             source: KERNEL_SOURCE or FRAME_SOURCE.
 
         Raises:
-            UnavailableError: There is no CUDA compiler.
+            UnavailableError: The shipped machine code does not fit, and there is no CUDA compiler.
             EngineError: The kernels do not compile.
         """
         self._source_name = source.name
         if source.name not in device.modules:
-            device.modules[source.name] = cuda.module_from_buffer(load_machine_code(device.architecture, source))
+            device.modules[source.name] = _load_module(device, source)
         self._module = device.modules[source.name]
 
     def load_function(self, name: str, argument: np.dtype[Any]) -> Any:
@@ -143,80 +130,15 @@ class Kernels:
             raise EngineError(f"The compiled {self._source_name} has no kernel {name!r}: {error}.") from error
 
 
-def load_machine_code(architecture: str, source: Path = KERNEL_SOURCE) -> bytes:
-    """Loads a source's machine code for an architecture from the cache, or compiles it.
-
-    Args:
-        architecture: Such as "sm_90".
-        source: KERNEL_SOURCE or FRAME_SOURCE.
-
-    Returns:
-        The machine code (cubin).
-
-    Raises:
-        UnavailableError: There is no CUDA compiler, or it cannot be run.
-        EngineError: It cannot compile the kernels.
-    """
-    nvcc = driver.find_nvcc()
-    if nvcc is None:
-        raise UnavailableError(
-            "The CUDA compiler nvcc is not on the PATH, and the GPU kernels are compiled at first use: install the CUDA toolkit "
-            "(conda install -c nvidia cuda-nvcc, or cuda-nvcc from NVIDIA's apt repository), or set CUDA_HOME to its folder."
-        )
-    text = source.read_text(encoding="utf-8")
+def _load_module(device: Device, source: Path) -> Any:
+    """Loads the shipped machine code of a source, or where the driver takes none of it, what nvcc compiles."""
+    for code in read_shipped_code(device.capability, source):
+        try:
+            return cuda.module_from_buffer(code)
+        except cuda.Error as error:
+            log.info("the driver refuses it: %s", error)
+    code = load_compiled_code(device.architecture, source)
     try:
-        version = str(pycuda.compiler.get_nvcc_version(nvcc))
-        key = sha256("\0".join([text, architecture, version, *NVCC_OPTIONS]).encode()).hexdigest()
-        cached = _read_cached(key)
-        if cached is not None:
-            return cached
-        code = bytes(
-            pycuda.compiler.compile(
-                text, nvcc=nvcc, options=list(NVCC_OPTIONS), arch=architecture, no_extern_c=True, cache_dir=False
-            )
-        )
-    except cuda.CompileError as error:
-        output = [line for line in str(error.stderr or error.stdout or "").splitlines() if line.strip()]
-        reason = escape_name(output[0]) if output else "it gave no reason"
-        raise EngineError(
-            f"nvcc could not compile {source.name} for {architecture}: {reason}. "
-            "It needs a C++ compiler beside it, and a version that knows this GPU."
-        ) from error
-    except OSError as error:
-        raise UnavailableError(f"The CUDA compiler {escape_name(nvcc)} could not be run: {escape_name(error)}.") from error
-    _write_cached(key, code)
-    return code
-
-
-def _cache_path(key: str) -> Path | None:
-    folder = cache_folder()
-    return None if folder is None else folder / "cuda" / f"{key}.cubin"
-
-
-def _read_cached(key: str) -> bytes | None:
-    """Reads the machine code without the SHA-256 before it; None where it is absent, damaged or may be somebody else's."""
-    path = _cache_path(key)
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022):
-                return None
-            data = file.read()
-    except OSError:
-        return None
-    code = data[32:]
-    return code if code and sha256(code).digest() == data[:32] else None
-
-
-def _write_cached(key: str, code: bytes) -> None:
-    """Keeps the machine code for the next time; where that cannot be done, it is compiled again then."""
-    path = _cache_path(key)
-    if path is None:
-        return
-    with suppress(DniError, OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_file_atomically(path, force=True) as temporary:
-            write_bytes(temporary, sha256(code).digest() + code)
-            os.chmod(temporary, 0o600)
+        return cuda.module_from_buffer(code)
+    except cuda.Error as error:
+        raise EngineError(f"The driver refuses what nvcc compiled of {source.name}: {error}.") from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.machine_code import MachineCode
 from tests.fakes.memory import Allocation, Memory
 from tests.fakes.streams import Queue, Scheduler
 
@@ -28,6 +29,8 @@ class FakeGpu:
     violations          one sentence each; `check` fails on them.
     trt                 the fake TensorRT's own state and switches (tests/fakes/tensorrt.py, class State); None without it.
     nvcc                False: there is no compiler.
+    compiled            the architectures that it compiled for.
+    loaded              the machine code that the driver loaded.
     other_gpu           addresses of device memory that is to be another GPU's.
     refuse_registration True: the driver page-locks no memory of the host.
     transferred         bytes that copies moved, by ("to the device" or "to the host", "page-locked" or "pageable").
@@ -44,6 +47,8 @@ class FakeGpu:
         self.scheduler = Scheduler(self.report, seed, eager)
         self.initialized = False
         self.nvcc = True
+        self.compiled: list[str] = []
+        self.loaded: list[MachineCode] = []
         self.refuse_registration = False
         self.other_gpu: set[int] = set()
         self.kernel: Any = None
@@ -144,12 +149,10 @@ def module(name: str, package: bool = False) -> ModuleType:
 
 PYCUDA = module("pycuda", package=True)
 DRIVER = module("pycuda.driver")
-COMPILER = module("pycuda.compiler")
 TENSORRT, TENSORRT_RTX = module("tensorrt", package=True), module("tensorrt_rtx", package=True)
 """The same objects in all tests, so that modules that imported them once keep working in later tests."""
 
 PYCUDA.driver = DRIVER  # type: ignore[attr-defined]
-PYCUDA.compiler = COMPILER  # type: ignore[attr-defined]
 PYCUDA.VERSION = (2026, 1)  # type: ignore[attr-defined]
 PYCUDA.VERSION_TEXT = "2026.1"  # type: ignore[attr-defined]
 
@@ -159,13 +162,12 @@ def install(
 ) -> FakeGpu:
     """Installs the machine until monkeypatch is undone. tensorrt: "11.4", "10.16", "8.6", "rtx-1.7" or None for a machine without it."""
     from engines.cuda import driver
-    from tests.fakes import cuda_library, pycuda_compiler, pycuda_driver
+    from tests.fakes import cuda_library, nvcc, pycuda_driver
 
     machine = FakeGpu(tensorrt or "", seed, eager)
     monkeypatch.setattr(sys.modules[__name__], "CURRENT", machine)
     pycuda_driver.fill(DRIVER)
-    pycuda_compiler.fill(COMPILER)
-    modules = {"pycuda": PYCUDA, "pycuda.driver": DRIVER, "pycuda.compiler": COMPILER}
+    modules = {"pycuda": PYCUDA, "pycuda.driver": DRIVER}
     if tensorrt is not None:
         from tests.fakes import tensorrt as fake
 
@@ -178,9 +180,10 @@ def install(
         _select_polygraphy(library)
     for name, each in modules.items():
         monkeypatch.setitem(sys.modules, name, each)
-    from engines.cuda import device
+    from engines.cuda import device, machine_code
 
     monkeypatch.setattr(device, "_primary_contexts", {})
+    monkeypatch.setattr(machine_code, "run_nvcc", nvcc.run_nvcc)
     cuda = cuda_library.Library(machine)
     monkeypatch.setattr(driver, "load_driver_library", lambda: cuda)
     return machine

@@ -44,7 +44,7 @@ def get_driver_version() -> int:
 
 CONTENT = (
     *(ctx_flags, host_alloc_flags, device_attribute, function_attribute, init, get_version, get_driver_version),
-    *(checks.Error, checks.MemoryError, checks.LogicError, checks.LaunchError, checks.RuntimeError, checks.CompileError),
+    *(checks.Error, checks.MemoryError, checks.LogicError, checks.LaunchError, checks.RuntimeError),
     *(context.Device, context.Context, stream.Stream, stream.Event, stream.event_flags),
     *(allocation.DeviceAllocation, allocation.PagelockedHostAllocation, allocation.mem_alloc, allocation.mem_get_info),
     *(allocation.pagelocked_empty, allocation.pagelocked_zeros),

@@ -137,12 +137,17 @@ def test_doctor_reports_a_gpu_without_packages(monkeypatch: pytest.MonkeyPatch) 
     report = with_gpu(monkeypatch, Cuda(H200), None, onnxruntime="1.32.0")
     assert "NVIDIA H200 (compute capability 9.0); NVIDIA driver for CUDA 13.0" in report.machine["gpu"]
     assert report.machine["nvcc"] == "not found"
-    [warning] = report.warnings
-    assert warning.startswith("nvcc was not found")
+    assert not report.warnings
     first = "pip uninstall -y onnxruntime && pip install "
     assert f"For TensorRT on NVIDIA H200: {first}'dni-deploy[tensorrt]'" in report.advice
     assert [line for line in report.advice if line.startswith("Or TensorRT for RTX") and "'dni-deploy[tensorrt-rtx]'" in line]
     assert f"For ONNX Runtime on NVIDIA H200: {first}'dni-deploy[gpu]'" in report.advice
+
+
+def test_doctor_wants_nvcc_for_a_gpu_without_shipped_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    [warning] = with_gpu(monkeypatch, Cuda(H200, ("NVIDIA GeForce GTX 1080", 6, 1)), None).warnings
+    assert warning.startswith("nvcc was not found")
+    assert not with_gpu(monkeypatch, Cuda(("NVIDIA GeForce GTX 1080", 6, 1))).warnings
 
 
 @pytest.mark.parametrize(("gpu", "version"), [(H200, 12080), (("NVIDIA GeForce GTX 1080", 6, 1), 13000)])

@@ -286,7 +286,7 @@ def test_structs_and_tiles_are_those_of_the_source() -> None:
                 numbers = kernels.compute_tile_size(np.dtype(stored), count, scaled=scaled, per_tensor=by_row)
                 assert library.host_tile(name.encode(), 256) == numbers
     assert names == {"fold", "fold_by_row"}
-    source = kernels.KERNEL_SOURCE.read_text(encoding="utf-8")
+    source = host_compiler.SOURCE.read_text(encoding="utf-8")
     assert f"#define MAX_MEMBERS {kernels.MAX_MEMBERS} " in source
     assert f"#define LINE {kernels.WEIGHT_ALIGNMENT_FLOATS}u " in source
 

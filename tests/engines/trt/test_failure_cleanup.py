@@ -75,6 +75,7 @@ def test_a_plan_of_another_lowering_is_refused(bundle: Bundle, gpu: FakeGpu, mon
 def test_no_compiler_for_the_kernel(bundle: Bundle, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(bundle)
     gpu.nvcc = False
+    monkeypatch.setattr("engines.cuda.machine_code.COMPILED_FOLDER", tmp_path / "none")
     monkeypatch.setenv("DNI_CACHE", str(tmp_path / "empty"))
     assert_refused(gpu, "nvcc", lambda: load_engine(bundle, engine_name()))
 

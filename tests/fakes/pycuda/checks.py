@@ -30,12 +30,6 @@ class RuntimeError(Error):
     pass
 
 
-class CompileError(Error):
-    def __init__(self, msg: str, command_line: list[str], stdout: str | None = None, stderr: str | None = None) -> None:
-        super().__init__(msg)
-        self.msg, self.command_line, self.stdout, self.stderr = msg, command_line, stdout, stderr
-
-
 def driver(call: str, context: bool = True) -> machine.FakeGpu:
     """Returns the machine for a call that needs the driver and usually a context on this thread."""
     gpu = machine.current()

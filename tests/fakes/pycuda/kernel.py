@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.fakes import gpu as machine
+from tests.fakes import machine_code
 from tests.fakes.pycuda.allocation import DeviceAllocation
 from tests.fakes.pycuda.checks import LogicError, driver
 from tests.fakes.pycuda.stream import queue_of
@@ -19,19 +20,18 @@ LARGEST_ARGUMENTS = 32764  # bytes, from sm_70 and CUDA 12.1 on
 
 
 def module_from_buffer(buffer: Any, options: list[Any] = [], message_handler: Any = None) -> Module:  # noqa: B006
-    driver("cuModuleLoadDataEx")
-    from tests.fakes.pycuda_compiler import read
-
-    content = read(bytes(memoryview(buffer)))
-    if content is None:
+    gpu = driver("cuModuleLoadDataEx")
+    code = machine_code.read(bytes(memoryview(buffer)))
+    if code is None or code.needs > (gpu.driver_version // 1000, gpu.driver_version % 1000 // 10):
         raise LogicError("cuModuleLoadDataEx failed: device kernel image is invalid - ")
-    if content["arch"] != "sm_{}{}".format(*machine.current().capability):
+    if not code.runs_on(gpu.capability):
         raise LogicError("cuModuleLoadDataEx failed: no kernel image is available for execution on the device - ")
-    return Module(content["kernels"])
+    gpu.loaded.append(code)
+    return Module(code.kernels)
 
 
 class Module:
-    def __init__(self, kernels: list[str]) -> None:
+    def __init__(self, kernels: tuple[str, ...]) -> None:
         self._kernels = kernels
 
     def get_function(self, name: str) -> Function:
