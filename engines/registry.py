@@ -40,7 +40,7 @@ def why_onnxruntime_unavailable(bundle: Bundle | None) -> str | None:
 
 def why_onnxruntime_gpu_unavailable(bundle: Bundle | None) -> str | None:
     """Tells why ONNX Runtime on the GPU cannot run, as an `AvailabilityCheck`."""
-    reason = driver.why_gpu_unavailable() or _explain_missing_packages(("onnxruntime", "pycuda"), "gpu")
+    reason = driver.why_gpu_unavailable() or _explain_missing_packages(("onnxruntime",), "gpu") or driver.why_no_cuda_package()
     if reason:
         return reason
     spec = find_spec("onnxruntime")
@@ -55,8 +55,8 @@ def why_onnxruntime_gpu_unavailable(bundle: Bundle | None) -> str | None:
 
 def why_tensorrt_missing(library: str = "tensorrt") -> str | None:
     """Tells what a TensorRT library, "tensorrt" or "tensorrt-rtx", lacks on this machine: one sentence without a full stop, or None."""
-    packages = (library.replace("-", "_"), "pycuda", "polygraphy")
-    return driver.why_gpu_unavailable() or _explain_missing_packages(packages, library) or wheels.why_driver_too_old(library)
+    missing = _explain_missing_packages((library.replace("-", "_"), "polygraphy"), library)
+    return driver.why_gpu_unavailable() or missing or driver.why_no_cuda_package() or wheels.why_driver_too_old(library)
 
 
 def why_tensorrt_unavailable(bundle: Bundle | None, library: str = "tensorrt") -> str | None:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
+from engines.cuda.driver import CUDA_PACKAGES
 from tests.fakes.gpu import FakeGpu, install
 
 REPORTED = ("numpy", "onnx", "onnxruntime", "torch", "onnxscript", "safetensors", "pillow")
@@ -49,13 +50,26 @@ def nervous() -> Iterator[None]:
     sys.setswitchinterval(previous)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs tests with a fake GPU once for each package: all of a module with `BOTH_BACKENDS = True`, or the tests that it names."""
+    chosen = getattr(metafunc.module, "BOTH_BACKENDS", ())
+    if "cuda_package" in metafunc.fixturenames and (chosen is True or metafunc.function.__name__ in chosen):
+        metafunc.parametrize("cuda_package", list(CUDA_PACKAGES), indirect=True)
+
+
 @pytest.fixture
-def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
-    """A fake GPU with pycuda and TensorRT; afterwards nothing may have been used wrongly or left behind.
+def cuda_package(request: pytest.FixtureRequest) -> str | None:
+    """The package through which the fake GPU is used; None for the one that DNI_CUDA names, else pycuda."""
+    return getattr(request, "param", None)
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, cuda_package: str | None) -> Iterator[FakeGpu]:
+    """A fake GPU with pycuda, cuda-bindings and TensorRT; afterwards nothing may have been used wrongly or left behind.
 
     Parametrize it indirectly with the version of TensorRT, or with a dict of install's options.
     """
     chosen = getattr(request, "param", {})
-    fake = install(monkeypatch, **({"tensorrt": chosen} if isinstance(chosen, str) else chosen))
+    fake = install(monkeypatch, cuda=cuda_package, **({"tensorrt": chosen} if isinstance(chosen, str) else chosen))
     yield fake
     fake.check()

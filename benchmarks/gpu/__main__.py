@@ -5,7 +5,8 @@
     python -m benchmarks.gpu rrdb --prepared FOLDER --shape 1280x720 --precision fp16 --rows tensorrt,torch-compile
     python -m benchmarks.gpu --merge a.json b.json -o benchmarks/results/gpu.json
 
-The GPU side needs NumPy, onnx, safetensors and pycuda, and TensorRT or PyTorch where the rows use them; nothing is downloaded.
+The GPU side needs NumPy, onnx, safetensors and cuda-bindings or pycuda, and TensorRT or PyTorch where the rows use them; nothing
+is downloaded.
 If the two are in separate installations, each measures its part. benchmarks.gpu.measure_all runs everything within a time budget.
 """
 

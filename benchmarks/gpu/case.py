@@ -127,7 +127,7 @@ def run_case(
                     engine.close()
             except (
                 Exception
-            ) as error:  # from PyTorch, pycuda or this project: report the failed row and continue with the others
+            ) as error:  # from PyTorch, the CUDA backend or this project: report the failed row and continue with the others
                 wrong = _sentence(error, report)
             if wrong is None:
                 opened[mode.name] = TimedEngine(engine, mode.changes_alpha, mode.async_refit)

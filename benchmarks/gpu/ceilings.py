@@ -6,9 +6,9 @@ import importlib.util
 import math
 
 import numpy as np
-import pycuda.driver as cuda
 
 from benchmarks.gpu.clock import Clock
+from engines.cuda import backend as cuda
 from engines.cuda.device import Device
 from engines.cuda.memory import Buffer
 

@@ -1,6 +1,6 @@
 """Times points of a stream with CUDA events, through libcuda because an engine exposes its stream as a handle.
 
-pycuda can record events only on its own streams, and PyTorch may be missing where TensorRT is installed.
+The backend records events only on streams of its own, and PyTorch may be missing where TensorRT is installed.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from benchmarks.gpu.ceilings import DeviceCopy
@@ -21,6 +20,7 @@ from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.per_tensor_coefficients import measure_ratios
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import DniError, EngineError
+from engines.cuda import backend as cuda
 from engines.cuda import cuda_graph
 from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device

@@ -14,7 +14,9 @@ from dni_deploy._version import __version__
 from dni_deploy.utils.hardware import count_cores, cpu_name
 from engines.cuda import driver
 
-REPORTED_PACKAGES = ("tensorrt", "polygraphy", "pycuda", "torch", "triton", "onnxruntime-gpu", "onnxruntime", "onnx", "numpy")
+REPORTED_PACKAGES = (
+    "tensorrt", "polygraphy", "cuda-bindings", "pycuda", "torch", "triton", "onnxruntime-gpu", "onnxruntime", "onnx", "numpy",
+)  # fmt: skip
 
 
 def describe_machine(device: int = 0) -> dict[str, str]:

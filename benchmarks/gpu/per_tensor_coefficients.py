@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from benchmarks.gpu.clock import Clock
 from dni_deploy.errors import DniError
+from engines.cuda import backend as cuda
 from engines.cuda import cuda_graph
 from engines.cuda.blender import DeviceBlender, WeightBuffer
 

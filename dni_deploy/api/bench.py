@@ -236,7 +236,18 @@ def describe_machine() -> dict[str, str]:
     if isinstance(cuda_driver, driver.Driver) and cuda_driver.devices:
         facts["gpu"] = escape_name(cuda_driver.devices[0][0])
         facts["cuda of the driver"] = ".".join(map(str, cuda_driver.version))
-    for package in ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "pycuda", "openvino", "torch", "numpy"):
+    packages = (
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "tensorrt",
+        "tensorrt-rtx",
+        "cuda-bindings",
+        "pycuda",
+        "openvino",
+        "torch",
+        "numpy",
+    )
+    for package in packages:
         try:
             facts[package] = version(package)
         except PackageNotFoundError:

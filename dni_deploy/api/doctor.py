@@ -29,7 +29,8 @@ REPORTED_PACKAGES = (
     ("tensorrt", "engine tensorrt"),
     ("tensorrt-rtx", "engine tensorrt-rtx"),
     ("polygraphy", "engines tensorrt, tensorrt-rtx"),
-    ("pycuda", "engines tensorrt, onnxruntime-gpu"),
+    ("cuda-bindings", "engines on a GPU"),
+    ("pycuda", "the same, in place of cuda-bindings"),
     ("torch", "export"),
     ("onnxscript", "export"),
     ("spandrel", "more architectures"),
@@ -224,6 +225,7 @@ def _make_gpu_advice(versions: Mapping[str, str], gpu: Driver) -> list[str]:
     """What is missing for the GPU that is there: first TensorRT, then ONNX Runtime."""
     name, capability = gpu.devices[0]
     first = "" if not versions["onnxruntime"] or versions["onnxruntime-gpu"] else "pip uninstall -y onnxruntime && "
+    cuda = versions["pycuda"] or versions["cuda-bindings"]
     for_tensorrt, for_onnxruntime, remark = "'dni-deploy[tensorrt]'", "'dni-deploy[gpu]'", ""
     if gpu.version < (13, 0) or capability < MIN_CUDA13_CAPABILITY:
         for_tensorrt = f"'dni-deploy[gpu]' polygraphy {ONNXRUNTIME_CUDA12} {TENSORRT_CUDA12}"
@@ -233,12 +235,12 @@ def _make_gpu_advice(versions: Mapping[str, str], gpu: Driver) -> list[str]:
             f"capability {capability[0]}.{capability[1]})"
         )
     lines = []
-    if not (versions["tensorrt"] and versions["polygraphy"] and versions["pycuda"]):
+    if not (versions["tensorrt"] and versions["polygraphy"] and cuda):
         lines.append(f"For TensorRT on {name}: {first}pip install {for_tensorrt}{remark}")
         if not versions["tensorrt-rtx"] and not remark:
             lines.append(
                 f"Or TensorRT for RTX, whose plans are built in seconds: {first}pip install 'dni-deploy[tensorrt-rtx]'"
             )
-    if not (versions["onnxruntime-gpu"] and versions["pycuda"]):
+    if not (versions["onnxruntime-gpu"] and cuda):
         lines.append(f"For ONNX Runtime on {name}: {first}pip install {for_onnxruntime}{remark}")
     return lines

@@ -17,7 +17,6 @@ EXTRA_BY_PACKAGE = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "polygraphy": "tensorrt",
-    "pycuda": "gpu",
     "matplotlib": "report",
     "spandrel": "spandrel",
     "torchvision": "spandrel",

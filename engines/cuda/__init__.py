@@ -1,1 +1,1 @@
-"""CUDA: context, memory and streams through pycuda, and the kernels that blend a family in device memory."""
+"""CUDA: context, memory and streams through pycuda or cuda-bindings, and the kernels that blend a family in device memory."""

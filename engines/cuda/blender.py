@@ -7,10 +7,10 @@ import sys
 from typing import Any
 
 import numpy as np
-import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
+from engines.cuda import backend as cuda
 from engines.cuda.device import Device
 from engines.cuda.kernels import (
     ARGUMENT_HEAD,

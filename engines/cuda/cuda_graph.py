@@ -1,4 +1,4 @@
-"""CUDA graphs, through libcuda itself, because pycuda does not wrap them.
+"""CUDA graphs, through libcuda itself, because the backend does not wrap them.
 
 What is queued on a stream between `begin_capture` and `end_capture` is recorded instead of run, and can then be launched again
 and again for the cost of one launch. The caller holds the device.

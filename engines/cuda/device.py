@@ -14,9 +14,8 @@ import threading
 from types import TracebackType
 from typing import Any
 
-import pycuda.driver as cuda
-
 from dni_deploy.errors import EngineError, UnavailableError
+from engines.cuda import backend as cuda
 from engines.cuda import driver
 
 NON_BLOCKING = 1
@@ -61,7 +60,7 @@ class Device:
 
     def __init__(self, device: cuda.Device, context: cuda.Context) -> None:
         self.name: str = device.name()
-        self.capability: tuple[int, int] = tuple(device.compute_capability())
+        self.capability: tuple[int, int] = device.compute_capability()
         self.modules: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._closed = False

@@ -10,14 +10,21 @@ import ctypes
 import os
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
-from dni_deploy.errors import EngineError
+from dni_deploy.errors import EngineError, escape_name
 
-CUDA_DRIVER_LIBRARY = "libcuda.so.1"
+CUDA_DRIVER_LIBRARIES = {"posix": "libcuda.so.1", "nt": "nvcuda.dll"}
+"""By os.name."""
 DEFAULT_CUDA_HOME = "/usr/local/cuda"
-"""Where NVIDIA's installers put nvcc, without adding it to the PATH."""
+"""Where NVIDIA's installers put nvcc on Linux, without adding it to the PATH; on Windows they set CUDA_PATH."""
+
+PYCUDA = "pycuda"
+CUDA_PACKAGES = {PYCUDA: "pycuda", "cuda-bindings": "cuda.bindings"}
+"""The packages that the backend can use, the preferred one first, and the names under which they are imported."""
+CUDA_PACKAGE_VARIABLE = "DNI_CUDA"
+"""The environment variable that names one of them."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,15 @@ class Driver:
     devices: tuple[tuple[str, tuple[int, int]], ...]
 
 
+def driver_library_name() -> str:
+    """Returns the name of the driver's library on this system."""
+    return CUDA_DRIVER_LIBRARIES[os.name]
+
+
 def load_driver_library() -> ctypes.CDLL | None:
     """Loads libcuda; None where no driver is installed."""
     try:
-        return ctypes.CDLL(CUDA_DRIVER_LIBRARY)
+        return ctypes.CDLL(driver_library_name())
     except OSError:
         return None
 
@@ -45,7 +57,7 @@ def query_driver() -> Driver | str:
     """Asks the driver; gives one sentence without a full stop where there is none to ask."""
     cuda = load_driver_library()
     if cuda is None:
-        return f"no NVIDIA driver on this machine ({CUDA_DRIVER_LIBRARY} not found)"
+        return f"no NVIDIA driver on this machine ({driver_library_name()} not found)"
     code = int(cuda.cuInit(0))
     if code:
         return f"the NVIDIA driver is there and cuInit failed with CUDA error {code}"
@@ -80,12 +92,39 @@ def why_gpu_unavailable() -> str | None:
 
 def find_nvcc() -> str | None:
     """Finds the CUDA compiler: "nvcc" where the PATH has it, else its path in the toolkit's usual places, or None."""
-    if shutil.which("nvcc"):
+    if shutil.which("nvcc"):  # on Windows that finds nvcc.exe, too
         return "nvcc"
+    name = "nvcc.exe" if os.name == "nt" else "nvcc"
     for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), DEFAULT_CUDA_HOME):
-        if home and os.access(Path(home, "bin", "nvcc"), os.X_OK):
-            return str(Path(home, "bin", "nvcc"))
+        path = os.path.join(home or "", "bin", name)
+        if home and os.access(path, os.X_OK):
+            return path
     return None
+
+
+def find_cuda_package() -> str | None:
+    """Finds the package through which the driver is called, without importing it: a key of CUDA_PACKAGES, or None."""
+    chosen = os.environ.get(CUDA_PACKAGE_VARIABLE)
+    return next((name for name in CUDA_PACKAGES if chosen in (None, "", name) and _is_installed(CUDA_PACKAGES[name])), None)
+
+
+def why_no_cuda_package() -> str | None:
+    """Tells why there is no such package, without a full stop; None where there is one."""
+    if find_cuda_package() is not None:
+        return None
+    chosen = os.environ.get(CUDA_PACKAGE_VARIABLE)
+    if not chosen:
+        return "neither pycuda nor cuda-bindings installed: pip install 'dni-deploy[gpu]'"
+    if chosen in CUDA_PACKAGES:
+        return f"{CUDA_PACKAGE_VARIABLE} names {chosen}, which is not installed"
+    return f"{CUDA_PACKAGE_VARIABLE} is {escape_name(chosen)!r}, which is neither pycuda nor cuda-bindings"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
 
 
 def require_driver_library() -> ctypes.CDLL:
@@ -96,12 +135,12 @@ def require_driver_library() -> ctypes.CDLL:
     """
     library = load_driver_library()
     if library is None:
-        raise EngineError(f"The NVIDIA driver's library {CUDA_DRIVER_LIBRARY} is gone.")
+        raise EngineError(f"The NVIDIA driver's library {driver_library_name()} is gone.")
     return library
 
 
 def call_driver(name: str, *arguments: Any) -> None:
-    """Calls a function of libcuda that pycuda does not wrap, or wraps wrongly.
+    """Calls a function of libcuda that the backend does not wrap.
 
     Raises:
         EngineError: The function gave anything but success; the message has the driver's own name for it.

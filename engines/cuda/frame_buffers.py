@@ -16,13 +16,13 @@ from queue import LifoQueue
 from typing import Any, Protocol
 
 import numpy as np
-import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
 from dni_deploy.imaging import frames
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
+from engines.cuda import backend as cuda
 from engines.cuda.device import Device
 from engines.cuda.device_frame import CudaArray, DeviceFrame, DeviceFramePool, DeviceInputFrame
 from engines.cuda.frame_kernels import FrameKernels
@@ -94,7 +94,7 @@ class FrameBuffers:
         """Frees the memory and the events. Calling it again does nothing."""
         for memory in (self.host_input, self.device_input, self.device_output):
             memory.free()
-        self.uploaded_event = self.computed_event = self.downloaded_event = None
+        self.uploaded_event = self.computed_event = self.downloaded_event = None  # type: ignore[assignment]
 
 
 class FrameRenderer:
@@ -148,7 +148,7 @@ class FrameRenderer:
 
         No frame may be under way. Calling it again does nothing.
         """
-        self._upload_stream = self._download_stream = None
+        self._upload_stream = self._download_stream = None  # type: ignore[assignment]
         with ExitStack() as steps:  # each is done, even where a GPU that has failed fails again
             for step in (self._output_pool.close, self._device_frames.close, *(one.free for one in self._frame_buffers)):
                 steps.callback(step)

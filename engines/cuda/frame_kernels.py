@@ -6,12 +6,12 @@ import struct
 from typing import Any
 
 import numpy as np
-import pycuda.driver as cuda
 
 from dni_deploy.errors import EngineError
 from dni_deploy.imaging import frames
 from dni_deploy.imaging.frames import WHITE_LEVELS
 from dni_deploy.signature import Signature
+from engines.cuda import backend as cuda
 from engines.cuda.device import Device
 from engines.cuda.kernels import THREADS_PER_BLOCK, Kernels
 from engines.cuda.machine_code import FRAME_SOURCE

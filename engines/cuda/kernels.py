@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycuda.driver as cuda
 
 from dni_deploy.errors import EngineError
+from engines.cuda import backend as cuda
 from engines.cuda.device import Device
 from engines.cuda.machine_code import KERNEL_SOURCE, load_compiled_code, read_shipped_code
 

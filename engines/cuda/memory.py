@@ -14,10 +14,10 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-import pycuda.driver as cuda
 from numpy.typing import DTypeLike, NDArray
 
 from dni_deploy.errors import EngineError, LimitError
+from engines.cuda import backend as cuda
 from engines.cuda import driver
 from engines.cuda.device import Device
 
@@ -47,7 +47,7 @@ class Buffer:
             LimitError: There is no room.
         """
         try:
-            self._memory = cuda.mem_alloc(max(int(nbytes), 1))  # the driver refuses 0
+            self._memory: cuda.DeviceAllocation | None = cuda.mem_alloc(max(int(nbytes), 1))  # the driver refuses 0
         except cuda.MemoryError as error:
             raise LimitError(
                 f"The GPU {device.name} has {device.query_free_bytes() >> 20} MB free where "
@@ -160,7 +160,7 @@ class Staging:
         """Frees the memory, and with it the arrays that `get_array` returned. Calling it again does nothing."""
         memory, self._memory = self._memory, None
         if memory is not None:
-            memory.base.free()  # type: ignore[union-attr]  # pycuda's allocation
+            memory.base.free()  # type: ignore[union-attr]  # the allocation
 
 
 class GrowingBuffer:

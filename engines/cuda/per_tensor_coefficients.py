@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, escape_name
+from engines.cuda import backend as cuda
 from engines.cuda import cuda_graph
 from engines.cuda.device import Device
 from engines.cuda.kernels import MAX_MEMBERS

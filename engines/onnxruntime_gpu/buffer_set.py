@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
 from engines import ort_session
+from engines.cuda import backend as cuda
 from engines.cuda.blender import WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.memory import Buffer, Staging
@@ -167,7 +167,7 @@ class BoundBufferSet:
         self._buffers.clear()
         self._staging_in.free()
         self._staging_out.free()
-        self._uploaded_event = self._blended_event = self._downloaded_event = self.stream = None
+        self._uploaded_event = self._blended_event = self._downloaded_event = self.stream = None  # type: ignore[assignment]
 
     def _bind_frame(self, shape: tuple[int, ...]) -> FrameBinding:
         """Binds the frame's input and output, unless they are bound. A run tells the size of the output, once per shape."""

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.errors import EngineError
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
+from engines.cuda import backend as cuda
 from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.device_frame import CudaArray

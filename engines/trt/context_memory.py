@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pycuda.driver as cuda
-
+from engines.cuda import backend as cuda
 from engines.cuda.device import Device
 from engines.cuda.memory import GrowingBuffer
 

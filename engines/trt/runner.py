@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, UsageError, escape_name
+from engines.cuda import backend as cuda
 from engines.cuda.cuda_graph import CudaGraph, abort_capture, begin_capture, end_capture
 from engines.cuda.device import Device
 from engines.cuda.memory import Buffer, Staging

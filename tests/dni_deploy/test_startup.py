@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY_PACKAGES = ("torch", "onnx", "onnxruntime", "tensorrt", "pycuda", "av", "PIL", "matplotlib")
+HEAVY_PACKAGES = ("torch", "onnx", "onnxruntime", "tensorrt", "pycuda", "cuda", "av", "PIL", "matplotlib")
 PRINT_MODULES = "import sys, json; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
 IMPORT_WITHOUT = "import sys\nfor name in sys.argv[1].split(','): sys.modules[name] = None\nimport {}"
 

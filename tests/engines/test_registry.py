@@ -251,16 +251,19 @@ def test_unavailable_reasons_are_in_order_of_resolution(monkeypatch: pytest.Monk
     monkeypatch.setattr("engines.cuda.driver.why_gpu_unavailable", lambda: None)
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     assert registry.why_tensorrt_unavailable(None) == (
-        "tensorrt and pycuda and polygraphy not installed: pip install 'dni-deploy[tensorrt]'"
+        "tensorrt and polygraphy not installed: pip install 'dni-deploy[tensorrt]'"
     )
-    assert (
-        registry.why_onnxruntime_gpu_unavailable(None) == "onnxruntime and pycuda not installed: pip install 'dni-deploy[gpu]'"
-    )
+    assert registry.why_onnxruntime_gpu_unavailable(None) == "onnxruntime not installed: pip install 'dni-deploy[gpu]'"
 
     class Spec:
         submodule_search_locations = (str(tmp_path),)
 
     monkeypatch.setattr(registry, "find_spec", lambda name: Spec())
+    monkeypatch.setattr("engines.cuda.driver.find_spec", lambda name: None)
+    monkeypatch.delenv("DNI_CUDA", raising=False)
+    neither = "neither pycuda nor cuda-bindings installed: pip install 'dni-deploy[gpu]'"
+    assert registry.why_tensorrt_unavailable(None) == registry.why_onnxruntime_gpu_unavailable(None) == neither
+    monkeypatch.setattr("engines.cuda.driver.find_spec", lambda name: Spec())
     assert "no CUDA provider" in str(registry.why_onnxruntime_gpu_unavailable(None))
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi" / registry.CUDA_PROVIDER_LIBRARIES[0]).touch()
@@ -273,7 +276,7 @@ def test_choosing_imports_no_engine() -> None:
     code = (
         "import sys; from engines.cuda import driver; driver.why_gpu_unavailable = lambda: None\n"
         "from engines.registry import ENGINES; [entry.unavailable_reason(None) for entry in ENGINES.values()]\n"
-        "print({'onnxruntime', 'tensorrt', 'pycuda', 'polygraphy', 'onnx', 'numpy'} & set(sys.modules))"
+        "print({'onnxruntime', 'tensorrt', 'pycuda', 'cuda.bindings', 'polygraphy', 'onnx', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "set()\n", done.stderr

@@ -1,4 +1,4 @@
-"""A fake machine with an NVIDIA GPU, pycuda and TensorRT.
+"""A fake machine with an NVIDIA GPU, pycuda, cuda-bindings and TensorRT.
 
 `install` puts the fakes where Python looks for the real packages. Incorrect uses are collected in
 `FakeGpu.violations`; `FakeGpu.check` fails on them and on leaks.
@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 import threading
 from collections import Counter
@@ -150,24 +152,46 @@ def module(name: str, package: bool = False) -> ModuleType:
 PYCUDA = module("pycuda", package=True)
 DRIVER = module("pycuda.driver")
 TENSORRT, TENSORRT_RTX = module("tensorrt", package=True), module("tensorrt_rtx", package=True)
+CUDA = module("cuda", package=True)
+BINDINGS = module("cuda.bindings", package=True)
+BINDINGS_DRIVER = module("cuda.bindings.driver")
 """The same objects in all tests, so that modules that imported them once keep working in later tests."""
 
 PYCUDA.driver = DRIVER  # type: ignore[attr-defined]
+CUDA.bindings = BINDINGS  # type: ignore[attr-defined]
+BINDINGS.driver = BINDINGS_DRIVER  # type: ignore[attr-defined]
 PYCUDA.VERSION = (2026, 1)  # type: ignore[attr-defined]
 PYCUDA.VERSION_TEXT = "2026.1"  # type: ignore[attr-defined]
 
 
 def install(
-    monkeypatch: pytest.MonkeyPatch, *, tensorrt: str | None = "11.4", seed: int | None = None, eager: bool = False
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    tensorrt: str | None = "11.4",
+    seed: int | None = None,
+    eager: bool = False,
+    cuda: str | None = None,
 ) -> FakeGpu:
-    """Installs the machine until monkeypatch is undone. tensorrt: "11.4", "10.16", "8.6", "rtx-1.7" or None for a machine without it."""
+    """Installs the machine until monkeypatch is undone.
+
+    tensorrt   "11.4", "10.16", "8.6", "rtx-1.7" or None for a machine without it.
+    cuda       the package through which the driver is called, "pycuda" or "cuda-bindings". None: what DNI_CUDA names, else pycuda.
+    """
     from engines.cuda import driver
-    from tests.fakes import cuda_library, nvcc, pycuda_driver
+    from tests.fakes import cuda_bindings, cuda_library, nvcc, pycuda_driver
 
     machine = FakeGpu(tensorrt or "", seed, eager)
     monkeypatch.setattr(sys.modules[__name__], "CURRENT", machine)
     pycuda_driver.fill(DRIVER)
-    modules = {"pycuda": PYCUDA, "pycuda.driver": DRIVER}
+    cuda_bindings.fill(BINDINGS_DRIVER)
+    cuda = cuda or os.environ.get(driver.CUDA_PACKAGE_VARIABLE) or driver.PYCUDA
+    modules = {
+        "pycuda": PYCUDA,
+        "pycuda.driver": DRIVER,
+        "cuda": CUDA,
+        "cuda.bindings": BINDINGS,
+        "cuda.bindings.driver": BINDINGS_DRIVER,
+    }
     if tensorrt is not None:
         from tests.fakes import tensorrt as fake
 
@@ -180,12 +204,14 @@ def install(
         _select_polygraphy(library)
     for name, each in modules.items():
         monkeypatch.setitem(sys.modules, name, each)
-    from engines.cuda import device, machine_code
+    monkeypatch.setenv(driver.CUDA_PACKAGE_VARIABLE, cuda)
+    from engines.cuda import backend, device, machine_code
 
+    _choose_backend(monkeypatch, backend, cuda)
     monkeypatch.setattr(device, "_primary_contexts", {})
     monkeypatch.setattr(machine_code, "run_nvcc", nvcc.run_nvcc)
-    cuda = cuda_library.Library(machine)
-    monkeypatch.setattr(driver, "load_driver_library", lambda: cuda)
+    library_of_the_driver = cuda_library.Library(machine)
+    monkeypatch.setattr(driver, "load_driver_library", lambda: library_of_the_driver)
     return machine
 
 
@@ -204,3 +230,11 @@ class _Proxy:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(TENSORRT_RTX if current().tensorrt.startswith("rtx") else TENSORRT, name)
+
+
+def _choose_backend(monkeypatch: pytest.MonkeyPatch, backend: ModuleType, cuda: str) -> None:
+    """Gives engines.cuda.backend, which another test may have imported with the other package, the names of this one."""
+    own = importlib.import_module("engines.cuda.cuda_bindings")
+    monkeypatch.setattr(own, "cu", BINDINGS_DRIVER)
+    for name in backend.__all__:
+        monkeypatch.setattr(backend, name, getattr(DRIVER if cuda == "pycuda" else own, name))

@@ -1,6 +1,6 @@
 """Tests on a real GPU, `-m gpu`: skipped where there is none; with DNI_REQUIRE_GPU=1 such a skip is a failure.
 
-    test_kernels.py, test_weights.py, test_one_alpha_per_frame.py    need pycuda and nvcc
+    test_kernels.py, test_weights.py, test_one_alpha_per_frame.py    need cuda-bindings or pycuda
     test_tensorrt.py                                                 needs TensorRT and polygraphy as well
     test_onnxruntime.py                                              needs onnxruntime-gpu as well
     test_torch.py                                                    needs a PyTorch for CUDA

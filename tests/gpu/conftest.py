@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +16,7 @@ from engines.cuda import driver
 from tests.fakes.gpu import install
 
 BOUND = ("engines.cuda", "engines.trt", "engines.onnxruntime_gpu", "dni_deploy.latency.baselines", "benchmarks.gpu")
-"""Packages whose modules name pycuda's and TensorRT's at their top."""
+"""Packages whose modules name those of cuda-bindings, pycuda or TensorRT at their top."""
 USES_FAKES = os.environ.get("DNI_FAKE_GPU") == "1"
 
 
@@ -29,22 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def context() -> Iterator[None]:
-    """The GPU's context from the first test to the last: each would make it anew otherwise, a third of a second.
-
-    Modules that another test imported have the fakes in them for good; here they are imported once more.
-    """
+    """Imports modules once more that another test imported: those have the fakes in them for good."""
     if USES_FAKES or driver.why_gpu_unavailable() is not None:
         yield
         return
     with _imported_anew():
-        if find_spec("pycuda") is None:
-            yield
-            return
-        from engines.cuda.device import Device
-
-        device = Device.open(0)
         yield
-        device.close()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ LARGEST_BLOCK = 256
 
 
 def launch(name: str, grid: int, block: int, arguments: bytes) -> None:
-    """As host.launch. Raises pycuda's errors."""
+    """As host.launch. Raises the errors of engines.cuda.backend."""
     from engines.cuda import kernels
     from engines.cuda.device import Device
     from engines.cuda.memory import Buffer

@@ -45,7 +45,7 @@ SIGNATURE = Signature(multiple=4, low=-1.0)
 
 @pytest.fixture(autouse=True)
 def on_the_device(gpu: Any) -> None:
-    need_gpu("pycuda")
+    need_gpu()
 
 
 class IdentityNetwork:

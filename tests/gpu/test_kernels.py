@@ -52,7 +52,7 @@ __all__ = [
 
 @pytest.fixture(autouse=True)
 def on_the_device(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    need_gpu("pycuda")
+    need_gpu()
     if gpu is None:  # the fake GPU's own launches go through host_compiler.launch
         monkeypatch.setattr(host_compiler, "launch", launch)
         return

@@ -23,7 +23,7 @@ SIZE = 1 << 10 if USES_FAKES else 1 << 16
 
 @pytest.fixture(autouse=True)
 def on_the_device(gpu: Any) -> None:
-    need_gpu("pycuda")
+    need_gpu()
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -66,7 +66,7 @@ def test_no_frame_is_torn(slots: int) -> None:
     asking.start()
     torn = 0
     try:
-        import pycuda.driver as cuda
+        from engines.cuda import backend as cuda
 
         with device:
             for number in range(FRAMES):

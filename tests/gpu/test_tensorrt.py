@@ -26,7 +26,7 @@ FRAMES = 200
 
 @pytest.fixture(autouse=True)
 def on_the_device(gpu: Any) -> None:
-    need_gpu("pycuda", "tensorrt", "polygraphy")
+    need_gpu("tensorrt", "polygraphy")
 
 
 @pytest.fixture(params=list(CASES))

@@ -18,7 +18,7 @@ MODES = ("eager", "graph", "reduce-overhead", "max-autotune")
 def on_the_device(gpu: Any) -> None:
     if USES_FAKES:
         pytest.skip("PyTorch for CUDA has no fake")
-    need_gpu("torch")
+    need_gpu("torch", cuda=False)
     import torch
 
     if not torch.cuda.is_available():

@@ -39,7 +39,7 @@ __all__ = [
 
 @pytest.fixture(autouse=True)
 def on_the_device(gpu: Any) -> None:
-    need_gpu("pycuda")
+    need_gpu()
 
 
 def test_all_memory_comes_back() -> None:

@@ -12,17 +12,21 @@ from engines.cuda import driver
 REQUIRE = "DNI_REQUIRE_GPU"
 
 
-def need_gpu(*packages: str) -> None:
-    """packages: by their import names. Asks the driver first: without one, TensorRT's classes crash."""
+def need_gpu(*packages: str, cuda: bool = True) -> None:
+    """packages: by their import names. cuda: pycuda or cuda-bindings as well.
+
+    Asks the driver first: without one, TensorRT's classes crash.
+    """
     missing = [name for name in packages if find_spec(name) is None]
     reason = driver.why_gpu_unavailable() or (f"{' and '.join(missing)} not installed" if missing else None)
+    reason = reason or (driver.why_no_cuda_package() if cuda else None)
     if reason is not None:
         _skip_or_fail(reason)
 
 
 def need_cuda_provider() -> None:
     """ONNX Runtime with its CUDA provider, which the package onnxruntime-gpu has."""
-    need_gpu("pycuda", "onnxruntime")
+    need_gpu("onnxruntime")
     from onnxruntime import get_available_providers
 
     if "CUDAExecutionProvider" not in get_available_providers():

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.latency.baselines.alpha_input import ALPHA_INPUT_NAME, alpha_as_input
 from dni_deploy.utils.progress import OptionalProgress
+from engines.cuda import backend as cuda
 from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device
 from engines.cuda.memory import Buffer

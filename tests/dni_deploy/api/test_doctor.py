@@ -107,17 +107,21 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, nvcc: str | None = "/u
     monkeypatch.setattr(driver, "load_driver_library", lambda: cuda)
     monkeypatch.setattr(driver, "find_nvcc", lambda: nvcc)
     monkeypatch.setattr(registry, "_explain_missing_packages", lambda names, extra: None)
+    monkeypatch.setattr(driver, "why_no_cuda_package", lambda: None)
     monkeypatch.setattr(home, "_query_providers", lambda: (("CUDAExecutionProvider", "CPUExecutionProvider"), ""))
     versions(monkeypatch, **installed)
     return doctor()
 
 
-def test_doctor_reports_a_complete_gpu_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cuda", [{"pycuda": "2026.1"}, {"cuda_bindings": "13.5.0"}], ids=lambda cuda: next(iter(cuda)))
+def test_doctor_reports_a_complete_gpu_installation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: dict[str, str]
+) -> None:
     monkeypatch.setattr(
         registry, "CUDA_PROVIDER_LIBRARIES", (".",)
     )  # the folder `capi` itself: every onnxruntime package has it
     report = with_gpu(
-        monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", tensorrt_rtx="1.7.1", pycuda="2026.1", polygraphy="0.53.6",
+        monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", tensorrt_rtx="1.7.1", **cuda, polygraphy="0.53.6",
         onnxruntime_gpu="1.31.1", torch="2.13", onnxscript="0.7", matplotlib="3.11",
     )  # fmt: skip
     assert report.machine["gpu"] == (

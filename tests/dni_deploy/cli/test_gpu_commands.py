@@ -1,4 +1,4 @@
-"""The commands on a GPU: from the command line to TensorRT, with fakes of pycuda and TensorRT.
+"""The commands on a GPU: from the command line to TensorRT, with fakes of the CUDA packages and TensorRT.
 
 The fake computes with ONNX Runtime on the CPU and checks how it is used; its own scheduler decides when and in which
 order its streams run. For a real GPU see docs/gpu.md.

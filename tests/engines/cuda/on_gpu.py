@@ -1,4 +1,4 @@
-"""On a GPU: the kernels and the blender for real. A program of its own, because the other tests put fakes in pycuda's place.
+"""On a GPU: the kernels and the blender for real. A program of its own: the other tests have fakes of the CUDA packages.
 
     python -m tests.engines.cuda.on_gpu
 

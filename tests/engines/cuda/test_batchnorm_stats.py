@@ -16,6 +16,8 @@ from tests.engines.cuda import family
 from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import HAND, RAW
 
+BOTH_BACKENDS = True
+
 STEPS = 4
 BETWEEN, KNOT = np.array([0.22, 0.33, 0.45]), np.array([0.25, 0.5, 0.25])
 

@@ -13,6 +13,8 @@ from dni_deploy.errors import EngineError
 from tests.engines.cuda import family
 from tests.fakes.gpu import FakeGpu
 
+BOTH_BACKENDS = True
+
 
 class DeviceFamily:
     """One family on the device, with two slots and a stream for each."""

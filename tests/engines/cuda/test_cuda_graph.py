@@ -9,6 +9,8 @@ from dni_deploy.errors import EngineError
 from engines.cuda import driver
 from tests.fakes.gpu import FakeGpu
 
+BOTH_BACKENDS = True
+
 
 def test_a_graph_is_launched_again_and_again(gpu: FakeGpu) -> None:
     from engines.cuda import cuda_graph

@@ -9,6 +9,8 @@ import pytest
 from dni_deploy.errors import EngineError, UnavailableError
 from tests.fakes.gpu import FakeGpu
 
+BOTH_BACKENDS = True
+
 
 def test_open_and_close(gpu: FakeGpu) -> None:
     from engines.cuda.device import Device

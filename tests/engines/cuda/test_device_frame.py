@@ -18,6 +18,8 @@ from tests.engines.cuda.test_frame_buffers import SEEDS, SIZES, X2, Rig, referen
 from tests.engines.cuda.test_frame_kernels import DTYPES, make_frame
 from tests.fakes.gpu import FakeGpu
 
+BOTH_BACKENDS = True
+
 __all__ = ["rig"]
 
 
@@ -52,7 +54,7 @@ def upload(rig: Rig) -> Iterator[Any]:
 
 def download(rig: Any, frame: Any) -> NDArray[Any]:
     """What another library reads, which need not wait. rig: what has the device."""
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     interface = frame.__cuda_array_interface__
     assert (interface["version"], interface["stream"], interface["strides"]) == (3, None, None)
@@ -111,7 +113,7 @@ def test_interfaces_with_strides_and_without(rig: Rig, upload: Any, version: int
 @SEEDS
 @pytest.mark.parametrize("default", [False, True])
 def test_a_frame_of_another_stream_is_waited_for(rig: Rig, upload: Any, gpu: FakeGpu, default: bool) -> None:
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     with rig.device:
         stream = rig.device.create_stream()

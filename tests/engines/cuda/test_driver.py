@@ -24,7 +24,7 @@ def test_names_and_capabilities_are_read(gpu: FakeGpu) -> None:
 
 
 def test_without_a_driver_the_reason_names_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "CUDA_DRIVER_LIBRARY", "libcuda-that-nobody-has.so.1")
+    monkeypatch.setattr(driver, "driver_library_name", lambda: "libcuda-that-nobody-has.so.1")
     assert driver.load_driver_library() is None
     assert driver.why_gpu_unavailable() == "no NVIDIA driver on this machine (libcuda-that-nobody-has.so.1 not found)"
 
@@ -51,3 +51,58 @@ def test_nvcc_is_looked_for_where_toolkits_are(monkeypatch: pytest.MonkeyPatch, 
     assert driver.find_nvcc() == str(compiler)
     monkeypatch.setenv("PATH", str(compiler.parent))
     assert driver.find_nvcc() == "nvcc"
+
+
+@pytest.mark.parametrize(("system", "library", "tool"), [("posix", "libcuda.so.1", "nvcc"), ("nt", "nvcuda.dll", "nvcc.exe")])
+def test_names_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, library: str, tool: str) -> None:
+    asked: list[str] = []
+
+    def load(name: str) -> None:
+        asked.append(name)
+        raise OSError
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path))
+    monkeypatch.setattr(driver, "DEFAULT_CUDA_HOME", str(tmp_path / "none"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / tool).touch(0o755)
+    monkeypatch.setattr(driver.ctypes, "CDLL", load)
+    monkeypatch.setattr(driver.shutil, "which", lambda name: None)
+    monkeypatch.setattr(driver.os, "name", system)
+    reason, nvcc = driver.why_gpu_unavailable(), driver.find_nvcc()
+    monkeypatch.undo()
+    assert (reason, asked) == (f"no NVIDIA driver on this machine ({library} not found)", [library])
+    assert nvcc == str(tmp_path / "bin" / tool)
+
+
+PACKAGES = pytest.mark.parametrize(
+    ("installed", "variable", "chosen", "reason"),
+    [
+        ({"pycuda", "cuda.bindings"}, None, "pycuda", None),
+        ({"pycuda", "cuda.bindings"}, "", "pycuda", None),
+        ({"pycuda", "cuda.bindings"}, "cuda-bindings", "cuda-bindings", None),
+        ({"cuda.bindings"}, None, "cuda-bindings", None),
+        ({"pycuda"}, None, "pycuda", None),
+        ({"pycuda"}, "cuda-bindings", None, "DNI_CUDA names cuda-bindings, which is not installed"),
+        (set(), None, None, "neither pycuda nor cuda-bindings installed: pip install 'dni-deploy[gpu]'"),
+        ({"pycuda"}, "cuda", None, "DNI_CUDA is 'cuda', which is neither pycuda nor cuda-bindings"),
+    ],
+)
+
+
+@PACKAGES
+def test_the_package_is_chosen_by_what_is_installed_and_by_the_variable(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], variable: str | None, chosen: str | None, reason: str | None
+) -> None:
+    def find_spec(name: str) -> object:
+        if name.startswith("cuda.") and name not in installed:
+            raise ModuleNotFoundError(name)  # as where there is no package `cuda`
+        return object() if name in installed else None
+
+    monkeypatch.setattr(driver, "find_spec", find_spec)
+    monkeypatch.delenv("DNI_CUDA", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("DNI_CUDA", variable)
+    assert driver.find_cuda_package() == chosen
+    assert driver.why_no_cuda_package() == reason

@@ -20,6 +20,8 @@ from tests.engines.cuda.test_frame_kernels import DTYPES, make_frame
 from tests.fakes.gpu import FakeGpu
 from tests.fakes.streams import Work
 
+BOTH_BACKENDS = True
+
 X2 = Signature(scale=2, multiple=4, low=-1.0)
 SIZES = ((5, 7), (1, 1), (9, 3), (8, 8))
 
@@ -270,17 +272,17 @@ def test_results_outlive_the_renderer(gpu: FakeGpu) -> None:
 
 def test_closing_goes_on_where_a_part_fails(rig: Rig, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that has failed fails at every step: what can be freed is."""
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     rig.render(make_frame((5, 7), np.uint8))
 
     def fail() -> None:
-        raise cuda.LogicError("cuMemFree failed: an illegal memory access was encountered")
+        raise cuda.Error("cuMemFree failed: an illegal memory access was encountered")
 
     with monkeypatch.context() as patch, rig.device:
         patch.setattr(rig.renderer._frame_buffers[0], "free", fail)
         patch.setattr(rig.renderer._device_frames, "close", fail)
-        with pytest.raises(cuda.LogicError):
+        with pytest.raises(cuda.Error):
             rig.renderer.close()
     assert gpu.memory.living("registered") == []
     assert rig.renderer._frame_buffers[1].downloaded_event is None
@@ -292,7 +294,7 @@ def test_closing_goes_on_where_a_part_fails(rig: Rig, gpu: FakeGpu, monkeypatch:
 @pytest.fixture
 def queued(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Three frames that are queued while nothing has run yet, because nobody waits; gives their buffers in this order."""
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     idle: Queue[Any] = Queue()  # first in, first out: each frame has other buffers
     buffers = list(rig.renderer._frame_buffers)
@@ -325,7 +327,7 @@ def test_a_download_waits_for_its_own_network_alone(rig: Rig, queued: list[Any])
 
 
 def test_nothing_is_waited_for_while_the_slot_is_locked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     frame = make_frame((8, 8), np.uint8)
     rig.render(frame)
@@ -402,7 +404,7 @@ def test_nothing_is_caught_in_the_renderer_as_it_is(rig: Rig) -> None:
 
 @pytest.mark.parametrize("event", ["uploaded", "computed"])
 def test_a_stream_that_does_not_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch, event: str) -> None:
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     skipped = [getattr(buffers, f"{event}_event") for buffers in rig.renderer._frame_buffers]
     whole = cuda.Stream.wait_for_event
@@ -412,7 +414,7 @@ def test_a_stream_that_does_not_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_host_that_does_not_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     monkeypatch.setattr(cuda.Event, "synchronize", lambda event: event)
     assert caught(rig)
@@ -421,7 +423,7 @@ def test_a_host_that_does_not_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_failure_that_is_not_waited_for(rig: Rig, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the record of what a failed frame queued, a larger frame frees memory that is in use."""
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     whole = cuda.Event.record
     slot = rig.network(2).stream

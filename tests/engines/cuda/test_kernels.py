@@ -23,7 +23,7 @@ GUARD = 64
 
 @pytest.fixture(autouse=True)
 def _names(gpu: Any) -> None:
-    """engines.cuda.kernels imports pycuda; a fake will do for its constants."""
+    """engines.cuda.kernels imports the CUDA backend; a fake will do for its constants."""
 
 
 def aligned(values: NDArray[Any], shift: int = 0) -> NDArray[Any]:

@@ -18,6 +18,8 @@ from engines.cuda.machine_code import FRAME_SOURCE, KERNEL_SOURCE, load_compiled
 from tests.fakes import nvcc
 from tests.fakes.gpu import FakeGpu
 
+BOTH_BACKENDS = True
+
 PTX = "compute_75"
 
 

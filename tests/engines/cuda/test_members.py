@@ -14,6 +14,8 @@ from tests.engines.cuda.test_blender import close_enough
 from tests.engines.cuda.test_blender import device_family as device_family  # the fixture
 from tests.fakes.gpu import FakeGpu
 
+BOTH_BACKENDS = True
+
 
 def test_too_many_members(gpu: FakeGpu) -> None:
     from engines.cuda.device import Device

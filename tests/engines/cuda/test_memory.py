@@ -13,6 +13,8 @@ import pytest
 from dni_deploy.errors import EngineError, LimitError
 from tests.fakes.gpu import FakeGpu
 
+BOTH_BACKENDS = True
+
 
 @pytest.mark.parametrize("gpu", [{"seed": seed} for seed in range(6)], indirect=True)
 def test_what_is_uploaded_is_there_for_every_stream(gpu: FakeGpu) -> None:

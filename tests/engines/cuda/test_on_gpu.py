@@ -13,7 +13,7 @@ from tests.support.needs_gpu import need_gpu
 
 @pytest.mark.gpu
 def test_kernels_and_blender_on_this_gpu() -> None:
-    need_gpu("pycuda")
+    need_gpu()
     done = subprocess.run(
         [sys.executable, "-m", "tests.engines.cuda.on_gpu"],
         cwd=Path(__file__).parents[3],

@@ -18,6 +18,23 @@ from tests.engines.cuda.test_blender import device_family as device_family  # th
 from tests.engines.cuda.test_whole_graphs import NAMES
 from tests.fakes.gpu import FakeGpu
 
+BOTH_BACKENDS = {
+    "test_each_weight_by_its_own_row",
+    "test_any_number_of_groups",
+    "test_what_a_row_does_not_use_is_not_read",
+    "test_rows_that_are_all_equal_are_one_row",
+    "test_there_and_back_is_the_same_bytes",
+    "test_what_is_launched_and_copied",
+    "test_changes_that_are_all_queued_do_not_disturb_each_other",
+    "test_a_table_in_page_locked_memory_would_have_to_wait",
+    "test_a_captured_blend",
+    "test_variances_by_their_own_rows",
+    "test_rows_that_do_not_fit",
+    "test_a_row_without_shares",
+    "test_bytes_moved_are_counted",
+}
+"""All that are fast."""
+
 
 def some_rows(weights: int, members: int, seed: int = 0) -> NDArray[np.float64]:
     """Rows that sum to 1, all different: with zeros where there are members enough, every fourth one member alone."""
@@ -149,8 +166,7 @@ def test_a_table_in_page_locked_memory_would_have_to_wait(
     device_family: Any, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy reads such memory late, when the next change has overwritten it: the test above can fail."""
-    import pycuda.driver as cuda
-
+    from engines.cuda import backend as cuda
     from engines.cuda.per_tensor_coefficients import CoefficientTable
 
     members = family.members(2)

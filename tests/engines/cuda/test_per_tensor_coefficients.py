@@ -10,6 +10,8 @@ from engines.cuda.layout import DeviceLayout
 from tests.engines.cuda import family
 from tests.fakes.gpu import FakeGpu
 
+BOTH_BACKENDS = True
+
 NAMES = tuple(family.members(1)[0])
 
 

@@ -19,7 +19,7 @@ SIZES = (1, 127, 128, 129, 1025, 4099)
 
 @pytest.fixture(autouse=True)
 def _names(gpu: Any) -> None:
-    """engines.cuda.kernels imports pycuda; a fake will do for its constants."""
+    """engines.cuda.kernels imports the CUDA backend; a fake will do for its constants."""
 
 
 def blend(

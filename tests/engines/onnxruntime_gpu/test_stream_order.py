@@ -21,6 +21,8 @@ from tests.engines.onnxruntime_gpu.test_engine import expected, make
 from tests.fakes.gpu import FakeGpu
 from tests.fakes.streams import Work
 
+BOTH_BACKENDS = True
+
 TOLERANCE = 1e-5
 """Of the output's range; a late or early read is off by 1e-2 and more."""
 
@@ -209,7 +211,7 @@ def test_frames_of_several_threads(engine: Any, case: Case, nervous: None) -> No
 
 @pytest.mark.parametrize("event", ["uploaded", "computed", "downloaded"])
 def test_an_order_of_frames_that_is_missing_is_seen(engine: Any, case: Case, gpu: FakeGpu, event: str) -> None:
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     class Unheard(cuda.Event):  # type: ignore[misc]
         def record(self, stream: Any = None) -> Any:

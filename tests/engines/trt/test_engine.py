@@ -17,6 +17,8 @@ from tests.engines.cuda.test_frame_kernels import make_frame
 from tests.engines.trt.conftest import build, engine_name, everywhere, opened, picture, truth
 from tests.fakes.gpu import FakeGpu
 
+BOTH_BACKENDS = {"test_slots_keep_their_own_weights", "test_slots_work_from_several_threads", "test_frames_in_device_memory"}
+
 
 @everywhere
 def test_slots_keep_their_own_weights(bundle: Bundle, gpu: FakeGpu) -> None:
@@ -248,10 +250,10 @@ def test_a_frame_outside_of_the_profile(bundle: Bundle, gpu: FakeGpu) -> None:
 def test_an_error_of_the_gpu_in_a_frame_makes_the_slot_unusable(
     bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     def fail(event: object) -> None:
-        raise cuda.LogicError("cuEventSynchronize failed: an illegal memory access was encountered")
+        raise cuda.Error("cuEventSynchronize failed: an illegal memory access was encountered")
 
     build(bundle)
     with opened(bundle) as engine:

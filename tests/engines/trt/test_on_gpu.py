@@ -16,7 +16,7 @@ from tests.support.needs_gpu import need_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])
 def test_engines_on_this_gpu(library: str) -> None:
-    need_gpu(library.replace("-", "_"), "pycuda", "polygraphy", "onnxruntime")
+    need_gpu(library.replace("-", "_"), "polygraphy", "onnxruntime")
     done = subprocess.run(
         [sys.executable, "-m", "tests.engines.trt.on_gpu", library],
         cwd=Path(__file__).parents[3],

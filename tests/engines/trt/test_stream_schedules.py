@@ -26,6 +26,8 @@ from tests.engines.trt.frame_probe_network import FrameSchedule, compare
 from tests.fakes.gpu import FakeGpu
 from tests.fakes.trt.record import Recording
 
+BOTH_BACKENDS = {"test_schedules", "test_schedules_of_frames"}
+
 ENOUGH = 300
 """Schedules in which something that was taken away must be caught; most need fewer than ten."""
 
@@ -291,7 +293,7 @@ def test_refit_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pyte
     made = Refitter.__init__
 
     def elsewhere(self: Any, engine: Any, source: Any, constants: Any, features: Any, stream: Any) -> None:
-        import pycuda.driver as cuda
+        from engines.cuda import backend as cuda
 
         made(self, engine, source, constants, features, cuda.Stream(1))
 
@@ -372,8 +374,7 @@ def catch_frames(gpu: FakeGpu, folder: Path) -> None:
 
 @pytest.mark.parametrize("method", ["enqueue_frame_to_input", "enqueue_output_to_frame"])
 def test_conversion_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    import pycuda.driver as cuda
-
+    from engines.cuda import backend as cuda
     from engines.cuda.frame_kernels import FrameKernels
 
     whole = getattr(FrameKernels, method)
@@ -388,7 +389,7 @@ def test_conversion_on_another_stream(gpu: FakeGpu, tmp_path: Path, monkeypatch:
 
 
 def test_counter_that_is_cleared_too_late(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     monkeypatch.setattr(cuda, "memset_d32_async", lambda *arguments: None)
     catch_frames(gpu, tmp_path)
@@ -398,8 +399,7 @@ def test_counter_that_is_cleared_too_late(gpu: FakeGpu, tmp_path: Path, monkeypa
 def test_frames_whose_event_is_not_waited_for(
     gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
 ) -> None:
-    import pycuda.driver as cuda
-
+    from engines.cuda import backend as cuda
     from engines.cuda.frame_buffers import FrameBuffers
 
     made = FrameBuffers.__init__
@@ -424,7 +424,7 @@ def test_finish_that_does_not_wait(gpu: FakeGpu, tmp_path: Path, monkeypatch: py
 
 
 def test_input_overwritten_before_it_was_copied(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     monkeypatch.setattr(cuda.Event, "synchronize", lambda event: event)
     catch(gpu, tmp_path)

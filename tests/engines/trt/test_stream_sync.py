@@ -54,7 +54,7 @@ PLACES = sorted(places())
 
 def take_away(monkeypatch: pytest.MonkeyPatch, path: str, line: int) -> list[int]:
     """Streams and events come back at once where they are waited for on this line. Gives a list that grows with each time."""
-    import pycuda.driver as cuda
+    from engines.cuda import backend as cuda
 
     times: list[int] = []
     for owner, method in ((cuda.Stream, "synchronize"), (cuda.Event, "synchronize"), (cuda.Stream, "wait_for_event")):
@@ -142,8 +142,7 @@ def one_after_the_other(engine: Any) -> None:
 
 def copies() -> None:
     """A buffer's copies without a stream are there on return, for every stream."""
-    import pycuda.driver as cuda
-
+    from engines.cuda import backend as cuda
     from engines.cuda.device import Device
     from engines.cuda.memory import Buffer
 
@@ -161,7 +160,7 @@ def copies() -> None:
             buffer.download(through)
             if out.tolist() != values or through.tolist() != values:
                 raise Caught(f"{out} and {through} where {values} was copied")
-        cuda.Context.synchronize()
+        machine.current().scheduler.drain_all()
         buffer.free()
         del other
     device.close()

@@ -81,6 +81,8 @@ class Event:
 def queue_of(stream: Any, gpu: machine.FakeGpu, call: str) -> Queue:
     if stream is None:
         return gpu.scheduler.queues[LEGACY]
+    if isinstance(stream, Queue):  # of the other backend
+        return stream
     if not isinstance(stream, Stream):
         raise TypeError(f"{call}: stream is a Stream or None, not {type(stream).__name__}")
     if stream._gpu is not gpu:
