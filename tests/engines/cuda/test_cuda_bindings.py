@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,3 +180,15 @@ def test_streams_are_destroyed_with_the_object(cuda: Any, gpu: FakeGpu) -> None:
     assert handle in gpu.scheduler.queues
     del stream
     assert handle not in gpu.scheduler.queues
+
+
+def test_the_real_package_on_a_stub_of_the_driver(real: Any, tmp_path: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler for the stub of libcuda")
+    source, library = Path(fake.__file__).with_name("libcuda.c"), tmp_path / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-Wl,-soname,libcuda.so.1", "-ldl"], check=True)
+    command = [sys.executable, "-m", "tests.engines.cuda.on_libcuda_stub"]
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=SOURCE.parents[2], env=environment)
+    assert done.returncode == 0, done.stderr

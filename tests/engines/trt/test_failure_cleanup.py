@@ -81,6 +81,17 @@ def test_no_compiler_for_the_kernel(bundle: Bundle, gpu: FakeGpu, tmp_path: Path
 
 
 @everywhere
+def test_the_shipped_kernels_need_no_compiler(
+    bundle: Bundle, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu.nvcc = False
+    monkeypatch.setenv("DNI_CACHE", str(tmp_path / "empty"))
+    build(bundle)
+    load_engine(bundle, "tensorrt").close()
+    assert {code.kind for code in gpu.loaded} == {"cubin"}
+
+
+@everywhere
 def test_a_plan_that_tensorrt_does_not_take(bundle: Bundle, gpu: FakeGpu) -> None:
     path = build(bundle).plan_path
     held = read_plan(path, identity_of(bundle))
