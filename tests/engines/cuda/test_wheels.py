@@ -41,6 +41,7 @@ def test_the_metadata_tell_the_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_driver_that_is_too_old_is_named_with_what_suits_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_explain_missing_packages", lambda names, extra: None)
     monkeypatch.setattr(registry, "CUDA_PROVIDER_LIBRARIES", (".",))
+    monkeypatch.setattr(driver, "why_no_cuda_package", lambda: None)
     packages = {"onnxruntime_gpu": ONNXRUNTIME_CUDA13, "tensorrt": ["tensorrt_cu13==11.4.0.106"]}
     install(monkeypatch, (12, 8), **packages)
     for reason in (registry.why_onnxruntime_gpu_unavailable(None), registry.why_tensorrt_missing()):
