@@ -49,7 +49,7 @@ def run(bundles: Iterable[Path]) -> list[dict[str, Any]]:
     if folder:
         environment["LD_LIBRARY_PATH"] = str(Path(folder, "lib"))
         paths.append(str(Path(folder, "site")))
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    environment["PYTHONPATH"] = os.pathsep.join([*paths, environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "tests.engines.trt.real_library", *map(str, bundles)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=paths[0])
     assert done.returncode == 0, done.stderr[-3000:]
