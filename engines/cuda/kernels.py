@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dni_deploy.errors import EngineError
+from dni_deploy.errors import EngineError, UnavailableError
 from engines.cuda import backend as cuda
 from engines.cuda.device import Device
 from engines.cuda.machine_code import KERNEL_SOURCE, load_compiled_code, read_shipped_code
@@ -132,12 +132,17 @@ class Kernels:
 
 def _load_module(device: Device, source: Path) -> Any:
     """Loads the shipped machine code of a source, or where the driver takes none of it, what nvcc compiles."""
+    refusals = []
     for code in read_shipped_code(device.capability, source):
         try:
             return cuda.module_from_buffer(code)
         except cuda.Error as error:
             log.info("the driver refuses it: %s", error)
-    code = load_compiled_code(device.architecture, source)
+            refusals.append(f" The driver said: {error}.")
+    try:
+        code = load_compiled_code(device.architecture, source)
+    except UnavailableError as error:
+        raise UnavailableError(f"{error}{''.join(refusals)}") from error
     try:
         return cuda.module_from_buffer(code)
     except cuda.Error as error:

@@ -144,6 +144,12 @@ def test_a_gpu_that_nothing_fits_needs_a_compiler(no_compiler: None, gpu: FakeGp
         load_kernels()
 
 
+def test_what_the_driver_said_is_told_where_there_is_no_compiler(no_compiler: None, gpu: FakeGpu) -> None:
+    gpu.driver_version = 10000
+    with pytest.raises(UnavailableError, match=r"install a newer driver.*(The driver said: cuModuleLoadData.*){2}"):
+        load_kernels()
+
+
 def test_a_driver_that_refuses_everything(compiled: list[str], gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_code, "compile_source", lambda *arguments: b"nothing that is code")
     gpu.driver_version = 10000
