@@ -21,6 +21,7 @@ from dni_deploy.errors import EngineError
 from dni_deploy.utils.onnx_weights import fill_initializer
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
+from engines.onnxruntime_cpu.blocked_depth_to_space import block_depth_to_space
 from engines.onnxruntime_cpu.blocked_prelu import restore_prelu
 
 ADDRESS_BASE = 0x80800000
@@ -185,6 +186,7 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
             f"ONNX Runtime computes with or leaves out {len(missing)} weights instead of moving them, first {missing[0]!r}"
         )
     restore_prelu(optimized, movable, runtime.measure_block_size())
+    block_depth_to_space(optimized, runtime.measure_block_size())
     return Layout(optimized, spans, gather, dict(zip(names, starts, strict=False)))
 
 
