@@ -23,6 +23,13 @@ def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
+def is_dense_convolution(node: onnx.NodeProto) -> bool:
+    """Tells whether a convolution has one group, steps of one pixel, no dilation and no automatic padding."""
+    defaults = {"group": 1, "strides": [1, 1], "dilations": [1, 1], "auto_pad": b"NOTSET"}
+    attributes = read_attributes(node)
+    return node.op_type == "Conv" and all(attributes.get(name, value) == value for name, value in defaults.items())
+
+
 @dataclass
 class GraphRewriter:
     """A graph that passes edit in place.
@@ -92,6 +99,12 @@ class GraphRewriter:
     def count_consumers(self) -> Counter[str]:
         """Counts how often each value is read; a graph output counts as one reading."""
         return Counter([name for node in self.nodes for name in node.input] + list(self.outputs))
+
+    def has_own_weights(self, node: onnx.NodeProto, consumers: Counter[str]) -> bool:
+        """Tells whether all weights of a convolution are made by linear recipes, and nothing else reads them."""
+        weights = [name for name in node.input[1:] if name]
+        folded = {name for fold in self.recipes.folds for name in (fold.weight, fold.bias)}
+        return all(name in self.recipes.linear and consumers[name] == 1 and name not in folded for name in weights)
 
     def find_producers(self) -> dict[str, onnx.NodeProto]:
         """Returns the node that makes each value, by the value's name."""

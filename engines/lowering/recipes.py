@@ -30,6 +30,9 @@ class LinearRecipe:
         step: Above 1 for the weight or bias of a convolution that computes step x step output pixels at once; each kernel is
             copied to as many places of a larger one, output by output (onnxruntime_cpu/lowering/narrow_output.py).
         permutation: Permutation of the source's axes, before it is reshaped; None where they stay.
+        before_upsample: True for the weight or bias of a 3 x 3 convolution that runs before a nearest-neighbor enlargement by 2
+            instead of behind it: sums of taps, a 2 x 2 kernel for each of the four pixels
+            (onnxruntime_cpu/lowering/nearest_upsample.py).
     """
 
     source: str | None
@@ -38,6 +41,7 @@ class LinearRecipe:
     offset: float = 0.0
     step: int = 1
     permutation: tuple[int, ...] | None = None
+    before_upsample: bool = False
 
     def compute_value(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Computes the weight in float64 and rounds once; a plain copy where there is nothing to compute.
@@ -55,6 +59,8 @@ class LinearRecipe:
             tensor = tensor.transpose(self.permutation)
         if self.factor != 1.0 or self.offset != 0.0:
             tensor = tensor.astype(np.float64) * self.factor + self.offset
+        if self.before_upsample:
+            tensor = _sum_taps(tensor.astype(np.float64))
         if self.step > 1:
             return _shift_kernels(np.asarray(tensor, np.float32), self.step)
         if tensor.size == 1:
@@ -62,8 +68,11 @@ class LinearRecipe:
         return np.ascontiguousarray(tensor, np.float32).reshape(self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        """Describes the recipe for the identity of a plan. The keys are fixed; another key makes every plan another one."""
-        return {
+        """Describes the recipe for the identity of a plan. The keys are fixed; another key makes every plan another one.
+
+        Hence a key that only some recipes need is written for these alone.
+        """
+        description = {
             "source": self.source,
             "shape": list(self.shape),
             "factor": self.factor,
@@ -71,6 +80,23 @@ class LinearRecipe:
             "step": self.step,
             "permutation": None if self.permutation is None else list(self.permutation),
         }
+        return description | ({"before_upsample": True} if self.before_upsample else {})
+
+
+UPSAMPLE_FACTOR = 2
+
+
+def _sum_taps(tensor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums the taps that meet one pixel before an enlargement by 2: (O, I, 3, 3) to (4 * O, I, 2, 2); repeats (O,).
+
+    The outputs are in the order of DepthToSpace's mode DCR. Of two output rows, the first has its middle in the lower half of an
+    enlarged pixel, so that its taps 0 and 1 meet one pixel; of the second, taps 1 and 2 do. So it is with columns.
+    """
+    if tensor.ndim == 1:
+        return np.tile(tensor, UPSAMPLE_FACTOR**2)
+    first_taps = ((0, 2), (0, 1))
+    rows = [np.add.reduceat(tensor, taps, axis=2) for taps in first_taps]
+    return np.concatenate([np.add.reduceat(row, taps, axis=3) for row in rows for taps in first_taps])
 
 
 def _shift_kernels(tensor: NDArray[np.float32], step: int) -> NDArray[np.float32]:

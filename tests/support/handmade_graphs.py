@@ -48,6 +48,7 @@ class Hand:
         group: int = 1,
         kernel: int = 3,
         transposed: bool = False,
+        padding: int | None = None,
     ) -> str:
         into = self.width[x]
         name = weight or f"conv{len(self.nodes)}"
@@ -59,7 +60,7 @@ class Hand:
         more: dict[str, Any] = {"strides": [2, 2]} if transposed else {}
         return self.node(
             "ConvTranspose" if transposed else "Conv", inputs, out, group=group, kernel_shape=[kernel] * 2,
-            pads=[kernel // 2] * 4, **more,
+            pads=[kernel // 2 if padding is None else padding] * 4, **more,
         )  # fmt: skip
 
     def batch_norm(self, x: str, *, name: str = "", affine: bool = True, epsilon: float = 1e-5) -> str:
@@ -262,6 +263,21 @@ def linear_bn() -> Case:
     return hand.case(hand.batch_norm(hand.node("Gemm", ["x", weight, bias], 10, transB=1)), rank=2)
 
 
+def upsampled_conv() -> Case:
+    """Enlarged twice by 2, each time reflected and convolved; the scalar goes into the first of these convolutions."""
+    hand = Hand()
+    y = hand.conv("x", 16)
+    scales = hand.constant("scales", np.array([1, 1, 2, 2], np.float32))
+    pads = hand.constant("pads", np.array([0, 0, 1, 1] * 2, np.int64))
+    for outputs in (16, 6):
+        y = hand.node(
+            "Resize", [y, "", scales], mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
+        )
+        y = hand.conv(hand.node("Pad", [y, pads], mode="reflect"), outputs, padding=0)
+        y = hand.times(y, 0.5) if outputs == 16 else y
+    return hand.case(y, scale=4)
+
+
 def tied_convs() -> Case:
     hand = Hand()
     return hand.case(hand.conv(hand.conv("x", 3, weight="tied"), 3, weight="tied"))
@@ -275,6 +291,7 @@ HAND = {
         bn_after_depthwise_conv, bn_after_bn, bn_without_affine, bn_then_mul, prelu_per_channel, prelu_single_slope,
         prelu_wild_slopes, prelu_odd_channels, shared_single_prelu, mul_after_conv, mul_after_add, mul_of_odd_channels,
         mul_after_a_shared_conv, mul_of_the_output_and_more, linear_bn, tied_convs,
+        upsampled_conv,
     )
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from engines.lowering.graph_rewriter import GraphRewriter, read_attributes
+from engines.lowering.graph_rewriter import GraphRewriter, is_dense_convolution, read_attributes
 from engines.onnxruntime_cpu import runtime
 
 OUTPUT_STEP = 2
@@ -27,34 +27,29 @@ OUTPUT_STEP = 2
 def rewrite(rewriter: GraphRewriter) -> None:
     """Rewrites each convolution behind a Pad that has weights of its own and few outputs."""
     consumers, producers = rewriter.count_consumers(), rewriter.find_producers()
-    folded = {name for fold in rewriter.recipes.folds for name in (fold.weight, fold.bias)}
 
     def make_nodes(node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
-        before = producers.get(node.input[0]) if node.op_type == "Conv" else None
-        weights = [name for name in node.input[1:] if name]
+        before = producers.get(node.input[0]) if is_dense_convolution(node) else None
         if (
             before is None
             or before.op_type != "Pad"
-            or any(name not in rewriter.recipes.linear or consumers[name] != 1 or name in folded for name in weights)
+            or not rewriter.has_own_weights(node, consumers)
             or not _is_narrow(rewriter, node)
         ):
             return None
-        return _make_strided_nodes(rewriter, node, weights)
+        return _make_strided_nodes(rewriter, node, [name for name in node.input[1:] if name])
 
     rewriter.replace_nodes(make_nodes)
 
 
 def _is_narrow(rewriter: GraphRewriter, node: onnx.NodeProto) -> bool:
-    """Requires steps of one pixel, one group, a kernel above one pixel, and room for four times the outputs in a block."""
+    """Requires a kernel above one pixel, and room for four times the outputs in a block."""
     outputs, inputs, *kernel = rewriter.recipes.linear[node.input[1]].shape
-    attributes = read_attributes(node)
-    defaults = {"group": 1, "strides": [1, 1], "dilations": [1, 1], "auto_pad": b"NOTSET"}
     return (
         len(kernel) == 2
         and min(kernel) > 1
         and runtime.can_block_channels(inputs)
         and outputs * OUTPUT_STEP * OUTPUT_STEP <= runtime.measure_block_size()
-        and all(attributes.get(name, default) == default for name, default in defaults.items())
     )
 
 

@@ -11,9 +11,9 @@ import onnx
 from engines.lowering import batch_norm
 from engines.lowering.graph_rewriter import GraphRewriter
 from engines.lowering.recipes import Recipes
-from engines.onnxruntime_cpu.lowering import narrow_output, prelu, scalar_mul
+from engines.onnxruntime_cpu.lowering import narrow_output, nearest_upsample, prelu, scalar_mul
 
-LOWERING_PASSES = (batch_norm.rewrite, scalar_mul.rewrite, prelu.rewrite, narrow_output.rewrite)
+LOWERING_PASSES = (batch_norm.rewrite, scalar_mul.rewrite, prelu.rewrite, narrow_output.rewrite, nearest_upsample.rewrite)
 
 
 def lower_for_cpu(graph: onnx.ModelProto, weight_names: tuple[str, ...]) -> tuple[onnx.ModelProto, Recipes]:

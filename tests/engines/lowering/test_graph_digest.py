@@ -17,7 +17,8 @@ def test_every_field_of_a_recipe_counts() -> None:
     linear = LinearRecipe("w", (2, 3))
     fold = BatchNormFold("w", 0, "b", "gamma", "beta", "mean", "variance", 1e-5, None)
     changed: dict[str, Any] = {
-        "source": "v", "shape": (3, 2), "factor": 0.5, "offset": 1.0, "step": 2, "permutation": (1, 0), "weight": "v", "axis": 1,
+        "source": "v", "shape": (3, 2), "factor": 0.5, "offset": 1.0, "step": 2, "permutation": (1, 0),
+        "before_upsample": True, "weight": "v", "axis": 1,
         "bias": "c", "gamma": None, "beta": None, "mean": "m", "variance": "v", "epsilon": 1e-3, "convolution_bias": "d",
     }  # fmt: skip
     recipes = [Recipes({"w": replace(linear, **{each.name: changed[each.name]})}, [fold]) for each in fields(LinearRecipe)]

@@ -43,6 +43,21 @@ def test_a_step_shifts_the_kernel_to_each_pixel_of_it() -> None:
     np.testing.assert_array_equal(bias, [1, 1, 1, 1, 2, 2, 2, 2])
 
 
+def test_taps_that_meet_one_pixel_before_an_enlargement_are_summed() -> None:
+    """In float64, rounded once, and in the order of DepthToSpace's mode DCR; a description tells of it, others keep theirs."""
+    kernel = np.random.default_rng(1).standard_normal((2, 5, 3, 3)).astype(np.float32)
+    recipe = LinearRecipe("w", (8, 5, 2, 2), factor=0.1, before_upsample=True)
+    value = recipe.compute_value({"w": kernel}).reshape(2, 2, 2, 5, 2, 2)
+    taps = {(0, 0): (0, 1), (0, 1): (2,), (1, 0): (0,), (1, 1): (1, 2)}  # of (place in the step, place in the kernel)
+    for row, column, down, right in np.ndindex(2, 2, 2, 2):
+        expected = sum(kernel[:, :, i, j].astype(np.float64) * 0.1 for i in taps[row, down] for j in taps[column, right])
+        np.testing.assert_array_equal(value[row, column, :, :, down, right], np.float32(expected))
+    bias = LinearRecipe("b", (8,), before_upsample=True).compute_value({"b": np.array([1, 2], np.float32)})
+    np.testing.assert_array_equal(bias, [1, 2] * 4)
+    assert recipe.to_json()["before_upsample"] is True
+    assert "before_upsample" not in LinearRecipe("w", kernel.shape).to_json()
+
+
 @pytest.mark.parametrize(("affine", "bias"), [(True, True), (False, True), (True, False)])
 def test_a_fold_is_batchnorm_behind_the_convolution(affine: bool, bias: bool) -> None:
     """The folded 1x1 convolution against BatchNorm of the plain one, in float64."""

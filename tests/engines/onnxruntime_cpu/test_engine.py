@@ -37,6 +37,7 @@ HANDS = (
     "shared_single_prelu",
     "prelu_wild_slopes",
     "linear_bn",
+    "upsampled_conv",
 )
 
 

@@ -24,7 +24,9 @@ from tests.engines.conftest import NAMES, Case
 from tests.support.handmade_graphs import HAND, clamped_weight, weight_norm
 
 
-@pytest.mark.parametrize("name", [*NAMES, "transposed_bn", "bn_after_grouped_conv", "bn_after_depthwise_conv", "tied_convs"])
+@pytest.mark.parametrize(
+    "name", [*NAMES, "transposed_bn", "bn_after_grouped_conv", "bn_after_depthwise_conv", "tied_convs", "upsampled_conv"]
+)
 def test_rows_are_what_onnxruntime_makes_of_the_weights(name: str, pico_case: Callable[[str], Case]) -> None:
     case = HAND[name]() if name in HAND else pico_case(name)
     lowered, recipes = lower_for_cpu(case.graph, case.weights)

@@ -23,7 +23,7 @@ from tests.engines.onnxruntime_cpu.test_blender import FOLDED, fresh
 from tests.engines.onnxruntime_cpu.test_engine import TOLERANCE, WITH_INSTANCE_NORM
 from tests.support.handmade_graphs import HAND
 
-HANDS = ("transposed_bn", "bn_first", "shared_bn", "shared_single_prelu", "linear_bn")
+HANDS = ("transposed_bn", "bn_first", "shared_bn", "shared_single_prelu", "linear_bn", "upsampled_conv")
 ENGINES = ("onnxruntime", "onnxruntime-rebuild")
 
 
