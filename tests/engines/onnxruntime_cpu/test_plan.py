@@ -18,6 +18,7 @@ from engines.interface import BuildOptions
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
 from engines.onnxruntime_cpu.layout import find_layout
+from engines.onnxruntime_cpu.lowering import nearest_upsample, passes
 from engines.onnxruntime_cpu.lowering.passes import lower_for_cpu
 from engines.onnxruntime_cpu.plan import LayoutIdentity, plan_path, read_plan
 from engines.registry import build_engine
@@ -63,6 +64,20 @@ def test_another_lowering_or_recipe_makes_another_layout(
     change(lowered, recipes)
     assert plan_path(bundle, LayoutIdentity.of(lowered, recipes)) != before
     assert read_plan(bundle, LayoutIdentity.of(lowered, recipes)) is None
+
+
+@pytest.mark.skipif(not runtime.can_block_channels(16), reason="the pass takes no channels on this processor")
+def test_a_plan_of_fewer_passes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an older version has left it in the bundle; what the passes leave alone keeps its plan."""
+    changed = write(HAND["upsampled_conv"](), tmp_path / "changed.dni")
+    unchanged = write(HAND["conv_bn"](), tmp_path / "unchanged.dni")
+    with monkeypatch.context() as patch:
+        patch.setattr(passes, "LOWERING_PASSES", [one for one in passes.LOWERING_PASSES if one is not nearest_upsample.rewrite])
+        before, kept = build(changed), build(unchanged)
+    assert read_plan(changed, identify_plan(changed)) is None
+    assert build(changed) != before
+    assert read_plan(changed, identify_plan(changed)) is not None
+    assert plan_path(unchanged, identify_plan(unchanged)) == kept
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(runtime.OptimizerSettings)])
