@@ -84,6 +84,7 @@ class LinearRecipe:
 
 
 UPSAMPLE_FACTOR = 2
+"""Of the enlargement that a convolution moves across: `LinearRecipe.before_upsample`."""
 
 
 def _sum_taps(tensor: NDArray[np.float64]) -> NDArray[np.float64]:

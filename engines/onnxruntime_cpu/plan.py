@@ -36,7 +36,7 @@ from engines.onnxruntime_cpu.layout import Layout, WeightSpan
 
 log = logging.getLogger(__name__)
 
-PLAN_FORMAT = "dni-deploy plan for onnxruntime, version 2"
+PLAN_FORMAT = "dni-deploy plan for onnxruntime, version 3"
 """Raise the version where this file's content changes, and where `find_layout` makes another layout of the same optimized
 graph: nothing else in a plan's identity tells of that."""
 
