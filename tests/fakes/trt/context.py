@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.fakes import gpu as machine
-from tests.fakes.streams import Queue, Work
+from tests.fakes.streams import Queue, Scheduler, Work
 from tests.fakes.trt.engine import Held
 from tests.fakes.trt.record import since
 from tests.fakes.trt.values import dims, error, nptype, trt
@@ -194,19 +194,23 @@ class IExecutionContext:
     def _look(self, queue: Queue) -> None:
         """Checks for work pending on other streams."""
         gpu = machine.current()
-        for other, work in gpu.scheduler.pending_in(self._memory) if self._memory else ():
-            if not gpu.scheduler.ordered(queue, other, work):
-                gpu.report("execute_async_v3 while the context's memory is in use on another stream")
-                return
-        for other, work in gpu.scheduler.pending(self._held):
-            if gpu.scheduler.ordered(queue, other, work):
+        with gpu.scheduler.lock:  # work that another thread runs meanwhile would look like work that nothing orders
+            problem = self._find_unordered(queue, gpu.scheduler)
+        if problem:
+            gpu.report(f"execute_async_v3 while {problem}")
+
+    def _find_unordered(self, queue: Queue, scheduler: Scheduler) -> str | None:
+        for other, work in scheduler.pending_in(self._memory) if self._memory else ():
+            if not scheduler.ordered(queue, other, work):
+                return "the context's memory is in use on another stream"
+        for other, work in scheduler.pending(self._held):
+            if scheduler.ordered(queue, other, work):
                 continue
             if work.kind == "refit":
-                gpu.report("execute_async_v3 while a refit of its engine is pending on another stream")
-                return
+                return "a refit of its engine is pending on another stream"
             if work.context is not None and work.context() is self:
-                gpu.report("execute_async_v3 while the same context has work pending on another stream")
-                return
+                return "the same context has work pending on another stream"
+        return None
 
 
 def trt_strategy(name: str) -> Any:
