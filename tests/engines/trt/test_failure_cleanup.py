@@ -87,7 +87,7 @@ def test_the_shipped_kernels_need_no_compiler(
     gpu.nvcc = False
     monkeypatch.setenv("DNI_CACHE", str(tmp_path / "empty"))
     build(bundle)
-    load_engine(bundle, "tensorrt").close()
+    load_engine(bundle, engine_name()).close()
     assert {code.kind for code in gpu.loaded} == {"cubin"}
 
 
