@@ -1,4 +1,4 @@
-"""Narrow output: four output pixels at once give the same picture, at every size, and only where that is worth it."""
+"""Narrow output: several output pixels at once give the same picture, at every size, and only where that is worth it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def is_stepped(model: onnx.ModelProto) -> bool:
     ("kernel", "pads"), [((9, 9), (0, 0, 0, 0)), ((7, 7), (0, 0, 0, 0)), ((2, 4), (0, 0, 0, 0)), ((3, 3), (1, 2, 0, 1))]
 )
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("size", [(1, 8, 10), (2, 9, 10), (1, 12, 7), (1, 11, 13)])
+@pytest.mark.parametrize("size", [(1, 8, 10), (2, 9, 10), (1, 12, 7), (1, 11, 13), (1, 14, 9)])
 def test_the_picture_is_the_same(
     kernel: tuple[int, int], pads: tuple[int, ...], bias: bool, size: tuple[int, int, int]
 ) -> None:
@@ -65,13 +65,16 @@ def test_the_picture_is_the_same(
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("outputs", [1, 3, 4])
-def test_few_outputs_are_stepped(outputs: int) -> None:
-    model, weights = padded((5, 5), outputs=outputs)
+@pytest.mark.parametrize(
+    ("outputs", "kernel", "step"), [(1, 5, 2), (3, 5, 2), (4, 5, 2), (4, 9, 2), (1, 7, 4), (3, 7, 4), (3, 9, 4)]
+)
+def test_few_outputs_are_stepped(outputs: int, kernel: int, step: int) -> None:
+    """By four pixels where the kernel is large, and sixteen pixels fill no more than three blocks of outputs."""
+    model, weights = padded((kernel, kernel), outputs=outputs)
     lowered, recipes = lower_for_cpu(model, tuple(weights))
     assert is_stepped(lowered)
-    assert recipes.linear["last"].shape == (4 * outputs, INPUTS, 6, 6)
-    assert recipes.linear["bias"].shape == (4 * outputs,)
+    assert recipes.linear["last"].shape == (step**2 * outputs, INPUTS, kernel + step - 1, kernel + step - 1)
+    assert recipes.linear["bias"].shape == (step**2 * outputs,)
 
 
 @pytest.mark.parametrize(
