@@ -64,11 +64,11 @@ def why_tensorrt_unavailable(bundle: Bundle | None, library: str = "tensorrt") -
     reason = why_tensorrt_missing(library)
     if reason or bundle is None:
         return reason
-    from engines.trt.library import TITLES
+    from engines.trt.library import LIBRARY_TITLES
     from engines.trt.plan import list_plan_files
 
     if not list_plan_files(bundle, library):
-        return f"no plan is built for this GPU and this {TITLES[library]}: dni-deploy build --engine {library}"
+        return f"no plan is built for this GPU and this {LIBRARY_TITLES[library]}: dni-deploy build --engine {library}"
     return None
 
 

@@ -13,7 +13,7 @@ from engines.cuda import driver
 if (_reason := driver.why_no_cuda_package()) is not None:
     raise UnavailableError(f"No GPU can be used: {_reason}.")
 
-if TYPE_CHECKING or driver.find_cuda_package() != driver.PYCUDA:
+if TYPE_CHECKING or driver.find_cuda_package() != "pycuda":
     from engines.cuda.cuda_bindings import (
         Context,
         Device,

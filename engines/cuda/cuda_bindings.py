@@ -67,7 +67,7 @@ def init() -> None:
     _call(cu.cuInit, 0)
 
 
-class Device:
+class DriverDevice:
     """A GPU, by the driver's number."""
 
     def __init__(self, index: int) -> None:
@@ -158,6 +158,10 @@ class Event:
 
 def _handle_of(stream: Stream | None) -> Any:
     return 0 if stream is None else stream._stream
+
+
+Device = DriverDevice
+"""pycuda's name for it."""
 
 
 class DeviceAllocation:

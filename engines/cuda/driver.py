@@ -19,9 +19,7 @@ CUDA_DRIVER_LIBRARIES = {"posix": "libcuda.so.1", "nt": "nvcuda.dll"}
 """By os.name."""
 DEFAULT_CUDA_HOME = "/usr/local/cuda"
 """Where NVIDIA's installers put nvcc on Linux, without adding it to the PATH; on Windows they set CUDA_PATH."""
-
-PYCUDA = "pycuda"
-CUDA_PACKAGES = {PYCUDA: "pycuda", "cuda-bindings": "cuda.bindings"}
+CUDA_PACKAGES = {"pycuda": "pycuda", "cuda-bindings": "cuda.bindings"}
 """The packages that the backend can use, the preferred one first, and the names under which they are imported."""
 CUDA_PACKAGE_VARIABLE = "DNI_CUDA"
 """The environment variable that names one of them."""

@@ -101,7 +101,7 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
         network: The family that it runs.
         header: The plan's header.
         library: The TensorRT library that runs it.
-        library_name: Name of that library, a key of `engines.trt.library.MODULES`.
+        library_name: Name of that library, a key of `engines.trt.library.MODULE_NAMES`.
 
     Thread safety: any thread may call any method but `close`, which runs alone. Calls for one slot come after each other.
     """

@@ -19,10 +19,10 @@ from engines.trt.messages import get_logger, summarize_message
 
 NUMPY_MAJOR_VERSION = int(np.__version__.partition(".")[0])
 
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+MODULE_NAMES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Name of the Python module of each library, by the name of the library, which is also that of the engine."""
 
-TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
+LIBRARY_TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
 """What messages call each library."""
 
 
@@ -31,7 +31,7 @@ class Library:
     """One TensorRT library.
 
     Attributes:
-        name: A key of MODULES.
+        name: A key of MODULE_NAMES.
         trt: The library's Python module.
         features: What it can do.
         logger: What every object of the library reports to (see engines/trt/messages.py).
@@ -47,7 +47,7 @@ class Library:
         """Asks a module what it can do; needs no GPU.
 
         Args:
-            name: A key of MODULES.
+            name: A key of MODULE_NAMES.
             trt: The module.
         """
         return cls(name, trt, Features.from_module(trt), get_logger(trt))
@@ -55,7 +55,7 @@ class Library:
     @property
     def title(self) -> str:
         """Name and version, such as "TensorRT 10.16.1"."""
-        return f"{TITLES[self.name]} {self.features.version}"
+        return f"{LIBRARY_TITLES[self.name]} {self.features.version}"
 
     def clear_errors(self) -> None:
         """Forgets earlier errors, before something that may fail."""
@@ -96,15 +96,15 @@ def load_library(name: str = "tensorrt") -> Library:
     """Imports a library and asks what it can do.
 
     Args:
-        name: A key of MODULES.
+        name: A key of MODULE_NAMES.
 
     Raises:
         UnavailableError: There is no GPU, without which classes of TensorRT 8.6 crash; or it is 8.6 beside NumPy 2.
     """
     reason = driver.why_gpu_unavailable()
     if reason:
-        raise UnavailableError(f"{TITLES[name]} cannot run here: {reason}.")
-    library = Library.from_module(name, importlib.import_module(MODULES[name]))
+        raise UnavailableError(f"{LIBRARY_TITLES[name]} cannot run here: {reason}.")
+    library = Library.from_module(name, importlib.import_module(MODULE_NAMES[name]))
     if not library.features.device_weights and NUMPY_MAJOR_VERSION >= 2:
         raise UnavailableError(
             f"{library.title} reads the arrays of NumPy 2 wrong, without an error, so that weights would be lost; "

@@ -209,7 +209,7 @@ def search_plans(
         network_class: The kind of plan.
         precision: "fp32" or "fp16"; None for any.
         device: The GPU's number as the driver counts.
-        library_name: The library that runs the plan, a key of `engines.trt.library.MODULES`.
+        library_name: The library that runs the plan, a key of `engines.trt.library.MODULE_NAMES`.
 
     Returns:
         The newest plan that fits, or None; and why the newest of the others does not fit, a clause that begins with its name

@@ -13,7 +13,7 @@ from engines.lowering.gpu import LoweredGraph
 from engines.lowering.graph_digest import digest_lowered_graph
 from engines.profile import Profile
 from engines.trt.features import Features
-from engines.trt.library import TITLES, Library
+from engines.trt.library import LIBRARY_TITLES, Library
 from engines.trt.network import Network
 
 Capability = tuple[int, int]
@@ -143,7 +143,7 @@ class PlanIdentity:
         settings: What the builder gets besides the graph.
         members: Digests of the members' files where the plan holds their numbers; else empty: a "refit" plan serves every
             family on the same graph.
-        library: Name of the TensorRT library, a key of `engines.trt.library.MODULES`.
+        library: Name of the TensorRT library, a key of `engines.trt.library.MODULE_NAMES`.
         version: Its version.
         gpu: Name of the GPU; empty for a plan that runs on every GPU of its compute capabilities.
         capabilities: Compute capabilities, (major, minor), that it runs on; one where `gpu` is not empty.
@@ -190,7 +190,7 @@ class PlanIdentity:
         """
         answer = driver.query_driver()
         if isinstance(answer, str):
-            raise UnavailableError(f"{TITLES[library.name]} cannot run here: {answer}.")
+            raise UnavailableError(f"{LIBRARY_TITLES[library.name]} cannot run here: {answer}.")
         if device >= len(answer.devices):
             raise UnavailableError(f"There is no GPU number {device}; the driver sees {len(answer.devices)}, from 0.")
         gpu, capability = answer.devices[device]
@@ -229,7 +229,7 @@ class PlanIdentity:
     @property
     def library_text(self) -> str:
         """The library with its version, such as "TensorRT 10.16.1"."""
-        return f"{TITLES.get(self.library, self.library)} {self.version}"
+        return f"{LIBRARY_TITLES.get(self.library, self.library)} {self.version}"
 
     def to_json(self) -> dict[str, Any]:
         """Describes the identity under fixed keys."""

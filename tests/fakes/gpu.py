@@ -184,7 +184,7 @@ def install(
     monkeypatch.setattr(sys.modules[__name__], "CURRENT", machine)
     pycuda_driver.fill(DRIVER)
     cuda_bindings.fill(BINDINGS_DRIVER)
-    cuda = cuda or os.environ.get(driver.CUDA_PACKAGE_VARIABLE) or driver.PYCUDA
+    cuda = cuda or os.environ.get(driver.CUDA_PACKAGE_VARIABLE) or "pycuda"
     modules = {
         "pycuda": PYCUDA,
         "pycuda.driver": DRIVER,

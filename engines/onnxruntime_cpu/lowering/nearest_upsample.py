@@ -23,7 +23,7 @@ from engines.lowering.graph_rewriter import GraphRewriter, is_dense_convolution,
 from engines.lowering.recipes import UPSAMPLE_FACTOR
 from engines.onnxruntime_cpu import runtime
 
-SCALES = np.array([1, 1, UPSAMPLE_FACTOR, UPSAMPLE_FACTOR], np.float32)
+UPSAMPLE_SCALES = np.array([1, 1, UPSAMPLE_FACTOR, UPSAMPLE_FACTOR], np.float32)
 
 ONE_PIXEL = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
 """Padding of one pixel on each side, as Pad takes it."""
@@ -59,7 +59,7 @@ def _is_upsample(rewriter: GraphRewriter, node: onnx.NodeProto) -> bool:
         node.op_type == "Resize"
         and "axes" not in attributes
         and all(attributes.get(name) == value for name, value in expected.items())
-        and _reads_constant(rewriter, node, 2, SCALES)
+        and _reads_constant(rewriter, node, 2, UPSAMPLE_SCALES)
     )
 
 
