@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import lzma
-import os
-import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,9 +18,9 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dni_deploy.errors import DniError, EngineError, UnavailableError, escape_name
-from dni_deploy.utils.atomic_write import write_bytes, write_file_atomically
+from dni_deploy.errors import DniError, EngineError, RefusedError, UnavailableError, escape_name
 from dni_deploy.utils.hardware import cache_folder
+from dni_deploy.utils.private_file import open_private_file, write_private_file
 from engines.cuda import driver
 
 log = logging.getLogger(__name__)
@@ -200,12 +198,9 @@ def _read_cached(key: str) -> bytes | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022):
-                return None
+        with open_private_file(path, "machine code") as file:
             data = file.read()
-    except OSError:
+    except (OSError, RefusedError):
         return None
     code = data[32:]
     return code if code and sha256(code).digest() == data[:32] else None
@@ -218,6 +213,4 @@ def _write_cached(key: str, code: bytes) -> None:
         return
     with suppress(DniError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_file_atomically(path, force=True) as temporary:
-            write_bytes(temporary, sha256(code).digest() + code)
-            os.chmod(temporary, 0o600)
+        write_private_file(path, (sha256(code).digest(), code), force=True)
