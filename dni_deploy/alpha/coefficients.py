@@ -10,6 +10,7 @@ from typing import Any, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from dni_deploy.alpha.member_path import PATH_KEY, follow_path, read_path_position
 from dni_deploy.errors import CoefficientsError, escape_name
 
 SUM_TOLERANCE = 1e-6
@@ -42,6 +43,7 @@ class Coefficients:
             "a=0.3,b=0.7"      by name; a name that is left out has share 0
             "0.2,0.3,0.5"      one number per member
             {"a": 0.3, ...}    by name;  [0.2, 0.3, 0.5]  by position
+            "path=0.4"         or {"path": 0.4}: on the way from the first member to the last (member_path.py)
 
         Args:
             alpha: The alpha, in any of these forms.
@@ -58,6 +60,9 @@ class Coefficients:
                 or a name is unknown.
         """
         names = tuple(members)
+        position = read_path_position(alpha, names)
+        if position is not None:
+            return cls(names, follow_path(position, len(names)))
         form: Any = _split_text(alpha) if isinstance(alpha, str) else alpha
         if isinstance(form, Coefficients):
             if form.members != names:
@@ -113,7 +118,10 @@ def _split_text(text: str) -> dict[str, float] | list[str] | str:
 def _order_by_name(by_name: Mapping[str, object], names: tuple[str, ...], extrapolate: bool, fill_missing: bool) -> list[float]:
     unknown = [name for name in by_name if name not in names]
     if unknown:
-        raise CoefficientsError(f"Alpha names {_format_names(unknown)}; the members are {_format_names(names)}.")
+        raise CoefficientsError(
+            f"Alpha names {_format_names(unknown)}; the members are {_format_names(names)}"
+            f"{', and a path is alone' if PATH_KEY in unknown else ''}."
+        )
     if not by_name:
         raise CoefficientsError(f"Alpha is empty; give a share to at least one of {_format_names(names)}.")
     values = {name: _parse_number(value) for name, value in by_name.items()}

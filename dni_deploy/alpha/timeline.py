@@ -26,6 +26,7 @@ from dni_deploy.alpha.keyframes import (
     from_pairs,
     from_text,
 )
+from dni_deploy.alpha.member_path import PATH_KEY, follow_path, read_path_position
 from dni_deploy.alpha.simplex import interpolate_values
 from dni_deploy.errors import CoefficientsError, UsageError, escape_name
 from dni_deploy.utils.text_file import load_json, name_file_in_errors, read_text
@@ -99,11 +100,12 @@ class KeyframeTrack:
 
 @dataclass(frozen=True, eq=False)
 class AlphaTimeline(KeyframeTrack):
-    """Keyframes of coefficients, and the straight lines between them.
+    """Keyframes of coefficients, and the straight lines between them; between two positions on the path, the path.
 
     Attributes:
         members: Names of the members, in family order.
         coefficients: float64 (K, N), a row for each of the times; read-only.
+        positions: float64 (K,), the position on the path of each keyframe, NaN where it has none; None where none has.
     """
 
     kind: ClassVar[str] = "AlphaTimeline"
@@ -114,6 +116,7 @@ class AlphaTimeline(KeyframeTrack):
     coefficients: NDArray[np.float64]
     interpolation: str = "linear"
     loop: bool = False
+    positions: NDArray[np.float64] | None = None
 
     @classmethod
     def from_keyframes(
@@ -209,7 +212,7 @@ class AlphaTimeline(KeyframeTrack):
         names = tuple(members)
         unit, times, interpolation, loop = validate_track(keyframes, fps)
         values = make_read_only_array(_parse_coefficients(keyframes, names, extrapolate))
-        return cls(names, unit, times, values, interpolation, loop)
+        return cls(names, unit, times, values, interpolation, loop, _read_positions(keyframes, names))
 
     def at(self, seconds: float, frame: int) -> Coefficients:
         """Computes the coefficients of a frame, as in AlphaSource; they sum to 1 as the keyframes do.
@@ -218,12 +221,20 @@ class AlphaTimeline(KeyframeTrack):
             UsageError: The time is not a finite number.
         """
         before, after, fraction = self.find_interval(seconds, frame)
+        if self.positions is not None and before != after:
+            here, there = self.positions[[before, after]].tolist()
+            if not math.isnan(here + there):
+                position = min(max(here + fraction * (there - here), 0.0), 1.0)
+                return Coefficients(self.members, follow_path(position, len(self.members)))
         start, end = self.coefficients[before].tolist(), self.coefficients[after].tolist()
         return Coefficients(self.members, tuple(start) if before == after else interpolate_values(start, end, fraction))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the timeline as `read` reads it; numbers come back bit for bit."""
-        alphas = [dict(zip(self.members, values, strict=True)) for values in self.coefficients.tolist()]
+        alphas: list[dict[str, float]] = [dict(zip(self.members, values, strict=True)) for values in self.coefficients.tolist()]
+        for index, position in enumerate([] if self.positions is None else self.positions.tolist()):
+            if not math.isnan(position):
+                alphas[index] = {PATH_KEY: position}
         return {"schema": ALPHA_FILE_SCHEMA_VERSION, "members": list(self.members), **track_to_json(self, "alpha", alphas)}
 
 
@@ -285,6 +296,17 @@ def _parse_coefficients(keyframes: ParsedKeyframes, members: tuple[str, ...], ex
             ) from None
         rows.append(tuple(values[column] for column in order))
     return rows
+
+
+def _read_positions(keyframes: ParsedKeyframes, members: tuple[str, ...]) -> NDArray[np.float64] | None:
+    positions = [read_path_position(alpha, members) for alpha in keyframes.values]
+    if all(position is None for position in positions):
+        return None
+    if keyframes.members not in (None, members):
+        raise CoefficientsError(
+            "A path goes through the members in the family's order; the timeline lists them in another one."
+        )
+    return make_read_only_array([math.nan if position is None else position for position in positions])
 
 
 def make_read_only_array(values: Sequence[Any]) -> NDArray[np.float64]:
