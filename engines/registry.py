@@ -338,11 +338,14 @@ def _find_unavailable_reason(name: str, bundle: Bundle | None) -> str | None:
 
 
 def _format_reasons(skipped: Mapping[str, str]) -> str:
-    """Formats a clause for each reason, with all engines that it ruled out: "not a and b: reason; not c: reason"."""
+    """Formats a clause for each reason, with all engines that it ruled out: "not a, b and c: reason; not d: reason"."""
     names_by_reason: dict[str, list[str]] = {}
     for name, reason in skipped.items():
         names_by_reason.setdefault(reason, []).append(name)
-    clauses = (f"not {' and '.join(names)}: {reason}" for reason, names in names_by_reason.items())
+    listed = {
+        reason: ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1] for reason, names in names_by_reason.items()
+    }
+    clauses = (f"not {names}: {reason}" for reason, names in listed.items())
     return "; ".join(clauses) or "the first choice"
 
 

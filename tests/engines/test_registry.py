@@ -115,6 +115,9 @@ def test_auto_selects_the_first_available_engine(fake_engines: FakeEngines) -> N
 def test_repeated_reason_is_reported_once(fake_engines: FakeEngines) -> None:
     fake_engines.unavailable_reasons["tensorrt"] = fake_engines.unavailable_reasons["onnxruntime-gpu"] = "no driver"
     assert choose_engine().reason == "not tensorrt and onnxruntime-gpu: no driver"
+    fake_engines.unavailable_reasons["onnxruntime"] = "no driver"
+    with pytest.raises(UnavailableError, match="not tensorrt, onnxruntime-gpu and onnxruntime: no driver"):
+        choose_engine()
 
 
 def test_requested_engine_is_used_or_refused(fake_engines: FakeEngines) -> None:
