@@ -1,9 +1,12 @@
 """Pickles, read as plain data by a stack machine that cannot call anything.
 
 A pickle is a program: it may name any importable function and call it. This machine knows the names that tensors are saved
-with, replaces each of them by data, and refuses every other name before anything is imported. It is an allow-list: scanners
-with deny-lists have been bypassed again and again (CVE-2025-10155 to 10157), and `torch.load(weights_only=True)` itself has had
-holes (CVE-2025-32434, CVE-2026-24747).
+with, replaces each of them by data, and refuses a call of every other name; nothing is ever imported. It is an allow-list:
+scanners with deny-lists have been bypassed again and again (CVE-2025-10155 to 10157), and `torch.load(weights_only=True)`
+itself has had holes (CVE-2025-32434, CVE-2026-24747).
+
+An object of an unknown class that is only made and given its attributes (NEWOBJ without arguments, then BUILD), such as the
+`argparse.Namespace` of a training script, is an OpaqueValue.
 """
 
 from __future__ import annotations
@@ -78,7 +81,11 @@ class UnusableTensor:
 
 
 class OpaqueValue:
-    """Something other than a tensor, such as a NumPy scalar or a device: data that is never read."""
+    """Something other than a tensor, such as a NumPy scalar or an object of an unknown class: data that is never read."""
+
+
+class ScriptModule(dict[str, Any]):
+    """The attributes of a module of TorchScript by name: tensors, numbers and further ScriptModules."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,12 @@ class Global:
     """
 
     name: str
+
+    @property
+    def is_known(self) -> bool:
+        """Whether tensors are saved with it, so that it may be called."""
+        known = (_IGNORED_GLOBALS, _CALL_HANDLERS, _UNUSABLE_KINDS, STORAGE_CLASSES)
+        return any(self.name in names for names in known) or _DTYPE_PATTERN.fullmatch(self.name) is not None
 
 
 _STORAGE_DTYPES = {
@@ -111,7 +124,13 @@ _IGNORED_GLOBALS = {
     *(f"{module}.{name}" for module in ("builtins", "__builtin__")
       for name in ("set", "frozenset", "dict", "list", "tuple", "bytearray", "complex", "int", "float", "bool", "str")),
     *(f"torch.per_{name}" for name in ("tensor_affine", "channel_affine", "tensor_symmetric", "channel_symmetric")),
+    *(f"pathlib.{prefix}{name}" for prefix in ("", "_local.") for name in
+      ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(f"torch.jit._pickle.{name}" for name in
+      ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")),
 }  # fmt: skip
+"""Names whose calls give an OpaqueValue, unless _CALL_HANDLERS has one for them."""
 _DTYPE_PATTERN = re.compile(r"torch\.(q?u?int\d+(x\d+)?|b?float\d+(_\w+)?|complex\d+|bool|half|double|long|short|float|int)")
 _GLOBAL_NAME_PATTERN = re.compile(r"[A-Za-z_][\w.]*\.[\w.<>]+")
 
@@ -125,10 +144,10 @@ def read_pickle(stream: ByteReader, where: str, storages: dict[str, Storage] | N
         storages: A dict to fill with every storage that the pickle mentions, by key.
 
     Returns:
-        Dicts, lists, tuples, numbers, strings, StoredTensor, UnusableTensor and OpaqueValue.
+        Dicts, lists, tuples, numbers, strings, StoredTensor, UnusableTensor, ScriptModule, Global and OpaqueValue.
 
     Raises:
-        RefusedError: A name is outside of the allow-list.
+        RefusedError: It calls a name that is outside of the allow-list.
         LimitError: There are too many steps.
         CheckpointError: It is not a pickle of data.
     """
@@ -297,7 +316,12 @@ class _PickleMachine:
         arguments, function = self.stack.pop(), self.stack.pop()
         self.call(function, arguments)
 
-    _newobj = _reduce
+    def _newobj(self) -> None:
+        arguments, cls = self.stack.pop(), self.stack.pop()
+        if isinstance(cls, Global) and arguments == () and not cls.name.startswith("torch.nn.") and not cls.is_known:
+            self.stack.append(ScriptModule() if cls.name.startswith("__torch__.") else OpaqueValue())
+        else:
+            self.call(cls, arguments)
 
     def _newobj_ex(self) -> None:
         self.stack.pop()
@@ -308,10 +332,19 @@ class _PickleMachine:
         self.call(items[0], tuple(items[1:]))
 
     def _build(self) -> None:
-        self.stack.pop()  # the state of an OrderedDict is torch's `_metadata`: versions of layers, no numbers
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Global):
+            raise _UnsafePickleError(target.name)  # no object, but a module or class that would be changed
+        if isinstance(target, ScriptModule) and isinstance(state, dict):
+            target.update(state)
+        # else: the state of an OrderedDict is torch's `_metadata` (versions of layers), that of an OpaqueValue is not read
 
     def _binpersid(self) -> None:
-        storage = _parse_storage(self.stack.pop())
+        identity = self.stack.pop()
+        if isinstance(identity, tuple) and identity[:1] == ("module",):  # how torch before 1.6 saved a class of a module
+            self.stack.append(identity[1])
+            return
+        storage = _parse_storage(identity)
         if self.storages.setdefault(storage.key, storage) != storage:
             raise ValueError("one storage in two ways")
         self.stack.append(storage)
@@ -336,15 +369,16 @@ _NEW_OBJECT_OPCODES: dict[str, Callable[[], Any]] = {
 
 def _resolve_global(module: str, name: str) -> Global:
     full = f"{module}.{name}"
-    allowed = (_IGNORED_GLOBALS, _CALL_HANDLERS, _UNUSABLE_KINDS, STORAGE_CLASSES)
-    if any(full in names for names in allowed) or _DTYPE_PATTERN.fullmatch(full):
-        return Global(full)
-    raise _UnsafePickleError(full)
+    if not _GLOBAL_NAME_PATTERN.fullmatch(full):
+        raise _UnsafePickleError(full)
+    return Global(full)
 
 
 def _call_global(function: Any, arguments: Any) -> Any:
     if not isinstance(function, Global):
         raise ValueError("not a call")
+    if not function.is_known:
+        raise _UnsafePickleError(function.name)
     if function.name in _UNUSABLE_KINDS:
         return UnusableTensor(_UNUSABLE_KINDS[function.name])
     handler: Callable[..., Any] = _CALL_HANDLERS.get(function.name, _make_opaque)
@@ -384,11 +418,11 @@ def _extend_list(target: Any, items: list[Any]) -> None:
 
 
 def _parse_storage(identity: Any) -> Storage:
-    if isinstance(identity, tuple) and identity and identity[0] == "module":
-        raise _UnsafePickleError("torch.nn.Module")
     if not isinstance(identity, tuple) or not 5 <= len(identity) <= 6 or identity[0] != "storage":
         raise ValueError("not a storage")
     kind, key, count = identity[1], identity[2], identity[4]
+    if isinstance(kind, Global) and not kind.is_known:
+        raise _UnsafePickleError(kind.name)
     if not isinstance(kind, Global) or kind.name not in STORAGE_CLASSES or type(count) is not int or count < 0:
         raise ValueError("not a storage")
     if len(identity) == 6 and identity[5] is not None:
@@ -419,6 +453,8 @@ def _rebuild_typed(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     if not isinstance(kind, Global) or kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
         return UnusableTensor("subclassed")
     if not isinstance(function, Global) or not function.name.startswith("torch._utils._rebuild_"):
+        if isinstance(function, Global) and not function.is_known:
+            raise _UnsafePickleError(function.name)
         return UnusableTensor("subclassed")
     return _call_global(function, arguments)
 

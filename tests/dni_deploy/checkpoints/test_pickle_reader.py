@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
+import datetime
+import functools
 import io
+import pathlib
 import pickle
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +117,51 @@ def test_objects_that_are_not_tensors_are_opaque() -> None:
     assert isinstance(device, OpaqueValue)
     sparse = read_pickle(io.BytesIO(b"\x80\x02ctorch._utils\n_rebuild_sparse_tensor\n)R."), "x")
     assert sparse == UnusableTensor("sparse")
+
+
+class _TrainingState:
+    """A class that a reader of the file does not have."""
+
+    def __init__(self) -> None:
+        self.best = 31.5
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "value",
+    [
+        argparse.Namespace(lr=1e-4, path=pathlib.Path("x")),
+        pathlib.PurePosixPath("a/b"),
+        datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc),
+        datetime.timedelta(1),
+        uuid.UUID(int=1),
+        _TrainingState(),
+        {"activation": torch.nn.ReLU, "loss": torch.nn.functional.mse_loss},
+    ],
+    ids=str,
+)
+def test_state_beside_the_weights_is_not_read(value: Any, zipped: bool, tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2), "args": value}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    with watch_audit_events() as dangerous_events:
+        checkpoint = Checkpoint.read(tmp_path / "x.pth")
+        assert not dangerous_events
+    assert list(checkpoint.tensors) == ["w"]
+    if not isinstance(value, dict):
+        assert "args" in checkpoint.notes[0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps(functools.partial(print, 1), 2),
+        b"\x80\x02cmine\nPoint\nK\x01K\x02\x86\x81.",  # NEWOBJ with arguments
+        b"\x80\x02cos\nenviron\n}b.",  # BUILD on something that exists already
+    ],
+    ids=["call", "arguments", "existing"],
+)
+def test_calls_of_unknown_names_are_refused(data: bytes) -> None:
+    with pytest.raises(RefusedError, match="Nothing was run"):
+        read_pickle(io.BytesIO(data), "x")
 
 
 @pytest.mark.parametrize("opcode", [b"\x85", b"\x86", b"\x87"])
