@@ -16,6 +16,7 @@ from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family, describe_mismatch, find_differences, read_members
+from dni_deploy.checkpoints.selection import Recognizer
 from dni_deploy.compatibility.correlation import (
     BatchNormDifference,
     LayerCorrelation,
@@ -56,6 +57,7 @@ def check(
     *,
     image: Paths | None = None,
     reference: Paths | None = None,
+    key: str | None = None,
     report: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: OptionalProgress = None,
@@ -65,9 +67,10 @@ def check(
     A poor verdict is a result, no error, and so are members of different networks.
 
     Args:
-        source: A bundle, or checkpoints by name: {"psnr": "psnr.pth", "gan": "gan.pth"}.
+        source: A bundle, or checkpoints by name: {"psnr": "psnr.pth", "gan": "gan.pth#generator"}.
         image: Test images instead of the drawn one and a photograph: files, or folders of them; the center of each is used.
         reference: The expected outputs, in the same order: adds the loss barrier.
+        key: The entry to read in each checkpoint that names none; None to find the one that holds the network.
         report: A file to write: .html with images, figures and tables; .png, .svg or .pdf with a plot of the layers.
         force: Replace a report that exists.
         progress: Called with the runs of the network done.
@@ -88,7 +91,7 @@ def check(
         raise UsageError("References are for images: give --image as well.")
     images = None if image is None else _read_images(image)
     references = None if reference is None else [rgb for _, rgb in _read_images(reference)]
-    family, bundle, misfits, sentences = _read_family(source)
+    family, bundle, misfits, sentences = _read_family(source, key)
     family_report, trial = (
         (None, PairMeasurements()) if family is None else _check_family(family, bundle, images, references, progress)
     )
@@ -228,7 +231,9 @@ def _read_images(paths: Paths) -> list[tuple[str, Frame]]:
     return [(path.name, read_image(path).rgb) for path in list_images(paths)]
 
 
-def _read_family(source: CheckInput) -> tuple[Family | None, Bundle | None, tuple[ArchitectureMismatch, ...], tuple[str, ...]]:
+def _read_family(
+    source: CheckInput, key: str | None
+) -> tuple[Family | None, Bundle | None, tuple[ArchitectureMismatch, ...], tuple[str, ...]]:
     """The members that fit the first one (None where it is alone), and those that do not, with a sentence for each."""
     if isinstance(source, Family):
         return source, None, (), ()
@@ -238,7 +243,7 @@ def _read_family(source: CheckInput) -> tuple[Family | None, Bundle | None, tupl
             name: Checkpoint.from_state_dict(bundle.read_tensors(name), f"{bundle.path} ({name})") for name in bundle.members
         }
         return Family.from_checkpoints(members), bundle, (), ()
-    first, *others = read_members(source)
+    first, *others = read_members(source, key=key, recognizers=_make_recognizers())
     fitting, misfits, sentences = {first.name: first.checkpoint}, [], []
     for member in others:
         unlike = find_differences(first.checkpoint, member.checkpoint)
@@ -248,6 +253,15 @@ def _read_family(source: CheckInput) -> tuple[Family | None, Bundle | None, tupl
         else:
             fitting[member.name] = member.checkpoint
     return (Family.from_checkpoints(fitting) if len(fitting) > 1 else None), None, tuple(misfits), tuple(sentences)
+
+
+def _make_recognizers() -> tuple[Recognizer, ...]:
+    """What knows networks; nothing without PyTorch, as checkpoints are compared without it."""
+    try:
+        recognizers: tuple[Recognizer, ...] = import_optional("exporters.architectures.recognize").make_recognizers("auto")
+    except UnavailableError:
+        return ()
+    return recognizers
 
 
 def _add_mismatches(

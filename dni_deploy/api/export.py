@@ -25,6 +25,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from exporters.architectures.architecture import Architecture
+from exporters.architectures.recognize import make_recognizers
 from exporters.architectures.registry import find_architecture
 from exporters.cache import VERSIONED_PACKAGES, export_graph_cached
 from exporters.export_graph import EXPORTER_OPSET, MIN_OPSET, ExportedGraph
@@ -40,6 +41,7 @@ def export(
     output: str | os.PathLike[str],
     *,
     arch: str = "auto",
+    key: str | None = None,
     opset: int = EXPORTER_OPSET,
     value_range: tuple[float, float] | None = None,
     residual: bool | None = None,
@@ -50,9 +52,11 @@ def export(
     weights.
 
     Args:
-        members: 2 to 16 names with a file, a Checkpoint or a state dict each, in family order.
+        members: 2 to 16 names with a file, a Checkpoint or a state dict each, in family order. "PATH#ENTRY" is an entry of a
+            file that holds several networks, such as "gan.pth#generator".
         output: The folder to write, such as "sr.dni".
         arch: "auto", a name from exporters.architectures, or "package.module:factory" for a network of your own.
+        key: The entry to read in each file that names none; None to find the one that holds the network.
         opset: ONNX opset, 17 or newer; 17 if TensorRT 8.6 is to read the graph.
         value_range: Values of black and white for the network, such as (-1, 1); None: the architecture's.
         residual: Whether the network outputs the noise, to be subtracted from its input; None: the architecture's.
@@ -74,7 +78,7 @@ def export(
         raise UsageError(f"Opset {escape_name(opset)} is too old; the lowest is {MIN_OPSET}.")
     report_progress(progress, 0, PROGRESS_STEPS, "reading the members")
     with log_duration(log, "reading the members"):
-        family = Family.from_checkpoints(members)
+        family = Family.from_checkpoints(members, key=key, recognizers=make_recognizers(arch))
     report_progress(progress, 1, PROGRESS_STEPS, "building the network")
     tensors = dict(family.members[0].checkpoint.tensors)
     architecture = find_architecture(arch, tensors)
@@ -87,10 +91,12 @@ def export(
     log.info("largest relative error of the graph against PyTorch: %.2g", error)
     _check_tied(family, exported.tied)
     report_progress(progress, 4, PROGRESS_STEPS, "writing the bundle")
-    graph_facts = {name: version(name) for name in VERSIONED_PACKAGES} | {
+    graph_facts: dict[str, Any] = {name: version(name) for name in VERSIONED_PACKAGES} | {
         "onnxruntime": onnxruntime.__version__,
         "probe_error": float(f"{error:.1e}"),
     }
+    if family.notes:
+        graph_facts["notes"] = list(family.notes)
     with log_duration(log, "writing the bundle"):
         bundle = write_bundle(
             output,

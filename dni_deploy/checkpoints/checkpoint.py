@@ -1,14 +1,4 @@
-"""One file's tensors under canonical names.
-
-What wraps a state dict in a file is removed by one rule, the first that fits:
-
-1. `key`, if it is not None: that entry, dots for entries inside entries ("generator.params_ema").
-2. The file is a state dict itself: names to tensors; other entries beside them (an epoch) are left out.
-3. The first of WRAPPER_KEYS that holds tensors, and inside it the same again ("generator" -> "params_ema").
-4. The only other entry that holds tensors. Several: an error that lists them.
-
-Then the prefix `module.` (DataParallel) is removed where every name has it, and `_orig_mod.` (torch.compile) wherever it is.
-"""
+"""One file's tensors under canonical names; selection.py says which of them, and which names."""
 
 from __future__ import annotations
 
@@ -16,8 +6,8 @@ import hashlib
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,17 +17,9 @@ from dni_deploy.checkpoints.dtypes import STORED_DTYPES, make_dtype_error
 from dni_deploy.checkpoints.file_type import CheckpointFile, is_safetensors, open_checkpoint_file
 from dni_deploy.checkpoints.pickle_reader import StoredTensor, UnusableTensor
 from dni_deploy.checkpoints.safetensors_file import MAX_TENSORS, read_tensors
+from dni_deploy.checkpoints.selection import RecognizedNetwork, Recognizer, Selection, TensorSelector
 from dni_deploy.checkpoints.torch_file import TorchFile, open_torch_file
 from dni_deploy.errors import CheckpointError, DniError, LimitError, RefusedError, escape_name
-
-WRAPPER_KEYS = (
-    "params_ema", "params", "state_dict", "model_state_dict", "model", "net", "network", "weights",
-    "generator", "g_ema", "netG", "G", "g",
-)  # fmt: skip
-"""In order of preference. `params_ema` is before `params`: where a file has both, the averaged weights are meant for use."""
-
-MAX_WRAPPER_DEPTH = 3
-"""How many wrappers may lie inside each other."""
 
 _FLOAT_DTYPES = {np.dtype(kind) for kind in ("float16", "float32", "float64")}
 _ALLOWED_DTYPES = _FLOAT_DTYPES | {np.dtype(kind) for kind in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
@@ -54,6 +36,7 @@ class Checkpoint:
         sha256: Of the file's bytes, in hex; from memory, of the contents.
         wrapper: The entry that was read, such as "params_ema"; None where the file is a plain state dict.
         notes: One sentence for each thing that was left out, renamed or chosen.
+        network: What a recognizer took them for: the architecture's name, and the tensors' names in the network's order.
     """
 
     tensors: dict[str, NDArray[Any]]
@@ -61,14 +44,18 @@ class Checkpoint:
     sha256: str
     wrapper: str | None = None
     notes: tuple[str, ...] = field(default=())
+    network: RecognizedNetwork | None = None
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], *, key: str | None = None) -> Checkpoint:
+    def read(
+        cls, path: str | os.PathLike[str], *, key: str | None = None, recognizers: Sequence[Recognizer] = ()
+    ) -> Checkpoint:
         """Reads a .safetensors, .pth, .pt, .ckpt or .bin file; the content decides, not the suffix. Nothing in it is run.
 
         Args:
             path: The file.
-            key: The entry to read where a file has several.
+            key: The entry to read where a file has several, with dots for entries in entries and for prefixes of names.
+            recognizers: What knows networks, to find the one in the file; exporters.architectures.recognize makes them.
 
         Returns:
             The checkpoint.
@@ -80,7 +67,7 @@ class Checkpoint:
         """
         with open_checkpoint_file(path) as checkpoint_file:
             try:
-                return cls._read(checkpoint_file, os.fspath(path), key)
+                return cls._read(checkpoint_file, os.fspath(path), key, recognizers)
             except DniError:
                 raise
             except MemoryError:
@@ -91,27 +78,44 @@ class Checkpoint:
                 ) from None
 
     @classmethod
-    def _read(cls, checkpoint_file: CheckpointFile, source: str, key: str | None) -> Checkpoint:
+    def _read(
+        cls, checkpoint_file: CheckpointFile, source: str, key: str | None, recognizers: Sequence[Recognizer]
+    ) -> Checkpoint:
         digest = checkpoint_file.sha256()
         if is_safetensors(checkpoint_file):
-            tensors: Mapping[Any, Any] = read_tensors(checkpoint_file)
-            chosen, wrapper, notes = _unwrap(tensors, key, checkpoint_file.name, _is_array)
-            arrays = dict(chosen)
-        else:
-            torch_file = open_torch_file(checkpoint_file)
-            chosen, wrapper, notes = _unwrap(torch_file.value, key, checkpoint_file.name, _is_stored_tensor)
-            arrays = _load_tensors(torch_file, chosen, checkpoint_file)
-        named, renamed = _canonicalize_names(arrays, checkpoint_file.name)
-        return cls(_make_read_only(named), source, digest, wrapper, (*notes, *renamed))
+            tensors = read_tensors(checkpoint_file)
+            selection = TensorSelector(checkpoint_file.name, _is_array, dict, recognizers).select(tensors, key)
+            return cls._from_selection(selection, {name: tensors[name] for name in selection.names}, source, digest)
+        torch_file = open_torch_file(checkpoint_file)
+
+        def read(chosen: Mapping[Any, Any]) -> dict[Any, NDArray[Any]]:
+            return _load_tensors(torch_file, chosen, checkpoint_file)
+
+        selection = TensorSelector(checkpoint_file.name, _is_stored_tensor, read, recognizers).select(torch_file.value, key)
+        arrays = read({name: selection.tensors[name] for name in selection.names})
+        return cls._from_selection(selection, arrays, source, digest)
 
     @classmethod
-    def from_state_dict(cls, tensors: Mapping[str, Any], source: str = "memory", *, key: str | None = None) -> Checkpoint:
+    def _from_selection(cls, selection: Selection, arrays: Mapping[Any, NDArray[Any]], source: str, digest: str) -> Checkpoint:
+        named = _canonicalize_names(arrays, selection.names, escape_name(source, 100))
+        return cls(_make_read_only(named), source, digest, selection.wrapper, tuple(selection.notes), selection.network)
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        tensors: Mapping[str, Any],
+        source: str = "memory",
+        *,
+        key: str | None = None,
+        recognizers: Sequence[Recognizer] = (),
+    ) -> Checkpoint:
         """Copies a state dict in memory.
 
         Args:
             tensors: torch tensors or arrays by name, wrapped or not.
             source: Where they come from, for messages.
             key: The entry to read where there are several.
+            recognizers: As for `read`.
 
         Returns:
             The checkpoint, which has its own memory.
@@ -121,15 +125,27 @@ class Checkpoint:
             RefusedError: A tensor is sparse.
         """
         where = escape_name(source, 120)
-        chosen, wrapper, notes = _unwrap(tensors, key, where, _is_array)
-        arrays = {name: _copy_to_array(value, name, where) for name, value in chosen.items()}
-        named, renamed = _canonicalize_names(arrays, where)
-        frozen = _make_read_only(named)
+
+        def copy(chosen: Mapping[Any, Any]) -> dict[Any, NDArray[Any]]:
+            return {name: _copy_to_array(value, name, where) for name, value in chosen.items()}
+
+        selection = TensorSelector(where, _is_array, copy, recognizers).select(tensors, key)
+        arrays = copy({name: selection.tensors[name] for name in selection.names})
+        checkpoint = cls._from_selection(selection, arrays, source, "")
         digest = hashlib.sha256()
-        for name, array in frozen.items():
+        for name, array in checkpoint.tensors.items():
             digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
             digest.update(array.reshape(-1).view(np.uint8).data)
-        return cls(frozen, source, digest.hexdigest(), wrapper, (*notes, *renamed))
+        return replace(checkpoint, sha256=digest.hexdigest())
+
+    def recognize(self, recognizers: Sequence[Recognizer]) -> Checkpoint:
+        """Returns the part of this checkpoint that the recognizers know, or this checkpoint where they know none."""
+        selection = TensorSelector(escape_name(self.source, 100), _is_array, dict, recognizers).select(self.tensors, None)
+        if selection.network is None:
+            return self
+        arrays = {name: self.tensors[name] for name in selection.names}
+        found = self._from_selection(selection, arrays, self.source, self.sha256)
+        return replace(found, wrapper=self.wrapper, notes=(*self.notes, *found.notes))
 
     @property
     def float_keys(self) -> tuple[str, ...]:
@@ -140,63 +156,6 @@ class Checkpoint:
         """Lists the float tensors with NaN or infinite numbers, and how many each has."""
         counts = ((name, int(np.count_nonzero(~np.isfinite(self.tensors[name])))) for name in self.float_keys)
         return [(name, count) for name, count in counts if count]
-
-
-def _unwrap(
-    value: Any, key: str | None, where: str, is_tensor: Callable[[Any], bool]
-) -> tuple[dict[Any, Any], str | None, list[str]]:
-    if not isinstance(value, Mapping):
-        kind = f"a {type(value).__name__}" if isinstance(value, (list, str, int)) else "an object"
-        kind = "one tensor" if is_tensor(value) else kind
-        raise CheckpointError(f"{where} holds {kind} instead of tensors under names; save net.state_dict().")
-    path: list[str] = []
-    if key is not None:
-        for part in [key] if key in value else key.split("."):
-            if not isinstance(value, Mapping) or not isinstance(value.get(part), Mapping):
-                raise CheckpointError(
-                    f"{where} has no entry {escape_name(key, 60)!r}; {_format_names(_find_tensor_entries(value, is_tensor))}."
-                )
-            value = value[part]
-        path.append(key)
-    notes: list[str] = []
-    while not any(is_tensor(item) for item in value.values()):
-        holders = _find_tensor_entries(value, is_tensor)
-        preferred = [name for name in WRAPPER_KEYS if name in holders]
-        if len(path) > MAX_WRAPPER_DEPTH or (not preferred and len(holders) != 1):
-            raise CheckpointError(f"{where} has no single set of tensors; {_format_names(holders)}. Choose one with key=.")
-        wrapper = (preferred or holders)[0]
-        if len(holders) > 1:
-            others = [name for name in holders if name != wrapper]
-            notes.append(f"{wrapper!r} was read, {_format_names(others)} as well.")
-        path.append(wrapper)
-        value = value[wrapper]
-    ignored = [escape_name(name, 40) for name, item in value.items() if not is_tensor(item)]
-    if ignored:
-        notes.append(f"Left out, because not tensors: {', '.join(ignored[:5])}.")
-    return {name: item for name, item in value.items() if is_tensor(item)}, ".".join(path) or None, notes
-
-
-def _find_tensor_entries(value: Any, is_tensor: Callable[[Any], bool]) -> list[str]:
-    """Names of the entries that are, or hold within MAX_WRAPPER_DEPTH levels, dicts of tensors."""
-    cache: dict[tuple[int, int], bool] = {}  # a pickle may refer to one dict from everywhere, even from inside itself
-
-    def has_tensors(item: Any, depth: int) -> bool:
-        if not isinstance(item, Mapping) or not depth:
-            return False
-        if (id(item), depth) not in cache:
-            cache[id(item), depth] = any(is_tensor(inner) or has_tensors(inner, depth - 1) for inner in item.values())
-        return cache[id(item), depth]
-
-    if not isinstance(value, Mapping):
-        return []
-    return [name for name, item in value.items() if isinstance(name, str) and has_tensors(item, MAX_WRAPPER_DEPTH)]
-
-
-def _format_names(names: list[str]) -> str:
-    if not names:
-        return "it has no tensors under names"
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"it has {', '.join(repr(escape_name(name, 40)) for name in names[:5])}{more}"
 
 
 def _load_tensors(torch_file: TorchFile, chosen: Mapping[Any, Any], checkpoint_file: CheckpointFile) -> dict[Any, NDArray[Any]]:
@@ -221,25 +180,21 @@ def _unusable_error(kind: str, name: object, where: str) -> DniError:
     return CheckpointError(f"{where}: tensor {escape_name(name, 80)!r} is a {kind} tensor; save plain float tensors.")
 
 
-def _canonicalize_names(arrays: Mapping[Any, NDArray[Any]], where: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    names = list(arrays)
-    for name in names:
-        _check_name(name, where)
-    if not names:
+def _canonicalize_names(
+    arrays: Mapping[Any, NDArray[Any]], canonical: Mapping[Any, Any], where: str
+) -> dict[str, NDArray[Any]]:
+    if not arrays:
         raise CheckpointError(f"{where} has no tensors.")
-    short, removed = [name.replace("_orig_mod.", "") for name in names], []
-    while all(name.startswith("module.") for name in short):
-        short = [name.removeprefix("module.") for name in short]
-        removed = ["The prefix 'module.' was removed from every name."]
     seen: dict[str, str] = {}
-    for name, original in zip(short, names, strict=True):
-        _check_name(name, where)
-        twin = seen.setdefault(unicodedata.normalize("NFC", name), original)
+    for original in arrays:
+        _check_name(original, where)
+        _check_name(canonical[original], where)
+        twin = seen.setdefault(unicodedata.normalize("NFC", canonical[original]), original)
         if twin is not original:
             raise CheckpointError(
                 f"{where} has the tensors {escape_name(twin, 60)!r} and {escape_name(original, 60)!r}, which are one name."
             )
-    return dict(zip(short, arrays.values(), strict=True)), removed
+    return {canonical[original]: array for original, array in arrays.items()}
 
 
 def _check_name(name: object, where: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.checkpoints.selection import Recognizer
 from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError, escape_name
+from dni_deploy.utils.file_entry import split_entry
 
 MAX_MEMBERS = 16
 MEMBER_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -68,11 +70,19 @@ class Family:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_checkpoints(cls, members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]]) -> Family:
+    def from_checkpoints(
+        cls,
+        members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]],
+        *,
+        key: str | None = None,
+        recognizers: Sequence[Recognizer] = (),
+    ) -> Family:
         """Reads checkpoints that are not read yet, and compares all with the first.
 
         Args:
-            members: Paths, checkpoints or state dicts, by the members' names.
+            members: Paths, checkpoints or state dicts, by the members' names. "PATH#ENTRY" is an entry of a file.
+            key: The entry to read where a path names none.
+            recognizers: What knows networks, to find the one in each file; exporters.architectures.recognize makes them.
 
         Returns:
             The family.
@@ -83,7 +93,7 @@ class Family:
             InputError: A member has NaN or infinite numbers, and what Checkpoint.read raises.
             LimitError: There are more than 16 members.
         """
-        family = read_members(members)
+        family = read_members(members, key=key, recognizers=recognizers)
         first, *others = family
         for member in others:
             differences = find_differences(first.checkpoint, member.checkpoint)
@@ -116,8 +126,14 @@ class Family:
 
 def read_members(
     members: Mapping[str, str | os.PathLike[str] | Checkpoint | Mapping[str, Any]],
+    *,
+    key: str | None = None,
+    recognizers: Sequence[Recognizer] = (),
 ) -> tuple[Member, ...]:
-    """Reads checkpoints without comparing them; arguments and errors are those of Family.from_checkpoints."""
+    """Reads checkpoints without comparing them; arguments and errors are those of Family.from_checkpoints.
+
+    Members that are the same network as the first under other names of its tensors get the first one's names.
+    """
     if len(members) > MAX_MEMBERS:
         raise LimitError(f"{len(members)} members were given; the limit is {MAX_MEMBERS}.")
     if len(members) < 2:
@@ -128,10 +144,27 @@ def read_members(
                 f"Member name {escape_name(name, 80)!r} is not usable: letters, digits, '.', '-' and '_', "
                 "beginning with a letter or digit, at most 64."
             )
-    loaded = tuple(Member(name, _load_checkpoint(value, name)) for name, value in members.items())
+    loaded = [Member(name, _load_checkpoint(value, name, key, recognizers)) for name, value in members.items()]
     for member in loaded:
         _check_finite(member)
-    return loaded
+    return (loaded[0], *(_rename_like(loaded[0], member) for member in loaded[1:]))
+
+
+def _rename_like(first: Member, member: Member) -> Member:
+    """The member under the first one's names where both are one network, whose tensors are in the same order."""
+    one, other = first.checkpoint, member.checkpoint
+    if one.network is None or other.network is None or one.network[0] != other.network[0] or one.network == other.network:
+        return member
+    if [one.tensors[name].shape for name in one.network[1]] != [other.tensors[name].shape for name in other.network[1]]:
+        return member
+    names = dict(zip(other.network[1], one.network[1], strict=True))
+    renamed = replace(
+        other,
+        tensors={new: other.tensors[old] for old, new in names.items()},
+        network=one.network,
+        notes=(*other.notes, f"Its tensors have the names of {first.name}, which is the same network under other names."),
+    )
+    return Member(member.name, renamed)
 
 
 def find_differences(first: Checkpoint, other: Checkpoint) -> list[Difference]:
@@ -174,13 +207,14 @@ def describe_mismatch(first: Member, member: Member, differences: list[Differenc
     )
 
 
-def _load_checkpoint(value: Any, name: str) -> Checkpoint:
+def _load_checkpoint(value: Any, name: str, key: str | None, recognizers: Sequence[Recognizer]) -> Checkpoint:
     if isinstance(value, Checkpoint):
-        return value
+        return value if value.network else value.recognize(recognizers)
     if isinstance(value, (str, os.PathLike)):
-        return Checkpoint.read(value)
+        path, entry = split_entry(value)
+        return Checkpoint.read(path, key=entry or key, recognizers=recognizers)
     if isinstance(value, Mapping):
-        return Checkpoint.from_state_dict(value, source=f"memory ({name})")
+        return Checkpoint.from_state_dict(value, source=f"memory ({name})", key=key, recognizers=recognizers)
     raise UsageError(f"Member {name!r} is a {type(value).__name__}; give a path, a Checkpoint or a state dict.")
 
 

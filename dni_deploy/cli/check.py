@@ -34,6 +34,7 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option(
     "--html", type=options.PATH_TYPE, help="Write a report to this file: .html with images, or a plot, .png, .svg or .pdf."
 )
+@options.key
 @click.option("--strict", is_flag=True, help=f'Exit with {VERDICT_EXIT_CODE} if the verdict is "will not blend".')
 @options.force
 def command(
@@ -41,6 +42,7 @@ def command(
     members: tuple[str, ...],
     image: tuple[Path, ...],
     reference: tuple[Path, ...],
+    key: str | None,
     html: Path | None,
     strict: bool,
     force: bool,
@@ -55,7 +57,7 @@ def command(
     family = Path(members[0]) if one_bundle else options.parse_members(members)
     with command_output.show_progress() as progress:
         report = import_optional("dni_deploy.api.check").check(
-            family, image=image or None, reference=reference or None, report=html, force=force, progress=progress
+            family, image=image or None, reference=reference or None, key=key, report=html, force=force, progress=progress
         )
     if not command_output.print_result("check", report.to_json()):
         _print_report(report)

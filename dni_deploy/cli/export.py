@@ -8,6 +8,7 @@ import click
 
 from dni_deploy.cli import options
 from dni_deploy.cli.output import CommandOutput, print_summary
+from dni_deploy.errors import escape_name
 from dni_deploy.utils.optional_packages import import_optional
 
 
@@ -18,11 +19,13 @@ from dni_deploy.utils.optional_packages import import_optional
     dni-deploy export n20.safetensors n40.safetensors n60.safetensors -o denoise.dni
     dni-deploy export day.pth night.pth -o scene.dni --range -1..1
     dni-deploy export a=a.pth b=b.pth -o mine.dni --arch my_package.nets:build
+    dni-deploy export day=gan.pth#G_A night=gan.pth#G_B -o scene.dni
     """,
 )
 @click.argument("members", nargs=-1, required=True, metavar="NAME=PATH...")
 @options.output_option("The bundle to write, a folder named *.dni.")
 @click.option("--arch", default="auto", show_default=True, help="Name of the architecture, or package.module:factory.")
+@options.key
 @click.option("--opset", type=click.IntRange(17, 64), help="ONNX opset of the graph.  [default: 18]")
 @click.option(
     "--range",
@@ -41,6 +44,7 @@ def command(
     members: tuple[str, ...],
     output: Path,
     arch: str,
+    key: str | None,
     opset: int | None,
     value_range: str | None,
     residual: bool | None,
@@ -49,14 +53,15 @@ def command(
     """Make one bundle from the checkpoints of a family.
 
     A bundle is a folder: one ONNX graph, each member's weights without loss, and a manifest with a SHA-256 of each
-    file. A PATH without a name takes the file's stem. Checkpoints are read without running any code in them.
+    file. A PATH without a name takes the file's stem. Checkpoints are read without running any code in them; the one
+    known network in each file is found, and what was chosen, renamed or left out is printed.
     """
     chosen = {} if opset is None else {"opset": opset}
     family, values = options.parse_members(members), options.parse_value_range(value_range)
     verb = import_optional("dni_deploy.api.export").export
     with command_output.show_progress() as progress:
         bundle = verb(
-            family, output, arch=arch, value_range=values, residual=residual, force=force, progress=progress, **chosen
+            family, output, arch=arch, key=key, value_range=values, residual=residual, force=force, progress=progress, **chosen
         )
     fields = {
         "bundle": str(output),
@@ -65,6 +70,7 @@ def command(
         "members": list(bundle.members),
         "signature": bundle.signature.to_json(),
         "tensors": len(bundle.weight_names),
+        "notes": bundle.manifest.graph_facts.get("notes", []),
     }
     if not command_output.print_result("export", fields):
         print_summary(
@@ -77,3 +83,5 @@ def command(
                 "digest": bundle.digest,
             }
         )
+        for note in fields["notes"]:
+            click.echo(escape_name(note, 1000))

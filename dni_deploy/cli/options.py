@@ -15,6 +15,7 @@ from dni_deploy.cli.commands import COMMANDS, DEBUG_HELP, QUIET_HELP, VERBOSE_HE
 from dni_deploy.cli.logs import show_logs
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.utils.file_entry import split_entry
 from dni_deploy.utils.optional_packages import import_optional
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -289,6 +290,11 @@ threads = click.option(
 session_options = _combine(engine, precision, device, threads)
 """What every command that runs a network takes; the command gets it as one SessionOptions, `session_options`."""
 
+key = click.option(
+    "--key",
+    metavar="ENTRY",
+    help="Entry to read in each file that holds several networks, such as params_ema or generator; PATH#ENTRY for one file.",
+)
 force = click.option("--force", is_flag=True, help="Replace an output that exists.")
 tile = click.option(
     "--tile", type=click.IntRange(16, 2**16), metavar="PIXELS", help="Process in square tiles of this many input pixels."
@@ -311,10 +317,10 @@ def parse_members(arguments: tuple[str, ...]) -> dict[str, Path]:
     """Parses a family of checkpoints.
 
     Args:
-        arguments: NAME=PATH, or a PATH whose stem is the name.
+        arguments: NAME=PATH, or a PATH whose stem is the name; each PATH may be PATH#ENTRY.
 
     Returns:
-        Member name -> path, in the order of the arguments.
+        Member name -> path with its entry, in the order of the arguments.
 
     Raises:
         UsageError: A name without a file, or a name that is given twice.
@@ -323,7 +329,7 @@ def parse_members(arguments: tuple[str, ...]) -> dict[str, Path]:
     for argument in arguments:
         name, equals, path = argument.partition("=")
         if not equals or Path(argument).exists() or "/" in name:
-            name, path = Path(argument).stem, argument
+            name, path = Path(split_entry(argument)[0]).stem, argument
         if not path:
             raise UsageError(f"{escape_name(argument)!r} names a member and no file; write NAME=PATH.")
         if name in paths:

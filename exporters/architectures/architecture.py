@@ -51,6 +51,15 @@ class Architecture:
         """Returns whether names and shapes are of this architecture."""
         return self.describe_mismatch(shapes) is None
 
+    def match_names(self, shapes: Shapes) -> tuple[str, ...] | None:
+        """Returns the names of the tensors that the network reads, in its own order; None where names or shapes do not match."""
+        try:
+            net = self._make_matching_network(shapes)
+        except MismatchError:
+            return None
+        names = self.canonicalize_tensors({key: key for key in shapes})
+        return tuple(names[key] for key in net.state_dict() if not is_batch_counter(key))
+
     def build(self, tensors: Mapping[str, np.ndarray]) -> nn.Module:
         """Builds the network in eval mode, without gradients, with copies of these tensors, floats as float32.
 
@@ -67,7 +76,7 @@ class Architecture:
             key: torch.tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else None)
             for key, array in self.canonicalize_tensors(tensors).items()
         }
-        state.update({key: torch.tensor(0) for key in net.state_dict() if _is_counter(key)})
+        state.update({key: torch.tensor(0) for key in net.state_dict() if is_batch_counter(key)})
         net.load_state_dict({key: state[key] for key in net.state_dict()}, assign=self.supports_meta_device)
         return net.eval().requires_grad_(False)
 
@@ -126,19 +135,20 @@ def find_layer_positions(keys: Iterable[str], prefix: str) -> list[int]:
     return sorted({int(position) for position in positions if position.isascii() and position.isdigit() and len(position) < 6})
 
 
-def _is_counter(key: str) -> bool:
+def is_batch_counter(key: str) -> bool:
+    """Returns whether a tensor counts BatchNorm's training steps, which inference does not read."""
     return key.rsplit(".", 1)[-1] == "num_batches_tracked"
 
 
 def _check_shapes(net: nn.Module, shapes: Shapes) -> None:
-    expected = {key: tuple(value.shape) for key, value in net.state_dict().items() if not _is_counter(key)}
+    expected = {key: tuple(value.shape) for key, value in net.state_dict().items() if not is_batch_counter(key)}
     for key, shape in expected.items():
         if key not in shapes:
             raise MismatchError(f"'{escape_name(key)}' is missing")
         if shapes[key] != shape:
             raise MismatchError(f"'{escape_name(key)}' has shape {shapes[key]} instead of {shape}")
     for key in shapes:
-        if key not in expected and not _is_counter(key):
+        if key not in expected and not is_batch_counter(key):
             raise MismatchError(f"'{escape_name(key)}' has no place in it")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from types import ModuleType
 
 import numpy as np
 
@@ -45,9 +46,10 @@ def find_architecture(name: str, tensors: Mapping[str, np.ndarray]) -> Architect
     shapes = shapes_of(tensors)
     if name == "auto":
         matching = (architecture for architecture in ARCHITECTURES if architecture.matches(shapes))
-        return next(matching, None) or _find_with_spandrel(tensors, required=False)
+        return next(matching, None) or _find_with_spandrel(tensors)
     if name == "spandrel" or name.startswith("spandrel."):
-        return _find_with_spandrel(tensors, required=True)
+        import_spandrel()
+        return _find_with_spandrel(tensors)
     if ":" in name:
         architecture = load_custom_architecture(name)
     else:
@@ -67,27 +69,38 @@ def find_architecture(name: str, tensors: Mapping[str, np.ndarray]) -> Architect
     return architecture
 
 
-def _find_with_spandrel(tensors: Mapping[str, np.ndarray], *, required: bool) -> Architecture:
-    if required or importlib.util.find_spec("spandrel") is not None:
+def import_spandrel() -> ModuleType:
+    """Imports the module that knows spandrel's architectures.
+
+    Raises:
+        UnavailableError: spandrel or a package that it needs is missing or broken; says what failed.
+    """
+    try:
+        from exporters.architectures import spandrel
+    except Exception as error:  # a torchvision that does not fit this torch raises RuntimeError, ImportError and others
+        missing = explain_missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+        raise missing or UnavailableError(
+            f"spandrel is installed but cannot be imported ({escape_name(error)}). "
+            "Its torchvision must be the one built for the torch that is installed."
+        ) from error
+    return spandrel
+
+
+def _find_with_spandrel(tensors: Mapping[str, np.ndarray]) -> Architecture:
+    advice = "the extra 'spandrel' knows 42 more."
+    if importlib.util.find_spec("spandrel") is not None:
         try:
-            from exporters.architectures import spandrel
-        except ModuleNotFoundError as error:
-            if required:
-                raise explain_missing_package(error) or error from error
-        except Exception as error:  # a torchvision that does not fit this torch raises RuntimeError, ImportError and others
-            if required:
-                raise UnavailableError(
-                    f"spandrel is installed but cannot be imported ({escape_name(error)}). "
-                    "Its torchvision must be the one built for the torch that is installed."
-                ) from error
+            architecture: Architecture | None = import_spandrel().recognize_architecture(tensors)
+        except UnavailableError as error:
+            advice = f"spandrel, which knows 42 more, could not be asked: {error}"
         else:
-            architecture = spandrel.recognize_architecture(tensors)
             if architecture is not None:
                 return architecture
+            advice = "spandrel does not know it either."
     first = next(iter(tensors), None)
     example = "" if first is None else f" (first '{escape_name(first)}', {tuple(tensors[first].shape)})"
     raise MismatchError(
         f"The {len(tensors)} tensors{example} are none of the networks known here: "
         f"{', '.join(architecture.name for architecture in ARCHITECTURES)}. --arch NAME tells what one of them lacks; "
-        "--arch package.module:factory takes your own network; the extra 'spandrel' knows 42 more."
+        f"--arch package.module:factory takes your own network; {advice}"
     )

@@ -31,6 +31,7 @@ from dni_deploy.errors import (
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.signature import Signature
 from engines.batchnorm_stats_file import read_recalibration
+from exporters.architectures.rrdbnet import RRDBNet
 
 pytest.importorskip("torch")
 from tests.support.pico_architectures import PICO, pico_family, pico_state
@@ -221,6 +222,15 @@ def test_a_different_network_is_a_verdict() -> None:
     alone = check({"a": state, "b": pico_state("dncnn_bn")})
     assert (alone.verdict, alone.median, alone.layers) == ("will not blend", None, ())
     json.dumps(alone.to_json(), allow_nan=False)
+
+
+def test_one_network_under_two_namings_and_a_prefix_is_checked_as_one() -> None:
+    first = pico_state("rrdbnet_esrgan")
+    renamed = dict(zip(RRDBNet(3, 8, 1, 4).state_dict(), first.values(), strict=True))
+    prefixed = {f"net.{key}": value for key, value in renamed.items()}
+    report = check({"a": {"A": first}, "b": {"A": prefixed, "B": first}}, key="A")
+    assert (report.mismatches, report.architecture, report.distances[0][1]) == ((), "rrdbnet", 0)
+    assert any("under other names" in note for note in report.notes)
 
 
 def test_a_family_of_one_member_is_refused() -> None:

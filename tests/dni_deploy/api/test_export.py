@@ -16,6 +16,7 @@ import dni_deploy as dni
 from dni_deploy.api import export as module
 from dni_deploy.api.export import export
 from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.cli.main import main
 from dni_deploy.errors import CheckpointError, MismatchError, UsageError
 from exporters.export_graph import ExportedGraph
 from tests.support.pico_architectures import pico_family
@@ -56,6 +57,31 @@ def test_checkpoints_become_a_bundle_that_can_be_moved(states: list[State], tmp_
     assert all(np.array_equal(first[key], states[0][key]) for key in bundle.weight_names)
     assert [finished for finished, _, _ in steps] == [0, 1, 2, 3, 4, 5]
     assert {total for _, total, _ in steps} == {5}
+
+
+def test_entries_and_prefixes_reach_the_bundle_with_a_note(
+    states: list[State], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = [{f"net_g.{key}": torch.from_numpy(value) for key, value in state.items()} for state in states]
+    torch.save({"A": tensors[0], "B": tensors[1]}, tmp_path / "both.pth")
+    path = tmp_path / "both.pth"
+    with pytest.raises(CheckpointError, match=r"holds 2 networks: 'A\.net_g', 'B\.net_g'"):
+        export({"soft": path, "sharp": path}, tmp_path / "x.dni")
+    bundle = export({"soft": f"{path}#A", "sharp": f"{path}#B.net_g"}, tmp_path / "x.dni")
+    for name, state in family(states).items():
+        assert all(np.array_equal(value, state[key]) for key, value in bundle.read_weights(name).items())
+    assert "soft: The prefix 'net_g.' was removed from every name." in bundle.manifest.graph_facts["notes"]
+
+    assert main(["export", f"a={path}#A", f"{path}", "--key", "B", "-o", str(tmp_path / "y.dni")]) == 0
+    printed = capsys.readouterr().out
+    assert "a, both" in printed
+    assert "both: The prefix 'net_g.' was removed from every name." in printed
+    written = Bundle.open(tmp_path / "y.dni")
+    assert all(np.array_equal(value, states[1][key]) for key, value in written.read_weights("both").items())
+
+
+def test_a_bundle_without_anything_to_note_has_no_notes(states: list[State], tmp_path: Path) -> None:
+    assert "notes" not in export(family(states), tmp_path / "x.dni").manifest.graph_facts
 
 
 def test_the_same_members_give_the_same_bytes(states: list[State], tmp_path: Path) -> None:

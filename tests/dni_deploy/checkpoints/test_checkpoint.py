@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 
-from dni_deploy.checkpoints.checkpoint import WRAPPER_KEYS, Checkpoint
+from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.checkpoints.selection import WRAPPER_KEYS
 from dni_deploy.errors import CheckpointError, RefusedError
 
 torch = pytest.importorskip("torch")
@@ -172,7 +173,7 @@ def test_a_note_names_the_chosen_wrapper() -> None:
 @pytest.mark.parametrize(
     ("value", "key", "message"),
     [
-        ({"a": ONE, "b": ONE}, None, "it has 'a', 'b'. Choose one with key="),
+        ({"a": ONE, "b": ONE}, None, "it has 'a', 'b'. Choose one by --key ENTRY"),
         ({"params": ONE}, "params_ema", "it has 'params'"),
         ({}, None, "no tensors"),
         ({"a": {"b": {"c": {"d": {"e": ONE}}}}}, None, "no tensors"),

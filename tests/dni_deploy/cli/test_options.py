@@ -25,6 +25,8 @@ def test_member_arguments(tmp_path: Path) -> None:
     assert options.parse_members(("psnr=x/1.pth", "gan.pth")) == {"psnr": Path("x/1.pth"), "gan": Path("gan.pth")}
     assert options.parse_members((str(odd),)) == {"a=b": odd}
     assert options.parse_members(("x=a=b.pth",)) == {"x": Path("a=b.pth")}
+    entries = options.parse_members(("a=x/1.pth#G_A", "x/gan.pth#gen.params_ema"))
+    assert entries == {"a": Path("x/1.pth#G_A"), "gan": Path("x/gan.pth#gen.params_ema")}
     with pytest.raises(UsageError, match="Two members"):
         options.parse_members(("a=1", "a=2"))
 
