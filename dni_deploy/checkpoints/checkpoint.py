@@ -6,15 +6,17 @@ import hashlib
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dni_deploy.checkpoints.container import open_zipped_checkpoint, read_shard_names
 from dni_deploy.checkpoints.dtypes import STORED_DTYPES, make_dtype_error
 from dni_deploy.checkpoints.file_type import CheckpointFile, is_safetensors, open_checkpoint_file
+from dni_deploy.checkpoints.other_formats import find_index_name
 from dni_deploy.checkpoints.pickle_reader import StoredTensor, UnusableTensor
 from dni_deploy.checkpoints.safetensors_file import MAX_TENSORS, read_tensors
 from dni_deploy.checkpoints.selection import RecognizedNetwork, Recognizer, Selection, TensorSelector
@@ -50,7 +52,10 @@ class Checkpoint:
     def read(
         cls, path: str | os.PathLike[str], *, key: str | None = None, recognizers: Sequence[Recognizer] = ()
     ) -> Checkpoint:
-        """Reads a .safetensors, .pth, .pt, .ckpt or .bin file; the content decides, not the suffix. Nothing in it is run.
+        """Reads the tensors of a file as data; the content decides what it is, not the suffix. Nothing in it is run.
+
+        Read are files of safetensors, torch.save, TorchScript and torch.export, the index of a sharded checkpoint
+        (*.index.json), and a .zip with one of them.
 
         Args:
             path: The file.
@@ -82,16 +87,14 @@ class Checkpoint:
         cls, checkpoint_file: CheckpointFile, source: str, key: str | None, recognizers: Sequence[Recognizer]
     ) -> Checkpoint:
         digest = checkpoint_file.sha256()
-        if is_safetensors(checkpoint_file):
-            tensors = read_tensors(checkpoint_file)
-            selection = TensorSelector(checkpoint_file.name, _is_array, dict, recognizers).select(tensors, key)
-            return cls._from_selection(selection, {name: tensors[name] for name in selection.names}, source, digest)
-        torch_file = open_torch_file(checkpoint_file)
-
-        def read(chosen: Mapping[Any, Any]) -> dict[Any, NDArray[Any]]:
-            return _load_tensors(torch_file, chosen, checkpoint_file)
-
-        selection = TensorSelector(checkpoint_file.name, _is_stored_tensor, read, recognizers).select(torch_file.value, key)
+        shards = None if is_safetensors(checkpoint_file) else read_shard_names(checkpoint_file)
+        if shards is None:
+            _check_not_a_shard(source, checkpoint_file.name)
+            value, is_tensor, read = _open_tensors(open_zipped_checkpoint(checkpoint_file) or checkpoint_file)
+        else:
+            value, digest = _read_shards(shards, checkpoint_file, source, digest)
+            is_tensor, read = _is_array, dict
+        selection = TensorSelector(checkpoint_file.name, is_tensor, read, recognizers).select(value, key)
         arrays = read({name: selection.tensors[name] for name in selection.names})
         return cls._from_selection(selection, arrays, source, digest)
 
@@ -156,6 +159,49 @@ class Checkpoint:
         """Lists the float tensors with NaN or infinite numbers, and how many each has."""
         counts = ((name, int(np.count_nonzero(~np.isfinite(self.tensors[name])))) for name in self.float_keys)
         return [(name, count) for name, count in counts if count]
+
+
+TensorReader = Callable[[Mapping[Any, Any]], Mapping[Any, NDArray[Any]]]
+"""Reads tensors that a file holds, by name."""
+
+
+def _open_tensors(checkpoint_file: CheckpointFile) -> tuple[Any, Callable[[Any], bool], TensorReader]:
+    """What a file holds, what of it is a tensor, and what reads tensors of it."""
+    if is_safetensors(checkpoint_file):
+        return read_tensors(checkpoint_file), _is_array, dict
+    torch_file = open_torch_file(checkpoint_file)
+    return torch_file.value, _is_stored_tensor, lambda chosen: _load_tensors(torch_file, chosen, checkpoint_file)
+
+
+def _read_shards(
+    shards: Mapping[str, str], index: CheckpointFile, source: str, digest: str
+) -> tuple[dict[str, NDArray[Any]], str]:
+    """The tensors of a sharded checkpoint in the order of its index, and a SHA-256 of the index and of all shards."""
+    arrays: dict[str, NDArray[Any]] = {}
+    digests = [digest]
+    for shard in dict.fromkeys(shards.values()):
+        with open_checkpoint_file(os.path.join(os.path.dirname(source), shard)) as checkpoint_file:
+            digests.append(checkpoint_file.sha256())
+            value, is_tensor, read = _open_tensors(checkpoint_file)
+            names = [name for name, place in shards.items() if place == shard]
+            missing = [name for name in names if not isinstance(value, Mapping) or not is_tensor(value.get(name))]
+            if missing:
+                raise CheckpointError(
+                    f"{index.name} says that {escape_name(missing[0], 60)!r} is in {escape_name(shard, 60)}, and it is not; "
+                    "download both again."
+                )
+            arrays.update(read({name: value[name] for name in names}))
+    return {name: arrays[name] for name in shards}, hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _check_not_a_shard(source: str, name: str) -> None:
+    shard = find_index_name(source)
+    if shard is not None:
+        number, count, index = shard
+        raise CheckpointError(
+            f"{name} is one of {int(count)} shards of a checkpoint (number {int(number)}); give {escape_name(index, 80)}, "
+            "which lists them, in its place."
+        )
 
 
 def _load_tensors(torch_file: TorchFile, chosen: Mapping[Any, Any], checkpoint_file: CheckpointFile) -> dict[Any, NDArray[Any]]:

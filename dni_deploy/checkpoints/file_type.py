@@ -9,23 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from dni_deploy.checkpoints.other_formats import describe_folder, describe_other_format
 from dni_deploy.errors import CheckpointError, LimitError, escape_name
 from dni_deploy.utils.hardware import total_memory_bytes
 
 UNKNOWN_MEMORY_BYTES = 1 << 40
 """Limit where the system does not tell its memory, as on Windows."""
-
-_OTHER_FILE_TYPES = {
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x1f\x8b": "gzip-compressed; unpack it first",
-    b"7z\xbc\xaf": "a 7z archive; unpack it first",
-    b"Rar!": "a RAR archive; unpack it first",
-    b"\x89HDF": "an HDF5 file (Keras), not a PyTorch checkpoint",
-    b"GGUF": "a GGUF file, not a PyTorch checkpoint",
-    b"%PDF": "a PDF document",
-    b"\x93NUMPY": "a NumPy array without names",
-}
 
 
 class CheckpointFile:
@@ -98,26 +87,27 @@ def open_checkpoint_file(path: str | os.PathLike[str]) -> Iterator[CheckpointFil
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "not a file name"
         raise CheckpointError(f"{name} cannot be opened: {reason}.") from None
     if descriptor < 0:
-        raise _not_a_file_error(mode, name)
+        raise _not_a_file_error(mode, name, path)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise _not_a_file_error(status.st_mode, name)
+            raise _not_a_file_error(status.st_mode, name, path)
         memory = total_memory_bytes() or UNKNOWN_MEMORY_BYTES
         if status.st_size > memory:
             raise LimitError(f"{name} has {status.st_size:,} bytes, more than this machine's memory of {memory:,}.")
         checkpoint_file = CheckpointFile(file, name, status.st_size)
-        _check_head(checkpoint_file)
+        check_head(checkpoint_file)
         yield checkpoint_file
 
 
-def _not_a_file_error(mode: int, name: str) -> CheckpointError:
+def _not_a_file_error(mode: int, name: str, path: str | os.PathLike[str]) -> CheckpointError:
     if stat.S_ISDIR(mode):
-        return CheckpointError(f"{name} is a folder; give the checkpoint file in it.")
+        return CheckpointError(f"{name} is {describe_folder(path)}.")
     return CheckpointError(f"{name} is a pipe, socket or device; give a file.")
 
 
-def _check_head(checkpoint_file: CheckpointFile) -> None:
+def check_head(checkpoint_file: CheckpointFile) -> None:
+    """Raises CheckpointError where the first bytes say that a file is empty, a web page or of a known other format."""
     head, name = checkpoint_file.head, checkpoint_file.name
     if not head:
         raise CheckpointError(f"{name} is empty (0 bytes); download or save it again.")
@@ -130,9 +120,9 @@ def _check_head(checkpoint_file: CheckpointFile) -> None:
         )
     if head[257:262] == b"ustar":
         raise CheckpointError(f"{name} is a tar archive (as torch 0.1 wrote); load it there and save net.state_dict() again.")
-    for magic, kind in _OTHER_FILE_TYPES.items():
-        if head.startswith(magic):
-            raise CheckpointError(f"{name} is not a checkpoint: it is {kind}.")
+    kind = describe_other_format(head)
+    if kind is not None:
+        raise CheckpointError(f"{name} is not a checkpoint: it is {kind}.")
 
 
 def is_safetensors(checkpoint_file: CheckpointFile) -> bool:

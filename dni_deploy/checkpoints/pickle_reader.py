@@ -430,16 +430,24 @@ def _parse_storage(identity: Any) -> Storage:
     return Storage(STORAGE_CLASSES[kind.name], str(_require_text(key)), count)
 
 
-def _rebuild_tensor(
-    storage: Any, offset: Any, shape: Any, strides: Any, *more: Any, dtype: str = ""
-) -> StoredTensor | UnusableTensor:
+def make_stored_tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str = "") -> StoredTensor:
+    """Makes a tensor of values that a file names.
+
+    Raises:
+        ValueError: They are not those of a tensor.
+    """
     if not isinstance(storage, Storage) or len(shape) != len(strides) or len(shape) > 16:
         raise ValueError("not a tensor")
     if not all(type(number) is int and 0 <= number < 2**62 for number in (offset, *shape, *strides)):
         raise ValueError("not a tensor")
-    if len(more) > 2 and more[2]:
-        return UnusableTensor("conjugated or negated")
     return StoredTensor(storage, dtype or storage.dtype, offset, tuple(shape), tuple(strides))
+
+
+def _rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, *more: Any, dtype: str = ""
+) -> StoredTensor | UnusableTensor:
+    tensor = make_stored_tensor(storage, offset, shape, strides, dtype)
+    return UnusableTensor("conjugated or negated") if len(more) > 2 and more[2] else tensor
 
 
 def _rebuild_tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> StoredTensor | UnusableTensor:

@@ -258,6 +258,8 @@ class TensorSelector:
             preferred = [name for name in WRAPPER_KEYS if name in pool]
             if len(parts) > MAX_WRAPPER_DEPTH or (not preferred and len(pool) != 1):
                 advice = f" {CHOICE_ADVICE}" if holders else ""
+                if not holders and any("optim" in str(name).lower() for name in value):
+                    advice = " It is the state of a training run; give the file with the network's weights."
                 raise CheckpointError(f"{self.where} has no single set of tensors; {_format_names(holders)}.{advice}")
             wrapper = (preferred or pool)[0]
             notes += _note_choice(wrapper, [name for name in holders if name != wrapper])

@@ -1,4 +1,4 @@
-"""The tensors of a torch.save file, read without torch and without running anything.
+"""The tensors of a file of torch.save, TorchScript or torch.export, read without torch and without running anything.
 
 There are two formats. Since torch 1.6: a zip archive with stored (never compressed) records: `data.pkl` says which tensor is
 which view of which record. Before that: five pickles in a row (magic number, protocol, system, object, storage keys) and then
@@ -19,10 +19,28 @@ from numpy.typing import NDArray
 
 from dni_deploy.checkpoints.dtypes import STORED_DTYPES, convert_elements, make_dtype_error
 from dni_deploy.checkpoints.file_type import CheckpointFile
-from dni_deploy.checkpoints.pickle_reader import Storage, StoredTensor, read_pickle
+from dni_deploy.checkpoints.pickle_reader import (
+    ScriptModule,
+    Storage,
+    StoredTensor,
+    UnusableTensor,
+    make_stored_tensor,
+    read_pickle,
+)
 from dni_deploy.errors import CheckpointError, LimitError, RefusedError, escape_name
+from dni_deploy.utils.text_file import load_json
 
 MAX_RECORDS = 50_000
+_PROGRAM_WEIGHTS_PATTERN = re.compile(
+    r"(.+/)?(data/weights/\w*weights_config\.json|data/weights/\w+\.pt|serialized_state_dict\.(pt|json))"
+)
+"""The record with a program's weights, by version of torch: since 2.9, 2.8, before."""
+_PROGRAM_DTYPES = {
+    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64", 12: "bool",
+    13: "bfloat16", 28: "uint16", 34: "uint32", 35: "uint64",
+}  # fmt: skip
+"""Source: torch/_export/serde/schema.py, ScalarType."""
+_PROGRAM_STRIDED_LAYOUT = 7
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -71,7 +89,36 @@ class TorchFile(ABC):
 
 def open_torch_file(checkpoint_file: CheckpointFile) -> TorchFile:
     """Looks through the whole file; the errors are those of `read_pickle`."""
-    return (ZipTorchFile if checkpoint_file.head.startswith(b"PK") else LegacyTorchFile)(checkpoint_file)
+    if not checkpoint_file.head.startswith(b"PK"):
+        return LegacyTorchFile(checkpoint_file)
+    try:
+        names = zipfile.ZipFile(checkpoint_file.file).namelist()
+    except zipfile.BadZipFile:
+        names = []  # ZipTorchFile says so
+    is_program = any(_PROGRAM_WEIGHTS_PATTERN.fullmatch(name) for name in names)
+    return (ExportedProgramFile if is_program else ZipTorchFile)(checkpoint_file)
+
+
+def flatten_script_module(module: ScriptModule) -> dict[str, Any]:
+    """Returns the tensors of a TorchScript module and of those inside it, under dotted names as in its state dict.
+
+    Raises:
+        LimitError: There are more than MAX_RECORDS attributes.
+    """
+    tensors: dict[str, Any] = {}
+    waiting: list[tuple[str, ScriptModule]] = [("", module)]
+    visited = 0
+    while waiting:
+        prefix, current = waiting.pop(0)
+        visited += len(current)
+        if visited > MAX_RECORDS or prefix.count(".") > 100:
+            raise LimitError(f"The TorchScript module has more than {MAX_RECORDS:,} attributes, or modules 100 deep.")
+        for name, value in current.items():
+            if isinstance(value, ScriptModule):
+                waiting.append((f"{prefix}{name}.", value))
+            elif isinstance(value, (StoredTensor, UnusableTensor)):
+                tensors[prefix + name] = value
+    return tensors
 
 
 def _view_storage(buffer: bytes, tensor: StoredTensor, name: str, where: str) -> NDArray[Any]:
@@ -115,9 +162,19 @@ class ZipTorchFile(TorchFile):
         self._records = self._validate_records(checkpoint_file.size)
         root = self._find_root()
         self._data_prefix = f"{root}/data/"
+        self._check_version(root)
+        self.value = self._read_value(root)
+
+    def _read_value(self, root: str) -> Any:
+        is_script = any(name.startswith(f"{root}/code/") for name in self._records)
         for name in sorted(self._records):
-            if name.endswith(".pkl") and name != f"{root}/data.pkl":
-                read_pickle(io.BytesIO(self._read_record(name)), where)
+            if name.endswith(".pkl") and name != f"{root}/data.pkl" and not is_script:  # those of TorchScript are not needed
+                read_pickle(io.BytesIO(self._read_record(name)), self._where)
+        value = read_pickle(io.BytesIO(self._read_record(f"{root}/data.pkl")), self._where)
+        return flatten_script_module(value) if isinstance(value, ScriptModule) else value
+
+    def _check_version(self, root: str) -> None:
+        where = self._where
         order = self._read_text(f"{root}/byteorder", "little")
         if order != "little":
             raise CheckpointError(
@@ -126,7 +183,6 @@ class ZipTorchFile(TorchFile):
         version = self._read_text(f"{root}/version", self._read_text(f"{root}/.data/version", "3"))
         if not re.fullmatch(r"\d{1,4}", version) or int(version) > 10:
             raise CheckpointError(f"{where} has the archive version {escape_name(version, 20)!r}; versions up to 10 are known.")
-        self.value = read_pickle(io.BytesIO(self._read_record(f"{root}/data.pkl")), where)
 
     def _read_storage(self, storage: Storage, name: str) -> bytes:
         record = self._data_prefix + storage.key
@@ -155,23 +211,21 @@ class ZipTorchFile(TorchFile):
                 raise RefusedError(f"{where} has a record called {safe!r}, which reaches out of the archive.")
             if record.flag_bits & 1:
                 raise RefusedError(f"{where} is an encrypted archive; unpack it and save it with torch.save.")
+            by_name[name] = record
+            if len(parts) > 1 and parts[1] == "code":
+                continue  # the code of TorchScript is compressed, and never read
             if record.compress_type != zipfile.ZIP_STORED:
                 raise RefusedError(
                     f"{where} has the compressed record {safe!r}; torch.save never compresses, and a small file "
                     "could fill the memory. Save it again with torch.save."
                 )
             total += record.file_size
-            by_name[name] = record
             if record.file_size != record.compress_size or total > size:
                 raise CheckpointError(f"{where} is damaged: its records claim more bytes than the file has.")
         return by_name
 
     def _check_kind(self, names: set[str]) -> None:
         where = self._where
-        if any(re.fullmatch(r"[^/]+/(constants\.pkl|code/.*)", name) for name in names):
-            raise CheckpointError(f"{where} is a TorchScript archive (code and weights); save net.state_dict() instead.")
-        if any(name.rsplit("/", 1)[-1] in ("archive_format", "serialized_exported_program.json") for name in names):
-            raise CheckpointError(f"{where} is a torch.export program (.pt2); save net.state_dict() instead.")
         if names and all(name.endswith(".npy") for name in names):
             raise CheckpointError(f"{where} is a NumPy archive (.npz); save it as .safetensors.")
 
@@ -192,6 +246,47 @@ class ZipTorchFile(TorchFile):
 
     def _read_text(self, name: str, default: str) -> str:
         return self._read_record(name).decode("latin1").strip() if name in self._records else default
+
+
+class ExportedProgramFile(ZipTorchFile):
+    """A torch.export program (.pt2), of which the weights are read: a table of raw records, or a torch.save file inside."""
+
+    _inner: TorchFile | None = None
+
+    def _find_root(self) -> str:
+        return self._find_weights().rpartition("/data/weights/")[0] or "archive"
+
+    def _find_weights(self) -> str:
+        names = [name for name in self._records if _PROGRAM_WEIGHTS_PATTERN.fullmatch(name)]
+        if len(names) != 1:
+            raise CheckpointError(
+                f"{self._where} is a torch.export program (.pt2) with {len(names)} sets of weights; 1 is read."
+            )
+        return names[0]
+
+    def _read_value(self, root: str) -> Any:
+        name = self._find_weights()
+        data = self._read_record(name)
+        if not name.endswith("_config.json"):
+            self._inner = ZipTorchFile(CheckpointFile(io.BytesIO(data), self._where, len(data)))
+            return self._inner.value
+        self._data_prefix = f"{name.rpartition('/')[0]}/"
+        config = load_json(data.decode("utf-8"))["config"]
+        return {
+            key: self._make_tensor(entry["path_name"], entry["use_pickle"], entry["tensor_meta"])
+            for key, entry in config.items()
+        }
+
+    def _make_tensor(self, path_name: str, is_pickled: bool, meta: dict[str, Any]) -> StoredTensor | UnusableTensor:
+        dtype = _PROGRAM_DTYPES.get(meta["dtype"], "unusual")
+        if is_pickled or meta["layout"] != _PROGRAM_STRIDED_LAYOUT or dtype not in STORED_DTYPES:
+            return UnusableTensor("sparse or unusual")
+        shape, strides = ([size["as_int"] for size in meta[field]] for field in ("sizes", "strides"))
+        count = self._records[self._data_prefix + path_name].file_size // np.dtype(STORED_DTYPES[dtype]).itemsize
+        return make_stored_tensor(Storage(dtype, path_name, count), meta["storage_offset"]["as_int"], shape, strides)
+
+    def _read_storage(self, storage: Storage, name: str) -> bytes:
+        return super()._read_storage(storage, name) if self._inner is None else self._inner._read_storage(storage, name)
 
 
 class LegacyTorchFile(TorchFile):

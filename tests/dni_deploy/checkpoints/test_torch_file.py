@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import warnings
 import zipfile
@@ -46,16 +47,20 @@ def doubled() -> bytes:
     return memory.getvalue()
 
 
-def scripted() -> bytes:
-    memory = io.BytesIO()
-    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("data.pkl", "constants.pkl", "code/__torch__/net.py"):
-            archive.writestr(f"net/{name}", b"x" * 100)
-    return memory.getvalue()
+def script_module_in_itself() -> bytes:
+    """A TorchScript archive whose module has itself as an attribute."""
+    module = b"\x80\x02c__torch__\nNet\n)\x81q\x00}X\x04\x00\x00\x00selfh\x00sb."
+    return malformed.torch_zip(module, {"code/__torch__.py": b"", "constants.pkl": b"\x80\x02)."})
 
 
-def exported() -> bytes:
-    return malformed.torch_zip(b"}.", {"archive_format": b"pt2", "models/model.json": b"{}"})
+def program(config: object) -> bytes:
+    records = {"archive_format": b"pt2", "data/weights/weight_0": bytes(8)}
+    return malformed.torch_zip(b"}.", {**records, "data/weights/model_weights_config.json": json.dumps(config).encode()})
+
+
+def program_entry(**changes: object) -> dict[str, object]:
+    meta = {"dtype": 7, "sizes": [{"as_int": 2}], "strides": [{"as_int": 1}], "storage_offset": {"as_int": 0}, "layout": 7}
+    return {"config": {"w": {"path_name": "weight_0", "use_pickle": False, "tensor_meta": {**meta, **changes}}}}
 
 
 def quantized() -> torch.Tensor:
@@ -82,8 +87,14 @@ CASES: dict[str, tuple[bytes, type[DniError], str]] = {
     "a tar": (bytes(257) + b"ustar" + bytes(600), CheckpointError, "tar"),
     "a plain zip": (malformed.torch_zip(b"", root="x/y"), CheckpointError, "not one of torch.save"),
     "NumPy arrays": (arrays(), CheckpointError, "NumPy"),
-    "TorchScript": (scripted(), CheckpointError, "TorchScript"),
-    "torch.export": (exported(), CheckpointError, ".pt2"),
+    "TorchScript for ever": (script_module_in_itself(), LimitError, "100 deep"),
+    "a program past its storage": (program(program_entry(sizes=[{"as_int": 3}])), RefusedError, "declares 3 numbers"),
+    "a program of negative sizes": (program(program_entry(sizes=[{"as_int": -1}])), CheckpointError, "damaged"),
+    "a program of symbols": (program(program_entry(sizes=[{"as_expr": "s0"}])), CheckpointError, "damaged"),
+    "a sparse program": (program(program_entry(layout=1)), CheckpointError, "sparse or unusual"),
+    "a complex program": (program(program_entry(dtype=10)), CheckpointError, "sparse or unusual"),
+    "a program without its record": (
+        program({"config": {"w": {**program_entry()["config"]["w"], "path_name": "../x"}}}), CheckpointError, "damaged"),  # type: ignore[index]
     "no tensors": (saved({}), CheckpointError, "no tensors"),
     "numbers": (saved({"epoch": 3}), CheckpointError, "no tensors"),
     "a list": (saved([torch.ones(1)]), CheckpointError, "instead of tensors under names"),
@@ -159,6 +170,58 @@ def test_long_and_unusual_file_names_are_read(tmp_path: Path) -> None:
     for data in (payload, saved(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)))):
         path.write_bytes(data)
         assert_refused(path, RefusedError)
+
+
+class Net(torch.nn.Module):
+    """A network with a submodule, a shared one, a buffer and attributes that are no tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.PReLU(4))
+        self.last = torch.nn.Conv2d(4, 3, 1)
+        self.register_buffer("mean", torch.rand(3).double())
+        self.scale, self.sizes = 2, [1, 2]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.body(x)) * self.scale + self.mean[0]
+        return out
+
+
+def assert_state(path: Path, net: torch.nn.Module) -> None:
+    tensors = Checkpoint.read(path).tensors
+    state = net.state_dict()
+    assert set(tensors) == set(state)
+    for name, value in state.items():
+        assert (tensors[name].dtype, tensors[name].tobytes()) == (value.numpy().dtype, value.numpy().tobytes())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", ["trace", "script"])
+def test_the_tensors_of_torchscript_are_read_without_its_code(how: str, tmp_path: Path, warm_reader: Path) -> None:
+    net = Net().eval()
+    module = torch.jit.script(net) if how == "script" else torch.jit.trace(net, torch.rand(1, 3, 8, 8))
+    module.save(tmp_path / "net.pt")
+    with watch_audit_events() as dangerous_events:
+        assert_state(tmp_path / "net.pt", net)
+        assert not dangerous_events
+
+
+def test_the_tensors_of_an_exported_program_are_read(tmp_path: Path) -> None:
+    net = Net().eval()
+    torch.export.save(torch.export.export(net, (torch.rand(1, 3, 8, 8),)), tmp_path / "net.pt2")
+    assert_state(tmp_path / "net.pt2", net)
+
+
+@pytest.mark.parametrize("record", ["data/weights/model.pt", "!serialized_state_dict.pt", "!serialized_state_dict.json"])
+def test_the_tensors_of_programs_of_older_versions_are_read(record: str, tmp_path: Path) -> None:
+    """Laid out by hand as torch 2.8 and 2.1 to 2.7 wrote them: a file of torch.save inside."""
+    net = Net()
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        archive.writestr("archive_format" if record[0] != "!" else "serialized_exported_program.json", "pt2")
+        archive.writestr(record.removeprefix("!") if record[0] == "!" else f"net/{record}", saved(net.state_dict()))
+    (tmp_path / "net.pt2").write_bytes(memory.getvalue())
+    assert_state(tmp_path / "net.pt2", net)
 
 
 def small_state() -> OrderedDict[str, torch.Tensor]:
