@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.modes import OUR_MODES, TUNED_PLAN_SIZE
+from benchmarks.gpu.modes import OUR_MODES, TUNED_PLAN_SIZE, list_mode_names
 from engines.interface import PRECISIONS
+from engines.trt.library import TITLES
 from engines.verification import MIN_PSNR_DB, max_allowed_error
 
-NO_STALL = ("tensorrt-ahead", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
+NO_STALL = (*list_mode_names("-ahead", "-inputs", "-inputs-replay"), "onnxruntime-gpu")
 """The modes in which a change should not slow down a frame: two engines, or no refit."""
-NO_REFIT = ("tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
+NO_REFIT = (*list_mode_names("-inputs", "-inputs-replay"), "onnxruntime-gpu")
 COMPILED_MODES = ("torch-compile", "torch-autotune")
 GpuGoal = dict[str, Any]
 
@@ -89,10 +90,11 @@ def _stall_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
 
 def _refit_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     for case in _cases_at_tuned_size(result):
-        value = case["ratios"].get("steady, tensorrt / tensorrt-constant")
-        if value is not None:
-            what = f"{case['title']}, {case['precision']}"
-            yield _make_goal("refittable / non-refittable TensorRT engine, steady frame", what, "at most", 1.05, value)
+        for library, title in TITLES.items():
+            value = case["ratios"].get(f"steady, {library} / {library}-constant")
+            if value is not None:
+                what = f"{case['title']}, {case['precision']}"
+                yield _make_goal(f"refittable / non-refittable {title} engine, steady frame", what, "at most", 1.05, value)
 
 
 def _peer_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:

@@ -15,7 +15,8 @@ from dni_deploy.utils.hardware import count_cores, cpu_name
 from engines.cuda import driver
 
 REPORTED_PACKAGES = (
-    "tensorrt", "polygraphy", "cuda-bindings", "pycuda", "torch", "triton", "onnxruntime-gpu", "onnxruntime", "onnx", "numpy",
+    "tensorrt", "tensorrt-rtx", "polygraphy", "cuda-bindings", "pycuda", "torch", "triton", "onnxruntime-gpu", "onnxruntime",
+    "onnx", "numpy",
 )  # fmt: skip
 
 
@@ -48,10 +49,11 @@ def _package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         pass
-    if "-" in package or importlib.util.find_spec(package) is None:
+    name = package.replace("-", "_")
+    if importlib.util.find_spec(name) is None:
         return None
     try:  # unpacked without package metadata
-        module = importlib.import_module(package)
+        module = importlib.import_module(name)
     except ImportError:
         return None
     value = getattr(module, "__version__", None) or getattr(module, "VERSION_TEXT", None)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gpu import result as results
-from benchmarks.gpu.modes import GPU_BACKEND_MODES, max_plan_size, needs_plan
+from benchmarks.gpu.modes import GPU_BACKEND_MODES, engine_library, max_plan_size
 from benchmarks.result_file import describe_commit
 from dni_deploy.errors import UnavailableError
 from engines.cuda import driver
@@ -30,7 +30,7 @@ MAX_TASK_TIME_FRACTION = 0.5
 TASK_GRACE_S = 20.0
 """Seconds that a task may exceed its limit before it is terminated."""
 BUILDABLE_ENGINES = tuple(
-    dict.fromkeys(mode.engine for mode in GPU_BACKEND_MODES if mode.engine is not None and needs_plan(mode.engine))
+    dict.fromkeys(mode.engine for mode in GPU_BACKEND_MODES if mode.engine is not None and engine_library(mode.engine))
 )
 
 

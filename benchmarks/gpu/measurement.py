@@ -62,11 +62,12 @@ class Measurement:
         precisions: Sequence[str],
         modes: Sequence[GpuBackendMode],
     ) -> None:
-        """Builds the plans that the modes need, without timing anything."""
+        """Builds the plans that the modes need that can run here, without timing anything."""
+        engines = dict.fromkeys(mode.engine for mode in modes if mode.engine is not None and mode.unavailable_reason() is None)
         for name, max_size in itertools.product(names, dict.fromkeys(map(max_plan_size, shapes))):
             bundle = self.bundle(self.network(name), max_size)
             for precision in precisions:
-                for engine in dict.fromkeys(mode.engine for mode in modes if mode.engine is not None):
+                for engine in engines:
                     if self.seconds_left() <= 0:
                         return
                     started = time.monotonic()

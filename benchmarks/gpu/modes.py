@@ -11,13 +11,21 @@ from dni_deploy.bundle.bundle import Bundle
 from engines.interface import BuildOptions, DeviceEngine, EngineOptions
 from engines.profile import Profile
 from engines.registry import ENGINES, load_engine
+from engines.trt.library import TITLES
 
 if TYPE_CHECKING:
     from engines.trt.engine import TensorRTEngine
 
 MIN_PLAN_SIZE, TUNED_PLAN_SIZE = (64, 64), (720, 1280)
 """Smaller than the default full HD: eight contexts at x4, float32 and full HD would exceed the memory of any GPU."""
-OUR_MODES = ("tensorrt-ahead", "tensorrt", "tensorrt-replay", "tensorrt-inputs", "tensorrt-inputs-replay", "onnxruntime-gpu")
+
+
+def list_mode_names(*suffixes: str) -> tuple[str, ...]:
+    """Lists the modes with these suffixes ("" for the refitted engine itself) of both TensorRT libraries."""
+    return tuple(f"{library}{suffix}" for library in TITLES for suffix in suffixes)
+
+
+OUR_MODES = (*list_mode_names("-ahead", "", "-replay", "-inputs", "-inputs-replay"), "onnxruntime-gpu")
 """This project's modes that change alpha without a rebuild; the in-graph blend is an alternative to compare with."""
 
 
@@ -46,14 +54,14 @@ class GpuBackendMode:
     slow: bool = False
 
 
-def needs_plan(engine: str) -> bool:
-    """Returns whether the engine needs a plan that is built before it is opened."""
-    return engine.startswith("tensorrt")
+def engine_library(engine: str) -> str | None:
+    """Returns the TensorRT library of an engine or baseline, a key of TITLES; None for one that needs no plan."""
+    return next((library for library in sorted(TITLES, key=len, reverse=True) if engine.startswith(library)), None)
 
 
 def has_plan(bundle: Bundle, engine: str, precision: str) -> bool:
     """Returns whether the engine can be opened now: its plan exists, or it needs none."""
-    if not needs_plan(engine):
+    if engine_library(engine) is None:
         return True
     from engines.trt.plan import find_plan
 
@@ -91,15 +99,32 @@ def _make_engine_mode(
 ) -> GpuBackendMode:
     def open_mode(bundle: Bundle, precision: str) -> DeviceEngine:
         options = EngineOptions(slots=slots, precision=precision, cuda_graph=replay)
-        if not needs_plan(engine):
+        if engine_library(engine) is None:
             opened: DeviceEngine = load_engine(bundle, engine, options)  # type: ignore[assignment]  # this one is on a GPU
             return opened
         from engines.trt.load import open_engine
 
         return open_engine(bundle, options, _tensorrt_class(engine))
 
-    check = ENGINES["tensorrt" if needs_plan(engine) else engine].unavailable_reason
+    check = ENGINES[engine_library(engine) or engine].unavailable_reason
     return GpuBackendMode(name, title, open_mode, lambda: check(None), changes, slots > 1, engine)
+
+
+def _make_tensorrt_modes(library: str) -> tuple[GpuBackendMode, ...]:
+    """Makes the modes of one TensorRT library, "tensorrt" or "tensorrt-rtx"."""
+    title = TITLES[library]
+    inputs = f"{library}-inputs"
+    ahead = f"ours: {title}, two engines, the idle one refitted while a frame runs"
+    constant = f"{title}, a plan per alpha (the ceiling)"
+    return (
+        _make_engine_mode(library, f"ours: {title}, refitted", library),
+        _make_engine_mode(f"{library}-constant", constant, f"{library}-constant", changes=False),
+        _make_engine_mode(f"{library}-ahead", ahead, library, slots=2),
+        _make_engine_mode(inputs, f"ours: {title}, weights as inputs", inputs),
+        _make_engine_mode(f"{library}-replay", f"ours: {title}, refitted, frames as a CUDA graph", library, replay=True),
+        _make_engine_mode(f"{inputs}-replay", f"ours: {title}, weights as inputs, a CUDA graph", inputs, replay=True),
+        _make_engine_mode(f"{library}-graph", f"{title}, alpha as an input, blend in the graph", f"{library}-graph"),
+    )
 
 
 def _make_torch_mode(name: str, title: str, mode: str) -> GpuBackendMode:
@@ -121,17 +146,7 @@ def why_torch_unavailable() -> str | None:
 
 
 GPU_BACKEND_MODES: tuple[GpuBackendMode, ...] = (
-    _make_engine_mode("tensorrt", "ours: TensorRT, refitted", "tensorrt"),
-    _make_engine_mode("tensorrt-constant", "TensorRT, a plan per alpha (the ceiling)", "tensorrt-constant", changes=False),
-    _make_engine_mode(
-        "tensorrt-ahead", "ours: TensorRT, two engines, the idle one refitted while a frame runs", "tensorrt", slots=2
-    ),
-    _make_engine_mode("tensorrt-inputs", "ours: TensorRT, weights as inputs", "tensorrt-inputs"),
-    _make_engine_mode("tensorrt-replay", "ours: TensorRT, refitted, frames as a CUDA graph", "tensorrt", replay=True),
-    _make_engine_mode(
-        "tensorrt-inputs-replay", "ours: TensorRT, weights as inputs, a CUDA graph", "tensorrt-inputs", replay=True
-    ),
-    _make_engine_mode("tensorrt-graph", "TensorRT, alpha as an input, blend in the graph", "tensorrt-graph"),
+    *(mode for library in TITLES for mode in _make_tensorrt_modes(library)),
     _make_engine_mode("onnxruntime-gpu", "ours: ONNX Runtime on the GPU, weights as inputs", "onnxruntime-gpu"),
     _make_torch_mode("torch-eager", "PyTorch eager, weights blended in place", "eager"),
     _make_torch_mode("torch-graph", "PyTorch eager in a CUDA graph, weights blended in place", "graph"),

@@ -333,8 +333,10 @@ def test_tasks_are_ordered_by_importance_and_finished_ones_are_skipped(
     assert plain[:3] == ["kernel", "rrdb 1280x720 fp16", "compact 1280x720 fp16"]
     assert len(plain) == 25
     planned = list(measure_all.list_tasks(plans=True))
-    assert [task.name for task in planned[1:5]] == [
-        f"plan rrdb 1280x720 fp16 {name}" for name in ("tensorrt", "tensorrt-constant", "tensorrt-inputs", "tensorrt-graph")
+    assert [task.name for task in planned[1:9]] == [
+        f"plan rrdb 1280x720 fp16 {library}{kind}"
+        for library in ("tensorrt", "tensorrt-rtx")
+        for kind in ("", "-constant", "-inputs", "-graph")
     ]
     for task in planned:  # every command line is valid
         __main__.make_parser().parse_args(list(task.arguments))
@@ -469,6 +471,53 @@ def test_torch_peer_is_a_device_engine(
     peer.close()
     outputs = compute_expected_outputs(bundle, expected["x"], {"mixed": (0.35, 0.65)})
     np.testing.assert_allclose(outputs["mixed"], expected["mixed"], rtol=1e-6, atol=1e-6)  # float64 both, rounded once
+
+
+def test_both_tensorrt_libraries_have_the_same_modes_and_reasons_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engines import registry
+    from engines.cuda import driver
+
+    by_name = {mode.name: mode for mode in modes.GPU_BACKEND_MODES}
+    suffixes = ("", "-constant", "-ahead", "-inputs", "-replay", "-inputs-replay", "-graph")
+    assert [name for name in by_name if name.startswith("tensorrt")] == [
+        f"{library}{suffix}" for library in ("tensorrt", "tensorrt-rtx") for suffix in suffixes
+    ]
+    for suffix in suffixes:
+        ours, rtx = by_name[f"tensorrt{suffix}"], by_name[f"tensorrt-rtx{suffix}"]
+        assert rtx.title == ours.title.replace("TensorRT", "TensorRT for RTX")
+        assert (rtx.changes_alpha, rtx.async_refit) == (ours.changes_alpha, ours.async_refit)
+        assert (rtx.engine or "").replace("-rtx", "") == ours.engine
+        assert modes.engine_library(rtx.engine or "") == "tensorrt-rtx"
+        assert modes.engine_library(ours.engine or "") == "tensorrt"
+    assert modes.engine_library("onnxruntime-gpu") is None
+    monkeypatch.setattr(driver, "why_gpu_unavailable", lambda: None)
+    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "tensorrt_rtx" else True)
+    monkeypatch.setattr(driver, "why_no_cuda_package", lambda: None)
+    monkeypatch.setattr(registry.wheels, "why_driver_too_old", lambda library: None)
+    assert by_name["tensorrt-graph"].unavailable_reason() is None
+    reason = by_name["tensorrt-rtx-graph"].unavailable_reason()
+    assert reason == "tensorrt_rtx not installed: pip install 'dni-deploy[tensorrt-rtx]'"
+
+
+@pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])
+def test_goals_treat_both_libraries_alike(
+    library: str, case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]]
+) -> None:
+    def rename(text: str) -> str:
+        return text.replace("tensorrt", library)
+
+    renamed = {
+        **case[0],
+        "rows": [{**row, "name": rename(row["name"])} for row in case[0]["rows"]],
+        "ratios": {rename(name): value for name, value in case[0]["ratios"].items()},
+    }
+    whole = results.merge_results([{**results.make_empty_result({}, "c"), "cases": [renamed]}])
+    title = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}[library]
+    goals = {goal["figure"]: goal for goal in whole["goals"]}
+    assert goals[f"refittable / non-refittable {title} engine, steady frame"]["measured"] == pytest.approx(2.0)
+    stall = goals["frame with a change before every frame / steady frame"]
+    assert stall["what"].endswith(f"{library}-ahead")
+    assert goals["our fastest mode / torch.compile with CUDA graphs, steady frame, fp16"]["what"].startswith("Pico, " + library)
 
 
 def test_every_mode_uses_a_registered_engine_a_baseline_or_pytorch(gpu: FakeGpu) -> None:

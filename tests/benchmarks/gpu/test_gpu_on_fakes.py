@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.gpu import measure_all
 from benchmarks.gpu import result as results
-from benchmarks.gpu.modes import GPU_BACKEND_MODES, select_modes
+from benchmarks.gpu.machine import describe_machine
+from benchmarks.gpu.modes import GPU_BACKEND_MODES, engine_library, select_modes
 from benchmarks.gpu.prepare import prepare
 from engines.cuda import driver
 from tests.fakes.gpu import FakeGpu
@@ -52,7 +53,7 @@ def test_kernel_measurement_reports_copy_rate_and_errors(
     assert {goal["what"] for goal in stored["goals"]} == {figure["label"] for figure in stored["kernel"][2:]}
 
 
-@pytest.mark.parametrize("gpu", ["11.4", "8.6"], indirect=True)
+@pytest.mark.parametrize("gpu", ["11.4", "8.6", "rtx-1.7"], indirect=True)
 def test_every_engine_mode_is_built_and_timed(
     gpu: FakeGpu, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,25 +62,37 @@ def test_every_engine_mode_is_built_and_timed(
 
     # The fake TensorRT 8.6 reads arrays of NumPy 2 correctly.
     monkeypatch.setattr("engines.trt.library.NUMPY_MAJOR_VERSION", 1)
+    library, other = ("tensorrt-rtx", "tensorrt") if gpu.tensorrt.startswith("rtx") else ("tensorrt", "tensorrt-rtx")
+    of_library = {mode.name for mode in GPU_BACKEND_MODES if engine_library(mode.engine or "") == library}
     result = results.make_empty_result({"gpu": "fake"}, "c")
     with EventClock() as clock:
         measurement = Measurement(prepared, tmp_path / "w", result, tmp_path / "o.json", seconds=0.05)
         measurement.build_missing = False
-        measurement.cases(["pico"], [(64, 64)], ["fp32"], select_modes(("tensorrt", "tensorrt-constant")), clock)
+        measurement.cases(["pico"], [(64, 64)], ["fp32"], select_modes((library, f"{library}-constant")), clock)
         assert set(result["cases"][0]["skipped"].values()) == {"its plan was not built in the time that was given"}
         measurement.build(["pico"], [(64, 64)], ["fp32"], GPU_BACKEND_MODES)
         measurement.cases(["pico"], [(64, 64)], ["fp32"], GPU_BACKEND_MODES, clock)
     (case,) = results.read(tmp_path / "o.json")["cases"]  # the second run replaced the first
     rows = {row["name"]: row for row in case["rows"]}
-    assert set(rows) == {mode.name for mode in GPU_BACKEND_MODES if mode.engine is not None} - {"onnxruntime-gpu"}
+    assert set(rows) == of_library
+    assert len(rows) == 7
+    assert case["skipped"][f"{other}-graph"].startswith(f"{other.replace('-', '_')} not installed")
     for name, row in rows.items():
         assert row["agreement"]["error"] <= 1e-5, name  # ONNX Runtime against float64
         assert row["agreement"]["returns"] in (True, None), name
         assert row["steady_ms"] > 0, name
-    assert rows["tensorrt-constant"]["change_ms"] is None
+    assert rows[f"{library}-constant"]["change_ms"] is None
     assert {"torch-eager", "onnxruntime-gpu"} <= set(case["skipped"])
     text = results.format_short_table(results.read(tmp_path / "o.json"))
     assert "not run: this torch sees no GPU: torch-eager, torch-graph, torch-compile, torch-autotune" in text
+
+
+@pytest.mark.parametrize("gpu", ["rtx-1.7"], indirect=True)
+def test_machine_names_a_library_that_was_unpacked_without_metadata(gpu: FakeGpu) -> None:
+    facts = describe_machine()
+    assert facts["gpu"] == "Fake H200"
+    assert facts["tensorrt-rtx"] == "1.7.1.116"
+    assert "onnxruntime-gpu" not in facts
 
 
 def test_measure_all_without_a_gpu_fails_with_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
